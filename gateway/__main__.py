@@ -1,0 +1,5 @@
+"""`python -m gateway` is `imagegate`."""
+
+from gateway.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""The admin API as the commands speak to it."""
+
+from typing import Annotated, Final
+
+import httpx
+import typer
+
+from gateway.cli.output import fail
+
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar="IMAGEGATE_URL", help="The gateway's address.", show_default=True)
+]
+AdminKeyOption = Annotated[
+    str, typer.Option("--admin-key", envvar="IMAGEGATE_ADMIN_KEY", help="The admin key.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+_TIMEOUT_S: Final = 30.0
+
+Document = dict[str, object]
+
+
+def ask(url: str, admin_key: str, method: str, path: str, body: Document | None = None) -> Document:
+    """One call of the admin API; a refusal or failure ends the command with one clear line."""
+    if not admin_key:
+        fail("no admin key; give --admin-key or set IMAGEGATE_ADMIN_KEY")
+    try:
+        response = httpx.request(
+            method,
+            f"{url.rstrip('/')}/admin/v1{path}",
+            json=body,
+            headers={"authorization": f"Bearer {admin_key}"},
+            timeout=_TIMEOUT_S,
+        )
+        answer: Document = response.json()
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
+        fail(f"the gateway at {url} does not answer ({error}); check --url")
+    except ValueError:
+        fail(f"{url} is no gateway: it answered HTTP {response.status_code} without JSON; check --url")
+    if not response.is_success:
+        refusal = answer.get("error")
+        fail(str(refusal.get("message")) if isinstance(refusal, dict) else f"HTTP {response.status_code}")
+    return answer
+
+
+def rows(answer: Document) -> list[Document]:
+    """The items of a list answer."""
+    data = answer.get("data")
+    return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []

@@ -1,0 +1,209 @@
+"""`imagegate demo`: everything on this machine, ready to be tried."""
+
+import asyncio
+import ctypes
+import json as json_module
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+
+import httpx
+import typer
+
+from gateway import logs
+from gateway.app import create_app
+from gateway.cli.output import fail
+from gateway.cli.serving import Server, bind, server_config, start_embedded, stop_on_signals, watch_embedded
+from gateway.settings import SettingsError, from_document
+from gateway.simulator import create_simulator
+from gateway.stores.embedded import EmbeddedRedis, default_directory
+
+_TENANT: Final = "demo"
+_KEY_LIFE_S: Final = 30 * 86_400
+"""The demo takes its key back when it ends; one that is killed leaves a key that ends by itself."""
+_SIMULATOR_LATENCY_S: Final = 0.3
+_SIMULATOR_RPM: Final = 600
+_DRAIN_S: Final = 5.0
+_PR_SET_PDEATHSIG: Final = 1
+_ALIASES: Final = (
+    "dall-e-2",
+    "dall-e-3",
+    "gpt-image-1",
+    "gpt-image-1-mini",
+    "gpt-image-1.5",
+    "gpt-image-2",
+)
+_PROVIDERS: Final = (
+    ("AI302_API_KEY", "302ai", "https://api.302.ai", "minimaxi-image-01"),
+    ("MINIMAX_API_KEY", "minimax", "https://api.minimax.io", "image-01"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a program needs to use the demo; `--json` prints it."""
+
+    base_url: str
+    api_key: str
+    admin_url: str
+    admin_key: str
+    simulator_url: str | None
+    redis_url: str
+
+
+def demo(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = 8080,
+    simulator_port: Annotated[int, typer.Option(min=0, max=65535, help="The simulator's port.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for programs.")] = False,
+    exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
+) -> None:
+    """Run Redis, the gateway and, without AI302_API_KEY or MINIMAX_API_KEY, the simulator as its upstream."""
+    if exit_with_parent:
+        _exit_with_parent()
+    logs.configure("json" if json else "console", "info")
+    listener = bind(host, port)
+    uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
+    simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
+    embedded = start_embedded(str(_directory()))
+    try:
+        asyncio.run(_run(host, listener, simulator_listener, embedded, as_json=json))
+    finally:
+        embedded.stop()
+
+
+async def _run(
+    host: str,
+    listener: socket.socket,
+    simulator_listener: socket.socket | None,
+    embedded: EmbeddedRedis,
+    *,
+    as_json: bool,
+) -> None:
+    admin_key = secrets.token_urlsafe(24)
+    simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
+    environ = {**os.environ, "IMAGEGATE_ADMIN_KEY": admin_key, "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
+    try:
+        settings = from_document(_document(embedded.url, simulator_url, environ), environ, "demo")
+        app = create_app(settings, environ, [partial(watch_embedded, embedded)])
+    except SettingsError as error:
+        fail(str(error))
+    programs = [(Server(server_config(app, _DRAIN_S)), listener)]
+    if simulator_listener:
+        simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
+        programs.append((Server(server_config(simulator, _DRAIN_S)), simulator_listener))
+    stopped = asyncio.Event()
+    stop_on_signals([server for server, _ in programs], stopped)
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{listener.getsockname()[1]}"  # noqa: S104 - compared
+    async with asyncio.TaskGroup() as group:
+        for server, bound in programs:
+            group.create_task(server.serve([bound]))
+        async with httpx.AsyncClient(
+            base_url=f"{url}/admin/v1", headers={"authorization": f"Bearer {admin_key}"}
+        ) as admin:
+            api_key, key_id = await _create_key(admin)
+            ready = Ready(f"{url}/v1", api_key, url, admin_key, simulator_url, embedded.url)
+            print(json_module.dumps(asdict(ready)) if as_json else _welcome(ready), flush=True)
+            await stopped.wait()
+            await admin.delete(f"/keys/{key_id}")
+        for server, _ in programs:
+            server.should_exit = True
+
+
+def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
+    """The configuration of the demo: the providers whose keys are in the environment, else the simulator."""
+    providers = [
+        (url, dialect, variable, model) for variable, dialect, url, model in _PROVIDERS if environ.get(variable)
+    ]
+    if simulator_url:
+        providers = [(simulator_url, "minimax", "IMAGEGATE_SIMULATOR_KEY", "image-01")]
+    upstreams = [
+        {
+            "name": dialect if not simulator_url else "simulator",
+            "dialect": dialect,
+            "base_url": url,
+            "accounts": [{"name": "demo", "keys": [{"name": "demo-1", "secret": {"env": variable}}]}],
+        }
+        | ({"result_hosts": [simulator_url]} if simulator_url else {})
+        for url, dialect, variable, _ in providers
+    ]
+    targets = [
+        {"upstream": upstream["name"], "model": model}
+        for upstream, (_, _, _, model) in zip(upstreams, providers, strict=True)
+    ]
+    return {
+        "redis": {"url": redis_url},
+        "admin": {"key": {"env": "IMAGEGATE_ADMIN_KEY"}},
+        "upstreams": upstreams,
+        "models": [{"id": "image-01", "aliases": list(_ALIASES), "price_per_image_usd": "0.0035", "targets": targets}],
+    }
+
+
+async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
+    """A key of the demo's tenant: the key and its id."""
+    for _ in range(500):
+        try:
+            await admin.get("/tenants")
+            break
+        except httpx.ConnectError:
+            await asyncio.sleep(0.01)
+    await admin.post("/tenants", json={"name": _TENANT})
+    await admin.patch(f"/tenants/{_TENANT}", json={"disabled": False, "models": None})
+    body = {"label": "demo", "expires_at": int(time.time()) + _KEY_LIFE_S}
+    response = await admin.post(f"/tenants/{_TENANT}/keys", json=body)
+    if response.status_code != 201:
+        fail(f"the demo's key could not be made: {response.text}")
+    made = response.json()
+    return made["key"], made["id"]
+
+
+def _directory() -> Path:
+    return default_directory(os.environ.get("HOME"), os.environ.get("XDG_DATA_HOME")) / "demo"
+
+
+def _exit_with_parent() -> None:
+    """End when `make run` ends, however it ends."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise typer.Exit(1)
+
+
+def _welcome(ready: Ready) -> str:
+    upstream = f"the simulator at {ready.simulator_url}" if ready.simulator_url else "your own key's provider"
+    return f"""
+imagegate is ready at {ready.base_url}, with {upstream}.
+
+  tenant key  {ready.api_key}
+  admin key   {ready.admin_key}
+
+Try it from another terminal:
+
+curl {ready.base_url}/images/generations \\
+  -H "Authorization: Bearer {ready.api_key}" \\
+  -H "Content-Type: application/json" \\
+  -d '{{"prompt": "a lighthouse at dawn", "response_format": "url"}}'
+
+or from Python (pip install openai):
+
+from base64 import b64decode
+from pathlib import Path
+from openai import OpenAI
+client = OpenAI(
+    base_url="{ready.base_url}",
+    api_key="{ready.api_key}",
+)
+answer = client.images.generate(model="image-01", prompt="a lighthouse at dawn")
+Path("lighthouse.jpg").write_bytes(b64decode(answer.data[0].b64_json))
+
+Ctrl-C stops everything.
+"""

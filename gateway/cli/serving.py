@@ -1,0 +1,93 @@
+"""Running ASGI programs, and the embedded Redis beside them."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gateway.cli.output import fail
+from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
+
+_WATCH_S: Final = 1.0
+_KEEP_ALIVE_S: Final = 75
+"""Longer than the idle time of the usual proxies in front, so that they never meet a closing connection."""
+
+
+class Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs several."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server_config(app: ASGIApp | str, drain_timeout_s: float) -> uvicorn.Config:
+    """Uvicorn as both programs run it: no banner, no access log beside our own line."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(drain_timeout_s),
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted connections inherit it. Without it an answer waits 40 ms between its head and its body (Nagle's algorithm
+    # against delayed acknowledgements): event loops set it only on sockets that they make themselves.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        fail(f"cannot listen on {host}:{port} ({getattr(error, 'strerror', error)}); choose another with --port")
+    return listener
+
+
+def start_embedded(directory: str | None) -> EmbeddedRedis:
+    """The embedded server of a directory, by default below the user's data directory."""
+    home, data_home = os.environ.get("HOME"), os.environ.get("XDG_DATA_HOME")
+    embedded = EmbeddedRedis(
+        Path(directory).expanduser().resolve() if directory else default_directory(home, data_home)
+    )
+    try:
+        embedded.start()
+    except EmbeddedError as error:
+        embedded.stop()
+        fail(str(error))
+    return embedded
+
+
+async def watch_embedded(embedded: EmbeddedRedis) -> None:
+    """Take the server over when the gateway that owned it is gone, and start it again when it died."""
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        embedded.own()
+
+
+def stop_on_signals(servers: list[Server], stopped: asyncio.Event) -> None:
+    """SIGINT and SIGTERM end the servers; a second one ends them faster."""
+
+    def stop() -> None:
+        for server in servers:
+            server.force_exit = stopped.is_set()
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -1,0 +1,1 @@
+"""What is true, whoever asks: no wire, no clock, no I/O."""

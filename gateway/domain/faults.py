@@ -1,0 +1,414 @@
+"""The one table of faults: everything that follows from a fault is read from its row.
+
+Retry, key state, response, metric label and log field all read `TABLE`; nothing else in the program
+decides by status or code. The dialects own the dictionaries *their code -> Fault*.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+
+class Outcome(Enum):
+    """What is known of the money when a call ends."""
+
+    NOT_SENT = "not_sent"
+    """Nothing left the gateway: free."""
+    REFUSED = "refused"
+    """An explicit answer that it failed: free."""
+    DELIVERED = "delivered"
+    """Images were made and billed upstream."""
+    UNKNOWN = "unknown"
+    """Sent, and no answer that can be relied on: never bought again."""
+
+
+class Retry(Enum):
+    """Whether the gateway itself may send the job again."""
+
+    NEVER = "never"
+    ONCE = "once"
+    """One more call: the upstream may be ill as a whole."""
+    FREELY = "freely"
+    """As long as attempts and keys last: the fault is the key's or the account's."""
+
+
+class Scope(Enum):
+    """What a further attempt of the same job must avoid, and what `Effect` takes out of the pool."""
+
+    NOTHING = "nothing"
+    KEY = "key"
+    MODEL = "model"
+    """The key for this upstream model only."""
+    ACCOUNT = "account"
+    UPSTREAM = "upstream"
+
+
+class Pause(Enum):
+    """How long a key or account rests after a fault."""
+
+    NONE = "none"
+    SECONDS = "seconds"
+    """`Row.pause_s` seconds."""
+    HOUR_END = "hour_end"
+    DAY_END = "day_end"
+    MONTH_END = "month_end"
+
+
+class State(Enum):
+    """The state in which a fault puts a key."""
+
+    READY = "ready"
+    COOLING = "cooling"
+    """Busy or spent: comes back by itself at a known moment."""
+    QUARANTINED = "quarantined"
+    """Invalid, disabled or without balance: tried again after a long pause."""
+
+
+class Fault(Enum):
+    """Everything that can go wrong, named once. The value is the metric label and the log field."""
+
+    # The caller's request
+    INVALID_JSON = "invalid_json"
+    UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
+    BODY_TOO_LARGE = "body_too_large"
+    BODY_TIMEOUT = "body_timeout"
+    MISSING_PARAMETER = "missing_required_parameter"
+    UNKNOWN_PARAMETER = "unknown_parameter"
+    INVALID_TYPE = "invalid_type"
+    INVALID_VALUE = "invalid_value"
+    INTEGER_BELOW_MIN = "integer_below_min_value"
+    INTEGER_ABOVE_MAX = "integer_above_max_value"
+    STRING_TOO_LONG = "string_above_max_length"
+    EMPTY_STRING = "empty_string"
+    MODEL_UNKNOWN = "model_unknown"
+    MODEL_NOT_FOUND = "model_not_found"
+    NO_CREDENTIALS = "no_credentials"
+    INVALID_API_KEY = "invalid_api_key"
+    ROUTE_UNKNOWN = "route_unknown"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    # The admin API
+    ADMIN_CLOSED = "admin_closed"
+    ADMIN_UNAUTHORIZED = "admin_unauthorized"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    # Refused by the upstream for what the caller asked
+    CONTENT_INPUT = "content_input"
+    CONTENT_OUTPUT = "content_output"
+    CONTENT_WITHHELD = "content_withheld"
+    PROMPT_UNREADABLE = "prompt_unreadable"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    UPSTREAM_REJECTED = "upstream_rejected"
+    UPSTREAM_BODY_TOO_LARGE = "upstream_body_too_large"
+    # A key's or an account's
+    KEY_INVALID = "key_invalid"
+    KEY_UNVERIFIED = "key_unverified"
+    KEY_MODEL_DENIED = "key_model_denied"
+    EGRESS_DENIED = "egress_denied"
+    BALANCE_EMPTY = "balance_empty"
+    KEY_LIMIT_REACHED = "key_limit_reached"
+    ACCOUNT_RATE_LIMITED = "account_rate_limited"
+    ACCOUNT_TOKEN_LIMITED = "account_token_limited"  # noqa: S105 - no secret
+    ACCOUNT_CONNECTION_LIMITED = "account_connection_limited"
+    ACCOUNT_GROWTH_LIMITED = "account_growth_limited"
+    WINDOW_SPENT = "window_spent"
+    HOUR_SPENT = "hour_spent"
+    DAY_SPENT = "day_spent"
+    MONTH_SPENT = "month_spent"
+    # The upstream's
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_MISPLACED = "upstream_misplaced"
+    UPSTREAM_NO_CHANNEL = "upstream_no_channel"
+    UPSTREAM_UNSUPPORTED = "upstream_unsupported"
+    UPSTREAM_EMPTY = "upstream_empty"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    # The network's
+    CONNECT_FAILED = "connect_failed"
+    CALL_NOT_SENT = "call_not_sent"
+    READ_TIMEOUT = "read_timeout"
+    ANSWER_LOST = "answer_lost"
+    ANSWER_UNREADABLE = "answer_unreadable"
+    ANSWER_TOO_LARGE = "answer_too_large"
+    RESULT_LOST = "result_lost"
+    # The gateway's own
+    POOL_BUSY = "pool_busy"
+    POOL_DOWN = "pool_down"
+    DEADLINE = "deadline"
+    REDIS_AWAY = "redis_away"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What follows from one fault."""
+
+    status: int
+    """HTTP status of the answer."""
+    type: str
+    code: str | None
+    message: str
+    """Safe to show; for the caller's own faults the error's `detail` is shown instead."""
+    outcome: Outcome = Outcome.NOT_SENT
+    retry: Retry = Retry.NEVER
+    scope: Scope = Scope.NOTHING
+    """What a further attempt avoids and what is paused."""
+    pause: Pause = Pause.NONE
+    pause_s: int = 0
+    state: State = State.READY
+    param: str | None = None
+    shows_detail: bool = False
+    """The error's `detail` was written by us for the caller."""
+    retry_after_s: int = 10
+    """Sent with 429 and 503 unless the error knows better, seconds."""
+
+    @property
+    def may_client_retry(self) -> bool:
+        """Whether sending the same request again could help and cannot be billed twice."""
+        is_transient = self.status == 429 or self.status >= 500
+        return is_transient and self.outcome in {Outcome.NOT_SENT, Outcome.REFUSED}
+
+    @property
+    def asks_to_wait(self) -> bool:
+        return self.status in {429, 503}
+
+
+class GatewayError(Exception):
+    """The only exception that crosses a room.
+
+    `detail` is for the log; it is shown to the caller only where the fault's row says `shows_detail`.
+    """
+
+    def __init__(
+        self,
+        fault: Fault,
+        detail: str = "",
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        upstream_code: int | None = None,
+    ) -> None:
+        super().__init__(f"{fault.value}: {detail}" if detail else fault.value)
+        self.fault = fault
+        self.detail = detail
+        self.param = param if param is not None else TABLE[fault].param
+        self.retry_after_s = retry_after_s
+        self.upstream_code = upstream_code
+        """MiniMax's own code, where it gave one."""
+
+    @property
+    def row(self) -> Row:
+        return TABLE[self.fault]
+
+    @property
+    def message(self) -> str:
+        """What the caller is told: never upstream text, keys or URLs."""
+        return self.detail if self.row.shows_detail and self.detail else self.row.message
+
+
+_REQUEST: Final = "invalid_request_error"
+_RATE: Final = "rate_limit_error"
+_SERVER: Final = "server_error"
+
+
+def _caller(status: int, code: str | None, message: str, *, param: str | None = None) -> Row:
+    """A fault of the request that the gateway itself found: nothing was sent."""
+    return Row(status, _REQUEST, code, message, param=param, shows_detail=True)
+
+
+def _content(code: str, message: str, *, param: str | None = "prompt", status: int = 400) -> Row:
+    """The upstream refused what the caller asked: no key is to blame, no other key would help."""
+    return Row(status, _REQUEST, code, message, Outcome.REFUSED, param=param)
+
+
+def _busy(pause_s: int) -> Row:
+    """The account is fine but busy: cool it and use another account."""
+    return Row(
+        429,
+        _RATE,
+        "rate_limit_exceeded",
+        "The image service is at its rate limit. Please try again shortly.",
+        Outcome.REFUSED,
+        Retry.FREELY,
+        Scope.ACCOUNT,
+        Pause.SECONDS,
+        pause_s,
+        State.COOLING,
+        retry_after_s=pause_s,
+    )
+
+
+def _spent(pause: Pause, pause_s: int = 0) -> Row:
+    """A quota window of the account is used up: cool it until the window ends."""
+    return _unavailable(Scope.ACCOUNT, pause, pause_s, State.COOLING)
+
+
+def _unavailable(scope: Scope, pause: Pause, pause_s: int, state: State) -> Row:
+    """The organisation's own credential is at fault: the caller sees another key's picture, or 503."""
+    return Row(
+        503,
+        _SERVER,
+        "upstream_unavailable",
+        "The image service is not available at the moment.",
+        Outcome.REFUSED,
+        Retry.FREELY,
+        scope,
+        pause,
+        pause_s,
+        state,
+        retry_after_s=60,
+    )
+
+
+def _upstream(status: int, code: str, message: str, outcome: Outcome, retry: Retry = Retry.NEVER) -> Row:
+    return Row(status, _SERVER, code, message, outcome, retry, Scope.KEY)
+
+
+_DEAD_PAUSE_S: Final = 15 * 60
+"""A dead or broke key is tried again after this long: inside the 10 to 30 minutes of reference/minimax.md section 3."""
+_PLAN_WINDOW_S: Final = 5 * 60 * 60
+"""MiniMax's plan window (code 2056): five hours."""
+_UNKNOWN_OUTCOME: Final = "It may have been processed, so it was not sent again."
+
+TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
+    {
+        Fault.INVALID_JSON: _caller(400, None, "We could not parse the JSON body of your request."),
+        Fault.UNSUPPORTED_CONTENT_TYPE: _caller(400, "unsupported_content_type", "Send 'application/json'."),
+        Fault.BODY_TOO_LARGE: _caller(413, "request_too_large", "The request body is too large."),
+        Fault.BODY_TIMEOUT: _caller(408, "request_timeout", "The request body did not arrive in time."),
+        Fault.MISSING_PARAMETER: _caller(400, "missing_required_parameter", "A required parameter is missing."),
+        Fault.UNKNOWN_PARAMETER: _caller(400, "unknown_parameter", "Unknown parameter."),
+        Fault.INVALID_TYPE: _caller(400, "invalid_type", "A parameter has the wrong type."),
+        Fault.INVALID_VALUE: _caller(400, "invalid_value", "A parameter has a value that is not supported."),
+        Fault.INTEGER_BELOW_MIN: _caller(400, "integer_below_min_value", "An integer is too small."),
+        Fault.INTEGER_ABOVE_MAX: _caller(400, "integer_above_max_value", "An integer is too large."),
+        Fault.STRING_TOO_LONG: _caller(400, "string_above_max_length", "A string is too long."),
+        Fault.EMPTY_STRING: _caller(400, "empty_string", "A string is empty."),
+        Fault.MODEL_UNKNOWN: _caller(400, "model_not_found", "The model does not exist.", param="model"),
+        Fault.MODEL_NOT_FOUND: _caller(404, "model_not_found", "The model does not exist.", param="model"),
+        Fault.NO_CREDENTIALS: _caller(401, None, "You did not provide an API key."),
+        Fault.INVALID_API_KEY: _caller(401, "invalid_api_key", "Incorrect API key provided."),
+        Fault.ROUTE_UNKNOWN: _caller(404, "unknown_url", "Invalid URL."),
+        Fault.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
+        Fault.ADMIN_CLOSED: _caller(
+            403, "admin_closed", "The admin API is closed: no admin key is configured ([admin] key)."
+        ),
+        Fault.ADMIN_UNAUTHORIZED: _caller(401, "invalid_admin_key", "A valid admin key is required."),
+        Fault.NOT_FOUND: _caller(404, "not_found", "There is nothing of that name."),
+        Fault.CONFLICT: _caller(409, "already_exists", "It exists already."),
+        Fault.CONTENT_INPUT: _content(
+            "content_policy_violation", "Your request was rejected: the prompt was judged unsafe by the safety system."
+        ),
+        Fault.CONTENT_OUTPUT: _content(
+            "content_policy_violation",
+            "Your request was rejected: the generated images were judged unsafe by the safety system.",
+        ),
+        Fault.CONTENT_WITHHELD: _content(
+            "content_policy_violation", "Your request was rejected: all images were withheld by the safety system."
+        ),
+        Fault.PROMPT_UNREADABLE: _content(
+            "invalid_prompt", "The prompt holds too many invisible or unreadable characters."
+        ),
+        Fault.PROMPT_TOO_LONG: _content("string_above_max_length", "The prompt is too long for this model."),
+        Fault.UPSTREAM_REJECTED: _content(
+            "invalid_value", "The image service does not accept the parameters of this request.", param=None
+        ),
+        Fault.UPSTREAM_BODY_TOO_LARGE: _content(
+            "request_too_large", "The request is too large for the image service.", param=None, status=413
+        ),
+        Fault.KEY_INVALID: _unavailable(Scope.KEY, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
+        Fault.KEY_UNVERIFIED: _unavailable(Scope.ACCOUNT, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
+        Fault.KEY_MODEL_DENIED: _unavailable(Scope.MODEL, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
+        Fault.EGRESS_DENIED: _unavailable(Scope.UPSTREAM, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
+        Fault.BALANCE_EMPTY: _unavailable(Scope.ACCOUNT, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
+        Fault.KEY_LIMIT_REACHED: _unavailable(Scope.KEY, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
+        Fault.ACCOUNT_RATE_LIMITED: _busy(15),
+        Fault.ACCOUNT_TOKEN_LIMITED: _busy(60),
+        Fault.ACCOUNT_CONNECTION_LIMITED: _busy(10),
+        Fault.ACCOUNT_GROWTH_LIMITED: _busy(20),
+        Fault.WINDOW_SPENT: _spent(Pause.SECONDS, _PLAN_WINDOW_S),
+        Fault.HOUR_SPENT: _spent(Pause.HOUR_END),
+        Fault.DAY_SPENT: _spent(Pause.DAY_END),
+        Fault.MONTH_SPENT: _spent(Pause.MONTH_END),
+        Fault.UPSTREAM_ERROR: _upstream(
+            502, "upstream_error", "The image service failed to process the request.", Outcome.REFUSED, Retry.ONCE
+        ),
+        Fault.UPSTREAM_MISPLACED: _upstream(
+            502, "upstream_error", "The image service gave an unexpected answer.", Outcome.REFUSED
+        ),
+        Fault.UPSTREAM_NO_CHANNEL: Row(
+            503,
+            _SERVER,
+            "upstream_unavailable",
+            "The image service is not available at the moment.",
+            Outcome.REFUSED,
+            Retry.FREELY,
+            Scope.UPSTREAM,
+            Pause.SECONDS,
+            30,
+            State.COOLING,
+            retry_after_s=30,
+        ),
+        Fault.UPSTREAM_UNSUPPORTED: Row(
+            502,
+            _SERVER,
+            "upstream_error",
+            "The image service does not offer this function.",
+            Outcome.REFUSED,
+            Retry.FREELY,
+            Scope.UPSTREAM,
+        ),
+        Fault.UPSTREAM_EMPTY: _upstream(
+            502, "upstream_error", "The image service answered without images.", Outcome.REFUSED, Retry.ONCE
+        ),
+        Fault.UPSTREAM_TIMEOUT: _upstream(
+            504, "upstream_timeout", f"The image service timed out. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+        ),
+        Fault.CONNECT_FAILED: Row(
+            503,
+            _SERVER,
+            "upstream_unavailable",
+            "The image service cannot be reached at the moment.",
+            Outcome.NOT_SENT,
+            Retry.ONCE,
+            Scope.UPSTREAM,
+        ),
+        Fault.CALL_NOT_SENT: _upstream(
+            502, "upstream_error", "The request could not be sent to the image service.", Outcome.NOT_SENT
+        ),
+        Fault.READ_TIMEOUT: _upstream(
+            504, "upstream_timeout", f"The image service did not answer in time. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+        ),
+        Fault.ANSWER_LOST: _upstream(
+            502, "upstream_error", f"The connection to the image service broke. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+        ),
+        Fault.ANSWER_UNREADABLE: _upstream(
+            502, "upstream_error", f"The image service's answer is unreadable. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+        ),
+        Fault.ANSWER_TOO_LARGE: _upstream(
+            502, "upstream_error", f"The image service's answer is too large. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+        ),
+        Fault.RESULT_LOST: _upstream(
+            502, "upstream_error", "The images were made but could not be fetched from their links.", Outcome.DELIVERED
+        ),
+        Fault.POOL_BUSY: Row(
+            429, _RATE, "rate_limit_exceeded", "The image service is at its rate limit. Please try again shortly."
+        ),
+        Fault.POOL_DOWN: Row(
+            503,
+            _SERVER,
+            "no_upstream_available",
+            "No image service is available at the moment.",
+            retry_after_s=60,
+        ),
+        Fault.DEADLINE: Row(
+            504, _SERVER, "deadline_exceeded", "The request's deadline passed before it could be sent."
+        ),
+        Fault.REDIS_AWAY: Row(
+            503, _SERVER, "gateway_unavailable", "The gateway is not available at the moment.", retry_after_s=5
+        ),
+        Fault.INTERNAL: Row(
+            500, _SERVER, "internal_error", "The gateway failed to process the request.", Outcome.UNKNOWN
+        ),
+    }
+)

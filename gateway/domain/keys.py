@@ -1,0 +1,80 @@
+"""Upstream accounts and their keys, and what a fault does to a key."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from gateway.domain.faults import TABLE, Fault, Pause, Scope, State
+
+_LONGEST_ASKED_S: Final = 24 * 60 * 60
+"""An upstream's own Retry-After is believed up to a day."""
+
+
+class Secret:
+    """A credential that cannot be printed: its text form is its fingerprint."""
+
+    __slots__ = ("_value", "fingerprint")
+
+    def __init__(self, value: str, fingerprint: str) -> None:
+        self._value = value
+        self.fingerprint = fingerprint
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"<secret {self.fingerprint}>"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamKey:
+    """One credential of one account at one upstream."""
+
+    upstream: str
+    account: str
+    name: str
+    secret: Secret
+
+    @property
+    def id(self) -> str:
+        """Unique inside the upstream: the account's name and the key's."""
+        return f"{self.account}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a fault takes out of the pool, and for how long."""
+
+    scope: Scope
+    state: State
+    seconds: int
+
+
+def rest_after(fault: Fault, now_s: float, *, asked_s: float | None = None) -> Rest | None:
+    """The rest that a fault demands at `now_s` (Unix seconds), or None where no key is to blame.
+
+    `asked_s` is the pause that the upstream itself asked for; it can only lengthen a busy account's rest.
+    """
+    row = TABLE[fault]
+    if row.pause is Pause.NONE:
+        return None
+    seconds = _seconds(row.pause, row.pause_s, now_s)
+    if asked_s is not None and row.pause is Pause.SECONDS:
+        seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
+    return Rest(row.scope, row.state, seconds)
+
+
+def _seconds(pause: Pause, pause_s: int, now_s: float) -> int:
+    """Windows are taken to end with the UTC hour, day and month: neither provider documents its zone."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    match pause:
+        case Pause.HOUR_END:
+            end = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        case Pause.DAY_END:
+            end = today + timedelta(days=1)
+        case Pause.MONTH_END:
+            end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        case _:
+            return pause_s
+    return max(1, int((end - now).total_seconds()))

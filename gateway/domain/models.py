@@ -1,0 +1,72 @@
+"""The models that the gateway offers, under which names, and where each is made."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gateway.domain.images import Capability, ImageJob, SizePolicy, plan_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place where a model is made: an upstream and the model's name there."""
+
+    upstream: str
+    model: str
+    capability: Capability
+
+    def can_make(self, job: ImageJob, policy: SizePolicy) -> bool:
+        """Whether every field of the job can be honoured here."""
+        return (
+            job.extras.given() <= self.capability.fields
+            and len(job.prompt) <= self.capability.prompt_max_chars
+            and plan_shape(job, self.capability, policy) is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as tenants know it. `targets` are in order of preference."""
+
+    id: str
+    aliases: tuple[str, ...]
+    price_usd_micros: int
+    targets: tuple[Target, ...]
+
+    def targets_for(self, job: ImageJob, policy: SizePolicy) -> tuple[Target, ...]:
+        return tuple(target for target in self.targets if target.can_make(job, policy))
+
+    @property
+    def prompt_max_chars(self) -> int:
+        return max(target.capability.prompt_max_chars for target in self.targets)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Optional fields that at least one target takes."""
+        return frozenset().union(*(target.capability.fields for target in self.targets))
+
+
+class Catalog:
+    """Every model by every name. The first model is the default."""
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self._models = tuple(models)
+        self._by_name = {name: model for model in self._models for name in (model.id, *model.aliases)}
+        self._by_native = {
+            target.model: model for model in reversed(self._models) for target in reversed(model.targets)
+        }
+
+    @property
+    def default(self) -> Model:
+        return self._models[0]
+
+    def find(self, name: str) -> Model | None:
+        """The model of an id or alias."""
+        return self._by_name.get(name)
+
+    def find_native(self, name: str) -> Model | None:
+        """The model of an id, an alias or an upstream's own spelling."""
+        return self._by_name.get(name) or self._by_native.get(name)
+
+    def names(self) -> Iterator[tuple[str, Model]]:
+        """Every id and alias with its model, in the order of the configuration."""
+        yield from self._by_name.items()

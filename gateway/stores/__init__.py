@@ -1,0 +1,99 @@
+"""Redis, and nothing else touches Redis.
+
+Every key; what stands in braces is its hash tag.
+
+| key                              | type       | TTL           | owner      | what                                |
+|----------------------------------|------------|---------------|------------|-------------------------------------|
+| ig1:pepper                       | string     | none          | tenants.py | key of the keyed hashes, unless set |
+| ig1:tenants                      | set        | none          | tenants.py | names                               |
+| ig1:{NAME}:tenant                | hash       | none          | tenants.py | models, disabled, created_at        |
+| ig1:{NAME}:keys                  | set        | none          | tenants.py | ids of the tenant's keys            |
+| ig1:key:ID                       | hash       | to its expiry | tenants.py | tenant, mac, label, created_at, ... |
+| ig1:revoked                      | channel    |               | tenants.py | ids of keys or "@NAME" to forget    |
+| ig1:{pool:UPSTREAM:ROSTER}:turns | sorted set | 8 days idle   | keypool.py | see lua/lease.lua                   |
+| ig1:{pool:UPSTREAM:ROSTER}:rests | hash       | 8 days idle   | keypool.py | see lua/release.lua                 |
+
+`1` is the version of this schema. ROSTER is a digest of the configured keys, so that processes with different
+configurations can run side by side, and a mended secret starts with a clean record.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Final, Protocol, TypeVar, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from gateway.domain.faults import Fault, GatewayError
+
+PREFIX: Final = "ig1"
+_CONNECTIONS_MAX: Final = 64
+_T = TypeVar("_T")
+
+Value = str | bytes | int | float
+Script = Callable[[list[str], list[Value]], Awaitable[object]]
+
+
+class Closeable(Protocol):
+    """Whatever is closed at the end of the lifespan."""
+
+    async def aclose(self) -> None: ...
+
+
+def connect(url: str, timeout_s: float) -> "Redis":
+    """A client with a bounded pool, whose every call ends within `timeout_s` or raises.
+
+    Raises: ValueError for a URL that redis-py does not understand.
+    """
+    parse_url(url)
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS_MAX,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        # One more try on a connection that the server closed while idle; a time-out is never waited for twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        decode_responses=True,
+    )
+    return Redis.from_pool(pool)
+
+
+def load_script(redis: "Redis", name: str) -> Script:
+    """`lua/NAME.lua`, run by its hash and loaded again after a SCRIPT FLUSH."""
+    script = redis.register_script((files(__package__) / "lua" / f"{name}.lua").read_text("utf-8"))
+
+    async def run(keys: list[str], args: list[Value]) -> object:
+        with redis_faults():
+            return await script(keys=keys, args=args)
+
+    return run
+
+
+@contextmanager
+def redis_faults() -> Iterator[None]:
+    """The one seam: whatever keeps Redis from answering is REDIS_AWAY."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
+
+
+async def answer(call: object, kind: type[_T]) -> _T:
+    """The answer of one command, of the type that it has with `decode_responses`: redis-py's own types are wider.
+
+    Raises: GatewayError REDIS_AWAY.
+    """
+    del kind
+    with redis_faults():
+        return await cast("Awaitable[_T]", call)
+
+
+async def ping(redis: "Redis") -> None:
+    """Raises: GatewayError REDIS_AWAY."""
+    await answer(redis.ping(), bool)

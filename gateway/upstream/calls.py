@@ -1,0 +1,185 @@
+"""One upstream call: sent, read within bounds, judged, and its key given back."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+import structlog
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.images import Delivery, ImageReply
+from gateway.metrics import Metrics
+from gateway.stores.keypool import KeyPool, Lease
+from gateway.wire import Dialect
+from gateway.wire.envelope import Reply
+from gateway.wire.links import LinkPolicy
+
+TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], Fault]] = {
+    # Nothing reached the upstream.
+    httpx.ConnectError: Fault.CONNECT_FAILED,
+    httpx.ConnectTimeout: Fault.CONNECT_FAILED,
+    httpx.PoolTimeout: Fault.CONNECT_FAILED,
+    httpx.ProxyError: Fault.CONNECT_FAILED,
+    httpx.UnsupportedProtocol: Fault.CALL_NOT_SENT,
+    httpx.LocalProtocolError: Fault.CALL_NOT_SENT,
+    # It may have.
+    httpx.ReadTimeout: Fault.READ_TIMEOUT,
+    httpx.WriteTimeout: Fault.READ_TIMEOUT,
+    httpx.TimeoutException: Fault.READ_TIMEOUT,
+    httpx.ReadError: Fault.ANSWER_LOST,
+    httpx.WriteError: Fault.ANSWER_LOST,
+    httpx.CloseError: Fault.ANSWER_LOST,
+    httpx.NetworkError: Fault.ANSWER_LOST,
+    httpx.RemoteProtocolError: Fault.ANSWER_LOST,
+    httpx.ProtocolError: Fault.ANSWER_LOST,
+    httpx.TransportError: Fault.ANSWER_LOST,
+}
+"""Every class of httpx.TransportError, most specific by the class's own order."""
+
+_LOG = structlog.get_logger("imagegate.upstream")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and how one upstream is spoken to."""
+
+    name: str
+    dialect: Dialect
+    base_url: str
+    links: LinkPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Bounds of one call, in seconds and bytes."""
+
+    connect_timeout_s: float
+    timeout_s: float
+    """From sending to the last byte, for one image."""
+    timeout_per_image_s: float
+    """More for each further image."""
+    max_reply_bytes: int
+
+
+class Caller:
+    """Sends single calls."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        pool: KeyPool,
+        limits: CallLimits,
+        metrics: Metrics,
+        user_agent: str,
+    ) -> None:
+        self._transport = transport
+        self._pool = pool
+        self._limits = limits
+        self._metrics = metrics
+        self._user_agent = user_agent
+
+    async def call(
+        self, endpoint: Endpoint, lease: Lease, body: bytes, delivery: Delivery, *, count: int, remaining_s: float
+    ) -> ImageReply | GatewayError:
+        """Send one call for `count` images and give its key back.
+
+        Returns: what came back, or what went wrong: a failed call is a normal outcome here.
+        """
+        timeout_s = min(remaining_s, self._limits.timeout_s + (count - 1) * self._limits.timeout_per_image_s)
+        request = self._build_request(endpoint, lease, body, timeout_s)
+        gauge, timer = self._metrics.in_flight.labels(endpoint.name), self._metrics.upstream_seconds
+        outcome: ImageReply | GatewayError
+        with gauge.track_inprogress(), timer.labels(endpoint.name).time():
+            try:
+                reply = await self._exchange(request, timeout_s)
+                outcome = endpoint.dialect.read_reply(reply, delivery)
+            except GatewayError as error:
+                outcome = error
+        await self._release(lease, outcome)
+        return outcome
+
+    def count_images(self, count: int, model: str, tenant: str, upstream: str) -> None:
+        self._metrics.images.labels(model, tenant, upstream).inc(count)
+
+    def _build_request(self, endpoint: Endpoint, lease: Lease, body: bytes, timeout_s: float) -> httpx.Request:
+        return httpx.Request(
+            "POST",
+            endpoint.base_url + endpoint.dialect.path,
+            content=body,
+            headers={
+                "authorization": f"Bearer {lease.key.secret.reveal()}",
+                "content-type": "application/json",
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                "user-agent": self._user_agent,
+            },
+            extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": timeout_s}},
+        )
+
+    async def _exchange(self, request: httpx.Request, timeout_s: float) -> Reply:
+        """Raises: GatewayError of the network."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await read_reply(self._transport, request, self._limits.max_reply_bytes)
+        except TimeoutError as error:
+            raise GatewayError(Fault.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
+
+    async def _release(self, lease: Lease, outcome: ImageReply | GatewayError) -> None:
+        """Give the key back. Redis may be away: the pictures are worth more than the key's record."""
+        error = outcome if isinstance(outcome, GatewayError) else None
+        fault = error.fault if error else None
+        self._metrics.upstream_replies.labels(lease.key.upstream, fault.value if fault else "none").inc()
+        if error:
+            _LOG.warning(
+                "upstream_call_failed",
+                upstream=lease.key.upstream,
+                account=lease.key.account,
+                key=lease.key.secret.fingerprint,
+                fault=error.fault.value,
+                detail=error.detail,
+            )
+        try:
+            await asyncio.shield(self._pool.release(lease, fault, error.retry_after_s if error else None))
+        except GatewayError as failure:
+            _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
+
+
+async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int) -> Reply:
+    """Send a request and read its whole answer.
+
+    Raises: GatewayError of the network, ANSWER_TOO_LARGE, ANSWER_UNREADABLE.
+    """
+    try:
+        response = await transport.handle_async_request(request)
+        try:
+            body = await _read_body(response, max_bytes)
+        finally:
+            await response.aclose()
+    except httpx.TransportError as error:
+        raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
+    except httpx.DecodingError as error:
+        raise GatewayError(Fault.ANSWER_UNREADABLE, f"broken content encoding: {error}") from error
+    return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")))
+
+
+def transport_fault(error: httpx.TransportError) -> Fault:
+    return next(TRANSPORT_FAULTS[kind] for kind in type(error).__mro__ if kind in TRANSPORT_FAULTS)
+
+
+async def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > max_bytes:
+            raise GatewayError(Fault.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _retry_after_s(text: str | None) -> float | None:
+    """Seconds of a Retry-After header; its date form is not used by these upstreams."""
+    if text is None or not text.strip().isdecimal() or len(text) > 9:
+        return None
+    return float(text)

@@ -1,0 +1,107 @@
+"""Pictures that came as links, for a caller who wants them in base64: fetched and encoded, within strict bounds.
+
+A link is outside data. It is followed only to allow-listed hosts and public addresses, without credentials, without
+redirects, up to a number of bytes.
+"""
+
+import asyncio
+import binascii
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+import structlog
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff
+from gateway.upstream.calls import read_reply
+from gateway.wire.links import LinkPolicy, Trust, host_of, secured
+
+_LOG = structlog.get_logger("imagegate.results")
+_TRIES: Final = 3
+"""The first and two more, as the vendors' own clients do (reference/minimax.md section 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Bounds of one download."""
+
+    connect_timeout_s: float
+    timeout_s: float
+    max_bytes: int
+
+
+class ResultFetcher:
+    """Turns links into pictures, or into links that the caller can use."""
+
+    def __init__(
+        self,
+        public: httpx.AsyncBaseTransport,
+        named: httpx.AsyncBaseTransport,
+        limits: FetchLimits,
+        user_agent: str,
+    ) -> None:
+        """`public` connects to public addresses only; `named` is for origins that the operator configured."""
+        self._public = public
+        self._named = named
+        self._limits = limits
+        self._user_agent = user_agent
+
+    async def deliver(
+        self, pictures: tuple[Picture, ...], delivery: Delivery, links: LinkPolicy
+    ) -> tuple[Picture, ...]:
+        """The pictures as the caller wants them; those that cannot be fetched are left out."""
+        if delivery is Delivery.URL:
+            return tuple(_hand_on(picture, links) for picture in pictures)
+        if all(isinstance(picture, Encoded) for picture in pictures):
+            return pictures
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._encode(picture, links)) for picture in pictures]
+        return tuple(encoded for task in tasks if (encoded := task.result()))
+
+    async def _encode(self, picture: Picture, links: LinkPolicy) -> Encoded | None:
+        if isinstance(picture, Encoded):
+            return picture
+        trust = links.trust(picture.url)
+        if trust is Trust.NONE:
+            _LOG.error(
+                "result_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
+            )
+            return None
+        for url in _addresses(picture.url, trust):
+            try:
+                data = await self._fetch(url, trust)
+            except GatewayError as error:
+                _LOG.warning("result_fetch_failed", host=host_of(url), fault=error.fault.value, detail=error.detail)
+            else:
+                return Encoded(memoryview(binascii.b2a_base64(data, newline=False)))
+        return None
+
+    async def _fetch(self, url: str, trust: Trust) -> bytes:
+        """Raises: GatewayError of the network, UPSTREAM_MISPLACED for what is no picture."""
+        request = httpx.Request(
+            "GET",
+            url,
+            headers={"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent},
+            extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": self._limits.timeout_s}},
+        )
+        transport = self._named if trust is Trust.NAMED else self._public
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                reply = await read_reply(transport, request, self._limits.max_bytes)
+        except TimeoutError as error:
+            raise GatewayError(Fault.READ_TIMEOUT, f"no complete picture in {self._limits.timeout_s:.0f} s") from error
+        if reply.status != 200 or sniff(reply.body) is None:
+            raise GatewayError(Fault.UPSTREAM_MISPLACED, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture")
+        return reply.body
+
+
+def _hand_on(picture: Picture, links: LinkPolicy) -> Picture:
+    return Link(links.hand_on(picture.url)) if isinstance(picture, Link) else picture
+
+
+def _addresses(url: str, trust: Trust) -> tuple[str, ...]:
+    """Https first; the link as it came only as a last resort."""
+    if trust is Trust.NAMED:
+        return (url,) * _TRIES
+    return (secured(url),) * (_TRIES - 1) + (url,)

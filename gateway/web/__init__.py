@@ -1,0 +1,1 @@
+"""HTTP in and out: routes, bodies, headers. What a request means is decided further down."""

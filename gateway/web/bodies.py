@@ -1,0 +1,77 @@
+"""Request bodies in, within bounds; response bodies out, in pieces that are not copied."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.domain.faults import Fault, GatewayError
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Bounds of a request body."""
+
+    max_bytes: int
+    timeout_s: float
+
+
+async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
+    """The whole body of a JSON request.
+
+    Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT; ClientDisconnect.
+    """
+    _check_content_type(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.max_bytes:
+        raise _too_large(limits)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.max_bytes:
+                    raise _too_large(limits)
+    except TimeoutError as error:
+        raise GatewayError(
+            Fault.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
+        ) from error
+    return bytes(body)
+
+
+def _check_content_type(request: Request) -> None:
+    given = request.headers.get("content-type", "application/json")
+    kind = given.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise GatewayError(
+            Fault.UNSUPPORTED_CONTENT_TYPE,
+            f"Unsupported content type: '{given[:100]}'. This API method only accepts 'application/json' requests.",
+        )
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise GatewayError(
+            Fault.UNSUPPORTED_CONTENT_TYPE,
+            f"Unsupported content encoding: '{encoding[:100]}'. Send the body without compression.",
+        )
+
+
+def _too_large(limits: BodyLimits) -> GatewayError:
+    return GatewayError(Fault.BODY_TOO_LARGE, f"The request body is larger than {limits.max_bytes} bytes.")
+
+
+class ChunksResponse(Response):
+    """A JSON body in pieces, each handed to the server as it is."""
+
+    def __init__(self, chunks: list[bytes | memoryview], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(None, 200, headers, "application/json")
+        self._chunks = chunks
+        self.headers["content-length"] = str(sum(len(chunk) for chunk in chunks))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for chunk in self._chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

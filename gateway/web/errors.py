@@ -1,0 +1,95 @@
+"""Every failed request is answered here, in the format of its route."""
+
+import math
+from typing import Final
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.web.record import record_of
+from gateway.wire import native, openai
+
+_LOG = structlog.get_logger("imagegate.errors")
+_RETRY_AFTER_MAX_S: Final = 60
+"""SDKs ignore or misread larger values (reference/openai-images.md 6.3)."""
+_HTTP_FAULTS: Final = {404: Fault.ROUTE_UNKNOWN, 405: Fault.METHOD_NOT_ALLOWED}
+
+
+class ErrorBoundary:
+    """Turns whatever a route raises into an answer; what has begun cannot be mended and is cut."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        request = Request(scope)
+        try:
+            await self._app(scope, receive, watched_send)
+        except ClientDisconnect:
+            record_of(request).detail = "the client left before its request was complete"
+        except Exception as failure:
+            error = _as_gateway_error(request, failure)
+            note(request, error)
+            if has_started:
+                raise
+            await _answer(request, error, _allow(failure))(scope, receive, send)
+
+
+def note(request: Request, error: GatewayError) -> None:
+    """Put an error into the request's record."""
+    record = record_of(request)
+    record.fault = error.fault
+    record.detail = "" if error.row.shows_detail else error.detail
+
+
+def error_headers(error: GatewayError) -> dict[str, str]:
+    """`retry-after` where waiting helps, `x-should-retry: false` where a retry cannot help or could bill again."""
+    headers: dict[str, str] = {}
+    if error.row.asks_to_wait:
+        wait_s = error.row.retry_after_s if error.retry_after_s is None else error.retry_after_s
+        headers["retry-after"] = str(min(max(math.ceil(wait_s), 1), _RETRY_AFTER_MAX_S))
+    if not error.row.may_client_retry:
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def _as_gateway_error(request: Request, failure: Exception) -> GatewayError:
+    match failure:
+        case GatewayError():
+            return failure
+        case HTTPException(status_code=status) if status in _HTTP_FAULTS:
+            what = f"{request.method} {request.url.path[:200]}"
+            text = f"Invalid URL ({what})." if status == 404 else f"Not allowed method for this URL ({what})."
+            return GatewayError(_HTTP_FAULTS[status], text)
+        case _:
+            _LOG.exception("unexpected_failure", exc_info=failure)
+            return GatewayError(Fault.INTERNAL, type(failure).__name__)
+
+
+def _allow(failure: Exception) -> dict[str, str]:
+    """The `Allow` header that the router gives a 405."""
+    return dict(failure.headers or {}) if isinstance(failure, HTTPException) else {}
+
+
+def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
+    headers |= error_headers(error)
+    if request.method == "POST" and request.url.path in native.PATHS:
+        return Response(native.render_native_error(error), 200, headers, "application/json")
+    if error.row.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = openai.render_error(error, record_of(request).model_name)
+    return Response(body, error.row.status, headers, "application/json")

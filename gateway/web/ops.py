@@ -1,0 +1,58 @@
+"""Alive, able to serve, and measured."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from prometheus_client import Gauge
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.domain.faults import GatewayError, State
+from gateway.domain.keys import UpstreamKey
+from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.stores.keypool import KeyPool
+from gateway.web.openapi import DOCUMENT
+
+
+class Ops:
+    """Routes for operators; none of them needs a key."""
+
+    def __init__(self, metrics: Metrics, pool: KeyPool, ping: Callable[[], Awaitable[None]]) -> None:
+        self._metrics = metrics
+        self._pool = pool
+        self._ping = ping
+
+    async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - a route takes its request
+        """Alive: never touches Redis."""
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002
+        """Able to serve, and why not."""
+        try:
+            await self._ping()
+        except GatewayError:
+            return _json({"status": "unavailable", "reasons": ["redis does not answer"]}, 503)
+        return _json({"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+        """Prometheus; the states of keys are read from Redis now, so that every process tells the same."""
+        try:
+            statuses = await self._pool.statuses()
+        except GatewayError:
+            self._metrics.redis_up.set(0)
+        else:
+            self._metrics.redis_up.set(1)
+            for status in statuses:
+                for state in State:
+                    self._gauge(status.key, state).set(state is status.state)
+        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:  # noqa: ARG002
+        return Response(DOCUMENT.read_bytes(), media_type="application/json")
+
+    def _gauge(self, key: UpstreamKey, state: State) -> Gauge:
+        return self._metrics.key_state.labels(key.upstream, key.account, key.name, state.value)
+
+
+def _json(body: dict[str, object], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")

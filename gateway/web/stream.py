@@ -1,0 +1,72 @@
+"""`stream: true`: server-sent events, with comments that keep the connection alive while the images are made.
+
+The job runs to its end whether or not anybody still listens: what was bought is reported and counted.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.domain.faults import GatewayError
+from gateway.domain.images import ImageResult
+from gateway.web.errors import note
+from gateway.wire import openai
+
+
+class EventStream(Response):
+    """Starts with the first keep-alive or with the result; a failure before that is an ordinary HTTP error."""
+
+    def __init__(
+        self,
+        request: Request,
+        make: Callable[[], Awaitable[ImageResult]],
+        model_name: str,
+        keep_alive_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(None, 200, {"cache-control": "no-store", "x-accel-buffering": "no"}, "text/event-stream")
+        del self.headers["content-length"]
+        self._request = request
+        self._make = make
+        self._model_name = model_name
+        self._keep_alive_s = keep_alive_s
+        self._clock = clock
+        self._has_started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        """Raises: GatewayError while nothing has been sent."""
+        outcome = await self._wait(send)
+        if isinstance(outcome, GatewayError):
+            if not self._has_started:
+                raise outcome
+            note(self._request, outcome)
+            await self._send(send, [openai.render_error_event(outcome, self._model_name)])
+        else:
+            for event in openai.render_events(outcome, int(self._clock())):
+                await self._send(send, event)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _wait(self, send: Send) -> ImageResult | GatewayError:
+        async with asyncio.TaskGroup() as group:
+            keeping_alive = group.create_task(self._keep_alive(send))
+            try:
+                return await self._make()
+            except GatewayError as error:
+                return error
+            finally:
+                keeping_alive.cancel()
+
+    async def _keep_alive(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(self._keep_alive_s)
+            await self._send(send, [openai.KEEP_ALIVE])
+
+    async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:
+        if not self._has_started:
+            self._has_started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})

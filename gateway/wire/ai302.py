@@ -1,0 +1,102 @@
+"""302.AI, api.302.ai: MiniMax's API behind another host, with errors of its own (reference/minimax.md section 5)."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.images import DEFAULT_RATIO, Capability, Delivery, ImageJob, ImageReply, Shape
+from gateway.wire.envelope import Envelope, Reply, open_envelope
+from gateway.wire.minimax import given_extras, raise_newer_error, read_base_resp
+
+ERR_CODES: Final[Mapping[int, Fault]] = MappingProxyType(
+    {
+        # The texts of 302.AI's own user interface.
+        -10001: Fault.KEY_INVALID,
+        -10002: Fault.KEY_INVALID,
+        -10003: Fault.UPSTREAM_ERROR,
+        -10004: Fault.BALANCE_EMPTY,
+        -10005: Fault.KEY_INVALID,
+        -10006: Fault.KEY_LIMIT_REACHED,
+        -10007: Fault.DAY_SPENT,
+        -10008: Fault.UPSTREAM_NO_CHANNEL,
+        -10009: Fault.UPSTREAM_UNSUPPORTED,
+        -10010: Fault.UPSTREAM_UNSUPPORTED,
+        -10011: Fault.UPSTREAM_REJECTED,
+        -10012: Fault.HOUR_SPENT,
+        -10013: Fault.KEY_MODEL_DENIED,
+        -10014: Fault.EGRESS_DENIED,
+        -10015: Fault.UPSTREAM_REJECTED,
+        -10016: Fault.UPSTREAM_REJECTED,
+        -10017: Fault.UPSTREAM_REJECTED,
+        -10018: Fault.MONTH_SPENT,
+        -1024: Fault.UPSTREAM_TIMEOUT,
+        # Local to its applications.
+        -99: Fault.UPSTREAM_ERROR,
+        -100: Fault.UPSTREAM_ERROR,
+        -101: Fault.UPSTREAM_ERROR,
+    }
+)
+"""`error.err_code` to fault (reference/minimax.md 5.3)."""
+
+CODE_WORDS: Final[Mapping[str, Fault]] = MappingProxyType(
+    {
+        "InvalidParameter": Fault.UPSTREAM_REJECTED,
+        "MissingParameter": Fault.UPSTREAM_REJECTED,
+        "Unauthorized": Fault.KEY_INVALID,
+        "RateLimitExceeded": Fault.ACCOUNT_RATE_LIMITED,
+        "InsufficientBalance": Fault.BALANCE_EMPTY,
+        "InternalError": Fault.UPSTREAM_ERROR,
+    }
+)
+"""`code` of the schema on its newer pages (reference/minimax.md 5.3, shape 2)."""
+
+
+class Ai302:
+    """The `302ai` dialect."""
+
+    path: Final = "/minimaxi/v1/image_generation"
+    result_hosts: Final = ("file.302ai.cn", "file.302.ai")
+    """Where it re-hosts results (reference/minimax.md 5.1)."""
+
+    def capability(self, model: str) -> Capability:  # noqa: ARG002 - the same for every model
+        """Only what its page documents; `n`, `seed`, pixels, base64 and references are not known to pass through."""
+        return Capability(
+            max_images_per_call=1, takes_pixels=False, answers_base64=False, fields=frozenset({"prompt_optimizer"})
+        )
+
+    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> bytes:
+        """The five fields that the page marks required, always; then what the operator has declared to pass through."""
+        body: dict[str, object] = {"model": model, "prompt": job.prompt}
+        if shape.pixels:
+            body |= {"width": shape.pixels.width, "height": shape.pixels.height}
+        else:
+            body["aspect_ratio"] = shape.aspect_ratio or DEFAULT_RATIO
+        body |= {"response_format": delivery.value, "prompt_optimizer": False}
+        if count > 1:
+            body["n"] = count
+        return msgspec.json.encode(body | given_extras(job))
+
+    def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
+        """Raises: GatewayError with the fault of whatever the answer says went wrong."""
+        envelope = open_envelope(reply)
+        _raise_own_error(reply, envelope)
+        raise_newer_error(reply, envelope)
+        return read_base_resp(reply, envelope, delivery)
+
+
+def _raise_own_error(reply: Reply, envelope: Envelope) -> None:
+    for holder in (envelope.object("error"), envelope.object("data").object("error")):
+        err_code = holder.integer("err_code")
+        if err_code:
+            fault = ERR_CODES.get(err_code, Fault.UPSTREAM_ERROR)
+            raise _error(fault, f"{err_code} {holder.text('message')}", reply)
+    word = envelope.text("code")
+    if word in CODE_WORDS:
+        raise _error(CODE_WORDS[word], f"{word} {envelope.text('message')}", reply)
+
+
+def _error(fault: Fault, detail: str, reply: Reply) -> GatewayError:
+    return GatewayError(fault, detail, retry_after_s=reply.retry_after_s)

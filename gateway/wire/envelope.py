@@ -1,0 +1,144 @@
+"""What an upstream answered, taken apart without trusting any of it (reference/minimax.md sections 2 and 8)."""
+
+import binascii
+import re
+import string
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff_base64
+
+_BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_URL_MAX_CHARS: Final = 8192
+_DETAIL_MAX_CHARS: Final = 300
+_ALPHABET: Final = (string.ascii_letters + string.digits + "+/=").encode()
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_Object = dict[str, msgspec.Raw]
+_T = TypeVar("_T")
+
+HTTP_FAULTS: Final = {
+    400: Fault.UPSTREAM_REJECTED,
+    401: Fault.KEY_INVALID,
+    402: Fault.BALANCE_EMPTY,
+    403: Fault.KEY_INVALID,
+    404: Fault.UPSTREAM_UNSUPPORTED,
+    405: Fault.UPSTREAM_UNSUPPORTED,
+    408: Fault.UPSTREAM_TIMEOUT,
+    413: Fault.UPSTREAM_BODY_TOO_LARGE,
+    422: Fault.UPSTREAM_REJECTED,
+    429: Fault.ACCOUNT_RATE_LIMITED,
+    504: Fault.UPSTREAM_TIMEOUT,
+}
+"""HTTP status where no code says more (reference/minimax.md section 8, step 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer: status, body, and the pause that its Retry-After asks for, in seconds."""
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+
+class Envelope:
+    """A JSON object whose every field may be missing, null or of the wrong type."""
+
+    def __init__(self, fields: _Object) -> None:
+        self._fields = fields
+
+    def object(self, name: str) -> "Envelope":
+        return Envelope(self._read(name, _Object) or {})
+
+    def list(self, name: str) -> list[msgspec.Raw]:
+        return self._read(name, list[msgspec.Raw]) or []
+
+    def text(self, name: str) -> str:
+        return (self._read(name, str) or "")[:_DETAIL_MAX_CHARS]
+
+    def integer(self, name: str) -> int | None:
+        """An integer that may come as text."""
+        value = self._read(name, int)
+        if value is not None:
+            return value
+        text = self.text(name).strip()
+        return int(text) if _INTEGER.fullmatch(text) else None
+
+    def has(self, name: str) -> bool:
+        return name in self._fields
+
+    def _read(self, name: str, kind: type[_T]) -> _T | None:
+        raw = self._fields.get(name)
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except _BROKEN:
+            return None
+
+
+def open_envelope(reply: Reply) -> Envelope:
+    """The answer's JSON object.
+
+    Raises: GatewayError for an answer that is none: by its status, or ANSWER_UNREADABLE with 2xx, since the images may
+    have been made.
+    """
+    try:
+        return Envelope(msgspec.json.decode(reply.body, type=_Object))
+    except _BROKEN as error:
+        head = reply.body[:80].decode("ascii", "replace")
+        raise http_error(reply, f"no JSON object: {head!r}") from error
+
+
+def http_error(reply: Reply, detail: str) -> GatewayError:
+    """The fault of an answer of which only the HTTP status speaks."""
+    detail = f"HTTP {reply.status}, {detail}"
+    if reply.status in HTTP_FAULTS:
+        return GatewayError(HTTP_FAULTS[reply.status], detail, retry_after_s=reply.retry_after_s)
+    if reply.status >= 500:
+        return GatewayError(Fault.UPSTREAM_ERROR, detail)
+    if reply.status >= 300:
+        return GatewayError(Fault.UPSTREAM_MISPLACED, detail)
+    return GatewayError(Fault.ANSWER_UNREADABLE, detail)
+
+
+def read_pictures(data: Envelope, delivery: Delivery) -> tuple[Picture, ...]:
+    """The list that was asked for, else the other one; blanks and junk left out."""
+    links = tuple(link for raw in data.list("image_urls") if (link := _link(raw)))
+    encoded = tuple(picture for raw in data.list("image_base64") if (picture := _encoded(raw)))
+    if delivery is Delivery.BASE64:
+        return encoded or links
+    return links or encoded
+
+
+def _link(raw: msgspec.Raw) -> Link | None:
+    try:
+        url = msgspec.json.decode(raw, type=str).strip()
+    except _BROKEN:
+        return None
+    is_link = url.lower().startswith(("http://", "https://")) and len(url) <= _URL_MAX_CHARS and url.isprintable()
+    return Link(url) if is_link else None
+
+
+def _encoded(raw: msgspec.Raw) -> Encoded | None:
+    """A JSON string's content: a slice of the received bytes, or a cleaned copy where it is not plain base64."""
+    data = memoryview(raw)[1:-1]
+    # Five times faster than a regular expression over the slice (2 MB: 0.9 ms, 4.7 ms), for a copy that dies at once.
+    if len(data) % 4 or bytes(data).translate(None, _ALPHABET):
+        data = memoryview(_clean(raw))
+    return Encoded(data) if sniff_base64(data) else None
+
+
+def _clean(raw: msgspec.Raw) -> bytes:
+    """Base64 without `data:` prefix, escapes and line breaks, padded; empty where it is no base64."""
+    try:
+        text = msgspec.json.decode(raw, type=str)
+        if text.startswith("data:"):
+            text = text.partition(",")[2]
+        text = "".join(text.split())
+        return binascii.b2a_base64(binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True), newline=False)
+    except (*_BROKEN, ValueError):
+        return b""

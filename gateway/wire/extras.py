@@ -1,0 +1,91 @@
+"""What both client wires share: MiniMax's own request fields (reference/minimax.md 1.2), and what can be made."""
+
+from typing import Final
+
+import msgspec
+
+from gateway.domain.images import PIXELS_MAX, PIXELS_MIN, PIXELS_STEP, PRESETS, Extras, ImageJob, Size, SizePolicy
+from gateway.domain.models import Model
+from gateway.wire.fields import Fields, missing, refused_value, unknown_parameter, wrong_type
+
+_INT64: Final = 2**63
+_STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
+_IMAGE_FILE_PREFIXES: Final = ("http://", "https://", "data:image/")
+
+
+class _Style(msgspec.Struct, forbid_unknown_fields=True):
+    style_type: str
+    style_weight: float = 0.8
+
+
+class _SubjectReference(msgspec.Struct, forbid_unknown_fields=True):
+    type: str
+    image_file: str
+
+
+def check_can_be_made(job: ImageJob, model: Model, policy: SizePolicy) -> None:
+    """Refuse what no target of the model can honour, naming the field."""
+    for name in sorted(job.extras.given() - model.fields):
+        raise unknown_parameter(name, f" The upstream of model '{model.id}' does not take it.")
+    if not model.targets_for(job, policy):
+        name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
+        raise refused_value(name, f"no upstream of model '{model.id}' can make this combination of parameters.")
+
+
+def read_ratio(fields: Fields) -> str | None:
+    return fields.choice("aspect_ratio", tuple(PRESETS))
+
+
+def read_pixels(fields: Fields) -> Size | None:
+    """`width` and `height`, which come as a pair."""
+    width = fields.integer("width", PIXELS_MIN, PIXELS_MAX)
+    height = fields.integer("height", PIXELS_MIN, PIXELS_MAX)
+    if width is None and height is None:
+        return None
+    if width is None or height is None:
+        raise missing("width" if width is None else "height")
+    for name, side in (("width", width), ("height", height)):
+        if side % PIXELS_STEP:
+            raise refused_value(name, f"it must be a multiple of {PIXELS_STEP}.")
+    return Size(width, height)
+
+
+def read_extras(fields: Fields, *, style_is_mapped: bool = True) -> Extras:
+    return Extras(
+        seed=fields.integer("seed", -_INT64, _INT64 - 1),
+        prompt_optimizer=fields.boolean("prompt_optimizer"),
+        aigc_watermark=fields.boolean("aigc_watermark"),
+        style=_read_style(fields) if style_is_mapped else None,
+        subject_reference=_read_subject(fields),
+    )
+
+
+def _read_style(fields: Fields) -> bytes | None:
+    raw = fields.raw("style")
+    if raw is None:
+        return None
+    try:
+        style = msgspec.json.decode(raw, type=_Style)
+    except (msgspec.MsgspecError, RecursionError):
+        raise wrong_type("style", "an object with 'style_type' and 'style_weight'", fields.value("style")) from None
+    if style.style_type not in _STYLES or not 0 < style.style_weight <= 1:
+        raise refused_value("style", f"'style_type' must be one of {', '.join(_STYLES)} and 'style_weight' in (0, 1].")
+    return raw
+
+
+def _read_subject(fields: Fields) -> bytes | None:
+    raw = fields.raw("subject_reference")
+    if raw is None:
+        return None
+    try:
+        references = msgspec.json.decode(raw, type=list[_SubjectReference])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise refused_value("subject_reference", "expected an array of objects with 'type' and 'image_file'.") from None
+    if not references:
+        raise refused_value("subject_reference", "the array is empty.")
+    for reference in references:
+        if reference.type != "character" or not reference.image_file.startswith(_IMAGE_FILE_PREFIXES):
+            raise refused_value(
+                "subject_reference", "'type' must be 'character' and 'image_file' a URL or a data:image/ URL."
+            )
+    return raw

@@ -1,0 +1,74 @@
+"""Which result links the gateway may follow, and how they are handed on.
+
+A link comes from outside: it is followed only to an allow-listed host (`PUBLIC`) or to an origin that the operator
+named in full (`NAMED`), which may be private and unencrypted.
+"""
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final
+from urllib.parse import urlsplit
+
+_ORIGIN: Final = re.compile(r"https?://[^/?#]+", re.ASCII)
+
+
+class Trust(Enum):
+    """How far a link's host is trusted."""
+
+    NONE = "none"
+    PUBLIC = "public"
+    """An allow-listed name, which must resolve to a public address."""
+    NAMED = "named"
+    """An origin that the operator configured, wherever it is."""
+
+
+class LinkPolicy:
+    """The result hosts of one upstream: names with `*` as wildcard, or whole origins."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        hosts = tuple(hosts)
+        self._origins = frozenset(host.lower().rstrip("/") for host in hosts if _ORIGIN.match(host))
+        self._names = tuple(_pattern(host) for host in hosts if not _ORIGIN.match(host))
+
+    def trust(self, url: str) -> Trust:
+        parts = _split(url)
+        if parts is None:
+            return Trust.NONE
+        origin, host, is_default_port = parts
+        if origin in self._origins:
+            return Trust.NAMED
+        if is_default_port and any(name.fullmatch(host) for name in self._names):
+            return Trust.PUBLIC
+        return Trust.NONE
+
+    def hand_on(self, url: str) -> str:
+        """The link for the caller: https, unless the operator named its origin (reference/minimax.md 1.4)."""
+        return url if self.trust(url) is Trust.NAMED else secured(url)
+
+
+def secured(url: str) -> str:
+    """An `http://` link as `https://`; nothing else of a signed link is touched."""
+    return f"https://{url[7:]}" if url[:7].lower() == "http://" else url
+
+
+def host_of(url: str) -> str:
+    """For the log: the path and query of a signed link are credentials."""
+    parts = _split(url)
+    return parts[1] if parts else "?"
+
+
+def _split(url: str) -> tuple[str, str, bool] | None:
+    """Origin, host, and whether the port is the scheme's own; None for what is no plain link."""
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return None
+    if not host or parts.username is not None or parts.password is not None or "\\" in url:
+        return None
+    return f"{parts.scheme}://{parts.netloc}".lower(), host, port in {None, 80, 443}
+
+
+def _pattern(host: str) -> re.Pattern[str]:
+    return re.compile("[a-z0-9.-]*".join(re.escape(piece) for piece in host.lower().split("*")), re.ASCII)

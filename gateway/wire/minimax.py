@@ -1,0 +1,177 @@
+"""MiniMax's own API, api.minimax.io: `POST /v1/image_generation` (reference/minimax.md sections 1 to 3)."""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.images import PRESETS, Capability, Delivery, ImageJob, ImageReply, Shape
+from gateway.wire.envelope import Envelope, Reply, http_error, open_envelope, read_pictures
+
+CODES: Final[Mapping[int, Fault]] = MappingProxyType(
+    {
+        # The error page of the API documentation, English and Chinese.
+        1000: Fault.UPSTREAM_ERROR,
+        1001: Fault.UPSTREAM_TIMEOUT,
+        1002: Fault.ACCOUNT_RATE_LIMITED,
+        1004: Fault.KEY_INVALID,
+        1008: Fault.BALANCE_EMPTY,
+        1024: Fault.UPSTREAM_ERROR,
+        1026: Fault.CONTENT_INPUT,
+        1027: Fault.CONTENT_OUTPUT,
+        1033: Fault.UPSTREAM_ERROR,
+        1039: Fault.ACCOUNT_TOKEN_LIMITED,
+        1041: Fault.ACCOUNT_CONNECTION_LIMITED,
+        1042: Fault.PROMPT_UNREADABLE,
+        1043: Fault.UPSTREAM_MISPLACED,
+        1044: Fault.UPSTREAM_MISPLACED,
+        2013: Fault.UPSTREAM_REJECTED,  # four cases, told apart by the text: see _INVALID_PARAMS
+        20132: Fault.UPSTREAM_MISPLACED,
+        2037: Fault.UPSTREAM_MISPLACED,
+        2039: Fault.UPSTREAM_MISPLACED,
+        2042: Fault.UPSTREAM_MISPLACED,
+        2045: Fault.ACCOUNT_GROWTH_LIMITED,
+        2048: Fault.UPSTREAM_MISPLACED,
+        2049: Fault.KEY_INVALID,
+        2056: Fault.WINDOW_SPENT,
+        # The file and video pages only.
+        1013: Fault.UPSTREAM_ERROR,
+        # MiniMax's own clients: its CLI (1028, 1030, 2061) and its MCP server (2038).
+        1028: Fault.DAY_SPENT,
+        1030: Fault.DAY_SPENT,
+        2038: Fault.KEY_UNVERIFIED,
+        2061: Fault.KEY_MODEL_DENIED,
+        # Third-party classifiers.
+        2046: Fault.ACCOUNT_RATE_LIMITED,
+        2047: Fault.ACCOUNT_RATE_LIMITED,
+        2067: Fault.WINDOW_SPENT,
+        1_400_010_161: Fault.BALANCE_EMPTY,
+        # In no table found.
+        2054: Fault.UPSTREAM_MISPLACED,
+    }
+)
+"""`base_resp.status_code` to fault (reference/minimax.md section 3, with the source of each line there)."""
+
+_INVALID_PARAMS: Final = (
+    (re.compile(r"prompt length", re.IGNORECASE), Fault.PROMPT_TOO_LONG),
+    (re.compile(r"token plan|credit", re.IGNORECASE), Fault.KEY_MODEL_DENIED),
+    (re.compile(r"moderation|sensitive", re.IGNORECASE), Fault.CONTENT_INPUT),
+)
+"""The sub-cases of 2013: the only code whose text must be read (reference/minimax.md section 3, 2013a to 2013d)."""
+
+_NAMED_FIELDS: Final = ("prompt", "aspect_ratio", "width", "height", "seed", "subject_reference", "style", "n", "model")
+
+_NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
+    {
+        "authentication_error": Fault.KEY_INVALID,
+        "authorized_error": Fault.KEY_INVALID,
+        "permission_error": Fault.KEY_INVALID,
+        "invalid_request_error": Fault.UPSTREAM_REJECTED,
+        "bad_request_error": Fault.UPSTREAM_REJECTED,
+        "rate_limit_error": Fault.ACCOUNT_RATE_LIMITED,
+        "insufficient_balance_error": Fault.BALANCE_EMPTY,
+        "overloaded_error": Fault.UPSTREAM_ERROR,
+        "api_error": Fault.UPSTREAM_ERROR,
+        "server_error": Fault.UPSTREAM_ERROR,
+    }
+)
+"""`error.type` of the newer surfaces, which answer no base_resp (reference/minimax.md 1.5)."""
+
+_CODE_IN_TEXT: Final = re.compile(r"\((\d{4,10})\)\s*$")
+"""The newer surfaces end their message with the old code, as in "usage limit exceeded (2056)" (2.2)."""
+
+_LIVE: Final = "image-01-live"
+
+
+class MiniMax:
+    """The `minimax` dialect."""
+
+    path: Final = "/v1/image_generation"
+    result_hosts: Final = (
+        "hailuo-image-algeng-data*.aliyuncs.com",
+        "*.bj.bcebos.com",
+        "cdn.hailuoai.com",
+    )
+    """Hosts seen in its result links (reference/minimax.md 1.4)."""
+
+    def capability(self, model: str) -> Capability:
+        """What a model takes (reference/minimax.md 1.2)."""
+        fields = frozenset({"seed", "prompt_optimizer", "aigc_watermark", "subject_reference"})
+        if model == _LIVE:
+            return Capability(takes_pixels=False, ratios=frozenset(PRESETS) - {"21:9"}, fields=fields | {"style"})
+        return Capability(fields=fields)
+
+    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> bytes:
+        """The documented body and nothing else; what is absent stays absent."""
+        body: dict[str, object] = {"model": model, "prompt": job.prompt}
+        if shape.pixels:
+            body |= {"width": shape.pixels.width, "height": shape.pixels.height}
+        elif shape.aspect_ratio:
+            body["aspect_ratio"] = shape.aspect_ratio
+        body["response_format"] = delivery.value
+        if count > 1:
+            body["n"] = count
+        return msgspec.json.encode(body | given_extras(job))
+
+    def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
+        """Raises: GatewayError with the fault of whatever the answer says went wrong."""
+        envelope = open_envelope(reply)
+        raise_newer_error(reply, envelope)
+        return read_base_resp(reply, envelope, delivery)
+
+
+def given_extras(job: ImageJob) -> dict[str, object]:
+    """MiniMax's own optional fields that the caller set, JSON values as they came."""
+    extras = {name: getattr(job.extras, name) for name in sorted(job.extras.given())}
+    return {name: msgspec.Raw(value) if isinstance(value, bytes) else value for name, value in extras.items()}
+
+
+def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
+    """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}}`."""
+    if not envelope.has("error"):
+        return
+    error = envelope.object("error")
+    kind, text = error.text("type"), error.text("message") or envelope.text("error")
+    code = _CODE_IN_TEXT.search(text)
+    if code and int(code[1]) in CODES:
+        raise code_error(int(code[1]), text, reply)
+    if kind in _NEWER_TYPES:
+        raise GatewayError(_NEWER_TYPES[kind], f"{kind}: {text}", retry_after_s=reply.retry_after_s)
+    status = error.integer("http_code") or reply.status
+    if status >= 300:
+        raise http_error(Reply(status, reply.body, reply.retry_after_s), f"{kind}: {text}")
+    raise GatewayError(Fault.UPSTREAM_ERROR, f"{kind}: {text}")
+
+
+def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> ImageReply:
+    """Steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
+    base_resp = envelope.object("base_resp")
+    code = base_resp.integer("status_code")
+    if code:
+        raise code_error(code, base_resp.text("status_msg"), reply)
+    if not 200 <= reply.status < 300:
+        raise http_error(reply, base_resp.text("status_msg"))
+    pictures = read_pictures(envelope.object("data"), delivery)
+    if pictures:
+        return ImageReply(pictures, envelope.text("id"))
+    metadata = envelope.object("metadata")
+    if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
+        raise GatewayError(Fault.CONTENT_WITHHELD)
+    if code is None:
+        raise GatewayError(Fault.ANSWER_UNREADABLE, "neither base_resp nor images")
+    raise GatewayError(Fault.UPSTREAM_EMPTY)
+
+
+def code_error(code: int, text: str, reply: Reply) -> GatewayError:
+    """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
+    fault, param = CODES.get(code, Fault.UPSTREAM_ERROR), None
+    if code == 2013:
+        fault = next((fault for pattern, fault in _INVALID_PARAMS if pattern.search(text)), fault)
+    if fault is Fault.UPSTREAM_REJECTED:
+        param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", text)), None)
+    return GatewayError(
+        fault, f"{code} {text}".strip(), param=param, retry_after_s=reply.retry_after_s, upstream_code=code
+    )

@@ -1,0 +1,160 @@
+"""The client's side in MiniMax's and 302.AI's own format: same jobs, errors as `base_resp` with HTTP 200."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from gateway.domain.faults import Fault, GatewayError, Pause
+from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy
+from gateway.domain.models import Catalog, Model
+from gateway.domain.tenants import Tenant
+from gateway.wire.extras import check_can_be_made, read_extras, read_pixels, read_ratio
+from gateway.wire.fields import Fields, empty, missing, unknown_model
+from gateway.wire.minimax import CODES
+from gateway.wire.openai.response import Chunks
+
+PATHS: Final = frozenset({"/v1/image_generation", "/minimaxi/v1/image_generation"})
+"""MiniMax's route and 302.AI's: one format."""
+
+IMAGES_MAX: Final = 9
+"""MiniMax's largest `n`."""
+
+TEXTS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1000: "unknown error",
+        1001: "request timeout",
+        1002: "rate limit exceeded(RPM)",
+        1004: "login fail: Please carry the API secret key in the 'Authorization' field of the request header",
+        1008: "insufficient balance",
+        1013: "internal service error",
+        1024: "internal error",
+        1026: "input new_sensitive",
+        1027: "output new_sensitive",
+        1033: "system error",
+        1039: "token limit",
+        1041: "conn limit",
+        1042: "invisible character ratio limit",
+        2013: "invalid params",
+        2045: "rate growth limit",
+        2049: "invalid api key",
+    }
+)
+"""MiniMax's wording of the codes that a client of ours may see (reference/minimax.md section 3)."""
+
+_BY_FAULT: Final[Mapping[Fault, int]] = MappingProxyType(
+    {
+        Fault.NO_CREDENTIALS: 1004,
+        Fault.INVALID_API_KEY: 2049,
+        Fault.CONTENT_INPUT: 1026,
+        Fault.CONTENT_OUTPUT: 1027,
+        Fault.CONTENT_WITHHELD: 1027,
+        Fault.PROMPT_UNREADABLE: 1042,
+        Fault.PROMPT_TOO_LONG: 2013,
+        Fault.UPSTREAM_TIMEOUT: 1001,
+        Fault.READ_TIMEOUT: 1001,
+        Fault.ANSWER_LOST: 1001,
+        Fault.DEADLINE: 1001,
+        Fault.INTERNAL: 1000,
+    }
+)
+_SPELLING_302: Final = "minimaxi-"
+"""302.AI's prefix of MiniMax's model names (reference/minimax.md 5.1)."""
+_RATE_LIMITED: Final = 1002
+_INVALID_PARAMS: Final = 2013
+_SYSTEM_ERROR: Final = 1033
+
+
+@dataclass(frozen=True, slots=True)
+class NativeGeneration:
+    """A request in MiniMax's format that can be honoured."""
+
+    job: ImageJob
+    model: Model
+    name: str
+
+
+def parse_native(body: bytes, catalog: Catalog, tenant: Tenant, policy: SizePolicy) -> NativeGeneration:
+    """Read the body of a request in MiniMax's format; both spellings of the models are understood.
+
+    Raises: GatewayError with the caller's own fault and the parameter's name.
+    """
+    fields = Fields(body)
+    name = fields.string("model")
+    if name is None:
+        raise missing("model")
+    model = _find(name, catalog)
+    if model is None or not tenant.may_use(model.id):
+        raise unknown_model(name)
+    prompt = fields.string("prompt")
+    if prompt is None:
+        raise missing("prompt")
+    if not prompt.strip():
+        raise empty("prompt")
+    if len(prompt) > model.prompt_max_chars:
+        raise GatewayError(Fault.PROMPT_TOO_LONG)
+    ratio, pixels = read_ratio(fields), read_pixels(fields)
+    job = ImageJob(
+        prompt=prompt,
+        count=fields.integer("n", 1, IMAGES_MAX) or 1,
+        delivery=Delivery(fields.choice("response_format", ("url", "base64")) or "url"),
+        aspect_ratio=ratio,
+        pixels=None if ratio else pixels,  # aspect_ratio wins (reference/minimax.md 1.2)
+        extras=read_extras(fields),
+    )
+    fields.refuse_rest()
+    check_can_be_made(job, model, policy)
+    return NativeGeneration(job, model, name)
+
+
+def _find(name: str, catalog: Catalog) -> Model | None:
+    """A model by MiniMax's spelling or 302.AI's, whichever the configuration uses."""
+    plain = name.removeprefix(_SPELLING_302)
+    found = (catalog.find_native(spelling) for spelling in (name, plain, _SPELLING_302 + plain))
+    return next((model for model in found if model), None)
+
+
+def render_native(result: ImageResult) -> Chunks:
+    """MiniMax's answer; counters are strings, as on its own wire."""
+    has_base64 = any(isinstance(picture, Encoded) for picture in result.pictures)
+    chunks: Chunks = [b'{"id":' + msgspec.json.encode(result.id) + b',"data":{']
+    chunks.append(b'"image_base64":[' if has_base64 else b'"image_urls":[')
+    for index, picture in enumerate(result.pictures):
+        comma = b"," if index else b""
+        match picture:
+            case Encoded(base64=data):
+                chunks += [comma + b'"', data, b'"']
+            case Link(url=url):
+                chunks.append(comma + msgspec.json.encode(url))
+    metadata = {"success_count": str(len(result.pictures)), "failed_count": str(result.missing)}
+    tail = {"metadata": metadata, "base_resp": {"status_code": 0, "status_msg": "success"}}
+    chunks.append(b"]}," + msgspec.json.encode(tail)[1:])
+    return chunks
+
+
+def render_native_error(error: GatewayError) -> bytes:
+    """`{"base_resp": {...}}`: the upstream's own code where it is about the request, else the one that fits."""
+    code = native_code(error)
+    text = TEXTS[code]
+    if code == _INVALID_PARAMS:
+        text = f"{text}, {_why(error)}"
+    return msgspec.json.encode({"base_resp": {"status_code": code, "status_msg": text}})
+
+
+def native_code(error: GatewayError) -> int:
+    """MiniMax's code for a fault. A fault of the organisation's own keys never shows as one of the caller's."""
+    row = error.row
+    code = error.upstream_code
+    if code is not None and code in TEXTS and row.pause is Pause.NONE and CODES.get(code) is error.fault:
+        return code
+    if error.fault in _BY_FAULT:
+        return _BY_FAULT[error.fault]
+    if row.status == 429:
+        return _RATE_LIMITED
+    return _INVALID_PARAMS if row.status < 500 else _SYSTEM_ERROR
+
+
+def _why(error: GatewayError) -> str:
+    return "prompt length must be less than 1500" if error.fault is Fault.PROMPT_TOO_LONG else error.message

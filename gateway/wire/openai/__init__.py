@@ -1,0 +1,26 @@
+"""The client's side: OpenAI's images API (reference/openai-images.md)."""
+
+from gateway.wire.openai.request import Generation, Manners, is_dall_e, parse_generation
+from gateway.wire.openai.response import (
+    KEEP_ALIVE,
+    render_error,
+    render_error_event,
+    render_events,
+    render_generation,
+    render_model,
+    render_models,
+)
+
+__all__ = [
+    "KEEP_ALIVE",
+    "Generation",
+    "Manners",
+    "is_dall_e",
+    "parse_generation",
+    "render_error",
+    "render_error_event",
+    "render_events",
+    "render_generation",
+    "render_model",
+    "render_models",
+]
