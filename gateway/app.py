@@ -54,7 +54,8 @@ def create_app(
     metrics = Metrics(CollectorRegistry())
     catalog = build_catalog(settings)
     pool = KeyPool(redis, read_keys(settings, environ), time.time)
-    tenants = build_tenant_store(settings, environ, redis)
+    pepper = read_pepper(settings, environ)
+    tenants = TenantStore(redis, pepper=pepper, clock=time.time, monotonic=time.monotonic)
     direct, public = AiohttpTransport(), AiohttpTransport(public_only=True)
     upstreams = _build_upstreams(settings, pool, metrics, direct, public)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
@@ -83,7 +84,7 @@ def create_app(
                 for task in tasks:
                     task.cancel()
 
-    return Starlette(
+    app = Starlette(
         routes=[*_public_routes(images, ops), *admin.routes()],
         middleware=[
             Middleware(RequestScope, metrics, time.monotonic, _new_request_id),
@@ -93,6 +94,8 @@ def create_app(
         exception_handlers={HTTPException: _leave_to_boundary},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
+    return app
 
 
 def build_catalog(settings: Settings) -> Catalog:
@@ -134,10 +137,10 @@ def read_admin_key(settings: Settings, environ: Mapping[str, str]) -> Secret | N
     return config.read_secret(source, environ, "admin.key")
 
 
-def build_tenant_store(settings: Settings, environ: Mapping[str, str], redis: Redis) -> TenantStore:
+def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """The key of the tenants' keyed hashes; None lets Redis keep one. Raises: SettingsError."""
     source = settings.keys.pepper
-    pepper = config.read_secret(source, environ, "keys.pepper").reveal() if source else None
-    return TenantStore(redis, pepper=pepper, clock=time.time, monotonic=time.monotonic)
+    return config.read_secret(source, environ, "keys.pepper").reveal() if source else None
 
 
 def _connect(settings: Settings) -> Redis:

@@ -3,6 +3,7 @@
 Every error names the file or variable, the path inside it, and what to do.
 """
 
+import copy
 import hashlib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -19,11 +20,11 @@ ENV_PREFIX: Final = "IMAGEGATE_"
 DEFAULT_FILE: Final = "config/imagegate.toml"
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
-HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$")]
+HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z")]
 
 
 class SettingsError(Exception):
@@ -154,7 +155,7 @@ class Model(_Table, frozen=True, kw_only=True):
 
     id: ModelName
     aliases: tuple[ModelName, ...] = ()
-    price_per_image_usd: Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?$")]
+    price_per_image_usd: Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
 
     @property
@@ -196,6 +197,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Settings:
 
 def from_document(document: dict[str, object], environ: Mapping[str, str], source: str) -> Settings:
     """Validated settings of a parsed document. Raises: SettingsError naming `source`."""
+    document = copy.deepcopy(document)
     _overlay(document, environ)
     try:
         settings = msgspec.convert(document, Settings)
@@ -236,8 +238,8 @@ def _read_file(path: str) -> str:
 def _overlay(document: dict[str, object], environ: Mapping[str, str]) -> None:
     """Lay `IMAGEGATE_SERVER__PORT=9090` over the document; list items are numbered: `IMAGEGATE_MODELS__0__ID`."""
     for variable in sorted(environ):
-        if variable.startswith(ENV_PREFIX) and "__" in variable:
-            path = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        path = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        if variable.startswith(ENV_PREFIX) and (len(path) > 1 or path[0] in Settings.__struct_fields__):
             _set(document, path, environ[variable], variable)
 
 
@@ -303,7 +305,11 @@ def _explain(message: str) -> str:
     what, _, where = message.partition(" - at `$")
     what = what.replace("Object contains unknown field", "unknown setting").replace("Object missing", "missing")
     where = where.rstrip("`").lstrip(".")
-    if what == "Expected `object`, got `str`" and where.rpartition(".")[2] in {"secret", "key", "pepper"}:
+    if what in {"Expected `object`, got `str`", "Expected `object | null`, got `str`"} and where.rpartition(".")[2] in {
+        "secret",
+        "key",
+        "pepper",
+    }:
         what = 'never write the secret itself here; give { env = "VARIABLE" } or { file = "/path" }'
     return f"{where}: {what}" if where else what
 

@@ -6,6 +6,7 @@ make the gateway buy an image twice.
 """
 
 import asyncio
+import io
 import ipaddress
 import socket
 import ssl
@@ -103,7 +104,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request.method,
                 URL(str(request.url), encoded=True),
                 headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw],
-                data=request.content or None,
+                data=io.BytesIO(request.content) if request.content else None,  # in pieces, however large
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=limits.get("connect"), sock_read=limits.get("read")),
             )
@@ -164,8 +165,24 @@ def _is_public_name(host: str) -> bool:
     return _is_public_address(host)
 
 
+_EMBEDDING: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+"""NAT64 and the old compatible form: an IPv4 address in the last 32 bits."""
+
+
 def _is_public_address(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    judged = mapped or ip
-    return judged.is_global and not judged.is_multicast
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = _embedded(ip)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address to which packets for this one go in the end."""
+    if any(ip in network for network in _EMBEDDING):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    teredo = ip.teredo
+    return ip.ipv4_mapped or ip.sixtofour or (teredo[1] if teredo else None)

@@ -33,11 +33,14 @@ def ask(url: str, admin_key: str, method: str, path: str, body: Document | None 
             headers={"authorization": f"Bearer {admin_key}"},
             timeout=_TIMEOUT_S,
         )
-        answer: Document = response.json()
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeEncodeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         fail(f"the gateway at {url} does not answer ({error}); check --url")
+    try:
+        answer = response.json()
     except ValueError:
-        fail(f"{url} is no gateway: it answered HTTP {response.status_code} without JSON; check --url")
+        answer = None
+    if not isinstance(answer, dict):
+        fail(f"{url} is no gateway: it answered HTTP {response.status_code} without a JSON object; check --url")
     if not response.is_success:
         refusal = answer.get("error")
         fail(str(refusal.get("message")) if isinstance(refusal, dict) else f"HTTP {response.status_code}")

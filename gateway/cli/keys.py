@@ -19,7 +19,9 @@ TenantName = Annotated[str, typer.Argument(help="The tenant's name.")]
 def create(
     tenant: TenantName,
     label: Annotated[str, typer.Option(help="What the key is for.")] = "",
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; not given: never.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until it expires; not given: never.")
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
     json: JsonOption = False,

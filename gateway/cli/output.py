@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def fail(message: str) -> NoReturn:
@@ -26,6 +27,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(_printable(cell)) for cell in row))
     console = Console(highlight=False)
     console.print(table)
+
+
+def _printable(text: str) -> str:
+    """Text from outside without the characters that steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

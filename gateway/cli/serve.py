@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__, logs
-from gateway.app import create_app, read_admin_key, read_keys
+from gateway.app import create_app, read_admin_key, read_keys, read_pepper
 from gateway.cli.output import fail
 from gateway.cli.serving import bind, embedded_of, server_config, start_embedded, watch_embedded
 from gateway.domain.faults import GatewayError
@@ -60,6 +60,7 @@ def check(config: ConfigOption = None) -> None:
     try:
         keys = read_keys(settings, os.environ)
         admin_key = read_admin_key(settings, os.environ)
+        read_pepper(settings, os.environ)
     except SettingsError as error:
         fail(str(error))
     accounts = {(key.upstream, key.account) for key in keys}

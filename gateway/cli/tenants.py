@@ -91,7 +91,12 @@ def _row(tenant: Document) -> tuple[str, ...]:
 
 def day(moment: object) -> str:
     """A moment in Unix seconds as a UTC day."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d") if isinstance(moment, int) else "never"
+    if not isinstance(moment, int):
+        return "never"
+    try:
+        return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):
+        return str(moment)
 
 
 def _print(tenant: Document, as_json: bool) -> None:

@@ -51,7 +51,6 @@ class Pause(Enum):
     NONE = "none"
     SECONDS = "seconds"
     """`Row.pause_s` seconds."""
-    HOUR_END = "hour_end"
     DAY_END = "day_end"
     MONTH_END = "month_end"
 
@@ -113,9 +112,10 @@ class Fault(Enum):
     ACCOUNT_CONNECTION_LIMITED = "account_connection_limited"
     ACCOUNT_GROWTH_LIMITED = "account_growth_limited"
     WINDOW_SPENT = "window_spent"
-    HOUR_SPENT = "hour_spent"
     DAY_SPENT = "day_spent"
-    MONTH_SPENT = "month_spent"
+    KEY_HOUR_SPENT = "key_hour_spent"
+    KEY_DAY_SPENT = "key_day_spent"
+    KEY_MONTH_SPENT = "key_month_spent"
     # The upstream's
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_MISPLACED = "upstream_misplaced"
@@ -155,6 +155,8 @@ class Row:
     """What a further attempt avoids and what is paused."""
     pause: Pause = Pause.NONE
     pause_s: int = 0
+    pause_max_s: int = 0
+    """The pause doubles up to this while the same fault comes again without a success between."""
     state: State = State.READY
     param: str | None = None
     shows_detail: bool = False
@@ -222,7 +224,7 @@ def _content(code: str, message: str, *, param: str | None = "prompt", status: i
     return Row(status, _REQUEST, code, message, Outcome.REFUSED, param=param)
 
 
-def _busy(pause_s: int) -> Row:
+def _busy(pause_s: int, pause_max_s: int) -> Row:
     """The account is fine but busy: cool it and use another account."""
     return Row(
         429,
@@ -234,14 +236,15 @@ def _busy(pause_s: int) -> Row:
         Scope.ACCOUNT,
         Pause.SECONDS,
         pause_s,
+        pause_max_s,
         State.COOLING,
         retry_after_s=pause_s,
     )
 
 
-def _spent(pause: Pause, pause_s: int = 0) -> Row:
-    """A quota window of the account is used up: cool it until the window ends."""
-    return _unavailable(Scope.ACCOUNT, pause, pause_s, State.COOLING)
+def _spent(scope: Scope, pause: Pause, pause_s: int = 0) -> Row:
+    """A quota window is used up: cool until the window ends."""
+    return _unavailable(scope, pause, pause_s, State.COOLING)
 
 
 def _unavailable(scope: Scope, pause: Pause, pause_s: int, state: State) -> Row:
@@ -256,7 +259,7 @@ def _unavailable(scope: Scope, pause: Pause, pause_s: int, state: State) -> Row:
         scope,
         pause,
         pause_s,
-        state,
+        state=state,
         retry_after_s=60,
     )
 
@@ -269,6 +272,7 @@ _DEAD_PAUSE_S: Final = 15 * 60
 """A dead or broke key is tried again after this long: inside the 10 to 30 minutes of reference/minimax.md section 3."""
 _PLAN_WINDOW_S: Final = 5 * 60 * 60
 """MiniMax's plan window (code 2056): five hours."""
+_HOUR_S: Final = 60 * 60
 _UNKNOWN_OUTCOME: Final = "It may have been processed, so it was not sent again."
 
 TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
@@ -323,14 +327,15 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         Fault.EGRESS_DENIED: _unavailable(Scope.UPSTREAM, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
         Fault.BALANCE_EMPTY: _unavailable(Scope.ACCOUNT, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
         Fault.KEY_LIMIT_REACHED: _unavailable(Scope.KEY, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.ACCOUNT_RATE_LIMITED: _busy(15),
-        Fault.ACCOUNT_TOKEN_LIMITED: _busy(60),
-        Fault.ACCOUNT_CONNECTION_LIMITED: _busy(10),
-        Fault.ACCOUNT_GROWTH_LIMITED: _busy(20),
-        Fault.WINDOW_SPENT: _spent(Pause.SECONDS, _PLAN_WINDOW_S),
-        Fault.HOUR_SPENT: _spent(Pause.HOUR_END),
-        Fault.DAY_SPENT: _spent(Pause.DAY_END),
-        Fault.MONTH_SPENT: _spent(Pause.MONTH_END),
+        Fault.ACCOUNT_RATE_LIMITED: _busy(15, 60),
+        Fault.ACCOUNT_TOKEN_LIMITED: _busy(60, 0),
+        Fault.ACCOUNT_CONNECTION_LIMITED: _busy(10, 15),
+        Fault.ACCOUNT_GROWTH_LIMITED: _busy(20, 30),
+        Fault.WINDOW_SPENT: _spent(Scope.ACCOUNT, Pause.SECONDS, _PLAN_WINDOW_S),
+        Fault.DAY_SPENT: _spent(Scope.ACCOUNT, Pause.DAY_END),
+        Fault.KEY_HOUR_SPENT: _spent(Scope.KEY, Pause.SECONDS, _HOUR_S),
+        Fault.KEY_DAY_SPENT: _spent(Scope.KEY, Pause.DAY_END),
+        Fault.KEY_MONTH_SPENT: _spent(Scope.KEY, Pause.MONTH_END),
         Fault.UPSTREAM_ERROR: _upstream(
             502, "upstream_error", "The image service failed to process the request.", Outcome.REFUSED, Retry.ONCE
         ),
@@ -347,6 +352,7 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             Scope.UPSTREAM,
             Pause.SECONDS,
             30,
+            60,
             State.COOLING,
             retry_after_s=30,
         ),

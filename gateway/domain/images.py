@@ -1,8 +1,9 @@
 """A job to make images, what an upstream can do, and the pictures that come back."""
 
 import math
+from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
@@ -42,6 +43,10 @@ PIXELS_MIN: Final = 512
 PIXELS_MAX: Final = 2048
 PIXELS_STEP: Final = 8
 """A side that image-01 takes as `width` or `height` (reference/minimax.md 1.2)."""
+
+
+_SEEDS: Final = 2**31
+"""A moved seed stays in the range that a reseller publishes (reference/minimax.md 1.2)."""
 
 
 class SizePolicy(Enum):
@@ -236,6 +241,14 @@ def split_count(count: int, max_per_call: int) -> list[int]:
     return [max_per_call] * full + ([rest] if rest else [])
 
 
+def with_seed_of(job: ImageJob, index: int) -> ImageJob:
+    """The job for the call that begins with image `index`: its seed moves on, or it would buy the same again."""
+    seed = job.extras.seed
+    if seed is None or index == 0:
+        return job
+    return replace(job, extras=replace(job.extras, seed=(seed + index) % _SEEDS))
+
+
 class Format(Enum):
     """A picture's file format, as OpenAI names it in `output_format`."""
 
@@ -246,20 +259,28 @@ class Format(Enum):
 
 
 _MAGIC: Final = (
-    (b"\xff\xd8\xff", b"/9j/", Format.JPEG),
-    (b"\x89PNG\r\n\x1a\n", b"iVBORw0KGgo", Format.PNG),
-    (b"RIFF", b"UklGR", Format.WEBP),
-    (b"GIF8", b"R0lGOD", Format.GIF),
+    (b"\xff\xd8\xff", 0, Format.JPEG),
+    (b"\x89PNG\r\n\x1a\n", 0, Format.PNG),
+    (b"WEBP", 8, Format.WEBP),
+    (b"GIF8", 0, Format.GIF),
 )
-"""First bytes of each format, plain and as base64."""
+"""The bytes that tell a format, and where they stand."""
 
 
 def sniff(data: bytes) -> Format | None:
     """The format of a picture's first bytes, None where it is none."""
-    return next((kind for plain, _, kind in _MAGIC if data.startswith(plain)), None)
+    return next((kind for magic, start, kind in _MAGIC if data.startswith(magic, start)), None)
 
 
 def sniff_base64(data: memoryview) -> Format | None:
     """The format of a picture in base64, read from its first characters."""
-    head = bytes(data[:16])
-    return next((kind for _, encoded, kind in _MAGIC if head.startswith(encoded)), None)
+    return sniff(_decode_head(bytes(data[:16])))
+
+
+def _decode_head(head: bytes) -> bytes:
+    """The first bytes of valid base64: as far as whole groups of four go."""
+    whole = head[: len(head) // 4 * 4]
+    try:
+        return b64decode(whole)
+    except ValueError:
+        return b""

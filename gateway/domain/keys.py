@@ -1,5 +1,6 @@
 """Upstream accounts and their keys, and what a fault does to a key."""
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -48,6 +49,8 @@ class Rest:
     scope: Scope
     state: State
     seconds: int
+    seconds_max: int = 0
+    """What it may grow to when the same fault comes again and again; 0 where it does not grow."""
 
 
 def rest_after(fault: Fault, now_s: float, *, asked_s: float | None = None) -> Rest | None:
@@ -61,20 +64,18 @@ def rest_after(fault: Fault, now_s: float, *, asked_s: float | None = None) -> R
     seconds = _seconds(row.pause, row.pause_s, now_s)
     if asked_s is not None and row.pause is Pause.SECONDS:
         seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
-    return Rest(row.scope, row.state, seconds)
+    return Rest(row.scope, row.state, seconds, row.pause_max_s)
 
 
 def _seconds(pause: Pause, pause_s: int, now_s: float) -> int:
-    """Windows are taken to end with the UTC hour, day and month: neither provider documents its zone."""
+    """Windows are taken to end with the UTC day and month: neither provider documents its zone."""
     now = datetime.fromtimestamp(now_s, UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     match pause:
-        case Pause.HOUR_END:
-            end = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         case Pause.DAY_END:
             end = today + timedelta(days=1)
         case Pause.MONTH_END:
             end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
         case _:
             return pause_s
-    return max(1, int((end - now).total_seconds()))
+    return math.ceil((end - now).total_seconds())

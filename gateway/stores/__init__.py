@@ -10,8 +10,8 @@ Every key; what stands in braces is its hash tag.
 | ig1:{NAME}:keys                  | set        | none          | tenants.py | ids of the tenant's keys            |
 | ig1:key:ID                       | hash       | to its expiry | tenants.py | tenant, mac, label, created_at, ... |
 | ig1:revoked                      | channel    |               | tenants.py | ids of keys or "@NAME" to forget    |
-| ig1:{pool:UPSTREAM:ROSTER}:turns | sorted set | 8 days idle   | keypool.py | see lua/lease.lua                   |
-| ig1:{pool:UPSTREAM:ROSTER}:rests | hash       | 8 days idle   | keypool.py | see lua/release.lua                 |
+| ig1:{pool:UPSTREAM:ROSTER}:turns | sorted set | 40 days idle   | keypool.py | see lua/lease.lua                   |
+| ig1:{pool:UPSTREAM:ROSTER}:rests | hash       | 40 days idle   | keypool.py | see lua/release.lua                 |
 
 `1` is the version of this schema. ROSTER is a digest of the configured keys, so that processes with different
 configurations can run side by side, and a mended secret starts with a clean record.

@@ -140,7 +140,11 @@ class EmbeddedRedis:
 
 def default_directory(environ_home: str | None, data_home: str | None) -> Path:
     """`$XDG_DATA_HOME/imagegate`, by default `~/.local/share/imagegate`."""
-    base = Path(data_home) if data_home else Path(environ_home or "~").expanduser() / ".local" / "share"
+    base = (
+        Path(data_home)
+        if data_home and Path(data_home).is_absolute()
+        else Path(environ_home or "~").expanduser() / ".local" / "share"
+    )
     return base / "imagegate"
 
 

@@ -16,8 +16,9 @@ from gateway.domain.faults import TABLE, Fault, Scope, State
 from gateway.domain.keys import UpstreamKey, rest_after
 from gateway.stores import PREFIX, Value, answer, load_script
 
-_KEPT_S: Final = 8 * 24 * 60 * 60
-"""A pool that nobody uses is forgotten after the longest plan window, a week."""
+_KEPT_S: Final = 40 * 24 * 60 * 60
+"""A pool that nobody uses is forgotten: after the longest rest, a month."""
+_EMPTY_POOL: Final = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class KeyPool:
         """
         args: list[Value] = [model, _KEPT_S, *avoided]
         found = _read_lease(await self._lease(self._names[upstream], args))
-        if found.member == "" and found.wait_us < 0 and await self._fill(upstream):
+        if found.wait_us == _EMPTY_POOL:
+            await self._fill(upstream)
             found = _read_lease(await self._lease(self._names[upstream], args))
         if found.member:
             return Lease(self._keys[upstream][found.member], model, was_resting=bool(found.rest))
@@ -106,9 +108,10 @@ class KeyPool:
         if rest and fault:
             model = lease.model if rest.scope is Scope.MODEL else ""
             members = self._members(lease.key, rest.scope)
-            await self._release(names, [rest.seconds, rest.state.value, fault.value, model, _KEPT_S, *members])
+            args: list[Value] = [rest.seconds, rest.seconds_max, rest.state.value, fault.value, model, _KEPT_S]
+            await self._release(names, [*args, *members])
         elif lease.was_resting and fault is None:
-            await self._release(names, [0, "", "", lease.model, _KEPT_S, lease.key.id])
+            await self._release(names, [0, 0, "", "", lease.model, _KEPT_S, lease.key.id])
 
     async def statuses(self) -> list[KeyStatus]:
         """Every key of every upstream, with its rest. Redis: one round trip an upstream."""
@@ -128,13 +131,11 @@ class KeyPool:
                 return KeyStatus(key, State(rest.state), rest.fault, model or None, since_s, until_s)
         return KeyStatus(key, State.READY, None, None, None, None)
 
-    async def _fill(self, upstream: str) -> bool:
-        """Put the configured keys into a pool that Redis does not know; False where it did."""
-        roster = self._keys.get(upstream, {})
+    async def _fill(self, upstream: str) -> None:
+        """Put the configured keys into a pool that Redis does not know; other processes may do the same at once."""
         turns = self._names[upstream][0]
-        added = await answer(self._redis.zadd(turns, dict.fromkeys(roster, 0), nx=True), int)
+        await answer(self._redis.zadd(turns, dict.fromkeys(self._keys[upstream], 0), nx=True), int)
         await answer(self._redis.expire(turns, _KEPT_S), bool)
-        return added > 0
 
     def _members(self, key: UpstreamKey, scope: Scope) -> list[str]:
         roster = self._keys[key.upstream]

@@ -155,8 +155,11 @@ class TenantStore:
         """The tenant's valid keys, the oldest first. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         await self.get(tenant_name)
         ids = await answer(self._redis.smembers(f"{PREFIX}:{{{tenant_name}}}:keys"), set[str])
-        found = [await self._key(key_id) for key_id in sorted(ids)]
-        return sorted((key for key in found if key), key=lambda key: (key.created_at, key.id))
+        found = {key_id: await self._key(key_id) for key_id in sorted(ids)}
+        expired = [key_id for key_id, key in found.items() if key is None]
+        if expired:
+            await answer(self._redis.srem(f"{PREFIX}:{{{tenant_name}}}:keys", *expired), int)
+        return sorted((key for key in found.values() if key), key=lambda key: (key.created_at, key.id))
 
     async def revoke(self, key_id: str) -> TenantKey:
         """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""

@@ -6,7 +6,7 @@ it is free.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
 from gateway.domain.images import (
@@ -20,6 +20,7 @@ from gateway.domain.images import (
     Trace,
     plan_shape,
     split_count,
+    with_seed_of,
 )
 from gateway.domain.keys import UpstreamKey
 from gateway.domain.models import Model, Target
@@ -56,7 +57,8 @@ class _Tries:
     """What one part of a job may still try."""
 
     left: int
-    avoided: set[str] = field(default_factory=set)
+    avoided: set[tuple[str, str]] = field(default_factory=set)
+    """(upstream, key id or "ACCOUNT/")."""
     last: GatewayError | None = None
     has_retried_once: bool = False
     shortest_wait_s: float | None = None
@@ -66,9 +68,9 @@ class _Tries:
         self.last = error
         match error.row.scope:
             case Scope.KEY | Scope.MODEL:
-                self.avoided.add(key.id)
+                self.avoided.add((key.upstream, key.id))
             case Scope.ACCOUNT:
-                self.avoided.add(f"{key.account}/")
+                self.avoided.add((key.upstream, f"{key.account}/"))
             case _:
                 pass
 
@@ -135,10 +137,11 @@ class Upstreams:
         parts = split_count(count, targets[0].capability.max_images_per_call)
         if len(parts) == 1:
             return await self._make_part(run, count, targets, tries)
+        runs = [replace(run, job=with_seed_of(run.job, sum(parts[:index]))) for index in range(len(parts))]
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._make_part(run, part, targets, _Tries(tries.left, set(tries.avoided))))
-                for part in parts
+                group.create_task(self._make_part(own, part, targets, replace(tries, avoided=set(tries.avoided))))
+                for own, part in zip(runs, parts, strict=True)
             ]
         return [outcome for task in tasks for outcome in task.result()]
 
@@ -169,7 +172,8 @@ class Upstreams:
         """A failure is an outcome: other parts of the job may have been made already."""
         started = self._monotonic()
         try:
-            return await self._pool.lease(target.upstream, target.model, tries.avoided)
+            avoided = [what for upstream, what in tries.avoided if upstream == target.upstream]
+            return await self._pool.lease(target.upstream, target.model, avoided)
         except GatewayError as error:
             return error
         finally:
@@ -192,7 +196,8 @@ class Upstreams:
         return made
 
     async def _receive(self, run: _Run, endpoint: Endpoint, shape: Shape, reply: ImageReply) -> "_Outcome":
-        pictures = await self._fetcher.deliver(reply.pictures, run.job.delivery, endpoint.links)
+        remaining_s = max(0.0, run.ends_at - self._monotonic())
+        pictures = await self._fetcher.deliver(reply.pictures, run.job.delivery, endpoint.links, remaining_s)
         if not pictures:
             return GatewayError(Fault.RESULT_LOST, f"{len(reply.pictures)} result links could not be fetched")
         self._caller.count_images(len(pictures), run.model.id, run.tenant, endpoint.name)

@@ -1,6 +1,8 @@
 """One upstream call: sent, read within bounds, judged, and its key given back."""
 
 import asyncio
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +11,7 @@ import structlog
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, ImageReply
+from gateway.domain.keys import Secret
 from gateway.metrics import Metrics
 from gateway.stores.keypool import KeyPool, Lease
 from gateway.wire import Dialect
@@ -95,7 +98,7 @@ class Caller:
                 reply = await self._exchange(request, timeout_s)
                 outcome = endpoint.dialect.read_reply(reply, delivery)
             except GatewayError as error:
-                outcome = error
+                outcome = _redacted(error, lease.key.secret)
         await self._release(lease, outcome)
         return outcome
 
@@ -114,7 +117,7 @@ class Caller:
                 "accept-encoding": "identity",
                 "user-agent": self._user_agent,
             },
-            extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": timeout_s}},
+            extensions={"timeout": {"connect": min(timeout_s, self._limits.connect_timeout_s), "read": timeout_s}},
         )
 
     async def _exchange(self, request: httpx.Request, timeout_s: float) -> Reply:
@@ -137,7 +140,7 @@ class Caller:
                 account=lease.key.account,
                 key=lease.key.secret.fingerprint,
                 fault=error.fault.value,
-                detail=error.detail.replace(lease.key.secret.reveal(), repr(lease.key.secret)),
+                detail=error.detail,
             )
         try:
             await asyncio.shield(self._pool.release(lease, fault, error.retry_after_s if error else None))
@@ -158,9 +161,13 @@ async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request
             await response.aclose()
     except httpx.TransportError as error:
         raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
-    except httpx.DecodingError as error:
-        raise GatewayError(Fault.ANSWER_UNREADABLE, f"broken content encoding: {error}") from error
     return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")))
+
+
+def _redacted(error: GatewayError, secret: Secret) -> GatewayError:
+    """The error without the key, which an upstream may have echoed into its text."""
+    error.detail = error.detail.replace(secret.reveal(), repr(secret))
+    return error
 
 
 def transport_fault(error: httpx.TransportError) -> Fault:
@@ -168,14 +175,38 @@ def transport_fault(error: httpx.TransportError) -> Fault:
 
 
 async def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
+    """The body, inflated where the upstream compresses although it was asked not to, never beyond the cap."""
+    inflate = _inflater(response.headers.get("content-encoding", "identity"))
     chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > max_bytes:
+    left = max_bytes
+    async for received in response.aiter_raw():
+        chunk = inflate(received, left + 1) if inflate else received
+        left -= len(chunk)
+        if left < 0:
             raise GatewayError(Fault.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _inflater(encoding: str) -> Callable[[bytes, int], bytes] | None:
+    """A function of (received bytes, most bytes to give), None where nothing is compressed.
+
+    It may give one byte more than the cap, by which the caller sees that there are more.
+    Raises: GatewayError ANSWER_UNREADABLE, also from the function.
+    """
+    if encoding.strip().lower() in {"", "identity"}:
+        return None
+    if encoding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        raise GatewayError(Fault.ANSWER_UNREADABLE, f"content encoding {encoding[:40]!r}")
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, whichever it is
+
+    def inflate(received: bytes, most: int) -> bytes:
+        try:
+            return stream.decompress(received, most)
+        except zlib.error as error:
+            raise GatewayError(Fault.ANSWER_UNREADABLE, f"broken content encoding: {error}") from error
+
+    return inflate
 
 
 def _retry_after_s(text: str | None) -> float | None:

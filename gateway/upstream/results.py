@@ -48,16 +48,24 @@ class ResultFetcher:
         self._user_agent = user_agent
 
     async def deliver(
-        self, pictures: tuple[Picture, ...], delivery: Delivery, links: LinkPolicy
+        self, pictures: tuple[Picture, ...], delivery: Delivery, links: LinkPolicy, remaining_s: float
     ) -> tuple[Picture, ...]:
-        """The pictures as the caller wants them; those that cannot be fetched are left out."""
+        """The pictures as the caller wants them; those that cannot be fetched in `remaining_s` are left out."""
         if delivery is Delivery.URL:
             return tuple(_hand_on(picture, links) for picture in pictures)
         if all(isinstance(picture, Encoded) for picture in pictures):
             return pictures
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._encode(picture, links)) for picture in pictures]
+            tasks = [group.create_task(self._encode_within(remaining_s, picture, links)) for picture in pictures]
         return tuple(encoded for task in tasks if (encoded := task.result()))
+
+    async def _encode_within(self, remaining_s: float, picture: Picture, links: LinkPolicy) -> Encoded | None:
+        try:
+            async with asyncio.timeout(remaining_s):
+                return await self._encode(picture, links)
+        except TimeoutError:
+            _LOG.warning("result_fetch_failed", detail="the request's deadline passed")
+            return None
 
     async def _encode(self, picture: Picture, links: LinkPolicy) -> Encoded | None:
         if isinstance(picture, Encoded):

@@ -21,8 +21,10 @@ from gateway.wire.fields import refused_value
 
 PREFIX: Final = "/admin/v1"
 
-_Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 _Label = Annotated[str, Meta(max_length=100)]
+_Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
+"""Unix seconds, up to the year 9999."""
 _Handler = Callable[[Request], Awaitable[Response]]
 _Body = TypeVar("_Body", bound="_Document")
 
@@ -44,7 +46,7 @@ class _TenantChange(_Document):
 
 class _NewKey(_Document):
     label: _Label = ""
-    expires_at: int | None = None
+    expires_at: _Moment | None = None
 
 
 class Admin:
@@ -68,15 +70,11 @@ class Admin:
 
     def routes(self) -> list[Route]:
         return [
-            self._route("/tenants", self.list_tenants, "GET"),
-            self._route("/tenants", self.create_tenant, "POST"),
-            self._route("/tenants/{name}", self.get_tenant, "GET"),
-            self._route("/tenants/{name}", self.change_tenant, "PATCH"),
-            self._route("/tenants/{name}", self.disable_tenant, "DELETE"),
-            self._route("/tenants/{name}/keys", self.list_keys, "GET"),
-            self._route("/tenants/{name}/keys", self.create_key, "POST"),
-            self._route("/keys/{id}", self.revoke_key, "DELETE"),
-            self._route("/pool", self.list_pool, "GET"),
+            self._route("/tenants", GET=self.list_tenants, POST=self.create_tenant),
+            self._route("/tenants/{name}", GET=self.get_tenant, PATCH=self.change_tenant, DELETE=self.disable_tenant),
+            self._route("/tenants/{name}/keys", GET=self.list_keys, POST=self.create_key),
+            self._route("/keys/{id}", DELETE=self.revoke_key),
+            self._route("/pool", GET=self.list_pool),
         ]
 
     async def list_tenants(self, request: Request) -> Response:  # noqa: ARG002 - a route takes its request
@@ -119,14 +117,15 @@ class Admin:
     async def list_pool(self, request: Request) -> Response:  # noqa: ARG002
         return _json({"data": [_status(status) for status in await self._pool.statuses()]})
 
-    def _route(self, path: str, handler: _Handler, method: str) -> Route:
-        """A route that nobody enters without the admin key."""
+    def _route(self, path: str, **handlers: _Handler) -> Route:
+        """A route that nobody enters without the admin key; `handlers` by method."""
 
         async def guarded(request: Request) -> Response:
             self._check(request.headers.get("authorization", ""))
-            return await handler(request)
+            method = "GET" if request.method == "HEAD" else request.method
+            return await handlers[method](request)
 
-        return Route(PREFIX + path, guarded, methods=[method])
+        return Route(PREFIX + path, guarded, methods=list(handlers))
 
     def _check(self, authorization: str) -> None:
         if self._secret is None:

@@ -20,18 +20,18 @@ ERR_CODES: Final[Mapping[int, Fault]] = MappingProxyType(
         -10004: Fault.BALANCE_EMPTY,
         -10005: Fault.KEY_INVALID,
         -10006: Fault.KEY_LIMIT_REACHED,
-        -10007: Fault.DAY_SPENT,
+        -10007: Fault.KEY_DAY_SPENT,
         -10008: Fault.UPSTREAM_NO_CHANNEL,
         -10009: Fault.UPSTREAM_UNSUPPORTED,
         -10010: Fault.UPSTREAM_UNSUPPORTED,
         -10011: Fault.UPSTREAM_REJECTED,
-        -10012: Fault.HOUR_SPENT,
+        -10012: Fault.KEY_HOUR_SPENT,
         -10013: Fault.KEY_MODEL_DENIED,
         -10014: Fault.EGRESS_DENIED,
         -10015: Fault.UPSTREAM_REJECTED,
         -10016: Fault.UPSTREAM_REJECTED,
         -10017: Fault.UPSTREAM_REJECTED,
-        -10018: Fault.MONTH_SPENT,
+        -10018: Fault.KEY_MONTH_SPENT,
         -1024: Fault.UPSTREAM_TIMEOUT,
         # Local to its applications.
         -99: Fault.UPSTREAM_ERROR,
@@ -68,7 +68,10 @@ class Ai302:
         )
 
     def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> bytes:
-        """The five fields that the page marks required, always; then what the operator has declared to pass through."""
+        """The five fields that the page marks required; then what the operator has declared to pass through.
+
+        Declared pixels stand in the place of `aspect_ratio`, which would win over them.
+        """
         body: dict[str, object] = {"model": model, "prompt": job.prompt}
         if shape.pixels:
             body |= {"width": shape.pixels.width, "height": shape.pixels.height}

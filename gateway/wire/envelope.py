@@ -13,8 +13,8 @@ from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff_base64
 
 _BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _URL_MAX_CHARS: Final = 8192
-_DETAIL_MAX_CHARS: Final = 300
-_ALPHABET: Final = (string.ascii_letters + string.digits + "+/=").encode()
+_DETAIL_MAX_CHARS: Final = 1000
+_ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _Object = dict[str, msgspec.Raw]
 _T = TypeVar("_T")
@@ -30,7 +30,11 @@ HTTP_FAULTS: Final = {
     413: Fault.UPSTREAM_BODY_TOO_LARGE,
     422: Fault.UPSTREAM_REJECTED,
     429: Fault.ACCOUNT_RATE_LIMITED,
+    500: Fault.UPSTREAM_ERROR,
+    502: Fault.UPSTREAM_ERROR,
+    503: Fault.UPSTREAM_ERROR,
     504: Fault.UPSTREAM_TIMEOUT,
+    524: Fault.UPSTREAM_TIMEOUT,  # an edge proxy's word for 504
 }
 """HTTP status where no code says more (reference/minimax.md section 8, step 5)."""
 
@@ -94,13 +98,11 @@ def open_envelope(reply: Reply) -> Envelope:
 
 
 def http_error(reply: Reply, detail: str) -> GatewayError:
-    """The fault of an answer of which only the HTTP status speaks."""
+    """The fault of an answer of which only the HTTP status speaks; a 5xx that is not known to be free is not."""
     detail = f"HTTP {reply.status}, {detail}"
     if reply.status in HTTP_FAULTS:
         return GatewayError(HTTP_FAULTS[reply.status], detail, retry_after_s=reply.retry_after_s)
-    if reply.status >= 500:
-        return GatewayError(Fault.UPSTREAM_ERROR, detail)
-    if reply.status >= 300:
+    if 300 <= reply.status < 500:
         return GatewayError(Fault.UPSTREAM_MISPLACED, detail)
     return GatewayError(Fault.ANSWER_UNREADABLE, detail)
 
@@ -127,7 +129,8 @@ def _encoded(raw: msgspec.Raw) -> Encoded | None:
     """A JSON string's content: a slice of the received bytes, or a cleaned copy where it is not plain base64."""
     data = memoryview(raw)[1:-1]
     # Five times faster than a regular expression over the slice (2 MB: 0.9 ms, 4.7 ms), for a copy that dies at once.
-    if len(data) % 4 or bytes(data).translate(None, _ALPHABET):
+    is_plain = len(data) % 4 == 0 and bytes(data[-2:]).endswith(bytes(data).translate(None, _ALPHABET))
+    if not is_plain:
         data = memoryview(_clean(raw))
     return Encoded(data) if sniff_base64(data) else None
 
@@ -139,6 +142,8 @@ def _clean(raw: msgspec.Raw) -> bytes:
         if text.startswith("data:"):
             text = text.partition(",")[2]
         text = "".join(text.split())
+        if text.endswith("==="):
+            return b""
         return binascii.b2a_base64(binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True), newline=False)
     except (*_BROKEN, ValueError):
         return b""

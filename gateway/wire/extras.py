@@ -66,7 +66,7 @@ def _read_style(fields: Fields) -> bytes | None:
         return None
     try:
         style = msgspec.json.decode(raw, type=_Style)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise wrong_type("style", "an object with 'style_type' and 'style_weight'", fields.value("style")) from None
     if style.style_type not in _STYLES or not 0 < style.style_weight <= 1:
         raise refused_value("style", f"'style_type' must be one of {', '.join(_STYLES)} and 'style_weight' in (0, 1].")

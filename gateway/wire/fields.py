@@ -89,6 +89,10 @@ class Fields:
             return value
         raise wrong_value(name, value, supported)
 
+    def pass_over(self, *names: str) -> None:
+        """Accept fields whatever they hold: they are known to change nothing."""
+        self._untaken.difference_update(names)
+
     def refuse_rest(self) -> None:
         """Refuse fields that nobody took: nothing is dropped silently."""
         unknown = sorted(name for name in self._untaken if bytes(self._raw[name]).strip() != b"null")

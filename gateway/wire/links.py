@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import urlsplit
 
+_HTTP: Final = re.compile(r"^http://([^/?#:]*)(?::80(?=[/?#]|$))?", re.IGNORECASE)
 _ORIGIN: Final = re.compile(r"https?://[^/?#]+", re.ASCII)
 
 
@@ -49,7 +50,7 @@ class LinkPolicy:
 
 def secured(url: str) -> str:
     """An `http://` link as `https://`; nothing else of a signed link is touched."""
-    return f"https://{url[7:]}" if url[:7].lower() == "http://" else url
+    return _HTTP.sub(r"https://\1", url, count=1)
 
 
 def host_of(url: str) -> str:
@@ -65,7 +66,13 @@ def _split(url: str) -> tuple[str, str, bool] | None:
         port, host = parts.port, (parts.hostname or "").rstrip(".")
     except ValueError:
         return None
-    if not host or parts.username is not None or parts.password is not None or "\\" in url:
+    if (
+        parts.scheme not in {"http", "https"}
+        or not host
+        or parts.username is not None
+        or parts.password is not None
+        or "\\" in url
+    ):
         return None
     return f"{parts.scheme}://{parts.netloc}".lower(), host, port in {None, 80, 443}
 

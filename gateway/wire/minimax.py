@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import PRESETS, Capability, Delivery, ImageJob, ImageReply, Shape
-from gateway.wire.envelope import Envelope, Reply, http_error, open_envelope, read_pictures
+from gateway.wire.envelope import HTTP_FAULTS, Envelope, Reply, http_error, open_envelope, read_pictures
 
 CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -57,8 +57,8 @@ CODES: Final[Mapping[int, Fault]] = MappingProxyType(
 
 _INVALID_PARAMS: Final = (
     (re.compile(r"prompt length", re.IGNORECASE), Fault.PROMPT_TOO_LONG),
-    (re.compile(r"token plan|credit", re.IGNORECASE), Fault.KEY_MODEL_DENIED),
-    (re.compile(r"moderation|sensitive", re.IGNORECASE), Fault.CONTENT_INPUT),
+    (re.compile(r"\b(token plan|credits?)\b.*\bnot support", re.IGNORECASE), Fault.KEY_MODEL_DENIED),
+    (re.compile(r"\bmoderation\b", re.IGNORECASE), Fault.CONTENT_INPUT),
 )
 """The sub-cases of 2013: the only code whose text must be read (reference/minimax.md section 3, 2013a to 2013d)."""
 
@@ -131,18 +131,22 @@ def given_extras(job: ImageJob) -> dict[str, object]:
 
 def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
     """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}}`."""
-    if not envelope.has("error"):
-        return
     error = envelope.object("error")
     kind, text = error.text("type"), error.text("message") or envelope.text("error")
+    status = error.integer("http_code")
+    if not (kind or text or status):
+        return
     code = _CODE_IN_TEXT.search(text)
     if code and int(code[1]) in CODES:
         raise code_error(int(code[1]), text, reply)
+    statuses = [Reply(known, reply.body, reply.retry_after_s) for known in (status, reply.status) if known]
+    for stated in statuses:
+        if HTTP_FAULTS.get(stated.status) is Fault.UPSTREAM_TIMEOUT:  # whatever it is called, the outcome is unknown
+            raise http_error(stated, f"{kind}: {text}")
     if kind in _NEWER_TYPES:
         raise GatewayError(_NEWER_TYPES[kind], f"{kind}: {text}", retry_after_s=reply.retry_after_s)
-    status = error.integer("http_code") or reply.status
-    if status >= 300:
-        raise http_error(Reply(status, reply.body, reply.retry_after_s), f"{kind}: {text}")
+    if statuses[0].status >= 300:
+        raise http_error(statuses[0], f"{kind}: {text}")
     raise GatewayError(Fault.UPSTREAM_ERROR, f"{kind}: {text}")
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.faults import Fault, GatewayError, Pause
+from gateway.domain.faults import Fault, GatewayError, Outcome, Pause
 from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy
 from gateway.domain.models import Catalog, Model
 from gateway.domain.tenants import Tenant
@@ -53,15 +53,12 @@ _BY_FAULT: Final[Mapping[Fault, int]] = MappingProxyType(
         Fault.CONTENT_WITHHELD: 1027,
         Fault.PROMPT_UNREADABLE: 1042,
         Fault.PROMPT_TOO_LONG: 2013,
-        Fault.UPSTREAM_TIMEOUT: 1001,
-        Fault.READ_TIMEOUT: 1001,
-        Fault.ANSWER_LOST: 1001,
-        Fault.DEADLINE: 1001,
-        Fault.INTERNAL: 1000,
     }
 )
 _SPELLING_302: Final = "minimaxi-"
 """302.AI's prefix of MiniMax's model names (reference/minimax.md 5.1)."""
+_TIMED_OUT: Final = 1001
+"""The only code of MiniMax's that leaves open whether images were made and billed."""
 _RATE_LIMITED: Final = 1002
 _INVALID_PARAMS: Final = 2013
 _SYSTEM_ERROR: Final = 1033
@@ -95,13 +92,15 @@ def parse_native(body: bytes, catalog: Catalog, tenant: Tenant, policy: SizePoli
         raise empty("prompt")
     if len(prompt) > model.prompt_max_chars:
         raise GatewayError(Fault.PROMPT_TOO_LONG)
-    ratio, pixels = read_ratio(fields), read_pixels(fields)
+    ratio = read_ratio(fields)
+    if ratio:  # it wins, and the pixels are ignored whatever they are (reference/minimax.md 1.2)
+        fields.pass_over("width", "height")
     job = ImageJob(
         prompt=prompt,
         count=fields.integer("n", 1, IMAGES_MAX) or 1,
         delivery=Delivery(fields.choice("response_format", ("url", "base64")) or "url"),
         aspect_ratio=ratio,
-        pixels=None if ratio else pixels,  # aspect_ratio wins (reference/minimax.md 1.2)
+        pixels=None if ratio else read_pixels(fields),
         extras=read_extras(fields),
     )
     fields.refuse_rest()
@@ -118,19 +117,19 @@ def _find(name: str, catalog: Catalog) -> Model | None:
 
 def render_native(result: ImageResult) -> Chunks:
     """MiniMax's answer; counters are strings, as on its own wire."""
-    has_base64 = any(isinstance(picture, Encoded) for picture in result.pictures)
+    links = [picture.url for picture in result.pictures if isinstance(picture, Link)]
+    encoded = [picture.base64 for picture in result.pictures if isinstance(picture, Encoded)]
     chunks: Chunks = [b'{"id":' + msgspec.json.encode(result.id) + b',"data":{']
-    chunks.append(b'"image_base64":[' if has_base64 else b'"image_urls":[')
-    for index, picture in enumerate(result.pictures):
-        comma = b"," if index else b""
-        match picture:
-            case Encoded(base64=data):
-                chunks += [comma + b'"', data, b'"']
-            case Link(url=url):
-                chunks.append(comma + msgspec.json.encode(url))
+    if links:
+        chunks.append(b'"image_urls":' + msgspec.json.encode(links) + (b"," if encoded else b""))
+    if encoded:
+        chunks.append(b'"image_base64":[')
+        for index, data in enumerate(encoded):
+            chunks += [b',"' if index else b'"', data, b'"']
+        chunks.append(b"]")
     metadata = {"success_count": str(len(result.pictures)), "failed_count": str(result.missing)}
     tail = {"metadata": metadata, "base_resp": {"status_code": 0, "status_msg": "success"}}
-    chunks.append(b"]}," + msgspec.json.encode(tail)[1:])
+    chunks.append(b"}," + msgspec.json.encode(tail)[1:])
     return chunks
 
 
@@ -151,6 +150,8 @@ def native_code(error: GatewayError) -> int:
         return code
     if error.fault in _BY_FAULT:
         return _BY_FAULT[error.fault]
+    if row.outcome in {Outcome.UNKNOWN, Outcome.DELIVERED} or row.status == 504:
+        return _TIMED_OUT
     if row.status == 429:
         return _RATE_LIMITED
     return _INVALID_PARAMS if row.status < 500 else _SYSTEM_ERROR

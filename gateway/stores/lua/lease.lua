@@ -5,7 +5,8 @@
 -- ARGV[1]  the upstream's name of the model
 -- ARGV[2]  time to live of KEYS[1], seconds
 -- ARGV[3..] avoided: members, or "account/" for a whole account
--- Returns  {member, rest JSON or ""} or, where no key is free, {"", microseconds until the first one is, its rest JSON or ""}
+-- Returns  {member, rest JSON or ""} or, where no key is free, {"", wait, rest}: microseconds until the first key is free
+--          and the rest JSON of that key or ""; a wait of -1 says that every key is avoided, -2 that the pool is empty
 -- TTL      KEYS[1] is kept ARGV[2] seconds after its last use
 -- Clock    the server's
 local time = redis.call('TIME')
@@ -38,4 +39,5 @@ while true do
   if tonumber(page[#page]) > now then break end
   start = start + 16
 end
+if start == 0 and redis.call('EXISTS', KEYS[1]) == 0 then return {'', -2, ''} end
 return {'', soonest and (soonest - now) or -1, reason}

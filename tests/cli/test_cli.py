@@ -1,0 +1,430 @@
+"""The commands as a person types them: real processes, their exit codes and what they print."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from tests.harness import ADMIN_KEY, Gateway, serving, wait_until
+
+COLUMNS: Final = 80
+UNUSED_URL: Final = "http://127.0.0.1:9"
+CONFIG: Final = """
+[redis]
+url = "{redis_url}"
+[admin]
+key = {{ env = "ADMIN_KEY" }}
+[[upstreams]]
+name = "sim"
+dialect = "minimax"
+base_url = "http://127.0.0.1:1"
+[[upstreams.accounts]]
+name = "main"
+[[upstreams.accounts.keys]]
+name = "main-1"
+secret = {{ env = "UPSTREAM_SECRET" }}
+[[models]]
+id = "image-01"
+aliases = ["dall-e-3"]
+price_per_image_usd = "0.0035"
+[[models.targets]]
+upstream = "sim"
+model = "image-01"
+"""
+ADMIN_COMMANDS: Final = (
+    ("tenant", "create", "b"),
+    ("tenant", "list"),
+    ("tenant", "show", "acme"),
+    ("tenant", "update", "acme", "--disable"),
+    ("tenant", "delete", "acme"),
+    ("key", "create", "acme"),
+    ("key", "list", "acme"),
+    ("key", "revoke", "acme", "abc"),
+    ("pool", "list"),
+)
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("IMAGEGATE_", "COLUMNS"))}
+    return kept | {"UPSTREAM_SECRET": "canary-upstream", "ADMIN_KEY": ADMIN_KEY, "NO_COLOR": "1"} | more
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment(**variables), check=False
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
+
+
+def fits(text: str) -> bool:
+    return all(len(line) <= COLUMNS for line in text.splitlines())
+
+
+def check_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 1, nothing on stdout, one clear line on stderr."""
+    assert (1, "") == (done.returncode, done.stdout), done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("imagegate: ")
+    assert [] == [word for word in words if word not in line]
+
+
+Ask = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def ask(gateway: Gateway) -> Ask:
+    """A command with the address and the admin key of a running gateway."""
+
+    def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(*arguments, IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
+
+    return asked
+
+
+@pytest.fixture
+def config(tmp_path: Path, redis_url: str) -> Path:
+    path = tmp_path / "imagegate.toml"
+    path.write_text(CONFIG.format(redis_url=redis_url))
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        *((name, "--help") for name in ("demo", "serve", "check", "simulator", "tenant", "key", "pool")),
+        *((*command[:2], "--help") for command in ADMIN_COMMANDS),
+    ],
+)
+def test_help_is_printed_within_80_columns(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "Usage:" in done.stdout
+    assert fits(done.stdout)
+
+
+def test_the_version_is_printed() -> None:
+    done = run("--version")
+    assert 0 == done.returncode
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nope",),
+        ("serve", "--nope"),
+        ("serve", "--port", "99999"),
+        ("serve", "--port", "x"),
+        ("serve", "--workers", "0"),
+        ("simulator", "--rpm", "0"),
+        ("simulator", "--latency", "-1"),
+        ("demo", "--port", "-1"),
+        ("tenant", "create"),
+        ("tenant", "nope"),
+        ("tenant", "update", "acme"),
+        ("tenant", "update", "acme", "--model", "image-01", "--all-models"),
+        ("key", "create"),
+        ("key", "create", "acme", "--days", "0"),
+        ("key", "revoke", "acme"),
+        ("pool", "nope"),
+    ],
+)
+def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, IMAGEGATE_URL=UNUSED_URL, IMAGEGATE_ADMIN_KEY="x")
+    assert (2, "") == (done.returncode, done.stdout)
+    assert fits(done.stderr)
+
+
+@pytest.mark.parametrize("command", ADMIN_COMMANDS)
+def test_an_unreachable_gateway_is_one_line(command: tuple[str, ...]) -> None:
+    check_refused(run(*command, "--url", UNUSED_URL, "--admin-key", "x"), UNUSED_URL, "--url")
+
+
+@pytest.mark.parametrize("command", ADMIN_COMMANDS)
+def test_a_missing_admin_key_is_one_line(command: tuple[str, ...]) -> None:
+    check_refused(run(*command, "--url", UNUSED_URL), "IMAGEGATE_ADMIN_KEY")
+
+
+@pytest.mark.parametrize("command", ADMIN_COMMANDS)
+def test_a_wrong_admin_key_is_one_line_and_not_repeated(gateway: Gateway, command: tuple[str, ...]) -> None:
+    done = run(*command, "--url", gateway.url, "--admin-key", "canary-wrong")
+    check_refused(done, "admin key")
+    assert "canary-wrong" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "ftp://x", "http://", "http://[::1", "http://x:99999", "http://a..b"])
+def test_an_address_that_is_none_is_one_line(url: str) -> None:
+    check_refused(run("tenant", "list", "--url", url, "--admin-key", "x"))
+
+
+@pytest.mark.parametrize("key", ["a\nb", "é", "a\x00b"[:1] + "\t"])
+def test_an_admin_key_that_no_header_can_carry_is_one_line(gateway: Gateway, key: str) -> None:
+    check_refused(run("tenant", "list", "--url", gateway.url, "--admin-key", key))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HTMLResponse("<h1>hello</h1>"),
+        JSONResponse([]),
+        JSONResponse("text"),
+        JSONResponse(None),
+        JSONResponse([], 404),
+        JSONResponse({"detail": "x"}, 404),
+        JSONResponse({"error": "x"}, 500),
+        Response(b"\xff\xfe"),
+        Response(b""),
+    ],
+    ids=["html", "list", "string", "null", "list-404", "detail-404", "error-500", "bytes", "empty"],
+)
+def test_a_server_that_is_no_gateway_is_one_line(answer: Response) -> None:
+    async def any_answer(request: Request) -> Response:
+        return answer
+
+    with serving(Starlette(routes=[Route("/{path:path}", any_answer)])) as url:
+        check_refused(run("tenant", "show", "acme", "--url", url, "--admin-key", "x"))
+
+
+def test_a_tenant_from_birth_to_end(ask: Ask) -> None:
+    made = ask("tenant", "create", "shop", "--model", "dall-e-3")
+    assert (0, "") == (made.returncode, made.stderr)
+    assert re.search(r"shop +enabled +image-01 +\d{4}-\d\d-\d\d", made.stdout)
+    assert made.stdout == ask("tenant", "show", "shop").stdout
+    assert "acme" in ask("tenant", "list").stdout
+    assert re.search(r"shop +disabled +all", ask("tenant", "update", "shop", "--all-models", "--disable").stdout)
+    assert re.search(r"shop +enabled", ask("tenant", "update", "shop", "--enable").stdout)
+    assert re.search(r"shop +disabled", ask("tenant", "delete", "shop").stdout)
+    check_refused(ask("tenant", "create", "shop"), "shop", "exists")
+    check_refused(ask("tenant", "show", "nobody"), "nobody")
+    check_refused(ask("tenant", "create", "Not A Name"))
+    check_refused(ask("tenant", "create", "b", "--model", "nope"), "nope")
+
+
+def test_a_key_from_birth_to_end(ask: Ask, gateway: Gateway) -> None:
+    made = ask("key", "create", "acme", "--label", "web", "--days", "30")
+    assert 0 == made.returncode
+    key = made.stdout.strip()
+    assert re.fullmatch(r"sk-ig-[A-Za-z0-9]{42}", key)
+    assert fits(made.stderr)
+    assert 200 == httpx.get(f"{gateway.base_url}/models", headers={"authorization": f"Bearer {key}"}).status_code
+    listed = ask("key", "list", "acme")
+    assert re.search(rf"{key[6:16]} +web", listed.stdout)
+    assert key[16:] not in listed.stdout
+    revoked = ask("key", "revoke", "acme", key[6:16])
+    assert (0, f"Key {key[6:16]} of acme is revoked.\n") == (revoked.returncode, revoked.stdout)
+    check_refused(ask("key", "revoke", "acme", key[6:16]), key[6:16])
+    check_refused(ask("key", "list", "nobody"), "nobody")
+    check_refused(ask("key", "create", "nobody"), "nobody")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tenant", "create", "b"),
+        ("tenant", "list"),
+        ("tenant", "show", "acme"),
+        ("tenant", "update", "acme", "--enable"),
+        ("tenant", "delete", "acme"),
+        ("key", "create", "acme"),
+        ("key", "list", "acme"),
+        ("pool", "list"),
+    ],
+)
+def test_json_is_the_answer_of_the_api_on_one_line(ask: Ask, command: tuple[str, ...]) -> None:
+    done = ask(*command, "--json")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert 1 == done.stdout.count("\n")
+    assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_the_pool_is_listed_with_its_reasons(ask: Ask, gateway: Gateway) -> None:
+    gateway.generate(prompt="[code=2049]")
+    done = ask("pool", "list")
+    assert 0 == done.returncode
+    assert re.search(r"sim +main +main-1 +quarantined +key_invalid +\d+ s", done.stdout)
+    assert fits(done.stdout)
+
+
+@pytest.mark.parametrize("label", ["[/nope]", "[red]x", "x" * 100, "a\nb", "ключ 鍵 🗝", "\x1b[31m"])
+def test_any_label_can_be_listed(ask: Ask, label: str) -> None:
+    """A label is anybody's text: no markup and no command for a terminal."""
+    assert 0 == ask("key", "create", "acme", "--label", label).returncode
+    done = ask("key", "list", "acme")
+    assert 0 == done.returncode
+    assert fits(done.stdout)
+    assert "\x1b" not in done.stdout
+    assert not label.startswith("[") or label in done.stdout
+
+
+@pytest.mark.parametrize(("days", "code"), [("1", 0), ("36500", 0), ("36501", 2), ("99999999999999", 2)])
+def test_any_number_of_days_is_taken_or_refused(ask: Ask, days: str, code: int) -> None:
+    made = ask("key", "create", "acme", "--days", days)
+    assert code == made.returncode
+    assert 0 == ask("key", "list", "acme").returncode
+
+
+def test_many_long_names_fit_the_terminal(ask: Ask) -> None:
+    for number in range(3):
+        ask("tenant", "create", str(number) + "x" * 62)
+    assert fits(ask("tenant", "list").stdout)
+
+
+def broken(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[redis]", "[redis", ("TOML",)),
+        ("[redis]", "[server]\nprot = 1\n[redis]", ("server", "prot")),
+        ("[redis]", '[server]\nport = "x"\n[redis]', ("server.port",)),
+        ('dialect = "minimax"', 'dialect = "openai"', ("dialect",)),
+        ('{ env = "UPSTREAM_SECRET" }', '"canary-in-the-file"', ("secret",)),
+        ("UPSTREAM_SECRET", "NOT_SET_ANYWHERE", ("NOT_SET_ANYWHERE",)),
+        ('env = "UPSTREAM_SECRET"', 'file = "/nonexistent"', ("/nonexistent",)),
+        ('upstream = "sim"', 'upstream = "other"', ("other",)),
+        ("[[models]]", '[keys]\npepper = { env = "NO_PEPPER" }\n[[models]]', ("NO_PEPPER",)),
+        ('aliases = ["dall-e-3"]', 'aliases = ["image-01"]', ("image-01", "twice")),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_bad_configuration_is_one_line(
+    config: Path, command: str, old: str, new: str, words: tuple[str, ...]
+) -> None:
+    config.write_text(broken(config.read_text(), old, new))
+    done = run(command, "--config", str(config), *(["--port", "1"] if command == "serve" else []))
+    check_refused(done, *words)
+    assert "canary" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_missing_configuration_is_one_line(tmp_path: Path, command: str) -> None:
+    check_refused(run(command, "--config", str(tmp_path / "none.toml")), "none.toml")
+    check_refused(run(command, "--config", str(tmp_path)), str(tmp_path))
+    check_refused(run(command, IMAGEGATE_CONFIG=str(tmp_path / "other.toml")), "other.toml")
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_redis_url_that_is_none_is_one_line(config: Path, command: str) -> None:
+    done = run(command, "--config", str(config), IMAGEGATE_REDIS__URL="http://x")
+    assert (1, 1) == (done.returncode, done.stderr.count("\n"))
+    assert done.stderr.startswith("imagegate: redis.url: ")
+
+
+def test_check_pings_redis(config: Path, tmp_path: Path) -> None:
+    done = run("check", "--config", str(config))
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "redis:         answers" in done.stdout
+    assert "1 keys of 1 accounts" in done.stdout
+    assert fits(done.stdout)
+    away = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"unix://{tmp_path}/none.sock")
+    assert 1 == away.returncode
+    assert "redis.url" in away.stderr
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "simulator"])
+def test_a_port_in_use_is_one_line(config: Path, command: str) -> None:
+    with taken_port() as port, TemporaryDirectory(dir="/tmp") as home:
+        options = ["--config", str(config)] if command == "serve" else []
+        done = run(command, *options, "--port", str(port), "--host", "127.0.0.1", XDG_DATA_HOME=home)
+        check_refused(done, str(port), "--port")
+
+
+@pytest.mark.parametrize("host", ["256.1.1.1", "a..b", "203.0.113.1"])
+def test_a_host_that_is_not_ours_is_one_line(config: Path, host: str) -> None:
+    check_refused(run("serve", "--config", str(config), "--host", host, "--port", "0"), host)
+
+
+@contextmanager
+def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "gateway", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**variables),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_simulator_runs_until_it_is_stopped(number: signal.Signals) -> None:
+    with started("simulator", "--port", "0", "--latency", "0") as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert fits(line)
+        found = re.search(r"http://\S+:\d+", line)
+        assert found
+        url = found[0]
+        wait_until(lambda: is_answering(f"{url}/simulator/invoice"), "the simulator answers")
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+        assert "Traceback" not in errors
+
+
+def is_answering(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_runs_until_it_is_stopped(config: Path, number: signal.Signals) -> None:
+    with taken_port() as port:
+        pass
+    with started("serve", "--config", str(config), "--port", str(port), "--host", "127.0.0.1") as process:
+        wait_until(lambda: is_answering(f"http://127.0.0.1:{port}/readyz"), "serve answers")
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+        assert ("", False) == (output, "Traceback" in errors)
+
+
+def test_the_demo_prints_one_line_of_json_that_works() -> None:
+    with TemporaryDirectory(dir="/tmp") as home:
+        variables = {"XDG_DATA_HOME": home, "AI302_API_KEY": "", "MINIMAX_API_KEY": ""}
+        with started("demo", "--json", "--port", "0", **variables) as process:
+            assert process.stdout
+            ready: dict[str, Any] = json.loads(process.stdout.readline())
+            assert {"base_url", "api_key", "admin_url", "admin_key", "simulator_url", "redis_url"} == set(ready)
+            headers = {"authorization": f"Bearer {ready['api_key']}"}
+            answer = httpx.post(
+                f"{ready['base_url']}/images/generations", json={"prompt": "x"}, headers=headers, timeout=20
+            )
+            assert 200 == answer.status_code
+            listed = run("tenant", "list", IMAGEGATE_URL=ready["admin_url"], IMAGEGATE_ADMIN_KEY=ready["admin_key"])
+            assert "demo" in listed.stdout
+            process.send_signal(signal.SIGTERM)
+            output, errors = process.communicate(timeout=20)
+            assert ("", 0) == (output, process.returncode)
+            assert "Traceback" not in errors

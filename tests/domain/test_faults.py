@@ -1,0 +1,154 @@
+"""The one table: every fault has a row, and the rows keep the promises about money, keys and texts."""
+
+import pytest
+
+from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome, Pause, Retry, Row, Scope, State
+
+ALL = pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+
+
+def faults_with(outcome: Outcome) -> list[Fault]:
+    return [fault for fault in Fault if TABLE[fault].outcome is outcome]
+
+
+def test_every_fault_has_a_row_and_every_row_a_fault() -> None:
+    assert set(Fault) == set(TABLE)
+
+
+def test_table_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        TABLE[Fault.INTERNAL] = TABLE[Fault.DEADLINE]  # type: ignore[index]
+
+
+@ALL
+def test_label_is_a_plain_lower_case_word(fault: Fault) -> None:
+    assert fault.value.isidentifier()
+    assert fault.value == fault.value.lower()
+
+
+@ALL
+def test_status_is_an_error_that_the_sdks_know(fault: Fault) -> None:
+    assert TABLE[fault].status in {400, 401, 403, 404, 405, 408, 409, 413, 429, 500, 502, 503, 504}
+
+
+@ALL
+def test_every_row_has_a_type_and_a_message_that_ends_as_a_sentence(fault: Fault) -> None:
+    row = TABLE[fault]
+    assert row.type in {"invalid_request_error", "rate_limit_error", "server_error"}
+    assert row.message.endswith((".", "([admin] key)."))
+
+
+@ALL
+def test_only_known_free_outcomes_are_sent_again(fault: Fault) -> None:
+    row = TABLE[fault]
+    if row.retry is not Retry.NEVER:
+        assert row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED}
+
+
+@ALL
+def test_trouble_with_a_key_is_never_the_callers_401_402_or_403(fault: Fault) -> None:
+    row = TABLE[fault]
+    if row.scope is not Scope.NOTHING or row.pause is not Pause.NONE:
+        assert row.status not in {401, 402, 403}
+        assert row.status >= 429
+
+
+@ALL
+def test_a_pause_names_what_rests_and_in_which_state(fault: Fault) -> None:
+    row = TABLE[fault]
+    assert (row.pause is Pause.NONE) == (row.state is State.READY)
+    assert (row.pause is Pause.SECONDS) == (row.pause_s > 0)
+    if row.pause is not Pause.NONE:
+        assert row.scope is not Scope.NOTHING
+
+
+@ALL
+def test_the_callers_own_fault_is_a_4xx_and_never_sent_again(fault: Fault) -> None:
+    row = TABLE[fault]
+    if row.type == "invalid_request_error":
+        assert 400 <= row.status < 500
+        assert row.retry is Retry.NEVER
+        assert row.pause is Pause.NONE
+
+
+@ALL
+def test_retry_after_lies_between_1_and_60_seconds(fault: Fault) -> None:
+    assert 1 <= TABLE[fault].retry_after_s <= 60
+
+
+@ALL
+def test_waiting_is_asked_for_with_429_and_503_only(fault: Fault) -> None:
+    assert (TABLE[fault].status in {429, 503}) == TABLE[fault].asks_to_wait
+
+
+@ALL
+def test_the_client_may_repeat_only_what_is_free_and_may_pass(fault: Fault) -> None:
+    row = TABLE[fault]
+    if row.may_client_retry:
+        assert row.status in {408, 429} or row.status >= 500
+        assert row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED}
+
+
+def test_exactly_these_outcomes_are_unknown() -> None:
+    """Sent, and no answer that can be relied on: whatever is added here is never bought again."""
+    expected = {
+        Fault.UPSTREAM_TIMEOUT,
+        Fault.READ_TIMEOUT,
+        Fault.ANSWER_LOST,
+        Fault.ANSWER_UNREADABLE,
+        Fault.ANSWER_TOO_LARGE,
+        Fault.INTERNAL,
+    }
+    assert expected == set(faults_with(Outcome.UNKNOWN))
+    assert [Fault.RESULT_LOST] == faults_with(Outcome.DELIVERED)
+
+
+@pytest.mark.parametrize("fault", faults_with(Outcome.UNKNOWN) + faults_with(Outcome.DELIVERED))
+def test_what_may_have_cost_money_tells_the_sdks_not_to_repeat(fault: Fault) -> None:
+    assert not TABLE[fault].may_client_retry
+    assert Retry.NEVER is TABLE[fault].retry
+
+
+@ALL
+def test_detail_is_shown_only_for_the_callers_own_faults(fault: Fault) -> None:
+    error = GatewayError(fault, "sk-planted-secret at https://upstream.example")
+    expected = error.detail if TABLE[fault].outcome is Outcome.NOT_SENT and TABLE[fault].status < 429 else None
+    assert (expected or TABLE[fault].message) == error.message
+
+
+@ALL
+def test_without_detail_the_message_is_the_rows(fault: Fault) -> None:
+    assert TABLE[fault].message == GatewayError(fault).message
+
+
+def test_error_says_its_fault_and_detail_in_the_log() -> None:
+    assert str(GatewayError(Fault.UPSTREAM_ERROR, "1033 mysql failed")) == "upstream_error: 1033 mysql failed"
+    assert str(GatewayError(Fault.UPSTREAM_ERROR)) == "upstream_error"
+
+
+def test_parameter_of_the_error_overrules_the_rows() -> None:
+    assert GatewayError(Fault.CONTENT_INPUT).param == "prompt"
+    assert GatewayError(Fault.CONTENT_INPUT, param="image").param == "image"
+    assert GatewayError(Fault.INVALID_TYPE).param is None
+
+
+def test_error_carries_what_the_upstream_said() -> None:
+    error = GatewayError(Fault.ACCOUNT_RATE_LIMITED, retry_after_s=7.5, upstream_code=1002)
+    assert (error.retry_after_s, error.upstream_code, error.row) == (7.5, 1002, TABLE[Fault.ACCOUNT_RATE_LIMITED])
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "retry", "expected"),
+    [
+        (400, Outcome.NOT_SENT, Retry.NEVER, False),
+        (408, Outcome.NOT_SENT, Retry.NEVER, True),
+        (429, Outcome.REFUSED, Retry.FREELY, True),
+        (500, Outcome.NOT_SENT, Retry.NEVER, True),
+        (502, Outcome.REFUSED, Retry.ONCE, True),
+        (502, Outcome.REFUSED, Retry.NEVER, False),
+        (502, Outcome.UNKNOWN, Retry.NEVER, False),
+        (502, Outcome.DELIVERED, Retry.NEVER, False),
+    ],
+)
+def test_clients_retry_follows_status_and_money(status: int, outcome: Outcome, retry: Retry, expected: bool) -> None:
+    assert expected == Row(status, "server_error", None, "m", outcome, retry).may_client_retry

@@ -1,0 +1,76 @@
+"""Which model a name means, and where a job can be made."""
+
+import pytest
+
+from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
+from gateway.domain.models import Catalog, Model, Target
+
+DIRECT = Target("minimax", "image-01", Capability(fields=frozenset({"seed", "prompt_optimizer"})))
+AI302 = Target(
+    "302ai",
+    "minimaxi-image-01",
+    Capability(takes_pixels=False, prompt_max_chars=1000, fields=frozenset({"prompt_optimizer"})),
+)
+LIVE = Target("minimax", "image-01-live", Capability(takes_pixels=False, fields=frozenset({"style"})))
+MODEL = Model("image-01", ("dall-e-3", "gpt-image-1"), 3500, (DIRECT, AI302))
+OTHER = Model("live", ("image-01-live",), 4000, (LIVE,))
+TWIN = Model("twin", (), 1, (AI302,))
+CATALOG = Catalog([MODEL, OTHER, TWIN])
+STRICT = SizePolicy.STRICT
+
+
+def test_first_model_is_the_default() -> None:
+    assert MODEL == CATALOG.default
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("image-01", MODEL),
+        ("dall-e-3", MODEL),
+        ("gpt-image-1", MODEL),
+        ("live", OTHER),
+        ("image-01-live", OTHER),
+        ("minimaxi-image-01", None),
+        ("DALL-E-3", None),
+        ("", None),
+    ],
+)
+def test_tenants_know_ids_and_aliases(name: str, expected: Model | None) -> None:
+    assert expected == CATALOG.find(name)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("minimaxi-image-01", MODEL), ("dall-e-3", MODEL), ("nope", None)])
+def test_native_callers_know_the_upstreams_spelling_too(name: str, expected: Model | None) -> None:
+    """Where two models are made under one spelling, the first of the configuration is meant."""
+    assert expected == CATALOG.find_native(name)
+
+
+def test_every_name_is_listed_in_the_order_of_the_configuration() -> None:
+    expected = ["image-01", "dall-e-3", "gpt-image-1", "live", "image-01-live", "twin"]
+    assert expected == [name for name, _ in CATALOG.names()]
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (ImageJob("a fox"), (DIRECT, AI302)),
+        (ImageJob("x" * 1000), (DIRECT, AI302)),
+        (ImageJob("x" * 1001), (DIRECT,)),
+        (ImageJob("x" * 1500), ()),
+        (ImageJob("a fox", extras=Extras(seed=1)), (DIRECT,)),
+        (ImageJob("a fox", extras=Extras(prompt_optimizer=False)), (DIRECT, AI302)),
+        (ImageJob("a fox", extras=Extras(style=b"{}")), ()),
+        (ImageJob("a fox", pixels=Size(512, 512)), (DIRECT,)),
+        (ImageJob("a fox", size=Size(1792, 1024)), (DIRECT,)),
+        (ImageJob("a fox", size=Size(512, 512)), (DIRECT, AI302)),
+        (ImageJob("a fox", aspect_ratio="21:9"), (DIRECT, AI302)),
+    ],
+)
+def test_job_goes_only_where_all_of_it_can_be_honoured(job: ImageJob, expected: tuple[Target, ...]) -> None:
+    assert expected == MODEL.targets_for(job, STRICT)
+
+
+def test_model_takes_what_its_most_able_target_takes() -> None:
+    assert MODEL.prompt_max_chars == 1499
+    assert MODEL.fields == {"seed", "prompt_optimizer"}

@@ -1,0 +1,150 @@
+"""Alive, able to serve, and measured; also while Redis is away."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.app import create_app
+from gateway.settings import from_document
+from tests.conftest import MakeGateway
+from tests.harness import Gateway, document, environment, serving, upstream
+
+ROUTES: Final = frozenset(
+    {"/v1/images/generations", "/v1/models", "/v1/models/{name:path}", "/metrics", "/healthz", "/readyz", "_unknown"}
+    | {"/admin/v1/tenants", "/admin/v1/tenants/{name}/keys"}
+)
+
+
+@contextmanager
+def without_redis() -> Iterator[str]:
+    """A gateway whose Redis does not exist."""
+    with TemporaryDirectory(dir="/tmp") as directory:
+        missing = f"unix://{Path(directory) / 'none.sock'}"
+        configured = document(missing, upstream("sim", "minimax", "http://127.0.0.1:1"))
+        environ = environment(configured)
+        with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
+            yield url
+
+
+def samples(url: str) -> list[tuple[str, dict[str, str], float]]:
+    text = httpx.get(f"{url}/metrics").text
+    return [
+        (sample.name, dict(sample.labels), sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+
+
+def labels(url: str, name: str) -> set[str]:
+    return {found[name] for _, found, _ in samples(url) if name in found}
+
+
+def test_with_redis_everything_is_well(gateway: Gateway) -> None:
+    for path in ("/healthz", "/readyz"):
+        response = httpx.get(gateway.url + path)
+        assert (200, {"status": "ok"}) == (response.status_code, response.json())
+    assert ("imagegate_redis_up", {}, 1.0) in samples(gateway.url)
+
+
+def test_without_redis_it_is_alive_but_not_ready() -> None:
+    with without_redis() as url:
+        alive = httpx.get(f"{url}/healthz")
+        assert (200, {"status": "ok"}) == (alive.status_code, alive.json())
+        ready = httpx.get(f"{url}/readyz")
+        assert 503 == ready.status_code
+        assert {"status": "unavailable", "reasons": ["redis does not answer"]} == ready.json()
+        assert ("imagegate_redis_up", {}, 0.0) in samples(url)
+        assert 200 == httpx.get(f"{url}/openapi.json").status_code
+
+
+def test_without_redis_clients_are_told_to_wait() -> None:
+    bearer = {"authorization": "Bearer sk-ig-" + "a" * 42}
+    with without_redis() as url:
+        for method, path in (("POST", "/v1/images/generations"), ("GET", "/v1/models")):
+            response = httpx.request(method, url + path, headers=bearer)
+            assert (503, "gateway_unavailable") == (response.status_code, response.json()["error"]["code"])
+            assert "5" == response.headers["retry-after"]
+        native = httpx.post(f"{url}/v1/image_generation", headers=bearer)
+        assert (200, 1033) == (native.status_code, native.json()["base_resp"]["status_code"])
+        assert 401 == httpx.get(f"{url}/v1/models").status_code
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json"])
+def test_operators_need_no_key(gateway: Gateway, path: str) -> None:
+    assert 200 == httpx.get(gateway.url + path).status_code
+
+
+def test_metrics_are_prometheus_text(gateway: Gateway) -> None:
+    response = httpx.get(f"{gateway.url}/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    names = {name for name, _, _ in samples(gateway.url) if not name.endswith("_created")}
+    assert {"imagegate"} == {name.partition("_")[0] for name in names}
+
+
+def test_an_image_is_counted_everywhere(gateway: Gateway) -> None:
+    gateway.generate(prompt="x", n=2, model="dall-e-3")
+    gateway.generate(prompt="[code=1026]")
+    found = samples(gateway.url)
+    own = {"model": "image-01", "tenant": "acme"}
+    for expected in (
+        ("imagegate_images_total", own | {"upstream": "sim"}, 2.0),
+        ("imagegate_requests_total", own | {"route": "/v1/images/generations", "status": "200"}, 1.0),
+        ("imagegate_requests_total", own | {"route": "/v1/images/generations", "status": "400"}, 1.0),
+        ("imagegate_refusals_total", {"fault": "content_input", "tenant": "acme"}, 1.0),
+        ("imagegate_upstream_replies_total", {"upstream": "sim", "fault": "none"}, 1.0),
+        ("imagegate_upstream_replies_total", {"upstream": "sim", "fault": "content_input"}, 1.0),
+        ("imagegate_upstream_seconds_count", {"upstream": "sim"}, 2.0),
+        ("imagegate_overhead_seconds_count", {}, 2.0),
+        ("imagegate_queue_seconds_count", {}, 2.0),
+        ("imagegate_in_flight", {"upstream": "sim"}, 0.0),
+        ("imagegate_request_seconds_count", {"route": "/v1/images/generations"}, 2.0),
+    ):
+        assert expected in found
+
+
+def test_the_state_of_a_key_is_a_metric(gateway: Gateway) -> None:
+    def states() -> dict[str, float]:
+        return {found["state"]: value for name, found, value in samples(gateway.url) if name == "imagegate_key_state"}
+
+    assert {"ready": 1.0, "cooling": 0.0, "quarantined": 0.0} == states()
+    gateway.generate(prompt="[code=1002]")
+    assert {"ready": 0.0, "cooling": 1.0, "quarantined": 0.0} == states()
+
+
+def test_random_paths_and_junk_do_not_grow_the_metrics(gateway: Gateway) -> None:
+    """Labels are closed sets: nothing that a stranger writes becomes one."""
+    for number in range(30):
+        httpx.get(f"{gateway.url}/random/{number}")
+        httpx.post(f"{gateway.url}/v1/models/{number}")
+        gateway.get(f"/v1/models/junk-{number}")
+        gateway.generate(prompt="x", model=f"junk-{number}")
+        gateway.get("/v1/models", authorization=f"Bearer junk-{number}")
+    assert set() == labels(gateway.url, "route") - ROUTES
+    assert {"", "acme"} == labels(gateway.url, "tenant")
+    assert set() == labels(gateway.url, "model") - {"", "image-01"}
+    assert not re.search(r"junk|random", httpx.get(f"{gateway.url}/metrics").text)
+
+
+@pytest.mark.parametrize("name", ["image-01", "dall-e-2", "gpt-image-1"])
+def test_a_model_is_counted_under_its_id(make_gateway: MakeGateway, name: str) -> None:
+    gateway = make_gateway()
+    gateway.generate(prompt="x", model=name)
+    assert {"", "image-01"} == labels(gateway.url, "model")
+
+
+def test_native_requests_are_counted_by_their_route(gateway: Gateway) -> None:
+    gateway.post("/minimaxi/v1/image_generation", {"model": "minimaxi-image-01", "prompt": "x"})
+    gateway.post("/v1/image_generation", {"model": "image-01", "prompt": "x"})
+    assert {"/minimaxi/v1/image_generation", "/v1/image_generation"} <= labels(gateway.url, "route")
+
+
+def test_a_refusal_on_a_native_route_is_counted_though_it_is_200(gateway: Gateway) -> None:
+    gateway.post("/v1/image_generation", {"model": "image-01", "prompt": "[code=1026]"})
+    assert ("imagegate_refusals_total", {"fault": "content_input", "tenant": "acme"}, 1.0) in samples(gateway.url)

@@ -1,0 +1,173 @@
+"""An answer is taken apart without trusting any of it, and without copying the pictures."""
+
+import base64
+import tracemalloc
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.domain.faults import Fault, GatewayError, Outcome
+from gateway.domain.images import Delivery, Encoded, Link
+from gateway.wire.envelope import HTTP_FAULTS, Envelope, Reply, http_error, open_envelope, read_pictures
+
+JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + b"picture" * 3).decode()
+
+
+def opened(body: bytes) -> Envelope:
+    return open_envelope(Reply(200, body))
+
+
+def pictures(raw: bytes, delivery: Delivery = Delivery.BASE64) -> list[bytes | str]:
+    found = read_pictures(opened(raw), delivery)
+    return [bytes(picture.base64) if isinstance(picture, Encoded) else picture.url for picture in found]
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"x":null}', b'{"x":1.5}', b'{"x":true}', b'{"x":"\\ud83d\\ude00"}'])
+def test_missing_null_and_wrong_types_read_as_nothing(body: bytes) -> None:
+    envelope = opened(body)
+    assert envelope.integer("x") is None
+    assert envelope.list("x") == []
+    assert envelope.object("x").object("y").list("z") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ('"7"', 7),
+        ('" 7 "', 7),
+        ('"-10001"', -10001),
+        ("-10001", -10001),
+        ('"007"', 7),
+        ('"7.0"', None),
+        ('"+7"', None),
+        ('"seven"', None),
+        ('""', None),
+        ('"\u0667"', None),
+        ("true", None),
+        ("[7]", None),
+        ('"' + "9" * 400 + '"', None),
+        ("9" * 5000, None),
+    ],
+)
+def test_integers_may_come_as_text(value: str, expected: int | None) -> None:
+    assert expected == opened(f'{{"x":{value}}}'.encode()).integer("x")
+
+
+def test_text_is_cut_for_the_log() -> None:
+    assert len(opened(b'{"x":"' + b"a" * 10_000 + b'"}').text("x")) == 1000
+    assert opened(b'{"x":7}').text("x") == ""
+
+
+def test_presence_is_told() -> None:
+    assert opened(b'{"x":1}').has("x")
+    assert not opened(b'{"x":1}').has("y")
+
+
+@pytest.mark.parametrize("status", range(300, 600))
+def test_every_http_status_has_a_fault_that_costs_no_key_without_reason(status: int) -> None:
+    error = http_error(Reply(status, b"", 5.0), "detail")
+    if status in HTTP_FAULTS:
+        assert error.retry_after_s == 5.0
+    else:
+        assert error.row.pause_s == 0
+    assert str(status) in error.detail
+
+
+@pytest.mark.parametrize("status", [408, 504, 524])
+def test_http_timeouts_may_have_cost_money(status: int) -> None:
+    """524 is Cloudflare's "the origin did not answer in time": sent, and no answer."""
+    assert Outcome.UNKNOWN is http_error(Reply(status, b""), "detail").row.outcome
+
+
+def test_2xx_without_an_object_is_unreadable() -> None:
+    with pytest.raises(GatewayError) as failed:
+        open_envelope(Reply(204, b""))
+    assert Fault.ANSWER_UNREADABLE is failed.value.fault
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (f'"{JPEG}"', JPEG),
+        (f'"data:image/jpeg;base64,{JPEG}"', JPEG),
+        ('"' + JPEG.replace("/", "\\/") + '"', JPEG),
+        ('"' + JPEG[:8] + "\\n" + JPEG[8:] + '\\r\\n"', JPEG),
+        ('"/9j/4A"', "/9j/4A=="),
+        ('"/9j/4A=="', "/9j/4A=="),
+        ('"iVBORw0KGgo="', "iVBORw0KGgo="),
+        ('""', None),
+        ('"AAAA"', None),
+        ('"/9j/4"', None),
+        ('"/9j/ä"', None),
+        ('"/9j/\\u0000"', None),
+        ('"/9j/\\""', None),
+        ("null", None),
+        ("123456", None),
+        ('["/9j/4A=="]', None),
+        ('{"/9j/":1}', None),
+    ],
+)
+def test_base64_is_cleaned_or_left_out(item: str, expected: str | None) -> None:
+    assert ([expected.encode()] if expected else []) == pictures(f'{{"image_base64":[{item}]}}'.encode())
+
+
+@pytest.mark.parametrize("text", ["/9j/====", "/9j/==4A", "/9j/4AA=4AA="])
+def test_padding_inside_is_no_base64(text: str) -> None:
+    """What the SDKs' users decode must decode."""
+    assert [] == pictures(msgspec.json.encode({"image_base64": [text]}))
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("https://x.org/a%2Fb?c=d%2B", "https://x.org/a%2Fb?c=d%2B"),
+        ("  http://x.org/a\n", "http://x.org/a"),
+        ("HTTPS://x.org/a", "HTTPS://x.org/a"),
+        ("https://x.org/" + "a" * 8178, "https://x.org/" + "a" * 8178),
+        ("https://x.org/" + "a" * 8179, None),
+        ("https://x.org/\r\nset-cookie: a", None),
+        ("https://x.org/\u0000", None),
+        ("https://x.org/\u202e", None),
+        ("javascript:alert(1)", None),
+        ("ftp://x.org/a", None),
+        ("//x.org/a", None),
+        ("", None),
+    ],
+)
+def test_links_are_http_and_printable(item: str, expected: str | None) -> None:
+    found = pictures(msgspec.json.encode({"image_urls": [item]}), Delivery.URL)
+    assert ([expected] if expected else []) == found
+
+
+def test_a_megabyte_picture_is_a_slice_of_the_received_bytes() -> None:
+    body = msgspec.json.encode({"data": {"image_base64": ["/9j/" + "A" * 4_000_000]}})
+    tracemalloc.start()
+    try:
+        (picture,) = read_pictures(opened(body).object("data"), Delivery.BASE64)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(picture, Encoded)
+    assert len(picture.base64) == 4_000_004
+    assert kept_bytes < 100_000
+
+
+@given(st.lists(st.binary(min_size=1, max_size=60), max_size=4))
+def test_every_jpeg_comes_back_byte_for_byte(files: list[bytes]) -> None:
+    files = [b"\xff\xd8\xff" + file for file in files]
+    body = msgspec.json.encode({"image_base64": [base64.b64encode(file).decode() for file in files]})
+    assert files == [base64.b64decode(found, validate=True) for found in pictures(body)]
+
+
+@given(st.lists(st.text() | st.none() | st.integers()))
+def test_any_list_gives_only_decodable_pictures_and_links(items: list[object]) -> None:
+    body = msgspec.json.encode({"image_base64": items, "image_urls": items})
+    for picture in read_pictures(opened(body), Delivery.BASE64):
+        if isinstance(picture, Link):
+            assert picture.url.lower().startswith("http")
+        else:
+            base64.b64decode(picture.base64, validate=True)

@@ -1,0 +1,194 @@
+"""MiniMax's own request fields, as both client wires take them."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
+from gateway.domain.models import Model, Target
+from gateway.wire.extras import check_can_be_made, read_extras, read_pixels, read_ratio
+from gateway.wire.fields import Fields
+
+RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
+FACE = {"type": "character", "image_file": "https://example.org/face.jpg"}
+MODEL = Model(
+    "image-01",
+    (),
+    3500,
+    (
+        Target("a", "one", Capability(takes_pixels=False, fields=frozenset({"style"}))),
+        Target("b", "two", Capability(ratios=frozenset({"1:1"}), fields=frozenset({"seed"}))),
+    ),
+)
+
+
+def fields(**values: object) -> Fields:
+    return Fields(msgspec.json.encode(values))
+
+
+def attempt(act: Callable[[], object]) -> object:
+    """What an act gives, or its GatewayError; any other exception fails the test."""
+    try:
+        return act()
+    except GatewayError as error:
+        return error
+
+
+def refusal_of(**values: object) -> tuple[Fault, str | None]:
+    read = fields(**values)
+    with pytest.raises(GatewayError) as refused:
+        _ = (read_ratio(read), read_pixels(read), read_extras(read))
+    return refused.value.fault, refused.value.param
+
+
+def test_nothing_given_is_nothing_read() -> None:
+    empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
+    assert (Extras(), None, None) == (read_extras(empty), read_ratio(empty), read_pixels(empty))
+    empty.refuse_rest()
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_documented_ratios_are_taken(ratio: str) -> None:
+    assert ratio == read_ratio(fields(aspect_ratio=ratio))
+
+
+@pytest.mark.parametrize(("width", "height"), [(512, 2048), (2048, 512), (1024, 1032)])
+def test_pixels_in_the_rule_are_taken(width: int, height: int) -> None:
+    assert Size(width, height) == read_pixels(fields(width=width, height=height))
+
+
+@pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
+def test_seed_is_any_int64(value: int) -> None:
+    assert value == read_extras(fields(seed=value)).seed
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_false_is_a_value(value: bool) -> None:
+    read = read_extras(fields(prompt_optimizer=value, aigc_watermark=value))
+    assert Extras(prompt_optimizer=value, aigc_watermark=value) == read
+
+
+@pytest.mark.parametrize("kind", ["漫画", "元气", "中世纪", "水彩"])
+@pytest.mark.parametrize("weight", [None, 0.01, 0.8, 1])
+def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None) -> None:
+    style = {"style_type": kind} | ({"style_weight": weight} if weight else {})
+    assert msgspec.json.encode(style) == read_extras(fields(style=style)).style
+
+
+@pytest.mark.parametrize("link", ["https://x/y.jpg", "http://x/y.jpg", "data:image/jpeg;base64,/9j/4AA="])
+def test_reference_is_kept_as_it_came(link: str) -> None:
+    reference = [{"type": "character", "image_file": link}]
+    assert msgspec.json.encode(reference) == read_extras(fields(subject_reference=reference)).subject_reference
+
+
+@pytest.mark.parametrize(
+    ("values", "fault", "param"),
+    [
+        ({"aspect_ratio": "5:4"}, Fault.INVALID_VALUE, "aspect_ratio"),
+        ({"aspect_ratio": ""}, Fault.INVALID_VALUE, "aspect_ratio"),
+        ({"aspect_ratio": 1}, Fault.INVALID_TYPE, "aspect_ratio"),
+        ({"width": 512}, Fault.MISSING_PARAMETER, "height"),
+        ({"height": 512}, Fault.MISSING_PARAMETER, "width"),
+        ({"width": 511, "height": 512}, Fault.INTEGER_BELOW_MIN, "width"),
+        ({"width": 512, "height": 2049}, Fault.INTEGER_ABOVE_MAX, "height"),
+        ({"width": 513, "height": 512}, Fault.INVALID_VALUE, "width"),
+        ({"width": 512, "height": 1023}, Fault.INVALID_VALUE, "height"),
+        ({"width": "512", "height": 512}, Fault.INVALID_TYPE, "width"),
+        ({"width": True, "height": 512}, Fault.INVALID_TYPE, "width"),
+        ({"seed": 2**63}, Fault.INTEGER_ABOVE_MAX, "seed"),
+        ({"seed": -(2**63) - 1}, Fault.INTEGER_BELOW_MIN, "seed"),
+        ({"seed": 1.0}, Fault.INVALID_TYPE, "seed"),
+        ({"prompt_optimizer": "true"}, Fault.INVALID_TYPE, "prompt_optimizer"),
+        ({"prompt_optimizer": 1}, Fault.INVALID_TYPE, "prompt_optimizer"),
+        ({"aigc_watermark": "no"}, Fault.INVALID_TYPE, "aigc_watermark"),
+        ({"style": "水彩"}, Fault.INVALID_TYPE, "style"),
+        ({"style": []}, Fault.INVALID_TYPE, "style"),
+        ({"style": {}}, Fault.INVALID_TYPE, "style"),
+        ({"style": {"style_type": "水彩", "more": 1}}, Fault.INVALID_TYPE, "style"),
+        ({"style": {"style_type": "vivid"}}, Fault.INVALID_VALUE, "style"),
+        ({"style": {"style_type": "水彩", "style_weight": 0}}, Fault.INVALID_VALUE, "style"),
+        ({"style": {"style_type": "水彩", "style_weight": 1.01}}, Fault.INVALID_VALUE, "style"),
+        ({"subject_reference": FACE}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": []}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"type": "style"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"image_file": "face.jpg"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        (
+            {"subject_reference": [FACE | {"image_file": "file:///etc/passwd"}]},
+            Fault.INVALID_VALUE,
+            "subject_reference",
+        ),
+        ({"subject_reference": [FACE | {"image_url": "https://x"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [{"type": "character"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [None]}, Fault.INVALID_VALUE, "subject_reference"),
+    ],
+)
+def test_value_outside_the_documentation_is_refused(values: dict[str, object], fault: Fault, param: str) -> None:
+    assert (fault, param) == refusal_of(**values)
+
+
+def test_openais_own_style_is_left_alone() -> None:
+    assert Extras() == read_extras(fields(style="vivid"), style_is_mapped=False)
+
+
+@pytest.mark.parametrize("name", ["style", "subject_reference"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"style_type":"\xff"}',
+        b'{"\xff":1}',
+        b'[{"type":"\xff","image_file":"https://x"}]',
+        b"[" * 1_000 + b"]" * 1_000,
+        b"9" * 5_000,
+        b"1e999",
+        b'"\\udc00"',
+    ],
+)
+def test_hostile_json_in_an_object_is_refused(name: str, value: bytes) -> None:
+    with pytest.raises(GatewayError) as refused:
+        read_extras(Fields(b'{"%s":%s}' % (name.encode(), value)))
+    assert refused.value.row.status == 400
+
+
+@given(st.sampled_from(["style", "subject_reference", "seed", "prompt_optimizer"]), st.binary(max_size=60))
+@example("style", b'{"style_type":"\xff"}')
+def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> None:
+    outcome = attempt(lambda: read_extras(Fields(b'{"%s":%s}' % (name.encode(), value))))
+    assert not isinstance(outcome, GatewayError) or outcome.row.status == 400
+
+
+@pytest.mark.parametrize(
+    ("job", "fault", "param"),
+    [
+        (ImageJob("p", extras=Extras(prompt_optimizer=False)), Fault.UNKNOWN_PARAMETER, "prompt_optimizer"),
+        (
+            ImageJob("p", extras=Extras(subject_reference=b"[]", aigc_watermark=True)),
+            Fault.UNKNOWN_PARAMETER,
+            "aigc_watermark",
+        ),
+        (ImageJob("p", extras=Extras(seed=1, style=b"{}")), Fault.INVALID_VALUE, "model"),
+        (ImageJob("p", size=Size(1792, 1024), extras=Extras(style=b"{}")), Fault.INVALID_VALUE, "size"),
+        (ImageJob("p", aspect_ratio="16:9", extras=Extras(seed=1)), Fault.INVALID_VALUE, "aspect_ratio"),
+        (ImageJob("p", pixels=Size(512, 512), extras=Extras(style=b"{}")), Fault.INVALID_VALUE, "width"),
+    ],
+)
+def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, fault: Fault, param: str) -> None:
+    with pytest.raises(GatewayError) as refused:
+        check_can_be_made(job, MODEL, SizePolicy.STRICT)
+    assert (fault, param) == (refused.value.fault, refused.value.param)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ImageJob("p"),
+        ImageJob("p", extras=Extras(seed=1)),
+        ImageJob("p", extras=Extras(style=b"{}"), aspect_ratio="16:9"),
+        ImageJob("p", pixels=Size(512, 512)),
+    ],
+)
+def test_what_one_target_can_make_is_taken(job: ImageJob) -> None:
+    check_can_be_made(job, MODEL, SizePolicy.STRICT)

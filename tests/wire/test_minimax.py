@@ -1,0 +1,427 @@
+"""MiniMax's wire: the call's body, every documented code, and every shape of an answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.domain.faults import Fault, GatewayError, Outcome, Pause, Retry, Scope, State
+from gateway.domain.images import Delivery, Encoded, Extras, ImageJob, ImageReply, Link, Shape, Size
+from gateway.wire.envelope import Reply
+from gateway.wire.minimax import CODES, MiniMax
+
+MINIMAX = MiniMax()
+URL = "https://cdn.hailuoai.com/a%2Fb_aigc.jpeg?Signature=x%2B"
+JPEG = "/9j/4AAQSkZJRg=="
+OK = {"status_code": 0, "status_msg": "success"}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """One line of the table in reference/minimax.md section 3."""
+
+    status: int
+    type: str
+    code: str
+    outcome: Outcome
+    retry: Retry
+    state: State = State.READY
+    param: str | None = None
+
+
+def caller(code: str, param: str | None = "prompt") -> Meaning:
+    return Meaning(400, "invalid_request_error", code, Outcome.REFUSED, Retry.NEVER, param=param)
+
+
+COOL = Meaning(429, "rate_limit_error", "rate_limit_exceeded", Outcome.REFUSED, Retry.FREELY, State.COOLING)
+WINDOW = Meaning(503, "server_error", "upstream_unavailable", Outcome.REFUSED, Retry.FREELY, State.COOLING)
+DEAD = Meaning(503, "server_error", "upstream_unavailable", Outcome.REFUSED, Retry.FREELY, State.QUARANTINED)
+UPSTREAM = Meaning(502, "server_error", "upstream_error", Outcome.REFUSED, Retry.ONCE)
+AMBIGUOUS = Meaning(504, "server_error", "upstream_timeout", Outcome.UNKNOWN, Retry.NEVER)
+NOT_FOR_IMAGES = Meaning(502, "server_error", "upstream_error", Outcome.REFUSED, Retry.NEVER)
+
+DOCUMENTED: dict[int, Meaning] = {
+    1000: UPSTREAM,
+    1001: AMBIGUOUS,
+    1002: COOL,
+    1004: DEAD,
+    1008: DEAD,
+    1013: UPSTREAM,
+    1024: UPSTREAM,
+    1026: caller("content_policy_violation"),
+    1027: caller("content_policy_violation"),
+    1028: WINDOW,
+    1030: WINDOW,
+    1033: UPSTREAM,
+    1039: COOL,
+    1041: COOL,
+    1042: caller("invalid_prompt"),
+    1043: NOT_FOR_IMAGES,
+    1044: NOT_FOR_IMAGES,
+    2013: caller("invalid_value", None),
+    20132: NOT_FOR_IMAGES,
+    2037: NOT_FOR_IMAGES,
+    2038: DEAD,
+    2039: NOT_FOR_IMAGES,
+    2042: NOT_FOR_IMAGES,
+    2045: COOL,
+    2046: COOL,
+    2047: COOL,
+    2048: NOT_FOR_IMAGES,
+    2049: DEAD,
+    2054: NOT_FOR_IMAGES,
+    2056: WINDOW,
+    2061: DEAD,
+    2067: WINDOW,
+    1400010161: DEAD,
+}
+
+
+def read(
+    answer: object, *, status: int = 200, delivery: Delivery = Delivery.URL, wait: float | None = None
+) -> ImageReply:
+    body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+    return MINIMAX.read_reply(Reply(status, body, wait), delivery)
+
+
+def attempt(act: Callable[[], object]) -> object:
+    """What an act gives, or its GatewayError; any other exception fails the test."""
+    try:
+        return act()
+    except GatewayError as error:
+        return error
+
+
+def error_of(answer: object, *, status: int = 200, wait: float | None = None) -> GatewayError:
+    with pytest.raises(GatewayError) as failed:
+        read(answer, status=status, wait=wait)
+    return failed.value
+
+
+def refused(code: object, text: str = "") -> dict[str, object]:
+    return {"base_resp": {"status_code": code, "status_msg": text}}
+
+
+def meaning_of(error: GatewayError) -> Meaning:
+    row = error.row
+    return Meaning(row.status, row.type, row.code or "", row.outcome, row.retry, row.state, error.param)
+
+
+def test_every_documented_code_is_mapped_and_no_other() -> None:
+    assert set(DOCUMENTED) == set(CODES)
+
+
+@pytest.mark.parametrize("code", DOCUMENTED)
+@pytest.mark.parametrize("spelling", [int, str])
+def test_code_means_what_the_reference_says(code: int, spelling: type[int] | type[str]) -> None:
+    error = error_of(refused(spelling(code), "some text"))
+    assert DOCUMENTED[code] == meaning_of(error)
+    assert (error.upstream_code, error.detail) == (code, f"{code} some text")
+
+
+@pytest.mark.parametrize("code", [1, 7, 1005, 2014, 99999, -1, -10001, 10**12, 10**30])
+def test_unknown_code_is_the_upstreams_and_retires_no_key(code: int) -> None:
+    error = error_of(refused(code))
+    assert UPSTREAM == meaning_of(error)
+    assert Pause.NONE is error.row.pause
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("invalid params", caller("invalid_value", None)),
+        ("invalid params, aspect_ratio is not supported", caller("invalid_value", "aspect_ratio")),
+        ("invalid params, n: Expected `int` <= 9", caller("invalid_value", "n")),
+        ("invalid params, prompt_optimizer", caller("invalid_value", None)),
+        ("invalid params, width and height must come together", caller("invalid_value", "width")),
+        ("invalid params, prompt length must be less than 1500", caller("string_above_max_length")),
+        ("invalid params, your current Token Plan does not support model", DEAD),
+        ("Credit does not support this model", DEAD),
+        ("blocked by moderation", caller("content_policy_violation")),
+        (
+            "invalid params, subject_reference: cannot fetch https://x.org/credit.jpg",
+            caller("invalid_value", "subject_reference"),
+        ),
+        ("invalid params, aspect_ratio is case-sensitive", caller("invalid_value", "aspect_ratio")),
+    ],
+)
+def test_2013_is_told_apart_by_its_text(text: str, expected: Meaning) -> None:
+    assert expected == meaning_of(error_of(refused(2013, text)))
+
+
+@pytest.mark.parametrize("code", [1002, 1039, 1041, 2045, 2046, 2047])
+def test_busy_accounts_are_left_for_another_account(code: int) -> None:
+    assert Scope.ACCOUNT is error_of(refused(code)).row.scope
+
+
+@pytest.mark.parametrize(("code", "scope"), [(2061, Scope.MODEL), (1004, Scope.KEY), (2049, Scope.KEY)])
+def test_dead_keys_are_taken_out_no_further_than_needed(code: int, scope: Scope) -> None:
+    assert scope is error_of(refused(code)).row.scope
+
+
+def test_rate_limit_body_of_74_bytes_is_understood_with_its_pause() -> None:
+    body = b'{"base_resp":{"status_code":1002,"status_msg":"rate limit exceeded(RPM)"}}'
+    assert len(body) == 74
+    assert error_of(body, wait=7.0).retry_after_s == 7.0
+
+
+@pytest.mark.parametrize("base_resp", [OK, {"status_code": "0"}, {"status_code": " 0 "}, {}, None, "junk", []])
+@pytest.mark.parametrize(
+    "metadata", [{"success_count": "3"}, {"success_count": 1}, {"success_count": "x"}, None, [], 7]
+)
+def test_images_count_whatever_the_counters_say(base_resp: object, metadata: object) -> None:
+    """The seed's example claims three images and holds one (reference/minimax.md 2.3)."""
+    answer = {"id": "0f", "data": {"image_urls": [URL]}, "metadata": metadata, "base_resp": base_resp}
+    assert ImageReply((Link(URL),), "0f") == read(answer)
+
+
+@pytest.mark.parametrize("identity", [{}, {"id": None}, {"id": 7}, {"id": {}}])
+def test_id_may_be_missing(identity: dict[str, object]) -> None:
+    assert read(identity | {"data": {"image_urls": [URL]}, "base_resp": OK}).id == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "delivery", "expected"),
+    [
+        ({"image_urls": [URL], "image_base64": [JPEG]}, Delivery.URL, (Link(URL),)),
+        ({"image_urls": [URL], "image_base64": [JPEG]}, Delivery.BASE64, (Encoded(memoryview(JPEG.encode())),)),
+        ({"image_urls": [], "image_base64": [JPEG]}, Delivery.URL, (Encoded(memoryview(JPEG.encode())),)),
+        ({"image_urls": [URL], "image_base64": None}, Delivery.BASE64, (Link(URL),)),
+        ({"image_urls": [None, "", " ", 7, {}, URL, "nolink", "ftp://x"]}, Delivery.URL, (Link(URL),)),
+        ({"image_base64": [None, "", 7, "!", JPEG, {"a": 1}]}, Delivery.BASE64, (Encoded(memoryview(JPEG.encode())),)),
+    ],
+)
+def test_list_that_was_asked_for_is_taken_else_the_other(data: object, delivery: Delivery, expected: object) -> None:
+    assert expected == read({"data": data, "base_resp": OK}, delivery=delivery).pictures
+
+
+@pytest.mark.parametrize("error", [None, {}, "", []])
+def test_empty_error_beside_a_success_is_no_failure(error: object) -> None:
+    """`null` is absent: these images were made and billed, and must not be bought again."""
+    answer = {"error": error, "data": {"image_urls": [URL]}, "base_resp": OK}
+    assert (Link(URL),) == read(answer).pictures
+
+
+def test_empty_error_beside_a_code_does_not_hide_it() -> None:
+    assert Fault.KEY_INVALID is error_of({"error": None, **refused(1004)}).fault
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, {}, [], "x", {"image_urls": None}, {"image_urls": []}, {"image_urls": [""]}, {"image_base64": [None]}],
+)
+@pytest.mark.parametrize("metadata", [None, {}, {"success_count": "1", "failed_count": "0"}, {"success_count": "x"}])
+def test_success_without_images_is_an_empty_answer_tried_once_more(data: object, metadata: object) -> None:
+    error = error_of({"data": data, "metadata": metadata, "base_resp": OK})
+    assert Fault.UPSTREAM_EMPTY is error.fault
+    assert UPSTREAM == meaning_of(error)
+
+
+@pytest.mark.parametrize("success", ["0", 0, " 0"])
+@pytest.mark.parametrize("failed", ["2", 2])
+@pytest.mark.parametrize("base_resp", [OK, None])
+def test_all_withheld_is_a_content_refusal(success: object, failed: object, base_resp: object) -> None:
+    metadata = {"success_count": success, "failed_count": failed}
+    error = error_of({"data": {"image_urls": []}, "metadata": metadata, "base_resp": base_resp})
+    assert caller("content_policy_violation") == meaning_of(error)
+
+
+def test_answer_that_says_nothing_may_have_cost_money() -> None:
+    assert Outcome.UNKNOWN is error_of({}).row.outcome
+    assert Outcome.UNKNOWN is error_of(refused("junk")).row.outcome
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><body>502 Bad Gateway</body></html>",
+        b"404 page not found",
+        b"null",
+        b"[]",
+        b'"x"',
+        b'{"data"',
+        b"\xff\xfe",
+        b"\x1f\x8b\x08\x00",
+        b"[" * 300_000,
+        b'{"data":' + b"[" * 300_000 + b"]" * 300_000 + b"}",
+    ],
+)
+def test_200_that_is_no_json_object_may_have_cost_money(body: bytes) -> None:
+    error = error_of(body)
+    assert (Fault.ANSWER_UNREADABLE, 502) == (error.fault, error.row.status)
+    assert len(error.detail) < 300
+
+
+@pytest.mark.parametrize(
+    ("status", "fault"),
+    [
+        (301, Fault.UPSTREAM_MISPLACED),
+        (400, Fault.UPSTREAM_REJECTED),
+        (401, Fault.KEY_INVALID),
+        (402, Fault.BALANCE_EMPTY),
+        (403, Fault.KEY_INVALID),
+        (404, Fault.UPSTREAM_UNSUPPORTED),
+        (408, Fault.UPSTREAM_TIMEOUT),
+        (413, Fault.UPSTREAM_BODY_TOO_LARGE),
+        (418, Fault.UPSTREAM_MISPLACED),
+        (422, Fault.UPSTREAM_REJECTED),
+        (429, Fault.ACCOUNT_RATE_LIMITED),
+        (500, Fault.UPSTREAM_ERROR),
+        (502, Fault.UPSTREAM_ERROR),
+        (503, Fault.UPSTREAM_ERROR),
+        (504, Fault.UPSTREAM_TIMEOUT),
+    ],
+)
+@pytest.mark.parametrize("answer", [b"<html></html>", {}, {"base_resp": OK}])
+def test_http_status_speaks_where_no_code_does(status: int, fault: Fault, answer: object) -> None:
+    assert fault is error_of(answer, status=status).fault
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 504])
+def test_code_outranks_the_http_status(status: int) -> None:
+    assert Fault.CONTENT_INPUT is error_of(refused(1026), status=status).fault
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "fault"),
+    [
+        ({"type": "authentication_error", "message": "m", "http_code": "401"}, 401, Fault.KEY_INVALID),
+        ({"type": "authorized_error"}, 200, Fault.KEY_INVALID),
+        ({"type": "permission_error"}, 403, Fault.KEY_INVALID),
+        ({"type": "invalid_request_error", "message": "n too big"}, 400, Fault.UPSTREAM_REJECTED),
+        ({"type": "bad_request_error"}, 400, Fault.UPSTREAM_REJECTED),
+        ({"type": "rate_limit_error"}, 429, Fault.ACCOUNT_RATE_LIMITED),
+        ({"type": "insufficient_balance_error"}, 402, Fault.BALANCE_EMPTY),
+        ({"type": "overloaded_error"}, 529, Fault.UPSTREAM_ERROR),
+        ({"type": "api_error"}, 500, Fault.UPSTREAM_ERROR),
+        ({"type": "server_error"}, 200, Fault.UPSTREAM_ERROR),
+        ({"type": "rate_limit_error", "message": "usage limit exceeded (2056)"}, 429, Fault.WINDOW_SPENT),
+        ({"type": "x", "message": "blocked (1026)"}, 400, Fault.CONTENT_INPUT),
+        ({"type": "rate_limit_error", "message": "limit (9999)"}, 429, Fault.ACCOUNT_RATE_LIMITED),
+        ({"type": "x", "http_code": "401"}, 200, Fault.KEY_INVALID),
+        ({"type": "x", "http_code": 408}, 200, Fault.UPSTREAM_TIMEOUT),
+        ({"message": "no type"}, 429, Fault.ACCOUNT_RATE_LIMITED),
+        ({"type": "x"}, 200, Fault.UPSTREAM_ERROR),
+        ("plain text", 403, Fault.KEY_INVALID),
+        ("usage limit exceeded (2056)", 429, Fault.WINDOW_SPENT),
+    ],
+)
+def test_newer_surfaces_errors_are_read(error: object, status: int, fault: Fault) -> None:
+    assert fault is error_of({"type": "error", "error": error, "request_id": "r"}, status=status).fault
+
+
+@pytest.mark.parametrize("kind", ["api_error", "server_error", "overloaded_error", "timeout_error"])
+@pytest.mark.parametrize("status", [408, 504])
+@pytest.mark.parametrize("place", ["status", "http_code"])
+def test_a_gateway_timeout_is_never_bought_again_whatever_its_type_is_called(
+    kind: str, status: int, place: str
+) -> None:
+    """HTTP 408 and 504 are unknown (reference/minimax.md section 3, "Known free or unknown")."""
+    error = {"type": kind, "message": "m"} | ({"http_code": str(status)} if place == "http_code" else {})
+    failed = error_of({"type": "error", "error": error}, status=status if place == "status" else 200)
+    assert Outcome.UNKNOWN is failed.row.outcome
+
+
+def test_newer_error_outranks_base_resp() -> None:
+    assert Fault.KEY_INVALID is error_of({"error": {"type": "authentication_error"}, **refused(1026)}).fault
+
+
+@given(st.binary(), st.sampled_from([200, 302, 400, 404, 429, 500]), st.sampled_from(Delivery))
+def test_any_bytes_are_pictures_or_a_fault(body: bytes, status: int, delivery: Delivery) -> None:
+    outcome = attempt(lambda: read(body, status=status, delivery=delivery))
+    assert outcome.pictures if isinstance(outcome, ImageReply) else isinstance(outcome, GatewayError)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.sampled_from([URL, JPEG, "0", "1002", 1026, 2013]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["status_code", "status_msg", "image_urls", "image_base64", "success_count", "failed_count", "type"]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["id", "data", "metadata", "base_resp", "error", "type", "code"]), VALUES),
+    st.sampled_from([200, 400, 503]),
+    st.sampled_from(Delivery),
+)
+def test_any_json_is_pictures_or_a_fault(answer: dict[str, object], status: int, delivery: Delivery) -> None:
+    outcome = attempt(lambda: read(answer, status=status, delivery=delivery))
+    assert outcome.pictures if isinstance(outcome, ImageReply) else isinstance(outcome, GatewayError)
+
+
+def built(job: ImageJob, count: int = 1, shape: Shape | None = None, delivery: Delivery = Delivery.URL) -> object:
+    body = MINIMAX.build_call(job, count, "image-01", shape or Shape(Size(1024, 1024)), delivery)
+    return msgspec.json.decode(body)
+
+
+BARE = {"model": "image-01", "prompt": "a fox", "response_format": "url"}
+
+
+@pytest.mark.parametrize(
+    ("job", "count", "shape", "delivery", "expected"),
+    [
+        (ImageJob("a fox"), 1, Shape(Size(1, 1)), Delivery.URL, BARE),
+        (ImageJob("a fox"), 9, Shape(Size(1, 1)), Delivery.BASE64, BARE | {"n": 9, "response_format": "base64"}),
+        (ImageJob("a fox"), 1, Shape(Size(1, 1), aspect_ratio="16:9"), Delivery.URL, BARE | {"aspect_ratio": "16:9"}),
+        (
+            ImageJob("a fox"),
+            1,
+            Shape(Size(1792, 1024), pixels=Size(1792, 1024)),
+            Delivery.URL,
+            BARE | {"width": 1792, "height": 1024},
+        ),
+    ],
+)
+def test_call_is_the_documented_body_and_nothing_else(
+    job: ImageJob, count: int, shape: Shape, delivery: Delivery, expected: object
+) -> None:
+    assert expected == built(job, count, shape, delivery)
+
+
+def test_optional_fields_are_sent_as_they_came_even_when_false() -> None:
+    style, reference = b'{"style_type": "\xe6\xbc\xab\xe7\x94\xbb"}', b'[{"type":"character","image_file":"https://x"}]'
+    extras = Extras(seed=0, prompt_optimizer=False, aigc_watermark=False, style=style, subject_reference=reference)
+    expected = BARE | {
+        "seed": 0,
+        "prompt_optimizer": False,
+        "aigc_watermark": False,
+        "style": {"style_type": "漫画"},
+        "subject_reference": [{"type": "character", "image_file": "https://x"}],
+    }
+    assert expected == built(ImageJob("a fox", extras=extras))
+
+
+@pytest.mark.parametrize("prompt", ['"quotes" \\ and\nlines', "狐狸 🦊", "\u0000\u2028", "e\u0301" * 700])
+def test_prompt_arrives_unchanged(prompt: str) -> None:
+    assert BARE | {"prompt": prompt} == built(ImageJob(prompt))
+
+
+def test_capabilities_are_the_documented_ones() -> None:
+    plain, live = MINIMAX.capability("image-01"), MINIMAX.capability("image-01-live")
+    common = frozenset({"seed", "prompt_optimizer", "aigc_watermark", "subject_reference"})
+    assert (9, 1499, True, True) == (
+        plain.max_images_per_call,
+        plain.prompt_max_chars,
+        plain.takes_pixels,
+        plain.answers_base64,
+    )
+    assert (common, common | {"style"}) == (plain.fields, live.fields)
+    assert (False, frozenset({"21:9"})) == (live.takes_pixels, plain.ratios - live.ratios)
+    assert MINIMAX.path == "/v1/image_generation"
