@@ -1,6 +1,7 @@
 """The composition root: the only place that constructs collaborators."""
 
 import asyncio
+import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -56,7 +57,8 @@ def create_app(
     pool = KeyPool(redis, read_keys(settings, environ), time.time)
     pepper = read_pepper(settings, environ)
     tenants = TenantStore(redis, pepper=pepper, clock=time.time, monotonic=time.monotonic)
-    direct, public = AiohttpTransport(), AiohttpTransport(public_only=True)
+    certificates = ssl.create_default_context()
+    direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     upstreams = _build_upstreams(settings, pool, metrics, direct, public)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     images = Images(

@@ -61,14 +61,16 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     Time-outs are httpx's: `request.extensions["timeout"]`, seconds, keys connect and read.
     """
 
-    def __init__(self, *, public_only: bool = False) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None, *, public_only: bool = False) -> None:
+        """`context` may be shared by transports: loading the certificates takes 20 ms."""
+        self._context = context or ssl.create_default_context()
         self._public_only = public_only
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             limit=0,
-            ssl=ssl.create_default_context(),
+            ssl=self._context,
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=_PublicResolver() if self._public_only else None,
         )

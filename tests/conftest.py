@@ -57,11 +57,17 @@ def _emptied(url: str) -> str:
     return url
 
 
-@pytest.fixture
-def simulator() -> Iterator[Simulator]:
-    """A simulator without latency."""
+@pytest.fixture(scope="session")
+def one_simulator() -> Iterator[Simulator]:
     with simulating() as running:
         yield running
+
+
+@pytest.fixture
+def simulator(one_simulator: Simulator) -> Simulator:
+    """A simulator without latency, and without memory of earlier tests."""
+    one_simulator.reset()
+    return one_simulator
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ class EmbeddedRedis:
     def _prepare(self) -> None:
         if len(os.fsencode(self._socket)) > _SOCKET_MAX_BYTES:
             raise EmbeddedError(
-                f"the path {self._socket} is too long for a socket; set redis.embedded_dir to a shorter one"
+                f"the path {self._socket} is too long for a socket; set redis.embedded_dir or XDG_DATA_HOME to a shorter one"
             )
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -60,11 +60,17 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a short name: the path of a unix socket has at most 107 bytes."""
+    return tmp_path_factory.mktemp("h")
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 
 
-def test_it_prints_one_line_of_json_that_is_enough_to_use_it(tmp_path: Path) -> None:
-    with process(demo_command("--json"), tmp_path) as started:
+def test_it_prints_one_line_of_json_that_is_enough_to_use_it(home: Path) -> None:
+    with process(demo_command("--json"), home) as started:
         ready = ready_line(started)
         with OpenAI(base_url=ready["base_url"], api_key=ready["api_key"]) as client:
             answer = client.images.generate(prompt="a lighthouse")
@@ -85,31 +91,31 @@ def test_it_prints_one_line_of_json_that_is_enough_to_use_it(tmp_path: Path) -> 
 
 @needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_however_it_ends_no_process_is_left_and_it_starts_again(tmp_path: Path, how: signal.Signals) -> None:
+def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how: signal.Signals) -> None:
     for _ in range(2):
-        with process(demo_command("--json"), tmp_path) as started:
+        with process(demo_command("--json"), home) as started:
             ready = ready_line(started)
             models = httpx.get(f"{ready['base_url']}/models", headers={"authorization": f"Bearer {ready['api_key']}"})
             started.send_signal(how)
             started.wait(20)
 
         assert 200 == models.status_code
-        wait_until(lambda: not processes_of(tmp_path), f"every process ends: {processes_of(tmp_path)}")
+        wait_until(lambda: not processes_of(home), f"every process ends: {processes_of(home)}")
 
 
 @needs_proc
-def test_it_ends_with_the_make_that_started_it(tmp_path: Path) -> None:
+def test_it_ends_with_the_make_that_started_it(home: Path) -> None:
     script = f"import subprocess, sys; subprocess.run({demo_command('--json', '--exit-with-parent')!r})"
-    with process([sys.executable, "-c", script], tmp_path) as parent:
+    with process([sys.executable, "-c", script], home) as parent:
         ready_line(parent)
         parent.kill()
         parent.wait()
 
-        wait_until(lambda: not processes_of(tmp_path), "every process ends with the parent")
+        wait_until(lambda: not processes_of(home), "every process ends with the parent")
 
 
-def test_what_it_prints_works_as_printed(tmp_path: Path) -> None:
-    with process(demo_command(), tmp_path) as started:
+def test_what_it_prints_works_as_printed(home: Path) -> None:
+    with process(demo_command(), home) as started:
         assert started.stdout is not None
         lines: list[str] = []
         while not lines or "Ctrl-C" not in lines[-1]:
@@ -119,15 +125,15 @@ def test_what_it_prints_works_as_printed(tmp_path: Path) -> None:
         curl = text[text.index("curl ") : text.index("\n\nor from Python")]
         snippet = text[text.index("from base64") : text.index("Ctrl-C")]
         answered = subprocess.run(["sh", "-c", curl], capture_output=True, text=True, timeout=30, check=True)
-        subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, timeout=30, check=True)
+        subprocess.run([sys.executable, "-c", snippet], cwd=home, timeout=30, check=True)
         picture = httpx.get(json.loads(answered.stdout)["data"][0]["url"])
 
     assert b"\xff\xd8\xff" == picture.content[:3]
-    assert b"\xff\xd8\xff" == (tmp_path / "lighthouse.jpg").read_bytes()[:3]
+    assert b"\xff\xd8\xff" == (home / "lighthouse.jpg").read_bytes()[:3]
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_a_provider_key_in_the_environment_replaces_the_simulator(tmp_path: Path) -> None:
+def test_a_provider_key_in_the_environment_replaces_the_simulator(home: Path) -> None:
     """Nothing is sent: the provider of this machine is not there."""
     command = [
         "env",
@@ -135,7 +141,7 @@ def test_a_provider_key_in_the_environment_replaces_the_simulator(tmp_path: Path
         "IMAGEGATE_UPSTREAMS__0__BASE_URL=http://127.0.0.1:9",
         *demo_command("--json"),
     ]
-    with process(command, tmp_path) as started:
+    with process(command, home) as started:
         ready = ready_line(started)
         headers = {"authorization": f"Bearer {ready['admin_key']}"}
         pool = httpx.get(f"{ready['admin_url']}/admin/v1/pool", headers=headers).json()["data"]
@@ -150,12 +156,12 @@ def test_a_provider_key_in_the_environment_replaces_the_simulator(tmp_path: Path
     assert (503, "upstream_unavailable") == (answer.status_code, answer.json()["error"]["code"])
 
 
-def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
-    with process(demo_command("--json"), tmp_path) as started:
+def test_a_taken_port_is_told_in_one_line(home: Path) -> None:
+    with process(demo_command("--json"), home) as started:
         port = ready_line(started)["admin_url"].rpartition(":")[2]
         command = [sys.executable, "-m", "gateway", "demo", "--port", port]
         second = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=False, env={"HOME": str(tmp_path)}, cwd=ROOT
+            command, capture_output=True, text=True, timeout=20, check=False, env={"HOME": str(home)}, cwd=ROOT
         )
 
     assert (1, "") == (second.returncode, second.stdout)
