@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
+import structlog
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.routing import Route
 
 from gateway import __version__
 from gateway import settings as config
+from gateway.domain.faults import GatewayError
 from gateway.domain.images import Capability, SizePolicy
 from gateway.domain.keys import Secret, UpstreamKey
 from gateway.domain.models import Catalog, Model, Target
@@ -37,9 +39,10 @@ from gateway.web.images import Images
 from gateway.web.middleware import PublicCors, RequestScope
 from gateway.web.ops import Ops
 from gateway.wire import DIALECTS, native
-from gateway.wire.links import LinkPolicy
+from gateway.wire.links import LinkPolicy, Trust
 from gateway.wire.openai import Manners
 
+_LOG = structlog.get_logger("imagegate.app")
 _USER_AGENT = f"imagegate/{__version__}"
 
 
@@ -51,7 +54,7 @@ def create_app(
     `companions` run beside it for as long as it lives.
     Raises: SettingsError for a secret that is missing or a Redis URL that is none.
     """
-    redis = _connect(settings)
+    redis = connect_redis(settings)
     metrics = Metrics(CollectorRegistry())
     catalog = build_catalog(settings)
     pool = KeyPool(redis, read_keys(settings, environ), time.time)
@@ -81,6 +84,7 @@ def create_app(
             await stack.enter_async_context(direct)
             await stack.enter_async_context(public)
             async with asyncio.TaskGroup() as group:
+                await _warn_without(redis)
                 tasks = [group.create_task(_run(companion)) for companion in (tenants.listen, *companions)]
                 yield
                 for task in tasks:
@@ -123,7 +127,7 @@ def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKe
             upstream.name,
             account.name,
             key.name,
-            config.read_secret(key.secret, environ, f"upstreams.{upstream.name}.{account.name}.{key.name}.secret"),
+            config.read_secret(key.secret, environ, f"upstreams '{upstream.name}': key '{key.name}': secret"),
         )
         for upstream in settings.upstreams
         for account in upstream.accounts
@@ -145,7 +149,7 @@ def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
     return config.read_secret(source, environ, "keys.pepper").reveal() if source else None
 
 
-def _connect(settings: Settings) -> Redis:
+def connect_redis(settings: Settings) -> Redis:
     try:
         return connect(settings.redis.url, settings.redis.timeout_ms / 1000)
     except ValueError as error:
@@ -202,6 +206,12 @@ def _build_upstreams(
     return Upstreams(pool, caller, fetcher, endpoints, policy, time.monotonic)
 
 
+def unfetchable(settings: Settings) -> list[str]:
+    """Upstreams at an address of the operator's own whose result links the gateway would refuse to follow."""
+    upstreams = [upstream for upstream in settings.upstreams if upstream.base_url.startswith("http://")]
+    return [entry.name for entry in upstreams if _endpoint(entry).links.trust(entry.base_url) is Trust.NONE]
+
+
 def _endpoint(upstream: config.Upstream) -> Endpoint:
     dialect = DIALECTS[upstream.dialect]
     hosts = dialect.result_hosts if upstream.result_hosts is None else upstream.result_hosts
@@ -227,6 +237,14 @@ def _size_policy(settings: Settings) -> SizePolicy:
 
 def _new_request_id() -> str:
     return f"req_{uuid.uuid4().hex}"
+
+
+async def _warn_without(redis: Redis) -> None:
+    """Serving may begin before Redis does; whoever reads the log is told."""
+    try:
+        await ping(redis)
+    except GatewayError as error:
+        _LOG.warning("redis_does_not_answer", detail=error.detail, remedy="check redis.url; requests are answered 503")
 
 
 async def _run(companion: Callable[[], Awaitable[None]]) -> None:

@@ -5,6 +5,7 @@ Every error names the file or variable, the path inside it, and what to do.
 
 import copy
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -18,13 +19,23 @@ from gateway.domain.keys import Secret
 
 ENV_PREFIX: Final = "IMAGEGATE_"
 DEFAULT_FILE: Final = "config/imagegate.toml"
+_SOURCE: Final = '{ env = "VARIABLE" } or { file = "/path" }'
 
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
+Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z",
+        description="1 to 63 of the characters a-z, 0-9, '.', '_' and '-', a letter or digit first",
+    ),
+]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
-HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z")]
+HttpUrl = Annotated[
+    str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z", description="http:// or https://, a host, and no query")
+]
+Price = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z", description='a decimal in quotes, as "0.0035"')]
 
 
 class SettingsError(Exception):
@@ -155,7 +166,7 @@ class Model(_Table, frozen=True, kw_only=True):
 
     id: ModelName
     aliases: tuple[ModelName, ...] = ()
-    price_per_image_usd: Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
+    price_per_image_usd: Price
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
 
     @property
@@ -183,7 +194,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Settings:
     `path` None means `IMAGEGATE_CONFIG`, else `config/imagegate.toml`.
     Raises: SettingsError.
     """
-    path = path or environ.get(f"{ENV_PREFIX}CONFIG") or DEFAULT_FILE
+    path = config_path(path, environ)
     try:
         document = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
@@ -193,6 +204,11 @@ def load(path: str | None, environ: Mapping[str, str]) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from error
     return from_document(document, environ, path)
+
+
+def config_path(path: str | None, environ: Mapping[str, str]) -> str:
+    """The file that is read."""
+    return path or environ.get(f"{ENV_PREFIX}CONFIG") or DEFAULT_FILE
 
 
 def from_document(document: dict[str, object], environ: Mapping[str, str], source: str) -> Settings:
@@ -297,21 +313,41 @@ def _parse(kind: object, text: str, variable: str) -> object:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{variable}: expected a TOML list or table: {error}") from error
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{variable}: {_explain(str(error))}") from error
+        setting = ".".join(variable.removeprefix(ENV_PREFIX).lower().split("__"))
+        expected = _expected(setting) or str(error).partition(", got")[0].partition("Expected ")[2].strip("`")
+        raise SettingsError(f"{variable}: {text!r} is not what this setting takes; expected {expected}") from error
 
 
 def _explain(message: str) -> str:
-    """Msgspec's message with the path first."""
+    """Msgspec's message with the path first and, where it helps, what is expected there in words."""
     what, _, where = message.partition(" - at `$")
-    what = what.replace("Object contains unknown field", "unknown setting").replace("Object missing", "missing")
     where = where.rstrip("`").lstrip(".")
-    if what in {"Expected `object`, got `str`", "Expected `object | null`, got `str`"} and where.rpartition(".")[2] in {
-        "secret",
-        "key",
-        "pepper",
-    }:
-        what = 'never write the secret itself here; give { env = "VARIABLE" } or { file = "/path" }'
+    what = what.replace("Object contains unknown field", "unknown setting").replace("Object missing", "missing")
+    expected = _expected(where)
+    if what.startswith("Expected `object") and what.endswith("got `str`") and expected == _SOURCE:
+        what = f"never write the secret itself here; give {_SOURCE}"
+    elif expected:
+        what = f"{what.partition(', got')[0] if 'regex' in what else what}; expected {expected}"
+    if "regex" in what:
+        what = f"it is not {expected}"
     return f"{where}: {what}" if where else what
+
+
+def _expected(where: str) -> str:
+    """What a setting holds, in words; empty where its type says it all."""
+    kind: object = Settings
+    try:
+        for step in re.findall(r"\w+", where.replace("[...]", "[0]")):
+            kind = _step_type(kind, step, where)
+    except SettingsError:
+        return ""
+    plain = _plain(kind)
+    if plain is SecretSource:
+        return _SOURCE
+    if get_origin(plain) is Literal:
+        return f"one of {', '.join(get_args(plain))}"
+    notes = [note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Meta) and note.description]
+    return str(notes[0].description) if notes else ""
 
 
 def _problems(settings: Settings) -> Iterable[str]:

@@ -41,6 +41,8 @@ def ask(url: str, admin_key: str, method: str, path: str, body: Document | None 
         answer = None
     if not isinstance(answer, dict):
         fail(f"{url} is no gateway: it answered HTTP {response.status_code} without a JSON object; check --url")
+    if response.status_code == 401:
+        fail("the gateway refuses the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
     if not response.is_success:
         refusal = answer.get("error")
         fail(str(refusal.get("message")) if isinstance(refusal, dict) else f"HTTP {response.status_code}")

@@ -29,7 +29,7 @@ from gateway.cli.serving import (
     stop_on_signals,
     watch_embedded,
 )
-from gateway.settings import SettingsError, from_document
+from gateway.settings import Settings, SettingsError, from_document
 from gateway.simulator import create_simulator
 from gateway.stores.embedded import EmbeddedRedis
 
@@ -76,16 +76,19 @@ def demo(
     """Run Redis, the gateway and, without AI302_API_KEY or MINIMAX_API_KEY, the simulator as its upstream."""
     if exit_with_parent:
         _exit_with_parent()
-    logs.configure("json" if json else "console", "info")
-    listener = bind(host, port)
+    log_format: logs.LogFormat = "json" if json else "console"
+    logs.configure(log_format, "warning")  # until it is ready: its own admin calls are nobody's news
+    listener = bind(host, port, 'as in: make run ARGS="--port 8081"' if exit_with_parent else "")
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
     embedded = EmbeddedRedis(data_directory() / "demo")
     start_embedded(embedded)
     try:
-        asyncio.run(_run(host, listener, simulator_listener, embedded, as_json=json))
+        asyncio.run(_run(host, listener, simulator_listener, embedded, log_format))
     finally:
         embedded.stop()
+    if not json:
+        print("Stopped.")
 
 
 async def _run(
@@ -93,8 +96,7 @@ async def _run(
     listener: socket.socket,
     simulator_listener: socket.socket | None,
     embedded: EmbeddedRedis,
-    *,
-    as_json: bool,
+    log_format: logs.LogFormat,
 ) -> None:
     admin_key = secrets.token_urlsafe(24)
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
@@ -119,8 +121,11 @@ async def _run(
         ) as admin:
             api_key, key_id = await _create_key(admin)
             ready = Ready(f"{url}/v1", api_key, url, admin_key, simulator_url, embedded.url)
-            print(json_module.dumps(asdict(ready)) if as_json else _welcome(ready), flush=True)
+            text = json_module.dumps(asdict(ready)) if log_format == "json" else _welcome(ready, settings)
+            print(text, flush=True)
+            logs.configure(log_format, "info")
             await stopped.wait()
+            logs.configure(log_format, "warning")
             await admin.delete(f"/keys/{key_id}")
         for server, _ in programs:
             server.should_exit = True
@@ -182,15 +187,20 @@ def _exit_with_parent() -> None:
         raise typer.Exit(1)
 
 
-def _welcome(ready: Ready) -> str:
-    upstream = f"the simulator, {ready.simulator_url}" if ready.simulator_url else "your own provider key"
+def _welcome(ready: Ready, settings: Settings) -> str:
+    upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
+    cost = (
+        "Its pictures are drawn here and cost nothing." if ready.simulator_url else "Every image is billed to your key."
+    )
     return f"""
 imagegate is ready.
 
   base URL    {ready.base_url}
   tenant key  {ready.api_key}
   admin key   {ready.admin_key}
-  upstream    {upstream}
+  upstream    {upstreams}
+
+{cost} The two keys are valid until it stops.
 
 Try it from another terminal; the answer holds a link to the picture:
 

@@ -55,7 +55,7 @@ def list_(
 @app.command("revoke")
 def revoke(
     tenant: TenantName,
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as listed.")],
+    key_id: Annotated[str, typer.Argument(help="The key's id, as listed.")],
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
     json: JsonOption = False,

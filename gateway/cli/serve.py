@@ -13,18 +13,19 @@ from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__, logs
-from gateway.app import create_app, read_admin_key, read_keys, read_pepper
+from gateway.app import connect_redis, create_app, read_admin_key, read_keys, read_pepper, unfetchable
 from gateway.cli.output import fail
 from gateway.cli.serving import bind, embedded_of, server_config, start_embedded, watch_embedded
 from gateway.domain.faults import GatewayError
-from gateway.settings import Settings, SettingsError, load
-from gateway.stores import connect, ping
-from gateway.stores.embedded import EmbeddedRedis
+from gateway.settings import Settings, SettingsError, config_path, load
+from gateway.stores import ping
+from gateway.stores.embedded import EmbeddedError, EmbeddedRedis
 
 _LOG = structlog.get_logger("imagegate.serve")
 
 ConfigOption = Annotated[
-    str | None, typer.Option("--config", help="The configuration file.", show_default="config/imagegate.toml")
+    str | None,
+    typer.Option("--config", help="The configuration file; else IMAGEGATE_CONFIG, else config/imagegate.toml."),
 ]
 
 
@@ -57,26 +58,36 @@ def serve(
 def check(config: ConfigOption = None) -> None:
     """Validate the configuration and ping Redis."""
     settings = _load(config)
+    path = config_path(config, os.environ)
     try:
         keys = read_keys(settings, os.environ)
         admin_key = read_admin_key(settings, os.environ)
         read_pepper(settings, os.environ)
+        redis = _check_redis(settings)
     except SettingsError as error:
-        fail(str(error))
-    accounts = {(key.upstream, key.account) for key in keys}
-    names = sum(1 + len(model.aliases) for model in settings.models)
-    print(f"configuration: {len(keys)} keys of {len(accounts)} accounts, {len(settings.models)} models, {names} names")
-    print(f"admin API:     {'open to the admin key' if admin_key else 'closed: [admin] key is not set'}")
-    if settings.redis.url == "embedded":
-        print("redis:         embedded, started with the gateway")
-        return
+        fail(f"{path}: {error}")
+    accounts = len({(key.upstream, key.account) for key in keys})
+    print(f"{path} is valid: upstream keys {len(keys)}, accounts {accounts}, models {len(settings.models)}")
+    print(f"admin API: {'open to the admin key' if admin_key else 'closed, no [admin] key is set'}")
+    print(f"redis: {redis}")
+    for upstream in unfetchable(settings):
+        print(f"warning: upstream '{upstream}': result_hosts does not name its own address, where its links may point")
+
+
+def _check_redis(settings: Settings) -> str:
+    """What is to be said of it. Raises: SettingsError."""
+    embedded = embedded_of(settings)
+    if embedded is None:
+        try:
+            asyncio.run(_ping(settings))
+        except GatewayError as error:
+            raise SettingsError(f"redis.url: redis does not answer ({error.detail})") from error
+        return "answers"
     try:
-        asyncio.run(_ping(settings))
-    except GatewayError as error:
-        fail(f"redis does not answer ({error.detail}); check redis.url")
-    except ValueError as error:
-        fail(f"redis.url: {error}")
-    print("redis:         answers")
+        embedded.prepare()
+    except EmbeddedError as error:
+        raise SettingsError(f"redis: {error}") from error
+    return "embedded, starts with the gateway"
 
 
 def create_worker() -> Starlette:
@@ -106,7 +117,7 @@ def _run(
     try:
         app = _create(settings, embedded)
     except SettingsError as error:
-        fail(str(error))
+        fail(f"{config_path(config, os.environ)}: {error}")
     if config:
         os.environ["IMAGEGATE_CONFIG"] = config
     options = server_config("gateway.cli.serve:create_worker" if workers > 1 else app, settings.server.drain_timeout_s)
@@ -120,7 +131,8 @@ def _run(
 
 
 async def _ping(settings: Settings) -> None:
-    redis = connect(settings.redis.url, settings.redis.timeout_ms / 1000)
+    """Raises: GatewayError REDIS_AWAY, SettingsError."""
+    redis = connect_redis(settings)
     try:
         await ping(redis)
     finally:

@@ -45,8 +45,8 @@ def server_config(app: ASGIApp | str, drain_timeout_s: float) -> uvicorn.Config:
     )
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one."""
+def bind(host: str, port: int, hint: str = "") -> socket.socket:
+    """A listening socket; port 0 takes a free one. `hint` says how to give the option."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,7 +57,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        fail(f"cannot listen on {host}:{port} ({getattr(error, 'strerror', error)}); choose another with --port")
+        reason = getattr(error, "strerror", error)
+        fail(f"cannot listen on {host}:{port} ({reason}); choose another with --port {hint}".rstrip())
     return listener
 
 

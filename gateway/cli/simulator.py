@@ -17,7 +17,12 @@ def simulator(
     rpm: Annotated[int, typer.Option(min=1, help="Requests a minute that an account may send.")] = 600,
     image_bytes: Annotated[int | None, typer.Option(min=1, help="Pad each image to this size.")] = None,
 ) -> None:
-    """Run a stand-in for MiniMax and 302.AI that makes pictures for free."""
+    """Run a stand-in for MiniMax and 302.AI that makes pictures for free.
+
+    Any key is accepted. One that begins with "dead" is answered as invalid, "broke" as without balance, "window" as
+    used up; the account is the part before the last "-". Words in the prompt make faults: [code=1026], [http=502],
+    [delay=3], [hang], [cut], [garbage], [empty], [fail=1]. GET /simulator/invoice tells what was billed.
+    """
     logs.configure("console", "warning")
     listener = bind(host, port)
     app = create_simulator(latency_s=latency, requests_per_minute=rpm, image_bytes=image_bytes)

@@ -50,7 +50,10 @@ def show(name: Name, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "
 @app.command("update")
 def update(
     name: Name,
-    model: Models = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="The models that the tenant may use; repeat it. Not given: as before."),
+    ] = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Allow every model.")] = False,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Let the tenant in, or not.")] = None,
     url: UrlOption = DEFAULT_URL,

@@ -3,7 +3,7 @@
 An image is billed once, when its request is accepted; whatever happens to the answer does not change the bill.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from typing import Final, TypedDict
 from gateway.simulator.faults import RATE_LIMITED, RefusedError
 
 WINDOW_S: Final = 60.0
+ORDERS_REMEMBERED: Final = 10_000
 
 
 class Bill(TypedDict):
@@ -42,6 +43,14 @@ class Account:
     peak_concurrency: int = 0
     in_flight: int = 0
     accepted_at: deque[float] = field(default_factory=deque)
+    orders: Counter[str] = field(default_factory=Counter)
+
+    def take(self, digest: str) -> int:
+        """How often this account has ordered the very same before: the answer to a repeated order differs."""
+        if len(self.orders) >= ORDERS_REMEMBERED:
+            self.orders.clear()
+        self.orders[digest] += 1
+        return self.orders[digest] - 1
 
     @contextmanager
     def request(self) -> Iterator[None]:

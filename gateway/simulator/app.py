@@ -103,11 +103,13 @@ class Studio:
                 check_key(known_key)
                 order = read_order(body, request.url.path)
                 self._accounts.admit(account)
-                return await self._serve(request, account, order, trace_id)
+                repeated = account.take(trace_id)
+                trace_id = _repeated(trace_id, repeated)
+                return await self._serve(request, account, order, trace_id, repeated)
         except RefusedError as refusal:
             return answer_refusal(refusal, trace_id)
 
-    async def _serve(self, request: Request, account: Account, order: Order, trace_id: str) -> Response:
+    async def _serve(self, request: Request, account: Account, order: Order, trace_id: str, repeated: int) -> Response:
         script = read_script(order.prompt)
         withheld = min(script.withheld, order.n)
         if not script.spoils_order:
@@ -118,13 +120,14 @@ class Studio:
         await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
         if script.spoils_order:
             return _spoil(script, trace_id, order)
-        body = await self._deliver(request, order, trace_id, withheld)
+        body = await self._deliver(request, order, trace_id, withheld, repeated)
         return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)
 
-    async def _deliver(self, request: Request, order: Order, trace_id: str, withheld: int) -> bytes:
+    async def _deliver(self, request: Request, order: Order, trace_id: str, withheld: int, repeated: int) -> bytes:
         width, height = order.pixels
+        seed = repeated or None if order.seed is None else order.seed
         sketches = {
-            f"{trace_id}-{index}.jpg": Sketch(order.prompt, width, height, index, order.seed)
+            f"{trace_id}-{index}.jpg": Sketch(order.prompt, width, height, index, seed)
             for index in range(order.n - withheld)
         }
         if order.response_format == "base64":
@@ -219,6 +222,13 @@ def _trace_id(raw: bytes, body: object) -> str:
     """32 hex digits, the same for the same content, whatever the order of its keys."""
     canonical = raw if body is None else msgspec.json.encode(body, order="sorted")
     return hashlib.blake2b(canonical, digest_size=16).hexdigest()
+
+
+def _repeated(trace_id: str, repeated: int) -> str:
+    """The id of an order that came before: another one each time, and always the same ones."""
+    if not repeated:
+        return trace_id
+    return hashlib.blake2b(f"{trace_id} {repeated}".encode(), digest_size=16).hexdigest()
 
 
 def _json(content: object, *, status: int = 200) -> Response:

@@ -51,7 +51,7 @@ class EmbeddedRedis:
         the kernel ties the child's life to the thread that starts it.
         Raises: EmbeddedError.
         """
-        self._prepare()
+        self.prepare()
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             self.own()
@@ -83,10 +83,12 @@ class EmbeddedRedis:
                 self._server.wait()
             self._server = None
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the directory. Raises: EmbeddedError where it cannot be used."""
         if len(os.fsencode(self._socket)) > _SOCKET_MAX_BYTES:
             raise EmbeddedError(
-                f"the path {self._socket} is too long for a socket; set redis.embedded_dir or XDG_DATA_HOME to a shorter one"
+                f"the path {self._socket} is too long for a socket; set redis.embedded_dir "
+                "or XDG_DATA_HOME to a shorter one"
             )
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

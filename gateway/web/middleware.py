@@ -80,7 +80,7 @@ class RequestScope:
             headers["x-imagegate-attempts"] = str(record.trace.attempts)
 
     def _report(self, scope: Scope, record: RequestRecord, status: int) -> None:
-        route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE)
+        route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
         total_s = self._monotonic() - record.started_s
         self._metrics.requests.labels(route, record.model, record.tenant, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(total_s)
@@ -89,7 +89,11 @@ class RequestScope:
         if record.asked:
             self._metrics.queue_seconds.observe(record.trace.queue_s)
             self._metrics.overhead_seconds.observe(max(0.0, total_s - record.trace.upstream_s - record.trace.queue_s))
-        log = _LOG.debug if route in _QUIET_ROUTES and status < 400 else _LOG.info
+        log = _LOG.info
+        if status >= 500:
+            log = _LOG.warning
+        elif route in _QUIET_ROUTES and status < 400:
+            log = _LOG.debug
         log("request", **_line(scope["method"], route, record, status, total_s))
 
 

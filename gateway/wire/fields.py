@@ -110,12 +110,9 @@ def wrong_type(name: str, expected: str, value: object) -> GatewayError:
 
 def wrong_value(name: str, value: object, supported: Sequence[str]) -> GatewayError:
     names = [f"'{item}'" for item in supported]
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])}, and {names[-1]}"
-    return GatewayError(
-        Fault.INVALID_VALUE,
-        f"Invalid value: '{_shown(str(value))}'. Supported values are: {listed}.",
-        param=name,
-    )
+    comma = "," if len(names) > 2 else ""
+    listed = f"values are: {', '.join(names[:-1])}{comma} and {names[-1]}" if names[1:] else f"value is: {names[0]}"
+    return GatewayError(Fault.INVALID_VALUE, f"Invalid value: '{_shown(str(value))}'. Supported {listed}.", param=name)
 
 
 def refused_value(name: str, why: str) -> GatewayError:
@@ -149,7 +146,7 @@ def empty(name: str) -> GatewayError:
 
 
 def unknown_model(name: str) -> GatewayError:
-    return GatewayError(Fault.MODEL_UNKNOWN, f"The model '{_shown(name)}' does not exist.")
+    return GatewayError(Fault.MODEL_UNKNOWN, f"The model '{_shown(name)}' does not exist. See GET /v1/models.")
 
 
 def _shown(text: str) -> str:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, ImageJob, Size, SizePolicy
 from gateway.domain.models import Catalog, Model
 from gateway.domain.tenants import Tenant
@@ -31,16 +32,6 @@ _SIDE_MAX: Final = 4096
 _RATIO_MAX: Final = 4
 """What is taken for a size at all, to be served by the closest: OpenAI's longest edge is 3840, and 4:1 is the widest
 that MiniMax makes (2048x512). Beyond that the nearest preset would be another picture."""
-_EXAMPLE_SIZES: Final = (
-    "auto",
-    "256x256",
-    "512x512",
-    "1024x1024",
-    "1536x1024",
-    "1024x1536",
-    "1792x1024",
-    "1024x1792",
-)
 
 _QUALITIES: Final = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 _IGNORED_CHOICES: Final = (
@@ -156,12 +147,21 @@ def _read_size(fields: Fields) -> Size | None:
         return None
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise wrong_value("size", text, _EXAMPLE_SIZES)
+        raise _wrong_size(text)
     width, height = int(match[1]), int(match[2])
     shortest, longest = sorted((width, height))
     if shortest < _SIDE_MIN or longest > _SIDE_MAX or longest > _RATIO_MAX * shortest:
-        raise wrong_value("size", text, _EXAMPLE_SIZES)
+        raise _wrong_size(text)
     return Size(width, height)
+
+
+def _wrong_size(text: str) -> GatewayError:
+    return GatewayError(
+        Fault.INVALID_VALUE,
+        f"Invalid value: '{text[:64]}'. Supported values are: 'auto' and 'WIDTHxHEIGHT', as '1024x1024': "
+        f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1.",
+        param="size",
+    )
 
 
 def _read_ignored(fields: Fields) -> list[str]:
