@@ -5,7 +5,7 @@ import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -43,6 +43,7 @@ from gateway.wire.links import LinkPolicy, Trust
 from gateway.wire.openai import Manners
 
 _LOG = structlog.get_logger("imagegate.app")
+_RESTART_PAUSE_S = 1.0
 _USER_AGENT = f"imagegate/{__version__}"
 
 
@@ -77,19 +78,6 @@ def create_app(
     admin = Admin(read_admin_key(settings, environ), tenants, pool, catalog, limits, time.time)
     ops = Ops(metrics, pool, partial(ping, redis))
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(redis.aclose)
-            await stack.enter_async_context(direct)
-            await stack.enter_async_context(public)
-            async with asyncio.TaskGroup() as group:
-                await _warn_without(redis)
-                tasks = [group.create_task(_run(companion)) for companion in (tenants.listen, *companions)]
-                yield
-                for task in tasks:
-                    task.cancel()
-
     app = Starlette(
         routes=[*_public_routes(images, ops), *admin.routes()],
         middleware=[
@@ -98,10 +86,31 @@ def create_app(
             Middleware(ErrorBoundary),
         ],
         exception_handlers={HTTPException: _leave_to_boundary},
-        lifespan=lifespan,
+        lifespan=_lifespan(redis, (direct, public), (tenants.listen, *companions)),
     )
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
     return app
+
+
+def _lifespan(
+    redis: Redis, transports: Sequence[AiohttpTransport], companions: Sequence[Callable[[], Awaitable[None]]]
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """What is open and what runs beside the program for as long as it serves."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(redis.aclose)
+            for transport in transports:
+                await stack.enter_async_context(transport)
+            async with asyncio.TaskGroup() as group:
+                await _warn_without(redis)
+                tasks = [group.create_task(_keep_running(companion)) for companion in companions]
+                yield
+                for task in tasks:
+                    task.cancel()
+
+    return lifespan
 
 
 def build_catalog(settings: Settings) -> Catalog:
@@ -247,8 +256,14 @@ async def _warn_without(redis: Redis) -> None:
         _LOG.warning("redis_does_not_answer", detail=error.detail, remedy="check redis.url; requests are answered 503")
 
 
-async def _run(companion: Callable[[], Awaitable[None]]) -> None:
-    await companion()
+async def _keep_running(companion: Callable[[], Awaitable[None]]) -> None:
+    """A companion that fails is started again: it must not take the requests under way with it."""
+    while True:
+        try:
+            await companion()
+        except Exception:  # noqa: BLE001 - whatever it is, it is logged and tried again
+            _LOG.exception("companion_failed")
+        await asyncio.sleep(_RESTART_PAUSE_S)
 
 
 async def _leave_to_boundary(_: object, failure: Exception) -> None:

@@ -43,6 +43,7 @@ _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...
     (aiohttp.ClientConnectionError, httpx.ReadError),
     (aiohttp.ClientError, httpx.ReadError),
     (TimeoutError, httpx.ReadTimeout),
+    (ValueError, httpx.UnsupportedProtocol),  # a host name that is none
     (OSError, httpx.ReadError),
 )
 """aiohttp's exceptions as httpx's."""
@@ -51,6 +52,8 @@ _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...
 def map_error(error: BaseException) -> httpx.TransportError:
     """The httpx exception that says the same as aiohttp's."""
     kind = next(to for kind, to in _ERRORS if isinstance(error, kind))
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return kind(type(error).__name__)  # their text holds the URL, which may be signed
     return kind(f"{type(error).__name__}: {error}")
 
 
@@ -110,7 +113,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=limits.get("connect"), sock_read=limits.get("read")),
             )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise map_error(error) from error
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
 
@@ -138,7 +141,10 @@ class _PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        except UnicodeError as error:
+            raise OSError(f"{host[:80]} is no host name") from error
         public = [(kind, address) for kind, _, _, _, address in found if _is_public_address(str(address[0]))]
         if not public:
             raise OSError(f"{host} has no public address")

@@ -1,13 +1,11 @@
 """`imagegate demo`: everything on this machine, ready to be tried."""
 
 import asyncio
-import ctypes
 import json as json_module
 import os
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +27,7 @@ from gateway.cli.serving import (
     stop_on_signals,
     watch_embedded,
 )
+from gateway.processes import end_with_parent
 from gateway.settings import Settings, SettingsError, from_document
 from gateway.simulator import create_simulator
 from gateway.stores.embedded import EmbeddedRedis
@@ -39,7 +38,7 @@ _KEY_LIFE_S: Final = 30 * 86_400
 _SIMULATOR_LATENCY_S: Final = 0.3
 _SIMULATOR_RPM: Final = 600
 _DRAIN_S: Final = 5.0
-_PR_SET_PDEATHSIG: Final = 1
+"""For the simulator's pictures; those of a real provider are waited for: they are paid."""
 _ALIASES: Final = (
     "dall-e-2",
     "dall-e-3",
@@ -74,8 +73,8 @@ def demo(
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
 ) -> None:
     """Run Redis, the gateway and, without AI302_API_KEY or MINIMAX_API_KEY, the simulator as its upstream."""
-    if exit_with_parent:
-        _exit_with_parent()
+    if exit_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
+        raise typer.Exit(1)
     log_format: logs.LogFormat = "json" if json else "console"
     logs.configure(log_format, "warning")  # until it is ready: its own admin calls are nobody's news
     listener = bind(host, port, 'as in: make run ARGS="--port 8081"' if exit_with_parent else "")
@@ -106,7 +105,8 @@ async def _run(
         app = create_app(settings, environ, [partial(watch_embedded, embedded)])
     except SettingsError as error:
         fail(str(error))
-    programs = [(Server(server_config(app, _DRAIN_S)), listener)]
+    drain_s = _DRAIN_S if simulator_url else settings.server.drain_timeout_s
+    programs = [(Server(server_config(app, drain_s)), listener)]
     if simulator_listener:
         simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
         programs.append((Server(server_config(simulator, _DRAIN_S)), simulator_listener))
@@ -178,15 +178,6 @@ async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
     return made["key"], made["id"]
 
 
-def _exit_with_parent() -> None:
-    """End when `make run` ends, however it ends."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise typer.Exit(1)
-
-
 def _welcome(ready: Ready, settings: Settings) -> str:
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
     cost = (
@@ -200,7 +191,8 @@ imagegate is ready.
   admin key   {ready.admin_key}
   upstream    {upstreams}
 
-{cost} The two keys are valid until it stops.
+{cost}
+The two keys are valid until it stops.
 
 Try it from another terminal; the answer holds a link to the picture:
 

@@ -1,7 +1,9 @@
 """`imagegate serve` and `imagegate check`."""
 
 import asyncio
+import multiprocessing
 import os
+import signal
 from functools import partial
 from typing import Annotated
 
@@ -17,6 +19,7 @@ from gateway.app import connect_redis, create_app, read_admin_key, read_keys, re
 from gateway.cli.output import fail
 from gateway.cli.serving import bind, embedded_of, server_config, start_embedded, watch_embedded
 from gateway.domain.faults import GatewayError
+from gateway.processes import end_with_parent
 from gateway.settings import Settings, SettingsError, config_path, load
 from gateway.stores import ping
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis
@@ -92,6 +95,9 @@ def _check_redis(settings: Settings) -> str:
 
 def create_worker() -> Starlette:
     """One of several worker processes: everything it needs is in the environment."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor and not end_with_parent(signal.SIGTERM, supervisor.pid or 0):
+        raise SystemExit(1)
     settings = load(None, os.environ)
     logs.configure(settings.logs.format, settings.logs.level)
     return _create(settings, embedded_of(settings))

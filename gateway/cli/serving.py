@@ -4,11 +4,13 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -16,6 +18,7 @@ from gateway.cli.output import fail
 from gateway.settings import Settings
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
 
+_LOG = structlog.get_logger("imagegate.embedded")
 _WATCH_S: Final = 1.0
 _KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of the usual proxies in front, so that they never meet a closing connection."""
@@ -87,7 +90,10 @@ async def watch_embedded(embedded: EmbeddedRedis) -> None:
     """Start the server again when it is gone: it died, or the gateway that started it did."""
     while True:
         await asyncio.sleep(_WATCH_S)
-        embedded.own()
+        try:
+            embedded.own()
+        except (OSError, subprocess.SubprocessError) as error:
+            _LOG.error("embedded_redis_cannot_be_started", detail=str(error))
 
 
 def stop_on_signals(servers: list[Server], stopped: asyncio.Event) -> None:

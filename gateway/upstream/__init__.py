@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
 from gateway.domain.images import (
     Delivery,
@@ -27,6 +29,8 @@ from gateway.domain.models import Model, Target
 from gateway.stores.keypool import KeyPool, Lease, NoKey
 from gateway.upstream.calls import Caller, Endpoint
 from gateway.upstream.results import ResultFetcher
+
+_LOG = structlog.get_logger("imagegate.upstream")
 
 __all__ = ["Caller", "Endpoint", "Policy", "ResultFetcher", "Upstreams"]
 
@@ -66,6 +70,8 @@ class _Tries:
 
     def note_failure(self, error: GatewayError, key: UpstreamKey) -> None:
         self.last = error
+        if error.row.outcome is not Outcome.NOT_SENT:
+            self.left -= 1
         match error.row.scope:
             case Scope.KEY | Scope.MODEL:
                 self.avoided.add((key.upstream, key.id))
@@ -78,6 +84,12 @@ class _Tries:
         self.is_busy = self.is_busy or nothing.is_busy
         if nothing.wait_s is not None:
             self.shortest_wait_s = min(nothing.wait_s, self.shortest_wait_s or nothing.wait_s)
+
+    def may_go_elsewhere(self, error: GatewayError) -> bool:
+        """Whether the next target may be asked because this whole upstream cannot serve."""
+        row = error.row
+        is_free = row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED} and row.retry is not Retry.NEVER
+        return self.left > 0 and is_free and row.scope is Scope.UPSTREAM
 
     def may_send_again(self, error: GatewayError) -> bool:
         """The rule of the table: only outcomes known to be free, within what is left."""
@@ -138,12 +150,14 @@ class Upstreams:
         if len(parts) == 1:
             return await self._make_part(run, count, targets, tries)
         runs = [replace(run, job=with_seed_of(run.job, sum(parts[:index]))) for index in range(len(parts))]
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._make_part(own, part, targets, replace(tries, avoided=set(tries.avoided))))
+        made = await asyncio.gather(
+            *(
+                self._make_part(own, part, targets, replace(tries, avoided=set(tries.avoided)))
                 for own, part in zip(runs, parts, strict=True)
-            ]
-        return [outcome for task in tasks for outcome in task.result()]
+            ),
+            return_exceptions=True,  # a mistake of ours in one part must not throw away what the others bought
+        )
+        return [outcome for part in made for outcome in _outcomes(part)]
 
     async def _make_part(self, run: _Run, count: int, targets: tuple[Target, ...], tries: _Tries) -> list["_Outcome"]:
         """What one call can make: here, with another key, or at the next target."""
@@ -156,13 +170,14 @@ class Upstreams:
                 tries.note_no_key(lease)
                 break
             outcome = await self._send(run, lease, target, count)
-            tries.left -= 1
             if isinstance(outcome, _Made):
                 return [outcome]
             tries.note_failure(outcome, lease.key)
+            if others and tries.may_go_elsewhere(outcome):
+                break
             if not tries.may_send_again(outcome):
                 return [outcome]
-            if outcome.row.scope is Scope.UPSTREAM and (others or outcome.row.retry is Retry.FREELY):
+            if outcome.row.scope is Scope.UPSTREAM and outcome.row.retry is Retry.FREELY:
                 break
         if others:
             return await self._make(run, count, tuple(others), tries)
@@ -191,6 +206,8 @@ class Upstreams:
         run.trace.key_fingerprints.append(lease.key.secret.fingerprint)
         started = self._monotonic()
         outcome = await self._caller.call(endpoint, lease, body, asked, count=count, remaining_s=remaining_s)
+        if isinstance(outcome, GatewayError) and outcome.row.outcome is Outcome.NOT_SENT:
+            run.trace.key_fingerprints.remove(lease.key.secret.fingerprint)
         made = outcome if isinstance(outcome, GatewayError) else await self._receive(run, endpoint, shape, outcome)
         run.trace.calls.append((started, self._monotonic()))
         return made
@@ -214,6 +231,16 @@ class _Made:
 
 
 _Outcome = _Made | GatewayError
+
+
+def _outcomes(part: list[_Outcome] | BaseException) -> list[_Outcome]:
+    if isinstance(part, Exception):
+        _LOG.error("unexpected_failure", exc_info=part)
+        return [GatewayError(Fault.INTERNAL, type(part).__name__)]
+    if isinstance(part, BaseException):
+        raise part
+    return part
+
 
 _WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome.NOT_SENT: 3}
 

@@ -55,9 +55,8 @@ class ResultFetcher:
             return tuple(_hand_on(picture, links) for picture in pictures)
         if all(isinstance(picture, Encoded) for picture in pictures):
             return pictures
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._encode_within(remaining_s, picture, links)) for picture in pictures]
-        return tuple(encoded for task in tasks if (encoded := task.result()))
+        fetched = await asyncio.gather(*(self._encode_within(remaining_s, picture, links) for picture in pictures))
+        return tuple(encoded for encoded in fetched if encoded)
 
     async def _encode_within(self, remaining_s: float, picture: Picture, links: LinkPolicy) -> Encoded | None:
         try:
@@ -87,12 +86,10 @@ class ResultFetcher:
 
     async def _fetch(self, url: str, trust: Trust) -> bytes:
         """Raises: GatewayError of the network, UPSTREAM_MISPLACED for what is no picture."""
-        request = httpx.Request(
-            "GET",
-            url,
-            headers={"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent},
-            extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": self._limits.timeout_s}},
-        )
+        try:
+            request = self._build_request(url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise GatewayError(Fault.UPSTREAM_MISPLACED, "no valid URL") from error
         transport = self._named if trust is Trust.NAMED else self._public
         try:
             async with asyncio.timeout(self._limits.timeout_s):
@@ -102,6 +99,14 @@ class ResultFetcher:
         if reply.status != 200 or sniff(reply.body) is None:
             raise GatewayError(Fault.UPSTREAM_MISPLACED, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture")
         return reply.body
+
+    def _build_request(self, url: str) -> httpx.Request:
+        return httpx.Request(
+            "GET",
+            url,
+            headers={"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent},
+            extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": self._limits.timeout_s}},
+        )
 
 
 def _hand_on(picture: Picture, links: LinkPolicy) -> Picture:

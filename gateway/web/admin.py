@@ -16,8 +16,8 @@ from gateway.domain.models import Catalog
 from gateway.domain.tenants import Tenant, TenantKey
 from gateway.stores.keypool import KeyPool, KeyStatus
 from gateway.stores.tenants import TenantStore
-from gateway.web.bodies import BodyLimits, read_json_body
-from gateway.wire.fields import refused_value
+from gateway.web.bodies import BodyLimits, json_response, read_json_body
+from gateway.wire.fields import MALFORMED, refused_value
 
 PREFIX: Final = "/admin/v1"
 
@@ -78,28 +78,30 @@ class Admin:
         ]
 
     async def list_tenants(self, request: Request) -> Response:  # noqa: ARG002 - a route takes its request
-        return _json({"data": [_tenant(tenant) for tenant in await self._tenants.list_tenants()]})
+        return json_response({"data": [_tenant(tenant) for tenant in await self._tenants.list_tenants()]})
 
     async def create_tenant(self, request: Request) -> Response:
         new = await self._read(request, _NewTenant)
         models = self._checked_models(new.models)
         tenant = Tenant(new.name, models, new.disabled, int(self._clock()))
-        return _json(_tenant(await self._tenants.create(tenant)), 201)
+        return json_response(_tenant(await self._tenants.create(tenant)), 201)
 
     async def get_tenant(self, request: Request) -> Response:
-        return _json(_tenant(await self._tenants.get(_name(request))))
+        return json_response(_tenant(await self._tenants.get(_name(request))))
 
     async def change_tenant(self, request: Request) -> Response:
         change = await self._read(request, _TenantChange)
         models = ... if isinstance(change.models, UnsetType) else self._checked_models(change.models)
         is_disabled = None if isinstance(change.disabled, UnsetType) else change.disabled
-        return _json(_tenant(await self._tenants.update(_name(request), models=models, is_disabled=is_disabled)))
+        return json_response(
+            _tenant(await self._tenants.update(_name(request), models=models, is_disabled=is_disabled))
+        )
 
     async def disable_tenant(self, request: Request) -> Response:
-        return _json(_tenant(await self._tenants.update(_name(request), is_disabled=True)))
+        return json_response(_tenant(await self._tenants.update(_name(request), is_disabled=True)))
 
     async def list_keys(self, request: Request) -> Response:
-        return _json({"data": [_key(key) for key in await self._tenants.list_keys(_name(request))]})
+        return json_response({"data": [_key(key) for key in await self._tenants.list_keys(_name(request))]})
 
     async def create_key(self, request: Request) -> Response:
         new = await self._read(request, _NewKey)
@@ -108,14 +110,14 @@ class Admin:
                 Fault.INVALID_VALUE, "'expires_at' must be a moment in the future, in Unix seconds.", param="expires_at"
             )
         made = await self._tenants.create_key(_name(request), new.label, new.expires_at)
-        return _json({"id": made.key.id, "key": made.secret} | _key(made.key), 201)
+        return json_response({"id": made.key.id, "key": made.secret} | _key(made.key), 201)
 
     async def revoke_key(self, request: Request) -> Response:
         key = await self._tenants.revoke(request.path_params["id"])
-        return _json(_key(key) | {"revoked": True})
+        return json_response(_key(key) | {"revoked": True})
 
     async def list_pool(self, request: Request) -> Response:  # noqa: ARG002
-        return _json({"data": [_status(status) for status in await self._pool.statuses()]})
+        return json_response({"data": [_status(status) for status in await self._pool.statuses()]})
 
     def _route(self, path: str, **handlers: _Handler) -> Route:
         """A route that nobody enters without the admin key; `handlers` by method."""
@@ -145,7 +147,7 @@ class Admin:
             what, _, where = str(error).partition(" - at `$")
             param = where.strip(".`") or None
             raise GatewayError(Fault.INVALID_VALUE, f"{param or 'The body'}: {what}.", param=param) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except MALFORMED:
             raise GatewayError(Fault.INVALID_JSON) from None
 
     def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:
@@ -195,7 +197,3 @@ def _status(status: KeyStatus) -> dict[str, object]:
         "since": status.since_s,
         "until": status.until_s,
     }
-
-
-def _json(body: dict[str, object], status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")

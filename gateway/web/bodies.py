@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -60,6 +61,10 @@ def _check_content_type(request: Request) -> None:
 
 def _too_large(limits: BodyLimits) -> GatewayError:
     return GatewayError(Fault.BODY_TOO_LARGE, f"The request body is larger than {limits.max_bytes} bytes.")
+
+
+def json_response(body: dict[str, object], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
 class ChunksResponse(Response):

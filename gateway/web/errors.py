@@ -1,5 +1,6 @@
 """Every failed request is answered here, in the format of its route."""
 
+import asyncio
 import math
 from typing import Final
 
@@ -41,6 +42,12 @@ class ErrorBoundary:
             await self._app(scope, receive, watched_send)
         except ClientDisconnect:
             record_of(request).detail = "the client left before its request was complete"
+        except asyncio.CancelledError:
+            if not has_started:
+                error = _cut_short(request)
+                note(request, error)
+                await _answer(request, error, {})(scope, receive, send)
+            raise
         except Exception as failure:
             error = _as_gateway_error(request, failure)
             note(request, error)
@@ -65,6 +72,12 @@ def error_headers(error: GatewayError) -> dict[str, str]:
     if not error.row.may_client_retry:
         headers["x-should-retry"] = "false"
     return headers
+
+
+def _cut_short(request: Request) -> GatewayError:
+    """A request that the end of the drain time cuts: if nothing was sent upstream, it may safely be sent again."""
+    was_sent = record_of(request).trace.attempts > 0
+    return GatewayError(Fault.INTERNAL if was_sent else Fault.SHUTTING_DOWN, "cut short by the shutdown")
 
 
 def _as_gateway_error(request: Request, failure: Exception) -> GatewayError:

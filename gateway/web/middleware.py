@@ -28,6 +28,8 @@ EXPOSED_HEADERS: Final = (
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOG = structlog.get_logger("imagegate.request")
+_CLIENT_CLOSED_REQUEST: Final = 499
+"""nginx's number for a client that left before its answer."""
 _UNKNOWN_ROUTE: Final = "_unknown"
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -82,6 +84,7 @@ class RequestScope:
     def _report(self, scope: Scope, record: RequestRecord, status: int) -> None:
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
         total_s = self._monotonic() - record.started_s
+        status = status or _CLIENT_CLOSED_REQUEST
         self._metrics.requests.labels(route, record.model, record.tenant, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(total_s)
         if record.fault:

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
 from prometheus_client import Gauge
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +10,7 @@ from gateway.domain.faults import GatewayError, State
 from gateway.domain.keys import UpstreamKey
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.stores.keypool import KeyPool
+from gateway.web.bodies import json_response
 from gateway.web.openapi import DOCUMENT
 
 
@@ -24,15 +24,15 @@ class Ops:
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - a route takes its request
         """Alive: never touches Redis."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002
         """Able to serve, and why not."""
         try:
             await self._ping()
         except GatewayError:
-            return _json({"status": "unavailable", "reasons": ["redis does not answer"]}, 503)
-        return _json({"status": "ok"})
+            return json_response({"status": "unavailable", "reasons": ["redis does not answer"]}, 503)
+        return json_response({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
         """Prometheus; the states of keys are read from Redis now, so that every process tells the same."""
@@ -52,7 +52,3 @@ class Ops:
 
     def _gauge(self, key: UpstreamKey, state: State) -> Gauge:
         return self._metrics.key_state.labels(key.upstream, key.account, key.name, state.value)
-
-
-def _json(body: dict[str, object], status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")

@@ -5,6 +5,7 @@ The job runs to its end whether or not anybody still listens: what was bought is
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -50,23 +51,29 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _wait(self, send: Send) -> ImageResult | GatewayError:
+        is_made = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            keeping_alive = group.create_task(self._keep_alive(send))
+            group.create_task(self._keep_alive(send, is_made))
             try:
                 return await self._make()
             except GatewayError as error:
                 return error
             finally:
-                keeping_alive.cancel()
+                is_made.set()
 
-    async def _keep_alive(self, send: Send) -> None:
-        while True:
-            await asyncio.sleep(self._keep_alive_s)
-            await self._send(send, [openai.KEEP_ALIVE])
+    async def _keep_alive(self, send: Send, is_made: asyncio.Event) -> None:
+        """Ends by itself and between two sends; a client that is gone is no reason to stop the job."""
+        while not is_made.is_set():
+            try:
+                async with asyncio.timeout(self._keep_alive_s):
+                    await is_made.wait()
+            except TimeoutError:
+                with suppress(OSError):
+                    await self._send(send, [openai.KEEP_ALIVE])
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:
         if not self._has_started:
-            self._has_started = True
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            self._has_started = True
         for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})

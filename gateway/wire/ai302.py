@@ -91,7 +91,7 @@ class Ai302:
 
 
 def _raise_own_error(reply: Reply, envelope: Envelope) -> None:
-    for holder in (envelope.object("error"), envelope.object("data").object("error")):
+    for holder in (envelope.inner("error"), envelope.inner("data").inner("error")):
         err_code = holder.integer("err_code")
         if err_code:
             fault = ERR_CODES.get(err_code, Fault.UPSTREAM_ERROR)

@@ -10,8 +10,8 @@ import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff_base64
+from gateway.wire.fields import MALFORMED
 
-_BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _URL_MAX_CHARS: Final = 8192
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
@@ -54,10 +54,10 @@ class Envelope:
     def __init__(self, fields: _Object) -> None:
         self._fields = fields
 
-    def object(self, name: str) -> "Envelope":
+    def inner(self, name: str) -> "Envelope":
         return Envelope(self._read(name, _Object) or {})
 
-    def list(self, name: str) -> list[msgspec.Raw]:
+    def items(self, name: str) -> list[msgspec.Raw]:
         return self._read(name, list[msgspec.Raw]) or []
 
     def text(self, name: str) -> str:
@@ -71,8 +71,8 @@ class Envelope:
         text = self.text(name).strip()
         return int(text) if _INTEGER.fullmatch(text) else None
 
-    def has(self, name: str) -> bool:
-        return name in self._fields
+    def value(self, name: str) -> object:
+        return self._read(name, object)
 
     def _read(self, name: str, kind: type[_T]) -> _T | None:
         raw = self._fields.get(name)
@@ -80,7 +80,7 @@ class Envelope:
             return None
         try:
             return msgspec.json.decode(raw, type=kind)
-        except _BROKEN:
+        except MALFORMED:
             return None
 
 
@@ -92,7 +92,7 @@ def open_envelope(reply: Reply) -> Envelope:
     """
     try:
         return Envelope(msgspec.json.decode(reply.body, type=_Object))
-    except _BROKEN as error:
+    except MALFORMED as error:
         head = reply.body[:80].decode("ascii", "replace")
         raise http_error(reply, f"no JSON object: {head!r}") from error
 
@@ -109,17 +109,34 @@ def http_error(reply: Reply, detail: str) -> GatewayError:
 
 def read_pictures(data: Envelope, delivery: Delivery) -> tuple[Picture, ...]:
     """The list that was asked for, else the other one; blanks and junk left out."""
-    links = tuple(link for raw in data.list("image_urls") if (link := _link(raw)))
-    encoded = tuple(picture for raw in data.list("image_base64") if (picture := _encoded(raw)))
+    links = tuple(link for raw in data.items("image_urls") if (link := _link(raw)))
+    encoded = tuple(picture for raw in data.items("image_base64") if (picture := _encoded(raw)))
     if delivery is Delivery.BASE64:
         return encoded or links
     return links or encoded
 
 
+def holds_something(envelope: Envelope) -> bool:
+    """Whether `data` holds anything but blanks, in whatever form: it may have been paid for."""
+    return not _is_blank(envelope.value("data"))
+
+
+def _is_blank(value: object) -> bool:
+    match value:
+        case dict():
+            return all(_is_blank(item) for item in value.values())
+        case list():
+            return all(_is_blank(item) for item in value)
+        case str():
+            return not value.strip()
+        case _:
+            return value is None
+
+
 def _link(raw: msgspec.Raw) -> Link | None:
     try:
         url = msgspec.json.decode(raw, type=str).strip()
-    except _BROKEN:
+    except MALFORMED:
         return None
     is_link = url.lower().startswith(("http://", "https://")) and len(url) <= _URL_MAX_CHARS and url.isprintable()
     return Link(url) if is_link else None
@@ -145,5 +162,5 @@ def _clean(raw: msgspec.Raw) -> bytes:
         if text.endswith("==="):
             return b""
         return binascii.b2a_base64(binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True), newline=False)
-    except (*_BROKEN, ValueError):
+    except (*MALFORMED, ValueError):
         return b""

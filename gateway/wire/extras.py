@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.domain.images import PIXELS_MAX, PIXELS_MIN, PIXELS_STEP, PRESETS, Extras, ImageJob, Size, SizePolicy
 from gateway.domain.models import Model
-from gateway.wire.fields import Fields, missing, refused_value, unknown_parameter, wrong_type
+from gateway.wire.fields import MALFORMED, Fields, missing, refused_value, unknown_parameter, wrong_type
 
 _INT64: Final = 2**63
 _STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
@@ -66,7 +66,7 @@ def _read_style(fields: Fields) -> bytes | None:
         return None
     try:
         style = msgspec.json.decode(raw, type=_Style)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except MALFORMED:
         raise wrong_type("style", "an object with 'style_type' and 'style_weight'", fields.value("style")) from None
     if style.style_type not in _STYLES or not 0 < style.style_weight <= 1:
         raise refused_value("style", f"'style_type' must be one of {', '.join(_STYLES)} and 'style_weight' in (0, 1].")
@@ -79,7 +79,7 @@ def _read_subject(fields: Fields) -> bytes | None:
         return None
     try:
         references = msgspec.json.decode(raw, type=list[_SubjectReference])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except MALFORMED:
         raise refused_value("subject_reference", "expected an array of objects with 'type' and 'image_file'.") from None
     if not references:
         raise refused_value("subject_reference", "the array is empty.")

@@ -10,7 +10,8 @@ import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
 
-_BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON from outside may raise: broken, not UTF-8, nested too deeply."""
 _SHOWN_MAX_CHARS: Final = 64
 
 
@@ -25,7 +26,7 @@ class Fields:
             raise GatewayError(
                 Fault.INVALID_JSON, "We could not parse the JSON body of your request: it must be an object."
             ) from None
-        except _BROKEN as error:
+        except MALFORMED as error:
             raise GatewayError(
                 Fault.INVALID_JSON, f"We could not parse the JSON body of your request: {_reason(error)}."
             ) from None
@@ -44,7 +45,7 @@ class Fields:
             return None
         try:
             return msgspec.json.decode(raw)
-        except _BROKEN as error:
+        except MALFORMED as error:
             raise GatewayError(
                 Fault.INVALID_JSON, f"We could not parse '{name}' in the JSON body of your request: {_reason(error)}."
             ) from None

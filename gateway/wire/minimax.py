@@ -9,7 +9,15 @@ import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import PRESETS, Capability, Delivery, ImageJob, ImageReply, Shape
-from gateway.wire.envelope import HTTP_FAULTS, Envelope, Reply, http_error, open_envelope, read_pictures
+from gateway.wire.envelope import (
+    HTTP_FAULTS,
+    Envelope,
+    Reply,
+    holds_something,
+    http_error,
+    open_envelope,
+    read_pictures,
+)
 
 CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -131,7 +139,7 @@ def given_extras(job: ImageJob) -> dict[str, object]:
 
 def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
     """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}}`."""
-    error = envelope.object("error")
+    error = envelope.inner("error")
     kind, text = error.text("type"), error.text("message") or envelope.text("error")
     status = error.integer("http_code")
     if not (kind or text or status):
@@ -152,20 +160,22 @@ def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
 
 def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> ImageReply:
     """Steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
-    base_resp = envelope.object("base_resp")
+    base_resp = envelope.inner("base_resp")
     code = base_resp.integer("status_code")
     if code:
         raise code_error(code, base_resp.text("status_msg"), reply)
     if not 200 <= reply.status < 300:
         raise http_error(reply, base_resp.text("status_msg"))
-    pictures = read_pictures(envelope.object("data"), delivery)
+    pictures = read_pictures(envelope.inner("data"), delivery)
     if pictures:
         return ImageReply(pictures, envelope.text("id"))
-    metadata = envelope.object("metadata")
+    metadata = envelope.inner("metadata")
     if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
         raise GatewayError(Fault.CONTENT_WITHHELD)
     if code is None:
         raise GatewayError(Fault.ANSWER_UNREADABLE, "neither base_resp nor images")
+    if (metadata.integer("success_count") or 0) > 0 or holds_something(envelope):
+        raise GatewayError(Fault.ANSWER_UNREADABLE, "images were delivered in a form that is not understood")
     raise GatewayError(Fault.UPSTREAM_EMPTY)
 
 

@@ -328,13 +328,13 @@ def test_a_missing_configuration_is_one_line(tmp_path: Path, command: str) -> No
 def test_a_redis_url_that_is_none_is_one_line(config: Path, command: str) -> None:
     done = run(command, "--config", str(config), IMAGEGATE_REDIS__URL="http://x")
     assert (1, 1) == (done.returncode, done.stderr.count("\n"))
-    assert done.stderr.startswith("imagegate: redis.url: ")
+    assert done.stderr.startswith(f"imagegate: {config}: redis.url: ")
 
 
 def test_check_pings_redis(config: Path, tmp_path: Path) -> None:
     done = run("check", "--config", str(config))
     assert (0, "") == (done.returncode, done.stderr)
-    assert "redis:         answers" in done.stdout
+    assert "redis: answers" in done.stdout
     assert "1 keys of 1 accounts" in done.stdout
     assert fits(done.stdout)
     away = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"unix://{tmp_path}/none.sock")

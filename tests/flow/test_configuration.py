@@ -7,11 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway import settings
-from gateway.settings import Settings, load
+from gateway.settings import Settings, Table, load, schema
 
 CONFIG = Path(__file__).parents[2] / "config"
-TABLES = [kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, settings._Table)]
+TABLES = [kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, Table)]
 
 
 @pytest.mark.parametrize("name", ["imagegate.toml", "demo.toml"])

@@ -256,3 +256,33 @@ async def test_what_does_not_exist_is_not_found(each_redis: str) -> None:
 async def test_without_redis_nobody_is_told_that_the_key_is_wrong() -> None:
     async with storing("unix:///nowhere/redis.sock") as (store, _):
         assert Fault.REDIS_AWAY is await fault_of(store, "Bearer sk-ig-" + "a" * 42)
+
+
+async def test_a_key_made_after_redis_lost_everything_works_everywhere(each_redis: str) -> None:
+    """The pepper is lost too: whoever makes the next key must leave one in Redis, and the others must find it."""
+    async with storing(each_redis) as (one, redis), storing(each_redis) as (other, _):
+        await one.create(Tenant("acme"))
+        await other.identify(f"Bearer {(await one.create_key('acme', '')).secret}")
+        await redis.flushall()
+        await one.create(Tenant("acme"))
+        made = await one.create_key("acme", "")
+        assert "acme" == (await other.identify(f"Bearer {made.secret}")).tenant.name
+    async with storing(each_redis) as (started_later, _):
+        assert "acme" == (await started_later.identify(f"Bearer {made.secret}")).tenant.name
+
+
+async def test_every_key_made_while_others_list_is_listed(each_redis: str) -> None:
+    """A listing strikes off the ids of expired keys, and must not take a new one for such."""
+    async with storing(each_redis) as (one, _), storing(each_redis) as (other, _):
+        await one.create(Tenant("acme"))
+        is_done = False
+
+        async def list_on() -> None:
+            while not is_done:
+                await other.list_keys("acme")
+
+        listing = [asyncio.create_task(list_on()) for _ in range(4)]
+        made = [(await one.create_key("acme", "")).key.id for _ in range(40)]
+        is_done = True
+        await asyncio.gather(*listing)
+        assert sorted(made) == sorted(key.id for key in await one.list_keys("acme"))

@@ -374,14 +374,23 @@ async def test_the_next_target_is_used_when_the_first_cannot_be_reached(redis_ur
     trace = Trace()
     async with running(redis_url, *sites) as make:
         await make(trace=trace)
-    assert (2, 1) == (trace.attempts, simulator.images_billed())
+    assert (1, 1) == (trace.attempts, simulator.images_billed())
+
+
+async def test_a_third_target_is_used_when_two_cannot_be_reached(redis_url: str, simulator: Simulator) -> None:
+    """Nothing was sent, so it costs nothing to go on."""
+    gone = [Site(name, "http://127.0.0.1:1", ("a/a-1",)) for name in ("gone", "away")]
+    trace = Trace()
+    async with running(redis_url, *gone, Site("sim", simulator.url, ("c/c-1",))) as make:
+        await make(trace=trace)
+    assert (1, 1) == (trace.attempts, simulator.images_billed())
 
 
 async def test_an_upstream_that_cannot_be_reached_is_tried_twice_and_no_more(redis_url: str) -> None:
     trace = Trace()
     async with running(redis_url, Site("gone", "http://127.0.0.1:1", ("a/a-1", "b/b-1", "c/c-1"))) as make:
         assert Fault.CONNECT_FAILED is await fault_of(make, trace=trace)
-    assert 2 == trace.attempts
+    assert (2, 0) == (len(trace.calls), trace.attempts)
 
 
 @pytest.mark.parametrize("word", ["[cut]", "[garbage]"])

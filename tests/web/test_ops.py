@@ -126,7 +126,7 @@ def test_random_paths_and_junk_do_not_grow_the_metrics(gateway: Gateway) -> None
         gateway.get(f"/v1/models/junk-{number}")
         gateway.generate(prompt="x", model=f"junk-{number}")
         gateway.get("/v1/models", authorization=f"Bearer junk-{number}")
-    assert set() == labels(gateway.url, "route") - ROUTES
+    assert set() == labels(gateway.url, "route") - {route.replace(":path}", "}") for route in ROUTES}
     assert {"", "acme"} == labels(gateway.url, "tenant")
     assert set() == labels(gateway.url, "model") - {"", "image-01"}
     assert not re.search(r"junk|random", httpx.get(f"{gateway.url}/metrics").text)

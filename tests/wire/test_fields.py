@@ -140,7 +140,7 @@ def test_choice_lists_what_is_supported() -> None:
     error = refusal(lambda: fields_of("d").choice("x", ("a", "b", "c")))
     assert (error.fault, error.param) == (Fault.INVALID_VALUE, "x")
     assert error.message == "Invalid value: 'd'. Supported values are: 'a', 'b', and 'c'."
-    assert refusal(lambda: fields_of("d").choice("x", ("a",))).message.endswith("Supported values are: 'a'.")
+    assert refusal(lambda: fields_of("d").choice("x", ("a",))).message.endswith("Supported value is: 'a'.")
 
 
 def test_raw_is_the_value_as_it_stands() -> None:
@@ -172,7 +172,7 @@ def test_callers_own_words_are_cut_before_they_are_read_back() -> None:
         (missing("p"), Fault.MISSING_PARAMETER, "p", "Missing required parameter: 'p'."),
         (refused_value("p", "why."), Fault.INVALID_VALUE, "p", "Invalid value for 'p': why."),
         (unknown_parameter("p", " Why."), Fault.UNKNOWN_PARAMETER, "p", "Unknown parameter: 'p'. Why."),
-        (unknown_model("m"), Fault.MODEL_UNKNOWN, "model", "The model 'm' does not exist."),
+        (unknown_model("m"), Fault.MODEL_UNKNOWN, "model", "The model 'm' does not exist. See GET /v1/models."),
         (
             too_long("p", 5, 6),
             Fault.STRING_TOO_LONG,

@@ -211,13 +211,29 @@ def test_empty_error_beside_a_code_does_not_hide_it() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [None, {}, [], "x", {"image_urls": None}, {"image_urls": []}, {"image_urls": [""]}, {"image_base64": [None]}],
+    [None, {}, [], {"image_urls": None}, {"image_urls": []}, {"image_urls": [""]}, {"image_base64": [None]}],
 )
-@pytest.mark.parametrize("metadata", [None, {}, {"success_count": "1", "failed_count": "0"}, {"success_count": "x"}])
+@pytest.mark.parametrize("metadata", [None, {}, {"success_count": "0", "failed_count": "0"}, {"success_count": "x"}])
 def test_success_without_images_is_an_empty_answer_tried_once_more(data: object, metadata: object) -> None:
     error = error_of({"data": data, "metadata": metadata, "base_resp": OK})
     assert Fault.UPSTREAM_EMPTY is error.fault
     assert UPSTREAM == meaning_of(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "success"),
+    [
+        ({"image_urls": []}, "1"),
+        ({"image_urls": ["//cdn.example.org/a.jpg"]}, "0"),
+        ({"image_base64": ["AAAAHGZ0eXBhdmlm"]}, "0"),
+        ({"images": ["x"]}, None),
+        (["https://cdn.example.org/a.jpg"], None),
+        ("x", None),
+    ],
+)
+def test_images_that_are_not_understood_may_have_been_paid_and_are_not_bought_again(data: object, success: str) -> None:
+    error = error_of({"data": data, "metadata": {"success_count": success}, "base_resp": OK})
+    assert Fault.ANSWER_UNREADABLE is error.fault
 
 
 @pytest.mark.parametrize("success", ["0", 0, " 0"])

@@ -1,0 +1,11 @@
+"""The one table of faults: everything that follows from a fault is read from its row.
+
+Retry, key state, response, metric label and log field all read `TABLE`; nothing else in the program
+decides by status or code. The dialects own the dictionaries *their code -> Fault*.
+"""
+
+from gateway.domain.faults.error import GatewayError
+from gateway.domain.faults.kinds import Fault, Outcome, Pause, Retry, Row, Scope, State
+from gateway.domain.faults.table import TABLE
+
+__all__ = ["TABLE", "Fault", "GatewayError", "Outcome", "Pause", "Retry", "Row", "Scope", "State"]

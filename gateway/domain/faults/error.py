@@ -1,0 +1,37 @@
+"""The exception that carries a fault between rooms."""
+
+from gateway.domain.faults.kinds import Fault, Row
+from gateway.domain.faults.table import TABLE
+
+
+class GatewayError(Exception):
+    """The only exception that crosses a room.
+
+    `detail` is for the log; it is shown to the caller only where the fault's row says `shows_detail`.
+    """
+
+    def __init__(
+        self,
+        fault: Fault,
+        detail: str = "",
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        upstream_code: int | None = None,
+    ) -> None:
+        super().__init__(f"{fault.value}: {detail}" if detail else fault.value)
+        self.fault = fault
+        self.detail = detail
+        self.param = param if param is not None else TABLE[fault].param
+        self.retry_after_s = retry_after_s
+        self.upstream_code = upstream_code
+        """MiniMax's own code, where it gave one."""
+
+    @property
+    def row(self) -> Row:
+        return TABLE[self.fault]
+
+    @property
+    def message(self) -> str:
+        """What the caller is told: never upstream text, keys or URLs."""
+        return self.detail if self.row.shows_detail and self.detail else self.row.message

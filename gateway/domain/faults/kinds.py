@@ -1,0 +1,170 @@
+"""Everything that can go wrong, and the words in which its consequences are written."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Outcome(Enum):
+    """What is known of the money when a call ends."""
+
+    NOT_SENT = "not_sent"
+    """Nothing left the gateway: free."""
+    REFUSED = "refused"
+    """An explicit answer that it failed: free."""
+    DELIVERED = "delivered"
+    """Images were made and billed upstream."""
+    UNKNOWN = "unknown"
+    """Sent, and no answer that can be relied on: never bought again."""
+
+
+class Retry(Enum):
+    """Whether the gateway itself may send the job again."""
+
+    NEVER = "never"
+    ONCE = "once"
+    """One more call: the upstream may be ill as a whole."""
+    FREELY = "freely"
+    """As long as attempts and keys last: the fault is the key's or the account's."""
+
+
+class Scope(Enum):
+    """What a further attempt of the same job must avoid, and what `Effect` takes out of the pool."""
+
+    NOTHING = "nothing"
+    KEY = "key"
+    MODEL = "model"
+    """The key for this upstream model only."""
+    ACCOUNT = "account"
+    UPSTREAM = "upstream"
+
+
+class Pause(Enum):
+    """How long a key or account rests after a fault."""
+
+    NONE = "none"
+    SECONDS = "seconds"
+    """`Row.pause_s` seconds."""
+    DAY_END = "day_end"
+    MONTH_END = "month_end"
+
+
+class State(Enum):
+    """The state in which a fault puts a key."""
+
+    READY = "ready"
+    COOLING = "cooling"
+    """Busy or spent: comes back by itself at a known moment."""
+    QUARANTINED = "quarantined"
+    """Invalid, disabled or without balance: tried again after a long pause."""
+
+
+class Fault(Enum):
+    """Everything that can go wrong, named once. The value is the metric label and the log field."""
+
+    # The caller's request
+    INVALID_JSON = "invalid_json"
+    UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
+    BODY_TOO_LARGE = "body_too_large"
+    BODY_TIMEOUT = "body_timeout"
+    MISSING_PARAMETER = "missing_required_parameter"
+    UNKNOWN_PARAMETER = "unknown_parameter"
+    INVALID_TYPE = "invalid_type"
+    INVALID_VALUE = "invalid_value"
+    INTEGER_BELOW_MIN = "integer_below_min_value"
+    INTEGER_ABOVE_MAX = "integer_above_max_value"
+    STRING_TOO_LONG = "string_above_max_length"
+    EMPTY_STRING = "empty_string"
+    MODEL_UNKNOWN = "model_unknown"
+    MODEL_NOT_FOUND = "model_not_found"
+    NO_CREDENTIALS = "no_credentials"
+    INVALID_API_KEY = "invalid_api_key"
+    ROUTE_UNKNOWN = "route_unknown"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    # The admin API
+    ADMIN_CLOSED = "admin_closed"
+    ADMIN_UNAUTHORIZED = "admin_unauthorized"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    # Refused by the upstream for what the caller asked
+    CONTENT_INPUT = "content_input"
+    CONTENT_OUTPUT = "content_output"
+    CONTENT_WITHHELD = "content_withheld"
+    PROMPT_UNREADABLE = "prompt_unreadable"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    UPSTREAM_REJECTED = "upstream_rejected"
+    UPSTREAM_BODY_TOO_LARGE = "upstream_body_too_large"
+    # A key's or an account's
+    KEY_INVALID = "key_invalid"
+    KEY_UNVERIFIED = "key_unverified"
+    KEY_MODEL_DENIED = "key_model_denied"
+    EGRESS_DENIED = "egress_denied"
+    BALANCE_EMPTY = "balance_empty"
+    KEY_LIMIT_REACHED = "key_limit_reached"
+    ACCOUNT_RATE_LIMITED = "account_rate_limited"
+    ACCOUNT_TOKEN_LIMITED = "account_token_limited"  # noqa: S105 - no secret
+    ACCOUNT_CONNECTION_LIMITED = "account_connection_limited"
+    ACCOUNT_GROWTH_LIMITED = "account_growth_limited"
+    WINDOW_SPENT = "window_spent"
+    DAY_SPENT = "day_spent"
+    KEY_HOUR_SPENT = "key_hour_spent"
+    KEY_DAY_SPENT = "key_day_spent"
+    KEY_MONTH_SPENT = "key_month_spent"
+    # The upstream's
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_MISPLACED = "upstream_misplaced"
+    UPSTREAM_NO_CHANNEL = "upstream_no_channel"
+    UPSTREAM_UNSUPPORTED = "upstream_unsupported"
+    UPSTREAM_EMPTY = "upstream_empty"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    # The network's
+    CONNECT_FAILED = "connect_failed"
+    CALL_NOT_SENT = "call_not_sent"
+    READ_TIMEOUT = "read_timeout"
+    ANSWER_LOST = "answer_lost"
+    ANSWER_UNREADABLE = "answer_unreadable"
+    ANSWER_TOO_LARGE = "answer_too_large"
+    RESULT_LOST = "result_lost"
+    # The gateway's own
+    POOL_BUSY = "pool_busy"
+    POOL_DOWN = "pool_down"
+    DEADLINE = "deadline"
+    REDIS_AWAY = "redis_away"
+    SHUTTING_DOWN = "shutting_down"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What follows from one fault."""
+
+    status: int
+    """HTTP status of the answer."""
+    type: str
+    code: str | None
+    message: str
+    """Safe to show; for the caller's own faults the error's `detail` is shown instead."""
+    outcome: Outcome = Outcome.NOT_SENT
+    retry: Retry = Retry.NEVER
+    scope: Scope = Scope.NOTHING
+    """What a further attempt avoids and what is paused."""
+    pause: Pause = Pause.NONE
+    pause_s: int = 0
+    pause_max_s: int = 0
+    """The pause doubles up to this while the same fault comes again without a success between."""
+    state: State = State.READY
+    param: str | None = None
+    shows_detail: bool = False
+    """The error's `detail` was written by us for the caller."""
+    retry_after_s: int = 10
+    """Sent with 429 and 503 unless the error knows better, seconds."""
+
+    @property
+    def may_client_retry(self) -> bool:
+        """Whether sending the same request again could help and cannot be billed twice."""
+        is_transient = self.status in {408, 429} or self.status >= 500
+        is_refused_for_now = self.outcome is Outcome.REFUSED and self.retry is not Retry.NEVER
+        return is_transient and (self.outcome is Outcome.NOT_SENT or is_refused_for_now)
+
+    @property
+    def asks_to_wait(self) -> bool:
+        return self.status in {429, 503}

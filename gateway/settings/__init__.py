@@ -1,0 +1,21 @@
+"""One TOML file and the environment, read into frozen values; the only place that reads either.
+
+Every error names the file or variable, the path inside it, and what to do.
+"""
+
+from gateway.settings.reading import config_path, from_document, load
+from gateway.settings.schema import SecretSource, Settings, SettingsError, Table, Upstream
+from gateway.settings.secrets import make_secret, read_secret
+
+__all__ = [
+    "SecretSource",
+    "Settings",
+    "SettingsError",
+    "Table",
+    "Upstream",
+    "config_path",
+    "from_document",
+    "load",
+    "make_secret",
+    "read_secret",
+]

@@ -1,0 +1,173 @@
+"""Every setting, its type, its default and its bounds; config/imagegate.toml says what each is for."""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z",
+        description="1 to 63 of the characters a-z, 0-9, '.', '_' and '-', a letter or digit first",
+    ),
+]
+ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+Count = Annotated[int, Meta(ge=1)]
+HttpUrl = Annotated[
+    str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z", description="http:// or https://, a host, and no query")
+]
+Price = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z", description='a decimal in quotes, as "0.0035"')]
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message says where and how to mend it."""
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table: unknown keys are errors."""
+
+
+class SecretSource(Table, frozen=True, kw_only=True):
+    """Where a secret comes from: an environment variable or a file, never the configuration itself."""
+
+    env: str | None = None
+    file: str | None = None
+
+
+class Server(Table, frozen=True, kw_only=True):
+    """How clients are served: address, bounds in bytes and seconds."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    max_body_bytes: Count = 1024 * 1024
+    max_native_body_bytes: Count = 16 * 1024 * 1024
+    body_timeout_s: Seconds = 30
+    cors_origins: tuple[str, ...] = ("*",)
+    stream_keep_alive_s: Seconds = 10
+    drain_timeout_s: Seconds = 330
+
+
+class Redis(Table, frozen=True, kw_only=True):
+    """Where the state is; `timeout_ms` bounds every call."""
+
+    url: str = "redis://localhost:6379/0"
+    timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 500
+    embedded_dir: str | None = None
+
+
+class Admin(Table, frozen=True, kw_only=True):
+    """The admin API: closed without a key."""
+
+    key: SecretSource | None = None
+
+
+class Keys(Table, frozen=True, kw_only=True):
+    """Tenants' keys: `pepper` is the key of their keyed hashes."""
+
+    pepper: SecretSource | None = None
+
+
+class Logs(Table, frozen=True, kw_only=True):
+    """What goes to standard error."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Images(Table, frozen=True, kw_only=True):
+    """Choices about OpenAI's wire."""
+
+    size_policy: Literal["nearest", "strict"] = "nearest"
+    response_format_on_gpt_image: Literal["accept", "refuse"] = "accept"
+
+
+class Requests(Table, frozen=True, kw_only=True):
+    """Bounds of one request and of its upstream calls, in seconds and bytes."""
+
+    deadline_s: Seconds = 300
+    max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
+    connect_timeout_s: Seconds = 5
+    call_timeout_s: Seconds = 150
+    call_timeout_per_image_s: Annotated[float, Meta(ge=0, le=600)] = 10
+    max_reply_bytes: Count = 64 * 1024 * 1024
+    result_timeout_s: Seconds = 30
+    result_max_bytes: Count = 32 * 1024 * 1024
+
+
+class AccountKey(Table, frozen=True, kw_only=True):
+    """One credential."""
+
+    name: Name
+    secret: SecretSource
+
+
+class Account(Table, frozen=True, kw_only=True):
+    """What the provider counts its limits on."""
+
+    name: Name
+    requests_per_minute: Count = 10
+    images_per_minute: Count = 60
+    max_concurrency: Count = 10
+    keys: Annotated[tuple[AccountKey, ...], Meta(min_length=1)]
+
+
+class Capabilities(Table, frozen=True, kw_only=True):
+    """What an upstream takes, where the operator knows better than the dialect."""
+
+    max_images_per_call: Annotated[int, Meta(ge=1, le=9)] | None = None
+    pixels: bool | None = None
+    base64: bool | None = None
+    seed: bool | None = None
+    prompt_optimizer: bool | None = None
+    aigc_watermark: bool | None = None
+    style: bool | None = None
+    subject_reference: bool | None = None
+
+
+class Upstream(Table, frozen=True, kw_only=True):
+    """One provider at one address."""
+
+    name: Name
+    dialect: Literal["302ai", "minimax"]
+    base_url: HttpUrl
+    result_hosts: tuple[str, ...] | None = None
+    capabilities: Capabilities = Capabilities()
+    accounts: Annotated[tuple[Account, ...], Meta(min_length=1)]
+
+
+class Target(Table, frozen=True, kw_only=True):
+    """Where a model is made, under the upstream's name for it."""
+
+    upstream: str
+    model: ModelName
+
+
+class Model(Table, frozen=True, kw_only=True):
+    """What tenants ask for."""
+
+    id: ModelName
+    aliases: tuple[ModelName, ...] = ()
+    price_per_image_usd: Price
+    targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
+
+    @property
+    def price_usd_micros(self) -> int:
+        return int(Decimal(self.price_per_image_usd) * 1_000_000)
+
+
+class Settings(Table, frozen=True, kw_only=True):
+    """The whole configuration; config/imagegate.toml explains every setting."""
+
+    server: Server = Server()
+    redis: Redis = Redis()
+    admin: Admin = Admin()
+    keys: Keys = Keys()
+    logs: Logs = Logs()
+    images: Images = Images()
+    requests: Requests = Requests()
+    upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]
+    models: Annotated[tuple[Model, ...], Meta(min_length=1)]

@@ -1,0 +1,141 @@
+"""What must not take the gateway, or pictures that are paid, with it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tests.conftest import MakeGateway
+from tests.flow.test_demo import demo_command, process, ready_line
+from tests.harness import Gateway, Simulator, serving, upstream, wait_until
+
+PICTURE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBD"
+
+
+def test_a_message_that_is_no_text_does_not_stop_the_gateway(gateway: Gateway, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        for _ in range(3):
+            client.publish("ig1:revoked", b"\xff\xfe")
+            time.sleep(0.05)
+    statuses = [gateway.generate(prompt="a cat").status_code for _ in range(3)]
+
+    assert [200, 200, 200] == statuses
+
+
+BAD_LINKS = [
+    "https://a..bj.bcebos.com/x",
+    "http://xn--a.bj.bcebos.com/x",
+    f"https://{'a' * 64}.bj.bcebos.com/x",
+    "http://[/",
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINKS)
+def test_a_broken_link_costs_no_more_than_its_own_picture(make_gateway: MakeGateway, bad: str) -> None:
+    """Two calls of one picture each: one answers a picture, the other a link that is none."""
+    calls: list[bytes] = []
+
+    async def generate(request: Request) -> Response:
+        calls.append(await request.body())
+        data = {"image_base64": [PICTURE]} if len(calls) == 1 else {"image_urls": [bad]}
+        return Response(json.dumps({"data": data, "base_resp": {"status_code": 0}}), media_type="application/json")
+
+    with serving(Starlette(routes=[Route("/v1/image_generation", generate, methods=["POST"])])) as url:
+        hosts = ("*.bj.bcebos.com",)
+        gateway = make_gateway(upstream("sim", "minimax", url, "a:a-1", "b:b-1", hosts=hosts, max_images_per_call=1))
+        answer = gateway.generate(prompt="a cat", n=2)
+
+    assert (200, [{"b64_json": PICTURE}]) == (answer.status_code, answer.json()["data"])
+    assert "1" == answer.headers["x-imagegate-missing"]
+    assert 2 == len(calls)
+
+
+def test_a_signed_link_that_fails_is_not_written_to_the_log(
+    make_gateway: MakeGateway, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def generate(request: Request) -> Response:
+        link = f"http://{request.headers['host']}/broken?Signature=planted-signature"
+        body = {"data": {"image_urls": [link]}, "base_resp": {"status_code": 0}}
+        return Response(json.dumps(body), media_type="application/json")
+
+    async def broken(request: Request) -> Response:
+        return Response("no picture", headers={"content-length": "3", "transfer-encoding": "chunked"})
+
+    routes = [Route("/v1/image_generation", generate, methods=["POST"]), Route("/broken", broken)]
+    with serving(Starlette(routes=routes)) as url:
+        answer = make_gateway(upstream("sim", "minimax", url)).generate(prompt="a cat")
+
+    assert (502, "false") == (answer.status_code, answer.headers["x-should-retry"])
+    written = capfd.readouterr()
+    assert "result_fetch_failed" in written.out + written.err
+    assert "planted-signature" not in written.out + written.err
+
+
+def test_a_request_cut_by_the_shutdown_must_not_be_sent_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    home = tmp_path_factory.mktemp("h")
+    with process(demo_command("--json"), home) as started:
+        ready = ready_line(started)
+        script = (
+            "import httpx, sys\n"
+            f"answer = httpx.post('{ready['base_url']}/images/generations', json={{'prompt': '[delay=20]'}},"
+            f" headers={{'authorization': 'Bearer {ready['api_key']}'}}, timeout=60)\n"
+            "print(answer.status_code, answer.headers['x-should-retry'], answer.json()['error']['code'])\n"
+        )
+        asking = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        invoice = f"{ready['simulator_url']}/simulator/invoice"
+        wait_until(lambda: httpx.get(invoice).json()["total"]["images"] == 1, "the call is under way")
+        started.send_signal(signal.SIGTERM)
+        told, _ = asking.communicate(timeout=30)
+
+    assert "500 false internal_error\n" == told
+
+
+def test_workers_end_with_their_supervisor(simulator: Simulator, redis_url: str, tmp_path: Path) -> None:
+    configuration = tmp_path / "imagegate.toml"
+    configuration.write_text(
+        f'[redis]\nurl = "{redis_url}"\n'
+        f'[[upstreams]]\nname = "sim"\ndialect = "minimax"\nbase_url = "{simulator.url}"\n'
+        '[[upstreams.accounts]]\nname = "main"\n[[upstreams.accounts.keys]]\nname = "main-1"\nsecret = { env = "KEY" }\n'
+        '[[models]]\nid = "image-01"\nprice_per_image_usd = "0.0035"\n'
+        '[[models.targets]]\nupstream = "sim"\nmodel = "image-01"\n'
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "serve",
+        "--config",
+        str(configuration),
+        "--port",
+        "0",
+        "--workers",
+        "2",
+    ]
+    environ = {"PATH": os.environ["PATH"], "KEY": "main-1"}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stderr is not None
+        url = json.loads(supervisor.stderr.readline())["url"]
+        wait_until(lambda: _answers(url), "the workers start")
+        supervisor.kill()
+        supervisor.wait()
+        wait_until(lambda: not _answers(url), "the workers end")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
