@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Final
@@ -114,8 +115,7 @@ async def _run(
     stop_on_signals([server for server, _ in programs], stopped)
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{listener.getsockname()[1]}"  # noqa: S104 - compared
     async with asyncio.TaskGroup() as group:
-        for server, bound in programs:
-            group.create_task(server.serve([bound]))
+        tasks = [group.create_task(server.serve([bound])) for server, bound in programs]
         async with httpx.AsyncClient(
             base_url=f"{url}/admin/v1", headers={"authorization": f"Bearer {admin_key}"}
         ) as admin:
@@ -126,9 +126,11 @@ async def _run(
             logs.configure(log_format, "info")
             await stopped.wait()
             logs.configure(log_format, "warning")
-            await admin.delete(f"/keys/{key_id}")
-        for server, _ in programs:
+            with suppress(httpx.HTTPError):  # the key ends by itself
+                await admin.delete(f"/keys/{key_id}")
+        for (server, _), task in zip(programs, tasks, strict=True):  # the gateway before its upstream
             server.should_exit = True
+            await task
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:

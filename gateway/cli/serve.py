@@ -70,11 +70,13 @@ def check(config: ConfigOption = None) -> None:
     except SettingsError as error:
         fail(f"{path}: {error}")
     accounts = len({(key.upstream, key.account) for key in keys})
-    print(f"{path} is valid: upstream keys {len(keys)}, accounts {accounts}, models {len(settings.models)}")
+    print(path)
+    print(f"valid: upstream keys {len(keys)}, accounts {accounts}, models {len(settings.models)}")
     print(f"admin API: {'open to the admin key' if admin_key else 'closed, no [admin] key is set'}")
     print(f"redis: {redis}")
     for upstream in unfetchable(settings):
-        print(f"warning: upstream '{upstream}': result_hosts does not name its own address, where its links may point")
+        print(f"warning: upstream {upstream}:")
+        print("  result_hosts does not name its own address, where its links may point")
 
 
 def _check_redis(settings: Settings) -> str:

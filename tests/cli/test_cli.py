@@ -335,7 +335,7 @@ def test_check_pings_redis(config: Path, tmp_path: Path) -> None:
     done = run("check", "--config", str(config))
     assert (0, "") == (done.returncode, done.stderr)
     assert "redis: answers" in done.stdout
-    assert "1 keys of 1 accounts" in done.stdout
+    assert "upstream keys 1, accounts 1, models 1" in done.stdout
     assert fits(done.stdout)
     away = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"unix://{tmp_path}/none.sock")
     assert 1 == away.returncode
