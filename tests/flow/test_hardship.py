@@ -108,7 +108,8 @@ def test_workers_end_with_their_supervisor(simulator: Simulator, redis_url: str,
     configuration.write_text(
         f'[redis]\nurl = "{redis_url}"\n'
         f'[[upstreams]]\nname = "sim"\ndialect = "minimax"\nbase_url = "{simulator.url}"\n'
-        '[[upstreams.accounts]]\nname = "main"\n[[upstreams.accounts.keys]]\nname = "main-1"\nsecret = { env = "KEY" }\n'
+        '[[upstreams.accounts]]\nname = "main"\n'
+        '[[upstreams.accounts.keys]]\nname = "main-1"\nsecret = { env = "KEY" }\n'
         '[[models]]\nid = "image-01"\nprice_per_image_usd = "0.0035"\n'
         '[[models.targets]]\nupstream = "sim"\nmodel = "image-01"\n'
     )
