@@ -11,7 +11,6 @@ from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,7 +24,7 @@ from gateway.domain.keys import Secret, UpstreamKey
 from gateway.domain.models import Catalog, Model, Target
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from gateway.stores import connect, ping
+from gateway.stores import Client, connect, ping
 from gateway.stores.keypool import KeyPool
 from gateway.stores.tenants import TenantStore
 from gateway.transport import AiohttpTransport
@@ -81,7 +80,7 @@ def create_app(
     app = Starlette(
         routes=[*_public_routes(images, ops), *admin.routes()],
         middleware=[
-            Middleware(RequestScope, metrics, time.monotonic, _new_request_id),
+            Middleware(RequestScope, metrics, time.monotonic, _new_request_id, settings.server.send_timeout_s),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
         ],
@@ -93,7 +92,7 @@ def create_app(
 
 
 def _lifespan(
-    redis: Redis, transports: Sequence[AiohttpTransport], companions: Sequence[Callable[[], Awaitable[None]]]
+    redis: Client, transports: Sequence[AiohttpTransport], companions: Sequence[Callable[[], Awaitable[None]]]
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """What is open and what runs beside the program for as long as it serves."""
 
@@ -158,7 +157,7 @@ def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
     return config.read_secret(source, environ, "keys.pepper").reveal() if source else None
 
 
-def connect_redis(settings: Settings) -> Redis:
+def connect_redis(settings: Settings) -> Client:
     try:
         return connect(settings.redis.url, settings.redis.timeout_ms / 1000)
     except ValueError as error:
@@ -248,7 +247,7 @@ def _new_request_id() -> str:
     return f"req_{uuid.uuid4().hex}"
 
 
-async def _warn_without(redis: Redis) -> None:
+async def _warn_without(redis: Client) -> None:
     """Serving may begin before Redis does; whoever reads the log is told."""
     try:
         await ping(redis)

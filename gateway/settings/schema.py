@@ -48,6 +48,7 @@ class Server(Table, frozen=True, kw_only=True):
     body_timeout_s: Seconds = 30
     cors_origins: tuple[str, ...] = ("*",)
     stream_keep_alive_s: Seconds = 10
+    send_timeout_s: Seconds = 300
     drain_timeout_s: Seconds = 330
 
 

@@ -17,6 +17,7 @@ Every key; what stands in braces is its hash tag.
 configurations can run side by side, and a mended secret starts with a clean record.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -39,8 +40,14 @@ Value = str | bytes | int | float
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
 
 
-def connect(url: str, timeout_s: float) -> "Redis":
-    """A client with a bounded pool; waiting for a connection, connecting and reading take at most `timeout_s` each.
+class Client(Redis):
+    """redis-py's client, which knows the deadline of a call."""
+
+    deadline_s: float = 0.0
+
+
+def connect(url: str, timeout_s: float) -> Client:
+    """A client with a bounded pool, whose every call through `answer` or a script ends within `timeout_s`.
 
     Raises: ValueError for a URL that redis-py does not understand.
     """
@@ -55,16 +62,18 @@ def connect(url: str, timeout_s: float) -> "Redis":
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         decode_responses=True,
     )
-    return Redis.from_pool(pool)
+    client = Client(connection_pool=pool)
+    client.auto_close_connection_pool = True
+    client.deadline_s = timeout_s
+    return client
 
 
-def load_script(redis: "Redis", name: str) -> Script:
+def load_script(redis: Client, name: str) -> Script:
     """`lua/NAME.lua`, run by its hash and loaded again after a SCRIPT FLUSH."""
     script = redis.register_script((files(__package__) / "lua" / f"{name}.lua").read_text("utf-8"))
 
     async def run(keys: list[str], args: list[Value]) -> object:
-        with redis_faults():
-            return await script(keys=keys, args=args)
+        return await answer(redis, script(keys=keys, args=args), object)
 
     return run
 
@@ -78,16 +87,18 @@ def redis_faults() -> Iterator[None]:
         raise GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
 
 
-async def answer(call: object, kind: type[_T]) -> _T:
-    """The answer of one command, of the type that it has with `decode_responses`: redis-py's own types are wider.
+async def answer(redis: Client, call: object, kind: type[_T]) -> _T:
+    """The answer of one call, of the type that it has with `decode_responses`: redis-py's own types are wider.
 
+    Waiting for a connection, connecting, sending and reading share one deadline.
     Raises: GatewayError REDIS_AWAY.
     """
     del kind
     with redis_faults():
-        return await cast("Awaitable[_T]", call)
+        async with asyncio.timeout(redis.deadline_s):
+            return await cast("Awaitable[_T]", call)
 
 
-async def ping(redis: "Redis") -> None:
+async def ping(redis: Client) -> None:
     """Raises: GatewayError REDIS_AWAY."""
-    await answer(redis.ping(), bool)
+    await answer(redis, redis.ping(), bool)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from redis.asyncio import Redis
 
 from gateway.domain.faults import TABLE, Fault, Scope, State
 from gateway.domain.keys import UpstreamKey, rest_after
-from gateway.stores import PREFIX, Value, answer, load_script
+from gateway.stores import PREFIX, Client, Value, answer, load_script
 
 _KEPT_S: Final = 40 * 24 * 60 * 60
 """A pool that nobody uses is forgotten: after the longest rest, a month."""
@@ -67,7 +66,7 @@ class KeyStatus:
 class KeyPool:
     """The keys of every upstream."""
 
-    def __init__(self, redis: Redis, keys: Iterable[UpstreamKey], clock: Callable[[], float]) -> None:
+    def __init__(self, redis: Client, keys: Iterable[UpstreamKey], clock: Callable[[], float]) -> None:
         self._redis = redis
         self._clock = clock
         self._keys: dict[str, dict[str, UpstreamKey]] = {}
@@ -117,7 +116,7 @@ class KeyPool:
         """Every key of every upstream, with its rest. Redis: one round trip an upstream."""
         found: list[KeyStatus] = []
         for upstream, roster in self._keys.items():
-            rests = await answer(self._redis.hgetall(self._names[upstream][1]), dict[str, str])
+            rests = await answer(self._redis, self._redis.hgetall(self._names[upstream][1]), dict[str, str])
             found += [self._status(key, rests) for key in roster.values()]
         return found
 
@@ -134,8 +133,8 @@ class KeyPool:
     async def _fill(self, upstream: str) -> None:
         """Put the configured keys into a pool that Redis does not know; other processes may do the same at once."""
         turns = self._names[upstream][0]
-        await answer(self._redis.zadd(turns, dict.fromkeys(self._keys[upstream], 0), nx=True), int)
-        await answer(self._redis.expire(turns, _KEPT_S), bool)
+        await answer(self._redis, self._redis.zadd(turns, dict.fromkeys(self._keys[upstream], 0), nx=True), int)
+        await answer(self._redis, self._redis.expire(turns, _KEPT_S), bool)
 
     def _members(self, key: UpstreamKey, scope: Scope) -> list[str]:
         roster = self._keys[key.upstream]

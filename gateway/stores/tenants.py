@@ -16,11 +16,10 @@ from typing import Final
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.tenants import Caller, Tenant, TenantKey
-from gateway.stores import PREFIX, Value, answer, load_script, redis_faults
+from gateway.stores import PREFIX, Client, Value, answer, load_script, redis_faults
 
 KEY_PREFIX: Final = "sk-ig-"
 _ALPHABET: Final = string.ascii_letters + string.digits
@@ -57,7 +56,7 @@ class TenantStore:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Client,
         *,
         pepper: str | None,
         clock: Callable[[], float],
@@ -93,7 +92,7 @@ class TenantStore:
 
     async def create(self, tenant: Tenant) -> Tenant:
         """Raises: GatewayError CONFLICT, REDIS_AWAY."""
-        await answer(self._redis.sadd(f"{PREFIX}:tenants", tenant.name), int)
+        await answer(self._redis, self._redis.sadd(f"{PREFIX}:tenants", tenant.name), int)
         fields: list[Value] = ["models", _models_text(tenant.models), "disabled", int(tenant.is_disabled)]
         fields += ["created_at", tenant.created_at]
         if not await self._create([_record(tenant.name)], fields):
@@ -102,20 +101,19 @@ class TenantStore:
 
     async def get(self, name: str) -> Tenant:
         """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
-        fields = await answer(self._redis.hgetall(_record(name)), dict[str, str])
+        fields = await answer(self._redis, self._redis.hgetall(_record(name)), dict[str, str])
         if not fields:
             raise _no_tenant(name)
         return _read_tenant(name, fields)
 
     async def list_tenants(self) -> list[Tenant]:
         """Every tenant, by name."""
-        names = await answer(self._redis.smembers(f"{PREFIX}:tenants"), set[str])
+        names = await answer(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str])
         ordered = sorted(names)
-        with redis_faults():
-            pipeline = self._redis.pipeline(transaction=False)
-            for name in ordered:
-                pipeline.hgetall(_record(name))
-            records: list[dict[str, str]] = await pipeline.execute()
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in ordered:
+            pipeline.hgetall(_record(name))
+        records = await answer(self._redis, pipeline.execute(), list[dict[str, str]])
         return [_read_tenant(name, fields) for name, fields in zip(ordered, records, strict=True) if fields]
 
     async def update(
@@ -144,26 +142,25 @@ class TenantStore:
         mac = await self._mac(secret, asks_redis=True)
         fields: list[Value] = ["tenant", key.tenant, "mac", mac, "label", label]
         fields += ["created_at", key.created_at]
-        with redis_faults():
-            pipeline = self._redis.pipeline(transaction=True)
-            if expires_at is not None:
-                fields += ["expires_at", expires_at]
-            pipeline.hset(_key_record(key_id), items=fields)
-            if expires_at is not None:
-                pipeline.expireat(_key_record(key_id), expires_at)
-            await pipeline.execute()
+        if expires_at is not None:
+            fields += ["expires_at", expires_at]
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hset(_key_record(key_id), items=fields)
+        if expires_at is not None:
+            pipeline.expireat(_key_record(key_id), expires_at)
+        await answer(self._redis, pipeline.execute(), list[object])
         # After the record: an id that is listed without one is taken for expired and struck off.
-        await answer(self._redis.sadd(f"{PREFIX}:{{{tenant.name}}}:keys", key_id), int)
+        await answer(self._redis, self._redis.sadd(f"{PREFIX}:{{{tenant.name}}}:keys", key_id), int)
         return NewKey(key, secret)
 
     async def list_keys(self, tenant_name: str) -> list[TenantKey]:
         """The tenant's valid keys, the oldest first. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         await self.get(tenant_name)
-        ids = await answer(self._redis.smembers(f"{PREFIX}:{{{tenant_name}}}:keys"), set[str])
+        ids = await answer(self._redis, self._redis.smembers(f"{PREFIX}:{{{tenant_name}}}:keys"), set[str])
         found = {key_id: await self._key(key_id) for key_id in sorted(ids)}
         expired = [key_id for key_id, key in found.items() if key is None]
         if expired:
-            await answer(self._redis.srem(f"{PREFIX}:{{{tenant_name}}}:keys", *expired), int)
+            await answer(self._redis, self._redis.srem(f"{PREFIX}:{{{tenant_name}}}:keys", *expired), int)
         return sorted((key for key in found.values() if key), key=lambda key: (key.created_at, key.id))
 
     async def revoke(self, key_id: str) -> TenantKey:
@@ -171,8 +168,8 @@ class TenantStore:
         key = await self._key(key_id)
         if key is None:
             raise GatewayError(Fault.NOT_FOUND, f"There is no key '{key_id}'.")
-        await answer(self._redis.delete(_key_record(key_id)), int)
-        await answer(self._redis.srem(f"{PREFIX}:{{{key.tenant}}}:keys", key_id), int)
+        await answer(self._redis, self._redis.delete(_key_record(key_id)), int)
+        await answer(self._redis, self._redis.srem(f"{PREFIX}:{{{key.tenant}}}:keys", key_id), int)
         await self._push(key_id)
         return key
 
@@ -195,7 +192,7 @@ class TenantStore:
 
     async def _push(self, what: str) -> None:
         self._forget(what)
-        await answer(self._redis.publish(_CHANNEL, what), int)
+        await answer(self._redis, self._redis.publish(_CHANNEL, what), int)
 
     def _forget(self, what: str) -> None:
         if what.startswith("@"):
@@ -205,10 +202,10 @@ class TenantStore:
 
     async def _load(self, key_id: str) -> _Cached | None:
         until = self._monotonic() + _CACHE_S
-        fields = await answer(self._redis.hgetall(_key_record(key_id)), dict[str, str])
+        fields = await answer(self._redis, self._redis.hgetall(_key_record(key_id)), dict[str, str])
         if not fields:
             return None
-        record = await answer(self._redis.hgetall(_record(fields["tenant"])), dict[str, str])
+        record = await answer(self._redis, self._redis.hgetall(_record(fields["tenant"])), dict[str, str])
         tenant = _read_tenant(fields["tenant"], record) if record else None
         if tenant is None or tenant.is_disabled:
             return None
@@ -219,7 +216,7 @@ class TenantStore:
         return entry
 
     async def _key(self, key_id: str) -> TenantKey | None:
-        fields = await answer(self._redis.hgetall(_key_record(key_id)), dict[str, str])
+        fields = await answer(self._redis, self._redis.hgetall(_key_record(key_id)), dict[str, str])
         if not fields:
             return None
         return TenantKey(key_id, fields["tenant"], fields["label"], int(fields["created_at"]), _expiry(fields))
@@ -238,11 +235,10 @@ class TenantStore:
         if self._configured is not None:
             self._pepper = self._configured
         elif self._pepper is None or asks_redis:
-            with redis_faults():
-                pipeline = self._redis.pipeline(transaction=True)
-                pipeline.set(f"{PREFIX}:pepper", secrets.token_hex(32), nx=True)
-                pipeline.get(f"{PREFIX}:pepper")
-                self._pepper = str((await pipeline.execute())[1])
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.set(f"{PREFIX}:pepper", secrets.token_hex(32), nx=True)
+            pipeline.get(f"{PREFIX}:pepper")
+            self._pepper = str((await answer(self._redis, pipeline.execute(), list[object]))[1])
         return hmac.new(self._pepper.encode(), secret.encode(), hashlib.sha256).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Around every request: its id, its timer, its headers, and afterwards its log line and its metrics."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.metrics import Metrics
@@ -38,9 +40,15 @@ class RequestScope:
     """Gives each request a record and reports it when the answer has left."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, monotonic: Callable[[], float], new_request_id: Callable[[], str]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+        new_request_id: Callable[[], str],
+        send_timeout_s: float,
     ) -> None:
         self._app = app
+        self._send_timeout_s = send_timeout_s
         self._metrics = metrics
         self._monotonic = monotonic
         self._new_request_id = new_request_id
@@ -60,7 +68,11 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._add_headers(MutableHeaders(scope=message), record)
-            await send(message)
+            try:
+                async with asyncio.timeout(self._send_timeout_s):
+                    await send(message)
+            except TimeoutError:  # it does not read: its answer must not be kept for ever
+                raise ClientDisconnect from None
 
         try:
             await self._app(scope, receive, send_with_headers)

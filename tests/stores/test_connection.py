@@ -8,14 +8,13 @@ from pathlib import Path
 import anyio
 import pytest
 import redis as sync_redis
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
 from gateway.settings import make_secret
-from gateway.stores import answer, connect, load_script, ping, redis_faults
+from gateway.stores import Client, answer, connect, load_script, ping, redis_faults
 from gateway.stores.keypool import KeyPool, Lease
 from tests.harness import REDIS_BINARIES, redis_server
 
@@ -42,7 +41,7 @@ def paused(url: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def away(redis: Redis) -> Fault | None:
+async def away(redis: Client) -> Fault | None:
     with anyio.fail_after(10):
         try:
             await ping(redis)
@@ -100,10 +99,10 @@ async def test_a_late_answer_is_not_taken_for_the_next_call_s(kind: str, directo
     with redis_server(REDIS_BINARIES[kind], directory) as url:
         redis = connect(url, 0.1)
         try:
-            await answer(redis.set("ours", "right"), bool)
+            await answer(redis, redis.set("ours", "right"), bool)
             with paused(url), pytest.raises(GatewayError):
-                await answer(redis.echo("late"), str)
-            assert ["right"] * 5 == [await answer(redis.get("ours"), str) for _ in range(5)]
+                await answer(redis, redis.echo("late"), str)
+            assert ["right"] * 5 == [await answer(redis, redis.get("ours"), str) for _ in range(5)]
         finally:
             await redis.aclose()
 
@@ -115,7 +114,7 @@ async def test_many_more_calls_than_connections_all_end(kind: str, directory: Pa
         redis = connect(url, 5.0)
 
         async def call() -> None:
-            done.append(await answer(redis.ping(), bool))
+            done.append(await answer(redis, redis.ping(), bool))
 
         async with anyio.create_task_group() as group:
             for _ in range(500):
@@ -179,3 +178,25 @@ async def test_a_pool_works_again_after_its_server_was_away(kind: str, directory
             assert isinstance(await pool.lease("sim", "image-01"), Lease)
         finally:
             await redis.aclose()
+
+
+@each_kind
+async def test_many_calls_to_a_frozen_server_all_end_within_the_one_deadline(kind: str, directory: Path) -> None:
+    """Waiting for a connection, connecting and reading share it: they do not add up."""
+    deadline_s = 1.0
+    took: list[float] = []
+    with redis_server(REDIS_BINARIES[kind], directory) as url:
+        redis = connect(url, deadline_s)
+
+        async def call() -> None:
+            started = anyio.current_time()
+            assert Fault.REDIS_AWAY is await away(redis)
+            took.append(anyio.current_time() - started)
+
+        with paused(url):
+            async with anyio.create_task_group() as group:
+                for _ in range(200):
+                    group.start_soon(call)
+        await redis.aclose()
+    assert 200 == len(took)
+    assert max(took) < 1.8 * deadline_s
