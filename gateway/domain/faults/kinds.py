@@ -64,6 +64,8 @@ class Fault(Enum):
     # The caller's request
     INVALID_JSON = "invalid_json"
     UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
+    MALFORMED_HTTP = "malformed_http"
+    HEAD_TOO_LARGE = "head_too_large"
     BODY_TOO_LARGE = "body_too_large"
     BODY_TIMEOUT = "body_timeout"
     MISSING_PARAMETER = "missing_required_parameter"

@@ -76,6 +76,8 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
     {
         Fault.INVALID_JSON: _caller(400, None, "We could not parse the JSON body of your request."),
         Fault.UNSUPPORTED_CONTENT_TYPE: _caller(400, "unsupported_content_type", "Send 'application/json'."),
+        Fault.MALFORMED_HTTP: _caller(400, None, "This is not a valid HTTP request."),
+        Fault.HEAD_TOO_LARGE: _caller(431, "headers_too_large", "The request's headers are too large."),
         Fault.BODY_TOO_LARGE: _caller(413, "request_too_large", "The request body is too large."),
         Fault.BODY_TIMEOUT: _caller(408, "request_timeout", "The request body did not arrive in time."),
         Fault.MISSING_PARAMETER: _caller(400, "missing_required_parameter", "A required parameter is missing."),
