@@ -42,7 +42,7 @@ def paused(url: str) -> Iterator[None]:
 
 
 async def away(redis: Client) -> Fault | None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         try:
             await ping(redis)
         except GatewayError as error:
@@ -183,7 +183,7 @@ async def test_a_pool_works_again_after_its_server_was_away(kind: str, directory
 @each_kind
 async def test_many_calls_to_a_frozen_server_all_end_within_the_one_deadline(kind: str, directory: Path) -> None:
     """Waiting for a connection, connecting and reading share it: they do not add up."""
-    deadline_s = 1.0
+    deadline_s = 3.0
     took: list[float] = []
     with redis_server(REDIS_BINARIES[kind], directory) as url:
         redis = connect(url, deadline_s)
@@ -199,4 +199,4 @@ async def test_many_calls_to_a_frozen_server_all_end_within_the_one_deadline(kin
                     group.start_soon(call)
         await redis.aclose()
     assert 200 == len(took)
-    assert max(took) < 1.8 * deadline_s
+    assert max(took) < 2 * deadline_s
