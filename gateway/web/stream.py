@@ -48,6 +48,8 @@ class EventStream(Response):
         else:
             for event in openai.render_events(outcome, int(self._clock())):
                 await self._send(send, event)
+            if outcome.missing:  # the header may have left before this was known
+                await self._send(send, [openai.render_missing(outcome.missing)])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _wait(self, send: Send) -> ImageResult | GatewayError:

@@ -185,3 +185,11 @@ def test_ten_hang_ups_leave_nothing_behind(lively: Gateway) -> None:
         "all images are counted",
     )
     assert 'imagegate_in_flight{upstream="sim"} 0.0' in metrics(lively)
+
+
+def test_a_stream_that_has_begun_tells_in_a_comment_what_is_missing(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(server={"stream_keep_alive_s": 0.05})
+    answer = gateway.generate(prompt="[delay=0.3] [fail=1]", n=3, stream=True)
+    assert 2 == answer.text.count("event: image_generation.completed")
+    assert answer.text.endswith(": missing 1\n\n")
+    assert "x-imagegate-missing" not in answer.headers

@@ -7,6 +7,7 @@ from gateway.wire.openai.response import (
     render_error_event,
     render_events,
     render_generation,
+    render_missing,
     render_model,
     render_models,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "render_error_event",
     "render_events",
     "render_generation",
+    "render_missing",
     "render_model",
     "render_models",
 ]

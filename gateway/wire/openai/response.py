@@ -81,6 +81,11 @@ def render_error_event(error: GatewayError, model_name: str) -> bytes:
     return b"event: error\ndata: " + body + b"\n\n"
 
 
+def render_missing(count: int) -> bytes:
+    """An SSE comment, which SDKs skip and people see: some of the images asked for will not come."""
+    return b": missing %d\n\n" % count
+
+
 def render_model(name: str) -> bytes:
     return msgspec.json.encode(_model(name))
 
