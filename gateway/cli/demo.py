@@ -22,10 +22,12 @@ from gateway.cli.output import fail
 from gateway.cli.serving import (
     Server,
     bind,
+    connection_limits,
     data_directory,
     server_config,
     start_embedded,
     stop_on_signals,
+    url_of,
     watch_embedded,
 )
 from gateway.processes import end_with_parent
@@ -107,30 +109,35 @@ async def _run(
     except SettingsError as error:
         fail(str(error))
     drain_s = _DRAIN_S if simulator_url else settings.server.drain_timeout_s
-    programs = [(Server(server_config(app, drain_s)), listener)]
+    programs = [(Server(server_config(app, drain_s, connection_limits(settings))), listener)]
     if simulator_listener:
         simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
         programs.append((Server(server_config(simulator, _DRAIN_S)), simulator_listener))
     stopped = asyncio.Event()
     stop_on_signals([server for server, _ in programs], stopped)
-    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{listener.getsockname()[1]}"  # noqa: S104 - compared
+    url = url_of(host, listener.getsockname()[1])
+    problem = ""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(server.serve([bound])) for server, bound in programs]
-        async with httpx.AsyncClient(
-            base_url=f"{url}/admin/v1", headers={"authorization": f"Bearer {admin_key}"}
-        ) as admin:
-            api_key, key_id = await _create_key(admin)
-            ready = Ready(f"{url}/v1", api_key, url, admin_key, simulator_url, embedded.url)
-            text = json_module.dumps(asdict(ready)) if log_format == "json" else _welcome(ready, settings)
-            print(text, flush=True)
-            logs.configure(log_format, "info")
-            await stopped.wait()
-            logs.configure(log_format, "warning")
-            with suppress(httpx.HTTPError):  # the key ends by itself
-                await admin.delete(f"/keys/{key_id}")
+        async with _admin_client(url, admin_key) as admin:
+            try:
+                api_key, key_id = await _create_key(admin)
+            except (httpx.HTTPError, _DemoError) as error:
+                problem = f"the demo's key could not be made ({error})"
+            else:
+                ready = Ready(f"{url}/v1", api_key, url, admin_key, simulator_url, embedded.url)
+                text = json_module.dumps(asdict(ready)) if log_format == "json" else _welcome(ready, settings)
+                print(text, flush=True)
+                logs.configure(log_format, "info")
+                await stopped.wait()
+                logs.configure(log_format, "warning")
+                with suppress(httpx.HTTPError):  # the key ends by itself
+                    await admin.delete(f"/keys/{key_id}")
         for (server, _), task in zip(programs, tasks, strict=True):  # the gateway before its upstream
             server.should_exit = True
             await task
+    if problem:
+        fail(problem)
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
@@ -162,6 +169,16 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
     }
 
 
+class _DemoError(Exception):
+    """The demo cannot be set up."""
+
+
+def _admin_client(url: str, admin_key: str) -> httpx.AsyncClient:
+    """Never through a proxy of the environment: it is this very process that answers."""
+    headers = {"authorization": f"Bearer {admin_key}"}
+    return httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False)
+
+
 async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
     """A key of the demo's tenant: the key and its id."""
     for _ in range(500):
@@ -175,7 +192,7 @@ async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
     body = {"label": "demo", "expires_at": int(time.time()) + _KEY_LIFE_S}
     response = await admin.post(f"/tenants/{_TENANT}/keys", json=body)
     if response.status_code != 201:
-        fail(f"the demo's key could not be made: {response.text}")
+        raise _DemoError(response.text)
     made = response.json()
     return made["key"], made["id"]
 

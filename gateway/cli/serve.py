@@ -4,20 +4,29 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import socket
 from functools import partial
 from typing import Annotated
 
 import msgspec
 import structlog
 import typer
-import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__, logs
 from gateway.app import connect_redis, create_app, read_admin_key, read_keys, read_pepper, unfetchable
 from gateway.cli.output import fail
-from gateway.cli.serving import bind, embedded_of, server_config, start_embedded, watch_embedded
+from gateway.cli.serving import (
+    Server,
+    bind,
+    connection_limits,
+    embedded_of,
+    server_config,
+    start_embedded,
+    url_of,
+    watch_embedded,
+)
 from gateway.domain.faults import GatewayError
 from gateway.processes import end_with_parent
 from gateway.settings import Settings, SettingsError, config_path, load
@@ -128,14 +137,33 @@ def _run(
         fail(f"{config_path(config, os.environ)}: {error}")
     if config:
         os.environ["IMAGEGATE_CONFIG"] = config
-    options = server_config("gateway.cli.serve:create_worker" if workers > 1 else app, settings.server.drain_timeout_s)
+    options = server_config(
+        "gateway.cli.serve:create_worker" if workers > 1 else app,
+        settings.server.drain_timeout_s,
+        connection_limits(settings),
+    )
     options.workers, options.factory = workers, workers > 1
     listener = bind(host, port)
-    _LOG.info("listening", url=f"http://{host}:{listener.getsockname()[1]}", workers=workers, version=__version__)
+    _LOG.info("listening", url=url_of(host, listener.getsockname()[1]), workers=workers, version=__version__)
     if workers > 1:
         Multiprocess(options, sockets=[listener]).run()
     else:
-        uvicorn.Server(options).run([listener])
+        with asyncio.Runner(loop_factory=options.get_loop_factory()) as runner:
+            runner.run(_serve_until_stopped(Server(options), listener))
+
+
+async def _serve_until_stopped(server: Server, listener: socket.socket) -> None:
+    """SIGTERM and SIGINT drain and end it; a second one ends it at once."""
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await server.serve([listener])
+    if not server.started:
+        fail("the gateway could not start; the log says why")
 
 
 async def _ping(settings: Settings) -> None:

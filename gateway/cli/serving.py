@@ -1,6 +1,7 @@
 """Running ASGI programs, and the embedded Redis beside them."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.cli.output import fail
-from gateway.cli.protocol import BoundedProtocol
+from gateway.cli.protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
 from gateway.settings import Settings
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
 
@@ -33,9 +34,9 @@ class Server(uvicorn.Server):
         yield
 
 
-def server_config(app: ASGIApp | str, drain_timeout_s: float) -> uvicorn.Config:
-    """Uvicorn as both programs run it: no banner, no access log beside our own line."""
-    return uvicorn.Config(
+def server_config(app: ASGIApp | str, drain_timeout_s: float, limits: ConnectionLimits | None = None) -> BoundedConfig:
+    """Uvicorn as both programs run it: no banner, no access log beside our own line, our bounds on connections."""
+    config = BoundedConfig(
         app,
         loop="uvloop",
         http=BoundedProtocol,
@@ -45,8 +46,22 @@ def server_config(app: ASGIApp | str, drain_timeout_s: float) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(drain_timeout_s),
+        timeout_graceful_shutdown=math.ceil(drain_timeout_s),
     )
+    if limits:
+        config.connection_limits = limits
+    return config
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    server = settings.server
+    return ConnectionLimits(server.head_max_bytes, server.head_timeout_s, server.send_timeout_s)
+
+
+def url_of(host: str, port: int) -> str:
+    """The address under which this machine reaches a listener."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 def bind(host: str, port: int, hint: str = "") -> socket.socket:

@@ -6,7 +6,7 @@ import typer
 import uvicorn
 
 from gateway import logs
-from gateway.cli.serving import bind, server_config
+from gateway.cli.serving import bind, server_config, url_of
 from gateway.simulator import create_simulator
 
 
@@ -26,5 +26,5 @@ def simulator(
     logs.configure("console", "warning")
     listener = bind(host, port)
     app = create_simulator(latency_s=latency, requests_per_minute=rpm, image_bytes=image_bytes)
-    print(f"The simulator listens on http://{host}:{listener.getsockname()[1]}; Ctrl-C stops it.", flush=True)
+    print(f"The simulator listens on {url_of(host, listener.getsockname()[1])}; Ctrl-C stops it.", flush=True)
     uvicorn.Server(server_config(app, 5)).run([listener])

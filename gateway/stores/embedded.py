@@ -51,6 +51,12 @@ class EmbeddedRedis:
         Raises: EmbeddedError.
         """
         self.prepare()
+        try:
+            self._start()
+        except OSError as error:
+            raise EmbeddedError(f"the embedded Redis in {self._directory} cannot be started: {error}") from error
+
+    def _start(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             self.own()

@@ -41,7 +41,7 @@ class ErrorBoundary:
         try:
             await self._app(scope, receive, watched_send)
         except ClientDisconnect:
-            record_of(request).detail = "the client left, or took nothing for too long"
+            record_of(request).detail = "the client left before its request was complete"
         except asyncio.CancelledError:
             if not has_started:
                 error = _cut_short(request)

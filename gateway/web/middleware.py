@@ -1,6 +1,5 @@
 """Around every request: its id, its timer, its headers, and afterwards its log line and its metrics."""
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -8,11 +7,13 @@ from typing import Final
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import Metrics
 from gateway.web.record import RequestRecord, attach
+from gateway.wire.openai import render_error
 
 OPENAI_VERSION: Final = "2020-10-01"
 """The only version that OpenAI has ever sent (reference/openai-images.md 6.2)."""
@@ -45,10 +46,8 @@ class RequestScope:
         metrics: Metrics,
         monotonic: Callable[[], float],
         new_request_id: Callable[[], str],
-        send_timeout_s: float,
     ) -> None:
         self._app = app
-        self._send_timeout_s = send_timeout_s
         self._metrics = metrics
         self._monotonic = monotonic
         self._new_request_id = new_request_id
@@ -68,11 +67,7 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._add_headers(MutableHeaders(scope=message), record)
-            try:
-                async with asyncio.timeout(self._send_timeout_s):
-                    await send(message)
-            except TimeoutError:  # it does not read: its answer must not be kept for ever
-                raise ClientDisconnect from None
+            await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
@@ -137,12 +132,24 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
+class _Cors(CORSMiddleware):
+    """Starlette's, with a refused preflight answered as every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        error = GatewayError(Fault.PREFLIGHT_REFUSED, f"The preflight was refused: {bytes(response.body).decode()}.")
+        kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return Response(render_error(error), error.row.status, kept, "application/json")
+
+
 class PublicCors:
     """CORS for browsers, on everything but the admin API."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app
-        self._cors = CORSMiddleware(
+        self._cors = _Cors(
             app,
             allow_origins=tuple(origins),
             allow_methods=("GET", "POST"),

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -70,7 +70,7 @@ class EventStream(Response):
                 async with asyncio.timeout(self._keep_alive_s):
                     await is_made.wait()
             except TimeoutError:
-                with suppress(OSError, ClientDisconnect):
+                with suppress(OSError):
                     await self._send(send, [openai.KEEP_ALIVE])
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:

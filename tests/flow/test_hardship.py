@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -103,36 +105,64 @@ def test_a_request_cut_by_the_shutdown_must_not_be_sent_again(
     assert "500 false internal_error\n" == told
 
 
-def test_workers_end_with_their_supervisor(simulator: Simulator, redis_url: str, tmp_path: Path) -> None:
-    configuration = tmp_path / "imagegate.toml"
-    configuration.write_text(
-        f'[redis]\nurl = "{redis_url}"\n'
-        f'[[upstreams]]\nname = "sim"\ndialect = "minimax"\nbase_url = "{simulator.url}"\n'
+def write_configuration(folder: Path, redis_url: str, upstream_url: str) -> Path:
+    path = folder / "imagegate.toml"
+    path.write_text(
+        f'[redis]\nurl = "{redis_url}"\nembedded_dir = "{folder}"\n'
+        f'[[upstreams]]\nname = "sim"\ndialect = "minimax"\nbase_url = "{upstream_url}"\n'
         '[[upstreams.accounts]]\nname = "main"\n'
         '[[upstreams.accounts.keys]]\nname = "main-1"\nsecret = { env = "KEY" }\n'
         '[[models]]\nid = "image-01"\nprice_per_image_usd = "0.0035"\n'
         '[[models.targets]]\nupstream = "sim"\nmodel = "image-01"\n'
     )
-    command = [
-        sys.executable,
-        "-m",
-        "gateway",
-        "serve",
-        "--config",
-        str(configuration),
-        "--port",
-        "0",
-        "--workers",
-        "2",
-    ]
+    return path
+
+
+@contextmanager
+def gateway_process(configuration: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`imagegate serve`, and its address."""
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0", *options]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1"}
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as supervisor:
-        assert supervisor.stderr is not None
-        url = json.loads(supervisor.stderr.readline())["url"]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as started:
+        try:
+            assert started.stderr is not None
+            yield started, json.loads(started.stderr.readline())["url"]
+        finally:
+            started.kill()
+
+
+def test_workers_end_with_their_supervisor(simulator: Simulator, redis_url: str, tmp_path: Path) -> None:
+    configuration = write_configuration(tmp_path, redis_url, simulator.url)
+    with gateway_process(configuration, "--workers", "2") as (supervisor, url):
         wait_until(lambda: _answers(url), "the workers start")
         supervisor.kill()
         supervisor.wait()
         wait_until(lambda: not _answers(url), "the workers end")
+
+
+def test_serve_stops_its_redis_in_order_and_ends_well(
+    simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("h")
+    with gateway_process(write_configuration(folder, "embedded", simulator.url)) as (started, url):
+        wait_until(lambda: _answers(url), "it starts")
+        started.send_signal(signal.SIGTERM)
+        code = started.wait(20)
+
+    assert 0 == code
+    assert "bye bye" in (folder / "redis.log").read_text()
+
+
+@pytest.mark.parametrize("host", ["::1", "0.0.0.0", "127.0.0.1"])
+def test_the_demo_runs_on_every_kind_of_address_and_past_every_proxy(
+    tmp_path_factory: pytest.TempPathFactory, host: str
+) -> None:
+    command = ["env", "HTTP_PROXY=http://127.0.0.1:9", *demo_command("--json", "--host", host)]
+    with process(command, tmp_path_factory.mktemp("h")) as started:
+        ready = ready_line(started)
+        answer = httpx.get(f"{ready['base_url']}/models", headers={"authorization": f"Bearer {ready['api_key']}"})
+
+    assert 200 == answer.status_code
 
 
 def _answers(url: str) -> bool:

@@ -139,6 +139,38 @@ async def test_the_async_client_generates_streams_and_fails_alike(gateway: Gatew
     assert "moderation_blocked" == caught.value.code
 
 
+ASYNC_FAULTS = [
+    ("[code=1026]", openai.BadRequestError),
+    ("[code=1002]", openai.RateLimitError),
+    ("[code=1024]", openai.InternalServerError),
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("prompt", "kind"), ASYNC_FAULTS)
+async def test_the_async_client_meets_the_same_exceptions(
+    gateway: Gateway, prompt: str, kind: type[openai.APIStatusError]
+) -> None:
+    async with AsyncOpenAI(base_url=gateway.base_url, api_key=gateway.api_key, max_retries=0) as client:
+        with pytest.raises(kind):
+            await client.images.generate(prompt=prompt)
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("nothing")
+        with pytest.raises(openai.AuthenticationError):
+            await client.with_options(api_key="sk-wrong").models.list()
+
+
+@pytest.mark.anyio
+async def test_the_async_client_gets_ten_and_links(gateway: Gateway) -> None:
+    async with AsyncOpenAI(base_url=gateway.base_url, api_key=gateway.api_key) as client:
+        ten = await client.images.generate(prompt="cats", n=10)
+        link = await client.images.generate(model="dall-e-3", prompt="a cat")
+
+    assert ten.data is not None
+    assert link.data is not None
+    assert (10, True) == (len(ten.data), str(link.data[0].url).startswith("http"))
+
+
 FAULTS = [
     ("[code=1026]", openai.BadRequestError, "moderation_blocked", "prompt"),
     ("[code=1027]", openai.BadRequestError, "moderation_blocked", "prompt"),
@@ -278,6 +310,17 @@ for prompt, kind, code in (("[code=1026]", openai.BadRequestError, "content_poli
         assert error.code == code, error.code
     else:
         raise AssertionError(prompt)
+assert len(client.images.generate(model="dall-e-3", prompt="cats", n=10).data) == 10
+events = client.images.generate(model="gpt-image-1", prompt="a cat", stream=True)
+assert [event.type for event in events] == ["image_generation.completed"]
+for call, kind in ((lambda: client.models.retrieve("nothing"), openai.NotFoundError),
+                   (lambda: client.with_options(api_key="x").models.list(), openai.AuthenticationError)):
+    try:
+        call()
+    except kind:
+        pass
+    else:
+        raise AssertionError(kind)
 print("old sdk ok")
 """
 

@@ -373,3 +373,15 @@ async def test_a_busy_account_rests_twice_as_long_each_time_until_a_success(each
         await pool.release(await take(pool), Fault.ACCOUNT_RATE_LIMITED)
         waits.append(round((await refuse(pool)).wait_s or 0))
     assert [15, 30, 60, 60, 15] == waits
+
+
+async def test_a_shorter_rest_does_not_hide_the_reason_of_a_longer_one(each_redis: str) -> None:
+    """An account without balance is not merely busy, although one of its calls was told so later."""
+    async with pooling(each_redis, A1) as (pool, redis):
+        first = await take(pool)
+        await end_rests(redis)
+        second = await take(pool)
+        await pool.release(first, Fault.BALANCE_EMPTY)
+        await pool.release(second, Fault.ACCOUNT_RATE_LIMITED)
+        assert not (await refuse(pool)).is_busy
+        assert [Fault.BALANCE_EMPTY.value] == [status.fault for status in await pool.statuses()]

@@ -64,6 +64,7 @@ class Fault(Enum):
     # The caller's request
     INVALID_JSON = "invalid_json"
     UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
+    PREFLIGHT_REFUSED = "preflight_refused"
     MALFORMED_HTTP = "malformed_http"
     HEAD_TOO_LARGE = "head_too_large"
     BODY_TOO_LARGE = "body_too_large"

@@ -76,6 +76,7 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
     {
         Fault.INVALID_JSON: _caller(400, None, "We could not parse the JSON body of your request."),
         Fault.UNSUPPORTED_CONTENT_TYPE: _caller(400, "unsupported_content_type", "Send 'application/json'."),
+        Fault.PREFLIGHT_REFUSED: _caller(400, "preflight_refused", "The browser's preflight request was refused."),
         Fault.MALFORMED_HTTP: _caller(400, None, "This is not a valid HTTP request."),
         Fault.HEAD_TOO_LARGE: _caller(431, "headers_too_large", "The request's headers are too large."),
         Fault.BODY_TOO_LARGE: _caller(413, "request_too_large", "The request body is too large."),

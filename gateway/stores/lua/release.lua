@@ -36,16 +36,16 @@ for i = 7, #ARGV do
       seconds = math.max(asked, math.min(2 * before['seconds'], tonumber(ARGV[2])))
     end
     local until_us = now + seconds * 1000000
-    if before and before['until_us'] > now then
-      if before['state'] == ARGV[3] then since_us = before['since_us'] end
-      until_us = math.max(until_us, before['until_us'])
+    local is_resting = before and before['until_us'] > now
+    if is_resting and before['state'] == ARGV[3] then since_us = before['since_us'] end
+    if not is_resting or until_us > before['until_us'] then  -- the longer rest keeps its own reason
+      redis.call('HSET', KEYS[2], field, cjson.encode({
+        state = ARGV[3], fault = ARGV[4], seconds = seconds, since_us = since_us, until_us = until_us }))
+      if ARGV[5] == '' and redis.call('ZSCORE', KEYS[1], member) then
+        redis.call('ZADD', KEYS[1], 'GT', until_us, member)
+      end
+      if since_us == now then changed = changed + 1 end
     end
-    redis.call('HSET', KEYS[2], field, cjson.encode({
-      state = ARGV[3], fault = ARGV[4], seconds = seconds, since_us = since_us, until_us = until_us }))
-    if ARGV[5] == '' and redis.call('ZSCORE', KEYS[1], member) then
-      redis.call('ZADD', KEYS[1], 'GT', until_us, member)
-    end
-    if since_us == now then changed = changed + 1 end
   end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[6])
