@@ -91,8 +91,8 @@ async def answer(redis: Client, call: object, kind: type[_T]) -> _T:
     """The answer of one call, of the type that it has with `decode_responses`: redis-py's own types are wider.
 
     Waiting for a connection, connecting, sending and reading share one deadline. It does not rely on cancellation:
-    under load redis-py's pool swallows some (of 200 calls to a frozen server up to 17 took three deadlines). The call that is
-    given up ends by its own time-outs.
+    under load redis-py's pool swallows some (of 200 calls to a frozen server up to 17 took three deadlines). The call
+    that is given up ends by its own time-outs.
     Raises: GatewayError REDIS_AWAY.
     """
     del kind
