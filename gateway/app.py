@@ -64,16 +64,7 @@ def create_app(
     direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     upstreams = _build_upstreams(settings, pool, metrics, direct, public)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    images = Images(
-        tenants,
-        upstreams,
-        catalog,
-        Manners(_size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
-        limits,
-        replace(limits, max_bytes=settings.server.max_native_body_bytes),
-        settings.server.stream_keep_alive_s,
-        time.time,
-    )
+    images = _build_images(settings, tenants, upstreams, catalog, limits)
     admin = Admin(read_admin_key(settings, environ), tenants, pool, catalog, limits, time.time)
     ops = Ops(metrics, pool, partial(ping, redis))
 
@@ -218,6 +209,21 @@ def unfetchable(settings: Settings) -> list[str]:
     """Upstreams at an address of the operator's own whose result links the gateway would refuse to follow."""
     upstreams = [upstream for upstream in settings.upstreams if upstream.base_url.startswith("http://")]
     return [entry.name for entry in upstreams if _endpoint(entry).links.trust(entry.base_url) is Trust.NONE]
+
+
+def _build_images(
+    settings: Settings, tenants: TenantStore, upstreams: Upstreams, catalog: Catalog, limits: BodyLimits
+) -> Images:
+    return Images(
+        tenants,
+        upstreams,
+        catalog,
+        Manners(_size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
+        limits,
+        replace(limits, max_bytes=settings.server.max_native_body_bytes),
+        settings.server.stream_keep_alive_s,
+        time.time,
+    )
 
 
 def _endpoint(upstream: config.Upstream) -> Endpoint:

@@ -1,5 +1,6 @@
 """Every metric, its labels and its unit. Labels come from closed sets: routes, configured names, faults, tenants."""
 
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -17,51 +18,28 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
         self._registry = registry
-        self.requests = Counter(
-            "imagegate_requests_total",
-            "Requests answered.",
-            ["route", "model", "tenant", "status"],
-            registry=registry,
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
+        overhead = partial(Histogram, buckets=_OVERHEAD_SECONDS, registry=registry)
+
+        by_answer = ["route", "model", "tenant", "status"]
+        self.requests = counter("imagegate_requests_total", "Requests answered.", by_answer)
+        by_origin = ["model", "tenant", "upstream"]
+        self.images = counter("imagegate_images_total", "Images delivered.", by_origin)
+        self.refusals = counter("imagegate_refusals_total", "Requests refused, by fault.", ["fault", "tenant"])
+        self.request_seconds = seconds("imagegate_request_seconds", "Duration of a request.", ["route"])
+        self.overhead_seconds = overhead(
+            "imagegate_overhead_seconds", "Duration of an image request less upstream and queue."
         )
-        self.images = Counter(
-            "imagegate_images_total", "Images delivered.", ["model", "tenant", "upstream"], registry=registry
+        self.upstream_seconds = seconds("imagegate_upstream_seconds", "Duration of an upstream call.", ["upstream"])
+        self.queue_seconds = seconds("imagegate_queue_seconds", "Wait for an upstream key.")
+        self.upstream_replies = counter(
+            "imagegate_upstream_replies_total", "Upstream calls, by fault; 'none' is a success.", ["upstream", "fault"]
         )
-        self.refusals = Counter(
-            "imagegate_refusals_total", "Requests refused, by fault.", ["fault", "tenant"], registry=registry
-        )
-        self.request_seconds = Histogram(
-            "imagegate_request_seconds", "Duration of a request.", ["route"], buckets=_SECONDS, registry=registry
-        )
-        self.overhead_seconds = Histogram(
-            "imagegate_overhead_seconds",
-            "Duration of an image request less upstream and queue.",
-            buckets=_OVERHEAD_SECONDS,
-            registry=registry,
-        )
-        self.upstream_seconds = Histogram(
-            "imagegate_upstream_seconds",
-            "Duration of an upstream call.",
-            ["upstream"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.queue_seconds = Histogram(
-            "imagegate_queue_seconds", "Wait for an upstream key.", buckets=_SECONDS, registry=registry
-        )
-        self.upstream_replies = Counter(
-            "imagegate_upstream_replies_total",
-            "Upstream calls, by fault; 'none' is a success.",
-            ["upstream", "fault"],
-            registry=registry,
-        )
-        self.in_flight = Gauge("imagegate_in_flight", "Upstream calls under way.", ["upstream"], registry=registry)
-        self.redis_up = Gauge("imagegate_redis_up", "Whether Redis answers: 1 or 0.", registry=registry)
-        self.key_state = Gauge(
-            "imagegate_key_state",
-            "State of each upstream key: 1 for the state it is in.",
-            ["upstream", "account", "key", "state"],
-            registry=registry,
-        )
+        self.in_flight = gauge("imagegate_in_flight", "Upstream calls under way.", ["upstream"])
+        self.redis_up = gauge("imagegate_redis_up", "Whether Redis answers: 1 or 0.")
+        by_state = ["upstream", "account", "key", "state"]
+        self.key_state = gauge("imagegate_key_state", "State of each upstream key: 1 for the state it is in.", by_state)
 
     def render(self) -> bytes:
         """Prometheus' text format."""

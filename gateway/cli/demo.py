@@ -7,9 +7,9 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated, Final
 
@@ -116,28 +116,37 @@ async def _run(
     stopped = asyncio.Event()
     stop_on_signals([server for server, _ in programs], stopped)
     url = url_of(host, listener.getsockname()[1])
-    problem = ""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(server.serve([bound])) for server, bound in programs]
-        async with _admin_client(url, admin_key) as admin:
-            try:
-                api_key, key_id = await _create_key(admin)
-            except (httpx.HTTPError, _DemoError) as error:
-                problem = f"the demo's key could not be made ({error})"
-            else:
-                ready = Ready(f"{url}/v1", api_key, url, admin_key, simulator_url, embedded.url)
-                text = json_module.dumps(asdict(ready)) if log_format == "json" else _welcome(ready, settings)
-                print(text, flush=True)
-                logs.configure(log_format, "info")
-                await stopped.wait()
-                logs.configure(log_format, "warning")
-                with suppress(httpx.HTTPError):  # the key ends by itself
-                    await admin.delete(f"/keys/{key_id}")
+        show = partial(_show, log_format, settings, stopped)
+        partly = Ready(f"{url}/v1", "", url, admin_key, simulator_url, embedded.url)
+        problem = await _use(partly, show)
         for (server, _), task in zip(programs, tasks, strict=True):  # the gateway before its upstream
             server.should_exit = True
             await task
     if problem:
         fail(problem)
+
+
+async def _use(ready: Ready, show: Callable[[Ready], Awaitable[None]]) -> str:
+    """Make a key, show how to use it until the demo is stopped, take it back. Returns what went wrong, or nothing."""
+    async with _admin_client(ready.admin_url, ready.admin_key) as admin:
+        try:
+            api_key, key_id = await _create_key(admin)
+        except (httpx.HTTPError, _DemoError) as error:
+            return f"the demo's key could not be made ({error})"
+        await show(replace(ready, api_key=api_key))
+        with suppress(httpx.HTTPError):  # the key ends by itself
+            await admin.delete(f"/keys/{key_id}")
+    return ""
+
+
+async def _show(log_format: logs.LogFormat, settings: Settings, stopped: asyncio.Event, ready: Ready) -> None:
+    """Print what a person or a program needs, and let requests be logged until the demo is stopped."""
+    print(json_module.dumps(asdict(ready)) if log_format == "json" else _welcome(ready, settings), flush=True)
+    logs.configure(log_format, "info")
+    await stopped.wait()
+    logs.configure(log_format, "warning")
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
