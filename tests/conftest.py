@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 
@@ -17,6 +18,10 @@ from tests.harness import (
     simulating,
     upstream,
 )
+
+# How fast a busy machine makes examples says nothing about the code.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 MakeGateway = Callable[..., Gateway]
 
