@@ -26,6 +26,10 @@ class Metrics:
         self.requests = counter("imagegate_requests_total", "Requests answered.", by_answer)
         by_origin = ["model", "tenant", "upstream"]
         self.images = counter("imagegate_images_total", "Images delivered.", by_origin)
+        self.spend_usd = counter("imagegate_spend_usd_total", "US dollars charged.", ["model", "tenant"])
+        self.settlements = counter(
+            "imagegate_settlements_total", "Admitted requests settled, by what they came to.", ["outcome"]
+        )
         self.refusals = counter("imagegate_refusals_total", "Requests refused, by fault.", ["fault", "tenant"])
         self.request_seconds = seconds("imagegate_request_seconds", "Duration of a request.", ["route"])
         self.overhead_seconds = overhead(
@@ -38,6 +42,9 @@ class Metrics:
         )
         self.in_flight = gauge("imagegate_in_flight", "Upstream calls under way.", ["upstream"])
         self.redis_up = gauge("imagegate_redis_up", "Whether Redis answers: 1 or 0.")
+        self.redis_breaker_open = gauge(
+            "imagegate_redis_breaker_open", "Whether this process refuses at once, as Redis did not answer: 1 or 0."
+        )
         by_state = ["upstream", "account", "key", "state"]
         self.key_state = gauge("imagegate_key_state", "State of each upstream key: 1 for the state it is in.", by_state)
 

@@ -181,6 +181,13 @@ class ImageReply:
 
     pictures: tuple[Picture, ...]
     id: str = ""
+    failed: int | None = None
+    """How many it says were withheld by its safety check, where it says so."""
+
+    def withheld(self, ordered: int) -> int:
+        """How many of the images that were ordered were withheld: never more than are not there."""
+        missing = max(0, ordered - len(self.pictures))
+        return missing if self.failed is None else max(0, min(missing, self.failed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from gateway.domain.billing import Price
 from gateway.domain.images import Capability, ImageJob, SizePolicy, plan_shape
 
 
@@ -29,7 +30,8 @@ class Model:
 
     id: str
     aliases: tuple[str, ...]
-    price_usd_micros: int
+    prices: tuple[Price, ...]
+    """Of one image."""
     targets: tuple[Target, ...]
 
     def targets_for(self, job: ImageJob, policy: SizePolicy) -> tuple[Target, ...]:

@@ -1,6 +1,34 @@
-"""A tenant: who may use the gateway, and which models."""
+"""Tenants: who may use the gateway, which models, and how much."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How fast a tenant or a key may go; None is no limit, 0 lets nothing through."""
+
+    requests_per_minute: int | None = None
+    """In any 60 seconds."""
+    images_per_minute: int | None = None
+    """In any 60 seconds."""
+    concurrency: int | None = None
+    """Requests under way at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """How much a tenant or a key may use in a calendar window (UTC); None is no quota."""
+
+    images_per_day: int | None = None
+    images_per_month: int | None = None
+    usd_micros_per_month: int | None = None
+
+
+LIMIT_NAMES: Final = tuple(field.name for field in fields(Limits))
+QUOTA_NAMES: Final = tuple(field.name for field in fields(Quotas))
+LIMIT_MAX: Final = 1_000_000_000
+"""The largest that a limit or a quota of images may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +40,14 @@ class Tenant:
     is_disabled: bool = False
     created_at: int = 0
     """Unix seconds."""
+    limits: Limits = Limits()
+    quotas: Quotas = Quotas()
+    weight: int = 1
+    """Its share of scarce capacity, next to the others'."""
+    is_declared: bool = False
+    """It stands in the configuration, which is applied again at every start."""
+    disabled_by: str = ""
+    """Who disabled it: an admin key's name, or "configuration"."""
 
     def may_use(self, model_id: str) -> bool:
         return self.models is None or model_id in self.models
@@ -28,6 +64,10 @@ class TenantKey:
     """Unix seconds."""
     expires_at: int | None = None
     """Unix seconds; None means never."""
+    limits: Limits = Limits()
+    """Besides the tenant's own."""
+    quotas: Quotas = Quotas()
+    is_declared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +75,10 @@ class Caller:
     """Who sent a request: a tenant, by one of its keys."""
 
     tenant: Tenant
-    key_id: str
+    key: TenantKey
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether its answers carry `x-ratelimit-*`."""
+        every = (self.tenant.limits, self.key.limits)
+        return any(one.requests_per_minute is not None or one.images_per_minute is not None for one in every)

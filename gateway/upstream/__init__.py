@@ -1,15 +1,16 @@
 """Where a job is made.
 
 It is split into calls, each sent with a leased key, judged by the table, and sent again only where the table says that
-it is free.
+it is free. Invariant: no call is sent before the job's ticket says so, and each ends in the ticket's tally.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from gateway.domain.billing import Share
 from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
 from gateway.domain.images import (
     Delivery,
@@ -26,11 +27,15 @@ from gateway.domain.images import (
 )
 from gateway.domain.keys import UpstreamKey
 from gateway.domain.models import Model, Target
+from gateway.stores.admission import Admission, Ticket
 from gateway.stores.keypool import KeyPool, Lease, NoKey
 from gateway.upstream.calls import Caller, Endpoint
 from gateway.upstream.results import ResultFetcher
 
 _LOG = structlog.get_logger("imagegate.upstream")
+
+HasLeft = Callable[[], Awaitable[bool]]
+"""Whether nobody waits for the images any more."""
 
 __all__ = ["Caller", "Endpoint", "Policy", "ResultFetcher", "Upstreams"]
 
@@ -51,9 +56,10 @@ class _Run:
 
     job: ImageJob
     model: Model
-    tenant: str
+    ticket: Ticket
     trace: Trace
     ends_at: float
+    has_left: "HasLeft"
 
 
 @dataclass(slots=True)
@@ -116,6 +122,7 @@ class Upstreams:
     def __init__(
         self,
         pool: KeyPool,
+        admission: Admission,
         caller: Caller,
         fetcher: ResultFetcher,
         endpoints: Mapping[str, Endpoint],
@@ -123,20 +130,23 @@ class Upstreams:
         monotonic: Callable[[], float],
     ) -> None:
         self._pool = pool
+        self._admission = admission
         self._caller = caller
         self._fetcher = fetcher
         self._endpoints = endpoints
         self._policy = policy
         self._monotonic = monotonic
 
-    async def generate(self, job: ImageJob, model: Model, tenant: str, trace: Trace) -> ImageResult:
-        """Make the job's images.
+    async def generate(
+        self, job: ImageJob, model: Model, ticket: Ticket, trace: Trace, has_left: HasLeft
+    ) -> ImageResult:
+        """Make the job's images, and tell the ticket what became of each.
 
         Returns: at least one picture; fewer than asked where some were withheld or some calls failed.
         Raises: GatewayError with the fault that matters most to the caller.
         """
         targets = model.targets_for(job, self._policy.size_policy)
-        run = _Run(job, model, tenant, trace, self._monotonic() + self._policy.deadline_s)
+        run = _Run(job, model, ticket, trace, self._monotonic() + self._policy.deadline_s, has_left)
         outcomes = await self._make(run, job.count, targets, _Tries(self._policy.max_attempts))
         replies = [outcome for outcome in outcomes if isinstance(outcome, _Made)]
         if not replies:
@@ -195,30 +205,59 @@ class Upstreams:
             run.trace.waits.append((started, self._monotonic()))
 
     async def _send(self, run: _Run, lease: Lease, target: Target, count: int) -> "_Outcome":
-        remaining_s = run.ends_at - self._monotonic()
-        if remaining_s <= 0:
-            return GatewayError(Fault.DEADLINE)
-        endpoint = self._endpoints[target.upstream]
-        shape = plan_shape(run.job, target.capability, self._policy.size_policy)
-        assert shape is not None
-        asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
-        body = endpoint.dialect.build_call(run.job, count, target.model, shape, asked)
-        run.trace.key_fingerprints.append(lease.key.secret.fingerprint)
+        """One call, from the note in the ticket to the last picture."""
+        try:
+            share = await self._open(run, lease, count)
+        except GatewayError as error:
+            return error
         started = self._monotonic()
-        outcome = await self._caller.call(endpoint, lease, body, asked, count=count, remaining_s=remaining_s)
-        if isinstance(outcome, GatewayError) and outcome.row.outcome is Outcome.NOT_SENT:
-            run.trace.key_fingerprints.remove(lease.key.secret.fingerprint)
-        made = outcome if isinstance(outcome, GatewayError) else await self._receive(run, endpoint, shape, outcome)
+        outcome = await self._exchange(run, lease, target, count)
+        made: _Outcome
+        if isinstance(outcome, GatewayError):
+            made = outcome
+            await self._note_failure(run, lease, share, count, outcome)
+        else:
+            made = await self._receive(run, target, share, count, outcome)
         run.trace.calls.append((started, self._monotonic()))
         return made
 
-    async def _receive(self, run: _Run, endpoint: Endpoint, shape: Shape, reply: ImageReply) -> "_Outcome":
+    async def _open(self, run: _Run, lease: Lease, count: int) -> Share:
+        """The last moment at which a call may still be left out. Raises: GatewayError, and nothing may be sent."""
+        if run.ends_at <= self._monotonic():
+            raise GatewayError(Fault.DEADLINE)
+        if await run.has_left():
+            raise GatewayError(Fault.CLIENT_LEFT)
+        return await self._admission.open(run.ticket, lease.key.upstream, lease.key.account, count)
+
+    async def _exchange(self, run: _Run, lease: Lease, target: Target, count: int) -> ImageReply | GatewayError:
+        endpoint = self._endpoints[target.upstream]
+        asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
+        body = endpoint.dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
+        run.trace.key_fingerprints.append(lease.key.secret.fingerprint)
         remaining_s = max(0.0, run.ends_at - self._monotonic())
-        pictures = await self._fetcher.deliver(reply.pictures, run.job.delivery, endpoint.links, remaining_s)
+        return await self._caller.call(endpoint, lease, body, asked, count=count, remaining_s=remaining_s)
+
+    async def _note_failure(self, run: _Run, lease: Lease, share: Share, count: int, error: GatewayError) -> None:
+        if error.row.outcome is Outcome.NOT_SENT:
+            run.trace.key_fingerprints.remove(lease.key.secret.fingerprint)
+        if share.fail(count, error.row):
+            await self._admission.free(run.ticket, lease.key.upstream, lease.key.account, count)
+
+    async def _receive(self, run: _Run, target: Target, share: Share, count: int, reply: ImageReply) -> "_Outcome":
+        """The pictures as the caller wants them: never more than were ordered."""
+        endpoint, remaining_s = self._endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
+        made = reply.pictures[:count]
+        pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s)
+        share.deliver(count, len(made), len(pictures), reply.withheld(count))
         if not pictures:
-            return GatewayError(Fault.RESULT_LOST, f"{len(reply.pictures)} result links could not be fetched")
-        self._caller.count_images(len(pictures), run.model.id, run.tenant, endpoint.name)
-        return _Made(pictures, shape, reply.id)
+            return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")
+        self._caller.count_images(len(pictures), run.model.id, run.ticket.caller.tenant.name, endpoint.name)
+        return _Made(pictures, self._shape(run, target), reply.id)
+
+    def _shape(self, run: _Run, target: Target) -> Shape:
+        shape = plan_shape(run.job, target.capability, self._policy.size_policy)
+        assert shape is not None  # the target was chosen because it can
+        return shape
 
 
 @dataclass(frozen=True, slots=True)

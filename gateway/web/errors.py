@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
+from gateway.web.rates import tell_rates
 from gateway.web.record import record_of
 from gateway.wire import native, openai
 
@@ -61,6 +62,8 @@ def note(request: Request, error: GatewayError) -> None:
     record = record_of(request)
     record.fault = error.fault
     record.detail = "" if error.row.shows_detail else error.detail
+    if error.rates:
+        tell_rates(record, error.rates)
 
 
 def error_headers(error: GatewayError) -> dict[str, str]:

@@ -1,20 +1,27 @@
 """`POST /v1/images/generations` and the list of models."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.domain.billing import Durations, Purchase
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import ImageResult
 from gateway.domain.models import Catalog
 from gateway.domain.tenants import Caller
-from gateway.stores.tenants import TenantStore
+from gateway.stores.admission import Admission
+from gateway.stores.credentials import Credentials
 from gateway.upstream import Upstreams
 from gateway.web.bodies import BodyLimits, ChunksResponse, read_json_body
-from gateway.web.record import record_of
+from gateway.web.rates import tell_rates
+from gateway.web.record import RequestRecord, record_of
 from gateway.web.stream import EventStream
 from gateway.wire import native, openai
+
+Generation = openai.Generation | native.NativeGeneration
 
 
 class Images:
@@ -22,7 +29,8 @@ class Images:
 
     def __init__(
         self,
-        tenants: TenantStore,
+        credentials: Credentials,
+        admission: Admission,
         upstreams: Upstreams,
         catalog: Catalog,
         manners: openai.Manners,
@@ -30,8 +38,10 @@ class Images:
         native_limits: BodyLimits,
         keep_alive_s: float,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
-        self._tenants = tenants
+        self._credentials = credentials
+        self._admission = admission
         self._upstreams = upstreams
         self._catalog = catalog
         self._manners = manners
@@ -39,34 +49,36 @@ class Images:
         self._native_limits = native_limits
         self._keep_alive_s = keep_alive_s
         self._clock = clock
+        self._monotonic = monotonic
 
     async def generate(self, request: Request) -> Response:
         """OpenAI's format."""
         caller = await self._identify(request)
-        body = await read_json_body(request, self._limits)
-        generation = openai.parse_generation(body, self._catalog, caller.tenant, self._manners)
+        async with self._telling_rates(request, caller):
+            body = await read_json_body(request, self._limits)
+            generation = openai.parse_generation(body, self._catalog, caller.tenant, self._manners)
+        make = partial(self._make, request, caller, generation)
         if generation.is_stream:
-            return EventStream(
-                request, lambda: self._make(request, generation), generation.name, self._keep_alive_s, self._clock
-            )
-        result = await self._make(request, generation)
-        return ChunksResponse(openai.render_generation(result, int(self._clock())))
+            return EventStream(request, make, generation.name, self._keep_alive_s, self._clock)
+        return ChunksResponse(openai.render_generation(await make(), int(self._clock())))
 
     async def generate_native(self, request: Request) -> Response:
         """MiniMax's and 302.AI's own format."""
         caller = await self._identify(request)
-        body = await read_json_body(request, self._native_limits)
-        generation = native.parse_native(body, self._catalog, caller.tenant, self._manners.size_policy)
-        result = await self._make(request, generation)
-        return ChunksResponse(native.render_native(result))
+        async with self._telling_rates(request, caller):
+            body = await read_json_body(request, self._native_limits)
+            generation = native.parse_native(body, self._catalog, caller.tenant, self._manners.size_policy)
+        return ChunksResponse(native.render_native(await self._make(request, caller, generation)))
 
     async def list_models(self, request: Request) -> Response:
         caller = await self._identify(request)
+        await self._tell_rates(request, caller)
         names = [name for name, model in self._catalog.names() if caller.tenant.may_use(model.id)]
         return Response(openai.render_models(names), media_type="application/json")
 
     async def get_model(self, request: Request) -> Response:
         caller = await self._identify(request)
+        await self._tell_rates(request, caller)
         name = request.path_params["name"]
         model = self._catalog.find(name)
         if model is None or not caller.tenant.may_use(model.id):
@@ -74,18 +86,39 @@ class Images:
         return Response(openai.render_model(name), media_type="application/json")
 
     async def _identify(self, request: Request) -> Caller:
-        caller = await self._tenants.identify(request.headers.get("authorization"))
+        caller = await self._credentials.identify(request.headers.get("authorization"))
         record = record_of(request)
-        record.tenant, record.key_id = caller.tenant.name, caller.key_id
+        record.tenant, record.key_id = caller.tenant.name, caller.key.id
         return caller
 
-    async def _make(self, request: Request, generation: openai.Generation | native.NativeGeneration) -> ImageResult:
-        record = record_of(request)
-        record.model, record.model_name, record.asked = generation.model.id, generation.name, generation.job.count
+    @asynccontextmanager
+    async def _telling_rates(self, request: Request, caller: Caller) -> AsyncIterator[None]:
+        """A request that fails before its admission is answered with the tenant's rates all the same."""
+        try:
+            yield
+        except GatewayError:
+            await self._tell_rates(request, caller)
+            raise
+
+    async def _tell_rates(self, request: Request, caller: Caller) -> None:
+        if caller.has_rates:
+            with suppress(GatewayError):  # the answer itself needs no Redis
+                tell_rates(record_of(request), await self._admission.look(caller))
+
+    async def _make(self, request: Request, caller: Caller, generation: Generation) -> ImageResult:
+        record, job, model = record_of(request), generation.job, generation.model
+        record.model, record.model_name, record.asked = model.id, generation.name, job.count
         if isinstance(generation, openai.Generation) and generation.ignored:
             record.headers.append(("x-imagegate-ignored", ", ".join(generation.ignored)))
-        result = await self._upstreams.generate(generation.job, generation.model, record.tenant, record.trace)
+        purchase = Purchase(record.id, model.id, job.count, model.prices)
+        async with self._admission.admit(caller, purchase, lambda: self._durations(record)) as ticket:
+            tell_rates(record, ticket.rates)
+            result = await self._upstreams.generate(job, model, ticket, record.trace, request.is_disconnected)
         record.delivered = len(result.pictures)
         if result.missing:
             record.headers.append(("x-imagegate-missing", str(result.missing)))
         return result
+
+    def _durations(self, record: RequestRecord) -> Durations:
+        seconds = (record.trace.queue_s, record.trace.upstream_s, self._monotonic() - record.started_s)
+        return Durations(*(round(1000 * spent_s) for spent_s in seconds))

@@ -20,6 +20,8 @@ class RequestRecord:
     """Monotonic."""
     tenant: str = ""
     key_id: str = ""
+    admin: str = ""
+    """The name of the admin key that came with it."""
     model: str = ""
     """The configured id, never the caller's spelling: it is a metric label."""
     model_name: str = ""

@@ -166,10 +166,9 @@ def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> Imag
         raise code_error(code, base_resp.text("status_msg"), reply)
     if not 200 <= reply.status < 300:
         raise http_error(reply, base_resp.text("status_msg"))
-    pictures = read_pictures(envelope.inner("data"), delivery)
+    pictures, metadata = read_pictures(envelope.inner("data"), delivery), envelope.inner("metadata")
     if pictures:
-        return ImageReply(pictures, envelope.text("id"))
-    metadata = envelope.inner("metadata")
+        return ImageReply(pictures, envelope.text("id"), metadata.integer("failed_count"))
     if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
         raise GatewayError(Fault.CONTENT_WITHHELD)
     if code is None:

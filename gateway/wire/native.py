@@ -53,6 +53,7 @@ _BY_FAULT: Final[Mapping[Fault, int]] = MappingProxyType(
         Fault.CONTENT_WITHHELD: 1027,
         Fault.PROMPT_UNREADABLE: 1042,
         Fault.PROMPT_TOO_LONG: 2013,
+        Fault.QUOTA_EXHAUSTED: 1008,  # its own clients stop on it, and wait and try again on 1002
     }
 )
 _SPELLING_302: Final = "minimaxi-"

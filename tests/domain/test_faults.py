@@ -28,13 +28,13 @@ def test_label_is_a_plain_lower_case_word(fault: Fault) -> None:
 
 @ALL
 def test_status_is_an_error_that_the_sdks_know(fault: Fault) -> None:
-    assert TABLE[fault].status in {400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 500, 502, 503, 504}
+    assert TABLE[fault].status in {400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 499, 500, 502, 503, 504}
 
 
 @ALL
 def test_every_row_has_a_type_and_a_message_that_ends_as_a_sentence(fault: Fault) -> None:
     row = TABLE[fault]
-    assert row.type in {"invalid_request_error", "rate_limit_error", "server_error"}
+    assert row.type in {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
     assert row.message.endswith((".", "([admin] key)."))
 
 
@@ -109,14 +109,14 @@ def test_what_may_have_cost_money_tells_the_sdks_not_to_repeat(fault: Fault) -> 
     assert Retry.NEVER is TABLE[fault].retry
 
 
+TENANTS_LIMITS = {Fault.RATE_LIMITED, Fault.RATE_EXCEEDED_BY_ONE, Fault.QUOTA_EXHAUSTED}
+
+
 @ALL
 def test_detail_is_shown_only_for_the_callers_own_faults(fault: Fault) -> None:
     error = GatewayError(fault, "sk-planted-secret at https://upstream.example")
-    expected = (
-        error.detail
-        if TABLE[fault].outcome is Outcome.NOT_SENT and TABLE[fault].status not in {429, *range(500, 600)}
-        else None
-    )
+    is_callers = TABLE[fault].outcome is Outcome.NOT_SENT and TABLE[fault].status not in {429, *range(500, 600)}
+    expected = error.detail if is_callers or fault in TENANTS_LIMITS else None
     assert (expected or TABLE[fault].message) == error.message
 
 
@@ -156,3 +156,12 @@ def test_error_carries_what_the_upstream_said() -> None:
 )
 def test_clients_retry_follows_status_and_money(status: int, outcome: Outcome, retry: Retry, expected: bool) -> None:
     assert expected == Row(status, "server_error", None, "m", outcome, retry).may_client_retry
+
+
+@pytest.mark.parametrize("fault", [Fault.QUOTA_EXHAUSTED, Fault.RATE_EXCEEDED_BY_ONE])
+def test_what_waiting_does_not_mend_is_not_to_be_sent_again(fault: Fault) -> None:
+    assert (429, False) == (TABLE[fault].status, TABLE[fault].may_client_retry)
+
+
+def test_a_rate_that_frees_is_worth_waiting_for() -> None:
+    assert TABLE[Fault.RATE_LIMITED].may_client_retry

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.domain.billing import Price
 from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
 from gateway.domain.models import Catalog, Model, Target
 
@@ -12,9 +13,9 @@ AI302 = Target(
     Capability(takes_pixels=False, prompt_max_chars=1000, fields=frozenset({"prompt_optimizer"})),
 )
 LIVE = Target("minimax", "image-01-live", Capability(takes_pixels=False, fields=frozenset({"style"})))
-MODEL = Model("image-01", ("dall-e-3", "gpt-image-1"), 3500, (DIRECT, AI302))
-OTHER = Model("live", ("image-01-live",), 4000, (LIVE,))
-TWIN = Model("twin", (), 1, (AI302,))
+MODEL = Model("image-01", ("dall-e-3", "gpt-image-1"), (Price(0, 3500),), (DIRECT, AI302))
+OTHER = Model("live", ("image-01-live",), (Price(0, 4000),), (LIVE,))
+TWIN = Model("twin", (), (Price(0, 1),), (AI302,))
 CATALOG = Catalog([MODEL, OTHER, TWIN])
 STRICT = SizePolicy.STRICT
 

@@ -2,7 +2,7 @@ import asyncio
 import base64
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.domain.billing import Durations, Price, Purchase
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Capability, Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy, Trace
 from gateway.domain.keys import UpstreamKey
@@ -29,7 +30,9 @@ from gateway.upstream.calls import CallLimits
 from gateway.upstream.results import FetchLimits
 from gateway.wire import DIALECTS
 from gateway.wire.links import LinkPolicy
+from tests.admitting import admitting, put_tenant, stays
 from tests.harness import REDIS_BINARIES, Simulator, redis_server, serving, wait_until
+from tests.stores.test_admission import connected, ledger
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +60,7 @@ async def running(
     result_timeout_s: float = 10.0,
     monotonic: Callable[[], float] = time.monotonic,
     is_new: bool = False,
+    admission_url: str | None = None,
 ) -> AsyncIterator[Callable[..., Any]]:
     """`make(count=1, prompt=..., delivery=..., trace=...)` runs one job on the sites.
 
@@ -80,18 +84,27 @@ async def running(
         )
         for site in sites
     )
-    model = Model("image-01", (), 3500, targets)
+    model = Model("image-01", (), (Price(0, 3500),), targets)
+    metrics = Metrics(CollectorRegistry())
+    counters = connect(admission_url or redis_url, 1.0)
+    admission, customer = admitting(counters, metrics=metrics), await put_tenant(counters)
     async with AiohttpTransport() as direct, AiohttpTransport(public_only=True) as public:
-        caller = Caller(direct, pool, CallLimits(2, 20, 1, 2**26), Metrics(CollectorRegistry()), "test")
+        caller = Caller(direct, pool, CallLimits(2, 20, 1, 2**26), metrics, "test")
         fetcher = ResultFetcher(public, direct, FetchLimits(2, result_timeout_s, 2**25), "test")
         policy = Policy(deadline_s, max_attempts, SizePolicy.NEAREST)
-        upstreams = Upstreams(pool, caller, fetcher, endpoints, policy, monotonic)
+        upstreams = Upstreams(pool, admission, caller, fetcher, endpoints, policy, monotonic)
 
         async def make(
-            count: int = 1, prompt: str = "a lake", delivery: Delivery = Delivery.URL, trace: Trace | None = None
+            count: int = 1,
+            prompt: str = "a lake",
+            delivery: Delivery = Delivery.URL,
+            trace: Trace | None = None,
+            has_left: Callable[[], Awaitable[bool]] = stays,
         ) -> ImageResult:
             job = ImageJob(prompt, count, delivery)
-            return await upstreams.generate(job, model, "acme", trace or Trace())
+            purchase = Purchase("req_1", model.id, count, model.prices)
+            async with admission.admit(customer, purchase, Durations) as ticket:
+                return await upstreams.generate(job, model, ticket, trace or Trace(), has_left)
 
         try:
             if not is_new:
@@ -100,6 +113,7 @@ async def running(
             yield make
         finally:
             await redis.aclose()
+            await counters.aclose()
 
 
 async def _introduce(pool: KeyPool, site: Site) -> None:
@@ -500,9 +514,11 @@ async def test_a_pool_of_dead_keys_is_down_and_not_busy(redis_url: str, script: 
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_without_redis_the_gateway_is_not_available_however_many_images(script: Script, count: int) -> None:
-    upstream = script()
-    async with running("unix:///nowhere/redis.sock", Site("up", upstream.url, per_call=1)) as make:
+async def test_without_a_pool_the_gateway_is_not_available_however_many_images(
+    redis_url: str, script: Script, count: int
+) -> None:
+    upstream, nowhere = script(), "unix:///nowhere/redis.sock"
+    async with running(nowhere, Site("up", upstream.url, per_call=1), admission_url=redis_url) as make:
         assert Fault.REDIS_AWAY is await fault_of(make, count=count)
     assert 0 == upstream.calls.total()
 
@@ -532,3 +548,58 @@ async def test_pictures_under_way_are_delivered_when_redis_goes_away(
         async with running(url, Site("up", upstream, ("a/a-1", "b/b-1", "c/c-1"), per_call=1)) as make:
             result = await make(2, delivery=Delivery.BASE64)
     assert (1, 1) == (len(result.pictures), result.missing)
+
+
+async def test_nothing_is_sent_for_a_client_that_has_left(redis_url: str, script: Script) -> None:
+    async def has_left() -> bool:
+        return True
+
+    upstream = script()
+    async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
+        assert Fault.CLIENT_LEFT is await fault_of(make, count=2, has_left=has_left)
+    assert 0 == upstream.calls.total()
+
+
+async def test_nothing_is_sent_that_the_ticket_does_not_know(redis_url: str, script: Script) -> None:
+    """The ticket was settled by others while its process stood still."""
+    upstream = script()
+    async with running(redis_url, Site("up", upstream.url, per_call=1)) as make, connected(redis_url) as redis:
+
+        async def lose_the_ticket() -> bool:
+            await redis.delete("ig1:{acme}:open")
+            return False
+
+        assert Fault.TICKET_EXPIRED is await fault_of(make, has_left=lose_the_ticket)
+    assert 0 == upstream.calls.total()
+
+
+async def test_more_pictures_than_ordered_are_not_handed_on(redis_url: str, stack: ExitStack) -> None:
+    """Or a tenant would get, and pay, more than its limits allow."""
+
+    async def generate(_: Request) -> Response:
+        images = [base64.b64encode(JPEG).decode()] * 5
+        return _json({"data": {"image_base64": images}, "base_resp": {"status_code": 0}})
+
+    url = stack.enter_context(serving(Starlette(routes=[Route("/v1/image_generation", generate, methods=["POST"])])))
+    async with running(redis_url, Site("up", url)) as make, connected(redis_url) as redis:
+        assert 2 == len((await make(count=2, delivery=Delivery.BASE64)).pictures)
+        assert ["2"] == [line["delivered"] for _, line in await ledger(redis)]
+
+
+LEDGERED: dict[str, tuple[list[Answer], str, str, str]] = {
+    "delivered": (["ok"], "delivered", "up/k:2,0,0,0", "7000"),
+    "refused": ([1026], "refused", "", "0"),
+    "hung up on": (["cut"], "unconfirmed", "up/k:0,0,0,2", "7000"),
+    "refused, then made": (["http 502", "ok"], "delivered", "up/k:2,0,0,0", "7000"),
+}
+
+
+@pytest.mark.parametrize("case", LEDGERED)
+async def test_the_ledger_says_what_became_of_the_images(redis_url: str, script: Script, case: str) -> None:
+    answers, outcome, calls, micros = LEDGERED[case]
+    upstream = script(answers)
+    async with running(redis_url, Site("up", upstream.url, ("k/k-1", "k/k-2"))) as make, connected(redis_url) as redis:
+        with suppress(GatewayError):
+            await make(count=2)
+        [(_, line)] = await ledger(redis)
+    assert (outcome, calls, micros) == (line["outcome"], line["calls"], line["usd_micros"])

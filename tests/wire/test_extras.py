@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
 from gateway.domain.models import Model, Target
@@ -18,7 +19,7 @@ FACE = {"type": "character", "image_file": "https://example.org/face.jpg"}
 MODEL = Model(
     "image-01",
     (),
-    3500,
+    (Price(0, 3500),),
     (
         Target("a", "one", Capability(takes_pixels=False, fields=frozenset({"style"}))),
         Target("b", "two", Capability(ratios=frozenset({"1:1"}), fields=frozenset({"seed"}))),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.domain.billing import Price
 from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome
 from gateway.domain.images import Delivery, Encoded, Extras, ImageResult, Link, Picture, Size, SizePolicy
 from gateway.domain.models import Catalog, Model, Target
@@ -19,13 +20,13 @@ DIRECT = DIALECTS["minimax"]
 MODEL = Model(
     "image-01",
     ("dall-e-3",),
-    3500,
+    (Price(0, 3500),),
     (
         Target("minimax", "image-01", DIRECT.capability("image-01")),
         Target("302ai", "minimaxi-image-01", DIALECTS["302ai"].capability("minimaxi-image-01")),
     ),
 )
-LIVE = Model("live", (), 3500, (Target("minimax", "image-01-live", DIRECT.capability("image-01-live")),))
+LIVE = Model("live", (), (Price(0, 3500),), (Target("minimax", "image-01-live", DIRECT.capability("image-01-live")),))
 CATALOG = Catalog([MODEL, LIVE])
 ANYONE = Tenant("acme")
 JPEG = b"/9j/4AAQSkZJRg=="
@@ -99,7 +100,7 @@ def test_both_spellings_of_a_model_are_understood(name: str, model: Model) -> No
 
 
 def test_302_only_catalogue_understands_minimaxs_spelling() -> None:
-    model = Model("pictures", (), 1, (MODEL.targets[1],))
+    model = Model("pictures", (), (Price(0, 1),), (MODEL.targets[1],))
     for name in ("image-01", "minimaxi-image-01"):
         body = msgspec.json.encode({"model": name, "prompt": "p"})
         assert model == parse_native(body, Catalog([model]), ANYONE, SizePolicy.NEAREST).model

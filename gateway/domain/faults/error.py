@@ -2,6 +2,7 @@
 
 from gateway.domain.faults.kinds import Fault, Row
 from gateway.domain.faults.table import TABLE
+from gateway.domain.rates import Rates
 
 
 class GatewayError(Exception):
@@ -18,6 +19,7 @@ class GatewayError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         upstream_code: int | None = None,
+        rates: Rates | None = None,
     ) -> None:
         super().__init__(f"{fault.value}: {detail}" if detail else fault.value)
         self.fault = fault
@@ -26,6 +28,8 @@ class GatewayError(Exception):
         self.retry_after_s = retry_after_s
         self.upstream_code = upstream_code
         """MiniMax's own code, where it gave one."""
+        self.rates = rates
+        """How the tenant's rate limits stand, where they were asked."""
 
     @property
     def row(self) -> Row:

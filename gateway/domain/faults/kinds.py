@@ -86,8 +86,13 @@ class Fault(Enum):
     # The admin API
     ADMIN_CLOSED = "admin_closed"
     ADMIN_UNAUTHORIZED = "admin_unauthorized"
+    ADMIN_READ_ONLY = "admin_read_only"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    # The tenant's limits
+    RATE_LIMITED = "rate_limited"
+    RATE_EXCEEDED_BY_ONE = "rate_exceeded_by_one"
+    QUOTA_EXHAUSTED = "quota_exhausted"
     # Refused by the upstream for what the caller asked
     CONTENT_INPUT = "content_input"
     CONTENT_OUTPUT = "content_output"
@@ -131,6 +136,8 @@ class Fault(Enum):
     POOL_BUSY = "pool_busy"
     POOL_DOWN = "pool_down"
     DEADLINE = "deadline"
+    CLIENT_LEFT = "client_left"
+    TICKET_EXPIRED = "ticket_expired"
     REDIS_AWAY = "redis_away"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"
@@ -160,11 +167,15 @@ class Row:
     """The error's `detail` was written by us for the caller."""
     retry_after_s: int = 10
     """Sent with 429 and 503 unless the error knows better, seconds."""
+    withholds_images: bool = False
+    """Images were made and kept back: they cost what the operator says."""
+    is_final: bool = False
+    """Waiting does not help, whatever the status says."""
 
     @property
     def may_client_retry(self) -> bool:
         """Whether sending the same request again could help and cannot be billed twice."""
-        is_transient = self.status in {408, 429} or self.status >= 500
+        is_transient = not self.is_final and (self.status in {408, 429} or self.status >= 500)
         is_refused_for_now = self.outcome is Outcome.REFUSED and self.retry is not Retry.NEVER
         return is_transient and (self.outcome is Outcome.NOT_SENT or is_refused_for_now)
 

@@ -1,6 +1,7 @@
 """The table: one row a fault (reference/minimax.md section 3, reference/openai-images.md section 5)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -99,8 +100,30 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             403, "admin_closed", "The admin API is closed: no admin key is configured ([admin] key)."
         ),
         Fault.ADMIN_UNAUTHORIZED: _caller(401, "invalid_admin_key", "A valid admin key is required."),
+        Fault.ADMIN_READ_ONLY: _caller(403, "admin_read_only", "This admin key may read and not change anything."),
         Fault.NOT_FOUND: _caller(404, "not_found", "There is nothing of that name."),
         Fault.CONFLICT: _caller(409, "already_exists", "It exists already."),
+        Fault.RATE_LIMITED: Row(
+            429, _RATE, "rate_limit_exceeded", "A rate limit of this tenant is reached.", shows_detail=True
+        ),
+        Fault.RATE_EXCEEDED_BY_ONE: Row(
+            429,
+            _RATE,
+            "rate_limit_exceeded",
+            "This request alone asks for more than a rate limit of this tenant allows.",
+            shows_detail=True,
+            retry_after_s=60,
+            is_final=True,
+        ),
+        Fault.QUOTA_EXHAUSTED: Row(
+            429,
+            "insufficient_quota",
+            "insufficient_quota",
+            "A quota of this tenant is used up.",
+            shows_detail=True,
+            retry_after_s=60,
+            is_final=True,
+        ),
         Fault.CONTENT_INPUT: _content(
             "content_policy_violation", "Your request was rejected: the prompt was judged unsafe by the safety system."
         ),
@@ -108,8 +131,11 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             "content_policy_violation",
             "Your request was rejected: the generated images were judged unsafe by the safety system.",
         ),
-        Fault.CONTENT_WITHHELD: _content(
-            "content_policy_violation", "Your request was rejected: all images were withheld by the safety system."
+        Fault.CONTENT_WITHHELD: replace(
+            _content(
+                "content_policy_violation", "Your request was rejected: all images were withheld by the safety system."
+            ),
+            withholds_images=True,
         ),
         Fault.PROMPT_UNREADABLE: _content(
             "invalid_prompt", "The prompt holds too many invisible or unreadable characters."
@@ -210,6 +236,16 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         ),
         Fault.DEADLINE: Row(
             504, _SERVER, "deadline_exceeded", "The request's deadline passed before it could be sent."
+        ),
+        Fault.CLIENT_LEFT: _caller(
+            499, "client_closed_request", "The client left before its request was sent to the image service."
+        ),
+        Fault.TICKET_EXPIRED: Row(
+            503,
+            _SERVER,
+            "gateway_unavailable",
+            "The gateway was held up for so long that the request was given up before it was sent.",
+            retry_after_s=1,
         ),
         Fault.REDIS_AWAY: Row(
             503, _SERVER, "gateway_unavailable", "The gateway is not available at the moment.", retry_after_s=5

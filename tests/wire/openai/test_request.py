@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, Extras, Size, SizePolicy
 from gateway.domain.models import Catalog, Model, Target
@@ -20,11 +21,15 @@ DIRECT = DIALECTS["minimax"]
 MODEL = Model(
     "image-01",
     ("dall-e-2", "dall-e-3", "gpt-image-1", "chatgpt-image-latest"),
-    3500,
+    (Price(0, 3500),),
     (Target("minimax", "image-01", DIRECT.capability("image-01")),),
 )
-LIVE = Model("image-01-live", (), 3500, (Target("minimax", "image-01-live", DIRECT.capability("image-01-live")),))
-RELAYED = Model("relayed", (), 3500, (Target("302ai", "minimaxi-image-01", DIALECTS["302ai"].capability("x")),))
+LIVE = Model(
+    "image-01-live", (), (Price(0, 3500),), (Target("minimax", "image-01-live", DIRECT.capability("image-01-live")),)
+)
+RELAYED = Model(
+    "relayed", (), (Price(0, 3500),), (Target("302ai", "minimaxi-image-01", DIALECTS["302ai"].capability("x")),)
+)
 CATALOG = Catalog([MODEL, LIVE, RELAYED])
 ANYONE = Tenant("acme")
 ACCEPTED = Manners()

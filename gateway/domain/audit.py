@@ -1,0 +1,73 @@
+"""Who changed what: an administrator's act, as the audit keeps it. No secret and no hash is ever in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.billing import usd
+from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, Limits, Quotas, Tenant, TenantKey
+
+Described = Mapping[str, object]
+"""Plain values, as the admin API shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts: an admin key's name, in one request."""
+
+    name: str
+    request_id: str = ""
+
+
+CONFIGURATION: Final = Actor("configuration")
+"""Acts when `[[tenants]]` are applied; no admin key may have its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One change. `before` is None for what was made, `after` for what is gone."""
+
+    actor: Actor
+    action: str
+    tenant: str
+    key_id: str = ""
+    before: Described | None = None
+    after: Described | None = None
+
+
+def describe_tenant(tenant: Tenant) -> dict[str, object]:
+    return {
+        "name": tenant.name,
+        "limits": describe_limits(tenant.limits),
+        "quotas": describe_quotas(tenant.quotas),
+        "models": None if tenant.models is None else sorted(tenant.models),
+        "weight": tenant.weight,
+        "disabled": tenant.is_disabled,
+        "disabled_by": tenant.disabled_by or None,
+        "declared": tenant.is_declared,
+        "created_at": tenant.created_at,
+    }
+
+
+def describe_key(key: TenantKey) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "label": key.label,
+        "limits": describe_limits(key.limits),
+        "quotas": describe_quotas(key.quotas),
+        "declared": key.is_declared,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+    }
+
+
+def describe_limits(limits: Limits) -> dict[str, object]:
+    return {name: value for name in LIMIT_NAMES if (value := getattr(limits, name)) is not None}
+
+
+def describe_quotas(quotas: Quotas) -> dict[str, object]:
+    """Money as an exact decimal in dollars."""
+    given = {name: value for name in QUOTA_NAMES if (value := getattr(quotas, name)) is not None}
+    micros = given.pop("usd_micros_per_month", None)
+    return given if micros is None else given | {"usd_per_month": usd(micros)}

@@ -1,0 +1,157 @@
+"""What a request costs: reserved when it is admitted, settled by what became of its images.
+
+Every image that a request asked for ends as one of: delivered, withheld, lost, unconfirmed, or not made.
+Money is integer micro-dollars.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gateway.domain.faults import Outcome, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one image costs from a moment on."""
+
+    since_s: int
+    """Unix seconds; 0 for the first price."""
+    usd_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class BillingRule:
+    """What the operator charges besides delivered images."""
+
+    charges_withheld: bool = False
+    """Images that the provider's safety check kept back."""
+    charges_unconfirmed: bool = True
+    """Images that were ordered and never heard of again: they may have been billed."""
+
+
+class Settlement(Enum):
+    """How a request ended, as the ledger and the metrics name it."""
+
+    DELIVERED = "delivered"
+    """At least one picture."""
+    UNCONFIRMED = "unconfirmed"
+    """No picture, and not known whether some were made."""
+    LOST = "lost"
+    """Made, and could not be handed over: never charged to the tenant."""
+    WITHHELD = "withheld"
+    REFUSED = "refused"
+    """Answered that it failed: free."""
+    NOT_SENT = "not_sent"
+
+
+@dataclass(slots=True)
+class Share:
+    """One upstream account's part in a request, in images."""
+
+    delivered: int = 0
+    withheld: int = 0
+    lost: int = 0
+    unconfirmed: int = 0
+    open: int = 0
+    """Ordered, and not yet known what became of them."""
+    was_reached: bool = False
+    """The account has answered, or may have got an order."""
+
+    def deliver(self, ordered: int, made: int, delivered: int, withheld: int) -> None:
+        """An answer to an order of `ordered` images held `made`, of which `delivered` can be handed over."""
+        self.open -= ordered
+        self.was_reached = True
+        self.delivered += delivered
+        self.lost += made - delivered
+        self.withheld += withheld
+
+    def fail(self, ordered: int, row: Row) -> bool:
+        """An order ended in a fault. Returns whether it is known to be free."""
+        self.open -= ordered
+        self.was_reached = self.was_reached or row.outcome is not Outcome.NOT_SENT
+        if row.withholds_images:
+            self.withheld += ordered
+        elif row.outcome is Outcome.UNKNOWN:
+            self.unconfirmed += ordered
+        return row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED} and not row.withholds_images
+
+
+@dataclass(slots=True)
+class Tally:
+    """What becomes of a request's images, kept while it runs, by (upstream, account)."""
+
+    shares: dict[tuple[str, str], Share] = field(default_factory=dict)
+
+    def open(self, upstream: str, account: str, images: int) -> Share:
+        """Images are ordered from an account."""
+        share = self.shares.setdefault((upstream, account), Share())
+        share.open += images
+        return share
+
+    def close(self) -> None:
+        """The end, however it came: what is still open is unconfirmed."""
+        for share in self.shares.values():
+            share.was_reached = share.was_reached or share.open > 0
+            share.unconfirmed += share.open
+            share.open = 0
+
+    def total(self, name: str) -> int:
+        return sum(int(getattr(share, name)) for share in self.shares.values())
+
+    @property
+    def reached_upstream(self) -> bool:
+        return any(share.was_reached for share in self.shares.values())
+
+    @property
+    def settlement(self) -> Settlement:
+        """What the request comes to: the weightiest thing that became of any of its images."""
+        by_weight = (Settlement.DELIVERED, Settlement.UNCONFIRMED, Settlement.LOST, Settlement.WITHHELD)
+        found = next((outcome for outcome in by_weight if self.total(outcome.value)), None)
+        return found or (Settlement.REFUSED if self.reached_upstream else Settlement.NOT_SENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What is to be admitted."""
+
+    request_id: str
+    model: str
+    images: int
+    prices: tuple[Price, ...]
+    """Every price that the model has had and will have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Where a request's time went, milliseconds."""
+
+    queue_ms: int = 0
+    upstream_ms: int = 0
+    total_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A tenant's counters as they stand; images and money include what is reserved."""
+
+    requests_last_minute: int
+    images_last_minute: int
+    concurrency: int
+    images_today: int
+    images_this_month: int
+    usd_micros_this_month: int
+    open_requests: int
+    """Admitted and not settled, those of dead processes included."""
+
+
+def usd(micros: int) -> str:
+    """Micro-dollars as a decimal, exact: two digits behind the point, more where they are needed."""
+    sign, whole, rest = "-" * (micros < 0), *divmod(abs(micros), 1_000_000)
+    digits = f"{rest:06}".rstrip("0")
+    return f"{sign}{whole}.{digits:0<2}"
+
+
+def usd_micros(text: str) -> int:
+    """A decimal in dollars, with up to six decimals, as micro-dollars, exact."""
+    whole, _, rest = text.partition(".")
+    return int(whole) * 1_000_000 + int(f"{rest:0<6}")

@@ -1,0 +1,202 @@
+"""What was used: the ledger's sums, grouped for a report, and its records.
+
+A sheet is one tenant's one day (UTC, of admission). Its sums are kept by key and model, its records one a request.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import date
+from enum import Enum
+from typing import Final
+
+from gateway.domain.billing import Durations, Share
+
+
+@dataclass(slots=True)
+class Amounts:
+    """Counts of requests and images, and what they cost."""
+
+    requests: int = 0
+    asked: int = 0
+    delivered: int = 0
+    withheld: int = 0
+    lost: int = 0
+    unconfirmed: int = 0
+    usd_micros: int = 0
+
+    def add(self, other: "Amounts") -> None:
+        self.requests += other.requests
+        self.asked += other.asked
+        self.delivered += other.delivered
+        self.withheld += other.withheld
+        self.lost += other.lost
+        self.unconfirmed += other.unconfirmed
+        self.usd_micros += other.usd_micros
+
+    def of(self, measure: str) -> int:
+        return int(getattr(self, measure))
+
+
+MEASURES: Final = tuple(measure.name for measure in fields(Amounts))
+"""As the sums name them, in the order in which they are told."""
+
+Sums = Mapping[tuple[str, str], Amounts]
+"""Of one sheet, by key id and model."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Sheet:
+    """One tenant's one day."""
+
+    day: date
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which sheets are meant."""
+
+    first: date
+    last: date
+    """Included."""
+    tenant: str | None = None
+    """None for all, disabled ones too."""
+
+
+class By(Enum):
+    """What a report may be grouped by."""
+
+    DAY = "day"
+    TENANT = "tenant"
+    MODEL = "model"
+    KEY = "key"
+
+
+Group = tuple[str, ...]
+"""A row's values of what the report is grouped by; days as YYYY-MM-DD, so that they sort as text."""
+
+
+class Report:
+    """One page of rows in order, and the total over all pages.
+
+    Sheets come in the order of the first thing that is grouped by, where that is the day or the tenant. So the page is
+    complete as soon as enough rows lie behind, and what follows is read for the total only, or not at all where an
+    earlier page has counted it.
+    """
+
+    def __init__(
+        self, by: tuple[By, ...], limit: int, after: Group | None = None, known_total: Amounts | None = None
+    ) -> None:
+        self.total: Amounts = known_total or Amounts()
+        self._has_total = known_total is not None
+        self._by = by
+        self._limit = limit
+        self._after = after
+        self._rows: dict[Group, Amounts] = {}
+        self._lead: str | None = None
+
+    @property
+    def is_by_tenant_first(self) -> bool:
+        return self._by[0] is By.TENANT
+
+    def wants(self, sheet: Sheet) -> bool:
+        """Whether a sheet, or any that would come after it, can change the page or the total."""
+        return not self._has_total or self._shows(self._lead_of(sheet))
+
+    def add(self, sheet: Sheet, sums: Sums) -> None:
+        lead = self._lead_of(sheet)
+        is_shown = self._shows(lead)
+        for (key, model), amounts in sums.items():
+            if not self._has_total:
+                self.total.add(amounts)
+            group = self._group(sheet, key, model)
+            if is_shown and (self._after is None or group > self._after):
+                self._rows.setdefault(group, Amounts()).add(amounts)
+        if is_shown:
+            self._lead = lead
+
+    def rows(self) -> list[tuple[Group, Amounts]]:
+        """The page."""
+        return sorted(self._rows.items(), key=lambda row: row[0])[: self._limit]
+
+    @property
+    def has_more(self) -> bool:
+        return len(self._rows) > self._limit
+
+    def _lead_of(self, sheet: Sheet) -> str | None:
+        """Where the sheet's rows lie; None where they may lie anywhere."""
+        match self._by[0]:
+            case By.DAY:
+                return sheet.day.isoformat()
+            case By.TENANT:
+                return sheet.tenant
+            case _:
+                return None
+
+    def _shows(self, lead: str | None) -> bool:
+        """Whether rows that begin with `lead` may stand on the page."""
+        if lead is None:
+            return True
+        is_before = self._after is not None and lead < self._after[0]
+        is_behind = self.has_more and lead != self._lead
+        return not is_before and not is_behind
+
+    def _group(self, sheet: Sheet, key: str, model: str) -> Group:
+        values = {By.DAY: sheet.day.isoformat(), By.TENANT: sheet.tenant, By.MODEL: model, By.KEY: key}
+        return tuple(values[by] for by in self._by)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One settled request. There is no prompt and no picture in it."""
+
+    ticket: str
+    admitted_ms: int
+    """Unix milliseconds."""
+    request_id: str
+    tenant: str
+    key_id: str
+    model: str
+    amounts: Amounts
+    price_usd_micros: int
+    """Of one image."""
+    outcome: str
+    """A Settlement's value."""
+    calls: Mapping[tuple[str, str], Share]
+    """By upstream and account."""
+    durations: Durations
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A sum that is not what the records add up to."""
+
+    sheet: Sheet
+    key_id: str
+    model: str
+    measure: str
+    in_sums: int
+    in_records: int
+
+
+@dataclass(slots=True)
+class Verification:
+    """What a comparison of sums and records has found so far."""
+
+    days: int = 0
+    """Sheets that were compared."""
+    records: int = 0
+    expired_days: int = 0
+    """Sheets whose records are no longer kept: nothing to compare."""
+    busy_days: int = 0
+    """Sheets that were settled into all the while, so that nothing can be said."""
+    differences: list[Difference] = field(default_factory=list)
+
+
+def differences(sheet: Sheet, sums: Sums, counted: Sums) -> Iterator[Difference]:
+    """Every measure in which a sheet's sums and its records disagree, in either direction."""
+    for key, model in sorted({*sums, *counted}):
+        told, found = (one.get((key, model), Amounts()) for one in (sums, counted))
+        for measure in MEASURES:
+            if told.of(measure) != found.of(measure):
+                yield Difference(sheet, key, model, measure, told.of(measure), found.of(measure))

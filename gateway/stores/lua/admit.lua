@@ -1,0 +1,210 @@
+-- Admit a request: check every limit and quota of its tenant and of its key, and take from all of them or from none.
+-- KEYS[1]  the tenant's record: hash, see stores/__init__.py; its name without "tenant" is the BASE of the names below
+-- KEYS[2]  the tenant's keys: hash, key id -> JSON
+-- KEYS[3]  the ticket: hash, made here
+-- KEYS[4], KEYS[5]  open tickets of the tenant, of the key: sorted set, ticket id -> expiry (Unix ms)
+-- KEYS[6], KEYS[7]  rate of the tenant, of the key: hash, Unix second -> "requests images" admitted in it
+--          Of the same hash tag, named by the clock: BASE .. "day:YYYYMMDD" and "month:YYYYMM", and of the key
+--          BASE .. "key:ID:day:..." and "month:...": hashes of what is charged or reserved, images and usd_micros
+-- ARGV[1]  ticket id, or "" to look and take nothing
+-- ARGV[2]  key id, or "" for the tenant alone
+-- ARGV[3]  request id
+-- ARGV[4]  model
+-- ARGV[5]  images
+-- ARGV[6]  prices: "since:micro-dollars" joined by ",", since in Unix seconds
+-- ARGV[7]  lease of the ticket, milliseconds
+-- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota"; with the
+--          last two scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks for more than is
+--          ever allowed); else price and rates: requests and images, each [allowed, used, seconds until nothing is used] of
+--          the tighter scope where there is such a limit; and used, the counters of the tenant, or with ARGV[1] "" of it
+-- TTL      rate 2 minutes, day 3 days, month 40 days; ticket and open 40 days: so long the reservation of a dead process
+--          waits for somebody who settles it
+-- Clock    the server's. A second counts until every moment of it is 60 s ago.
+-- Twice    with the same ticket id takes nothing more
+local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
+local WINDOW_S = 60
+
+local time = redis.call('TIME')
+local now_s = tonumber(time[1])
+local now_ms = now_s * 1000 + math.floor(tonumber(time[2]) / 1000)
+local base = string.sub(KEYS[1], 1, -7)
+local ticket_id, key_id, images = ARGV[1], ARGV[2], tonumber(ARGV[5])
+
+-- Year, month and day of a day since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+local function civil(days)
+  local z = days + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local month = mp < 10 and mp + 3 or mp - 9
+  return yoe + era * 400 + (month <= 2 and 1 or 0), month, doy - math.floor((153 * mp + 2) / 5) + 1
+end
+
+local today = math.floor(now_s / 86400)
+local year, month, day = civil(today)
+local day_name, month_name = string.format('%04d%02d%02d', year, month, day), string.format('%04d%02d', year, month)
+local day_ends_s, month_ends_s = (today + 1) * 86400, (today + 1) * 86400
+while select(2, civil(month_ends_s / 86400)) == month do month_ends_s = month_ends_s + 86400 end
+
+-- The seconds that still count, oldest first, and those that do not. One far ahead was written before a clock was set back.
+local function read_rate(name)
+  local rate = {seconds = {}, stale = {}, requests = 0, images = 0}
+  local fields = redis.call('HGETALL', name)
+  for i = 1, #fields, 2 do
+    local second = tonumber(fields[i])
+    if second < now_s - WINDOW_S or second > now_s + WINDOW_S then
+      table.insert(rate.stale, fields[i])
+    else
+      local requests, made = string.match(fields[i + 1], '(%d+) (%d+)')
+      table.insert(rate.seconds, {second, tonumber(requests), tonumber(made)})
+      rate.requests, rate.images = rate.requests + requests, rate.images + made
+      if second == now_s then rate.now = {tonumber(requests), tonumber(made)} end
+    end
+  end
+  table.sort(rate.seconds, function(a, b) return a[1] < b[1] end)
+  return rate
+end
+
+local function used_of(name)
+  local used = redis.call('HMGET', name, 'images', 'usd_micros')
+  return {images = tonumber(used[1] or 0), usd_micros = tonumber(used[2] or 0)}
+end
+
+local function read_scope(name, prefix, open, rate, limits)
+  return {
+    name = name, limits = limits, open = open, rate_name = rate, rate = read_rate(rate),
+    day_name = prefix .. 'day:' .. day_name, month_name = prefix .. 'month:' .. month_name,
+    day = used_of(prefix .. 'day:' .. day_name), month = used_of(prefix .. 'month:' .. month_name),
+    running = redis.call('ZCOUNT', open, '(' .. now_ms, '+inf'),
+  }
+end
+
+-- When so much of a rate has left the window that `asked` fits; index 2 for requests, 3 for images.
+local function frees_at(rate, index, allowed, used, asked)
+  for _, second in ipairs(rate.seconds) do
+    used = used - second[index]
+    if used + asked <= allowed then return second[1] + WINDOW_S + 1 end
+  end
+  return 0
+end
+
+local refusal = nil
+
+-- Keep the refusal that matters most: a quota before a rate, what is never allowed before what is, the longest wait.
+local function refuse(verdict, scope, limit, allowed, used, asked, frees_at_s)
+  local rank = (verdict == 'quota' and 2 or 0) + (asked > allowed and 1 or 0)
+  if refusal and (refusal.rank > rank or (refusal.rank == rank and refusal.frees_at_s >= frees_at_s)) then return end
+  refusal = {
+    verdict = verdict, scope = scope.name, limit = limit, allowed = allowed, taken = used, asked = asked,
+    frees_at_s = frees_at_s, is_final = asked > allowed, now_s = now_s, rank = rank,
+  }
+end
+
+local function check(scope, price)
+  local limits, rate = scope.limits, scope.rate
+  local function quota(limit, used, asked, ends_s)
+    local allowed = limits[limit]
+    if allowed and used + asked > allowed then refuse('quota', scope, limit, allowed, used, asked, ends_s) end
+  end
+  local function speed(limit, index, used, asked)
+    local allowed = limits[limit]
+    if allowed and used + asked > allowed then
+      refuse('rate', scope, limit, allowed, used, asked, frees_at(rate, index, allowed, used, asked))
+    end
+  end
+  quota('images_per_day', scope.day.images, images, day_ends_s)
+  quota('images_per_month', scope.month.images, images, month_ends_s)
+  quota('usd_micros_per_month', scope.month.usd_micros, images * price, month_ends_s)
+  speed('requests_per_minute', 2, rate.requests, 1)
+  speed('images_per_minute', 3, rate.images, images)
+  if limits.concurrency and scope.running >= limits.concurrency then
+    refuse('rate', scope, 'concurrency', limits.concurrency, scope.running, 1, 0)
+  end
+end
+
+local function take(scope, price)
+  local rate = scope.rate
+  local before = rate.now or {0, 0}
+  redis.call('HSET', scope.rate_name, now_s, (before[1] + 1) .. ' ' .. (before[2] + images))
+  if #rate.stale > 0 then redis.call('HDEL', scope.rate_name, unpack(rate.stale)) end
+  redis.call('EXPIRE', scope.rate_name, RATE_KEPT_S)
+  for name, kept_s in pairs({[scope.day_name] = DAY_KEPT_S, [scope.month_name] = MONTH_KEPT_S}) do
+    redis.call('HINCRBY', name, 'images', images)
+    redis.call('HINCRBY', name, 'usd_micros', images * price)
+    redis.call('EXPIRE', name, kept_s)
+  end
+  redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), ticket_id)
+  redis.call('EXPIRE', scope.open, TICKET_KEPT_S)
+end
+
+-- How a rate stands in the scope that leaves the least: {allowed, used, seconds until nothing is used}.
+local function tighter(scopes, limit, index, taken)
+  local found = nil
+  for _, scope in ipairs(scopes) do
+    local allowed = scope.limits[limit]
+    if allowed then
+      local used, last = taken, taken > 0 and now_s or nil
+      for _, second in ipairs(scope.rate.seconds) do
+        used = used + second[index]
+        if second[index] > 0 then last = math.max(last or 0, second[1]) end
+      end
+      if not found or allowed - used < found[1] - found[2] then
+        found = {allowed, used, last and last + WINDOW_S + 1 - now_s or 0}
+      end
+    end
+  end
+  return found
+end
+
+local function price_now()
+  local price, latest = 0, -1
+  for since, micros in string.gmatch(ARGV[6], '(%d+):(%d+)') do
+    if tonumber(since) <= now_s and tonumber(since) > latest then price, latest = tonumber(micros), tonumber(since) end
+  end
+  return price
+end
+
+local function limits_of(text)
+  return text and text ~= '' and cjson.decode(text) or {}
+end
+
+local tenant = redis.call('HMGET', KEYS[1], 'disabled', 'limits', 'created_at')
+if not tenant[3] or (tenant[1] == '1' and ticket_id ~= '') then return cjson.encode({verdict = 'unknown'}) end
+local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits_of(tenant[2]))}
+if key_id ~= '' then
+  local record = redis.call('HGET', KEYS[2], key_id)
+  local key = record and cjson.decode(record)
+  if not key or (key.expires_at and key.expires_at <= now_s) then return cjson.encode({verdict = 'unknown'}) end
+  scopes[2] = read_scope('key', base .. 'key:' .. key_id .. ':', KEYS[5], KEYS[7], key.limits or {})
+end
+
+local price = price_now()
+local is_known = ticket_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
+local is_taken = ticket_id ~= '' and not is_known
+if is_taken then
+  for _, scope in ipairs(scopes) do check(scope, price) end
+  is_taken = refusal == nil
+end
+if is_taken then
+  for _, scope in ipairs(scopes) do take(scope, price) end
+  redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
+    'price', price, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
+  redis.call('EXPIRE', KEYS[3], TICKET_KEPT_S)
+elseif is_known then
+  price = tonumber(redis.call('HGET', KEYS[3], 'price'))
+end
+
+local answer = refusal or {verdict = 'admitted', price = price}
+answer.requests = tighter(scopes, 'requests_per_minute', 2, is_taken and 1 or 0)
+answer.images = tighter(scopes, 'images_per_minute', 3, is_taken and images or 0)
+if ticket_id == '' then
+  local scope = scopes[#scopes]
+  answer.used = {
+    requests_last_minute = scope.rate.requests, images_last_minute = scope.rate.images, concurrency = scope.running,
+    images_today = scope.day.images, images_this_month = scope.month.images,
+    usd_micros_this_month = scope.month.usd_micros, open = redis.call('ZCARD', scope.open),
+  }
+end
+return cjson.encode(answer)

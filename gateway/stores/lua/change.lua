@@ -1,0 +1,33 @@
+-- Change a tenant or one of its keys, unless somebody else did since it was read, together with its audit entry and the
+-- message that makes every process forget what it has cached.
+-- KEYS[1]  the tenant's record: hash
+-- KEYS[2]  the tenant's keys: hash
+-- KEYS[3]  ids of declared keys that a person revoked: set
+-- KEYS[4]  the tenant's audit: stream
+-- ARGV[1]  channel, ARGV[2] message
+-- ARGV[3]  seconds for which the audit is kept
+-- ARGV[4]  action, "" for a change that nobody made and no audit tells
+-- ARGV[5]  actor, ARGV[6] request id, ARGV[7] key id, ARGV[8] before, ARGV[9] after: JSON or ""
+-- ARGV[10] id to put into KEYS[3], or ""; ARGV[11] id that must not be there, or ""
+-- ARGV[12..] quadruples: 1 or 2 for the hash, its field, its value as it was read, its new value; a value is "=" and
+--          what it is, or "" where there is none
+-- Returns  1, or 0 when a value was not as it was read: nothing is changed
+-- TTL      none; the audit loses entries older than ARGV[3]
+-- Clock    the server's, for the audit
+if ARGV[11] ~= '' and redis.call('SISMEMBER', KEYS[3], ARGV[11]) == 1 then return 0 end
+for i = 12, #ARGV, 4 do
+  local value = redis.call('HGET', KEYS[tonumber(ARGV[i])], ARGV[i + 1])
+  if (value and '=' .. value or '') ~= ARGV[i + 2] then return 0 end
+end
+for i = 12, #ARGV, 4 do
+  local hash, field, value = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 3]
+  if value == '' then redis.call('HDEL', hash, field) else redis.call('HSET', hash, field, string.sub(value, 2)) end
+end
+if ARGV[10] ~= '' then redis.call('SADD', KEYS[3], ARGV[10]) end
+if ARGV[4] ~= '' then
+  local oldest_ms = math.max(0, tonumber(redis.call('TIME')[1]) - tonumber(ARGV[3])) * 1000
+  redis.call('XADD', KEYS[4], 'MINID', '~', string.format('%.0f', oldest_ms), '*', 'action', ARGV[4], 'actor', ARGV[5],
+    'request_id', ARGV[6], 'key_id', ARGV[7], 'before', ARGV[8], 'after', ARGV[9])
+end
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return 1

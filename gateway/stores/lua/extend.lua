@@ -1,0 +1,19 @@
+-- Sign of life of a process: its open tickets of one tenant expire later.
+-- KEYS[1]  open tickets of the tenant: see admit.lua; of a key: BASE .. "key:ID:open", of the same hash tag
+-- ARGV[1]  lease, milliseconds
+-- ARGV[2..] ticket id, key id, ...
+-- Returns  how many of them are still open
+-- TTL      none changed
+-- Clock    the server's
+local time = redis.call('TIME')
+local expiry_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1])
+local base = string.sub(KEYS[1], 1, -5)
+local open = 0
+for i = 2, #ARGV, 2 do
+  if redis.call('ZSCORE', KEYS[1], ARGV[i]) then
+    open = open + 1
+    redis.call('ZADD', KEYS[1], 'XX', 'GT', expiry_ms, ARGV[i])
+    redis.call('ZADD', base .. 'key:' .. ARGV[i + 1] .. ':open', 'XX', 'GT', expiry_ms, ARGV[i])
+  end
+end
+return open

@@ -1,0 +1,17 @@
+-- Note in a ticket that images are about to be ordered from an account, or that an order turned out to be free.
+-- Written before the first byte is sent: from then on a process that dies leaves an unknown outcome, not a refund.
+-- KEYS[1]  the ticket, KEYS[2] open tickets of the tenant, KEYS[3] open tickets of the key: see admit.lua
+-- ARGV[1]  ticket id
+-- ARGV[2]  upstream and account, "UPSTREAM/ACCOUNT"
+-- ARGV[3]  images; negative when an order is known to be free
+-- ARGV[4]  lease, milliseconds
+-- Returns  1; 0 when the ticket has been settled by others, and nothing may be sent on it
+-- TTL      that of the ticket
+-- Clock    the server's
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
+local time = redis.call('TIME')
+local expiry_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[4])
+redis.call('HINCRBY', KEYS[1], 'sent:' .. ARGV[2], ARGV[3])
+redis.call('ZADD', KEYS[2], 'XX', 'GT', expiry_ms, ARGV[1])
+redis.call('ZADD', KEYS[3], 'XX', 'GT', expiry_ms, ARGV[1])
+return 1

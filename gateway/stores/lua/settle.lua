@@ -1,0 +1,124 @@
+-- Settle a ticket: charge what became of its images, give the rest back, write the ledger. The only place that does so, for a
+-- request that ended as for one whose process died.
+-- KEYS[1]  the ticket, KEYS[2] open tickets of the tenant: see admit.lua
+--          Of the same hash tag, named by what the ticket holds (BASE is KEYS[2] without "open"): the counters that admit.lua
+--          took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD" and "days": see stores/__init__.py
+-- ARGV[1]  ticket id
+-- ARGV[2]  1: only if it has expired, and by what the ticket itself says: what was sent is unconfirmed
+-- ARGV[3]  1: withheld images are charged
+-- ARGV[4]  1: unconfirmed images are charged
+-- ARGV[5]  days for which the ledger's records are kept
+-- ARGV[6]  outcome, ARGV[7] 1: something reached an upstream; both for ARGV[2] = 0 only, as are the rest
+-- ARGV[8]  calls: "UPSTREAM/ACCOUNT:delivered,withheld,lost,unconfirmed" joined by ";"
+-- ARGV[9], ARGV[10], ARGV[11]  milliseconds waited, upstream, in all
+-- Returns  JSON: status "settled", "corrected" (settled before, by expiry; only the difference moved), "same" (nothing moved),
+--          "alive" (ARGV[2] = 1 and not expired) or "gone" (no such ticket); and with the first two outcome, model and
+--          usd_micros (the difference)
+-- TTL      the settled ticket 15 minutes, for corrections; ledger until ARGV[5] days after its day
+-- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
+local SETTLED_KEPT_S = 900
+
+local time = redis.call('TIME')
+local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local base = string.sub(KEYS[2], 1, -5)
+local id = ARGV[1]
+local by_expiry = ARGV[2] == '1'
+
+if by_expiry then
+  local expiry_ms = redis.call('ZSCORE', KEYS[2], id)
+  if expiry_ms and tonumber(expiry_ms) > now_ms then return cjson.encode({status = 'alive'}) end
+end
+
+local ticket = {}
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do ticket[fields[i]] = fields[i + 1] end
+if not ticket.model then
+  redis.call('ZREM', KEYS[2], id)
+  return cjson.encode({status = 'gone'})
+end
+local function number(name) return tonumber(ticket[name] or 0) end
+local key_base = base .. 'key:' .. ticket.key_id .. ':'
+
+-- What the ticket itself knows, where nobody is left to ask.
+local function of_the_dead()
+  local calls, sent = {}, 0
+  for name, value in pairs(ticket) do
+    local account = string.match(name, '^sent:(.+)$')
+    if account and tonumber(value) > 0 then
+      table.insert(calls, account .. ':0,0,0,' .. value)
+      sent = sent + tonumber(value)
+    end
+  end
+  table.sort(calls)
+  return sent > 0 and 'unconfirmed' or 'not_sent', sent > 0 and '1' or '0', table.concat(calls, ';')
+end
+
+local outcome, was_sent, calls = ARGV[6], ARGV[7], ARGV[8]
+local queue_ms, upstream_ms, total_ms = ARGV[9], ARGV[10], ARGV[11]
+if by_expiry then
+  outcome, was_sent, calls = of_the_dead()
+  queue_ms, upstream_ms, total_ms = '', '', tostring(now_ms - number('admitted_ms'))
+end
+
+local new = {requests = 1, asked = number('images'), delivered = 0, withheld = 0, lost = 0, unconfirmed = 0}
+for delivered, withheld, lost, unconfirmed in string.gmatch(calls, ':(%d+),(%d+),(%d+),(%d+)') do
+  new.delivered, new.withheld = new.delivered + delivered, new.withheld + withheld
+  new.lost, new.unconfirmed = new.lost + lost, new.unconfirmed + unconfirmed
+end
+local charged = new.delivered
+if ARGV[3] == '1' then charged = charged + new.withheld end
+if ARGV[4] == '1' then charged = charged + new.unconfirmed end
+new.usd_micros = charged * number('price')
+
+local before = {requests = 0, asked = 0, delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, usd_micros = 0}
+local taken = {images = number('images'), usd_micros = number('images') * number('price'), requests = 1}
+if ticket.settled then
+  if by_expiry or (ticket.outcome == outcome and ticket.calls == calls) then return cjson.encode({status = 'same'}) end
+  for name in pairs(before) do before[name] = number('settled:' .. name) end
+  taken = {images = number('settled:charged'), usd_micros = before.usd_micros, requests = tonumber(ticket.was_sent)}
+end
+
+-- The difference between what was taken and what is charged, in every window that is still there.
+local images, usd_micros = charged - taken.images, new.usd_micros - taken.usd_micros
+local requests = (was_sent == '1' and 1 or 0) - taken.requests
+for _, scope in ipairs({base, key_base}) do
+  for _, window in ipairs({scope .. 'day:' .. ticket.day, scope .. 'month:' .. ticket.month}) do
+    if redis.call('EXISTS', window) == 1 then
+      redis.call('HINCRBY', window, 'images', images)
+      redis.call('HINCRBY', window, 'usd_micros', usd_micros)
+    end
+  end
+  local rate = redis.call('HGET', scope .. 'rate', ticket.second)
+  if rate then
+    local admitted, made = string.match(rate, '(%d+) (%d+)')
+    redis.call('HSET', scope .. 'rate', ticket.second, (admitted + requests) .. ' ' .. (made + images))
+  end
+  redis.call('ZREM', scope .. 'open', id)
+end
+
+local sums = base .. 'sums:' .. ticket.day
+for name, value in pairs(new) do
+  if value ~= before[name] then
+    redis.call('HINCRBY', sums, ticket.key_id .. '|' .. name .. '|' .. ticket.model, value - before[name])
+  end
+end
+redis.call('ZADD', base .. 'days', ticket.day, ticket.day)
+
+local ledger = base .. 'ledger:' .. ticket.day
+if ticket.entry then redis.call('XDEL', ledger, ticket.entry) end
+local entry = redis.call('XADD', ledger, '*', 'ticket', id, 'admitted_ms', ticket.admitted_ms,
+  'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
+  'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
+  'price_usd_micros', ticket.price, 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
+  'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms)
+local day_ends_s = (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
+redis.call('EXPIREAT', ledger, day_ends_s + tonumber(ARGV[5]) * 86400)
+
+redis.call('HSET', KEYS[1], 'settled', '1', 'entry', entry, 'outcome', outcome, 'calls', calls, 'was_sent', was_sent,
+  'settled:charged', charged, 'settled:requests', 1, 'settled:asked', new.asked, 'settled:delivered', new.delivered,
+  'settled:withheld', new.withheld, 'settled:lost', new.lost, 'settled:unconfirmed', new.unconfirmed,
+  'settled:usd_micros', new.usd_micros)
+redis.call('EXPIRE', KEYS[1], SETTLED_KEPT_S)
+return cjson.encode({
+  status = ticket.settled and 'corrected' or 'settled', outcome = outcome, model = ticket.model,
+  usd_micros = new.usd_micros - before.usd_micros })

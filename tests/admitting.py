@@ -1,0 +1,61 @@
+"""Admission on a real Redis, for tests that need a ticket: a tenant with limits, its key, and somebody to admit it."""
+
+import json
+import time
+import uuid
+
+from prometheus_client import CollectorRegistry
+
+from gateway.domain.billing import BillingRule
+from gateway.domain.tenants import Caller, Limits, Quotas, Tenant, TenantKey
+from gateway.metrics import Metrics
+from gateway.stores import Client, answer
+from gateway.stores.admission import Admission, Terms
+
+KEY_ID = "key0000001"
+
+
+def admitting(
+    redis: Client,
+    *,
+    metrics: Metrics | None = None,
+    rule: BillingRule | None = None,
+    lease_s: float = 60,
+    ledger_days: int = 30,
+) -> Admission:
+    terms = Terms(rule or BillingRule(), lease_s, ledger_days)
+    return Admission(redis, terms, metrics or Metrics(CollectorRegistry()), time.monotonic, lambda: uuid.uuid4().hex)
+
+
+async def put_tenant(
+    redis: Client,
+    name: str = "acme",
+    limits: dict[str, int] | None = None,
+    key_limits: dict[str, int] | None = None,
+    key_id: str = KEY_ID,
+) -> Caller:
+    """A tenant and its key as the stores keep them, with `limits` in the names of the scripts."""
+    record = {"models": "", "disabled": "0", "created_at": "1", "limits": json.dumps(limits or {})}
+    key = {"label": "", "created_at": 1, "declared": False, "limits": key_limits or {}}
+    await answer(redis, redis.sadd("ig1:tenants", name), int)
+    await answer(redis, redis.hset(f"ig1:{{{name}}}:tenant", mapping=record), int)
+    await answer(redis, redis.hset(f"ig1:{{{name}}}:keys", key_id, json.dumps(key)), int)
+    return Caller(
+        Tenant(name, limits=_limits(limits), quotas=_quotas(limits)),
+        TenantKey(key_id, name, "", 1, limits=_limits(key_limits), quotas=_quotas(key_limits)),
+    )
+
+
+async def stays() -> bool:
+    """The client is still there."""
+    return False
+
+
+def _limits(given: dict[str, int] | None) -> Limits:
+    found = given or {}
+    return Limits(found.get("requests_per_minute"), found.get("images_per_minute"), found.get("concurrency"))
+
+
+def _quotas(given: dict[str, int] | None) -> Quotas:
+    found = given or {}
+    return Quotas(found.get("images_per_day"), found.get("images_per_month"), found.get("usd_micros_per_month"))

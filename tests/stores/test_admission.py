@@ -1,0 +1,551 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+import redis as sync_redis
+from prometheus_client import CollectorRegistry
+
+from gateway.domain.billing import BillingRule, Durations, Price, Purchase
+from gateway.domain.faults import TABLE, Fault, GatewayError
+from gateway.domain.rates import Rate, Rates
+from gateway.domain.tenants import Caller
+from gateway.metrics import Metrics
+from gateway.stores import Client, answer, connect
+from gateway.stores.admission import Admission, Ticket
+from tests.admitting import KEY_ID, admitting, put_tenant
+
+pytestmark = pytest.mark.anyio
+
+PRICES = (Price(0, 3500),)
+ALL_LIMITS = {
+    "requests_per_minute": 1000,
+    "images_per_minute": 1000,
+    "concurrency": 1000,
+    "images_per_day": 1000,
+    "images_per_month": 1000,
+    "usd_micros_per_month": 3_500_000,
+}
+
+
+@asynccontextmanager
+async def connected(url: str, timeout_s: float = 5.0) -> AsyncIterator[Client]:
+    redis = connect(url, timeout_s)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
+def purchase(images: int = 1, request_id: str = "req_1") -> Purchase:
+    return Purchase(request_id, "image-01", images, PRICES)
+
+
+def admitted(admission: Admission, caller: Caller, images: int = 1) -> Any:
+    return admission.admit(caller, purchase(images), Durations)
+
+
+async def buy(admission: Admission, caller: Caller, images: int = 1, **became: int) -> Ticket:
+    """A request from its admission to its settlement; by default all its images are delivered."""
+    async with admitted(admission, caller, images) as ticket:
+        share = await admission.open(ticket, "sim", "main", images)
+        delivered = became.get("delivered", 0 if became else images)
+        share.deliver(images - became.get("unconfirmed", 0), delivered, delivered, became.get("withheld", 0))
+        share.open = 0
+        share.unconfirmed += became.get("unconfirmed", 0)
+        assert isinstance(ticket, Ticket)
+        return ticket
+
+
+async def refusal(admission: Admission, caller: Caller, images: int = 1) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        async with admitted(admission, caller, images):
+            pass
+    return caught.value
+
+
+async def everything(redis: Client) -> dict[str, object]:
+    """All that Redis holds but the tenants themselves."""
+    found: dict[str, object] = {}
+    async for name in redis.scan_iter("ig1:{*"):
+        if not name.endswith((":tenant", ":keys")):
+            found[name] = await redis.dump(name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limits", "key_limits", "images", "served"),
+    [
+        ({"requests_per_minute": 50}, {}, 1, 50),
+        ({"images_per_minute": 50}, {}, 3, 16),
+        ({"concurrency": 50}, {}, 1, 50),
+        ({"images_per_day": 50}, {}, 3, 16),
+        ({"images_per_month": 50}, {}, 3, 16),
+        ({"usd_micros_per_month": 50 * 3500 - 1}, {}, 1, 49),
+        ({}, {"requests_per_minute": 50}, 1, 50),
+        ({"images_per_day": 60}, {"images_per_day": 50}, 3, 16),
+        ({"images_per_day": 50, "requests_per_minute": 10}, {"concurrency": 20}, 3, 10),
+    ],
+)
+async def test_of_many_at_once_exactly_as_many_are_let_in_as_the_limit_allows(
+    each_redis: str, limits: dict[str, int], key_limits: dict[str, int], images: int, served: int
+) -> None:
+    """Two clients stand for two processes."""
+    async with connected(each_redis) as one, connected(each_redis) as other, AsyncExitStack() as held:
+        caller = await put_tenant(one, limits=limits, key_limits=key_limits)
+        let_in: list[Ticket] = []
+
+        async def ask(admission: Admission) -> None:
+            with suppress(GatewayError):
+                let_in.append(await held.enter_async_context(admitted(admission, caller, images)))
+
+        async with anyio.create_task_group() as group:
+            for admission in (admitting(one), admitting(other)) * 100:
+                group.start_soon(ask, admission)
+    assert served == len(let_in)
+
+
+@pytest.mark.parametrize(
+    ("limits", "key_limits"),
+    [
+        ({"requests_per_minute": 0}, {}),
+        ({"images_per_minute": 3}, ALL_LIMITS),
+        ({"concurrency": 0}, ALL_LIMITS),
+        ({"images_per_day": 3}, ALL_LIMITS),
+        (ALL_LIMITS, {"images_per_month": 3}),
+        (ALL_LIMITS, {"usd_micros_per_month": 4 * 3500 - 1}),
+    ],
+)
+async def test_a_refused_request_consumes_nothing_anywhere(
+    each_redis: str, limits: dict[str, int], key_limits: dict[str, int]
+) -> None:
+    async with connected(each_redis) as redis:
+        caller = await put_tenant(redis, limits=limits, key_limits=key_limits)
+        await refusal(admitting(redis), caller, 4)
+        assert {} == await everything(redis)
+
+
+async def test_what_comes_to_nothing_is_given_back_in_every_window(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis, limits=ALL_LIMITS, key_limits=ALL_LIMITS)
+        with pytest.raises(GatewayError):
+            async with admitted(admission, caller, 4):
+                raise GatewayError(Fault.POOL_BUSY)
+        usage = await admission.usage("acme")
+    assert usage is not None
+    assert {0} == {
+        usage.requests_last_minute,
+        usage.images_last_minute,
+        usage.images_today,
+        usage.images_this_month,
+        usage.usd_micros_this_month,
+        usage.concurrency,
+        usage.open_requests,
+    }
+
+
+async def test_a_request_that_an_upstream_refused_counts_as_a_request_and_costs_nothing(each_redis: str) -> None:
+    """It has used capacity; its images were not made."""
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        async with admitted(admission, caller, 4) as ticket:
+            share = await admission.open(ticket, "sim", "main", 4)
+            assert share.fail(4, TABLE[Fault.CONTENT_INPUT])
+        usage = await admission.usage("acme")
+    assert usage is not None
+    assert (1, 0, 0) == (usage.requests_last_minute, usage.images_last_minute, usage.usd_micros_this_month)
+
+
+@pytest.mark.parametrize(
+    ("rule", "became", "charged"),
+    [
+        (BillingRule(), {"delivered": 2, "withheld": 1}, 2),
+        (BillingRule(charges_withheld=True), {"delivered": 2, "withheld": 1}, 3),
+        (BillingRule(), {"delivered": 2, "unconfirmed": 2}, 4),
+        (BillingRule(charges_unconfirmed=False), {"delivered": 2, "unconfirmed": 2}, 2),
+        (BillingRule(charges_withheld=True), {"withheld": 4}, 4),
+    ],
+)
+async def test_what_is_charged_is_the_operator_s_rule(
+    redis_url: str, rule: BillingRule, became: dict[str, int], charged: int
+) -> None:
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis, rule=rule), await put_tenant(redis)
+        await buy(admission, caller, 4, **became)
+        usage = await admission.usage("acme")
+    assert usage is not None
+    assert (charged, charged * 3500) == (usage.images_today, usage.usd_micros_this_month)
+
+
+async def test_a_repeated_admission_takes_nothing_more(each_redis: str) -> None:
+    """The client sends a script again when the connection broke before its answer."""
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis, limits={"images_per_day": 4})
+        async with admitted(admission, caller, 4) as ticket:
+            before = await everything(redis)
+            again = await admission._ask(caller, ticket.id, purchase(4))
+            assert ("admitted", 3500) == (again.verdict, again.price)
+            assert before == await everything(redis)
+
+
+async def test_a_request_is_settled_when_it_is_cancelled(each_redis: str) -> None:
+    """What was sent and is not known to be free is charged; the settlement itself may be cut off too."""
+    async with connected(each_redis) as redis:
+        admission, caller, is_sent = admitting(redis), await put_tenant(redis), asyncio.Event()
+
+        async def ask() -> None:
+            async with admitted(admission, caller, 3) as ticket:
+                await admission.open(ticket, "sim", "main", 2)
+                is_sent.set()
+                await asyncio.sleep(60)
+
+        task = asyncio.ensure_future(ask())
+        await asyncio.wait_for(is_sent.wait(), 20)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await admission.flush()
+        usage = await admission.usage("acme")
+        [(_, line)] = await ledger(redis)
+    assert usage is not None
+    assert (0, 2) == (usage.open_requests, usage.images_today)
+    assert ("unconfirmed", "2", "sim/main:0,0,0,2") == (line["outcome"], line["unconfirmed"], line["calls"])
+
+
+async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[str, str]]]:
+    days = await answer(redis, redis.zrange(f"ig1:{{{tenant}}}:days", 0, -1), list[str])
+    found: list[tuple[str, dict[str, str]]] = []
+    for day in days:
+        found += await answer(redis, redis.xrange(f"ig1:{{{tenant}}}:ledger:{day}"), list[tuple[str, dict[str, str]]])
+    return found
+
+
+async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        before_ms = time.time() * 1000
+        asked = Purchase("req_abc", "image|01", 4, PRICES)
+        async with admission.admit(caller, asked, lambda: Durations(5, 300, 310)) as ticket:
+            (await admission.open(ticket, "sim", "b", 1)).deliver(1, 1, 1, 0)
+            (await admission.open(ticket, "sim", "a", 3)).deliver(3, 2, 1, 1)
+        [(_, line)] = await ledger(redis)
+        sums = await answer(redis, redis.hgetall(f"ig1:{{acme}}:sums:{_today(line)}"), dict[str, str])
+    assert before_ms - 2000 < int(line.pop("admitted_ms")) < time.time() * 1000 + 2000
+    assert {
+        "ticket": ticket.id,
+        "request_id": "req_abc",
+        "key_id": KEY_ID,
+        "model": "image|01",
+        "asked": "4",
+        "delivered": "2",
+        "withheld": "1",
+        "lost": "1",
+        "unconfirmed": "0",
+        "price_usd_micros": "3500",
+        "usd_micros": "7000",
+        "outcome": "delivered",
+        "calls": "sim/a:1,1,1,0;sim/b:1,0,0,0",
+        "queue_ms": "5",
+        "upstream_ms": "300",
+        "total_ms": "310",
+    } == line
+    measures = {"requests": 1, "asked": 4, "delivered": 2, "withheld": 1, "lost": 1, "usd_micros": 7000}
+    assert {f"{KEY_ID}|{name}|image|01": str(value) for name, value in measures.items()} == sums
+
+
+def _today(line: dict[str, str]) -> str:
+    return datetime.fromtimestamp(int(line["admitted_ms"]) / 1000, UTC).strftime("%Y%m%d")
+
+
+async def test_a_settlement_runs_twice_and_moves_nothing_the_second_time(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        ticket = await buy(admission, caller, 2)
+        before = await everything(redis)
+        for _ in range(3):
+            admission._owed[ticket.id] = ticket
+            await admission._pay_all()
+        await admission.settle_expired("acme", ticket.id)
+        assert before == await everything(redis)
+
+
+async def test_a_dead_process_s_ticket_is_settled_by_its_expiry_and_by_what_it_says_itself(each_redis: str) -> None:
+    """Before sending: given back. After: unconfirmed, with the account that the images were ordered from."""
+    async with connected(each_redis) as redis:
+        dead, heir = admitting(redis, lease_s=0.2), admitting(redis)
+        caller = await put_tenant(redis, limits={"images_per_day": 10})
+        held = [admitted(dead, caller, 3) for _ in range(2)]
+        first, sent = [await one.__aenter__() for one in held]
+        await dead.open(sent, "sim", "main", 2)
+        await heir.settle_expired("acme", first.id)
+        usage = await heir.usage("acme")
+        assert usage is not None
+        assert (2, 6) == (usage.open_requests, usage.images_today)  # nothing was over yet
+        await asyncio.sleep(0.3)
+        for ticket in (first, sent):
+            await heir.settle_expired("acme", ticket.id)
+        usage = await heir.usage("acme")
+        lines = {line["ticket"]: line for _, line in await ledger(redis)}
+    assert usage is not None
+    assert (0, 2, 2 * 3500) == (usage.open_requests, usage.images_today, usage.usd_micros_this_month)
+    assert ("not_sent", "0", "") == tuple(lines[first.id][name] for name in ("outcome", "usd_micros", "calls"))
+    assert ("unconfirmed", "7000", "sim/main:0,0,0,2") == tuple(
+        lines[sent.id][name] for name in ("outcome", "usd_micros", "calls")
+    )
+    assert int(lines[sent.id]["total_ms"]) >= 300
+
+
+async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(each_redis: str) -> None:
+    """A process that was stopped, not dead: its pictures are delivered after all, and charged once."""
+    async with connected(each_redis) as redis:
+        slow, heir = admitting(redis, lease_s=0.1), admitting(redis)
+        caller = await put_tenant(redis)
+        async with admitted(slow, caller, 3) as ticket:
+            share = await slow.open(ticket, "sim", "main", 3)
+            await asyncio.sleep(0.2)
+            await heir.settle_expired("acme", ticket.id)
+            share.deliver(3, 2, 2, 1)
+        usage = await heir.usage("acme")
+        [(_, line)] = await ledger(redis)
+        sums = await answer(redis, redis.hgetall(f"ig1:{{acme}}:sums:{_today(line)}"), dict[str, str])
+    assert usage is not None
+    assert (2, 7000) == (usage.images_today, usage.usd_micros_this_month)
+    assert ("delivered", "2", "1", "0") == tuple(
+        line[name] for name in ("outcome", "delivered", "withheld", "unconfirmed")
+    )
+    kept = {name.split("|")[1]: int(value) for name, value in sums.items()}
+    assert {"requests": 1, "asked": 3, "delivered": 2, "withheld": 1, "unconfirmed": 0, "usd_micros": 7000} == kept
+
+
+async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        slow, heir = admitting(redis, lease_s=0.1), admitting(redis)
+        caller = await put_tenant(redis)
+        async with admitted(slow, caller) as ticket:
+            await asyncio.sleep(0.2)
+            await heir.settle_expired("acme", ticket.id)
+            with pytest.raises(GatewayError) as caught:
+                await slow.open(ticket, "sim", "main", 1)
+    assert Fault.TICKET_EXPIRED is caught.value.fault
+
+
+async def test_a_sign_of_life_keeps_a_ticket_open(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis, lease_s=1.0), await put_tenant(redis)
+        async with anyio.create_task_group() as group:
+            group.start_soon(admission.run)
+            async with admitted(admission, caller) as ticket:
+                await asyncio.sleep(2.5)
+                await admission.settle_expired("acme", ticket.id)
+                usage = await admission.usage("acme")
+            group.cancel_scope.cancel()
+    assert usage is not None
+    assert (1, 1) == (usage.open_requests, usage.concurrency)
+
+
+async def test_an_expired_ticket_does_not_hold_a_place(each_redis: str) -> None:
+    """Until somebody sweeps its images stay reserved, but nobody waits for a dead process's place."""
+    async with connected(each_redis) as redis:
+        dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis, limits={"concurrency": 1})
+        held = admitted(dead, caller)
+        await held.__aenter__()
+        assert Fault.RATE_LIMITED is (await refusal(dead, caller)).fault
+        await asyncio.sleep(0.2)
+        async with admitted(dead, caller):
+            pass
+        await held.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "images", "fault", "text"),
+    [
+        (
+            {"requests_per_minute": 1},
+            1,
+            Fault.RATE_LIMITED,
+            "Rate limit reached for requests per minute of tenant 'acme': limit 1, used 1, requested 1. It frees at ",
+        ),
+        (
+            {"images_per_minute": 5},
+            2,
+            Fault.RATE_LIMITED,
+            "Rate limit reached for images per minute of tenant 'acme': limit 5, used 4, requested 2. It frees at ",
+        ),
+        (
+            {"images_per_minute": 5},
+            6,
+            Fault.RATE_EXCEEDED_BY_ONE,
+            "Request too large for images per minute of tenant 'acme': limit 5, used 4, requested 6. Waiting does not ",
+        ),
+        (
+            {"images_per_day": 5},
+            2,
+            Fault.QUOTA_EXHAUSTED,
+            "Quota exceeded for images per day of tenant 'acme': limit 5, used 4, requested 2. It resets at ",
+        ),
+        (
+            {"usd_micros_per_month": 15_000},
+            1,
+            Fault.QUOTA_EXHAUSTED,
+            "Quota exceeded for US dollars per month of tenant 'acme': limit 0.015, used 0.014, requested 0.0035. It ",
+        ),
+    ],
+)
+async def test_a_refusal_says_which_limit_and_how_it_stands(
+    redis_url: str, limits: dict[str, int], images: int, fault: Fault, text: str
+) -> None:
+    async with connected(redis_url) as redis:
+        admission = admitting(redis)
+        caller = await put_tenant(redis, limits=limits)
+        await buy(admission, caller, 4)
+        refused = await refusal(admission, caller, images)
+    assert fault is refused.fault
+    assert refused.message.startswith(text), refused.message
+
+
+async def test_a_rate_tells_when_it_frees(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis, limits={"requests_per_minute": 1})
+        before = datetime.now(UTC)
+        await buy(admission, caller)
+        refused = await refusal(admission, caller)
+    moment = datetime.fromisoformat(refused.message.partition("frees at ")[2].partition(". ")[0])
+    assert before + timedelta(seconds=59) < moment <= datetime.now(UTC) + timedelta(seconds=62)
+    assert 55 <= (refused.retry_after_s or 0) <= 61
+
+
+async def test_a_place_tells_that_somebody_must_end(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis, key_limits={"concurrency": 1})
+        async with admitted(admission, caller):
+            refused = await refusal(admission, caller)
+    assert f"requests at once of key '{KEY_ID}': limit 1, used 1" in refused.message
+    assert 2 == refused.retry_after_s
+
+
+async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        admission = admitting(redis)
+        caller = await put_tenant(
+            redis, limits={"requests_per_minute": 10, "images_per_minute": 9}, key_limits={"images_per_minute": 20}
+        )
+        async with admitted(admission, caller, 4) as ticket:
+            pass
+        looked = await admission.look(caller)
+        refused = await refusal(admission, caller, 10)
+    assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == ticket.rates
+    assert Rates(Rate(10, 10, 0), Rate(9, 9, 0)) == looked  # the request came to nothing
+    assert Rates(Rate(10, 10, 0), Rate(9, 9, 0)) == refused.rates
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        ("hset", "ig1:{acme}:tenant", "disabled", "1"),
+        ("del", "ig1:{acme}:tenant"),
+        ("hdel", "ig1:{acme}:keys", KEY_ID),
+        ("hset", "ig1:{acme}:keys", KEY_ID, '{"label": "", "created_at": 1, "expires_at": 2, "limits": {}}'),
+    ],
+)
+async def test_who_is_gone_is_not_let_in_whatever_a_cache_says(each_redis: str, spoil: tuple[str, ...]) -> None:
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        await answer(redis, redis.execute_command(*spoil), object)
+        assert Fault.INVALID_API_KEY is (await refusal(admission, caller)).fault
+        assert {} == await everything(redis)
+
+
+async def test_a_changed_limit_counts_what_was_used_before_it(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        await buy(admission, caller, 5)
+        await put_tenant(redis, limits={"images_per_month": 6}, key_limits={"images_per_minute": 6})
+        assert Fault.QUOTA_EXHAUSTED is (await refusal(admission, caller, 2)).fault
+        await buy(admission, caller, 1)
+        await put_tenant(redis, limits={"images_per_month": 100}, key_limits={"images_per_minute": 6})
+        assert Fault.RATE_LIMITED is (await refusal(admission, caller, 1)).fault
+        await put_tenant(redis, limits={"images_per_month": 100})
+        await buy(admission, caller, 94)
+        assert Fault.QUOTA_EXHAUSTED is (await refusal(admission, caller, 1)).fault
+
+
+async def test_everything_transient_ends_by_itself_and_a_tenant_is_one_slot(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis, limits=ALL_LIMITS, key_limits=ALL_LIMITS)
+        await buy(admission, caller)
+        held = admitted(admission, caller)
+        await held.__aenter__()
+        names = [name async for name in redis.scan_iter("ig1:{*")]
+        kept = {name: await redis.ttl(name) for name in names}
+        await held.__aexit__(None, None, None)
+    lasting = {name for name, ttl_s in kept.items() if ttl_s < 0}
+    assert {"ig1:{acme}:tenant", "ig1:{acme}:keys", "ig1:{acme}:days"} == {
+        name for name in lasting if ":sums:" not in name
+    }
+    assert {"acme"} == {name.partition("{")[2].partition("}")[0] for name in names}
+    assert len(kept) > 12
+
+
+async def test_an_admission_is_one_round_trip_whose_cost_does_not_grow_with_tenants(redis_url: str) -> None:
+    """Counted on the server: the same few commands among 10,000 tenants as among one."""
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis, limits=ALL_LIMITS, key_limits=ALL_LIMITS)
+        await buy(admission, caller)
+        counts = []
+        for crowd in (0, 10_000):
+            pipeline = redis.pipeline(transaction=False)
+            for number in range(crowd):
+                pipeline.sadd("ig1:tenants", f"t{number}")
+                pipeline.hset(f"ig1:{{t{number}}}:tenant", mapping={"created_at": "1", "disabled": "0", "models": ""})
+            await pipeline.execute()
+            await redis.config_resetstat()
+            async with admitted(admission, caller):
+                stats = await redis.info("commandstats")
+            counts.append({name: stat["calls"] for name, stat in stats.items()})
+    ours = [{name: calls for name, calls in count.items() if name != "cmdstat_info"} for count in counts]
+    assert 1 == ours[0].pop("cmdstat_evalsha")
+    assert 1 == ours[1].pop("cmdstat_evalsha")
+    assert {name: ours[0].get(name) for name in ("cmdstat_hincrby", "cmdstat_zadd", "cmdstat_hgetall")} == {
+        name: ours[1].get(name) for name in ("cmdstat_hincrby", "cmdstat_zadd", "cmdstat_hgetall")
+    }
+    assert sum(ours[1].values()) < 60
+
+
+async def test_what_redis_does_not_take_is_settled_when_it_is_back(redis_url: str) -> None:
+    metrics = Metrics(CollectorRegistry())
+    async with connected(redis_url, 0.3) as redis:
+        admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
+        with sync_redis.Redis.from_url(redis_url) as other:
+            async with anyio.create_task_group() as group:
+                group.start_soon(admission.run)
+                async with admitted(admission, caller, 2) as ticket:
+                    (await admission.open(ticket, "sim", "main", 2)).deliver(2, 2, 2, 0)
+                    other.client_pause(1200)
+                assert 1 == len(admission._owed)
+                with anyio.fail_after(20):
+                    while admission._owed:  # noqa: ASYNC110 - the program has no event for its tests
+                        await asyncio.sleep(0.05)
+                group.cancel_scope.cancel()
+        usage = await admission.usage("acme")
+    assert usage is not None
+    assert (0, 2) == (usage.open_requests, usage.images_today)
+    rendered = metrics.render().decode()
+    assert 'imagegate_settlements_total{outcome="delivered"} 1.0' in rendered
+    assert 'imagegate_spend_usd_total{model="image-01",tenant="acme"} 0.007' in rendered
+
+
+async def test_an_admission_that_was_given_up_is_taken_back_when_redis_has_run_it_after_all(redis_url: str) -> None:
+    async with connected(redis_url, 0.3) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        with sync_redis.Redis.from_url(redis_url) as other:
+            other.client_pause(900)
+            assert Fault.REDIS_AWAY is (await refusal(admission, caller)).fault
+        await asyncio.sleep(0.9)
+        await admission.flush()
+        usage = await admission.usage("acme")
+    assert usage is not None
+    assert (0, 0) == (usage.open_requests, usage.images_today)
