@@ -13,6 +13,7 @@ from gateway.simulator.faults import RATE_LIMITED, RefusedError
 
 WINDOW_S: Final = 60.0
 ORDERS_REMEMBERED: Final = 10_000
+RECEIPTS_KEPT: Final = 200_000
 
 
 class Bill(TypedDict):
@@ -23,6 +24,17 @@ class Bill(TypedDict):
     withheld: int
     refusals: dict[str, int]
     peak_concurrency: int
+
+
+class Receipt(TypedDict):
+    """One accepted order, as it was billed."""
+
+    account: str
+    prompt: str
+    images: int
+    withheld: int
+    at: float
+    """Seconds of the simulator's own clock."""
 
 
 class Invoice(TypedDict):
@@ -36,6 +48,7 @@ class Invoice(TypedDict):
 class Account:
     """The counters of one account."""
 
+    name: str = ""
     requests: int = 0
     images: int = 0
     withheld: int = 0
@@ -44,6 +57,10 @@ class Account:
     in_flight: int = 0
     accepted_at: deque[float] = field(default_factory=deque)
     orders: Counter[str] = field(default_factory=Counter)
+
+    def charge(self, made: int, withheld: int) -> None:
+        self.images += made
+        self.withheld += withheld
 
     def take(self, digest: str) -> int:
         """How often this account has ordered the very same before: the answer to a repeated order differs."""
@@ -83,9 +100,18 @@ class Accounts:
         self._requests_per_minute = requests_per_minute
         self._clock = clock
         self._accounts: dict[str, Account] = {}
+        self.receipts: deque[Receipt] = deque(maxlen=RECEIPTS_KEPT)
+        """What was billed, order by order, for whoever wants to compare it with a ledger."""
 
     def open(self, name: str) -> Account:
-        return self._accounts.setdefault(name, Account())
+        return self._accounts.setdefault(name, Account(name))
+
+    def charge(self, account: Account, prompt: str, made: int, withheld: int) -> None:
+        """Put an accepted order on the account's bill."""
+        account.charge(made, withheld)
+        self.receipts.append(
+            Receipt(account=account.name, prompt=prompt, images=made, withheld=withheld, at=self._clock())
+        )
 
     def admit(self, account: Account) -> None:
         """Let a request into the account's sliding window; a refused one takes no place in it.
@@ -110,6 +136,7 @@ class Accounts:
     def reset(self) -> None:
         """Forget every account; a request still in flight ends in the account that it began in."""
         self._accounts.clear()
+        self.receipts.clear()
 
 
 def account_of(key: str) -> str:

@@ -63,6 +63,7 @@ def create_simulator(
             Route("/v1/token_plan/remains", office.remains, methods=["GET"]),
             Route("/simulator/invoice", office.invoice, methods=["GET"]),
             Route("/simulator/invoice", office.reset, methods=["DELETE"]),
+            Route("/simulator/receipts", office.receipts, methods=["GET"]),
             Route("/simulator/requests", office.requests, methods=["GET"]),
             Route("/simulator/images/{name}", office.image, methods=["GET"]),
         ],
@@ -113,8 +114,7 @@ class Studio:
         script = read_script(order.prompt)
         withheld = min(script.withheld, order.n)
         if not script.spoils_order:
-            account.images += order.n - withheld
-            account.withheld += withheld
+            self._accounts.charge(account, order.prompt, order.n - withheld, withheld)
         if "hang" in script.flags:
             return await _hang(request)
         await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
@@ -171,6 +171,9 @@ class Office:
         self._accounts.reset()
         self._captured.clear()
         return _json(self._accounts.invoice())
+
+    async def receipts(self, _: Request) -> Response:
+        return _json(list(self._accounts.receipts))
 
     async def requests(self, _: Request) -> Response:
         return _json(list(self._captured))

@@ -586,18 +586,19 @@ async def test_more_pictures_than_ordered_are_not_handed_on(redis_url: str, stac
         assert ["2"] == [line["delivered"] for _, line in await ledger(redis)]
 
 
-LEDGERED: dict[str, tuple[list[Answer], str, str, str]] = {
-    "delivered": (["ok"], "delivered", "up/k:2,0,0,0", "7000"),
-    "refused": ([1026], "refused", "", "0"),
-    "hung up on": (["cut"], "unconfirmed", "up/k:0,0,0,2", "7000"),
-    "refused, then made": (["http 502", "ok"], "delivered", "up/k:2,0,0,0", "7000"),
+LEDGERED: dict[str, tuple[Answer, Answer, str, str, str]] = {
+    "delivered": ("ok", "ok", "delivered", "up/k:2,0,0,0", "7000"),
+    "refused": (1026, "ok", "refused", "", "0"),
+    "cut off": ("cut", "ok", "unconfirmed", "up/k:0,0,0,2", "7000"),
+    "refused, then made": ("http 502", "ok", "delivered", "up/k:2,0,0,0", "7000"),
+    "refused, then cut off": ("http 502", "cut", "unconfirmed", "up/k:0,0,0,2", "7000"),
 }
 
 
 @pytest.mark.parametrize("case", LEDGERED)
 async def test_the_ledger_says_what_became_of_the_images(redis_url: str, script: Script, case: str) -> None:
-    answers, outcome, calls, micros = LEDGERED[case]
-    upstream = script(answers)
+    first, second, outcome, calls, micros = LEDGERED[case]
+    upstream = script(k_1=[first], k_2=[second])
     async with running(redis_url, Site("up", upstream.url, ("k/k-1", "k/k-2"))) as make, connected(redis_url) as redis:
         with suppress(GatewayError):
             await make(count=2)

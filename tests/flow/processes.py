@@ -1,0 +1,113 @@
+"""Gateways as processes of their own, as an operator starts them, and clients that send many requests at once."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from tests.harness import ADMIN_KEY, admin, wait_until
+
+CONFIGURATION = """
+[redis]
+url = "{redis_url}"
+timeout_ms = 2000
+[admin]
+key = {{ env = "ADMIN_KEY" }}
+[requests]
+lease_s = {lease_s}
+[[upstreams]]
+name = "sim"
+dialect = "minimax"
+base_url = "{upstream_url}"
+result_hosts = ["{upstream_url}"]
+[[upstreams.accounts]]
+name = "main"
+[[upstreams.accounts.keys]]
+name = "main-1"
+secret = {{ env = "KEY" }}
+[[models]]
+id = "image-01"
+aliases = ["dall-e-3"]
+price_per_image_usd = "0.0035"
+[[models.targets]]
+upstream = "sim"
+model = "image-01"
+"""
+
+
+def write_configuration(folder: Path, redis_url: str, upstream_url: str, lease_s: float = 60, more: str = "") -> Path:
+    path = folder / "imagegate.toml"
+    path.write_text(CONFIGURATION.format(redis_url=redis_url, upstream_url=upstream_url, lease_s=lease_s) + more)
+    return path
+
+
+def start_gateway(configuration: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+    """`imagegate serve` and its address. Whoever starts it kills it. Its log is beside the configuration."""
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0", *options]
+    environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
+    log = configuration.parent / f"{uuid.uuid4().hex}.log"
+    with log.open("w") as written:
+        started = subprocess.Popen(command, env=environ, stderr=written)
+    wait_until(lambda: started.poll() is not None or "listening" in log.read_text(), "the gateway starts")
+    assert started.poll() is None, log.read_text()[-2000:]
+    line = next(line for line in log.read_text().splitlines() if "listening" in line)
+    return started, json.loads(line)["url"]
+
+
+@contextmanager
+def gateways(configuration: Path, count: int = 2) -> Iterator[list[str]]:
+    """Several of them; yields their addresses."""
+    started = [start_gateway(configuration) for _ in range(count)]
+    try:
+        yield [url for _, url in started]
+    finally:
+        for process, _ in started:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: dict[str, object]
+
+    @property
+    def code(self) -> object:
+        error = self.body.get("error")
+        return error.get("code") if isinstance(error, dict) else None
+
+
+def ask_at_once(urls: list[str], key: str, bodies: Iterable[dict[str, object]]) -> list[Answer]:
+    """Every body as a generation, all at the same time, over the gateways in turn."""
+
+    async def ask_all() -> list[Answer]:
+        connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(120)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            return await asyncio.gather(
+                *(ask(session, urls[index % len(urls)], key, body) for index, body in enumerate(bodies))
+            )
+
+    return asyncio.run(ask_all())
+
+
+async def ask(
+    session: aiohttp.ClientSession, url: str, key: str, body: dict[str, object], request_id: str = ""
+) -> Answer:
+    headers = {"authorization": f"Bearer {key}"} | ({"x-request-id": request_id} if request_id else {})
+    async with session.post(f"{url}/v1/images/generations", json=body, headers=headers) as answer:
+        return Answer(answer.status, dict(answer.headers), await answer.json())
+
+
+def used(url: str, tenant: str) -> dict[str, int]:
+    """The tenant's counters, by the admin API."""
+    found: dict[str, int] = admin(url, "GET", f"/tenants/{tenant}").json()["used"]
+    return found

@@ -1,0 +1,214 @@
+"""The bill when gateways are killed, and when clients leave: nothing reserved is left, and the books agree."""
+
+import asyncio
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import httpx
+import msgspec
+import pytest
+import redis
+
+from tests.conftest import MakeGateway
+from tests.flow.processes import ask, start_gateway, used, write_configuration
+from tests.harness import Gateway, Simulator, admin, new_key, simulating, wait_until
+
+LEASE_S = 2
+PRICE_MICROS = 3500
+
+
+def receipts(simulator: Simulator) -> dict[str, int]:
+    """Images billed, by prompt: every request has its own."""
+    found = Counter[str]()
+    for receipt in httpx.get(f"{simulator.url}/simulator/receipts", verify=False).json():
+        found[receipt["prompt"]] += receipt["images"]
+    return dict(found)
+
+
+def records(url: str, tenant: str) -> list[dict[str, Any]]:
+    """The ledger's detailed records, page by page, by the admin API."""
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        query = f"?tenant={tenant}&limit=1000" + (f"&cursor={cursor}" if cursor else "")
+        page = admin(url, "GET", f"/usage/records{query}").json()
+        found += page["data"]
+        cursor = page["next_cursor"]
+        if not cursor:
+            return found
+
+
+class Load:
+    """Clients that send one request after the other to whichever gateway is there, each with a prompt of its own."""
+
+    def __init__(self, urls: list[str], key: str, clients: int) -> None:
+        self.urls, self._key, self._clients = urls, key, clients
+        self.served: set[str] = set()
+        self.sent = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(60)
+
+    async def _run(self) -> None:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(self._clients):
+                group.create_task(self._client(session))
+
+    async def _client(self, session: aiohttp.ClientSession) -> None:
+        while not self._is_over.is_set():
+            self.sent += 1
+            number = self.sent
+            name = f"order {number}"
+            body: dict[str, object] = {"prompt": name, "n": 1 + number % 3, "response_format": "url"}
+            try:
+                answer = await ask(session, self.urls[number % 2], self._key, body, f"order-{number}")
+            except (aiohttp.ClientError, OSError, msgspec.DecodeError):
+                await asyncio.sleep(0.02)
+                continue
+            if answer.status == 200:
+                self.served.add(name)
+
+
+def test_20_kills_under_load_leave_nothing_reserved_and_books_that_agree(redis_url: str, tmp_path: Path) -> None:
+    """Three books, request by request: what the clients got, what the ledger says, what the simulator bills.
+
+    A killed process may leave orders that it had noted and that never reached the simulator: they are unconfirmed in
+    the ledger and on no invoice. Everything else agrees to the image.
+    """
+    chance = random.Random(20261124)
+    with simulating(latency_s=0.15) as simulator:
+        configuration = write_configuration(tmp_path, redis_url, simulator.url, LEASE_S)
+        started = [start_gateway(configuration) for _ in range(2)]
+        try:
+            key = new_key(started[0][1], "acme")
+            with Load([url for _, url in started], key, clients=16) as load:
+                for turn in range(20):
+                    time.sleep(chance.uniform(0.1, 0.6))
+                    victim = turn % 2
+                    started[victim][0].kill()
+                    started[victim][0].wait()
+                    started[victim] = start_gateway(configuration)
+                    load.urls[victim] = started[victim][1]
+            url = started[0][1]
+            wait_until(lambda: used(url, "acme")["open_requests"] == 0, "what the dead left behind is settled")
+            compare(records(url, "acme"), receipts(simulator), load.served)
+            counters, total = used(url, "acme"), admin(url, "GET", "/usage?tenant=acme").json()["total"]
+            verified = admin(url, "GET", "/usage/verify?tenant=acme").json()
+        finally:
+            for process, _ in started:
+                process.kill()
+                process.wait()
+    assert counters["images_today"] == counters["images_this_month"] == total["images"] + total["unconfirmed"]
+    assert (counters["usd_this_month"], []) == (total["usd"], verified["differences"])
+    assert load.sent > 500
+
+
+def compare(lines: list[dict[str, Any]], billed: dict[str, int], served: set[str]) -> None:
+    ledger = {line["request_id"].replace("-", " "): line for line in lines}
+    assert len(lines) == len(ledger)
+    for name, images in billed.items():
+        line = ledger[name]
+        assert images == line["delivered"] + line["unconfirmed"] == line["asked"], line
+    for line in lines:
+        assert f"{(line['delivered'] + line['unconfirmed']) * PRICE_MICROS / 1e6:.6f}".rstrip("0") == line[
+            "usd"
+        ].rstrip("0")
+    assert served <= {name for name, line in ledger.items() if line["delivered"]} <= set(billed)
+    never_arrived = [line for name, line in ledger.items() if name not in billed]
+    assert {"not_sent", "unconfirmed"} >= {line["outcome"] for line in never_arrived}
+    known = sum(line["delivered"] + line["unconfirmed"] for line in lines)
+    assert sum(billed.values()) == known - sum(line["unconfirmed"] for line in never_arrived)
+    assert any(line["unconfirmed"] for line in lines), "no kill struck a request under way: the test shows nothing"
+
+
+Hangup = Callable[[socket.socket, bytes], None]
+
+
+def _before_the_body_is_complete(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(request[:-3])
+    time.sleep(0.1)
+
+
+def _at_once(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(request)
+
+
+def _while_the_image_is_made(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(request)
+    time.sleep(0.25)
+
+
+def _in_the_middle_of_the_answer(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(request)
+    connection.recv(1000)
+
+
+@pytest.fixture(scope="module")
+def slow_simulator() -> Iterator[Simulator]:
+    with simulating(latency_s=0.5) as running:
+        yield running
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    "hang_up",
+    [_before_the_body_is_complete, _at_once, _while_the_image_is_made, _in_the_middle_of_the_answer],
+    ids=lambda hang_up: hang_up.__name__.strip("_"),
+)
+def test_a_client_that_leaves_leaves_nothing_behind(
+    make_gateway: MakeGateway, slow_simulator: Simulator, redis_url: str, hang_up: Hangup, *, is_stream: bool
+) -> None:
+    """What was sent is charged, and what was not is free; nothing stays open either way."""
+    from tests.harness import upstream  # noqa: PLC0415
+
+    slow_simulator.reset()
+    gateway = make_gateway(upstream("sim", "minimax", slow_simulator.url), requests={"lease_s": LEASE_S})
+    body = msgspec.json.encode({"prompt": "a cat", "n": 2, "stream": is_stream})
+    host, port = gateway.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/images/generations HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {gateway.api_key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    for _ in range(5):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.settimeout(20)
+            hang_up(connection, head.encode() + body)
+            with suppress(OSError):
+                connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+                )  # a reset, not a goodbye
+    wait_until(lambda: _is_settled(gateway, slow_simulator), "everything is settled")
+    with redis.Redis.from_url(redis_url) as client:
+        assert [] == list(client.keys("*:open"))
+    counters, total = used(gateway.url, "acme"), gateway.admin("GET", "/usage").json()["total"]
+    assert slow_simulator.images_billed() == total["images"] == counters["images_today"]
+    assert 0 == total["unconfirmed"] + total["withheld"] + total["lost"]
+    if hang_up in {_while_the_image_is_made, _in_the_middle_of_the_answer}:
+        assert 10 == total["images"]
+    if hang_up is _before_the_body_is_complete:
+        assert 0 == total["requests"]
+
+
+def _is_settled(gateway: Gateway, simulator: Simulator) -> bool:
+    """Nothing is open, and it is not merely that nothing has begun."""
+    time.sleep(0.2)
+    total = gateway.admin("GET", "/usage").json()["total"]
+    return used(gateway.url, "acme")["open_requests"] == 0 and simulator.images_billed() == total["images"]
