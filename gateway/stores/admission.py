@@ -59,6 +59,8 @@ class Ticket:
     durations: Callable[[], Durations]
     rates: Rates = field(default_factory=Rates)
     tally: Tally = field(default_factory=Tally)
+    spent: Durations = field(default_factory=Durations)
+    """Told when it is left."""
 
 
 class Admission:
@@ -110,6 +112,7 @@ class Admission:
             yield ticket
         finally:
             ticket.tally.close()
+            ticket.spent = ticket.durations()
             self._owed[ticket.id] = self._held.pop(ticket.id)
             with suppress(GatewayError):  # it stays owed
                 await self._pay(ticket)
@@ -198,7 +201,7 @@ class Admission:
 
     async def _pay(self, ticket: Ticket) -> None:
         """Settle a ticket; twice does no harm. Raises: GatewayError REDIS_AWAY."""
-        tenant, spent = ticket.caller.tenant.name, ticket.durations()
+        tenant, spent = ticket.caller.tenant.name, ticket.spent
         args: list[Value] = [ticket.id, 0, *self._rule(), ticket.tally.settlement.value]
         args += [int(ticket.tally.reached_upstream), _calls_text(ticket.tally)]
         args += [spent.queue_ms, spent.upstream_ms, spent.total_ms]
@@ -229,7 +232,7 @@ class Admission:
         return [int(rule.charges_withheld), int(rule.charges_unconfirmed), self._terms.ledger_days]
 
     def _count(self, settled: Settled, tenant: str) -> None:
-        if settled.status in {"settled", "corrected"}:
+        if settled.status in {"settled", "corrected", "repeated"}:
             self._metrics.settlements.labels(settled.outcome).inc()
             if settled.usd_micros > 0:
                 self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)
@@ -244,7 +247,7 @@ def _calls_text(tally: Tally) -> str:
     return ";".join(
         f"{upstream}/{account}:{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
         for (upstream, account), share in sorted(tally.shares.items())
-        if share.delivered or share.withheld or share.lost or share.unconfirmed
+        if share.was_reached
     )
 
 

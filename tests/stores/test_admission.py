@@ -321,6 +321,19 @@ async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(ea
     assert {"requests": 1, "asked": 3, "delivered": 2, "withheld": 1, "unconfirmed": 0, "usd_micros": 7000} == kept
 
 
+async def test_a_settlement_whose_answer_was_lost_is_metered_once(redis_url: str) -> None:
+    """The first call settles and is never heard; the second moves nothing and tells what the first did."""
+    metrics = Metrics(CollectorRegistry())
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
+        async with admitted(admission, caller, 2) as ticket:
+            (await admission.open(ticket, "sim", "main", 2)).deliver(2, 2, 2, 0)
+            ticket.tally.close()
+            await admitting(redis)._pay(ticket)
+        await admission.settle_expired("acme", ticket.id)
+    assert 'imagegate_spend_usd_total{model="image-01",tenant="acme"} 0.007' in metrics.render().decode()
+
+
 async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_redis: str) -> None:
     async with connected(each_redis) as redis:
         slow, heir = admitting(redis, lease_s=0.1), admitting(redis)

@@ -588,7 +588,7 @@ async def test_more_pictures_than_ordered_are_not_handed_on(redis_url: str, stac
 
 LEDGERED: dict[str, tuple[Answer, Answer, str, str, str]] = {
     "delivered": ("ok", "ok", "delivered", "up/k:2,0,0,0", "7000"),
-    "refused": (1026, "ok", "refused", "", "0"),
+    "refused": (1026, "ok", "refused", "up/k:0,0,0,0", "0"),
     "cut off": ("cut", "ok", "unconfirmed", "up/k:0,0,0,2", "7000"),
     "refused, then made": ("http 502", "ok", "delivered", "up/k:2,0,0,0", "7000"),
     "refused, then cut off": ("http 502", "cut", "unconfirmed", "up/k:0,0,0,2", "7000"),

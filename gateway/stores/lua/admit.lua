@@ -13,12 +13,13 @@
 -- ARGV[5]  images
 -- ARGV[6]  prices: "since:micro-dollars" joined by ",", since in Unix seconds
 -- ARGV[7]  lease of the ticket, milliseconds
--- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota"; with the
---          last two scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks for more than is
---          ever allowed); else price and rates: requests and images, each [allowed, used, seconds until nothing is used] of
---          the tighter scope where there is such a limit; and used, the counters of the tenant, or with ARGV[1] "" of it
--- TTL      rate 2 minutes, day 3 days, month 40 days; ticket and open 40 days: so long the reservation of a dead process
---          waits for somebody who settles it
+-- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
+--          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
+--          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
+--          nothing is used] of the tighter scope, where there is such a limit. With "admitted": price; with ARGV[1] "":
+--          used, the counters of the narrowest scope
+-- TTL      rate 2 minutes, day 3 days, month 40 days; ticket and open 40 days: so long a dead process's reservation waits
+--          for somebody who settles it
 -- Clock    the server's. A second counts until every moment of it is 60 s ago.
 -- Twice    with the same ticket id takes nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
@@ -48,7 +49,7 @@ local day_name, month_name = string.format('%04d%02d%02d', year, month, day), st
 local day_ends_s, month_ends_s = (today + 1) * 86400, (today + 1) * 86400
 while select(2, civil(month_ends_s / 86400)) == month do month_ends_s = month_ends_s + 86400 end
 
--- The seconds that still count, oldest first, and those that do not. One far ahead was written before a clock was set back.
+-- The seconds that still count, oldest first, and those that do not: one far ahead is from before a clock was set back.
 local function read_rate(name)
   local rate = {seconds = {}, stale = {}, requests = 0, images = 0}
   local fields = redis.call('HGETALL', name)

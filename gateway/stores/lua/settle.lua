@@ -1,8 +1,8 @@
--- Settle a ticket: charge what became of its images, give the rest back, write the ledger. The only place that does so, for a
--- request that ended as for one whose process died.
+-- Settle a ticket: charge what became of its images, give the rest back, write the ledger. The only place that does so,
+-- for a request that ended as for one whose process died.
 -- KEYS[1]  the ticket, KEYS[2] open tickets of the tenant: see admit.lua
---          Of the same hash tag, named by what the ticket holds (BASE is KEYS[2] without "open"): the counters that admit.lua
---          took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD" and "days": see stores/__init__.py
+--          Of the same hash tag, named by what the ticket holds (BASE is KEYS[2] without "open"): the counters that
+--          admit.lua took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD" and "days": see stores/__init__.py
 -- ARGV[1]  ticket id
 -- ARGV[2]  1: only if it has expired, and by what the ticket itself says: what was sent is unconfirmed
 -- ARGV[3]  1: withheld images are charged
@@ -11,9 +11,10 @@
 -- ARGV[6]  outcome, ARGV[7] 1: something reached an upstream; both for ARGV[2] = 0 only, as are the rest
 -- ARGV[8]  calls: "UPSTREAM/ACCOUNT:delivered,withheld,lost,unconfirmed" joined by ";"
 -- ARGV[9], ARGV[10], ARGV[11]  milliseconds waited, upstream, in all
--- Returns  JSON: status "settled", "corrected" (settled before, by expiry; only the difference moved), "same" (nothing moved),
---          "alive" (ARGV[2] = 1 and not expired) or "gone" (no such ticket); and with the first two outcome, model and
---          usd_micros (the difference)
+-- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
+--          the same call, whose answer was lost), "same" (settled before, by others), "alive" (ARGV[2] = 1 and not
+--          expired) or "gone" (no such ticket); and with the first three outcome, model and usd_micros (the charge, or
+--          the difference)
 -- TTL      the settled ticket 15 minutes, for corrections; ledger until ARGV[5] days after its day
 -- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
 local SETTLED_KEPT_S = 900
@@ -73,7 +74,11 @@ new.usd_micros = charged * number('price')
 local before = {requests = 0, asked = 0, delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, usd_micros = 0}
 local taken = {images = number('images'), usd_micros = number('images') * number('price'), requests = 1}
 if ticket.settled then
-  if by_expiry or (ticket.outcome == outcome and ticket.calls == calls) then return cjson.encode({status = 'same'}) end
+  if by_expiry or (ticket.outcome == outcome and ticket.calls == calls) then
+    local is_own = ticket.settled == 'by itself' and not by_expiry
+    return cjson.encode({
+      status = is_own and 'repeated' or 'same', outcome = outcome, model = ticket.model, usd_micros = new.usd_micros })
+  end
   for name in pairs(before) do before[name] = number('settled:' .. name) end
   taken = {images = number('settled:charged'), usd_micros = before.usd_micros, requests = tonumber(ticket.was_sent)}
 end
@@ -114,7 +119,8 @@ local entry = redis.call('XADD', ledger, '*', 'ticket', id, 'admitted_ms', ticke
 local day_ends_s = (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
 redis.call('EXPIREAT', ledger, day_ends_s + tonumber(ARGV[5]) * 86400)
 
-redis.call('HSET', KEYS[1], 'settled', '1', 'entry', entry, 'outcome', outcome, 'calls', calls, 'was_sent', was_sent,
+local how = by_expiry and 'by expiry' or 'by itself'
+redis.call('HSET', KEYS[1], 'settled', how, 'entry', entry, 'outcome', outcome, 'calls', calls, 'was_sent', was_sent,
   'settled:charged', charged, 'settled:requests', 1, 'settled:asked', new.asked, 'settled:delivered', new.delivered,
   'settled:withheld', new.withheld, 'settled:lost', new.lost, 'settled:unconfirmed', new.unconfirmed,
   'settled:usd_micros', new.usd_micros)
