@@ -1,0 +1,235 @@
+"""`imagegate usage`: what was used, as a table, CSV or JSON; its records; and the proof that both agree."""
+
+import csv
+import json as jsonlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Final, TextIO
+from urllib.parse import urlencode
+
+import typer
+
+from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.output import fail, print_json, print_table, printable
+from gateway.cli.progress import progressing
+
+app = typer.Typer(help="What was used: reports, records and their proof.", invoke_without_command=True)
+
+_GROUPS: Final = ("day", "tenant", "model", "key")
+_AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
+_RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})
+"""Left out of a table where there is none of it."""
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - meant so
+"""With these a cell begins that spreadsheets compute."""
+
+
+class Format(Enum):
+    """How a report is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def _parse_by(text: str) -> str:
+    unknown = [name for name in text.split(",") if name not in _GROUPS]
+    if unknown:
+        raise typer.BadParameter(f"'{unknown[0]}' is none of {', '.join(_GROUPS)}")
+    return text
+
+
+TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Not given: all.")]
+FromOption = Annotated[
+    datetime | None,
+    typer.Option("--from", formats=["%Y-%m-%d"], metavar="DAY", help="The first day, UTC. Not given: the month's."),
+]
+ToOption = Annotated[
+    datetime | None,
+    typer.Option("--to", formats=["%Y-%m-%d"], metavar="DAY", help="The last day, UTC. Not given: today."),
+]
+ByOption = Annotated[
+    str,
+    typer.Option("--by", callback=_parse_by, metavar="GROUP", help="day, tenant, model or key; or some, as day,model."),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How it is printed.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="Write to this file, complete or not at all. Not given: print.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def report(
+    context: typer.Context,
+    tenant: TenantOption = None,
+    first: FromOption = None,
+    last: ToOption = None,
+    by: ByOption = "day",
+    format_: FormatOption = Format.TABLE,
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = "",
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Report what was used, by day, tenant, model or key."""
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    query = _query(tenant, first, last) | {"by": by}
+    answers = list(_pages(url, admin_key, "/usage", query))
+    answer = answers[0] | {"data": [row for each in answers for row in rows(each)], "next_cursor": None}
+    groups = list(dict.fromkeys(by.split(",")))
+    match Format.JSON if json else format_:
+        case Format.JSON:
+            print_json(answer)
+        case Format.CSV:
+            _write_csv(groups, rows(answer))
+        case Format.TABLE:
+            _print_report(groups, answer)
+
+
+@app.command("export")
+def export(
+    tenant: TenantOption = None,
+    first: FromOption = None,
+    last: ToOption = None,
+    output: OutputOption = None,
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = "",
+) -> None:
+    """Export the record of every request as JSON Lines, oldest day first."""
+    done = 0
+    with _writing(output) as file, progressing("exporting", "records", prints=output is None) as tell:
+        for answer in _pages(url, admin_key, "/usage/records", _query(tenant, first, last)):
+            for record in rows(answer):
+                file.write(jsonlib.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+                done += 1
+            tell(done, _number(answer, "total"))
+    print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
+
+
+@app.command("verify")
+def verify(
+    tenant: TenantOption = None,
+    first: FromOption = None,
+    last: ToOption = None,
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Recompute the sums from the records and tell every difference."""
+    query = _query(tenant, first, last)
+    answers: list[Document] = []
+    with progressing("comparing", "records") as tell:
+        total = _number(ask(url, admin_key, "GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
+        for answer in _pages(url, admin_key, "/usage/verify", query):
+            answers.append(answer)
+            tell(sum(_number(each, "records") for each in answers), total)
+    counts = {name: sum(_number(each, name) for each in answers) for name in _COUNTS}
+    differences = [difference for each in answers for difference in rows(each, "differences")]
+    if json:
+        print_json(answers[0] | counts | {"differences": differences, "next_cursor": None})
+    else:
+        _print_verification(counts, differences)
+    if differences:
+        fail(f"the sums and the records disagree: {_counted(len(differences), 'difference')}")
+
+
+_COUNTS: Final = ("days", "records", "expired_days", "busy_days")
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """`imagegate usage --tenant a export` would export every tenant's."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"give options behind '{context.invoked_subcommand}', not before it")
+
+
+def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, str]:
+    days = {"from": first, "to": last}
+    given = {name: f"{day.date()}" for name, day in days.items() if day is not None}
+    return given if tenant is None else given | {"tenant": tenant}
+
+
+def _pages(url: str, admin_key: str, path: str, query: dict[str, str]) -> Iterator[Document]:
+    """Every page; a cursor knows what it continues."""
+    while True:
+        answer = ask(url, admin_key, "GET", f"{path}?{urlencode(query)}")
+        yield answer
+        cursor = answer.get("next_cursor")
+        if not isinstance(cursor, str):
+            return
+        query = {"cursor": cursor}
+
+
+def _number(answer: Document, name: str) -> int:
+    value = answer.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
+    writer = csv.writer(sys.stdout)  # ends lines with CR LF, as RFC 4180 does, and so quotes either in a cell
+    writer.writerow([*groups, *_AMOUNTS])
+    for row in report:
+        texts = [_harmless(str(row.get(group))) for group in groups]
+        writer.writerow([*texts, *(row.get(amount) for amount in _AMOUNTS)])
+
+
+def _harmless(text: str) -> str:
+    """Text that a spreadsheet shows and does not compute."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def _print_report(groups: Sequence[str], answer: Document) -> None:
+    found = answer.get("total")
+    total = found if isinstance(found, dict) else {}
+    amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
+    names = [*groups, *amounts]
+    print(f"{answer.get('from')} to {answer.get('to')}, UTC")
+    print_table(
+        [name.upper() for name in names],
+        [[str(row.get(name)) for name in names] for row in rows(answer)],
+        empty="Nothing was used.",
+        numbers=len(amounts),
+        total=["TOTAL", *([""] * (len(groups) - 1)), *(str(total.get(name)) for name in amounts)],
+    )
+
+
+def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
+    for found in differences:
+        where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
+        told = f"{found.get('measure')} {found.get('sums')} in the sums, {found.get('records')} in the records"
+        print(printable(f"{where}: {told}"))
+    compared = f"{_counted(counts['days'], 'day')} of a tenant, {_counted(counts['records'], 'record')}"
+    print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")
+    if counts["expired_days"]:
+        print(f"Not compared: {_counted(counts['expired_days'], 'day')} whose records are no longer kept.")
+    if counts["busy_days"]:
+        print(f"Not compared: {_counted(counts['busy_days'], 'day')} with requests all the while; try again later.")
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+@contextmanager
+def _writing(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that gets its name when it is complete: no part is taken for the whole."""
+    if output is None:
+        yield sys.stdout
+        return
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(output)
+    except OSError as error:
+        fail(f"{output} cannot be written ({error.strerror}); check --output")
+    finally:
+        part.unlink(missing_ok=True)

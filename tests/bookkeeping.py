@@ -1,0 +1,85 @@
+"""Settled requests, written into Redis as lua/settle.lua writes them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+
+import redis
+
+from gateway.domain.usage import MEASURES, Amounts
+
+TODAY = date(2026, 7, 28)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One request that ended."""
+
+    tenant: str = "acme"
+    day: date = TODAY
+    key: str = "key1"
+    model: str = "image-01"
+    asked: int = 1
+    delivered: int = 1
+    withheld: int = 0
+    lost: int = 0
+    unconfirmed: int = 0
+    usd_micros: int = 3500
+    outcome: str = "delivered"
+    calls: str = "sim/main:1,0,0,0"
+    ticket: str = "t1"
+    request_id: str = "req_1"
+    admitted_ms: int | None = None
+
+    @property
+    def amounts(self) -> Amounts:
+        images = (self.asked, self.delivered, self.withheld, self.lost, self.unconfirmed)
+        return Amounts(1, *images, self.usd_micros)
+
+    @property
+    def day_name(self) -> str:
+        return self.day.isoformat().replace("-", "")
+
+    def fields(self) -> dict[str, str | int]:
+        noon_ms = int(datetime.combine(self.day, datetime.min.time(), UTC).timestamp() + 43_200) * 1000
+        counts = {name: self.amounts.of(name) for name in MEASURES if name != "requests"}
+        return {
+            "ticket": self.ticket,
+            "admitted_ms": noon_ms if self.admitted_ms is None else self.admitted_ms,
+            "request_id": self.request_id,
+            "key_id": self.key,
+            "model": self.model,
+            **counts,
+            "price_usd_micros": 3500,
+            "outcome": self.outcome,
+            "calls": self.calls,
+            "queue_ms": 1,
+            "upstream_ms": 20,
+            "total_ms": 22,
+        }
+
+
+def numbered(settled: Settled, count: int, first: int = 0) -> list[Settled]:
+    """So many of one kind, told apart by their request ids."""
+    numbers = range(first, first + count)
+    return [replace(settled, ticket=f"t{number}", request_id=f"req_{number}") for number in numbers]
+
+
+def know(client: "redis.Redis", *tenants: str) -> None:
+    client.sadd("ig1:tenants", *tenants)
+
+
+def settle(client: "redis.Redis | redis.RedisCluster", requests: Iterable[Settled], *, with_sums: bool = True) -> None:
+    """Write the records, and their sums with them."""
+    pipeline = client.pipeline(transaction=False)
+    for request in requests:
+        base = f"ig1:{{{request.tenant}}}"
+        pipeline.sadd("ig1:tenants", request.tenant)
+        pipeline.xadd(f"{base}:ledger:{request.day_name}", request.fields())  # type: ignore[arg-type]
+        if with_sums:
+            pipeline.zadd(f"{base}:days", {request.day_name: int(request.day_name)})
+            for name in MEASURES:
+                if amount := request.amounts.of(name):
+                    field = f"{request.key}|{name}|{request.model}"
+                    pipeline.hincrby(f"{base}:sums:{request.day_name}", field, amount)
+    pipeline.execute()
