@@ -18,31 +18,40 @@ from starlette.routing import Route
 
 from gateway import __version__
 from gateway import settings as config
-from gateway.domain.faults import GatewayError
+from gateway.administration import build_administration
+from gateway.backing import connect_redis
+from gateway.domain.billing import BillingRule, Price
 from gateway.domain.images import Capability, SizePolicy
-from gateway.domain.keys import Secret, UpstreamKey
+from gateway.domain.keys import UpstreamKey
 from gateway.domain.models import Catalog, Model, Target
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from gateway.stores import Client, connect, ping
+from gateway.stores import Client, ping
+from gateway.stores.admission import Admission, Terms
+from gateway.stores.credentials import Credentials
+from gateway.stores.inspection import Inspection
 from gateway.stores.keypool import KeyPool
-from gateway.stores.tenants import TenantStore
+from gateway.stores.ledger import Ledger
+from gateway.stores.sweeper import Sweeper
+from gateway.stores.verification import Verifier
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
 from gateway.upstream.calls import CallLimits
 from gateway.upstream.results import FetchLimits
-from gateway.web.admin import Admin
+from gateway.web.admin.usage import UsageSection
 from gateway.web.bodies import BodyLimits
 from gateway.web.errors import ErrorBoundary
 from gateway.web.images import Images
 from gateway.web.middleware import PublicCors, RequestScope
-from gateway.web.ops import Ops
+from gateway.web.ops import Ops, RedisHealth
 from gateway.wire import DIALECTS, native
 from gateway.wire.links import LinkPolicy, Trust
 from gateway.wire.openai import Manners
 
 _LOG = structlog.get_logger("imagegate.app")
 _RESTART_PAUSE_S = 1.0
+_SWEEP_ROUND_S = 5.0
+"""A dead process's reservation is settled so soon after its expiry."""
 _USER_AGENT = f"imagegate/{__version__}"
 
 
@@ -54,36 +63,55 @@ def create_app(
     `companions` run beside it for as long as it lives.
     Raises: SettingsError for a secret that is missing or a Redis URL that is none.
     """
-    redis = connect_redis(settings)
+    redis = connect_redis(settings, environ)
+    inspection = Inspection(redis)
     metrics = Metrics(CollectorRegistry())
     catalog = build_catalog(settings)
     pool = KeyPool(redis, read_keys(settings, environ), time.time)
-    pepper = read_pepper(settings, environ)
-    tenants = TenantStore(redis, pepper=pepper, clock=time.time, monotonic=time.monotonic)
+    usage = _build_usage(settings, redis)
+    admission = _build_admission(settings, redis, metrics)
+    administration = build_administration(settings, environ, redis, admission, pool, catalog, (usage,))
     certificates = ssl.create_default_context()
     direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
-    upstreams = _build_upstreams(settings, pool, metrics, direct, public)
+    sweeper = Sweeper(
+        redis,
+        admission.settle_expired,
+        round_s=min(_SWEEP_ROUND_S, settings.requests.lease_s / 2),
+        own_id=_new_id(),
+    )
+    upstreams = _build_upstreams(settings, pool, admission, metrics, direct, public)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    images = _build_images(settings, tenants, upstreams, catalog, limits)
-    admin = Admin(read_admin_key(settings, environ), tenants, pool, catalog, limits, time.time)
-    ops = Ops(metrics, pool, partial(ping, redis))
+    images = _build_images(settings, administration.credentials, admission, upstreams, catalog, limits)
+    health = RedisHealth(partial(ping, redis), lambda: inspection.problems, lambda: redis.guard.breaker.is_open)
+    ops = Ops(metrics, pool, health)
 
     app = Starlette(
-        routes=[*_public_routes(images, ops), *admin.routes()],
+        routes=[*_public_routes(images, ops), *administration.admin.routes()],
         middleware=[
             Middleware(RequestScope, metrics, time.monotonic, _new_request_id),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
         ],
         exception_handlers={HTTPException: _leave_to_boundary},
-        lifespan=_lifespan(redis, (direct, public), (tenants.listen, *companions)),
+        lifespan=_lifespan(
+            redis,
+            (direct, public),
+            (inspection.run, *administration.companions, admission.run, sweeper.run, *companions),
+            administration.declaration.start,
+            admission.flush,
+        ),
     )
+    app.state.declaration = administration.declaration
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
     return app
 
 
 def _lifespan(
-    redis: Client, transports: Sequence[AiohttpTransport], companions: Sequence[Callable[[], Awaitable[None]]]
+    redis: Client,
+    transports: Sequence[AiohttpTransport],
+    companions: Sequence[Callable[[], Awaitable[None]]],
+    start: Callable[[], Awaitable[None]],
+    flush: Callable[[], Awaitable[None]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """What is open and what runs beside the program for as long as it serves."""
 
@@ -94,9 +122,10 @@ def _lifespan(
             for transport in transports:
                 await stack.enter_async_context(transport)
             async with asyncio.TaskGroup() as group:
-                await _warn_without(redis)
+                await start()
                 tasks = [group.create_task(_keep_running(companion)) for companion in companions]
                 yield
+                await flush()
                 for task in tasks:
                     task.cancel()
 
@@ -109,7 +138,7 @@ def build_catalog(settings: Settings) -> Catalog:
         Model(
             model.id,
             model.aliases,
-            model.price_usd_micros,
+            build_prices(model),
             tuple(
                 Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model))
                 for target in model.targets
@@ -117,6 +146,11 @@ def build_catalog(settings: Settings) -> Catalog:
         )
         for model in settings.models
     )
+
+
+def build_prices(model: config.Model) -> tuple[Price, ...]:
+    changes = (Price(int(change.since.timestamp()), change.price_usd_micros) for change in model.price_changes)
+    return (Price(0, model.price_usd_micros), *changes)
 
 
 def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKey]:
@@ -132,29 +166,6 @@ def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKe
         for account in upstream.accounts
         for key in account.keys
     ]
-
-
-def read_admin_key(settings: Settings, environ: Mapping[str, str]) -> Secret | None:
-    """None closes the admin API: no key is configured, or its environment variable is not set."""
-    source = settings.admin.key
-    if source is None or (source.env is not None and source.file is None and not environ.get(source.env)):
-        return None
-    return config.read_secret(source, environ, "admin.key")
-
-
-def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
-    """The key of the tenants' keyed hashes; None lets Redis keep one. Raises: SettingsError."""
-    source = settings.keys.pepper
-    return config.read_secret(source, environ, "keys.pepper").reveal() if source else None
-
-
-def connect_redis(settings: Settings) -> Client:
-    try:
-        return connect(settings.redis.url, settings.redis.timeout_ms / 1000)
-    except ValueError as error:
-        raise config.SettingsError(
-            f"redis.url: {error}. Give redis://, rediss:// or unix://, or 'embedded' for one machine."
-        ) from error
 
 
 def _capability(upstream: config.Upstream, model: str) -> Capability:
@@ -179,7 +190,12 @@ def _capability(upstream: config.Upstream, model: str) -> Capability:
 
 
 def _build_upstreams(
-    settings: Settings, pool: KeyPool, metrics: Metrics, direct: AiohttpTransport, public: AiohttpTransport
+    settings: Settings,
+    pool: KeyPool,
+    admission: Admission,
+    metrics: Metrics,
+    direct: AiohttpTransport,
+    public: AiohttpTransport,
 ) -> Upstreams:
     requests = settings.requests
     endpoints = {upstream.name: _endpoint(upstream) for upstream in settings.upstreams}
@@ -202,7 +218,18 @@ def _build_upstreams(
         _USER_AGENT,
     )
     policy = Policy(requests.deadline_s, requests.max_attempts, _size_policy(settings))
-    return Upstreams(pool, caller, fetcher, endpoints, policy, time.monotonic)
+    return Upstreams(pool, admission, caller, fetcher, endpoints, policy, time.monotonic)
+
+
+def _build_admission(settings: Settings, redis: Client, metrics: Metrics) -> Admission:
+    rule = BillingRule(settings.billing.charge_withheld, settings.billing.charge_unconfirmed)
+    terms = Terms(rule, settings.requests.lease_s, settings.ledger.keep_days)
+    return Admission(redis, terms, metrics, time.monotonic, _new_id)
+
+
+def _build_usage(settings: Settings, redis: Client) -> UsageSection:
+    ledger = Ledger(redis)
+    return UsageSection(ledger, Verifier(ledger, settings.ledger.keep_days, time.time), time.time)
 
 
 def unfetchable(settings: Settings) -> list[str]:
@@ -212,10 +239,16 @@ def unfetchable(settings: Settings) -> list[str]:
 
 
 def _build_images(
-    settings: Settings, tenants: TenantStore, upstreams: Upstreams, catalog: Catalog, limits: BodyLimits
+    settings: Settings,
+    credentials: Credentials,
+    admission: Admission,
+    upstreams: Upstreams,
+    catalog: Catalog,
+    limits: BodyLimits,
 ) -> Images:
     return Images(
-        tenants,
+        credentials,
+        admission,
         upstreams,
         catalog,
         Manners(_size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
@@ -223,6 +256,7 @@ def _build_images(
         replace(limits, max_bytes=settings.server.max_native_body_bytes),
         settings.server.stream_keep_alive_s,
         time.time,
+        time.monotonic,
     )
 
 
@@ -249,16 +283,12 @@ def _size_policy(settings: Settings) -> SizePolicy:
     return SizePolicy(settings.images.size_policy)
 
 
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
 def _new_request_id() -> str:
-    return f"req_{uuid.uuid4().hex}"
-
-
-async def _warn_without(redis: Client) -> None:
-    """Serving may begin before Redis does; whoever reads the log is told."""
-    try:
-        await ping(redis)
-    except GatewayError as error:
-        _LOG.warning("redis_does_not_answer", detail=error.detail, remedy="check redis.url; requests are answered 503")
+    return f"req_{_new_id()}"
 
 
 async def _keep_running(companion: Callable[[], Awaitable[None]]) -> None:

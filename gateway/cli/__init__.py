@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import demo, keys, pool, serve, simulator, tenants
+from gateway.cli import audit, demo, keys, pool, serve, simulator, tenants, usage
 
 app = typer.Typer(
     name="imagegate",
@@ -18,9 +18,11 @@ app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("check")(serve.check)
 app.command("simulator")(simulator.simulator)
+app.command("audit")(audit.audit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")
+app.add_typer(usage.app, name="usage")
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def _is_local(url: str) -> bool:
     return httpx.URL(url).host in {"localhost", "127.0.0.1", "::1"}
 
 
-def rows(answer: Document) -> list[Document]:
-    """The items of a list answer."""
-    data = answer.get("data")
+def rows(answer: Document, name: str = "data") -> list[Document]:
+    """The items of a list in an answer."""
+    data = answer.get(name)
     return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []

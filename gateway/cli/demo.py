@@ -40,6 +40,8 @@ _KEY_LIFE_S: Final = 30 * 86_400
 """The demo takes its key back when it ends; one that is killed leaves a key that ends by itself."""
 _SIMULATOR_LATENCY_S: Final = 0.3
 _SIMULATOR_RPM: Final = 600
+_REDIS_TIMEOUT_MS: Final = 2000
+"""A machine that does everything itself may be busy; that must not fail the first try."""
 _DRAIN_S: Final = 5.0
 """For the simulator's pictures; those of a real provider are waited for: they are paid."""
 _ALIASES: Final = (
@@ -171,7 +173,7 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
         for upstream, (_, _, _, model) in zip(upstreams, providers, strict=True)
     ]
     return {
-        "redis": {"url": redis_url},
+        "redis": {"url": redis_url, "timeout_ms": _REDIS_TIMEOUT_MS},
         "admin": {"key": {"env": "IMAGEGATE_ADMIN_KEY"}},
         "upstreams": upstreams,
         "models": [{"id": "image-01", "aliases": list(_ALIASES), "price_per_image_usd": "0.0035", "targets": targets}],

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import socket
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Annotated
 
@@ -12,11 +13,13 @@ import msgspec
 import structlog
 import typer
 from starlette.applications import Starlette
-from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__, logs
-from gateway.app import connect_redis, create_app, read_admin_key, read_keys, read_pepper, unfetchable
+from gateway.administration import read_admin_keys, read_declared, read_pepper
+from gateway.app import build_catalog, create_app, read_keys, unfetchable
+from gateway.backing import find_problems, refuse_unfit
 from gateway.cli.output import fail
+from gateway.cli.reloading import Reload, Workers
 from gateway.cli.serving import (
     Server,
     bind,
@@ -30,8 +33,8 @@ from gateway.cli.serving import (
 from gateway.domain.faults import GatewayError
 from gateway.processes import end_with_parent
 from gateway.settings import Settings, SettingsError, config_path, load
-from gateway.stores import ping
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis
+from gateway.web.admin.access import AdminKey
 
 _LOG = structlog.get_logger("imagegate.serve")
 
@@ -68,24 +71,32 @@ def serve(
 
 
 def check(config: ConfigOption = None) -> None:
-    """Validate the configuration and ping Redis."""
+    """Validate the configuration, and see whether Redis answers and can be used."""
     settings = _load(config)
     path = config_path(config, os.environ)
     try:
         keys = read_keys(settings, os.environ)
-        admin_key = read_admin_key(settings, os.environ)
+        admin_keys = read_admin_keys(settings, os.environ)
         read_pepper(settings, os.environ)
+        read_declared(settings, os.environ, build_catalog(settings))
         redis = _check_redis(settings)
     except SettingsError as error:
         fail(f"{path}: {error}")
     accounts = len({(key.upstream, key.account) for key in keys})
     print(path)
     print(f"valid: upstream keys {len(keys)}, accounts {accounts}, models {len(settings.models)}")
-    print(f"admin API: {'open to the admin key' if admin_key else 'closed, no [admin] key is set'}")
+    if settings.tenants:
+        keys_declared = sum(len(tenant.keys) for tenant in settings.tenants)
+        print(f"declared: tenants {len(settings.tenants)}, keys {keys_declared}")
+    print(f"admin API: {_openness(admin_keys)}")
     print(f"redis: {redis}")
     for upstream in unfetchable(settings):
         print(f"warning: upstream {upstream}:")
         print("  result_hosts does not name its own address, where its links may point")
+
+
+def _openness(keys: list[AdminKey]) -> str:
+    return f"open to {', '.join(key.name for key in keys)}" if keys else "closed, no [admin] key is set"
 
 
 def _check_redis(settings: Settings) -> str:
@@ -93,9 +104,11 @@ def _check_redis(settings: Settings) -> str:
     embedded = embedded_of(settings)
     if embedded is None:
         try:
-            asyncio.run(_ping(settings))
+            problems = asyncio.run(find_problems(settings, os.environ))
         except GatewayError as error:
             raise SettingsError(f"redis.url: redis does not answer ({error.detail})") from error
+        if problems:
+            raise SettingsError(f"redis.url: {'; '.join(problems)}")
         return "answers"
     try:
         embedded.prepare()
@@ -133,10 +146,13 @@ def _run(
 ) -> None:
     try:
         app = _create(settings, embedded)
+        if embedded is None:
+            asyncio.run(refuse_unfit(settings, os.environ))
     except SettingsError as error:
         fail(f"{config_path(config, os.environ)}: {error}")
     if config:
         os.environ["IMAGEGATE_CONFIG"] = config
+    reload = Reload(config, os.environ, settings)
     options = server_config(
         "gateway.cli.serve:create_worker" if workers > 1 else app,
         settings.server.drain_timeout_s,
@@ -146,14 +162,20 @@ def _run(
     listener = bind(host, port)
     _LOG.info("listening", url=url_of(host, listener.getsockname()[1]), workers=workers, version=__version__)
     if workers > 1:
-        Multiprocess(options, sockets=[listener]).run()
+        supervisor = Workers(options, sockets=[listener])
+        supervisor.reload = reload
+        supervisor.run()
     else:
         with asyncio.Runner(loop_factory=options.get_loop_factory()) as runner:
-            runner.run(_serve_until_stopped(Server(options), listener))
+            runner.run(
+                _serve_until_stopped(Server(options), listener, partial(reload.on_signal, app.state.declaration))
+            )
 
 
-async def _serve_until_stopped(server: Server, listener: socket.socket) -> None:
-    """SIGTERM and SIGINT drain and end it; a second one ends it at once."""
+async def _serve_until_stopped(
+    server: Server, listener: socket.socket, reload: Callable[[asyncio.Event], Coroutine[None, None, None]]
+) -> None:
+    """SIGTERM and SIGINT drain and end it; a second one ends it at once. SIGHUP reads the configuration again."""
 
     def stop() -> None:
         server.force_exit = server.should_exit
@@ -161,15 +183,11 @@ async def _serve_until_stopped(server: Server, listener: socket.socket) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    await server.serve([listener])
+    hang_up = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up.set)
+    async with asyncio.TaskGroup() as group:
+        reloading = group.create_task(reload(hang_up))
+        await server.serve([listener])
+        reloading.cancel()
     if not server.started:
         fail("the gateway could not start; the log says why")
-
-
-async def _ping(settings: Settings) -> None:
-    """Raises: GatewayError REDIS_AWAY, SettingsError."""
-    redis = connect_redis(settings)
-    try:
-        await ping(redis)
-    finally:
-        await redis.aclose()

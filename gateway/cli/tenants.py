@@ -1,20 +1,32 @@
 """`imagegate tenant`."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
 from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import print_json, print_table
+from gateway.cli.limits import (
+    Concurrency,
+    ImagesPerDay,
+    ImagesPerMinute,
+    ImagesPerMonth,
+    RequestsPerMinute,
+    UsdPerMonth,
+    limit_fields,
+    limits_document,
+)
+from gateway.cli.output import day, print_fields, print_json, print_table
 
-app = typer.Typer(help="Tenants: who may use the gateway.", no_args_is_help=True)
+app = typer.Typer(help="Tenants: who may use the gateway, and how much.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="A model that the tenant may use; repeat it. None given: every model."),
+]
+Weight = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Its share of scarce capacity, next to the others'; 1 by default.")
 ]
 
 
@@ -22,13 +34,23 @@ Models = Annotated[
 def create(
     name: Name,
     model: Models = None,
+    requests_per_minute: RequestsPerMinute = None,
+    images_per_minute: ImagesPerMinute = None,
+    concurrency: Concurrency = None,
+    images_per_day: ImagesPerDay = None,
+    images_per_month: ImagesPerMonth = None,
+    usd_per_month: UsdPerMonth = None,
+    weight: Weight = None,
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
     json: JsonOption = False,
 ) -> None:
-    """Create a tenant."""
-    answer = ask(url, admin_key, "POST", "/tenants", {"name": name, "models": model})
-    _print(answer, json)
+    """Create a tenant. What is not limited here is unlimited."""
+    body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
+    body |= limits_document(
+        requests_per_minute, images_per_minute, concurrency, images_per_day, images_per_month, usd_per_month
+    )
+    _print(ask(url, admin_key, "POST", "/tenants", body), json)
 
 
 @app.command("list")
@@ -37,13 +59,17 @@ def list_(url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: Js
     answer = ask(url, admin_key, "GET", "/tenants")
     if json:
         print_json(answer)
-    else:
-        print_table(_COLUMNS, [_row(tenant) for tenant in rows(answer)], empty="There are no tenants.")
+        return
+    listed = [
+        (str(tenant.get("name")), _state(tenant), _models(tenant), day(tenant.get("created_at")))
+        for tenant in rows(answer)
+    ]
+    print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="There are no tenants.")
 
 
 @app.command("show")
 def show(name: Name, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False) -> None:
-    """Show one tenant."""
+    """Show one tenant with its limits and quotas."""
     _print(ask(url, admin_key, "GET", f"/tenants/{quote(name, safe='')}"), json)
 
 
@@ -55,22 +81,30 @@ def update(
         typer.Option("--model", help="The models that the tenant may use; repeat it. Not given: as before."),
     ] = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Allow every model.")] = False,
+    requests_per_minute: RequestsPerMinute = None,
+    images_per_minute: ImagesPerMinute = None,
+    concurrency: Concurrency = None,
+    images_per_day: ImagesPerDay = None,
+    images_per_month: ImagesPerMonth = None,
+    usd_per_month: UsdPerMonth = None,
+    weight: Weight = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Let the tenant in, or not.")] = None,
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
     json: JsonOption = False,
 ) -> None:
     """Change a tenant; what is not given stays."""
-    if model and all_models:
-        raise typer.BadParameter("--model and --all-models exclude each other")
-    change: Document = {}
-    if model or all_models:
-        change["models"] = model or None
-    if enable is not None:
-        change["disabled"] = not enable
+    change = _change(model, all_models, weight, enable) | limits_document(
+        requests_per_minute, images_per_minute, concurrency, images_per_day, images_per_month, usd_per_month
+    )
     if not change:
-        raise typer.BadParameter("nothing to change: give --model, --all-models, --enable or --disable")
-    _print(ask(url, admin_key, "PATCH", f"/tenants/{quote(name, safe='')}", change), json)
+        raise typer.BadParameter(
+            "nothing to change: give a limit, --model, --all-models, --weight, --enable or --disable"
+        )
+    answer = ask(url, admin_key, "PATCH", f"/tenants/{quote(name, safe='')}", change)
+    _print(answer, json)
+    if answer.get("declared"):
+        typer.echo(f"{name} is declared in the configuration: a start or reload undoes this.", err=True)
 
 
 @app.command("delete")
@@ -79,31 +113,39 @@ def delete(name: Name, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption =
     _print(ask(url, admin_key, "DELETE", f"/tenants/{quote(name, safe='')}"), json)
 
 
-_COLUMNS = ("NAME", "STATE", "MODELS", "CREATED")
-
-
-def _row(tenant: Document) -> tuple[str, ...]:
-    models, created = tenant.get("models"), tenant.get("created_at")
-    return (
-        str(tenant.get("name")),
-        "disabled" if tenant.get("disabled") else "enabled",
-        ", ".join(models) if isinstance(models, list) else "all",
-        day(created),
-    )
-
-
-def day(moment: object) -> str:
-    """A moment in Unix seconds as a UTC day."""
-    if not isinstance(moment, int):
-        return "never"
-    try:
-        return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
-    except (ValueError, OverflowError, OSError):
-        return str(moment)
+def _change(model: list[str] | None, all_models: bool, weight: int | None, enable: bool | None) -> Document:
+    if model and all_models:
+        raise typer.BadParameter("--model and --all-models exclude each other")
+    change: Document = {"models": model or None} if model or all_models else {}
+    if weight is not None:
+        change["weight"] = weight
+    if enable is not None:
+        change["disabled"] = not enable
+    return change
 
 
 def _print(tenant: Document, as_json: bool) -> None:
     if as_json:
         print_json(tenant)
-    else:
-        print_table(_COLUMNS, [_row(tenant)], empty="")
+        return
+    by = f" by {tenant['disabled_by']}" if tenant.get("disabled_by") else ""
+    print_fields(
+        [
+            ("name", str(tenant.get("name"))),
+            ("state", _state(tenant) + by),
+            ("models", _models(tenant)),
+            ("weight", str(tenant.get("weight"))),
+            ("created", day(tenant.get("created_at"))),
+            *([("declared", "in the configuration")] if tenant.get("declared") else []),
+            *limit_fields(tenant),
+        ]
+    )
+
+
+def _state(tenant: Document) -> str:
+    return "disabled" if tenant.get("disabled") else "enabled"
+
+
+def _models(tenant: Document) -> str:
+    models = tenant.get("models")
+    return (", ".join(models) or "none") if isinstance(models, list) else "all"

@@ -4,10 +4,26 @@ Every error names the file or variable, the path inside it, and what to do.
 """
 
 from gateway.settings.reading import config_path, from_document, load
-from gateway.settings.schema import SecretSource, Settings, SettingsError, Table, Upstream
+from gateway.settings.schema import (
+    DeclaredKey,
+    DeclaredTenant,
+    Limits,
+    Model,
+    Quotas,
+    SecretSource,
+    Settings,
+    SettingsError,
+    Table,
+    Upstream,
+)
 from gateway.settings.secrets import make_secret, read_secret
 
 __all__ = [
+    "DeclaredKey",
+    "DeclaredTenant",
+    "Limits",
+    "Model",
+    "Quotas",
     "SecretSource",
     "Settings",
     "SettingsError",

@@ -62,6 +62,9 @@ def _problems(settings: Settings) -> Iterable[str]:
     if settings.server.drain_timeout_s < settings.requests.deadline_s:
         yield "server.drain_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
     yield from _twice("models", (name for model in settings.models for name in (model.id, *model.aliases)))
+    for model in settings.models:
+        moments = (change.since.isoformat() for change in model.price_changes)
+        yield from _twice(f"models '{model.id}': price_changes: since", moments)
     known = {upstream.name for upstream in settings.upstreams}
     for model in settings.models:
         for target in model.targets:
@@ -70,6 +73,10 @@ def _problems(settings: Settings) -> Iterable[str]:
                     f"models '{model.id}': targets: there is no upstream '{target.upstream}'; "
                     f"known are {', '.join(sorted(known))}"
                 )
+    yield from _twice("tenants", (tenant.name for tenant in settings.tenants))
+    yield from _twice("admin.keys", ("admin", *(key.name for key in settings.admin.keys)))
+    if any(key.name == "configuration" for key in settings.admin.keys):
+        yield "admin.keys: the name 'configuration' is what the audit calls [[tenants]]; choose another"
     if "*" not in settings.server.cors_origins and any(not _is_origin(o) for o in settings.server.cors_origins):
         yield "server.cors_origins: each must be '*' or an origin such as 'https://app.example.org'"
 

@@ -1,5 +1,6 @@
 """Every setting, its type, its default and its bounds; config/imagegate.toml says what each is for."""
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -21,6 +22,19 @@ HttpUrl = Annotated[
     str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z", description="http:// or https://, a host, and no query")
 ]
 Price = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z", description='a decimal in quotes, as "0.0035"')]
+Limit = Annotated[int, Meta(ge=0, le=1_000_000_000, description="an integer from 0 to 1000000000")]
+Usd = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z",
+        description='a decimal in quotes, up to 999999999 and with up to 6 decimals, as "50.00"',
+    ),
+]
+KeyHash = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9]{10}\.[0-9a-f]{64}\Z", description="a hash as `imagegate key hash` prints it"),
+]
+Moment = Annotated[datetime, Meta(tz=True, description="a moment with its zone, as 2027-01-01T00:00:00Z")]
 
 
 class SettingsError(Exception):
@@ -55,17 +69,35 @@ class Server(Table, frozen=True, kw_only=True):
 
 
 class Redis(Table, frozen=True, kw_only=True):
-    """Where the state is; `timeout_ms` bounds every call."""
+    """Where the state is, and who the gateway is there; `timeout_ms` bounds every call."""
 
     url: str = "redis://localhost:6379/0"
-    timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 500
+    username: str | None = None
+    password: SecretSource | None = None
+    sentinel_password: SecretSource | None = None
+    timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 100
     embedded_dir: str | None = None
 
 
+class AdminKey(Table, frozen=True, kw_only=True):
+    """An administrator's own key, under whose name the audit keeps what is done with it."""
+
+    name: Name
+    secret: SecretSource
+    role: Literal["admin", "read"] = "admin"
+
+
 class Admin(Table, frozen=True, kw_only=True):
-    """The admin API: closed without a key."""
+    """The admin API: closed without a key. `key` is the one named "admin"."""
 
     key: SecretSource | None = None
+    keys: tuple[AdminKey, ...] = ()
+
+
+class Audit(Table, frozen=True, kw_only=True):
+    """How long it is remembered who changed what."""
+
+    keep_days: Annotated[int, Meta(ge=1, le=36_500)] = 730
 
 
 class Keys(Table, frozen=True, kw_only=True):
@@ -88,10 +120,24 @@ class Images(Table, frozen=True, kw_only=True):
     response_format_on_gpt_image: Literal["accept", "refuse"] = "accept"
 
 
+class Billing(Table, frozen=True, kw_only=True):
+    """What tenants pay for besides delivered images."""
+
+    charge_withheld: bool = False
+    charge_unconfirmed: bool = True
+
+
+class Ledger(Table, frozen=True, kw_only=True):
+    """How long the record of each request is kept; sums are kept for ever."""
+
+    keep_days: Annotated[int, Meta(ge=1, le=3660)] = 400
+
+
 class Requests(Table, frozen=True, kw_only=True):
     """Bounds of one request and of its upstream calls, in seconds and bytes."""
 
     deadline_s: Seconds = 300
+    lease_s: Annotated[float, Meta(ge=1, le=3600)] = 60
     max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
     connect_timeout_s: Seconds = 5
     call_timeout_s: Seconds = 150
@@ -142,6 +188,17 @@ class Upstream(Table, frozen=True, kw_only=True):
     accounts: Annotated[tuple[Account, ...], Meta(min_length=1)]
 
 
+class PriceChange(Table, frozen=True, kw_only=True):
+    """Another price of a model, from a moment on; what was admitted before keeps its own."""
+
+    since: Moment
+    price_per_image_usd: Price
+
+    @property
+    def price_usd_micros(self) -> int:
+        return _usd_micros(self.price_per_image_usd)
+
+
 class Target(Table, frozen=True, kw_only=True):
     """Where a model is made, under the upstream's name for it."""
 
@@ -155,11 +212,51 @@ class Model(Table, frozen=True, kw_only=True):
     id: ModelName
     aliases: tuple[ModelName, ...] = ()
     price_per_image_usd: Price
+    price_changes: tuple[PriceChange, ...] = ()
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
 
     @property
     def price_usd_micros(self) -> int:
-        return int(Decimal(self.price_per_image_usd) * 1_000_000)
+        return _usd_micros(self.price_per_image_usd)
+
+
+class Limits(Table, frozen=True, kw_only=True):
+    """How fast; what is left out is unlimited, 0 lets nothing through."""
+
+    requests_per_minute: Limit | None = None
+    images_per_minute: Limit | None = None
+    concurrency: Limit | None = None
+
+
+class Quotas(Table, frozen=True, kw_only=True):
+    """How much in a calendar day or month, UTC."""
+
+    images_per_day: Limit | None = None
+    images_per_month: Limit | None = None
+    usd_per_month: Usd | None = None
+
+
+class DeclaredKey(Table, frozen=True, kw_only=True):
+    """A tenant's key: its hash as `imagegate key hash` prints it, or where the key itself comes from."""
+
+    label: Annotated[str, Meta(max_length=100)] = ""
+    hash: KeyHash | None = None
+    secret: SecretSource | None = None
+    expires_at: Moment | None = None
+    limits: Limits = Limits()
+    quotas: Quotas = Quotas()
+
+
+class DeclaredTenant(Table, frozen=True, kw_only=True):
+    """A tenant that stands in the configuration."""
+
+    name: Name
+    models: tuple[ModelName, ...] | None = None
+    limits: Limits = Limits()
+    quotas: Quotas = Quotas()
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    disabled: bool = False
+    keys: tuple[DeclaredKey, ...] = ()
 
 
 class Settings(Table, frozen=True, kw_only=True):
@@ -169,8 +266,16 @@ class Settings(Table, frozen=True, kw_only=True):
     redis: Redis = Redis()
     admin: Admin = Admin()
     keys: Keys = Keys()
+    audit: Audit = Audit()
     logs: Logs = Logs()
     images: Images = Images()
     requests: Requests = Requests()
+    billing: Billing = Billing()
+    ledger: Ledger = Ledger()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]
     models: Annotated[tuple[Model, ...], Meta(min_length=1)]
+    tenants: tuple[DeclaredTenant, ...] = ()
+
+
+def _usd_micros(text: str) -> int:
+    return int(Decimal(text) * 1_000_000)

@@ -1,7 +1,8 @@
 """Saying what is wrong with a setting, and what is expected there, in words."""
 
 import re
-from typing import Annotated, Final, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -39,8 +40,9 @@ def expected_in_words(where: str) -> str:
         return _SOURCE
     if get_origin(plain) is Literal:
         return f"one of {', '.join(get_args(plain))}"
-    notes = [note for note in getattr(kind, "__metadata__", ()) if isinstance(note, Meta) and note.description]
-    return str(notes[0].description) if notes else ""
+    members = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    notes = [note for member in members for note in getattr(member, "__metadata__", ())]
+    return next((note.description for note in notes if isinstance(note, Meta) and note.description), "")
 
 
 def step_type(kind: object, step: str, variable: str) -> object:

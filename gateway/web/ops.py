@@ -1,6 +1,7 @@
 """Alive, able to serve, and measured."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import Gauge
 from starlette.requests import Request
@@ -14,13 +15,25 @@ from gateway.web.bodies import json_response
 from gateway.web.openapi import DOCUMENT
 
 
+@dataclass(frozen=True, slots=True)
+class RedisHealth:
+    """What can be asked about Redis."""
+
+    ping: Callable[[], Awaitable[None]]
+    """Raises: GatewayError."""
+    problems: Callable[[], Sequence[str]]
+    """Why the one that answers must not be used."""
+    is_given_up: Callable[[], bool]
+    """Calls fail at once: it did not answer lately."""
+
+
 class Ops:
     """Routes for operators; none of them needs a key."""
 
-    def __init__(self, metrics: Metrics, pool: KeyPool, ping: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, metrics: Metrics, pool: KeyPool, redis: RedisHealth) -> None:
         self._metrics = metrics
         self._pool = pool
-        self._ping = ping
+        self._redis = redis
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - a route takes its request
         """Alive: never touches Redis."""
@@ -29,9 +42,12 @@ class Ops:
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002
         """Able to serve, and why not."""
         try:
-            await self._ping()
+            await self._redis.ping()
+            reasons = list(self._redis.problems())
         except GatewayError:
-            return json_response({"status": "unavailable", "reasons": ["redis does not answer"]}, 503)
+            reasons = ["redis does not answer"]
+        if reasons:
+            return json_response({"status": "unavailable", "reasons": reasons}, 503)
         return json_response({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
@@ -45,6 +61,7 @@ class Ops:
             for status in statuses:
                 for state in State:
                     self._gauge(status.key, state).set(state is status.state)
+        self._metrics.redis_breaker_open.set(self._redis.is_given_up())
         return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002

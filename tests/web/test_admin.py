@@ -1,7 +1,6 @@
 """The admin API: who gets in, what it tells, and how fast it takes effect."""
 
 import time
-from contextlib import ExitStack
 from typing import Any, Final
 
 import httpx
@@ -22,8 +21,15 @@ ROUTES: Final = [
     ("DELETE", "/tenants/acme"),
     ("GET", "/tenants/acme/keys"),
     ("POST", "/tenants/acme/keys"),
+    ("GET", "/keys/abc"),
+    ("PATCH", "/keys/abc"),
     ("DELETE", "/keys/abc"),
+    ("POST", "/keys/abc/rotate"),
     ("GET", "/pool"),
+    ("GET", "/audit"),
+    ("GET", "/usage"),
+    ("GET", "/usage/records"),
+    ("GET", "/usage/verify"),
 ]
 FUTURE: Final = 4_000_000_000
 
@@ -91,15 +97,29 @@ def test_a_tenant_from_birth_to_end(gateway: Gateway) -> None:
     assert 201 == made.status_code
     created_at = made.json().pop("created_at")
     assert abs(time.time() - created_at) < 60
-    expected = {"name": "shop", "models": ["image-01"], "disabled": False, "created_at": created_at}
-    assert expected == made.json() == gateway.admin("GET", "/tenants/shop").json()
+    expected = {
+        "name": "shop",
+        "limits": {},
+        "quotas": {},
+        "models": ["image-01"],
+        "weight": 1,
+        "disabled": False,
+        "disabled_by": None,
+        "declared": False,
+        "created_at": created_at,
+    }
+    assert expected == made.json()
+    shown = gateway.admin("GET", "/tenants/shop").json()
+    assert set(shown.pop("used").values()) == {0, "0.00"}
+    assert expected == shown
     assert {"data": ["acme", "shop"]} == {
         "data": [tenant["name"] for tenant in gateway.admin("GET", "/tenants").json()["data"]]
     }
     assert expected | {"models": None} == gateway.admin("PATCH", "/tenants/shop", {"models": None}).json()
     assert expected | {"models": None} == gateway.admin("PATCH", "/tenants/shop", {}).json()
-    ended = expected | {"models": None, "disabled": True}
-    assert ended == gateway.admin("DELETE", "/tenants/shop").json() == gateway.admin("GET", "/tenants/shop").json()
+    ended = expected | {"models": None, "disabled": True, "disabled_by": "admin"}
+    assert ended == gateway.admin("DELETE", "/tenants/shop").json()
+    assert ended in gateway.admin("GET", "/tenants").json()["data"]
     assert "already_exists" == error(gateway.admin("POST", "/tenants", {"name": "shop"}), 409)["code"]
     assert 200 == gateway.admin("PATCH", "/tenants/shop", {"disabled": False}).status_code
 
@@ -110,7 +130,7 @@ def test_a_key_from_birth_to_end(gateway: Gateway) -> None:
     body: dict[str, Any] = made.json()
     secret = body.pop("key")
     assert secret.startswith(f"sk-ig-{body['id']}")
-    assert {"id", "tenant", "label", "created_at", "expires_at"} == set(body)
+    assert {"id", "tenant", "label", "limits", "quotas", "declared", "created_at", "expires_at"} == set(body)
     assert ("acme", "web", FUTURE) == (body["tenant"], body["label"], body["expires_at"])
     assert body in gateway.admin("GET", "/tenants/acme/keys").json()["data"]
     assert 200 == models_status(gateway.url, secret)
@@ -172,6 +192,12 @@ def test_valid_names_are_taken(gateway: Gateway, name: str) -> None:
         ("PATCH", "/tenants/acme", {"name": "b"}),
         ("PATCH", "/tenants/acme", {"disabled": None}),
         ("PATCH", "/tenants/acme", {"models": ["nope"]}),
+        ("POST", "/tenants", {"name": "b", "weight": 0}),
+        ("POST", "/tenants", {"name": "b", "declared": True}),
+        ("PATCH", "/tenants/acme", {"weight": None}),
+        ("PATCH", "/tenants/acme", {"limits": []}),
+        ("PATCH", "/tenants/acme", {"limits": {"images_per_day": 1}}),
+        ("PATCH", "/tenants/acme", {"quotas": {"requests_per_minute": 1}}),
         ("POST", "/tenants/acme/keys", {"key": "mine"}),
         ("POST", "/tenants/acme/keys", {"label": "x" * 101}),
         ("POST", "/tenants/acme/keys", {"label": None}),
@@ -210,7 +236,7 @@ def test_secrets_are_in_no_answer_and_not_in_redis(gateway: Gateway, redis_url: 
     answers = [
         gateway.admin(method, path, {} if method in {"PATCH", "POST"} else None).text
         for method, path in ROUTES
-        if path != "/tenants/acme/keys" or method != "POST"
+        if (method, path) not in {("POST", "/tenants/acme/keys"), ("DELETE", "/tenants/acme")}
     ]
     hidden = key.removeprefix("sk-ig-")[10:]
     assert [] == [text for text in answers for secret in (hidden, ADMIN_KEY) if secret in text]
@@ -228,18 +254,6 @@ def test_a_disabled_tenant_is_401_and_comes_back(gateway: Gateway) -> None:
     assert 2049 == gateway.post("/v1/image_generation", {}).json()["base_resp"]["status_code"]
     gateway.admin("PATCH", "/tenants/acme", {"disabled": False})
     assert 200 == gateway.get("/v1/models").status_code
-
-
-@pytest.fixture
-def two_gateways(redis_url: str, simulator: Simulator, stack: ExitStack) -> tuple[str, str]:
-    """Two programs of one Redis."""
-    configured = document(redis_url, upstream("sim", "minimax", simulator.url))
-    environ = environment(configured)
-    urls = [
-        stack.enter_context(serving(create_app(from_document(dict(configured), environ, "test"), environ)))
-        for _ in range(2)
-    ]
-    return urls[0], urls[1]
 
 
 @pytest.mark.parametrize("how", ["revoke", "disable", "delete"])

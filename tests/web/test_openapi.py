@@ -14,8 +14,9 @@ from starlette.routing import Route
 from gateway.app import build_catalog, create_app
 from gateway.domain.faults import TABLE, Fault, GatewayError, State
 from gateway.domain.images import PRESETS
-from gateway.domain.tenants import Tenant
+from gateway.domain.tenants import LIMIT_MAX, LIMIT_NAMES, QUOTA_NAMES, Tenant
 from gateway.settings import from_document
+from gateway.web.admin.keys import GRACE_MAX_S, GRACE_S
 from gateway.web.images import Images
 from gateway.web.middleware import EXPOSED_HEADERS
 from gateway.web.openapi import DOCUMENT
@@ -207,10 +208,22 @@ def test_the_bounds_of_n_are_those_of_the_code() -> None:
     assert native.IMAGES_MAX == SCHEMAS["NativeRequest"]["properties"]["n"]["maximum"] == 9
 
 
+def test_the_limits_and_quotas_are_those_of_the_code() -> None:
+    for schema, names in (("Limits", LIMIT_NAMES), ("Quotas", QUOTA_NAMES)):
+        shown = {name.replace("usd_micros_", "usd_") for name in names}
+        assert shown == set(SCHEMAS[schema]["properties"]) == set(SCHEMAS[f"{schema}Change"]["properties"])
+        highest = {node.get("maximum", LIMIT_MAX) for node in SCHEMAS[f"{schema}Change"]["properties"].values()}
+        assert {LIMIT_MAX} == highest
+    assert (GRACE_MAX_S, GRACE_S) == tuple(
+        SCHEMAS["Rotation"]["properties"]["grace_s"][name] for name in ("maximum", "default")
+    )
+
+
 def test_every_status_of_the_table_of_faults_is_described() -> None:
     described = {int(status) for _, _, operation in operations() for status in operation["responses"]}
     told_in_the_head = {status for status in (404, 405, 431) if str(status) in DESCRIBED["info"]["description"]}
-    assert set() == {row.status for row in TABLE.values()} - described - told_in_the_head
+    seen_by_nobody = {499}
+    assert set() == {row.status for row in TABLE.values()} - described - told_in_the_head - seen_by_nobody
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), list(operations()), ids=lambda value: str(value)[:40])
@@ -254,6 +267,7 @@ def test_the_documented_answer_is_the_answer(make_gateway: MakeGateway) -> None:
         "Tenant": gateway.admin("GET", "/tenants/acme").json(),
         "KeyList": gateway.admin("GET", "/tenants/acme/keys").json(),
         "Pool": gateway.admin("GET", "/pool").json(),
+        "AuditPage": gateway.admin("GET", "/audit").json(),
         "NativeError": gateway.post("/v1/image_generation", {}).json(),
         "Health": gateway.get("/readyz").json(),
     }

@@ -28,6 +28,8 @@ CANARIES: Final = {
     "SECRET_E": "canaryofthelastaccount-5",
     "SECRET_PEPPER": "canarypepperofthehashes",
     "ADMIN_KEY": ADMIN_CANARY,
+    "SECRET_ADMIN_TWO": "canarysecondadmin",
+    "SECRET_TENANT": "sk-ig-canarykey0canarysecretofadeclaredtenant000",
 }
 PROMPT: Final = "canaryprompt of a private picture"
 
@@ -76,6 +78,8 @@ def running(
         f"{accounts}"
         f'[[models]]\nid = "image-01"\naliases = ["dall-e-3"]\nprice_per_image_usd = "0.0035"\n'
         f'[[models.targets]]\nupstream = "sim"\nmodel = "{model}"\n'
+        f'[[admin.keys]]\nname = "two"\nsecret = {{ env = "SECRET_ADMIN_TWO" }}\n'
+        f'[[tenants]]\nname = "declared"\n[[tenants.keys]]\nsecret = {{ env = "SECRET_TENANT" }}\n'
     )
     log = directory / "stderr.log"
     with httpx.Client() as client, log.open("wb") as stderr:
@@ -127,7 +131,10 @@ def collect(url: str, redis_url: str, secrets: list[str]) -> str:
         answers.append(httpx.get(f"{url}/v1/nope", headers={"authorization": f"Bearer {secret}"}))
         answers.append(httpx.get(f"{url}/admin/v1/pool", headers={"authorization": f"Bearer {secret}x"}))
     answers.append(gateway.post("/v1/images/generations", b"{"))
-    answers += [admin(url, "GET", path) for path in ("/tenants", "/tenants/acme", "/tenants/acme/keys", "/pool")]
+    answers += [
+        admin(url, "GET", path)
+        for path in ("/tenants", "/tenants/acme", "/tenants/acme/keys", "/tenants/declared/keys", "/pool", "/audit")
+    ]
     answers += [httpx.get(url + path) for path in ("/metrics", "/readyz", "/openapi.json")]
     assert [] == [answer.status_code for answer in answers if answer.status_code == 500]
     assert {200, 400, 401, 404, 503} <= {answer.status_code for answer in answers}

@@ -1,0 +1,175 @@
+"""Composes what administrators use: the admin API, tenants and their keys, and `[[tenants]]` of the configuration."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from gateway import settings as config
+from gateway.domain.billing import usd_micros
+from gateway.domain.credentials import digest, key_id
+from gateway.domain.keys import Secret
+from gateway.domain.models import Catalog
+from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey
+from gateway.settings import Settings
+from gateway.stores import Client
+from gateway.stores.admission import Admission
+from gateway.stores.audit import Audit
+from gateway.stores.changes import Changes
+from gateway.stores.credentials import Credentials
+from gateway.stores.declared import Declaration, DeclaredKey, DeclaredTenant
+from gateway.stores.keypool import KeyPool
+from gateway.stores.tenant_keys import TenantKeys
+from gateway.stores.tenants import TenantStore
+from gateway.web.admin import Admin, Section
+from gateway.web.admin.access import Access, AdminKey, Role
+from gateway.web.admin.audit import AuditSection
+from gateway.web.admin.keys import KeySection
+from gateway.web.admin.pool import PoolSection
+from gateway.web.admin.tenants import TenantSection
+from gateway.web.bodies import BodyLimits
+
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """What the rest of the program needs of it."""
+
+    credentials: Credentials
+    tenants: TenantStore
+    admin: Admin
+    declaration: Declaration
+
+    @property
+    def companions(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What runs beside the program."""
+        return self.credentials.listen, self.declaration.keep
+
+
+def build_administration(
+    settings: Settings,
+    environ: Mapping[str, str],
+    redis: Client,
+    admission: Admission,
+    pool: KeyPool,
+    catalog: Catalog,
+    more: Iterable[Section] = (),
+    clock: Callable[[], float] = time.time,
+) -> Administration:
+    """`more` are further sections of the admin API. Raises: SettingsError."""
+    pepper = read_pepper(settings, environ)
+    credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=time.monotonic)
+    changes = Changes(redis, credentials.forget, settings.audit.keep_days * _DAY_S)
+    tenants = TenantStore(redis, changes)
+    keys = TenantKeys(redis, credentials, changes, clock)
+    limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
+    sections: tuple[Section, ...] = (
+        TenantSection(tenants, admission, catalog, limits, clock),
+        KeySection(keys, limits, clock),
+        PoolSection(pool),
+        AuditSection(Audit(redis), tenants),
+        *more,
+    )
+    admin = Admin(Access(read_admin_keys(settings, environ)), sections)
+    declared = read_declared(settings, environ, catalog)
+    return Administration(credentials, tenants, admin, Declaration(redis, credentials, changes, keys, clock, declared))
+
+
+def read_admin_keys(settings: Settings, environ: Mapping[str, str]) -> list[AdminKey]:
+    """None closes the admin API: no key is configured, or the only one's environment variable is not set.
+
+    Raises: SettingsError.
+    """
+    first = _read_first(settings, environ)
+    found = [AdminKey("admin", first)] if first else []
+    for entry in settings.admin.keys:
+        secret = config.read_secret(entry.secret, environ, f"admin.keys '{entry.name}': secret")
+        for other in found:
+            if other.secret.reveal() == secret.reveal():
+                raise config.SettingsError(
+                    f"admin.keys '{entry.name}': it is the same key as '{other.name}'; give each its own"
+                )
+        found.append(AdminKey(entry.name, secret, Role(entry.role)))
+    return found
+
+
+def _read_first(settings: Settings, environ: Mapping[str, str]) -> Secret | None:
+    source = settings.admin.key
+    if source is None or (source.env is not None and source.file is None and not environ.get(source.env)):
+        return None
+    return config.read_secret(source, environ, "admin.key")
+
+
+def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
+    """The key of the tenants' keyed hashes; None lets Redis keep one. Raises: SettingsError."""
+    source = settings.keys.pepper
+    return config.read_secret(source, environ, "keys.pepper").reveal() if source else None
+
+
+def read_declared(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -> list[DeclaredTenant]:
+    """`[[tenants]]` with their keys; secrets are read now, and only their hashes are kept. Raises: SettingsError."""
+    found = [
+        DeclaredTenant(
+            Tenant(
+                entry.name,
+                _read_models(entry, catalog),
+                entry.disabled,
+                limits=_limits(entry.limits),
+                quotas=_quotas(entry.quotas),
+                weight=entry.weight,
+                is_declared=True,
+            ),
+            tuple(_read_key(entry.name, number, key, environ) for number, key in enumerate(entry.keys)),
+        )
+        for entry in settings.tenants
+    ]
+    owners: dict[str, str] = {}
+    for key in (key.key for tenant in found for key in tenant.keys):
+        if key.id in owners:
+            raise config.SettingsError(
+                f"tenants '{key.tenant}': keys: the key {key.id} stands already under '{owners[key.id]}'; "
+                "give each its own, as `imagegate key hash` makes it"
+            )
+        owners[key.id] = key.tenant
+    return found
+
+
+def _read_models(entry: config.DeclaredTenant, catalog: Catalog) -> frozenset[str] | None:
+    if entry.models is None:
+        return None
+    models = {name: catalog.find(name) for name in entry.models}
+    for name, model in models.items():
+        if model is None:
+            known = ", ".join(known for known, _ in catalog.names())
+            raise config.SettingsError(f"tenants '{entry.name}': models: there is no model '{name}'; known are {known}")
+    return frozenset(model.id for model in models.values() if model)
+
+
+def _read_key(tenant: str, number: int, key: config.DeclaredKey, environ: Mapping[str, str]) -> DeclaredKey:
+    where = f"tenants '{tenant}': keys[{number}]"
+    if (key.hash is None) == (key.secret is None):
+        raise config.SettingsError(
+            f"{where}: give either hash, as `imagegate key hash` prints it, or secret = "
+            '{ env = "VARIABLE" } or { file = "/path" }'
+        )
+    public_id, _, hashed = (key.hash or "").partition(".")
+    if key.secret is not None:
+        secret = config.read_secret(key.secret, environ, f"{where}: secret").reveal()
+        public_id, hashed = key_id(secret) or "", digest(secret)
+    if not public_id:
+        raise config.SettingsError(
+            f"{where}: secret: it is no key of this gateway (sk-ig- and 42 letters and digits); "
+            "`imagegate key hash` makes one"
+        )
+    expires_at = int(key.expires_at.timestamp()) if key.expires_at else None
+    limits, quotas = _limits(key.limits), _quotas(key.quotas)
+    return DeclaredKey(TenantKey(public_id, tenant, key.label, 0, expires_at, limits, quotas, True), hashed)
+
+
+def _limits(given: config.Limits) -> Limits:
+    return Limits(given.requests_per_minute, given.images_per_minute, given.concurrency)
+
+
+def _quotas(given: config.Quotas) -> Quotas:
+    micros = None if given.usd_per_month is None else usd_micros(given.usd_per_month)
+    return Quotas(given.images_per_day, given.images_per_month, micros)

@@ -1,0 +1,63 @@
+"""`imagegate audit`."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+import typer
+
+from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.output import minute, print_json, print_text
+
+_TOLD_BY_THE_HEAD = ("id", "name", "tenant", "created_at")
+
+
+def audit(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
+    before: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Those after the last of an earlier list.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Show who changed which tenant or key, when, and what: the newest first."""
+    query = {"limit": limit, "tenant": tenant, "before": before}
+    wanted = urlencode({name: value for name, value in query.items() if value is not None})
+    answer = ask(url, admin_key, "GET", f"/audit?{wanted}")
+    if json:
+        print_json(answer)
+        return
+    for entry in rows(answer):
+        _print(entry)
+    if not rows(answer):
+        print("There are no entries.")
+    if answer.get("next"):
+        typer.echo(f"There are more: --before {answer['next']}", err=True)
+
+
+def _print(entry: Document) -> None:
+    """One line that says who did what to whom, and one for each value that changed."""
+    key = f" key {entry['key_id']}" if entry.get("key_id") else ""
+    print_text(f"{minute(entry.get('at'))}  {entry.get('actor')}  {entry.get('action')}  {entry.get('tenant')}{key}")
+    before, after = _flat(entry.get("before")), _flat(entry.get("after"))
+    for name in [*before, *(name for name in after if name not in before)] if after else []:
+        if before.get(name) != after.get(name) and name not in _TOLD_BY_THE_HEAD:
+            arrow = f"{before.get(name, 'none')} -> " if before else ""
+            print_text(f"{name}: {arrow}{after.get(name, 'none')}", indent=4)
+
+
+def _flat(described: object, prefix: str = "") -> dict[str, str]:
+    """Every value by its path, without those that say nothing."""
+    flat: dict[str, str] = {}
+    for name, value in described.items() if isinstance(described, dict) else ():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            flat[prefix + name] = ", ".join(map(str, value)) or "none"
+        elif name == "models":
+            flat[prefix + name] = "all"
+        elif value not in (None, "", False):
+            shown = "true" if value is True else str(value)
+            flat[prefix + name] = minute(value) if name.endswith(("_at", "_until")) else shown
+    return flat

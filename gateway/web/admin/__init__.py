@@ -1,0 +1,49 @@
+"""The admin API: JSON; closed unless an admin key is configured.
+
+Each section of it is a class of its own: paths below `/admin/v1`, and by method what answers there. `Admin` lets in
+whoever has an admin key, and nobody else, so that no section can forget to ask.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.domain.audit import Actor
+from gateway.web.admin.access import Access
+from gateway.web.record import record_of
+
+PREFIX: Final = "/admin/v1"
+Handler = Callable[[Request, Actor], Awaitable[Response]]
+
+
+class Section(Protocol):
+    """A part of the admin API."""
+
+    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+        """By path below `/admin/v1` and by method, what answers."""
+
+
+class Admin:
+    """Every section behind one door."""
+
+    def __init__(self, access: Access, sections: Iterable[Section]) -> None:
+        self._access = access
+        self._sections = tuple(sections)
+
+    def routes(self) -> list[Route]:
+        return [
+            self._route(path, handlers) for section in self._sections for path, handlers in section.handlers().items()
+        ]
+
+    def _route(self, path: str, handlers: Mapping[str, Handler]) -> Route:
+        async def guarded(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" else request.method
+            name = self._access.check(request.headers.get("authorization", ""), method)
+            record = record_of(request)
+            record.admin = name
+            return await handlers[method](request, Actor(name, record.id))
+
+        return Route(PREFIX + path, guarded, methods=list(handlers))
