@@ -38,7 +38,9 @@ async def put_tenant(
     record = {"models": "", "disabled": "0", "created_at": "1", "limits": json.dumps(limits or {})}
     key = {"label": "", "created_at": 1, "declared": False, "limits": key_limits or {}}
     await answer(redis, redis.sadd("ig1:tenants", name), int)
-    await answer(redis, redis.hset(f"ig1:{{{name}}}:tenant", mapping=record), int)
+    await answer(
+        redis, redis.hset(f"ig1:{{{name}}}:tenant", items=[part for pair in record.items() for part in pair]), int
+    )
     await answer(redis, redis.hset(f"ig1:{{{name}}}:keys", key_id, json.dumps(key)), int)
     return Caller(
         Tenant(name, limits=_limits(limits), quotas=_quotas(limits)),

@@ -212,6 +212,7 @@ async def test_settlements_that_flow_in_meanwhile_are_no_difference(each_redis: 
         async def write() -> None:
             while not stop.is_set():
                 await asyncio.to_thread(writer.eval, _SETTLE, 2, RECORDS, SUMS)
+                await asyncio.sleep(0.1)  # longer than a day takes to read, or every reading would be a busy one
 
         task = asyncio.create_task(write())
         found = [await everything(verifier) for _ in range(5)]

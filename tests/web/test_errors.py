@@ -113,7 +113,7 @@ def test_a_slash_too_many_is_no_redirect(gateway: Gateway, path: str) -> None:
         ("PUT", "/admin/v1/tenants", {"GET", "HEAD", "POST"}),
         ("POST", "/admin/v1/tenants/acme", {"GET", "HEAD", "PATCH", "DELETE"}),
         ("DELETE", "/admin/v1/tenants/acme/keys", {"GET", "HEAD", "POST"}),
-        ("GET", "/admin/v1/keys/abc", {"DELETE"}),
+        ("POST", "/admin/v1/keys/abc", {"DELETE", "GET", "HEAD", "PATCH"}),
         ("POST", "/admin/v1/pool", {"GET", "HEAD"}),
     ],
 )
