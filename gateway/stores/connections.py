@@ -1,0 +1,75 @@
+"""Connections to one server, as all topologies make them."""
+
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+
+from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+_POOL_MAX: Final = 10_000
+"""The guard bounds the calls and so the connections, and lets calls wait; the pool would refuse them."""
+
+
+class TcpConnection(Connection):
+    """With one TLS context for all: reading the certificates takes 20 ms, in which nothing else runs."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._tls = tls
+
+    def _connection_arguments(self) -> Mapping[str, object]:
+        arguments = super()._connection_arguments()
+        return {**arguments, "ssl": self._tls} if self._tls else arguments
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        """A cluster's client does not look whether the server closed a connection while it was idle."""
+        reader = self._reader
+        if reader and (reader.at_eof() or reader.exception()):
+            await self.disconnect(nowait=True)
+        await super().send_packed_command(command, check_health)
+
+
+class Pool(ConnectionPool):
+    """redis-py's, which can forget."""
+
+    async def forget(self) -> None:
+        """Close what is idle, so that the next call connects, and finds out where to, anew. Does not wait."""
+        for connection in self._available_connections:
+            await connection.disconnect(nowait=True)
+
+
+def pool_options() -> dict[str, Any]:
+    """What every pool is made with."""
+    return {
+        "max_connections": _POOL_MAX,
+        "maint_notifications_config": no_notifications(),
+        "retry": no_retry(),
+    }
+
+
+def no_retry() -> Retry:
+    """A call whose connection broke may have been carried out: only its caller knows whether it may be sent again."""
+    return Retry(NoBackoff(), 0)
+
+
+def no_notifications() -> MaintNotificationsConfig:
+    """They cost a round trip for every connection, and move its time-outs."""
+    return MaintNotificationsConfig(enabled=False)
+
+
+def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
+    """Certificates are checked against the given authority, else the system's. Raises: ValueError."""
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"its certificates cannot be used ({error})") from error
+    if options.get("ssl_check_hostname", "").lower() in {"no", "false", "0"}:
+        context.check_hostname = False
+    if options.get("ssl_cert_reqs") == "none":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context

@@ -1,0 +1,115 @@
+"""Whether a Redis that answers can be trusted with limits and bills: scripts allowed, nothing evicted, new enough.
+
+Without scripts no limit is exact, and a server that throws keys away when its memory is full throws bills away.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+from redis.exceptions import NoScriptError, ResponseError
+
+from gateway.domain.faults import GatewayError
+from gateway.stores import PREFIX, Client, answer
+from gateway.stores.breaker import Outcome
+from gateway.stores.guard import judge
+
+_OLDEST: Final = (6, 2)
+_RIGHTS: Final = f"ACL SETUSER NAME ~{PREFIX}:* resetchannels &{PREFIX}:* +@all -@admin -@dangerous +info"
+"""All that the gateway needs; on a cluster `+cluster` besides."""
+_UNKNOWN_DIGEST: Final = "0" * 40
+_PAUSE_AWAY_S: Final = 1.0
+_PAUSE_UNFIT_S: Final = 5.0
+_LOG = structlog.get_logger("imagegate.redis")
+
+
+async def inspect(redis: Client) -> list[str]:
+    """What is wrong with it, each with the remedy; nothing for a Redis that can be used.
+
+    Raises: GatewayError REDIS_AWAY for one that does not answer.
+    """
+    key = f"{PREFIX}:tenants"
+    found = [
+        *await _refused(redis, redis.eval("return 1", 1, key), "runs no scripts", "allow EVAL and EVALSHA"),
+        *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "runs no scripts", "allow EVALSHA"),
+        *await _refused(
+            redis, redis.publish(f"{PREFIX}:inspection", ""), "passes no messages on", "allow its channels"
+        ),
+        *await _unfit(redis),
+    ]
+    return list(dict.fromkeys(found))
+
+
+async def _refused(redis: Client, call: object, what: str, remedy: str) -> list[str]:
+    error = await _refusal(redis, call)
+    return [f"redis {what} for the gateway ({error}): {remedy}, as with {_RIGHTS}"] if error else []
+
+
+async def _refusal(redis: Client, call: object) -> ResponseError | None:
+    """The error that it answers instead of doing what it is asked."""
+    try:
+        await answer(redis, call, object)
+    except GatewayError as failure:
+        error = failure.__cause__
+        if isinstance(error, NoScriptError):
+            return None
+        if isinstance(error, ResponseError) and judge(error) is Outcome.ANSWERED:
+            return error
+        raise
+    return None
+
+
+async def _unfit(redis: Client) -> list[str]:
+    if error := await _refusal(redis, redis.info("memory")):
+        return [f"redis does not tell its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
+    infos = await answer(redis, redis.infos("server", "memory"), list[Mapping[str, object]])
+    return [problem for info in infos for problem in (*_version_problem(info), *_policy_problem(info))]
+
+
+def _version_problem(info: Mapping[str, object]) -> list[str]:
+    version = str(info.get("redis_version", ""))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= _OLDEST:
+        return []
+    return [f"redis {version} is too old: use 6.2 or newer, or Valkey"]
+
+
+def _policy_problem(info: Mapping[str, object]) -> list[str]:
+    policy = info.get("maxmemory_policy", "noeviction")
+    problem = f"redis throws counters and bills away when its memory is full (maxmemory-policy {policy})"
+    remedy = "set maxmemory-policy noeviction in its configuration, and with CONFIG SET at once"
+    return [] if policy == "noeviction" else [f"{problem}: {remedy}"]
+
+
+class Inspection:
+    """The verdict on the Redis in use, sought until it is good."""
+
+    def __init__(
+        self, redis: Client, *, pause_away_s: float = _PAUSE_AWAY_S, pause_unfit_s: float = _PAUSE_UNFIT_S
+    ) -> None:
+        self._redis = redis
+        self._pause_away_s = pause_away_s
+        self._pause_unfit_s = pause_unfit_s
+        self.problems: tuple[str, ...] = ()
+        """Why the gateway is not ready; nothing is known of a Redis that has not answered yet."""
+
+    async def run(self) -> None:
+        """Serving may begin before Redis does; whoever reads the log is told."""
+        is_told = False
+        while True:
+            try:
+                self.problems = tuple(await inspect(self._redis))
+            except GatewayError as error:
+                if not is_told:
+                    remedy = "check redis.url; requests are answered 503"
+                    _LOG.warning("redis_does_not_answer", detail=error.detail, remedy=remedy)
+                is_told = True
+                await asyncio.sleep(self._pause_away_s)
+                continue
+            if not self.problems:
+                break
+            _LOG.error("redis_cannot_be_used", problems=self.problems)
+            await asyncio.sleep(self._pause_unfit_s)
+        await asyncio.Event().wait()  # a companion lives as long as the program

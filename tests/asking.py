@@ -1,0 +1,73 @@
+"""Asking a client all that the stores ask, and what becomes of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from gateway.domain.faults import GatewayError
+from gateway.stores import Client, Login, answer, connect, load_script, ping, redis_faults
+
+EMPTY_POOL = ["", -2, ""]
+NOBODY = Login()
+
+
+@asynccontextmanager
+async def connected(url: str, login: Login = NOBODY, timeout_s: float = 2.0) -> AsyncIterator[Client]:
+    redis = connect(url, timeout_s, login)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
+async def failure(redis: Client) -> str:
+    """Why it does not answer; empty where it does."""
+    with anyio.fail_after(20):
+        try:
+            await ping(redis)
+        except GatewayError as error:
+            return error.detail
+    return ""
+
+
+async def written(redis: Client, value: str, within_s: float = 60) -> bool:
+    """Whether it can be written to before long, by itself."""
+    with anyio.move_on_after(within_s):
+        while True:
+            try:
+                await answer(redis, redis.set("ig1:{a}:test", value), bool)
+            except GatewayError:
+                await asyncio.sleep(0.05)
+            else:
+                return True
+    return False
+
+
+async def lease(redis: Client, pool: str) -> object:
+    return await load_script(redis, "lease")([f"ig1:{{{pool}}}:turns", f"ig1:{{{pool}}}:rests"], ["image-01", 10])
+
+
+async def check_everything(redis: Client) -> None:
+    """Scripts, plain calls, pipelines over many tenants and messages: all that the stores use."""
+    assert [EMPTY_POOL] * 8 == [await lease(redis, pool) for pool in "abcdefgh"]
+    assert 2 == await answer(redis, redis.sadd("ig1:tenants", "a", "b"), int)
+    assert {"a", "b"} == await answer(redis, redis.smembers("ig1:tenants"), set[str])
+    pipeline = redis.pipeline(transaction=False)
+    for name in "abcdefgh":
+        pipeline.hset(f"ig1:{{{name}}}:tenant", "name", name)
+        pipeline.hgetall(f"ig1:{{{name}}}:tenant")
+    told = await answer(redis, pipeline.execute(), list[object])
+    assert [item for name in "abcdefgh" for item in (1, {"name": name})] == told
+    await check_messages(redis)
+
+
+async def check_messages(redis: Client) -> None:
+    async with redis.pubsub() as messages:
+        with redis_faults():
+            await messages.subscribe("ig1:revoked")
+        assert "subscribe" == (await messages.get_message(timeout=10) or {}).get("type")
+        await answer(redis, redis.publish("ig1:revoked", "k1"), int)
+        message = await messages.get_message(ignore_subscribe_messages=True, timeout=10)
+    assert ("message", "k1") == ((message or {}).get("type"), (message or {}).get("data"))
