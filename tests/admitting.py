@@ -37,11 +37,11 @@ async def put_tenant(
     """A tenant and its key as the stores keep them, with `limits` in the names of the scripts."""
     record = {"models": "", "disabled": "0", "created_at": "1", "limits": json.dumps(limits or {})}
     key = {"label": "", "created_at": 1, "declared": False, "limits": key_limits or {}}
-    await answer(redis, redis.sadd("ig1:tenants", name), int)
+    await answer(redis, redis.sadd("ig2:tenants", name), int)
     await answer(
-        redis, redis.hset(f"ig1:{{{name}}}:tenant", items=[part for pair in record.items() for part in pair]), int
+        redis, redis.hset(f"ig2:{{{name}}}:tenant", items=[part for pair in record.items() for part in pair]), int
     )
-    await answer(redis, redis.hset(f"ig1:{{{name}}}:keys", key_id, json.dumps(key)), int)
+    await answer(redis, redis.hset(f"ig2:{{{name}}}:keys", key_id, json.dumps(key)), int)
     return Caller(
         Tenant(name, limits=_limits(limits), quotas=_quotas(limits)),
         TenantKey(key_id, name, "", 1, limits=_limits(key_limits), quotas=_quotas(key_limits)),

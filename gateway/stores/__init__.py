@@ -4,30 +4,30 @@ Every key; what stands in braces is its hash tag.
 
 | key | type | TTL | owner: what |
 |---|---|---|---|
-| ig1:pepper | string | none | credentials: key of the keyed hashes, unless set |
-| ig1:tenants | set | none | tenants: names |
-| ig1:{NAME}:tenant | hash | none | tenants: models, disabled, limits, weight, ... |
-| ig1:{NAME}:keys | hash | none | tenant_keys: key id -> JSON: mac, label, limits, ... |
-| ig1:{NAME}:revoked_keys | set | none | tenant_keys: declared ones that a person revoked |
-| ig1:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
-| ig1:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
-| ig1:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
-| ig1:declared | set | none | declared: names that the configuration declares |
-| ig1:declaration | string | none | declared: digest of what was applied last |
-| ig1:{NAME}:ticket:ID | hash | 40 days; settled 15 min | admission: a reservation, see lua/admit.lua |
-| ig1:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
-| ig1:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
-| ig1:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
-| ig1:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |
-| ig1:{NAME}:key:ID:open, ... |  | likewise | admission: the last four, of a single key |
-| ig1:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request |
-| ig1:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
-| ig1:{NAME}:days | sorted set | none | admission: days that have sums |
-| ig1:sweeper | string | 3 rounds | sweeper: which process sweeps |
-| ig1:{pool:UPSTREAM:ROSTER}:turns | sorted set | 40 days idle | keypool: see lua/lease.lua |
-| ig1:{pool:UPSTREAM:ROSTER}:rests | hash | 40 days idle | keypool: see lua/release.lua |
+| ig2:pepper | string | none | credentials: key of the keyed hashes, unless set |
+| ig2:tenants | set | none | tenants: names |
+| ig2:{NAME}:tenant | hash | none | tenants: models, disabled, limits, weight, ... |
+| ig2:{NAME}:keys | hash | none | tenant_keys: key id -> JSON: mac, label, limits, ... |
+| ig2:{NAME}:revoked_keys | set | none | tenant_keys: declared ones that a person revoked |
+| ig2:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
+| ig2:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
+| ig2:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
+| ig2:declared | set | none | declared: names that the configuration declares |
+| ig2:declaration | string | none | declared: digest of what was applied last |
+| ig2:{NAME}:ticket:ID | hash | 40 days; settled 15 min | admission: a reservation, see lua/admit.lua |
+| ig2:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
+| ig2:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
+| ig2:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
+| ig2:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |
+| ig2:{NAME}:key:ID:open, ... |  | likewise | admission: the last four, of a single key |
+| ig2:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request |
+| ig2:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
+| ig2:{NAME}:days | sorted set | none | admission: days that have sums |
+| ig2:sweeper | string | 3 rounds | sweeper: which process sweeps |
+| ig2:{pool:UPSTREAM:ROSTER}:turns | sorted set | 40 days idle | keypool: see lua/lease.lua |
+| ig2:{pool:UPSTREAM:ROSTER}:rests | hash | 40 days idle | keypool: see lua/release.lua |
 
-`1` is the version of this schema. ROSTER is a digest of the configured keys, so that processes with different
+`2` is the version of this schema. ROSTER is a digest of the configured keys, so that processes with different
 configurations can run side by side, and a mended secret starts with a clean record.
 """
 
@@ -57,7 +57,7 @@ __all__ = [
     "redis_faults",
 ]
 
-PREFIX: Final = "ig1"
+PREFIX: Final = "ig2"
 _T = TypeVar("_T")
 
 Value = str | bytes | int | float

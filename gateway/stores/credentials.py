@@ -1,7 +1,7 @@
 """Whose key is it? A key is kept only as a keyed hash, looked up by its public id.
 
 Invariant: a revoked key, or a key of a disabled tenant, is refused everywhere within a second, and a change of limits
-is known everywhere within a second: at once by a message on the channel `ig1:revoked`, and without it when the cached
+is known everywhere within a second: at once by a message on the channel `ig2:revoked`, and without it when the cached
 entry ends, after less than a second.
 """
 

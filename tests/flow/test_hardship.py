@@ -28,7 +28,7 @@ PICTURE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBD"
 def test_a_message_that_is_no_text_does_not_stop_the_gateway(gateway: Gateway, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         for _ in range(3):
-            client.publish("ig1:revoked", b"\xff\xfe")
+            client.publish("ig2:revoked", b"\xff\xfe")
             time.sleep(0.05)
     statuses = [gateway.generate(prompt="a cat").status_code for _ in range(3)]
 

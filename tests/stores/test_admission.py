@@ -71,7 +71,7 @@ async def refusal(admission: Admission, caller: Caller, images: int = 1) -> Gate
 async def everything(redis: Client) -> dict[str, object]:
     """All that Redis holds but the tenants themselves."""
     found: dict[str, object] = {}
-    async for name in redis.scan_iter("ig1:{*"):
+    async for name in redis.scan_iter("ig2:{*"):
         if not name.endswith((":tenant", ":keys")):
             found[name] = await redis.dump(name)
     return found
@@ -217,10 +217,10 @@ async def test_a_request_is_settled_when_it_is_cancelled(each_redis: str) -> Non
 
 
 async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[str, str]]]:
-    days = await answer(redis, redis.zrange(f"ig1:{{{tenant}}}:days", 0, -1), list[str])
+    days = await answer(redis, redis.zrange(f"ig2:{{{tenant}}}:days", 0, -1), list[str])
     found: list[tuple[str, dict[str, str]]] = []
     for day in days:
-        found += await answer(redis, redis.xrange(f"ig1:{{{tenant}}}:ledger:{day}"), list[tuple[str, dict[str, str]]])
+        found += await answer(redis, redis.xrange(f"ig2:{{{tenant}}}:ledger:{day}"), list[tuple[str, dict[str, str]]])
     return found
 
 
@@ -233,7 +233,7 @@ async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str)
             (await admission.open(ticket, "sim", "b", 1)).deliver(1, 1, 1, 0)
             (await admission.open(ticket, "sim", "a", 3)).deliver(3, 2, 1, 1)
         [(_, line)] = await ledger(redis)
-        sums = await answer(redis, redis.hgetall(f"ig1:{{acme}}:sums:{_today(line)}"), dict[str, str])
+        sums = await answer(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
     assert before_ms - 2000 < int(line.pop("admitted_ms")) < time.time() * 1000 + 2000
     assert {
         "ticket": ticket.id,
@@ -311,7 +311,7 @@ async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(ea
             share.deliver(3, 2, 2, 1)
         usage = await heir.usage("acme")
         [(_, line)] = await ledger(redis)
-        sums = await answer(redis, redis.hgetall(f"ig1:{{acme}}:sums:{_today(line)}"), dict[str, str])
+        sums = await answer(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
     assert usage is not None
     assert (2, 7000) == (usage.images_today, usage.usd_micros_this_month)
     assert ("delivered", "2", "1", "0") == tuple(
@@ -458,10 +458,10 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
 @pytest.mark.parametrize(
     "spoil",
     [
-        ("hset", "ig1:{acme}:tenant", "disabled", "1"),
-        ("del", "ig1:{acme}:tenant"),
-        ("hdel", "ig1:{acme}:keys", KEY_ID),
-        ("hset", "ig1:{acme}:keys", KEY_ID, '{"label": "", "created_at": 1, "expires_at": 2, "limits": {}}'),
+        ("hset", "ig2:{acme}:tenant", "disabled", "1"),
+        ("del", "ig2:{acme}:tenant"),
+        ("hdel", "ig2:{acme}:keys", KEY_ID),
+        ("hset", "ig2:{acme}:keys", KEY_ID, '{"label": "", "created_at": 1, "expires_at": 2, "limits": {}}'),
     ],
 )
 async def test_who_is_gone_is_not_let_in_whatever_a_cache_says(each_redis: str, spoil: tuple[str, ...]) -> None:
@@ -493,11 +493,11 @@ async def test_everything_transient_ends_by_itself_and_a_tenant_is_one_slot(each
         await buy(admission, caller)
         held = admitted(admission, caller)
         await held.__aenter__()
-        names = [name async for name in redis.scan_iter("ig1:{*")]
+        names = [name async for name in redis.scan_iter("ig2:{*")]
         kept = {name: await redis.ttl(name) for name in names}
         await held.__aexit__(None, None, None)
     lasting = {name for name, ttl_s in kept.items() if ttl_s < 0}
-    assert {"ig1:{acme}:tenant", "ig1:{acme}:keys", "ig1:{acme}:days"} == {
+    assert {"ig2:{acme}:tenant", "ig2:{acme}:keys", "ig2:{acme}:days"} == {
         name for name in lasting if ":sums:" not in name
     }
     assert {"acme"} == {name.partition("{")[2].partition("}")[0] for name in names}
@@ -513,8 +513,8 @@ async def test_an_admission_is_one_round_trip_whose_cost_does_not_grow_with_tena
         for crowd in (0, 10_000):
             pipeline = redis.pipeline(transaction=False)
             for number in range(crowd):
-                pipeline.sadd("ig1:tenants", f"t{number}")
-                pipeline.hset(f"ig1:{{t{number}}}:tenant", mapping={"created_at": "1", "disabled": "0", "models": ""})
+                pipeline.sadd("ig2:tenants", f"t{number}")
+                pipeline.hset(f"ig2:{{t{number}}}:tenant", mapping={"created_at": "1", "disabled": "0", "models": ""})
             await pipeline.execute()
             await redis.config_resetstat()
             async with admitted(admission, caller):

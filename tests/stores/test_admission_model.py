@@ -215,17 +215,17 @@ class World:
         }
         assert {name: self.model.used("tenant", name) for name in NAMES} == found
         assert sum(event.is_open for event in self.model.events) == usage.open_requests
-        assert await answer(self.redis, self.redis.hlen("ig1:{acme}:rate"), int) <= 61
+        assert await answer(self.redis, self.redis.hlen("ig2:{acme}:rate"), int) <= 61
 
     async def compare_ledger(self) -> None:
         """Sums and records of the closed requests, over all days."""
-        days = await answer(self.redis, self.redis.zrange("ig1:{acme}:days", 0, -1), list[str])
+        days = await answer(self.redis, self.redis.zrange("ig2:{acme}:days", 0, -1), list[str])
         spent = images = records = 0
         for day in days:
-            sums = await answer(self.redis, self.redis.hgetall(f"ig1:{{acme}}:sums:{day}"), dict[str, str])
+            sums = await answer(self.redis, self.redis.hgetall(f"ig2:{{acme}}:sums:{day}"), dict[str, str])
             spent += sum(int(value) for name, value in sums.items() if "|usd_micros|" in name)
             stream = await answer(
-                self.redis, self.redis.xrange(f"ig1:{{acme}}:ledger:{day}"), list[tuple[str, dict[str, str]]]
+                self.redis, self.redis.xrange(f"ig2:{{acme}}:ledger:{day}"), list[tuple[str, dict[str, str]]]
             )
             records += len(stream)
             images += sum(int(line[name]) for _, line in stream for name in ("delivered", "withheld", "unconfirmed"))

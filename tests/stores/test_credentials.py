@@ -77,11 +77,11 @@ async def test_redis_holds_no_key_and_no_plain_hash_of_one(each_redis: str) -> N
         await stores.tenant()
         made = await stores.key(label="laptop")
         redis = stores.redis
-        record = str(await redis.hgetall("ig1:{acme}:keys"))
+        record = str(await redis.hgetall("ig2:{acme}:keys"))
         names = " ".join([name async for name in redis.scan_iter("*")])
         assert Fault.INVALID_API_KEY is await other.fault_of(made.secret)
     assert made.secret[16:] not in record + names
-    assert "ig1:pepper" not in names
+    assert "ig2:pepper" not in names
 
 
 @pytest.mark.parametrize("by_other", [False, True])
@@ -104,7 +104,7 @@ async def listening(group: anyio.abc.TaskGroup, stores: Stores) -> None:
 
 async def heard(redis: Client) -> None:
     with anyio.fail_after(10):
-        while (await redis.pubsub_numsub("ig1:revoked"))[0][1] < 1:  # noqa: ASYNC110 - seen from outside only
+        while (await redis.pubsub_numsub("ig2:revoked"))[0][1] < 1:  # noqa: ASYNC110 - seen from outside only
             await anyio.sleep(0.005)
 
 
@@ -188,7 +188,7 @@ async def test_a_lookup_without_the_tenants_own_record_opens_nothing(each_redis:
     async with storing(each_redis) as stores:
         await stores.tenant()
         made = await stores.key()
-        await stores.redis.hdel("ig1:{acme}:keys", made.key.id)
+        await stores.redis.hdel("ig2:{acme}:keys", made.key.id)
         assert Fault.INVALID_API_KEY is await stores.fault_of(made.secret)
 
 
@@ -219,9 +219,9 @@ async def test_identifying_does_not_grow_with_the_number_of_tenants(each_redis: 
         few = await commands_of(stores, secret)
         await stores.redis.eval(
             "for i = 1, 10000 do redis.call('SADD', KEYS[1], 'tenant-' .. i) "
-            "redis.call('HSET', 'ig1:{tenant-' .. i .. '}:tenant', 'created_at', '1') end",
+            "redis.call('HSET', 'ig2:{tenant-' .. i .. '}:tenant', 'created_at', '1') end",
             1,
-            "ig1:tenants",
+            "ig2:tenants",
         )
         assert few == await commands_of(stores, secret)
 

@@ -73,7 +73,7 @@ async def test_a_change_of_the_declaration_is_taken_over_without_touching_counte
     secret = new_secret()
     async with storing(each_redis) as stores:
         await stores.declaration(declared(secrets=[secret], limits=Limits(5))).apply()
-        await stores.redis.set("ig1:{acme}:day:20260101", "7")
+        await stores.redis.set("ig2:{acme}:day:20260101", "7")
         changed = DeclaredTenant(
             Tenant("acme", limits=Limits(9), is_declared=True), (declared_key(secret, label="web", limits=Limits(1)),)
         )
@@ -81,7 +81,7 @@ async def test_a_change_of_the_declaration_is_taken_over_without_touching_counte
         caller = await stores.credentials.identify(f"Bearer {secret}")
         assert (Limits(9), Limits(1), "web") == (caller.tenant.limits, caller.key.limits, caller.key.label)
         assert ["tenant.update", "key.update"] == [action for _, action in (await stores.actions())[2:]]
-        assert "7" == await stores.redis.get("ig1:{acme}:day:20260101")
+        assert "7" == await stores.redis.get("ig2:{acme}:day:20260101")
 
 
 async def test_a_key_that_is_declared_no_longer_is_revoked_and_others_are_not(each_redis: str) -> None:
@@ -208,7 +208,7 @@ async def test_declared_tenants_come_back_when_redis_lost_its_memory(
             group.start_soon(declaration.keep)
             await stores.redis.flushall()
             with anyio.fail_after(10):
-                while not await other.redis.exists("ig1:declaration"):  # noqa: ASYNC110 - seen from outside only
+                while not await other.redis.exists("ig2:declaration"):  # noqa: ASYNC110 - seen from outside only
                     await anyio.sleep(0.005)
             assert None is await other.fault_of(secret)
             group.cancel_scope.cancel()
@@ -223,7 +223,7 @@ async def test_what_could_not_be_applied_at_the_start_is_applied_later(each_redi
         await stores.redis.config_set("maxmemory", 1)
         try:
             await declaration.start()
-            assert not await stores.redis.exists("ig1:declaration")
+            assert not await stores.redis.exists("ig2:declaration")
         finally:
             await stores.redis.config_set("maxmemory", 0)
         async with anyio.create_task_group() as group:

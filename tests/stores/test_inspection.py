@@ -16,7 +16,7 @@ from tests.servers import Server, cluster_servers, paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 
-RIGHTS = ("~ig1:*", "resetchannels", "&ig1:*", "+@all", "-@admin", "-@dangerous", "+info", "+cluster")
+RIGHTS = ("~ig2:*", "resetchannels", "&ig2:*", "+@all", "-@admin", "-@dangerous", "+info", "+cluster")
 LOGIN = Login("gate", make_secret("secret"))
 
 
@@ -102,9 +102,9 @@ async def test_a_user_who_may_not_touch_our_keys_is_refused(server: Server) -> N
 
 async def test_a_user_without_channels_is_refused(server: Server) -> None:
     """Redis 7 gives new users none; revocations would not be heard."""
-    allow(server, "~ig1:*", "resetchannels", "+@all")
+    allow(server, "~ig2:*", "resetchannels", "+@all")
     [problem] = await problems_of(server)
-    assert "&ig1:*" in problem
+    assert "&ig2:*" in problem
 
 
 async def test_a_user_who_may_not_ask_for_the_eviction_policy_is_refused(server: Server) -> None:

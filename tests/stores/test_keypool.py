@@ -276,7 +276,7 @@ async def test_every_transient_key_outlives_the_rests_in_it(each_redis: str) -> 
     now = datetime(2027, 1, 1, 0, 0, 5, tzinfo=UTC).timestamp()
     async with pooling(each_redis, A1, clock=lambda: now) as (pool, redis):
         await pool.release(await take(pool), Fault.KEY_MONTH_SPENT)
-        kept_s = {name.rpartition(":")[2]: await redis.ttl(name) async for name in redis.scan_iter("ig1:{pool:*")}
+        kept_s = {name.rpartition(":")[2]: await redis.ttl(name) async for name in redis.scan_iter("ig2:{pool:*")}
     assert {"turns", "rests"} == set(kept_s)
     assert [] == [name for name, ttl_s in kept_s.items() if ttl_s < 30 * 86_400]
 

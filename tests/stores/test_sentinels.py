@@ -32,7 +32,7 @@ async def test_the_master_is_found_through_sentinels_and_after_it_moved(kind: st
             await asyncio.sleep(1)  # the old master may not know yet that it is none: the gateway looks every second
             assert await written(redis, "after")
             with servers.replica.client() as client:
-                assert "after" == client.get("ig1:{a}:test")
+                assert "after" == client.get("ig2:{a}:test")
             await check_messages(redis)
 
 

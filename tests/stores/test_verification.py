@@ -20,8 +20,8 @@ ALWAYS = Selection(date(2020, 1, 1), date(2030, 1, 1))
 KEEP_DAYS = 30
 NOON = datetime(2026, 7, 28, 12, tzinfo=UTC).timestamp()
 SHEET = Sheet(TODAY, "acme")
-RECORDS = "ig1:{acme}:ledger:20260728"
-SUMS = "ig1:{acme}:sums:20260728"
+RECORDS = "ig2:{acme}:ledger:20260728"
+SUMS = "ig2:{acme}:sums:20260728"
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ async def test_a_record_that_is_in_no_sum_is_found(each_redis: str) -> None:
 async def test_records_whose_sums_are_gone_are_found(each_redis: str) -> None:
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(usd_micros=0)])
-        writer.delete(SUMS, "ig1:{acme}:days")
+        writer.delete(SUMS, "ig2:{acme}:days")
         found = await everything(verifier)
     names = ("requests", "asked", "delivered")
     assert [Difference(SHEET, "key1", "image-01", name, 0, 1) for name in names] == found.differences
@@ -119,7 +119,7 @@ async def test_records_that_are_gone_are_missing_within_their_time_and_expired_a
     day = TODAY - timedelta(days=age_days)
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(day=day)])
-        writer.delete(f"ig1:{{acme}}:ledger:{day:%Y%m%d}")
+        writer.delete(f"ig2:{{acme}}:ledger:{day:%Y%m%d}")
         found = await everything(verifier)
     if is_expired:
         assert Verification(expired_days=1) == found
@@ -147,7 +147,7 @@ async def test_records_that_are_still_there_after_their_time_are_compared(each_r
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(day=day)])
         assert Verification(days=1, records=1) == await everything(verifier)
-        writer.hincrby(f"ig1:{{acme}}:sums:{day:%Y%m%d}", "key1|lost|image-01", 1)
+        writer.hincrby(f"ig2:{{acme}}:sums:{day:%Y%m%d}", "key1|lost|image-01", 1)
         [difference] = (await everything(verifier)).differences
     assert Difference(Sheet(day, "acme"), "key1", "image-01", "lost", 1, 0) == difference
 
@@ -276,7 +276,7 @@ async def test_books_on_a_cluster_are_read_and_verified(redis_cluster: str) -> N
     node = redis_cluster.replace("redis+cluster", "redis").partition(",")[0]
     with redis.RedisCluster.from_url(node, decode_responses=True) as writer:
         settle(writer, history)
-        writer.hincrby("ig1:{t07}:sums:20260728", "key1|lost|image-01", 1)
+        writer.hincrby("ig2:{t07}:sums:20260728", "key1|lost|image-01", 1)
     client = connect(redis_cluster, 5.0)
     ledger = Ledger(client)
     report = Report((By.TENANT,), 1000)

@@ -566,7 +566,7 @@ async def test_nothing_is_sent_that_the_ticket_does_not_know(redis_url: str, scr
     async with running(redis_url, Site("up", upstream.url, per_call=1)) as make, connected(redis_url) as redis:
 
         async def lose_the_ticket() -> bool:
-            await redis.delete("ig1:{acme}:open")
+            await redis.delete("ig2:{acme}:open")
             return False
 
         assert Fault.TICKET_EXPIRED is await fault_of(make, has_left=lose_the_ticket)

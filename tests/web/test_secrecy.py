@@ -113,7 +113,7 @@ def is_alive(client: httpx.Client, port: int) -> bool:
 def rest_no_more(redis_url: str) -> None:
     """Wake every upstream key, so that the next fault is met and not a resting pool."""
     with redis.Redis.from_url(redis_url) as client:
-        for name in client.keys("ig1:{pool:*"):
+        for name in client.keys("ig2:{pool:*"):
             client.delete(name)
 
 
