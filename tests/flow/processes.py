@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import httpx
 
 from tests.harness import ADMIN_KEY, admin, wait_until
 
@@ -59,7 +60,16 @@ def start_gateway(configuration: Path, *options: str) -> tuple[subprocess.Popen[
     wait_until(lambda: started.poll() is not None or "listening" in log.read_text(), "the gateway starts")
     assert started.poll() is None, log.read_text()[-2000:]
     line = next(line for line in log.read_text().splitlines() if "listening" in line)
-    return started, json.loads(line)["url"]
+    url: str = json.loads(line)["url"]
+    wait_until(lambda: _answers(url), "the gateway answers")
+    return started, url
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", verify=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @contextmanager
