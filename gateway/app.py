@@ -16,14 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from gateway import __version__
-from gateway import settings as config
 from gateway.administration import build_administration
 from gateway.backing import connect_redis
-from gateway.domain.billing import BillingRule, Price
-from gateway.domain.images import Capability, SizePolicy
-from gateway.domain.keys import UpstreamKey
-from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.billing import BillingRule
+from gateway.domain.models import Catalog
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores import Client, ping
@@ -34,25 +30,22 @@ from gateway.stores.keypool import KeyPool
 from gateway.stores.ledger import Ledger
 from gateway.stores.sweeper import Sweeper
 from gateway.stores.verification import Verifier
+from gateway.supply import build_catalog, build_upstreams, read_keys, size_policy
 from gateway.transport import AiohttpTransport
-from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
-from gateway.upstream.calls import CallLimits
-from gateway.upstream.results import FetchLimits
+from gateway.upstream import Upstreams
 from gateway.web.admin.usage import UsageSection
 from gateway.web.bodies import BodyLimits
 from gateway.web.errors import ErrorBoundary
 from gateway.web.images import Images
 from gateway.web.middleware import PublicCors, RequestScope
 from gateway.web.ops import Ops, RedisHealth
-from gateway.wire import DIALECTS, native
-from gateway.wire.links import LinkPolicy, Trust
+from gateway.wire import native
 from gateway.wire.openai import Manners
 
 _LOG = structlog.get_logger("imagegate.app")
 _RESTART_PAUSE_S = 1.0
 _SWEEP_ROUND_S = 5.0
 """A dead process's reservation is settled so soon after its expiry."""
-_USER_AGENT = f"imagegate/{__version__}"
 
 
 def create_app(
@@ -79,7 +72,7 @@ def create_app(
         round_s=min(_SWEEP_ROUND_S, settings.requests.lease_s / 2),
         own_id=_new_id(),
     )
-    upstreams = _build_upstreams(settings, pool, admission, metrics, direct, public)
+    upstreams = build_upstreams(settings, pool, admission, metrics, direct, public)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     images = _build_images(settings, administration.credentials, admission, upstreams, catalog, limits)
     health = RedisHealth(partial(ping, redis), lambda: inspection.problems, lambda: redis.guard.breaker.is_open)
@@ -132,95 +125,6 @@ def _lifespan(
     return lifespan
 
 
-def build_catalog(settings: Settings) -> Catalog:
-    upstreams = {upstream.name: upstream for upstream in settings.upstreams}
-    return Catalog(
-        Model(
-            model.id,
-            model.aliases,
-            build_prices(model),
-            tuple(
-                Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model))
-                for target in model.targets
-            ),
-        )
-        for model in settings.models
-    )
-
-
-def build_prices(model: config.Model) -> tuple[Price, ...]:
-    changes = (Price(int(change.since.timestamp()), change.price_usd_micros) for change in model.price_changes)
-    return (Price(0, model.price_usd_micros), *changes)
-
-
-def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKey]:
-    """Every upstream key with its secret. Raises: SettingsError."""
-    return [
-        UpstreamKey(
-            upstream.name,
-            account.name,
-            key.name,
-            config.read_secret(key.secret, environ, f"upstreams '{upstream.name}': key '{key.name}': secret"),
-        )
-        for upstream in settings.upstreams
-        for account in upstream.accounts
-        for key in account.keys
-    ]
-
-
-def _capability(upstream: config.Upstream, model: str) -> Capability:
-    """What the dialect knows, overruled by what the operator declares."""
-    base, declared = DIALECTS[upstream.dialect].capability(model), upstream.capabilities
-    flags = {
-        "seed": declared.seed,
-        "prompt_optimizer": declared.prompt_optimizer,
-        "aigc_watermark": declared.aigc_watermark,
-        "style": declared.style,
-        "subject_reference": declared.subject_reference,
-    }
-    taken = {name for name, flag in flags.items() if flag}
-    refused = {name for name, flag in flags.items() if flag is False}
-    return replace(
-        base,
-        max_images_per_call=declared.max_images_per_call or base.max_images_per_call,
-        takes_pixels=base.takes_pixels if declared.pixels is None else declared.pixels,
-        answers_base64=base.answers_base64 if declared.base64 is None else declared.base64,
-        fields=(base.fields | taken) - refused,
-    )
-
-
-def _build_upstreams(
-    settings: Settings,
-    pool: KeyPool,
-    admission: Admission,
-    metrics: Metrics,
-    direct: AiohttpTransport,
-    public: AiohttpTransport,
-) -> Upstreams:
-    requests = settings.requests
-    endpoints = {upstream.name: _endpoint(upstream) for upstream in settings.upstreams}
-    caller = Caller(
-        direct,
-        pool,
-        CallLimits(
-            requests.connect_timeout_s,
-            requests.call_timeout_s,
-            requests.call_timeout_per_image_s,
-            requests.max_reply_bytes,
-        ),
-        metrics,
-        _USER_AGENT,
-    )
-    fetcher = ResultFetcher(
-        public,
-        direct,
-        FetchLimits(requests.connect_timeout_s, requests.result_timeout_s, requests.result_max_bytes),
-        _USER_AGENT,
-    )
-    policy = Policy(requests.deadline_s, requests.max_attempts, _size_policy(settings))
-    return Upstreams(pool, admission, caller, fetcher, endpoints, policy, time.monotonic)
-
-
 def _build_admission(settings: Settings, redis: Client, metrics: Metrics) -> Admission:
     rule = BillingRule(settings.billing.charge_withheld, settings.billing.charge_unconfirmed)
     terms = Terms(rule, settings.requests.lease_s, settings.ledger.keep_days)
@@ -230,12 +134,6 @@ def _build_admission(settings: Settings, redis: Client, metrics: Metrics) -> Adm
 def _build_usage(settings: Settings, redis: Client) -> UsageSection:
     ledger = Ledger(redis)
     return UsageSection(ledger, Verifier(ledger, settings.ledger.keep_days, time.time), time.time)
-
-
-def unfetchable(settings: Settings) -> list[str]:
-    """Upstreams at an address of the operator's own whose result links the gateway would refuse to follow."""
-    upstreams = [upstream for upstream in settings.upstreams if upstream.base_url.startswith("http://")]
-    return [entry.name for entry in upstreams if _endpoint(entry).links.trust(entry.base_url) is Trust.NONE]
 
 
 def _build_images(
@@ -251,19 +149,13 @@ def _build_images(
         admission,
         upstreams,
         catalog,
-        Manners(_size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
+        Manners(size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
         limits,
         replace(limits, max_bytes=settings.server.max_native_body_bytes),
         settings.server.stream_keep_alive_s,
         time.time,
         time.monotonic,
     )
-
-
-def _endpoint(upstream: config.Upstream) -> Endpoint:
-    dialect = DIALECTS[upstream.dialect]
-    hosts = dialect.result_hosts if upstream.result_hosts is None else upstream.result_hosts
-    return Endpoint(upstream.name, dialect, upstream.base_url.rstrip("/"), LinkPolicy(hosts))
 
 
 def _public_routes(images: Images, ops: Ops) -> list[Route]:
@@ -277,10 +169,6 @@ def _public_routes(images: Images, ops: Ops) -> list[Route]:
         Route("/metrics", ops.metrics),
         Route("/openapi.json", ops.openapi),
     ]
-
-
-def _size_policy(settings: Settings) -> SizePolicy:
-    return SizePolicy(settings.images.size_policy)
 
 
 def _new_id() -> str:

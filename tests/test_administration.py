@@ -7,11 +7,11 @@ from typing import Any, Final
 import pytest
 
 from gateway.administration import read_admin_keys, read_declared
-from gateway.app import build_catalog
 from gateway.domain.credentials import digest, key_id
 from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.settings import Settings, SettingsError, from_document
 from gateway.stores.declared import DeclaredTenant
+from gateway.supply import build_catalog
 from gateway.web.admin.access import Role
 from tests.harness import document, upstream
 

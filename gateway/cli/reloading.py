@@ -8,9 +8,9 @@ import structlog
 from uvicorn.supervisors import Multiprocess
 
 from gateway.administration import read_declared
-from gateway.app import build_catalog
 from gateway.settings import Settings, SettingsError, config_path, load
 from gateway.stores.declared import Declaration, DeclaredTenant
+from gateway.supply import build_catalog
 
 _LOG = structlog.get_logger("imagegate.reload")
 _RELOADED: Final = "tenants"

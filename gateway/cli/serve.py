@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from gateway import __version__, logs
 from gateway.administration import read_admin_keys, read_declared, read_pepper
-from gateway.app import build_catalog, create_app, read_keys, unfetchable
+from gateway.app import create_app
 from gateway.backing import find_problems, refuse_unfit
 from gateway.cli.output import fail
 from gateway.cli.reloading import Reload, Workers
@@ -34,6 +34,7 @@ from gateway.domain.faults import GatewayError
 from gateway.processes import end_with_parent
 from gateway.settings import Settings, SettingsError, config_path, load
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis
+from gateway.supply import build_catalog, read_keys, unfetchable
 from gateway.web.admin.access import AdminKey
 
 _LOG = structlog.get_logger("imagegate.serve")

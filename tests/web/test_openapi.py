@@ -11,11 +11,12 @@ import pytest
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from gateway.app import build_catalog, create_app
+from gateway.app import create_app
 from gateway.domain.faults import TABLE, Fault, GatewayError, State
 from gateway.domain.images import PRESETS
 from gateway.domain.tenants import LIMIT_MAX, LIMIT_NAMES, QUOTA_NAMES, Tenant
 from gateway.settings import from_document
+from gateway.supply import build_catalog
 from gateway.web.admin.keys import GRACE_MAX_S, GRACE_S
 from gateway.web.images import Images
 from gateway.web.middleware import EXPOSED_HEADERS

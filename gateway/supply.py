@@ -1,0 +1,130 @@
+"""Composes what images are made with: the catalog of models, the upstream keys, and who speaks to the upstreams."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from gateway import __version__
+from gateway import settings as config
+from gateway.domain.billing import Price
+from gateway.domain.images import Capability, SizePolicy
+from gateway.domain.keys import UpstreamKey
+from gateway.domain.models import Catalog, Model, Target
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+from gateway.stores.admission import Admission
+from gateway.stores.keypool import KeyPool
+from gateway.transport import AiohttpTransport
+from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
+from gateway.upstream.calls import CallLimits
+from gateway.upstream.results import FetchLimits
+from gateway.wire import DIALECTS
+from gateway.wire.links import LinkPolicy, Trust
+
+_USER_AGENT: Final = f"imagegate/{__version__}"
+
+
+def build_catalog(settings: Settings) -> Catalog:
+    upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+    return Catalog(
+        Model(
+            model.id,
+            model.aliases,
+            _prices(model),
+            tuple(
+                Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model))
+                for target in model.targets
+            ),
+        )
+        for model in settings.models
+    )
+
+
+def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKey]:
+    """Every upstream key with its secret. Raises: SettingsError."""
+    return [
+        UpstreamKey(
+            upstream.name,
+            account.name,
+            key.name,
+            config.read_secret(key.secret, environ, f"upstreams '{upstream.name}': key '{key.name}': secret"),
+        )
+        for upstream in settings.upstreams
+        for account in upstream.accounts
+        for key in account.keys
+    ]
+
+
+def build_upstreams(
+    settings: Settings,
+    pool: KeyPool,
+    admission: Admission,
+    metrics: Metrics,
+    direct: AiohttpTransport,
+    public: AiohttpTransport,
+) -> Upstreams:
+    requests = settings.requests
+    endpoints = {upstream.name: _endpoint(upstream) for upstream in settings.upstreams}
+    caller = Caller(
+        direct,
+        pool,
+        CallLimits(
+            requests.connect_timeout_s,
+            requests.call_timeout_s,
+            requests.call_timeout_per_image_s,
+            requests.max_reply_bytes,
+        ),
+        metrics,
+        _USER_AGENT,
+    )
+    fetcher = ResultFetcher(
+        public,
+        direct,
+        FetchLimits(requests.connect_timeout_s, requests.result_timeout_s, requests.result_max_bytes),
+        _USER_AGENT,
+    )
+    policy = Policy(requests.deadline_s, requests.max_attempts, size_policy(settings))
+    return Upstreams(pool, admission, caller, fetcher, endpoints, policy, time.monotonic)
+
+
+def unfetchable(settings: Settings) -> list[str]:
+    """Upstreams at an address of the operator's own whose result links the gateway would refuse to follow."""
+    upstreams = [upstream for upstream in settings.upstreams if upstream.base_url.startswith("http://")]
+    return [entry.name for entry in upstreams if _endpoint(entry).links.trust(entry.base_url) is Trust.NONE]
+
+
+def size_policy(settings: Settings) -> SizePolicy:
+    return SizePolicy(settings.images.size_policy)
+
+
+def _prices(model: config.Model) -> tuple[Price, ...]:
+    changes = (Price(int(change.since.timestamp()), change.price_usd_micros) for change in model.price_changes)
+    return (Price(0, model.price_usd_micros), *changes)
+
+
+def _capability(upstream: config.Upstream, model: str) -> Capability:
+    """What the dialect knows, overruled by what the operator declares."""
+    base, declared = DIALECTS[upstream.dialect].capability(model), upstream.capabilities
+    flags = {
+        "seed": declared.seed,
+        "prompt_optimizer": declared.prompt_optimizer,
+        "aigc_watermark": declared.aigc_watermark,
+        "style": declared.style,
+        "subject_reference": declared.subject_reference,
+    }
+    taken = {name for name, flag in flags.items() if flag}
+    refused = {name for name, flag in flags.items() if flag is False}
+    return replace(
+        base,
+        max_images_per_call=declared.max_images_per_call or base.max_images_per_call,
+        takes_pixels=base.takes_pixels if declared.pixels is None else declared.pixels,
+        answers_base64=base.answers_base64 if declared.base64 is None else declared.base64,
+        fields=(base.fields | taken) - refused,
+    )
+
+
+def _endpoint(upstream: config.Upstream) -> Endpoint:
+    dialect = DIALECTS[upstream.dialect]
+    hosts = dialect.result_hosts if upstream.result_hosts is None else upstream.result_hosts
+    return Endpoint(upstream.name, dialect, upstream.base_url.rstrip("/"), LinkPolicy(hosts))
