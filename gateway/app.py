@@ -23,12 +23,13 @@ from gateway.domain.models import Catalog
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores import Client, ping
-from gateway.stores.admission import Admission, Terms
+from gateway.stores.admission import Admission
 from gateway.stores.credentials import Credentials
 from gateway.stores.inspection import Inspection
 from gateway.stores.keypool import KeyPool
 from gateway.stores.ledger import Ledger
 from gateway.stores.sweeper import Sweeper
+from gateway.stores.tickets import Terms
 from gateway.stores.verification import Verifier
 from gateway.supply import build_catalog, build_upstreams, read_keys, size_policy
 from gateway.transport import AiohttpTransport

@@ -26,9 +26,13 @@ class Metrics:
         self.requests = counter("imagegate_requests_total", "Requests answered.", by_answer)
         by_origin = ["model", "tenant", "upstream"]
         self.images = counter("imagegate_images_total", "Images delivered.", by_origin)
-        self.spend_usd = counter("imagegate_spend_usd_total", "US dollars charged.", ["model", "tenant"])
+        self.spend_usd = counter(
+            "imagegate_spend_usd_total", "US dollars charged; the ledger is exact.", ["model", "tenant"]
+        )
         self.settlements = counter(
-            "imagegate_settlements_total", "Admitted requests settled, by what they came to.", ["outcome"]
+            "imagegate_settlements_total",
+            "Requests settled, by what they came to; 'corrected': settled by expiry, and then by a late answer.",
+            ["outcome"],
         )
         self.refusals = counter("imagegate_refusals_total", "Requests refused, by fault.", ["fault", "tenant"])
         self.request_seconds = seconds("imagegate_request_seconds", "Duration of a request.", ["route"])

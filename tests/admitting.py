@@ -10,7 +10,8 @@ from gateway.domain.billing import BillingRule
 from gateway.domain.tenants import Caller, Limits, Quotas, Tenant, TenantKey
 from gateway.metrics import Metrics
 from gateway.stores import Client, answer
-from gateway.stores.admission import Admission, Terms
+from gateway.stores.admission import Admission
+from gateway.stores.tickets import Terms
 
 KEY_ID = "key0000001"
 

@@ -37,7 +37,8 @@ class Settlement(Enum):
     UNCONFIRMED = "unconfirmed"
     """No picture, and not known whether some were made."""
     LOST = "lost"
-    """Made, and could not be handed over: never charged to the tenant."""
+    """Not withheld, and yet not to be had: links that lead nowhere, or fewer pictures than were ordered. Perhaps the
+    provider charges them; the tenant never pays."""
     WITHHELD = "withheld"
     REFUSED = "refused"
     """Answered that it failed: free."""
@@ -57,13 +58,13 @@ class Share:
     was_reached: bool = False
     """The account has answered, or may have got an order."""
 
-    def deliver(self, ordered: int, made: int, delivered: int, withheld: int) -> None:
-        """An answer to an order of `ordered` images held `made`, of which `delivered` can be handed over."""
+    def deliver(self, ordered: int, delivered: int, withheld: int) -> None:
+        """An order of `ordered` images was answered; what was neither delivered nor withheld is lost."""
         self.open -= ordered
         self.was_reached = True
         self.delivered += delivered
-        self.lost += made - delivered
         self.withheld += withheld
+        self.lost += ordered - delivered - withheld
 
     def fail(self, ordered: int, row: Row) -> bool:
         """An order ended in a fault. Returns whether it is known to be free."""

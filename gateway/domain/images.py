@@ -185,9 +185,8 @@ class ImageReply:
     """How many it says were withheld by its safety check, where it says so."""
 
     def withheld(self, ordered: int) -> int:
-        """How many of the images that were ordered were withheld: never more than are not there."""
-        missing = max(0, ordered - len(self.pictures))
-        return missing if self.failed is None else max(0, min(missing, self.failed))
+        """How many of the images that were ordered were withheld: never more than are not there, and no guess."""
+        return max(0, min(ordered - len(self.pictures), self.failed or 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,62 +5,42 @@ an outage of Redis by the same process as soon as Redis is back; after the death
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import structlog
 
-from gateway.domain.billing import BillingRule, Durations, Purchase, Share, Tally, Usage
+from gateway.domain.billing import Durations, Purchase, Share, Usage
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.rates import Rates
 from gateway.domain.tenants import Caller
 from gateway.metrics import Metrics
-from gateway.stores import PREFIX, Client, Value, load_script
+from gateway.stores import Client, Value, load_script
+from gateway.stores.tickets import (
+    Settled,
+    Terms,
+    Ticket,
+    base_of,
+    calls_text,
+    open_set,
+    read_settled,
+    tell_lost,
+    ticket_record,
+)
 from gateway.stores.verdicts import Verdict, gateway_error, rates_of, usage_of
 
 _LOG = structlog.get_logger("imagegate.admission")
 _TICK_S: Final = 0.5
 """How soon after an outage of Redis its unsettled requests are settled."""
 _FLUSH_S: Final = 5.0
+_REMEMBERED_S: Final = 30.0
+"""A Redis that comes back may have lost its last writes, with a snapshot or at a failover: what was settled so shortly
+before is settled again, which moves nothing where it was kept."""
 _DOUBTFUL_MAX: Final = 1000
 """So many admissions without an answer are taken back by their own process; more, in a long outage, by their expiry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """The operator's choices about tickets and money."""
-
-    rule: BillingRule
-    lease_s: float
-    """A ticket whose process gives no sign of life for so long is settled by others."""
-    ledger_days: int
-    """For which detailed records are kept."""
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """settle.lua's answer."""
-
-    status: str
-    outcome: str = ""
-    model: str = ""
-    usd_micros: int = 0
-
-
-@dataclass(slots=True)
-class Ticket:
-    """A reservation: the right to order so many images at this price, until it is settled."""
-
-    id: str
-    caller: Caller
-    purchase: Purchase
-    durations: Callable[[], Durations]
-    rates: Rates = field(default_factory=Rates)
-    tally: Tally = field(default_factory=Tally)
-    spent: Durations = field(default_factory=Durations)
-    """Told when it is left."""
 
 
 class Admission:
@@ -83,6 +63,9 @@ class Admission:
         """Under way here: their leases are renewed."""
         self._owed: dict[str, Ticket] = {}
         """Ended, and not yet settled because Redis did not answer or the request was cancelled."""
+        self._remembered: deque[Ticket] = deque()
+        """Settled lately, the oldest first."""
+        self._was_away = False
         self._admit = load_script(redis, "admit")
         self._send = load_script(redis, "send")
         self._extend = load_script(redis, "extend")
@@ -143,32 +126,34 @@ class Admission:
 
     async def run(self) -> None:
         """Renew the leases of what is under way here, and settle what is owed; for ever."""
-        renewed_s = self._monotonic()
+        renewed_s, was_waiting = self._monotonic(), False
         while True:
             await asyncio.sleep(_TICK_S)
-            try:
-                await self._pay_all()
-                if self._monotonic() - renewed_s >= self._terms.lease_s / 4:
-                    await self._renew()
-                    renewed_s = self._monotonic()
-            except GatewayError as error:
-                _LOG.warning("settlements_wait", detail=error.detail, owed=len(self._owed), under_way=len(self._held))
+            failed = False
+            if self._was_away or self._monotonic() - renewed_s >= self._terms.lease_s / 4:
+                failed = not await self._renew()
+                renewed_s = renewed_s if failed else self._monotonic()
+            failed = not await self._pay_all() or failed
+            if failed and not was_waiting:
+                _LOG.warning("settlements_wait", owed=len(self._owed), under_way=len(self._held))
+            was_waiting = failed
+            self._recall(is_back=self._was_away and not failed)
 
     async def flush(self) -> None:
-        """Settle what is owed before the program ends; what Redis does not take now is settled by expiry."""
+        """Settle everything before the program ends; what Redis does not take now is settled by expiry."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
-                while self._owed:
-                    with suppress(GatewayError):
-                        await self._pay_all()
-                    await asyncio.sleep(_TICK_S if self._owed else 0)
-        if self._owed:
-            _LOG.error("settlements_left", tickets=len(self._owed), remedy="they are settled by their expiry")
+                while self._owed or self._held:  # a request that was cut off now leaves in this moment
+                    await self._pay_all()
+                    await asyncio.sleep(_TICK_S / 10)
+        if self._owed or self._held:
+            left = len(self._owed) + len(self._held)
+            _LOG.error("settlements_left", tickets=left, remedy="they are settled by their expiry")
 
     async def settle_expired(self, tenant: str, ticket_id: str) -> None:
         """Settle the ticket of a dead process by what it says itself. Raises: GatewayError REDIS_AWAY."""
-        answer = await self._settle([_ticket(tenant, ticket_id), _open(tenant)], [ticket_id, 1, *self._rule()])
-        settled = _read_settled(answer)
+        answer = await self._settle([ticket_record(tenant, ticket_id), open_set(tenant)], [ticket_id, 1, *self._rule()])
+        settled = read_settled(answer)
         self._count(settled, tenant)
         if settled.status == "settled":
             _LOG.warning("ticket_expired", tenant=tenant, ticket=ticket_id, outcome=settled.outcome)
@@ -183,49 +168,73 @@ class Admission:
         return await self._run_admit(caller.tenant.name, caller.key.id, [*args, round(self._terms.lease_s * 1000)])
 
     async def _run_admit(self, tenant: str, key_id: str, args: list[Value]) -> Verdict:
-        base, key_base = _base(tenant), _base(tenant) + f"key:{key_id}:"
-        keys = [f"{base}tenant", f"{base}keys", _ticket(tenant, str(args[0])), f"{base}open", f"{key_base}open"]
-        answer = await self._admit([*keys, f"{base}rate", f"{key_base}rate"], args)
-        return msgspec.json.decode(str(answer), type=Verdict)
+        base, key_base = base_of(tenant), base_of(tenant) + f"key:{key_id}:"
+        keys = [f"{base}tenant", f"{base}keys", ticket_record(tenant, str(args[0])), f"{base}open", f"{key_base}open"]
+        answer = await self._watched(self._admit([*keys, f"{base}rate", f"{key_base}rate"], args))
+        return msgspec.json.decode(str(answer), type=Verdict, strict=False)
 
     async def _note_order(self, ticket: Ticket, upstream: str, account: str, images: int) -> bool:
         tenant, key_id = ticket.caller.tenant.name, ticket.caller.key.id
-        keys = [_ticket(tenant, ticket.id), _open(tenant), _base(tenant) + f"key:{key_id}:open"]
+        keys = [ticket_record(tenant, ticket.id), open_set(tenant), base_of(tenant) + f"key:{key_id}:open"]
         args: list[Value] = [ticket.id, f"{upstream}/{account}", images, round(self._terms.lease_s * 1000)]
-        return await self._send(keys, args) == 1
+        return await self._watched(self._send(keys, args)) == 1
 
-    async def _pay_all(self) -> None:
-        """Raises: GatewayError REDIS_AWAY."""
+    async def _pay_all(self) -> bool:
+        """Settle what is owed, each by itself: one that cannot be settled keeps no other. Returns: whether all were."""
+        are_paid = True
         for ticket in list(self._owed.values()):
-            await self._pay(ticket)
+            try:
+                await self._pay(ticket)
+            except GatewayError:
+                are_paid = False
+        return are_paid
 
     async def _pay(self, ticket: Ticket) -> None:
         """Settle a ticket; twice does no harm. Raises: GatewayError REDIS_AWAY."""
-        tenant, spent = ticket.caller.tenant.name, ticket.spent
+        tenant, key_id, spent = ticket.caller.tenant.name, ticket.caller.key.id, ticket.spent
         args: list[Value] = [ticket.id, 0, *self._rule(), ticket.tally.settlement.value]
-        args += [int(ticket.tally.reached_upstream), _calls_text(ticket.tally)]
-        args += [spent.queue_ms, spent.upstream_ms, spent.total_ms]
-        settled = _read_settled(await self._settle([_ticket(tenant, ticket.id), _open(tenant)], args))
+        args += [int(ticket.tally.reached_upstream), calls_text(ticket.tally)]
+        args += [spent.queue_ms, spent.upstream_ms, spent.total_ms, key_id]
+        settled = read_settled(
+            await self._watched(self._settle([ticket_record(tenant, ticket.id), open_set(tenant)], args))
+        )
         if self._owed.pop(ticket.id, None) is None:
             return  # settled meanwhile by the other of the request and the companion
-        self._count(settled, tenant)
         if settled.status == "gone" and ticket.tally.reached_upstream:
-            _LOG.error(
-                "settlement_lost",
-                tenant=tenant,
-                request_id=ticket.purchase.request_id,
-                images=ticket.purchase.images,
-                calls=_calls_text(ticket.tally),
-                remedy="Redis has lost the reservation: this request is in no bill",
-            )
+            tell_lost(ticket)
+        if ticket.settled_s is None:
+            self._count(settled, tenant)
+            ticket.settled_s = self._monotonic()
+            self._remembered.append(ticket)
 
-    async def _renew(self) -> None:
-        """Raises: GatewayError REDIS_AWAY."""
+    def _recall(self, *, is_back: bool) -> None:
+        """Forget what was settled long enough ago; after an outage the rest is owed once more."""
+        if is_back:
+            self._owed.update({ticket.id: ticket for ticket in self._remembered})
+            self._was_away = False
+        while self._remembered and (self._remembered[0].settled_s or 0) < self._monotonic() - _REMEMBERED_S:
+            self._remembered.popleft()
+
+    async def _watched(self, call: Awaitable[object]) -> object:
+        """The answer of a script; that there was none is remembered. Raises: GatewayError REDIS_AWAY."""
+        try:
+            return await call
+        except GatewayError:
+            self._was_away = True
+            raise
+
+    async def _renew(self) -> bool:
+        """Renew every lease, tenant by tenant: one that fails keeps no other. Returns: whether all were."""
         by_tenant: dict[str, list[Value]] = {}
         for ticket in (*self._held.values(), *self._owed.values()):
             by_tenant.setdefault(ticket.caller.tenant.name, []).extend((ticket.id, ticket.caller.key.id))
+        are_renewed = True
         for tenant, tickets in by_tenant.items():
-            await self._extend([_open(tenant)], [round(self._terms.lease_s * 1000), *tickets])
+            try:
+                await self._watched(self._extend([open_set(tenant)], [round(self._terms.lease_s * 1000), *tickets]))
+            except GatewayError:
+                are_renewed = False
+        return are_renewed
 
     def _rule(self) -> list[Value]:
         rule = self._terms.rule
@@ -233,31 +242,7 @@ class Admission:
 
     def _count(self, settled: Settled, tenant: str) -> None:
         if settled.status in {"settled", "corrected", "repeated"}:
-            self._metrics.settlements.labels(settled.outcome).inc()
+            outcome = settled.status if settled.status == "corrected" else settled.outcome
+            self._metrics.settlements.labels(outcome).inc()
             if settled.usd_micros > 0:
                 self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)
-
-
-def _read_settled(answer: object) -> Settled:
-    return msgspec.json.decode(str(answer), type=Settled)
-
-
-def _calls_text(tally: Tally) -> str:
-    """As settle.lua and the ledger have it."""
-    return ";".join(
-        f"{upstream}/{account}:{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
-        for (upstream, account), share in sorted(tally.shares.items())
-        if share.was_reached
-    )
-
-
-def _base(tenant: str) -> str:
-    return f"{PREFIX}:{{{tenant}}}:"
-
-
-def _ticket(tenant: str, ticket_id: str) -> str:
-    return f"{_base(tenant)}ticket:{ticket_id}"
-
-
-def _open(tenant: str) -> str:
-    return f"{_base(tenant)}open"

@@ -28,24 +28,50 @@ class Sweeper:
         self._own_id = own_id
 
     async def run(self) -> None:
-        """A round every `round_s`, by whichever process holds the lock; for ever."""
+        """A round every `round_s`, by whichever process holds the lock; for ever.
+
+        After an outage, and at the start, one round is left out: the living renew their leases first.
+        """
+        was_well = False
         while True:
             await asyncio.sleep(self._round_s)
             try:
-                if await self._is_leader():
+                is_leader = await self._is_leader()
+                if is_leader and was_well:
                     await self.sweep()
+                was_well = True
             except GatewayError as error:
-                _LOG.warning("sweep_failed", detail=error.detail)
+                if was_well:
+                    _LOG.warning("sweep_failed", detail=error.detail)
+                was_well = False
 
     async def sweep(self) -> None:
-        """One round. Raises: GatewayError REDIS_AWAY. Redis: one pipelined round trip a hundred tenants."""
+        """One round; a tenant that cannot be reached keeps no other.
+
+        Raises: GatewayError REDIS_AWAY at the end, if there was one.
+        Redis: one pipelined round trip a hundred tenants.
+        """
         names = sorted(await answer(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
+        failure: GatewayError | None = None
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
-            for name, tickets in zip(batch, await self._expired(batch), strict=True):
-                for ticket in tickets:
-                    await self._settle_expired(name, ticket)
+            try:
+                await self._sweep(batch)
+            except GatewayError:
+                for name in batch:
+                    try:
+                        await self._sweep([name])
+                    except GatewayError as error:
+                        failure = error
             await asyncio.sleep(0)
+        if failure:
+            raise failure
+
+    async def _sweep(self, names: list[str]) -> None:
+        """Raises: GatewayError REDIS_AWAY."""
+        for name, tickets in zip(names, await self._expired(names), strict=True):
+            for ticket in tickets:
+                await self._settle_expired(name, ticket)
 
     async def _expired(self, names: list[str]) -> list[list[str]]:
         """By tenant, tickets whose time is over by the clock of a server; settling looks again."""

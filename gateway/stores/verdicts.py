@@ -77,7 +77,8 @@ def gateway_error(verdict: Verdict, caller: Caller) -> GatewayError:
         return GatewayError(Fault.INVALID_API_KEY)
     rates, wait_s = rates_of(verdict), _wait_s(verdict)
     if verdict.verdict == "quota":
-        return GatewayError(Fault.QUOTA_EXHAUSTED, _quota_text(verdict, caller), retry_after_s=wait_s, rates=rates)
+        text = _too_large_text(verdict, caller) if verdict.is_final else _quota_text(verdict, caller)
+        return GatewayError(Fault.QUOTA_EXHAUSTED, text, retry_after_s=wait_s, rates=rates)
     if verdict.is_final:
         return GatewayError(Fault.RATE_EXCEEDED_BY_ONE, _too_large_text(verdict, caller), rates=rates)
     return GatewayError(Fault.RATE_LIMITED, _rate_text(verdict, caller), retry_after_s=wait_s, rates=rates)
@@ -102,10 +103,11 @@ def _rate_text(verdict: Verdict, caller: Caller) -> str:
 
 
 def _too_large_text(verdict: Verdict, caller: Caller) -> str:
-    return (
-        f"Request too large for {_WORDS[verdict.limit]} {_whose(verdict, caller)}: {_standing(verdict)}. "
-        "Waiting does not help: ask for less, or have the limit raised."
-    )
+    """Of what no waiting mends: more than is ever allowed at once, or anything where nothing is allowed."""
+    standing = f"{_WORDS[verdict.limit]} {_whose(verdict, caller)}: {_standing(verdict)}"
+    if not verdict.allowed:
+        return f"Nothing is allowed for {standing}. Have the limit raised."
+    return f"Request too large for {standing}. Waiting does not help: ask for less, or have the limit raised."
 
 
 def _quota_text(verdict: Verdict, caller: Caller) -> str:

@@ -27,8 +27,9 @@ from gateway.domain.images import (
 )
 from gateway.domain.keys import UpstreamKey
 from gateway.domain.models import Model, Target
-from gateway.stores.admission import Admission, Ticket
+from gateway.stores.admission import Admission
 from gateway.stores.keypool import KeyPool, Lease, NoKey
+from gateway.stores.tickets import Ticket
 from gateway.upstream.calls import Caller, Endpoint
 from gateway.upstream.results import ResultFetcher
 
@@ -248,7 +249,7 @@ class Upstreams:
         endpoint, remaining_s = self._endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made = reply.pictures[:count]
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s)
-        share.deliver(count, len(made), len(pictures), reply.withheld(count))
+        share.deliver(count, len(pictures), reply.withheld(count))
         if not pictures:
             return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")
         self._caller.count_images(len(pictures), run.model.id, run.ticket.caller.tenant.name, endpoint.name)

@@ -117,7 +117,8 @@ class Caller:
                 "accept-encoding": "identity",
                 "user-agent": self._user_agent,
             },
-            extensions={"timeout": {"connect": min(timeout_s, self._limits.connect_timeout_s), "read": timeout_s}},
+            # Connecting must end first: where both ended at once, nobody could say that nothing was sent.
+            extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s), "read": timeout_s}},
         )
 
     async def _exchange(self, request: httpx.Request, timeout_s: float) -> Reply:

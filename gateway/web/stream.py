@@ -70,7 +70,7 @@ class EventStream(Response):
                 async with asyncio.timeout(self._keep_alive_s):
                     await is_made.wait()
             except TimeoutError:
-                with suppress(OSError):
+                with suppress(OSError, RuntimeError):  # uvicorn's word for a client that is gone, and uvloop's
                     await self._send(send, [openai.KEEP_ALIVE])
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:

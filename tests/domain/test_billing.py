@@ -49,9 +49,9 @@ def test_every_fault_of_a_call_is_free_or_withheld_or_unconfirmed(fault: Fault) 
 
 
 ENDS: dict[Settlement, Callable[[Tally], object]] = {
-    Settlement.DELIVERED: lambda tally: tally.open("a", "b", 3).deliver(3, 2, 1, 1),
+    Settlement.DELIVERED: lambda tally: tally.open("a", "b", 3).deliver(3, 1, 1),
     Settlement.UNCONFIRMED: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.READ_TIMEOUT]),
-    Settlement.LOST: lambda tally: tally.open("a", "b", 2).deliver(2, 1, 0, 1),
+    Settlement.LOST: lambda tally: tally.open("a", "b", 2).deliver(2, 0, 1),
     Settlement.WITHHELD: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.CONTENT_WITHHELD]),
     Settlement.REFUSED: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.CONTENT_INPUT]),
     Settlement.NOT_SENT: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.CONNECT_FAILED]),
@@ -73,7 +73,7 @@ def test_a_request_is_named_after_the_weightiest_thing_that_became_of_it(
 
 def test_shares_are_kept_by_account() -> None:
     tally = Tally()
-    tally.open("sim", "a", 2).deliver(2, 2, 2, 0)
+    tally.open("sim", "a", 2).deliver(2, 2, 0)
     tally.open("sim", "b", 1).fail(1, TABLE[Fault.READ_TIMEOUT])
     assert {("sim", "a"): (2, 0), ("sim", "b"): (0, 1)} == {
         name: (share.delivered, share.unconfirmed) for name, share in tally.shares.items()

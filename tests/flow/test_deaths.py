@@ -212,3 +212,30 @@ def _is_settled(gateway: Gateway, simulator: Simulator) -> bool:
     time.sleep(0.2)
     total = gateway.admin("GET", "/usage").json()["total"]
     return used(gateway.url, "acme")["open_requests"] == 0 and simulator.images_billed() == total["images"]
+
+
+def test_a_client_that_sends_two_requests_and_leaves_pays_for_what_was_sent(
+    make_gateway: MakeGateway, simulator: Simulator
+) -> None:
+    """Both on one connection, the first a stream that is kept alive: its pictures are bought, so they are charged."""
+    from tests.harness import upstream  # noqa: PLC0415
+
+    with simulating(latency_s=1.0) as slow:
+        gateway = make_gateway(
+            upstream("sim", "minimax", slow.url),
+            server={"stream_keep_alive_s": 0.2},
+            billing={"charge_unconfirmed": False},
+        )
+        body = msgspec.json.encode({"prompt": "a cat", "n": 2, "stream": True})
+        host, port = gateway.url.removeprefix("http://").split(":")
+        head = (
+            f"POST /v1/images/generations HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {gateway.api_key}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        for _ in range(3):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(2 * (head.encode() + body))
+                time.sleep(0.3)
+        wait_until(lambda: _is_settled(gateway, slow) and slow.images_billed() > 0, "everything is settled")
+        total = gateway.admin("GET", "/usage").json()["total"]
+    assert (6, 0) == (total["images"], total["unconfirmed"])

@@ -32,6 +32,7 @@ from gateway.wire import DIALECTS
 from gateway.wire.links import LinkPolicy
 from tests.admitting import admitting, put_tenant, stays
 from tests.harness import REDIS_BINARIES, Simulator, redis_server, serving, wait_until
+from tests.servers import black_hole
 from tests.stores.test_admission import connected, ledger
 
 pytestmark = pytest.mark.anyio
@@ -604,3 +605,29 @@ async def test_the_ledger_says_what_became_of_the_images(redis_url: str, script:
             await make(count=2)
         [(_, line)] = await ledger(redis)
     assert (outcome, calls, micros) == (line["outcome"], line["calls"], line["usd_micros"])
+
+
+async def test_a_deadline_that_ends_while_connecting_is_free(redis_url: str) -> None:
+    """Behind a firewall that drops: whatever ends first, it is known that nothing was sent."""
+    with black_hole() as port:
+        async with (
+            running(redis_url, Site("up", f"http://127.0.0.1:{port}"), deadline_s=1.0) as make,
+            connected(redis_url) as redis,
+        ):
+            assert await fault_of(make) in {Fault.CONNECT_FAILED, Fault.DEADLINE}
+            [(_, line)] = await ledger(redis)
+    assert ("not_sent", "0") == (line["outcome"], line["usd_micros"])
+
+
+async def test_pictures_that_are_missing_without_a_word_are_lost_and_not_withheld(
+    redis_url: str, stack: ExitStack
+) -> None:
+    async def generate(_: Request) -> Response:
+        images = [base64.b64encode(JPEG).decode(), "no base64", ""]
+        return _json({"data": {"image_base64": images}, "base_resp": {"status_code": 0}})
+
+    url = stack.enter_context(serving(Starlette(routes=[Route("/v1/image_generation", generate, methods=["POST"])])))
+    async with running(redis_url, Site("up", url)) as make, connected(redis_url) as redis:
+        await make(count=3, delivery=Delivery.BASE64)
+        [(_, line)] = await ledger(redis)
+    assert "up/main:1,0,2,0" == line["calls"]

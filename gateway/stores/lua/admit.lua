@@ -24,6 +24,8 @@
 -- Twice    with the same ticket id takes nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
+-- An expired ticket holds its place until somebody has settled it: its process may only have been cut off from here.
+local UNSWEPT_MS = 900 * 1000
 
 local time = redis.call('TIME')
 local now_s = tonumber(time[1])
@@ -58,7 +60,7 @@ local function read_rate(name)
     if second < now_s - WINDOW_S or second > now_s + WINDOW_S then
       table.insert(rate.stale, fields[i])
     else
-      local requests, made = string.match(fields[i + 1], '(%d+) (%d+)')
+      local requests, made = string.match(fields[i + 1], '(%-?%d+) (%-?%d+)')
       table.insert(rate.seconds, {second, tonumber(requests), tonumber(made)})
       rate.requests, rate.images = rate.requests + requests, rate.images + made
       if second == now_s then rate.now = {tonumber(requests), tonumber(made)} end
@@ -78,7 +80,7 @@ local function read_scope(name, prefix, open, rate, limits)
     name = name, limits = limits, open = open, rate_name = rate, rate = read_rate(rate),
     day_name = prefix .. 'day:' .. day_name, month_name = prefix .. 'month:' .. month_name,
     day = used_of(prefix .. 'day:' .. day_name), month = used_of(prefix .. 'month:' .. month_name),
-    running = redis.call('ZCOUNT', open, '(' .. now_ms, '+inf'),
+    running = redis.call('ZCOUNT', open, '(' .. (now_ms - UNSWEPT_MS), '+inf'),
   }
 end
 
@@ -91,6 +93,9 @@ local function frees_at(rate, index, allowed, used, asked)
   return 0
 end
 
+-- A whole number as text: cjson keeps 14 digits.
+local function exact(number) return string.format('%.0f', number) end
+
 local refusal = nil
 
 -- Keep the refusal that matters most: a quota before a rate, what is never allowed before what is, the longest wait.
@@ -98,8 +103,8 @@ local function refuse(verdict, scope, limit, allowed, used, asked, frees_at_s)
   local rank = (verdict == 'quota' and 2 or 0) + (asked > allowed and 1 or 0)
   if refusal and (refusal.rank > rank or (refusal.rank == rank and refusal.frees_at_s >= frees_at_s)) then return end
   refusal = {
-    verdict = verdict, scope = scope.name, limit = limit, allowed = allowed, taken = used, asked = asked,
-    frees_at_s = frees_at_s, is_final = asked > allowed, now_s = now_s, rank = rank,
+    verdict = verdict, scope = scope.name, limit = limit, frees_at_s = frees_at_s, now_s = now_s, rank = rank,
+    allowed = exact(allowed), taken = exact(used), asked = exact(asked), is_final = asked > allowed,
   }
 end
 
@@ -205,7 +210,7 @@ if ticket_id == '' then
   answer.used = {
     requests_last_minute = scope.rate.requests, images_last_minute = scope.rate.images, concurrency = scope.running,
     images_today = scope.day.images, images_this_month = scope.month.images,
-    usd_micros_this_month = scope.month.usd_micros, open = redis.call('ZCARD', scope.open),
+    usd_micros_this_month = exact(scope.month.usd_micros), open = redis.call('ZCARD', scope.open),
   }
 end
 return cjson.encode(answer)

@@ -10,7 +10,7 @@
 -- ARGV[5]  days for which the ledger's records are kept
 -- ARGV[6]  outcome, ARGV[7] 1: something reached an upstream; both for ARGV[2] = 0 only, as are the rest
 -- ARGV[8]  calls: "UPSTREAM/ACCOUNT:delivered,withheld,lost,unconfirmed" joined by ";"
--- ARGV[9], ARGV[10], ARGV[11]  milliseconds waited, upstream, in all
+-- ARGV[9], ARGV[10], ARGV[11]  milliseconds waited, upstream, in all; ARGV[12] key id
 -- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
 --          the same call, whose answer was lost), "same" (settled before, by others), "alive" (ARGV[2] = 1 and not
 --          expired) or "gone" (no such ticket); and with the first three outcome, model and usd_micros (the charge, or
@@ -35,24 +35,43 @@ local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do ticket[fields[i]] = fields[i + 1] end
 if not ticket.model then
   redis.call('ZREM', KEYS[2], id)
+  if ARGV[12] then redis.call('ZREM', base .. 'key:' .. ARGV[12] .. ':open', id) end
   return cjson.encode({status = 'gone'})
 end
 local function number(name) return tonumber(ticket[name] or 0) end
 local key_base = base .. 'key:' .. ticket.key_id .. ':'
 
--- What the ticket itself knows, where nobody is left to ask.
+-- What the ticket itself knows, where nobody is left to ask: never more than was reserved, also where an order that was
+-- free could not be taken back in time.
 local function of_the_dead()
-  local calls, sent = {}, 0
-  for name, value in pairs(ticket) do
-    local account = string.match(name, '^sent:(.+)$')
-    if account and tonumber(value) > 0 then
-      table.insert(calls, account .. ':0,0,0,' .. value)
-      sent = sent + tonumber(value)
+  local accounts, calls, sent = {}, {}, 0
+  for name in pairs(ticket) do table.insert(accounts, string.match(name, '^sent:(.+)$')) end
+  table.sort(accounts)
+  for _, account in ipairs(accounts) do
+    local images = math.min(number('sent:' .. account), number('images') - sent)
+    if images > 0 then
+      table.insert(calls, account .. ':0,0,0,' .. images)
+      sent = sent + images
     end
   end
-  table.sort(calls)
   return sent > 0 and 'unconfirmed' or 'not_sent', sent > 0 and '1' or '0', table.concat(calls, ';')
 end
+
+local sums, ledger = base .. 'sums:' .. ticket.day, base .. 'ledger:' .. ticket.day
+
+-- Look at every key before the first is written: an error (a key of another type, a slot that a cluster is moving) takes
+-- nothing back of what was done before it, and the settlement comes again.
+local windows, rates = {}, {}
+for _, scope in ipairs({base, key_base}) do
+  for _, window in ipairs({scope .. 'day:' .. ticket.day, scope .. 'month:' .. ticket.month}) do
+    if redis.call('HLEN', window) > 0 then table.insert(windows, window) end
+  end
+  rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', ticket.second)
+  redis.call('ZCARD', scope .. 'open')
+end
+redis.call('HLEN', sums)
+redis.call('XLEN', ledger)
+redis.call('ZCARD', base .. 'days')
 
 local outcome, was_sent, calls = ARGV[6], ARGV[7], ARGV[8]
 local queue_ms, upstream_ms, total_ms = ARGV[9], ARGV[10], ARGV[11]
@@ -86,22 +105,18 @@ end
 -- The difference between what was taken and what is charged, in every window that is still there.
 local images, usd_micros = charged - taken.images, new.usd_micros - taken.usd_micros
 local requests = (was_sent == '1' and 1 or 0) - taken.requests
-for _, scope in ipairs({base, key_base}) do
-  for _, window in ipairs({scope .. 'day:' .. ticket.day, scope .. 'month:' .. ticket.month}) do
-    if redis.call('EXISTS', window) == 1 then
-      redis.call('HINCRBY', window, 'images', images)
-      redis.call('HINCRBY', window, 'usd_micros', usd_micros)
-    end
-  end
-  local rate = redis.call('HGET', scope .. 'rate', ticket.second)
-  if rate then
-    local admitted, made = string.match(rate, '(%d+) (%d+)')
-    redis.call('HSET', scope .. 'rate', ticket.second, (admitted + requests) .. ' ' .. (made + images))
-  end
-  redis.call('ZREM', scope .. 'open', id)
+for _, window in ipairs(windows) do
+  redis.call('HINCRBY', window, 'images', images)
+  redis.call('HINCRBY', window, 'usd_micros', usd_micros)
 end
+for name, rate in pairs(rates) do
+  if rate then
+    local admitted, made = string.match(rate, '(%-?%d+) (%-?%d+)')
+    redis.call('HSET', name, ticket.second, (admitted + requests) .. ' ' .. (made + images))
+  end
+end
+for _, scope in ipairs({base, key_base}) do redis.call('ZREM', scope .. 'open', id) end
 
-local sums = base .. 'sums:' .. ticket.day
 for name, value in pairs(new) do
   if value ~= before[name] then
     redis.call('HINCRBY', sums, ticket.key_id .. '|' .. name .. '|' .. ticket.model, value - before[name])
@@ -109,7 +124,6 @@ for name, value in pairs(new) do
 end
 redis.call('ZADD', base .. 'days', ticket.day, ticket.day)
 
-local ledger = base .. 'ledger:' .. ticket.day
 if ticket.entry then redis.call('XDEL', ledger, ticket.entry) end
 local entry = redis.call('XADD', ledger, '*', 'ticket', id, 'admitted_ms', ticket.admitted_ms,
   'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
