@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 import anyio
 
 from gateway.domain.faults import GatewayError
-from gateway.stores import Client, Login, answer, connect, load_script, ping, redis_faults
+from gateway.stores import PREFIX, Client, Login, answer, connect, load_script, ping, redis_faults
 
 EMPTY_POOL = ["", -2, ""]
 NOBODY = Login()
+WRITTEN = f"{PREFIX}:{{a}}:test"
+"""What `written` writes."""
 
 
 @asynccontextmanager
@@ -37,7 +39,7 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
     with anyio.move_on_after(within_s):
         while True:
             try:
-                await answer(redis, redis.set("ig2:{a}:test", value), bool)
+                await answer(redis, redis.set(WRITTEN, value), bool)
             except GatewayError:
                 await asyncio.sleep(0.05)
             else:
@@ -46,18 +48,20 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
 
 
 async def lease(redis: Client, pool: str) -> object:
-    return await load_script(redis, "lease")([f"ig2:{{{pool}}}:turns", f"ig2:{{{pool}}}:rests"], ["image-01", 10])
+    return await load_script(redis, "lease")(
+        [f"{PREFIX}:{{{pool}}}:turns", f"{PREFIX}:{{{pool}}}:rests"], ["image-01", 10]
+    )
 
 
 async def check_everything(redis: Client) -> None:
     """Scripts, plain calls, pipelines over many tenants and messages: all that the stores use."""
     assert [EMPTY_POOL] * 8 == [await lease(redis, pool) for pool in "abcdefgh"]
-    assert 2 == await answer(redis, redis.sadd("ig2:tenants", "a", "b"), int)
-    assert {"a", "b"} == await answer(redis, redis.smembers("ig2:tenants"), set[str])
+    assert 2 == await answer(redis, redis.sadd(f"{PREFIX}:tenants", "a", "b"), int)
+    assert {"a", "b"} == await answer(redis, redis.smembers(f"{PREFIX}:tenants"), set[str])
     pipeline = redis.pipeline(transaction=False)
     for name in "abcdefgh":
-        pipeline.hset(f"ig2:{{{name}}}:tenant", "name", name)
-        pipeline.hgetall(f"ig2:{{{name}}}:tenant")
+        pipeline.hset(f"{PREFIX}:{{{name}}}:tenant", "name", name)
+        pipeline.hgetall(f"{PREFIX}:{{{name}}}:tenant")
     told = await answer(redis, pipeline.execute(), list[object])
     assert [item for name in "abcdefgh" for item in (1, {"name": name})] == told
     await check_messages(redis)
@@ -66,8 +70,8 @@ async def check_everything(redis: Client) -> None:
 async def check_messages(redis: Client) -> None:
     async with redis.pubsub() as messages:
         with redis_faults():
-            await messages.subscribe("ig2:revoked")
+            await messages.subscribe(f"{PREFIX}:revoked")
         assert "subscribe" == (await messages.get_message(timeout=10) or {}).get("type")
-        await answer(redis, redis.publish("ig2:revoked", "k1"), int)
+        await answer(redis, redis.publish(f"{PREFIX}:revoked", "k1"), int)
         message = await messages.get_message(ignore_subscribe_messages=True, timeout=10)
     assert ("message", "k1") == ((message or {}).get("type"), (message or {}).get("data"))

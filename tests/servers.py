@@ -185,9 +185,8 @@ def sentinel_servers(
         master = stack.enter_context(start("--repl-diskless-sync-delay", "0"))
         replica = stack.enter_context(start("--replicaof", "127.0.0.1", str(master.port)))
         wait_until(lambda: _is_followed(master), "the replica follows")
-        watchers = tuple(
-            stack.enter_context(_sentinel(binary, directory, master, sentinel_password)) for _ in range(_SENTINELS)
-        )
+        watch = partial(sentinel_server, binary, directory, master.port, _SENTINELS // 2 + 1, master_password=password)
+        watchers = tuple(stack.enter_context(watch(password=sentinel_password)) for _ in range(_SENTINELS))
         for watcher in watchers:
             wait_until(partial(_knows_all, watcher), "the sentinels know each other")
         hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
@@ -195,18 +194,32 @@ def sentinel_servers(
 
 
 @contextmanager
-def _sentinel(binary: str, directory: Path, master: Server, password: str | None) -> Iterator[Server]:
+def sentinel_server(
+    binary: str,
+    directory: Path,
+    master_port: int,
+    quorum: int = 1,
+    *,
+    epoch: int = 0,
+    password: str | None = None,
+    master_password: str | None = None,
+) -> Iterator[Server]:
+    """One sentinel; `epoch`: of the failover that it knows as the last one."""
     port = free_port()
     folder = directory / f"s{port}"
     folder.mkdir()
-    configuration = folder / "sentinel.conf"
-    configuration.write_text(
-        f"port {port}\nbind 127.0.0.1\nsentinel monitor {MASTER} 127.0.0.1 {master.port} 2\n"
-        f"sentinel down-after-milliseconds {MASTER} 300\nsentinel failover-timeout {MASTER} 2000\n"
-        + (f'sentinel auth-pass {MASTER} "{master.password}"\n' if master.password else "")
-        + (f"requirepass {password}\n" if password else "")
-    )
-    with redis_process([binary, str(configuration), "--sentinel"], folder) as process:
+    lines = [
+        f"port {port}",
+        "bind 127.0.0.1",
+        f"sentinel monitor {MASTER} 127.0.0.1 {master_port} {quorum}",
+        f"sentinel down-after-milliseconds {MASTER} 300",
+        f"sentinel failover-timeout {MASTER} 2000",
+        f"sentinel config-epoch {MASTER} {epoch}",
+    ]
+    lines += [f'sentinel auth-pass {MASTER} "{master_password}"'] if master_password else []
+    lines += [f"requirepass {password}"] if password else []
+    (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
+    with redis_process([binary, str(folder / "sentinel.conf"), "--sentinel"], folder) as process:
         wait_until(lambda: _accepts(port), "the sentinel listens")
         yield Server(port, 0, process, password)
 

@@ -60,17 +60,14 @@ class Breaker:
         self._is_probing = True
         return Entry(self._answers, is_probe=True)
 
-    def leave(self, entry: Entry, outcome: Outcome) -> bool:
-        """Returns: whether it counts as a failure of the server."""
+    def leave(self, entry: Entry, outcome: Outcome) -> None:
         if entry.is_probe:
             self._is_probing = False
         if outcome is Outcome.ANSWERED:
             self._answers += 1
             self._failures = 0
             self._open_until = None
-        if outcome is not Outcome.FAILED or entry.answers != self._answers:
-            return False
-        self._failures += 1
-        if entry.is_probe or (self._failures >= self._failures_max and not self.is_open):
-            self._open_until = self._monotonic() + self._pause_s
-        return True
+        elif outcome is Outcome.FAILED and entry.answers == self._answers:
+            self._failures += 1
+            if entry.is_probe or (self._failures >= self._failures_max and not self.is_open):
+                self._open_until = self._monotonic() + self._pause_s

@@ -43,8 +43,10 @@ class ClusterClient(RedisCluster):
         if self._initialize:
             if self._learning is None or self._learning.done():
                 self._learning = asyncio.ensure_future(super().initialize(*args, **options))
-            await asyncio.wait({self._learning})
-            self._learning.result()
+                self._learning.add_done_callback(_take_note)
+            learning = self._learning  # by the time that it has ended, somebody may have begun the next
+            await asyncio.wait({learning})
+            learning.result()
         return self
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -90,3 +92,9 @@ class _ClusterPubSub(ClusterPubSub):
         except (RedisConnectionError, RedisTimeoutError):
             await self._client.forget()
             raise
+
+
+def _take_note(learning: "asyncio.Future[RedisCluster]") -> None:
+    """Everybody who waited may have gone: Python would complain that nobody took the error."""
+    if not learning.cancelled():
+        learning.exception()

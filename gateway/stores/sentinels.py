@@ -77,8 +77,9 @@ class Sentinels:
         """Asked once for all connections that are made at a time. Raises: MasterNotFoundError."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(self._ask(name))
-        await asyncio.wait({self._asking})
-        master = self._asking.result()
+        asking = self._asking  # by the time that it has ended, somebody may have begun the next
+        await asyncio.wait({asking})
+        master = asking.result()
         if master is None or master.epoch < self._epoch:
             raise MasterNotFoundError(f"no sentinel that answers knows where the master '{name}' is")
         self._epoch = master.epoch

@@ -14,8 +14,8 @@ from gateway.stores.sentinels import SentinelConnection, SentinelPool, Sentinels
 
 _PATIENCE: Final = 2
 """A socket's own time-outs, in deadlines: they end what was given up, and must not fire before the deadline does."""
-_SENTINELS_SHARE: Final = 0.5
-"""Of a deadline: what is left must do to connect to the master and ask it."""
+_SENTINELS_SHARE: Final = 0.4
+"""Of a deadline: a call may wait for them twice, and must then connect to the master and ask it."""
 
 
 class Client(Redis):

