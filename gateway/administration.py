@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from gateway import settings as config
 from gateway.domain.billing import usd_micros
@@ -29,6 +30,8 @@ from gateway.web.admin.tenants import TenantSection
 from gateway.web.bodies import BodyLimits
 
 _DAY_S = 86_400
+ADMIN_KEY_MIN_CHARS: Final = 16
+"""Fewer can be guessed by one who tries long enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def read_admin_keys(settings: Settings, environ: Mapping[str, str]) -> list[Admi
     first = _read_first(settings, environ)
     found = [AdminKey("admin", first)] if first else []
     for entry in settings.admin.keys:
-        secret = config.read_secret(entry.secret, environ, f"admin.keys '{entry.name}': secret")
+        secret = _read_admin_key(entry.secret, environ, f"admin.keys '{entry.name}': secret")
         for other in found:
             if other.secret.reveal() == secret.reveal():
                 raise config.SettingsError(
@@ -97,7 +100,17 @@ def _read_first(settings: Settings, environ: Mapping[str, str]) -> Secret | None
     source = settings.admin.key
     if source is None or (source.env is not None and source.file is None and not environ.get(source.env)):
         return None
-    return config.read_secret(source, environ, "admin.key")
+    return _read_admin_key(source, environ, "admin.key")
+
+
+def _read_admin_key(source: config.SecretSource, environ: Mapping[str, str], where: str) -> Secret:
+    """One that cannot be guessed. Raises: SettingsError."""
+    secret = config.read_secret(source, environ, where)
+    if len(secret.reveal()) < ADMIN_KEY_MIN_CHARS:
+        raise config.SettingsError(
+            f"{where}: an admin key has at least {ADMIN_KEY_MIN_CHARS} characters; `openssl rand -hex 16` makes one"
+        )
+    return secret
 
 
 def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:

@@ -106,11 +106,12 @@ def test_a_wrong_declaration_names_its_place_and_the_remedy(
 def test_admin_keys_are_read_with_their_roles() -> None:
     entries = [{"name": "alice", "secret": {"env": "ALICE"}}, {"name": "bot", "secret": {"env": "BOT"}, "role": "read"}]
     found = settings(admin={"key": {"env": "FIRST"}, "keys": entries})
-    keys = read_admin_keys(found, {"FIRST": "1", "ALICE": "2", "BOT": "3"})
-    assert [("admin", "1", Role.ADMIN), ("alice", "2", Role.ADMIN), ("bot", "3", Role.READ)] == [
+    one, two, three = "1" * 16, "2" * 16, "3" * 32
+    keys = read_admin_keys(found, {"FIRST": one, "ALICE": two, "BOT": three})
+    assert [("admin", one, Role.ADMIN), ("alice", two, Role.ADMIN), ("bot", three, Role.READ)] == [
         (key.name, key.secret.reveal(), key.role) for key in keys
     ]
-    assert ["alice", "bot"] == [key.name for key in read_admin_keys(found, {"ALICE": "2", "BOT": "3"})]
+    assert ["alice", "bot"] == [key.name for key in read_admin_keys(found, {"ALICE": two, "BOT": three})]
     assert [] == read_admin_keys(settings(admin={"key": {"env": "FIRST"}}), {})
 
 
@@ -122,13 +123,18 @@ def test_admin_keys_are_read_with_their_roles() -> None:
         ([{"name": "configuration", "secret": {"env": "A"}}], ("admin.keys", "'configuration'", "another")),
         ([{"name": "alice", "secret": {"env": "NOWHERE"}}], ("admin.keys 'alice': secret", "NOWHERE")),
         ([{"name": "alice", "secret": {"env": "FIRST"}}], ("admin.keys 'alice'", "'admin'", "its own")),
+        (
+            [{"name": "alice", "secret": {"env": "SHORT"}}],
+            ("admin.keys 'alice'", "16 characters", "openssl rand -hex 16"),
+        ),
         ([{"name": "alice", "secret": {"env": "A"}, "role": "root"}], ("admin.keys", "role", "admin, read")),
         ([{"name": "alice", "secret": "canary"}], ("admin.keys", "secret", "never write the secret itself")),
     ],
 )
 def test_wrong_admin_keys_are_named(entries: list[dict[str, Any]], words: tuple[str, ...]) -> None:
+    environ = {"FIRST": "canary-1-canary-1", "A": "2" * 16, "SHORT": "canary-of-15-ch"}
     with pytest.raises(SettingsError) as caught:
-        read_admin_keys(settings(admin={"key": {"env": "FIRST"}, "keys": entries}), {"FIRST": "canary-1", "A": "2"})
+        read_admin_keys(settings(admin={"key": {"env": "FIRST"}, "keys": entries}), environ)
     assert [] == [word for word in words if word not in str(caught.value)], str(caught.value)
     assert "canary" not in str(caught.value)
 

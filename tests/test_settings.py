@@ -116,9 +116,9 @@ def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
         ("server.prot", 1, "server", "unknown setting `prot`"),
         ("sever", {}, "", "unknown setting `sever`"),
         ("upstreams.0.accounts.0.keys.0.name_", "x", "upstreams[0].accounts[0].keys[0]", "unknown setting `name_`"),
-        ("server.port", "8080", "server.port", "Expected `int`, got `str`"),
+        ("server.port", "8080", "server.port", "expected a port, 0 to 65535, not a text in quotes"),
         ("server.port", 65536, "server.port", "<= 65535"),
-        ("server.port", True, "server.port", "got `bool`"),
+        ("server.port", True, "server.port", "not true or false"),
         ("server.max_body_bytes", 0, "server.max_body_bytes", ">= 1"),
         ("redis.timeout_ms", 9, "redis.timeout_ms", ">= 10"),
         ("requests.deadline_s", 0, "requests.deadline_s", "> 0"),
@@ -138,9 +138,18 @@ def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
         ("upstreams.0.accounts.0.keys", [], "upstreams[0].accounts[0].keys", "length >= 1"),
         ("upstreams.0.accounts.0.requests_per_minute", 0, "upstreams[0].accounts[0].requests_per_minute", ">= 1"),
         ("upstreams.0.capabilities.max_images_per_call", 10, "upstreams[0].capabilities.max_images_per_call", "<= 9"),
-        ("models", [], "models", "length >= 1"),
+        ("models", [], "models", "expected a list of length >= 1"),
+        ("server.prot", 1, "server", "; did you mean `port`?"),
+        ("tenants", [{"name": "a", "limits": {"images_per_day": 1}}], "tenants[0].limits", "it belongs under quotas"),
+        ("tenants", [{"name": "a", "quotas": {"concurrency": 1}}], "tenants[0].quotas", "it belongs under limits"),
+        ("requests.lease_s", "ten", "requests.lease_s", "expected a number of seconds, not a text in quotes"),
+        ("requests.lease_s", 0, "requests.lease_s", "expected a number of seconds >= 1"),
+        ("requests.max_attempts", 1.5, "requests.max_attempts", "expected a whole number, not one with a point"),
+        ("billing.charge_withheld", "no", "billing.charge_withheld", "expected true or false, not a text in quotes"),
+        ("models.0.price_per_image_usd", "0.00350001", "models[0].price_per_image_usd", "at most 6 digits behind the"),
+        ("models.0.price_per_image_usd", "-1", "models[0].price_per_image_usd", "not negative"),
         ("models.0.targets", [], "models[0].targets", "length >= 1"),
-        ("models.0.price_per_image_usd", 0.0035, "models[0].price_per_image_usd", "Expected `str`"),
+        ("models.0.price_per_image_usd", 0.0035, "models[0].price_per_image_usd", "not one with a point"),
         ("models.0.price_per_image_usd", "-1", "models[0].price_per_image_usd", "a decimal in quotes"),
         ("models.0.price_per_image_usd", "0.0000001", "models[0].price_per_image_usd", "a decimal in quotes"),
         ("models.0.targets.0.upstream", "nobody", "models 'image-01': targets", "known are 302ai"),
@@ -155,6 +164,12 @@ def test_an_error_names_the_file_the_path_and_the_reason(path: str, value: objec
     assert told.startswith("gate.toml: ")
     assert where in told
     assert why in told
+
+
+def test_two_prices_from_one_moment_are_told_as_moments() -> None:
+    change = {"since": "2027-01-01T00:00:00Z", "price_per_image_usd": "1"}
+    told = error_of(changed("models.0.price_changes", [change, change]))
+    assert "the moment '2027-01-01T00:00:00+00:00' is used twice; moments must differ" in told
 
 
 def _twice(name: str) -> dict[str, Any]:
@@ -243,7 +258,9 @@ def test_every_kind_of_setting_can_be_set_from_the_environment(
         ("MODELS__1__ID", "x", "no entry '1'"),
         ("MODELS__X__ID", "x", "no setting of that name"),
         ("MODELS__-1__ID", "x", "no setting of that name"),
-        ("UPSTREAMS__0__CAPABILITIES__SEED", "maybe", "expected bool"),
+        ("UPSTREAMS__0__CAPABILITIES__SEED", "maybe", "expected true or false"),
+        ("REQUESTS__LEASE_S", "ten", "expected a number of seconds"),
+        ("SERVER__PROT", "1", "did you mean `port`?"),
         ("REQUESTS__DEADLINE_S", "nan", "expected"),
     ],
 )

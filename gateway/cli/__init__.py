@@ -1,6 +1,9 @@
 """The command line: `imagegate COMMAND`."""
 
-from typing import Annotated
+import errno
+import os
+import sys
+from typing import Annotated, Final
 
 import typer
 
@@ -13,20 +16,44 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # it would take [brackets] in help texts for markup, and drop them
 )
-app.command("demo")(demo.demo)
+app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(demo.demo)
 app.command("serve")(serve.serve)
-app.command("check")(serve.check)
-app.command("simulator")(simulator.simulator)
-app.command("audit")(audit.audit)
+app.command("check", short_help="Validate the configuration, and ask Redis.")(serve.check)
+app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(simulator.simulator)
+app.command("audit", short_help="Show who changed which tenant or key, and when.")(audit.audit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")
 app.add_typer(usage.app, name="usage")
 
 
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def main() -> None:
-    app()
+    """Run a command. A full disk behind standard output is one clear line, a reader that is gone is no news."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        print(f"imagegate: the output cannot be written ({error.strerror})", file=sys.stderr)
+    else:
+        return
+    raise SystemExit(1)
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere, or the interpreter fails on it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_version(wanted: bool) -> None:

@@ -28,7 +28,7 @@ def ask(url: str, admin_key: str, method: str, path: str, body: Document | None 
     try:
         response = httpx.request(
             method,
-            f"{url.rstrip('/')}/admin/v1{path}",
+            f"{url.rstrip('/').removesuffix('/v1')}/admin/v1{path}",  # clients of OpenAI know it with /v1
             json=body,
             headers={"authorization": f"Bearer {admin_key}"},
             timeout=_TIMEOUT_S,

@@ -25,8 +25,16 @@ from gateway.stores.credentials import new_secret
 
 app = typer.Typer(help="A tenant's keys.", no_args_is_help=True)
 
-TenantName = Annotated[str, typer.Argument(help="The tenant's name.")]
-KeyId = Annotated[str, typer.Argument(help="The key's id, as listed.")]
+
+def _no_secret(text: str) -> str:
+    """What is no whole key; one would end in messages and paths, which others read."""
+    if text.startswith("sk-"):
+        raise typer.BadParameter("give its id, the 10 characters behind sk-ig-")
+    return text
+
+
+TenantName = Annotated[str, typer.Argument(help="The tenant's name.", callback=_no_secret)]
+KeyId = Annotated[str, typer.Argument(help="The key's id, as listed.", callback=_no_secret)]
 Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days from now until it expires.")]
 _UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -67,11 +75,9 @@ def list_(
     if json:
         print_json(answer)
         return
-    listed = [
-        (str(key.get("id")), str(key.get("label")), day(key.get("created_at")), day(key.get("expires_at")))
-        for key in rows(answer)
-    ]
-    print_table(("ID", "LABEL", "CREATED", "EXPIRES"), listed, empty=f"{tenant} has no keys.")
+    has_old = any(key.get("old_secret_until") for key in rows(answer))
+    columns = ("ID", "LABEL", "CREATED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
+    print_table(columns, [_row(key)[: len(columns)] for key in rows(answer)], empty=f"{tenant} has no keys.")
 
 
 @app.command("show")
@@ -133,15 +139,17 @@ def rotate(
 ) -> None:
     """Make a new key in the place of one and show it, this once. Id, label and limits stay."""
     grace_s = _seconds(grace)
-    _find(url, admin_key, tenant, key_id)
+    before = _find(url, admin_key, tenant, key_id)
     answer = ask(url, admin_key, "POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
     if json:
         print_json(answer)
         return
     print(answer.get("key"))
     typer.echo(f"Key {key_id} of {tenant}. It is shown only now: keep it in a safe place.", err=True)
-    until = f"works until {minute(int(time.time()) + grace_s)}" if grace_s else "is refused from now on"
-    typer.echo(f"The old one {until}.", err=True)
+    until = answer.get("old_secret_until")
+    typer.echo(f"The old one {f'works until {minute(until)}' if until else 'is refused from now on'}.", err=True)
+    if ended := before.get("old_secret_until"):
+        typer.echo(f"The one before that, due to work until {minute(ended)}, is refused from now on.", err=True)
 
 
 @app.command("revoke")
@@ -159,6 +167,8 @@ def revoke(
         print_json(answer)
     else:
         print(f"Key {key_id} of {tenant} is revoked.")
+    if answer.get("declared"):
+        typer.echo("It stays revoked although the configuration declares it: declare a new one.", err=True)
 
 
 @app.command("hash")
@@ -200,10 +210,17 @@ def _print(key: Document, as_json: bool) -> None:
             ("label", str(key.get("label"))),
             ("created", day(key.get("created_at"))),
             ("expires", day(key.get("expires_at"))),
+            *([("old key until", minute(key["old_secret_until"]))] if key.get("old_secret_until") else []),
             *([("declared", "in the configuration")] if key.get("declared") else []),
             *limit_fields(key),
         ]
     )
+
+
+def _row(key: Document) -> tuple[str, ...]:
+    until = key.get("old_secret_until")
+    days = day(key.get("created_at")), day(key.get("expires_at"))
+    return str(key.get("id")), str(key.get("label")), *days, minute(until) if until else ""
 
 
 def _in_days(days: int | None) -> int | None:

@@ -5,13 +5,19 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import Final, Literal, NoReturn
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+_SOLID: Final = 12
+"""What is as short, as days and ids are, is never broken."""
+_NARROW: Final = 8
+"""The least that is left to longer texts."""
 
 
 def fail(message: str) -> NoReturn:
@@ -32,20 +38,27 @@ def print_table(
     numbers: int = 0,
     total: Sequence[str] = (),
 ) -> None:
-    """`numbers` says how many columns at the end hold some: these are never broken. `total` is a last row."""
+    """`numbers` says how many columns at the end hold some. `total` is a last row.
+
+    Nothing is cut off: long texts go on below on a terminal, and the table is as wide as they are elsewhere.
+    """
     if not rows:
         print(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns[: len(columns) - numbers]:
-        table.add_column(column)
-    for column in columns[len(columns) - numbers :]:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    if total:
-        table.add_row(*total, style="bold")
-    Console(highlight=False).print(table)
+    lines = [[printable(cell) for cell in row] for row in (*rows, *((total,) if total else ()))]
+    longest = [max(map(cell_len, column)) for column in zip(columns, *lines, strict=True)]
+    first_number = len(columns) - numbers
+    least = [width if at >= first_number or width <= _SOLID else _NARROW for at, width in enumerate(longest)]
+    console = Console(highlight=False)
+    gap = 2 if not sys.stdout.isatty() or sum(longest) + 2 * len(columns) <= console.width else 1
+    console.width = max(console.width, sum(least if sys.stdout.isatty() else longest) + gap * len(columns))
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for at, column in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if at >= first_number else "left"
+        table.add_column(column, justify=justify, overflow="fold", min_width=least[at])
+    for at, line in enumerate(lines):
+        table.add_row(*map(Text, line), style="bold" if at == len(rows) else None)
+    console.print(table)
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:

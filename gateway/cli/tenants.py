@@ -61,7 +61,7 @@ def list_(url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: Js
         print_json(answer)
         return
     listed = [
-        (str(tenant.get("name")), _state(tenant), _models(tenant), day(tenant.get("created_at")))
+        (str(tenant.get("name")), _whole_state(tenant), _models(tenant), day(tenant.get("created_at")))
         for tenant in rows(answer)
     ]
     print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="There are no tenants.")
@@ -104,13 +104,30 @@ def update(
     answer = ask(url, admin_key, "PATCH", f"/tenants/{quote(name, safe='')}", change)
     _print(answer, json)
     if answer.get("declared"):
-        typer.echo(f"{name} is declared in the configuration: a start or reload undoes this.", err=True)
+        _hint(name, change)
 
 
 @app.command("delete")
 def delete(name: Name, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False) -> None:
-    """Disable a tenant: its keys are refused from now on, its records are kept."""
-    _print(ask(url, admin_key, "DELETE", f"/tenants/{quote(name, safe='')}"), json)
+    """Disable a tenant: its keys are refused, its records are kept."""
+    answer = ask(url, admin_key, "DELETE", f"/tenants/{quote(name, safe='')}")
+    _print(answer, json)
+    if answer.get("declared"):
+        _hint(name, {"disabled": True})
+    elif not json:
+        typer.echo(f"imagegate tenant update {name} --enable lets it in again.", err=True)
+
+
+def _hint(name: str, change: Document) -> None:
+    """What a start or reload makes of a change of a declared tenant."""
+    if change.keys() - {"disabled"}:
+        besides = ", besides --disable" if change.get("disabled") else ""
+        typer.echo(f"{name} is declared in the configuration: a start or reload undoes this{besides}.", err=True)
+    if change.get("disabled"):
+        typer.echo("It stays disabled, although the configuration declares it, until:", err=True)
+        typer.echo(f"imagegate tenant update {name} --enable", err=True)
+    elif "disabled" in change:
+        typer.echo("Where the configuration disables it, a start or reload does so again.", err=True)
 
 
 def _change(model: list[str] | None, all_models: bool, weight: int | None, enable: bool | None) -> Document:
@@ -128,11 +145,10 @@ def _print(tenant: Document, as_json: bool) -> None:
     if as_json:
         print_json(tenant)
         return
-    by = f" by {tenant['disabled_by']}" if tenant.get("disabled_by") else ""
     print_fields(
         [
             ("name", str(tenant.get("name"))),
-            ("state", _state(tenant) + by),
+            ("state", _state(tenant)),
             ("models", _models(tenant)),
             ("weight", str(tenant.get("weight"))),
             ("created", day(tenant.get("created_at"))),
@@ -143,7 +159,12 @@ def _print(tenant: Document, as_json: bool) -> None:
 
 
 def _state(tenant: Document) -> str:
-    return "disabled" if tenant.get("disabled") else "enabled"
+    by = f" by {tenant['disabled_by']}" if tenant.get("disabled_by") else ""
+    return f"disabled{by}" if tenant.get("disabled") else "enabled"
+
+
+def _whole_state(tenant: Document) -> str:
+    return f"{_state(tenant)}, declared" if tenant.get("declared") else _state(tenant)
 
 
 def _models(tenant: Document) -> str:

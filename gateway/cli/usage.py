@@ -100,7 +100,7 @@ def export(
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
 ) -> None:
-    """Export the record of every request as JSON Lines, oldest day first."""
+    """Export every request's record as JSON Lines, oldest day first."""
     done = 0
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as tell:
         for answer in _pages(url, admin_key, "/usage/records", _query(tenant, first, last)):
@@ -189,14 +189,25 @@ def _print_report(groups: Sequence[str], answer: Document) -> None:
     total = found if isinstance(found, dict) else {}
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
+    decimals = max(_decimals(row) for row in [*rows(answer), total])
     print(f"{answer.get('from')} to {answer.get('to')}, UTC")
     print_table(
         [name.upper() for name in names],
-        [[str(row.get(name)) for name in names] for row in rows(answer)],
+        [_cells(row, names, decimals) for row in rows(answer)],
         empty="Nothing was used.",
         numbers=len(amounts),
-        total=["TOTAL", *([""] * (len(groups) - 1)), *(str(total.get(name)) for name in amounts)],
+        total=["TOTAL", *([""] * (len(groups) - 1)), *_cells(total, amounts, decimals)],
     )
+
+
+def _cells(row: Document, names: Sequence[str], decimals: int) -> list[str]:
+    """The row's texts; money with as many decimals as the table's longest, so that the points stand in one line."""
+    pad = "0" * (decimals - _decimals(row))
+    return [f"{row.get(name)}{pad if name == 'usd' else ''}" for name in names]
+
+
+def _decimals(row: Document) -> int:
+    return len(str(row.get("usd")).partition(".")[2])
 
 
 def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
@@ -204,7 +215,7 @@ def _print_verification(counts: dict[str, int], differences: Sequence[Document])
         where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
         told = f"{found.get('measure')} {found.get('sums')} in the sums, {found.get('records')} in the records"
         print(printable(f"{where}: {told}"))
-    compared = f"{_counted(counts['days'], 'day')} of a tenant, {_counted(counts['records'], 'record')}"
+    compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")
     if counts["expired_days"]:
         print(f"Not compared: {_counted(counts['expired_days'], 'day')} whose records are no longer kept.")

@@ -59,7 +59,7 @@ def describe_key(key: TenantKey) -> dict[str, object]:
         "declared": key.is_declared,
         "created_at": key.created_at,
         "expires_at": key.expires_at,
-    }
+    } | ({} if key.old_secret_until is None else {"old_secret_until": key.old_secret_until})
 
 
 def describe_limits(limits: Limits) -> dict[str, object]:

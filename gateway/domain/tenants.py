@@ -68,6 +68,8 @@ class TenantKey:
     """Besides the tenant's own."""
     quotas: Quotas = Quotas()
     is_declared: bool = False
+    old_secret_until: int | None = None
+    """Unix seconds until which the secret before the last rotation still opens; None when it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final, get_origin
 import msgspec
 
 from gateway.settings.schema import Settings, SettingsError, Table
-from gateway.settings.wording import expected_in_words, plain_type, step_type
+from gateway.settings.wording import expected_in_words, plain_type, step_type, type_in_words
 
 ENV_PREFIX: Final = "IMAGEGATE_"
 
@@ -53,5 +53,6 @@ def _parse(kind: object, text: str, variable: str) -> object:
         raise SettingsError(f"{variable}: expected a TOML list or table: {error}") from error
     except msgspec.ValidationError as error:
         setting = ".".join(variable.removeprefix(ENV_PREFIX).lower().split("__"))
-        expected = expected_in_words(setting) or str(error).partition(", got")[0].partition("Expected ")[2].strip("`")
+        kind_name = str(error).partition(", got")[0].partition("Expected ")[2]
+        expected = expected_in_words(setting) or type_in_words(kind_name, setting)
         raise SettingsError(f"{variable}: {text!r} is not what this setting takes; expected {expected}") from error

@@ -64,7 +64,7 @@ def _problems(settings: Settings) -> Iterable[str]:
     yield from _twice("models", (name for model in settings.models for name in (model.id, *model.aliases)))
     for model in settings.models:
         moments = (change.since.isoformat() for change in model.price_changes)
-        yield from _twice(f"models '{model.id}': price_changes: since", moments)
+        yield from _twice(f"models '{model.id}': price_changes: since", moments, "moment")
     known = {upstream.name for upstream in settings.upstreams}
     for model in settings.models:
         for target in model.targets:
@@ -85,9 +85,9 @@ def _is_origin(text: str) -> bool:
     return text.startswith(("http://", "https://")) and text.count("/") == 2
 
 
-def _twice(where: str, names: Iterable[str]) -> Iterable[str]:
+def _twice(where: str, names: Iterable[str], what: str = "name") -> Iterable[str]:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            yield f"{where}: the name '{name}' is used twice; names must differ"
+            yield f"{where}: the {what} '{name}' is used twice; {what}s must differ"
         seen.add(name)

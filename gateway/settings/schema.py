@@ -21,13 +21,19 @@ Count = Annotated[int, Meta(ge=1)]
 HttpUrl = Annotated[
     str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z", description="http:// or https://, a host, and no query")
 ]
-Price = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z", description='a decimal in quotes, as "0.0035"')]
+Price = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z",
+        description='a decimal in quotes, not negative, at most 6 digits behind the point, as "0.0035"',
+    ),
+]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000_000, description="an integer from 0 to 1000000000")]
 Usd = Annotated[
     str,
     Meta(
         pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z",
-        description='a decimal in quotes, up to 999999999 and with up to 6 decimals, as "50.00"',
+        description='a decimal in quotes, not negative, at most 6 digits behind the point, as "50.00"',
     ),
 ]
 KeyHash = Annotated[

@@ -163,6 +163,7 @@ class Declaration:
         pipeline.hget(keys_record(key.tenant), key.id)
         is_revoked, text = await answer(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
+            _LOG.warning("declared_key_stays_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
             return
         owner = await self._keys.link(key)
         if owner and owner != key.tenant:
@@ -174,8 +175,9 @@ class Declaration:
             await self._changes.make(act, [made], unless_revoked=key.id)
             return
         record = read_key(text)
-        key, before = replace(key, created_at=record.created_at), record.key(key.id, key.tenant)
-        is_same = record.mac == mac
+        before, is_same = record.key(key.id, key.tenant), record.mac == mac
+        old_until = before.old_secret_until if is_same else None
+        key = replace(key, created_at=record.created_at, old_secret_until=old_until)
         after = write_key(key, mac, record.old_mac, record.old_until) if is_same else write_key(key, mac)
         if after != text:
             action = "key.update" if is_same else "key.rotate"

@@ -58,6 +58,7 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             _limits(self.limits),
             _quotas(self.limits),
             self.declared,
+            self.old_until if self.old_mac else None,
         )
 
     def text(self) -> str:

@@ -85,17 +85,20 @@ class TenantKeys:
         return (await self._read(key_id)).key
 
     async def list_keys(self, tenant: str) -> list[TenantKey]:
-        """The tenant's valid keys, the oldest first. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """The tenant's valid keys, the oldest first, those of one second by label.
+
+        Raises: GatewayError NOT_FOUND, REDIS_AWAY.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.exists(tenant_record(tenant))
         pipeline.hgetall(keys_record(tenant))
         exists, texts = await answer(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
-        kept = [_kept(key_id, tenant, text) for key_id, text in texts.items()]
+        kept = [self._kept(key_id, tenant, text) for key_id, text in texts.items()]
         await self._strike_off(tenant, [entry for entry in kept if self._is_over(entry.key)])
         valid = [entry.key for entry in kept if not self._is_over(entry.key)]
-        return sorted(valid, key=lambda key: (key.created_at, key.id))
+        return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
 
     async def update(self, key_id: str, change: Callable[[TenantKey], TenantKey], actor: Actor) -> TenantKey:
         """Make a key what `change` makes of it. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
@@ -136,7 +139,7 @@ class TenantKeys:
         described = describe_key(kept.key)
         act = Act(actor, "key.rotate", kept.key.tenant, public_id, described, described | {"old_secret_until": until})
         await self._changes.make(act, [Edit(Part.KEYS, public_id, kept.text, text)])
-        return NewKey(kept.key, secret)
+        return NewKey(replace(kept.key, old_secret_until=until if grace_s else None), secret)
 
     async def revoke(self, key_id: str, actor: Actor) -> TenantKey:
         """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
@@ -162,10 +165,16 @@ class TenantKeys:
     async def _read(self, key_id: str) -> _Kept:
         tenant = await answer(self._redis, self._redis.get(lookup_record(key_id)), str)
         text = await answer(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
-        kept = _kept(key_id, tenant, text) if text else None
+        kept = self._kept(key_id, tenant, text) if text else None
         if kept is None or self._is_over(kept.key):
-            raise GatewayError(Fault.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
+            raise _no_key(key_id)
         return kept
+
+    def _kept(self, key_id: str, tenant: str, text: str) -> _Kept:
+        record = read_key(text)
+        key = record.key(key_id, tenant)
+        has_old = key.old_secret_until is not None and key.old_secret_until > self._clock()
+        return _Kept(key if has_old else replace(key, old_secret_until=None), record, text)
 
     def _is_over(self, key: TenantKey) -> bool:
         return key.expires_at is not None and key.expires_at <= self._clock()
@@ -178,9 +187,11 @@ class TenantKeys:
                 await self._changes.make(Act(Actor(""), "", tenant), edits)
 
 
-def _kept(key_id: str, tenant: str, text: str) -> _Kept:
-    record = read_key(text)
-    return _Kept(record.key(key_id, tenant), record, text)
+def _no_key(key_id: str) -> GatewayError:
+    """A whole key given for its id is not repeated."""
+    if key_id.startswith("sk-"):
+        return GatewayError(Fault.NOT_FOUND, "That is a key itself: give its id, the 10 characters behind sk-ig-.")
+    return GatewayError(Fault.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
 
 def _later(one: int | None, other: int | None) -> int | None:

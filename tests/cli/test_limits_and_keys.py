@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from gateway.domain.credentials import digest, key_id
+from gateway.stores.credentials import new_secret
 from tests.cli.test_cli import Ask, ask, check_refused, environment, fits, run
 from tests.conftest import MakeGateway
 from tests.harness import ADMIN_KEY, Gateway
@@ -68,6 +70,31 @@ def test_a_key_is_rotated(ask: Ask, gateway: Gateway, grace: tuple[str, ...], ex
     assert [expected, 200] == [status_of(gateway, key) for key in (gateway.api_key, new)]
     assert ("works until" if expected == 200 else "refused from now on") in rotated.stderr
     assert fits(rotated.stderr)
+
+
+def test_the_end_of_an_old_key_is_shown_and_a_second_rotation_says_that_it_ends_at_once(
+    ask: Ask, gateway: Gateway
+) -> None:
+    public_id = gateway.api_key[6:16]
+    assert "OLD KEY" not in ask("key", "list", "acme").stdout
+    assert "The one before" not in ask("key", "rotate", "acme", public_id).stderr
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    assert re.search(rf"OLD KEY UNTIL *\n{public_id} .*never +{moment}", ask("key", "list", "acme").stdout)
+    assert [] == missing(ask("key", "show", "acme", public_id).stdout, (rf"old key until +{moment}",))
+    again = ask("key", "rotate", "acme", public_id, "--grace", "0").stderr
+    assert re.search(rf"The one before that, due to work until {moment}, is refused from now on\.", again)
+    assert "OLD KEY" not in ask("key", "list", "acme").stdout
+
+
+@pytest.mark.parametrize("command", ["show", "update", "rotate", "revoke"])
+def test_a_key_given_for_its_id_is_not_repeated(ask: Ask, gateway: Gateway, command: str) -> None:
+    options = ("--label", "x") if command == "update" else ()
+    for arguments in (("acme", gateway.api_key), (gateway.api_key, gateway.api_key[6:16])):
+        done = ask("key", command, *arguments, *options)
+        assert (2, "") == (done.returncode, done.stdout)
+        assert "give its id, the 10 characters behind sk-ig-" in done.stderr
+        assert gateway.api_key not in done.stderr
+    assert 200 == status_of(gateway, gateway.api_key)
 
 
 @pytest.mark.parametrize("command", ["show", "rotate", "revoke"])
@@ -129,18 +156,41 @@ def test_the_audit_is_paged(ask: Ask) -> None:
     assert "key.create" in page.stdout
 
 
-def test_a_reader_is_told_that_it_may_only_read(make_gateway: MakeGateway) -> None:
-    keys = [{"name": "board", "secret": {"env": "SECRET_MAIN_1"}, "role": "read"}]
+def test_a_reader_is_told_that_it_may_only_read(make_gateway: MakeGateway, tmp_path: Path) -> None:
+    reading = "reader-secret-for-tests"
+    (tmp_path / "reader").write_text(reading)
+    keys = [{"name": "board", "secret": {"file": str(tmp_path / "reader")}, "role": "read"}]
     gateway = make_gateway(admin={"key": {"env": "ADMIN_KEY"}, "keys": keys})
-    options = ("--url", gateway.url, "--admin-key", "main-1")
+    options = ("--url", gateway.url, "--admin-key", reading)
     assert 0 == run("tenant", "list", *options).returncode
     check_refused(run("tenant", "create", "b", *options), "board", "read")
-    assert ADMIN_KEY != "main-1"
 
 
 def test_a_change_of_a_declared_tenant_warns(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(tenants=[{"name": "shop"}])
     done = run("tenant", "update", "shop", "--weight", "2", "--url", gateway.url, "--admin-key", ADMIN_KEY)
     assert 0 == done.returncode
-    assert "configuration" in done.stderr
-    assert fits(done.stderr)
+    assert "shop is declared in the configuration: a start or reload undoes this.\n" == done.stderr
+
+
+def test_a_hint_says_what_a_start_makes_of_a_switched_declared_tenant(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(tenants=[{"name": "shop"}])
+    options = ("--url", gateway.url, "--admin-key", ADMIN_KEY)
+    stays = "It stays disabled, although the configuration declares it, until:\nimagegate tenant update shop --enable\n"
+    assert stays == run("tenant", "update", "shop", "--disable", *options).stderr
+    assert stays == run("tenant", "delete", "shop", *options).stderr
+    both = run("tenant", "update", "shop", "--disable", "--weight", "2", *options).stderr
+    assert both == "shop is declared in the configuration: a start or reload undoes this, besides --disable.\n" + stays
+    listed = run("tenant", "list", *options).stdout
+    assert re.search(r"^shop +disabled by admin, declared +all ", listed, re.MULTILINE)
+    enabled = run("tenant", "update", "shop", "--enable", *options).stderr
+    assert "Where the configuration disables it, a start or reload does so again.\n" == enabled
+    assert "tenant update acme --enable lets it in again" in run("tenant", "delete", "acme", *options).stderr
+
+
+def test_a_declared_key_that_is_revoked_needs_another(make_gateway: MakeGateway) -> None:
+    secret = new_secret()
+    gateway = make_gateway(tenants=[{"name": "shop", "keys": [{"hash": f"{key_id(secret)}.{digest(secret)}"}]}])
+    done = run("key", "revoke", "shop", secret[6:16], "--url", gateway.url, "--admin-key", ADMIN_KEY)
+    told = "It stays revoked although the configuration declares it: declare a new one.\n"
+    assert (0, told) == (done.returncode, done.stderr)

@@ -59,11 +59,26 @@ def test_a_redis_that_runs_no_scripts_for_us_is_refused_with_the_remedy(
 def test_check_logs_in_with_the_configured_password(server: Server, config: Path, tmp_path: Path) -> None:
     server.ask("CONFIG", "SET", "requirepass", "hunter2")
     wrong = run("check", "--config", str(config))
-    check_refused(wrong, "redis.url")
+    check_refused(wrong, "redis.url", "asks for a password", "set redis.password")
     (tmp_path / "secret").write_text("hunter2\n")
     done = run("check", "--config", written(config, f'password = {{ file = "{tmp_path}/secret" }}'))
     assert (0, "") == (done.returncode, done.stderr)
     assert "redis: answers" in done.stdout
+
+
+@each_command
+def test_a_database_that_is_not_there_is_refused_with_the_remedy(
+    server: Server, config: Path, command: tuple[str, ...]
+) -> None:
+    url = f"redis://127.0.0.1:{server.port}/99"
+    done = run(*command, "--config", str(config), IMAGEGATE_REDIS__URL=url)
+    check_refused(done, "redis.url", "there is no database 99")
+    assert "ACL SETUSER" not in done.stderr
+
+
+def test_check_says_what_may_be_wrong_with_an_address_where_nobody_answers(config: Path) -> None:
+    done = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"redis://127.0.0.1:{free_port()}/0")
+    check_refused(done, "redis.url", "does not answer", "is it running there?", "rediss://")
 
 
 @pytest.mark.parametrize(

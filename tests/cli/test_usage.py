@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def test_a_report_is_a_table_with_a_total(ask: Ask, books: "redis.Redis") -> Non
     assert "2026-07-01 to 2026-07-31, UTC" == head
     assert ["DAY", "REQUESTS", "ASKED", "IMAGES", "USD"] == columns(names)
     assert ["2026-07-27", "1", "1", "1", "0.000001"] == columns(first)
-    assert ["2026-07-28", "2", "2", "2", "0.007"] == columns(second)
+    assert ["2026-07-28", "2", "2", "2", "0.007000"] == columns(second)
     assert ["TOTAL", "3", "3", "3", "0.007001"] == columns(total)
     assert len({len(line.rstrip()) for line in (names, first, second, total)}) == 1
 
@@ -67,17 +68,15 @@ def test_images_that_were_not_delivered_have_their_columns(ask: Ask, books: "red
     assert ["TOTAL", "1", "9", "2", "3", "1", "3", "0.0035"] == columns(total)
 
 
-def test_a_table_of_everything_fits_the_terminal_and_breaks_no_number(ask: Ask, books: "redis.Redis") -> None:
+def test_a_table_of_everything_breaks_no_number(ask: Ask, books: "redis.Redis") -> None:
     wide = Settled(
         asked=1_234_567, delivered=1_234_567, withheld=12_345, lost=1234, unconfirmed=123, usd_micros=10**13 + 1
     )
     settle(books, [replace(wide, tenant="t" * 63, model="m" * 128), replace(wide, model="\x1b[31mred[bold]\n")])
     table = printed(ask("usage", *JULY, "--by", "day,model"))
-    assert fits(table)
     assert "\x1b" not in table
     for number in ("1234567", "2469134", "12345", "1234", "10000000.000001", "20000000.000002"):
         assert number in table
-    assert fits(printed(ask("usage", *JULY, "--by", "tenant")))
 
 
 def test_nothing_used_is_said(ask: Ask) -> None:
@@ -93,6 +92,45 @@ def test_csv_has_a_header_and_numbers(ask: Ask, books: "redis.Redis") -> None:
         ["acme", 'a, "b"', "1", "1", "1", "0", "0", "0", "0.0035"],
         ["acme", "image-01", "1", "2", "1", "1", "0", "0", "0.0035"],
     ] == table
+
+
+LONG: Final = "customer-" + "x" * 54
+BY_ALL: Final = ("usage", *JULY, "--by", "day,tenant,model,key")
+
+
+def test_rows_are_whole_where_there_is_no_terminal(ask: Ask, books: "redis.Redis") -> None:
+    settle(books, [Settled(tenant=LONG, model="m" * 60, key="q7Rk2ZxW9b")])
+    row = columns(printed(ask(*BY_ALL)).splitlines()[2])
+    assert ["2026-07-28", LONG, "m" * 60, "q7Rk2ZxW9b", "1", "1", "1", "0.0035"] == row
+
+
+def test_on_a_terminal_long_texts_go_on_below_and_the_rest_is_whole(gateway: Gateway, books: "redis.Redis") -> None:
+    settle(books, [Settled(tenant=LONG, model="m" * 60, key="q7Rk2ZxW9b")])
+    reader, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway", *BY_ALL],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env=environment(IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY, TERM="dumb", COLUMNS="80"),
+    )
+    os.close(terminal)
+    shown = b"".join(read_all(reader)).decode()
+    assert (b"", 0) == (process.communicate(timeout=60)[1], process.returncode)
+    assert fits(shown)
+    assert "…" not in shown
+    assert re.search(r"2026-07-28 +\S+ +m+ +q7Rk2ZxW9b +1 +1 +1 +0\.0035", shown)
+    assert "m" * 60 == "".join(re.findall(r"(?<!\S)m+(?!\S)", shown))
+
+
+@pytest.mark.parametrize("command", [("usage", "--format", "csv"), ("usage",), ("usage", "export")])
+def test_a_full_disk_is_one_line(gateway: Gateway, books: "redis.Redis", command: tuple[str, ...]) -> None:
+    settle(books, numbered(Settled(), 2000))
+    variables = environment(IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "gateway", *command, *JULY]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, env=variables, timeout=60, check=False)
+    told = b"imagegate: the output cannot be written (No space left on device)\n"
+    assert (1, told) == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -192,14 +230,13 @@ def read_all(descriptor: int) -> Iterator[bytes]:
         yield piece
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure(gateway: Gateway, books: "redis.Redis") -> None:
-    settle(books, numbered(Settled(), 2000))
+@pytest.mark.parametrize("command", ["usage export", "usage --by key --format csv", "usage --by key"])
+def test_a_reader_that_has_seen_enough_is_no_failure(gateway: Gateway, books: "redis.Redis", command: str) -> None:
+    settle(books, [Settled(key=f"k{number:04}") for number in range(2000)])
     variables = environment(IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
-    command = f"{sys.executable} -m gateway usage export {' '.join(JULY)} | head -n 1"
+    command = f"{sys.executable} -m gateway {command} {' '.join(JULY)} | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, env=variables, check=False)
-    assert 1 == done.stdout.count("\n")
-    assert "Traceback" not in done.stderr
-    assert "Exception" not in done.stderr
+    assert (1, "") == (done.stdout.count("\n"), done.stderr)
 
 
 def test_right_books_are_verified(ask: Ask, books: "redis.Redis") -> None:
@@ -209,8 +246,7 @@ def test_right_books_are_verified(ask: Ask, books: "redis.Redis") -> None:
     books.delete(f"ig2:{{c}}:ledger:{today - timedelta(days=900):%Y%m%d}")
     done = ask("usage", "verify", "--from", str(today - timedelta(days=999)))
     assert (
-        "Compared 2 days of a tenant, 6001 records: no difference.\n"
-        "Not compared: 1 day whose records are no longer kept.\n"
+        "Compared 2 tenant days, 6001 records: no difference.\nNot compared: 1 day whose records are no longer kept.\n"
     ) == printed(done)
     answer = json.loads(printed(ask("usage", "verify", "--from", str(today), "--json")))
     assert {"days": 2, "records": 6001, "differences": [], "next_cursor": None}.items() <= answer.items()
@@ -224,7 +260,7 @@ def test_a_difference_is_a_line_and_a_failure(ask: Ask, books: "redis.Redis") ->
     assert 1 == done.returncode
     line, summary = done.stdout.splitlines()
     assert f"acme {today} key key1 model a|?[31m: lost 2 in the sums, 0 in the records" == line
-    assert "Compared 1 day of a tenant, 1 record: 1 difference." == summary
+    assert "Compared 1 tenant day, 1 record: 1 difference." == summary
     assert "imagegate: the sums and the records disagree: 1 difference\n" == done.stderr
     as_json = ask("usage", "verify", "--json")
     assert 1 == as_json.returncode
@@ -260,7 +296,7 @@ def test_refusals_of_the_gateway_are_one_line(ask: Ask, command: tuple[str, ...]
 def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
     done = run("usage", *arguments, IMAGEGATE_URL="http://127.0.0.1:9", IMAGEGATE_ADMIN_KEY="x")
     assert (2, "") == (done.returncode, done.stdout)
-    assert fits(done.stderr)
+    assert "Usage: " in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.domain.audit import CONFIGURATION
 from gateway.domain.faults import Fault
@@ -126,9 +127,12 @@ async def test_a_declared_key_that_a_person_revoked_stays_revoked(each_redis: st
         await declaration.apply()
         await stores.keys.revoke(secret[6:16], OPS)
         before = await dump(stores)
-        await declaration.apply()
+        with capture_logs() as logged:
+            await declaration.apply()
         assert Fault.INVALID_API_KEY is await stores.fault_of(secret)
         assert before == await dump(stores)
+    [told] = [entry for entry in logged if entry["log_level"] == "warning"]
+    assert ("declared_key_stays_revoked", "acme", secret[6:16]) == (told["event"], told["tenant"], told["key"])
 
 
 async def test_of_a_revocation_and_an_application_at_once_the_revocation_wins(each_redis: str) -> None:

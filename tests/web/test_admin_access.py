@@ -14,7 +14,7 @@ from gateway.web.admin.access import Access, AdminKey, Role
 from tests.harness import document, environment, serving, upstream
 from tests.web.test_admin import ROUTES
 
-ALICE, READER, FIRST = "alice-secret", "reader-secret", "admin-secret-for-tests"
+ALICE, READER, FIRST = "alice-secret-for-tests", "reader-secret-for-tests", "admin-secret-for-tests"
 
 
 def key(name: str, secret: str, role: Role = Role.ADMIN) -> AdminKey:

@@ -31,7 +31,9 @@ def test_every_change_is_told_with_what_was_and_what_is(gateway: Gateway) -> Non
         ("key.create", key["id"], None, key),
     ] == [tuple(entry[name] for name in ("action", "key_id", "before", "after")) for entry in entries[:3]]
     assert ["key.rotate", "key.update", "key.revoke", "tenant.disable"] == [entry["action"] for entry in entries[3:]]
-    assert (key | {"label": "app"}, None) == (entries[5]["before"], entries[5]["after"])
+    until = {"old_secret_until": entries[3]["after"]["old_secret_until"]}
+    assert (key, key | until) == (entries[3]["before"], entries[3]["after"])
+    assert (key | until | {"label": "app"}, None) == (entries[5]["before"], entries[5]["after"])
     assert (changed, disabled) == (entries[6]["before"], entries[6]["after"])
     assert abs(entries[3]["after"]["old_secret_until"] - time.time() - 86_400) < 60
 

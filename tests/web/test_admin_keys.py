@@ -34,9 +34,47 @@ def test_a_rotation_answers_like_a_creation(gateway: Gateway) -> None:
     made = made_key(gateway, label="web", limits={"concurrency": 3})
     rotated = gateway.admin("POST", f"/keys/{made['id']}/rotate")
     assert 201 == rotated.status_code
-    assert made | {"key": rotated.json()["key"]} == rotated.json()
+    assert made | {name: rotated.json()[name] for name in ("key", "old_secret_until")} == rotated.json()
     assert made["key"] != rotated.json()["key"]
     assert [200, 200] == [status_of(gateway.url, key) for key in (made["key"], rotated.json()["key"])]
+
+
+def test_the_end_of_an_old_secret_is_shown_while_it_opens(gateway: Gateway) -> None:
+    made = made_key(gateway)
+    place = f"/keys/{made['id']}"
+    before = gateway.admin("GET", place).json()
+    until = gateway.admin("POST", f"{place}/rotate", {"grace_s": 600}).json()["old_secret_until"]
+    assert abs(until - time.time() - 600) < 60
+    during = before | {"old_secret_until": until}
+    assert during == gateway.admin("GET", place).json()
+    assert during in gateway.admin("GET", "/tenants/acme/keys").json()["data"]
+    assert during | {"label": "x"} == gateway.admin("PATCH", place, {"label": "x"}).json()
+    assert "old_secret_until" not in gateway.admin("POST", f"{place}/rotate", {"grace_s": 0}).json()
+    assert before | {"label": "x"} == gateway.admin("GET", place).json()
+    newest = gateway.admin("GET", "/audit?limit=1").json()["data"][0]
+    assert ("key.rotate", during | {"label": "x"}) == (newest["action"], newest["before"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tenants", {}, "name"),
+        ("/tenants", {"name": "b", "colour": 1}, "colour"),
+        ("/tenants", {"name": "b", "limits": {"speed": 1}}, "limits.speed"),
+        ("/tenants", {"name": "b", "limits": {"concurrency": "x"}}, "limits.concurrency"),
+        ("/tenants", {"name": "b", "x" * 999: 1}, "x" * 64),
+        ("/tenants", [], None),
+    ],
+)
+def test_a_refusal_names_the_field(gateway: Gateway, path: str, body: object, param: str | None) -> None:
+    refused = gateway.admin("POST", path, body)
+    assert (400, param) == (refused.status_code, refused.json()["error"]["param"])
+
+
+def test_a_key_given_for_its_id_is_not_repeated(gateway: Gateway) -> None:
+    refused = gateway.admin("GET", f"/keys/{gateway.api_key}")
+    assert (404, False) == (refused.status_code, gateway.api_key in refused.text)
+    assert "the 10 characters behind sk-ig-" in refused.text
 
 
 def test_without_grace_the_old_key_ends_at_the_other_gateway_within_a_second(two_gateways: tuple[str, str]) -> None:

@@ -1,5 +1,6 @@
 """What administrators send: bodies and query parameters, taken whole or refused with the field named."""
 
+import re
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -23,6 +24,10 @@ _WORDS: Final = {
     "name": "1 to 63 of the characters a-z, 0-9, '.', '_' and '-', a letter or digit first",
     "usd_per_month": 'a decimal in quotes, up to 999999999 and with up to 6 decimals, as "50.00"',
 }
+
+
+_FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
+_SHOWN_MAX_CHARS: Final = 64
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -97,7 +102,11 @@ async def read_document(request: Request, limits: BodyLimits, kind: type[_Body])
 
 def _refusal(message: str) -> GatewayError:
     what, _, where = message.partition(" - at `$")
-    param = where.strip(".`") or None
+    place = where.strip(".`")
+    if named := _FIELD.fullmatch(what):
+        name = f"{place}.{named[1]}".lstrip(".")[:_SHOWN_MAX_CHARS]
+        return GatewayError(Fault.INVALID_VALUE, f"{place or 'The body'}: {what[: 2 * _SHOWN_MAX_CHARS]}.", param=name)
+    param = place or None
     words = _WORDS.get(str(param).rpartition(".")[2], "")
     if words and ("regex" in what or "Expected `str" in what):
         what = f"Expected {words}"
