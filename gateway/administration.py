@@ -61,7 +61,7 @@ def build_administration(
 ) -> Administration:
     """`more` are further sections of the admin API. Raises: SettingsError."""
     pepper = read_pepper(settings, environ)
-    credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=time.monotonic)
+    credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=time.monotonic, on_return=admission.distrust)
     changes = Changes(redis, credentials.forget, settings.audit.keep_days * _DAY_S)
     tenants = TenantStore(redis, changes)
     keys = TenantKeys(redis, credentials, changes, clock)

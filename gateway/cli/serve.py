@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from gateway.cli.serving import (
     start_embedded,
     url_of,
     watch_embedded,
+    watching,
 )
 from gateway.domain.faults import GatewayError
 from gateway.processes import end_with_parent
@@ -107,7 +109,8 @@ def _check_redis(settings: Settings) -> str:
         try:
             problems = asyncio.run(find_problems(settings, os.environ))
         except GatewayError as error:
-            raise SettingsError(f"redis.url: redis does not answer ({error.detail})") from error
+            remedy = "is it running there? is TLS meant (rediss://)?"
+            raise SettingsError(f"redis.url: redis does not answer ({error.detail}); {remedy}") from error
         if problems:
             raise SettingsError(f"redis.url: {'; '.join(problems)}")
         return "answers"
@@ -125,14 +128,15 @@ def create_worker() -> Starlette:
         raise SystemExit(1)
     settings = load(None, os.environ)
     logs.configure(settings.logs.format, settings.logs.level)
-    return _create(settings, embedded_of(settings))
+    return _create(settings, embedded_of(settings), watches=False)
 
 
-def _create(settings: Settings, embedded: EmbeddedRedis | None) -> Starlette:
+def _create(settings: Settings, embedded: EmbeddedRedis | None, *, watches: bool) -> Starlette:
+    """The program, which keeps the embedded server alive if it `watches`."""
     if embedded is None:
         return create_app(settings, os.environ)
     settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
-    return create_app(settings, os.environ, [partial(watch_embedded, embedded)])
+    return create_app(settings, os.environ, [partial(watch_embedded, embedded)] if watches else ())
 
 
 def _load(config: str | None) -> Settings:
@@ -146,7 +150,7 @@ def _run(
     settings: Settings, embedded: EmbeddedRedis | None, config: str | None, host: str, port: int, workers: int
 ) -> None:
     try:
-        app = _create(settings, embedded)
+        app = _create(settings, embedded, watches=workers == 1)
         if embedded is None:
             asyncio.run(refuse_unfit(settings, os.environ))
     except SettingsError as error:
@@ -165,7 +169,8 @@ def _run(
     if workers > 1:
         supervisor = Workers(options, sockets=[listener])
         supervisor.reload = reload
-        supervisor.run()
+        with watching(embedded) if embedded else nullcontext():
+            supervisor.run()
     else:
         with asyncio.Runner(loop_factory=options.get_loop_factory()) as runner:
             runner.run(

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,14 +103,65 @@ def start_embedded(embedded: EmbeddedRedis) -> None:
         fail(str(error))
 
 
+class _Watch:
+    """Starts the server again when it is gone: it died, or the gateway that started it did. Each loss is told once."""
+
+    def __init__(self, embedded: EmbeddedRedis) -> None:
+        self._embedded = embedded
+        self._is_away = False
+        self._is_told = False
+
+    def start(self) -> None:
+        """To be called from the one thread that the server may live as long as."""
+        try:
+            if self._embedded.own() and not self._is_away:
+                _LOG.warning(
+                    "embedded_redis_died", remedy="it is started again; if it does not come, see its redis.log"
+                )
+                self._is_away = True
+        except (OSError, subprocess.SubprocessError) as error:
+            if not self._is_told:
+                _LOG.error("embedded_redis_cannot_be_started", detail=str(error))
+            self._is_told = True
+
+    def look(self) -> None:
+        """From any thread."""
+        if self._is_away and self._embedded.answers():
+            _LOG.info("embedded_redis_back")
+            self._is_away = self._is_told = False
+
+
 async def watch_embedded(embedded: EmbeddedRedis) -> None:
-    """Start the server again when it is gone: it died, or the gateway that started it did."""
+    """Keep the server of a single process alive; runs for ever, in the main thread."""
+    watch = _Watch(embedded)
     while True:
         await asyncio.sleep(_WATCH_S)
-        try:
-            embedded.own()
-        except (OSError, subprocess.SubprocessError) as error:
-            _LOG.error("embedded_redis_cannot_be_started", detail=str(error))
+        watch.start()
+        await asyncio.to_thread(watch.look)
+
+
+@contextmanager
+def watching(embedded: EmbeddedRedis) -> Iterator[None]:
+    """Keep the server of a supervisor alive, and stop it in the end.
+
+    A thread does both: the kernel ends the server with the thread that started it.
+    """
+    is_over = threading.Event()
+
+    def watch_until_over() -> None:
+        watch = _Watch(embedded)
+        while not is_over.wait(_WATCH_S):
+            watch.start()
+            watch.look()
+        embedded.stop()
+
+    thread = threading.Thread(target=watch_until_over, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def stop_on_signals(servers: list[Server], stopped: asyncio.Event) -> None:

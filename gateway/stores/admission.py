@@ -150,6 +150,10 @@ class Admission:
             left = len(self._owed) + len(self._held)
             _LOG.error("settlements_left", tickets=left, remedy="they are settled by their expiry")
 
+    def distrust(self) -> None:
+        """Redis was away, or may have been restarted: what was settled lately is settled once more."""
+        self._was_away = True
+
     async def settle_expired(self, tenant: str, ticket_id: str) -> None:
         """Settle the ticket of a dead process by what it says itself. Raises: GatewayError REDIS_AWAY."""
         answer = await self._settle([ticket_record(tenant, ticket_id), open_set(tenant)], [ticket_id, 1, *self._rule()])

@@ -9,8 +9,9 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -26,6 +27,8 @@ _CACHE_S: Final = 0.8
 """Below a second, so that a lost message cannot keep a revoked key alive longer."""
 _CACHE_MAX: Final = 10_000
 _LISTEN_PAUSE_S: Final = 0.5
+_LISTEN_PAUSE_MAX_S: Final = 5.0
+"""Nothing but time is lost while nobody listens: what is cached ends by itself."""
 _LOG = structlog.get_logger("imagegate.tenants")
 
 
@@ -46,6 +49,15 @@ class _Cached:
     """Monotonic seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A look-up under way, for all who ask for the same key."""
+
+    task: "asyncio.Task[_Cached | None]"
+    until: float
+    """Monotonic seconds; who comes later asks anew."""
+
+
 class Credentials:
     """Who may come in."""
 
@@ -56,19 +68,24 @@ class Credentials:
         pepper: str | None,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        on_return: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_return` is told whenever the channel is heard (again): Redis may have been restarted in between."""
         self._redis = redis
+        self._on_return = on_return
         self._configured = pepper
         self._pepper = pepper
         self._clock = clock
         self._monotonic = monotonic
         self._cache: dict[str, _Cached] = {}
+        self._loads: dict[str, _Load] = {}
+        """Those whose result may be kept and shared: what is forgotten is taken out."""
 
     async def identify(self, authorization: str | None) -> Caller:
         """The caller of an `Authorization` header.
 
         Raises: GatewayError NO_CREDENTIALS, INVALID_API_KEY, REDIS_AWAY.
-        Redis: none while cached, else two round trips.
+        Redis: none while cached, else two round trips, shared by all who ask for the same key meanwhile.
         """
         secret = _bearer(authorization)
         public_id = key_id(secret)
@@ -76,7 +93,7 @@ class Credentials:
             raise _invalid(secret)
         entry = self._cache.get(public_id)
         if entry is None or entry.until <= self._monotonic():
-            entry = await self._load(public_id)
+            entry = await self._shared(public_id)
         if entry is None or not await self._matches(entry.record, secret):
             raise _invalid(secret)
         if entry.record.expires_at is not None and entry.record.expires_at <= self._clock():
@@ -85,27 +102,48 @@ class Credentials:
 
     async def listen(self) -> None:
         """Forget what other processes change; runs for ever, through every loss of the connection."""
+        is_told, pause_s = False, _LISTEN_PAUSE_S
         while True:
             try:
-                async with self._redis.pubsub() as messages:
-                    with redis_faults():
-                        await messages.subscribe(CHANNEL)
-                        self._cache.clear()
-                        while True:
-                            message = await messages.get_message(ignore_subscribe_messages=True, timeout=30.0)
-                            if message:
-                                self.forget(str(message["data"]))
+                async for message in self._messages():
+                    if message is not None:
+                        self.forget(message)
+                        continue
+                    self._forget_all()
+                    self._on_return()
+                    if is_told:
+                        _LOG.info("revocations_heard_again")
+                    is_told, pause_s = False, _LISTEN_PAUSE_S
             except (GatewayError, UnicodeDecodeError) as error:
-                self._cache.clear()
-                _LOG.warning("revocations_not_heard", detail=str(error), pause_s=_LISTEN_PAUSE_S)
-                await asyncio.sleep(_LISTEN_PAUSE_S)
+                self._forget_all()
+                if not is_told:
+                    _LOG.warning("revocations_not_heard", detail=str(error), remedy="tried again, until it is heard")
+                is_told = True
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LISTEN_PAUSE_MAX_S)
+
+    async def _messages(self) -> AsyncGenerator[str | None]:
+        """What is said on the channel, after None for the beginning. Raises: GatewayError REDIS_AWAY."""
+        async with self._redis.pubsub() as messages:
+            with redis_faults():
+                await messages.subscribe(CHANNEL)
+                while True:
+                    message = await messages.get_message(timeout=30.0)
+                    if message:
+                        yield str(message["data"]) if message["type"] == "message" else None
 
     def forget(self, what: str) -> None:
         """Read a key, or every key of "@TENANT", again at its next use."""
         if what.startswith("@"):
             self._cache = {key: entry for key, entry in self._cache.items() if entry.caller.tenant.name != what[1:]}
+            self._loads.clear()  # whose keys they look up is not known yet
         else:
             self._cache.pop(what, None)
+            self._loads.pop(what, None)
+
+    def _forget_all(self) -> None:
+        self._cache.clear()
+        self._loads.clear()
 
     async def mac(self, hashed: str, *, asks_redis: bool = False) -> str:
         """The keyed hash of a key's hash.
@@ -113,17 +151,47 @@ class Credentials:
         Without a configured pepper, with the one that the first process left in Redis: it guards against guessing,
         not against somebody who can read Redis.
         """
-        if self._configured is not None:
-            self._pepper = self._configured
-        elif self._pepper is None or asks_redis:
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.set(f"{PREFIX}:pepper", secrets.token_hex(32), nx=True)
-            pipeline.get(f"{PREFIX}:pepper")
-            self._pepper = str((await answer(self._redis, pipeline.execute(), list[object]))[1])
-        return hmac.new(self._pepper.encode(), hashed.encode(), hashlib.sha256).hexdigest()
+        pepper = self._pepper
+        if pepper is None or (asks_redis and self._configured is None):
+            pepper = await self._ask_pepper()
+        return hmac.new(pepper.encode(), hashed.encode(), hashlib.sha256).hexdigest()
 
-    async def _load(self, public_id: str) -> _Cached | None:
-        until = self._monotonic() + _CACHE_S
+    async def _ask_pepper(self) -> str:
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.set(f"{PREFIX}:pepper", secrets.token_hex(32), nx=True)
+        pipeline.get(f"{PREFIX}:pepper")
+        self._pepper = str((await answer(self._redis, pipeline.execute(), list[object]))[1])
+        return self._pepper
+
+    async def _shared(self, public_id: str) -> _Cached | None:
+        """One look-up of a key at a time. None of those who wait for it can end it, as none of them owns it."""
+        now = self._monotonic()
+        load = self._loads.get(public_id)
+        if load is None or load.until <= now:
+            task = asyncio.ensure_future(self._load(public_id, now + _CACHE_S))
+            load = self._loads[public_id] = _Load(task, now + _CACHE_S)
+            task.add_done_callback(partial(self._keep, public_id, load))
+        await asyncio.wait({load.task})
+        if load.task.cancelled():
+            raise GatewayError(Fault.REDIS_AWAY, "the look-up of the key was ended")
+        return load.task.result()
+
+    def _keep(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:
+        """Cache what a look-up found, unless it was told to forget it meanwhile."""
+        is_failed = task.cancelled() or task.exception() is not None
+        if self._loads.get(public_id) is not load:
+            return
+        del self._loads[public_id]
+        entry = None if is_failed else task.result()
+        if entry is None:
+            return
+        if len(self._cache) >= _CACHE_MAX:
+            self._cache.clear()
+        self._cache[public_id] = entry
+
+    async def _load(self, public_id: str, until: float) -> _Cached | None:
+        if self._pepper is None:
+            await self._ask_pepper()
         name = await answer(self._redis, self._redis.get(lookup_record(public_id)), str)
         if not name:
             return None
@@ -136,11 +204,7 @@ class Credentials:
         tenant, record = read_tenant(name, fields), read_key(text)
         if tenant.is_disabled:
             return None
-        entry = _Cached(Caller(tenant, record.key(public_id, name)), record, until)
-        if len(self._cache) >= _CACHE_MAX:
-            self._cache.clear()
-        self._cache[public_id] = entry
-        return entry
+        return _Cached(Caller(tenant, record.key(public_id, name)), record, until)
 
     async def _matches(self, record: KeyRecord, secret: str) -> bool:
         """Whether a record is that of a key, also after Redis lost its pepper and another process made one."""

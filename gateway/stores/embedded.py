@@ -2,7 +2,7 @@
 
 Unix socket and data in a directory of mode 700, append-only file on. The server dies with its parent, also when that is
 killed. A lock decides who starts it: other gateways of the same directory use the same server, and start
-it again when it is gone.
+it again when it is gone. Of a gateway with several processes only the supervisor does: workers come and go.
 """
 
 import fcntl
@@ -60,7 +60,7 @@ class EmbeddedRedis:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             self.own()
-            if self._answers():
+            if self.answers():
                 return
             if self._server is not None and self._server.poll() is not None:
                 raise EmbeddedError(f"the embedded Redis did not start: see {self._directory / 'redis.log'}")
@@ -68,14 +68,31 @@ class EmbeddedRedis:
                 raise EmbeddedError(f"the embedded Redis in {self._directory} does not answer: see redis.log there")
             time.sleep(_POLL_S)
 
-    def own(self) -> None:
-        """Start the server unless it lives already, whoever started it."""
+    def own(self) -> bool:
+        """Start the server unless it lives already, whoever started it. The thread that calls this must live on.
+
+        Returns: whether it was started.
+        """
         if self._server is not None and self._server.poll() is None:
-            return
+            return False
         lock = self._try_lock()
-        if lock is not None:
+        if lock is None:
+            return False
+        try:
             self._server = self._spawn(lock)
+        finally:
             os.close(lock)  # the server alone holds it now: it is free when the server is gone, and not before
+        return True
+
+    def answers(self) -> bool:
+        """Whether it can be used by now; blocks for up to a second."""
+        client = Redis(unix_socket_path=str(self._socket), socket_timeout=1, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+        finally:
+            client.close()
 
     def stop(self) -> None:
         """Stop the server if it is ours. Safe to call twice."""
@@ -134,15 +151,6 @@ class EmbeddedRedis:
             start_new_session=True,  # Ctrl-C goes to the gateway, which stops the server last
             preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - two system calls, no lock that a thread could hold
         )
-
-    def _answers(self) -> bool:
-        client = Redis(unix_socket_path=str(self._socket), socket_timeout=1, socket_connect_timeout=1)
-        try:
-            return bool(client.ping())
-        except RedisError:
-            return False
-        finally:
-            client.close()
 
 
 def default_directory(environ_home: str | None, data_home: str | None) -> Path:

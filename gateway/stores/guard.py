@@ -1,9 +1,12 @@
-"""What every call to Redis passes through: one deadline, one breaker, and a bound on the calls under way."""
+"""What every call to Redis passes through: one deadline, one breaker, and a bound on the calls under way.
+
+A call's deadline begins with its turn: a burst that waits for its own process says nothing of Redis. That wait has a
+bound of its own, and ends at once when the breaker opens.
+"""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -17,11 +20,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.stores.breaker import Breaker, Entry, Outcome
+from gateway.stores.slots import Slots
 
 CALLS_MAX: Final = 32
 """Calls under way, and so connections, of one process. More do not make one server faster, and each costs it memory."""
+_WAIT_DEADLINES: Final = 4
+"""How long a call may wait for its turn."""
 _TURNS: Final = 10
 """Of the event loop, that an answer needs from the socket to its caller."""
+_REFUSED: Final = "it did not answer lately; tried again in less than a second"
 _LOG = structlog.get_logger("imagegate.redis")
 _T = TypeVar("_T")
 
@@ -36,20 +43,21 @@ class Guard:
         self.breaker = Breaker(time.monotonic)
         self._deadline_s = deadline_s
         self._forget = forget
-        self._slots = asyncio.Semaphore(CALLS_MAX)
+        self._slots = Slots(CALLS_MAX)
         self._under_way: set[asyncio.Task[object]] = set()
 
     async def run(self, call: Coroutine[object, object, _T]) -> _T:
-        """The result of a call. Waiting for a slot, connecting, sending and reading share one deadline.
+        """The result of a call. Connecting, sending and reading share one deadline, which begins with its turn.
 
         Does not rely on cancellation: under load redis-py swallows some (of 200 calls to a frozen server up to 17 took
         three deadlines). The call that is given up keeps its slot until it ends by its own time-outs.
         Raises: TimeoutError, and what the call raises.
         """
-        entry = self.breaker.enter()
-        if entry is None:
+        try:
+            entry = await self._enter()
+        except BaseException:
             call.close()
-            raise RedisConnectionError("it did not answer lately; tried again in less than a second")
+            raise
         try:
             result = await self._in_time(call)
         except BaseException as error:
@@ -70,23 +78,51 @@ class Guard:
         """Whether this runs inside one of its calls."""
         return asyncio.current_task() in self._under_way
 
+    async def _enter(self) -> Entry:
+        """The leave to make one call, and a slot for it, which is given back when the call has ended."""
+        entry = self._ask_breaker()
+        try:
+            has_slot = await self._slots.take(_WAIT_DEADLINES * self._deadline_s)
+        except asyncio.CancelledError:
+            self._leave(entry, Outcome.UNKNOWN)
+            raise
+        if not has_slot:
+            self._leave(entry, Outcome.UNKNOWN)
+            if self.breaker.is_open:
+                raise RedisConnectionError(_REFUSED)
+            raise TimeoutError(f"no turn in {_WAIT_DEADLINES * self._deadline_s:g} s")
+        if entry.is_probe:
+            return entry
+        try:
+            return self._ask_breaker()
+        except RedisConnectionError:
+            self._slots.give_back()
+            raise
+
+    def _ask_breaker(self) -> Entry:
+        entry = self.breaker.enter()
+        if entry is None:
+            raise RedisConnectionError(_REFUSED)
+        return entry
+
     async def _note(self, entry: Entry, error: BaseException) -> None:
         outcome = judge(error)
-        counts = self._leave(entry, outcome)
-        if counts or (outcome is Outcome.FAILED and not isinstance(error, TimeoutError | RedisTimeoutError)):
+        self._leave(entry, outcome)
+        if outcome is Outcome.FAILED:
             await self._forget()
 
-    def _leave(self, entry: Entry, outcome: Outcome) -> bool:
+    def _leave(self, entry: Entry, outcome: Outcome) -> None:
         was_open = self.breaker.is_open
-        counts = self.breaker.leave(entry, outcome)
+        self.breaker.leave(entry, outcome)
         if self.breaker.is_open is not was_open:
             _LOG.warning("redis_breaker_closed" if was_open else "redis_breaker_opened")
-        return counts
+            if self.breaker.is_open:
+                self._slots.send_away()
 
     async def _in_time(self, call: Coroutine[object, object, _T]) -> _T:
-        task = asyncio.ensure_future(self._in_turn(call))
+        task = asyncio.ensure_future(call)
         self._under_way.add(task)
-        task.add_done_callback(partial(self._bury, call))
+        task.add_done_callback(self._bury)
         try:
             await asyncio.wait({task}, timeout=self._deadline_s)
             for _ in range(_TURNS):  # what has arrived counts, also where this process was too busy to look in time
@@ -97,14 +133,10 @@ class Guard:
             task.cancel()
         raise TimeoutError(f"no answer in {self._deadline_s:g} s")
 
-    async def _in_turn(self, call: Coroutine[object, object, _T]) -> _T:
-        async with self._slots:
-            return await call
-
-    def _bury(self, call: Coroutine[object, object, object], task: "asyncio.Task[object]") -> None:
-        """See to it that Python complains neither of a call that was never begun nor of an error that nobody took."""
+    def _bury(self, task: "asyncio.Task[object]") -> None:
+        """See to it that Python does not complain of an error that nobody took."""
         self._under_way.discard(task)
-        call.close()
+        self._slots.give_back()
         if not task.cancelled():
             task.exception()
 

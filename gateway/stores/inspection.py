@@ -6,13 +6,13 @@ Without scripts no limit is exact, and a server that throws keys away when its m
 import asyncio
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeGuard
 
 import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.domain.faults import GatewayError
-from gateway.stores import PREFIX, Client, answer
+from gateway.stores import PREFIX, Client, answer, ping
 from gateway.stores.breaker import Outcome
 from gateway.stores.guard import judge
 
@@ -20,6 +20,13 @@ _OLDEST: Final = (6, 2)
 _RIGHTS: Final = f"ACL SETUSER NAME ~{PREFIX}:* resetchannels &{PREFIX}:* +@all -@admin -@dangerous +info"
 """All that the gateway needs; on a cluster `+cluster` besides."""
 _UNKNOWN_DIGEST: Final = "0" * 40
+_NO_LOGIN: Final = ("NOAUTH", "HELLO must be called with the client already authenticated", "Authentication required")
+_WRONG_LOGIN: Final = (
+    "WRONGPASS",
+    "invalid username-password pair",
+    "Invalid Username or Password",
+    "invalid password",
+)
 _PAUSE_AWAY_S: Final = 1.0
 _PAUSE_UNFIT_S: Final = 5.0
 _LOG = structlog.get_logger("imagegate.redis")
@@ -30,6 +37,8 @@ async def inspect(redis: Client) -> list[str]:
 
     Raises: GatewayError REDIS_AWAY for one that does not answer.
     """
+    if problem := await _closed(redis):
+        return [problem]
     key = f"{PREFIX}:tenants"
     found = [
         *await _refused(redis, redis.eval("return 1", 1, key), "runs no scripts", "allow EVAL and EVALSHA"),
@@ -40,6 +49,31 @@ async def inspect(redis: Client) -> list[str]:
         *await _unfit(redis),
     ]
     return list(dict.fromkeys(found))
+
+
+async def _closed(redis: Client) -> str | None:
+    """Why it lets nobody in who comes like this: it refuses the first command, so it would refuse all."""
+    try:
+        await ping(redis)
+    except GatewayError as failure:
+        error = failure.__cause__
+        problem = _login_problem(str(error))
+        if "DB index is out of range" in str(error):
+            number = redis.get_connection_kwargs()["db"]  # type: ignore[no-untyped-call]
+            problem = f"there is no database {number}: change the number at the end of redis.url"
+        if problem is None and not _is_answer(error):
+            raise
+        return problem
+    return None
+
+
+def _login_problem(said: str) -> str | None:
+    """By the words: of a cluster, redis-py passes on nothing else."""
+    if any(words in said for words in _NO_LOGIN):
+        return "redis asks for a password: set redis.password"
+    if any(words in said for words in _WRONG_LOGIN):
+        return "redis refuses redis.username or redis.password, or the login in redis.url"
+    return None
 
 
 async def _refused(redis: Client, call: object, what: str, remedy: str) -> list[str]:
@@ -55,10 +89,15 @@ async def _refusal(redis: Client, call: object) -> ResponseError | None:
         error = failure.__cause__
         if isinstance(error, NoScriptError):
             return None
-        if isinstance(error, ResponseError) and judge(error) is Outcome.ANSWERED:
+        if _is_answer(error):
             return error
         raise
     return None
+
+
+def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
+    """Whether the server said it, and can serve others."""
+    return isinstance(error, ResponseError) and judge(error) is Outcome.ANSWERED
 
 
 async def _unfit(redis: Client) -> list[str]:
@@ -99,6 +138,7 @@ class Inspection:
         """Serving may begin before Redis does; whoever reads the log is told."""
         is_told = False
         while True:
+            known = self.problems
             try:
                 self.problems = tuple(await inspect(self._redis))
             except GatewayError as error:
@@ -110,6 +150,7 @@ class Inspection:
                 continue
             if not self.problems:
                 break
-            _LOG.error("redis_cannot_be_used", problems=self.problems)
+            if self.problems != known:
+                _LOG.error("redis_cannot_be_used", problems=self.problems)
             await asyncio.sleep(self._pause_unfit_s)
         await asyncio.Event().wait()  # a companion lives as long as the program

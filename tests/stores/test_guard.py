@@ -1,5 +1,4 @@
 import asyncio
-import time
 from collections.abc import Coroutine
 
 import anyio
@@ -42,6 +41,10 @@ class Server:
     async def call(self, error: Exception | None = None) -> str:
         if error:
             raise error
+        return "answer"
+
+    async def call_slowly(self, duration_s: float) -> str:
+        await asyncio.sleep(duration_s)
         return "answer"
 
     async def hang(self) -> str:
@@ -122,21 +125,7 @@ async def test_a_probe_whose_caller_goes_away_does_not_keep_the_next_from_trying
     assert "answer" == await guard.run(server.call())
 
 
-async def test_an_answer_that_has_arrived_counts_though_this_process_was_too_busy_to_look(server: Server) -> None:
-    guard = guard_of(server, 0.05)
-
-    async def keep_busy() -> None:
-        server.is_released.set()
-        time.sleep(0.2)  # noqa: ASYNC251 - as a long computation would
-
-    async with asyncio.TaskGroup() as group:
-        calling = group.create_task(guard.run(server.hang()))
-        await asyncio.sleep(0.01)
-        group.create_task(keep_busy())
-    assert "answer" == calling.result()
-
-
-async def test_calls_wait_for_one_another_within_their_deadline(server: Server) -> None:
+async def test_calls_wait_for_one_another(server: Server) -> None:
     guard = guard_of(server)
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(guard.run(server.hang())) for _ in range(3 * CALLS_MAX)]
@@ -147,14 +136,63 @@ async def test_calls_wait_for_one_another_within_their_deadline(server: Server) 
     assert CALLS_MAX == server.most_under_way
 
 
-async def test_calls_that_get_no_turn_are_given_up_too(server: Server) -> None:
-    guard = guard_of(server, 0.05)
-    with anyio.fail_after(10):
-        found = await asyncio.gather(*(ended(guard, server.hang()) for _ in range(3 * CALLS_MAX)))
-    assert {"TimeoutError"} == set(found)
+async def test_a_burst_that_takes_longer_than_the_deadline_is_answered(server: Server) -> None:
+    """Each call is answered well within it, once it has its turn."""
+    guard = guard_of(server, 0.5)
+    found = await asyncio.gather(*(ended(guard, server.call_slowly(0.1)) for _ in range(10 * CALLS_MAX)))
+    assert ["answer"] * 10 * CALLS_MAX == found
+
+
+async def test_a_call_does_not_wait_for_its_turn_for_ever_and_the_server_is_not_to_blame(server: Server) -> None:
+    guard = guard_of(server, 0.5)
+    found = await asyncio.gather(*(ended(guard, server.call_slowly(0.25)) for _ in range(14 * CALLS_MAX)))
+    assert {"answer", "TimeoutError"} == set(found)
+    assert not guard.breaker.is_open
+    assert "answer" == await guard.run(server.call())
+
+
+async def test_all_who_wait_fail_at_once_when_the_breaker_opens(server: Server) -> None:
+    """Else each would take the deadlines of those before it, and its own."""
+    guard = guard_of(server, 0.1)
+    with anyio.fail_after(5):
+        found = await asyncio.gather(*(ended(guard, server.hang()) for _ in range(400)))
+    assert {"TimeoutError", "ConnectionError"} == set(found)
+    assert found.count("TimeoutError") < 2 * CALLS_MAX  # the first to fail hand their turns on before it opens
     await asyncio.sleep(0)
     assert 0 == server.under_way
     assert guard.breaker.is_open
+
+
+async def test_a_caller_who_goes_away_while_it_waits_keeps_no_turn(server: Server) -> None:
+    guard = guard_of(server)
+    hanging = [asyncio.ensure_future(guard.run(server.hang())) for _ in range(CALLS_MAX)]
+    waiting = [asyncio.ensure_future(guard.run(server.call())) for _ in range(2 * CALLS_MAX)]
+    await asyncio.sleep(0.05)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    server.is_released.set()
+    assert ["answer"] * CALLS_MAX == await asyncio.gather(*hanging)
+    assert ["answer"] * 40 == await asyncio.gather(*(guard.run(server.call()) for _ in range(40)))
+
+
+async def test_its_end_waits_for_calls_that_were_given_up(server: Server) -> None:
+    """Some go on for a while though they are cancelled, and may open a connection yet."""
+    ended_calls: list[str] = []
+
+    async def stubborn() -> str:
+        try:
+            await server.hang()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)
+            ended_calls.append("ended")
+        return "too late"
+
+    guard = guard_of(server, 0.02)
+    assert "TimeoutError" == await ended(guard, stubborn())
+    assert [] == ended_calls
+    await guard.end()
+    assert ["ended"] == ended_calls
 
 
 async def test_after_a_failure_idle_connections_are_not_trusted(server: Server) -> None:
