@@ -39,7 +39,6 @@ class Administration:
     """What the rest of the program needs of it."""
 
     credentials: Credentials
-    tenants: TenantStore
     admin: Admin
     declaration: Declaration
 
@@ -61,7 +60,7 @@ def build_administration(
 ) -> Administration:
     """`more` are further sections of the admin API. Raises: SettingsError."""
     pepper = read_pepper(settings, environ)
-    credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=time.monotonic, on_return=admission.distrust)
+    credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=time.monotonic, on_break=admission.distrust)
     changes = Changes(redis, credentials.forget, settings.audit.keep_days * _DAY_S)
     tenants = TenantStore(redis, changes)
     keys = TenantKeys(redis, credentials, changes, clock)
@@ -75,7 +74,7 @@ def build_administration(
     )
     admin = Admin(Access(read_admin_keys(settings, environ)), sections)
     declared = read_declared(settings, environ, catalog)
-    return Administration(credentials, tenants, admin, Declaration(redis, credentials, changes, keys, clock, declared))
+    return Administration(credentials, admin, Declaration(redis, credentials, changes, keys, clock, declared))
 
 
 def read_admin_keys(settings: Settings, environ: Mapping[str, str]) -> list[AdminKey]:

@@ -46,7 +46,7 @@ from gateway.wire.openai import Manners
 _LOG = structlog.get_logger("imagegate.app")
 _RESTART_PAUSE_S = 1.0
 _SWEEP_ROUND_S = 5.0
-"""A dead process's reservation is settled so soon after its expiry."""
+"""How often somebody looks for what dead processes left behind."""
 
 
 def create_app(
@@ -67,35 +67,41 @@ def create_app(
     administration = build_administration(settings, environ, redis, admission, pool, catalog, (usage,))
     certificates = ssl.create_default_context()
     direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
-    sweeper = Sweeper(
-        redis,
-        admission.settle_expired,
-        round_s=min(_SWEEP_ROUND_S, settings.requests.lease_s / 2),
-        own_id=_new_id(),
-    )
+    sweeper = _build_sweeper(settings, redis, admission)
     upstreams = build_upstreams(settings, pool, admission, metrics, direct, public)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     images = _build_images(settings, administration.credentials, admission, upstreams, catalog, limits)
     health = RedisHealth(partial(ping, redis), lambda: inspection.problems, lambda: redis.guard.breaker.is_open)
     ops = Ops(metrics, pool, health)
 
+    lifespan = _lifespan(
+        redis,
+        (direct, public),
+        (inspection.run, *administration.companions, admission.run, admission.keep_alive, sweeper.run, *companions),
+        administration.declaration.start,
+        admission.flush,
+    )
+    app = _assemble([*_public_routes(images, ops), *administration.admin.routes()], settings, metrics, lifespan)
+    app.state.declaration = administration.declaration
+    return app
+
+
+def _assemble(
+    routes: Sequence[Route],
+    settings: Settings,
+    metrics: Metrics,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
+) -> Starlette:
     app = Starlette(
-        routes=[*_public_routes(images, ops), *administration.admin.routes()],
+        routes=routes,
         middleware=[
             Middleware(RequestScope, metrics, time.monotonic, _new_request_id),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
         ],
         exception_handlers={HTTPException: _leave_to_boundary},
-        lifespan=_lifespan(
-            redis,
-            (direct, public),
-            (inspection.run, *administration.companions, admission.run, sweeper.run, *companions),
-            administration.declaration.start,
-            admission.flush,
-        ),
+        lifespan=lifespan,
     )
-    app.state.declaration = administration.declaration
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
     return app
 
@@ -130,6 +136,11 @@ def _build_admission(settings: Settings, redis: Client, metrics: Metrics) -> Adm
     rule = BillingRule(settings.billing.charge_withheld, settings.billing.charge_unconfirmed)
     terms = Terms(rule, settings.requests.lease_s, settings.ledger.keep_days)
     return Admission(redis, terms, metrics, time.monotonic, _new_id)
+
+
+def _build_sweeper(settings: Settings, redis: Client, admission: Admission) -> Sweeper:
+    round_s = min(_SWEEP_ROUND_S, settings.requests.lease_s / 2)
+    return Sweeper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
 
 
 def _build_usage(settings: Settings, redis: Client) -> UsageSection:

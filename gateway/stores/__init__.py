@@ -12,6 +12,7 @@ Every key; what stands in braces is its hash tag.
 | ig2:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
 | ig2:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
 | ig2:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
+| ig2:inspection | channel |  | inspection: whether messages are passed on |
 | ig2:declared | set | none | declared: names that the configuration declares |
 | ig2:declaration | string | none | declared: digest of what was applied last |
 | ig2:{NAME}:ticket:ID | hash | 40 days; settled 15 min | admission: a reservation, see lua/admit.lua |
@@ -65,7 +66,7 @@ Script = Callable[[list[str], list[Value]], Awaitable[object]]
 
 
 def connect(url: str, timeout_s: float, login: Login = Login()) -> Client:  # noqa: B008 - immutable
-    """A client for any of FORMS, whose every call through `answer` or a script ends within `timeout_s`.
+    """A client for any of FORMS, whose every call through `answer` or a script has `timeout_s`, from its turn on.
 
     A cluster's client has the commands of a server's, and is said to be one here because redis-py has no name for that.
     Raises: ValueError for a URL that is none, without repeating it.
@@ -105,7 +106,7 @@ def redis_faults() -> Iterator[None]:
 async def answer(redis: Client, call: object, kind: type[_T]) -> _T:
     """The answer of one call, of the type that it has with `decode_responses`: redis-py's own types are wider.
 
-    It comes within the client's deadline, at once while Redis is known to be away.
+    It comes within the client's deadline once it is its turn (see guard.py), at once while Redis is known to be away.
     Raises: GatewayError REDIS_AWAY.
     """
     del kind

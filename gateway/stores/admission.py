@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from gateway.domain.billing import Durations, Purchase, Share, Usage
 from gateway.domain.faults import Fault, GatewayError
@@ -19,6 +21,7 @@ from gateway.domain.rates import Rates
 from gateway.domain.tenants import Caller
 from gateway.metrics import Metrics
 from gateway.stores import Client, Value, load_script
+from gateway.stores.guard import NotAskedError
 from gateway.stores.tickets import (
     Settled,
     Terms,
@@ -83,8 +86,9 @@ class Admission:
         ticket = Ticket(self._new_id(), caller, purchase, durations)
         try:
             verdict = await self._ask(caller, ticket.id, purchase)
-        except BaseException:
-            if len(self._owed) < _DOUBTFUL_MAX:  # the script may have run, or may yet run when Redis wakes up
+        except BaseException as error:
+            # The script may have run, or may yet run when Redis wakes up, unless it was never sent.
+            if len(self._owed) < _DOUBTFUL_MAX and not isinstance(error.__cause__, NotAskedError):
                 self._owed[ticket.id] = ticket
             raise
         ticket.rates = rates_of(verdict)
@@ -125,19 +129,23 @@ class Admission:
             await self._note_order(ticket, upstream, account, -images)
 
     async def run(self) -> None:
-        """Renew the leases of what is under way here, and settle what is owed; for ever."""
-        renewed_s, was_waiting = self._monotonic(), False
+        """Settle what is owed; for ever."""
+        was_waiting = False
         while True:
             await asyncio.sleep(_TICK_S)
-            failed = False
-            if self._was_away or self._monotonic() - renewed_s >= self._terms.lease_s / 4:
-                failed = not await self._renew()
-                renewed_s = renewed_s if failed else self._monotonic()
-            failed = not await self._pay_all() or failed
-            if failed and not was_waiting:
+            are_paid = await self._pay_all()
+            if not are_paid and not was_waiting:
                 _LOG.warning("settlements_wait", owed=len(self._owed), under_way=len(self._held))
-            was_waiting = failed
-            self._recall(is_back=self._was_away and not failed)
+            was_waiting = not are_paid
+            self._recall(is_back=self._was_away and are_paid)
+
+    async def keep_alive(self) -> None:
+        """Renew the leases of what is under way here, whatever else waits; for ever."""
+        renewed_s = self._monotonic()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self._monotonic() - renewed_s >= self._terms.lease_s / 4 and await self._renew():
+                renewed_s = self._monotonic()
 
     async def flush(self) -> None:
         """Settle everything before the program ends; what Redis does not take now is settled by expiry."""
@@ -151,7 +159,7 @@ class Admission:
             _LOG.error("settlements_left", tickets=left, remedy="they are settled by their expiry")
 
     def distrust(self) -> None:
-        """Redis was away, or may have been restarted: what was settled lately is settled once more."""
+        """Redis may have been restarted: what was settled lately is settled once more when it answers."""
         self._was_away = True
 
     async def settle_expired(self, tenant: str, ticket_id: str) -> None:
@@ -184,13 +192,22 @@ class Admission:
         return await self._watched(self._send(keys, args)) == 1
 
     async def _pay_all(self) -> bool:
-        """Settle what is owed, each by itself: one that cannot be settled keeps no other. Returns: whether all were."""
+        """Settle what is owed, by tenant: one that cannot be settled keeps no other. Returns: whether all were."""
+        by_tenant: dict[str, list[Ticket]] = {}
+        for ticket in self._owed.values():
+            by_tenant.setdefault(ticket.caller.tenant.name, []).append(ticket)
+        return all(await asyncio.gather(*(self._pay_tenant(tickets) for tickets in by_tenant.values())))
+
+    async def _pay_tenant(self, tickets: list[Ticket]) -> bool:
+        """Returns: whether all were settled; after a Redis that does not answer the rest wait for the next time."""
         are_paid = True
-        for ticket in list(self._owed.values()):
+        for ticket in tickets:
             try:
                 await self._pay(ticket)
-            except GatewayError:
+            except GatewayError as error:
                 are_paid = False
+                if not isinstance(error.__cause__, ResponseError):
+                    break
         return are_paid
 
     async def _pay(self, ticket: Ticket) -> None:
@@ -212,19 +229,27 @@ class Admission:
             self._remembered.append(ticket)
 
     def _recall(self, *, is_back: bool) -> None:
-        """Forget what was settled long enough ago; after an outage the rest is owed once more."""
+        """Forget what was settled long enough ago, but not during an outage; after it the rest is owed once more."""
         if is_back:
             self._owed.update({ticket.id: ticket for ticket in self._remembered})
             self._was_away = False
-        while self._remembered and (self._remembered[0].settled_s or 0) < self._monotonic() - _REMEMBERED_S:
+        while (
+            not self._was_away
+            and self._remembered
+            and (self._remembered[0].settled_s or 0) < self._monotonic() - _REMEMBERED_S
+        ):
             self._remembered.popleft()
 
     async def _watched(self, call: Awaitable[object]) -> object:
-        """The answer of a script; that there was none is remembered. Raises: GatewayError REDIS_AWAY."""
+        """The answer of a script. A connection that broke may mean a restart; a late answer does not.
+
+        Raises: GatewayError REDIS_AWAY.
+        """
         try:
             return await call
-        except GatewayError:
-            self._was_away = True
+        except GatewayError as error:
+            if isinstance(error.__cause__, RedisConnectionError) and not isinstance(error.__cause__, NotAskedError):
+                self.distrust()
             raise
 
     async def _renew(self) -> bool:
@@ -232,13 +257,14 @@ class Admission:
         by_tenant: dict[str, list[Value]] = {}
         for ticket in (*self._held.values(), *self._owed.values()):
             by_tenant.setdefault(ticket.caller.tenant.name, []).extend((ticket.id, ticket.caller.key.id))
-        are_renewed = True
-        for tenant, tickets in by_tenant.items():
-            try:
-                await self._watched(self._extend([open_set(tenant)], [round(self._terms.lease_s * 1000), *tickets]))
-            except GatewayError:
-                are_renewed = False
-        return are_renewed
+        return all(await asyncio.gather(*(self._renew_tenant(*entry) for entry in by_tenant.items())))
+
+    async def _renew_tenant(self, tenant: str, tickets: list[Value]) -> bool:
+        try:
+            await self._watched(self._extend([open_set(tenant)], [round(self._terms.lease_s * 1000), *tickets]))
+        except GatewayError:
+            return False
+        return True
 
     def _rule(self) -> list[Value]:
         rule = self._terms.rule

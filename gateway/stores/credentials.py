@@ -68,11 +68,11 @@ class Credentials:
         pepper: str | None,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        on_return: Callable[[], None] = lambda: None,
+        on_break: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_return` is told whenever the channel is heard (again): Redis may have been restarted in between."""
+        """`on_break` is told when the channel is lost and when it is heard (again): Redis may have been restarted."""
         self._redis = redis
-        self._on_return = on_return
+        self._on_break = on_break
         self._configured = pepper
         self._pepper = pepper
         self._clock = clock
@@ -110,12 +110,13 @@ class Credentials:
                         self.forget(message)
                         continue
                     self._forget_all()
-                    self._on_return()
+                    self._on_break()
                     if is_told:
                         _LOG.info("revocations_heard_again")
                     is_told, pause_s = False, _LISTEN_PAUSE_S
             except (GatewayError, UnicodeDecodeError) as error:
                 self._forget_all()
+                self._on_break()
                 if not is_told:
                     _LOG.warning("revocations_not_heard", detail=str(error), remedy="tried again, until it is heard")
                 is_told = True
@@ -157,10 +158,9 @@ class Credentials:
         return hmac.new(pepper.encode(), hashed.encode(), hashlib.sha256).hexdigest()
 
     async def _ask_pepper(self) -> str:
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.set(f"{PREFIX}:pepper", secrets.token_hex(32), nx=True)
-        pipeline.get(f"{PREFIX}:pepper")
-        self._pepper = str((await answer(self._redis, pipeline.execute(), list[object]))[1])
+        name = f"{PREFIX}:pepper"
+        await answer(self._redis, self._redis.set(name, secrets.token_hex(32), nx=True), object)
+        self._pepper = await answer(self._redis, self._redis.get(name), str)
         return self._pepper
 
     async def _shared(self, public_id: str) -> _Cached | None:

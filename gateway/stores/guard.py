@@ -33,6 +33,10 @@ _LOG = structlog.get_logger("imagegate.redis")
 _T = TypeVar("_T")
 
 
+class NotAskedError(RedisConnectionError):
+    """The call was never begun: the breaker was open, or its turn did not come."""
+
+
 class Guard:
     """For one client.
 
@@ -88,21 +92,21 @@ class Guard:
             raise
         if not has_slot:
             self._leave(entry, Outcome.UNKNOWN)
-            if self.breaker.is_open:
-                raise RedisConnectionError(_REFUSED)
-            raise TimeoutError(f"no turn in {_WAIT_DEADLINES * self._deadline_s:g} s")
+            raise NotAskedError(
+                _REFUSED if self.breaker.is_open else f"no turn in {_WAIT_DEADLINES * self._deadline_s:g} s"
+            )
         if entry.is_probe:
             return entry
         try:
             return self._ask_breaker()
-        except RedisConnectionError:
+        except NotAskedError:
             self._slots.give_back()
             raise
 
     def _ask_breaker(self) -> Entry:
         entry = self.breaker.enter()
         if entry is None:
-            raise RedisConnectionError(_REFUSED)
+            raise NotAskedError(_REFUSED)
         return entry
 
     async def _note(self, entry: Entry, error: BaseException) -> None:

@@ -7,6 +7,7 @@ import msgspec
 import structlog
 
 from gateway.domain.billing import BillingRule, Durations, Purchase, Tally
+from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.rates import Rates
 from gateway.domain.tenants import Caller
 from gateway.stores import PREFIX
@@ -57,12 +58,16 @@ def tell_lost(ticket: Ticket) -> None:
         request_id=ticket.purchase.request_id,
         images=ticket.purchase.images,
         calls=calls_text(ticket.tally),
-        remedy="Redis does not know its reservation: the ledger has it as unconfirmed, or not at all",
+        remedy="Redis does not know its reservation: look in the ledger, which may have it, perhaps as unconfirmed",
     )
 
 
 def read_settled(answer: object) -> Settled:
-    return msgspec.json.decode(str(answer), type=Settled)
+    """Raises: GatewayError INTERNAL for what settle.lua cannot have answered."""
+    try:
+        return msgspec.json.decode(str(answer), type=Settled)
+    except msgspec.MsgspecError as error:
+        raise GatewayError(Fault.INTERNAL, f"settle.lua: {error}") from error
 
 
 def calls_text(tally: Tally) -> str:

@@ -207,12 +207,17 @@ class Upstreams:
 
     async def _send(self, run: _Run, lease: Lease, target: Target, count: int) -> "_Outcome":
         """One call, from the note in the ticket to the last picture."""
+        asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
+        dialect = self._endpoints[target.upstream].dialect
+        body = dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
         try:
             share = await self._open(run, lease, count)
         except GatewayError as error:
             return error
         started = self._monotonic()
-        outcome = await self._exchange(run, lease, target, count)
+        run.trace.key_fingerprints.append(lease.key.secret.fingerprint)
+        endpoint, remaining_s = self._endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
+        outcome = await self._caller.call(endpoint, lease, body, asked, count=count, remaining_s=remaining_s)
         made: _Outcome
         if isinstance(outcome, GatewayError):
             made = outcome
@@ -229,14 +234,6 @@ class Upstreams:
         if await run.has_left():
             raise GatewayError(Fault.CLIENT_LEFT)
         return await self._admission.open(run.ticket, lease.key.upstream, lease.key.account, count)
-
-    async def _exchange(self, run: _Run, lease: Lease, target: Target, count: int) -> ImageReply | GatewayError:
-        endpoint = self._endpoints[target.upstream]
-        asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
-        body = endpoint.dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
-        run.trace.key_fingerprints.append(lease.key.secret.fingerprint)
-        remaining_s = max(0.0, run.ends_at - self._monotonic())
-        return await self._caller.call(endpoint, lease, body, asked, count=count, remaining_s=remaining_s)
 
     async def _note_failure(self, run: _Run, lease: Lease, share: Share, count: int, error: GatewayError) -> None:
         if error.row.outcome is Outcome.NOT_SENT:

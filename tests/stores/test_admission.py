@@ -291,6 +291,8 @@ async def test_a_dead_process_s_ticket_is_settled_by_its_expiry_and_by_what_it_s
             await heir.settle_expired("acme", ticket.id)
         usage = await heir.usage("acme")
         lines = {line["ticket"]: line for _, line in await ledger(redis)}
+        for one in held:
+            await one.__aexit__(None, None, None)
     assert usage is not None
     assert (0, 2, 2 * 3500) == (usage.open_requests, usage.images_today, usage.usd_micros_this_month)
     assert ("not_sent", "0", "") == tuple(lines[first.id][name] for name in ("outcome", "usd_micros", "calls"))
@@ -351,7 +353,7 @@ async def test_a_sign_of_life_keeps_a_ticket_open(each_redis: str) -> None:
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis, lease_s=1.0), await put_tenant(redis)
         async with anyio.create_task_group() as group:
-            group.start_soon(admission.run)
+            group.start_soon(admission.keep_alive)
             async with admitted(admission, caller) as ticket:
                 await asyncio.sleep(2.5)
                 await admission.settle_expired("acme", ticket.id)
@@ -597,6 +599,7 @@ async def test_one_that_cannot_be_settled_keeps_no_other_from_its_lease(redis_ur
         await redis.set(f"ig2:{{bad}}:ledger:{day}", "damaged")
         async with anyio.create_task_group() as group:
             group.start_soon(admission.run)
+            group.start_soon(admission.keep_alive)
             async with admitted(admission, bad):
                 pass
             async with admitted(admission, good) as ticket:

@@ -7,7 +7,6 @@ import anyio
 import pytest
 
 from gateway.domain.billing import Durations, Price, Purchase
-from gateway.domain.faults import GatewayError
 from gateway.domain.tenants import Caller
 from gateway.stores import Client
 from gateway.stores.admission import Admission
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 def sweeper(redis: Client, admission: Admission, own_id: str = "me", round_s: float = 0.05) -> Sweeper:
-    return Sweeper(redis, admission.settle_expired, round_s=round_s, own_id=own_id)
+    return Sweeper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
 
 
 @asynccontextmanager
@@ -85,8 +84,8 @@ async def test_one_process_at_a_time_sweeps_and_another_takes_over_when_it_dies(
 
     async with connected(each_redis) as redis:
         dead = admitting(redis, lease_s=0.05)
-        first = Sweeper(redis, lambda *what: watch("first", *what), round_s=0.1, own_id="first")
-        second = Sweeper(redis, lambda *what: watch("second", *what), round_s=0.1, own_id="second")
+        first = Sweeper(redis, lambda *what: watch("first", *what), time.time, round_s=0.1, own_id="first")
+        second = Sweeper(redis, lambda *what: watch("second", *what), time.time, round_s=0.1, own_id="second")
         async with left_behind(dead, await put_tenant(redis)):
             with anyio.move_on_after(1.5):
                 async with anyio.create_task_group() as group:
@@ -125,8 +124,7 @@ async def test_a_tenant_that_cannot_be_settled_keeps_no_other(each_redis: str) -
             day = time.strftime("%Y%m%d", time.gmtime())
             await redis.set(f"ig2:{{a}}:ledger:{day}", "damaged")
             await asyncio.sleep(0.2)
-            with pytest.raises(GatewayError):
-                await sweeper(redis, dead).sweep()
+            await sweeper(redis, dead).sweep()
             assert [1, 0, 0] == [await open_of(dead, caller.tenant.name) for caller in callers]
 
 
@@ -136,7 +134,7 @@ async def test_the_living_renew_their_leases_before_anybody_sweeps_after_an_outa
         admission, caller = admitting(redis, lease_s=2.0), await put_tenant(redis, limits={"concurrency": 1})
         async with left_behind(admission, caller):
             async with anyio.create_task_group() as group:
-                group.start_soon(admission.run)
+                group.start_soon(admission.keep_alive)
                 group.start_soon(sweeper(redis, admission, round_s=1.0).run)
                 await asyncio.sleep(2.2)
                 await patient.client_pause(3500)

@@ -24,7 +24,7 @@
 -- Twice    with the same ticket id takes nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
--- An expired ticket holds its place until somebody has settled it: its process may only have been cut off from here.
+-- An expired ticket holds its place until somebody has settled it, 15 minutes at most: its process may only be cut off.
 local UNSWEPT_MS = 900 * 1000
 
 local time = redis.call('TIME')
