@@ -726,3 +726,34 @@ async def test_large_sums_are_told_exactly(redis_url: str) -> None:
     assert usage is not None
     assert 111 * 9 * 999_999_999_999 == usage.usd_micros_this_month
     assert "limit 999999999.999999, used 998999999.999001, requested 8999999.999991" in caught.value.message
+
+
+async def test_an_outage_forgets_nothing_however_long_it_lasts(redis_url: str) -> None:
+    """What was settled shortly before it is settled again after it, not only where the outage was short."""
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        ticket = await buy(admission, caller)
+        ticket.settled_s = time.monotonic() - 3600
+        admission.distrust()
+        admission._recall(is_back=False)
+        admission._recall(is_back=True)
+        assert {ticket.id} == set(admission._owed)
+        assert await admission._pay_all()
+        admission._recall(is_back=False)
+        assert ([], {}) == (list(admission._remembered), admission._owed)
+        assert 1 == len(await ledger(redis))
+
+
+async def test_an_admission_that_was_never_sent_is_not_owed(redis_url: str) -> None:
+    """The breaker is open: no script can have run, so there is nothing to take back."""
+    async with connected(redis_url, 0.1) as redis, connected(redis_url) as patient:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        await patient.client_pause(2000)
+        while not redis.guard.breaker.is_open:
+            await refusal(admission, caller)
+        doubtful = len(admission._owed)
+        for _ in range(20):
+            await refusal(admission, caller)
+        assert len(admission._owed) <= doubtful + 1  # a probe may have been among them
+        await asyncio.sleep(2.5)
+        await admission.flush()

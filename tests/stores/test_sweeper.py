@@ -142,3 +142,19 @@ async def test_the_living_renew_their_leases_before_anybody_sweeps_after_an_outa
                 group.cancel_scope.cancel()
             assert 1 == await open_of(admitting(patient), "acme")
             assert [] == await ledger(patient)
+
+
+async def test_a_tenant_that_could_not_be_asked_is_left_alone_for_one_round_more(each_redis: str) -> None:
+    """Its living processes were cut off too: they renew their leases before anybody takes them for dead."""
+    async with connected(each_redis) as redis:
+        dead = admitting(redis, lease_s=0.1)
+        caller, other = await put_tenant(redis), await put_tenant(redis, "other")
+        async with left_behind(dead, caller, other):
+            await asyncio.sleep(0.2)
+            swept = sweeper(redis, dead)
+            swept._unreached = {"acme"}
+            await swept.sweep()
+            first = [await open_of(dead, name) for name in ("acme", "other")]
+            await swept.sweep()
+            second = [await open_of(dead, name) for name in ("acme", "other")]
+    assert ([1, 0], [0, 0]) == (first, second)
