@@ -7,7 +7,7 @@ import uvicorn
 
 from gateway import logs
 from gateway.cli.serving import bind, server_config, url_of
-from gateway.simulator import create_simulator
+from gateway.simulator import Minute, create_simulator
 
 
 def simulator(
@@ -15,6 +15,9 @@ def simulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 9000,
     latency: Annotated[float, typer.Option(min=0, help="Seconds that an image takes.")] = 0.3,
     rpm: Annotated[int, typer.Option(min=1, help="Requests a minute that an account may send.")] = 600,
+    images_per_minute: Annotated[int | None, typer.Option(min=1, help="Images a minute, likewise.")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests of an account at once.")] = None,
+    minute: Annotated[Minute, typer.Option(help="Any 60 seconds, or the clock's minutes.")] = Minute.SLIDING,
     image_bytes: Annotated[int | None, typer.Option(min=1, help="Pad each image to this size.")] = None,
 ) -> None:
     """Run a stand-in for MiniMax and 302.AI that makes pictures for free.
@@ -22,9 +25,20 @@ def simulator(
     Any key is accepted. One that begins with "dead" is answered as invalid, "broke" as without balance, "window" as
     used up; the account is the part before the last "-". Words in the prompt make faults: [code=1026], [http=502],
     [delay=3], [hang], [cut], [garbage], [empty], [fail=1]. GET /simulator/invoice tells what was billed.
+
+    While it runs, PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes them answer that
+    code, 0 makes them work; {"answers": 2056, "remains_ms": 5000} passes by itself. PUT /simulator/outage with
+    {"kind": "hang", "seconds": 60}, or "cut", "garbage", "502", stops all images; DELETE ends it.
     """
     logs.configure("console", "warning")
     listener = bind(host, port)
-    app = create_simulator(latency_s=latency, requests_per_minute=rpm, image_bytes=image_bytes)
+    app = create_simulator(
+        latency_s=latency,
+        requests_per_minute=rpm,
+        images_per_minute=images_per_minute,
+        max_concurrency=max_concurrency,
+        minute=minute,
+        image_bytes=image_bytes,
+    )
     print(f"The simulator listens on {url_of(host, listener.getsockname()[1])}; Ctrl-C stops it.", flush=True)
     uvicorn.Server(server_config(app, 5)).run([listener])

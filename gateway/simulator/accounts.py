@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
-from gateway.simulator.faults import RATE_LIMITED, RefusedError
+from gateway.simulator.faults import RefusedError
+from gateway.simulator.limits import Gate, Limits
 
-WINDOW_S: Final = 60.0
 ORDERS_REMEMBERED: Final = 10_000
 RECEIPTS_KEPT: Final = 200_000
 
@@ -24,6 +24,8 @@ class Bill(TypedDict):
     withheld: int
     refusals: dict[str, int]
     peak_concurrency: int
+    peak_per_minute: int
+    """The most requests accepted in any 60 seconds."""
 
 
 class Receipt(TypedDict):
@@ -48,14 +50,14 @@ class Invoice(TypedDict):
 class Account:
     """The counters of one account."""
 
-    name: str = ""
+    name: str
+    gate: Gate
     requests: int = 0
     images: int = 0
     withheld: int = 0
     refusals: dict[str, int] = field(default_factory=dict)
     peak_concurrency: int = 0
     in_flight: int = 0
-    accepted_at: deque[float] = field(default_factory=deque)
     orders: Counter[str] = field(default_factory=Counter)
 
     def charge(self, made: int, withheld: int) -> None:
@@ -90,21 +92,22 @@ class Account:
             withheld=self.withheld,
             refusals=dict(sorted(self.refusals.items())),
             peak_concurrency=self.peak_concurrency,
+            peak_per_minute=self.gate.peak_per_minute,
         )
 
 
 class Accounts:
     """All accounts seen since the last reset."""
 
-    def __init__(self, *, requests_per_minute: int, clock: Callable[[], float]) -> None:
-        self._requests_per_minute = requests_per_minute
+    def __init__(self, limits: Limits, *, clock: Callable[[], float]) -> None:
+        self._limits = limits
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self.receipts: deque[Receipt] = deque(maxlen=RECEIPTS_KEPT)
         """What was billed, order by order, for whoever wants to compare it with a ledger."""
 
     def open(self, name: str) -> Account:
-        return self._accounts.setdefault(name, Account(name))
+        return self._accounts.setdefault(name, Account(name, Gate(self._limits)))
 
     def charge(self, account: Account, prompt: str, made: int, withheld: int) -> None:
         """Put an accepted order on the account's bill."""
@@ -113,17 +116,12 @@ class Accounts:
             Receipt(account=account.name, prompt=prompt, images=made, withheld=withheld, at=self._clock())
         )
 
-    def admit(self, account: Account) -> None:
-        """Let a request into the account's sliding window; a refused one takes no place in it.
+    def admit(self, account: Account, images: int) -> None:
+        """Let a request under way in, as the account's limits allow.
 
-        Raises: RefusedError 1002.
+        Raises: RefusedError 1041, 1002.
         """
-        now = self._clock()
-        while account.accepted_at and account.accepted_at[0] <= now - WINDOW_S:
-            account.accepted_at.popleft()
-        if len(account.accepted_at) >= self._requests_per_minute:
-            raise RefusedError(RATE_LIMITED)
-        account.accepted_at.append(now)
+        account.gate.admit(self._clock(), images=images, in_flight=account.in_flight)
 
     def invoice(self) -> Invoice:
         bills = {name: account.bill() for name, account in sorted(self._accounts.items())}

@@ -50,6 +50,11 @@ def answer(body: bytes, trace_id: str, *, status: int = 200) -> Response:
     return Response(body, status, {"Trace-Id": trace_id}, "application/json")
 
 
+def answer_json(content: object, *, status: int = 200) -> Response:
+    """For the simulator's own pages, which carry no trace."""
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
 def answer_cut(body: bytes, trace_id: str) -> Response:
     return CutResponse(body, 200, {"Trace-Id": trace_id}, "application/json")
 

@@ -6,7 +6,9 @@ from typing import Final
 
 NOT_AUTHORISED: Final = 1004
 RATE_LIMITED: Final = 1002
+TOO_MANY_AT_ONCE: Final = 1041
 INVALID_PARAMS: Final = 2013
+INVALID_KEY: Final = 2049
 
 MINIMAX_TEXTS: Final = {
     0: "success",
@@ -18,20 +20,27 @@ MINIMAX_TEXTS: Final = {
     1024: "internal error",
     1026: "input new_sensitive",
     1027: "output new_sensitive",
+    1028: "Daily quota exhausted for image-01",
     1033: "system error",
     1039: "token limit",
-    1041: "conn limit",
+    TOO_MANY_AT_ONCE: "conn limit",
     1042: "invisible character ratio limit",
     INVALID_PARAMS: "invalid params",
     2045: "rate growth limit",
-    2049: "invalid api key",
+    INVALID_KEY: "invalid api key",
     2056: "usage limit exceeded",
     2061: "your current token plan not support model",
 }
 
+UNAUTHORISED: Final = frozenset({NOT_AUTHORISED, INVALID_KEY})
+USED_UP: Final = frozenset({1028, 1030, 2056, 2067})
+"""The plan's images are spent until its window ends."""
+
+AI302_NO_KEY: Final = -10001
+AI302_DISABLED: Final = -10002
 AI302_TEXTS: Final = {
-    -10001: "API key missing",
-    -10002: "key disabled or deleted",
+    AI302_NO_KEY: "API key missing",
+    AI302_DISABLED: "key disabled or deleted",
     -10003: "internal error",
     -10004: "insufficient balance",
     -10005: "credential expired",
@@ -47,9 +56,9 @@ AI302_TEXTS: Final = {
     -10018: "monthly limit is reached",
     -1024: "upstream connection timed out",
 }
-AI302_UNAUTHORISED: Final = frozenset({-10001, -10002, -10005})
+AI302_UNAUTHORISED: Final = frozenset({AI302_NO_KEY, AI302_DISABLED, -10005})
 
-KEY_WORDS: Final = {"dead": 2049, "broke": 1008, "window": 2056}
+KEY_WORDS: Final = {"dead": INVALID_KEY, "broke": 1008, "window": 2056}
 
 _WORD: Final = re.compile(
     r"\[(?:code=(?P<code>-?\d{1,10})|http=(?P<http>[3-5]\d\d)|delay=(?P<delay>\d{1,4}(?:\.\d{1,3})?)"
@@ -104,13 +113,6 @@ def require_key(key: str | None) -> str:
     if key is None:
         raise RefusedError(NOT_AUTHORISED)
     return key
-
-
-def check_key(key: str) -> None:
-    """Raises: RefusedError if the key's first word says so."""
-    for word, code in KEY_WORDS.items():
-        if key.startswith(word):
-            raise RefusedError(code)
 
 
 def text_of(code: int) -> str:

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.simulator.faults import INVALID_PARAMS, RefusedError
+from gateway.simulator.reading import describe
 
 MODELS_BY_PATH: Final = {
     "/v1/image_generation": frozenset({"image-01", "image-01-live"}),
@@ -74,7 +75,7 @@ def read_order(body: object, path: str) -> Order:
     try:
         order = msgspec.convert(body, Order)
     except msgspec.ValidationError as error:
-        raise _invalid(_describe(error)) from error
+        raise _invalid(describe(error)) from error
     if order.model not in MODELS_BY_PATH[path]:
         raise _invalid("model is unknown")
     if len(order.prompt) >= PROMPT_LIMIT_CHARS:
@@ -95,12 +96,6 @@ def _check_size(order: Order) -> None:
             raise _invalid(f"{name} is missing, width and height must come together")
         if not 512 <= side <= 2048 or side % 8:
             raise _invalid(f"{name} must be in 512..2048 and a multiple of 8")
-
-
-def _describe(error: msgspec.ValidationError) -> str:
-    """Put the field first, as in "n: Expected `int` <= 9"."""
-    reason, _, field = str(error).partition(" - at `$.")
-    return f"{field.rstrip('`')}: {reason}" if field else reason
 
 
 def _invalid(what: str) -> RefusedError:

@@ -19,6 +19,7 @@ TEXTS = {
     1024: "internal error",
     1026: "input new_sensitive",
     1027: "output new_sensitive",
+    1028: "Daily quota exhausted for image-01",
     1033: "system error",
     1039: "token limit",
     1041: "conn limit",

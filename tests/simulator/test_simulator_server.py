@@ -67,7 +67,14 @@ def test_hang_word_never_answers_and_is_billed(server: str) -> None:
                 headers={"Authorization": "Bearer hung-1"},
                 timeout=0.2,
             )
-        expected = {"requests": 1, "images": 3, "withheld": 0, "refusals": {}, "peak_concurrency": 1}
+        expected = {
+            "requests": 1,
+            "images": 3,
+            "withheld": 0,
+            "refusals": {},
+            "peak_concurrency": 1,
+            "peak_per_minute": 1,
+        }
         assert expected == client.get("/simulator/invoice").json()["accounts"]["hung"]
 
 
@@ -76,3 +83,26 @@ def test_links_lead_to_the_server_that_gave_them(server: str) -> None:
         url = ask(client, "a fox").json()["data"]["image_urls"][0]
         assert url.startswith(f"{server}/simulator/images/")
         assert client.get(url).content.startswith(b"\xff\xd8\xff")
+
+
+def test_outage_that_hangs_bills_what_it_let_in_and_the_next_request_after_its_end_works(server: str) -> None:
+    with httpx.Client(base_url=server) as client:
+        assert client.put("/simulator/outage", json={"kind": "hang", "seconds": 60}).status_code == 200
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(
+                "/v1/image_generation",
+                json={"model": "image-01", "prompt": "a fox", "n": 3},
+                headers={"Authorization": "Bearer design-1"},
+                timeout=0.2,
+            )
+        assert client.delete("/simulator/outage").status_code == 204
+        assert ask(client, "a fox").json()["base_resp"]["status_code"] == 0
+        assert client.get("/simulator/invoice").json()["total"] == {"requests": 2, "images": 4}
+
+
+def test_outage_that_cuts_ends_the_connection_in_mid_body_whatever_the_prompt_s_words(server: str) -> None:
+    with httpx.Client(base_url=server) as client:
+        client.put("/simulator/outage", json={"kind": "cut", "seconds": 60})
+        with pytest.raises(httpx.RemoteProtocolError, match="peer closed connection"):
+            ask(client, "[code=1026]", n=2)
+        assert client.get("/simulator/invoice").json()["total"] == {"requests": 1, "images": 2}
