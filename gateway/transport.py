@@ -10,7 +10,7 @@ import io
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -62,6 +62,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     `public_only` refuses every address that is not public, after name resolution, for links that came from outside.
     Time-outs are httpx's: `request.extensions["timeout"]`, seconds, keys connect and read.
+
+    `request.extensions["on_sent"]`, a function without arguments that never fails, is called once, when the connection
+    stands and the request goes into it: never when nothing was sent, and not for requests without a body.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, public_only: bool = False) -> None:
@@ -109,13 +112,35 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 request.method,
                 URL(str(request.url), encoded=True),
                 headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw],
-                data=io.BytesIO(request.content) if request.content else None,  # in pieces, however large
+                data=_open_body(request),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=limits.get("connect"), sock_read=limits.get("read")),
             )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise map_error(error) from error
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+
+
+def _open_body(request: httpx.Request) -> io.BytesIO | None:
+    """The request's body as aiohttp sends it in pieces, however large."""
+    if not request.content:
+        return None
+    on_sent = request.extensions.get("on_sent")
+    return _Announced(request.content, on_sent) if on_sent else io.BytesIO(request.content)
+
+
+class _Announced(io.BytesIO):
+    """A body that tells when it is first read: aiohttp does so with a connection, just behind the head."""
+
+    def __init__(self, content: bytes, on_sent: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._on_sent: Callable[[], None] | None = on_sent
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._on_sent:
+            tell, self._on_sent = self._on_sent, None
+            tell()
+        return super().read(size)
 
 
 class _Body(httpx.AsyncByteStream):

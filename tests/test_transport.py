@@ -412,6 +412,75 @@ async def test_a_post_on_a_connection_that_the_server_closed_meanwhile_is_not_se
     assert 2 == len(seen)
 
 
+async def announced(
+    transport: AiohttpTransport, url: str, tell: Callable[[], None], *, content: bytes = b"{}", timeout_s: float = 10.0
+) -> None:
+    """One request that tells when it is sent, and its answer read."""
+    limits = {"connect": 0.2, "read": timeout_s}
+    request = httpx.Request("POST", url, content=content, extensions={"timeout": limits, "on_sent": tell})
+    response = await transport.handle_async_request(request)
+    await response.aread()
+    await response.aclose()
+
+
+async def test_the_moment_of_sending_is_told_before_the_answer_comes() -> None:
+    """The server answers only after the client has said that its request was sent."""
+    told = asyncio.Event()
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        await told.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        await announced(transport, f"http://{address}/", told.set)
+
+
+async def test_the_moment_of_sending_is_told_once_a_request_on_new_and_used_connections_however_large() -> None:
+    connections: list[int] = []
+    arrived: list[bytes] = []
+    told: list[int] = []
+    content = bytes(range(256)) * 4096
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        for _ in range(3):
+            await read_head(reader)
+            arrived.append(await reader.readexactly(len(content)))
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            await writer.drain()
+
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        for number in range(3):
+            await announced(transport, f"http://{address}/", lambda: told.append(len(arrived)), content=content)
+            assert number + 1 == len(told)
+    assert 1 == len(connections)
+    assert [content] * 3 == arrived
+    assert [0, 1, 2] == told
+
+
+@pytest.mark.parametrize("behave", [close_before_answering, reset, stall])
+async def test_the_moment_of_sending_is_told_also_where_no_answer_comes(behave: Behaviour) -> None:
+    told: list[int] = []
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        with pytest.raises(httpx.TransportError):
+            await announced(transport, f"http://{address}/", lambda: told.append(1), timeout_s=0.1)
+    assert [1] == told
+
+
+async def test_nothing_is_told_where_nothing_is_sent() -> None:
+    """Refused, not accepted in time, without a name, stalled in the TLS handshake."""
+    told: list[int] = []
+    async with AiohttpTransport() as transport, misbehaving(stall) as address:
+        with full_backlog() as port:
+            urls = [f"http://127.0.0.1:{free_port()}/", f"http://127.0.0.1:{port}/", "http://nobody.invalid/"]
+            for url in (*urls, f"https://{address}/"):
+                with pytest.raises((httpx.ConnectError, httpx.ConnectTimeout)):
+                    await announced(transport, url, lambda: told.append(1))
+    assert [] == told
+
+
 @pytest.mark.parametrize(
     "host",
     [
