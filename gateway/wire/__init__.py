@@ -11,6 +11,7 @@ from gateway.domain.images import Capability, Delivery, ImageJob, ImageReply, Sh
 from gateway.wire.ai302 import Ai302
 from gateway.wire.envelope import Reply
 from gateway.wire.minimax import MiniMax
+from gateway.wire.probes import ProbeResult
 
 
 class Dialect(Protocol):
@@ -19,6 +20,10 @@ class Dialect(Protocol):
     @property
     def path(self) -> str:
         """The route of its image generation, below the base URL."""
+
+    @property
+    def probe_path(self) -> str:
+        """A page below the base URL that a key can ask for without making or paying anything."""
 
     @property
     def result_hosts(self) -> tuple[str, ...]:
@@ -35,6 +40,9 @@ class Dialect(Protocol):
 
         Raises: GatewayError for every other answer.
         """
+
+    def read_probe(self, reply: Reply) -> ProbeResult:
+        """What the page of `probe_path` says of the key that asked for it."""
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType({"302ai": Ai302(), "minimax": MiniMax()})

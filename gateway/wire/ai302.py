@@ -9,7 +9,8 @@ import msgspec
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import DEFAULT_RATIO, Capability, Delivery, ImageJob, ImageReply, Shape
 from gateway.wire.envelope import Envelope, Reply, open_envelope
-from gateway.wire.minimax import given_extras, raise_newer_error, read_base_resp
+from gateway.wire.minimax import given_extras, raise_newer_error, raise_refusal, read_base_resp
+from gateway.wire.probes import ProbeResult, read_models
 
 ERR_CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -58,6 +59,9 @@ class Ai302:
     """The `302ai` dialect."""
 
     path: Final = "/minimaxi/v1/image_generation"
+    probe_path: Final = "/v1/models"
+    """The only free page that is known to take every key; that of the balance wants a key with management rights
+    (reference/minimax.md 5.2, 5.4)."""
     result_hosts: Final = ("file.302ai.cn", "file.302.ai")
     """Where it re-hosts results (reference/minimax.md 5.1)."""
 
@@ -88,6 +92,17 @@ class Ai302:
         _raise_own_error(reply, envelope)
         raise_newer_error(reply, envelope)
         return read_base_resp(reply, envelope, delivery)
+
+    def read_probe(self, reply: Reply) -> ProbeResult:
+        """A list of models says that the key is known, and nothing of the balance."""
+        try:
+            envelope = open_envelope(reply)
+            _raise_own_error(reply, envelope)
+            raise_newer_error(reply, envelope)
+            raise_refusal(reply, envelope)
+        except GatewayError as error:
+            return ProbeResult(error.fault, error.detail)
+        return read_models(envelope)
 
 
 def _raise_own_error(reply: Reply, envelope: Envelope) -> None:

@@ -60,6 +60,16 @@ class Envelope:
     def items(self, name: str) -> list[msgspec.Raw]:
         return self._read(name, list[msgspec.Raw]) or []
 
+    def inners(self, name: str) -> list["Envelope"]:
+        """The objects of a list; whatever else it holds is left out."""
+        found: list[Envelope] = []
+        for raw in self.items(name):
+            try:
+                found.append(Envelope(msgspec.json.decode(raw, type=_Object)))
+            except MALFORMED:
+                continue
+        return found
+
     def text(self, name: str) -> str:
         return (self._read(name, str) or "")[:_DETAIL_MAX_CHARS]
 

@@ -18,6 +18,7 @@ from gateway.wire.envelope import (
     open_envelope,
     read_pictures,
 )
+from gateway.wire.probes import ProbeResult, read_remains
 
 CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -98,6 +99,8 @@ class MiniMax:
     """The `minimax` dialect."""
 
     path: Final = "/v1/image_generation"
+    probe_path: Final = "/v1/token_plan/remains"
+    """Its quota page (reference/minimax.md 4.3)."""
     result_hosts: Final = (
         "hailuo-image-algeng-data*.aliyuncs.com",
         "*.bj.bcebos.com",
@@ -130,6 +133,16 @@ class MiniMax:
         raise_newer_error(reply, envelope)
         return read_base_resp(reply, envelope, delivery)
 
+    def read_probe(self, reply: Reply) -> ProbeResult:
+        """It answers for the account: its balance is shown to be there, and sometimes when its window ends."""
+        try:
+            envelope = open_envelope(reply)
+            raise_newer_error(reply, envelope)
+            raise_refusal(reply, envelope)
+        except GatewayError as error:
+            return ProbeResult(error.fault, error.detail)
+        return read_remains(envelope)
+
 
 def given_extras(job: ImageJob) -> dict[str, object]:
     """MiniMax's own optional fields that the caller set, JSON values as they came."""
@@ -158,14 +171,20 @@ def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
     raise GatewayError(Fault.UPSTREAM_ERROR, f"{kind}: {text}")
 
 
-def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> ImageReply:
-    """Steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
+def raise_refusal(reply: Reply, envelope: Envelope) -> int | None:
+    """Steps 4 and 5 of the same order: a code or an HTTP status that says no. Returns: the code, 0 or None."""
     base_resp = envelope.inner("base_resp")
     code = base_resp.integer("status_code")
     if code:
         raise code_error(code, base_resp.text("status_msg"), reply)
     if not 200 <= reply.status < 300:
         raise http_error(reply, base_resp.text("status_msg"))
+    return code
+
+
+def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> ImageReply:
+    """Steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
+    code = raise_refusal(reply, envelope)
     pictures, metadata = read_pictures(envelope.inner("data"), delivery), envelope.inner("metadata")
     if pictures:
         return ImageReply(pictures, envelope.text("id"), metadata.integer("failed_count"))

@@ -1,0 +1,176 @@
+"""`imagegate check`."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Final
+
+import typer
+
+from gateway import __version__
+from gateway.administration import read_admin_keys, read_declared, read_pepper
+from gateway.backing import find_problems
+from gateway.cli.output import fail, print_table, print_text
+from gateway.cli.progress import Tell, progressing
+from gateway.cli.serve import ConfigOption, load_settings
+from gateway.cli.serving import embedded_of
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.keys import UpstreamKey
+from gateway.settings import Settings, SettingsError, config_path
+from gateway.stores.embedded import EmbeddedError
+from gateway.supply import build_catalog, build_supply, unfetchable
+from gateway.transport import AiohttpTransport
+from gateway.upstream.pages import Pages, Probe
+from gateway.upstream.supply import Supply
+from gateway.web.admin.access import AdminKey
+
+_AT_ONCE: Final = 8
+_REGIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "minimax": "https://api.minimax.io worldwide, https://api.minimaxi.com in mainland China",
+        "302ai": "https://api.302.ai worldwide, https://api.302ai.cn in mainland China",
+    }
+)
+"""Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
+_FINDINGS: Final[Mapping[Fault, tuple[str, str]]] = MappingProxyType(
+    {
+        Fault.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key is of another region"),
+        Fault.KEY_UNVERIFIED: ("not verified", "verify the owner of the account at the provider"),
+        Fault.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
+        Fault.EGRESS_DENIED: ("address refused", "let the provider accept this machine's address"),
+        Fault.BALANCE_EMPTY: ("no balance", "top the account up at the provider"),
+        Fault.WINDOW_SPENT: ("plan used up", "wait until its window ends, or buy more"),
+        Fault.DAY_SPENT: ("plan used up", "wait until its window ends, or buy more"),
+        Fault.ACCOUNT_RATE_LIMITED: ("busy", "ask again in a minute"),
+        Fault.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
+        Fault.CALL_NOT_SENT: ("unreachable", "check base_url"),
+        Fault.READ_TIMEOUT: ("no answer", "the host takes the connection and says nothing; ask again later"),
+        Fault.ANSWER_LOST: ("no answer", "the host breaks the connection; is https meant?"),
+        Fault.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url leads to something that has no such page"),
+        Fault.ANSWER_UNREADABLE: ("wrong host", "base_url leads to something that is not this provider"),
+        Fault.ANSWER_TOO_LARGE: ("wrong host", "base_url leads to something that is not this provider"),
+        Fault.UPSTREAM_MISPLACED: ("wrong host", "base_url leads to something that is not this provider"),
+    }
+)
+"""In plain words, and the remedy."""
+
+
+def check(
+    config: ConfigOption = None,
+    upstreams: Annotated[
+        bool, typer.Option("--upstreams", help="Also ask every upstream, for free, whether its keys work.")
+    ] = False,
+) -> None:
+    """Validate the configuration, and see whether Redis answers and can be used."""
+    settings = load_settings(config)
+    path = config_path(config, os.environ)
+    try:
+        supply = build_supply(settings, os.environ)
+        admin_keys = read_admin_keys(settings, os.environ)
+        read_pepper(settings, os.environ)
+        read_declared(settings, os.environ, build_catalog(settings))
+        redis = _check_redis(settings)
+    except SettingsError as error:
+        fail(f"{path}: {error}")
+    accounts = sum(len(pool.accounts) for pool in supply.pools)
+    print(path)
+    print(f"valid: upstream keys {len(supply.keys)}, accounts {accounts}, models {len(settings.models)}")
+    if settings.tenants:
+        keys_declared = sum(len(tenant.keys) for tenant in settings.tenants)
+        print(f"declared: tenants {len(settings.tenants)}, keys {keys_declared}")
+    print(f"admin API: {_openness(admin_keys)}")
+    print(f"redis: {redis}")
+    for upstream in unfetchable(settings):
+        print(f"warning: upstream {upstream}:")
+        print("  result_hosts does not name its own address, where its links may point")
+    if upstreams:
+        _check_upstreams(settings, supply)
+
+
+def _openness(keys: list[AdminKey]) -> str:
+    return f"open to {', '.join(key.name for key in keys)}" if keys else "closed, no [admin] key is set"
+
+
+def _check_redis(settings: Settings) -> str:
+    """What is to be said of it. Raises: SettingsError."""
+    embedded = embedded_of(settings)
+    if embedded is None:
+        try:
+            problems = asyncio.run(find_problems(settings, os.environ))
+        except GatewayError as error:
+            remedy = "is it running there? is TLS meant (rediss://)?"
+            raise SettingsError(f"redis.url: redis does not answer ({error.detail}); {remedy}") from error
+        if problems:
+            raise SettingsError(f"redis.url: {'; '.join(problems)}")
+        return "answers"
+    try:
+        embedded.prepare()
+    except EmbeddedError as error:
+        raise SettingsError(f"redis: {error}") from error
+    return "embedded, starts with the gateway"
+
+
+def _check_upstreams(settings: Settings, supply: Supply) -> None:
+    """A line a key, a line a remedy; ends the command where a key cannot be used."""
+    with progressing("asking", "keys") as tell:
+        probes = asyncio.run(_probe(supply, tell))
+    found = list(zip(supply.keys, probes, strict=True))
+    print_table(
+        ("UPSTREAM", "ACCOUNT", "KEY", "FINGERPRINT", "FOUND"),
+        [(key.upstream, key.account, key.name, key.secret.fingerprint, _finding(probe)) for key, probe in found],
+        empty="There are no keys.",
+    )
+    for remedy in dict.fromkeys(_remedy(probe) for probe in probes if probe.fault):
+        print_text(remedy)
+    for line in _wrong_regions(settings, found):
+        print_text(line)
+    failed = sum(probe.fault is not None for probe in probes)
+    if failed:
+        fail(f"{failed} of {len(probes)} upstream keys cannot be used")
+
+
+async def _probe(supply: Supply, tell: Tell) -> list[Probe]:
+    """What came of asking about each key, in their order."""
+    async with AiohttpTransport() as transport:
+        pages, turns = (
+            Pages(transport, lambda: supply.endpoints, f"imagegate/{__version__}"),
+            asyncio.Semaphore(_AT_ONCE),
+        )
+        done = 0
+
+        async def probe(key: UpstreamKey) -> Probe:
+            nonlocal done
+            async with turns:
+                found = await pages.probe(key)
+            done += 1
+            tell(done, len(supply.keys))
+            return found
+
+        return await asyncio.gather(*(probe(key) for key in supply.keys))
+
+
+def _finding(probe: Probe) -> str:
+    if probe.fault is None:
+        return "ok" if probe.proves_balance else "ok, balance not told"
+    name = probe.fault.value.replace("_", " ")
+    return _FINDINGS.get(probe.fault, (name, ""))[0]
+
+
+def _remedy(probe: Probe) -> str:
+    assert probe.fault is not None  # only what is wrong has a remedy
+    remedy = _FINDINGS.get(probe.fault, ("", f"the upstream says: {probe.detail}"))[1]
+    return f"{_finding(probe)}: {remedy}"
+
+
+def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, Probe]]) -> list[str]:
+    """Hosts that know none of several keys: one mistake is likelier than many."""
+    lines: list[str] = []
+    for upstream in settings.upstreams:
+        faults = [probe.fault for key, probe in found if key.upstream == upstream.name]
+        if len(faults) > 1 and set(faults) == {Fault.KEY_INVALID}:
+            lines.append(
+                f"{upstream.name}: none of its keys is known at {upstream.base_url}: base_url is probably of the wrong "
+                f"region. There are: {_REGIONS[upstream.dialect]}."
+            )
+    return lines

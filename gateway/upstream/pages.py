@@ -1,0 +1,96 @@
+"""Asking an upstream's free page about a key: nothing is made, nothing is billed."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.keys import UpstreamKey
+from gateway.upstream.calls import Endpoint, read_reply
+from gateway.wire.probes import ProbeResult
+
+_DEADLINE_S: Final = 10.0
+_CONNECT_S: Final = 5.0
+"""Less, so that a host that cannot be reached is told from one that does not answer."""
+_MAX_BYTES: Final = 1024 * 1024
+"""302.AI's page lists every model of every provider: hundreds, at some hundred bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What came of asking about one key."""
+
+    fault: Fault | None
+    """None where the key works, as far as the page can tell."""
+    detail: str
+    """For the log and the operator, without the secret."""
+    seconds: float
+    """How long it took."""
+    proves_balance: bool = False
+    window_s: float | None = None
+    """Seconds until the plan's used-up window ends, where the page leaves no doubt of it."""
+    window_if_spent_s: float | None = None
+    """Likewise, if something else than the page says that the plan is used up."""
+
+
+class Pages:
+    """The free pages of all upstreams."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        endpoints: Callable[[], Mapping[str, Endpoint]],
+        user_agent: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`endpoints` gives those of the configuration in force, by name."""
+        self._transport = transport
+        self._endpoints = endpoints
+        self._user_agent = user_agent
+        self._monotonic = monotonic
+
+    async def probe(self, key: UpstreamKey) -> Probe:
+        """One GET, of at most ten seconds.
+
+        Raises: GatewayError NOT_FOUND for an upstream that is configured no more; nothing else.
+        """
+        endpoint = self._endpoints().get(key.upstream)
+        if endpoint is None:
+            raise GatewayError(Fault.NOT_FOUND, f"There is no upstream '{key.upstream}'.")
+        started = self._monotonic()
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                reply = await read_reply(self._transport, self._build_request(endpoint, key), _MAX_BYTES)
+            result = endpoint.dialect.read_probe(reply)
+        except TimeoutError:
+            result = ProbeResult(Fault.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
+        except httpx.InvalidURL:
+            result = ProbeResult(Fault.CALL_NOT_SENT, "base_url is no valid URL")
+        except GatewayError as error:
+            result = ProbeResult(error.fault, error.detail)
+        detail = result.detail.replace(key.secret.reveal(), repr(key.secret))
+        return Probe(
+            result.fault,
+            detail,
+            self._monotonic() - started,
+            result.proves_balance,
+            window_s=result.window_s,
+            window_if_spent_s=result.window_if_spent_s,
+        )
+
+    def _build_request(self, endpoint: Endpoint, key: UpstreamKey) -> httpx.Request:
+        return httpx.Request(
+            "GET",
+            endpoint.base_url + endpoint.dialect.probe_path,
+            headers={
+                "authorization": f"Bearer {key.secret.reveal()}",
+                "accept": "application/json",
+                "accept-encoding": "identity",
+                "user-agent": self._user_agent,
+            },
+            extensions={"timeout": {"connect": _CONNECT_S, "read": _DEADLINE_S}},
+        )

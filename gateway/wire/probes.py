@@ -1,0 +1,83 @@
+"""What an upstream's free page says of a key: asking makes nothing and costs nothing (reference/minimax.md 4.3)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.faults import Fault
+from gateway.wire.envelope import Envelope
+
+_WINDOWS: Final = (("current_interval", "remains_time"), ("current_weekly", "weekly_remains_time"))
+"""The two windows of a plan: the prefix of their counts, and the field that says when they end."""
+_NOTHING: Final = ("0", "0.0")
+_WINDOW_MAX_S: Final = 8 * 86_400.0
+"""A week and a day: no window is believed to be longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a free page says of a key."""
+
+    fault: Fault | None = None
+    """None where the key works, as far as the page can tell."""
+    detail: str = ""
+    """The upstream's own words, for the log."""
+    proves_balance: bool = False
+    """The page answers for what the account may spend, not for the key alone."""
+    window_s: float | None = None
+    """Seconds until a used-up window of the plan ends, where the page leaves no doubt of it."""
+    window_if_spent_s: float | None = None
+    """Likewise, if something else than the page says that the plan is used up."""
+
+
+def read_remains(envelope: Envelope) -> ProbeResult:
+    """MiniMax's quota page, once it is known to hold no error."""
+    rows = envelope.inners("model_remains") or envelope.inner("data").inners("model_remains")
+    if envelope.inner("base_resp").integer("status_code") is None and not rows:
+        return ProbeResult(Fault.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
+    windows = [_windows(row) for row in rows if row.text("model_name").startswith("image")]
+    spent_s = _end_s([[window for window in of_row if window.is_surely_spent] for of_row in windows])
+    if spent_s:
+        return ProbeResult(Fault.WINDOW_SPENT, "the plan is used up", window_s=spent_s)
+    return ProbeResult(proves_balance=True, window_if_spent_s=_end_s(windows))
+
+
+def read_models(envelope: Envelope) -> ProbeResult:
+    """A list of models, once it is known to hold no error: who gets it has a key that is known there."""
+    if not isinstance(envelope.value("data"), list):
+        return ProbeResult(Fault.ANSWER_UNREADABLE, "no list of models")
+    return ProbeResult()
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A window that is used up, or may be."""
+
+    ends_in_s: float
+    is_surely_spent: bool
+
+
+def _end_s(windows: list[list[_Window]]) -> float | None:
+    """Seconds until a plan is released: all its rows have such a window, and the last of them has ended."""
+    if not windows or not all(windows):
+        return None
+    return max(window.ends_in_s for of_row in windows for window in of_row)
+
+
+def _windows(row: Envelope) -> list[_Window]:
+    found = (_window(row, prefix, end) for prefix, end in _WINDOWS)
+    return [window for window in found if window]
+
+
+def _window(row: Envelope, prefix: str, end: str) -> _Window | None:
+    """One window of a row; None where it has something left.
+
+    `usage_count` is what is used or what is left, depending on whom one believes, so that 0 of 100 and 100 of 100 can
+    both mean either. Only the percentage is beyond doubt, unless a count contradicts it.
+    """
+    total, count = row.integer(f"{prefix}_total_count"), row.integer(f"{prefix}_usage_count")
+    percent, ends_in_s = row.value(f"{prefix}_remaining_percent"), (row.integer(end) or 0) / 1000
+    if not total or total < 0 or count not in {0, total, None} or not 0 < ends_in_s <= _WINDOW_MAX_S:
+        return None
+    if percent is None:
+        return _Window(ends_in_s, is_surely_spent=False) if count is not None else None
+    return _Window(ends_in_s, is_surely_spent=True) if str(percent) in _NOTHING else None

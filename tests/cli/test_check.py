@@ -1,0 +1,119 @@
+"""What `imagegate check --upstreams` says of keys that work and of keys that do not."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_cli import fits, run
+from tests.harness import Simulator, serving
+from tests.servers import free_port
+from tests.upstream.test_prober import serving_page
+
+HEAD = """\
+[redis]
+url = "{redis_url}"
+[[models]]
+id = "image-01"
+price_per_image_usd = "0.0035"
+targets = [{{ upstream = "sim", model = "image-01" }}]
+"""
+UPSTREAM = """\
+[[upstreams]]
+name = "{name}"
+dialect = "{dialect}"
+base_url = "{url}"
+result_hosts = ["{url}"]
+[[upstreams.accounts]]
+name = "main"
+keys = [{keys}]
+"""
+
+
+def write_config(folder: Path, redis_url: str, *upstreams: tuple[str, str, str]) -> dict[str, str]:
+    """A configuration of (name, URL, keys by comma), each key's secret its name; the environment that goes with it."""
+    text, environ = HEAD.format(redis_url=redis_url), {"IMAGEGATE_CONFIG": str(folder / "imagegate.toml")}
+    for name, url, listed in upstreams:
+        names = listed.split(",")
+        environ |= {f"SECRET_{key.replace('-', '_')}": key for key in names}
+        keys = ", ".join(
+            f'{{ name = "{key}", secret = {{ env = "SECRET_{key.replace("-", "_")}" }} }}' for key in names
+        )
+        text += UPSTREAM.format(name=name, dialect="302ai" if name == "relay" else "minimax", url=url, keys=keys)
+    (folder / "imagegate.toml").write_text(text)
+    return environ
+
+
+def findings(text: str) -> Mapping[str, str]:
+    """What the table says of each key."""
+    lines = text.partition("FINGERPRINT")[2].splitlines()[1:]
+    cells = [line.split(maxsplit=4) for line in lines if " fp-" in line and "<" not in line]
+    return {key: found.strip() for _, _, key, _, found in cells}
+
+
+def test_keys_that_work_are_ok(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
+    done = run("check", "--upstreams", **write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1,good-2")))
+    assert (0, "") == (done.returncode, done.stderr)
+    assert {"good-1": "ok", "good-2": "ok"} == findings(done.stdout)
+    assert "redis: answers" in done.stdout
+    assert fits(done.stdout)
+
+
+def test_each_key_that_fails_is_told_with_the_remedy(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    environ = write_config(
+        tmp_path, redis_url, ("sim", simulator.url, "good-1,dead-1,broke-1"), ("other", away, "main-1")
+    )
+    done = run("check", "--upstreams", **environ)
+    expected = {"good-1": "ok", "dead-1": "invalid key", "broke-1": "no balance", "main-1": "unreachable"}
+    assert expected == findings(done.stdout)
+    assert (1, "imagegate: 3 of 4 upstream keys cannot be used\n") == (done.returncode, done.stderr)
+    for words in ("correct the secret", "top the account up", "check base_url"):
+        assert words in done.stdout
+    assert "wrong region" not in done.stdout
+    assert fits(done.stdout)
+
+
+def test_a_host_that_knows_none_of_several_keys_is_said_to_be_of_the_wrong_region(
+    tmp_path: Path, redis_url: str, simulator: Simulator
+) -> None:
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "dead-1,dead-2"))
+    done = run("check", "--upstreams", **environ)
+    assert 1 == done.returncode
+    assert 1 == done.stdout.count("wrong region")
+    assert "https://api.minimaxi.com" in done.stdout
+    assert fits(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "finding"),
+    [
+        ({}, 404, "wrong host"),
+        ({"hello": "world"}, 200, "wrong host"),
+        ({"base_resp": {"status_code": 2056, "status_msg": "usage limit exceeded"}}, 200, "plan used up"),
+        ({"base_resp": {"status_code": 77, "status_msg": "main-1 is odd"}}, 200, "upstream error"),
+    ],
+)
+def test_a_page_that_is_not_what_was_expected_is_told_in_plain_words(
+    tmp_path: Path, redis_url: str, answer: Any, status: int, finding: str
+) -> None:
+    app, _ = serving_page(answer, status)
+    with serving(app) as url:
+        done = run("check", "--upstreams", **write_config(tmp_path, redis_url, ("sim", url, "main-1")))
+    assert (1, {"main-1": finding}) == (done.returncode, findings(done.stdout))
+    assert "main-1 is odd" not in done.stdout
+    assert fits(done.stdout)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1", "http://.invalid"])
+def test_an_address_that_is_none_is_unreachable(tmp_path: Path, redis_url: str, url: str) -> None:
+    done = run("check", "--upstreams", **write_config(tmp_path, redis_url, ("sim", url, "main-1")))
+    assert (1, {"main-1": "unreachable"}) == (done.returncode, findings(done.stdout))
+
+
+def test_upstreams_are_not_asked_unless_told_to(tmp_path: Path, redis_url: str) -> None:
+    app, seen = serving_page({"base_resp": {"status_code": 2049}})
+    with serving(app) as url:
+        done = run("check", **write_config(tmp_path, redis_url, ("sim", url, "main-1")))
+    assert (0, []) == (done.returncode, seen)
