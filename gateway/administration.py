@@ -1,7 +1,7 @@
 """Composes what administrators use: the admin API, tenants and their keys, and `[[tenants]]` of the configuration."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,20 +18,22 @@ from gateway.stores.audit import Audit
 from gateway.stores.changes import Changes
 from gateway.stores.credentials import Credentials
 from gateway.stores.declared import Declaration, DeclaredKey, DeclaredTenant
-from gateway.stores.keypool import KeyPool
+from gateway.stores.pool.vault import Vault
 from gateway.stores.tenant_keys import TenantKeys
 from gateway.stores.tenants import TenantStore
 from gateway.web.admin import Admin, Section
 from gateway.web.admin.access import Access, AdminKey, Role
 from gateway.web.admin.audit import AuditSection
 from gateway.web.admin.keys import KeySection
-from gateway.web.admin.pool import PoolSection
 from gateway.web.admin.tenants import TenantSection
 from gateway.web.bodies import BodyLimits
 
 _DAY_S = 86_400
 ADMIN_KEY_MIN_CHARS: Final = 16
 """Fewer can be guessed by one who tries long enough."""
+
+VAULT_KEY_MIN_CHARS: Final = 32
+"""As many hexadecimal digits are 128 random bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,12 @@ def build_administration(
     environ: Mapping[str, str],
     redis: Client,
     admission: Admission,
-    pool: KeyPool,
+    upstreams: Callable[[], Collection[str]],
     catalog: Catalog,
     more: Iterable[Section] = (),
     clock: Callable[[], float] = time.time,
 ) -> Administration:
-    """`more` are further sections of the admin API. Raises: SettingsError."""
+    """`upstreams` gives their names, `more` are further sections of the admin API. Raises: SettingsError."""
     pepper = read_pepper(settings, environ)
     credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=time.monotonic, on_break=admission.distrust)
     changes = Changes(redis, credentials.forget, settings.audit.keep_days * _DAY_S)
@@ -68,8 +70,7 @@ def build_administration(
     sections: tuple[Section, ...] = (
         TenantSection(tenants, admission, catalog, limits, clock),
         KeySection(keys, limits, clock),
-        PoolSection(pool),
-        AuditSection(Audit(redis), tenants),
+        AuditSection(Audit(redis), tenants, upstreams),
         *more,
     )
     admin = Admin(Access(read_admin_keys(settings, environ)), sections)
@@ -116,6 +117,23 @@ def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
     """The key of the tenants' keyed hashes; None lets Redis keep one. Raises: SettingsError."""
     source = settings.keys.pepper
     return config.read_secret(source, environ, "keys.pepper").reveal() if source else None
+
+
+def read_vault(settings: Settings, environ: Mapping[str, str]) -> Vault | None:
+    """What seals the secrets of upstream keys that are added at run time; None where none can be.
+
+    Raises: SettingsError.
+    """
+    secrets: list[Secret] = []
+    for number, source in enumerate(settings.pool.encryption_keys):
+        where = f"pool.encryption_keys[{number}]"
+        secrets.append(config.read_secret(source, environ, where))
+        if len(secrets[-1].reveal()) < VAULT_KEY_MIN_CHARS:
+            raise config.SettingsError(
+                f"{where}: an encryption key has at least {VAULT_KEY_MIN_CHARS} characters; "
+                "`openssl rand -hex 32` makes one"
+            )
+    return Vault(secrets) if secrets else None
 
 
 def read_declared(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -> list[DeclaredTenant]:

@@ -18,22 +18,25 @@ from starlette.routing import Route
 
 from gateway.administration import build_administration
 from gateway.backing import connect_redis
+from gateway.configuration import Running
 from gateway.domain.billing import BillingRule
 from gateway.domain.models import Catalog
 from gateway.metrics import Metrics
+from gateway.pooling import build_pooling, build_prober
 from gateway.settings import Settings
 from gateway.stores import Client, ping
 from gateway.stores.admission import Admission
 from gateway.stores.credentials import Credentials
 from gateway.stores.inspection import Inspection
-from gateway.stores.keypool import KeyPool
 from gateway.stores.ledger import Ledger
 from gateway.stores.sweeper import Sweeper
 from gateway.stores.tickets import Terms
 from gateway.stores.verification import Verifier
-from gateway.supply import build_catalog, build_upstreams, read_keys, size_policy
+from gateway.supply import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstreams
+from gateway.upstream.pages import Pages
+from gateway.web.admin.pool import PoolSection
 from gateway.web.admin.usage import UsageSection
 from gateway.web.bodies import BodyLimits
 from gateway.web.errors import ErrorBoundary
@@ -50,40 +53,59 @@ _SWEEP_ROUND_S = 5.0
 
 
 def create_app(
-    settings: Settings, environ: Mapping[str, str], companions: Sequence[Callable[[], Awaitable[None]]] = ()
+    settings: Settings,
+    environ: Mapping[str, str],
+    companions: Sequence[Callable[[], Awaitable[None]]] = (),
+    reload: Callable[[Running], Awaitable[None]] | None = None,
 ) -> Starlette:
     """The program as an ASGI application. Secrets are read from `environ` and files now.
 
-    `companions` run beside it for as long as it lives.
+    `companions` run beside it for as long as it lives; so does `reload`, which may put other configurations in force.
     Raises: SettingsError for a secret that is missing or a Redis URL that is none.
     """
     redis = connect_redis(settings, environ)
     inspection = Inspection(redis)
     metrics = Metrics(CollectorRegistry())
     catalog = build_catalog(settings)
-    pool = KeyPool(redis, read_keys(settings, environ), time.time)
+    supply = build_supply(settings, environ)
+    pooling = build_pooling(settings, environ, redis, metrics, supply.pools)
     usage = _build_usage(settings, redis)
     admission = _build_admission(settings, redis, metrics)
-    administration = build_administration(settings, environ, redis, admission, pool, catalog, (usage,))
     certificates = ssl.create_default_context()
     direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     sweeper = _build_sweeper(settings, redis, admission)
-    upstreams = build_upstreams(settings, pool, admission, metrics, direct, public)
+    upstreams = build_upstreams(settings, supply, pooling.pool, admission, metrics, direct, public)
+    pages = Pages(direct, lambda: upstreams.endpoints, USER_AGENT)
+    prober = build_prober(settings, redis, pooling, pages)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
+    sections = (PoolSection(pooling.pool, pooling.roster, prober, limits), usage)
+    administration = build_administration(
+        settings, environ, redis, admission, lambda: pooling.roster.upstreams, catalog, sections
+    )
     images = _build_images(settings, administration.credentials, admission, upstreams, catalog, limits)
     health = RedisHealth(partial(ping, redis), lambda: inspection.problems, lambda: redis.guard.breaker.is_open)
-    ops = Ops(metrics, pool, health)
+    ops = Ops(metrics, pooling.pool, health)
+    running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
+    reloading = (partial(reload, running),) if reload else ()
 
     lifespan = _lifespan(
         redis,
         (direct, public),
-        (inspection.run, *administration.companions, admission.run, admission.keep_alive, sweeper.run, *companions),
-        administration.declaration.start,
-        admission.flush,
+        (
+            inspection.run,
+            *administration.companions,
+            admission.run,
+            admission.keep_alive,
+            sweeper.run,
+            *pooling.companions,
+            prober.run,
+            *companions,
+            *reloading,
+        ),
+        (pooling.roster.start, administration.declaration.start),
+        (admission.flush, pooling.queue.close),
     )
-    app = _assemble([*_public_routes(images, ops), *administration.admin.routes()], settings, metrics, lifespan)
-    app.state.declaration = administration.declaration
-    return app
+    return _assemble([*_public_routes(images, ops), *administration.admin.routes()], settings, metrics, lifespan)
 
 
 def _assemble(
@@ -110,8 +132,8 @@ def _lifespan(
     redis: Client,
     transports: Sequence[AiohttpTransport],
     companions: Sequence[Callable[[], Awaitable[None]]],
-    start: Callable[[], Awaitable[None]],
-    flush: Callable[[], Awaitable[None]],
+    starts: Sequence[Callable[[], Awaitable[None]]],
+    flushes: Sequence[Callable[[], Awaitable[None]]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """What is open and what runs beside the program for as long as it serves."""
 
@@ -122,10 +144,11 @@ def _lifespan(
             for transport in transports:
                 await stack.enter_async_context(transport)
             async with asyncio.TaskGroup() as group:
-                await start()
+                await asyncio.gather(*(start() for start in starts))
                 tasks = [group.create_task(_keep_running(companion)) for companion in companions]
                 yield
-                await flush()
+                for flush in flushes:
+                    await flush()
                 for task in tasks:
                     task.cancel()
 

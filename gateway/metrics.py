@@ -50,6 +50,16 @@ class Metrics:
             "imagegate_redis_breaker_open", "Whether this process refuses at once, as Redis did not answer: 1 or 0."
         )
         by_state = ["upstream", "account", "key", "state"]
+        self.pool_transitions = counter(
+            "imagegate_pool_transitions_total",
+            "Changes of state of an upstream, an account ('account' set) or a key ('key' too), by what they came to.",
+            ["upstream", "account", "key", "state", "fault"],
+        )
+        by_upstream = ["upstream"]
+        self.pool_capacity = gauge(
+            "imagegate_pool_capacity_remaining", "Requests that could be sent to an upstream now.", by_upstream
+        )
+        self.queue_depth = gauge("imagegate_queue_depth", "Requests that wait for an account.", by_upstream)
         self.key_state = gauge("imagegate_key_state", "State of each upstream key: 1 for the state it is in.", by_state)
 
     def render(self) -> bytes:

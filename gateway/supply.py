@@ -9,20 +9,21 @@ from gateway import __version__
 from gateway import settings as config
 from gateway.domain.billing import Price
 from gateway.domain.images import Capability, SizePolicy
-from gateway.domain.keys import UpstreamKey
+from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, WaitTerms
 from gateway.domain.models import Catalog, Model, Target
 from gateway.metrics import Metrics
-from gateway.settings import Settings
+from gateway.settings import Settings, schema
 from gateway.stores.admission import Admission
-from gateway.stores.keypool import KeyPool
+from gateway.stores.pool import KeyPool
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
 from gateway.upstream.calls import CallLimits
 from gateway.upstream.results import FetchLimits
+from gateway.upstream.supply import Supply
 from gateway.wire import DIALECTS
 from gateway.wire.links import LinkPolicy, Trust
 
-_USER_AGENT: Final = f"imagegate/{__version__}"
+USER_AGENT: Final = f"imagegate/{__version__}"
 
 
 def build_catalog(settings: Settings) -> Catalog:
@@ -41,23 +42,23 @@ def build_catalog(settings: Settings) -> Catalog:
     )
 
 
+def build_supply(settings: Settings, environ: Mapping[str, str]) -> Supply:
+    """Every upstream; the secrets of its keys are read now. Raises: SettingsError."""
+    return Supply(
+        {upstream.name: _endpoint(upstream) for upstream in settings.upstreams},
+        tuple(_pool(upstream, environ) for upstream in settings.upstreams),
+        {upstream.name: WaitTerms(upstream.max_wait_s, upstream.spill_after_s) for upstream in settings.upstreams},
+    )
+
+
 def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKey]:
     """Every upstream key with its secret. Raises: SettingsError."""
-    return [
-        UpstreamKey(
-            upstream.name,
-            account.name,
-            key.name,
-            config.read_secret(key.secret, environ, f"upstreams '{upstream.name}': key '{key.name}': secret"),
-        )
-        for upstream in settings.upstreams
-        for account in upstream.accounts
-        for key in account.keys
-    ]
+    return list(build_supply(settings, environ).keys)
 
 
 def build_upstreams(
     settings: Settings,
+    supply: Supply,
     pool: KeyPool,
     admission: Admission,
     metrics: Metrics,
@@ -65,7 +66,6 @@ def build_upstreams(
     public: AiohttpTransport,
 ) -> Upstreams:
     requests = settings.requests
-    endpoints = {upstream.name: _endpoint(upstream) for upstream in settings.upstreams}
     caller = Caller(
         direct,
         pool,
@@ -76,16 +76,17 @@ def build_upstreams(
             requests.max_reply_bytes,
         ),
         metrics,
-        _USER_AGENT,
+        USER_AGENT,
+        time.monotonic,
     )
     fetcher = ResultFetcher(
         public,
         direct,
         FetchLimits(requests.connect_timeout_s, requests.result_timeout_s, requests.result_max_bytes),
-        _USER_AGENT,
+        USER_AGENT,
     )
     policy = Policy(requests.deadline_s, requests.max_attempts, size_policy(settings))
-    return Upstreams(pool, admission, caller, fetcher, endpoints, policy, time.monotonic)
+    return Upstreams(pool, admission, caller, fetcher, supply, policy, time.time, time.monotonic)
 
 
 def unfetchable(settings: Settings) -> list[str]:
@@ -104,7 +105,10 @@ def _prices(model: config.Model) -> tuple[Price, ...]:
 
 
 def _capability(upstream: config.Upstream, model: str) -> Capability:
-    """What the dialect knows, overruled by what the operator declares."""
+    """What the dialect knows, overruled by what the operator declares.
+
+    No call is larger than every account can take in a minute: it would wait for ever.
+    """
     base, declared = DIALECTS[upstream.dialect].capability(model), upstream.capabilities
     flags = {
         "seed": declared.seed,
@@ -117,10 +121,45 @@ def _capability(upstream: config.Upstream, model: str) -> Capability:
     refused = {name for name, flag in flags.items() if flag is False}
     return replace(
         base,
-        max_images_per_call=declared.max_images_per_call or base.max_images_per_call,
+        max_images_per_call=min(
+            declared.max_images_per_call or base.max_images_per_call,
+            *(account.images_per_minute for account in upstream.accounts),
+        ),
         takes_pixels=base.takes_pixels if declared.pixels is None else declared.pixels,
         answers_base64=base.answers_base64 if declared.base64 is None else declared.base64,
         fields=(base.fields | taken) - refused,
+    )
+
+
+def _pool(upstream: config.Upstream, environ: Mapping[str, str]) -> Pool:
+    accounts = tuple(_account(upstream, account, environ) for account in upstream.accounts)
+    terms = PoolTerms(
+        upstream.rate_margin_s,
+        upstream.queue_max,
+        upstream.breaker_failures,
+        upstream.breaker_open_s,
+        upstream.retry_percent,
+    )
+    return Pool(upstream.name, accounts, terms)
+
+
+def _account(upstream: config.Upstream, account: schema.Account, environ: Mapping[str, str]) -> Account:
+    limits = AccountLimits(
+        account.requests_per_minute, account.images_per_minute, account.max_concurrency, account.weight
+    )
+    return Account(
+        upstream.name,
+        account.name,
+        limits,
+        tuple(
+            UpstreamKey(
+                upstream.name,
+                account.name,
+                key.name,
+                config.read_secret(key.secret, environ, f"upstreams '{upstream.name}': key '{key.name}': secret"),
+            )
+            for key in account.keys
+        ),
     )
 
 

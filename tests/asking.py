@@ -1,6 +1,7 @@
 """Asking a client all that the stores ask, and what becomes of it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,9 @@ import anyio
 from gateway.domain.faults import GatewayError
 from gateway.stores import PREFIX, Client, Login, answer, connect, load_script, ping, redis_faults
 
-EMPTY_POOL = ["", -2, ""]
+EMPTY_POOL = {"verdict": "unknown", "version": 0}
+_POOL_KEYS = 20
+"""Of one upstream: prelude.lua's names."""
 NOBODY = Login()
 WRITTEN = f"{PREFIX}:{{a}}:test"
 """What `written` writes."""
@@ -48,9 +51,9 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
 
 
 async def lease(redis: Client, pool: str) -> object:
-    return await load_script(redis, "lease")(
-        [f"{PREFIX}:{{{pool}}}:turns", f"{PREFIX}:{{{pool}}}:rests"], ["image-01", 10]
-    )
+    """Ask one script, of a pool that nobody has declared."""
+    keys = [f"{PREFIX}:{{pool:{pool}}}:{number}" for number in range(_POOL_KEYS)]
+    return json.loads(str(await load_script(redis, "pool/look", "pool/prelude")(keys, [])))
 
 
 async def check_everything(redis: Client) -> None:

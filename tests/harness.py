@@ -184,6 +184,10 @@ def admin(url: str, method: str, path: str, body: object = None) -> httpx.Respon
     return httpx.request(method, f"{url}/admin/v1{path}", json=body, headers=headers, verify=False)
 
 
+UNLIMITED = {"requests_per_minute": 100_000, "images_per_minute": 1_000_000, "max_concurrency": 10_000}
+"""An account whose limits no test meets by accident."""
+
+
 def upstream(
     name: str, dialect: str, url: str, *accounts: str, hosts: tuple[str, ...] | None = None, **capabilities: object
 ) -> dict[str, object]:
@@ -196,7 +200,11 @@ def upstream(
         "result_hosts": [url] if hosts is None else list(hosts),
         "capabilities": capabilities,
         "accounts": [
-            {"name": account, "keys": [{"name": key, "secret": {"env": _variable(key)}} for key in keys.split(",")]}
+            {
+                "name": account,
+                **UNLIMITED,
+                "keys": [{"name": key, "secret": {"env": _variable(key)}} for key in keys.split(",")],
+            }
             for account, _, keys in described
         ],
     }

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.administration import read_admin_keys, read_declared
+from gateway.administration import read_admin_keys, read_declared, read_vault
 from gateway.domain.credentials import digest, key_id
 from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.settings import Settings, SettingsError, from_document
@@ -144,3 +144,25 @@ def test_wrong_admin_keys_are_named(entries: list[dict[str, Any]], words: tuple[
 )
 def test_what_is_no_key_has_no_id(text: str) -> None:
     assert ("abcdefghij", None) == (key_id(KEY), key_id(text))
+
+
+def test_the_first_encryption_key_seals_and_all_of_them_open() -> None:
+    environ = {"OLD": "o" * 32, "NEW": "n" * 32}
+    old = read_vault(settings(pool={"encryption_keys": [{"env": "OLD"}]}), environ)
+    both = read_vault(settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]}), environ)
+    assert old is not None
+    assert both is not None
+    sealed = old.seal("sk", "sim/main/main-1")
+    assert ("sk", False) == (both.open(sealed, "sim/main/main-1"), both.is_current(sealed))
+
+
+def test_without_encryption_keys_there_is_no_vault() -> None:
+    assert None is read_vault(settings(), {})
+
+
+@pytest.mark.parametrize("secret", ["o" * 31, ""])
+def test_an_encryption_key_that_is_missing_or_can_be_guessed_is_refused_with_its_place(secret: str) -> None:
+    found = settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]})
+    remedy = "openssl rand -hex 32" if secret else "OLD is not set"
+    with pytest.raises(SettingsError, match=rf"pool\.encryption_keys\[1\]: .*{remedy}"):
+        read_vault(found, {"NEW": "n" * 32, "OLD": secret})

@@ -8,11 +8,14 @@ import typer
 from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
 from gateway.cli.output import minute, print_json, print_text
 
-_TOLD_BY_THE_HEAD = ("id", "name", "tenant", "created_at")
+_TOLD_BY_THE_HEAD = ("id", "name", "tenant", "created_at", "upstream", "account", "key")
 
 
 def audit(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="Only what was done to this upstream's keys.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
     before: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Those after the last of an earlier list.")
@@ -21,8 +24,8 @@ def audit(
     admin_key: AdminKeyOption = "",
     json: JsonOption = False,
 ) -> None:
-    """Show who changed which tenant or key, when, and what: the newest first."""
-    query = {"limit": limit, "tenant": tenant, "before": before}
+    """Show who changed which tenant, key or upstream key, when, and what: the newest first."""
+    query = {"limit": limit, "tenant": tenant, "upstream": upstream, "before": before}
     wanted = urlencode({name: value for name, value in query.items() if value is not None})
     answer = ask(url, admin_key, "GET", f"/audit?{wanted}")
     if json:
@@ -39,7 +42,8 @@ def audit(
 def _print(entry: Document) -> None:
     """One line that says who did what to whom, and one for each value that changed."""
     key = f" key {entry['key_id']}" if entry.get("key_id") else ""
-    print_text(f"{minute(entry.get('at'))}  {entry.get('actor')}  {entry.get('action')}  {entry.get('tenant')}{key}")
+    whom = entry.get("tenant") or entry.get("target")
+    print_text(f"{minute(entry.get('at'))}  {entry.get('actor')}  {entry.get('action')}  {whom}{key}")
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
     for name in [*before, *(name for name in after if name not in before)] if after else []:
         if before.get(name) != after.get(name) and name not in _TOLD_BY_THE_HEAD:

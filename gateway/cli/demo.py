@@ -40,6 +40,11 @@ _KEY_LIFE_S: Final = 30 * 86_400
 """The demo takes its key back when it ends; one that is killed leaves a key that ends by itself."""
 _SIMULATOR_LATENCY_S: Final = 0.3
 _SIMULATOR_RPM: Final = 600
+_SIMULATOR_LIMITS: Final = {
+    "requests_per_minute": _SIMULATOR_RPM,
+    "images_per_minute": 9 * _SIMULATOR_RPM,
+    "max_concurrency": 100,
+}
 _REDIS_TIMEOUT_MS: Final = 2000
 """A machine that does everything itself may be busy; that must not fail the first try."""
 _DRAIN_S: Final = 5.0
@@ -163,7 +168,10 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
             "name": dialect if not simulator_url else "simulator",
             "dialect": dialect,
             "base_url": url,
-            "accounts": [{"name": "demo", "keys": [{"name": "demo-1", "secret": {"env": variable}}]}],
+            "accounts": [
+                {"name": "demo", "keys": [{"name": "demo-1", "secret": {"env": variable}}]}
+                | (_SIMULATOR_LIMITS if simulator_url else {})
+            ],
         }
         | ({"result_hosts": [simulator_url]} if simulator_url else {})
         for url, dialect, variable, _ in providers

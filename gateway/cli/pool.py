@@ -1,34 +1,221 @@
 """`imagegate pool`."""
 
+import getpass
+import os
+import re
+import sys
 import time
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import quote
 
 import typer
+from rich.console import Console
 
 from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import print_json, print_table
+from gateway.cli.output import fail, print_json, print_text
+from gateway.cli.pool_listing import render_pool, why
 
-app = typer.Typer(help="The organisation's upstream keys.", no_args_is_help=True)
+app = typer.Typer(help="The organisation's upstream accounts and keys.", no_args_is_help=True)
+
+_PART: Final = r"[^/\s]+"
+_WIDTH_MIN: Final = 80
+_SECRET_MAX_CHARS: Final = 10_000
+"""More is no secret, whatever was given; the gateway takes 500."""
 
 
-@app.callback()
-def _pool() -> None:
-    """A group with one command so far: the callback keeps its name on the command line."""
+def _key_path(text: str) -> str:
+    if not re.fullmatch(f"{_PART}/{_PART}/{_PART}", text):
+        raise typer.BadParameter("give UPSTREAM/ACCOUNT/KEY")
+    return text
 
 
-@app.command("list")
-def list_(url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False) -> None:
-    """List every upstream key with its state and the reason for it."""
+def _any_path(text: str) -> str:
+    if not re.fullmatch(f"{_PART}/{_PART}(/{_PART})?", text):
+        raise typer.BadParameter("give UPSTREAM/ACCOUNT/KEY, or UPSTREAM/ACCOUNT for all its keys")
+    return text
+
+
+KeyTarget = Annotated[
+    str, typer.Argument(metavar="UPSTREAM/ACCOUNT/KEY", help="The key.", callback=_key_path, show_default=False)
+]
+AnyTarget = Annotated[
+    str,
+    typer.Argument(
+        metavar="UPSTREAM/ACCOUNT[/KEY]", help="The key, or the whole account.", callback=_any_path, show_default=False
+    ),
+]
+_Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="What a new account allows.")]
+
+
+@app.command("list", short_help="Show what accounts have room for, and what rests and why.")
+def list_(
+    keys: Annotated[bool, typer.Option("--keys", help="Every key, not only those that are not simply ready.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Show every upstream and account, what is used of what it allows, and which keys rest and why.
+
+    Requests and images are those of the last minute, out of what the account allows; AT ONCE are the calls under
+    way. Images and dollars a day are today's (UTC).
+    """
     answer = ask(url, admin_key, "GET", "/pool")
     if json:
         print_json(answer)
         return
-    columns = ("UPSTREAM", "ACCOUNT", "KEY", "STATE", "WHY", "BACK IN")
-    print_table(columns, [_row(key) for key in rows(answer)], empty="There are no upstream keys.")
+    if not rows(answer):
+        print("There are no upstreams.")
+        return
+    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, Console().width), every_key=keys):
+        print(line)
 
 
-def _row(key: Document) -> tuple[str, ...]:
-    until = key.get("until")
-    wait = f"{max(0, until - int(time.time()))} s" if isinstance(until, int) else ""
-    model = f" ({key['model']})" if key.get("model") else ""
-    state, why = str(key.get("state")), str(key.get("fault") or "") + model
-    return str(key.get("upstream")), str(key.get("account")), str(key.get("key")), state, why, wait
+@app.command("add")
+def add(
+    target: KeyTarget,
+    secret_env: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="The environment variable that holds the secret.")
+    ] = None,
+    secret_file: Annotated[str | None, typer.Option(metavar="FILE", help="The file that holds the secret.")] = None,
+    requests_per_minute: _Rate = None,
+    images_per_minute: _Rate = None,
+    max_concurrency: _Rate = None,
+    weight: Annotated[
+        int | None, typer.Option(min=1, max=1000, metavar="N", help="A new account's share of the load.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    admin_key: AdminKeyOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Add a key while the gateway runs.
+
+    Its account is made where it is missing. The secret comes from a variable, a file or standard input, and is kept
+    encrypted.
+    """
+    if secret_env and secret_file:
+        raise typer.BadParameter("--secret-env and --secret-file exclude each other")
+    upstream, account, key = target.split("/")
+    body: Document = {"upstream": upstream, "account": account, "key": key}
+    limits = {
+        "requests_per_minute": requests_per_minute,
+        "images_per_minute": images_per_minute,
+        "max_concurrency": max_concurrency,
+        "weight": weight,
+    }
+    body |= {name: value for name, value in limits.items() if value is not None}
+    body["secret"] = _read_secret(secret_env, secret_file, target)
+    answer = ask(url, admin_key, "POST", "/pool", body)
+    if json:
+        print_json(answer)
+    else:
+        print_text(f"{target} ({answer.get('fingerprint')}) is added.")
+
+
+@app.command("remove")
+def remove(
+    target: KeyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
+) -> None:
+    """Remove a key that was added at run time.
+
+    What is under way with it is finished.
+    """
+    answer = ask(url, admin_key, "DELETE", _path(target))
+    if json:
+        print_json(answer)
+    else:
+        print_text(f"{target} ({answer.get('fingerprint')}) is removed.")
+
+
+@app.command("enable")
+def enable(
+    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
+) -> None:
+    """Let a key or an account be used again."""
+    _hold(target, "ready", url, admin_key, json)
+
+
+@app.command("disable")
+def disable(
+    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
+) -> None:
+    """Take a key or an account out, until it is enabled again."""
+    _hold(target, "disabled", url, admin_key, json)
+
+
+@app.command("drain")
+def drain(
+    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
+) -> None:
+    """Send nothing more with a key or an account.
+
+    What is under way is finished.
+    """
+    _hold(target, "draining", url, admin_key, json)
+
+
+@app.command("probe")
+def probe(
+    target: KeyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
+) -> None:
+    """Ask the provider, for free, whether a key works. The exit code is 1 when it does not."""
+    answer = ask(url, admin_key, "POST", f"{_path(target)}/probe")
+    if json:
+        print_json(answer)
+    else:
+        _print_probe(target, answer)
+    if not answer.get("works"):
+        raise typer.Exit(1)
+
+
+def _print_probe(target: str, answer: Document) -> None:
+    seconds = answer.get("seconds")
+    took = f" ({seconds:.1f} s)" if isinstance(seconds, int | float) else ""
+    if answer.get("works"):
+        print_text(f"{target} works{took}.")
+    else:
+        reasons = [str(answer[name]) for name in ("fault", "detail") if answer.get(name)]
+        print_text(f"{target} does not work: {', '.join(reasons) or 'no reason was given'}{took}.")
+    _print_state(answer.get("key"))
+
+
+def _hold(target: str, state: str, url: str, admin_key: str, json: bool) -> None:
+    answer = ask(url, admin_key, "PATCH", _path(target), {"state": state})
+    if json:
+        print_json(answer)
+        return
+    print_text(f"{target} is {'enabled' if state == 'ready' else state}.")
+    if answer.get("state") != state:
+        _print_state(answer)
+
+
+def _print_state(thing: object) -> None:
+    if isinstance(thing, dict):
+        reasons = ", ".join(why(thing, int(time.time())))
+        print_text(f"It is {thing.get('state')}{f': {reasons}' if reasons else ''}.")
+
+
+def _path(target: str) -> str:
+    return "/pool/" + "/".join(quote(part, safe="") for part in target.split("/"))
+
+
+def _read_secret(variable: str | None, file: str | None, target: str) -> str:
+    """Never from the command line, which every process of the machine may read."""
+    if variable:
+        secret, source = os.environ.get(variable, ""), f"the environment variable {variable} is not set or empty"
+    elif file:
+        secret, source = _read_file(file), f"the file {file} is missing, unreadable or empty"
+    elif sys.stdin.isatty():
+        secret, source = getpass.getpass(f"Secret of {target}: "), "no secret was typed"
+    else:
+        secret, source = sys.stdin.read(_SECRET_MAX_CHARS), "standard input holds no secret"
+    if not secret.strip():
+        fail(f"{source}; give the secret by --secret-env, --secret-file or standard input")
+    return secret.strip()
+
+
+def _read_file(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")[:_SECRET_MAX_CHARS]
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,70 +1,192 @@
-"""SIGHUP: the configuration is read again, and what can change while the gateway runs does."""
+"""The configuration is read again when its file changes and at SIGHUP, and taken over while the gateway runs."""
 
 import asyncio
-from collections.abc import Mapping
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
+from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
-from gateway.administration import read_declared
+from gateway.cli.protocol import BoundedConfig
+from gateway.configuration import RELOADED, Configuration, Running, read_configuration
+from gateway.domain.faults import GatewayError
 from gateway.settings import Settings, SettingsError, config_path, load
-from gateway.stores.declared import Declaration, DeclaredTenant
-from gateway.supply import build_catalog
+from gateway.upstream.supply import Supply
 
 _LOG = structlog.get_logger("imagegate.reload")
-_RELOADED: Final = "tenants"
-"""The one part that a running process takes over."""
-_OF_THE_SUPERVISOR: Final = ("server", "redis")
-"""What new workers do not take over: the supervisor holds the listener and the embedded Redis."""
+_LOOK_S: Final = 0.5
+"""A change is to be in force within two seconds; a supervisor of workers looks as often, which is uvicorn's pace."""
+_QUIET_LOOKS: Final = 2
+"""Whoever writes the file may not be done: it is read when it has been the same for so many looks, a second."""
+_LOOK_WHEN_TOLD_S: Final = 0.1
+"""Of a worker, which only sees whether it was asked."""
+
+CreateWorker = Callable[[], Starlette]
+
+
+class Watch:
+    """Notices that a file is another one or has other content, also behind symbolic links."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._read = self._seen = _stamp(path)
+        self._quiet_looks = 0
+
+    def has_changed(self) -> bool:
+        """Whether it differs from what was read last, and is no longer being written."""
+        stamp = _stamp(self._path)
+        self._quiet_looks = self._quiet_looks + 1 if stamp == self._seen else 0
+        self._seen = stamp
+        return stamp != self._read and self._quiet_looks >= _QUIET_LOOKS
+
+    def note(self) -> None:
+        """It is about to be read."""
+        self._read = _stamp(self._path)
 
 
 class Reload:
-    """Reading the configuration again; a wrong one is logged, and what was read before stays in force."""
+    """Reading the configuration again; a wrong one is logged once, and what was read before stays in force.
 
-    def __init__(self, config: str | None, environ: Mapping[str, str], settings: Settings) -> None:
+    Without a `watch` it reads only when asked, and leaves the telling to the supervisor who asks.
+    """
+
+    def __init__(
+        self, config: str | None, environ: Mapping[str, str], settings: Settings, watch: Watch | None = None
+    ) -> None:
         self._config = config
         self._environ = environ
         self._settings = settings
+        self._watch = watch
+        self._is_asked = False
 
-    def read(self) -> tuple[Settings, list[DeclaredTenant]] | None:
-        """None where it is wrong."""
-        path = config_path(self._config, self._environ)
-        try:
-            settings = load(self._config, self._environ)
-            declared = read_declared(settings, self._environ, build_catalog(settings))
-        except SettingsError as error:
-            text = str(error) if str(error).startswith(path) else f"{path}: {error}"
-            _LOG.error("configuration_not_reloaded", detail=text, remedy="mend it and send SIGHUP again")
+    def ask(self, *_signal: object) -> None:
+        """Let the next look read the configuration, changed or not: the secrets may have."""
+        self._is_asked = True
+
+    def look(self) -> Configuration | None:
+        """A configuration that is to be taken over. Reads files."""
+        has_changed = self._watch.has_changed() if self._watch else False
+        if not has_changed and not self._is_asked:
             return None
-        return settings, declared
+        self._is_asked = False
+        if self._watch:
+            self._watch.note()
+        return self._read()
 
-    def warn_of_others(self, settings: Settings, names: tuple[str, ...]) -> None:
-        """Say which settings differ from those in force and need a restart."""
-        changed = [name for name in names if getattr(settings, name) != getattr(self._settings, name)]
+    async def keep(self, running: Running) -> None:
+        """Take over every right configuration; runs for ever."""
+        waiting: Configuration | None = None
+        while True:
+            await asyncio.sleep(_LOOK_S if self._watch else _LOOK_WHEN_TOLD_S)
+            is_told = waiting is not None
+            if self._watch or self._is_asked:
+                waiting = await asyncio.to_thread(self.look) or waiting
+            if waiting is None:
+                continue
+            try:
+                await running.take_over(waiting)
+            except GatewayError as error:
+                if not is_told:
+                    _LOG.warning("configuration_not_taken_over_yet", detail=error.detail, again_in_s=_LOOK_S)
+            else:
+                self.tell(waiting)
+                waiting = None
+
+    def tell(self, configuration: Configuration, **more: int) -> None:
+        """Log what is now in force, and what is not."""
+        if self._watch is None:
+            return
+        tell_shared_keys(configuration.supply)
+        names = (name for name in Settings.__struct_fields__ if name not in RELOADED)
+        changed = [name for name in names if getattr(configuration.settings, name) != getattr(self._settings, name)]
         if changed:
             _LOG.warning("settings_need_a_restart", settings=changed)
+        pools = configuration.supply.pools
+        _LOG.info(
+            "configuration_reloaded",
+            upstreams=len(pools),
+            accounts=sum(len(pool.accounts) for pool in pools),
+            keys=len(configuration.supply.keys),
+            models=len(configuration.settings.models),
+            tenants=len(configuration.tenants),
+            **more,
+        )
 
-    async def on_signal(self, declaration: Declaration, hang_up: asyncio.Event) -> None:
-        """Apply the configuration's tenants whenever `hang_up` is set; runs for ever."""
-        while True:
-            await hang_up.wait()
-            hang_up.clear()
-            if found := await asyncio.to_thread(self.read):
-                settings, declared = found
-                names = (name for name in Settings.__struct_fields__ if name != _RELOADED)
-                self.warn_of_others(settings, tuple(names))
-                await declaration.reload(declared)
-                _LOG.info("configuration_reloaded", tenants=len(declared))
+    def in_force(self, configuration: Configuration) -> Settings:
+        """What a new process is to begin with beside those that took the configuration over."""
+        taken = {name: getattr(configuration.settings, name) for name in RELOADED}
+        return msgspec.structs.replace(self._settings, **taken)
+
+    def _read(self) -> Configuration | None:
+        path = config_path(self._config, self._environ)
+        try:
+            return read_configuration(load(self._config, self._environ), self._environ)
+        except SettingsError as error:
+            text = str(error) if str(error).startswith(path) else f"{path}: {error}"
+            remedy = "mend it; it is read again when it changes, and at SIGHUP"
+            _LOG.error("configuration_not_reloaded", detail=text, remedy=remedy)
+            return None
+
+
+def tell_shared_keys(supply: Supply) -> None:
+    """Warn of keys whose account would be used twice."""
+    for same in supply.shared_keys():
+        _LOG.warning(
+            "upstream_key_in_several_accounts",
+            fingerprint=same[0].secret.fingerprint,
+            keys=[f"{key.upstream}/{key.id}" for key in same],
+            remedy="let it stand once: each account is taken to have limits of its own",
+        )
 
 
 class Workers(Multiprocess):
-    """Several processes, which are not restarted with a configuration that they cannot run with."""
+    """Several processes, which are told of a changed configuration once it was found right here."""
 
-    reload: Reload | None = None
+    def __init__(
+        self,
+        options: BoundedConfig,
+        sockets: list[socket.socket],
+        reload: Reload,
+        worker: Callable[[Settings], CreateWorker],
+    ) -> None:
+        super().__init__(options, sockets)
+        self._reload = reload
+        self._worker = worker
+        self._untold: list[Process] = []
 
     def handle_hup(self) -> None:
-        if self.reload and (found := self.reload.read()):
-            self.reload.warn_of_others(found[0], _OF_THE_SUPERVISOR)
-            _LOG.info("configuration_reloaded", tenants=len(found[1]), workers=self.processes_num)
-            super().handle_hup()
+        self._reload.ask()
+
+    def handle_signals(self) -> None:
+        """Called every half second."""
+        super().handle_signals()
+        if configuration := self._reload.look():
+            self.config.app = self._worker(self._reload.in_force(configuration))
+            self._untold = list(self.processes)
+            self._reload.tell(configuration, workers=self.processes_num)
+        self._untold = [process for process in self._untold if not _is_told(process)]
+
+
+def _is_told(process: Process) -> bool:
+    """Pass the signal on to a worker; one that is still starting would miss it, one that died has a successor."""
+    if not process.is_ready(timeout=1):
+        return not process.process.is_alive()
+    if process.pid is not None:
+        os.kill(process.pid, signal.SIGHUP)
+    return True
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """What differs when a file does; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

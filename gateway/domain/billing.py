@@ -19,6 +19,11 @@ class Price:
     usd_micros: int
 
 
+def price_at(prices: tuple[Price, ...], now_s: float) -> int:
+    """Micro-dollars of an image at a moment, Unix seconds."""
+    return max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s).usd_micros
+
+
 @dataclass(frozen=True, slots=True)
 class BillingRule:
     """What the operator charges besides delivered images."""

@@ -1,5 +1,6 @@
 """Upstream accounts and their keys, and what a fault does to a key."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,10 @@ class Secret:
         return f"<secret {self.fingerprint}>"
 
 
+def make_secret(value: str) -> Secret:
+    return Secret(value, f"fp-{hashlib.sha256(value.encode()).hexdigest()[:8]}")
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamKey:
     """One credential of one account at one upstream."""
@@ -40,6 +45,60 @@ class UpstreamKey:
     def id(self) -> str:
         """Unique inside the upstream: the account's name and the key's."""
         return f"{self.account}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLimits:
+    """What the provider allows one account, and how much of the load it is to get."""
+
+    requests_per_minute: int = 10
+    images_per_minute: int = 60
+    max_concurrency: int = 10
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the provider counts its limits on: its keys share them."""
+
+    upstream: str
+    name: str
+    limits: AccountLimits
+    keys: tuple[UpstreamKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTerms:
+    """How the accounts of one upstream are used; seconds."""
+
+    rate_margin_s: float = 1.0
+    """A minute is taken to be so much longer: the network may delay one call and not the next."""
+    queue_max: int = 1000
+    """Requests that wait at once."""
+    breaker_failures: int = 5
+    """In a row, until the upstream is left alone."""
+    breaker_open_s: float = 10.0
+    retry_percent: int = 20
+    """Of the calls of a minute may repeat a failed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitTerms:
+    """How long a request waits for an account of one upstream; seconds."""
+
+    max_wait_s: float = 120.0
+    """At the most, unless the request says otherwise."""
+    spill_after_s: float = 5.0
+    """Where its model has another target to go to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One upstream's accounts, as the configuration has them."""
+
+    upstream: str
+    accounts: tuple[Account, ...]
+    terms: PoolTerms = PoolTerms()
 
 
 @dataclass(frozen=True, slots=True)

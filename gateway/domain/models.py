@@ -1,6 +1,6 @@
 """The models that the gateway offers, under which names, and where each is made."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.domain.billing import Price
@@ -48,27 +48,46 @@ class Model:
 
 
 class Catalog:
-    """Every model by every name. The first model is the default."""
+    """Every model by every name. The first model is the default.
+
+    It is shared by all who look models up, and can be replaced as a whole; whoever has found a model keeps it.
+    """
 
     def __init__(self, models: Iterable[Model]) -> None:
-        self._models = tuple(models)
-        self._by_name = {name: model for model in self._models for name in (model.id, *model.aliases)}
-        self._by_native = {
-            target.model: model for model in reversed(self._models) for target in reversed(model.targets)
-        }
+        self._index = _index(tuple(models))
+
+    def take_over(self, other: "Catalog") -> None:
+        """Offer another's models in the place of these, all at once."""
+        self._index = other._index  # noqa: SLF001 - of its own kind
 
     @property
     def default(self) -> Model:
-        return self._models[0]
+        return self._index.models[0]
 
     def find(self, name: str) -> Model | None:
         """The model of an id or alias."""
-        return self._by_name.get(name)
+        return self._index.by_name.get(name)
 
     def find_native(self, name: str) -> Model | None:
         """The model of an id, an alias or an upstream's own spelling."""
-        return self._by_name.get(name) or self._by_native.get(name)
+        index = self._index
+        return index.by_name.get(name) or index.by_native.get(name)
 
     def names(self) -> Iterator[tuple[str, Model]]:
         """Every id and alias with its model, in the order of the configuration."""
-        yield from self._by_name.items()
+        yield from self._index.by_name.items()
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    models: tuple[Model, ...]
+    by_name: Mapping[str, Model]
+    by_native: Mapping[str, Model]
+
+
+def _index(models: tuple[Model, ...]) -> _Index:
+    return _Index(
+        models,
+        {name: model for model in models for name in (model.id, *model.aliases)},
+        {target.model: model for model in reversed(models) for target in reversed(model.targets)},
+    )

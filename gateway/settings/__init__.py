@@ -3,6 +3,7 @@
 Every error names the file or variable, the path inside it, and what to do.
 """
 
+from gateway.domain.keys import make_secret
 from gateway.settings.reading import config_path, from_document, load
 from gateway.settings.schema import (
     DeclaredKey,
@@ -16,7 +17,7 @@ from gateway.settings.schema import (
     Table,
     Upstream,
 )
-from gateway.settings.secrets import make_secret, read_secret
+from gateway.settings.secrets import read_secret
 
 __all__ = [
     "DeclaredKey",

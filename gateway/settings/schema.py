@@ -18,6 +18,7 @@ Name = Annotated[
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 HttpUrl = Annotated[
     str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z", description="http:// or https://, a host, and no query")
 ]
@@ -126,6 +127,13 @@ class Images(Table, frozen=True, kw_only=True):
     response_format_on_gpt_image: Literal["accept", "refuse"] = "accept"
 
 
+class Pool(Table, frozen=True, kw_only=True):
+    """Upstream keys: how those added at run time are encrypted, how often those in quarantine are probed."""
+
+    encryption_keys: tuple[SecretSource, ...] = ()
+    probe_every_s: Seconds = 300
+
+
 class Billing(Table, frozen=True, kw_only=True):
     """What tenants pay for besides delivered images."""
 
@@ -164,9 +172,10 @@ class Account(Table, frozen=True, kw_only=True):
     """What the provider counts its limits on."""
 
     name: Name
-    requests_per_minute: Count = 10
-    images_per_minute: Count = 60
-    max_concurrency: Count = 10
+    requests_per_minute: Rate = 10
+    images_per_minute: Rate = 60
+    max_concurrency: Rate = 10
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
     keys: Annotated[tuple[AccountKey, ...], Meta(min_length=1)]
 
 
@@ -191,6 +200,13 @@ class Upstream(Table, frozen=True, kw_only=True):
     base_url: HttpUrl
     result_hosts: tuple[str, ...] | None = None
     capabilities: Capabilities = Capabilities()
+    max_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 120
+    spill_after_s: Annotated[float, Meta(ge=0, le=3600)] = 5
+    queue_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    rate_margin_s: Annotated[float, Meta(ge=0, le=60)] = 1
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    breaker_open_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10
+    retry_percent: Annotated[int, Meta(ge=0, le=100)] = 20
     accounts: Annotated[tuple[Account, ...], Meta(min_length=1)]
 
 
@@ -276,6 +292,7 @@ class Settings(Table, frozen=True, kw_only=True):
     logs: Logs = Logs()
     images: Images = Images()
     requests: Requests = Requests()
+    pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]

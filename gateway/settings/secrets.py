@@ -1,10 +1,9 @@
 """Secrets, read where the configuration says that they are."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.domain.keys import Secret
+from gateway.domain.keys import Secret, make_secret
 from gateway.settings.schema import SecretSource, SettingsError
 
 
@@ -22,10 +21,6 @@ def read_secret(source: SecretSource, environ: Mapping[str, str], where: str) ->
     if not value.strip().isascii() or not value.strip().isprintable():
         raise SettingsError(f"{where}: the secret holds characters that no HTTP header can carry; check its source")
     return make_secret(value.strip())
-
-
-def make_secret(value: str) -> Secret:
-    return Secret(value, f"fp-{hashlib.sha256(value.encode()).hexdigest()[:8]}")
 
 
 def _read_file(path: str) -> str:

@@ -25,11 +25,11 @@ Every key; what stands in braces is its hash tag.
 | ig2:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
 | ig2:{NAME}:days | sorted set | none | admission: days that have sums |
 | ig2:sweeper | string | 3 rounds | sweeper: which process sweeps |
-| ig2:{pool:UPSTREAM:ROSTER}:turns | sorted set | 40 days idle | keypool: see lua/lease.lua |
-| ig2:{pool:UPSTREAM:ROSTER}:rests | hash | 40 days idle | keypool: see lua/release.lua |
+| ig2:pool:PROCESS | channel |  | pool: ids of waiting requests that were given a lease |
+| ig2:prober | string | a round | pool: which process probes keys, see pool/turns.py |
+| ig2:{pool:UPSTREAM}:NAME |  | 40 days idle, most | pool: see pool/scripts.py |
 
-`2` is the version of this schema. ROSTER is a digest of the configured keys, so that processes with different
-configurations can run side by side, and a mended secret starts with a clean record.
+`2` is the version of this schema.
 """
 
 import hashlib
@@ -74,12 +74,13 @@ def connect(url: str, timeout_s: float, login: Login = Login()) -> Client:  # no
     return cast("Client", build(parse_address(url), login, timeout_s))
 
 
-def load_script(redis: Client, name: str) -> Script:
-    """`lua/NAME.lua`, run by its hash, and sent in full where a server does not have it (any more).
+def load_script(redis: Client, name: str, prelude: str = "") -> Script:
+    """`lua/NAME.lua`, after `lua/PRELUDE.lua`, run by its hash, and sent in full where a server has it not (any more).
 
     All keys must be in one slot of a cluster: they share what stands in braces.
     """
-    text = (files(__package__) / "lua" / f"{name}.lua").read_text("utf-8")
+    folder = files(__package__) / "lua"
+    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (prelude, name) if part)
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def call(keys: list[str], args: list[Value]) -> object:

@@ -13,7 +13,7 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, ImageReply
 from gateway.domain.keys import Secret
 from gateway.metrics import Metrics
-from gateway.stores.keypool import KeyPool, Lease
+from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
 from gateway.wire import Dialect
 from gateway.wire.envelope import Reply
 from gateway.wire.links import LinkPolicy
@@ -65,6 +65,17 @@ class CallLimits:
     max_reply_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one call asks for."""
+
+    body: bytes
+    delivery: Delivery
+    images: int
+    price_usd_micros: int
+    """Of one image."""
+
+
 class Caller:
     """Sends single calls."""
 
@@ -75,32 +86,45 @@ class Caller:
         limits: CallLimits,
         metrics: Metrics,
         user_agent: str,
+        monotonic: Callable[[], float],
     ) -> None:
         self._transport = transport
+        self._monotonic = monotonic
         self._pool = pool
         self._limits = limits
         self._metrics = metrics
         self._user_agent = user_agent
 
     async def call(
-        self, endpoint: Endpoint, lease: Lease, body: bytes, delivery: Delivery, *, count: int, remaining_s: float
+        self, endpoint: Endpoint, lease: Lease, order: Order, *, remaining_s: float
     ) -> ImageReply | GatewayError:
-        """Send one call for `count` images and give its key back.
+        """Send one call and give its lease back.
 
         Returns: what came back, or what went wrong: a failed call is a normal outcome here.
         """
-        timeout_s = min(remaining_s, self._limits.timeout_s + (count - 1) * self._limits.timeout_per_image_s)
-        request = self._build_request(endpoint, lease, body, timeout_s)
+        timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
+        sent_s: list[float] = []
+        request = self._build_request(endpoint, lease, order.body, timeout_s)
+        request.extensions["on_sent"] = lambda: sent_s.append(self._monotonic())
         gauge, timer = self._metrics.in_flight.labels(endpoint.name), self._metrics.upstream_seconds
-        outcome: ImageReply | GatewayError
-        with gauge.track_inprogress(), timer.labels(endpoint.name).time():
-            try:
+        outcome: ImageReply | GatewayError | None = None
+        try:
+            with gauge.track_inprogress(), timer.labels(endpoint.name).time():
                 reply = await self._exchange(request, timeout_s)
-                outcome = endpoint.dialect.read_reply(reply, delivery)
-            except GatewayError as error:
-                outcome = _redacted(error, lease.key.secret)
-        await self._release(lease, outcome)
+                outcome = endpoint.dialect.read_reply(reply, order.delivery)
+        except GatewayError as error:
+            outcome = _redacted(error, lease.key.secret)
+        finally:
+            report = _report(outcome, order, sent_s[0] if sent_s else None)
+            await self._release(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
+
+    async def give_back(self, lease: Lease) -> None:
+        """Give a lease back under which nothing was sent, and for which nobody is to blame."""
+        try:
+            await asyncio.shield(self._pool.release(lease, UNSENT))
+        except GatewayError as failure:
+            _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
 
     def count_images(self, count: int, model: str, tenant: str, upstream: str) -> None:
         self._metrics.images.labels(model, tenant, upstream).inc(count)
@@ -129,11 +153,9 @@ class Caller:
         except TimeoutError as error:
             raise GatewayError(Fault.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
 
-    async def _release(self, lease: Lease, outcome: ImageReply | GatewayError) -> None:
-        """Give the key back. Redis may be away: the pictures are worth more than the key's record."""
-        error = outcome if isinstance(outcome, GatewayError) else None
-        fault = error.fault if error else None
-        self._metrics.upstream_replies.labels(lease.key.upstream, fault.value if fault else "none").inc()
+    async def _release(self, lease: Lease, report: Report, error: GatewayError | None) -> None:
+        """Give the lease back. Redis may be away: the pictures are worth more than the key's record."""
+        self._metrics.upstream_replies.labels(lease.key.upstream, report.fault.value if report.fault else "none").inc()
         if error:
             _LOG.warning(
                 "upstream_call_failed",
@@ -144,9 +166,19 @@ class Caller:
                 detail=error.detail,
             )
         try:
-            await asyncio.shield(self._pool.release(lease, fault, error.retry_after_s if error else None))
+            await asyncio.shield(self._pool.release(lease, report))
         except GatewayError as failure:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
+
+
+def _report(outcome: ImageReply | GatewayError | None, order: Order, sent_s: float | None) -> Report:
+    """What the pool is told. A call that was cut off, by the end of the program, says nothing good or bad."""
+    if outcome is None:
+        return Report(Fault.INTERNAL, sent_s=sent_s)
+    if isinstance(outcome, GatewayError):
+        return Report(outcome.fault, outcome.retry_after_s, sent_s=sent_s)
+    images = len(outcome.pictures[: order.images])
+    return Report(images=images, usd_micros=images * order.price_usd_micros, sent_s=sent_s)
 
 
 async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int) -> Reply:

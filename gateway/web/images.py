@@ -16,6 +16,7 @@ from gateway.stores.admission import Admission
 from gateway.stores.credentials import Credentials
 from gateway.upstream import Upstreams
 from gateway.web.bodies import BodyLimits, ChunksResponse, read_json_body
+from gateway.web.clients import Client, read_max_wait
 from gateway.web.rates import tell_rates
 from gateway.web.record import RequestRecord, record_of
 from gateway.web.stream import EventStream
@@ -57,7 +58,8 @@ class Images:
         async with self._telling_rates(request, caller):
             body = await read_json_body(request, self._limits)
             generation = openai.parse_generation(body, self._catalog, caller.tenant, self._manners)
-        make = partial(self._make, request, caller, generation)
+            max_wait_s = read_max_wait(request)
+        make = partial(self._make, request, caller, generation, max_wait_s)
         if generation.is_stream:
             return EventStream(request, make, generation.name, self._keep_alive_s, self._clock)
         return ChunksResponse(openai.render_generation(await make(), int(self._clock())))
@@ -68,7 +70,8 @@ class Images:
         async with self._telling_rates(request, caller):
             body = await read_json_body(request, self._native_limits)
             generation = native.parse_native(body, self._catalog, caller.tenant, self._manners.size_policy)
-        return ChunksResponse(native.render_native(await self._make(request, caller, generation)))
+            max_wait_s = read_max_wait(request)
+        return ChunksResponse(native.render_native(await self._make(request, caller, generation, max_wait_s)))
 
     async def list_models(self, request: Request) -> Response:
         caller = await self._identify(request)
@@ -105,7 +108,9 @@ class Images:
             with suppress(GatewayError):  # the answer itself needs no Redis
                 tell_rates(record_of(request), await self._admission.look(caller))
 
-    async def _make(self, request: Request, caller: Caller, generation: Generation) -> ImageResult:
+    async def _make(
+        self, request: Request, caller: Caller, generation: Generation, max_wait_s: float | None
+    ) -> ImageResult:
         record, job, model = record_of(request), generation.job, generation.model
         record.model, record.model_name, record.asked = model.id, generation.name, job.count
         if isinstance(generation, openai.Generation) and generation.ignored:
@@ -113,7 +118,7 @@ class Images:
         purchase = Purchase(record.id, model.id, job.count, model.prices)
         async with self._admission.admit(caller, purchase, lambda: self._durations(record)) as ticket:
             tell_rates(record, ticket.rates)
-            result = await self._upstreams.generate(job, model, ticket, record.trace, request.is_disconnected)
+            result = await self._upstreams.generate(job, model, ticket, record.trace, Client(request), max_wait_s)
         record.delivered = len(result.pictures)
         if result.missing:
             record.headers.append(("x-imagegate-missing", str(result.missing)))

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.domain.faults import GatewayError, State
-from gateway.domain.keys import UpstreamKey
 from gateway.metrics import CONTENT_TYPE, Metrics
-from gateway.stores.keypool import KeyPool
+from gateway.stores.pool import KeyPool
+from gateway.stores.pool.status import KeyStatus, PoolStatus
 from gateway.web.bodies import json_response
 from gateway.web.openapi import DOCUMENT
 
@@ -53,19 +53,31 @@ class Ops:
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
         """Prometheus; the states of keys are read from Redis now, so that every process tells the same."""
         try:
-            statuses = await self._pool.statuses()
+            statuses = await self._pool.look()
         except GatewayError:
             self._metrics.redis_up.set(0)
         else:
             self._metrics.redis_up.set(1)
-            for status in statuses:
-                for state in State:
-                    self._gauge(status.key, state).set(state is status.state)
+            self._tell(statuses)
         self._metrics.redis_breaker_open.set(self._redis.is_given_up())
         return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
         return Response(DOCUMENT.read_bytes(), media_type="application/json")
 
-    def _gauge(self, key: UpstreamKey, state: State) -> Gauge:
+    def _tell(self, statuses: Sequence[PoolStatus]) -> None:
+        """A key that is gone has no state, and one in an account that rests has the account's."""
+        self._metrics.key_state.clear()
+        for status in statuses:
+            self._metrics.pool_capacity.labels(status.upstream).set(status.free)
+            self._metrics.queue_depth.labels(status.upstream).set(status.waiting)
+            for account in status.accounts:
+                for key in account.keys:
+                    ruling = next(
+                        (one.state for one in (status, account, key) if one.state is not State.READY), State.READY
+                    )
+                    for state in State:
+                        self._gauge(key, state).set(state is ruling)
+
+    def _gauge(self, key: KeyStatus, state: State) -> Gauge:
         return self._metrics.key_state.labels(key.upstream, key.account, key.name, state.value)

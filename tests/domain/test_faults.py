@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome, Pause, Retry, Row, Scope, State
+from gateway.domain.faults import TABLE, Fault, GatewayError, Lowers, Outcome, Pause, Retry, Row, Scope, State
 
 ALL = pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
 
@@ -165,3 +165,55 @@ def test_what_waiting_does_not_mend_is_not_to_be_sent_again(fault: Fault) -> Non
 
 def test_a_rate_that_frees_is_worth_waiting_for() -> None:
     assert TABLE[Fault.RATE_LIMITED].may_client_retry
+
+
+def test_exactly_these_faults_speak_of_the_upstream_as_a_whole() -> None:
+    """So many in a row open its circuit breaker; what a key, an account or a tenant is at fault for never does."""
+    expected = {
+        Fault.UPSTREAM_ERROR,
+        Fault.UPSTREAM_MISPLACED,
+        Fault.UPSTREAM_EMPTY,
+        Fault.UPSTREAM_TIMEOUT,
+        Fault.CONNECT_FAILED,
+        Fault.READ_TIMEOUT,
+        Fault.ANSWER_LOST,
+        Fault.ANSWER_UNREADABLE,
+        Fault.ANSWER_TOO_LARGE,
+    }
+    assert expected == {fault for fault in Fault if TABLE[fault].ails_upstream}
+
+
+@ALL
+def test_what_ails_an_upstream_is_a_5xx_and_rests_no_key(fault: Fault) -> None:
+    row = TABLE[fault]
+    if row.ails_upstream:
+        assert row.status >= 500
+        assert row.pause is Pause.NONE
+
+
+def test_exactly_these_faults_lower_what_is_expected_of_an_account() -> None:
+    expected = {
+        Fault.ACCOUNT_RATE_LIMITED: Lowers.RATE,
+        Fault.ACCOUNT_GROWTH_LIMITED: Lowers.GROWTH,
+        Fault.ACCOUNT_CONNECTION_LIMITED: Lowers.CONCURRENCY,
+    }
+    assert expected == {fault: TABLE[fault].lowers for fault in Fault if TABLE[fault].lowers is not Lowers.NOTHING}
+
+
+@ALL
+def test_what_lowers_an_account_s_estimate_rests_that_account_for_a_moment(fault: Fault) -> None:
+    row = TABLE[fault]
+    if row.lowers is not Lowers.NOTHING:
+        assert (Scope.ACCOUNT, Pause.SECONDS, State.COOLING) == (row.scope, row.pause, row.state)
+        assert row.pause_max_s <= 60
+
+
+@ALL
+def test_no_fault_takes_out_what_only_a_person_or_time_does(fault: Fault) -> None:
+    assert TABLE[fault].state in {State.READY, State.COOLING, State.QUARANTINED}
+
+
+@ALL
+def test_a_rest_that_grows_grows_to_more(fault: Fault) -> None:
+    row = TABLE[fault]
+    assert row.pause_max_s == 0 or row.pause_max_s > row.pause_s > 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.faults import TABLE, Fault, Pause, Scope, State
-from gateway.domain.keys import Rest, Secret, UpstreamKey, rest_after
+from gateway.domain.keys import AccountLimits, Rest, Secret, UpstreamKey, make_secret, rest_after
 
 NOON = datetime(2026, 11, 23, 12, 15, 30, tzinfo=UTC).timestamp()
 
@@ -100,3 +100,22 @@ def test_a_rest_lasts_until_its_window_has_ended(now_s: float, fault: Fault) -> 
 def test_every_rest_is_a_whole_number_of_seconds(now_s: float, fault: Fault) -> None:
     rest = rest_after(fault, now_s)
     assert rest is None or rest.seconds in range(1, 31 * 86400 + 1)
+
+
+@given(st.floats(0, 4e9), st.sampled_from(list(Fault)), st.one_of(st.none(), st.floats(0, 1e12)))
+def test_a_rest_is_what_the_table_says_of_its_fault(now_s: float, fault: Fault, asked_s: float | None) -> None:
+    rest, row = rest_after(fault, now_s, asked_s=asked_s), TABLE[fault]
+    if rest is not None:
+        assert (row.scope, row.state, row.pause_max_s) == (rest.scope, rest.state, rest.seconds_max)
+
+
+def test_a_secret_s_fingerprint_is_its_own_and_tells_nothing_of_it() -> None:
+    one, other = make_secret("sk-planted-1"), make_secret("sk-planted-2")
+    assert make_secret("sk-planted-1").fingerprint == one.fingerprint
+    assert one.fingerprint != other.fingerprint
+    assert "planted" not in one.fingerprint
+
+
+def test_an_account_that_says_nothing_has_cautious_limits() -> None:
+    """10 requests a minute are documented, 60 images a minute inferred (reference/minimax.md 4)."""
+    assert AccountLimits(10, 60, 10, 1) == AccountLimits()

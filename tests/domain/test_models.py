@@ -52,6 +52,19 @@ def test_every_name_is_listed_in_the_order_of_the_configuration() -> None:
     assert expected == [name for name, _ in CATALOG.names()]
 
 
+def test_a_catalog_offers_another_ones_models_in_the_place_of_its_own() -> None:
+    catalog = Catalog([MODEL, OTHER])
+    found, names = catalog.find("dall-e-3"), catalog.names()
+    first = next(names)
+    catalog.take_over(Catalog([TWIN]))
+    assert ("twin", TWIN) == (catalog.default.id, catalog.find("twin"))
+    assert [None, None] == [catalog.find("dall-e-3"), catalog.find_native("image-01")]
+    assert TWIN == catalog.find_native("minimaxi-image-01")
+    assert [("twin", TWIN)] == list(catalog.names())
+    assert MODEL == found
+    assert 5 == len([first, *names]), "who reads the list reads one"
+
+
 @pytest.mark.parametrize(
     ("job", "expected"),
     [

@@ -31,6 +31,9 @@ base_url = "{upstream_url}"
 result_hosts = ["{upstream_url}"]
 [[upstreams.accounts]]
 name = "main"
+requests_per_minute = 100000
+images_per_minute = 1000000
+max_concurrency = 10000
 [[upstreams.accounts.keys]]
 name = "main-1"
 secret = {{ env = "KEY" }}
@@ -50,10 +53,12 @@ def write_configuration(folder: Path, redis_url: str, upstream_url: str, lease_s
     return path
 
 
-def start_gateway(configuration: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
+def start_gateway(
+    configuration: Path, *options: str, secrets: Mapping[str, str] | None = None
+) -> tuple[subprocess.Popen[bytes], str]:
     """`imagegate serve` and its address. Whoever starts it kills it. Its log is beside the configuration."""
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0", *options]
-    environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
+    environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY, **(secrets or {})}
     log = configuration.parent / f"{uuid.uuid4().hex}.log"
     with log.open("w") as written:
         started = subprocess.Popen(command, env=environ, stderr=written)

@@ -3,22 +3,22 @@ from typing import Any
 
 import pytest
 
-from gateway.stores.audit import Audit, Cursor
+from gateway.stores.audit import Audit, Cursor, pool_owner
 from tests.administering import Stores, storing
 
 pytestmark = pytest.mark.anyio
 
 
-async def put(stores: Stores, tenant: str, entry_id: str, action: str = "x") -> None:
-    told = {"actor": "ops", "action": action, "request_id": "", "key_id": "", "before": "", "after": ""}
+async def put(stores: Stores, owner: str, entry_id: str, action: str = "x", key_id: str = "") -> None:
+    told = {"actor": "ops", "action": action, "request_id": "", "key_id": key_id, "before": "", "after": ""}
     fields: dict[Any, Any] = {**told}
-    await stores.redis.sadd("ig2:tenants", tenant)
-    await stores.redis.xadd(f"ig2:{{{tenant}}}:audit", fields, entry_id)
+    await stores.redis.sadd("ig2:tenants", owner)
+    await stores.redis.xadd(f"ig2:{{{owner}}}:audit", fields, entry_id)
 
 
-async def pages(stores: Stores, limit: int) -> list[list[str]]:
+async def pages(stores: Stores, limit: int, owners: set[str] | None = None) -> list[list[str]]:
     """Every page, by the cursors of one after the other."""
-    audit, names = Audit(stores.redis), await stores.tenants.names()
+    audit, names = Audit(stores.redis), owners or await stores.tenants.names()
     found: list[list[str]] = []
     before: Cursor | None = None
     while True:
@@ -41,6 +41,27 @@ async def test_the_tenants_entries_are_one_list_whatever_the_page(each_redis: st
     expected = ["9-0@acme", "7-3@beta", "5-1@acme", "5-0@zeta", "5-0@beta", "5-0@acme", "1-0@acme"]
     assert expected == [action for page in found for action in page]
     assert {limit} >= {len(page) for page in found[:-1]}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_acts_on_the_pool_stand_among_the_others(each_redis: str, limit: int) -> None:
+    """A tenant may be called as an upstream is: they are two streams."""
+    owners = {"sim", pool_owner("sim"), pool_owner("302ai")}
+    async with storing(each_redis) as stores:
+        for owner, entry_id in (("sim", "5-0"), ("pool:sim", "1-0"), ("pool:sim", "5-0"), ("pool:302ai", "9-0")):
+            await put(stores, owner, entry_id, f"{entry_id}@{owner}")
+        found = [action for page in await pages(stores, limit, owners) for action in page]
+    assert ["9-0@pool:302ai", "5-0@sim", "5-0@pool:sim", "1-0@pool:sim"] == found
+
+
+async def test_an_act_on_the_pool_names_its_target_and_no_tenant(each_redis: str) -> None:
+    async with storing(each_redis) as stores:
+        await put(stores, "pool:sim", "1-0", key_id="main/main-1")
+        await put(stores, "pool:sim", "2-0", key_id="main")
+        await put(stores, "acme", "3-0", key_id="0123456789")
+        entries = await stores.audit("acme", "pool:sim")
+    expected = [(None, None, "sim/main/main-1"), (None, None, "sim/main"), ("acme", "0123456789", None)]
+    assert expected == [(entry["tenant"], entry["key_id"], entry["target"]) for entry in entries]
 
 
 async def test_the_newest_of_many_tenants_are_found(each_redis: str) -> None:
@@ -67,7 +88,21 @@ async def test_old_entries_are_dropped(each_redis: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "1-0", "1-0@", "@acme", "1-0@A", "x-0@acme", "1-0@acme ", "1-0@acme\n", "1" * 20 + "-0@acme", "0-0@acme"],
+    [
+        "",
+        "1",
+        "1-0",
+        "1-0@",
+        "@acme",
+        "1-0@A",
+        "x-0@acme",
+        "1-0@acme ",
+        "1-0@acme\n",
+        "1-0@pool:",
+        "1-0@a:b",
+        "1" * 20 + "-0@acme",
+        "0-0@acme",
+    ],
 )
 def test_what_is_no_cursor_is_none(text: str) -> None:
     assert None is Cursor.parse(text)

@@ -12,13 +12,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, ResponseError
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.keys import UpstreamKey
 from gateway.settings import make_secret
 from gateway.stores import Client, Login, answer, connect, ping, redis_faults
 from gateway.stores.guard import CALLS_MAX
-from gateway.stores.keypool import KeyPool, Lease
 from tests.asking import EMPTY_POOL, lease
 from tests.harness import REDIS_BINARIES, redis_server
+from tests.pooling import account, pooling
 from tests.servers import black_hole, paused
 
 pytestmark = pytest.mark.anyio
@@ -270,11 +269,9 @@ def test_a_mistake_of_the_program_is_not_redis_away() -> None:
 
 @each_kind
 async def test_a_pool_works_again_after_its_server_was_away(kind: str, directory: Path) -> None:
-    key = UpstreamKey("sim", "a", "a-1", make_secret("x"))
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        async with connected(url, 0.2) as redis:
-            pool = KeyPool(redis, [key], time.time)
+        async with connected(url, 0.2) as redis, pooling(redis, account("a")) as process:
             with frozen(url), pytest.raises(GatewayError):
-                await pool.lease("sim", "image-01")
+                await process.take()
             assert await is_back(redis)
-            assert isinstance(await pool.lease("sim", "image-01"), Lease)
+            assert "a-1" == (await process.take()).key.name

@@ -3,13 +3,12 @@ import base64
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,25 +17,26 @@ from starlette.routing import Route
 from gateway.domain.billing import Durations, Price, Purchase
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Capability, Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy, Trace
-from gateway.domain.keys import UpstreamKey
+from gateway.domain.keys import AccountLimits, PoolTerms, WaitTerms
 from gateway.domain.models import Model, Target
-from gateway.metrics import Metrics
-from gateway.settings import make_secret
 from gateway.stores import connect
-from gateway.stores.keypool import KeyPool
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
 from gateway.upstream.calls import CallLimits
 from gateway.upstream.results import FetchLimits
+from gateway.upstream.supply import Supply
 from gateway.wire import DIALECTS
 from gateway.wire.links import LinkPolicy
-from tests.admitting import admitting, put_tenant, stays
+from tests.admitting import admitting, put_tenant
 from tests.harness import REDIS_BINARIES, Simulator, redis_server, serving, wait_until
+from tests.pooling import UNLIMITED, account, pooling
 from tests.servers import black_hole
 from tests.stores.test_admission import connected, ledger
 
 pytestmark = pytest.mark.anyio
 
+NEVER_LEFT_ALONE = PoolTerms(breaker_failures=1000)
+"""No circuit breaker: what one call does is what is looked at."""
 JPEG = b"\xff\xd8\xff\xe0" + bytes(200)
 
 
@@ -51,6 +51,34 @@ class Site:
     dialect: str = "minimax"
     answers_base64: bool = True
 
+    def accounts(self) -> list[tuple[str, list[str]]]:
+        """Names, with the names of their keys."""
+        named: dict[str, list[str]] = {}
+        for entry in self.keys:
+            owner, _, key = entry.partition("/")
+            named.setdefault(owner, []).append(key)
+        return list(named.items())
+
+    def target(self) -> Target:
+        spelling = {"minimax": "image-01", "302ai": "minimaxi-image-01"}[self.dialect]
+        capability = Capability(max_images_per_call=self.per_call, answers_base64=self.answers_base64)
+        return Target(self.name, spelling, capability)
+
+
+@dataclass
+class Waiter:
+    """Who waits for the images: here for ever, unless said otherwise."""
+
+    seems_gone: Callable[[], Awaitable[bool]] | None = None
+    """Asked before each call is sent."""
+    goes: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def has_left(self) -> bool:
+        return self.goes.is_set() or (self.seems_gone is not None and await self.seems_gone())
+
+    async def left(self) -> None:
+        await self.goes.wait()
+
 
 @asynccontextmanager
 async def running(
@@ -59,67 +87,53 @@ async def running(
     max_attempts: int = 3,
     deadline_s: float = 30.0,
     result_timeout_s: float = 10.0,
+    max_wait_s: float = 2.0,
+    spill_after_s: float = 0.3,
+    limits: AccountLimits = UNLIMITED,
+    terms: PoolTerms = NEVER_LEFT_ALONE,
     monotonic: Callable[[], float] = time.monotonic,
     is_new: bool = False,
     admission_url: str | None = None,
 ) -> AsyncIterator[Callable[..., Any]]:
-    """`make(count=1, prompt=..., delivery=..., trace=...)` runs one job on the sites.
+    """`make(count=1, prompt=..., delivery=..., trace=..., client=..., max_wait_s=...)` runs one job on the sites.
 
     Redis knows the pool already, and no key was used yet, unless the gateway `is_new`.
     """
-    redis = connect(redis_url, 1.0)
-    keys = [
-        UpstreamKey(site.name, account, name, make_secret(name))
-        for site in sites
-        for account, _, name in (entry.partition("/") for entry in site.keys)
+    accounts = [
+        account(name, *keys, upstream=site.name, limits=limits) for site in sites for name, keys in site.accounts()
     ]
-    pool = KeyPool(redis, keys, time.time)
     endpoints = {
         site.name: Endpoint(site.name, DIALECTS[site.dialect], site.url, LinkPolicy([site.url])) for site in sites
     }
-    targets = tuple(
-        Target(
-            site.name,
-            {"minimax": "image-01", "302ai": "minimaxi-image-01"}[site.dialect],
-            Capability(max_images_per_call=site.per_call, answers_base64=site.answers_base64),
-        )
-        for site in sites
-    )
-    model = Model("image-01", (), (Price(0, 3500),), targets)
-    metrics = Metrics(CollectorRegistry())
-    counters = connect(admission_url or redis_url, 1.0)
-    admission, customer = admitting(counters, metrics=metrics), await put_tenant(counters)
-    async with AiohttpTransport() as direct, AiohttpTransport(public_only=True) as public:
-        caller = Caller(direct, pool, CallLimits(2, 20, 1, 2**26), metrics, "test")
+    supply = Supply(endpoints, (), {site.name: WaitTerms(max_wait_s, spill_after_s) for site in sites})
+    model = Model("image-01", (), (Price(0, 3500),), tuple(site.target() for site in sites))
+    async with AsyncExitStack() as stack:
+        redis, counters = connect(redis_url, 1.0), connect(admission_url or redis_url, 1.0)
+        for client in (redis, counters):
+            stack.push_async_callback(client.aclose)
+        process = await stack.enter_async_context(pooling(redis, *accounts, terms=terms, is_new=is_new))
+        direct = await stack.enter_async_context(AiohttpTransport())
+        public = await stack.enter_async_context(AiohttpTransport(public_only=True))
+        admission, customer = admitting(counters, metrics=process.metrics), await put_tenant(counters)
+        caller = Caller(direct, process.pool, CallLimits(2, 20, 1, 2**26), process.metrics, "test", time.monotonic)
         fetcher = ResultFetcher(public, direct, FetchLimits(2, result_timeout_s, 2**25), "test")
         policy = Policy(deadline_s, max_attempts, SizePolicy.NEAREST)
-        upstreams = Upstreams(pool, admission, caller, fetcher, endpoints, policy, monotonic)
+        upstreams = Upstreams(process.pool, admission, caller, fetcher, supply, policy, time.time, monotonic)
 
         async def make(
             count: int = 1,
             prompt: str = "a lake",
             delivery: Delivery = Delivery.URL,
             trace: Trace | None = None,
-            has_left: Callable[[], Awaitable[bool]] = stays,
+            client: Waiter | None = None,
+            max_wait_s: float | None = None,
         ) -> ImageResult:
             job = ImageJob(prompt, count, delivery)
             purchase = Purchase("req_1", model.id, count, model.prices)
             async with admission.admit(customer, purchase, Durations) as ticket:
-                return await upstreams.generate(job, model, ticket, trace or Trace(), has_left)
+                return await upstreams.generate(job, model, ticket, trace or Trace(), client or Waiter(), max_wait_s)
 
-        try:
-            if not is_new:
-                for site in sites:
-                    await _introduce(pool, site)
-            yield make
-        finally:
-            await redis.aclose()
-            await counters.aclose()
-
-
-async def _introduce(pool: KeyPool, site: Site) -> None:
-    with suppress(GatewayError):
-        await pool.lease(site.name, "image-01", [f"{entry.partition('/')[0]}/" for entry in site.keys])
+        yield make
 
 
 async def fault_of(make: Callable[..., Any], **job: object) -> Fault:
@@ -519,7 +533,7 @@ async def test_without_a_pool_the_gateway_is_not_available_however_many_images(
     redis_url: str, script: Script, count: int
 ) -> None:
     upstream, nowhere = script(), "unix:///nowhere/redis.sock"
-    async with running(nowhere, Site("up", upstream.url, per_call=1), admission_url=redis_url) as make:
+    async with running(nowhere, Site("up", upstream.url, per_call=1), is_new=True, admission_url=redis_url) as make:
         assert Fault.REDIS_AWAY is await fault_of(make, count=count)
     assert 0 == upstream.calls.total()
 
@@ -557,7 +571,7 @@ async def test_nothing_is_sent_for_a_client_that_has_left(redis_url: str, script
 
     upstream = script()
     async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
-        assert Fault.CLIENT_LEFT is await fault_of(make, count=2, has_left=has_left)
+        assert Fault.CLIENT_LEFT is await fault_of(make, count=2, client=Waiter(has_left))
     assert 0 == upstream.calls.total()
 
 
@@ -570,7 +584,7 @@ async def test_nothing_is_sent_that_the_ticket_does_not_know(redis_url: str, scr
             await redis.delete("ig2:{acme}:open")
             return False
 
-        assert Fault.TICKET_EXPIRED is await fault_of(make, has_left=lose_the_ticket)
+        assert Fault.TICKET_EXPIRED is await fault_of(make, client=Waiter(lose_the_ticket))
     assert 0 == upstream.calls.total()
 
 

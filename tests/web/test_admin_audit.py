@@ -42,7 +42,7 @@ def test_an_entry_has_the_request_that_made_it(gateway: Gateway) -> None:
     headers = {"authorization": f"Bearer {ADMIN_KEY}", "x-request-id": "deploy-42"}
     httpx.post(f"{gateway.url}/admin/v1/tenants", json={"name": "shop"}, headers=headers)
     [entry] = audit(gateway, "?tenant=shop")
-    assert {"at", "actor", "action", "tenant", "key_id", "before", "after", "request_id"} == set(entry)
+    assert {"at", "actor", "action", "tenant", "key_id", "target", "before", "after", "request_id"} == set(entry)
     assert ("admin", "deploy-42", "shop") == (entry["actor"], entry["request_id"], entry["tenant"])
     assert abs(time.time() - entry["at"]) < 60
 

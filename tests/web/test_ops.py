@@ -12,9 +12,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import create_app
+from gateway.domain.faults import State
 from gateway.settings import from_document
 from tests.conftest import MakeGateway
-from tests.harness import Gateway, document, environment, serving, upstream
+from tests.harness import Gateway, Simulator, document, environment, serving, upstream, wait_until
+from tests.scarce import ask, occupied, scarce, wait_for_queue
 
 ROUTES: Final = frozenset(
     {"/v1/images/generations", "/v1/models", "/v1/models/{name:path}", "/metrics", "/healthz", "/readyz", "_unknown"}
@@ -109,13 +111,65 @@ def test_an_image_is_counted_everywhere(gateway: Gateway) -> None:
         assert expected in found
 
 
-def test_the_state_of_a_key_is_a_metric(gateway: Gateway) -> None:
-    def states() -> dict[str, float]:
-        return {found["state"]: value for name, found, value in samples(gateway.url) if name == "imagegate_key_state"}
+def states(gateway: Gateway, key: str = "main-1") -> set[str]:
+    """The state that a key is in; every other one of it is told as 0."""
+    found = {
+        told["state"]: value
+        for name, told, value in samples(gateway.url)
+        if name == "imagegate_key_state" and told["key"] == key
+    }
+    assert not found or {state.value for state in State} == set(found)
+    return {state for state, value in found.items() if value}
 
-    assert {"ready": 1.0, "cooling": 0.0, "quarantined": 0.0} == states()
-    gateway.generate(prompt="[code=1002]")
-    assert {"ready": 0.0, "cooling": 1.0, "quarantined": 0.0} == states()
+
+@pytest.mark.parametrize(("answer", "state"), [("[code=1002]", "cooling"), ("[code=1008]", "quarantined")])
+def test_the_state_of_a_key_is_a_metric(gateway: Gateway, answer: str, state: str) -> None:
+    """Also where its account is what rests."""
+    assert {"ready"} == states(gateway)
+    gateway.generate(prompt=answer)
+    assert {state} == states(gateway)
+
+
+@pytest.mark.parametrize("state", ["disabled", "draining"])
+@pytest.mark.parametrize("path", ["/pool/sim/main", "/pool/sim/main/main-1"])
+def test_a_person_s_word_on_a_key_or_its_account_is_a_metric(gateway: Gateway, path: str, state: str) -> None:
+    gateway.admin("PATCH", path, {"state": state})
+    assert {state} == states(gateway)
+    gateway.admin("PATCH", path, {"state": "ready"})
+    assert {"ready"} == states(gateway)
+
+
+def test_an_upstream_that_cannot_be_reached_is_told_at_each_of_its_keys_and_tried_later(
+    make_gateway: MakeGateway,
+) -> None:
+    site = upstream("sim", "minimax", "http://127.0.0.1:1", "a:a-1", "b:b-1")
+    gateway = make_gateway({**site, "breaker_failures": 2, "breaker_open_s": 0.5, "max_wait_s": 0})
+    gateway.generate(prompt="x")
+    assert [{"cooling"}] * 2 == [states(gateway, key) for key in ("a-1", "b-1")]
+    wait_until(lambda: {"half_open"} == states(gateway, "a-1"), "a probe may try")
+
+
+def test_the_room_of_a_pool_is_a_metric(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    gateway = make_gateway(scarce(simulator.url, "a:a-1", "b:b-1", limits={"requests_per_minute": 5}))
+    room = ("imagegate_pool_capacity_remaining", {"upstream": "sim"})
+    assert (*room, 10.0) in samples(gateway.url)
+    gateway.admin("PATCH", "/pool/sim/a", {"state": "draining"})
+    assert (*room, 5.0) in samples(gateway.url)
+    gateway.generate(prompt="x")
+    assert (*room, 4.0) in samples(gateway.url)
+
+
+def test_who_waits_is_a_metric(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    gateway = make_gateway(scarce(simulator.url))
+    depth = ("imagegate_queue_depth", {"upstream": "sim"})
+    with occupied(gateway, 1.0):
+        assert (*depth, 0.0) in samples(gateway.url)
+        waiting = [ask(gateway, prompt="x") for _ in range(3)]
+        wait_for_queue(gateway, 3)
+        assert (*depth, 3.0) in samples(gateway.url)
+        assert ("imagegate_pool_capacity_remaining", {"upstream": "sim"}, 0.0) in samples(gateway.url)
+    assert [200] * 3 == [one.answer().status_code for one in waiting]
+    assert (*depth, 0.0) in samples(gateway.url)
 
 
 def test_random_paths_and_junk_do_not_grow_the_metrics(gateway: Gateway) -> None:

@@ -75,6 +75,7 @@ def running(
         f'[keys]\npepper = {{ env = "SECRET_PEPPER" }}\n[logs]\nformat = "{log_format}"\nlevel = "debug"\n'
         f"[requests]\ncall_timeout_s = 0.5\nmax_attempts = 10\n"
         f'[[upstreams]]\nname = "sim"\ndialect = "{dialect}"\nbase_url = "{base_url}"\nresult_hosts = ["{base_url}"]\n'
+        f"max_wait_s = 0\n"
         f"{accounts}"
         f'[[models]]\nid = "image-01"\naliases = ["dall-e-3"]\nprice_per_image_usd = "0.0035"\n'
         f'[[models.targets]]\nupstream = "sim"\nmodel = "{model}"\n'

@@ -176,9 +176,9 @@ def test_ten_hang_ups_leave_nothing_behind(lively: Gateway) -> None:
         with pytest.raises(httpx.TimeoutException):
             httpx.post(
                 lively.url + GENERATIONS,
-                json={"prompt": "x [delay=0.2]", "stream": True},
+                json={"prompt": "x [delay=0.4]", "stream": True},
                 headers=headers,
-                timeout=httpx.Timeout(5, read=0.01),
+                timeout=httpx.Timeout(5, read=0.15),
             )
     wait_until(
         lambda: 'imagegate_images_total{model="image-01",tenant="acme",upstream="sim"} 10.0' in metrics(lively),

@@ -48,14 +48,31 @@ class Pause(Enum):
     MONTH_END = "month_end"
 
 
+class Lowers(Enum):
+    """What a fault tells us to expect less of: somebody else uses the account too, or it allows less than was said."""
+
+    NOTHING = ""
+    RATE = "rate"
+    """Requests of a minute: to what came through."""
+    GROWTH = "growth"
+    """Likewise: to half, as traffic rose too fast."""
+    CONCURRENCY = "lanes"
+
+
 class State(Enum):
     """The state in which a fault puts a key."""
 
     READY = "ready"
     COOLING = "cooling"
-    """Busy or spent: comes back by itself at a known moment."""
+    """Busy, spent or ill: comes back by itself at a known moment."""
+    HALF_OPEN = "half_open"
+    """Its rest is over: one request tries it, and the others wait for what comes of that."""
     QUARANTINED = "quarantined"
-    """Invalid, disabled or without balance: tried again after a long pause."""
+    """Invalid, without balance or of another region: asked for free from time to time whether it works again."""
+    DISABLED = "disabled"
+    """A person took it out."""
+    DRAINING = "draining"
+    """A person takes it out: what is under way is finished, nothing more is sent."""
 
 
 class Fault(Enum):
@@ -169,6 +186,9 @@ class Row:
     """Sent with 429 and 503 unless the error knows better, seconds."""
     withholds_images: bool = False
     """Images were made and kept back: they cost what the operator says."""
+    ails_upstream: bool = False
+    """It speaks of the upstream's health as a whole: so many in a row open its circuit breaker."""
+    lowers: Lowers = Lowers.NOTHING
     is_final: bool = False
     """Waiting does not help, whatever the status says."""
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from gateway.domain.faults.kinds import Fault, Outcome, Pause, Retry, Row, Scope, State
+from gateway.domain.faults.kinds import Fault, Lowers, Outcome, Pause, Retry, Row, Scope, State
 
 _REQUEST: Final = "invalid_request_error"
 _RATE: Final = "rate_limit_error"
@@ -22,7 +22,7 @@ def _content(code: str, message: str, *, param: str | None = "prompt", status: i
     return Row(status, _REQUEST, code, message, Outcome.REFUSED, param=param)
 
 
-def _busy(pause_s: int, pause_max_s: int) -> Row:
+def _busy(pause_s: int, pause_max_s: int, lowers: Lowers = Lowers.NOTHING) -> Row:
     """The account is fine but busy: cool it and use another account."""
     return Row(
         429,
@@ -37,6 +37,7 @@ def _busy(pause_s: int, pause_max_s: int) -> Row:
         pause_max_s,
         State.COOLING,
         retry_after_s=pause_s,
+        lowers=lowers,
     )
 
 
@@ -63,7 +64,7 @@ def _unavailable(scope: Scope, pause: Pause, pause_s: int, state: State) -> Row:
 
 
 def _upstream(status: int, code: str, message: str, outcome: Outcome, retry: Retry = Retry.NEVER) -> Row:
-    return Row(status, _SERVER, code, message, outcome, retry, Scope.KEY)
+    return Row(status, _SERVER, code, message, outcome, retry, Scope.KEY, ails_upstream=True)
 
 
 _DEAD_PAUSE_S: Final = 15 * 60
@@ -153,10 +154,10 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         Fault.EGRESS_DENIED: _unavailable(Scope.UPSTREAM, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
         Fault.BALANCE_EMPTY: _unavailable(Scope.ACCOUNT, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
         Fault.KEY_LIMIT_REACHED: _unavailable(Scope.KEY, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.ACCOUNT_RATE_LIMITED: _busy(15, 60),
+        Fault.ACCOUNT_RATE_LIMITED: _busy(15, 60, Lowers.RATE),
         Fault.ACCOUNT_TOKEN_LIMITED: _busy(60, 0),
-        Fault.ACCOUNT_CONNECTION_LIMITED: _busy(10, 15),
-        Fault.ACCOUNT_GROWTH_LIMITED: _busy(20, 30),
+        Fault.ACCOUNT_CONNECTION_LIMITED: _busy(10, 15, Lowers.CONCURRENCY),
+        Fault.ACCOUNT_GROWTH_LIMITED: _busy(20, 30, Lowers.GROWTH),
         Fault.WINDOW_SPENT: _spent(Scope.ACCOUNT, Pause.SECONDS, _PLAN_WINDOW_S),
         Fault.DAY_SPENT: _spent(Scope.ACCOUNT, Pause.DAY_END),
         Fault.KEY_HOUR_SPENT: _spent(Scope.KEY, Pause.SECONDS, _HOUR_S),
@@ -205,9 +206,11 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             Outcome.NOT_SENT,
             Retry.ONCE,
             Scope.UPSTREAM,
+            ails_upstream=True,
         ),
-        Fault.CALL_NOT_SENT: _upstream(
-            502, "upstream_error", "The request could not be sent to the image service.", Outcome.NOT_SENT
+        Fault.CALL_NOT_SENT: replace(
+            _upstream(502, "upstream_error", "The request could not be sent to the image service.", Outcome.NOT_SENT),
+            ails_upstream=False,
         ),
         Fault.READ_TIMEOUT: _upstream(
             504, "upstream_timeout", f"The image service did not answer in time. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
@@ -221,8 +224,14 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         Fault.ANSWER_TOO_LARGE: _upstream(
             502, "upstream_error", f"The image service's answer is too large. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        Fault.RESULT_LOST: _upstream(
-            502, "upstream_error", "The images were made but could not be fetched from their links.", Outcome.DELIVERED
+        Fault.RESULT_LOST: replace(
+            _upstream(
+                502,
+                "upstream_error",
+                "The images were made but could not be fetched from their links.",
+                Outcome.DELIVERED,
+            ),
+            ails_upstream=False,
         ),
         Fault.POOL_BUSY: Row(
             429, _RATE, "rate_limit_exceeded", "The image service is at its rate limit. Please try again shortly."

@@ -20,8 +20,14 @@ Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 Weight = Annotated[int, Meta(ge=1, le=1000)]
 Limit = Annotated[int, Meta(ge=0, le=LIMIT_MAX)]
 Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z")]
+_NAME: Final = "1 to 63 of the characters a-z, 0-9, '.', '_' and '-', a letter or digit first"
 _WORDS: Final = {
-    "name": "1 to 63 of the characters a-z, 0-9, '.', '_' and '-', a letter or digit first",
+    "name": _NAME,
+    "upstream": _NAME,
+    "account": _NAME,
+    "key": _NAME,
+    "secret": "1 to 500 printable ASCII characters without blanks",
+    "state": "'ready', 'disabled' or 'draining'",
     "usd_per_month": 'a decimal in quotes, up to 999999999 and with up to 6 decimals, as "50.00"',
 }
 

@@ -1,0 +1,58 @@
+"""Composes the pool of upstream accounts: its schedule, its roster, and who brings resting keys back."""
+
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from gateway.administration import read_vault
+from gateway.domain.keys import Pool
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+from gateway.stores import Client
+from gateway.stores.pool import KeyPool, channel_of
+from gateway.stores.pool.queue import Queue
+from gateway.stores.pool.roster import Roster
+from gateway.stores.pool.scripts import Scripts
+from gateway.stores.pool.turns import PROBING, Turn
+from gateway.upstream.pages import Pages
+from gateway.upstream.prober import Prober
+
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """What the rest of the program needs of it."""
+
+    pool: KeyPool
+    roster: Roster
+    queue: Queue
+
+    @property
+    def companions(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What runs beside the program."""
+        return self.queue.listen, self.queue.tend, self.roster.keep
+
+
+def build_pooling(
+    settings: Settings,
+    environ: Mapping[str, str],
+    redis: Client,
+    metrics: Metrics,
+    pools: tuple[Pool, ...],
+) -> Pooling:
+    """Raises: SettingsError."""
+    scripts = Scripts(redis, metrics, time.time)
+    roster = Roster(redis, scripts, read_vault(settings, environ), time.time, settings.audit.keep_days * _DAY_S)
+    roster.configure(pools)
+    process, lease_s = uuid.uuid4().hex[:12], settings.requests.lease_s
+    queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
+    return Pooling(KeyPool(scripts, roster, queue, time.time, time.monotonic, lease_s), roster, queue)
+
+
+def build_prober(settings: Settings, redis: Client, pooling: Pooling, pages: Pages) -> Prober:
+    every_s = settings.pool.probe_every_s
+    turn = Turn(redis, PROBING, uuid.uuid4().hex, every_s)
+    return Prober(pages, pooling.roster, pooling.pool, turn, random.random, every_s=every_s)

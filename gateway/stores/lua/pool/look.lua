@@ -1,0 +1,49 @@
+-- How a pool stands, for people and metrics. O(accounts).
+-- Returns  JSON: rest: of the upstream; waiting, oldest_us: requests in the queue and how long the first one waits; calls, retries: of the last minute;
+--          free: requests that could be sent now; accounts: a list of records with name, rate, lanes, used, images, flying,
+--          held, rest, today and keys with held and rests
+local found = {verdict = 'open', waiting = redis.call('ZCARD', K.line), accounts = {}, free = 0, now_us = moment(now)}
+if not meta.version then return reply({verdict = 'unknown'}) end
+for _ = 1, 100 do
+  if not look_after() then break end
+end
+found.rest = rest_in(redis.call('HGET', K.health, '*'))
+found.calls, found.retries = calls_lately()
+local today = {}
+do
+  local kept = redis.call('HGETALL', K.day)
+  for i = 1, #kept, 2 do today[kept[i]] = tonumber(kept[i + 1]) end
+end
+
+local function hold_in(text) return text and cjson.decode(text) or nil end
+
+for _, name in ipairs(redis.call('HKEYS', K.roster)) do
+  local a = account(name)
+  local fields, kept, held = rests_of(a, nil)
+  local limits = a.record
+  local one = {name = name, limits = limits, rate = rate_of(a), lanes = lanes_of(a), used = a.requests, images = a.images,
+    flying = a.load.flying, held = hold_in(held[1]), rest = rest_in(kept[1]), keys = {},
+    images_today = today[name .. '|images'] or 0, usd_micros_today = today[name .. '|usd_micros'] or 0}
+  for i, key in ipairs(limits.keys) do
+    one.keys[i] = {name = key.name, fingerprint = key.fingerprint, is_added = key.is_added,
+      held = hold_in(held[i + 1]), rest = rest_in(kept[2 * i])}
+  end
+  local key = key_of(a, nil, {})
+  if key and gate() > 0 then
+    found.free = found.free + math.max(0, math.min(one.rate - one.used, one.lanes - one.flying,
+      limits.images_per_minute - one.images))
+  end
+  found.accounts[#found.accounts + 1] = one
+end
+-- A rest of one model only, at the key that has it.
+found.models = {}
+local kept = redis.call('HGETALL', K.health)
+for i = 1, #kept, 2 do
+  local member, model = string.match(kept[i], '^([^|]*)|(.+)$')
+  if member then
+    found.models[#found.models + 1] = {member = member, model = model, rest = rest_in(kept[i + 1])}
+  end
+end
+if #found.models == 0 then found.models = nil end
+if #found.accounts == 0 then found.accounts = nil end
+return reply(found)

@@ -1,0 +1,124 @@
+r"""The scripts of the pool (lua/pool), and what they answer.
+
+Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
+
+| name | type | TTL | what |
+|---|---|---|---|
+| declared | hash | 40 days idle | ACCOUNT -> JSON: limits and keys that stand in the configuration |
+| added | hash | none | ACCOUNT/KEY -> JSON: sealed secret, limits, of keys added at run time |
+| held | hash | none | ACCOUNT or ACCOUNT/KEY -> JSON: a person's word: disabled, draining |
+| roster | hash | 40 days idle | ACCOUNT -> JSON: declared and added, as the scheduler uses it |
+| health | hash | 40 days idle | see lua/pool/prelude.lua: what rests, why, until when |
+| loads | hash | 40 days idle | ACCOUNT -> msgpack: what was sent in the last minute, what is under way |
+| ready | sorted set | 40 days idle | accounts with room, by how full they are |
+| turns | sorted set | 40 days idle | accounts, by the moment at which something of them changes by itself |
+| leases | sorted set | 40 days idle | ids of leases, by expiry |
+| leased | hash | 40 days idle | id -> msgpack: account, key, images, moment |
+| line | sorted set | 40 days idle | "TENANT\|MOMENT\|ID" of waiting requests, in lexical order |
+| places | hash | 40 days idle | id -> msgpack: a waiting request |
+| active, idle | sorted sets | 40 days idle | tenants, by their pass: who waits, and who does not |
+| weights | hash | 40 days idle | tenant -> weight, of who waits |
+| processes | sorted set | 40 days idle | channels of processes that wait for something, by expiry |
+| grants | hash | 40 days idle | id -> channel: leases that their processes have not taken yet |
+| meta | hash | 40 days idle | terms, virtual time, failures in a row, calls of the last minute |
+| audit | stream | `[audit]` | one entry a person's change |
+| day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered |
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.metrics import Metrics
+from gateway.stores import PREFIX, Client, Value, load_script
+
+_LOG = structlog.get_logger("imagegate.pool")
+_NAMES: Final = (
+    "roster",
+    "declared",
+    "added",
+    "held",
+    "health",
+    "loads",
+    "ready",
+    "turns",
+    "leases",
+    "leased",
+    "line",
+    "places",
+    "active",
+    "idle",
+    "weights",
+    "processes",
+    "grants",
+    "meta",
+    "audit",
+)
+"""As in lua/pool/prelude.lua, which has the day's after them."""
+ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look")
+UPSTREAM: Final = "*"
+"""The subject of what concerns an upstream as a whole."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a script answers; lua/pool/*.lua say which fields come with which verdict."""
+
+    verdict: str
+    version: int = 0
+    account: str = ""
+    key: str = ""
+    fingerprint: str = ""
+    at_us: str = ""
+    asked_us: str = ""
+    wait_us: float = 0
+    next_us: float = -1
+    is_keeper: bool = False
+    given: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    events: tuple[tuple[str, str, str], ...] = ()
+    """What changed its state meanwhile: subject, state, fault."""
+
+
+def record(upstream: str, name: str) -> str:
+    """The name of one of an upstream's keys in Redis."""
+    return f"{PREFIX}:{{pool:{upstream}}}:{name}"
+
+
+class Scripts:
+    """Runs them, and tells of every change of state that they report."""
+
+    def __init__(self, redis: Client, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._scripts = {act: load_script(redis, f"pool/{act}", "pool/prelude") for act in ACTS}
+        self._metrics = metrics
+        self._clock = clock
+
+    async def run(self, act: str, upstream: str, args: list[Value]) -> Answer:
+        """Raises: GatewayError REDIS_AWAY. Redis: one round trip."""
+        found = msgspec.json.decode(await self.raw(act, upstream, args), type=Answer, strict=False)
+        for event in found.events:
+            self._tell(upstream, *event)
+        return found
+
+    async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
+        """The answer as JSON. Raises: GatewayError REDIS_AWAY."""
+        day = time.strftime("%Y%m%d", time.gmtime(self._clock()))
+        keys = [record(upstream, name) for name in (*_NAMES, f"day:{day}")]
+        return str(await self._scripts[act](keys, args))
+
+    def _tell(self, upstream: str, subject: str, state: str, fault: str) -> None:
+        member, _, model = subject.partition("|")
+        account, _, key = ("", "", "") if member == UPSTREAM else member.partition("/")
+        self._metrics.pool_transitions.labels(upstream, account, key, state, fault or "none").inc()
+        named = {"account": account, "key": key, "model": model}
+        told = {name: value for name, value in named.items() if value}
+        if subject == UPSTREAM and state == "quarantined":
+            _LOG.error(
+                "configuration_alarm",
+                upstream=upstream,
+                detail="every key is refused",
+                remedy="is base_url of the keys' region? are the secrets the right ones?",
+            )
+        _LOG.warning("pool_state_changed", upstream=upstream, **told, state=state, fault=fault or None)

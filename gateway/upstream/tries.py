@@ -1,0 +1,78 @@
+"""What one part of a job has tried, and what it may still try."""
+
+from dataclasses import dataclass, field
+
+from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.keys import UpstreamKey
+from gateway.stores.pool import NoKey, Repeat
+
+_FREE = frozenset({Outcome.NOT_SENT, Outcome.REFUSED})
+
+
+@dataclass(slots=True)
+class Tries:
+    """Of one part."""
+
+    left: int
+    """Calls."""
+    avoided: set[tuple[str, str]] = field(default_factory=set)
+    """(upstream, key id or "ACCOUNT/")."""
+    last: GatewayError | None = None
+    last_at: str = ""
+    """The upstream of the last failure."""
+    asked: str = ""
+    """When the part first asked for an account, as the pool says it: it keeps its place in the line."""
+    has_retried_once: bool = False
+    shortest_wait_s: float | None = None
+    is_busy: bool = False
+
+    def note_failure(self, error: GatewayError, key: UpstreamKey) -> None:
+        self.last, self.last_at = error, key.upstream
+        if error.row.outcome is not Outcome.NOT_SENT:
+            self.left -= 1
+        match error.row.scope:
+            case Scope.KEY | Scope.MODEL:
+                self.avoided.add((key.upstream, key.id))
+            case Scope.ACCOUNT:
+                self.avoided.add((key.upstream, f"{key.account}/"))
+            case _:
+                pass
+
+    def note_no_key(self, nothing: NoKey) -> None:
+        self.asked = self.asked or nothing.asked
+        self.is_busy = self.is_busy or nothing.is_busy
+        if nothing.wait_s is not None:
+            self.shortest_wait_s = min(nothing.wait_s, self.shortest_wait_s or nothing.wait_s)
+
+    def avoided_at(self, upstream: str) -> tuple[str, ...]:
+        return tuple(what for where, what in self.avoided if where == upstream)
+
+    def repeat_at(self, upstream: str) -> Repeat:
+        """Whether the next call to an upstream repeats one that it failed."""
+        if self.last is None or self.last_at != upstream:
+            return Repeat.NO
+        return Repeat.OF_ILL_UPSTREAM if self.last.row.ails_upstream else Repeat.OF_BAD_KEY
+
+    def may_go_elsewhere(self, error: GatewayError) -> bool:
+        """Whether the next target may be asked because this whole upstream cannot serve."""
+        row = error.row
+        return self.left > 0 and row.outcome in _FREE and row.retry is not Retry.NEVER and row.scope is Scope.UPSTREAM
+
+    def may_send_again(self, error: GatewayError) -> bool:
+        """The rule of the table: only outcomes known to be free, within what is left."""
+        row = error.row
+        if self.left <= 0 or row.retry is Retry.NEVER or row.outcome not in _FREE:
+            return False
+        if row.retry is Retry.ONCE:
+            if self.has_retried_once:
+                return False
+            self.has_retried_once = True
+        return True
+
+    def verdict(self) -> GatewayError:
+        """Why the part could not be made: the last fault, or a pool that cannot serve in time."""
+        if self.last is not None:
+            return self.last
+        if self.is_busy:
+            return GatewayError(Fault.POOL_BUSY, "no account has room in time", retry_after_s=self.shortest_wait_s)
+        return GatewayError(Fault.POOL_DOWN, "no account can be used", retry_after_s=self.shortest_wait_s)

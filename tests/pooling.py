@@ -1,0 +1,138 @@
+"""A pool of a process, with what runs beside it, for tests without a gateway."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, make_secret
+from gateway.metrics import Metrics
+from gateway.stores import Client, answer
+from gateway.stores.pool import Demand, KeyPool, Lease, NoKey, channel_of
+from gateway.stores.pool.queue import Queue
+from gateway.stores.pool.roster import Roster
+from gateway.stores.pool.scripts import Scripts, record
+from gateway.stores.pool.vault import Vault
+
+_PROCESSES = itertools.count()
+UNLIMITED = AccountLimits(100_000, 1_000_000, 10_000)
+MINUTE_S = 61.0
+"""For which a request counts, with the usual margin."""
+TAKEN_BACK = ("leases", "leased", "grants", "line", "places", "active", "weights")
+"""What is empty when nobody has or waits for anything."""
+_PASS_TIME = """
+local us = tonumber(ARGV[1])
+local function sooner(record, names)
+  for _, name in ipairs(names) do if record[name] then record[name] = record[name] - us end end
+end
+for _, at in ipairs({1, 2}) do
+  local kept = redis.call('HGETALL', KEYS[at])
+  for i = 1, #kept, 2 do
+    local record = cmsgpack.unpack(kept[i + 1])
+    sooner(record, {'t', 'rate_at', 'lanes_at', 'used_at'})
+    for j = 1, record.log and #record.log or 0, 3 do record.log[j] = record.log[j] - us end
+    redis.call('HSET', KEYS[at], kept[i], cmsgpack.pack(record))
+  end
+end
+local rests = redis.call('HGETALL', KEYS[3])
+for i = 1, #rests, 2 do
+  local rest = cjson.decode(rests[i + 1])
+  sooner(rest, {'since_us', 'until_us'})
+  redis.call('HSET', KEYS[3], rests[i], cjson.encode(rest))
+end
+for _, at in ipairs({4, 5}) do
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[at], 0, -1)) do redis.call('ZINCRBY', KEYS[at], -us, member) end
+end
+local minute = tonumber(redis.call('HGET', KEYS[6], 'minute') or 0)
+redis.call('HSET', KEYS[6], 'minute', minute - math.floor(us / 60000000))
+if redis.call('HEXISTS', KEYS[6], 'well_since') == 1 then redis.call('HINCRBY', KEYS[6], 'well_since', string.format('-%d', us)) end
+return 1
+"""
+
+
+async def pass_time(redis: Client, seconds: float, upstream: str = "sim") -> None:
+    """Make everything in a pool so much older; who is alive stays so."""
+    names = ("loads", "leased", "health", "turns", "leases", "meta")
+    keys = [record(upstream, name) for name in names]
+    await answer(redis, redis.eval(_PASS_TIME, len(keys), *keys, round(seconds * 1e6)), int)
+
+
+async def left_over(redis: Client, upstream: str = "sim") -> list[str]:
+    """Which of TAKEN_BACK are there."""
+    return [name for name in TAKEN_BACK if await answer(redis, redis.exists(record(upstream, name)), int)]
+
+
+async def stays() -> None:
+    """A client that never leaves."""
+    await asyncio.Event().wait()
+
+
+@dataclass
+class Process:
+    """One gateway process's part in a pool."""
+
+    pool: KeyPool
+    roster: Roster
+    queue: Queue
+    metrics: Metrics
+
+    async def ask(self, **changes: Any) -> Lease | NoKey:
+        """What a call gets: an image for tenant `acme` at `sim`, that does not wait, unless said otherwise."""
+        return await self.pool.lease(replace(DEMAND, **changes), stays)
+
+    async def take(self, **changes: Any) -> Lease:
+        found = await self.ask(**changes)
+        assert isinstance(found, Lease), found
+        return found
+
+    async def refuse(self, **changes: Any) -> NoKey:
+        found = await self.ask(**changes)
+        assert isinstance(found, NoKey), found
+        return found
+
+
+DEMAND = Demand("sim", "image-01", 1, "acme", 1, 0.0)
+
+
+def account(name: str, *keys: str, upstream: str = "sim", limits: AccountLimits = UNLIMITED) -> Account:
+    """An account with keys, each of which is its own secret; by default one, `NAME-1`."""
+    named = keys or (f"{name}-1",)
+    return Account(upstream, name, limits, tuple(UpstreamKey(upstream, name, key, make_secret(key)) for key in named))
+
+
+@asynccontextmanager
+async def pooling(
+    redis: Client,
+    *accounts: Account,
+    terms: PoolTerms = PoolTerms(),  # noqa: B008 - immutable
+    vault: Vault | None = None,
+    lease_s: float = 60.0,
+    clock: Callable[[], float] = time.time,
+    is_new: bool = False,
+) -> AsyncIterator[Process]:
+    """A process whose configuration has these accounts; Redis has been told, unless the gateway `is_new`."""
+    metrics = Metrics(CollectorRegistry())
+    scripts = Scripts(redis, metrics, clock)
+    roster = Roster(redis, scripts, vault, clock, 1000)
+    pools = [
+        Pool(upstream, tuple(one for one in accounts if one.upstream == upstream), terms)
+        for upstream in dict.fromkeys(one.upstream for one in accounts)
+    ]
+    roster.configure(pools)
+    process = f"test{next(_PROCESSES)}"
+    queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
+    pool = KeyPool(scripts, roster, queue, clock, time.monotonic, lease_s)
+    if not is_new:
+        await roster.declare(pools)
+    companions = [asyncio.ensure_future(run()) for run in (queue.tend, queue.listen)]
+    try:
+        yield Process(pool, roster, queue, metrics)
+    finally:
+        for companion in companions:
+            companion.cancel()
+        await asyncio.gather(*companions, return_exceptions=True)

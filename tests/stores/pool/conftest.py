@@ -1,0 +1,29 @@
+"""Every kind of Redis that a pool may live in."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.harness import REDIS_BINARIES, redis_server
+
+CLUSTER = "cluster"
+
+
+@pytest.fixture(scope="session", params=[*REDIS_BINARIES, CLUSTER])
+def any_redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == CLUSTER:
+        yield CLUSTER
+        return
+    with redis_server(REDIS_BINARIES[request.param], tmp_path_factory.mktemp("r")) as url:
+        yield url
+
+
+@pytest.fixture
+def any_redis(any_redis_server: str, request: pytest.FixtureRequest) -> str:
+    """An empty Redis of every kind in turn, and an empty cluster."""
+    if any_redis_server == CLUSTER:
+        return str(request.getfixturevalue("redis_cluster"))
+    with redis.Redis.from_url(any_redis_server) as client:
+        client.flushall()
+    return any_redis_server

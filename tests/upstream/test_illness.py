@@ -1,0 +1,192 @@
+"""An upstream that is ill as a whole: left alone, tried by one call, and never made worse by repeated ones."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.images import Delivery, Trace
+from gateway.domain.keys import AccountLimits, PoolTerms
+from tests.harness import Simulator, serving
+from tests.upstream.test_upstreams import Answer, Scripted, Site, fault_of, running
+
+pytestmark = pytest.mark.anyio
+
+OPEN_S = 0.5
+BREAKER = PoolTerms(breaker_failures=3, breaker_open_s=OPEN_S)
+KEYS = tuple(f"{name}/{name}-1" for name in "abc")
+
+
+def started(stack: ExitStack, *answers: Answer, **scripts: list[Answer]) -> Scripted:
+    """An upstream that gives these answers to each key, the last one for ever."""
+    made = Scripted({name.replace("_", "-"): lines for name, lines in scripts.items()}, list(answers) or ["ok"])
+    made.url = stack.enter_context(serving(made.app()))
+    return made
+
+
+@asynccontextmanager
+async def ailing(redis_url: str, *sites: Site, **options: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Each job makes one call; the breaker opens after three bad ones."""
+    chosen = {"max_attempts": 1, "terms": BREAKER, "max_wait_s": 0.0} | options
+    async with running(redis_url, *sites, **chosen) as make:
+
+        async def make_encoded(**job: Any) -> Any:
+            return await make(delivery=Delivery.BASE64, **job)
+
+        yield make_encoded
+
+
+@pytest.mark.parametrize("answer", ["http 502", "http 504", "cut", "html", "empty", 1000, 1001, 1033])
+async def test_an_upstream_that_fails_again_and_again_is_left_alone(
+    redis_url: str, stack: ExitStack, answer: Answer
+) -> None:
+    upstream = started(stack, answer)
+    terms = PoolTerms(breaker_failures=3, breaker_open_s=60)
+    async with ailing(redis_url, Site("up", upstream.url, KEYS), terms=terms) as make:
+        for _ in range(3):
+            assert await fault_of(make) is not Fault.POOL_DOWN
+        assert [Fault.POOL_DOWN] * 5 == [await fault_of(make) for _ in range(5)]
+    assert 3 == upstream.calls.total()
+
+
+@pytest.mark.parametrize("answer", [1002, 1008, 1026, 2013, 2049, "ok"])
+async def test_what_a_key_an_account_or_a_tenant_is_at_fault_for_ails_no_upstream(
+    redis_url: str, stack: ExitStack, answer: Answer
+) -> None:
+    """Nor do failures with anything else between them: it answers, so it lives."""
+    upstream = started(stack, k_1=["http 502", "http 502", answer, "http 502", "http 502", answer], k_2=[answer])
+    faults = []
+    async with ailing(redis_url, Site("up", upstream.url, ("k/k-1", "other/k-2", "other/k-3"))) as make:
+        for _ in range(6):
+            try:
+                await make()
+            except GatewayError as error:
+                faults.append(error.fault)
+    assert Fault.UPSTREAM_ERROR in faults
+    assert Fault.POOL_DOWN not in faults
+
+
+async def test_an_upstream_that_cannot_be_reached_is_left_alone(redis_url: str) -> None:
+    terms, trace = PoolTerms(breaker_failures=2, breaker_open_s=60), Trace()
+    async with ailing(redis_url, Site("gone", "http://127.0.0.1:1", KEYS), terms=terms) as make:
+        assert Fault.CONNECT_FAILED is await fault_of(make)
+        assert Fault.POOL_DOWN is await fault_of(make, trace=trace)
+    assert [] == trace.calls
+
+
+async def test_an_upstream_that_hangs_is_left_alone(redis_url: str, simulator: Simulator) -> None:
+    terms = PoolTerms(breaker_failures=2, breaker_open_s=60)
+    async with ailing(redis_url, Site("sim", simulator.url, KEYS), terms=terms, deadline_s=0.4) as make:
+        assert [Fault.READ_TIMEOUT] * 2 == [await fault_of(make, prompt="[hang]") for _ in range(2)]
+        assert Fault.POOL_DOWN is await fault_of(make)
+    assert 2 == simulator.invoice()["total"]["requests"]
+
+
+async def test_after_its_rest_one_call_tries_an_upstream_and_all_are_served_when_it_is_well(
+    redis_url: str, stack: ExitStack
+) -> None:
+    upstream = started(stack, "http 502", "ok")
+    async with ailing(redis_url, Site("up", upstream.url, KEYS)) as make:
+        for _ in range(3):
+            await fault_of(make)
+        await asyncio.sleep(OPEN_S + 0.1)
+        assert 1 == len((await make()).pictures)
+        assert [1] * 6 == [len(made.pictures) for made in await asyncio.gather(*(make() for _ in range(6)))]
+    assert 3 + 1 + 6 == upstream.calls.total()
+
+
+async def test_an_upstream_that_is_still_ill_is_tried_by_one_call_and_rests_for_longer(
+    redis_url: str, stack: ExitStack
+) -> None:
+    upstream = started(stack, "http 502")
+    async with ailing(redis_url, Site("up", upstream.url, KEYS)) as make:
+        for _ in range(3):
+            await fault_of(make)
+        await asyncio.sleep(OPEN_S + 0.1)
+        faults = Counter(await asyncio.gather(*(fault_of(make) for _ in range(10))))
+        assert 1 == faults[Fault.UPSTREAM_ERROR]
+        assert 9 == faults[Fault.POOL_DOWN] + faults[Fault.POOL_BUSY]
+        assert 4 == upstream.calls.total()
+        resting_until = time.monotonic() + 2 * OPEN_S - 0.3
+        while time.monotonic() < resting_until:
+            assert Fault.POOL_DOWN is await fault_of(make)
+            await asyncio.sleep(0.05)
+    assert 4 == upstream.calls.total()
+
+
+@pytest.mark.parametrize("answer", ["http 502", 1000, "empty"])
+async def test_an_ill_first_target_is_followed_by_the_second_and_soon_not_asked(
+    redis_url: str, stack: ExitStack, answer: Answer
+) -> None:
+    first, second = started(stack, answer), started(stack)
+    sites = (Site("first", first.url, KEYS), Site("second", second.url, ("d/d-1",)))
+    terms = PoolTerms(breaker_failures=3, breaker_open_s=60)
+    async with ailing(redis_url, *sites, terms=terms, max_attempts=3) as make:
+        assert [1] * 8 == [len((await make()).pictures) for _ in range(8)]
+    assert (3, 8) == (first.calls.total(), second.calls.total())
+
+
+async def test_repeated_calls_are_a_fifth_of_all_at_the_most(redis_url: str, stack: ExitStack) -> None:
+    """An outage of a hundred requests, of which each might be sent three times."""
+    upstream = started(stack, "http 502")
+    keys = tuple(f"{name}/{name}-1" for name in "abcdefgh")
+    async with ailing(
+        redis_url, Site("up", upstream.url, keys), terms=PoolTerms(breaker_failures=1000), max_attempts=3
+    ) as make:
+        for _ in range(5):
+            faults = await asyncio.gather(*(fault_of(make) for _ in range(20)))
+            assert {Fault.UPSTREAM_ERROR} == set(faults)
+    assert 100 < upstream.calls.total() <= 100 + 20 + 3
+
+
+async def test_the_first_of_the_retry_budget_are_for_every_upstream_of_its_own(
+    redis_url: str, stack: ExitStack
+) -> None:
+    """What one upstream's outage used up is not taken from another."""
+    ill, hiccup = started(stack, "http 502"), started(stack, x_1=["http 502", "ok"])
+    terms = PoolTerms(breaker_failures=1000)
+    async with ailing(redis_url, Site("ill", ill.url, KEYS), terms=terms, max_attempts=3) as make:
+        await asyncio.gather(*(fault_of(make) for _ in range(30)))
+    async with ailing(redis_url, Site("hiccup", hiccup.url, ("x/x-1", "y/y-1")), terms=terms, max_attempts=3) as make:
+        assert 1 == len((await make()).pictures)
+
+
+@pytest.mark.parametrize("answer", [1002, 1008, 1041, 2056])
+async def test_an_account_s_fault_is_never_met_twice_by_one_job(
+    redis_url: str, stack: ExitStack, answer: Answer
+) -> None:
+    upstream = started(stack, answer)
+    keys = ("a/a-1", "a/a-2", "b/b-1", "b/b-2", "c/c-1", "c/c-2")
+    async with ailing(redis_url, Site("up", upstream.url, keys), max_attempts=6) as make:
+        await fault_of(make)
+    assert ["a", "b", "c"] == sorted(key[0] for key in upstream.calls.elements())
+
+
+async def test_bad_keys_are_passed_over_although_the_retry_budget_is_used_up(redis_url: str, stack: ExitStack) -> None:
+    """They are out by then: nothing is made worse, and the clients notice nothing."""
+    bad: dict[str, list[Answer]] = {f"k_{number}": [2049] for number in range(8)}
+    upstream = started(stack, **bad)
+    keys = (*(f"a{number}/k-{number}" for number in range(8)), "good/good-1")
+    async with ailing(redis_url, Site("up", upstream.url, keys), max_attempts=9) as make:
+        assert [1] * 4 == [len((await make()).pictures) for _ in range(4)]
+
+
+async def test_a_job_in_the_queue_goes_on_to_the_next_target_after_a_while(
+    redis_url: str, simulator: Simulator
+) -> None:
+    """The first one takes one call at once, and that is under way."""
+    sites = (Site("first", simulator.url, ("a/a-1",)), Site("second", simulator.url, ("b/b-1",)))
+    limits = AccountLimits(100, 100, 1)
+    async with ailing(redis_url, *sites, limits=limits, max_wait_s=20.0, spill_after_s=0.3) as make:
+        slow = asyncio.ensure_future(make(prompt="[delay=1.5]"))
+        await asyncio.sleep(0.3)
+        started_s = time.monotonic()
+        await make()
+        assert 0.25 < time.monotonic() - started_s < 1.1
+        assert not slow.done()
+        await slow

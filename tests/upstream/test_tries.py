@@ -1,0 +1,99 @@
+"""What one part of a job may still try, by the table alone."""
+
+import pytest
+
+from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.keys import UpstreamKey, make_secret
+from gateway.stores.pool import NoKey, Repeat
+from gateway.upstream.tries import Tries
+
+KEY = UpstreamKey("sim", "a", "a-1", make_secret("a-1"))
+
+
+def failed(*faults: Fault, left: int = 3) -> Tries:
+    tries = Tries(left)
+    for fault in faults:
+        tries.note_failure(GatewayError(fault), KEY)
+    return tries
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_what_was_sent_counts_and_what_was_not_does_not(fault: Fault) -> None:
+    assert (3 if TABLE[fault].outcome is Outcome.NOT_SENT else 2) == failed(fault).left
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_avoids_whom_the_table_blames(fault: Fault) -> None:
+    avoided = {Scope.KEY: ("a/a-1",), Scope.MODEL: ("a/a-1",), Scope.ACCOUNT: ("a/",)}
+    assert avoided.get(TABLE[fault].scope, ()) == failed(fault).avoided_at("sim")
+
+
+def test_another_upstream_s_keys_are_not_avoided() -> None:
+    assert () == failed(Fault.KEY_INVALID).avoided_at("other")
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_only_free_outcomes_are_sent_again(fault: Fault) -> None:
+    row = TABLE[fault]
+    is_free = row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED} and row.retry is not Retry.NEVER
+    assert is_free is failed(fault).may_send_again(GatewayError(fault))
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if TABLE[fault].retry is Retry.ONCE])
+def test_once_is_once_whatever_the_faults(fault: Fault) -> None:
+    tries = failed(fault)
+    assert tries.may_send_again(GatewayError(fault))
+    assert not tries.may_send_again(GatewayError(Fault.UPSTREAM_ERROR))
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if TABLE[fault].outcome is Outcome.REFUSED])
+def test_after_the_last_attempt_nothing_is_sent_anywhere(fault: Fault) -> None:
+    tries = failed(fault, left=1)
+    assert not tries.may_send_again(GatewayError(fault))
+    assert not tries.may_go_elsewhere(GatewayError(fault))
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_the_next_target_is_for_what_concerns_the_whole_upstream(fault: Fault) -> None:
+    row = TABLE[fault]
+    expected = row.scope is Scope.UPSTREAM and row.retry is not Retry.NEVER
+    assert expected is failed(fault).may_go_elsewhere(GatewayError(fault))
+
+
+def test_a_first_call_repeats_nothing() -> None:
+    assert Repeat.NO is Tries(3).repeat_at("sim")
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_repeated_call_counts_against_the_budget_where_the_upstream_is_ill(fault: Fault) -> None:
+    expected = Repeat.OF_ILL_UPSTREAM if TABLE[fault].ails_upstream else Repeat.OF_BAD_KEY
+    assert expected is failed(fault).repeat_at("sim")
+    assert Repeat.NO is failed(fault).repeat_at("other")
+
+
+def test_busy_is_told_where_one_upstream_is_and_the_shortest_wait() -> None:
+    tries = Tries(3)
+    for nothing in (NoKey(40.0, is_busy=False), NoKey(7.5, is_busy=True), NoKey(None, is_busy=False)):
+        tries.note_no_key(nothing)
+    error = tries.verdict()
+    assert (Fault.POOL_BUSY, 7.5) == (error.fault, error.retry_after_s)
+
+
+def test_down_is_told_where_all_are() -> None:
+    tries = Tries(3)
+    tries.note_no_key(NoKey(None, is_busy=False))
+    error = tries.verdict()
+    assert (Fault.POOL_DOWN, None) == (error.fault, error.retry_after_s)
+
+
+def test_a_fault_is_told_rather_than_that_no_key_was_left() -> None:
+    tries = failed(Fault.KEY_INVALID)
+    tries.note_no_key(NoKey(5.0, is_busy=True))
+    assert Fault.KEY_INVALID is tries.verdict().fault
+
+
+def test_the_first_place_in_the_line_is_kept() -> None:
+    tries = Tries(3)
+    for asked in ("", "1000", "2000"):
+        tries.note_no_key(NoKey(None, is_busy=True, asked=asked))
+    assert "1000" == tries.asked
