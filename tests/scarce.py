@@ -20,7 +20,7 @@ def scarce(
     limits: dict[str, int] | None = None,
     **terms: float,
 ) -> dict[str, Any]:
-    """An upstream each of whose accounts takes one call at once, or has these limits; `terms` are the upstream's own."""
+    """An upstream whose accounts take one call at once each, or have these limits; `terms` are the upstream's own."""
     site = upstream(name, dialect, url, *accounts)
     given = UNLIMITED | (ONE_AT_ONCE if limits is None else limits)
     described = [account | given for account in _list(site["accounts"])]

@@ -79,7 +79,7 @@ class PoolTerms:
     """In a row, until the upstream is left alone."""
     breaker_open_s: float = 10.0
     retry_percent: int = 20
-    """Of the calls of a minute may repeat a failed one."""
+    """So many calls of a minute may repeat a failed one, in percent of those that do not."""
 
 
 @dataclass(frozen=True, slots=True)

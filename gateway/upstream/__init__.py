@@ -170,7 +170,7 @@ class Upstreams:
                 break
             if not tries.may_send_again(outcome):
                 return [outcome]
-            if outcome.row.scope is Scope.UPSTREAM and outcome.row.retry is Retry.FREELY:
+            if _is_for_another_target(outcome, others):
                 break
         if others:
             return await self._make(run, count, tuple(others), tries)
@@ -278,6 +278,13 @@ class _Made:
 
 
 _Outcome = _Made | GatewayError
+
+
+def _is_for_another_target(error: GatewayError, others: list[Target]) -> bool:
+    """Whether what may be sent again is not to be sent to this upstream: it cannot serve, or seems ill."""
+    if error.row.scope is Scope.UPSTREAM and error.row.retry is Retry.FREELY:
+        return True
+    return bool(others) and error.row.ails_upstream
 
 
 def _outcomes(part: list[_Outcome] | BaseException) -> list[_Outcome]:

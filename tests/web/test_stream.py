@@ -178,7 +178,7 @@ def test_ten_hang_ups_leave_nothing_behind(lively: Gateway) -> None:
                 lively.url + GENERATIONS,
                 json={"prompt": "x [delay=0.4]", "stream": True},
                 headers=headers,
-                timeout=httpx.Timeout(5, read=0.15),
+                timeout=httpx.Timeout(5, read=0.03),
             )
     wait_until(
         lambda: 'imagegate_images_total{model="image-01",tenant="acme",upstream="sim"} 10.0' in metrics(lively),

@@ -152,7 +152,7 @@ def test_who_hangs_up_while_waiting_leaves_the_queue_at_once_and_pays_nothing(
         wait_for_queue(narrow, 0, timeout_s=1.0)
         wait_until(lambda: len(ledger(narrow)) == 1, "the one that left is settled", 2.0)
         [line] = ledger(narrow)
-    assert ("not_sent", 3, 0, "0.0000") == (line["outcome"], line["asked"], line["delivered"], line["usd"])
+    assert ("not_sent", 3, 0, "0.00") == (line["outcome"], line["asked"], line["delivered"], line["usd"])
     assert 1 == len(simulator.requests())
 
 

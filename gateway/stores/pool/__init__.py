@@ -138,7 +138,7 @@ class KeyPool:
                 await asyncio.sleep(_STRANGERS_PAUSE_S)
                 strangers = ()
                 continue
-            key = await self._key_of(demand.upstream, found.answer)
+            key = await self._key_of(demand.upstream, found)
             if key:
                 self._queue.hold(demand.upstream, found.id)
                 return Lease(found.id, key, demand.model, demand.images, found.taken_s, found.asked)
@@ -238,12 +238,17 @@ class KeyPool:
             if not isinstance(error, GatewayError):
                 raise
 
-    async def _key_of(self, upstream: str, answer: Answer) -> UpstreamKey | None:
+    async def _key_of(self, upstream: str, taken: "_Taken") -> UpstreamKey | None:
         """The key of a lease; one that was added lately is learnt now."""
+        answer = taken.answer
         named = (upstream, answer.account, answer.key, answer.fingerprint)
         key = self._roster.find(*named)
         if key is None:
-            await self._roster.refresh(upstream)
+            try:
+                await self._roster.refresh(upstream)
+            except BaseException:
+                self._queue.abandon(upstream, taken.id)
+                raise
             key = self._roster.find(*named)
         if key is None:
             _LOG.warning("pool_key_unknown", upstream=upstream, account=answer.account, key=answer.key)

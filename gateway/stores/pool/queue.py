@@ -186,10 +186,9 @@ class Queue:
 
     async def _ask(self, upstream: str) -> float:
         """A sign of life. Returns: seconds until the next is due. Raises: GatewayError REDIS_AWAY."""
-        leases: tuple[str, ...] = ()
         now_s = self._monotonic()
-        if now_s - self._renewed_s.get(upstream, 0) >= self._lease_s / 4 - _TURN_S:
-            leases = tuple(self._leases.get(upstream, ()))
+        is_renewing = now_s - self._renewed_s.get(upstream, 0) >= self._lease_s / 4 - _TURN_S
+        leases = tuple(self._leases.get(upstream, ())) if is_renewing else ()
         places = list(self._places.get(upstream, {}).values())
         next_s = _TURN_S
         batches = [places[at : at + _IDS_A_TURN] for at in range(0, len(places), _IDS_A_TURN)]
@@ -204,7 +203,9 @@ class Queue:
             self._tell(upstream, batch, answer)
             if answer.is_keeper and answer.next_us >= 0:
                 next_s = min(next_s, answer.next_us / 1e6 + _SOON_S)
-            self._renewed_s[upstream], leases = now_s, ()
+            leases = ()
+        if is_renewing:
+            self._renewed_s[upstream] = now_s
         return next_s
 
     def _tell(self, upstream: str, batch: list[Place], answer: Answer) -> None:

@@ -78,6 +78,11 @@ class Answer(msgspec.Struct, frozen=True):
     is_keeper: bool = False
     given: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What every script says beside."""
+
     events: tuple[tuple[str, str, str], ...] = ()
     """What changed its state meanwhile: subject, state, fault."""
 
@@ -97,16 +102,16 @@ class Scripts:
 
     async def run(self, act: str, upstream: str, args: list[Value]) -> Answer:
         """Raises: GatewayError REDIS_AWAY. Redis: one round trip."""
-        found = msgspec.json.decode(await self.raw(act, upstream, args), type=Answer, strict=False)
-        for event in found.events:
-            self._tell(upstream, *event)
-        return found
+        return msgspec.json.decode(await self.raw(act, upstream, args), type=Answer, strict=False)
 
     async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
         """The answer as JSON. Raises: GatewayError REDIS_AWAY."""
         day = time.strftime("%Y%m%d", time.gmtime(self._clock()))
         keys = [record(upstream, name) for name in (*_NAMES, f"day:{day}")]
-        return str(await self._scripts[act](keys, args))
+        text = str(await self._scripts[act](keys, args))
+        for event in msgspec.json.decode(text, type=_Told).events:
+            self._tell(upstream, *event)
+        return text
 
     def _tell(self, upstream: str, subject: str, state: str, fault: str) -> None:
         member, _, model = subject.partition("|")

@@ -44,12 +44,13 @@ end
 
 -- The moments at which the slots of an account are free, as many as `most`, added to `times`.
 local function add_slots(a, from, most, times)
-  local free = math.min(most, math.max(0, rate_of(a) - a.requests))
+  local free = math.min(most, rate_of(a) - a.requests)  -- less than 0 where more was sent than it is now believed to allow
   for _ = 1, free do times[#times + 1] = from end
   local log = a.load.log
   for i = 1, #log, 3 do
-    for _ = 1, math.min(log[i + 1], most - free) do times[#times + 1] = math.max(from, log[i] + window()) end
-    free = free + log[i + 1]
+    local before = free
+    free = math.min(most, free + log[i + 1])
+    for _ = math.max(0, before) + 1, free do times[#times + 1] = math.max(from, log[i] + window()) end
     if free >= most then break end
   end
 end
@@ -117,6 +118,12 @@ local function wait_in_line(wait)
   join({id = id, t = tenant, w = weight, at = asked, n = images, m = model, x = avoided_list, p = process, c = cost,
     r = repeats})
   dispatch()
+  local given = lease_of(id)
+  if given then  -- who waits needs something else than this
+    local answer = claim(id, given, now + tonumber(ARGV[10]))
+    answer.asked_us = moment(asked)
+    return answer
+  end
   return {verdict = 'wait', wait_us = wait, asked_us = moment(asked)}
 end
 
@@ -126,7 +133,7 @@ local is_open, back = gate()
 if is_open == 0 then return reply({verdict = 'down', wait_us = back > 0 and back - now or TRIAL}) end
 if repeats == 1 then
   local calls, retries = calls_lately()
-  if retries + 1 > math.max(setting('retries_min'), calls * setting('retry_percent') / 100) then
+  if retries + 1 > math.max(setting('retries_min'), (calls - retries) * setting('retry_percent') / 100) then
     return reply({verdict = 'spent'})
   end
 end

@@ -9,6 +9,6 @@ if place then leave(place) end
 if lease then
   local a = give_back(id, lease, true)
   if a then put_back(a) end
-  dispatch()
 end
+if place or lease then dispatch() end
 return reply({verdict = 'left'})

@@ -182,7 +182,7 @@ local function key_of(a, model, avoided)
       is_free = false
     elseif not (is_free and is_allowed) and math.max(until_one, until_two) < soonest then
       soonest = math.max(until_one, until_two)
-      why = until_one > until_two and one or two
+      why = not is_free and (is_allowed or until_one >= until_two) and one or two
     end
     if is_free and is_allowed and not held[i + 1] and (a.load.last[key.name] or 0) < oldest then
       best, oldest = key, a.load.last[key.name] or 0
@@ -246,18 +246,23 @@ local function write_down(a, images)
   a.requests, a.images = a.requests + 1, a.images + images
 end
 
--- Likewise for a request of an earlier moment.
+-- Likewise for a request of an earlier moment; in a long log it goes with the next one.
 local function write_in(a, t, images)
   local log = a.load.log
   local at = #log + 1
   while at > 3 and log[at - 3] > t do at = at - 3 end
-  for i, value in ipairs({t, 1, images}) do table.insert(log, at + i - 1, value) end
+  if #log >= 3 * EXACT_MAX and log[at] then
+    log[at + 1], log[at + 2] = log[at + 1] + 1, log[at + 2] + images
+  else
+    for i, value in ipairs({t, 1, images}) do table.insert(log, at + i - 1, value) end
+  end
   a.requests, a.images = a.requests + 1, a.images + images
 end
 
--- The opposite, for a request of the moment t that was not sent.
+-- The opposite, for a request of the moment t that was not sent; what has left the log already is not in it.
 local function cross_out(a, t, images)
   local log = a.load.log
+  if t <= now - window() then return end
   for i = 1, #log, 3 do
     if log[i] >= t then
       log[i + 1], log[i + 2] = log[i + 1] - 1, log[i + 2] - images
@@ -494,6 +499,8 @@ local function calls_lately()
   local minute = math.floor(now / MINUTE)
   local age = minute - setting('minute')
   if age > 0 then
+    touch('roster')  -- what is read and not written lives on with every minute in which the pool is used
+    touch('declared')
     local was_next = age == 1
     set_meta('calls_before', was_next and setting('calls') or 0)
     set_meta('retries_before', was_next and setting('retries') or 0)
@@ -509,4 +516,18 @@ local function count_call(is_retry)
   calls_lately()
   set_meta('calls', setting('calls') + 1)
   if is_retry then set_meta('retries', setting('retries') + 1) end
+end
+
+-- Begin the call of a granted lease: the account's minute is counted from here.
+local function claim(id, lease, until_us)
+  local a = account(lease.a)
+  cross_out(a, lease.t, lease.n)
+  write_down(a, lease.n)
+  lease.t, lease.g = now, nil
+  redis.call('HDEL', K.grants, id)
+  redis.call('HSET', touch('leased'), id, cmsgpack.pack(lease))
+  redis.call('ZADD', touch('leases'), until_us, id)
+  count_call(lease.r > 0)
+  put_back(a)
+  return leased('leased', id, lease)
 end

@@ -41,6 +41,7 @@ local function end_rests()
     local rest = rest_in(redis.call('HGET', K.health, field))
     if rest and rest.until_us <= now then
       redis.call('HDEL', K.health, field)
+      if field == '*' then set_meta('well_since', now) end
       tell(field, 'ready', '')
     end
   end
@@ -101,6 +102,7 @@ local function mind_breaker()
     if setting('failures') > 0 then set_meta('failures', 0) end
     return
   end
+  if not lease or lease.t < setting('well_since') then return end  -- it was sent before the upstream was well again
   local failures, star = setting('failures') + 1, rest_in(redis.call('HGET', K.health, '*'))
   set_meta('failures', failures)
   local seconds = setting('breaker_open_us') / 1000000
@@ -136,7 +138,7 @@ if lease then
   end
 end
 a = a or account(said.account)
-if said.breaker then mind_breaker() end
+if said.breaker and meta.version then mind_breaker() end
 if is_our_key(a) then
   if said.is_success then end_rests() else end_trials() end
   if said.scope then note_fault() end

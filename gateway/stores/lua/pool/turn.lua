@@ -3,6 +3,7 @@
 -- ARGV[4]  how many leases follow, to be renewed; then the ids of waiting requests
 -- Returns  JSON: verdict "down" or "open"; given: ids to claim; gone: ids that wait no longer;
 --          next_us: until something may be free, -1 unknown; is_keeper: this process asks again then, the others are told
+local WORTH = 10 * MINUTE
 local process, lease_us, leases = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- One process a pool asks at the moment when something gets free; the others, once a second, see that somebody does.
@@ -22,6 +23,22 @@ local function bury()
       if place.p == dead then leave(place) end
     end
   end
+end
+
+-- Whether an account could serve sooner or later: has room, is full, or rests for a time that is worth waiting for.
+local function can_serve()
+  if redis.call('ZCARD', K.ready) > 0 then return true end
+  local names = redis.call('ZRANGE', K.turns, 0, BATCH)
+  for _, name in ipairs(names) do
+    local a = account(name)
+    if a and a.record then
+      local key, _, rest = key_of(a, nil, {})
+      if key then return true end
+      if rest and rest.state == 'cooling' and (rest.busy or rest.until_us < now + WORTH) then return true end
+      if rest and rest.until_us <= now then return true end
+    end
+  end
+  return #names > BATCH
 end
 
 if not meta.version then return reply({verdict = 'unknown'}) end
@@ -52,5 +69,6 @@ for i = 5 + leases, #ARGV do
 end
 if #found.given == 0 then found.given = nil end
 if #found.gone == 0 then found.gone = nil end
-found.verdict = gate() == 0 and 'down' or 'open'
+local is_down = gate() == 0 or (redis.call('ZCARD', K.active) > 0 and not can_serve())
+found.verdict = is_down and 'down' or 'open'
 return reply(found)
