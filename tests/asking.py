@@ -9,6 +9,7 @@ import anyio
 
 from gateway.domain.faults import GatewayError
 from gateway.stores import PREFIX, Client, Login, answer, connect, load_script, ping, redis_faults
+from gateway.stores.pool.scripts import SHARED
 
 EMPTY_POOL = {"verdict": "unknown", "version": 0}
 _POOL_KEYS = 20
@@ -53,7 +54,7 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
 async def lease(redis: Client, pool: str) -> object:
     """Ask one script, of a pool that nobody has declared."""
     keys = [f"{PREFIX}:{{pool:{pool}}}:{number}" for number in range(_POOL_KEYS)]
-    return json.loads(str(await load_script(redis, "pool/look", "pool/prelude")(keys, [])))
+    return json.loads(str(await load_script(redis, "pool/look", SHARED)(keys, [])))
 
 
 async def check_everything(redis: Client) -> None:

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, make_secret
 from gateway.metrics import Metrics
 from gateway.stores import Client, answer
@@ -46,11 +44,14 @@ for i = 1, #rests, 2 do
   redis.call('HSET', KEYS[3], rests[i], cjson.encode(rest))
 end
 for _, at in ipairs({4, 5}) do
-  for _, member in ipairs(redis.call('ZRANGE', KEYS[at], 0, -1)) do redis.call('ZINCRBY', KEYS[at], -us, member) end
+  for _, member in ipairs(redis.call('ZRANGE', KEYS[at], 0, -1)) do
+    redis.call('ZINCRBY', KEYS[at], -us, member)
+  end
 end
 local minute = tonumber(redis.call('HGET', KEYS[6], 'minute') or 0)
 redis.call('HSET', KEYS[6], 'minute', minute - math.floor(us / 60000000))
-if redis.call('HEXISTS', KEYS[6], 'well_since') == 1 then redis.call('HINCRBY', KEYS[6], 'well_since', string.format('-%d', us)) end
+local well = tonumber(redis.call('HGET', KEYS[6], 'well_since') or 0)
+redis.call('HSET', KEYS[6], 'well_since', string.format('%.0f', math.max(0, well - us)))
 return 1
 """
 
@@ -116,7 +117,7 @@ async def pooling(
     is_new: bool = False,
 ) -> AsyncIterator[Process]:
     """A process whose configuration has these accounts; Redis has been told, unless the gateway `is_new`."""
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     scripts = Scripts(redis, metrics, clock)
     roster = Roster(redis, scripts, vault, clock, 1000)
     pools = [

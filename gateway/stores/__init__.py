@@ -33,7 +33,7 @@ Every key; what stands in braces is its hash tag.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Final, TypeVar, cast
@@ -74,13 +74,13 @@ def connect(url: str, timeout_s: float, login: Login = Login()) -> Client:  # no
     return cast("Client", build(parse_address(url), login, timeout_s))
 
 
-def load_script(redis: Client, name: str, prelude: str = "") -> Script:
-    """`lua/NAME.lua`, after `lua/PRELUDE.lua`, run by its hash, and sent in full where a server has it not (any more).
+def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
+    """`lua/NAME.lua`, after what it shares with others, run by its hash, and sent in full where a server has it not (any more).
 
     All keys must be in one slot of a cluster: they share what stands in braces.
     """
     folder = files(__package__) / "lua"
-    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (prelude, name) if part)
+    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name))
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def call(keys: list[str], args: list[Value]) -> object:

@@ -170,6 +170,11 @@ class Admission:
         if settled.status == "settled":
             _LOG.warning("ticket_expired", tenant=tenant, ticket=ticket_id, outcome=settled.outcome)
 
+    @property
+    def owed(self) -> int:
+        """Requests of this process that have ended and are not settled."""
+        return len(self._owed)
+
     async def _ask(self, caller: Caller, ticket_id: str, purchase: Purchase | None = None) -> Verdict:
         args: list[Value] = [ticket_id, caller.key.id]
         if purchase:

@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 import pytest
 import redis as sync_redis
-from prometheus_client import CollectorRegistry
 
 from gateway.domain.billing import BillingRule, Durations, Price, Purchase
 from gateway.domain.faults import TABLE, Fault, GatewayError
@@ -326,7 +325,7 @@ async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(ea
 
 async def test_a_settlement_whose_answer_was_lost_is_metered_once(redis_url: str) -> None:
     """The first call settles and is never heard; the second moves nothing and tells what the first did."""
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
         async with admitted(admission, caller, 2) as ticket:
@@ -534,7 +533,7 @@ async def test_an_admission_is_one_round_trip_whose_cost_does_not_grow_with_tena
 
 
 async def test_what_redis_does_not_take_is_settled_when_it_is_back(redis_url: str) -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     async with connected(redis_url, 0.3) as redis:
         admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
         with sync_redis.Redis.from_url(redis_url) as other:
@@ -613,7 +612,7 @@ async def test_one_that_cannot_be_settled_keeps_no_other_from_its_lease(redis_ur
 
 async def test_what_a_returning_redis_has_forgotten_is_settled_again(redis_url: str) -> None:
     """It comes back from a snapshot in which a settled request is still open: it must not be charged as unconfirmed."""
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
         async with admitted(admission, caller, 4) as ticket:

@@ -7,7 +7,6 @@ concurrency and its health; whoever dies gives back what it holds by expiry; a r
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Final
 
 import msgspec
@@ -16,10 +15,13 @@ import structlog
 from gateway.domain.faults import TABLE, Fault, GatewayError, Lowers, Outcome
 from gateway.domain.keys import UpstreamKey, rest_after
 from gateway.stores import PREFIX, Value
+from gateway.stores.pool.demands import UNSENT, Demand, Lease, NoKey, Repeat, Report
 from gateway.stores.pool.queue import Queue, Wake
 from gateway.stores.pool.roster import Roster
 from gateway.stores.pool.scripts import Answer, Scripts
 from gateway.stores.pool.status import PoolStatus, read_status
+
+__all__ = ["UNSENT", "Demand", "KeyPool", "Lease", "NoKey", "Repeat", "Report", "channel_of"]
 
 _LOG = structlog.get_logger("imagegate.pool")
 _STRANGERS_S: Final = 5.0
@@ -27,77 +29,6 @@ _STRANGERS_S: Final = 5.0
 _STRANGERS_PAUSE_S: Final = 0.25
 _LATE_S: Final = 0.25
 """A call that was sent so much later than it was leased is counted from then on."""
-
-
-class Repeat(Enum):
-    """Whether a call repeats one that failed; the value is lua/pool/lease.lua's."""
-
-    NO = 0
-    OF_ILL_UPSTREAM = 1
-    """It counts against the retry budget, and is refused beyond it."""
-    OF_BAD_KEY = 2
-    """It counts, and is let through: a bad key is out by then, so no outage is made worse."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """One call that needs an account."""
-
-    upstream: str
-    model: str
-    """The upstream's name of the model."""
-    images: int
-    tenant: str
-    weight: int
-    patience_s: float
-    """The longest wait; 0 does not wait."""
-    asked: str = ""
-    """`Lease.asked` or `NoKey.asked` of an earlier lease for the same call, whose place in the line it keeps."""
-    repeat: Repeat = Repeat.NO
-    avoided: tuple[str, ...] = ()
-    """Ids of keys, or "ACCOUNT/" for a whole account."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to send one call with a key, now."""
-
-    id: str
-    key: UpstreamKey
-    model: str
-    images: int
-    taken_s: float
-    """Monotonic; it was taken then or later."""
-    asked: str
-
-
-@dataclass(frozen=True, slots=True)
-class NoKey:
-    """No key of the upstream may be used in time."""
-
-    wait_s: float | None
-    """Until one could be; None where nobody knows, or the call itself has used up every key."""
-    is_busy: bool
-    """The accounts are healthy and will have room."""
-    asked: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a call tells of its key, its account and its upstream."""
-
-    fault: Fault | None = None
-    pause_s: float | None = None
-    """What the upstream itself asked for."""
-    images: int = 0
-    """Delivered."""
-    usd_micros: int = 0
-    sent_s: float | None = None
-    """Monotonic; when the request was written."""
-
-
-UNSENT: Final = Report(Fault.CALL_NOT_SENT)
-"""Nothing was sent, and nobody is to blame."""
 
 
 class KeyPool:

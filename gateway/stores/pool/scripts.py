@@ -32,6 +32,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.domain.faults import Fault
 from gateway.metrics import Metrics
 from gateway.stores import PREFIX, Client, Value, load_script
 
@@ -58,6 +59,8 @@ _NAMES: Final = (
     "audit",
 )
 """As in lua/pool/prelude.lua, which has the day's after them."""
+SHARED: Final = ("pool/prelude", "pool/accounts", "pool/leases", "pool/line")
+"""What stands before each script, in this order."""
 ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look")
 UPSTREAM: Final = "*"
 """The subject of what concerns an upstream as a whole."""
@@ -96,7 +99,7 @@ class Scripts:
     """Runs them, and tells of every change of state that they report."""
 
     def __init__(self, redis: Client, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._scripts = {act: load_script(redis, f"pool/{act}", "pool/prelude") for act in ACTS}
+        self._scripts = {act: load_script(redis, f"pool/{act}", SHARED) for act in ACTS}
         self._metrics = metrics
         self._clock = clock
 
@@ -119,7 +122,7 @@ class Scripts:
         self._metrics.pool_transitions.labels(upstream, account, key, state, fault or "none").inc()
         named = {"account": account, "key": key, "model": model}
         told = {name: value for name, value in named.items() if value}
-        if subject == UPSTREAM and state == "quarantined":
+        if subject == UPSTREAM and fault == Fault.KEY_INVALID.value and state == "quarantined":
             _LOG.error(
                 "configuration_alarm",
                 upstream=upstream,

@@ -18,4 +18,4 @@ async def main(url: str, calls: int) -> int:
 
 
 if __name__ == "__main__":
-    print(asyncio.run(main(sys.argv[1], int(sys.argv[2]))))
+    sys.stdout.write(str(asyncio.run(main(sys.argv[1], int(sys.argv[2])))))

@@ -1,7 +1,6 @@
 """An account is never asked for more than it allows, whoever asks and wherever."""
 
 import asyncio
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,17 +27,22 @@ async def crowd(processes: tuple[Process, ...], calls: int, **changes: object) -
 async def test_400_calls_at_once_over_two_processes_get_exactly_what_the_accounts_allow(any_redis: str) -> None:
     limits = AccountLimits(requests_per_minute=25, images_per_minute=1000, max_concurrency=1000)
     accounts = [account(name, f"{name}-1", f"{name}-2", limits=limits) for name in "ab"]
-    async with connected(any_redis, timeout_s=10) as redis:
-        async with pooling(redis, *accounts) as one, pooling(redis, *accounts) as other:
-            leases = await crowd((one, other), 400)
+    async with (
+        connected(any_redis, timeout_s=10) as redis,
+        pooling(redis, *accounts) as one,
+        pooling(redis, *accounts) as other,
+    ):
+        leases = await crowd((one, other), 400)
     assert {"a": 25, "b": 25} == {name: sum(lease.key.account == name for lease in leases) for name in "ab"}
 
 
 async def test_processes_of_the_system_share_what_an_account_allows(redis_url: str) -> None:
     """Four programs that ask 100 times each: together they get what one would."""
     command = [sys.executable, "-m", "tests.stores.pool.asking", redis_url, "100"]
-    started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    told = await asyncio.gather(*(asyncio.to_thread(one.communicate) for one in started))
+    started = [
+        await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE) for _ in range(4)
+    ]
+    told = await asyncio.gather(*(one.communicate() for one in started))
     assert 37 == sum(int(text) for text, _ in told)
 
 

@@ -42,15 +42,22 @@ local function offers_from(a, sums)
   return nil
 end
 
--- The moments at which the slots of an account are free, as many as `most`, added to `times`.
+-- The moments at which the slots of an account are free, as many as `most`, added to `times`: when its minute has room and,
+-- as calls have lately lasted so long, one of those under way has ended.
 local function add_slots(a, from, most, times)
+  local count, lanes = 0, lanes_of(a)
+  local function add(us)
+    count = count + 1
+    local ended = math.max(0, a.load.flying + count - lanes)
+    times[#times + 1] = math.max(us, now + math.ceil(ended) * setting('call_us') / lanes)
+  end
   local free = math.min(most, rate_of(a) - a.requests)  -- less than 0 where more was sent than it is now believed to allow
-  for _ = 1, free do times[#times + 1] = from end
+  for _ = 1, free do add(from) end
   local log = a.load.log
   for i = 1, #log, 3 do
     local before = free
     free = math.min(most, free + log[i + 1])
-    for _ = math.max(0, before) + 1, free do times[#times + 1] = math.max(from, log[i] + window()) end
+    for _ = math.max(0, before) + 1, free do add(math.max(from, log[i] + window())) end
     if free >= most then break end
   end
 end
@@ -113,18 +120,17 @@ local function lease_now(found, pass)
   return answer
 end
 
-local function wait_in_line(wait)
+-- What it is given, if it is its turn for something that is free: who waits needs something else than this.
+local function join_line()
   redis.call('ZADD', touch('processes'), now + tonumber(ARGV[11]), process)
   join({id = id, t = tenant, w = weight, at = asked, n = images, m = model, x = avoided_list, p = process, c = cost,
     r = repeats})
   dispatch()
   local given = lease_of(id)
-  if given then  -- who waits needs something else than this
-    local answer = claim(id, given, now + tonumber(ARGV[10]))
-    answer.asked_us = moment(asked)
-    return answer
-  end
-  return {verdict = 'wait', wait_us = wait, asked_us = moment(asked)}
+  if not given then return nil end
+  local answer = claim(id, given, now + tonumber(ARGV[10]))
+  answer.asked_us = moment(asked)
+  return answer
 end
 
 if not meta.version then return reply({verdict = 'unknown'}) end
@@ -143,7 +149,13 @@ if redis.call('ZCARD', K.active) == 0 then
 end
 local wait, reason, later = forecast()
 if not wait then return reply({verdict = reason, wait_us = later or 0}) end
-if patience <= 0 or wait > patience or redis.call('ZCARD', K.line) >= setting('queue_max') then
+if (wait > patience and wait > 0) or redis.call('ZCARD', K.line) >= setting('queue_max') then
   return reply({verdict = 'busy', wait_us = wait})
 end
-return reply(wait_in_line(wait))
+local given = join_line()
+if given then return reply(given) end
+if patience <= 0 then
+  leave(place_of(id))
+  return reply({verdict = 'busy', wait_us = wait})
+end
+return reply({verdict = 'wait', wait_us = wait, asked_us = moment(asked)})

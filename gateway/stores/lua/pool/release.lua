@@ -100,6 +100,12 @@ end
 local function mind_breaker()
   if said.breaker == 'well' then
     if setting('failures') > 0 then set_meta('failures', 0) end
+    local star = rest_in(redis.call('HGET', K.health, '*'))
+    if star and star.probe == id and not said.scope then  -- it answers as it should, be it with a refusal
+      redis.call('HDEL', K.health, '*')
+      set_meta('well_since', moment(now))
+      tell('*', 'ready', '')
+    end
     return
   end
   if not lease or lease.t < setting('well_since') then return end  -- it was sent before the upstream was well again
@@ -136,6 +142,10 @@ if lease then
     cross_out(a, lease.t, lease.n)
     write_in(a, math.min(now, lease.t + said.later_us), lease.n)
   end
+end
+if lease and said.is_success then  -- how long calls last, for forecasts
+  local took = now - lease.t
+  set_meta('call_us', math.floor(meta.call_us and 0.8 * setting('call_us') + 0.2 * took or took))
 end
 a = a or account(said.account)
 if said.breaker and meta.version then mind_breaker() end

@@ -1,0 +1,50 @@
+"""Making calls fail, and seeing what rests for it."""
+
+from gateway.domain.audit import Actor
+from gateway.domain.faults import Fault, State
+from gateway.stores.pool import Report
+from gateway.stores.pool.status import AccountStatus, PoolStatus, Standing
+from tests.pooling import Process, account
+
+A, B = account("a", "a-1", "a-2"), account("b")
+PERSON = Actor("ann")
+
+
+async def look(process: Process) -> PoolStatus:
+    return (await process.pool.look())[0]
+
+
+async def standings(process: Process) -> dict[str, Standing]:
+    """By "" (the upstream), account and ACCOUNT/KEY."""
+    pool = await look(process)
+    found: dict[str, Standing] = {"": pool}
+    for one in pool.accounts:
+        found |= {one.name: one} | {f"{key.account}/{key.name}": key for key in one.keys}
+    return found
+
+
+async def ill(process: Process) -> dict[str, State]:
+    return {name: one.state for name, one in (await standings(process)).items() if one.state is not State.READY}
+
+
+async def only(process: Process) -> AccountStatus:
+    (found,) = (await look(process)).accounts
+    return found
+
+
+async def fail(process: Process, fault: Fault, *avoided: str, pause_s: float | None = None) -> None:
+    """A call with a key that is not avoided fails."""
+    await process.pool.release(await process.take(avoided=avoided), Report(fault, pause_s))
+
+
+async def succeed(process: Process, *avoided: str) -> None:
+    await process.pool.release(await process.take(avoided=avoided), Report(images=1))
+
+
+def transitions(process: Process) -> dict[tuple[str, str, str], float]:
+    """How often, by account/key, state and fault."""
+    counted = process.metrics.pool_transitions.items()
+    return {
+        (f"{account}/{key}".strip("/"), state, fault): count.value
+        for (_, account, key, state, fault), count in counted.items()
+    }
