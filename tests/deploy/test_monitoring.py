@@ -1,0 +1,181 @@
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import promql_parser
+import pytest
+import typer.main
+
+from gateway.cli import app
+from gateway.domain.faults import TABLE
+from gateway.settings import Settings
+from gateway.wire import native
+from tests.deploy.files import DEPLOY, ROOT, read_yaml, run_tool
+from tests.deploy.promql import LABELS_OF, problems_of, selectors_of
+
+RULES: list[dict[str, Any]] = [
+    rule for group in read_yaml(DEPLOY / "prometheus/alerts.yml")["groups"] for rule in group["rules"]
+]
+RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/imagegate.json").read_text("utf-8"))
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+VARIABLES: list[dict[str, Any]] = DASHBOARD["templating"]["list"]
+
+
+def queries() -> Iterator[str]:
+    """Every query of the panels, with something in the place of Grafana's variables."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            query = target["expr"].replace("$__rate_interval", "5m").replace("$__range", "3h")
+            for variable in VARIABLES:
+                query = query.replace(f"${variable['name']}", ".*")
+            yield query
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("sum by (route) (rate(imagegate_requests_total[5m]))", None),
+        ("rate(imagegate_requests_total[5m]", "unclosed left parenthesis"),
+        ("imagegate_request_total", "there is no metric"),
+        ('imagegate_requests_total{path="/"}', "has no label path"),
+        ('imagegate_key_state{state="dead"}', "state is never dead"),
+        ('imagegate_refusals_total{fault=~"internal|redis_gone"}', "fault is never redis_gone"),
+        ("sum by (tenant) (imagegate_queue_depth)", "added up"),
+        ("sum by (le) (rate(imagegate_queue_seconds_sum[5m]))", "grouped by le"),
+    ],
+)
+def test_a_query_that_asks_for_what_is_not_there_is_found(query: str, problem: str | None) -> None:
+    found = problems_of(query, set())
+    assert (problem or "") in " ".join(found)
+    assert bool(problem) == bool(found)
+
+
+def test_every_query_of_the_dashboard_asks_for_metrics_labels_and_values_that_exist() -> None:
+    assert [] == [problem for query in queries() for problem in problems_of(query, set(RECORDED))]
+
+
+def test_every_variable_of_the_dashboard_is_a_label_that_exists() -> None:
+    for variable in VARIABLES:
+        if variable["type"] == "query":
+            found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
+            assert found
+            assert found[2] in LABELS_OF[found[1]]
+
+
+def test_no_two_panels_of_the_dashboard_overlap_or_share_an_id() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in PANELS:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not taken & cells
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+    assert len(PANELS) == len({panel["id"] for panel in PANELS})
+
+
+def test_the_dashboard_shows_what_an_operator_asks_for_first() -> None:
+    shown = {selector.name for query in queries() for selector in selectors_of(promql_parser.parse(query))}
+    wanted = {
+        *("requests_total", "refusals_total", "images_total", "spend_usd_total", "settlements_total", "redis_up"),
+        *("queue_seconds_sum", "upstream_seconds_sum", "overhead_seconds_sum"),
+        *("account_capacity", "key_state", "queue_depth", "upstream_replies_total"),
+    }
+    assert {f"imagegate_{name}" for name in wanted} <= shown
+
+
+def test_every_rule_asks_for_metrics_labels_and_values_that_exist() -> None:
+    assert [] == [problem for rule in RULES for problem in problems_of(rule["expr"], set(RECORDED))]
+
+
+def test_the_error_budget_counts_every_fault_that_is_answered_with_5xx_and_no_other() -> None:
+    (selector,) = selectors_of(promql_parser.parse(RECORDED["imagegate:failed_requests:rate2m"]))
+    counted = {matcher.name: matcher.value for matcher in selector.matchers.matchers}["fault"]
+    assert sorted(fault.value for fault, row in TABLE.items() if row.status >= 500) == counted.split("|")
+
+
+def test_the_error_budget_is_of_the_routes_that_make_images() -> None:
+    (selector,) = selectors_of(promql_parser.parse(RECORDED["imagegate:image_requests:rate2m"]))
+    routes = {matcher.name: matcher.value for matcher in selector.matchers.matchers}["route"]
+    assert {"/v1/images/generations", *native.PATHS} == set(routes.split("|"))
+    assert all(routes in query for query in queries() if "route=~" in query)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_how_urgent_it_is_and_what_to_do(name: str) -> None:
+    alert = ALERTS[name]
+    assert alert["labels"]["severity"] in {"page", "ticket"}
+    assert alert["annotations"]["summary"]
+    runbook = alert["annotations"]["runbook"]
+    assert all(_is_command(command) for command in re.findall(r"`imagegate ([a-z -]+)`", runbook))
+    assert all(_is_setting(*path) for path in re.findall(r"\b(server|requests|pool|billing)\.([a-z_]+)", runbook))
+    assert all(_is_seen(quoted) for quoted in re.findall(r'"([^"]+)"', runbook))
+
+
+def _is_command(words: str) -> bool:
+    """A command of the command line, with its options."""
+    command: Any = typer.main.get_command(app)
+    for word in words.split():
+        if word.startswith("--"):
+            return any(word in option.opts for option in command.params)
+        command = command.commands.get(word)
+        if command is None:
+            return False
+    return True
+
+
+def _is_setting(table: str, name: str) -> bool:
+    return name in Settings.__annotations__[table].__struct_fields__
+
+
+def _is_seen(text: str) -> bool:
+    """The title of a panel, or an event of the log."""
+    sources = (path.read_text("utf-8") for path in (ROOT / "gateway").rglob("*.py"))
+    return text in {panel["title"] for panel in PANELS} or any(f'"{text}"' in source for source in sources)
+
+
+def test_every_alert_is_tried_on_numbers() -> None:
+    expected = (ROOT / "tests/deploy/alerts.test.yml").read_text("utf-8")
+    tried = re.findall(r'alertname="(\w+)"', expected)
+    assert list(ALERTS) == tried
+
+
+def test_alerts_fire_on_the_numbers_that_they_are_for() -> None:
+    """By Prometheus itself."""
+    promtool = shutil.which("promtool")
+    if not promtool:
+        pytest.skip(
+            "promtool is in no Python package, and not installed here; .ci/run gets it from Debian's prometheus"
+        )
+    for arguments in (
+        ("check", "config", "deploy/prometheus/prometheus.yml"),
+        ("test", "rules", "tests/deploy/alerts.test.yml"),
+    ):
+        code, said = run_tool(promtool, *arguments)
+        assert code == 0, said
+
+
+def test_the_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> None:
+    (rule,) = read_yaml(DEPLOY / "prometheus/adapter.yml")["rules"]["external"]
+    (asked,) = [
+        metric["external"]["metric"]["name"]
+        for metric in read_yaml(DEPLOY / "kubernetes/hpa.yaml")["spec"]["metrics"]
+        if metric["type"] == "External"
+    ]
+    assert asked == rule["seriesQuery"]
+    query = rule["metricsQuery"].replace("<<.Series>>", asked).replace("<<.LabelMatchers>>", 'job="imagegate"')
+    assert [] == problems_of(query, set())
+
+
+def test_grafana_finds_the_dashboard_and_its_data() -> None:
+    (provider,) = read_yaml(DEPLOY / "grafana/provisioning/dashboards/imagegate.yml")["providers"]
+    (source,) = read_yaml(DEPLOY / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    services = read_yaml(ROOT / "docker-compose.yml")["services"]
+    mounted = f"./deploy/grafana/imagegate.json:{provider['options']['path']}/imagegate.json:ro"
+    assert mounted in services["grafana"]["volumes"]
+    host, port = source["url"].removeprefix("http://").split(":")
+    assert f"127.0.0.1:{port}:{port}" in services[host]["ports"]
+    assert {"${datasource}"} == {panel["datasource"]["uid"] for panel in PANELS}
