@@ -24,7 +24,7 @@ lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
 		pyproject.toml --group build -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
-		pyproject.toml --group build --group dev -o requirements-dev.lock
+		pyproject.toml --extra otel --group build --group dev -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) .cache

@@ -8,20 +8,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from gateway import __version__
 from gateway.administration import build_administration
 from gateway.backing import connect_redis
 from gateway.configuration import Running
 from gateway.domain.billing import BillingRule
 from gateway.domain.models import Catalog
-from gateway.metrics import Metrics
+from gateway.metrics import CONNECTIONS, Metrics
+from gateway.metrics.pulse import Pulse
+from gateway.observing import Observing, build_observing
 from gateway.pooling import build_pooling, build_prober
 from gateway.settings import Settings
 from gateway.stores import Client, ping
@@ -39,14 +42,18 @@ from gateway.upstream.pages import Pages
 from gateway.web.admin.pool import PoolSection
 from gateway.web.admin.usage import UsageSection
 from gateway.web.bodies import BodyLimits
+from gateway.web.draining import DRAIN, Drain, Goodbye, NoAdmission
 from gateway.web.errors import ErrorBoundary
 from gateway.web.images import Images
 from gateway.web.middleware import PublicCors, RequestScope
-from gateway.web.ops import Ops, RedisHealth
+from gateway.web.ops import Ops
+from gateway.web.ports import OwnPort
+from gateway.web.readiness import Readiness, RedisHealth
 from gateway.wire import native
 from gateway.wire.openai import Manners
 
 _LOG = structlog.get_logger("imagegate.app")
+_HEALTHZ, _METRICS = "/healthz", "/metrics"
 _RESTART_PAUSE_S = 1.0
 _SWEEP_ROUND_S = 5.0
 """How often somebody looks for what dead processes left behind."""
@@ -57,15 +64,18 @@ def create_app(
     environ: Mapping[str, str],
     companions: Sequence[Callable[[], Awaitable[None]]] = (),
     reload: Callable[[Running], Awaitable[None]] | None = None,
+    metrics_directory: Path | None = None,
 ) -> Starlette:
     """The program as an ASGI application. Secrets are read from `environ` and files now.
 
     `companions` run beside it for as long as it lives; so does `reload`, which may put other configurations in force.
-    Raises: SettingsError for a secret that is missing or a Redis URL that is none.
+    Several processes of one gateway count in one `metrics_directory`.
+    Raises: SettingsError for a secret that is missing, a Redis URL that is none, tracing without its extra.
     """
+    observing = build_observing(settings)
     redis = connect_redis(settings, environ)
     inspection = Inspection(redis)
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(metrics_directory, settings.metrics.tenants_max)
     catalog = build_catalog(settings)
     supply = build_supply(settings, environ)
     pooling = build_pooling(settings, environ, redis, metrics, supply.pools)
@@ -83,8 +93,11 @@ def create_app(
         settings, environ, redis, admission, lambda: pooling.roster.upstreams, catalog, sections
     )
     images = _build_images(settings, administration.credentials, admission, upstreams, catalog, limits)
-    health = RedisHealth(partial(ping, redis), lambda: inspection.problems, lambda: redis.guard.breaker.is_open)
-    ops = Ops(metrics, pooling.pool, health)
+    pulse = _build_pulse(metrics, redis, admission)
+    health = RedisHealth(partial(ping, redis), lambda: inspection.problems)
+    drain = Drain()
+    readiness = Readiness(drain, health, pooling.pool, time.monotonic)
+    ops = Ops(metrics, pulse, pooling.pool, readiness, __version__)
     running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
     reloading = (partial(reload, running),) if reload else ()
 
@@ -99,27 +112,34 @@ def create_app(
             sweeper.run,
             *pooling.companions,
             prober.run,
+            pulse.run,
             *companions,
             *reloading,
         ),
-        (pooling.roster.start, administration.declaration.start),
-        (admission.flush, pooling.queue.close),
+        (pooling.roster.start, administration.declaration.start, *observing.starts),
+        (admission.flush, pooling.queue.close, pooling.roster.withdraw, *observing.closes),
+        {CONNECTIONS: metrics.connections, DRAIN: drain},
     )
-    return _assemble([*_public_routes(images, ops), *administration.admin.routes()], settings, metrics, lifespan)
+    routes = [*_public_routes(images, ops, drain), *administration.admin.routes()]
+    return _assemble(routes, settings, metrics, observing, drain, lifespan)
 
 
 def _assemble(
     routes: Sequence[Route],
     settings: Settings,
     metrics: Metrics,
-    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
+    observing: Observing,
+    drain: Drain,
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]],
 ) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(RequestScope, metrics, time.monotonic, _new_request_id),
+            Middleware(Goodbye, drain),
+            Middleware(RequestScope, metrics, time.monotonic, observing.ids, observing.terms, observing.tell_spans),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
+            Middleware(OwnPort, settings.metrics.port, lambda path: path == _METRICS, frozenset({_HEALTHZ})),
         ],
         exception_handlers={HTTPException: _leave_to_boundary},
         lifespan=lifespan,
@@ -134,11 +154,12 @@ def _lifespan(
     companions: Sequence[Callable[[], Awaitable[None]]],
     starts: Sequence[Callable[[], Awaitable[None]]],
     flushes: Sequence[Callable[[], Awaitable[None]]],
-) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    state: Mapping[str, object],
+) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
     """What is open and what runs beside the program for as long as it serves."""
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, object]]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(redis.aclose)
             for transport in transports:
@@ -146,7 +167,7 @@ def _lifespan(
             async with asyncio.TaskGroup() as group:
                 await asyncio.gather(*(start() for start in starts))
                 tasks = [group.create_task(_keep_running(companion)) for companion in companions]
-                yield
+                yield state
                 for flush in flushes:
                     await flush()
                 for task in tasks:
@@ -159,6 +180,14 @@ def _build_admission(settings: Settings, redis: Client, metrics: Metrics) -> Adm
     rule = BillingRule(settings.billing.charge_withheld, settings.billing.charge_unconfirmed)
     terms = Terms(rule, settings.requests.lease_s, settings.ledger.keep_days)
     return Admission(redis, terms, metrics, time.monotonic, _new_id)
+
+
+def _build_pulse(metrics: Metrics, redis: Client, admission: Admission) -> Pulse:
+    looks = {
+        metrics.unsettled: lambda: admission.owed,
+        metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
+    }
+    return Pulse(metrics, looks, time.monotonic)
 
 
 def _build_sweeper(settings: Settings, redis: Client, admission: Admission) -> Sweeper:
@@ -193,25 +222,22 @@ def _build_images(
     )
 
 
-def _public_routes(images: Images, ops: Ops) -> list[Route]:
+def _public_routes(images: Images, ops: Ops, drain: Drain) -> list[Route]:
+    ends = [Middleware(NoAdmission, drain)]
     return [
-        Route("/v1/images/generations", images.generate, methods=["POST"]),
-        *(Route(path, images.generate_native, methods=["POST"]) for path in sorted(native.PATHS)),
+        Route("/v1/images/generations", images.generate, methods=["POST"], middleware=ends),
+        *(Route(path, images.generate_native, methods=["POST"], middleware=ends) for path in sorted(native.PATHS)),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
-        Route("/healthz", ops.healthz),
+        Route(_HEALTHZ, ops.healthz),
         Route("/readyz", ops.readyz),
-        Route("/metrics", ops.metrics),
+        Route(_METRICS, ops.metrics),
         Route("/openapi.json", ops.openapi),
     ]
 
 
 def _new_id() -> str:
     return uuid.uuid4().hex
-
-
-def _new_request_id() -> str:
-    return f"req_{_new_id()}"
 
 
 async def _keep_running(companion: Callable[[], Awaitable[None]]) -> None:

@@ -17,9 +17,9 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    renderers: list[structlog.typing.Processor] = [structlog.processors.JSONRenderer()]
     if log_format == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        renderers = [_readable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -32,10 +32,32 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                renderer,
+                *renderers,
             ],
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for talkative in ("httpx", "uvicorn.error", "asyncio"):
+    for talkative in ("httpx", "uvicorn.error", "asyncio", "urllib3"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+def _readable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """For people: a call in one word, and nothing from outside that a terminal would obey."""
+    return {name: _printable(_calls(value) if name == "calls" else value) for name, value in event.items()}
+
+
+def _calls(calls: list[dict[str, object]]) -> str:
+    """As "sim/main fp-1a2b3c4d 230ms", with the fault behind it; the newest last."""
+    return ", ".join(
+        " ".join(
+            (f"{call['upstream']}/{call['account']}", str(call["key"]), f"{call['ms']}ms", str(call.get("fault", "")))
+        ).rstrip()
+        for call in calls
+    )
+
+
+def _printable(value: object) -> object:
+    """Text without control characters; line breaks stay where a traceback has them, in lines of their own."""
+    if not isinstance(value, str):
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in value)

@@ -45,9 +45,16 @@ def build_pooling(
 ) -> Pooling:
     """Raises: SettingsError."""
     scripts = Scripts(redis, metrics, time.time)
-    roster = Roster(redis, scripts, read_vault(settings, environ), time.time, settings.audit.keep_days * _DAY_S)
-    roster.configure(pools)
     process, lease_s = uuid.uuid4().hex[:12], settings.requests.lease_s
+    roster = Roster(
+        redis,
+        scripts,
+        read_vault(settings, environ),
+        time.time,
+        process=process,
+        audit_keep_s=settings.audit.keep_days * _DAY_S,
+    )
+    roster.configure(pools)
     queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
     return Pooling(KeyPool(scripts, roster, queue, time.time, time.monotonic, lease_s), roster, queue)
 

@@ -85,7 +85,8 @@ def build_upstreams(
         FetchLimits(requests.connect_timeout_s, requests.result_timeout_s, requests.result_max_bytes),
         USER_AGENT,
     )
-    policy = Policy(requests.deadline_s, requests.max_attempts, size_policy(settings))
+    reserve_s = min(requests.call_timeout_s, requests.deadline_s / 2)
+    policy = Policy(requests.deadline_s, reserve_s, requests.max_attempts, size_policy(settings))
     return Upstreams(pool, admission, caller, fetcher, supply, policy, time.time, time.monotonic)
 
 

@@ -4,8 +4,6 @@ import json
 import time
 import uuid
 
-from prometheus_client import CollectorRegistry
-
 from gateway.domain.billing import BillingRule
 from gateway.domain.tenants import Caller, Limits, Quotas, Tenant, TenantKey
 from gateway.metrics import Metrics
@@ -25,7 +23,7 @@ def admitting(
     ledger_days: int = 30,
 ) -> Admission:
     terms = Terms(rule or BillingRule(), lease_s, ledger_days)
-    return Admission(redis, terms, metrics or Metrics(CollectorRegistry()), time.monotonic, lambda: uuid.uuid4().hex)
+    return Admission(redis, terms, metrics or Metrics(), time.monotonic, lambda: uuid.uuid4().hex)
 
 
 async def put_tenant(

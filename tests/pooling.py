@@ -50,8 +50,10 @@ for _, at in ipairs({4, 5}) do
 end
 local minute = tonumber(redis.call('HGET', KEYS[6], 'minute') or 0)
 redis.call('HSET', KEYS[6], 'minute', minute - math.floor(us / 60000000))
-local well = tonumber(redis.call('HGET', KEYS[6], 'well_since') or 0)
-redis.call('HSET', KEYS[6], 'well_since', string.format('%.0f', math.max(0, well - us)))
+for _, name in ipairs({'well_since', 'served_at', 'served_before_at'}) do
+  local at = tonumber(redis.call('HGET', KEYS[6], name) or 0)
+  redis.call('HSET', KEYS[6], name, string.format('%.0f', math.max(0, at - us)))
+end
 return 1
 """
 
@@ -119,21 +121,22 @@ async def pooling(
     """A process whose configuration has these accounts; Redis has been told, unless the gateway `is_new`."""
     metrics = Metrics()
     scripts = Scripts(redis, metrics, clock)
-    roster = Roster(redis, scripts, vault, clock, 1000)
+    process = f"test{next(_PROCESSES)}"
+    roster = Roster(redis, scripts, vault, clock, process=process, audit_keep_s=1000)
     pools = [
         Pool(upstream, tuple(one for one in accounts if one.upstream == upstream), terms)
         for upstream in dict.fromkeys(one.upstream for one in accounts)
     ]
     roster.configure(pools)
-    process = f"test{next(_PROCESSES)}"
     queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
     pool = KeyPool(scripts, roster, queue, clock, time.monotonic, lease_s)
     if not is_new:
         await roster.declare(pools)
-    companions = [asyncio.ensure_future(run()) for run in (queue.tend, queue.listen)]
+    companions = [asyncio.ensure_future(run()) for run in (queue.tend, queue.listen, roster.keep)]
     try:
         yield Process(pool, roster, queue, metrics)
     finally:
         for companion in companions:
             companion.cancel()
         await asyncio.gather(*companions, return_exceptions=True)
+        await roster.withdraw()

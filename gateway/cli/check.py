@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.administration import read_admin_keys, read_declared, read_pepper
+from gateway.administration import read_admin_keys, read_declared, read_pepper, read_vault
 from gateway.backing import find_problems
 from gateway.cli.output import fail, print_table, print_text
 from gateway.cli.progress import Tell, progressing
@@ -69,6 +69,7 @@ def check(
         supply = build_supply(settings, os.environ)
         admin_keys = read_admin_keys(settings, os.environ)
         read_pepper(settings, os.environ)
+        read_vault(settings, os.environ)
         read_declared(settings, os.environ, build_catalog(settings))
         redis = _check_redis(settings)
     except SettingsError as error:
@@ -84,6 +85,10 @@ def check(
     for upstream in unfetchable(settings):
         print(f"warning: upstream {upstream}:")
         print("  result_hosts does not name its own address, where its links may point")
+    for same in supply.shared_keys():
+        print(f"warning: the same secret stands in several accounts ({same[0].secret.fingerprint}):")
+        print("  " + ", ".join(f"{key.upstream}/{key.id}" for key in same))
+        print("  each account is taken to have limits of its own, so that the provider's are exceeded")
     if upstreams:
         _check_upstreams(settings, supply)
 

@@ -19,8 +19,8 @@ import typer
 from gateway import logs
 from gateway.app import create_app
 from gateway.cli.output import fail
+from gateway.cli.server import Server
 from gateway.cli.serving import (
-    Server,
     bind,
     connection_limits,
     data_directory,

@@ -90,8 +90,8 @@ def add(
 ) -> None:
     """Add a key while the gateway runs.
 
-    Its account is made where it is missing. The secret comes from a variable, a file or standard input, and is kept
-    encrypted.
+    Its account is made where it is missing, with MiniMax's published limits unless others are given. The secret comes
+    from a variable, a file or standard input, and is kept encrypted. Whether the key works is asked for free at once.
     """
     if secret_env and secret_file:
         raise typer.BadParameter("--secret-env and --secret-file exclude each other")
@@ -110,6 +110,9 @@ def add(
         print_json(answer)
     else:
         print_text(f"{target} ({answer.get('fingerprint')}) is added.")
+        probed = answer.get("probe")
+        if isinstance(probed, dict):
+            _print_probe(target, probed | {"key": answer})
 
 
 @app.command("remove")

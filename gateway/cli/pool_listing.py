@@ -116,8 +116,10 @@ def why(thing: Document, now_s: int) -> Iterator[str]:
         yield printable(f"by {held_by}")
     if isinstance(since, int):
         yield f"for {span(now_s - since)}"
-    if isinstance(until, int) and until > now_s:
-        yield f"{'tried again' if state == 'quarantined' else 'back'} in {span(until - now_s)}"
+    if state == "half_open":
+        yield "one request tries it"
+    elif isinstance(until, int) and until > now_s:
+        yield f"{'tried in' if state == 'quarantined' else 'back in'} {span(until - now_s)} at the latest"
 
 
 def span(seconds: int) -> str:

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from gateway.domain.faults import Fault, GatewayError
+from gateway.metrics import CONNECTIONS, Level
 from gateway.wire.openai import render_error
 
 _UPGRADE: Final = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
@@ -33,9 +34,11 @@ class ConnectionLimits:
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's configuration with our limits, which reach the workers with it."""
+    """uvicorn's configuration with our bounds on connections and on the end, which reach the workers with it."""
 
     connection_limits: ConnectionLimits = ConnectionLimits()
+    drain_timeout_s: float = 5.0
+    drain_grace_s: float = 0.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -54,14 +57,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        told = app_state.get(CONNECTIONS)
+        self._connections = told if isinstance(told, Level) else None
         self._cycles: list[RequestResponseCycle] = []
         """Requests of this connection that are not answered: a client may send several before it reads."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
+        if self._connections:
+            self._connections.inc()
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._connections:
+            self._connections.dec()
         for cycle in self._cycles:  # uvicorn tells the newest alone
             if not cycle.response_complete:
                 cycle.disconnected = True

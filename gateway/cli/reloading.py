@@ -1,20 +1,13 @@
 """The configuration is read again when its file changes and at SIGHUP, and taken over while the gateway runs."""
 
 import asyncio
-import os
-import signal
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
-from starlette.applications import Starlette
-from uvicorn.supervisors import Multiprocess
-from uvicorn.supervisors.multiprocess import Process
 
-from gateway.cli.protocol import BoundedConfig
 from gateway.configuration import RELOADED, Configuration, Running, read_configuration
 from gateway.domain.faults import GatewayError
 from gateway.settings import Settings, SettingsError, config_path, load
@@ -27,8 +20,6 @@ _QUIET_LOOKS: Final = 2
 """Whoever writes the file may not be done: it is read when it has been the same for so many looks, a second."""
 _LOOK_WHEN_TOLD_S: Final = 0.1
 """Of a worker, which only sees whether it was asked."""
-
-CreateWorker = Callable[[], Starlette]
 
 
 class Watch:
@@ -144,43 +135,6 @@ def tell_shared_keys(supply: Supply) -> None:
             keys=[f"{key.upstream}/{key.id}" for key in same],
             remedy="let it stand once: each account is taken to have limits of its own",
         )
-
-
-class Workers(Multiprocess):
-    """Several processes, which are told of a changed configuration once it was found right here."""
-
-    def __init__(
-        self,
-        options: BoundedConfig,
-        sockets: list[socket.socket],
-        reload: Reload,
-        worker: Callable[[Settings], CreateWorker],
-    ) -> None:
-        super().__init__(options, sockets)
-        self._reload = reload
-        self._worker = worker
-        self._untold: list[Process] = []
-
-    def handle_hup(self) -> None:
-        self._reload.ask()
-
-    def handle_signals(self) -> None:
-        """Called every half second."""
-        super().handle_signals()
-        if configuration := self._reload.look():
-            self.config.app = self._worker(self._reload.in_force(configuration))
-            self._untold = list(self.processes)
-            self._reload.tell(configuration, workers=self.processes_num)
-        self._untold = [process for process in self._untold if not _is_told(process)]
-
-
-def _is_told(process: Process) -> bool:
-    """Pass the signal on to a worker; one that is still starting would miss it, one that died has a successor."""
-    if not process.is_ready(timeout=1):
-        return not process.process.is_alive()
-    if process.pid is not None:
-        os.kill(process.pid, signal.SIGHUP)
-    return True
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

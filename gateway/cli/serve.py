@@ -7,6 +7,7 @@ import signal
 import socket
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -18,9 +19,9 @@ from gateway import __version__, logs
 from gateway.app import create_app
 from gateway.backing import refuse_unfit
 from gateway.cli.output import fail
-from gateway.cli.reloading import Reload, Watch, Workers, tell_shared_keys
+from gateway.cli.reloading import Reload, Watch, tell_shared_keys
+from gateway.cli.server import Server, serve_until_stopped
 from gateway.cli.serving import (
-    Server,
     bind,
     connection_limits,
     embedded_of,
@@ -30,6 +31,8 @@ from gateway.cli.serving import (
     watch_embedded,
     watching,
 )
+from gateway.cli.workers import Workers
+from gateway.metrics.directory import shared_directory
 from gateway.processes import end_with_parent
 from gateway.settings import Settings, SettingsError, config_path, load
 from gateway.stores.embedded import EmbeddedRedis
@@ -71,7 +74,7 @@ def serve(
             embedded.stop()
 
 
-def create_worker(config: str | None, settings: Settings) -> Starlette:
+def create_worker(config: str | None, metrics_directory: Path, settings: Settings) -> Starlette:
     """One of several worker processes. It begins with what its supervisor found right, whatever the file is now."""
     supervisor = multiprocessing.parent_process()
     if supervisor and not end_with_parent(signal.SIGTERM, supervisor.pid or 0):
@@ -79,16 +82,27 @@ def create_worker(config: str | None, settings: Settings) -> Starlette:
     logs.configure(settings.logs.format, settings.logs.level)
     reload = Reload(config, os.environ, settings)
     signal.signal(signal.SIGHUP, reload.ask)
-    return _create(settings, reload, embedded_of(settings), watches=False)
+    try:
+        return _create(settings, reload, embedded_of(settings), metrics_directory, watches=False)
+    except SettingsError as error:
+        _LOG.error("worker_cannot_start", detail=str(error))
+        raise SystemExit(1) from error
 
 
-def _create(settings: Settings, reload: Reload, embedded: EmbeddedRedis | None, *, watches: bool) -> Starlette:
+def _create(
+    settings: Settings,
+    reload: Reload,
+    embedded: EmbeddedRedis | None,
+    metrics_directory: Path | None = None,
+    *,
+    watches: bool,
+) -> Starlette:
     """The program, which keeps the embedded server alive if it `watches`."""
     if embedded is None:
-        return create_app(settings, os.environ, reload=reload.keep)
+        return create_app(settings, os.environ, reload=reload.keep, metrics_directory=metrics_directory)
     settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
     companions = [partial(watch_embedded, embedded)] if watches else ()
-    return create_app(settings, os.environ, companions, reload.keep)
+    return create_app(settings, os.environ, companions, reload.keep, metrics_directory)
 
 
 def load_settings(config: str | None) -> Settings:
@@ -114,30 +128,25 @@ def _run(
             asyncio.run(refuse_unfit(settings, os.environ))
     except SettingsError as error:
         fail(f"{config_path(config, os.environ)}: {error}")
-    options = server_config(app, settings.server.drain_timeout_s, connection_limits(settings))
+    terms = settings.server
+    options = server_config(app, terms.drain_timeout_s, connection_limits(settings), terms.drain_grace_s)
     listener = bind(host, port)
+    listeners = [listener, *_metrics_listeners(settings)]
     _LOG.info("listening", url=url_of(host, listener.getsockname()[1]), workers=workers, version=__version__)
     if workers > 1:
-        create = partial(create_worker, config)
-        options.app, options.workers, options.factory = partial(create, settings), workers, True
-        supervisor = Workers(options, [listener], reload, lambda taken: partial(create, taken))
-        with watching(embedded) if embedded else nullcontext():
-            supervisor.run()
+        with shared_directory() as directory, watching(embedded) if embedded else nullcontext():
+            create = partial(create_worker, config, directory)
+            options.app, options.workers, options.factory = partial(create, settings), workers, True
+            Workers(options, listeners, reload, lambda taken: partial(create, taken)).run()
     else:
         signal.signal(signal.SIGHUP, reload.ask)
         with asyncio.Runner(loop_factory=options.get_loop_factory()) as runner:
-            runner.run(_serve_until_stopped(Server(options), listener))
+            server = Server(options)
+            acts = {signal.SIGINT: server.stop, signal.SIGTERM: server.stop}
+            runner.run(serve_until_stopped(server, listeners, acts))
 
 
-async def _serve_until_stopped(server: Server, listener: socket.socket) -> None:
-    """SIGTERM and SIGINT drain and end it; a second one ends it at once."""
-
-    def stop() -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    await server.serve([listener])
-    if not server.started:
-        fail("the gateway could not start; the log says why")
+def _metrics_listeners(settings: Settings) -> list[socket.socket]:
+    """Where metrics have a port of their own. Every process serves it: each can tell the sum of all."""
+    metrics = settings.metrics
+    return [] if metrics.port is None else [bind(metrics.host, metrics.port, option="`port` in [metrics]")]

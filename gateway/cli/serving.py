@@ -1,7 +1,6 @@
 """Running ASGI programs, and the embedded Redis beside them."""
 
 import asyncio
-import math
 import os
 import signal
 import socket
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-import uvicorn
 from starlette.types import ASGIApp
 
 from gateway.cli.output import fail
 from gateway.cli.protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
+from gateway.cli.server import Server
 from gateway.settings import Settings
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
 
@@ -27,15 +26,9 @@ _KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of the usual proxies in front, so that they never meet a closing connection."""
 
 
-class Server(uvicorn.Server):
-    """A server that leaves signals to whoever runs several."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def server_config(app: ASGIApp | str, drain_timeout_s: float, limits: ConnectionLimits | None = None) -> BoundedConfig:
+def server_config(
+    app: ASGIApp | str, drain_timeout_s: float, limits: ConnectionLimits | None = None, drain_grace_s: float = 0.0
+) -> BoundedConfig:
     """Uvicorn as both programs run it: no banner, no access log beside our own line, our bounds on connections."""
     config = BoundedConfig(
         app,
@@ -47,8 +40,8 @@ def server_config(app: ASGIApp | str, drain_timeout_s: float, limits: Connection
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(drain_timeout_s),
     )
+    config.drain_timeout_s, config.drain_grace_s = drain_timeout_s, drain_grace_s
     if limits:
         config.connection_limits = limits
     return config
@@ -65,8 +58,8 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def bind(host: str, port: int, hint: str = "") -> socket.socket:
-    """A listening socket; port 0 takes a free one. `hint` says how to give the option."""
+def bind(host: str, port: int, hint: str = "", option: str = "--port") -> socket.socket:
+    """A listening socket; port 0 takes a free one. `hint` says how to give the `option`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,7 +71,7 @@ def bind(host: str, port: int, hint: str = "") -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", error)
-        fail(f"cannot listen on {host}:{port} ({reason}); choose another with --port {hint}".rstrip())
+        fail(f"cannot listen on {host}:{port} ({reason}); choose another with {option} {hint}".rstrip())
     return listener
 
 
@@ -165,11 +158,12 @@ def watching(embedded: EmbeddedRedis) -> Iterator[None]:
 
 
 def stop_on_signals(servers: list[Server], stopped: asyncio.Event) -> None:
-    """SIGINT and SIGTERM end the servers; a second one ends them faster."""
+    """SIGINT and SIGTERM end the servers, in the caller's order; a second one ends them faster."""
 
     def stop() -> None:
-        for server in servers:
-            server.force_exit = stopped.is_set()
+        if stopped.is_set():
+            for server in servers:
+                server.hurry()
         stopped.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -205,42 +205,6 @@ class ImageResult:
         return self.count - len(self.pictures)
 
 
-@dataclass(slots=True)
-class Trace:
-    """What happened on the way, for headers, log and metrics; filled while the job runs, also when it fails.
-
-    Calls of one job may overlap, so waits and calls are kept as spans (start, end) in monotonic seconds.
-    """
-
-    waits: list[tuple[float, float]] = field(default_factory=list)
-    calls: list[tuple[float, float]] = field(default_factory=list)
-    key_fingerprints: list[str] = field(default_factory=list)
-
-    @property
-    def attempts(self) -> int:
-        """Calls sent upstream."""
-        return len(self.key_fingerprints)
-
-    @property
-    def upstream_s(self) -> float:
-        """Time in which at least one call was under way."""
-        return covered(self.calls)
-
-    @property
-    def queue_s(self) -> float:
-        """Time in which the job did nothing but wait for a key."""
-        return covered([*self.waits, *self.calls]) - self.upstream_s
-
-
-def covered(spans: list[tuple[float, float]]) -> float:
-    """The length of the union of spans."""
-    total, reached = 0.0, -math.inf
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
-
-
 def split_count(count: int, max_per_call: int) -> list[int]:
     """The sizes of the calls that make `count` images, the fullest first."""
     full, rest = divmod(count, max_per_call)

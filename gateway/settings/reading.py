@@ -59,8 +59,7 @@ def _problems(settings: Settings) -> Iterable[str]:
         for account in upstream.accounts:
             names = (key.name for key in account.keys)
             yield from _twice(f"upstreams '{upstream.name}': account '{account.name}': keys", names)
-    if settings.server.drain_timeout_s < settings.requests.deadline_s:
-        yield "server.drain_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
+    yield from _drain_problems(settings)
     yield from _twice("models", (name for model in settings.models for name in (model.id, *model.aliases)))
     for model in settings.models:
         moments = (change.since.isoformat() for change in model.price_changes)
@@ -79,6 +78,13 @@ def _problems(settings: Settings) -> Iterable[str]:
         yield "admin.keys: the name 'configuration' is what the audit calls [[tenants]]; choose another"
     if "*" not in settings.server.cors_origins and any(not _is_origin(o) for o in settings.server.cors_origins):
         yield "server.cors_origins: each must be '*' or an origin such as 'https://app.example.org'"
+
+
+def _drain_problems(settings: Settings) -> Iterable[str]:
+    if settings.server.drain_timeout_s < settings.requests.deadline_s:
+        yield "server.drain_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
+    if settings.server.drain_grace_s > settings.server.drain_timeout_s:
+        yield "server.drain_grace_s: must not be above server.drain_timeout_s, of which it is the beginning"
 
 
 def _is_origin(text: str) -> bool:

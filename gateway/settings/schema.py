@@ -73,6 +73,7 @@ class Server(Table, frozen=True, kw_only=True):
     stream_keep_alive_s: Seconds = 10
     send_timeout_s: Seconds = 300
     drain_timeout_s: Seconds = 330
+    drain_grace_s: Annotated[float, Meta(ge=0, le=300)] = 2
 
 
 class Redis(Table, frozen=True, kw_only=True):
@@ -118,6 +119,23 @@ class Logs(Table, frozen=True, kw_only=True):
 
     format: Literal["json", "console"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    prompts: bool = False
+    client_address: bool = False
+
+
+class Tracing(Table, frozen=True, kw_only=True):
+    """Spans for OpenTelemetry; off without an endpoint."""
+
+    otlp_endpoint: HttpUrl | None = None
+    service_name: Annotated[str, Meta(min_length=1, max_length=100)] = "imagegate"
+
+
+class Metrics(Table, frozen=True, kw_only=True):
+    """What Prometheus is told, and where: with a `port`, there only."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")] | None = None
+    tenants_max: Annotated[int, Meta(ge=0, le=10_000)] = 200
 
 
 class Images(Table, frozen=True, kw_only=True):
@@ -290,6 +308,8 @@ class Settings(Table, frozen=True, kw_only=True):
     keys: Keys = Keys()
     audit: Audit = Audit()
     logs: Logs = Logs()
+    tracing: Tracing = Tracing()
+    metrics: Metrics = Metrics()
     images: Images = Images()
     requests: Requests = Requests()
     pool: Pool = Pool()

@@ -96,6 +96,7 @@ def _render_remains(standing: Standing) -> bytes:
         "model_name": "image-01",
         "current_interval_total_count": PLAN_IMAGES,
         "current_interval_usage_count": 0 if standing.code else PLAN_IMAGES,
+        "current_interval_remaining_percent": 0 if standing.code else 100,
         "remains_time": standing.remains_ms or UNTIL_RELEASED_MS,
     }
     base_resp = {"status_code": 0, "status_msg": "success"}

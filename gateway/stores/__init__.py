@@ -75,7 +75,7 @@ def connect(url: str, timeout_s: float, login: Login = Login()) -> Client:  # no
 
 
 def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
-    """`lua/NAME.lua`, after what it shares with others, run by its hash, and sent in full where a server has it not (any more).
+    """`lua/NAME.lua`, after what it shares with others; run by its hash, and sent in full to a server that lacks it.
 
     All keys must be in one slot of a cluster: they share what stands in braces.
     """

@@ -230,6 +230,7 @@ class Admission:
             tell_lost(ticket)
         if ticket.settled_s is None:
             self._count(settled, tenant)
+            ticket.charged_usd_micros = settled.usd_micros
             ticket.settled_s = self._monotonic()
             self._remembered.append(ticket)
 

@@ -47,6 +47,8 @@ class Ticket:
     tally: Tally = field(default_factory=Tally)
     spent: Durations = field(default_factory=Durations)
     """Told when it is left."""
+    charged_usd_micros: int | None = None
+    """None while it is not settled."""
     settled_s: float | None = None
     """When it was settled, monotonic; None while it is not."""
 

@@ -12,25 +12,25 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.domain.billing import Share, price_at
-from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.domain.images import (
     Delivery,
     ImageJob,
     ImageReply,
     ImageResult,
-    Picture,
     Shape,
     SizePolicy,
-    Trace,
     plan_shape,
     split_count,
     with_seed_of,
 )
 from gateway.domain.keys import WaitTerms
 from gateway.domain.models import Model, Target
+from gateway.domain.trace import Attempt, Trace
 from gateway.stores.admission import Admission
 from gateway.stores.pool import Demand, KeyPool, Lease, NoKey
 from gateway.stores.tickets import Ticket
+from gateway.upstream.attempts import Ending, Made, is_for_another_target, read_part, worst
 from gateway.upstream.calls import Caller, Endpoint, Order
 from gateway.upstream.results import ResultFetcher
 from gateway.upstream.supply import Supply
@@ -50,6 +50,8 @@ class Policy:
 
     deadline_s: float
     """For the whole request, over all attempts."""
+    reserve_s: float
+    """Of that, what is kept for the call itself when a request waits for an account."""
     max_attempts: int
     size_policy: SizePolicy
 
@@ -75,6 +77,8 @@ class _Run:
     client: Client
     endpoints: Mapping[str, Endpoint]
     waits: Mapping[str, WaitTerms]
+    started_s: float
+    """Monotonic."""
     ends_at: float
     """Monotonic."""
     waits_until: float | None
@@ -99,14 +103,14 @@ class Upstreams:
         self._admission = admission
         self._caller = caller
         self._fetcher = fetcher
-        self._supply = supply
+        self._supply = self._served = supply
         self._policy = policy
         self._clock = clock
         self._monotonic = monotonic
 
     def configure(self, supply: Supply) -> None:
-        """Use other upstreams from the next job on."""
-        self._supply = supply
+        """Use other upstreams from the next job on; those of before serve jobs that name them still."""
+        self._supply, self._served = supply, supply.after(self._supply)
 
     @property
     def endpoints(self) -> Mapping[str, Endpoint]:
@@ -123,62 +127,67 @@ class Upstreams:
         Raises: GatewayError with the fault that matters most to the caller.
         """
         targets = model.targets_for(job, self._policy.size_policy)
-        now, supply = self._monotonic(), self._supply
+        now, supply = self._monotonic(), self._served
         waits_until = None if max_wait_s is None else now + max_wait_s
         ends_at = now + self._policy.deadline_s
-        run = _Run(job, model, ticket, trace, client, supply.endpoints, supply.waits, ends_at, waits_until)
-        outcomes = await self._make(run, job.count, targets, Tries(self._policy.max_attempts))
-        replies = [outcome for outcome in outcomes if isinstance(outcome, _Made)]
+        run = _Run(job, model, ticket, trace, client, supply.endpoints, supply.waits, now, ends_at, waits_until)
+        tries = Tries(self._policy.max_attempts, is_patient=len(targets) == 1)
+        outcomes = await self._make(run, job.count, targets, tries)
+        replies = [outcome for outcome in outcomes if isinstance(outcome, Made)]
         if not replies:
-            raise _worst([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
+            raise worst([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
         pictures = tuple(picture for reply in replies for picture in reply.pictures)
         return ImageResult(pictures, replies[0].shape.made, job.count, replies[0].id)
 
-    async def _make(self, run: _Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list["_Outcome"]:
+    async def _make(self, run: _Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
         """`count` images at the first target that can, in as many calls as it needs."""
         parts = split_count(count, targets[0].capability.max_images_per_call)
         if len(parts) == 1:
             return await self._make_part(run, count, targets, tries)
         runs = [replace(run, job=with_seed_of(run.job, sum(parts[:index]))) for index in range(len(parts))]
         made = await asyncio.gather(
-            *(
-                self._make_part(own, part, targets, replace(tries, avoided=set(tries.avoided)))
-                for own, part in zip(runs, parts, strict=True)
-            ),
+            *(self._make_part(own, part, targets, tries.copy()) for own, part in zip(runs, parts, strict=True)),
             return_exceptions=True,  # a mistake of ours in one part must not throw away what the others bought
         )
-        return [outcome for part in made for outcome in _outcomes(part)]
+        return [outcome for part in made for outcome in read_part(part)]
 
-    async def _make_part(self, run: _Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list["_Outcome"]:
+    async def _make_part(self, run: _Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
         """What one call can make: here, with another key, or at the next target."""
         target, *others = targets
         while True:
-            lease = await self._lease(run, target, count, tries, is_last=not others)
+            lease = await self._lease(run, target, count, tries)
             if isinstance(lease, GatewayError):
                 return [lease]
             if isinstance(lease, NoKey):
-                tries.note_no_key(lease)
+                tries.note_no_key(target, lease)
                 break
             tries.asked = lease.asked
             outcome = await self._send(run, lease, target, count)
             if outcome is None:
                 continue
-            if isinstance(outcome, _Made):
+            if isinstance(outcome, Made):
                 return [outcome]
             tries.note_failure(outcome, lease.key)
             if others and tries.may_go_elsewhere(outcome):
                 break
             if not tries.may_send_again(outcome):
                 return [outcome]
-            if _is_for_another_target(outcome, others):
+            if is_for_another_target(outcome, others):
                 break
+            self._caller.count_retry(target.upstream, outcome.fault)
         if others:
+            self._caller.count_spill(target.upstream)
             return await self._make(run, count, tuple(others), tries)
-        return [tries.verdict()]
+        return await self._wait_longer(run, count, tries)
 
-    async def _lease(
-        self, run: _Run, target: Target, count: int, tries: Tries, *, is_last: bool
-    ) -> Lease | NoKey | GatewayError:
+    async def _wait_longer(self, run: _Run, count: int, tries: Tries) -> list[Ending]:
+        """Every target has been asked: wait where there will be room first."""
+        if tries.soonest is None or tries.is_patient:
+            return [tries.verdict()]
+        tries.is_patient = True
+        return await self._make(run, count, (tries.soonest,), tries)
+
+    async def _lease(self, run: _Run, target: Target, count: int, tries: Tries) -> Lease | NoKey | GatewayError:
         """A failure is an outcome: other parts of the job may have been made already."""
         started, tenant = self._monotonic(), run.ticket.caller.tenant
         demand = Demand(
@@ -187,7 +196,7 @@ class Upstreams:
             count,
             tenant.name,
             tenant.weight,
-            self._patience_s(run, target, is_last=is_last),
+            self._patience_s(run, target, tries),
             tries.asked,
             tries.repeat_at(target.upstream),
             tries.avoided_at(target.upstream),
@@ -198,16 +207,19 @@ class Upstreams:
             return error
         finally:
             run.trace.waits.append((started, self._monotonic()))
+            self._caller.count_wait(self._monotonic() - started, target.upstream)
 
-    def _patience_s(self, run: _Run, target: Target, *, is_last: bool) -> float:
-        """How long a part may wait for an account here: less where it can go on to another target."""
+    def _patience_s(self, run: _Run, target: Target, tries: Tries) -> float:
+        """How long a part may wait for an account here: less while other targets have not been asked.
+
+        No wait takes the time that the call itself needs.
+        """
         now, terms = self._monotonic(), run.waits[target.upstream]
-        patience_s = terms.max_wait_s if run.waits_until is None else run.waits_until - now
-        if not is_last:
-            patience_s = min(patience_s, terms.spill_after_s)
-        return max(0.0, min(patience_s, run.ends_at - now))
+        until = run.started_s + terms.max_wait_s if run.waits_until is None else run.waits_until
+        patience_s = min(until, run.ends_at - self._policy.reserve_s) - now
+        return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
 
-    async def _send(self, run: _Run, lease: Lease, target: Target, count: int) -> "_Outcome | None":
+    async def _send(self, run: _Run, lease: Lease, target: Target, count: int) -> Ending | None:
         """One call, from the note in the ticket to the last picture; None where the lease came too late to be used."""
         asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
         endpoint = run.endpoints[target.upstream]
@@ -225,18 +237,28 @@ class Upstreams:
             await self._caller.give_back(lease)
             await self._note_failure(run, lease, share, count, GatewayError(Fault.CALL_NOT_SENT))
             return None
-        run.trace.key_fingerprints.append(lease.key.secret.fingerprint)
-        order = Order(body, asked, count, price_at(run.model.prices, self._clock()))
-        outcome = await self._caller.call(endpoint, lease, order, remaining_s=max(0.0, run.ends_at - started))
-        made: _Outcome
+        key, price = lease.key, price_at(run.model.prices, self._clock())
+        attempt = run.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started)
+        order = Order(body, asked, count, price, run.job.prompt, run.trace.headers_of(attempt))
+        try:
+            return await self._buy(run, lease, target, share, order, attempt)
+        finally:
+            attempt.ended_s = self._monotonic()
+
+    async def _buy(
+        self, run: _Run, lease: Lease, target: Target, share: Share, order: Order, attempt: Attempt
+    ) -> Ending:
+        """The call and its pictures."""
+        remaining_s = max(0.0, run.ends_at - attempt.started_s)
+        outcome = await self._caller.call(run.endpoints[target.upstream], lease, order, remaining_s=remaining_s)
+        made: Ending
         if isinstance(outcome, GatewayError):
             made = outcome
-            if outcome.row.outcome is Outcome.NOT_SENT:
-                run.trace.key_fingerprints.remove(lease.key.secret.fingerprint)
-            await self._note_failure(run, lease, share, count, outcome)
+            attempt.was_sent = outcome.row.outcome is not Outcome.NOT_SENT
+            await self._note_failure(run, lease, share, order.images, outcome)
         else:
-            made = await self._receive(run, target, share, count, outcome)
-        run.trace.calls.append((started, self._monotonic()))
+            made = await self._receive(run, target, share, order.images, outcome)
+        attempt.fault = made.fault if isinstance(made, GatewayError) else None
         return made
 
     async def _open(self, run: _Run, lease: Lease, count: int) -> Share:
@@ -251,7 +273,7 @@ class Upstreams:
         if share.fail(count, error.row):
             await self._admission.free(run.ticket, lease.key.upstream, lease.key.account, count)
 
-    async def _receive(self, run: _Run, target: Target, share: Share, count: int, reply: ImageReply) -> "_Outcome":
+    async def _receive(self, run: _Run, target: Target, share: Share, count: int, reply: ImageReply) -> Ending:
         """The pictures as the caller wants them: never more than were ordered."""
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made = reply.pictures[:count]
@@ -260,45 +282,9 @@ class Upstreams:
         if not pictures:
             return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")
         self._caller.count_images(len(pictures), run.model.id, run.ticket.caller.tenant.name, endpoint.name)
-        return _Made(pictures, self._shape(run, target), reply.id)
+        return Made(pictures, self._shape(run, target), reply.id)
 
     def _shape(self, run: _Run, target: Target) -> Shape:
         shape = plan_shape(run.job, target.capability, self._policy.size_policy)
         assert shape is not None  # the target was chosen because it can
         return shape
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """One call's delivered pictures."""
-
-    pictures: tuple[Picture, ...]
-    shape: Shape
-    id: str
-
-
-_Outcome = _Made | GatewayError
-
-
-def _is_for_another_target(error: GatewayError, others: list[Target]) -> bool:
-    """Whether what may be sent again is not to be sent to this upstream: it cannot serve, or seems ill."""
-    if error.row.scope is Scope.UPSTREAM and error.row.retry is Retry.FREELY:
-        return True
-    return bool(others) and error.row.ails_upstream
-
-
-def _outcomes(part: list[_Outcome] | BaseException) -> list[_Outcome]:
-    if isinstance(part, Exception):
-        _LOG.error("unexpected_failure", exc_info=part)
-        return [GatewayError(Fault.INTERNAL, type(part).__name__)]
-    if isinstance(part, BaseException):
-        raise part
-    return part
-
-
-_WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome.NOT_SENT: 3}
-
-
-def _worst(errors: list[GatewayError]) -> GatewayError:
-    """The one that the caller must know: whatever may have cost money first, then what no retry can mend."""
-    return min(errors, key=lambda error: (_WEIGHT[error.row.outcome], error.row.may_client_retry))

@@ -2,8 +2,8 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import httpx
@@ -11,9 +11,9 @@ import structlog
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, ImageReply
-from gateway.domain.keys import Secret
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
+from gateway.upstream.redaction import redact_error, redact_reply
 from gateway.wire import Dialect
 from gateway.wire.envelope import Reply
 from gateway.wire.links import LinkPolicy
@@ -74,6 +74,9 @@ class Order:
     images: int
     price_usd_micros: int
     """Of one image."""
+    prompt: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides those that every call has."""
 
 
 class Caller:
@@ -103,19 +106,25 @@ class Caller:
         Returns: what came back, or what went wrong: a failed call is a normal outcome here.
         """
         timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
+        is_cut_short = timeout_s < self._limits.timeout_s
         sent_s: list[float] = []
-        request = self._build_request(endpoint, lease, order.body, timeout_s)
-        request.extensions["on_sent"] = lambda: sent_s.append(self._monotonic())
+
+        def note_sent() -> None:
+            sent_s.append(self._monotonic())
+            self._pool.note_sent(lease, sent_s[0])
+
+        request = self._build_request(endpoint, lease, order, timeout_s)
+        request.extensions["on_sent"] = note_sent
         gauge, timer = self._metrics.in_flight.labels(endpoint.name), self._metrics.upstream_seconds
         outcome: ImageReply | GatewayError | None = None
         try:
             with gauge.track_inprogress(), timer.labels(endpoint.name).time():
                 reply = await self._exchange(request, timeout_s)
-                outcome = endpoint.dialect.read_reply(reply, order.delivery)
+                outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
         except GatewayError as error:
-            outcome = _redacted(error, lease.key.secret)
+            outcome = redact_error(error, lease.key.secret, order.prompt)
         finally:
-            report = _report(outcome, order, sent_s[0] if sent_s else None)
+            report = replace(_report(outcome, order), sent_s=sent_s[0] if sent_s else None, is_cut_short=is_cut_short)
             await self._release(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 
@@ -129,12 +138,22 @@ class Caller:
     def count_images(self, count: int, model: str, tenant: str, upstream: str) -> None:
         self._metrics.images.labels(model, tenant, upstream).inc(count)
 
-    def _build_request(self, endpoint: Endpoint, lease: Lease, body: bytes, timeout_s: float) -> httpx.Request:
+    def count_wait(self, seconds: float, upstream: str) -> None:
+        self._metrics.wait_seconds.labels(upstream).observe(seconds)
+
+    def count_retry(self, upstream: str, fault: Fault) -> None:
+        self._metrics.retries.labels(upstream, fault.value).inc()
+
+    def count_spill(self, upstream: str) -> None:
+        self._metrics.spills.labels(upstream).inc()
+
+    def _build_request(self, endpoint: Endpoint, lease: Lease, order: Order, timeout_s: float) -> httpx.Request:
         return httpx.Request(
             "POST",
             endpoint.base_url + endpoint.dialect.path,
-            content=body,
+            content=order.body,
             headers={
+                **order.headers,
                 "authorization": f"Bearer {lease.key.secret.reveal()}",
                 "content-type": "application/json",
                 "accept": "application/json",
@@ -171,14 +190,14 @@ class Caller:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
 
 
-def _report(outcome: ImageReply | GatewayError | None, order: Order, sent_s: float | None) -> Report:
+def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
     """What the pool is told. A call that was cut off, by the end of the program, says nothing good or bad."""
     if outcome is None:
-        return Report(Fault.INTERNAL, sent_s=sent_s)
+        return Report(Fault.INTERNAL)
     if isinstance(outcome, GatewayError):
-        return Report(outcome.fault, outcome.retry_after_s, sent_s=sent_s)
+        return Report(outcome.fault, outcome.retry_after_s)
     images = len(outcome.pictures[: order.images])
-    return Report(images=images, usd_micros=images * order.price_usd_micros, sent_s=sent_s)
+    return Report(images=images, usd_micros=images * order.price_usd_micros)
 
 
 async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int) -> Reply:
@@ -195,12 +214,6 @@ async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request
     except httpx.TransportError as error:
         raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
     return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")))
-
-
-def _redacted(error: GatewayError, secret: Secret) -> GatewayError:
-    """The error without the key, which an upstream may have echoed into its text."""
-    error.detail = error.detail.replace(secret.reveal(), repr(secret))
-    return error
 
 
 def transport_fault(error: httpx.TransportError) -> Fault:

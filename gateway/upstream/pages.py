@@ -11,6 +11,7 @@ import httpx
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
 from gateway.upstream.calls import Endpoint, read_reply
+from gateway.upstream.redaction import redact
 from gateway.wire.probes import ProbeResult
 
 _DEADLINE_S: Final = 10.0
@@ -35,6 +36,7 @@ class Probe:
     """Seconds until the plan's used-up window ends, where the page leaves no doubt of it."""
     window_if_spent_s: float | None = None
     """Likewise, if something else than the page says that the plan is used up."""
+    has_plan_left: bool = False
 
 
 class Pages:
@@ -72,7 +74,7 @@ class Pages:
             result = ProbeResult(Fault.CALL_NOT_SENT, "base_url is no valid URL")
         except GatewayError as error:
             result = ProbeResult(error.fault, error.detail)
-        detail = result.detail.replace(key.secret.reveal(), repr(key.secret))
+        detail = redact(result.detail, key.secret)
         return Probe(
             result.fault,
             detail,
@@ -80,6 +82,7 @@ class Pages:
             result.proves_balance,
             window_s=result.window_s,
             window_if_spent_s=result.window_if_spent_s,
+            has_plan_left=result.has_plan_left,
         )
 
     def _build_request(self, endpoint: Endpoint, key: UpstreamKey) -> httpx.Request:

@@ -91,8 +91,6 @@ class Prober:
         self._clock = clock
         self._draw = draw
         self._every_s = every_s
-        self._asked: set[tuple[str, str]] = set()
-        """Accounts whose window was asked for since it was used up."""
 
     async def run(self) -> None:
         """A round every `every_s`, by whichever process has the turn; for ever."""
@@ -115,16 +113,11 @@ class Prober:
     async def probe_resting(self) -> None:
         """One round. Raises: GatewayError REDIS_AWAY."""
         cases = [case for status in await self._pool.look() for case in self._cases(status)]
-        windows = {case.window for case in cases if case.window}
-        self._asked &= windows
         for case in cases:
-            if case.window in self._asked:
-                continue
             await asyncio.sleep(self._draw() * _SPREAD_S)
             if not await self._turn.keep():
                 return
             await self._settle(case)
-        self._asked |= windows
 
     async def _settle(self, case: _Case) -> None:
         """Ask, and tell what is known now; one key that cannot be settled keeps no other."""
@@ -171,6 +164,8 @@ class Prober:
         """Its true end. Where the page leaves doubt it may be of the next window already: the rest gets no longer."""
         if probe.window_s is not None:
             return _Verdict(False, case.fault, probe.window_s)
+        if probe.has_plan_left:
+            return _Verdict(True, case.fault)
         ends_s = probe.window_if_spent_s
         if ends_s is None or case.until_s is None or ends_s >= case.until_s - self._clock():
             return None

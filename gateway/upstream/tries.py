@@ -1,9 +1,11 @@
 """What one part of a job has tried, and what it may still try."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
 from gateway.domain.keys import UpstreamKey
+from gateway.domain.models import Target
 from gateway.stores.pool import NoKey, Repeat
 
 _FREE = frozenset({Outcome.NOT_SENT, Outcome.REFUSED})
@@ -25,6 +27,15 @@ class Tries:
     has_retried_once: bool = False
     shortest_wait_s: float | None = None
     is_busy: bool = False
+    is_patient: bool = False
+    """Every target has been asked: it waits at the one that has room first, for as long as it may."""
+    soonest: Target | None = None
+    """That one."""
+    soonest_s: float = math.inf
+
+    def copy(self) -> "Tries":
+        """For one of several parts of the job."""
+        return replace(self, avoided=set(self.avoided))
 
     def note_failure(self, error: GatewayError, key: UpstreamKey) -> None:
         self.last, self.last_at = error, key.upstream
@@ -38,9 +49,11 @@ class Tries:
             case _:
                 pass
 
-    def note_no_key(self, nothing: NoKey) -> None:
+    def note_no_key(self, target: Target, nothing: NoKey) -> None:
         self.asked = self.asked or nothing.asked
         self.is_busy = self.is_busy or nothing.is_busy
+        if nothing.is_busy and nothing.wait_s is not None and nothing.wait_s < self.soonest_s:
+            self.soonest, self.soonest_s = target, nothing.wait_s
         if nothing.wait_s is not None:
             self.shortest_wait_s = min(nothing.wait_s, self.shortest_wait_s or nothing.wait_s)
 
@@ -70,9 +83,15 @@ class Tries:
         return True
 
     def verdict(self) -> GatewayError:
-        """Why the part could not be made: the last fault, or a pool that cannot serve in time."""
-        if self.last is not None:
+        """Why the part could not be made: the last fault, or a pool that cannot serve in time.
+
+        A fault of a key does not count where another one could have served, had it had room.
+        """
+        if self.last is not None and not (self.is_busy and self.last.row.retry is Retry.FREELY):
             return self.last
-        if self.is_busy:
-            return GatewayError(Fault.POOL_BUSY, "no account has room in time", retry_after_s=self.shortest_wait_s)
-        return GatewayError(Fault.POOL_DOWN, "no account can be used", retry_after_s=self.shortest_wait_s)
+        if not self.is_busy:
+            return GatewayError(Fault.POOL_DOWN, "no account can be used", retry_after_s=self.shortest_wait_s)
+        detail = "Every account that could make this image is busy; please try again shortly."
+        if self.shortest_wait_s:
+            detail = f"Every account that could make this image is busy for about {math.ceil(self.shortest_wait_s)} s."
+        return GatewayError(Fault.POOL_BUSY, detail, retry_after_s=self.shortest_wait_s)

@@ -18,6 +18,9 @@ from gateway.wire import native, openai
 _LOG = structlog.get_logger("imagegate.errors")
 _RETRY_AFTER_MAX_S: Final = 60
 """SDKs ignore or misread larger values (reference/openai-images.md 6.3)."""
+_PARAM_MAX_CHARS: Final = 64
+_TOO_MANY: Final = 429
+"""Its detail says which limit, and nothing that the caller wrote."""
 _HTTP_FAULTS: Final = {404: Fault.ROUTE_UNKNOWN, 405: Fault.METHOD_NOT_ALLOWED}
 
 
@@ -61,7 +64,9 @@ def note(request: Request, error: GatewayError) -> None:
     """Put an error into the request's record."""
     record = record_of(request)
     record.fault = error.fault
-    record.detail = "" if error.row.shows_detail else error.detail
+    record.param = (error.param or "")[:_PARAM_MAX_CHARS]
+    is_of_the_callers_words = error.row.shows_detail and error.row.status != _TOO_MANY
+    record.detail = "" if is_of_the_callers_words else error.detail
     if error.rates:
         tell_rates(record, error.rates)
 

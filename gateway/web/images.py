@@ -12,8 +12,10 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import ImageResult
 from gateway.domain.models import Catalog
 from gateway.domain.tenants import Caller
+from gateway.domain.trace import Passage
 from gateway.stores.admission import Admission
 from gateway.stores.credentials import Credentials
+from gateway.stores.tickets import Ticket
 from gateway.upstream import Upstreams
 from gateway.web.bodies import BodyLimits, ChunksResponse, read_json_body
 from gateway.web.clients import Client, read_max_wait
@@ -113,16 +115,33 @@ class Images:
     ) -> ImageResult:
         record, job, model = record_of(request), generation.job, generation.model
         record.model, record.model_name, record.asked = model.id, generation.name, job.count
+        record.prompt = job.prompt
+        record.is_stream = isinstance(generation, openai.Generation) and generation.is_stream
         if isinstance(generation, openai.Generation) and generation.ignored:
             record.headers.append(("x-imagegate-ignored", ", ".join(generation.ignored)))
         purchase = Purchase(record.id, model.id, job.count, model.prices)
-        async with self._admission.admit(caller, purchase, lambda: self._durations(record)) as ticket:
+        async with self._admit(record, caller, purchase) as ticket:
             tell_rates(record, ticket.rates)
             result = await self._upstreams.generate(job, model, ticket, record.trace, Client(request), max_wait_s)
         record.delivered = len(result.pictures)
         if result.missing:
             record.headers.append(("x-imagegate-missing", str(result.missing)))
         return result
+
+    @asynccontextmanager
+    async def _admit(self, record: RequestRecord, caller: Caller, purchase: Purchase) -> AsyncIterator[Ticket]:
+        """The admission, with its two ends in the record."""
+        passage = record.trace.admit = Passage.begin(self._monotonic())
+        try:
+            async with self._admission.admit(caller, purchase, lambda: self._durations(record)) as ticket:
+                passage.ended_s = self._monotonic()
+                record.ticket = ticket
+                try:
+                    yield ticket
+                finally:
+                    passage = record.trace.settle = Passage.begin(self._monotonic())
+        finally:
+            passage.ended_s = self._monotonic()
 
     def _durations(self, record: RequestRecord) -> Durations:
         seconds = (record.trace.queue_s, record.trace.upstream_s, self._monotonic() - record.started_s)

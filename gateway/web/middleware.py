@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -11,8 +12,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.trace import Span, Trace, TraceContext, parse_trace_context
 from gateway.metrics import Metrics
-from gateway.web.record import RequestRecord, attach
+from gateway.web.lines import LineTerms, request_line
+from gateway.web.record import Answered, RequestRecord, attach
+from gateway.web.spans import spans_of
 from gateway.wire.openai import render_error
 
 OPENAI_VERSION: Final = "2020-10-01"
@@ -43,6 +47,20 @@ _UNKNOWN_ROUTE: Final = "_unknown"
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
+TellSpans = Callable[[TraceContext, Iterable[Span]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Where new ids come from."""
+
+    request: Callable[[], str]
+    trace: Callable[[], str]
+    """32 hexadecimal digits."""
+    span: Callable[[], str]
+    """16 hexadecimal digits."""
+
+
 class RequestScope:
     """Gives each request a record and reports it when the answer has left."""
 
@@ -51,21 +69,23 @@ class RequestScope:
         app: ASGIApp,
         metrics: Metrics,
         monotonic: Callable[[], float],
-        new_request_id: Callable[[], str],
+        ids: Ids,
+        terms: LineTerms,
+        tell_spans: TellSpans | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._monotonic = monotonic
-        self._new_request_id = new_request_id
+        self._ids = ids
+        self._terms = terms
+        self._tell_spans = tell_spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = RequestRecord(self._request_id(scope), self._monotonic())
+        record = self._begin(Headers(scope=scope))
         attach(scope.setdefault("state", {}), record)
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=record.id)
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -76,13 +96,31 @@ class RequestScope:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            with self._metrics.requests_in_progress.track_inprogress():
+                await self._app(scope, receive, send_with_headers)
         finally:
             self._report(scope, record, status)
 
-    def _request_id(self, scope: Scope) -> str:
-        given = Headers(scope=scope).get("x-request-id", "")
-        return given if _REQUEST_ID.fullmatch(given) else self._new_request_id()
+    def _begin(self, headers: Headers) -> RequestRecord:
+        """The record of a new request, and what every line that is written meanwhile says of it."""
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else self._ids.request()
+        context = self._trace_context(headers)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        if context:
+            structlog.contextvars.bind_contextvars(trace_id=context.trace_id)
+        return RequestRecord(request_id, self._monotonic(), trace=Trace(context, self._ids.span))
+
+    def _trace_context(self, headers: Headers) -> TraceContext | None:
+        """The trace that the request is a part of: a new one where none came, if somebody keeps it."""
+        given = headers.get("traceparent")
+        if given is not None:
+            states = ",".join(headers.getlist("tracestate"))
+            context = parse_trace_context(given, states, self._ids.span())
+            if context:
+                return context
+        return TraceContext(self._ids.trace(), self._ids.span()) if self._tell_spans else None
 
     def _add_headers(self, headers: MutableHeaders, record: RequestRecord) -> None:
         headers["x-request-id"] = record.id
@@ -96,43 +134,29 @@ class RequestScope:
 
     def _report(self, scope: Scope, record: RequestRecord, status: int) -> None:
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
+        client = str((scope.get("client") or ("",))[0])
         total_s = self._monotonic() - record.started_s
-        status = status or _CLIENT_CLOSED_REQUEST
-        self._metrics.requests.labels(route, record.model, record.tenant, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(total_s)
-        if record.fault:
-            self._metrics.refusals.labels(record.fault.value, record.tenant).inc()
-        if record.asked:
-            self._metrics.queue_seconds.observe(record.trace.queue_s)
-            self._metrics.overhead_seconds.observe(max(0.0, total_s - record.trace.upstream_s - record.trace.queue_s))
+        answered = Answered(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
+        self._count(record, answered)
+        is_quiet = route in _QUIET_ROUTES
         log = _LOG.info
-        if status >= 500:
+        if answered.status >= 500:
             log = _LOG.warning
-        elif route in _QUIET_ROUTES and status < 400:
+        elif is_quiet and answered.status < 400:
             log = _LOG.debug
-        log("request", **_line(scope["method"], route, record, status, total_s))
+        log("request", **request_line(record, answered, self._terms))
+        if self._tell_spans and record.trace.context and not is_quiet:
+            self._tell_spans(record.trace.context, spans_of(record, record.trace.context, answered))
 
-
-def _line(method: str, route: str, record: RequestRecord, status: int, total_s: float) -> dict[str, object]:
-    """The canonical line. Empty fields are left out."""
-    line: dict[str, object] = {
-        "method": method,
-        "route": route,
-        "status": status,
-        "tenant": record.tenant,
-        "key_id": record.key_id,
-        "admin": record.admin,
-        "model": record.model,
-        "asked": record.asked,
-        "delivered": record.delivered,
-        "attempts": record.trace.attempts,
-        "upstream_keys": ",".join(dict.fromkeys(record.trace.key_fingerprints)),
-        "fault": record.fault.value if record.fault else "",
-        "detail": record.detail,
-        "queue_ms": _ms(record.trace.queue_s) if record.asked else "",
-        "upstream_ms": _ms(record.trace.upstream_s) if record.asked else "",
-    }
-    return {name: value for name, value in line.items() if value not in {"", 0}} | {"total_ms": _ms(total_s)}
+    def _count(self, record: RequestRecord, answered: Answered) -> None:
+        metrics = self._metrics
+        metrics.requests.labels(answered.route, record.model, record.tenant, str(answered.status)).inc()
+        metrics.request_seconds.labels(answered.route).observe(answered.total_s)
+        if record.fault:
+            metrics.refusals.labels(record.fault.value, record.tenant).inc()
+        if record.asked:
+            metrics.queue_seconds.observe(record.trace.queue_s)
+            metrics.overhead_seconds.observe(answered.own_s(record.trace))
 
 
 def _ms(seconds: float) -> int:

@@ -6,7 +6,8 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from gateway.domain.faults import Fault
-from gateway.domain.images import Trace
+from gateway.domain.trace import Trace
+from gateway.stores.tickets import Ticket
 
 _KEY: Final = "record"
 
@@ -26,13 +27,36 @@ class RequestRecord:
     """The configured id, never the caller's spelling: it is a metric label."""
     model_name: str = ""
     """The model as the caller wrote it."""
+    prompt: str = field(default="", repr=False)
+    is_stream: bool = False
     asked: int = 0
     delivered: int = 0
     fault: Fault | None = None
+    param: str = ""
+    """The field of the request that is at fault."""
     detail: str = ""
+    ticket: Ticket | None = None
+    """What was admitted, and what became of it."""
     trace: Trace = field(default_factory=Trace)
     headers: list[tuple[str, str]] = field(default_factory=list)
     """Headers that the answer gets whatever it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How a request ended."""
+
+    method: str
+    route: str
+    """As it is configured, never the caller's path: it is a metric label."""
+    status: int
+    total_s: float
+    client: str = ""
+    """Its address."""
+
+    def own_s(self, trace: Trace) -> float:
+        """Time in which it waited neither for an account nor for an upstream."""
+        return max(0.0, self.total_s - trace.upstream_s - trace.queue_s)
 
 
 def attach(scope_state: dict[str, object], record: RequestRecord) -> None:

@@ -27,6 +27,8 @@ class ProbeResult:
     """Seconds until a used-up window of the plan ends, where the page leaves no doubt of it."""
     window_if_spent_s: float | None = None
     """Likewise, if something else than the page says that the plan is used up."""
+    has_plan_left: bool = False
+    """The plan has something left, without doubt."""
 
 
 def read_remains(envelope: Envelope) -> ProbeResult:
@@ -34,11 +36,15 @@ def read_remains(envelope: Envelope) -> ProbeResult:
     rows = envelope.inners("model_remains") or envelope.inner("data").inners("model_remains")
     if envelope.inner("base_resp").integer("status_code") is None and not rows:
         return ProbeResult(Fault.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
-    windows = [_windows(row) for row in rows if row.text("model_name").startswith("image")]
+    rows = [row for row in rows if row.text("model_name").startswith("image")]
+    windows = [_windows(row) for row in rows]
     spent_s = _end_s([[window for window in of_row if window.is_surely_spent] for of_row in windows])
     if spent_s:
         return ProbeResult(Fault.WINDOW_SPENT, "the plan is used up", window_s=spent_s)
-    return ProbeResult(proves_balance=True, window_if_spent_s=_end_s(windows))
+    left = [row.value(f"{prefix}_remaining_percent") for row in rows for prefix, _ in _WINDOWS]
+    percents = [value for value in left if value is not None]
+    has_left = bool(percents) and all(isinstance(value, int | float) and value > 0 for value in percents)
+    return ProbeResult(proves_balance=True, window_if_spent_s=_end_s(windows), has_plan_left=has_left)
 
 
 def read_models(envelope: Envelope) -> ProbeResult:

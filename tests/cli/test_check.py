@@ -9,7 +9,7 @@ import pytest
 from tests.cli.test_cli import fits, run
 from tests.harness import Simulator, serving
 from tests.servers import free_port
-from tests.upstream.test_prober import serving_page
+from tests.upstream.test_pages import serving_page
 
 HEAD = """\
 [redis]

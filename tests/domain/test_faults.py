@@ -116,7 +116,7 @@ TENANTS_LIMITS = {Fault.RATE_LIMITED, Fault.RATE_EXCEEDED_BY_ONE, Fault.QUOTA_EX
 def test_detail_is_shown_only_for_the_callers_own_faults(fault: Fault) -> None:
     error = GatewayError(fault, "sk-planted-secret at https://upstream.example")
     is_callers = TABLE[fault].outcome is Outcome.NOT_SENT and TABLE[fault].status not in {429, *range(500, 600)}
-    expected = error.detail if is_callers or fault in TENANTS_LIMITS else None
+    expected = error.detail if is_callers or fault in {*TENANTS_LIMITS, Fault.POOL_BUSY} else None
     assert (expected or TABLE[fault].message) == error.message
 
 

@@ -19,9 +19,7 @@ from gateway.domain.images import (
     Shape,
     Size,
     SizePolicy,
-    Trace,
     can_be_pixels,
-    covered,
     plan_shape,
     sniff,
     sniff_base64,
@@ -175,26 +173,6 @@ def test_calls_make_exactly_what_was_asked(count: int, at_most: int) -> None:
     assert count == sum(parts)
     assert all(1 <= part <= at_most for part in parts)
     assert math.ceil(count / at_most) == len(parts)
-
-
-@pytest.mark.parametrize(
-    ("spans", "expected"),
-    [
-        ([], 0.0),
-        ([(1, 3)], 2.0),
-        ([(1, 3), (5, 6)], 3.0),
-        ([(1, 4), (2, 3)], 3.0),
-        ([(2, 5), (1, 3)], 4.0),
-        ([(1, 1)], 0.0),
-    ],
-)
-def test_overlapping_spans_count_once(spans: list[tuple[float, float]], expected: float) -> None:
-    assert expected == covered(spans)
-
-
-def test_queue_time_is_what_no_call_covers() -> None:
-    trace = Trace(waits=[(0, 2), (3, 9)], calls=[(2, 5), (4, 6)], key_fingerprints=["fp-1", "fp-2"])
-    assert (trace.attempts, trace.upstream_s, trace.queue_s) == (2, 4.0, 5.0)
 
 
 def test_missing_is_what_was_asked_less_what_came() -> None:

@@ -282,7 +282,7 @@ def test_an_unknown_outcome_is_bought_once_whatever_the_client_would_retry(
 
 
 def test_a_rate_limit_is_retried_by_the_client_as_told(make_gateway: MakeGateway, simulator: Simulator) -> None:
-    gateway = make_gateway(upstream("sim", "minimax", simulator.url, "main:main-1"))
+    gateway = make_gateway(upstream("sim", "minimax", simulator.url, "main:main-1") | {"max_wait_s": 0})
     with OpenAI(base_url=gateway.base_url, api_key=gateway.api_key, max_retries=0) as client:
         with pytest.raises(openai.RateLimitError) as first:
             client.images.generate(prompt="[code=1002]")

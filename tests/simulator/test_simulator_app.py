@@ -208,7 +208,7 @@ async def test_remains_needs_a_key_and_is_on_no_bill(client: httpx.AsyncClient) 
     answer = await client.get("/v1/token_plan/remains", headers={"Authorization": "Bearer design-1"})
     assert answer.content == (
         b'{"base_resp":{"status_code":0,"status_msg":"success"},"model_remains":[{"model_name":"image-01",'
-        b'"current_interval_total_count":100,"current_interval_usage_count":100,"remains_time":3600000}]}'
+        b'"current_interval_total_count":100,"current_interval_usage_count":100,"current_interval_remaining_percent":100,"remains_time":3600000}]}'
     )
     assert (await client.get("/simulator/invoice")).json()["accounts"] == {}
 

@@ -117,7 +117,7 @@ async def test_quota_page_of_a_used_up_plan_is_a_success_with_nothing_left(
         by_order.content
     )
     assert (
-        b'"current_interval_total_count":100,"current_interval_usage_count":0,"remains_time":3600000}]}'
+        b'"current_interval_total_count":100,"current_interval_usage_count":0,"current_interval_remaining_percent":0,"remains_time":3600000}]}'
         in by_order.content
     )
 

@@ -3,11 +3,14 @@
 import pytest
 
 from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.images import Capability
 from gateway.domain.keys import UpstreamKey, make_secret
+from gateway.domain.models import Target
 from gateway.stores.pool import NoKey, Repeat
 from gateway.upstream.tries import Tries
 
 KEY = UpstreamKey("sim", "a", "a-1", make_secret("a-1"))
+HERE, THERE = (Target(name, "image-01", Capability()) for name in ("sim", "other"))
 
 
 def failed(*faults: Fault, left: int = 3) -> Tries:
@@ -74,26 +77,68 @@ def test_a_repeated_call_counts_against_the_budget_where_the_upstream_is_ill(fau
 def test_busy_is_told_where_one_upstream_is_and_the_shortest_wait() -> None:
     tries = Tries(3)
     for nothing in (NoKey(40.0, is_busy=False), NoKey(7.5, is_busy=True), NoKey(None, is_busy=False)):
-        tries.note_no_key(nothing)
+        tries.note_no_key(HERE, nothing)
     error = tries.verdict()
     assert (Fault.POOL_BUSY, 7.5) == (error.fault, error.retry_after_s)
+    assert "Every account that could make this image is busy for about 8 s." == error.detail
+
+
+def test_busy_without_a_forecast_names_no_seconds() -> None:
+    tries = Tries(3)
+    tries.note_no_key(HERE, NoKey(None, is_busy=True))
+    error = tries.verdict()
+    assert (Fault.POOL_BUSY, None) == (error.fault, error.retry_after_s)
+    assert "Every account that could make this image is busy; please try again shortly." == error.detail
 
 
 def test_down_is_told_where_all_are() -> None:
     tries = Tries(3)
-    tries.note_no_key(NoKey(None, is_busy=False))
+    tries.note_no_key(HERE, NoKey(None, is_busy=False))
     error = tries.verdict()
     assert (Fault.POOL_DOWN, None) == (error.fault, error.retry_after_s)
 
 
-def test_a_fault_is_told_rather_than_that_no_key_was_left() -> None:
-    tries = failed(Fault.KEY_INVALID)
-    tries.note_no_key(NoKey(5.0, is_busy=True))
-    assert Fault.KEY_INVALID is tries.verdict().fault
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_is_told_rather_than_that_no_key_was_left(fault: Fault) -> None:
+    tries = failed(fault)
+    tries.note_no_key(HERE, NoKey(None, is_busy=False))
+    assert fault is tries.verdict().fault
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_that_another_key_would_not_have_is_not_told_where_the_others_were_only_busy(fault: Fault) -> None:
+    tries = failed(fault)
+    tries.note_no_key(HERE, NoKey(5.0, is_busy=True))
+    expected = Fault.POOL_BUSY if TABLE[fault].retry is Retry.FREELY else fault
+    assert expected is tries.verdict().fault
 
 
 def test_the_first_place_in_the_line_is_kept() -> None:
     tries = Tries(3)
     for asked in ("", "1000", "2000"):
-        tries.note_no_key(NoKey(None, is_busy=True, asked=asked))
+        tries.note_no_key(HERE, NoKey(None, is_busy=True, asked=asked))
     assert "1000" == tries.asked
+
+
+def test_the_target_that_has_room_first_is_known() -> None:
+    tries = Tries(3)
+    for target, wait_s in ((HERE, 9.0), (THERE, 4.0), (HERE, 6.0)):
+        tries.note_no_key(target, NoKey(wait_s, is_busy=True))
+    assert THERE is tries.soonest
+
+
+@pytest.mark.parametrize("nothing", [NoKey(1.0, is_busy=False), NoKey(None, is_busy=True)])
+def test_nobody_waits_at_a_target_that_rests_or_that_tells_no_time(nothing: NoKey) -> None:
+    tries = Tries(3)
+    tries.note_no_key(THERE, nothing)
+    assert tries.soonest is None
+    tries.note_no_key(HERE, NoKey(50.0, is_busy=True))
+    assert HERE is tries.soonest
+
+
+def test_what_one_part_has_tried_is_not_what_another_has() -> None:
+    tries = Tries(3)
+    part = tries.copy()
+    part.note_failure(GatewayError(Fault.KEY_INVALID), KEY)
+    part.note_no_key(HERE, NoKey(1.0, is_busy=True))
+    assert (3, (), None) == (tries.left, tries.avoided_at("sim"), tries.soonest)

@@ -16,9 +16,10 @@ from starlette.routing import Route
 
 from gateway.domain.billing import Durations, Price, Purchase
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Capability, Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy, Trace
+from gateway.domain.images import Capability, Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy
 from gateway.domain.keys import AccountLimits, PoolTerms, WaitTerms
 from gateway.domain.models import Model, Target
+from gateway.domain.trace import Trace
 from gateway.stores import connect
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
@@ -50,6 +51,8 @@ class Site:
     per_call: int = 9
     dialect: str = "minimax"
     answers_base64: bool = True
+    limits: AccountLimits = UNLIMITED
+    """Of each account."""
 
     def accounts(self) -> list[tuple[str, list[str]]]:
         """Names, with the names of their keys."""
@@ -86,10 +89,11 @@ async def running(
     *sites: Site,
     max_attempts: int = 3,
     deadline_s: float = 30.0,
+    reserve_s: float = 0.0,
+    call_timeout_s: float = 20.0,
     result_timeout_s: float = 10.0,
     max_wait_s: float = 2.0,
     spill_after_s: float = 0.3,
-    limits: AccountLimits = UNLIMITED,
     terms: PoolTerms = NEVER_LEFT_ALONE,
     monotonic: Callable[[], float] = time.monotonic,
     is_new: bool = False,
@@ -100,7 +104,7 @@ async def running(
     Redis knows the pool already, and no key was used yet, unless the gateway `is_new`.
     """
     accounts = [
-        account(name, *keys, upstream=site.name, limits=limits) for site in sites for name, keys in site.accounts()
+        account(name, *keys, upstream=site.name, limits=site.limits) for site in sites for name, keys in site.accounts()
     ]
     endpoints = {
         site.name: Endpoint(site.name, DIALECTS[site.dialect], site.url, LinkPolicy([site.url])) for site in sites
@@ -115,9 +119,11 @@ async def running(
         direct = await stack.enter_async_context(AiohttpTransport())
         public = await stack.enter_async_context(AiohttpTransport(public_only=True))
         admission, customer = admitting(counters, metrics=process.metrics), await put_tenant(counters)
-        caller = Caller(direct, process.pool, CallLimits(2, 20, 1, 2**26), process.metrics, "test", time.monotonic)
+        caller = Caller(
+            direct, process.pool, CallLimits(2, call_timeout_s, 1, 2**26), process.metrics, "test", time.monotonic
+        )
         fetcher = ResultFetcher(public, direct, FetchLimits(2, result_timeout_s, 2**25), "test")
-        policy = Policy(deadline_s, max_attempts, SizePolicy.NEAREST)
+        policy = Policy(deadline_s, reserve_s, max_attempts, SizePolicy.NEAREST)
         upstreams = Upstreams(process.pool, admission, caller, fetcher, supply, policy, time.time, monotonic)
 
         async def make(
@@ -127,9 +133,12 @@ async def running(
             trace: Trace | None = None,
             client: Waiter | None = None,
             max_wait_s: float | None = None,
+            supply: Supply | None = None,
         ) -> ImageResult:
             job = ImageJob(prompt, count, delivery)
             purchase = Purchase("req_1", model.id, count, model.prices)
+            if supply:
+                upstreams.configure(supply)
             async with admission.admit(customer, purchase, Durations) as ticket:
                 return await upstreams.generate(job, model, ticket, trace or Trace(), client or Waiter(), max_wait_s)
 
@@ -227,6 +236,14 @@ async def test_the_first_job_of_a_new_gateway_is_made_in_full(redis_url: str, si
     async with running(redis_url, Site("sim", simulator.url, ("a/a-1", "b/b-1"), per_call=1), is_new=True) as make:
         result = await make(10)
     assert (10, 0) == (len(result.pictures), result.missing)
+
+
+async def test_a_job_that_came_before_a_reload_is_made_by_an_upstream_that_is_gone(
+    redis_url: str, simulator: Simulator
+) -> None:
+    """Its model was chosen when the upstream was still there."""
+    async with running(redis_url, Site("sim", simulator.url)) as make:
+        assert 1 == len((await make(supply=Supply({}, (), {}))).pictures)
 
 
 async def test_the_calls_of_one_job_are_spread_over_the_keys(redis_url: str, simulator: Simulator) -> None:

@@ -86,7 +86,8 @@ def test_what_was_used_is_shown(gateway: Gateway) -> None:
 def test_an_added_key_is_used_at_once_and_shown_nowhere(gateway: Gateway, simulator: Simulator, redis_url: str) -> None:
     made = gateway.admin("POST", "/pool", NEW)
     assert (201, "ready", False) == (made.status_code, made.json()["state"], made.json()["declared"])
-    assert made.json() == gateway.admin("GET", "/pool/sim/main/main-2").json()
+    assert (probe := made.json()["probe"])["works"]
+    assert made.json() == gateway.admin("GET", "/pool/sim/main/main-2").json() | {"probe": probe}
     gateway.admin("PATCH", "/pool/sim/main/main-1", {"state": "disabled"})
     assert 200 == gateway.generate(prompt="a lighthouse").status_code
     assert CANARY == simulator.requests()[-1]["headers"]["authorization"]
@@ -212,7 +213,8 @@ def test_what_is_held_back_is_not_used_until_it_is_let_go(gateway: Gateway, path
 
 
 def test_a_removed_key_is_gone(gateway: Gateway) -> None:
-    made = gateway.admin("POST", "/pool", NEW).json()
+    gateway.admin("POST", "/pool", NEW)
+    made = gateway.admin("GET", "/pool/sim/main/main-2").json()
     assert made | {"removed": True} == gateway.admin("DELETE", "/pool/sim/main/main-2").json()
     refused(gateway.admin("GET", "/pool/sim/main/main-2"), 404)
     assert ["main-1"] == [key["key"] for key in pool(gateway)["accounts"][0]["keys"]]
@@ -222,31 +224,6 @@ def test_a_removed_key_is_gone(gateway: Gateway) -> None:
 def test_a_key_of_the_configuration_is_not_removed(gateway: Gateway) -> None:
     refused(gateway.admin("DELETE", "/pool/sim/main/main-1"), 409, "configuration", "disable")
     assert 200 == gateway.generate(prompt="a lighthouse").status_code
-
-
-def test_a_probe_of_a_key_that_works(gateway: Gateway, simulator: Simulator) -> None:
-    probed = gateway.admin("POST", "/pool/sim/main/main-1/probe").json()
-    assert (True, None, "ready") == (probed["works"], probed["fault"], probed["key"]["state"])
-    assert 0 <= probed["seconds"] < 30
-    assert 0 == simulator.images_billed()
-
-
-def test_a_probe_lets_a_mended_key_be_tried_at_once(gateway: Gateway) -> None:
-    assert 503 == gateway.generate(prompt="[code=2049]").status_code
-    assert "quarantined" == gateway.admin("GET", "/pool/sim/main/main-1").json()["state"]
-    probed = gateway.admin("POST", "/pool/sim/main/main-1/probe").json()
-    assert (True, "half_open", "key_invalid") == (probed["works"], probed["key"]["state"], probed["key"]["fault"])
-    assert 200 == gateway.generate(prompt="a lighthouse").status_code
-    assert "ready" == gateway.admin("GET", "/pool/sim/main/main-1").json()["state"]
-
-
-def test_a_probe_tells_why_a_key_does_not_work_and_leaves_it_resting(gateway: Gateway, simulator: Simulator) -> None:
-    gateway.admin("POST", "/pool", {**NEW, "secret": "canary-broken"})
-    httpx.put(f"{simulator.url}/simulator/keys/canary-broken", json={"answers": 2049}, verify=False)
-    probed = gateway.admin("POST", "/pool/sim/main/main-2/probe")
-    assert (False, "key_invalid") == (probed.json()["works"], probed.json()["fault"])
-    assert probed.json()["detail"]
-    assert "canary" not in probed.text
 
 
 def test_every_act_is_in_the_audit_with_its_target(gateway: Gateway) -> None:

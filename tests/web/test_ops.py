@@ -1,27 +1,22 @@
 """Alive, able to serve, and measured; also while Redis is away."""
 
-import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway import __version__
 from gateway.app import create_app
 from gateway.domain.faults import State
 from gateway.settings import from_document
 from tests.conftest import MakeGateway
 from tests.harness import Gateway, Simulator, document, environment, serving, upstream, wait_until
 from tests.scarce import ask, occupied, scarce, wait_for_queue
-
-ROUTES: Final = frozenset(
-    {"/v1/images/generations", "/v1/models", "/v1/models/{name:path}", "/metrics", "/healthz", "/readyz", "_unknown"}
-    | {"/admin/v1/tenants", "/admin/v1/tenants/{name}/keys"}
-)
 
 
 @contextmanager
@@ -111,6 +106,17 @@ def test_an_image_is_counted_everywhere(gateway: Gateway) -> None:
         assert expected in found
 
 
+def test_open_connections_are_counted_until_they_are_closed(gateway: Gateway) -> None:
+    def connections() -> float:
+        return next(value for name, _, value in samples(gateway.url) if name == "imagegate_connections")
+
+    host, port = gateway.url.removeprefix("http://").split(":")
+    wait_until(lambda: connections() == 1, "those of the fixtures are closed")
+    with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))):
+        wait_until(lambda: connections() == 3, "two more are open")
+    wait_until(lambda: connections() == 1, "they are closed")
+
+
 def states(gateway: Gateway, key: str = "main-1") -> set[str]:
     """The state that a key is in; every other one of it is told as 0."""
     found = {
@@ -172,18 +178,57 @@ def test_who_waits_is_a_metric(make_gateway: MakeGateway, simulator: Simulator) 
     assert (*depth, 0.0) in samples(gateway.url)
 
 
-def test_random_paths_and_junk_do_not_grow_the_metrics(gateway: Gateway) -> None:
-    """Labels are closed sets: nothing that a stranger writes becomes one."""
-    for number in range(30):
-        httpx.get(f"{gateway.url}/random/{number}")
-        httpx.post(f"{gateway.url}/v1/models/{number}")
-        gateway.get(f"/v1/models/junk-{number}")
-        gateway.generate(prompt="x", model=f"junk-{number}")
-        gateway.get("/v1/models", authorization=f"Bearer junk-{number}")
-    assert set() == labels(gateway.url, "route") - {route.replace(":path}", "}") for route in ROUTES}
-    assert {"", "acme"} == labels(gateway.url, "tenant")
-    assert set() == labels(gateway.url, "model") - {"", "image-01"}
-    assert not re.search(r"junk|random", httpx.get(f"{gateway.url}/metrics").text)
+def test_what_an_account_allows_and_what_of_it_is_used_is_a_metric(
+    make_gateway: MakeGateway, simulator: Simulator
+) -> None:
+    limits = {"requests_per_minute": 5, "images_per_minute": 30, "max_concurrency": 4}
+    gateway = make_gateway(scarce(simulator.url, "a:a-1", limits=limits))
+    gateway.generate(prompt="x", n=3)
+    found = {
+        (its["kind"], its["what"]): value
+        for name, its, value in samples(gateway.url)
+        if name == "imagegate_account_capacity" and (its["upstream"], its["account"]) == ("sim", "a")
+    }
+    told = {"requests": (5, 5, 1), "images": (30, 30, 3), "concurrency": (4, 4, 0)}
+    assert found == {
+        (kind, what): value
+        for kind, values in told.items()
+        for what, value in zip(("limit", "allowed", "used"), values, strict=True)
+    }
+
+
+def test_the_state_of_an_upstream_is_a_metric(make_gateway: MakeGateway) -> None:
+    site = upstream("sim", "minimax", "http://127.0.0.1:1", "a:a-1")
+    gateway = make_gateway({**site, "breaker_failures": 2, "breaker_open_s": 60, "max_wait_s": 0})
+    state = ("imagegate_upstream_state", {"upstream": "sim", "state": "cooling"})
+    assert (*state, 0.0) in samples(gateway.url)
+    gateway.generate(prompt="x")
+    assert (*state, 1.0) in samples(gateway.url)
+
+
+def test_spills_and_waits_are_counted_where_they_happen(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    first = upstream("first", "minimax", "http://127.0.0.1:1", "a:a-1")
+    gateway = make_gateway({**first, "max_wait_s": 0}, upstream("second", "minimax", simulator.url))
+    assert 200 == gateway.generate(prompt="x").status_code
+    found = samples(gateway.url)
+    assert ("imagegate_spills_total", {"upstream": "first"}, 1.0) in found
+    assert ("imagegate_wait_seconds_count", {"upstream": "second"}, 1.0) in found
+
+
+def test_retries_are_counted_by_what_went_wrong(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    """The bad key is tried once, whichever comes first."""
+    gateway = make_gateway(upstream("sim", "minimax", simulator.url, "a:dead-1", "b:b-1"))
+    assert [200] * 6 == [gateway.generate(prompt="x").status_code for _ in range(6)]
+    assert ("imagegate_retries_total", {"upstream": "sim", "fault": "key_invalid"}, 1.0) in samples(gateway.url)
+
+
+def test_what_the_process_is_and_takes_is_told(gateway: Gateway) -> None:
+    found = {name: (told, value) for name, told, value in samples(gateway.url)}
+    assert ({"version": __version__}, 1.0) == found["imagegate_info"]
+    assert ({}, 1.0) == found["imagegate_processes"]
+    assert ({}, 1.0) == found["imagegate_requests_in_progress"], "this scrape"
+    assert found["imagegate_connections"][1] >= 1
+    assert ({}, 0.0) == found["imagegate_unsettled_requests"] == found["imagegate_redis_breaker_open"]
 
 
 @pytest.mark.parametrize("name", ["image-01", "dall-e-2", "gpt-image-1"])

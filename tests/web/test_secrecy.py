@@ -12,12 +12,9 @@ from typing import Any, Final
 import httpx
 import pytest
 import redis
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from tests.harness import Gateway, Simulator, admin, new_key, serving, wait_until
+from tests.web.echoing import ECHOES, echoing
 
 ADMIN_CANARY: Final = "admin-secret-for-tests"
 CANARIES: Final = {
@@ -31,6 +28,19 @@ CANARIES: Final = {
     "SECRET_ADMIN_TWO": "canarysecondadmin",
     "SECRET_TENANT": "sk-ig-canarykey0canarysecretofadeclaredtenant000",
 }
+HEADERS: Final = {
+    "cookie": "session=canarycookieofabrowser",
+    "x-api-key": "canaryxapikeyofaclient",
+    "api-key": "canaryapikeyofaclient",
+    "proxy-authorization": "Basic canaryproxyauthorization",
+    "x-forwarded-authorization": "Bearer canaryforwardedauthorization",
+    "user-agent": "canaryuseragent-of-a-client",
+    "referer": "https://example.org/?token=canaryrefererofapage",
+    "traceparent": "canarytraceparent-of-a-client",
+    "tracestate": "canarytracestate=of-a-client",
+}
+"""What clients send besides, and nobody needs."""
+HEADER_CANARIES: Final = [value[-16:] for value in HEADERS.values()]
 PROMPT: Final = "canaryprompt of a private picture"
 
 FAULTS: Final = (
@@ -47,15 +57,11 @@ FAULTS: Final = (
 )
 
 
-async def tell_everything(request: Request) -> Response:
-    """An upstream that repeats the key it was given, as some do."""
-    key = request.headers["authorization"]
-    return JSONResponse({"base_resp": {"status_code": 1004, "status_msg": f"login fail: bad key {key}"}})
-
-
-async def tell_everything_302(request: Request) -> Response:
-    key = request.headers["authorization"]
-    return JSONResponse({"error": {"err_code": -10005, "message": f"expired: {key}", "type": "api_error"}}, 401)
+TOLD: Final = (
+    *("/tenants", "/tenants/acme", "/tenants/acme/keys", "/tenants/declared/keys", "/pool", "/audit"),
+    *("/usage", "/usage?format=csv", "/usage/records", "/usage/records?format=csv", "/usage/verify"),
+)
+"""What the admin API reads out."""
 
 
 @contextmanager
@@ -132,14 +138,25 @@ def collect(url: str, redis_url: str, secrets: list[str]) -> str:
         answers.append(httpx.get(f"{url}/v1/nope", headers={"authorization": f"Bearer {secret}"}))
         answers.append(httpx.get(f"{url}/admin/v1/pool", headers={"authorization": f"Bearer {secret}x"}))
     answers.append(gateway.post("/v1/images/generations", b"{"))
-    answers += [
-        admin(url, "GET", path)
-        for path in ("/tenants", "/tenants/acme", "/tenants/acme/keys", "/tenants/declared/keys", "/pool", "/audit")
-    ]
+    answers += [admin(url, "GET", path) for path in TOLD]
     answers += [httpx.get(url + path) for path in ("/metrics", "/readyz", "/openapi.json")]
+    answers += strangers(url, key)
     assert [] == [answer.status_code for answer in answers if answer.status_code == 500]
     assert {200, 400, 401, 404, 503} <= {answer.status_code for answer in answers}
     return "\n".join(f"{dict(answer.headers)} {answer.text}" for answer in answers)
+
+
+def strangers(url: str, key: str) -> list[httpx.Response]:
+    """Requests with credentials where none belong, refused and served ones."""
+    held = {"authorization": f"Bearer {key}"}
+    told = [
+        httpx.get(f"{url}{path}?token={key}&key={CANARIES['SECRET_A']}", headers=headers)
+        for headers in (HEADERS, HEADERS | held, HEADERS | {"authorization": f"Basic {key}"})
+        for path in ("/v1/models", "/v1/nope", "/healthz", "/admin/v1/tenants")
+    ]
+    body = {"prompt": PROMPT, "model": "dall-e-3"}
+    told.append(httpx.post(f"{url}/v1/images/generations", json=body, headers=HEADERS | held, timeout=30))
+    return told
 
 
 def leaks(text: str, secrets: list[str]) -> list[str]:
@@ -151,7 +168,8 @@ def check_nothing_leaked(answers: str, log: Path, secrets: list[str]) -> None:
     logged = log.read_text("utf-8")
     assert "upstream_call_failed" in logged
     assert [] == leaks(answers, secrets)
-    assert [] == leaks(logged, [*secrets, PROMPT])
+    assert [] == leaks(logged, [*secrets, *HEADER_CANARIES, PROMPT])
+    assert [] == leaks(answers, HEADER_CANARIES)
     assert [] == [word for word in ("Traceback", "b64_json", "image_base64", "Bearer ") if word in logged]
 
 
@@ -171,22 +189,37 @@ def test_no_fault_shows_a_secret(
         assert all(fingerprint.startswith("fp-") for fingerprint in fingerprints)
 
 
-@pytest.mark.parametrize(
-    ("dialect", "path", "tell"),
-    [
-        ("minimax", "/v1/image_generation", tell_everything),
-        ("302ai", "/minimaxi/v1/image_generation", tell_everything_302),
-    ],
-)
-def test_an_upstream_that_repeats_the_key_does_not_get_it_into_a_log(
-    tmp_path: Path, redis_url: str, dialect: str, path: str, tell: Any
+def ask_everywhere(url: str, redis_url: str, secrets: list[str]) -> str:
+    """Every kind of answer of such an upstream, on both wires and to probes; and all that is told afterwards."""
+    secrets.append(key := new_key(url))
+    gateway = Gateway(url, key)
+    answers = []
+    for delivery, native in (("b64_json", "base64"), ("url", "url")):
+        for _ in ECHOES:
+            rest_no_more(redis_url)
+            body = {"prompt": PROMPT, "model": "dall-e-3", "response_format": delivery}
+            answers.append(gateway.post("/v1/images/generations", body))
+            body = {"model": "image-01", "prompt": PROMPT, "response_format": native}
+            answers.append(gateway.post("/v1/image_generation", body))
+    answers += [admin(url, "POST", "/pool/sim/a/a-1/probe") for _ in ECHOES]
+    answers += [admin(url, "GET", path) for path in TOLD]
+    answers.append(httpx.get(f"{url}/metrics"))
+    assert {200, 502} <= {answer.status_code for answer in answers}
+    return "\n".join(f"{dict(answer.headers)} {answer.text}" for answer in answers)
+
+
+@pytest.mark.parametrize("dialect", ["minimax", "302ai"])
+def test_an_upstream_that_repeats_what_it_is_sent_gets_it_no_further(
+    tmp_path: Path, redis_url: str, dialect: str
 ) -> None:
-    """Upstream text is outside data: it goes to the log for operators, and a key may be in it."""
+    """Its words go into the log for operators, its links and ids to the tenant: with neither keys nor prompts."""
     secrets = list(CANARIES.values())
-    upstream = Starlette(routes=[Route(path, tell, methods=["POST"])])
-    with serving(upstream) as base_url, running(tmp_path, redis_url, base_url, dialect, "json") as (url, log):
-        secrets.append(key := new_key(url))
-        answer = Gateway(url, key).generate(prompt=PROMPT)
-        assert 503 == answer.status_code
-    assert [] == leaks(answer.text, secrets)
-    assert [] == leaks(log.read_text("utf-8"), secrets)
+    with serving(echoing()) as base_url, running(tmp_path, redis_url, base_url, dialect, "json") as (url, log):
+        answers = ask_everywhere(url, redis_url, secrets)
+    logged = log.read_text("utf-8")
+    upstream = [secret for name, secret in CANARIES.items() if name in {f"SECRET_{letter}" for letter in "ABCDE"}]
+    assert [] == leaks(answers, secrets)
+    assert [] == leaks(logged, [*secrets, PROMPT])
+    assert [] == [secret for secret in upstream if secret[:12] in answers + logged]
+    assert "<prompt>" in logged
+    assert "<secret fp-" in logged

@@ -82,6 +82,19 @@ def test_who_could_not_be_served_in_time_is_refused_at_once(make_gateway: MakeGa
     assert int(answer.headers["x-imagegate-queue-ms"]) < 2000
 
 
+def test_who_is_refused_reads_how_long_the_accounts_are_busy(narrow: Gateway) -> None:
+    """In the text as in the header: people read the one and clients the other."""
+    with occupied(narrow, 4.0):
+        pass
+    with occupied(narrow, 1.0):
+        answer, spoken = narrow.post(GENERATIONS, {"prompt": "x"}), native(narrow)
+    seconds = int(answer.headers["retry-after"])
+    assert 2 <= seconds <= 8, "about as long as calls have lately lasted"
+    told = f"Every account that could make this image is busy for about {seconds} s."
+    assert told == answer.json()["error"]["message"]
+    assert abs(seconds - int(spoken.headers["retry-after"])) <= 1
+
+
 @pytest.mark.parametrize("junk", ["", "soon", "-1", "1e3", "1,5", "inf", "nan", "30s", "1" * 7, ".5", "0x10"])
 def test_a_wait_that_is_no_number_of_seconds_is_refused_by_its_name(
     gateway: Gateway, simulator: Simulator, junk: str
@@ -123,6 +136,16 @@ def test_no_request_waits_beyond_its_deadline(make_gateway: MakeGateway, simulat
     assert time.monotonic() - started < 10
     assert set(statuses) <= {200, 429, 504}
     assert 429 in statuses
+
+
+def test_no_wait_takes_the_time_that_the_call_itself_needs(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    """Half of the deadline is the call's: who is not served by then is refused, and nothing is sent."""
+    gateway = make_gateway(scarce(simulator.url), requests={"deadline_s": 4})
+    with occupied(gateway, 3.2):
+        answer = gateway.post(GENERATIONS, {"prompt": "x"}, x_imagegate_max_wait="3600")
+    assert 429 == answer.status_code
+    assert "0" == answer.headers["x-imagegate-attempts"]
+    assert 1 == len(simulator.requests())
 
 
 def test_a_stream_is_kept_alive_while_it_waits(narrow: Gateway) -> None:

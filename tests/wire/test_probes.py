@@ -48,7 +48,6 @@ def test_the_pages_are_those_of_the_reference() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        {"base_resp": SUCCESS, "model_remains": [ROW | {"current_interval_remaining_percent": 40}]},
         {"base_resp": SUCCESS, "model_remains": []},
         {"base_resp": SUCCESS},
         {"model_remains": [{"model_name": "general"}]},
@@ -57,6 +56,27 @@ def test_the_pages_are_those_of_the_reference() -> None:
 )
 def test_minimax_answers_for_the_account(answer: object) -> None:
     assert ProbeResult(proves_balance=True) == ask_minimax(answer)
+
+
+WEEK = {"current_weekly_remaining_percent": 10}
+
+
+@pytest.mark.parametrize(
+    ("row", "has_left"),
+    [
+        ({"current_interval_remaining_percent": 40}, True),
+        ({"current_interval_remaining_percent": 0.5} | WEEK, True),
+        (WEEK, False),
+        ({"current_interval_remaining_percent": 40, "current_weekly_remaining_percent": 0}, False),
+        ({"current_interval_remaining_percent": "40"}, False),
+        ({"current_interval_remaining_percent": None}, False),
+        ({"current_interval_remaining_percent": 40, "model_name": "general"}, False),
+    ],
+)
+def test_a_plan_has_something_left_where_every_percentage_of_its_images_says_so(
+    row: dict[str, object], *, has_left: bool
+) -> None:
+    assert has_left is ask_minimax(remains(**row)).has_plan_left
 
 
 @pytest.mark.parametrize("code", sorted(CODES))

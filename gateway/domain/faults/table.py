@@ -234,7 +234,11 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             ails_upstream=False,
         ),
         Fault.POOL_BUSY: Row(
-            429, _RATE, "rate_limit_exceeded", "The image service is at its rate limit. Please try again shortly."
+            429,
+            _RATE,
+            "rate_limit_exceeded",
+            "The image service is at its rate limit. Please try again shortly.",
+            shows_detail=True,
         ),
         Fault.POOL_DOWN: Row(
             503,

@@ -86,6 +86,12 @@ class KeyPool:
         said = msgspec.json.encode(self._said(lease, report)).decode()
         await self._scripts.run("release", lease.key.upstream, [lease.id, said])
 
+    def note_sent(self, lease: Lease, sent_s: float) -> None:
+        """A call was sent; where that was late, its account's minute is counted from then on."""
+        later_us = _later_us(lease, sent_s)
+        if later_us:
+            self._queue.note_late(lease.key.upstream, lease.id, later_us)
+
     async def look(self) -> list[PoolStatus]:
         """How every upstream, account and key stands.
 
@@ -133,8 +139,11 @@ class KeyPool:
 
     async def _wait(
         self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[None]], asked: str
-    ) -> "_Taken | NoKey | None":
-        """Wait for one's turn; None where Redis forgot the place. Raises: GatewayError CLIENT_LEFT, REDIS_AWAY."""
+    ) -> "_Taken | None":
+        """Wait for one's turn; None where it did not come: the pool is to be asked once more.
+
+        Raises: GatewayError CLIENT_LEFT, REDIS_AWAY.
+        """
         leaving = asyncio.ensure_future(left())
         try:
             with self._queue.waiting(upstream, lease_id) as place:
@@ -158,7 +167,7 @@ class KeyPool:
         await self._leave(upstream, lease_id)
         if wake is Wake.LEFT:
             raise GatewayError(Fault.CLIENT_LEFT)
-        return NoKey(None, is_busy=wake is Wake.LATE, asked=asked)
+        return None
 
     async def _leave(self, upstream: str, lease_id: str) -> None:
         """Give a place or a lease up, now or by the companion."""
@@ -194,8 +203,9 @@ class KeyPool:
             "fingerprint": key.secret.fingerprint,
             "model": lease.model,
         }
-        if report.sent_s is not None and report.sent_s - lease.taken_s > _LATE_S:
-            said["later_us"] = round((report.sent_s - lease.taken_s) * 1e6)
+        later_us = _later_us(lease, report.sent_s)
+        if later_us:
+            said["later_us"] = later_us
         if report.fault is None:
             return said | {
                 "is_success": True,
@@ -203,7 +213,10 @@ class KeyPool:
                 "images": report.images,
                 "usd_micros": report.usd_micros,
             }
-        return said | self._blame(report.fault, report.pause_s)
+        blamed = self._blame(report.fault, report.pause_s)
+        if report.is_cut_short:
+            blamed.pop("breaker", None)
+        return said | blamed
 
     def _blame(self, fault: Fault, pause_s: float | None) -> dict[str, object]:
         row = TABLE[fault]
@@ -236,6 +249,12 @@ class _Taken:
     answer: Answer
     taken_s: float
     asked: str
+
+
+def _later_us(lease: Lease, sent_s: float | None) -> int:
+    """How much later than it was leased a call was sent; 0 where that is not worth telling."""
+    late_s = 0.0 if sent_s is None else sent_s - lease.taken_s
+    return round(late_s * 1e6) if late_s > _LATE_S else 0
 
 
 def channel_of(process: str) -> str:

@@ -73,6 +73,8 @@ class Report:
     usd_micros: int = 0
     sent_s: float | None = None
     """Monotonic; when the request was written."""
+    is_cut_short: bool = False
+    """It had less time than a call is given: that it got no answer says nothing of the upstream."""
 
 
 UNSENT: Final = Report(Fault.CALL_NOT_SENT)

@@ -76,7 +76,8 @@ class Queue:
         self._lease_s = lease_s
         self._numbers = itertools.count()
         self._places: dict[str, dict[str, Place]] = {}
-        self._leases: dict[str, set[str]] = {}
+        self._leases: dict[str, dict[str, int]] = {}
+        """By upstream and id: how much later than it was leased its call was sent, where that is still to be told."""
         self._abandoned: dict[str, set[str]] = {}
         self._due_s: dict[str, float] = {}
         """Monotonic: when an upstream is to be looked after next."""
@@ -88,14 +89,20 @@ class Queue:
 
     def hold(self, upstream: str, lease_id: str) -> None:
         """Renew a lease from now on."""
-        held = self._leases.setdefault(upstream, set())
+        held = self._leases.setdefault(upstream, {})
         if not held:
             self._renewed_s[upstream] = self._monotonic()
             self._look_after(upstream, self._lease_s / 4)
-        held.add(lease_id)
+        held[lease_id] = 0
 
     def let_go(self, upstream: str, lease_id: str) -> None:
-        self._leases.get(upstream, set()).discard(lease_id)
+        self._leases.get(upstream, {}).pop(lease_id, None)
+
+    def note_late(self, upstream: str, lease_id: str, later_us: int) -> None:
+        """Tell it with the next sign of life."""
+        held = self._leases.get(upstream, {})
+        if lease_id in held:
+            held[lease_id] = later_us
 
     def abandon(self, upstream: str, lease_id: str) -> None:
         """Give up, as soon as Redis can be asked, what somebody who was cut off may hold."""
@@ -188,7 +195,8 @@ class Queue:
         """A sign of life. Returns: seconds until the next is due. Raises: GatewayError REDIS_AWAY."""
         now_s = self._monotonic()
         is_renewing = now_s - self._renewed_s.get(upstream, 0) >= self._lease_s / 4 - _TURN_S
-        leases = tuple(self._leases.get(upstream, ())) if is_renewing else ()
+        held = self._leases.get(upstream, {}) if is_renewing else {}
+        leases = tuple(f"{lease_id}|{later_us}" if later_us else lease_id for lease_id, later_us in held.items())
         places = list(self._places.get(upstream, {}).values())
         next_s = _TURN_S
         batches = [places[at : at + _IDS_A_TURN] for at in range(0, len(places), _IDS_A_TURN)]

@@ -6,6 +6,7 @@ its own, and gives a key back that it does not know.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Final
 
@@ -14,17 +15,18 @@ import structlog
 
 from gateway.domain.audit import Actor
 from gateway.domain.faults import Fault, GatewayError, State
-from gateway.domain.keys import AccountLimits, Pool, PoolTerms, Secret, UpstreamKey, rest_after
+from gateway.domain.keys import AccountLimits, Pool, Secret, UpstreamKey, rest_after
 from gateway.stores import Client, Value, answer
+from gateway.stores.pool.descriptions import describe, digest_of
 from gateway.stores.pool.scripts import Answer, Scripts, record
 from gateway.stores.pool.vault import Vault, VaultError
 
 _LOG = structlog.get_logger("imagegate.pool")
 _LOOK_S: Final = 2.0
+_HOLD_S: Final = 15.0
+"""A configuration counts so long after the last sign of life of a process that has it."""
 _START_S: Final = 3.0
 """How long serving waits for the first declaration."""
-_RETRIES_MIN: Final = 3
-"""So many calls of a minute may repeat a failed one however few calls there are."""
 
 
 class _Added(msgspec.Struct, frozen=True):
@@ -41,12 +43,20 @@ class Roster:
     """The accounts and keys of every upstream."""
 
     def __init__(
-        self, redis: Client, scripts: Scripts, vault: Vault | None, clock: Callable[[], float], audit_keep_s: int
+        self,
+        redis: Client,
+        scripts: Scripts,
+        vault: Vault | None,
+        clock: Callable[[], float],
+        *,
+        process: str,
+        audit_keep_s: int,
     ) -> None:
         self._redis = redis
         self._clock = clock
         self._scripts = scripts
         self._vault = vault
+        self._process = process
         self._audit_keep_s = audit_keep_s
         self._pools: dict[str, Pool] = {}
         self._declared: dict[str, dict[str, UpstreamKey]] = {}
@@ -102,29 +112,47 @@ class Roster:
         self._unapplied = set(self._pools)
 
     async def keep(self) -> None:
-        """Apply what could not be applied; for ever."""
+        """Let this process's configuration count, and apply what could not be applied; for ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            try:
-                for upstream in tuple(self._unapplied):
-                    await self.restore(upstream)
-                    await self.refresh(upstream)
-            except GatewayError as error:
-                _LOG.debug("pool_not_declared", detail=error.detail)
+            for upstream in self.upstreams:
+                try:
+                    await self._renew(upstream)
+                except GatewayError as error:
+                    _LOG.debug("pool_not_declared", upstream=upstream, detail=error.detail)
+
+    async def withdraw(self) -> None:
+        """Let this process's configuration count no more, as the process ends."""
+        for pool in self._pools.values():
+            with suppress(GatewayError):
+                said = msgspec.json.encode(self._holding(pool)).decode()
+                await self._scripts.run("roster", pool.upstream, ["withdraw", said, ""])
+
+    async def _renew(self, upstream: str) -> None:
+        """Raises: GatewayError REDIS_AWAY."""
+        pool = self._pools.get(upstream)
+        if pool is None:
+            return
+        if upstream not in self._unapplied:
+            said = msgspec.json.encode(self._holding(pool)).decode()
+            found = await self._scripts.run("roster", upstream, ["renew", said, ""])
+            if found.verdict != "unknown":
+                return
+        await self.restore(upstream)
+        await self.refresh(upstream)
 
     async def restore(self, upstream: str) -> None:
         """Declare one upstream: also when Redis has lost its memory. Raises: GatewayError REDIS_AWAY."""
-        pool = self._pools[upstream]
-        accounts = {
-            account.name: {
-                **asdict(account.limits),
-                "keys": [{"name": key.name, "fingerprint": key.secret.fingerprint} for key in account.keys],
-            }
-            for account in pool.accounts
-        }
-        said = msgspec.json.encode({"terms": _terms(pool.terms), "accounts": accounts}).decode()
-        await self._scripts.run("roster", upstream, ["declare", said, ""])
+        pool = self._pools.get(upstream)
+        if pool is None:
+            return
+        said = self._holding(pool) | describe(pool)
+        await self._scripts.run("roster", upstream, ["declare", msgspec.json.encode(said).decode(), ""])
         self._unapplied.discard(upstream)
+
+    def _holding(self, pool: Pool) -> dict[str, object]:
+        """Which configuration this process has: it counts as long as one that has it lives."""
+        return {"process": self._process, "digest": digest_of(pool), "until_us": round(_HOLD_S * 1e6)}
 
     async def refresh(self, upstream: str) -> None:
         """Learn the keys that were added at run time. Raises: GatewayError REDIS_AWAY. Redis: one round trip."""
@@ -157,6 +185,11 @@ class Roster:
         found = await self._act(key.upstream, args, actor, "pool.add", key.id, after)
         if found.verdict == "exists":
             raise GatewayError(Fault.CONFLICT, f"There is a key '{key.id}' at '{key.upstream}' already.")
+        if found.verdict == "twin":
+            raise GatewayError(
+                Fault.CONFLICT,
+                f"'{found.account}/{found.key}' has the same secret: its account would be used beyond its limits.",
+            )
         await self.refresh(key.upstream)
 
     async def remove(self, upstream: str, account: str, key: str, actor: Actor) -> None:
@@ -164,7 +197,9 @@ class Roster:
         member = f"{account}/{key}"
         found = await self._act(upstream, ["remove", member, ""], actor, "pool.remove", member, None)
         if found.verdict == "declared":
-            raise GatewayError(Fault.CONFLICT, "It stands in the configuration: take it out there, or disable it here.")
+            raise GatewayError(
+                Fault.CONFLICT, f"'{member}' stands in the configuration: take it out there, or disable it here."
+            )
         await self.refresh(upstream)
 
     async def hold(self, upstream: str, account: str, key: str | None, state: State, actor: Actor) -> None:
@@ -253,15 +288,3 @@ class Roster:
         sealed = self._vault.seal(secret.reveal(), f"{upstream}/{member}")
         text = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed)).decode()
         await self._scripts.run("roster", upstream, ["reseal", member, text])
-
-
-def _terms(terms: PoolTerms) -> dict[str, float]:
-    """As lua/pool/prelude.lua reads them from `meta`."""
-    return {
-        "margin_us": round(terms.rate_margin_s * 1e6),
-        "queue_max": terms.queue_max,
-        "breaker_failures": terms.breaker_failures,
-        "breaker_open_us": round(terms.breaker_open_s * 1e6),
-        "retry_percent": terms.retry_percent,
-        "retries_min": _RETRIES_MIN,
-    }

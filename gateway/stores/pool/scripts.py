@@ -4,7 +4,8 @@ Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
 
 | name | type | TTL | what |
 |---|---|---|---|
-| declared | hash | 40 days idle | ACCOUNT -> JSON: limits and keys that stand in the configuration |
+| declared | hash | 40 days idle | digest -> JSON: accounts and keys of one configuration |
+| holders | sorted set | 40 days idle | "DIGEST\|PROCESS": who has which configuration, by expiry |
 | added | hash | none | ACCOUNT/KEY -> JSON: sealed secret, limits, of keys added at run time |
 | held | hash | none | ACCOUNT or ACCOUNT/KEY -> JSON: a person's word: disabled, draining |
 | roster | hash | 40 days idle | ACCOUNT -> JSON: declared and added, as the scheduler uses it |
@@ -40,6 +41,7 @@ _LOG = structlog.get_logger("imagegate.pool")
 _NAMES: Final = (
     "roster",
     "declared",
+    "holders",
     "added",
     "held",
     "health",

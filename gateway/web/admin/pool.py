@@ -17,7 +17,14 @@ from gateway.upstream.pages import Probe
 from gateway.upstream.prober import Prober
 from gateway.web.admin import Handler
 from gateway.web.admin.documents import read_document
-from gateway.web.admin.pool_documents import HoldChange, NewKey, describe_account, describe_key, describe_pool
+from gateway.web.admin.pool_documents import (
+    HoldChange,
+    NewKey,
+    describe_account,
+    describe_key,
+    describe_pool,
+    describe_probe,
+)
 from gateway.web.bodies import BodyLimits, json_response
 
 _ACCOUNT: Final = "/pool/{upstream}/{account}"
@@ -47,11 +54,15 @@ class PoolSection:
     async def add(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self._limits, NewKey)
         limits = new.limits()
+        pool = await self._pool_status(new.upstream)
         if limits:
-            await self._refuse_limits_of_known(new.upstream, new.account)
+            _refuse_limits_of_known(pool, new.account)
         key = UpstreamKey(new.upstream, new.account, new.key, make_secret(new.secret))
+        found = await self._prober.probe(key)
         await self._roster.add(key, limits, actor)
-        return json_response(describe_key(await self._key(key.upstream, key.account, key.name)), 201)
+        await self._settle(key, found)
+        described = describe_key(await self._key(key.upstream, key.account, key.name))
+        return json_response(described | {"probe": describe_probe(found)}, 201)
 
     async def get_account(self, request: Request, _: Actor) -> Response:
         return json_response(describe_account(await self._account(*_account_path(request))))
@@ -85,13 +96,7 @@ class PoolSection:
         fault = found.fault.value if found.fault else None
         await self._roster.note_probe(key, actor, {"works": found.fault is None, "fault": fault})
         await self._settle(key, found)
-        told = {
-            "works": found.fault is None,
-            "fault": fault,
-            "detail": found.detail,
-            "seconds": round(found.seconds, 3),
-        }
-        return json_response(told | {"key": describe_key(await self._key(*path))})
+        return json_response(describe_probe(found) | {"key": describe_key(await self._key(*path))})
 
     async def _settle(self, key: UpstreamKey, found: Probe) -> None:
         """Let what rests be tried now, where a key that works shows that it is mended; let rest what is broken."""
@@ -122,15 +127,6 @@ class PoolSection:
             )
         return key
 
-    async def _refuse_limits_of_known(self, upstream: str, account: str) -> None:
-        """Only a new account gets its limits here. Raises: GatewayError CONFLICT, NOT_FOUND, REDIS_AWAY."""
-        if any(found.name == account for found in (await self._pool_status(upstream)).accounts):
-            raise GatewayError(
-                Fault.CONFLICT,
-                f"The account '{upstream}/{account}' has its limits already: leave them out here, or change them in "
-                "the configuration.",
-            )
-
     async def _pool_status(self, upstream: str) -> PoolStatus:
         pools = {pool.upstream: pool for pool in await self._pool.look()}
         if upstream not in pools:
@@ -144,6 +140,16 @@ class PoolSection:
     async def _key(self, upstream: str, account: str, key: str) -> KeyStatus:
         """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         return _key_in(await self._account(upstream, account), key)
+
+
+def _refuse_limits_of_known(pool: PoolStatus, account: str) -> None:
+    """Only a new account gets its limits here. Raises: GatewayError CONFLICT."""
+    if any(found.name == account for found in pool.accounts):
+        raise GatewayError(
+            Fault.CONFLICT,
+            f"The account '{pool.upstream}/{account}' has its limits already: leave them out here, or change them in "
+            "the configuration.",
+        )
 
 
 def _account_in(pool: PoolStatus, name: str) -> AccountStatus:

@@ -1,12 +1,16 @@
 """Upstreams, accounts and keys as the admin API shows them, and what administrators send to change them."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from gateway.domain.billing import usd
+from gateway.domain.faults import State
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Standing
+from gateway.upstream.pages import Probe
 from gateway.web.admin.documents import Document, Name, Weight
 
 UpstreamSecret = Annotated[str, Meta(pattern=r"^[!-~]{1,500}\Z")]
@@ -44,7 +48,7 @@ class HoldChange(Document):
 def describe_pool(pool: PoolStatus) -> dict[str, object]:
     return {
         "name": pool.upstream,
-        **_describe_standing(pool),
+        **_describe_standing(_ruling(pool, pool.accounts)),
         "waiting": pool.waiting,
         "calls_last_minute": pool.calls_last_minute,
         "retries_last_minute": pool.retries_last_minute,
@@ -57,8 +61,8 @@ def describe_account(account: AccountStatus) -> dict[str, object]:
     return {
         "upstream": account.upstream,
         "account": account.name,
-        **_describe_standing(account),
-        "held_by": account.held_by,
+        **_describe_standing(ruling := _ruling(account, account.keys)),
+        "held_by": ruling.held_by,
         "weight": limits.weight,
         "requests_per_minute": _room(limits.requests_per_minute, account.requests_used, rate),
         "images_per_minute": _room(limits.images_per_minute, account.images_used),
@@ -80,6 +84,23 @@ def describe_key(key: KeyStatus) -> dict[str, object]:
         "held_by": key.held_by,
         "declared": key.is_declared,
     }
+
+
+def describe_probe(probe: Probe) -> dict[str, object]:
+    return {
+        "works": probe.fault is None,
+        "fault": probe.fault.value if probe.fault else None,
+        "detail": probe.detail,
+        "seconds": round(probe.seconds, 3),
+    }
+
+
+def _ruling(own: Standing, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Standing:
+    """Its own standing, or that of the part which is back first, where none of its parts can be used."""
+    standings = [_ruling(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
+    if own.state is not State.READY or any(one.state in {State.READY, State.HALF_OPEN} for one in standings):
+        return own
+    return min(standings, key=lambda one: one.until_s or math.inf, default=own)
 
 
 def _describe_standing(standing: Standing) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,26 @@ async def test_a_call_that_was_sent_late_counts_from_then(redis_url: str) -> Non
         await process.refuse()
         await pass_time(redis, 1.5)
         await process.take()
+
+
+async def test_a_call_that_was_sent_late_counts_from_then_while_it_is_under_way(any_redis: str) -> None:
+    """It is told with the next sign of life, and the end of the call does not tell it again."""
+    limits = AccountLimits(requests_per_minute=1)
+    async with connected(any_redis) as redis, pooling(redis, account("a", limits=limits), lease_s=8) as process:
+        lease = await process.take()
+        await asyncio.sleep(1.5)
+        sent_s = lease.taken_s + 1.4
+        process.pool.note_sent(lease, sent_s)
+
+        async def off_s() -> float:
+            wait_s = (await process.refuse()).wait_s or 0
+            return abs(time.monotonic() + wait_s - (sent_s + MINUTE_S))
+
+        async with asyncio.timeout(6):
+            while await off_s() > 0.4:  # noqa: ASYNC110 - Redis tells no event
+                await asyncio.sleep(0.1)
+        await process.pool.release(lease, Report(images=1, sent_s=sent_s))
+        assert await off_s() < 0.4
 
 
 async def test_a_late_call_of_a_busy_account_counts_from_when_it_was_sent(redis_url: str) -> None:

@@ -8,9 +8,11 @@ from gateway.domain.audit import Actor
 from gateway.domain.faults import Fault, GatewayError, State
 from gateway.domain.keys import Account, AccountLimits, Pool, UpstreamKey, make_secret
 from gateway.stores.pool import Report
+from gateway.stores.pool.scripts import record
 from gateway.stores.pool.vault import Vault
 from tests.asking import connected
 from tests.pooling import UNLIMITED, account, left_over, pooling
+from tests.stores.pool.health import A, B, fail, ill, standings, succeed
 
 pytestmark = pytest.mark.anyio
 
@@ -130,3 +132,46 @@ async def test_nothing_can_be_added_without_a_vault_or_twice_and_what_is_declare
         with pytest.raises(GatewayError) as caught:
             await process.roster.remove("sim", "a", "a-9", PERSON)
         assert Fault.NOT_FOUND is caught.value.fault
+
+
+async def test_a_secret_that_another_key_has_is_not_added(any_redis: str) -> None:
+    """Its account would be taken to have limits of its own."""
+    twins = [UpstreamKey("sim", account, "twin-1", make_secret("a-1")) for account in ("a", "new")]
+    async with connected(any_redis) as redis, pooling(redis, account("a"), vault=vault()) as process:
+        for twin in twins:
+            with pytest.raises(GatewayError) as caught:
+                await process.roster.add(twin, UNLIMITED, PERSON)
+            assert Fault.CONFLICT is caught.value.fault
+            assert "'a/a-1' has the same secret" in caught.value.detail
+        assert {"": State.READY, "a": State.READY, "a/a-1": State.READY} == {
+            name: one.state for name, one in (await standings(process)).items()
+        }
+        assert 0 == await redis.xlen(record("sim", "audit"))
+
+
+async def test_what_a_person_enables_may_be_tried_at_once(any_redis: str) -> None:
+    """They know that it is mended; what they did not name rests on."""
+    async with connected(any_redis) as redis, pooling(redis, A, B) as process:
+        for fault, avoided in (
+            (Fault.KEY_MODEL_DENIED, ("a/a-2", "b/")),
+            (Fault.BALANCE_EMPTY, ("a/a-1", "b/")),
+            (Fault.KEY_INVALID, ("a/",)),
+        ):
+            await fail(process, fault, *avoided)
+        resting = {"a": State.QUARANTINED, "a/a-1": State.QUARANTINED, "b/b-1": State.QUARANTINED}
+        assert resting == await ill(process)
+        await process.roster.hold("sim", "a", None, State.READY, PERSON)
+        assert resting | {"a": State.HALF_OPEN, "a/a-1": State.HALF_OPEN} == await ill(process)
+        await succeed(process, "a/a-2")
+        assert {"b/b-1": State.QUARANTINED} == await ill(process)
+        await process.roster.hold("sim", "b", "b-1", State.READY, PERSON)
+        await succeed(process, "a/")
+        assert {} == await ill(process)
+
+
+async def test_a_key_that_is_enabled_and_does_not_work_rests_again(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, A, B) as process:
+        await fail(process, Fault.KEY_INVALID, "a/")
+        await process.roster.hold("sim", "b", "b-1", State.READY, PERSON)
+        await fail(process, Fault.KEY_INVALID, "a/")
+        assert {"b/b-1": State.QUARANTINED} == await ill(process)

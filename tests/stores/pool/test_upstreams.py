@@ -1,9 +1,8 @@
-"""Breaker, alarm, people's holds, the budget for retries, and how long all that is remembered."""
+"""Breaker, people's holds, the budget for retries, and how long all that is remembered."""
 
 from datetime import UTC, datetime
 
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.domain.faults import TABLE, Fault, Outcome, State
 from gateway.domain.keys import Account, PoolTerms, UpstreamKey, make_secret
@@ -70,42 +69,43 @@ async def test_old_calls_that_hang_open_no_breaker_that_was_closed_since(any_red
         assert {} == await ill(process)
 
 
-async def test_one_refused_key_is_no_alarm(any_redis: str) -> None:
-    async with connected(any_redis) as redis, pooling(redis, A, B) as process:
-        with capture_logs() as logs:
-            await fail(process, Fault.KEY_INVALID, "a/a-2", "b/")
-            await fail(process, Fault.KEY_INVALID, "a/a-1", "b/")
-            await succeed(process)
-        assert {"a/a-1": State.QUARANTINED, "a/a-2": State.QUARANTINED} == await ill(process)
-    assert [] == [line for line in logs if line["event"] == "configuration_alarm"]
-
-
-async def test_the_only_key_of_an_upstream_is_no_alarm(redis_url: str) -> None:
-    async with connected(redis_url) as redis, pooling(redis, B) as process:
-        await fail(process, Fault.KEY_INVALID)
-        assert {"b/b-1": State.QUARANTINED} == await ill(process)
-
-
-async def test_all_keys_refused_at_once_are_one_alarm_and_recover_together(any_redis: str) -> None:
-    async with connected(any_redis) as redis, pooling(redis, A, B) as process:
-        with capture_logs() as logs:
-            leases = [await process.take() for _ in range(9)]
-            for lease in leases:
-                await process.pool.release(lease, Report(Fault.KEY_INVALID))
-        assert {"": State.QUARANTINED} == await ill(process)
-        assert not (await process.refuse()).is_busy
-        await pass_time(redis, 60)
-        await succeed(process)
+async def test_one_tenants_failures_open_nothing_while_others_are_served(any_redis: str) -> None:
+    """They may be of its prompts. As soon as another's fail too, or nobody else was served for a minute, they count."""
+    async with connected(any_redis) as redis, pooling(redis, B, terms=THREE) as process:
+        for served in ("other", "acme"):
+            await process.pool.release(await process.take(tenant=served), Report(images=1))
+        for _ in range(5):
+            await fail(process, Fault.UPSTREAM_ERROR)
         assert {} == await ill(process)
-    assert 1 == sum(line["event"] == "configuration_alarm" for line in logs)
+        await process.pool.release(await process.take(tenant="other"), Report(Fault.UPSTREAM_ERROR))
+        assert {"": State.COOLING} == await ill(process)
 
 
-async def test_keys_that_a_person_took_out_are_not_waited_for_to_raise_the_alarm(redis_url: str) -> None:
-    async with connected(redis_url) as redis, pooling(redis, A, B) as process:
-        await process.roster.hold("sim", "b", None, State.DISABLED, PERSON)
-        for _ in range(2):
-            await fail(process, Fault.KEY_INVALID)
-        assert {"": State.QUARANTINED, "b": State.DISABLED} == await ill(process)
+async def test_one_tenants_failures_open_the_breaker_where_nobody_else_was_served_for_a_minute(any_redis: str) -> None:
+    async with connected(any_redis) as redis, pooling(redis, B, terms=THREE) as process:
+        await process.pool.release(await process.take(tenant="other"), Report(images=1))
+        await pass_time(redis, 61)
+        await succeed(process)
+        for _ in range(3):
+            await fail(process, Fault.UPSTREAM_ERROR)
+        assert {"": State.COOLING} == await ill(process)
+
+
+async def test_a_call_that_was_cut_short_says_nothing_of_the_upstream(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, B, terms=THREE) as process:
+        for _ in range(5):
+            await process.pool.release(await process.take(), Report(Fault.READ_TIMEOUT, is_cut_short=True))
+        assert {} == await ill(process)
+
+
+async def test_a_probe_that_is_refused_for_what_it_asks_closes_the_breaker(redis_url: str) -> None:
+    """The upstream answers as it should."""
+    async with connected(redis_url) as redis, pooling(redis, B, terms=THREE) as process:
+        for _ in range(3):
+            await fail(process, Fault.UPSTREAM_ERROR)
+        await pass_time(redis, 10)
+        await fail(process, Fault.CONTENT_INPUT)
+        assert {} == await ill(process)
 
 
 @pytest.mark.parametrize("state", [State.DISABLED, State.DRAINING])

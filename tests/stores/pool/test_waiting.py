@@ -183,8 +183,8 @@ async def test_down_is_said_of_a_pool_whose_accounts_cannot_serve_and_nothing_to
         assert down.wait_s == pytest.approx(900, abs=5)
 
 
-async def test_who_waits_hears_when_the_breaker_opens(any_redis: str) -> None:
-    terms = PoolTerms(breaker_failures=1, breaker_open_s=30)
+async def test_who_waits_hears_when_the_breaker_opens_for_more_than_a_minute(any_redis: str) -> None:
+    terms = PoolTerms(breaker_failures=1, breaker_open_s=90)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         held = await process.take()
         waiting = asyncio.ensure_future(process.ask(patience_s=LONG_S))
@@ -197,7 +197,10 @@ async def test_who_waits_hears_when_the_breaker_opens(any_redis: str) -> None:
 
 
 async def test_processes_with_many_that_wait_ask_once_a_second(redis_url: str) -> None:
-    """And not more when something gets free: those alone hear of it that it is given to."""
+    """And not more when something gets free: those alone hear of it that it is given to.
+
+    Beside that each says every two seconds which configuration it has.
+    """
     async with connected(redis_url) as redis, pooling(redis, lanes("a")) as one, pooling(redis, lanes("a")) as other:
         held = await one.take()
         waiting = [asyncio.ensure_future((one, other)[number % 2].ask(patience_s=LONG_S)) for number in range(100)]
@@ -206,11 +209,11 @@ async def test_processes_with_many_that_wait_ask_once_a_second(redis_url: str) -
         await redis.config_resetstat()
         await asyncio.sleep(3.5)
         asked = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
-        assert 4 <= asked <= 10
+        assert 4 <= asked <= 14
         await redis.config_resetstat()
         await one.pool.release(held, Report(images=1))
         await asyncio.sleep(0.5)
-        assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] <= 5
+        assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] <= 7
         for call in waiting:
             call.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)

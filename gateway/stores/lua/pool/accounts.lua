@@ -126,6 +126,7 @@ local function put_back(a)
       at(load.lanes_at + (math.floor((now - load.lanes_at) / MINUTE) + 1) * MINUTE)
     end
   end
+  if load.flying > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
   local key, back = key_of(a, nil, {})
   if not key then at(back) end
   if key and has_room(a) then

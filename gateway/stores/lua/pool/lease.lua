@@ -21,7 +21,7 @@ for i = 12, #ARGV do avoided_list[#avoided_list + 1] = ARGV[i] end
 local avoided = avoided_by(avoided_list)
 local cost = cost_of(images)
 local TRIAL = 5 * 1000000  -- so long a trial of what has rested is taken to last
-local CANDIDATES = 64  -- accounts that a forecast looks at; of more it takes these for a sample
+local CANDIDATES = 16  -- accounts that a forecast looks at; of more it takes these for a sample
 
 -- What an account offers from when on: nil, or a moment. Notes in `sums` why it offers nothing.
 local function offers_from(a, sums)
@@ -104,7 +104,7 @@ local function forecast()
     return nil, 'down', sums.back < math.huge and sums.back - now or 0
   end
   table.sort(times)
-  local all = redis.call('HLEN', K.roster)
+  local all = math.max(redis.call('ZCARD', K.ready), redis.call('ZCARD', K.turns))
   local index = math.max(1, math.ceil(all > seen and ahead * seen / all or ahead))
   local rounds = math.floor((index - 1) / #times)
   return math.max(times[(index - 1) % #times + 1] + rounds * window(), soonest) - now
@@ -114,10 +114,19 @@ local function lease_now(found, pass)
   local next_pass = charge(tenant, pass, cost, weight)
   redis.call('ZADD', touch('idle'), next_pass, tenant)
   count_call(repeats > 0)
-  local lease = take(found[1], found[2], found[3], id, images, now + tonumber(ARGV[10]), repeats)
+  local lease = take(found[1], found[2], found[3], id, tenant, images, now + tonumber(ARGV[10]), repeats)
   local answer = leased('leased', id, lease)
   answer.asked_us = moment(asked)
   return answer
+end
+
+-- A full line takes in who has less than his share of it, up to twice its length.
+local function is_line_full()
+  local waiting, most = redis.call('ZCARD', K.line), setting('queue_max')
+  if waiting < most then return false end
+  local own = redis.call('ZLEXCOUNT', K.line, '[' .. tenant .. '|', '(' .. tenant .. '}')
+  local all = setting('weight') + (own == 0 and weight or 0)
+  return waiting >= 2 * most or own >= math.max(1, most * weight / all)
 end
 
 -- What it is given, if it is its turn for something that is free: who waits needs something else than this.
@@ -149,7 +158,7 @@ if redis.call('ZCARD', K.active) == 0 then
 end
 local wait, reason, later = forecast()
 if not wait then return reply({verdict = reason, wait_us = later or 0}) end
-if (wait > patience and wait > 0) or redis.call('ZCARD', K.line) >= setting('queue_max') then
+if (wait > patience and wait > 0) or is_line_full() then
   return reply({verdict = 'busy', wait_us = wait})
 end
 local given = join_line()

@@ -1,9 +1,10 @@
 -- Leases: taken, given back, ended by time; and which account is the one to take.
 -- Shared, after accounts.lua.
 
--- A lease is {a = account, k = key, f = its fingerprint, n = images, t = moment, r = repeats, g = granted}: granted is
--- one that was given to a waiting request, and that its process has not taken yet.
-local function take(a, key, trials, id, images, until_us, repeats, granted)
+-- A lease is {a = account, k = key, f = its fingerprint, o = tenant, n = images, t = moment, r = repeats, g = granted, l =
+-- shifted}: granted is one that was given to a waiting request, and that its process has not taken yet; shifted one
+-- whose moment is already that of its sending.
+local function take(a, key, trials, id, tenant, images, until_us, repeats, granted)
   write_down(a, images)
   a.load.flying = a.load.flying + 1
   a.load.last[key.name], a.load.used_at = now, now
@@ -16,7 +17,7 @@ local function take(a, key, trials, id, images, until_us, repeats, granted)
     star.probe = id
     keep_rest('*', star)
   end
-  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = images, t = now, r = repeats, g = granted}
+  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = images, t = now, r = repeats, g = granted, o = tenant}
   redis.call('HSET', touch('leased'), id, cmsgpack.pack(lease))
   redis.call('ZADD', touch('leases'), until_us, id)
   put_back(a)

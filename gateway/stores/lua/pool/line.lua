@@ -77,8 +77,8 @@ end
 
 local GRANT = 10 * 1000000  -- so long a granted lease waits for its process to take it
 local GRANTS_MAX = 64       -- in one script
-local TENANTS_MAX = 32      -- who cannot be served now and are passed over in one script
-local DEPTH = 8             -- requests of one tenant that are looked at, where the first avoid what is free
+local TENANTS_MAX = 100     -- who cannot be served now and are passed over in one script
+local DEPTH = 16            -- requests of one tenant that are looked at, where the first avoid what is free
 
 -- The request of a tenant that can be served now: place, {account, key, trials}. One that waits for room for its many
 -- images reserves the account that has it first, and its tenant's others stay behind it.
@@ -108,7 +108,7 @@ local function dispatch()
     local place, found = servable(first[1], reserved)
     if place then
       leave(place, charge(place.t, tonumber(first[2]), place.c, place.w))
-      take(found[1], found[2], found[3], place.id, place.n, now + GRANT, place.r, true)
+      take(found[1], found[2], found[3], place.id, place.t, place.n, now + GRANT, place.r, true)
       redis.call('HSET', touch('grants'), place.id, place.p)
       redis.call('PUBLISH', place.p, place.id)
       granted, left = granted + 1, left - 1

@@ -12,7 +12,7 @@
 --   rate, rate_at, lanes, lanes_at   what it seems to allow where that is less than it should, and since when
 -- A rest, JSON in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
 --   state, fault, since_us, until_us, seconds, busy; when until_us is over it is half open: one lease, its probe, may try
-local NAMES = {'roster', 'declared', 'added', 'held', 'health', 'loads', 'ready', 'turns', 'leases', 'leased', 'line',
+local NAMES = {'roster', 'declared', 'holders', 'added', 'held', 'health', 'loads', 'ready', 'turns', 'leases', 'leased', 'line',
   'places', 'active', 'idle', 'weights', 'processes', 'grants', 'meta', 'audit', 'day'}
 local KEPT_S = 40 * 24 * 60 * 60
 local STAYS = {added = true, held = true, audit = true}

@@ -58,21 +58,26 @@ local function end_trials()
   end
 end
 
--- Every key of the upstream that a person does not hold back was refused lately, and there are several.
+-- No key of the upstream is left, and several were refused at once, or again after an alarm.
 local function are_all_refused()
-  local names, count = redis.call('HKEYS', K.roster), 0
+  local names, count, lately = redis.call('HKEYS', K.roster), 0, 0
   for _, name in ipairs(names) do
     local a = account(name)
     local fields, kept, held = rests_of(a, nil)
+    local rests = rest_in(kept[1])
     for i = 1, #a.record.keys do
       local rest = rest_in(kept[2 * i])
-      if not held[1] and not held[i + 1] then
-        if not rest or rest.fault ~= said.fault or rest.since_us < now - ALARM_WITHIN then return false end
-        count = count + 1
+      if not held[1] and not held[i + 1] and not (rests and rests.until_us > now) then
+        if not rest or rest.until_us <= now then return false end
+        if rest.fault == said.fault then
+          count = count + 1
+          if rest.since_us >= now - ALARM_WITHIN then lately = lately + 1 end
+        end
       end
     end
   end
-  return count > 1, names
+  local star = rest_in(redis.call('HGET', K.health, '*'))
+  return count > 1 and (lately > 1 or (star and star.fault == said.fault)), names
 end
 
 local function raise_alarm(names)
@@ -84,12 +89,14 @@ local function raise_alarm(names)
   let_rest('*', ALARM_S, ALARM_MAX_S, 'quarantined', said.fault)
 end
 
+-- Whether a call was sent before the alarm that was raised for its fault: that its key was refused is no news.
+local function is_in_alarm()
+  local star = said.is_unauthorized and rest_in(redis.call('HGET', K.health, '*'))
+  return lease and star and star.fault == said.fault and lease.t <= star.since_us
+end
+
 local function note_fault()
-  local star = rest_in(redis.call('HGET', K.health, '*'))
-  if said.is_unauthorized and star and star.fault == said.fault then
-    let_rest('*', ALARM_S, ALARM_MAX_S, 'quarantined', said.fault)
-    return
-  end
+  if is_in_alarm() then return end
   let_rest(FIELD[said.scope], said.seconds, said.seconds_max or 0, said.state, said.fault, said.busy)
   if said.is_unauthorized then
     local are_all, names = are_all_refused()
@@ -97,9 +104,27 @@ local function note_fault()
   end
 end
 
+-- Who was served last, and who before that: another tenant's success speaks against one tenant's failures.
+local function note_served(tenant)
+  if meta.served ~= tenant then
+    set_meta('served_before', meta.served or '')
+    set_meta('served_before_at', meta.served_at or 0)
+    set_meta('served', tenant)
+  end
+  set_meta('served_at', moment(now))
+end
+
+-- Whether all failures in a row are of one tenant, while others were served within a minute: its prompts are to blame.
+local function is_one_tenants()
+  if not meta.failing or meta.failing == '' then return false end
+  local at = meta.served ~= meta.failing and setting('served_at') or setting('served_before_at')
+  return at > now - MINUTE
+end
+
 local function mind_breaker()
   if said.breaker == 'well' then
     if setting('failures') > 0 then set_meta('failures', 0) end
+    if lease and lease.o and said.is_success then note_served(lease.o) end
     local star = rest_in(redis.call('HGET', K.health, '*'))
     if star and star.probe == id and not said.scope then  -- it answers as it should, be it with a refusal
       redis.call('HDEL', K.health, '*')
@@ -111,12 +136,13 @@ local function mind_breaker()
   if not lease or lease.t < setting('well_since') then return end  -- it was sent before the upstream was well again
   local failures, star = setting('failures') + 1, rest_in(redis.call('HGET', K.health, '*'))
   set_meta('failures', failures)
+  if failures == 1 then set_meta('failing', lease.o) elseif meta.failing ~= lease.o then set_meta('failing', '') end
   local seconds = setting('breaker_open_us') / 1000000
   if star and star.until_us > now then return end
   if star then  -- half open: only its probe decides, not what was sent before
     local longer = math.min(2 * star.seconds, 6 * seconds)
     if star.probe == id then let_rest('*', longer, longer, 'cooling', said.fault) end
-  elseif failures >= setting('breaker_failures') then
+  elseif failures >= setting('breaker_failures') and not is_one_tenants() then
     let_rest('*', seconds, 0, 'cooling', said.fault)
   end
 end
@@ -138,7 +164,7 @@ end
 local a
 if lease then
   a = give_back(id, lease, said.is_unsent or lease.g)
-  if a and said.later_us and not said.is_unsent then
+  if a and said.later_us and not said.is_unsent and not lease.l then
     cross_out(a, lease.t, lease.n)
     write_in(a, math.min(now, lease.t + said.later_us), lease.n)
   end

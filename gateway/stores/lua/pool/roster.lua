@@ -1,7 +1,8 @@
 -- Change which accounts and keys there are, or what people hold back of them.
--- ARGV[1]  "declare": ARGV[2] JSON of what stands in the configuration: {terms: {field of meta: number},
---                     accounts: {NAME: {requests_per_minute, images_per_minute, max_concurrency, weight,
---                                       keys: [{name, fingerprint}]}}}
+-- ARGV[1]  "declare": ARGV[2] JSON of what stands in the configuration of a process: process, digest, until_us (how long
+--                     that counts without being renewed), terms: {field of meta: number}, accounts: {NAME:
+--                     {requests_per_minute, images_per_minute, max_concurrency, weight, keys: [{name, fingerprint}]}}
+--          "renew", "withdraw": ARGV[2] JSON: process, digest, until_us
 --          "add":     ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: fingerprint, sealed, limits (for an account that is not declared)
 --          "reseal":  the same, for one that is there
 --          "remove":  ARGV[2] "ACCOUNT/KEY"
@@ -11,27 +12,55 @@
 --                     rested), scope, state, seconds to rest on
 -- ARGV[4..] for the audit: seconds for which it is kept, actor, action, key_id, after, request_id; none for what
 --          no person did
--- Returns  JSON: verdict "done", "exists", "missing", "declared" (the configuration's own cannot be removed) or "unknown"
+-- Returns  JSON: verdict "done", "exists", "twin" (account, key: who has the same secret), "missing", "declared" (the configuration's own cannot be removed),
+--          "kept" (a renewal that changed nothing) or "unknown"
 local act, subject, text = ARGV[1], ARGV[2], ARGV[3]
 
-local function merged(name)
-  local kept = redis.call('HGET', K.declared, name)
-  local record = kept and cjson.decode(kept) or {keys = {}}
-  local taken = {}
-  for _, key in ipairs(record.keys) do taken[key.name] = true end
+-- The configurations of all living processes, the newest first: {accounts, at}.
+local function declarations()
+  local living, found = {}, {}
+  local holders = redis.call('ZRANGE', K.holders, 0, -1, 'WITHSCORES')
+  for i = 1, #holders, 2 do
+    local digest = string.match(holders[i], '^[^|]*')
+    if tonumber(holders[i + 1]) > now then living[digest] = true else redis.call('ZREM', K.holders, holders[i]) end
+  end
+  local kept = redis.call('HGETALL', K.declared)
+  for i = 1, #kept, 2 do
+    if living[kept[i]] then found[#found + 1] = cjson.decode(kept[i + 1]) else redis.call('HDEL', K.declared, kept[i]) end
+  end
+  table.sort(found, function(one, other) return one.at > other.at end)
+  return found
+end
+
+-- An account as all of them together have it: its limits by the newest, its keys by any.
+local function merged(name, declared)
+  local record, taken = nil, {}
+  local function add(key, is_added)
+    if taken[key.name] then return end
+    taken[key.name] = true
+    record.keys[#record.keys + 1] = {name = key.name, fingerprint = key.fingerprint, is_added = is_added}
+  end
+  local function begin(limits)
+    record = {keys = {}}
+    for field, value in pairs(limits) do
+      if field ~= 'keys' then record[field] = value end
+    end
+  end
+  for _, declaration in ipairs(declared) do
+    local own = declaration.accounts[name]
+    if own and not record then begin(own) end
+    for _, key in ipairs(own and own.keys or {}) do add(key) end
+  end
   local all = redis.call('HGETALL', K.added)
   for i = 1, #all, 2 do
     local owner, key_name = string.match(all[i], '^([^/]*)/(.*)$')
-    if owner == name and not taken[key_name] then
+    if owner == name then
       local added = cjson.decode(all[i + 1])
-      if not kept then
-        for field, value in pairs(added.limits) do record[field] = value end
-      end
-      record.keys[#record.keys + 1] = {name = key_name, fingerprint = added.fingerprint, is_added = true}
+      if not record then begin(added.limits) end
+      add({name = key_name, fingerprint = added.fingerprint}, true)
     end
   end
-  if #record.keys == 0 then return nil end
-  table.sort(record.keys, function(one, other) return one.name < other.name end)
+  if record then table.sort(record.keys, function(one, other) return one.name < other.name end) end
   return record
 end
 
@@ -49,8 +78,8 @@ local function forget_rests(name, before, after)
   end
 end
 
-local function rebuild(name)
-  local kept, after = redis.call('HGET', K.roster, name), merged(name)
+local function rebuild(name, declared)
+  local kept, after = redis.call('HGET', K.roster, name), merged(name, declared)
   local before = kept and cjson.decode(kept)
   if before then forget_rests(name, before, after) end
   if after then
@@ -77,19 +106,46 @@ local function weigh()
   set_meta('slots_per_image', images > 0 and requests / images or 0)
 end
 
-local function declare()
-  local said, names = cjson.decode(subject), {}
-  for _, name in ipairs(redis.call('HKEYS', K.roster)) do names[name] = true end
-  for _, name in ipairs(redis.call('HKEYS', K.loads)) do names[name] = true end
-  local added = redis.call('HKEYS', K.added)
-  for _, member in ipairs(added) do names[string.match(member, '^[^/]*')] = true end
-  redis.call('DEL', K.declared)
-  for name, record in pairs(said.accounts) do
-    names[name] = true
-    redis.call('HSET', touch('declared'), name, cjson.encode(record))
+-- Every account that there is, was, or is to be.
+local function rebuild_all(declared)
+  local names = {}
+  for _, set in ipairs({K.roster, K.loads}) do
+    for _, name in ipairs(redis.call('HKEYS', set)) do names[name] = true end
   end
+  for _, member in ipairs(redis.call('HKEYS', K.added)) do names[string.match(member, '^[^/]*')] = true end
+  for _, declaration in ipairs(declared) do
+    for name in pairs(declaration.accounts) do names[name] = true end
+  end
+  for name in pairs(names) do rebuild(name, declared) end
+end
+
+-- A process holds one configuration at a time.
+local function hold_on(said)
+  for _, holder in ipairs(redis.call('ZRANGE', K.holders, 0, -1)) do
+    local digest, process = string.match(holder, '^([^|]*)|(.*)$')
+    if process == said.process and digest ~= said.digest then redis.call('ZREM', K.holders, holder) end
+  end
+  redis.call('ZADD', touch('holders'), now + said.until_us, said.digest .. '|' .. said.process)
+end
+
+local function declare()
+  local said = cjson.decode(subject)
+  hold_on(said)
+  redis.call('HSET', touch('declared'), said.digest, cjson.encode({accounts = said.accounts, at = now}))
   for field, value in pairs(said.terms) do set_meta(field, value) end
-  for name in pairs(names) do rebuild(name) end
+  rebuild_all(declarations())
+  return 'done'
+end
+
+-- Returns  "kept" where nothing changed: "done" where others' configurations have ended.
+local function renew()
+  local said = cjson.decode(subject)
+  if redis.call('HEXISTS', K.declared, said.digest) == 0 then return 'unknown' end
+  hold_on(said)
+  local before = redis.call('HLEN', K.declared)
+  local declared = declarations()
+  if redis.call('HLEN', K.declared) == before then return 'kept' end
+  rebuild_all(declared)
   return 'done'
 end
 
@@ -104,14 +160,33 @@ local function is_there(member)
   return false
 end
 
-local ACTS = {declare = declare}
+-- A process ends. What only it had goes at the next declaration: it may be back in a moment.
+local function withdraw()
+  local said = cjson.decode(subject)
+  redis.call('ZREM', K.holders, said.digest .. '|' .. said.process)
+  return 'kept'
+end
+
+local ACTS = {declare = declare, renew = renew, withdraw = withdraw}
 local before = ''  -- for the audit
+
+-- A key of the same secret: its account would be used twice.
+local function twin_of(fingerprint)
+  local all = redis.call('HGETALL', K.roster)
+  for i = 1, #all, 2 do
+    for _, key in ipairs(cjson.decode(all[i + 1]).keys) do
+      if key.fingerprint == fingerprint then return {verdict = 'twin', account = all[i], key = key.name} end
+    end
+  end
+end
 
 function ACTS.add()
   if is_there(subject) then return 'exists' end
+  local twin = twin_of(cjson.decode(text).fingerprint)
+  if twin then return 'twin', twin end
   redis.call('HSET', K.added, subject, text)
   redis.call('HDEL', K.held, subject)
-  rebuild(owner_of(subject))
+  rebuild(owner_of(subject), declarations())
   return 'done'
 end
 
@@ -127,8 +202,24 @@ function ACTS.remove()
   before = cjson.encode({fingerprint = cjson.decode(kept).fingerprint})
   redis.call('HDEL', K.added, subject)
   redis.call('HDEL', K.held, subject)
-  rebuild(owner_of(subject))
+  rebuild(owner_of(subject), declarations())
   return 'done'
+end
+
+-- Let what rests be tried now: a person knows that it is mended.
+local function lift(field)
+  local rest = rest_in(redis.call('HGET', K.health, field))
+  if not rest or rest.until_us <= now then return end
+  rest.until_us, rest.told = now, nil
+  keep_rest(field, rest)
+  announce(field, rest)
+end
+
+local function lift_all(member)
+  for _, field in ipairs(redis.call('HKEYS', K.health)) do
+    local owner = string.match(field, '^[^|]*')
+    if owner == member or owner_of(owner) == member then lift(field) end
+  end
 end
 
 function ACTS.hold()
@@ -136,22 +227,24 @@ function ACTS.hold()
   local held = redis.call('HGET', K.held, subject)
   before = cjson.encode({state = held and cjson.decode(held).state or 'ready'})
   if text == '' then redis.call('HDEL', K.held, subject) else redis.call('HSET', K.held, subject, text) end
-  local a = account(owner_of(subject))
-  put_back(a)
-  tell(subject, text == '' and 'ready' or cjson.decode(text).state, '')
+  if text == '' then lift_all(subject) end
+  put_back(account(owner_of(subject)))
+  if held or text ~= '' then tell(subject, text == '' and 'ready' or cjson.decode(text).state, '') end
   return 'done'
 end
 
 function ACTS.note() return is_there(subject) and 'done' or 'missing' end
 
--- Let what rests for a fault be tried, or rest on for so many seconds from now; a fault that is new rests by its scope.
+-- Let what rests for a fault be tried, or rest on for so many seconds from now; a fault that is new rests by its scope. What
+-- one key shows speaks for the upstream where it is well, and not where it is not.
 function ACTS.probed()
   local said, name = cjson.decode(text), owner_of(subject)
   local by_scope = {key = subject, account = name, upstream = '*'}
   local is_known = false
-  for _, field in pairs(by_scope) do
+  for scope, field in pairs(by_scope) do
     local rest = rest_in(redis.call('HGET', K.health, field))
-    if rest and rest.fault == said.fault and (not said.works or rest.state == 'quarantined') then
+    local concerns = said.works and not (rest and rest.busy) or scope ~= 'upstream' or said.scope == 'upstream'
+    if rest and rest.fault == said.fault and concerns then
       is_known = true
       rest.until_us, rest.told = now + said.seconds * 1000000, nil
       keep_rest(field, rest)
@@ -169,7 +262,7 @@ function ACTS.probed()
 end
 
 if act ~= 'declare' and not meta.version then return reply({verdict = 'unknown'}) end
-local verdict = ACTS[act]()
+local verdict, found = ACTS[act]()
 if verdict == 'done' then
   weigh()
   set_meta('version', setting('version') + 1)
@@ -180,4 +273,4 @@ if verdict == 'done' then
   end
   dispatch()
 end
-return reply({verdict = verdict})
+return reply(found or {verdict = verdict})

@@ -1,6 +1,7 @@
 -- A process is alive, renews its leases, and asks how its waiting requests stand; what is free is given out.
 -- ARGV[1]  channel of the process, ARGV[2] how long it lives without a sign, ARGV[3] how long a lease does
--- ARGV[4]  how many leases follow, to be renewed; then the ids of waiting requests
+-- ARGV[4]  how many leases follow, to be renewed, each as "ID" or, where its call was sent later than it was leased,
+--          "ID|MICROSECONDS"; then the ids of waiting requests
 -- Returns  JSON: verdict "down" or "open"; given: ids to claim; gone: ids that wait no longer;
 --          next_us: until something may be free, -1 unknown; is_keeper: this process asks again then, the others are told
 local WORTH = 10 * MINUTE
@@ -42,8 +43,24 @@ local function can_serve()
 end
 
 if not meta.version then return reply({verdict = 'unknown'}) end
+-- A call that was sent later than it was leased is counted from then on.
+local function shift(id, later_us)
+  local lease = lease_of(id)
+  local a = lease and not lease.l and account(lease.a)
+  if not a then return end
+  cross_out(a, lease.t, lease.n)
+  lease.t, lease.l = math.min(now, lease.t + later_us), true
+  write_in(a, lease.t, lease.n)
+  redis.call('HSET', touch('leased'), id, cmsgpack.pack(lease))
+  put_back(a)
+end
+
 for i = 5, 4 + leases do
-  if redis.call('ZSCORE', K.leases, ARGV[i]) then redis.call('ZADD', K.leases, now + lease_us, ARGV[i]) end
+  local id, later_us = string.match(ARGV[i], '^([^|]*)|?(.*)$')
+  if redis.call('ZSCORE', K.leases, id) then
+    redis.call('ZADD', K.leases, now + lease_us, id)
+    if later_us ~= '' then shift(id, tonumber(later_us)) end
+  end
 end
 local found = {next_us = -1, given = {}, gone = {}}
 if #ARGV > 4 + leases then redis.call('ZADD', touch('processes'), now + tonumber(ARGV[2]), process) end
@@ -69,6 +86,7 @@ for i = 5 + leases, #ARGV do
 end
 if #found.given == 0 then found.given = nil end
 if #found.gone == 0 then found.gone = nil end
-local is_down = gate() == 0 or (redis.call('ZCARD', K.active) > 0 and not can_serve())
+local is_open, back = gate()
+local is_down = (is_open == 0 and back > now + MINUTE) or (redis.call('ZCARD', K.active) > 0 and not can_serve())
 found.verdict = is_down and 'down' or 'open'
 return reply(found)

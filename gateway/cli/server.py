@@ -1,0 +1,109 @@
+"""The server of both programs, and how it ends: readiness first, then the listener, then what is being answered."""
+
+import asyncio
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import structlog
+import uvicorn
+
+from gateway.cli.output import fail
+from gateway.cli.protocol import BoundedConfig
+from gateway.web.draining import DRAIN, Drain
+
+_LOG = structlog.get_logger("imagegate.serve")
+_LOOK_S: Final = 0.05
+_CUT_SHORT_S: Final = 5.0
+"""So long requests that are cut short may take to settle and to answer."""
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to whoever runs it, and ends in order; what Redis is owed is settled before the program ends."""
+
+    def __init__(self, config: BoundedConfig) -> None:
+        super().__init__(config)
+        self._timeout_s = config.drain_timeout_s
+        self._grace_s = config.drain_grace_s
+        self._is_in_haste = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        """End it; said again, faster."""
+        if self.should_exit:
+            self.hurry()
+        else:
+            self.drain()
+
+    def drain(self) -> None:
+        """Begin nothing, finish what has begun, and end."""
+        self.should_exit = True
+        if self.started:
+            self._announce()
+
+    def hurry(self) -> None:
+        """End now: what still runs is cut short."""
+        self.should_exit = True
+        self._is_in_haste.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """In uvicorn's place, which would close the listener first, and not wait for what it cuts short."""
+        ends_s = asyncio.get_running_loop().time() + self._timeout_s
+        self._announce()
+        _LOG.info("draining", requests=len(self.server_state.tasks), up_to_s=math.ceil(self._timeout_s))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._is_in_haste.wait(), self._grace_s)
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        await self._wait_while(lambda: bool(self.server_state.tasks), ends_s)
+        await self._cut_short()
+        await self._hang_up(ends_s)
+        await self.lifespan.shutdown()
+
+    def _announce(self) -> None:
+        """Let the program know; the simulator has nobody who asks."""
+        drain = self.lifespan.state.get(DRAIN)
+        if isinstance(drain, Drain):
+            drain.begin()
+
+    async def _hang_up(self, ends_s: float) -> None:
+        """End what is left: who still reads his answer, and kept connections.
+
+        These last so long because whoever sends another request on one is answered, not cut off.
+        """
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._wait_while(lambda: bool(self.server_state.connections), ends_s)
+
+    async def _wait_while(self, is_so: Callable[[], bool], ends_s: float) -> None:
+        """Until the time is over, or somebody is in haste."""
+        now_s = asyncio.get_running_loop().time
+        while is_so() and not self._is_in_haste.is_set() and now_s() < ends_s:  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(_LOOK_S)
+
+    async def _cut_short(self) -> None:
+        tasks = set(self.server_state.tasks)
+        if not tasks:
+            return
+        _LOG.warning("requests_cut_short", requests=len(tasks))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_CUT_SHORT_S)
+
+
+async def serve_until_stopped(
+    server: Server, listeners: list[socket.socket], signals: Mapping[signal.Signals, Callable[[], None]]
+) -> None:
+    for number, act in signals.items():
+        asyncio.get_running_loop().add_signal_handler(number, act)
+    await server.serve(listeners)
+    if not server.started:
+        fail("the gateway could not start; the log says why")

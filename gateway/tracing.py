@@ -1,0 +1,85 @@
+"""OpenTelemetry: finished spans, sent to a collector as OTLP over HTTP. Needs the extra `otel`.
+
+Spans are built when their request has ended, so a request pays for nothing but that, and nothing at all when it is off.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from gateway.domain import trace
+
+_KINDS: Final = {
+    trace.SpanKind.SERVER: SpanKind.SERVER,
+    trace.SpanKind.INTERNAL: SpanKind.INTERNAL,
+    trace.SpanKind.CLIENT: SpanKind.CLIENT,
+}
+_PATH: Final = "/v1/traces"
+_TIMEOUT_S: Final = 5.0
+"""For one batch, with its retries. At a shutdown the rest has as long, and then the batch under way."""
+_NANO: Final = 1_000_000_000
+
+
+class SpanSender:
+    """Sends spans in batches from a thread of its own; a collector that is away costs spans, never a request."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        service_name: str,
+        version: str,
+        clock_ns: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._url = endpoint.rstrip("/").removesuffix(_PATH) + _PATH
+        self._resource = Resource({"service.name": service_name, "service.version": version})
+        self._scope = InstrumentationScope("imagegate", version)
+        self._clock_ns = clock_ns
+        self._monotonic = monotonic
+        self._exporter = OTLPSpanExporter(self._url, timeout=_TIMEOUT_S)
+        self._batches: BatchSpanProcessor | None = None
+
+    async def start(self) -> None:
+        self._batches = BatchSpanProcessor(self._exporter)
+
+    async def close(self) -> None:
+        """Send what is left, as far as the collector takes it in time."""
+        if self._batches:
+            giving_up = asyncio.get_running_loop().call_later(_TIMEOUT_S, self._exporter.shutdown)
+            await asyncio.to_thread(self._batches.shutdown)
+            giving_up.cancel()
+
+    def tell(self, context: trace.TraceContext, spans: Iterable[trace.Span]) -> None:
+        """The spans of one request; left out where its caller keeps no trace."""
+        if not self._batches or not context.is_sampled:
+            return
+        shift_ns = self._clock_ns() - round(self._monotonic() * _NANO)
+        for span in spans:
+            self._batches.on_end(self._readable(context, span, shift_ns))
+
+    def _readable(self, context: trace.TraceContext, span: trace.Span, shift_ns: int) -> ReadableSpan:
+        is_remote = span.kind is trace.SpanKind.SERVER
+        return ReadableSpan(
+            span.name,
+            _span_context(context, span.span_id),
+            _span_context(context, span.parent_id, is_remote=is_remote) if span.parent_id else None,
+            self._resource,
+            {**span.attributes, **({"error.type": span.fault} if span.fault else {})},
+            kind=_KINDS[span.kind],
+            status=Status(StatusCode.ERROR, span.fault) if span.fault else Status(),
+            start_time=round(span.started_s * _NANO) + shift_ns,
+            end_time=round(span.ended_s * _NANO) + shift_ns,
+            instrumentation_scope=self._scope,
+        )
+
+
+def _span_context(context: trace.TraceContext, span_id: str, *, is_remote: bool = False) -> SpanContext:
+    state = TraceState.from_header([context.state]) if context.state else None
+    return SpanContext(int(context.trace_id, 16), int(span_id, 16), is_remote, TraceFlags(TraceFlags.SAMPLED), state)

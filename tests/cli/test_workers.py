@@ -1,0 +1,72 @@
+"""`--workers N`: who dies is replaced, and who cannot start ends the whole."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.flow.processes import start_gateway, write_configuration
+from tests.flow.test_metrics import running, workers_of
+from tests.harness import Simulator, new_key, wait_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
+
+
+@pytest.fixture
+def configuration(redis_url: str, simulator: Simulator, tmp_path: Path) -> Path:
+    """The upstream's key is in a file, which may be taken away."""
+    path = write_configuration(tmp_path, redis_url, simulator.url, more="[server]\ndrain_grace_s = 0\n")
+    (tmp_path / "key").write_text("main-1")
+    path.write_text(path.read_text().replace('env = "KEY"', f'file = "{tmp_path}/key"'))
+    return path
+
+
+def log_of(configuration: Path) -> str:
+    return "".join(log.read_text() for log in configuration.parent.glob("*.log"))
+
+
+def wait_until_all_serve(process: subprocess.Popen[bytes], but: int = 0) -> set[int]:
+    """Both processes, without a former one."""
+    wait_until(lambda: len(workers_of(process) - {but}) == 2, "two are there")
+    return workers_of(process)
+
+
+def test_a_worker_that_is_killed_is_replaced(configuration: Path) -> None:
+    with running(configuration, "--workers", "2") as (process, url):
+        before, key = wait_until_all_serve(process), new_key(url)
+        os.kill(min(before), signal.SIGKILL)
+        after = wait_until_all_serve(process, min(before))
+        assert max(before) in after
+        body, bearer = {"prompt": "a cat"}, {"authorization": f"Bearer {key}"}
+        for _ in range(4):
+            assert 200 == httpx.post(f"{url}/v1/images/generations", json=body, headers=bearer).status_code
+    assert 1 == log_of(configuration).count("worker_ended")
+
+
+def test_a_worker_that_ends_by_itself_is_replaced(configuration: Path) -> None:
+    with running(configuration, "--workers", "2") as (process, _url):
+        before = wait_until_all_serve(process)
+        os.kill(min(before), signal.SIGTERM)
+        wait_until_all_serve(process, min(before))
+
+
+def test_a_worker_that_cannot_start_ends_the_whole_with_its_reason(configuration: Path) -> None:
+    """It is not tried again and again; what the others have begun they finish."""
+    process, _url = start_gateway(configuration, "--workers", "2")
+    try:
+        before = wait_until_all_serve(process)
+        (configuration.parent / "key").unlink()
+        os.kill(min(before), signal.SIGKILL)
+        assert 1 == process.wait(30)
+        told = log_of(configuration)
+        assert 1 == told.count("worker_cannot_start") == told.count("worker_ended") - 1
+        assert f"{configuration.parent}/key" in told
+        assert "imagegate: a worker could not start (exit code 1); the log says why" in told
+        assert "Traceback" not in told
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), "no worker is left")
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,143 @@
+"""What Prometheus is told by several processes that serve one port: whichever answers tells the sum of all."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.flow.processes import ask_at_once, start_gateway, write_configuration
+from tests.harness import Simulator, new_key, wait_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(configuration: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    process, url = start_gateway(configuration, *options)
+    try:
+        yield process, url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert 0 == process.wait(30)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return {int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def directory_of(workers: set[int]) -> Path:
+    """Where they keep their numbers."""
+    maps = Path(f"/proc/{min(workers)}/maps").read_text().split()
+    return next(Path(word).parent for word in maps if "/imagegate-metrics-" in word)
+
+
+def total(text: str, name: str) -> float:
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+
+
+def scrape(url: str) -> str:
+    return httpx.get(f"{url}/metrics", verify=False).text
+
+
+def scrape_each(url: str, workers: set[int]) -> list[str]:
+    """The answer of every worker: the others are stopped meanwhile, for less time than their supervisor allows."""
+    answers = []
+    for worker in workers:
+        others = workers - {worker}
+        try:
+            for other in others:
+                os.kill(other, signal.SIGSTOP)
+            answers.append(scrape(url))
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+    return answers
+
+
+def make_images(url: str, key: str, count: int) -> None:
+    """The requests all at once, of one to three images."""
+    bodies: list[dict[str, object]] = [
+        {"prompt": "x", "n": 1 + number % 3, "response_format": "url"} for number in range(count)
+    ]
+    answers = ask_at_once([url], key, bodies)
+    assert {200} == {answer.status for answer in answers}
+
+
+def test_every_worker_tells_the_invoice_also_after_one_of_them_died(
+    redis_url: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    configuration = write_configuration(tmp_path, redis_url, simulator.url)
+    with running(configuration, "--workers", "4") as (process, url):
+        wait_until(lambda: total(scrape(url), "imagegate_processes") == 4, "four processes serve")
+        key, workers = new_key(url), workers_of(process)
+        make_images(url, key, 100)
+        assert [simulator.images_billed()] * 4 == [
+            total(text, "imagegate_images_total") for text in scrape_each(url, workers)
+        ]
+        directory = directory_of(workers)
+        assert sum("imagegate_images_total" in book.read_text() for book in directory.glob("*.names")) > 1
+
+        os.kill(min(workers), signal.SIGKILL)
+        wait_until(lambda: len(workers_of(process) - {min(workers)}) == 4, "another takes its place")
+        wait_until(lambda: total(scrape(url), "imagegate_processes") == 4, "and serves")
+        assert simulator.images_billed() == total(scrape(url), "imagegate_images_total")
+        make_images(url, key, 50)
+        answers = scrape_each(url, workers_of(process))
+        assert [simulator.images_billed()] * 4 == [total(text, "imagegate_images_total") for text in answers]
+        assert {0.0} == {total(text, "imagegate_in_flight") for text in answers}
+        assert {150.0} == {total(text, "imagegate_settlements_total") for text in answers}
+        assert len(list(directory.glob("*.names"))) <= 5, "successors count on in the files of the dead"
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_metrics_can_have_a_port_of_their_own(
+    redis_url: str, simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    port = free_port()
+    configuration = write_configuration(tmp_path, redis_url, simulator.url, more=f"[metrics]\nport = {port}\n")
+    own = f"http://127.0.0.1:{port}"
+    with running(configuration, *options) as (_, url):
+        key = new_key(url)
+        make_images(url, key, 4)
+        assert simulator.images_billed() == total(scrape(own), "imagegate_images_total")
+        assert "imagegate_redis_up 1.0" in scrape(own)
+        assert [200, 200] == [httpx.get(f"{base}/healthz", verify=False).status_code for base in (own, url)]
+        assert 404 == httpx.get(f"{url}/metrics", headers={"host": f"127.0.0.1:{port}"}, verify=False).status_code
+        bearer = {"authorization": f"Bearer {key}"}
+        for path in ("/v1/models", "/readyz", "/admin/v1/tenants", "/openapi.json", "/"):
+            assert 404 == httpx.get(f"{own}{path}", headers=bearer, verify=False).status_code
+        assert 200 == httpx.get(f"{url}/v1/models", headers=bearer, verify=False).status_code
+
+
+def test_a_scrape_is_answered_soon_while_redis_is_away(redis_url: str, simulator: Simulator, tmp_path: Path) -> None:
+    """Within httpx's 5 s, and without what Redis alone knows."""
+    configuration = write_configuration(tmp_path, "unix:///nowhere/redis.sock", simulator.url)
+    configuration.write_text(configuration.read_text().replace("timeout_ms = 2000", "timeout_ms = 100"))
+    process, url = start_gateway(configuration)
+    try:
+        text = scrape(url)
+    finally:
+        process.kill()
+        process.wait()
+    assert "imagegate_redis_up 0.0" in text
+    assert "imagegate_queue_seconds_count 0.0" in text
+    assert "imagegate_key_state{" not in text

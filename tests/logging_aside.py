@@ -1,0 +1,51 @@
+"""Reading what is logged, in the process of the test."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from gateway import logs
+from tests.harness import wait_until
+
+
+@dataclass(frozen=True)
+class Log:
+    """Standard error, as `imagegate serve` writes it."""
+
+    stream: io.StringIO
+
+    @property
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+    def request(self, request_id: str) -> dict[str, Any]:
+        """The line of a request, which is written when its answer has left."""
+        wait_until(lambda: bool(self._of(request_id)), "the line of the request is written")
+        (line,) = self._of(request_id)
+        return line
+
+    def _of(self, request_id: str) -> list[dict[str, Any]]:
+        written = self.text[: self.text.rfind("\n") + 1]
+        lines: list[dict[str, Any]] = [json.loads(line) for line in written.splitlines()]
+        return [line for line in lines if line["event"] == "request" and line["request_id"] == request_id]
+
+
+@contextmanager
+def logging_aside(log_format: logs.LogFormat = "json", level: logs.LogLevel = "debug") -> Iterator[Log]:
+    root = logging.getLogger()
+    before, level_before = root.handlers[:], root.level
+    root.handlers.clear()  # `configure` would close them
+    try:
+        with redirect_stderr(io.StringIO()) as stream:
+            logs.configure(log_format, level)
+        yield Log(stream)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level_before)
+        structlog.reset_defaults()

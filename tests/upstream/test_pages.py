@@ -1,0 +1,88 @@
+"""What a free page says of one key, asked of the simulator and of hosts that are none."""
+
+import asyncio
+import json
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.keys import Secret, UpstreamKey
+from gateway.transport import AiohttpTransport
+from gateway.upstream import Endpoint
+from gateway.upstream.pages import Pages, Probe
+from gateway.wire import DIALECTS
+from gateway.wire.links import LinkPolicy
+from tests.harness import Simulator, serving
+from tests.servers import free_port
+
+pytestmark = pytest.mark.anyio
+
+
+def upstream_key(name: str, account: str = "main", secret: str = "") -> UpstreamKey:
+    return UpstreamKey("sim", account, name, Secret(secret or name, f"fp-{name}"))
+
+
+def asking(transport: AiohttpTransport, url: str, dialect: str = "minimax") -> Pages:
+    endpoint = Endpoint("sim", DIALECTS[dialect], url, LinkPolicy(()))
+    return Pages(transport, lambda: {"sim": endpoint}, "tests")
+
+
+async def probe(url: str, key: UpstreamKey, dialect: str = "minimax") -> Probe:
+    async with AiohttpTransport() as transport:
+        return await asking(transport, url, dialect).probe(key)
+
+
+def serving_page(answer: object, status: int = 200, delay_s: float = 0.0) -> tuple[Starlette, list[str]]:
+    """A host with a quota page, and the keys that have asked for it."""
+    seen: list[str] = []
+
+    async def page(request: Request) -> Response:
+        seen.append(request.headers["authorization"].removeprefix("Bearer "))
+        await asyncio.sleep(delay_s)
+        return Response(json.dumps(answer), status)
+
+    return Starlette(routes=[Route("/v1/token_plan/remains", page)]), seen
+
+
+async def test_a_good_key_works_and_its_balance_is_proven(simulator: Simulator) -> None:
+    found = await probe(simulator.url, upstream_key("good-1"))
+    assert (None, "", True, None) == (found.fault, found.detail, found.proves_balance, found.window_s)
+
+
+@pytest.mark.parametrize(("name", "fault"), [("dead-1", Fault.KEY_INVALID), ("broke-1", Fault.BALANCE_EMPTY)])
+async def test_a_bad_key_is_told_by_its_fault(simulator: Simulator, name: str, fault: Fault) -> None:
+    assert fault is (await probe(simulator.url, upstream_key(name))).fault
+
+
+async def test_asking_costs_nothing(simulator: Simulator) -> None:
+    await probe(simulator.url, upstream_key("good-1"))
+    assert {"requests": 0, "images": 0} == simulator.invoice()["total"]
+
+
+async def test_a_host_that_cannot_be_reached_is_told_as_that() -> None:
+    found = await probe(f"http://127.0.0.1:{free_port()}", upstream_key("good-1"))
+    assert Fault.CONNECT_FAILED is found.fault
+
+
+async def test_a_secret_that_the_page_repeats_is_not_told() -> None:
+    app, _ = serving_page({"base_resp": {"status_code": 2049, "status_msg": "invalid api key canary-secret"}})
+    with serving(app) as url:
+        found = await probe(url, upstream_key("main-1", secret="canary-secret"))
+    assert (Fault.KEY_INVALID, "2049 invalid api key <secret fp-main-1>") == (found.fault, found.detail)
+
+
+async def test_an_endless_page_is_not_read() -> None:
+    app, _ = serving_page({"filler": "x" * 2_000_000})
+    with serving(app) as url:
+        assert Fault.ANSWER_TOO_LARGE is (await probe(url, upstream_key("main-1"))).fault
+
+
+async def test_an_upstream_that_is_configured_no_more_is_not_found() -> None:
+    async with AiohttpTransport() as transport:
+        with pytest.raises(GatewayError) as caught:
+            await Pages(transport, dict, "tests").probe(upstream_key("main-1"))
+    assert Fault.NOT_FOUND is caught.value.fault

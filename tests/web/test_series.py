@@ -1,0 +1,84 @@
+"""How many series there are: labels are closed sets, whatever strangers send."""
+
+import re
+import socket
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+import httpx
+
+from tests.conftest import MakeGateway
+from tests.harness import Gateway, new_key
+from tests.web.test_ops import labels, samples
+
+ROUTES: Final = frozenset(
+    {"/v1/images/generations", "/v1/models", "/v1/models/{name:path}", "/metrics", "/healthz", "/readyz", "_unknown"}
+    | {"/admin/v1/tenants", "/admin/v1/tenants/{name}/keys"}
+)
+
+
+def exchange(gateway: Gateway, requests: Iterator[bytes], answer: bytes) -> int:
+    """Send requests a hundred at a time, and count the answers that begin so."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    count = 0
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        while batch := list(islice(requests, 100)):
+            connection.sendall(b"".join(batch))
+            received = b""
+            while received.count(b"HTTP/1.1 ") < len(batch) or not received.endswith(b"}"):
+                received += connection.recv(2**16)
+            count += received.count(answer)
+    return count
+
+
+def request_line(gateway: Gateway, start: str, body: bytes = b"") -> bytes:
+    head = (
+        f"{start} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def series(url: str) -> set[tuple[str, ...]]:
+    return {(name, *found.values()) for name, found, _ in samples(url)}
+
+
+def test_10_000_random_paths_and_10_000_junk_models_add_no_series(gateway: Gateway) -> None:
+    """Beyond those that one of each adds."""
+    junk = (b'{"prompt":"x","model":"junk-%d"}' % number for number in range(10_001))
+    models = (request_line(gateway, "POST /v1/images/generations", body) for body in junk)
+    paths = (request_line(gateway, f"GET /random/{number}") for number in range(10_001))
+    refused = ((models, b"HTTP/1.1 400 "), (paths, b"HTTP/1.1 404 "))
+    assert [1, 1] == [exchange(gateway, islice(kind, 1), answer) for kind, answer in refused]
+    samples(gateway.url)
+    before = series(gateway.url)
+    assert [10_000] * 2 == [exchange(gateway, kind, answer) for kind, answer in refused]
+    assert before == series(gateway.url)
+    assert 10_001.0 == sum(
+        value
+        for name, told, value in samples(gateway.url)
+        if (name, told.get("route")) == ("imagegate_requests_total", "_unknown")
+    )
+
+
+def test_tenants_beyond_the_cap_are_counted_together(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(metrics={"tenants_max": 2})
+    keys = {name: new_key(gateway.url, name) for name in ("acme", "beta", "gamma", "delta")}
+    for key in keys.values():
+        Gateway(gateway.url, key).generate(prompt="x")
+    found = {told["tenant"]: value for name, told, value in samples(gateway.url) if name == "imagegate_images_total"}
+    assert {"acme": 1.0, "beta": 1.0, "_other": 2.0} == found
+
+
+def test_random_paths_and_junk_do_not_grow_the_metrics(gateway: Gateway) -> None:
+    """Labels are closed sets: nothing that a stranger writes becomes one."""
+    for number in range(30):
+        httpx.get(f"{gateway.url}/random/{number}")
+        httpx.post(f"{gateway.url}/v1/models/{number}")
+        gateway.get(f"/v1/models/junk-{number}")
+        gateway.generate(prompt="x", model=f"junk-{number}")
+        gateway.get("/v1/models", authorization=f"Bearer junk-{number}")
+    assert set() == labels(gateway.url, "route") - {route.replace(":path}", "}") for route in ROUTES}
+    assert {"", "acme"} == labels(gateway.url, "tenant")
+    assert set() == labels(gateway.url, "model") - {"", "image-01"}
+    assert not re.search(r"junk|random", httpx.get(f"{gateway.url}/metrics").text)
