@@ -136,7 +136,9 @@ async def pooling(
     try:
         yield Process(pool, roster, queue, metrics)
     finally:
-        for companion in companions:
-            companion.cancel()
-        await asyncio.gather(*companions, return_exceptions=True)
+        living = set(companions)
+        while living:  # redis-py swallows a cancellation now and then
+            for companion in living:
+                companion.cancel()
+            _, living = await asyncio.wait(living, timeout=1)
         await roster.withdraw()

@@ -88,7 +88,7 @@ def check(
     for same in supply.shared_keys():
         print(f"warning: the same secret stands in several accounts ({same[0].secret.fingerprint}):")
         print("  " + ", ".join(f"{key.upstream}/{key.id}" for key in same))
-        print("  each account is taken to have limits of its own, so that the provider's are exceeded")
+        print("  each account is taken to have limits of its own: the provider's are exceeded")
     if upstreams:
         _check_upstreams(settings, supply)
 

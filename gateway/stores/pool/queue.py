@@ -25,6 +25,7 @@ _ALIVE_S: Final = 6.0
 """A process without a sign of life for so long has no places any more."""
 _SOON_S: Final = 0.002
 """After the moment at which something is free: the server's clock must have passed it."""
+_IDLE_S: Final = 60.0
 _LISTEN_PAUSE_S: Final = 0.5
 _ABANDONED_A_TURN: Final = 100
 _IDS_A_TURN: Final = 1000
@@ -151,7 +152,8 @@ class Queue:
     async def tend(self) -> None:
         """Give signs of life, and ask how the waiting requests stand; runs for ever."""
         while True:
-            pause_s = max(0.0, min(self._due_s.values(), default=_TURN_S * 60) - self._monotonic())
+            now_s = self._monotonic()
+            pause_s = max(0.0, min(self._due_s.values(), default=now_s + _IDLE_S) - now_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._is_due.wait()

@@ -217,3 +217,11 @@ async def test_processes_with_many_that_wait_ask_once_a_second(redis_url: str) -
         for call in waiting:
             call.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_process_in_which_nobody_waits_is_idle(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, lanes("a")):
+        await asyncio.sleep(0.2)
+        started_s = time.process_time()
+        await asyncio.sleep(1)
+        assert time.process_time() - started_s < 0.3
