@@ -55,6 +55,7 @@ from gateway.wire.openai import Manners
 _LOG = structlog.get_logger("imagegate.app")
 _HEALTHZ, _METRICS = "/healthz", "/metrics"
 _RESTART_PAUSE_S = 1.0
+_CANCEL_AGAIN_S = 0.5
 _SWEEP_ROUND_S = 5.0
 """How often somebody looks for what dead processes left behind."""
 
@@ -170,10 +171,17 @@ def _lifespan(
                 yield state
                 for flush in flushes:
                     await flush()
-                for task in tasks:
-                    task.cancel()
+                await _end(tasks)
 
     return lifespan
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: redis-py swallows a cancellation now and then."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 def _build_admission(settings: Settings, redis: Client, metrics: Metrics) -> Admission:

@@ -151,7 +151,7 @@ def test_a_provider_key_in_the_environment_replaces_the_simulator(home: Path) ->
             headers={"authorization": f"Bearer {ready['api_key']}"},
         )
 
-    assert ["302ai"] == [key["upstream"] for key in pool]
+    assert ["302ai"] == [upstream["name"] for upstream in pool]
     assert ready["simulator_url"] is None
     assert (503, "upstream_unavailable") == (answer.status_code, answer.json()["error"]["code"])
 
