@@ -56,17 +56,17 @@ async def test_upstreams_are_known_before_models_point_to_them_and_models_before
     parts = Recorder(configuration("old"))
     await parts.running().take_over(configuration("new", "other", tenants=["acme"]))
     assert [
-        ("accounts", ["new", "other"], ["old"]),
         ("upstreams", ["new", "other"], ["old"]),
+        ("accounts", ["new", "other"], ["old"]),
         ("tenants", ["acme"], ["new", "other"]),
     ] == parts.told
 
 
-async def test_without_redis_nothing_changes() -> None:
+async def test_without_redis_models_and_tenants_are_as_they_were() -> None:
     parts = Recorder(configuration("old"), is_redis_away=True)
     with pytest.raises(GatewayError):
         await parts.running().take_over(configuration("new"))
-    assert (["old"], []) == (parts.targets(), parts.told)
+    assert (["old"], [("upstreams", ["new"], ["old"])]) == (parts.targets(), parts.told)
 
 
 async def test_a_secret_that_is_missing_makes_the_whole_of_it_wrong() -> None:

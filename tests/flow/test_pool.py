@@ -17,6 +17,8 @@ from gateway.simulator import create_simulator
 from tests.flow.overload import Fleet, Upstream, accounts, fleet, keep_asking, refusals, write
 from tests.harness import Simulator, new_key, serving, wait_until
 
+HOLD = "hold [delay=5]"
+"""What is sent first, so that all that comes after it waits."""
 ROOMY = {"requests_per_minute": 100_000, "images_per_minute": 1_000_000, "max_concurrency": 100}
 
 
@@ -82,12 +84,14 @@ def test_a_flood_of_one_tenant_does_not_delay_the_first_request_of_another(tmp_p
             flood, other = new_key(started.urls[0], "flood"), new_key(started.urls[0], "other")
 
             async def run() -> int:
+                holding = asyncio.ensure_future(ask_all(started.urls, flood, [HOLD]))
+                await arrived(started, simulator, 1)
                 flooding = asyncio.ensure_future(ask_all(started.urls, flood, [f"flood {n}" for n in range(120)]))
-                await waiting(started, 80)
+                await arrived(started, simulator, 121)
                 asking = asyncio.ensure_future(ask_all(started.urls[1:], other, ["other"]))
                 before = len(receipts(simulator))
                 assert [200] == await asking
-                assert [200] * 120 == await flooding
+                assert [200] * 121 == [*await flooding, *await holding]
                 return before
 
             before = asyncio.run(run())
@@ -103,11 +107,13 @@ def test_who_waits_is_served_by_weight(tmp_path: Path, redis_url: str) -> None:
             keys = {name: new_key(started.urls[0], name, weight=weight) for name, weight in (("big", 3), ("small", 1))}
 
             async def run() -> int:
-                asked = [
+                asked = [asyncio.ensure_future(ask_all(started.urls, keys["small"], [HOLD]))]
+                await arrived(started, simulator, 1)
+                asked += [
                     asyncio.ensure_future(ask_all(started.urls, keys[name], [f"{name} [delay=0.02]"] * 240))
                     for name in keys
                 ]
-                await waiting(started, 400)
+                await arrived(started, simulator, 481)
                 before = len(receipts(simulator))
                 await asyncio.gather(*asked)
                 return before
@@ -125,20 +131,22 @@ def test_a_killed_gateway_takes_its_requests_along_and_nobody_elses(tmp_path: Pa
             key = new_key(started.urls[0])
 
             async def run() -> list[int]:
+                holding = asyncio.ensure_future(ask_all(started.urls[:2], key, [HOLD, HOLD]))
+                await arrived(started, simulator, 2)
                 asked = []
                 for number in range(60):
                     urls = [started.urls[number % 3]]
                     asked.append(asyncio.ensure_future(ask_all(urls, key, [f"{number} [delay=0.1]"])))
-                    await asyncio.sleep(0.005)
-                await waiting(started, 40)
+                    await arrived(started, simulator, number + 3)
                 started.kill(2)
+                assert [200, 200] == await holding
                 return [status for [status] in await asyncio.gather(*asked)]
 
             statuses = asyncio.run(run())
             living = [status for number, status in enumerate(statuses) if number % 3 != 2]
             assert [200] * 40 == living
             wait_until(lambda: not leftovers(redis_url), f"nothing is left: {leftovers(redis_url)}")
-        sent = [int(prompt.split()[0]) for prompt in receipts(simulator)]
+        sent = [int(prompt.split()[0]) for prompt in receipts(simulator) if prompt != HOLD]
     assert len(set(sent)) == len(sent), "nothing is sent twice"
     served = [number for number in sent if number % 3 != 2]
     assert 40 == len(served)
@@ -200,12 +208,15 @@ def is_served_by(simulator: Simulator, urls: Sequence[str], key: str) -> int:
     return simulator.images_billed()
 
 
-async def waiting(started: Fleet, count: int) -> None:
-    """Until so many requests wait."""
-    ends = time.monotonic() + 20
-    while (found := await asyncio.to_thread(started.pool))["waiting"] < count:
-        assert time.monotonic() < ends, found
-        await asyncio.sleep(0.02)
+async def arrived(started: Fleet, simulator: Simulator, count: int) -> None:
+    """Until so many requests wait or were sent."""
+    ends = time.monotonic() + 40
+    while True:
+        waiting = (await asyncio.to_thread(started.pool))["waiting"]
+        if waiting + len(await asyncio.to_thread(receipts, simulator)) >= count:
+            return
+        assert time.monotonic() < ends, (waiting, count)
+        await asyncio.sleep(0.005)
 
 
 def standing(started: Fleet) -> dict[str, tuple[str, str | None]]:
