@@ -109,10 +109,7 @@ def add(
     if json:
         print_json(answer)
     else:
-        print_text(f"{target} ({answer.get('fingerprint')}) is added.")
-        probed = answer.get("probe")
-        if isinstance(probed, dict):
-            _print_probe(target, probed | {"key": answer})
+        _print_added(target, answer)
 
 
 @app.command("remove")
@@ -169,6 +166,13 @@ def probe(
         _print_probe(target, answer)
     if not answer.get("works"):
         raise typer.Exit(1)
+
+
+def _print_added(target: str, answer: Document) -> None:
+    print_text(f"{target} ({answer.get('fingerprint')}) is added.")
+    probed = answer.get("probe")
+    if isinstance(probed, dict):
+        _print_probe(target, probed | {"key": answer})
 
 
 def _print_probe(target: str, answer: Document) -> None:
