@@ -127,6 +127,11 @@ KEY_STATE: Final = _truth(
     "State of each upstream key, its account and its upstream considered: 1 for the one it is in.",
     *("upstream", "account", "key", "state"),
 )
+KEY_BACK: Final = _truth(
+    "key_back_timestamp_seconds",
+    "Unix time at which a resting key is tried again, and the fault for which it, its account or its upstream rests.",
+    *("upstream", "account", "key", "fault"),
+)
 
 REDIS_UP: Final = _truth("redis_up", "Whether Redis answers: 1 or 0.")
 REDIS_BREAKER_OPEN: Final = _live(
@@ -148,7 +153,7 @@ FAMILIES: Final = (
     *(IMAGES, SPEND, SETTLEMENTS, UNSETTLED),
     *(OVERHEAD_SECONDS, QUEUE_SECONDS, WAIT_SECONDS),
     *(UPSTREAM_SECONDS, UPSTREAM_REPLIES, RETRIES, SPILLS, IN_FLIGHT),
-    *(POOL_TRANSITIONS, POOL_CAPACITY, QUEUE_DEPTH, ACCOUNT_CAPACITY, UPSTREAM_STATE, KEY_STATE),
+    *(POOL_TRANSITIONS, POOL_CAPACITY, QUEUE_DEPTH, ACCOUNT_CAPACITY, UPSTREAM_STATE, KEY_STATE, KEY_BACK),
     *(REDIS_UP, REDIS_BREAKER_OPEN, INFO, PROCESSES, LOOP_LAG_SECONDS, MEMORY_BYTES, OPEN_FILES, SERIES_REFUSED),
 )
 """In the order in which they are told."""

@@ -10,7 +10,7 @@ from gateway.stores.pool.status import AccountStatus, PoolStatus, Standing
 from gateway.web.draining import Drain
 
 _POOL_LOOK_S: Final = 1.0
-"""So long one look at the pool, which costs as much as it has accounts, is good for every probe."""
+"""So long one look at the pool, which may cost as much as it has accounts, is good for every probe."""
 _BUSY: Final = frozenset(fault.value for fault in Fault if TABLE[fault].status == 429)
 
 
@@ -51,7 +51,7 @@ class Readiness:
     async def _of_the_pool(self) -> list[str]:
         now_s = self._monotonic()
         if now_s >= self._pool_until_s:
-            self._pool_reasons = why_nobody_can_serve(await self._pool.look())
+            self._pool_reasons = [] if await self._pool.has_room() else why_nobody_can_serve(await self._pool.look())
             self._pool_until_s = now_s + _POOL_LOOK_S
         return self._pool_reasons
 

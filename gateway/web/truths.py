@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gateway.domain.faults import State
 from gateway.metrics import Truth, families
-from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus
+from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Standing
 
 
 def pool_truths(statuses: Sequence[PoolStatus]) -> Iterator[Truth]:
@@ -17,7 +17,7 @@ def pool_truths(statuses: Sequence[PoolStatus]) -> Iterator[Truth]:
         for account in status.accounts:
             yield from _capacity(account)
             for key in account.keys:
-                yield from _key_state(key, next(filter(_is_out, (status.state, account.state, key.state)), State.READY))
+                yield from _key_state(key, next(filter(_is_out, (status, account, key)), key))
 
 
 def _capacity(account: AccountStatus) -> Iterator[Truth]:
@@ -32,11 +32,13 @@ def _capacity(account: AccountStatus) -> Iterator[Truth]:
             yield Truth(families.ACCOUNT_CAPACITY, (account.upstream, account.name, kind, what), value)
 
 
-def _key_state(key: KeyStatus, ruling: State) -> Iterator[Truth]:
+def _key_state(key: KeyStatus, ruling: Standing) -> Iterator[Truth]:
+    labels = (key.upstream, key.account, key.name)
     for state in State:
-        labels = (key.upstream, key.account, key.name, state.value)
-        yield Truth(families.KEY_STATE, labels, state is ruling)
+        yield Truth(families.KEY_STATE, (*labels, state.value), state is ruling.state)
+    if ruling.fault and ruling.until_s:
+        yield Truth(families.KEY_BACK, (*labels, ruling.fault), ruling.until_s)
 
 
-def _is_out(state: State) -> bool:
-    return state is not State.READY
+def _is_out(one: Standing) -> bool:
+    return one.state is not State.READY

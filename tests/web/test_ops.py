@@ -1,6 +1,7 @@
 """Alive, able to serve, and measured; also while Redis is away."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,22 @@ def test_the_state_of_a_key_is_a_metric(gateway: Gateway, answer: str, state: st
     assert {"ready"} == states(gateway)
     gateway.generate(prompt=answer)
     assert {state} == states(gateway)
+
+
+def backs(gateway: Gateway) -> dict[str, float]:
+    """When the resting key is tried again, by fault."""
+    found = samples(gateway.url)
+    return {told["fault"]: value for name, told, value in found if name == "imagegate_key_back_timestamp_seconds"}
+
+
+def test_when_a_resting_key_is_tried_again_is_a_metric(gateway: Gateway) -> None:
+    """Also where its account is what rests; not while it may be used."""
+    assert {} == backs(gateway)
+    before = time.time()
+    gateway.generate(prompt="[code=1002]")
+    ((fault, back),) = backs(gateway).items()
+    assert "account_rate_limited" == fault
+    assert before - 1 < back < before + 3600
 
 
 @pytest.mark.parametrize("state", ["disabled", "draining"])

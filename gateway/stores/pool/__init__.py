@@ -92,6 +92,17 @@ class KeyPool:
         if later_us:
             self._queue.note_late(lease.key.upstream, lease.id, later_us)
 
+    async def has_room(self) -> bool:
+        """Whether some upstream could be sent a request now; if not, `look` says why.
+
+        Raises: GatewayError REDIS_AWAY.
+        Redis: one round trip an upstream until one has room, lua/pool/glance.lua: O(1).
+        """
+        for upstream in self._roster.upstreams:
+            if (await self._scripts.run("glance", upstream, [])).verdict == "open":
+                return True
+        return False
+
     async def look(self) -> list[PoolStatus]:
         """How every upstream, account and key stands.
 

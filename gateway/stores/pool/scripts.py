@@ -63,7 +63,7 @@ _NAMES: Final = (
 """As in lua/pool/prelude.lua, which has the day's after them."""
 SHARED: Final = ("pool/prelude", "pool/accounts", "pool/leases", "pool/line")
 """What stands before each script, in this order."""
-ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look")
+ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look", "glance")
 UPSTREAM: Final = "*"
 """The subject of what concerns an upstream as a whole."""
 

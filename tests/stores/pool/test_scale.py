@@ -63,6 +63,28 @@ async def test_a_lease_costs_little_when_1000_accounts_are_due_at_once(redis_url
         await process.refuse()
 
 
+async def test_whether_there_is_room_costs_the_same_with_1000_accounts(redis_url: str) -> None:
+    costs = []
+    for count in (3, 1000):
+        async with connected(redis_url, timeout_s=10) as redis:
+            await redis.flushall()
+            async with pooling(redis, *(account(f"a{at}", limits=LIMITS) for at in range(count))) as process:
+                assert await process.pool.has_room()
+                await redis.config_resetstat()
+                assert await process.pool.has_room()
+                stats = await redis.info("commandstats")
+                costs.append(sum(entry["calls"] for name, entry in stats.items() if "config" not in name))
+    assert costs[0] == costs[1]
+
+
+async def test_a_pool_that_is_used_up_has_no_room(redis_url: str) -> None:
+    limits = AccountLimits(requests_per_minute=1)
+    async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits)) as process:
+        assert await process.pool.has_room()
+        await process.pool.release(await process.take(), Report(images=1))
+        assert not await process.pool.has_room()
+
+
 async def test_an_account_with_a_high_limit_keeps_a_short_record(redis_url: str) -> None:
     limits = AccountLimits(100_000, 1_000_000, 10_000)
     async with connected(redis_url, timeout_s=10) as redis, pooling(redis, account("a", limits=limits)) as process:
