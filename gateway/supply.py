@@ -12,7 +12,7 @@ from gateway.domain.images import Capability, SizePolicy
 from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, WaitTerms
 from gateway.domain.models import Catalog, Model, Target
 from gateway.metrics import Metrics
-from gateway.settings import Settings, schema
+from gateway.settings import Settings
 from gateway.stores.admission import Admission
 from gateway.stores.pool import KeyPool
 from gateway.transport import AiohttpTransport
@@ -144,7 +144,7 @@ def _pool(upstream: config.Upstream, environ: Mapping[str, str]) -> Pool:
     return Pool(upstream.name, accounts, terms)
 
 
-def _account(upstream: config.Upstream, account: schema.Account, environ: Mapping[str, str]) -> Account:
+def _account(upstream: config.Upstream, account: config.Account, environ: Mapping[str, str]) -> Account:
     limits = AccountLimits(
         account.requests_per_minute, account.images_per_minute, account.max_concurrency, account.weight
     )

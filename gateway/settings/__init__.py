@@ -4,22 +4,14 @@ Every error names the file or variable, the path inside it, and what to do.
 """
 
 from gateway.domain.keys import make_secret
+from gateway.settings.kinds import SecretSource, SettingsError, Table
 from gateway.settings.reading import config_path, from_document, load
-from gateway.settings.schema import (
-    DeclaredKey,
-    DeclaredTenant,
-    Limits,
-    Model,
-    Quotas,
-    SecretSource,
-    Settings,
-    SettingsError,
-    Table,
-    Upstream,
-)
+from gateway.settings.schema import Settings, Tls
 from gateway.settings.secrets import read_secret
+from gateway.settings.supplies import Account, DeclaredKey, DeclaredTenant, Limits, Model, Quotas, Upstream
 
 __all__ = [
+    "Account",
     "DeclaredKey",
     "DeclaredTenant",
     "Limits",
@@ -29,6 +21,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Table",
+    "Tls",
     "Upstream",
     "config_path",
     "from_document",

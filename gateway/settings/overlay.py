@@ -6,7 +6,8 @@ from typing import Final, get_origin
 
 import msgspec
 
-from gateway.settings.schema import Settings, SettingsError, Table
+from gateway.settings.kinds import SettingsError, Table
+from gateway.settings.schema import Settings
 from gateway.settings.wording import expected_in_words, plain_type, step_type, type_in_words
 
 ENV_PREFIX: Final = "IMAGEGATE_"

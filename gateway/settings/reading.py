@@ -3,13 +3,15 @@
 import copy
 import tomllib
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from gateway.settings.kinds import SettingsError
 from gateway.settings.overlay import ENV_PREFIX, overlay
-from gateway.settings.schema import Settings, SettingsError
+from gateway.settings.schema import Settings
 from gateway.settings.wording import explain
 
 DEFAULT_FILE: Final = "config/imagegate.toml"
@@ -59,7 +61,7 @@ def _problems(settings: Settings) -> Iterable[str]:
         for account in upstream.accounts:
             names = (key.name for key in account.keys)
             yield from _twice(f"upstreams '{upstream.name}': account '{account.name}': keys", names)
-    yield from _drain_problems(settings)
+    yield from _server_problems(settings)
     yield from _twice("models", (name for model in settings.models for name in (model.id, *model.aliases)))
     for model in settings.models:
         moments = (change.since.isoformat() for change in model.price_changes)
@@ -76,11 +78,18 @@ def _problems(settings: Settings) -> Iterable[str]:
     yield from _twice("admin.keys", ("admin", *(key.name for key in settings.admin.keys)))
     if any(key.name == "configuration" for key in settings.admin.keys):
         yield "admin.keys: the name 'configuration' is what the audit calls [[tenants]]; choose another"
+
+
+def _server_problems(settings: Settings) -> Iterable[str]:
     if "*" not in settings.server.cors_origins and any(not _is_origin(o) for o in settings.server.cors_origins):
         yield "server.cors_origins: each must be '*' or an origin such as 'https://app.example.org'"
-
-
-def _drain_problems(settings: Settings) -> Iterable[str]:
+    for proxy in settings.server.trusted_proxies:
+        try:
+            ip_network(proxy)
+        except ValueError as error:
+            yield f"server.trusted_proxies: {error}; give addresses and networks, as '10.0.0.0/8'"
+    if settings.admin.port is not None and settings.admin.port == settings.metrics.port:
+        yield "admin.port: it is the port of the metrics too; give each its own"
     if settings.server.drain_timeout_s < settings.requests.deadline_s:
         yield "server.drain_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
     if settings.server.drain_grace_s > settings.server.drain_timeout_s:

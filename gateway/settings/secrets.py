@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.domain.keys import Secret, make_secret
-from gateway.settings.schema import SecretSource, SettingsError
+from gateway.settings.kinds import SecretSource, SettingsError
 
 
 def read_secret(source: SecretSource, environ: Mapping[str, str], where: str) -> Secret:

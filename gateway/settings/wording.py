@@ -9,7 +9,9 @@ from typing import Annotated, Final, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from gateway.settings.schema import Limits, Quotas, SecretSource, Settings, SettingsError, Table
+from gateway.settings.kinds import SecretSource, SettingsError, Table
+from gateway.settings.schema import Settings
+from gateway.settings.supplies import Limits, Quotas
 
 _SOURCE: Final = '{ env = "VARIABLE" } or { file = "/path" }'
 
