@@ -38,10 +38,11 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import Final, TypeVar, cast
 
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.stores.address import FORMS, Login, parse_address
+from gateway.stores.batches import Loaded
 from gateway.stores.topology import Client, build
 
 __all__ = [
@@ -81,16 +82,11 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
     """
     folder = files(__package__) / "lua"
     text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name))
-    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-    async def call(keys: list[str], args: list[Value]) -> object:
-        try:
-            return await redis.evalsha(digest, len(keys), *keys, *args)
-        except NoScriptError:
-            return await redis.eval(text, len(keys), *keys, *args)
+    script = Loaded(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
 
     async def run(keys: list[str], args: list[Value]) -> object:
-        return await answer(redis, call(keys, args), object)
+        with redis_faults():
+            return await redis.scripts.run(script, keys, args)
 
     return run
 

@@ -10,6 +10,7 @@ from redis.asyncio.cluster import ClusterNode, ClusterPubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.stores.batches import Singly
 from gateway.stores.connections import TcpConnection, no_notifications, no_retry
 from gateway.stores.guard import Guard
 
@@ -18,6 +19,7 @@ class ClusterClient(RedisCluster):
     """What Client is for one server."""
 
     guard: Guard
+    scripts: Singly
 
     def __init__(
         self, hosts: Iterable[tuple[str, int]], tls: ssl.SSLContext | None, deadline_s: float, **options: Any
@@ -31,6 +33,7 @@ class ClusterClient(RedisCluster):
         )
         self._learning: asyncio.Future[RedisCluster] | None = None
         self.guard = Guard(deadline_s, self.forget)
+        self.scripts = Singly(self, self.guard)
         # redis-py lets nobody choose the class of a cluster's connections. Later nodes are made from the same options.
         chosen = {"connection_class": TcpConnection, "tls": tls}
         self.connection_kwargs.update(chosen)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from redis.asyncio import Redis, UnixDomainSocketConnection
 
 from gateway.stores.address import Address, Kind, Login
+from gateway.stores.batches import Batches
 from gateway.stores.cluster import ClusterClient
 from gateway.stores.connections import Pool, TcpConnection, pool_options, tls_context
 from gateway.stores.guard import Guard
@@ -22,14 +23,16 @@ class Client(Redis):
     """redis-py's client, every call of which passes a guard."""
 
     guard: Guard
+    scripts: Batches
 
     def __init__(self, pool: Pool, deadline_s: float) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
         self.guard = Guard(deadline_s, pool.forget)
+        self.scripts = Batches(self, self.guard)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's
-        await self.guard.end()
+        await self.scripts.end()
         await super().aclose(close_connection_pool)
 
     async def infos(self, *sections: str) -> list[Mapping[str, object]]:
