@@ -37,7 +37,7 @@ CODES: Final[Mapping[int, Fault]] = MappingProxyType(
         1042: Fault.PROMPT_UNREADABLE,
         1043: Fault.UPSTREAM_MISPLACED,
         1044: Fault.UPSTREAM_MISPLACED,
-        2013: Fault.UPSTREAM_REJECTED,  # four cases, told apart by the text: see _INVALID_PARAMS
+        2013: Fault.UPSTREAM_REJECTED,  # four cases, told apart by the text: see INVALID_PARAMS
         20132: Fault.UPSTREAM_MISPLACED,
         2037: Fault.UPSTREAM_MISPLACED,
         2039: Fault.UPSTREAM_MISPLACED,
@@ -64,7 +64,7 @@ CODES: Final[Mapping[int, Fault]] = MappingProxyType(
 )
 """`base_resp.status_code` to fault (reference/minimax.md section 3, with the source of each line there)."""
 
-_INVALID_PARAMS: Final = (
+INVALID_PARAMS: Final = (
     (re.compile(r"prompt length", re.IGNORECASE), Fault.PROMPT_TOO_LONG),
     (re.compile(r"\b(token plan|credits?)\b.*\bnot support", re.IGNORECASE), Fault.KEY_MODEL_DENIED),
     (re.compile(r"\bmoderation\b", re.IGNORECASE), Fault.CONTENT_INPUT),
@@ -73,7 +73,7 @@ _INVALID_PARAMS: Final = (
 
 _NAMED_FIELDS: Final = ("prompt", "aspect_ratio", "width", "height", "seed", "subject_reference", "style", "n", "model")
 
-_NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
+NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
     {
         "authentication_error": Fault.KEY_INVALID,
         "authorized_error": Fault.KEY_INVALID,
@@ -164,8 +164,8 @@ def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
     for stated in statuses:
         if HTTP_FAULTS.get(stated.status) is Fault.UPSTREAM_TIMEOUT:  # whatever it is called, the outcome is unknown
             raise http_error(stated, f"{kind}: {text}")
-    if kind in _NEWER_TYPES:
-        raise GatewayError(_NEWER_TYPES[kind], f"{kind}: {text}", retry_after_s=reply.retry_after_s)
+    if kind in NEWER_TYPES:
+        raise GatewayError(NEWER_TYPES[kind], f"{kind}: {text}", retry_after_s=reply.retry_after_s)
     if statuses[0].status >= 300:
         raise http_error(statuses[0], f"{kind}: {text}")
     raise GatewayError(Fault.UPSTREAM_ERROR, f"{kind}: {text}")
@@ -201,7 +201,7 @@ def code_error(code: int, text: str, reply: Reply) -> GatewayError:
     """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
     fault, param = CODES.get(code, Fault.UPSTREAM_ERROR), None
     if code == 2013:
-        fault = next((fault for pattern, fault in _INVALID_PARAMS if pattern.search(text)), fault)
+        fault = next((fault for pattern, fault in INVALID_PARAMS if pattern.search(text)), fault)
     if fault is Fault.UPSTREAM_REJECTED:
         param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", text)), None)
     return GatewayError(

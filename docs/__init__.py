@@ -1,0 +1,1 @@
+"""The documents. A package, so that mypy checks what writes their tables."""

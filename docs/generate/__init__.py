@@ -1,0 +1,28 @@
+"""Reference pages whose tables come from the code: `make docs` writes them, tests/docs holds them against it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from docs.generate import commands, configuration, errors, http, logs, metrics
+from docs.generate.pages import PageError, fill
+
+__all__ = ["PAGES", "PageError", "render"]
+
+DIRECTORY: Final = Path(__file__).parents[1]
+PAGES: Final[Mapping[str, Callable[[], dict[str, str]]]] = MappingProxyType(
+    {
+        "commands.md": commands.blocks,
+        "configuration.md": configuration.blocks,
+        "errors.md": errors.blocks,
+        "http.md": http.blocks,
+        "logs.md": logs.blocks,
+        "metrics.md": metrics.blocks,
+    }
+)
+
+
+def render(name: str) -> str:
+    """A page as it should be: its prose as it is, its tables from the code. Raises: PageError."""
+    return fill((DIRECTORY / name).read_text("utf-8"), PAGES[name]())

@@ -1,0 +1,67 @@
+"""What config/imagegate.toml says of each setting: in the comment behind it, and in the lines above it.
+
+A comment goes on in lines that begin far to the right. A setting that is commented out is explained all the same. An
+empty line ends what is said above.
+"""
+
+import re
+import tomllib
+from typing import Final
+
+_SETTING: Final = re.compile(r"([a-z][a-z0-9_]*) = (.+)")
+_TABLE: Final = re.compile(r"\[\[?([a-z_.]+)\]\]?(?:\s+# (.+))?")
+_FAR: Final = 20
+"""Columns: what begins behind them belongs to the comment of the line before."""
+
+
+def read_meanings(text: str) -> dict[str, str]:
+    """By path, as "server.port": what is said of a setting or a table; empty where nothing is."""
+    reader = _Reader()
+    for line in text.splitlines():
+        reader.read(line)
+    return {path: " ".join(parts).removeprefix("<br>") for path, parts in reader.found.items()}
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.found: dict[str, list[str]] = {}
+        self._table = ""
+        self._above: list[str] = []
+        self._last: list[str] = []
+
+    def read(self, line: str) -> None:
+        bare = line.lstrip(" #")
+        if line.startswith((" ", "#")) and len(line) - len(bare) > _FAR:
+            self._last.append(bare)
+        elif found := _TABLE.fullmatch(bare):
+            self._table = found[1]
+            self._enter(found[1], found[2] or "")
+        elif found := _SETTING.fullmatch(bare):
+            self._enter(f"{self._table}.{found[1]}", _comment(found[2]))
+        elif bare:
+            self._above.append(_as_line(bare))
+        else:
+            self._above = []
+
+    def _enter(self, path: str, comment: str) -> None:
+        """The first time that a setting stands in the file counts: a further upstream is only an example."""
+        parts = [*self._above, *([comment] if comment else [])]
+        self._above, self._last = [], parts
+        self.found.setdefault(path, parts)
+
+
+def _comment(text: str) -> str:
+    """What stands behind a value; the value may hold a `#` itself."""
+    for found in re.finditer(r"\s+# ", text):
+        try:
+            tomllib.loads(f"value = {text[: found.start()]}")
+        except tomllib.TOMLDecodeError:
+            continue
+        return text[found.end() :]
+    return ""
+
+
+def _as_line(text: str) -> str:
+    """A line above a setting, without the setting's name; what begins with a capital begins a line of the page."""
+    what = re.sub(r"^[a-z_]+: ", "", text)
+    return f"<br>{what}" if what[0].isupper() else what

@@ -1,0 +1,47 @@
+"""Pages: prose written by hand, and blocks between markers that are generated."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+_BLOCK: Final = re.compile(
+    r"(?P<begin><!-- generated: (?P<name>[a-z0-9-]+) -->\n).*?(?P<end><!-- end of \2 -->)", re.DOTALL
+)
+_LINK: Final = re.compile(r"""(`[^`]*`)|\b[a-z+]+://[^\s;()"\]]*[^\s;()"\].,:`]""")
+
+
+class PageError(Exception):
+    """A page cannot be generated; the message says what is missing and where to write it."""
+
+
+def fill(page: str, blocks: Mapping[str, str]) -> str:
+    """The page with every block's text between its markers. Raises: PageError where one has no place, or no text."""
+    places = {found["name"] for found in _BLOCK.finditer(page)}
+    if places != blocks.keys():
+        raise PageError(f"blocks of the page: {sorted(places)}, of the generator: {sorted(blocks)}")
+    return _BLOCK.sub(lambda found: f"{found['begin']}\n{blocks[found['name']]}\n\n{found['end']}", page)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; cells hold Markdown, and no line breaks."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def code(text: object) -> str:
+    return f"`{text}`"
+
+
+def codes(texts: Iterable[object]) -> str:
+    return ", ".join(map(code, texts))
+
+
+def prose(text: str) -> str:
+    """Text on one line; addresses in it are shown as they are written, and no links are made of them."""
+    return _LINK.sub(lambda found: found[1] or code(found[0]), " ".join(text.split()))
+
+
+def sentence(text: str) -> str:
+    """Likewise, with a capital and a full stop."""
+    made = prose(text)
+    return made[0].upper() + made[1:].removesuffix(".") + "."
