@@ -120,7 +120,7 @@ def test_the_readme_names_every_file_and_no_other() -> None:
     """A folder's name stands for what is in it."""
     told = (DEPLOY / "README.md").read_text("utf-8")
     assert len(told.splitlines()) <= 40
-    named = set(re.findall(r"`([^ `]+/|[^ `]+\.(?:yml|yaml|toml|json|service|example)|Dockerfile)`", told))
+    named = set(re.findall(r"`([^ `]+/|[^ `]+\.(?:yml|yaml|toml|json|service|example|lock|cfg)|Dockerfile)`", told))
     there = [path.relative_to(DEPLOY) for path in DEPLOY.rglob("*") if path.is_file()]
     known = {name for path in there for name in (str(path), path.name, *(f"{folder}/" for folder in path.parents))}
     assert named <= known | {"docker-compose.yml"}

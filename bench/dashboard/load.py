@@ -1,0 +1,76 @@
+"""Tenants that ask the simulator's gateway for images, each in its own way, for as long as somebody watches."""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import aiohttp
+
+_WAVE_S: Final = 150.0
+"""The load comes and goes in this time, so that the queue fills and empties more than once in a picture."""
+_TICK_S: Final = 0.1
+
+Ask = Callable[[str, dict[str, object]], Coroutine[None, None, None]]
+"""Sends a body to a path, and waits for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """How a tenant asks."""
+
+    tenant: str
+    requests_per_minute: float
+    path: str = "/v1/images/generations"
+    images: int = 1
+    limits: Mapping[str, object] = field(default_factory=dict)
+    """The tenant's own, as the admin API takes them."""
+    words: Mapping[str, float] = field(default_factory=dict)
+    """What its prompts make the simulator do, and the share of its prompts that do so."""
+
+
+async def drive(url: str, habits: Sequence[Habit], keys: Mapping[str, str], seconds: float, seed: int = 1) -> int:
+    """Ask as the habits say, whatever the answers are; how many requests were sent. Each run asks nearly the same."""
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(180)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        ask = partial(_ask, session, url)
+        tasks = [
+            asyncio.create_task(_keep_asking(partial(ask, keys[habit.tenant]), habit, seconds, seed))
+            for habit in habits
+        ]
+        return sum(await asyncio.gather(*tasks))
+
+
+async def _keep_asking(ask: Ask, habit: Habit, seconds: float, seed: int) -> int:
+    chance = random.Random(f"{seed}{habit}")  # noqa: S311 - no secret
+    started, sent = time.monotonic(), 0
+    async with asyncio.TaskGroup() as under_way:
+        while (at := time.monotonic() - started) < seconds:
+            wave = 1 + 0.8 * math.sin(2 * math.pi * at / _WAVE_S)
+            if chance.random() < habit.requests_per_minute / 60 * _TICK_S * wave:
+                under_way.create_task(ask(habit.path, _body(habit, chance)))
+                sent += 1
+            await asyncio.sleep(_TICK_S)
+    return sent
+
+
+def _body(habit: Habit, chance: random.Random) -> dict[str, object]:
+    at, words = chance.random(), ""
+    for word, share in habit.words.items():
+        if at < share:
+            words = word
+            break
+        at -= share
+    return {"model": "image-01", "prompt": f"a lighthouse {words}", "n": habit.images, "response_format": "url"}
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, key: str, path: str, body: dict[str, object]) -> None:
+    try:
+        async with session.post(f"{url}{path}", json=body, headers={"authorization": f"Bearer {key}"}) as answer:
+            await answer.read()
+    except (aiohttp.ClientError, TimeoutError):
+        return  # the gateway is away: that, too, is worth a picture
