@@ -27,6 +27,7 @@ from gateway.web.admin.audit import AuditSection
 from gateway.web.admin.keys import KeySection
 from gateway.web.admin.tenants import TenantSection
 from gateway.web.bodies import BodyLimits
+from gateway.web.guesses import Guesses
 
 _DAY_S = 86_400
 ADMIN_KEY_MIN_CHARS: Final = 16
@@ -41,6 +42,7 @@ class Administration:
     """What the rest of the program needs of it."""
 
     credentials: Credentials
+    guesses: Guesses
     admin: Admin
     declaration: Declaration
 
@@ -73,9 +75,11 @@ def build_administration(
         AuditSection(Audit(redis), tenants, upstreams),
         *more,
     )
-    admin = Admin(Access(read_admin_keys(settings, environ)), sections)
+    guesses = Guesses(settings.server.failed_keys_per_minute, time.monotonic)
+    admin = Admin(Access(read_admin_keys(settings, environ)), guesses, sections)
     declared = read_declared(settings, environ, catalog)
-    return Administration(credentials, admin, Declaration(redis, credentials, changes, keys, clock, declared))
+    declaration = Declaration(redis, credentials, changes, keys, clock, declared)
+    return Administration(credentials, guesses, admin, declaration)
 
 
 def read_admin_keys(settings: Settings, environ: Mapping[str, str]) -> list[AdminKey]:

@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with bounds on what a stranger may send, hold open, or leave unread.
 
-By itself uvicorn takes request heads of any size, waits for them for ever, and keeps an answer that nobody reads.
+By itself uvicorn takes request heads of any size, waits for them for ever, reads ahead without end what a client sends
+before its answers, and keeps answers that nobody reads.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from uvicorn.server import ServerState
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import CONNECTIONS, Level
+from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 from gateway.wire.openai import render_error
 
 _UPGRADE: Final = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
@@ -30,7 +32,13 @@ class ConnectionLimits:
     head_timeout_s: float = 30.0
     """For a head to arrive."""
     send_timeout_s: float = 300.0
-    """For a full write buffer to be read."""
+    """For a full write buffer to be read, and for the rest of it once the connection is to be closed."""
+    fields_max: int = 256
+    """Header fields of one request. Browsers send about 20; each costs more than its bytes."""
+    pipelined_max: int = 32
+    """Requests that wait for the answer before theirs. No usual client sends even one so (RFC 9112 section 9.3.2)."""
+    framing_per_body_byte: int = 16
+    """What is no body may be so much larger, beside a head's bound: a chunk of one byte comes with five."""
 
 
 class BoundedConfig(uvicorn.Config):
@@ -39,6 +47,8 @@ class BoundedConfig(uvicorn.Config):
     connection_limits: ConnectionLimits = ConnectionLimits()
     drain_timeout_s: float = 5.0
     drain_grace_s: float = 0.0
+    late_ports: frozenset[int] = frozenset()
+    """They are listened on until the last request is done: what is counted meanwhile is to be told."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -54,7 +64,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.connection_limits if isinstance(config, BoundedConfig) else ConnectionLimits()
         self._is_in_head = True
-        self._head_bytes = 0
+        self._framing_bytes = 0
+        """Of an incomplete head; of a complete one what came since and is no body: sizes of chunks, trailers."""
+        self._body_bytes = 0
+        self._accounted_bytes = 0
+        """How much of what was just received is complete heads and bodies."""
+        self._has_turned = False
+        """Whether a head began or was completed in it."""
+        self._refusal = Fault.MALFORMED_HTTP
+        """Why the parser was stopped."""
+        self._end_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         told = app_state.get(CONNECTIONS)
@@ -77,30 +96,68 @@ class BoundedProtocol(HttpToolsProtocol):
                 cycle.message_event.set()
         self._end_head()
         self._stop_write_timer()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._begin_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Raises: GatewayError, at which the parser stops."""
+        if not self._is_in_head:
+            return  # a trailer, which must not pass for a header of the request that is being served
+        super().on_header(name, value)
+        if len(self.headers) > self._limits.fields_max:
+            self._stop(Fault.HEAD_TOO_LARGE)
+
     def on_headers_complete(self) -> None:
+        """Raises: GatewayError, at which the parser stops."""
+        self._check_head()
         self._end_head()
         super().on_headers_complete()
+        self.cycle.default_headers = [
+            *self.server_state.default_headers,
+            *(TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS),
+        ]
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
-        if self.cycle is not None:
-            self._cycles.append(self.cycle)
+        self._cycles.append(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        self._accounted_bytes += len(body)
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def data_received(self, data: bytes) -> None:
         was_in_head = self._is_in_head
+        self._accounted_bytes, self._has_turned = 0, False
         super().data_received(_without_upgrade(data) if was_in_head else data)
         if self.transport.is_closing():
+            self._watch_end()
             return
-        if self._is_in_head and was_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_max_bytes:
-                self._refuse(GatewayError(Fault.HEAD_TOO_LARGE))
-        elif not self._is_answering() and self._head_timer is None and self.timeout_keep_alive_task is None:
+        if self._is_all_framing(len(data) - self._accounted_bytes):
+            self._refuse(GatewayError(Fault.HEAD_TOO_LARGE))
+        elif not (self._is_in_head and was_in_head) and self._waits_for_nothing():
             self._start_head_timer()  # what is left of a body that nobody wanted, or nothing at all
+
+    def _is_all_framing(self, more_bytes: int) -> bool:
+        """Whether more came than a head may have, or a body of such a size needs."""
+        self._framing_bytes = max(more_bytes, 0) + (0 if self._has_turned else self._framing_bytes)
+        allowed = self._limits.head_max_bytes + self._limits.framing_per_body_byte * self._body_bytes
+        return self._framing_bytes > allowed
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_end()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._watch_end()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -112,7 +169,25 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - ours says more
-        self._refuse(GatewayError(Fault.MALFORMED_HTTP))
+        self._refuse(GatewayError(self._refusal))
+
+    def _stop(self, fault: Fault) -> None:
+        """Stop the parser, which then asks for a refusal. Raises: GatewayError."""
+        self._refusal = fault
+        raise GatewayError(fault)
+
+    def _check_head(self) -> None:
+        """Whether a head that is complete can be served. Raises: GatewayError."""
+        head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._accounted_bytes += head_bytes
+        if head_bytes > self._limits.head_max_bytes:
+            self._stop(Fault.HEAD_TOO_LARGE)  # it came in one piece, which may be larger
+        if len(self.pipeline) >= self._limits.pipelined_max:
+            self._stop(Fault.MALFORMED_HTTP)
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        is_framed = not codings or (codings == [b"chunked"] and self.parser.get_http_version() != "1.0")
+        if not is_framed or sum(name == b"host" for name, _ in self.headers) > 1:
+            self._stop(Fault.MALFORMED_HTTP)  # what a proxy in front may read otherwise (RFC 9112 sections 3.2, 6.1)
 
     def _begin_head(self) -> None:
         self._end_head()
@@ -128,10 +203,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_head_timer()
         else:
             self.transport.close()
+            self._watch_end()
+
+    def _watch_end(self) -> None:
+        """A connection that is to be closed waits until its last answer is read: not for ever."""
+        if self.transport.is_closing() and self._end_timer is None:
+            self._end_timer = self.loop.call_later(self._limits.send_timeout_s, self.transport.abort)
 
     def _end_head(self) -> None:
         self._is_in_head = False
-        self._head_bytes = 0
+        self._has_turned = True
+        self._body_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -141,23 +223,37 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
 
+    def _waits_for_nothing(self) -> bool:
+        return not self._is_answering() and self._head_timer is None and self.timeout_keep_alive_task is None
+
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete  # None before the first request
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer without the program, which never sees such a request, and close; an earlier answer goes first."""
-        if self._is_answering():
+        """Answer without the program, which never sees such a request, and close; earlier answers go first."""
+        if self._is_answering() and not self._give_up_body():
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
         body = render_error(error)
+        fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
+        headers = b"".join(name + b": " + value + b"\r\n" for name, value in fixed)
         head = (
             f"HTTP/1.1 {error.row.status} {_REASONS[error.row.status]}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nx-request-id: req_{uuid.uuid4().hex}\r\nx-should-retry: false\r\n"
-            "connection: close\r\n\r\n"
+            "connection: close\r\n"
         )
-        self.transport.write(head.encode("ascii") + body)
+        self.transport.write(head.encode("ascii") + headers + b"\r\n" + body)
         self.transport.close()
+        self._watch_end()
+
+    def _give_up_body(self) -> bool:
+        """Let the program go whose request will never be complete, unless there are answers before its own."""
+        if self.pipeline or not self.cycle.more_body or self.cycle.response_started:
+            return False
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return True
 
 
 def _without_upgrade(data: bytes) -> bytes:

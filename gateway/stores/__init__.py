@@ -12,6 +12,7 @@ Every key; what stands in braces is its hash tag.
 | ig2:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
 | ig2:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
 | ig2:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
+| ig2:alive | string | a minute | inspection: written to see whether it can be |
 | ig2:inspection | channel |  | inspection: whether messages are passed on |
 | ig2:declared | set | none | declared: names that the configuration declares |
 | ig2:declaration | string | none | declared: digest of what was applied last |

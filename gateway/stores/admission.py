@@ -226,7 +226,8 @@ class Admission:
         )
         if self._owed.pop(ticket.id, None) is None:
             return  # settled meanwhile by the other of the request and the companion
-        if settled.status == "gone" and ticket.tally.reached_upstream:
+        if settled.status == "gone" and ticket.tally.reached_upstream and not ticket.is_lost:
+            ticket.is_lost = True
             tell_lost(ticket)
         if ticket.settled_s is None:
             self._count(settled, tenant)

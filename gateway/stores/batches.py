@@ -11,7 +11,6 @@ import asyncio
 import copy
 from collections import deque
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Final
 
 from redis.asyncio import Redis, RedisCluster
@@ -115,8 +114,8 @@ class Batches:
         except (RedisError, OSError) as failure:  # a time-out is an OSError
             error = failure
         finally:
-            for call, found in zip_longest(batch, answers, fillvalue=error):
-                call.end(found)
+            for index, call in enumerate(batch):
+                call.end(answers[index] if index < len(answers) else error)
 
     async def _execute(self, batch: list[_Call], answers: list[object]) -> None:
         """Raises: for the guard, what says that the server cannot serve, also where it is one of the answers."""

@@ -45,6 +45,8 @@ class Guard:
 
     def __init__(self, deadline_s: float, forget: Callable[[], Awaitable[None]]) -> None:
         self.breaker = Breaker(time.monotonic)
+        self.on_opened: Callable[[], None] = lambda: None
+        """What is to be done when the breaker opens: whoever answers next may be another server, or know less."""
         self._deadline_s = deadline_s
         self._forget = forget
         self._slots = Slots(CALLS_MAX)
@@ -122,6 +124,7 @@ class Guard:
             _LOG.warning("redis_breaker_closed" if was_open else "redis_breaker_opened")
             if self.breaker.is_open:
                 self._slots.send_away()
+                self.on_opened()
 
     async def _in_time(self, call: Coroutine[object, object, _T]) -> _T:
         task = asyncio.ensure_future(call)

@@ -28,6 +28,7 @@ _WRONG_LOGIN: Final = (
     "invalid password",
 )
 _PAUSE_AWAY_S: Final = 1.0
+_ALIVE_S: Final = 60
 _PAUSE_UNFIT_S: Final = 5.0
 _LOG = structlog.get_logger("imagegate.redis")
 
@@ -120,6 +121,15 @@ def _policy_problem(info: Mapping[str, object]) -> list[str]:
     problem = f"redis throws counters and bills away when its memory is full (maxmemory-policy {policy})"
     remedy = "set maxmemory-policy noeviction in its configuration, and with CONFIG SET at once"
     return [] if policy == "noeviction" else [f"{problem}: {remedy}"]
+
+
+async def write_refusal(redis: Client) -> str:
+    """Why it takes no writes although it answers, as with full memory or without its replicas; empty where it does.
+
+    Raises: GatewayError REDIS_AWAY.
+    """
+    error = await _refusal(redis, redis.set(f"{PREFIX}:alive", 1, ex=_ALIVE_S))
+    return f"redis takes no writes ({error})" if error else ""
 
 
 class Inspection:

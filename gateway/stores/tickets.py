@@ -51,6 +51,8 @@ class Ticket:
     """None while it is not settled."""
     settled_s: float | None = None
     """When it was settled, monotonic; None while it is not."""
+    is_lost: bool = False
+    """Redis knows nothing of it."""
 
 
 def tell_lost(ticket: Ticket) -> None:

@@ -19,6 +19,7 @@ from gateway.stores.tickets import Ticket
 from gateway.upstream import Upstreams
 from gateway.web.bodies import BodyLimits, ChunksResponse, read_json_body
 from gateway.web.clients import Client, read_max_wait
+from gateway.web.guesses import Guesses, address_of
 from gateway.web.rates import tell_rates
 from gateway.web.record import RequestRecord, record_of
 from gateway.web.stream import EventStream
@@ -33,6 +34,7 @@ class Images:
     def __init__(
         self,
         credentials: Credentials,
+        guesses: Guesses,
         admission: Admission,
         upstreams: Upstreams,
         catalog: Catalog,
@@ -44,6 +46,7 @@ class Images:
         monotonic: Callable[[], float],
     ) -> None:
         self._credentials = credentials
+        self._guesses = guesses
         self._admission = admission
         self._upstreams = upstreams
         self._catalog = catalog
@@ -91,7 +94,9 @@ class Images:
         return Response(openai.render_model(name), media_type="application/json")
 
     async def _identify(self, request: Request) -> Caller:
-        caller = await self._credentials.identify(request.headers.get("authorization"))
+        given = request.headers.get("authorization", "")
+        check = partial(self._credentials.identify, given)
+        caller = await self._guesses.check_tenant(address_of(request), given, check)
         record = record_of(request)
         record.tenant, record.key_id = caller.tenant.name, caller.key.id
         return caller

@@ -28,7 +28,7 @@ class EventStream(Response):
         keep_alive_s: float,
         clock: Callable[[], float],
     ) -> None:
-        super().__init__(None, 200, {"cache-control": "no-store", "x-accel-buffering": "no"}, "text/event-stream")
+        super().__init__(None, 200, {"x-accel-buffering": "no"}, "text/event-stream")
         del self.headers["content-length"]
         self._request = request
         self._make = make

@@ -13,6 +13,11 @@ from gateway.domain.faults import Fault, GatewayError
 MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding JSON from outside may raise: broken, not UTF-8, nested too deeply."""
 _SHOWN_MAX_CHARS: Final = 64
+_STRUCTURE: Final = (b'"', b",")
+_STRUCTURE_MAX: Final = 20_000
+"""What a body has of them, those in its texts too. An honest one has some tens, and its prompt at the most 1499 more;
+in one of 16 MiB they could be objects that take seconds to make and hundreds of megabytes to keep.
+"""
 
 
 class Fields:
@@ -20,6 +25,10 @@ class Fields:
 
     def __init__(self, body: bytes) -> None:
         """Raises: GatewayError INVALID_JSON."""
+        if sum(body.count(mark) for mark in _STRUCTURE) > _STRUCTURE_MAX:
+            raise GatewayError(
+                Fault.INVALID_JSON, "We could not parse the JSON body of your request: it has too many parts."
+            )
         try:
             self._raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         except msgspec.ValidationError:

@@ -53,7 +53,8 @@ def test_a_head_that_does_not_end_is_refused_early(gateway: Gateway, kind: str) 
                 client.sendall(piece)
                 sent += len(piece)
 
-    assert HEAD_MAX_BYTES - 12_000 < sent < 5_000_000
+    least = 0 if kind == "many headers" else HEAD_MAX_BYTES - 12_000  # so many are refused for their number
+    assert least < sent < 5_000_000
     assert 200 == gateway.get("/v1/models").status_code
 
 

@@ -98,6 +98,7 @@ class Fault(Enum):
     MODEL_NOT_FOUND = "model_not_found"
     NO_CREDENTIALS = "no_credentials"
     INVALID_API_KEY = "invalid_api_key"
+    AUTHENTICATION_THROTTLED = "authentication_throttled"
     ROUTE_UNKNOWN = "route_unknown"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     # The admin API

@@ -95,6 +95,12 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         Fault.MODEL_NOT_FOUND: _caller(404, "model_not_found", "The model does not exist.", param="model"),
         Fault.NO_CREDENTIALS: _caller(401, None, "You did not provide an API key."),
         Fault.INVALID_API_KEY: _caller(401, "invalid_api_key", "Incorrect API key provided."),
+        Fault.AUTHENTICATION_THROTTLED: Row(
+            429,
+            _RATE,
+            "rate_limit_exceeded",
+            "Too many requests with wrong keys came from this address. Please try again later.",
+        ),
         Fault.ROUTE_UNKNOWN: _caller(404, "unknown_url", "Invalid URL."),
         Fault.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
         Fault.ADMIN_CLOSED: _caller(

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from gateway.domain.audit import Actor
 from gateway.web.admin.access import Access
+from gateway.web.guesses import Guesses, address_of
 from gateway.web.record import record_of
 
 PREFIX: Final = "/admin/v1"
@@ -29,8 +30,9 @@ class Section(Protocol):
 class Admin:
     """Every section behind one door."""
 
-    def __init__(self, access: Access, sections: Iterable[Section]) -> None:
+    def __init__(self, access: Access, guesses: Guesses, sections: Iterable[Section]) -> None:
         self._access = access
+        self._guesses = guesses
         self._sections = tuple(sections)
 
     def routes(self) -> list[Route]:
@@ -41,7 +43,12 @@ class Admin:
     def _route(self, path: str, handlers: Mapping[str, Handler]) -> Route:
         async def guarded(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" else request.method
-            name = self._access.check(request.headers.get("authorization", ""), method)
+            given = request.headers.get("authorization", "")
+
+            async def check() -> str:
+                return self._access.check(given, method)
+
+            name = await self._guesses.check_admin(address_of(request), given, check)
             record = record_of(request)
             record.admin = name
             return await handlers[method](request, Actor(name, record.id))

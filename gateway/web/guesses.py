@@ -1,0 +1,183 @@
+"""Guessing keys: how often one address may send wrong ones.
+
+The rule. Each client address (of IPv6 its /64, which is what one customer has) may send so many wrong keys a minute to
+one process, of tenants and of the admin API together; then every key that is not known is refused, unread, until a
+token of its bucket is back. A missing key is no guess, and neither is one that Redis could not be asked about.
+
+Whoever shares an address with a misconfigured client (behind a proxy, or NAT) must not be locked out by it:
+
+- A tenant's key that was right lately, from anywhere, is always checked and passes. It has 190 random bits: nobody
+  guesses it, and what is limited is the work and the log lines of wrong ones.
+- An admin key was chosen by a person. It passes so only at an address from which it was right before: everywhere else
+  a spent bucket refuses the right one as it does the wrong ones, so that it tells a guesser nothing.
+- A misconfigured client repeats itself, a guesser does not. Once a bucket is spent, keys that were just found wrong
+  there get none of its lower half: what comes back is for those who have not been heard.
+
+Invariant: of any number of wrong keys sent at once, no more are read than there are tokens: as many are in doubt at one
+time as could all be wrong, and the others wait for what becomes of those.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
+from typing import Final, TypeVar
+
+from starlette.requests import HTTPConnection
+
+from gateway.domain.faults import Fault, GatewayError
+
+_MINUTE_S: Final = 60.0
+_WRONG: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED})
+_BUCKETS_MAX: Final = 4096
+"""About 3 MB when each is spent."""
+_KNOWN_MAX: Final = 10_000
+"""As many as `stores/credentials.py` caches."""
+_REPEATS_MAX: Final = 8
+_IPV6_NETWORK_BITS: Final = 64
+_DIGEST_BYTES: Final = 16
+_NAME_MAX_CHARS: Final = 64
+"""Of what a proxy says and is no address."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """What is left to one address."""
+
+    tokens: float
+    since_s: float
+    """Up to when `tokens` has grown, monotonic."""
+    is_spent: bool = False
+    """It ran empty and has not been full since."""
+    in_doubt: int = 0
+    """Keys that are being checked."""
+    wrong: list[bytes] = field(default_factory=list)
+    """Digests of the last wrong keys, the newest last."""
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a key in doubt was decided, and then replaced."""
+
+
+class Guesses:
+    """Counts wrong keys, and knows right ones. `per_minute` 0 counts nothing."""
+
+    def __init__(self, per_minute: int, monotonic: Callable[[], float], buckets_max: int = _BUCKETS_MAX) -> None:
+        self._per_minute = per_minute
+        self._monotonic = monotonic
+        self._buckets_max = buckets_max
+        self._buckets: dict[str, _Bucket] = {}
+        self._known: dict[bytes, None] = {}
+        """Digests of right keys, the last used last."""
+        self._hash_key = secrets.token_bytes(_DIGEST_BYTES)
+
+    async def check_tenant(self, address: str, authorization: str, check: Callable[[], Awaitable[_T]]) -> _T:
+        """What `check` makes of a tenant's key. Raises: GatewayError AUTHENTICATION_THROTTLED, and what it raises."""
+        return await self._check(address, authorization, "tenant", check)
+
+    async def check_admin(self, address: str, authorization: str, check: Callable[[], Awaitable[_T]]) -> _T:
+        """Likewise of an admin key, which is known only where it was right before."""
+        return await self._check(address, authorization, network_of(address), check)
+
+    async def _check(self, address: str, authorization: str, where: str, check: Callable[[], Awaitable[_T]]) -> _T:
+        """`where`: the key, if it is right, is known there."""
+        scheme, _, secret = authorization.partition(" ")
+        if not self._per_minute or scheme.lower() != "bearer" or not secret.strip():
+            return await check()
+        digest = self._digest(f"{where} {secret.strip()}")
+        if digest in self._known:
+            return await self._judge(address, digest, check)
+        bucket = await self._enter(address, digest)
+        bucket.in_doubt += 1
+        try:
+            return await self._judge(address, digest, check)
+        finally:
+            bucket.in_doubt -= 1
+            bucket.settled.set()
+            bucket.settled = asyncio.Event()
+
+    async def _judge(self, address: str, digest: bytes, check: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            found = await check()
+        except GatewayError as error:
+            if error.fault in _WRONG:
+                self._known.pop(digest, None)
+                self._count(self._bucket(address), digest)
+            raise
+        self._remember(digest)
+        return found
+
+    async def _enter(self, address: str, digest: bytes) -> _Bucket:
+        """The bucket, once it has a token for this key, whatever becomes of those in doubt."""
+        while True:
+            bucket = self._bucket(address)
+            kept = self._per_minute / 2 if bucket.is_spent and digest in bucket.wrong else 0.0
+            lacking = max(kept, 1.0) - bucket.tokens
+            if lacking + bucket.in_doubt <= 0:
+                return bucket
+            if lacking > 0:
+                raise GatewayError(Fault.AUTHENTICATION_THROTTLED, retry_after_s=lacking * _MINUTE_S / self._per_minute)
+            await bucket.settled.wait()
+
+    def _bucket(self, address: str) -> _Bucket:
+        """As it stands now."""
+        name, now_s = network_of(address), self._monotonic()
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            if len(self._buckets) >= self._buckets_max:
+                self._drop_fullest(now_s)
+            bucket = self._buckets[name] = _Bucket(self._per_minute, now_s)
+        bucket.tokens = self._tokens(bucket, now_s)
+        bucket.since_s = now_s
+        if bucket.tokens >= self._per_minute:
+            bucket.is_spent = False
+        return bucket
+
+    def _tokens(self, bucket: _Bucket, now_s: float) -> float:
+        grown = (now_s - bucket.since_s) * self._per_minute / _MINUTE_S
+        return min(bucket.tokens + grown, self._per_minute)
+
+    def _count(self, bucket: _Bucket, digest: bytes) -> None:
+        bucket.tokens = max(bucket.tokens - 1, 0)  # a key known as right, and now wrong, was let in without one
+        bucket.is_spent = bucket.is_spent or bucket.tokens < 1
+        bucket.wrong = [*(wrong for wrong in bucket.wrong if wrong != digest), digest][-_REPEATS_MAX:]
+
+    def _drop_fullest(self, now_s: float) -> None:
+        """Forget a quarter: the buckets of those who have guessed least.
+
+        Who has many addresses and wants a spent one forgotten has to spend more of the others than are kept.
+        """
+        idle = [name for name, bucket in self._buckets.items() if not bucket.in_doubt]
+        idle.sort(key=lambda name: self._tokens(self._buckets[name], now_s), reverse=True)
+        for name in idle[: self._buckets_max // 4 + 1]:
+            del self._buckets[name]
+
+    def _remember(self, digest: bytes) -> None:
+        self._known.pop(digest, None)
+        self._known[digest] = None
+        if len(self._known) > _KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+
+    def _digest(self, text: str) -> bytes:
+        """What is kept of a key. Its key is random: nobody makes two that are the same, or learns one from memory."""
+        return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
+
+
+def network_of(address: str) -> str:
+    """Whose an address is: an IPv4 address alone, also inside IPv6; of IPv6 the /64. What is none stands for itself."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address[:_NAME_MAX_CHARS]
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return f"{int(found) >> (128 - _IPV6_NETWORK_BITS):016x}/{_IPV6_NETWORK_BITS}"
+
+
+def address_of(request: HTTPConnection) -> str:
+    """Where a request came from; nothing where its transport has no addresses."""
+    return request.client.host if request.client else ""

@@ -1,0 +1,234 @@
+"""What strangers do to a connection: bytes that are too many, too slow, ambiguous or meant for somebody else."""
+
+import time
+from contextlib import suppress
+
+import pytest
+
+from gateway.cli.protocol import ConnectionLimits
+from tests.conftest import MakeGateway
+from tests.flow.strangers import (
+    FIXED_HEADERS,
+    ask,
+    connected,
+    head,
+    replies,
+    serves,
+    talk,
+)
+from tests.harness import Gateway, Simulator
+
+LIMITS = ConnectionLimits()
+BODY = b'{"prompt": "a cat", "response_format": "url"}'
+IN_CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+POST = b"POST /v1/images/generations"
+GROWTH_MAX_MB = 100
+"""Far above what a few connections need, far below what an attack of a second could make of them."""
+
+
+def test_a_head_that_trickles_is_cut_off(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(server={"head_timeout_s": 0.3})
+    slow = [bytes([byte]) for byte in b"GET /healthz HTTP/1.1\r\nhost: " + b"x" * 400]
+    assert b"" == talk(gateway.url, *slow, pause_s=0.02)
+    assert serves(gateway)
+
+
+@pytest.mark.parametrize("framing", ["content-length: 400", "transfer-encoding: chunked"])
+def test_a_body_that_trickles_is_refused_when_its_time_is_over(make_gateway: MakeGateway, framing: str) -> None:
+    """The whole body has the time, not each byte of it."""
+    gateway = make_gateway(server={"body_timeout_s": 0.3, "head_timeout_s": 0.3})
+    piece = b"x" if "length" in framing else b"1\r\nx\r\n"
+    begin = head(POST, framing.encode(), key=gateway.api_key)
+    (reply,) = replies(talk(gateway.url, begin, *[piece] * 399, pause_s=0.02))
+    assert (408, "request_timeout") == (reply.status, reply.code)
+    assert serves(gateway)
+
+
+def test_the_rest_of_a_refused_body_is_not_read_for_ever(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(server={"head_timeout_s": 0.3})
+    with connected(gateway.url) as client:
+        client.sendall(POST + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000000\r\n\r\n")
+        with suppress(OSError):
+            while True:
+                client.sendall(b"x" * 65536)
+                time.sleep(0.01)
+        assert serves(gateway)
+
+
+def test_who_waits_for_a_100_continue_gets_it_and_no_more_time(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(server={"body_timeout_s": 0.3})
+    begin = head(POST, b"expect: 100-continue", b"content-length: 10", key=gateway.api_key)
+    first, _, rest = talk(gateway.url, begin).partition(b"\r\n\r\n")
+    assert b"HTTP/1.1 100 Continue" == first
+    assert [408] == [reply.status for reply in replies(rest)]
+
+
+HEADS_TOO_LARGE = {
+    "one value": head(b"GET /healthz", b"x: " + b"y" * LIMITS.head_max_bytes),
+    "a path": head(b"GET /" + b"y" * LIMITS.head_max_bytes),
+    "a query": head(b"GET /healthz?" + b"y" * LIMITS.head_max_bytes),
+    "many fields": head(b"GET /healthz", *[b"x: y"] * LIMITS.fields_max),
+    "a name": head(b"GET /healthz", b"y" * LIMITS.head_max_bytes + b": x"),
+}
+
+
+@pytest.mark.parametrize("kind", list(HEADS_TOO_LARGE))
+def test_a_complete_head_that_is_too_large_is_refused(gateway: Gateway, kind: str) -> None:
+    reply = ask(gateway.url, HEADS_TOO_LARGE[kind])
+    assert (431, "headers_too_large") == (reply.status, reply.code)
+    assert reply.headers.items() >= FIXED_HEADERS.items()
+
+
+def test_as_many_fields_and_bytes_as_are_allowed_pass(gateway: Gateway) -> None:
+    fields = [b"x: " + b"y" * 200] * (LIMITS.fields_max - 2)
+    assert 200 == ask(gateway.url, head(b"GET /healthz", *fields)).status
+
+
+AMBIGUOUS: dict[str, tuple[list[bytes], bytes]] = {
+    "length and chunks": ([b"content-length: 5", b"transfer-encoding: chunked"], IN_CHUNKS),
+    "chunks and length": ([b"transfer-encoding: chunked", b"content-length: 5"], IN_CHUNKS),
+    "two lengths": ([b"content-length: 5", b"content-length: 45"], BODY),
+    "one length twice": ([b"content-length: 45", b"content-length: 45"], BODY),
+    "a list of lengths": ([b"content-length: 45, 45"], BODY),
+    "a signed length": ([b"content-length: +45"], BODY),
+    "a negative length": ([b"content-length: -1"], BODY),
+    "a hexadecimal length": ([b"content-length: 0x2d"], BODY),
+    "a length of 30 digits": ([b"content-length: " + b"9" * 30], BODY),
+    "an unknown coding": ([b"transfer-encoding: xchunked"], IN_CHUNKS),
+    "a coding behind chunks": ([b"transfer-encoding: chunked, identity"], IN_CHUNKS),
+    "codings in two lines": ([b"transfer-encoding: identity", b"transfer-encoding: chunked"], IN_CHUNKS),
+    "a coding before chunks": ([b"transfer-encoding: gzip, chunked"], IN_CHUNKS),
+    "a vertical tab": ([b"transfer-encoding:\x0bchunked"], IN_CHUNKS),
+    "a space before the colon": ([b"content-length : 45"], BODY),
+    "a folded line": ([b"x: a\r\n b", b"content-length: 45"], BODY),
+    "a folded coding": ([b"transfer-encoding:\r\n chunked"], IN_CHUNKS),
+    "a bare line feed": ([b"x: a\ncontent-length: 45"], BODY),
+    "a bare carriage return": ([b"x: a\rcontent-length: 45"], BODY),
+    "a NUL": ([b"x: a\0b", b"content-length: 45"], BODY),
+    "a line without a name": ([b": x", b"content-length: 45"], BODY),
+    "two hosts": ([b"host: y", b"content-length: 45"], BODY),
+    "a negative chunk": ([b"transfer-encoding: chunked"], b"-5\r\nabc"),
+    "a chunk of 17 digits": ([b"transfer-encoding: chunked"], b"f" * 17 + b"\r\nabc"),
+    "chunks that end in line feeds": ([b"transfer-encoding: chunked"], IN_CHUNKS.replace(b"\r\n", b"\n")),
+    "a chunk that is longer than it says": ([b"transfer-encoding: chunked"], b"3\r\nabcdef\r\n0\r\n\r\n"),
+}
+SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("kind", list(AMBIGUOUS))
+def test_what_two_servers_may_read_differently_is_refused_at_once(
+    gateway: Gateway, simulator: Simulator, kind: str
+) -> None:
+    """One answer, though another request stands behind it; and nobody paid for the first."""
+    headers, body = AMBIGUOUS[kind]
+    keyed = b"authorization: Bearer " + gateway.api_key.encode()
+    begin = b"\r\n".join([POST + b" HTTP/1.1", b"host: x", keyed, *headers, b"", b""])
+    reply = ask(gateway.url, begin + body + SMUGGLED)
+    assert (400, None) == (reply.status, reply.code)
+    assert "close" == reply.headers["connection"]
+    assert 0 == simulator.images_billed()
+    assert serves(gateway)
+
+
+def test_chunks_in_http_1_0_are_refused(gateway: Gateway) -> None:
+    begin = head(POST, b"transfer-encoding: chunked", key=gateway.api_key).replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert 400 == ask(gateway.url, begin + IN_CHUNKS).status
+
+
+NO_PATHS_OF_OURS = {
+    b"//v1/models": 404,
+    b"/v1//models": 404,
+    b"/v1/models/": 404,
+    b"/V1/models": 404,
+    b"/v1/models%00": 404,
+    b"/v1/models;a=b": 404,
+    b"/v1/models%0d%0ax-injected:%201": 404,
+    b"/v1/models/%ff%fe": 404,
+    b"/v1/models/..%2f..%2fadmin%2fv1%2ftenants": 404,
+    b"/v1/%2e%2e/admin/v1/tenants": 404,
+    b"/v1/../admin/v1/tenants": 404,
+    b"/healthz/../metrics": 404,
+    b"/%": 404,
+    b"*": 404,
+    b"http://evil.example/admin": 404,
+    b"http://evil.example": 400,
+    b"http://[/v1/models": 400,
+    b"evil.example:443": 400,
+    b"\\v1\\models": 400,
+    b"/v1/models?\xff": 400,
+    b"/v1/models\xc3\xa9": 400,
+}
+
+
+@pytest.mark.parametrize("target", list(NO_PATHS_OF_OURS), ids=repr)
+def test_a_path_that_is_nearly_one_of_ours_is_none(gateway: Gateway, target: bytes) -> None:
+    reply = ask(gateway.url, head(b"GET " + target, key=gateway.api_key))
+    assert NO_PATHS_OF_OURS[target] == reply.status
+    assert "x-injected" not in reply.headers
+    assert reply.headers.items() >= FIXED_HEADERS.items()
+    assert {"message", "type", "param", "code"} == set(reply.document["error"])
+
+
+@pytest.mark.parametrize("target", [b"/%61dmin/v1/tenants", b"/admin%2fv1/tenants", b"http://x/admin/v1/tenants"])
+def test_an_encoded_path_of_the_admin_api_asks_for_its_key_too(gateway: Gateway, target: bytes) -> None:
+    reply = ask(gateway.url, head(b"GET " + target, key=gateway.api_key))
+    assert (401, "invalid_admin_key") == (reply.status, reply.code)
+
+
+@pytest.mark.parametrize("host", [b"[", b"a?b", b"a/b", b"\xff", b"a:999999", b"]:[", b""])
+def test_no_host_changes_which_path_is_meant(gateway: Gateway, host: bytes) -> None:
+    native = (
+        b"POST /v1/image_generation HTTP/1.1\r\nhost: " + host + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    )
+    assert 1004 == ask(gateway.url, native).document["base_resp"]["status_code"]
+
+
+METHODS = {
+    b"TRACE /v1/models": 405,
+    b"PATCH /v1/models": 405,
+    b"DELETE /v1/images/generations": 405,
+    b"GET /v1/images/generations": 405,
+    b"PROPFIND /v1/models": 405,
+    b"CONNECT x:443": 400,
+    b"get /v1/models": 400,
+    b"BREW /v1/models": 400,
+}
+
+
+@pytest.mark.parametrize("line", list(METHODS), ids=repr)
+def test_other_methods_are_refused(gateway: Gateway, line: bytes) -> None:
+    assert METHODS[line] == ask(gateway.url, head(line, key=gateway.api_key)).status
+
+
+@pytest.mark.parametrize("header", [b"x-http-method-override", b"x-http-method", b"x-method-override"])
+def test_no_header_changes_the_method(gateway: Gateway, header: bytes) -> None:
+    reply = ask(gateway.url, head(b"GET /v1/images/generations", header + b": POST", key=gateway.api_key))
+    assert (405, "method_not_allowed") == (reply.status, reply.code)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
+        b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + b"\0" * 100,
+    ],
+    ids=["HTTP/2", "TLS"],
+)
+def test_another_protocol_is_refused(gateway: Gateway, other: bytes) -> None:
+    assert 400 == ask(gateway.url, other).status
+
+
+WISHES = {
+    "websocket": (b"upgrade: websocket", b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", b"sec-websocket-version: 13"),
+    "h2c": (b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAoAAAAAIAAAAA"),
+}
+
+
+@pytest.mark.parametrize("wish", list(WISHES))
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_wish_for_another_protocol_is_ignored(gateway: Gateway, wish: str, size: int) -> None:
+    begin = head(POST, b"content-length: 45", *WISHES[wish], key=gateway.api_key) + BODY
+    begin = begin.replace(b"connection: close", b"connection: close, upgrade")
+    pieces = [begin[at : at + size] for at in range(0, len(begin), size)]
+    (reply,) = replies(talk(gateway.url, *pieces))
+    assert 200 == reply.status
