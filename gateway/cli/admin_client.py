@@ -1,5 +1,6 @@
 """The admin API as the commands speak to it."""
 
+import ssl
 from typing import Annotated, Final
 
 import httpx
@@ -33,6 +34,7 @@ def ask(url: str, admin_key: str, method: str, path: str, body: Document | None 
             headers={"authorization": f"Bearer {admin_key}"},
             timeout=_TIMEOUT_S,
             trust_env=not _is_local(url),
+            verify=_trusted() if url.startswith("https:") else True,
         )
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         fail(f"the gateway at {url} does not answer ({error}); check --url")
@@ -46,8 +48,17 @@ def ask(url: str, admin_key: str, method: str, path: str, body: Document | None 
         fail("the gateway refuses the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
     if not response.is_success:
         refusal = answer.get("error")
+        if isinstance(refusal, dict) and refusal.get("code") == "unknown_url":
+            fail(f"{url} has no admin API; has it a port of its own ([admin] port)? check --url")
         fail(str(refusal.get("message")) if isinstance(refusal, dict) else f"HTTP {response.status_code}")
     return answer
+
+
+def _trusted() -> ssl.SSLContext:
+    """What httpx trusts, and this machine: an organisation's own authority, SSL_CERT_FILE."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
 
 
 def _is_local(url: str) -> bool:

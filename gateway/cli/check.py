@@ -11,12 +11,14 @@ import typer
 from gateway import __version__
 from gateway.administration import read_admin_keys, read_declared, read_pepper, read_vault
 from gateway.backing import find_problems
+from gateway.cli.certificates import Certificate
 from gateway.cli.output import fail, print_table, print_text
 from gateway.cli.progress import Tell, progressing
 from gateway.cli.serve import ConfigOption, load_settings
 from gateway.cli.serving import embedded_of
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
+from gateway.observing import build_observing
 from gateway.settings import Settings, SettingsError, config_path
 from gateway.stores.embedded import EmbeddedError
 from gateway.supply import build_catalog, build_supply, unfetchable
@@ -71,6 +73,8 @@ def check(
         read_pepper(settings, os.environ)
         read_vault(settings, os.environ)
         read_declared(settings, os.environ, build_catalog(settings))
+        build_observing(settings)
+        certificate = _check_certificate(settings)
         redis = _check_redis(settings)
     except SettingsError as error:
         fail(f"{path}: {error}")
@@ -82,6 +86,8 @@ def check(
         print(f"declared: tenants {len(settings.tenants)}, keys {keys_declared}")
     print(f"admin API: {_openness(admin_keys)}")
     print(f"redis: {redis}")
+    if certificate:
+        print(certificate)
     for upstream in unfetchable(settings):
         print(f"warning: upstream {upstream}:")
         print("  result_hosts does not name its own address, where its links may point")
@@ -91,6 +97,17 @@ def check(
         print("  each account is taken to have limits of its own: the provider's are exceeded")
     if upstreams:
         _check_upstreams(settings, supply)
+
+
+def _check_certificate(settings: Settings) -> str:
+    """What is to be said of it. Raises: SettingsError."""
+    if settings.server.tls is None:
+        return ""
+    certificate = Certificate(settings.server.tls)
+    certificate.read()
+    if warning := certificate.warning():
+        return f"warning: server.tls: {warning}"
+    return f"certificate: until {certificate.end().isoformat(timespec='minutes')}"
 
 
 def _openness(keys: list[AdminKey]) -> str:

@@ -22,8 +22,8 @@ from gateway.cli.output import fail
 from gateway.cli.server import Server
 from gateway.cli.serving import (
     bind,
-    connection_limits,
     data_directory,
+    gateway_config,
     server_config,
     start_embedded,
     stop_on_signals,
@@ -115,8 +115,11 @@ async def _run(
         app = create_app(settings, environ, [partial(watch_embedded, embedded)])
     except SettingsError as error:
         fail(str(error))
-    drain_s = _DRAIN_S if simulator_url else settings.server.drain_timeout_s
-    programs = [(Server(server_config(app, drain_s, connection_limits(settings))), listener)]
+    options = gateway_config(app, settings)
+    options.drain_grace_s = 0
+    if simulator_url:
+        options.drain_timeout_s = _DRAIN_S
+    programs = [(Server(options), listener)]
     if simulator_listener:
         simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
         programs.append((Server(server_config(simulator, _DRAIN_S)), simulator_listener))

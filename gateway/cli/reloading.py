@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
+from gateway.cli.watch import Watch
 from gateway.configuration import RELOADED, Configuration, Running, read_configuration
 from gateway.domain.faults import GatewayError
 from gateway.settings import Settings, SettingsError, config_path, load
@@ -16,30 +16,8 @@ from gateway.upstream.supply import Supply
 _LOG = structlog.get_logger("imagegate.reload")
 _LOOK_S: Final = 0.5
 """A change is to be in force within two seconds; a supervisor of workers looks as often, which is uvicorn's pace."""
-_QUIET_LOOKS: Final = 2
-"""Whoever writes the file may not be done: it is read when it has been the same for so many looks, a second."""
 _LOOK_WHEN_TOLD_S: Final = 0.1
 """Of a worker, which only sees whether it was asked."""
-
-
-class Watch:
-    """Notices that a file is another one or has other content, also behind symbolic links."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._read = self._seen = _stamp(path)
-        self._quiet_looks = 0
-
-    def has_changed(self) -> bool:
-        """Whether it differs from what was read last, and is no longer being written."""
-        stamp = _stamp(self._path)
-        self._quiet_looks = self._quiet_looks + 1 if stamp == self._seen else 0
-        self._seen = stamp
-        return stamp != self._read and self._quiet_looks >= _QUIET_LOOKS
-
-    def note(self) -> None:
-        """It is about to be read."""
-        self._read = _stamp(self._path)
 
 
 class Reload:
@@ -135,12 +113,3 @@ def tell_shared_keys(supply: Supply) -> None:
             keys=[f"{key.upstream}/{key.id}" for key in same],
             remedy="let it stand once: each account is taken to have limits of its own",
         )
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    """What differs when a file does; None where there is none."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -19,18 +19,18 @@ from gateway import __version__, logs
 from gateway.app import create_app
 from gateway.backing import refuse_unfit
 from gateway.cli.output import fail
-from gateway.cli.reloading import Reload, Watch, tell_shared_keys
+from gateway.cli.reloading import Reload, tell_shared_keys
 from gateway.cli.server import Server, serve_until_stopped
 from gateway.cli.serving import (
     bind,
-    connection_limits,
     embedded_of,
-    server_config,
+    gateway_config,
     start_embedded,
     url_of,
     watch_embedded,
     watching,
 )
+from gateway.cli.watch import Watch
 from gateway.cli.workers import Workers
 from gateway.metrics.directory import shared_directory
 from gateway.processes import end_with_parent
@@ -123,16 +123,16 @@ def _run(
 ) -> None:
     try:
         app = _create(settings, reload, embedded, watches=workers == 1)
+        options = gateway_config(app, settings)
         tell_shared_keys(build_supply(settings, os.environ))
         if embedded is None:
             asyncio.run(refuse_unfit(settings, os.environ))
     except SettingsError as error:
         fail(f"{config_path(config, os.environ)}: {error}")
-    terms = settings.server
-    options = server_config(app, terms.drain_timeout_s, connection_limits(settings), terms.drain_grace_s)
     listener = bind(host, port)
-    listeners = [listener, *_metrics_listeners(settings)]
-    _LOG.info("listening", url=url_of(host, listener.getsockname()[1]), workers=workers, version=__version__)
+    listeners = [listener, *_own_listeners(settings, listener.getsockname()[1])]
+    url = url_of(host, listener.getsockname()[1], "https" if settings.server.tls else "http")
+    _LOG.info("listening", url=url, workers=workers, version=__version__)
     if workers > 1:
         with shared_directory() as directory, watching(embedded) if embedded else nullcontext():
             create = partial(create_worker, config, directory)
@@ -146,7 +146,12 @@ def _run(
             runner.run(serve_until_stopped(server, listeners, acts))
 
 
-def _metrics_listeners(settings: Settings) -> list[socket.socket]:
-    """Where metrics have a port of their own. Every process serves it: each can tell the sum of all."""
-    metrics = settings.metrics
-    return [] if metrics.port is None else [bind(metrics.host, metrics.port, option="`port` in [metrics]")]
+def _own_listeners(settings: Settings, public_port: int) -> list[socket.socket]:
+    """Where the admin API and the metrics have ports of their own. Every process serves them."""
+    listeners = []
+    for name, table in (("admin", settings.admin), ("metrics", settings.metrics)):
+        if table.port == public_port:
+            fail(f"{name}.port: {table.port} is the gateway's own port; choose another, or take the setting out")
+        if table.port is not None:
+            listeners.append(bind(table.host, table.port, option=f"`port` in [{name}]"))
+    return listeners

@@ -4,7 +4,7 @@ import asyncio
 import math
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -28,6 +28,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._timeout_s = config.drain_timeout_s
         self._grace_s = config.drain_grace_s
+        self._late_ports = config.late_ports
         self._is_in_haste = asyncio.Event()
 
     @contextmanager
@@ -59,12 +60,12 @@ class Server(uvicorn.Server):
         _LOG.info("draining", requests=len(self.server_state.tasks), up_to_s=math.ceil(self._timeout_s))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._is_in_haste.wait(), self._grace_s)
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
+        listeners = list(zip(self.servers, sockets or [], strict=True))
+        late = [one for one in listeners if _port_of(one[1]) in self._late_ports]
+        _close([one for one in listeners if one not in late])
         await self._wait_while(lambda: bool(self.server_state.tasks), ends_s)
         await self._cut_short()
+        _close(late)
         await self._hang_up(ends_s)
         await self.lifespan.shutdown()
 
@@ -99,11 +100,23 @@ class Server(uvicorn.Server):
         await asyncio.wait(tasks, timeout=_CUT_SHORT_S)
 
 
+def _close(listeners: Iterable[tuple[asyncio.Server, socket.socket]]) -> None:
+    for server, listener in listeners:
+        server.close()
+        listener.close()
+
+
+def _port_of(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
+
+
 async def serve_until_stopped(
     server: Server, listeners: list[socket.socket], signals: Mapping[signal.Signals, Callable[[], None]]
 ) -> None:
     for number, act in signals.items():
         asyncio.get_running_loop().add_signal_handler(number, act)
-    await server.serve(listeners)
+    with suppress(SystemExit):  # where the program cannot start, which `started` says
+        await server.serve(listeners)
     if not server.started:
         fail("the gateway could not start; the log says why")

@@ -6,14 +6,16 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
 import structlog
 from starlette.types import ASGIApp
 
+from gateway.cli.certificates import Certificate
 from gateway.cli.output import fail
 from gateway.cli.protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
 from gateway.cli.server import Server
@@ -22,14 +24,16 @@ from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_direct
 
 _LOG = structlog.get_logger("imagegate.embedded")
 _WATCH_S: Final = 1.0
+_CERTIFICATE_LOOK_S: Final = 1
 _KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of the usual proxies in front, so that they never meet a closing connection."""
 
 
-def server_config(
-    app: ASGIApp | str, drain_timeout_s: float, limits: ConnectionLimits | None = None, drain_grace_s: float = 0.0
-) -> BoundedConfig:
-    """Uvicorn as both programs run it: no banner, no access log beside our own line, our bounds on connections."""
+def server_config(app: ASGIApp | str, drain_timeout_s: float, proxies: Sequence[str] = ()) -> BoundedConfig:
+    """Uvicorn as both programs run it: no banner, no access log beside our own line, our bounds on connections.
+
+    `proxies` are believed in what they say of where a request came from.
+    """
     config = BoundedConfig(
         app,
         loop="uvloop",
@@ -38,24 +42,43 @@ def server_config(
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
-    config.drain_timeout_s, config.drain_grace_s = drain_timeout_s, drain_grace_s
-    if limits:
-        config.connection_limits = limits
+    config.drain_timeout_s = drain_timeout_s
     return config
 
 
-def connection_limits(settings: Settings) -> ConnectionLimits:
+def gateway_config(app: ASGIApp, settings: Settings) -> BoundedConfig:
+    """Uvicorn as the settings want it. Raises: SettingsError for a certificate that cannot be used."""
     server = settings.server
-    return ConnectionLimits(server.head_max_bytes, server.head_timeout_s, server.send_timeout_s)
+    config = server_config(app, server.drain_timeout_s, _as_seen(server.trusted_proxies))
+    config.drain_grace_s = server.drain_grace_s
+    config.connection_limits = ConnectionLimits(server.head_max_bytes, server.head_timeout_s, server.send_timeout_s)
+    if settings.metrics.port is not None:
+        config.late_ports = frozenset({settings.metrics.port})
+    if server.tls:
+        certificate = Certificate(server.tls)
+        certificate.read()
+        config.ssl_context_factory = certificate.build_context
+        config.callback_notify, config.timeout_notify = certificate.keep, _CERTIFICATE_LOOK_S
+    return config
 
 
-def url_of(host: str, port: int) -> str:
+def _as_seen(proxies: Sequence[str]) -> list[str]:
+    """Networks also as a socket of both versions sees them: IPv4 inside IPv6 (RFC 4291 section 2.5.5.2)."""
+    networks = [ip_network(proxy) for proxy in proxies]
+    mapped = [
+        f"::ffff:{network.network_address}/{96 + network.prefixlen}" for network in networks if network.version == 4
+    ]
+    return [*map(str, networks), *mapped]
+
+
+def url_of(host: str, port: int, scheme: str = "http") -> str:
     """The address under which this machine reaches a listener."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
 
 
 def bind(host: str, port: int, hint: str = "", option: str = "--port") -> socket.socket:

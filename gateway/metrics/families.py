@@ -124,7 +124,7 @@ ACCOUNT_CAPACITY: Final = _truth(
 UPSTREAM_STATE: Final = _truth("upstream_state", "State of each upstream: 1 for the one it is in.", "upstream", "state")
 KEY_STATE: Final = _truth(
     "key_state",
-    "State of each upstream key, its account and its upstream considered: 1 for the one it is in.",
+    "State of each upstream key, or its account's or upstream's where that is worse: 1 for the one it is in.",
     *("upstream", "account", "key", "state"),
 )
 KEY_BACK: Final = _truth(

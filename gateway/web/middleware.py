@@ -44,6 +44,7 @@ _LOG = structlog.get_logger("imagegate.request")
 _CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's number for a client that left before its answer."""
 _UNKNOWN_ROUTE: Final = "_unknown"
+_TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -176,7 +177,7 @@ class _Cors(CORSMiddleware):
 
 
 class PublicCors:
-    """CORS for browsers, on everything but the admin API."""
+    """CORS for browsers, on what tenants use: nobody's page is to read what operators do."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app
@@ -189,5 +190,5 @@ class PublicCors:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_admin = scope["type"] == "http" and scope["path"].startswith("/admin/")
-        await (self._app if is_admin else self._cors)(scope, receive, send)
+        is_tenants = scope["type"] != "http" or scope["path"].startswith(_TENANTS_PATHS)
+        await (self._cors if is_tenants else self._app)(scope, receive, send)

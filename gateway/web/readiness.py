@@ -18,8 +18,8 @@ _BUSY: Final = frozenset(fault.value for fault in Fault if TABLE[fault].status =
 class RedisHealth:
     """What can be asked about Redis."""
 
-    ping: Callable[[], Awaitable[None]]
-    """Raises: GatewayError."""
+    write_refusal: Callable[[], Awaitable[str]]
+    """Why it takes no writes; empty where it does. Raises: GatewayError where it does not answer."""
     problems: Callable[[], Sequence[str]]
     """Why the one that answers must not be used."""
 
@@ -43,7 +43,8 @@ class Readiness:
         if self._drain.is_on:
             return ["draining: the process is ending"]
         try:
-            await self._redis.ping()
+            if refusal := await self._redis.write_refusal():
+                return [refusal]
             return [*self._redis.problems(), *await self._of_the_pool()]
         except GatewayError:
             return ["redis does not answer"]

@@ -1,14 +1,24 @@
 """What is read at the scrape, of which every process tells the same: nobody counts it, Redis says how it stands."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from gateway.domain.faults import State
 from gateway.metrics import Truth, families
 from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Standing
 
+_MILDEST_FIRST: Final = (
+    State.READY,
+    State.HALF_OPEN,
+    State.COOLING,
+    State.QUARANTINED,
+    State.DRAINING,
+    State.DISABLED,
+)
+
 
 def pool_truths(statuses: Sequence[PoolStatus]) -> Iterator[Truth]:
-    """A key that is gone has no state, and one in an account or upstream that rests has the state of that."""
+    """A key that is gone has no state; every other the worst of its own, its account's and its upstream's."""
     for status in statuses:
         yield Truth(families.POOL_CAPACITY, (status.upstream,), status.free)
         yield Truth(families.QUEUE_DEPTH, (status.upstream,), status.waiting)
@@ -17,7 +27,7 @@ def pool_truths(statuses: Sequence[PoolStatus]) -> Iterator[Truth]:
         for account in status.accounts:
             yield from _capacity(account)
             for key in account.keys:
-                yield from _key_state(key, next(filter(_is_out, (status, account, key)), key))
+                yield from _key_state(key, max((key, account, status), key=lambda one: _MILDEST_FIRST.index(one.state)))
 
 
 def _capacity(account: AccountStatus) -> Iterator[Truth]:
@@ -38,7 +48,3 @@ def _key_state(key: KeyStatus, ruling: Standing) -> Iterator[Truth]:
         yield Truth(families.KEY_STATE, (*labels, state.value), state is ruling.state)
     if ruling.fault and ruling.until_s:
         yield Truth(families.KEY_BACK, (*labels, ruling.fault), ruling.until_s)
-
-
-def _is_out(one: Standing) -> bool:
-    return one.state is not State.READY

@@ -17,7 +17,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.cli.reloading import Reload, Watch
+from gateway.cli.reloading import Reload
+from gateway.cli.watch import Watch
 from gateway.configuration import Configuration, Running
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.models import Catalog

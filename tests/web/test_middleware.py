@@ -100,9 +100,12 @@ def test_a_browser_may_read_a_401(gateway: Gateway) -> None:
     assert (401, "*") == (response.status_code, response.headers["access-control-allow-origin"])
 
 
-@pytest.mark.parametrize("path", ["/admin/v1/tenants", "/admin/v1/pool", "/admin/v1/nope"])
+@pytest.mark.parametrize(
+    "path",
+    ["/admin/v1/tenants", "/admin/v1/pool", "/admin/v1/nope", "/metrics", "/readyz", "/healthz", "/openapi.json"],
+)
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
-def test_the_admin_api_is_closed_to_browsers(gateway: Gateway, method: str, path: str) -> None:
+def test_what_is_not_the_tenants_is_closed_to_browsers(gateway: Gateway, method: str, path: str) -> None:
     headers = {"origin": ORIGIN, "access-control-request-method": "GET", "authorization": f"Bearer {ADMIN_KEY}"}
     response = httpx.request(method, gateway.url + path, headers=headers)
     assert [] == [name for name in response.headers if name.startswith("access-control-")]

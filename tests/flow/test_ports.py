@@ -1,0 +1,258 @@
+"""Where the gateway listens: TLS of its own, ports for administrators and for Prometheus, and proxies before it."""
+
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+
+from gateway.cli.serving import bind
+from tests.certificates import PASSPHRASE, Files, certify
+from tests.flow.processes import start_gateway, write_configuration
+from tests.flow.test_shutdown import Generating, slow
+from tests.harness import ADMIN_KEY, Simulator, new_key, wait_until
+
+__all__ = ["slow"]
+
+HOP = "203.0.113.7"
+"""Of the addresses that are for documents (RFC 5737)."""
+
+
+def free_port() -> int:
+    with bind("127.0.0.1", 0) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def started(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway with settings from the environment."""
+    process, url = start_gateway(configuration, *options, secrets={f"IMAGEGATE_{k}": v for k, v in settings.items()})
+    try:
+        yield process, url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture
+def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
+    return write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
+
+
+def log_of(configuration: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for log in configuration.parent.glob("*.log") for line in log.read_text().splitlines()]
+
+
+def events(configuration: Path) -> list[object]:
+    return [line["event"] for line in log_of(configuration)]
+
+
+def tls(files: Files) -> dict[str, str]:
+    return {"SERVER__TLS__CERTIFICATE": str(files.certificate), "SERVER__TLS__KEY": str(files.key)}
+
+
+def served_serial(url: str) -> int:
+    """The serial number of the certificate that a new connection is shown."""
+    host, port = url.removeprefix("https://").split(":")
+    shown = ssl.get_server_certificate((host, int(port)))
+    return x509.load_pem_x509_certificate(shown.encode()).serial_number
+
+
+def refused(configuration: Path, **settings: str) -> str:
+    """What `imagegate check` and `imagegate serve` say, which both refuse to go on."""
+    environ = {"PATH": "", "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY} | {f"IMAGEGATE_{k}": v for k, v in settings.items()}
+    said = set()
+    for command in ("check", "serve"):
+        line = [sys.executable, "-m", "gateway", command, "--config", str(configuration)]
+        ended = subprocess.run(
+            line, env=environ, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
+        )
+        assert 1 == ended.returncode, ended
+        said.add(ended.stderr)
+    assert 1 == len(said), said
+    return said.pop().replace(str(configuration), "FILE")
+
+
+def test_it_speaks_tls_on_every_port(configuration: Path) -> None:
+    files, ports = certify(configuration.parent), (free_port(), free_port())
+    settings = tls(files) | {"ADMIN__PORT": str(ports[0]), "METRICS__PORT": str(ports[1])}
+    with started(configuration, **settings) as (_, url):
+        assert url.startswith("https://")
+        with httpx.Client(verify=files.trusted) as client:
+            found = [
+                client.get(f"{url}/healthz").status_code,
+                client.get(f"https://127.0.0.1:{ports[0]}/admin/v1/tenants", headers=bearer()).status_code,
+                client.get(f"https://127.0.0.1:{ports[1]}/metrics").status_code,
+            ]
+        assert [200, 200, 200] == found
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(url.replace("https", "http") + "/healthz")
+
+
+def test_old_versions_of_tls_are_not_spoken(configuration: Path) -> None:
+    with started(configuration, **tls(certify(configuration.parent))) as (_, url):
+        host, port = url.removeprefix("https://").split(":")
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        client.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            client.minimum_version = client.maximum_version = ssl.TLSVersion.TLSv1_1
+        with socket.create_connection((host, int(port)), 10) as connection, pytest.raises(ssl.SSLError):
+            client.wrap_socket(connection)
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
+    """In every worker; a connection that is open goes on."""
+    files = certify(configuration.parent)
+    with started(configuration, *options, **tls(files)) as (_, url), httpx.Client(verify=files.trusted) as kept:
+        kept.get(f"{url}/healthz")
+        files = certify(configuration.parent)
+        workers = 2 if options else 1
+        wait_until(lambda: events(configuration).count("certificate_reloaded") == workers, "it is taken over", 60)
+        assert {files.serial} == {served_serial(url) for _ in range(8)}
+        assert 200 == kept.get(f"{url}/healthz").status_code
+
+
+def test_a_wrong_certificate_leaves_the_old_one_in_force(configuration: Path) -> None:
+    files = certify(configuration.parent)
+    serial = files.serial
+    with started(configuration, **tls(files)) as (_, url):
+        files.certificate.write_text("no certificate\n")
+        wait_until(lambda: "certificate_not_reloaded" in events(configuration), "it is refused", 60)
+        assert serial == served_serial(url)
+
+
+def test_a_certificate_that_is_about_to_end_is_told(configuration: Path) -> None:
+    files = certify(configuration.parent, days=3)
+    with started(configuration, **tls(files)):
+        assert "certificate_ends" in events(configuration)
+
+
+def test_a_certificate_that_is_missing_is_named(configuration: Path) -> None:
+    said = refused(configuration, SERVER__TLS__CERTIFICATE="/nowhere/tls.crt", SERVER__TLS__KEY="/nowhere/tls.key")
+    reason = "server.tls.certificate: /nowhere/tls.crt cannot be read (No such file or directory)"
+    assert f"imagegate: FILE: {reason}\n" == said
+
+
+def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Path) -> None:
+    files = certify(configuration.parent, passphrase=PASSPHRASE)
+    said = refused(configuration, **tls(files))
+    assert said.startswith(f"imagegate: FILE: server.tls: {files.certificate} and {files.key} cannot be used (")
+    assert said.endswith("give PEM files of one certificate and its own key, without a passphrase\n")
+
+
+def test_a_key_of_another_certificate_is_refused(configuration: Path) -> None:
+    (configuration.parent / "other").mkdir()
+    files, other = certify(configuration.parent), certify(configuration.parent / "other")
+    assert "(key values mismatch)" in refused(configuration, **tls(Files(files.certificate, other.key)))
+
+
+def bearer() -> dict[str, str]:
+    return {"authorization": f"Bearer {ADMIN_KEY}"}
+
+
+def test_the_admin_api_is_on_its_own_port_alone(configuration: Path) -> None:
+    port = free_port()
+    own = f"http://127.0.0.1:{port}"
+    with started(configuration, ADMIN__PORT=str(port)) as (_, url):
+        paths = ("/admin/v1/tenants", "/v1/models", "/metrics", "/readyz", "/openapi.json", "/healthz")
+        found = {path: (status(url, path), status(own, path)) for path in paths}
+    assert {
+        "/admin/v1/tenants": (404, 200),
+        "/v1/models": (401, 404),
+        "/metrics": (200, 404),
+        "/readyz": (200, 404),
+        "/openapi.json": (200, 404),
+        "/healthz": (200, 200),
+    } == found
+
+
+def status(url: str, path: str) -> int:
+    return httpx.get(f"{url}{path}", headers=bearer()).status_code
+
+
+def test_a_host_header_does_not_lead_to_the_admin_port(configuration: Path) -> None:
+    port = free_port()
+    with started(configuration, ADMIN__PORT=str(port)) as (_, url):
+        headers = bearer() | {"host": f"127.0.0.1:{port}", "x-forwarded-port": str(port)}
+        assert 404 == httpx.get(f"{url}/admin/v1/tenants", headers=headers).status_code
+
+
+def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> None:
+    with started(configuration, ADMIN__PORT=str(free_port())) as (_, url):
+        line = [sys.executable, "-m", "gateway", "tenant", "list", "--url", url, "--admin-key", ADMIN_KEY]
+        ended = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    hint = f"{url} has no admin API; has it a port of its own ([admin] port)? check --url"
+    assert (1, f"imagegate: {hint}\n") == (ended.returncode, ended.stderr)
+
+
+def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
+    said = refused(configuration, ADMIN__PORT="9464", METRICS__PORT="9464")
+    assert "imagegate: FILE: admin.port: it is the port of the metrics too; give each its own\n" == said
+
+
+def test_metrics_are_told_until_the_last_request_is_done(tmp_path: Path, redis_url: str, slow: Simulator) -> None:
+    """Whoever is draining still counts."""
+    port = free_port()
+    configuration = write_configuration(tmp_path, redis_url, slow.url, 5, "[server]\ndrain_grace_s = 0\n")
+    with started(configuration, METRICS__PORT=str(port)) as (process, url):
+        running = Generating(url, new_key(url))
+        wait_until(lambda: in_flight(port) == 1, "the request is under way")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not is_open(url), "nobody new gets in")
+        assert 1 == in_flight(port)
+        assert 200 == running.answer().status_code
+
+
+def in_flight(port: int) -> float:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    lines = [line for line in text.splitlines() if line.startswith("imagegate_in_flight{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def is_open(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), 10).close()
+    except OSError:
+        return False
+    return True
+
+
+def client_of(configuration: Path, forwarded: Mapping[str, str], **settings: str) -> object:
+    """The address that the log gives a request."""
+    with started(configuration, LOGS__CLIENT_ADDRESS="true", **settings) as (_, url):
+        httpx.get(f"{url}/v1/models", headers=forwarded)
+    return next(line["client"] for line in log_of(configuration) if line.get("route") == "/v1/models")
+
+
+def test_a_forwarded_address_is_not_believed_by_default(configuration: Path) -> None:
+    assert "127.0.0.1" == client_of(configuration, {"x-forwarded-for": HOP})
+
+
+def test_a_trusted_proxy_is_believed(configuration: Path) -> None:
+    given = {"x-forwarded-for": HOP}
+    assert HOP == client_of(configuration, given, SERVER__TRUSTED_PROXIES='["127.0.0.0/8"]')
+
+
+def test_what_a_client_forges_before_a_trusted_proxy_is_not_believed(configuration: Path) -> None:
+    """Each proxy adds at the end whom it saw: the last one that is not ours is the client."""
+    given = {"x-forwarded-for": f"198.51.100.1, {HOP}, 10.1.2.3"}
+    trusted = '["127.0.0.1", "10.0.0.0/8"]'
+    assert HOP == client_of(configuration, given, SERVER__TRUSTED_PROXIES=trusted)
+
+
+def test_a_network_that_is_none_is_named(configuration: Path) -> None:
+    said = refused(configuration, SERVER__TRUSTED_PROXIES='["10.0.0.1/8"]')
+    reason = "10.0.0.1/8 has host bits set; give addresses and networks, as '10.0.0.0/8'"
+    assert f"imagegate: FILE: server.trusted_proxies: {reason}\n" == said
