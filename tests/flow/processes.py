@@ -46,6 +46,9 @@ upstream = "sim"
 model = "image-01"
 """
 
+START_S = 90.0
+"""Beside a load that takes the whole machine."""
+
 
 def write_configuration(folder: Path, redis_url: str, upstream_url: str, lease_s: float = 60, more: str = "") -> Path:
     path = folder / "imagegate.toml"
@@ -62,11 +65,11 @@ def start_gateway(
     log = configuration.parent / f"{uuid.uuid4().hex}.log"
     with log.open("w") as written:
         started = subprocess.Popen(command, env=environ, stderr=written)
-    wait_until(lambda: started.poll() is not None or "listening" in log.read_text(), "the gateway starts")
+    wait_until(lambda: started.poll() is not None or "listening" in log.read_text(), "the gateway starts", START_S)
     assert started.poll() is None, log.read_text()[-2000:]
     line = next(line for line in log.read_text().splitlines() if "listening" in line)
     url: str = json.loads(line)["url"]
-    wait_until(lambda: _answers(url), "the gateway answers")
+    wait_until(lambda: _answers(url), "the gateway answers", START_S)
     return started, url
 
 

@@ -1,90 +1,23 @@
 """The bill when gateways are killed, and when clients leave: nothing reserved is left, and the books agree."""
 
-import asyncio
 import random
 import socket
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import aiohttp
-import httpx
 import msgspec
 import pytest
 import redis
 
 from tests.conftest import MakeGateway
-from tests.flow.processes import ask, start_gateway, used, write_configuration
+from tests.flow.loading import PRICE_MICROS, Load, prompt_of, receipts, records, send_to, wait_until_settled
+from tests.flow.processes import start_gateway, used, write_configuration
 from tests.harness import Gateway, Simulator, admin, new_key, simulating, wait_until
 
 LEASE_S = 2
-PRICE_MICROS = 3500
-
-
-def receipts(simulator: Simulator) -> dict[str, int]:
-    """Images billed, by prompt: every request has its own."""
-    found = Counter[str]()
-    for receipt in httpx.get(f"{simulator.url}/simulator/receipts", verify=False).json():
-        found[receipt["prompt"]] += receipt["images"]
-    return dict(found)
-
-
-def records(url: str, tenant: str) -> list[dict[str, Any]]:
-    """The ledger's detailed records, page by page, by the admin API."""
-    found: list[dict[str, Any]] = []
-    cursor = ""
-    while True:
-        query = f"?tenant={tenant}&limit=1000" + (f"&cursor={cursor}" if cursor else "")
-        page = admin(url, "GET", f"/usage/records{query}").json()
-        found += page["data"]
-        cursor = page["next_cursor"]
-        if not cursor:
-            return found
-
-
-class Load:
-    """Clients that send one request after the other to whichever gateway is there, each with a prompt of its own."""
-
-    def __init__(self, urls: list[str], key: str, clients: int) -> None:
-        self.urls, self._key, self._clients = urls, key, clients
-        self.served: set[str] = set()
-        self.sent = 0
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join(60)
-
-    async def _run(self) -> None:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
-            asyncio.TaskGroup() as group,
-        ):
-            for _ in range(self._clients):
-                group.create_task(self._client(session))
-
-    async def _client(self, session: aiohttp.ClientSession) -> None:
-        while not self._is_over.is_set():
-            self.sent += 1
-            number = self.sent
-            name = f"order {number}"
-            body: dict[str, object] = {"prompt": name, "n": 1 + number % 3, "response_format": "url"}
-            try:
-                answer = await ask(session, self.urls[number % 2], self._key, body, f"order-{number}")
-            except (aiohttp.ClientError, OSError, msgspec.DecodeError):
-                await asyncio.sleep(0.02)
-                continue
-            if answer.status == 200:
-                self.served.add(name)
 
 
 def test_20_kills_under_load_leave_nothing_reserved_and_books_that_agree(redis_url: str, tmp_path: Path) -> None:
@@ -99,17 +32,18 @@ def test_20_kills_under_load_leave_nothing_reserved_and_books_that_agree(redis_u
         started = [start_gateway(configuration) for _ in range(2)]
         try:
             key = new_key(started[0][1], "acme")
-            with Load([url for _, url in started], key, clients=16) as load:
+            urls = [url for _, url in started]
+            with Load(send_to(urls, key), clients=16) as load:
                 for turn in range(20):
                     time.sleep(chance.uniform(0.1, 0.6))
                     victim = turn % 2
                     started[victim][0].kill()
                     started[victim][0].wait()
                     started[victim] = start_gateway(configuration)
-                    load.urls[victim] = started[victim][1]
+                    urls[victim] = started[victim][1]
             url = started[0][1]
-            wait_until(lambda: used(url, "acme")["open_requests"] == 0, "what the dead left behind is settled")
-            compare(records(url, "acme"), receipts(simulator), load.served)
+            wait_until_settled(url)
+            compare(records(url, "acme"), receipts(simulator), set(load.images))
             counters, total = used(url, "acme"), admin(url, "GET", "/usage?tenant=acme").json()["total"]
             verified = admin(url, "GET", "/usage/verify?tenant=acme").json()
         finally:
@@ -122,7 +56,7 @@ def test_20_kills_under_load_leave_nothing_reserved_and_books_that_agree(redis_u
 
 
 def compare(lines: list[dict[str, Any]], billed: dict[str, int], served: set[str]) -> None:
-    ledger = {line["request_id"].replace("-", " "): line for line in lines}
+    ledger = {prompt_of(line): line for line in lines}
     assert len(lines) == len(ledger)
     for name, images in billed.items():
         line = ledger[name]
