@@ -2,14 +2,13 @@
 
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
@@ -30,12 +29,13 @@ from gateway.upstream import Upstreams
 from gateway.upstream.pages import Pages
 from gateway.web.admin.pool import PoolSection
 from gateway.web.bodies import BodyLimits
-from gateway.web.draining import DRAIN, Drain, Goodbye, NoAdmission
+from gateway.web.draining import DRAIN, Drain
 from gateway.web.errors import ErrorBoundary
 from gateway.web.images import Images
 from gateway.web.middleware import PublicCors, RequestScope
 from gateway.web.ops import Ops
 from gateway.web.ports import OwnPort
+from gateway.web.program import Endpoint, Program
 from gateway.wire import native
 from gateway.wire.openai import Manners
 
@@ -73,8 +73,8 @@ def create_app(
     administration = build_administration(
         settings, environ, redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
     )
-    images = _build_images(settings, administration, books.admission, upstreams, catalog, limits)
     drain = Drain()
+    images = _build_images(settings, administration, books.admission, upstreams, catalog, limits, drain)
     ops = build_ops(redis, metrics, books.admission, pooling.pool, drain)
     running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
     reloading = (partial(reload, running),) if reload else ()
@@ -94,7 +94,7 @@ def create_app(
         (books.admission.flush, pooling.queue.close, pooling.roster.withdraw, *observing.closes),
         {CONNECTIONS: metrics.connections, DRAIN: drain},
     )
-    routes = [*_public_routes(images, ops.routes, drain), *administration.admin.routes()]
+    routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]
     return _assemble(routes, settings, metrics, observing, drain, life)
 
 
@@ -106,21 +106,25 @@ def _assemble(
     drain: Drain,
     life: Life,
 ) -> Starlette:
-    app = Starlette(
+    app = Program(
         routes=routes,
         middleware=[
-            Middleware(Goodbye, drain),
-            Middleware(RequestScope, metrics, time.monotonic, observing.ids, observing.terms, observing.tell_spans),
+            Middleware(RequestScope, metrics, time.monotonic, observing, drain),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
-            Middleware(OwnPort, settings.metrics.port, lambda path: path == _METRICS, _ON_EVERY_PORT),
-            Middleware(OwnPort, settings.admin.port, lambda path: path.startswith("/admin/"), _ON_EVERY_PORT),
+            *_own_ports(settings),
         ],
-        exception_handlers={HTTPException: _leave_to_boundary},
         lifespan=life.lifespan,
     )
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
     return app
+
+
+def _own_ports(settings: Settings) -> Iterator[Middleware]:
+    if settings.metrics.port is not None:
+        yield Middleware(OwnPort, settings.metrics.port, lambda path: path == _METRICS, _ON_EVERY_PORT)
+    if settings.admin.port is not None:
+        yield Middleware(OwnPort, settings.admin.port, lambda path: path.startswith("/admin/"), _ON_EVERY_PORT)
 
 
 def _build_images(
@@ -130,8 +134,10 @@ def _build_images(
     upstreams: Upstreams,
     catalog: Catalog,
     limits: BodyLimits,
+    drain: Drain,
 ) -> Images:
     return Images(
+        drain,
         administration.credentials,
         administration.guesses,
         admission,
@@ -146,11 +152,10 @@ def _build_images(
     )
 
 
-def _public_routes(images: Images, ops: Ops, drain: Drain) -> list[Route]:
-    ends = [Middleware(NoAdmission, drain)]
+def _public_routes(images: Images, ops: Ops) -> list[Route]:
     return [
-        Route("/v1/images/generations", images.generate, methods=["POST"], middleware=ends),
-        *(Route(path, images.generate_native, methods=["POST"], middleware=ends) for path in sorted(native.PATHS)),
+        Route("/v1/images/generations", Endpoint(images.generate), methods=["POST"]),
+        *(Route(path, Endpoint(images.generate_native), methods=["POST"]) for path in sorted(native.PATHS)),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
         Route(_HEALTHZ, ops.healthz),
@@ -158,8 +163,3 @@ def _public_routes(images: Images, ops: Ops, drain: Drain) -> list[Route]:
         Route(_METRICS, ops.metrics),
         Route("/openapi.json", ops.openapi),
     ]
-
-
-async def _leave_to_boundary(_: object, failure: Exception) -> None:
-    """Starlette would answer its own plain text: let the boundary see it."""
-    raise failure

@@ -2,10 +2,17 @@
 
 import logging
 import sys
-from typing import Literal
+from typing import Final, Literal
 
+import msgspec
 import structlog
 
+
+def _serialize(event: object, **_: object) -> str:
+    return msgspec.json.encode(event, enc_hook=repr).decode()
+
+
+_JSON: Final = structlog.processors.JSONRenderer(serializer=_serialize)
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -17,23 +24,21 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderers: list[structlog.typing.Processor] = [structlog.processors.JSONRenderer()]
+    rendered: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, _JSON]
     if log_format == "console":
-        renderers = [_readable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        rendered = [structlog.processors.format_exc_info, _readable, console]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                *renderers,
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

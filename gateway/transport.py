@@ -123,10 +123,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 def _open_body(request: httpx.Request) -> io.BytesIO | None:
     """The request's body as aiohttp sends it in pieces, however large."""
-    if not request.content:
+    content = request.read()
+    if not content:
         return None
     on_sent = request.extensions.get("on_sent")
-    return _Announced(request.content, on_sent) if on_sent else io.BytesIO(request.content)
+    return _Announced(content, on_sent) if on_sent else io.BytesIO(content)
 
 
 class _Announced(io.BytesIO):

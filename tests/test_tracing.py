@@ -19,6 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.metrics import Metrics
+from gateway.observing import Observing
+from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms
 from gateway.web.middleware import Ids, RequestScope
 from tests.harness import ADMIN_KEY, Gateway, Simulator, document, gatewaying, serving, upstream
@@ -209,9 +211,8 @@ async def test_no_request_makes_an_id_or_a_span_while_it_is_off() -> None:
         made.append("id")
         return "0" * 16
 
-    scope_of = RequestScope(
-        Response("ok"), Metrics(), time.monotonic, Ids(lambda: "req_1", make, make), LineTerms(), tell_spans=None
-    )
+    observing = Observing(Ids(lambda: "req_1", make, make), LineTerms())
+    scope_of = RequestScope(Response("ok"), Metrics(), time.monotonic, observing, Drain())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(scope_of), base_url="http://test") as client:
         assert [200] * 3 == [(await client.get("/")).status_code for _ in range(3)]
         assert [] == made

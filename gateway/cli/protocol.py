@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.cli.corked import Corked
 from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import CONNECTIONS, Level
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
@@ -83,6 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
+        self.transport = Corked(transport, self.loop)  # type: ignore[assignment] # all that uvicorn uses of one
         if self._connections:
             self._connections.inc()
         self._begin_head()

@@ -1,6 +1,7 @@
 """The server of both programs, and how it ends: readiness first, then the listener, then what is being answered."""
 
 import asyncio
+import gc
 import math
 import signal
 import socket
@@ -16,6 +17,9 @@ from gateway.cli.protocol import BoundedConfig
 from gateway.web.draining import DRAIN, Drain
 
 _LOG = structlog.get_logger("imagegate.serve")
+_COLLECT_AFTER: Final = 10_000
+"""Objects more than were freed, before the youngest are looked at; Python's 700 are less than one request at each of 32
+connections has, and a sixth of the CPU went into looking at what was still in use."""
 _LOOK_S: Final = 0.05
 _CUT_SHORT_S: Final = 5.0
 """So long requests that are cut short may take to settle and to answer."""
@@ -52,6 +56,13 @@ class Server(uvicorn.Server):
         """End now: what still runs is cut short."""
         self.should_exit = True
         self._is_in_haste.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """What was made up to now lives as long as the program: the garbage collector need not look at it again."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """In uvicorn's place, which would close the listener first, and not wait for what it cuts short."""

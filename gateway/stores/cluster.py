@@ -5,8 +5,10 @@ import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from redis._parsers import AsyncCommandsParser
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, ClusterPubSub
+from redis.cluster import PRIMARY
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -31,6 +33,7 @@ class ClusterClient(RedisCluster):
             reinitialize_steps=0,  # else every fifth key that has moved closes all connections, in use or not
             **options,
         )
+        self.commands_parser = _CommandsParser()
         self._learning: asyncio.Future[RedisCluster] | None = None
         self.guard = Guard(deadline_s, self.forget)
         self.scripts = Singly(self, self.guard)
@@ -42,15 +45,29 @@ class ClusterClient(RedisCluster):
             node.connection_kwargs["tls"] = tls
 
     async def initialize(self, *args: Any, **options: Any) -> "ClusterClient":
-        """Learn which node has what, once for all who wait, and to the end though they may be given up."""
-        if self._initialize:
-            if self._learning is None or self._learning.done():
-                self._learning = asyncio.ensure_future(super().initialize(*args, **options))
-                self._learning.add_done_callback(_take_note)
-            learning = self._learning  # by the time that it has ended, somebody may have begun the next
-            await asyncio.wait({learning})
-            learning.result()
+        """See to it that it is known which node has what.
+
+        Who knows an older map goes on with it while the next is learnt: a node that has lost a slot tells who has it
+        now, and calls to the other nodes need not wait for one that is gone.
+        """
+        learning = self._learn(*args, **options)
+        if learning and self.get_default_node() is None:
+            await _wait_for(learning)
         return self
+
+    async def learn(self) -> None:
+        """Know the newest map."""
+        if learning := self._learn():
+            await _wait_for(learning)
+
+    def _learn(self, *args: Any, **options: Any) -> "asyncio.Future[RedisCluster] | None":
+        """The one that learns for all, to the end though they may be given up; none where there is nothing to learn."""
+        if not self._initialize:
+            return None
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.ensure_future(super().initialize(*args, **options))
+            self._learning.add_done_callback(_take_note)
+        return self._learning
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Know the nodes first: redis-py would try any, and be sent on."""
@@ -73,11 +90,22 @@ class ClusterClient(RedisCluster):
         """Learn the nodes anew with the next call: a time-out that the deadline cut short tells redis-py nothing."""
         self._initialize = True
 
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode | None:
+        """Also one that has no slot yet, though keys are moved to it: redis-py fails with an AttributeError there."""
+        found = super().get_node(host, port, node_name)
+        if found is None and node_name:
+            host, _, number = node_name.rpartition(":")
+            found = ClusterNode(host, number, PRIMARY, **self.connection_kwargs)
+            self.nodes_manager.set_nodes(self.nodes_manager.nodes_cache, {found.name: found})
+        return found
+
     def pubsub(self, *args: Any, **options: Any) -> ClusterPubSub:
         return _ClusterPubSub(self, *args, **options)
 
     async def infos(self, *sections: str) -> list[Mapping[str, object]]:
-        await self.initialize()
+        await self.learn()
         return [await self.info(section, target_nodes=node) for node in self.get_primaries() for section in sections]
 
 
@@ -89,12 +117,28 @@ class _ClusterPubSub(ClusterPubSub):
         self._client = client
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        await self._client.initialize()
+        await self._client.learn()
         try:
             return await super().execute_command(*args, **options)
         except (RedisConnectionError, RedisTimeoutError):
             await self._client.forget()
             raise
+
+
+class _CommandsParser(AsyncCommandsParser):
+    """Asks once where the keys of each command are: redis-py asks with every map, and forgets the map if that fails."""
+
+    async def initialize(self, node: ClusterNode | None = None) -> None:
+        if node:
+            self.node = node
+        if not self.commands:
+            await super().initialize()
+
+
+async def _wait_for(learning: "asyncio.Future[RedisCluster]") -> None:
+    """Without ending it, if its caller ends."""
+    await asyncio.wait({learning})
+    learning.result()
 
 
 def _take_note(learning: "asyncio.Future[RedisCluster]") -> None:

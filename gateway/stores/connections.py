@@ -1,19 +1,50 @@
 """Connections to one server, as all topologies make them."""
 
+import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
-from redis.asyncio import Connection, ConnectionPool
+from redis.asyncio import Connection, ConnectionPool, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.maint_notifications import MaintNotificationsConfig
 
 _POOL_MAX: Final = 10_000
 """The guard bounds the calls and so the connections, and lets calls wait; the pool would refuse them."""
 
 
-class TcpConnection(Connection):
+class ClosableConnection(AbstractConnection):
+    """One that may be closed at any moment, by its server or by a cluster's client, also while somebody sends.
+
+    redis-py's own is half closed for some turns of the event loop. Whoever is handed it then, or was about to write,
+    gets a RuntimeError of uvloop, which no caller takes for a connection that broke.
+    """
+
+    async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:  # noqa: FBT001, FBT002
+        """Whoever asks next connects anew. Only the caller waits until the socket is closed."""
+        writer = self._writer
+        await super().disconnect(True, *args, **options)
+        if writer and not nowait:
+            with suppress(OSError):
+                async with asyncio.timeout(self.socket_connect_timeout):
+                    await writer.wait_closed()
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        """redis-py looks whether it is connected some turns earlier."""
+        if self._writer is None or self._writer.transport.is_closing():
+            raise RedisConnectionError("it was closed before the command was sent")
+        await super()._send_packed_command(command)
+
+
+class SocketConnection(ClosableConnection, UnixDomainSocketConnection):
+    """To a server on this machine."""
+
+
+class TcpConnection(ClosableConnection, Connection):
     """With one TLS context for all: reading the certificates takes 20 ms, in which nothing else runs."""
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:

@@ -4,12 +4,12 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
-from redis.asyncio import Redis, UnixDomainSocketConnection
+from redis.asyncio import Redis
 
 from gateway.stores.address import Address, Kind, Login
 from gateway.stores.batches import Batches
 from gateway.stores.cluster import ClusterClient
-from gateway.stores.connections import Pool, TcpConnection, pool_options, tls_context
+from gateway.stores.connections import Pool, SocketConnection, TcpConnection, pool_options, tls_context
 from gateway.stores.guard import Guard
 from gateway.stores.sentinels import SentinelConnection, SentinelPool, Sentinels
 
@@ -48,7 +48,7 @@ def build(address: Address, login: Login, timeout_s: float) -> Client | ClusterC
         raise ValueError("redis.sentinel_password needs redis+sentinel://")
     match address.kind:
         case Kind.SOCKET:
-            pool = Pool(UnixDomainSocketConnection, **pool_options(), path=address.path, db=address.db, **options)
+            pool = Pool(SocketConnection, **pool_options(), path=address.path, db=address.db, **options)
         case Kind.SERVER:
             pool = _server_pool(address.hosts[0], tls, db=address.db, **options)
         case Kind.SENTINEL:

@@ -51,6 +51,15 @@ class Endpoint:
     dialect: Dialect
     base_url: str
     links: LinkPolicy
+    url: httpx.URL = field(init=False, repr=False)
+    """Where images are asked for."""
+    host: str = field(init=False, repr=False)
+    """For the header."""
+
+    def __post_init__(self) -> None:
+        url = httpx.URL(self.base_url + self.dialect.path)
+        object.__setattr__(self, "url", url)
+        object.__setattr__(self, "host", url.netloc.decode("ascii"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +157,21 @@ class Caller:
         self._metrics.spills.labels(upstream).inc()
 
     def _build_request(self, endpoint: Endpoint, lease: Lease, order: Order, timeout_s: float) -> httpx.Request:
+        """Whole: httpx would parse the address anew, and look at each header for what is missing."""
         return httpx.Request(
             "POST",
-            endpoint.base_url + endpoint.dialect.path,
-            content=order.body,
-            headers={
-                **order.headers,
-                "authorization": f"Bearer {lease.key.secret.reveal()}",
-                "content-type": "application/json",
-                "accept": "application/json",
-                "accept-encoding": "identity",
-                "user-agent": self._user_agent,
-            },
+            endpoint.url,
+            stream=httpx.ByteStream(order.body),
+            headers=[
+                ("host", endpoint.host),
+                ("authorization", f"Bearer {lease.key.secret.reveal()}"),
+                ("content-type", "application/json"),
+                ("content-length", str(len(order.body))),
+                ("accept", "application/json"),
+                ("accept-encoding", "identity"),
+                ("user-agent", self._user_agent),
+                *order.headers.items(),
+            ],
             # Connecting must end first: where both ended at once, nobody could say that nothing was sent.
             extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s), "read": timeout_s}},
         )

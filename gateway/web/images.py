@@ -19,6 +19,7 @@ from gateway.stores.tickets import Ticket
 from gateway.upstream import Upstreams
 from gateway.web.bodies import BodyLimits, ChunksResponse, read_json_body
 from gateway.web.clients import Client, read_max_wait
+from gateway.web.draining import Drain
 from gateway.web.guesses import Guesses, address_of
 from gateway.web.rates import tell_rates
 from gateway.web.record import RequestRecord, record_of
@@ -33,6 +34,7 @@ class Images:
 
     def __init__(
         self,
+        drain: Drain,
         credentials: Credentials,
         guesses: Guesses,
         admission: Admission,
@@ -45,6 +47,7 @@ class Images:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
+        self._drain = drain
         self._credentials = credentials
         self._guesses = guesses
         self._admission = admission
@@ -59,6 +62,7 @@ class Images:
 
     async def generate(self, request: Request) -> Response:
         """OpenAI's format."""
+        self._drain.refuse()
         caller = await self._identify(request)
         async with self._telling_rates(request, caller):
             body = await read_json_body(request, self._limits)
@@ -71,6 +75,7 @@ class Images:
 
     async def generate_native(self, request: Request) -> Response:
         """MiniMax's and 302.AI's own format."""
+        self._drain.refuse()
         caller = await self._identify(request)
         async with self._telling_rates(request, caller):
             body = await read_json_body(request, self._native_limits)

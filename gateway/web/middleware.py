@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.trace import Span, Trace, TraceContext, parse_trace_context
 from gateway.metrics import Metrics
+from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms, request_line
 from gateway.web.record import Answered, RequestRecord, attach
 from gateway.web.spans import spans_of
@@ -62,6 +63,20 @@ class Ids:
     """16 hexadecimal digits."""
 
 
+class Observing(Protocol):
+    """How requests are told of."""
+
+    @property
+    def ids(self) -> Ids: ...
+
+    @property
+    def terms(self) -> LineTerms: ...
+
+    @property
+    def tell_spans(self) -> TellSpans | None:
+        """None where nobody collects spans."""
+
+
 class RequestScope:
     """Gives each request a record and reports it when the answer has left."""
 
@@ -70,16 +85,16 @@ class RequestScope:
         app: ASGIApp,
         metrics: Metrics,
         monotonic: Callable[[], float],
-        ids: Ids,
-        terms: LineTerms,
-        tell_spans: TellSpans | None = None,
+        observing: Observing,
+        drain: Drain,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._monotonic = monotonic
-        self._ids = ids
-        self._terms = terms
-        self._tell_spans = tell_spans
+        self._ids = observing.ids
+        self._terms = observing.terms
+        self._tell_spans = observing.tell_spans
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,6 +139,8 @@ class RequestScope:
         return TraceContext(self._ids.trace(), self._ids.span()) if self._tell_spans else None
 
     def _add_headers(self, headers: MutableHeaders, record: RequestRecord) -> None:
+        if self._drain.is_on:
+            headers["connection"] = "close"  # the next request goes elsewhere
         headers["x-request-id"] = record.id
         headers["openai-version"] = OPENAI_VERSION
         headers["openai-processing-ms"] = str(_ms(self._monotonic() - record.started_s))
@@ -190,5 +207,9 @@ class PublicCors:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_tenants = scope["type"] != "http" or scope["path"].startswith(_TENANTS_PATHS)
-        await (self._cors if is_tenants else self._app)(scope, receive, send)
+        is_a_page_s = (
+            scope["type"] == "http"
+            and scope["path"].startswith(_TENANTS_PATHS)
+            and any(name == b"origin" for name, _ in scope["headers"])
+        )
+        await (self._cors if is_a_page_s else self._app)(scope, receive, send)
