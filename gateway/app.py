@@ -91,7 +91,7 @@ def create_app(
             *companions,
             *reloading,
         ),
-        (books.admission.flush, pooling.queue.close, pooling.roster.withdraw, *observing.closes),
+        (books.admission.flush, upstreams.flush, pooling.queue.close, pooling.roster.withdraw, *observing.closes),
         {CONNECTIONS: metrics.connections, DRAIN: drain},
     )
     routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]

@@ -34,7 +34,8 @@ class ClusterClient(RedisCluster):
             **options,
         )
         self.commands_parser = _CommandsParser()
-        self._learning: asyncio.Future[RedisCluster] | None = None
+        self._learning: asyncio.Future[None] | None = None
+        self._primaries: set[str] = set()
         self.guard = Guard(deadline_s, self.forget)
         self.scripts = Singly(self, self.guard)
         # redis-py lets nobody choose the class of a cluster's connections. Later nodes are made from the same options.
@@ -60,14 +61,22 @@ class ClusterClient(RedisCluster):
         if learning := self._learn():
             await _wait_for(learning)
 
-    def _learn(self, *args: Any, **options: Any) -> "asyncio.Future[RedisCluster] | None":
+    def _learn(self, *args: Any, **options: Any) -> "asyncio.Future[None] | None":
         """The one that learns for all, to the end though they may be given up; none where there is nothing to learn."""
         if not self._initialize:
             return None
         if self._learning is None or self._learning.done():
-            self._learning = asyncio.ensure_future(super().initialize(*args, **options))
+            self._learning = asyncio.ensure_future(self._learn_anew(*args, **options))
             self._learning.add_done_callback(_take_note)
         return self._learning
+
+    async def _learn_anew(self, *args: Any, **options: Any) -> None:
+        """While the other nodes answer, the breaker does not open for one that hangs and is replaced."""
+        await super().initialize(*args, **options)
+        primaries = {node.name for node in self.get_primaries()}
+        if self._primaries - primaries:
+            self.guard.on_opened()
+        self._primaries = primaries
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Know the nodes first: redis-py would try any, and be sent on."""
@@ -135,13 +144,13 @@ class _CommandsParser(AsyncCommandsParser):
             await super().initialize()
 
 
-async def _wait_for(learning: "asyncio.Future[RedisCluster]") -> None:
+async def _wait_for(learning: "asyncio.Future[None]") -> None:
     """Without ending it, if its caller ends."""
     await asyncio.wait({learning})
     learning.result()
 
 
-def _take_note(learning: "asyncio.Future[RedisCluster]") -> None:
+def _take_note(learning: "asyncio.Future[None]") -> None:
     """Everybody who waited may have gone: Python would complain that nobody took the error."""
     if not learning.cancelled():
         learning.exception()

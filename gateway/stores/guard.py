@@ -46,7 +46,7 @@ class Guard:
     def __init__(self, deadline_s: float, forget: Callable[[], Awaitable[None]]) -> None:
         self.breaker = Breaker(time.monotonic)
         self.on_opened: Callable[[], None] = lambda: None
-        """What is to be done when the breaker opens: whoever answers next may be another server, or know less."""
+        """What is to be done when the breaker opens, or a cluster has another primary: it may know less."""
         self._deadline_s = deadline_s
         self._forget = forget
         self._slots = Slots(CALLS_MAX)

@@ -6,8 +6,8 @@ it is free. Invariant: no call is sent before the job's ticket says so, and each
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -19,20 +19,21 @@ from gateway.domain.images import (
     ImageReply,
     ImageResult,
     Shape,
-    SizePolicy,
     plan_shape,
     split_count,
     with_seed_of,
 )
-from gateway.domain.keys import WaitTerms
 from gateway.domain.models import Model, Target
+from gateway.domain.tenants import Tenant
 from gateway.domain.trace import Attempt, Trace
 from gateway.stores.admission import Admission
 from gateway.stores.pool import Demand, KeyPool, Lease, NoKey
 from gateway.stores.tickets import Ticket
 from gateway.upstream.attempts import Ending, Made, is_for_another_target, read_part, worst
 from gateway.upstream.calls import Caller, Endpoint, Order
+from gateway.upstream.foresight import Early, Foresight
 from gateway.upstream.results import ResultFetcher
+from gateway.upstream.runs import Client, Policy, Run
 from gateway.upstream.supply import Supply
 from gateway.upstream.tries import Tries
 
@@ -42,47 +43,6 @@ _STALE_S: Final = 5.0
 """A lease that was not used for so long is given back: its account's minute has moved on."""
 
 __all__ = ["Caller", "Client", "Endpoint", "Policy", "ResultFetcher", "Upstreams"]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The operator's limits on one request."""
-
-    deadline_s: float
-    """For the whole request, over all attempts."""
-    reserve_s: float
-    """Of that, what is kept for the call itself when a request waits for an account."""
-    max_attempts: int
-    size_policy: SizePolicy
-
-
-class Client(Protocol):
-    """Who waits for the images."""
-
-    async def has_left(self) -> bool:
-        """Whether nobody waits any more."""
-
-    async def left(self) -> None:
-        """Returns when nobody waits any more."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """One job under way, with the upstreams as they were when it began."""
-
-    job: ImageJob
-    model: Model
-    ticket: Ticket
-    trace: Trace
-    client: Client
-    endpoints: Mapping[str, Endpoint]
-    waits: Mapping[str, WaitTerms]
-    started_s: float
-    """Monotonic."""
-    ends_at: float
-    """Monotonic."""
-    waits_until: float | None
-    """Monotonic; where the request itself says how long it waits for an account."""
 
 
 class Upstreams:
@@ -100,6 +60,7 @@ class Upstreams:
         monotonic: Callable[[], float],
     ) -> None:
         self._pool = pool
+        self._foresight = Foresight(pool, monotonic)
         self._admission = admission
         self._caller = caller
         self._fetcher = fetcher
@@ -117,12 +78,30 @@ class Upstreams:
         """Those of the configuration in force."""
         return self._supply.endpoints
 
+    def foresee(self, job: ImageJob, model: Model, tenant: Tenant) -> Early | None:
+        """Ask for a lease before the job is admitted, where one call makes it all. To be dropped when the job ends."""
+        target = next(iter(model.targets_for(job, self._policy.size_policy)), None)
+        if target is None or job.count > target.capability.max_images_per_call:
+            return None
+        return self._foresight.ask(Demand(target.upstream, target.model, job.count, tenant.name, tenant.weight, 0.0))
+
+    async def flush(self) -> None:
+        """Wait until the pool has been told of every call."""
+        await self._caller.flush()
+
     async def generate(
-        self, job: ImageJob, model: Model, ticket: Ticket, trace: Trace, client: Client, max_wait_s: float | None = None
+        self,
+        job: ImageJob,
+        model: Model,
+        ticket: Ticket,
+        trace: Trace,
+        client: Client,
+        max_wait_s: float | None = None,
+        early: Early | None = None,
     ) -> ImageResult:
         """Make the job's images, and tell the ticket what became of each.
 
-        `max_wait_s` for an account, in the place of the upstreams' own.
+        `max_wait_s` for an account, in the place of the upstreams' own. `early`: what `foresee` gave.
         Returns: at least one picture; fewer than asked where some were withheld or some calls failed.
         Raises: GatewayError with the fault that matters most to the caller.
         """
@@ -130,7 +109,7 @@ class Upstreams:
         now, supply = self._monotonic(), self._served
         waits_until = None if max_wait_s is None else now + max_wait_s
         ends_at = now + self._policy.deadline_s
-        run = _Run(job, model, ticket, trace, client, supply.endpoints, supply.waits, now, ends_at, waits_until)
+        run = Run(job, model, ticket, trace, client, supply.endpoints, supply.waits, now, ends_at, waits_until, early)
         tries = Tries(self._policy.max_attempts, is_patient=len(targets) == 1)
         outcomes = await self._make(run, job.count, targets, tries)
         replies = [outcome for outcome in outcomes if isinstance(outcome, Made)]
@@ -139,7 +118,7 @@ class Upstreams:
         pictures = tuple(picture for reply in replies for picture in reply.pictures)
         return ImageResult(pictures, replies[0].shape.made, job.count, replies[0].id)
 
-    async def _make(self, run: _Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
+    async def _make(self, run: Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
         """`count` images at the first target that can, in as many calls as it needs."""
         parts = split_count(count, targets[0].capability.max_images_per_call)
         if len(parts) == 1:
@@ -151,7 +130,7 @@ class Upstreams:
         )
         return [outcome for part in made for outcome in read_part(part)]
 
-    async def _make_part(self, run: _Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
+    async def _make_part(self, run: Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
         """What one call can make: here, with another key, or at the next target."""
         target, *others = targets
         while True:
@@ -180,15 +159,17 @@ class Upstreams:
             return await self._make(run, count, tuple(others), tries)
         return await self._wait_longer(run, count, tries)
 
-    async def _wait_longer(self, run: _Run, count: int, tries: Tries) -> list[Ending]:
+    async def _wait_longer(self, run: Run, count: int, tries: Tries) -> list[Ending]:
         """Every target has been asked: wait where there will be room first."""
         if tries.soonest is None or tries.is_patient:
             return [tries.verdict()]
         tries.is_patient = True
         return await self._make(run, count, (tries.soonest,), tries)
 
-    async def _lease(self, run: _Run, target: Target, count: int, tries: Tries) -> Lease | NoKey | GatewayError:
+    async def _lease(self, run: Run, target: Target, count: int, tries: Tries) -> Lease | NoKey | GatewayError:
         """A failure is an outcome: other parts of the job may have been made already."""
+        if lease := await self._take_early(run, target):
+            return lease
         started, tenant = self._monotonic(), run.ticket.caller.tenant
         demand = Demand(
             target.upstream,
@@ -209,7 +190,18 @@ class Upstreams:
             run.trace.waits.append((started, self._monotonic()))
             self._caller.count_wait(self._monotonic() - started, target.upstream)
 
-    def _patience_s(self, run: _Run, target: Target, tries: Tries) -> float:
+    async def _take_early(self, run: Run, target: Target) -> Lease | None:
+        """The lease that was asked for beside the admission, once."""
+        early, run.early = run.early, None
+        if early is None or early.upstream != target.upstream:
+            return None
+        lease = await early.take()
+        if lease:
+            run.trace.waits.append((self._monotonic(), self._monotonic()))
+            self._caller.count_wait(0.0, target.upstream)
+        return lease
+
+    def _patience_s(self, run: Run, target: Target, tries: Tries) -> float:
         """How long a part may wait for an account here: less while other targets have not been asked.
 
         No wait takes the time that the call itself needs.
@@ -219,7 +211,7 @@ class Upstreams:
         patience_s = min(until, run.ends_at - self._policy.reserve_s) - now
         return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
 
-    async def _send(self, run: _Run, lease: Lease, target: Target, count: int) -> Ending | None:
+    async def _send(self, run: Run, lease: Lease, target: Target, count: int) -> Ending | None:
         """One call, from the note in the ticket to the last picture; None where the lease came too late to be used."""
         asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
         endpoint = run.endpoints[target.upstream]
@@ -246,7 +238,7 @@ class Upstreams:
             attempt.ended_s = self._monotonic()
 
     async def _buy(
-        self, run: _Run, lease: Lease, target: Target, share: Share, order: Order, attempt: Attempt
+        self, run: Run, lease: Lease, target: Target, share: Share, order: Order, attempt: Attempt
     ) -> Ending:
         """The call and its pictures."""
         remaining_s = max(0.0, run.ends_at - attempt.started_s)
@@ -261,7 +253,7 @@ class Upstreams:
         attempt.fault = made.fault if isinstance(made, GatewayError) else None
         return made
 
-    async def _open(self, run: _Run, lease: Lease, count: int) -> Share:
+    async def _open(self, run: Run, lease: Lease, count: int) -> Share:
         """The last moment at which a call may still be left out. Raises: GatewayError, and nothing may be sent."""
         if run.ends_at <= self._monotonic():
             raise GatewayError(Fault.DEADLINE)
@@ -269,11 +261,11 @@ class Upstreams:
             raise GatewayError(Fault.CLIENT_LEFT)
         return await self._admission.open(run.ticket, lease.key.upstream, lease.key.account, count)
 
-    async def _note_failure(self, run: _Run, lease: Lease, share: Share, count: int, error: GatewayError) -> None:
+    async def _note_failure(self, run: Run, lease: Lease, share: Share, count: int, error: GatewayError) -> None:
         if share.fail(count, error.row):
             await self._admission.free(run.ticket, lease.key.upstream, lease.key.account, count)
 
-    async def _receive(self, run: _Run, target: Target, share: Share, count: int, reply: ImageReply) -> Ending:
+    async def _receive(self, run: Run, target: Target, share: Share, count: int, reply: ImageReply) -> Ending:
         """The pictures as the caller wants them: never more than were ordered."""
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made = reply.pictures[:count]
@@ -284,7 +276,7 @@ class Upstreams:
         self._caller.count_images(len(pictures), run.model.id, run.ticket.caller.tenant.name, endpoint.name)
         return Made(pictures, self._shape(run, target), reply.id)
 
-    def _shape(self, run: _Run, target: Target) -> Shape:
+    def _shape(self, run: Run, target: Target) -> Shape:
         shape = plan_shape(run.job, target.capability, self._policy.size_policy)
         assert shape is not None  # the target was chosen because it can
         return shape

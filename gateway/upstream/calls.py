@@ -106,6 +106,7 @@ class Caller:
         self._limits = limits
         self._metrics = metrics
         self._user_agent = user_agent
+        self._releasing: set[asyncio.Task[None]] = set()
 
     async def call(
         self, endpoint: Endpoint, lease: Lease, order: Order, *, remaining_s: float
@@ -134,15 +135,12 @@ class Caller:
             outcome = redact_error(error, lease.key.secret, order.prompt)
         finally:
             report = replace(_report(outcome, order), sent_s=sent_s[0] if sent_s else None, is_cut_short=is_cut_short)
-            await self._release(lease, report, outcome if isinstance(outcome, GatewayError) else None)
+            await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 
     async def give_back(self, lease: Lease) -> None:
         """Give a lease back under which nothing was sent, and for which nobody is to blame."""
-        try:
-            await asyncio.shield(self._pool.release(lease, UNSENT))
-        except GatewayError as failure:
-            _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
+        await asyncio.shield(self._release(lease, UNSENT))
 
     def count_images(self, count: int, model: str, tenant: str, upstream: str) -> None:
         self._metrics.images.labels(model, tenant, upstream).inc(count)
@@ -184,8 +182,12 @@ class Caller:
         except TimeoutError as error:
             raise GatewayError(Fault.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
 
-    async def _release(self, lease: Lease, report: Report, error: GatewayError | None) -> None:
-        """Give the lease back. Redis may be away: the pictures are worth more than the key's record."""
+    async def _end(self, lease: Lease, report: Report, error: GatewayError | None) -> None:
+        """Give the lease back, and count.
+
+        A success is told beside what follows: the settlement, which goes to Redis in the same message. A fault must be
+        known before the call is made again.
+        """
         self._metrics.upstream_replies.labels(lease.key.upstream, report.fault.value if report.fault else "none").inc()
         if error:
             _LOG.warning(
@@ -196,8 +198,21 @@ class Caller:
                 fault=error.fault.value,
                 detail=error.detail,
             )
+        releasing = asyncio.get_running_loop().create_task(self._release(lease, report))
+        self._releasing.add(releasing)
+        releasing.add_done_callback(self._releasing.discard)
+        if report.fault is not None:
+            await asyncio.shield(releasing)
+
+    async def flush(self) -> None:
+        """Wait for what is still to be told."""
+        if self._releasing:
+            await asyncio.wait(self._releasing)
+
+    async def _release(self, lease: Lease, report: Report) -> None:
+        """Redis may be away: the pictures are worth more than the key's record."""
         try:
-            await asyncio.shield(self._pool.release(lease, report))
+            await self._pool.release(lease, report)
         except GatewayError as failure:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
 

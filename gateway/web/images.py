@@ -130,9 +130,15 @@ class Images:
         if isinstance(generation, openai.Generation) and generation.ignored:
             record.headers.append(("x-imagegate-ignored", ", ".join(generation.ignored)))
         purchase = Purchase(record.id, model.id, job.count, model.prices)
-        async with self._admit(record, caller, purchase) as ticket:
-            tell_rates(record, ticket.rates)
-            result = await self._upstreams.generate(job, model, ticket, record.trace, Client(request), max_wait_s)
+        early = self._upstreams.foresee(job, model, caller.tenant)
+        try:
+            async with self._admit(record, caller, purchase) as ticket:
+                tell_rates(record, ticket.rates)
+                client = Client(request)
+                result = await self._upstreams.generate(job, model, ticket, record.trace, client, max_wait_s, early)
+        finally:
+            if early:
+                early.drop()
         record.delivered = len(result.pictures)
         if result.missing:
             record.headers.append(("x-imagegate-missing", str(result.missing)))

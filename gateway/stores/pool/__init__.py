@@ -27,6 +27,8 @@ _LOG = structlog.get_logger("imagegate.pool")
 _STRANGERS_S: Final = 5.0
 """So long a process that is given keys whose secrets it does not have waits for the configuration of the others."""
 _STRANGERS_PAUSE_S: Final = 0.25
+_NEVER_S: Final = -1.0
+"""A patience: not even what is asked after a look at the queue."""
 _LATE_S: Final = 0.25
 """A call that was sent so much later than it was leased is counted from then on."""
 
@@ -75,6 +77,30 @@ class KeyPool:
                 return Lease(found.id, key, demand.model, demand.images, found.taken_s, found.asked)
             await self._leave(demand.upstream, found.id)
             strangers = (*strangers, f"{found.answer.account}/{found.answer.key}")
+
+    async def lease_at_once(self, demand: Demand) -> Lease | None:
+        """A key for a call where one stands free and nobody waits for it; None also where Redis does not answer.
+
+        Redis: one round trip, lua/pool/lease.lua.
+        """
+        lease_id, taken_s = self._queue.new_id(), self._monotonic()
+        try:
+            answer = await self._ask(demand, lease_id, _NEVER_S, demand.asked)
+            if answer.verdict != "leased":
+                return None
+            key = await self._key_of(demand.upstream, _Taken(lease_id, answer, taken_s, answer.asked_us))
+        except GatewayError:
+            return None
+        if key is None:
+            self._queue.abandon(demand.upstream, lease_id)
+            return None
+        self._queue.hold(demand.upstream, lease_id)
+        return Lease(lease_id, key, demand.model, demand.images, taken_s, answer.asked_us)
+
+    def abandon(self, lease: Lease) -> None:
+        """Give a lease back under which nothing was sent, as soon as Redis can be asked."""
+        self._queue.let_go(lease.key.upstream, lease.id)
+        self._queue.abandon(lease.key.upstream, lease.id)
 
     async def release(self, lease: Lease, report: Report) -> None:
         """Give a lease back, whatever became of its call.

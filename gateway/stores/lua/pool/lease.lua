@@ -4,14 +4,14 @@
 -- ARGV[2]  channel of the process, at which it hears of what waiting requests are given; it is also its name
 -- ARGV[3]  tenant, ARGV[4] its weight
 -- ARGV[5]  images of the call, ARGV[6] the upstream's name of the model
--- ARGV[7]  the longest wait, microseconds; 0 does not wait
+-- ARGV[7]  the longest wait, microseconds; 0 does not wait; below 0 takes nothing but what stands free, with no queue before it
 -- ARGV[8]  the moment at which the request first asked, for its place among its tenant's; "" for now
 -- ARGV[9]  1 where the call repeats one that this upstream failed, and counts for the breaker; 2 where it repeats another
 -- ARGV[10] how long the lease lives without being renewed; ARGV[11] likewise the process
 -- ARGV[12..] what to avoid: "ACCOUNT/" or "ACCOUNT/KEY"
 -- Returns  JSON: verdict "leased" with account, key, fingerprint, at_us, asked_us; "wait" with wait_us (as foreseen) and
 --          asked_us; "busy" (wait_us: until there would be room); "down" (wait_us: until it may be back, 0 unknown);
---          "nothing": all that could serve is to be avoided; "spent": too many calls were repeated; "unknown": Redis knows no such pool
+--          "nothing": all that could serve is to be avoided; "spent": too many calls were repeated; "later": nothing stands free; "unknown": Redis knows no such pool
 local id, process, tenant, weight = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local images, model, patience = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local asked = tonumber(ARGV[8]) or now
@@ -156,6 +156,7 @@ if redis.call('ZCARD', K.active) == 0 then
   local found = choose(images, model, avoided, {})
   if found then return reply(lease_now(found, start_of(tenant))) end
 end
+if patience < 0 then return reply({verdict = 'later'}) end
 local wait, reason, later = forecast()
 if not wait then return reply({verdict = reason, wait_us = later or 0}) end
 if (wait > patience and wait > 0) or is_line_full() then

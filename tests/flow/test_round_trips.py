@@ -1,0 +1,46 @@
+"""What a request asks of Redis, counted at the server."""
+
+import httpx
+import pytest
+import redis
+
+from tests.harness import Gateway, wait_until
+
+GENERATION = {"model": "image-01", "prompt": "a cat"}
+_ROUNDS = 30
+
+
+def reads(client: "redis.Redis") -> int:
+    """How often the server read from anybody: this question is one of them."""
+    return int(client.info("stats")["total_reads_processed"])
+
+
+@pytest.fixture
+def client(gateway: Gateway, redis_url: str) -> "redis.Redis":
+    return redis.Redis.from_url(redis_url)
+
+
+def test_a_request_that_finds_room_takes_three(gateway: Gateway, client: "redis.Redis") -> None:
+    """Its admission with its lease, the note that it is sent, and its end. What runs beside asks now and then too."""
+    counted = []
+    with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {gateway.api_key}"}) as http:
+        for _ in range(_ROUNDS):
+            before = reads(client)
+            assert 200 == http.post("/v1/images/generations", json=GENERATION).status_code
+            counted.append(reads(client) - before - 1)
+    assert 3 == min(counted)
+
+
+def test_a_refused_request_leaves_no_account_taken(gateway: Gateway) -> None:
+    """Its lease was asked for with its admission; the refusal gives it back, and the next asks for none."""
+    gateway.admin("PATCH", "/tenants/acme", {"limits": {"images_per_minute": 0}})
+    wait_until(lambda: gateway.generate(prompt="a cat").status_code == 429, "the limit is known")
+    assert [429] * 20 == [gateway.generate(prompt="a cat").status_code for _ in range(20)]
+    wait_until(lambda: taken(gateway) == 0, "nothing is under way")
+    gateway.admin("PATCH", "/tenants/acme", {"limits": {"images_per_minute": None}})
+    wait_until(lambda: gateway.generate(prompt="a cat").status_code == 200, "the limit is gone")
+
+
+def taken(gateway: Gateway) -> int:
+    upstreams = gateway.admin("GET", "/pool").json()["data"]
+    return sum(account["concurrency"]["used"] for one in upstreams for account in one["accounts"])
