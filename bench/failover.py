@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a program, no package
 """What a failing Redis costs: gateways under a steady load, a server that fails, and then three books compared.
 
 The books are the clients' answers, the simulator's invoice and the ledger, request by request. Every part is real: the
@@ -49,9 +48,9 @@ TENANTS: Final = tuple(f"tenant-{number}" for number in range(6))
 """Enough that every node of a cluster has some."""
 LEAD_S: Final = 4.0
 """Of load before the failure: there is something to lose."""
-SETTLING_S: Final = 3.0
-"""After the load; to settle once more takes half a second."""
+SETTLING_S: Final = 3.0  # after the load; to settle once more takes half a second
 Row = dict[str, Any]
+Records = dict[str, list[tuple[float, int]]]
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,18 @@ def _run(prepare: "Prepare", given: Namespace) -> Row:
         time.sleep(given.tail_s * 0.6)
         stage.mend()
         thread.join()
-        wait_until(lambda: not any(used(urls[0], name)["open_requests"] for name in TENANTS), "all is settled", 60)
+        wait_until(partial(_is_settled, urls[0]), "all is settled", 60)
         time.sleep(SETTLING_S)
         differences = len(admin(urls[0], "GET", "/usage/verify").json()["differences"])
         counted = sum(used(urls[0], name)["images_today"] for name in TENANTS)
         more = {"counted": counted, "differences": differences, "admissions_a_second": pace}
         return _compare(load, simulator, _records(stage.books()), stage, failed_s) | _told(folder) | more
+
+
+def _is_settled(url: str) -> bool:
+    """A tenant whose server is away has no figures."""
+    tenants = [admin(url, "GET", f"/tenants/{name}").json() for name in TENANTS]
+    return not any(tenant.get("used", {}).get("open_requests", 1) for tenant in tenants)
 
 
 async def _admissions_a_second(url: str) -> int:
@@ -137,8 +142,7 @@ class Sent:
     images: int
     sent_s: float
     ended_s: float
-    status: int
-    """0: the connection broke."""
+    status: int  # 0: the connection broke
 
 
 class Load:
@@ -146,8 +150,7 @@ class Load:
 
     def __init__(self, urls: list[str], keys: Mapping[str, str], rate: float) -> None:
         self._urls, self._keys, self._rate = urls, keys, rate
-        self.sent: dict[str, Sent] = {}
-        """By prompt."""
+        self.sent: dict[str, Sent] = {}  # by prompt
 
     async def run(self, seconds: float) -> None:
         unbounded = aiohttp.TCPConnector(limit=0)
@@ -166,16 +169,15 @@ class Load:
         self.sent[prompt] = Sent(tenant, images, sent_s, time.time(), status)
 
 
-def _records(books: Any) -> dict[str, list[tuple[float, int]]]:
+def _records(books: Any) -> Records:
     """When each record was written, Unix seconds, and its images; by prompt. At midnight the day may just be over."""
-    found: dict[str, list[tuple[float, int]]] = {}
+    found: Records = {}
     days = {datetime.fromtimestamp(time.time() - ago_s, UTC).date() for ago_s in (0, 600)}
     for sheet in (Sheet(day, tenant) for day in days for tenant in TENANTS):
         for written, fields in books.xrange(records_stream(sheet)):
             images = sum(int(fields[name]) for name in ("delivered", "withheld", "unconfirmed"))
-            found.setdefault(fields["request_id"].replace("-", " "), []).append(
-                (int(written.split("-")[0]) / 1000, images)
-            )
+            written_s, prompt = int(written.split("-")[0]) / 1000, fields["request_id"].replace("-", " ")
+            found.setdefault(prompt, []).append((written_s, images))
     return found
 
 
@@ -186,9 +188,7 @@ def _told(folder: Path) -> Row:
     return {"told": len(set(told)), "told_lines": len(told)}
 
 
-def _compare(
-    load: Load, simulator: Simulator, records: Mapping[str, list[tuple[float, int]]], stage: Stage, failed_s: float
-) -> Row:
+def _compare(load: Load, simulator: Simulator, records: Records, stage: Stage, failed_s: float) -> Row:
     """Requests, and images where the name says so; `away_s` after the failure the last refused request was sent."""
     billed = Counter[str]()
     for receipt in httpx.get(f"{simulator.url}/simulator/receipts").json():

@@ -42,7 +42,8 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for talkative in ("httpx", "uvicorn.error", "asyncio", "urllib3"):
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each malformed request, without its id
+    for talkative in ("httpx", "asyncio", "urllib3"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 

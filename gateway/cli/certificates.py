@@ -2,8 +2,10 @@
 
 import asyncio
 import ssl
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import structlog
@@ -13,6 +15,7 @@ from gateway.cli.watch import Watch
 from gateway.settings import SettingsError, Tls
 
 _LOG = structlog.get_logger("imagegate.tls")
+_REMEDY: Final = "mend the files; they are read again when they change"
 _SOON_DAYS: Final = 14
 """Renewal usually comes a month before the end: with so little left it has failed."""
 
@@ -22,29 +25,48 @@ class Certificate:
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
+        self._good: tuple[bytes, bytes] | None = None
+        """What was right when it was read last: a new process begins with it where the files are wrong by then."""
         self._context: ssl.SSLContext | None = None
         self._watches: tuple[Watch, ...] = ()
 
     def build_context(self, *_uvicorn: object) -> ssl.SSLContext:
         """TLS 1.2 or newer, as Python's and OpenSSL's defaults choose it. Raises: SettingsError."""
         self._watches = (Watch(self._tls.certificate), Watch(self._tls.key))
-        self._context = self.read()
-        if warning := self.warning():
-            _LOG.warning(
-                "certificate_ends", detail=warning, remedy="renew it; changed files are taken over by themselves"
-            )
+        try:
+            self._context = self.read()
+        except SettingsError as error:
+            if self._good is None:
+                raise
+            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=_REMEDY)
+            self._context = _context_of(*self._good)
         return self._context
 
     def read(self) -> ssl.SSLContext:
         """A context of the files as they are now. Raises: SettingsError."""
-        for name, path in (("certificate", self._tls.certificate), ("key", self._tls.key)):
-            try:
-                Path(path).read_bytes()
-            except OSError as error:
-                raise SettingsError(f"server.tls.{name}: {path} cannot be read ({error.strerror})") from error
+        good = self._read_file("certificate", self._tls.certificate), self._read_file("key", self._tls.key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._load_into(context)
+        self._good = good
         return context
+
+    def refresh(self) -> None:
+        """Let a process that is about to start begin with the files as they are, if they are right."""
+        with suppress(SettingsError):
+            self.read()
+
+    def tell_end(self) -> None:
+        """Log that it ends soon. Raises: SettingsError."""
+        if warning := self.warning():
+            _LOG.warning(
+                "certificate_ends", detail=warning, remedy="renew it; changed files are taken over by themselves"
+            )
+
+    def _read_file(self, name: str, path: str) -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise SettingsError(f"server.tls.{name}: {path} cannot be read ({error.strerror})") from error
 
     async def keep(self) -> None:
         """To be called about once a second."""
@@ -61,8 +83,7 @@ class Certificate:
             self.read()
             self._load_into(self._context)
         except SettingsError as error:
-            remedy = "mend the files; they are read again when they change"
-            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=remedy)
+            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=_REMEDY)
         else:
             _LOG.info("certificate_reloaded", ends=self.end().isoformat())
 
@@ -88,6 +109,16 @@ class Certificate:
                 f"server.tls: {self._tls.certificate} and {self._tls.key} cannot be used ({_reason(error)}); "
                 "give PEM files of one certificate and its own key, without a passphrase"
             ) from error
+
+
+def _context_of(certificate: bytes, key: bytes) -> ssl.SSLContext:
+    """Python takes certificates from files alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with TemporaryDirectory() as folder:  # of this user alone
+        for name, content in (("tls.crt", certificate), ("tls.key", key)):
+            (Path(folder) / name).write_bytes(content)
+        context.load_cert_chain(f"{folder}/tls.crt", f"{folder}/tls.key", _refuse_passphrase)
+    return context
 
 
 def _refuse_passphrase() -> str:

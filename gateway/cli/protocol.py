@@ -10,16 +10,19 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.cli.certificates import Certificate
 from gateway.cli.corked import Corked
 from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import CONNECTIONS, Level
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 from gateway.wire.openai import render_error
 
+_LOG = structlog.get_logger("imagegate.http")
 _UPGRADE: Final = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 _REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
@@ -48,6 +51,7 @@ class BoundedConfig(uvicorn.Config):
     connection_limits: ConnectionLimits = ConnectionLimits()
     drain_timeout_s: float = 5.0
     drain_grace_s: float = 0.0
+    certificate: Certificate | None = None
     late_ports: frozenset[int] = frozenset()
     """They are listened on until the last request is done: what is counted meanwhile is to be told."""
 
@@ -237,12 +241,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        body = render_error(error)
+        body, request_id = render_error(error), f"req_{uuid.uuid4().hex}"
+        client = self.client[0] if self.client else ""
+        _LOG.debug("http_refused", request_id=request_id, fault=error.fault.value, client=client)
         fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
         headers = b"".join(name + b": " + value + b"\r\n" for name, value in fixed)
         head = (
             f"HTTP/1.1 {error.row.status} {_REASONS[error.row.status]}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: req_{uuid.uuid4().hex}\r\nx-should-retry: false\r\n"
+            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nx-should-retry: false\r\n"
             "connection: close\r\n"
         )
         self.transport.write(head.encode("ascii") + headers + b"\r\n" + body)

@@ -5,6 +5,7 @@ import gc
 import math
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -12,7 +13,6 @@ from typing import Final
 import structlog
 import uvicorn
 
-from gateway.cli.output import fail
 from gateway.cli.protocol import BoundedConfig
 from gateway.web.draining import DRAIN, Drain
 
@@ -130,4 +130,4 @@ async def serve_until_stopped(
     with suppress(SystemExit):  # where the program cannot start, which `started` says
         await server.serve(listeners)
     if not server.started:
-        fail("the gateway could not start; the log says why")
+        sys.exit("imagegate: the gateway could not start; the log says why")  # also the end of a worker

@@ -61,6 +61,8 @@ def gateway_config(app: ASGIApp, settings: Settings) -> BoundedConfig:
     if server.tls:
         certificate = Certificate(server.tls)
         certificate.read()
+        certificate.tell_end()
+        config.certificate = certificate
         config.ssl_context_factory = certificate.build_context
         config.callback_notify, config.timeout_notify = certificate.keep, _CERTIFICATE_LOOK_S
     return config

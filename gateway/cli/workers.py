@@ -69,6 +69,8 @@ class _Worker(Process):
         else:
             self.has_served = self.is_ready(_LOOK_S)
             is_well = self.has_served or time.monotonic() < self.since_s + _START_S
+        if not is_well and not self.process.is_alive():
+            return True
         if not is_well:
             _LOG.error("worker_hangs", pid=self.pid, remedy="it is killed")
             self.process.kill()
@@ -125,6 +127,8 @@ class Workers:
         self._signals += 1
 
     def _start(self) -> _Worker:
+        if self._options.certificate:
+            self._options.certificate.refresh()
         worker = _Worker(self._options, self._sockets)
         worker.start()
         return worker

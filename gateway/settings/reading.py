@@ -88,6 +88,9 @@ def _server_problems(settings: Settings) -> Iterable[str]:
             ip_network(proxy)
         except ValueError as error:
             yield f"server.trusted_proxies: {error}; give addresses and networks, as '10.0.0.0/8'"
+    for name, table in (("admin", settings.admin), ("metrics", settings.metrics)):
+        if table.port is not None and table.port == settings.server.port:
+            yield f"{name}.port: {table.port} is the gateway's own port; choose another, or take the setting out"
     if settings.admin.port is not None and settings.admin.port == settings.metrics.port:
         yield "admin.port: it is the port of the metrics too; give each its own"
     if settings.server.drain_timeout_s < settings.requests.deadline_s:

@@ -50,7 +50,7 @@ class _Call:
         if self.answer.done():
             return
         if isinstance(found, Exception):
-            self.answer.set_exception(copy.copy(found))
+            self.answer.set_exception(_own(found))
         else:
             self.answer.set_result(found)
 
@@ -126,6 +126,14 @@ class Batches:
         for found in answers:
             if isinstance(found, Exception) and judge(found) is Outcome.FAILED:
                 raise found
+
+
+def _own(error: Exception) -> Exception:
+    """A copy; not every class of exception can be copied."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 - whatever its constructor wants: nobody may be left without an answer
+        return RedisConnectionError(f"{type(error).__name__}: {error}")
 
 
 class Singly:

@@ -30,6 +30,8 @@ _WRONG_LOGIN: Final = (
 _PAUSE_AWAY_S: Final = 1.0
 _ALIVE_S: Final = 60
 _PAUSE_UNFIT_S: Final = 5.0
+_PAUSE_FIT_S: Final = 30.0
+"""One that was good may come back from a restart with another configuration."""
 _LOG = structlog.get_logger("imagegate.redis")
 
 
@@ -133,14 +135,20 @@ async def write_refusal(redis: Client) -> str:
 
 
 class Inspection:
-    """The verdict on the Redis in use, sought until it is good."""
+    """The verdict on the Redis in use, sought again and again."""
 
     def __init__(
-        self, redis: Client, *, pause_away_s: float = _PAUSE_AWAY_S, pause_unfit_s: float = _PAUSE_UNFIT_S
+        self,
+        redis: Client,
+        *,
+        pause_away_s: float = _PAUSE_AWAY_S,
+        pause_unfit_s: float = _PAUSE_UNFIT_S,
+        pause_fit_s: float = _PAUSE_FIT_S,
     ) -> None:
         self._redis = redis
         self._pause_away_s = pause_away_s
         self._pause_unfit_s = pause_unfit_s
+        self._pause_fit_s = pause_fit_s
         self.problems: tuple[str, ...] = ()
         """Why the gateway is not ready; nothing is known of a Redis that has not answered yet."""
 
@@ -158,9 +166,7 @@ class Inspection:
                 is_told = True
                 await asyncio.sleep(self._pause_away_s)
                 continue
-            if not self.problems:
-                break
-            if self.problems != known:
+            is_told = False
+            if self.problems and self.problems != known:
                 _LOG.error("redis_cannot_be_used", problems=self.problems)
-            await asyncio.sleep(self._pause_unfit_s)
-        await asyncio.Event().wait()  # a companion lives as long as the program
+            await asyncio.sleep(self._pause_unfit_s if self.problems else self._pause_fit_s)

@@ -153,7 +153,7 @@ class Upstreams:
                 return [outcome]
             if is_for_another_target(outcome, others):
                 break
-            self._caller.count_retry(target.upstream, outcome.fault)
+            tries.repeated = outcome.fault
         if others:
             self._caller.count_spill(target.upstream)
             return await self._make(run, count, tuple(others), tries)
@@ -183,9 +183,14 @@ class Upstreams:
             tries.avoided_at(target.upstream),
         )
         try:
-            return await self._pool.lease(demand, run.client.left)
+            found = await self._pool.lease(demand, run.client.left)
         except GatewayError as error:
             return error
+        else:
+            if tries.repeated and isinstance(found, Lease):
+                self._caller.count_retry(target.upstream, tries.repeated)
+                tries.repeated = None
+            return found
         finally:
             run.trace.waits.append((started, self._monotonic()))
             self._caller.count_wait(self._monotonic() - started, target.upstream)

@@ -22,6 +22,8 @@ class Tries:
     last: GatewayError | None = None
     last_at: str = ""
     """The upstream of the last failure."""
+    repeated: Fault | None = None
+    """Why the call is to be made again here, until it can be."""
     asked: str = ""
     """When the part first asked for an account, as the pool says it: it keeps its place in the line."""
     has_retried_once: bool = False

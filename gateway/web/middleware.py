@@ -44,6 +44,8 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOG = structlog.get_logger("imagegate.request")
 _CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's number for a client that left before its answer."""
+_ADDRESS_MAX_CHARS: Final = 64
+"""A proxy that is believed may pass on anything."""
 _UNKNOWN_ROUTE: Final = "_unknown"
 _TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -152,7 +154,7 @@ class RequestScope:
 
     def _report(self, scope: Scope, record: RequestRecord, status: int) -> None:
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
-        client = str((scope.get("client") or ("",))[0])
+        client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
         total_s = self._monotonic() - record.started_s
         answered = Answered(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
         self._count(record, answered)

@@ -74,13 +74,14 @@ def test_a_rolling_restart_answers_all_of_500_clients_and_bills_each_image_once(
         configuration = write_configuration(tmp_path, redis_url, simulator.url)
         with process_group(configuration) as started, haproxy(tmp_path, [url for _, url in started]) as balancer:
             wait_until(lambda: all(balancer.is_up(name) for name in NAMES), "all are up", UP_S)
-            key = new_key(balancer.url, "acme")
+            key = new_key(started[0][1], "acme")
+            assert [404, 404] == [httpx.get(balancer.url + path).status_code for path in ("/metrics", "/admin/v1/pool")]
             with Load(send_to([balancer.url], key), CLIENTS, spread_s=LATENCY_S) as load:
                 for place, name in enumerate(NAMES):
                     load.wait_until_all_are_at_it()
                     restart(started, place, configuration)
                     wait_until(partial(balancer.is_up, name), f"{name} is back", UP_S)
-            check_books(load, balancer.url, simulator)
+            check_books(load, started[0][1], simulator)
             assert load.sent > CLIENTS
 
 
@@ -103,7 +104,7 @@ def test_a_worker_that_is_killed_fails_its_own_requests_alone(redis_url: str, tm
             with haproxy(tmp_path, [url]) as balancer:
                 wait_until(lambda: balancer.is_up("one") and len(workers_of(process)) == 4, "all serve", UP_S)
                 balancer.tell("disable health gateways/one")  # a check would be counted as a request
-                key = new_key(balancer.url, "acme")
+                key = new_key(url, "acme")
                 with Load(send_to([balancer.url], key), 100, spread_s=1.0) as load:
                     wait_until(lambda: len(load.images) > 2 * load.clients, "none is at its first request", UP_S)
                     victim, held = stop_the_busiest(workers_of(process), int(url.rpartition(":")[2]))

@@ -10,7 +10,9 @@ import pytest
 from gateway.settings import Settings, Table, load, schema, supplies
 
 CONFIG = Path(__file__).parents[2] / "config"
-TABLES = [kind for kind in (vars(schema) | vars(supplies)).values() if isinstance(kind, type) and issubclass(kind, Table)]
+TABLES = [
+    kind for kind in (vars(schema) | vars(supplies)).values() if isinstance(kind, type) and issubclass(kind, Table)
+]
 
 
 @pytest.mark.parametrize("name", ["imagegate.toml", "demo.toml"])

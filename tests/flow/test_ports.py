@@ -1,11 +1,13 @@
 """Where the gateway listens: TLS of its own, ports for administrators and for Prometheus, and proxies before it."""
 
 import json
+import os
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from cryptography import x509
 from gateway.cli.serving import bind
 from tests.certificates import PASSPHRASE, Files, certify
 from tests.flow.processes import start_gateway, write_configuration
+from tests.flow.test_metrics import workers_of
 from tests.flow.test_shutdown import Generating, slow
 from tests.harness import ADMIN_KEY, Simulator, new_key, wait_until
 
@@ -93,7 +96,9 @@ def test_it_speaks_tls_on_every_port(configuration: Path) -> None:
                 client.get(f"https://127.0.0.1:{ports[0]}/admin/v1/tenants", headers=bearer()).status_code,
                 client.get(f"https://127.0.0.1:{ports[1]}/metrics").status_code,
             ]
+            told = client.get(f"{url}/healthz").headers
         assert [200, 200, 200] == found
+        assert "max-age=31536000" == told["strict-transport-security"]
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(url.replace("https", "http") + "/healthz")
 
@@ -132,10 +137,44 @@ def test_a_wrong_certificate_leaves_the_old_one_in_force(configuration: Path) ->
         assert serial == served_serial(url)
 
 
+def test_a_worker_that_is_replaced_while_the_files_are_wrong_begins_with_the_old_ones(configuration: Path) -> None:
+    files = certify(configuration.parent)
+    serial = files.serial
+    with started(configuration, "--workers", "2", **tls(files)) as (process, url):
+        files.certificate.unlink()
+        victim = min(workers_of(process))
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in (now := workers_of(process)) and len(now) == 2, "it is replaced", 60)
+        wait_until(lambda: "certificate_not_reloaded" in events(configuration), "the new one tells", 60)
+        assert {serial} == {served_serial(url) for _ in range(8)}
+        assert process.poll() is None
+
+
 def test_a_certificate_that_is_about_to_end_is_told(configuration: Path) -> None:
     files = certify(configuration.parent, days=3)
-    with started(configuration, **tls(files)):
-        assert "certificate_ends" in events(configuration)
+    with started(configuration, "--workers", "2", **tls(files)):
+        assert 1 == events(configuration).count("certificate_ends")
+
+
+def test_a_hangup_while_it_starts_does_not_end_it(configuration: Path) -> None:
+    line = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
+    environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
+    log = configuration.parent / "starting.log"
+    with log.open("w") as written, subprocess.Popen(line, env=environ, stderr=written) as process:
+        wait_until(lambda: ignores_hangups(process.pid), "it has begun")
+        while "listening" not in log.read_text():
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert 0 == process.wait(30)
+
+
+def ignores_hangups(pid: int) -> bool:
+    """Or has something that is called at one."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigIgn", "SigCgt"))]
+    return any(mask & 1 << (signal.SIGHUP - 1) for mask in masks)
 
 
 def test_a_certificate_that_is_missing_is_named(configuration: Path) -> None:
@@ -199,6 +238,13 @@ def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> 
 def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
     said = refused(configuration, ADMIN__PORT="9464", METRICS__PORT="9464")
     assert "imagegate: FILE: admin.port: it is the port of the metrics too; give each its own\n" == said
+
+
+@pytest.mark.parametrize("table", ["admin", "metrics"])
+def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: Path, table: str) -> None:
+    said = refused(configuration, SERVER__PORT="9470", **{f"{table.upper()}__PORT": "9470"})
+    reason = f"{table}.port: 9470 is the gateway's own port; choose another, or take the setting out"
+    assert f"imagegate: FILE: {reason}\n" == said
 
 
 def test_metrics_are_told_until_the_last_request_is_done(tmp_path: Path, redis_url: str, slow: Simulator) -> None:

@@ -145,6 +145,19 @@ def test_the_worst_of_a_key_s_states_is_the_metric(gateway: Gateway) -> None:
     assert {"disabled"} == states(gateway)
 
 
+def test_a_call_that_is_not_made_again_is_no_retry(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    """With one key there is no other to make it with, after its upstream failed it."""
+
+    def retries(gateway: Gateway) -> float:
+        return sum(value for name, _, value in samples(gateway.url) if name == "imagegate_retries_total")
+
+    alone = make_gateway(upstream("sim", "minimax", simulator.url))
+    alone.generate(prompt="[http=502]")
+    both = make_gateway(upstream("sim", "minimax", simulator.url, "a:a-1", "b:b-1"))
+    both.generate(prompt="[http=502]")
+    assert (0, 1) == (retries(alone), retries(both))
+
+
 def backs(gateway: Gateway) -> dict[str, float]:
     """When the resting key is tried again, by fault."""
     found = samples(gateway.url)

