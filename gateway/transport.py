@@ -85,6 +85,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC_HEADERS,
+            read_bufsize=_CHUNK_BYTES,
         )
         return self
 
@@ -152,7 +153,7 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._response.content.iter_chunked(_CHUNK_BYTES):
+            async for chunk, _ in self._response.content.iter_chunks():  # as they came, not joined anew
                 yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise map_error(error) from error

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import structlog
-from cryptography import x509
 
 from gateway.cli.watch import Watch
 from gateway.settings import SettingsError, Tls
@@ -89,6 +88,8 @@ class Certificate:
 
     def end(self) -> datetime:
         """When it expires. Raises: SettingsError."""
+        from cryptography import x509  # noqa: PLC0415 - memory that nobody needs without TLS
+
         try:
             return x509.load_pem_x509_certificate(Path(self._tls.certificate).read_bytes()).not_valid_after_utc
         except (OSError, ValueError) as error:

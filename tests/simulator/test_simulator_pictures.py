@@ -4,7 +4,8 @@ import io
 import pytest
 from PIL import Image
 
-from gateway.simulator.pictures import Gallery, Sketch, draw
+from gateway.simulator.drawing import draw
+from gateway.simulator.pictures import Gallery, Sketch
 
 pytestmark = pytest.mark.anyio
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import httpx
 
+from gateway.cli.protocol import ConnectionLimits
 from tests.conftest import MakeGateway
 from tests.harness import Gateway, new_key
 from tests.web.test_ops import labels, samples
@@ -19,15 +20,17 @@ ROUTES: Final = frozenset(
 
 
 def exchange(gateway: Gateway, requests: Iterator[bytes], answer: bytes) -> int:
-    """Send requests a hundred at a time, and count the answers that begin so."""
+    """Send requests as many at a time as the gateway takes ahead, and count the answers that begin so."""
     host, port = gateway.url.removeprefix("http://").split(":")
     count = 0
     with socket.create_connection((host, int(port)), timeout=30) as connection:
-        while batch := list(islice(requests, 100)):
+        while batch := list(islice(requests, ConnectionLimits().pipelined_max)):
             connection.sendall(b"".join(batch))
             received = b""
             while received.count(b"HTTP/1.1 ") < len(batch) or not received.endswith(b"}"):
-                received += connection.recv(2**16)
+                part = connection.recv(2**16)
+                assert part, "it hung up"
+                received += part
             count += received.count(answer)
     return count
 

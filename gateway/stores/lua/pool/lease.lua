@@ -42,24 +42,51 @@ local function offers_from(a, sums)
   return nil
 end
 
--- The moments at which the slots of an account are free, as many as `most`, added to `times`: when its minute has room and,
--- as calls have lately lasted so long, one of those under way has ended.
-local function add_slots(a, from, most, times)
-  local count, lanes = 0, lanes_of(a)
-  local function add(us)
-    count = count + 1
-    local ended = math.max(0, a.load.flying + count - lanes)
-    times[#times + 1] = math.max(us, now + math.ceil(ended) * setting('call_us') / lanes)
-  end
-  local free = math.min(most, rate_of(a) - a.requests)  -- less than 0 where more was sent than it is now believed to allow
-  for _ = 1, free do add(from) end
-  local log = a.load.log
+-- What becomes free at an account, and when: {lanes free now, lanes, moments, slots that its minute has by each of them}.
+local function slots_of(a, from)
+  local free, log, moments, slots = rate_of(a) - a.requests, a.load.log, {from}, {}
+  slots[1] = free  -- less than 0 where more was sent than it is now believed to allow
   for i = 1, #log, 3 do
-    local before = free
-    free = math.min(most, free + log[i + 1])
-    for _ = math.max(0, before) + 1, free do add(math.max(from, log[i] + window())) end
-    if free >= most then break end
+    free = free + log[i + 1]
+    moments[#moments + 1], slots[#slots + 1] = math.max(from, log[i] + window()), free
   end
+  local lanes = lanes_of(a)
+  return {lanes - a.load.flying, lanes, moments, slots}
+end
+
+-- How many slots of these accounts are free by a moment: when their minutes have room and, as calls have lately lasted so
+-- long, calls under way have ended.
+local function slots_by(us, found, call_us)
+  local sum = 0
+  for _, one in ipairs(found) do
+    local moments, low, high = one[3], 0, #one[3]
+    while low < high do  -- the last moment that has come
+      local middle = math.ceil((low + high) / 2)
+      if moments[middle] <= us then low = middle else high = middle - 1 end
+    end
+    local free = low > 0 and one[4][low] or 0
+    if call_us > 0 then free = math.min(free, one[1] + math.floor((us - now) * one[2] / call_us)) end
+    sum = sum + math.max(0, free)
+  end
+  return sum
+end
+
+-- The moment at which the slot with this number is free, to a tenth of a millisecond.
+local function moment_of(number, found)
+  local call_us, all = setting('call_us'), 0
+  for _, one in ipairs(found) do all = all + math.max(0, one[4][#one[4]]) end
+  local rounds = math.floor((number - 1) / all)
+  number = (number - 1) % all + 1
+  local low, high = now, now
+  for _, one in ipairs(found) do
+    high = math.max(high, one[3][#one[3]] + (number + math.max(0, -one[1])) * call_us)
+  end
+  if slots_by(low, found, call_us) >= number then high = low end
+  while high - low > 100 do
+    local middle = math.floor((low + high) / 2)
+    if slots_by(middle, found, call_us) >= number then high = middle else low = middle end
+  end
+  return high + rounds * window()
 end
 
 -- When an account has room for the images.
@@ -85,7 +112,7 @@ end
 
 -- Microseconds until it would be served; nil where nobody can, with the reason: busy, down, nothing.
 local function forecast()
-  local names, sums, times, soonest = {}, {back = math.huge}, {}, math.huge
+  local names, sums, found, soonest = {}, {back = math.huge}, {}, math.huge
   for _, set in ipairs({K.ready, K.turns}) do
     for _, name in ipairs(redis.call('ZRANGE', set, 0, CANDIDATES - 1)) do names[name] = true end
   end
@@ -94,20 +121,18 @@ local function forecast()
     local a = account(name)
     local from = a and a.record and offers_from(a, sums)
     if from then
-      add_slots(a, from, math.ceil(ahead), times)
+      found[#found + 1] = slots_of(a, from)
       soonest = math.min(soonest, images_from(a, from))
     end
     seen = seen + 1
   end
-  if #times == 0 then
+  if #found == 0 then
     if sums.avoided then return nil, 'nothing' end
     return nil, 'down', sums.back < math.huge and sums.back - now or 0
   end
-  table.sort(times)
   local all = math.max(redis.call('ZCARD', K.ready), redis.call('ZCARD', K.turns))
-  local index = math.max(1, math.ceil(all > seen and ahead * seen / all or ahead))
-  local rounds = math.floor((index - 1) / #times)
-  return math.max(times[(index - 1) % #times + 1] + rounds * window(), soonest) - now
+  local number = math.max(1, math.ceil(all > seen and ahead * seen / all or ahead))
+  return math.max(moment_of(number, found), soonest) - now
 end
 
 local function lease_now(found, pass)
