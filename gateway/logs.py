@@ -1,5 +1,6 @@
 """One line per event, as JSON for machines or readable for people. Bodies and secrets are never among the fields."""
 
+import json
 import logging
 import sys
 from typing import Final, Literal
@@ -9,10 +10,15 @@ import structlog
 
 
 def _serialize(event: object, **_: object) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    """Printable ASCII, whatever it holds: what a terminal would obey is escaped, which msgspec leaves to others."""
+    text = msgspec.json.encode(event, enc_hook=repr)
+    if text.isascii() and _DELETE not in text:
+        return text.decode("ascii")
+    return json.dumps(event, default=repr)
 
 
 _JSON: Final = structlog.processors.JSONRenderer(serializer=_serialize)
+_DELETE: Final = b"\x7f"
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
