@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+import httpx
+
 from gateway import __version__
 from gateway import settings as config
 from gateway.domain.billing import Price
@@ -167,4 +169,9 @@ def _account(upstream: config.Upstream, account: config.Account, environ: Mappin
 def _endpoint(upstream: config.Upstream) -> Endpoint:
     dialect = DIALECTS[upstream.dialect]
     hosts = dialect.result_hosts if upstream.result_hosts is None else upstream.result_hosts
-    return Endpoint(upstream.name, dialect, upstream.base_url.rstrip("/"), LinkPolicy(hosts))
+    try:
+        return Endpoint(upstream.name, dialect, upstream.base_url.rstrip("/"), LinkPolicy(hosts))
+    except httpx.InvalidURL as error:
+        raise config.SettingsError(
+            f"upstreams '{upstream.name}': base_url: '{upstream.base_url}' is no address ({error})"
+        ) from error

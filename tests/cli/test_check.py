@@ -111,7 +111,13 @@ def test_a_page_that_is_not_what_was_expected_is_told_in_plain_words(
     assert fits(below_path(done.stdout))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1", "http://.invalid"])
+def test_a_base_url_that_is_none_is_named(tmp_path: Path, redis_url: str) -> None:
+    done = run("check", **write_config(tmp_path, redis_url, ("sim", "http://[::1", "main-1")))
+    assert 1 == done.returncode
+    assert "upstreams 'sim': base_url: 'http://[::1' is no address (Invalid port: ':1')" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://.invalid"])
 def test_an_address_that_is_none_is_unreachable(tmp_path: Path, redis_url: str, url: str) -> None:
     done = run("check", "--upstreams", **write_config(tmp_path, redis_url, ("sim", url, "main-1")))
     assert (1, {"main-1": "unreachable"}) == (done.returncode, findings(done.stdout))

@@ -119,7 +119,8 @@ def test_old_versions_of_tls_are_not_spoken(configuration: Path) -> None:
 def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     """In every worker; a connection that is open goes on."""
     files = certify(configuration.parent)
-    with started(configuration, *options, **tls(files)) as (_, url), httpx.Client(verify=files.trusted) as kept:
+    client = httpx.Client(verify=files.trusted, limits=httpx.Limits(keepalive_expiry=None))
+    with started(configuration, *options, **tls(files)) as (_, url), client as kept:
         kept.get(f"{url}/healthz")
         files = certify(configuration.parent)
         workers = 2 if options else 1
