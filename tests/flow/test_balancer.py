@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,9 @@ def connections(process: int, port: int) -> int:
 
 def sockets(process: int) -> Iterator[str]:
     for descriptor in Path(f"/proc/{process}/fd").iterdir():
-        if found := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
-            yield found[1]
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            if found := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
+                yield found[1]
 
 
 def check_deaths(load: Load, held: int, lines: list[dict[str, Any]], billed: dict[str, int]) -> None:
