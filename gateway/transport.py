@@ -153,7 +153,7 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk, _ in self._response.content.iter_chunks():  # as they came, not joined anew
+            async for chunk in self._response.content.iter_any():  # what has come, as it came
                 yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise map_error(error) from error
