@@ -28,6 +28,8 @@ class Certificate:
         """What was right when it was read last: a new process begins with it where the files are wrong by then."""
         self._context: ssl.SSLContext | None = None
         self._watches: tuple[Watch, ...] = ()
+        self._untold = ""
+        """Uvicorn asks for the context before the program of a new process has set up its log."""
 
     def build_context(self, *_uvicorn: object) -> ssl.SSLContext:
         """TLS 1.2 or newer, as Python's and OpenSSL's defaults choose it. Raises: SettingsError."""
@@ -37,7 +39,7 @@ class Certificate:
         except SettingsError as error:
             if self._good is None:
                 raise
-            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=_REMEDY)
+            self._untold = str(error)
             self._context = _context_of(*self._good)
         return self._context
 
@@ -73,6 +75,9 @@ class Certificate:
 
     def look(self) -> None:
         """Take over changed files; new connections get them. Wrong ones are logged once, and the old stay in force."""
+        if self._untold:
+            _LOG.error("certificate_not_reloaded", detail=self._untold, remedy=_REMEDY)
+            self._untold = ""
         changed = [watch.has_changed() for watch in self._watches]  # all are asked: each counts its own looks
         if self._context is None or not any(changed):
             return
