@@ -147,7 +147,7 @@ def test_buckets_hold_what_is_no_longer_than_they_say() -> None:
 def test_a_level_falls_again_also_when_something_fails() -> None:
     metrics = Metrics()
     metrics.in_flight.labels("idle").set(0)
-    with pytest.raises(ZeroDivisionError), metrics.in_flight.labels("u").track_inprogress():
+    with pytest.raises(ZeroDivisionError), metrics.in_flight.labels("u"):
         told(metrics)['imagegate_in_flight{upstream="u"}'] / told(metrics)['imagegate_in_flight{upstream="idle"}']
     assert 0.0 == told(metrics)['imagegate_in_flight{upstream="u"}']
 

@@ -137,6 +137,8 @@ class Trace:
 
 def covered(spans: list[tuple[float, float]]) -> float:
     """The length of the union of spans."""
+    if len(spans) == 1:
+        return spans[0][1] - spans[0][0]
     total, reached = 0.0, -math.inf
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))

@@ -3,10 +3,8 @@
 An event loop's thread counts, and nobody else: there is no lock.
 """
 
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from gateway.metrics.families import TENANT, Family, Kind
@@ -46,13 +44,12 @@ class Level(Count):
     def set(self, value: float) -> None:
         self._numbers[self._at] = float(value)
 
-    @contextmanager
-    def track_inprogress(self) -> Iterator[None]:
+    def __enter__(self) -> None:
+        """One more, as long as the block lasts."""
         self.inc()
-        try:
-            yield
-        finally:
-            self.dec()
+
+    def __exit__(self, *_: object) -> None:
+        self.dec()
 
 
 class Timer:
@@ -73,13 +70,6 @@ class Timer:
         for at in range(unbounded, self._at + bisect_left(self._bounds, seconds) - 1, -1):
             numbers[at] += 1.0
 
-    @contextmanager
-    def time(self) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.observe(time.perf_counter() - started)
 
 
 class Labelled(Generic[Instrument]):

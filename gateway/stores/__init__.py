@@ -61,6 +61,7 @@ __all__ = [
 ]
 
 PREFIX: Final = "ig2"
+_AWAY: Final = (RedisError, RedisClusterException, OSError)
 _T = TypeVar("_T")
 
 Value = str | bytes | int | float
@@ -86,8 +87,10 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
     script = Loaded(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
 
     async def run(keys: list[str], args: list[Value]) -> object:
-        with redis_faults():
+        try:
             return await redis.scripts.run(script, keys, args)
+        except _AWAY as error:
+            raise _away(error) from error
 
     return run
 
@@ -97,8 +100,12 @@ def redis_faults() -> Iterator[None]:
     """The one seam: whatever keeps Redis from answering is REDIS_AWAY."""
     try:
         yield
-    except (RedisError, RedisClusterException, OSError) as error:
-        raise GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
+    except _AWAY as error:
+        raise _away(error) from error
+
+
+def _away(error: Exception) -> GatewayError:
+    return GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}")
 
 
 async def answer(redis: Client, call: object, kind: type[_T]) -> _T:

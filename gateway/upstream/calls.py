@@ -125,15 +125,16 @@ class Caller:
 
         request = self._build_request(endpoint, lease, order, timeout_s)
         request.extensions["on_sent"] = note_sent
-        gauge, timer = self._metrics.in_flight.labels(endpoint.name), self._metrics.upstream_seconds
         outcome: ImageReply | GatewayError | None = None
+        started_s = self._monotonic()
         try:
-            with gauge.track_inprogress(), timer.labels(endpoint.name).time():
+            with self._metrics.in_flight.labels(endpoint.name):
                 reply = await self._exchange(request, timeout_s)
                 outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
         except GatewayError as error:
             outcome = redact_error(error, lease.key.secret, order.prompt)
         finally:
+            self._metrics.upstream_seconds.labels(endpoint.name).observe(self._monotonic() - started_s)
             report = replace(_report(outcome, order), sent_s=sent_s[0] if sent_s else None, is_cut_short=is_cut_short)
             await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
@@ -171,7 +172,7 @@ class Caller:
                 *order.headers.items(),
             ],
             # Connecting must end first: where both ended at once, nobody could say that nothing was sent.
-            extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s), "read": timeout_s}},
+            extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}},
         )
 
     async def _exchange(self, request: httpx.Request, timeout_s: float) -> Reply:
@@ -252,7 +253,8 @@ async def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
     inflate = _inflater(response.headers.get("content-encoding", "identity"))
     chunks: list[bytes] = []
     left = max_bytes
-    async for received in response.aiter_raw():
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # every transport's is; httpx's own iterator costs as much
+    async for received in response.stream:
         chunk = inflate(received, left + 1) if inflate else received
         left -= len(chunk)
         if left < 0:

@@ -36,6 +36,8 @@ def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
 def _without(text: str, private: str, instead: str, length: int) -> str:
     """Every stretch of `length` or more characters that `private` has too is replaced."""
     length = min(length, len(private))
+    if not any(text[at : at + length] in private for at in range(len(text) - length + 1)):
+        return text
     pieces = {private[at : at + length] for at in range(len(private) - length + 1)}
     hidden = [False] * len(text)
     for at in range(len(text) - length + 1):

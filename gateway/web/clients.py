@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 from starlette.requests import Request
+from starlette.types import Message
 
 from gateway.domain.faults import Fault, GatewayError
 
@@ -19,13 +20,32 @@ class Client:
         self._is_gone = False
 
     async def has_left(self) -> bool:
-        return self._is_gone or await self._request.is_disconnected()
+        """Does not wait."""
+        if not self._is_gone:
+            message = take_at_hand(self._request)
+            self._is_gone = message is not None and message["type"] == "http.disconnect"
+        return self._is_gone
 
     async def left(self) -> None:
         """Returns when the client has left; several may wait for that."""
         while not self._is_gone:
             message = await self._request.receive()
             self._is_gone = message["type"] == "http.disconnect"
+
+
+def take_at_hand(request: Request) -> Message | None:
+    """The next message of a request, where one has come.
+
+    Starlette's way to look goes through the event loop, and costs a twentieth of a request's CPU.
+    """
+    receiving = request.receive()
+    try:
+        receiving.send(None)
+    except StopIteration as message:
+        found: Message = message.value
+        return found
+    receiving.close()
+    return None
 
 
 def read_max_wait(request: Request) -> float | None:

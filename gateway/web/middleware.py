@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,6 +51,7 @@ _TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
+_Header = tuple[bytes, bytes]
 TellSpans = Callable[[TraceContext, Iterable[Span]], None]
 
 
@@ -110,11 +111,11 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(MutableHeaders(scope=message), record)
+                message["headers"] = self._headers_of(record, message["headers"])
             await send(message)
 
         try:
-            with self._metrics.requests_in_progress.track_inprogress():
+            with self._metrics.requests_in_progress:
                 await self._app(scope, receive, send_with_headers)
         finally:
             self._report(scope, record, status)
@@ -140,17 +141,22 @@ class RequestScope:
                 return context
         return TraceContext(self._ids.trace(), self._ids.span()) if self._tell_spans else None
 
-    def _add_headers(self, headers: MutableHeaders, record: RequestRecord) -> None:
-        if self._drain.is_on:
-            headers["connection"] = "close"  # the next request goes elsewhere
-        headers["x-request-id"] = record.id
-        headers["openai-version"] = OPENAI_VERSION
-        headers["openai-processing-ms"] = str(_ms(self._monotonic() - record.started_s))
-        for name, value in record.headers:
-            headers[name] = value
+    def _headers_of(self, record: RequestRecord, given: Iterable[_Header]) -> list[_Header]:
+        """The answer's headers: every request's own in the place of others of the same name."""
+        own = {
+            "x-request-id": record.id,
+            "openai-version": OPENAI_VERSION,
+            "openai-processing-ms": str(_ms(self._monotonic() - record.started_s)),
+        }
+        own.update(record.headers)
         if record.asked:
-            headers["x-imagegate-queue-ms"] = str(_ms(record.trace.queue_s))
-            headers["x-imagegate-attempts"] = str(record.trace.attempts)
+            own["x-imagegate-queue-ms"] = str(_ms(record.trace.queue_s))
+            own["x-imagegate-attempts"] = str(record.trace.attempts)
+        if self._drain.is_on:
+            own["connection"] = "close"  # the next request goes elsewhere
+        added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items()]
+        replaced = {name for name, _ in added}
+        return [header for header in given if header[0] not in replaced] + added
 
     def _report(self, scope: Scope, record: RequestRecord, status: int) -> None:
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")

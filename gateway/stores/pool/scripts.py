@@ -28,6 +28,7 @@ Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -64,6 +65,9 @@ _NAMES: Final = (
 SHARED: Final = ("pool/prelude", "pool/accounts", "pool/leases", "pool/line")
 """What stands before each script, in this order."""
 ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look", "glance")
+_DAY_S: Final = 86_400
+_KEPT_MAX: Final = 64
+"""Upstreams and days."""
 UPSTREAM: Final = "*"
 """The subject of what concerns an upstream as a whole."""
 
@@ -97,6 +101,13 @@ def record(upstream: str, name: str) -> str:
     return f"{PREFIX}:{{pool:{upstream}}}:{name}"
 
 
+@lru_cache(maxsize=_KEPT_MAX)
+def _keys(upstream: str, day: int) -> list[str]:
+    """What every script is given; `day` since the epoch."""
+    today = time.strftime("%Y%m%d", time.gmtime(day * _DAY_S))
+    return [record(upstream, name) for name in (*_NAMES, f"day:{today}")]
+
+
 class Scripts:
     """Runs them, and tells of every change of state that they report."""
 
@@ -111,11 +122,10 @@ class Scripts:
 
     async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
         """The answer as JSON. Raises: GatewayError REDIS_AWAY."""
-        day = time.strftime("%Y%m%d", time.gmtime(self._clock()))
-        keys = [record(upstream, name) for name in (*_NAMES, f"day:{day}")]
-        text = str(await self._scripts[act](keys, args))
-        for event in msgspec.json.decode(text, type=_Told).events:
-            self._tell(upstream, *event)
+        text = str(await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S)), args))
+        if '"events"' in text:
+            for event in msgspec.json.decode(text, type=_Told).events:
+                self._tell(upstream, *event)
         return text
 
     def _tell(self, upstream: str, subject: str, state: str, fault: str) -> None:
