@@ -237,7 +237,7 @@ _MAGIC: Final = (
 """The bytes that tell a format, and where they stand."""
 
 
-def sniff(data: bytes) -> Format | None:
+def sniff(data: bytes | bytearray) -> Format | None:
     """The format of a picture's first bytes, None where it is none."""
     return next((kind for magic, start, kind in _MAGIC if data.startswith(magic, start)), None)
 

@@ -248,19 +248,21 @@ def transport_fault(error: httpx.TransportError) -> Fault:
     return next(TRANSPORT_FAULTS[kind] for kind in type(error).__mro__ if kind in TRANSPORT_FAULTS)
 
 
-async def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
-    """The body, inflated where the upstream compresses although it was asked not to, never beyond the cap."""
+async def _read_body(response: httpx.Response, max_bytes: int) -> bytearray:
+    """The body, inflated where the upstream compresses although it was asked not to, never beyond the cap.
+
+    Each piece is copied as it comes and let go: pieces that are joined in the end are a second body in memory.
+    """
     inflate = _inflater(response.headers.get("content-encoding", "identity"))
-    chunks: list[bytes] = []
-    left = max_bytes
-    assert isinstance(response.stream, httpx.AsyncByteStream)  # every transport's is; httpx's own iterator costs as much
+    body = bytearray()
+    assert isinstance(
+        response.stream, httpx.AsyncByteStream
+    )  # every transport's is; httpx's own iterator costs as much
     async for received in response.stream:
-        chunk = inflate(received, left + 1) if inflate else received
-        left -= len(chunk)
-        if left < 0:
+        body += inflate(received, max_bytes - len(body) + 1) if inflate else received
+        if len(body) > max_bytes:
             raise GatewayError(Fault.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return body
 
 
 def _inflater(encoding: str) -> Callable[[bytes, int], bytes] | None:

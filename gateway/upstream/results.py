@@ -84,7 +84,7 @@ class ResultFetcher:
                 return Encoded(memoryview(binascii.b2a_base64(data, newline=False)))
         return None
 
-    async def _fetch(self, url: str, trust: Trust) -> bytes:
+    async def _fetch(self, url: str, trust: Trust) -> bytes | bytearray:
         """Raises: GatewayError of the network, UPSTREAM_MISPLACED for what is no picture."""
         try:
             request = self._build_request(url)

@@ -3,6 +3,7 @@
 import binascii
 import re
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -15,7 +16,12 @@ from gateway.wire.fields import MALFORMED
 _URL_MAX_CHARS: Final = 8192
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
+_PADDINGS: Final = (b"", b"=", b"==")
+_FOREIGN_SIGNS: Final = (b"\\", b" ", b"=", b"-", b"_")
+"""Escaped line breaks, spaces in the place of "+", padding that is none, the alphabet of addresses."""
+_PIECE_BYTES: Final = 64 * 1024
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_NULL: Final = msgspec.Raw(b"null")
 _Object = dict[str, msgspec.Raw]
 _T = TypeVar("_T")
 
@@ -44,54 +50,82 @@ class Reply:
     """An HTTP answer: status, body, and the pause that its Retry-After asks for, in seconds."""
 
     status: int
-    body: bytes
+    body: bytes | bytearray
     retry_after_s: float | None = None
+
+
+class _Usual(msgspec.Struct):
+    """An answer as it is documented, with every field that any dialect asks for: its megabytes are read in one pass."""
+
+    data: dict[str, list[msgspec.Raw] | None]
+    id: msgspec.Raw = _NULL
+    base_resp: msgspec.Raw = _NULL
+    metadata: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
+    code: msgspec.Raw = _NULL
+    message: msgspec.Raw = _NULL
+    model_remains: msgspec.Raw = _NULL
+
+
+_NAMES: Final = frozenset(_Usual.__struct_fields__)
 
 
 class Envelope:
     """A JSON object whose every field may be missing, null or of the wrong type."""
 
-    def __init__(self, fields: _Object) -> None:
+    def __init__(self, fields: Mapping[str, object], names: frozenset[str] | None = None) -> None:
+        """`fields`: msgspec.Raw, or what was read already; `names`: all that may be asked for."""
         self._fields = fields
+        self._names = names
 
     def inner(self, name: str) -> "Envelope":
-        return Envelope(self._read(name, _Object) or {})
+        field = self._field(name)
+        return Envelope(field if isinstance(field, dict) else _read(field, _Object) or {})
 
     def items(self, name: str) -> list[msgspec.Raw]:
-        return self._read(name, list[msgspec.Raw]) or []
+        field = self._field(name)
+        return field if isinstance(field, list) else _read(field, list[msgspec.Raw]) or []
 
     def inners(self, name: str) -> list["Envelope"]:
         """The objects of a list; whatever else it holds is left out."""
-        found: list[Envelope] = []
-        for raw in self.items(name):
-            try:
-                found.append(Envelope(msgspec.json.decode(raw, type=_Object)))
-            except MALFORMED:
-                continue
-        return found
+        found = (_read(item, _Object) for item in self.items(name))
+        return [Envelope(fields) for fields in found if fields is not None]
 
     def text(self, name: str) -> str:
-        return (self._read(name, str) or "")[:_DETAIL_MAX_CHARS]
+        return (_read(self._field(name), str) or "")[:_DETAIL_MAX_CHARS]
 
     def integer(self, name: str) -> int | None:
         """An integer that may come as text."""
-        value = self._read(name, int)
+        value = _read(self._field(name), int)
         if value is not None:
             return value
         text = self.text(name).strip()
         return int(text) if _INTEGER.fullmatch(text) else None
 
     def value(self, name: str) -> object:
-        return self._read(name, object)
+        return _whole(self._field(name))
 
-    def _read(self, name: str, kind: type[_T]) -> _T | None:
-        raw = self._fields.get(name)
-        if raw is None:
-            return None
-        try:
-            return msgspec.json.decode(raw, type=kind)
-        except MALFORMED:
-            return None
+    def _field(self, name: str) -> object:
+        assert self._names is None or name in self._names  # what the struct does not name is lost
+        return self._fields.get(name)
+
+
+def _read(field: object, kind: type[_T]) -> _T | None:
+    if not isinstance(field, msgspec.Raw):
+        return None
+    try:
+        return msgspec.json.decode(field, type=kind)
+    except MALFORMED:
+        return None
+
+
+def _whole(field: object) -> object:
+    match field:
+        case dict():
+            return {name: _whole(item) for name, item in field.items()}
+        case list():
+            return [_whole(item) for item in field]
+    return _read(field, object)
 
 
 def open_envelope(reply: Reply) -> Envelope:
@@ -101,7 +135,11 @@ def open_envelope(reply: Reply) -> Envelope:
     have been made.
     """
     try:
-        return Envelope(msgspec.json.decode(reply.body, type=_Object))
+        return Envelope(msgspec.structs.asdict(msgspec.json.decode(reply.body, type=_Usual)), _NAMES)
+    except MALFORMED:
+        pass  # something else than pictures, or in another form
+    try:
+        return Envelope(msgspec.json.decode(reply.body, type=_Object), _NAMES)
     except MALFORMED as error:
         head = reply.body[:80].decode("ascii", "replace")
         raise http_error(reply, f"no JSON object: {head!r}") from error
@@ -155,11 +193,28 @@ def _link(raw: msgspec.Raw) -> Link | None:
 def _encoded(raw: msgspec.Raw) -> Encoded | None:
     """A JSON string's content: a slice of the received bytes, or a cleaned copy where it is not plain base64."""
     data = memoryview(raw)[1:-1]
-    # Five times faster than a regular expression over the slice (2 MB: 0.9 ms, 4.7 ms), for a copy that dies at once.
-    is_plain = len(data) % 4 == 0 and bytes(data[-2:]).endswith(bytes(data).translate(None, _ALPHABET))
-    if not is_plain:
-        data = memoryview(_clean(raw))
+    if sniff_base64(data) and _is_plain(data):
+        return Encoded(data)
+    data = memoryview(_clean(raw))
     return Encoded(data) if sniff_base64(data) else None
+
+
+def _is_plain(data: memoryview) -> bool:
+    """Whether it is base64 as it should be: of a large picture the end, and no sign of another form elsewhere.
+
+    Looking at each character of it costs four times as much (2 MB: 0.2 ms, 0.8 ms), and finds no form that is known.
+    """
+    rest_bytes = max(0, len(data) - _PIECE_BYTES)
+    end = bytes(data[rest_bytes:])
+    padding = end.translate(None, _ALPHABET)
+    if len(data) % 4 or padding not in _PADDINGS or not end.endswith(padding):
+        return False
+    pieces = (bytes(data[at : min(at + _PIECE_BYTES, rest_bytes)]) for at in range(0, rest_bytes, _PIECE_BYTES))
+    return not any(_is_foreign(piece) for piece in pieces)
+
+
+def _is_foreign(piece: bytes) -> bool:
+    return not piece.isascii() or any(sign in piece for sign in _FOREIGN_SIGNS)
 
 
 def _clean(raw: msgspec.Raw) -> bytes:

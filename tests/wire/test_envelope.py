@@ -16,11 +16,15 @@ JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + b"picture" * 3).decode()
 
 
 def opened(body: bytes) -> Envelope:
-    return open_envelope(Reply(200, body))
+    return Envelope(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+
+
+def data_of(raw: bytes) -> Envelope:
+    return open_envelope(Reply(200, b'{"data":' + raw + b"}")).inner("data")
 
 
 def pictures(raw: bytes, delivery: Delivery = Delivery.BASE64) -> list[bytes | str]:
-    found = read_pictures(opened(raw), delivery)
+    found = read_pictures(data_of(raw), delivery)
     return [bytes(picture.base64) if isinstance(picture, Encoded) else picture.url for picture in found]
 
 
@@ -142,7 +146,7 @@ def test_a_megabyte_picture_is_a_slice_of_the_received_bytes() -> None:
     body = msgspec.json.encode({"data": {"image_base64": ["/9j/" + "A" * 4_000_000]}})
     tracemalloc.start()
     try:
-        (picture,) = read_pictures(opened(body).inner("data"), Delivery.BASE64)
+        (picture,) = read_pictures(open_envelope(Reply(200, body)).inner("data"), Delivery.BASE64)
         kept_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -161,8 +165,51 @@ def test_every_jpeg_comes_back_byte_for_byte(files: list[bytes]) -> None:
 @given(st.lists(st.text() | st.none() | st.integers()))
 def test_any_list_gives_only_decodable_pictures_and_links(items: list[object]) -> None:
     body = msgspec.json.encode({"image_base64": items, "image_urls": items})
-    for picture in read_pictures(opened(body), Delivery.BASE64):
+    for picture in read_pictures(data_of(body), Delivery.BASE64):
         if isinstance(picture, Link):
             assert picture.url.lower().startswith("http")
         else:
             base64.b64decode(picture.base64, validate=True)
+
+
+LARGE = base64.b64encode(b"\xff\xd8\xff" + b"picture" * 30_000).decode()
+"""Looked at in pieces."""
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (LARGE, LARGE),
+        (LARGE[:90_000] + "\n" + LARGE[90_000:], LARGE),
+        ("data:image/jpeg;base64," + LARGE, LARGE),
+        (LARGE[:90_000] + " " + LARGE[90_001:-1] + "A", LARGE[:90_000] + LARGE[90_001:-1] + "A="),
+        (LARGE[:90_000] + "=" + LARGE[90_001:], None),
+        (LARGE[:90_000] + "ä" + LARGE[90_001:], None),
+        (LARGE[:90_000] + "-" + LARGE[90_001:], None),
+        (LARGE[:90_000] + "_" + LARGE[90_001:], None),
+        (LARGE[:-1] + "!", None),
+    ],
+)
+def test_a_large_picture_in_another_form_is_cleaned_or_left_out(item: str, expected: str | None) -> None:
+    assert ([expected.encode()] if expected else []) == pictures(msgspec.json.encode({"image_base64": [item]}))
+
+
+USUAL = st.dictionaries(st.sampled_from(["image_base64", "image_urls", "x"]), st.none() | st.lists(st.text()))
+
+
+@given(USUAL | st.none() | st.text() | st.lists(st.integers()) | st.dictionaries(st.text(), st.integers()))
+def test_an_answer_reads_the_same_in_one_pass_and_in_several(data: object) -> None:
+    envelope = open_envelope(Reply(200, msgspec.json.encode({"data": data, "id": "7", "new": 1})))
+    assert data == envelope.value("data")
+    assert 7 == envelope.integer("id")
+    for name in ("image_base64", "image_urls", "x"):
+        found = data.get(name) if isinstance(data, dict) else None
+        assert (found if isinstance(found, list) else []) == [
+            msgspec.json.decode(raw) for raw in envelope.inner("data").items(name)
+        ]
+
+
+@pytest.mark.parametrize("body", [b'{"data":{}}', b'{"data":null}', b"{}"])
+def test_a_field_that_one_pass_would_lose_is_not_asked_for(body: bytes) -> None:
+    with pytest.raises(AssertionError):
+        open_envelope(Reply(200, body)).text("new")
