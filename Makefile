@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check docs bench bench-quick lock clean
+.PHONY: run test check docs bench bench-quick closed-book closed-book-mutants lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -32,12 +32,21 @@ bench: $(VENV)/.installed-dev
 bench-quick: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m bench --quick $(ARGS)
 
+# Gateways are killed, cut off and restarted under load, and then every book must agree: minutes by ARGS="--minutes 1",
+# the same run again by ARGS="--seed 7".
+closed-book: $(VENV)/.installed-dev
+	@exec $(BIN)/python -m closed_book $(ARGS)
+
+# That it can fail: wrong gateways, each of which must be found out.
+closed-book-mutants: $(VENV)/.installed-dev
+	@exec $(BIN)/python -m closed_book.mutants $(ARGS)
+
 # Upgrades the pinned versions inside the ranges of pyproject.toml.
 lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
 		pyproject.toml --group build -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
-		pyproject.toml --extra otel --group build --group dev -o requirements-dev.lock
+		pyproject.toml --extra otel --extra conformance --group build --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
 		--constraint requirements-dev.lock pyproject.toml --extra otel --group build -o deploy/requirements.lock
 

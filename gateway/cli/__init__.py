@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.cli import audit, check, demo, keys, pool, serve, simulator, tenants, usage
+from gateway.cli import audit, check, conformance, demo, keys, pool, serve, simulator, tenants, usage
 
 app = typer.Typer(
     name="imagegate",
@@ -22,6 +22,7 @@ app.command("demo", short_help="Run Redis, the gateway and, by default, the simu
 app.command("serve")(serve.serve)
 app.command("check", short_help="Validate the configuration, and ask Redis.")(check.check)
 app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(simulator.simulator)
+app.command("conformance", short_help="Try what OpenAI's image clients need of a server.")(conformance.conformance)
 app.command("audit", short_help="Show who changed which tenant or key, and when.")(audit.audit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")

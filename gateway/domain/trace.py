@@ -99,6 +99,9 @@ class Trace:
     """Every call, oldest first, also one that could not be sent."""
     admit: Passage | None = None
     settle: Passage | None = None
+    _measured: tuple[float, float] = (0.0, 0.0)
+    _measured_extent: tuple[int, int] = (0, 0)
+    """Waits and ended calls that were measured."""
 
     def begin(self, upstream: str, account: str, key: str, images: int, now_s: float) -> Attempt:
         """A call is about to be sent."""
@@ -127,12 +130,22 @@ class Trace:
     @property
     def upstream_s(self) -> float:
         """Time in which at least one call was under way."""
-        return covered(self.calls)
+        return self._measure()[0]
 
     @property
     def queue_s(self) -> float:
         """Time in which the job did nothing but wait for a key."""
-        return covered([*self.waits, *self.calls]) - self.upstream_s
+        return self._measure()[1]
+
+    def _measure(self) -> tuple[float, float]:
+        """The last two, measured anew where there is more to measure: header, ledger, log and metrics ask in turn."""
+        calls = self.calls
+        extent = len(self.waits), len(calls)
+        if extent != self._measured_extent:
+            upstream_s = covered(calls)
+            self._measured = upstream_s, covered([*self.waits, *calls]) - upstream_s
+            self._measured_extent = extent
+        return self._measured
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

@@ -71,7 +71,6 @@ class Timer:
             numbers[at] += 1.0
 
 
-
 class Labelled(Generic[Instrument]):
     """One instrument for each set of labels."""
 

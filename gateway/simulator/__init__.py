@@ -8,6 +8,7 @@ Accounts have limits, keys have states that can be changed while it runs, and ou
     DELETE /simulator/outage
     GET    /simulator/invoice             what each account asked and owes; DELETE begins a new one
     GET    /simulator/receipts            what was billed, order by order
+    GET    /simulator/calls               every call and how it ended, where `calls_kept` asks for a journal
     GET    /simulator/requests            the last requests as they came
 
 It shares no code with the rest of the gateway, so that a mistake there is not repeated here.

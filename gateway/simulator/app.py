@@ -25,6 +25,7 @@ from gateway.simulator.answers import (
 )
 from gateway.simulator.controls import Controls, UnclearOrderError, say_what_is_unclear
 from gateway.simulator.faults import RefusedError, Script, read_script, require_key
+from gateway.simulator.journal import Call, Journal, Rule
 from gateway.simulator.limits import Limits, Minute
 from gateway.simulator.office import Captured, Office
 from gateway.simulator.orders import MODELS_BY_PATH, Order, read_order
@@ -44,19 +45,20 @@ def create_simulator(
     max_concurrency: int | None = None,
     minute: Minute = Minute.SLIDING,
     image_bytes: int | None = None,
+    calls_kept: int = 0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Starlette:
     """A simulator with accounts, images and captured requests of its own.
 
-    The limits are each account's. `image_bytes` pads every image to that size; `clock` and `sleep` are replaced by
-    tests that do not wait.
+    The limits are each account's. `image_bytes` pads every image to that size; `calls_kept` is how long a
+    journal it keeps. `clock` and `sleep` are replaced by tests that do not wait.
     """
     limits = Limits(requests_per_minute, images_per_minute, max_concurrency, minute)
     accounts, gallery = Accounts(limits, clock=clock), Gallery(image_bytes=image_bytes)
-    states, outages = KeyStates(clock), Outages(clock)
-    studio = Studio(accounts, gallery, states, outages, latency_s=latency_s, sleep=sleep)
-    office, controls = Office(accounts, gallery, studio.captured, states), Controls(states, outages)
+    states, outages, journal = KeyStates(clock), Outages(clock), Journal(calls_kept, clock)
+    studio = Studio(accounts, gallery, states, outages, journal, latency_s=latency_s, sleep=sleep)
+    office, controls = Office(accounts, gallery, studio.captured, states, journal), Controls(states, outages)
     return Starlette(
         routes=[
             *(Route(path, studio.generate, methods=["POST"]) for path in MODELS_BY_PATH),
@@ -65,6 +67,7 @@ def create_simulator(
             Route("/simulator/invoice", office.invoice, methods=["GET"]),
             Route("/simulator/invoice", office.reset, methods=["DELETE"]),
             Route("/simulator/receipts", office.receipts, methods=["GET"]),
+            Route("/simulator/calls", office.calls, methods=["GET"]),
             Route("/simulator/requests", office.requests, methods=["GET"]),
             Route("/simulator/images/{name}", office.image, methods=["GET"]),
             Route("/simulator/keys/{key}", controls.key, methods=["PUT"]),
@@ -85,6 +88,7 @@ class Studio:
         gallery: Gallery,
         states: KeyStates,
         outages: Outages,
+        journal: Journal,
         *,
         latency_s: float,
         sleep: Callable[[float], Awaitable[None]],
@@ -94,6 +98,7 @@ class Studio:
         self._gallery = gallery
         self._states = states
         self._outages = outages
+        self._journal = journal
         self._latency_s = latency_s
         self._sleep = sleep
 
@@ -106,28 +111,43 @@ class Studio:
         try:
             known_key = require_key(key)
             account = self._accounts.open(account_of(known_key))
-            with account.request():
-                if (status := self._outages.status()) is not None:
-                    await self._sleep(self._latency_s)
-                    return answer_page(status)
-                self._states.check(known_key)
-                order = read_order(body, request.url.path)
-                self._accounts.admit(account, order.n)
-                repeated = account.take(trace_id)
-                trace_id = repeated_trace_id(trace_id, repeated)
-                return await self._serve(request, account, order, trace_id, repeated)
+            with account.request(), self._journal.call(request.url.path, known_key, body) as call:
+                return await self._pass_rules(request, account, body, trace_id, call)
         except RefusedError as refusal:
             return answer_refusal(refusal, trace_id)
 
-    async def _serve(self, request: Request, account: Account, order: Order, trace_id: str, repeated: int) -> Response:
+    async def _pass_rules(
+        self, request: Request, account: Account, body: object, trace_id: str, call: Call
+    ) -> Response:
+        """Raises: RefusedError of the first rule that refuses."""
+        if (status := self._outages.status()) is not None:
+            call.page = status
+            await self._sleep(self._latency_s)
+            return answer_page(status)
+        call.rule = Rule.KEY
+        self._states.check(call.key)
+        call.rule = Rule.FIELDS
+        order = read_order(body, request.url.path)
+        call.asked = order.n
+        call.rule = Rule.LIMITS
+        self._accounts.admit(account, order.n)
+        call.rule = Rule.WORDS
+        return await self._serve(request, account, order, trace_id, call)
+
+    async def _serve(self, request: Request, account: Account, order: Order, trace_id: str, call: Call) -> Response:
+        repeated = account.take(trace_id)
+        trace_id = repeated_trace_id(trace_id, repeated)
         script = self._outages.script() or read_script(order.prompt)
         withheld = min(script.withheld, order.n)
+        call.faults = tuple(sorted(script.flags))
         if not script.spoils_order:
+            call.images, call.withheld = order.n - withheld, withheld
             self._accounts.charge(account, order.prompt, order.n - withheld, withheld)
         if "hang" in script.flags:
             return await _hang(request)
         await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
         if script.spoils_order:
+            call.page = script.http or 0
             return _spoil(script, trace_id, order)
         body = await self._deliver(request, order, trace_id, withheld, repeated)
         return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)

@@ -17,6 +17,7 @@ from gateway.simulator.faults import (
     RefusedError,
     require_key,
 )
+from gateway.simulator.journal import Journal
 from gateway.simulator.pictures import Gallery
 from gateway.simulator.reading import bearer, trace_id_of
 from gateway.simulator.states import KeyStates, Standing
@@ -40,11 +41,14 @@ class Captured(msgspec.Struct, frozen=True):
 class Office:
     """The pages; those of the providers' show the state of the asking key, and no bill shows them."""
 
-    def __init__(self, accounts: Accounts, gallery: Gallery, captured: deque[Captured], states: KeyStates) -> None:
+    def __init__(
+        self, accounts: Accounts, gallery: Gallery, captured: deque[Captured], states: KeyStates, journal: Journal
+    ) -> None:
         self._accounts = accounts
         self._gallery = gallery
         self._captured = captured
         self._states = states
+        self._journal = journal
 
     async def remains(self, request: Request) -> Response:
         """MiniMax's quota page: a used-up plan is a success here, any other state its code."""
@@ -72,13 +76,18 @@ class Office:
         return answer_json(self._accounts.invoice())
 
     async def reset(self, _: Request) -> Response:
-        """Forget the bill, the limits' windows and the captured requests; links and ordered states stay alive."""
+        """Forget bill, windows, journal and captured requests; links and ordered states stay alive."""
         self._accounts.reset()
         self._captured.clear()
+        self._journal.clear()
         return answer_json(self._accounts.invoice())
 
     async def receipts(self, _: Request) -> Response:
         return answer_json(list(self._accounts.receipts))
+
+    async def calls(self, _: Request) -> Response:
+        """The journal; empty where none was asked for."""
+        return answer_json(self._journal.calls())
 
     async def requests(self, _: Request) -> Response:
         return answer_json(list(self._captured))
