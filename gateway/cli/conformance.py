@@ -1,0 +1,124 @@
+"""`imagegate conformance`."""
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from gateway.cli.output import print_json, print_table, print_text
+from gateway.cli.progress import progressing
+
+if TYPE_CHECKING:
+    from gateway.conformance import Finding, Plan, Report
+
+
+def conformance(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The base URL, as http://127.0.0.1:8080/v1.")],
+    key: Annotated[
+        str, typer.Option(envvar="IMAGEGATE_CONFORMANCE_KEY", help="An API key of that server.", show_default=False)
+    ] = "",
+    model: Annotated[
+        str | None,
+        typer.Option(help="The image model to try; else the first that is listed, else dall-e-3.", show_default=False),
+    ] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Only the checks that buy nothing.")] = False,
+    provoke_429: Annotated[
+        int,
+        typer.Option("--provoke-429", metavar="N", min=0, help="Buy up to N images more, to meet the rate limit."),
+    ] = 0,
+    timeout: Annotated[float, typer.Option(min=1.0, help="How long an answer may take.")] = 120.0,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Try what OpenAI's image clients need of a server, any server.
+
+    Exit code 0: every must holds; 1: one does not, or could not be tried; 2: the run could not begin. Images are bought
+    with the key; how many at most is said first.
+    """
+    if importlib.util.find_spec("openai") is None:
+        _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")
+    if not key:
+        _stop("no key; give --key or set IMAGEGATE_CONFORMANCE_KEY")
+    # The SDK takes a second to load, which no other command should wait for.
+    from gateway.conformance import Plan, UnusableError, conform  # noqa: PLC0415
+
+    plan = Plan(url, key, model, timeout, not no_images, provoke_429)
+    try:
+        _announce(plan)
+        with progressing("checking", "checks") as tell:
+            report = conform(plan, tell)
+    except UnusableError as error:
+        _stop(str(error))
+    if json:
+        print_json(_document(plan, report))
+    else:
+        _print(report)
+    raise typer.Exit(0 if report.holds else 1)
+
+
+def _stop(message: str) -> NoReturn:
+    """One line on standard error, and exit code 2."""
+    print(f"imagegate: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _announce(plan: "Plan") -> None:
+    images = f"at most {plan.images_max} images" if plan.images_max else "no images"
+    typer.echo(
+        f"Buys {images}; a server that makes what it should refuse makes\nup to {plan.mistaken_max} more.", err=True
+    )
+
+
+def _print(report: "Report") -> None:
+    from gateway.conformance import Level, Outcome  # noqa: PLC0415 - as above
+
+    rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in report.findings]
+    print_table(("CHECK", "LEVEL", "FOUND"), rows, empty="There are no checks.")
+    for outcome in (Outcome.FAILS, Outcome.UNTRIED, Outcome.INAPPLICABLE):
+        found = [finding for finding in report.findings if finding.outcome is outcome]
+        if found:
+            print(f"\n{outcome.value.capitalize()}:")
+        for finding in found:
+            _explain(finding, is_short=outcome is Outcome.INAPPLICABLE)
+    failed = [report.count(Outcome.FAILS, level) for level in Level]
+    print(
+        f"\n{report.base_url}, {report.model}: {report.count(Outcome.HOLDS)} hold, "
+        f"{failed[0]} musts and {failed[1]} shoulds do not,\n"
+        f"{report.count(Outcome.UNTRIED)} could not be tried, {report.count(Outcome.INAPPLICABLE)} do not apply. "
+        f"Images in the answers: {report.images_seen}."
+    )
+
+
+def _explain(finding: "Finding", *, is_short: bool) -> None:
+    check = finding.check
+    if is_short:
+        print_text(f"{check.name}: {finding.seen}", indent=2)
+        return
+    print(f"\n  {check.name} ({check.level.value})")
+    print_text(check.holds, indent=4)
+    print_text(f"Seen: {finding.seen}", indent=4)
+    print_text(f"Breaks: {check.breaks}", indent=4)
+
+
+def _document(plan: "Plan", report: "Report") -> dict[str, object]:
+    from gateway.conformance import Outcome  # noqa: PLC0415 - as above
+
+    return {
+        "base_url": report.base_url,
+        "model": report.model,
+        "musts_hold": report.holds,
+        "images_at_most": plan.images_max,
+        "images_seen": report.images_seen,
+        "counts": {outcome.value: report.count(outcome) for outcome in Outcome},
+        "checks": [
+            {
+                "name": found.check.name,
+                "level": found.check.level.value,
+                "outcome": found.outcome.value,
+                "holds": found.check.holds,
+                "seen": found.seen,
+                "breaks": found.check.breaks,
+            }
+            for found in report.findings
+        ],
+    }

@@ -1,0 +1,27 @@
+"""Every check, in the order in which they are tried: those that judge all answers come last."""
+
+from typing import Final
+
+from gateway.conformance import access, errors, fields, headers, images, limits, models, routes, sdk, streams
+from gateway.conformance.checks import Check
+from gateway.conformance.fields import WRONGS
+from gateway.conformance.orders import IMAGES
+
+CHECKS: Final[tuple[Check, ...]] = (
+    *access.CHECKS,
+    *models.CHECKS,
+    *routes.CHECKS,
+    *fields.CHECKS,
+    *images.CHECKS,
+    *streams.CHECKS,
+    *sdk.CHECKS,
+    *limits.CHECKS,
+    *headers.CHECKS,
+    *errors.CHECKS,
+)
+
+IMAGES_MAX: Final = sum(IMAGES.values())
+"""Bought of a server that refuses what it must."""
+
+MISTAKEN_MAX: Final = sum(wrong.images for wrong in WRONGS) + 16
+"""Made besides by a server that refuses nothing: one for every request that it should refuse."""
