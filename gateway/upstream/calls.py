@@ -271,9 +271,10 @@ def _inflater(encoding: str) -> Callable[[bytes, int], bytes] | None:
     It may give one byte more than the cap, by which the caller sees that there are more.
     Raises: GatewayError ANSWER_UNREADABLE, also from the function.
     """
-    if encoding.strip().lower() in {"", "identity"}:
+    codings = [name for part in encoding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
+    if not codings:
         return None
-    if encoding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+    if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
         raise GatewayError(Fault.ANSWER_UNREADABLE, f"content encoding {encoding[:40]!r}")
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, whichever it is
 

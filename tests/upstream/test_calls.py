@@ -122,6 +122,17 @@ async def test_a_compressed_answer_is_understood_although_it_was_not_asked_for()
     assert BODY == (await receive(lambda: Response(gzip.compress(BODY), headers={"content-encoding": "gzip"}))).body
 
 
+@pytest.mark.parametrize("encoding", ["identity", "identity, identity", " , IDENTITY"])
+async def test_what_is_not_compressed_is_read_as_it_is(encoding: str) -> None:
+    assert BODY == (await receive(lambda: Response(BODY, headers={"content-encoding": encoding}))).body
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "identity, br"])
+async def test_what_cannot_be_inflated_is_unreadable(encoding: str) -> None:
+    packed = Response(gzip.compress(BODY), headers={"content-encoding": encoding})
+    assert Fault.ANSWER_UNREADABLE is await fault_of(receive(lambda: packed))
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_a_broken_content_encoding_is_an_unreadable_answer(encoding: str) -> None:
     broken = Response(b"neither gzip nor deflate", headers={"content-encoding": encoding})
