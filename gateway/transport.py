@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from sys import intern
 from types import TracebackType
 from typing import Final, Self
 
@@ -112,7 +113,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             response = await self._session.request(
                 request.method,
                 URL(str(request.url), encoded=True),
-                headers=[(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw],
+                headers=[
+                    (intern(name.decode("ascii")), value.decode("latin-1")) for name, value in request.headers.raw
+                ],
                 data=_open_body(request),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=limits.get("connect"), sock_read=limits.get("read")),

@@ -144,6 +144,7 @@ def _run(
             server = Server(options)
             acts = {signal.SIGINT: server.stop, signal.SIGTERM: server.stop}
             runner.run(serve_until_stopped(server, listeners, acts))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as it ends, the interpreter gives every other handler back
 
 
 def _own_listeners(settings: Settings, public_port: int) -> list[socket.socket]:

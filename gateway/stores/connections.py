@@ -33,6 +33,20 @@ class ClosableConnection(AbstractConnection):
                 async with asyncio.timeout(self.socket_connect_timeout):
                     await writer.wait_closed()
 
+    async def send_all(self, packed: bytes) -> None:
+        """Commands, within its caller's time: redis-py's own way sets a time-out by a task for each. Closes on failure.
+
+        Raises: RedisConnectionError.
+        """
+        try:
+            await self._send_packed_command([packed])
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"the connection broke: {error}") from error
+        except BaseException:
+            await self.disconnect(nowait=True)
+            raise
+
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
         """redis-py looks whether it is connected some turns earlier."""
         if self._writer is None or self._writer.transport.is_closing():

@@ -22,19 +22,19 @@ class Early:
 
     def __init__(self, upstream: str, asking: "asyncio.Task[Lease | None]", give_up: Callable[[Lease], None]) -> None:
         self.upstream = upstream
-        self._asking = asking
+        self._asking: asyncio.Task[Lease | None] | None = asking
         self._give_up = give_up
-        self._is_taken = False
 
     async def take(self) -> Lease | None:
-        """It, where it was given; from now on it is the caller's."""
+        """It, where it was given; from now on it is the caller's. To be asked once."""
+        assert self._asking
         lease = await asyncio.shield(self._asking)
-        self._is_taken = True
+        self._asking = None
         return lease
 
     def drop(self) -> None:
         """Give it back, now or when it comes, unless it was taken."""
-        if not self._is_taken:
+        if self._asking:
             self._asking.add_done_callback(self._end)
 
     def _end(self, asking: "asyncio.Task[Lease | None]") -> None:

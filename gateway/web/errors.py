@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.web.rates import tell_rates
 from gateway.web.record import record_of
 from gateway.wire import native, openai
 
@@ -67,8 +66,7 @@ def note(request: Request, error: GatewayError) -> None:
     record.param = (error.param or "")[:_PARAM_MAX_CHARS]
     is_of_the_callers_words = error.row.shows_detail and error.row.status != _TOO_MANY
     record.detail = "" if is_of_the_callers_words else error.detail
-    if error.rates:
-        tell_rates(record, error.rates)
+    record.rates = error.rates or record.rates
 
 
 def error_headers(error: GatewayError) -> dict[str, str]:

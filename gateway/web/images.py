@@ -15,13 +15,11 @@ from gateway.domain.tenants import Caller
 from gateway.domain.trace import Passage
 from gateway.stores.admission import Admission
 from gateway.stores.credentials import Credentials
-from gateway.stores.tickets import Ticket
 from gateway.upstream import Upstreams
 from gateway.web.bodies import BodyLimits, ChunksResponse, read_json_body
 from gateway.web.clients import Client, read_max_wait
 from gateway.web.draining import Drain
 from gateway.web.guesses import Guesses, address_of
-from gateway.web.rates import tell_rates
 from gateway.web.record import RequestRecord, record_of
 from gateway.web.stream import EventStream
 from gateway.wire import native, openai
@@ -67,6 +65,7 @@ class Images:
         async with self._telling_rates(request, caller):
             body = await read_json_body(request, self._limits)
             generation = openai.parse_generation(body, self._catalog, caller.tenant, self._manners)
+            del body  # it may be megabytes, and the wait minutes
             max_wait_s = read_max_wait(request)
         make = partial(self._make, request, caller, generation, max_wait_s)
         if generation.is_stream:
@@ -80,6 +79,7 @@ class Images:
         async with self._telling_rates(request, caller):
             body = await read_json_body(request, self._native_limits)
             generation = native.parse_native(body, self._catalog, caller.tenant, self._manners.size_policy)
+            del body  # as above
             max_wait_s = read_max_wait(request)
         return ChunksResponse(native.render_native(await self._make(request, caller, generation, max_wait_s)))
 
@@ -118,7 +118,7 @@ class Images:
     async def _tell_rates(self, request: Request, caller: Caller) -> None:
         if caller.has_rates:
             with suppress(GatewayError):  # the answer itself needs no Redis
-                tell_rates(record_of(request), await self._admission.look(caller))
+                record_of(request).rates = await self._admission.look(caller)
 
     async def _make(
         self, request: Request, caller: Caller, generation: Generation, max_wait_s: float | None
@@ -131,33 +131,24 @@ class Images:
             record.headers.append(("x-imagegate-ignored", ", ".join(generation.ignored)))
         purchase = Purchase(record.id, model.id, job.count, model.prices)
         early = self._upstreams.foresee(job, model, caller.tenant)
+        passage = record.trace.admit = Passage.begin(self._monotonic())
         try:
-            async with self._admit(record, caller, purchase) as ticket:
-                tell_rates(record, ticket.rates)
+            async with self._admission.admit(caller, purchase, lambda: self._durations(record)) as ticket:
+                passage.ended_s = self._monotonic()
+                record.ticket, record.rates = ticket, ticket.rates
                 client = Client(request)
-                result = await self._upstreams.generate(job, model, ticket, record.trace, client, max_wait_s, early)
+                try:
+                    result = await self._upstreams.generate(job, model, ticket, record.trace, client, max_wait_s, early)
+                finally:
+                    passage = record.trace.settle = Passage.begin(self._monotonic())
         finally:
+            passage.ended_s = self._monotonic()
             if early:
                 early.drop()
         record.delivered = len(result.pictures)
         if result.missing:
             record.headers.append(("x-imagegate-missing", str(result.missing)))
         return result
-
-    @asynccontextmanager
-    async def _admit(self, record: RequestRecord, caller: Caller, purchase: Purchase) -> AsyncIterator[Ticket]:
-        """The admission, with its two ends in the record."""
-        passage = record.trace.admit = Passage.begin(self._monotonic())
-        try:
-            async with self._admission.admit(caller, purchase, lambda: self._durations(record)) as ticket:
-                passage.ended_s = self._monotonic()
-                record.ticket = ticket
-                try:
-                    yield ticket
-                finally:
-                    passage = record.trace.settle = Passage.begin(self._monotonic())
-        finally:
-            passage.ended_s = self._monotonic()
 
     def _durations(self, record: RequestRecord) -> Durations:
         seconds = (record.trace.queue_s, record.trace.upstream_s, self._monotonic() - record.started_s)

@@ -16,6 +16,7 @@ from gateway.domain.trace import Span, Trace, TraceContext, parse_trace_context
 from gateway.metrics import Metrics
 from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms, request_line
+from gateway.web.rates import rate_headers
 from gateway.web.record import Answered, RequestRecord, attach
 from gateway.web.spans import spans_of
 from gateway.wire.openai import render_error
@@ -148,6 +149,8 @@ class RequestScope:
             "openai-version": OPENAI_VERSION,
             "openai-processing-ms": str(_ms(self._monotonic() - record.started_s)),
         }
+        if record.rates:
+            own.update(rate_headers(record.rates))
         own.update(record.headers)
         if record.asked:
             own["x-imagegate-queue-ms"] = str(_ms(record.trace.queue_s))

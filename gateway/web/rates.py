@@ -1,18 +1,17 @@
 """`x-ratelimit-*`: how the tenant's rate limits stand, in requests and in images."""
 
+from collections.abc import Iterator
+
 from gateway.domain.rates import Rates
-from gateway.web.record import RequestRecord
 
 
-def tell_rates(record: RequestRecord, rates: Rates) -> None:
-    """Put them into the headers of the answer, whatever it will be."""
+def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
+    """Names and values."""
     for unit, rate in (("requests", rates.requests), ("images", rates.images)):
         if rate:
-            record.headers += [
-                (f"x-ratelimit-limit-{unit}", str(rate.limit)),
-                (f"x-ratelimit-remaining-{unit}", str(rate.remaining)),
-                (f"x-ratelimit-reset-{unit}", duration_text(rate.reset_s)),
-            ]
+            yield f"x-ratelimit-limit-{unit}", str(rate.limit)
+            yield f"x-ratelimit-remaining-{unit}", str(rate.remaining)
+            yield f"x-ratelimit-reset-{unit}", duration_text(rate.reset_s)
 
 
 def duration_text(seconds: int) -> str:

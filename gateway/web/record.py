@@ -6,6 +6,7 @@ from typing import Final
 from starlette.requests import HTTPConnection
 
 from gateway.domain.faults import Fault
+from gateway.domain.rates import Rates
 from gateway.domain.trace import Trace
 from gateway.stores.tickets import Ticket
 
@@ -38,6 +39,8 @@ class RequestRecord:
     ticket: Ticket | None = None
     """What was admitted, and what became of it."""
     trace: Trace = field(default_factory=Trace)
+    rates: Rates | None = None
+    """How the tenant's rate limits stand."""
     headers: list[tuple[str, str]] = field(default_factory=list)
     """Headers that the answer gets whatever it is."""
 

@@ -181,24 +181,24 @@ class KeyPool:
 
         Raises: GatewayError CLIENT_LEFT, REDIS_AWAY.
         """
-        leaving = asyncio.ensure_future(left())
+        leaving, place = asyncio.ensure_future(left()), self._queue.enter(upstream, lease_id)
         try:
-            with self._queue.waiting(upstream, lease_id) as place:
-                while True:
-                    wake = await self._queue.sleep(place, leaving, max(0.0, ends_s - self._monotonic()))
-                    if wake is not Wake.GIVEN:
-                        break
-                    taken_s = self._monotonic()
-                    answer = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
-                    if answer.verdict == "leased":
-                        return _Taken(lease_id, answer, taken_s, asked)
-                    if answer.verdict != "wait":
-                        return None
+            while True:
+                wake = await self._queue.sleep(place, leaving, max(0.0, ends_s - self._monotonic()))
+                if wake is not Wake.GIVEN:
+                    break
+                taken_s = self._monotonic()
+                answer = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
+                if answer.verdict == "leased":
+                    return _Taken(lease_id, answer, taken_s, asked)
+                if answer.verdict != "wait":
+                    return None
         except BaseException:
             self._queue.abandon(upstream, lease_id)
             raise
         finally:
             leaving.cancel()
+            self._queue.leave(place)
         if wake is Wake.GONE:
             return None
         await self._leave(upstream, lease_id)

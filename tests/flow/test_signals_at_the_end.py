@@ -1,0 +1,27 @@
+"""SIGHUP comes when it comes, also in the last moments of a gateway that ends."""
+
+import signal
+import time
+from pathlib import Path
+
+from tests.flow.processes import start_gateway, write_configuration
+from tests.harness import simulating
+
+
+def test_a_reload_that_is_asked_for_while_it_ends_does_not_kill_it(redis_url: str, tmp_path: Path) -> None:
+    """The interpreter gives handlers back before its process ends: that moment is met by asking all the time."""
+    with simulating() as simulator:
+        configuration = write_configuration(
+            tmp_path, redis_url, simulator.url, more="[server]\ndrain_grace_s = 0\ndrain_timeout_s = 300\n"
+        )
+        process, _ = start_gateway(configuration)
+        try:
+            process.send_signal(signal.SIGTERM)
+            deadline_s = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline_s:
+                process.send_signal(signal.SIGHUP)
+                time.sleep(0.001)
+            assert 0 == process.returncode
+        finally:
+            process.kill()
+            process.wait()
