@@ -1,0 +1,55 @@
+"""Processes, started and looked at from outside. Linux: memory is read from /proc."""
+
+import asyncio
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+_READY_S: Final = 90.0
+"""Beside a load that takes a slow machine as a whole."""
+
+
+def start(
+    command: Sequence[str], log: Path, environ: Mapping[str, str], folder: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """A program whose output goes to `log`, run in a folder of its own if one is given. Whoever starts it ends it."""
+    with log.open("ab") as written:
+        return subprocess.Popen(  # noqa: S603 - our own
+            command, env=dict(environ), stdout=written, stderr=written, cwd=folder
+        )
+
+
+async def wait_for_line(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
+    """What the pattern's group finds in the log. Raises: RuntimeError when the program ends, or says nothing."""
+    deadline_s = time.monotonic() + _READY_S
+    while True:
+        if found := re.search(pattern, read_log(log)):
+            return found[1]
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            raise RuntimeError(f"{process.args!r} does not start:\n{read_log(log)[-2000:]}")
+        await asyncio.sleep(0.02)
+
+
+async def wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Its exit code; None where it has not ended by then."""
+    deadline_s = time.monotonic() + seconds
+    while (code := process.poll()) is None and time.monotonic() < deadline_s:  # noqa: ASYNC110 - it knows no event
+        await asyncio.sleep(0.05)
+    return code
+
+
+def read_log(path: Path) -> str:
+    """As far as it is written."""
+    return path.read_text(errors="replace")
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident; 0 of a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0) * 1024

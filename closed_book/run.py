@@ -1,0 +1,175 @@
+"""One run, from the first process to the last book."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from closed_book.administration import Admin, Tenant, plan_tenants
+from closed_book.audit.remains import PICTURE_S, RECOVERY_S
+from closed_book.blows import Thrower, Thrown
+from closed_book.clients import ANSWER_S, Clients
+from closed_book.collecting import collect
+from closed_book.configuration import CALL_TIMEOUT_S, FAR, LEASE_S, LIVE
+from closed_book.evidence import Evidence, Process, Recovery
+from closed_book.orders import NATIVE, OPENAI, Order
+from closed_book.processes import memory_bytes
+from closed_book.redis_keys import Keys
+from closed_book.schedule import plan
+from closed_book.world import World, running
+
+CLIENTS_A_TENANT: Final = 3
+LONGEST_S: Final = 45.0
+"""What expires does so within this: leases and their settlement, and what waits for it on a slow machine."""
+_PROGRESS_S: Final = 5.0
+_LOOK_S: Final = 1.0
+_CANARY_PAUSE_S: Final = 0.5
+
+
+Memory = dict[str, list[tuple[float, int]]]
+"""Process -> (moment, resident bytes)."""
+
+
+@dataclass
+class Outcome:
+    """What a run was like."""
+
+    seed: int
+    evidence: Evidence
+    thrown: list[Thrown] = field(default_factory=list)
+    load_s: float = 0.0
+    total_s: float = 0.0
+
+
+async def conduct(seconds: float, seed: int, folder: Path, tell: Callable[[str], None]) -> Outcome:
+    """Start everything, load it, throw what the seed says, wait until all has expired, and read the books.
+
+    Raises: RuntimeError where a part does not start, AdminError.
+    """
+    began_s, today = time.monotonic(), _today()
+    async with running(folder) as world:
+        tell(f"{time.monotonic() - began_s:.0f} s to start")
+        admin = Admin(world.session, world.admin_urls)
+        tenants = plan_tenants(Random(f"{seed}/tenants"))  # noqa: S311 - it is to be repeatable
+        for tenant in tenants:
+            await admin.create(tenant)
+        clients = Clients(world.session, world.url, seed, seed % 1000)
+        thrower = Thrower(world, admin, clients, tenants, seed, tell, time.monotonic())
+        memory: Memory = {}
+        beside = asyncio.ensure_future(_watch(world, clients, memory, tell))
+        try:
+            recovery = await _load(world, clients, thrower, seconds, tenants)
+            load_s = time.monotonic() - thrower.began_s
+            tell("waiting until everything has expired")
+            await _wait_until_over(world)
+        finally:
+            beside.cancel()
+        tell("reading the books")
+        evidence = await collect(world, admin, tenants, clients.asked, (today, _today()))
+        evidence.recovery = recovery
+        _note_midnight(evidence, today)
+        evidence.processes += _others(world, memory)
+    return Outcome(seed, evidence, thrower.thrown, load_s, time.monotonic() - began_s)
+
+
+async def _load(
+    world: World, clients: Clients, thrower: Thrower, seconds: float, tenants: Sequence[Tenant]
+) -> list[Recovery]:
+    """Everybody asks until the last blow has been thrown; then one request after the other must be served."""
+    asking = [
+        asyncio.ensure_future(clients.keep_asking(tenant, number))
+        for tenant in tenants
+        for number in range(CLIENTS_A_TENANT)
+    ]
+    try:
+        await asyncio.gather(thrower.throw_all(plan(thrower.seed, seconds)), asyncio.sleep(seconds))
+        clients.stop()
+        recovery = await _recover(world, clients, tenants[0])
+        async with asyncio.timeout(ANSWER_S + 30):
+            await asyncio.gather(*asking)
+        await world.fleet.wait_for_the_ending()
+    finally:
+        for task in asking:
+            task.cancel()
+    return recovery
+
+
+async def _recover(world: World, clients: Clients, tenant: Tenant) -> list[Recovery]:
+    """How long after the last blow each gateway serves each wire, and each provider's models."""
+    places = sorted({one.place for one in world.fleet.everybody})
+    orders = {
+        "OpenAI's wire": Order(OPENAI, "/v1/images/generations", {"model": "image-01"}, "", 1),
+        "MiniMax's wire": Order(NATIVE, "/v1/image_generation", {"model": LIVE}, "", 1),
+        "302.AI's provider": Order(OPENAI, "/v1/images/generations", {"model": FAR}, "", 1),
+    }
+    return await asyncio.gather(
+        *(_serve_again(world, clients, tenant, place, entry) for entry in orders.items() for place in places)
+    )
+
+
+async def _serve_again(
+    world: World, clients: Clients, tenant: Tenant, place: int, entry: tuple[str, Order]
+) -> Recovery:
+    """Ask until there is a picture, and note when there was the first answer that is no failure."""
+    began_s, (name, order) = time.monotonic(), entry
+    found = Recovery(f"place {place}, {name}")
+    while time.monotonic() < began_s + PICTURE_S + RECOVERY_S:
+        gateway = world.fleet.at(place)
+        if gateway:
+            asked = await clients.ask(order, tenant, gateway.url)
+            if found.served_s is None and (asked.is_success or asked.is_busy):
+                found.served_s = time.monotonic() - began_s
+            if asked.is_success:
+                found.picture_s = time.monotonic() - began_s
+                break
+        await asyncio.sleep(_CANARY_PAUSE_S)
+    return found
+
+
+async def _wait_until_over(world: World) -> None:
+    """Until nothing is left in Redis, but at least as long as a lease and a call live, and no longer than LONGEST_S."""
+    began_s = time.monotonic()
+    await asyncio.sleep(LEASE_S + CALL_TIMEOUT_S)
+    while time.monotonic() < began_s + LONGEST_S:
+        with Keys(world.redis.socket) as keys:
+            if not keys.leftovers():
+                return
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _watch(world: World, clients: Clients, memory: Memory, tell: Callable[[str], None]) -> None:
+    """Tell how it goes, and look at what Redis and the provider take; for ever."""
+    while True:
+        for name, process in (("redis", world.redis.process), ("the provider", world.provider.process)):
+            if resident := memory_bytes(process.pid):
+                memory.setdefault(f"{name}, process {process.pid}", []).append((time.monotonic(), resident))
+        done = sum(one.ended_s > 0 for one in clients.asked)
+        served = sum(one.is_success for one in clients.asked)
+        ready = sum(one.is_ready for one in world.fleet.serving())
+        tell(f"{len(clients.asked)} asked, {done} ended, {served} with pictures; {ready} gateways ready")
+        await asyncio.sleep(_PROGRESS_S)
+
+
+def _others(world: World, memory: Memory) -> Iterator[Process]:
+    """Redis, as often as it was started, and the provider, whose journal is no leak: some 1 KB a call."""
+    ended = {one.pid for one in (world.redis.process, world.provider.process) if one.poll() is not None}
+    for name, looks in memory.items():
+        has_died = int(name.rpartition(" ")[2]) in ended
+        yield Process(name, died=has_died, memory=tuple(looks))
+
+
+def _note_midnight(evidence: Evidence, began: date) -> None:
+    """Where the run went over one."""
+    today = _today()
+    if today != began:
+        midnight = datetime.combine(today, datetime.min.time(), UTC).timestamp()
+        evidence.new_day_s = time.monotonic() - (time.time() - midnight)
+        evidence.new_month_s = evidence.new_day_s if today.month != began.month else None
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
