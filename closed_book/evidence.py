@@ -197,8 +197,6 @@ class Process:
     exit_code: int | None = None
     """Of one that was told to end; None where it did not."""
     was_told_to_end: bool = False
-    left_settlements: bool = False
-    """It ended, as it was told, while Redis was away, and said that the others have to settle for it."""
     died: bool = False
     """By itself, and nobody had asked for it."""
     memory: tuple[tuple[float, int], ...] = ()

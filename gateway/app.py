@@ -91,7 +91,13 @@ def create_app(
             *companions,
             *reloading,
         ),
-        (books.admission.flush, upstreams.flush, pooling.queue.close, pooling.roster.withdraw, *observing.closes),
+        (
+            partial(books.admission.flush, drain.left_s),
+            upstreams.flush,
+            pooling.queue.close,
+            pooling.roster.withdraw,
+            *observing.closes,
+        ),
         {CONNECTIONS: metrics.connections, DRAIN: drain},
     )
     routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]

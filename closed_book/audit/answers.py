@@ -61,12 +61,12 @@ def _check_answer(asked: Asked, line: Line | None, billed: int, process: Process
 
 
 def _is_settled_by_others(asked: Asked, line: Line | None, process: Process | None) -> bool:
-    """Whether the pictures are in the ledger as unconfirmed, because their gateway ended before it could say more.
+    """Whether the pictures are in the ledger as unconfirmed, because their gateway died before it could say more.
 
-    Redis was away when it answered, as the answer is worth more than the record; and it was killed, or told to end,
-    before Redis was back.
+    Redis was away when it answered, as the answer is worth more than the record; and it was killed before Redis was
+    back. One that is told to end waits for Redis.
     """
     if line is None or process is None or line.delivered or line.unconfirmed < asked.pictures:
         return False
     killed_s = process.killed_s
-    return process.left_settlements or (killed_s is not None and asked.sent_s <= killed_s <= asked.ended_s + _OWED_S)
+    return killed_s is not None and asked.sent_s <= killed_s <= asked.ended_s + _OWED_S

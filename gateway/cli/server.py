@@ -56,6 +56,8 @@ class Server(uvicorn.Server):
         """End now: what still runs is cut short."""
         self.should_exit = True
         self._is_in_haste.set()
+        if self.started and (drain := self._drain()):
+            drain.hurry()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """What was made up to now lives as long as the program: the garbage collector need not look at it again."""
@@ -81,10 +83,14 @@ class Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     def _announce(self) -> None:
-        """Let the program know; the simulator has nobody who asks."""
+        """Let the program know."""
+        if drain := self._drain():
+            drain.begin(self._timeout_s)
+
+    def _drain(self) -> Drain | None:
+        """The program's; the simulator has nobody who asks."""
         drain = self.lifespan.state.get(DRAIN)
-        if isinstance(drain, Drain):
-            drain.begin()
+        return drain if isinstance(drain, Drain) else None
 
     async def _hang_up(self, ends_s: float) -> None:
         """End what is left: who still reads his answer, and kept connections.

@@ -57,6 +57,7 @@ class _Worker(Process):
         acts = {signal.SIGTERM: self.server.drain, signal.SIGUSR1: self.server.hurry}
         with asyncio.Runner(loop_factory=self._options.get_loop_factory()) as runner:
             runner.run(serve_until_stopped(self.server, sockets or [], acts))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as it ends, the interpreter gives every other handler back
 
     def has_ended(self) -> bool:
         """Whether it needs a successor: it ended by itself, or has to now because it hangs."""

@@ -147,13 +147,17 @@ class Admission:
             if self._monotonic() - renewed_s >= self._terms.lease_s / 4 and await self._renew():
                 renewed_s = self._monotonic()
 
-    async def flush(self) -> None:
-        """Settle everything before the program ends; what Redis does not take now is settled by expiry."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH_S):
-                while self._owed or self._held:  # a request that was cut off now leaves in this moment
-                    await self._pay_all()
-                    await asyncio.sleep(_TICK_S / 10)
+    async def flush(self, left_s: Callable[[], float] = lambda: 0.0) -> None:
+        """Settle everything before the program ends, which has `left_s` seconds, and takes a few in any case.
+
+        What Redis does not take by then is settled by expiry, as unconfirmed: what was delivered is known here alone.
+        """
+        began_s = self._monotonic()
+        while self._owed or self._held:  # a request that was cut off now leaves in this moment
+            await self._pay_all()
+            if self._monotonic() - began_s >= _FLUSH_S and not left_s():
+                break
+            await asyncio.sleep(_TICK_S / 10)
         if self._owed or self._held:
             left = len(self._owed) + len(self._held)
             _LOG.error("settlements_left", tickets=left, remedy="they are settled by their expiry")

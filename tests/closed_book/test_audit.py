@@ -180,10 +180,9 @@ def test_an_answer_that_says_it_was_free_must_be() -> None:
     )
 
 
-def test_pictures_of_a_gateway_that_ended_while_redis_was_away_may_be_unconfirmed() -> None:
+def test_pictures_of_a_gateway_that_was_killed_while_redis_was_away_may_be_unconfirmed() -> None:
     what = "the client's pictures are not the ledger's"
     assert {what} == found(**unconfirmed())
-    assert set() == found(**unconfirmed(processes=[process(left_settlements=True)]))
     assert set() == found(**unconfirmed(processes=[process(killed_s=101.5)]))
     for killed_s in (99.0, 117.0):
         assert {what} == found(**unconfirmed(processes=[process(killed_s=killed_s)]))

