@@ -10,6 +10,10 @@ import msgspec
 ID: Final = re.compile(r"cb-\d+-[a-z0-9]+-\d+")
 """A request's own id: in its header, which the ledger keeps, and in its prompt, which the provider sees."""
 
+OWED_S: Final = 15.0
+"""Longer than Redis is ever away, and than a gateway then takes to settle what it owes: one that is killed so shortly
+after its answer may have owed the settlement."""
+
 AI302_PATH: Final = "/minimaxi/v1/image_generation"
 """Where 302.AI's own codes mean something."""
 

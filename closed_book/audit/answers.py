@@ -4,12 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from closed_book.evidence import Asked, Discrepancy, Ending, Evidence, Line, Process
+from closed_book.evidence import OWED_S, Asked, Discrepancy, Ending, Evidence, Line, Process
 
 _NOTICED_S: Final = 2.0
 """Between a kill and the end of the client's connection."""
-_OWED_S: Final = 15.0
-"""Longer than Redis is ever away, and than a gateway then takes to settle what it owes."""
 
 
 def check_answers(evidence: Evidence) -> list[Discrepancy]:
@@ -55,13 +53,13 @@ def _check_answer(asked: Asked, line: Line | None, billed: int, process: Process
     elif not asked.may_have_cost and billed:
         detail = f"{asked.status} {asked.code}, billed {billed}"
         yield Discrepancy("an answer that says it was free, and was not", detail, (asked.id,))
-    elif not asked.may_have_cost and line and line.unconfirmed:
+    elif not asked.may_have_cost and line and line.unconfirmed and not _is_settled_by_others(asked, line, process):
         detail = f"{asked.status} {asked.code}, {line.unconfirmed} unconfirmed"
         yield Discrepancy("an answer that says it was free, and was charged", detail, (asked.id,))
 
 
 def _is_settled_by_others(asked: Asked, line: Line | None, process: Process | None) -> bool:
-    """Whether the pictures are in the ledger as unconfirmed, because their gateway died before it could say more.
+    """Whether its images are in the ledger as unconfirmed, because its gateway died before it could say more.
 
     Redis was away when it answered, as the answer is worth more than the record; and it was killed before Redis was
     back. One that is told to end waits for Redis.
@@ -69,4 +67,4 @@ def _is_settled_by_others(asked: Asked, line: Line | None, process: Process | No
     if line is None or process is None or line.delivered or line.unconfirmed < asked.pictures:
         return False
     killed_s = process.killed_s
-    return killed_s is not None and asked.sent_s <= killed_s <= asked.ended_s + _OWED_S
+    return killed_s is not None and asked.sent_s <= killed_s <= asked.ended_s + OWED_S

@@ -13,10 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from closed_book.configuration import PRICES
-from closed_book.evidence import Call, Counters, Discrepancy, Ending, Evidence, Line, Share, Sums
-
-_GRACE_S: Final = 1.0
-"""Between a kill and the moment at which the client's side of the connection is noted to be broken."""
+from closed_book.evidence import OWED_S, Call, Counters, Discrepancy, Ending, Evidence, Line, Share, Sums
 
 
 @dataclass(slots=True)
@@ -158,9 +155,9 @@ def _cause(evidence: Evidence, request_id: str, calls: list[Call], lines: list[L
         return ""
     is_dead = all(line.delivered + line.withheld + line.lost == 0 for line in lines)
     was_under_way = asked.sent_s <= process.killed_s and (
-        asked.ending is not Ending.ANSWERED or asked.ended_s >= process.killed_s - _GRACE_S
+        asked.ending is not Ending.ANSWERED or asked.ended_s >= process.killed_s - OWED_S
     )
-    return "its gateway was killed while it was under way" if is_dead and was_under_way else ""
+    return "its gateway was killed before it could settle" if is_dead and was_under_way else ""
 
 
 def _check_total(row: Row, where: str) -> Iterator[Discrepancy]:

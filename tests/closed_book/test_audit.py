@@ -120,7 +120,7 @@ def test_an_order_that_never_arrived_is_explained_by_a_kill_and_by_nothing_else(
 
 
 def test_a_kill_before_or_after_the_request_explains_nothing() -> None:
-    for killed_s in (99.0, 110.0):
+    for killed_s in (99.0, 117.0):
         assert "in the ledger and not billed, without a cause" in found(
             **unconfirmed(calls=[], invoice={}, asked=[asked(is_success=False)], processes=[process(killed_s=killed_s)])
         )
@@ -178,6 +178,16 @@ def test_an_answer_that_says_it_was_free_must_be() -> None:
     assert {"an answer that says it was free, and was charged"} == found(
         **unconfirmed(asked=[free], calls=[garbage], invoice={})
     )
+
+
+def test_a_refusal_of_a_gateway_that_was_killed_while_redis_was_away_may_be_unconfirmed() -> None:
+    free = asked(status=200, code="1026", pictures=0, is_success=False, may_have_cost=False)
+    refused = unconfirmed(asked=[free], calls=[call(images=0)], invoice={})
+    what = {"an answer that says it was free, and was charged", "in the ledger and not billed, without a cause"}
+    assert what <= found(**refused)
+    assert set() == found(**refused, processes=[process(killed_s=101.5)])
+    for killed_s in (99.0, 117.0):
+        assert what <= found(**refused, processes=[process(killed_s=killed_s)])
 
 
 def test_pictures_of_a_gateway_that_was_killed_while_redis_was_away_may_be_unconfirmed() -> None:
