@@ -99,7 +99,7 @@ class Admission:
             yield ticket
         finally:
             ticket.tally.close()
-            ticket.spent = ticket.durations()
+            ticket.spent, ticket.durations = ticket.durations(), Durations  # remembered, it must not keep its request
             self._owed[ticket.id] = self._held.pop(ticket.id)
             with suppress(GatewayError):  # it stays owed
                 await self._pay(ticket)

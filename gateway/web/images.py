@@ -67,10 +67,11 @@ class Images:
             generation = openai.parse_generation(body, self._catalog, caller.tenant, self._manners)
             del body  # it may be megabytes, and the wait minutes
             max_wait_s = read_max_wait(request)
-        make = partial(self._make, request, caller, generation, max_wait_s)
         if generation.is_stream:
+            make = partial(self._make, request, caller, generation, max_wait_s)
             return EventStream(request, make, generation.name, self._keep_alive_s, self._clock)
-        return ChunksResponse(openai.render_generation(await make(), int(self._clock())))
+        result = await self._make(request, caller, generation, max_wait_s)
+        return ChunksResponse(openai.render_generation(result, int(self._clock())))
 
     async def generate_native(self, request: Request) -> Response:
         """MiniMax's and 302.AI's own format."""

@@ -1,5 +1,6 @@
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -214,6 +215,25 @@ async def test_a_request_is_settled_when_it_is_cancelled(each_redis: str) -> Non
     assert usage is not None
     assert (0, 2) == (usage.open_requests, usage.images_today)
     assert ("unconfirmed", "2", "sim/main:0,0,0,2") == (line["outcome"], line["unconfirmed"], line["calls"])
+
+
+async def test_a_ticket_that_is_remembered_keeps_nothing_of_its_request(redis_url: str) -> None:
+    """Thousands are, at once: whatever the durations were asked of may hold a prompt, a trace and a connection."""
+
+    class Request:
+        def durations(self) -> Durations:
+            return Durations(1, 2, 3)
+
+    async with connected(redis_url) as redis:
+        admission, caller, request = admitting(redis), await put_tenant(redis), Request()
+        gone = weakref.ref(request)
+        async with admission.admit(caller, Purchase("req_1", "image-01", 1, PRICES), request.durations) as ticket:
+            del request
+            assert gone() is not None
+        [(_, line)] = await ledger(redis)
+        assert gone() is None
+        assert ticket.settled_s is not None
+    assert ("1", "2", "3") == (line["queue_ms"], line["upstream_ms"], line["total_ms"])
 
 
 async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[str, str]]]:
