@@ -321,6 +321,23 @@ async def test_a_dead_process_s_ticket_is_settled_by_its_expiry_and_by_what_it_s
     assert int(lines[sent.id]["total_ms"]) >= 300
 
 
+async def test_an_order_that_was_free_is_a_request_of_its_minute_also_by_expiry(each_redis: str) -> None:
+    """It may have reached its account: given back, the limit would let one too many through."""
+    async with connected(each_redis) as redis:
+        dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis, limits={"requests_per_minute": 1})
+        held = admitted(dead, caller, 3)
+        ticket = await held.__aenter__()
+        await dead.open(ticket, "sim", "main", 3)
+        await dead.free(ticket, "sim", "main", 3)
+        await asyncio.sleep(0.2)
+        await dead.settle_expired("acme", ticket.id)
+        usage, [(_, line)] = await dead.usage("acme"), await ledger(redis)
+        await held.__aexit__(None, None, None)
+    assert usage is not None
+    assert (1, 0, 0) == (usage.requests_last_minute, usage.images_last_minute, usage.images_today)
+    assert ("refused", "0", "0") == (line["outcome"], line["unconfirmed"], line["usd_micros"])
+
+
 async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(each_redis: str) -> None:
     """A process that was stopped, not dead: its pictures are delivered after all, and charged once."""
     async with connected(each_redis) as redis:

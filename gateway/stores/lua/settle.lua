@@ -42,7 +42,8 @@ local function number(name) return tonumber(ticket[name] or 0) end
 local key_base = base .. 'key:' .. ticket.key_id .. ':'
 
 -- What the ticket itself knows, where nobody is left to ask: never more than was reserved, also where an order that was
--- free could not be taken back in time.
+-- free could not be taken back in time. An order that was taken back may have reached its account: a request of its
+-- minute.
 local function of_the_dead()
   local accounts, calls, sent = {}, {}, 0
   for name in pairs(ticket) do table.insert(accounts, string.match(name, '^sent:(.+)$')) end
@@ -54,7 +55,8 @@ local function of_the_dead()
       sent = sent + images
     end
   end
-  return sent > 0 and 'unconfirmed' or 'not_sent', sent > 0 and '1' or '0', table.concat(calls, ';')
+  if #accounts == 0 then return 'not_sent', '0', '' end
+  return sent > 0 and 'unconfirmed' or 'refused', '1', table.concat(calls, ';')
 end
 
 local sums, ledger = base .. 'sums:' .. ticket.day, base .. 'ledger:' .. ticket.day
