@@ -58,6 +58,7 @@ __all__ = [
     "load_script",
     "ping",
     "redis_faults",
+    "script_text",
 ]
 
 PREFIX: Final = "ig2"
@@ -82,8 +83,7 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
 
     All keys must be in one slot of a cluster: they share what stands in braces.
     """
-    folder = files(__package__) / "lua"
-    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name))
+    text = script_text(name, shared)
     script = Loaded(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
 
     async def run(keys: list[str], args: list[Value]) -> object:
@@ -93,6 +93,12 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
             raise _away(error) from error
 
     return run
+
+
+def script_text(name: str, shared: Sequence[str] = ()) -> str:
+    """The source of `lua/NAME.lua` after that of the scripts that it shares code with."""
+    folder = files(__package__) / "lua"
+    return "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name))
 
 
 @contextmanager
