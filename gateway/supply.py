@@ -142,6 +142,7 @@ def _pool(upstream: config.Upstream, environ: Mapping[str, str]) -> Pool:
         upstream.breaker_failures,
         upstream.breaker_open_s,
         upstream.retry_percent,
+        upstream.paced_percent,
     )
     return Pool(upstream.name, accounts, terms)
 

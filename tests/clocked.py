@@ -32,8 +32,8 @@ class Clock:
         self.set(self.now_s + seconds)
 
 
-def clocked_script(client: "redis.Redis", name: str, shared: tuple[str, ...] = ()) -> Any:
+def clocked_script(client: "redis.Redis", name: str, shared: tuple[str, ...] = (), tables: str = "") -> Any:
     """A callable of (keys, args), as `gateway.stores.load_script` builds it, but on the clock of the test."""
-    text = script_text(name, shared)
+    text = script_text(name, shared, tables)
     assert _TIME in text
     return client.register_script(text.replace(_TIME, _READ))

@@ -21,38 +21,32 @@ _PROCESSES = itertools.count()
 UNLIMITED = AccountLimits(100_000, 1_000_000, 10_000)
 MINUTE_S = 61.0
 """For which a request counts, with the usual margin."""
-TAKEN_BACK = ("leases", "leased", "grants", "line", "places", "active", "weights")
+TAKEN_BACK = ("leases", "leased", "grants", "line", "places", "classids", "class", "classes", "waits", "active", "weights")
 """What is empty when nobody has or waits for anything."""
 _PASS_TIME = """
-local us = tonumber(ARGV[1])
+local us, base = tonumber(ARGV[1]), string.match(KEYS[1], '^(.*:)[^:]*$')
 local function sooner(record, names)
   for _, name in ipairs(names) do if record[name] then record[name] = record[name] - us end end
 end
-for _, at in ipairs({1, 2}) do
-  local kept = redis.call('HGETALL', KEYS[at])
+for _, name in ipairs({'loads', 'leased', 'health'}) do
+  local kept = redis.call('HGETALL', base .. name)
   for i = 1, #kept, 2 do
     local record = cmsgpack.unpack(kept[i + 1])
-    sooner(record, {'t', 'rate_at', 'lanes_at', 'used_at'})
-    for j = 1, record.log and #record.log or 0, 3 do record.log[j] = record.log[j] - us end
-    redis.call('HSET', KEYS[at], kept[i], cmsgpack.pack(record))
+    sooner(record, {'t', 'rate_at', 'lanes_at', 'used_at', 'paced_at', 'since_us', 'until_us'})
+    for j = 1, record.log and #record.log or 0, 4 do record.log[j] = record.log[j] - us end
+    redis.call('HSET', base .. name, kept[i], cmsgpack.pack(record))
   end
 end
-local rests = redis.call('HGETALL', KEYS[3])
-for i = 1, #rests, 2 do
-  local rest = cjson.decode(rests[i + 1])
-  sooner(rest, {'since_us', 'until_us'})
-  redis.call('HSET', KEYS[3], rests[i], cjson.encode(rest))
-end
-for _, at in ipairs({4, 5}) do
-  for _, member in ipairs(redis.call('ZRANGE', KEYS[at], 0, -1)) do
-    redis.call('ZINCRBY', KEYS[at], -us, member)
+for _, name in ipairs({'turns', 'leases', 'used'}) do
+  for _, member in ipairs(redis.call('ZRANGE', base .. name, 0, -1)) do
+    redis.call('ZINCRBY', base .. name, -us, member)
   end
 end
-local minute = tonumber(redis.call('HGET', KEYS[6], 'minute') or 0)
-redis.call('HSET', KEYS[6], 'minute', minute - math.floor(us / 60000000))
+local meta = base .. 'meta'
+redis.call('HSET', meta, 'minute', tonumber(redis.call('HGET', meta, 'minute') or 0) - math.floor(us / 60000000))
 for _, name in ipairs({'well_since', 'served_at', 'served_before_at'}) do
-  local at = tonumber(redis.call('HGET', KEYS[6], name) or 0)
-  redis.call('HSET', KEYS[6], name, string.format('%.0f', math.max(0, at - us)))
+  local at = tonumber(redis.call('HGET', meta, name) or 0)
+  redis.call('HSET', meta, name, string.format('%.0f', math.max(0, at - us)))
 end
 return 1
 """
@@ -60,9 +54,7 @@ return 1
 
 async def pass_time(redis: Client, seconds: float, upstream: str = "sim") -> None:
     """Make everything in a pool so much older; who is alive stays so."""
-    names = ("loads", "leased", "health", "turns", "leases", "meta")
-    keys = [record(upstream, name) for name in names]
-    await answer(redis, redis.eval(_PASS_TIME, len(keys), *keys, round(seconds * 1e6)), int)
+    await answer(redis, redis.eval(_PASS_TIME, 1, record(upstream, "meta"), round(seconds * 1e6)), int)
 
 
 async def left_over(redis: Client, upstream: str = "sim") -> list[str]:
@@ -99,6 +91,8 @@ class Process:
         return found
 
 
+UNPACED = PoolTerms(paced_percent=0)
+"""Whatever is free is given at once."""
 DEMAND = Demand("sim", "image-01", 1, "acme", 1, 0.0)
 
 
@@ -112,7 +106,7 @@ def account(name: str, *keys: str, upstream: str = "sim", limits: AccountLimits 
 async def pooling(
     redis: Client,
     *accounts: Account,
-    terms: PoolTerms = PoolTerms(),  # noqa: B008 - immutable
+    terms: PoolTerms = UNPACED,
     vault: Vault | None = None,
     lease_s: float = 60.0,
     clock: Callable[[], float] = time.time,

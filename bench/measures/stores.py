@@ -238,7 +238,7 @@ class _Line:
 
 @asynccontextmanager
 async def _line(client: Client, length: int) -> AsyncIterator[_Line]:
-    limits, terms = AccountLimits(1_000_000, 1_000_000, 1), PoolTerms(queue_max=2 * length)
+    limits, terms = AccountLimits(1_000_000, 1_000_000, 1), PoolTerms(queue_max=2 * length, paced_percent=0)
     async with pooling(client, account("main", limits=limits), terms=terms) as process:
         line = _Line(client, process, length)
         try:

@@ -80,6 +80,8 @@ class PoolTerms:
     breaker_open_s: float = 10.0
     retry_percent: int = 20
     """So many calls of a minute may repeat a failed one, in percent of those that do not."""
+    paced_percent: int = 50
+    """The part of the accounts' minutes that tenants over their share get at an even pace, in percent; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)

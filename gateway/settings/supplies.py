@@ -66,6 +66,7 @@ class Upstream(Table, frozen=True, kw_only=True):
     breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
     breaker_open_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10
     retry_percent: Annotated[int, Meta(ge=0, le=100)] = 20
+    paced_percent: Annotated[int, Meta(ge=0, le=90)] = 50
     accounts: Annotated[tuple[Account, ...], Meta(min_length=1)]
 
 

@@ -78,12 +78,14 @@ def connect(url: str, timeout_s: float, login: Login = Login()) -> Client:  # no
     return cast("Client", build(parse_address(url), login, timeout_s))
 
 
-def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
-    """`lua/NAME.lua`, after what it shares with others; run by its hash, and sent in full to a server that lacks it.
+def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: str = "") -> Script:
+    """`lua/NAME.lua`, after `tables` and what it shares with others.
+
+    It is run by its hash, and sent in full to a server that lacks it.
 
     All keys must be in one slot of a cluster: they share what stands in braces.
     """
-    text = script_text(name, shared)
+    text = script_text(name, shared, tables)
     script = Loaded(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
 
     async def run(keys: list[str], args: list[Value]) -> object:
@@ -95,10 +97,10 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = ()) -> Script:
     return run
 
 
-def script_text(name: str, shared: Sequence[str] = ()) -> str:
-    """The source of `lua/NAME.lua` after that of the scripts that it shares code with."""
+def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
+    """The source of `lua/NAME.lua`, after tables that Python has too, and the scripts that it shares code with."""
     folder = files(__package__) / "lua"
-    return "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name))
+    return "\n".join((tables, *((folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name))))
 
 
 @contextmanager

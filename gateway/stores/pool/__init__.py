@@ -15,13 +15,13 @@ import structlog
 from gateway.domain.faults import TABLE, Fault, GatewayError, Lowers, Outcome
 from gateway.domain.keys import UpstreamKey, rest_after
 from gateway.stores import PREFIX, Value
-from gateway.stores.pool.demands import UNSENT, Demand, Lease, NoKey, Repeat, Report
+from gateway.stores.pool.demands import UNSENT, Demand, Lease, NoKey, Priority, Repeat, Report
 from gateway.stores.pool.queue import Queue, Wake
 from gateway.stores.pool.roster import Roster
 from gateway.stores.pool.scripts import Answer, Scripts
 from gateway.stores.pool.status import PoolStatus, read_status
 
-__all__ = ["UNSENT", "Demand", "KeyPool", "Lease", "NoKey", "Repeat", "Report", "channel_of"]
+__all__ = ["UNSENT", "Demand", "KeyPool", "Lease", "NoKey", "Priority", "Repeat", "Report", "channel_of"]
 
 _LOG = structlog.get_logger("imagegate.pool")
 _STRANGERS_S: Final = 5.0
@@ -163,7 +163,7 @@ class KeyPool:
     async def _ask(self, demand: Demand, lease_id: str, patience_s: float, asked: str) -> Answer:
         args: list[Value] = [lease_id, self._queue.channel, demand.tenant, demand.weight, demand.images, demand.model]
         args += [round(patience_s * 1e6), asked, demand.repeat.value, self._lease_us, self._queue.alive_us]
-        args += demand.avoided
+        args += [demand.priority.value, *demand.avoided]
         try:
             answer = await self._scripts.run("lease", demand.upstream, args)
             if answer.verdict == "unknown":

@@ -18,6 +18,14 @@ class Repeat(Enum):
     """It counts, and is let through: a bad key is out by then, so no outage is made worse."""
 
 
+class Priority(Enum):
+    """Which requests go first; the value is lua/pool/lease.lua's."""
+
+    INTERACTIVE = "i"
+    BATCH = "b"
+    """It gets only what no interactive request waits for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """One call that needs an account."""
@@ -35,6 +43,7 @@ class Demand:
     repeat: Repeat = Repeat.NO
     avoided: tuple[str, ...] = ()
     """Ids of keys, or "ACCOUNT/" for a whole account."""
+    priority: Priority = Priority.INTERACTIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,4 +41,5 @@ def _terms(terms: PoolTerms) -> dict[str, float]:
         "breaker_open_us": round(terms.breaker_open_s * 1e6),
         "retry_percent": terms.retry_percent,
         "retries_min": _RETRIES_MIN,
+        "paced": terms.paced_percent,
     }

@@ -15,6 +15,7 @@ import structlog
 
 from gateway.domain.audit import Actor
 from gateway.domain.faults import Fault, GatewayError, State
+from gateway.domain.health import Event
 from gateway.domain.keys import AccountLimits, Pool, Secret, UpstreamKey, rest_after
 from gateway.stores import Client, Value, answer
 from gateway.stores.pool.descriptions import describe, digest_of
@@ -208,11 +209,10 @@ class Roster:
         Raises: GatewayError NOT_FOUND, REDIS_AWAY.
         """
         member = f"{account}/{key}" if key else account
-        hold = {"state": state.value, "since_us": round(self._clock() * 1e6), "by": actor.name}
-        text = "" if state is State.READY else msgspec.json.encode(hold).decode()
-        action = {State.READY: "enable", State.DISABLED: "disable", State.DRAINING: "drain"}[state]
-        args: list[Value] = ["hold", member, text]
-        await self._act(upstream, args, actor, f"pool.{action}", member, {"state": state.value})
+        event = {State.READY: Event.ENABLE, State.DISABLED: Event.DISABLE, State.DRAINING: Event.DRAIN}[state]
+        said = {"event": event.value, "since_us": round(self._clock() * 1e6), "by": actor.name}
+        args: list[Value] = ["hold", member, msgspec.json.encode(said).decode()]
+        await self._act(upstream, args, actor, f"pool.{event.value}", member, {"state": state.value})
 
     async def release_rest(
         self, upstream: str, account: str, key: str, *, works: bool, fault: Fault | None, seconds: float | None

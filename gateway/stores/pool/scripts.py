@@ -4,21 +4,24 @@ Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
 
 | name | type | TTL | what |
 |---|---|---|---|
-| declared | hash | 40 days idle | digest -> JSON: accounts and keys of one configuration |
-| holders | sorted set | 40 days idle | "DIGEST\|PROCESS": who has which configuration, by expiry |
+| declared | hash | 40 days idle | digest -> JSON: accounts, keys and terms of one configuration |
+| digests | sorted set | 40 days idle | digests, by the moment of their first declaration |
+| holders | sorted set | 40 days idle | "DIGEST\|PROCESS": which process has which configuration, by expiry |
 | added | hash | none | ACCOUNT/KEY -> JSON: sealed secret, limits, of keys added at run time |
 | held | hash | none | ACCOUNT or ACCOUNT/KEY -> JSON: a person's word: disabled, draining |
 | roster | hash | 40 days idle | ACCOUNT -> JSON: declared and added, as the scheduler uses it |
-| health | hash | 40 days idle | see lua/pool/prelude.lua: what rests, why, until when |
-| loads | hash | 40 days idle | ACCOUNT -> msgpack: what was sent in the last minute, what is under way |
-| ready | sorted set | 40 days idle | accounts with room, by how full they are |
+| health | hash | 40 days idle | see lua/pool/health.lua: what rests, why, until when |
+| loads | hash | 40 days idle | ACCOUNT -> msgpack: what was sent in the last minute, what is in flight |
+| groups, ready:GROUP, full:GROUP, resting:GROUP, out:GROUP | | 40 days idle | the index: see lua/pool/serving.lua |
 | turns | sorted set | 40 days idle | accounts, by the moment at which something of them changes by itself |
 | leases | sorted set | 40 days idle | ids of leases, by expiry |
 | leased | hash | 40 days idle | id -> msgpack: account, key, images, moment |
-| line | sorted set | 40 days idle | "TENANT\|MOMENT\|ID" of waiting requests, in lexical order |
-| places | hash | 40 days idle | id -> msgpack: a waiting request |
-| active, idle | sorted sets | 40 days idle | tenants, by their pass: who waits, and who does not |
-| weights | hash | 40 days idle | tenant -> weight, of who waits |
+| lapsed | sorted set | 40 days idle | ids of leases that expired within a day |
+| line, places, classids, class, classes, class:NUMBER, queued | | 40 days idle | the queue: see lua/pool/line.lua |
+| active, idle | sorted sets | 40 days idle | flows, by their pass: those that wait, and those that do not |
+| waits, weights | hashes | 40 days idle | flow -> requests that wait, weight |
+| used | sorted set | 40 days idle | flows, by the moment at which their recent use is paid off |
+| waiting:PROCESS | set | 40 days idle | ids of what waits for a process |
 | processes | sorted set | 40 days idle | channels of processes that wait for something, by expiry |
 | grants | hash | 40 days idle | id -> channel: leases that their processes have not taken yet |
 | meta | hash | 40 days idle | terms, virtual time, failures in a row, calls of the last minute |
@@ -35,34 +38,14 @@ import msgspec
 import structlog
 
 from gateway.domain.faults import Fault
+from gateway.domain.health import lua_tables
 from gateway.metrics import Metrics
 from gateway.stores import PREFIX, Client, Value, load_script
 
 _LOG = structlog.get_logger("imagegate.pool")
-_NAMES: Final = (
-    "roster",
-    "declared",
-    "holders",
-    "added",
-    "held",
-    "health",
-    "loads",
-    "ready",
-    "turns",
-    "leases",
-    "leased",
-    "line",
-    "places",
-    "active",
-    "idle",
-    "weights",
-    "processes",
-    "grants",
-    "meta",
-    "audit",
-)
-"""As in lua/pool/prelude.lua, which has the day's after them."""
-SHARED: Final = ("pool/prelude", "pool/accounts", "pool/leases", "pool/line")
+_NAMES: Final = ("meta", "roster", "loads", "health", "leases", "line")
+"""Some of them: the scripts name the others themselves, in the same slot."""
+SHARED: Final = ("pool/prelude", "pool/health", "pool/accounts", "pool/serving", "pool/leases", "pool/line")
 """What stands before each script, in this order."""
 ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look", "glance")
 _DAY_S: Final = 86_400
@@ -87,6 +70,7 @@ class Answer(msgspec.Struct, frozen=True):
     is_keeper: bool = False
     given: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    down: tuple[str, ...] = ()
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -112,7 +96,7 @@ class Scripts:
     """Runs them, and tells of every change of state that they report."""
 
     def __init__(self, redis: Client, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._scripts = {act: load_script(redis, f"pool/{act}", SHARED) for act in ACTS}
+        self._scripts = {act: load_script(redis, f"pool/{act}", SHARED, lua_tables()) for act in ACTS}
         self._metrics = metrics
         self._clock = clock
 

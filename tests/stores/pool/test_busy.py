@@ -57,7 +57,7 @@ async def test_who_waits_for_long_calls_is_not_thrown_out(redis_url: str) -> Non
 
 async def test_a_line_that_one_tenant_has_filled_is_open_to_the_others(any_redis: str) -> None:
     """Each up to its share, and all up to twice the line's length."""
-    terms = PoolTerms(queue_max=4)
+    terms = PoolTerms(queue_max=4, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = wait(process, "flood", 4)
@@ -139,7 +139,7 @@ async def test_a_wait_that_ends_late_says_how_long_it_would_still_be(redis_url: 
 
 async def test_who_waits_stays_while_the_upstream_rests_for_seconds(redis_url: str) -> None:
     """And is served when it is well again."""
-    terms = PoolTerms(breaker_failures=1, breaker_open_s=30)
+    terms = PoolTerms(breaker_failures=1, breaker_open_s=30, paced_percent=0)
     async with connected(redis_url) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         held = await process.take()
         waiting = wait(process, "acme")

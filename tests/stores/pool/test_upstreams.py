@@ -14,7 +14,7 @@ from tests.stores.pool.health import PERSON, A, B, fail, ill, standings, succeed
 
 pytestmark = pytest.mark.anyio
 
-THREE = PoolTerms(breaker_failures=3, breaker_open_s=10.0)
+THREE = PoolTerms(breaker_failures=3, breaker_open_s=10.0, paced_percent=0)
 
 
 async def test_the_breaker_opens_after_so_many_failures_in_a_row(any_redis: str) -> None:

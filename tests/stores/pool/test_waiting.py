@@ -140,7 +140,7 @@ async def test_all_that_wait_are_served_when_redis_has_lost_its_memory(any_redis
 
 
 async def test_the_queue_has_an_end(any_redis: str) -> None:
-    terms = PoolTerms(queue_max=3)
+    terms = PoolTerms(queue_max=3, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = [asyncio.ensure_future(process.ask(patience_s=LONG_S)) for _ in range(3)]
@@ -184,7 +184,7 @@ async def test_down_is_said_of_a_pool_whose_accounts_cannot_serve_and_nothing_to
 
 
 async def test_who_waits_hears_when_the_breaker_opens_for_more_than_a_minute(any_redis: str) -> None:
-    terms = PoolTerms(breaker_failures=1, breaker_open_s=90)
+    terms = PoolTerms(breaker_failures=1, breaker_open_s=90, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         held = await process.take()
         waiting = asyncio.ensure_future(process.ask(patience_s=LONG_S))

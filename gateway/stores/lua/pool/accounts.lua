@@ -1,18 +1,24 @@
--- Accounts: what each has sent in the last minute and has under way, what it may still take, and with which key.
--- Shared, after prelude.lua.
+-- Accounts: what each has sent in the last minute and has in flight, and what it may still take.
+-- Shared, after health.lua.
 
+-- Entries from a clock that was ahead: of more than a window ahead nothing is known, and they are dropped; others count
+-- from now on, so that no minute is given out twice.
 local function drop_old(load)
-  local log, cut, from = load.log, now - window(), 1
-  while log[from] and log[from] <= cut do from = from + 3 end
-  if from == 1 then return end
-  local kept = {}
-  for i = from, #log do kept[#kept + 1] = log[i] end
+  local log, cut, kept = load.log, now - window(), {}
+  for i = 1, #log, 4 do
+    local t = log[i]
+    if t > cut and t <= now + window() then
+      local at = #kept
+      kept[at + 1], kept[at + 2], kept[at + 3], kept[at + 4] = math.min(t, now), log[i + 1], log[i + 2], log[i + 3]
+    end
+  end
   load.log = kept
+  if load.paced_at and load.paced_at > now then load.paced_at = now end
 end
 
 local function sum_up(a)
   local requests, images, log = 0, 0, a.load.log
-  for i = 1, #log, 3 do
+  for i = 1, #log, 4 do
     requests, images = requests + log[i + 1], images + log[i + 2]
   end
   a.requests, a.images = requests, images
@@ -23,7 +29,7 @@ local function account(name)
     local record, kept = redis.call('HGET', K.roster, name), redis.call('HGET', K.loads, name)
     if record or kept then
       local a = {name = name, record = record and cjson.decode(record) or nil}
-      a.load = kept and cmsgpack.unpack(kept) or {log = {}, flying = 0, last = {}}
+      a.load = kept and cmsgpack.unpack(kept) or {log = {}, flying = 0, last = {}, made = 0}
       drop_old(a.load)
       sum_up(a)
       accounts[name] = a
@@ -37,146 +43,108 @@ end
 -- What a lowered estimate has grown to: a tenth of the limit a minute, at least one.
 local function grown(limit, kept, since)
   if not kept then return limit end
-  local steps = math.floor((now - since) / MINUTE)
-  return math.min(limit, kept + steps * math.max(1, math.floor(limit / 10)))
+  local steps = math.max(0, math.floor((now - since) / MINUTE))
+  return math.max(1, math.min(limit, kept + steps * math.max(1, math.floor(limit / 10))))
 end
 
 local function rate_of(a) return grown(a.record.requests_per_minute, a.load.rate, a.load.rate_at) end
 
 local function lanes_of(a) return grown(a.record.max_concurrency, a.load.lanes, a.load.lanes_at) end
 
-local function has_room(a)
-  return a.requests < rate_of(a) and a.load.flying < lanes_of(a) and a.images < a.record.images_per_minute
+local function has_room(a, images)
+  return a.requests < rate_of(a) and a.load.flying < lanes_of(a) and a.images + images <= a.record.images_per_minute
 end
 
--- How full it is, next to what it may take and its weight; among equals the one that was used longest ago.
+-- When it has room for a call of so many images, as long as calls last; and when it has by its minute alone.
+local function room_at(a, images)
+  local log, free, missing = a.load.log, rate_of(a) - a.requests, a.images + images - a.record.images_per_minute
+  local at = now
+  for i = 1, #log, 4 do
+    if free >= 1 and missing <= 0 then break end
+    free, missing, at = free + log[i + 1], missing - log[i + 2], log[i] + window()
+  end
+  local minute_at = math.max(now, at)
+  if a.load.flying < lanes_of(a) then return minute_at, minute_at end
+  return math.max(minute_at, now + setting('call_us') / math.max(1, a.load.flying)), minute_at
+end
+
+local LAST = 2          -- requests that an account has left, which are kept for tenants below their share
+local LAST_SPAN = 1.15  -- until more gets free within so many of its even spans for each of them
+
+-- The even pace: from when on a request over its tenant's share may be sent, and the span between two of them. The room
+-- that is left is spread until more gets free, so that a tenant below its share finds some at any moment.
+local function pace_of(a)
+  local load, log = a.load, a.load.log
+  if setting('paced') <= 0 or #log == 0 then return now, 0 end
+  local is_paced = load.paced_at and load.paced_at > now - window()
+  local from, span = is_paced and load.paced_at or log[#log - 3], 0
+  local function spread(field, free, cost)
+    for i = 1, #log, 4 do
+      if free + cost > 0 then
+        span = math.max(span, (log[i] + window() - from) * cost / (free + cost))
+      end
+      free = free + log[i + field]
+    end
+  end
+  local rate = rate_of(a)
+  local free = rate - a.requests
+  spread(1, free, 1)
+  spread(2, a.record.images_per_minute - a.images, load.paced_n or 1)
+  local due = from + span * (is_paced and 1 or 1 - (a.record.phase or 0))
+  if free <= LAST then due = math.max(due, log[1] + window() - free * LAST_SPAN * window() / rate) end
+  return due, span
+end
+
+-- How full it is, next to what it may take and its weight, 0 to 10,000.
 local function fullness(a)
   local limit = a.record
   local share = math.max(a.requests / rate_of(a), a.images / limit.images_per_minute, a.load.flying / lanes_of(a))
-  return math.floor(share * 10000 / limit.weight) + (a.load.used_at or 0) / 1e17
-end
-
-local function rests_of(a, model)
-  local fields, holds = {a.name}, {a.name}
-  for _, key in ipairs(a.record.keys) do
-    local member = a.name .. '/' .. key.name
-    holds[#holds + 1] = member
-    fields[#fields + 1] = member
-    fields[#fields + 1] = member .. '|' .. (model or '')
-  end
-  return fields, redis.call('HMGET', K.health, unpack(fields)), redis.call('HMGET', K.held, unpack(holds))
-end
-
--- The key of an account whose turn it is, with the half-open rests that a lease of it would try: {field, rest}.
--- Without one, until when that is so: 0 where that is not known.
-local function key_of(a, model, avoided)
-  local fields, kept, held = rests_of(a, model)
-  if held[1] or avoided[a.name .. '/'] then return nil, 0 end
-  local rest = rest_in(kept[1])
-  announce(fields[1], rest)
-  local is_open, back = opens(rest)
-  if not is_open then return nil, back, rest end
-  local best, trials, oldest, soonest, why = nil, nil, math.huge, math.huge, nil
-  for i, key in ipairs(a.record.keys) do
-    local one, two = rest_in(kept[2 * i]), rest_in(kept[2 * i + 1])
-    announce(fields[2 * i], one)
-    announce(fields[2 * i + 1], two)
-    local is_free, until_one = opens(one)
-    local is_allowed, until_two = opens(two)
-    if held[i + 1] or avoided[fields[2 * i]] then
-      is_free = false
-    elseif not (is_free and is_allowed) and math.max(until_one, until_two) < soonest then
-      soonest = math.max(until_one, until_two)
-      why = not is_free and (is_allowed or until_one >= until_two) and one or two
-    end
-    if is_free and is_allowed and not held[i + 1] and (a.load.last[key.name] or 0) < oldest then
-      best, oldest = key, a.load.last[key.name] or 0
-      trials = {}
-      if rest then trials[#trials + 1] = {fields[1], rest} end
-      if one then trials[#trials + 1] = {fields[2 * i], one} end
-      if two then trials[#trials + 1] = {fields[2 * i + 1], two} end
-    end
-  end
-  if best then return best, trials end
-  return nil, soonest < math.huge and soonest or 0, why
-end
-
--- Write an account back: whether it is ready, and when that may change by itself.
-local function put_back(a)
-  local load, next_us = a.load, math.huge
-  local function at(us) if us > now and us < next_us then next_us = us end end
-  if not a.record then
-    redis.call('ZREM', touch('ready'), a.name)
-    redis.call('ZREM', touch('turns'), a.name)
-    redis.call('HSET', touch('loads'), a.name, cmsgpack.pack(load))
-    return
-  end
-  if load.log[1] then at(load.log[1] + window()) end
-  if load.rate then
-    if rate_of(a) >= a.record.requests_per_minute then
-      load.rate = nil
-    else
-      at(load.rate_at + (math.floor((now - load.rate_at) / MINUTE) + 1) * MINUTE)
-    end
-  end
-  if load.lanes then
-    if lanes_of(a) >= a.record.max_concurrency then
-      load.lanes = nil
-    else
-      at(load.lanes_at + (math.floor((now - load.lanes_at) / MINUTE) + 1) * MINUTE)
-    end
-  end
-  if load.flying > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
-  local key, back = key_of(a, nil, {})
-  if not key then at(back) end
-  if key and has_room(a) then
-    redis.call('ZADD', touch('ready'), fullness(a), a.name)
-  else
-    redis.call('ZREM', touch('ready'), a.name)
-  end
-  if next_us < math.huge then
-    redis.call('ZADD', touch('turns'), next_us, a.name)
-  else
-    redis.call('ZREM', touch('turns'), a.name)
-  end
-  redis.call('HSET', touch('loads'), a.name, cmsgpack.pack(load))
+  return math.floor(share * 10000 / limit.weight)
 end
 
 local function write_down(a, images)
-  local log, size = a.load.log, #a.load.log
-  if size >= 3 * EXACT_MAX and math.floor(log[size - 2] / GRAIN) == math.floor(now / GRAIN) then
-    log[size - 2], log[size - 1], log[size] = now, log[size - 1] + 1, log[size] + images
+  local load, log, size = a.load, a.load.log, #a.load.log
+  load.made = load.made + 1
+  if size >= 4 * EXACT_MAX and math.floor(log[size - 3] / GRAIN) == math.floor(now / GRAIN) then
+    log[size - 3], log[size - 2], log[size - 1], log[size] = now, log[size - 2] + 1, log[size - 1] + images, load.made
   else
-    log[size + 1], log[size + 2], log[size + 3] = now, 1, images
+    log[size + 1], log[size + 2], log[size + 3], log[size + 4] = now, 1, images, load.made
   end
   a.requests, a.images = a.requests + 1, a.images + images
+  return load.made
 end
 
--- Likewise for a request of an earlier moment; in a long log it goes with the next one.
+-- The like for a request of an earlier moment; in a long log it is counted with the next one. Returns its number.
 local function write_in(a, t, images)
   local log = a.load.log
   local at = #log + 1
-  while at > 3 and log[at - 3] > t do at = at - 3 end
-  if #log >= 3 * EXACT_MAX and log[at] then
-    log[at + 1], log[at + 2] = log[at + 1] + 1, log[at + 2] + images
-  else
-    for i, value in ipairs({t, 1, images}) do table.insert(log, at + i - 1, value) end
-  end
+  while at > 4 and log[at - 4] > t do at = at - 4 end
   a.requests, a.images = a.requests + 1, a.images + images
+  if #log >= 4 * EXACT_MAX and log[at] then
+    log[at + 1], log[at + 2] = log[at + 1] + 1, log[at + 2] + images
+    return log[at + 3]
+  end
+  a.load.made = a.load.made + 1
+  for i, value in ipairs({t, 1, images, a.load.made}) do table.insert(log, at + i - 1, value) end
+  return a.load.made
 end
 
--- The opposite, for a request of the moment t that was not sent; what has left the log already is not in it.
-local function cross_out(a, t, images)
-  local log = a.load.log
-  if t <= now - window() then return end
-  for i = 1, #log, 3 do
-    if log[i] >= t then
-      log[i + 1], log[i + 2] = log[i + 1] - 1, log[i + 2] - images
-      if log[i + 1] <= 0 then
-        for _ = 1, 3 do table.remove(log, i) end
-      end
-      a.requests, a.images = a.requests - 1, a.images - images
-      return
+-- The opposite, for a request that was not sent, by its number; what has left the log is not in it.
+local function cross_out(a, number, images)
+  local log, found = a.load.log, nil
+  for i = 1, #log, 4 do
+    local last = log[i + 3]
+    if last == number then
+      found = i
+      break
+    elseif last > number and log[i + 1] > 1 and (not found or last < log[found + 3]) then
+      found = i  -- merged: its last request came later
     end
+  end
+  if not found then return end
+  log[found + 1], log[found + 2] = log[found + 1] - 1, math.max(0, log[found + 2] - images)
+  a.requests, a.images = a.requests - 1, math.max(0, a.images - images)
+  if log[found + 1] <= 0 then
+    for _ = 1, 4 do table.remove(log, found) end
   end
 end

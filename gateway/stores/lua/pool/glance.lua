@@ -1,4 +1,5 @@
--- Whether some account could take a call now. O(1); says no more of a pool that is merely busy than of one that is broken.
+-- Whether some account could take a call now. O(groups); says no more of a pool that is merely busy than of one that is broken.
 -- Returns  verdict: open, or unknown
-local is_open = meta.version and redis.call('ZCARD', K.ready) > 0 and gate() > 0
-return reply({verdict = is_open and 'open' or 'unknown'})
+if not meta.version then return reply({verdict = 'unknown'}) end
+local soonest, kind = outlook({n = 1}, false)
+return reply({verdict = soonest and soonest <= now and kind == 'busy' and 'open' or 'unknown'})

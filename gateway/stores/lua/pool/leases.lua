@@ -1,25 +1,33 @@
--- Leases: taken, given back, ended by time; and which account is the one to take.
--- Shared, after accounts.lua.
+-- Leases: taken, given back, ended by time. Shared, after serving.lua.
 
--- A lease is {a = account, k = key, f = its fingerprint, o = tenant, n = images, t = moment, r = repeats, g = granted, l =
--- shifted}: granted is one that was given to a waiting request, and that its process has not taken yet; shifted one
--- whose moment is already that of its sending.
-local function take(a, key, trials, id, tenant, images, until_us, repeats, granted)
-  write_down(a, images)
+-- A lease is {a = account, k = key, f = its fingerprint, o = tenant, n = images, t = moment, s = number of its entry in the
+-- log, r = repeats, g = granted, l = shifted, c = slots}: granted is one that was given to a waiting request and that its
+-- process has not taken yet; shifted one whose moment is already that of its sending.
+local LAPSED_KEPT = 24 * 60 * MINUTE
+local LAPSED_MAX = 10000
+
+-- `found`: see choose. `who`: {id, t = tenant, n = images, r = repeats, g = granted}. `is_over`: it takes a step of the pace.
+local function take(found, who, until_us, is_over)
+  local a, key, trials = found[1], found[2], found[3]
+  if is_over then
+    local due = pace_of(a)
+    a.load.paced_at, a.load.paced_n = math.min(now, math.max(due, now - 2 * SKEW)), who.n
+  end
+  local number = write_down(a, who.n)
   a.load.flying = a.load.flying + 1
   a.load.last[key.name], a.load.used_at = now, now
   for _, trial in ipairs(trials) do
-    trial[2].probe = id
+    trial[2].probe = who.id
     keep_rest(trial[1], trial[2])
   end
-  local star = rest_in(redis.call('HGET', K.health, '*'))
+  local star = rest_at('*')
   if star then
-    star.probe = id
+    star.probe = who.id
     keep_rest('*', star)
   end
-  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = images, t = now, r = repeats, g = granted, o = tenant}
-  redis.call('HSET', touch('leased'), id, cmsgpack.pack(lease))
-  redis.call('ZADD', touch('leases'), until_us, id)
+  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = number, r = who.r, g = who.g, o = who.t}
+  redis.call('HSET', touch('leased'), who.id, cmsgpack.pack(lease))
+  redis.call('ZADD', touch('leases'), until_us, who.id)
   put_back(a)
   return lease
 end
@@ -37,7 +45,8 @@ local function give_back(id, lease, is_unsent)
   local a = account(lease.a)
   if not a then return nil end
   a.load.flying = math.max(0, a.load.flying - 1)
-  if is_unsent then cross_out(a, lease.t, lease.n) end
+  if is_unsent then cross_out(a, lease.s, lease.n) end
+  forget_keys(lease.a)  -- a trial may be over with it
   return a
 end
 
@@ -45,12 +54,66 @@ local function leased(verdict, id, lease)
   return {verdict = verdict, account = lease.a, key = lease.k, fingerprint = lease.f, at_us = moment(lease.t)}
 end
 
--- What time brings: leases that nobody renewed end, accounts get their room back. Returns whether there is more to do.
+-- Count a request as sent at t and not when it was leased.
+local function count_at(a, lease, t)
+  cross_out(a, lease.s, lease.n)
+  lease.t = t
+  lease.s = t >= now and write_down(a, lease.n) or write_in(a, t, lease.n)
+end
+
+-- Calls of the last minute, repeated ones apart: those of this minute of the clock, and of the one before in part.
+local function calls_lately()
+  local minute = math.floor(now / MINUTE)
+  local age = minute - setting('minute')
+  if age ~= 0 then
+    touch('roster')  -- what is read and not written lives on with every minute in which the pool is used
+    touch('declared')
+    touch('digests')
+    local was_next = age == 1
+    set_meta('calls_before', was_next and setting('calls') or 0)
+    set_meta('retries_before', was_next and setting('retries') or 0)
+    set_meta('calls', 0)
+    set_meta('retries', 0)
+    set_meta('minute', minute)
+  end
+  local rest = 1 - (now % MINUTE) / MINUTE
+  return setting('calls') + rest * setting('calls_before'), setting('retries') + rest * setting('retries_before')
+end
+
+local function count_call(is_retry)
+  calls_lately()
+  add_meta('calls', 1)
+  if is_retry then add_meta('retries', 1) end
+end
+
+-- Begin the call of a granted lease: the account's minute is counted from here.
+local function claim(id, lease, until_us)
+  local a = account(lease.a)
+  count_at(a, lease, now)
+  lease.g = nil
+  redis.call('HDEL', K.grants, id)
+  redis.call('HSET', touch('leased'), id, cmsgpack.pack(lease))
+  redis.call('ZADD', touch('leases'), until_us, id)
+  count_call(lease.r > 0)
+  put_back(a)
+  return leased('leased', id, lease)
+end
+
+-- A lease that expired may yet be released, by a process that was cut off: its call counts then, once.
+local function note_lapsed(id)
+  redis.call('ZADD', touch('lapsed'), now, id)
+  redis.call('ZREMRANGEBYSCORE', K.lapsed, '-inf', now - LAPSED_KEPT)
+  redis.call('ZREMRANGEBYRANK', K.lapsed, 0, -LAPSED_MAX - 1)
+end
+
+-- What time brings: leases that were not renewed expire, accounts get their room back. Returns whether there is more to do.
 local function look_after()
-  local ended = redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, BATCH)
+  note_time()
+  local ended = in_grace() and {} or redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, BATCH)
   for _, id in ipairs(ended) do
     local lease = lease_of(id)
     if lease then
+      if not lease.g then note_lapsed(id) end
       local a = give_back(id, lease, lease.g)
       if a then put_back(a) end
     else
@@ -60,40 +123,7 @@ local function look_after()
   local due = redis.call('ZRANGEBYSCORE', K.turns, '-inf', now, 'LIMIT', 0, BATCH)
   for _, name in ipairs(due) do
     local a = account(name)
-    if a then
-      put_back(a)
-    else
-      redis.call('ZREM', K.turns, name)
-      redis.call('ZREM', K.ready, name)
-    end
+    if a then put_back(a) else redis.call('ZREM', K.turns, name) end
   end
   return #ended == BATCH or #due == BATCH
-end
-
--- The account for a call: {account, key, trials}; or nil, and the account that has room for so many images first.
-local function choose(images, model, avoided, reserved)
-  local start, short, shortest = 0, nil, math.huge
-  while true do
-    local page = redis.call('ZRANGE', K.ready, start, start + 15)
-    for _, name in ipairs(page) do
-      local a = account(name)
-      if a and a.record and not reserved[name] and has_room(a) then
-        local key, trials = key_of(a, model, avoided)
-        local missing = a.images + images - a.record.images_per_minute
-        if key and missing <= 0 then return {a, key, trials} end
-        if key and images <= a.record.images_per_minute then
-          local log = a.load.log
-          for i = 1, #log, 3 do
-            missing = missing - log[i + 2]
-            if missing <= 0 then
-              if log[i] < shortest then short, shortest = name, log[i] end
-              break
-            end
-          end
-        end
-      end
-    end
-    if #page < 16 then return nil, short end
-    start = start + 16
-  end
 end

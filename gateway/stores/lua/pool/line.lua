@@ -1,16 +1,31 @@
--- The queue: weighted fair queueing over tenants. Shared, after leases.lua.
+-- The queue: weighted fair queueing over tenants, in classes of what can be served alike. Shared, after leases.lua.
 --
--- Each tenant has a pass: the virtual time at which its next request is to be served. Serving one moves it on by cost /
--- weight; who comes (back) starts at the pool's own virtual time, which is the pass of what was served last. `active` has
--- the passes of who waits, `idle` those of who does not, as long as they are ahead. Nothing is paid by who leaves the line.
+-- Waiting requests that need the same (images, model, what they avoid) and are of one priority form a class. A script looks at
+-- classes and at the first tenants of each, never at all that wait.
+-- Each flow, a tenant in one priority, has a pass: the virtual time at which its next request is to be served. Serving one
+-- moves it on by cost / weight; a flow that comes (back) starts at the pool's own virtual time, which is the pass of what was
+-- served last. `active` has the passes of flows that wait, `idle` those of flows that do not, as long as they are ahead.
+-- Nothing is paid by a request that leaves. Batch flows get only what no interactive class can use.
+--
+--   classids  hash: description -> number        classes   sorted set: number -> lowest pass in it, or less; see BATCH_AFTER
+--   class     hash: number -> msgpack: q, n, m, x, text        class:NUMBER   sorted set: flow -> its pass, or less
+--   line      sorted set: "CLASS|FLOW|MOMENT|ID", lexical      places    hash: id -> msgpack of a waiting request
+--   waiting:PROCESS   set: ids of what waits for a process
+--   waits     hash: flow -> how many wait        queued    hash: class -> their cost in slots
+--   used      sorted set: flow -> moment at which its recent use is paid off: beyond a window it is over its share
+local BATCH_AFTER = 1e12    -- added to a batch class's pass in `classes`
+local GRANT = 10 * 1000000  -- a granted lease waits for its process to take it for this long
+local GRANTS_MAX = 16       -- in one script
+local CLASSES_MAX = 64      -- that one script looks at first, and as many further ones in turn
+local TENANTS_MAX = 16      -- of one class that are looked at for one below its share
 
 local function cost_of(images) return math.max(1, images * setting('slots_per_image')) end
 
-local function start_of(tenant)
-  return math.max(setting('virtual'), tonumber(redis.call('ZSCORE', K.idle, tenant) or 0))
+local function start_of(flow)
+  return math.max(setting('virtual'), tonumber(redis.call('ZSCORE', K.idle, flow) or 0))
 end
 
-local function charge(tenant, pass, cost, weight)
+local function charge(pass, cost, weight)
   if pass > setting('virtual') then
     set_meta('virtual', pass)
     redis.call('ZREMRANGEBYSCORE', K.idle, '-inf', pass)
@@ -18,12 +33,36 @@ local function charge(tenant, pass, cost, weight)
   return pass + cost / weight
 end
 
-local function spot(place) return place.t .. '|' .. string.format('%016.0f', place.at) .. '|' .. place.id end
+-- Shares --------------------------------------------------------------------------------------------------------------
 
-local function line_of(tenant, most)
-  local found = redis.call('ZRANGEBYLEX', K.line, '[' .. tenant .. '|', '(' .. tenant .. '}', 'LIMIT', 0, most)
-  for i, member in ipairs(found) do found[i] = string.match(member, '[^|]*$') end
-  return found
+-- The unpaced part of the pool's minute is shared by weight; a tenant that used up its part of it is over its share, and is
+-- served at the even pace of the accounts until its use is paid off.
+local function is_over(flow)
+  if setting('paced') <= 0 then return false end
+  if string.sub(flow, 1, 1) == 'b' then return true end
+  local paid_off = tonumber(redis.call('ZSCORE', K.used, flow) or 0)
+  return paid_off - now >= 0.999 * window()
+end
+
+local function note_use(flow, cost, weight)
+  if setting('paced') <= 0 then return end
+  redis.call('ZREMRANGEBYSCORE', K.used, '-inf', now)
+  local all = setting('weight') + (redis.call('HEXISTS', K.waits, flow) == 1 and 0 or weight)
+  local share = math.max(1, setting('capacity')) * (1 - setting('paced') / 100) * weight / math.max(all, weight)
+  local from = math.max(now, tonumber(redis.call('ZSCORE', K.used, flow) or 0))
+  local paid_off = share > 0 and from + cost * window() / share or math.huge
+  redis.call('ZADD', touch('used'), math.min(paid_off, now + 2 * window()), flow)
+end
+
+-- Joining and leaving ---------------------------------------------------------------------------------------------------
+
+local function spot(place)
+  return place.k .. '|' .. place.f .. '|' .. string.format('%016.0f', place.at) .. '|' .. place.id
+end
+
+local function first_of(class, flow)
+  local found = redis.call('ZRANGEBYLEX', K.line, '[' .. class .. '|' .. flow .. '|', '(' .. class .. '|' .. flow .. '}', 'LIMIT', 0, 1)
+  return found[1] and string.match(found[1], '[^|]*$')
 end
 
 local function place_of(id)
@@ -31,128 +70,217 @@ local function place_of(id)
   return kept and cmsgpack.unpack(kept)
 end
 
-local function join(place)
-  redis.call('ZADD', touch('line'), 0, spot(place))
-  redis.call('HSET', touch('places'), place.id, cmsgpack.pack(place))
-  redis.call('HINCRBYFLOAT', touch('meta'), 'queued', place.c)
-  if not redis.call('ZSCORE', K.active, place.t) then
-    redis.call('ZADD', touch('active'), start_of(place.t), place.t)
-    redis.call('ZREM', touch('idle'), place.t)
-    redis.call('HSET', touch('weights'), place.t, place.w)
-    redis.call('HINCRBYFLOAT', touch('meta'), 'weight', place.w)
-  end
-end
-
--- Leave the line. Where nobody of the tenant is left in it, it keeps the pass that it has or is given.
-local function leave(place, pass)
-  redis.call('ZREM', touch('line'), spot(place))
-  redis.call('HDEL', touch('places'), place.id)
-  redis.call('HINCRBYFLOAT', touch('meta'), 'queued', -place.c)
-  if #line_of(place.t, 1) > 0 then
-    if pass then redis.call('ZADD', touch('active'), pass, place.t) end
-    return
-  end
-  pass = pass or tonumber(redis.call('ZSCORE', K.active, place.t) or 0)
-  redis.call('ZREM', touch('active'), place.t)
-  if pass > setting('virtual') then redis.call('ZADD', touch('idle'), pass, place.t) end
-  local weight = tonumber(redis.call('HGET', K.weights, place.t) or 0)
-  redis.call('HDEL', touch('weights'), place.t)
-  redis.call('HINCRBYFLOAT', touch('meta'), 'weight', -weight)
-  if redis.call('ZCARD', K.line) == 0 then
-    redis.call('HDEL', touch('meta'), 'queued', 'weight')  -- so that no error of a float lives on
-    meta.queued, meta.weight = nil, nil
-  end
-end
-
-local function avoided_by(list)
+local function set_of(list)
   local found = {}
   for _, name in ipairs(list) do found[name] = true end
   return found
 end
 
-local function is_alive(process)
-  local until_us = redis.call('ZSCORE', K.processes, process)
-  return until_us and tonumber(until_us) > now
+local function class_for(place)
+  table.sort(place.x)
+  local text = cjson.encode({place.q, place.n, place.m, table.concat(place.x, ' ')})
+  local number = redis.call('HGET', K.classids, text)
+  if number then return number end
+  add_meta('classes_made', 1)
+  number = string.format('%.0f', setting('classes_made'))
+  redis.call('HSET', touch('classids'), text, number)
+  redis.call('HSET', touch('class'), number, cmsgpack.pack({q = place.q, n = place.n, m = place.m, x = place.x, text = text}))
+  return number
 end
 
-local GRANT = 10 * 1000000  -- so long a granted lease waits for its process to take it
-local GRANTS_MAX = 64       -- in one script
-local TENANTS_MAX = 100     -- who cannot be served now and are passed over in one script
-local DEPTH = 16            -- requests of one tenant that are looked at, where the first avoid what is free
+local function waiting(q) return setting('waiting_' .. q) end
 
--- The request of a tenant that can be served now: place, {account, key, trials}. One that waits for room for its many
--- images reserves the account that has it first, and its tenant's others stay behind it.
-local function servable(tenant, reserved)
-  for _, id in ipairs(line_of(tenant, DEPTH)) do
-    local place = place_of(id)
-    if not is_alive(place.p) then
-      leave(place)
-      return nil, true
+local function note_waiting(place, more)
+  add_meta('waiting_' .. place.q, more)
+  if waiting(place.q) <= 0 and more < 0 then set_meta('waiting_' .. place.q, 0) end
+  redis.call('HINCRBYFLOAT', touch('queued'), place.k, more * place.c)
+end
+
+-- `place`: id, q (i: interactive, b: batch), f = q .. ":" .. tenant, t = tenant, w = weight, at = when it first asked, d = until
+-- when it waits, n = images, m = model, x = what it avoids, p = channel of its process, c = cost, r = repeats, k = class.
+local function join(place)
+  place.k = class_for(place)
+  redis.call('ZADD', touch('line'), 0, spot(place))
+  redis.call('HSET', touch('places'), place.id, cmsgpack.pack(place))
+  redis.call('SADD', touch('waiting:' .. place.p), place.id)
+  local pass = tonumber(redis.call('ZSCORE', K.active, place.f) or start_of(place.f))
+  if redis.call('HINCRBY', touch('waits'), place.f, 1) == 1 then
+    redis.call('ZADD', touch('active'), pass, place.f)
+    redis.call('ZREM', K.idle, place.f)
+    if place.q == 'i' then
+      redis.call('HSET', touch('weights'), place.f, place.w)
+      add_meta('weight', place.w)
     end
-    local found, short = choose(place.n, place.m, avoided_by(place.x), reserved)
-    if found then return place, found end
-    if short then
-      reserved[short] = true
-      return nil
-    end
+  end
+  redis.call('ZADD', touch('class:' .. place.k), pass, place.f)
+  local first = tonumber(redis.call('ZSCORE', K.classes, place.k) or math.huge)
+  redis.call('ZADD', touch('classes'), math.min(first, pass + (place.q == 'b' and BATCH_AFTER or 0)), place.k)
+  note_waiting(place, 1)
+end
+
+local function drop_class(number)
+  local kept = redis.call('HGET', K.class, number)
+  if kept then redis.call('HDEL', K.classids, cmsgpack.unpack(kept).text) end
+  redis.call('HDEL', K.class, number)
+  redis.call('HDEL', K.queued, number)
+  redis.call('ZREM', K.classes, number)
+end
+
+-- The flow has nothing in the queue any more; it keeps its pass as long as that is ahead.
+local function leave_flow(place, pass)
+  redis.call('HDEL', K.waits, place.f)
+  pass = pass or tonumber(redis.call('ZSCORE', K.active, place.f) or 0)
+  redis.call('ZREM', K.active, place.f)
+  if pass > setting('virtual') then redis.call('ZADD', touch('idle'), pass, place.f) end
+  local weight = tonumber(redis.call('HGET', K.weights, place.f) or 0)
+  redis.call('HDEL', K.weights, place.f)
+  set_meta('weight', redis.call('HLEN', K.weights) == 0 and 0 or setting('weight') - weight)
+end
+
+-- Leave the queue; `pass` is the flow's new pass, if it has another.
+local function leave(place, pass)
+  redis.call('ZREM', K.line, spot(place))
+  redis.call('HDEL', K.places, place.id)
+  redis.call('SREM', K['waiting:' .. place.p], place.id)
+  note_waiting(place, -1)
+  if not first_of(place.k, place.f) then redis.call('ZREM', K['class:' .. place.k], place.f) end
+  if redis.call('EXISTS', K['class:' .. place.k]) == 0 then drop_class(place.k) end
+  if redis.call('HINCRBY', K.waits, place.f, -1) <= 0 then
+    leave_flow(place, pass)
+  elseif pass then
+    redis.call('ZADD', K.active, pass, place.f)
   end
 end
 
--- Give what is free to who waits, the tenant with the lowest pass first.
-local function dispatch()
-  local left, passed_over, reserved, granted = gate(), 0, {}, 0
-  while left > 0 and granted < GRANTS_MAX and passed_over < TENANTS_MAX do
-    if redis.call('ZCARD', K.ready) == 0 then break end
-    local first = redis.call('ZRANGE', K.active, passed_over, passed_over, 'WITHSCORES')
-    if not first[1] then break end
-    local place, found = servable(first[1], reserved)
-    if place then
-      leave(place, charge(place.t, tonumber(first[2]), place.c, place.w))
-      take(found[1], found[2], found[3], place.id, place.t, place.n, now + GRANT, place.r, true)
-      redis.call('HSET', touch('grants'), place.id, place.p)
-      redis.call('PUBLISH', place.p, place.id)
-      granted, left = granted + 1, left - 1
-    elseif not found then
-      passed_over = passed_over + 1
+-- Processes without a heartbeat lose their places, some in each script.
+local function drop_dead()
+  if in_grace() then return end
+  local dead = redis.call('ZRANGEBYSCORE', K.processes, '-inf', now, 'LIMIT', 0, 1)[1]
+  if not dead then return end
+  local set = K['waiting:' .. dead]
+  for _, id in ipairs(redis.call('SRANDMEMBER', set, BATCH)) do
+    local place = place_of(id)
+    if place then leave(place) else redis.call('SREM', set, id) end
+  end
+  if redis.call('EXISTS', set) == 0 then redis.call('ZREM', K.processes, dead) end
+end
+
+local function is_alive(process)
+  local until_us = redis.call('ZSCORE', K.processes, process)
+  return in_grace() or (until_us and tonumber(until_us) > now)
+end
+
+-- Dispatch ------------------------------------------------------------------------------------------------------------
+
+-- The flow of a class with the lowest pass: flow, pass. Entries of flows that were served elsewhere are corrected.
+local function head_of(number)
+  local set = K['class:' .. number]
+  for _ = 1, CLASSES_MAX do
+    local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
+    if not first[1] then return nil end
+    local pass = tonumber(redis.call('ZSCORE', K.active, first[1]) or math.huge)
+    if pass <= tonumber(first[2]) then return first[1], pass end
+    if pass < math.huge then redis.call('ZADD', set, pass, first[1]) else redis.call('ZREM', set, first[1]) end
+  end
+  return nil
+end
+
+local function class_of(number)
+  local kept = redis.call('HGET', K.class, number)
+  if not kept then return nil end
+  local class = cmsgpack.unpack(kept)
+  class.number, class.x = number, #class.x > 0 and set_of(class.x) or nil
+  return class
+end
+
+-- Classes with their first flows, those with the lowest pass first; of very many each is looked at in turn.
+local function first_classes()
+  local numbers = redis.call('ZRANGE', K.classes, 0, CLASSES_MAX - 1)
+  local all = #numbers == CLASSES_MAX and redis.call('ZCARD', K.classes) or 0
+  if all > CLASSES_MAX then
+    local from = CLASSES_MAX + setting('classes_seen') % (all - CLASSES_MAX)
+    set_meta('classes_seen', from)
+    for _, number in ipairs(redis.call('ZRANGE', K.classes, from, from + CLASSES_MAX - 1)) do numbers[#numbers + 1] = number end
+  end
+  local found = {}
+  for _, number in ipairs(numbers) do
+    local class = class_of(number)
+    if class then found[#found + 1] = class else redis.call('ZREM', K.classes, number) end
+  end
+  return found
+end
+
+local function refresh(class)
+  local flow, pass = head_of(class.number)
+  class.flow, class.pass = flow, pass and pass + (class.q == 'b' and BATCH_AFTER or 0)
+  if flow then redis.call('ZADD', K.classes, class.pass, class.number) end
+end
+
+-- The request of a class that can be served: flow, what serves it (see choose), is_over; or nil and the account to reserve.
+local function servable(class, reserved)
+  local over = is_over(class.flow)
+  local found, short = choose(class, over, reserved)
+  if found or not over or class.q == 'b' then return class.flow, found, over, short end
+  for _, flow in ipairs(redis.call('ZRANGE', K['class:' .. class.number], 1, TENANTS_MAX)) do
+    if not is_over(flow) then
+      found = choose(class, false, reserved)
+      return flow, found, false, short
     end
+  end
+  return nil, nil, over, short
+end
+
+local function grant(class, flow, found, over)
+  local place = place_of(first_of(class.number, flow) or '')
+  if not place then
+    redis.call('ZREM', K['class:' .. class.number], flow)
+    return false
+  end
+  if not is_alive(place.p) then
+    leave(place)
+    return false
+  end
+  note_use(flow, place.c, place.w)
+  leave(place, charge(tonumber(redis.call('ZSCORE', K.active, flow) or 0), place.c, place.w))
+  take(found, {id = place.id, t = place.t, n = place.n, r = place.r, g = true}, now + GRANT, over)
+  redis.call('HSET', touch('grants'), place.id, place.p)
+  redis.call('PUBLISH', place.p, place.id)
+  return true
+end
+
+-- Give what is free to what waits, the lowest pass first. A class whose first request waits for room for its many images
+-- reserves the account that has most of it. Returns whether there may be more to give.
+local function dispatch()
+  is_freed = false
+  local left, granted, steps, reserved = gate(), 0, 0, {}
+  local classes = left > 0 and first_classes() or {}
+  for _, class in ipairs(classes) do refresh(class) end
+  while left > 0 and granted < GRANTS_MAX do
+    local first
+    for _, class in ipairs(classes) do
+      if class.flow and not class.is_blocked and (not first or class.pass < first.pass) then first = class end
+    end
+    if not first then return false end
+    local pass = first.pass
+    refresh(first)
+    if first.flow and first.pass <= pass then
+      local flow, found, over, short = servable(first, reserved)
+      if found then
+        if grant(first, flow, found, over) then granted, left = granted + 1, left - 1 end
+        refresh(first)
+      else
+        first.is_blocked = true
+        if short then reserved[short] = true end
+      end
+    end
+    steps = steps + 1
+    if steps > 4 * CLASSES_MAX then return true end
   end
   return granted == GRANTS_MAX
 end
 
--- Calls of the last minute, repeated ones apart: those of this minute of the clock, and of the one before in part.
-local function calls_lately()
-  local minute = math.floor(now / MINUTE)
-  local age = minute - setting('minute')
-  if age > 0 then
-    touch('roster')  -- what is read and not written lives on with every minute in which the pool is used
-    touch('declared')
-    local was_next = age == 1
-    set_meta('calls_before', was_next and setting('calls') or 0)
-    set_meta('retries_before', was_next and setting('retries') or 0)
-    set_meta('calls', 0)
-    set_meta('retries', 0)
-    set_meta('minute', minute)
-  end
-  local rest = 1 - (now % MINUTE) / MINUTE
-  return setting('calls') + rest * setting('calls_before'), setting('retries') + rest * setting('retries_before')
-end
-
-local function count_call(is_retry)
-  calls_lately()
-  set_meta('calls', setting('calls') + 1)
-  if is_retry then set_meta('retries', setting('retries') + 1) end
-end
-
--- Begin the call of a granted lease: the account's minute is counted from here.
-local function claim(id, lease, until_us)
-  local a = account(lease.a)
-  cross_out(a, lease.t, lease.n)
-  write_down(a, lease.n)
-  lease.t, lease.g = now, nil
-  redis.call('HDEL', K.grants, id)
-  redis.call('HSET', touch('leased'), id, cmsgpack.pack(lease))
-  redis.call('ZADD', touch('leases'), until_us, id)
-  count_call(lease.r > 0)
-  put_back(a)
-  return leased('leased', id, lease)
+-- Dispatch where something got free that a waiting request could use.
+local function dispatch_freed()
+  if is_freed and redis.call('EXISTS', K.classes) == 1 then return dispatch() end
+  return false
 end

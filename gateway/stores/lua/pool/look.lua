@@ -2,12 +2,12 @@
 -- Returns  JSON: rest: of the upstream; waiting, oldest_us: requests in the queue and how long the first one waits; calls, retries: of the last minute;
 --          free: requests that could be sent now; accounts: a list of records with name, rate, lanes, used, images, flying,
 --          held, rest, today and keys with held and rests
-local found = {verdict = 'open', waiting = redis.call('ZCARD', K.line), accounts = {}, free = 0, now_us = moment(now)}
+local found = {verdict = 'open', waiting = redis.call('HLEN', K.places), accounts = {}, free = 0, now_us = moment(now)}
 if not meta.version then return reply({verdict = 'unknown'}) end
 for _ = 1, 100 do
   if not look_after() then break end
 end
-found.rest = rest_in(redis.call('HGET', K.health, '*'))
+found.rest = rest_at('*')
 found.calls, found.retries = calls_lately()
 local today = {}
 do
@@ -19,17 +19,15 @@ local function hold_in(text) return text and cjson.decode(text) or nil end
 
 for _, name in ipairs(redis.call('HKEYS', K.roster)) do
   local a = account(name)
-  local fields, kept, held = rests_of(a, nil)
-  local limits = a.record
+  local standing, limits = standing_of(a), a.record
   local one = {name = name, limits = limits, rate = rate_of(a), lanes = lanes_of(a), used = a.requests, images = a.images,
-    flying = a.load.flying, held = hold_in(held[1]), rest = rest_in(kept[1]), keys = {},
+    flying = a.load.flying, held = hold_in(standing.held), rest = standing.rest, keys = {},
     images_today = today[name .. '|images'] or 0, usd_micros_today = today[name .. '|usd_micros'] or 0}
-  for i, key in ipairs(limits.keys) do
-    one.keys[i] = {name = key.name, fingerprint = key.fingerprint, is_added = key.is_added,
-      held = hold_in(held[i + 1]), rest = rest_in(kept[2 * i])}
+  for i, other in ipairs(standing.keys) do
+    one.keys[i] = {name = other.key.name, fingerprint = other.key.fingerprint, is_added = other.key.is_added,
+      held = hold_in(other.held), rest = other.rest}
   end
-  local key = key_of(a, nil, {})
-  if key and gate() > 0 then
+  if key_of(a, {n = 1}) and gate() > 0 then
     found.free = found.free + math.max(0, math.min(one.rate - one.used, one.lanes - one.flying,
       limits.images_per_minute - one.images))
   end
@@ -41,7 +39,7 @@ local kept = redis.call('HGETALL', K.health)
 for i = 1, #kept, 2 do
   local member, model = string.match(kept[i], '^([^|]*)|(.+)$')
   if member then
-    found.models[#found.models + 1] = {member = member, model = model, rest = rest_in(kept[i + 1])}
+    found.models[#found.models + 1] = {member = member, model = model, rest = read_rest(kept[i + 1])}
   end
 end
 if #found.models == 0 then found.models = nil end

@@ -1,33 +1,34 @@
--- What the scripts of this folder share; it stands before each of them.
+-- What the scripts of this folder share; it stands before each of them, after the table of states (domain/health.py).
 --
--- One upstream's pool: accounts with keys, what each may still take, and who waits for that.
--- KEYS     the names in NAMES below, of one hash tag; pool/scripts.py says what each is
+-- One upstream's pool: accounts with keys, what each may still take, and which requests wait for that.
+-- KEYS     names of one hash tag; pool/scripts.py lists them. The last is the day's.
 -- Clock    the server's; moments and spans are microseconds
--- TTL      whatever is written lives KEPT_S on, but what people said (added, held), which stays
+-- TTL      whatever is written lives KEPT_S on, except what people set (added, held, audit)
 --
 -- An account's load, cmsgpack in `loads`:
---   log      flat list of t, c, n: at t (the latest of them) c requests with n images were sent; oldest first
---   flying   leases on it; each is one member of `leases` and one field of `leased`
+--   log      flat list of t, c, n, s, oldest first: c requests with n images were sent at t (the latest of them); s is the
+--            number of the last of them, by which its lease finds the entry
+--   made     how many entries were made: the source of s
+--   flying   its leases; each is one member of `leases` and one field of `leased`
 --   last     key -> when it was used last
---   rate, rate_at, lanes, lanes_at   what it seems to allow where that is less than it should, and since when
--- A rest, JSON in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
---   state, fault, since_us, until_us, seconds, busy; when until_us is over it is half open: one lease, its probe, may try
-local NAMES = {'roster', 'declared', 'holders', 'added', 'held', 'health', 'loads', 'ready', 'turns', 'leases', 'leased', 'line',
-  'places', 'active', 'idle', 'weights', 'processes', 'grants', 'meta', 'audit', 'day'}
+--   rate, rate_at, lanes, lanes_at   the estimated limits if they are below the configured ones, and since when
+--   paced_at, paced_n   when the last paced request was due, and its images
+--   kind, group, score, capacity   its place in the index, and its part of meta.capacity: see serving.lua
 local KEPT_S = 40 * 24 * 60 * 60
 local STAYS = {added = true, held = true, audit = true}
 local MINUTE = 60 * 1000000
 local EXACT_MAX = 64        -- entries of a log that are kept one by one; more are merged
 local GRAIN = MINUTE / 256  -- into spans of this length
-local BATCH = 32            -- moments that one script looks after
+local BATCH = 16            -- moments that one script looks after
+local SKEW = 1000000        -- a clock that goes back by more was set
 
-local K = {}
-for i, name in ipairs(NAMES) do K[name] = KEYS[i] end
 redis.call('EXISTS', unpack(KEYS))  -- a cluster that moves one of them says so before anything is written
+local base = string.match(KEYS[1], '^(.*:)[^:]*$')
+local K = setmetatable({day = KEYS[#KEYS]}, {__index = function(_, name) return base .. name end})
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
-local meta, touched, events, accounts = {}, {}, {}, {}
+local meta, changed, touched, events, accounts = {}, {}, {}, {}, {}
 do
   local kept = redis.call('HGETALL', K.meta)
   for i = 1, #kept, 2 do meta[kept[i]] = kept[i + 1] end
@@ -40,10 +41,13 @@ end
 
 local function setting(name) return tonumber(meta[name]) or 0 end
 
+-- Written with the reply.
 local function set_meta(name, value)
-  meta[name] = value
-  redis.call('HSET', touch('meta'), name, value)
+  meta[name] = type(value) == 'number' and string.format('%.17g', value) or value
+  changed[name] = true
 end
+
+local function add_meta(name, more) set_meta(name, setting(name) + more) end
 
 local function window() return MINUTE + setting('margin_us') end
 
@@ -53,8 +57,14 @@ end
 
 local function moment(us) return string.format('%.0f', us) end
 
--- The answer of every script: JSON with a verdict, and what changed its state meanwhile.
+-- The reply of every script: JSON with a verdict, and what changed its state meanwhile.
 local function reply(found)
+  local fields = {}
+  for name in pairs(changed) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = meta[name]
+  end
+  if #fields > 0 then redis.call('HSET', touch('meta'), unpack(fields)) end
   for name in pairs(touched) do
     if not STAYS[name] then redis.call('EXPIRE', K[name], KEPT_S) end
   end
@@ -63,33 +73,19 @@ local function reply(found)
   return cjson.encode(found)
 end
 
--- Rests ---------------------------------------------------------------------------------------------------------------
-
-local function rest_in(text) return text and cjson.decode(text) or nil end
-
-local function keep_rest(field, rest) redis.call('HSET', touch('health'), field, cjson.encode(rest)) end
-
--- Whether somebody may use what rests, and if not, until when; a rest that has no end to name gives 0.
-local function opens(rest)
-  if not rest then return true, 0 end
-  if rest.until_us > now then return false, rest.until_us end
-  if rest.probe and redis.call('ZSCORE', K.leases, rest.probe) then return false, 0 end
-  return true, 0
-end
-
-local function announce(field, rest)
-  if rest and rest.until_us <= now and not rest.told then
-    rest.told = true
-    keep_rest(field, rest)
-    tell(field, 'half_open', rest.fault)
+-- Leases are not expired in the first moments after an outage of Redis, or a jump of its clock: their processes renew them
+-- first. After a clock was set back, what was to be looked after later is looked after now.
+local function note_time()
+  local seen, lease_us = setting('seen_at'), setting('lease_us')
+  if seen > now + SKEW then
+    for _, name in ipairs(redis.call('ZRANGE', K.turns, 0, -1)) do redis.call('ZADD', K.turns, now, name) end
+  elseif seen > 0 and lease_us > 0 and now - seen > lease_us / 2 then
+    set_meta('grace_until', now + lease_us / 2)
   end
+  if seen == 0 or math.abs(now - seen) > SKEW then set_meta('seen_at', now) end
 end
 
--- How many leases the upstream as a whole lets through now, and if none, until when.
-local function gate()
-  local rest = rest_in(redis.call('HGET', K.health, '*'))
-  if not rest then return math.huge, 0 end
-  announce('*', rest)
-  local is_open, back = opens(rest)
-  return is_open and 1 or 0, back
+local function in_grace()
+  local until_us = setting('grace_until')
+  return until_us > now and until_us <= now + setting('lease_us')
 end

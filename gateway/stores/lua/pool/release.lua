@@ -22,39 +22,16 @@ local function is_our_key(a)
   return false
 end
 
--- Let something rest, outwards only: the longer rest keeps its own reason.
-local function let_rest(field, seconds, seconds_max, state, fault, busy)
-  local before, since = rest_in(redis.call('HGET', K.health, field)), now
-  if before and before.fault == fault and before.until_us <= now then
-    seconds = math.max(seconds, math.min(2 * before.seconds, seconds_max))
-  end
-  local until_us = now + seconds * 1000000
-  local is_resting = before and before.until_us > now
-  if is_resting and before.state == state then since = before.since_us end
-  if is_resting and until_us <= before.until_us then return end
-  keep_rest(field, {state = state, fault = fault, seconds = seconds, since_us = since, until_us = until_us, busy = busy})
-  if since == now then tell(field, state, fault) end
-end
-
-local function end_rests()
-  for _, field in pairs(FIELD) do
-    local rest = rest_in(redis.call('HGET', K.health, field))
-    if rest and rest.until_us <= now then
-      redis.call('HDEL', K.health, field)
-      if field == '*' then set_meta('well_since', now) end
-      tell(field, 'ready', '')
-    end
-  end
+-- What the call's success does to everything that it used.
+local function succeed()
+  for _, field in pairs(FIELD) do move(field, 'succeed') end
 end
 
 -- The trial of a half-open rest is over without a verdict: the next may try.
 local function end_trials()
   for _, field in pairs(FIELD) do
-    local rest = rest_in(redis.call('HGET', K.health, field))
-    if rest and rest.probe == id then
-      rest.probe = nil
-      keep_rest(field, rest)
-    end
+    local rest = rest_at(field)
+    if rest and rest.probe == id then move(field, 'inconclusive') end
   end
 end
 
@@ -62,42 +39,41 @@ end
 local function are_all_refused()
   local names, count, lately = redis.call('HKEYS', K.roster), 0, 0
   for _, name in ipairs(names) do
-    local a = account(name)
-    local fields, kept, held = rests_of(a, nil)
-    local rests = rest_in(kept[1])
-    for i = 1, #a.record.keys do
-      local rest = rest_in(kept[2 * i])
-      if not held[1] and not held[i + 1] and not (rests and rests.until_us > now) then
-        if not rest or rest.until_us <= now then return false end
-        if rest.fault == said.fault then
-          count = count + 1
-          if rest.since_us >= now - ALARM_WITHIN then lately = lately + 1 end
+    local standing = standing_of(account(name))
+    if not standing.held and not (standing.rest and is_out(standing.rest)) then
+      for _, one in ipairs(standing.keys) do
+        if not one.held then
+          if not one.rest or not is_out(one.rest) then return false end
+          if one.rest.fault == said.fault then
+            count = count + 1
+            if one.rest.since_us >= now - ALARM_WITHIN then lately = lately + 1 end
+          end
         end
       end
     end
   end
-  local star = rest_in(redis.call('HGET', K.health, '*'))
+  local star = rest_at('*')
   return count > 1 and (lately > 1 or (star and star.fault == said.fault)), names
 end
 
 local function raise_alarm(names)
   for _, name in ipairs(names) do
     local a = account(name)
-    for _, key in ipairs(a.record.keys) do redis.call('HDEL', K.health, name .. '/' .. key.name) end
+    for _, key in ipairs(a.record.keys) do drop_rest(name .. '/' .. key.name) end
     put_back(a)
   end
-  let_rest('*', ALARM_S, ALARM_MAX_S, 'quarantined', said.fault)
+  move('*', 'quarantine', {fault = said.fault, seconds = ALARM_S, seconds_max = ALARM_MAX_S})
 end
 
 -- Whether a call was sent before the alarm that was raised for its fault: that its key was refused is no news.
 local function is_in_alarm()
-  local star = said.is_unauthorized and rest_in(redis.call('HGET', K.health, '*'))
+  local star = said.is_unauthorized and rest_at('*')
   return lease and star and star.fault == said.fault and lease.t <= star.since_us
 end
 
 local function note_fault()
   if is_in_alarm() then return end
-  let_rest(FIELD[said.scope], said.seconds, said.seconds_max or 0, said.state, said.fault, said.busy)
+  move(FIELD[said.scope], said.state == 'quarantined' and 'quarantine' or 'cool', said)
   if said.is_unauthorized then
     local are_all, names = are_all_refused()
     if are_all then raise_alarm(names) end
@@ -122,32 +98,28 @@ local function is_one_tenants()
 end
 
 local function mind_breaker()
+  local star = rest_at('*')
   if said.breaker == 'well' then
     if setting('failures') > 0 then set_meta('failures', 0) end
     if lease and lease.o and said.is_success then note_served(lease.o) end
-    local star = rest_in(redis.call('HGET', K.health, '*'))
-    if star and star.probe == id and not said.scope then  -- it answers as it should, be it with a refusal
-      redis.call('HDEL', K.health, '*')
-      set_meta('well_since', moment(now))
-      tell('*', 'ready', '')
-    end
+    if star and star.probe == id and not said.scope then move('*', 'succeed') end  -- be it with a refusal
     return
   end
   if not lease or lease.t < setting('well_since') then return end  -- it was sent before the upstream was well again
-  local failures, star = setting('failures') + 1, rest_in(redis.call('HGET', K.health, '*'))
+  local failures = setting('failures') + 1
   set_meta('failures', failures)
   if failures == 1 then set_meta('failing', lease.o) elseif meta.failing ~= lease.o then set_meta('failing', '') end
   local seconds = setting('breaker_open_us') / 1000000
-  if star and star.until_us > now then return end
+  if star and is_out(star) then return end
   if star then  -- half open: only its probe decides, not what was sent before
     local longer = math.min(2 * star.seconds, 6 * seconds)
-    if star.probe == id then let_rest('*', longer, longer, 'cooling', said.fault) end
+    if star.probe == id then move('*', 'cool', {fault = said.fault, seconds = longer, seconds_max = longer}) end
   elseif failures >= setting('breaker_failures') and not is_one_tenants() then
-    let_rest('*', seconds, 0, 'cooling', said.fault)
+    move('*', 'cool', {fault = said.fault, seconds = seconds})
   end
 end
 
--- Somebody else uses the account too, or it allows less than was thought: less than what was sent in the last minute, but
+-- Another client uses the account too, or it allows less than was thought: less than what was sent in the last minute, but
 -- no fault takes away more than half.
 local function lower(a)
   local load = a.load
@@ -162,29 +134,29 @@ local function lower(a)
 end
 
 local a
+local is_counted = lease or redis.call('ZREM', K.lapsed, id) == 1  -- once, also if it is told twice
 if lease then
   a = give_back(id, lease, said.is_unsent or lease.g)
   if a and said.later_us and not said.is_unsent and not lease.l then
-    cross_out(a, lease.t, lease.n)
-    write_in(a, math.min(now, lease.t + said.later_us), lease.n)
+    count_at(a, lease, math.min(now, lease.t + said.later_us))
   end
 end
 if lease and said.is_success then  -- how long calls last, for forecasts
-  local took = now - lease.t
+  local took = math.max(0, now - lease.t)
   set_meta('call_us', math.floor(meta.call_us and 0.8 * setting('call_us') + 0.2 * took or took))
 end
 a = a or account(said.account)
-if said.breaker and meta.version then mind_breaker() end
+if said.breaker then mind_breaker() end
 if is_our_key(a) then
-  if said.is_success then end_rests() else end_trials() end
+  if said.is_success then succeed() else end_trials() end
   if said.scope then note_fault() end
   if said.lowers then lower(a) end
 end
-if said.images then
+if said.images and is_counted then
   redis.call('HINCRBY', touch('day'), said.account .. '|images', said.images)
   redis.call('HINCRBY', touch('day'), said.account .. '|usd_micros', said.usd_micros)
 end
 if a then put_back(a) end
 look_after()
-dispatch()
+dispatch_freed()
 return reply({verdict = 'released'})

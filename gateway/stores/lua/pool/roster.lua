@@ -6,7 +6,7 @@
 --          "add":     ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: fingerprint, sealed, limits (for an account that is not declared)
 --          "reseal":  the same, for one that is there
 --          "remove":  ARGV[2] "ACCOUNT/KEY"
---          "hold":    ARGV[2] "ACCOUNT" or "ACCOUNT/KEY", ARGV[3] JSON: state, since_us, by; or "" to let go
+--          "hold":    ARGV[2] "ACCOUNT" or "ACCOUNT/KEY", ARGV[3] JSON: event (disable, drain, enable), since_us, by
 --          "note":    ARGV[2] "ACCOUNT/KEY": for the audit only
 --          "probed":  ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: what a free page said: works, fault (if it works, for what it
 --                     rested), scope, state, seconds to rest on
@@ -14,9 +14,11 @@
 --          no person did
 -- Returns  JSON: verdict "done", "exists", "twin" (account, key: who has the same secret), "missing", "declared" (the configuration's own cannot be removed),
 --          "kept" (a renewal that changed nothing) or "unknown"
+local DIGESTS_MAX = 1000  -- configurations whose first declaration is remembered
 local act, subject, text = ARGV[1], ARGV[2], ARGV[3]
 
--- The configurations of all living processes, the newest first: {accounts, at}.
+-- The configurations of all living processes, the newest first: {accounts, terms, at}. A configuration is as old as its
+-- first declaration: a process that is started again with an old one does not make it the newest.
 local function declarations()
   local living, found = {}, {}
   local holders = redis.call('ZRANGE', K.holders, 0, -1, 'WITHSCORES')
@@ -26,7 +28,13 @@ local function declarations()
   end
   local kept = redis.call('HGETALL', K.declared)
   for i = 1, #kept, 2 do
-    if living[kept[i]] then found[#found + 1] = cjson.decode(kept[i + 1]) else redis.call('HDEL', K.declared, kept[i]) end
+    if living[kept[i]] then
+      local declaration = cjson.decode(kept[i + 1])
+      declaration.at = tonumber(redis.call('ZSCORE', K.digests, kept[i]) or 0)
+      found[#found + 1] = declaration
+    else
+      redis.call('HDEL', K.declared, kept[i])
+    end
   end
   table.sort(found, function(one, other) return one.at > other.at end)
   return found
@@ -74,22 +82,28 @@ local function forget_rests(name, before, after)
   end
   if not next(gone) and after then return end
   for _, field in ipairs(redis.call('HKEYS', K.health)) do
-    if gone[string.match(field, '^[^|]*')] or (not after and field == name) then redis.call('HDEL', K.health, field) end
+    if gone[string.match(field, '^[^|]*')] then
+      move(field, 'replace')
+    elseif not after and field == name then
+      drop_rest(field)
+    end
   end
 end
 
-local function rebuild(name, declared)
+-- `phase`, from 0 to 1, keeps the even paces of accounts apart.
+local function rebuild(name, declared, phase)
   local kept, after = redis.call('HGET', K.roster, name), merged(name, declared)
   local before = kept and cjson.decode(kept)
+  if after then after.phase = phase end
   if before then forget_rests(name, before, after) end
   if after then
     redis.call('HSET', touch('roster'), name, cjson.encode(after))
   else
     redis.call('HDEL', K.roster, name)
   end
-  accounts[name] = nil
-  local a = account(name)
+  local a = accounts[name] or account(name)
   if a then
+    a.record, a.standing, a.models = after, nil, nil
     put_back(a)
     if not a.record and #a.load.log == 0 and a.load.flying == 0 then redis.call('HDEL', K.loads, name) end
   end
@@ -106,6 +120,9 @@ local function weigh()
   set_meta('slots_per_image', images > 0 and requests / images or 0)
 end
 
+-- Multiples of the golden ratio: any number of them lie apart.
+local function phase_of(number) return (number - 1) * 0.6180339887 % 1 end
+
 -- Every account that there is, was, or is to be.
 local function rebuild_all(declared)
   local names = {}
@@ -116,7 +133,11 @@ local function rebuild_all(declared)
   for _, declaration in ipairs(declared) do
     for name in pairs(declaration.accounts) do names[name] = true end
   end
-  for name in pairs(names) do rebuild(name, declared) end
+  local sorted = {}
+  for name in pairs(names) do sorted[#sorted + 1] = name end
+  table.sort(sorted)
+  for field, value in pairs(declared[1] and declared[1].terms or {}) do set_meta(field, value) end
+  for i, name in ipairs(sorted) do rebuild(name, declared, phase_of(i)) end
 end
 
 -- A process holds one configuration at a time.
@@ -131,8 +152,9 @@ end
 local function declare()
   local said = cjson.decode(subject)
   hold_on(said)
-  redis.call('HSET', touch('declared'), said.digest, cjson.encode({accounts = said.accounts, at = now}))
-  for field, value in pairs(said.terms) do set_meta(field, value) end
+  redis.call('HSET', touch('declared'), said.digest, cjson.encode({accounts = said.accounts, terms = said.terms}))
+  redis.call('ZADD', touch('digests'), 'NX', now, said.digest)
+  redis.call('ZREMRANGEBYRANK', K.digests, 0, -DIGESTS_MAX - 1)
   rebuild_all(declarations())
   return 'done'
 end
@@ -186,7 +208,7 @@ function ACTS.add()
   if twin then return 'twin', twin end
   redis.call('HSET', K.added, subject, text)
   redis.call('HDEL', K.held, subject)
-  rebuild(owner_of(subject), declarations())
+  rebuild(owner_of(subject), declarations(), phase_of(1 + redis.call('HLEN', K.roster)))
   return 'done'
 end
 
@@ -202,59 +224,60 @@ function ACTS.remove()
   before = cjson.encode({fingerprint = cjson.decode(kept).fingerprint})
   redis.call('HDEL', K.added, subject)
   redis.call('HDEL', K.held, subject)
-  rebuild(owner_of(subject), declarations())
+  rebuild(owner_of(subject), declarations(), phase_of(1 + redis.call('HLEN', K.roster)))
   return 'done'
 end
 
 -- Let what rests be tried now: a person knows that it is mended.
-local function lift(field)
-  local rest = rest_in(redis.call('HGET', K.health, field))
-  if not rest or rest.until_us <= now then return end
-  rest.until_us, rest.told = now, nil
-  keep_rest(field, rest)
-  announce(field, rest)
-end
-
 local function lift_all(member)
   for _, field in ipairs(redis.call('HKEYS', K.health)) do
     local owner = string.match(field, '^[^|]*')
-    if owner == member or owner_of(owner) == member then lift(field) end
+    if (owner == member or owner_of(owner) == member) and is_out(rest_at(field)) then move(field, 'enable') end
   end
 end
 
 function ACTS.hold()
   if not is_there(subject) then return 'missing' end
-  local held = redis.call('HGET', K.held, subject)
-  before = cjson.encode({state = held and cjson.decode(held).state or 'ready'})
-  if text == '' then redis.call('HDEL', K.held, subject) else redis.call('HSET', K.held, subject, text) end
-  if text == '' then lift_all(subject) end
+  local said, held = cjson.decode(text), redis.call('HGET', K.held, subject)
+  local state = held and cjson.decode(held).state or 'ready'
+  local after = HOLDS[state][said.event]
+  before = cjson.encode({state = state})
+  if after == 'ready' then
+    redis.call('HDEL', K.held, subject)
+    lift_all(subject)
+  else
+    redis.call('HSET', K.held, subject, cjson.encode({state = after, since_us = said.since_us, by = said.by}))
+  end
+  forget_keys(subject)
   put_back(account(owner_of(subject)))
-  if held or text ~= '' then tell(subject, text == '' and 'ready' or cjson.decode(text).state, '') end
+  if held or after ~= 'ready' then tell(subject, after, '') end
   return 'done'
 end
 
 function ACTS.note() return is_there(subject) and 'done' or 'missing' end
 
--- Let what rests for a fault be tried, or rest on for so many seconds from now; a fault that is new rests by its scope. What
--- one key shows speaks for the upstream where it is well, and not where it is not.
+-- What a free page said: what rests for its fault may be tried, or rests on for so many seconds from now; a fault that is new
+-- rests by its scope. What one key shows speaks for the upstream if that works, and not if it does not.
 function ACTS.probed()
   local said, name = cjson.decode(text), owner_of(subject)
   local by_scope = {key = subject, account = name, upstream = '*'}
   local is_known = false
   for scope, field in pairs(by_scope) do
-    local rest = rest_in(redis.call('HGET', K.health, field))
+    local rest = rest_at(field)
     local concerns = said.works and not (rest and rest.busy) or scope ~= 'upstream' or said.scope == 'upstream'
     if rest and rest.fault == said.fault and concerns then
       is_known = true
-      rest.until_us, rest.told = now + said.seconds * 1000000, nil
-      keep_rest(field, rest)
-      announce(field, rest)
+      if said.works then
+        move(field, 'check_passed')
+      else
+        rest.until_us, rest.seconds, rest.told = now + said.seconds * 1000000, said.seconds, nil
+        keep_rest(field, rest)
+        announce(field, rest)
+      end
     end
   end
   if not is_known and not said.works and by_scope[said.scope] then
-    keep_rest(by_scope[said.scope], {state = said.state, fault = said.fault, seconds = said.seconds, since_us = now,
-      until_us = now + said.seconds * 1000000})
-    tell(by_scope[said.scope], said.state, said.fault)
+    move(by_scope[said.scope], said.state == 'quarantined' and 'quarantine' or 'cool', said)
   end
   local a = account(name)
   if a then put_back(a) end
@@ -271,6 +294,6 @@ if verdict == 'done' then
     redis.call('XADD', K.audit, 'MINID', '~', moment(oldest_ms), '*', 'actor', ARGV[5], 'action', ARGV[6], 'key_id',
       ARGV[7], 'before', before, 'after', ARGV[8], 'request_id', ARGV[9])
   end
-  dispatch()
+  dispatch_freed()
 end
 return reply(found or {verdict = verdict})

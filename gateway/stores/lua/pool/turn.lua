@@ -1,60 +1,54 @@
--- A process is alive, renews its leases, and asks how its waiting requests stand; what is free is given out.
--- ARGV[1]  channel of the process, ARGV[2] how long it lives without a sign, ARGV[3] how long a lease does
--- ARGV[4]  how many leases follow, to be renewed, each as "ID" or, where its call was sent later than it was leased,
+-- A heartbeat: a process renews its leases, and asks how its waiting requests stand; what is free is given out.
+-- ARGV[1]  channel of the process, ARGV[2] how long it lives without a heartbeat, ARGV[3] how long a lease does
+-- ARGV[4]  how many leases follow, to be renewed, each as "ID" or, if its call was sent later than it was leased,
 --          "ID|MICROSECONDS"; then the ids of waiting requests
--- Returns  JSON: verdict "down" or "open"; given: ids to claim; gone: ids that wait no longer;
---          next_us: until something may be free, -1 unknown; is_keeper: this process asks again then, the others are told
-local WORTH = 10 * MINUTE
+-- Returns  JSON: verdict "open"; given: ids to claim; gone: ids that wait no longer; down: ids for which nothing can serve in
+--          time; next_us: until something may be free, -1 unknown; is_keeper: this process asks again then, the others are told
 local process, lease_us, leases = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 
--- One process a pool asks at the moment when something gets free; the others, once a second, see that somebody does.
+-- One process a pool asks at the moment when something gets free; the others, once a second, see that one does.
 local function is_keeper()
-  if meta.keeper ~= process and setting('keeper_until') > now then return false end
+  if meta.keeper ~= process and setting('keeper_until') > now and setting('keeper_until') < now + MINUTE then return false end
   set_meta('keeper', process)
-  set_meta('keeper_until', moment(now + tonumber(ARGV[2]) / 2))
+  set_meta('keeper_until', now + tonumber(ARGV[2]) / 2)
   return true
 end
 
-local function bury()
-  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', K.processes, '-inf', now)) do
-    redis.call('ZREM', K.processes, dead)
-    local kept = redis.call('HGETALL', K.places)
-    for i = 2, #kept, 2 do
-      local place = cmsgpack.unpack(kept[i])
-      if place.p == dead then leave(place) end
-    end
-  end
-end
-
--- Whether an account could serve sooner or later: has room, is full, or rests for a time that is worth waiting for.
-local function can_serve()
-  if redis.call('ZCARD', K.ready) > 0 then return true end
-  local names = redis.call('ZRANGE', K.turns, 0, BATCH)
-  for _, name in ipairs(names) do
-    local a = account(name)
-    if a and a.record then
-      local key, _, rest = key_of(a, nil, {})
-      if key then return true end
-      if rest and rest.state == 'cooling' and (rest.busy or rest.until_us < now + WORTH) then return true end
-      if rest and rest.until_us <= now then return true end
-    end
-  end
-  return #names > BATCH
-end
-
-if not meta.version then return reply({verdict = 'unknown'}) end
 -- A call that was sent later than it was leased is counted from then on.
 local function shift(id, later_us)
   local lease = lease_of(id)
   local a = lease and not lease.l and account(lease.a)
   if not a then return end
-  cross_out(a, lease.t, lease.n)
-  lease.t, lease.l = math.min(now, lease.t + later_us), true
-  write_in(a, lease.t, lease.n)
+  count_at(a, lease, math.min(now, lease.t + later_us))
+  lease.l = true
   redis.call('HSET', touch('leased'), id, cmsgpack.pack(lease))
   put_back(a)
 end
 
+-- Whether nothing can serve a place before its time is up, though it is not for want of room.
+local known = {}
+local function is_down(place)
+  if known[place.k] == nil then
+    local soonest, kind = outlook({n = place.n, m = place.m, x = #place.x > 0 and set_of(place.x) or nil}, false, true)
+    known[place.k] = not soonest and math.huge or kind == 'down' and soonest or 0
+  end
+  return known[place.k] > place.d
+end
+
+local function report(ids, found)
+  if #ids == 0 then return end
+  local grants, places = redis.call('HMGET', K.grants, unpack(ids)), redis.call('HMGET', K.places, unpack(ids))
+  for i, id in ipairs(ids) do
+    local name = grants[i] and 'given' or not places[i] and 'gone' or is_down(cmsgpack.unpack(places[i])) and 'down'
+    if name then
+      found[name] = found[name] or {}
+      table.insert(found[name], id)
+    end
+  end
+end
+
+if not meta.version then return reply({verdict = 'unknown'}) end
+if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
 for i = 5, 4 + leases do
   local id, later_us = string.match(ARGV[i], '^([^|]*)|?(.*)$')
   if redis.call('ZSCORE', K.leases, id) then
@@ -62,11 +56,12 @@ for i = 5, 4 + leases do
     if later_us ~= '' then shift(id, tonumber(later_us)) end
   end
 end
-local found = {next_us = -1, given = {}, gone = {}}
-if #ARGV > 4 + leases then redis.call('ZADD', touch('processes'), now + tonumber(ARGV[2]), process) end
-bury()
+local found, waiting_ids = {verdict = 'open', next_us = -1}, {}
+for i = 5 + leases, #ARGV do waiting_ids[#waiting_ids + 1] = ARGV[i] end
+if #waiting_ids > 0 then redis.call('ZADD', touch('processes'), now + tonumber(ARGV[2]), process) end
+drop_dead()
 local has_more = look_after()
-if redis.call('ZCARD', K.active) > 0 then
+if redis.call('EXISTS', K.classes) == 1 then
   has_more = dispatch() or has_more
   local first = redis.call('ZRANGE', K.turns, 0, 0, 'WITHSCORES')
   if has_more then
@@ -76,17 +71,5 @@ if redis.call('ZCARD', K.active) > 0 then
   end
   found.is_keeper = is_keeper()
 end
-for i = 5 + leases, #ARGV do
-  local id = ARGV[i]
-  if redis.call('HEXISTS', K.grants, id) == 1 then
-    found.given[#found.given + 1] = id
-  elseif redis.call('HEXISTS', K.places, id) == 0 then
-    found.gone[#found.gone + 1] = id
-  end
-end
-if #found.given == 0 then found.given = nil end
-if #found.gone == 0 then found.gone = nil end
-local is_open, back = gate()
-local is_down = (is_open == 0 and back > now + MINUTE) or (redis.call('ZCARD', K.active) > 0 and not can_serve())
-found.verdict = is_down and 'down' or 'open'
+report(waiting_ids, found)
 return reply(found)

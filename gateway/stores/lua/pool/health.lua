@@ -1,0 +1,106 @@
+-- Rests: what is out of use, why and until when. Shared, after prelude.lua.
+--
+-- A rest, cmsgpack in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
+--   state, fault, since_us, until_us, seconds, busy; probe: the lease that tries it
+-- TRANSITIONS says which event leads from which state to which; a rest's end only moves outward, except by a check or a
+-- person.
+
+local function read_rest(kept)
+  if not kept then return nil end
+  local rest = cmsgpack.unpack(kept)
+  rest.until_us = math.min(rest.until_us, now + rest.seconds * 1000000)  -- the clock may have been set back
+  return rest
+end
+
+local function rest_at(field) return read_rest(redis.call('HGET', K.health, field)) end
+
+local function state_of(rest)
+  if not rest then return 'ready' end
+  return rest.until_us <= now and TRANSITIONS[rest.state].elapse or rest.state
+end
+
+local function is_out(rest)
+  local state = state_of(rest)
+  return state == 'cooling' or state == 'quarantined'
+end
+
+-- What was read of an account's keys is no longer so.
+local function forget_keys(field)
+  local a = accounts[string.match(field, '^[^/|]*')]
+  if a then a.standing, a.models = nil, nil end
+end
+
+local function denied_models() return meta.denied and cmsgpack.unpack(meta.denied) or {} end
+
+local function keep_rest(field, rest)
+  redis.call('HSET', touch('health'), field, cmsgpack.pack(rest))
+  forget_keys(field)
+  local model = string.match(field, '|(.+)$')
+  if not model then return end
+  local denied = denied_models()
+  for _, name in ipairs(denied) do
+    if name == model then return end
+  end
+  denied[#denied + 1] = model
+  set_meta('denied', cmsgpack.pack(denied))
+end
+
+local function drop_rest(field)
+  redis.call('HDEL', K.health, field)
+  forget_keys(field)
+end
+
+-- Emit the event that a cooldown is over, once.
+local function announce(field, rest)
+  if rest and not rest.told and state_of(rest) == 'half_open' then
+    rest.told = true
+    keep_rest(field, rest)
+    tell(field, 'half_open', rest.fault)
+  end
+end
+
+-- An event of a rest, by the table of states. `fault` describes a new rest: fault, seconds, seconds_max (the same fault
+-- again, with no success between, doubles up to this), busy.
+local function move(field, event, fault)
+  local rest = rest_at(field)
+  local before = state_of(rest)
+  local after = TRANSITIONS[before][event]
+  if after == 'ready' then
+    if before == 'ready' then return end
+    drop_rest(field)
+    if field == '*' then set_meta('well_since', now) end
+    tell(field, after, '')
+  elseif after == 'half_open' then
+    if before ~= after then rest.until_us, rest.told = now, nil end
+    rest.probe = event ~= 'inconclusive' and rest.probe or nil
+    keep_rest(field, rest)
+    announce(field, rest)
+  elseif fault then
+    local seconds = fault.seconds
+    if before == 'half_open' and rest.fault == fault.fault then
+      seconds = math.max(seconds, math.min(2 * rest.seconds, fault.seconds_max or 0))
+    end
+    local until_us = now + seconds * 1000000
+    if is_out(rest) and until_us <= rest.until_us then return end
+    local since = is_out(rest) and rest.state == after and rest.since_us or now
+    keep_rest(field, {state = after, fault = fault.fault, seconds = seconds, since_us = since, until_us = until_us,
+      busy = fault.busy})
+    if since == now then tell(field, after, fault.fault) end
+  end
+end
+
+-- Whether what has this rest may be used, and if not, from when on: 0 while a trial decides.
+local function opens(rest)
+  if not rest then return true, 0 end
+  if is_out(rest) then return false, rest.until_us end
+  if rest.probe and redis.call('ZSCORE', K.leases, rest.probe) then return false, 0 end
+  return true, 0
+end
+
+-- How many leases the upstream as a whole may have now, and if none, its rest.
+local function gate()
+  local rest = rest_at('*')
+  if not rest then return math.huge end
+  announce('*', rest)
+  return opens(rest) and 1 or 0, rest
+end

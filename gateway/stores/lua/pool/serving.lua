@@ -1,0 +1,309 @@
+-- The one rule: which account can serve a need, and when. Lease, dispatch, forecast, wake-up and readiness ask it.
+-- Shared, after accounts.lua.
+--
+-- A need is {n = images of one call, m = model or nil for any, x = set of what to avoid: "ACCOUNT/" or "ACCOUNT/KEY"}.
+-- An account is of one kind, by which it stands in the index, so that no script looks at all accounts:
+--   ready    it has room for one image and a usable key. Score: kept by its pace or not, the images it lacks, how full, when used
+--   full     it has a usable key, and room later. Score: when
+--   resting  its keys cool down, or a trial decides. Score: when they may be used
+--   out      its keys are quarantined. Score: when they may be tried
+--   none     a person took it out, or it has no key
+-- The index has a sorted set a kind and group, KIND:GROUP; accounts of one group can serve the same needs. `groups` has their
+-- numbers by signature: the images that a minute allows (to SHELVES), and the models that all their keys deny.
+local SHELVES = 16            -- rooms for images that the index tells apart
+local SHELF = 1000000
+local GROUPS_MAX = 64         -- signatures; accounts of further ones share group 0, and each is looked at itself
+local TRIAL = 5 * 1000000     -- a trial of what has rested is taken to last for this
+local KINDS = {'ready', 'full', 'resting', 'out'}
+
+local is_freed = false        -- whether this script gave an account room or health
+
+-- Keys ----------------------------------------------------------------------------------------------------------------
+
+-- An account's keys as they stand: held and rest of the account; keys: {key, member, held, rest}.
+local function standing_of(a)
+  if a.standing then return a.standing end
+  local fields = {a.name}
+  for _, key in ipairs(a.record.keys) do fields[#fields + 1] = a.name .. '/' .. key.name end
+  local rests, holds = redis.call('HMGET', K.health, unpack(fields)), redis.call('HMGET', K.held, unpack(fields))
+  local found = {held = holds[1], rest = read_rest(rests[1]), keys = {}}
+  for i, key in ipairs(a.record.keys) do
+    found.keys[i] = {key = key, member = fields[i + 1], held = holds[i + 1], rest = read_rest(rests[i + 1])}
+  end
+  a.standing, a.models = found, {}
+  announce(a.name, found.rest)
+  for _, one in ipairs(found.keys) do announce(one.member, one.rest) end
+  a.standing, a.models = found, {}  -- an announcement forgets them
+  return found
+end
+
+-- The rests of one model, by key.
+local function model_rests(a, model)
+  local standing = standing_of(a)
+  if not model then return {} end
+  if a.models[model] then return a.models[model] end
+  local fields, found = {}, {}
+  for i, one in ipairs(standing.keys) do fields[i] = one.member .. '|' .. model end
+  if #fields > 0 then
+    local kept = redis.call('HMGET', K.health, unpack(fields))
+    for i, field in ipairs(fields) do
+      found[i] = read_rest(kept[i])
+      announce(field, found[i])
+    end
+  end
+  a.standing, a.models = standing, a.models or {}
+  a.models[model] = found
+  return found
+end
+
+-- The key of an account to use for a need, with the rests that its lease would try: {field, rest}. Without one: nil and why:
+-- {at, waits, state, busy, is_avoided}. From `at` on one may be used (nil: none can; 0: a trial decides); it waits if nothing
+-- but cooldowns and trials keep it.
+local function key_of(a, need)
+  local standing, why = standing_of(a), {}
+  if standing.held then return nil, why end
+  local models, best, oldest = model_rests(a, need.m), nil, math.huge
+  for i, one in ipairs(standing.keys) do
+    local at, waits, kept_by, trials = 0, true, nil, {}
+    for _, pair in ipairs({{a.name, standing.rest}, {one.member, one.rest}, {one.member .. '|' .. (need.m or ''), models[i] or false}}) do
+      local rest = pair[2]
+      if rest then
+        local is_open, back = opens(rest)
+        trials[#trials + 1] = pair
+        if not is_open then
+          waits = waits and state_of(rest) ~= 'quarantined'
+          if not kept_by or back > at then at, kept_by = back, rest end
+        end
+      end
+    end
+    local used = a.load.last[one.key.name] or 0
+    if one.held then
+      kept_by = nil
+    elseif need.x and (need.x[one.member] or need.x[a.name .. '/']) then
+      why.is_avoided = true
+    elseif kept_by then
+      if not why.at or (waits and not why.waits) or (waits == why.waits and at < why.at) then
+        why.at, why.waits, why.state, why.busy = at, waits, state_of(kept_by), kept_by.busy
+      end
+    elseif used < oldest then
+      best, oldest = {one.key, trials}, used
+    end
+  end
+  if best then return best[1], best[2] end
+  return nil, why
+end
+
+-- When an account can serve a need: a moment, `now` with key and trials; or nil, with what keeps it (see key_of).
+-- `is_over`: the tenant has had its share, and takes only what the even pace lets through.
+local function serve_at(a, need, is_over)
+  if not a.record or need.n > a.record.images_per_minute then return nil, {} end
+  local key, more = key_of(a, need)
+  if not key then
+    if more.waits then return math.max(now, more.at), nil, more end
+    return nil, more
+  end
+  local at = room_at(a, need.n)
+  if is_over then at = math.max(at, (pace_of(a))) end
+  return at, key, more
+end
+
+-- The index -----------------------------------------------------------------------------------------------------------
+
+local groups
+
+local function all_groups()
+  if not groups then
+    groups = {}
+    local kept = redis.call('HGETALL', K.groups)
+    for i = 1, #kept, 2 do
+      local signature = cjson.decode(kept[i])
+      groups[#groups + 1] = {number = kept[i + 1], text = kept[i], images = signature[1], denied = signature[2]}
+    end
+    groups[#groups + 1] = {number = '0', images = SHELVES, denied = {}}
+  end
+  return groups
+end
+
+local function group_of(a)
+  local denied = {}
+  local key, why = key_of(a, {n = 1})
+  for _, model in ipairs(denied_models()) do
+    local one, reason = key_of(a, {n = 1, m = model})
+    if not one and (key or (why.waits and not reason.waits)) then denied[#denied + 1] = model end
+  end
+  table.sort(denied)
+  local text = '[' .. math.min(SHELVES, a.record.images_per_minute) .. ',' .. (#denied > 0 and cjson.encode(denied) or '[]') .. ']'
+  for _, group in ipairs(all_groups()) do
+    if group.text == text then return group.number end
+  end
+  if #groups > GROUPS_MAX then return '0' end
+  redis.call('HSET', touch('groups'), text, #groups)
+  groups = nil
+  return group_of(a)
+end
+
+-- The groups whose accounts can serve a need at all.
+local function able_groups(need)
+  local found = {}
+  for _, group in ipairs(all_groups()) do
+    local is_able = group.images >= math.min(SHELVES, need.n)
+    for _, model in ipairs(group.denied) do is_able = is_able and model ~= need.m end
+    if is_able then found[#found + 1] = group.number end
+  end
+  return found
+end
+
+local function shelf_of(a) return math.max(0, math.min(SHELVES, a.record.images_per_minute - a.images)) end
+
+-- Where an account belongs: kind and score, and the next moment at which that may change by itself.
+local function kind_of(a)
+  local key, why = key_of(a, {n = 1})
+  if not key then
+    if not why.at then return nil end
+    if not why.waits then return 'out', why.at, why.at end
+    return 'resting', math.max(now, why.at), why.at > now and why.at or now + TRIAL
+  end
+  if not has_room(a, 1) then
+    local at, minute_at = room_at(a, 1)
+    return 'full', at, minute_at
+  end
+  local due, span = pace_of(a)
+  if a.load.kind == 'full' and due < now - span / 2 then  -- it was full for a while: accounts that were, begin apart
+    a.load.paced_at = now
+    span = select(2, pace_of(a))
+    a.load.paced_at = now - span * (1 - (a.record.phase or 0))
+    due = pace_of(a)
+  end
+  local shelf = (due <= now and 0 or SHELVES + 1) + SHELVES - shelf_of(a)
+  return 'ready', shelf * SHELF + fullness(a) + ((a.load.used_at or 0) % 1e10) / 1e10, due > now and due or nil
+end
+
+local function note_capacity(a, capacity)
+  local before = a.load.capacity or 0
+  if capacity ~= before then
+    add_meta('capacity', capacity - before)
+    a.load.capacity = capacity
+  end
+end
+
+local function place(a, kind, score)
+  local load = a.load
+  local group = kind and group_of(a)
+  if load.kind and (load.kind ~= kind or load.group ~= group) then
+    redis.call('ZREM', K[load.kind .. ':' .. load.group], a.name)
+  end
+  if kind == 'ready' then
+    local before = load.kind == 'ready' and load.group == group and math.floor(load.score / SHELF) or math.huge
+    if math.floor(score / SHELF) < before then is_freed = true end
+  end
+  if kind then redis.call('ZADD', touch(kind .. ':' .. group), score, a.name) end
+  load.kind, load.group, load.score = kind, group, score
+  note_capacity(a, (kind == 'ready' or kind == 'full') and rate_of(a) or 0)
+end
+
+-- Write an account back: its place in the index, and when it is to be looked at again.
+local function put_back(a)
+  local load, next_us = a.load, math.huge
+  local function at(us) if us and us > now and us < next_us then next_us = us end end
+  if not a.record then
+    place(a, nil)
+  else
+    if load.rate and rate_of(a) >= a.record.requests_per_minute then load.rate, load.rate_at = nil, nil end
+    if load.lanes and lanes_of(a) >= a.record.max_concurrency then load.lanes, load.lanes_at = nil, nil end
+    if load.rate then at(load.rate_at + (math.floor((now - load.rate_at) / MINUTE) + 1) * MINUTE) end
+    if load.lanes then at(load.lanes_at + (math.floor((now - load.lanes_at) / MINUTE) + 1) * MINUTE) end
+    if load.log[1] then at(load.log[1] + window()) end
+    if load.flying > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
+    local kind, score, change_us = kind_of(a)
+    at(change_us)
+    for _, model in ipairs(denied_models()) do
+      local _, why = key_of(a, {n = 1, m = model})
+      at(why.at)
+    end
+    place(a, kind, score)
+  end
+  if next_us < math.huge then
+    redis.call('ZADD', touch('turns'), next_us, a.name)
+  else
+    redis.call('ZREM', K.turns, a.name)
+  end
+  redis.call('HSET', touch('loads'), a.name, cmsgpack.pack(load))
+end
+
+-- Asking ----------------------------------------------------------------------------------------------------------------
+
+local function count_of(set)
+  local count = 0
+  for _ in pairs(set) do count = count + 1 end
+  return count
+end
+
+-- The account that serves a need now: {account, key, trials}; or nil, and the account that has the most room, if a need for
+-- several images waits only for room. Accounts in `reserved` are left out.
+local function choose(need, is_over, reserved)
+  local best, lowest, short, shortest = nil, math.huge, nil, math.huge
+  local most = 1 + count_of(reserved) + (need.x and count_of(need.x) or 0)
+  local function look(set, from, to, is_fit)
+    local page = redis.call('ZRANGEBYSCORE', set, from * SHELF, '(' .. to * SHELF, 'WITHSCORES', 'LIMIT', 0, most)
+    for i = 1, #page, 2 do
+      local a, score = account(page[i]), tonumber(page[i + 1])
+      if a and a.record and not reserved[a.name] then
+        if is_fit and score < lowest then
+          local at, key, trials = serve_at(a, need, is_over)
+          if at and at <= now and key then best, lowest = {a, key, trials}, score end
+        elseif not is_fit and score < shortest and need.n <= a.record.images_per_minute and key_of(a, need) then
+          short, shortest = a.name, score
+        end
+      end
+    end
+  end
+  local all, fit = SHELVES + 1, SHELVES + 1 - math.min(SHELVES, need.n)
+  for _, group in ipairs(able_groups(need)) do
+    if group == '0' then most = most + SHELVES end
+    local set = K['ready:' .. group]
+    look(set, 0, fit, true)
+    if not is_over and not best then look(set, all, all + fit, true) end
+    if not best and need.n > 1 then
+      look(set, fit, all, false)
+      look(set, all + fit, 2 * all, false)
+    end
+  end
+  return best, short
+end
+
+-- The soonest moment at which some account can serve a need, and the account; or nil and why: "down" with the moment at
+-- which one that is out may be back (0 unknown), or "nothing": all that could serve are to be avoided.
+-- Looks at the first account of each kind and group, and at one more for each that is to be avoided. An upstream whose breaker
+-- is open is waited for only by what waits already (`waits`), for a minute at most.
+local function outlook(need, is_over, waits)
+  local left, rest = gate()
+  if left == 0 and is_out(rest) then
+    local worth_us = waits and rest.state == 'cooling' and MINUTE or 0
+    if rest.until_us > now + worth_us then return nil, 'down', rest.until_us end
+  end
+  local soonest, found, back, is_avoided = math.huge, nil, math.huge, false
+  local most = need.x and count_of(need.x) or 0
+  for _, group in ipairs(all_groups()) do
+    for _, kind in ipairs(KINDS) do
+      local set = K[kind .. ':' .. group.number]
+      for _, name in ipairs(redis.call('ZRANGE', set, 0, most)) do
+        local a = account(name)
+        if a then
+          local at, more, why = serve_at(a, need, is_over)
+          if at and at < soonest then
+            soonest, found = at, {a, why and why.state == 'cooling' and not why.busy and 'down' or 'busy'}
+          elseif not at then
+            is_avoided = is_avoided or more.is_avoided
+            if more.at and more.at > now and more.at < back then back = more.at end
+          end
+        end
+      end
+    end
+  end
+  if not found then return nil, is_avoided and 'nothing' or 'down', back < math.huge and back or 0 end
+  if left == 0 then
+    local opens_us = is_out(rest) and rest.until_us or now + TRIAL
+    if opens_us > soonest then soonest, found[2] = opens_us, 'down' end
+  end
+  return soonest, found[2], found[1]
+end
