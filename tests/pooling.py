@@ -21,7 +21,19 @@ _PROCESSES = itertools.count()
 UNLIMITED = AccountLimits(100_000, 1_000_000, 10_000)
 MINUTE_S = 61.0
 """For which a request counts, with the usual margin."""
-TAKEN_BACK = ("leases", "leased", "grants", "line", "places", "classids", "class", "classes", "waits", "active", "weights")
+TAKEN_BACK = (
+    "leases",
+    "leased",
+    "grants",
+    "line",
+    "places",
+    "classids",
+    "class",
+    "classes",
+    "waits",
+    "active",
+    "weights",
+)
 """What is empty when nobody has or waits for anything."""
 _PASS_TIME = """
 local us, base = tonumber(ARGV[1]), string.match(KEYS[1], '^(.*:)[^:]*$')

@@ -31,7 +31,7 @@ _SOON_S: Final = 0.002
 _IDLE_S: Final = 60.0
 _LISTEN_PAUSE_S: Final = 0.5
 _ABANDONED_A_SCRIPT: Final = 16
-_IDS_A_SCRIPT: Final = 250
+_IDS_A_SCRIPT: Final = 100
 """Waiting requests, or leases, that one script looks after."""
 
 

@@ -45,7 +45,15 @@ from gateway.stores import PREFIX, Client, Value, load_script
 _LOG = structlog.get_logger("imagegate.pool")
 _NAMES: Final = ("meta", "roster", "loads", "health", "leases", "line")
 """Some of them: the scripts name the others themselves, in the same slot."""
-SHARED: Final = ("pool/prelude", "pool/health", "pool/accounts", "pool/serving", "pool/leases", "pool/line")
+SHARED: Final = (
+    "pool/prelude",
+    "pool/health",
+    "pool/accounts",
+    "pool/keys",
+    "pool/serving",
+    "pool/leases",
+    "pool/line",
+)
 """What stands before each script, in this order."""
 ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look", "glance")
 _DAY_S: Final = 86_400

@@ -21,7 +21,7 @@ for i = 13, #ARGV do avoided[#avoided + 1] = ARGV[i] end
 local need = {n = tonumber(ARGV[5]), m = ARGV[6], x = #avoided > 0 and set_of(avoided) or nil}
 local flow, cost = priority .. ':' .. tenant, cost_of(need.n)
 local ROUNDS_MAX = 8    -- of what time has brought, before a request is refused
-local SAMPLE = 16       -- accounts of a kind that a forecast looks at; of more it takes these for a sample
+local SAMPLE = 8        -- accounts of a kind that a forecast looks at; of more it takes these for a sample
 
 -- What becomes free at an account, and when: {lanes free now, lanes, moments, slots that its minute has by each of them}.
 local function slots_of(a, from)
@@ -74,12 +74,12 @@ end
 -- How many slots pass until this request, which waits, is served: all that wait for what could serve it, or its own and the
 -- others' shares beside them.
 local function slots_ahead()
-  local queued = 0
+  local queued, numbers = 0, {}
   for _, class in ipairs(first_classes()) do
-    if (class.q == 'i' or priority == 'b') and #able_groups(class) > 0 then
-      queued = queued + tonumber(redis.call('HGET', K.queued, class.number) or 0)
-    end
+    if (class.q == 'i' or priority == 'b') and #able_groups(class) > 0 then numbers[#numbers + 1] = class.number end
   end
+  local costs = #numbers > 0 and redis.call('HMGET', K.queued, unpack(numbers)) or {}
+  for _, one in ipairs(costs) do queued = queued + (tonumber(one) or 0) end
   if priority == 'b' then return math.max(cost, queued) end
   local own = tonumber(redis.call('HGET', K.waits, flow) or 1) - 1
   local each = waiting('i') > 1 and math.max(0, queued - cost) / (waiting('i') - 1) or 0
@@ -90,15 +90,13 @@ end
 -- Accounts of these kinds that can serve the need at some time, a sample of them; and how many they are.
 local function sample()
   local found, all, span, is_over_now = {}, 0, 0, is_over(flow)
-  for _, kind in ipairs({'ready', 'full', 'resting'}) do
+  for _, kind in ipairs({'due', 'early', 'full', 'resting'}) do
     local left = SAMPLE
     for _, group in ipairs(able_groups(need)) do
-      local set = K[kind .. ':' .. group]
-      all = all + redis.call('ZCARD', set)
-      local names = left > 0 and redis.call('ZRANGE', set, 0, left - 1) or {}
-      left = left - #names
-      for _, name in ipairs(names) do
-        local a = account(name)
+      if kind ~= 'early' then all = all + redis.call('ZCARD', K[(kind == 'due' and 'ready' or kind) .. ':' .. group]) end
+      for _, entry in ipairs(front(kind, group)) do
+        left = left - 1
+        local a = left >= 0 and account(entry[1])
         local at = a and serve_at(a, need, false)
         if at then
           found[#found + 1] = slots_of(a, kind == 'resting' and at or now)

@@ -37,12 +37,16 @@ end
 
 -- The unpaced part of the pool's minute is shared by weight; a tenant that used up its part of it is over its share, and is
 -- served at the even pace of the accounts until its use is paid off.
-local function is_over(flow)
-  if setting('paced') <= 0 then return false end
-  if string.sub(flow, 1, 1) == 'b' then return true end
-  local paid_off = tonumber(redis.call('ZSCORE', K.used, flow) or 0)
-  return paid_off - now >= 0.999 * window()
+local function are_over(flows)
+  local found = {}
+  if #flows == 0 or setting('paced') <= 0 then return found end
+  for i, paid_off in ipairs(redis.call('ZMSCORE', K.used, unpack(flows))) do
+    found[i] = string.sub(flows[i], 1, 1) == 'b' or (paid_off and tonumber(paid_off) - now >= 0.999 * window())
+  end
+  return found
 end
+
+local function is_over(flow) return are_over({flow})[1] or false end
 
 local function note_use(flow, cost, weight)
   if setting('paced') <= 0 then return end
@@ -185,49 +189,44 @@ local function head_of(number)
   return nil
 end
 
-local function class_of(number)
-  local kept = redis.call('HGET', K.class, number)
-  if not kept then return nil end
-  local class = cmsgpack.unpack(kept)
-  class.number, class.x = number, #class.x > 0 and set_of(class.x) or nil
-  return class
-end
-
--- Classes with their first flows, those with the lowest pass first; of very many each is looked at in turn.
+-- Classes with a lower bound of the lowest pass in them, in that order; of very many each is looked at in turn.
 local function first_classes()
-  local numbers = redis.call('ZRANGE', K.classes, 0, CLASSES_MAX - 1)
-  local all = #numbers == CLASSES_MAX and redis.call('ZCARD', K.classes) or 0
+  local page = redis.call('ZRANGE', K.classes, 0, CLASSES_MAX - 1, 'WITHSCORES')
+  local all = #page == 2 * CLASSES_MAX and redis.call('ZCARD', K.classes) or 0
   if all > CLASSES_MAX then
-    local from = CLASSES_MAX + setting('classes_seen') % (all - CLASSES_MAX)
-    set_meta('classes_seen', from)
-    for _, number in ipairs(redis.call('ZRANGE', K.classes, from, from + CLASSES_MAX - 1)) do numbers[#numbers + 1] = number end
+    local from = setting('classes_seen') % (all - CLASSES_MAX)
+    set_meta('classes_seen', from + CLASSES_MAX)
+    local more = redis.call('ZRANGE', K.classes, CLASSES_MAX + from, 2 * CLASSES_MAX + from - 1, 'WITHSCORES')
+    for _, value in ipairs(more) do page[#page + 1] = value end
   end
-  local found = {}
-  for _, number in ipairs(numbers) do
-    local class = class_of(number)
-    if class then found[#found + 1] = class else redis.call('ZREM', K.classes, number) end
+  local numbers, found = {}, {}
+  for i = 1, #page, 2 do numbers[#numbers + 1] = page[i] end
+  local kept = #numbers > 0 and redis.call('HMGET', K.class, unpack(numbers)) or {}
+  for i, number in ipairs(numbers) do
+    local class = cmsgpack.unpack(kept[i])
+    class.number, class.x, class.pass = number, #class.x > 0 and set_of(class.x) or nil, tonumber(page[2 * i])
+    found[#found + 1] = class
   end
   return found
 end
 
 local function refresh(class)
   local flow, pass = head_of(class.number)
-  class.flow, class.pass = flow, pass and pass + (class.q == 'b' and BATCH_AFTER or 0)
-  if flow then redis.call('ZADD', K.classes, class.pass, class.number) end
+  pass = pass and pass + (class.q == 'b' and BATCH_AFTER or 0)
+  if flow and pass ~= class.pass then redis.call('ZADD', K.classes, pass, class.number) end
+  class.flow, class.pass, class.is_blocked = flow, pass, not flow
 end
 
--- The request of a class that can be served: flow, what serves it (see choose), is_over; or nil and the account to reserve.
+-- The request of a class that can be served: flow, what serves it (see choose), is_over.
 local function servable(class, reserved)
   local over = is_over(class.flow)
-  local found, short = choose(class, over, reserved)
-  if found or not over or class.q == 'b' then return class.flow, found, over, short end
-  for _, flow in ipairs(redis.call('ZRANGE', K['class:' .. class.number], 1, TENANTS_MAX)) do
-    if not is_over(flow) then
-      found = choose(class, false, reserved)
-      return flow, found, false, short
-    end
+  local found = choose(class, over, reserved)
+  if found or not over or class.q == 'b' then return class.flow, found, over end
+  local flows = redis.call('ZRANGE', K['class:' .. class.number], 1, TENANTS_MAX)
+  for i, is_one in ipairs(are_over(flows)) do
+    if not is_one then return flows[i], choose(class, false, reserved), false end
   end
-  return nil, nil, over, short
+  return nil
 end
 
 local function grant(class, flow, found, over)
@@ -248,35 +247,46 @@ local function grant(class, flow, found, over)
   return true
 end
 
+-- The class with the lowest pass that is not blocked; nil if no such class may be served.
+local function lowest_of(classes)
+  local first, fits = nil, false
+  for _, class in ipairs(classes) do
+    if not class.is_blocked then
+      if not first or class.pass < first.pass then first = class end
+      fits = fits or may_fit(class)
+    end
+  end
+  return fits and first or nil
+end
+
 -- Give what is free to what waits, the lowest pass first. A class whose first request waits for room for its many images
 -- reserves the account that has most of it. Returns whether there may be more to give.
 local function dispatch()
   is_freed = false
-  local left, granted, steps, reserved = gate(), 0, 0, {}
+  local left, granted, reserved = gate(), 0, {}
   local classes = left > 0 and first_classes() or {}
-  for _, class in ipairs(classes) do refresh(class) end
-  while left > 0 and granted < GRANTS_MAX do
-    local first
-    for _, class in ipairs(classes) do
-      if class.flow and not class.is_blocked and (not first or class.pass < first.pass) then first = class end
-    end
-    if not first then return false end
-    local pass = first.pass
-    refresh(first)
-    if first.flow and first.pass <= pass then
-      local flow, found, over, short = servable(first, reserved)
+  for _ = 1, 4 * CLASSES_MAX do
+    local class = left > 0 and lowest_of(classes)
+    if not class then return false end
+    if class.seen ~= granted then
+      class.seen = granted
+      refresh(class)  -- it may not be the first any more
+    else
+      local flow, found, over = nil, nil, nil
+      if may_fit(class) then flow, found, over = servable(class, reserved) end
       if found then
-        if grant(first, flow, found, over) then granted, left = granted + 1, left - 1 end
-        refresh(first)
+        if grant(class, flow, found, over) then granted, left = granted + 1, left - 1 end
+        refresh(class)
+        class.seen = granted
       else
-        first.is_blocked = true
+        class.is_blocked = true
+        local short = roomiest(class, reserved)
         if short then reserved[short] = true end
       end
     end
-    steps = steps + 1
-    if steps > 4 * CLASSES_MAX then return true end
+    if granted == GRANTS_MAX then return true end
   end
-  return granted == GRANTS_MAX
+  return true
 end
 
 -- Dispatch where something got free that a waiting request could use.

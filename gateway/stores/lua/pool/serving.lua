@@ -1,7 +1,6 @@
 -- The one rule: which account can serve a need, and when. Lease, dispatch, forecast, wake-up and readiness ask it.
--- Shared, after accounts.lua.
+-- Shared, after keys.lua.
 --
--- A need is {n = images of one call, m = model or nil for any, x = set of what to avoid: "ACCOUNT/" or "ACCOUNT/KEY"}.
 -- An account is of one kind, by which it stands in the index, so that no script looks at all accounts:
 --   ready    it has room for one image and a usable key. Score: kept by its pace or not, the images it lacks, how full, when used
 --   full     it has a usable key, and room later. Score: when
@@ -13,85 +12,11 @@
 local SHELVES = 16            -- rooms for images that the index tells apart
 local SHELF = 1000000
 local GROUPS_MAX = 64         -- signatures; accounts of further ones share group 0, and each is looked at itself
-local TRIAL = 5 * 1000000     -- a trial of what has rested is taken to last for this
-local KINDS = {'ready', 'full', 'resting', 'out'}
+local FRONT = 32              -- accounts of one kind and group that a script looks at
+local ROWS = SHELVES + 1      -- of the index: the images that an account lacks to SHELVES
+local KINDS = {'due', 'early', 'full', 'resting', 'out'}
 
 local is_freed = false        -- whether this script gave an account room or health
-
--- Keys ----------------------------------------------------------------------------------------------------------------
-
--- An account's keys as they stand: held and rest of the account; keys: {key, member, held, rest}.
-local function standing_of(a)
-  if a.standing then return a.standing end
-  local fields = {a.name}
-  for _, key in ipairs(a.record.keys) do fields[#fields + 1] = a.name .. '/' .. key.name end
-  local rests, holds = redis.call('HMGET', K.health, unpack(fields)), redis.call('HMGET', K.held, unpack(fields))
-  local found = {held = holds[1], rest = read_rest(rests[1]), keys = {}}
-  for i, key in ipairs(a.record.keys) do
-    found.keys[i] = {key = key, member = fields[i + 1], held = holds[i + 1], rest = read_rest(rests[i + 1])}
-  end
-  a.standing, a.models = found, {}
-  announce(a.name, found.rest)
-  for _, one in ipairs(found.keys) do announce(one.member, one.rest) end
-  a.standing, a.models = found, {}  -- an announcement forgets them
-  return found
-end
-
--- The rests of one model, by key.
-local function model_rests(a, model)
-  local standing = standing_of(a)
-  if not model then return {} end
-  if a.models[model] then return a.models[model] end
-  local fields, found = {}, {}
-  for i, one in ipairs(standing.keys) do fields[i] = one.member .. '|' .. model end
-  if #fields > 0 then
-    local kept = redis.call('HMGET', K.health, unpack(fields))
-    for i, field in ipairs(fields) do
-      found[i] = read_rest(kept[i])
-      announce(field, found[i])
-    end
-  end
-  a.standing, a.models = standing, a.models or {}
-  a.models[model] = found
-  return found
-end
-
--- The key of an account to use for a need, with the rests that its lease would try: {field, rest}. Without one: nil and why:
--- {at, waits, state, busy, is_avoided}. From `at` on one may be used (nil: none can; 0: a trial decides); it waits if nothing
--- but cooldowns and trials keep it.
-local function key_of(a, need)
-  local standing, why = standing_of(a), {}
-  if standing.held then return nil, why end
-  local models, best, oldest = model_rests(a, need.m), nil, math.huge
-  for i, one in ipairs(standing.keys) do
-    local at, waits, kept_by, trials = 0, true, nil, {}
-    for _, pair in ipairs({{a.name, standing.rest}, {one.member, one.rest}, {one.member .. '|' .. (need.m or ''), models[i] or false}}) do
-      local rest = pair[2]
-      if rest then
-        local is_open, back = opens(rest)
-        trials[#trials + 1] = pair
-        if not is_open then
-          waits = waits and state_of(rest) ~= 'quarantined'
-          if not kept_by or back > at then at, kept_by = back, rest end
-        end
-      end
-    end
-    local used = a.load.last[one.key.name] or 0
-    if one.held then
-      kept_by = nil
-    elseif need.x and (need.x[one.member] or need.x[a.name .. '/']) then
-      why.is_avoided = true
-    elseif kept_by then
-      if not why.at or (waits and not why.waits) or (waits == why.waits and at < why.at) then
-        why.at, why.waits, why.state, why.busy = at, waits, state_of(kept_by), kept_by.busy
-      end
-    elseif used < oldest then
-      best, oldest = {one.key, trials}, used
-    end
-  end
-  if best then return best[1], best[2] end
-  return nil, why
-end
 
 -- When an account can serve a need: a moment, `now` with key and trials; or nil, with what keeps it (see key_of).
 -- `is_over`: the tenant has had its share, and takes only what the even pace lets through.
@@ -107,9 +32,28 @@ local function serve_at(a, need, is_over)
   return at, key, more
 end
 
--- The index -----------------------------------------------------------------------------------------------------------
+-- The index -------------------------------------------------------------------------------------------------------------
 
-local groups
+local groups, fronts = nil, {}
+
+-- The first accounts of a kind and group, as {name, score}: `due` those that their pace lets go, `early` the others.
+local function front(kind, group)
+  local name = kind .. ':' .. group
+  if fronts[name] then return fronts[name] end
+  local set, from, to = K[name], '-inf', '+inf'
+  if kind == 'due' or kind == 'early' then
+    set, from, to = K['ready:' .. group], kind == 'due' and 0 or ROWS * SHELF, kind == 'due' and '(' .. ROWS * SHELF or '+inf'
+  end
+  local page, found = redis.call('ZRANGEBYSCORE', set, from, to, 'WITHSCORES', 'LIMIT', 0, FRONT), {}
+  for i = 1, #page, 2 do found[#found + 1] = {page[i], tonumber(page[i + 1])} end
+  fronts[name] = found
+  return found
+end
+
+-- An account's place in the index has changed.
+local function forget_fronts(kind, group)
+  for _, name in ipairs(kind == 'ready' and {'due', 'early'} or {kind}) do fronts[name .. ':' .. group] = nil end
+end
 
 local function all_groups()
   if not groups then
@@ -119,7 +63,7 @@ local function all_groups()
       local signature = cjson.decode(kept[i])
       groups[#groups + 1] = {number = kept[i + 1], text = kept[i], images = signature[1], denied = signature[2]}
     end
-    groups[#groups + 1] = {number = '0', images = SHELVES, denied = {}}
+    if meta.mixed then groups[#groups + 1] = {number = '0', images = SHELVES, denied = {}} end
   end
   return groups
 end
@@ -136,20 +80,26 @@ local function group_of(a)
   for _, group in ipairs(all_groups()) do
     if group.text == text then return group.number end
   end
-  if #groups > GROUPS_MAX then return '0' end
-  redis.call('HSET', touch('groups'), text, #groups)
+  local number = redis.call('HLEN', K.groups) + 1
   groups = nil
+  if number > GROUPS_MAX then
+    set_meta('mixed', 1)
+    return '0'
+  end
+  redis.call('HSET', touch('groups'), text, number)
   return group_of(a)
 end
 
 -- The groups whose accounts can serve a need at all.
 local function able_groups(need)
+  if need.able and need.able_at == all_groups() then return need.able end
   local found = {}
   for _, group in ipairs(all_groups()) do
     local is_able = group.images >= math.min(SHELVES, need.n)
     for _, model in ipairs(group.denied) do is_able = is_able and model ~= need.m end
     if is_able then found[#found + 1] = group.number end
   end
+  need.able, need.able_at = found, groups
   return found
 end
 
@@ -174,8 +124,8 @@ local function kind_of(a)
     a.load.paced_at = now - span * (1 - (a.record.phase or 0))
     due = pace_of(a)
   end
-  local shelf = (due <= now and 0 or SHELVES + 1) + SHELVES - shelf_of(a)
-  return 'ready', shelf * SHELF + fullness(a) + ((a.load.used_at or 0) % 1e10) / 1e10, due > now and due or nil
+  local row = (due <= now and 0 or ROWS) + SHELVES - shelf_of(a)
+  return 'ready', row * SHELF + fullness(a) + ((a.load.used_at or 0) % 1e10) / 1e10, due > now and due or nil
 end
 
 local function note_capacity(a, capacity)
@@ -189,14 +139,18 @@ end
 local function place(a, kind, score)
   local load = a.load
   local group = kind and group_of(a)
-  if load.kind and (load.kind ~= kind or load.group ~= group) then
-    redis.call('ZREM', K[load.kind .. ':' .. load.group], a.name)
+  if load.kind then
+    forget_fronts(load.kind, load.group)
+    if load.kind ~= kind or load.group ~= group then redis.call('ZREM', K[load.kind .. ':' .. load.group], a.name) end
   end
   if kind == 'ready' then
     local before = load.kind == 'ready' and load.group == group and math.floor(load.score / SHELF) or math.huge
     if math.floor(score / SHELF) < before then is_freed = true end
   end
-  if kind then redis.call('ZADD', touch(kind .. ':' .. group), score, a.name) end
+  if kind then
+    redis.call('ZADD', touch(kind .. ':' .. group), score, a.name)
+    forget_fronts(kind, group)
+  end
   load.kind, load.group, load.score = kind, group, score
   note_capacity(a, (kind == 'ready' or kind == 'full') and rate_of(a) or 0)
 end
@@ -238,37 +192,50 @@ local function count_of(set)
   return count
 end
 
--- The account that serves a need now: {account, key, trials}; or nil, and the account that has the most room, if a need for
--- several images waits only for room. Accounts in `reserved` are left out.
+local function shelf_at(entry) return SHELVES - math.floor(entry[2] / SHELF) % ROWS end
+
+-- Whether an account may have room for a need now; `choose` finds out.
+local function may_fit(need)
+  for _, group in ipairs(able_groups(need)) do
+    for _, kind in ipairs({'due', 'early'}) do
+      local first = front(kind, group)[1]
+      if first and shelf_at(first) >= math.min(SHELVES, need.n) then return true end
+    end
+  end
+  return false
+end
+
+-- The account that serves a need now: {account, key, trials}; or nil. Accounts in `reserved` are left out.
 local function choose(need, is_over, reserved)
-  local best, lowest, short, shortest = nil, math.huge, nil, math.huge
-  local most = 1 + count_of(reserved) + (need.x and count_of(need.x) or 0)
-  local function look(set, from, to, is_fit)
-    local page = redis.call('ZRANGEBYSCORE', set, from * SHELF, '(' .. to * SHELF, 'WITHSCORES', 'LIMIT', 0, most)
-    for i = 1, #page, 2 do
-      local a, score = account(page[i]), tonumber(page[i + 1])
-      if a and a.record and not reserved[a.name] then
-        if is_fit and score < lowest then
+  local best, lowest = nil, math.huge
+  for _, kind in ipairs(is_over and {'due'} or {'due', 'early'}) do
+    for _, group in ipairs(able_groups(need)) do
+      local tries = 1 + (need.x and count_of(need.x) or 0) + (group == '0' and FRONT or 0)
+      for _, entry in ipairs(front(kind, group)) do
+        if tries == 0 or entry[2] >= lowest or shelf_at(entry) < math.min(SHELVES, need.n) then break end
+        local a = not reserved[entry[1]] and account(entry[1])
+        if a then
           local at, key, trials = serve_at(a, need, is_over)
-          if at and at <= now and key then best, lowest = {a, key, trials}, score end
-        elseif not is_fit and score < shortest and need.n <= a.record.images_per_minute and key_of(a, need) then
-          short, shortest = a.name, score
+          if at and at <= now and key then best, lowest = {a, key, trials}, entry[2] end
+          tries = tries - 1
         end
       end
     end
   end
-  local all, fit = SHELVES + 1, SHELVES + 1 - math.min(SHELVES, need.n)
-  for _, group in ipairs(able_groups(need)) do
-    if group == '0' then most = most + SHELVES end
-    local set = K['ready:' .. group]
-    look(set, 0, fit, true)
-    if not is_over and not best then look(set, all, all + fit, true) end
-    if not best and need.n > 1 then
-      look(set, fit, all, false)
-      look(set, all + fit, 2 * all, false)
+  return best
+end
+
+-- The account that has the most room for a need for several images, which waits only for room.
+local function roomiest(need, reserved)
+  for _, kind in ipairs({'due', 'early'}) do
+    for _, group in ipairs(need.n > 1 and able_groups(need) or {}) do
+      for _, entry in ipairs(front(kind, group)) do
+        local a = not reserved[entry[1]] and account(entry[1])
+        if a and need.n <= a.record.images_per_minute and key_of(a, need) then return a.name end
+      end
     end
   end
-  return best, short
+  return nil
 end
 
 -- The soonest moment at which some account can serve a need, and the account; or nil and why: "down" with the moment at
@@ -285,9 +252,8 @@ local function outlook(need, is_over, waits)
   local most = need.x and count_of(need.x) or 0
   for _, group in ipairs(all_groups()) do
     for _, kind in ipairs(KINDS) do
-      local set = K[kind .. ':' .. group.number]
-      for _, name in ipairs(redis.call('ZRANGE', set, 0, most)) do
-        local a = account(name)
+      for i, entry in ipairs(front(kind, group.number)) do
+        local a = i <= 1 + most and account(entry[1])
         if a then
           local at, more, why = serve_at(a, need, is_over)
           if at and at < soonest then
