@@ -17,7 +17,16 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.usage import Record, Report, Selection, Sheet, Sums
 from gateway.stores import Client, answer
 from gateway.stores.records import NAMES
-from gateway.stores.sheets import day_number, days_record, read_record, read_sums, records_stream, sums_record
+from gateway.stores.sheets import (
+    day_number,
+    days_record,
+    ends_record,
+    read_ends,
+    read_record,
+    read_sums,
+    records_stream,
+    sums_record,
+)
 
 _KEYS_A_CALL: Final = 100
 _FIELDS_A_CALL: Final = 5_000
@@ -124,6 +133,13 @@ class Ledger:
                 after = entries[-1][0]
             if len(entries) < _RECORDS_A_CALL:
                 return
+
+    async def records_end(self, tenant: str) -> dict[date, int]:
+        """Until when the records of each day are kept, Unix seconds: 3,650 days in ten years.
+
+        Raises: GatewayError REDIS_AWAY.
+        """
+        return read_ends(await answer(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
 
     async def days_of(self, tenants: Sequence[str], selection: Selection) -> dict[str, list[date]]:
         """The days on which the tenants have sums. Raises: GatewayError REDIS_AWAY."""
