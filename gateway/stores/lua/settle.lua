@@ -129,12 +129,19 @@ for name, value in pairs(new) do
 end
 redis.call('ZADD', base .. 'days', ticket.day, ticket.day)
 
-if ticket.entry then redis.call('XDEL', ledger, ticket.entry) end
-local entry = redis.call('XADD', ledger, '*', 'ticket', id, 'admitted_ms', ticket.admitted_ms,
+local record = {'ticket', id, 'admitted_ms', ticket.admitted_ms,
   'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
   'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
   'price_usd_micros', ticket.price, 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
-  'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms)
+  'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms}
+local corrects = ticket.entry and (ticket.corrects and ticket.corrects .. ' ' or '') .. ticket.entry
+if corrects then
+  redis.call('XDEL', ledger, ticket.entry)
+  redis.call('HSET', KEYS[1], 'corrects', corrects)
+  table.insert(record, 'corrects')
+  table.insert(record, corrects)
+end
+local entry = redis.call('XADD', ledger, '*', unpack(record))
 local day_ends_s = (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
 local wanted_end_s = day_ends_s + tonumber(ARGV[5]) * 86400
 if not records_end_s or (records_end_s < wanted_end_s and records_end_s * 1000 > now_ms) then
