@@ -117,7 +117,9 @@ end
 for name, rate in pairs(rates) do
   if rate then
     local admitted, made = string.match(rate, '(%-?%d+) (%-?%d+)')
-    redis.call('HSET', name, ticket.second, (admitted + requests) .. ' ' .. (made + images))
+    -- Never below zero: after the clock was set back the second may be another one of the same number.
+    local left = math.max(0, admitted + requests) .. ' ' .. math.max(0, made + images)
+    redis.call('HSET', name, ticket.second, left)
   end
 end
 for _, scope in ipairs({base, key_base}) do redis.call('ZREM', scope .. 'open', id) end
