@@ -16,7 +16,7 @@ from closed_book.evidence import Counters
 
 _LASTING: Final = re.compile(
     r"ig2:(pepper|tenants|declared|declaration|key:[^:]+)"
-    r"|ig2:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|audit)"
+    r"|ig2:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
     r"|ig2:\{pool:[^}]+\}:(added|held|audit)"
 )
 """What is kept: for ever, or (the audit) cut off at its old end. Everything else must have an end of its own."""

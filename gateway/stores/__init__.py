@@ -25,6 +25,7 @@ Every key; what stands in braces is its hash tag.
 | ig2:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request |
 | ig2:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
 | ig2:{NAME}:days | sorted set | none | admission: days that have sums |
+| ig2:{NAME}:records_end | hash | none | admission: day -> Unix second until which its records are kept |
 | ig2:sweeper | string | 3 rounds | sweeper: which process sweeps |
 | ig2:pool:PROCESS | channel |  | pool: ids of waiting requests that were given a lease |
 | ig2:prober | string | a round | pool: which process probes keys, see pool/turns.py |

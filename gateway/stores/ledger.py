@@ -2,13 +2,17 @@
 
 A report reads days, not requests. Invariant: no call asks for more than Redis and this process can handle well within
 the deadline of a call, whatever the number of tenants, days, keys and requests: sizes are asked for first.
+
+A record that is corrected moves to the end of its sheet and names the entries that it had before (settle.lua). Export
+pages give each request once: a place remembers how its sheet was read up to there.
 """
 
+import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import date
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Final, TypeVar
 
 from redis.asyncio.client import Pipeline
@@ -17,13 +21,26 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.usage import Record, Report, Selection, Sheet, Sums
 from gateway.stores import Client, answer
 from gateway.stores.records import NAMES
-from gateway.stores.sheets import day_number, days_record, read_record, read_sums, records_stream, sums_record
+from gateway.stores.sheets import (
+    day_number,
+    days_record,
+    ends_record,
+    read_ends,
+    read_record,
+    read_sums,
+    records_stream,
+    sums_record,
+)
 
 _KEYS_A_CALL: Final = 100
 _FIELDS_A_CALL: Final = 5_000
 """Of sums, or days: read and decoded in some 10 ms."""
 _RECORDS_A_CALL: Final = 250
 """Of 17 fields each."""
+READINGS_MAX: Final = 32
+"""Readings of a sheet that a place remembers; those of a quiet sheet are one. Only a record that was read earlier, and
+moved before the first of them, is given twice: with pages of 250 or more, 8,000 records lie between."""
+_ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 _T = TypeVar("_T")
 _A = TypeVar("_A")
 
@@ -32,12 +49,23 @@ Entry = tuple[str, dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """One read of a part of a sheet."""
+
+    end: str
+    """The entry up to which the records were given."""
+    newest: str
+    """The newest entry of the sheet at that moment: what is newer was written later."""
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record stands."""
+    """Where a record stands, and how its sheet was read up to there, the oldest reading first."""
 
     sheet: Sheet
     id: str
     """In the sheet's stream."""
+    readings: tuple[Reading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +102,14 @@ class Ledger:
         sheets = _by_day(await self._days(selection))
         ahead = (sheet for sheet in sheets if after is None or sheet >= after.sheet)
         found: list[tuple[Place, Record]] = []
+        place = after
         async with aclosing(self._entries(ahead, after)) as pieces:
-            async for sheet, entries in pieces:
-                found += [(Place(sheet, name), read_record(sheet.tenant, fields)) for name, fields in entries]
+            async for sheet, entries, newest in pieces:
+                readings = place.readings if place and place.sheet == sheet else ()
+                for name, fields in entries:
+                    place = Place(sheet, name, _with(readings, Reading(name, newest)))
+                    if not _was_given(name, fields, readings):
+                        found.append((place, read_record(sheet.tenant, fields)))
                 if len(found) > limit:
                     break
         page = found[:limit]
@@ -115,15 +148,15 @@ class Ledger:
 
     async def stream(self, sheet: Sheet, after: str | None = None) -> AsyncGenerator[list[Entry], None]:
         """A sheet's records behind `after`, piece by piece. Raises: GatewayError REDIS_AWAY."""
-        while True:
-            start = "-" if after is None else f"({after}"
-            call = self._redis.xrange(records_stream(sheet), start, "+", count=_RECORDS_A_CALL)
-            entries = await answer(self._redis, call, list[Entry])
-            if entries:
-                yield entries
-                after = entries[-1][0]
-            if len(entries) < _RECORDS_A_CALL:
-                return
+        async for entries, _ in self._pieces(sheet, after):
+            yield entries
+
+    async def records_end(self, tenant: str) -> dict[date, int]:
+        """Until when the records of each day are kept, Unix seconds: 3,650 days in ten years.
+
+        Raises: GatewayError REDIS_AWAY.
+        """
+        return read_ends(await answer(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
 
     async def days_of(self, tenants: Sequence[str], selection: Selection) -> dict[str, list[date]]:
         """The days on which the tenants have sums. Raises: GatewayError REDIS_AWAY."""
@@ -145,18 +178,34 @@ class Ledger:
 
     async def _entries(
         self, sheets: Iterable[Sheet], after: Place | None
-    ) -> AsyncGenerator[tuple[Sheet, list[Entry]], None]:
-        """The records of many sheets: small sheets together in one round trip, large ones piece by piece."""
+    ) -> AsyncGenerator[tuple[Sheet, list[Entry], str], None]:
+        """The records of many sheets, each piece with the sheet's newest entry at that moment.
+
+        Small sheets come together in one round trip, large ones piece by piece.
+        """
         starts = {after.sheet: after.id} if after else {}
         for batch in _portions(sheets):
             sizes = await self._each(batch, lambda pipe, sheet: pipe.xlen(records_stream(sheet)), list[int])
             for group in _groups(batch, sizes, _RECORDS_A_CALL):
                 if len(group) == 1:
-                    async for entries in self.stream(group[0], starts.get(group[0])):
-                        yield group[0], entries
+                    async for entries, newest in self._pieces(group[0], starts.get(group[0])):
+                        yield group[0], entries, newest
                 else:
                     for sheet, entries in zip(group, await self._whole(group, starts), strict=True):
-                        yield sheet, entries
+                        yield sheet, entries, entries[-1][0] if entries else ""
+
+    async def _pieces(self, sheet: Sheet, after: str | None) -> AsyncGenerator[tuple[list[Entry], str], None]:
+        while True:
+            start = "-" if after is None else f"({after}"
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.xrange(records_stream(sheet), start, "+", count=_RECORDS_A_CALL)
+            pipeline.xrevrange(records_stream(sheet), count=1)  # last: what comes between is given twice, not never
+            entries, newest = await answer(self._redis, pipeline.execute(), list[list[Entry]])
+            if entries:
+                yield entries, newest[0][0] if newest else entries[-1][0]
+                after = entries[-1][0]
+            if len(entries) < _RECORDS_A_CALL:
+                return
 
     async def _whole(self, sheets: Sequence[Sheet], starts: Mapping[Sheet, str]) -> list[list[Entry]]:
         def put(pipe: Pipeline, sheet: Sheet) -> object:
@@ -184,6 +233,26 @@ class Ledger:
         for item in items:
             put(pipeline, item)
         return await answer(self._redis, pipeline.execute(), kind)
+
+
+def _with(readings: tuple[Reading, ...], reading: Reading) -> tuple[Reading, ...]:
+    """The readings with one more; while nothing is written, one stands for all."""
+    earlier = readings[:-1] if readings and readings[-1].newest == reading.newest else readings
+    return (*earlier, reading)[-READINGS_MAX:]
+
+
+def _was_given(name: str, fields: Mapping[str, str], readings: Sequence[Reading]) -> bool:
+    """Whether a corrected record was met before it moved here: some reading passed an entry that was still there."""
+    entries = (*filter(_ENTRY_ID.fullmatch, fields.get("corrects", "").split()), name)
+    for earlier, later in pairwise(map(_moment, entries)):
+        reading = next((one for one in readings if earlier <= _moment(one.end)), None)
+        if reading and later > _moment(reading.newest):
+            return True
+    return False
+
+
+def _moment(entry_id: str) -> tuple[int, ...]:
+    return tuple(map(int, entry_id.split("-")))
 
 
 def _by_tenant(days: Mapping[str, Sequence[date]]) -> Iterator[Sheet]:

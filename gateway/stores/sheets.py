@@ -17,6 +17,11 @@ def days_record(tenant: str) -> str:
     return f"{PREFIX}:{{{tenant}}}:days"
 
 
+def ends_record(tenant: str) -> str:
+    """The hash of the days that have had records; the value is the Unix second until which they are kept."""
+    return f"{PREFIX}:{{{tenant}}}:records_end"
+
+
 def sums_record(sheet: Sheet) -> str:
     return f"{PREFIX}:{{{sheet.tenant}}}:sums:{day_number(sheet.day)}"
 
@@ -28,6 +33,10 @@ def records_stream(sheet: Sheet) -> str:
 def day_number(day: date) -> int:
     """YYYYMMDD."""
     return day.year * 10_000 + day.month * 100 + day.day
+
+
+def read_ends(fields: Mapping[str, str]) -> dict[date, int]:
+    return {date.fromisoformat(day): _integer(end_s) for day, end_s in fields.items()}
 
 
 def read_sums(fields: Mapping[str, str]) -> Sums:

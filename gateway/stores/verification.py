@@ -4,7 +4,7 @@ Settlements go on meanwhile. Invariant: what is reported as a difference was fou
 readings of the sums that were the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -38,6 +38,7 @@ class Verifier:
     """Compares sums and records."""
 
     def __init__(self, ledger: Ledger, keep_days: int, clock: Callable[[], float]) -> None:
+        """`keep_days` is taken for days that do not say until when their records are kept: an earlier version's."""
         self._ledger = ledger
         self._keep_days = keep_days
         self._clock = clock
@@ -54,10 +55,11 @@ class Verifier:
             if after is not None and tenant < after.tenant:
                 continue
             spent += _SHEET_COST
-            for sheet in await self._sheets(tenant, selection):
+            ends = await self._ledger.records_end(tenant)
+            for sheet in await self._sheets(tenant, selection, ends):
                 if after is not None and tenant == after.tenant and sheet.day <= after.day:
                     continue
-                await self._compare(sheet, found)
+                await self._compare(sheet, ends.get(sheet.day, self._usual_end_s(sheet.day)), found)
                 spent += _SHEET_COST
                 if spent + found.records >= _RECORDS_A_CALL:
                     return found, sheet
@@ -65,13 +67,14 @@ class Verifier:
                 return found, Sheet(selection.last, tenant)
         return found, None
 
-    async def _sheets(self, tenant: str, selection: Selection) -> list[Sheet]:
-        """Those that have sums and those that have records, as each may have lost the other."""
+    async def _sheets(self, tenant: str, selection: Selection, ends: Iterable[date]) -> list[Sheet]:
+        """Those that have sums and those that have or had records, as each may have lost the other."""
         days = await self._ledger.days_of([tenant], selection)
         possible = [Sheet(day, tenant) for day in self._days_kept(selection)]
         have_records = await self._ledger.have_records(possible)
         recorded = {sheet for sheet, is_there in zip(possible, have_records, strict=True) if is_there}
-        return sorted(recorded | {Sheet(day, tenant) for day in days[tenant]})
+        noted = {Sheet(day, tenant) for day in ends if selection.first <= day <= selection.last}
+        return sorted(recorded | noted | {Sheet(day, tenant) for day in days[tenant]})
 
     def _days_kept(self, selection: Selection) -> Iterator[date]:
         """The selected days whose records are kept, and one more on either side for clocks that differ."""
@@ -80,7 +83,7 @@ class Verifier:
         last = min(selection.last, today + timedelta(days=1))
         return (first + timedelta(days=number) for number in range((last - first).days + 1))
 
-    async def _compare(self, sheet: Sheet, found: Verification) -> None:
+    async def _compare(self, sheet: Sheet, records_end_s: float, found: Verification) -> None:
         before: list[Difference] | None = None
         for _ in range(_TRIES):
             reading = await self._read(sheet)
@@ -91,7 +94,7 @@ class Verifier:
         else:
             found.busy_days += 1
             return
-        if wrong and await self._has_expired(sheet):
+        if wrong and await self._has_expired(sheet, records_end_s):
             found.expired_days += 1
             return
         found.days += 1
@@ -115,7 +118,10 @@ class Verifier:
             reading.sums, reading.was_still = sums, False
         return reading
 
-    async def _has_expired(self, sheet: Sheet) -> bool:
+    async def _has_expired(self, sheet: Sheet, records_end_s: float) -> bool:
         """Whether its records are gone because their time was over."""
-        end = datetime.combine(sheet.day, datetime.min.time(), UTC).timestamp() + (1 + self._keep_days) * 86_400
-        return self._clock() >= end - _CLOCK_SKEW_S and not (await self._ledger.have_records([sheet]))[0]
+        is_over = self._clock() >= records_end_s - _CLOCK_SKEW_S
+        return is_over and not (await self._ledger.have_records([sheet]))[0]
+
+    def _usual_end_s(self, day: date) -> float:
+        return datetime.combine(day, datetime.min.time(), UTC).timestamp() + (1 + self._keep_days) * 86_400

@@ -537,7 +537,7 @@ async def test_everything_transient_ends_by_itself_and_a_tenant_is_one_slot(each
         kept = {name: await redis.ttl(name) for name in names}
         await held.__aexit__(None, None, None)
     lasting = {name for name, ttl_s in kept.items() if ttl_s < 0}
-    assert {"ig2:{acme}:tenant", "ig2:{acme}:keys", "ig2:{acme}:days"} == {
+    assert {f"ig2:{{acme}}:{name}" for name in ("tenant", "keys", "days", "records_end")} == {
         name for name in lasting if ":sums:" not in name
     }
     assert {"acme"} == {name.partition("{")[2].partition("}")[0] for name in names}

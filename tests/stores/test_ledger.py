@@ -1,4 +1,6 @@
 import asyncio
+import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -15,8 +17,9 @@ from gateway.domain.billing import Durations, Share
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.usage import Amounts, By, Group, Record, Report, Selection, Sheet
 from gateway.stores import connect
-from gateway.stores.ledger import Ledger
+from gateway.stores.ledger import READINGS_MAX, Ledger
 from tests.bookkeeping import TODAY, Settled, know, numbered, settle
+from tests.stores.desk import Desk
 
 pytestmark = pytest.mark.anyio
 
@@ -283,6 +286,14 @@ async def test_a_record_is_told_whole(each_redis: str) -> None:
     )
 
 
+@pytest.mark.parametrize("corrects", ["x", "1", "-", "1-x 5-0", "9" * 30])
+async def test_a_damaged_mark_of_a_correction_hides_no_record(each_redis: str, corrects: str) -> None:
+    async with reading(each_redis) as (ledger, writer):
+        writer.xadd("ig2:{acme}:ledger:20260728", Settled().fields() | {"corrects": corrects})  # type: ignore[arg-type]
+        settle(writer, numbered(Settled(), 2))
+        assert 3 == len(await export(ledger, limit=1))
+
+
 @pytest.mark.parametrize("calls", ["", ";", "x", "a/b:", "a/b:x,y", "a/b:1", ":::", "a/b:1,2,3,4,5"])
 async def test_a_damaged_record_is_still_told(each_redis: str, calls: str) -> None:
     async with reading(each_redis) as (ledger, writer):
@@ -333,6 +344,67 @@ async def test_every_record_comes_exactly_once_while_new_ones_arrive(each_redis:
     times = Counter(record.request_id for record in found)
     assert {1} == set(times.values())
     assert set() == {request.request_id for request in before} - set(times)
+
+
+def settled_by_expiry(writer: "redis.Redis", count: int) -> tuple[Desk, list[str]]:
+    """So many requests of processes that died, whose answers may still come."""
+    know(writer, "acme")
+    desk = Desk(writer, time.time())
+    tickets = [f"t{number}" for number in range(count)]
+    for ticket in tickets:
+        desk.admit(ticket, 9)
+        desk.send(ticket, 9)
+    desk.clock.advance(61)
+    assert {"settled"} == {desk.expire(ticket) for ticket in tickets}
+    return desk, tickets
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 13])
+async def test_every_record_comes_exactly_once_while_late_answers_correct_some(redis_url: str, limit: int) -> None:
+    """A corrected record moves to the end: there it is given if it moved before it was met, and not again after."""
+    dice = random.Random(limit)
+    async with reading(redis_url) as (ledger, writer):
+        desk, tickets = settled_by_expiry(writer, 60)
+        page = await ledger.records(ALWAYS, None, limit)
+        found = list(page.records)
+        while page.end:
+            for _ in range(dice.randrange(3)):
+                delivered = dice.randint(0, 9)
+                desk.settle(dice.choice(tickets), f"u/a:{delivered},0,{9 - delivered},0")
+            page = await ledger.records(ALWAYS, page.end, limit)
+            found += page.records
+            assert len(found) <= 60
+    assert dict.fromkeys(tickets, 1) == Counter(record.ticket for record in found)
+
+
+async def test_a_record_that_moves_while_one_page_is_read_comes_once(redis_url: str) -> None:
+    async with reading(redis_url) as (ledger, writer):
+        desk, tickets = settled_by_expiry(writer, 600)
+        pieces = ledger._pieces
+
+        async def disturbed(sheet: Sheet, after: str | None) -> AsyncIterator[object]:
+            async for piece in pieces(sheet, after):
+                yield piece
+                for ticket in ("t10", "t590"):
+                    desk.settle(ticket, f"u/a:{dice.randint(0, 9)},0,0,0")
+
+        dice = random.Random(1)
+        ledger._pieces = disturbed  # type: ignore[method-assign, assignment]
+        found = await export(ledger, limit=1000)
+    assert dict.fromkeys(tickets, 1) == Counter(record.ticket for record in found)
+
+
+async def test_a_place_remembers_a_bounded_number_of_readings(redis_url: str) -> None:
+    async with reading(redis_url) as (ledger, writer):
+        settle(writer, numbered(Settled(), 100))
+        place, kept = None, []
+        for number in range(90):
+            place = (await ledger.records(ALWAYS, place, 1)).end
+            assert place
+            kept.append(len(place.readings))
+            if number >= 44:
+                settle(writer, numbered(Settled(), 1, 1000 + number))
+    assert ({1}, READINGS_MAX) == (set(kept[:45]), kept[-1])
 
 
 async def test_reports_and_settlements_do_not_disturb_each_other(each_redis: str) -> None:

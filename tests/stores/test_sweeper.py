@@ -1,12 +1,15 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import groupby
 
 import anyio
 import pytest
+from redis.exceptions import ResponseError
 
 from gateway.domain.billing import Durations, Price, Purchase
+from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.tenants import Caller
 from gateway.stores import Client
 from gateway.stores.admission import Admission
@@ -16,6 +19,8 @@ from tests.admitting import admitting, put_tenant
 from tests.stores.test_admission import connected, ledger
 
 pytestmark = pytest.mark.anyio
+
+Asked = Callable[[str, str], Awaitable[None]]
 
 
 def sweeper(redis: Client, admission: Admission, own_id: str = "me", round_s: float = 0.05) -> Sweeper:
@@ -54,15 +59,110 @@ async def test_a_round_settles_what_has_expired_for_every_tenant_and_nothing_els
     assert {ticket.id for ticket in left} == {line["ticket"] for line in lines}
 
 
-async def test_more_than_fit_into_a_round_are_settled_in_the_next(each_redis: str) -> None:
-    async with connected(each_redis) as redis:
-        dead = admitting(redis, lease_s=0.1)
-        async with left_behind(dead, await put_tenant(redis), count=250):
-            await asyncio.sleep(0.2)
-            for _ in range(3):
-                await sweeper(redis, dead).sweep()
+async def test_a_thousand_that_one_process_left_are_settled_in_one_round(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        dead = admitting(redis, lease_s=0.5)
+        async with left_behind(dead, await put_tenant(redis), count=1000):
+            await asyncio.sleep(0.6)
+            await sweeper(redis, dead).sweep()
             assert 0 == await open_of(dead, "acme")
-            assert 250 == len(await ledger(redis))
+            assert 1000 == len(await ledger(redis))
+
+
+@asynccontextmanager
+async def expired(url: str, **counts: int) -> AsyncIterator[tuple[Client, list[tuple[str, str]], Asked]]:
+    """Tenants with so many expired tickets; who was asked to be settled; and a settling that only notes it."""
+    async with connected(url) as redis:
+        for name, count in counts.items():
+            await put_tenant(redis, name)
+            await redis.zadd(f"ig2:{{{name}}}:open", {f"{name}{number:05}": number for number in range(count)})
+        asked: list[tuple[str, str]] = []
+
+        async def settle(tenant: str, ticket: str) -> None:
+            asked.append((tenant, ticket))
+            await redis.zrem(f"ig2:{{{tenant}}}:open", ticket)
+
+        yield redis, asked, settle
+
+
+async def test_of_each_tenant_a_hundred_are_settled_before_more_of_one(redis_url: str) -> None:
+    async with expired(redis_url, a=350, b=120, c=3) as (redis, asked, settle):
+        await Sweeper(redis, settle, time.time, round_s=1, own_id="me").sweep()
+    turns = [(name, len(list(group))) for name, group in groupby(tenant for tenant, _ in asked)]
+    assert [("a", 100), ("b", 100), ("c", 3), ("a", 100), ("b", 20), ("a", 150)] == turns
+
+
+async def test_a_round_ends_though_more_are_left(redis_url: str) -> None:
+    """The tenants that had nothing a while ago may have something now."""
+    async with expired(redis_url, a=10_150) as (redis, asked, settle):
+        swept = Sweeper(redis, settle, time.time, round_s=60, own_id="me")
+        await swept.sweep()
+        assert 10_000 == len(asked)
+        await swept.sweep()
+    assert 10_150 == len(set(asked)) == len(asked)
+
+
+async def test_a_sweeper_that_has_lost_its_lock_begins_no_further_pass(redis_url: str) -> None:
+    async with expired(redis_url, a=350, b=1) as (redis, asked, settle):
+
+        async def settle_slowly(tenant: str, ticket: str) -> None:
+            await settle(tenant, ticket)
+            if len(asked) == 50:
+                await redis.set("ig2:sweeper", "another")
+
+        await Sweeper(redis, settle_slowly, time.time, round_s=1, own_id="me").sweep()
+    assert 100 == len(asked)
+
+
+async def test_a_long_round_keeps_the_lock(redis_url: str) -> None:
+    async with expired(redis_url, a=450) as (redis, asked, settle):
+
+        async def settle_slowly(tenant: str, ticket: str) -> None:
+            await settle(tenant, ticket)
+            await asyncio.sleep(0.004)
+
+        swept = Sweeper(redis, settle_slowly, time.time, round_s=0.4, own_id="me")
+        assert await swept._is_leader()
+        await swept.sweep()
+    assert 450 == len(asked)  # 1.8 s at least, of a lock of 1.2 s
+
+
+async def test_tickets_that_cannot_be_settled_keep_none_behind_them(redis_url: str) -> None:
+    """As many as a pass takes: a damaged day of the ledger may have them."""
+    async with expired(redis_url, a=280) as (redis, asked, settle):
+
+        async def refuse(tenant: str, ticket: str) -> None:
+            if ticket < "a00130":
+                asked.append((tenant, ticket))
+                raise GatewayError(Fault.REDIS_AWAY) from ResponseError("WRONGTYPE")
+            await settle(tenant, ticket)
+
+        await Sweeper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
+        assert 280 == len(asked) == len(set(asked))
+
+
+async def test_a_tenant_whose_node_is_away_is_tried_once_a_round(redis_url: str) -> None:
+    async with expired(redis_url, a=280, b=2) as (redis, asked, settle):
+
+        async def refuse(tenant: str, ticket: str) -> None:
+            if tenant == "a":
+                asked.append((tenant, ticket))
+                raise GatewayError(Fault.REDIS_AWAY) from ConnectionError("gone")
+            await settle(tenant, ticket)
+
+        await Sweeper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
+    assert ["a", "b", "b"] == [tenant for tenant, _ in asked]
+
+
+async def test_what_is_alive_by_the_server_s_clock_is_asked_for_once_a_round(redis_url: str) -> None:
+    """This process's own clock is ahead."""
+    async with expired(redis_url, a=280) as (redis, asked, _):
+
+        async def leave(tenant: str, ticket: str) -> None:
+            asked.append((tenant, ticket))
+
+        await Sweeper(redis, leave, time.time, round_s=1, own_id="me").sweep()
+    assert 100 == len(asked)
 
 
 async def test_two_that_sweep_at_once_settle_each_ticket_once(each_redis: str) -> None:

@@ -12,7 +12,11 @@ from gateway.domain.usage import By, Difference, Report, Selection, Sheet, Verif
 from gateway.stores import connect
 from gateway.stores.ledger import Ledger
 from gateway.stores.verification import Verifier
+from tests.admitting import admitting, put_tenant
+from tests.asking import connected
 from tests.bookkeeping import TODAY, Settled, know, numbered, settle
+from tests.stores.desk import Desk
+from tests.stores.test_admission import buy
 
 pytestmark = pytest.mark.anyio
 
@@ -141,8 +145,65 @@ async def test_the_time_of_records_ends_so_many_days_after_their_day(each_redis:
     assert {7200: 0, 3601: 0, 3600: 1, 0: 1, -7200: 1} == expired
 
 
+@pytest.mark.parametrize(
+    ("kept_days", "keep_days", "later_days", "is_expired"),
+    [(1, 400, 3, True), (1, 400, 1, False), (400, 1, 3, False), (400, 1, 399, False), (400, 1, 402, True)],
+)
+async def test_until_when_records_are_kept_is_what_settled_them_and_not_the_setting_of_today(
+    each_redis: str, *, kept_days: int, keep_days: int, later_days: int, is_expired: bool
+) -> None:
+    async with connected(each_redis) as client:
+        await buy(admitting(client, ledger_days=kept_days), await put_tenant(client))
+        day = datetime.now(UTC).date()
+        await client.delete(f"ig2:{{acme}}:ledger:{day:%Y%m%d}")
+        begins = datetime.combine(day, datetime.min.time(), UTC).timestamp()
+        verifier = Verifier(Ledger(client), keep_days, lambda: begins + later_days * 86_400)
+        found = await everything(verifier, Selection(day, day))
+    assert (int(is_expired), 0 if is_expired else 4) == (found.expired_days, len(found.differences))
+
+
+async def test_records_without_sums_are_found_however_short_the_setting_is_now(each_redis: str) -> None:
+    async with connected(each_redis) as client:
+        await buy(admitting(client, ledger_days=400), await put_tenant(client))
+        day = datetime.now(UTC).date()
+        await client.delete(f"ig2:{{acme}}:sums:{day:%Y%m%d}", "ig2:{acme}:days")
+        now = datetime.now(UTC).timestamp()
+        found = await everything(Verifier(Ledger(client), 1, lambda: now + 10 * 86_400))
+    assert {0} == {difference.in_sums for difference in found.differences}
+
+
+@pytest.mark.parametrize("keep_days", [(1, 400), (400, 1)])
+async def test_all_records_of_a_day_end_at_the_later_of_two_settings(
+    redis_url: str, keep_days: tuple[int, int]
+) -> None:
+    """Old and new processes settle side by side while a changed setting is rolled out."""
+    now = datetime.now(UTC)
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        desk = Desk(client, now.timestamp())
+        for number, days in enumerate(keep_days):
+            desk.admit(f"t{number}")
+            desk.settle(f"t{number}", keep_days=days)
+        ends = client.expiretime(f"ig2:{{acme}}:ledger:{now:%Y%m%d}")
+    midnight = datetime.combine(now.date(), datetime.min.time(), UTC).timestamp()
+    assert midnight + 401 * 86_400 == ends
+
+
+async def test_a_day_whose_records_have_ended_does_not_begin_to_have_some_again(redis_url: str) -> None:
+    """A reservation of that day is settled late, after the setting was raised: one record would be a difference."""
+    now = datetime.now(UTC).timestamp()
+    async with verifying(redis_url, now) as (verifier, writer):
+        know(writer, "acme")
+        desk = Desk(writer, now - 5 * 86_400)
+        for ticket in ("early", "late"):
+            desk.admit(ticket, 2)
+        desk.settle("early", "u/a:2,0,0,0", keep_days=1)
+        desk.clock.set(now)
+        desk.settle("late", "u/a:1,0,1,0", keep_days=400)
+        found = await everything(verifier)
+    assert Verification(expired_days=1) == found
+
+
 async def test_records_that_are_still_there_after_their_time_are_compared(each_redis: str) -> None:
-    """The setting was lowered: what was written before ends as it was to end."""
     day = TODAY - timedelta(days=300)
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(day=day)])

@@ -347,6 +347,22 @@ def test_every_record_comes_once_with_the_total_of_the_beginning(gateway: Gatewa
     assert ["b"] * 30 == [record["tenant"] for record in found[:30]]
 
 
+def test_a_record_that_is_corrected_between_two_pages_is_on_one_of_them(gateway: Gateway, books: "redis.Redis") -> None:
+    stream = "ig2:{acme}:ledger:20260728"
+    settle(books, numbered(Settled(), 4))
+    entries: Any = books.xrange(stream)
+    answer = get(gateway, "/usage/records", f"{JULY}&tenant=acme&limit=2")
+    for number in (0, 2):
+        name = entries[number][0]
+        moved: Any = numbered(Settled(delivered=0, lost=1), 1, number)[0].fields() | {"corrects": name}
+        books.xdel(stream, name)
+        books.xadd(stream, moved)
+    rest = get(gateway, "/usage/records", f"cursor={answer['next_cursor']}")
+    found = [(record["id"], record["lost"]) for record in answer["data"] + rest["data"]]
+    assert [("t0", 0), ("t1", 0), ("t3", 0), ("t2", 1)] == found
+    assert rest["next_cursor"] is None
+
+
 def test_a_verification_tells_what_it_compared_and_found(gateway: Gateway, books: "redis.Redis") -> None:
     today = datetime.now(UTC).date()
     settle(books, numbered(Settled(day=today), 3000) + numbered(Settled(tenant="b", day=today), 3000))
@@ -369,7 +385,9 @@ def test_a_verification_tells_what_it_compared_and_found(gateway: Gateway, books
     } == difference
 
 
-def test_the_setting_says_how_long_a_missing_record_is_a_difference(make_gateway: Any, books: "redis.Redis") -> None:
+def test_the_setting_counts_for_a_day_that_does_not_say_how_long_its_records_are_kept(
+    make_gateway: Any, books: "redis.Redis"
+) -> None:
     day = datetime.now(UTC).date() - timedelta(days=20)
     for keep_days, expected in ((10, (1, 0)), (400, (0, 4))):
         gateway = make_gateway(ledger={"keep_days": keep_days})

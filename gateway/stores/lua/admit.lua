@@ -20,7 +20,8 @@
 --          used, the counters of the narrowest scope
 -- TTL      rate 2 minutes, day 3 days, month 40 days; ticket and open 40 days: so long a dead process's reservation waits
 --          for somebody who settles it
--- Clock    the server's. A second counts until every moment of it is 60 s ago.
+-- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun: one that lies
+--          ahead is from before the clock was set back, and counts again when the clock reaches it.
 -- Twice    with the same ticket id takes nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
@@ -51,7 +52,8 @@ local day_name, month_name = string.format('%04d%02d%02d', year, month, day), st
 local day_ends_s, month_ends_s = (today + 1) * 86400, (today + 1) * 86400
 while select(2, civil(month_ends_s / 86400)) == month do month_ends_s = month_ends_s + 86400 end
 
--- The seconds that still count, oldest first, and those that do not: one far ahead is from before a clock was set back.
+-- The seconds that count, oldest first, and those that never will again. One ahead, within a minute, is neither: what a
+-- ticket of it gives back must find it.
 local function read_rate(name)
   local rate = {seconds = {}, stale = {}, requests = 0, images = 0}
   local fields = redis.call('HGETALL', name)
@@ -59,7 +61,7 @@ local function read_rate(name)
     local second = tonumber(fields[i])
     if second < now_s - WINDOW_S or second > now_s + WINDOW_S then
       table.insert(rate.stale, fields[i])
-    else
+    elseif second <= now_s then
       local requests, made = string.match(fields[i + 1], '(%-?%d+) (%-?%d+)')
       table.insert(rate.seconds, {second, tonumber(requests), tonumber(made)})
       rate.requests, rate.images = rate.requests + requests, rate.images + made

@@ -4,7 +4,7 @@
 -- ARGV[2..] ticket id, key id, ...
 -- Returns  how many of them are still open
 -- TTL      none changed
--- Clock    the server's
+-- Clock    the server's; after it was set back a renewal makes the expiry earlier
 local time = redis.call('TIME')
 local expiry_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1])
 local base = string.sub(KEYS[1], 1, -5)
@@ -12,8 +12,8 @@ local open = 0
 for i = 2, #ARGV, 2 do
   if redis.call('ZSCORE', KEYS[1], ARGV[i]) then
     open = open + 1
-    redis.call('ZADD', KEYS[1], 'XX', 'GT', expiry_ms, ARGV[i])
-    redis.call('ZADD', base .. 'key:' .. ARGV[i + 1] .. ':open', 'XX', 'GT', expiry_ms, ARGV[i])
+    redis.call('ZADD', KEYS[1], 'XX', expiry_ms, ARGV[i])
+    redis.call('ZADD', base .. 'key:' .. ARGV[i + 1] .. ':open', 'XX', expiry_ms, ARGV[i])
   end
 end
 return open

@@ -7,11 +7,11 @@
 -- ARGV[4]  lease, milliseconds
 -- Returns  1; 0 when the ticket has been settled by others, and nothing may be sent on it
 -- TTL      that of the ticket
--- Clock    the server's
+-- Clock    the server's, as in extend.lua
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 local time = redis.call('TIME')
 local expiry_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[4])
 redis.call('HINCRBY', KEYS[1], 'sent:' .. ARGV[2], ARGV[3])
-redis.call('ZADD', KEYS[2], 'XX', 'GT', expiry_ms, ARGV[1])
-redis.call('ZADD', KEYS[3], 'XX', 'GT', expiry_ms, ARGV[1])
+redis.call('ZADD', KEYS[2], 'XX', expiry_ms, ARGV[1])
+redis.call('ZADD', KEYS[3], 'XX', expiry_ms, ARGV[1])
 return 1

@@ -2,7 +2,8 @@
 -- for a request that ended as for one whose process died.
 -- KEYS[1]  the ticket, KEYS[2] open tickets of the tenant: see admit.lua
 --          Of the same hash tag, named by what the ticket holds (BASE is KEYS[2] without "open"): the counters that
---          admit.lua took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD" and "days": see stores/__init__.py
+--          admit.lua took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "days" and "records_end": see
+--          stores/__init__.py
 -- ARGV[1]  ticket id
 -- ARGV[2]  1: only if it has expired, and by what the ticket itself says: what was sent is unconfirmed
 -- ARGV[3]  1: withheld images are charged
@@ -15,7 +16,8 @@
 --          the same call, whose answer was lost), "same" (settled before, by others), "alive" (ARGV[2] = 1 and not
 --          expired) or "gone" (no such ticket); and with the first three outcome, model and usd_micros (the charge, or
 --          the difference)
--- TTL      the settled ticket 15 minutes, for corrections; ledger until ARGV[5] days after its day
+-- TTL      the settled ticket 15 minutes, for corrections; a day's records all until the same moment, which is written
+--          beside them: ARGV[5] days after their day, later where a later settlement says so, never later once it passed
 -- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
 local SETTLED_KEPT_S = 900
 
@@ -74,6 +76,7 @@ end
 redis.call('HLEN', sums)
 redis.call('XLEN', ledger)
 redis.call('ZCARD', base .. 'days')
+local records_end_s = tonumber(redis.call('HGET', base .. 'records_end', ticket.day))
 
 local outcome, was_sent, calls = ARGV[6], ARGV[7], ARGV[8]
 local queue_ms, upstream_ms, total_ms = ARGV[9], ARGV[10], ARGV[11]
@@ -114,7 +117,9 @@ end
 for name, rate in pairs(rates) do
   if rate then
     local admitted, made = string.match(rate, '(%-?%d+) (%-?%d+)')
-    redis.call('HSET', name, ticket.second, (admitted + requests) .. ' ' .. (made + images))
+    -- Never below zero: after the clock was set back the second may be another one of the same number.
+    local left = math.max(0, admitted + requests) .. ' ' .. math.max(0, made + images)
+    redis.call('HSET', name, ticket.second, left)
   end
 end
 for _, scope in ipairs({base, key_base}) do redis.call('ZREM', scope .. 'open', id) end
@@ -126,14 +131,26 @@ for name, value in pairs(new) do
 end
 redis.call('ZADD', base .. 'days', ticket.day, ticket.day)
 
-if ticket.entry then redis.call('XDEL', ledger, ticket.entry) end
-local entry = redis.call('XADD', ledger, '*', 'ticket', id, 'admitted_ms', ticket.admitted_ms,
+local record = {'ticket', id, 'admitted_ms', ticket.admitted_ms,
   'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
   'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
   'price_usd_micros', ticket.price, 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
-  'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms)
+  'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms}
+local corrects = ticket.entry and (ticket.corrects and ticket.corrects .. ' ' or '') .. ticket.entry
+if corrects then
+  redis.call('XDEL', ledger, ticket.entry)
+  redis.call('HSET', KEYS[1], 'corrects', corrects)
+  table.insert(record, 'corrects')
+  table.insert(record, corrects)
+end
+local entry = redis.call('XADD', ledger, '*', unpack(record))
 local day_ends_s = (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
-redis.call('EXPIREAT', ledger, day_ends_s + tonumber(ARGV[5]) * 86400)
+local wanted_end_s = day_ends_s + tonumber(ARGV[5]) * 86400
+if not records_end_s or (records_end_s < wanted_end_s and records_end_s * 1000 > now_ms) then
+  records_end_s = wanted_end_s
+  redis.call('HSET', base .. 'records_end', ticket.day, records_end_s)
+end
+redis.call('EXPIREAT', ledger, records_end_s)
 
 local how = by_expiry and 'by expiry' or 'by itself'
 redis.call('HSET', KEYS[1], 'settled', how, 'entry', entry, 'outcome', outcome, 'calls', calls, 'was_sent', was_sent,

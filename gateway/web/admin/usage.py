@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
 from gateway.domain.usage import Amounts, Difference, Record, Report, Selection, Sheet
-from gateway.stores.ledger import Ledger, Place
+from gateway.stores.ledger import Ledger
 from gateway.stores.verification import Verifier
 from gateway.web.admin import Handler
 from gateway.web.admin.documents import QueryFields
@@ -66,9 +66,8 @@ class UsageSection:
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.refuse_rest()
         total = cursor.total if cursor else await self._ledger.count(selection)
-        after = Place(Sheet(cursor.day, cursor.holder), cursor.id) if cursor else None
-        page = await self._ledger.records(selection, after, limit)
-        following = RecordsCursor.behind(selection, page.end.sheet, page.end.id, total) if page.end else None
+        page = await self._ledger.records(selection, cursor.place if cursor else None, limit)
+        following = RecordsCursor.behind(selection, page.end, total) if page.end else None
         answer = _head(selection) | {"data": [_record(record) for record in page.records], "total": total}
         return json_response(answer | {"next_cursor": render_cursor(following)})
 

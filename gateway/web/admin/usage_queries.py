@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.domain.usage import MEASURES, Amounts, By, Group, Selection, Sheet
+from gateway.stores.ledger import READINGS_MAX, Place, Reading
 from gateway.web.admin.documents import QueryFields
 from gateway.wire.fields import MALFORMED, refused_value, wrong_value
 
@@ -54,10 +55,18 @@ class RecordsCursor(Cursor, frozen=True, tag="records"):
     """Whose record it is."""
     id: _EntryId
     total: int
+    readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
 
     @classmethod
-    def behind(cls, selection: Selection, sheet: Sheet, entry_id: str, total: int) -> Self:
-        return cls(selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant, entry_id, total)
+    def behind(cls, selection: Selection, place: Place, total: int) -> Self:
+        sheet, readings = place.sheet, tuple((reading.end, reading.newest) for reading in place.readings)
+        return cls(
+            selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant, place.id, total, readings
+        )
+
+    @property
+    def place(self) -> Place:
+        return Place(Sheet(self.day, self.holder), self.id, tuple(Reading(*ids) for ids in self.readings))
 
 
 class VerifyCursor(Cursor, frozen=True, tag="verify"):

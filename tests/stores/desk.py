@@ -1,0 +1,57 @@
+"""The scripts of admission, one call each, on a clock of the test's own."""
+
+import json
+from typing import Any, Final
+
+import redis
+
+from tests.clocked import Clock, clocked_script
+
+BASE: Final = "ig2:{acme}:"
+
+
+class Desk:
+    """The scripts of admission for one tenant and one key, on a clock that the test sets."""
+
+    def __init__(self, client: "redis.Redis", now_s: float, **limits: int) -> None:
+        self.client = client
+        self.clock = Clock(client, now_s)
+        self._scripts = {name: clocked_script(client, name) for name in ("admit", "send", "extend", "settle")}
+        client.hset(f"{BASE}tenant", mapping={"created_at": 1, "limits": json.dumps(limits)})
+        client.hset(f"{BASE}keys", "k1", json.dumps({"limits": {}}))
+
+    def admit(self, ticket: str, images: int = 1) -> dict[str, Any]:
+        args = [ticket, "k1", "rq", "m", images, "0:3500", 60_000]
+        found = self._run("admit", ["tenant", "keys", self._name(ticket), *self._open(), "rate", "key:k1:rate"], args)
+        assert isinstance(found, dict)
+        return found
+
+    def send(self, ticket: str, images: int = 1) -> None:
+        assert 1 == self._run("send", [self._name(ticket), *self._open()], [ticket, "u/a", images, 60_000])
+
+    def extend(self, ticket: str) -> None:
+        assert 1 == self._run("extend", ["open"], [60_000, ticket, "k1"])
+
+    def settle(self, ticket: str, calls: str = "", keep_days: int = 3660) -> None:
+        told = ["delivered" if calls else "not_sent", int(bool(calls)), calls, 1, 2, 3, "k1"]
+        self._run("settle", [self._name(ticket), "open"], [ticket, 0, 0, 1, keep_days, *told])
+
+    def expire(self, ticket: str, keep_days: int = 3660) -> str:
+        found = self._run("settle", [self._name(ticket), "open"], [ticket, 1, 0, 1, keep_days])
+        return str(found["status"])
+
+    def used(self) -> dict[str, Any]:
+        found = self._run("admit", ["tenant", "keys", "x", *self._open(), "rate", "x"], ["", "", "", "", 0, "", 0])
+        return dict(found["used"])
+
+    def _run(self, script: str, names: list[str], args: list[Any]) -> Any:
+        reply = self._scripts[script](keys=[BASE + name for name in names], args=args)
+        return reply if isinstance(reply, int) else json.loads(reply)
+
+    @staticmethod
+    def _name(ticket: str) -> str:
+        return f"ticket:{ticket}"
+
+    @staticmethod
+    def _open() -> list[str]:
+        return ["open", "key:k1:open"]

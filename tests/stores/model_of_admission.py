@@ -1,0 +1,243 @@
+"""What admission is to do, by docs/metering.md: a model that has tickets, and counts everything anew from them."""
+
+import random
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+KEYS: Final = ("k1", "k2")
+MODELS: Final = ("image-01", "m|x")
+MIDNIGHTS_S: Final = (1_785_542_400, 1_785_628_800)
+"""2026-08-01, a new day and a new month, and 2026-08-02, a new day of the same month."""
+LENGTH_S: Final = 300
+UNSWEPT_MS: Final = 900_000
+MEASURES: Final = ("requests", "asked", "delivered", "withheld", "lost", "unconfirmed", "usd_micros")
+RANGES: Final = {
+    "requests_per_minute": (2, 25),
+    "images_per_minute": (9, 70),
+    "concurrency": (1, 12),
+    "images_per_day": (20, 150),
+    "images_per_month": (20, 150),
+    "usd_micros_per_month": (70_000, 1_200_000),
+}
+
+
+@dataclass(frozen=True)
+class Process:
+    """A gateway; its configuration may be an older one."""
+
+    lease_ms: int
+    prices: tuple[tuple[int, int], ...]
+    """Since when, and micro-dollars."""
+    keep_days: int
+
+
+@dataclass
+class Ticket:
+    """An admitted request."""
+
+    id: str
+    process: Process
+    key: str
+    model: str
+    asked: int
+    price: int
+    at_ms: int
+    expires_ms: int
+    images: int
+    """What is reserved, and after the settlement what is charged."""
+    requests: int = 1
+    is_open: bool = True
+    sent: Counter[str] = field(default_factory=Counter)
+    record: dict[str, int] = field(default_factory=dict)
+    """What it adds to the sums."""
+    outcome: str = ""
+    calls: str = ""
+    is_by_itself: bool = False
+    left: set[str] = field(default_factory=set)
+    """Scopes whose rate it has left: something was admitted when its second was not within a minute of the clock."""
+
+    def is_recent(self, scope: str, now_s: int) -> bool:
+        """Whether it counts in the rate of the tenant ("") or of its key."""
+        return now_s - 60 <= self.at_ms // 1000 <= now_s and scope not in self.left
+
+    @property
+    def day(self) -> str:
+        return f"{datetime.fromtimestamp(self.at_ms / 1000, UTC):%Y%m%d}"
+
+
+class World:
+    """The model: its clock, its limits and its tickets."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.base = f"ig2:{{t{seed}}}:"
+        self.start_s = self.random.choice(MIDNIGHTS_S) - self.random.randrange(-10, LENGTH_S)
+        self.now_ms = self.newest_ms = self.start_s * 1000 + self.random.randrange(1000)
+        self.eras = {0}
+        self.charges = self.random.randrange(2), self.random.randrange(2)
+        change = (self.start_s + self.random.randrange(LENGTH_S), 4000)
+        self.processes = [
+            Process(60_000, ((0, 3500), change), 3660),
+            Process(60_000, (change, (0, 3500)), 3600),
+            Process(self.random.choice((5_000, 120_000)), ((0, 3500),), 3650),
+        ]
+        self.limits = self.draw_limits()
+        self.tickets: dict[str, Ticket] = {}
+        self.ends: dict[str, int] = {}
+        self.days: set[str] = set()
+        self.used_days()
+
+    def draw_limits(self) -> dict[str, dict[str, int]]:
+        chances = {"": 0.6, "k1": 0.4, "k2": 0.0}
+        return {
+            scope: {name: self.random.randint(*span) for name, span in RANGES.items() if self.random.random() < chance}
+            for scope, chance in chances.items()
+        }
+
+    def used_days(self) -> None:
+        self.days.add(f"{datetime.fromtimestamp(self.now_ms / 1000, UTC):%Y%m%d}")
+
+    def used(self, scope: str) -> Counter[str]:
+        """How every limit of the tenant ("") or of a key stands now, and what lies in each second of the window."""
+        now_s, today = self.now_ms // 1000, f"{datetime.fromtimestamp(self.now_ms / 1000, UTC):%Y%m%d}"
+        found: Counter[str] = Counter()
+        for ticket in self.tickets.values():
+            if scope not in {"", ticket.key}:
+                continue
+            if ticket.is_recent(scope, now_s):
+                found["requests_per_minute"] += ticket.requests
+                found["images_per_minute"] += ticket.images
+            found["concurrency"] += ticket.is_open and ticket.expires_ms > self.now_ms - UNSWEPT_MS
+            found["images_per_day"] += ticket.images * (ticket.day == today)
+            found["images_per_month"] += ticket.images * (ticket.day[:6] == today[:6])
+            found["usd_micros_per_month"] += ticket.images * ticket.price * (ticket.day[:6] == today[:6])
+        return found
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """All that Redis is to hold, by the end of its key; what is not there counts as 0."""
+        now_s = self.now_ms // 1000
+        found: dict[str, dict[str, int]] = defaultdict(Counter)
+        for ticket in self.tickets.values():
+            second, day = ticket.at_ms // 1000, ticket.day
+            for scope, prefix in (("", ""), (ticket.key, f"key:{ticket.key}:")):
+                for window in (f"{prefix}day:{day}", f"{prefix}month:{day[:6]}"):
+                    found[window]["images"] += ticket.images
+                    found[window]["usd_micros"] += ticket.images * ticket.price
+                if ticket.is_recent(scope, now_s):
+                    found[f"{prefix}rate"][f"{second} requests"] += ticket.requests
+                    found[f"{prefix}rate"][f"{second} images"] += ticket.images
+                if ticket.is_open:
+                    found[f"{prefix}open"][ticket.id] = ticket.expires_ms
+            if not ticket.is_open:
+                found[f"ledger:{day}"]["length"] += 1
+                for name, amount in ticket.record.items():
+                    found[f"sums:{day}"][f"{ticket.key}|{name}|{ticket.model}"] += amount
+        return {name: {key: value for key, value in fields.items() if value} for name, fields in found.items()}
+
+    def names(self) -> list[str]:
+        """The ends of the keys whose state is compared."""
+        scopes = ("", *(f"key:{key}:" for key in KEYS))
+        windows = [*(f"day:{day}" for day in self.days), *(f"month:{month}" for month in {d[:6] for d in self.days})]
+        scoped = [scope + name for scope in scopes for name in ("open", "rate", *windows)]
+        return scoped + [f"{kind}:{day}" for kind in ("ledger", "sums") for day in self.days]
+
+    # What the scripts are to do, from docs/metering.md.
+
+    def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> list[dict[str, Any]]:
+        """Takes from all limits or from none. Returns: the replies that are right."""
+        if known := self.tickets.get(ticket_id):
+            return [{"verdict": "admitted", "price": known.price}]
+        price = max((since, micros) for since, micros in process.prices if since * 1000 <= self.now_ms)[1]
+        if refusals := self.refusals(key, images, price):
+            top = max(refusals, key=lambda found: found[0])[0]
+            return [reply for rank, reply in refusals if rank == top]
+        for ticket in self.tickets.values():
+            if abs(ticket.at_ms // 1000 - self.now_ms // 1000) > 60:
+                ticket.left |= {"", key} & {"", ticket.key}
+        expires_ms = self.now_ms + process.lease_ms
+        self.tickets[ticket_id] = Ticket(ticket_id, process, key, model, images, price, self.now_ms, expires_ms, images)
+        return [{"verdict": "admitted", "price": price}]
+
+    def refusals(self, key: str, images: int, price: int) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
+        """Every limit that is reached: how much it matters, and the reply that names it."""
+        asked = dict.fromkeys(RANGES, images) | {"requests_per_minute": 1, "concurrency": 1}
+        asked["usd_micros_per_month"] = images * price
+        found = []
+        for scope in ("", key):
+            used = self.used(scope)
+            for name, allowed in self.limits[scope].items():
+                if used[name] + asked[name] <= allowed:
+                    continue
+                frees_at_s = self.frees_at_s(scope, name, allowed - asked[name])
+                is_quota, is_final = name in {*RANGES} - {*list(RANGES)[:3]}, asked[name] > allowed
+                reply = {"verdict": "quota" if is_quota else "rate", "scope": "key" if scope else "tenant"}
+                reply |= {"limit": name, "allowed": f"{allowed}", "taken": f"{used[name]}", "asked": f"{asked[name]}"}
+                stands = {"frees_at_s": frees_at_s, "is_final": is_final, "now_s": self.now_ms // 1000}
+                found.append(((int(is_quota), int(is_final), frees_at_s), reply | stands))
+        return found
+
+    def frees_at_s(self, scope: str, name: str, most: int) -> int:
+        """The first second in which no more than `most` is used, if nothing else happens; 0 where it is not known."""
+        now_s = self.now_ms // 1000
+        if name == "images_per_day":
+            return (now_s // 86400 + 1) * 86400
+        if name.endswith("per_month"):
+            now = datetime.fromtimestamp(now_s, UTC)
+            return int(datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC).timestamp())
+        if name == "concurrency":
+            return 0
+        counts: Counter[int] = Counter()
+        for ticket in self.tickets.values():
+            if scope in {"", ticket.key} and ticket.is_recent(scope, now_s):
+                counts[ticket.at_ms // 1000] += ticket.requests if name == "requests_per_minute" else ticket.images
+        return next((s for s in range(now_s, now_s + 62) if sum(counts[t] for t in counts if t >= s - 60) <= most), 0)
+
+    def send(self, ticket: Ticket, account: str, images: int) -> int:
+        if not ticket.is_open:
+            return 0
+        ticket.sent[account] += images
+        ticket.expires_ms = self.now_ms + ticket.process.lease_ms
+        return 1
+
+    def extend(self, tickets: list[Ticket], lease_ms: int) -> int:
+        alive = [ticket for ticket in tickets if ticket.is_open]
+        for ticket in alive:
+            ticket.expires_ms = self.now_ms + lease_ms
+        return len(alive)
+
+    def settle_expired(self, ticket: Ticket, keep_days: int) -> dict[str, Any]:
+        if not ticket.is_open:
+            return {"status": "same"}
+        if ticket.expires_ms > self.now_ms:
+            return {"status": "alive"}
+        left, calls = ticket.asked, []
+        for account in sorted(ticket.sent):
+            images = min(ticket.sent[account], left)
+            if images > 0:
+                calls.append(f"{account}:0,0,0,{images}")
+                left -= images
+        outcome = "unconfirmed" if calls else "refused" if ticket.sent else "not_sent"
+        return self._settle(ticket, outcome, ";".join(calls), keep_days, was_sent=bool(ticket.sent))
+
+    def settle(self, ticket: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool) -> dict[str, Any]:
+        if not ticket.is_open and (ticket.outcome, ticket.calls) == (outcome, calls):
+            return {"status": "repeated" if ticket.is_by_itself else "same"}
+        found = self._settle(ticket, outcome, calls, keep_days, was_sent=was_sent)
+        ticket.is_by_itself = True
+        return found
+
+    def _settle(self, ticket: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool) -> dict[str, Any]:
+        counts = [[int(number) for number in call.rpartition(":")[2].split(",")] for call in calls.split(";") if call]
+        became = dict(zip(MEASURES[2:6], map(sum, zip(*counts, strict=True)), strict=False)) if counts else {}
+        withheld, unconfirmed = self.charges
+        delivered, paid = became.get("delivered", 0), ticket.record.get("usd_micros", 0)
+        images = delivered + withheld * became.get("withheld", 0) + unconfirmed * became.get("unconfirmed", 0)
+        status = "settled" if ticket.is_open else "corrected"
+        ticket.record = {"requests": 1, "asked": ticket.asked, "usd_micros": images * ticket.price, **became}
+        ticket.outcome, ticket.calls, ticket.images, ticket.requests = outcome, calls, images, int(was_sent)
+        ticket.is_open = False
+        day_end = datetime.strptime(ticket.day, "%Y%m%d").replace(tzinfo=UTC).timestamp() + 86400
+        self.ends[ticket.day] = max(self.ends.get(ticket.day, 0), int(day_end) + keep_days * 86400)
+        return {"status": status, "outcome": outcome, "usd_micros": images * ticket.price - paid}
