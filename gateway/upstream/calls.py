@@ -241,7 +241,7 @@ async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request
             await response.aclose()
     except httpx.TransportError as error:
         raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
-    return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")))
+    return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")), response.headers)
 
 
 def transport_fault(error: httpx.TransportError) -> Fault:
