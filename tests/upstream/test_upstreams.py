@@ -98,10 +98,12 @@ async def running(
     monotonic: Callable[[], float] = time.monotonic,
     is_new: bool = False,
     admission_url: str | None = None,
+    is_flushed: bool = False,
 ) -> AsyncIterator[Callable[..., Any]]:
     """`make(count=1, prompt=..., delivery=..., trace=..., client=..., max_wait_s=...)` runs one job on the sites.
 
-    Redis knows the pool already, and no key was used yet, unless the gateway `is_new`.
+    Redis knows the pool already, and no key was used yet, unless the gateway `is_new`. `is_flushed`: at the end every
+    job is settled, also one that was cancelled meanwhile.
     """
     accounts = [
         account(name, *keys, upstream=site.name, limits=site.limits) for site in sites for name, keys in site.accounts()
@@ -143,6 +145,8 @@ async def running(
                 return await upstreams.generate(job, model, ticket, trace or Trace(), client or Waiter(), max_wait_s)
 
         yield make
+        if is_flushed:
+            await admission.flush()
 
 
 async def fault_of(make: Callable[..., Any], **job: object) -> Fault:
