@@ -31,6 +31,7 @@ from gateway.stores.pool import Demand, KeyPool, Lease, NoKey
 from gateway.stores.tickets import Ticket
 from gateway.upstream.attempts import Ending, Made, is_for_another_target, read_part, worst
 from gateway.upstream.calls import Caller, Order
+from gateway.upstream.durations import CallDurations
 from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.foresight import Early, Foresight
 from gateway.upstream.results import ResultFetcher
@@ -67,6 +68,7 @@ class Upstreams:
         self._fetcher = fetcher
         self._supply = self._served = supply
         self._policy = policy
+        self._durations = CallDurations(policy.reserve_s)
         self._clock = clock
         self._monotonic = monotonic
 
@@ -134,7 +136,7 @@ class Upstreams:
     async def _make_part(self, run: Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
         """What one call can make: here, with another key, or at the next target."""
         target, *others = targets
-        while run.ends_at > self._monotonic():
+        while run.ends_at - self._monotonic() > (needed_s := self._needed_s(target, count, tries)):
             lease = await self._lease(run, target, count, tries)
             if isinstance(lease, GatewayError):
                 return [lease]
@@ -142,7 +144,7 @@ class Upstreams:
                 tries.note_no_key(target, lease)
                 break
             tries.asked = lease.asked
-            outcome = await self._send(run, lease, target, count)
+            outcome = await self._send(run, lease, target, count, needed_s)
             if outcome is None:
                 continue
             if isinstance(outcome, Made):
@@ -180,7 +182,7 @@ class Upstreams:
             count,
             tenant.name,
             tenant.weight,
-            self._patience_s(run, target, tries),
+            self._patience_s(run, target, count, tries),
             tries.asked,
             tries.repeat_at(target.upstream),
             tries.avoided_at(target.upstream),
@@ -209,17 +211,22 @@ class Upstreams:
             self._caller.count_wait(0.0, target.upstream)
         return lease
 
-    def _patience_s(self, run: Run, target: Target, tries: Tries) -> float:
+    def _needed_s(self, target: Target, count: int, tries: Tries) -> float:
+        """The time that must be left to send a call: a repetition that is cut off would be charged for nothing."""
+        return self._durations.usual_s(target, count) if tries.last else 0.0
+
+    def _patience_s(self, run: Run, target: Target, count: int, tries: Tries) -> float:
         """How long a part may wait for an account here: less while other targets have not been asked.
 
         No wait takes the time that the call itself needs.
         """
         now, terms = self._monotonic(), run.waits[target.upstream]
         until = run.started_s + terms.max_wait_s if run.waits_until is None else run.waits_until
-        patience_s = min(until, run.ends_at - self._policy.reserve_s) - now
+        reserve_s = max(self._policy.reserve_s, self._needed_s(target, count, tries))
+        patience_s = min(until, run.ends_at - reserve_s) - now
         return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
 
-    async def _send(self, run: Run, lease: Lease, target: Target, count: int) -> Ending | None:
+    async def _send(self, run: Run, lease: Lease, target: Target, count: int, needed_s: float) -> Ending | None:
         """One call, from the note in the ticket to the last picture; None if it came too late to be sent."""
         asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
         price, is_lease_used = price_at(run.model.prices, self._clock()), False
@@ -230,7 +237,7 @@ class Upstreams:
             entry = OpenOrder(await self._open(run, lease, count), count)
             with entry:
                 started_s = self._monotonic()
-                if started_s - lease.taken_s > _STALE_S or run.ends_at <= started_s:
+                if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
                     return None
                 key = lease.key
                 attempt = run.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
@@ -259,6 +266,8 @@ class Upstreams:
             attempt.fault = made.fault if isinstance(made, GatewayError) else None
         finally:
             attempt.ended_s = self._monotonic()
+        if isinstance(made, Made):
+            self._durations.note(target, order.images, attempt.ended_s - attempt.started_s)
         return made
 
     async def _open(self, run: Run, lease: Lease, count: int) -> Share:
