@@ -91,7 +91,7 @@ class Call(msgspec.Struct, frozen=True):
         """Whether who made the call cannot know that it was free, though it was."""
         is_garbled = bool({"hang", "cut", "garbage"} & set(self.faults))
         is_late = self.code == 1001 or (self.code == -1024 and self.path == AI302_PATH)
-        return is_garbled or is_late or self.page not in {0, 500, 502, 503}
+        return is_garbled or is_late or self.page != 0
 
 
 class Share(msgspec.Struct, frozen=True):

@@ -21,7 +21,9 @@ from typing import Final, Self
 
 import aiohttp
 import httpx
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
+from aiohttp.http import StreamWriter
+from aiohttp.payload import BytesIOPayload
 from yarl import URL
 
 _CHUNK_BYTES: Final = 256 * 1024
@@ -66,10 +68,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """One `aiohttp.ClientSession`: no cookies, no redirects, no environment, no limit on connections of its own.
 
     `public_only` refuses every address that is not public, after name resolution, for links that came from outside.
-    Time-outs are httpx's: `request.extensions["timeout"]`, seconds, keys connect and read.
+    Time-outs are httpx's: `request.extensions["timeout"]`, seconds, keys connect and read; 0 is no time at all.
 
-    `request.extensions["on_sent"]`, a function without arguments that never fails, is called once, when the connection
-    stands and the request goes into it: never when nothing was sent, and not for requests without a body.
+    `request.extensions["on_sent"]`, a function without arguments that never fails, is called once, immediately before
+    the first byte is written to an open connection: until then nothing was sent. Not for requests without a body.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, public_only: bool = False) -> None:
@@ -113,6 +115,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         if self._public_only and not _is_public_name(request.url.host):
             raise httpx.ConnectError("the address is not public")
         limits = request.extensions.get("timeout", {})
+        if any(seconds is not None and seconds <= 0 for seconds in limits.values()):
+            raise httpx.ConnectTimeout("no time is left")  # aiohttp takes 0 for "no limit"
         try:
             response = await self._session.request(
                 request.method,
@@ -129,27 +133,28 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
 
 
-def _open_body(request: httpx.Request) -> io.BytesIO | None:
+def _open_body(request: httpx.Request) -> BytesIOPayload | None:
     """The request's body as aiohttp sends it in pieces, however large."""
     content = request.read()
     if not content:
         return None
     on_sent = request.extensions.get("on_sent")
-    return _Announced(content, on_sent) if on_sent else io.BytesIO(content)
+    return _Announced(content, on_sent) if on_sent else BytesIOPayload(io.BytesIO(content))
 
 
-class _Announced(io.BytesIO):
-    """A body that tells when it is first read: aiohttp does so with a connection, just behind the head."""
+class _Announced(BytesIOPayload):
+    """A body that reports when it is written: aiohttp keeps the head back until then, and writes both at once."""
 
     def __init__(self, content: bytes, on_sent: Callable[[], None]) -> None:
-        super().__init__(content)
-        self._on_sent: Callable[[], None] | None = on_sent
+        super().__init__(io.BytesIO(content))
+        self._on_sent = on_sent
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self._on_sent:
-            tell, self._on_sent = self._on_sent, None
-            tell()
-        return super().read(size)
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        assert isinstance(writer, StreamWriter)
+        if writer.transport is None or writer.transport.is_closing():  # aiohttp would write nothing
+            raise aiohttp.ClientConnectionResetError("the connection was closed before the request was sent")
+        self._on_sent()
+        await super().write_with_length(writer, content_length)
 
 
 class _Body(httpx.AsyncByteStream):

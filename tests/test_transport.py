@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -478,6 +478,95 @@ async def test_nothing_is_told_where_nothing_is_sent() -> None:
             for url in (*urls, f"https://{address}/"):
                 with pytest.raises((httpx.ConnectError, httpx.ConnectTimeout)):
                     await announced(transport, url, lambda: told.append(1))
+    assert [] == told
+
+
+async def noting(reader: asyncio.StreamReader, arrived: list[bytes]) -> bytes:
+    """The target of the next request, noted with its first byte; empty at the end."""
+    first = await reader.read(1)
+    if not first:
+        return b""
+    line = first + await reader.readline()
+    arrived.append(line.split(b" ")[1])
+    await read_head(reader)
+    await reader.readexactly(2)
+    return arrived[-1]
+
+
+async def gave_up_after(turns: int, sending: "asyncio.Task[None]") -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait([sending])
+    await asyncio.sleep(0.01)  # what has left arrives
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("is_used", [False, True])
+async def test_a_call_that_is_cancelled_at_any_moment_was_sent_where_it_was_told_and_nowhere_else(
+    *, is_used: bool
+) -> None:
+    """After 0, 1, 2 and more turns of the loop, with a new connection or one that is open."""
+    arrived: list[bytes] = []
+    told: list[bytes] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while target := await noting(reader, arrived):
+            if target == b"/first":
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        for turns in range(40):
+            if is_used:
+                await announced(transport, f"http://{address}/first", lambda: None)
+            target = b"/%d" % turns
+            call = announced(transport, f"http://{address}{target.decode()}", lambda: told.append(target))  # noqa: B023
+            await gave_up_after(turns, asyncio.ensure_future(call))
+    assert told == [target for target in arrived if target != b"/first"]
+    assert 0 < len(told) < 40
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+async def test_a_call_whose_connection_is_closed_at_any_moment_was_sent_where_it_was_told_and_nowhere_else() -> None:
+    """The server closes an idle connection just before a call, during it, and after its answer."""
+    arrived: list[bytes] = []
+    told: list[bytes] = []
+    writers: list[asyncio.StreamWriter] = []
+    half_closed: list[asyncio.StreamWriter] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while await noting(reader, arrived) and writer not in half_closed:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        for turns in range(20):
+            await announced(transport, f"http://{address}/first", lambda: None)
+            target = b"/%d" % turns
+            half_closed.append(writers[-1])
+            half_closed[-1].write_eof()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            with suppress(httpx.TransportError):
+                await announced(
+                    transport,
+                    f"http://{address}{target.decode()}",
+                    lambda: told.append(target),  # noqa: B023
+                )
+            await asyncio.sleep(0.01)
+    assert told == [target for target in arrived if target != b"/first"]
+
+
+@pytest.mark.parametrize("limits", [{"connect": 0.0}, {"connect": -1.0}, {"connect": 5.0, "read": 0.0}])
+async def test_no_time_at_all_is_not_taken_for_endless_time(limits: dict[str, float]) -> None:
+    told: list[int] = []
+    async with misbehaving(stall) as address, AiohttpTransport() as transport:
+        extensions = {"timeout": limits, "on_sent": lambda: told.append(1)}
+        request = httpx.Request("POST", f"http://{address}/", content=b"{}", extensions=extensions)
+        async with asyncio.timeout(5):
+            with pytest.raises(httpx.ConnectTimeout):
+                await transport.handle_async_request(request)
     assert [] == told
 
 

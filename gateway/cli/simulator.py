@@ -24,7 +24,8 @@ def simulator(
 
     Any key is accepted. One that begins with "dead" is answered as invalid, "broke" as without balance, "window" as
     used up; the account is the part before the last "-". Words in the prompt make faults: [code=1026], [http=502],
-    [delay=3], [hang], [cut], [garbage], [empty], [fail=1]. GET /simulator/invoice tells what was billed.
+    [delay=3], [hang], [cut], [garbage], [empty], [fail=1]. [http=502] is a proxy's page, [http=502][code=1000] the
+    API's own error with that status. GET /simulator/invoice tells what was billed.
 
     While it runs, PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes them answer that
     code, 0 makes them work; {"answers": 2056, "remains_ms": 5000} passes by itself. PUT /simulator/outage with

@@ -6,8 +6,9 @@ Money is integer micro-dollars.
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Self
 
-from gateway.domain.faults import Outcome, Row
+from gateway.domain.faults import TABLE, Fault, Outcome, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,37 @@ class Share:
         elif row.outcome is Outcome.UNKNOWN:
             self.unconfirmed += ordered
         return row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED} and not row.withholds_images
+
+
+@dataclass(slots=True)
+class OpenOrder:
+    """One order in a share, from its note in the ticket to its outcome.
+
+    If it is left without an outcome, an order that was not sent is taken back; one that was sent stays open.
+    """
+
+    share: Share = field(default_factory=Share)
+    images: int = 0
+    sent_s: float | None = None
+    """Monotonic; when its first byte was written."""
+    is_free: bool = False
+    """It is known to have cost nothing."""
+    has_ended: bool = False
+
+    def deliver(self, delivered: int, withheld: int) -> None:
+        self.has_ended = True
+        self.share.deliver(self.images, delivered, withheld)
+
+    def fail(self, row: Row) -> None:
+        self.has_ended = True
+        self.is_free = self.share.fail(self.images, row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.sent_s is None and not self.has_ended:
+            self.fail(TABLE[Fault.CALL_NOT_SENT])
 
 
 @dataclass(slots=True)

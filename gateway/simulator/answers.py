@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.simulator.faults import AI302_UNAUTHORISED, RefusedError
 
+_CLOUDFLARE: Final = range(520, 528)
 _NGINX_PAGE: Final = (
     "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
     "<center><h1>{title}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
@@ -60,16 +61,17 @@ def answer_cut(body: bytes, trace_id: str) -> Response:
 
 
 def answer_refusal(refusal: RefusedError, trace_id: str) -> Response:
-    """MiniMax's form at HTTP 200; a negative code is 302.AI's and comes with an HTTP status of its own."""
+    """MiniMax's form, usually at HTTP 200; a negative code is 302.AI's and comes with an HTTP status of its own."""
     if refusal.code >= 0:
         base_resp = {"status_code": refusal.code, "status_msg": refusal.text}
-        return answer(msgspec.json.encode({"base_resp": base_resp}), trace_id)
+        return answer(msgspec.json.encode({"base_resp": base_resp}), trace_id, status=refusal.status or 200)
     error = {"err_code": refusal.code, "message": refusal.text, "type": "api_error"}
     status = 401 if refusal.code in AI302_UNAUTHORISED else 500
-    return answer(msgspec.json.encode({"error": error}), trace_id, status=status)
+    return answer(msgspec.json.encode({"error": error}), trace_id, status=refusal.status or status)
 
 
 def answer_page(status: int) -> Response:
-    """What a proxy in front of the API says."""
+    """The page of a proxy in front of the API: Cloudflare's, if the status is one of its own."""
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
-    return HTMLResponse(_NGINX_PAGE.format(title=f"{status} {phrase}"), status)
+    headers = {"server": "cloudflare", "cf-ray": "8f0c1d2e3a4b5c6d-FRA"} if status in _CLOUDFLARE else None
+    return HTMLResponse(_NGINX_PAGE.format(title=f"{status} {phrase}"), status, headers)

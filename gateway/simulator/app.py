@@ -147,7 +147,7 @@ class Studio:
             return await _hang(request)
         await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
         if script.spoils_order:
-            call.page = script.http or 0
+            call.page = 0 if script.code is not None else script.http or 0
             return _spoil(script, trace_id, order)
         body = await self._deliver(request, order, trace_id, withheld, repeated)
         return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)
@@ -187,11 +187,11 @@ async def _hang(request: Request) -> Response:
 
 
 def _spoil(script: Script, trace_id: str, order: Order) -> Response:
-    """The answers that hold no image; of several words the transport's comes before the API's."""
+    """The answers that hold no image: a code is the API's own error, an HTTP status alone is a proxy's page."""
+    if script.code is not None:
+        raise RefusedError(script.code, status=script.http)
     if script.http is not None:
         return answer_page(script.http)
-    if script.code is not None:
-        raise RefusedError(script.code)
     if "garbage" in script.flags:
         return answer_page(200)
     spelling = "image_base64" if order.response_format == "base64" else "image_urls"

@@ -70,9 +70,11 @@ _WORD: Final = re.compile(
 class RefusedError(Exception):
     """The request is answered with a code and bills nothing."""
 
-    def __init__(self, code: int, text: str | None = None) -> None:
+    def __init__(self, code: int, text: str | None = None, status: int | None = None) -> None:
+        """`status` is the HTTP status, by default the API's usual one."""
         super().__init__(code)
         self.code = code
+        self.status = status
         self.text = text if text is not None else text_of(code)
 
 

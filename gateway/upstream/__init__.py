@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from gateway.domain.billing import Share, price_at
+from gateway.domain.billing import OpenOrder, Share, price_at
 from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.domain.images import (
     Delivery,
@@ -30,7 +30,9 @@ from gateway.stores.admission import Admission
 from gateway.stores.pool import Demand, KeyPool, Lease, NoKey
 from gateway.stores.tickets import Ticket
 from gateway.upstream.attempts import Ending, Made, is_for_another_target, read_part, worst
-from gateway.upstream.calls import Caller, Endpoint, Order
+from gateway.upstream.calls import Caller, Order
+from gateway.upstream.durations import CallDurations
+from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.foresight import Early, Foresight
 from gateway.upstream.results import ResultFetcher
 from gateway.upstream.runs import Client, Policy, Run
@@ -66,6 +68,7 @@ class Upstreams:
         self._fetcher = fetcher
         self._supply = self._served = supply
         self._policy = policy
+        self._durations = CallDurations(policy.reserve_s)
         self._clock = clock
         self._monotonic = monotonic
 
@@ -133,7 +136,7 @@ class Upstreams:
     async def _make_part(self, run: Run, count: int, targets: tuple[Target, ...], tries: Tries) -> list[Ending]:
         """What one call can make: here, with another key, or at the next target."""
         target, *others = targets
-        while True:
+        while run.ends_at - self._monotonic() > (needed_s := self._needed_s(target, count, tries)):
             lease = await self._lease(run, target, count, tries)
             if isinstance(lease, GatewayError):
                 return [lease]
@@ -141,7 +144,7 @@ class Upstreams:
                 tries.note_no_key(target, lease)
                 break
             tries.asked = lease.asked
-            outcome = await self._send(run, lease, target, count)
+            outcome = await self._send(run, lease, target, count, needed_s)
             if outcome is None:
                 continue
             if isinstance(outcome, Made):
@@ -154,6 +157,8 @@ class Upstreams:
             if is_for_another_target(outcome, others):
                 break
             tries.repeated = outcome.fault
+        else:
+            tries.last = tries.last or GatewayError(Fault.DEADLINE)
         if others:
             self._caller.count_spill(target.upstream)
             return await self._make(run, count, tuple(others), tries)
@@ -177,7 +182,7 @@ class Upstreams:
             count,
             tenant.name,
             tenant.weight,
-            self._patience_s(run, target, tries),
+            self._patience_s(run, target, count, tries),
             tries.asked,
             tries.repeat_at(target.upstream),
             tries.avoided_at(target.upstream),
@@ -206,76 +211,77 @@ class Upstreams:
             self._caller.count_wait(0.0, target.upstream)
         return lease
 
-    def _patience_s(self, run: Run, target: Target, tries: Tries) -> float:
+    def _needed_s(self, target: Target, count: int, tries: Tries) -> float:
+        """The time that must be left to send a call: a repetition that is cut off would be charged for nothing."""
+        return self._durations.usual_s(target, count) if tries.last else 0.0
+
+    def _patience_s(self, run: Run, target: Target, count: int, tries: Tries) -> float:
         """How long a part may wait for an account here: less while other targets have not been asked.
 
         No wait takes the time that the call itself needs.
         """
         now, terms = self._monotonic(), run.waits[target.upstream]
         until = run.started_s + terms.max_wait_s if run.waits_until is None else run.waits_until
-        patience_s = min(until, run.ends_at - self._policy.reserve_s) - now
+        reserve_s = max(self._policy.reserve_s, self._needed_s(target, count, tries))
+        patience_s = min(until, run.ends_at - reserve_s) - now
         return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
 
-    async def _send(self, run: Run, lease: Lease, target: Target, count: int) -> Ending | None:
-        """One call, from the note in the ticket to the last picture; None where the lease came too late to be used."""
+    async def _send(self, run: Run, lease: Lease, target: Target, count: int, needed_s: float) -> Ending | None:
+        """One call, from the note in the ticket to the last picture; None if it came too late to be sent."""
         asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
-        endpoint = run.endpoints[target.upstream]
+        price, is_lease_used = price_at(run.model.prices, self._clock()), False
+        entry = OpenOrder()
         try:
-            body = endpoint.dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
-            share = await self._open(run, lease, count)
+            dialect = run.endpoints[target.upstream].dialect
+            body = dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
+            entry = OpenOrder(await self._open(run, lease, count), count)
+            with entry:
+                started_s = self._monotonic()
+                if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
+                    return None
+                key = lease.key
+                attempt = run.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
+                order = Order(body, asked, count, price, run.job.prompt, run.trace.headers_of(attempt), entry)
+                is_lease_used = True
+                return await self._buy(run, lease, target, order, attempt)
         except GatewayError as error:
-            await self._caller.give_back(lease)
             return error
-        except BaseException:
-            await self._caller.give_back(lease)
-            raise
-        started = self._monotonic()
-        if started - lease.taken_s > _STALE_S:
-            await self._caller.give_back(lease)
-            await self._note_failure(run, lease, share, count, GatewayError(Fault.CALL_NOT_SENT))
-            return None
-        key, price = lease.key, price_at(run.model.prices, self._clock())
-        attempt = run.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started)
-        order = Order(body, asked, count, price, run.job.prompt, run.trace.headers_of(attempt))
+        finally:
+            if not is_lease_used:
+                await self._caller.give_back(lease)
+            if entry.is_free:
+                await self._admission.free(run.ticket, lease.key.upstream, lease.key.account, count)
+
+    async def _buy(self, run: Run, lease: Lease, target: Target, order: Order, attempt: Attempt) -> Ending:
+        """The call and its pictures."""
+        made: Ending
         try:
-            return await self._buy(run, lease, target, share, order, attempt)
+            endpoint, remaining_s = run.endpoints[target.upstream], run.ends_at - attempt.started_s
+            outcome = await self._caller.call(endpoint, lease, order, remaining_s=remaining_s)
+            if isinstance(outcome, GatewayError):
+                made = outcome
+                attempt.was_sent = outcome.row.outcome is not Outcome.NOT_SENT
+            else:
+                made = await self._receive(run, target, order, outcome)
+            attempt.fault = made.fault if isinstance(made, GatewayError) else None
         finally:
             attempt.ended_s = self._monotonic()
-
-    async def _buy(
-        self, run: Run, lease: Lease, target: Target, share: Share, order: Order, attempt: Attempt
-    ) -> Ending:
-        """The call and its pictures."""
-        remaining_s = max(0.0, run.ends_at - attempt.started_s)
-        outcome = await self._caller.call(run.endpoints[target.upstream], lease, order, remaining_s=remaining_s)
-        made: Ending
-        if isinstance(outcome, GatewayError):
-            made = outcome
-            attempt.was_sent = outcome.row.outcome is not Outcome.NOT_SENT
-            await self._note_failure(run, lease, share, order.images, outcome)
-        else:
-            made = await self._receive(run, target, share, order.images, outcome)
-        attempt.fault = made.fault if isinstance(made, GatewayError) else None
+        if isinstance(made, Made):
+            self._durations.note(target, order.images, attempt.ended_s - attempt.started_s)
         return made
 
     async def _open(self, run: Run, lease: Lease, count: int) -> Share:
-        """The last moment at which a call may still be left out. Raises: GatewayError, and nothing may be sent."""
-        if run.ends_at <= self._monotonic():
-            raise GatewayError(Fault.DEADLINE)
+        """The last moment at which a client that has left costs nothing. Raises: GatewayError."""
         if await run.client.has_left():
             raise GatewayError(Fault.CLIENT_LEFT)
         return await self._admission.open(run.ticket, lease.key.upstream, lease.key.account, count)
 
-    async def _note_failure(self, run: Run, lease: Lease, share: Share, count: int, error: GatewayError) -> None:
-        if share.fail(count, error.row):
-            await self._admission.free(run.ticket, lease.key.upstream, lease.key.account, count)
-
-    async def _receive(self, run: Run, target: Target, share: Share, count: int, reply: ImageReply) -> Ending:
+    async def _receive(self, run: Run, target: Target, order: Order, reply: ImageReply) -> Ending:
         """The pictures as the caller wants them: never more than were ordered."""
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
-        made = reply.pictures[:count]
+        made = reply.pictures[: order.images]
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s)
-        share.deliver(count, len(pictures), reply.withheld(count))
+        order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:
             return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")
         self._caller.count_images(len(pictures), run.model.id, run.ticket.caller.tenant.name, endpoint.name)

@@ -9,14 +9,14 @@ from typing import Final
 import httpx
 import structlog
 
-from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.billing import OpenOrder
+from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.domain.images import Delivery, ImageReply
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
+from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.redaction import redact_error, redact_reply
-from gateway.wire import Dialect
 from gateway.wire.envelope import Reply
-from gateway.wire.links import LinkPolicy
 
 TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], Fault]] = {
     # Nothing reached the upstream.
@@ -44,25 +44,6 @@ _LOG = structlog.get_logger("imagegate.upstream")
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where and how one upstream is spoken to."""
-
-    name: str
-    dialect: Dialect
-    base_url: str
-    links: LinkPolicy
-    url: httpx.URL = field(init=False, repr=False)
-    """Where images are asked for."""
-    host: str = field(init=False, repr=False)
-    """For the header."""
-
-    def __post_init__(self) -> None:
-        url = httpx.URL(self.base_url + self.dialect.path)
-        object.__setattr__(self, "url", url)
-        object.__setattr__(self, "host", url.netloc.decode("ascii"))
-
-
-@dataclass(frozen=True, slots=True)
 class CallLimits:
     """Bounds of one call, in seconds and bytes."""
 
@@ -86,6 +67,8 @@ class Order:
     prompt: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     """Besides those that every call has."""
+    entry: OpenOrder = field(default_factory=OpenOrder)
+    """Where it is noted that it was sent, and how it failed."""
 
 
 class Caller:
@@ -113,15 +96,15 @@ class Caller:
     ) -> ImageReply | GatewayError:
         """Send one call and give its lease back.
 
-        Returns: what came back, or what went wrong: a failed call is a normal outcome here.
+        Returns: what came back, or what went wrong: a failed call is a normal outcome here. A call of which nothing was
+        sent is known to be free, whatever ended it.
         """
         timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
-        is_cut_short = timeout_s < self._limits.timeout_s
-        sent_s: list[float] = []
+        entry = order.entry
 
         def note_sent() -> None:
-            sent_s.append(self._monotonic())
-            self._pool.note_sent(lease, sent_s[0])
+            entry.sent_s = self._monotonic()
+            self._pool.note_sent(lease, entry.sent_s)
 
         request = self._build_request(endpoint, lease, order, timeout_s)
         request.extensions["on_sent"] = note_sent
@@ -130,12 +113,16 @@ class Caller:
         try:
             with self._metrics.in_flight.labels(endpoint.name):
                 reply = await self._exchange(request, timeout_s)
+                if entry.sent_s is None:
+                    raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
                 outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
         except GatewayError as error:
-            outcome = redact_error(error, lease.key.secret, order.prompt)
+            outcome = redact_error(_unsent(error) if entry.sent_s is None else error, lease.key.secret, order.prompt)
+            entry.fail(outcome.row)  # before anything is awaited: a cancellation must not lose it
         finally:
             self._metrics.upstream_seconds.labels(endpoint.name).observe(self._monotonic() - started_s)
-            report = replace(_report(outcome, order), sent_s=sent_s[0] if sent_s else None, is_cut_short=is_cut_short)
+            is_cut_short = timeout_s < self._limits.timeout_s
+            report = replace(_report(outcome, order), sent_s=entry.sent_s, is_cut_short=is_cut_short)
             await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 
@@ -177,6 +164,8 @@ class Caller:
 
     async def _exchange(self, request: httpx.Request, timeout_s: float) -> Reply:
         """Raises: GatewayError of the network."""
+        if timeout_s <= 0:
+            raise GatewayError(Fault.CALL_NOT_SENT, "no time was left")
         try:
             async with asyncio.timeout(timeout_s):
                 return await read_reply(self._transport, request, self._limits.max_reply_bytes)
@@ -218,10 +207,19 @@ class Caller:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
 
 
+def _unsent(error: GatewayError) -> GatewayError:
+    """The error of a call that ended before its first byte was written."""
+    if error.row.outcome is Outcome.NOT_SENT:
+        return error
+    return GatewayError(
+        Fault.CALL_NOT_SENT if error.fault is Fault.READ_TIMEOUT else Fault.CONNECT_FAILED, error.detail
+    )
+
+
 def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
     """What the pool is told. A call that was cut off, by the end of the program, says nothing good or bad."""
     if outcome is None:
-        return Report(Fault.INTERNAL)
+        return UNSENT if order.entry.sent_s is None else Report(Fault.INTERNAL)
     if isinstance(outcome, GatewayError):
         return Report(outcome.fault, outcome.retry_after_s)
     images = len(outcome.pictures[: order.images])
@@ -241,7 +239,7 @@ async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request
             await response.aclose()
     except httpx.TransportError as error:
         raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
-    return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")))
+    return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")), response.headers)
 
 
 def transport_fault(error: httpx.TransportError) -> Fault:

@@ -10,7 +10,8 @@ import httpx
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
-from gateway.upstream.calls import Endpoint, read_reply
+from gateway.upstream.calls import read_reply
+from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.redaction import redact
 from gateway.wire.probes import ProbeResult
 

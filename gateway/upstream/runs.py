@@ -9,7 +9,7 @@ from gateway.domain.keys import WaitTerms
 from gateway.domain.models import Model
 from gateway.domain.trace import Trace
 from gateway.stores.tickets import Ticket
-from gateway.upstream.calls import Endpoint
+from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.foresight import Early
 
 

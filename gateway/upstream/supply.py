@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gateway.domain.keys import Pool, UpstreamKey, WaitTerms
-from gateway.upstream.calls import Endpoint
+from gateway.upstream.endpoints import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

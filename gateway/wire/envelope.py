@@ -4,7 +4,7 @@ import binascii
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import msgspec
@@ -36,13 +36,17 @@ HTTP_FAULTS: Final = {
     413: Fault.UPSTREAM_BODY_TOO_LARGE,
     422: Fault.UPSTREAM_REJECTED,
     429: Fault.ACCOUNT_RATE_LIMITED,
-    500: Fault.UPSTREAM_ERROR,
-    502: Fault.UPSTREAM_ERROR,
-    503: Fault.UPSTREAM_ERROR,
     504: Fault.UPSTREAM_TIMEOUT,
     524: Fault.UPSTREAM_TIMEOUT,  # an edge proxy's word for 504
 }
-"""HTTP status where no code says more (reference/minimax.md section 8, step 5)."""
+"""HTTP status where no code says more (reference/minimax.md section 8, step 5).
+
+No other 5xx is here: a proxy sends it also after the provider has made the images.
+"""
+
+CLOUDFLARE_UNSENT: Final = frozenset({521, 522, 523, 525, 526})
+"""Cloudflare's statuses for an origin that it cannot connect to
+(https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Reply:
     status: int
     body: bytes | bytearray
     retry_after_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Names in lower case, or found in any case."""
 
 
 class _Usual(msgspec.Struct):
@@ -61,6 +67,7 @@ class _Usual(msgspec.Struct):
     id: msgspec.Raw = _NULL
     base_resp: msgspec.Raw = _NULL
     metadata: msgspec.Raw = _NULL
+    type: msgspec.Raw = _NULL
     error: msgspec.Raw = _NULL
     code: msgspec.Raw = _NULL
     message: msgspec.Raw = _NULL
@@ -146,13 +153,19 @@ def open_envelope(reply: Reply) -> Envelope:
 
 
 def http_error(reply: Reply, detail: str) -> GatewayError:
-    """The fault of an answer of which only the HTTP status speaks; a 5xx that is not known to be free is not."""
+    """The fault of an answer of which only the status speaks. A 5xx is unknown unless Cloudflare never sent it on."""
     detail = f"HTTP {reply.status}, {detail}"
+    if reply.status in CLOUDFLARE_UNSENT and _is_from_cloudflare(reply):
+        return GatewayError(Fault.CONNECT_FAILED, detail)
     if reply.status in HTTP_FAULTS:
         return GatewayError(HTTP_FAULTS[reply.status], detail, retry_after_s=reply.retry_after_s)
     if 300 <= reply.status < 500:
         return GatewayError(Fault.UPSTREAM_MISPLACED, detail)
     return GatewayError(Fault.ANSWER_UNREADABLE, detail)
+
+
+def _is_from_cloudflare(reply: Reply) -> bool:
+    return "cf-ray" in reply.headers or reply.headers.get("server", "").strip().lower() == "cloudflare"
 
 
 def read_pictures(data: Envelope, delivery: Delivery) -> tuple[Picture, ...]:

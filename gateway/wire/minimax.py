@@ -89,6 +89,9 @@ NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
 )
 """`error.type` of the newer surfaces, which answer no base_resp (reference/minimax.md 1.5)."""
 
+_FAILED: Final = frozenset({500, 502, 503})
+"""HTTP statuses with which the provider itself says that it failed: free, if the error is in its own format."""
+
 _CODE_IN_TEXT: Final = re.compile(r"\((\d{4,10})\)\s*$")
 """The newer surfaces end their message with the old code, as in "usage limit exceeded (2056)" (2.2)."""
 
@@ -151,7 +154,10 @@ def given_extras(job: ImageJob) -> dict[str, object]:
 
 
 def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
-    """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}}`."""
+    """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}}`.
+
+    With a 5xx, an error that any proxy could have written the same way does not say that the call is free.
+    """
     error = envelope.inner("error")
     kind, text = error.text("type"), error.text("message") or envelope.text("error")
     status = error.integer("http_code")
@@ -160,12 +166,14 @@ def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
     code = _CODE_IN_TEXT.search(text)
     if code and int(code[1]) in CODES:
         raise code_error(int(code[1]), text, reply)
-    statuses = [Reply(known, reply.body, reply.retry_after_s) for known in (status, reply.status) if known]
+    statuses = [Reply(status, reply.body, reply.retry_after_s), reply] if status else [reply]
     for stated in statuses:
         if HTTP_FAULTS.get(stated.status) is Fault.UPSTREAM_TIMEOUT:  # whatever it is called, the outcome is unknown
             raise http_error(stated, f"{kind}: {text}")
-    if kind in NEWER_TYPES:
-        raise GatewayError(NEWER_TYPES[kind], f"{kind}: {text}", retry_after_s=reply.retry_after_s)
+    fault = NEWER_TYPES.get(kind, Fault.UPSTREAM_ERROR if statuses[0].status in _FAILED else None)
+    is_own = reply.status < 500 or status is not None or envelope.text("type") == "error"
+    if fault and (is_own or fault is not Fault.UPSTREAM_ERROR):
+        raise GatewayError(fault, f"{kind}: {text}", retry_after_s=reply.retry_after_s)
     if statuses[0].status >= 300:
         raise http_error(statuses[0], f"{kind}: {text}")
     raise GatewayError(Fault.UPSTREAM_ERROR, f"{kind}: {text}")

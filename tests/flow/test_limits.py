@@ -120,7 +120,10 @@ def test_a_rate_says_when_to_come_again(gateway: Gateway) -> None:
         ({}, "[cut]", 2, 0, "0.007"),
         ({"charge_unconfirmed": False}, "[cut]", 2, 0, "0.00"),
         ({}, "[code=1026]", 2, 0, "0.00"),
-        ({}, "[http=502]", 2, 0, "0.00"),
+        ({}, "[http=502]", 2, 0, "0.007"),
+        ({"charge_unconfirmed": False}, "[http=502]", 2, 0, "0.00"),
+        ({}, "[http=502][code=1000]", 2, 0, "0.00"),
+        ({}, "[http=522]", 2, 0, "0.00"),
         ({}, "[garbage]", 2, 0, "0.007"),
     ],
 )

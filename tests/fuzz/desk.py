@@ -11,7 +11,8 @@ from gateway.domain.keys import Account, UpstreamKey
 from gateway.stores import connect
 from gateway.stores.pool import Lease
 from gateway.transport import AiohttpTransport
-from gateway.upstream.calls import Caller, CallLimits, Endpoint, Order
+from gateway.upstream.calls import Caller, CallLimits, Order
+from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.results import FetchLimits, ResultFetcher
 from gateway.wire import DIALECTS
 from gateway.wire.links import LinkPolicy

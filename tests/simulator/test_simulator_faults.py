@@ -103,6 +103,26 @@ async def test_http_word_answers_a_proxy_page_and_bills_nothing(
     assert ((await bill(client))["requests"], (await bill(client))["images"]) == (1, 0)
 
 
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_code_beside_an_http_status_is_the_api_s_own_error_with_that_status(
+    client: httpx.AsyncClient, status: int
+) -> None:
+    own, of_302 = await ask(client, f"[http={status}][code=1000]"), await ask(client, f"[code=-10003] [http={status}]")
+    assert (status, {"status_code": 1000, "status_msg": "unknown error"}) == (own.status_code, own.json()["base_resp"])
+    assert (status, -10003) == (of_302.status_code, of_302.json()["error"]["err_code"])
+    assert 0 == (await bill(client))["images"]
+
+
+@pytest.mark.parametrize(
+    ("status", "is_cloudflare"), [(502, False), (519, False), (521, True), (526, True), (530, False)]
+)
+async def test_cloudflare_s_statuses_come_with_its_headers(
+    client: httpx.AsyncClient, status: int, *, is_cloudflare: bool
+) -> None:
+    headers = (await ask(client, f"[http={status}]")).headers
+    assert (is_cloudflare, is_cloudflare) == ("cf-ray" in headers, headers.get("server") == "cloudflare")
+
+
 async def test_delay_word_replaces_the_latency_and_is_billed(client: httpx.AsyncClient, slept: list[float]) -> None:
     assert (await ask(client, "[delay=3]", n=2)).json()["base_resp"]["status_code"] == 0
     await ask(client, "[delay=0.25] [code=1001]")

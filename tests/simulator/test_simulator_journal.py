@@ -52,6 +52,7 @@ async def test_a_call_stands_in_it_with_its_account_and_what_was_billed() -> Non
         ("a fox", {"n": 99}, "fields", 2013, 0, []),
         ("[code=1002]", {}, "words", 1002, 0, []),
         ("[http=502]", {}, "words", 0, 502, []),
+        ("[http=502][code=1000]", {}, "words", 1000, 0, []),
         ("[garbage]", {}, "words", 0, 0, ["garbage"]),
     ],
 )

@@ -98,7 +98,7 @@ async def test_the_longest_wait_counts_once_however_often_a_job_is_sent_again(
     async with running(redis_url, site, max_wait_s=2.0) as make:
         slow = await under_way(simulator, make, "[delay=1.5]")
         started_s = time.monotonic()
-        failing = asyncio.ensure_future(fault_of(make, prompt="[http=502]"))
+        failing = asyncio.ensure_future(fault_of(make, prompt="[code=1000]"))
         await asyncio.sleep(0.2)
         slow.append(asyncio.ensure_future(make(prompt="[delay=4]")))
         assert Fault.UPSTREAM_ERROR is await failing

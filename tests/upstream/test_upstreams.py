@@ -98,10 +98,12 @@ async def running(
     monotonic: Callable[[], float] = time.monotonic,
     is_new: bool = False,
     admission_url: str | None = None,
+    is_flushed: bool = False,
 ) -> AsyncIterator[Callable[..., Any]]:
     """`make(count=1, prompt=..., delivery=..., trace=..., client=..., max_wait_s=...)` runs one job on the sites.
 
-    Redis knows the pool already, and no key was used yet, unless the gateway `is_new`.
+    Redis knows the pool already, and no key was used yet, unless the gateway `is_new`. `is_flushed`: at the end every
+    job is settled, also one that was cancelled meanwhile.
     """
     accounts = [
         account(name, *keys, upstream=site.name, limits=site.limits) for site in sites for name, keys in site.accounts()
@@ -143,6 +145,8 @@ async def running(
                 return await upstreams.generate(job, model, ticket, trace or Trace(), client or Waiter(), max_wait_s)
 
         yield make
+        if is_flushed:
+            await admission.flush()
 
 
 async def fault_of(make: Callable[..., Any], **job: object) -> Fault:
@@ -152,7 +156,8 @@ async def fault_of(make: Callable[..., Any], **job: object) -> Fault:
 
 
 Answer = int | str | float
-"""A MiniMax code, "http 502", "ok", "cut", "hang", "html" or "empty"."""
+"""A MiniMax code, "ok", "cut", "hang", "html" or "empty"; with a status: "http", "json" and "cloudflare" for a proxy's
+answers, "own" for the provider's error."""
 
 
 @dataclass
@@ -179,8 +184,13 @@ class Scripted:
     def _render(self, answer: Answer, body: dict[str, Any]) -> Response:
         if isinstance(answer, int):
             return _json({"base_resp": {"status_code": answer, "status_msg": "scripted"}})
-        if isinstance(answer, str) and answer.startswith("http "):
-            return Response("<html>", int(answer[5:]), media_type="text/html")
+        kind, _, status = str(answer).partition(" ")
+        if kind in {"http", "cloudflare"}:
+            headers = {"cf-ray": "8f0c1d2e3a4b5c6d-FRA"} if kind == "cloudflare" else None
+            return Response("<html>", int(status), headers, "text/html")
+        if kind in {"json", "own"}:
+            error = {"message": "bad gateway"} if kind == "json" else {"base_resp": {"status_code": 1000}}
+            return Response(msgspec.json.encode(error), int(status), media_type="application/json")
         if answer == "html":
             return Response("<html>", media_type="text/html")
         if answer == "cut":
@@ -289,9 +299,14 @@ REFUSED_AND_FREE: dict[Answer, bool] = {
     1024: True,
     1033: True,
     4711: True,
-    "http 500": True,
-    "http 502": True,
-    "http 503": True,
+    "own 500": True,
+    "own 502": True,
+    "own 503": True,
+    "cloudflare 521": True,
+    "cloudflare 522": True,
+    "cloudflare 523": True,
+    "cloudflare 525": True,
+    "cloudflare 526": True,
     "http 401": True,
     "http 402": True,
     "http 403": True,
@@ -314,7 +329,17 @@ REFUSED_AND_FREE: dict[Answer, bool] = {
     "http 408": False,
     "http 413": False,
     "http 422": False,
+    "http 500": False,
+    "http 502": False,
+    "http 503": False,
     "http 504": False,
+    "http 521": False,
+    "json 500": False,
+    "json 502": False,
+    "json 503": False,
+    "cloudflare 502": False,
+    "cloudflare 520": False,
+    "cloudflare 524": False,
     "html": False,
     "cut": False,
 }
@@ -353,7 +378,7 @@ async def test_a_dead_key_is_followed_by_the_next_one_of_its_account(redis_url: 
     assert {"a-1": 1, "a-2": 2} == dict(upstream.calls)
 
 
-@pytest.mark.parametrize("answer", [1000, 1024, 1033, "http 502", "empty", 4711])
+@pytest.mark.parametrize("answer", [1000, 1024, 1033, "own 502", "empty", 4711])
 async def test_once_is_really_once(redis_url: str, script: Script, answer: Answer) -> None:
     upstream = script([answer])
     keys = tuple(f"{name}/{name}-1" for name in "abcde")
@@ -622,8 +647,11 @@ LEDGERED: dict[str, tuple[Answer, Answer, str, str, str]] = {
     "delivered": ("ok", "ok", "delivered", "up/k:2,0,0,0", "7000"),
     "refused": (1026, "ok", "refused", "up/k:0,0,0,0", "0"),
     "cut off": ("cut", "ok", "unconfirmed", "up/k:0,0,0,2", "7000"),
-    "refused, then made": ("http 502", "ok", "delivered", "up/k:2,0,0,0", "7000"),
-    "refused, then cut off": ("http 502", "cut", "unconfirmed", "up/k:0,0,0,2", "7000"),
+    "refused, then made": (1000, "ok", "delivered", "up/k:2,0,0,0", "7000"),
+    "refused, then cut off": (1000, "cut", "unconfirmed", "up/k:0,0,0,2", "7000"),
+    "lost by a proxy": ("http 502", "ok", "unconfirmed", "up/k:0,0,0,2", "7000"),
+    "not sent on, then made": ("cloudflare 522", "ok", "delivered", "up/k:2,0,0,0", "7000"),
+    "not sent on": ("cloudflare 522", "cloudflare 522", "not_sent", "", "0"),
 }
 
 

@@ -152,9 +152,9 @@ def test_a_call_that_is_not_made_again_is_no_retry(make_gateway: MakeGateway, si
         return sum(value for name, _, value in samples(gateway.url) if name == "imagegate_retries_total")
 
     alone = make_gateway(upstream("sim", "minimax", simulator.url))
-    alone.generate(prompt="[http=502]")
+    alone.generate(prompt="[code=1000]")
     both = make_gateway(upstream("sim", "minimax", simulator.url, "a:a-1", "b:b-1"))
-    both.generate(prompt="[http=502]")
+    both.generate(prompt="[code=1000]")
     assert (0, 1) == (retries(alone), retries(both))
 
 

@@ -161,6 +161,24 @@ def test_http_status_speaks_where_no_code_does(status: int, fault: Fault) -> Non
     assert fault is error_of(b"<html>", status).fault
 
 
+@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html></html>",
+        {"code": "Strange", "message": "m"},
+        {"code": 502, "message": "m"},
+        {"error": {"message": "no available channel", "type": "api_error"}},
+        {"error": {"err_code": 0, "message": "m"}},
+        {"error": {"err_code": None, "message": "m", "type": "api_error"}},
+        {"error": "bad gateway"},
+    ],
+)
+def test_a_5xx_without_an_error_of_302_ai_s_may_have_cost_money(status: int, answer: object) -> None:
+    error = error_of(answer, status)
+    assert (Outcome.UNKNOWN, True) == (error.row.outcome, error.row.ails_upstream)
+
+
 @pytest.mark.parametrize("noise", [{}, {"error": None}, {"error": {}}, {"code": 200}, {"code": "0"}, {"code": None}])
 def test_success_is_read_whatever_else_is_there(noise: dict[str, object]) -> None:
     answer = {"id": "0f", "data": {"image_urls": [URL], "image_base64": []}, "base_resp": {"status_code": 0}} | noise

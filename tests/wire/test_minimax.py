@@ -286,15 +286,98 @@ def test_200_that_is_no_json_object_may_have_cost_money(body: bytes) -> None:
         (418, Fault.UPSTREAM_MISPLACED),
         (422, Fault.UPSTREAM_REJECTED),
         (429, Fault.ACCOUNT_RATE_LIMITED),
-        (500, Fault.UPSTREAM_ERROR),
-        (502, Fault.UPSTREAM_ERROR),
-        (503, Fault.UPSTREAM_ERROR),
         (504, Fault.UPSTREAM_TIMEOUT),
     ],
 )
 @pytest.mark.parametrize("answer", [b"<html></html>", {}, {"base_resp": OK}])
 def test_http_status_speaks_where_no_code_does(status: int, fault: Fault, answer: object) -> None:
     assert fault is error_of(answer, status=status).fault
+
+
+FOREIGN: dict[str, object] = {
+    "nothing": b"",
+    "nginx": b"<html><body>502 Bad Gateway</body></html>",
+    "text": b"upstream connect error or disconnect/reset before headers",
+    "an empty object": {},
+    "no object": b"[]",
+    "Kong": {"message": "An invalid response was received from the upstream server", "request_id": "r"},
+    "Envoy": {"code": 503, "message": "no healthy upstream"},
+    "AWS": {"message": None, "Message": "Service Unavailable"},
+    "Spring": {"timestamp": "t", "status": 502, "error": "Bad Gateway", "path": "/v1/image_generation"},
+    "an OpenAI-like proxy": {"error": {"message": "Bad gateway", "type": "server_error", "code": "502"}},
+    "another one": {"error": {"message": "Internal error", "type": "api_error"}},
+    "a problem document": {"type": "about:blank", "title": "Bad Gateway", "status": 502, "error_code": 502},
+    "a success": {"base_resp": OK, "data": {"image_urls": [URL]}},
+    "no code": {"base_resp": {"status_msg": "system error"}},
+    "a code that is none": {"base_resp": {"status_code": "bad gateway"}},
+}
+"""Bodies that a proxy sends, also after the provider has made the images."""
+
+
+@pytest.mark.parametrize(
+    "status", [500, 501, 502, 503, 504, 507, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599]
+)
+@pytest.mark.parametrize("body", FOREIGN)
+def test_a_5xx_that_is_not_the_provider_s_own_error_may_have_cost_money(status: int, body: str) -> None:
+    row = error_of(FOREIGN[body], status=status).row
+    assert (Outcome.UNKNOWN, Retry.NEVER, False) == (row.outcome, row.retry, row.may_client_retry)
+    assert row.ails_upstream
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+@pytest.mark.parametrize(
+    "own",
+    [
+        refused(1000),
+        refused("1024", "internal error"),
+        refused(987654),
+        {"type": "error", "error": {"type": "api_error", "message": "m"}},
+        {"type": "error", "error": {"type": "strange", "message": "m"}},
+        {"type": "error", "error": {"message": "no type"}},
+        {"error": {"type": "server_error", "http_code": "500"}},
+        {"error": {"type": "strange", "http_code": 500}},
+        {"error": {"message": "failed (1000)"}},
+    ],
+)
+def test_a_5xx_with_the_provider_s_own_error_is_refused_and_tried_once_more(status: int, own: object) -> None:
+    assert UPSTREAM == meaning_of(error_of(own, status=status))
+
+
+CLOUDFLARE = [{"server": "cloudflare"}, {"server": "Cloudflare"}, {"cf-ray": "8f0c1d2e3a4b5c6d-FRA", "server": "nginx"}]
+
+
+def error_from(headers: dict[str, str], status: int, answer: object) -> GatewayError:
+    body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+    with pytest.raises(GatewayError) as failed:
+        MINIMAX.read_reply(Reply(status, body, None, headers), Delivery.URL)
+    return failed.value
+
+
+@pytest.mark.parametrize("body", [name for name in FOREIGN if name not in {"a success", "an OpenAI-like proxy"}])
+@pytest.mark.parametrize("status", [521, 522, 523, 525, 526])
+@pytest.mark.parametrize("headers", CLOUDFLARE)
+def test_what_cloudflare_could_not_send_on_was_not_sent(headers: dict[str, str], status: int, body: str) -> None:
+    assert Fault.CONNECT_FAILED is error_from(headers, status, FOREIGN[body]).fault
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 524, 527, 530])
+@pytest.mark.parametrize("headers", CLOUDFLARE)
+def test_what_cloudflare_sent_on_may_have_cost_money(headers: dict[str, str], status: int) -> None:
+    assert Outcome.UNKNOWN is error_from(headers, status, b"<html></html>").row.outcome
+
+
+@pytest.mark.parametrize("headers", [{}, {"server": "nginx"}, {"server": "cloudflare-nginx"}, {"via": "cloudflare"}])
+def test_cloudflare_s_statuses_of_another_server_may_have_cost_money(headers: dict[str, str]) -> None:
+    assert Outcome.UNKNOWN is error_from(headers, 521, b"<html></html>").row.outcome
+
+
+def test_cloudflare_s_status_inside_an_answer_is_not_cloudflare_s() -> None:
+    own = {"type": "error", "error": {"type": "strange", "http_code": "521"}}
+    assert Outcome.UNKNOWN is error_from({"server": "cloudflare"}, 521, own).row.outcome
+
+
+def test_the_provider_s_own_code_outranks_cloudflare_s_status() -> None:
+    assert Fault.CONTENT_INPUT is error_from({"server": "cloudflare"}, 521, refused(1026)).fault
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 504])
