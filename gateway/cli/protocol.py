@@ -5,11 +5,11 @@ before its answers, and keeps answers that nobody reads.
 """
 
 import asyncio
-import re
 import uuid
 from dataclasses import dataclass
 from typing import Final
 
+import httptools
 import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -23,7 +23,6 @@ from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 from gateway.wire.openai import render_error
 
 _LOG = structlog.get_logger("imagegate.http")
-_UPGRADE: Final = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 _REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
@@ -135,13 +134,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Raises: GatewayError, at which the parser stops."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._stop(Fault.MALFORMED_HTTP)
+            return  # `_parse` reads this head again
         self._check_head()
         self._end_head()
         super().on_headers_complete()
-        self.cycle.default_headers = [
-            *self.server_state.default_headers,
-            *(TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS),
-        ]
+        fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
+        self.cycle.default_headers = [*self.server_state.default_headers, *fixed]
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
 
@@ -150,10 +151,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes += len(body)
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
         was_in_head = self._is_in_head
         self._accounted_bytes, self._has_turned = 0, False
-        super().data_received(_without_upgrade(data) if was_in_head else data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self.transport.is_closing():
             self._watch_end()
             return
@@ -161,6 +167,23 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(GatewayError(Fault.HEAD_TOO_LARGE))
         elif not (self._is_in_head and was_in_head) and self._waits_for_nothing():
             self._start_head_timer()  # what is left of a body that nobody wanted, or nothing at all
+
+    def _parse(self, data: bytes) -> None:
+        """Feeds the parser; a head with an Upgrade, which may be ignored (RFC 9110 section 7.8), again without it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as pause:  # this parser would take the body for the next request
+            data = self._head_without_upgrade() + data[pause.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(GatewayError(self._refusal))
+
+    def _head_without_upgrade(self) -> bytes:
+        fields = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        version = self.parser.get_http_version().encode("ascii")
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, fields)
 
     def _is_all_framing(self, more_bytes: int) -> bool:
         """Whether more came than a head may have, or a body of such a size needs."""
@@ -188,9 +211,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._stop_write_timer()
         super().resume_writing()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - ours says more
-        self._refuse(GatewayError(self._refusal))
 
     def _stop(self, fault: Fault) -> None:
         """Stop the parser, which then asks for a refusal. Raises: GatewayError."""
@@ -277,14 +297,3 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.disconnected = True
         self.cycle.message_event.set()
         return True
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """A head without its wish to speak another protocol, which a server may ignore (RFC 9110 section 7.8).
-
-    Clients that offer h2c send it with ordinary requests; the parser would take their body for the other protocol.
-    """
-    if not _UPGRADE.search(data):
-        return data
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"\r\nx-ignored-upgrade", head) + end + rest

@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
         self._grace_s = config.drain_grace_s
         self._late_ports = config.late_ports
         self._is_in_haste = asyncio.Event()
+        self.on_started: Callable[[], None] = lambda: None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -65,6 +66,8 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
+        if self.started:
+            self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """In uvicorn's place, which would close the listener first, and not wait for what it cuts short."""

@@ -23,7 +23,8 @@ from gateway.settings import Settings
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
 
 _LOG = structlog.get_logger("imagegate.embedded")
-_WATCH_S: Final = 1.0
+_WATCH_S: Final = 0.2
+"""While the embedded server is away, requests are refused."""
 _CERTIFICATE_LOOK_S: Final = 1
 _KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of the usual proxies in front, so that they never meet a closing connection."""
@@ -122,7 +123,7 @@ def start_embedded(embedded: EmbeddedRedis) -> None:
 
 
 class _Watch:
-    """Starts the server again when it is gone: it died, or the gateway that started it did. Each loss is told once."""
+    """Starts the server again when it has died. Each loss is logged once."""
 
     def __init__(self, embedded: EmbeddedRedis) -> None:
         self._embedded = embedded
@@ -130,7 +131,6 @@ class _Watch:
         self._is_told = False
 
     def start(self) -> None:
-        """To be called from the one thread that the server may live as long as."""
         try:
             if self._embedded.own() and not self._is_away:
                 _LOG.warning(
@@ -143,14 +143,14 @@ class _Watch:
             self._is_told = True
 
     def look(self) -> None:
-        """From any thread."""
+        """Blocks."""
         if self._is_away and self._embedded.answers():
             _LOG.info("embedded_redis_back")
             self._is_away = self._is_told = False
 
 
 async def watch_embedded(embedded: EmbeddedRedis) -> None:
-    """Keep the server of a single process alive; runs for ever, in the main thread."""
+    """Keep the server of a single process alive; runs until it is cancelled."""
     watch = _Watch(embedded)
     while True:
         await asyncio.sleep(_WATCH_S)
@@ -160,10 +160,7 @@ async def watch_embedded(embedded: EmbeddedRedis) -> None:
 
 @contextmanager
 def watching(embedded: EmbeddedRedis) -> Iterator[None]:
-    """Keep the server of a supervisor alive, and stop it in the end.
-
-    A thread does both: the kernel ends the server with the thread that started it.
-    """
+    """Keep the server of a supervisor alive, which has no event loop."""
     is_over = threading.Event()
 
     def watch_until_over() -> None:
@@ -171,7 +168,6 @@ def watching(embedded: EmbeddedRedis) -> Iterator[None]:
         while not is_over.wait(_WATCH_S):
             watch.start()
             watch.look()
-        embedded.stop()
 
     thread = threading.Thread(target=watch_until_over, daemon=True)
     thread.start()

