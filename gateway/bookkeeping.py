@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from gateway.domain.billing import BillingRule
 from gateway.lifespan import Act
 from gateway.metrics import Metrics
@@ -25,7 +23,6 @@ from gateway.stores.tickets import SETTLE, Terms
 from gateway.stores.verification import Verifier
 from gateway.web.admin.usage import UsageSection
 
-_LOG = structlog.get_logger("imagegate.journal")
 _SWEEP_ROUND_S: Final = 5.0
 """How often somebody looks for what dead processes left behind."""
 
@@ -78,8 +75,7 @@ def build_journal(settings: Settings, environ: Mapping[str, str]) -> Journal:
     try:
         return Journal(journal_directory(settings, environ), redis_id(settings))
     except SettingsError as error:
-        _LOG.warning("journal_off", remedy=str(error))
-        return Journal()
+        return Journal(remedy=str(error))
 
 
 def build_replayer(journal: Journal, admission: Admission, releases: Releases) -> Replayer:

@@ -27,12 +27,15 @@ _REMEDY: Final = "free disk space, or set requests.journal_dir to a directory th
 
 
 class Journal:
-    """The entries of this process; off without a directory."""
+    """The entries of this process; off without a directory, which is logged if there is a remedy."""
 
-    def __init__(self, directory: Path | None = None, redis_id: str = "", max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, directory: Path | None = None, redis_id: str = "", max_bytes: int = MAX_BYTES, remedy: str = ""
+    ) -> None:
         self._directory = directory
         self._redis_id = redis_id
         self._max_bytes = max_bytes
+        self._remedy = remedy
         self._file: JournalFile | None = None
         self._open: dict[str, Entry] = {}
         self._bytes = 0
@@ -48,6 +51,9 @@ class Journal:
         """Open the file, so that a directory that cannot be used is logged; later, write what could not be written."""
         if self._directory:
             await self._in_writer(self._write)
+        elif self._remedy:
+            _LOG.warning("journal_off", remedy=self._remedy)
+            self._remedy = ""
 
     async def note(self, entries: Iterable[Entry]) -> None:
         """Return when the entries are on disk, or cannot be. A caller that is cancelled does not stop the write."""
