@@ -110,7 +110,8 @@ def lab(slow: Simulator, tmp_path: Path, stack: ExitStack) -> Lab:
 
 def check_delivered(url: str) -> None:
     """Every answer is in the bill, once and as delivered; sums, counters and records agree."""
-    wait_until(lambda: delivered(url) == [IMAGES] * REQUESTS, f"all are delivered: {delivered(url)}", 60)
+    wait_until(lambda: admin(url, "GET", "/tenants/acme").status_code == 200, "it has found Redis again", 60)
+    wait_until(lambda: delivered(url) == [IMAGES] * REQUESTS, "all are delivered", 60)
     wait_until_settled(url)
     total, counters = admin(url, "GET", "/usage?tenant=acme").json()["total"], used(url, "acme")
     images = REQUESTS * IMAGES
