@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gateway.administration import Administration, build_administration
 from gateway.backing import connect_redis
-from gateway.bookkeeping import build_bookkeeping
+from gateway.bookkeeping import build_bookkeeping, build_journal, build_replayer
 from gateway.configuration import Running
 from gateway.domain.models import Catalog
 from gateway.lifespan import Life
@@ -61,11 +61,14 @@ def create_app(
     metrics = Metrics(metrics_directory, settings.metrics.tenants_max)
     catalog = build_catalog(settings)
     supply = build_supply(settings, environ)
-    pooling = build_pooling(settings, environ, redis, metrics, supply.pools)
-    books = build_bookkeeping(settings, redis, metrics)
+    journal = build_journal(settings, environ)
+    pooling = build_pooling(settings, environ, redis, metrics, supply.pools, journal)
+    books = build_bookkeeping(settings, redis, metrics, journal)
     certificates = ssl.create_default_context()
     direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
-    upstreams = build_upstreams(settings, supply, pooling.pool, books.admission, metrics, direct, public)
+    upstreams = build_upstreams(
+        settings, supply, pooling.pool, books.admission, metrics, direct, public, pooling.releases.keep
+    )
     pages = Pages(direct, lambda: upstreams.endpoints, USER_AGENT)
     prober = build_prober(settings, redis, pooling, pages)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
@@ -81,11 +84,12 @@ def create_app(
     life = Life(
         redis,
         (direct, public),
-        (pooling.roster.start, administration.declaration.start, *observing.starts),
+        (journal.start, pooling.roster.start, administration.declaration.start, *observing.starts),
         (
             *ops.companions,
             *administration.companions,
             *books.companions,
+            build_replayer(journal, books.admission, pooling.releases).run,
             *pooling.companions,
             prober.run,
             *companions,
@@ -94,6 +98,7 @@ def create_app(
         (
             partial(books.admission.flush, drain.left_s),
             upstreams.flush,
+            journal.close,
             pooling.queue.close,
             pooling.roster.withdraw,
             *observing.closes,

@@ -12,11 +12,13 @@ from gateway.lifespan import Act
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores import Client
+from gateway.stores.journal import Journal
 from gateway.stores.pool import KeyPool, channel_of
 from gateway.stores.pool.queue import Queue
 from gateway.stores.pool.roster import Roster
 from gateway.stores.pool.scripts import Scripts
 from gateway.stores.pool.turns import PROBING, Turn
+from gateway.stores.releases import Releases
 from gateway.upstream.pages import Pages
 from gateway.upstream.prober import Prober
 
@@ -30,6 +32,7 @@ class Pooling:
     pool: KeyPool
     roster: Roster
     queue: Queue
+    releases: Releases
 
     @property
     def companions(self) -> tuple[Act, ...]:
@@ -43,6 +46,7 @@ def build_pooling(
     redis: Client,
     metrics: Metrics,
     pools: tuple[Pool, ...],
+    journal: Journal,
 ) -> Pooling:
     """Raises: SettingsError."""
     scripts = Scripts(redis, metrics, time.time)
@@ -57,7 +61,8 @@ def build_pooling(
     )
     roster.configure(pools)
     queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
-    return Pooling(KeyPool(scripts, roster, queue, time.time, time.monotonic, lease_s), roster, queue)
+    pool = KeyPool(scripts, roster, queue, time.time, time.monotonic, lease_s)
+    return Pooling(pool, roster, queue, Releases(scripts, journal))
 
 
 def build_prober(settings: Settings, redis: Client, pooling: Pooling, pages: Pages) -> Prober:

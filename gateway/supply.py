@@ -1,7 +1,7 @@
 """Composes what images are made with: the catalog of models, the upstream keys, and who speaks to the upstreams."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +16,7 @@ from gateway.domain.models import Catalog, Model, Target
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores.admission import Admission
-from gateway.stores.pool import KeyPool
+from gateway.stores.pool import KeyPool, Lease, Report
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
 from gateway.upstream.calls import CallLimits
@@ -66,6 +66,7 @@ def build_upstreams(
     metrics: Metrics,
     direct: AiohttpTransport,
     public: AiohttpTransport,
+    keep_release: Callable[[Lease, Report], Awaitable[None]],
 ) -> Upstreams:
     requests = settings.requests
     caller = Caller(
@@ -80,6 +81,7 @@ def build_upstreams(
         metrics,
         USER_AGENT,
         time.monotonic,
+        keep_release,
     )
     fetcher = ResultFetcher(
         public,

@@ -9,6 +9,7 @@ from gateway.domain.tenants import Caller, Limits, Quotas, Tenant, TenantKey
 from gateway.metrics import Metrics
 from gateway.stores import Client, answer
 from gateway.stores.admission import Admission
+from gateway.stores.journal import Journal
 from gateway.stores.tickets import Terms
 
 KEY_ID = "key0000001"
@@ -21,9 +22,11 @@ def admitting(
     rule: BillingRule | None = None,
     lease_s: float = 60,
     ledger_days: int = 30,
+    journal: Journal | None = None,
 ) -> Admission:
     terms = Terms(rule or BillingRule(), lease_s, ledger_days)
-    return Admission(redis, terms, metrics or Metrics(), time.monotonic, lambda: uuid.uuid4().hex)
+    process = (metrics or Metrics(), time.monotonic, lambda: uuid.uuid4().hex, journal or Journal())
+    return Admission(redis, terms, *process)
 
 
 async def put_tenant(

@@ -1,5 +1,6 @@
 """Servers that all tests share. Everything is real: a Redis server, uvicorn, HTTP."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -34,6 +35,12 @@ MakeGateway = Callable[..., Gateway]
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Gateways that tests start as processes keep their journals there."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session", params=list(REDIS_BINARIES))

@@ -11,6 +11,7 @@ import typer
 from gateway import __version__
 from gateway.administration import read_admin_keys, read_declared, read_pepper, read_vault
 from gateway.backing import find_problems
+from gateway.bookkeeping import journal_directory, redis_id
 from gateway.cli.certificates import Certificate
 from gateway.cli.output import fail, print_table, print_text
 from gateway.cli.progress import Tell, progressing
@@ -21,6 +22,7 @@ from gateway.domain.keys import UpstreamKey
 from gateway.observing import build_observing
 from gateway.settings import Settings, SettingsError, config_path
 from gateway.stores.embedded import EmbeddedError
+from gateway.stores.journal_file import JournalFile
 from gateway.supply import build_catalog, build_supply, unfetchable
 from gateway.transport import AiohttpTransport
 from gateway.upstream.pages import Pages, Probe
@@ -86,6 +88,7 @@ def check(
         print(f"declared: tenants {len(settings.tenants)}, keys {keys_declared}")
     print(f"admin API: {_openness(admin_keys)}")
     print(f"redis: {redis}")
+    print(_check_journal(settings))
     if certificate:
         print(certificate)
     for upstream in unfetchable(settings):
@@ -108,6 +111,19 @@ def _check_certificate(settings: Settings) -> str:
     if warning := certificate.warning():
         return f"warning: server.tls: {warning}"
     return f"certificate: until {certificate.end().isoformat(timespec='minutes')}"
+
+
+def _check_journal(settings: Settings) -> str:
+    try:
+        directory = journal_directory(settings, os.environ)
+        if directory is None:
+            return "journal: off"
+        JournalFile.create(directory, redis_id(settings)).remove()
+    except SettingsError as error:
+        return f"warning: no journal:\n  {error}"
+    except OSError as error:
+        return f"warning: no journal, requests.journal_dir cannot be written:\n  {error}"
+    return "journal: can be written"
 
 
 def _openness(keys: list[AdminKey]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Final
 
 import httpx
@@ -90,10 +91,11 @@ def demo(
     listener = bind(host, port, 'as in: make run ARGS="--port 8081"' if exit_with_parent else "")
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
-    embedded = EmbeddedRedis(data_directory() / "demo")
+    directory = data_directory() / "demo"
+    embedded = EmbeddedRedis(directory)
     start_embedded(embedded)
     try:
-        asyncio.run(_run(host, listener, simulator_listener, embedded, log_format))
+        asyncio.run(_run(host, listener, simulator_listener, embedded, directory / "journal", log_format))
     finally:
         embedded.stop()
     if not json:
@@ -105,13 +107,15 @@ async def _run(
     listener: socket.socket,
     simulator_listener: socket.socket | None,
     embedded: EmbeddedRedis,
+    journal: Path,
     log_format: logs.LogFormat,
 ) -> None:
     admin_key = secrets.token_urlsafe(24)
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
     environ = {**os.environ, "IMAGEGATE_ADMIN_KEY": admin_key, "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
     try:
-        settings = from_document(_document(embedded.url, simulator_url, environ), environ, "demo")
+        document = _document(embedded.url, simulator_url, environ) | {"requests": {"journal_dir": str(journal)}}
+        settings = from_document(document, environ, "demo")
         app = create_app(settings, environ, [partial(watch_embedded, embedded)])
     except SettingsError as error:
         fail(str(error))

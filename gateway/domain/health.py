@@ -1,7 +1,7 @@
 """The states of provider keys, accounts and upstreams, and the events that move them.
 
-The scripts of the pool run on these tables: `lua_tables` renders them, and `stores/pool/scripts.py` puts the text before
-each script. A state that an event does not change is written out, so that a missing pair is a mistake.
+The scripts of the pool run on these tables: `lua_tables` renders them, and `stores/pool/scripts.py` puts the text
+before each script. A state that an event does not change is written out, so that a missing pair is a mistake.
 """
 
 from collections.abc import Mapping

@@ -138,6 +138,7 @@ class Requests(Table, frozen=True, kw_only=True):
     max_reply_bytes: Count = 64 * 1024 * 1024
     result_timeout_s: Seconds = 30
     result_max_bytes: Count = 32 * 1024 * 1024
+    journal_dir: str | None = None
 
 
 class Settings(Table, frozen=True, kw_only=True):

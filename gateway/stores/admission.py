@@ -1,14 +1,16 @@
 """Admission: every limit and quota of a tenant, taken in one script, all or nothing, and settled exactly once.
 
 Invariant: whatever was reserved is settled. By the request's own process when it ends, also when it is cancelled; after
-an outage of Redis by the same process as soon as Redis is back; after the death of the process by whoever sweeps.
+an outage of Redis by the same process as soon as Redis is back; after the death of the process by its journal, which
+knows what was delivered, and by the sweeper.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -22,20 +24,13 @@ from gateway.domain.tenants import Caller
 from gateway.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.guard import NotAskedError
-from gateway.stores.tickets import (
-    Settled,
-    Terms,
-    Ticket,
-    base_of,
-    calls_text,
-    open_set,
-    read_settled,
-    tell_lost,
-    ticket_record,
-)
+from gateway.stores.journal import Journal
+from gateway.stores.settling import Settling
+from gateway.stores.tickets import Terms, Ticket, TicketOutcome, base_of, open_set, settlement_key, ticket_record
 from gateway.stores.verdicts import Verdict, gateway_error, rates_of, usage_of
 
 _LOG = structlog.get_logger("imagegate.admission")
+_T = TypeVar("_T")
 _TICK_S: Final = 0.5
 """How soon after an outage of Redis its unsettled requests are settled."""
 _FLUSH_S: Final = 5.0
@@ -56,12 +51,16 @@ class Admission:
         metrics: Metrics,
         monotonic: Callable[[], float],
         new_id: Callable[[], str],
+        journal: Journal = Journal(),  # noqa: B008 - off, so it holds nothing
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._redis = redis
         self._terms = terms
-        self._metrics = metrics
         self._monotonic = monotonic
         self._new_id = new_id
+        self._journal = journal
+        self._clock = clock
+        self._settling = Settling(redis, terms, metrics)
+        self.settle_expired, self.replay = self._settling.settle_expired, self._settling.replay
         self._held: dict[str, Ticket] = {}
         """Under way here: their leases are renewed."""
         self._owed: dict[str, Ticket] = {}
@@ -72,7 +71,6 @@ class Admission:
         self._admit = load_script(redis, "admit")
         self._send = load_script(redis, "send")
         self._extend = load_script(redis, "extend")
-        self._settle = load_script(redis, "settle")
 
     @asynccontextmanager
     async def admit(
@@ -100,9 +98,9 @@ class Admission:
         finally:
             ticket.tally.close()
             ticket.spent, ticket.durations = ticket.durations(), Durations  # remembered, it must not keep its request
+            ticket.ended_s = self._clock()
             self._owed[ticket.id] = self._held.pop(ticket.id)
-            with suppress(GatewayError):  # it stays owed
-                await self._pay(ticket)
+            await self._pay_or_keep(ticket)
 
     async def look(self, caller: Caller) -> Rates:
         """How the caller's rate limits stand. Raises: GatewayError REDIS_AWAY. Redis: one round trip, lua/admit.lua."""
@@ -137,7 +135,11 @@ class Admission:
             if not are_paid and not was_waiting:
                 _LOG.warning("settlements_wait", owed=len(self._owed), under_way=len(self._held))
             was_waiting = not are_paid
+            if self._was_away:  # Redis may come back without its last writes, and find this process gone
+                await self._keep(self._remembered)
             self._recall(is_back=self._was_away and are_paid)
+            with suppress(GatewayError):
+                await self._settling.lost.tell()
 
     async def keep_alive(self) -> None:
         """Renew the leases of what is under way here, whatever else waits; for ever."""
@@ -150,7 +152,8 @@ class Admission:
     async def flush(self, left_s: Callable[[], float] = lambda: 0.0) -> None:
         """Settle everything before the program ends, which has `left_s` seconds, and takes a few in any case.
 
-        What Redis does not take by then is settled by expiry, as unconfirmed: what was delivered is known here alone.
+        What Redis does not take by then is left to the journal, and without one to expiry, as unconfirmed. It waits all
+        the same: the journal's directory may end with the machine or the pod.
         """
         began_s = self._monotonic()
         while self._owed or self._held:  # a request that was cut off now leaves in this moment
@@ -158,21 +161,18 @@ class Admission:
             if self._monotonic() - began_s >= _FLUSH_S and not left_s():
                 break
             await asyncio.sleep(_TICK_S / 10)
-        if self._owed or self._held:
-            left = len(self._owed) + len(self._held)
+        await self._keep([*self._owed.values(), *(self._remembered if self._was_away else ())])
+        kept = [ticket_id for ticket_id in self._owed if self._journal.holds(settlement_key(ticket_id))]
+        if kept:
+            _LOG.warning("settlements_journaled", tickets=len(kept))
+        if left := len(self._owed) + len(self._held) - len(kept):
             _LOG.error("settlements_left", tickets=left, remedy="they are settled by their expiry")
+        with suppress(GatewayError):
+            await self._settling.lost.tell()
 
     def distrust(self) -> None:
         """Redis may have been restarted: what was settled lately is settled once more when it answers."""
         self._was_away = True
-
-    async def settle_expired(self, tenant: str, ticket_id: str) -> None:
-        """Settle the ticket of a dead process by what it says itself. Raises: GatewayError REDIS_AWAY."""
-        answer = await self._settle([ticket_record(tenant, ticket_id), open_set(tenant)], [ticket_id, 1, *self._rule()])
-        settled = read_settled(answer)
-        self._count(settled, tenant)
-        if settled.status == "settled":
-            _LOG.warning("ticket_expired", tenant=tenant, ticket=ticket_id, outcome=settled.outcome)
 
     @property
     def owed(self) -> int:
@@ -221,23 +221,35 @@ class Admission:
 
     async def _pay(self, ticket: Ticket) -> None:
         """Settle a ticket; twice does no harm. Raises: GatewayError REDIS_AWAY."""
-        tenant, key_id, spent = ticket.caller.tenant.name, ticket.caller.key.id, ticket.spent
-        args: list[Value] = [ticket.id, 0, *self._rule(), ticket.tally.settlement.value]
-        args += [int(ticket.tally.reached_upstream), calls_text(ticket.tally)]
-        args += [spent.queue_ms, spent.upstream_ms, spent.total_ms, key_id]
-        settled = read_settled(
-            await self._watched(self._settle([ticket_record(tenant, ticket.id), open_set(tenant)], args))
-        )
+        outcome = TicketOutcome.of(ticket, self._terms.rule)
+        settled = await self._watched(self._settling.settle(outcome))
         if self._owed.pop(ticket.id, None) is None:
             return  # settled meanwhile by the other of the request and the companion
-        if settled.status == "gone" and ticket.tally.reached_upstream and not ticket.is_lost:
+        self._journal.done(settlement_key(ticket.id))
+        if settled.status == "gone" and outcome.was_sent and not ticket.is_lost:
             ticket.is_lost = True
-            tell_lost(ticket)
+            self._settling.lost.suspect(outcome)
         if ticket.settled_s is None:
-            self._count(settled, tenant)
+            self._settling.count(settled, outcome.tenant)
             ticket.charged_usd_micros = settled.usd_micros
             ticket.settled_s = self._monotonic()
             self._remembered.append(ticket)
+
+    async def _pay_or_keep(self, ticket: Ticket) -> None:
+        """Settle a ticket before its answer leaves, or have it in the journal; it stays owed then."""
+        try:
+            await self._pay(ticket)
+        except BaseException as error:
+            if ticket.id in self._owed:
+                await self._keep([ticket])
+            if not isinstance(error, GatewayError):
+                raise
+
+    async def _keep(self, tickets: Iterable[Ticket]) -> None:
+        """Note in the journal what became of orders. Where nothing was ordered, expiry says the same: it is free."""
+        ordered = (ticket for ticket in tickets if ticket.tally.shares)
+        new = (ticket for ticket in ordered if self._journal.wants(settlement_key(ticket.id)))
+        await self._journal.note(TicketOutcome.of(ticket, self._terms.rule).entry() for ticket in new)
 
     def _recall(self, *, is_back: bool) -> None:
         """Forget what was settled long enough ago, but not during an outage; after it the rest is owed once more."""
@@ -251,7 +263,7 @@ class Admission:
         ):
             self._remembered.popleft()
 
-    async def _watched(self, call: Awaitable[object]) -> object:
+    async def _watched(self, call: Awaitable[_T]) -> _T:
         """The answer of a script. A connection that broke may mean a restart; a late answer does not.
 
         Raises: GatewayError REDIS_AWAY.
@@ -276,14 +288,3 @@ class Admission:
         except GatewayError:
             return False
         return True
-
-    def _rule(self) -> list[Value]:
-        rule = self._terms.rule
-        return [int(rule.charges_withheld), int(rule.charges_unconfirmed), self._terms.ledger_days]
-
-    def _count(self, settled: Settled, tenant: str) -> None:
-        if settled.status in {"settled", "corrected", "repeated"}:
-            outcome = settled.status if settled.status == "corrected" else settled.outcome
-            self._metrics.settlements.labels(outcome).inc()
-            if settled.usd_micros > 0:
-                self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final, Self
 
 import msgspec
-import structlog
 
 from gateway.domain.billing import BillingRule, Durations, Purchase, Tally
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.rates import Rates
 from gateway.domain.tenants import Caller
-from gateway.stores import PREFIX
+from gateway.stores import PREFIX, Value
+from gateway.stores.journal_file import Entry
 
-_LOG = structlog.get_logger("imagegate.admission")
+SETTLE: Final = "settle"
+"""The journal's kind of entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +49,64 @@ class Ticket:
     tally: Tally = field(default_factory=Tally)
     spent: Durations = field(default_factory=Durations)
     """Told when it is left."""
+    ended_s: float = 0.0
+    """Unix seconds; likewise."""
     charged_usd_micros: int | None = None
     """None while it is not settled."""
     settled_s: float | None = None
     """When it was settled, monotonic; None while it is not."""
     is_lost: bool = False
-    """Redis knows nothing of it."""
+    """Redis does not know its reservation."""
 
 
-def tell_lost(ticket: Ticket) -> None:
-    _LOG.error(
-        "settlement_lost",
-        tenant=ticket.caller.tenant.name,
-        request_id=ticket.purchase.request_id,
-        images=ticket.purchase.images,
-        calls=calls_text(ticket.tally),
-        remedy="Redis does not know its reservation: look in the ledger, which may have it, perhaps as unconfirmed",
-    )
+class TicketOutcome(msgspec.Struct, frozen=True):
+    """How a request ended: what settle.lua is called with, now or from a journal."""
+
+    ticket: str
+    tenant: str
+    key_id: str
+    request_id: str
+    images: int
+    """Asked for."""
+    settlement: str
+    was_sent: bool
+    calls: str
+    queue_ms: int
+    upstream_ms: int
+    total_ms: int
+    ended_s: float
+    """Unix seconds."""
+    charges_withheld: bool
+    charges_unconfirmed: bool
+
+    @classmethod
+    def of(cls, ticket: Ticket, rule: BillingRule) -> Self:
+        """Of a ticket whose tally is closed, and which ends under this rule."""
+        spent, tally = ticket.spent, ticket.tally
+        return cls(
+            ticket.id,
+            ticket.caller.tenant.name,
+            ticket.caller.key.id,
+            ticket.purchase.request_id,
+            ticket.purchase.images,
+            tally.settlement.value,
+            tally.reached_upstream,
+            calls_text(tally),
+            *(spent.queue_ms, spent.upstream_ms, spent.total_ms),
+            ticket.ended_s,
+            rule.charges_withheld,
+            rule.charges_unconfirmed,
+        )
+
+    def entry(self) -> Entry:
+        """For the journal."""
+        return Entry(SETTLE, self.ticket, msgspec.Raw(msgspec.json.encode(self)))
+
+    def arguments(self, ledger_days: int) -> list[Value]:
+        """As settle.lua wants them."""
+        args: list[Value] = [self.ticket, 0, int(self.charges_withheld), int(self.charges_unconfirmed), ledger_days]
+        args += [self.settlement, int(self.was_sent), self.calls]
+        return [*args, self.queue_ms, self.upstream_ms, self.total_ms, self.key_id]
 
 
 def read_settled(answer: object) -> Settled:
@@ -81,6 +124,11 @@ def calls_text(tally: Tally) -> str:
         for (upstream, account), share in sorted(tally.shares.items())
         if share.was_reached
     )
+
+
+def settlement_key(ticket_id: str) -> str:
+    """Of its entry in the journal."""
+    return f"{SETTLE} {ticket_id}"
 
 
 def base_of(tenant: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -82,8 +82,10 @@ class Caller:
         metrics: Metrics,
         user_agent: str,
         monotonic: Callable[[], float],
+        keep_release: Callable[[Lease, Report], Awaitable[None]] | None = None,
     ) -> None:
         self._transport = transport
+        self._keep_release = keep_release
         self._monotonic = monotonic
         self._pool = pool
         self._limits = limits
@@ -205,6 +207,8 @@ class Caller:
             await self._pool.release(lease, report)
         except GatewayError as failure:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
+            if self._keep_release:
+                await self._keep_release(lease, report)
 
 
 def _unsent(error: GatewayError) -> GatewayError:

@@ -65,6 +65,34 @@ def test_keys_that_work_are_ok(tmp_path: Path, redis_url: str, simulator: Simula
     assert fits(below_path(done.stdout))
 
 
+@pytest.mark.parametrize(
+    ("directory", "words"),
+    [
+        ("state/journal", "journal: can be written"),
+        ("", "journal: off"),
+        ("imagegate.toml/journal", "warning: no journal, requests.journal_dir cannot be written"),
+    ],
+)
+def test_whether_the_journal_can_be_written_is_told(
+    tmp_path: Path, redis_url: str, simulator: Simulator, directory: str, words: str
+) -> None:
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
+    environ["IMAGEGATE_REQUESTS__JOURNAL_DIR"] = str(tmp_path / directory) if directory else ""
+    done = run("check", **environ)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert words in done.stdout
+    assert [] == list(tmp_path.glob("state/journal/*"))
+
+
+def test_without_a_home_the_journal_is_said_to_be_missing(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
+    done = run("check", **environ, HOME="", XDG_STATE_HOME="")
+    assert (0, True) == (done.returncode, "there is no HOME" in done.stdout)
+    done = run("check", **environ, HOME=str(tmp_path), XDG_STATE_HOME="")
+    assert "journal: can be written" in done.stdout
+    assert (tmp_path / ".local/state/imagegate/journal").is_dir()
+
+
 def test_each_key_that_fails_is_told_with_the_remedy(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
     away = f"http://127.0.0.1:{free_port()}"
     environ = write_config(

@@ -7,6 +7,7 @@ import pytest
 
 from gateway import __version__
 from gateway.app import create_app
+from gateway.bookkeeping import journal_directory
 from gateway.settings import load
 from tests.deploy.files import DEPLOY, ROOT, read_whole, read_yaml, run_tool, seconds, secrets_named
 from tests.harness import Simulator, serving
@@ -14,6 +15,7 @@ from tests.harness import Simulator, serving
 COMPOSE: dict[str, Any] = read_yaml(ROOT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
+JOURNAL = "journal:/var/lib/imagegate"
 DEMO = DEPLOY / "compose/imagegate.demo.toml"
 DEMO_SECRETS: dict[str, str] = SERVICES["gateway-demo"]["environment"]
 
@@ -37,6 +39,19 @@ def test_the_image_runs_as_nobody_and_installs_nothing_unpinned() -> None:
     assert last == "10001:10001"
     installs = re.findall(r"pip install (.+)$", DOCKERFILE, re.MULTILINE)
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
+
+
+def test_the_journals_are_where_the_volumes_are() -> None:
+    """By the image's environment, and by the unit's on a machine without containers."""
+    (state_home,) = re.findall(r"\bXDG_STATE_HOME=(\S+)", DOCKERFILE)
+    unit = (DEPLOY / "systemd/imagegate.service").read_text("utf-8")
+    pods = (DEPLOY / "kubernetes/deployment.yaml").read_text("utf-8")
+    assert [state_home] == re.findall(r"\bXDG_STATE_HOME=(\S+)", unit)
+    directory = journal_directory(load(str(ROOT / "config/imagegate.toml"), {}), {"XDG_STATE_HOME": state_home})
+    assert directory is not None
+    assert str(directory.parent) == JOURNAL.partition(":")[2]
+    assert f"mountPath: {directory.parent}\n" in pods
+    assert f"StateDirectory={directory.parent.name}\n" in unit
 
 
 def test_every_file_means_the_image_of_this_version() -> None:
@@ -82,7 +97,7 @@ def test_redis_forgets_nothing() -> None:
 
 def test_the_live_gateway_reads_the_configuration_of_the_repository_with_its_redis() -> None:
     service = SERVICES["gateway"]
-    assert ["./config:/etc/imagegate:ro"] == service["volumes"]
+    assert ["./config:/etc/imagegate:ro", JOURNAL] == service["volumes"]
     example = (DEPLOY / "compose/env.example").read_text("utf-8")
     given = dict.fromkeys(re.findall(r"^(\w+)=", example, re.MULTILINE), "a-secret-of-an-operator")
     settings = read_whole(ROOT / "config/imagegate.toml", given | service["environment"])
@@ -95,7 +110,7 @@ def test_the_demo_needs_no_secret_that_the_compose_file_does_not_bring() -> None
     assert secrets_named(DEMO) <= set(DEMO_SECRETS)
     settings = read_whole(DEMO, DEMO_SECRETS)
     assert seconds(SERVICES["gateway-demo"]["stop_grace_period"]) > settings.server.drain_timeout_s
-    assert [f"./{DEMO.parent.relative_to(ROOT)}:/etc/imagegate:ro"] == SERVICES["gateway-demo"]["volumes"]
+    assert [f"./{DEMO.parent.relative_to(ROOT)}:/etc/imagegate:ro", JOURNAL] == SERVICES["gateway-demo"]["volumes"]
     assert DEMO_SECRETS["IMAGEGATE_CONFIG"] == f"/etc/imagegate/{DEMO.name}"
 
 

@@ -16,10 +16,11 @@
 --          the same call, whose answer was lost), "same" (settled before, by others), "alive" (ARGV[2] = 1 and not
 --          expired) or "gone" (no such ticket); and with the first three outcome, model and usd_micros (the charge, or
 --          the difference)
--- TTL      the settled ticket 15 minutes, for corrections; a day's records all until the same moment, which is written
---          beside them: ARGV[5] days after their day, later where a later settlement says so, never later once it passed
+-- TTL      the settled ticket 15 minutes, for corrections, and 7 days if it was settled by expiry, for journals that are
+--          replayed; a day's records all until the same moment, which is written beside them: ARGV[5] days after their
+--          day, later where a later settlement says so, never later once it passed
 -- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
-local SETTLED_KEPT_S = 900
+local SETTLED_KEPT_S, EXPIRED_KEPT_S = 900, 7 * 86400
 
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -157,7 +158,7 @@ redis.call('HSET', KEYS[1], 'settled', how, 'entry', entry, 'outcome', outcome, 
   'settled:charged', charged, 'settled:requests', 1, 'settled:asked', new.asked, 'settled:delivered', new.delivered,
   'settled:withheld', new.withheld, 'settled:lost', new.lost, 'settled:unconfirmed', new.unconfirmed,
   'settled:usd_micros', new.usd_micros)
-redis.call('EXPIRE', KEYS[1], SETTLED_KEPT_S)
+redis.call('EXPIRE', KEYS[1], by_expiry and EXPIRED_KEPT_S or SETTLED_KEPT_S)
 return cjson.encode({
   status = ticket.settled and 'corrected' or 'settled', outcome = outcome, model = ticket.model,
   usd_micros = new.usd_micros - before.usd_micros })

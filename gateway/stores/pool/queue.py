@@ -1,4 +1,4 @@
-"""One process's part of the queues: its waiting requests, how they are woken, and the heartbeats that keep their places.
+"""One process's part of the queues: its waiting requests, how they are woken, the heartbeats that keep their places.
 
 A waiting request is woken by a message on the process's own channel. What a lost message would have said is asked once
 a second, with the heartbeat; one process a pool, its keeper, also asks at the moment when something gets free.

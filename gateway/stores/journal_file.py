@@ -1,0 +1,148 @@
+"""One file of the journal: records with a checksum each, locked by the process that holds it.
+
+A process that dies frees the lock, and any other process of the machine may take the file over.
+"""
+
+import errno
+import fcntl
+import os
+import uuid
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from gateway.metrics.directory import lock
+
+_SUFFIX: Final = ".journal"
+_DONE: Final = "done"
+_CHECKSUM_BYTES: Final = 8
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One act that Redis did not confirm."""
+
+    kind: str
+    id: str
+    body: msgspec.Raw = msgspec.Raw(b"null")
+    """What its kind needs to be repeated, as JSON."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind} {self.id}"
+
+    def line(self) -> bytes:
+        text = msgspec.json.encode(self)
+        return b"%08x %b\n" % (zlib.crc32(text), text)
+
+    def done_line(self) -> bytes:
+        """The record that Redis has confirmed the act since."""
+        return Entry(_DONE, self.key).line()
+
+
+class JournalFile:
+    """An open and locked file. Not safe for use by two threads at once."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+
+    @classmethod
+    def create(cls, directory: Path, redis_id: str) -> Self:
+        """A new file. It has its lock before it has a name that others look for. Raises: OSError."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = f"{redis_id}.{uuid.uuid4().hex}"
+        made = directory / f"{name}.new"
+        descriptor = os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            lock(descriptor, fcntl.LOCK_EX)
+            path = made.rename(directory / f"{name}{_SUFFIX}")
+            _sync_directory(directory)
+        except OSError:
+            os.close(descriptor)
+            made.unlink(missing_ok=True)
+            raise
+        return cls(path, descriptor)
+
+    @classmethod
+    def adopt(cls, path: Path) -> Self | None:
+        """The file of a process that has ended; None while it lives. Raises: OSError."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # another process was faster
+            return None
+        is_ours = os.fstat(descriptor).st_uid == os.geteuid()
+        if is_ours and lock(descriptor, fcntl.LOCK_EX) and os.fstat(descriptor).st_nlink:
+            return cls(path, descriptor)
+        os.close(descriptor)
+        if not is_ours:
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+        return None
+
+    def read(self) -> tuple[dict[str, Entry], int]:
+        """The entries that are not done, by key, and how many lines are damaged. Raises: OSError."""
+        found: dict[str, Entry] = {}
+        damaged = 0
+        for line in os.pread(self._descriptor, self._size, 0).split(b"\n"):
+            entry = _read_line(line)
+            if entry is None:
+                damaged += bool(line)
+            elif entry.kind == _DONE:
+                found.pop(entry.id, None)
+            else:
+                found[entry.key] = entry
+        return found, damaged
+
+    def write(self, lines: bytes) -> None:
+        """Append whole lines and wait for the disk; what fails leaves no part of them. Raises: OSError."""
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += len(lines)
+
+    def clear(self) -> None:
+        """Raises: OSError."""
+        os.ftruncate(self._descriptor, 0)
+        self._size = 0
+
+    def remove(self) -> None:
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def files_of(directory: Path, redis_id: str = "*") -> list[Path]:
+    """Every process's file, of one Redis or of all; empty where there is no directory."""
+    return sorted(directory.glob(f"{redis_id}.*{_SUFFIX}"))
+
+
+def _read_line(line: bytes) -> Entry | None:
+    """None for a line that is cut or changed."""
+    checksum, text = line[:_CHECKSUM_BYTES], line[_CHECKSUM_BYTES + 1 :]
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        return msgspec.json.decode(text, type=Entry)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _sync_directory(directory: Path) -> None:
+    """A new name is on the disk only then."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

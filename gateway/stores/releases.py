@@ -1,0 +1,48 @@
+"""Releases of leases that Redis did not take, for what they say of images and money."""
+
+import msgspec
+
+from gateway.stores.journal import Journal
+from gateway.stores.journal_file import Entry
+from gateway.stores.pool import Lease, Report
+from gateway.stores.pool.scripts import Scripts
+
+RELEASE = "release"
+"""The journal's kind of entry."""
+
+
+class _Release(msgspec.Struct, frozen=True):
+    """What lua/pool/release.lua is called with."""
+
+    upstream: str
+    lease: str
+    verdict: str
+
+
+class Releases:
+    """Keeps them until Redis takes them. The lease itself ends by its expiry."""
+
+    def __init__(self, scripts: Scripts, journal: Journal) -> None:
+        self._scripts = scripts
+        self._journal = journal
+
+    async def keep(self, lease: Lease, report: Report) -> None:
+        """A call's success as the account's sums of the day need it. What it says of health is out of date by then."""
+        if not report.images:
+            return
+        key = lease.key
+        verdict = {
+            "account": key.account,
+            "key": key.name,
+            "fingerprint": key.secret.fingerprint,
+            "model": lease.model,
+            "images": report.images,
+            "usd_micros": report.usd_micros,
+        }
+        release = _Release(key.upstream, lease.id, msgspec.json.encode(verdict).decode())
+        await self._journal.note([Entry(RELEASE, lease.id, msgspec.Raw(msgspec.json.encode(release)))])
+
+    async def replay(self, body: msgspec.Raw) -> None:
+        """Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
+        release = msgspec.json.decode(body, type=_Release)
+        await self._scripts.run("release", release.upstream, [release.lease, release.verdict])
