@@ -18,6 +18,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's answer
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 _TIMEOUT_S: Final = 30.0
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
 
 Document = dict[str, object]
 
@@ -37,6 +38,12 @@ def ask(url: str, admin_key: str, method: str, path: str, body: Document | None 
             verify=_trusted() if url.startswith("https:") else True,
         )
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        was_sent = isinstance(error, httpx.TransportError) and not isinstance(error, _NOT_SENT)
+        if was_sent and method != "GET":
+            fail(
+                f"the gateway at {url} does not answer ({error}); the change may have been carried out: before you "
+                "repeat it, look for it with `imagegate audit`"
+            )
         fail(f"the gateway at {url} does not answer ({error}); check --url")
     try:
         answer = response.json()

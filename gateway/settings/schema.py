@@ -36,13 +36,13 @@ class Server(Table, frozen=True, kw_only=True):
 
 
 class Redis(Table, frozen=True, kw_only=True):
-    """Where the state is, and who the gateway is there; `timeout_ms` bounds every call."""
+    """Where the state is, and who the gateway is there; a Redis that is silent for `timeout_ms` is unavailable."""
 
     url: str = "redis://localhost:6379/0"
     username: str | None = None
     password: SecretSource | None = None
     sentinel_password: SecretSource | None = None
-    timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 100
+    timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 1000
     embedded_dir: str | None = None
 
 

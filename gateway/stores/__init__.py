@@ -37,14 +37,19 @@ Every key; what stands in braces is its hash tag.
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final, TypeVar, cast
 
-from redis.exceptions import RedisClusterException, RedisError
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException, RedisError
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.stores.address import FORMS, Login, parse_address
 from gateway.stores.batches import Loaded
+from gateway.stores.connections import NotConnectedError
+from gateway.stores.guard import NotAskedError
 from gateway.stores.topology import Client, build
 
 __all__ = [
@@ -55,6 +60,7 @@ __all__ = [
     "Script",
     "Value",
     "answer",
+    "change_faults",
     "connect",
     "load_script",
     "ping",
@@ -64,7 +70,27 @@ __all__ = [
 
 PREFIX: Final = "ig2"
 _AWAY: Final = (RedisError, RedisClusterException, OSError)
+_NOT_RUN: Final = (
+    NotAskedError,
+    NotConnectedError,
+    MasterNotFoundError,
+    AuthenticationError,
+    BusyLoadingError,
+    RedisClusterException,
+)
+"""Errors of a command that no server ran. After any other it may have run."""
+_CHANGES: Final = frozenset({"change", "pool/roster"})
+"""The scripts in which an administrator's commands take effect, each command with one run of one."""
 _T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Change:
+    may_be_made: bool = False
+
+
+_CHANGE: Final[ContextVar[_Change | None]] = ContextVar("change", default=None)
+"""The administrator's command that is being carried out."""
 
 Value = str | bytes | int | float
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
@@ -90,12 +116,16 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: st
     script = Loaded(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
 
     async def run(keys: list[str], args: list[Value]) -> object:
-        try:
+        with redis_faults():
             return await redis.scripts.run(script, keys, args)
-        except _AWAY as error:
-            raise _away(error) from error
 
-    return run
+    async def run_change(keys: list[str], args: list[Value]) -> object:
+        found = await run(keys, args)
+        if change := _CHANGE.get():
+            change.may_be_made = True
+        return found
+
+    return run_change if name in _CHANGES else run
 
 
 def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
@@ -110,11 +140,27 @@ def redis_faults() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
-        raise _away(error) from error
+        raise GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
 
 
-def _away(error: Exception) -> GatewayError:
-    return GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}")
+@contextmanager
+def change_faults() -> Iterator[None]:
+    """Around an administrator's command: says of REDIS_AWAY, at whichever step, whether anything may have been changed.
+
+    Raises: GatewayError CHANGE_UNCONFIRMED, CHANGE_NOT_MADE, and what the command raises.
+    """
+    change = _Change()
+    token = _CHANGE.set(change)
+    try:
+        yield
+    except GatewayError as error:
+        if error.fault is not Fault.REDIS_AWAY:
+            raise
+        may_be_made = change.may_be_made or not isinstance(error.__cause__, _NOT_RUN)
+        fault = Fault.CHANGE_UNCONFIRMED if may_be_made else Fault.CHANGE_NOT_MADE
+        raise GatewayError(fault, error.detail) from error
+    finally:
+        _CHANGE.reset(token)
 
 
 async def answer(redis: Client, call: object, kind: type[_T]) -> _T:

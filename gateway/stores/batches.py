@@ -23,10 +23,10 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.stores.breaker import Outcome
 from gateway.stores.connections import ClosableConnection
-from gateway.stores.guard import Guard, judge
+from gateway.stores.guard import Guard, NotAskedError, judge
 
 _BATCH_MAX: Final = 64
-"""Of a tenth of a millisecond each: well within the shortest deadline that makes sense."""
+"""Of a tenth of a millisecond each, most of them; the guard gives a long one a longer deadline."""
 _UNDER_WAY_MAX: Final = 2
 """While one is at the server, the next is on its way; more would only be smaller."""
 
@@ -78,7 +78,7 @@ class Batches:
     async def end(self) -> None:
         """Whoever waits is told that nothing is sent any more; what is under way ends with the guard."""
         for call in self._waiting:
-            call.end(RedisConnectionError(_ENDED))
+            call.end(NotAskedError(_ENDED))
         self._waiting.clear()
         await self._guard.end()
         if self._under_way:
@@ -95,7 +95,7 @@ class Batches:
         try:
             return await call.answer
         except NoScriptError:
-            return await self._guard.run(self._send_whole(call))
+            return await self._guard.run(self._send_whole(call), scripts=1)
 
     async def _send_whole(self, call: _Call) -> object:
         """To a server that lacks the script."""
@@ -120,7 +120,7 @@ class Batches:
         answers: list[object] = []
         error: Exception = RedisConnectionError(_ENDED)
         try:
-            await self._guard.run(self._execute(batch, answers))
+            await self._guard.run(self._execute(batch, answers), scripts=len(batch), answers=answers)
         except (RedisError, OSError) as failure:  # a time-out is an OSError
             error = failure
         finally:
@@ -132,10 +132,9 @@ class Batches:
         pool = self._redis.connection_pool
         connection: ClosableConnection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py's
         try:
-            async with asyncio.timeout(connection.socket_timeout):
-                await connection.send_all(b"".join([call.pack() for call in batch]))
-                while len(answers) < len(batch):
-                    answers.append(await _read(connection))
+            await connection.send_all(b"".join([call.pack() for call in batch]))
+            while len(answers) < len(batch):
+                answers.append(await _read(connection))
         finally:
             await pool.release(connection)
         for found in answers:
@@ -168,7 +167,7 @@ class Singly:
 
     async def run(self, script: Loaded, keys: list[str], args: list[Part]) -> object:
         """As Batches has it."""
-        return await self._guard.run(self._call(script, keys, args))
+        return await self._guard.run(self._call(script, keys, args), scripts=1)
 
     async def _call(self, script: Loaded, keys: list[str], args: list[Part]) -> object:
         try:

@@ -60,7 +60,8 @@ class Breaker:
         self._is_probing = True
         return Entry(self._answers, is_probe=True)
 
-    def leave(self, entry: Entry, outcome: Outcome) -> None:
+    def leave(self, entry: Entry, outcome: Outcome, failures: int = 1) -> None:
+        """`failures`: for how many a failure counts."""
         if entry.is_probe:
             self._is_probing = False
         if outcome is Outcome.ANSWERED:
@@ -68,6 +69,6 @@ class Breaker:
             self._failures = 0
             self._open_until = None
         elif outcome is Outcome.FAILED and entry.answers == self._answers:
-            self._failures += 1
+            self._failures += failures
             if entry.is_probe or (self._failures >= self._failures_max and not self.is_open):
                 self._open_until = self._monotonic() + self._pause_s

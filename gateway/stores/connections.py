@@ -1,6 +1,7 @@
 """Connections to one server, as all topologies make them."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -10,11 +11,21 @@ from redis.asyncio import Connection, ConnectionPool, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
+
+from gateway.stores.patience import in_time
 
 _POOL_MAX: Final = 10_000
 """The guard bounds the calls and so the connections, and lets calls wait; the pool would refuse them."""
+_NEVER_S: Final = 3600.0
+"""redis-py's own time-outs also count time in which this process did not run, and some of its paths need one."""
+
+
+class NotConnectedError(RedisConnectionError):
+    """There was no connection to send the command on."""
 
 
 class ClosableConnection(AbstractConnection):
@@ -22,7 +33,44 @@ class ClosableConnection(AbstractConnection):
 
     redis-py's own is half closed for some turns of the event loop. Whoever is handed it then, or was about to write,
     gets a RuntimeError of uvloop, which no caller takes for a connection that broke.
+    Connecting and reading a reply each have `socket_timeout`, of time in which the event loop turned.
     """
+
+    def __init__(self, *, socket_timeout: float, **options: Any) -> None:
+        super().__init__(**options | dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _NEVER_S))
+        self._patience_s = socket_timeout
+
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Raises: NotConnectedError, AuthenticationError, ResponseError."""
+        if self.is_connected:
+            return
+        try:
+            async with in_time(self._patience_s):
+                await super().connect_check_health(*args, **options)
+        except AuthenticationError:
+            raise
+        except TimeoutError as error:
+            raise NotConnectedError(f"no connection in {self._patience_s:g} s") from error
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise NotConnectedError(str(error)) from error
+
+    async def read_response(
+        self,
+        disable_decoding: bool = False,  # noqa: FBT001, FBT002 - redis-py's
+        timeout: float | None = None,  # noqa: ASYNC109 - redis-py's
+        *,
+        disconnect_on_error: bool = True,
+        push_request: bool | None = False,
+    ) -> Any:
+        """Raises: RedisConnectionError, RedisTimeoutError, ResponseError."""
+        options: dict[str, Any] = {"disconnect_on_error": disconnect_on_error, "push_request": push_request}
+        if timeout is not None:
+            return await super().read_response(disable_decoding, timeout, **options)
+        try:
+            async with in_time(self._patience_s):
+                return await super().read_response(disable_decoding, math.inf, **options)
+        except TimeoutError as error:
+            raise RedisTimeoutError(f"no reply in {self._patience_s:g} s") from error
 
     async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:  # noqa: FBT001, FBT002
         """Whoever asks next connects anew. Only the caller waits until the socket is closed."""
@@ -30,7 +78,7 @@ class ClosableConnection(AbstractConnection):
         await super().disconnect(True, *args, **options)
         if writer and not nowait:
             with suppress(OSError):
-                async with asyncio.timeout(self.socket_connect_timeout):
+                async with asyncio.timeout(self._patience_s):
                     await writer.wait_closed()
 
     async def send_all(self, packed: bytes) -> None:
@@ -50,7 +98,7 @@ class ClosableConnection(AbstractConnection):
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
         """redis-py looks whether it is connected some turns earlier."""
         if self._writer is None or self._writer.transport.is_closing():
-            raise RedisConnectionError("it was closed before the command was sent")
+            raise NotConnectedError("it was closed before the command was sent")
         await super()._send_packed_command(command)
 
 

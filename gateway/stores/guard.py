@@ -1,12 +1,15 @@
 """What every call to Redis passes through: one deadline, one breaker, and a bound on the calls under way.
 
-A call's deadline begins with its turn: a burst that waits for its own process says nothing of Redis. That wait has a
-bound of its own, and ends at once when the breaker opens.
+The deadline judges Redis and nothing else. It begins with the call's turn, counts only time in which the event loop
+turned (see patience.py), grows with the scripts that are in flight, and begins again whenever a call that was sent
+before is answered. The wait for a turn needs no bound: the calls before it are answered or fail, and it ends at once
+when the breaker opens.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sized
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
@@ -20,21 +23,42 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.stores.breaker import Breaker, Entry, Outcome
+from gateway.stores.patience import DEADLINE, Countdown
 from gateway.stores.slots import Slots
 
 CALLS_MAX: Final = 32
 """Calls under way, and so connections, of one process. More do not make one server faster, and each costs it memory."""
-_WAIT_DEADLINES: Final = 4
-"""How long a call may wait for its turn."""
-_TURNS: Final = 10
-"""Of the event loop, that an answer needs from the socket to its caller."""
+_SCRIPTS_A_DEADLINE: Final = 16
+"""So many scripts in flight add one deadline: the server runs them one after another, and all of what has arrived, from
+any process, before it sends the first answer."""
+_CANCEL_AGAIN_S: Final = 1.0
 _REFUSED: Final = "it did not answer lately; tried again in less than a second"
 _LOG = structlog.get_logger("imagegate.redis")
 _T = TypeVar("_T")
 
 
 class NotAskedError(RedisConnectionError):
-    """The call was never begun: the breaker was open, or its turn did not come."""
+    """The call was never begun: the breaker was open."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Silence(Countdown):
+    """Of the server, as a call in flight knows it: since the last answer that shows that the server works."""
+
+    scripts: int
+    answers: Sized
+    """Those of its own, as they come."""
+    seen: int = 0
+
+    def allow_for(self, scripts: int) -> None:
+        """That so many are in flight; the most of them count, as the answers to all may come at once."""
+        self.patience = max(self.patience, DEADLINE + DEADLINE * scripts // _SCRIPTS_A_DEADLINE)
+
+    def look(self) -> None:
+        """Whether answers have come."""
+        if len(self.answers) > self.seen:
+            self.seen = len(self.answers)
+            self.restart()
 
 
 class Guard:
@@ -50,24 +74,27 @@ class Guard:
         self._deadline_s = deadline_s
         self._forget = forget
         self._slots = Slots(CALLS_MAX)
-        self._under_way: set[asyncio.Task[object]] = set()
+        self._under_way: dict[asyncio.Task[object], _Silence] = {}
+        """The first to begin first."""
 
-    async def run(self, call: Coroutine[object, object, _T]) -> _T:
+    async def run(self, call: Coroutine[object, object, _T], *, scripts: int = 0, answers: Sized = ()) -> _T:
         """The result of a call. Connecting, sending and reading share one deadline, which begins with its turn.
 
+        `scripts`: how many it runs; `answers`: where their answers are gathered.
         Does not rely on cancellation: under load redis-py swallows some (of 200 calls to a frozen server up to 17 took
-        three deadlines). The call that is given up keeps its slot until it ends by its own time-outs.
+        three deadlines). The call that is given up keeps its slot until it has ended.
         Raises: TimeoutError, and what the call raises.
         """
+        silence = _Silence(deadline_s=self._deadline_s, scripts=scripts, answers=answers)
         try:
             entry = await self._enter()
         except BaseException:
             call.close()
             raise
         try:
-            result = await self._in_time(call)
+            result = await self._in_time(call, silence)
         except BaseException as error:
-            await self._note(entry, error)
+            await self._note(entry, error, silence)
             raise
         self._leave(entry, Outcome.ANSWERED)
         return result
@@ -76,7 +103,7 @@ class Guard:
         """Wait for the calls that were given up: each may still open a connection, which nobody would close."""
         given_up = set(self._under_way)
         for task in given_up:
-            task.cancel()
+            self._give_up(task)
         if given_up:
             await asyncio.wait(given_up)
 
@@ -88,15 +115,13 @@ class Guard:
         """The leave to make one call, and a slot for it, which is given back when the call has ended."""
         entry = self._ask_breaker()
         try:
-            has_slot = await self._slots.take(_WAIT_DEADLINES * self._deadline_s)
+            has_slot = await self._slots.take()
         except asyncio.CancelledError:
             self._leave(entry, Outcome.UNKNOWN)
             raise
         if not has_slot:
             self._leave(entry, Outcome.UNKNOWN)
-            raise NotAskedError(
-                _REFUSED if self.breaker.is_open else f"no turn in {_WAIT_DEADLINES * self._deadline_s:g} s"
-            )
+            raise NotAskedError(_REFUSED)
         if entry.is_probe:
             return entry
         try:
@@ -111,41 +136,54 @@ class Guard:
             raise NotAskedError(_REFUSED)
         return entry
 
-    async def _note(self, entry: Entry, error: BaseException) -> None:
+    async def _note(self, entry: Entry, error: BaseException, silence: _Silence) -> None:
         outcome = judge(error)
-        self._leave(entry, outcome)
+        self._leave(entry, outcome, max(1, silence.passed // DEADLINE))
         if outcome is Outcome.FAILED:
             await self._forget()
 
-    def _leave(self, entry: Entry, outcome: Outcome) -> None:
+    def _leave(self, entry: Entry, outcome: Outcome, failures: int = 1) -> None:
         was_open = self.breaker.is_open
-        self.breaker.leave(entry, outcome)
+        self.breaker.leave(entry, outcome, failures)
         if self.breaker.is_open is not was_open:
             _LOG.warning("redis_breaker_closed" if was_open else "redis_breaker_opened")
             if self.breaker.is_open:
                 self._slots.send_away()
                 self.on_opened()
 
-    async def _in_time(self, call: Coroutine[object, object, _T]) -> _T:
+    async def _in_time(self, call: Coroutine[object, object, _T], silence: _Silence) -> _T:
         task = asyncio.ensure_future(call)
-        self._under_way.add(task)
+        self._under_way[task] = silence
         task.add_done_callback(self._bury)
         try:
-            await asyncio.wait({task}, timeout=self._deadline_s)
-            for _ in range(_TURNS):  # what has arrived counts, also where this process was too busy to look in time
+            while not silence.is_over:
+                silence.allow_for(sum(other.scripts for other in self._under_way.values()))
+                await asyncio.wait({task}, timeout=silence.begin_piece())
                 if task.done():
                     return task.result()
-                await asyncio.sleep(0)
+                silence.end_piece()
+                silence.look()
         finally:
+            self._give_up(task)
+        raise TimeoutError(f"no answer in {self._deadline_s * silence.patience / DEADLINE:g} s")
+
+    def _give_up(self, task: "asyncio.Task[object]") -> None:
+        """Cancel it until it ends."""
+        if not task.done():
             task.cancel()
-        raise TimeoutError(f"no answer in {self._deadline_s:g} s")
+            asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._give_up, task)
 
     def _bury(self, task: "asyncio.Task[object]") -> None:
-        """See to it that Python does not complain of an error that nobody took."""
-        self._under_way.discard(task)
+        """Hand its slot on. What was answered shows those who were sent later that the server works."""
+        error = None if task.cancelled() else task.exception()
+        is_answered = not task.cancelled() and (error is None or judge(error) is Outcome.ANSWERED)
+        is_later = False
+        for other, silence in self._under_way.items():
+            if is_later and is_answered:
+                silence.restart()
+            is_later = is_later or other is task
+        del self._under_way[task]
         self._slots.give_back()
-        if not task.cancelled():
-            task.exception()
 
 
 def judge(error: BaseException) -> Outcome:

@@ -11,15 +11,15 @@ class Slots:
         self._free = count
         self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
-    async def take(self, within_s: float) -> bool:
-        """Returns: whether there is a slot, to be given back; False: not in time, or sent away."""
+    async def take(self) -> bool:
+        """Returns: whether there is a slot, to be given back; False: sent away."""
         if self._free:
             self._free -= 1
             return True
         turn = asyncio.get_running_loop().create_future()
         self._waiting[turn] = None
         try:
-            await asyncio.wait({turn}, timeout=within_s)
+            await asyncio.wait({turn})
         except asyncio.CancelledError:
             if self._leave(turn):
                 self.give_back()

@@ -13,8 +13,10 @@ from gateway.stores.connections import Pool, SocketConnection, TcpConnection, po
 from gateway.stores.guard import Guard
 from gateway.stores.sentinels import SentinelConnection, SentinelPool, Sentinels
 
-_PATIENCE: Final = 2
-"""A socket's own time-outs, in deadlines: they end what was given up, and must not fire before the deadline does."""
+_PATIENCE: Final = 16
+"""A connection's own, in deadlines: it ends what no call waits for, and must not end before a call's deadline does."""
+_PATIENCE_OF_A_NODE: Final = 2
+"""In a cluster, where the map is learnt from one node after another."""
 _SENTINELS_SHARE: Final = 0.4
 """Of a deadline: a call may wait for them twice, and must then connect to the master and ask it."""
 
@@ -54,6 +56,7 @@ def build(address: Address, login: Login, timeout_s: float) -> Client | ClusterC
         case Kind.SENTINEL:
             pool = _sentinel_pool(address, tls, login, timeout_s, options)
         case Kind.CLUSTER:
+            options["socket_timeout"] = timeout_s * _PATIENCE_OF_A_NODE
             return ClusterClient(address.hosts, tls, timeout_s, **options)
     return Client(pool, timeout_s)
 
@@ -66,7 +69,6 @@ def _options(address: Address, login: Login, timeout_s: float) -> dict[str, Any]
         "username": login.username or address.username,
         "password": login.secret.reveal() if login.secret else address.password,
         "socket_timeout": timeout_s * _PATIENCE,
-        "socket_connect_timeout": timeout_s * _PATIENCE,
         "decode_responses": True,
         "driver_info": None,  # a round trip for every connection
         "client_name": address.options.get("client_name"),
@@ -85,7 +87,7 @@ def _sentinel_pool(
 ) -> SentinelPool:
     secret = login.sentinel_secret
     own = {**options, "username": None, "password": secret.reveal() if secret else None}
-    own |= dict.fromkeys(("socket_timeout", "socket_connect_timeout"), timeout_s * _SENTINELS_SHARE)
+    own["socket_timeout"] = timeout_s * _SENTINELS_SHARE
     clients = [Redis.from_pool(_server_pool(host, tls, **own)) for host in address.hosts]
     return SentinelPool(
         service_name=address.master,

@@ -97,6 +97,7 @@ def test_exactly_these_outcomes_are_unknown() -> None:
         Fault.ANSWER_LOST,
         Fault.ANSWER_UNREADABLE,
         Fault.ANSWER_TOO_LARGE,
+        Fault.CHANGE_UNCONFIRMED,
         Fault.INTERNAL,
     }
     assert expected == set(faults_with(Outcome.UNKNOWN))

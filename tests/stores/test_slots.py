@@ -9,7 +9,7 @@ pytestmark = pytest.mark.anyio
 
 
 def taking(slots: Slots, count: int = 1) -> list["asyncio.Task[bool]"]:
-    return [asyncio.ensure_future(slots.take(10)) for _ in range(count)]
+    return [asyncio.ensure_future(slots.take()) for _ in range(count)]
 
 
 async def ended(*tasks: "asyncio.Task[bool]") -> list[bool]:
@@ -27,14 +27,6 @@ async def test_who_comes_first_is_served_first() -> None:
     assert [True, True, True, False] == [task.done() for task in tasks]
     slots.give_back()
     assert [True] * 4 == await ended(*tasks)
-
-
-async def test_a_wait_ends() -> None:
-    slots = Slots(0)
-    with anyio.fail_after(5):
-        assert not await slots.take(0.01)
-    slots.give_back()
-    assert await slots.take(0.01)
 
 
 async def test_all_who_wait_can_be_sent_away_and_those_who_come_later_wait_again() -> None:
@@ -69,4 +61,10 @@ async def test_one_who_goes_away_while_sent_away_leaves_nothing_behind() -> None
     slots.send_away()
     going.cancel()
     await asyncio.wait({going})
-    assert not await slots.take(0.01)
+    slots.give_back()
+    assert [True] == await ended(*taking(slots))
+    later = taking(slots)
+    await asyncio.sleep(0.01)
+    assert not later[0].done()
+    slots.send_away()
+    assert [False] == await ended(*later)

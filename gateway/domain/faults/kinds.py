@@ -107,6 +107,8 @@ class Fault(Enum):
     ADMIN_READ_ONLY = "admin_read_only"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    CHANGE_NOT_MADE = "change_not_made"
+    CHANGE_UNCONFIRMED = "change_unconfirmed"
     # The tenant's limits
     RATE_LIMITED = "rate_limited"
     RATE_EXCEEDED_BY_ONE = "rate_exceeded_by_one"

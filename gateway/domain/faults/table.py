@@ -110,6 +110,22 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         Fault.ADMIN_READ_ONLY: _caller(403, "admin_read_only", "This admin key may read and not change anything."),
         Fault.NOT_FOUND: _caller(404, "not_found", "There is nothing of that name."),
         Fault.CONFLICT: _caller(409, "already_exists", "It exists already."),
+        Fault.CHANGE_NOT_MADE: Row(
+            503,
+            _SERVER,
+            "gateway_unavailable",
+            "Redis is not available. The change was not carried out; try again.",
+            retry_after_s=5,
+        ),
+        Fault.CHANGE_UNCONFIRMED: Row(
+            504,
+            _SERVER,
+            "change_unconfirmed",
+            "Redis did not confirm the change, which may have been carried out. Before you repeat it, look for it with "
+            "`imagegate audit` or GET /admin/v1/audit: an entry has the x-request-id of its request. A secret that was "
+            "not shown is lost: rotate or revoke its key.",
+            Outcome.UNKNOWN,
+        ),
         Fault.RATE_LIMITED: Row(
             429, _RATE, "rate_limit_exceeded", "A rate limit of this tenant is reached.", shows_detail=True
         ),

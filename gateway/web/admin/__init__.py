@@ -5,6 +5,7 @@ whoever has an admin key, and nobody else, so that no section can forget to ask.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Final, Protocol
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.audit import Actor
+from gateway.stores import change_faults
 from gateway.web.admin.access import Access
 from gateway.web.guesses import Guesses, address_of
 from gateway.web.record import record_of
@@ -51,6 +53,7 @@ class Admin:
             name = await self._guesses.check_admin(address_of(request), given, check)
             record = record_of(request)
             record.admin = name
-            return await handlers[method](request, Actor(name, record.id))
+            with change_faults() if method != "GET" else nullcontext():
+                return await handlers[method](request, Actor(name, record.id))
 
         return Route(PREFIX + path, guarded, methods=list(handlers))
