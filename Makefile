@@ -24,7 +24,7 @@ check: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate
 
-# Speed and memory, side by side with programs without any feature: five minutes, or under two.
+# Speed and memory, side by side with programs without any feature: ten minutes, or four.
 # ARGS="--only cpu" for a part, ARGS="--help" for what else there is.
 bench: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
