@@ -118,6 +118,16 @@ class ClockedPool:
         """A heartbeat for what waits, and what is held."""
         return self.run("turn", process, _ALIVE_US, round(lease_s * 1e6), len(leases), *leases, *waiting)
 
+    def given(self, *waiting: str) -> list[str]:
+        """What these are given now: by heartbeats until one has no more to do."""
+        found: list[str] = []
+        for _ in range(100):
+            told = self.turn(*waiting)
+            found = told.get("given", [])
+            if told["next_us"] != 0:
+                return found
+        raise AssertionError("a heartbeat is never done")
+
     def release(self, lease_id: str, **said: Any) -> None:
         """With a success, unless said otherwise."""
         self.release_again(self.leases.pop(lease_id), lease_id, **said)
