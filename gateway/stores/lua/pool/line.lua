@@ -178,7 +178,6 @@ local function is_alive(process)
   local until_us = redis.call('ZSCORE', K.processes, process)
   return in_grace() or (until_us and tonumber(until_us) > now)
 end
-
 -- Dispatch ------------------------------------------------------------------------------------------------------------
 
 -- The flow of a class with the lowest pass: flow, pass. Entries of flows that were served elsewhere are corrected.
