@@ -116,9 +116,7 @@ def test_a_clock_that_is_set_back_gives_no_minute_out_twice(clocked: ClockedPool
 
 @pytest.mark.parametrize("back_s", [0.01, 0.5, 5.0, 60.0, 300.0, 86_400.0])
 @pytest.mark.parametrize("allowed", [1, 2, 10])
-def test_an_account_is_never_believed_to_allow_less_than_one(
-    clocked: ClockedPool, allowed: int, back_s: float
-) -> None:
+def test_an_account_is_never_believed_to_allow_less_than_one(clocked: ClockedPool, allowed: int, back_s: float) -> None:
     """It was lowered just before the clock was set back."""
     clocked.declare({"a": AccountLimits(allowed, 60, 10)})
     for number in range(allowed):

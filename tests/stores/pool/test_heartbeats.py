@@ -52,9 +52,7 @@ async def test_a_request_that_waits_for_a_long_rest_asks_once_a_second_at_most(
 
 
 @pytest.mark.parametrize("model", ["", "image-01"])
-async def test_who_waits_for_what_comes_to_rest_for_long_asks_once_a_second_at_most(
-    redis_url: str, model: str
-) -> None:
+async def test_who_waits_for_what_comes_to_rest_for_long_asks_once_a_second_at_most(redis_url: str, model: str) -> None:
     """Its key, or the model alone."""
     fault = Fault.KEY_MODEL_DENIED if model else Fault.KEY_HOUR_SPENT
     async with connected(redis_url) as redis, pooling(redis, lanes("a")) as process:

@@ -107,7 +107,9 @@ def test_who_waits_for_a_model_that_no_key_has_is_told_with_the_next_heartbeat_a
     waiting = [f"x{at}" for at in range(number + (found["verdict"] == "wait"))]
     for at in range(10):
         clocked.release(f"f{at}", **(DENIED | {"model": "live"} if at == 0 else {}))
-    down = [lease_id for at in range(0, len(waiting), 100) for lease_id in clocked.turn(*waiting[at : at + 100])["down"]]
+    down = [
+        lease_id for at in range(0, len(waiting), 100) for lease_id in clocked.turn(*waiting[at : at + 100])["down"]
+    ]
     assert set(waiting) == set(down)
     assert "down" == clocked.lease("z", "zz", patience_s=patience_s, model="live")["verdict"]
     clocked.clock.advance(WINDOW_S)
@@ -172,6 +174,8 @@ def test_who_waits_for_a_trial_that_fails_waits_on_for_a_short_rest_and_not_for_
         clocked.release("trial", fault="upstream_error", breaker="ill")
         assert rest_s == pytest.approx((clocked.look()["rest"]["until_us"] / 1e6) - clocked.clock.now_s, abs=1)
         told = clocked.turn("patient")
-        assert ({"down": ["patient"]} if rest_s > 30 else {}) == {k: v for k, v in told.items() if k in {"down", "given"}}
+        assert ({"down": ["patient"]} if rest_s > 30 else {}) == {
+            k: v for k, v in told.items() if k in {"down", "given"}
+        }
         clocked.leave("patient")
         clocked.clock.advance(rest_s + 0.1)

@@ -56,7 +56,9 @@ class History:
         self.pool.declare_as("p1", str(self.model.secrets), accounts, **terms)
 
     def step(self) -> None:
-        acts = [self.lease] * 6 + [self.release] * 6 + [self.wait] * 4 + [self.check, self.check, self.hold, self.replace]
+        acts = (
+            [self.lease] * 6 + [self.release] * 6 + [self.wait] * 4 + [self.check, self.check, self.hold, self.replace]
+        )
         self.random.choice(acts)()
         self.pass_time(0.001)
 

@@ -74,18 +74,6 @@ local function reply(found)
   return cjson.encode(found)
 end
 
--- Leases are not expired in the first moments after an outage of Redis, or a jump of its clock: their processes renew them
--- first. After a clock was set back, what was to be looked after later is looked after now.
-local function note_time()
-  local seen, lease_us = setting('seen_at'), setting('lease_us')
-  if seen > now + SKEW then
-    for _, name in ipairs(redis.call('ZRANGE', K.turns, 0, -1)) do redis.call('ZADD', K.turns, now, name) end
-  elseif seen > 0 and lease_us > 0 and now - seen > math.max(SILENCE, lease_us / 2) then
-    set_meta('grace_until', now + lease_us / 2)
-  end
-  if seen == 0 or math.abs(now - seen) > SKEW then set_meta('seen_at', now) end
-end
-
 local function in_grace()
   local until_us = setting('grace_until')
   return until_us > now and until_us <= now + setting('lease_us')
