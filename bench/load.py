@@ -5,17 +5,19 @@ bench.load PLAN` makes the load of a `Plan`, as JSON, and prints its `Outcome`.
 """
 
 import asyncio
+import itertools
 import math
 import re
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 import uvloop
+from msgspec.structs import replace
 
 from bench.traffic import Outcome, Plan
 
@@ -24,8 +26,6 @@ _STATUS_AND_LENGTH: Final = re.compile(
 )
 _SHARED: Final = bytearray(256 * 1024)
 """Bytes of bodies are counted and forgotten: one buffer does for all connections."""
-_PATIENCE_S: Final = 30.0
-"""So long the last answers are waited for."""
 
 
 def percentile(sorted_values: Sequence[float], share: float) -> float:
@@ -38,8 +38,8 @@ def percentile(sorted_values: Sequence[float], share: float) -> float:
 class _Client(asyncio.BufferedProtocol):
     """One connection. Tells `done` of every answer: 0 for one that never came."""
 
-    def __init__(self, request: bytes, done: Callable[["_Client", int, float], None]) -> None:
-        self._request = request
+    def __init__(self, requests: Iterator[bytes], done: Callable[["_Client", int, float], None]) -> None:
+        self._requests = requests
         self._done = done
         self._transport: asyncio.Transport | None = None
         self._head = b""
@@ -58,7 +58,7 @@ class _Client(asyncio.BufferedProtocol):
         assert self._transport
         self.is_busy, self._head, self._left_bytes = True, b"", 0
         self._began_s = time.monotonic()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def get_buffer(self, _: int) -> bytearray:
         return _SHARED
@@ -97,7 +97,7 @@ class _Load:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._request = render_request(plan)
+        self._requests = itertools.cycle(render_requests(plan))
         self._idle: list[_Client] = []
         self._clients: list[_Client] = []
         self._latencies: list[float] = []
@@ -116,7 +116,7 @@ class _Load:
             await self._keep_pace(self._plan.rate)
         self._is_sending = False
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(self._plan.patience_s):
                 while self._answered < self._sent:
                     self._finished.clear()
                     await self._finished.wait()
@@ -151,7 +151,7 @@ class _Load:
         async with asyncio.TaskGroup() as group:
             while self._may_ask():
                 due = math.floor((time.monotonic() - self._began_s) * rate) + 1
-                for _ in range(due - self._sent):
+                for _ in range(min(due, self._plan.count or due) - self._sent):
                     self._sent += 1
                     idle = self._pop_idle()
                     if idle:
@@ -183,7 +183,7 @@ class _Load:
 
     async def _connect(self) -> _Client:
         _, client = await asyncio.get_running_loop().create_connection(
-            lambda: _Client(self._request, self._note), "127.0.0.1", self._plan.port
+            lambda: _Client(self._requests, self._note), "127.0.0.1", self._plan.port
         )
         self._clients.append(client)
         return client
@@ -209,6 +209,12 @@ class _Load:
         else:
             self._ask(client)
         self._finished.set()
+
+
+def render_requests(plan: Plan) -> list[bytes]:
+    """One for each key."""
+    bearers = [{"authorization": f"Bearer {key}"} for key in plan.keys]
+    return [render_request(replace(plan, headers={**plan.headers, **bearer})) for bearer in bearers or [{}]]
 
 
 def render_request(plan: Plan) -> bytes:

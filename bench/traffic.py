@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
@@ -26,6 +26,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """No more requests than these."""
     in_time_s: float = 5.5
     """`Outcome.in_time` counts what was served within this."""
+    keys: Sequence[str] = ()
+    """Of the requests in turn, in the place of the one in `headers`."""
+    patience_s: float = 30.0
+    """For which the last answers are waited for."""
     pause_s: float = 0.0
     """Between an answer and the next request on its connection."""
 

@@ -21,8 +21,10 @@ _LASTING: Final = re.compile(
 )
 """What is kept: for ever, or (the audit) cut off at its old end. Everything else must have an end of its own."""
 _NAME: Final = re.compile(r"ig2:\{(pool:)?([^}]+)\}:(.*)")
-_UNDER_WAY: Final = frozenset({"leases", "leased", "line", "places", "active", "weights", "grants"})
-"""Of a pool: each is there only while somebody waits, or calls."""
+_IN_FLIGHT: Final = re.compile(
+    r"leases|leased|grants|line|places|active|waits|weights|queued|class(ids|es|:\d+)?|waiting:.+"
+)
+"""Of a pool: each is there only while a request waits, or a call is in flight."""
 
 
 class Keys:
@@ -64,7 +66,7 @@ class Keys:
         if not found:
             return
         pool, _, rest = found.groups()
-        if pool and rest in _UNDER_WAY:
+        if pool and _IN_FLIGHT.fullmatch(rest):
             yield f"{name}: {self._size(name)} left"
         elif pool and rest == "loads":
             yield from self._look_at_loads(name)
@@ -82,5 +84,5 @@ class Keys:
 
     def _size(self, name: str) -> int:
         kind: Any = self._redis.type(name)
-        count: Any = self._redis.zcard(name) if kind == b"zset" else self._redis.hlen(name)
+        count: Any = {b"zset": self._redis.zcard, b"set": self._redis.scard}.get(kind, self._redis.hlen)(name)
         return int(count)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from bench.measures import cpu, flight, large, latency, queue, starting, stores, throughput, trips
+from bench.measures import cpu, flight, large, latency, overload, queue, scripts, starting, stores, throughput, trips
 from bench.rows import Row
 from bench.run import Run
 
@@ -17,6 +17,8 @@ MEASURES: Final[Mapping[str, Callable[[Run], list[Row]]]] = MappingProxyType(
         "flight": flight.measure,
         "queue": queue.measure,
         "stores": stores.measure,
+        "scripts": scripts.measure,
+        "overload": overload.measure,
         "trips": trips.measure,
         "start": starting.measure,
     }

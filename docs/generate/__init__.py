@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from docs.generate import commands, configuration, errors, http, logs, metrics
+from docs.generate import commands, configuration, errors, http, logs, metrics, states
 from docs.generate.pages import PageError, fill
 
 __all__ = ["PAGES", "PageError", "render"]
@@ -19,6 +19,7 @@ PAGES: Final[Mapping[str, Callable[[], dict[str, str]]]] = MappingProxyType(
         "http.md": http.blocks,
         "logs.md": logs.blocks,
         "metrics.md": metrics.blocks,
+        "upstreams.md": states.blocks,
     }
 )
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from bench.histograms import Histogram
-from bench.load import percentile, render_request
+from bench.load import percentile, render_request, render_requests
 from bench.profiled import render_costs
 from bench.rows import Of, Row, at_least, at_most, render, render_table
 from bench.traffic import Plan
@@ -97,6 +97,12 @@ def test_a_request_says_how_long_it_is() -> None:
         b"POST /a HTTP/1.1\r\nhost: 127.0.0.1:9\r\nauthorization: Bearer x\r\ncontent-type: application/json\r\n"
         b'content-length: 19\r\n\r\n{"prompt": "Caf\xc3\xa9"}'
     )
+
+
+def test_a_request_is_made_for_each_key() -> None:
+    plan = Plan(port=9, path="/a", headers={"authorization": "Bearer x"}, seconds=1, keys=["one", "two"])
+    heads = [request.decode().splitlines() for request in render_requests(plan)]
+    assert ["Bearer one", "Bearer two"] == [line[15:] for head in heads for line in head if line.startswith("auth")]
 
 
 def test_a_profile_counts_a_function_once_a_stack_however_often_it_calls_itself() -> None:

@@ -30,6 +30,10 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
         client.expire("ig2:{acme}:ticket:1", 60)
         client.hset("ig2:{pool:sim}:loads", "main", msgspec.msgpack.encode({"log": [], "flying": 0}))
         client.expire("ig2:{pool:sim}:loads", 60)
+        client.zadd("ig2:{pool:sim}:ready:1", {"main": 16_000_000})
+        client.expire("ig2:{pool:sim}:ready:1", 60)
+        client.zadd("ig2:{pool:sim}:idle", {"i:acme": 3})
+        client.expire("ig2:{pool:sim}:idle", 60)
         assert [] == found.leftovers()
         assert {"acme": Counters(3, 10_500)} == found.counters("day")
 
@@ -43,6 +47,14 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
         (lambda client: client.hset("ig2:{acme}:ticket:1", "model", "m"), "ig2:{acme}:ticket:1: not settled"),
         (lambda client: client.zadd("ig2:{pool:sim}:leases", {"1": 1}), "ig2:{pool:sim}:leases: 1 left"),
         (lambda client: client.hset("ig2:{pool:sim}:places", "1", "x"), "ig2:{pool:sim}:places: 1 left"),
+        (lambda client: client.zadd("ig2:{pool:sim}:ready:1", {"a": 1}), "ig2:{pool:sim}:ready:1 has no end"),
+        (lambda client: client.hset("ig2:{pool:sim}:waits", "i:acme", 2), "ig2:{pool:sim}:waits: 1 left"),
+        (lambda client: client.hset("ig2:{pool:sim}:queued", "7", 1.5), "ig2:{pool:sim}:queued: 1 left"),
+        (lambda client: client.hset("ig2:{pool:sim}:class", "7", "x"), "ig2:{pool:sim}:class: 1 left"),
+        (lambda client: client.hset("ig2:{pool:sim}:classids", "[]", 7), "ig2:{pool:sim}:classids: 1 left"),
+        (lambda client: client.zadd("ig2:{pool:sim}:classes", {"7": 1}), "ig2:{pool:sim}:classes: 1 left"),
+        (lambda client: client.zadd("ig2:{pool:sim}:class:7", {"i:acme": 1}), "ig2:{pool:sim}:class:7: 1 left"),
+        (lambda client: client.sadd("ig2:{pool:sim}:waiting:p", "1", "2"), "ig2:{pool:sim}:waiting:p: 2 left"),
         (
             lambda client: client.hset("ig2:{pool:sim}:loads", "main", msgspec.msgpack.encode({"flying": 2})),
             "ig2:{pool:sim}:loads: main has 2 calls under way",
