@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check docs bench bench-quick closed-book closed-book-mutants lock clean
+.PHONY: run test check docs bench bench-quick chaos chaos-mutants lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -34,11 +34,11 @@ bench-quick: $(VENV)/.installed-dev
 
 # Gateways are killed, cut off and restarted under load, and then every book must agree: minutes by ARGS="--minutes 1",
 # the same run again by ARGS="--seed 7".
-closed-book: $(VENV)/.installed-dev
+chaos: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m closed_book $(ARGS)
 
 # That it can fail: wrong gateways, each of which must be found out.
-closed-book-mutants: $(VENV)/.installed-dev
+chaos-mutants: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m closed_book.mutants $(ARGS)
 
 # Upgrades the pinned versions inside the ranges of pyproject.toml.

@@ -15,6 +15,7 @@ from closed_book import __doc__ as what_it_is
 from closed_book.audit import audit
 from closed_book.report import render, render_json
 from closed_book.run import conduct
+from closed_book.schedule import FEATURES
 
 _PACKAGE = Path(__file__).parents[1] / "gateway"
 
@@ -23,7 +24,8 @@ def main() -> None:
     given = _arguments()
     _allow_files()
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
-    _print(f"seed {seed}: repeat it with --minutes {given.minutes:g} --seed {seed}")
+    options = "".join(f" --without {name}" for name in given.without)
+    _print(f"seed {seed}: repeat it with --minutes {given.minutes:g} --seed {seed}{options}")
     folder = Path(tempfile.mkdtemp(prefix="closed-book-"))
     began_s = time.monotonic()
 
@@ -33,7 +35,7 @@ def main() -> None:
     try:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(given.package, folder / "gateway", ignore=ignore)  # whoever works on it meanwhile does no harm
-        outcome = uvloop.run(conduct(60 * given.minutes, seed, folder, tell))
+        outcome = uvloop.run(conduct(60 * given.minutes, seed, given.without, folder, tell))
     except BaseException:
         tell(f"the logs are in {folder}")
         raise
@@ -53,6 +55,9 @@ def _arguments() -> Namespace:
     parser = ArgumentParser(prog="python -m closed_book", description=what_it_is)
     parser.add_argument("--minutes", type=float, default=3.0, help="of load; default 3")
     parser.add_argument("--seed", type=int, help="what is asked and thrown; default: another one each time")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=FEATURES, help="leave a kind of blow out; may be repeated"
+    )
     parser.add_argument(
         "--json", type=Path, default=Path(".cache/closed-book.json"), help="where the result is written"
     )

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -12,9 +13,25 @@ from closed_book.administration import Admin, Tenant, other_caps
 from closed_book.clients import Clients
 from closed_book.gateways import PLACES, Gateway
 from closed_book.orders import poison
-from closed_book.schedule import Blow
+from closed_book.overload import Crowd
+from closed_book.phases import Overload
+from closed_book.redis_blows import RedisBlows
+from closed_book.schedule import FEATURES, Blow
 from closed_book.world import World
 
+_EXCLUDED: Final = {
+    "gateways": ("gateways",),
+    "redis": ("redis",),
+    "provider": ("provider",),
+    "clock": ("gateways", "redis", "clock"),
+    "load": ("gateways", "redis", "clock"),
+}
+"""Lanes that wait while a blow of this lane lasts.
+
+During an overload Redis is well and no gateway is killed. A lease that nothing ends while the clock is ahead lives as
+much longer: so neither a gateway nor Redis is hit meanwhile.
+"""
+_LOCK_ORDER: Final = ("gateways", "redis", "clock", "provider")
 _LAG_S: Final = 1.5
 """Until every gateway has seen a changed file."""
 
@@ -38,11 +55,21 @@ class Thrower:
     admin: Admin
     clients: Clients
     tenants: Sequence[Tenant]
+    crowd: Crowd
     seed: int
     tell: Callable[[str], None]
     began_s: float
+    until_s: float
+    """Since the beginning: the last moment at which a blow may begin."""
     thrown: list[Thrown] = field(default_factory=list)
+    left_out: list[Blow] = field(default_factory=list)
+    """What could not begin in time, on a slow machine."""
+    overloads: list[Overload] = field(default_factory=list)
     version: int = 0
+
+    def __post_init__(self) -> None:
+        self.at_redis = RedisBlows(self.world, self.clients, next(one for one in self.tenants if one.caps.is_free))
+        self._locks = {lane: asyncio.Lock() for lane in _LOCK_ORDER}
 
     async def throw_all(self, blows: Sequence[Blow]) -> None:
         """Lane by lane, side by side."""
@@ -50,13 +77,20 @@ class Thrower:
         for blow in blows:
             lanes.setdefault(blow.lane, []).append(blow)
         await asyncio.gather(*(self._throw_lane(lane) for lane in lanes.values()))
+        await self.at_redis.wait_for_requests()
 
     async def _throw_lane(self, blows: Sequence[Blow]) -> None:
         for blow in blows:
             await asyncio.sleep(max(0.0, blow.at_s - self._now_s()))
-            at_s = self._now_s()
-            self.tell(str(blow))
-            note = await self._throw(blow)
+            async with AsyncExitStack() as stack:
+                for lane in _locks_of(blow):
+                    await stack.enter_async_context(self._locks[lane])
+                at_s = self._now_s()
+                if at_s > self.until_s:
+                    self.left_out.append(blow)
+                    continue
+                self.tell(str(blow))
+                note = await self._throw(blow)
             self.thrown.append(Thrown(blow, at_s, self._now_s(), note or ""))
 
     def _now_s(self) -> float:
@@ -66,8 +100,10 @@ class Thrower:
         match blow.lane:
             case "gateways":
                 return self._at_gateways(blow)
-            case "redis":
-                return self._at_redis(blow)
+            case "redis" | "clock":
+                return self.at_redis.throw(blow)
+            case "load":
+                return self._overload(blow)
             case "provider":
                 return self._at_the_provider(blow)
             case _:
@@ -75,8 +111,10 @@ class Thrower:
 
     async def _at_gateways(self, blow: Blow) -> str | None:
         match blow.kind:
-            case "kill":
+            case "kill" | "supervisor killed":
                 return await self._kill(int(blow.target))
+            case "worker killed":
+                return self._kill_worker(int(blow.target))
             case "end":
                 return await self._replace(int(blow.target))
             case _:
@@ -89,6 +127,12 @@ class Thrower:
             return "nobody there"
         self.world.fleet.kill(gateway)
         return f"{gateway.number} -> {await self._start(place)}"
+
+    def _kill_worker(self, place: int) -> str:
+        """Its supervisor replaces it."""
+        gateway = self.world.fleet.at(place)
+        pid = self.world.fleet.kill_worker(gateway) if gateway else None
+        return f"process {pid}" if pid else "no worker there"
 
     async def _replace(self, place: int) -> str:
         """As a deploy does: the new one is ready before the old one goes."""
@@ -103,22 +147,10 @@ class Thrower:
         await self.world.fleet.wait_until_ready(gateway)
         return gateway.number
 
-    async def _at_redis(self, blow: Blow) -> str | None:
-        redis, hole = self.world.redis, self.world.hole
-        match blow.kind:
-            case "redis stands still":
-                redis.stand_still()
-                await asyncio.sleep(blow.seconds)
-                redis.go_on()
-            case "black hole" | "black hole, then cut":
-                hole.swallow()
-                await asyncio.sleep(blow.seconds)
-                hole.open(is_cut=blow.kind == "black hole, then cut")
-            case _:
-                await redis.stop(is_killed=blow.kind == "redis is killed")
-                await asyncio.sleep(blow.seconds)
-                await redis.start()
-        return None
+    async def _overload(self, blow: Blow) -> str:
+        overload = await self.crowd.overload(blow.seconds)
+        self.overloads.append(overload)
+        return f"{overload.scripts.count} scripts"
 
     async def _at_the_provider(self, blow: Blow) -> str | None:
         provider = self.world.provider
@@ -177,3 +209,9 @@ class Thrower:
     def _signal(self, gateway: Gateway) -> None:
         if gateway.is_alive:
             gateway.process.send_signal(signal.SIGHUP)
+
+
+def _locks_of(blow: Blow) -> list[str]:
+    """In an order that cannot deadlock. Calls that are to last through an outage need a provider that is well."""
+    wanted = {*_EXCLUDED.get(blow.lane, ()), *(("provider",) if blow.kind in FEATURES["outages"] else ())}
+    return [lane for lane in _LOCK_ORDER if lane in wanted]

@@ -103,6 +103,7 @@ def _processes(world: World) -> Iterator[Process]:
             f"gateway {one.number}",
             one.number,
             one.killed_s,
+            tuple(one.worker_kills_s),
             one.exit_code,
             was_told,
             died,

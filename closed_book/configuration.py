@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Final
 
 ADMIN_KEY: Final = "admin-key-of-the-closed-book"
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 75.0
+"""Longer than an account's minute: requests of an overload wait in the queue until it is over."""
 CALL_TIMEOUT_S: Final = 5.0
+CALL_TIMEOUT_PER_IMAGE_S: Final = 1.8
+"""For each image but the first."""
 LEASE_S: Final = 6.0
-DRAIN_TIMEOUT_S: Final = 30.0
+"""Shorter than a call of 9 images may take: it can be in flight through an outage that outlasts its lease."""
+DRAIN_TIMEOUT_S: Final = DEADLINE_S
 ACCOUNT_RPM: Final = 240
 """The provider's limit of each account, and the most that a gateway is told."""
 ACCOUNT_IPM: Final = 600
@@ -32,7 +36,7 @@ drain_timeout_s = {drain_s}
 drain_grace_s = 2
 [redis]
 url = "redis://127.0.0.1:{redis_port}/0"
-timeout_ms = 500
+timeout_ms = 1000
 [admin]
 key = {{ env = "ADMIN_KEY" }}
 [requests]
@@ -40,7 +44,7 @@ deadline_s = {deadline_s}
 lease_s = {lease_s}
 connect_timeout_s = 2
 call_timeout_s = {call_s}
-call_timeout_per_image_s = 0.5
+call_timeout_per_image_s = {per_image_s}
 result_timeout_s = 5
 [pool]
 probe_every_s = 3
@@ -51,12 +55,12 @@ charge_unconfirmed = true
 _UPSTREAM: Final = """
 [[upstreams]]
 name = "{name}"
-dialect = "{name}"
+dialect = "{dialect}"
 base_url = "{url}"
 result_hosts = ["{url}"]
-max_wait_s = 8
+max_wait_s = {max_wait_s}
 spill_after_s = 1.5
-queue_max = 60
+queue_max = {queue_max}
 breaker_open_s = 1
 rate_margin_s = {margin_s}
 """
@@ -97,6 +101,33 @@ price_per_image_usd = "0.0035"
   upstream = "302ai"
   model = "minimaxi-image-01"
 """
+_MODEL: Final = """
+[[models]]
+id = "{model}"
+price_per_image_usd = "0.0035"
+  [[models.targets]]
+  upstream = "{upstream}"
+  model = "image-01"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An upstream of its own for one kind of blow: other faults do not reach it. One key an account."""
+
+    name: str
+    model: str
+    accounts: tuple[str, ...]
+    requests_per_minute: int
+    images_per_minute: int
+    max_wait_s: float
+
+
+CROWD: Final = Group("crowd", "crowd-image", tuple(f"crowd{number:02}" for number in range(40)), 10, 60, 70)
+"""For overloads. Six calls of 9 images leave room for 6 images in a minute, which no further call of 9 fits into."""
+STEADY: Final = Group("steady", "steady-image", ("steady0", "steady1"), ACCOUNT_RPM, ACCOUNT_IPM, 8)
+"""For outages that are longer than a lease."""
+GROUPS: Final = (CROWD, STEADY)
 
 
 @dataclass(frozen=True)
@@ -117,17 +148,31 @@ class Configuration:
                 deadline_s=DEADLINE_S,
                 lease_s=LEASE_S,
                 call_s=CALL_TIMEOUT_S,
+                per_image_s=CALL_TIMEOUT_PER_IMAGE_S,
             )
         ]
         for name, accounts in ACCOUNTS.items():
-            parts.append(_UPSTREAM.format(name=name, url=self.provider_url, margin_s=RATE_MARGIN_S))
+            parts.append(self._upstream(name, name, max_wait_s=8, queue_max=60))
             for place, account in enumerate(accounts):
                 weight = 1 + (place + version) % 3
-                rpm, ipm = round(ACCOUNT_RPM * share), round(ACCOUNT_IPM * share)
-                parts.append(_ACCOUNT.format(name=account, rpm=rpm, ipm=ipm, lanes=ACCOUNT_LANES, weight=weight))
-                parts += [_KEY.format(name=key, variable=variable(key)) for key in keys_of(account)]
+                parts += _account(account, round(ACCOUNT_RPM * share), round(ACCOUNT_IPM * share), weight)
+        for group in GROUPS:
+            parts.append(self._upstream(group.name, "minimax", max_wait_s=group.max_wait_s, queue_max=1000))
+            for account in group.accounts:
+                parts += _account(account, group.requests_per_minute, group.images_per_minute, 1)
+            parts.append(_MODEL.format(model=group.model, upstream=group.name))
         parts.append(_MODELS.format(more=f', "house-{version}"' if version else ""))
         self.write("".join(parts))
+
+    def _upstream(self, name: str, dialect: str, *, max_wait_s: float, queue_max: int) -> str:
+        return _UPSTREAM.format(
+            name=name,
+            dialect=dialect,
+            url=self.provider_url,
+            max_wait_s=max_wait_s,
+            queue_max=queue_max,
+            margin_s=RATE_MARGIN_S,
+        )
 
     def write(self, text: str) -> None:
         fresh = self.path.with_suffix(".new")
@@ -138,9 +183,15 @@ class Configuration:
         return self.path.read_text()
 
 
+def _account(name: str, rpm: int, ipm: int, weight: int) -> list[str]:
+    keys = [_KEY.format(name=key, variable=variable(key)) for key in keys_of(name)]
+    return [_ACCOUNT.format(name=name, rpm=rpm, ipm=ipm, lanes=ACCOUNT_LANES, weight=weight), *keys]
+
+
 def keys_of(account: str) -> list[str]:
     """The provider's keys, each its own secret: the simulator takes what stands before the dash for the account."""
-    return [f"{account}-{number + 1}" for number in range(KEYS_AN_ACCOUNT)]
+    count = 1 if any(account in group.accounts for group in GROUPS) else KEYS_AN_ACCOUNT
+    return [f"{account}-{number + 1}" for number in range(count)]
 
 
 def variable(key: str) -> str:
@@ -149,5 +200,7 @@ def variable(key: str) -> str:
 
 def secrets() -> dict[str, str]:
     """The gateways' environment."""
-    keys = [key for accounts in ACCOUNTS.values() for account in accounts for key in keys_of(account)]
+    named = [*ACCOUNTS.values(), *(group.accounts for group in GROUPS)]
+    accounts = [account for accounts in named for account in accounts]
+    keys = [key for account in accounts for key in keys_of(account)]
     return {variable(key): key for key in keys} | {"ADMIN_KEY": ADMIN_KEY}

@@ -7,15 +7,17 @@ from typing import Final
 
 import msgspec
 
+from closed_book.phases import Outage, Overload
+
 ID: Final = re.compile(r"cb-\d+-[a-z0-9]+-\d+")
 """A request's own id: in its header, which the ledger keeps, and in its prompt, which the provider sees."""
 
-OWED_S: Final = 15.0
+OWED_S: Final = 25.0
 """Longer than Redis is ever away, and than a gateway then takes to settle what it owes: one that is killed so shortly
 after its answer may have owed the settlement."""
 
-AI302_PATH: Final = "/minimaxi/v1/image_generation"
-"""Where 302.AI's own codes mean something."""
+_FOREIGN_TIMEOUT: Final = -1024
+"""302.AI's time-out; on MiniMax's path it is an HTTP 500 that is no error of MiniMax's."""
 
 
 class Ending(StrEnum):
@@ -90,7 +92,7 @@ class Call(msgspec.Struct, frozen=True):
     def is_unclear(self) -> bool:
         """Whether who made the call cannot know that it was free, though it was."""
         is_garbled = bool({"hang", "cut", "garbage"} & set(self.faults))
-        is_late = self.code == 1001 or (self.code == -1024 and self.path == AI302_PATH)
+        is_late = self.code in {1001, _FOREIGN_TIMEOUT}
         return is_garbled or is_late or self.page != 0
 
 
@@ -198,6 +200,8 @@ class Process:
     """A gateway's."""
     killed_s: float | None = None
     """When the run killed it."""
+    worker_kills_s: tuple[float, ...] = ()
+    """When the run killed one of its workers. Which of them had served a request is not known."""
     exit_code: int | None = None
     """Of one that was told to end; None where it did not."""
     was_told_to_end: bool = False
@@ -205,6 +209,11 @@ class Process:
     """By itself, and nobody had asked for it."""
     memory: tuple[tuple[float, int], ...] = ()
     """(moment, resident bytes), one look after the other."""
+
+    def was_killed(self, since_s: float, until_s: float) -> bool:
+        """If the run killed it, or one of its workers, between two moments."""
+        kills_s = (*self.worker_kills_s, *(() if self.killed_s is None else (self.killed_s,)))
+        return any(since_s <= kill_s <= until_s for kill_s in kills_s)
 
 
 @dataclass(slots=True)
@@ -238,6 +247,10 @@ class Evidence:
     mistakes: list[tuple[str, str]] = field(default_factory=list)
     """(request id, what the gateway's log says) of what must never be there."""
     recovery: list[Recovery] = field(default_factory=list)
+    overloads: list[Overload] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
+    clock_steps_s: list[float] = field(default_factory=list)
+    """When Redis's wall clock was stepped, in order."""
     new_day_s: float | None = None
     """When a UTC day began during the run, if one did; the counters of quotas begin anew with it."""
     new_month_s: float | None = None

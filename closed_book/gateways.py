@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,13 +15,18 @@ from typing import Final
 import aiohttp
 
 from closed_book.configuration import DRAIN_TIMEOUT_S, Configuration, secrets
-from closed_book.processes import memory_bytes, start, wait_for_end, wait_for_line
+from closed_book.processes import children, memory_bytes, start, wait_for_end, wait_for_line
 
 PLACES: Final = 4
+WORKERS_PLACE: Final = 3
+"""The gateway in this place runs `--workers 2`: a supervisor with two workers."""
 _LISTENING: Final = r'(?m)^(?=.*"event": ?"listening").*"url": ?"http://[^"]*:(\d+)"'
 _PROBE_S: Final = 0.25
 _PROBE_TIMEOUT_S: Final = 2.0
 _READY_S: Final = 60.0
+_SETTLE_S: Final = 10.0
+_BREAKER_S: Final = 1.5
+"""A circuit breaker tries Redis again within a second."""
 _END_S: Final = DRAIN_TIMEOUT_S + 30.0
 """A drain, and what it may take longer on a slow machine."""
 
@@ -39,6 +44,8 @@ class Gateway:
     started_s: float
     is_ready: bool = False
     killed_s: float | None = None
+    worker_kills_s: list[float] = field(default_factory=list)
+    """When one of its workers was killed, and the supervisor was not."""
     told_to_end_s: float | None = None
     exit_code: int | None = None
     memory: list[tuple[float, int]] = field(default_factory=list)
@@ -56,8 +63,9 @@ class Gateway:
 class Fleet:
     """All of them, the ended ones too."""
 
-    def __init__(self, configuration: Configuration, folder: Path) -> None:
+    def __init__(self, configuration: Configuration, folder: Path, *, has_workers: bool) -> None:
         self._configuration = configuration
+        self._has_workers = has_workers
         self._folder = folder
         self.everybody: list[Gateway] = []
         self._count = 0
@@ -101,6 +109,8 @@ class Fleet:
         log = self._folder / f"gateway-{number}.log"
         environ = {"PATH": os.environ["PATH"]} | secrets()
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(self._configuration.path), "--port", "0"]
+        if self._has_workers and place == WORKERS_PLACE:
+            command += ["--workers", "2"]
         process = start(command, log, environ, self._folder)  # where it is started, `-m` looks first
         try:
             port = int(await wait_for_line(process, log, _LISTENING))
@@ -120,12 +130,28 @@ class Fleet:
             await asyncio.sleep(0.05)
         return False
 
+    async def settle(self) -> None:
+        """Until every gateway is ready, and its circuit breaker for Redis has closed, within a bounded time."""
+        deadline_s = time.monotonic() + _SETTLE_S
+        await asyncio.sleep(_BREAKER_S)
+        while not all(one.is_ready for one in self.serving()) and time.monotonic() < deadline_s:  # noqa: ASYNC110 - polled
+            await asyncio.sleep(_PROBE_S)
+
     def kill(self, gateway: Gateway) -> None:
-        """SIGKILL: it can do nothing about it."""
+        """SIGKILL: it can do nothing about it. A supervisor dies with its workers."""
         gateway.killed_s = time.monotonic()
         gateway.is_ready = False
-        gateway.process.kill()
-        gateway.process.wait()
+        kill_tree(gateway.process)
+
+    def kill_worker(self, gateway: Gateway) -> int | None:
+        """SIGKILL to one worker. Returns its process id, or None if there is no worker at the moment."""
+        workers = children(gateway.process.pid)
+        if not workers:
+            return None
+        gateway.worker_kills_s.append(time.monotonic())
+        with suppress(ProcessLookupError):
+            os.kill(workers[0], signal.SIGKILL)
+        return workers[0]
 
     def end(self, gateway: Gateway) -> None:
         """SIGTERM: it drains and ends by itself, and is looked after meanwhile."""
@@ -157,10 +183,21 @@ class Fleet:
                 gateway.is_ready = answer.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             gateway.is_ready = False
-        if resident := memory_bytes(gateway.process.pid):
+        pid = gateway.process.pid
+        if resident := sum(memory_bytes(one) for one in (pid, *children(pid))):
             gateway.memory.append((time.monotonic(), resident))
 
     def kill_all(self) -> None:
         for gateway in self.everybody:
-            gateway.process.kill()
-            gateway.process.wait()
+            kill_tree(gateway.process)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """Stops the parent first, so that it cannot start another child meanwhile."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        for child in children(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        process.kill()
+    process.wait()

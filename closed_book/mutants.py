@@ -31,6 +31,8 @@ class Mutant:
     """Inside the package."""
     before: str
     after: str
+    without: tuple[str, ...] = ("overload", "outages", "workers", "clock")
+    """Features that its run does without: what finds it is among the rest."""
 
     def apply(self, package: Path) -> None:
         """Raises: LookupError where the text is not there exactly once."""
@@ -45,7 +47,7 @@ MUTANTS: Final = (
     Mutant(
         "settlement skipped",
         "stores/admission.py",
-        "            with suppress(GatewayError):  # it stays owed\n                await self._pay(ticket)",
+        "            await self._pay_or_keep(ticket)",
         "            self._owed.pop(ticket.id)",
     ),
     Mutant(
@@ -67,6 +69,21 @@ MUTANTS: Final = (
         "        if self.left <= 0:\n            return False\n"
         "        if row.outcome is Outcome.UNKNOWN:\n            return True",
     ),
+    Mutant(
+        "leases that expire in an outage",
+        "stores/lua/pool/leases.lua",
+        "local ended = in_grace() and {} or redis.call(",
+        "local ended = redis.call(",
+        without=("overload", "workers", "clock"),
+    ),
+    Mutant(
+        "scripts whose work grows with the queue",
+        "stores/lua/pool/prelude.lua",
+        "local clock = redis.call('TIME')",
+        "for _ = 1, 20 * redis.call('ZCARD', K.line) do redis.call('ZCARD', K.line) end\n"
+        "local clock = redis.call('TIME', unpack({}))",
+        without=("outages", "workers", "clock"),
+    ),
 )
 
 
@@ -85,6 +102,7 @@ def _is_caught(mutant: Mutant, given: Namespace) -> bool:
         mutant.apply(folder / "gateway")
         result = folder / "result.json"
         options = ["--minutes", f"{given.minutes:g}", "--seed", f"{given.seed}", "--json", str(result)]
+        options += [part for name in mutant.without for part in ("--without", name)]
         command = [sys.executable, "-m", "closed_book", *options, "--package", str(folder / "gateway")]
         ran = subprocess.run(command, capture_output=True, timeout=_RUN_S, check=False)  # noqa: S603 - our own
         _remove_logs(ran.stdout.decode())

@@ -5,7 +5,7 @@ from enum import StrEnum
 from random import Random
 from typing import Any, Final
 
-from closed_book.configuration import FAR, LIVE
+from closed_book.configuration import FAR, LIVE, STEADY
 
 OPENAI: Final = "openai"
 NATIVE: Final = "native"
@@ -94,6 +94,12 @@ def poison(code: int) -> Order:
     """
     body = {"model": LIVE, "n": 1, "response_format": "url"}
     return Order(OPENAI, "/v1/images/generations", body, f"[code={code}]", 1)
+
+
+def steady_call(count: int, words: str = "") -> Order:
+    """Of the model whose upstream no other fault reaches."""
+    body = {"model": STEADY.model, "n": count, "response_format": "url"}
+    return Order(OPENAI, "/v1/images/generations", body, words, count)
 
 
 def _count(chance: Random, most: int) -> int:

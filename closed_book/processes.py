@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,22 @@ async def wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> int 
 def read_log(path: Path) -> str:
     """As far as it is written."""
     return path.read_text(errors="replace")
+
+
+def children(pid: int) -> list[int]:
+    """Child processes, without multiprocessing's resource tracker; none of a process that has ended."""
+    found = list[int]()
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return [child for child in found if "resource_tracker" not in _command_line(child)]
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def memory_bytes(pid: int) -> int:

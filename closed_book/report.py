@@ -10,7 +10,9 @@ import msgspec
 
 from closed_book.audit import Books
 from closed_book.audit.books import Row
+from closed_book.audit.capacity import calls_through
 from closed_book.audit.remains import growth_bytes
+from closed_book.configuration import CROWD
 from closed_book.evidence import Asked, Discrepancy, Ending, Evidence
 from closed_book.run import Outcome
 
@@ -26,6 +28,7 @@ def render(outcome: Outcome, books: Books, found: Sequence[Discrepancy]) -> str:
         _render_head(outcome),
         _render_thrown(outcome),
         _render_answers(outcome.evidence),
+        _render_phases(outcome.evidence),
         _render_books(books),
         _render_rest(outcome.evidence),
         _render_discrepancies(found),
@@ -36,9 +39,11 @@ def render(outcome: Outcome, books: Books, found: Sequence[Discrepancy]) -> str:
 def render_json(outcome: Outcome, books: Books, found: Sequence[Discrepancy]) -> bytes:
     told = {
         "seed": outcome.seed,
+        "without": list(outcome.without),
         "load_s": round(outcome.load_s, 1),
         "total_s": round(outcome.total_s, 1),
         "thrown": [asdict(one) for one in outcome.thrown],
+        "left_out": [asdict(one) for one in outcome.left_out],
         "requests": dict(_endings(outcome.evidence)),
         "books": {
             "accounts": {name: _row(row) for name, row in sorted(books.rows.items())},
@@ -46,6 +51,10 @@ def render_json(outcome: Outcome, books: Books, found: Sequence[Discrepancy]) ->
             "tenants": {"images": books.sums_images, "usd_micros": books.sums_usd_micros},
             "not_billed_because": dict(books.causes),
         },
+        "overloads": [asdict(one) for one in outcome.evidence.overloads],
+        "outages": [
+            asdict(one) | {"calls_through": calls_through(outcome.evidence, one)} for one in outcome.evidence.outages
+        ],
         "recovery": [asdict(one) for one in outcome.evidence.recovery],
         "worst_latencies": [
             {"request_id": one.id, "seconds": round(one.ended_s - one.sent_s, 3), "status": one.status}
@@ -62,6 +71,8 @@ def _row(row: Row) -> dict[str, int]:
 
 def _render_head(outcome: Outcome) -> Iterator[str]:
     yield f"The closed book, seed {outcome.seed}: {outcome.load_s:.0f} s of load, {outcome.total_s:.0f} s in all"
+    if outcome.without:
+        yield f"without {', '.join(outcome.without)}"
 
 
 def _render_thrown(outcome: Outcome) -> Iterator[str]:
@@ -75,6 +86,9 @@ def _render_thrown(outcome: Outcome) -> Iterator[str]:
         yield from textwrap.wrap(
             f"  {kind:22} {len(moments):3}x  at {', '.join(moments)}", _WIDTH, subsequent_indent=" " * 32
         )
+    if outcome.left_out:
+        told = f"  left out, as the time was over: {', '.join(str(blow) for blow in outcome.left_out)}"
+        yield from textwrap.wrap(told, _WIDTH, subsequent_indent="    ")
     hung_up = sum(one.ending is Ending.LEFT for one in outcome.evidence.asked)
     yield f"  {'clients that hung up':22} {hung_up:3}x"
 
@@ -106,10 +120,25 @@ def _slowest(evidence: Evidence) -> list[Asked]:
     return sorted(answered, key=lambda one: one.sent_s - one.ended_s)[:_WORST]
 
 
+def _render_phases(evidence: Evidence) -> Iterator[str]:
+    yield "Overloads, outages longer than a lease, steps of Redis's clock"
+    for one in evidence.overloads:
+        asked = [other for other in evidence.asked if one.since_s <= other.sent_s < one.until_s]
+        pictures = sum(other.is_success for other in asked)
+        yield f"  overload of {one.until_s - one.since_s:.0f} s: {len(asked)} requests, {pictures} with pictures,"
+        each = f"{one.scripts.commands_each:.0f} commands and {one.scripts.cpu_ms_each:.2f} ms of CPU each"
+        yield f"    {one.scripts.count} scripts, {each}, the slowest {1000 * one.scripts.slowest_s:.0f} ms;"
+        yield f"    circuit breakers for Redis opened: {one.breakers_opened}"
+    for outage in evidence.outages:
+        seconds, count = outage.until_s - outage.since_s, calls_through(evidence, outage)
+        yield f"  outage of {seconds:.1f} s: {count} calls in flight from before it until after it"
+    yield f"  the clock was stepped {len(evidence.clock_steps_s)} times"
+
+
 def _render_books(books: Books) -> Iterator[str]:
     yield "The books, images"
     yield "  account  invoice + unbilled = delivered  withheld  unconfirmed  lost"
-    for name, row in [*sorted(books.rows.items()), ("total", books.total)]:
+    for name, row in [*_by_account(books), ("total", books.total)]:
         yield (
             f"  {name:7}  {row.billed:7} + {row.unbilled:8} = {row.delivered:9}  {row.withheld:8}  {row.unconfirmed:11}"
             f"  {row.lost:4}"
@@ -126,8 +155,21 @@ def _render_books(books: Books) -> Iterator[str]:
         yield f"  {count:6}  {cause}"
 
 
+def _by_account(books: Books) -> Iterator[tuple[str, Row]]:
+    """By account, the crowd's in one row."""
+    crowd = Row()
+    for name, row in sorted(books.rows.items()):
+        if name in CROWD.accounts:
+            crowd.add(row)
+        else:
+            yield name, row
+    if crowd != Row():
+        yield CROWD.name, crowd
+
+
 def _render_rest(evidence: Evidence) -> Iterator[str]:
-    peaks = [f"{name} {bill.peak_per_minute}" for name, bill in sorted(evidence.invoice.items())]
+    bills = sorted((name, bill) for name, bill in evidence.invoice.items() if name not in CROWD.accounts)
+    peaks = [f"{name} {bill.peak_per_minute}" for name, bill in bills]
     yield from textwrap.wrap(f"Most requests in 60 s: {', '.join(peaks)}", _WIDTH)
     served, pictures = (
         max((getattr(one, name) or float("inf") for one in evidence.recovery), default=0.0)

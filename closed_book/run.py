@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,19 +14,24 @@ from closed_book.audit.remains import PICTURE_S, RECOVERY_S
 from closed_book.blows import Thrower, Thrown
 from closed_book.clients import ANSWER_S, Clients
 from closed_book.collecting import collect
-from closed_book.configuration import CALL_TIMEOUT_S, FAR, LEASE_S, LIVE
+from closed_book.configuration import CALL_TIMEOUT_S, CROWD, FAR, LEASE_S, LIVE, STEADY
 from closed_book.evidence import Evidence, Process, Recovery
 from closed_book.orders import NATIVE, OPENAI, Order
+from closed_book.overload import Crowd, create_crowd, plan_crowd
 from closed_book.processes import memory_bytes
 from closed_book.redis_keys import Keys
-from closed_book.schedule import plan
+from closed_book.schedule import Blow, plan
 from closed_book.world import World, running
 
 CLIENTS_A_TENANT: Final = 3
 LONGEST_S: Final = 45.0
 """What expires does so within this: leases and their settlement, and what waits for it on a slow machine."""
+_LATE_S: Final = 30.0
+"""How much later than planned a blow may begin: so a run takes about a minute longer than its load."""
 _PROGRESS_S: Final = 5.0
 _LOOK_S: Final = 1.0
+_EVERY_UPSTREAM: Final = (LIVE, FAR, CROWD.model, STEADY.model)
+"""A model of each."""
 _CANARY_PAUSE_S: Final = 0.5
 
 
@@ -40,55 +45,77 @@ class Outcome:
 
     seed: int
     evidence: Evidence
+    without: tuple[str, ...] = ()
+    """Features that the run was started without, or that this machine does not have."""
     thrown: list[Thrown] = field(default_factory=list)
+    left_out: list[Blow] = field(default_factory=list)
     load_s: float = 0.0
     total_s: float = 0.0
 
 
-async def conduct(seconds: float, seed: int, folder: Path, tell: Callable[[str], None]) -> Outcome:
+async def conduct(
+    seconds: float, seed: int, without: Collection[str], folder: Path, tell: Callable[[str], None]
+) -> Outcome:
     """Start everything, load it, throw what the seed says, wait until all has expired, and read the books.
 
     Raises: RuntimeError where a part does not start, AdminError.
     """
     began_s, today = time.monotonic(), _today()
-    async with running(folder) as world:
+    async with running(folder, has_workers="workers" not in without) as world:
+        without = _without(world, without, tell)
         tell(f"{time.monotonic() - began_s:.0f} s to start")
         admin = Admin(world.session, world.admin_urls)
         tenants = plan_tenants(Random(f"{seed}/tenants"))  # noqa: S311 - it is to be repeatable
         for tenant in tenants:
             await admin.create(tenant)
+        crowd = plan_crowd() if "overload" not in without else []
+        await create_crowd(admin, crowd)
         clients = Clients(world.session, world.url, seed, seed % 1000)
-        thrower = Thrower(world, admin, clients, tenants, seed, tell, time.monotonic())
+        blows = plan(seed, seconds, without)
+        party = Crowd(world, clients, crowd, seed)
+        thrower = Thrower(world, admin, clients, tenants, party, seed, tell, time.monotonic(), seconds + _LATE_S)
         memory: Memory = {}
         beside = asyncio.ensure_future(_watch(world, clients, memory, tell))
         try:
-            recovery = await _load(world, clients, thrower, seconds, tenants)
+            recovery = await _load(world, clients, thrower, blows, seconds)
             load_s = time.monotonic() - thrower.began_s
             tell("waiting until everything has expired")
-            await _wait_until_over(world)
+            await _wait_until_over(world, clients, tenants[0])
         finally:
             beside.cancel()
         tell("reading the books")
-        evidence = await collect(world, admin, tenants, clients.asked, (today, _today()))
+        evidence = await collect(world, admin, [*tenants, *crowd], clients.asked, (today, _today()))
         evidence.recovery = recovery
+        evidence.overloads, evidence.outages = thrower.overloads, thrower.at_redis.outages
+        evidence.clock_steps_s = thrower.at_redis.clock_steps_s
         _note_midnight(evidence, today)
         evidence.processes += _others(world, memory)
-    return Outcome(seed, evidence, thrower.thrown, load_s, time.monotonic() - began_s)
+    outcome = Outcome(seed, evidence, tuple(without), thrower.thrown, thrower.left_out, load_s)
+    outcome.total_s = time.monotonic() - began_s
+    return outcome
+
+
+def _without(world: World, without: Collection[str], tell: Callable[[str], None]) -> Collection[str]:
+    """What the run goes on without on this machine."""
+    if "clock" in without or world.redis.clock.is_available:
+        return without
+    tell("libfaketime is not installed: the run goes on without steps of the clock")
+    return [*without, "clock"]
 
 
 async def _load(
-    world: World, clients: Clients, thrower: Thrower, seconds: float, tenants: Sequence[Tenant]
+    world: World, clients: Clients, thrower: Thrower, blows: Sequence[Blow], seconds: float
 ) -> list[Recovery]:
     """Everybody asks until the last blow has been thrown; then one request after the other must be served."""
     asking = [
         asyncio.ensure_future(clients.keep_asking(tenant, number))
-        for tenant in tenants
+        for tenant in thrower.tenants
         for number in range(CLIENTS_A_TENANT)
     ]
     try:
-        await asyncio.gather(thrower.throw_all(plan(thrower.seed, seconds)), asyncio.sleep(seconds))
+        await asyncio.gather(thrower.throw_all(blows), asyncio.sleep(seconds))
         clients.stop()
-        recovery = await _recover(world, clients, tenants[0])
+        recovery = await _recover(world, clients, thrower.tenants[0])
         async with asyncio.timeout(ANSWER_S + 30):
             await asyncio.gather(*asking)
         await world.fleet.wait_for_the_ending()
@@ -130,7 +157,7 @@ async def _serve_again(
     return found
 
 
-async def _wait_until_over(world: World) -> None:
+async def _wait_until_over(world: World, clients: Clients, tenant: Tenant) -> None:
     """Until nothing is left in Redis, but at least as long as a lease and a call live, and no longer than LONGEST_S."""
     began_s = time.monotonic()
     await asyncio.sleep(LEASE_S + CALL_TIMEOUT_S)
@@ -138,6 +165,8 @@ async def _wait_until_over(world: World) -> None:
         with Keys(world.redis.socket) as keys:
             if not keys.leftovers():
                 return
+        orders = [Order(OPENAI, "/v1/images/generations", {"model": model}, "", 1) for model in _EVERY_UPSTREAM]
+        await asyncio.gather(*(clients.ask(order, tenant) for order in orders))
         await asyncio.sleep(_LOOK_S)
 
 

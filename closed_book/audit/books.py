@@ -151,12 +151,11 @@ def _cause(evidence: Evidence, request_id: str, calls: list[Call], lines: list[L
         return "an answer that leaves the cost open, and cost nothing"
     asked = next((one for one in evidence.asked if one.id == request_id), None)
     process = next((one for one in evidence.processes if asked and one.number == asked.gateway), None)
-    if asked is None or process is None or process.killed_s is None:
+    if asked is None or process is None:
         return ""
     is_dead = all(line.delivered + line.withheld + line.lost == 0 for line in lines)
-    was_under_way = asked.sent_s <= process.killed_s and (
-        asked.ending is not Ending.ANSWERED or asked.ended_s >= process.killed_s - OWED_S
-    )
+    until_s = asked.ended_s + OWED_S if asked.ending is Ending.ANSWERED else float("inf")
+    was_under_way = process.was_killed(asked.sent_s, until_s)
     return "its gateway was killed before it could settle" if is_dead and was_under_way else ""
 
 
@@ -195,5 +194,11 @@ def _check_sums(evidence: Evidence, books: Books) -> Iterator[Discrepancy]:
         yield Discrepancy("imagegate usage verify", told)
 
 
-PRICES_BY_MODEL: Final = {"image-01": 3500, "image-01-live": 4700, "far-image": 3500}
+PRICES_BY_MODEL: Final = {
+    "image-01": 3500,
+    "image-01-live": 4700,
+    "far-image": 3500,
+    "crowd-image": 3500,
+    "steady-image": 3500,
+}
 """Micro-dollars, by the gateway's id of the model."""

@@ -1,12 +1,9 @@
-"""What was bought, by the provider's own journal: nothing twice for one request, nothing above an account's rate."""
+"""What was bought, by the provider's own journal: nothing twice for one request, and nothing it does not understand."""
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Final
 
 from closed_book.evidence import Asked, Call, Discrepancy, Evidence
-
-_RATE_CODES: Final = frozenset({1002, 1041})
 
 
 def check_purchases(evidence: Evidence) -> list[Discrepancy]:
@@ -14,18 +11,15 @@ def check_purchases(evidence: Evidence) -> list[Discrepancy]:
     calls = defaultdict[str, list[Call]](list)
     for call in evidence.calls:
         calls[call.request_id].append(call)
-    found = list(_check_rates(evidence))
+    found = list(_check_fields(evidence))
     for request_id, own in calls.items():
         found += _check_request(asked.get(request_id), request_id, own, evidence)
     return found
 
 
-def _check_rates(evidence: Evidence) -> Iterator[Discrepancy]:
-    """Refusals that a prompt ordered are not meant."""
+def _check_fields(evidence: Evidence) -> Iterator[Discrepancy]:
     for call in evidence.calls:
-        if call.rule == "limits" and call.code in _RATE_CODES:
-            yield Discrepancy("an account over its rate", f"{call.account}: {call.code}", (call.request_id,))
-        elif call.rule == "fields":
+        if call.rule == "fields":
             yield Discrepancy("the provider did not understand a call", f"{call.code}: {call}", (call.request_id,))
 
 

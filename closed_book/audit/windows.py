@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from closed_book.audit.capacity import end_of_window
 from closed_book.configuration import PRICES
 from closed_book.evidence import Asked, Call, Caps, Discrepancy, Evidence, Reign
 
@@ -44,8 +45,8 @@ def check_windows(evidence: Evidence) -> list[Discrepancy]:
     found = list[Discrepancy]()
     for tenant, used in uses.items():
         theirs, reigns = sorted(used, key=lambda use: use.sent_s), evidence.reigns[tenant]
-        found += _check_minutes(tenant, theirs, reigns, "requests_per_minute", None)
-        found += _check_minutes(tenant, theirs, reigns, "images_per_minute", "images")
+        for name, amount in (("requests_per_minute", None), ("images_per_minute", "images")):
+            found += _check_minutes(tenant, theirs, reigns, (name, amount), evidence.clock_steps_s)
         found += _check_concurrency(tenant, theirs, reigns)
         found += _check_quota(tenant, theirs, reigns, ("images_per_day", "images", evidence.new_day_s))
         found += _check_quota(tenant, theirs, reigns, ("images_per_month", "images", evidence.new_month_s))
@@ -83,12 +84,20 @@ def _check_quota(
 
 
 def _check_minutes(
-    tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], name: str, amount: str | None
+    tenant: str,
+    uses: Sequence[Use],
+    reigns: Sequence[Reign],
+    limit: tuple[str, str | None],
+    steps_s: Sequence[float],
 ) -> Iterator[Discrepancy]:
-    """The window that begins with each request, and what lies in it as a whole."""
+    """The window that begins with each request, and what lies in it as a whole.
+
+    A minute is one of Redis's clock: a window ends where that is stepped.
+    """
+    name, amount = limit
     starts = [use.sent_s for use in uses]
     for index, first in enumerate(uses):
-        end_s = first.sent_s + _MINUTE_S
+        end_s = end_of_window(first.sent_s, _MINUTE_S, steps_s)
         within = uses[index : bisect.bisect_left(starts, end_s)]
         inside = [use for use in within if use.reached_s < end_s]
         used = len(inside) if amount is None else sum(getattr(use, amount) for use in inside)

@@ -7,15 +7,16 @@ import msgspec
 from closed_book.audit import audit
 from closed_book.blows import Thrown
 from closed_book.collecting import read_mistakes
+from closed_book.phases import Outage, Overload, Scripts
 from closed_book.report import render, render_json
 from closed_book.run import Outcome
 from closed_book.schedule import plan
-from tests.closed_book.test_audit import evidence
+from tests.closed_book.books import evidence
 
 
 def outcome(**given: Any) -> Outcome:
     thrown = [Thrown(blow, blow.at_s, blow.at_s + blow.seconds) for blow in plan(7, 600)]
-    return Outcome(7, evidence(**given), thrown, load_s=180.0, total_s=210.0)
+    return Outcome(7, evidence(**given), ("clock",), thrown, load_s=180.0, total_s=210.0)
 
 
 def test_people_are_told_what_does_not_hold_with_its_requests_at_80_columns() -> None:
@@ -24,6 +25,16 @@ def test_people_are_told_what_does_not_hold_with_its_requests_at_80_columns() ->
     assert 80 >= max(len(line) for line in text.splitlines())
     assert "billed by the provider and not in the ledger: north: billed 2, in the ledger\n    0 [cb-1-acme-1]" in text
     assert "rolling restart" in text
+
+
+def test_overloads_and_outages_are_told_at_80_columns() -> None:
+    overload = Overload(90.0, 110.0, Scripts(7624, 1_639_160, 12.4, 1.234), 14)
+    seen = outcome(overloads=[overload], outages=[Outage(100.5, 100.7)], clock_steps_s=[120.0, 121.0])
+    text = render(seen, *audit(seen.evidence))
+    assert 80 >= max(len(line) for line in text.splitlines())
+    assert "7624 scripts, 215 commands and 1.63 ms of CPU each, the slowest 1234 ms" in text
+    assert "outage of 0.2 s: 1 calls in flight from before it until after it" in text
+    assert "without clock" in text
 
 
 def test_people_are_told_that_all_agrees() -> None:

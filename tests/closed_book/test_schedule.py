@@ -4,8 +4,9 @@ from random import Random
 import pytest
 
 from closed_book.administration import plan_tenants
+from closed_book.configuration import LEASE_S
 from closed_book.orders import draw
-from closed_book.schedule import plan
+from closed_book.schedule import FEATURES, plan
 
 
 def test_the_same_seed_throws_the_same_and_asks_the_same() -> None:
@@ -22,11 +23,22 @@ def test_every_kind_comes_in_every_run(seed: int, seconds: float) -> None:
         "kill",
         "end",
         "rolling restart",
+        "worker killed",
+        "supervisor killed",
         "redis stands still",
         "redis is killed",
         "redis is restarted",
         "black hole",
         "black hole, then cut",
+        "redis stalls, long",
+        "redis is killed, long",
+        "redis clock +2 s",
+        "redis clock -2 s",
+        "redis clock +30 s",
+        "redis clock -30 s",
+        "redis clock +90 s",
+        "redis clock -90 s",
+        "overload",
         "hang",
         "cut",
         "502",
@@ -42,6 +54,20 @@ def test_every_kind_comes_in_every_run(seed: int, seconds: float) -> None:
         "reload by signal",
     }
     assert expected == {blow.kind for blow in plan(seed, seconds)}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_what_a_run_does_without_changes_nothing_of_the_rest(feature: str) -> None:
+    rest = [blow for blow in plan(7, 180) if blow.kind not in FEATURES[feature]]
+    assert rest == plan(7, 180, [feature])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_long_outage_outlasts_a_lease_and_the_clock_is_stepped_last(seed: int) -> None:
+    blows = plan(seed, 60)
+    assert all(blow.seconds > LEASE_S + 1 for blow in blows if blow.kind in FEATURES["outages"])
+    assert {2, -2, 30, -30, 90, -90} == {blow.number for blow in blows if blow.lane == "clock"}
+    assert min(blow.at_s for blow in blows if blow.lane == "clock") >= 39
 
 
 def test_what_is_asked_for_has_both_wires_streams_every_count_and_hang_ups_at_every_stage() -> None:

@@ -67,7 +67,7 @@ def leftovers(redis_url: str) -> dict[str, int]:
 def test_an_overload_uses_every_account_to_its_limit_and_none_beyond(tmp_path: Path, redis_url: str) -> None:
     """Two minutes' worth of six accounts are had in little more than one: no request is refused by the provider."""
     with provider(0.3, requests_per_minute=10) as simulator:
-        upstream = Upstream("sim", simulator.url, accounts(6), {"requests_per_minute": 10})
+        upstream = Upstream("sim", simulator.url, accounts(6), {"requests_per_minute": 10}, {"paced_percent": 0})
         with fleet(write(tmp_path, redis_url, upstream), 3, upstream) as started:
             key = new_key(started.urls[0])
             asyncio.run(keep_asking(started.urls, {"acme": key}, {"acme": 200}, 75))

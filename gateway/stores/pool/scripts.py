@@ -48,6 +48,7 @@ _NAMES: Final = ("meta", "roster", "loads", "health", "leases", "line")
 SHARED: Final = (
     "pool/prelude",
     "pool/health",
+    "pool/time",
     "pool/accounts",
     "pool/keys",
     "pool/serving",

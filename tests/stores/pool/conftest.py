@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from tests.harness import REDIS_BINARIES, redis_server
+from tests.stores.pool.clocked import ClockedPool
 
 CLUSTER = "cluster"
 
@@ -27,3 +28,10 @@ def any_redis(any_redis_server: str, request: pytest.FixtureRequest) -> str:
     with redis.Redis.from_url(any_redis_server) as client:
         client.flushall()
     return any_redis_server
+
+
+@pytest.fixture
+def clocked(redis_url: str) -> Iterator[ClockedPool]:
+    """A pool without accounts, whose clock the test sets."""
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield ClockedPool(client)

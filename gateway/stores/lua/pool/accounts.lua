@@ -1,5 +1,5 @@
 -- Accounts: what each has sent in the last minute and has in flight, and what it may still take.
--- Shared, after health.lua.
+-- Shared, after time.lua.
 
 -- Entries from a clock that was ahead: of more than a window ahead nothing is known, and they are dropped; others count
 -- from now on, so that no minute is given out twice.
@@ -13,7 +13,9 @@ local function drop_old(load)
     end
   end
   load.log = kept
-  if load.paced_at and load.paced_at > now then load.paced_at = now end
+  for _, name in ipairs({'paced_at', 'rate_at', 'lanes_at'}) do
+    if load[name] and load[name] > now then load[name] = now end
+  end
 end
 
 local function sum_up(a)

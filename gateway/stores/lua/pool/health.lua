@@ -7,9 +7,7 @@
 
 local function read_rest(kept)
   if not kept then return nil end
-  local rest = cmsgpack.unpack(kept)
-  rest.until_us = math.min(rest.until_us, now + rest.seconds * 1000000)  -- the clock may have been set back
-  return rest
+  return cmsgpack.unpack(kept)
 end
 
 local function rest_at(field) return read_rest(redis.call('HGET', K.health, field)) end

@@ -95,8 +95,7 @@ end
 local function waiting(q) return setting('waiting_' .. q) end
 
 local function note_waiting(place, more)
-  add_meta('waiting_' .. place.q, more)
-  if waiting(place.q) <= 0 and more < 0 then set_meta('waiting_' .. place.q, 0) end
+  set_meta('waiting_' .. place.q, math.max(0, waiting(place.q) + more))
   redis.call('HINCRBYFLOAT', touch('queued'), place.k, more * place.c)
 end
 
@@ -156,7 +155,7 @@ local function leave(place, pass)
   end
 end
 
--- Processes without a heartbeat lose their places, some in each script.
+-- Processes without a heartbeat lose their places, some in each script, and what they were given and have not taken.
 local function drop_dead()
   if in_grace() then return end
   local dead = redis.call('ZRANGEBYSCORE', K.processes, '-inf', now, 'LIMIT', 0, 1)[1]
@@ -166,6 +165,12 @@ local function drop_dead()
     local place = place_of(id)
     if place then leave(place) else redis.call('SREM', set, id) end
   end
+  local grants = redis.call('HGETALL', K.grants)
+  for i = 1, #grants, 2 do
+    local lease = grants[i + 1] == dead and lease_of(grants[i])
+    local a = lease and give_back(grants[i], lease, true)
+    if a then put_back(a) end
+  end
   if redis.call('EXISTS', set) == 0 then redis.call('ZREM', K.processes, dead) end
 end
 
@@ -173,7 +178,6 @@ local function is_alive(process)
   local until_us = redis.call('ZSCORE', K.processes, process)
   return in_grace() or (until_us and tonumber(until_us) > now)
 end
-
 -- Dispatch ------------------------------------------------------------------------------------------------------------
 
 -- The flow of a class with the lowest pass: flow, pass. Entries of flows that were served elsewhere are corrected.
@@ -189,7 +193,7 @@ local function head_of(number)
   return nil
 end
 
--- Classes with a lower bound of the lowest pass in them, in that order; of very many each is looked at in turn.
+-- Classes with a lower bound of their lowest pass, in that order; of very many each is looked at in turn.
 local function first_classes()
   local page = redis.call('ZRANGE', K.classes, 0, CLASSES_MAX - 1, 'WITHSCORES')
   local all = #page == 2 * CLASSES_MAX and redis.call('ZCARD', K.classes) or 0

@@ -21,6 +21,7 @@ local EXACT_MAX = 64        -- entries of a log that are kept one by one; more a
 local GRAIN = MINUTE / 256  -- into spans of this length
 local BATCH = 16            -- moments that one script looks after
 local SKEW = 1000000        -- a clock that goes back by more was set
+local SILENCE = 3 * 1000000 -- heartbeats come more often while leases or places are held
 
 redis.call('EXISTS', unpack(KEYS))  -- a cluster that moves one of them says so before anything is written
 local base = string.match(KEYS[1], '^(.*:)[^:]*$')
@@ -71,18 +72,6 @@ local function reply(found)
   found.version = setting('version')
   if #events > 0 then found.events = events end
   return cjson.encode(found)
-end
-
--- Leases are not expired in the first moments after an outage of Redis, or a jump of its clock: their processes renew them
--- first. After a clock was set back, what was to be looked after later is looked after now.
-local function note_time()
-  local seen, lease_us = setting('seen_at'), setting('lease_us')
-  if seen > now + SKEW then
-    for _, name in ipairs(redis.call('ZRANGE', K.turns, 0, -1)) do redis.call('ZADD', K.turns, now, name) end
-  elseif seen > 0 and lease_us > 0 and now - seen > lease_us / 2 then
-    set_meta('grace_until', now + lease_us / 2)
-  end
-  if seen == 0 or math.abs(now - seen) > SKEW then set_meta('seen_at', now) end
 end
 
 local function in_grace()

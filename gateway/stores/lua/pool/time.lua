@@ -1,0 +1,35 @@
+-- Outages of Redis and steps of its clock. Shared, after health.lua.
+
+-- After the clock was set back, what was begun later than now begins now: nothing lasts longer than it was to last.
+local function set_back()
+  for _, name in ipairs(redis.call('ZRANGE', K.turns, 0, -1)) do redis.call('ZADD', K.turns, now, name) end
+  local longest = {leases = setting('lease_us'), processes = 2 * SILENCE, holders = MINUTE, used = 2 * window()}
+  for name, us in pairs(longest) do
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', K[name], '(' .. moment(now + us), '+inf')) do
+      redis.call('ZADD', K[name], now + us, member)
+    end
+  end
+  for _, name in ipairs({'well_since', 'served_at', 'served_before_at', 'keeper_until'}) do
+    if setting(name) > now then set_meta(name, now) end
+  end
+  local kept = redis.call('HGETALL', K.health)
+  for i = 1, #kept, 2 do
+    local rest = read_rest(kept[i + 1])
+    if rest.since_us > now then
+      rest.until_us, rest.since_us = math.max(now, rest.until_us - (rest.since_us - now)), now
+      keep_rest(kept[i], rest)
+    end
+  end
+end
+
+-- Leases are not expired in the first moments after an outage, or a step of the clock forward: their processes renew them
+-- first.
+local function note_time()
+  local seen, lease_us = setting('seen_at'), setting('lease_us')
+  if seen > now + SKEW then
+    set_back()
+  elseif seen > 0 and lease_us > 0 and now - seen > math.max(SILENCE, lease_us / 2) then
+    set_meta('grace_until', now + lease_us / 2)
+  end
+  if seen == 0 or math.abs(now - seen) > SKEW then set_meta('seen_at', now) end
+end

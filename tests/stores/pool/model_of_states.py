@@ -1,0 +1,157 @@
+"""What becomes of keys, accounts and the upstream, told once more in Python: moved by the same tables as the scripts."""
+
+from dataclasses import dataclass, field
+
+from gateway.domain.faults import State
+from gateway.domain.health import HOLDS, TRANSITIONS, Event
+
+UPSTREAM = "*"
+BREAKER_FAILURES = 3
+BREAKER_OPEN_S = 10
+OUT = (State.COOLING, State.QUARANTINED)
+
+
+@dataclass
+class Fault:
+    """As a release tells it."""
+
+    name: str
+    scope: str = ""
+    """key, model, account or upstream; none of them rests for a fault of no scope."""
+    state: State = State.COOLING
+    seconds: int = 0
+    seconds_max: int = 0
+    breaker: str = "well"
+
+
+@dataclass
+class Rest:
+    state: State
+    fault: Fault
+    seconds: int
+    until_s: float
+    probe: str = ""
+
+
+@dataclass
+class Lease:
+    member: str
+    """ACCOUNT/KEY."""
+    secret: int
+    at_s: float
+
+    def fields(self) -> dict[str, str]:
+        account = self.member.partition("/")[0]
+        return {"key": self.member, "model": f"{self.member}|m", "account": account, "upstream": UPSTREAM}
+
+
+@dataclass
+class Model:
+    """Every rest and hold of a pool of one tenant and one model."""
+
+    secrets: dict[str, int]
+    """ACCOUNT/KEY -> which secret it has."""
+    now_s: float = 0.0
+    rests: dict[str, Rest] = field(default_factory=dict)
+    holds: dict[str, State] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    failures: int = 0
+    well_since_s: float = 0.0
+
+    def state(self, name: str) -> State:
+        rest = self.rests.get(name)
+        if rest is None:
+            return State.READY
+        return TRANSITIONS[rest.state][Event.ELAPSE] if rest.until_s <= self.now_s else rest.state
+
+    def may_lease(self, member: str) -> bool:
+        lease = Lease(member, 0, 0)
+        if {member, lease.fields()["account"]} & self.holds.keys():
+            return False
+        rests = [self.rests[name] for name in lease.fields().values() if name in self.rests]
+        return all(self.state(name) not in OUT for name in lease.fields().values()) and not any(
+            rest.probe in self.leases for rest in rests
+        )
+
+    def lease(self, lease_id: str, member: str) -> None:
+        self.leases[lease_id] = lease = Lease(member, self.secrets[member], self.now_s)
+        for name in lease.fields().values():
+            if name in self.rests:
+                self.rests[name].probe = lease_id
+
+    def release(self, lease_id: str, fault: Fault | None) -> None:
+        lease = self.leases.pop(lease_id)
+        self._mind_breaker(lease_id, lease, fault)
+        if self.secrets[lease.member] != lease.secret:
+            return
+        for name in lease.fields().values():
+            if fault is None:
+                self.move(name, Event.SUCCEED)
+            elif name in self.rests and self.rests[name].probe == lease_id:
+                self.move(name, Event.INCONCLUSIVE)
+        if fault and fault.scope:
+            self.put_to_rest(lease.fields()[fault.scope], fault)
+
+    def put_to_rest(self, name: str, fault: Fault) -> None:
+        self.move(name, Event.QUARANTINE if fault.state is State.QUARANTINED else Event.COOL, fault)
+
+    def check(self, member: str, fault: Fault, *, works: bool) -> None:
+        lease, is_known = Lease(member, 0, 0), False
+        for scope in ("key", "account", "upstream"):
+            rest = self.rests.get(lease.fields()[scope])
+            if rest is None or rest.fault.name != fault.name:
+                continue
+            is_known = True
+            if works:
+                self.move(lease.fields()[scope], Event.CHECK_PASSED)
+            else:
+                rest.seconds, rest.until_s = fault.seconds, self.now_s + fault.seconds
+        if not is_known and not works and fault.scope != "model":
+            self.put_to_rest(lease.fields()[fault.scope], fault)
+
+    def hold(self, name: str, event: Event) -> None:
+        after = HOLDS[self.holds.pop(name, State.READY)][event]
+        if after is not State.READY:
+            self.holds[name] = after
+            return
+        for resting in list(self.rests):
+            member = resting.partition("|")[0]
+            if name in {member, member.partition("/")[0]} and self.state(resting) in OUT:
+                self.move(resting, Event.ENABLE)
+
+    def replace(self, member: str) -> None:
+        self.secrets[member] += 1
+        for name in [name for name in self.rests if name.partition("|")[0] == member]:
+            self.move(name, Event.REPLACE)
+
+    def move(self, name: str, event: Event, fault: Fault | None = None) -> None:
+        before, rest = self.state(name), self.rests.get(name)
+        after = TRANSITIONS[before][event]
+        if after is State.READY:
+            self.rests.pop(name, None)
+            if name == UPSTREAM and rest:
+                self.well_since_s = self.now_s
+        elif after is State.HALF_OPEN and rest:
+            rest.until_s = min(rest.until_s, self.now_s)
+        elif fault:
+            seconds = fault.seconds
+            if before is State.HALF_OPEN and rest and rest.fault.name == fault.name:
+                seconds = max(seconds, min(2 * rest.seconds, fault.seconds_max))
+            if before in OUT and rest and rest.until_s >= self.now_s + seconds:
+                return
+            self.rests[name] = Rest(after, fault, seconds, self.now_s + seconds)
+
+    def _mind_breaker(self, lease_id: str, lease: Lease, fault: Fault | None) -> None:
+        star = self.rests.get(UPSTREAM)
+        if fault is None or fault.breaker == "well":
+            self.failures = 0
+            if star and star.probe == lease_id and not (fault and fault.scope):
+                self.move(UPSTREAM, Event.SUCCEED)
+        elif fault.breaker == "ill" and lease.at_s >= self.well_since_s:
+            self.failures += 1
+            seconds = BREAKER_OPEN_S
+            if star and self.state(UPSTREAM) is State.HALF_OPEN and star.probe == lease_id:
+                seconds = min(2 * star.seconds, 6 * BREAKER_OPEN_S)
+            elif star or self.failures < BREAKER_FAILURES:
+                return
+            self.move(UPSTREAM, Event.COOL, Fault(fault.name, seconds=seconds, seconds_max=seconds))

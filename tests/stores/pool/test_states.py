@@ -1,0 +1,172 @@
+"""Random histories of faults, successes, checks and acts of operators: the scripts and the tables say the same."""
+
+import json
+import random
+from typing import Final
+
+import pytest
+import redis
+
+from gateway.domain.faults import State
+from gateway.domain.health import HOLDS, TRANSITIONS, Event, lua_tables
+from gateway.domain.keys import AccountLimits
+from gateway.stores.pool.status import Standing, read_status
+from tests.stores.pool.clocked import ClockedPool, described
+from tests.stores.pool.model_of_states import BREAKER_FAILURES, OUT, UPSTREAM, Fault, Model
+
+KEYS: Final = ("a/a-1", "a/a-2", "b/b-1")
+FAULTS: Final = (
+    Fault("account_rate_limited", "account", State.COOLING, 15, 60),
+    Fault("account_token_limited", "account", State.COOLING, 60),
+    Fault("window_spent", "account", State.COOLING, 18_000),
+    Fault("balance_empty", "account", State.QUARANTINED, 900),
+    Fault("key_hour_spent", "key", State.COOLING, 3600),
+    Fault("key_limit_reached", "key", State.QUARANTINED, 900),
+    Fault("key_model_denied", "model", State.QUARANTINED, 900),
+    Fault("egress_denied", "upstream", State.QUARANTINED, 900),
+    Fault("upstream_no_channel", "upstream", State.COOLING, 30),
+    Fault("upstream_error", breaker="ill"),
+    Fault("upstream_busy", breaker="ill"),
+    Fault("upstream_timeout", breaker="ill"),
+    Fault("moderated"),
+    Fault("call_not_sent", breaker=""),
+)
+BY_CHECKS: Final = tuple(fault for fault in FAULTS if fault.scope in {"key", "account", "upstream"})
+LIMITS: Final = AccountLimits(10_000, 100_000, 10_000)
+LONG_S: Final = 1e8
+
+
+class History:
+    """One random history, lived through by the scripts and by the model."""
+
+    def __init__(self, clocked: ClockedPool, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.outcomes = (None, None, *self.random.sample(FAULTS, 4))
+        self.pool = clocked
+        self.model = Model(dict.fromkeys(KEYS, 0), clocked.clock.now_s)
+        self.told: list[str] = []
+        self.declare()
+
+    def declare(self) -> None:
+        accounts = {}
+        for name in ("a", "b"):
+            keys = [{"name": m[2:], "fingerprint": f"{m}#{n}"} for m, n in self.model.secrets.items() if m[0] == name]
+            accounts[name] = described(LIMITS) | {"keys": keys}
+        terms = {"breaker_failures": BREAKER_FAILURES}
+        self.pool.declare_as("p1", str(self.model.secrets), accounts, **terms)
+
+    def step(self) -> None:
+        acts = (
+            [self.lease] * 6 + [self.release] * 6 + [self.wait] * 4 + [self.check, self.check, self.hold, self.replace]
+        )
+        self.random.choice(acts)()
+        self.pass_time(0.001)
+
+    def pass_time(self, seconds: float) -> None:
+        self.pool.clock.advance(seconds)
+        self.model.now_s = self.pool.clock.now_s
+
+    def wait(self) -> None:
+        self.told.append(f"wait {(seconds := self.random.choice((1, 8, 16, 31, 61, 901, 3601)))}")
+        self.pass_time(seconds)
+
+    def lease(self) -> None:
+        member, lease_id = self.random.choice(KEYS), f"lease{len(self.told)}"
+        found = self.pool.lease(lease_id, avoided=[key for key in KEYS if key != member], lease_s=LONG_S)["verdict"]
+        self.told.append(f"{lease_id} {member}: {found}")
+        assert self.model.may_lease(member) == (found == "leased"), self.told
+        if found == "leased":
+            self.model.lease(lease_id, member)
+
+    def release(self) -> None:
+        if not self.model.leases:
+            return
+        lease_id, fault = self.random.choice(list(self.model.leases)), self.random.choice(self.outcomes)
+        self.told.append(f"{lease_id} ends: {fault.name if fault else 'well'}")
+        self.pool.release(lease_id, **(said(fault) if fault else {}))
+        self.model.release(lease_id, fault)
+
+    def check(self) -> None:
+        member, fault, works = self.random.choice(KEYS), self.random.choice(BY_CHECKS), self.random.random() < 0.5
+        self.told.append(f"check {member} {fault.name}: {works}")
+        asked = said(fault) | {"works": works, "seconds": 0 if works else fault.seconds}
+        self.pool.run("roster", "probed", member, json.dumps(asked))
+        self.model.check(member, fault, works=works)
+
+    def hold(self) -> None:
+        name = self.random.choice((*KEYS, "a", "b"))
+        event = self.random.choice((Event.DISABLE, Event.DRAIN, Event.ENABLE, Event.ENABLE, Event.ENABLE))
+        self.told.append(f"{event.value} {name}")
+        self.pool.hold(name, event.value)
+        self.model.hold(name, event)
+
+    def replace(self) -> None:
+        member = self.random.choice(KEYS)
+        self.told.append(f"replace {member}")
+        self.model.replace(member)
+        self.declare()
+
+
+def said(fault: Fault) -> dict[str, object]:
+    told: dict[str, object] = {"fault": fault.name}
+    if fault.breaker:
+        told["breaker"] = fault.breaker
+    if fault.scope:
+        told |= {"scope": fault.scope, "state": fault.state.value, "seconds": fault.seconds}
+        told["seconds_max"] = fault.seconds_max
+    return told
+
+
+def seen(clocked: ClockedPool) -> dict[str, tuple[State, str | None, int | None]]:
+    """What `look` shows of the upstream, accounts and keys: state, fault, end."""
+    pool = read_status("sim", json.dumps(clocked.look()))
+    found: dict[str, Standing] = {UPSTREAM: pool}
+    for account in pool.accounts:
+        found |= {account.name: account} | {f"{key.account}/{key.name}": key for key in account.keys}
+    return {name: (one.state, one.fault, one.until_s) for name, one in found.items()}
+
+
+def foretold(model: Model) -> dict[str, tuple[State, str | None, int | None]]:
+    found: dict[str, tuple[State, str | None, int | None]] = {}
+    for name in (UPSTREAM, "a", "b", *KEYS):
+        shown = name if name in model.rests else f"{name}|m"
+        if name in model.holds:
+            found[name] = model.holds[name], None, None
+        elif rest := model.rests.get(shown):
+            found[name] = model.state(shown), rest.fault.name, round(rest.until_s)
+        else:
+            found[name] = State.READY, None, None
+    return found
+
+
+def test_the_scripts_run_on_the_tables(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        found = json.loads(str(client.eval(f"{lua_tables()}\nreturn cjson.encode({{TRANSITIONS, HOLDS}})", 0)))
+    expected = [
+        {state.value: {event.value: after.value for event, after in row.items()} for state, row in table.items()}
+        for table in (TRANSITIONS, HOLDS)
+    ]
+    assert expected == found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_histories_lead_to_the_states_of_the_tables(clocked: ClockedPool, seed: int) -> None:
+    history = History(clocked, seed)
+    for _ in range(80):
+        history.step()
+        assert foretold(history.model) == seen(clocked), history.told
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_end_moves_outward_only_whatever_is_released(clocked: ClockedPool, seed: int) -> None:
+    """Faults of leases that were sent before; no check, no operator, no other secret."""
+    history = History(clocked, seed)
+    for _ in range(60):
+        before = seen(clocked)
+        history.random.choice((history.lease, history.release, history.release))()
+        after = seen(clocked)
+        for name, (state, _, until_s) in before.items():
+            if state in OUT:
+                assert after[name][0] in OUT, history.told
+                assert (after[name][2] or 0) >= (until_s or 0), history.told
+        history.pass_time(1)
