@@ -20,7 +20,7 @@ local avoided = {}
 for i = 13, #ARGV do avoided[#avoided + 1] = ARGV[i] end
 local need = {n = tonumber(ARGV[5]), m = ARGV[6], x = #avoided > 0 and set_of(avoided) or nil}
 local flow, cost = priority .. ':' .. tenant, cost_of(need.n)
-local ROUNDS_MAX = 8    -- of what time has brought, before a request is refused
+local ROUNDS_MAX = 4    -- of what time has brought, before a request is refused
 local SAMPLE = 8        -- accounts of a kind that a forecast looks at; of more it takes these for a sample
 
 -- What becomes free at an account, and when: {lanes free now, lanes, moments, slots that its minute has by each of them}.

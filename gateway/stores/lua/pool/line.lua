@@ -15,7 +15,7 @@
 --   used      sorted set: flow -> moment at which its recent use is paid off: beyond a window it is over its share
 local BATCH_AFTER = 1e12    -- added to a batch class's pass in `classes`
 local GRANT = 10 * 1000000  -- a granted lease waits for its process to take it for this long
-local GRANTS_MAX = 16       -- in one script
+local GRANTS_MAX = 4        -- in one script
 local CLASSES_MAX = 64      -- that one script looks at first, and as many further ones in turn
 local TENANTS_MAX = 16      -- of one class that are looked at for one below its share
 
@@ -37,16 +37,14 @@ end
 
 -- The unpaced part of the pool's minute is shared by weight; a tenant that used up its part of it is over its share, and is
 -- served at the even pace of the accounts until its use is paid off.
-local function are_over(flows)
-  local found = {}
-  if #flows == 0 or setting('paced') <= 0 then return found end
-  for i, paid_off in ipairs(redis.call('ZMSCORE', K.used, unpack(flows))) do
-    found[i] = string.sub(flows[i], 1, 1) == 'b' or (paid_off and tonumber(paid_off) - now >= 0.999 * window())
+local over = {}
+local function is_over(flow)
+  if over[flow] == nil then
+    local paid_off = setting('paced') > 0 and tonumber(redis.call('ZSCORE', K.used, flow) or 0) or 0
+    over[flow] = paid_off - now >= 0.999 * window() or (setting('paced') > 0 and string.sub(flow, 1, 1) == 'b')
   end
-  return found
+  return over[flow]
 end
-
-local function is_over(flow) return are_over({flow})[1] or false end
 
 local function note_use(flow, cost, weight)
   if setting('paced') <= 0 then return end
@@ -56,6 +54,7 @@ local function note_use(flow, cost, weight)
   local from = math.max(now, tonumber(redis.call('ZSCORE', K.used, flow) or 0))
   local paid_off = share > 0 and from + cost * window() / share or math.huge
   redis.call('ZADD', touch('used'), math.min(paid_off, now + 2 * window()), flow)
+  over[flow] = nil
 end
 
 -- Joining and leaving ---------------------------------------------------------------------------------------------------
@@ -223,17 +222,17 @@ end
 
 -- The request of a class that can be served: flow, what serves it (see choose), is_over.
 local function servable(class, reserved)
-  local over = is_over(class.flow)
-  local found = choose(class, over, reserved)
-  if found or not over or class.q == 'b' then return class.flow, found, over end
-  local flows = redis.call('ZRANGE', K['class:' .. class.number], 1, TENANTS_MAX)
-  for i, is_one in ipairs(are_over(flows)) do
-    if not is_one then return flows[i], choose(class, false, reserved), false end
+  local first_is_over = is_over(class.flow)
+  local found = choose(class, first_is_over, reserved)
+  if found or not first_is_over or class.q == 'b' then return class.flow, found, first_is_over end
+  if not may_fit(class, 'early') then return nil end
+  for _, flow in ipairs(redis.call('ZRANGE', K['class:' .. class.number], 1, TENANTS_MAX)) do
+    if not is_over(flow) then return flow, choose(class, false, reserved), false end
   end
   return nil
 end
 
-local function grant(class, flow, found, over)
+local function grant(class, flow, found, is_paced)
   local place = place_of(first_of(class.number, flow) or '')
   if not place then
     redis.call('ZREM', K['class:' .. class.number], flow)
@@ -245,7 +244,7 @@ local function grant(class, flow, found, over)
   end
   note_use(flow, place.c, place.w)
   leave(place, charge(tonumber(redis.call('ZSCORE', K.active, flow) or 0), place.c, place.w))
-  take(found, {id = place.id, t = place.t, n = place.n, r = place.r, g = true}, now + GRANT, over)
+  take(found, {id = place.id, t = place.t, n = place.n, r = place.r, g = true}, now + GRANT, is_paced)
   redis.call('HSET', touch('grants'), place.id, place.p)
   redis.call('PUBLISH', place.p, place.id)
   return true
@@ -276,15 +275,16 @@ local function dispatch()
       class.seen = granted
       refresh(class)  -- it may not be the first any more
     else
-      local flow, found, over = nil, nil, nil
-      if may_fit(class) then flow, found, over = servable(class, reserved) end
+      local flow, found, is_paced = nil, nil, nil
+      local fits = may_fit(class)
+      if fits then flow, found, is_paced = servable(class, reserved) end
       if found then
-        if grant(class, flow, found, over) then granted, left = granted + 1, left - 1 end
+        if grant(class, flow, found, is_paced) then granted, left = granted + 1, left - 1 end
         refresh(class)
         class.seen = granted
       else
         class.is_blocked = true
-        local short = roomiest(class, reserved)
+        local short = not fits and roomiest(class, reserved)
         if short then reserved[short] = true end
       end
     end

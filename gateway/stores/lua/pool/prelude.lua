@@ -19,7 +19,7 @@ local STAYS = {added = true, held = true, audit = true}
 local MINUTE = 60 * 1000000
 local EXACT_MAX = 64        -- entries of a log that are kept one by one; more are merged
 local GRAIN = MINUTE / 256  -- into spans of this length
-local BATCH = 16            -- moments that one script looks after
+local BATCH = 8             -- moments that one script looks after
 local SKEW = 1000000        -- a clock that goes back by more was set
 local SILENCE = 3 * 1000000 -- heartbeats come more often while leases or places are held
 

@@ -194,11 +194,11 @@ end
 
 local function shelf_at(entry) return SHELVES - math.floor(entry[2] / SHELF) % ROWS end
 
--- Whether an account may have room for a need now; `choose` finds out.
-local function may_fit(need)
+-- Whether an account may have room for a need now, of one kind or of both; `choose` finds out.
+local function may_fit(need, kind)
   for _, group in ipairs(able_groups(need)) do
-    for _, kind in ipairs({'due', 'early'}) do
-      local first = front(kind, group)[1]
+    for _, name in ipairs(kind and {kind} or {'due', 'early'}) do
+      local first = front(name, group)[1]
       if first and shelf_at(first) >= math.min(SHELVES, need.n) then return true end
     end
   end
