@@ -25,7 +25,9 @@ def test_an_operator_may_do_everything_at_any_time(state: State) -> None:
 
 def test_every_event_does_something_somewhere() -> None:
     for event in Event:
-        moved = [state for table in (TRANSITIONS, HOLDS) for state, row in table.items() if row.get(event, state) != state]
+        moved = [
+            state for table in (TRANSITIONS, HOLDS) for state, row in table.items() if row.get(event, state) != state
+        ]
         assert moved or event is Event.INCONCLUSIVE, event
 
 

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import pytest
-
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked import DENIED, WINDOW_S, ClockedPool
+from tests.stores.pool.clocked_pool import DENIED, WINDOW_S, ClockedPool
 from tests.stores.pool.traffic import percentile
 
 LIMITS: Final = AccountLimits(requests_per_minute=2, images_per_minute=12, max_concurrency=10)
@@ -34,9 +32,9 @@ class Counted:
 
     def ask(self) -> None:
         self._asked += 1
-        asked = {"patience_s": 1_000_000.0, "model": self.random.choice(["m", "other", "live"])}
-        tenant = f"tenant{self.random.randrange(TENANTS)}"
-        found = self.pool.lease(f"r{self._asked}", tenant, self.random.randint(1, 9), **asked)
+        tenant, images = f"tenant{self.random.randrange(TENANTS)}", self.random.randint(1, 9)
+        model = self.random.choice(["m", "other", "live"])
+        found = self.pool.lease(f"r{self._asked}", tenant, images, patience_s=1_000_000.0, model=model)
         if found["verdict"] == "wait":
             self.waiting[f"r{self._asked}"] = None
 
@@ -57,12 +55,12 @@ class Counted:
             with self.counting("release"):
                 self.pool.release(lease_id)
         with self.counting("turn"):
-            told = self.pool.turn(*list(self.waiting)[:100])
-        for lease_id in told.get("given", []):
+            found = self.pool.turn(*list(self.waiting)[:100])
+        for lease_id in found.get("given", []):
             self.waiting.pop(lease_id)
             with self.counting("claim"):
                 self.pool.claim(lease_id)
-        for lease_id in [*told.get("down", []), *list(self.waiting)[-1:]]:
+        for lease_id in [*found.get("down", []), *list(self.waiting)[-1:]]:
             self.waiting.pop(lease_id, None)
             with self.counting("leave"):
                 self.pool.leave(lease_id)

@@ -1,9 +1,9 @@
-"""Who can be served, and when: healthy accounts are found among any number that rest, and room is given or waited for."""
+"""Which requests can be served, and when: healthy accounts are found among any number that rest."""
 
 import pytest
 
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked import DENIED, SPENT, WINDOW_S, ClockedPool, rest
+from tests.stores.pool.clocked_pool import DENIED, SPENT, WINDOW_S, ClockedPool, rest
 
 FEW = AccountLimits(requests_per_minute=2, images_per_minute=100, max_concurrency=10)
 BUSY = rest("account_rate_limited", "account", "cooling", 600, busy=True)
@@ -92,7 +92,7 @@ def test_room_is_given_at_once_to_who_is_next_whatever_is_foreseen(
 
 @pytest.mark.parametrize("count", [1, 10, 16, 17, 21, 100, 150])
 @pytest.mark.parametrize("patience_s", [120.0, 3600.0])
-def test_who_waits_for_a_model_that_no_key_has_is_told_with_the_next_heartbeat_and_delays_nobody(
+def test_who_waits_for_a_model_that_no_key_has_hears_it_with_the_next_heartbeat_and_delays_no_other(
     clocked: ClockedPool, patience_s: float, count: int
 ) -> None:
     """Of as many tenants."""
@@ -107,7 +107,9 @@ def test_who_waits_for_a_model_that_no_key_has_is_told_with_the_next_heartbeat_a
     waiting = [f"x{at}" for at in range(number + (found["verdict"] == "wait"))]
     for at in range(10):
         clocked.release(f"f{at}", **(DENIED | {"model": "live"} if at == 0 else {}))
-    down = [lease_id for at in range(0, len(waiting), 100) for lease_id in clocked.turn(*waiting[at : at + 100])["down"]]
+    down = [
+        lease_id for at in range(0, len(waiting), 100) for lease_id in clocked.turn(*waiting[at : at + 100])["down"]
+    ]
     assert set(waiting) == set(down)
     assert "down" == clocked.lease("z", "zz", patience_s=patience_s, model="live")["verdict"]
     clocked.clock.advance(WINDOW_S)
@@ -171,7 +173,9 @@ def test_who_waits_for_a_trial_that_fails_waits_on_for_a_short_rest_and_not_for_
         clocked.wait("patient", patience_s=30)
         clocked.release("trial", fault="upstream_error", breaker="ill")
         assert rest_s == pytest.approx((clocked.look()["rest"]["until_us"] / 1e6) - clocked.clock.now_s, abs=1)
-        told = clocked.turn("patient")
-        assert ({"down": ["patient"]} if rest_s > 30 else {}) == {k: v for k, v in told.items() if k in {"down", "given"}}
+        found = clocked.turn("patient")
+        assert ({"down": ["patient"]} if rest_s > 30 else {}) == {
+            k: v for k, v in found.items() if k in {"down", "given"}
+        }
         clocked.leave("patient")
         clocked.clock.advance(rest_s + 0.1)

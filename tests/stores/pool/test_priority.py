@@ -85,7 +85,7 @@ async def test_batches_share_by_weight_among_themselves(redis_url: str) -> None:
         assert 30 == pytest.approx((await order.all_served())[:40].count("heavy"), abs=2)
 
 
-async def test_what_is_asked_at_once_for_a_batch_is_given_where_nobody_waits(any_redis: str) -> None:
+async def test_what_is_asked_at_once_for_a_batch_is_given_where_none_waits(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, account("a")) as process:
         lease = await process.take(priority=BATCH)
         await process.pool.release(lease, Report(images=1))
