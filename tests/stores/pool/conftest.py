@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.harness import REDIS_BINARIES, redis_server
-from tests.stores.pool.clocked import ClockedPool
+from tests.stores.pool.clocked_pool import ClockedPool
 
 CLUSTER = "cluster"
 

@@ -1,4 +1,4 @@
-"""What becomes of keys, accounts and the upstream, told once more in Python: moved by the same tables as the scripts."""
+"""The states of keys, accounts and the upstream, written once more in Python: on the same tables as the scripts."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ OUT = (State.COOLING, State.QUARANTINED)
 
 @dataclass
 class Fault:
-    """As a release tells it."""
+    """As a release reports it."""
 
     name: str
     scope: str = ""

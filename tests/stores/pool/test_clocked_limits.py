@@ -1,11 +1,11 @@
-"""What an account has sent and has in flight is counted exactly: late claims, outages, clocks that jump, releases twice."""
+"""What an account has sent and has in flight is counted exactly: whatever comes late or twice, whatever clocks do."""
 
 import itertools
 
 import pytest
 
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked import WINDOW_S, ClockedPool, rest
+from tests.stores.pool.clocked_pool import WINDOW_S, ClockedPool, rest
 
 TWENTY_IMAGES = AccountLimits(requests_per_minute=100, images_per_minute=20, max_concurrency=100)
 LIMITED = rest("account_rate_limited", "account", "cooling", 15, seconds_max=60, busy=True, lowers="rate")
@@ -138,9 +138,9 @@ def test_a_call_that_is_released_twice_counts_once(clocked: ClockedPool, between
     clocked.take("one", images=2)
     clocked.take("other")
     lease = clocked.leases["one"]
-    told = {"is_success": True, "breaker": "well", "images": 2, "usd_micros": 70}
+    said = {"is_success": True, "breaker": "well", "images": 2, "usd_micros": 70}
     for _ in range(3):
-        clocked.release_again(lease, "one", **told)
+        clocked.release_again(lease, "one", **said)
         clocked.clock.advance(between_s)
     assert (2, 70) == (clocked.account()["images_today"], clocked.account()["usd_micros_today"])
     assert clocked.account()["flying"] <= 1
@@ -154,8 +154,8 @@ def test_a_call_whose_lease_expired_before_its_release_counts_once(clocked: Cloc
         clocked.clock.advance(1)
         clocked.turn()
     assert 0 == clocked.account()["flying"]
-    lease, told = clocked.leases["late"], {"is_success": True, "breaker": "well", "images": 2, "usd_micros": 70}
+    lease, said = clocked.leases["late"], {"is_success": True, "breaker": "well", "images": 2, "usd_micros": 70}
     for _ in range(3):
-        clocked.release_again(lease, "late", **told)
+        clocked.release_again(lease, "late", **said)
     assert (2, 70) == (clocked.account()["images_today"], clocked.account()["usd_micros_today"])
     assert 0 == clocked.account()["flying"]

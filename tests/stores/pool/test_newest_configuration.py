@@ -1,9 +1,9 @@
-"""Which of several configurations counts: the one that was declared first last, however often an older one comes back."""
+"""Which of several configurations counts: the one whose first declaration is the latest."""
 
 import pytest
 
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked import ClockedPool, described
+from tests.stores.pool.clocked_pool import ClockedPool, described
 
 OLD, NEW = ("old", 20, 50), ("new", 10, 7)
 """Digest, requests a minute, queue_max."""

@@ -1,9 +1,9 @@
-"""Who can be served, and when: healthy accounts are found among any number that rest, and room is given or waited for."""
+"""Which requests can be served, and when: healthy accounts are found among any number that rest."""
 
 import pytest
 
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked import DENIED, SPENT, WINDOW_S, ClockedPool, rest
+from tests.stores.pool.clocked_pool import DENIED, SPENT, WINDOW_S, ClockedPool, rest
 
 FEW = AccountLimits(requests_per_minute=2, images_per_minute=100, max_concurrency=10)
 BUSY = rest("account_rate_limited", "account", "cooling", 600, busy=True)
@@ -92,7 +92,7 @@ def test_room_is_given_at_once_to_who_is_next_whatever_is_foreseen(
 
 @pytest.mark.parametrize("count", [1, 10, 16, 17, 21, 100, 150])
 @pytest.mark.parametrize("patience_s", [120.0, 3600.0])
-def test_who_waits_for_a_model_that_no_key_has_is_told_with_the_next_heartbeat_and_delays_nobody(
+def test_who_waits_for_a_model_that_no_key_has_hears_it_with_the_next_heartbeat_and_delays_no_other(
     clocked: ClockedPool, patience_s: float, count: int
 ) -> None:
     """Of as many tenants."""
@@ -173,9 +173,9 @@ def test_who_waits_for_a_trial_that_fails_waits_on_for_a_short_rest_and_not_for_
         clocked.wait("patient", patience_s=30)
         clocked.release("trial", fault="upstream_error", breaker="ill")
         assert rest_s == pytest.approx((clocked.look()["rest"]["until_us"] / 1e6) - clocked.clock.now_s, abs=1)
-        told = clocked.turn("patient")
+        found = clocked.turn("patient")
         assert ({"down": ["patient"]} if rest_s > 30 else {}) == {
-            k: v for k, v in told.items() if k in {"down", "given"}
+            k: v for k, v in found.items() if k in {"down", "given"}
         }
         clocked.leave("patient")
         clocked.clock.advance(rest_s + 0.1)

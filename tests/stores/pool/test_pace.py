@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked import ClockedPool
+from tests.stores.pool.clocked_pool import ClockedPool
 from tests.stores.pool.traffic import Sent, Tenant, Traffic, most_in_a_minute, percentile
 
 LIMITS = AccountLimits(requests_per_minute=10, images_per_minute=60, max_concurrency=10)

@@ -11,7 +11,7 @@ from gateway.domain.faults import State
 from gateway.domain.health import HOLDS, TRANSITIONS, Event, lua_tables
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool.status import Standing, read_status
-from tests.stores.pool.clocked import ClockedPool, described
+from tests.stores.pool.clocked_pool import ClockedPool, described
 from tests.stores.pool.model_of_states import BREAKER_FAILURES, OUT, UPSTREAM, Fault, Model
 
 KEYS: Final = ("a/a-1", "a/a-2", "b/b-1")
@@ -44,7 +44,7 @@ class History:
         self.outcomes = (None, None, *self.random.sample(FAULTS, 4))
         self.pool = clocked
         self.model = Model(dict.fromkeys(KEYS, 0), clocked.clock.now_s)
-        self.told: list[str] = []
+        self.log: list[str] = []
         self.declare()
 
     def declare(self) -> None:
@@ -67,14 +67,14 @@ class History:
         self.model.now_s = self.pool.clock.now_s
 
     def wait(self) -> None:
-        self.told.append(f"wait {(seconds := self.random.choice((1, 8, 16, 31, 61, 901, 3601)))}")
+        self.log.append(f"wait {(seconds := self.random.choice((1, 8, 16, 31, 61, 901, 3601)))}")
         self.pass_time(seconds)
 
     def lease(self) -> None:
-        member, lease_id = self.random.choice(KEYS), f"lease{len(self.told)}"
+        member, lease_id = self.random.choice(KEYS), f"lease{len(self.log)}"
         found = self.pool.lease(lease_id, avoided=[key for key in KEYS if key != member], lease_s=LONG_S)["verdict"]
-        self.told.append(f"{lease_id} {member}: {found}")
-        assert self.model.may_lease(member) == (found == "leased"), self.told
+        self.log.append(f"{lease_id} {member}: {found}")
+        assert self.model.may_lease(member) == (found == "leased"), self.log
         if found == "leased":
             self.model.lease(lease_id, member)
 
@@ -82,13 +82,13 @@ class History:
         if not self.model.leases:
             return
         lease_id, fault = self.random.choice(list(self.model.leases)), self.random.choice(self.outcomes)
-        self.told.append(f"{lease_id} ends: {fault.name if fault else 'well'}")
+        self.log.append(f"{lease_id} ends: {fault.name if fault else 'well'}")
         self.pool.release(lease_id, **(said(fault) if fault else {}))
         self.model.release(lease_id, fault)
 
     def check(self) -> None:
         member, fault, works = self.random.choice(KEYS), self.random.choice(BY_CHECKS), self.random.random() < 0.5
-        self.told.append(f"check {member} {fault.name}: {works}")
+        self.log.append(f"check {member} {fault.name}: {works}")
         asked = said(fault) | {"works": works, "seconds": 0 if works else fault.seconds}
         self.pool.run("roster", "probed", member, json.dumps(asked))
         self.model.check(member, fault, works=works)
@@ -96,25 +96,25 @@ class History:
     def hold(self) -> None:
         name = self.random.choice((*KEYS, "a", "b"))
         event = self.random.choice((Event.DISABLE, Event.DRAIN, Event.ENABLE, Event.ENABLE, Event.ENABLE))
-        self.told.append(f"{event.value} {name}")
+        self.log.append(f"{event.value} {name}")
         self.pool.hold(name, event.value)
         self.model.hold(name, event)
 
     def replace(self) -> None:
         member = self.random.choice(KEYS)
-        self.told.append(f"replace {member}")
+        self.log.append(f"replace {member}")
         self.model.replace(member)
         self.declare()
 
 
 def said(fault: Fault) -> dict[str, object]:
-    told: dict[str, object] = {"fault": fault.name}
+    found: dict[str, object] = {"fault": fault.name}
     if fault.breaker:
-        told["breaker"] = fault.breaker
+        found["breaker"] = fault.breaker
     if fault.scope:
-        told |= {"scope": fault.scope, "state": fault.state.value, "seconds": fault.seconds}
-        told["seconds_max"] = fault.seconds_max
-    return told
+        found |= {"scope": fault.scope, "state": fault.state.value, "seconds": fault.seconds}
+        found["seconds_max"] = fault.seconds_max
+    return found
 
 
 def seen(clocked: ClockedPool) -> dict[str, tuple[State, str | None, int | None]]:
@@ -126,7 +126,7 @@ def seen(clocked: ClockedPool) -> dict[str, tuple[State, str | None, int | None]
     return {name: (one.state, one.fault, one.until_s) for name, one in found.items()}
 
 
-def foretold(model: Model) -> dict[str, tuple[State, str | None, int | None]]:
+def expected_of(model: Model) -> dict[str, tuple[State, str | None, int | None]]:
     found: dict[str, tuple[State, str | None, int | None]] = {}
     for name in (UPSTREAM, "a", "b", *KEYS):
         shown = name if name in model.rests else f"{name}|m"
@@ -154,7 +154,7 @@ def test_random_histories_lead_to_the_states_of_the_tables(clocked: ClockedPool,
     history = History(clocked, seed)
     for _ in range(80):
         history.step()
-        assert foretold(history.model) == seen(clocked), history.told
+        assert expected_of(history.model) == seen(clocked), history.log
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -167,6 +167,6 @@ def test_an_end_moves_outward_only_whatever_is_released(clocked: ClockedPool, se
         after = seen(clocked)
         for name, (state, _, until_s) in before.items():
             if state in OUT:
-                assert after[name][0] in OUT, history.told
-                assert (after[name][2] or 0) >= (until_s or 0), history.told
+                assert after[name][0] in OUT, history.log
+                assert (after[name][2] or 0) >= (until_s or 0), history.log
         history.pass_time(1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked import ClockedPool
+from tests.stores.pool.clocked_pool import ClockedPool
 
 _BEAT_S: Final = 1.0
 _SOON_S: Final = 0.002
@@ -73,8 +73,14 @@ class Traffic:
 
     def ask(self, tenant: Tenant) -> None:
         lease_id = f"r{next(self._numbers)}"
-        asked = {"weight": tenant.weight, "priority": tenant.priority, "patience_s": 100_000.0}
-        found = self._pool.lease(lease_id, tenant.name, tenant.images, **asked)
+        found = self._pool.lease(
+            lease_id,
+            tenant.name,
+            tenant.images,
+            patience_s=100_000.0,
+            weight=tenant.weight,
+            priority=tenant.priority,
+        )
         if found["verdict"] == "leased":
             self._begin(lease_id, tenant, self.now_s)
         else:

@@ -34,7 +34,7 @@ def described(limits: AccountLimits, *keys: str) -> _Found:
 
 
 def rest(fault: str, scope: str, state: str, seconds: float, **changes: object) -> _Found:
-    """What a failed call tells: where its fault puts something to rest, and for how long."""
+    """What a failed call reports: what its fault puts to rest, and how."""
     said = {"fault": fault, "scope": scope, "state": state, "seconds": seconds, "seconds_max": 0, "breaker": "well"}
     return said | changes
 
@@ -122,9 +122,9 @@ class ClockedPool:
         """What these are given now: by heartbeats until one has no more to do."""
         found: list[str] = []
         for _ in range(100):
-            told = self.turn(*waiting)
-            found = told.get("given", [])
-            if told["next_us"] != 0:
+            answer = self.turn(*waiting)
+            found = answer.get("given", [])
+            if answer["next_us"] != 0:
                 return found
         raise AssertionError("a heartbeat is never done")
 
