@@ -22,6 +22,7 @@ local GRAIN = MINUTE / 256  -- into spans of this length
 local BATCH = 8             -- moments that one script looks after
 local SKEW = 1000000        -- a clock that goes back by more was set
 local SILENCE = 3 * 1000000 -- heartbeats come more often while leases or places are held
+local GRACE = 10 * 1000000  -- after an outage all processes have renewed their leases within this
 
 redis.call('EXISTS', unpack(KEYS))  -- a cluster that moves one of them says so before anything is written
 local base = string.match(KEYS[1], '^(.*:)[^:]*$')
@@ -74,7 +75,9 @@ local function reply(found)
   return cjson.encode(found)
 end
 
+local function grace_us() return math.max(GRACE, setting('lease_us') / 2) end
+
 local function in_grace()
   local until_us = setting('grace_until')
-  return until_us > now and until_us <= now + setting('lease_us')
+  return until_us > now and until_us <= now + grace_us()
 end

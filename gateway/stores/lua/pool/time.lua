@@ -29,7 +29,7 @@ local function note_time()
   if seen > now + SKEW then
     set_back()
   elseif seen > 0 and lease_us > 0 and now - seen > math.max(SILENCE, lease_us / 2) then
-    set_meta('grace_until', now + lease_us / 2)
+    set_meta('grace_until', now + grace_us())
   end
   if seen == 0 or math.abs(now - seen) > SKEW then set_meta('seen_at', now) end
 end
