@@ -70,6 +70,19 @@ local function room_at(a, images)
   return math.max(minute_at, now + setting('call_us') / math.max(1, a.load.flying)), minute_at
 end
 
+-- Whether a call now would put off the moment at which there is room for another of so many images.
+local function puts_off(a, images, others)
+  local function ask()
+    local _, minute_at = room_at(a, others)
+    return a.load.flying < lanes_of(a), minute_at
+  end
+  local had_lane, before = ask()
+  a.requests, a.images, a.load.flying = a.requests + 1, a.images + images, a.load.flying + 1
+  local has_lane, after = ask()
+  a.requests, a.images, a.load.flying = a.requests - 1, a.images - images, a.load.flying - 1
+  return after > before or (had_lane and not has_lane)
+end
+
 local LAST = 2          -- requests that an account has left, which are kept for tenants below their share
 local LAST_SPAN = 1.15  -- until more gets free within so many of its even spans for each of them
 

@@ -66,7 +66,10 @@ local function move(field, event, fault)
   if after == 'ready' then
     if before == 'ready' then return end
     drop_rest(field)
-    if field == '*' then set_meta('well_since', now) end
+    if field == '*' then
+      set_meta('well_since', now)
+      is_freed = true
+    end
     tell(field, after, '')
   elseif after == 'half_open' then
     if before ~= after then rest.until_us, rest.told = now, nil end

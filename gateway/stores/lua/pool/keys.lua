@@ -40,8 +40,8 @@ local function model_rests(a, model)
 end
 
 -- The key of an account to use for a need, with the rests that its lease would try: {field, rest}. Without one: nil and why:
--- {at, waits, state, busy, is_avoided}. From `at` on one may be used (nil: none can; 0: a trial decides); it waits if nothing
--- but cooldowns and trials keep it.
+-- {at, waits, state, busy, is_avoided, next_us: when the first rest ends}. From `at` on one may be used (nil: none can; 0: a
+-- trial decides); it waits if nothing but cooldowns and trials keep it.
 local function key_of(a, need)
   local standing, why = standing_of(a), {}
   if standing.held then return nil, why end
@@ -65,6 +65,7 @@ local function key_of(a, need)
     elseif need.x and (need.x[one.member] or need.x[a.name .. '/']) then
       why.is_avoided = true
     elseif kept_by then
+      if at > now and at < (why.next_us or math.huge) then why.next_us = at end
       if not why.at or (waits and not why.waits) or (waits == why.waits and at < why.at) then
         why.at, why.waits, why.state, why.busy = at, waits, state_of(kept_by), kept_by.busy
       end

@@ -21,6 +21,7 @@ for i = 13, #ARGV do avoided[#avoided + 1] = ARGV[i] end
 local need = {n = tonumber(ARGV[5]), m = ARGV[6], x = #avoided > 0 and set_of(avoided) or nil}
 local flow, cost = priority .. ':' .. tenant, cost_of(need.n)
 local ROUNDS_MAX = 4    -- of what time has brought, before a request is refused
+local SOONEST = 1000000 -- a wait that is foreseen as shorter is one for what others were given first
 local SAMPLE = 8        -- accounts of a kind that a forecast looks at; of more it takes these for a sample
 
 -- What becomes free at an account, and when: {lanes free now, lanes, moments, slots that its minute has by each of them}.
@@ -154,6 +155,7 @@ end
 
 local function refuse(verdict, wait_us)
   leave(place_of(id))
+  if verdict == 'busy' then wait_us = math.max(wait_us, SOONEST) end
   return reply({verdict = verdict, wait_us = wait_us or 0})
 end
 

@@ -285,7 +285,7 @@ local function dispatch()
       else
         class.is_blocked = true
         local short = not fits and roomiest(class, reserved)
-        if short then reserved[short] = true end
+        if short then reserved[short] = class.n end
       end
     end
     if granted == GRANTS_MAX then return true end

@@ -31,6 +31,7 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
 local meta, changed, touched, events, accounts = {}, {}, {}, {}, {}
+local is_freed = false      -- whether this script gave an account room or health
 do
   local kept = redis.call('HGETALL', K.meta)
   for i = 1, #kept, 2 do meta[kept[i]] = kept[i + 1] end

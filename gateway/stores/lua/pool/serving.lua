@@ -16,8 +16,6 @@ local FRONT = 32              -- accounts of one kind and group that a script lo
 local ROWS = SHELVES + 1      -- of the index: the images that an account lacks to SHELVES
 local KINDS = {'due', 'early', 'full', 'resting', 'out'}
 
-local is_freed = false        -- whether this script gave an account room or health
-
 -- When an account can serve a need: a moment, `now` with key and trials; or nil, with what keeps it (see key_of).
 -- `is_over`: the tenant has had its share, and takes only what the even pace lets through.
 local function serve_at(a, need, is_over)
@@ -110,8 +108,8 @@ local function kind_of(a)
   local key, why = key_of(a, {n = 1})
   if not key then
     if not why.at then return nil end
-    if not why.waits then return 'out', why.at, why.at end
-    return 'resting', math.max(now, why.at), why.at > now and why.at or now + TRIAL
+    if not why.waits then return 'out', why.at, why.next_us end
+    return 'resting', math.max(now, why.at), math.min(why.next_us or math.huge, why.at > now and why.at or now + TRIAL)
   end
   if not has_room(a, 1) then
     local at, minute_at = room_at(a, 1)
@@ -172,7 +170,7 @@ local function put_back(a)
     at(change_us)
     for _, model in ipairs(denied_models()) do
       local _, why = key_of(a, {n = 1, m = model})
-      at(why.at)
+      at(why.next_us)
     end
     place(a, kind, score)
   end
@@ -205,7 +203,8 @@ local function may_fit(need, kind)
   return false
 end
 
--- The account that serves a need now: {account, key, trials}; or nil. Accounts in `reserved` are left out.
+-- The account that serves a need now: {account, key, trials}; or nil. `reserved`: by account the images of the call that it is
+-- kept for, and that must not be put off.
 local function choose(need, is_over, reserved)
   local best, lowest = nil, math.huge
   for _, kind in ipairs(is_over and {'due'} or {'due', 'early'}) do
@@ -213,8 +212,8 @@ local function choose(need, is_over, reserved)
       local tries = 1 + (need.x and count_of(need.x) or 0) + (group == '0' and FRONT or 0)
       for _, entry in ipairs(front(kind, group)) do
         if tries == 0 or entry[2] >= lowest or shelf_at(entry) < math.min(SHELVES, need.n) then break end
-        local a = not reserved[entry[1]] and account(entry[1])
-        if a then
+        local a, others = account(entry[1]), reserved[entry[1]]
+        if a and not (others and puts_off(a, need.n, others)) then
           local at, key, trials = serve_at(a, need, is_over)
           if at and at <= now and key then best, lowest = {a, key, trials}, entry[2] end
           tries = tries - 1
