@@ -1,5 +1,3 @@
-import os
-import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,12 +6,10 @@ import pytest
 import redis
 
 from tests.clocked import Clock, clocked_script
-from tests.fuzz.profile import FACTOR
+from tests.fuzz.seeds import seeds
 from tests.stores.histories_of_admission import Mutant, Replay
 
 HISTORIES = 200
-SEED = os.environ.get("SEED")
-"""That of one history, to see it again."""
 MUTANTS: dict[str, Mutant] = {
     "a window of 59 seconds": ("admit", "WINDOW_S = 60", "WINDOW_S = 59"),
     "a refusal that frees a second early": ("admit", "second[1] + WINDOW_S + 1 end", "second[1] + WINDOW_S end"),
@@ -44,19 +40,10 @@ def server(redis_url: str) -> Iterator["redis.Redis"]:
         yield client
 
 
-def seeds() -> Iterator[int]:
-    """The same in every run of the suite; with FUZZ=50 fifty times as many others."""
-    if SEED:
-        yield int(SEED)
-        return
-    first = random.randrange(10**9) if FACTOR else 0
-    yield from range(first, first + round(HISTORIES * (FACTOR or 1)))
-
-
 def test_every_history_is_admitted_charged_and_recorded_as_the_model_says(server: "redis.Redis") -> None:
     """Several processes; requests repeated, late, expired; midnight, a month's end, a clock that jumps both ways."""
     replay = Replay(server)
-    for seed in seeds():
+    for seed in seeds(HISTORIES):
         wrong = replay.run(seed)
         assert not wrong, f"{wrong}\nSEED={seed} shows it again"
         if seed % 100 == 0:

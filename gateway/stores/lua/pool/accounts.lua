@@ -117,19 +117,20 @@ local function fullness(a)
   return math.floor(share * 10000 / limit.weight)
 end
 
+-- Count a request as sent now. Returns the number of its entry.
 local function write_down(a, images)
   local load, log, size = a.load, a.load.log, #a.load.log
-  load.made = load.made + 1
-  if size >= 4 * EXACT_MAX and math.floor(log[size - 3] / GRAIN) == math.floor(now / GRAIN) then
-    log[size - 3], log[size - 2], log[size - 1], log[size] = now, log[size - 2] + 1, log[size - 1] + images, load.made
-  else
-    log[size + 1], log[size + 2], log[size + 3], log[size + 4] = now, 1, images, load.made
-  end
   a.requests, a.images = a.requests + 1, a.images + images
+  if size >= 4 * EXACT_MAX and math.floor(log[size - 3] / GRAIN) == math.floor(now / GRAIN) then
+    log[size - 3], log[size - 2], log[size - 1] = now, log[size - 2] + 1, log[size - 1] + images
+    return log[size]
+  end
+  load.made = load.made + 1
+  log[size + 1], log[size + 2], log[size + 3], log[size + 4] = now, 1, images, load.made
   return load.made
 end
 
--- The like for a request of an earlier moment; in a long log it is counted with the next one. Returns its number.
+-- Likewise as sent at an earlier moment; in a long log it is counted with the next one.
 local function write_in(a, t, images)
   local log = a.load.log
   local at = #log + 1
@@ -144,22 +145,17 @@ local function write_in(a, t, images)
   return a.load.made
 end
 
--- The opposite, for a request that was not sent, by its number; what has left the log is not in it.
+-- Count no more a request that was not sent, by the number of its entry; what has left the log is not in it.
 local function cross_out(a, number, images)
-  local log, found = a.load.log, nil
+  local log = a.load.log
   for i = 1, #log, 4 do
-    local last = log[i + 3]
-    if last == number then
-      found = i
-      break
-    elseif last > number and log[i + 1] > 1 and (not found or last < log[found + 3]) then
-      found = i  -- merged: its last request came later
+    if log[i + 3] == number then
+      log[i + 1], log[i + 2] = log[i + 1] - 1, log[i + 2] - images
+      a.requests, a.images = a.requests - 1, a.images - images
+      if log[i + 1] <= 0 then
+        for _ = 1, 4 do table.remove(log, i) end
+      end
+      return
     end
-  end
-  if not found then return end
-  log[found + 1], log[found + 2] = log[found + 1] - 1, math.max(0, log[found + 2] - images)
-  a.requests, a.images = a.requests - 1, math.max(0, a.images - images)
-  if log[found + 1] <= 0 then
-    for _ = 1, 4 do table.remove(log, found) end
   end
 end

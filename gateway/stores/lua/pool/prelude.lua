@@ -7,7 +7,7 @@
 --
 -- An account's load, cmsgpack in `loads`:
 --   log      flat list of t, c, n, s, oldest first: c requests with n images were sent at t (the latest of them); s is the
---            number of the last of them, by which its lease finds the entry
+--            number of the entry, by which the leases of its requests find it
 --   made     how many entries were made: the source of s
 --   flying   its leases; each is one member of `leases` and one field of `leased`
 --   last     key -> when it was used last

@@ -105,7 +105,6 @@ local function rebuild(name, declared, phase)
   if a then
     a.record, a.standing, a.models = after, nil, nil
     put_back(a)
-    if not a.record and #a.load.log == 0 and a.load.flying == 0 then redis.call('HDEL', K.loads, name) end
   end
 end
 
@@ -153,7 +152,9 @@ local function declare()
   local said = cjson.decode(subject)
   hold_on(said)
   redis.call('HSET', touch('declared'), said.digest, cjson.encode({accounts = said.accounts, terms = said.terms}))
-  redis.call('ZADD', touch('digests'), 'NX', now, said.digest)
+  local newest = redis.call('ZRANGE', K.digests, -1, -1, 'WITHSCORES')[2]
+  local at = math.max(now, tonumber(newest or 0) + 1)  -- also if the clock was set back since
+  redis.call('ZADD', touch('digests'), 'NX', at, said.digest)
   redis.call('ZREMRANGEBYRANK', K.digests, 0, -DIGESTS_MAX - 1)
   rebuild_all(declarations())
   return 'done'

@@ -157,14 +157,19 @@ end
 local function put_back(a)
   local load, next_us = a.load, math.huge
   local function at(us) if us and us > now and us < next_us then next_us = us end end
+  if load.log[1] then at(load.log[1] + window()) end
   if not a.record then
     place(a, nil)
+    if not load.log[1] and load.flying == 0 then
+      redis.call('ZREM', K.turns, a.name)
+      redis.call('HDEL', K.loads, a.name)
+      return
+    end
   else
     if load.rate and rate_of(a) >= a.record.requests_per_minute then load.rate, load.rate_at = nil, nil end
     if load.lanes and lanes_of(a) >= a.record.max_concurrency then load.lanes, load.lanes_at = nil, nil end
     if load.rate then at(load.rate_at + (math.floor((now - load.rate_at) / MINUTE) + 1) * MINUTE) end
     if load.lanes then at(load.lanes_at + (math.floor((now - load.lanes_at) / MINUTE) + 1) * MINUTE) end
-    if load.log[1] then at(load.log[1] + window()) end
     if load.flying > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
     local kind, score, change_us = kind_of(a)
     at(change_us)

@@ -1,0 +1,40 @@
+"""The end of a history: every lease, grant and place is gone, and what works serves again."""
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.stores.pool import channel_of
+from tests.pooling import TAKEN_BACK
+from tests.stores.pool.liveness import Need, check_counts
+from tests.stores.pool.processes import ALIVE_US, Process
+from tests.stores.pool.provider import WrongError
+
+if TYPE_CHECKING:
+    from tests.stores.pool.histories import History
+
+ENDS: Final = (*TAKEN_BACK, "processes", "queued", "waiting:", "class:")
+"""What is empty when nothing waits and nothing is in flight; with a colon, all that begin so."""
+STEP_S: Final = 7.0
+"""Between two scripts of the end: shorter than what is taken for an outage."""
+
+
+def check_end(history: "History") -> None:
+    """Raises: WrongError, if something is left when all processes are gone and time has passed."""
+    patience_s = 2 * history.plan.lease_s + 30.0 + history.jumped_back_s
+    last = Process(history, "last")
+    for _ in range(int(patience_s / STEP_S)):
+        history.now_s += STEP_S
+        last.run("turn", channel_of("last"), ALIVE_US, history.lease_us, 0)
+    left, counts, state = (
+        history.pool.left_over(ENDS),
+        history.pool.meta("weight", "waiting_i", "waiting_b"),
+        history.pool.state(),
+    )
+    check_counts(state, history.provider, history.now_s, history.server_s)
+    if left or any(counts) or state.loads.keys() - history.provider.accounts:
+        raise WrongError(f"left over: {left} {counts} {state.loads.keys()}")
+    need = Need("last-0", "t0", 1, 1, history.plan.models[0], "i", ())
+    answer = last.run(
+        "lease", need.id, channel_of("last"), "t0", 1, 1, need.model, 0, "", 0, history.lease_us, ALIVE_US, "i"
+    )
+    if answer["verdict"] != "leased":
+        history.refused(need, answer)
