@@ -167,6 +167,8 @@ class Queue:
                     is_reported = False
                     if lease_id is None:
                         self._look_after_all()
+                    elif not lease_id:
+                        self._ask_now()
                     else:
                         self._wake_anywhere(lease_id)
             except (GatewayError, UnicodeDecodeError) as error:
@@ -195,7 +197,7 @@ class Queue:
                 await self._give_up_abandoned(upstream)
 
     async def _messages(self) -> AsyncGenerator[str | None]:
-        """Ids, after None for the beginning. Raises: GatewayError REDIS_AWAY."""
+        """Ids, after None for the beginning; "" asks for a heartbeat. Raises: GatewayError REDIS_AWAY."""
         async with self._redis.pubsub() as messages:
             with redis_faults():
                 await messages.subscribe(self.channel)
@@ -264,6 +266,12 @@ class Queue:
         for part in self._parts.values():
             if lease_id in part.places:
                 part.places[lease_id].wake(Wake.GIVEN)
+
+    def _ask_now(self) -> None:
+        """More is free than one script gives out, at some upstream."""
+        for part in self._parts.values():
+            if part.places:
+                self._look_after(part, 0)
 
     def _look_after_all(self) -> None:
         """Redis is there again, or for the first time: places are asked for and leases renewed before they expire."""

@@ -16,6 +16,8 @@ from gateway.domain.keys import AccountLimits
 MINUTE_S: Final = 60.0
 GRAIN_S: Final = 0.3
 """By so much later than it was sent a call may be counted."""
+NOTICED_S: Final = 5.0
+"""A step back by less may not be noticed: what was counted just before then counts for so much longer."""
 LATE_S: Final = 0.25
 """What need not be reported; the margin of a minute covers it."""
 
@@ -76,6 +78,9 @@ class Provider:
         if seconds > 0 or seconds < -MINUTE_S - self.margin_s:
             self._forgotten_s = now_s
         self._is_set_back = seconds < 0
+        if -NOTICED_S < seconds < 0:
+            for call in (call for calls in self.counted.values() for call in calls):
+                call.free_s -= seconds
         self.recount(now_s)
 
     def look_after(self, now_s: float) -> None:
@@ -162,6 +167,22 @@ class Provider:
         limits, calls = self.accounts[account], self.calls_of(account, now_s)
         images = sum(call.images for call in calls)
         return limits.requests_per_minute - len(calls), limits.images_per_minute - images, len(calls)
+
+    def puts_off(self, call: Call, images: int, now_s: float) -> bool:
+        """If the account has room for another call of so many images later than it had without this one."""
+        calls = self.calls_of(call.account, now_s)
+        return self._room_at(call.account, calls, images) > self._room_at(call.account, calls - {call}, images)
+
+    def _room_at(self, account: str, calls: set[Call], images: int) -> float:
+        limits = self.accounts[account]
+        requests = limits.requests_per_minute - len(calls)
+        free = limits.images_per_minute - sum(call.images for call in calls)
+        at_s = 0.0
+        for call in sorted(calls, key=lambda one: one.free_s):
+            if requests >= 1 and free >= images:
+                break
+            requests, free, at_s = requests + 1, free + call.images, call.free_s
+        return at_s
 
     def reconcile(self, leased: Iterable[str]) -> None:
         """Grants that have expired count no more."""

@@ -293,8 +293,8 @@ local function dispatch()
   return true
 end
 
--- Dispatch where something got free that a waiting request could use.
+-- Dispatch where something got free that a waiting request could use. If there is more, the keeper asks at once.
 local function dispatch_freed()
-  if is_freed and redis.call('EXISTS', K.classes) == 1 then return dispatch() end
-  return false
+  if not is_freed or redis.call('EXISTS', K.classes) == 0 then return end
+  if dispatch() and meta.keeper then redis.call('PUBLISH', meta.keeper, '') end
 end
