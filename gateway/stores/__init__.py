@@ -131,7 +131,8 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: st
 def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
     """The source of `lua/NAME.lua`, after tables that Python has too, and the scripts that it shares code with."""
     folder = files(__package__) / "lua"
-    return "\n".join((tables, *((folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name))))
+    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
+    return "\n".join([tables, *parts] if tables else parts)
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Pa
         kept.get(f"{url}/healthz")
         files = certify(configuration.parent)
         wait_until(lambda: {files.serial} == {served_serial(url) for _ in range(16)}, "it is taken over", 60)
-        assert "certificate_reloaded" in events(configuration)
+        wait_until(lambda: "certificate_reloaded" in events(configuration), "it is logged")
         assert 200 == kept.get(f"{url}/healthz").status_code
 
 

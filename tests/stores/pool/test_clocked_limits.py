@@ -40,6 +40,7 @@ def test_grants_of_one_moment_are_claimed_in_any_order_and_none_frees_anothers_i
 def test_what_was_not_sent_gives_back_its_own_images(clocked: ClockedPool, unsent: str, late_s: float) -> None:
     clocked.declare({"a": TWENTY_IMAGES})
     clocked.spend(2, images=9)
+    clocked.spend(1, images=2)
     clocked.clock.advance(1)
     for number, images in enumerate((9, 2, 7)):
         clocked.wait(f"r{number}", f"t{number}", images)
