@@ -5,7 +5,7 @@ one of a higher pass may go before the first that waits for room, if it does not
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.domain.keys import AccountLimits
 from tests.stores.pool.liveness import Need, grown
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BATCH_AFTER: Final = 1e12
 """Every interactive request goes before every batch request."""
 LEAST: Final = 1e-6
+_Entry = tuple[float, int, int]
+"""Of a log: when requests were sent, how many, and their images."""
 
 
 def check_order(history: "History", granted: list[Need], before: dict[str, float]) -> None:
@@ -61,7 +63,7 @@ def _check_first(history: "History", first: list[Need], overtaking: list[Need]) 
     state = history.pool.state()
     load, now_us = state.loads[account], round(history.server_s * 1e6)
     window_us = round((MINUTE_S + history.plan.margin_s) * 1e6)
-    log = [(at, count, size) for at, count, size, _ in zip(*[iter(load["log"])] * 4, strict=True)]
+    log: list[_Entry] = [(at, count, size) for at, count, size, _ in zip(*[iter(load["log"])] * 4, strict=True)]
     without = list(log)
     for one in overtaking:
         without.remove(next(entry for entry in log if entry[1:] == (1, one.images) and abs(entry[0] - now_us) < 1000))
@@ -71,11 +73,11 @@ def _check_first(history: "History", first: list[Need], overtaking: list[Need]) 
         raise WrongError(f"{like[0]} is put off from {moments[0]} to {moments[1]} by {overtaking}")
 
 
-def _room_at(log: list[Any], images: int, limits: AccountLimits, now_us: float, window_us: float) -> float:
+def _room_at(log: list[_Entry], images: int, limits: AccountLimits, now_us: float, window_us: float) -> float:
     """When there is room for a call of so many images."""
     for at_us in (now_us, *(at + window_us for at, _, _ in log)):
         left = [entry for entry in log if entry[0] + window_us > at_us]
         requests, taken = sum(entry[1] for entry in left), sum(entry[2] for entry in left)
         if requests < limits.requests_per_minute and taken + images <= limits.images_per_minute:
             return at_us
-    return 0.0
+    raise WrongError(f"{images} images never fit: {log}")
