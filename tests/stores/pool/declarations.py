@@ -37,6 +37,11 @@ class Declarations:
     def withdraw(self, process: str) -> None:
         self._holders.pop(process, None)
 
+    def set_back(self, server_s: float) -> None:
+        """The clock was set back: no configuration is held for longer than if it were renewed now."""
+        latest_s = server_s + HOLDING_S
+        self._holders = {name: (kept, min(until_s, latest_s)) for name, (kept, until_s) in self._holders.items()}
+
     def _merge(self) -> None:
         self.accounts, self.keys = {}, {}
         for one in self._newest():

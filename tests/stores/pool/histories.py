@@ -17,6 +17,7 @@ from tests.stores.pool.declarations import Declarations
 from tests.stores.pool.endings import check_end
 from tests.stores.pool.liveness import Need, Watch, check_counts
 from tests.stores.pool.mishaps import Mishaps
+from tests.stores.pool.order import check_order
 from tests.stores.pool.plans import LENGTH_S, Configuration, Plan, hold
 from tests.stores.pool.processes import Process, Request
 from tests.stores.pool.provider import Call, Provider, WrongError
@@ -27,8 +28,6 @@ START_S: Final = 1_785_000_000.0
 CALM_S: Final = 2.0
 GRANTS_MAX: Final = 4
 """In one script; a heartbeat gives the rest."""
-BATCH_AFTER: Final = 1e12
-"""Every interactive request goes before every batch request."""
 
 
 class History:
@@ -54,7 +53,7 @@ class History:
         self.held: set[str] = set()
         self.rests: dict[str, tuple[float, float]] = {}
         """By field of `health`: until when something is out of use at least, on the scripts' clock; and seconds."""
-        self._passes: dict[str, float] = {}
+        self.passes: dict[str, float] = {}
         self._given = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -140,31 +139,35 @@ class History:
 
     def run(self, act: str, *args: str | float) -> dict[str, Any]:
         """One script, and what it granted."""
-        before = self._passes
+        before = self.passes
         if act in {"lease", "turn", "release", "look"}:
+            if self.provider.is_set_back:
+                self.declarations.set_back(self.server_s)
             self.provider.look_after(self.now_s)
         else:
             self.provider.recount(self.now_s)
         step = self.pool.run(act, self.server_s, *args)
         self.scripts_run += 1
-        self._passes = step.passes
+        self.passes = step.passes
         new = [lease_id for lease_id in step.grants if lease_id not in self.calls]
         self._given = len(new)
-        for lease_id, lease in zip(new, self.pool.leases(new) if new else (), strict=True):
-            self._granted(lease_id, lease, step.grants[lease_id], before)
+        leases = zip(new, self.pool.leases(new) if new else (), strict=True)
+        granted = [self._granted(lease_id, lease, step.grants[lease_id]) for lease_id, lease in leases]
+        if granted and not self.plan.paced:
+            check_order(self, granted, before)
         return step.answer
 
-    def _granted(self, lease_id: str, lease: dict[str, Any], channel: str, before: dict[str, float]) -> None:
+    def _granted(self, lease_id: str, lease: dict[str, Any], channel: str) -> Need:
         process = next(one for one in self.processes if channel_of(one.name) == channel)
         request = process.places.get(lease_id)
         need = request.need if request else self.ghosts.pop(lease_id)
         self._give(need, lease["a"], lease["k"], lease["f"], is_granted=True)
-        self._check_order(need, before)
         chance = self.random.random()
         if chance < 0.04 and request:
             request.deaf_until_s = self.now_s + self.random.uniform(5, 14)
         elif chance < 0.9:
             process.later(self.random.uniform(0, 0.1), process.hear, lease_id)
+        return need
 
     def leased(self, need: Need, answer: dict[str, Any]) -> Call:
         """A lease that begins now, be it one that was granted before."""
@@ -194,31 +197,14 @@ class History:
                 )
         return call
 
-    def _check_order(self, granted: Need, before: dict[str, float]) -> None:
-        """No request of another tenant with a lower pass could have used that account, now or later."""
-        if self.plan.paced or granted.flow not in before:
-            return
-        served = before[granted.flow] + BATCH_AFTER * (granted.priority == "b")
-        is_alone = len(self.provider.accounts) == 1 and not (self.plan.jumps or self.plan.outages)
-        for process in self.living:
-            for need in (request.need for request in process.places.values()):
-                first = self._passes.get(need.flow, served) + BATCH_AFTER * (need.priority == "b")
-                fits = need.images <= granted.images or (is_alone and self._is_put_off(need, granted))
-                is_like = need.model == granted.model and not need.avoided and need.id not in self.calls
-                if is_like and fits and first < served - 1e-6 and self.pool.is_waiting(need.id):
-                    raise WrongError(f"{granted} with pass {served} overtakes {need} with {first}")
-
-    def _is_put_off(self, need: Need, by: Need) -> bool:
-        is_allowed = all(need.images <= limits.images_per_minute for limits in self.provider.accounts.values())
-        return is_allowed and self.provider.puts_off(self.calls[by.id], need.images, self.now_s)
-
     # What becomes of requests
 
     def refused(self, need: Need, answer: dict[str, Any]) -> None:
         """Raises: WrongError, if an account could have served it."""
         if answer["verdict"] not in {"busy", "down", "nothing", "spent", "later"}:
             raise WrongError(f"{need}: {answer}")
-        if answer["verdict"] not in {"spent", "later"} and self.watch.may_have_room(self.now_s):
+        is_judged = answer["verdict"] not in {"spent", "later"} and self._given < GRANTS_MAX
+        if is_judged and self.watch.may_have_room(self.now_s):
             waiting = [request.need for process in self.living for request in process.places.values()]
             self.watch.refuse(need, [*waiting, *self.ghosts.values()], self.pool.state(), self.now_s, self.server_s)
 

@@ -70,7 +70,7 @@ class Watch:
         ready = self._ready(waiting, ghosts, state, now_s, server_s)
         self._since = {need.id: self._since.get(need.id, now_s) for need in ready}
         for need in ready:
-            was_full = freed in ready[need] and self._lanes(freed, state, server_s) == 1
+            was_full = freed in ready[need] and self.lanes(freed, state, server_s) == 1
             if was_full or now_s - self._since[need.id] > PATIENCE_S:
                 raise WrongError(f"{need} waits since {self._since[need.id]:.1f} beside {ready[need]}")
 
@@ -109,16 +109,16 @@ class Watch:
         for account, limits in self._provider.accounts.items():
             load = state.loads.get(account, {})
             requests, images, counted = self._provider.room(account, now_s)
-            lowered = limits.requests_per_minute - _grown(limits.requests_per_minute, load, "rate", server_s)
-            has_room = requests > lowered and images >= need.images and self._lanes(account, state, server_s) > 0
+            lowered = limits.requests_per_minute - grown(limits.requests_per_minute, load, "rate", server_s)
+            has_room = requests > lowered and images >= need.images and self.lanes(account, state, server_s) > 0
             if has_room and not (is_over and counted) and self._has_key(account, need, state, server_s):
                 found.append(account)
         return found
 
-    def _lanes(self, account: str, state: State, server_s: float) -> int:
+    def lanes(self, account: str, state: State, server_s: float) -> int:
         """Calls that may be added to those in flight."""
         load = state.loads.get(account, {})
-        return _grown(self._provider.accounts[account].max_concurrency, load, "lanes", server_s) - int(
+        return grown(self._provider.accounts[account].max_concurrency, load, "lanes", server_s) - int(
             load.get("flying", 0)
         )
 
@@ -159,7 +159,7 @@ def _is_out(rest: dict[str, Any] | None, state: State, server_s: float) -> bool:
     return rest is not None and (rest["until_us"] > server_s * 1e6 or rest.get("probe") in state.leased)
 
 
-def _grown(limit: int, load: dict[str, Any], name: str, server_s: float) -> int:
+def grown(limit: int, load: dict[str, Any], name: str, server_s: float) -> int:
     """A lowered estimate grows by a tenth of the limit a minute."""
     if not load.get(name):
         return limit

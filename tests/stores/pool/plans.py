@@ -69,7 +69,7 @@ class Plan:
         self.faults = rnd.choice(((), (), SHORT_FAULTS, CALL_FAULTS))
         self.fault_share = rnd.choice((0.05, 0.3))
         self.tenants = [(f"t{number}", rnd.choice((1, 1, 2, 5))) for number in range(rnd.randint(1, 6))]
-        self.names = [f"a{number}" for number in range(1 if self.is_dense else rnd.randint(1, 5))]
+        self.names = [f"a{number}" for number in range(1 if self.is_dense else rnd.choice((1, 1, 2, 3, 4, 5)))]
         self.configured = 0
         self.configuration = self.draw_configuration()
         self.processes = rnd.choice((1, 2, 2, 3))

@@ -16,8 +16,8 @@ from gateway.domain.keys import AccountLimits
 MINUTE_S: Final = 60.0
 GRAIN_S: Final = 0.3
 """By so much later than it was sent a call may be counted."""
-NOTICED_S: Final = 5.0
-"""A step back by less may not be noticed: what was counted just before then counts for so much longer."""
+SKEW_S: Final = 2.0
+"""By no more a clock that is set back goes unnoticed, as its last moment is noted each second."""
 LATE_S: Final = 0.25
 """What need not be reported; the margin of a minute covers it."""
 
@@ -65,7 +65,7 @@ class Provider:
     _sent: defaultdict[str, list[Call]] = field(default_factory=lambda: defaultdict(list))
     _flying: defaultdict[str, set[Call]] = field(default_factory=lambda: defaultdict(set))
     _forgotten_s: float = -math.inf
-    _is_set_back: bool = False
+    is_set_back: bool = False
 
     def declare(self, accounts: Mapping[str, AccountLimits], now_s: float) -> None:
         for name, limits in accounts.items():
@@ -77,23 +77,20 @@ class Provider:
         """The clock of the scripts is set."""
         if seconds > 0 or seconds < -MINUTE_S - self.margin_s:
             self._forgotten_s = now_s
-        self._is_set_back = seconds < 0
-        if -NOTICED_S < seconds < 0:
-            for call in (call for calls in self.counted.values() for call in calls):
-                call.free_s -= seconds
+        self.is_set_back = seconds < 0
         self.recount(now_s)
 
     def look_after(self, now_s: float) -> None:
         """A script drops what counts no more; the first after the clock was set back counts the rest from then on."""
         self.recount(now_s)
-        self._is_set_back = False
+        self.is_set_back = False
         for account, calls in self.counted.items():
             self.counted[account] = {call for call in calls if call.free_s > now_s}
 
     def recount(self, now_s: float) -> None:
-        for calls in self.counted.values() if self._is_set_back else ():
+        for calls in self.counted.values() if self.is_set_back else ():
             for call in calls:
-                call.free_s = max(call.free_s, self._free_s(now_s))
+                call.free_s = max(call.free_s, self._free_s(now_s + SKEW_S))
 
     def _free_s(self, counted_s: float) -> float:
         return counted_s + MINUTE_S + self.margin_s + GRAIN_S
@@ -167,22 +164,6 @@ class Provider:
         limits, calls = self.accounts[account], self.calls_of(account, now_s)
         images = sum(call.images for call in calls)
         return limits.requests_per_minute - len(calls), limits.images_per_minute - images, len(calls)
-
-    def puts_off(self, call: Call, images: int, now_s: float) -> bool:
-        """If the account has room for another call of so many images later than it had without this one."""
-        calls = self.calls_of(call.account, now_s)
-        return self._room_at(call.account, calls, images) > self._room_at(call.account, calls - {call}, images)
-
-    def _room_at(self, account: str, calls: set[Call], images: int) -> float:
-        limits = self.accounts[account]
-        requests = limits.requests_per_minute - len(calls)
-        free = limits.images_per_minute - sum(call.images for call in calls)
-        at_s = 0.0
-        for call in sorted(calls, key=lambda one: one.free_s):
-            if requests >= 1 and free >= images:
-                break
-            requests, free, at_s = requests + 1, free + call.images, call.free_s
-        return at_s
 
     def reconcile(self, leased: Iterable[str]) -> None:
         """Grants that have expired count no more."""

@@ -160,3 +160,12 @@ def test_a_call_whose_lease_expired_before_its_release_counts_once(clocked: Cloc
         clocked.release_again(lease, "late", **said)
     assert (2, 70) == (clocked.account()["images_today"], clocked.account()["usd_micros_today"])
     assert 0 == clocked.account()["flying"]
+
+
+def test_a_call_that_is_reported_as_late_after_a_minute_takes_no_room(clocked: ClockedPool) -> None:
+    """Redis was away meanwhile, and the process repeats what it had to say."""
+    clocked.declare({"a": AccountLimits(1, 9, 9)})
+    clocked.take("early")
+    clocked.clock.advance(2 * WINDOW_S)
+    clocked.release("early", later_us=5_000_000)
+    clocked.take("next")

@@ -54,3 +54,16 @@ def test_a_refusal_names_no_wait_that_is_over(clocked: ClockedPool) -> None:
         clocked.wait(f"big{number}", f"big{number}", 9, patience_s=10_000.0)
     found = clocked.lease("one", "anna")
     assert "leased" == found["verdict"] or found["wait_us"] > 0
+
+
+def test_a_small_request_waits_where_it_would_delay_a_large_one_beyond_all_that_counts_now(
+    clocked: ClockedPool,
+) -> None:
+    """Five of six images are wanted, and three leave the minute first; with two more they would leave it too late."""
+    clocked.declare({"a": AccountLimits(10, 6, 10)})
+    clocked.spend(1, images=3)
+    clocked.clock.advance(5)
+    clocked.wait("large", "acme", 5, patience_s=10_000.0)
+    clocked.wait("small", "anna", 2, patience_s=10_000.0)
+    clocked.clock.advance(WINDOW_S - 5)
+    assert "large" in clocked.turn("large", "small")["given"]

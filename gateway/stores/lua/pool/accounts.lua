@@ -65,6 +65,7 @@ local function room_at(a, images)
     if free >= 1 and missing <= 0 then break end
     free, missing, at = free + log[i + 1], missing - log[i + 2], log[i] + window()
   end
+  if free < 1 or missing > 0 then at = now + window() end  -- a call that is only supposed counts, and is not in the log
   local minute_at = math.max(now, at)
   if a.load.flying < lanes_of(a) then return minute_at, minute_at end
   return math.max(minute_at, now + setting('call_us') / math.max(1, a.load.flying)), minute_at

@@ -54,11 +54,11 @@ local function leased(verdict, id, lease)
   return {verdict = verdict, account = lease.a, key = lease.k, fingerprint = lease.f, at_us = moment(lease.t)}
 end
 
--- Count a request as sent at t and not when it was leased.
+-- Count a request as sent at t and not when it was leased; not at all if its minute is over.
 local function count_at(a, lease, t)
   cross_out(a, lease.s, lease.n)
   lease.t = t
-  lease.s = t >= now and write_down(a, lease.n) or write_in(a, t, lease.n)
+  lease.s = t >= now and write_down(a, lease.n) or t > now - window() and write_in(a, t, lease.n) or 0
 end
 
 -- Calls of the last minute, repeated ones apart: those of this minute of the clock, and of the one before in part.
