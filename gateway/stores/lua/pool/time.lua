@@ -1,7 +1,9 @@
 -- Outages of Redis and steps of its clock. Shared, after health.lua.
 
--- After the clock was set back, what was begun later than now begins now: nothing lasts longer than it was to last.
+-- After the clock was set back, what was begun later than now begins now: nothing lasts longer than it was to last. Leases
+-- that were last renewed before a step forward and back again may look expired.
 local function set_back()
+  set_meta('grace_until', now + grace_us())
   for _, name in ipairs(redis.call('ZRANGE', K.turns, 0, -1)) do redis.call('ZADD', K.turns, now, name) end
   local longest = {leases = setting('lease_us'), processes = 2 * SILENCE, holders = MINUTE, used = 2 * window()}
   for name, us in pairs(longest) do
