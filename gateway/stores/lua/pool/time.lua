@@ -30,7 +30,7 @@ local function note_time()
   local seen, lease_us = setting('seen_at'), setting('lease_us')
   if seen > now + SKEW then
     set_back()
-  elseif seen > 0 and lease_us > 0 and now - seen > math.max(SILENCE, lease_us / 2) then
+  elseif seen > 0 and lease_us > 0 and now - seen > lease_us / 4 + SILENCE then
     set_meta('grace_until', now + grace_us())
   end
   if seen == 0 or math.abs(now - seen) > SKEW then set_meta('seen_at', now) end
