@@ -146,17 +146,24 @@ def sockets(process: int) -> Iterator[str]:
 
 
 def check_deaths(load: Load, held: int, lines: list[dict[str, Any]], billed: dict[str, int]) -> None:
-    """The clients' failures are the ledger's unconfirmed, less what died before it was noted or sent."""
+    """The clients' failures are the ledger's unconfirmed, less what died before it was noted or sent.
+
+    A request that was answered and not yet settled is unconfirmed too.
+    """
     failed = {failure.prompt for failure in load.failures}
     assert (held, held) == (len(failed), len(load.failures))
     assert held > 0
     assert {(502, "upstream_error", "false")} == {told(failure) for failure in load.failures}
     delivered = {prompt_of(line): line["delivered"] for line in lines if line["delivered"]}
-    assert load.images == delivered
-    assert {prompt_of(line) for line in lines} - set(delivered) <= failed
-    assert billed == delivered | {prompt: images for prompt, images in billed.items() if prompt in failed}
     unconfirmed = {prompt_of(line): line["unconfirmed"] for line in lines if line["unconfirmed"]}
-    assert {prompt: images for prompt, images in billed.items() if prompt in failed}.items() <= unconfirmed.items()
+    unsettled = {prompt: images for prompt, images in load.images.items() if prompt not in delivered}
+    assert unsettled.items() <= unconfirmed.items()
+    assert len(unsettled) <= held
+    assert sorted(load.images.items()) == sorted((delivered | unsettled).items())
+    assert {prompt_of(line) for line in lines} - set(load.images) <= failed
+    lost = {prompt: images for prompt, images in billed.items() if prompt in failed}
+    assert sorted(billed.items()) == sorted((load.images | lost).items())
+    assert lost.items() <= unconfirmed.items()
 
 
 def told(failure: Failure) -> tuple[int, object, str | None]:
