@@ -57,7 +57,7 @@ REDIS_BINARIES: Mapping[str, str] = {name: path for name, path in _find_redis_bi
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Poll until a condition holds; fails with `what` after the time-out. While the machine stands still none passes."""
+    """Poll until a condition holds; fails with `what` after the time-out. Stalls of the machine do not count."""
     waited_s, began = 0.0, time.monotonic()
     while not condition():
         if waited_s > timeout_s:
