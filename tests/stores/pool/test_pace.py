@@ -139,3 +139,24 @@ def test_who_asks_now_and_then_waits_for_a_step_of_the_pace_at_most_beside_a_bat
         if one.tenant == SECOND and one.waited_s:
             waited = (one.at_s - one.waited_s, one.at_s)
             assert not [other for other in asking.sent if other.tenant == BATCH and waited[0] < other.at_s < waited[1]]
+
+
+@pytest.mark.parametrize("queued", [20, 90, 150])
+def test_a_long_queue_is_foreseen_at_the_rate_of_the_account_not_of_the_pace_alone(
+    clocked: ClockedPool, queued: int
+) -> None:
+    """Within the first minute what is left is spread; after it the whole rate is served."""
+    clocked.declare({"a": AccountLimits(requests_per_minute=60, images_per_minute=1000, max_concurrency=100)}, paced=50)
+    waiting = [f"w{at}" for at in range(30 + queued) if clocked.lease(f"w{at}", patience_s=1000)["verdict"] == "wait"]
+    foreseen_s = clocked.lease("next", patience_s=0)["wait_us"] / 1e6
+    for lease_id in list(clocked.leases):
+        clocked.release(lease_id)
+    waited_s = 0.0
+    while waiting:
+        clocked.clock.advance(0.2)
+        waited_s += 0.2
+        for lease_id in clocked.given(*waiting):
+            waiting.remove(lease_id)
+            clocked.claim(lease_id)
+            clocked.release(lease_id)
+    assert waited_s - 5 <= foreseen_s <= waited_s + 20

@@ -53,11 +53,16 @@ local function slots_by(us, found, call_us)
   return sum
 end
 
+-- How many slots these accounts have in a minute.
+local function slots_in_all(found)
+  local all = 0
+  for _, one in ipairs(found) do all = all + math.max(0, one[4][#one[4]]) end
+  return math.max(1, all)
+end
+
 -- The moment at which the slot with this number is free, to a tenth of a millisecond.
 local function moment_of(number, found)
-  local call_us, all = setting('call_us'), 0
-  for _, one in ipairs(found) do all = all + math.max(0, one[4][#one[4]]) end
-  all = math.max(1, all)
+  local call_us, all = setting('call_us'), slots_in_all(found)
   local rounds = math.floor((number - 1) / all)
   number = (number - 1) % all + 1
   local low, high = now, now
@@ -109,6 +114,14 @@ local function sample()
   return found, math.max(all, #found), #found > 0 and span / #found or 0
 end
 
+-- Microseconds until an account has given out so many slots: for a minute one in each span, as its room is spread, then at
+-- the rate at which slots get free.
+local function paced_us(slots, span, found)
+  local paced = slots * span
+  if paced <= window() then return paced end
+  return math.min(paced, window() + (slots - window() / span) * window() * #found / slots_in_all(found))
+end
+
 -- Microseconds until this request, which waits, is served; nil if nothing can serve it, with the reason; see outlook.
 local function forecast()
   local soonest, kind, more = outlook(need, is_over(flow))
@@ -118,7 +131,7 @@ local function forecast()
   if #found == 0 then return soonest - now, kind end
   local ahead = slots_ahead()
   local at = math.max(moment_of(math.max(1, math.ceil(ahead * #found / all)), found), soonest)
-  if span > 0 then at = math.max(at, soonest + (ahead - cost) * span / all) end
+  if span > 0 then at = math.max(at, soonest + paced_us((ahead - cost) / all, span, found)) end
   return at - now, kind
 end
 
