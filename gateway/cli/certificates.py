@@ -32,7 +32,7 @@ class Certificate:
         """Uvicorn asks for the context before the program of a new process has set up its log."""
 
     def build_context(self, *_uvicorn: object) -> ssl.SSLContext:
-        """TLS 1.2 or newer, as Python's and OpenSSL's defaults choose it. Raises: SettingsError."""
+        """Raises: SettingsError."""
         self._watches = (Watch(self._tls.certificate), Watch(self._tls.key))
         try:
             self._context = self.read()
@@ -46,7 +46,7 @@ class Certificate:
     def read(self) -> ssl.SSLContext:
         """A context of the files as they are now. Raises: SettingsError."""
         good = self._read_file("certificate", self._tls.certificate), self._read_file("key", self._tls.key)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = _make_context()
         self._load_into(context)
         self._good = good
         return context
@@ -117,9 +117,18 @@ class Certificate:
             ) from error
 
 
+def _make_context() -> ssl.SSLContext:
+    """TLS 1.2 or newer with authenticated ciphers (AEAD) only; those of TLS 1.3 all are. No renegotiation."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
 def _context_of(certificate: bytes, key: bytes) -> ssl.SSLContext:
     """Python takes certificates from files alone."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _make_context()
     with TemporaryDirectory() as folder:  # of this user alone
         for name, content in (("tls.crt", certificate), ("tls.key", key)):
             (Path(folder) / name).write_bytes(content)

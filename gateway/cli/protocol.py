@@ -7,7 +7,6 @@ before its answers, and keeps answers that nobody reads.
 import asyncio
 import uuid
 from dataclasses import dataclass
-from typing import Final
 
 import httptools
 import structlog
@@ -17,13 +16,13 @@ from uvicorn.server import ServerState
 
 from gateway.cli.certificates import Certificate
 from gateway.cli.corked import Corked
+from gateway.cli.heads import build_refusal, build_without_upgrade, find_problem
+from gateway.cli.refusals import Refusals
 from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import CONNECTIONS, Level
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
-from gateway.wire.openai import render_error
 
 _LOG = structlog.get_logger("imagegate.http")
-_REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,7 @@ class BoundedConfig(uvicorn.Config):
     drain_timeout_s: float = 5.0
     drain_grace_s: float = 0.0
     certificate: Certificate | None = None
+    refusals: Refusals
     late_ports: frozenset[int] = frozenset()
     """They are listened on until the last request is done: what is counted meanwhile is to be told."""
 
@@ -68,8 +68,11 @@ class BoundedProtocol(HttpToolsProtocol):
         "_has_turned",
         "_head_timer",
         "_is_in_head",
+        "_is_refused",
         "_limits",
+        "_problem",
         "_refusal",
+        "_refusals",
         "_write_timer",
     )
 
@@ -81,7 +84,8 @@ class BoundedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._limits = config.connection_limits if isinstance(config, BoundedConfig) else ConnectionLimits()
+        assert isinstance(config, BoundedConfig)
+        self._limits, self._refusals = config.connection_limits, config.refusals
         self._is_in_head = True
         self._framing_bytes = 0
         """Of an incomplete head; of a complete one what came since and is no body: sizes of chunks, trailers."""
@@ -91,7 +95,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._has_turned = False
         """Whether a head began or was completed in it."""
         self._refusal = Fault.MALFORMED_HTTP
+        self._problem = ""
         """Why the parser was stopped."""
+        self._is_refused = False
+        """Nothing more is parsed."""
         self._end_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -130,13 +137,13 @@ class BoundedProtocol(HttpToolsProtocol):
             return  # a trailer, which must not pass for a header of the request that is being served
         super().on_header(name, value)
         if len(self.headers) > self._limits.fields_max:
-            self._stop(Fault.HEAD_TOO_LARGE)
+            self._stop(Fault.HEAD_TOO_LARGE, "too many fields")
 
     def on_headers_complete(self) -> None:
         """Raises: GatewayError, at which the parser stops."""
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._stop(Fault.MALFORMED_HTTP)
+                self._stop(Fault.MALFORMED_HTTP, "CONNECT")
             return  # `_parse` reads this head again
         self._check_head()
         self._end_head()
@@ -156,6 +163,8 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         was_in_head = self._is_in_head
         self._accounted_bytes, self._has_turned = 0, False
         self._unset_keepalive_if_required()
@@ -164,26 +173,21 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch_end()
             return
         if self._is_all_framing(len(data) - self._accounted_bytes):
-            self._refuse(GatewayError(Fault.HEAD_TOO_LARGE))
+            self._refuse(GatewayError(Fault.HEAD_TOO_LARGE), "head_max_bytes")
         elif not (self._is_in_head and was_in_head) and self._waits_for_nothing():
             self._start_head_timer()  # what is left of a body that nobody wanted, or nothing at all
 
     def _parse(self, data: bytes) -> None:
-        """Feeds the parser; a head with an Upgrade, which may be ignored (RFC 9110 section 7.8), again without it."""
+        """Feeds the parser; a head with an Upgrade again without it, or its body would pass for the next request."""
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as pause:  # this parser would take the body for the next request
-            data = self._head_without_upgrade() + data[pause.args[0] :]
+        except httptools.HttpParserUpgrade as pause:
+            method, version = self.parser.get_method(), self.parser.get_http_version()
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-            self._parse(data)
-        except httptools.HttpParserError:
-            self._refuse(GatewayError(self._refusal))
-
-    def _head_without_upgrade(self) -> bytes:
-        fields = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
-        version = self.parser.get_http_version().encode("ascii")
-        return b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, fields)
+            self._parse(build_without_upgrade(method, self.url, version, self.headers) + data[pause.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse(GatewayError(self._refusal), self._problem or str(error))
 
     def _is_all_framing(self, more_bytes: int) -> bool:
         """Whether more came than a head may have, or a body of such a size needs."""
@@ -212,9 +216,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_write_timer()
         super().resume_writing()
 
-    def _stop(self, fault: Fault) -> None:
+    def _stop(self, fault: Fault, problem: str) -> None:
         """Stop the parser, which then asks for a refusal. Raises: GatewayError."""
-        self._refusal = fault
+        self._refusal, self._problem = fault, problem
         raise GatewayError(fault)
 
     def _check_head(self) -> None:
@@ -222,13 +226,11 @@ class BoundedProtocol(HttpToolsProtocol):
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._accounted_bytes += head_bytes
         if head_bytes > self._limits.head_max_bytes:
-            self._stop(Fault.HEAD_TOO_LARGE)  # it came in one piece, which may be larger
+            self._stop(Fault.HEAD_TOO_LARGE, "head_max_bytes")  # it came in one piece, which may be larger
         if len(self.pipeline) >= self._limits.pipelined_max:
-            self._stop(Fault.MALFORMED_HTTP)
-        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-        is_framed = not codings or (codings == [b"chunked"] and self.parser.get_http_version() != "1.0")
-        if not is_framed or sum(name == b"host" for name, _ in self.headers) > 1:
-            self._stop(Fault.MALFORMED_HTTP)  # what a proxy in front may read otherwise (RFC 9112 sections 3.2, 6.1)
+            self._stop(Fault.MALFORMED_HTTP, "too many pipelined requests")
+        if problem := find_problem(self.parser.get_http_version(), self.headers):
+            self._stop(Fault.MALFORMED_HTTP, problem)
 
     def _begin_head(self) -> None:
         self._end_head()
@@ -270,23 +272,18 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete  # None before the first request
 
-    def _refuse(self, error: GatewayError) -> None:
+    def _refuse(self, error: GatewayError, problem: str) -> None:
         """Answer without the program, which never sees such a request, and close; earlier answers go first."""
+        self._is_refused = True
+        self._refusals.add(problem)
         if self._is_answering() and not self._give_up_body():
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        body, request_id = render_error(error), f"req_{uuid.uuid4().hex}"
-        client = self.client[0] if self.client else ""
-        _LOG.debug("http_refused", request_id=request_id, fault=error.fault.value, client=client)
+        request_id, client = f"req_{uuid.uuid4().hex}", self.client[0] if self.client else ""
+        _LOG.debug("http_refused", request_id=request_id, fault=error.fault.value, problem=problem, client=client)
         fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
-        headers = b"".join(name + b": " + value + b"\r\n" for name, value in fixed)
-        head = (
-            f"HTTP/1.1 {error.row.status} {_REASONS[error.row.status]}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nx-should-retry: false\r\n"
-            "connection: close\r\n"
-        )
-        self.transport.write(head.encode("ascii") + headers + b"\r\n" + body)
+        self.transport.write(build_refusal(error, request_id, fixed))
         self.transport.close()
         self._watch_end()
 

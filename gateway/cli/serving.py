@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from gateway.cli.certificates import Certificate
 from gateway.cli.output import fail
 from gateway.cli.protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
+from gateway.cli.refusals import Refusals
 from gateway.cli.server import Server
 from gateway.settings import Settings
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
@@ -48,6 +49,7 @@ def server_config(app: ASGIApp | str, drain_timeout_s: float, proxies: Sequence[
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     config.drain_timeout_s = drain_timeout_s
+    config.refusals = Refusals()
     return config
 
 

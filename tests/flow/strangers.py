@@ -76,7 +76,7 @@ def replies(raw: bytes) -> list[Reply]:
     while raw:
         head, _, raw = raw.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
-        pairs = [line.partition(": ")[::2] for line in lines]
+        pairs = [(name.lower(), value) for name, _, value in (line.partition(": ") for line in lines)]
         assert len(pairs) == len(dict(pairs)), f"a header stands twice: {lines}"
         headers = dict(pairs)
         length = int(headers["content-length"])

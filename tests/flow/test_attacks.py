@@ -1,5 +1,6 @@
 """What strangers do to a connection: bytes that are too many, too slow, ambiguous or meant for somebody else."""
 
+import json
 import time
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ from tests.flow.strangers import (
     talk,
 )
 from tests.harness import Gateway, Simulator
+from tests.logging_aside import logging_aside
 
 LIMITS = ConnectionLimits()
 BODY = b'{"prompt": "a cat", "response_format": "url"}'
@@ -107,6 +109,7 @@ AMBIGUOUS: dict[str, tuple[list[bytes], bytes]] = {
     "a NUL": ([b"x: a\0b", b"content-length: 45"], BODY),
     "a line without a name": ([b": x", b"content-length: 45"], BODY),
     "two hosts": ([b"host: y", b"content-length: 45"], BODY),
+    "two keys": ([b"authorization: Bearer another", b"content-length: 45"], BODY),
     "a negative chunk": ([b"transfer-encoding: chunked"], b"-5\r\nabc"),
     "a chunk of 17 digits": ([b"transfer-encoding: chunked"], b"f" * 17 + b"\r\nabc"),
     "chunks that end in line feeds": ([b"transfer-encoding: chunked"], IN_CHUNKS.replace(b"\r\n", b"\n")),
@@ -133,6 +136,33 @@ def test_what_two_servers_may_read_differently_is_refused_at_once(
 def test_chunks_in_http_1_0_are_refused(gateway: Gateway) -> None:
     begin = head(POST, b"transfer-encoding: chunked", key=gateway.api_key).replace(b"HTTP/1.1", b"HTTP/1.0")
     assert 400 == ask(gateway.url, begin + IN_CHUNKS).status
+
+
+HEADS_WITHOUT_A_HOST = {
+    "HTTP/1.1": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "an absolute target": b"GET http://x/healthz HTTP/1.1\r\n\r\n",
+    "HTTP/0.9": b"GET /healthz\r\n\r\n",
+    "HTTP/0.9, spelt": b"GET /healthz HTTP/0.9\r\nhost: x\r\n\r\n",
+    "HTTP/2.0": b"GET /healthz HTTP/2.0\r\nhost: x\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", list(HEADS_WITHOUT_A_HOST))
+def test_a_head_without_a_host_or_of_another_version_is_refused(gateway: Gateway, kind: str) -> None:
+    assert 400 == ask(gateway.url, HEADS_WITHOUT_A_HOST[kind] + SMUGGLED).status
+
+
+def test_http_1_0_needs_no_host(gateway: Gateway) -> None:
+    assert 200 == ask(gateway.url, b"GET /healthz HTTP/1.0\r\n\r\n").status
+
+
+def test_refusals_are_logged_with_their_problem_and_not_each(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway()
+    with logging_aside(level="info") as log:
+        for _ in range(20):
+            ask(gateway.url, head(b"GET /healthz", b"host: y"))
+    problems = [json.loads(line)["problem"] for line in log.text.splitlines() if "connections_refused" in line]
+    assert ["several Host fields"] == problems
 
 
 NO_PATHS_OF_OURS = {

@@ -46,6 +46,17 @@ def test_after_so_many_wrong_keys_an_address_is_refused_whatever_it_sends(make_g
     assert 'imagegate_refusals_total{fault="authentication_throttled",tenant=""} 7.0' in gateway.get("/metrics").text
 
 
+def test_strangers_at_the_same_address_do_not_lock_an_administrator_out(make_gateway: MakeGateway) -> None:
+    """The administrator comes for the first time from there."""
+    gateway = make_gateway(server={"failed_keys_per_minute": 3, "trusted_proxies": ["127.0.0.1"]})
+    here: dict[str, str] = {"x_forwarded_for": "203.0.113.1"}
+    path = "/admin/v1/tenants"
+    wrong = [guess(gateway, f"{WRONG}{number}", path, **here).status_code for number in range(6)]
+    assert [401, 401, 401, 429, 429, 429] == wrong
+    assert 200 == guess(gateway, ADMIN_KEY, path, **here).status_code
+    assert 429 == guess(gateway, WRONG, path, **here).status_code
+
+
 @pytest.mark.parametrize("header", ["x_forwarded_for", "forwarded", "x_real_ip", "true_client_ip", "cf_connecting_ip"])
 def test_nobody_is_believed_to_be_at_another_address(make_gateway: MakeGateway, header: str) -> None:
     gateway = make_gateway(server={"failed_keys_per_minute": 3}, logs={"client_address": True})

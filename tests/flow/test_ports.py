@@ -115,6 +115,23 @@ def test_old_versions_of_tls_are_not_spoken(configuration: Path) -> None:
             client.wrap_socket(connection)
 
 
+@pytest.mark.parametrize(("cipher", "is_spoken"), [("AES128-GCM-SHA256", True), ("AES128-SHA256", False)])
+def test_only_authenticated_ciphers_are_spoken(configuration: Path, cipher: str, *, is_spoken: bool) -> None:
+    with started(configuration, **tls(certify(configuration.parent))) as (_, url):
+        host, port = url.removeprefix("https://").split(":")
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        client.maximum_version = ssl.TLSVersion.TLSv1_2
+        client.set_ciphers(f"ECDHE-ECDSA-{cipher}:ECDHE-RSA-{cipher}")
+        with socket.create_connection((host, int(port)), 10) as connection:
+            if is_spoken:
+                with client.wrap_socket(connection) as spoken:
+                    assert spoken.version() == "TLSv1.2"
+            else:
+                with pytest.raises(ssl.SSLError):
+                    client.wrap_socket(connection)
+
+
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
 def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     """In every worker; a connection that is open goes on."""

@@ -6,6 +6,7 @@ whoever has an admin key, and nobody else, so that no section can forget to ask.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Final, Protocol
 
 from starlette.requests import Request
@@ -47,10 +48,8 @@ class Admin:
             method = "GET" if request.method == "HEAD" else request.method
             given = request.headers.get("authorization", "")
 
-            async def check() -> str:
-                return self._access.check(given, method)
-
-            name = await self._guesses.check_admin(address_of(request), given, check)
+            check = partial(self._access.check, given, method)
+            name = self._guesses.check_admin(address_of(request), given, check)
             record = record_of(request)
             record.admin = name
             with change_faults() if method != "GET" else nullcontext():

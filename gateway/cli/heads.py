@@ -1,0 +1,54 @@
+"""What is served of a request's head, decided once it is parsed.
+
+Servers that read one head differently disagree where the next request begins, or whose it is (RFC 9112 section 11.2).
+Heads that allow this are refused, and an offer of another protocol is taken out.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.domain.faults import GatewayError
+from gateway.web.hardening import Headers
+from gateway.wire.openai import render_error
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
+_REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+
+
+def find_problem(version: str, fields: Fields) -> str:
+    """Why a head cannot be served; empty if it can."""
+    if version not in _VERSIONS:
+        return "HTTP version"
+    hosts = authorizations = 0
+    codings = []
+    for name, value in fields:
+        if name == b"host":
+            hosts += 1
+        elif name == b"authorization":
+            authorizations += 1
+        elif name == b"transfer-encoding":
+            codings.append(value.strip().lower())
+    if codings and (codings != [b"chunked"] or version == "1.0"):
+        return "Transfer-Encoding"  # RFC 9112 section 6.1
+    if hosts > 1 or (not hosts and version == "1.1"):
+        return "several Host fields" if hosts else "no Host"  # RFC 9112 section 3.2
+    return "several Authorization fields" if authorizations > 1 else ""
+
+
+def build_without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
+    """The head as it would be without its Upgrade, which a server may ignore (RFC 9110 section 7.8)."""
+    lines = b"".join(b"%b: %b\r\n" % field for field in fields if field[0] != b"upgrade")
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode("ascii"), lines)
+
+
+def build_refusal(error: GatewayError, request_id: str, fixed: Headers) -> bytes:
+    """The whole response to a request that the program does not see."""
+    body, status = render_error(error), error.row.status
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nx-should-retry: false\r\n"
+        "connection: close\r\n"
+    )
+    return head.encode("ascii") + b"".join(b"%b: %b\r\n" % field for field in fixed) + b"\r\n" + body
