@@ -15,6 +15,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from sys import intern
 from types import TracebackType
 from typing import Final, Self
@@ -25,6 +26,8 @@ from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.http import StreamWriter
 from aiohttp.payload import BytesIOPayload
 from yarl import URL
+
+from gateway.transport.framing import BoundedHandler
 
 _CHUNK_BYTES: Final = 256 * 1024
 _KEEP_ALIVE_S: Final = 15.0
@@ -87,6 +90,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=_PublicResolver() if self._public_only else None,
         )
+        connector._factory = partial(BoundedHandler, loop=asyncio.get_running_loop())  # noqa: SLF001 - no public way
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
