@@ -11,7 +11,6 @@ which would make the gateway buy an image twice.
 
 import asyncio
 import io
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +26,7 @@ from aiohttp.http import StreamWriter
 from aiohttp.payload import BytesIOPayload
 from yarl import URL
 
+from gateway.transport.addresses import is_public_address, is_public_name
 from gateway.transport.framing import BoundedHandler
 
 _CHUNK_BYTES: Final = 256 * 1024
@@ -116,7 +116,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Raises: httpx.TransportError, never anything of aiohttp's."""
         if self._session is None:
             raise RuntimeError("the transport is used outside of its context")
-        if self._public_only and not _is_public_name(request.url.host):
+        if self._public_only and not is_public_name(request.url.host):
             raise httpx.ConnectError("the address is not public")
         limits = request.extensions.get("timeout", {})
         if any(seconds is not None and seconds <= 0 for seconds in limits.values()):
@@ -188,7 +188,7 @@ class _PublicResolver(AbstractResolver):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         except UnicodeError as error:
             raise OSError(f"{host[:80]} is no host name") from error
-        public = [(kind, address) for kind, _, _, _, address in found if _is_public_address(str(address[0]))]
+        public = [(kind, address) for kind, _, _, _, address in found if is_public_address(str(address[0]))]
         if not public:
             raise OSError(f"{host} has no public address")
         return [
@@ -205,35 +205,3 @@ class _PublicResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
-
-
-def _is_public_name(host: str) -> bool:
-    """Names are judged when they resolve; literal addresses here, since no resolver sees them."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return True
-    return _is_public_address(host)
-
-
-_EMBEDDING: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
-"""NAT64 and the old compatible form: an IPv4 address in the last 32 bits."""
-
-
-def _is_public_address(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = _embedded(ip)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast
-
-
-def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address to which packets for this one go in the end."""
-    if any(ip in network for network in _EMBEDDING):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    teredo = ip.teredo
-    return ip.ipv4_mapped or ip.sixtofour or (teredo[1] if teredo else None)
