@@ -22,6 +22,7 @@ from typing import Final, Self
 import aiohttp
 import httpx
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from aiohttp.payload import BytesIOPayload
 from yarl import URL
@@ -90,7 +91,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=_PublicResolver() if self._public_only else None,
         )
-        connector._factory = partial(BoundedHandler, loop=asyncio.get_running_loop())  # noqa: SLF001 - no public way
+        handler: type[ResponseHandler] = BoundedHandler  # for mypy: partial is invariant
+        connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - there is no public way
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
