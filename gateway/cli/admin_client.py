@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import httpx
 import typer
 
-from gateway.cli.output import fail
+from gateway.cli.output import fail, printable
 
 UrlOption = Annotated[
     str, typer.Option("--url", envvar="IMAGEGATE_URL", help="The gateway's address.", show_default=True)
@@ -57,7 +57,7 @@ def ask(url: str, admin_key: str, method: str, path: str, body: Document | None 
         refusal = answer.get("error")
         if isinstance(refusal, dict) and refusal.get("code") == "unknown_url":
             fail(f"{url} has no admin API; has it a port of its own ([admin] port)? check --url")
-        fail(str(refusal.get("message")) if isinstance(refusal, dict) else f"HTTP {response.status_code}")
+        fail(printable(str(refusal.get("message"))) if isinstance(refusal, dict) else f"HTTP {response.status_code}")
     return answer
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import typer
 
 from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import minute, print_json, print_text
+from gateway.cli.output import minute, print_json, print_text, printable
 
 _TOLD_BY_THE_HEAD = ("id", "name", "tenant", "created_at", "upstream", "account", "key")
 
@@ -36,7 +36,7 @@ def audit(
     if not rows(answer):
         print("There are no entries.")
     if answer.get("next"):
-        typer.echo(f"There are more: --before {answer['next']}", err=True)
+        typer.echo(printable(f"There are more: --before {answer['next']}"), err=True)
 
 
 def _print(entry: Document) -> None:

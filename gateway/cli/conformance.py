@@ -1,12 +1,11 @@
 """`imagegate conformance`."""
 
 import importlib.util
-import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli.output import print_json, print_table, print_text
+from gateway.cli.output import print_error, print_json, print_table, print_text
 from gateway.cli.progress import progressing
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def conformance(
 
 def _stop(message: str) -> NoReturn:
     """One line on standard error, and exit code 2."""
-    print(f"imagegate: {message}", file=sys.stderr)
+    print_error(message)
     raise typer.Exit(2)
 
 

@@ -19,7 +19,7 @@ from gateway.cli.limits import (
     limit_fields,
     limits_document,
 )
-from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table
+from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 from gateway.domain.credentials import digest, key_id
 from gateway.stores.credentials import new_secret
 
@@ -62,8 +62,9 @@ def create(
     if json:
         print_json(answer)
         return
-    print(answer.get("key"))
-    typer.echo(f"Key {answer.get('id')} of {tenant}. It is shown only now: keep it in a safe place.", err=True)
+    print(printable(str(answer.get("key"))))
+    key_id = printable(str(answer.get("id")))
+    typer.echo(f"Key {key_id} of {tenant}. It is shown only now: keep it in a safe place.", err=True)
 
 
 @app.command("list")
@@ -144,7 +145,7 @@ def rotate(
     if json:
         print_json(answer)
         return
-    print(answer.get("key"))
+    print(printable(str(answer.get("key"))))
     typer.echo(f"Key {key_id} of {tenant}. It is shown only now: keep it in a safe place.", err=True)
     until = answer.get("old_secret_until")
     typer.echo(f"The old one {f'works until {minute(until)}' if until else 'is refused from now on'}.", err=True)

@@ -21,13 +21,20 @@ _NARROW: Final = 8
 
 
 def fail(message: str) -> NoReturn:
-    """One line on standard error, and exit code 1."""
-    print(f"imagegate: {message}", file=sys.stderr)
+    """Writes the message to standard error; exit code 1."""
+    print_error(message)
     raise typer.Exit(1)
 
 
+def print_error(message: str) -> None:
+    """Several lines only where the message has them; pass a server's words through `printable` first."""
+    print("imagegate: " + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)
+
+
 def print_json(answer: object) -> None:
-    print(json.dumps(answer, ensure_ascii=False))
+    """One line of JSON; characters that steer a terminal are escaped in it, as are lone surrogates."""
+    text = json.dumps(answer, ensure_ascii=False)
+    print("".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text))
 
 
 def print_table(

@@ -190,7 +190,7 @@ def _print_report(groups: Sequence[str], answer: Document) -> None:
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
     decimals = max(_decimals(row) for row in [*rows(answer), total])
-    print(f"{answer.get('from')} to {answer.get('to')}, UTC")
+    print(printable(f"{answer.get('from')} to {answer.get('to')}, UTC"))
     print_table(
         [name.upper() for name in names],
         [_cells(row, names, decimals) for row in rows(answer)],

@@ -241,7 +241,7 @@ class Upstreams:
                     return None
                 key = lease.key
                 attempt = run.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
-                order = Order(body, asked, count, price, run.job.prompt, run.trace.headers_of(attempt), entry)
+                order = Order(body, asked, count, price, run.job, run.trace.headers_of(attempt), entry)
                 is_lease_used = True
                 return await self._buy(run, lease, target, order, attempt)
         except GatewayError as error:

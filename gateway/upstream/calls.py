@@ -11,12 +11,13 @@ import structlog
 
 from gateway.domain.billing import OpenOrder
 from gateway.domain.faults import Fault, GatewayError, Outcome
-from gateway.domain.images import Delivery, ImageReply
+from gateway.domain.images import Delivery, ImageJob, ImageReply
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
 from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.redaction import redact_error, redact_reply
 from gateway.wire.envelope import Reply
+from gateway.wire.extras import own_words
 
 TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], Fault]] = {
     # Nothing reached the upstream.
@@ -64,7 +65,7 @@ class Order:
     images: int
     price_usd_micros: int
     """Of one image."""
-    prompt: str = field(default="", repr=False)
+    job: ImageJob = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     """Besides those that every call has."""
     entry: OpenOrder = field(default_factory=OpenOrder)
@@ -119,7 +120,8 @@ class Caller:
                     raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
                 outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
         except GatewayError as error:
-            outcome = redact_error(_unsent(error) if entry.sent_s is None else error, lease.key.secret, order.prompt)
+            failure = _unsent(error) if entry.sent_s is None else error
+            outcome = redact_error(failure, lease.key.secret, own_words(order.job))
             entry.fail(outcome.row)  # before anything is awaited: a cancellation must not lose it
         finally:
             self._metrics.upstream_seconds.labels(endpoint.name).observe(self._monotonic() - started_s)

@@ -1,49 +1,139 @@
-"""Keeps an upstream's words from carrying a key or a prompt further: some repeat what they were sent."""
+"""Keeps an upstream's words from carrying a key or a request further: some repeat what they were sent.
 
+Texts are compared without regard to case, decoded, and once more without what is neither letter nor digit.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
+from urllib.parse import urlsplit
 
 from gateway.domain.faults import GatewayError
 from gateway.domain.images import ImageReply, Link
 from gateway.domain.keys import Secret
 
 _PIECE: Final = 8
-"""So many characters in a row give a key away: upstream text is cut, perhaps in the middle of one."""
+"""So many characters in a row give a key or an address away: upstream text is cut, perhaps in the middle of one."""
 _PROMPT_PIECE: Final = 12
 """Fewer words of a prompt than that are no one's secret, and are found in every sentence."""
+_WORD_MAX_CHARS: Final = 32 * 1024
+"""Compared of one text of a request: a picture in it has megabytes."""
+_DATA: Final = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
+"""Base64 that is repeated from behind there."""
+_ESCAPES: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+|\\u[0-9a-fA-F]{4}")
+_ROUNDS: Final = 3
+"""Of decoding: what was encoded more often is not recognised."""
+_REQUEST: Final = "<request>"
+
+_Mapped = list[tuple[str, int, int]]
+"""Characters, each with the start and end of what it was decoded from."""
 
 
 def redact(text: str, secret: Secret) -> str:
     """The text without the key, and without pieces of it."""
-    return _without(text, secret.reveal(), repr(secret), _PIECE)
+    return _without(text, _forms(secret.reveal()), repr(secret), _PIECE)
 
 
-def redact_error(error: GatewayError, secret: Secret, prompt: str = "") -> GatewayError:
-    """The same error, whose detail holds neither the key nor what the prompt says."""
+def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ()) -> GatewayError:
+    """The same error, whose detail holds neither the key nor `words`, the free texts of the request."""
     error.detail = redact(error.detail, secret)
-    if len(prompt) >= _PROMPT_PIECE:
-        error.detail = _without(error.detail, prompt, "<prompt>", _PROMPT_PIECE)
+    for word in words:
+        is_data = word.startswith("data:")
+        known = word.partition(",")[2] if is_data else word
+        if len(known) >= _PROMPT_PIECE:
+            error.detail = _without(error.detail, [known[:_WORD_MAX_CHARS]], _REQUEST, _PROMPT_PIECE)
+        if is_data:
+            error.detail = _DATA.sub(_REQUEST, error.detail)
+        elif word.lower().startswith(("http://", "https://")):
+            error.detail = _without(error.detail, _parts(word[:_WORD_MAX_CHARS]), _REQUEST, _PIECE)
     return error
 
 
 def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
-    """The reply without its links that hold the key, which the tenant would be given."""
+    """The reply without its links that hold the key or a piece of it, which the tenant would be given.
+
+    Of a JWT the signature counts: others begin alike, and a picture that is paid for must not be lost.
+    """
     key = secret.reveal()
-    pictures = tuple(one for one in reply.pictures if not (isinstance(one, Link) and key in one.url))
+    forms = _forms(key.rpartition(".")[2] if key.startswith("eyJ") else key)
+    pictures = tuple(
+        one for one in reply.pictures if not (isinstance(one, Link) and any(_found(one.url, forms, _PIECE)))
+    )
     return replace(reply, pictures=pictures, id=redact(reply.id, secret))
 
 
-def _without(text: str, private: str, instead: str, length: int) -> str:
-    """Every stretch of `length` or more characters that `private` has too is replaced."""
-    length = min(length, len(private))
-    if not any(text[at : at + length] in private for at in range(len(text) - length + 1)):
+def _forms(key: str) -> list[str]:
+    """The key as it may be written; its base64 depends on how many bytes precede it."""
+    raw = key.encode()
+    return [key, raw.hex(), *(b64encode(bytes(ahead) + raw).decode() for ahead in range(3))]
+
+
+def _parts(url: str) -> list[str]:
+    """The host of an address, and the longer parts of its path and query: they may be repeated alone."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        host = ""
+    return [part for part in (host, *re.split(r"[/?#&=:@]+", url)) if part and (part == host or len(part) >= _PIECE)]
+
+
+def _without(text: str, private: Iterable[str], instead: str, length: int) -> str:
+    """Every stretch of `length` or more characters that one of `private` has too is replaced."""
+    hidden = _found(text, private, length)
+    if not any(hidden):
         return text
-    pieces = {private[at : at + length] for at in range(len(private) - length + 1)}
-    hidden = [False] * len(text)
-    for at in range(len(text) - length + 1):
-        if text[at : at + length] in pieces:
-            hidden[at : at + length] = [True] * length
     return "".join(
         instead if is_hidden and not (at and hidden[at - 1]) else "" if is_hidden else character
         for at, (character, is_hidden) in enumerate(zip(text, hidden, strict=True))
     )
+
+
+def _found(text: str, private: Iterable[str], length: int) -> list[bool]:
+    """For each character of the text, whether it belongs to such a stretch."""
+    decoded = [(one, start, end) for raw, start, end in _decoded(text) for one in raw.casefold()]
+    plain = [mapped for mapped in decoded if mapped[0].isalnum()]
+    hidden = [False] * len(text)
+    for known in private:
+        folded = _decode(known).casefold()
+        _mark(hidden, decoded, folded, min(length, len(folded)))
+        stripped = "".join(filter(str.isalnum, folded))
+        if len(stripped) >= length:
+            _mark(hidden, plain, stripped, length)
+    return hidden
+
+
+def _mark(hidden: list[bool], mapped: _Mapped, private: str, length: int) -> None:
+    text = "".join(one for one, _, _ in mapped)
+    starts: dict[str, list[int]] = {}
+    for at in range(len(text) - length + 1):
+        starts.setdefault(text[at : at + length], []).append(at)
+    for piece in {private[at : at + length] for at in range(len(private) - length + 1)} & starts.keys() - {""}:
+        for at in starts[piece]:
+            start, end = mapped[at][1], mapped[at + length - 1][2]
+            hidden[start:end] = [True] * (end - start)
+
+
+def _decoded(text: str) -> _Mapped:
+    mapped = [(character, at, at + 1) for at, character in enumerate(text)]
+    for _ in range(_ROUNDS):
+        found, at = [], 0
+        for escape in _ESCAPES.finditer("".join(one for one, _, _ in mapped)):
+            start, end = mapped[escape.start()][1], mapped[escape.end() - 1][2]
+            found += [*mapped[at : escape.start()], *((one, start, end) for one in _unescape(escape))]
+            at = escape.end()
+        mapped = found + mapped[at:]
+    return mapped
+
+
+def _decode(text: str) -> str:
+    for _ in range(_ROUNDS):
+        text = _ESCAPES.sub(_unescape, text)
+    return text
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    if escape[0].startswith("%"):
+        return bytes.fromhex(escape[0].replace("%", "")).decode("utf-8", "replace")
+    return escape[0].encode().decode("unicode_escape")

@@ -75,7 +75,10 @@ class ResultFetcher:
                 "result_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
             )
             return None
-        for url in _addresses(picture.url, trust):
+        url = (
+            picture.url if trust is Trust.NAMED else secured(picture.url)
+        )  # plain http only where the operator named it
+        for _ in range(_TRIES):
             try:
                 data = await self._fetch(url, trust)
             except GatewayError as error:
@@ -111,10 +114,3 @@ class ResultFetcher:
 
 def _hand_on(picture: Picture, links: LinkPolicy) -> Picture:
     return Link(links.hand_on(picture.url)) if isinstance(picture, Link) else picture
-
-
-def _addresses(url: str, trust: Trust) -> tuple[str, ...]:
-    """Https first; the link as it came only as a last resort."""
-    if trust is Trust.NAMED:
-        return (url,) * _TRIES
-    return (secured(url),) * (_TRIES - 1) + (url,)

@@ -1,5 +1,6 @@
 """What both client wires share: MiniMax's own request fields (reference/minimax.md 1.2), and what can be made."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -10,12 +11,13 @@ from gateway.wire.fields import MALFORMED, Fields, missing, refused_value, unkno
 
 _INT64: Final = 2**63
 _STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
+_REFERENCE_TYPE: Final = "character"
 _IMAGE_FILE_PREFIXES: Final = ("http://", "https://", "data:image/")
 
 
 class _Style(msgspec.Struct, forbid_unknown_fields=True):
     style_type: str
-    style_weight: float = 0.8
+    style_weight: int | float | msgspec.UnsetType = msgspec.UNSET
 
 
 class _SubjectReference(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,6 +62,27 @@ def read_extras(fields: Fields, *, style_is_mapped: bool = True) -> Extras:
     )
 
 
+def own_words(job: ImageJob) -> tuple[str, ...]:
+    """The free texts of a request, which an upstream may repeat: the prompt, and URLs and data of its references.
+
+    Values of a closed set are left out: they are the provider's words too. Reads up to 16 MiB of JSON: for errors only.
+    """
+    values = (getattr(job.extras, name) for name in sorted(job.extras.given()))
+    found = (text for value in values if isinstance(value, bytes) for text in _texts(msgspec.json.decode(value)))
+    return (job.prompt, *(text for text in found if text not in {*_STYLES, _REFERENCE_TYPE}))
+
+
+def _texts(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            yield from _texts(list(value.values()))
+        case list():
+            for item in value:
+                yield from _texts(item)
+
+
 def _read_style(fields: Fields) -> bytes | None:
     raw = fields.raw("style")
     if raw is None:
@@ -68,9 +91,10 @@ def _read_style(fields: Fields) -> bytes | None:
         style = msgspec.json.decode(raw, type=_Style)
     except MALFORMED:
         raise wrong_type("style", "an object with 'style_type' and 'style_weight'", fields.value("style")) from None
-    if style.style_type not in _STYLES or not 0 < style.style_weight <= 1:
+    is_weight_valid = style.style_weight is msgspec.UNSET or 0 < style.style_weight <= 1
+    if style.style_type not in _STYLES or not is_weight_valid:
         raise refused_value("style", f"'style_type' must be one of {', '.join(_STYLES)} and 'style_weight' in (0, 1].")
-    return raw
+    return msgspec.json.encode(style)  # not as received: readers differ on which of two equal names counts
 
 
 def _read_subject(fields: Fields) -> bytes | None:
@@ -84,8 +108,8 @@ def _read_subject(fields: Fields) -> bytes | None:
     if not references:
         raise refused_value("subject_reference", "the array is empty.")
     for reference in references:
-        if reference.type != "character" or not reference.image_file.startswith(_IMAGE_FILE_PREFIXES):
+        if reference.type != _REFERENCE_TYPE or not reference.image_file.startswith(_IMAGE_FILE_PREFIXES):
             raise refused_value(
                 "subject_reference", "'type' must be 'character' and 'image_file' a URL or a data:image/ URL."
             )
-    return raw
+    return msgspec.json.encode(references)

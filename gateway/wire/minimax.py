@@ -105,7 +105,8 @@ class MiniMax:
     probe_path: Final = "/v1/token_plan/remains"
     """Its quota page (reference/minimax.md 4.3)."""
     result_hosts: Final = (
-        "hailuo-image-algeng-data*.aliyuncs.com",
+        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # whole bucket names: anybody may own one with their prefix
+        "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",
         "*.bj.bcebos.com",
         "cdn.hailuoai.com",
     )

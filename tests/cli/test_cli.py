@@ -24,6 +24,7 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.cli.output import print_json
 from tests.harness import ADMIN_KEY, Gateway, serving, wait_until
 
 COLUMNS: Final = 80
@@ -263,6 +264,53 @@ def test_a_server_that_is_no_gateway_is_one_line(answer: Response) -> None:
 
     with serving(Starlette(routes=[Route("/{path:path}", any_answer)])) as url:
         check_refused(run("tenant", "show", "acme", "--url", url, "--admin-key", "x"))
+
+
+STEERING = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x202A, 0x202E, 0x2066, 0x2069, 0x200F, 0x2028, 0xFEFF)))
+"""C0, DEL, C1, overrides of the writing direction, a line separator."""
+COMMANDS = [
+    ("tenant", "list"),
+    ("key", "create", "acme"),
+    ("key", "list", "acme"),
+    ("key", "rotate", "acme", "abcdefghij"),
+    ("usage",),
+    ("audit",),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_no_words_of_a_server_steer_the_terminal(
+    command: tuple[str, ...], status: int, json_option: tuple[str, ...]
+) -> None:
+    """A title of the window, a cleared screen, a text that reads backwards: none arrives, and JSON stays as it was."""
+    text = f"a{STEERING}b🗝"
+    row = dict.fromkeys(("name", "id", "label", "tenant", "upstream", "at", "actor", "action", "target", "fault"), text)
+    answer = row | {"error": {"message": text}, "data": [row], "key": text, "from": text, "to": text, "next": text}
+    raw = json.dumps(answer).encode()
+
+    async def any_answer(request: Request) -> Response:
+        return Response(raw, status, media_type="application/json")
+
+    with serving(Starlette(routes=[Route("/{path:path}", any_answer, methods=["GET", "POST"])])) as url:
+        done = run(*command, *json_option, "--url", url, "--admin-key", "x")
+    told = done.stdout + done.stderr
+    assert set() == set(told) & set(STEERING) - {"\n"}
+    if status == 400:
+        assert (1, "") == (done.returncode, done.stdout)
+        assert 1 == done.stderr.count("\n")
+    elif json_option and done.returncode == 0 and command[0] != "usage":
+        assert text in json.loads(done.stdout).values()
+
+
+def test_lines_of_json_are_escaped_where_nothing_else_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"a": "\x1b[2J\x7f\x9b31m\u202e", "ключ": "鍵 🗝", "lone": "\ud800", "far": "\U000e0001"}
+    print_json(document)
+    shown = capsys.readouterr().out
+    assert document == json.loads(shown)
+    assert shown.rstrip("\n").isprintable()
+    assert "ключ" in shown
 
 
 def test_a_tenant_from_birth_to_end(ask: Ask) -> None:

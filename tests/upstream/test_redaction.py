@@ -1,5 +1,8 @@
 """What an upstream repeats goes no further."""
 
+from base64 import b64encode, urlsafe_b64encode
+from urllib.parse import quote
+
 import pytest
 
 from gateway.domain.faults import Fault, GatewayError
@@ -33,15 +36,94 @@ def test_a_short_key_is_left_out_where_it_is_whole() -> None:
 
 
 def test_a_prompt_is_left_out_of_what_is_logged() -> None:
-    error = redact_error(GatewayError(Fault.INTERNAL, f"'{PROMPT}' is not allowed, {KEY}"), SECRET, PROMPT)
-    assert f"'<prompt>' is not allowed, {SECRET!r}" == error.detail
+    error = redact_error(GatewayError(Fault.INTERNAL, f"'{PROMPT}' is not allowed, {KEY}"), SECRET, [PROMPT])
+    assert f"'<request>' is not allowed, {SECRET!r}" == error.detail
 
 
 def test_a_prompt_of_a_word_does_not_tear_sentences_apart() -> None:
-    assert "status 2049" == redact_error(GatewayError(Fault.INTERNAL, "status 2049"), SECRET, "status").detail
+    assert "status 2049" == redact_error(GatewayError(Fault.INTERNAL, "status 2049"), SECRET, ["status"]).detail
 
 
 def test_a_link_that_holds_the_key_is_not_delivered() -> None:
     good, picture = Link("https://cdn.example/1.jpg"), Encoded(memoryview(b"/9j/"))
     reply = ImageReply((Link(f"https://cdn.example/2.jpg?k={KEY}"), good, picture), f"trace-{KEY}")
     assert ImageReply((good, picture), f"trace-{SECRET!r}") == redact_reply(reply, SECRET)
+
+
+def percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+HIDDEN_FORMS = {
+    "swapped case": KEY.swapcase(),
+    "percent-encoded": percent(KEY),
+    "percent-encoded twice": quote(percent(KEY), safe=""),
+    "percent-encoded in part": KEY[:10] + percent(KEY[10:12]) + KEY[12:],
+    "in two pieces": f"{KEY[:18]}/x/{KEY[18:]}",
+    "spaced out": " ".join(KEY),
+    "one piece": KEY[9:17],
+    "base64": b64encode(KEY.encode()).decode(),
+    "base64 behind others": urlsafe_b64encode(b"Bearer " + KEY.encode()).decode(),
+    "hexadecimal": KEY.encode().hex().upper(),
+    "escaped": "".join(f"\\u{ord(one):04x}" for one in KEY),
+}
+
+
+@pytest.mark.parametrize("form", HIDDEN_FORMS.values(), ids=HIDDEN_FORMS)
+def test_a_key_is_recognised_in_every_usual_form(form: str) -> None:
+    link = Link(f"https://cdn.example/{form}/1.jpg")
+    assert () == redact_reply(ImageReply((link,)), SECRET).pictures
+    left = redact(f"refused: {form}.", SECRET)
+    assert repr(SECRET) in left
+    for at in range(len(form) - 11):
+        assert form[at : at + 12] not in left
+
+
+def test_links_with_random_signatures_and_other_tokens_are_delivered() -> None:
+    jwt = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJtaW5pbWF4In0.c2lnbmF0dXJlLW9mLXRoZS1rZXk"
+    links = (
+        Link("https://b.oss-us-east-1.aliyuncs.com/a%2Fb_aigc.jpeg?Expires=1&OSSAccessKeyId=LTAI5t&Signature=x%2By%3D"),
+        Link("https://cdn.example/1.jpg?token=eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJtaW5pbWF4In0.b3RoZXI"),
+    )
+    assert links == redact_reply(ImageReply(links), make_secret(jwt)).pictures
+    stolen = Link(f"https://cdn.example/{jwt[-20:].upper()}")
+    assert () == redact_reply(ImageReply((stolen,)), make_secret(jwt)).pictures
+
+
+REFERENCE = "https://faces.example/private/face-of-alice.jpg?Signature=hunter2hunter2&x=1"
+PICTURE = "data:image/png;base64," + b64encode(bytes(range(256)) * 400).decode()
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        REFERENCE,
+        REFERENCE.upper(),
+        quote(REFERENCE, safe=""),
+        REFERENCE.replace("https://", ""),
+        "faces.example",
+        "face-of-alice.jpg",
+        "hunter2hunter2",
+        PICTURE[22:90],
+        PICTURE[90_000:90_200],
+        quote(PROMPT),
+        PROMPT.title(),
+        PROMPT.replace(" ", "+"),
+    ],
+)
+def test_nothing_of_a_request_is_left_in_what_is_logged(repeated: str) -> None:
+    detail = f"2013 invalid params, failed to download {repeated}; HTTP 404"
+    error = redact_error(GatewayError(Fault.INTERNAL, detail), SECRET, [PROMPT, REFERENCE, PICTURE])
+    assert "2013 invalid params, failed to download <request>; HTTP 404" == error.detail
+
+
+def test_a_short_address_is_left_out_whole() -> None:
+    error = redact_error(GatewayError(Fault.INTERNAL, "no host a.io in http://a.io/x"), SECRET, ["http://a.io/x"])
+    assert "a.io" not in error.detail
+    assert error.detail.startswith("no host <request> in ")
+
+
+def test_megabytes_of_a_request_are_compared_in_bounded_time() -> None:
+    """The start alone is compared, and so much text takes as long as a short one."""
+    error = GatewayError(Fault.INTERNAL, "a" * 1000)
+    assert "<request>" == redact_error(error, SECRET, ["a" * 16_000_000]).detail

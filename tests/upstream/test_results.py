@@ -163,6 +163,8 @@ async def test_a_host_that_is_not_allowed_is_not_asked(url: str) -> None:
         ("minimax", "x.bj.bcebos.com", True),
         ("minimax", "cdn.hailuoai.com", True),
         ("minimax", "other-bucket.oss-us-east-1.aliyuncs.com", False),
+        ("minimax", "hailuo-image-algeng-data-evil.oss-us-east-1.aliyuncs.com", False),
+        ("minimax", "hailuo-image-algeng-data2.oss-cn-hangzhou.aliyuncs.com", False),
     ],
 )
 async def test_the_hosts_that_have_been_seen_are_allowed_by_default(dialect: str, host: str, *, is_known: bool) -> None:
@@ -198,10 +200,13 @@ async def test_an_origin_is_named_with_its_port_and_scheme() -> None:
     assert [] == here.host.seen
 
 
-async def test_https_is_tried_first_and_the_link_as_it_came_last() -> None:
+async def test_an_http_link_of_a_public_host_is_never_asked_for_in_the_clear() -> None:
+    """A network that blocks https would choose the picture."""
     async with world(refused=frozenset({"https"})) as here:
-        assert [JPEG] == encoded(await here.fetch(f"http://{HOST}/a.jpg"))
-    assert [f"https://{HOST}/a.jpg", f"https://{HOST}/a.jpg", f"http://{HOST}/a.jpg"] == here.internet.asked
+        for link in (f"http://{HOST}/a.jpg", f"HTTP://{HOST}:80/a.jpg", f"http://{HOST}?a.jpg", f"http://{HOST}./a"):
+            assert () == await here.fetch(link)
+    assert {"https"} == {url.partition(":")[0] for url in here.internet.asked}
+    assert 12 == len(here.internet.asked)
 
 
 async def test_an_http_link_that_works_with_https_is_never_asked_for_in_the_clear() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.domain.billing import OpenOrder, Tally
 from gateway.domain.faults import Fault, GatewayError, Outcome
-from gateway.domain.images import Delivery
+from gateway.domain.images import Delivery, ImageJob
 from gateway.stores import connect
 from gateway.transport import AiohttpTransport
 from gateway.upstream.calls import Caller, CallLimits, Order
@@ -118,7 +118,7 @@ async def calling(redis_url: str, server: Counting) -> AsyncIterator[Callable[[f
             async def call(remaining_s: float) -> tuple[Any, int]:
                 tally = Tally()
                 entry = OpenOrder(tally.open("sim", "main", 1), 1)
-                order = Order(b"{}", Delivery.URL, 1, 3500, entry=entry)
+                order = Order(b"{}", Delivery.URL, 1, 3500, ImageJob("a cat"), entry=entry)
                 with entry:
                     outcome = await caller.call(endpoint, await process.take(), order, remaining_s=remaining_s)
                 tally.close()

@@ -221,5 +221,5 @@ def test_an_upstream_that_repeats_what_it_is_sent_gets_it_no_further(
     assert [] == leaks(answers, secrets)
     assert [] == leaks(logged, [*secrets, PROMPT])
     assert [] == [secret for secret in upstream if secret[:12] in answers + logged]
-    assert "<prompt>" in logged
+    assert "<request>" in logged
     assert "<secret fp-" in logged

@@ -11,7 +11,7 @@ from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
 from gateway.domain.models import Model, Target
-from gateway.wire.extras import check_can_be_made, read_extras, read_pixels, read_ratio
+from gateway.wire.extras import check_can_be_made, own_words, read_extras, read_pixels, read_ratio
 from gateway.wire.fields import Fields
 
 RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
@@ -84,6 +84,36 @@ def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None
 def test_reference_is_kept_as_it_came(link: str) -> None:
     reference = [{"type": "character", "image_file": link}]
     assert msgspec.json.encode(reference) == read_extras(fields(subject_reference=reference)).subject_reference
+
+
+REPEATED_NAMES = [
+    ("style", b'{"style_type":"x","style_weight":5,"style_type":"\xe6\xb0\xb4\xe5\xbd\xa9","style_weight":1}'),
+    (
+        "subject_reference",
+        b'[{"image_file":"file:///etc/passwd","type":"style","type":"character","image_file":"https://x/y.jpg"}]',
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), REPEATED_NAMES)
+def test_what_was_validated_is_what_is_sent(name: str, value: bytes) -> None:
+    read = getattr(read_extras(Fields(b'{"%s":%s}' % (name.encode(), value))), name)
+    for word in (b"file:", b'"x"', b'"type":"style"', b":5"):
+        assert word not in read
+    assert msgspec.json.decode(read) == msgspec.json.decode(value)
+    assert read.count(b'"type"') <= 1
+
+
+def test_of_two_equal_names_in_a_body_the_last_is_read_and_sent() -> None:
+    read = Fields(b'{"seed":"x","seed":1,"subject_reference":[],"subject_reference":null}')
+    assert Extras(seed=1) == read_extras(read)
+
+
+def test_own_words_are_every_free_text_of_the_request() -> None:
+    reference = [FACE, FACE | {"image_file": "data:image/png;base64,iVBORw0"}]
+    extras = read_extras(fields(subject_reference=reference, style={"style_type": "\u6c34\u5f69"}, seed=7))
+    words = ("a cat", "https://example.org/face.jpg", "data:image/png;base64,iVBORw0")
+    assert words == own_words(ImageJob("a cat", extras=extras))
 
 
 @pytest.mark.parametrize(

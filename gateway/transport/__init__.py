@@ -11,10 +11,10 @@ which would make the gateway buy an image twice.
 
 import asyncio
 import io
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from sys import intern
 from types import TracebackType
 from typing import Final, Self
@@ -22,9 +22,13 @@ from typing import Final, Self
 import aiohttp
 import httpx
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from aiohttp.payload import BytesIOPayload
 from yarl import URL
+
+from gateway.transport.addresses import is_public_address, is_public_name
+from gateway.transport.framing import BoundedHandler
 
 _CHUNK_BYTES: Final = 256 * 1024
 _KEEP_ALIVE_S: Final = 15.0
@@ -87,6 +91,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=_PublicResolver() if self._public_only else None,
         )
+        handler: type[ResponseHandler] = BoundedHandler  # for mypy: partial is invariant
+        connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - there is no public way
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -112,7 +118,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Raises: httpx.TransportError, never anything of aiohttp's."""
         if self._session is None:
             raise RuntimeError("the transport is used outside of its context")
-        if self._public_only and not _is_public_name(request.url.host):
+        if self._public_only and not is_public_name(request.url.host):
             raise httpx.ConnectError("the address is not public")
         limits = request.extensions.get("timeout", {})
         if any(seconds is not None and seconds <= 0 for seconds in limits.values()):
@@ -184,7 +190,7 @@ class _PublicResolver(AbstractResolver):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         except UnicodeError as error:
             raise OSError(f"{host[:80]} is no host name") from error
-        public = [(kind, address) for kind, _, _, _, address in found if _is_public_address(str(address[0]))]
+        public = [(kind, address) for kind, _, _, _, address in found if is_public_address(str(address[0]))]
         if not public:
             raise OSError(f"{host} has no public address")
         return [
@@ -201,35 +207,3 @@ class _PublicResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
-
-
-def _is_public_name(host: str) -> bool:
-    """Names are judged when they resolve; literal addresses here, since no resolver sees them."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return True
-    return _is_public_address(host)
-
-
-_EMBEDDING: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
-"""NAT64 and the old compatible form: an IPv4 address in the last 32 bits."""
-
-
-def _is_public_address(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = _embedded(ip)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast
-
-
-def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address to which packets for this one go in the end."""
-    if any(ip in network for network in _EMBEDDING):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    teredo = ip.teredo
-    return ip.ipv4_mapped or ip.sixtofour or (teredo[1] if teredo else None)

@@ -12,8 +12,11 @@ from pathlib import Path
 import aiohttp
 import httpx
 import pytest
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
 
 from gateway.transport import AiohttpTransport, map_error
+from gateway.transport.framing import BoundedHandler
 
 pytestmark = pytest.mark.anyio
 
@@ -556,6 +559,137 @@ async def test_a_call_whose_connection_is_closed_at_any_moment_was_sent_where_it
                 )
             await asyncio.sleep(0.01)
     assert told == [target for target in arrived if target != b"/first"]
+
+
+FINAL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def repeating(head: bytes, unit: bytes, sent: list[int]) -> Behaviour:
+    """Sends `unit` until the client closes; `sent` counts the units of each write."""
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(head)
+        while True:
+            writer.write(unit * 1024)
+            await writer.drain()
+            sent.append(1024)
+
+    return behave
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize(
+    ("head", "unit"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b"HTTP/1.1 103\n\n"),
+        (b"", b"HTTP/1.1 102 Processing\r\nlink: " + b"x" * 4000 + b"\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    ],
+)
+async def test_an_endless_response_without_a_body_is_cut_off_while_another_server_is_served(
+    head: bytes, unit: bytes
+) -> None:
+    """The call ends long before its time is over, and with an error that does not say that nothing was sent."""
+    sent: list[int] = []
+    async with misbehaving(repeating(head, unit, sent)) as bad, misbehaving(answering(FINAL)) as good:
+        endless = asyncio.ensure_future(send(f"http://{bad}/", timeout_s=60))
+        for _ in range(20):
+            assert b"ok" == (await send(f"http://{good}/"))[1]
+        with pytest.raises(httpx.RemoteProtocolError):
+            async with asyncio.timeout(30):
+                await endless
+    assert sum(sent) * len(unit) < 16 * 1024 * 1024  # with what the kernel holds
+
+
+@pytest.mark.parametrize(("count", "is_cut"), [(0, False), (1, False), (10, False), (11, True), (100_000, True)])
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early\r\nlink: a\r\n\r\n"])
+async def test_some_interim_responses_precede_a_final_one(interim: bytes, count: int, *, is_cut: bool) -> None:
+    async with misbehaving(answering(interim * count + FINAL)) as address:
+        if is_cut:
+            with pytest.raises(httpx.RemoteProtocolError, match="framing"):
+                await send(f"http://{address}/")
+        else:
+            assert b"ok" == (await send(f"http://{address}/"))[1]
+
+
+async def test_interim_responses_that_are_cut_off_are_not_parsed() -> None:
+    """100,000 in a few reads: parsing stops with the one that is too many."""
+    parsed: list[int] = []
+
+    class Counting(BoundedHandler):
+        def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+            parsed.append(data[0].code)
+            super().feed_data(data, size)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Flooding(b"HTTP/1.1 100\r\n\r\n" * 100_000), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        _, handler = await loop.create_connection(lambda: Counting(loop), "127.0.0.1", port)
+        handler.set_response_params()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await handler.read()
+    assert set(parsed) == {100}
+    assert len(parsed) <= 128
+
+
+class Flooding(asyncio.Protocol):
+    """A server that sends at once."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(self._raw)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"a\r\n\r\nb" * 200_000,
+        b"\n" * 1_000_000,
+        bytes(range(256)) * 4096,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 40_000,
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [0, 64, 5000, 10_000_000])
+async def test_a_body_of_any_bytes_arrives_whole(body: bytes, chunk_bytes: int) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+    raw = body
+    if chunk_bytes:
+        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        pieces = [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)]
+        raw = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+    async with misbehaving(answering(head + raw)) as address:
+        assert body == (await send(f"http://{address}/"))[1]
+
+
+@pytest.mark.parametrize(
+    ("unasked", "pause_s"),
+    [(FINAL, 0), (FINAL, 0.05), (b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n", 0.05), (b"x", 0.05)],
+)
+async def test_a_response_that_no_request_asked_for_is_never_given_to_the_next(unasked: bytes, pause_s: float) -> None:
+    """Neither one that is sent with another nor one that arrives on an idle connection, as a server's time-out does."""
+    connections: list[int] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(1)
+        number = len(connections)
+        await read_head(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n%d" % number)
+        if pause_s:
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+        writer.write(unasked)
+        await reader.read()
+
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        for number in (1, 2, 3):
+            assert b"%d" % number == (await send_with(transport, f"http://{address}/", method="GET"))[1]
+            await asyncio.sleep(4 * pause_s)
 
 
 @pytest.mark.parametrize("limits", [{"connect": 0.0}, {"connect": -1.0}, {"connect": 5.0, "read": 0.0}])
