@@ -21,6 +21,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from gateway.domain.faults import detach
 from gateway.stores.breaker import Outcome
 from gateway.stores.connections import ClosableConnection
 from gateway.stores.guard import Guard, NotAskedError, judge
@@ -122,7 +123,7 @@ class Batches:
         try:
             await self._guard.run(self._execute(batch, answers), scripts=len(batch), answers=answers)
         except (RedisError, OSError) as failure:  # a time-out is an OSError
-            error = failure
+            error = detach(failure)  # or it would keep this frame, which keeps it
         finally:
             for index, call in enumerate(batch):
                 call.end(answers[index] if index < len(answers) else error)

@@ -10,7 +10,7 @@ import httpx
 import structlog
 
 from gateway.domain.billing import OpenOrder
-from gateway.domain.faults import Fault, GatewayError, Outcome
+from gateway.domain.faults import Fault, GatewayError, Outcome, detach
 from gateway.domain.images import Delivery, ImageReply
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
@@ -119,7 +119,8 @@ class Caller:
                     raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
                 outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
         except GatewayError as error:
-            outcome = redact_error(_unsent(error) if entry.sent_s is None else error, lease.key.secret, order.prompt)
+            own = detach(_unsent(error) if entry.sent_s is None else error)  # it is kept: by this very frame
+            outcome = redact_error(own, lease.key.secret, order.prompt)
             entry.fail(outcome.row)  # before anything is awaited: a cancellation must not lose it
         finally:
             self._metrics.upstream_seconds.labels(endpoint.name).observe(self._monotonic() - started_s)
