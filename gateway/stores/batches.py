@@ -97,6 +97,8 @@ class Batches:
             return await call.answer
         except NoScriptError:
             return await self._guard.run(self._send_whole(call), scripts=1)
+        finally:
+            del call  # its answer may be an error, whose traceback keeps this frame
 
     async def _send_whole(self, call: _Call) -> object:
         """To a server that lacks the script."""
@@ -148,7 +150,7 @@ async def _read(connection: ClosableConnection) -> object:
     try:
         return await connection.read_response(timeout=math.inf)
     except ResponseError as error:
-        return error
+        return detach(error)
 
 
 def _own(error: Exception) -> Exception:
