@@ -18,6 +18,7 @@ from gateway.bookkeeping import build_bookkeeping, build_journal, build_replayer
 from gateway.configuration import Running
 from gateway.domain.models import Catalog
 from gateway.lifespan import Life
+from gateway.memory import ByteBudget
 from gateway.metrics import CONNECTIONS, Metrics
 from gateway.observing import Observing, build_observing, build_ops
 from gateway.pooling import build_pooling, build_prober
@@ -76,9 +77,9 @@ def create_app(
     administration = build_administration(
         settings, environ, redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
     )
-    drain = Drain()
+    drain, budget = Drain(), ByteBudget(settings.server.max_memory_bytes)
     images = _build_images(settings, administration, books.admission, upstreams, catalog, limits, drain)
-    ops = build_ops(redis, metrics, books.admission, pooling.pool, drain)
+    ops = build_ops(redis, metrics, books.admission, pooling.pool, drain, budget)
     running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
     reloading = (partial(reload, running),) if reload else ()
     life = Life(
@@ -106,7 +107,7 @@ def create_app(
         {CONNECTIONS: metrics.connections, DRAIN: drain},
     )
     routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]
-    return _assemble(routes, settings, metrics, observing, drain, life)
+    return _assemble(routes, settings, metrics, observing, drain, budget, life)
 
 
 def _assemble(
@@ -115,12 +116,13 @@ def _assemble(
     metrics: Metrics,
     observing: Observing,
     drain: Drain,
+    budget: ByteBudget,
     life: Life,
 ) -> Starlette:
     app = Program(
         routes=routes,
         middleware=[
-            Middleware(RequestScope, metrics, time.monotonic, observing, drain),
+            Middleware(RequestScope, metrics, time.monotonic, observing, drain, budget),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
             *_own_ports(settings),

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.web.clients import take_at_hand
+from gateway.web.record import record_of
 
 _JOINED_MAX_BYTES: Final = 16 * 1024
 """Copying so little costs less than handing on several pieces."""
@@ -32,26 +33,32 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
     """
     _check_content_type(request)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limits.max_bytes:
+    expected = int(declared) if declared.isdecimal() else 0
+    if expected > limits.max_bytes:
         raise _too_large(limits)
+    record_of(request).memory.take(expected)
     message = take_at_hand(request)
     if message and message["type"] == "http.request" and not message.get("more_body"):
         whole: bytes = message.get("body", b"")
         if len(whole) > limits.max_bytes:
             raise _too_large(limits)
+        record_of(request).memory.take(max(0, len(whole) - expected))
         return whole
     try:
         async with asyncio.timeout(limits.timeout_s):
-            return await _read_rest(request, message, limits)
+            return await _read_rest(request, message, limits, expected)
     except TimeoutError as error:
         raise GatewayError(
             Fault.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
         ) from error
 
 
-async def _read_rest(request: Request, message: Message | None, limits: BodyLimits) -> bytes:
-    """The body that begins with a message, where one was at hand. Raises: GatewayError, ClientDisconnect."""
-    body = bytearray()
+async def _read_rest(request: Request, message: Message | None, limits: BodyLimits, counted: int) -> bytes:
+    """The body that begins with a message, where one was at hand. `counted`: bytes that its account has already.
+
+    Raises: GatewayError, ClientDisconnect.
+    """
+    body, memory = bytearray(), record_of(request).memory
     while True:
         message = message or await request.receive()
         if message["type"] == "http.disconnect":
@@ -59,6 +66,9 @@ async def _read_rest(request: Request, message: Message | None, limits: BodyLimi
         body += message.get("body", b"")
         if len(body) > limits.max_bytes:
             raise _too_large(limits)
+        if len(body) > counted:
+            memory.take(len(body) - counted)
+            counted = len(body)
         if not message.get("more_body"):
             return bytes(body)
         message = None

@@ -105,6 +105,7 @@ class Images:
         caller = await self._guesses.check_tenant(address_of(request), given, check)
         record = record_of(request)
         record.tenant, record.key_id = caller.tenant.name, caller.key.id
+        record.memory.tenant = record.tenant
         return caller
 
     @asynccontextmanager
@@ -139,7 +140,9 @@ class Images:
                 record.ticket, record.rates = ticket, ticket.rates
                 client = Client(request)
                 try:
-                    result = await self._upstreams.generate(job, model, ticket, record.trace, client, max_wait_s, early)
+                    result = await self._upstreams.generate(
+                        job, model, ticket, record.trace, client, max_wait_s, early, record.memory
+                    )
                 finally:
                     passage = record.trace.settle = Passage.begin(self._monotonic())
         finally:

@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 from gateway.domain.faults import Fault
 from gateway.domain.rates import Rates
 from gateway.domain.trace import Trace
+from gateway.memory import ByteAccount
 from gateway.stores.tickets import Ticket
 
 _KEY: Final = "record"
@@ -20,6 +21,8 @@ class RequestRecord:
     id: str
     started_s: float
     """Monotonic."""
+    memory: ByteAccount = field(repr=False)
+    """The bytes that it holds, and its response."""
     tenant: str = ""
     key_id: str = ""
     admin: str = ""
