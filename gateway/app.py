@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gateway.administration import Administration, build_administration
 from gateway.backing import connect_redis
-from gateway.bookkeeping import build_bookkeeping, build_journal, build_replayer
+from gateway.bookkeeping import Bookkeeping, build_bookkeeping, build_journal, build_replayer
 from gateway.configuration import Running
 from gateway.domain.models import Catalog
 from gateway.lifespan import Life
@@ -23,7 +23,6 @@ from gateway.metrics import CONNECTIONS, Metrics
 from gateway.observing import Observing, build_observing, build_ops
 from gateway.pooling import build_pooling, build_prober
 from gateway.settings import Settings
-from gateway.stores.admission import Admission
 from gateway.supply import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstreams
@@ -78,7 +77,7 @@ def create_app(
         settings, environ, redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
     )
     drain, budget = Drain(), ByteBudget(settings.server.max_memory_bytes)
-    images = _build_images(settings, administration, books.admission, upstreams, catalog, limits, drain)
+    images = _build_images(settings, administration, books, upstreams, catalog, limits, drain)
     ops = build_ops(redis, metrics, books.admission, pooling.pool, drain, budget)
     running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
     reloading = (partial(reload, running),) if reload else ()
@@ -99,6 +98,7 @@ def create_app(
         (
             partial(books.admission.flush, drain.left_s),
             upstreams.flush,
+            books.transfers.flush,
             journal.close,
             pooling.queue.close,
             pooling.roster.withdraw,
@@ -143,7 +143,7 @@ def _own_ports(settings: Settings) -> Iterator[Middleware]:
 def _build_images(
     settings: Settings,
     administration: Administration,
-    admission: Admission,
+    books: Bookkeeping,
     upstreams: Upstreams,
     catalog: Catalog,
     limits: BodyLimits,
@@ -153,7 +153,8 @@ def _build_images(
         drain,
         administration.credentials,
         administration.guesses,
-        admission,
+        books.admission,
+        books.transfers,
         upstreams,
         catalog,
         Manners(size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),

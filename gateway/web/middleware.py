@@ -122,6 +122,8 @@ class RequestScope:
             with self._metrics.requests_in_progress:
                 await self._app(scope, receive, send_with_headers)
         finally:
+            if record.transfer:
+                record.transfer.end()
             record.memory.close()  # the response has been read, but for what the connection buffers
             self._report(scope, record, status)
 

@@ -10,6 +10,7 @@ from gateway.domain.rates import Rates
 from gateway.domain.trace import Trace
 from gateway.memory import ByteAccount
 from gateway.stores.tickets import Ticket
+from gateway.stores.transfers import Transfer
 
 _KEY: Final = "record"
 
@@ -39,6 +40,8 @@ class RequestRecord:
     param: str = ""
     """The field of the request that is at fault."""
     detail: str = ""
+    transfer: Transfer | None = None
+    """What counts for its tenant's concurrency while no reservation does."""
     ticket: Ticket | None = None
     """What was admitted, and what became of it."""
     trace: Trace = field(default_factory=Trace)
