@@ -14,15 +14,15 @@ from starlette.routing import Route
 
 from gateway.administration import Administration, build_administration
 from gateway.backing import connect_redis
-from gateway.bookkeeping import build_bookkeeping, build_journal, build_replayer
+from gateway.bookkeeping import Bookkeeping, build_bookkeeping, build_journal, build_replayer
 from gateway.configuration import Running
 from gateway.domain.models import Catalog
 from gateway.lifespan import Life
+from gateway.memory import ByteBudget
 from gateway.metrics import CONNECTIONS, Metrics
 from gateway.observing import Observing, build_observing, build_ops
 from gateway.pooling import build_pooling, build_prober
 from gateway.settings import Settings
-from gateway.stores.admission import Admission
 from gateway.supply import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstreams
@@ -76,9 +76,9 @@ def create_app(
     administration = build_administration(
         settings, environ, redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
     )
-    drain = Drain()
-    images = _build_images(settings, administration, books.admission, upstreams, catalog, limits, drain)
-    ops = build_ops(redis, metrics, books.admission, pooling.pool, drain)
+    drain, budget = Drain(), ByteBudget(settings.server.max_memory_bytes)
+    images = _build_images(settings, administration, books, upstreams, catalog, limits, drain)
+    ops = build_ops(redis, metrics, books.admission, pooling.pool, drain, budget)
     running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
     reloading = (partial(reload, running),) if reload else ()
     life = Life(
@@ -98,6 +98,7 @@ def create_app(
         (
             partial(books.admission.flush, drain.left_s),
             upstreams.flush,
+            books.transfers.flush,
             journal.close,
             pooling.queue.close,
             pooling.roster.withdraw,
@@ -106,7 +107,7 @@ def create_app(
         {CONNECTIONS: metrics.connections, DRAIN: drain},
     )
     routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]
-    return _assemble(routes, settings, metrics, observing, drain, life)
+    return _assemble(routes, settings, metrics, observing, drain, budget, life)
 
 
 def _assemble(
@@ -115,12 +116,13 @@ def _assemble(
     metrics: Metrics,
     observing: Observing,
     drain: Drain,
+    budget: ByteBudget,
     life: Life,
 ) -> Starlette:
     app = Program(
         routes=routes,
         middleware=[
-            Middleware(RequestScope, metrics, time.monotonic, observing, drain),
+            Middleware(RequestScope, metrics, time.monotonic, observing, drain, budget),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
             *_own_ports(settings),
@@ -141,7 +143,7 @@ def _own_ports(settings: Settings) -> Iterator[Middleware]:
 def _build_images(
     settings: Settings,
     administration: Administration,
-    admission: Admission,
+    books: Bookkeeping,
     upstreams: Upstreams,
     catalog: Catalog,
     limits: BodyLimits,
@@ -151,7 +153,8 @@ def _build_images(
         drain,
         administration.credentials,
         administration.guesses,
-        admission,
+        books.admission,
+        books.transfers,
         upstreams,
         catalog,
         Manners(size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),

@@ -20,6 +20,7 @@ from gateway.stores.releases import RELEASE, Releases
 from gateway.stores.replay import Replayer
 from gateway.stores.sweeper import Sweeper
 from gateway.stores.tickets import SETTLE, Terms
+from gateway.stores.transfers import Transfers
 from gateway.stores.verification import Verifier
 from gateway.web.admin.usage import UsageSection
 
@@ -32,6 +33,7 @@ class Bookkeeping:
     """What every request is admitted and settled by, and what administrators read."""
 
     admission: Admission
+    transfers: Transfers
     usage: UsageSection
     companions: tuple[Act, ...]
 
@@ -51,7 +53,9 @@ def build_bookkeeping(
     sweeper = Sweeper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
     ledger = Ledger(redis)
     usage = UsageSection(ledger, Verifier(ledger, settings.ledger.keep_days, time.time), time.time)
-    return Bookkeeping(admission, usage, (admission.run, admission.keep_alive, sweeper.run))
+    transfers = Transfers(redis, settings.requests.lease_s, time.monotonic, _new_id)
+    companions = (admission.run, admission.keep_alive, transfers.run, sweeper.run)
+    return Bookkeeping(admission, transfers, usage, companions)
 
 
 def journal_directory(settings: Settings, environ: Mapping[str, str]) -> Path | None:

@@ -8,6 +8,7 @@ from functools import partial
 
 from gateway import __version__
 from gateway.lifespan import Act
+from gateway.memory import ByteBudget
 from gateway.metrics import Metrics
 from gateway.metrics.pulse import Pulse
 from gateway.settings import Settings, SettingsError
@@ -59,11 +60,14 @@ class Operating:
     companions: tuple[Act, ...]
 
 
-def build_ops(redis: Client, metrics: Metrics, admission: Admission, pool: KeyPool, drain: Drain) -> Operating:
+def build_ops(
+    redis: Client, metrics: Metrics, admission: Admission, pool: KeyPool, drain: Drain, budget: ByteBudget
+) -> Operating:
     """Health as this process sees it, and the metrics of all."""
     inspection = Inspection(redis)
     looks = {
         metrics.unsettled: lambda: admission.owed,
+        metrics.held_bytes: lambda: budget.held_bytes,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     pulse = Pulse(metrics, looks, time.monotonic)

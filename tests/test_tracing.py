@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.memory import ByteBudget
 from gateway.metrics import Metrics
 from gateway.observing import Observing
 from gateway.web.draining import Drain
@@ -212,7 +213,7 @@ async def test_no_request_makes_an_id_or_a_span_while_it_is_off() -> None:
         return "0" * 16
 
     observing = Observing(Ids(lambda: "req_1", make, make), LineTerms())
-    scope_of = RequestScope(Response("ok"), Metrics(), time.monotonic, observing, Drain())
+    scope_of = RequestScope(Response("ok"), Metrics(), time.monotonic, observing, Drain(), ByteBudget(1000))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(scope_of), base_url="http://test") as client:
         assert [200] * 3 == [(await client.get("/")).status_code for _ in range(3)]
         assert [] == made

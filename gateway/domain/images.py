@@ -201,6 +201,10 @@ class ImageResult:
     """The upstream's id of the first call, or empty."""
 
     @property
+    def held_bytes(self) -> int:
+        return sum(len(picture.base64) for picture in self.pictures if isinstance(picture, Encoded))
+
+    @property
     def missing(self) -> int:
         return self.count - len(self.pictures)
 

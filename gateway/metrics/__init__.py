@@ -61,6 +61,7 @@ class Metrics:
         self.processes = self._level(families.PROCESSES)
         self.loop_lag_seconds = self._timer(families.LOOP_LAG_SECONDS)
         self.memory_bytes = self._level(families.MEMORY_BYTES)
+        self.held_bytes = self._level(families.HELD_BYTES)
         self.open_files = self._level(families.OPEN_FILES)
 
     def render(self, truths: Iterable[Truth] = ()) -> bytes:

@@ -143,6 +143,9 @@ LOOP_LAG_SECONDS: Final = _seconds(
     "loop_lag_seconds", "How late an event loop comes to what is due, looked at each second.", buckets=_SHORT_SECONDS
 )
 MEMORY_BYTES: Final = _live("resident_memory_bytes", "Memory of the processes.")
+HELD_BYTES: Final = _live(
+    "held_bytes", "Request bodies, replies and unread responses, of `[server] max_memory_bytes` a process."
+)
 OPEN_FILES: Final = _live("open_files", "Open files of the processes, connections included.")
 SERIES_REFUSED: Final = _counter(
     "series_refused_total", "Label sets that are not counted, as the metrics have no room for more."
@@ -154,6 +157,16 @@ FAMILIES: Final = (
     *(OVERHEAD_SECONDS, QUEUE_SECONDS, WAIT_SECONDS),
     *(UPSTREAM_SECONDS, UPSTREAM_REPLIES, RETRIES, SPILLS, IN_FLIGHT),
     *(POOL_TRANSITIONS, POOL_CAPACITY, QUEUE_DEPTH, ACCOUNT_CAPACITY, UPSTREAM_STATE, KEY_STATE, KEY_BACK),
-    *(REDIS_UP, REDIS_BREAKER_OPEN, INFO, PROCESSES, LOOP_LAG_SECONDS, MEMORY_BYTES, OPEN_FILES, SERIES_REFUSED),
+    *(
+        REDIS_UP,
+        REDIS_BREAKER_OPEN,
+        INFO,
+        PROCESSES,
+        LOOP_LAG_SECONDS,
+        MEMORY_BYTES,
+        HELD_BYTES,
+        OPEN_FILES,
+        SERIES_REFUSED,
+    ),
 )
 """In the order in which they are told."""

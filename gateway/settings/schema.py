@@ -22,12 +22,13 @@ class Server(Table, frozen=True, kw_only=True):
     port: Port = 8080
     max_body_bytes: Count = 1024 * 1024
     max_native_body_bytes: Count = 16 * 1024 * 1024
+    max_memory_bytes: Count = 512 * 1024 * 1024
     head_max_bytes: Count = 64 * 1024
     head_timeout_s: Seconds = 30
     body_timeout_s: Seconds = 30
     cors_origins: tuple[str, ...] = ("*",)
     stream_keep_alive_s: Seconds = 10
-    send_timeout_s: Seconds = 300
+    send_timeout_s: Seconds = 60
     drain_timeout_s: Seconds = 330
     drain_grace_s: Annotated[float, Meta(ge=0, le=300)] = 2
     trusted_proxies: tuple[str, ...] = ()

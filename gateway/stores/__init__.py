@@ -18,6 +18,7 @@ Every key; what stands in braces is its hash tag.
 | ig2:declaration | string | none | declared: digest of what was applied last |
 | ig2:{NAME}:ticket:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
 | ig2:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
+| ig2:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
 | ig2:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
 | ig2:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
 | ig2:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |

@@ -74,16 +74,16 @@ class Admission:
 
     @asynccontextmanager
     async def admit(
-        self, caller: Caller, purchase: Purchase, durations: Callable[[], Durations]
+        self, caller: Caller, purchase: Purchase, durations: Callable[[], Durations], transfer_id: str = ""
     ) -> AsyncIterator[Ticket]:
-        """Reserve a purchase, and settle it by its tally on leaving, however it is left.
+        """Reserve a purchase, and settle it by its tally on leaving, however it is left. It ends the transfer.
 
         Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_AWAY.
         Redis: one round trip to enter (lua/admit.lua), one to leave (lua/settle.lua).
         """
         ticket = Ticket(self._new_id(), caller, purchase, durations)
         try:
-            verdict = await self._ask(caller, ticket.id, purchase)
+            verdict = await self._ask(caller, ticket.id, purchase, transfer_id)
         except BaseException as error:
             # The script may have run, or may yet run when Redis wakes up, unless it was never sent.
             if len(self._owed) < _DOUBTFUL_MAX and not isinstance(error.__cause__, NotAskedError):
@@ -179,14 +179,18 @@ class Admission:
         """Requests of this process that have ended and are not settled."""
         return len(self._owed)
 
-    async def _ask(self, caller: Caller, ticket_id: str, purchase: Purchase | None = None) -> Verdict:
+    async def _ask(
+        self, caller: Caller, ticket_id: str, purchase: Purchase | None = None, transfer_id: str = ""
+    ) -> Verdict:
         args: list[Value] = [ticket_id, caller.key.id]
         if purchase:
             prices = ",".join(f"{price.since_s}:{price.usd_micros}" for price in purchase.prices)
             args += [purchase.request_id, purchase.model, purchase.images, prices]
         else:
             args += ["", "", 0, ""]
-        return await self._run_admit(caller.tenant.name, caller.key.id, [*args, round(self._terms.lease_s * 1000)])
+        return await self._run_admit(
+            caller.tenant.name, caller.key.id, [*args, round(self._terms.lease_s * 1000), transfer_id]
+        )
 
     async def _run_admit(self, tenant: str, key_id: str, args: list[Value]) -> Verdict:
         base, key_base = base_of(tenant), base_of(tenant) + f"key:{key_id}:"

@@ -21,6 +21,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from gateway.domain.faults import detach
 from gateway.stores.breaker import Outcome
 from gateway.stores.connections import ClosableConnection
 from gateway.stores.guard import Guard, NotAskedError, judge
@@ -96,6 +97,8 @@ class Batches:
             return await call.answer
         except NoScriptError:
             return await self._guard.run(self._send_whole(call), scripts=1)
+        finally:
+            del call  # its answer may be an error, whose traceback keeps this frame
 
     async def _send_whole(self, call: _Call) -> object:
         """To a server that lacks the script."""
@@ -122,7 +125,7 @@ class Batches:
         try:
             await self._guard.run(self._execute(batch, answers), scripts=len(batch), answers=answers)
         except (RedisError, OSError) as failure:  # a time-out is an OSError
-            error = failure
+            error = detach(failure)  # or it would keep this frame, which keeps it
         finally:
             for index, call in enumerate(batch):
                 call.end(answers[index] if index < len(answers) else error)
@@ -147,7 +150,7 @@ async def _read(connection: ClosableConnection) -> object:
     try:
         return await connection.read_response(timeout=math.inf)
     except ResponseError as error:
-        return error
+        return detach(error)
 
 
 def _own(error: Exception) -> Exception:

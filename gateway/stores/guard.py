@@ -165,6 +165,7 @@ class Guard:
                 silence.look()
         finally:
             self._give_up(task)
+            del task  # it keeps its error, whose traceback keeps this frame
         raise TimeoutError(f"no answer in {self._deadline_s * silence.patience / DEADLINE:g} s")
 
     def _give_up(self, task: "asyncio.Task[object]") -> None:

@@ -26,6 +26,7 @@ from gateway.domain.images import (
 from gateway.domain.models import Model, Target
 from gateway.domain.tenants import Tenant
 from gateway.domain.trace import Attempt, Trace
+from gateway.memory import ByteAccount
 from gateway.stores.admission import Admission
 from gateway.stores.pool import Demand, KeyPool, Lease, NoKey
 from gateway.stores.tickets import Ticket
@@ -101,10 +102,11 @@ class Upstreams:
         client: Client,
         max_wait_s: float | None = None,
         early: Early | None = None,
+        memory: ByteAccount | None = None,
     ) -> ImageResult:
         """Make the job's images, and tell the ticket what became of each.
 
-        `max_wait_s` for an account, in the place of the upstreams' own. `early`: what `foresee` gave.
+        `max_wait_s` for an account, in the place of the upstreams' own. `early`: what `foresee` gave. `memory` counts.
         Returns: at least one picture; fewer than asked where some were withheld or some calls failed.
         Raises: GatewayError with the fault that matters most to the caller.
         """
@@ -112,7 +114,10 @@ class Upstreams:
         now, supply = self._monotonic(), self._served
         waits_until = None if max_wait_s is None else now + max_wait_s
         ends_at = now + self._policy.deadline_s
-        run = Run(job, model, ticket, trace, client, supply.endpoints, supply.waits, now, ends_at, waits_until, early)
+        upstreams = (supply.endpoints, supply.waits)
+        run = Run(
+            job, model, ticket, trace, client, memory or ByteAccount(), *upstreams, now, ends_at, waits_until, early
+        )
         tries = Tries(self._policy.max_attempts, is_patient=len(targets) == 1)
         outcomes = await self._make(run, job.count, targets, tries)
         replies = [outcome for outcome in outcomes if isinstance(outcome, Made)]
@@ -235,13 +240,13 @@ class Upstreams:
             dialect = run.endpoints[target.upstream].dialect
             body = dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
             entry = OpenOrder(await self._open(run, lease, count), count)
-            with entry:
+            with entry, run.memory.briefly(len(body)):
                 started_s = self._monotonic()
                 if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
                     return None
                 key = lease.key
                 attempt = run.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
-                order = Order(body, asked, count, price, run.job, run.trace.headers_of(attempt), entry)
+                order = Order(body, asked, count, price, run.job, run.trace.headers_of(attempt), entry, run.memory)
                 is_lease_used = True
                 return await self._buy(run, lease, target, order, attempt)
         except GatewayError as error:
@@ -280,7 +285,7 @@ class Upstreams:
         """The pictures as the caller wants them: never more than were ordered."""
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made = reply.pictures[: order.images]
-        pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s)
+        pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s, run.memory)
         order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:
             return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")

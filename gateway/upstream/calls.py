@@ -1,7 +1,6 @@
 """One upstream call: sent, read within bounds, judged, and its key given back."""
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -10,11 +9,13 @@ import httpx
 import structlog
 
 from gateway.domain.billing import OpenOrder
-from gateway.domain.faults import Fault, GatewayError, Outcome
+from gateway.domain.faults import Fault, GatewayError, Outcome, detach
 from gateway.domain.images import Delivery, ImageJob, ImageReply
+from gateway.memory import ByteAccount
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
 from gateway.upstream.endpoints import Endpoint
+from gateway.upstream.inflating import inflater
 from gateway.upstream.redaction import redact_error, redact_reply
 from gateway.wire.envelope import Reply
 from gateway.wire.extras import own_words
@@ -70,6 +71,8 @@ class Order:
     """Besides those that every call has."""
     entry: OpenOrder = field(default_factory=OpenOrder)
     """Where it is noted that it was sent, and how it failed."""
+    memory: ByteAccount = field(default_factory=ByteAccount)
+    """What the reply is counted to."""
 
 
 class Caller:
@@ -115,13 +118,13 @@ class Caller:
         started_s = self._monotonic()
         try:
             with self._metrics.in_flight.labels(endpoint.name):
-                reply = await self._exchange(request, timeout_s)
+                reply = await self._exchange(request, timeout_s, order.memory)
                 if entry.sent_s is None:
                     raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
                 outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
         except GatewayError as error:
-            failure = _unsent(error) if entry.sent_s is None else error
-            outcome = redact_error(failure, lease.key.secret, own_words(order.job))
+            own = detach(_unsent(error) if entry.sent_s is None else error)  # it is kept: by this very frame
+            outcome = redact_error(own, lease.key.secret, own_words(order.job))
             entry.fail(outcome.row)  # before anything is awaited: a cancellation must not lose it
         finally:
             self._metrics.upstream_seconds.labels(endpoint.name).observe(self._monotonic() - started_s)
@@ -166,13 +169,13 @@ class Caller:
             extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}},
         )
 
-    async def _exchange(self, request: httpx.Request, timeout_s: float) -> Reply:
+    async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> Reply:
         """Raises: GatewayError of the network."""
         if timeout_s <= 0:
             raise GatewayError(Fault.CALL_NOT_SENT, "no time was left")
         try:
             async with asyncio.timeout(timeout_s):
-                return await read_reply(self._transport, request, self._limits.max_reply_bytes)
+                return await read_reply(self._transport, request, self._limits.max_reply_bytes, memory)
         except TimeoutError as error:
             raise GatewayError(Fault.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
 
@@ -232,15 +235,17 @@ def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
     return Report(images=images, usd_micros=images * order.price_usd_micros)
 
 
-async def read_reply(transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int) -> Reply:
-    """Send a request and read its whole answer.
+async def read_reply(
+    transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int, memory: ByteAccount | None = None
+) -> Reply:
+    """Send a request and read its whole answer, which `memory` counts: nothing is read while it has no room.
 
     Raises: GatewayError of the network, ANSWER_TOO_LARGE, ANSWER_UNREADABLE.
     """
     try:
         response = await transport.handle_async_request(request)
         try:
-            body = await _read_body(response, max_bytes)
+            body = await _read_body(response, max_bytes, memory or ByteAccount())
         finally:
             await response.aclose()
     except httpx.TransportError as error:
@@ -252,43 +257,32 @@ def transport_fault(error: httpx.TransportError) -> Fault:
     return next(TRANSPORT_FAULTS[kind] for kind in type(error).__mro__ if kind in TRANSPORT_FAULTS)
 
 
-async def _read_body(response: httpx.Response, max_bytes: int) -> bytearray:
+async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccount) -> bytearray:
     """The body, inflated where the upstream compresses although it was asked not to, never beyond the cap.
 
     Each piece is copied as it comes and let go: pieces that are joined in the end are a second body in memory.
     """
-    inflate = _inflater(response.headers.get("content-encoding", "identity"))
+    inflate = inflater(response.headers.get("content-encoding", "identity"))
     body = bytearray()
     assert isinstance(
         response.stream, httpx.AsyncByteStream
     )  # every transport's is; httpx's own iterator costs as much
-    async for received in response.stream:
-        body += inflate(received, max_bytes - len(body) + 1) if inflate else received
-        if len(body) > max_bytes:
-            raise GatewayError(Fault.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
+    try:
+        async for received in response.stream:
+            for piece in inflate(received) if inflate else (received,):
+                _check_size(len(body) + len(piece), max_bytes)
+                await memory.wait_for(len(piece))
+                body += piece
+    except BaseException:
+        memory.note(-len(body))
+        raise
     return body
 
 
-def _inflater(encoding: str) -> Callable[[bytes, int], bytes] | None:
-    """A function of (received bytes, most bytes to give), None where nothing is compressed.
-
-    It may give one byte more than the cap, by which the caller sees that there are more.
-    Raises: GatewayError ANSWER_UNREADABLE, also from the function.
-    """
-    codings = [name for part in encoding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
-    if not codings:
-        return None
-    if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
-        raise GatewayError(Fault.ANSWER_UNREADABLE, f"content encoding {encoding[:40]!r}")
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, whichever it is
-
-    def inflate(received: bytes, most: int) -> bytes:
-        try:
-            return stream.decompress(received, most)
-        except zlib.error as error:
-            raise GatewayError(Fault.ANSWER_UNREADABLE, f"broken content encoding: {error}") from error
-
-    return inflate
+def _check_size(size_bytes: int, max_bytes: int) -> None:
+    """Raises: GatewayError ANSWER_TOO_LARGE."""
+    if size_bytes > max_bytes:
+        raise GatewayError(Fault.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
 
 
 def _retry_after_s(text: str | None) -> float | None:

@@ -14,6 +14,7 @@ import structlog
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff
+from gateway.memory import ByteAccount
 from gateway.upstream.calls import read_reply
 from gateway.wire.links import LinkPolicy, Trust, host_of, secured
 
@@ -48,25 +49,36 @@ class ResultFetcher:
         self._user_agent = user_agent
 
     async def deliver(
-        self, pictures: tuple[Picture, ...], delivery: Delivery, links: LinkPolicy, remaining_s: float
+        self,
+        pictures: tuple[Picture, ...],
+        delivery: Delivery,
+        links: LinkPolicy,
+        remaining_s: float,
+        memory: ByteAccount | None = None,
     ) -> tuple[Picture, ...]:
-        """The pictures as the caller wants them; those that cannot be fetched in `remaining_s` are left out."""
+        """The pictures as the caller wants them; those that cannot be fetched in `remaining_s` are left out.
+
+        What is fetched is counted to `memory`.
+        """
         if delivery is Delivery.URL:
             return tuple(_hand_on(picture, links) for picture in pictures)
         if all(isinstance(picture, Encoded) for picture in pictures):
             return pictures
-        fetched = await asyncio.gather(*(self._encode_within(remaining_s, picture, links) for picture in pictures))
+        account = memory or ByteAccount()
+        fetched = await asyncio.gather(*(self._encode_within(remaining_s, one, links, account) for one in pictures))
         return tuple(encoded for encoded in fetched if encoded)
 
-    async def _encode_within(self, remaining_s: float, picture: Picture, links: LinkPolicy) -> Encoded | None:
+    async def _encode_within(
+        self, remaining_s: float, picture: Picture, links: LinkPolicy, memory: ByteAccount
+    ) -> Encoded | None:
         try:
             async with asyncio.timeout(remaining_s):
-                return await self._encode(picture, links)
+                return await self._encode(picture, links, memory)
         except TimeoutError:
             _LOG.warning("result_fetch_failed", detail="the request's deadline passed")
             return None
 
-    async def _encode(self, picture: Picture, links: LinkPolicy) -> Encoded | None:
+    async def _encode(self, picture: Picture, links: LinkPolicy, memory: ByteAccount) -> Encoded | None:
         if isinstance(picture, Encoded):
             return picture
         trust = links.trust(picture.url)
@@ -80,14 +92,16 @@ class ResultFetcher:
         )  # plain http only where the operator named it
         for _ in range(_TRIES):
             try:
-                data = await self._fetch(url, trust)
+                data = await self._fetch(url, trust, memory)
             except GatewayError as error:
                 _LOG.warning("result_fetch_failed", host=host_of(url), fault=error.fault.value, detail=error.detail)
             else:
-                return Encoded(memoryview(binascii.b2a_base64(data, newline=False)))
+                encoded = memoryview(binascii.b2a_base64(data, newline=False))
+                memory.note(len(encoded) - len(data))
+                return Encoded(encoded)
         return None
 
-    async def _fetch(self, url: str, trust: Trust) -> bytes | bytearray:
+    async def _fetch(self, url: str, trust: Trust, memory: ByteAccount) -> bytes | bytearray:
         """Raises: GatewayError of the network, UPSTREAM_MISPLACED for what is no picture."""
         try:
             request = self._build_request(url)
@@ -96,10 +110,11 @@ class ResultFetcher:
         transport = self._named if trust is Trust.NAMED else self._public
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                reply = await read_reply(transport, request, self._limits.max_bytes)
+                reply = await read_reply(transport, request, self._limits.max_bytes, memory)
         except TimeoutError as error:
             raise GatewayError(Fault.READ_TIMEOUT, f"no complete picture in {self._limits.timeout_s:.0f} s") from error
         if reply.status != 200 or sniff(reply.body) is None:
+            memory.note(-len(reply.body))
             raise GatewayError(Fault.UPSTREAM_MISPLACED, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture")
         return reply.body
 

@@ -8,6 +8,7 @@ from gateway.domain.images import ImageJob, SizePolicy
 from gateway.domain.keys import WaitTerms
 from gateway.domain.models import Model
 from gateway.domain.trace import Trace
+from gateway.memory import ByteAccount
 from gateway.stores.tickets import Ticket
 from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.foresight import Early
@@ -44,6 +45,7 @@ class Run:
     ticket: Ticket
     trace: Trace
     client: Client
+    memory: ByteAccount
     endpoints: Mapping[str, Endpoint]
     waits: Mapping[str, WaitTerms]
     started_s: float

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +13,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.web.clients import take_at_hand
+from gateway.web.record import record_of
 
+_SOON_S: Final = 0.05
+"""Clients often send a head and its small body as two packets."""
 _JOINED_MAX_BYTES: Final = 16 * 1024
 """Copying so little costs less than handing on several pieces."""
 
@@ -32,26 +36,42 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
     """
     _check_content_type(request)
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limits.max_bytes:
+    expected = int(declared) if declared.isdecimal() else 0
+    if expected > limits.max_bytes:
         raise _too_large(limits)
-    message = take_at_hand(request)
+    record_of(request).memory.take(expected)
+    message = take_at_hand(request) or await _take_soon(request)
     if message and message["type"] == "http.request" and not message.get("more_body"):
         whole: bytes = message.get("body", b"")
         if len(whole) > limits.max_bytes:
             raise _too_large(limits)
+        record_of(request).memory.take(max(0, len(whole) - expected))
         return whole
+    if transfer := record_of(request).transfer:
+        await transfer.begin()
     try:
         async with asyncio.timeout(limits.timeout_s):
-            return await _read_rest(request, message, limits)
+            return await _read_rest(request, message, limits, expected)
     except TimeoutError as error:
         raise GatewayError(
             Fault.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
         ) from error
 
 
-async def _read_rest(request: Request, message: Message | None, limits: BodyLimits) -> bytes:
-    """The body that begins with a message, where one was at hand. Raises: GatewayError, ClientDisconnect."""
-    body = bytearray()
+async def _take_soon(request: Request) -> Message | None:
+    """The next message, if it follows the head at once: such a body needs no transfer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SOON_S):
+            return await request.receive()
+    return None
+
+
+async def _read_rest(request: Request, message: Message | None, limits: BodyLimits, counted: int) -> bytes:
+    """The body that begins with a message, where one was at hand. `counted`: bytes that its account has already.
+
+    Raises: GatewayError, ClientDisconnect.
+    """
+    body, memory = bytearray(), record_of(request).memory
     while True:
         message = message or await request.receive()
         if message["type"] == "http.disconnect":
@@ -59,6 +79,9 @@ async def _read_rest(request: Request, message: Message | None, limits: BodyLimi
         body += message.get("body", b"")
         if len(body) > limits.max_bytes:
             raise _too_large(limits)
+        if len(body) > counted:
+            memory.take(len(body) - counted)
+            counted = len(body)
         if not message.get("more_body"):
             return bytes(body)
         message = None

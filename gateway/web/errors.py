@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.faults import Fault, GatewayError, detach
 from gateway.web.record import record_of
 from gateway.wire import native, openai
 
@@ -47,16 +47,14 @@ class ErrorBoundary:
             record_of(request).detail = "the client left before its request was complete"
         except asyncio.CancelledError:
             if not has_started:
-                error = _cut_short(request)
-                note(request, error)
-                await _answer(request, error, {})(scope, receive, send)
+                await _answer(request, _cut_short(request), {})(scope, receive, send)
             raise
         except Exception as failure:
-            error = _as_gateway_error(request, failure)
-            note(request, error)
+            response = _answer(request, _as_gateway_error(request, failure), _allow(failure))
+            detach(failure)  # here ends what it went through: nothing of that is to outlive the request
             if has_started:
                 raise
-            await _answer(request, error, _allow(failure))(scope, receive, send)
+            await response(scope, receive, send)
 
 
 def note(request: Request, error: GatewayError) -> None:
@@ -105,6 +103,8 @@ def _allow(failure: Exception) -> dict[str, str]:
 
 
 def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
+    """The response to a failed request, whose record it notes the error in."""
+    note(request, error)
     headers |= error_headers(error)
     if request.method == "POST" and request.url.path in native.PATHS:
         return Response(native.render_native_error(error), 200, headers, "application/json")

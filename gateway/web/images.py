@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from gateway.domain.tenants import Caller
 from gateway.domain.trace import Passage
 from gateway.stores.admission import Admission
 from gateway.stores.credentials import Credentials
+from gateway.stores.transfers import Transfers
 from gateway.upstream import Upstreams
 from gateway.web.bodies import BodyLimits, ChunksResponse, read_json_body
 from gateway.web.clients import Client, read_max_wait
@@ -23,6 +25,9 @@ from gateway.web.guesses import Guesses, address_of
 from gateway.web.record import RequestRecord, record_of
 from gateway.web.stream import EventStream
 from gateway.wire import native, openai
+
+_SENT_AT_ONCE_BYTES: Final = 64 * 1024
+"""The connection buffers as much: no client can make the request wait with less."""
 
 Generation = openai.Generation | native.NativeGeneration
 
@@ -36,6 +41,7 @@ class Images:
         credentials: Credentials,
         guesses: Guesses,
         admission: Admission,
+        transfers: Transfers,
         upstreams: Upstreams,
         catalog: Catalog,
         manners: openai.Manners,
@@ -49,6 +55,7 @@ class Images:
         self._credentials = credentials
         self._guesses = guesses
         self._admission = admission
+        self._transfers = transfers
         self._upstreams = upstreams
         self._catalog = catalog
         self._manners = manners
@@ -105,6 +112,8 @@ class Images:
         caller = await self._guesses.check_tenant(address_of(request), given, check)
         record = record_of(request)
         record.tenant, record.key_id = caller.tenant.name, caller.key.id
+        record.memory.tenant = record.tenant
+        record.transfer = self._transfers.of(caller)
         return caller
 
     @asynccontextmanager
@@ -134,18 +143,24 @@ class Images:
         early = self._upstreams.foresee(job, model, caller.tenant)
         passage = record.trace.admit = Passage.begin(self._monotonic())
         try:
-            async with self._admission.admit(caller, purchase, lambda: self._durations(record)) as ticket:
+            transfer_id = record.transfer.hand_over() if record.transfer else ""
+            admitted = self._admission.admit(caller, purchase, lambda: self._durations(record), transfer_id)
+            async with admitted as ticket:
                 passage.ended_s = self._monotonic()
                 record.ticket, record.rates = ticket, ticket.rates
                 client = Client(request)
                 try:
-                    result = await self._upstreams.generate(job, model, ticket, record.trace, client, max_wait_s, early)
+                    result = await self._upstreams.generate(
+                        job, model, ticket, record.trace, client, max_wait_s, early, record.memory
+                    )
                 finally:
                     passage = record.trace.settle = Passage.begin(self._monotonic())
         finally:
             passage.ended_s = self._monotonic()
             if early:
                 early.drop()
+        if record.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
+            await record.transfer.go_on()
         record.delivered = len(result.pictures)
         if result.missing:
             record.headers.append(("x-imagegate-missing", str(result.missing)))

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.trace import Span, Trace, TraceContext, parse_trace_context
+from gateway.memory import ByteAccount, ByteBudget
 from gateway.metrics import Metrics
 from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms, request_line
@@ -91,6 +92,7 @@ class RequestScope:
         monotonic: Callable[[], float],
         observing: Observing,
         drain: Drain,
+        budget: ByteBudget,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -99,6 +101,7 @@ class RequestScope:
         self._terms = observing.terms
         self._tell_spans = observing.tell_spans
         self._drain = drain
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,6 +122,9 @@ class RequestScope:
             with self._metrics.requests_in_progress:
                 await self._app(scope, receive, send_with_headers)
         finally:
+            if record.transfer:
+                record.transfer.end()
+            record.memory.close()  # the response has been read, but for what the connection buffers
             self._report(scope, record, status)
 
     def _begin(self, headers: Headers) -> RequestRecord:
@@ -130,7 +136,9 @@ class RequestScope:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         if context:
             structlog.contextvars.bind_contextvars(trace_id=context.trace_id)
-        return RequestRecord(request_id, self._monotonic(), trace=Trace(context, self._ids.span))
+        return RequestRecord(
+            request_id, self._monotonic(), ByteAccount(self._budget), trace=Trace(context, self._ids.span)
+        )
 
     def _trace_context(self, headers: Headers) -> TraceContext | None:
         """The trace that the request is a part of: a new one where none came, if somebody keeps it."""

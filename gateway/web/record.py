@@ -8,7 +8,9 @@ from starlette.requests import HTTPConnection
 from gateway.domain.faults import Fault
 from gateway.domain.rates import Rates
 from gateway.domain.trace import Trace
+from gateway.memory import ByteAccount
 from gateway.stores.tickets import Ticket
+from gateway.stores.transfers import Transfer
 
 _KEY: Final = "record"
 
@@ -20,6 +22,8 @@ class RequestRecord:
     id: str
     started_s: float
     """Monotonic."""
+    memory: ByteAccount = field(repr=False)
+    """The bytes that it holds, and its response."""
     tenant: str = ""
     key_id: str = ""
     admin: str = ""
@@ -36,6 +40,8 @@ class RequestRecord:
     param: str = ""
     """The field of the request that is at fault."""
     detail: str = ""
+    transfer: Transfer | None = None
+    """What counts for its tenant's concurrency while no reservation does."""
     ticket: Ticket | None = None
     """What was admitted, and what became of it."""
     trace: Trace = field(default_factory=Trace)

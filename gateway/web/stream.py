@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.domain.faults import GatewayError
+from gateway.domain.faults import GatewayError, detach
 from gateway.domain.images import ImageResult
 from gateway.web.errors import note
 from gateway.wire import openai
@@ -59,7 +59,7 @@ class EventStream(Response):
             try:
                 return await self._make()
             except GatewayError as error:
-                return error
+                return detach(error)
             finally:
                 is_made.set()
 

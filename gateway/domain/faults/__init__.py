@@ -4,8 +4,8 @@ Retry, key state, response, metric label and log field all read `TABLE`; nothing
 decides by status or code. The dialects own the dictionaries *their code -> Fault*.
 """
 
-from gateway.domain.faults.error import GatewayError
+from gateway.domain.faults.error import GatewayError, detach
 from gateway.domain.faults.kinds import Fault, Lowers, Outcome, Pause, Retry, Row, Scope, State
 from gateway.domain.faults.table import TABLE
 
-__all__ = ["TABLE", "Fault", "GatewayError", "Lowers", "Outcome", "Pause", "Retry", "Row", "Scope", "State"]
+__all__ = ["TABLE", "Fault", "GatewayError", "Lowers", "Outcome", "Pause", "Retry", "Row", "Scope", "State", "detach"]

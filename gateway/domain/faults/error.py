@@ -1,8 +1,12 @@
 """The exception that carries a fault between rooms."""
 
+from typing import TypeVar
+
 from gateway.domain.faults.kinds import Fault, Row
 from gateway.domain.faults.table import TABLE
 from gateway.domain.rates import Rates
+
+_E = TypeVar("_E", bound=BaseException)
 
 
 class GatewayError(Exception):
@@ -39,3 +43,16 @@ class GatewayError(Exception):
     def message(self) -> str:
         """What the caller is told: never upstream text, keys or URLs."""
         return self.detail if self.row.shows_detail and self.detail else self.row.message
+
+
+def detach(error: _E) -> _E:
+    """Takes the tracebacks from an error that is kept or was answered, and from its causes.
+
+    Their frames hold the request's bytes, and often the error itself: a cycle that only the garbage collector ends.
+    """
+    chain: list[BaseException] = [error]
+    while chain:
+        one = chain.pop()
+        chain += [cause for cause in (one.__cause__, one.__context__) if cause]
+        one.__traceback__ = one.__cause__ = one.__context__ = None
+    return error

@@ -158,6 +158,8 @@ class Fault(Enum):
     DEADLINE = "deadline"
     CLIENT_LEFT = "client_left"
     TICKET_EXPIRED = "ticket_expired"
+    TENANT_MEMORY_FULL = "tenant_memory_full"
+    MEMORY_FULL = "memory_full"
     REDIS_AWAY = "redis_away"
     SHUTTING_DOWN = "shutting_down"
     INTERNAL = "internal"

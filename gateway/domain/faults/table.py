@@ -282,6 +282,12 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             "The gateway was held up for so long that the request was given up before it was sent.",
             retry_after_s=1,
         ),
+        Fault.TENANT_MEMORY_FULL: Row(
+            429, _RATE, "rate_limit_exceeded", "This tenant's requests hold its share of memory.", retry_after_s=2
+        ),
+        Fault.MEMORY_FULL: Row(
+            503, _SERVER, "gateway_unavailable", "The gateway has no memory left for a request.", retry_after_s=2
+        ),
         Fault.REDIS_AWAY: Row(
             503, _SERVER, "gateway_unavailable", "The gateway is not available at the moment.", retry_after_s=5
         ),

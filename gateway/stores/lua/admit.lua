@@ -13,6 +13,7 @@
 -- ARGV[5]  images
 -- ARGV[6]  prices: "since:micro-dollars" joined by ",", since in Unix seconds
 -- ARGV[7]  lease of the ticket, milliseconds
+-- ARGV[8]  the request's transfer, which ends here; or "" or nothing. See transfer.lua
 -- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
 --          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
 --          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
@@ -33,6 +34,10 @@ local now_s = tonumber(time[1])
 local now_ms = now_s * 1000 + math.floor(tonumber(time[2]) / 1000)
 local base = string.sub(KEYS[1], 1, -7)
 local ticket_id, key_id, images = ARGV[1], ARGV[2], tonumber(ARGV[5])
+if ARGV[8] and ARGV[8] ~= '' then
+  redis.call('ZREM', base .. 'transfers', ARGV[8])
+  redis.call('ZREM', base .. 'key:' .. key_id .. ':transfers', ARGV[8])
+end
 
 -- Year, month and day of a day since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 local function civil(days)
@@ -82,7 +87,8 @@ local function read_scope(name, prefix, open, rate, limits)
     name = name, limits = limits, open = open, rate_name = rate, rate = read_rate(rate),
     day_name = prefix .. 'day:' .. day_name, month_name = prefix .. 'month:' .. month_name,
     day = used_of(prefix .. 'day:' .. day_name), month = used_of(prefix .. 'month:' .. month_name),
-    running = redis.call('ZCOUNT', open, '(' .. (now_ms - UNSWEPT_MS), '+inf'),
+    running = redis.call('ZCOUNT', open, '(' .. (now_ms - UNSWEPT_MS), '+inf')
+      + redis.call('ZCOUNT', prefix .. 'transfers', '(' .. now_ms, '+inf'),
   }
 end
 
