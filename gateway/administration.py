@@ -76,7 +76,8 @@ def build_administration(
         *more,
     )
     guesses = Guesses(settings.server.failed_keys_per_minute, time.monotonic)
-    admin = Admin(Access(read_admin_keys(settings, environ)), guesses, sections)
+    access = Access(read_admin_keys(settings, environ))
+    admin = Admin(access, guesses, sections, settings.admin.requests_per_second, time.monotonic)
     declared = read_declared(settings, environ, catalog)
     declaration = Declaration(redis, credentials, changes, keys, clock, declared)
     return Administration(credentials, guesses, admin, declaration)

@@ -36,6 +36,7 @@ from gateway.web.middleware import PublicCors, RequestScope
 from gateway.web.ops import Ops
 from gateway.web.ports import OwnPort
 from gateway.web.program import Endpoint, Program
+from gateway.web.refusals import Refusals
 from gateway.wire import native
 from gateway.wire.openai import Manners
 
@@ -153,6 +154,7 @@ def _build_images(
         drain,
         administration.credentials,
         administration.guesses,
+        Refusals(settings.server.refusals_per_second, time.monotonic),
         books.admission,
         books.transfers,
         upstreams,

@@ -46,7 +46,14 @@ def build_bookkeeping(
 ) -> Bookkeeping:
     """Settles by itself what is owed and what died, while its companions run."""
     rule = BillingRule(settings.billing.charge_withheld, settings.billing.charge_unconfirmed)
-    terms = Terms(rule, settings.requests.lease_s, settings.ledger.keep_days)
+    ledger_terms = settings.ledger
+    terms = Terms(
+        rule,
+        settings.requests.lease_s,
+        ledger_terms.keep_days,
+        ledger_terms.recent_requests_max,
+        ledger_terms.records_per_day_max,
+    )
     admission = Admission(redis, terms, metrics, time.monotonic, _new_id, journal, time.time)
     redis.guard.on_opened = admission.distrust  # it need not break connections: a master that hangs is replaced
     round_s = min(_SWEEP_ROUND_S, settings.requests.lease_s / 2)

@@ -12,7 +12,13 @@ UrlOption = Annotated[
     str, typer.Option("--url", envvar="IMAGEGATE_URL", help="The gateway's address.", show_default=True)
 ]
 AdminKeyOption = Annotated[
-    str, typer.Option("--admin-key", envvar="IMAGEGATE_ADMIN_KEY", help="The admin key.", show_default=False)
+    str,
+    typer.Option(
+        "--admin-key",
+        envvar="IMAGEGATE_ADMIN_KEY",
+        help="The admin key; other users see it in the list of processes, so prefer the variable.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
 DEFAULT_URL: Final = "http://127.0.0.1:8080"

@@ -33,6 +33,7 @@ class Server(Table, frozen=True, kw_only=True):
     drain_grace_s: Annotated[float, Meta(ge=0, le=300)] = 2
     trusted_proxies: tuple[str, ...] = ()
     failed_keys_per_minute: Annotated[int, Meta(ge=0, le=100_000)] = 60
+    refusals_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 50
     tls: Tls | None = None
 
 
@@ -60,6 +61,7 @@ class Admin(Table, frozen=True, kw_only=True):
 
     key: SecretSource | None = None
     keys: tuple[AdminKey, ...] = ()
+    requests_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 100
     host: str = "127.0.0.1"
     port: OwnPort | None = None
 
@@ -122,9 +124,11 @@ class Billing(Table, frozen=True, kw_only=True):
 
 
 class Ledger(Table, frozen=True, kw_only=True):
-    """How long the record of each request is kept; sums are kept for ever."""
+    """How long the record of each request is kept; sums have no end. What Redis holds of one tenant at most."""
 
     keep_days: Annotated[int, Meta(ge=1, le=3660)] = 400
+    records_per_day_max: Count = 1_000_000
+    recent_requests_max: Count = 100_000
 
 
 class Requests(Table, frozen=True, kw_only=True):

@@ -17,13 +17,14 @@ Every key; what stands in braces is its hash tag.
 | ig2:declared | set | none | declared: names that the configuration declares |
 | ig2:declaration | string | none | declared: digest of what was applied last |
 | ig2:{NAME}:ticket:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
+| ig2:{NAME}:recent | hash | 20 minutes idle | admission: 5 minutes -> tickets settled in them |
 | ig2:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
 | ig2:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
 | ig2:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
 | ig2:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
 | ig2:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |
 | ig2:{NAME}:key:ID:open, ... |  | likewise | admission: the last four, of a single key |
-| ig2:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request |
+| ig2:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request that was sent |
 | ig2:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
 | ig2:{NAME}:days | sorted set | none | admission: days that have sums |
 | ig2:{NAME}:records_end | hash | none | admission: day -> Unix second until which its records are kept |

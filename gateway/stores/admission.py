@@ -102,9 +102,15 @@ class Admission:
             self._owed[ticket.id] = self._held.pop(ticket.id)
             await self._pay_or_keep(ticket)
 
-    async def look(self, caller: Caller) -> Rates:
-        """How the caller's rate limits stand. Raises: GatewayError REDIS_AWAY. Redis: one round trip, lua/admit.lua."""
-        return rates_of(await self._ask(caller, ""))
+    async def look(self, caller: Caller, *, is_refused: bool = False) -> Rates:
+        """How the caller's rate limits stand; a request that was refused for its content is counted in its minute.
+
+        Raises: GatewayError REDIS_AWAY; if the minute is full, what `admit` raises. Redis: one round trip.
+        """
+        verdict = await self._ask(caller, "", is_refused=is_refused)
+        if verdict.verdict == "rate":
+            raise gateway_error(verdict, caller)
+        return rates_of(verdict)
 
     async def usage(self, tenant: str) -> Usage | None:
         """A tenant's counters; None where there is no such tenant. Redis: one round trip, lua/admit.lua."""
@@ -180,17 +186,22 @@ class Admission:
         return len(self._owed)
 
     async def _ask(
-        self, caller: Caller, ticket_id: str, purchase: Purchase | None = None, transfer_id: str = ""
+        self,
+        caller: Caller,
+        ticket: str,
+        purchase: Purchase | None = None,
+        transfer: str = "",
+        *,
+        is_refused: bool = False,
     ) -> Verdict:
-        args: list[Value] = [ticket_id, caller.key.id]
+        args: list[Value] = [ticket, caller.key.id]
         if purchase:
             prices = ",".join(f"{price.since_s}:{price.usd_micros}" for price in purchase.prices)
             args += [purchase.request_id, purchase.model, purchase.images, prices]
         else:
             args += ["", "", 0, ""]
-        return await self._run_admit(
-            caller.tenant.name, caller.key.id, [*args, round(self._terms.lease_s * 1000), transfer_id]
-        )
+        args += [round(self._terms.lease_s * 1000), int(is_refused), self._terms.recent_max, self._terms.records_max]
+        return await self._run_admit(caller.tenant.name, caller.key.id, [*args, transfer])
 
     async def _run_admit(self, tenant: str, key_id: str, args: list[Value]) -> Verdict:
         base, key_base = base_of(tenant), base_of(tenant) + f"key:{key_id}:"

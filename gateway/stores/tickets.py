@@ -26,6 +26,10 @@ class Terms:
     """A ticket whose process gives no sign of life for so long is settled by others."""
     ledger_days: int
     """For which detailed records are kept."""
+    recent_max: int = 100_000
+    """Tickets of one tenant that Redis holds at a time."""
+    records_max: int = 1_000_000
+    """Records of one tenant's day."""
 
 
 class Settled(msgspec.Struct, frozen=True):

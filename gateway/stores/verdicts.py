@@ -14,6 +14,8 @@ _WORDS: Final = {
     "requests_per_minute": "requests per minute",
     "images_per_minute": "images per minute",
     "concurrency": "requests at once",
+    "recent_requests": "open requests and those of the last 15 minutes",
+    "records_per_day": "recorded requests per day",
     "images_per_day": "images per day",
     "images_per_month": "images per month",
     "usd_micros_per_month": "US dollars per month",

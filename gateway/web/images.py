@@ -1,11 +1,11 @@
 """`POST /v1/images/generations` and the list of models."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.domain.billing import Durations, Purchase
@@ -23,6 +23,7 @@ from gateway.web.clients import Client, read_max_wait
 from gateway.web.draining import Drain
 from gateway.web.guesses import Guesses, address_of
 from gateway.web.record import RequestRecord, record_of
+from gateway.web.refusals import Refusals
 from gateway.web.stream import EventStream
 from gateway.wire import native, openai
 
@@ -30,6 +31,8 @@ _SENT_AT_ONCE_BYTES: Final = 64 * 1024
 """The connection buffers as much: no client can make the request wait with less."""
 
 Generation = openai.Generation | native.NativeGeneration
+_TOO_MANY: Final = 429
+_SERVER_ERROR: Final = 500
 
 
 class Images:
@@ -40,6 +43,7 @@ class Images:
         drain: Drain,
         credentials: Credentials,
         guesses: Guesses,
+        refusals: Refusals,
         admission: Admission,
         transfers: Transfers,
         upstreams: Upstreams,
@@ -54,6 +58,7 @@ class Images:
         self._drain = drain
         self._credentials = credentials
         self._guesses = guesses
+        self._refusals = refusals
         self._admission = admission
         self._transfers = transfers
         self._upstreams = upstreams
@@ -69,7 +74,7 @@ class Images:
         """OpenAI's format."""
         self._drain.refuse()
         caller = await self._identify(request)
-        async with self._telling_rates(request, caller):
+        async with self._counting_refusals(request, caller):
             body = await read_json_body(request, self._limits)
             generation = openai.parse_generation(body, self._catalog, caller.tenant, self._manners)
             del body  # it may be megabytes, and the wait minutes
@@ -84,7 +89,7 @@ class Images:
         """MiniMax's and 302.AI's own format."""
         self._drain.refuse()
         caller = await self._identify(request)
-        async with self._telling_rates(request, caller):
+        async with self._counting_refusals(request, caller):
             body = await read_json_body(request, self._native_limits)
             generation = native.parse_native(body, self._catalog, caller.tenant, self._manners.size_policy)
             del body  # as above
@@ -103,6 +108,7 @@ class Images:
         name = request.path_params["name"]
         model = self._catalog.find(name)
         if model is None or not caller.tenant.may_use(model.id):
+            self._refusals.count(caller)
             raise GatewayError(Fault.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
         return Response(openai.render_model(name), media_type="application/json")
 
@@ -114,21 +120,27 @@ class Images:
         record.tenant, record.key_id = caller.tenant.name, caller.key.id
         record.memory.tenant = record.tenant
         record.transfer = self._transfers.of(caller)
+        await self._refusals.check(caller)
         return caller
 
     @asynccontextmanager
-    async def _telling_rates(self, request: Request, caller: Caller) -> AsyncIterator[None]:
-        """A request that fails before its admission is answered with the tenant's rates all the same."""
+    async def _counting_refusals(self, request: Request, caller: Caller) -> AsyncIterator[None]:
+        """Counts a request that fails before its admission. Raises: GatewayError RATE_LIMITED."""
         try:
             yield
-        except GatewayError:
-            await self._tell_rates(request, caller)
+        except (GatewayError, ClientDisconnect):
+            self._refusals.count(caller)
+            await self._tell_rates(request, caller, is_refused=True)
             raise
 
-    async def _tell_rates(self, request: Request, caller: Caller) -> None:
-        if caller.has_rates:
-            with suppress(GatewayError):  # the answer itself needs no Redis
-                record_of(request).rates = await self._admission.look(caller)
+    async def _tell_rates(self, request: Request, caller: Caller, *, is_refused: bool = False) -> None:
+        if not caller.has_rates:
+            return
+        try:
+            record_of(request).rates = await self._admission.look(caller, is_refused=is_refused)
+        except GatewayError as error:
+            if error.row.status == _TOO_MANY:
+                raise  # every other answer needs no Redis
 
     async def _make(
         self, request: Request, caller: Caller, generation: Generation, max_wait_s: float | None
@@ -155,6 +167,10 @@ class Images:
                     )
                 finally:
                     passage = record.trace.settle = Passage.begin(self._monotonic())
+        except GatewayError as error:
+            if error.row.status < _SERVER_ERROR and not record.trace.attempts:
+                self._refusals.count(caller)
+            raise
         finally:
             passage.ended_s = self._monotonic()
             if early:

@@ -50,6 +50,7 @@ _ADDRESS_MAX_CHARS: Final = 64
 """A proxy that is believed may pass on anything."""
 _UNKNOWN_ROUTE: Final = "_unknown"
 _TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
+_REFUSED_KEYS: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED, Fault.AUTHENTICATION_THROTTLED})
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -179,9 +180,11 @@ class RequestScope:
         log = _LOG.info
         if answered.status >= 500:
             log = _LOG.warning
-        elif is_quiet and answered.status < 400:
+        elif (is_quiet and answered.status < 400) or record.fault is Fault.REQUESTS_THROTTLED:
             log = _LOG.debug
         log("request", **request_line(record, answered, self._terms))
+        if record.fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
+            _LOG.warning("authentication_failed", client=client, route=route, fault=record.fault.value)
         if self._tell_spans and record.trace.context and not is_quiet:
             self._tell_spans(record.trace.context, spans_of(record, record.trace.context, answered))
 

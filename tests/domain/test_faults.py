@@ -110,6 +110,7 @@ def test_what_may_have_cost_money_tells_the_sdks_not_to_repeat(fault: Fault) -> 
     assert Retry.NEVER is TABLE[fault].retry
 
 
+OWN_BOUNDS = {Fault.POOL_BUSY, Fault.REQUESTS_THROTTLED}
 TENANTS_LIMITS = {Fault.RATE_LIMITED, Fault.RATE_EXCEEDED_BY_ONE, Fault.QUOTA_EXHAUSTED}
 
 
@@ -117,7 +118,7 @@ TENANTS_LIMITS = {Fault.RATE_LIMITED, Fault.RATE_EXCEEDED_BY_ONE, Fault.QUOTA_EX
 def test_detail_is_shown_only_for_the_callers_own_faults(fault: Fault) -> None:
     error = GatewayError(fault, "sk-planted-secret at https://upstream.example")
     is_callers = TABLE[fault].outcome is Outcome.NOT_SENT and TABLE[fault].status not in {429, *range(500, 600)}
-    expected = error.detail if is_callers or fault in {*TENANTS_LIMITS, Fault.POOL_BUSY} else None
+    expected = error.detail if is_callers or fault in {*TENANTS_LIMITS, *OWN_BOUNDS} else None
     assert (expected or TABLE[fault].message) == error.message
 
 

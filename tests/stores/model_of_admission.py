@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -47,14 +48,16 @@ class Ticket:
     expires_ms: int
     images: int
     """What is reserved, and after the settlement what is charged."""
-    requests: int = 1
     is_open: bool = True
+    is_recorded: bool = False
     sent: Counter[str] = field(default_factory=Counter)
     record: dict[str, int] = field(default_factory=dict)
     """What it adds to the sums."""
     outcome: str = ""
     calls: str = ""
     is_by_itself: bool = False
+    is_gone: bool = False
+    """Redis has forgotten it: it settled by itself and was never sent."""
     left: set[str] = field(default_factory=set)
     """Scopes whose rate it has left: something was admitted when its second was not within a minute of the clock."""
 
@@ -85,6 +88,8 @@ class World:
         ]
         self.limits = self.draw_limits()
         self.tickets: dict[str, Ticket] = {}
+        self.refused: list[Ticket] = []
+        """Requests that were not admitted and count in their minute."""
         self.ends: dict[str, int] = {}
         self.days: set[str] = set()
         self.used_days()
@@ -103,17 +108,21 @@ class World:
         """How every limit of the tenant ("") or of a key stands now, and what lies in each second of the window."""
         now_s, today = self.now_ms // 1000, f"{datetime.fromtimestamp(self.now_ms / 1000, UTC):%Y%m%d}"
         found: Counter[str] = Counter()
+        found["requests_per_minute"] = sum(ticket.is_recent(scope, now_s) for ticket in self.counted(scope))
         for ticket in self.tickets.values():
             if scope not in {"", ticket.key}:
                 continue
             if ticket.is_recent(scope, now_s):
-                found["requests_per_minute"] += ticket.requests
                 found["images_per_minute"] += ticket.images
             found["concurrency"] += ticket.is_open and ticket.expires_ms > self.now_ms - UNSWEPT_MS
             found["images_per_day"] += ticket.images * (ticket.day == today)
             found["images_per_month"] += ticket.images * (ticket.day[:6] == today[:6])
             found["usd_micros_per_month"] += ticket.images * ticket.price * (ticket.day[:6] == today[:6])
         return found
+
+    def counted(self, scope: str) -> Iterator[Ticket]:
+        """Every request that counts in the minute of the tenant ("") or of a key, while it is recent."""
+        return (ticket for ticket in (*self.tickets.values(), *self.refused) if scope in {"", ticket.key})
 
     def state(self) -> dict[str, dict[str, int]]:
         """All that Redis is to hold, by the end of its key; what is not there counts as 0."""
@@ -126,15 +135,23 @@ class World:
                     found[window]["images"] += ticket.images
                     found[window]["usd_micros"] += ticket.images * ticket.price
                 if ticket.is_recent(scope, now_s):
-                    found[f"{prefix}rate"][f"{second} requests"] += ticket.requests
                     found[f"{prefix}rate"][f"{second} images"] += ticket.images
                 if ticket.is_open:
                     found[f"{prefix}open"][ticket.id] = ticket.expires_ms
             if not ticket.is_open:
-                found[f"ledger:{day}"]["length"] += 1
+                found[f"ledger:{day}"]["length"] += ticket.is_recorded
                 for name, amount in ticket.record.items():
                     found[f"sums:{day}"][f"{ticket.key}|{name}|{ticket.model}"] += amount
+        for name, second in self.recent_seconds():
+            found[name][f"{second} requests"] += 1
         return {name: {key: value for key, value in fields.items() if value} for name, fields in found.items()}
+
+    def recent_seconds(self) -> Iterator[tuple[str, int]]:
+        """The rate in which each request counts, and its second."""
+        for scope in ("", *KEYS):
+            for ticket in self.counted(scope):
+                if ticket.is_recent(scope, self.now_ms // 1000):
+                    yield (f"key:{scope}:rate" if scope else "rate"), ticket.at_ms // 1000
 
     def names(self) -> list[str]:
         """The ends of the keys whose state is compared."""
@@ -150,14 +167,19 @@ class World:
         if known := self.tickets.get(ticket_id):
             return [{"verdict": "admitted", "price": known.price}]
         price = max((since, micros) for since, micros in process.prices if since * 1000 <= self.now_ms)[1]
-        if refusals := self.refusals(key, images, price):
+        refusals = self.refusals(key, images, price)
+        expires_ms = self.now_ms + process.lease_ms
+        new = Ticket(ticket_id, process, key, model, images, price, self.now_ms, expires_ms, images)
+        if not any(reply["limit"] == "requests_per_minute" for _, reply in refusals):
+            for ticket in self.counted(""):
+                if abs(ticket.at_ms // 1000 - self.now_ms // 1000) > 60:
+                    ticket.left |= {"", key} & {"", ticket.key}
+            if refusals:
+                self.refused.append(replace(new, images=0))
+        if refusals:
             top = max(refusals, key=lambda found: found[0])[0]
             return [reply for rank, reply in refusals if rank == top]
-        for ticket in self.tickets.values():
-            if abs(ticket.at_ms // 1000 - self.now_ms // 1000) > 60:
-                ticket.left |= {"", key} & {"", ticket.key}
-        expires_ms = self.now_ms + process.lease_ms
-        self.tickets[ticket_id] = Ticket(ticket_id, process, key, model, images, price, self.now_ms, expires_ms, images)
+        self.tickets[ticket_id] = new
         return [{"verdict": "admitted", "price": price}]
 
     def refusals(self, key: str, images: int, price: int) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
@@ -189,9 +211,9 @@ class World:
         if name == "concurrency":
             return 0
         counts: Counter[int] = Counter()
-        for ticket in self.tickets.values():
-            if scope in {"", ticket.key} and ticket.is_recent(scope, now_s):
-                counts[ticket.at_ms // 1000] += ticket.requests if name == "requests_per_minute" else ticket.images
+        for ticket in self.counted(scope):
+            if ticket.is_recent(scope, now_s):
+                counts[ticket.at_ms // 1000] += 1 if name == "requests_per_minute" else ticket.images
         return next((s for s in range(now_s, now_s + 62) if sum(counts[t] for t in counts if t >= s - 60) <= most), 0)
 
     def send(self, ticket: Ticket, account: str, images: int) -> int:
@@ -208,6 +230,8 @@ class World:
         return len(alive)
 
     def settle_expired(self, ticket: Ticket, keep_days: int) -> dict[str, Any]:
+        if ticket.is_gone:
+            return {"status": "gone"}
         if not ticket.is_open:
             return {"status": "same"}
         if ticket.expires_ms > self.now_ms:
@@ -222,10 +246,13 @@ class World:
         return self._settle(ticket, outcome, ";".join(calls), keep_days, was_sent=bool(ticket.sent))
 
     def settle(self, ticket: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool) -> dict[str, Any]:
+        if ticket.is_gone:
+            return {"status": "gone"}
         if not ticket.is_open and (ticket.outcome, ticket.calls) == (outcome, calls):
             return {"status": "repeated" if ticket.is_by_itself else "same"}
         found = self._settle(ticket, outcome, calls, keep_days, was_sent=was_sent)
         ticket.is_by_itself = True
+        ticket.is_gone = not ticket.is_recorded
         return found
 
     def _settle(self, ticket: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool) -> dict[str, Any]:
@@ -234,10 +261,14 @@ class World:
         withheld, unconfirmed = self.charges
         delivered, paid = became.get("delivered", 0), ticket.record.get("usd_micros", 0)
         images = delivered + withheld * became.get("withheld", 0) + unconfirmed * became.get("unconfirmed", 0)
-        status = "settled" if ticket.is_open else "corrected"
-        ticket.record = {"requests": 1, "asked": ticket.asked, "usd_micros": images * ticket.price, **became}
-        ticket.outcome, ticket.calls, ticket.images, ticket.requests = outcome, calls, images, int(was_sent)
-        ticket.is_open = False
+        reply: dict[str, Any] = {"status": "settled" if ticket.is_open else "corrected"}
+        ticket.is_recorded = ticket.is_recorded or was_sent
+        counted = {"requests": 1, "asked": ticket.asked} if ticket.is_recorded else {"not_sent": 1}
+        ticket.record = {**counted, "usd_micros": images * ticket.price, **became}
+        ticket.outcome, ticket.calls, ticket.images, ticket.is_open = outcome, calls, images, False
+        reply |= {"outcome": outcome, "usd_micros": images * ticket.price - paid}
+        if not ticket.is_recorded:
+            return reply
         day_end = datetime.strptime(ticket.day, "%Y%m%d").replace(tzinfo=UTC).timestamp() + 86400
         self.ends[ticket.day] = max(self.ends.get(ticket.day, 0), int(day_end) + keep_days * 86400)
-        return {"status": status, "outcome": outcome, "usd_micros": images * ticket.price - paid}
+        return reply

@@ -121,16 +121,22 @@ async def test_of_many_at_once_exactly_as_many_are_let_in_as_the_limit_allows(
         (ALL_LIMITS, {"usd_micros_per_month": 4 * 3500 - 1}),
     ],
 )
-async def test_a_refused_request_consumes_nothing_anywhere(
+async def test_a_refused_request_consumes_nothing_but_a_request_of_its_minute(
     each_redis: str, limits: dict[str, int], key_limits: dict[str, int]
 ) -> None:
     async with connected(each_redis) as redis:
         caller = await put_tenant(redis, limits=limits, key_limits=key_limits)
         await refusal(admitting(redis), caller, 4)
-        assert {} == await everything(redis)
+        kept = await everything(redis)
+        usage = await admitting(redis).usage("acme")
+    is_full = limits.get("requests_per_minute") == 0
+    rates = set() if is_full else {"ig2:{acme}:rate", f"ig2:{{acme}}:key:{KEY_ID}:rate"}
+    assert rates == kept.keys()
+    assert usage is not None
+    assert (0 if is_full else 1, 0) == (usage.requests_last_minute, usage.images_last_minute)
 
 
-async def test_what_comes_to_nothing_is_given_back_in_every_window(each_redis: str) -> None:
+async def test_what_comes_to_nothing_is_given_back_in_every_window_but_for_the_request(each_redis: str) -> None:
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis, limits=ALL_LIMITS, key_limits=ALL_LIMITS)
         with pytest.raises(GatewayError):
@@ -138,8 +144,8 @@ async def test_what_comes_to_nothing_is_given_back_in_every_window(each_redis: s
                 raise GatewayError(Fault.POOL_BUSY)
         usage = await admission.usage("acme")
     assert usage is not None
+    assert 1 == usage.requests_last_minute
     assert {0} == {
-        usage.requests_last_minute,
         usage.images_last_minute,
         usage.images_today,
         usage.images_this_month,
@@ -230,6 +236,7 @@ async def test_a_ticket_that_is_remembered_keeps_nothing_of_its_request(redis_ur
         async with admission.admit(caller, Purchase("req_1", "image-01", 1, PRICES), request.durations) as ticket:
             del request
             assert gone() is not None
+            (await admission.open(ticket, "sim", "main", 1)).deliver(1, 1, 0)
         [(_, line)] = await ledger(redis)
         assert gone() is None
         assert ticket.settled_s is not None
@@ -242,6 +249,13 @@ async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[st
     for day in days:
         found += await answer(redis, redis.xrange(f"ig2:{{{tenant}}}:ledger:{day}"), list[tuple[str, dict[str, str]]])
     return found
+
+
+async def not_sent(redis: Client, tenant: str = "acme") -> int:
+    """Requests of all days that were never sent: a count in the sums."""
+    days = await answer(redis, redis.zrange(f"ig2:{{{tenant}}}:days", 0, -1), list[str])
+    sums = [await answer(redis, redis.hgetall(f"ig2:{{{tenant}}}:sums:{day}"), dict[str, str]) for day in days]
+    return sum(int(value) for day in sums for name, value in day.items() if "|not_sent|" in name)
 
 
 async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str) -> None:
@@ -294,7 +308,7 @@ async def test_a_settlement_runs_twice_and_moves_nothing_the_second_time(each_re
 
 
 async def test_a_dead_process_s_ticket_is_settled_by_its_expiry_and_by_what_it_says_itself(each_redis: str) -> None:
-    """Before sending: given back. After: unconfirmed, with the account that the images were ordered from."""
+    """Before sending: given back, with no record. After: unconfirmed, with the account they were ordered from."""
     async with connected(each_redis) as redis:
         dead, heir = admitting(redis, lease_s=0.2), admitting(redis)
         caller = await put_tenant(redis, limits={"images_per_day": 10})
@@ -310,11 +324,12 @@ async def test_a_dead_process_s_ticket_is_settled_by_its_expiry_and_by_what_it_s
             await heir.settle_expired("acme", ticket.id)
         usage = await heir.usage("acme")
         lines = {line["ticket"]: line for _, line in await ledger(redis)}
+        never_sent = await not_sent(redis)
         for one in held:
             await one.__aexit__(None, None, None)
     assert usage is not None
     assert (0, 2, 2 * 3500) == (usage.open_requests, usage.images_today, usage.usd_micros_this_month)
-    assert ("not_sent", "0", "") == tuple(lines[first.id][name] for name in ("outcome", "usd_micros", "calls"))
+    assert (1, {sent.id}) == (never_sent, set(lines))
     assert ("unconfirmed", "7000", "sim/main:0,0,0,2") == tuple(
         lines[sent.id][name] for name in ("outcome", "usd_micros", "calls")
     )
@@ -491,8 +506,12 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
         looked = await admission.look(caller)
         refused = await refusal(admission, caller, 10)
     assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == ticket.rates
-    assert Rates(Rate(10, 10, 0), Rate(9, 9, 0)) == looked  # the request came to nothing
-    assert Rates(Rate(10, 10, 0), Rate(9, 9, 0)) == refused.rates
+    assert looked.images == Rate(9, 9, 0)  # the request came to nothing
+    assert refused.rates
+    assert refused.rates.images == Rate(9, 9, 0)
+    assert [(10, 9), (10, 8)] == [
+        (rate.limit, rate.remaining) for rate in (looked.requests, refused.rates.requests) if rate
+    ]
 
 
 @pytest.mark.parametrize(

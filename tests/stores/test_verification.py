@@ -182,7 +182,7 @@ async def test_all_records_of_a_day_end_at_the_later_of_two_settings(
         desk = Desk(client, now.timestamp())
         for number, days in enumerate(keep_days):
             desk.admit(f"t{number}")
-            desk.settle(f"t{number}", keep_days=days)
+            desk.settle(f"t{number}", "u/a:1,0,0,0", keep_days=days)
         ends = client.expiretime(f"ig2:{{acme}}:ledger:{now:%Y%m%d}")
     midnight = datetime.combine(now.date(), datetime.min.time(), UTC).timestamp()
     assert midnight + 401 * 86_400 == ends

@@ -99,6 +99,7 @@ class Fault(Enum):
     NO_CREDENTIALS = "no_credentials"
     INVALID_API_KEY = "invalid_api_key"
     AUTHENTICATION_THROTTLED = "authentication_throttled"
+    REQUESTS_THROTTLED = "requests_throttled"
     ROUTE_UNKNOWN = "route_unknown"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     # The admin API

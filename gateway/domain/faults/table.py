@@ -101,6 +101,13 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             "rate_limit_exceeded",
             "Too many requests with wrong keys came from this address. Please try again later.",
         ),
+        Fault.REQUESTS_THROTTLED: Row(
+            429,
+            _RATE,
+            "rate_limit_exceeded",
+            "Too many requests with this key within a second.",
+            shows_detail=True,
+        ),
         Fault.ROUTE_UNKNOWN: _caller(404, "unknown_url", "Invalid URL."),
         Fault.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
         Fault.ADMIN_CLOSED: _caller(

@@ -1,11 +1,13 @@
--- Admit a request: check every limit and quota of its tenant and of its key, and take from all of them or from none.
+-- Admit a request: check every limit and quota of its tenant and of its key, and take from all of them or from none. A
+-- request that is refused takes no image, no money and no place; it counts in requests_per_minute, unless that is full.
 -- KEYS[1]  the tenant's record: hash, see stores/__init__.py; its name without "tenant" is the BASE of the names below
 -- KEYS[2]  the tenant's keys: hash, key id -> JSON
 -- KEYS[3]  the ticket: hash, made here
 -- KEYS[4], KEYS[5]  open tickets of the tenant, of the key: sorted set, ticket id -> expiry (Unix ms)
 -- KEYS[6], KEYS[7]  rate of the tenant, of the key: hash, Unix second -> "requests images" admitted in it
 --          Of the same hash tag, named by the clock: BASE .. "day:YYYYMMDD" and "month:YYYYMM", and of the key
---          BASE .. "key:ID:day:..." and "month:...": hashes of what is charged or reserved, images and usd_micros
+--          BASE .. "key:ID:day:..." and "month:...": hashes of what is charged or reserved, images and usd_micros; BASE
+--          .. "recent", see settle.lua; BASE .. "ledger:YYYYMMDD"
 -- ARGV[1]  ticket id, or "" to look and take nothing
 -- ARGV[2]  key id, or "" for the tenant alone
 -- ARGV[3]  request id
@@ -13,7 +15,9 @@
 -- ARGV[5]  images
 -- ARGV[6]  prices: "since:micro-dollars" joined by ",", since in Unix seconds
 -- ARGV[7]  lease of the ticket, milliseconds
--- ARGV[8]  the request's transfer, which ends here; or "" or nothing. See transfer.lua
+-- ARGV[8]  1, with ARGV[1] "": count a request that was refused for its content; verdict "rate" if its minute is full
+-- ARGV[9]  most tickets that Redis holds of one tenant, ARGV[10] most records of one tenant's day; absent: no bound
+-- ARGV[11] the request's transfer, which ends here; or "" or nothing. See transfer.lua
 -- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
 --          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
 --          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
@@ -26,6 +30,7 @@
 -- Twice    with the same ticket id takes nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
+local RECENT_S, RECENT_SLICE_S = 900, 300
 -- An expired ticket holds its place until somebody has settled it, 15 minutes at most: its process may only be cut off.
 local UNSWEPT_MS = 900 * 1000
 
@@ -34,9 +39,9 @@ local now_s = tonumber(time[1])
 local now_ms = now_s * 1000 + math.floor(tonumber(time[2]) / 1000)
 local base = string.sub(KEYS[1], 1, -7)
 local ticket_id, key_id, images = ARGV[1], ARGV[2], tonumber(ARGV[5])
-if ARGV[8] and ARGV[8] ~= '' then
-  redis.call('ZREM', base .. 'transfers', ARGV[8])
-  redis.call('ZREM', base .. 'key:' .. key_id .. ':transfers', ARGV[8])
+if ARGV[11] and ARGV[11] ~= '' then
+  redis.call('ZREM', base .. 'transfers', ARGV[11])
+  redis.call('ZREM', base .. 'key:' .. key_id .. ':transfers', ARGV[11])
 end
 
 -- Year, month and day of a day since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
@@ -116,34 +121,65 @@ local function refuse(verdict, scope, limit, allowed, used, asked, frees_at_s)
   }
 end
 
+local is_minute_full = false
+
+local function check_requests(scope)
+  local allowed, used = scope.limits.requests_per_minute, scope.rate.requests
+  if allowed and used + 1 > allowed then
+    is_minute_full = true
+    refuse('rate', scope, 'requests_per_minute', allowed, used, 1, frees_at(scope.rate, 2, allowed, used, 1))
+  end
+end
+
 local function check(scope, price)
   local limits, rate = scope.limits, scope.rate
   local function quota(limit, used, asked, ends_s)
     local allowed = limits[limit]
     if allowed and used + asked > allowed then refuse('quota', scope, limit, allowed, used, asked, ends_s) end
   end
-  local function speed(limit, index, used, asked)
-    local allowed = limits[limit]
-    if allowed and used + asked > allowed then
-      refuse('rate', scope, limit, allowed, used, asked, frees_at(rate, index, allowed, used, asked))
-    end
-  end
   quota('images_per_day', scope.day.images, images, day_ends_s)
   quota('images_per_month', scope.month.images, images, month_ends_s)
   quota('usd_micros_per_month', scope.month.usd_micros, images * price, month_ends_s)
-  speed('requests_per_minute', 2, rate.requests, 1)
-  speed('images_per_minute', 3, rate.images, images)
+  check_requests(scope)
+  local allowed, used = limits.images_per_minute, rate.images
+  if allowed and used + images > allowed then
+    refuse('rate', scope, 'images_per_minute', allowed, used, images, frees_at(rate, 3, allowed, used, images))
+  end
   if limits.concurrency and scope.running >= limits.concurrency then
     refuse('rate', scope, 'concurrency', limits.concurrency, scope.running, 1, 0)
   end
 end
 
-local function take(scope, price)
+-- What Redis keeps of a tenant has an end: tickets, open ones and those settled in the last 15 minutes, and records.
+local function check_kept(scope, tickets_max, records_max)
+  local tickets, frees_at_s = redis.call('ZCARD', scope.open), 0
+  local slices = redis.call('HGETALL', base .. 'recent')
+  for i = 1, #slices, 2 do
+    local ends_s = (tonumber(slices[i]) + 1) * RECENT_SLICE_S + RECENT_S
+    if ends_s > now_s then
+      tickets = tickets + slices[i + 1]
+      if frees_at_s == 0 or ends_s < frees_at_s then frees_at_s = ends_s end
+    end
+  end
+  if tickets_max and tickets + 1 > tickets_max then
+    refuse('rate', scope, 'recent_requests', tickets_max, tickets, 1, frees_at_s)
+  end
+  local records = tonumber(redis.pcall('XLEN', base .. 'ledger:' .. day_name)) or 0
+  if records_max and records + 1 > records_max then
+    refuse('quota', scope, 'records_per_day', records_max, records, 1, day_ends_s)
+  end
+end
+
+local function count(scope, made)
   local rate = scope.rate
   local before = rate.now or {0, 0}
-  redis.call('HSET', scope.rate_name, now_s, (before[1] + 1) .. ' ' .. (before[2] + images))
+  redis.call('HSET', scope.rate_name, now_s, (before[1] + 1) .. ' ' .. (before[2] + made))
   if #rate.stale > 0 then redis.call('HDEL', scope.rate_name, unpack(rate.stale)) end
   redis.call('EXPIRE', scope.rate_name, RATE_KEPT_S)
+end
+
+local function take(scope, price)
+  count(scope, images)
   for name, kept_s in pairs({[scope.day_name] = DAY_KEPT_S, [scope.month_name] = MONTH_KEPT_S}) do
     redis.call('HINCRBY', name, 'images', images)
     redis.call('HINCRBY', name, 'usd_micros', images * price)
@@ -197,21 +233,29 @@ end
 local price = price_now()
 local is_known = ticket_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
 local is_taken = ticket_id ~= '' and not is_known
+local is_counted = ARGV[8] == '1'
 if is_taken then
   for _, scope in ipairs(scopes) do check(scope, price) end
+  check_kept(scopes[1], tonumber(ARGV[9] or ''), tonumber(ARGV[10] or ''))
   is_taken = refusal == nil
+  is_counted = not is_taken and not is_minute_full
+elseif is_counted then
+  for _, scope in ipairs(scopes) do check_requests(scope) end
+  is_counted = not is_minute_full
 end
 if is_taken then
   for _, scope in ipairs(scopes) do take(scope, price) end
   redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
     'price', price, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
   redis.call('EXPIRE', KEYS[3], TICKET_KEPT_S)
+elseif is_counted then
+  for _, scope in ipairs(scopes) do count(scope, 0) end
 elseif is_known then
   price = tonumber(redis.call('HGET', KEYS[3], 'price'))
 end
 
 local answer = refusal or {verdict = 'admitted', price = price}
-answer.requests = tighter(scopes, 'requests_per_minute', 2, is_taken and 1 or 0)
+answer.requests = tighter(scopes, 'requests_per_minute', 2, (is_taken or is_counted) and 1 or 0)
 answer.images = tighter(scopes, 'images_per_minute', 3, is_taken and images or 0)
 if ticket_id == '' then
   local scope = scopes[#scopes]

@@ -1,8 +1,9 @@
 -- Settle a ticket: charge what became of its images, give the rest back, write the ledger. The only place that does so,
--- for a request that ended as for one whose process died.
+-- for a request that ended as for one whose process died. The request itself is not given back: it counts in its
+-- minute whatever became of it. What was never sent gets no record, only a count in the sums of its day.
 -- KEYS[1]  the ticket, KEYS[2] open tickets of the tenant: see admit.lua
 --          Of the same hash tag, named by what the ticket holds (BASE is KEYS[2] without "open"): the counters that
---          admit.lua took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "days" and "records_end": see
+--          admit.lua took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "days", "records_end" and "recent": see
 --          stores/__init__.py
 -- ARGV[1]  ticket id
 -- ARGV[2]  1: only if it has expired, and by what the ticket itself says: what was sent is unconfirmed
@@ -17,10 +18,11 @@
 --          expired) or "gone" (no such ticket); and with the first three outcome, model and usd_micros (the charge, or
 --          the difference)
 -- TTL      the settled ticket 15 minutes, for corrections, and 7 days if it was settled by expiry, for journals that are
---          replayed; a day's records all until the same moment, which is written beside them: ARGV[5] days after their
+--          replayed; that of a request that was never sent is deleted, unless it was settled by expiry; a day's records all until the same moment, which is written beside them: ARGV[5] days after their
 --          day, later where a later settlement says so, never later once it passed
 -- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
 local SETTLED_KEPT_S, EXPIRED_KEPT_S = 900, 7 * 86400
+local RECENT_S, RECENT_SLICE_S = SETTLED_KEPT_S, 300
 
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -77,6 +79,7 @@ end
 redis.call('HLEN', sums)
 redis.call('XLEN', ledger)
 redis.call('ZCARD', base .. 'days')
+local recent = redis.call('HKEYS', base .. 'recent')
 local records_end_s = tonumber(redis.call('HGET', base .. 'records_end', ticket.day))
 
 local outcome, was_sent, calls = ARGV[6], ARGV[7], ARGV[8]
@@ -86,7 +89,10 @@ if by_expiry then
   queue_ms, upstream_ms, total_ms = '', '', tostring(now_ms - number('admitted_ms'))
 end
 
-local new = {requests = 1, asked = number('images'), delivered = 0, withheld = 0, lost = 0, unconfirmed = 0}
+-- One that has a record keeps it: an export may have given it out.
+local is_recorded = was_sent == '1' or ticket.entry
+local new = {requests = 1, asked = number('images'), delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, not_sent = 0}
+if not is_recorded then new.requests, new.asked, new.not_sent = 0, 0, 1 end
 for delivered, withheld, lost, unconfirmed in string.gmatch(calls, ':(%d+),(%d+),(%d+),(%d+)') do
   new.delivered, new.withheld = new.delivered + delivered, new.withheld + withheld
   new.lost, new.unconfirmed = new.lost + lost, new.unconfirmed + unconfirmed
@@ -96,8 +102,9 @@ if ARGV[3] == '1' then charged = charged + new.withheld end
 if ARGV[4] == '1' then charged = charged + new.unconfirmed end
 new.usd_micros = charged * number('price')
 
-local before = {requests = 0, asked = 0, delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, usd_micros = 0}
-local taken = {images = number('images'), usd_micros = number('images') * number('price'), requests = 1}
+local before = {
+  requests = 0, asked = 0, delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, not_sent = 0, usd_micros = 0 }
+local taken = {images = number('images'), usd_micros = number('images') * number('price')}
 if ticket.settled then
   if by_expiry or (ticket.outcome == outcome and ticket.calls == calls) then
     local is_own = ticket.settled == 'by itself' and not by_expiry
@@ -105,12 +112,11 @@ if ticket.settled then
       status = is_own and 'repeated' or 'same', outcome = outcome, model = ticket.model, usd_micros = new.usd_micros })
   end
   for name in pairs(before) do before[name] = number('settled:' .. name) end
-  taken = {images = number('settled:charged'), usd_micros = before.usd_micros, requests = tonumber(ticket.was_sent)}
+  taken = {images = number('settled:charged'), usd_micros = before.usd_micros}
 end
 
 -- The difference between what was taken and what is charged, in every window that is still there.
 local images, usd_micros = charged - taken.images, new.usd_micros - taken.usd_micros
-local requests = (was_sent == '1' and 1 or 0) - taken.requests
 for _, window in ipairs(windows) do
   redis.call('HINCRBY', window, 'images', images)
   redis.call('HINCRBY', window, 'usd_micros', usd_micros)
@@ -119,8 +125,7 @@ for name, rate in pairs(rates) do
   if rate then
     local admitted, made = string.match(rate, '(%-?%d+) (%-?%d+)')
     -- Never below zero: after the clock was set back the second may be another one of the same number.
-    local left = math.max(0, admitted + requests) .. ' ' .. math.max(0, made + images)
-    redis.call('HSET', name, ticket.second, left)
+    redis.call('HSET', name, ticket.second, admitted .. ' ' .. math.max(0, made + images))
   end
 end
 for _, scope in ipairs({base, key_base}) do redis.call('ZREM', scope .. 'open', id) end
@@ -132,33 +137,52 @@ for name, value in pairs(new) do
 end
 redis.call('ZADD', base .. 'days', ticket.day, ticket.day)
 
-local record = {'ticket', id, 'admitted_ms', ticket.admitted_ms,
-  'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
-  'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
-  'price_usd_micros', ticket.price, 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
-  'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms}
-local corrects = ticket.entry and (ticket.corrects and ticket.corrects .. ' ' or '') .. ticket.entry
-if corrects then
-  redis.call('XDEL', ledger, ticket.entry)
-  redis.call('HSET', KEYS[1], 'corrects', corrects)
-  table.insert(record, 'corrects')
-  table.insert(record, corrects)
+local function write_record()
+  local record = {'ticket', id, 'admitted_ms', ticket.admitted_ms,
+    'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
+    'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
+    'price_usd_micros', ticket.price, 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
+    'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms}
+  local corrects = ticket.entry and (ticket.corrects and ticket.corrects .. ' ' or '') .. ticket.entry
+  if corrects then
+    redis.call('XDEL', ledger, ticket.entry)
+    redis.call('HSET', KEYS[1], 'corrects', corrects)
+    table.insert(record, 'corrects')
+    table.insert(record, corrects)
+  end
+  redis.call('HSET', KEYS[1], 'entry', redis.call('XADD', ledger, '*', unpack(record)))
+  local day_ends_s = (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
+  local wanted_end_s = day_ends_s + tonumber(ARGV[5]) * 86400
+  if not records_end_s or (records_end_s < wanted_end_s and records_end_s * 1000 > now_ms) then
+    records_end_s = wanted_end_s
+    redis.call('HSET', base .. 'records_end', ticket.day, records_end_s)
+  end
+  redis.call('EXPIREAT', ledger, records_end_s)
 end
-local entry = redis.call('XADD', ledger, '*', unpack(record))
-local day_ends_s = (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
-local wanted_end_s = day_ends_s + tonumber(ARGV[5]) * 86400
-if not records_end_s or (records_end_s < wanted_end_s and records_end_s * 1000 > now_ms) then
-  records_end_s = wanted_end_s
-  redis.call('HSET', base .. 'records_end', ticket.day, records_end_s)
-end
-redis.call('EXPIREAT', ledger, records_end_s)
 
-local how = by_expiry and 'by expiry' or 'by itself'
-redis.call('HSET', KEYS[1], 'settled', how, 'entry', entry, 'outcome', outcome, 'calls', calls, 'was_sent', was_sent,
-  'settled:charged', charged, 'settled:requests', 1, 'settled:asked', new.asked, 'settled:delivered', new.delivered,
-  'settled:withheld', new.withheld, 'settled:lost', new.lost, 'settled:unconfirmed', new.unconfirmed,
-  'settled:usd_micros', new.usd_micros)
-redis.call('EXPIRE', KEYS[1], by_expiry and EXPIRED_KEPT_S or SETTLED_KEPT_S)
+-- Count it among the tenant's settled tickets of the last 15 minutes, which admit.lua bounds: by slices of 5 minutes.
+local function count_recent()
+  local slice, stale = math.floor(now_ms / 1000 / RECENT_SLICE_S), {}
+  for _, name in ipairs(recent) do
+    if math.abs(tonumber(name) - slice) > RECENT_S / RECENT_SLICE_S then table.insert(stale, name) end
+  end
+  if #stale > 0 then redis.call('HDEL', base .. 'recent', unpack(stale)) end
+  redis.call('HINCRBY', base .. 'recent', slice, 1)
+  redis.call('EXPIRE', base .. 'recent', RECENT_S + RECENT_SLICE_S)
+end
+
+if is_recorded then write_record() end
+if is_recorded or by_expiry then
+  if not ticket.settled then count_recent() end
+  local how = by_expiry and 'by expiry' or 'by itself'
+  redis.call('HSET', KEYS[1], 'settled', how, 'outcome', outcome, 'calls', calls, 'settled:charged', charged,
+    'settled:requests', new.requests, 'settled:asked', new.asked, 'settled:delivered', new.delivered,
+    'settled:withheld', new.withheld, 'settled:lost', new.lost, 'settled:unconfirmed', new.unconfirmed,
+    'settled:not_sent', new.not_sent, 'settled:usd_micros', new.usd_micros)
+  redis.call('EXPIRE', KEYS[1], by_expiry and EXPIRED_KEPT_S or SETTLED_KEPT_S)
+else
+  redis.call('DEL', KEYS[1])
+end
 return cjson.encode({
   status = ticket.settled and 'corrected' or 'settled', outcome = outcome, model = ticket.model,
   usd_micros = new.usd_micros - before.usd_micros })

@@ -14,9 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.audit import Actor
+from gateway.domain.faults import Fault, GatewayError
 from gateway.stores import change_faults
 from gateway.web.admin.access import Access
-from gateway.web.guesses import Guesses, address_of
+from gateway.web.buckets import Buckets
+from gateway.web.guesses import Guesses, address_of, network_of
 from gateway.web.record import record_of
 
 PREFIX: Final = "/admin/v1"
@@ -33,10 +35,20 @@ class Section(Protocol):
 class Admin:
     """Every section behind one door."""
 
-    def __init__(self, access: Access, guesses: Guesses, sections: Iterable[Section]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        guesses: Guesses,
+        sections: Iterable[Section],
+        requests_per_second: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`requests_per_second` bounds each admin key at each address; 0 bounds nothing."""
         self._access = access
         self._guesses = guesses
         self._sections = tuple(sections)
+        self._requests_per_second = requests_per_second
+        self._buckets = Buckets(requests_per_second, monotonic)
 
     def routes(self) -> list[Route]:
         return [
@@ -52,7 +64,21 @@ class Admin:
             name = self._guesses.check_admin(address_of(request), given, check)
             record = record_of(request)
             record.admin = name
+            self._throttle(name, network_of(address_of(request)))
             with change_faults() if method != "GET" else nullcontext():
                 return await handlers[method](request, Actor(name, record.id))
 
         return Route(PREFIX + path, guarded, methods=list(handlers))
+
+    def _throttle(self, name: str, network: str) -> None:
+        """Raises: GatewayError REQUESTS_THROTTLED."""
+        allowed, bucket = self._requests_per_second, f"{name} {network}"
+        if wait_s := self._buckets.blocked_s(bucket):
+            raise GatewayError(
+                Fault.REQUESTS_THROTTLED,
+                f"Too many requests with admin key '{name}' from this address: limit {allowed} per second. "
+                "Nothing was done. Please try again in 1 s.",
+                retry_after_s=wait_s,
+            )
+        if allowed:
+            self._buckets.take(bucket)

@@ -1,0 +1,93 @@
+"""What a refused request counts, what is kept of it, and what it may cost the others."""
+
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from tests.conftest import MakeGateway
+from tests.harness import Gateway, Simulator
+from tests.scarce import occupied, scarce
+
+GENERATIONS = "/v1/images/generations"
+NATIVE = "/v1/image_generation"
+
+
+@pytest.fixture
+def client(redis_url: str) -> "redis.Redis":
+    return redis.Redis.from_url(redis_url, decode_responses=True)
+
+
+def commands(client: "redis.Redis") -> int:
+    stats: dict[str, Any] = client.info("stats")
+    return int(stats["total_commands_processed"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(GENERATIONS, {"prompt": ""}), (GENERATIONS, {"n": "x"}), (NATIVE, {"model": "image-01"})]
+)
+def test_what_is_refused_for_its_content_counts_as_a_request_of_its_minute(
+    gateway: Gateway, path: str, body: dict[str, object]
+) -> None:
+    gateway.admin("PATCH", "/tenants/acme", {"limits": {"requests_per_minute": 4}})
+    for _ in range(8):
+        gateway.post(path, body)
+    assert 429 == gateway.generate(prompt="a cat").status_code
+    usage = gateway.admin("GET", "/tenants/acme").json()["used"]
+    assert 4 == usage["requests_last_minute"]
+
+
+def test_what_was_never_sent_counts_and_leaves_neither_record_nor_ticket(
+    make_gateway: MakeGateway, simulator: Simulator, client: "redis.Redis"
+) -> None:
+    gateway = make_gateway(scarce(simulator.url, max_wait_s=0))
+    with occupied(gateway, 3.0):
+        for _ in range(20):
+            assert 429 == gateway.post(GENERATIONS, {"prompt": "x"}, x_imagegate_max_wait="0").status_code
+        tickets = list(client.scan_iter("ig2:{acme}:ticket:*"))
+        usage = gateway.admin("GET", "/tenants/acme").json()["used"]
+        records = list(client.scan_iter("ig2:{acme}:ledger:*"))
+        [sums] = [client.hgetall(name) for name in client.scan_iter("ig2:{acme}:sums:*")]
+    assert (1, 21, []) == (len(tickets), usage["requests_last_minute"], records)
+    assert ["20"] == [count for name, count in sums.items() if "|not_sent|" in name]
+    assert 0 == len(gateway.admin("GET", "/usage/verify").json().get("differences", []))
+
+
+def test_a_key_whose_requests_are_refused_soon_costs_redis_nothing(
+    make_gateway: MakeGateway, client: "redis.Redis"
+) -> None:
+    gateway = make_gateway(server={"refusals_per_second": 2})
+    gateway.admin("PATCH", "/tenants/acme", {"limits": {"requests_per_minute": 0}})
+    texts = []
+    with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {gateway.api_key}"}) as http:
+        for _ in range(20):
+            http.post(GENERATIONS, json={"prompt": "x"})
+        before = commands(client)
+        for _ in range(4):  # each is answered at the end of a second
+            answer = http.post(GENERATIONS, json={"prompt": "x"})
+            texts.append((answer.status_code, answer.headers["retry-after"], "were refused" in answer.text))
+        asked = commands(client) - before
+    assert (429, "1", True) in texts
+    assert asked < 200  # what runs beside, and two refusals a second
+
+
+def test_an_admin_key_has_a_limit_of_its_own_at_each_address(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(admin={"key": {"env": "ADMIN_KEY"}, "requests_per_second": 1})
+    answers = [gateway.admin("GET", "/tenants") for _ in range(12)]
+    assert {200, 429} == {answer.status_code for answer in answers}
+    assert {"1"} == {answer.headers["retry-after"] for answer in answers if answer.status_code == 429}
+
+
+@pytest.mark.parametrize("setting", ["recent_requests_max", "records_per_day_max"])
+def test_what_redis_keeps_of_a_tenant_is_bounded(make_gateway: MakeGateway, setting: str) -> None:
+    gateway = make_gateway(ledger={setting: 2})
+    assert [200, 200, 429] == [gateway.generate(prompt="a cat").status_code for _ in range(3)]
+
+
+def test_a_wrong_key_is_logged_with_its_address(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    """The native routes answer it with HTTP 200, as MiniMax does."""
+    answer = httpx.post(f"{gateway.url}{NATIVE}", json={}, headers={"authorization": "Bearer wrong"})
+    assert 200 == answer.status_code
+    assert "authentication_failed" in (told := capsys.readouterr().out)
+    assert "client=127.0.0.1" in told
