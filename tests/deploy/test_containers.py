@@ -71,6 +71,7 @@ def test_a_service_may_write_nowhere_but_in_its_volumes(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert ["ALL"] == service["cap_drop"]
+    assert {"core": 0} == service["ulimits"]
     for volume in service.get("volumes", []):
         source, _target, *mode = volume.split(":")
         assert source in COMPOSE["volumes"] or ((ROOT / source).exists() and mode == ["ro"])
