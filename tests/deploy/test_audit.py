@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -173,3 +174,13 @@ def test_make_check_asks_and_a_release_requires_an_answer() -> None:
     assert "$(BIN)/python .ci/audit.py\n" in rules["check"]
     assert "$(BIN)/python .ci/audit.py --required\n" in rules["audit"]
     assert "\nmake check\n" in (AUDIT.parent / "run").read_text("utf-8")
+
+
+def test_the_security_page_says_what_is_open_and_names_commands_that_exist() -> None:
+    page = (AUDIT.parents[1] / "SECURITY.md").read_text("utf-8")
+    makefile = (AUDIT.parents[1] / "Makefile").read_text("utf-8")
+    exceptions = tomllib.loads(AUDIT.with_name("audit-exception.toml").read_text("utf-8"))
+    assert ("not_audited" in exceptions) == ("`.ci/audit-exception.toml` has an entry now" in page)
+    named = set(re.findall(r"`make (\w+)`", page))
+    assert {"check", "audit", "sbom", "digests"} == named
+    assert all(f"\n{name}:" in makefile for name in named)
