@@ -54,7 +54,7 @@ def test_the_unit_lets_no_secret_out_of_memory_and_bounds_it() -> None:
 
 
 def _can_deny_write_execute() -> bool:
-    return sys.platform == "linux" and ctypes.CDLL(None).prctl(PR_GET_MDWE, 0, 0, 0, 0) >= 0
+    return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(PR_GET_MDWE, 0, 0, 0, 0) >= 0)
 
 
 @pytest.mark.skipif(not _can_deny_write_execute(), reason="needs Linux 6.3")
