@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check docs bench bench-quick chaos chaos-mutants lock clean
+.PHONY: run test check audit sbom digests docs bench bench-quick chaos chaos-mutants lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -19,6 +19,20 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	@$(BIN)/python .ci/audit.py
+
+# What a release needs: fails unless a database of vulnerabilities answered.
+audit: $(VENV)/.installed-dev
+	@$(BIN)/python .ci/audit.py --required
+
+# The bill of materials of the image's Python packages, from the lock, without a network.
+sbom:
+	@mkdir -p dist
+	@$(PYTHON) .ci/sbom.py deploy/requirements.lock > dist/imagegate.cdx.json
+	@echo "dist/imagegate.cdx.json"
+
+# Pins the images of deploy/ and docker-compose.yml to what their tags mean today; needs docker with buildx.
+digests:
+	@.ci/digests deploy/Dockerfile docker-compose.yml
 
 # Writes the tables of docs/ anew, from the code.
 docs: $(VENV)/.installed-dev

@@ -1,4 +1,4 @@
-"""Which process ends with which others. The kernel decides, so it holds for processes that are killed too.
+"""Which process ends with which others, and which memory others can read. The kernel decides, also after a kill.
 
 Also a program of its own, which keeps a server for as long as it has users. It imports only the standard library.
 """
@@ -6,6 +6,7 @@ Also a program of its own, which keeps a server for as long as it has users. It 
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
 _STOP_TIMEOUT_S: Final = 5.0
 """For a server to write what it holds and exit, before it is killed."""
 
@@ -27,6 +29,16 @@ def end_with_parent(how: signal.Signals, parent: int) -> bool:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
     return os.getppid() == parent
+
+
+def deny_memory_dumps() -> None:
+    """Disables core dumps of this process and, on Linux, reads of its memory and environment by its own user.
+
+    The size limit alone is not enough: the kernel ignores it where `core_pattern` is a pipe.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
 
 
 def start_kept(users: Path, lock: int, command: list[str]) -> subprocess.Popen[bytes]:

@@ -33,7 +33,7 @@ from gateway.cli.serving import (
 from gateway.cli.watch import Watch
 from gateway.cli.workers import Workers
 from gateway.metrics.directory import shared_directory
-from gateway.processes import end_with_parent
+from gateway.processes import deny_memory_dumps, end_with_parent
 from gateway.settings import Settings, SettingsError, config_path, load
 from gateway.stores.embedded import EmbeddedRedis
 from gateway.supply import build_supply
@@ -53,6 +53,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
 ) -> None:
     """Run the gateway."""
+    deny_memory_dumps()  # before secrets are read
     watch = Watch(config_path(config, os.environ))
     settings = load_settings(config)
     logs.configure(settings.logs.format, settings.logs.level)
@@ -76,6 +77,7 @@ def serve(
 
 def create_worker(config: str | None, metrics_directory: Path, settings: Settings) -> Starlette:
     """One of several worker processes. It begins with what its supervisor found right, whatever the file is now."""
+    deny_memory_dumps()  # the supervisor's is not inherited by a program that it starts
     supervisor = multiprocessing.parent_process()
     if supervisor and not end_with_parent(signal.SIGTERM, supervisor.pid or 0):
         raise SystemExit(1)

@@ -67,11 +67,11 @@ def test_the_compose_file_keeps_to_the_schema() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_may_write_nowhere_but_in_its_volumes_and_has_a_pinned_image(name: str) -> None:
+def test_a_service_may_write_nowhere_but_in_its_volumes(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert ["ALL"] == service["cap_drop"]
-    assert re.search(r":v?\d+(\.\d+)+(-\w+)?$", service["image"])
+    assert {"core": 0} == service["ulimits"]
     for volume in service.get("volumes", []):
         source, _target, *mode = volume.split(":")
         assert source in COMPOSE["volumes"] or ((ROOT / source).exists() and mode == ["ro"])

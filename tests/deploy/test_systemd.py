@@ -1,13 +1,26 @@
+import ctypes
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.settings import load
 from tests.deploy.files import DEPLOY, ROOT, seconds
+from tests.flow.processes import start_gateway, write_configuration
+from tests.harness import Simulator, new_key
 
+PR_SET_MDWE, PR_GET_MDWE = 65, 66
+"""Linux 6.3: no memory becomes executable that was or is writable, as by MemoryDenyWriteExecute=."""
+DENY_WRITE_EXECUTE = f"""
+import ctypes, os, sys
+assert ctypes.CDLL(None).prctl({PR_SET_MDWE}, 1, 0, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 UNIT = (DEPLOY / "systemd/imagegate.service").read_text("utf-8")
 
 
@@ -31,6 +44,40 @@ def test_systemd_takes_the_unit_and_finds_it_well_confined(tmp_path: Path) -> No
     assert (0, "") == (verified.returncode, _about(unit, verified.stderr))
     judged = _analyze("security", "--offline=yes", "--threshold=20", str(unit))
     assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def test_the_unit_lets_no_secret_out_of_memory_and_bounds_it() -> None:
+    settings = dict(re.findall(r"^(\w+)=(.+)$", UNIT, re.MULTILINE))
+    assert ("0", "0") == (settings["LimitCORE"], settings["MemorySwapMax"])
+    assert re.fullmatch(r"\d+G", settings["MemoryMax"])
+    assert "link-local" in settings["IPAddressDeny"].split()
+
+
+def _can_deny_write_execute() -> bool:
+    return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(PR_GET_MDWE, 0, 0, 0, 0) >= 0)
+
+
+@pytest.mark.skipif(not _can_deny_write_execute(), reason="needs Linux 6.3")
+def test_the_gateway_serves_where_no_memory_is_both_writable_and_executable(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    """Workers, the embedded Redis, and an image."""
+    assert "\nMemoryDenyWriteExecute=yes\n" in UNIT
+    more = '[pool]\nencryption_keys = [{ env = "POOL_KEY" }]\n'
+    configuration = write_configuration(tmp_path, "embedded", simulator.url, more=more)
+    data = tempfile.mkdtemp()  # short: it holds a socket
+    secrets = {"HOME": data, "POOL_KEY": "k" * 32}
+    launcher = [sys.executable, "-c", DENY_WRITE_EXECUTE]
+    started, url = start_gateway(configuration, "--workers", "2", secrets=secrets, launcher=launcher)
+    try:
+        headers = {"authorization": f"Bearer {new_key(url)}"}
+        body = {"model": "image-01", "prompt": "a lighthouse", "response_format": "b64_json"}
+        answer = httpx.post(f"{url}/v1/images/generations", json=body, headers=headers, timeout=60, verify=False)
+        assert answer.status_code == 200, answer.text
+    finally:
+        started.terminate()
+        started.wait(60)
+        shutil.rmtree(data)
 
 
 def _analyze(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,16 +57,16 @@ def write_configuration(folder: Path, redis_url: str, upstream_url: str, lease_s
 
 
 def start_gateway(
-    configuration: Path, *options: str, secrets: Mapping[str, str] | None = None
+    configuration: Path, *options: str, secrets: Mapping[str, str] | None = None, launcher: Sequence[str] = ()
 ) -> tuple[subprocess.Popen[bytes], str]:
     """`imagegate serve` and its address. Whoever starts it kills it. Its log is beside the configuration."""
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0", *options]
+    command = [*launcher, sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
     environ |= {"IMAGEGATE_SERVER__FAILED_KEYS_PER_MINUTE": "0"}  # tests ask again and again whether a key is known yet
     environ |= secrets or {}
     log = configuration.parent / f"{uuid.uuid4().hex}.log"
     with log.open("w") as written:
-        started = subprocess.Popen(command, env=environ, stderr=written)
+        started = subprocess.Popen([*command, *options], env=environ, stderr=written)
     wait_until(lambda: started.poll() is not None or "listening" in log.read_text(), "the gateway starts", START_S)
     assert started.poll() is None, log.read_text()[-2000:]
     line = next(line for line in log.read_text().splitlines() if "listening" in line)

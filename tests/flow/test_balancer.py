@@ -139,7 +139,11 @@ def connections(process: int, port: int) -> int:
 
 
 def sockets(process: int) -> Iterator[str]:
-    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+    """Only root lists the files of a gateway."""
+    folder = Path(f"/proc/{process}/fd")
+    if not os.access(folder, os.R_OK):
+        pytest.skip("needs root")
+    for descriptor in folder.iterdir():
         with suppress(FileNotFoundError):  # it was closed meanwhile
             if found := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
                 yield found[1]

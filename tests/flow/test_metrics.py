@@ -52,8 +52,11 @@ def command_of(pid: str) -> bytes:
 
 
 def directory_of(workers: set[int]) -> Path:
-    """Where they keep their numbers."""
-    maps = Path(f"/proc/{min(workers)}/maps").read_text().split()
+    """Where they keep their numbers. Only root reads the maps of a gateway."""
+    try:
+        maps = Path(f"/proc/{min(workers)}/maps").read_text().split()
+    except PermissionError:
+        pytest.skip("needs root")
     return next(Path(word).parent for word in maps if "/imagegate-metrics-" in word)
 
 
