@@ -27,6 +27,7 @@ from gateway.supply import USER_AGENT, build_catalog, build_supply, build_upstre
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstreams
 from gateway.upstream.pages import Pages
+from gateway.upstream.suspects import Suspects
 from gateway.web.admin.pool import PoolSection
 from gateway.web.bodies import BodyLimits
 from gateway.web.draining import DRAIN, Drain
@@ -67,11 +68,12 @@ def create_app(
     books = build_bookkeeping(settings, redis, metrics, journal)
     certificates = ssl.create_default_context()
     direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
+    suspects = Suspects(time.monotonic)
     upstreams = build_upstreams(
-        settings, supply, pooling.pool, books.admission, metrics, direct, public, pooling.releases.keep
+        settings, supply, pooling.pool, books.admission, metrics, direct, public, pooling.releases.keep, suspects.note
     )
     pages = Pages(direct, lambda: upstreams.endpoints, USER_AGENT)
-    prober = build_prober(settings, redis, pooling, pages)
+    prober = build_prober(settings, redis, pooling, pages, suspects)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     sections = (PoolSection(pooling.pool, pooling.roster, prober, limits), books.usage)
     administration = build_administration(
@@ -93,6 +95,7 @@ def create_app(
             build_replayer(journal, books.admission, pooling.releases).run,
             *pooling.companions,
             prober.run,
+            prober.check_suspects,
             *companions,
             *reloading,
         ),

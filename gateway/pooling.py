@@ -21,6 +21,7 @@ from gateway.stores.pool.turns import PROBING, Turn
 from gateway.stores.releases import Releases
 from gateway.upstream.pages import Pages
 from gateway.upstream.prober import Prober
+from gateway.upstream.suspects import Suspects
 
 _DAY_S = 86_400
 
@@ -65,7 +66,7 @@ def build_pooling(
     return Pooling(pool, roster, queue, Releases(scripts, journal))
 
 
-def build_prober(settings: Settings, redis: Client, pooling: Pooling, pages: Pages) -> Prober:
+def build_prober(settings: Settings, redis: Client, pooling: Pooling, pages: Pages, suspects: Suspects) -> Prober:
     every_s = settings.pool.probe_every_s
     turn = Turn(redis, PROBING, uuid.uuid4().hex, every_s)
-    return Prober(pages, pooling.roster, pooling.pool, turn, random.random, every_s=every_s)
+    return Prober(pages, pooling.roster, pooling.pool, turn, random.random, suspects, every_s=every_s)

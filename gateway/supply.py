@@ -67,6 +67,7 @@ def build_upstreams(
     direct: AiohttpTransport,
     public: AiohttpTransport,
     keep_release: Callable[[Lease, Report], Awaitable[None]],
+    suspect: Callable[[UpstreamKey], None],
 ) -> Upstreams:
     requests = settings.requests
     caller = Caller(
@@ -82,6 +83,7 @@ def build_upstreams(
         USER_AGENT,
         time.monotonic,
         keep_release,
+        suspect,
     )
     fetcher = ResultFetcher(
         public,

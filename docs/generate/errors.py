@@ -6,8 +6,9 @@ from docs.generate.pages import code, codes, table
 from gateway.domain.faults import TABLE, Fault, GatewayError, Lowers, Outcome, Pause, Retry, Row, Scope, State
 from gateway.wire.ai302 import CODE_WORDS, ERR_CODES
 from gateway.wire.envelope import HTTP_FAULTS
-from gateway.wire.minimax import CODES, INVALID_PARAMS, NEWER_TYPES
+from gateway.wire.minimax import CODES, NEWER_TYPES
 from gateway.wire.native import TEXTS, native_code
+from gateway.wire.texts import SENTENCES
 
 _THINGS: Mapping[Scope, str] = {
     Scope.KEY: "the key",
@@ -89,7 +90,7 @@ def _minimax() -> Iterator[tuple[str, str]]:
     for number, fault in sorted(CODES.items()):
         yield code(number), code(fault.value)
         if number == 2013:
-            for pattern, other in INVALID_PARAMS:
+            for pattern, other in SENTENCES:
                 yield f"{code(number)}, text like `{pattern.pattern}`", code(other.value)
 
 

@@ -37,6 +37,7 @@ _REGIONS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
+_BARE: Final = "the host refuses without the provider's own error code: check the secret and base_url"
 _FINDINGS: Final[Mapping[Fault, tuple[str, str]]] = MappingProxyType(
     {
         Fault.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key is of another region"),
@@ -47,6 +48,11 @@ _FINDINGS: Final[Mapping[Fault, tuple[str, str]]] = MappingProxyType(
         Fault.WINDOW_SPENT: ("plan used up", "wait until its window ends, or buy more"),
         Fault.DAY_SPENT: ("plan used up", "wait until its window ends, or buy more"),
         Fault.ACCOUNT_RATE_LIMITED: ("busy", "ask again in a minute"),
+        Fault.BARE_UNAUTHORIZED: ("refused", _BARE),
+        Fault.BARE_PAYMENT_REQUIRED: ("refused", _BARE),
+        Fault.BARE_FORBIDDEN: ("refused", _BARE),
+        Fault.BARE_RATE_LIMITED: ("busy", "ask again in a minute"),
+        Fault.BARE_REFUSAL: ("wrong host", "base_url leads to something that is not this provider"),
         Fault.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
         Fault.CALL_NOT_SENT: ("unreachable", "check base_url"),
         Fault.READ_TIMEOUT: ("no answer", "the host takes the connection and says nothing; ask again later"),

@@ -29,7 +29,9 @@ def simulator(
 
     While it runs, PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes them answer that
     code, 0 makes them work; {"answers": 2056, "remains_ms": 5000} passes by itself. PUT /simulator/outage with
-    {"kind": "hang", "seconds": 60}, or "cut", "garbage", "502", stops all images; DELETE ends it.
+    {"kind": "hang", "seconds": 60}, or "cut", "garbage", "502", stops all images; DELETE ends it. PUT /simulator/edge
+    with {"blocks": 403} answers what looks like an attack with a page of that status; with {"echoes": true} it refuses
+    references and repeats their addresses; {} ends both.
     """
     logs.configure("console", "warning")
     listener = bind(host, port)

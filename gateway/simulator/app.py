@@ -24,6 +24,7 @@ from gateway.simulator.answers import (
     render_success,
 )
 from gateway.simulator.controls import Controls, UnclearOrderError, say_what_is_unclear
+from gateway.simulator.edge import Edge
 from gateway.simulator.faults import RefusedError, Script, read_script, require_key
 from gateway.simulator.journal import Call, Journal, Rule
 from gateway.simulator.limits import Limits, Minute
@@ -56,9 +57,9 @@ def create_simulator(
     """
     limits = Limits(requests_per_minute, images_per_minute, max_concurrency, minute)
     accounts, gallery = Accounts(limits, clock=clock), Gallery(image_bytes=image_bytes)
-    states, outages, journal = KeyStates(clock), Outages(clock), Journal(calls_kept, clock)
-    studio = Studio(accounts, gallery, states, outages, journal, latency_s=latency_s, sleep=sleep)
-    office, controls = Office(accounts, gallery, studio.captured, states, journal), Controls(states, outages)
+    states, outages, journal, edge = KeyStates(clock), Outages(clock), Journal(calls_kept, clock), Edge()
+    studio = Studio(accounts, gallery, states, outages, edge, journal, latency_s=latency_s, sleep=sleep)
+    office, controls = Office(accounts, gallery, studio.captured, states, journal), Controls(states, outages, edge)
     return Starlette(
         routes=[
             *(Route(path, studio.generate, methods=["POST"]) for path in MODELS_BY_PATH),
@@ -74,6 +75,7 @@ def create_simulator(
             Route("/simulator/accounts/{account}", controls.account, methods=["PUT"]),
             Route("/simulator/outage", controls.begin_outage, methods=["PUT"]),
             Route("/simulator/outage", controls.end_outage, methods=["DELETE"]),
+            Route("/simulator/edge", controls.edge, methods=["PUT"]),
         ],
         exception_handlers={ClientDisconnect: _say_nothing, UnclearOrderError: say_what_is_unclear},
     )
@@ -88,6 +90,7 @@ class Studio:
         gallery: Gallery,
         states: KeyStates,
         outages: Outages,
+        edge: Edge,
         journal: Journal,
         *,
         latency_s: float,
@@ -98,6 +101,7 @@ class Studio:
         self._gallery = gallery
         self._states = states
         self._outages = outages
+        self._edge = edge
         self._journal = journal
         self._latency_s = latency_s
         self._sleep = sleep
@@ -120,7 +124,7 @@ class Studio:
         self, request: Request, account: Account, body: object, trace_id: str, call: Call
     ) -> Response:
         """Raises: RefusedError of the first rule that refuses."""
-        if (status := self._outages.status()) is not None:
+        if (status := self._outages.status() or self._edge.status(await request.body())) is not None:
             call.page = status
             await self._sleep(self._latency_s)
             return answer_page(status)
@@ -128,6 +132,7 @@ class Studio:
         self._states.check(call.key)
         call.rule = Rule.FIELDS
         order = read_order(body, request.url.path)
+        self._edge.check_references(body)
         call.asked = order.n
         call.rule = Rule.LIMITS
         self._accounts.admit(account, order.n)

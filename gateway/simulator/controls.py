@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.simulator.answers import answer_json
+from gateway.simulator.edge import Edge, EdgeOrder
 from gateway.simulator.reading import describe
 from gateway.simulator.states import KeyOrder, KeyStates, OutageOrder, Outages
 
-OrderT = TypeVar("OrderT", KeyOrder, OutageOrder)
+OrderT = TypeVar("OrderT", KeyOrder, OutageOrder, EdgeOrder)
 
 
 class UnclearOrderError(Exception):
@@ -20,9 +21,10 @@ class UnclearOrderError(Exception):
 class Controls:
     """Take an order, answer it as it was understood; one that is not understood is a 400 and changes nothing."""
 
-    def __init__(self, states: KeyStates, outages: Outages) -> None:
+    def __init__(self, states: KeyStates, outages: Outages, edge: Edge) -> None:
         self._states = states
         self._outages = outages
+        self._edge = edge
 
     async def key(self, request: Request) -> Response:
         order = await _read_key_order(request)
@@ -43,6 +45,11 @@ class Controls:
         """Ends the outage if one is on; what hangs already is not released."""
         self._outages.end()
         return Response(status_code=204)
+
+    async def edge(self, request: Request) -> Response:
+        order = await _read(request, EdgeOrder)
+        self._edge.order = order
+        return answer_json(order)
 
 
 async def say_what_is_unclear(_: Request, error: Exception) -> Response:

@@ -162,6 +162,7 @@ class Upstreams:
             if is_for_another_target(outcome, others):
                 break
             tries.repeated = outcome.fault
+            await asyncio.sleep(outcome.row.delay_s)
         else:
             tries.last = tries.last or GatewayError(Fault.DEADLINE)
         if others:
@@ -237,6 +238,7 @@ class Upstreams:
         price, is_lease_used = price_at(run.model.prices, self._clock()), False
         entry = OpenOrder()
         try:
+            run.bare.refuse_blocked()
             dialect = run.endpoints[target.upstream].dialect
             body = dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
             entry = OpenOrder(await self._open(run, lease, count), count)
@@ -264,7 +266,7 @@ class Upstreams:
             endpoint, remaining_s = run.endpoints[target.upstream], run.ends_at - attempt.started_s
             outcome = await self._caller.call(endpoint, lease, order, remaining_s=remaining_s)
             if isinstance(outcome, GatewayError):
-                made = outcome
+                made = run.bare.judge(outcome, lease.key)
                 attempt.was_sent = outcome.row.outcome is not Outcome.NOT_SENT
             else:
                 made = await self._receive(run, target, order, outcome)

@@ -11,6 +11,7 @@ import structlog
 from gateway.domain.billing import OpenOrder
 from gateway.domain.faults import Fault, GatewayError, Outcome, detach
 from gateway.domain.images import Delivery, ImageJob, ImageReply
+from gateway.domain.keys import UpstreamKey
 from gateway.memory import ByteAccount
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
@@ -87,9 +88,11 @@ class Caller:
         user_agent: str,
         monotonic: Callable[[], float],
         keep_release: Callable[[Lease, Report], Awaitable[None]] | None = None,
+        suspect: Callable[[UpstreamKey], None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._keep_release = keep_release
+        self._suspect = suspect
         self._monotonic = monotonic
         self._pool = pool
         self._limits = limits
@@ -118,7 +121,7 @@ class Caller:
         started_s = self._monotonic()
         try:
             with self._metrics.in_flight.labels(endpoint.name):
-                reply = await self._exchange(request, timeout_s, order.memory)
+                reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.body)
                 if entry.sent_s is None:
                     raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
                 outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
@@ -126,10 +129,13 @@ class Caller:
             own = detach(_unsent(error) if entry.sent_s is None else error)  # it is kept: by this very frame
             outcome = redact_error(own, lease.key.secret, own_words(order.job))
             entry.fail(outcome.row)  # before anything is awaited: a cancellation must not lose it
+            if outcome.row.asks_page:
+                self._suspect(lease.key)
         finally:
             self._metrics.upstream_seconds.labels(endpoint.name).observe(self._monotonic() - started_s)
-            is_cut_short = timeout_s < self._limits.timeout_s
-            report = replace(_report(outcome, order), sent_s=entry.sent_s, is_cut_short=is_cut_short)
+            report = replace(
+                _report(outcome, order), sent_s=entry.sent_s, is_cut_short=timeout_s < self._limits.timeout_s
+            )
             await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 

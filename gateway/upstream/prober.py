@@ -1,4 +1,4 @@
-"""Brings keys back that rest until somebody mends them: one process at a time asks the upstreams' free pages.
+"""Asks the upstreams' free pages: one process at a time about what rests, each process about keys that it suspects.
 
 Invariant: a key, an account or an upstream that a person holds back is not asked about.
 """
@@ -16,6 +16,7 @@ from gateway.domain.keys import UpstreamKey
 from gateway.stores.pool.status import KeyStatus, PoolStatus, Standing
 from gateway.stores.pool.turns import Turn
 from gateway.upstream.pages import Pages, Probe
+from gateway.upstream.suspects import Suspects
 
 _LOG = structlog.get_logger("imagegate.prober")
 _SPREAD_S: Final = 1.0
@@ -79,6 +80,7 @@ class Prober:
         pool: Pool,
         turn: Turn,
         draw: Callable[[], float],
+        suspects: Suspects,
         *,
         every_s: float,
         clock: Callable[[], float] = time.time,
@@ -88,6 +90,7 @@ class Prober:
         self._roster = roster
         self._pool = pool
         self._turn = turn
+        self._suspects = suspects
         self._clock = clock
         self._draw = draw
         self._every_s = every_s
@@ -110,6 +113,12 @@ class Prober:
         """Likewise for one key, whenever somebody asks. Raises: GatewayError NOT_FOUND."""
         return await self._pages.probe(key)
 
+    async def check_suspects(self) -> None:
+        """Quarantines a suspected key if the page's own error code says that it cannot be used; for ever."""
+        while True:
+            key = await self._suspects.next()
+            await self._settle(key, None)
+
     async def probe_resting(self) -> None:
         """One round. Raises: GatewayError REDIS_AWAY."""
         cases = [case for status in await self._pool.look() for case in self._cases(status)]
@@ -117,14 +126,13 @@ class Prober:
             await asyncio.sleep(self._draw() * _SPREAD_S)
             if not await self._turn.keep():
                 return
-            await self._settle(case)
+            await self._settle(case.key, case)
 
-    async def _settle(self, case: _Case) -> None:
-        """Ask, and tell what is known now; one key that cannot be settled keeps no other."""
-        key = case.key
+    async def _settle(self, key: UpstreamKey, case: _Case | None) -> None:
+        """Ask, and tell what is known now; one key that cannot be settled keeps no other. `case`: its rest."""
         try:
             probe = await self._pages.probe(key)
-            verdict = self._judge(case, probe)
+            verdict = self._judge(case, probe) if case else self._condemn(probe)
             if verdict:
                 await self._roster.release_rest(
                     key.upstream,
@@ -142,7 +150,7 @@ class Prober:
                 upstream=key.upstream,
                 account=key.account,
                 key=key.secret.fingerprint,
-                rested_for=case.fault.value,
+                rested_for=case.fault.value if case else None,
                 fault=probe.fault.value if probe.fault else None,
                 detail=probe.detail,
             )
@@ -154,6 +162,12 @@ class Prober:
         if probe.fault is None:
             is_shown = case.fault is not Fault.BALANCE_EMPTY or probe.proves_balance
             return _Verdict(True, case.fault) if is_shown else None
+        return self._condemn(probe)
+
+    def _condemn(self, probe: Probe) -> _Verdict | None:
+        """The rest that a page's own error code asks for, if any."""
+        if probe.fault is None:
+            return None
         if probe.window_s is not None:
             return _Verdict(False, probe.fault, probe.window_s)
         row = TABLE[probe.fault]

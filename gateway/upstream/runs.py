@@ -1,11 +1,12 @@
 """One job under way, and the terms on which it runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import ImageJob, SizePolicy
-from gateway.domain.keys import WaitTerms
+from gateway.domain.keys import UpstreamKey, WaitTerms
 from gateway.domain.models import Model
 from gateway.domain.trace import Trace
 from gateway.memory import ByteAccount
@@ -37,6 +38,28 @@ class Client(Protocol):
 
 
 @dataclass(slots=True)
+class BareFaults:
+    """Bare faults of one request, over all its parts: those of two keys alike blame the request."""
+
+    _accused: dict[Fault, tuple[str, str]] = field(default_factory=dict)
+    """(upstream, key id) of the first call that ended so."""
+    _is_blocked: bool = False
+
+    def refuse_blocked(self) -> None:
+        """Raises: GatewayError REQUEST_BLOCKED."""
+        if self._is_blocked:
+            raise GatewayError(Fault.REQUEST_BLOCKED)
+
+    def judge(self, error: GatewayError, key: UpstreamKey) -> GatewayError:
+        """The error of a call, or REQUEST_BLOCKED in the place of a bare fault that another key had before."""
+        accused = (key.upstream, key.id)
+        if not error.row.is_bare or self._accused.setdefault(error.fault, accused) == accused:
+            return error
+        self._is_blocked = True
+        return GatewayError(Fault.REQUEST_BLOCKED, error.detail)
+
+
+@dataclass(slots=True)
 class Run:
     """One job under way, with the upstreams as they were when it began."""
 
@@ -56,3 +79,5 @@ class Run:
     """Monotonic; where the request itself says how long it waits for an account."""
     early: Early | None = None
     """A lease that was asked for before its time."""
+    bare: BareFaults = field(default_factory=BareFaults)
+    """Shared by the parts of the job."""

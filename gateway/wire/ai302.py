@@ -11,6 +11,7 @@ from gateway.domain.images import DEFAULT_RATIO, Capability, Delivery, ImageJob,
 from gateway.wire.envelope import Envelope, Reply, open_envelope
 from gateway.wire.minimax import given_extras, raise_newer_error, raise_refusal, read_base_resp
 from gateway.wire.probes import ProbeResult, read_models
+from gateway.wire.texts import refusal
 
 ERR_CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -110,11 +111,8 @@ def _raise_own_error(reply: Reply, envelope: Envelope) -> None:
         err_code = holder.integer("err_code")
         if err_code:
             fault = ERR_CODES.get(err_code, Fault.UPSTREAM_ERROR)
-            raise _error(fault, f"{err_code} {holder.text('message')}", reply)
+            raise refusal(fault, f"{err_code} {holder.text('message')}", holder.text("message"), reply)
     word = envelope.text("code")
     if word in CODE_WORDS:
-        raise _error(CODE_WORDS[word], f"{word} {envelope.text('message')}", reply)
-
-
-def _error(fault: Fault, detail: str, reply: Reply) -> GatewayError:
-    return GatewayError(fault, detail, retry_after_s=reply.retry_after_s)
+        text = envelope.text("message")
+        raise refusal(CODE_WORDS[word], f"{word} {text}", text, reply)

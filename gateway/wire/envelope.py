@@ -27,21 +27,22 @@ _T = TypeVar("_T")
 
 HTTP_FAULTS: Final = {
     400: Fault.UPSTREAM_REJECTED,
-    401: Fault.KEY_INVALID,
-    402: Fault.BALANCE_EMPTY,
-    403: Fault.KEY_INVALID,
+    401: Fault.BARE_UNAUTHORIZED,
+    402: Fault.BARE_PAYMENT_REQUIRED,
+    403: Fault.BARE_FORBIDDEN,
     404: Fault.UPSTREAM_UNSUPPORTED,
     405: Fault.UPSTREAM_UNSUPPORTED,
     408: Fault.UPSTREAM_TIMEOUT,
     413: Fault.UPSTREAM_BODY_TOO_LARGE,
     422: Fault.UPSTREAM_REJECTED,
-    429: Fault.ACCOUNT_RATE_LIMITED,
+    429: Fault.BARE_RATE_LIMITED,
     504: Fault.UPSTREAM_TIMEOUT,
     524: Fault.UPSTREAM_TIMEOUT,  # an edge proxy's word for 504
 }
 """HTTP status where no code says more (reference/minimax.md section 8, step 5).
 
-No other 5xx is here: a proxy sends it also after the provider has made the images.
+An edge may have sent it because of the request's words, so no key, account or upstream is to blame. No other 5xx is
+here: a proxy sends it also after the provider has made the images.
 """
 
 CLOUDFLARE_UNSENT: Final = frozenset({521, 522, 523, 525, 526})
@@ -58,6 +59,8 @@ class Reply:
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Names in lower case, or found in any case."""
+    sent: bytes = field(default=b"", compare=False, repr=False)
+    """The JSON body that it answers, empty for a GET: its words may be repeated in the answer's texts."""
 
 
 class _Usual(msgspec.Struct):
@@ -160,7 +163,7 @@ def http_error(reply: Reply, detail: str) -> GatewayError:
     if reply.status in HTTP_FAULTS:
         return GatewayError(HTTP_FAULTS[reply.status], detail, retry_after_s=reply.retry_after_s)
     if 300 <= reply.status < 500:
-        return GatewayError(Fault.UPSTREAM_MISPLACED, detail)
+        return GatewayError(Fault.BARE_REFUSAL, detail)
     return GatewayError(Fault.ANSWER_UNREADABLE, detail)
 
 

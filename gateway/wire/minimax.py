@@ -1,6 +1,5 @@
 """MiniMax's own API, api.minimax.io: `POST /v1/image_generation` (reference/minimax.md sections 1 to 3)."""
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
@@ -19,6 +18,7 @@ from gateway.wire.envelope import (
     read_pictures,
 )
 from gateway.wire.probes import ProbeResult, read_remains
+from gateway.wire.texts import refusal
 
 CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -37,7 +37,7 @@ CODES: Final[Mapping[int, Fault]] = MappingProxyType(
         1042: Fault.PROMPT_UNREADABLE,
         1043: Fault.UPSTREAM_MISPLACED,
         1044: Fault.UPSTREAM_MISPLACED,
-        2013: Fault.UPSTREAM_REJECTED,  # four cases, told apart by the text: see INVALID_PARAMS
+        2013: Fault.UPSTREAM_REJECTED,  # four cases, told apart by the text: see texts.py
         20132: Fault.UPSTREAM_MISPLACED,
         2037: Fault.UPSTREAM_MISPLACED,
         2039: Fault.UPSTREAM_MISPLACED,
@@ -64,15 +64,6 @@ CODES: Final[Mapping[int, Fault]] = MappingProxyType(
 )
 """`base_resp.status_code` to fault (reference/minimax.md section 3, with the source of each line there)."""
 
-INVALID_PARAMS: Final = (
-    (re.compile(r"prompt length", re.IGNORECASE), Fault.PROMPT_TOO_LONG),
-    (re.compile(r"\b(token plan|credits?)\b.*\bnot support", re.IGNORECASE), Fault.KEY_MODEL_DENIED),
-    (re.compile(r"\bmoderation\b", re.IGNORECASE), Fault.CONTENT_INPUT),
-)
-"""The sub-cases of 2013: the only code whose text must be read (reference/minimax.md section 3, 2013a to 2013d)."""
-
-_NAMED_FIELDS: Final = ("prompt", "aspect_ratio", "width", "height", "seed", "subject_reference", "style", "n", "model")
-
 NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
     {
         "authentication_error": Fault.KEY_INVALID,
@@ -91,9 +82,6 @@ NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
 
 _FAILED: Final = frozenset({500, 502, 503})
 """HTTP statuses with which the provider itself says that it failed: free, if the error is in its own format."""
-
-_CODE_IN_TEXT: Final = re.compile(r"\((\d{4,10})\)\s*$")
-"""The newer surfaces end their message with the old code, as in "usage limit exceeded (2056)" (2.2)."""
 
 _LIVE: Final = "image-01-live"
 
@@ -162,22 +150,27 @@ def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
     error = envelope.inner("error")
     kind, text = error.text("type"), error.text("message") or envelope.text("error")
     status = error.integer("http_code")
-    if not (kind or text or status):
+    is_own = status is not None or envelope.text("type") == "error"
+    if not (kind or text or status) or (not is_own and envelope.inner("base_resp").integer("status_code")):
         return
-    code = _CODE_IN_TEXT.search(text)
-    if code and int(code[1]) in CODES:
-        raise code_error(int(code[1]), text, reply)
     statuses = [Reply(status, reply.body, reply.retry_after_s), reply] if status else [reply]
     for stated in statuses:
         if HTTP_FAULTS.get(stated.status) is Fault.UPSTREAM_TIMEOUT:  # whatever it is called, the outcome is unknown
             raise http_error(stated, f"{kind}: {text}")
-    fault = NEWER_TYPES.get(kind, Fault.UPSTREAM_ERROR if statuses[0].status in _FAILED else None)
-    is_own = reply.status < 500 or status is not None or envelope.text("type") == "error"
-    if fault and (is_own or fault is not Fault.UPSTREAM_ERROR):
-        raise GatewayError(fault, f"{kind}: {text}", retry_after_s=reply.retry_after_s)
+    fault = _newer_fault(kind, statuses[0].status, is_own=is_own)
+    if fault:
+        raise refusal(fault, f"{kind}: {text}", text, reply)
     if statuses[0].status >= 300:
         raise http_error(statuses[0], f"{kind}: {text}")
     raise GatewayError(Fault.UPSTREAM_ERROR, f"{kind}: {text}")
+
+
+def _newer_fault(kind: str, status: int, *, is_own: bool) -> Fault | None:
+    """What an error of the newer surfaces says; in a form that any proxy writes, only that the request is refused."""
+    if is_own:
+        return NEWER_TYPES.get(kind, Fault.UPSTREAM_ERROR if status in _FAILED else None)
+    is_refusal = status in {400, 422} or NEWER_TYPES.get(kind) is Fault.UPSTREAM_REJECTED
+    return Fault.UPSTREAM_REJECTED if is_refusal and status < 500 else None
 
 
 def raise_refusal(reply: Reply, envelope: Envelope) -> int | None:
@@ -208,11 +201,5 @@ def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> Imag
 
 def code_error(code: int, text: str, reply: Reply) -> GatewayError:
     """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
-    fault, param = CODES.get(code, Fault.UPSTREAM_ERROR), None
-    if code == 2013:
-        fault = next((fault for pattern, fault in INVALID_PARAMS if pattern.search(text)), fault)
-    if fault is Fault.UPSTREAM_REJECTED:
-        param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", text)), None)
-    return GatewayError(
-        fault, f"{code} {text}".strip(), param=param, retry_after_s=reply.retry_after_s, upstream_code=code
-    )
+    fault = CODES.get(code, Fault.UPSTREAM_ERROR)
+    return refusal(fault, f"{code} {text}".strip(), text, reply, code)

@@ -193,6 +193,40 @@ def test_what_ails_an_upstream_is_a_5xx_and_rests_no_key(fault: Fault) -> None:
         assert row.pause is Pause.NONE
 
 
+BARE = [fault for fault in Fault if TABLE[fault].is_bare]
+
+
+def test_a_status_or_a_text_alone_is_a_bare_fault() -> None:
+    expected = {
+        Fault.BARE_UNAUTHORIZED,
+        Fault.BARE_PAYMENT_REQUIRED,
+        Fault.BARE_FORBIDDEN,
+        Fault.BARE_RATE_LIMITED,
+        Fault.BARE_REFUSAL,
+        Fault.MODEL_DENIED_IN_TEXT,
+    }
+    assert expected == set(BARE)
+
+
+@pytest.mark.parametrize("fault", BARE)
+def test_a_bare_fault_blames_nothing_and_is_tried_with_another_key(fault: Fault) -> None:
+    row = TABLE[fault]
+    assert (Pause.NONE, State.READY, Lowers.NOTHING, False) == (row.pause, row.state, row.lowers, row.ails_upstream)
+    assert (Outcome.REFUSED, Retry.FREELY) == (row.outcome, row.retry)
+    assert row.scope in {Scope.KEY, Scope.ACCOUNT}
+
+
+@ALL
+def test_a_page_is_asked_and_a_request_slowed_down_for_bare_faults_only(fault: Fault) -> None:
+    row = TABLE[fault]
+    assert row.is_bare or (False, 0.0) == (row.asks_page, row.delay_s)
+
+
+def test_a_request_that_is_blamed_is_the_caller_s_and_is_over() -> None:
+    row = TABLE[Fault.REQUEST_BLOCKED]
+    assert (400, Outcome.REFUSED, Retry.NEVER, False) == (row.status, row.outcome, row.retry, row.may_client_retry)
+
+
 def test_exactly_these_faults_lower_what_is_expected_of_an_account() -> None:
     expected = {
         Fault.ACCOUNT_RATE_LIMITED: Lowers.RATE,

@@ -21,6 +21,7 @@ from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Sta
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.transport import AiohttpTransport
 from gateway.upstream.prober import Prober
+from gateway.upstream.suspects import Suspects
 from tests.harness import Simulator, serving
 from tests.stores.test_admission import connected
 from tests.upstream.test_pages import asking, serving_page, upstream_key
@@ -130,7 +131,14 @@ async def probing(
         turn = Turn(redis, PROBING, "me", every_s)
         await turn.take()
         yield Prober(
-            asking(transport, url, dialect), found, found, turn, lambda: 0.0, every_s=every_s, clock=lambda: NOW
+            asking(transport, url, dialect),
+            found,
+            found,
+            turn,
+            lambda: 0.0,
+            Suspects(lambda: 0.0),
+            every_s=every_s,
+            clock=lambda: NOW,
         )
 
 
@@ -289,7 +297,9 @@ async def test_of_many_processes_one_asks_and_a_redis_that_fails_ends_none(redis
         async with AiohttpTransport() as transport, connected(redis_url) as redis:
             turns = [Turn(redis, PROBING, f"process-{number}", 1.0) for number in range(4)]
             pages = asking(transport, url)
-            companions = [Prober(pages, found, found, turn, lambda: 0.0, every_s=1.0) for turn in turns]
+            companions = [
+                Prober(pages, found, found, turn, lambda: 0.0, Suspects(lambda: 0.0), every_s=1.0) for turn in turns
+            ]
             tasks = [asyncio.create_task(companion.run()) for companion in companions]
             await asyncio.wait_for(told(found, 7), 30)
             for task in tasks:

@@ -12,6 +12,7 @@ from gateway.stores.pool import Report
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.transport import AiohttpTransport
 from gateway.upstream.prober import Prober
+from gateway.upstream.suspects import Suspects
 from tests.harness import Simulator, simulating
 from tests.pooling import Process, account, pooling
 from tests.stores.pool.health import ill
@@ -41,7 +42,10 @@ async def pool_and_prober(redis_url: str, provider: Simulator, *keys: str) -> As
         await turn.take()
         async with pooling(redis, account("main", *keys)) as process:
             pages = asking(transport, provider.url)
-            yield process, Prober(pages, process.roster, process.pool, turn, lambda: 0.0, every_s=60)
+            yield (
+                process,
+                Prober(pages, process.roster, process.pool, turn, lambda: 0.0, Suspects(lambda: 0.0), every_s=60),
+            )
 
 
 async def fail_with(process: Process, fault: Fault) -> None:

@@ -144,7 +144,7 @@ def test_pause_that_was_asked_for_is_kept() -> None:
         ({**own(-10004), "code": "InternalError", "base_resp": {"status_code": 1026}}, Fault.BALANCE_EMPTY),
         ({"code": "Unauthorized", "base_resp": {"status_code": 1026}}, Fault.KEY_INVALID),
         ({"code": "Unauthorized", "error": {"type": "rate_limit_error"}}, Fault.KEY_INVALID),
-        ({"code": "Strange", "error": {"type": "rate_limit_error"}}, Fault.ACCOUNT_RATE_LIMITED),
+        ({"code": "Strange", "type": "error", "error": {"type": "rate_limit_error"}}, Fault.ACCOUNT_RATE_LIMITED),
         ({"code": "Strange", "base_resp": {"status_code": 1026}}, Fault.CONTENT_INPUT),
         ({"code": 200, "base_resp": {"status_code": "1002"}}, Fault.ACCOUNT_RATE_LIMITED),
         ({"base_resp": {"status_code": 2049}}, Fault.KEY_INVALID),
@@ -155,7 +155,7 @@ def test_checks_come_in_the_documented_order(answer: object, fault: Fault) -> No
     assert fault is error_of(answer, 500).fault
 
 
-@pytest.mark.parametrize(("status", "fault"), [(401, Fault.KEY_INVALID), (404, Fault.UPSTREAM_UNSUPPORTED)])
+@pytest.mark.parametrize(("status", "fault"), [(401, Fault.BARE_UNAUTHORIZED), (404, Fault.UPSTREAM_UNSUPPORTED)])
 def test_http_status_speaks_where_no_code_does(status: int, fault: Fault) -> None:
     assert fault is error_of({"code": "Strange", "message": "m"}, status).fault
     assert fault is error_of(b"<html>", status).fault

@@ -122,6 +122,14 @@ class Fault(Enum):
     PROMPT_TOO_LONG = "prompt_too_long"
     UPSTREAM_REJECTED = "upstream_rejected"
     UPSTREAM_BODY_TOO_LARGE = "upstream_body_too_large"
+    REQUEST_BLOCKED = "request_blocked"
+    # Refused without the provider's own error code: the request's fault, the key's, or neither's
+    BARE_UNAUTHORIZED = "bare_unauthorized"
+    BARE_PAYMENT_REQUIRED = "bare_payment_required"
+    BARE_FORBIDDEN = "bare_forbidden"
+    BARE_RATE_LIMITED = "bare_rate_limited"
+    BARE_REFUSAL = "bare_refusal"
+    MODEL_DENIED_IN_TEXT = "model_denied_in_text"
     # A key's or an account's
     KEY_INVALID = "key_invalid"
     KEY_UNVERIFIED = "key_unverified"
@@ -195,6 +203,12 @@ class Row:
     ails_upstream: bool = False
     """It speaks of the upstream's health as a whole: so many in a row open its circuit breaker."""
     lowers: Lowers = Lowers.NOTHING
+    is_bare: bool = False
+    """No error code of the provider backs it: nothing rests, and the same fault of a second key blames the request."""
+    asks_page: bool = False
+    """The upstream's free page is asked whether the key is at fault."""
+    delay_s: float = 0.0
+    """How long the request itself waits before its next call."""
     is_final: bool = False
     """Waiting does not help, whatever the status says."""
 

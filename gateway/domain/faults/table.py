@@ -63,6 +63,22 @@ def _unavailable(scope: Scope, pause: Pause, pause_s: int, state: State) -> Row:
     )
 
 
+def _bare(status: int, code: str, scope: Scope, *, asks_page: bool = False, delay_s: float = 0.0) -> Row:
+    """Refused without the provider's own error code: try another key, and blame none."""
+    return Row(
+        status,
+        _RATE if status == 429 else _SERVER,
+        code,
+        "The image service refused the request without giving a reason.",
+        Outcome.REFUSED,
+        Retry.FREELY,
+        scope,
+        is_bare=True,
+        asks_page=asks_page,
+        delay_s=delay_s,
+    )
+
+
 def _upstream(status: int, code: str, message: str, outcome: Outcome, retry: Retry = Retry.NEVER) -> Row:
     return Row(status, _SERVER, code, message, outcome, retry, Scope.KEY, ails_upstream=True)
 
@@ -72,6 +88,8 @@ _DEAD_PAUSE_S: Final = 15 * 60
 _PLAN_WINDOW_S: Final = 5 * 60 * 60
 """MiniMax's plan window (code 2056): five hours."""
 _HOUR_S: Final = 60 * 60
+_RATE_LIMITED_DELAY_S: Final = 1.0
+"""A bare 429 slows down the request that met it, and no other."""
 _UNKNOWN_OUTCOME: Final = "It may have been processed, so it was not sent again."
 
 TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
@@ -177,6 +195,18 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         Fault.UPSTREAM_BODY_TOO_LARGE: _content(
             "request_too_large", "The request is too large for the image service.", param=None, status=413
         ),
+        Fault.REQUEST_BLOCKED: _content(
+            "request_blocked",
+            "The image service refuses this request with every key, without giving a reason. Its gateway or firewall "
+            "probably blocks the prompt or a parameter: change them.",
+            param=None,
+        ),
+        Fault.BARE_UNAUTHORIZED: _bare(503, "upstream_unavailable", Scope.KEY, asks_page=True),
+        Fault.BARE_PAYMENT_REQUIRED: _bare(503, "upstream_unavailable", Scope.ACCOUNT, asks_page=True),
+        Fault.BARE_FORBIDDEN: _bare(503, "upstream_unavailable", Scope.KEY, asks_page=True),
+        Fault.BARE_RATE_LIMITED: _bare(429, "rate_limit_exceeded", Scope.ACCOUNT, delay_s=_RATE_LIMITED_DELAY_S),
+        Fault.BARE_REFUSAL: _bare(502, "upstream_error", Scope.KEY),
+        Fault.MODEL_DENIED_IN_TEXT: _bare(503, "upstream_unavailable", Scope.ACCOUNT),
         Fault.KEY_INVALID: _unavailable(Scope.KEY, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
         Fault.KEY_UNVERIFIED: _unavailable(Scope.ACCOUNT, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
         Fault.KEY_MODEL_DENIED: _unavailable(Scope.MODEL, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),

@@ -262,7 +262,7 @@ class KeyPool:
             said["is_unsent"] = True
         if row.ails_upstream:
             said["breaker"] = "ill"
-        elif row.outcome is Outcome.REFUSED:
+        elif row.outcome is Outcome.REFUSED and not row.is_bare:  # an edge says nothing of what is behind it
             said["breaker"] = "well"
         if row.lowers is not Lowers.NOTHING:
             said["lowers"] = row.lowers.value

@@ -1,0 +1,89 @@
+"""What an upstream's free text may decide, where its code says that the request is at fault.
+
+Invariant: a text never rests a key, an account or an upstream, since it may repeat words of the request.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from gateway.domain.faults import Fault, GatewayError
+from gateway.wire.envelope import Reply
+from gateway.wire.fields import MALFORMED
+
+SENTENCES: Final = tuple(
+    (re.compile(rf"(?:invalid params, )?{sentence}(?: \(\d{{4,10}}\))?\.?", re.IGNORECASE), fault)
+    for sentence, fault in (
+        (r"prompt length must be less than \d{1,6}", Fault.PROMPT_TOO_LONG),
+        (
+            r"(?:your current )?(?:token plan|credits?)(?: do| does)? not support(?: this)? model",
+            Fault.MODEL_DENIED_IN_TEXT,
+        ),
+        (r"(?:[a-z]+ ){0,6}moderation(?: [a-z]+){0,6}", Fault.CONTENT_INPUT),
+        (r"input new_sensitive", Fault.CONTENT_INPUT),
+        (r"output new_sensitive", Fault.CONTENT_OUTPUT),
+        (r"invisible character ratio limit", Fault.PROMPT_UNREADABLE),
+    )
+)
+"""Whole sentences of the provider behind 2013 and `invalid_request_error` (reference/minimax.md section 3)."""
+
+_NAMED_FIELDS: Final = ("prompt", "aspect_ratio", "width", "height", "seed", "subject_reference", "style", "n", "model")
+_PIECE_CHARS: Final = 8
+"""A stretch this long that the text shares with the request is the request's own."""
+_SHORTEST_CHARS: Final = 4
+"""Shorter strings of the request are found in every sentence."""
+_LONGEST_CHARS: Final = 4096
+"""Beginning of a string that is compared: longer ones are pictures, and texts are cut far below."""
+_OWN_CHARS: Final = 32_768
+"""Limit on all strings that are compared, to bound the work."""
+_CUT: Final = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def refusal(fault: Fault, detail: str, text: str, reply: Reply, code: int | None = None) -> GatewayError:
+    """The error of a structured code; where it is the request's fault, the text says which, and which parameter."""
+    param = None
+    if fault is Fault.UPSTREAM_REJECTED and text:
+        words = without_own_words(text, reply.sent)
+        fault = next((found for pattern, found in SENTENCES if pattern.fullmatch(words.strip())), fault)
+        if fault is Fault.UPSTREAM_REJECTED:
+            param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", words)), None)
+    return GatewayError(fault, detail, param=param, retry_after_s=reply.retry_after_s, upstream_code=code)
+
+
+def without_own_words(text: str, sent: bytes) -> str:
+    """The text, in lower case, with each stretch that a string of the request has too replaced by an ellipsis."""
+    lower = text.lower()
+    hidden = [False] * len(lower)
+    pieces: dict[int, set[str]] = {}
+    for own in _own_strings(sent):
+        length = min(len(own), _PIECE_CHARS)
+        pieces.setdefault(length, set()).update(own[at : at + length] for at in range(len(own) - length + 1))
+    for length, found in pieces.items():
+        for at in range(len(lower) - length + 1):
+            if lower[at : at + length] in found:
+                hidden[at : at + length] = [True] * length
+    return "".join(
+        _CUT if is_hidden and not (at and hidden[at - 1]) else "" if is_hidden else character
+        for at, (character, is_hidden) in enumerate(zip(lower, hidden, strict=True))
+    )
+
+
+def _own_strings(sent: bytes) -> Iterator[str]:
+    """Every string of a request's body that is long enough to be recognised."""
+    try:
+        rest = [msgspec.json.decode(sent)]
+    except MALFORMED:
+        return
+    left = _OWN_CHARS
+    while rest and left > 0:
+        match rest.pop():
+            case dict() as fields:
+                rest += reversed(fields.values())
+            case list() as items:
+                rest += reversed(items)
+            case str() as own if len(own) >= _SHORTEST_CHARS:
+                own = own[: min(left, _LONGEST_CHARS)].lower()
+                left -= len(own)
+                yield own
