@@ -651,7 +651,6 @@ LEDGERED: dict[str, tuple[Answer, Answer, str, str, str]] = {
     "refused, then cut off": (1000, "cut", "unconfirmed", "up/k:0,0,0,2", "7000"),
     "lost by a proxy": ("http 502", "ok", "unconfirmed", "up/k:0,0,0,2", "7000"),
     "not sent on, then made": ("cloudflare 522", "ok", "delivered", "up/k:2,0,0,0", "7000"),
-    "not sent on": ("cloudflare 522", "cloudflare 522", "not_sent", "", "0"),
 }
 
 
@@ -666,6 +665,13 @@ async def test_the_ledger_says_what_became_of_the_images(redis_url: str, script:
     assert (outcome, calls, micros) == (line["outcome"], line["calls"], line["usd_micros"])
 
 
+async def test_what_was_never_sent_leaves_no_record(redis_url: str, script: Script) -> None:
+    upstream = script(k_1=["cloudflare 522"], k_2=["cloudflare 522"])
+    async with running(redis_url, Site("up", upstream.url, ("k/k-1", "k/k-2"))) as make, connected(redis_url) as redis:
+        assert Fault.CONNECT_FAILED is await fault_of(make)
+        assert [] == await ledger(redis)
+
+
 async def test_a_deadline_that_ends_while_connecting_is_free(redis_url: str) -> None:
     """Behind a firewall that drops: whatever ends first, it is known that nothing was sent."""
     with black_hole() as port:
@@ -674,8 +680,7 @@ async def test_a_deadline_that_ends_while_connecting_is_free(redis_url: str) -> 
             connected(redis_url) as redis,
         ):
             assert await fault_of(make) in {Fault.CONNECT_FAILED, Fault.DEADLINE}
-            [(_, line)] = await ledger(redis)
-    assert ("not_sent", "0") == (line["outcome"], line["usd_micros"])
+            assert [] == await ledger(redis)
 
 
 async def test_pictures_that_are_missing_without_a_word_are_lost_and_not_withheld(

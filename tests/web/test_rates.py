@@ -23,25 +23,26 @@ def told(headers: object) -> dict[str, str]:
 
 
 def test_every_answer_to_a_tenant_with_rates_tells_them(gateway: Gateway, simulator: Simulator) -> None:
-    """Served, refused, malformed, native, streamed, and the list of models."""
-    limits = {"requests_per_minute": 4, "images_per_minute": 9}
+    """Served, refused, malformed, native, streamed, and the list of models; a malformed order is a request too."""
+    limits = {"requests_per_minute": 6, "images_per_minute": 9}
     key = new_key(gateway.url, "limited", limits=limits)
     sent = {"authorization": f"Bearer {key}"}
     before = {
-        "x-ratelimit-limit-requests": "4",
-        "x-ratelimit-remaining-requests": "4",
+        "x-ratelimit-limit-requests": "6",
+        "x-ratelimit-remaining-requests": "6",
         "x-ratelimit-reset-requests": "0s",
         "x-ratelimit-limit-images": "9",
         "x-ratelimit-remaining-images": "9",
         "x-ratelimit-reset-images": "0s",
     }
-    for answer in (
-        gateway.get("/v1/models", **sent),
-        gateway.get("/v1/models/nope", **sent),
-        gateway.post("/v1/images/generations", {"prompt": "x", "n": 11}, **sent),
-        gateway.post("/v1/image_generation", {"prompt": "x"}, **sent),
-    ):
+    for answer in (gateway.get("/v1/models", **sent), gateway.get("/v1/models/nope", **sent)):
         assert before == told(answer.headers), answer.text
+    for left, answer in (
+        ("5", gateway.post("/v1/images/generations", {"prompt": "x", "n": 11}, **sent)),
+        ("4", gateway.post("/v1/image_generation", {"prompt": "x"}, **sent)),
+    ):
+        counted = {"x-ratelimit-remaining-requests": left, "x-ratelimit-reset-requests": "1m1s"}
+        assert before | counted == told(answer.headers), answer.text
     answer = gateway.post("/v1/images/generations", {"prompt": "x", "n": 2}, **sent)
     assert (200, "3", "7", "1m1s") == (
         answer.status_code,
@@ -55,7 +56,7 @@ def test_every_answer_to_a_tenant_with_rates_tells_them(gateway: Gateway, simula
     assert ("1", "5") == tuple(native.headers[f"x-ratelimit-remaining-{unit}"] for unit in ("requests", "images"))
     refused = gateway.post("/v1/images/generations", {"prompt": "x", "n": 6}, **sent)
     assert 429 == refused.status_code
-    assert ("1", "5") == tuple(refused.headers[f"x-ratelimit-remaining-{unit}"] for unit in ("requests", "images"))
+    assert ("0", "5") == tuple(refused.headers[f"x-ratelimit-remaining-{unit}"] for unit in ("requests", "images"))
     assert 4 == simulator.images_billed()
 
 
