@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -20,7 +20,7 @@ from tests.flow.test_hostile_edge import ATTACK, order
 from tests.harness import Simulator, new_key, serving
 
 ECHOED = ("https://x.example/ credits do not support.jpg", "https://x.example/(1008)")
-HOSTILE: tuple[dict[str, object], ...] = (
+HOSTILE: tuple[Mapping[str, object], ...] = (
     *({"prompt": ATTACK, "n": n} for n in (1, 9)),
     *({"prompt": f"{ATTACK} ../../etc/passwd", "n": 1} for _ in range(4)),
     *({"prompt": "x", "subject_reference": [{"type": "character", "image_file": link}]} for link in ECHOED),
@@ -66,7 +66,7 @@ class Traffic:
             await asyncio.sleep(3)
 
     async def _pace(
-        self, session: aiohttp.ClientSession, tenant: str, bodies: Iterator[dict[str, object]], seconds: float
+        self, session: aiohttp.ClientSession, tenant: str, bodies: Iterator[Mapping[str, object]], seconds: float
     ) -> None:
         asking, ends_s = [], time.monotonic() + seconds
         while time.monotonic() < ends_s:
@@ -74,10 +74,10 @@ class Traffic:
             await asyncio.sleep(1 / A_SECOND[tenant])
         await asyncio.gather(*asking)
 
-    async def _ask(self, session: aiohttp.ClientSession, tenant: str, body: dict[str, object]) -> None:
+    async def _ask(self, session: aiohttp.ClientSession, tenant: str, body: Mapping[str, object]) -> None:
         path = "/v1/image_generation" if "subject_reference" in body else "/v1/images/generations"
         headers = {"authorization": f"Bearer {self._keys[tenant]}", "x-imagegate-max-wait": "30"}
-        asked = {"model": "image-01", "response_format": "url"} | body
+        asked = {"model": "image-01", "response_format": "url", **body}
         async with session.post(self._url + path, json=asked, headers=headers) as answer:
             await answer.read()
             self.answers[tenant][answer.status] += 1
