@@ -6,13 +6,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.cli.test_workers import configuration, log_of, wait_until_all_serve
+from tests.cli.test_workers import configuration, log_of, wait_until_all_serve, wait_until_each_serves
 from tests.flow.processes import start_gateway
 from tests.flow.test_metrics import workers_of
 from tests.harness import new_key, wait_until
@@ -51,26 +50,6 @@ def supervised(configuration: Path) -> Iterator[tuple[subprocess.Popen[bytes], s
         for pid in workers:  # nothing else ends one that hangs
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def wait_until_each_serves(process: subprocess.Popen[bytes], url: str) -> set[int]:
-    workers = wait_until_all_serve(process)
-    for worker in workers:
-        wait_until(partial(answers_without, workers - {worker}, url), "each worker serves")
-    return workers
-
-
-def answers_without(others: set[int], url: str) -> bool:
-    """Whether the gateway answers while these workers are stopped, for less time than one may be silent."""
-    for pid in others:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        return httpx.get(f"{url}/healthz", timeout=1).status_code == 200
-    except httpx.TransportError:
-        return False
-    finally:
-        for pid in others:
-            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("how", [SPIN, BLOCK, signal.SIGSTOP], ids=["it spins", "a call blocks", "it is stopped"])
