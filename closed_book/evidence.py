@@ -57,8 +57,8 @@ class Asked:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it was refused because the accounts, or the tenant, may not do more in this minute, or all rest."""
-        return self.code in {"rate_limit_exceeded", "1002"} or "No image service is available" in self.detail
+        """Whether it was refused because the accounts, or the tenant, may not do more in this minute."""
+        return self.code in {"rate_limit_exceeded", "1002"}
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ local EXACT_MAX = 64        -- entries of a log that are kept one by one; more a
 local GRAIN = MINUTE / 256  -- into spans of this length
 local BATCH = 8             -- moments that one script looks after
 local SKEW = 1000000        -- a clock that goes back by more was set
-local SILENCE = 3 * 1000000 -- the longest that a heartbeat, every quarter of a lease, is late
+local SILENCE = 3 * 1000000 -- how late a heartbeat may be, which comes every quarter of a lease
 local GRACE = 10 * 1000000  -- after an outage all processes have renewed their leases within this
 
 redis.call('EXISTS', unpack(KEYS))  -- a cluster that moves one of them says so before anything is written
