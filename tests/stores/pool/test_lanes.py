@@ -1,6 +1,7 @@
 """A tenant's share counts the time for which its calls hold an account's concurrency, not only pictures."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_no_number_of_tenants_with_slow_calls_hides_one_with_quick_calls(clocked
     asking, quick = traffic(clocked, 50), replace(QUICK, call_s=3.0)
     asking.use(quick, 4)
     for number in range(40):
-        asking.at(1, lambda number=number: asking.use(replace(SLOW, name=f"slow{number}", spread=0.3), 3))
+        asking.at(1, partial(asking.use, replace(SLOW, name=f"slow{number}", spread=0.3), 3))
     asking.run(600)
     assert 0.8 * LANES / 41 <= lanes_of(asking, quick, 0, 600)
     assert 0.9 * LANES <= sum(one.held_s(60, 600) for one in asking.sent) / 540
