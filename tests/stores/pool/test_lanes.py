@@ -4,9 +4,13 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import redis
 
+from gateway.domain.health import lua_tables
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.clocked_pool import DENIED, WINDOW_S, ClockedPool
+from gateway.stores import script_text
+from gateway.stores.pool.scripts import SHARED
+from tests.stores.pool.clocked_pool import DENIED, WINDOW_S, ClockedPool, Mutant
 from tests.stores.pool.traffic import Tenant, Traffic
 
 LIMITS = AccountLimits(requests_per_minute=10_000, images_per_minute=10_000, max_concurrency=4)
@@ -146,3 +150,43 @@ def test_what_is_kept_of_flows_is_forgotten_a_minute_later(clocked: ClockedPool)
     assert 0 == clocked.client.exists(*names)
     kept = clocked.client.hmget("ig2:{pool:sim}:meta", "lane_weight", "lane_unmet")
     assert ["0", "0"] == kept
+
+
+MUTANTS: dict[str, Mutant] = {
+    "time costs nothing": ("  if used <= paid then return end\n", "  do return end\n"),
+    "a tenant has no share of the lanes": (
+        "if math.min(f.h, flying) < base then return true end",
+        "do return true end",
+    ),
+    "nothing is kept for others": ("return due <= now\n", "return true\n"),
+    "what others ask for is not kept": ("lanes - flying > unmet and", "lanes > flying and"),
+    "lanes are not given back": ("f.h = math.max(0, f.h + more)", "f.h = f.h + math.max(0, more)"),
+}
+
+
+def is_fair(client: "redis.Redis", mutant: Mutant = ("", "")) -> bool:
+    """Of many lanes, also if the slow calls come first, and of a single one; and whether all of them are used."""
+    quick = replace(QUICK, call_s=3.0)
+    client.flushall()
+    many = traffic(ClockedPool(client, mutant), 50)
+    many.use(SLOW, 24)
+    many.at(0.05, lambda: many.use(quick, 4))
+    many.at(90, lambda: many.use(quick, 20))
+    many.run(400)
+    client.flushall()
+    one = Traffic(ClockedPool(client, mutant), 1, 1, replace(LIMITS, max_concurrency=1), paced=0)
+    one.use(quick, 4)
+    one.use(replace(SLOW, call_s=40.0), 4)
+    one.run(1000)
+    shares = (lanes_of(many, quick, 0, 90) / 4, lanes_of(many, quick, 200, 400) / 6, 2 * lanes_of(one, quick, 0, 1000))
+    return min(shares) >= 0.8 and lanes_of(many, quick, 60, 400) + lanes_of(many, SLOW, 60, 400) >= 0.9 * LANES
+
+
+def test_scripts_as_they_are_are_fair(clocked: ClockedPool) -> None:
+    assert is_fair(clocked.client)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_script_that_is_wrong_is_found_out(clocked: ClockedPool, mutant: str) -> None:
+    assert MUTANTS[mutant][0] in script_text("pool/lease", SHARED, lua_tables())
+    assert not is_fair(clocked.client, MUTANTS[mutant])

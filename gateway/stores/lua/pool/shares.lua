@@ -16,7 +16,8 @@
 local LATELY = MINUTE         -- a flow that was active within this counts for the shares of the others
 local RAMP = 30 * 1000000     -- lanes over a share are given one by one over this
 local RESERVE = 0.5           -- the most of all lanes that are kept free for flows below their shares
-local SLOT_MIN = 250000       -- lane time of a slot, at least: calls of images last longer
+local SLOT_MIN = 1000000      -- lane time of a slot, at least: few calls for an image are shorter
+local ALONE_MIN = 2            -- lanes that a flow alone may hold at once, in the smallest pool too
 local FORGET = 256            -- flows that one script forgets
 local NOTED = 1000000         -- by which `recent` may be late, and how often it is looked at
 local DEBT = 150 * 1000000    -- lane time by which a pass gets ahead of the pool's, at most: that of the longest call
@@ -194,8 +195,8 @@ local function may_hold(flow, need, weight)
     lanes, flying = lanes + setting('lanes:' .. group), flying + setting('flying:' .. group)
   end
   local all = weight_beside(f)
-  local part = all > f.w and f.w / all or 1 - setting('paced') / 100
-  local base = math.max(1, math.ceil(lanes * part))
+  local base = math.max(1, math.ceil(lanes * f.w / all))
+  if all <= f.w then base = math.max(ALONE_MIN, math.ceil(lanes * (1 - setting('paced') / 100))) end
   local is_batch = string.sub(flow, 1, 1) == 'b'
   if is_batch and is_refused then return false end
   if math.min(f.h, flying) < base then return true end
