@@ -20,10 +20,11 @@ Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
 | line, places, classids, class, classes, class:NUMBER, queued | | 40 days idle | the queue: see lua/pool/line.lua |
 | active, idle | sorted sets | 40 days idle | flows, by their pass: those that wait, and those that do not |
 | waits, weights | hashes | 40 days idle | flow -> requests that wait, weight |
-| used | sorted set | 40 days idle | flows, by the moment at which their recent use is paid off |
+| used, recent, flows | sorted sets, hash | 40 days idle | what flows used lately: see lua/pool/shares.lua |
 | waiting:PROCESS | set | 40 days idle | ids of what waits for a process |
 | processes | sorted set | 40 days idle | channels of processes that wait for something, by expiry |
 | grants | hash | 40 days idle | id -> channel: leases that their processes have not taken yet |
+| served | sorted set | 40 days idle | tenants whose last call succeeded, by moment; at most 1,000 |
 | meta | hash | 40 days idle | terms, virtual time, failures in a row, calls of the last minute |
 | audit | stream | `[audit]` | one entry a person's change |
 | day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered |
@@ -52,6 +53,7 @@ SHARED: Final = (
     "pool/accounts",
     "pool/keys",
     "pool/serving",
+    "pool/shares",
     "pool/leases",
     "pool/line",
 )

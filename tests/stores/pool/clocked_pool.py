@@ -26,6 +26,8 @@ WINDOW_S: Final = 61.0
 _HOLD_US: Final = 15_000_000
 _ALIVE_US: Final = 6_000_000
 _Found = dict[str, Any]
+Mutant = tuple[str, str]
+"""A part of the scripts' text, and what stands in its place."""
 
 
 def described(limits: AccountLimits, *keys: str) -> _Found:
@@ -46,17 +48,19 @@ SPENT: Final = rest("balance_empty", "account", "quarantined", 900)
 class ClockedPool:
     """One upstream's pool; each account has the key "NAME-1", unless said otherwise."""
 
-    def __init__(self, client: "redis.Redis") -> None:
+    def __init__(self, client: "redis.Redis", mutant: Mutant = ("", "")) -> None:
         self.client = client
         self.clock = Clock(client)
         self.leases: dict[str, _Found] = {}
         """What was leased and not given back, by id."""
         self._keys = _keys("sim", 1)
+        self._mutant = mutant
         self._scripts: dict[str, Any] = {}
 
     def run(self, act: str, *args: Any) -> _Found:
         if act not in self._scripts:
-            self._scripts[act] = clocked_script(self.client, f"pool/{act}", SHARED, lua_tables())
+            text = str(clocked_script(self.client, f"pool/{act}", SHARED, lua_tables()).script)
+            self._scripts[act] = self.client.register_script(text.replace(*self._mutant) if self._mutant[0] else text)
         found = json.loads(self._scripts[act](keys=self._keys, args=list(args)))
         assert isinstance(found, dict)
         return found

@@ -4,29 +4,32 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.stores.pool import channel_of
 from tests.pooling import TAKEN_BACK
-from tests.stores.pool.liveness import Need, check_counts
+from tests.stores.pool.liveness import check_counts
+from tests.stores.pool.needs import Need
 from tests.stores.pool.processes import ALIVE_US, Process
 from tests.stores.pool.provider import WrongError
 
 if TYPE_CHECKING:
     from tests.stores.pool.histories import History
 
-ENDS: Final = (*TAKEN_BACK, "processes", "queued", "waiting:", "class:")
+ENDS: Final = (*TAKEN_BACK, "processes", "queued", "flows", "recent", "waiting:", "class:")
 """What is empty when nothing waits and nothing is in flight; with a colon, all that begin so."""
+LATELY_S: Final = 61.0
+"""For which what a tenant held counts for the shares of the others."""
 STEP_S: Final = 7.0
 """Between two scripts of the end: shorter than what is taken for an outage."""
 
 
 def check_end(history: "History") -> None:
     """Raises: WrongError, if something is left when all processes are gone and time has passed."""
-    patience_s = 2 * history.plan.lease_s + 30.0 + history.jumped_back_s
+    patience_s = 2 * history.plan.lease_s + 30.0 + LATELY_S + history.jumped_back_s
     last = Process(history, "last")
     for _ in range(int(patience_s / STEP_S)):
         history.now_s += STEP_S
         last.run("turn", channel_of("last"), ALIVE_US, history.lease_us, 0)
     left, counts, state = (
         history.pool.left_over(ENDS),
-        history.pool.meta("weight", "waiting_i", "waiting_b"),
+        history.pool.meta("weight", "waiting_i", "waiting_b", "lane_weight", "lane_unmet"),
         history.pool.state(),
     )
     check_counts(state, history.provider, history.now_s, history.server_s)

@@ -15,8 +15,10 @@ import redis
 from gateway.stores.pool import channel_of
 from tests.stores.pool.declarations import Declarations
 from tests.stores.pool.endings import check_end
-from tests.stores.pool.liveness import Need, Watch, check_counts
+from tests.stores.pool.lanes import check_lanes
+from tests.stores.pool.liveness import Watch, check_counts
 from tests.stores.pool.mishaps import Mishaps
+from tests.stores.pool.needs import Need
 from tests.stores.pool.order import check_order
 from tests.stores.pool.plans import LENGTH_S, Configuration, Plan, hold
 from tests.stores.pool.processes import Process, Request
@@ -275,6 +277,7 @@ class History:
         state = self.pool.state()
         self.provider.reconcile(state.leased)
         check_counts(state, self.provider, self.now_s, self.server_s)
+        check_lanes(state, *self.pool.meta("lane_weight", "lane_unmet"))
         for process in self.living:
             for lease_id in process.leases.keys() - state.leased.keys():
                 raise WrongError(f"{lease_id} is forgotten while its process lives")

@@ -8,35 +8,15 @@ served by an account that counts nothing.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.stores.pool.lanes import may_be_kept
+from tests.stores.pool.needs import Need
 from tests.stores.pool.provider import MINUTE_S, Provider, WrongError
 from tests.stores.pool.scripted_pool import State
 
 PATIENCE_S: Final = 2.5
 """Heartbeats come each second."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """A request that waits."""
-
-    id: str
-    tenant: str
-    weight: int
-    images: int
-    model: str
-    priority: str
-    avoided: tuple[str, ...]
-
-    @property
-    def flow(self) -> str:
-        return f"{self.priority}:{self.tenant}"
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        return self.priority, self.images, self.model, tuple(sorted(self.avoided))
 
 
 class Watch:
@@ -113,14 +93,15 @@ class Watch:
             has_room = requests > lowered and images >= need.images and self.lanes(account, state, server_s) > 0
             if has_room and not (is_over and counted) and self._has_key(account, need, state, server_s):
                 found.append(account)
-        return found
+        lanes = sum(self._lanes_of(account, state, server_s) for account in found)
+        return [] if may_be_kept(need, lanes, state, self._paced) else found
 
     def lanes(self, account: str, state: State, server_s: float) -> int:
         """Calls that may be added to those in flight."""
-        load = state.loads.get(account, {})
-        return grown(self._provider.accounts[account].max_concurrency, load, "lanes", server_s) - int(
-            load.get("flying", 0)
-        )
+        return self._lanes_of(account, state, server_s) - int(state.loads.get(account, {}).get("flying", 0))
+
+    def _lanes_of(self, account: str, state: State, server_s: float) -> int:
+        return grown(self._provider.accounts[account].max_concurrency, state.loads.get(account, {}), "lanes", server_s)
 
     def _has_key(self, account: str, need: Need, state: State, server_s: float) -> bool:
         if account in state.held or f"{account}/" in need.avoided:

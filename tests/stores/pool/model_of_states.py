@@ -8,6 +8,7 @@ from gateway.domain.health import HOLDS, TRANSITIONS, Event
 UPSTREAM = "*"
 BREAKER_FAILURES = 3
 BREAKER_OPEN_S = 10
+SERVED_S = 60
 OUT = (State.COOLING, State.QUARANTINED)
 
 
@@ -39,6 +40,7 @@ class Lease:
     """ACCOUNT/KEY."""
     secret: int
     at_s: float
+    tenant: str = ""
 
     def fields(self) -> dict[str, str]:
         account = self.member.partition("/")[0]
@@ -47,7 +49,7 @@ class Lease:
 
 @dataclass
 class Model:
-    """Every rest and hold of a pool of one tenant and one model."""
+    """Every rest and hold of a pool of one model."""
 
     secrets: dict[str, int]
     """ACCOUNT/KEY -> which secret it has."""
@@ -56,6 +58,8 @@ class Model:
     holds: dict[str, State] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     failures: int = 0
+    served: dict[str, float] = field(default_factory=dict)
+    """Tenants whose last outcome is a success, and when that was."""
     well_since_s: float = 0.0
 
     def state(self, name: str) -> State:
@@ -73,8 +77,8 @@ class Model:
             rest.probe in self.leases for rest in rests
         )
 
-    def lease(self, lease_id: str, member: str) -> None:
-        self.leases[lease_id] = lease = Lease(member, self.secrets[member], self.now_s)
+    def lease(self, lease_id: str, member: str, tenant: str) -> None:
+        self.leases[lease_id] = lease = Lease(member, self.secrets[member], self.now_s, tenant)
         for name in lease.fields().values():
             if name in self.rests:
                 self.rests[name].probe = lease_id
@@ -145,13 +149,17 @@ class Model:
         star = self.rests.get(UPSTREAM)
         if fault is None or fault.breaker == "well":
             self.failures = 0
+            if fault is None:
+                self.served[lease.tenant] = self.now_s
             if star and star.probe == lease_id and not (fault and fault.scope):
                 self.move(UPSTREAM, Event.SUCCEED)
         elif fault.breaker == "ill" and lease.at_s >= self.well_since_s:
             self.failures += 1
+            self.served.pop(lease.tenant, None)
+            are_others_served = any(self.now_s - at_s < SERVED_S for at_s in self.served.values())
             seconds = BREAKER_OPEN_S
             if star and self.state(UPSTREAM) is State.HALF_OPEN and star.probe == lease_id:
                 seconds = min(2 * star.seconds, 6 * BREAKER_OPEN_S)
-            elif star or self.failures < BREAKER_FAILURES:
+            elif star or self.failures < BREAKER_FAILURES or are_others_served:
                 return
             self.move(UPSTREAM, Event.COOL, Fault(fault.name, seconds=seconds, seconds_max=seconds))

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.liveness import Need, grown
+from tests.stores.pool.lanes import may_be_kept
+from tests.stores.pool.liveness import grown
+from tests.stores.pool.needs import Need
 from tests.stores.pool.provider import MINUTE_S, WrongError
 
 if TYPE_CHECKING:
@@ -28,12 +30,21 @@ def check_order(history: "History", granted: list[Need], before: dict[str, float
     for one, own in served.items():
         for need, first in waiting.items():
             is_like = need.model == one.model and not need.avoided and need.images <= one.images
-            if is_like and first < own - LEAST and history.pool.is_waiting(need.id):
+            if is_like and first < own - LEAST and _is_due(history, need, history.calls[one.id].account):
                 raise WrongError(f"{one} with pass {own} overtakes {need} with {first}")
     if waiting and len(history.provider.accounts) == 1 and not history.plan.is_dense:
         lowest = min(waiting.values())
         overtaking = [one for one, own in served.items() if own > lowest + LEAST]
         _check_first(history, [need for need, first in waiting.items() if first < lowest + LEAST], overtaking)
+
+
+def _is_due(history: "History", need: Need, account: str) -> bool:
+    """Whether it still waits, and not as its tenant holds its share of the lanes."""
+    if not history.pool.is_waiting(need.id):
+        return False
+    state, limits = history.pool.state(), history.provider.accounts[account]
+    lanes = grown(limits.max_concurrency, state.loads[account], "lanes", history.server_s)
+    return not may_be_kept(need, lanes, state, history.plan.paced)
 
 
 def _pass_of(need: Need, passes: dict[str, float]) -> float:
@@ -56,7 +67,7 @@ def _check_first(history: "History", first: list[Need], overtaking: list[Need]) 
         and not need.avoided
         and overtaking
         and need.model == overtaking[0].model
-        and history.pool.is_waiting(need.id)
+        and _is_due(history, need, account)
     ]
     if len(images) > 1 or not like:
         return

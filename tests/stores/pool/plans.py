@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gateway.domain.faults import TABLE, Fault, Outcome
 from gateway.domain.keys import AccountLimits
-from tests.stores.pool.liveness import Need
+from tests.stores.pool.needs import Need
 
 LENGTH_S: Final = 300.0
 HOLDING_S: Final = 60.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.domain.faults import TABLE, Fault, Outcome
 from gateway.stores.pool import channel_of
-from tests.stores.pool.liveness import Need
+from tests.stores.pool.needs import Need
 from tests.stores.pool.plans import LENGTH_S, Configuration
 from tests.stores.pool.provider import LATE_S, Call, WrongError
 from tests.stores.pool.reports import describe, encode

@@ -12,10 +12,9 @@ import redis
 from gateway.domain.health import lua_tables
 from gateway.stores.pool.scripts import ACTS, SHARED, _keys, record
 from tests.clocked import Clock, clocked_script
+from tests.stores.pool.clocked_pool import Mutant
 
 UPSTREAM: Final = "sim"
-Mutant = tuple[str, str]
-"""A part of the scripts' text, and what stands in its place."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class State:
     leased: dict[str, Any]
     held: dict[str, Any]
     used: dict[str, float]
+    flows: dict[str, Any]
 
 
 class ClockedPool:
@@ -74,12 +74,12 @@ class ClockedPool:
 
     def state(self) -> State:
         with self._client.pipeline(transaction=False) as pipeline:
-            for name in ("health", "loads", "leased", "held"):
+            for name in ("health", "loads", "leased", "held", "flows"):
                 pipeline.hgetall(record(UPSTREAM, name))
             pipeline.zrange(record(UPSTREAM, "used"), 0, -1, withscores=True)
-            health, loads, leased, held, used = pipeline.execute()
+            health, loads, leased, held, flows, used = pipeline.execute()
         passes = {flow.decode(): float(value) for flow, value in used}
-        return State(_unpacked(health), _unpacked(loads), _unpacked(leased), _named(held), passes)
+        return State(_unpacked(health), _unpacked(loads), _unpacked(leased), _named(held), passes, _unpacked(flows))
 
     def left_over(self, names: Iterable[str]) -> list[str]:
         """Which keys of these names, or beginnings of names, there are."""

@@ -22,13 +22,13 @@ ACTS: Final = ("lease", "turn", "leave", "release", "claim")
 class Counted:
     """A pool under a load of every kind, and how many commands each of its scripts ran inside."""
 
-    def __init__(self, pool: ClockedPool, accounts: int) -> None:
+    def __init__(self, pool: ClockedPool, accounts: int, limits: AccountLimits = LIMITS) -> None:
         self.pool = pool
         self.random = random.Random(accounts)
         self.waiting: dict[str, None] = {}
         self.counts: defaultdict[str, list[int]] = defaultdict(list)
         self._asked = 0
-        pool.declare({f"a{at:04}": LIMITS for at in range(accounts)}, paced=50)
+        pool.declare({f"a{at:04}": limits for at in range(accounts)}, paced=50)
 
     def ask(self) -> None:
         self._asked += 1
@@ -97,3 +97,16 @@ def test_a_script_does_no_more_for_2000_that_wait_and_1000_accounts_than_for_20(
         assert {act: max(counts) for act, counts in load.counts.items() if max(counts) > 2500} == {}, accounts
         assert accounts == 1 or set(ACTS) == load.counts.keys()
     assert means[1000] < 1.5 * means[20], means
+
+
+def test_a_script_does_little_while_every_tenant_that_waits_holds_its_share_of_the_lanes(clocked: ClockedPool) -> None:
+    """Room in the minutes, none for these tenants: each script meets many that it must not serve."""
+    load = Counted(
+        clocked, 200, AccountLimits(requests_per_minute=10_000, images_per_minute=100_000, max_concurrency=2)
+    )
+    load.fill()
+    for _ in range(30):
+        load.step()
+    assert {act: max(counts) for act, counts in load.counts.items() if max(counts) > 2500} == {}
+    means = {act: sum(counts) / len(counts) for act, counts in load.counts.items()}
+    assert {act: mean for act, mean in means.items() if mean > 500} == {}

@@ -4,8 +4,9 @@ import pytest
 import redis
 
 from tests.fuzz.seeds import seeds
+from tests.stores.pool.clocked_pool import Mutant
 from tests.stores.pool.histories import History
-from tests.stores.pool.scripted_pool import ClockedPool, Mutant
+from tests.stores.pool.scripted_pool import ClockedPool
 
 HISTORIES = 200
 MUTANTS: dict[str, Mutant] = {
@@ -28,6 +29,10 @@ MUTANTS: dict[str, Mutant] = {
     "a late call is not moved": ("if later_us ~= '' then shift(id, tonumber(later_us)) end", ""),
     "what a clock ahead wrote is dropped": ("t <= now + window() then", "t <= now then"),
     "no lease is renewed": ("redis.call('ZADD', K.leases, now + lease_us, id)\n", "\n"),
+    "a lane that was given back is held": ("f.h = math.max(0, f.h + more)", "f.h = f.h + math.max(0, more)"),
+    "no tenant may hold its share": ("if math.min(f.h, flying) < base then return true end", ""),
+    "flows count on": ("redis.call('HDEL', K.flows, unpack(gone))", ""),
+    "their weights count on": ("add_meta('lane_weight', f.is_counted and -f.w or 0)", ""),
     "a person's word is not heard": ("if standing.held then return nil, why end", ""),
 }
 

@@ -10,8 +10,10 @@ import redis
 from gateway.domain.faults import State
 from gateway.domain.health import HOLDS, TRANSITIONS, Event, lua_tables
 from gateway.domain.keys import AccountLimits
+from gateway.stores import script_text
+from gateway.stores.pool.scripts import SHARED
 from gateway.stores.pool.status import Standing, read_status
-from tests.stores.pool.clocked_pool import ClockedPool, described
+from tests.stores.pool.clocked_pool import ClockedPool, Mutant, described
 from tests.stores.pool.model_of_states import BREAKER_FAILURES, OUT, UPSTREAM, Fault, Model
 
 KEYS: Final = ("a/a-1", "a/a-2", "b/b-1")
@@ -31,9 +33,20 @@ FAULTS: Final = (
     Fault("moderated"),
     Fault("call_not_sent", breaker=""),
 )
+ILL: Final = tuple(fault for fault in FAULTS if fault.breaker == "ill")
 BY_CHECKS: Final = tuple(fault for fault in FAULTS if fault.scope in {"key", "account", "upstream"})
 LIMITS: Final = AccountLimits(10_000, 100_000, 10_000)
 LONG_S: Final = 1e8
+TENANTS: Final = ("t", "u", "v", "w")
+MUTANTS: Final[dict[str, Mutant]] = {
+    "the breaker opens beside tenants that are served": ("and not is_excused then", "then"),
+    "a tenant that fails counts as served": ("  redis.call('ZREM', K.served, tenant)\n", ""),
+    "who was served once keeps the breaker closed": (
+        "  redis.call('ZREMRANGEBYSCORE', K.served, '-inf', now - MINUTE)\n",
+        "",
+    ),
+    "a refusal is a success": ("lease.o and said.is_success then", "lease.o then"),
+}
 
 
 class History:
@@ -41,7 +54,11 @@ class History:
 
     def __init__(self, clocked: ClockedPool, seed: int) -> None:
         self.random = random.Random(seed)
-        self.outcomes = (None, None, *self.random.sample(FAULTS, 4))
+        self.tenants = TENANTS[: self.random.choice((1, 2, 4))]
+        self.is_failing = self.random.random() < 0.3
+        self.outcomes = (
+            (None, *ILL, Fault("moderated")) if self.is_failing else (None, None, *self.random.sample(FAULTS, 4))
+        )
         self.pool = clocked
         self.model = Model(dict.fromkeys(KEYS, 0), clocked.clock.now_s)
         self.log: list[str] = []
@@ -56,9 +73,8 @@ class History:
         self.pool.declare_as("p1", str(self.model.secrets), accounts, **terms)
 
     def step(self) -> None:
-        acts = (
-            [self.lease] * 6 + [self.release] * 6 + [self.wait] * 4 + [self.check, self.check, self.hold, self.replace]
-        )
+        acts = [self.lease] * 6 + [self.release] * 6 + [self.wait] * 4
+        acts += [] if self.is_failing else [self.check, self.check, self.hold, self.replace]
         self.random.choice(acts)()
         self.pass_time(0.001)
 
@@ -67,16 +83,19 @@ class History:
         self.model.now_s = self.pool.clock.now_s
 
     def wait(self) -> None:
-        self.log.append(f"wait {(seconds := self.random.choice((1, 8, 16, 31, 61, 901, 3601)))}")
+        self.log.append(
+            f"wait {(seconds := self.random.choice((1, 8, 16, 31, 61, 901, 3601)[: 4 if self.is_failing else 7]))}"
+        )
         self.pass_time(seconds)
 
     def lease(self) -> None:
         member, lease_id = self.random.choice(KEYS), f"lease{len(self.log)}"
-        found = self.pool.lease(lease_id, avoided=[key for key in KEYS if key != member], lease_s=LONG_S)["verdict"]
-        self.log.append(f"{lease_id} {member}: {found}")
+        tenant, avoided = self.random.choice(self.tenants), [key for key in KEYS if key != member]
+        found = self.pool.lease(lease_id, tenant, avoided=avoided, lease_s=LONG_S)["verdict"]
+        self.log.append(f"{lease_id} {member} {tenant}: {found}")
         assert self.model.may_lease(member) == (found == "leased"), self.log
         if found == "leased":
-            self.model.lease(lease_id, member)
+            self.model.lease(lease_id, member, tenant)
 
     def release(self) -> None:
         if not self.model.leases:
@@ -155,6 +174,21 @@ def test_random_histories_lead_to_the_states_of_the_tables(clocked: ClockedPool,
     for _ in range(80):
         history.step()
         assert expected_of(history.model) == seen(clocked), history.log
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_script_that_is_wrong_is_found_out(clocked: ClockedPool, mutant: str) -> None:
+    def is_found(seed: int) -> bool:
+        clocked.client.flushall()
+        history = History(ClockedPool(clocked.client, MUTANTS[mutant]), seed)
+        for _ in range(80):
+            history.step()
+            if expected_of(history.model) != seen(history.pool):
+                return True
+        return False
+
+    assert MUTANTS[mutant][0] in script_text("pool/release", SHARED, lua_tables())
+    assert any(is_found(seed) for seed in range(60))
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.domain.faults import TABLE, Fault, Outcome, State
-from gateway.domain.keys import Account, PoolTerms, UpstreamKey, make_secret
+from gateway.domain.keys import Account, AccountLimits, PoolTerms, UpstreamKey, make_secret
 from gateway.stores.pool import Lease, NoKey, Repeat, Report
 from gateway.stores.pool.scripts import record
 from tests.asking import connected
 from tests.pooling import left_over, pass_time, pooling
+from tests.stores.pool.clocked_pool import ClockedPool
 from tests.stores.pool.health import PERSON, A, B, fail, ill, standings, succeed, transitions
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +80,44 @@ async def test_one_tenants_failures_open_nothing_while_others_are_served(any_red
         assert {} == await ill(process)
         await process.pool.release(await process.take(tenant="other"), Report(Fault.UPSTREAM_ERROR))
         assert {"": State.COOLING} == await ill(process)
+
+
+@pytest.mark.parametrize("hostile", [2, 3, 10])
+async def test_any_number_of_tenants_that_fail_open_nothing_while_another_is_served(
+    any_redis: str, hostile: int
+) -> None:
+    """Their prompts are to blame. The last to be served counts for a minute, and until it fails too."""
+    async with connected(any_redis) as redis, pooling(redis, B, terms=THREE) as process:
+        for _ in range(3):
+            await process.pool.release(await process.take(tenant="good"), Report(images=1))
+            for number in range(3 * hostile):
+                bad = await process.take(tenant=f"bad{number % hostile}")
+                await process.pool.release(bad, Report(Fault.UPSTREAM_ERROR))
+            assert {} == await ill(process)
+            await pass_time(redis, 50)
+        await pass_time(redis, 11)
+        await process.pool.release(await process.take(tenant="bad0"), Report(Fault.UPSTREAM_ERROR))
+        assert {"": State.COOLING} == await ill(process)
+
+
+async def test_an_upstream_that_fails_every_tenant_is_left_alone_at_once(any_redis: str) -> None:
+    tenants = ("one", "two", "three")
+    async with connected(any_redis) as redis, pooling(redis, B, terms=THREE) as process:
+        for outcome in (None, Fault.UPSTREAM_ERROR):
+            assert {} == await ill(process)
+            for tenant in tenants:
+                await process.pool.release(await process.take(tenant=tenant), Report(outcome, images=1))
+        assert {"": State.COOLING} == await ill(process)
+
+
+async def test_tenants_that_are_served_are_remembered_within_bounds(clocked: ClockedPool) -> None:
+    clocked.declare({"a": AccountLimits(100_000, 100_000, 10)})
+    for number in range(1010):
+        clocked.take("r", f"tenant{number}")
+        clocked.release("r")
+    name = "ig2:{pool:sim}:served"
+    assert clocked.client.zcard(name) == 1000
+    assert 0 < int(clocked.client.ttl(name))
 
 
 async def test_one_tenants_failures_open_the_breaker_where_nobody_else_was_served_for_a_minute(any_redis: str) -> None:

@@ -24,6 +24,9 @@ class Tenant:
     images: int = 1
     weight: int = 1
     priority: str = "i"
+    call_s: float = 8.0
+    spread: float = 0.3
+    """Of the lengths of its calls, as a part of `call_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,15 @@ class Sent:
     tenant: Tenant
     account: str
     waited_s: float
+    length_s: float = 0.0
+
+    def held_s(self, from_s: float, until_s: float) -> float:
+        """For which it held its account's concurrency in this time."""
+        return max(0.0, min(until_s, self.at_s + self.length_s) - max(from_s, self.at_s))
 
 
 class Traffic:
-    """Each call lasts for 8 s, more or less. Grants are taken at once, as if by a message."""
+    """Grants are taken at once, as if by a message."""
 
     def __init__(self, pool: ClockedPool, seed: int, accounts: int, limits: AccountLimits, **terms: float) -> None:
         self.sent: list[Sent] = []
@@ -49,6 +57,7 @@ class Traffic:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._waiting: dict[str, tuple[Tenant, float]] = {}
         self._floods: set[Tenant] = set()
+        self._clients: set[Tenant] = set()
         pool.declare({f"a{at:02}": limits for at in range(accounts)}, **{"paced": 50} | terms)
         self._after(_BEAT_S, self._beat)
 
@@ -61,6 +70,15 @@ class Traffic:
         self._floods.add(tenant)
         for _ in range(waiting):
             self.ask(tenant)
+
+    def use(self, tenant: Tenant, clients: int) -> None:
+        """Ask by so many clients, each of which asks again when its call has ended."""
+        self._clients.add(tenant)
+        for _ in range(clients):
+            self.ask(tenant)
+
+    def at(self, when_s: float, act: Callable[[], None]) -> None:
+        self._after(when_s - self.now_s, act)
 
     def now_and_then(self, tenant: Tenant, shortest_s: float, longest_s: float) -> None:
         """Ask for one after each such pause."""
@@ -106,11 +124,14 @@ class Traffic:
 
     def _begin(self, lease_id: str, tenant: Tenant, asked_s: float) -> None:
         account = str(self._pool.leases[lease_id]["account"])
-        self.sent.append(Sent(self.now_s, tenant, account, self.now_s - asked_s))
-        self._after(8 * self.random.uniform(0.7, 1.3), lambda: self._end(lease_id))
+        length_s = tenant.call_s * self.random.uniform(1 - tenant.spread, 1 + tenant.spread)
+        self.sent.append(Sent(self.now_s, tenant, account, self.now_s - asked_s, length_s))
+        self._after(length_s, lambda: self._end(lease_id, tenant))
 
-    def _end(self, lease_id: str) -> None:
+    def _end(self, lease_id: str, tenant: Tenant) -> None:
         self._pool.release(lease_id)
+        if tenant in self._clients:
+            self.ask(tenant)
         self._take_grants()
 
     def _beat(self) -> None:

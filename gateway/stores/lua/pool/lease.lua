@@ -132,6 +132,7 @@ local function forecast()
   local ahead = slots_ahead()
   local at = math.max(moment_of(math.max(1, math.ceil(ahead * #found / all)), found), soonest)
   if span > 0 then at = math.max(at, soonest + paced_us((ahead - cost) / all, span, found)) end
+  if not may_hold(flow, need) then at = math.max(at, now + setting('call_us') / math.max(1, flow_of(flow).h)) end
   return at - now, kind
 end
 
@@ -139,7 +140,7 @@ local function lease_now(found, over)
   note_use(flow, cost, weight)
   redis.call('ZADD', touch('idle'), charge(start_of(flow), cost, weight), flow)
   count_call(repeats > 0)
-  local lease = take(found, {id = id, t = tenant, n = need.n, r = repeats}, now + lease_us, over)
+  local lease = take(found, {id = id, t = tenant, q = priority, w = weight, c = cost, n = need.n, r = repeats}, now + lease_us, over)
   local answer = leased('leased', id, lease)
   answer.asked_us = moment(asked)
   return answer
@@ -183,7 +184,7 @@ if repeats == 1 then
     return reply({verdict = 'spent'})
   end
 end
-if redis.call('EXISTS', K.classes) == 0 and gate() > 0 then
+if redis.call('EXISTS', K.classes) == 0 and gate() > 0 and may_hold(flow, need, weight) then
   local over = is_over(flow)
   local found = choose(need, over, {})
   if found then return reply(lease_now(found, over)) end

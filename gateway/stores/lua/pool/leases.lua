@@ -1,12 +1,12 @@
 -- Leases: taken, given back, ended by time. Shared, after serving.lua.
 
 -- A lease is {a = account, k = key, f = its fingerprint, o = tenant, n = images, t = moment, s = number of its entry in the
--- log, r = repeats, g = granted, l = shifted, c = slots}: granted is one that was given to a waiting request and that its
+-- log, r = repeats, q = priority, g = granted, l = shifted}: granted is one that was given to a waiting request and that its
 -- process has not taken yet; shifted one whose moment is already that of its sending.
 local LAPSED_KEPT = 24 * 60 * MINUTE
 local LAPSED_MAX = 10000
 
--- `found`: see choose. `who`: {id, t = tenant, n = images, r = repeats, g = granted}. `is_over`: it takes a step of the pace.
+-- `found`: see choose. `who`: {id, t = tenant, q = priority, w = weight, c = cost, n = images, r = repeats, g = granted}. `is_over`: it takes a step of the pace.
 local function take(found, who, until_us, is_over)
   local a, key, trials = found[1], found[2], found[3]
   if is_over then
@@ -25,9 +25,11 @@ local function take(found, who, until_us, is_over)
     star.probe = who.id
     keep_rest('*', star)
   end
-  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = number, r = who.r, g = who.g, o = who.t}
+  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = number, r = who.r, g = who.g, o = who.t,
+    q = who.q}
   redis.call('HSET', touch('leased'), who.id, cmsgpack.pack(lease))
   redis.call('ZADD', touch('leases'), until_us, who.id)
+  hold_lane(who.q .. ':' .. who.t, who.w, who.c)
   put_back(a)
   return lease
 end
@@ -42,6 +44,7 @@ local function give_back(id, lease, is_unsent)
   redis.call('HDEL', K.leased, id)
   redis.call('HDEL', K.grants, id)
   redis.call('ZREM', K.leases, id)
+  if lease.q then free_lane(lease.q .. ':' .. lease.o) end
   local a = account(lease.a)
   if not a then return nil end
   a.load.flying = math.max(0, a.load.flying - 1)
@@ -109,6 +112,7 @@ end
 -- What time brings: leases that were not renewed expire, accounts get their room back. Returns whether there is more to do.
 local function look_after()
   note_time()
+  forget_flows()
   local ended = in_grace() and {} or redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, BATCH)
   for _, id in ipairs(ended) do
     local lease = lease_of(id)

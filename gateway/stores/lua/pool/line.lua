@@ -2,9 +2,9 @@
 --
 -- Waiting requests that need the same (images, model, what they avoid) and are of one priority form a class. A script looks at
 -- classes and at the first tenants of each, never at all that wait.
--- Each flow, a tenant in one priority, has a pass: the virtual time at which its next request is to be served. Serving one
--- moves it on by cost / weight; a flow that comes (back) starts at the pool's own virtual time, which is the pass of what was
--- served last. `active` has the passes of flows that wait, `idle` those of flows that do not, as long as they are ahead.
+-- Each flow, a tenant in one priority, has a pass (see shares.lua). Serving a request moves it on by cost / weight, as does
+-- the time for which its calls hold concurrency; a flow that comes (back) starts at the pool's own virtual time, which is the
+-- pass of what was served last. `active` has the passes of flows that wait, `idle` those of flows that do not, as long as they are ahead.
 -- Nothing is paid by a request that leaves. Batch flows get only what no interactive class can use.
 --
 --   classids  hash: description -> number        classes   sorted set: number -> lowest pass in it, or less; see BATCH_AFTER
@@ -12,50 +12,11 @@
 --   line      sorted set: "CLASS|FLOW|MOMENT|ID", lexical      places    hash: id -> msgpack of a waiting request
 --   waiting:PROCESS   set: ids of what waits for a process
 --   waits     hash: flow -> how many wait        queued    hash: class -> their cost in slots
---   used      sorted set: flow -> moment at which its recent use is paid off: beyond a window it is over its share
 local BATCH_AFTER = 1e12    -- added to a batch class's pass in `classes`
 local GRANT = 10 * 1000000  -- a granted lease waits for its process to take it for this long
 local GRANTS_MAX = 4        -- in one script
 local CLASSES_MAX = 64      -- that one script looks at first, and as many further ones in turn
 local TENANTS_MAX = 16      -- of one class that are looked at for one below its share
-
-local function cost_of(images) return math.max(1, images * setting('slots_per_image')) end
-
-local function start_of(flow)
-  return math.max(setting('virtual'), tonumber(redis.call('ZSCORE', K.idle, flow) or 0))
-end
-
-local function charge(pass, cost, weight)
-  if pass > setting('virtual') then
-    set_meta('virtual', pass)
-    redis.call('ZREMRANGEBYSCORE', K.idle, '-inf', pass)
-  end
-  return pass + cost / weight
-end
-
--- Shares --------------------------------------------------------------------------------------------------------------
-
--- The unpaced part of the pool's minute is shared by weight; a tenant that used up its part of it is over its share, and is
--- served at the even pace of the accounts until its use is paid off.
-local over = {}
-local function is_over(flow)
-  if over[flow] == nil then
-    local paid_off = setting('paced') > 0 and tonumber(redis.call('ZSCORE', K.used, flow) or 0) or 0
-    over[flow] = paid_off - now >= 0.999 * window() or (setting('paced') > 0 and string.sub(flow, 1, 1) == 'b')
-  end
-  return over[flow]
-end
-
-local function note_use(flow, cost, weight)
-  if setting('paced') <= 0 then return end
-  redis.call('ZREMRANGEBYSCORE', K.used, '-inf', now)
-  local all = setting('weight') + (redis.call('HEXISTS', K.waits, flow) == 1 and 0 or weight)
-  local share = math.max(1, setting('capacity')) * (1 - setting('paced') / 100) * weight / math.max(all, weight)
-  local from = math.max(now, tonumber(redis.call('ZSCORE', K.used, flow) or 0))
-  local paid_off = share > 0 and from + cost * window() / share or math.huge
-  redis.call('ZADD', touch('used'), math.min(paid_off, now + 2 * window()), flow)
-  over[flow] = nil
-end
 
 -- Joining and leaving ---------------------------------------------------------------------------------------------------
 
@@ -106,7 +67,8 @@ local function join(place)
   redis.call('HSET', touch('places'), place.id, cmsgpack.pack(place))
   redis.call('SADD', touch('waiting:' .. place.p), place.id)
   local pass = tonumber(redis.call('ZSCORE', K.active, place.f) or start_of(place.f))
-  if redis.call('HINCRBY', touch('waits'), place.f, 1) == 1 then
+  local waits = redis.call('HINCRBY', touch('waits'), place.f, 1)
+  if waits == 1 then
     redis.call('ZADD', touch('active'), pass, place.f)
     redis.call('ZREM', K.idle, place.f)
     if place.q == 'i' then
@@ -114,6 +76,7 @@ local function join(place)
       add_meta('weight', place.w)
     end
   end
+  note_flow(place.f, place.w, 0, waits)
   redis.call('ZADD', touch('class:' .. place.k), pass, place.f)
   local first = tonumber(redis.call('ZSCORE', K.classes, place.k) or math.huge)
   redis.call('ZADD', touch('classes'), math.min(first, pass + (place.q == 'b' and BATCH_AFTER or 0)), place.k)
@@ -220,14 +183,30 @@ local function refresh(class)
   class.flow, class.pass, class.is_blocked = flow, pass, not flow
 end
 
--- The request of a class that can be served: flow, what serves it (see choose), is_over.
+-- The first flow of a class holds its share of the lanes: the next one that may hold one more is first, if there is any.
+local function step_aside(class)
+  local page = redis.call('ZRANGE', K['class:' .. class.number], 1, TENANTS_MAX, 'WITHSCORES')
+  local first, lowest, names = nil, math.huge, {}
+  for i = 1, #page, 2 do names[#names + 1] = page[i] end
+  read_flows(names)
+  for i, flow in ipairs(names) do
+    if tonumber(page[2 * i]) >= lowest then break end  -- a flow's pass is no lower than its place says
+    if may_hold(flow, class) then
+      local pass = tonumber(redis.call('ZSCORE', K.active, flow) or math.huge)
+      if pass < lowest then first, lowest = flow, pass end
+    end
+  end
+  class.flow, class.pass, class.is_blocked = first, lowest + (class.q == 'b' and BATCH_AFTER or 0), not first
+end
+
+-- The request of a class that can be served: flow, what serves it (see choose), is_over. The first flow may yet hold its lanes.
 local function servable(class, reserved)
   local first_is_over = is_over(class.flow)
   local found = choose(class, first_is_over, reserved)
   if found or not first_is_over or class.q == 'b' then return class.flow, found, first_is_over end
   if not may_fit(class, 'early') then return nil end
   for _, flow in ipairs(redis.call('ZRANGE', K['class:' .. class.number], 1, TENANTS_MAX)) do
-    if not is_over(flow) then return flow, choose(class, false, reserved), false end
+    if not is_over(flow) and may_hold(flow, class) then return flow, choose(class, false, reserved), false end
   end
   return nil
 end
@@ -244,7 +223,8 @@ local function grant(class, flow, found, is_paced)
   end
   note_use(flow, place.c, place.w)
   leave(place, charge(tonumber(redis.call('ZSCORE', K.active, flow) or 0), place.c, place.w))
-  take(found, {id = place.id, t = place.t, n = place.n, r = place.r, g = true}, now + GRANT, is_paced)
+  local who = {id = place.id, t = place.t, q = place.q, w = place.w, c = place.c, n = place.n, r = place.r, g = true}
+  take(found, who, now + GRANT, is_paced)
   redis.call('HSET', touch('grants'), place.id, place.p)
   redis.call('PUBLISH', place.p, place.id)
   return true
@@ -278,7 +258,9 @@ local function dispatch()
       local flow, found, is_paced = nil, nil, nil
       local fits = may_fit(class)
       if fits then flow, found, is_paced = servable(class, reserved) end
-      if found then
+      if found and flow == class.flow and not may_hold(flow, class) then
+        step_aside(class)
+      elseif found then
         if grant(class, flow, found, is_paced) then granted, left = granted + 1, left - 1 end
         refresh(class)
         class.seen = granted

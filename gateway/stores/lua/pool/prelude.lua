@@ -13,7 +13,8 @@
 --   last     key -> when it was used last
 --   rate, rate_at, lanes, lanes_at   the estimated limits if they are below the configured ones, and since when
 --   paced_at, paced_n   when the last paced request was due, and its images
---   kind, group, score, capacity   its place in the index, and its part of meta.capacity: see serving.lua
+--   kind, group, score, capacity, lanes_of   its place in the index, and its part of meta.capacity and of meta.lanes: see
+--              serving.lua
 local KEPT_S = 40 * 24 * 60 * 60
 local STAYS = {added = true, held = true, audit = true}
 local MINUTE = 60 * 1000000
@@ -31,6 +32,7 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
 local meta, changed, touched, events, accounts = {}, {}, {}, {}, {}
+local before_reply = {}     -- functions that write what a script has gathered
 local is_freed = false      -- whether this script gave an account room or health
 do
   local kept = redis.call('HGETALL', K.meta)
@@ -62,6 +64,7 @@ local function moment(us) return string.format('%.0f', us) end
 
 -- The reply of every script: JSON with a verdict, and what changed its state meanwhile.
 local function reply(found)
+  for _, write in ipairs(before_reply) do write() end
   local fields = {}
   for name in pairs(changed) do
     fields[#fields + 1] = name

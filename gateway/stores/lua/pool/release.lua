@@ -13,6 +13,7 @@ local lease = lease_of(id)
 local member = said.account .. '/' .. said.key
 local FIELD = {key = member, model = member .. '|' .. said.model, account = said.account, upstream = '*'}
 local ALARM_S, ALARM_MAX_S, ALARM_WITHIN = 60, 900, MINUTE
+local SERVED_MAX = 1000
 
 local function is_our_key(a)
   if not a or not a.record then return false end
@@ -33,6 +34,19 @@ local function end_trials()
     local rest = rest_at(field)
     if rest and rest.probe == id then move(field, 'inconclusive') end
   end
+end
+
+-- Tenants whose last outcome is a success, within a minute. Another tenant's success speaks against one tenant's failures.
+local function note_served(tenant)
+  redis.call('ZADD', touch('served'), now, tenant)
+  redis.call('ZREMRANGEBYRANK', K.served, 0, -SERVED_MAX - 1)
+end
+
+-- Whether only some tenants fail, this one too, while others are served: their prompts are to blame, not the upstream.
+local function are_others_served(tenant)
+  redis.call('ZREM', K.served, tenant)
+  redis.call('ZREMRANGEBYSCORE', K.served, '-inf', now - MINUTE)
+  return redis.call('EXISTS', K.served) == 1
 end
 
 -- No key of the upstream is left, and several were refused at once, or again after an alarm.
@@ -71,30 +85,26 @@ local function is_in_alarm()
   return lease and star and star.fault == said.fault and lease.t <= star.since_us
 end
 
+-- One tenant's calls found every key refused while others were served: each key may be tried again, one call at a time.
+local function lift_refused(names)
+  for _, name in ipairs(names) do
+    local a = account(name)
+    for _, key in ipairs(a.record.keys) do
+      local rest = rest_at(name .. '/' .. key.name)
+      if rest and rest.fault == said.fault and is_out(rest) then move(name .. '/' .. key.name, 'enable') end
+    end
+    put_back(a)
+  end
+end
+
 local function note_fault()
   if is_in_alarm() then return end
   move(FIELD[said.scope], said.state == 'quarantined' and 'quarantine' or 'cool', said)
   if said.is_unauthorized then
+    local is_excused = lease and lease.o and are_others_served(lease.o)
     local are_all, names = are_all_refused()
-    if are_all then raise_alarm(names) end
+    if are_all and is_excused then lift_refused(names) elseif are_all then raise_alarm(names) end
   end
-end
-
--- Who was served last, and who before that: another tenant's success speaks against one tenant's failures.
-local function note_served(tenant)
-  if meta.served ~= tenant then
-    set_meta('served_before', meta.served or '')
-    set_meta('served_before_at', meta.served_at or 0)
-    set_meta('served', tenant)
-  end
-  set_meta('served_at', moment(now))
-end
-
--- Whether all failures in a row are of one tenant, while others were served within a minute: its prompts are to blame.
-local function is_one_tenants()
-  if not meta.failing or meta.failing == '' then return false end
-  local at = meta.served ~= meta.failing and setting('served_at') or setting('served_before_at')
-  return at > now - MINUTE
 end
 
 local function mind_breaker()
@@ -108,13 +118,13 @@ local function mind_breaker()
   if not lease or lease.t < setting('well_since') then return end  -- it was sent before the upstream was well again
   local failures = setting('failures') + 1
   set_meta('failures', failures)
-  if failures == 1 then set_meta('failing', lease.o) elseif meta.failing ~= lease.o then set_meta('failing', '') end
+  local is_excused = are_others_served(lease.o)
   local seconds = setting('breaker_open_us') / 1000000
   if star and is_out(star) then return end
   if star then  -- half open: only its probe decides, not what was sent before
     local longer = math.min(2 * star.seconds, 6 * seconds)
     if star.probe == id then move('*', 'cool', {fault = said.fault, seconds = longer, seconds_max = longer}) end
-  elseif failures >= setting('breaker_failures') and not is_one_tenants() then
+  elseif failures >= setting('breaker_failures') and not is_excused then
     move('*', 'cool', {fault = said.fault, seconds = seconds})
   end
 end

@@ -108,15 +108,16 @@ local function rebuild(name, declared, phase)
   end
 end
 
--- How many slots an image is, from the accounts' limits; a call is one slot at least.
+-- How many slots an image and a lane's microsecond are, from the accounts' limits; a call is one slot at least.
 local function weigh()
-  local requests, images = 0, 0
+  local requests, images, lanes = 0, 0, 0
   local all = redis.call('HGETALL', K.roster)
   for i = 2, #all, 2 do
     local record = cjson.decode(all[i])
-    requests, images = requests + record.requests_per_minute, images + record.images_per_minute
+    requests, images, lanes = requests + record.requests_per_minute, images + record.images_per_minute, lanes + record.max_concurrency
   end
   set_meta('slots_per_image', images > 0 and requests / images or 0)
+  set_meta('slots_per_us', lanes > 0 and math.min(requests / (lanes * MINUTE), 1 / SLOT_MIN) or 0)
 end
 
 -- Multiples of the golden ratio: any number of them lie apart.
@@ -173,7 +174,6 @@ local function renew()
 end
 
 local function owner_of(member) return string.match(member, '^[^/]*') end
-
 local function is_there(member)
   local kept = redis.call('HGET', K.roster, owner_of(member))
   if not kept or owner_of(member) == member then return kept and true or false end

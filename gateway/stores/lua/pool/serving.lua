@@ -134,6 +134,24 @@ local function note_capacity(a, capacity)
   end
 end
 
+-- The account's lanes and calls in flight, in the sums of its group and of all.
+local function note_lanes(a, group)
+  local before, after = a.load.lanes_of, nil
+  if group then after = {group, lanes_of(a), a.load.flying} end
+  a.load.lanes_of = after
+  if before and after and before[1] == after[1] and before[2] == after[2] then
+    if before[3] ~= after[3] then add_meta('flying:' .. group, after[3] - before[3]) end
+    return
+  end
+  for sign, one in pairs({[-1] = before or false, [1] = after or false}) do
+    if one then
+      add_meta('lanes:' .. one[1], sign * one[2])
+      add_meta('flying:' .. one[1], sign * one[3])
+      add_meta('lanes', sign * one[2])
+    end
+  end
+end
+
 local function place(a, kind, score)
   local load = a.load
   local group = kind and group_of(a)
@@ -150,7 +168,9 @@ local function place(a, kind, score)
     forget_fronts(kind, group)
   end
   load.kind, load.group, load.score = kind, group, score
-  note_capacity(a, (kind == 'ready' or kind == 'full') and rate_of(a) or 0)
+  local is_usable = kind == 'ready' or kind == 'full'
+  note_capacity(a, is_usable and rate_of(a) or 0)
+  note_lanes(a, is_usable and group or nil)
 end
 
 -- Write an account back: its place in the index, and when it is to be looked at again.

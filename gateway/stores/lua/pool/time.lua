@@ -5,13 +5,14 @@
 local function set_back()
   set_meta('grace_until', now + grace_us())
   for _, name in ipairs(redis.call('ZRANGE', K.turns, 0, -1)) do redis.call('ZADD', K.turns, now, name) end
-  local longest = {leases = setting('lease_us'), processes = 2 * SILENCE, holders = MINUTE, used = 2 * window()}
+  local longest = {leases = setting('lease_us'), processes = 2 * SILENCE, holders = MINUTE, used = 2 * window(), recent = 0,
+    served = 0}
   for name, us in pairs(longest) do
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', K[name], '(' .. moment(now + us), '+inf')) do
       redis.call('ZADD', K[name], now + us, member)
     end
   end
-  for _, name in ipairs({'well_since', 'served_at', 'served_before_at', 'keeper_until'}) do
+  for _, name in ipairs({'well_since', 'keeper_until'}) do
     if setting(name) > now then set_meta(name, now) end
   end
   local kept = redis.call('HGETALL', K.health)
