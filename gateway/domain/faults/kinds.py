@@ -100,6 +100,7 @@ class Fault(Enum):
     INVALID_API_KEY = "invalid_api_key"
     AUTHENTICATION_THROTTLED = "authentication_throttled"
     ROUTE_UNKNOWN = "route_unknown"
+    HOST_NOT_ALLOWED = "host_not_allowed"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     # The admin API
     ADMIN_CLOSED = "admin_closed"
