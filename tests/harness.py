@@ -228,7 +228,11 @@ def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, obj
     targets = [{"upstream": entry["name"], "model": spelling[entry["dialect"]]} for entry in upstreams]
     aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
     model = {"id": "image-01", "aliases": aliases, "price_per_image_usd": "0.0035", "targets": targets}
-    given = {"redis": {"url": redis_url, "timeout_ms": 2000}, "admin": {"key": {"env": "ADMIN_KEY"}}, **tables}
+    defaults: dict[str, dict[str, object]] = {
+        "redis": {"url": redis_url, "timeout_ms": 2000},
+        "admin": {"key": {"env": "ADMIN_KEY"}},
+    }
+    given = defaults | tables
     shared = {name: {"port": 0} | given.get(name, {}) for name in ("admin", "metrics")}
     return {"upstreams": list(upstreams), "models": [model], **given, **shared}
 
