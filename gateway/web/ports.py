@@ -1,5 +1,6 @@
 """Which routes a port serves, and to which Host headers the ports of operators answer."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,6 +18,9 @@ METRICS: Final = "/metrics"
 OPENAPI: Final = "/openapi.json"
 _ON_EVERY_PORT: Final = frozenset({HEALTHZ, READYZ})
 _OPERATORS: Final = frozenset({HEALTHZ, READYZ, METRICS, OPENAPI, "/admin"})
+
+_OTHER_SPELLING: Final = re.compile(rb"(?i)%(2[def]|3[0-9]|4[1-9a-f]|5[0-9acf]|6[1-9a-f]|7[0-9ae])")
+"""Encoded unreserved characters (RFC 3986 section 2.3), slashes and backslashes."""
 
 
 def is_admin(path: str) -> bool:
@@ -45,8 +49,8 @@ def port_of(scope: Scope) -> int | None:
 class Ports:
     """Keeps operators' routes to their ports and to their plain spelling.
 
-    A proxy that denies `/admin/` may compare undecoded paths. So an operators' route with an encoded character is
-    unknown: none of them needs one.
+    A proxy that denies `/admin/` may compare undecoded paths. So an operators' route with an encoded slash, or with an
+    encoded character that needs no encoding, is unknown.
     """
 
     def __init__(self, app: ASGIApp, own: Sequence[OwnPort]) -> None:
@@ -61,7 +65,7 @@ class Ports:
 
     def _check(self, scope: Scope) -> None:
         path, port = scope["path"], port_of(scope)
-        if (path in _OPERATORS or is_admin(path)) and b"%" in scope["raw_path"]:
+        if (path in _OPERATORS or is_admin(path)) and _OTHER_SPELLING.search(scope["raw_path"]):
             raise HTTPException(404)
         own = next((one for one in self._own if one.number == port), None)
         if own is None:
