@@ -30,7 +30,10 @@ port = {port}
 drain_timeout_s = 3600
 [redis]
 url = "redis://127.0.0.1:{redis_port}/0"
+[metrics]
+port = 0
 [admin]
+port = 0
 key = {{ env = "ADMIN_KEY" }}
 [requests]
 deadline_s = 3600

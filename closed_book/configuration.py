@@ -37,7 +37,10 @@ drain_grace_s = 2
 [redis]
 url = "redis://127.0.0.1:{redis_port}/0"
 timeout_ms = 1000
+[metrics]
+port = 0
 [admin]
+port = 0
 key = {{ env = "ADMIN_KEY" }}
 [requests]
 deadline_s = {deadline_s}

@@ -33,8 +33,14 @@ _DAY_S = 86_400
 ADMIN_KEY_MIN_CHARS: Final = 16
 """Fewer can be guessed by one who tries long enough."""
 
+PEPPER_MIN_CHARS: Final = 16
+"""As many hexadecimal digits are 64 random bits, more than can be tried offline against a leaked hash."""
 VAULT_KEY_MIN_CHARS: Final = 32
 """As many hexadecimal digits are 128 random bits."""
+_DISTINCT_MIN: Final = 6
+"""Of 16 random hexadecimal digits, fewer than 6 differ in one case of 25,000."""
+_PLACEHOLDER: Final = "replace-with-"
+"""How the values of deploy/kubernetes/secret.example.yaml begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +115,30 @@ def _read_first(settings: Settings, environ: Mapping[str, str]) -> Secret | None
 
 
 def _read_admin_key(source: config.SecretSource, environ: Mapping[str, str], where: str) -> Secret:
-    """One that cannot be guessed. Raises: SettingsError."""
+    return _read_strong(source, environ, where, "an admin key", ADMIN_KEY_MIN_CHARS)
+
+
+def _read_strong(
+    source: config.SecretSource, environ: Mapping[str, str], where: str, what: str, min_chars: int
+) -> Secret:
+    """A secret that cannot be guessed. Raises: SettingsError."""
     secret = config.read_secret(source, environ, where)
-    if len(secret.reveal()) < ADMIN_KEY_MIN_CHARS:
-        raise config.SettingsError(
-            f"{where}: an admin key has at least {ADMIN_KEY_MIN_CHARS} characters; `openssl rand -hex 16` makes one"
-        )
+    text, problem = secret.reveal(), ""
+    if len(text) < min_chars:
+        problem = f"{what} has at least {min_chars} characters"
+    elif len(set(text)) < _DISTINCT_MIN:
+        problem = f"{what} has at least {_DISTINCT_MIN} different characters"
+    elif text.startswith(_PLACEHOLDER):
+        problem = "it is the placeholder of an example"
+    if problem:
+        raise config.SettingsError(f"{where}: {problem}; `openssl rand -hex {max(16, min_chars)}` makes one")
     return secret
 
 
 def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
     """The key of the tenants' keyed hashes; None lets Redis keep one. Raises: SettingsError."""
     source = settings.keys.pepper
-    return config.read_secret(source, environ, "keys.pepper").reveal() if source else None
+    return _read_strong(source, environ, "keys.pepper", "a pepper", PEPPER_MIN_CHARS).reveal() if source else None
 
 
 def read_vault(settings: Settings, environ: Mapping[str, str]) -> Vault | None:
@@ -132,12 +149,7 @@ def read_vault(settings: Settings, environ: Mapping[str, str]) -> Vault | None:
     secrets: list[Secret] = []
     for number, source in enumerate(settings.pool.encryption_keys):
         where = f"pool.encryption_keys[{number}]"
-        secrets.append(config.read_secret(source, environ, where))
-        if len(secrets[-1].reveal()) < VAULT_KEY_MIN_CHARS:
-            raise config.SettingsError(
-                f"{where}: an encryption key has at least {VAULT_KEY_MIN_CHARS} characters; "
-                "`openssl rand -hex 32` makes one"
-            )
+        secrets.append(_read_strong(source, environ, where, "an encryption key", VAULT_KEY_MIN_CHARS))
     return Vault(secrets) if secrets else None
 
 

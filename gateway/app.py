@@ -2,11 +2,10 @@
 
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -35,14 +34,11 @@ from gateway.web.errors import ErrorBoundary
 from gateway.web.images import Images
 from gateway.web.middleware import PublicCors, RequestScope
 from gateway.web.ops import Ops
-from gateway.web.ports import OwnPort
+from gateway.web.ports import HEALTHZ, METRICS, OPENAPI, READYZ, OwnPort, Ports, is_admin, is_metrics
 from gateway.web.program import Endpoint, Program
 from gateway.web.refusals import Refusals
 from gateway.wire import native
 from gateway.wire.openai import Manners
-
-_HEALTHZ, _METRICS = "/healthz", "/metrics"
-_ON_EVERY_PORT: Final = frozenset({_HEALTHZ})
 
 
 def create_app(
@@ -81,7 +77,8 @@ def create_app(
     )
     drain, budget = Drain(), ByteBudget(settings.server.max_memory_bytes)
     images = _build_images(settings, administration, books, upstreams, catalog, limits, drain)
-    ops = build_ops(redis, metrics, books.admission, pooling.pool, drain, budget)
+    own_ports = _own_ports(settings)
+    ops = build_ops(redis, metrics, books.admission, pooling.pool, drain, budget, own_ports)
     running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
     reloading = (partial(reload, running),) if reload else ()
     life = Life(
@@ -111,7 +108,7 @@ def create_app(
         {CONNECTIONS: metrics.connections, DRAIN: drain},
     )
     routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]
-    return _assemble(routes, settings, metrics, observing, drain, budget, life)
+    return _assemble(routes, settings, metrics, observing, drain, budget, life, own_ports)
 
 
 def _assemble(
@@ -122,6 +119,7 @@ def _assemble(
     drain: Drain,
     budget: ByteBudget,
     life: Life,
+    own_ports: Sequence[OwnPort],
 ) -> Starlette:
     app = Program(
         routes=routes,
@@ -129,7 +127,7 @@ def _assemble(
             Middleware(RequestScope, metrics, time.monotonic, observing, drain, budget),
             Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorBoundary),
-            *_own_ports(settings),
+            Middleware(Ports, own_ports),
         ],
         lifespan=life.lifespan,
     )
@@ -137,11 +135,12 @@ def _assemble(
     return app
 
 
-def _own_ports(settings: Settings) -> Iterator[Middleware]:
-    if settings.metrics.port is not None:
-        yield Middleware(OwnPort, settings.metrics.port, lambda path: path == _METRICS, _ON_EVERY_PORT)
-    if settings.admin.port is not None:
-        yield Middleware(OwnPort, settings.admin.port, lambda path: path.startswith("/admin/"), _ON_EVERY_PORT)
+def _own_ports(settings: Settings) -> list[OwnPort]:
+    return [
+        OwnPort(table.port, owns, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
+        for table, owns in ((settings.admin, is_admin), (settings.metrics, is_metrics))
+        if table.port
+    ]
 
 
 def _build_images(
@@ -177,8 +176,8 @@ def _public_routes(images: Images, ops: Ops) -> list[Route]:
         *(Route(path, Endpoint(images.generate_native), methods=["POST"]) for path in sorted(native.PATHS)),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
-        Route(_HEALTHZ, ops.healthz),
-        Route("/readyz", ops.readyz),
-        Route(_METRICS, ops.metrics),
-        Route("/openapi.json", ops.openapi),
+        Route(HEALTHZ, ops.healthz),
+        Route(READYZ, ops.readyz),
+        Route(METRICS, ops.metrics),
+        Route(OPENAPI, ops.openapi),
     ]

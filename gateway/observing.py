@@ -3,6 +3,7 @@
 import secrets
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,9 @@ from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms
 from gateway.web.middleware import Ids, TellSpans
 from gateway.web.ops import Ops
+from gateway.web.ports import OwnPort
 from gateway.web.readiness import Readiness, RedisHealth
+from gateway.web.scrape import Scrape
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,13 @@ class Operating:
 
 
 def build_ops(
-    redis: Client, metrics: Metrics, admission: Admission, pool: KeyPool, drain: Drain, budget: ByteBudget
+    redis: Client,
+    metrics: Metrics,
+    admission: Admission,
+    pool: KeyPool,
+    drain: Drain,
+    budget: ByteBudget,
+    own_ports: Sequence[OwnPort],
 ) -> Operating:
     """Health as this process sees it, and the metrics of all."""
     inspection = Inspection(redis)
@@ -73,4 +82,5 @@ def build_ops(
     pulse = Pulse(metrics, looks, time.monotonic)
     health = RedisHealth(partial(write_refusal, redis), lambda: inspection.problems)
     readiness = Readiness(drain, health, pool, time.monotonic)
-    return Operating(Ops(metrics, pulse, pool, readiness, __version__), (inspection.run, pulse.run))
+    scrape = Scrape(metrics, pulse, pool, __version__)
+    return Operating(Ops(readiness, scrape, own_ports), (inspection.run, pulse.run))

@@ -17,6 +17,8 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_UMASK: Final = 0o077
+"""A server's files hold tenants' data, and backups copy modes."""
 _STOP_TIMEOUT_S: Final = 5.0
 """For a server to write what it holds and exit, before it is killed."""
 
@@ -52,6 +54,7 @@ def start_kept(users: Path, lock: int, command: list[str]) -> subprocess.Popen[b
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(lock,),
+        umask=_UMASK,
         start_new_session=True,  # Ctrl-C is for the gateways
     )
 

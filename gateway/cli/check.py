@@ -13,6 +13,7 @@ from gateway.administration import read_admin_keys, read_declared, read_pepper, 
 from gateway.backing import find_problems
 from gateway.bookkeeping import journal_directory, redis_id
 from gateway.cli.certificates import Certificate
+from gateway.cli.exposure import find_exposures
 from gateway.cli.output import fail, print_table, print_text
 from gateway.cli.progress import Tell, progressing
 from gateway.cli.serve import ConfigOption, load_settings
@@ -97,6 +98,8 @@ def check(
     print(_check_journal(settings))
     if certificate:
         print(certificate)
+    for exposure in find_exposures(settings, path, has_admin_key=bool(admin_keys)):
+        print_text(f"warning: {exposure.where}: {exposure.what}; {exposure.remedy}")
     for upstream in unfetchable(settings):
         print(f"warning: upstream {upstream}:")
         print("  result_hosts does not name its own address, where its links may point")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import httpx
+import msgspec
 import typer
 
 from gateway import logs
@@ -25,6 +26,8 @@ from gateway.cli.serving import (
     bind,
     data_directory,
     gateway_config,
+    listen,
+    own_ports,
     server_config,
     start_embedded,
     stop_on_signals,
@@ -88,7 +91,7 @@ def demo(
         raise typer.Exit(1)
     log_format: logs.LogFormat = "json" if json else "console"
     logs.configure(log_format, "warning")  # until it is ready: its own admin calls are nobody's news
-    listener = bind(host, port, 'as in: make run ARGS="--port 8081"' if exit_with_parent else "")
+    listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exit_with_parent else "")
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
     directory = data_directory() / "demo"
@@ -115,7 +118,7 @@ async def _run(
     environ = {**os.environ, "IMAGEGATE_ADMIN_KEY": admin_key, "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
     try:
         document = _document(embedded.url, simulator_url, environ) | {"requests": {"journal_dir": str(journal)}}
-        settings = from_document(document, environ, "demo")
+        settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
         app = create_app(settings, environ, [partial(watch_embedded, embedded)])
     except SettingsError as error:
         fail(str(error))
@@ -123,23 +126,36 @@ async def _run(
     options.drain_grace_s = 0
     if simulator_url:
         options.drain_timeout_s = _DRAIN_S
-    programs = [(Server(options), listener)]
+    programs = [(Server(options), [listener, *own_listeners])]
     if simulator_listener:
         simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
-        programs.append((Server(server_config(simulator, _DRAIN_S)), simulator_listener))
+        programs.append((Server(server_config(simulator, _DRAIN_S)), [simulator_listener]))
     stopped = asyncio.Event()
     stop_on_signals([server for server, _ in programs], stopped)
     url = url_of(host, listener.getsockname()[1])
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(server.serve([bound])) for server, bound in programs]
+        tasks = [group.create_task(server.serve(bound)) for server, bound in programs]
         show = partial(_show, log_format, settings, stopped)
-        partly = Ready(f"{url}/v1", "", url, admin_key, simulator_url, embedded.url)
+        admin_url = url_of(settings.admin.host, settings.admin.port) if settings.admin.port else url
+        partly = Ready(f"{url}/v1", "", admin_url, admin_key, simulator_url, embedded.url)
         problem = await _use(partly, show)
         for (server, _), task in zip(programs, tasks, strict=True):  # the gateway before its upstream
             server.should_exit = True
             await task
     if problem:
         fail(problem)
+
+
+def _with_own_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
+    """Listens for administrators and Prometheus. A port that is taken is replaced by a free one."""
+    listeners, changes = [], {}
+    for name, table in own_ports(settings).items():
+        try:
+            listeners.append(listen(table.host, table.port))
+        except (OSError, OverflowError):
+            listeners.append(bind(table.host, 0, option=f"`host` in [{name}]"))
+        changes[name] = msgspec.structs.replace(table, port=listeners[-1].getsockname()[1])
+    return msgspec.structs.replace(settings, **changes), listeners
 
 
 async def _use(ready: Ready, show: Callable[[Ready], Awaitable[None]]) -> str:
@@ -224,6 +240,7 @@ async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
 
 
 def _welcome(ready: Ready, settings: Settings) -> str:
+    metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else ready.admin_url
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
     cost = (
         "Its pictures are drawn here and cost nothing." if ready.simulator_url else "Every image is billed to your key."
@@ -233,7 +250,9 @@ imagegate is ready.
 
   base URL    {ready.base_url}
   tenant key  {ready.api_key}
+  admin URL   {ready.admin_url}
   admin key   {ready.admin_key}
+  metrics     {metrics}/metrics
   upstream    {upstreams}
 
 {cost}

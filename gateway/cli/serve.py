@@ -4,7 +4,6 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import socket
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,15 +15,19 @@ import typer
 from starlette.applications import Starlette
 
 from gateway import __version__, logs
+from gateway.administration import read_admin_keys
 from gateway.app import create_app
 from gateway.backing import refuse_unfit
+from gateway.cli.exposure import exposed_ports
 from gateway.cli.output import fail
 from gateway.cli.reloading import Reload, tell_shared_keys
 from gateway.cli.server import Server, serve_until_stopped
 from gateway.cli.serving import (
     bind,
+    bind_own_ports,
     embedded_of,
     gateway_config,
+    own_ports,
     start_embedded,
     url_of,
     watch_embedded,
@@ -131,10 +134,13 @@ def _run(
             asyncio.run(refuse_unfit(settings, os.environ))
     except SettingsError as error:
         fail(f"{config_path(config, os.environ)}: {error}")
+    _warn_of_exposed_ports(settings, host)
     listener = bind(host, port)
-    listeners = [listener, *_own_listeners(settings, listener.getsockname()[1])]
-    url = url_of(host, listener.getsockname()[1], "https" if settings.server.tls else "http")
-    _LOG.info("listening", url=url, workers=workers, version=__version__)
+    listeners = [listener, *bind_own_ports(settings, listener.getsockname()[1])]
+    scheme = "https" if settings.server.tls else "http"
+    own = {f"{name}_url": url_of(table.host, table.port, scheme) for name, table in own_ports(settings).items()}
+    url = url_of(host, listener.getsockname()[1], scheme)
+    _LOG.info("listening", url=url, **own, workers=workers, version=__version__)
     if workers > 1:
         with shared_directory() as directory, watching(embedded) if embedded else nullcontext():
             create = partial(create_worker, config, directory)
@@ -149,12 +155,7 @@ def _run(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as it ends, the interpreter gives every other handler back
 
 
-def _own_listeners(settings: Settings, public_port: int) -> list[socket.socket]:
-    """Where the admin API and the metrics have ports of their own. Every process serves them."""
-    listeners = []
-    for name, table in (("admin", settings.admin), ("metrics", settings.metrics)):
-        if table.port == public_port:
-            fail(f"{name}.port: {table.port} is the gateway's own port; choose another, or take the setting out")
-        if table.port is not None:
-            listeners.append(bind(table.host, table.port, option=f"`port` in [{name}]"))
-    return listeners
+def _warn_of_exposed_ports(settings: Settings, host: str) -> None:
+    listening = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, host=host))
+    for exposure in exposed_ports(listening, has_admin_key=bool(read_admin_keys(settings, os.environ))):
+        _LOG.warning("operators_port_exposed", where=exposure.where, detail=exposure.what, remedy=exposure.remedy)

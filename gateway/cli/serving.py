@@ -20,7 +20,7 @@ from gateway.cli.output import fail
 from gateway.cli.protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
 from gateway.cli.refusals import Refusals
 from gateway.cli.server import Server
-from gateway.settings import Settings
+from gateway.settings import Admin, Metrics, Settings
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
 
 _LOG = structlog.get_logger("imagegate.embedded")
@@ -59,7 +59,7 @@ def gateway_config(app: ASGIApp, settings: Settings) -> BoundedConfig:
     config = server_config(app, server.drain_timeout_s, _as_seen(server.trusted_proxies))
     config.drain_grace_s = server.drain_grace_s
     config.connection_limits = ConnectionLimits(server.head_max_bytes, server.head_timeout_s, server.send_timeout_s)
-    if settings.metrics.port is not None:
+    if settings.metrics.port:
         config.late_ports = frozenset({settings.metrics.port})
     if server.tls:
         certificate = Certificate(server.tls)
@@ -87,7 +87,33 @@ def url_of(host: str, port: int, scheme: str = "http") -> str:
 
 
 def bind(host: str, port: int, hint: str = "", option: str = "--port") -> socket.socket:
-    """A listening socket; port 0 takes a free one. `hint` says how to give the `option`."""
+    """A listening socket, or the end of the command. `hint` says how to give the `option`."""
+    try:
+        return listen(host, port)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", error)
+        fail(f"cannot listen on {host}:{port} ({reason}); choose another with {option} {hint}".rstrip())
+
+
+def bind_own_ports(settings: Settings, public_port: int) -> list[socket.socket]:
+    """Listens where the admin API and the metrics have ports of their own. Every process serves them."""
+    listeners = []
+    for name, table in own_ports(settings).items():
+        if table.port == public_port:
+            fail(f"{name}.port: {table.port} is the gateway's own port; choose another, or 0 to share it")
+        hint = f"or IMAGEGATE_{name.upper()}__PORT; 0 shares the gateway's own port"
+        listeners.append(bind(table.host, table.port, hint, f"`port` in [{name}]"))
+    return listeners
+
+
+def own_ports(settings: Settings) -> dict[str, Admin | Metrics]:
+    """The tables that have a port of their own, by name."""
+    tables: dict[str, Admin | Metrics] = {"admin": settings.admin, "metrics": settings.metrics}
+    return {name: table for name, table in tables.items() if table.port}
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises: OSError, OverflowError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -96,10 +122,9 @@ def bind(host: str, port: int, hint: str = "", option: str = "--port") -> socket
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except BaseException:
         listener.close()
-        reason = getattr(error, "strerror", error)
-        fail(f"cannot listen on {host}:{port} ({reason}); choose another with {option} {hint}".rstrip())
+        raise
     return listener
 
 

@@ -235,7 +235,8 @@ def _writing(output: Path | None) -> Iterator[TextIO]:
         return
     part = output.with_name(f"{output.name}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        part.unlink(missing_ok=True)  # one that was left has its own mode
+        with open(part, "x", encoding="utf-8", opener=_open_private) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -244,3 +245,7 @@ def _writing(output: Path | None) -> Iterator[TextIO]:
         fail(f"{output} cannot be written ({error.strerror}); check --output")
     finally:
         part.unlink(missing_ok=True)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

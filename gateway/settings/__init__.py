@@ -6,15 +6,17 @@ Every error names the file or variable, the path inside it, and what to do.
 from gateway.domain.keys import make_secret
 from gateway.settings.kinds import SecretSource, SettingsError, Table
 from gateway.settings.reading import config_path, from_document, load
-from gateway.settings.schema import Settings, Tls
+from gateway.settings.schema import Admin, Metrics, Settings, Tls
 from gateway.settings.secrets import read_secret
 from gateway.settings.supplies import Account, DeclaredKey, DeclaredTenant, Limits, Model, Quotas, Upstream
 
 __all__ = [
     "Account",
+    "Admin",
     "DeclaredKey",
     "DeclaredTenant",
     "Limits",
+    "Metrics",
     "Model",
     "Quotas",
     "SecretSource",

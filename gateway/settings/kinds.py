@@ -7,7 +7,6 @@ import msgspec
 from msgspec import Meta
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
-OwnPort = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 Name = Annotated[
     str,
     Meta(

@@ -89,10 +89,10 @@ def _server_problems(settings: Settings) -> Iterable[str]:
         except ValueError as error:
             yield f"server.trusted_proxies: {error}; give addresses and networks, as '10.0.0.0/8'"
     for name, table in (("admin", settings.admin), ("metrics", settings.metrics)):
-        if table.port is not None and table.port == settings.server.port:
-            yield f"{name}.port: {table.port} is the gateway's own port; choose another, or take the setting out"
-    if settings.admin.port is not None and settings.admin.port == settings.metrics.port:
-        yield "admin.port: it is the port of the metrics too; give each its own"
+        if table.port and table.port == settings.server.port:
+            yield f"{name}.port: {table.port} is the gateway's own port; choose another, or 0 to share it"
+    if settings.admin.port and settings.admin.port == settings.metrics.port:
+        yield f"admin.port: {settings.admin.port} is the port of [metrics] too; choose another"
     if settings.server.drain_timeout_s < settings.requests.deadline_s:
         yield "server.drain_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
     if settings.server.drain_grace_s > settings.server.drain_timeout_s:

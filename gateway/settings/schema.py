@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.settings.kinds import Count, HttpUrl, Name, OwnPort, Port, Seconds, SecretSource, Table
+from gateway.settings.kinds import Count, HttpUrl, Name, Port, Seconds, SecretSource, Table
 from gateway.settings.supplies import DeclaredTenant, Model, Upstream
 
 
@@ -57,13 +57,14 @@ class AdminKey(Table, frozen=True, kw_only=True):
 
 
 class Admin(Table, frozen=True, kw_only=True):
-    """The admin API: closed without a key. `key` is the one named "admin"."""
+    """The admin API: closed without a key. `key` is the one named "admin"; `port` 0 is the gateway's own port."""
 
     key: SecretSource | None = None
     keys: tuple[AdminKey, ...] = ()
     requests_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 100
     host: str = "127.0.0.1"
-    port: OwnPort | None = None
+    port: Port = 8081
+    allowed_hosts: tuple[str, ...] = ()
 
 
 class Audit(Table, frozen=True, kw_only=True):
@@ -95,10 +96,11 @@ class Tracing(Table, frozen=True, kw_only=True):
 
 
 class Metrics(Table, frozen=True, kw_only=True):
-    """What Prometheus is told, and where: with a `port`, there only."""
+    """What Prometheus reads, and where; `port` 0 is the gateway's own port."""
 
     host: str = "127.0.0.1"
-    port: OwnPort | None = None
+    port: Port = 9464
+    allowed_hosts: tuple[str, ...] = ()
     tenants_max: Annotated[int, Meta(ge=0, le=10_000)] = 200
 
 

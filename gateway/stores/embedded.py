@@ -10,6 +10,7 @@ import fcntl
 import os
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -121,10 +122,18 @@ class EmbeddedRedis:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory.chmod(0o700)
+            self._close_files()
         except OSError as error:
             raise EmbeddedError(
                 f"the data directory {self._directory} cannot be used ({error.strerror}); set redis.embedded_dir"
             ) from error
+
+    def _close_files(self) -> None:
+        """Takes other users' rights from what a server without our umask has written."""
+        for path in self._directory.rglob("*"):
+            if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                with suppress(FileNotFoundError):  # a server that runs replaces files
+                    path.chmod(0o700 if path.is_dir() else 0o600)
 
     def _lock(self, name: str, how: int) -> int | None:
         """A file descriptor that holds the lock; None if others hold it."""

@@ -1,5 +1,6 @@
 """Whether a process is to be sent requests, and why not."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,8 +10,8 @@ from gateway.stores.pool import KeyPool
 from gateway.stores.pool.status import AccountStatus, PoolStatus, Standing
 from gateway.web.draining import Drain
 
-_POOL_LOOK_S: Final = 1.0
-"""So long one look at the pool, which may cost as much as it has accounts, is good for every probe."""
+_GOOD_FOR_S: Final = 1.0
+"""One answer serves every probe for this long: a look at the pool may cost as much as it has accounts."""
 _BUSY: Final = frozenset(fault.value for fault in Fault if TABLE[fault].status == 429)
 
 
@@ -32,29 +33,33 @@ class Readiness:
         self._redis = redis
         self._pool = pool
         self._monotonic = monotonic
-        self._pool_reasons: list[str] = []
-        self._pool_until_s = 0.0
+        self._lock = asyncio.Lock()
+        self._last: list[str] | None = None
+        self._until_s = 0.0
 
     async def reasons(self) -> list[str]:
-        """Why not; empty when ready.
+        """Why not; empty when ready. A probe that comes while another one asks Redis gets the last answer.
 
-        Redis: one round trip, and one an upstream once a second; none while draining.
+        Redis: once a second, one round trip, and one an upstream; none while draining.
         """
         if self._drain.is_on:
             return ["draining: the process is ending"]
+        if self._last is not None and (self._lock.locked() or self._monotonic() < self._until_s):
+            return self._last
+        async with self._lock:
+            if self._last is None or self._monotonic() >= self._until_s:
+                self._last = await self._ask()
+                self._until_s = self._monotonic() + _GOOD_FOR_S
+            return self._last
+
+    async def _ask(self) -> list[str]:
         try:
             if refusal := await self._redis.write_refusal():
                 return [refusal]
-            return [*self._redis.problems(), *await self._of_the_pool()]
+            pool = [] if await self._pool.has_room() else why_nobody_can_serve(await self._pool.look())
+            return [*self._redis.problems(), *pool]
         except GatewayError:
             return ["redis does not answer"]
-
-    async def _of_the_pool(self) -> list[str]:
-        now_s = self._monotonic()
-        if now_s >= self._pool_until_s:
-            self._pool_reasons = [] if await self._pool.has_room() else why_nobody_can_serve(await self._pool.look())
-            self._pool_until_s = now_s + _POOL_LOOK_S
-        return self._pool_reasons
 
 
 def why_nobody_can_serve(pools: Iterable[PoolStatus]) -> list[str]:

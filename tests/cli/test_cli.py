@@ -32,7 +32,10 @@ UNUSED_URL: Final = "http://127.0.0.1:9"
 CONFIG: Final = """
 [redis]
 url = "{redis_url}"
+[metrics]
+port = 0
 [admin]
+port = 0
 key = {{ env = "ADMIN_KEY" }}
 [[upstreams]]
 name = "sim"

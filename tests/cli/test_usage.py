@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,6 +182,7 @@ def test_an_export_into_a_file_is_complete_or_not_there(
     assert ("", f"3 records in {output}\n") == (printed(done), done.stderr)
     before = output.read_text()
     assert 3 == before.count("\n")
+    assert "-rw-------" == stat.filemode(output.stat().st_mode)
     check_refused(ask("usage", "export", *JULY, "--tenant", "nobody", "--output", str(output)), "nobody")
     assert (before, [output]) == (output.read_text(), list(tmp_path.iterdir()))
     missing = tmp_path / "none" / "july.jsonl"

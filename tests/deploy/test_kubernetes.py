@@ -14,7 +14,9 @@ NOT_IN_KUBERNETES = {"servicemonitor.yaml"}
 POD: dict[str, Any] = RESOURCES["deployment.yaml"]["spec"]["template"]
 CONTAINER: dict[str, Any] = POD["spec"]["containers"][0]
 SERVICE: dict[str, Any] = RESOURCES["service.yaml"]
-SECRETS: dict[str, str] = read_yaml(FOLDER / "secret.example.yaml")["stringData"]
+SECRETS: dict[str, str] = dict.fromkeys(
+    read_yaml(FOLDER / "secret.example.yaml")["stringData"], "0123456789abcdef-of-an-operator!"
+)
 PORTS: dict[str, int] = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
 
 

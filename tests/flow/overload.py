@@ -19,7 +19,10 @@ HEAD = """
 [redis]
 url = "{redis_url}"
 timeout_ms = 2000
+[metrics]
+port = 0
 [admin]
+port = 0
 key = {{ env = "ADMIN_KEY" }}
 [requests]
 lease_s = {lease_s}

@@ -63,6 +63,7 @@ def start_gateway(
     command = [*launcher, sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
     environ |= {"IMAGEGATE_SERVER__FAILED_KEYS_PER_MINUTE": "0"}  # tests ask again and again whether a key is known yet
+    environ |= {"IMAGEGATE_ADMIN__PORT": "0", "IMAGEGATE_METRICS__PORT": "0"}  # several run at a time
     environ |= secrets or {}
     log = configuration.parent / f"{uuid.uuid4().hex}.log"
     with log.open("w") as written:

@@ -11,6 +11,7 @@ from tests.conftest import MakeGateway
 from tests.flow.strangers import FIXED_HEADERS, ask, head
 from tests.harness import ADMIN_KEY, Gateway, new_key
 from tests.logging_aside import logging_aside
+from tests.servers import free_port
 
 WRONG: Final = "sk-ig-" + "w" * 42
 
@@ -109,7 +110,7 @@ def test_a_tenants_key_shows_nothing_of_another_tenant_on_any_route(make_gateway
     models = [
         {"id": name, "price_per_image_usd": "0.0035", "targets": targets} for name in ("image-01", "restricted-model")
     ]
-    gateway = make_gateway(models=models, metrics={"port": 1})
+    gateway = make_gateway(models=models, metrics={"port": free_port()})
     gateway.admin("PATCH", "/tenants/acme", {"models": ["image-01"]})
     bravos = new_key(gateway.url, "bravo", limits={"requests_per_minute": 7331})
     (described,) = gateway.admin("GET", "/tenants/bravo/keys").json()["data"]

@@ -124,6 +124,7 @@ def gateway_process(configuration: Path, *options: str) -> Iterator[tuple[subpro
     """`imagegate serve`, and its address."""
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0", *options]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1"}
+    environ |= {"IMAGEGATE_ADMIN__PORT": "0", "IMAGEGATE_METRICS__PORT": "0"}
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as started:
         try:
             assert started.stderr is not None

@@ -25,8 +25,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(configuration: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    process, url = start_gateway(configuration, *options)
+def running(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway with settings from the environment."""
+    secrets = {f"IMAGEGATE_{name}": value for name, value in settings.items()}
+    process, url = start_gateway(configuration, *options, secrets=secrets)
     try:
         yield process, url
     finally:
@@ -124,17 +126,21 @@ def test_metrics_can_have_a_port_of_their_own(
     redis_url: str, simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     port = free_port()
-    configuration = write_configuration(tmp_path, redis_url, simulator.url, more=f"[metrics]\nport = {port}\n")
+    configuration = write_configuration(tmp_path, redis_url, simulator.url)
     own = f"http://127.0.0.1:{port}"
-    with running(configuration, *options) as (_, url):
+    with running(configuration, *options, METRICS__PORT=str(port)) as (_, url):
         key = new_key(url)
         make_images(url, key, 4)
         assert simulator.images_billed() == total(scrape(own), "imagegate_images_total")
         assert "imagegate_redis_up 1.0" in scrape(own)
-        assert [200, 200] == [httpx.get(f"{base}/healthz", verify=False).status_code for base in (own, url)]
+        assert [200] * 4 == [
+            httpx.get(f"{base}{path}", verify=False).status_code
+            for base in (own, url)
+            for path in ("/healthz", "/readyz")
+        ]
         assert 404 == httpx.get(f"{url}/metrics", headers={"host": f"127.0.0.1:{port}"}, verify=False).status_code
         bearer = {"authorization": f"Bearer {key}"}
-        for path in ("/v1/models", "/readyz", "/admin/v1/tenants", "/openapi.json", "/"):
+        for path in ("/v1/models", "/admin/v1/tenants", "/openapi.json", "/"):
             assert 404 == httpx.get(f"{own}{path}", headers=bearer, verify=False).status_code
         assert 200 == httpx.get(f"{url}/v1/models", headers=bearer, verify=False).status_code
 

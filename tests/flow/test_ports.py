@@ -177,6 +177,7 @@ def test_a_certificate_that_is_about_to_end_is_told(configuration: Path) -> None
 def test_a_hangup_while_it_starts_does_not_end_it(configuration: Path) -> None:
     line = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
+    environ |= {"IMAGEGATE_ADMIN__PORT": "0", "IMAGEGATE_METRICS__PORT": "0"}
     log = configuration.parent / "starting.log"
     with log.open("w") as written, subprocess.Popen(line, env=environ, stderr=written) as process:
         wait_until(lambda: ignores_hangups(process.pid), "it has begun")
@@ -237,7 +238,7 @@ def test_the_admin_api_is_on_its_own_port_alone(configuration: Path) -> None:
         "/admin/v1/tenants": (404, 200),
         "/v1/models": (401, 404),
         "/metrics": (200, 404),
-        "/readyz": (200, 404),
+        "/readyz": (200, 200),
         "/openapi.json": (200, 404),
         "/healthz": (200, 200),
     } == found
@@ -264,13 +265,13 @@ def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> 
 
 def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
     said = refused(configuration, ADMIN__PORT="9464", METRICS__PORT="9464")
-    assert "imagegate: FILE: admin.port: it is the port of the metrics too; give each its own\n" == said
+    assert "imagegate: FILE: admin.port: 9464 is the port of [metrics] too; choose another\n" == said
 
 
 @pytest.mark.parametrize("table", ["admin", "metrics"])
 def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: Path, table: str) -> None:
     said = refused(configuration, SERVER__PORT="9470", **{f"{table.upper()}__PORT": "9470"})
-    reason = f"{table}.port: 9470 is the gateway's own port; choose another, or take the setting out"
+    reason = f"{table}.port: 9470 is the gateway's own port; choose another, or 0 to share it"
     assert f"imagegate: FILE: {reason}\n" == said
 
 

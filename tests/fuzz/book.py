@@ -36,7 +36,10 @@ body_timeout_s = {body_timeout_s}
 url = "{redis_url}"
 password = {{ env = "REDIS_PASSWORD" }}
 timeout_ms = 2000
+[metrics]
+port = 0
 [admin]
+port = 0
 key = {{ env = "ADMIN_KEY" }}
 [keys]
 pepper = {{ env = "PEPPER" }}

@@ -297,3 +297,20 @@ def test_the_default_directory_is_the_user_s_data_directory(
 ) -> None:
     """A relative one is to be ignored, says the XDG specification."""
     assert Path(expected) == default_directory(home, data_home)
+
+
+def test_no_other_user_has_rights_on_its_files(directory: Path) -> None:
+    """Whatever the umask, and also on files of a server that had another one."""
+    directory.mkdir()
+    old = directory / "redis.log"
+    old.touch()
+    old.chmod(0o644)
+    before = os.umask(0o022)
+    try:
+        with owner(directory), Redis(unix_socket_path=str(directory / "redis.sock")) as client:
+            client.set("x", 1)
+            modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (directory, *directory.rglob("*"))}
+    finally:
+        os.umask(before)
+    assert {"appendonlydir", "redis.log"} <= {path.name for path in modes}
+    assert {} == {path: oct(mode) for path, mode in modes.items() if mode & 0o077}

@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def described(server: Server, folder: Path) -> dict[str, object]:
-    (folder / "pool_key").write_text("k" * 32)
+    (folder / "pool_key").write_text("pool-key" * 4)
     pool: dict[str, object] = {"encryption_keys": [{"file": str(folder / "pool_key")}]}
     redis = {"url": server.url, "timeout_ms": 200}
     return document("", upstream("sim", "minimax", "http://127.0.0.1:1"), redis=redis, pool=pool)

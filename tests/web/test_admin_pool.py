@@ -19,7 +19,7 @@ NEW: Final = {"upstream": "sim", "account": "main", "key": "main-2", "secret": C
 @pytest.fixture
 def vault(tmp_path: Path) -> dict[str, object]:
     """The table [pool] with an encryption key."""
-    (tmp_path / "pool_key").write_text("k" * 32)
+    (tmp_path / "pool_key").write_text("pool-key" * 4)
     return {"encryption_keys": [{"file": str(tmp_path / "pool_key")}]}
 
 
@@ -117,7 +117,7 @@ def test_an_added_key_is_there_after_a_restart_and_after_a_rotation_of_the_encry
     with gatewaying(document(redis_url, site, pool=vault)) as first:
         first.admin("POST", "/pool", NEW)
         first.admin("PATCH", "/pool/sim/main/main-1", {"state": "disabled"})
-    (tmp_path / "new_key").write_text("n" * 32)
+    (tmp_path / "new_key").write_text("new-keys" * 4)
     new = {"file": str(tmp_path / "new_key")}
     for keys in ([new, *vault["encryption_keys"]], [new]):
         with gatewaying(document(redis_url, site, pool={"encryption_keys": keys})) as later:

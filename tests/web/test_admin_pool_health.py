@@ -16,7 +16,7 @@ KEY = f"{MAIN}/main-1"
 @pytest.fixture
 def gateway(make_gateway: MakeGateway, tmp_path: Path) -> Gateway:
     """One to which keys can be added."""
-    (tmp_path / "pool_key").write_text("k" * 32)
+    (tmp_path / "pool_key").write_text("pool-key" * 4)
     return make_gateway(pool={"encryption_keys": [{"file": str(tmp_path / "pool_key")}]})
 
 

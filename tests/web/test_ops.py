@@ -57,7 +57,7 @@ def test_without_redis_it_is_alive_but_not_ready() -> None:
         assert (200, {"status": "ok"}) == (alive.status_code, alive.json())
         ready = httpx.get(f"{url}/readyz")
         assert 503 == ready.status_code
-        assert {"status": "unavailable", "reasons": ["redis does not answer"]} == ready.json()
+        assert {"status": "unavailable"} == ready.json()
         assert ("imagegate_redis_up", {}, 0.0) in samples(url)
         assert 200 == httpx.get(f"{url}/openapi.json").status_code
 
@@ -189,7 +189,10 @@ def test_an_upstream_that_cannot_be_reached_is_told_at_each_of_its_keys_and_trie
     site = upstream("sim", "minimax", "http://127.0.0.1:1", "a:a-1", "b:b-1")
     gateway = make_gateway({**site, "breaker_failures": 2, "breaker_open_s": 0.5, "max_wait_s": 0})
     gateway.generate(prompt="x")
-    assert [{"cooling"}] * 2 == [states(gateway, key) for key in ("a-1", "b-1")]
+    found = samples(gateway.url)
+    for key in ("a-1", "b-1"):
+        its = {"upstream": "sim", "account": key[0], "key": key, "state": "cooling"}
+        assert ("imagegate_key_state", its, 1.0) in found
     wait_until(lambda: {"half_open"} == states(gateway, "a-1"), "a probe may try")
 
 
@@ -206,7 +209,7 @@ def test_the_room_of_a_pool_is_a_metric(make_gateway: MakeGateway, simulator: Si
 def test_who_waits_is_a_metric(make_gateway: MakeGateway, simulator: Simulator) -> None:
     gateway = make_gateway(scarce(simulator.url))
     depth = ("imagegate_queue_depth", {"upstream": "sim"})
-    with occupied(gateway, 1.0):
+    with occupied(gateway, 3.0):
         assert (*depth, 0.0) in samples(gateway.url)
         waiting = [ask(gateway, prompt="x") for _ in range(3)]
         wait_for_queue(gateway, 3)

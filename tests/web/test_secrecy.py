@@ -77,7 +77,8 @@ def running(
     model = {"302ai": "minimaxi-image-01", "minimax": "image-01"}[dialect]
     config = directory / "imagegate.toml"
     config.write_text(
-        f'[server]\nport = 0\n[redis]\nurl = "{redis_url}"\n[admin]\nkey = {{ env = "ADMIN_KEY" }}\n'
+        f'[server]\nport = 0\n[redis]\nurl = "{redis_url}"\n'
+        f'[metrics]\nport = 0\n[admin]\nport = 0\nkey = {{ env = "ADMIN_KEY" }}\n'
         f'[keys]\npepper = {{ env = "SECRET_PEPPER" }}\n[logs]\nformat = "{log_format}"\nlevel = "debug"\n'
         f"[requests]\ncall_timeout_s = 0.5\nmax_attempts = 10\n"
         f'[[upstreams]]\nname = "sim"\ndialect = "{dialect}"\nbase_url = "{base_url}"\nresult_hosts = ["{base_url}"]\n'

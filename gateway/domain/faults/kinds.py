@@ -101,6 +101,7 @@ class Fault(Enum):
     AUTHENTICATION_THROTTLED = "authentication_throttled"
     REQUESTS_THROTTLED = "requests_throttled"
     ROUTE_UNKNOWN = "route_unknown"
+    HOST_NOT_ALLOWED = "host_not_allowed"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     # The admin API
     ADMIN_CLOSED = "admin_closed"

@@ -127,6 +127,12 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             shows_detail=True,
         ),
         Fault.ROUTE_UNKNOWN: _caller(404, "unknown_url", "Invalid URL."),
+        Fault.HOST_NOT_ALLOWED: _caller(
+            421,
+            "host_not_allowed",
+            "This port does not answer to that Host header. Use its address or localhost, or add the name to "
+            "allowed_hosts in [admin] or [metrics].",
+        ),
         Fault.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
         Fault.ADMIN_CLOSED: _caller(
             403, "admin_closed", "The admin API is closed: no admin key is configured ([admin] key)."
