@@ -54,7 +54,7 @@ _SPAN: Final = {"clock": (2 / 3, 1.0), "load": (0.0, 0.3)}
 """Which part of the run a lane has. Before the clock is stepped, whole minutes are audited; an overload comes first."""
 _LONG: Final = frozenset({"hang", "cut", "502", "garbage", "key dead", "account broke", "window used up"})
 _ACCOUNTS: Final = [account for group in ACCOUNTS.values() for account in group]
-_POISONS: Final = (1002, 1039, 1041, 2045, 1008, 2049, 2056, 1028)
+_POISONS: Final = (1002, 1039, 1041, 2045, 1008, 2049, 2056, 1028, 2061)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
 | waiting:PROCESS | set | 40 days idle | ids of what waits for a process |
 | processes | sorted set | 40 days idle | channels of processes that wait for something, by expiry |
 | grants | hash | 40 days idle | id -> channel: leases that their processes have not taken yet |
+| accused, blamed | hash, set | 40 days idle | faults that one tenant's calls met: see lua/pool/health.lua |
 | served | sorted set | 40 days idle | tenants whose last call succeeded, by moment; at most 1,000 |
 | meta | hash | 40 days idle | terms, virtual time, failures in a row, calls of the last minute |
 | audit | stream | `[audit]` | one entry a person's change |

@@ -230,7 +230,11 @@ class History:
             self.rests = {field: rest for field, rest in self.rests.items() if "/" not in field or "|" in field}
         elif "scope" in said and self.watch.keys.get(call.account, {}).get(call.key) == call.fingerprint:
             field, until_s = fields[said["scope"]], self.server_s + said["seconds"]
-            if until_s > self.rests.get(field, (0.0, 0.0))[0]:
+            kept = self.pool.rest(field)
+            is_kept = (
+                kept and not kept.get("by") and kept["until_us"] / 1e6 > until_s - 0.01
+            )  # not one tenant's word alone
+            if is_kept and until_s > self.rests.get(field, (0.0, 0.0))[0]:
                 self.rests[field] = until_s, said["seconds"]
 
     # The course of things

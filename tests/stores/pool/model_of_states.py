@@ -9,6 +9,7 @@ UPSTREAM = "*"
 BREAKER_FAILURES = 3
 BREAKER_OPEN_S = 10
 SERVED_S = 60
+ACCUSATIONS = 3
 OUT = (State.COOLING, State.QUARANTINED)
 
 
@@ -23,6 +24,7 @@ class Fault:
     seconds: int = 0
     seconds_max: int = 0
     breaker: str = "well"
+    is_busy: bool = False
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Rest:
     fault: Fault
     seconds: int
     until_s: float
+    by: str = ""
+    """The tenant whose calls alone are the reason."""
     probe: str = ""
 
 
@@ -61,6 +65,10 @@ class Model:
     served: dict[str, float] = field(default_factory=dict)
     """Tenants whose last outcome is a success, and when that was."""
     well_since_s: float = 0.0
+    accused: dict[str, list[str]] = field(default_factory=dict)
+    """What did not work since these tenants' calls met a fault there."""
+    blamed: set[str] = field(default_factory=set)
+    """What rests because of one tenant's calls."""
 
     def state(self, name: str) -> State:
         rest = self.rests.get(name)
@@ -91,13 +99,36 @@ class Model:
         for name in lease.fields().values():
             if fault is None:
                 self.move(name, Event.SUCCEED)
+                self.accused.pop(name, None)
             elif name in self.rests and self.rests[name].probe == lease_id:
                 self.move(name, Event.INCONCLUSIVE)
         if fault and fault.scope:
-            self.put_to_rest(lease.fields()[fault.scope], fault)
+            self.blame(lease.fields()[fault.scope], fault, lease.tenant)
 
-    def put_to_rest(self, name: str, fault: Fault) -> None:
-        self.move(name, Event.QUARANTINE if fault.state is State.QUARANTINED else Event.COOL, fault)
+    def blame(self, name: str, fault: Fault, tenant: str) -> None:
+        """One call's fault is enough for what is busy, and where no other tenant is served."""
+        by = ""
+        if not fault.is_busy:
+            self.accused.setdefault(name, []).append(tenant)
+            by = tenant if {tenant} == {*self.accused[name]} else ""
+        if by and len(self.accused[name]) < ACCUSATIONS and self.are_others_served(tenant):
+            return
+        self.put_to_rest(name, fault, by)
+        (self.blamed.add if by else self.blamed.discard)(name)
+
+    def lift_blamed(self, tenant: str) -> None:
+        """Where a tenant would be given no lease, what only another one's calls put to rest may be tried."""
+        for name in [name for name in self.blamed if name not in self.rests or self.rests[name].by != tenant]:
+            self.blamed.remove(name)
+            if name in self.rests and self.rests[name].by and self.state(name) in OUT:
+                self.move(name, Event.ENABLE)
+
+    def put_to_rest(self, name: str, fault: Fault, by: str = "") -> None:
+        self.move(name, Event.QUARANTINE if fault.state is State.QUARANTINED else Event.COOL, fault, by)
+
+    def are_others_served(self, tenant: str) -> bool:
+        self.served.pop(tenant, None)
+        return any(self.now_s - at_s < SERVED_S for at_s in self.served.values())
 
     def check(self, member: str, fault: Fault, *, works: bool) -> None:
         lease, is_known = Lease(member, 0, 0), False
@@ -128,7 +159,7 @@ class Model:
         for name in [name for name in self.rests if name.partition("|")[0] == member]:
             self.move(name, Event.REPLACE)
 
-    def move(self, name: str, event: Event, fault: Fault | None = None) -> None:
+    def move(self, name: str, event: Event, fault: Fault | None = None, by: str = "") -> None:
         before, rest = self.state(name), self.rests.get(name)
         after = TRANSITIONS[before][event]
         if after is State.READY:
@@ -143,7 +174,8 @@ class Model:
                 seconds = max(seconds, min(2 * rest.seconds, fault.seconds_max))
             if before in OUT and rest and rest.until_s >= self.now_s + seconds:
                 return
-            self.rests[name] = Rest(after, fault, seconds, self.now_s + seconds)
+            by = by if before not in OUT or (rest and rest.by) else ""
+            self.rests[name] = Rest(after, fault, seconds, self.now_s + seconds, by)
 
     def _mind_breaker(self, lease_id: str, lease: Lease, fault: Fault | None) -> None:
         star = self.rests.get(UPSTREAM)
@@ -155,8 +187,7 @@ class Model:
                 self.move(UPSTREAM, Event.SUCCEED)
         elif fault.breaker == "ill" and lease.at_s >= self.well_since_s:
             self.failures += 1
-            self.served.pop(lease.tenant, None)
-            are_others_served = any(self.now_s - at_s < SERVED_S for at_s in self.served.values())
+            are_others_served = self.are_others_served(lease.tenant)
             seconds = BREAKER_OPEN_S
             if star and self.state(UPSTREAM) is State.HALF_OPEN and star.probe == lease_id:
                 seconds = min(2 * star.seconds, 6 * BREAKER_OPEN_S)

@@ -72,6 +72,10 @@ class ClockedPool:
     def is_waiting(self, lease_id: str) -> bool:
         return bool(self._client.hexists(record(UPSTREAM, "places"), lease_id))
 
+    def rest(self, field: str) -> dict[str, Any] | None:
+        kept: Any = self._client.hget(record(UPSTREAM, "health"), field)
+        return _unpack(kept) if kept else None
+
     def state(self) -> State:
         with self._client.pipeline(transaction=False) as pipeline:
             for name in ("health", "loads", "leased", "held", "flows"):

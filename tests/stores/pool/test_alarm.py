@@ -59,15 +59,11 @@ async def test_all_keys_refused_at_once_are_one_alarm_and_recover_together(any_r
 
 
 async def test_keys_that_one_tenant_finds_refused_while_another_is_served_are_no_alarm(any_redis: str) -> None:
-    """Each may be tried again, by one call at a time; if the other tenant fails too, the alarm is raised."""
+    """They stay in use; if the other tenant fails too, the alarm is raised."""
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
         await process.pool.release(await process.take(tenant="other"), Report(images=1))
         for avoided in EVERY.values():
             await fail(process, Fault.KEY_INVALID, *avoided)
-        assert dict.fromkeys(EVERY, State.HALF_OPEN) == await ill(process)
-        for avoided in EVERY.values():
-            lease = await process.take(tenant="other", avoided=avoided)
-            await process.pool.release(lease, Report(images=1))
         assert {} == await ill(process)
         for avoided in EVERY.values():
             lease = await process.take(tenant="other", avoided=avoided)

@@ -1,5 +1,6 @@
 """A tenant's share counts the time for which its calls hold an account's concurrency, not only pictures."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 
@@ -127,9 +128,9 @@ def test_a_tenants_lanes_are_those_of_the_accounts_that_can_serve_it(clocked: Cl
     clocked.declare({f"a{at}": LIMITS for at in range(3)})
     avoided = ("a1/", "a2/")
     assert clocked.lease("q1", "quick", avoided=avoided)["verdict"] == "leased"
-    for account in range(1, 3):
-        clocked.take(f"deny{account}", "quick", avoided=[f"a{at}/" for at in range(3) if at != account])
-        clocked.release(f"deny{account}", **DENIED)
+    for account, tenant in itertools.product(range(1, 3), ("quick", "slow")):
+        clocked.take("denied", tenant, avoided=[f"a{at}/" for at in range(3) if at != account])
+        clocked.release("denied", **DENIED)
     given = [clocked.lease(f"s{at}", "slow", patience_s=100)["verdict"] for at in range(4)]
     assert ["leased", "leased", "wait", "wait"] == given
     assert clocked.take("q2", "quick")

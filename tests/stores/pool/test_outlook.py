@@ -98,7 +98,7 @@ def test_who_waits_for_a_model_that_no_key_has_hears_it_with_the_next_heartbeat_
     """Of as many tenants."""
     clocked.declare({"a": AccountLimits(10, 60, 10)})
     for number in range(10):
-        clocked.take(f"f{number}", "w")
+        clocked.take(f"f{number}", f"w{number % 2}")
         clocked.clock.advance(0.01)
     for number in range(count):
         found = clocked.lease(f"x{number}", f"tenant{number:03}", patience_s=patience_s, model="live")
@@ -106,7 +106,7 @@ def test_who_waits_for_a_model_that_no_key_has_hears_it_with_the_next_heartbeat_
             break
     waiting = [f"x{at}" for at in range(number + (found["verdict"] == "wait"))]
     for at in range(10):
-        clocked.release(f"f{at}", **(DENIED | {"model": "live"} if at == 0 else {}))
+        clocked.release(f"f{at}", **(DENIED | {"model": "live"} if at < 2 else {}))
     down = [
         lease_id for at in range(0, len(waiting), 100) for lease_id in clocked.turn(*waiting[at : at + 100])["down"]
     ]
@@ -120,13 +120,13 @@ def test_who_waits_for_a_model_that_no_key_has_hears_it_with_the_next_heartbeat_
 def test_who_waits_for_what_is_not_to_be_had_does_not_block_its_own_tenants_others(clocked: ClockedPool) -> None:
     clocked.declare({"a": AccountLimits(2, 60, 10)})
     for number in range(2):
-        clocked.take(f"f{number}", "w")
+        clocked.take(f"f{number}", f"w{number}")
     for number in range(60):
         clocked.wait(f"x{number}", "acme", model="live", patience_s=10_000)
     for number in range(3):
         clocked.wait(f"y{number}", "acme", model="m", patience_s=10_000)
-    clocked.release("f0", **(DENIED | {"model": "live"}))
-    clocked.release("f1")
+    for number in range(2):
+        clocked.release(f"f{number}", **(DENIED | {"model": "live"}))
     clocked.clock.advance(WINDOW_S)
     assert ["y0", "y1"] == clocked.turn("y0", "y1", "y2")["given"]
 

@@ -1,7 +1,11 @@
 -- Rests: what is out of use, why and until when. Shared, after prelude.lua.
 --
 -- A rest, cmsgpack in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
---   state, fault, since_us, until_us, seconds, busy; probe: the lease that tries it
+--   state, fault, since_us, until_us, seconds, busy; probe: the lease that tries it; by: the tenant whose calls alone are the
+--   reason, as its requests may have provoked the fault
+-- `accused`: field -> "TIMES TENANT": how often this tenant's calls met a fault there since it last worked; 0 for several
+--   tenants
+-- `blamed`: fields that rest because of one tenant's calls
 -- TRANSITIONS says which event leads from which state to which; a rest's end only moves outward, except by a check or a
 -- person.
 
@@ -57,8 +61,16 @@ local function announce(field, rest)
   end
 end
 
+-- Note that a tenant's call met a fault there. Returns how often that was since it last worked; 0 if other tenants' did too.
+local function accuse(field, tenant)
+  local times, accuser = string.match(redis.call('HGET', K.accused, field) or '', '^(%d+) (.*)$')
+  times = (not accuser or accuser == tenant) and (tonumber(times) or 0) + 1 or 0
+  redis.call('HSET', touch('accused'), field, times .. ' ' .. (times > 0 and tenant or ''))
+  return times
+end
+
 -- An event of a rest, by the table of states. `fault` describes a new rest: fault, seconds, seconds_max (the same fault
--- again, with no success between, doubles up to this), busy.
+-- again, with no success between, doubles up to this), busy, by.
 local function move(field, event, fault)
   local rest = rest_at(field)
   local before = state_of(rest)
@@ -84,8 +96,9 @@ local function move(field, event, fault)
     local until_us = now + seconds * 1000000
     if is_out(rest) and until_us <= rest.until_us then return end
     local since = is_out(rest) and rest.state == after and rest.since_us or now
+    local by = (not is_out(rest) or rest.by) and fault.by or nil
     keep_rest(field, {state = after, fault = fault.fault, seconds = seconds, since_us = since, until_us = until_us,
-      busy = fault.busy})
+      busy = fault.busy, by = by})
     if since == now then tell(field, after, fault.fault) end
   end
 end

@@ -22,7 +22,27 @@ local need = {n = tonumber(ARGV[5]), m = ARGV[6], x = #avoided > 0 and set_of(av
 local flow, cost = priority .. ':' .. tenant, cost_of(need.n)
 local ROUNDS_MAX = 4    -- of what time has brought, before a request is refused
 local SOONEST = 1000000 -- a wait that is foreseen as shorter is one for what others were given first
+local LIFTS_MAX = 10    -- rests that one request lifts
 local SAMPLE = 8        -- accounts of a kind that a forecast looks at; of more it takes these for a sample
+
+-- Lift rests that other tenants' calls alone caused: what this request could use may be tried, by one call at a time. Returns
+-- whether there were any.
+local function lift_blamed()
+  local are_lifted = false
+  for _, field in ipairs(redis.call('SRANDMEMBER', K.blamed, LIFTS_MAX)) do
+    local rest, model = rest_at(field), string.match(field, '|(.+)$')
+    if not rest or rest.by ~= tenant and (not model or model == need.m) then
+      redis.call('SREM', K.blamed, field)
+      if rest and rest.by and is_out(rest) then
+        move(field, 'enable')
+        local a = account(string.match(field, '^[^/|]*'))
+        if a then put_back(a) end
+        are_lifted = true
+      end
+    end
+  end
+  return are_lifted
+end
 
 -- What becomes free at an account, and when: {lanes free now, lanes, moments, slots that its minute has by each of them}.
 local function slots_of(a, from)
@@ -146,6 +166,14 @@ local function lease_now(found, over)
   return answer
 end
 
+-- Without a wait, where nobody waits: nil if nothing stands free.
+local function lease_at_once()
+  if redis.call('EXISTS', K.classes) == 1 or gate() == 0 or not may_hold(flow, need, weight) then return nil end
+  local over = is_over(flow)
+  local found = choose(need, over, {})
+  return found and lease_now(found, over)
+end
+
 -- A full queue takes in a tenant that has less than its share of it, up to twice its length.
 local function is_line_full()
   local others, most = waiting(priority) - 1, setting('queue_max')
@@ -184,12 +212,10 @@ if repeats == 1 then
     return reply({verdict = 'spent'})
   end
 end
-if redis.call('EXISTS', K.classes) == 0 and gate() > 0 and may_hold(flow, need, weight) then
-  local over = is_over(flow)
-  local found = choose(need, over, {})
-  if found then return reply(lease_now(found, over)) end
-end
-if patience < 0 then return reply({verdict = 'later'}) end
+local now_leased = lease_at_once()
+if not now_leased and patience < 0 then return reply({verdict = 'later'}) end
+now_leased = now_leased or lift_blamed() and lease_at_once()
+if now_leased then return reply(now_leased) end
 local given = join_line()
 if given then return reply(given) end
 local wait, kind, back = forecast()

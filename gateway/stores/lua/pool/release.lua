@@ -14,6 +14,7 @@ local member = said.account .. '/' .. said.key
 local FIELD = {key = member, model = member .. '|' .. said.model, account = said.account, upstream = '*'}
 local ALARM_S, ALARM_MAX_S, ALARM_WITHIN = 60, 900, MINUTE
 local SERVED_MAX = 1000
+local ACCUSATIONS = 3       -- faults that one tenant's calls must meet while others are here
 
 local function is_our_key(a)
   if not a or not a.record then return false end
@@ -25,7 +26,10 @@ end
 
 -- What the call's success does to everything that it used.
 local function succeed()
-  for _, field in pairs(FIELD) do move(field, 'succeed') end
+  for _, field in pairs(FIELD) do
+    move(field, 'succeed')
+    redis.call('HDEL', K.accused, field)
+  end
 end
 
 -- The trial of a half-open rest is over without a verdict: the next may try.
@@ -49,6 +53,12 @@ local function are_others_served(tenant)
   return redis.call('EXISTS', K.served) == 1
 end
 
+-- Whether other tenants are served or wait.
+local function are_others_here()
+  local own = redis.call('HMGET', K.waits, 'i:' .. lease.o, 'b:' .. lease.o)
+  return are_others_served(lease.o) or waiting('i') + waiting('b') > (tonumber(own[1]) or 0) + (tonumber(own[2]) or 0)
+end
+
 -- No key of the upstream is left, and several were refused at once, or again after an alarm.
 local function are_all_refused()
   local names, count, lately = redis.call('HKEYS', K.roster), 0, 0
@@ -70,13 +80,18 @@ local function are_all_refused()
   return count > 1 and (lately > 1 or (star and star.fault == said.fault)), names
 end
 
+local function put_to_rest(field, event, fault)
+  move(field, event, fault)
+  redis.call(fault.by and 'SADD' or 'SREM', touch('blamed'), field)
+end
+
 local function raise_alarm(names)
   for _, name in ipairs(names) do
     local a = account(name)
     for _, key in ipairs(a.record.keys) do drop_rest(name .. '/' .. key.name) end
     put_back(a)
   end
-  move('*', 'quarantine', {fault = said.fault, seconds = ALARM_S, seconds_max = ALARM_MAX_S})
+  put_to_rest('*', 'quarantine', {fault = said.fault, seconds = ALARM_S, seconds_max = ALARM_MAX_S, by = said.by})
 end
 
 -- Whether a call was sent before the alarm that was raised for its fault: that its key was refused is no news.
@@ -85,26 +100,21 @@ local function is_in_alarm()
   return lease and star and star.fault == said.fault and lease.t <= star.since_us
 end
 
--- One tenant's calls found every key refused while others were served: each key may be tried again, one call at a time.
-local function lift_refused(names)
-  for _, name in ipairs(names) do
-    local a = account(name)
-    for _, key in ipairs(a.record.keys) do
-      local rest = rest_at(name .. '/' .. key.name)
-      if rest and rest.fault == said.fault and is_out(rest) then move(name .. '/' .. key.name, 'enable') end
-    end
-    put_back(a)
-  end
-end
-
+-- A request can provoke a fault that seems to be a key's. While other tenants are here, one tenant must meet it several
+-- times, with no success between, before anything rests, and then it rests until another tenant comes (see lease.lua). What
+-- two tenants meet rests, and an account that is busy.
 local function note_fault()
   if is_in_alarm() then return end
-  move(FIELD[said.scope], said.state == 'quarantined' and 'quarantine' or 'cool', said)
-  if said.is_unauthorized then
-    local is_excused = lease and lease.o and are_others_served(lease.o)
-    local are_all, names = are_all_refused()
-    if are_all and is_excused then lift_refused(names) elseif are_all then raise_alarm(names) end
+  local field = FIELD[said.scope]
+  local times = lease and lease.o and not said.busy and accuse(field, lease.o) or 0
+  if times > 0 then
+    if times < ACCUSATIONS and are_others_here() then return end
+    said.by = lease.o
   end
+  put_to_rest(field, said.state == 'quarantined' and 'quarantine' or 'cool', said)
+  if not said.is_unauthorized then return end
+  local are_all, names = are_all_refused()
+  if are_all then raise_alarm(names) end
 end
 
 local function mind_breaker()
@@ -159,7 +169,7 @@ a = a or account(said.account)
 if said.breaker then mind_breaker() end
 if is_our_key(a) then
   if said.is_success then succeed() else end_trials() end
-  if said.scope then note_fault() end
+  if said.scope and is_counted then note_fault() end
   if said.lowers then lower(a) end
 end
 if said.images and is_counted then
