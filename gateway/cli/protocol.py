@@ -164,6 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
+            self.flow.pause_reading()  # uvicorn resumes it after each of the earlier answers
             return
         was_in_head = self._is_in_head
         self._accounted_bytes, self._has_turned = 0, False

@@ -26,7 +26,7 @@ from gateway.stores import Client, Value, load_script
 from gateway.stores.guard import NotAskedError
 from gateway.stores.journal import Journal
 from gateway.stores.settling import Settling
-from gateway.stores.tickets import Terms, Ticket, TicketOutcome, base_of, open_set, settlement_key, ticket_record
+from gateway.stores.tickets import Terms, Ticket, TicketOutcome, admission_keys, open_set, order_keys, settlement_key
 from gateway.stores.verdicts import Verdict, gateway_error, rates_of, usage_of
 
 _LOG = structlog.get_logger("imagegate.admission")
@@ -96,9 +96,7 @@ class Admission:
         try:
             yield ticket
         finally:
-            ticket.tally.close()
-            ticket.spent, ticket.durations = ticket.durations(), Durations  # remembered, it must not keep its request
-            ticket.ended_s = self._clock()
+            ticket.end(self._clock())
             self._owed[ticket.id] = self._held.pop(ticket.id)
             await self._pay_or_keep(ticket)
 
@@ -204,16 +202,12 @@ class Admission:
         return await self._run_admit(caller.tenant.name, caller.key.id, [*args, transfer])
 
     async def _run_admit(self, tenant: str, key_id: str, args: list[Value]) -> Verdict:
-        base, key_base = base_of(tenant), base_of(tenant) + f"key:{key_id}:"
-        keys = [f"{base}tenant", f"{base}keys", ticket_record(tenant, str(args[0])), f"{base}open", f"{key_base}open"]
-        answer = await self._watched(self._admit([*keys, f"{base}rate", f"{key_base}rate"], args))
+        answer = await self._watched(self._admit(admission_keys(tenant, key_id, str(args[0])), args))
         return msgspec.json.decode(str(answer), type=Verdict, strict=False)
 
     async def _note_order(self, ticket: Ticket, upstream: str, account: str, images: int) -> bool:
-        tenant, key_id = ticket.caller.tenant.name, ticket.caller.key.id
-        keys = [ticket_record(tenant, ticket.id), open_set(tenant), base_of(tenant) + f"key:{key_id}:open"]
         args: list[Value] = [ticket.id, f"{upstream}/{account}", images, round(self._terms.lease_s * 1000)]
-        return await self._watched(self._send(keys, args)) == 1
+        return await self._watched(self._send(order_keys(ticket), args)) == 1
 
     async def _pay_all(self) -> bool:
         """Settle what is owed, by tenant: one that cannot be settled keeps no other. Returns: whether all were."""

@@ -62,6 +62,12 @@ class Ticket:
     is_lost: bool = False
     """Redis does not know its reservation."""
 
+    def end(self, now_s: float) -> None:
+        """Nothing is noted any more; `now_s` is Unix time. What is remembered of it must not keep its request."""
+        self.tally.close()
+        self.spent, self.durations = self.durations(), Durations
+        self.ended_s = now_s
+
 
 class TicketOutcome(msgspec.Struct, frozen=True):
     """How a request ended: what settle.lua is called with, now or from a journal."""
@@ -145,3 +151,20 @@ def ticket_record(tenant: str, ticket_id: str) -> str:
 
 def open_set(tenant: str) -> str:
     return f"{base_of(tenant)}open"
+
+
+def admission_keys(tenant: str, key_id: str, ticket_id: str) -> list[str]:
+    """Of admit.lua."""
+    base, key_base = base_of(tenant), _base_of_key(tenant, key_id)
+    records = [f"{base}tenant", f"{base}keys", ticket_record(tenant, ticket_id)]
+    return [*records, open_set(tenant), f"{key_base}open", f"{base}rate", f"{key_base}rate"]
+
+
+def order_keys(ticket: Ticket) -> list[str]:
+    """Of send.lua."""
+    tenant, key_id = ticket.caller.tenant.name, ticket.caller.key.id
+    return [ticket_record(tenant, ticket.id), open_set(tenant), f"{_base_of_key(tenant, key_id)}open"]
+
+
+def _base_of_key(tenant: str, key_id: str) -> str:
+    return f"{base_of(tenant)}key:{key_id}:"

@@ -38,6 +38,10 @@ class BoundedHandler(ResponseHandler):
         self._body = None
         super().set_response_params(**params)
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._body = None  # it refers back to this object: a cycle that only the garbage collector ends
+
     def data_received(self, data: bytes) -> None:
         if not data:  # aiohttp continues with what it holds back
             super().data_received(data)

@@ -121,7 +121,8 @@ def test_one_request_is_one_line_that_no_terminal_obeys(make_gateway: MakeGatewa
         logging.getLogger("imagegate").info("last")
     lines = log.text.split("\n")[:-1]
     assert [] == [line for line in lines if not line.isprintable()]
-    assert 6 == len(lines), lines  # what is no HTTP has none
+    assert 8 == len(lines), lines
+    assert 2 == len([line for line in lines if "connections_refused" in line])  # what is no HTTP: once for each problem
     if log_format == "json":
         assert EVIL == json.loads(lines[0])["prompt"]
         assert "forged" not in {json.loads(line)["event"] for line in lines}

@@ -139,6 +139,10 @@ REPLIES: Final = {
     "no gzip": HEAD + b"content-encoding: gzip\r\ncontent-length: 1000\r\n\r\n" + b"x" * 1000,
     "no JSON": HEAD + b"content-length: 100000\r\n\r\n" + b"x" * 100_000,
     "cut off": HEAD + b"content-length: 200000\r\n\r\n" + b"x" * 100_000,
+    "cut off in a chunk": HEAD + b"transfer-encoding: chunked\r\n\r\n100\r\nx",
+    "cut off in its head": HEAD,
+    "no HTTP": b"x" * 100_000,
+    "mostly framing": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20,
     "refused": HEAD.replace(b"200 OK", b"400 No") + b"content-length: 0\r\n\r\n",
 }
 

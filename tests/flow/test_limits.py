@@ -123,7 +123,6 @@ def test_a_rate_says_when_to_come_again(gateway: Gateway) -> None:
         ({}, "[http=502]", 2, 0, "0.007"),
         ({"charge_unconfirmed": False}, "[http=502]", 2, 0, "0.00"),
         ({}, "[http=502][code=1000]", 2, 0, "0.00"),
-        ({}, "[http=522]", 2, 0, "0.00"),
         ({}, "[garbage]", 2, 0, "0.007"),
     ],
 )
@@ -137,6 +136,18 @@ def test_the_bill_is_what_was_delivered_and_what_the_operator_says(
     assert total["images"] + total["withheld"] + total["unconfirmed"] <= n
     metered = f'imagegate_spend_usd_total{{model="image-01",tenant="acme"}} {float(usd)}'
     assert (metered in gateway.get("/metrics").text) == (usd != "0.00")
+
+
+def test_a_call_that_never_reached_the_provider_is_counted_and_leaves_no_record(
+    gateway: Gateway, redis_url: str
+) -> None:
+    assert 503 == gateway.generate(prompt="[http=522]", n=2).status_code
+    total = gateway.admin("GET", "/usage").json()["total"]
+    assert (0, 0, 0, "0.00") == (total["requests"], total["asked"], total["images"], total["usd"])
+    assert [] == gateway.admin("GET", "/usage/records?tenant=acme").json()["data"]
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        [sums] = [client.hgetall(name) for name in client.scan_iter("ig2:{acme}:sums:*")]
+    assert [("not_sent", "1")] == [(name.split("|")[1], count) for name, count in sums.items()]
 
 
 def test_prices_change_at_their_moment(make_gateway: MakeGateway) -> None:

@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
+
+REQUEST: Final = "invalid_request_error"
+RATE: Final = "rate_limit_error"
+SERVER: Final = "server_error"
+"""OpenAI's types of errors (reference/openai-images.md section 5)."""
 
 
 class Outcome(Enum):
