@@ -18,7 +18,7 @@ from gateway.configuration import Running
 from gateway.domain.models import Catalog
 from gateway.lifespan import Life
 from gateway.memory import ByteBudget
-from gateway.metrics import CONNECTIONS, Metrics
+from gateway.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observing import Observing, build_observing, build_ops
 from gateway.pooling import build_pooling, build_prober
 from gateway.settings import Settings
@@ -105,7 +105,11 @@ def create_app(
             pooling.roster.withdraw,
             *observing.closes,
         ),
-        {CONNECTIONS: metrics.connections, DRAIN: drain},
+        {
+            CONNECTIONS: metrics.connections,
+            CONNECTIONS_OVER_BOUND: metrics.connections_over_bound,
+            DRAIN: drain,
+        },
     )
     routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]
     return _assemble(routes, settings, metrics, observing, drain, budget, life, own_ports)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.cli.open_files import find_room
 from gateway.settings import SecretSource, Settings, Table
 
 _READ_OR_WRITTEN_BY_OTHERS: Final = stat.S_IRWXO | stat.S_IWGRP
@@ -32,6 +33,7 @@ def find_exposures(settings: Settings, path: str, *, has_admin_key: bool) -> lis
     """All that is unsafe in the configuration read from `path`. Looks at files' modes."""
     return [
         *exposed_ports(settings, has_admin_key=has_admin_key),
+        *_unfit_connections(settings),
         *_clear_listener(settings),
         *_clear_connections(settings),
         *_loose_files(settings, path),
@@ -60,6 +62,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _unfit_connections(settings: Settings) -> Iterator[Exposure]:
+    """More connections than fit below the limit on open files, which a service has of its own."""
+    room, most = find_room(settings), settings.server.max_connections
+    if room.connections < most:
+        what = f"{most} do not fit below the {room.files} open files allowed here; the gateway takes {room.connections}"
+        remedy = f"allow the service {room.wanted_files} (ulimit -n, LimitNOFILE), or lower the setting"
+        yield Exposure("server.max_connections", what, remedy)
 
 
 def _clear_listener(settings: Settings) -> Iterator[Exposure]:

@@ -7,6 +7,7 @@ before its answers, and keeps answers that nobody reads.
 import asyncio
 import uuid
 from dataclasses import dataclass
+from typing import Final
 
 import httptools
 import structlog
@@ -15,14 +16,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from gateway.cli.certificates import Certificate
+from gateway.cli.connections import Bounds, Connection
 from gateway.cli.corked import Corked
+from gateway.cli.framing import Framing
 from gateway.cli.heads import build_refusal, build_without_upgrade, find_problem
 from gateway.cli.refusals import Refusals
 from gateway.domain.faults import Fault, GatewayError
-from gateway.metrics import CONNECTIONS, Level
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 
 _LOG = structlog.get_logger("imagegate.http")
+_FIELD_BYTES: Final = 128
+"""Memory of one header field beside its characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,16 @@ class ConnectionLimits:
     """Header fields of one request. Browsers send about 20; each costs more than its bytes."""
     pipelined_max: int = 32
     """Requests that wait for the answer before theirs. No usual client sends even one so (RFC 9112 section 9.3.2)."""
-    framing_per_body_byte: int = 16
-    """What is no body may be so much larger, beside a head's bound: a chunk of one byte comes with five."""
 
 
 class BoundedConfig(uvicorn.Config):
     """uvicorn's configuration with our bounds on connections and on the end, which reach the workers with it."""
 
     connection_limits: ConnectionLimits = ConnectionLimits()
+    bounds: Bounds = Bounds()
+    own_port_bounds: Bounds = Bounds()
+    own_ports: frozenset[int] = frozenset()
+    """Of operators, whose connections are bounded apart from those of clients."""
     drain_timeout_s: float = 5.0
     drain_grace_s: float = 0.0
     certificate: Certificate | None = None
@@ -59,13 +65,10 @@ class BoundedProtocol(HttpToolsProtocol):
     """Refuses what is too large, closes what waits for nothing, and answers errors as OpenAI does."""
 
     __slots__ = (  # uvicorn's own attributes are few enough for Python to keep them apart from their names: 1.2 KB less
-        "_accounted_bytes",
-        "_body_bytes",
-        "_connections",
+        "_connection",
         "_cycles",
         "_end_timer",
-        "_framing_bytes",
-        "_has_turned",
+        "_framing",
         "_head_timer",
         "_is_in_head",
         "_is_refused",
@@ -82,18 +85,13 @@ class BoundedProtocol(HttpToolsProtocol):
         server_state: ServerState,
         app_state: dict[str, object],
         _loop: asyncio.AbstractEventLoop | None = None,
+        connection: Connection | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         assert isinstance(config, BoundedConfig)
         self._limits, self._refusals = config.connection_limits, config.refusals
         self._is_in_head = True
-        self._framing_bytes = 0
-        """Of an incomplete head; of a complete one what came since and is no body: sizes of chunks, trailers."""
-        self._body_bytes = 0
-        self._accounted_bytes = 0
-        """How much of what was just received is complete heads and bodies."""
-        self._has_turned = False
-        """Whether a head began or was completed in it."""
+        self._framing = Framing(self._limits.head_max_bytes)
         self._refusal = Fault.MALFORMED_HTTP
         self._problem = ""
         """Why the parser was stopped."""
@@ -102,21 +100,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._end_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        told = app_state.get(CONNECTIONS)
-        self._connections = told if isinstance(told, Level) else None
+        self._connection = connection
         self._cycles: list[RequestResponseCycle] = []
         """Requests of this connection that are not answered: a client may send several before it reads."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
         self.transport = Corked(transport, self.loop)  # type: ignore[assignment] # all that uvicorn uses of one
-        if self._connections:
-            self._connections.inc()
+        if self._connection:
+            self._connection.transport = transport
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._connections:
-            self._connections.dec()
+        if self._connection:
+            self._connection.close()
         for cycle in self._cycles:  # uvicorn tells the newest alone
             if not cycle.response_complete:
                 cycle.disconnected = True
@@ -152,10 +149,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle.default_headers = [*self.server_state.default_headers, *fixed]
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
+        if self._connection:
+            self._connection.begin_request()
+
+    def on_chunk_header(self) -> None:
+        self._framing.note_chunk()
 
     def on_body(self, body: bytes) -> None:
-        self._accounted_bytes += len(body)
-        self._body_bytes += len(body)
+        self._framing.note_body(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -167,13 +168,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()  # uvicorn resumes it after each of the earlier answers
             return
         was_in_head = self._is_in_head
-        self._accounted_bytes, self._has_turned = 0, False
+        self._framing.begin_piece()
         self._unset_keepalive_if_required()
         self._parse(data)
         if self.transport.is_closing():
             self._watch_end()
             return
-        if self._is_all_framing(len(data) - self._accounted_bytes):
+        is_too_large = self._framing.is_too_large(len(data))
+        self._hold()
+        if is_too_large:
             self._refuse(GatewayError(Fault.HEAD_TOO_LARGE), "head_max_bytes")
         elif not (self._is_in_head and was_in_head) and self._waits_for_nothing():
             self._start_head_timer()  # what is left of a body that nobody wanted, or nothing at all
@@ -190,14 +193,16 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(GatewayError(self._refusal), self._problem or str(error))
 
-    def _is_all_framing(self, more_bytes: int) -> bool:
-        """Whether more came than a head may have, or a body of such a size needs."""
-        self._framing_bytes = max(more_bytes, 0) + (0 if self._has_turned else self._framing_bytes)
-        allowed = self._limits.head_max_bytes + self._limits.framing_per_body_byte * self._body_bytes
-        return self._framing_bytes > allowed
+    def _hold(self) -> None:
+        """Count what the parser keeps, and what it made of an incomplete head."""
+        if self._connection:
+            fields = len(self.headers) if self._is_in_head and self.headers else 0
+            self._connection.hold(self._framing.held_bytes + fields * _FIELD_BYTES)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._connection and not self._is_answering():
+            self._connection.end_request()
         self._watch_end()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -225,7 +230,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _check_head(self) -> None:
         """Whether a head that is complete can be served. Raises: GatewayError."""
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._accounted_bytes += head_bytes
+        self._framing.note_head(head_bytes)
         if head_bytes > self._limits.head_max_bytes:
             self._stop(Fault.HEAD_TOO_LARGE, "head_max_bytes")  # it came in one piece, which may be larger
         if len(self.pipeline) >= self._limits.pipelined_max:
@@ -256,8 +261,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _end_head(self) -> None:
         self._is_in_head = False
-        self._has_turned = True
-        self._body_bytes = 0
+        self._framing.note_turn()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

@@ -19,6 +19,7 @@ from gateway.administration import read_admin_keys
 from gateway.app import create_app
 from gateway.backing import refuse_unfit
 from gateway.cli.exposure import exposed_ports
+from gateway.cli.open_files import find_room
 from gateway.cli.output import fail
 from gateway.cli.reloading import Reload, tell_shared_keys
 from gateway.cli.server import Server, serve_until_stopped
@@ -141,6 +142,7 @@ def _run(
     own = {f"{name}_url": url_of(table.host, table.port, scheme) for name, table in own_ports(settings).items()}
     url = url_of(host, listener.getsockname()[1], scheme)
     _LOG.info("listening", url=url, **own, workers=workers, version=__version__)
+    _tell_connections(settings, options.bounds.in_all)
     if workers > 1:
         with shared_directory() as directory, watching(embedded) if embedded else nullcontext():
             create = partial(create_worker, config, directory)
@@ -153,6 +155,21 @@ def _run(
             acts = {signal.SIGINT: server.stop, signal.SIGTERM: server.stop}
             runner.run(serve_until_stopped(server, listeners, acts))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as it ends, the interpreter gives every other handler back
+
+
+def _tell_connections(settings: Settings, in_force: int) -> None:
+    """Logs the bound of each process, and warns if it is lower than the configured one."""
+    configured, room = settings.server.max_connections, find_room(settings)
+    if in_force == configured:
+        _LOG.info("connections_bounded", max_connections=in_force, open_files_max=room.files)
+        return
+    _LOG.warning(
+        "connections_bounded",
+        max_connections=in_force,
+        configured=configured,
+        open_files_max=room.files,
+        remedy=f"allow {room.wanted_files} open files (ulimit -n, LimitNOFILE), or lower server.max_connections",
+    )
 
 
 def _warn_of_exposed_ports(settings: Settings, host: str) -> None:

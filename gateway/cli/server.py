@@ -12,8 +12,12 @@ from typing import Final
 
 import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
-from gateway.cli.protocol import BoundedConfig
+from gateway.cli.connections import Action, Bound, Connections
+from gateway.cli.listener import Listener
+from gateway.cli.protocol import BoundedConfig, BoundedProtocol
+from gateway.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Labelled, Level
 from gateway.web.draining import DRAIN, Drain
 
 _LOG = structlog.get_logger("imagegate.serve")
@@ -33,6 +37,7 @@ class Server(uvicorn.Server):
         self._timeout_s = config.drain_timeout_s
         self._grace_s = config.drain_grace_s
         self._late_ports = config.late_ports
+        self._listeners: list[Listener] = []
         self._is_in_haste = asyncio.Event()
         self.on_started: Callable[[], None] = lambda: None
 
@@ -61,29 +66,58 @@ class Server(uvicorn.Server):
             drain.hurry()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """What was made up to now lives as long as the program: the garbage collector need not look at it again."""
-        await super().startup(sockets)
+        """In uvicorn's place, which would count no connections.
+
+        What was made up to now lives as long as the program: the garbage collector need not look at it again.
+        """
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        self._listeners = [self._listener(listening) for listening in sockets or []]
+        for listener in self._listeners:
+            listener.start(self.config.backlog)
+        self.started = True
         gc.collect()
         gc.freeze()
         gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
-        if self.started:
-            self.on_started()
+        self.on_started()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
         """In uvicorn's place, which would close the listener first, and not wait for what it cuts short."""
         ends_s = asyncio.get_running_loop().time() + self._timeout_s
         self._announce()
         _LOG.info("draining", requests=len(self.server_state.tasks), up_to_s=math.ceil(self._timeout_s))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._is_in_haste.wait(), self._grace_s)
-        listeners = list(zip(self.servers, sockets or [], strict=True))
-        late = [one for one in listeners if _port_of(one[1]) in self._late_ports]
-        _close([one for one in listeners if one not in late])
+        late = [listener for listener in self._listeners if listener.port in self._late_ports]
+        _close(listener for listener in self._listeners if listener not in late)
         await self._wait_while(lambda: bool(self.server_state.tasks), ends_s)
         await self._cut_short()
         _close(late)
         await self._hang_up(ends_s)
         await self.lifespan.shutdown()
+
+    def _listener(self, listening: socket.socket) -> Listener:
+        config, state = self.config, self.lifespan.state
+        assert isinstance(config, BoundedConfig)
+        level, counts = state.get(CONNECTIONS), state.get(CONNECTIONS_OVER_BOUND)
+
+        def note(bound: Bound, action: Action) -> None:
+            if isinstance(counts, Labelled):
+                counts.labels(bound, action).inc()
+            if action is Action.REFUSED:
+                config.refusals.add(f"too many connections: {bound}")
+
+        is_own = listening.getsockname()[1] in config.own_ports
+        return Listener(
+            listening,
+            Connections(
+                config.own_port_bounds if is_own else config.bounds, note, level if isinstance(level, Level) else None
+            ),
+            lambda connection: BoundedProtocol(config, self.server_state, state, None, connection),
+            config.ssl,
+            config.connection_limits,
+        )
 
     def _announce(self) -> None:
         """Let the program know."""
@@ -120,15 +154,9 @@ class Server(uvicorn.Server):
         await asyncio.wait(tasks, timeout=_CUT_SHORT_S)
 
 
-def _close(listeners: Iterable[tuple[asyncio.Server, socket.socket]]) -> None:
-    for server, listener in listeners:
-        server.close()
+def _close(listeners: Iterable[Listener]) -> None:
+    for listener in listeners:
         listener.close()
-
-
-def _port_of(listener: socket.socket) -> int:
-    port: int = listener.getsockname()[1]
-    return port
 
 
 async def serve_until_stopped(

@@ -16,6 +16,8 @@ import structlog
 from starlette.types import ASGIApp
 
 from gateway.cli.certificates import Certificate
+from gateway.cli.connections import Bounds
+from gateway.cli.open_files import find_room
 from gateway.cli.output import fail
 from gateway.cli.protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
 from gateway.cli.refusals import Refusals
@@ -29,6 +31,9 @@ _WATCH_S: Final = 0.2
 _CERTIFICATE_LOOK_S: Final = 1
 _KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of the usual proxies in front, so that they never meet a closing connection."""
+_HEADS_PART: Final = 8
+"""Unfinished heads may hold this part of `max_memory_bytes`, besides."""
+_HEADS_MIN: Final = 16
 
 
 def server_config(app: ASGIApp | str, drain_timeout_s: float, proxies: Sequence[str] = ()) -> BoundedConfig:
@@ -59,6 +64,16 @@ def gateway_config(app: ASGIApp, settings: Settings) -> BoundedConfig:
     config = server_config(app, server.drain_timeout_s, _as_seen(server.trusted_proxies))
     config.drain_grace_s = server.drain_grace_s
     config.connection_limits = ConnectionLimits(server.head_max_bytes, server.head_timeout_s, server.send_timeout_s)
+    room, most = find_room(settings), server.max_connections_per_address
+    exempt = tuple(ip_network(proxy) for proxy in server.trusted_proxies)
+    head_bytes = max(_HEADS_MIN * server.head_max_bytes, server.max_memory_bytes // _HEADS_PART)
+    config.bounds = Bounds(
+        room.connections, min(most or max(room.connections // 2, 1), room.connections), head_bytes, exempt
+    )
+    config.own_port_bounds = Bounds(
+        room.own_port_connections, max(room.own_port_connections // 2, 1), head_bytes, exempt
+    )
+    config.own_ports = frozenset(table.port for table in own_ports(settings).values())
     if settings.metrics.port:
         config.late_ports = frozenset({settings.metrics.port})
     if server.tls:

@@ -15,10 +15,22 @@ from gateway.metrics.instruments import Count, Labelled, Level, Timer
 from gateway.metrics.tenants import Tenants
 from gateway.metrics.text import CONTENT_TYPE, Totals, Truth
 
-__all__ = ["CONNECTIONS", "CONTENT_TYPE", "FAMILIES", "Count", "Level", "Metrics", "Truth"]
+__all__ = [
+    "CONNECTIONS",
+    "CONNECTIONS_OVER_BOUND",
+    "CONTENT_TYPE",
+    "FAMILIES",
+    "Count",
+    "Labelled",
+    "Level",
+    "Metrics",
+    "Truth",
+]
 
 CONNECTIONS: Final = "connections"
 """Under this name the server finds, in the state of the program's lifespan, the level that it is to keep."""
+CONNECTIONS_OVER_BOUND: Final = "connections_over_bound"
+"""Likewise what it refuses or closes at a bound."""
 _TENANTS_MAX: Final = 200
 _LIVE: Final = frozenset(family.name for family in FAMILIES if family.kind is Kind.LIVE)
 
@@ -43,6 +55,7 @@ class Metrics:
         self.request_seconds = self._timers(families.REQUEST_SECONDS)
         self.requests_in_progress = self._level(families.REQUESTS_IN_PROGRESS)
         self.connections = self._level(families.CONNECTIONS)
+        self.connections_over_bound = self._counts(families.CONNECTIONS_OVER_BOUND)
         self.refusals = self._counts(families.REFUSALS)
         self.images = self._counts(families.IMAGES)
         self.spend_usd = self._counts(families.SPEND)

@@ -29,6 +29,8 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "state": "a state of the pool: ready, cooling, half_open, quarantined, disabled, draining",
         "kind": "requests (of the last minute), images (of the last minute), concurrency (now)",
         "what": "limit: the configured one; allowed: what the provider's answers have lowered it to; used",
+        "bound": "process (`[server] max_connections`), address (`max_connections_per_address`), heads (their bytes)",
+        "action": "refused: a new connection; closed: one without a request in flight",
         "version": "of the gateway",
         "le": "the upper bound of a bucket, in seconds",
     }
@@ -86,7 +88,10 @@ def _truth(name: str, text: str, *labels: str) -> Family:
 REQUESTS: Final = _counter("requests_total", "Requests answered.", "route", "model", TENANT, "status")
 REQUEST_SECONDS: Final = _seconds("request_seconds", "Duration of a request.", "route")
 REQUESTS_IN_PROGRESS: Final = _live("requests_in_progress", "Requests that are being answered.")
-CONNECTIONS: Final = _live("connections", "Open connections of clients.")
+CONNECTIONS: Final = _live("connections", "Open connections of clients, TLS handshakes included.")
+CONNECTIONS_OVER_BOUND: Final = _counter(
+    "connections_over_bound_total", "Connections refused, or closed while idle, at a bound.", "bound", "action"
+)
 REFUSALS: Final = _counter("refusals_total", "Requests refused, by fault.", "fault", TENANT)
 IMAGES: Final = _counter("images_total", "Images delivered.", "model", TENANT, "upstream")
 SPEND: Final = _counter("spend_usd_total", "US dollars charged; the ledger is exact.", "model", TENANT)
@@ -152,7 +157,7 @@ SERIES_REFUSED: Final = _counter(
 )
 
 FAMILIES: Final = (
-    *(REQUESTS, REQUEST_SECONDS, REQUESTS_IN_PROGRESS, CONNECTIONS, REFUSALS),
+    *(REQUESTS, REQUEST_SECONDS, REQUESTS_IN_PROGRESS, CONNECTIONS, CONNECTIONS_OVER_BOUND, REFUSALS),
     *(IMAGES, SPEND, SETTLEMENTS, UNSETTLED),
     *(OVERHEAD_SECONDS, QUEUE_SECONDS, WAIT_SECONDS),
     *(UPSTREAM_SECONDS, UPSTREAM_REPLIES, RETRIES, SPILLS, IN_FLIGHT),

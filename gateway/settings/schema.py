@@ -23,6 +23,8 @@ class Server(Table, frozen=True, kw_only=True):
     max_body_bytes: Count = 1024 * 1024
     max_native_body_bytes: Count = 16 * 1024 * 1024
     max_memory_bytes: Count = 512 * 1024 * 1024
+    max_connections: Count = 8192
+    max_connections_per_address: Count | None = None
     head_max_bytes: Count = 64 * 1024
     head_timeout_s: Seconds = 30
     body_timeout_s: Seconds = 30

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 from starlette.responses import PlainTextResponse
 
+from gateway.cli.connections import Bounds
 from gateway.cli.protocol import ConnectionLimits
 from gateway.cli.server import Server
 from gateway.cli.serving import bind, server_config
@@ -29,6 +30,10 @@ FLOODS = {
     "expensive requests without end": (b"", b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 2000),
     "trailers without end": (CHUNKED + b"0\r\n", b"x-flood: yyyyyyyyyyyy\r\n" * 3000),
     "one trailer without end": (CHUNKED + b"0\r\nx-flood: ", b"y" * 65536),
+    "one trailer without end behind a body": (
+        CHUNKED + b"400000\r\n" + b"x" * 0x400000 + b"\r\n0\r\nx-flood: ",
+        b"y" * 65536,
+    ),
     "an extension without end": (CHUNKED + b"1;", b"y" * 65536),
     "a chunk's size without end": (CHUNKED, b"0" * 65536),
     "a header without end": (b"GET / HTTP/1.1\r\nhost: x\r\nx-flood: ", b"y" * 65536),
@@ -148,11 +153,12 @@ def test_idle_connections_keep_nobody_out_and_end(running: Process) -> None:
 
 
 @contextmanager
-def answering(body: str) -> Iterator[tuple[str, Server]]:
+def answering(body: str, send_timeout_s: float = 0.3, bounds: Bounds | None = None) -> Iterator[tuple[str, Server]]:
     """A program with one answer, in a server whose sockets hold little of it."""
     config = server_config(PlainTextResponse(body), 5)
     config.lifespan = "off"
-    config.connection_limits = ConnectionLimits(send_timeout_s=0.3)
+    config.connection_limits = ConnectionLimits(send_timeout_s=send_timeout_s)
+    config.bounds = bounds or Bounds()
     server, listener = Server(config), bind("127.0.0.1", 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),), daemon=True)
@@ -171,3 +177,17 @@ def test_an_answer_that_is_never_read_does_not_keep_a_closed_connection() -> Non
         client.sendall(HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
         wait_until(lambda: server.server_state.total_requests == 1, "it is answered")
         wait_until(lambda: not server.server_state.connections, "its connection is given up")
+
+
+def test_an_answer_that_is_being_read_is_not_cut_off_for_a_new_connection() -> None:
+    """Its request is done, and most of its bytes are still in the process."""
+    size = 2_000_000
+    with answering("y" * size, 60, Bounds(in_all=1)) as (url, server), connected(url, receive_bytes=2048) as client:
+        client.sendall(HEALTH)
+        wait_until(lambda: server.server_state.total_requests == 1, "it is answered")
+        assert b"" == talk(url, HEALTH)
+        answer = b""
+        while len(answer.partition(b"\r\n\r\n")[2]) < size:
+            answer += client.recv(65536)
+        assert [(200, size)] == [(reply.status, len(reply.body)) for reply in replies(answer)]
+        assert 200 == replies(talk(url, HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")))[0].status

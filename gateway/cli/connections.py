@@ -1,0 +1,204 @@
+"""Bounds on open connections: in all, per client address, and on the bytes of the heads that they have begun to send.
+
+A connection counts from its TCP accept to its close, TLS handshake included. It is idle while no request is in flight:
+during the handshake, before its first head is complete, and between requests. At a bound the connection that has been
+idle longest is closed, and the new one is refused if none is idle. Invariant: no request that was received whole is cut
+off.
+"""
+
+import socket
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final, Protocol
+
+from gateway.web.guesses import network_of
+
+_SMALL_BYTES: Final = 1024
+"""Less is not counted: it is small beside what every connection costs, and of usual requests no more is ever left."""
+_UNSENT_SKIPPED_MAX: Final = 16
+"""Idle connections with an unread response that one new connection looks past."""
+
+
+class Bound(StrEnum):
+    """What a connection was refused or closed for; a label of the metric."""
+
+    PROCESS = "process"
+    ADDRESS = "address"
+    HEADS = "heads"
+
+
+class Action(StrEnum):
+    """What happened at a bound; a label of the metric."""
+
+    REFUSED = "refused"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of one listener in one process."""
+
+    in_all: int = sys.maxsize
+    per_address: int = sys.maxsize
+    """IPv6 addresses count by /64."""
+    head_bytes: int = sys.maxsize
+    """Of all unfinished heads together."""
+    exempt: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks of proxies, which bring the connections of many clients: not bounded by address."""
+
+
+class Level(Protocol):
+    """A gauge of the open connections."""
+
+    def inc(self) -> None: ...
+    def dec(self) -> None: ...
+
+
+class Transport(Protocol):
+    """The part of a transport that says whether a response is still unsent."""
+
+    def get_write_buffer_size(self) -> int: ...
+
+
+@dataclass(slots=True)
+class _Address:
+    count: int = 0
+    idle: "OrderedDict[Connection, None]" = field(default_factory=OrderedDict)
+
+
+class Connections:
+    """The open connections of one listener, oldest idle first."""
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        note: Callable[[Bound, Action], None] = lambda _bound, _action: None,
+        level: Level | None = None,
+    ) -> None:
+        self._bounds = bounds
+        self._note = note
+        self._level = level
+        self._count = 0
+        self._addresses: dict[str, _Address] = {}
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
+        self._heads: OrderedDict[Connection, None] = OrderedDict()
+        """Connections with an unfinished head, the longest unfinished first."""
+        self._head_bytes = 0
+
+    def admit(self, client: socket.socket, address: str) -> "Connection | None":
+        """Counts an accepted connection, or closes it and returns None."""
+        network = network_of(address)
+        place = self._addresses.get(network)
+        if place and place.count >= self._bounds.per_address and not self._is_exempt(address):
+            full = None if self._close_idle(place.idle, Bound.ADDRESS) else Bound.ADDRESS
+        else:
+            has_room = self._count < self._bounds.in_all or self._close_idle(self._idle, Bound.PROCESS)
+            full = None if has_room else Bound.PROCESS
+        if full:
+            client.close()
+            self._note(full, Action.REFUSED)
+            return None
+        connection = Connection(self, network, client)
+        self._addresses.setdefault(network, _Address()).count += 1
+        self._count += 1
+        if self._level:
+            self._level.inc()
+        self.note_idle(connection)
+        return connection
+
+    def note_idle(self, connection: "Connection") -> None:
+        self._idle[connection] = None
+        self._addresses[connection.network].idle[connection] = None
+
+    def note_in_flight(self, connection: "Connection") -> None:
+        self._idle.pop(connection, None)
+        self._addresses[connection.network].idle.pop(connection, None)
+
+    def note_head(self, connection: "Connection", head_bytes: int) -> None:
+        """Counts what the connection holds of an unfinished head; beyond the bound the oldest such are closed."""
+        self._head_bytes += head_bytes - connection.head_bytes
+        connection.head_bytes = head_bytes
+        if head_bytes:
+            self._heads.setdefault(connection)
+        else:
+            self._heads.pop(connection, None)
+        while self._head_bytes > self._bounds.head_bytes:
+            next(iter(self._heads)).cut()
+            self._note(Bound.HEADS, Action.CLOSED)
+
+    def forget(self, connection: "Connection") -> None:
+        self.note_head(connection, 0)
+        self.note_in_flight(connection)
+        self._count -= 1
+        place = self._addresses[connection.network]
+        place.count -= 1
+        if not place.count:
+            del self._addresses[connection.network]
+        if self._level:
+            self._level.dec()
+
+    def _close_idle(self, idle: "OrderedDict[Connection, None]", bound: Bound) -> bool:
+        """Makes room, if any connection is idle. A response that is still being read is not cut off."""
+        for _ in range(min(_UNSENT_SKIPPED_MAX, len(idle))):
+            oldest = next(iter(idle))
+            if not oldest.has_unsent():
+                oldest.cut()
+                self._note(bound, Action.CLOSED)
+                return True
+            idle.move_to_end(oldest)
+        return False
+
+    def _is_exempt(self, address: str) -> bool:
+        found = ip_address(address)
+        found = getattr(found, "ipv4_mapped", None) or found
+        return any(found in network for network in self._bounds.exempt)
+
+
+class Connection:
+    """One accepted connection, as its protocol reports on it."""
+
+    __slots__ = ("_connections", "_is_open", "_socket", "head_bytes", "network", "transport")
+
+    def __init__(self, connections: Connections, network: str, client: socket.socket) -> None:
+        self._connections = connections
+        self._socket = client
+        self._is_open = True
+        self.network = network
+        self.head_bytes = 0
+        self.transport: Transport | None = None
+        """None during the TLS handshake."""
+
+    def begin_request(self) -> None:
+        if self._is_open:
+            self._connections.note_in_flight(self)
+
+    def end_request(self) -> None:
+        if self._is_open:
+            self._connections.note_idle(self)
+
+    def hold(self, head_bytes: int) -> None:
+        """Counts the bytes of an unfinished head, 0 if there is none."""
+        counted = head_bytes if head_bytes >= _SMALL_BYTES else 0
+        if self._is_open and counted != self.head_bytes:
+            self._connections.note_head(self, counted)
+
+    def close(self) -> None:
+        """Gives its place back; safe to call again."""
+        if self._is_open:
+            self._is_open = False
+            self._connections.forget(self)
+
+    def cut(self) -> None:
+        """Ends the TCP connection in either phase, at which its transport closes without waiting for the client."""
+        self.close()
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the client closed it
+
+    def has_unsent(self) -> bool:
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0

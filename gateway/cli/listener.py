@@ -1,0 +1,94 @@
+"""Accepts connections, counts them before anything is read, and gives a TLS handshake a deadline.
+
+The event loop's own server knows no address before a TLS handshake is done, and cannot refuse.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from gateway.cli.connections import Connection, Connections
+from gateway.cli.protocol import ConnectionLimits
+
+_ACCEPTS_MAX: Final = 16
+"""In one turn of the event loop; other processes that share the socket take the rest."""
+_RETRY_S: Final = 0.1
+"""After which accepting is tried again if the process has no file descriptor or memory left."""
+
+MakeProtocol = Callable[[Connection], asyncio.Protocol]
+
+
+class Listener:
+    """One listening socket and the connections that are being opened on it."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        connections: Connections,
+        make_protocol: MakeProtocol,
+        tls: ssl.SSLContext | None,
+        limits: ConnectionLimits,
+    ) -> None:
+        self._socket = listening
+        self._connections = connections
+        self._make_protocol = make_protocol
+        self._tls = tls
+        self._timeouts_s = (limits.head_timeout_s, limits.send_timeout_s) if tls else (None, None)
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def port(self) -> int:
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def start(self, backlog: int) -> None:
+        self._socket.setblocking(False)
+        self._socket.listen(backlog)
+        self._resume()
+
+    def close(self) -> None:
+        if self._retry:
+            self._retry.cancel()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _resume(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_MAX):
+            try:
+                client, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # the socket would be ready again at once
+                self._loop.remove_reader(self._socket)
+                self._retry = self._loop.call_later(_RETRY_S, self._resume)
+                return
+            if connection := self._connections.admit(client, address[0]):
+                opening = self._loop.create_task(self._open(client, connection))
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, client: socket.socket, connection: Connection) -> None:
+        handshake_timeout_s, shutdown_timeout_s = self._timeouts_s
+        client.setblocking(False)
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._make_protocol(connection),
+                client,
+                ssl=self._tls,
+                ssl_handshake_timeout=handshake_timeout_s,
+                ssl_shutdown_timeout=shutdown_timeout_s,
+            )
+        except OSError:  # no TLS, a handshake that failed or took too long, a client that is gone
+            connection.close()
+            client.close()
+        except BaseException:
+            connection.close()
+            raise
