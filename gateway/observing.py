@@ -82,5 +82,5 @@ def build_ops(
     pulse = Pulse(metrics, looks, time.monotonic)
     health = RedisHealth(partial(write_refusal, redis), lambda: inspection.problems)
     readiness = Readiness(drain, health, pool, time.monotonic)
-    scrape = Scrape(metrics, pulse, pool, __version__)
+    scrape = Scrape(metrics, pulse, pool, lambda: inspection.memory, __version__)
     return Operating(Ops(readiness, scrape, own_ports), (inspection.run, pulse.run))

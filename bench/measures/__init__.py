@@ -4,7 +4,20 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from bench.measures import cpu, flight, large, latency, overload, queue, scripts, starting, stores, throughput, trips
+from bench.measures import (
+    cpu,
+    flight,
+    large,
+    latency,
+    overload,
+    queue,
+    refusals,
+    scripts,
+    starting,
+    stores,
+    throughput,
+    trips,
+)
 from bench.rows import Row
 from bench.run import Run
 
@@ -19,6 +32,7 @@ MEASURES: Final[Mapping[str, Callable[[Run], list[Row]]]] = MappingProxyType(
         "stores": stores.measure,
         "scripts": scripts.measure,
         "overload": overload.measure,
+        "refusals": refusals.measure,
         "trips": trips.measure,
         "start": starting.measure,
     }

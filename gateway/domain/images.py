@@ -88,6 +88,10 @@ class Extras:
     style: bytes | None = None
     subject_reference: bytes | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        return len(self.style or b"") + len(self.subject_reference or b"")
+
     def given(self) -> frozenset[str]:
         """The names of the fields that the caller set."""
         return frozenset(name for name in EXTRA_FIELDS if getattr(self, name) is not None)

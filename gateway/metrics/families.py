@@ -139,6 +139,10 @@ KEY_BACK: Final = _truth(
 )
 
 REDIS_UP: Final = _truth("redis_up", "Whether Redis answers: 1 or 0.")
+REDIS_USED_BYTES: Final = _truth("redis_memory_used_bytes", "Memory that Redis uses; of a cluster, its fullest server.")
+REDIS_MAX_BYTES: Final = _truth(
+    "redis_memory_max_bytes", "Memory that it may use: its `maxmemory`, or all that its machine has if that is 0."
+)
 REDIS_BREAKER_OPEN: Final = _live(
     "redis_breaker_open", "Processes that refuse at once, as Redis did not answer lately."
 )
@@ -164,6 +168,8 @@ FAMILIES: Final = (
     *(POOL_TRANSITIONS, POOL_CAPACITY, QUEUE_DEPTH, ACCOUNT_CAPACITY, UPSTREAM_STATE, KEY_STATE, KEY_BACK),
     *(
         REDIS_UP,
+        REDIS_USED_BYTES,
+        REDIS_MAX_BYTES,
         REDIS_BREAKER_OPEN,
         INFO,
         PROCESSES,

@@ -6,6 +6,7 @@ Without scripts no limit is exact, and a server that throws keys away when its m
 import asyncio
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, TypeGuard
 
 import structlog
@@ -134,6 +135,25 @@ async def write_refusal(redis: Client) -> str:
     return f"redis takes no writes ({error})" if error else ""
 
 
+@dataclass(frozen=True, slots=True)
+class RedisMemory:
+    """How full the memory of a server is."""
+
+    used_bytes: int
+    max_bytes: int
+    """`maxmemory`, or all memory of its machine without one; 0 if it does not report that."""
+
+
+async def read_memory(redis: Client) -> RedisMemory:
+    """Of the fullest server that takes writes. Raises: GatewayError REDIS_AWAY."""
+    infos = await answer(redis, redis.infos("memory"), list[Mapping[str, int]])
+    found = [
+        RedisMemory(info.get("used_memory", 0), info.get("maxmemory") or info.get("total_system_memory", 0))
+        for info in infos
+    ]
+    return max(found, key=lambda one: one.used_bytes / one.max_bytes if one.max_bytes else 0.0)
+
+
 class Inspection:
     """The verdict on the Redis in use, sought again and again."""
 
@@ -151,6 +171,7 @@ class Inspection:
         self._pause_fit_s = pause_fit_s
         self.problems: tuple[str, ...] = ()
         """Why the gateway is not ready; nothing is known of a Redis that has not answered yet."""
+        self.memory: RedisMemory | None = None
 
     async def run(self) -> None:
         """Serving may begin before Redis does; whoever reads the log is told."""
@@ -159,6 +180,7 @@ class Inspection:
             known = self.problems
             try:
                 self.problems = tuple(await inspect(self._redis))
+                self.memory = None if self.problems else await read_memory(self._redis)
             except GatewayError as error:
                 if not is_told:
                     remedy = "check redis.url; requests are answered 503"

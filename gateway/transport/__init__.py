@@ -139,27 +139,25 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
 
 
-def _open_body(request: httpx.Request) -> BytesIOPayload | None:
-    """The request's body as aiohttp sends it in pieces, however large."""
+def _open_body(request: httpx.Request) -> "_Content | None":
     content = request.read()
-    if not content:
-        return None
-    on_sent = request.extensions.get("on_sent")
-    return _Announced(content, on_sent) if on_sent else BytesIOPayload(io.BytesIO(content))
+    return _Content(content, request.extensions.get("on_sent")) if content else None
 
 
-class _Announced(BytesIOPayload):
-    """A body that reports when it is written: aiohttp keeps the head back until then, and writes both at once."""
+class _Content(BytesIOPayload):
+    """A body that aiohttp sends in pieces, and that reports when it is written: the head is kept back until then."""
 
-    def __init__(self, content: bytes, on_sent: Callable[[], None]) -> None:
-        super().__init__(io.BytesIO(content))
+    def __init__(self, content: bytes, on_sent: Callable[[], None] | None) -> None:
+        super(BytesIOPayload, self).__init__(io.BytesIO(content))
+        self._size = len(content)  # aiohttp asks for the buffer, and io.BytesIO copies the content to give one
         self._on_sent = on_sent
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         assert isinstance(writer, StreamWriter)
         if writer.transport is None or writer.transport.is_closing():  # aiohttp would write nothing
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was sent")
-        self._on_sent()
+        if self._on_sent:
+            self._on_sent()
         await super().write_with_length(writer, content_length)
 
 

@@ -29,7 +29,7 @@ class BodyLimits:
     timeout_s: float
 
 
-async def read_json_body(request: Request, limits: BodyLimits) -> bytes:
+async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytearray:
     """The whole body of a JSON request.
 
     Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT; ClientDisconnect.
@@ -66,7 +66,7 @@ async def _take_soon(request: Request) -> Message | None:
     return None
 
 
-async def _read_rest(request: Request, message: Message | None, limits: BodyLimits, counted: int) -> bytes:
+async def _read_rest(request: Request, message: Message | None, limits: BodyLimits, counted: int) -> bytearray:
     """The body that begins with a message, where one was at hand. `counted`: bytes that its account has already.
 
     Raises: GatewayError, ClientDisconnect.
@@ -83,7 +83,7 @@ async def _read_rest(request: Request, message: Message | None, limits: BodyLimi
             memory.take(len(body) - counted)
             counted = len(body)
         if not message.get("more_body"):
-            return bytes(body)
+            return body
         message = None
 
 

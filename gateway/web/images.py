@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -31,6 +31,7 @@ _SENT_AT_ONCE_BYTES: Final = 64 * 1024
 """The connection buffers as much: no client can make the request wait with less."""
 
 Generation = openai.Generation | native.NativeGeneration
+_G = TypeVar("_G", openai.Generation, native.NativeGeneration)
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
 
@@ -75,9 +76,8 @@ class Images:
         self._drain.refuse()
         caller = await self._identify(request)
         async with self._counting_refusals(request, caller):
-            body = await read_json_body(request, self._limits)
-            generation = openai.parse_generation(body, self._catalog, caller.tenant, self._manners)
-            del body  # it may be megabytes, and the wait minutes
+            parse = partial(openai.parse_generation, catalog=self._catalog, tenant=caller.tenant, manners=self._manners)
+            generation = await _read(request, self._limits, parse)
             max_wait_s = read_max_wait(request)
         if generation.is_stream:
             make = partial(self._make, request, caller, generation, max_wait_s)
@@ -90,9 +90,9 @@ class Images:
         self._drain.refuse()
         caller = await self._identify(request)
         async with self._counting_refusals(request, caller):
-            body = await read_json_body(request, self._native_limits)
-            generation = native.parse_native(body, self._catalog, caller.tenant, self._manners.size_policy)
-            del body  # as above
+            policy = self._manners.size_policy
+            parse = partial(native.parse_native, catalog=self._catalog, tenant=caller.tenant, policy=policy)
+            generation = await _read(request, self._native_limits, parse)
             max_wait_s = read_max_wait(request)
         return ChunksResponse(native.render_native(await self._make(request, caller, generation, max_wait_s)))
 
@@ -185,3 +185,14 @@ class Images:
     def _durations(self, record: RequestRecord) -> Durations:
         seconds = (record.trace.queue_s, record.trace.upstream_s, self._monotonic() - record.started_s)
         return Durations(*(round(1000 * spent_s) for spent_s in seconds))
+
+
+async def _read(request: Request, limits: BodyLimits, parse: Callable[[bytes | bytearray], _G]) -> _G:
+    """Of a body, which may be megabytes, no more is held and counted than its job: the wait may be minutes.
+
+    Raises: what `read_json_body` and `parse` do.
+    """
+    body = await read_json_body(request, limits)
+    generation = parse(body)
+    record_of(request).memory.note(generation.job.extras.held_bytes - len(body))
+    return generation

@@ -3,11 +3,13 @@
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import Final
 
 from gateway.domain.faults import GatewayError
 from gateway.metrics import Metrics, Truth, families
 from gateway.metrics.pulse import Pulse
+from gateway.stores.inspection import RedisMemory
 from gateway.stores.pool import KeyPool
 from gateway.web.truths import pool_truths
 
@@ -24,10 +26,18 @@ _BETWEEN_SCRAPERS_S: Final = 0.01
 class Scrape:
     """Renders pages for scrapers. A scraper that comes too soon waits for the next page, so that none is stale."""
 
-    def __init__(self, metrics: Metrics, pulse: Pulse, pool: KeyPool, version: str) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        pulse: Pulse,
+        pool: KeyPool,
+        redis_memory: Callable[[], RedisMemory | None],
+        version: str,
+    ) -> None:
         self._metrics = metrics
         self._pulse = pulse
         self._pool = pool
+        self._redis_memory = redis_memory
         self._version = version
         self._lock = asyncio.Lock()
         self._page = b""
@@ -63,5 +73,8 @@ class Scrape:
             truths.append(Truth(families.REDIS_UP, (), 0))
         else:
             truths.append(Truth(families.REDIS_UP, (), 1))
+            if memory := self._redis_memory():
+                truths.append(Truth(families.REDIS_USED_BYTES, (), memory.used_bytes))
+                truths.append(Truth(families.REDIS_MAX_BYTES, (), memory.max_bytes))
         self._pulse.look()
         return truths

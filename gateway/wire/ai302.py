@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-import msgspec
-
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import DEFAULT_RATIO, Capability, Delivery, ImageJob, ImageReply, Shape
 from gateway.wire.envelope import Envelope, Reply, open_envelope
-from gateway.wire.minimax import given_extras, raise_newer_error, raise_refusal, read_base_resp
+from gateway.wire.minimax import encode_call, raise_newer_error, raise_refusal, read_base_resp
 from gateway.wire.probes import ProbeResult, read_models
 from gateway.wire.texts import refusal
 
@@ -85,7 +83,7 @@ class Ai302:
         body |= {"response_format": delivery.value, "prompt_optimizer": False}
         if count > 1:
             body["n"] = count
-        return msgspec.json.encode(body | given_extras(job))
+        return encode_call(body, job)
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
         """Raises: GatewayError with the fault of whatever the answer says went wrong."""

@@ -12,6 +12,7 @@ from gateway.domain.faults import Fault, GatewayError
 
 MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding JSON from outside may raise: broken, not UTF-8, nested too deeply."""
+_NULL: Final = msgspec.Raw(b"null")
 _SHOWN_MAX_CHARS: Final = 64
 _STRUCTURE: Final = (b'"', b",")
 _STRUCTURE_MAX: Final = 20_000
@@ -23,7 +24,7 @@ in one of 16 MiB they could be objects that take seconds to make and hundreds of
 class Fields:
     """The fields of one request body."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes | bytearray) -> None:
         """Raises: GatewayError INVALID_JSON."""
         if sum(body.count(mark) for mark in _STRUCTURE) > _STRUCTURE_MAX:
             raise GatewayError(
@@ -41,11 +42,11 @@ class Fields:
             ) from None
         self._untaken = set(self._raw)
 
-    def raw(self, name: str) -> bytes | None:
-        """The field as it stands in the body, None when absent or null."""
+    def raw(self, name: str) -> msgspec.Raw | None:
+        """The field's place in the body, None when absent or null."""
         self._untaken.discard(name)
         value = self._raw.get(name)
-        return None if value is None or bytes(value).strip() == b"null" else bytes(value)
+        return None if value == _NULL else value
 
     def value(self, name: str) -> object:
         """The decoded field, None when absent or null."""
@@ -105,7 +106,7 @@ class Fields:
 
     def refuse_rest(self) -> None:
         """Refuse fields that nobody took: nothing is dropped silently."""
-        unknown = sorted(name for name in self._untaken if bytes(self._raw[name]).strip() != b"null")
+        unknown = sorted(name for name in self._untaken if self._raw[name] != _NULL)
         if unknown:
             raise unknown_parameter(unknown[0])
 

@@ -74,7 +74,7 @@ class NativeGeneration:
     name: str
 
 
-def parse_native(body: bytes, catalog: Catalog, tenant: Tenant, policy: SizePolicy) -> NativeGeneration:
+def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, policy: SizePolicy) -> NativeGeneration:
     """Read the body of a request in MiniMax's format; both spellings of the models are understood.
 
     Raises: GatewayError with the caller's own fault and the parameter's name.

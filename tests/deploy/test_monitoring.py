@@ -111,7 +111,9 @@ def test_an_alert_says_how_urgent_it_is_and_what_to_do(name: str) -> None:
     assert alert["annotations"]["summary"]
     runbook = alert["annotations"]["runbook"]
     assert all(_is_command(command) for command in re.findall(r"`imagegate ([a-z -]+)`", runbook))
-    assert all(_is_setting(*path) for path in re.findall(r"\b(server|requests|pool|billing)\.([a-z_]+)", runbook))
+    assert all(
+        _is_setting(*path) for path in re.findall(r"\b(server|requests|pool|billing|ledger)\.([a-z_]+)", runbook)
+    )
     assert all(_is_seen(quoted) for quoted in re.findall(r'"([^"]+)"', runbook))
 
 

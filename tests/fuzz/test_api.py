@@ -44,7 +44,7 @@ def upstream() -> Iterator[Hostile]:
 
 @pytest.fixture(scope="module")
 def book(one_simulator: Simulator, upstream: Hostile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Book]:
-    with booking(tmp_path_factory.mktemp("f"), one_simulator, upstream.url) as running:
+    with booking(tmp_path_factory.mktemp("f"), one_simulator, {"dark": upstream.url}) as running:
         before_mb = resident_mb(running.pid)
         yield running
         running.revive()

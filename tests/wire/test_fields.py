@@ -144,7 +144,8 @@ def test_choice_lists_what_is_supported() -> None:
 
 
 def test_raw_is_the_value_as_it_stands() -> None:
-    assert Fields(b'{"x":  {"b": 1.50}  }').raw("x") == b'{"b": 1.50}'
+    raw = Fields(b'{"x":  {"b": 1.50}  }').raw("x")
+    assert raw == msgspec.Raw(b'{"b": 1.50}')
 
 
 def test_first_unknown_field_by_name_is_refused() -> None:

@@ -70,7 +70,7 @@ def is_dall_e(name: str) -> bool:
     return name.startswith("dall-e-")
 
 
-def parse_generation(body: bytes, catalog: Catalog, tenant: Tenant, manners: Manners) -> Generation:
+def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, manners: Manners) -> Generation:
     """Read the body of a generation.
 
     Raises: GatewayError with the caller's own fault and the parameter's name.
