@@ -19,6 +19,8 @@ from gateway.web.guesses import network_of
 
 _SMALL_BYTES: Final = 1024
 """Less is not counted: it is small beside what every connection costs, and of usual requests no more is ever left."""
+_FIELD_BYTES: Final = 128
+"""Memory of one header field beside its characters."""
 _UNSENT_SKIPPED_MAX: Final = 16
 """Idle connections with an unread response that one new connection looks past."""
 
@@ -180,9 +182,10 @@ class Connection:
         if self._is_open:
             self._connections.note_idle(self)
 
-    def hold(self, head_bytes: int) -> None:
-        """Counts the bytes of an unfinished head, 0 if there is none."""
-        counted = head_bytes if head_bytes >= _SMALL_BYTES else 0
+    def hold(self, head_bytes: int, fields: int = 0) -> None:
+        """Counts the memory of an unfinished head, from its bytes and the number of its complete fields."""
+        memory_bytes = head_bytes + fields * _FIELD_BYTES
+        counted = memory_bytes if memory_bytes >= _SMALL_BYTES else 0
         if self._is_open and counted != self.head_bytes:
             self._connections.note_head(self, counted)
 

@@ -6,8 +6,9 @@ before its answers, and keeps answers that nobody reads.
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
 
 import httptools
 import structlog
@@ -25,8 +26,6 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 
 _LOG = structlog.get_logger("imagegate.http")
-_FIELD_BYTES: Final = 128
-"""Memory of one header field beside its characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +49,8 @@ class BoundedConfig(uvicorn.Config):
 
     connection_limits: ConnectionLimits = ConnectionLimits()
     bounds: Bounds = Bounds()
-    own_port_bounds: Bounds = Bounds()
-    own_ports: frozenset[int] = frozenset()
-    """Of operators, whose connections are bounded apart from those of clients."""
+    own_bounds: Mapping[int, Bounds] = MappingProxyType({})
+    """Of operators' ports."""
     drain_timeout_s: float = 5.0
     drain_grace_s: float = 0.0
     certificate: Certificate | None = None
@@ -194,13 +192,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(GatewayError(self._refusal), self._problem or str(error))
 
     def _hold(self) -> None:
-        """Count what the parser keeps, and what it made of an incomplete head."""
         if self._connection:
             fields = len(self.headers) if self._is_in_head and self.headers else 0
-            self._connection.hold(self._framing.held_bytes + fields * _FIELD_BYTES)
+            self._connection.hold(self._framing.held_bytes, fields)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._is_refused:
+            self.flow.pause_reading()  # what still comes is not read while earlier answers go out
         if self._connection and not self._is_answering():
             self._connection.end_request()
         self._watch_end()

@@ -110,12 +110,10 @@ class Server(uvicorn.Server):
             if action is Action.REFUSED:
                 config.refusals.add(f"too many connections: {bound}")
 
-        is_own = listening.getsockname()[1] in config.own_ports
+        bounds = config.own_bounds.get(listening.getsockname()[1], config.bounds)
         return Listener(
             listening,
-            Connections(
-                config.own_port_bounds if is_own else config.bounds, note, level if isinstance(level, Level) else None
-            ),
+            Connections(bounds, note, level if isinstance(level, Level) else None),
             lambda connection: BoundedProtocol(config, self.server_state, state, None, connection),
             config.ssl,
             config.connection_limits,

@@ -70,10 +70,8 @@ def gateway_config(app: ASGIApp, settings: Settings) -> BoundedConfig:
     config.bounds = Bounds(
         room.connections, min(most or max(room.connections // 2, 1), room.connections), head_bytes, exempt
     )
-    config.own_port_bounds = Bounds(
-        room.own_port_connections, max(room.own_port_connections // 2, 1), head_bytes, exempt
-    )
-    config.own_ports = frozenset(table.port for table in own_ports(settings).values())
+    own = Bounds(room.own_port_connections, max(room.own_port_connections // 2, 1), head_bytes, exempt)
+    config.own_bounds = {table.port: own for table in own_ports(settings).values()}
     if settings.metrics.port:
         config.late_ports = frozenset({settings.metrics.port})
     if server.tls:

@@ -1,5 +1,6 @@
 """What `imagegate check` says of an unsafe configuration, and what the log says at the start."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ STRONG = "0123456789abcdef0123456789abcdef"
 def environ(tmp_path: Path, redis_url: str, simulator: Simulator) -> dict[str, str]:
     made = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
     (tmp_path / "imagegate.toml").chmod(0o644)
-    return made
+    return made | {"IMAGEGATE_SERVER__MAX_CONNECTIONS": "100"}  # which fit below any limit of open files
 
 
 def warnings(environ: dict[str, str], **settings: str) -> list[str]:
     """What the check warns of; it passes."""
-    done = run("check", **environ, **{f"IMAGEGATE_{name}": value for name, value in settings.items()}, COLUMNS="1000")
+    done = run("check", **environ | {f"IMAGEGATE_{name}": value for name, value in settings.items()}, COLUMNS="1000")
     assert (0, "") == (done.returncode, done.stderr)
     return [line.removeprefix("warning: ") for line in done.stdout.splitlines() if line.startswith("warning: ")]
 
@@ -175,3 +176,11 @@ def test_a_port_of_operators_that_is_taken_is_named_with_the_remedy(environ: dic
     assert 1 == done.returncode
     hint = "choose another with `port` in [admin] or IMAGEGATE_ADMIN__PORT; 0 shares the gateway's own port"
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use); {hint}" in done.stderr
+
+
+def test_more_connections_than_open_files_allow_are_named(environ: dict[str, str]) -> None:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (told,) = warnings(environ, SERVER__MAX_CONNECTIONS=str(files))
+    assert told.startswith(f"server.max_connections: {files} do not fit below the {files} open files allowed here; ")
+    assert "LimitNOFILE" in told
+    assert [] == warnings(environ, SERVER__MAX_CONNECTIONS=str(files // 2))

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -32,7 +33,7 @@ def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
 
 @contextmanager
 def started(
-    configuration: Path, *options: str, files: int = 0, **settings: object
+    configuration: Path, *options: str, files: object = 0, **settings: object
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A gateway with settings from the environment, by default of [server], and with so many open files."""
     launcher = ("/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh") if files else ()
@@ -82,6 +83,10 @@ def is_closed(client: socket.socket) -> bool:
         return True
     finally:
         client.settimeout(20)
+
+
+def has_open(clients: list[socket.socket], count: int) -> bool:
+    return open_count(clients) == count
 
 
 def open_count(clients: list[socket.socket]) -> int:
@@ -167,7 +172,7 @@ def test_the_ports_of_operators_are_bounded_apart(configuration: Path) -> None:
         gateway = Gateway(url, new_key(f"http://127.0.0.1:{admin}"))
         for port in (admin, metrics):
             idle = [stack.enter_context(connect(f"http://127.0.0.1:{port}", source)) for source in MANY]
-            wait_until(lambda idle=idle: open_count(idle) == 64, "the port has its share")
+            wait_until(partial(has_open, idle, 64), "the port has its share")
         public = [stack.enter_context(connect(url)) for _ in range(200)]
         assert serves(gateway)
         assert 200 == open_count(public)
@@ -228,7 +233,10 @@ def test_a_tls_handshake_ends_with_the_time_of_a_head_and_counts_until_then(
     configuration: Path, tmp_path: Path, begin: bytes
 ) -> None:
     files = certify(tmp_path)
-    with started(configuration, max_connections=40, head_timeout_s=3, **tls(files)) as (_, url), ExitStack() as stack:
+    with (
+        started(configuration, max_connections=40, head_timeout_s=3, **dict[str, object](tls(files))) as (_, url),
+        ExitStack() as stack,
+    ):
         clients = [stack.enter_context(begun(url, begin)) for _ in range(30)]
         wait_until(lambda: open_count(clients) <= 20, "they are bounded by address")
         secure = stack.enter_context(files.trusted.wrap_socket(connect(url, TENANT), server_hostname="127.0.0.1"))
