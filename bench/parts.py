@@ -28,6 +28,7 @@ _SETTINGS: Final = """
 [server]
 port = {port}
 drain_timeout_s = 3600
+max_connections_per_address = 8192
 [redis]
 url = "redis://127.0.0.1:{redis_port}/0"
 [metrics]
