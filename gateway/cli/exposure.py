@@ -69,7 +69,7 @@ def _unfit_connections(settings: Settings) -> Iterator[Exposure]:
     room, most = find_room(settings), settings.server.max_connections
     if room.connections < most:
         what = f"{most} do not fit below the {room.files} open files allowed here; the gateway takes {room.connections}"
-        remedy = f"allow the service {room.wanted_files} (ulimit -n, LimitNOFILE), or lower the setting"
+        remedy = f"allow the service {room.wanted_files} (ulimit -Hn, LimitNOFILE), or lower the setting"
         yield Exposure("server.max_connections", what, remedy)
 
 

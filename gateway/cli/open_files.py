@@ -1,4 +1,4 @@
-"""How many connections fit below the number of files that this process may open (`ulimit -n`)."""
+"""How many connections fit below the number of files that this process may open (`ulimit -Hn`)."""
 
 import resource
 import sys
@@ -21,7 +21,7 @@ class Room:
     """Of one process."""
 
     files: int
-    """The soft limit."""
+    """The hard limit, to which `allow_files` raises the soft one."""
     connections: int
     own_port_connections: int
     wanted_files: int
@@ -30,8 +30,8 @@ class Room:
 
 def find_room(settings: Settings) -> Room:
     """The reserve is for Redis, upstream calls and operators' ports; at most half, so that clients are served too."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = sys.maxsize if hard == resource.RLIM_INFINITY else hard
     calls = sum(account.max_concurrency for upstream in settings.upstreams for account in upstream.accounts)
     wanted = _FILES + _OWN_PORTS * _OWN_PORT_CONNECTIONS + _FILES_A_CALL * calls
     reserve = min(wanted, files // 2)
@@ -42,3 +42,10 @@ def find_room(settings: Settings) -> Room:
         max(min(_OWN_PORT_CONNECTIONS, reserve // 4), 1),
         most + min(wanted, most),
     )
+
+
+def allow_files(room: Room) -> None:
+    """Raises the soft limit of this process and its children as far as it is wanted; it never lowers it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft not in {hard, resource.RLIM_INFINITY} and soft < room.wanted_files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(room.files, room.wanted_files), hard))

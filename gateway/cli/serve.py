@@ -19,7 +19,7 @@ from gateway.administration import read_admin_keys
 from gateway.app import create_app
 from gateway.backing import refuse_unfit
 from gateway.cli.exposure import exposed_ports
-from gateway.cli.open_files import find_room
+from gateway.cli.open_files import allow_files, find_room
 from gateway.cli.output import fail
 from gateway.cli.reloading import Reload, tell_shared_keys
 from gateway.cli.server import Server, serve_until_stopped
@@ -127,6 +127,7 @@ def _run(
     port: int,
     workers: int,
 ) -> None:
+    allow_files(find_room(settings))
     try:
         app = _create(settings, reload, embedded, watches=workers == 1)
         options = gateway_config(app, settings)
@@ -168,7 +169,7 @@ def _tell_connections(settings: Settings, in_force: int) -> None:
         max_connections=in_force,
         configured=configured,
         open_files_max=room.files,
-        remedy=f"allow {room.wanted_files} open files (ulimit -n, LimitNOFILE), or lower server.max_connections",
+        remedy=f"allow {room.wanted_files} open files (ulimit -Hn, LimitNOFILE), or lower server.max_connections",
     )
 
 

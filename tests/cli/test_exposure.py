@@ -179,7 +179,7 @@ def test_a_port_of_operators_that_is_taken_is_named_with_the_remedy(environ: dic
 
 
 def test_more_connections_than_open_files_allow_are_named(environ: dict[str, str]) -> None:
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     (told,) = warnings(environ, SERVER__MAX_CONNECTIONS=str(files))
     assert told.startswith(f"server.max_connections: {files} do not fit below the {files} open files allowed here; ")
     assert "LimitNOFILE" in told

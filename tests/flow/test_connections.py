@@ -187,6 +187,16 @@ def test_every_worker_has_bounds_of_its_own(configuration: Path) -> None:
         assert serves(gateway)
 
 
+def test_a_soft_limit_of_open_files_is_raised_as_far_as_it_must(configuration: Path) -> None:
+    with started(configuration, files="-S 256", max_connections=300) as (process, url), ExitStack() as stack:
+        clients = [stack.enter_context(begun(url, HEALTH, MANY[number % 3])) for number in range(300)]
+        assert all(client.recv(65536).startswith(b"HTTP/1.1 200") for client in clients)
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+    (line,) = [line for line in log_of(configuration) if line["event"] == "connections_bounded"]
+    assert ("info", 300) == (line["level"], line["max_connections"])
+    assert 300 < int(re.search(r"Max open files +(\d+)", limits)[1]) < 1000  # type: ignore[index]
+
+
 def test_redis_and_upstreams_are_reached_at_the_limit_of_open_files(configuration: Path) -> None:
     """Half of a small limit is theirs; the operator reads what limit would do."""
     with started(configuration, files=256) as (process, url), ExitStack() as stack:
