@@ -14,7 +14,6 @@ import structlog
 import uvicorn
 
 from gateway.cli.protocol import BoundedConfig
-from gateway.processes import return_freed_memory
 from gateway.web.draining import DRAIN, Drain
 
 _LOG = structlog.get_logger("imagegate.serve")
@@ -63,7 +62,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """What was made up to now lives as long as the program: the garbage collector need not look at it again."""
-        return_freed_memory()
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
