@@ -6,6 +6,7 @@ account is closed, and everything on it is given back.
 """
 
 import asyncio
+import ctypes
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,12 +23,19 @@ _PROCESS: Final = None
 """The scope that everything counts for, beside that of a tenant."""
 
 
+_TRIM_PAUSE_S: Final = 5.0
+_TRIM_AFTER_BYTES: Final = 16 * 1024 * 1024
+"""Less is not worth the milliseconds: what is returned has to be mapped again for the next body."""
+
+
 class ByteBudget:
     """What may be held at one time."""
 
     def __init__(self, max_bytes: int) -> None:
         self.tenant_max_bytes = max_bytes // _TENANTS
         self._max_bytes = max_bytes
+        self.freed_bytes = 0
+        """Given back since the start."""
         self._held: Counter[str | None] = Counter()
         self._first: dict[str | None, ByteAccount] = {}
         """The request that goes on although a scope is full, so that always one gets done."""
@@ -56,6 +64,7 @@ class ByteBudget:
             if not self._held[scope]:
                 del self._held[scope]
         if count < 0:
+            self.freed_bytes -= count
             self._freed.set()
 
     def close(self, account: "ByteAccount") -> None:
@@ -115,3 +124,18 @@ class ByteAccount:
         """Gives everything back. To be called once, when nothing of the request is left."""
         self._budget.close(self)
         self.held_bytes = 0
+
+
+async def return_freed_memory(budget: ByteBudget) -> None:
+    """Has glibc return freed memory to the system, soon after much was freed. Other allocators have no such function.
+
+    By itself, glibc keeps up to twice the largest block that it ever freed, and all that lies below a small object at
+    the end of its heap. Bounds for single blocks (mallopt) would do too, but cost page faults in every large response.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trimmed_bytes = 0
+    while trim:
+        await asyncio.sleep(_TRIM_PAUSE_S)
+        if budget.freed_bytes - trimmed_bytes >= _TRIM_AFTER_BYTES:
+            trimmed_bytes = budget.freed_bytes
+            trim(0)

@@ -9,7 +9,7 @@ from functools import partial
 
 from gateway import __version__
 from gateway.lifespan import Act
-from gateway.memory import ByteBudget
+from gateway.memory import ByteBudget, return_freed_memory
 from gateway.metrics import Metrics
 from gateway.metrics.pulse import Pulse
 from gateway.settings import Settings, SettingsError
@@ -83,4 +83,6 @@ def build_ops(
     health = RedisHealth(partial(write_refusal, redis), lambda: inspection.problems)
     readiness = Readiness(drain, health, pool, time.monotonic)
     scrape = Scrape(metrics, pulse, pool, lambda: inspection.memory, __version__)
-    return Operating(Ops(readiness, scrape, own_ports), (inspection.run, pulse.run))
+    return Operating(
+        Ops(readiness, scrape, own_ports), (inspection.run, pulse.run, partial(return_freed_memory, budget))
+    )

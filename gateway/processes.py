@@ -17,10 +17,6 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-_KEPT_MAX_BYTES: Final = 4 * 1024 * 1024
-"""Larger blocks are unmapped when freed. Most pictures are smaller, and mapping each would cost page faults."""
 _UMASK: Final = 0o077
 """A server's files hold tenants' data, and backups copy modes."""
 _STOP_TIMEOUT_S: Final = 5.0
@@ -45,17 +41,6 @@ def deny_memory_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
-
-
-def return_freed_memory() -> None:
-    """Has glibc return freed memory to the system at once. Other allocators stay as they are.
-
-    By default, after it frees a block of 16 MiB, glibc keeps up to 32 MiB of freed memory for ever, and cuts the next
-    large blocks from the heap, where a small object above one keeps all of it.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_MAX_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_MAX_BYTES)
 
 
 def start_kept(users: Path, lock: int, command: list[str]) -> subprocess.Popen[bytes]:

@@ -18,7 +18,6 @@ from gateway.cli.connections import Action, Bound, Connections
 from gateway.cli.listener import Listener
 from gateway.cli.protocol import BoundedConfig, BoundedProtocol
 from gateway.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Labelled, Level
-from gateway.processes import return_freed_memory
 from gateway.web.draining import DRAIN, Drain
 
 _LOG = structlog.get_logger("imagegate.serve")
@@ -71,7 +70,6 @@ class Server(uvicorn.Server):
 
         What was made up to now lives as long as the program: the garbage collector need not look at it again.
         """
-        return_freed_memory()
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)

@@ -86,8 +86,7 @@ def test_what_large_bodies_took_is_returned_to_the_system(tmp_path: Path, redis_
         with ThreadPoolExecutor(4) as threads:
             answers = threads.map(lambda _: gateway.post("/v1/image_generation", refused), range(12))
         assert {2013} == {answer.json()["base_resp"]["status_code"] for answer in answers}
-        wait_until(lambda: held(gateway) == 0, "they are given back")
-        assert private_bytes(process.pid) - before < 0.8 * len(BODY)
+        wait_until(lambda: private_bytes(process.pid) - before < len(BODY) // 2, "it is returned")
     finally:
         process.kill()
         process.wait()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from tests.fuzz.attacks import Attack
 
 CONNECTIONS: Final = 64
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 240.0
 _LEAVES_AFTER_S: Final = 0.05
 _LINE: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
