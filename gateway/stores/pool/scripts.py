@@ -25,7 +25,8 @@ Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
 | processes | sorted set | 40 days idle | channels of processes that wait for something, by expiry |
 | grants | hash | 40 days idle | id -> channel: leases that their processes have not taken yet |
 | accused, blamed | hash, set | 40 days idle | faults that one tenant's calls met: see lua/pool/health.lua |
-| served | sorted set | 40 days idle | tenants whose last call succeeded, by moment; at most 1,000 |
+| served | sorted set | 40 days idle | tenants that were served, by moment; at most 1,000: see lua/pool/release.lua |
+| ailing | hash | 40 days idle | tenant -> failures in a row; at most 1,000: see lua/pool/health.lua |
 | meta | hash | 40 days idle | terms, virtual time, failures in a row, calls of the last minute |
 | audit | stream | `[audit]` | one entry a person's change |
 | day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered |

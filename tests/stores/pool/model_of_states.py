@@ -35,6 +35,10 @@ class Rest:
     until_s: float
     by: str = ""
     """The tenant whose calls alone are the reason."""
+    is_ill: bool = False
+    """The circuit breaker's."""
+    resumes_s: float = 0.0
+    """Until when it lasts if the call that tries it before its time fails."""
     probe: str = ""
 
 
@@ -63,7 +67,9 @@ class Model:
     leases: dict[str, Lease] = field(default_factory=dict)
     failures: int = 0
     served: dict[str, float] = field(default_factory=dict)
-    """Tenants whose last outcome is a success, and when that was."""
+    """Tenants whose calls have not failed twice since a success, and when that was."""
+    ailing: dict[str, int] = field(default_factory=dict)
+    """Failures of each tenant's calls since a success."""
     well_since_s: float = 0.0
     accused: dict[str, list[str]] = field(default_factory=dict)
     """What did not work since these tenants' calls met a fault there."""
@@ -123,12 +129,20 @@ class Model:
             if name in self.rests and self.rests[name].by and self.state(name) in OUT:
                 self.move(name, Event.ENABLE)
 
+    def lift_breaker(self, tenant: str) -> bool:
+        """Likewise the circuit breaker, for a tenant whose calls do not fail."""
+        star = self.rests.get(UPSTREAM)
+        if not (star and star.is_ill and self.state(UPSTREAM) in OUT) or self.ailing.get(tenant, 0) > 1:
+            return False
+        star.resumes_s = star.until_s
+        self.move(UPSTREAM, Event.ENABLE)
+        return True
+
     def put_to_rest(self, name: str, fault: Fault, by: str = "") -> None:
         self.move(name, Event.QUARANTINE if fault.state is State.QUARANTINED else Event.COOL, fault, by)
 
     def are_others_served(self, tenant: str) -> bool:
-        self.served.pop(tenant, None)
-        return any(self.now_s - at_s < SERVED_S for at_s in self.served.values())
+        return any(self.now_s - at_s < SERVED_S for other, at_s in self.served.items() if other != tenant)
 
     def check(self, member: str, fault: Fault, *, works: bool) -> None:
         lease, is_known = Lease(member, 0, 0), False
@@ -183,14 +197,27 @@ class Model:
             self.failures = 0
             if fault is None:
                 self.served[lease.tenant] = self.now_s
+                self.ailing.pop(lease.tenant, None)
             if star and star.probe == lease_id and not (fault and fault.scope):
                 self.move(UPSTREAM, Event.SUCCEED)
         elif fault.breaker == "ill" and lease.at_s >= self.well_since_s:
             self.failures += 1
-            are_others_served = self.are_others_served(lease.tenant)
-            seconds = BREAKER_OPEN_S
+            self.ailing[lease.tenant] = self.ailing.get(lease.tenant, 0) + 1
+            if self.ailing[lease.tenant] > 1:
+                self.served.pop(lease.tenant, None)
             if star and self.state(UPSTREAM) is State.HALF_OPEN and star.probe == lease_id:
-                seconds = min(2 * star.seconds, 6 * BREAKER_OPEN_S)
-            elif star or self.failures < BREAKER_FAILURES or are_others_served:
-                return
-            self.move(UPSTREAM, Event.COOL, Fault(fault.name, seconds=seconds, seconds_max=seconds))
+                self._fail_trial(star, fault, lease.tenant)
+            elif not star and self.failures >= BREAKER_FAILURES and not self.are_others_served(lease.tenant):
+                self._open_breaker(fault, BREAKER_OPEN_S, lease.tenant)
+
+    def _fail_trial(self, star: Rest, fault: Fault, tenant: str) -> None:
+        if star.resumes_s > self.now_s:
+            star.until_s, star.resumes_s, star.probe = star.resumes_s, 0.0, ""
+            return
+        self.ailing.clear()
+        self._open_breaker(fault, min(2 * star.seconds, 6 * BREAKER_OPEN_S), tenant)
+
+    def _open_breaker(self, fault: Fault, seconds: int, tenant: str) -> None:
+        self.move(UPSTREAM, Event.COOL, Fault(fault.name, seconds=seconds, seconds_max=seconds))
+        self.rests[UPSTREAM].is_ill = True
+        self.ailing[tenant] = 2

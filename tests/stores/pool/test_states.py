@@ -39,8 +39,18 @@ LIMITS: Final = AccountLimits(10_000, 100_000, 10_000)
 LONG_S: Final = 1e8
 TENANTS: Final = ("t", "u", "v", "w")
 MUTANTS: Final[dict[str, Mutant]] = {
-    "the breaker opens beside tenants that are served": ("and not is_excused then", "then"),
-    "a tenant that fails counts as served": ("  redis.call('ZREM', K.served, tenant)\n", ""),
+    "the breaker opens beside tenants that are served": ("and not are_others_served(lease.o) then", "then"),
+    "a tenant that fails counts as served": ("redis.call('ZREM', K.served, tenant)", ""),
+    "a tenant is served no more for one failure": ("tenant, 1) > 1 then", "tenant, 1) > 0 then"),
+    "a failed trial before its time lengthens the rest": (
+        "if star.resumes and star.resumes > now then",
+        "if false then",
+    ),
+    "a tenant that failed before may not try a rest that got longer": (
+        "  redis.call('DEL', K.ailing)\n  open",
+        "  open",
+    ),
+    "who opened the breaker may try it": ("if lease.o then redis.call('HSET', touch('ailing'), lease.o, 2) end", ""),
     "who was served once keeps the breaker closed": (
         "  redis.call('ZREMRANGEBYSCORE', K.served, '-inf', now - MINUTE)\n",
         "",
@@ -99,7 +109,7 @@ class History:
         tenant, avoided = self.random.choice(self.tenants), [key for key in KEYS if key != member]
         found = self.pool.lease(lease_id, tenant, avoided=avoided, lease_s=LONG_S)["verdict"]
         self.log.append(f"{lease_id} {member} {tenant}: {found}")
-        if not self.model.may_lease(member):
+        if not self.model.may_lease(member) and not self.model.lift_breaker(tenant):
             self.model.lift_blamed(tenant)
         assert self.model.may_lease(member) == (found == "leased"), self.log
         if found == "leased":

@@ -2,10 +2,12 @@
 --
 -- A rest, cmsgpack in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
 --   state, fault, since_us, until_us, seconds, busy; probe: the lease that tries it; by: the tenant whose calls alone are the
---   reason, as its requests may have provoked the fault
+--   reason, as its requests may have provoked the fault; ill: the circuit breaker's; resumes: until when it lasts if the call
+--   that tries it before its time fails
 -- `accused`: field -> "TIMES TENANT": how often this tenant's calls met a fault there since it last worked; 0 for several
 --   tenants
 -- `blamed`: fields that rest because of one tenant's calls
+-- `ailing`: tenant -> failures of the upstream that its calls met since one of them succeeded
 -- TRANSITIONS says which event leads from which state to which; a rest's end only moves outward, except by a check or a
 -- person.
 
@@ -25,6 +27,9 @@ local function is_out(rest)
   local state = state_of(rest)
   return state == 'cooling' or state == 'quarantined'
 end
+
+-- Whether a tenant's calls fail again and again, so that they say nothing of others'.
+local function is_ailing(tenant) return (tonumber(redis.call('HGET', K.ailing, tenant)) or 0) > 1 end
 
 -- What was read of an account's keys is no longer so.
 local function forget_keys(field)
@@ -70,7 +75,7 @@ local function accuse(field, tenant)
 end
 
 -- An event of a rest, by the table of states. `fault` describes a new rest: fault, seconds, seconds_max (the same fault
--- again, with no success between, doubles up to this), busy, by.
+-- again, with no success between, doubles up to this), busy, by, ill.
 local function move(field, event, fault)
   local rest = rest_at(field)
   local before = state_of(rest)
@@ -98,7 +103,7 @@ local function move(field, event, fault)
     local since = is_out(rest) and rest.state == after and rest.since_us or now
     local by = (not is_out(rest) or rest.by) and fault.by or nil
     keep_rest(field, {state = after, fault = fault.fault, seconds = seconds, since_us = since, until_us = until_us,
-      busy = fault.busy, by = by})
+      busy = fault.busy, by = by, ill = fault.ill})
     if since == now then tell(field, after, fault.fault) end
   end
 end

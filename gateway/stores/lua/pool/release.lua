@@ -13,7 +13,7 @@ local lease = lease_of(id)
 local member = said.account .. '/' .. said.key
 local FIELD = {key = member, model = member .. '|' .. said.model, account = said.account, upstream = '*'}
 local ALARM_S, ALARM_MAX_S, ALARM_WITHIN = 60, 900, MINUTE
-local SERVED_MAX = 1000
+local TENANTS_MAX = 1000    -- of whom it is kept how their calls ended
 local ACCUSATIONS = 3       -- faults that one tenant's calls must meet while others are here
 
 local function is_our_key(a)
@@ -40,17 +40,23 @@ local function end_trials()
   end
 end
 
--- Tenants whose last outcome is a success, within a minute. Another tenant's success speaks against one tenant's failures.
+-- Tenants that were served within a minute, and whose calls have not failed twice since. Another tenant's success speaks
+-- against one tenant's failures.
 local function note_served(tenant)
   redis.call('ZADD', touch('served'), now, tenant)
-  redis.call('ZREMRANGEBYRANK', K.served, 0, -SERVED_MAX - 1)
+  redis.call('ZREMRANGEBYRANK', K.served, 0, -TENANTS_MAX - 1)
+  redis.call('HDEL', K.ailing, tenant)
+end
+
+local function note_ailing(tenant)
+  if redis.call('HINCRBY', touch('ailing'), tenant, 1) > 1 then redis.call('ZREM', K.served, tenant) end
+  if redis.call('HLEN', K.ailing) > TENANTS_MAX then redis.call('DEL', K.ailing) end
 end
 
 -- Whether only some tenants fail, this one too, while others are served: their prompts are to blame, not the upstream.
 local function are_others_served(tenant)
-  redis.call('ZREM', K.served, tenant)
   redis.call('ZREMRANGEBYSCORE', K.served, '-inf', now - MINUTE)
-  return redis.call('EXISTS', K.served) == 1
+  return redis.call('ZCARD', K.served) > (redis.call('ZSCORE', K.served, tenant) and 1 or 0)
 end
 
 -- Whether other tenants are served or wait.
@@ -117,6 +123,23 @@ local function note_fault()
   if are_all then raise_alarm(names) end
 end
 
+-- Each tenant may then try the upstream before its time, but for this one, until its calls have failed twice.
+local function open_breaker(seconds)
+  move('*', 'cool', {fault = said.fault, seconds = seconds, seconds_max = seconds, ill = true})
+  if lease.o then redis.call('HSET', touch('ailing'), lease.o, 2) end
+end
+
+-- A call that tried the upstream failed: that lengthens the rest, unless it was tried before its time.
+local function fail_trial(star, seconds)
+  if star.resumes and star.resumes > now then
+    star.until_us, star.resumes, star.probe, star.told = star.resumes, nil, nil, nil
+    keep_rest('*', star)
+    return tell('*', star.state, star.fault)
+  end
+  redis.call('DEL', K.ailing)
+  open_breaker(math.min(2 * star.seconds, 6 * seconds))
+end
+
 local function mind_breaker()
   local star = rest_at('*')
   if said.breaker == 'well' then
@@ -128,14 +151,13 @@ local function mind_breaker()
   if not lease or lease.t < setting('well_since') then return end  -- it was sent before the upstream was well again
   local failures = setting('failures') + 1
   set_meta('failures', failures)
-  local is_excused = are_others_served(lease.o)
+  if lease.o then note_ailing(lease.o) end
   local seconds = setting('breaker_open_us') / 1000000
   if star and is_out(star) then return end
   if star then  -- half open: only its probe decides, not what was sent before
-    local longer = math.min(2 * star.seconds, 6 * seconds)
-    if star.probe == id then move('*', 'cool', {fault = said.fault, seconds = longer, seconds_max = longer}) end
-  elseif failures >= setting('breaker_failures') and not is_excused then
-    move('*', 'cool', {fault = said.fault, seconds = seconds})
+    if star.probe == id then fail_trial(star, seconds) end
+  elseif failures >= setting('breaker_failures') and not are_others_served(lease.o) then
+    open_breaker(seconds)
   end
 end
 
