@@ -33,8 +33,8 @@ class Rest:
     fault: Fault
     seconds: int
     until_s: float
-    by: str = ""
-    """The tenant whose calls alone are the reason."""
+    by: tuple[str, ...] = ()
+    """The tenants whose calls alone are the reason."""
     is_ill: bool = False
     """The circuit breaker's."""
     resumes_s: float = 0.0
@@ -113,18 +113,18 @@ class Model:
 
     def blame(self, name: str, fault: Fault, tenant: str) -> None:
         """One call's fault is enough for what is busy, and where no other tenant is served."""
-        by = ""
+        by: tuple[str, ...] = ()
         if not fault.is_busy:
             self.accused.setdefault(name, []).append(tenant)
-            by = tenant if {tenant} == {*self.accused[name]} else ""
-        if by and len(self.accused[name]) < ACCUSATIONS and self.are_others_served(tenant):
+            by = tuple(set(self.accused[name]))
+        if len(by) == 1 and len(self.accused[name]) < ACCUSATIONS and self.are_others_served(tenant):
             return
         self.put_to_rest(name, fault, by)
         (self.blamed.add if by else self.blamed.discard)(name)
 
     def lift_blamed(self, tenant: str) -> None:
-        """Where a tenant would be given no lease, what only another one's calls put to rest may be tried."""
-        for name in [name for name in self.blamed if name not in self.rests or self.rests[name].by != tenant]:
+        """Where a tenant would be given no lease, what only others' calls put to rest may be tried."""
+        for name in [name for name in self.blamed if name not in self.rests or tenant not in self.rests[name].by]:
             self.blamed.remove(name)
             if name in self.rests and self.rests[name].by and self.state(name) in OUT:
                 self.move(name, Event.ENABLE)
@@ -138,7 +138,7 @@ class Model:
         self.move(UPSTREAM, Event.ENABLE)
         return True
 
-    def put_to_rest(self, name: str, fault: Fault, by: str = "") -> None:
+    def put_to_rest(self, name: str, fault: Fault, by: tuple[str, ...] = ()) -> None:
         self.move(name, Event.QUARANTINE if fault.state is State.QUARANTINED else Event.COOL, fault, by)
 
     def are_others_served(self, tenant: str) -> bool:
@@ -173,7 +173,7 @@ class Model:
         for name in [name for name in self.rests if name.partition("|")[0] == member]:
             self.move(name, Event.REPLACE)
 
-    def move(self, name: str, event: Event, fault: Fault | None = None, by: str = "") -> None:
+    def move(self, name: str, event: Event, fault: Fault | None = None, by: tuple[str, ...] = ()) -> None:
         before, rest = self.state(name), self.rests.get(name)
         after = TRANSITIONS[before][event]
         if after is State.READY:
@@ -188,7 +188,7 @@ class Model:
                 seconds = max(seconds, min(2 * rest.seconds, fault.seconds_max))
             if before in OUT and rest and rest.until_s >= self.now_s + seconds:
                 return
-            by = by if before not in OUT or (rest and rest.by) else ""
+            by = by if before not in OUT or (rest and rest.by) else ()
             self.rests[name] = Rest(after, fault, seconds, self.now_s + seconds, by)
 
     def _mind_breaker(self, lease_id: str, lease: Lease, fault: Fault | None) -> None:

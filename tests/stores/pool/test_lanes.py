@@ -136,6 +136,21 @@ def test_a_tenants_lanes_are_those_of_the_accounts_that_can_serve_it(clocked: Cl
     assert clocked.take("q2", "quick")
 
 
+@pytest.mark.parametrize("is_released", [True, False])
+def test_what_a_tenant_gave_back_unused_keeps_no_lanes_from_another(clocked: ClockedPool, *, is_released: bool) -> None:
+    """Its clients hang up at once, before a call is sent or while they wait."""
+    clocked.declare({f"a{at}": LIMITS for at in range(ACCOUNTS)})
+    assert clocked.take("kept", "quick")
+    for round_ in range(3):
+        ids = [f"gone{round_}-{at}" for at in range(LANES)]
+        for lease_id in ids:
+            clocked.lease(lease_id, "gone", patience_s=100)
+        for lease_id in clocked.leases.keys() & {*ids} if is_released else ():
+            clocked.release(lease_id, is_unsent=True)
+        clocked.leave(*ids)
+    assert ["0"] == clocked.client.hmget("ig2:{pool:sim}:meta", "lane_unmet")
+
+
 def test_what_is_kept_of_flows_is_forgotten_a_minute_later(clocked: ClockedPool) -> None:
     clocked.declare({"a": LIMITS})
     for number in range(300):

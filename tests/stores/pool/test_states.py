@@ -55,9 +55,15 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "  redis.call('ZREMRANGEBYSCORE', K.served, '-inf', now - MINUTE)\n",
         "",
     ),
-    "one tenant puts to rest what serves another": ("times < ACCUSATIONS and are_others_here()", "false"),
-    "what one tenant meets again and again never rests": ("times < ACCUSATIONS and", ""),
-    "another tenant never tries what one tenant put to rest": ("    said.by = lease.o\n", ""),
+    "one tenant puts to rest what serves another": (
+        "#found.by == 1 and found.n < ACCUSATIONS and are_others_here()",
+        "false",
+    ),
+    "what one tenant meets again and again never rests": ("found.n < ACCUSATIONS and", ""),
+    "another tenant never tries what one tenant put to rest": (
+        "    said.by = #found.by < ACCUSERS_MAX and found.by or nil\n",
+        "",
+    ),
     "what works again stays accused": ("    redis.call('HDEL', K.accused, field)\n", ""),
     "a refusal is a success": ("lease.o and said.is_success then", "lease.o then"),
 }

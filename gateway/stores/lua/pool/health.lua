@@ -1,12 +1,11 @@
 -- Rests: what is out of use, why and until when. Shared, after prelude.lua.
 --
 -- A rest, cmsgpack in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
---   state, fault, since_us, until_us, seconds, busy; probe: the lease that tries it; by: the tenant whose calls alone are the
---   reason, as its requests may have provoked the fault; ill: the circuit breaker's; resumes: until when it lasts if the call
+--   state, fault, since_us, until_us, seconds, busy; probe: the lease that tries it; by: the tenants whose calls alone are the
+--   reason, as their requests may have provoked the fault; ill: the circuit breaker's; resumes: until when it lasts if the call
 --   that tries it before its time fails
--- `accused`: field -> "TIMES TENANT": how often this tenant's calls met a fault there since it last worked; 0 for several
---   tenants
--- `blamed`: fields that rest because of one tenant's calls
+-- `accused`: field -> msgpack {n = faults met there since it last worked, by = the tenants whose calls met them, some}
+-- `blamed`: fields with a rest that has `by`
 -- `ailing`: tenant -> failures of the upstream that its calls met since one of them succeeded
 -- TRANSITIONS says which event leads from which state to which; a rest's end only moves outward, except by a check or a
 -- person.
@@ -27,9 +26,6 @@ local function is_out(rest)
   local state = state_of(rest)
   return state == 'cooling' or state == 'quarantined'
 end
-
--- Whether a tenant's calls fail again and again, so that they say nothing of others'.
-local function is_ailing(tenant) return (tonumber(redis.call('HGET', K.ailing, tenant)) or 0) > 1 end
 
 -- What was read of an account's keys is no longer so.
 local function forget_keys(field)
@@ -64,14 +60,6 @@ local function announce(field, rest)
     keep_rest(field, rest)
     tell(field, 'half_open', rest.fault)
   end
-end
-
--- Note that a tenant's call met a fault there. Returns how often that was since it last worked; 0 if other tenants' did too.
-local function accuse(field, tenant)
-  local times, accuser = string.match(redis.call('HGET', K.accused, field) or '', '^(%d+) (.*)$')
-  times = (not accuser or accuser == tenant) and (tonumber(times) or 0) + 1 or 0
-  redis.call('HSET', touch('accused'), field, times .. ' ' .. (times > 0 and tenant or ''))
-  return times
 end
 
 -- An event of a rest, by the table of states. `fault` describes a new rest: fault, seconds, seconds_max (the same fault

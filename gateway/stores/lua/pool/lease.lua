@@ -31,7 +31,7 @@ local function lift_blamed()
   local are_lifted = false
   for _, field in ipairs(redis.call('SRANDMEMBER', K.blamed, LIFTS_MAX)) do
     local rest, model = rest_at(field), string.match(field, '|(.+)$')
-    if not rest or rest.by ~= tenant and (not model or model == need.m) then
+    if not rest or not set_of(rest.by or {})[tenant] and (not model or model == need.m) then
       redis.call('SREM', K.blamed, field)
       if rest and rest.by and is_out(rest) then
         move(field, 'enable')
@@ -44,10 +44,12 @@ local function lift_blamed()
   return are_lifted
 end
 
--- Half open the circuit breaker before its time, for a tenant whose calls do not fail. Returns whether it was.
+-- Half open the circuit breaker before its time, for a tenant whose calls do not fail again and again. Returns whether it
+-- was.
 local function lift_breaker()
   local star = rest_at('*')
-  if not (star and star.ill and is_out(star)) or is_ailing(tenant) then return false end
+  if not (star and star.ill and is_out(star)) then return false end
+  if (tonumber(redis.call('HGET', K.ailing, tenant)) or 0) > 1 then return false end
   move('*', 'enable')
   local lifted = rest_at('*')
   lifted.resumes = star.until_us

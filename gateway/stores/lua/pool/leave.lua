@@ -10,6 +10,8 @@ for _, id in ipairs(ARGV) do
     local a = give_back(id, lease, true)
     if a then put_back(a) end
   end
+  local flow = place and place.f or lease and lease.q and lease.q .. ':' .. lease.o
+  if flow then retract(flow) end
   is_freed = is_freed or place ~= nil  -- it may have reserved an account
 end
 dispatch_freed()

@@ -14,6 +14,7 @@ local member = said.account .. '/' .. said.key
 local FIELD = {key = member, model = member .. '|' .. said.model, account = said.account, upstream = '*'}
 local ALARM_S, ALARM_MAX_S, ALARM_WITHIN = 60, 900, MINUTE
 local TENANTS_MAX = 1000    -- of whom it is kept how their calls ended
+local ACCUSERS_MAX = 8      -- tenants that meet a fault before it is no prompt's for all others too
 local ACCUSATIONS = 3       -- faults that one tenant's calls must meet while others are here
 
 local function is_our_key(a)
@@ -106,16 +107,26 @@ local function is_in_alarm()
   return lease and star and star.fault == said.fault and lease.t <= star.since_us
 end
 
--- A request can provoke a fault that seems to be a key's. While other tenants are here, one tenant must meet it several
--- times, with no success between, before anything rests, and then it rests until another tenant comes (see lease.lua). What
--- two tenants meet rests, and an account that is busy.
+-- Note that a tenant's call met a fault there. Returns what `accused` has of it.
+local function accuse(field, tenant)
+  local kept = redis.call('HGET', K.accused, field)
+  local found = kept and cmsgpack.unpack(kept) or {n = 0, by = {}}
+  found.n = found.n + 1
+  if #found.by < ACCUSERS_MAX and not set_of(found.by)[tenant] then table.insert(found.by, tenant) end
+  redis.call('HSET', touch('accused'), field, cmsgpack.pack(found))
+  return found
+end
+
+-- A request can provoke a fault that seems to be a key's. While other tenants are here, two tenants must meet it, or one
+-- several times, with no success between, before anything rests. Another tenant may then try it (see lease.lua), until so
+-- many have met the fault that it is no prompt's. An account that is busy rests for all.
 local function note_fault()
   if is_in_alarm() then return end
   local field = FIELD[said.scope]
-  local times = lease and lease.o and not said.busy and accuse(field, lease.o) or 0
-  if times > 0 then
-    if times < ACCUSATIONS and are_others_here() then return end
-    said.by = lease.o
+  if lease and lease.o and not said.busy then
+    local found = accuse(field, lease.o)
+    if #found.by == 1 and found.n < ACCUSATIONS and are_others_here() then return end
+    said.by = #found.by < ACCUSERS_MAX and found.by or nil
   end
   put_to_rest(field, said.state == 'quarantined' and 'quarantine' or 'cool', said)
   if not said.is_unauthorized then return end
@@ -179,6 +190,7 @@ local a
 local is_counted = lease or redis.call('ZREM', K.lapsed, id) == 1  -- once, also if it is told twice
 if lease then
   a = give_back(id, lease, said.is_unsent or lease.g)
+  if said.is_unsent and lease.q then retract(lease.q .. ':' .. lease.o) end
   if a and said.later_us and not said.is_unsent and not lease.l then
     count_at(a, lease, math.min(now, lease.t + said.later_us))
   end
