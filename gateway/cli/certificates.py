@@ -26,7 +26,8 @@ class Certificate:
         self._tls = tls
         self._good: tuple[bytes, bytes] | None = None
         """What was right when it was read last: a new process begins with it where the files are wrong by then."""
-        self._context: ssl.SSLContext | None = None
+        self.context: ssl.SSLContext | None = None
+        """Of new connections. Replaced whole: while files are loaded into one that is in use, its handshakes fail."""
         self._watches: tuple[Watch, ...] = ()
         self._untold = ""
         """Uvicorn asks for the context before the program of a new process has set up its log."""
@@ -35,13 +36,13 @@ class Certificate:
         """Raises: SettingsError."""
         self._watches = (Watch(self._tls.certificate), Watch(self._tls.key))
         try:
-            self._context = self.read()
+            self.context = self.read()
         except SettingsError as error:
             if self._good is None:
                 raise
             self._untold = str(error)
-            self._context = _context_of(*self._good)
-        return self._context
+            self.context = _context_of(*self._good)
+        return self.context
 
     def read(self) -> ssl.SSLContext:
         """A context of the files as they are now. Raises: SettingsError."""
@@ -79,13 +80,12 @@ class Certificate:
             _LOG.error("certificate_not_reloaded", detail=self._untold, remedy=_REMEDY)
             self._untold = ""
         changed = [watch.has_changed() for watch in self._watches]  # all are asked: each counts its own looks
-        if self._context is None or not any(changed):
+        if self.context is None or not any(changed):
             return
         for watch in self._watches:
             watch.note()
         try:
-            self.read()
-            self._load_into(self._context)
+            self.context = self.read()
         except SettingsError as error:
             _LOG.error("certificate_not_reloaded", detail=str(error), remedy=_REMEDY)
         else:

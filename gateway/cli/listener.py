@@ -5,10 +5,10 @@ The event loop's own server knows no address before a TLS handshake is done, and
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Final
 
+from gateway.cli.certificates import Certificate
 from gateway.cli.connections import Connection, Connections
 from gateway.cli.protocol import ConnectionLimits
 
@@ -28,14 +28,14 @@ class Listener:
         listening: socket.socket,
         connections: Connections,
         make_protocol: MakeProtocol,
-        tls: ssl.SSLContext | None,
+        certificate: Certificate | None,
         limits: ConnectionLimits,
     ) -> None:
         self._socket = listening
         self._connections = connections
         self._make_protocol = make_protocol
-        self._tls = tls
-        self._timeouts_s = (limits.head_timeout_s, limits.send_timeout_s) if tls else (None, None)
+        self._certificate = certificate
+        self._timeouts_s = (limits.head_timeout_s, limits.send_timeout_s) if certificate else (None, None)
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None
@@ -82,7 +82,7 @@ class Listener:
             await self._loop.connect_accepted_socket(
                 lambda: self._make_protocol(connection),
                 client,
-                ssl=self._tls,
+                ssl=self._certificate.context if self._certificate else None,
                 ssl_handshake_timeout=handshake_timeout_s,
                 ssl_shutdown_timeout=shutdown_timeout_s,
             )

@@ -113,7 +113,7 @@ class Server(uvicorn.Server):
             listening,
             Connections(bounds, note, level if isinstance(level, Level) else None),
             lambda connection: BoundedProtocol(config, self.server_state, state, None, connection),
-            config.ssl,
+            config.certificate,
             config.connection_limits,
         )
 
