@@ -188,6 +188,10 @@ class ImageReply:
     failed: int | None = None
     """How many it says were withheld by its safety check, where it says so."""
 
+    def first(self, ordered: int) -> "ImageReply":
+        """The reply without pictures that were not ordered."""
+        return replace(self, pictures=self.pictures[:ordered])
+
     def withheld(self, ordered: int) -> int:
         """How many of the images that were ordered were withheld: never more than are not there, and no guess."""
         return max(0, min(ordered - len(self.pictures), self.failed or 0))
