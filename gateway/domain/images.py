@@ -44,6 +44,8 @@ PIXELS_MAX: Final = 2048
 PIXELS_STEP: Final = 8
 """A side that image-01 takes as `width` or `height` (reference/minimax.md 1.2)."""
 
+URL_MAX_CHARS: Final = 8192
+"""A URL of a picture, as provider or client sends it; signed ones have some hundred."""
 
 _SEEDS: Final = 2**31
 """A moved seed stays in the range that a reseller publishes (reference/minimax.md 1.2)."""

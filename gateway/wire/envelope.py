@@ -10,10 +10,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff_base64
+from gateway.domain.images import URL_MAX_CHARS, Delivery, Encoded, Link, Picture, sniff_base64
 from gateway.wire.fields import MALFORMED
 
-_URL_MAX_CHARS: Final = 8192
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _PADDINGS: Final = (b"", b"=", b"==")
@@ -222,7 +221,7 @@ def _link(raw: msgspec.Raw) -> Link | None:
         url = msgspec.json.decode(raw, type=str).strip()
     except MALFORMED:
         return None
-    is_link = url.lower().startswith(("http://", "https://")) and len(url) <= _URL_MAX_CHARS and url.isprintable()
+    is_link = url.lower().startswith(("http://", "https://")) and len(url) <= URL_MAX_CHARS and url.isprintable()
     return Link(url) if is_link else None
 
 
