@@ -16,6 +16,10 @@ from gateway.domain.keys import Secret
 
 _PIECE: Final = 8
 """So many characters in a row give a key or an address away: upstream text is cut, perhaps in the middle of one."""
+_SCRAP: Final = 4
+"""So many in a row count where others of the key follow: random ones are rarely there, and never half of a key's."""
+_SCATTERED_MIN_CHARS: Final = 16
+"""Of a key that is looked for in scraps: half of a shorter one is found by chance."""
 _PROMPT_PIECE: Final = 12
 """Fewer words of a prompt than that are no one's secret, and are found in every sentence."""
 _WORDS_MAX_CHARS: Final = 32 * 1024
@@ -40,7 +44,7 @@ _Pieces = dict[int, set[str]]
 
 def redact(text: str, secret: Secret) -> str:
     """The text without the key, and without pieces of it."""
-    return _without(text, _forms(secret.reveal()), repr(secret), _PIECE)
+    return _replaced(text, _gives_away(text, secret.reveal()), repr(secret))
 
 
 def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ()) -> GatewayError:
@@ -80,10 +84,8 @@ def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
     Of a JWT the signature counts: others begin alike, and a picture that is paid for must not be lost.
     """
     key = secret.reveal()
-    forms = _forms(key.rpartition(".")[2] if key.startswith("eyJ") else key)
-    pictures = tuple(
-        one for one in reply.pictures if not (isinstance(one, Link) and any(_found(one.url, forms, _PIECE)))
-    )
+    key = key.rpartition(".")[2] if key.startswith("eyJ") else key
+    pictures = tuple(one for one in reply.pictures if not (isinstance(one, Link) and any(_gives_away(one.url, key))))
     return replace(reply, pictures=pictures, id=redact(reply.id, secret))
 
 
@@ -104,7 +106,10 @@ def _parts(url: str) -> list[str]:
 
 def _without(text: str, private: Iterable[str], instead: str, length: int) -> str:
     """Every stretch of `length` or more characters that one of `private` has too is replaced."""
-    hidden = _found(text, private, length)
+    return _replaced(text, _found(_folded(text), len(text), private, length), instead)
+
+
+def _replaced(text: str, hidden: list[bool], instead: str) -> str:
     if not any(hidden):
         return text
     return "".join(
@@ -113,18 +118,44 @@ def _without(text: str, private: Iterable[str], instead: str, length: int) -> st
     )
 
 
-def _found(text: str, private: Iterable[str], length: int) -> list[bool]:
-    """For each character of the text, whether it belongs to such a stretch: one pass, however many are private."""
-    decoded = [(one, start, end) for raw, start, end in _decoded(text) for one in raw.casefold()]
+def _gives_away(text: str, key: str) -> list[bool]:
+    """For each character of the text, whether it gives the key away."""
+    folded = _folded(text)
+    hidden = _found(folded, len(text), _forms(key), _PIECE)
+    plain = _stripped(folded)
+    if stretch := _scattered("".join(one for one, _, _ in plain), "".join(filter(str.isalnum, key.casefold()))):
+        start, end = plain[stretch.start][1], plain[stretch.stop - 1][2]
+        hidden[start:end] = [True] * (end - start)
+    return hidden
+
+
+def _scattered(text: str, key: str) -> range | None:
+    """From where to where half of the key or more is in the text, in its order, in pieces that may be short."""
+    at = end = found_chars = 0
+    start = len(text)
+    while at + _SCRAP <= len(key):
+        found, length = text.find(key[at : at + _SCRAP], end), _SCRAP
+        if found < 0:
+            at += 1
+            continue
+        while at + length < len(key) and text.startswith(key[at + length], found + length):
+            length += 1
+        start, end = min(start, found), found + length
+        at, found_chars = at + length, found_chars + length
+    return range(start, end) if 2 * found_chars >= len(key) >= _SCATTERED_MIN_CHARS else None
+
+
+def _found(folded: _Mapped, size: int, private: Iterable[str], length: int) -> list[bool]:
+    """For each of `size` characters, whether it belongs to such a stretch: one pass, however many are private."""
     whole: _Pieces = {}
     stripped: _Pieces = {}
     for known in private:
-        folded = _decode(known).casefold()
-        _cut(whole, folded, min(length, len(folded)))
-        _cut(stripped, "".join(filter(str.isalnum, folded)), length)
-    hidden = [False] * len(text)
-    _mark(hidden, decoded, whole)
-    _mark(hidden, [mapped for mapped in decoded if mapped[0].isalnum()], stripped)
+        plain = _decode(known).casefold()
+        _cut(whole, plain, min(length, len(plain)))
+        _cut(stripped, "".join(filter(str.isalnum, plain)), length)
+    hidden = [False] * size
+    _mark(hidden, folded, whole)
+    _mark(hidden, _stripped(folded), stripped)
     return hidden
 
 
@@ -140,6 +171,14 @@ def _mark(hidden: list[bool], mapped: _Mapped, pieces: _Pieces) -> None:
             if text[at : at + length] in found:
                 start, end = mapped[at][1], mapped[at + length - 1][2]
                 hidden[start:end] = [True] * (end - start)
+
+
+def _folded(text: str) -> _Mapped:
+    return [(one, start, end) for raw, start, end in _decoded(text) for one in raw.casefold()]
+
+
+def _stripped(mapped: _Mapped) -> _Mapped:
+    return [one for one in mapped if one[0].isalnum()]
 
 
 def _decoded(text: str) -> _Mapped:

@@ -1,6 +1,8 @@
 """What an upstream repeats goes no further."""
 
 from base64 import b64encode, urlsafe_b64encode
+from random import Random
+from string import ascii_letters
 from time import process_time
 from urllib.parse import quote
 
@@ -63,6 +65,9 @@ HIDDEN_FORMS = {
     "in two pieces": f"{KEY[:18]}/x/{KEY[18:]}",
     "spaced out": " ".join(KEY),
     "one piece": KEY[9:17],
+    "in pieces of seven": "x".join(KEY[at : at + 7] for at in range(0, len(KEY), 7)),
+    "in fields": "&".join(f"a{at}={KEY[at : at + 7]}" for at in range(0, len(KEY), 7)),
+    "in pieces of five": "z9".join(KEY[at : at + 5] for at in range(0, len(KEY), 5)),
     "base64": b64encode(KEY.encode()).decode(),
     "base64 behind others": urlsafe_b64encode(b"Bearer " + KEY.encode()).decode(),
     "hexadecimal": KEY.encode().hex().upper(),
@@ -89,6 +94,15 @@ def test_links_with_random_signatures_and_other_tokens_are_delivered() -> None:
     assert links == redact_reply(ImageReply(links), make_secret(jwt)).pictures
     stolen = Link(f"https://cdn.example/{jwt[-20:].upper()}")
     assert () == redact_reply(ImageReply((stolen,)), make_secret(jwt)).pictures
+
+
+def test_links_of_random_letters_are_delivered() -> None:
+    random = Random(14)
+    links = tuple(Link("https://cdn.example/" + "".join(random.choices(ascii_letters, k=2000))) for _ in range(9))
+    for _ in range(20):
+        assert (
+            links == redact_reply(ImageReply(links), make_secret("".join(random.choices(ascii_letters, k=32)))).pictures
+        )
 
 
 REFERENCE = "https://faces.example/private/face-of-alice.jpg?Signature=hunter2hunter2&x=1"
