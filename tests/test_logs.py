@@ -102,6 +102,18 @@ def test_a_mistake_names_its_field_and_does_not_repeat_its_value(log: Log, gatew
     assert "canaryofasize" not in log.text
 
 
+@pytest.mark.parametrize("name", ["https://faces.example/?sig=canary", "a canary of words", "canary" * 11, "canary\n"])
+def test_the_name_of_an_unknown_field_is_logged_only_where_it_looks_like_one(
+    log: Log, gateway: Gateway, name: str
+) -> None:
+    answer = gateway.generate(prompt=PROMPT, **{name: 1})
+    assert answer.json()["error"]["param"].startswith(name[:64])
+    assert (400, "?") == tuple(log.request(answer.headers["x-request-id"])[field] for field in ("status", "param"))
+    assert "canary" not in log.text
+    known = gateway.generate(prompt=PROMPT, **{"extra_body.x-1[0]": 1})
+    assert "extra_body.x-1[0]" == log.request(known.headers["x-request-id"])["param"]
+
+
 def test_a_stream_and_a_request_without_a_job_are_told_apart(log: Log, gateway: Gateway) -> None:
     streamed = gateway.generate(prompt=PROMPT, model="gpt-image-1", stream=True)
     assert log.request(streamed.headers["x-request-id"])["stream"] is True

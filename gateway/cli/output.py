@@ -5,7 +5,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal, NoReturn, TextIO
 
 import typer
 from rich.cells import cell_len
@@ -31,10 +31,12 @@ def print_error(message: str) -> None:
     print("imagegate: " + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)
 
 
-def print_json(answer: object) -> None:
+def print_json(answer: object, file: TextIO | None = None, separators: tuple[str, str] | None = None) -> None:
     """One line of JSON; characters that steer a terminal are escaped in it, as are lone surrogates."""
-    text = json.dumps(answer, ensure_ascii=False)
-    print("".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text))
+    text = json.dumps(answer, ensure_ascii=False, separators=separators)
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    print(text, file=file)
 
 
 def print_table(

@@ -1,7 +1,6 @@
 """`imagegate usage`: what was used, as a table, CSV or JSON; its records; and the proof that both agree."""
 
 import csv
-import json as jsonlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -105,7 +104,7 @@ def export(
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as tell:
         for answer in _pages(url, admin_key, "/usage/records", _query(tenant, first, last)):
             for record in rows(answer):
-                file.write(jsonlib.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+                print_json(record, file, (",", ":"))
                 done += 1
             tell(done, _number(answer, "total"))
     print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
@@ -180,7 +179,8 @@ def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Text that a spreadsheet shows and does not compute."""
+    """Text that a spreadsheet shows and does not compute, and that steers no terminal."""
+    text = "".join(one if one.isprintable() or one in "\t\r\n" else "?" for one in text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 

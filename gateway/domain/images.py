@@ -44,6 +44,8 @@ PIXELS_MAX: Final = 2048
 PIXELS_STEP: Final = 8
 """A side that image-01 takes as `width` or `height` (reference/minimax.md 1.2)."""
 
+URL_MAX_CHARS: Final = 8192
+"""A URL of a picture, as provider or client sends it; signed ones have some hundred."""
 
 _SEEDS: Final = 2**31
 """A moved seed stays in the range that a reseller publishes (reference/minimax.md 1.2)."""
@@ -187,6 +189,10 @@ class ImageReply:
     id: str = ""
     failed: int | None = None
     """How many it says were withheld by its safety check, where it says so."""
+
+    def first(self, ordered: int) -> "ImageReply":
+        """The reply without pictures that were not ordered."""
+        return replace(self, pictures=self.pictures[:ordered])
 
     def withheld(self, ordered: int) -> int:
         """How many of the images that were ordered were withheld: never more than are not there, and no guess."""

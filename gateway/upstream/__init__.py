@@ -284,9 +284,9 @@ class Upstreams:
         return await self._admission.open(run.ticket, lease.key.upstream, lease.key.account, count)
 
     async def _receive(self, run: Run, target: Target, order: Order, reply: ImageReply) -> Ending:
-        """The pictures as the caller wants them: never more than were ordered."""
+        """The pictures as the caller wants them."""
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
-        made = reply.pictures[: order.images]
+        made = reply.pictures
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s, run.memory)
         order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:

@@ -124,7 +124,8 @@ class Caller:
                 reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.body)
                 if entry.sent_s is None:
                     raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
-                outcome = redact_reply(endpoint.dialect.read_reply(reply, order.delivery), lease.key.secret)
+                made = endpoint.dialect.read_reply(reply, order.delivery).first(order.images)
+                outcome = redact_reply(made, lease.key.secret)
         except GatewayError as error:
             own = detach(_unsent(error) if entry.sent_s is None else error)  # it is kept: by this very frame
             outcome = redact_error(own, lease.key.secret, own_words(order.job))
@@ -237,7 +238,7 @@ def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
         return UNSENT if order.entry.sent_s is None else Report(Fault.INTERNAL)
     if isinstance(outcome, GatewayError):
         return Report(outcome.fault, outcome.retry_after_s)
-    images = len(outcome.pictures[: order.images])
+    images = len(outcome.pictures)
     return Report(images=images, usd_micros=images * order.price_usd_micros)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from typing import Final
 
 import structlog
@@ -17,7 +18,9 @@ from gateway.wire import native, openai
 _LOG = structlog.get_logger("imagegate.errors")
 _RETRY_AFTER_MAX_S: Final = 60
 """SDKs ignore or misread larger values (reference/openai-images.md 6.3)."""
-_PARAM_MAX_CHARS: Final = 64
+_PARAM: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_OTHER_PARAM: Final = "?"
+"""In the log, for a field's name that has another form than a name: it may be an address, or a text that is private."""
 _TOO_MANY: Final = 429
 """Its detail says which limit, and nothing that the caller wrote."""
 _HTTP_FAULTS: Final = {404: Fault.ROUTE_UNKNOWN, 405: Fault.METHOD_NOT_ALLOWED}
@@ -61,7 +64,7 @@ def note(request: Request, error: GatewayError) -> None:
     """Put an error into the request's record."""
     record = record_of(request)
     record.fault = error.fault
-    record.param = (error.param or "")[:_PARAM_MAX_CHARS]
+    record.param = (error.param if _PARAM.fullmatch(error.param) else _OTHER_PARAM) if error.param else ""
     is_of_the_callers_words = error.row.shows_detail and error.row.status != _TOO_MANY
     record.detail = "" if is_of_the_callers_words else error.detail
     record.rates = error.rates or record.rates

@@ -10,15 +10,22 @@ from typing import Final, TypeVar
 import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff_base64
+from gateway.domain.images import URL_MAX_CHARS, Delivery, Encoded, Link, Picture, sniff_base64
 from gateway.wire.fields import MALFORMED
 
-_URL_MAX_CHARS: Final = 8192
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _PADDINGS: Final = (b"", b"=", b"==")
 _FOREIGN_SIGNS: Final = (b"\\", b" ", b"=", b"-", b"_")
 """Escaped line breaks, spaces in the place of "+", padding that is none, the alphabet of addresses."""
+_MARKS: Final = (b",", b'"', b"[")
+_MARKS_MAX: Final = 50_000
+"""What an answer has of each. One with pictures has some tens, a page of hundreds of models some ten thousand; in one
+of megabytes they could be millions of objects that take a minute to make.
+"""
+_ITEMS_MAX: Final = 32
+"""Looked at in a list of pictures: more than can be ordered in one call, blanks among them."""
+_BLANKS: Final = b" \t\n\r\v\f"
 _PIECE_BYTES: Final = 64 * 1024
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _NULL: Final = msgspec.Raw(b"null")
@@ -144,6 +151,8 @@ def open_envelope(reply: Reply) -> Envelope:
     Raises: GatewayError for an answer that is none: by its status, or ANSWER_UNREADABLE with 2xx, since the images may
     have been made.
     """
+    if any(_has_many(reply.body, mark) for mark in _MARKS):
+        raise http_error(reply, "too many parts")
     try:
         return Envelope(msgspec.structs.asdict(msgspec.json.decode(reply.body, type=_Usual)), _NAMES)
     except MALFORMED:
@@ -153,6 +162,16 @@ def open_envelope(reply: Reply) -> Envelope:
     except MALFORMED as error:
         head = reply.body[:80].decode("ascii", "replace")
         raise http_error(reply, f"no JSON object: {head!r}") from error
+
+
+def _has_many(body: bytes | bytearray, mark: bytes) -> bool:
+    """Whether a mark is there more than `_MARKS_MAX` times; between marks it costs next to nothing, unlike `count`."""
+    at = -1
+    for _ in range(_MARKS_MAX + 1):
+        at = body.find(mark, at + 1)
+        if at < 0:
+            return False
+    return True
 
 
 def http_error(reply: Reply, detail: str) -> GatewayError:
@@ -173,8 +192,8 @@ def _is_from_cloudflare(reply: Reply) -> bool:
 
 def read_pictures(data: Envelope, delivery: Delivery) -> tuple[Picture, ...]:
     """The list that was asked for, else the other one; blanks and junk left out."""
-    links = tuple(link for raw in data.items("image_urls") if (link := _link(raw)))
-    encoded = tuple(picture for raw in data.items("image_base64") if (picture := _encoded(raw)))
+    links = tuple(link for raw in data.items("image_urls")[:_ITEMS_MAX] if (link := _link(raw)))
+    encoded = tuple(picture for raw in data.items("image_base64")[:_ITEMS_MAX] if (picture := _encoded(raw)))
     if delivery is Delivery.BASE64:
         return encoded or links
     return links or encoded
@@ -202,7 +221,7 @@ def _link(raw: msgspec.Raw) -> Link | None:
         url = msgspec.json.decode(raw, type=str).strip()
     except MALFORMED:
         return None
-    is_link = url.lower().startswith(("http://", "https://")) and len(url) <= _URL_MAX_CHARS and url.isprintable()
+    is_link = url.lower().startswith(("http://", "https://")) and len(url) <= URL_MAX_CHARS and url.isprintable()
     return Link(url) if is_link else None
 
 
@@ -239,9 +258,9 @@ def _clean(raw: msgspec.Raw) -> bytes:
         text = msgspec.json.decode(raw, type=str)
         if text.startswith("data:"):
             text = text.partition(",")[2]
-        text = "".join(text.split())
-        if text.endswith("==="):
+        data = text.encode("ascii").translate(None, _BLANKS)
+        if data.endswith(b"==="):
             return b""
-        return binascii.b2a_base64(binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True), newline=False)
+        return binascii.b2a_base64(binascii.a2b_base64(data + b"=" * (-len(data) % 4), strict_mode=True), newline=False)
     except (*MALFORMED, ValueError):
         return b""

@@ -5,14 +5,25 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.images import PIXELS_MAX, PIXELS_MIN, PIXELS_STEP, PRESETS, Extras, ImageJob, Size, SizePolicy
+from gateway.domain.images import (
+    PIXELS_MAX,
+    PIXELS_MIN,
+    PIXELS_STEP,
+    PRESETS,
+    URL_MAX_CHARS,
+    Extras,
+    ImageJob,
+    Size,
+    SizePolicy,
+)
 from gateway.domain.models import Model
 from gateway.wire.fields import MALFORMED, Fields, missing, refused_value, unknown_parameter, wrong_type
 
 _INT64: Final = 2**63
 _STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
 _REFERENCE_TYPE: Final = "character"
-_IMAGE_FILE_PREFIXES: Final = ("http://", "https://", "data:image/")
+_REFERENCES_MAX: Final = 16
+"""MiniMax documents one for these models, and 16 for edits (reference/minimax.md 1.2 and 1.5)."""
 
 
 class _Style(msgspec.Struct, forbid_unknown_fields=True):
@@ -107,9 +118,18 @@ def _read_subject(fields: Fields) -> bytes | None:
         raise refused_value("subject_reference", "expected an array of objects with 'type' and 'image_file'.") from None
     if not references:
         raise refused_value("subject_reference", "the array is empty.")
+    if len(references) > _REFERENCES_MAX:
+        raise refused_value("subject_reference", f"expected {_REFERENCES_MAX} references at most.")
     for reference in references:
-        if reference.type != _REFERENCE_TYPE or not reference.image_file.startswith(_IMAGE_FILE_PREFIXES):
+        if reference.type != _REFERENCE_TYPE or not _is_image_file(reference.image_file):
             raise refused_value(
-                "subject_reference", "'type' must be 'character' and 'image_file' a URL or a data:image/ URL."
+                "subject_reference",
+                f"'type' must be 'character' and 'image_file' a URL of at most {URL_MAX_CHARS} characters or a "
+                "data:image/ URL, without control characters.",
             )
     return msgspec.json.encode(references)
+
+
+def _is_image_file(text: str) -> bool:
+    is_url = text.startswith(("http://", "https://")) and len(text) <= URL_MAX_CHARS
+    return (is_url or text.startswith("data:image/")) and text.isprintable()

@@ -173,6 +173,19 @@ def test_an_export_is_json_lines_on_standard_output(ask: Ask, gateway: Gateway, 
     assert 1 == printed(ask("usage", "export", *JULY, "--tenant", "b")).count("\n")
 
 
+def test_what_is_exported_steers_no_terminal(ask: Ask, books: "redis.Redis", tmp_path: Path) -> None:
+    model = "\x1b[2J\x9b31m\x7f\u202e图"
+    settle(books, [Settled(model=model)])
+    output = tmp_path / "july.jsonl"
+    ask("usage", "export", *JULY, "--output", str(output))
+    shown = printed(ask("usage", "export", *JULY))
+    assert output.read_text(encoding="utf-8") == shown
+    assert (model, True) == (json.loads(shown)["model"], shown.rstrip("\n").isprintable())
+    table = printed(ask("usage", *JULY, "--by", "model", "--format", "csv"))
+    assert "?[2J?31m??图" in table
+    assert all(line.isprintable() for line in table.splitlines())
+
+
 def test_an_export_into_a_file_is_complete_or_not_there(
     ask: Ask, gateway: Gateway, books: "redis.Redis", tmp_path: Path
 ) -> None:

@@ -643,6 +643,25 @@ async def test_more_pictures_than_ordered_are_not_handed_on(redis_url: str, stac
         assert ["2"] == [line["delivered"] for _, line in await ledger(redis)]
 
 
+async def test_links_that_were_not_ordered_cost_no_time(redis_url: str, stack: ExitStack) -> None:
+    link = "https://cdn.example/" + "a1-" * 2600
+
+    async def generate(request: Request) -> Response:
+        count = int((await request.json())["prompt"])
+        return _json({"data": {"image_urls": [link] * count}, "base_resp": {"status_code": 0}})
+
+    url = stack.enter_context(serving(Starlette(routes=[Route("/v1/image_generation", generate, methods=["POST"])])))
+    async with running(redis_url, Site("up", url)) as make:
+
+        async def seconds(count: int) -> float:
+            started = time.process_time()
+            await make(prompt=str(count))
+            return time.process_time() - started
+
+        await seconds(1)
+        assert await seconds(400) < 8 * max([await seconds(1), await seconds(1)])
+
+
 LEDGERED: dict[str, tuple[Answer, Answer, str, str, str]] = {
     "delivered": ("ok", "ok", "delivered", "up/k:2,0,0,0", "7000"),
     "refused": (1026, "ok", "refused", "up/k:0,0,0,0", "0"),

@@ -155,6 +155,54 @@ def test_a_megabyte_picture_is_a_slice_of_the_received_bytes() -> None:
     assert kept_bytes < 100_000
 
 
+MANY = {
+    "strings": b'{"data":{"image_base64":[' + b",".join([b'"a"'] * 200_000) + b"]}}",
+    "numbers": b'{"data":{"image_urls":[' + b",".join([b"1"] * 200_000) + b"]}}",
+    "objects": b'{"data":[' + b",".join([b"{}"] * 200_000) + b"]}",
+    "arrays in arrays": b'{"data":[' + b",".join([b"[" * 200 + b"]" * 200] * 1000) + b"]}",
+    "fields": b'{"x":{' + b",".join(b'"%d":1' % at for at in range(200_000)) + b"}}",
+}
+
+
+@pytest.mark.parametrize(("status", "fault"), [(200, Fault.ANSWER_UNREADABLE), (400, Fault.UPSTREAM_REJECTED)])
+@pytest.mark.parametrize("body", MANY.values(), ids=MANY)
+def test_an_answer_of_many_parts_is_not_taken_apart(body: bytes, status: int, fault: Fault) -> None:
+    with pytest.raises(GatewayError, match="too many parts") as refused:
+        open_envelope(Reply(status, body))
+    assert fault is refused.value.fault
+
+
+def test_a_page_of_hundreds_of_models_is_taken_apart() -> None:
+    models = [
+        {"id": f"m{at}", "object": "model", "created": 1, "owned_by": "x", "tags": ["a", "b"]} for at in range(900)
+    ]
+    assert 900 == len(open_envelope(Reply(200, msgspec.json.encode({"data": models}))).inners("data"))
+
+
+@pytest.mark.parametrize(
+    ("name", "item", "delivery"),
+    [("image_base64", JPEG, Delivery.BASE64), ("image_urls", "https://x.org/a.jpg", Delivery.URL)],
+)
+def test_no_more_items_are_looked_at_than_can_be_ordered(name: str, item: str, delivery: Delivery) -> None:
+    assert [] == pictures(msgspec.json.encode({name: ["junk"] * 1000 + [item]}), delivery)
+    assert 9 == len(pictures(msgspec.json.encode({name: ["", None, *[item] * 9]}), delivery))
+    assert 32 == len(pictures(msgspec.json.encode({name: [item] * 1000}), delivery))
+
+
+def test_a_picture_in_pieces_is_cleaned_without_an_object_for_each() -> None:
+    raw = msgspec.json.encode({"image_base64": ["/9j/" + " AAAA" * 400_000]})
+    data = data_of(raw)
+    tracemalloc.start()
+    try:
+        (picture,) = read_pictures(data, Delivery.BASE64)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(picture, Encoded)
+    assert len(picture.base64) == 1_600_004
+    assert peak_bytes < 6 * len(raw)
+
+
 @given(st.lists(st.binary(min_size=1, max_size=60), max_size=4))
 def test_every_jpeg_comes_back_byte_for_byte(files: list[bytes]) -> None:
     files = [b"\xff\xd8\xff" + file for file in files]

@@ -80,9 +80,19 @@ def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None
     assert msgspec.json.encode(style) == read_extras(fields(style=style)).style
 
 
-@pytest.mark.parametrize("link", ["https://x/y.jpg", "http://x/y.jpg", "data:image/jpeg;base64,/9j/4AA="])
-def test_reference_is_kept_as_it_came(link: str) -> None:
-    reference = [{"type": "character", "image_file": link}]
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://x/y.jpg",
+        "http://x/y.jpg",
+        "https://x/" + "a" * 8182,
+        "data:image/jpeg;base64,/9j/4AA=",
+        "data:image/jpeg;base64," + "A" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("count", [1, 16])
+def test_references_are_kept_as_they_came(link: str, count: int) -> None:
+    reference = [{"type": "character", "image_file": link}] * count
     assert msgspec.json.encode(reference) == read_extras(fields(subject_reference=reference)).subject_reference
 
 
@@ -152,6 +162,19 @@ def test_own_words_are_every_free_text_of_the_request() -> None:
             Fault.INVALID_VALUE,
             "subject_reference",
         ),
+        *(
+            ({"subject_reference": [FACE | {"image_file": file}]}, Fault.INVALID_VALUE, "subject_reference")
+            for file in (
+                "https://x/\0",
+                "https://x/\n",
+                "http://x/\x7f",
+                "https://x/\x9b",
+                "https://x/\u202e",
+                "data:image/png;base64,/9j/\n",
+                "https://x/" + "a" * 8183,
+            )
+        ),
+        ({"subject_reference": [FACE] * 17}, Fault.INVALID_VALUE, "subject_reference"),
         ({"subject_reference": [FACE | {"image_url": "https://x"}]}, Fault.INVALID_VALUE, "subject_reference"),
         ({"subject_reference": [{"type": "character"}]}, Fault.INVALID_VALUE, "subject_reference"),
         ({"subject_reference": [None]}, Fault.INVALID_VALUE, "subject_reference"),
