@@ -12,6 +12,7 @@ from gateway.domain.keys import Secret
 from gateway.domain.models import Catalog
 from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey
 from gateway.settings import Settings
+from gateway.settings.strength import count_unguessable
 from gateway.stores import Client
 from gateway.stores.admission import Admission
 from gateway.stores.audit import Audit
@@ -39,6 +40,8 @@ VAULT_KEY_MIN_CHARS: Final = 32
 """As many hexadecimal digits are 128 random bits."""
 _DISTINCT_MIN: Final = 6
 """Of 16 random hexadecimal digits, fewer than 6 differ in one case of 25,000."""
+_UNGUESSABLE_MIN: Final = 8
+"""32 random bits or more, behind a limit on wrong keys; for those who choose a key instead of making one."""
 _PLACEHOLDER: Final = "replace-with-"
 """How the values of deploy/kubernetes/secret.example.yaml begin."""
 
@@ -115,7 +118,13 @@ def _read_first(settings: Settings, environ: Mapping[str, str]) -> Secret | None
 
 
 def _read_admin_key(source: config.SecretSource, environ: Mapping[str, str], where: str) -> Secret:
-    return _read_strong(source, environ, where, "an admin key", ADMIN_KEY_MIN_CHARS)
+    secret = _read_strong(source, environ, where, "an admin key", ADMIN_KEY_MIN_CHARS)
+    if count_unguessable(secret.reveal()) < _UNGUESSABLE_MIN:
+        raise config.SettingsError(
+            f"{where}: an admin key has at least {_UNGUESSABLE_MIN} characters besides common words, repetitions and "
+            "sequences; `openssl rand -hex 16` makes one"
+        )
+    return secret
 
 
 def _read_strong(

@@ -106,7 +106,7 @@ def test_a_wrong_declaration_names_its_place_and_the_remedy(
 def test_admin_keys_are_read_with_their_roles() -> None:
     entries = [{"name": "alice", "secret": {"env": "ALICE"}}, {"name": "bot", "secret": {"env": "BOT"}, "role": "read"}]
     found = settings(admin={"key": {"env": "FIRST"}, "keys": entries})
-    one, two, three = "abcdef-1" * 2, "abcdef-2" * 2, "abcdef-3" * 4
+    one, two, three = "key-of-the-first", "key-of-alice-two", "key-of-bot-three"
     keys = read_admin_keys(found, {"FIRST": one, "ALICE": two, "BOT": three})
     assert [("admin", one, Role.ADMIN), ("alice", two, Role.ADMIN), ("bot", three, Role.READ)] == [
         (key.name, key.secret.reveal(), key.role) for key in keys

@@ -4,6 +4,7 @@ Servers that read one head differently disagree where the next request begins, o
 Heads that allow this are refused, and an offer of another protocol is taken out.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,10 @@ from gateway.wire.openai import render_error
 
 Fields = Sequence[tuple[bytes, bytes]]
 
+_HOST: Final = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+"""What URLs have, and less than RFC 3986 section 3.2.2 allows: a comma joins two."""
+_SINGLE: Final = frozenset({b"host", b"authorization", b"content-type", b"content-encoding"})
+_OURS: Final = b"x-imagegate-"
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
@@ -21,20 +26,20 @@ def find_problem(version: str, fields: Fields) -> str:
     """Why a head cannot be served; empty if it can."""
     if version not in _VERSIONS:
         return "HTTP version"
-    hosts = authorizations = 0
+    seen: set[bytes] = set()
     codings = []
     for name, value in fields:
-        if name == b"host":
-            hosts += 1
-        elif name == b"authorization":
-            authorizations += 1
+        if name in _SINGLE or name.startswith(_OURS):
+            if name in seen:  # RFC 9110 section 5.3
+                return f"several {name.decode().title() if name in _SINGLE else 'x-imagegate-*'} fields"
+            seen.add(name)
+            if name == b"host" and not _HOST.fullmatch(value.strip(b" \t")):
+                return "Host"
         elif name == b"transfer-encoding":
             codings.append(value.strip().lower())
     if codings and (codings != [b"chunked"] or version == "1.0"):
         return "Transfer-Encoding"  # RFC 9112 section 6.1
-    if hosts > 1 or (not hosts and version == "1.1"):
-        return "several Host fields" if hosts else "no Host"  # RFC 9112 section 3.2
-    return "several Authorization fields" if authorizations > 1 else ""
+    return "no Host" if b"host" not in seen and version == "1.1" else ""  # RFC 9112 section 3.2
 
 
 def build_without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:

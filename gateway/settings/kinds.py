@@ -19,7 +19,11 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 HttpUrl = Annotated[
-    str, Meta(pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?\Z", description="http:// or https://, a host, and no query")
+    str,
+    Meta(
+        pattern=r"^https?://[^/?#\s@]+(/[^?#\s]*)?\Z",
+        description="http:// or https://, a host, and no query, user or password: secrets come from env or file",
+    ),
 ]
 Price = Annotated[
     str,

@@ -1,5 +1,6 @@
 """The environment laid over the file: `IMAGEGATE_SERVER__PORT=9090`."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Final, get_origin
@@ -10,6 +11,8 @@ from gateway.settings.kinds import SettingsError, Table
 from gateway.settings.schema import Settings
 from gateway.settings.wording import expected_in_words, plain_type, step_type, type_in_words
 
+_USER: Final = re.compile(r"//[^/?#\s]*@")
+"""A user and password in a URL."""
 ENV_PREFIX: Final = "IMAGEGATE_"
 
 
@@ -56,4 +59,5 @@ def _parse(kind: object, text: str, variable: str) -> object:
         setting = ".".join(variable.removeprefix(ENV_PREFIX).lower().split("__"))
         kind_name = str(error).partition(", got")[0].partition("Expected ")[2]
         expected = expected_in_words(setting) or type_in_words(kind_name, setting)
-        raise SettingsError(f"{variable}: {text!r} is not what this setting takes; expected {expected}") from error
+        shown = _USER.sub("//...@", text)
+        raise SettingsError(f"{variable}: {shown!r} is not what this setting takes; expected {expected}") from error

@@ -6,6 +6,7 @@ also keeps a response that arrives on an idle connection, and would give it to t
 
 import asyncio
 import re
+import sys
 from typing import Any, Final
 
 import aiohttp
@@ -17,11 +18,15 @@ _INTERIM_MAX: Final = 10
 """Servers send one or two (100, 103)."""
 _HEAD_BYTES_MAX: Final = 64 * 1024
 """Interim responses and the final head together; a head of a provider or an object store has 2 KiB at most."""
-_FRAMING_BYTES_MAX: Final = 512 * 1024
-"""Received beyond the body, besides 1/8 of it: a read that is not parsed yet, and chunks of some 40 bytes. Parsing
-chunks of one byte takes 100 % of the CPU for minutes."""
+_FRAMING_BYTES_MAX: Final = _HEAD_BYTES_MAX + 64 * 1024
+"""Received beyond the body, besides a part of it: 8,000 chunks of any size."""
+_FRAMING_PART: Final = 64
+"""Of a body, this part may be framing: chunks of 450 bytes. Providers and proxies send kilobytes. A chunk costs 2 us of
+CPU however small it is, so that a body of 60-byte chunks costs 50 times what it costs in one piece."""
 _PIECE_BYTES: Final = 1024
 """Of a read, at least this much is parsed at once, and then up to the next blank line, which every response has."""
+_CHUNKED_PIECE_BYTES: Final = 64 * 1024
+"""Of a read that may hold chunks, at most this much is parsed before the framing is checked."""
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 
@@ -32,10 +37,14 @@ class BoundedHandler(ResponseHandler):
         super().__init__(loop)
         self._interim = self._received_bytes = 0
         self._body: StreamReader | None = None
+        self._piece_max_bytes = _CHUNKED_PIECE_BYTES
+        self._held_back = b""
 
     def set_response_params(self, **params: Any) -> None:
         self._interim = self._received_bytes = 0
         self._body = None
+        self._piece_max_bytes = _CHUNKED_PIECE_BYTES
+        self._held_back = b""
         super().set_response_params(**params)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -43,11 +52,16 @@ class BoundedHandler(ResponseHandler):
         self._body = None  # it refers back to this object: a cycle that only the garbage collector ends
 
     def data_received(self, data: bytes) -> None:
-        if not data:  # aiohttp continues with what it holds back
+        if not data:  # reading goes on: aiohttp first parses what it holds back itself
             super().data_received(data)
+            self._check_framing()
+        data, self._held_back = self._held_back + data, b""
         at = 0
         while at < len(data) and self._is_expecting():
-            end = _end_of_piece(data, at)
+            if self._reading_paused:
+                self._held_back = data[at:]
+                return
+            end = min(_end_of_piece(data, at), at + self._piece_max_bytes)
             self._received_bytes += end - at
             super().data_received(data[at:end])
             self._check_framing()
@@ -59,6 +73,8 @@ class BoundedHandler(ResponseHandler):
             self._interim += 1
         elif self._body is None and self._interim <= _INTERIM_MAX:
             self._body = body
+            if not message.chunked:
+                self._piece_max_bytes = sys.maxsize
             super().feed_data(data, size)
         else:  # behind the response of the request
             self._close()
@@ -70,10 +86,15 @@ class BoundedHandler(ResponseHandler):
         return self.transport is not None and not self.transport.is_closing()
 
     def _check_framing(self) -> None:
+        if self._reading_paused:  # a part of what was received is not parsed yet
+            return
         if self._body is None:
             is_excessive = self._interim > _INTERIM_MAX or self._received_bytes > _HEAD_BYTES_MAX
         else:
-            is_excessive = self._received_bytes > _FRAMING_BYTES_MAX + self._body.total_bytes * 9 // 8
+            is_excessive = (
+                self._received_bytes - self._body.total_bytes
+                > _FRAMING_BYTES_MAX + self._body.total_bytes // _FRAMING_PART
+            )
         if is_excessive:
             (self if self._body is None else self._body).set_exception(
                 aiohttp.ClientPayloadError("the response is mostly framing")

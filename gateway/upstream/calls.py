@@ -280,6 +280,8 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
                 _check_size(len(body) + len(piece), max_bytes)
                 await memory.wait_for(len(piece))
                 body += piece
+                if inflate:
+                    await asyncio.sleep(0)  # little is received of what takes long to inflate: others' turn
     except BaseException:
         memory.note(-len(body))
         raise

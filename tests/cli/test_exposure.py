@@ -12,7 +12,7 @@ from tests.flow.processes import write_configuration
 from tests.flow.test_ports import free_port, log_of, started
 from tests.harness import Simulator
 
-STRONG = "0123456789abcdef0123456789abcdef"
+STRONG = "9f2c61d07ab8e35410c7d6b2f98e3a45"
 
 
 @pytest.fixture
@@ -45,6 +45,17 @@ OPEN = {
     },
     "upstreams 'sim': base_url: http:// to api.minimax.io": {"UPSTREAMS__0__BASE_URL": "http://api.minimax.io"},
     "upstreams 'sim': base_url: http:// to 8.8.8.8": {"UPSTREAMS__0__BASE_URL": "http://8.8.8.8:80"},
+    "server.trusted_proxies: 0.0.0.0/0: clients in it can forge": {"SERVER__TRUSTED_PROXIES": '["0.0.0.0/0"]'},
+    "server.trusted_proxies: ::/0: ": {"SERVER__TRUSTED_PROXIES": '["10.0.0.1", "::/0"]'},
+    "server.trusted_proxies: 0.0.0.0/0: ": {"SERVER__TRUSTED_PROXIES": '["0.0.0.0/1", "128.0.0.0/1"]'},
+    "server.trusted_proxies: 128.0.0.0/2: ": {"SERVER__TRUSTED_PROXIES": '["::ffff:128.0.0.0/98"]'},
+    "server.trusted_proxies: 2000::/3: ": {"SERVER__TRUSTED_PROXIES": '["2000::/3"]'},
+    "server.host: 0.0.0.0 without TLS:": {"SERVER__HOST": "0.0.0.0", "SERVER__TRUSTED_PROXIES": '["0.0.0.0/0"]'},
+    "server.host: 10.0.0.1 without TLS": {"SERVER__HOST": "10.0.0.1", "SERVER__TRUSTED_PROXIES": '["127.0.0.1"]'},
+    "upstreams 'sim': result_hosts: *: ": {"UPSTREAMS__0__RESULT_HOSTS": '["*"]'},
+    "upstreams 'sim': result_hosts: *.com: ": {"UPSTREAMS__0__RESULT_HOSTS": '["cdn.example.com", "*.com"]'},
+    "upstreams 'sim': result_hosts: cdn.*: ": {"UPSTREAMS__0__RESULT_HOSTS": '["cdn.*"]'},
+    "upstreams 'sim': result_hosts: *example.com: ": {"UPSTREAMS__0__RESULT_HOSTS": '["*example.com"]'},
     "upstreams 'sim': result_hosts: http:// to cdn.example.com": {
         "UPSTREAMS__0__RESULT_HOSTS": '["http://cdn.example.com"]'
     },
@@ -64,7 +75,12 @@ def test_what_is_open_is_named_with_its_place_and_remedy(
     "settings",
     [
         {"SERVER__HOST": "0.0.0.0", "SERVER__TRUSTED_PROXIES": '["10.0.0.0/8"]'},
+        {
+            "SERVER__HOST": "0.0.0.0",
+            "SERVER__TRUSTED_PROXIES": '["10.0.0.0/8", "172.16.0.0/12", "fd00::/8", "104.16.0.0/13", "2400:cb00::/32"]',
+        },
         {"ADMIN__HOST": "0.0.0.0"},
+        {"UPSTREAMS__0__RESULT_HOSTS": '["*.cdn.example.com", "pictures*.aliyuncs.com"]'},
         {"SERVER__HOST": "localhost", "METRICS__PORT": "0", "ADMIN__PORT": "0"},
         {"UPSTREAMS__0__BASE_URL": "http://simulator:9000"},
         {"UPSTREAMS__0__BASE_URL": "http://10.1.2.3:9000"},
@@ -109,9 +125,41 @@ def test_a_directory_in_which_others_can_replace_a_file_is_named(environ: dict[s
     secret.chmod(0o600)
     folder.chmod(0o777)
     (told,) = warnings(environ, ADMIN__KEY__FILE=str(secret))
-    assert told == f"admin.key: other users may replace {secret}, as they may write its directory; chmod o-w {folder}"
+    assert told == f"admin.key: other users may replace {secret}, as they may write {folder}; chmod o-w {folder}"
     folder.chmod(0o1777)
     assert [] == warnings(environ, ADMIN__KEY__FILE=str(secret))
+
+
+def test_a_directory_further_up_is_named_also_behind_a_link(environ: dict[str, str], tmp_path: Path) -> None:
+    """Who can replace a directory can replace what is in it."""
+    folder = tmp_path / "open" / "mine"
+    folder.mkdir(parents=True)
+    secret, link = folder / "key", tmp_path / "link"
+    secret.write_text(STRONG)
+    secret.chmod(0o600)
+    link.symlink_to(secret)
+    folder.parent.chmod(0o777)
+    for file in (secret, link):
+        (told,) = warnings(environ, ADMIN__KEY__FILE=str(file))
+        assert told.startswith(f"admin.key: other users may replace {file}, as they may write {folder.parent}; ")
+    folder.parent.chmod(0o755)
+    assert [] == warnings(environ, ADMIN__KEY__FILE=str(link))
+
+
+def test_a_password_in_the_configuration_is_named_and_not_shown(environ: dict[str, str]) -> None:
+    path = Path(environ["IMAGEGATE_CONFIG"])
+    address = next(line for line in path.read_text().splitlines() if line.startswith("url = ")).split('"')[1]
+    path.write_text(path.read_text().replace(address, "redis://gate:hunter22@127.0.0.1:1/0"))
+    (told,) = warnings(environ, REDIS__URL=address)
+    assert "redis.url: the configuration holds a password; give it as redis.password, from env or file" == told
+
+
+@pytest.mark.parametrize("setting", ["UPSTREAMS__0__BASE_URL", "TRACING__OTLP_ENDPOINT"])
+def test_a_url_with_a_password_stops_the_start(environ: dict[str, str], setting: str) -> None:
+    done = run("check", **environ | {f"IMAGEGATE_{setting}": "https://gate:hunter22@api.example.com"})
+    assert 1 == done.returncode
+    assert "no query, user or password: secrets come from env or file" in done.stderr
+    assert "hunter22" not in done.stderr
 
 
 def test_a_tls_key_that_others_can_read_is_named(environ: dict[str, str], tmp_path: Path) -> None:
@@ -125,6 +173,14 @@ WEAK = {
     "a" * 16: "admin.key: an admin key has at least 6 different characters",
     "abab" * 8: "admin.key: an admin key has at least 6 different characters",
     "0123456789": "admin.key: an admin key has at least 16 characters",
+    "password12345678": "an admin key has at least 8 characters besides common words, repetitions and sequences",
+    "qwertyuiopasdfgh": "besides common words",
+    "P@ssw0rd2024!Admin": "besides common words",
+    "hunter2hunter2hunter2": "besides common words",
+    "1qaz2wsx3edc4rfv": "besides common words",
+    "zyxwvutsrqponmlk": "besides common words",
+    "0123456789abcdef0123456789abcdef": "besides common words",
+    "imagegate-admin-key": "besides common words",
     "replace-with-at-least-16-characters": "admin.key: it is the placeholder of an example",
 }
 

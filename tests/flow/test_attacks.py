@@ -109,6 +109,13 @@ AMBIGUOUS: dict[str, tuple[list[bytes], bytes]] = {
     "a NUL": ([b"x: a\0b", b"content-length: 45"], BODY),
     "a line without a name": ([b": x", b"content-length: 45"], BODY),
     "two hosts": ([b"host: y", b"content-length: 45"], BODY),
+    "two waits": ([b"x-imagegate-max-wait: 1", b"X-Imagegate-Max-Wait: 1", b"content-length: 45"], BODY),
+    "two of a header to come": ([b"x-imagegate-tags: a", b"x-imagegate-tags: b", b"content-length: 45"], BODY),
+    "two kinds of body": (
+        [b"content-type: application/json", b"content-type: text/plain", b"content-length: 45"],
+        BODY,
+    ),
+    "two encodings": ([b"content-encoding: identity", b"content-encoding: gzip", b"content-length: 45"], BODY),
     "two keys": ([b"authorization: Bearer another", b"content-length: 45"], BODY),
     "a negative chunk": ([b"transfer-encoding: chunked"], b"-5\r\nabc"),
     "a chunk of 17 digits": ([b"transfer-encoding: chunked"], b"f" * 17 + b"\r\nabc"),
@@ -222,12 +229,34 @@ def test_tenants_routes_may_be_encoded(gateway: Gateway) -> None:
     assert 200 == ask(gateway.url, head(b"GET /v1/model%73", key=gateway.api_key)).status
 
 
-@pytest.mark.parametrize("host", [b"[", b"a?b", b"a/b", b"\xff", b"a:999999", b"]:[", b""])
-def test_no_host_changes_which_path_is_meant(gateway: Gateway, host: bytes) -> None:
-    native = (
-        b"POST /v1/image_generation HTTP/1.1\r\nhost: " + host + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-    )
-    assert 1004 == ask(gateway.url, native).document["base_resp"]["status_code"]
+NO_HOSTS = [
+    *(b"[", b"]:[", b"[::g]", b"[::1", b"::1", b"a?b", b"a/b", b"a#b", b"a@b", b"a:999999", b"a:x", b"a:", b"a:1:2"),
+    *(b"", b" ", b"a, b", b"a,b", b"a b", b"a;b", b"a%2fb", b"a\\b", b"\xff", b"b\xc3\xbccher.example", b"http://a"),
+]
+
+
+@pytest.mark.parametrize("host", NO_HOSTS, ids=repr)
+def test_a_host_that_is_none_is_refused(gateway: Gateway, host: bytes) -> None:
+    """Servers before this one may choose between the parts of it."""
+    request = b"GET /healthz HTTP/1.1\r\nconnection: close\r\nhost: " + host + b"\r\n\r\n"
+    assert 400 == ask(gateway.url, request).status
+
+
+HOSTS = [
+    b"x",
+    b"x:8080",
+    b"img_gate.example.org.",
+    b"xn--bcher-kva.example:443",
+    b"10.0.0.1",
+    b"[::1]:80",
+    b"[fe80::1.2.3.4]",
+]
+
+
+@pytest.mark.parametrize("host", HOSTS, ids=repr)
+def test_any_host_is_served(gateway: Gateway, host: bytes) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nconnection: close\r\nhost: \t" + host + b" \t\r\n\r\n"
+    assert 200 == ask(gateway.url, request).status
 
 
 METHODS = {

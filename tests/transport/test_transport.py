@@ -614,6 +614,57 @@ async def test_some_interim_responses_precede_a_final_one(interim: bytes, count:
             assert b"ok" == (await send(f"http://{address}/"))[1]
 
 
+def in_chunks(body: bytes, chunk_bytes: int) -> bytes:
+    """A whole response."""
+    pieces = (*(body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)), b"")
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("chunk_bytes", [1, 16, 40, 60, 120])
+@pytest.mark.parametrize("first_bytes", [0, 3_000_000])
+async def test_a_large_body_in_small_chunks_is_cut_off_wherever_they_begin(first_bytes: int, chunk_bytes: int) -> None:
+    """Each chunk costs what a kilobyte does; a first chunk of megabytes buys no more than its part."""
+    body = in_chunks(b"x" * 100_000 * chunk_bytes, chunk_bytes)
+    if first_bytes:
+        head, _, chunks = body.partition(b"\r\n\r\n")
+        body = b"%b\r\n\r\n%x\r\n%b\r\n%b" % (head, first_bytes, b"y" * first_bytes, chunks)
+    async with misbehaving(answering(body)) as address:
+        with pytest.raises(httpx.RemoteProtocolError, match="framing"):
+            await send(f"http://{address}/", timeout_s=60)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "chunk_bytes"), [(8_000, 1), (400_000, 64), (2_000_000, 256), (20_000_000, 512), (20_000_000, 4096)]
+)
+async def test_a_body_in_chunks_as_servers_send_them_is_read(size_bytes: int, chunk_bytes: int) -> None:
+    body = bytes(range(250)) * (size_bytes // 250)
+    async with misbehaving(answering(in_chunks(body, chunk_bytes))) as address:
+        assert body == (await send(f"http://{address}/", timeout_s=60))[1]
+
+
+@pytest.mark.parametrize("first_bytes", [0, 3_000_000])
+async def test_chunks_that_are_cut_off_are_not_parsed(first_bytes: int) -> None:
+    """Of what comes at once, parsing stops soon after the chunk that is too many: each takes six bytes at least."""
+    raw = in_chunks(b"x" * 100_000, 1)
+    if first_bytes:
+        head, _, chunks = raw.partition(b"\r\n\r\n")
+        raw = b"%b\r\n\r\n%x\r\n%b\r\n%b" % (head, first_bytes, b"y" * first_bytes, chunks)
+    async with misbehaving(answering(raw)) as address, AiohttpTransport() as transport:
+        response = await transport.handle_async_request(httpx.Request("POST", f"http://{address}/", content=b"{}"))
+        received = bytearray()
+        with pytest.raises(httpx.RemoteProtocolError, match="framing"):
+            await collect(response, received)
+        await response.aclose()
+    assert len(received) < first_bytes + 50_000
+
+
+async def collect(response: httpx.Response, received: bytearray) -> None:
+    async for piece in response.aiter_raw():
+        received += piece
+
+
 async def test_interim_responses_that_are_cut_off_are_not_parsed() -> None:
     """100,000 in a few reads: parsing stops with the one that is too many."""
     parsed: list[int] = []
@@ -657,13 +708,16 @@ class Flooding(asyncio.Protocol):
 )
 @pytest.mark.parametrize("chunk_bytes", [0, 64, 5000, 10_000_000])
 async def test_a_body_of_any_bytes_arrives_whole(body: bytes, chunk_bytes: int) -> None:
-    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
-    raw = body
-    if chunk_bytes:
-        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-        pieces = [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)]
-        raw = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (*pieces, b""))
-    async with misbehaving(answering(head + raw)) as address:
+    raw = (
+        in_chunks(body, chunk_bytes)
+        if chunk_bytes
+        else b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b"
+        % (
+            len(body),
+            body,
+        )
+    )
+    async with misbehaving(answering(raw)) as address:
         assert body == (await send(f"http://{address}/"))[1]
 
 

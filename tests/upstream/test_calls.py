@@ -1,19 +1,19 @@
 import asyncio
 import gzip
 import json
+import random
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError, Outcome
+from gateway.memory import ByteAccount
 from gateway.transport import AiohttpTransport
 from gateway.upstream.calls import read_reply, transport_fault
 from gateway.wire.envelope import Reply
@@ -66,23 +66,23 @@ def test_an_unknown_subclass_is_judged_as_its_parent() -> None:
     assert Fault.ANSWER_LOST is transport_fault(ErrorOfTomorrow("text"))
 
 
-def serving_answer(make: Callable[[], Response]) -> Starlette:
-    async def answer(_: Request) -> Response:
-        return make()
+def serving_answer(make: Callable[[], ASGIApp]) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await make()(scope, receive, send)
 
-    return Starlette(routes=[Route("/", answer, methods=["POST"])])
-
-
-async def receive(make: Callable[[], Response], max_bytes: int = 10_000) -> Reply:
-    return await asyncio.wait_for(_receive(make, max_bytes), 30)
+    return answer
 
 
-async def _receive(make: Callable[[], Response], max_bytes: int) -> Reply:
+async def receive(make: Callable[[], ASGIApp], max_bytes: int = 10_000, memory: ByteAccount | None = None) -> Reply:
+    return await asyncio.wait_for(_receive(make, max_bytes, memory), 30)
+
+
+async def _receive(make: Callable[[], ASGIApp], max_bytes: int, memory: ByteAccount | None) -> Reply:
     with serving(serving_answer(make)) as url:
         async with AiohttpTransport() as transport:
             timeout = {"timeout": {"connect": 5.0, "read": 10.0}}
             return await read_reply(
-                transport, httpx.Request("POST", f"{url}/", content=b"{}", extensions=timeout), max_bytes
+                transport, httpx.Request("POST", f"{url}/", content=b"{}", extensions=timeout), max_bytes, memory
             )
 
 
@@ -153,6 +153,52 @@ async def test_a_decompression_bomb_is_refused_without_being_unpacked(
     finally:
         tracemalloc.stop()
     assert peak_bytes < 16 * 2**20
+
+
+EMPTY_BLOCKS = {
+    "stored": b"\x00\x00\x00\xff\xff",
+    "fixed": sum(2 << 10 * block for block in range(4)).to_bytes(5, "little"),
+    "members": gzip.compress(b"") * 8,
+}
+
+
+def padded(kind: str, first: bytes, size: int) -> bytes:
+    """`first`, and then compressed bytes that inflate to nothing. What follows the end of a stream does too."""
+    packer = zlib.compressobj()
+    begun = packer.compress(first) + packer.flush(zlib.Z_SYNC_FLUSH if kind != "members" else zlib.Z_FINISH)
+    return begun + EMPTY_BLOCKS[kind] * (size // len(EMPTY_BLOCKS[kind]))
+
+
+@pytest.mark.parametrize("first", [b"", bytes(500_000)], ids=["nothing", "zeros"])
+@pytest.mark.parametrize("kind", EMPTY_BLOCKS)
+async def test_compressed_bytes_that_inflate_to_nothing_are_cut_off(kind: str, first: bytes) -> None:
+    """A megabyte of them: the body never reaches its cap."""
+    answer = Response(padded(kind, first, 2**20), headers={"content-encoding": "deflate"})
+    assert Fault.ANSWER_UNREADABLE is await fault_of(receive(lambda: answer, max_bytes=2**20))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+async def test_bytes_that_cannot_be_compressed_are_read_compressed(pack: Callable[[bytes], bytes]) -> None:
+    body = bytes(1_000_000) + random.Random(1).randbytes(2_000_000) + bytes(1_000_000)
+    reply = await receive(lambda: Response(pack(body), headers={"content-encoding": "gzip"}), max_bytes=2**22)
+    assert body == reply.body
+
+
+async def test_others_have_their_turn_while_a_reply_is_inflated() -> None:
+    """64 MiB in one read of 64 KiB."""
+    packed, held = zlib.compress(bytes(2**26)), [0]
+    memory = ByteAccount()
+
+    async def others() -> None:
+        while True:
+            held.append(memory.held_bytes)
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    answer = Response(packed, headers={"content-encoding": "deflate"})
+    assert 2**26 == len((await receive(lambda: answer, 2**26, memory)).body)
+    beside.cancel()
+    assert max(after - before for before, after in pairwise(held)) <= 2**20
 
 
 @pytest.mark.parametrize(
