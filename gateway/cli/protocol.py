@@ -1,8 +1,4 @@
-"""uvicorn's HTTP protocol with bounds on what a stranger may send, hold open, or leave unread.
-
-By itself uvicorn takes request heads of any size, waits for them for ever, reads ahead without end what a client sends
-before its answers, and keeps answers that nobody reads.
-"""
+"""uvicorn's HTTP protocol with bounds on what clients may send, hold open, or leave unread; uvicorn has none."""
 
 import asyncio
 import uuid
@@ -141,8 +137,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._stop(Fault.MALFORMED_HTTP, "CONNECT")
             return  # `_parse` reads this head again
         self._check_head()
-        self._end_head()
         super().on_headers_complete()
+        self._end_head()
+        self.parser.set_dangerous_leniencies(lenient_keep_alive=self.cycle.keep_alive)  # trailers do not decide it
         fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
         self.cycle.default_headers = [*self.server_state.default_headers, *fixed]
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
@@ -284,10 +281,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        request_id, client = f"req_{uuid.uuid4().hex}", self.client[0] if self.client else ""
-        _LOG.debug("http_refused", request_id=request_id, fault=error.fault.value, problem=problem, client=client)
-        fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
-        self.transport.write(build_refusal(error, request_id, fixed))
+        if self._is_in_head or not self.cycle.response_complete:  # a second response would be taken for the next one
+            request_id, client = f"req_{uuid.uuid4().hex}", self.client[0] if self.client else ""
+            _LOG.debug("http_refused", request_id=request_id, fault=error.fault.value, problem=problem, client=client)
+            fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
+            self.transport.write(build_refusal(error, request_id, fixed))
         self.transport.close()
         self._watch_end()
 

@@ -180,7 +180,9 @@ class RequestScope:
         log = _LOG.info
         if answered.status >= 500:
             log = _LOG.warning
-        elif (is_quiet and answered.status < 400) or record.fault is Fault.REQUESTS_THROTTLED:
+        elif (is_quiet and (answered.status < 400 or record.fault is Fault.CLIENT_LEFT)) or (
+            record.fault is Fault.REQUESTS_THROTTLED
+        ):
             log = _LOG.debug
         log("request", **request_line(record, answered, self._terms))
         if record.fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key

@@ -1,12 +1,15 @@
 """Alive, able to serve, and measured."""
 
+import asyncio
 from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import CONTENT_TYPE
 from gateway.web.bodies import json_response
+from gateway.web.clients import Client
 from gateway.web.openapi import DOCUMENT
 from gateway.web.ports import OwnPort, port_of
 from gateway.web.readiness import Readiness
@@ -34,9 +37,20 @@ class Ops:
         told = {"reasons": reasons} if port_of(request.scope) in self._own_ports else {}
         return json_response({"status": "unavailable", **told}, 503)
 
-    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
-        """Prometheus: what all processes counted, and the pool as Redis has it now."""
-        return Response(await self._scrape.page(), headers={"content-type": CONTENT_TYPE})
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus: what all processes counted, and the pool as Redis has it now.
+
+        Raises: GatewayError CLIENT_LEFT as soon as the client disconnects: scrapers that are gone do not add up.
+        """
+        page, left = asyncio.create_task(self._scrape.page()), asyncio.create_task(Client(request).left())
+        try:
+            await asyncio.wait((page, left), return_when=asyncio.FIRST_COMPLETED)
+            if not page.done():
+                raise GatewayError(Fault.CLIENT_LEFT)
+            return Response(page.result(), headers={"content-type": CONTENT_TYPE})
+        finally:
+            page.cancel()
+            left.cancel()
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._document, media_type="application/json")

@@ -83,6 +83,20 @@ FRAMINGS = {
     "GET with chunks": Request(b"GET", is_chunked=True),
 }
 
+TRAILERS = {
+    "connection: close": b"Connection: close",
+    "connection: close, twice": b"connection: close\r\nconnection: keep-alive, close",
+    "proxy-connection": b"Proxy-Connection: close",
+    "keep-alive": b"Connection: keep-alive\r\nKeep-Alive: timeout=1, max=1",
+    "upgrade": b"Connection: upgrade\r\nUpgrade: websocket",
+    "upgrade and close": b"Upgrade: h2c\r\nConnection: upgrade, close",
+    "content-length": b"Content-Length: 5",
+    "transfer-encoding": b"Transfer-Encoding: chunked",
+    "transfer-encoding, not chunked": b"Transfer-Encoding: identity",
+    "fields of a head": b"Host: y\r\nAuthorization: Bearer y\r\nExpect: 100-continue",
+}
+"""Fields behind a body that are for heads alone (RFC 9110 section 6.5.1)."""
+
 
 def send_apart(client: socket.socket, pieces: Iterable[bytes]) -> None:
     for piece in pieces:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import MakeGateway
 from tests.flow.balancing import needs_haproxy
-from tests.flow.framings import FRAMINGS, JAVA, Request, echo, exchange, read_reply
+from tests.flow.framings import FRAMINGS, JAVA, TRAILERS, Request, echo, exchange, read_reply
 from tests.flow.ingress import keeping_haproxy, needs_nginx, nginx
 from tests.flow.strangers import connected
 from tests.harness import ADMIN_KEY, Gateway, Simulator, new_key, serving
@@ -52,6 +52,18 @@ def test_a_request_may_be_cut_anywhere_before_a_proxy(proxied: str, framing: str
     with connected(proxied) as client:
         for cut in range(1, len(request.sent)):
             assert request.echoed == exchange(client, request.sent[:cut], request.sent[cut:]), f"cut at {cut}"
+
+
+@pytest.mark.parametrize("trailer", list(TRAILERS))
+def test_a_trailer_behind_a_proxy_costs_no_other_client_its_answer(proxied: str, trailer: str) -> None:
+    carried, plain = FRAMINGS["chunks"], FRAMINGS["GET with a length"]
+    sent = carried.sent.removesuffix(b"\r\n") + TRAILERS[trailer] + b"\r\n\r\n"
+    with connected(proxied) as other:
+        for _ in range(5):
+            with connected(proxied) as stranger:
+                stranger.sendall(sent)
+                assert read_reply(stranger).status in {200, 400}
+            assert plain.echoed == exchange(other, plain.sent)
 
 
 def order(key: str, prompt: str, **fields: object) -> Request:
