@@ -1,24 +1,27 @@
-"""One budget of bytes for a process: request bodies, calls, replies, and responses that are not read yet.
+"""One budget of bytes for a process: request bodies, references of jobs, replies, and responses that are not read yet.
 
-Work is refused before it begins if the budget is nearly full. A reply to a call that was sent is paid for and never
-refused: while there is no room it is left with the provider's connection. Invariant: whatever ends a request, its
-account is closed, and everything on it is given back.
+A tenant may take more while it then holds no more than is left free. Invariant: N tenants that take all they can, in
+any order, leave at least 1/2^N of the budget free (1/(N+1) once each has given back and taken again), and a tenant
+that holds nothing may take half of that: no number of tenants fills the budget.
+
+A request is refused beyond that. A reply to a call that was sent is paid for and never refused: while there is no room
+it is left with the provider's connection. One request of each tenant goes on while an eighth is left, so that each
+tenant's get done; and one of the process whatever is left, which the others' room is counted without.
+
+What is held is at most the budget and that one request. Invariant: whatever ends a request, its account is closed, and
+everything on it is given back.
 """
 
 import asyncio
 import ctypes
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from gateway.domain.faults import Fault, GatewayError
 
-_FOR_REQUESTS: Final = 0.75
-"""The part that requests may fill: the rest is for replies to calls that were sent before."""
-_TENANTS: Final = 2
-"""That can fill it together: none can alone."""
+_RESERVED_PART: Final = 8
+"""What is left to tenants that hold little by those that have one request beyond their share."""
 _PROCESS: Final = None
 """The scope that everything counts for, beside that of a tenant."""
 
@@ -32,13 +35,12 @@ class ByteBudget:
     """What may be held at one time."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.tenant_max_bytes = max_bytes // _TENANTS
         self._max_bytes = max_bytes
         self.freed_bytes = 0
         """Given back since the start."""
         self._held: Counter[str | None] = Counter()
         self._first: dict[str | None, ByteAccount] = {}
-        """The request that goes on although a scope is full, so that always one gets done."""
+        """The request that goes on beyond a tenant's share, and beyond all, so that always one gets done."""
         self._freed = asyncio.Event()
 
     @property
@@ -47,10 +49,12 @@ class ByteBudget:
 
     def check(self, account: "ByteAccount", count: int) -> None:
         """Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL."""
-        if self._held[account.tenant] + count > self.tenant_max_bytes:
-            raise GatewayError(Fault.TENANT_MEMORY_FULL, f"{self._held[account.tenant]} bytes are held")
-        if self.held_bytes + count > self._max_bytes * _FOR_REQUESTS:
-            raise GatewayError(Fault.MEMORY_FULL, f"{self.held_bytes} bytes are held")
+        if self._has_share(account, count):
+            return
+        tenant_bytes = self._held[account.tenant]
+        if tenant_bytes + count > self._max_bytes // 2:  # not even with all the rest free
+            raise GatewayError(Fault.TENANT_MEMORY_FULL, f"{tenant_bytes} bytes are held")
+        raise GatewayError(Fault.MEMORY_FULL, f"{self.held_bytes} bytes are held, {tenant_bytes} of them by the tenant")
 
     async def wait(self, account: "ByteAccount", count: int) -> None:
         """Waits until there is room, or this is the request that goes on without."""
@@ -74,15 +78,26 @@ class ByteBudget:
         self.note(account, -account.held_bytes)
         self._freed.set()
 
+    @property
+    def _free_bytes(self) -> int:
+        beyond = self._first.get(_PROCESS)
+        return self._max_bytes - self.held_bytes + (beyond.held_bytes if beyond else 0)
+
+    def _has_share(self, account: "ByteAccount", count: int) -> bool:
+        return self._held[account.tenant] + count <= self._free_bytes - count
+
     def _may_go_on(self, account: "ByteAccount", count: int) -> bool:
-        """The tenant's share is asked first: who holds the process's exception must not wait for anything."""
-        if self._first.get(_PROCESS) is account:
+        """The process's exception is given to a tenant's one request alone: it must not wait for anything else."""
+        if self._first.get(_PROCESS) is account or self._has_share(account, count):
             return True
-        limits = ((account.tenant, self.tenant_max_bytes), (_PROCESS, self._max_bytes))
-        return all(
-            self._held[scope] + count <= most or self._first.setdefault(scope, account) is account
-            for scope, most in limits
-        )
+        if self._first.setdefault(account.tenant, account) is not account:
+            return False
+        if self._free_bytes - count >= self._max_bytes // _RESERVED_PART:
+            return True
+        if self._first.setdefault(_PROCESS, account) is not account:
+            return False
+        self._freed.set()  # the others' room is counted without it from now on
+        return True
 
 
 class ByteAccount:
@@ -110,15 +125,6 @@ class ByteAccount:
         """Counts bytes that are there; below zero: gives them back."""
         self.held_bytes += count
         self._budget.note(self, count)
-
-    @contextmanager
-    def briefly(self, count: int) -> Iterator[None]:
-        """Counts bytes for the time of the block."""
-        self.note(count)
-        try:
-            yield
-        finally:
-            self.note(-count)
 
     def close(self) -> None:
         """Gives everything back. To be called once, when nothing of the request is left."""

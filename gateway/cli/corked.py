@@ -3,6 +3,8 @@
 import asyncio
 from typing import Final
 
+from gateway.cli.lingering import Lingering, LingeringProtocol
+
 _FULL_BYTES: Final = 64 * 1024
 """So much is sent at once and as it is: joining it would cost more than a system call."""
 
@@ -14,12 +16,15 @@ class Corked:
     what they cost. Everything else of a transport goes straight to it.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, protocol: LingeringProtocol
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._protocol = protocol
+        self._is_lingering = False
         self._parts: list[bytes | bytearray | memoryview] = []
         self._bytes = 0
-        self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
@@ -32,9 +37,17 @@ class Corked:
         if self._bytes >= _FULL_BYTES:
             self._flush()
 
+    def is_closing(self) -> bool:
+        return self._is_lingering or self._transport.is_closing()
+
     def close(self) -> None:
+        """Sends what was written; the second time without regard to what the client is sending."""
         self._flush()
-        self._transport.close()
+        if self.is_closing() or not self._protocol.has_unread():
+            self._transport.close()
+        else:
+            self._is_lingering = True
+            Lingering(self._transport, self._protocol, self._loop)
 
     def abort(self) -> None:
         self._parts.clear()
@@ -45,7 +58,7 @@ class Corked:
         if not parts:
             return
         self._parts, self._bytes = [], 0
-        if self._transport.is_closing():
+        if self.is_closing():
             return
         if size < _FULL_BYTES:
             self._transport.write(b"".join(parts))

@@ -86,8 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits, self._refusals = config.connection_limits, config.refusals
         self._is_in_head = True
         self._framing = Framing(self._limits.head_max_bytes)
-        self._refusal = Fault.MALFORMED_HTTP
-        self._problem = ""
+        self._refusal, self._problem = Fault.MALFORMED_HTTP, ""
         """Why the parser was stopped."""
         self._is_refused = False
         """Nothing more is parsed."""
@@ -100,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
-        self.transport = Corked(transport, self.loop)  # type: ignore[assignment] # all that uvicorn uses of one
+        self.transport = Corked(transport, self.loop, self)  # type: ignore[assignment] # all that uvicorn uses of one
         if self._connection:
             self._connection.transport = transport
         self._begin_head()
@@ -190,12 +189,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _hold(self) -> None:
         if self._connection:
-            fields = len(self.headers) if self._is_in_head and self.headers else 0
-            self._connection.hold(self._framing.held_bytes, fields)
+            self._connection.hold(self._framing.held_bytes, len(self.headers or ()) if self._is_in_head else 0)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._is_refused:
+        if self._is_refused and not self.transport.is_closing():
             self.flow.pause_reading()  # what still comes is not read while earlier answers go out
         if self._connection and not self._is_answering():
             self._connection.end_request()
@@ -269,6 +267,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _waits_for_nothing(self) -> bool:
         return not self._is_answering() and self._head_timer is None and self.timeout_keep_alive_task is None
+
+    def has_unread(self) -> bool:
+        return self._is_refused or (bool(self.cycle) and self.cycle.more_body)
 
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete  # None before the first request

@@ -10,7 +10,6 @@ which would make the gateway buy an image twice.
 """
 
 import asyncio
-import io
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -24,13 +23,15 @@ import httpx
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
-from aiohttp.payload import BytesIOPayload
+from aiohttp.payload import Payload
 from yarl import URL
 
 from gateway.transport.addresses import is_public_address, is_public_name
 from gateway.transport.framing import BoundedHandler
 
 _CHUNK_BYTES: Final = 256 * 1024
+_SENT_BYTES: Final = 64 * 1024
+"""Of a body at once: TLS copies what it is given."""
 _KEEP_ALIVE_S: Final = 15.0
 """Well below the 60 s and more that servers keep an idle connection: a call sent into a closing one is lost, and a lost
 call is never sent again."""
@@ -140,25 +141,42 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 def _open_body(request: httpx.Request) -> "_Content | None":
-    content = request.read()
-    return _Content(content, request.extensions.get("on_sent")) if content else None
+    assert isinstance(request.stream, httpx.SyncByteStream)  # whole, and not joined as by `request.read`
+    pieces = tuple(piece for piece in request.stream if piece)
+    return _Content(pieces, request.extensions.get("on_sent")) if pieces else None
 
 
-class _Content(BytesIOPayload):
-    """A body that aiohttp sends in pieces, and that reports when it is written: the head is kept back until then."""
+class _Content(Payload):
+    """A body in pieces that are not copied, and that reports when it is written: the head is kept back until then."""
 
-    def __init__(self, content: bytes, on_sent: Callable[[], None] | None) -> None:
-        super(BytesIOPayload, self).__init__(io.BytesIO(content))
-        self._size = len(content)  # aiohttp asks for the buffer, and io.BytesIO copies the content to give one
+    _autoclose = True  # there is nothing to close
+
+    def __init__(self, pieces: tuple[bytes, ...], on_sent: Callable[[], None] | None) -> None:
+        super().__init__(pieces)
+        self._size = sum(len(piece) for piece in pieces)
+        self._pieces = pieces
         self._on_sent = on_sent
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._pieces).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await self.write_with_length(writer, self._size)
+
+    async def write_with_length(
+        self,
+        writer: AbstractStreamWriter,
+        content_length: int | None,  # noqa: ARG002 - it is the size
+    ) -> None:
         assert isinstance(writer, StreamWriter)
         if writer.transport is None or writer.transport.is_closing():  # aiohttp would write nothing
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was sent")
         if self._on_sent:
             self._on_sent()
-        await super().write_with_length(writer, content_length)
+        for piece in self._pieces:
+            for start in range(0, len(piece), _SENT_BYTES):
+                await writer.write(memoryview(piece)[start : start + _SENT_BYTES])
+                await asyncio.sleep(0)
 
 
 class _Body(httpx.AsyncByteStream):

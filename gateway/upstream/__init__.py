@@ -242,7 +242,7 @@ class Upstreams:
             dialect = run.endpoints[target.upstream].dialect
             body = dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
             entry = OpenOrder(await self._open(run, lease, count), count)
-            with entry, run.memory.briefly(len(body)):
+            with entry:
                 started_s = self._monotonic()
                 if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
                     return None

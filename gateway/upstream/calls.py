@@ -1,7 +1,7 @@
 """One upstream call: sent, read within bounds, judged, and its key given back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -62,7 +62,8 @@ class CallLimits:
 class Order:
     """What one call asks for."""
 
-    body: bytes
+    body: tuple[bytes, ...]
+    """Pieces that follow each other."""
     delivery: Delivery
     images: int
     price_usd_micros: int
@@ -161,12 +162,12 @@ class Caller:
         return httpx.Request(
             "POST",
             endpoint.url,
-            stream=httpx.ByteStream(order.body),
+            stream=_Pieces(order.body),
             headers=[
                 ("host", endpoint.host),
                 ("authorization", f"Bearer {lease.key.secret.reveal()}"),
                 ("content-type", "application/json"),
-                ("content-length", str(len(order.body))),
+                ("content-length", str(sum(len(piece) for piece in order.body))),
                 ("accept", "application/json"),
                 ("accept-encoding", "identity"),
                 ("user-agent", self._user_agent),
@@ -221,6 +222,20 @@ class Caller:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
             if self._keep_release:
                 await self._keep_release(lease, report)
+
+
+class _Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A request's body that is not joined: one of its pieces may be megabytes."""
+
+    def __init__(self, pieces: tuple[bytes, ...]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
 
 
 def _unsent(error: GatewayError) -> GatewayError:

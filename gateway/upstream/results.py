@@ -96,8 +96,9 @@ class ResultFetcher:
             except GatewayError as error:
                 _LOG.warning("result_fetch_failed", host=host_of(url), fault=error.fault.value, detail=error.detail)
             else:
+                await memory.wait_for(_base64_bytes(len(data)))
                 encoded = memoryview(binascii.b2a_base64(data, newline=False))
-                memory.note(len(encoded) - len(data))
+                memory.note(-len(data))
                 return Encoded(encoded)
         return None
 
@@ -125,6 +126,10 @@ class ResultFetcher:
             headers={"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent},
             extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": self._limits.timeout_s}},
         )
+
+
+def _base64_bytes(count: int) -> int:
+    return (count + 2) // 3 * 4
 
 
 def _hand_on(picture: Picture, links: LinkPolicy) -> Picture:

@@ -1,7 +1,7 @@
 """Request bodies in, within bounds; response bodies out, in pieces that are not copied."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +17,8 @@ from gateway.web.record import record_of
 
 _SOON_S: Final = 0.05
 """Clients often send a head and its small body as two packets."""
+_SENT_BYTES: Final = 256 * 1024
+"""Of a response at once: the next is sent when the connection has room."""
 _JOINED_MAX_BYTES: Final = 16 * 1024
 """Copying so little costs less than handing on several pieces."""
 
@@ -32,26 +34,25 @@ class BodyLimits:
 async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytearray:
     """The whole body of a JSON request.
 
-    Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT; ClientDisconnect.
+    Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT, TENANT_MEMORY_FULL, MEMORY_FULL;
+    ClientDisconnect.
     """
     _check_content_type(request)
     declared = request.headers.get("content-length", "")
-    expected = int(declared) if declared.isdecimal() else 0
-    if expected > limits.max_bytes:
+    if declared.isdecimal() and int(declared) > limits.max_bytes:
         raise _too_large(limits)
-    record_of(request).memory.take(expected)
     message = take_at_hand(request) or await _take_soon(request)
     if message and message["type"] == "http.request" and not message.get("more_body"):
         whole: bytes = message.get("body", b"")
         if len(whole) > limits.max_bytes:
             raise _too_large(limits)
-        record_of(request).memory.take(max(0, len(whole) - expected))
+        record_of(request).memory.take(len(whole))
         return whole
     if transfer := record_of(request).transfer:
         await transfer.begin()
     try:
         async with asyncio.timeout(limits.timeout_s):
-            return await _read_rest(request, message, limits, expected)
+            return await _read_rest(request, message, limits)
     except TimeoutError as error:
         raise GatewayError(
             Fault.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
@@ -66,8 +67,8 @@ async def _take_soon(request: Request) -> Message | None:
     return None
 
 
-async def _read_rest(request: Request, message: Message | None, limits: BodyLimits, counted: int) -> bytearray:
-    """The body that begins with a message, where one was at hand. `counted`: bytes that its account has already.
+async def _read_rest(request: Request, message: Message | None, limits: BodyLimits) -> bytearray:
+    """The body that begins with a message, where one was at hand, counted as it comes: a length is only announced.
 
     Raises: GatewayError, ClientDisconnect.
     """
@@ -76,12 +77,11 @@ async def _read_rest(request: Request, message: Message | None, limits: BodyLimi
         message = message or await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message.get("body", b"")
-        if len(body) > limits.max_bytes:
+        piece = message.get("body", b"")
+        if len(body) + len(piece) > limits.max_bytes:
             raise _too_large(limits)
-        if len(body) > counted:
-            memory.take(len(body) - counted)
-            counted = len(body)
+        memory.take(len(piece))
+        body += piece
         if not message.get("more_body"):
             return body
         message = None
@@ -122,7 +122,14 @@ class ChunksResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        *others, last = self._chunks if self._bytes > _JOINED_MAX_BYTES else [b"".join(self._chunks)]
-        for chunk in others:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        chunks = self._chunks if self._bytes > _JOINED_MAX_BYTES else [b"".join(self._chunks)]
+        *others, last = (part for chunk in chunks for part in split_chunk(chunk))
+        for part in others:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def split_chunk(chunk: bytes | memoryview) -> Iterator[bytes | memoryview]:
+    """Its parts, none of them empty: TLS and chunked encoding copy all that they are given at once."""
+    for start in range(0, len(chunk), _SENT_BYTES):
+        yield chunk if len(chunk) <= _SENT_BYTES else memoryview(chunk)[start : start + _SENT_BYTES]

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.domain.faults import GatewayError, detach
 from gateway.domain.images import ImageResult
+from gateway.web.bodies import split_chunk
 from gateway.web.errors import note
 from gateway.wire import openai
 
@@ -77,5 +78,5 @@ class EventStream(Response):
         if not self._has_started:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self._has_started = True
-        for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        for part in (part for chunk in chunks for part in split_chunk(chunk)):
+            await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -32,8 +32,8 @@ class Dialect(Protocol):
     def capability(self, model: str) -> Capability:
         """What one call can do, unless the operator says otherwise."""
 
-    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> bytes:
-        """The JSON body of one call for `count` images."""
+    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> tuple[bytes, ...]:
+        """The JSON body of one call for `count` images, in pieces that follow each other."""
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
         """The pictures of an answer.

@@ -70,7 +70,7 @@ class Ai302:
             max_images_per_call=1, takes_pixels=False, answers_base64=False, fields=frozenset({"prompt_optimizer"})
         )
 
-    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> bytes:
+    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> tuple[bytes, ...]:
         """The five fields that the page marks required; then what the operator has declared to pass through.
 
         Declared pixels stand in the place of `aspect_ratio`, which would win over them.

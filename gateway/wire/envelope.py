@@ -66,8 +66,8 @@ class Reply:
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Names in lower case, or found in any case."""
-    sent: bytes = field(default=b"", compare=False, repr=False)
-    """The JSON body that it answers, empty for a GET: its words may be repeated in the answer's texts."""
+    sent: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+    """The pieces of the JSON body that it answers, none for a GET: its words may be repeated in the answer's texts."""
 
 
 class _Usual(msgspec.Struct):

@@ -45,7 +45,7 @@ def refusal(fault: Fault, detail: str, text: str, reply: Reply, code: int | None
     """The error of a structured code; where it is the request's fault, the text says which, and which parameter."""
     param = None
     if fault is Fault.UPSTREAM_REJECTED and text:
-        words = without_own_words(text, reply.sent)
+        words = without_own_words(text, b"".join(reply.sent))
         fault = next((found for pattern, found in SENTENCES if pattern.fullmatch(words.strip())), fault)
         if fault is Fault.UPSTREAM_REJECTED:
             param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", words)), None)

@@ -30,7 +30,7 @@ def provider() -> Iterator[Hostile]:
 
 @pytest.fixture
 def small(make_gateway: MakeGateway, provider: Hostile) -> Gateway:
-    """A budget of 40 MB: 20 for one tenant, 30 for requests."""
+    """A budget of 40 MB: 20 for one tenant, and 10 for the next."""
     provider.begin(Plan((HEAD + b"content-length: 2\r\n\r\n{}", "close")))
     return make_gateway(
         upstream("sim", "minimax", provider.url) | {"breaker_failures": 1000},
@@ -57,20 +57,59 @@ def test_bodies_beyond_a_tenants_share_are_refused_and_another_tenant_is_served(
     other = Gateway(small.url, new_key(small.url, "other"))
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(connected(small.url)).sendall(begin(small, 10 * MB))
-        wait_until(lambda: held(small) == 20 * MB, "two bodies are awaited")
+            stack.enter_context(connected(small.url)).sendall(begin(small, 10 * MB + 1, body=b" " * 10 * MB))
+        wait_until(lambda: held(small) == 20 * MB, "two bodies have come but for a byte")
         refused = ask(small)
         assert (429, "rate_limit_exceeded") == (refused.status_code, refused.json()["error"]["code"])
         assert {"message", "type", "param", "code"} == set(refused.json()["error"])
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert 400 == ask(other).status_code
-        stack.enter_context(connected(small.url)).sendall(begin(other, 10 * MB))
-        wait_until(lambda: held(small) == 30 * MB, "a third body is awaited")
+        stack.enter_context(connected(small.url)).sendall(begin(other, 10 * MB + 1, body=b" " * 10 * MB))
+        wait_until(lambda: held(small) == 30 * MB, "a third has")
         full = ask(other)
         assert (503, "gateway_unavailable") == (full.status_code, full.json()["error"]["code"])
         assert 1 <= int(full.headers["retry-after"]) <= 60
+        assert 400 == ask(Gateway(small.url, new_key(small.url, "third"))).status_code
     wait_until(lambda: held(small) == 0, "all is given back")
     assert 400 == ask(small).status_code
+
+
+def test_a_body_that_is_announced_holds_nothing(small: Gateway) -> None:
+    other = Gateway(small.url, new_key(small.url, "other"))
+    with ExitStack() as stack:
+        for gateway in (small, other):
+            for _ in range(12):
+                stack.enter_context(connected(small.url)).sendall(begin(gateway, 16 * MB, body=b"{"))
+        wait_until(lambda: held(small) == 24, "the first bytes of each have come")
+        assert [400, 400] == [ask(small).status_code, ask(other).status_code]
+
+
+@pytest.mark.parametrize("ends", [b"connection: close\r\n", b"", b"expect: 100-continue\r\n"])
+def test_a_client_that_is_refused_while_it_sends_reads_the_reason(small: Gateway, ends: bytes) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(connected(small.url)).sendall(begin(small, 15 * MB + 1, body=b" " * 15 * MB))
+        wait_until(lambda: held(small) == 15 * MB, "most of the share is held")
+        client = stack.enter_context(connected(small.url))
+        head = begin(small, 15 * MB).replace(b"host: x\r\n", b"host: x\r\n" + ends)
+        client.sendall(head + b" " * 15 * MB)
+        assert b"rate limit exceeded" in client.recv(65536)
+
+
+def test_what_two_tenants_do_not_read_leaves_room_for_another(small: Gateway, provider: Hostile) -> None:
+    other = Gateway(small.url, new_key(small.url, "other"))
+    tenants = (small, Gateway(small.url, new_key(small.url, "second")))
+    provider.begin(Plan((picture_reply(12 * MB), "close")))
+    body = msgspec.json.encode({"prompt": "x"})
+    with ExitStack() as stack:
+        for gateway in tenants:
+            for _ in range(8):
+                client = stack.enter_context(connected(small.url, receive_bytes=4096))
+                client.sendall(begin(gateway, len(body), GENERATIONS, body))
+        wait_until(lambda: provider.requests == 16, "all are asked for")
+        wait_until(lambda: held(small) > 34 * MB, "the budget is held by what is not read")
+        provider.begin(Plan((picture_reply(MB // 2), "close")))
+        assert [200] * 3 == [other.generate(prompt="x").status_code for _ in range(3)]
+    wait_until(lambda: held(small) == 0, "all is given back")
 
 
 def test_a_body_without_a_length_is_counted_as_it_comes(small: Gateway) -> None:

@@ -41,7 +41,7 @@ class Desk:
     def call(self, dialect: str, delivery: Delivery, timeout_s: float) -> ImageReply | GatewayError:
         """One call within so many seconds."""
         endpoint = Endpoint("sim", DIALECTS[dialect], self._upstream.url, LinkPolicy([]))
-        order = Order(b"{" + b" " * ORDER_BYTES + b"}", delivery, 2, 3500, ImageJob("a cat"))
+        order = Order((b"{" + b" " * ORDER_BYTES + b"}",), delivery, 2, 3500, ImageJob("a cat"))
         return self.run(self.callers[timeout_s].call(endpoint, self._lease, order, remaining_s=1000))
 
     def deliver(self, pictures: tuple[Picture, ...], policy: LinkPolicy) -> tuple[Picture, ...]:

@@ -82,7 +82,7 @@ def check_calls(job: ImageJob, model: Model) -> None:
         shape = plan_shape(job, target.capability, SizePolicy.NEAREST)
         assert shape is not None
         body = DIALECTS["minimax"].build_call(job, 1, target.model, shape, job.delivery)
-        assert job.prompt == json.loads(body)["prompt"]
+        assert job.prompt == json.loads(b"".join(body))["prompt"]
 
 
 def attempt(parse: Callable[[bytes], tuple[ImageJob, Model]], body: bytes) -> tuple[ImageJob, Model] | GatewayError:

@@ -118,7 +118,7 @@ async def calling(redis_url: str, server: Counting) -> AsyncIterator[Callable[[f
             async def call(remaining_s: float) -> tuple[Any, int]:
                 tally = Tally()
                 entry = OpenOrder(tally.open("sim", "main", 1), 1)
-                order = Order(b"{}", Delivery.URL, 1, 3500, ImageJob("a cat"), entry=entry)
+                order = Order((b"{}",), Delivery.URL, 1, 3500, ImageJob("a cat"), entry=entry)
                 with entry:
                     outcome = await caller.call(endpoint, await process.take(), order, remaining_s=remaining_s)
                 tally.close()

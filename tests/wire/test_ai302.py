@@ -194,7 +194,7 @@ def test_page_body_is_exactly_the_documented_example() -> None:
         "aspect_ratio": "1:1",
         "response_format": "url",
         "prompt_optimizer": False,
-    } == msgspec.json.decode(body)
+    } == msgspec.json.decode(b"".join(body))
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,16 @@ def test_page_body_is_exactly_the_documented_example() -> None:
 def test_what_the_operator_declares_is_added(
     job: ImageJob, count: int, shape: Shape, changed: dict[str, object]
 ) -> None:
-    body = msgspec.json.decode(AI302.build_call(job, count, "minimaxi-image-01", shape, Delivery.URL))
-    bare = msgspec.json.decode(AI302.build_call(ImageJob("a fox"), 1, "minimaxi-image-01", SQUARE, Delivery.URL))
+    body = msgspec.json.decode(b"".join(AI302.build_call(job, count, "minimaxi-image-01", shape, Delivery.URL)))
+    bare = msgspec.json.decode(
+        b"".join(AI302.build_call(ImageJob("a fox"), 1, "minimaxi-image-01", SQUARE, Delivery.URL))
+    )
     assert bare | changed == body
 
 
 def test_pixels_where_declared_come_without_a_ratio_that_would_win_over_them() -> None:
     shape = Shape(Size(1792, 1024), pixels=Size(1792, 1024))
-    body = msgspec.json.decode(AI302.build_call(ImageJob("a fox"), 1, "m", shape, Delivery.BASE64))
+    body = msgspec.json.decode(b"".join(AI302.build_call(ImageJob("a fox"), 1, "m", shape, Delivery.BASE64)))
     assert (1792, 1024, "base64") == (body["width"], body["height"], body["response_format"])
     assert "aspect_ratio" not in body
 

@@ -475,7 +475,7 @@ def test_any_json_is_pictures_or_a_fault(answer: dict[str, object], status: int,
 
 def built(job: ImageJob, count: int = 1, shape: Shape | None = None, delivery: Delivery = Delivery.URL) -> object:
     body = MINIMAX.build_call(job, count, "image-01", shape or Shape(Size(1024, 1024)), delivery)
-    return msgspec.json.decode(body)
+    return msgspec.json.decode(b"".join(body))
 
 
 BARE = {"model": "image-01", "prompt": "a fox", "response_format": "url"}

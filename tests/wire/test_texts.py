@@ -23,7 +23,7 @@ def blames_nothing(fault: Fault) -> bool:
 def fault_of(dialect: str, answer: object, status: int = 200, sent: bytes = b"") -> Fault:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
     with pytest.raises(GatewayError) as failed:
-        DIALECTS[dialect].read_reply(Reply(status, body, 3600.0, {"server": "edge"}, sent), Delivery.URL)
+        DIALECTS[dialect].read_reply(Reply(status, body, 3600.0, {"server": "edge"}, (sent,)), Delivery.URL)
     return failed.value.fault
 
 
