@@ -15,7 +15,7 @@ import structlog
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff
 from gateway.memory import ByteAccount
-from gateway.upstream.calls import read_reply
+from gateway.upstream.replies import read_reply
 from gateway.wire.links import LinkPolicy, Trust, host_of, secured
 
 _LOG = structlog.get_logger("imagegate.results")

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.memory import ByteAccount
 from gateway.transport import AiohttpTransport
-from gateway.upstream.calls import read_reply, transport_fault
+from gateway.upstream.replies import read_reply, transport_fault
 from gateway.wire.envelope import Reply
 from tests.harness import serving
 
