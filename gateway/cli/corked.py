@@ -43,7 +43,7 @@ class Corked:
     def close(self) -> None:
         """Sends what was written; the second time without regard to what the client is sending."""
         self._flush()
-        if self.is_closing() or not self._protocol.has_unread():
+        if self.is_closing() or not self._protocol.count_discarded():
             self._transport.close()
         else:
             self._is_lingering = True

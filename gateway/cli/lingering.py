@@ -7,8 +7,10 @@ A socket that is closed with unread bytes is reset, and the client's system may 
 import asyncio
 from typing import Final, Protocol
 
-_MAX_BYTES: Final = 32 * 1024 * 1024
+BODY_MAX_BYTES: Final = 32 * 1024 * 1024
 """Twice the largest body by default."""
+REST_MAX_BYTES: Final = 1024 * 1024
+"""Of what is no request that can be served."""
 _MAX_S: Final = 30.0
 _PAUSE_S: Final = 2.0
 """Without a byte from a client, which has then read the response or gone."""
@@ -17,8 +19,8 @@ _PAUSE_S: Final = 2.0
 class LingeringProtocol(Protocol):
     """What a connection's own protocol still hears of."""
 
-    def has_unread(self) -> bool:
-        """Whether the client may be sending."""
+    def count_discarded(self) -> int:
+        """How many bytes that the client may be sending are discarded."""
 
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
@@ -35,6 +37,7 @@ class Lingering(asyncio.Protocol):
         self._loop = loop
         self._ends_s = loop.time() + _MAX_S
         self._bytes = self._seen_bytes = 0
+        self._max_bytes = protocol.count_discarded()
         self._protocol = protocol
         self.pause_writing = protocol.pause_writing  # type: ignore[method-assign] # it bounds how long this takes
         self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
@@ -46,7 +49,7 @@ class Lingering(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._bytes += len(data)
-        if self._bytes > _MAX_BYTES:
+        if self._bytes > self._max_bytes:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

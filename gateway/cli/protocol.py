@@ -17,6 +17,7 @@ from gateway.cli.connections import Bounds, Connection
 from gateway.cli.corked import Corked
 from gateway.cli.framing import Framing
 from gateway.cli.heads import build_refusal, build_without_upgrade, find_problem
+from gateway.cli.lingering import BODY_MAX_BYTES, REST_MAX_BYTES
 from gateway.cli.refusals import Refusals
 from gateway.domain.faults import Fault, GatewayError
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
@@ -84,12 +85,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         assert isinstance(config, BoundedConfig)
         self._limits, self._refusals = config.connection_limits, config.refusals
-        self._is_in_head = True
+        self._is_in_head, self._is_refused = True, False  # nothing more is parsed of what is refused
         self._framing = Framing(self._limits.head_max_bytes)
         self._refusal, self._problem = Fault.MALFORMED_HTTP, ""
         """Why the parser was stopped."""
-        self._is_refused = False
-        """Nothing more is parsed."""
         self._end_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -268,8 +267,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _waits_for_nothing(self) -> bool:
         return not self._is_answering() and self._head_timer is None and self.timeout_keep_alive_task is None
 
-    def has_unread(self) -> bool:
-        return self._is_refused or (bool(self.cycle) and self.cycle.more_body)
+    def count_discarded(self) -> int:
+        has_unread = bool(self.cycle) and self.cycle.more_body
+        return REST_MAX_BYTES if self._is_refused else BODY_MAX_BYTES if has_unread else 0
 
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete  # None before the first request
