@@ -9,7 +9,7 @@ from gateway.domain.images import DEFAULT_RATIO, Capability, Delivery, ImageJob,
 from gateway.wire.envelope import Envelope, Reply, open_envelope
 from gateway.wire.minimax import encode_call, raise_newer_error, raise_refusal, read_base_resp
 from gateway.wire.probes import ProbeResult, read_models
-from gateway.wire.texts import refusal
+from gateway.wire.texts import refusal, word_error
 
 ERR_CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -45,13 +45,13 @@ CODE_WORDS: Final[Mapping[str, Fault]] = MappingProxyType(
     {
         "InvalidParameter": Fault.UPSTREAM_REJECTED,
         "MissingParameter": Fault.UPSTREAM_REJECTED,
-        "Unauthorized": Fault.KEY_INVALID,
-        "RateLimitExceeded": Fault.ACCOUNT_RATE_LIMITED,
-        "InsufficientBalance": Fault.BALANCE_EMPTY,
+        "Unauthorized": Fault.BARE_UNAUTHORIZED,
+        "RateLimitExceeded": Fault.BARE_RATE_LIMITED,
+        "InsufficientBalance": Fault.BARE_PAYMENT_REQUIRED,
         "InternalError": Fault.UPSTREAM_ERROR,
     }
 )
-"""`code` of the schema on its newer pages (reference/minimax.md 5.3, shape 2)."""
+"""`code` of the schema on its newer pages (reference/minimax.md 5.3, shape 2): words that other gateways write too."""
 
 
 class Ai302:
@@ -90,6 +90,7 @@ class Ai302:
         envelope = open_envelope(reply)
         _raise_own_error(reply, envelope)
         raise_newer_error(reply, envelope)
+        _raise_word(reply, envelope)
         return read_base_resp(reply, envelope, delivery)
 
     def read_probe(self, reply: Reply) -> ProbeResult:
@@ -98,6 +99,7 @@ class Ai302:
             envelope = open_envelope(reply)
             _raise_own_error(reply, envelope)
             raise_newer_error(reply, envelope)
+            _raise_word(reply, envelope)
             raise_refusal(reply, envelope)
         except GatewayError as error:
             return ProbeResult(error.fault, error.detail)
@@ -110,7 +112,10 @@ def _raise_own_error(reply: Reply, envelope: Envelope) -> None:
         if err_code:
             fault = ERR_CODES.get(err_code, Fault.UPSTREAM_ERROR)
             raise refusal(fault, f"{err_code} {holder.text('message')}", holder.text("message"), reply)
-    word = envelope.text("code")
-    if word in CODE_WORDS:
-        text = envelope.text("message")
-        raise refusal(CODE_WORDS[word], f"{word} {text}", text, reply)
+
+
+def _raise_word(reply: Reply, envelope: Envelope) -> None:
+    """MiniMax's own code, if there is one, says more."""
+    word, text = envelope.text("code"), envelope.text("message")
+    if word in CODE_WORDS and not envelope.inner("base_resp").integer("status_code"):
+        raise word_error(CODE_WORDS[word], f"{word} {text}", text, reply)

@@ -1,6 +1,7 @@
 """What an upstream answered, taken apart without trusting any of it (reference/minimax.md sections 2 and 8)."""
 
 import binascii
+import json
 import re
 import string
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ class _Usual(msgspec.Struct):
     error: msgspec.Raw = _NULL
     code: msgspec.Raw = _NULL
     message: msgspec.Raw = _NULL
+    request_id: msgspec.Raw = _NULL
     model_remains: msgspec.Raw = _NULL
 
 
@@ -172,6 +174,28 @@ def _has_many(body: bytes | bytearray, mark: bytes) -> bool:
         if at < 0:
             return False
     return True
+
+
+def has_unique_members(body: bytes | bytearray) -> bool:
+    """Whether no object in the body has a member twice; False above 64 KiB, which no error needs.
+
+    An upstream that repeats a part of the request without escaping it can repeat a member of ours.
+    """
+    if len(body) > _PIECE_BYTES:
+        return False
+    try:
+        json.loads(body.decode("utf-8", "replace"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
+    """Raises: ValueError if a name occurs twice."""
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError
+    return found
 
 
 def http_error(reply: Reply, detail: str) -> GatewayError:

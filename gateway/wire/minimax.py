@@ -18,7 +18,7 @@ from gateway.wire.envelope import (
     read_pictures,
 )
 from gateway.wire.probes import ProbeResult, read_remains
-from gateway.wire.texts import refusal
+from gateway.wire.texts import refusal, word_error
 
 CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -157,34 +157,27 @@ def encode_call(body: dict[str, object], job: ImageJob) -> tuple[bytes, ...]:
 
 
 def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
-    """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}}`.
+    """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}, "request_id"}`.
 
-    With a 5xx, an error that any proxy could have written the same way does not say that the call is free.
+    Other gateways write parts of it, with the same types: only the whole form is the provider's own error.
     """
     error = envelope.inner("error")
     kind, text = error.text("type"), error.text("message") or envelope.text("error")
-    status = error.integer("http_code")
-    is_own = status is not None or envelope.text("type") == "error"
-    if not (kind or text or status) or (not is_own and envelope.inner("base_resp").integer("status_code")):
+    stated = error.integer("http_code")
+    if not (kind or text or stated):
         return
-    statuses = [Reply(status, reply.body, reply.retry_after_s), reply] if status else [reply]
-    for stated in statuses:
-        if HTTP_FAULTS.get(stated.status) is Fault.UPSTREAM_TIMEOUT:  # whatever it is called, the outcome is unknown
-            raise http_error(stated, f"{kind}: {text}")
-    fault = _newer_fault(kind, statuses[0].status, is_own=is_own)
-    if fault:
-        raise refusal(fault, f"{kind}: {text}", text, reply)
-    if statuses[0].status >= 300:
-        raise http_error(statuses[0], f"{kind}: {text}")
-    raise GatewayError(Fault.UPSTREAM_ERROR, f"{kind}: {text}")
-
-
-def _newer_fault(kind: str, status: int, *, is_own: bool) -> Fault | None:
-    """What an error of the newer surfaces says; in a form that any proxy writes, only that the request is refused."""
-    if is_own:
-        return NEWER_TYPES.get(kind, Fault.UPSTREAM_ERROR if status in _FAILED else None)
-    is_refusal = status in {400, 422} or NEWER_TYPES.get(kind) is Fault.UPSTREAM_REJECTED
-    return Fault.UPSTREAM_REJECTED if is_refusal and status < 500 else None
+    detail, named = f"{kind}: {text}", NEWER_TYPES.get(kind)
+    has_status = 400 <= reply.status == stated and bool(error.text("http_code"))  # it is a text there
+    if has_status and envelope.text("type") == "error" and envelope.text("request_id"):
+        fault = named or (Fault.UPSTREAM_ERROR if reply.status in _FAILED else None)
+        is_unknown = HTTP_FAULTS.get(reply.status) is Fault.UPSTREAM_TIMEOUT  # whatever it is called
+        raise refusal(fault, detail, text, reply) if fault and not is_unknown else http_error(reply, detail)
+    if envelope.inner("base_resp").integer("status_code"):
+        return
+    if stated:  # an edge's headers say nothing of it
+        status = stated if 200 <= reply.status < 300 else reply.status
+        reply = Reply(status, reply.body, reply.retry_after_s, sent=reply.sent)
+    raise word_error(named, detail, text, reply)
 
 
 def raise_refusal(reply: Reply, envelope: Envelope) -> int | None:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.wire.envelope import Reply
+from gateway.wire.envelope import HTTP_FAULTS, Reply, has_unique_members, http_error
 from gateway.wire.fields import MALFORMED
 
 SENTENCES: Final = tuple(
@@ -29,6 +29,12 @@ SENTENCES: Final = tuple(
 )
 """Whole sentences of the provider behind 2013 and `invalid_request_error` (reference/minimax.md section 3)."""
 
+_BARE: Final = {
+    Fault.KEY_INVALID: Fault.BARE_UNAUTHORIZED,
+    Fault.BALANCE_EMPTY: Fault.BARE_PAYMENT_REQUIRED,
+    Fault.ACCOUNT_RATE_LIMITED: Fault.BARE_RATE_LIMITED,
+}
+"""What an error word of any gateway may mean, without blame."""
 _NAMED_FIELDS: Final = ("prompt", "aspect_ratio", "width", "height", "seed", "subject_reference", "style", "n", "model")
 _PIECE_CHARS: Final = 8
 """A stretch this long that the text shares with the request is the request's own."""
@@ -43,6 +49,8 @@ _CUT: Final = "\N{HORIZONTAL ELLIPSIS}"
 
 def refusal(fault: Fault, detail: str, text: str, reply: Reply, code: int | None = None) -> GatewayError:
     """The error of a structured code; where it is the request's fault, the text says which, and which parameter."""
+    if not has_unique_members(reply.body):
+        return http_error(reply, f"not believed: {detail}")
     param = None
     if fault is Fault.UPSTREAM_REJECTED and text:
         words = without_own_words(text, b"".join(reply.sent))
@@ -50,6 +58,20 @@ def refusal(fault: Fault, detail: str, text: str, reply: Reply, code: int | None
         if fault is Fault.UPSTREAM_REJECTED:
             param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", words)), None)
     return GatewayError(fault, detail, param=param, retry_after_s=reply.retry_after_s, upstream_code=code)
+
+
+def word_error(named: Fault | None, detail: str, text: str, reply: Reply) -> GatewayError:
+    """The error of a word that is not the provider's alone: it chooses between faults that blame nothing.
+
+    `named`: the fault that the provider would mean by it. A 5xx or a timeout is unknown, whatever the word.
+    """
+    is_refusal = named is Fault.UPSTREAM_REJECTED or HTTP_FAULTS.get(reply.status) is Fault.UPSTREAM_REJECTED
+    is_success = 200 <= reply.status < 300
+    if reply.status >= 500 or reply.status == 408 or not (is_refusal or is_success):
+        return http_error(reply, detail)
+    other = Fault.UPSTREAM_REJECTED if is_refusal else Fault.UPSTREAM_ERROR
+    fault = other if named is None or named is Fault.UPSTREAM_ERROR else _BARE.get(named, named)
+    return refusal(fault, detail, text, reply)
 
 
 def without_own_words(text: str, sent: bytes) -> str:

@@ -45,7 +45,11 @@ async def told_after(redis_url: str, answer: object, status: int, *names: str) -
         ({"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}, 200, Fault.KEY_INVALID),
         ({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, 401, Fault.KEY_INVALID),
         ({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 200, Fault.BALANCE_EMPTY),
-        ({"type": "error", "error": {"type": "authentication_error", "message": "m"}}, 401, Fault.KEY_INVALID),
+        (
+            {"type": "error", "error": {"type": "authentication_error", "http_code": "401"}, "request_id": "r"},
+            401,
+            Fault.KEY_INVALID,
+        ),
     ],
 )
 async def test_a_page_that_gives_the_provider_s_own_code_quarantines_the_key(
@@ -62,6 +66,7 @@ async def test_a_page_that_gives_the_provider_s_own_code_quarantines_the_key(
         ("<html>", 403),
         ({"error": "invalid api key (2049)"}, 403),
         ({"error": {"type": "authentication_error", "message": "m"}}, 401),
+        ({"type": "error", "error": {"type": "authentication_error", "message": "m"}, "request_id": "r"}, 401),
         ({"message": "insufficient balance"}, 402),
         ("<html>", 429),
         ("<html>", 502),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope, State
+from gateway.domain.faults import Fault, GatewayError, Outcome, Pause, Retry, Scope, State
 from gateway.domain.images import Delivery, Extras, ImageJob, ImageReply, Link, Shape, Size
 from gateway.wire import DIALECTS
 from gateway.wire.ai302 import CODE_WORDS, ERR_CODES, Ai302
@@ -52,13 +52,16 @@ DOCUMENTED = {
 """reference/minimax.md 5.3: HTTP status to the caller, what is known of the money, what may be retried, the key."""
 
 WORDS = {
-    "InvalidParameter": CALLER,
-    "MissingParameter": CALLER,
-    "Unauthorized": DEAD,
-    "RateLimitExceeded": COOL,
-    "InsufficientBalance": DEAD,
-    "InternalError": UPSTREAM,
+    "InvalidParameter": Fault.UPSTREAM_REJECTED,
+    "MissingParameter": Fault.UPSTREAM_REJECTED,
+    "Unauthorized": Fault.BARE_UNAUTHORIZED,
+    "RateLimitExceeded": Fault.BARE_RATE_LIMITED,
+    "InsufficientBalance": Fault.BARE_PAYMENT_REQUIRED,
+    "InternalError": Fault.UPSTREAM_ERROR,
 }
+
+
+NEWER: dict[str, object] = {"type": "error", "error": {"type": "api_error", "http_code": "500"}, "request_id": "r"}
 
 
 def read(answer: object, status: int = 200, delivery: Delivery = Delivery.URL) -> ImageReply:
@@ -106,10 +109,26 @@ def test_err_code_of_the_task_apis_is_read_too(code: int) -> None:
 
 
 @pytest.mark.parametrize("word", WORDS)
-@pytest.mark.parametrize("status", [200, 400, 500])
-def test_code_word_means_what_the_reference_says(word: str, status: int) -> None:
-    answer = {"code": word, "message": "m", "request_id": "r"}
-    assert WORDS[word] == meaning_of(error_of(answer, status))
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("more", [{}, {"message": "m", "request_id": "r"}])
+def test_a_code_word_chooses_between_faults_that_blame_nothing(word: str, status: int, more: dict[str, object]) -> None:
+    """Other gateways write the same words."""
+    error = error_of({"code": word} | more, status)
+    assert (WORDS[word] if word != "InternalError" or status == 200 else Fault.UPSTREAM_REJECTED) is error.fault
+    assert Pause.NONE is error.row.pause
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
+def test_a_code_word_does_not_say_that_nothing_was_made(word: str, status: int) -> None:
+    assert Outcome.UNKNOWN is error_of({"code": word, "message": "m", "request_id": "r"}, status).row.outcome
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize(("status", "fault"), [(401, Fault.BARE_UNAUTHORIZED), (403, Fault.BARE_FORBIDDEN)])
+def test_a_status_says_more_than_a_code_word(word: str, status: int, fault: Fault) -> None:
+    expected = Fault.UPSTREAM_REJECTED if word in {"InvalidParameter", "MissingParameter"} else fault
+    assert expected is error_of({"code": word}, status).fault
 
 
 @pytest.mark.parametrize("code", [-1, -10000, -10019, 5])
@@ -142,16 +161,15 @@ def test_pause_that_was_asked_for_is_kept() -> None:
     ("answer", "fault"),
     [
         ({**own(-10004), "code": "InternalError", "base_resp": {"status_code": 1026}}, Fault.BALANCE_EMPTY),
-        ({"code": "Unauthorized", "base_resp": {"status_code": 1026}}, Fault.KEY_INVALID),
-        ({"code": "Unauthorized", "error": {"type": "rate_limit_error"}}, Fault.KEY_INVALID),
-        ({"code": "Strange", "type": "error", "error": {"type": "rate_limit_error"}}, Fault.ACCOUNT_RATE_LIMITED),
+        ({"code": "Unauthorized", "base_resp": {"status_code": 1026}}, Fault.CONTENT_INPUT),
+        (NEWER | {"code": "Unauthorized", "base_resp": {"status_code": 1026}}, Fault.UPSTREAM_ERROR),
         ({"code": "Strange", "base_resp": {"status_code": 1026}}, Fault.CONTENT_INPUT),
         ({"code": 200, "base_resp": {"status_code": "1002"}}, Fault.ACCOUNT_RATE_LIMITED),
         ({"base_resp": {"status_code": 2049}}, Fault.KEY_INVALID),
     ],
 )
 def test_checks_come_in_the_documented_order(answer: object, fault: Fault) -> None:
-    """err_code, code, error.type, base_resp (reference/minimax.md section 8)."""
+    """err_code, the whole newer error, base_resp; then words (reference/minimax.md section 8)."""
     assert fault is error_of(answer, 500).fault
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.domain.faults import Fault, GatewayError, Outcome, Pause, Retry, Scope, State
 from gateway.domain.images import Delivery, Encoded, Extras, ImageJob, ImageReply, Link, Shape, Size
 from gateway.wire.envelope import Reply
-from gateway.wire.minimax import CODES, MiniMax
+from gateway.wire.minimax import CODES, NEWER_TYPES, MiniMax
 
 MINIMAX = MiniMax()
 URL = "https://cdn.hailuoai.com/a%2Fb_aigc.jpeg?Signature=x%2B"
@@ -298,7 +299,15 @@ def test_http_status_speaks_where_no_code_does(status: int, fault: Fault, answer
     assert fault is error_of(answer, status=status).fault
 
 
+def newer(kind: str, status: int = 0, message: str = "m") -> dict[str, Any]:
+    """The whole error of the newer surfaces."""
+    error = {"type": kind, "message": message, "http_code": str(status)}
+    return {"type": "error", "error": error, "request_id": "r"}
+
+
 FOREIGN: dict[str, object] = {
+    "Anthropic's form": {"type": "error", "error": {"type": "api_error", "message": "m"}, "request_id": "r"},
+    "a status in an error": {"error": {"type": "server_error", "http_code": "500"}},
     "nothing": b"",
     "nginx": b"<html><body>502 Bad Gateway</body></html>",
     "text": b"upstream connect error or disconnect/reset before headers",
@@ -336,14 +345,14 @@ def test_a_5xx_that_is_not_the_provider_s_own_error_may_have_cost_money(status: 
         refused(1000),
         refused("1024", "internal error"),
         refused(987654),
-        {"type": "error", "error": {"type": "api_error", "message": "m"}},
-        {"type": "error", "error": {"type": "strange", "message": "m"}},
-        {"type": "error", "error": {"message": "no type"}},
-        {"error": {"type": "server_error", "http_code": "500"}},
-        {"error": {"type": "strange", "http_code": 500}},
+        newer("api_error"),
+        newer("strange"),
+        newer(""),
     ],
 )
 def test_a_5xx_with_the_provider_s_own_error_is_refused_and_tried_once_more(status: int, own: object) -> None:
+    if isinstance(own, dict) and "error" in own:
+        own = own | {"error": own["error"] | {"http_code": str(status)}}
     assert UPSTREAM == meaning_of(error_of(own, status=status))
 
 
@@ -357,7 +366,9 @@ def error_from(headers: dict[str, str], status: int, answer: object) -> GatewayE
     return failed.value
 
 
-@pytest.mark.parametrize("body", [name for name in FOREIGN if name not in {"a success", "an OpenAI-like proxy"}])
+@pytest.mark.parametrize(
+    "body", [name for name in FOREIGN if name not in {"a success", "an OpenAI-like proxy", "a status in an error"}]
+)
 @pytest.mark.parametrize("status", [521, 522, 523, 525, 526])
 @pytest.mark.parametrize("headers", CLOUDFLARE)
 def test_what_cloudflare_could_not_send_on_was_not_sent(headers: dict[str, str], status: int, body: str) -> None:
@@ -390,23 +401,72 @@ def test_code_outranks_the_http_status(status: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "status", "fault"),
+    [
+        ("authentication_error", 401, Fault.KEY_INVALID),
+        ("authorized_error", 401, Fault.KEY_INVALID),
+        ("permission_error", 403, Fault.KEY_INVALID),
+        ("invalid_request_error", 400, Fault.UPSTREAM_REJECTED),
+        ("bad_request_error", 400, Fault.UPSTREAM_REJECTED),
+        ("rate_limit_error", 429, Fault.ACCOUNT_RATE_LIMITED),
+        ("insufficient_balance_error", 402, Fault.BALANCE_EMPTY),
+        ("overloaded_error", 529, Fault.UPSTREAM_ERROR),
+        ("api_error", 500, Fault.UPSTREAM_ERROR),
+        ("server_error", 500, Fault.UPSTREAM_ERROR),
+        ("authentication_error", 408, Fault.UPSTREAM_TIMEOUT),
+        ("x", 401, Fault.BARE_UNAUTHORIZED),
+    ],
+)
+def test_newer_surfaces_errors_are_read(kind: str, status: int, fault: Fault) -> None:
+    assert fault is error_of(newer(kind, status), status=status).fault
+
+
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        ("input new_sensitive (1026)", Fault.CONTENT_INPUT),
+        ("a reference (1026)", Fault.UPSTREAM_REJECTED),
+    ],
+)
+def test_the_text_of_a_newer_error_says_which_refusal_it_is(message: str, fault: Fault) -> None:
+    for error in (
+        newer("bad_request_error", 400, message),
+        {"error": {"type": "bad_request_error", "message": message}},
+    ):
+        assert fault is error_of(error, status=400).fault
+
+
+@pytest.mark.parametrize("kind", NEWER_TYPES)
+@pytest.mark.parametrize("status", [200, 301, 400, 401, 402, 403, 404, 409, 422, 429])
+@pytest.mark.parametrize("changed", ["type", "request_id", "http_code", "another http_code", "http_code, no text"])
+def test_parts_of_a_newer_error_blame_nothing(kind: str, status: int, changed: str) -> None:
+    """Other gateways write them."""
+    answer = newer(kind, status)
+    match changed:
+        case "type" | "request_id":
+            del answer[changed]
+        case "http_code":
+            del answer["error"]["http_code"]
+        case "another http_code":
+            answer["error"]["http_code"] = "403" if status != 403 else "401"
+        case _:
+            answer["error"]["http_code"] = status
+    error = error_of(answer, status=status)
+    assert (Pause.NONE, State.READY) == (error.row.pause, error.row.state)
+
+
+@pytest.mark.parametrize(
     ("error", "status", "fault"),
     [
-        ({"type": "authentication_error", "message": "m", "http_code": "401"}, 401, Fault.KEY_INVALID),
-        ({"type": "authorized_error"}, 200, Fault.KEY_INVALID),
-        ({"type": "permission_error"}, 403, Fault.KEY_INVALID),
-        ({"type": "invalid_request_error", "message": "n too big"}, 400, Fault.UPSTREAM_REJECTED),
-        ({"type": "bad_request_error"}, 400, Fault.UPSTREAM_REJECTED),
-        ({"type": "rate_limit_error"}, 429, Fault.ACCOUNT_RATE_LIMITED),
-        ({"type": "insufficient_balance_error"}, 402, Fault.BALANCE_EMPTY),
-        ({"type": "overloaded_error"}, 529, Fault.UPSTREAM_ERROR),
-        ({"type": "api_error"}, 500, Fault.UPSTREAM_ERROR),
+        ({"type": "authorized_error"}, 200, Fault.BARE_UNAUTHORIZED),
+        ({"type": "permission_error"}, 403, Fault.BARE_FORBIDDEN),
+        ({"type": "authentication_error", "http_code": "403"}, 200, Fault.BARE_FORBIDDEN),
+        ({"type": "authentication_error"}, 400, Fault.BARE_UNAUTHORIZED),
+        ({"type": "rate_limit_error", "message": "usage limit exceeded (2056)"}, 429, Fault.BARE_RATE_LIMITED),
+        ({"type": "insufficient_balance_error"}, 200, Fault.BARE_PAYMENT_REQUIRED),
         ({"type": "server_error"}, 200, Fault.UPSTREAM_ERROR),
-        ({"type": "rate_limit_error", "message": "usage limit exceeded (2056)"}, 429, Fault.ACCOUNT_RATE_LIMITED),
+        ({"type": "overloaded_error"}, 529, Fault.ANSWER_UNREADABLE),
         ({"type": "x", "message": "insufficient balance (1008)"}, 200, Fault.UPSTREAM_ERROR),
-        ({"type": "bad_request_error", "message": "input new_sensitive (1026)"}, 400, Fault.CONTENT_INPUT),
-        ({"type": "bad_request_error", "message": "a reference (1026)"}, 400, Fault.UPSTREAM_REJECTED),
-        ({"type": "rate_limit_error", "message": "limit (9999)"}, 429, Fault.ACCOUNT_RATE_LIMITED),
         ({"type": "x", "http_code": "401"}, 200, Fault.BARE_UNAUTHORIZED),
         ({"type": "x", "http_code": 408}, 200, Fault.UPSTREAM_TIMEOUT),
         ({"message": "no type"}, 429, Fault.BARE_RATE_LIMITED),
@@ -415,26 +475,34 @@ def test_code_outranks_the_http_status(status: int) -> None:
         ("usage limit exceeded (2056)", 429, Fault.BARE_RATE_LIMITED),
     ],
 )
-def test_newer_surfaces_errors_are_read(error: object, status: int, fault: Fault) -> None:
+def test_words_of_any_gateway_mean_a_bare_fault(error: object, status: int, fault: Fault) -> None:
     assert fault is error_of({"type": "error", "error": error, "request_id": "r"}, status=status).fault
 
 
-@pytest.mark.parametrize("kind", ["api_error", "server_error", "overloaded_error", "timeout_error"])
-@pytest.mark.parametrize("status", [408, 504])
-@pytest.mark.parametrize("place", ["status", "http_code"])
-def test_a_gateway_timeout_is_never_bought_again_whatever_its_type_is_called(
-    kind: str, status: int, place: str
-) -> None:
-    """HTTP 408 and 504 are unknown (reference/minimax.md section 3, "Known free or unknown")."""
-    error = {"type": kind, "message": "m"} | ({"http_code": str(status)} if place == "http_code" else {})
-    failed = error_of({"type": "error", "error": error}, status=status if place == "status" else 200)
-    assert Outcome.UNKNOWN is failed.row.outcome
+REPEATED = [
+    b'{"base_resp":{"status_code":1000,"status_msg":"","status_code":1008}}',
+    b'{"base_resp":{"status_code":1000},"base_resp":{"status_code":1008}}',
+    b'{"base_resp":{"status_code":1000,"status\\u005fcode":1008}}',
+    b'{"base_resp":{"status_code":1008},"id":"","id":""}',
+]
+
+
+@pytest.mark.parametrize("body", REPEATED)
+@pytest.mark.parametrize(("status", "fault"), [(200, Fault.ANSWER_UNREADABLE), (403, Fault.BARE_FORBIDDEN)])
+def test_a_code_beside_a_member_that_occurs_twice_is_not_believed(body: bytes, status: int, fault: Fault) -> None:
+    """What an upstream repeats of a request without escaping it may hold a member."""
+    assert fault is error_of(body, status=status).fault
+
+
+def test_a_code_beside_megabytes_is_not_believed() -> None:
+    body = msgspec.json.encode({"id": "x" * 1_000_000, **refused(1008)})
+    assert Fault.ANSWER_UNREADABLE is error_of(body).fault
 
 
 def test_newer_error_outranks_base_resp() -> None:
-    own = {"type": "error", "error": {"type": "authentication_error"}}
-    assert Fault.KEY_INVALID is error_of(own | refused(1026)).fault
-    assert Fault.CONTENT_INPUT is error_of({"error": own["error"]} | refused(1026)).fault
+    own = newer("authentication_error", 401)
+    assert Fault.KEY_INVALID is error_of(own | refused(1026), status=401).fault
+    assert Fault.CONTENT_INPUT is error_of({"error": own["error"]} | refused(1026), status=401).fault
 
 
 @given(st.binary(), st.sampled_from([200, 302, 400, 404, 429, 500]), st.sampled_from(Delivery))
