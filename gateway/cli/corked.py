@@ -1,6 +1,7 @@
 """A connection that sends an answer's head and its small body as one piece."""
 
 import asyncio
+import weakref
 from typing import Final
 
 from gateway.cli.lingering import Lingering, LingeringProtocol
@@ -21,7 +22,7 @@ class Corked:
     ) -> None:
         self._transport = transport
         self._loop = loop
-        self._protocol = protocol
+        self._protocol = weakref.ref(protocol)  # it holds this transport, and its requests would live on in the cycle
         self._is_lingering = False
         self._parts: list[bytes | bytearray | memoryview] = []
         self._bytes = 0
@@ -43,11 +44,12 @@ class Corked:
     def close(self) -> None:
         """Sends what was written; the second time without regard to what the client is sending."""
         self._flush()
-        if self.is_closing() or not self._protocol.count_discarded():
+        protocol = self._protocol()
+        if protocol is None or self.is_closing() or not protocol.count_discarded():
             self._transport.close()
         else:
             self._is_lingering = True
-            Lingering(self._transport, self._protocol, self._loop)
+            Lingering(self._transport, protocol, self._loop)
 
     def abort(self) -> None:
         self._parts.clear()
