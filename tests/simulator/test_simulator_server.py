@@ -1,8 +1,10 @@
 """What only a real connection shows: a cut body, an answer that never comes, and a server that survives both."""
 
+import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Literal
 
@@ -11,6 +13,7 @@ import pytest
 import uvicorn
 
 from gateway.simulator import create_simulator
+from tests.harness import wait_until
 
 
 @pytest.fixture(params=["h11", "httptools"])
@@ -30,6 +33,50 @@ def server(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> 
         thread.join(timeout=10)
     assert not thread.is_alive()
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+def answered(client: socket.socket) -> bytes:
+    answer = b""
+    while b"base_resp" not in answer:
+        answer += client.recv(65536)
+    return answer
+
+
+def exchange(client: socket.socket, prompt: str) -> bytes:
+    client.sendall(order(prompt))
+    return answered(client)
+
+
+def order(prompt: str) -> bytes:
+    body = json.dumps({"model": "image-01", "prompt": prompt, "response_format": "url"}).encode()
+    head = "POST /v1/image_generation HTTP/1.1\r\nhost: x\r\nauthorization: Bearer design-1"
+    return f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_a_call_whose_client_has_gone_is_over_before_the_next_request_counts() -> None:
+    """Both are read in the same turn of a busy event loop."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        create_simulator(latency_s=0, max_concurrency=1), ws="none", lifespan="off", log_config=None
+    )
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        for _ in range(5):
+            with (
+                socket.create_connection(listener.getsockname()) as hanging,
+                socket.create_connection(listener.getsockname()) as client,
+            ):
+                hanging.sendall(order("[hang]"))
+                wait_until(lambda: b'"status_code":1041' in exchange(client, "a fox"), "the call hangs")
+                running.servers[0].get_loop().call_soon_threadsafe(time.sleep, 0.2)
+                time.sleep(0.05)
+                hanging.close()
+                assert b'"status_code":0' in exchange(client, "a cat")
+    finally:
+        running.should_exit = True
+        thread.join(timeout=10)
 
 
 def ask(client: httpx.Client, prompt: str, **fields: object) -> httpx.Response:
