@@ -100,10 +100,10 @@ async def test_any_number_of_tenants_that_fail_open_nothing_while_another_is_ser
         assert {"": State.COOLING} == await ill(process)
 
 
-async def test_an_upstream_that_fails_every_tenant_is_left_alone_at_once(any_redis: str) -> None:
+async def test_an_upstream_that_fails_every_tenant_twice_is_left_alone_at_once(any_redis: str) -> None:
     tenants = ("one", "two", "three")
     async with connected(any_redis) as redis, pooling(redis, B, terms=THREE) as process:
-        for outcome in (None, Fault.UPSTREAM_ERROR):
+        for outcome in (None, Fault.UPSTREAM_ERROR, Fault.UPSTREAM_ERROR):
             assert {} == await ill(process)
             for tenant in tenants:
                 await process.pool.release(await process.take(tenant=tenant), Report(outcome, images=1))
