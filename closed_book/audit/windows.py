@@ -47,7 +47,7 @@ def check_windows(evidence: Evidence) -> list[Discrepancy]:
         theirs, reigns = sorted(used, key=lambda use: use.sent_s), evidence.reigns[tenant]
         for name, amount in (("requests_per_minute", None), ("images_per_minute", "images")):
             found += _check_minutes(tenant, theirs, reigns, (name, amount), evidence.clock_steps_s)
-        found += _check_concurrency(tenant, theirs, reigns)
+        found += _check_concurrency(tenant, theirs, reigns, evidence.clock_steps_s)
         found += _check_quota(tenant, theirs, reigns, ("images_per_day", "images", evidence.new_day_s))
         found += _check_quota(tenant, theirs, reigns, ("images_per_month", "images", evidence.new_month_s))
         found += _check_quota(tenant, theirs, reigns, ("usd_micros_per_month", "usd_micros", evidence.new_month_s))
@@ -108,9 +108,15 @@ def _check_minutes(
             return
 
 
-def _check_concurrency(tenant: str, uses: Sequence[Use], reigns: Sequence[Reign]) -> Iterator[Discrepancy]:
-    moments = [(use.reached_s, 1, use.id) for use in uses if use.over_s > use.reached_s]
-    moments += [(use.over_s, -1, use.id) for use in uses if use.over_s > use.reached_s]
+def _check_concurrency(
+    tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], steps_s: Sequence[float]
+) -> Iterator[Discrepancy]:
+    """A reservation may expire when Redis's clock is stepped, so a request surely counts until the next step."""
+    moments = list[tuple[float, int, str]]()
+    for use in uses:
+        step_s = end_of_window(use.sent_s, use.over_s - use.sent_s, steps_s)
+        if step_s > use.reached_s:
+            moments += [(use.reached_s, 1, use.id), (step_s, -1, use.id)]
     running = set[str]()
     longest = max((use.over_s - use.sent_s for use in uses), default=0.0)
     for moment_s, step, request_id in sorted(moments):

@@ -19,6 +19,16 @@ def test_a_minute_of_a_tenant_ends_where_the_clock_is_stepped(step_s: float, wha
 
 
 @pytest.mark.parametrize(
+    ("step_s", "what"),
+    [(99.0, {"a tenant over its limit"}), (100.4, set()), (100.8, {"a tenant over its limit"})],
+)
+def test_a_request_is_surely_counted_until_the_clock_is_stepped(step_s: float, what: set[str]) -> None:
+    """Two at once from 100.6 s on."""
+    reigns = {"acme": [Reign(Caps(concurrency=1), 0.0, 1e12)]}
+    assert what == found(**two(100.0, 100.5), reigns=reigns, clock_steps_s=[step_s])
+
+
+@pytest.mark.parametrize(
     ("code", "steps_s", "what"),
     [
         (1002, [], {"an account over its rate"}),
