@@ -179,7 +179,7 @@ local function lease_now(found, over)
   return answer
 end
 
--- Without a wait, where nobody waits: nil if nothing stands free.
+-- Lease without a wait, if the queue is empty; nil if nothing is free.
 local function lease_at_once()
   if redis.call('EXISTS', K.classes) == 1 or gate() == 0 or not may_hold(flow, need, weight) then return nil end
   local over = is_over(flow)
