@@ -1,11 +1,28 @@
 """What comes on a connection and is neither a complete head nor a body: bounded, as nothing else ends it."""
 
+from dataclasses import dataclass
 from typing import Final
 
 _PER_BODY_BYTE: Final = 16
 """Framing may be so much larger than the body, beside a head's bound: a chunk of one byte comes with five."""
 _HEADS_A_SECTION: Final = 2
 """What follows a chunk may have the bytes of two heads: trailers are a head, and count with the end of their chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds of one connection."""
+
+    head_max_bytes: int = 64 * 1024
+    """Request line and headers together: OpenAI's own budget (reference/openai-images.md 6.2)."""
+    head_timeout_s: float = 30.0
+    """For a head to arrive."""
+    send_timeout_s: float = 300.0
+    """For a full write buffer to be read, and for the rest of it once the connection is to be closed."""
+    fields_max: int = 256
+    """Header fields of one request. Browsers send about 20; each costs more than its bytes."""
+    pipelined_max: int = 32
+    """Requests that wait for the answer before theirs. No usual client sends even one so (RFC 9112 section 9.3.2)."""
 
 
 class Framing:

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.cli.certificates import Certificate
 from gateway.cli.connections import Connection, Connections
-from gateway.cli.protocol import ConnectionLimits
+from gateway.cli.framing import ConnectionLimits
 
 _ACCEPTS_MAX: Final = 16
 """In one turn of the event loop; other processes that share the socket take the rest."""

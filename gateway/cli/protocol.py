@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import httptools
@@ -15,7 +14,8 @@ from uvicorn.server import ServerState
 from gateway.cli.certificates import Certificate
 from gateway.cli.connections import Bounds, Connection
 from gateway.cli.corked import Corked
-from gateway.cli.framing import Framing
+from gateway.cli.flow import BlockableFlow, empty, measure
+from gateway.cli.framing import ConnectionLimits, Framing
 from gateway.cli.heads import build_refusal, build_without_upgrade, find_problem
 from gateway.cli.lingering import BODY_MAX_BYTES, REST_MAX_BYTES
 from gateway.cli.refusals import Refusals
@@ -23,22 +23,6 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 
 _LOG = structlog.get_logger("imagegate.http")
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Bounds of one connection."""
-
-    head_max_bytes: int = 64 * 1024
-    """Request line and headers together: OpenAI's own budget (reference/openai-images.md 6.2)."""
-    head_timeout_s: float = 30.0
-    """For a head to arrive."""
-    send_timeout_s: float = 300.0
-    """For a full write buffer to be read, and for the rest of it once the connection is to be closed."""
-    fields_max: int = 256
-    """Header fields of one request. Browsers send about 20; each costs more than its bytes."""
-    pipelined_max: int = 32
-    """Requests that wait for the answer before theirs. No usual client sends even one so (RFC 9112 section 9.3.2)."""
 
 
 class BoundedConfig(uvicorn.Config):
@@ -98,6 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
+        self.flow: BlockableFlow = BlockableFlow(transport)
         self.transport = Corked(transport, self.loop, self)  # type: ignore[assignment] # all that uvicorn uses of one
         if self._connection:
             self._connection.transport = transport
@@ -110,6 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        self.pipeline.clear()  # they never begin
         self._end_head()
         self._stop_write_timer()
         if self._end_timer is not None:
@@ -140,8 +126,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_keep_alive=self.cycle.keep_alive)  # trailers do not decide it
         fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
         self.cycle.default_headers = [*self.server_state.default_headers, *fixed]
-        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
+        self.flow.is_blocked = bool(self.pipeline)
         if self._connection:
             self._connection.begin_request()
 
@@ -158,7 +144,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
-            self.flow.pause_reading()  # uvicorn resumes it after each of the earlier answers
             return
         was_in_head = self._is_in_head
         self._framing.begin_piece()
@@ -187,15 +172,24 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(GatewayError(self._refusal), self._problem or str(error))
 
     def _hold(self) -> None:
+        """Counts what waits for the client: the head that it sends, and requests behind the one being answered."""
         if self._connection:
-            self._connection.hold(self._framing.held_bytes, len(self.headers or ()) if self._is_in_head else 0)
+            held_bytes, fields = measure(self._cycles if self.flow.write_paused else self._cycles[1:])
+            fields += len(self.headers or ()) if self._is_in_head else 0
+            self._connection.hold(self._framing.held_bytes + held_bytes, fields)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._is_refused and not self.transport.is_closing():
-            self.flow.pause_reading()  # what still comes is not read while earlier answers go out
+        self.flow.is_blocked = self._is_refused or bool(self.pipeline)
+        for cycle in self._cycles:
+            if cycle.response_complete:
+                empty(cycle)
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        if not self._cycles and not self._is_in_head:
+            self.url, self.headers, self.scope = b"", [], self.cycle.scope
         if self._connection and not self._is_answering():
             self._connection.end_request()
+        self._hold()
         self._watch_end()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -210,10 +204,17 @@ class BoundedProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._stop_write_timer()
         self._write_timer = self.loop.call_later(self._limits.send_timeout_s, self.transport.abort)
+        self._note_unread()
 
     def resume_writing(self) -> None:
         self._stop_write_timer()
         super().resume_writing()
+        self._note_unread()
+
+    def _note_unread(self) -> None:
+        if self._connection:
+            self._connection.note_unread(is_unread=self.flow.write_paused)
+        self._hold()
 
     def _stop(self, fault: Fault, problem: str) -> None:
         """Stop the parser, which then asks for a refusal. Raises: GatewayError."""
@@ -276,7 +277,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: GatewayError, problem: str) -> None:
         """Answer without the program, which never sees such a request, and close; earlier answers go first."""
-        self._is_refused = True
+        self._is_refused = self.flow.is_blocked = True
         self._refusals.add(problem)
         if self._is_answering() and not self._give_up_body():
             self.cycle.keep_alive = False

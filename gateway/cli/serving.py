@@ -17,9 +17,10 @@ from starlette.types import ASGIApp
 
 from gateway.cli.certificates import Certificate
 from gateway.cli.connections import Bounds
+from gateway.cli.framing import ConnectionLimits
 from gateway.cli.open_files import find_room
 from gateway.cli.output import fail
-from gateway.cli.protocol import BoundedConfig, BoundedProtocol, ConnectionLimits
+from gateway.cli.protocol import BoundedConfig, BoundedProtocol
 from gateway.cli.refusals import Refusals
 from gateway.cli.server import Server
 from gateway.settings import Admin, Metrics, Settings
@@ -32,7 +33,7 @@ _CERTIFICATE_LOOK_S: Final = 1
 _KEEP_ALIVE_S: Final = 75
 """Longer than the idle time of the usual proxies in front, so that they never meet a closing connection."""
 _HEADS_PART: Final = 8
-"""Unfinished heads may hold this part of `max_memory_bytes`, besides."""
+"""Unfinished heads and pipelined requests may hold this part of `max_memory_bytes`, besides."""
 _HEADS_MIN: Final = 16
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.protocol import ConnectionLimits
+from gateway.cli.framing import ConnectionLimits
 from tests.conftest import MakeGateway
 from tests.harness import Gateway, wait_until
 

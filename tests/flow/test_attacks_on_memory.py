@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from gateway.cli.connections import Bounds
-from gateway.cli.protocol import ConnectionLimits
+from gateway.cli.framing import ConnectionLimits
 from gateway.cli.server import Server
 from gateway.cli.serving import bind, server_config
 from tests.flow.processes import start_gateway, write_configuration
