@@ -5,6 +5,7 @@ It also keeps the last request of an idle connection, with the part of its body 
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -21,13 +22,20 @@ class BlockableFlow(FlowControl):
             super().resume_reading()
 
 
-def measure(cycles: Iterable[RequestResponseCycle]) -> tuple[int, int]:
+class Unanswered(NamedTuple):
+    """A request without a complete response."""
+
+    cycle: RequestResponseCycle
+    head_bytes: int
+    fields: int
+
+
+def measure(requests: Iterable[Unanswered]) -> tuple[int, int]:
     """Returns how many bytes requests hold that were received and not read, and how many header fields."""
     held_bytes = fields = 0
-    for cycle in cycles:
-        headers = list(cycle.scope["headers"])
-        held_bytes += len(cycle.body) + sum(len(name) + len(value) for name, value in headers)
-        fields += len(headers)
+    for request in requests:
+        held_bytes += len(request.cycle.body) + request.head_bytes
+        fields += request.fields
     return held_bytes, fields
 
 

@@ -8,13 +8,13 @@ from types import MappingProxyType
 import httptools
 import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.cli.certificates import Certificate
 from gateway.cli.connections import Bounds, Connection
 from gateway.cli.corked import Corked
-from gateway.cli.flow import BlockableFlow, empty, measure
+from gateway.cli.flow import BlockableFlow, Unanswered, empty, measure
 from gateway.cli.framing import ConnectionLimits, Framing
 from gateway.cli.heads import build_refusal, build_without_upgrade, find_problem
 from gateway.cli.lingering import BODY_MAX_BYTES, REST_MAX_BYTES
@@ -45,7 +45,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     __slots__ = (  # uvicorn's own attributes are few enough for Python to keep them apart from their names: 1.2 KB less
         "_connection",
-        "_cycles",
         "_end_timer",
         "_framing",
         "_head_timer",
@@ -55,6 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
         "_problem",
         "_refusal",
         "_refusals",
+        "_unanswered",
         "_write_timer",
     )
 
@@ -77,7 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._connection = connection
-        self._cycles: list[RequestResponseCycle] = []
+        self._unanswered: list[Unanswered] = []
         """Requests of this connection that are not answered: a client may send several before it reads."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
@@ -91,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection:
             self._connection.close()
-        for cycle in self._cycles:  # uvicorn tells the newest alone
+        for cycle, _, _ in self._unanswered:  # uvicorn tells the newest alone
             if not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
@@ -120,13 +120,13 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 self._stop(Fault.MALFORMED_HTTP, "CONNECT")
             return  # `_parse` reads this head again
-        self._check_head()
+        head_bytes = self._check_head()
         super().on_headers_complete()
         self._end_head()
         self.parser.set_dangerous_leniencies(lenient_keep_alive=self.cycle.keep_alive)  # trailers do not decide it
         fixed = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
         self.cycle.default_headers = [*self.server_state.default_headers, *fixed]
-        self._cycles.append(self.cycle)
+        self._unanswered.append(Unanswered(self.cycle, head_bytes, len(self.headers)))
         self.flow.is_blocked = bool(self.pipeline)
         if self._connection:
             self._connection.begin_request()
@@ -174,18 +174,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def _hold(self) -> None:
         """Counts what waits for the client: the head that it sends, and requests behind the one being answered."""
         if self._connection:
-            held_bytes, fields = measure(self._cycles if self.flow.write_paused else self._cycles[1:])
+            held_bytes, fields = measure(self._unanswered if self.flow.write_paused else self._unanswered[1:])
             fields += len(self.headers or ()) if self._is_in_head else 0
             self._connection.hold(self._framing.held_bytes + held_bytes, fields)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.flow.is_blocked = self._is_refused or bool(self.pipeline)
-        for cycle in self._cycles:
-            if cycle.response_complete:
-                empty(cycle)
-        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
-        if not self._cycles and not self._is_in_head:
+        while self._unanswered and self._unanswered[0].cycle.response_complete:
+            empty(self._unanswered.pop(0).cycle)
+        if not self._unanswered and not self._is_in_head:
             self.url, self.headers, self.scope = b"", [], self.cycle.scope
         if self._connection and not self._is_answering():
             self._connection.end_request()
@@ -221,8 +219,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal, self._problem = fault, problem
         raise GatewayError(fault)
 
-    def _check_head(self) -> None:
-        """Whether a head that is complete can be served. Raises: GatewayError."""
+    def _check_head(self) -> int:
+        """Returns the size of a complete head. Raises: GatewayError if it cannot be served."""
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._framing.note_head(head_bytes)
         if head_bytes > self._limits.head_max_bytes:
@@ -231,6 +229,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop(Fault.MALFORMED_HTTP, "too many pipelined requests")
         if problem := find_problem(self.parser.get_http_version(), self.headers):
             self._stop(Fault.MALFORMED_HTTP, problem)
+        return head_bytes
 
     def _begin_head(self) -> None:
         self._end_head()

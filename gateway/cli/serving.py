@@ -35,6 +35,8 @@ _KEEP_ALIVE_S: Final = 75
 _HEADS_PART: Final = 8
 """Unfinished heads and pipelined requests may hold this part of `max_memory_bytes`, besides."""
 _HEADS_MIN: Final = 16
+_KERNEL_UNSENT_BYTES: Final = 256 * 1024
+"""Of a response, that the kernel holds beyond what is on its way: it needs no more to send at any speed."""
 
 
 def server_config(app: ASGIApp | str, drain_timeout_s: float, proxies: Sequence[str] = ()) -> BoundedConfig:
@@ -134,6 +136,9 @@ def listen(host: str, port: int) -> socket.socket:
     # Accepted connections inherit it. Without it an answer waits 40 ms between its head and its body (Nagle's algorithm
     # against delayed acknowledgements): event loops set it only on sockets that they make themselves.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Also inherited. The kernel would take up to 4 MB of responses for each client that reads none, and no bound of the
+    # process would count them.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_UNSENT_BYTES)
     try:
         listener.bind((host, port))
     except BaseException:

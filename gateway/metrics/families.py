@@ -90,7 +90,10 @@ REQUEST_SECONDS: Final = _seconds("request_seconds", "Duration of a request.", "
 REQUESTS_IN_PROGRESS: Final = _live("requests_in_progress", "Requests that are being answered.")
 CONNECTIONS: Final = _live("connections", "Open connections of clients, TLS handshakes included.")
 CONNECTIONS_OVER_BOUND: Final = _counter(
-    "connections_over_bound_total", "Connections refused, or closed while waiting for their client, at a bound.", "bound", "action"
+    "connections_over_bound_total",
+    "Connections refused, or closed while waiting for their client, at a bound.",
+    "bound",
+    "action",
 )
 REFUSALS: Final = _counter("refusals_total", "Requests refused, by fault.", "fault", TENANT)
 IMAGES: Final = _counter("images_total", "Images delivered.", "model", TENANT, "upstream")

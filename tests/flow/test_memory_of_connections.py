@@ -1,5 +1,6 @@
 """What strangers' connections hold besides requests that a program reads, and places that they hold by not reading."""
 
+import re
 import socket
 import subprocess
 import time
@@ -25,7 +26,7 @@ ANSWERED = {
     "a body that no program reads": POST % 200_000 + b"x" * 200_000,
 }
 PAGE = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n"
-"""The largest response that needs no key: 180 KiB. 31 of them are more than the kernel buffers."""
+"""The largest response that needs no key: 180 KiB. 31 of them are more than any kernel buffers."""
 BODY = POST % 50_000_000 + b"x" * 9_000_000
 PIPELINED = {
     "a body behind answered requests": HEALTH * 18 + PAGE * 12 + BODY,
@@ -91,6 +92,25 @@ def test_pipelined_requests_hold_no_more_than_their_bound(
             stack.enter_context(unread(url, PIPELINED[kind]))
         assert private_bytes(process.pid) - before_bytes < 30 * MB
         assert serves(Gateway(url, new_key(url)))
+
+
+def test_the_kernel_takes_little_of_responses_that_no_client_reads(
+    gateway: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    """No bound of the process counts what the kernel holds, megabytes a connection unless it is kept from that."""
+    _, url = gateway
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(unread(url, PAGE * 31))
+        time.sleep(2)  # there is no event for nothing more to come
+        assert 10 <= pages_sent(url) <= 50
+
+
+def pages_sent(url: str) -> int:
+    """How many responses with the page are complete, for the gateway."""
+    text = httpx.get(f"{url}/metrics", verify=False, timeout=30).text
+    (found,) = re.findall(r'imagegate_requests_total\{route="/openapi.json",.*\} (\S+)', text)
+    return int(float(found))
 
 
 def test_connections_with_an_unread_response_make_room(configuration: Path) -> None:
