@@ -113,12 +113,13 @@ def pages_sent(url: str) -> int:
     return int(float(found))
 
 
-def test_connections_with_an_unread_response_make_room(configuration: Path) -> None:
+@pytest.mark.parametrize("pages", [2, 31], ids=["all responses are complete", "one is in flight"])
+def test_connections_with_an_unread_response_make_room(configuration: Path, pages: int) -> None:
     """Strangers of few addresses that read nothing shut no tenant out."""
     with started(configuration, max_connections=8, send_timeout_s=600) as (_, url), ExitStack() as stack:
         key, number = new_key(url), 0
         while is_served(stack.enter_context(connect(url, TENANT))):
-            stack.enter_context(unread(url, PAGE * 31, MANY[number % 4]))
+            stack.enter_context(unread(url, PAGE * pages, MANY[number % 4]))
             number += 1
         wait_until(lambda: serves_at(url, key), "a tenant is served", 30)
         assert over_bound(url)["process", "closed"] >= 1
