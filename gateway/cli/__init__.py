@@ -1,4 +1,4 @@
-"""The command line: `imagegate COMMAND`."""
+"""The command line: `imagegate COMMAND`. A command imports what it needs when it runs, so that `--help` is fast."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.cli import audit, check, conformance, demo, keys, pool, serve, simulator, tenants, usage
+from gateway.cli import audit, conformance, keys, pool, serving, tenants, usage
 
 app = typer.Typer(
     name="imagegate",
@@ -18,10 +18,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # it would take [brackets] in help texts for markup, and drop them
 )
-app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(demo.demo)
-app.command("serve")(serve.serve)
-app.command("check", short_help="Validate the configuration, and ask Redis.")(check.check)
-app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(simulator.simulator)
+app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(serving.demo)
+app.command("serve")(serving.serve)
+app.command("check", short_help="Validate the configuration, and ask Redis.")(serving.check)
+app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(serving.simulator)
 app.command("conformance", short_help="Try what OpenAI's image clients need of a server.")(conformance.conformance)
 app.command("audit", short_help="Show who changed which tenant or key, and when.")(audit.audit)
 app.add_typer(tenants.app, name="tenant")

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
 from gateway.cli.output import minute, print_json, print_text, printable
 
 _TOLD_BY_THE_HEAD = ("id", "name", "tenant", "created_at", "upstream", "account", "key")

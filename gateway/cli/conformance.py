@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli.output import print_error, print_json, print_table, print_text
-from gateway.cli.progress import progressing
+from gateway.cli.output import print_error, print_json, print_table, print_text, progressing
 
 if TYPE_CHECKING:
     from gateway.conformance import Finding, Plan, Report
@@ -38,8 +37,7 @@ def conformance(
         _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")
     if not key:
         _stop("no key; give --key or set IMAGEGATE_CONFORMANCE_KEY")
-    # The SDK takes a second to load, which no other command should wait for.
-    from gateway.conformance import Plan, UnusableError, conform  # noqa: PLC0415
+    from gateway.conformance import Plan, UnusableError, conform
 
     plan = Plan(url, key, model, timeout, not no_images, provoke_429)
     try:
@@ -69,7 +67,7 @@ def _announce(plan: "Plan") -> None:
 
 
 def _print(report: "Report") -> None:
-    from gateway.conformance import Level, Outcome  # noqa: PLC0415 - as above
+    from gateway.conformance import Level, Outcome
 
     rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in report.findings]
     print_table(("CHECK", "LEVEL", "FOUND"), rows, empty="There are no checks.")
@@ -100,7 +98,7 @@ def _explain(finding: "Finding", *, is_short: bool) -> None:
 
 
 def _document(plan: "Plan", report: "Report") -> dict[str, object]:
-    from gateway.conformance import Outcome  # noqa: PLC0415 - as above
+    from gateway.conformance import Outcome
 
     return {
         "base_url": report.base_url,

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.limits import (
+from gateway.cli.client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.options import (
     Concurrency,
     ImagesPerDay,
     ImagesPerMinute,
@@ -20,8 +20,6 @@ from gateway.cli.limits import (
     limits_document,
 )
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
-from gateway.domain.credentials import digest, key_id
-from gateway.stores.credentials import new_secret
 
 app = typer.Typer(help="A tenant's keys.", no_args_is_help=True)
 
@@ -178,6 +176,9 @@ def hash_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make a key and the line that declares it under [[tenants.keys]]. Nothing is sent anywhere."""
+    from gateway.domain.credentials import digest, key_id
+    from gateway.stores.credentials import new_secret
+
     secret = sys.stdin.readline(200).strip() if stdin else new_secret()
     public_id = key_id(secret)
     if public_id is None:

@@ -10,11 +10,10 @@ from typing import Annotated, Final
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import fail, print_json, print_text
-from gateway.cli.pool_listing import render_pool, why
+from gateway.cli.client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.output import fail, print_json, print_text, terminal_width
+from gateway.cli.pool_table import render_pool, why
 
 app = typer.Typer(help="The organisation's upstream accounts and keys.", no_args_is_help=True)
 
@@ -67,7 +66,7 @@ def list_(
     if not rows(answer):
         print("There are no upstreams.")
         return
-    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, Console().width), every_key=keys):
+    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=keys):
         print(line)
 
 

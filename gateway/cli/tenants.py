@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.limits import (
+from gateway.cli.client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.options import (
     Concurrency,
     ImagesPerDay,
     ImagesPerMinute,

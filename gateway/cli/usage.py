@@ -13,9 +13,8 @@ from urllib.parse import urlencode
 
 import typer
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import fail, print_json, print_table, printable
-from gateway.cli.progress import progressing
+from gateway.cli.client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.output import fail, print_json, print_table, printable, progressing
 
 app = typer.Typer(help="What was used: reports, records and their proof.", invoke_without_command=True)
 

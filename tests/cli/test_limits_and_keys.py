@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pytest
 
 from gateway.domain.credentials import digest, key_id
 from gateway.stores.credentials import new_secret
-from tests.cli.test_cli import Ask, ask, check_refused, environment, fits, run
 from tests.conftest import MakeGateway
 from tests.harness import ADMIN_KEY, Gateway
-
-__all__ = ["ask"]
+from tests.support.commands import Ask, check_refused, fits, run
 
 EVERY = (
     *("--requests-per-minute", "60", "--images-per-minute", "120", "--concurrency", "10"),
@@ -106,10 +103,7 @@ def test_a_key_of_another_tenant_is_refused_and_left_alone(ask: Ask, gateway: Ga
 
 
 def hashed(text: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", "key", "hash", "--stdin"]
-    return subprocess.run(
-        command, input=text, capture_output=True, text=True, timeout=60, env=environment(), check=False
-    )
+    return run("key", "hash", "--stdin", stdin=text)
 
 
 def test_a_new_key_comes_with_the_line_that_declares_it(make_gateway: MakeGateway) -> None:
