@@ -9,6 +9,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli import audit, conformance, keys, pool, serving, tenants, usage
+from gateway.cli.options import admin_command
 
 app = typer.Typer(
     name="imagegate",
@@ -23,7 +24,7 @@ app.command("serve")(serving.serve)
 app.command("check", short_help="Validate the configuration, and ask Redis.")(serving.check)
 app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(serving.simulator)
 app.command("conformance", short_help="Try what OpenAI's image clients need of a server.")(conformance.conformance)
-app.command("audit", short_help="Show who changed which tenant or key, and when.")(audit.audit)
+admin_command(app, "audit", "Show who changed which tenant or key, and when.")(audit.audit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")

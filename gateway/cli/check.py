@@ -108,7 +108,6 @@ def _check_certificate(settings: Settings) -> str:
     if settings.server.tls is None:
         return ""
     certificate = Certificate(settings.server.tls)
-    certificate.read()
     if warning := certificate.expiry_warning():
         return f"warning: server.tls: {warning}"
     return f"certificate: until {certificate.expires_at().isoformat(timespec='minutes')}"

@@ -5,14 +5,16 @@ import os
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import quote
 
 import typer
 
-from gateway.cli.client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import fail, print_json, print_text, terminal_width
+from gateway.cli.client import AdminApi, Document, rows
+from gateway.cli.options import admin_command
+from gateway.cli.output import fail, print_text, terminal_width
 from gateway.cli.pool_table import render_pool, why
 
 app = typer.Typer(help="The organisation's upstream accounts and keys.", no_args_is_help=True)
@@ -20,7 +22,7 @@ app = typer.Typer(help="The organisation's upstream accounts and keys.", no_args
 _PART: Final = r"[^/\s]+"
 _WIDTH_MIN: Final = 80
 _SECRET_MAX_CHARS: Final = 10_000
-"""More is no secret, whatever was given; the gateway takes 500."""
+"""Limit on what is read; the gateway accepts 500."""
 
 
 def _key_path(text: str) -> str:
@@ -47,31 +49,30 @@ AnyTarget = Annotated[
 _Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="What a new account allows.")]
 
 
-@app.command("list", short_help="Show what accounts have room for, and what rests and why.")
+@admin_command(app, "list", short_help="Show what accounts have room for, and what rests and why.")
 def list_(
+    api: AdminApi,
     keys: Annotated[bool, typer.Option("--keys", help="Every key, not only those that are not simply ready.")] = False,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
 ) -> None:
     """Show every upstream and account, what is used of what it allows, and which keys rest and why.
 
     Requests and images are those of the last minute, out of what the account allows; AT ONCE are the calls under
     way. Images and dollars a day are today's (UTC).
     """
-    answer = ask(url, admin_key, "GET", "/pool")
-    if json:
-        print_json(answer)
-        return
+    api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))
+
+
+def _print_pool(every_key: bool, answer: Document) -> None:
     if not rows(answer):
         print("There are no upstreams.")
         return
-    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=keys):
+    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=every_key):
         print(line)
 
 
-@app.command("add")
+@admin_command(app, "add")
 def add(
+    api: AdminApi,
     target: KeyTarget,
     secret_env: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="The environment variable that holds the secret.")
@@ -83,9 +84,6 @@ def add(
     weight: Annotated[
         int | None, typer.Option(min=1, max=1000, metavar="N", help="A new account's share of the load.")
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
 ) -> None:
     """Add a key while the gateway runs.
 
@@ -104,65 +102,45 @@ def add(
     }
     body |= {name: value for name, value in limits.items() if value is not None}
     body["secret"] = _read_secret(secret_env, secret_file, target)
-    answer = ask(url, admin_key, "POST", "/pool", body)
-    if json:
-        print_json(answer)
-    else:
-        _print_added(target, answer)
+    api.show(api.ask("POST", "/pool", body), partial(_print_added, target))
 
 
-@app.command("remove")
-def remove(
-    target: KeyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
+@admin_command(app, "remove")
+def remove(api: AdminApi, target: KeyTarget) -> None:
     """Remove a key that was added at run time.
 
     What is under way with it is finished.
     """
-    answer = ask(url, admin_key, "DELETE", _path(target))
-    if json:
-        print_json(answer)
-    else:
-        print_text(f"{target} ({answer.get('fingerprint')}) is removed.")
+    answer = api.ask("DELETE", _path(target))
+    api.show(answer, lambda _: print_text(f"{target} ({answer.get('fingerprint')}) is removed."))
 
 
-@app.command("enable")
-def enable(
-    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
+@admin_command(app, "enable")
+def enable(api: AdminApi, target: AnyTarget) -> None:
     """Let a key or an account be used again."""
-    _hold(target, "ready", url, admin_key, json)
+    _hold(api, target, "ready")
 
 
-@app.command("disable")
-def disable(
-    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
+@admin_command(app, "disable")
+def disable(api: AdminApi, target: AnyTarget) -> None:
     """Take a key or an account out, until it is enabled again."""
-    _hold(target, "disabled", url, admin_key, json)
+    _hold(api, target, "disabled")
 
 
-@app.command("drain")
-def drain(
-    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
+@admin_command(app, "drain")
+def drain(api: AdminApi, target: AnyTarget) -> None:
     """Send nothing more with a key or an account.
 
     What is under way is finished.
     """
-    _hold(target, "draining", url, admin_key, json)
+    _hold(api, target, "draining")
 
 
-@app.command("probe")
-def probe(
-    target: KeyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
+@admin_command(app, "probe")
+def probe(api: AdminApi, target: KeyTarget) -> None:
     """Ask the provider, for free, whether a key works. The exit code is 1 when it does not."""
-    answer = ask(url, admin_key, "POST", f"{_path(target)}/probe")
-    if json:
-        print_json(answer)
-    else:
-        _print_probe(target, answer)
+    answer = api.ask("POST", f"{_path(target)}/probe")
+    api.show(answer, partial(_print_probe, target))
     if not answer.get("works"):
         raise typer.Exit(1)
 
@@ -185,11 +163,11 @@ def _print_probe(target: str, answer: Document) -> None:
     _print_state(answer.get("key"))
 
 
-def _hold(target: str, state: str, url: str, admin_key: str, json: bool) -> None:
-    answer = ask(url, admin_key, "PATCH", _path(target), {"state": state})
-    if json:
-        print_json(answer)
-        return
+def _hold(api: AdminApi, target: str, state: str) -> None:
+    api.show(api.ask("PATCH", _path(target), {"state": state}), partial(_print_held, target, state))
+
+
+def _print_held(target: str, state: str, answer: Document) -> None:
     print_text(f"{target} is {'enabled' if state == 'ready' else state}.")
     if answer.get("state") != state:
         _print_state(answer)
@@ -206,7 +184,7 @@ def _path(target: str) -> str:
 
 
 def _read_secret(variable: str | None, file: str | None, target: str) -> str:
-    """Never from the command line, which every process of the machine may read."""
+    """Never reads it from the command line, which every process of the machine may see."""
     if variable:
         secret, source = os.environ.get(variable, ""), f"the environment variable {variable} is not set or empty"
     elif file:

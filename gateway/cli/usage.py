@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 
 import typer
 
-from gateway.cli.client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
+from gateway.cli.client import DEFAULT_URL, AdminApi, Document, rows
+from gateway.cli.options import AdminKeyOption, UrlOption, admin_command
 from gateway.cli.output import fail, print_json, print_table, printable, progressing
 
 app = typer.Typer(help="What was used: reports, records and their proof.", invoke_without_command=True)
@@ -77,7 +78,7 @@ def report(
         _refuse_options(context)
         return
     query = _query(tenant, first, last) | {"by": by}
-    answers = list(_pages(url, admin_key, "/usage", query))
+    answers = list(_pages(AdminApi(url, admin_key, json), "/usage", query))
     answer = answers[0] | {"data": [row for each in answers for row in rows(each)], "next_cursor": None}
     groups = list(dict.fromkeys(by.split(",")))
     match Format.JSON if json else format_:
@@ -99,9 +100,9 @@ def export(
     admin_key: AdminKeyOption = "",
 ) -> None:
     """Export every request's record as JSON Lines, oldest day first."""
-    done = 0
+    api, done = AdminApi(url, admin_key, json=True), 0
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as tell:
-        for answer in _pages(url, admin_key, "/usage/records", _query(tenant, first, last)):
+        for answer in _pages(api, "/usage/records", _query(tenant, first, last)):
             for record in rows(answer):
                 print_json(record, file, (",", ":"))
                 done += 1
@@ -109,29 +110,25 @@ def export(
     print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
 
 
-@app.command("verify")
+@admin_command(app, "verify")
 def verify(
+    api: AdminApi,
     tenant: TenantOption = None,
     first: FromOption = None,
     last: ToOption = None,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
 ) -> None:
     """Recompute the sums from the records and tell every difference."""
     query = _query(tenant, first, last)
     answers: list[Document] = []
     with progressing("comparing", "records") as tell:
-        total = _number(ask(url, admin_key, "GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
-        for answer in _pages(url, admin_key, "/usage/verify", query):
+        total = _number(api.ask("GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
+        for answer in _pages(api, "/usage/verify", query):
             answers.append(answer)
             tell(sum(_number(each, "records") for each in answers), total)
     counts = {name: sum(_number(each, name) for each in answers) for name in _COUNTS}
     differences = [difference for each in answers for difference in rows(each, "differences")]
-    if json:
-        print_json(answers[0] | counts | {"differences": differences, "next_cursor": None})
-    else:
-        _print_verification(counts, differences)
+    answer = answers[0] | counts | {"differences": differences, "next_cursor": None}
+    api.show(answer, lambda _: _print_verification(counts, differences))
     if differences:
         fail(f"the sums and the records disagree: {_counted(len(differences), 'difference')}")
 
@@ -153,10 +150,10 @@ def _query(tenant: str | None, first: datetime | None, last: datetime | None) ->
     return given if tenant is None else given | {"tenant": tenant}
 
 
-def _pages(url: str, admin_key: str, path: str, query: dict[str, str]) -> Iterator[Document]:
-    """Every page; a cursor knows what it continues."""
+def _pages(api: AdminApi, path: str, query: dict[str, str]) -> Iterator[Document]:
+    """Every page. The cursor holds the query."""
     while True:
-        answer = ask(url, admin_key, "GET", f"{path}?{urlencode(query)}")
+        answer = api.ask("GET", f"{path}?{urlencode(query)}")
         yield answer
         cursor = answer.get("next_cursor")
         if not isinstance(cursor, str):

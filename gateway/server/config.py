@@ -74,10 +74,8 @@ def gateway_config(app: ASGIApp, settings: Settings) -> ServerConfig:
         config.late_ports = frozenset({settings.metrics.port})
     if server.tls:
         certificate = Certificate(server.tls)
-        certificate.read()
         certificate.log_expiry()
         config.certificate = certificate
-        config.ssl_context_factory = certificate.build_context
         config.callback_notify, config.timeout_notify = certificate.poll_async, _CERTIFICATE_POLL_S
     return config
 

@@ -74,6 +74,8 @@ class Server(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
+        if self._options.certificate:
+            self._options.certificate.load()
         self._listeners = [self._listener(listening) for listening in sockets or []]
         for listener in self._listeners:
             listener.start(self.config.backlog)

@@ -23,26 +23,23 @@ class Certificate:
     """Two PEM files. Open connections keep the certificate that they began with."""
 
     def __init__(self, tls: Tls) -> None:
+        """Raises: SettingsError."""
         self._tls = tls
-        self._valid: tuple[bytes, bytes] | None = None
-        """Last valid content. A new process begins with it if the files are invalid by then."""
         self.context: ssl.SSLContext | None = None
         """For new connections. Replaced whole: handshakes fail while files are loaded into a context in use."""
         self._watchers: tuple[FileWatcher, ...] = ()
-        self._pending_error = ""
-        """An error of `build_context`, which uvicorn calls before a new process has configured its log."""
+        self._valid = b"", b""
+        """Last valid content. A new process begins with it if the files are invalid by then."""
+        self.read()
 
-    def build_context(self, *_uvicorn: object) -> ssl.SSLContext:
-        """Raises: SettingsError."""
+    def load(self) -> None:
+        """Sets the context of this process, whose changes `poll` then follows."""
         self._watchers = (FileWatcher(self._tls.certificate), FileWatcher(self._tls.key))
         try:
             self.context = self.read()
         except SettingsError as error:
-            if self._valid is None:
-                raise
-            self._pending_error = str(error)
+            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=_REMEDY)
             self.context = _context_of(*self._valid)
-        return self.context
 
     def read(self) -> ssl.SSLContext:
         """A context of the files' present content. Raises: SettingsError."""
@@ -74,11 +71,8 @@ class Certificate:
 
     def poll(self) -> None:
         """Loads changed files for new connections. Invalid ones are logged once, and the old stay in force."""
-        if self._pending_error:
-            _LOG.error("certificate_not_reloaded", detail=self._pending_error, remedy=_REMEDY)
-            self._pending_error = ""
         changed = [watcher.has_changed() for watcher in self._watchers]  # every watcher counts its own polls
-        if self.context is None or not any(changed):
+        if not any(changed):
             return
         for watcher in self._watchers:
             watcher.mark_read()

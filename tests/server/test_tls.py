@@ -29,7 +29,8 @@ def is_shown(context: ssl.SSLContext | None, client: ssl.SSLContext) -> bool:
 def test_a_handshake_that_has_begun_ends_with_the_certificate_with_which_it_began(tmp_path: Path) -> None:
     first = certify(tmp_path)
     certificate, trusts_first = Certificate(Tls(certificate=str(first.certificate), key=str(first.key))), first.trusted
-    begun = certificate.build_context()
+    certificate.load()
+    begun = certificate.context
     trusts_second = certify(tmp_path).trusted
     for _ in range(5):
         certificate.poll()

@@ -56,16 +56,16 @@ def run(*arguments: str, stdin: str = "", **variables: str) -> subprocess.Comple
         return run_process(*arguments, stdin=stdin, **variables)
     known = environment(**variables)
     changes: dict[str, str | None] = {**dict.fromkeys(os.environ.keys() - known.keys()), **known}
-    with logging_aside():
+    with without_server_logs():
         done = CliRunner().invoke(app, arguments, stdin, changes, catch_exceptions=False, prog_name="imagegate")
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 @contextmanager
-def logging_aside() -> Iterator[None]:
+def without_server_logs() -> Iterator[None]:
     """Keeps the logs of servers in this process out of the output of a command."""
     before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.__stderr__))
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     try:
         yield
     finally:
