@@ -61,7 +61,7 @@ _FINDINGS: Final[Mapping[Fault, tuple[str, str]]] = MappingProxyType(
         Fault.UPSTREAM_MISPLACED: ("wrong host", "base_url leads to something that is not this provider"),
     }
 )
-"""In plain words, and the remedy."""
+"""Finding and remedy by error code."""
 
 
 def run_check(config: str | None, *, asks_upstreams: bool) -> None:
@@ -104,7 +104,7 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
 
 
 def _check_certificate(settings: Settings) -> str:
-    """What is to be said of it. Raises: SettingsError."""
+    """A line of the report. Raises: SettingsError."""
     if settings.server.tls is None:
         return ""
     certificate = Certificate(settings.server.tls)
@@ -131,7 +131,7 @@ def _openness(keys: list[AdminKey]) -> str:
 
 
 def _check_redis(settings: Settings) -> str:
-    """What is to be said of it. Raises: SettingsError."""
+    """A line of the report. Raises: SettingsError."""
     embedded = embedded_of(settings)
     if embedded is None:
         try:
@@ -150,7 +150,7 @@ def _check_redis(settings: Settings) -> str:
 
 
 def _check_upstreams(settings: Settings, supply: Supply) -> None:
-    """A line a key, a line a remedy; ends the command where a key cannot be used."""
+    """Prints a line per key and per remedy. Raises: StartError if a key cannot be used."""
     with progressing("asking", "keys") as report:
         probes = asyncio.run(_probe(supply, report))
     found = list(zip(supply.keys, probes, strict=True))
@@ -169,7 +169,7 @@ def _check_upstreams(settings: Settings, supply: Supply) -> None:
 
 
 async def _probe(supply: Supply, report: ReportProgress) -> list[Probe]:
-    """What came of asking about each key, in their order."""
+    """Results in the order of the keys."""
     async with AiohttpTransport() as transport:
         pages, turns = (
             Pages(transport, lambda: supply.endpoints, f"imagegate/{__version__}"),
@@ -196,13 +196,13 @@ def _finding(probe: Probe) -> str:
 
 
 def _remedy(probe: Probe) -> str:
-    assert probe.fault is not None  # only what is wrong has a remedy
+    assert probe.fault is not None  # only a failure has a remedy
     remedy = _FINDINGS.get(probe.fault, ("", f"the upstream says: {probe.detail}"))[1]
     return f"{_finding(probe)}: {remedy}"
 
 
 def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, Probe]]) -> list[str]:
-    """Hosts that know none of several keys: one mistake is likelier than many."""
+    """Hosts that know none of several keys: one wrong URL is likelier than several wrong keys."""
     lines: list[str] = []
     for upstream in settings.upstreams:
         faults = [probe.fault for key, probe in found if key.upstream == upstream.name]

@@ -1,4 +1,4 @@
-"""`imagegate demo`: everything on this machine, ready to be tried."""
+"""`imagegate demo`: Redis, the gateway and the simulator on this machine."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ from gateway.stores.keeper import end_with_parent
 
 _TENANT: Final = "demo"
 _KEY_LIFE_S: Final = 30 * 86_400
-"""The demo takes its key back when it ends; one that is killed leaves a key that ends by itself."""
+"""The demo revokes its key when it stops; if it is killed, the key expires."""
 _SIMULATOR_LATENCY_S: Final = 0.3
 _SIMULATOR_RPM: Final = 600
 _SIMULATOR_LIMITS: Final = {
@@ -40,9 +40,9 @@ _SIMULATOR_LIMITS: Final = {
     "max_concurrency": 100,
 }
 _REDIS_TIMEOUT_MS: Final = 2000
-"""A machine that does everything itself may be busy; that must not fail the first try."""
+"""A machine that runs everything itself may be busy."""
 _DRAIN_S: Final = 5.0
-"""For the simulator's pictures; those of a real provider are waited for: they are paid."""
+"""For the simulator's images; paid images of a real provider get the configured time."""
 _ALIASES: Final = (
     "dall-e-2",
     "dall-e-3",
@@ -59,7 +59,7 @@ _PROVIDERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DemoInfo:
-    """What a program needs to use the demo; `--json` prints it."""
+    """Addresses and keys of the demo, as `--json` prints them."""
 
     base_url: str
     api_key: str
@@ -135,7 +135,7 @@ def _stop_on_signals(servers: list[Server], stopped: asyncio.Event) -> None:
 
 
 def _with_own_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
-    """Listens for administrators and Prometheus. A port that is taken is replaced by a free one."""
+    """Binds the ports of the admin API and the metrics. A port in use is replaced by a free one."""
     listeners, changes = [], {}
     for name, table in own_ports(settings).items():
         try:
@@ -147,20 +147,20 @@ def _with_own_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
 
 
 async def _use(ready: DemoInfo, show: Callable[[DemoInfo], Awaitable[None]]) -> str:
-    """Make a key, show how to use it until the demo is stopped, take it back. Returns what went wrong, or nothing."""
+    """Creates a key, shows how to use it until the demo stops, revokes it. Returns: an error, or an empty string."""
     async with _admin_client(ready.admin_url, ready.admin_key) as admin:
         try:
             api_key, key_id = await _create_key(admin)
         except (httpx.HTTPError, _DemoError) as error:
             return f"the demo's key could not be made ({error})"
         await show(replace(ready, api_key=api_key))
-        with suppress(httpx.HTTPError):  # the key ends by itself
+        with suppress(httpx.HTTPError):  # the key expires
             await admin.delete(f"/keys/{key_id}")
     return ""
 
 
 async def _show(log_format: logs.LogFormat, settings: Settings, stopped: asyncio.Event, ready: DemoInfo) -> None:
-    """Print what a person or a program needs, and let requests be logged until the demo is stopped."""
+    """Prints the addresses and keys, and logs requests until the demo stops."""
     print(json.dumps(asdict(ready)) if log_format == "json" else _render_instructions(ready, settings), flush=True)
     logs.configure(log_format, "info")
     await stopped.wait()
@@ -168,7 +168,7 @@ async def _show(log_format: logs.LogFormat, settings: Settings, stopped: asyncio
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
-    """The configuration of the demo: the providers whose keys are in the environment, else the simulator."""
+    """The configuration: the providers whose keys are in the environment, else the simulator."""
     providers = [
         (url, dialect, variable, model) for variable, dialect, url, model in _PROVIDERS if environ.get(variable)
     ]
@@ -204,13 +204,13 @@ class _DemoError(Exception):
 
 
 def _admin_client(url: str, admin_key: str) -> httpx.AsyncClient:
-    """Never through a proxy of the environment: it is this very process that answers."""
+    """Ignores proxies of the environment: this process itself responds."""
     headers = {"authorization": f"Bearer {admin_key}"}
     return httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False)
 
 
 async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
-    """A key of the demo's tenant: the key and its id."""
+    """Returns: an API key of the demo's tenant, and its ID."""
     for _ in range(500):
         try:
             await admin.get("/tenants")

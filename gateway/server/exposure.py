@@ -38,7 +38,7 @@ class Exposure:
 
 
 def find_exposures(settings: Settings, path: str, *, has_admin_key: bool) -> list[Exposure]:
-    """All that is unsafe in the configuration read from `path`. Looks at files' modes."""
+    """Everything unsafe in the configuration read from `path`. Reads files' modes."""
     return [
         *exposed_ports(settings, has_admin_key=has_admin_key),
         *_unfit_connections(settings),
@@ -51,7 +51,7 @@ def find_exposures(settings: Settings, path: str, *, has_admin_key: bool) -> lis
 
 
 def exposed_ports(settings: Settings, *, has_admin_key: bool) -> Iterator[Exposure]:
-    """Operators' routes that more than this machine can reach."""
+    """Operators' routes that other machines can reach."""
     if not is_loopback(settings.metrics.host if settings.metrics.port else settings.server.host):
         what = "other machines can read /metrics, which has no key: tenants' names, key names, spend"
         if settings.metrics.port:
@@ -75,7 +75,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _unfit_connections(settings: Settings) -> Iterator[Exposure]:
-    """More connections than fit below the limit on open files, which a service has of its own."""
+    """More connections than fit within the limit on open files, which may differ for a service."""
     room, most = find_room(settings), settings.server.max_connections
     if room.connections < most:
         what = f"{most} do not fit below the {room.files} open files allowed here; the gateway takes {room.connections}"
@@ -84,7 +84,7 @@ def _unfit_connections(settings: Settings) -> Iterator[Exposure]:
 
 
 def _clear_listener(settings: Settings) -> Iterator[Exposure]:
-    """A proxy with TLS is on another machine and has an address of its own, or the listener would be on loopback."""
+    """A proxy with TLS is assumed on another machine: with one on this machine the listener would be on loopback."""
     server = settings.server
     proxies = list(_read_networks(server.trusted_proxies))
     wide = [proxy for proxy in proxies if _is_wide(proxy)]
@@ -100,7 +100,7 @@ def _clear_listener(settings: Settings) -> Iterator[Exposure]:
 
 
 def _read_networks(texts: Iterable[str]) -> Iterator[_Network]:
-    """Neighbours are one: two halves of the internet are all of it. IPv4 inside IPv6 is IPv4."""
+    """Merges adjacent networks, so that two halves of the internet are all of it. IPv4 inside IPv6 is IPv4."""
     networks = [_as_ipv4(ip_network(text)) for text in texts]
     yield from collapse_addresses(one for one in networks if isinstance(one, IPv4Network))
     yield from collapse_addresses(one for one in networks if isinstance(one, IPv6Network))
@@ -114,14 +114,14 @@ def _as_ipv4(network: _Network) -> _Network:
 
 
 def _is_wide(network: _Network) -> bool:
-    """Larger than any provider of proxies needs, outside of private networks."""
+    """Whether a public network is larger than any provider of proxies needs."""
     if isinstance(network, IPv4Network):
         return network.prefixlen < _IPV4_BITS_MIN and not any(network.subnet_of(one) for one in _OWN_IPV4)
     return network.prefixlen < _IPV6_BITS_MIN and not network.subnet_of(_OWN_IPV6)
 
 
 def _clear_connections(settings: Settings) -> Iterator[Exposure]:
-    """Connections in the clear to hosts of the internet."""
+    """Unencrypted connections to public hosts."""
     urls = [("redis.url", settings.redis.url), ("tracing.otlp_endpoint", settings.tracing.otlp_endpoint or "")]
     for upstream in settings.upstreams:
         urls.append((f"upstreams '{upstream.name}': base_url", upstream.base_url))
@@ -134,7 +134,7 @@ def _clear_connections(settings: Settings) -> Iterator[Exposure]:
 
 
 def _open_result_hosts(settings: Settings) -> Iterator[Exposure]:
-    """Patterns that match hosts of any owner: what is behind the last `*` has no two whole labels."""
+    """Patterns that match hosts of any owner: fewer than two whole labels follow the last `*`."""
     for upstream in settings.upstreams:
         for pattern in upstream.result_hosts or ():
             _, star, fixed = pattern.rpartition("*")
@@ -145,7 +145,7 @@ def _open_result_hosts(settings: Settings) -> Iterator[Exposure]:
 
 
 def _passwords(path: str) -> Iterator[Exposure]:
-    """What the file itself holds; the environment may."""
+    """A password in the file itself; in the environment it is allowed."""
     try:
         url = tomllib.loads(Path(path).read_text("utf-8")).get("redis", {}).get("url", "")
     except OSError:
@@ -155,7 +155,7 @@ def _passwords(path: str) -> Iterator[Exposure]:
 
 
 def _is_public(host: str) -> bool:
-    """A name without a dot is of a search domain, as in containers."""
+    """A name without a dot belongs to a search domain, as in containers."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -174,7 +174,7 @@ def _loose_files(settings: Settings, path: str) -> Iterator[Exposure]:
 
 
 def _loose_file(where: str, file: str, forbidden: int) -> Iterator[Exposure]:
-    """Its mode, and those of all directories above, where other users could replace it."""
+    """Checks the file's mode, and those of all parent directories, in which other users could replace it."""
     path = Path(file).absolute()
     try:
         mode, folders = path.stat().st_mode, dict.fromkeys((*path.parents, *path.resolve().parents))
@@ -194,7 +194,7 @@ def _can_be_replaced_in(mode: int) -> bool:
 
 
 def _secret_files(value: object, where: str = "") -> Iterator[tuple[str, str]]:
-    """The files that secrets come from, each with the setting that names it."""
+    """The settings that read a secret from a file, each with the file."""
     if isinstance(value, SecretSource):
         if value.file is not None:
             yield where, value.file

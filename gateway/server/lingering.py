@@ -29,7 +29,7 @@ class LingeringProtocol(Protocol):
 
 
 class LingeringTransport:
-    """A transport whose `close` lingers if the client may still be sending. The event loop coalesces its writes."""
+    """A transport whose `close` lingers if the client may still be sending."""
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, protocol: LingeringProtocol
