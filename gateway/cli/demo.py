@@ -20,7 +20,7 @@ import msgspec
 from gateway import logs
 from gateway.app import create_app
 from gateway.server.config import gateway_config, server_config
-from gateway.server.embedded import data_directory, running, watch_embedded
+from gateway.server.embedded import data_directory, running
 from gateway.server.errors import StartError
 from gateway.server.shutdown import Server, add_signal_handlers
 from gateway.server.sockets import bind, listen, own_ports, url_of
@@ -97,7 +97,7 @@ async def _run(
     environ = {**os.environ, "IMAGEGATE_ADMIN_KEY": admin_key, "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
     document = _document(embedded.url, simulator_url, environ) | {"requests": {"journal_dir": str(journal)}}
     settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
-    app = create_app(settings, environ, [partial(watch_embedded, embedded)])
+    app = create_app(settings, environ)
     options = gateway_config(app, settings)
     options.drain_grace_s = 0
     if simulator_url:

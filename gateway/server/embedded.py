@@ -1,6 +1,5 @@
 """The embedded Redis of a gateway: started with it, and restarted when it dies."""
 
-import asyncio
 import os
 import subprocess
 import threading
@@ -34,65 +33,32 @@ def data_directory() -> Path:
 
 @contextmanager
 def running(embedded: EmbeddedRedis) -> Iterator[None]:
-    """Starts the server and stops it at the end. Raises: EmbeddedError."""
+    """Starts the server, restarts it when it dies, and stops it at the end. Raises: EmbeddedError."""
+    is_over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=[embedded, is_over], daemon=True)
     try:
         embedded.start()
-        yield
-    finally:
-        embedded.stop()
-
-
-class _Restarter:
-    """Restarts the server when it has died. Each failure is logged once."""
-
-    def __init__(self, embedded: EmbeddedRedis) -> None:
-        self._embedded = embedded
-        self._is_down = False
-        self._is_logged = False
-
-    def restart(self) -> None:
-        try:
-            if self._embedded.own() and not self._is_down:
-                _LOG.warning(
-                    "embedded_redis_died", remedy="it is started again; if it does not come, see its redis.log"
-                )
-                self._is_down = True
-        except (OSError, subprocess.SubprocessError) as error:
-            if not self._is_logged:
-                _LOG.error("embedded_redis_cannot_be_started", detail=str(error))
-            self._is_logged = True
-
-    def check(self) -> None:
-        """Blocks."""
-        if self._is_down and self._embedded.answers():
-            _LOG.info("embedded_redis_back")
-            self._is_down = self._is_logged = False
-
-
-async def watch_embedded(embedded: EmbeddedRedis) -> None:
-    """Keeps the server of a single process running; runs until it is cancelled."""
-    restarter = _Restarter(embedded)
-    while True:
-        await asyncio.sleep(_POLL_S)
-        restarter.restart()  # not in a thread, which could start a server after the gateway has stopped it
-        await asyncio.to_thread(restarter.check)
-
-
-@contextmanager
-def supervised(embedded: EmbeddedRedis) -> Iterator[None]:
-    """Keeps the server of a supervisor running, which has no event loop."""
-    is_over = threading.Event()
-
-    def supervise() -> None:
-        restarter = _Restarter(embedded)
-        while not is_over.wait(_POLL_S):
-            restarter.restart()
-            restarter.check()
-
-    thread = threading.Thread(target=supervise, daemon=True)
-    thread.start()
-    try:
+        watcher.start()
         yield
     finally:
         is_over.set()
-        thread.join()
+        if watcher.ident:
+            watcher.join()
+        embedded.stop()
+
+
+def _watch(embedded: EmbeddedRedis, is_over: threading.Event) -> None:
+    """Restarts the server when it has died. Each failure is logged once."""
+    is_down = is_logged = False
+    while not is_over.wait(_POLL_S):
+        try:
+            if embedded.own() and not is_down:
+                _LOG.warning("embedded_redis_died", remedy="it is restarted; if that fails, see its redis.log")
+                is_down = True
+        except (OSError, subprocess.SubprocessError) as error:
+            if not is_logged:
+                _LOG.error("embedded_redis_cannot_be_started", detail=str(error))
+            is_logged = True
+        if is_down and embedded.answers():
+            _LOG.info("embedded_redis_back")
+            is_down = is_logged = False

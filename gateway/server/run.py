@@ -23,7 +23,7 @@ from gateway.app import create_app
 from gateway.backing import refuse_unfit
 from gateway.metrics.directory import shared_directory
 from gateway.server.config import ServerConfig, gateway_config
-from gateway.server.embedded import embedded_of, running, supervised, watch_embedded
+from gateway.server.embedded import embedded_of, running
 from gateway.server.exposure import exposed_ports
 from gateway.server.file_watcher import FileWatcher
 from gateway.server.limits import allow_files, find_room
@@ -57,7 +57,7 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
         if embedded:
             stack.enter_context(running(embedded))
         try:
-            app = _create(settings, reloader, embedded, watches=workers == 1)
+            app = _create(settings, reloader, embedded)
             options = gateway_config(app, settings)
             warn_of_shared_keys(build_supply(settings, os.environ))
             if embedded is None:
@@ -74,8 +74,6 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
             _run_single(options, listeners, reloader)
             return
         directory = stack.enter_context(shared_directory())
-        if embedded:
-            stack.enter_context(supervised(embedded))
         create = partial(create_worker, config, directory)
         options.app, options.workers, options.factory = partial(create, settings), workers, True
         WorkerSupervisor(options, listeners, reloader, lambda current: partial(create, current)).run()
@@ -101,7 +99,7 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
     reloader = ConfigReloader(config, os.environ, settings)
     signal.signal(signal.SIGHUP, reloader.request_reload)
     try:
-        return _create(settings, reloader, embedded_of(settings), metrics_directory, watches=False)
+        return _create(settings, reloader, embedded_of(settings), metrics_directory)
     except SettingsError as error:
         _LOG.error("worker_cannot_start", detail=str(error))
         raise SystemExit(1) from error
@@ -112,15 +110,10 @@ def _create(
     reloader: ConfigReloader,
     embedded: EmbeddedRedis | None,
     metrics_directory: Path | None = None,
-    *,
-    watches: bool,
 ) -> Starlette:
-    """The program, which restarts the embedded server if it `watches`."""
-    if embedded is None:
-        return create_app(settings, os.environ, reload=reloader.run, metrics_directory=metrics_directory)
-    settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
-    companions = [partial(watch_embedded, embedded)] if watches else ()
-    return create_app(settings, os.environ, companions, reloader.run, metrics_directory)
+    if embedded:
+        settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
+    return create_app(settings, os.environ, reload=reloader.run, metrics_directory=metrics_directory)
 
 
 def _run_single(options: ServerConfig, listeners: list[socket.socket], reloader: ConfigReloader) -> None:
