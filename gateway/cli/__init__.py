@@ -21,10 +21,12 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(serving.demo)
 app.command("serve")(serving.serve)
-app.command("check", short_help="Validate the configuration, and ask Redis.")(serving.check)
+app.command("check", short_help="Validate the configuration, and check Redis.")(serving.check)
 app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(serving.simulator)
-app.command("conformance", short_help="Try what OpenAI's image clients need of a server.")(conformance.conformance)
-admin_command(app, "audit", "Show who changed which tenant or key, and when.")(audit.audit)
+app.command("conformance", short_help="Check a server for compatibility with OpenAI's image clients.")(
+    conformance.conformance
+)
+admin_command(app, "audit", "Show changes of tenants and keys, newest first.")(audit.audit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")
@@ -35,7 +37,7 @@ _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> None:
-    """Run a command. A full disk behind standard output is one clear line, a reader that is gone is no news."""
+    """Runs a command. A full disk behind standard output is one line on standard error; a closed pipe is silent."""
     try:
         try:
             app()
@@ -54,7 +56,7 @@ def main() -> None:
 
 
 def _drop_output() -> None:
-    """Let what is still buffered go nowhere, or the interpreter fails on it once more at its end."""
+    """Discards buffered output, on which the interpreter would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -70,5 +72,5 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Options of every command."""
+    """Holds the options of every command."""
     del version

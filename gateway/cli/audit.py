@@ -13,16 +13,14 @@ _IN_FIRST_LINE = ("id", "name", "tenant", "created_at", "upstream", "account", "
 
 def audit(
     api: AdminApi,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
+    tenant: Annotated[str | None, typer.Option(help="Show only entries of this tenant.", show_default=False)] = None,
     upstream: Annotated[
-        str | None, typer.Option(help="Only what was done to this upstream's keys.", show_default=False)
+        str | None, typer.Option(help="Show only entries of this upstream's keys.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
-    before: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Those after the last of an earlier list.")
-    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of entries, newest first.")] = 20,
+    before: Annotated[str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.")] = None,
 ) -> None:
-    """Show who changed which tenant, key or upstream key, when, and what: the newest first."""
+    """Show changes of tenants, keys and provider keys with actor and time, newest first."""
     query = {"limit": limit, "tenant": tenant, "upstream": upstream, "before": before}
     wanted = urlencode({name: value for name, value in query.items() if value is not None})
     api.show(api.ask("GET", f"/audit?{wanted}"), _print_list)

@@ -28,7 +28,7 @@ def conformance(
     timeout: Annotated[float, typer.Option(min=1.0, help="How long an answer may take.")] = 120.0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Try what OpenAI's image clients need of a server, any server.
+    """Check that a server, any server, is compatible with OpenAI's image clients.
 
     Exit code 0: every must holds; 1: one does not, or could not be tried; 2: the run could not begin. Images are bought
     with the key; how many at most is said first.

@@ -13,18 +13,18 @@ from gateway.cli.client import AdminApi, Document, rows
 from gateway.cli.options import admin_command, limit_fields
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 
-app = typer.Typer(help="A tenant's keys.", no_args_is_help=True)
+app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)
 
 
 def _no_secret(text: str) -> str:
     """Refuses a whole key, which would end in messages and paths that others read."""
     if text.startswith("sk-"):
-        raise typer.BadParameter("give its id, the 10 characters behind sk-ig-")
+        raise typer.BadParameter("expected a key ID, got an API key; the ID is the 10 characters after sk-ig-")
     return text
 
 
 TenantName = Annotated[str, typer.Argument(help="The tenant's name.", callback=_no_secret)]
-KeyId = Annotated[str, typer.Argument(help="The key's id, as listed.", callback=_no_secret)]
+KeyId = Annotated[str, typer.Argument(help="The key's ID, as listed.", callback=_no_secret)]
 Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days from now until it expires.")]
 _UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -37,7 +37,7 @@ def create(
     label: Annotated[str, typer.Option(help="What the key is for.")] = "",
     days: Days = None,
 ) -> None:
-    """Create a key and show it, this once. Its own limits hold besides the tenant's."""
+    """Create a key and show it once. Its own limits apply in addition to the tenant's."""
     body: Document = {"label": label, "expires_at": _in_days(days)} | limits
     api.show(api.ask("POST", f"/tenants/{quote(tenant, safe='')}/keys", body), partial(_print_secret, tenant))
 
@@ -68,11 +68,11 @@ def update(
     limits: Document,
     label: Annotated[str | None, typer.Option(help="What the key is for.", show_default=False)] = None,
     days: Days = None,
-    never_expires: Annotated[bool, typer.Option("--never-expires", help="Let it never expire.")] = False,
+    never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
 ) -> None:
-    """Change a key; what is not given stays."""
+    """Change a key; options that are not given stay unchanged."""
     if days and never_expires:
-        raise typer.BadParameter("--days and --never-expires exclude each other")
+        raise typer.BadParameter("--days and --never-expires cannot be used together")
     change = limits | ({} if label is None else {"label": label})
     change |= {"expires_at": _in_days(days)} if days or never_expires else {}
     if not change:
@@ -90,10 +90,10 @@ def rotate(
     tenant: TenantName,
     key_id: KeyId,
     grace: Annotated[
-        str, typer.Option(metavar="TIME", help="How long the old key works on: 24h, 30m, 7d, or 0 to end it at once.")
+        str, typer.Option(metavar="TIME", help="How long the old key stays valid: 24h, 30m, 7d, or 0 to revoke it.")
     ] = "24h",
 ) -> None:
-    """Make a new key in the place of one and show it, this once. Id, label and limits stay."""
+    """Replace a key by a new one and show it once. ID, label and limits stay."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
     answer = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
@@ -108,7 +108,7 @@ def rotate(
 
 @admin_command(app, "revoke")
 def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId) -> None:
-    """Revoke a key: it is refused everywhere within a second."""
+    """Revoke a key: every process refuses it within a second."""
     _find(api, tenant, key_id)
     answer = api.ask("DELETE", f"/keys/{quote(key_id, safe='')}")
     api.show(answer, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
@@ -118,10 +118,10 @@ def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId) -> None:
 
 @app.command("hash")
 def hash_(
-    stdin: Annotated[bool, typer.Option("--stdin", help="Hash a key that is given on standard input.")] = False,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Hash a key from standard input.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make a key and the line that declares it under [[tenants.keys]]. Nothing is sent anywhere."""
+    """Create a key and the line that declares it under [[tenants.keys]]. Sends nothing."""
     from gateway.domain.credentials import digest, key_id
     from gateway.stores.credentials import new_secret
 

@@ -10,14 +10,14 @@ import typer
 from gateway.cli.client import DEFAULT_URL, AdminApi, Document
 
 UrlOption = Annotated[
-    str, typer.Option("--url", envvar="IMAGEGATE_URL", help="The address of the admin API.", show_default=True)
+    str, typer.Option("--url", envvar="IMAGEGATE_URL", help="URL of the admin API.", show_default=True)
 ]
 AdminKeyOption = Annotated[
     str,
     typer.Option(
         "--admin-key",
         envvar="IMAGEGATE_ADMIN_KEY",
-        help="The admin key; other users see it in the list of processes, so prefer the variable.",
+        help="The admin key. Other users can see it in the process list, so prefer the variable.",
         show_default=False,
     ),
 ]
@@ -25,7 +25,7 @@ _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's answe
 _LIMITS: Final = {
     "requests_per_minute": "Requests in any 60 seconds",
     "images_per_minute": "Images in any 60 seconds",
-    "concurrency": "Requests at once",
+    "concurrency": "Concurrent requests",
     "images_per_day": "Images in a calendar day (UTC)",
     "images_per_month": "Images in a calendar month (UTC)",
     "usd_per_month": "US dollars in a calendar month (UTC), as 50.00",

@@ -17,7 +17,7 @@ from gateway.cli.options import admin_command
 from gateway.cli.output import fail, print_text, terminal_width
 from gateway.cli.pool_table import render_pool, why
 
-app = typer.Typer(help="The organisation's upstream accounts and keys.", no_args_is_help=True)
+app = typer.Typer(help="Manage upstream accounts and provider keys.", no_args_is_help=True)
 
 _PART: Final = r"[^/\s]+"
 _WIDTH_MIN: Final = 80
@@ -46,18 +46,18 @@ AnyTarget = Annotated[
         metavar="UPSTREAM/ACCOUNT[/KEY]", help="The key, or the whole account.", callback=_any_path, show_default=False
     ),
 ]
-_Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="What a new account allows.")]
+_Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="Limit of a new account.")]
 
 
-@admin_command(app, "list", short_help="Show what accounts have room for, and what rests and why.")
+@admin_command(app, "list", short_help="Show accounts, their free capacity, and keys on cooldown.")
 def list_(
     api: AdminApi,
-    keys: Annotated[bool, typer.Option("--keys", help="Every key, not only those that are not simply ready.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False,
 ) -> None:
-    """Show every upstream and account, what is used of what it allows, and which keys rest and why.
+    """Show every upstream and account, what is used of its limits, and which keys are on cooldown and why.
 
-    Requests and images are those of the last minute, out of what the account allows; AT ONCE are the calls under
-    way. Images and dollars a day are today's (UTC).
+    Requests and images are those of the last minute, out of the account's limit; AT ONCE are the in-flight calls.
+    Images and dollars a day are today's (UTC).
     """
     api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))
 
@@ -87,11 +87,11 @@ def add(
 ) -> None:
     """Add a key while the gateway runs.
 
-    Its account is made where it is missing, with MiniMax's published limits unless others are given. The secret comes
-    from a variable, a file or standard input, and is kept encrypted. Whether the key works is asked for free at once.
+    A missing account is created, with MiniMax's published limits unless others are given. The secret comes from a
+    variable, a file or standard input, and is stored encrypted. The gateway then checks the key, for free.
     """
     if secret_env and secret_file:
-        raise typer.BadParameter("--secret-env and --secret-file exclude each other")
+        raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
     upstream, account, key = target.split("/")
     body: Document = {"upstream": upstream, "account": account, "key": key}
     limits = {
@@ -109,7 +109,7 @@ def add(
 def remove(api: AdminApi, target: KeyTarget) -> None:
     """Remove a key that was added at run time.
 
-    What is under way with it is finished.
+    Its in-flight calls finish.
     """
     answer = api.ask("DELETE", _path(target))
     api.show(answer, lambda _: print_text(f"{target} ({answer.get('fingerprint')}) is removed."))
@@ -117,28 +117,28 @@ def remove(api: AdminApi, target: KeyTarget) -> None:
 
 @admin_command(app, "enable")
 def enable(api: AdminApi, target: AnyTarget) -> None:
-    """Let a key or an account be used again."""
+    """Enable a key or an account."""
     _hold(api, target, "ready")
 
 
 @admin_command(app, "disable")
 def disable(api: AdminApi, target: AnyTarget) -> None:
-    """Take a key or an account out, until it is enabled again."""
+    """Disable a key or an account until it is enabled again."""
     _hold(api, target, "disabled")
 
 
 @admin_command(app, "drain")
 def drain(api: AdminApi, target: AnyTarget) -> None:
-    """Send nothing more with a key or an account.
+    """Send no new calls with a key or an account.
 
-    What is under way is finished.
+    Its in-flight calls finish.
     """
     _hold(api, target, "draining")
 
 
 @admin_command(app, "probe")
 def probe(api: AdminApi, target: KeyTarget) -> None:
-    """Ask the provider, for free, whether a key works. The exit code is 1 when it does not."""
+    """Check at the provider, for free, that a key works. The exit code is 1 if it does not."""
     answer = api.ask("POST", f"{_path(target)}/probe")
     api.show(answer, partial(_print_probe, target))
     if not answer.get("works"):

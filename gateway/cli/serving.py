@@ -30,10 +30,10 @@ def serve(
 def check(
     config: ConfigOption = None,
     upstreams: Annotated[
-        bool, typer.Option("--upstreams", help="Also ask every upstream, for free, whether its keys work.")
+        bool, typer.Option("--upstreams", help="Also check every provider key at its upstream, for free.")
     ] = False,
 ) -> None:
-    """Validate the configuration, and see whether Redis answers and can be used."""
+    """Validate the configuration, and check that Redis is reachable and suitable."""
     from gateway.cli.check import run_check
 
     with _failing_in_one_line():
@@ -61,8 +61,10 @@ def simulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 9000,
     latency: Annotated[float, typer.Option(min=0, help="Seconds that an image takes.")] = 0.3,
     rpm: Annotated[int, typer.Option(min=1, help="Requests a minute that an account may send.")] = 600,
-    images_per_minute: Annotated[int | None, typer.Option(min=1, help="Images a minute, likewise.")] = None,
-    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests of an account at once.")] = None,
+    images_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Images a minute that an account may request.")
+    ] = None,
+    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Concurrent requests of an account.")] = None,
     minute: Annotated[
         Literal["sliding", "fixed"], typer.Option(help="Any 60 seconds, or the clock's minutes.")
     ] = "sliding",
@@ -70,16 +72,16 @@ def simulator(
 ) -> None:
     """Run a stand-in for MiniMax and 302.AI that makes pictures for free.
 
-    Any key is accepted. One that begins with "dead" is answered as invalid, "broke" as without balance, "window" as
-    used up; the account is the part before the last "-". Words in the prompt make faults: [code=1026], [http=502],
+    It accepts any key. A key that begins with "dead" is invalid, "broke" has no balance, "window" has used up its plan;
+    the account is the part before the last "-". Words in the prompt cause errors: [code=1026], [http=502],
     [delay=3], [hang], [cut], [garbage], [empty], [fail=1]. [http=502] is a proxy's page, [http=502][code=1000] the
-    API's own error with that status. GET /simulator/invoice tells what was billed.
+    API's own error with that status. GET /simulator/invoice shows what was billed.
 
-    While it runs, PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes them answer that
-    code, 0 makes them work; {"answers": 2056, "remains_ms": 5000} passes by itself. PUT /simulator/outage with
+    While it runs, PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes them return that
+    code, 0 makes them work; {"answers": 2056, "remains_ms": 5000} expires. PUT /simulator/outage with
     {"kind": "hang", "seconds": 60}, or "cut", "garbage", "502", stops all images; DELETE ends it. PUT /simulator/edge
-    with {"blocks": 403} answers what looks like an attack with a page of that status; with {"echoes": true} it refuses
-    references and repeats their addresses; {} ends both.
+    with {"blocks": 403} answers requests that resemble an attack with a page of that status; with {"echoes": true} it
+    refuses references and repeats their addresses; {} ends both.
     """
     import uvicorn
 

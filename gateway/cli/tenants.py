@@ -9,28 +9,28 @@ from gateway.cli.client import AdminApi, Document, rows
 from gateway.cli.options import admin_command, limit_fields
 from gateway.cli.output import day, print_fields, print_table
 
-app = typer.Typer(help="Tenants: who may use the gateway, and how much.", no_args_is_help=True)
+app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="A model that the tenant may use; repeat it. None given: every model."),
+    typer.Option("--model", help="A model that the tenant may use; repeatable. Default: every model."),
 ]
 Weight = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Its share of scarce capacity, next to the others'; 1 by default.")
+    int | None, typer.Option(min=1, max=1000, help="Share of scarce capacity, relative to other tenants; 1 by default.")
 ]
 
 
 @admin_command(app, "create")
 def create(api: AdminApi, name: Name, limits: Document, model: Models = None, weight: Weight = None) -> None:
-    """Create a tenant. What is not limited here is unlimited."""
+    """Create a tenant. Limits that are not given are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
     api.show(api.ask("POST", "/tenants", body | limits), _print)
 
 
 @admin_command(app, "list")
 def list_(api: AdminApi) -> None:
-    """List every tenant."""
+    """List tenants."""
     api.show(api.ask("GET", "/tenants"), _print_list)
 
 
@@ -55,13 +55,13 @@ def update(
     limits: Document,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="The models that the tenant may use; repeat it. Not given: as before."),
+        typer.Option("--model", help="The models that the tenant may use; repeatable. Default: unchanged."),
     ] = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Allow every model.")] = False,
     weight: Weight = None,
-    enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Let the tenant in, or not.")] = None,
+    enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the tenant.")] = None,
 ) -> None:
-    """Change a tenant; what is not given stays."""
+    """Change a tenant; options that are not given stay unchanged."""
     change = _change(model, all_models, weight, enable) | limits
     if not change:
         raise typer.BadParameter(
@@ -75,7 +75,7 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant: its keys are refused, its records are kept."""
+    """Disable a tenant: the gateway refuses its keys and keeps its records."""
     answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
     api.show(answer, _print)
     if answer.get("declared"):
@@ -98,7 +98,7 @@ def _hint(name: str, change: Document) -> None:
 
 def _change(model: list[str] | None, all_models: bool, weight: int | None, enable: bool | None) -> Document:
     if model and all_models:
-        raise typer.BadParameter("--model and --all-models exclude each other")
+        raise typer.BadParameter("--model and --all-models cannot be used together")
     change: Document = {"models": model or None} if model or all_models else {}
     if weight is not None:
         change["weight"] = weight

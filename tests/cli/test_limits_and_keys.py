@@ -89,7 +89,7 @@ def test_a_key_given_for_its_id_is_not_repeated(ask: Ask, gateway: Gateway, comm
     for arguments in (("acme", gateway.api_key), (gateway.api_key, gateway.api_key[6:16])):
         done = ask("key", command, *arguments, *options)
         assert (2, "") == (done.returncode, done.stdout)
-        assert "give its id, the 10 characters behind sk-ig-" in done.stderr
+        assert "the 10 characters after sk-ig-" in done.stderr
         assert gateway.api_key not in done.stderr
     assert 200 == status_of(gateway, gateway.api_key)
 
