@@ -75,7 +75,7 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant: the gateway refuses its keys and keeps its records."""
+    """Disable a tenant. Its keys are refused, its records are kept."""
     answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
     api.show(answer, _print)
     if answer.get("declared"):

@@ -5,7 +5,6 @@ A socket that is closed with unread bytes is reset, and the client's system may 
 """
 
 import asyncio
-import weakref
 from typing import Final, Protocol
 
 BODY_MAX_BYTES: Final = 32 * 1024 * 1024
@@ -28,39 +27,7 @@ class LingeringProtocol(Protocol):
     def connection_lost(self, exc: Exception | None) -> None: ...
 
 
-class LingeringTransport:
-    """A transport whose `close` lingers if the client may still be sending."""
-
-    def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, protocol: LingeringProtocol
-    ) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._protocol = weakref.ref(protocol)  # a strong reference would keep finished requests alive in a cycle
-        self._is_lingering = False
-        self.abort = transport.abort
-        self.get_extra_info = transport.get_extra_info
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._is_lingering:
-            self._transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._is_lingering or self._transport.is_closing()
-
-    def close(self) -> None:
-        """Sends what was written and closes. A second call closes without lingering."""
-        protocol = self._protocol()
-        if protocol is None or self.is_closing() or not protocol.count_discarded():
-            self._transport.close()
-        else:
-            self._is_lingering = True
-            _Discard(self._transport, protocol, self._loop)
-
-
-class _Discard(asyncio.Protocol):
+class Lingering(asyncio.Protocol):
     """Replaces a connection's protocol after its last response."""
 
     def __init__(

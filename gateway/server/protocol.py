@@ -13,8 +13,9 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Connection
 from gateway.server.framing import Framing
-from gateway.server.lingering import BODY_MAX_BYTES, REST_MAX_BYTES, LingeringTransport
+from gateway.server.lingering import BODY_MAX_BYTES, REST_MAX_BYTES
 from gateway.server.request_head import build_rejection, build_without_upgrade, find_problem
+from gateway.server.write_buffer import CoalescingTransport
 from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 
 _LOG = structlog.get_logger("imagegate.http")
@@ -62,7 +63,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
-        self.transport = LingeringTransport(transport, self.loop, self)  # type: ignore[assignment] # what uvicorn uses
+        self.transport = CoalescingTransport(transport, self.loop, self)  # type: ignore[assignment] # what uvicorn uses
         if self._connection:
             self._connection.transport = transport
         self._begin_head()
