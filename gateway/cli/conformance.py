@@ -42,8 +42,8 @@ def conformance(
     plan = Plan(url, key, model, timeout, not no_images, provoke_429)
     try:
         _announce(plan)
-        with progressing("checking", "checks") as tell:
-            report = conform(plan, tell)
+        with progressing("checking", "checks") as progress:
+            report = conform(plan, progress)
     except UnusableError as error:
         _stop(str(error))
     if json:

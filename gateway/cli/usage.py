@@ -103,12 +103,12 @@ def export(
 ) -> None:
     """Export every request's record as JSON Lines, oldest day first."""
     api, done = AdminApi(url, admin_key, json=True), 0
-    with _writing(output) as file, progressing("exporting", "records", prints=output is None) as tell:
+    with _writing(output) as file, progressing("exporting", "records", prints=output is None) as progress:
         for answer in _pages(api, "/usage/records", _query(tenant, first, last)):
             for record in rows(answer):
                 print_json(record, file, (",", ":"))
                 done += 1
-            tell(done, _number(answer, "total"))
+            progress(done, _number(answer, "total"))
     print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
 
 
@@ -122,11 +122,11 @@ def verify(
     """Recompute the sums from the records and print every difference."""
     query = _query(tenant, first, last)
     answers: list[Document] = []
-    with progressing("comparing", "records") as tell:
+    with progressing("comparing", "records") as progress:
         total = _number(api.ask("GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
         for answer in _pages(api, "/usage/verify", query):
             answers.append(answer)
-            tell(sum(_number(each, "records") for each in answers), total)
+            progress(sum(_number(each, "records") for each in answers), total)
     counts = {name: sum(_number(each, name) for each in answers) for name in _COUNTS}
     differences = [difference for each in answers for difference in rows(each, "differences")]
     answer = answers[0] | counts | {"differences": differences, "next_cursor": None}

@@ -1,7 +1,7 @@
 """Joins the small writes of a response.
 
-uvicorn writes the head and each part of a body separately. Joined they take one system call and one TCP segment: 30
-instead of 36 microseconds of CPU for a small response.
+uvicorn writes the head and each part of a body separately. Joined they take one system call and one TCP segment, which
+saves a sixth of the CPU of HTTP for a small response (33 instead of 40 microseconds).
 """
 
 import asyncio
