@@ -7,7 +7,7 @@ from collections.abc import Callable
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.cli.serving import bind
+from gateway.server.sockets import bind
 
 
 def serve(create: Callable[[str], ASGIApp]) -> None:

@@ -5,10 +5,10 @@ import sys
 
 
 def main() -> None:
-    """A server is not ended by a wish for its configuration that comes while it starts: it reads it then anyway."""
+    """Ignores SIGHUP until the server handles it: it reads its configuration while it starts anyway."""
     if sys.argv[1:2] == ["serve"]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from gateway.cli import main as run  # noqa: PLC0415 - a second's work, in which the signal may come
+    from gateway.cli import main as run  # noqa: PLC0415 - the signal may come meanwhile
 
     run()
 

@@ -44,13 +44,12 @@ from gateway.wire.openai import Manners
 def create_app(
     settings: Settings,
     environ: Mapping[str, str],
-    companions: Sequence[Callable[[], Awaitable[None]]] = (),
     reload: Callable[[Running], Awaitable[None]] | None = None,
     metrics_directory: Path | None = None,
 ) -> Starlette:
     """The program as an ASGI application. Secrets are read from `environ` and files now.
 
-    `companions` run beside it for as long as it lives; so does `reload`, which may put other configurations in force.
+    `reload` runs beside it, and may put other configurations in force.
     Several processes of one gateway count in one `metrics_directory`.
     Raises: SettingsError for a secret that is missing, a Redis URL that is none, tracing without its extra.
     """
@@ -93,7 +92,6 @@ def create_app(
             *pooling.companions,
             prober.run,
             prober.check_suspects,
-            *companions,
             *reloading,
         ),
         (

@@ -1,4 +1,4 @@
-"""What is open and what runs beside the program for as long as it serves."""
+"""Startup steps, background tasks and shutdown steps of the gateway."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -21,22 +21,22 @@ Act = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One life of the program: what it begins with, what runs beside it, and what it does not end without."""
+    """Startup steps, background tasks and shutdown steps, in that order."""
 
     redis: Client
     transports: Sequence[AiohttpTransport]
     starts: Sequence[Act]
-    """Before the first request; one that fails keeps the program from starting."""
+    """Before the first request. If one fails, the gateway does not start."""
     companions: Sequence[Act]
-    """Each runs for ever, and is started again when it fails."""
+    """Each runs until shutdown, and is restarted when it fails."""
     flushes: Sequence[Act]
     """After the last request, in this order."""
     state: Mapping[str, object] = field(default_factory=dict)
-    """What the server is told of the program."""
+    """Values that the program shares with its server."""
 
     @property
     def lifespan(self) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, object]]]:
-        """As Starlette wants it."""
+        """A context manager as Starlette expects it."""
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, object]]:
@@ -56,17 +56,17 @@ class Life:
 
 
 async def _keep_running(companion: Act) -> None:
-    """A companion that fails is started again: it must not take the requests under way with it."""
+    """Restarts a background task that fails, so that in-flight requests continue."""
     while True:
         try:
             await companion()
-        except Exception:  # noqa: BLE001 - whatever it is, it is logged and tried again
+        except Exception:  # noqa: BLE001 - any error is logged and retried
             _LOG.exception("companion_failed")
         await asyncio.sleep(_RESTART_PAUSE_S)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel until all have ended: redis-py swallows a cancellation now and then."""
+    """Cancels until all have ended: redis-py sometimes swallows a cancellation."""
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()

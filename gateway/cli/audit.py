@@ -5,32 +5,28 @@ from urllib.parse import urlencode
 
 import typer
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import minute, print_json, print_text, printable
+from gateway.cli.client import AdminApi, Document, rows
+from gateway.cli.output import minute, print_text, printable
 
-_TOLD_BY_THE_HEAD = ("id", "name", "tenant", "created_at", "upstream", "account", "key")
+_IN_FIRST_LINE = ("id", "name", "tenant", "created_at", "upstream", "account", "key")
 
 
 def audit(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.", show_default=False)] = None,
+    api: AdminApi,
+    tenant: Annotated[str | None, typer.Option(help="Show only entries of this tenant.", show_default=False)] = None,
     upstream: Annotated[
-        str | None, typer.Option(help="Only what was done to this upstream's keys.", show_default=False)
+        str | None, typer.Option(help="Show only entries of this upstream's keys.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
-    before: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Those after the last of an earlier list.")
-    ] = None,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of entries, newest first.")] = 20,
+    before: Annotated[str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.")] = None,
 ) -> None:
-    """Show who changed which tenant, key or upstream key, when, and what: the newest first."""
+    """Show changes of tenants, keys and provider keys with actor and time, newest first."""
     query = {"limit": limit, "tenant": tenant, "upstream": upstream, "before": before}
     wanted = urlencode({name: value for name, value in query.items() if value is not None})
-    answer = ask(url, admin_key, "GET", f"/audit?{wanted}")
-    if json:
-        print_json(answer)
-        return
+    api.show(api.ask("GET", f"/audit?{wanted}"), _print_list)
+
+
+def _print_list(answer: Document) -> None:
     for entry in rows(answer):
         _print(entry)
     if not rows(answer):
@@ -40,19 +36,19 @@ def audit(
 
 
 def _print(entry: Document) -> None:
-    """One line that says who did what to whom, and one for each value that changed."""
+    """One line with actor, action and target, and one for each value that changed."""
     key = f" key {entry['key_id']}" if entry.get("key_id") else ""
     whom = entry.get("tenant") or entry.get("target")
     print_text(f"{minute(entry.get('at'))}  {entry.get('actor')}  {entry.get('action')}  {whom}{key}")
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
     for name in [*before, *(name for name in after if name not in before)] if after else []:
-        if before.get(name) != after.get(name) and name not in _TOLD_BY_THE_HEAD:
+        if before.get(name) != after.get(name) and name not in _IN_FIRST_LINE:
             arrow = f"{before.get(name, 'none')} -> " if before else ""
             print_text(f"{name}: {arrow}{after.get(name, 'none')}", indent=4)
 
 
 def _flat(described: object, prefix: str = "") -> dict[str, str]:
-    """Every value by its path, without those that say nothing."""
+    """Every value by its path, without empty ones."""
     flat: dict[str, str] = {}
     for name, value in described.items() if isinstance(described, dict) else ():
         if isinstance(value, dict):

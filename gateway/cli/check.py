@@ -4,24 +4,21 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Final
-
-import typer
+from typing import Final
 
 from gateway import __version__
 from gateway.administration import read_admin_keys, read_declared, read_pepper, read_vault
 from gateway.backing import find_problems
 from gateway.bookkeeping import journal_directory, redis_id
-from gateway.cli.certificates import Certificate
-from gateway.cli.exposure import find_exposures
-from gateway.cli.output import fail, print_table, print_text
-from gateway.cli.progress import Tell, progressing
-from gateway.cli.serve import ConfigOption, load_settings
-from gateway.cli.serving import embedded_of
+from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
 from gateway.observing import build_observing
-from gateway.settings import Settings, SettingsError, config_path
+from gateway.server.embedded import embedded_of
+from gateway.server.errors import StartError
+from gateway.server.exposure import find_exposures
+from gateway.server.tls import Certificate
+from gateway.settings import Settings, SettingsError, config_path, load
 from gateway.stores.embedded import EmbeddedError
 from gateway.stores.journal_file import JournalFile
 from gateway.supply import build_catalog, build_supply, unfetchable
@@ -64,17 +61,12 @@ _FINDINGS: Final[Mapping[Fault, tuple[str, str]]] = MappingProxyType(
         Fault.UPSTREAM_MISPLACED: ("wrong host", "base_url leads to something that is not this provider"),
     }
 )
-"""In plain words, and the remedy."""
+"""Finding and remedy by error code."""
 
 
-def check(
-    config: ConfigOption = None,
-    upstreams: Annotated[
-        bool, typer.Option("--upstreams", help="Also ask every upstream, for free, whether its keys work.")
-    ] = False,
-) -> None:
-    """Validate the configuration, and see whether Redis answers and can be used."""
-    settings = load_settings(config)
+def run_check(config: str | None, *, asks_upstreams: bool) -> None:
+    """Prints a report. Raises: SettingsError, StartError if upstream keys cannot be used."""
+    settings = load(config, os.environ)
     path = config_path(config, os.environ)
     try:
         supply = build_supply(settings, os.environ)
@@ -86,7 +78,7 @@ def check(
         certificate = _check_certificate(settings)
         redis = _check_redis(settings)
     except SettingsError as error:
-        fail(f"{path}: {error}")
+        raise SettingsError(f"{path}: {error}") from error
     accounts = sum(len(pool.accounts) for pool in supply.pools)
     print(path)
     print(f"valid: upstream keys {len(supply.keys)}, accounts {accounts}, models {len(settings.models)}")
@@ -107,19 +99,18 @@ def check(
         print(f"warning: the same secret stands in several accounts ({same[0].secret.fingerprint}):")
         print("  " + ", ".join(f"{key.upstream}/{key.id}" for key in same))
         print("  each account is taken to have limits of its own: the provider's are exceeded")
-    if upstreams:
+    if asks_upstreams:
         _check_upstreams(settings, supply)
 
 
 def _check_certificate(settings: Settings) -> str:
-    """What is to be said of it. Raises: SettingsError."""
+    """A line of the report. Raises: SettingsError."""
     if settings.server.tls is None:
         return ""
     certificate = Certificate(settings.server.tls)
-    certificate.read()
-    if warning := certificate.warning():
+    if warning := certificate.expiry_warning():
         return f"warning: server.tls: {warning}"
-    return f"certificate: until {certificate.end().isoformat(timespec='minutes')}"
+    return f"certificate: until {certificate.expires_at().isoformat(timespec='minutes')}"
 
 
 def _check_journal(settings: Settings) -> str:
@@ -140,7 +131,7 @@ def _openness(keys: list[AdminKey]) -> str:
 
 
 def _check_redis(settings: Settings) -> str:
-    """What is to be said of it. Raises: SettingsError."""
+    """A line of the report. Raises: SettingsError."""
     embedded = embedded_of(settings)
     if embedded is None:
         try:
@@ -159,9 +150,9 @@ def _check_redis(settings: Settings) -> str:
 
 
 def _check_upstreams(settings: Settings, supply: Supply) -> None:
-    """A line a key, a line a remedy; ends the command where a key cannot be used."""
-    with progressing("asking", "keys") as tell:
-        probes = asyncio.run(_probe(supply, tell))
+    """Prints a line per key and per remedy. Raises: StartError if a key cannot be used."""
+    with progressing("asking", "keys") as report:
+        probes = asyncio.run(_probe(supply, report))
     found = list(zip(supply.keys, probes, strict=True))
     print_table(
         ("UPSTREAM", "ACCOUNT", "KEY", "FINGERPRINT", "FOUND"),
@@ -174,11 +165,11 @@ def _check_upstreams(settings: Settings, supply: Supply) -> None:
         print_text(line)
     failed = sum(probe.fault is not None for probe in probes)
     if failed:
-        fail(f"{failed} of {len(probes)} upstream keys cannot be used")
+        raise StartError(f"{failed} of {len(probes)} upstream keys cannot be used")
 
 
-async def _probe(supply: Supply, tell: Tell) -> list[Probe]:
-    """What came of asking about each key, in their order."""
+async def _probe(supply: Supply, report: ReportProgress) -> list[Probe]:
+    """Results in the order of the keys."""
     async with AiohttpTransport() as transport:
         pages, turns = (
             Pages(transport, lambda: supply.endpoints, f"imagegate/{__version__}"),
@@ -191,7 +182,7 @@ async def _probe(supply: Supply, tell: Tell) -> list[Probe]:
             async with turns:
                 found = await pages.probe(key)
             done += 1
-            tell(done, len(supply.keys))
+            report(done, len(supply.keys))
             return found
 
         return await asyncio.gather(*(probe(key) for key in supply.keys))
@@ -205,13 +196,13 @@ def _finding(probe: Probe) -> str:
 
 
 def _remedy(probe: Probe) -> str:
-    assert probe.fault is not None  # only what is wrong has a remedy
+    assert probe.fault is not None  # only a failure has a remedy
     remedy = _FINDINGS.get(probe.fault, ("", f"the upstream says: {probe.detail}"))[1]
     return f"{_finding(probe)}: {remedy}"
 
 
 def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, Probe]]) -> list[str]:
-    """Hosts that know none of several keys: one mistake is likelier than many."""
+    """Hosts that know none of several keys: one wrong URL is likelier than several wrong keys."""
     lines: list[str] = []
     for upstream in settings.upstreams:
         faults = [probe.fault for key, probe in found if key.upstream == upstream.name]

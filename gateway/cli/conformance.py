@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gateway.cli.output import print_error, print_json, print_table, print_text
-from gateway.cli.progress import progressing
+from gateway.cli.output import print_error, print_json, print_table, print_text, progressing
 
 if TYPE_CHECKING:
     from gateway.conformance import Finding, Plan, Report
@@ -29,7 +28,7 @@ def conformance(
     timeout: Annotated[float, typer.Option(min=1.0, help="How long an answer may take.")] = 120.0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Try what OpenAI's image clients need of a server, any server.
+    """Check that a server, any server, is compatible with OpenAI's image clients.
 
     Exit code 0: every must holds; 1: one does not, or could not be tried; 2: the run could not begin. Images are bought
     with the key; how many at most is said first.
@@ -38,14 +37,13 @@ def conformance(
         _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")
     if not key:
         _stop("no key; give --key or set IMAGEGATE_CONFORMANCE_KEY")
-    # The SDK takes a second to load, which no other command should wait for.
-    from gateway.conformance import Plan, UnusableError, conform  # noqa: PLC0415
+    from gateway.conformance import Plan, UnusableError, conform
 
     plan = Plan(url, key, model, timeout, not no_images, provoke_429)
     try:
         _announce(plan)
-        with progressing("checking", "checks") as tell:
-            report = conform(plan, tell)
+        with progressing("checking", "checks") as progress:
+            report = conform(plan, progress)
     except UnusableError as error:
         _stop(str(error))
     if json:
@@ -69,7 +67,7 @@ def _announce(plan: "Plan") -> None:
 
 
 def _print(report: "Report") -> None:
-    from gateway.conformance import Level, Outcome  # noqa: PLC0415 - as above
+    from gateway.conformance import Level, Outcome
 
     rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in report.findings]
     print_table(("CHECK", "LEVEL", "FOUND"), rows, empty="There are no checks.")
@@ -100,7 +98,7 @@ def _explain(finding: "Finding", *, is_short: bool) -> None:
 
 
 def _document(plan: "Plan", report: "Report") -> dict[str, object]:
-    from gateway.conformance import Outcome  # noqa: PLC0415 - as above
+    from gateway.conformance import Outcome
 
     return {
         "base_url": report.base_url,

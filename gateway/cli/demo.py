@@ -1,7 +1,7 @@
-"""`imagegate demo`: everything on this machine, ready to be tried."""
+"""`imagegate demo`: Redis, the gateway and the simulator on this machine."""
 
 import asyncio
-import json as json_module
+import json
 import os
 import secrets
 import signal
@@ -12,36 +12,26 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import httpx
 import msgspec
-import typer
 
 from gateway import logs
 from gateway.app import create_app
-from gateway.cli.output import fail
-from gateway.cli.server import Server
-from gateway.cli.serving import (
-    bind,
-    data_directory,
-    gateway_config,
-    listen,
-    own_ports,
-    server_config,
-    start_embedded,
-    stop_on_signals,
-    url_of,
-    watch_embedded,
-)
-from gateway.processes import end_with_parent
-from gateway.settings import Settings, SettingsError, from_document
+from gateway.server.config import gateway_config, server_config
+from gateway.server.embedded import data_directory, running
+from gateway.server.errors import StartError
+from gateway.server.shutdown import Server, add_signal_handlers
+from gateway.server.sockets import bind, listen, own_ports, url_of
+from gateway.settings import Settings, from_document
 from gateway.simulator import create_simulator
 from gateway.stores.embedded import EmbeddedRedis
+from gateway.stores.keeper import end_with_parent
 
 _TENANT: Final = "demo"
 _KEY_LIFE_S: Final = 30 * 86_400
-"""The demo takes its key back when it ends; one that is killed leaves a key that ends by itself."""
+"""The demo revokes its key when it stops; if it is killed, the key expires."""
 _SIMULATOR_LATENCY_S: Final = 0.3
 _SIMULATOR_RPM: Final = 600
 _SIMULATOR_LIMITS: Final = {
@@ -50,9 +40,9 @@ _SIMULATOR_LIMITS: Final = {
     "max_concurrency": 100,
 }
 _REDIS_TIMEOUT_MS: Final = 2000
-"""A machine that does everything itself may be busy; that must not fail the first try."""
+"""A machine that runs everything itself may be busy."""
 _DRAIN_S: Final = 5.0
-"""For the simulator's pictures; those of a real provider are waited for: they are paid."""
+"""For the simulator's images; paid images of a real provider get the configured time."""
 _ALIASES: Final = (
     "dall-e-2",
     "dall-e-3",
@@ -68,8 +58,8 @@ _PROVIDERS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """What a program needs to use the demo; `--json` prints it."""
+class DemoInfo:
+    """Addresses and keys of the demo, as `--json` prints them."""
 
     base_url: str
     api_key: str
@@ -79,30 +69,19 @@ class Ready:
     redis_url: str
 
 
-def demo(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = 8080,
-    simulator_port: Annotated[int, typer.Option(min=0, max=65535, help="The simulator's port.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for programs.")] = False,
-    exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
-) -> None:
-    """Run Redis, the gateway and, without AI302_API_KEY or MINIMAX_API_KEY, the simulator as its upstream."""
-    if exit_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
-        raise typer.Exit(1)
-    log_format: logs.LogFormat = "json" if json else "console"
-    logs.configure(log_format, "warning")  # until it is ready: its own admin calls are nobody's news
-    listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exit_with_parent else "")
+def run_demo(host: str, port: int, simulator_port: int, *, prints_json: bool, exits_with_parent: bool) -> None:
+    """Runs everything until a signal stops it. Raises: EmbeddedError, SettingsError, StartError."""
+    if exits_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
+        raise StartError("the parent process has ended")
+    log_format: logs.LogFormat = "json" if prints_json else "console"
+    logs.configure(log_format, "warning")  # until it is ready: its own admin calls are noise
+    listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exits_with_parent else "")
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
     directory = data_directory() / "demo"
     embedded = EmbeddedRedis(directory)
-    start_embedded(embedded)
-    try:
+    with running(embedded):
         asyncio.run(_run(host, listener, simulator_listener, embedded, directory / "journal", log_format))
-    finally:
-        embedded.stop()
-    if not json:
-        print("Stopped.")
 
 
 async def _run(
@@ -116,12 +95,9 @@ async def _run(
     admin_key = secrets.token_urlsafe(24)
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
     environ = {**os.environ, "IMAGEGATE_ADMIN_KEY": admin_key, "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
-    try:
-        document = _document(embedded.url, simulator_url, environ) | {"requests": {"journal_dir": str(journal)}}
-        settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
-        app = create_app(settings, environ, [partial(watch_embedded, embedded)])
-    except SettingsError as error:
-        fail(str(error))
+    document = _document(embedded.url, simulator_url, environ) | {"requests": {"journal_dir": str(journal)}}
+    settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
+    app = create_app(settings, environ)
     options = gateway_config(app, settings)
     options.drain_grace_s = 0
     if simulator_url:
@@ -131,23 +107,35 @@ async def _run(
         simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
         programs.append((Server(server_config(simulator, _DRAIN_S)), [simulator_listener]))
     stopped = asyncio.Event()
-    stop_on_signals([server for server, _ in programs], stopped)
+    _stop_on_signals([server for server, _ in programs], stopped)
     url = url_of(host, listener.getsockname()[1])
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(server.serve(bound)) for server, bound in programs]
         show = partial(_show, log_format, settings, stopped)
         admin_url = url_of(settings.admin.host, settings.admin.port) if settings.admin.port else url
-        partly = Ready(f"{url}/v1", "", admin_url, admin_key, simulator_url, embedded.url)
+        partly = DemoInfo(f"{url}/v1", "", admin_url, admin_key, simulator_url, embedded.url)
         problem = await _use(partly, show)
         for (server, _), task in zip(programs, tasks, strict=True):  # the gateway before its upstream
             server.should_exit = True
             await task
     if problem:
-        fail(problem)
+        raise StartError(problem)
+
+
+def _stop_on_signals(servers: list[Server], stopped: asyncio.Event) -> None:
+    """Sets the event at SIGINT and SIGTERM; a second signal hurries the servers."""
+
+    def stop() -> None:
+        if stopped.is_set():
+            for server in servers:
+                server.hurry()
+        stopped.set()
+
+    add_signal_handlers({signal.SIGINT: stop, signal.SIGTERM: stop})
 
 
 def _with_own_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
-    """Listens for administrators and Prometheus. A port that is taken is replaced by a free one."""
+    """Binds the ports of the admin API and the metrics. A port in use is replaced by a free one."""
     listeners, changes = [], {}
     for name, table in own_ports(settings).items():
         try:
@@ -158,29 +146,29 @@ def _with_own_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     return msgspec.structs.replace(settings, **changes), listeners
 
 
-async def _use(ready: Ready, show: Callable[[Ready], Awaitable[None]]) -> str:
-    """Make a key, show how to use it until the demo is stopped, take it back. Returns what went wrong, or nothing."""
+async def _use(ready: DemoInfo, show: Callable[[DemoInfo], Awaitable[None]]) -> str:
+    """Creates a key, shows how to use it until the demo stops, revokes it. Returns: an error, or an empty string."""
     async with _admin_client(ready.admin_url, ready.admin_key) as admin:
         try:
             api_key, key_id = await _create_key(admin)
         except (httpx.HTTPError, _DemoError) as error:
             return f"the demo's key could not be made ({error})"
         await show(replace(ready, api_key=api_key))
-        with suppress(httpx.HTTPError):  # the key ends by itself
+        with suppress(httpx.HTTPError):  # the key expires
             await admin.delete(f"/keys/{key_id}")
     return ""
 
 
-async def _show(log_format: logs.LogFormat, settings: Settings, stopped: asyncio.Event, ready: Ready) -> None:
-    """Print what a person or a program needs, and let requests be logged until the demo is stopped."""
-    print(json_module.dumps(asdict(ready)) if log_format == "json" else _welcome(ready, settings), flush=True)
+async def _show(log_format: logs.LogFormat, settings: Settings, stopped: asyncio.Event, ready: DemoInfo) -> None:
+    """Prints the addresses and keys, and logs requests until the demo stops."""
+    print(json.dumps(asdict(ready)) if log_format == "json" else _render_instructions(ready, settings), flush=True)
     logs.configure(log_format, "info")
     await stopped.wait()
     logs.configure(log_format, "warning")
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
-    """The configuration of the demo: the providers whose keys are in the environment, else the simulator."""
+    """The configuration: the providers whose keys are in the environment, else the simulator."""
     providers = [
         (url, dialect, variable, model) for variable, dialect, url, model in _PROVIDERS if environ.get(variable)
     ]
@@ -216,13 +204,13 @@ class _DemoError(Exception):
 
 
 def _admin_client(url: str, admin_key: str) -> httpx.AsyncClient:
-    """Never through a proxy of the environment: it is this very process that answers."""
+    """Ignores proxies of the environment: this process itself responds."""
     headers = {"authorization": f"Bearer {admin_key}"}
     return httpx.AsyncClient(base_url=f"{url}/admin/v1", headers=headers, trust_env=False)
 
 
 async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
-    """A key of the demo's tenant: the key and its id."""
+    """Returns: an API key of the demo's tenant, and its ID."""
     for _ in range(500):
         try:
             await admin.get("/tenants")
@@ -239,7 +227,7 @@ async def _create_key(admin: httpx.AsyncClient) -> tuple[str, str]:
     return made["key"], made["id"]
 
 
-def _welcome(ready: Ready, settings: Settings) -> str:
+def _render_instructions(ready: DemoInfo, settings: Settings) -> str:
     metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else ready.admin_url
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
     cost = (

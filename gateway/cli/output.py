@@ -1,23 +1,28 @@
-"""What a command prints: tables for people at 80 columns, JSON for programs, one clear line when it fails."""
+"""Output of the commands: tables at 80 columns, JSON, progress, and errors of one line.
+
+rich is imported when something is printed with it.
+"""
 
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final, Literal, NoReturn, TextIO
 
 import typer
-from rich.cells import cell_len
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 _SOLID: Final = 12
-"""What is as short, as days and ids are, is never broken."""
+"""Columns up to this width, such as days and ids, are never wrapped."""
 _NARROW: Final = 8
-"""The least that is left to longer texts."""
+"""Minimum width of other columns."""
+_PROGRESS_S: Final = 5.0
+"""Interval of progress lines, without a terminal for a bar."""
+
+ReportProgress = Callable[[int, int], None]
+"""Takes the number of items that are done, and the total."""
 
 
 def fail(message: str) -> NoReturn:
@@ -27,12 +32,12 @@ def fail(message: str) -> NoReturn:
 
 
 def print_error(message: str) -> None:
-    """Several lines only where the message has them; pass a server's words through `printable` first."""
+    """Keeps line breaks of the message; pass text of a server through `printable` first."""
     print("imagegate: " + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)
 
 
 def print_json(answer: object, file: TextIO | None = None, separators: tuple[str, str] | None = None) -> None:
-    """One line of JSON; characters that steer a terminal are escaped in it, as are lone surrogates."""
+    """One line of JSON. Terminal control characters and lone surrogates are escaped."""
     text = json.dumps(answer, ensure_ascii=False, separators=separators)
     if not text.isprintable():
         text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
@@ -47,10 +52,15 @@ def print_table(
     numbers: int = 0,
     total: Sequence[str] = (),
 ) -> None:
-    """`numbers` says how many columns at the end hold some. `total` is a last row.
+    """`numbers` is the number of numeric columns, at the end. `total` is a last row.
 
-    Nothing is cut off: long texts go on below on a terminal, and the table is as wide as they are elsewhere.
+    Nothing is cut off: long text wraps on a terminal, and elsewhere the table is as wide as it needs.
     """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     if not rows:
         print(empty)
         return
@@ -71,9 +81,9 @@ def print_table(
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Names and values of one thing, one a line, broken where the terminal ends."""
+    """Names and values, one per line, wrapped at the width of the terminal."""
     label = max(len(name) for name, _ in fields) + 2
-    width = max(20, Console().width - label)
+    width = max(20, terminal_width() - label)
     for name, value in fields:
         first, *others = textwrap.wrap(printable(value), width) or [""]
         print(f"{name:<{label}}{first}".rstrip())
@@ -82,12 +92,60 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def print_text(text: str, *, indent: int = 0) -> None:
-    """A line of text, broken where the terminal ends."""
+    """A paragraph, wrapped at the width of the terminal."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
     Console(highlight=False).print(Padding(Text(printable(text)), (0, 0, 0, indent), expand=False))
 
 
+def terminal_width() -> int:
+    from rich.console import Console
+
+    return Console().width
+
+
+@contextmanager
+def progressing(act: str, things: str, *, prints: bool = False) -> Iterator[ReportProgress]:
+    """Shows progress on standard error: a bar on a terminal, else a line now and then.
+
+    No bar if the act `prints` to the same terminal meanwhile.
+    """
+    if sys.stderr.isatty() and not (prints and sys.stdout.isatty()):
+        with _progress_bar(act) as report:
+            yield report
+    else:
+        yield _progress_lines(act, things)
+
+
+@contextmanager
+def _progress_bar(act: str) -> Iterator[ReportProgress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    # Without these options rich would send to standard error what is printed meanwhile.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        task = bar.add_task(act, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=max(done, total))
+
+
+def _progress_lines(act: str, things: str) -> ReportProgress:
+    reported_s = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported_s
+        if time.monotonic() - reported_s >= _PROGRESS_S:
+            reported_s = time.monotonic()
+            print(f"{act}: {done} of {max(done, total)} {things}", file=sys.stderr)
+
+    return report
+
+
 def printable(text: str) -> str:
-    """Text from outside without the characters that steer a terminal."""
+    """Replaces terminal control characters in text from outside."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

@@ -5,23 +5,24 @@ import os
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import fail, print_json, print_text
-from gateway.cli.pool_listing import render_pool, why
+from gateway.cli.client import AdminApi, Document, rows
+from gateway.cli.options import admin_command
+from gateway.cli.output import fail, print_text, terminal_width
+from gateway.cli.pool_table import render_pool, why
 
-app = typer.Typer(help="The organisation's upstream accounts and keys.", no_args_is_help=True)
+app = typer.Typer(help="Manage upstream accounts and provider keys.", no_args_is_help=True)
 
 _PART: Final = r"[^/\s]+"
 _WIDTH_MIN: Final = 80
 _SECRET_MAX_CHARS: Final = 10_000
-"""More is no secret, whatever was given; the gateway takes 500."""
+"""Limit on what is read; the gateway accepts 500."""
 
 
 def _key_path(text: str) -> str:
@@ -45,34 +46,33 @@ AnyTarget = Annotated[
         metavar="UPSTREAM/ACCOUNT[/KEY]", help="The key, or the whole account.", callback=_any_path, show_default=False
     ),
 ]
-_Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="What a new account allows.")]
+_Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="Limit of a new account.")]
 
 
-@app.command("list", short_help="Show what accounts have room for, and what rests and why.")
+@admin_command(app, "list", short_help="Show accounts, their free capacity, and keys on cooldown.")
 def list_(
-    keys: Annotated[bool, typer.Option("--keys", help="Every key, not only those that are not simply ready.")] = False,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
+    api: AdminApi,
+    keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False,
 ) -> None:
-    """Show every upstream and account, what is used of what it allows, and which keys rest and why.
+    """Show every upstream and account, what is used of its limits, and which keys are on cooldown and why.
 
-    Requests and images are those of the last minute, out of what the account allows; AT ONCE are the calls under
-    way. Images and dollars a day are today's (UTC).
+    Requests and images are those of the last minute, out of the account's limit; AT ONCE are the in-flight calls.
+    Images and dollars a day are today's (UTC).
     """
-    answer = ask(url, admin_key, "GET", "/pool")
-    if json:
-        print_json(answer)
-        return
+    api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))
+
+
+def _print_pool(every_key: bool, answer: Document) -> None:
     if not rows(answer):
         print("There are no upstreams.")
         return
-    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, Console().width), every_key=keys):
+    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=every_key):
         print(line)
 
 
-@app.command("add")
+@admin_command(app, "add")
 def add(
+    api: AdminApi,
     target: KeyTarget,
     secret_env: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="The environment variable that holds the secret.")
@@ -84,17 +84,14 @@ def add(
     weight: Annotated[
         int | None, typer.Option(min=1, max=1000, metavar="N", help="A new account's share of the load.")
     ] = None,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
 ) -> None:
     """Add a key while the gateway runs.
 
-    Its account is made where it is missing, with MiniMax's published limits unless others are given. The secret comes
-    from a variable, a file or standard input, and is kept encrypted. Whether the key works is asked for free at once.
+    A missing account is created, with MiniMax's published limits unless others are given. The secret comes from a
+    variable, a file or standard input, and is stored encrypted. The gateway then checks the key, for free.
     """
     if secret_env and secret_file:
-        raise typer.BadParameter("--secret-env and --secret-file exclude each other")
+        raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
     upstream, account, key = target.split("/")
     body: Document = {"upstream": upstream, "account": account, "key": key}
     limits = {
@@ -105,65 +102,45 @@ def add(
     }
     body |= {name: value for name, value in limits.items() if value is not None}
     body["secret"] = _read_secret(secret_env, secret_file, target)
-    answer = ask(url, admin_key, "POST", "/pool", body)
-    if json:
-        print_json(answer)
-    else:
-        _print_added(target, answer)
+    api.show(api.ask("POST", "/pool", body), partial(_print_added, target))
 
 
-@app.command("remove")
-def remove(
-    target: KeyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
+@admin_command(app, "remove")
+def remove(api: AdminApi, target: KeyTarget) -> None:
     """Remove a key that was added at run time.
 
-    What is under way with it is finished.
+    Its in-flight calls finish.
     """
-    answer = ask(url, admin_key, "DELETE", _path(target))
-    if json:
-        print_json(answer)
-    else:
-        print_text(f"{target} ({answer.get('fingerprint')}) is removed.")
+    answer = api.ask("DELETE", _path(target))
+    api.show(answer, lambda _: print_text(f"{target} ({answer.get('fingerprint')}) is removed."))
 
 
-@app.command("enable")
-def enable(
-    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
-    """Let a key or an account be used again."""
-    _hold(target, "ready", url, admin_key, json)
+@admin_command(app, "enable")
+def enable(api: AdminApi, target: AnyTarget) -> None:
+    """Enable a key or an account."""
+    _hold(api, target, "ready")
 
 
-@app.command("disable")
-def disable(
-    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
-    """Take a key or an account out, until it is enabled again."""
-    _hold(target, "disabled", url, admin_key, json)
+@admin_command(app, "disable")
+def disable(api: AdminApi, target: AnyTarget) -> None:
+    """Disable a key or an account until it is enabled again."""
+    _hold(api, target, "disabled")
 
 
-@app.command("drain")
-def drain(
-    target: AnyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
-    """Send nothing more with a key or an account.
+@admin_command(app, "drain")
+def drain(api: AdminApi, target: AnyTarget) -> None:
+    """Send no new calls with a key or an account.
 
-    What is under way is finished.
+    Its in-flight calls finish.
     """
-    _hold(target, "draining", url, admin_key, json)
+    _hold(api, target, "draining")
 
 
-@app.command("probe")
-def probe(
-    target: KeyTarget, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False
-) -> None:
-    """Ask the provider, for free, whether a key works. The exit code is 1 when it does not."""
-    answer = ask(url, admin_key, "POST", f"{_path(target)}/probe")
-    if json:
-        print_json(answer)
-    else:
-        _print_probe(target, answer)
+@admin_command(app, "probe")
+def probe(api: AdminApi, target: KeyTarget) -> None:
+    """Check at the provider, for free, that a key works. The exit code is 1 if it does not."""
+    answer = api.ask("POST", f"{_path(target)}/probe")
+    api.show(answer, partial(_print_probe, target))
     if not answer.get("works"):
         raise typer.Exit(1)
 
@@ -186,11 +163,11 @@ def _print_probe(target: str, answer: Document) -> None:
     _print_state(answer.get("key"))
 
 
-def _hold(target: str, state: str, url: str, admin_key: str, json: bool) -> None:
-    answer = ask(url, admin_key, "PATCH", _path(target), {"state": state})
-    if json:
-        print_json(answer)
-        return
+def _hold(api: AdminApi, target: str, state: str) -> None:
+    api.show(api.ask("PATCH", _path(target), {"state": state}), partial(_print_held, target, state))
+
+
+def _print_held(target: str, state: str, answer: Document) -> None:
     print_text(f"{target} is {'enabled' if state == 'ready' else state}.")
     if answer.get("state") != state:
         _print_state(answer)
@@ -207,7 +184,7 @@ def _path(target: str) -> str:
 
 
 def _read_secret(variable: str | None, file: str | None, target: str) -> str:
-    """Never from the command line, which every process of the machine may read."""
+    """Never reads it from the command line, which every process of the machine may see."""
     if variable:
         secret, source = os.environ.get(variable, ""), f"the environment variable {variable} is not set or empty"
     elif file:

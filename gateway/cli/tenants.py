@@ -5,61 +5,36 @@ from urllib.parse import quote
 
 import typer
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.limits import (
-    Concurrency,
-    ImagesPerDay,
-    ImagesPerMinute,
-    ImagesPerMonth,
-    RequestsPerMinute,
-    UsdPerMonth,
-    limit_fields,
-    limits_document,
-)
-from gateway.cli.output import day, print_fields, print_json, print_table
+from gateway.cli.client import AdminApi, Document, rows
+from gateway.cli.options import admin_command, limit_fields
+from gateway.cli.output import day, print_fields, print_table
 
-app = typer.Typer(help="Tenants: who may use the gateway, and how much.", no_args_is_help=True)
+app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="A model that the tenant may use; repeat it. None given: every model."),
+    typer.Option("--model", help="A model that the tenant may use; repeatable. Default: every model."),
 ]
 Weight = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Its share of scarce capacity, next to the others'; 1 by default.")
+    int | None, typer.Option(min=1, max=1000, help="Share of scarce capacity, relative to other tenants; 1 by default.")
 ]
 
 
-@app.command("create")
-def create(
-    name: Name,
-    model: Models = None,
-    requests_per_minute: RequestsPerMinute = None,
-    images_per_minute: ImagesPerMinute = None,
-    concurrency: Concurrency = None,
-    images_per_day: ImagesPerDay = None,
-    images_per_month: ImagesPerMonth = None,
-    usd_per_month: UsdPerMonth = None,
-    weight: Weight = None,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
-) -> None:
-    """Create a tenant. What is not limited here is unlimited."""
+@admin_command(app, "create")
+def create(api: AdminApi, name: Name, limits: Document, model: Models = None, weight: Weight = None) -> None:
+    """Create a tenant. Limits that are not given are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
-    body |= limits_document(
-        requests_per_minute, images_per_minute, concurrency, images_per_day, images_per_month, usd_per_month
-    )
-    _print(ask(url, admin_key, "POST", "/tenants", body), json)
+    api.show(api.ask("POST", "/tenants", body | limits), _print)
 
 
-@app.command("list")
-def list_(url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False) -> None:
-    """List every tenant."""
-    answer = ask(url, admin_key, "GET", "/tenants")
-    if json:
-        print_json(answer)
-        return
+@admin_command(app, "list")
+def list_(api: AdminApi) -> None:
+    """List tenants."""
+    api.show(api.ask("GET", "/tenants"), _print_list)
+
+
+def _print_list(answer: Document) -> None:
     listed = [
         (str(tenant.get("name")), _whole_state(tenant), _models(tenant), day(tenant.get("created_at")))
         for tenant in rows(answer)
@@ -67,59 +42,50 @@ def list_(url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: Js
     print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="There are no tenants.")
 
 
-@app.command("show")
-def show(name: Name, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False) -> None:
+@admin_command(app, "show")
+def show(api: AdminApi, name: Name) -> None:
     """Show one tenant with its limits and quotas."""
-    _print(ask(url, admin_key, "GET", f"/tenants/{quote(name, safe='')}"), json)
+    api.show(api.ask("GET", f"/tenants/{quote(name, safe='')}"), _print)
 
 
-@app.command("update")
+@admin_command(app, "update")
 def update(
+    api: AdminApi,
     name: Name,
+    limits: Document,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="The models that the tenant may use; repeat it. Not given: as before."),
+        typer.Option("--model", help="The models that the tenant may use; repeatable. Default: unchanged."),
     ] = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Allow every model.")] = False,
-    requests_per_minute: RequestsPerMinute = None,
-    images_per_minute: ImagesPerMinute = None,
-    concurrency: Concurrency = None,
-    images_per_day: ImagesPerDay = None,
-    images_per_month: ImagesPerMonth = None,
-    usd_per_month: UsdPerMonth = None,
     weight: Weight = None,
-    enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Let the tenant in, or not.")] = None,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
+    enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the tenant.")] = None,
 ) -> None:
-    """Change a tenant; what is not given stays."""
-    change = _change(model, all_models, weight, enable) | limits_document(
-        requests_per_minute, images_per_minute, concurrency, images_per_day, images_per_month, usd_per_month
-    )
+    """Change a tenant; options that are not given stay unchanged."""
+    change = _change(model, all_models, weight, enable) | limits
     if not change:
         raise typer.BadParameter(
             "nothing to change: give a limit, --model, --all-models, --weight, --enable or --disable"
         )
-    answer = ask(url, admin_key, "PATCH", f"/tenants/{quote(name, safe='')}", change)
-    _print(answer, json)
+    answer = api.ask("PATCH", f"/tenants/{quote(name, safe='')}", change)
+    api.show(answer, _print)
     if answer.get("declared"):
         _hint(name, change)
 
 
-@app.command("delete")
-def delete(name: Name, url: UrlOption = DEFAULT_URL, admin_key: AdminKeyOption = "", json: JsonOption = False) -> None:
-    """Disable a tenant: its keys are refused, its records are kept."""
-    answer = ask(url, admin_key, "DELETE", f"/tenants/{quote(name, safe='')}")
-    _print(answer, json)
+@admin_command(app, "delete")
+def delete(api: AdminApi, name: Name) -> None:
+    """Disable a tenant. Its keys are refused, its records are kept."""
+    answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
+    api.show(answer, _print)
     if answer.get("declared"):
         _hint(name, {"disabled": True})
-    elif not json:
+    elif not api.json:
         typer.echo(f"imagegate tenant update {name} --enable lets it in again.", err=True)
 
 
 def _hint(name: str, change: Document) -> None:
-    """What a start or reload makes of a change of a declared tenant."""
+    """Explains what a start or reload does to a change of a declared tenant."""
     if change.keys() - {"disabled"}:
         besides = ", besides --disable" if change.get("disabled") else ""
         typer.echo(f"{name} is declared in the configuration: a start or reload undoes this{besides}.", err=True)
@@ -132,7 +98,7 @@ def _hint(name: str, change: Document) -> None:
 
 def _change(model: list[str] | None, all_models: bool, weight: int | None, enable: bool | None) -> Document:
     if model and all_models:
-        raise typer.BadParameter("--model and --all-models exclude each other")
+        raise typer.BadParameter("--model and --all-models cannot be used together")
     change: Document = {"models": model or None} if model or all_models else {}
     if weight is not None:
         change["weight"] = weight
@@ -141,10 +107,7 @@ def _change(model: list[str] | None, all_models: bool, weight: int | None, enabl
     return change
 
 
-def _print(tenant: Document, as_json: bool) -> None:
-    if as_json:
-        print_json(tenant)
-        return
+def _print(tenant: Document) -> None:
     print_fields(
         [
             ("name", str(tenant.get("name"))),

@@ -1,4 +1,4 @@
-"""`imagegate usage`: what was used, as a table, CSV or JSON; its records; and the proof that both agree."""
+"""`imagegate usage`: reports as table, CSV or JSON; records; and the verification that both agree."""
 
 import csv
 import os
@@ -13,18 +13,18 @@ from urllib.parse import urlencode
 
 import typer
 
-from gateway.cli.admin_client import DEFAULT_URL, AdminKeyOption, Document, JsonOption, UrlOption, ask, rows
-from gateway.cli.output import fail, print_json, print_table, printable
-from gateway.cli.progress import progressing
+from gateway.cli.client import DEFAULT_URL, AdminApi, Document, rows
+from gateway.cli.options import AdminKeyOption, UrlOption, admin_command
+from gateway.cli.output import fail, print_json, print_table, printable, progressing
 
-app = typer.Typer(help="What was used: reports, records and their proof.", invoke_without_command=True)
+app = typer.Typer(help="Usage reports, records and their verification.", invoke_without_command=True)
 
 _GROUPS: Final = ("day", "tenant", "model", "key")
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 _RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})
-"""Left out of a table where there is none of it."""
+"""Omitted from a table if all are 0."""
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - meant so
-"""With these a cell begins that spreadsheets compute."""
+"""A spreadsheet evaluates a cell that begins with one of these."""
 
 
 class Format(Enum):
@@ -42,22 +42,24 @@ def _parse_by(text: str) -> str:
     return text
 
 
-TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Not given: all.")]
+TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Default: all.")]
 FromOption = Annotated[
     datetime | None,
-    typer.Option("--from", formats=["%Y-%m-%d"], metavar="DAY", help="The first day, UTC. Not given: the month's."),
+    typer.Option(
+        "--from", formats=["%Y-%m-%d"], metavar="DAY", help="The first day, UTC. Default: the first of the month."
+    ),
 ]
 ToOption = Annotated[
     datetime | None,
-    typer.Option("--to", formats=["%Y-%m-%d"], metavar="DAY", help="The last day, UTC. Not given: today."),
+    typer.Option("--to", formats=["%Y-%m-%d"], metavar="DAY", help="The last day, UTC. Default: today."),
 ]
 ByOption = Annotated[
     str,
     typer.Option("--by", callback=_parse_by, metavar="GROUP", help="day, tenant, model or key; or some, as day,model."),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="How it is printed.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", help="Write to this file, complete or not at all. Not given: print.")
+    Path | None, typer.Option("--output", help="Write to this file, completely or not at all. Default: print.")
 ]
 
 
@@ -73,12 +75,12 @@ def report(
     admin_key: AdminKeyOption = "",
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Report what was used, by day, tenant, model or key."""
+    """Report usage by day, tenant, model or key."""
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
     query = _query(tenant, first, last) | {"by": by}
-    answers = list(_pages(url, admin_key, "/usage", query))
+    answers = list(_pages(AdminApi(url, admin_key, json), "/usage", query))
     answer = answers[0] | {"data": [row for each in answers for row in rows(each)], "next_cursor": None}
     groups = list(dict.fromkeys(by.split(",")))
     match Format.JSON if json else format_:
@@ -100,39 +102,35 @@ def export(
     admin_key: AdminKeyOption = "",
 ) -> None:
     """Export every request's record as JSON Lines, oldest day first."""
-    done = 0
-    with _writing(output) as file, progressing("exporting", "records", prints=output is None) as tell:
-        for answer in _pages(url, admin_key, "/usage/records", _query(tenant, first, last)):
+    api, done = AdminApi(url, admin_key, json=True), 0
+    with _writing(output) as file, progressing("exporting", "records", prints=output is None) as progress:
+        for answer in _pages(api, "/usage/records", _query(tenant, first, last)):
             for record in rows(answer):
                 print_json(record, file, (",", ":"))
                 done += 1
-            tell(done, _number(answer, "total"))
+            progress(done, _number(answer, "total"))
     print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
 
 
-@app.command("verify")
+@admin_command(app, "verify")
 def verify(
+    api: AdminApi,
     tenant: TenantOption = None,
     first: FromOption = None,
     last: ToOption = None,
-    url: UrlOption = DEFAULT_URL,
-    admin_key: AdminKeyOption = "",
-    json: JsonOption = False,
 ) -> None:
-    """Recompute the sums from the records and tell every difference."""
+    """Recompute the sums from the records and print every difference."""
     query = _query(tenant, first, last)
     answers: list[Document] = []
-    with progressing("comparing", "records") as tell:
-        total = _number(ask(url, admin_key, "GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
-        for answer in _pages(url, admin_key, "/usage/verify", query):
+    with progressing("comparing", "records") as progress:
+        total = _number(api.ask("GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
+        for answer in _pages(api, "/usage/verify", query):
             answers.append(answer)
-            tell(sum(_number(each, "records") for each in answers), total)
+            progress(sum(_number(each, "records") for each in answers), total)
     counts = {name: sum(_number(each, name) for each in answers) for name in _COUNTS}
     differences = [difference for each in answers for difference in rows(each, "differences")]
-    if json:
-        print_json(answers[0] | counts | {"differences": differences, "next_cursor": None})
-    else:
-        _print_verification(counts, differences)
+    answer = answers[0] | counts | {"differences": differences, "next_cursor": None}
+    api.show(answer, lambda _: _print_verification(counts, differences))
     if differences:
         fail(f"the sums and the records disagree: {_counted(len(differences), 'difference')}")
 
@@ -154,10 +152,10 @@ def _query(tenant: str | None, first: datetime | None, last: datetime | None) ->
     return given if tenant is None else given | {"tenant": tenant}
 
 
-def _pages(url: str, admin_key: str, path: str, query: dict[str, str]) -> Iterator[Document]:
-    """Every page; a cursor knows what it continues."""
+def _pages(api: AdminApi, path: str, query: dict[str, str]) -> Iterator[Document]:
+    """Every page. The cursor holds the query."""
     while True:
-        answer = ask(url, admin_key, "GET", f"{path}?{urlencode(query)}")
+        answer = api.ask("GET", f"{path}?{urlencode(query)}")
         yield answer
         cursor = answer.get("next_cursor")
         if not isinstance(cursor, str):
@@ -179,7 +177,7 @@ def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Text that a spreadsheet shows and does not compute, and that steers no terminal."""
+    """Text that no spreadsheet evaluates, without terminal control characters."""
     text = "".join(one if one.isprintable() or one in "\t\r\n" else "?" for one in text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
@@ -201,7 +199,7 @@ def _print_report(groups: Sequence[str], answer: Document) -> None:
 
 
 def _cells(row: Document, names: Sequence[str], decimals: int) -> list[str]:
-    """The row's texts; money with as many decimals as the table's longest, so that the points stand in one line."""
+    """The row's texts, with money padded to the same number of decimals."""
     pad = "0" * (decimals - _decimals(row))
     return [f"{row.get(name)}{pad if name == 'usd' else ''}" for name in names]
 
@@ -229,13 +227,13 @@ def _counted(count: int, thing: str) -> str:
 
 @contextmanager
 def _writing(output: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that gets its name when it is complete: no part is taken for the whole."""
+    """Standard output, or a file that gets its name only when it is complete."""
     if output is None:
         yield sys.stdout
         return
     part = output.with_name(f"{output.name}.part")
     try:
-        part.unlink(missing_ok=True)  # one that was left has its own mode
+        part.unlink(missing_ok=True)  # a leftover has a mode of its own
         with open(part, "x", encoding="utf-8", opener=_open_private) as file:
             yield file
             file.flush()

@@ -17,7 +17,7 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import RedisError
 
-from gateway.processes import start_kept
+from gateway.stores.keeper import start_kept
 
 _SOCKET_MAX_BYTES: Final = 100
 """A unix socket's path is at most 107 bytes on Linux, 103 on macOS."""

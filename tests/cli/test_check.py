@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import fits, run
 from tests.harness import Simulator, serving
 from tests.servers import free_port
+from tests.support.commands import fits, run
 from tests.upstream.test_pages import serving_page
 
 HEAD = """\

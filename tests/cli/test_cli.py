@@ -1,15 +1,12 @@
-"""The commands as a person types them: real processes, their exit codes and what they print."""
+"""The commands as a user types them: exit codes and output."""
 
 import inspect
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -26,34 +23,20 @@ from typer.testing import CliRunner
 from gateway.cli import app
 from gateway.cli.output import print_json
 from tests.harness import ADMIN_KEY, Gateway, serving, wait_until
+from tests.support.commands import (
+    CONFIG,
+    Ask,
+    check_refused,
+    environment,
+    fits,
+    is_answering,
+    run,
+    run_process,
+    started,
+    taken_port,
+)
 
-COLUMNS: Final = 80
 UNUSED_URL: Final = "http://127.0.0.1:9"
-CONFIG: Final = """
-[redis]
-url = "{redis_url}"
-[metrics]
-port = 0
-[admin]
-port = 0
-key = {{ env = "ADMIN_KEY" }}
-[[upstreams]]
-name = "sim"
-dialect = "minimax"
-base_url = "http://127.0.0.1:1"
-[[upstreams.accounts]]
-name = "main"
-[[upstreams.accounts.keys]]
-name = "main-1"
-secret = {{ env = "UPSTREAM_SECRET" }}
-[[models]]
-id = "image-01"
-aliases = ["dall-e-3"]
-price_per_image_usd = "0.0035"
-[[models.targets]]
-upstream = "sim"
-model = "image-01"
-"""
 ADMIN_COMMANDS: Final = (
     ("tenant", "create", "b"),
     ("tenant", "list"),
@@ -75,45 +58,6 @@ ADMIN_COMMANDS: Final = (
     ("pool", "probe", "sim/main/main-1"),
     ("audit",),
 )
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("IMAGEGATE_", "COLUMNS"))}
-    return kept | {"UPSTREAM_SECRET": "canary-upstream", "ADMIN_KEY": ADMIN_KEY, "NO_COLOR": "1"} | more
-
-
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=environment(**variables), check=False
-    )
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
-
-
-def fits(text: str) -> bool:
-    return all(len(line) <= COLUMNS for line in text.splitlines())
-
-
-def check_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 1, nothing on stdout, one clear line on stderr."""
-    assert (1, "") == (done.returncode, done.stdout), done.stderr
-    [line] = done.stderr.splitlines()
-    assert line.startswith("imagegate: ")
-    assert [] == [word for word in words if word not in line]
-
-
-Ask = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def ask(gateway: Gateway) -> Ask:
-    """A command with the address and the admin key of a running gateway."""
-
-    def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(*arguments, IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
-
-    return asked
 
 
 @pytest.fixture
@@ -164,9 +108,32 @@ def squeezed(text: str) -> str:
 
 
 def test_the_version_is_printed() -> None:
-    done = run("--version")
+    done = run_process("--version")
     assert 0 == done.returncode
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+SHOW_MODULES: Final = """
+import sys
+from gateway.__main__ import main
+try:
+    main()
+except SystemExit:
+    print(*sys.modules, file=sys.stderr)
+"""
+HEAVY: Final = {"uvicorn", "starlette", "redis", "httpx", "aiohttp", "rich", "msgspec", "structlog", "ssl", "asyncio"}
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("serve", "--help"), ("tenant", "--help")])
+def test_a_command_that_serves_nothing_imports_no_server(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", SHOW_MODULES, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), check=True)
+    modules = set(done.stderr.split())
+    assert {"gateway", "gateway.cli", "typer"} <= modules
+    assert set() == modules & HEAVY
+    assert {"gateway.cli"} == {".".join(name.split(".")[:2]) for name in modules if name.startswith("gateway.")} - {
+        "gateway.__main__"
+    }
 
 
 @pytest.mark.parametrize(
@@ -461,12 +428,6 @@ def test_check_pings_redis(config: Path, tmp_path: Path) -> None:
     assert "redis.url" in away.stderr
 
 
-@contextmanager
-def taken_port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
-
-
 @pytest.mark.parametrize("command", ["serve", "demo", "simulator"])
 def test_a_port_in_use_is_one_line(config: Path, command: str) -> None:
     with taken_port() as port, TemporaryDirectory(dir="/tmp") as home:
@@ -478,22 +439,6 @@ def test_a_port_in_use_is_one_line(config: Path, command: str) -> None:
 @pytest.mark.parametrize("host", ["256.1.1.1", "a..b", "203.0.113.1"])
 def test_a_host_that_is_not_ours_is_one_line(config: Path, host: str) -> None:
     check_refused(run("serve", "--config", str(config), "--host", host, "--port", "0"), host)
-
-
-@contextmanager
-def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "gateway", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**variables),
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -509,13 +454,6 @@ def test_the_simulator_runs_until_it_is_stopped(number: signal.Signals) -> None:
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
         assert "Traceback" not in errors
-
-
-def is_answering(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

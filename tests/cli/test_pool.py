@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.cli.pool_listing import cut, render_pool, short, span
-from tests.cli.test_cli import Ask, check_refused, environment, fits, run
+from gateway.cli.pool_table import cut, render_pool, short, span
 from tests.conftest import MakeGateway
 from tests.harness import ADMIN_KEY, Gateway, Simulator, upstream
+from tests.support.commands import Ask, check_refused, environment, fits, run
 
 NOW: Final = 1_800_000_000
 LONG: Final = "a" * 31 + "-" + "z" * 31
@@ -37,11 +37,8 @@ def ask(gateway: Gateway) -> Ask:
     """A command with the address and the admin key of a running gateway, and standard input."""
 
     def asked(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        known = environment(IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY, **variables)
-        command = [sys.executable, "-m", "gateway", "pool", *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, env=known, check=False)
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+        variables |= {"IMAGEGATE_URL": gateway.url, "IMAGEGATE_ADMIN_KEY": ADMIN_KEY}
+        return run("pool", *arguments, stdin=stdin, **variables)
 
     return asked
 

@@ -19,21 +19,11 @@ import pytest
 import redis
 
 from tests.bookkeeping import TODAY, Settled, numbered, settle
-from tests.cli.test_cli import Ask, check_refused, environment, fits, run
 from tests.harness import ADMIN_KEY, Gateway
+from tests.support.commands import Ask, check_refused, environment, fits, run
 
 JULY: Final = ("--from", "2026-07-01", "--to", "2026-07-31")
 COMMANDS: Final = (("usage",), ("usage", "export"), ("usage", "verify"))
-
-
-@pytest.fixture
-def ask(gateway: Gateway) -> Ask:
-    """A command with the address and the admin key of a running gateway."""
-
-    def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(*arguments, IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
-
-    return asked
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from gateway.cli.framing import ConnectionLimits
+from gateway.server.limits import ConnectionLimits
 from tests.conftest import MakeGateway
 from tests.flow.strangers import (
     FIXED_HEADERS,

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import pytest
 from starlette.responses import PlainTextResponse
 
-from gateway.cli.connections import Bounds
-from gateway.cli.framing import ConnectionLimits
-from gateway.cli.server import Server
-from gateway.cli.serving import bind, server_config
+from gateway.server.config import server_config
+from gateway.server.connections import Bounds
+from gateway.server.limits import ConnectionLimits
+from gateway.server.shutdown import Server
+from gateway.server.sockets import bind
 from tests.flow.processes import start_gateway, write_configuration
 from tests.flow.strangers import HEALTH, connected, received, replies, resident_mb, talk
 from tests.harness import Gateway, Simulator, new_key, wait_until

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from gateway.cli.serving import bind
+from gateway.server.sockets import bind
 from tests.certificates import PASSPHRASE, Files, certify
 from tests.flow.processes import start_gateway, write_configuration
 from tests.flow.test_metrics import workers_of

@@ -8,7 +8,7 @@ from typing import Final
 
 import httpx
 
-from gateway.cli.framing import ConnectionLimits
+from gateway.server.limits import ConnectionLimits
 from tests.conftest import MakeGateway
 from tests.harness import Gateway, new_key
 from tests.web.test_ops import labels, samples

@@ -1,0 +1,130 @@
+"""Options that several commands share: the admin API's address and key, limits and quotas."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Final
+
+import typer
+
+from gateway.cli.client import DEFAULT_URL, AdminApi, Document
+
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar="IMAGEGATE_URL", help="URL of the admin API.", show_default=True)
+]
+AdminKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--admin-key",
+        envvar="IMAGEGATE_ADMIN_KEY",
+        help="The admin key. Other users can see it in the process list, so prefer the variable.",
+        show_default=False,
+    ),
+]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
+_LIMITS: Final = {
+    "requests_per_minute": "Requests in any 60 seconds",
+    "images_per_minute": "Images in any 60 seconds",
+    "concurrency": "Concurrent requests",
+    "images_per_day": "Images in a calendar day (UTC)",
+    "images_per_month": "Images in a calendar month (UTC)",
+    "usd_per_month": "US dollars in a calendar month (UTC), as 50.00",
+}
+_QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month"})
+_LIMIT_MAX: Final = 1_000_000_000
+_NONE: Final = "none"
+
+Command = Callable[..., None]
+
+
+def admin_command(app: typer.Typer, name: str, short_help: str | None = None) -> Callable[[Command], Command]:
+    """Registers a command that calls the admin API, with the options that all of these share.
+
+    Its parameter `api` stands for --url, --admin-key and --json; a parameter `limits` for the options of _LIMITS.
+    """
+
+    def register(command: Command) -> Command:
+        parameters = inspect.signature(command).parameters
+        shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS]
+
+        def run(**given: object) -> None:
+            api = AdminApi(str(given.pop("url")), str(given.pop("admin_key")), bool(given.pop("json")))
+            if "limits" in parameters:
+                given["limits"] = _limits_document({limit: given.pop(limit) for limit in _LIMITS})
+            command(api=api, **given)
+
+        own = [parameter for parameter in parameters.values() if parameter.name not in {"api", "limits"}]
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined] # typer reads it
+        run.__doc__ = command.__doc__
+        app.command(name, short_help=short_help)(run)
+        return command
+
+    return register
+
+
+def limit_fields(document: Document) -> list[tuple[str, str]]:
+    """Names and values of limits and quotas, then of what is used of them."""
+    lines = [(_words(name), str(value)) for part in ("limits", "quotas") for name, value in _items(document, part)]
+    used = [(f"used: {_words(name)}", str(value)) for name, value in _items(document, "used")]
+    return (lines or [("limits", "none")]) + used
+
+
+def _limits_document(given: Mapping[str, object]) -> Document:
+    """The given limits, as the admin API reads them."""
+    document: Document = {}
+    for name, text in given.items():
+        if isinstance(text, str):
+            part = document.setdefault("quotas" if name in _QUOTAS else "limits", {})
+            assert isinstance(part, dict)
+            part[name] = _read_limit(name, text)
+    return document
+
+
+def _read_limit(name: str, text: str) -> int | str | None:
+    """Raises: typer.BadParameter."""
+    if text == _NONE:
+        return None
+    if name == "usd_per_month":
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
+            raise typer.BadParameter("give US dollars with up to six decimals, as 50.00, or 'none'")
+        return text
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > _LIMIT_MAX:
+        raise typer.BadParameter(f"give an integer from 0 to {_LIMIT_MAX}, or 'none'")
+    return int(text)
+
+
+def _check_limit(parameter: typer.CallbackParam, text: str | None) -> str | None:
+    if text is not None:
+        _read_limit(str(parameter.name), text)
+    return text
+
+
+def _parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _limit_parameter(name: str, what: str) -> inspect.Parameter:
+    option = typer.Option(
+        metavar="USD" if name == "usd_per_month" else "N",
+        callback=_check_limit,
+        help=f"{what}; 'none' for no limit.",
+        show_default=False,
+    )
+    return _parameter(name, None, Annotated[str | None, option])
+
+
+_LIMIT_PARAMETERS: Final = tuple(_limit_parameter(name, what) for name, what in _LIMITS.items())
+_API_PARAMETERS: Final = (
+    _parameter("url", DEFAULT_URL, UrlOption),
+    _parameter("admin_key", "", AdminKeyOption),
+    _parameter("json", False, _JsonOption),
+)
+
+
+def _items(document: Document, part: str) -> list[tuple[str, object]]:
+    found = document.get(part)
+    return [(str(name), value) for name, value in found.items()] if isinstance(found, dict) else []
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("usd", "US dollars")

@@ -1,0 +1,1 @@
+"""The server process: sockets, HTTP limits, TLS, workers, reload and shutdown."""

@@ -1,0 +1,112 @@
+"""Reload of the configuration when its file changes and at SIGHUP, without a restart."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.configuration import RELOADED, Configuration, Running, read_configuration
+from gateway.domain.faults import GatewayError
+from gateway.server.file_watcher import FileWatcher
+from gateway.settings import Settings, SettingsError, config_path, load
+from gateway.upstream.supply import Supply
+
+_LOG = structlog.get_logger("imagegate.reload")
+_POLL_S: Final = 0.5
+"""A change is in force within 2 s. A supervisor of workers polls as often."""
+_WORKER_POLL_S: Final = 0.1
+"""A worker only checks whether its supervisor asked."""
+
+
+class ConfigReloader:
+    """Reads the configuration again. An invalid one is logged once, and the previous one stays in force.
+
+    Without a `watcher` it reads only on request and logs nothing: the supervisor that asks does.
+    """
+
+    def __init__(
+        self, config: str | None, environ: Mapping[str, str], settings: Settings, watcher: FileWatcher | None = None
+    ) -> None:
+        self._config = config
+        self._environ = environ
+        self._settings = settings
+        self._watcher = watcher
+        self._is_requested = False
+
+    def request_reload(self, *_signal: object) -> None:
+        """Lets the next poll read the configuration even if the file is unchanged: the secrets may have changed."""
+        self._is_requested = True
+
+    def poll(self) -> Configuration | None:
+        """Returns: a valid configuration to put in force. Reads files."""
+        has_changed = self._watcher.has_changed() if self._watcher else False
+        if not has_changed and not self._is_requested:
+            return None
+        self._is_requested = False
+        if self._watcher:
+            self._watcher.mark_read()
+        path = config_path(self._config, self._environ)
+        try:
+            return read_configuration(load(self._config, self._environ), self._environ)
+        except SettingsError as error:
+            text = str(error) if str(error).startswith(path) else f"{path}: {error}"
+            remedy = "correct it; it is read again when it changes, and at SIGHUP"
+            _LOG.error("configuration_not_reloaded", detail=text, remedy=remedy)
+            return None
+
+    async def run(self, running: Running) -> None:
+        """Puts every valid configuration in force; runs until it is cancelled."""
+        pending: Configuration | None = None
+        while True:
+            await asyncio.sleep(_POLL_S if self._watcher else _WORKER_POLL_S)
+            is_logged = pending is not None
+            if self._watcher or self._is_requested:
+                pending = await asyncio.to_thread(self.poll) or pending
+            if pending is None:
+                continue
+            try:
+                await running.take_over(pending)
+            except GatewayError as error:
+                if not is_logged:
+                    _LOG.warning("configuration_not_taken_over_yet", detail=error.detail, again_in_s=_POLL_S)
+            else:
+                self.publish(pending)
+                pending = None
+
+    def publish(self, configuration: Configuration, **more: int) -> None:
+        """Logs what is now in force, and what requires a restart."""
+        if self._watcher is None:
+            return
+        warn_of_shared_keys(configuration.supply)
+        names = (name for name in Settings.__struct_fields__ if name not in RELOADED)
+        changed = [name for name in names if getattr(configuration.settings, name) != getattr(self._settings, name)]
+        if changed:
+            _LOG.warning("settings_need_a_restart", settings=changed)
+        pools = configuration.supply.pools
+        _LOG.info(
+            "configuration_reloaded",
+            upstreams=len(pools),
+            accounts=sum(len(pool.accounts) for pool in pools),
+            keys=len(configuration.supply.keys),
+            models=len(configuration.settings.models),
+            tenants=len(configuration.tenants),
+            **more,
+        )
+
+    def current(self, configuration: Configuration) -> Settings:
+        """The settings of a process that starts beside those that reloaded the configuration."""
+        reloaded = {name: getattr(configuration.settings, name) for name in RELOADED}
+        return msgspec.structs.replace(self._settings, **reloaded)
+
+
+def warn_of_shared_keys(supply: Supply) -> None:
+    """Logs keys that several accounts use."""
+    for same in supply.shared_keys():
+        _LOG.warning(
+            "upstream_key_in_several_accounts",
+            fingerprint=same[0].secret.fingerprint,
+            keys=[f"{key.upstream}/{key.id}" for key in same],
+            remedy="use it once: each account is assumed to have limits of its own",
+        )

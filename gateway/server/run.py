@@ -1,0 +1,154 @@
+"""Runs the gateway: sockets, then one process or a supervisor with workers."""
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+
+from gateway import __version__, logs
+from gateway.administration import read_admin_keys
+from gateway.app import create_app
+from gateway.backing import refuse_unfit
+from gateway.metrics.directory import shared_directory
+from gateway.server.config import ServerConfig, gateway_config
+from gateway.server.embedded import embedded_of, running
+from gateway.server.exposure import exposed_ports
+from gateway.server.file_watcher import FileWatcher
+from gateway.server.limits import allow_files, find_room
+from gateway.server.reload import ConfigReloader, warn_of_shared_keys
+from gateway.server.shutdown import Server, run_until_stopped
+from gateway.server.sockets import bind, bind_own_ports, own_ports, url_of
+from gateway.server.workers import WorkerSupervisor
+from gateway.settings import Settings, SettingsError, config_path, load
+from gateway.stores.embedded import EmbeddedRedis
+from gateway.stores.keeper import end_with_parent
+from gateway.supply import build_supply
+
+_LOG = structlog.get_logger("imagegate.serve")
+_PR_SET_DUMPABLE: Final = 4
+
+
+def run_gateway(config: str | None, host: str | None, port: int | None, workers: int) -> None:
+    """Serves until a signal stops it. `host` and `port` replace the configured ones.
+
+    Raises: SettingsError, EmbeddedError, StartError.
+    """
+    deny_memory_dumps()  # before secrets are read
+    path = config_path(config, os.environ)
+    watcher = FileWatcher(path)
+    settings = load(config, os.environ)
+    logs.configure(settings.logs.format, settings.logs.level)
+    allow_files(find_room(settings))
+    reloader = ConfigReloader(config, os.environ, settings, watcher)
+    with ExitStack() as stack:
+        embedded = embedded_of(settings)
+        if embedded:
+            stack.enter_context(running(embedded))
+        try:
+            app = _create(settings, reloader, embedded)
+            options = gateway_config(app, settings)
+            warn_of_shared_keys(build_supply(settings, os.environ))
+            if embedded is None:
+                asyncio.run(refuse_unfit(settings, os.environ))
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from error
+        host = host or settings.server.host
+        listener = bind(host, settings.server.port if port is None else port)
+        listeners = [listener, *bind_own_ports(settings, listener.getsockname()[1])]
+        _warn_of_exposed_ports(settings, host)
+        _log_listening(settings, url_of(host, listener.getsockname()[1], _scheme(settings)), workers)
+        _log_connections(settings, options.bounds.in_all)
+        if workers == 1:
+            _run_single(options, listeners, reloader)
+            return
+        directory = stack.enter_context(shared_directory())
+        create = partial(create_worker, config, directory)
+        options.app, options.workers, options.factory = partial(create, settings), workers, True
+        WorkerSupervisor(options, listeners, reloader, lambda current: partial(create, current)).run()
+
+
+def deny_memory_dumps() -> None:
+    """Disables core dumps of this process and, on Linux, reads of its memory and environment by its own user.
+
+    The size limit alone is not enough: the kernel ignores it if `core_pattern` is a pipe.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+
+
+def create_worker(config: str | None, metrics_directory: Path, settings: Settings) -> Starlette:
+    """The program of one worker. It begins with settings that its supervisor validated, whatever the file holds now."""
+    deny_memory_dumps()  # a process does not inherit it across exec
+    supervisor = multiprocessing.parent_process()
+    if supervisor and not end_with_parent(signal.SIGTERM, supervisor.pid or 0):
+        raise SystemExit(1)
+    logs.configure(settings.logs.format, settings.logs.level)
+    reloader = ConfigReloader(config, os.environ, settings)
+    signal.signal(signal.SIGHUP, reloader.request_reload)
+    try:
+        return _create(settings, reloader, embedded_of(settings), metrics_directory)
+    except SettingsError as error:
+        _LOG.error("worker_cannot_start", detail=str(error))
+        raise SystemExit(1) from error
+
+
+def _create(
+    settings: Settings,
+    reloader: ConfigReloader,
+    embedded: EmbeddedRedis | None,
+    metrics_directory: Path | None = None,
+) -> Starlette:
+    if embedded:
+        settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
+    return create_app(settings, os.environ, reload=reloader.run, metrics_directory=metrics_directory)
+
+
+def _run_single(options: ServerConfig, listeners: list[socket.socket], reloader: ConfigReloader) -> None:
+    signal.signal(signal.SIGHUP, reloader.request_reload)
+    server = Server(options)
+    run_until_stopped(server, listeners, {signal.SIGINT: server.stop, signal.SIGTERM: server.stop})
+
+
+def _warn_of_exposed_ports(settings: Settings, host: str) -> None:
+    listening = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, host=host))
+    for exposure in exposed_ports(listening, has_admin_key=bool(read_admin_keys(settings, os.environ))):
+        _LOG.warning("operators_port_exposed", where=exposure.where, detail=exposure.what, remedy=exposure.remedy)
+
+
+def _scheme(settings: Settings) -> str:
+    return "https" if settings.server.tls else "http"
+
+
+def _log_listening(settings: Settings, url: str, workers: int) -> None:
+    own = {
+        f"{name}_url": url_of(table.host, table.port, _scheme(settings)) for name, table in own_ports(settings).items()
+    }
+    _LOG.info("listening", url=url, **own, workers=workers, version=__version__)
+
+
+def _log_connections(settings: Settings, in_force: int) -> None:
+    """Logs the limit on each process's connections, with a warning if it is below the configured one."""
+    configured, room = settings.server.max_connections, find_room(settings)
+    if in_force == configured:
+        _LOG.info("connections_bounded", max_connections=in_force, open_files_max=room.files)
+        return
+    _LOG.warning(
+        "connections_bounded",
+        max_connections=in_force,
+        configured=configured,
+        open_files_max=room.files,
+        remedy=f"allow {room.wanted_files} open files (ulimit -Hn, LimitNOFILE), or lower server.max_connections",
+    )
