@@ -26,9 +26,10 @@ from gateway.stores.embedded import EmbeddedError
 from gateway.stores.journal_file import JournalFile
 from gateway.supply import build_catalog, build_supply, unfetchable
 from gateway.transport import AiohttpTransport
-from gateway.upstream.pages import Pages, Probe
+from gateway.upstream.pages import Pages
 from gateway.upstream.supply import Supply
 from gateway.web.admin.access import AdminKey
+from gateway.wire.provider import KeyCheck
 
 _AT_ONCE: Final = 8
 _REGIONS: Final[Mapping[str, str]] = MappingProxyType(
@@ -177,7 +178,7 @@ def _check_upstreams(settings: Settings, supply: Supply) -> None:
         fail(f"{failed} of {len(probes)} upstream keys cannot be used")
 
 
-async def _probe(supply: Supply, tell: Tell) -> list[Probe]:
+async def _probe(supply: Supply, tell: Tell) -> list[KeyCheck]:
     """What came of asking about each key, in their order."""
     async with AiohttpTransport() as transport:
         pages, turns = (
@@ -186,7 +187,7 @@ async def _probe(supply: Supply, tell: Tell) -> list[Probe]:
         )
         done = 0
 
-        async def probe(key: UpstreamKey) -> Probe:
+        async def probe(key: UpstreamKey) -> KeyCheck:
             nonlocal done
             async with turns:
                 found = await pages.probe(key)
@@ -197,20 +198,20 @@ async def _probe(supply: Supply, tell: Tell) -> list[Probe]:
         return await asyncio.gather(*(probe(key) for key in supply.keys))
 
 
-def _finding(probe: Probe) -> str:
+def _finding(probe: KeyCheck) -> str:
     if probe.fault is None:
         return "ok" if probe.proves_balance else "ok, balance not told"
     name = probe.fault.value.replace("_", " ")
     return _FINDINGS.get(probe.fault, (name, ""))[0]
 
 
-def _remedy(probe: Probe) -> str:
+def _remedy(probe: KeyCheck) -> str:
     assert probe.fault is not None  # only what is wrong has a remedy
     remedy = _FINDINGS.get(probe.fault, ("", f"the upstream says: {probe.detail}"))[1]
     return f"{_finding(probe)}: {remedy}"
 
 
-def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, Probe]]) -> list[str]:
+def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, KeyCheck]]) -> list[str]:
     """Hosts that know none of several keys: one mistake is likelier than many."""
     lines: list[str] = []
     for upstream in settings.upstreams:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.domain.billing import Price
-from gateway.domain.images import Capability, ImageJob, SizePolicy, plan_shape
+from gateway.domain.images import Capability, Format, ImageJob, can_make
+from gateway.domain.sizes import SizePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +15,6 @@ class Target:
     upstream: str
     model: str
     capability: Capability
-
-    def can_make(self, job: ImageJob, policy: SizePolicy) -> bool:
-        """Whether every field of the job can be honoured here."""
-        return (
-            job.extras.given() <= self.capability.fields
-            and len(job.prompt) <= self.capability.prompt_max_chars
-            and plan_shape(job, self.capability, policy) is not None
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +28,7 @@ class Model:
     targets: tuple[Target, ...]
 
     def targets_for(self, job: ImageJob, policy: SizePolicy) -> tuple[Target, ...]:
-        return tuple(target for target in self.targets if target.can_make(job, policy))
+        return tuple(target for target in self.targets if can_make(job, target.capability, policy))
 
     @property
     def prompt_max_chars(self) -> int:
@@ -45,6 +38,18 @@ class Model:
     def fields(self) -> frozenset[str]:
         """Optional fields that at least one target takes."""
         return frozenset().union(*(target.capability.fields for target in self.targets))
+
+    @property
+    def qualities(self) -> frozenset[str]:
+        return frozenset().union(*(target.capability.qualities for target in self.targets))
+
+    @property
+    def output_formats(self) -> frozenset[Format]:
+        return frozenset().union(*(target.capability.output_formats for target in self.targets))
+
+    @property
+    def backgrounds(self) -> frozenset[str]:
+        return frozenset().union(*(target.capability.backgrounds for target in self.targets))
 
 
 class Catalog:

@@ -11,24 +11,28 @@ from hypothesis import strategies as st
 
 from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Delivery, Extras, Size, SizePolicy
+from gateway.domain.images import Delivery
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.openai import Generation, Manners, is_dall_e, parse_generation, render_error
 
-DIRECT = DIALECTS["minimax"]
+DIRECT = PROVIDERS["minimax"]
 MODEL = Model(
     "image-01",
     ("dall-e-2", "dall-e-3", "gpt-image-1", "chatgpt-image-latest"),
     (Price(0, 3500),),
-    (Target("minimax", "image-01", DIRECT.capability("image-01")),),
+    (Target("minimax", "image-01", DIRECT.capability("image-01", {})),),
 )
 LIVE = Model(
-    "image-01-live", (), (Price(0, 3500),), (Target("minimax", "image-01-live", DIRECT.capability("image-01-live")),)
+    "image-01-live",
+    (),
+    (Price(0, 3500),),
+    (Target("minimax", "image-01-live", DIRECT.capability("image-01-live", {})),),
 )
 RELAYED = Model(
-    "relayed", (), (Price(0, 3500),), (Target("302ai", "minimaxi-image-01", DIALECTS["302ai"].capability("x")),)
+    "relayed", (), (Price(0, 3500),), (Target("302ai", "minimaxi-image-01", PROVIDERS["302ai"].capability("x", {})),)
 )
 CATALOG = Catalog([MODEL, LIVE, RELAYED])
 ANYONE = Tenant("acme")
@@ -90,14 +94,16 @@ def test_prompt_alone_is_enough() -> None:
         generation.ignored,
     )
     job = generation.job
-    assert ("a fox", 1, Delivery.BASE64, None, None, None, Extras()) == (
+    assert ("a fox", 1, Delivery.BASE64, None, None, None, None, {}, ()) == (
         job.prompt,
         job.count,
         job.delivery,
         job.size,
         job.aspect_ratio,
         job.pixels,
-        job.extras,
+        job.seed,
+        job.options,
+        job.inputs,
     )
 
 
@@ -124,12 +130,13 @@ def test_null_means_absent_everywhere() -> None:
         ({"aspect_ratio": "21:9"}, "aspect_ratio", "21:9"),
         ({"aspect_ratio": "21:9", "size": "auto"}, "aspect_ratio", "21:9"),
         ({"width": 512, "height": 1024}, "pixels", Size(512, 1024)),
-        ({"seed": 7, "prompt_optimizer": True}, "extras", Extras(seed=7, prompt_optimizer=True)),
-        ({"aigc_watermark": False}, "extras", Extras(aigc_watermark=False)),
+        ({"seed": 7}, "seed", 7),
+        ({"prompt_optimizer": True}, "options", {"minimax.prompt_optimizer": b"true"}),
+        ({"aigc_watermark": False}, "options", {"minimax.aigc_watermark": b"false"}),
         (
             {"model": "image-01-live", "style": {"style_type": "水彩"}},
-            "extras",
-            Extras(style=msgspec.json.encode({"style_type": "水彩"})),
+            "options",
+            {"minimax.style": msgspec.json.encode({"style_type": "水彩"})},
         ),
     ],
 )
