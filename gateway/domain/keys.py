@@ -114,15 +114,18 @@ class Rest:
     """What it may grow to when the same fault comes again and again; 0 where it does not grow."""
 
 
-def rest_after(fault: Fault, now_s: float, *, asked_s: float | None = None) -> Rest | None:
-    """The rest that a fault demands at `now_s` (Unix seconds), or None where no key is to blame.
+def rest_after(
+    fault: Fault, now_s: float, *, asked_s: float | None = None, cooldown_s: float | None = None
+) -> Rest | None:
+    """The cooldown after an error at `now_s` (Unix seconds), or None if no key is to blame.
 
-    `asked_s` is the pause that the upstream itself asked for; it can only lengthen a busy account's rest.
+    `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account. `cooldown_s`: what the
+    error carries, in place of the table's seconds.
     """
     row = TABLE[fault]
     if row.pause is Pause.NONE:
         return None
-    seconds = _seconds(row.pause, row.pause_s, now_s)
+    seconds = _seconds(row.pause, row.pause_s, now_s) if cooldown_s is None else math.ceil(cooldown_s)
     if asked_s is not None and row.pause is Pause.SECONDS:
         seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
     return Rest(row.scope, row.state, seconds, row.pause_max_s)

@@ -236,6 +236,6 @@ def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
     if outcome is None:
         return UNSENT if order.entry.sent_s is None else Report(Fault.INTERNAL)
     if isinstance(outcome, GatewayError):
-        return Report(outcome.fault, outcome.retry_after_s)
+        return Report(outcome.fault, outcome.retry_after_s, outcome.cooldown_s)
     images = len(outcome.pictures)
     return Report(images=images, usd_micros=images * order.price_usd_micros)

@@ -119,6 +119,8 @@ _FAILED: Final = frozenset({500, 502, 503})
 
 _COPIED_MAX_BYTES: Final = 16 * 1024
 """Joining so little costs less than sending it apart."""
+_PLAN_WINDOW_S: Final = 5 * 60 * 60
+"""The window of a plan that 2056 says is used up (reference/minimax.md section 3)."""
 _LIVE: Final = "image-01-live"
 _ACCEPT: Final = ("accept", "application/json")
 
@@ -290,4 +292,5 @@ def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> Imag
 def code_error(code: int, text: str, reply: Reply) -> GatewayError:
     """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
     fault = CODES.get(code, Fault.UPSTREAM_ERROR)
-    return refusal(fault, f"{code} {text}".strip(), text, reply, code)
+    cooldown_s = _PLAN_WINDOW_S if fault is Fault.WINDOW_SPENT else None
+    return refusal(fault, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)

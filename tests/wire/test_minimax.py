@@ -115,6 +115,11 @@ def meaning_of(error: GatewayError) -> Meaning:
     return Meaning(row.status, row.type, row.code or "", row.outcome, row.retry, row.state, error.param)
 
 
+def test_a_used_up_plan_carries_a_cooldown_of_five_hours_and_no_other_code_does() -> None:
+    found = {code: error_of(refused(code)).cooldown_s for code in CODES}
+    assert {2056: 18_000, 2067: 18_000} == {code: seconds for code, seconds in found.items() if seconds is not None}
+
+
 def test_every_documented_code_is_mapped_and_no_other() -> None:
     assert set(DOCUMENTED) == set(CODES)
 
