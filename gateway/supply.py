@@ -10,10 +10,10 @@ from msgspec.structs import asdict
 
 from gateway import __version__
 from gateway import settings as config
-from gateway.domain.billing import Price
 from gateway.domain.images import Capability
 from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, WaitTerms
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
 from gateway.metrics import Metrics
 from gateway.settings import Settings
@@ -109,8 +109,9 @@ def size_policy(settings: Settings) -> SizePolicy:
 
 
 def _prices(model: config.Model) -> tuple[Price, ...]:
-    changes = (Price(int(change.since.timestamp()), change.price_usd_micros) for change in model.price_changes)
-    return (Price(0, model.price_usd_micros), *changes)
+    """The configuration knows prices per image only: what else there is cannot be settled yet."""
+    changes = ((int(change.since.timestamp()), change.price_usd_micros) for change in model.price_changes)
+    return tuple(Price(since_s, PerImage(micros)) for since_s, micros in ((0, model.price_usd_micros), *changes))
 
 
 def _capability(upstream: config.Upstream, model: str) -> Capability:

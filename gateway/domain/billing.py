@@ -9,20 +9,7 @@ from enum import Enum
 from typing import Self
 
 from gateway.domain.faults import TABLE, Fault, Outcome, Row
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What one image costs from a moment on."""
-
-    since_s: int
-    """Unix seconds; 0 for the first price."""
-    usd_micros: int
-
-
-def price_at(prices: tuple[Price, ...], now_s: float) -> int:
-    """Micro-dollars of an image at a moment, Unix seconds."""
-    return max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s).usd_micros
+from gateway.domain.pricing import Made, Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +144,10 @@ class Purchase:
     images: int
     prices: tuple[Price, ...]
     """Every price that the model has had and will have."""
+
+    def costs(self) -> str:
+        """What is reserved under each price, as admit.lua reads it: "SINCE:USD_MICROS" joined by commas."""
+        return ",".join(f"{price.since_s}:{price.rate.cost(Made(self.images))}" for price in self.prices)
 
 
 @dataclass(frozen=True, slots=True)

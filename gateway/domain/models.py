@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway.domain.billing import Price
 from gateway.domain.images import Capability, Format, ImageJob, can_make
+from gateway.domain.pricing import Price
 from gateway.domain.sizes import SizePolicy
 
 
@@ -24,7 +24,6 @@ class Model:
     id: str
     aliases: tuple[str, ...]
     prices: tuple[Price, ...]
-    """Of one image."""
     targets: tuple[Target, ...]
 
     def targets_for(self, job: ImageJob, policy: SizePolicy) -> tuple[Target, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from gateway.domain.billing import OpenOrder, Share, price_at
+from gateway.domain.billing import OpenOrder, Share
 from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.domain.images import (
     CallPlan,
@@ -24,6 +24,7 @@ from gateway.domain.images import (
     with_seed_of,
 )
 from gateway.domain.models import Model, Target
+from gateway.domain.pricing import price_at
 from gateway.domain.sizes import Shape
 from gateway.domain.tenants import Tenant
 from gateway.domain.trace import Attempt, Trace

@@ -62,7 +62,10 @@ def read_seed(fields: Fields) -> int | None:
 
 def read_options(fields: Fields, *, style_is_mapped: bool = True) -> dict[str, bytes]:
     """MiniMax's own options that are set."""
-    flags = {name: fields.boolean(name) for name in ("prompt_optimizer", "aigc_watermark")}
+    flags = {
+        "prompt_optimizer": fields.boolean("prompt_optimizer"),
+        "aigc_watermark": fields.boolean("aigc_watermark"),
+    }
     found = {FIELDS[name]: msgspec.json.encode(flag) for name, flag in flags.items() if flag is not None}
     style = _read_style(fields) if style_is_mapped else None
     return found | {FIELDS["style"]: style} if style else found

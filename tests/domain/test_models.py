@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.domain.billing import Price
 from gateway.domain.images import Capability, ImageJob
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import AspectRatios, Size, SizeBounds, SizePolicy
 
 RATIOS, PIXELS = AspectRatios({"1:1": Size(1024, 1024), "21:9": Size(1344, 576)}), SizeBounds(512, 2048, 8)
@@ -19,9 +19,9 @@ AI302 = Target(
     Capability((RATIOS,), prompt_max_chars=1000, fields=frozenset({"minimax.prompt_optimizer"})),
 )
 LIVE = Target("minimax", "image-01-live", Capability((RATIOS,), fields=frozenset({"minimax.style"})))
-MODEL = Model("image-01", ("dall-e-3", "gpt-image-1"), (Price(0, 3500),), (DIRECT, AI302))
-OTHER = Model("live", ("image-01-live",), (Price(0, 4000),), (LIVE,))
-TWIN = Model("twin", (), (Price(0, 1),), (AI302,))
+MODEL = Model("image-01", ("dall-e-3", "gpt-image-1"), (Price(0, PerImage(3500)),), (DIRECT, AI302))
+OTHER = Model("live", ("image-01-live",), (Price(0, PerImage(4000)),), (LIVE,))
+TWIN = Model("twin", (), (Price(0, PerImage(1)),), (AI302,))
 CATALOG = Catalog([MODEL, OTHER, TWIN])
 STRICT = SizePolicy.STRICT
 

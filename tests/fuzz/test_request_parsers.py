@@ -7,11 +7,11 @@ from typing import Final
 import pytest
 from hypothesis import given
 
-from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob, plan_shape
 from gateway.domain.keys import make_secret
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.wire import PROVIDERS
@@ -21,7 +21,7 @@ from tests.fuzz.bodies import NATIVE, OPENAI, bodies
 from tests.fuzz.profile import fuzzing
 from tests.fuzz.steps import count_steps
 
-_PRICES: Final = (Price(0, 3500),)
+_PRICES: Final = (Price(0, PerImage(3500)),)
 CATALOG: Final = Catalog(
     [
         Model(name, aliases, _PRICES, (Target(upstream, spelling, PROVIDERS[upstream].capability(spelling, {})),))

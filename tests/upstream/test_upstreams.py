@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.billing import Durations, Price, Purchase
+from gateway.domain.billing import Durations, Purchase
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link
 from gateway.domain.keys import AccountLimits, PoolTerms, WaitTerms
 from gateway.domain.models import Model, Target
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.trace import Trace
 from gateway.stores import connect
@@ -114,7 +115,7 @@ async def running(
         site.name: Endpoint(site.name, PROVIDERS[site.dialect], site.url, LinkPolicy([site.url])) for site in sites
     }
     supply = Supply(endpoints, (), {site.name: WaitTerms(max_wait_s, spill_after_s) for site in sites})
-    model = Model("image-01", (), (Price(0, 3500),), tuple(site.target() for site in sites))
+    model = Model("image-01", (), (Price(0, PerImage(3500)),), tuple(site.target() for site in sites))
     async with AsyncExitStack() as stack:
         redis, counters = connect(redis_url, 1.0), connect(admission_url or redis_url, 1.0)
         for client in (redis, counters):

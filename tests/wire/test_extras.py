@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, InputImage, Role
 from gateway.domain.keys import make_secret
 from gateway.domain.models import Model, Target
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy
 from gateway.wire.extras import (
     check_can_be_made,
@@ -30,7 +30,7 @@ FACE = {"type": "character", "image_file": "https://example.org/face.jpg"}
 MODEL = Model(
     "image-01",
     (),
-    (Price(0, 3500),),
+    (Price(0, PerImage(3500)),),
     (
         Target("a", "one", Capability((AspectRatios(PRESETS),), fields=frozenset({"minimax.style"}))),
         Target("b", "two", Capability((AspectRatios({"1:1": PRESETS["1:1"]}), PIXELS), fields=frozenset({"seed"}))),

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.domain.billing import Price
 from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome
 from gateway.domain.images import Delivery, Encoded, ImageResult, Link, Picture
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.wire import PROVIDERS
@@ -21,14 +21,17 @@ DIRECT = PROVIDERS["minimax"]
 MODEL = Model(
     "image-01",
     ("dall-e-3",),
-    (Price(0, 3500),),
+    (Price(0, PerImage(3500)),),
     (
         Target("minimax", "image-01", DIRECT.capability("image-01", {})),
         Target("302ai", "minimaxi-image-01", PROVIDERS["302ai"].capability("minimaxi-image-01", {})),
     ),
 )
 LIVE = Model(
-    "live", (), (Price(0, 3500),), (Target("minimax", "image-01-live", DIRECT.capability("image-01-live", {})),)
+    "live",
+    (),
+    (Price(0, PerImage(3500)),),
+    (Target("minimax", "image-01-live", DIRECT.capability("image-01-live", {})),),
 )
 CATALOG = Catalog([MODEL, LIVE])
 ANYONE = Tenant("acme")
@@ -103,7 +106,7 @@ def test_both_spellings_of_a_model_are_understood(name: str, model: Model) -> No
 
 
 def test_302_only_catalogue_understands_minimaxs_spelling() -> None:
-    model = Model("pictures", (), (Price(0, 1),), (MODEL.targets[1],))
+    model = Model("pictures", (), (Price(0, PerImage(1)),), (MODEL.targets[1],))
     for name in ("image-01", "minimaxi-image-01"):
         body = msgspec.json.encode({"model": name, "prompt": "p"})
         assert model == parse_native(body, Catalog([model]), ANYONE, SizePolicy.NEAREST).model
