@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 
 from gateway import __version__
 from gateway import settings as config
+from gateway.domain.billing import usd_micros
 from gateway.domain.images import Capability
 from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, WaitTerms
 from gateway.domain.models import Catalog, Model, Target
@@ -110,8 +111,9 @@ def size_policy(settings: Settings) -> SizePolicy:
 
 def _prices(model: config.Model) -> tuple[Price, ...]:
     """The configuration knows prices per image only: what else there is cannot be settled yet."""
-    changes = ((int(change.since.timestamp()), change.price_usd_micros) for change in model.price_changes)
-    return tuple(Price(since_s, PerImage(micros)) for since_s, micros in ((0, model.price_usd_micros), *changes))
+    changes = ((int(change.since.timestamp()), change.price_per_image_usd) for change in model.price_changes)
+    dated = ((0, model.price_per_image_usd), *changes)
+    return tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
 
 
 def _capability(upstream: config.Upstream, model: str) -> Capability:

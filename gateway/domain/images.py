@@ -62,9 +62,6 @@ class Capability:
     """Answers with base64 when asked; otherwise links are fetched and encoded by the gateway."""
     fields: frozenset[str] = frozenset()
     """The optional fields it takes: see `ImageJob.fields`."""
-    qualities: frozenset[str] = frozenset()
-    output_formats: frozenset[Format] = frozenset({Format.JPEG})
-    backgrounds: frozenset[str] = frozenset({"opaque"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,7 @@ class ImageJob:
     aspect_ratio: str | None = None
     """Exactly this ratio."""
     quality: str | None = None
-    output_format: Format | None = None
+    output_format: str | None = None
     background: str | None = None
     seed: int | None = None
     inputs: tuple[InputImage, ...] = field(default=(), repr=False)
@@ -105,9 +102,15 @@ class ImageJob:
 
     @property
     def fields(self) -> frozenset[str]:
-        """The optional fields that are set: "seed", "input.ROLE" and the names of options."""
+        """What is set beyond prompt and size: "seed", "KIND.VALUE" of choices and inputs, names of options."""
+        choices = (
+            ("quality", self.quality),
+            ("output_format", self.output_format),
+            ("background", self.background),
+            *(("input", image.role.value) for image in self.inputs),
+        )
         seed = {"seed"} if self.seed is not None else set()
-        return frozenset(seed | {f"input.{image.role.value}" for image in self.inputs} | self.options.keys())
+        return frozenset(seed | {f"{kind}.{value}" for kind, value in choices if value} | self.options.keys())
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +131,6 @@ def can_make(job: ImageJob, capability: Capability, policy: SizePolicy) -> bool:
         job.operation in capability.operations
         and job.fields <= capability.fields
         and len(job.prompt) <= capability.prompt_max_chars
-        and (job.quality is None or job.quality in capability.qualities)
-        and (job.output_format is None or job.output_format in capability.output_formats)
-        and (job.background is None or job.background in capability.backgrounds)
         and plan_shape(job, capability, policy) is not None
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway.domain.images import Capability, Format, ImageJob, can_make
+from gateway.domain.images import Capability, ImageJob, can_make
 from gateway.domain.pricing import Price
 from gateway.domain.sizes import SizePolicy
 
@@ -38,17 +38,9 @@ class Model:
         """Optional fields that at least one target takes."""
         return frozenset().union(*(target.capability.fields for target in self.targets))
 
-    @property
-    def qualities(self) -> frozenset[str]:
-        return frozenset().union(*(target.capability.qualities for target in self.targets))
-
-    @property
-    def output_formats(self) -> frozenset[Format]:
-        return frozenset().union(*(target.capability.output_formats for target in self.targets))
-
-    @property
-    def backgrounds(self) -> frozenset[str]:
-        return frozenset().union(*(target.capability.backgrounds for target in self.targets))
+    def choices(self, kind: str) -> list[str]:
+        """The values that at least one target takes, such as every "quality"."""
+        return sorted(name.partition(".")[2] for name in self.fields if name.startswith(f"{kind}."))
 
 
 class Catalog:

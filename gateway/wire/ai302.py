@@ -10,6 +10,7 @@ from gateway.domain.keys import Secret
 from gateway.domain.sizes import AspectRatios
 from gateway.wire.envelope import Envelope, Reply, open_envelope
 from gateway.wire.minimax import (
+    OUTPUT,
     PRESETS,
     PROMPT_MAX_CHARS,
     build_post,
@@ -76,7 +77,7 @@ class Ai302:
             (AspectRatios(PRESETS),),
             prompt_max_chars=PROMPT_MAX_CHARS,
             answers_base64=False,
-            fields=frozenset({"minimax.prompt_optimizer"}),
+            fields=OUTPUT | {"minimax.prompt_optimizer"},
         )
         return overridden(base, overrides)
 
@@ -95,11 +96,7 @@ class Ai302:
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
         """Raises: GatewayError with the fault of whatever the answer says went wrong."""
-        envelope = open_envelope(reply)
-        _raise_own_error(reply, envelope)
-        raise_newer_error(reply, envelope)
-        _raise_word(reply, envelope)
-        return read_base_resp(reply, envelope, delivery)
+        return read_base_resp(reply, _open(reply), delivery)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
         """The only free page that takes every key; the balance page needs a key with management rights (5.2, 5.4)."""
@@ -107,16 +104,20 @@ class Ai302:
 
     def read_key_check(self, reply: Reply) -> KeyCheck:
         """A list of models shows that the key is known, and nothing of the balance."""
-        try:
-            envelope = open_envelope(reply)
-            _raise_own_error(reply, envelope)
-            raise_newer_error(reply, envelope)
-            _raise_word(reply, envelope)
-            raise_refusal(reply, envelope)
-        except GatewayError as error:
-            return KeyCheck(error.fault, error.detail)
-        has_list = isinstance(envelope.value("data"), list)
-        return KeyCheck() if has_list else KeyCheck(Fault.ANSWER_UNREADABLE, "no list of models")
+        envelope = _open(reply)
+        raise_refusal(reply, envelope)
+        if not isinstance(envelope.value("data"), list):
+            raise GatewayError(Fault.ANSWER_UNREADABLE, "no list of models")
+        return KeyCheck()
+
+
+def _open(reply: Reply) -> Envelope:
+    """The reply, if it holds none of the three forms of error."""
+    envelope = open_envelope(reply)
+    _raise_own_error(reply, envelope)
+    raise_newer_error(reply, envelope)
+    _raise_word(reply, envelope)
+    return envelope
 
 
 def _raise_own_error(reply: Reply, envelope: Envelope) -> None:

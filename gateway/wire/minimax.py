@@ -43,6 +43,9 @@ PIXELS: Final = SizeBounds(512, 2048, 8)
 
 PROMPT_MAX_CHARS: Final = 1499
 
+OUTPUT: Final = frozenset({"output_format.jpeg", "background.opaque"})
+"""All that it makes (reference/minimax.md 1.4)."""
+
 FIELDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "aigc_watermark": "minimax.aigc_watermark",
@@ -144,7 +147,7 @@ class MiniMax:
             (AspectRatios(ratios),) if is_live else (AspectRatios(ratios), PIXELS),
             max_images_per_call=9,
             prompt_max_chars=PROMPT_MAX_CHARS,
-            fields=frozenset(own for name, own in FIELDS.items() if is_live or name != "style"),
+            fields=OUTPUT | {own for name, own in FIELDS.items() if is_live or name != "style"},
         )
         return overridden(base, overrides)
 
@@ -160,9 +163,7 @@ class MiniMax:
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
         """Raises: GatewayError with the fault of whatever the answer says went wrong."""
-        envelope = open_envelope(reply)
-        raise_newer_error(reply, envelope)
-        return read_base_resp(reply, envelope, delivery)
+        return read_base_resp(reply, _open(reply), delivery)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
         """Its quota page (reference/minimax.md 4.3)."""
@@ -170,13 +171,15 @@ class MiniMax:
 
     def read_key_check(self, reply: Reply) -> KeyCheck:
         """It covers the account: its balance is shown to be there, and sometimes when its window ends."""
-        try:
-            envelope = open_envelope(reply)
-            raise_newer_error(reply, envelope)
-            raise_refusal(reply, envelope)
-        except GatewayError as error:
-            return KeyCheck(error.fault, error.detail)
+        envelope = _open(reply)
+        raise_refusal(reply, envelope)
         return read_quota(envelope)
+
+
+def _open(reply: Reply) -> Envelope:
+    envelope = open_envelope(reply)
+    raise_newer_error(reply, envelope)
+    return envelope
 
 
 def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.domain.faults import Fault
+from gateway.domain.faults import Fault, GatewayError
 from gateway.wire.envelope import Envelope
 from gateway.wire.provider import KeyCheck
 
@@ -18,7 +18,7 @@ def read_quota(envelope: Envelope) -> KeyCheck:
     """Reads a page that holds no error."""
     rows = envelope.inners("model_remains") or envelope.inner("data").inners("model_remains")
     if envelope.inner("base_resp").integer("status_code") is None and not rows:
-        return KeyCheck(Fault.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
+        raise GatewayError(Fault.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
     rows = [row for row in rows if row.text("model_name").startswith("image")]
     windows = [_windows(row) for row in rows]
     spent_s = _end_s([[window for window in of_row if window.is_surely_spent] for of_row in windows])

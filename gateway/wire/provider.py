@@ -66,7 +66,7 @@ class Provider(Protocol):
         """A request that shows the health of a key and costs nothing."""
 
     def read_key_check(self, reply: Reply) -> KeyCheck:
-        """Reads the reply to it."""
+        """Reads the reply to it. Raises: GatewayError for an error of the provider, which says what ails the key."""
 
 
 def bearer(secret: Secret) -> tuple[str, str]:

@@ -62,9 +62,9 @@ SQUARES = Capability((FixedSize(Size(1024, 1024)),))
     ("job", "capability"),
     [
         (ImageJob("p", operation=Operation.EDIT), replace(SQUARES, operations=frozenset({Operation.EDIT}))),
-        (ImageJob("p", quality="high"), replace(SQUARES, qualities=frozenset({"low", "high"}))),
-        (ImageJob("p", output_format=Format.PNG), replace(SQUARES, output_formats=frozenset({Format.PNG}))),
-        (ImageJob("p", background="transparent"), replace(SQUARES, backgrounds=frozenset({"transparent"}))),
+        (ImageJob("p", quality="high"), replace(SQUARES, fields=frozenset({"quality.low", "quality.high"}))),
+        (ImageJob("p", output_format="png"), replace(SQUARES, fields=frozenset({"output_format.png"}))),
+        (ImageJob("p", background="transparent"), replace(SQUARES, fields=frozenset({"background.transparent"}))),
         (ImageJob("p", seed=1), replace(SQUARES, fields=frozenset({"seed"}))),
         (ImageJob("p" * 1001), replace(SQUARES, prompt_max_chars=1001)),
         (ImageJob("p", size=Size(512, 512)), Capability((FixedSize(Size(512, 512)),))),

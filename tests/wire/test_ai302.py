@@ -14,7 +14,7 @@ from gateway.domain.sizes import AspectRatios, Shape, Size
 from gateway.wire import PROVIDERS
 from gateway.wire.ai302 import CODE_WORDS, ERR_CODES, Ai302
 from gateway.wire.envelope import Reply
-from gateway.wire.minimax import PRESETS, MiniMax
+from gateway.wire.minimax import OUTPUT, PRESETS, MiniMax
 
 AI302 = Ai302()
 URL = "https://file.302ai.cn/gpt/imgs/0f.jpg"
@@ -251,7 +251,7 @@ def test_pixels_where_declared_come_without_a_ratio_that_would_win_over_them() -
 
 def test_only_what_its_page_documents_is_taken_for_granted() -> None:
     can = AI302.capability("minimaxi-image-01", {})
-    assert (1, 1499, (AspectRatios(PRESETS),), False, frozenset({"minimax.prompt_optimizer"})) == (
+    assert (1, 1499, (AspectRatios(PRESETS),), False, OUTPUT | {"minimax.prompt_optimizer"}) == (
         can.max_images_per_call,
         can.prompt_max_chars,
         can.sizes,

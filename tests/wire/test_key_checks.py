@@ -5,13 +5,13 @@ import msgspec
 import pytest
 from hypothesis import strategies
 
-from gateway.domain.faults import TABLE, Fault, Pause
+from gateway.domain.faults import TABLE, Fault, GatewayError, Pause
 from gateway.domain.keys import make_secret
 from gateway.wire import PROVIDERS
 from gateway.wire.ai302 import CODE_WORDS, ERR_CODES
 from gateway.wire.envelope import HTTP_FAULTS, Reply
 from gateway.wire.minimax import CODES
-from gateway.wire.provider import KeyCheck
+from gateway.wire.provider import KeyCheck, Provider
 
 MINIMAX, AI302 = PROVIDERS["minimax"], PROVIDERS["302ai"]
 SUCCESS = {"status_code": 0, "status_msg": "success"}
@@ -25,12 +25,20 @@ ROW = {
 """A plan whose window is used up, and ends in two hours."""
 
 
+def check(provider: Provider, reply: Reply) -> KeyCheck:
+    """What a reply shows, as the upstream's key checks have it."""
+    try:
+        return provider.read_key_check(reply)
+    except GatewayError as error:
+        return KeyCheck(error.fault, error.detail)
+
+
 def ask_minimax(answer: object, status: int = 200) -> KeyCheck:
-    return MINIMAX.read_key_check(Reply(status, msgspec.json.encode(answer)))
+    return check(MINIMAX, Reply(status, msgspec.json.encode(answer)))
 
 
 def ask_302(answer: object, status: int = 200) -> KeyCheck:
-    return AI302.read_key_check(Reply(status, msgspec.json.encode(answer)))
+    return check(AI302, Reply(status, msgspec.json.encode(answer)))
 
 
 def remains(**changed: object) -> dict[str, object]:
@@ -112,16 +120,16 @@ def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -
 
 @pytest.mark.parametrize("status", sorted(HTTP_FAULTS))
 @pytest.mark.parametrize("dialect", [MINIMAX, AI302])
-def test_a_status_alone_speaks_where_nothing_else_does(dialect: object, status: int) -> None:
+def test_a_status_alone_speaks_where_nothing_else_does(dialect: Provider, status: int) -> None:
     for body in (b"", b"<html>", b"{}"):
-        found = (MINIMAX if dialect is MINIMAX else AI302).read_key_check(Reply(status, body))
+        found = check(dialect, Reply(status, body))
         assert (HTTP_FAULTS[status], False) == (found.fault, found.proves_balance)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>a parked domain</html>", b"[]", b"{}", b'{"model_remains": "all"}'])
 def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
     for dialect in (MINIMAX, AI302):
-        found = dialect.read_key_check(Reply(200, body))
+        found = check(dialect, Reply(200, body))
         assert (Fault.ANSWER_UNREADABLE, False, None) == (found.fault, found.proves_balance, found.window_s)
 
 
@@ -236,7 +244,7 @@ JSON = strategies.recursive(
 @hypothesis.given(JSON, strategies.integers(100, 599))
 def test_no_answer_breaks_the_reading(answer: object, status: int) -> None:
     for dialect in (MINIMAX, AI302):
-        found = dialect.read_key_check(Reply(status, msgspec.json.encode(answer)))
+        found = check(dialect, Reply(status, msgspec.json.encode(answer)))
         ends = [end for end in (found.window_s, found.window_if_spent_s) if end is not None]
         assert all(0 < end <= 8 * 86_400 for end in ends)
 
@@ -244,4 +252,4 @@ def test_no_answer_breaks_the_reading(answer: object, status: int) -> None:
 @hypothesis.given(strategies.binary(max_size=200))
 def test_no_bytes_break_the_reading(body: bytes) -> None:
     for dialect in (MINIMAX, AI302):
-        assert isinstance(dialect.read_key_check(Reply(200, body)), KeyCheck)
+        assert isinstance(check(dialect, Reply(200, body)), KeyCheck)

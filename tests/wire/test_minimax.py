@@ -14,7 +14,7 @@ from gateway.domain.images import CallPlan, Delivery, Encoded, ImageJob, ImageRe
 from gateway.domain.keys import make_secret
 from gateway.domain.sizes import AspectRatios, Shape, Size
 from gateway.wire.envelope import Reply
-from gateway.wire.minimax import CODES, NEWER_TYPES, PIXELS, PRESETS, MiniMax
+from gateway.wire.minimax import CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
 
 MINIMAX = MiniMax()
 URL = "https://cdn.hailuoai.com/a%2Fb_aigc.jpeg?Signature=x%2B"
@@ -614,7 +614,7 @@ def test_prompt_arrives_unchanged(prompt: str) -> None:
 
 def test_capabilities_are_the_documented_ones() -> None:
     plain, live = MINIMAX.capability("image-01", {}), MINIMAX.capability("image-01-live", {})
-    common = frozenset({"seed", "minimax.prompt_optimizer", "minimax.aigc_watermark", "input.character"})
+    common = OUTPUT | frozenset({"seed", "minimax.prompt_optimizer", "minimax.aigc_watermark", "input.character"})
     without = {ratio: size for ratio, size in PRESETS.items() if ratio != "21:9"}
     assert (9, 1499, (AspectRatios(PRESETS), PIXELS), True) == (
         plain.max_images_per_call,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Delivery, Format, ImageJob
+from gateway.domain.images import Delivery, ImageJob
 from gateway.domain.models import Catalog, Model
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
@@ -173,7 +173,7 @@ def _wrong_size(text: str) -> GatewayError:
 def _read_ignored(fields: Fields, model: Model) -> list[str]:
     """Fields that no upstream of the model knows and that do not change what the picture shows."""
     ignored = [name for name, supported in _IGNORED_CHOICES if fields.choice(name, supported) is not None]
-    if fields.string("quality") in model.qualities:
+    if fields.string("quality") in model.choices("quality"):
         ignored.remove("quality")
     ignored += [name for name in _IGNORED_STRINGS if fields.string(name) is not None]
     if isinstance(fields.value("style"), str):
@@ -190,14 +190,14 @@ def _style_is_object(fields: Fields, ignored: list[str]) -> bool:
     return "style" not in ignored and fields.value("style") is not None
 
 
-def _read_output(fields: Fields, model: Model) -> tuple[Format | None, str | None]:
+def _read_output(fields: Fields, model: Model) -> tuple[str | None, str | None]:
     """File format and background, which would change the picture: refused if the model does not make them."""
-    form, makes = fields.choice("output_format", _FORMATS), sorted(kind.value for kind in model.output_formats)
-    if form is not None and form not in makes:
-        raise wrong_value("output_format", form, makes)
+    form = fields.choice("output_format", _FORMATS)
+    if form is not None and form not in model.choices("output_format"):
+        raise wrong_value("output_format", form, model.choices("output_format"))
     background = fields.choice("background", ("transparent", "opaque", "auto"))
     if background == "auto":
         background = None
-    if background is not None and background not in model.backgrounds:
-        raise wrong_value("background", background, (*sorted(model.backgrounds), "auto"))
-    return Format(form) if form else None, background
+    if background is not None and background not in model.choices("background"):
+        raise wrong_value("background", background, (*model.choices("background"), "auto"))
+    return form, background

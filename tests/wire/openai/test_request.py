@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Delivery, Format
+from gateway.domain.images import Delivery
 from gateway.domain.models import Catalog, Model, Target
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import Size, SizePolicy
@@ -215,7 +215,7 @@ def test_what_changes_nothing_is_accepted_and_reported_back(fields: dict[str, An
     ("fields", "carried"),
     [
         ({"partial_images": 0}, {}),
-        ({"output_format": "jpeg"}, {"output_format": Format.JPEG}),
+        ({"output_format": "jpeg"}, {"output_format": "jpeg"}),
         ({"background": "opaque"}, {"background": "opaque"}),
         ({"background": "auto"}, {}),
     ],
@@ -226,17 +226,14 @@ def test_what_is_honoured_is_not_reported_as_ignored(fields: dict[str, Any], car
 
 
 def test_a_model_that_makes_more_is_asked_for_more() -> None:
-    capability = replace(
-        DIRECT.capability("image-01", {}),
-        qualities=frozenset({"high"}),
-        output_formats=frozenset({Format.JPEG, Format.WEBP}),
-        backgrounds=frozenset({"opaque", "transparent"}),
-    )
+    plain = DIRECT.capability("image-01", {})
+    more = {"quality.high", "output_format.webp", "background.transparent"}
+    capability = replace(plain, fields=plain.fields | more)
     able = Model("able", (), MODEL.prices, (Target("minimax", "image-01", capability),))
     fields = {"prompt": "p", "quality": "high", "output_format": "webp", "background": "transparent"}
     generation = parse_generation(msgspec.json.encode(fields), Catalog([able]), ANYONE, Manners())
     job = generation.job
-    assert ("high", Format.WEBP, "transparent") == (job.quality, job.output_format, job.background)
+    assert ("high", "webp", "transparent") == (job.quality, job.output_format, job.background)
     assert () == generation.ignored
     with pytest.raises(GatewayError, match="'jpeg' and 'webp'"):
         parse_generation(b'{"prompt":"p","output_format":"png"}', Catalog([able]), ANYONE, Manners())
