@@ -56,11 +56,6 @@ def build_supply(settings: Settings, environ: Mapping[str, str]) -> Supply:
     )
 
 
-def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKey]:
-    """Every upstream key with its secret. Raises: SettingsError."""
-    return list(build_supply(settings, environ).keys)
-
-
 def build_upstreams(
     settings: Settings,
     supply: Supply,

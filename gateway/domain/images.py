@@ -103,14 +103,12 @@ class ImageJob:
     @property
     def fields(self) -> frozenset[str]:
         """What is set beyond prompt and size: "seed", "KIND.VALUE" of choices and inputs, names of options."""
-        choices = (
-            ("quality", self.quality),
-            ("output_format", self.output_format),
-            ("background", self.background),
-            *(("input", image.role.value) for image in self.inputs),
-        )
-        seed = {"seed"} if self.seed is not None else set()
-        return frozenset(seed | {f"{kind}.{value}" for kind, value in choices if value} | self.options.keys())
+        found = [*self.options, *[f"input.{image.role.value}" for image in self.inputs]]
+        if self.seed is not None:
+            found.append("seed")
+        choices = (("quality", self.quality), ("output_format", self.output_format), ("background", self.background))
+        found += [f"{kind}.{value}" for kind, value in choices if value]
+        return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)

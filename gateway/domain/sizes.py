@@ -47,7 +47,10 @@ class AspectRatios:
     sizes: Mapping[str, Size]
 
     def exact(self, size: Size) -> Shape | None:
-        return next((Shape(made, ratio) for ratio, made in self.sizes.items() if made == size), None)
+        for ratio, made in self.sizes.items():
+            if made == size:
+                return Shape(made, ratio)
+        return None
 
     def nearest(self, size: Size) -> Shape:
         ratio = min(sorted(self.sizes), key=lambda ratio: abs(self.sizes[ratio].log_ratio - size.log_ratio))
@@ -131,4 +134,7 @@ def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> Sh
 
 
 def exact_size(size: Size, rules: Iterable[SizeRule]) -> Shape | None:
-    return next((shape for rule in rules if (shape := rule.exact(size))), None)
+    for rule in rules:
+        if shape := rule.exact(size):
+            return shape
+    return None

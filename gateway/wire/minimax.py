@@ -1,6 +1,6 @@
 """MiniMax's own API, api.minimax.io: `POST /v1/image_generation` (reference/minimax.md sections 1 to 4)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply, InputImage
+from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply
 from gateway.domain.keys import Secret
 from gateway.domain.sizes import AspectRatios, Size, SizeBounds
 from gateway.wire.envelope import (
@@ -205,7 +205,7 @@ def build_post(path: str, body: dict[str, object], job: ImageJob, plan: CallPlan
     if plan.images > 1:
         body["n"] = plan.images
     pieces, given = [msgspec.json.encode(body)[:-1]], job.fields
-    for name, own in FIELDS.items():
+    for name, own in FIELDS.items() if given else ():
         if own in given:
             pieces += [b',"%b":' % name.encode(), *_encode_field(job, own)]
     pieces.append(b"}")
@@ -213,22 +213,15 @@ def build_post(path: str, body: dict[str, object], job: ImageJob, plan: CallPlan
     return ProviderRequest("POST", path, headers, _joined(pieces))
 
 
-def _encode_field(job: ImageJob, own: str) -> Iterator[bytes]:
+def _encode_field(job: ImageJob, own: str) -> list[bytes]:
     if own == "seed":
-        yield msgspec.json.encode(job.seed)
-    elif own in job.options:
-        yield job.options[own]
-    else:
-        for index, image in enumerate(job.inputs):
-            yield b"[" if not index else b","
-            yield from _encode_reference(image)
-        yield b"]"
-
-
-def _encode_reference(image: InputImage) -> Iterator[bytes]:
-    yield b'{"type":"%b","image_file":' % image.role.value.encode()
-    yield image.link
-    yield b"}"
+        return [msgspec.json.encode(job.seed)]
+    if own in job.options:
+        return [job.options[own]]
+    pieces = []
+    for image in job.inputs:
+        pieces += [b',{"type":"%b","image_file":' % image.role.value.encode(), image.link, b"}"]
+    return [b"[" + pieces[0][1:], *pieces[1:], b"]"]
 
 
 def _joined(pieces: list[bytes]) -> tuple[bytes, ...]:
