@@ -9,7 +9,7 @@ from typing import Final
 from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy, SizeRule, exact_size, plan_size
 
 URL_MAX_CHARS: Final = 8192
-"""A URL of a picture, as provider or client sends it; signed ones have some hundred."""
+"""Limit on the URL of an image, from a provider or a client; signed ones have a few hundred."""
 
 _SEEDS: Final = 2**31
 """A moved seed stays in the smallest range that a provider publishes."""
@@ -18,7 +18,7 @@ _SQUARE: Final = Size(1024, 1024)
 
 
 class Delivery(Enum):
-    """How the caller wants the pictures."""
+    """The form in which the client receives the images."""
 
     URL = "url"
     BASE64 = "base64"

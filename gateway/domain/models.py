@@ -1,4 +1,4 @@
-"""The models that the gateway offers, under which names, and where each is made."""
+"""The model catalog: names, prices, and the targets that make each model."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gateway.domain.sizes import SizePolicy
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where a model is made: an upstream and the model's name there."""
+    """An upstream that makes a model, and the model's name there."""
 
     upstream: str
     model: str
@@ -46,14 +46,14 @@ class Model:
 class Catalog:
     """Every model by every name. The first model is the default.
 
-    It is shared by all who look models up, and can be replaced as a whole; whoever has found a model keeps it.
+    A reload replaces all models at once; requests in flight continue with the model that they found.
     """
 
     def __init__(self, models: Iterable[Model]) -> None:
         self._index = _index(tuple(models))
 
     def take_over(self, other: "Catalog") -> None:
-        """Offer another's models in the place of these, all at once."""
+        """Replaces all models with those of another catalog."""
         self._index = other._index  # noqa: SLF001 - of its own kind
 
     @property

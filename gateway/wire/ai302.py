@@ -95,7 +95,7 @@ class Ai302:
         return build_post("/minimaxi/v1/image_generation", body, job, plan, secret)
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
-        """Raises: GatewayError with the fault of whatever the answer says went wrong."""
+        """Raises: GatewayError with the error code of the reply."""
         return read_base_resp(reply, _open(reply), delivery)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:

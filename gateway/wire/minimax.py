@@ -121,7 +121,7 @@ _FAILED: Final = frozenset({500, 502, 503})
 """HTTP statuses with which the provider itself says that it failed: free, if the error is in its own format."""
 
 _COPIED_MAX_BYTES: Final = 16 * 1024
-"""Joining so little costs less than sending it apart."""
+"""Up to this size, joining costs less than another write."""
 _PLAN_WINDOW_S: Final = 5 * 60 * 60
 """The window of a plan that 2056 says is used up (reference/minimax.md section 3)."""
 _LIVE: Final = "image-01-live"
@@ -132,7 +132,7 @@ class MiniMax:
     """The `minimax` provider."""
 
     result_hosts: Final = (
-        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # whole bucket names: anybody may own one with their prefix
+        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # whole names: anyone may own a bucket with their prefix
         "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",
         "*.bj.bcebos.com",
         "cdn.hailuoai.com",
@@ -162,7 +162,7 @@ class MiniMax:
         return build_post("/v1/image_generation", body, job, plan, secret)
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
-        """Raises: GatewayError with the fault of whatever the answer says went wrong."""
+        """Raises: GatewayError with the error code of the reply."""
         return read_base_resp(reply, _open(reply), delivery)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:

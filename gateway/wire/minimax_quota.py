@@ -8,7 +8,7 @@ from gateway.wire.envelope import Envelope
 from gateway.wire.provider import KeyCheck
 
 _WINDOWS: Final = (("current_interval", "remains_time"), ("current_weekly", "weekly_remains_time"))
-"""The two windows of a plan: the prefix of their counts, and the field that says when they end."""
+"""The two windows of a plan: the prefix of their counts, and the field with their end."""
 _NOTHING: Final = ("0", "0.0")
 _WINDOW_MAX_S: Final = 8 * 86_400.0
 """A week and a day: no window is believed to be longer."""
