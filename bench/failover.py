@@ -32,7 +32,8 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from gateway.domain.billing import Durations, Price, Purchase
+from gateway.domain.billing import Durations, Purchase
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.usage import Sheet
 from gateway.stores.sheets import records_stream
 from tests.admitting import admitting, put_tenant
@@ -122,7 +123,7 @@ async def _admissions_a_second(url: str) -> int:
     """How many requests one process can admit and settle, 32 at once."""
     async with connected(url, timeout_s=10) as client:
         admission, caller = admitting(client), await put_tenant(client)
-        purchase = Purchase("bench", "image-01", 1, (Price(0, 3500),))
+        purchase = Purchase("bench", "image-01", 1, (Price(0, PerImage(3500)),))
 
         async def admit() -> None:
             async with admission.admit(caller, purchase, Durations):

@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import Final
 
 import httpx
+from msgspec.structs import asdict
 
 from gateway import __version__
 from gateway import settings as config
-from gateway.domain.billing import Price
-from gateway.domain.images import Capability, SizePolicy
+from gateway.domain.billing import usd_micros
+from gateway.domain.images import Capability
 from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, WaitTerms
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import SizePolicy
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores.admission import Admission
@@ -22,7 +25,7 @@ from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
 from gateway.upstream.calls import CallLimits
 from gateway.upstream.results import FetchLimits
 from gateway.upstream.supply import Supply
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy, Trust
 
 USER_AGENT: Final = f"imagegate/{__version__}"
@@ -51,11 +54,6 @@ def build_supply(settings: Settings, environ: Mapping[str, str]) -> Supply:
         tuple(_pool(upstream, environ) for upstream in settings.upstreams),
         {upstream.name: WaitTerms(upstream.max_wait_s, upstream.spill_after_s) for upstream in settings.upstreams},
     )
-
-
-def read_keys(settings: Settings, environ: Mapping[str, str]) -> list[UpstreamKey]:
-    """Every upstream key with its secret. Raises: SettingsError."""
-    return list(build_supply(settings, environ).keys)
 
 
 def build_upstreams(
@@ -107,35 +105,21 @@ def size_policy(settings: Settings) -> SizePolicy:
 
 
 def _prices(model: config.Model) -> tuple[Price, ...]:
-    changes = (Price(int(change.since.timestamp()), change.price_usd_micros) for change in model.price_changes)
-    return (Price(0, model.price_usd_micros), *changes)
+    """The configuration knows prices per image only: what else there is cannot be settled yet."""
+    changes = ((int(change.since.timestamp()), change.price_per_image_usd) for change in model.price_changes)
+    dated = ((0, model.price_per_image_usd), *changes)
+    return tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
 
 
 def _capability(upstream: config.Upstream, model: str) -> Capability:
-    """What the dialect knows, overruled by what the operator declares.
+    """What the provider knows, overridden by what the operator declares.
 
-    No call is larger than every account can take in a minute: it would wait for ever.
+    No call is larger than every account can take in a minute: it would never be sent.
     """
-    base, declared = DIALECTS[upstream.dialect].capability(model), upstream.capabilities
-    flags = {
-        "seed": declared.seed,
-        "prompt_optimizer": declared.prompt_optimizer,
-        "aigc_watermark": declared.aigc_watermark,
-        "style": declared.style,
-        "subject_reference": declared.subject_reference,
-    }
-    taken = {name for name, flag in flags.items() if flag}
-    refused = {name for name, flag in flags.items() if flag is False}
-    return replace(
-        base,
-        max_images_per_call=min(
-            declared.max_images_per_call or base.max_images_per_call,
-            *(account.images_per_minute for account in upstream.accounts),
-        ),
-        takes_pixels=base.takes_pixels if declared.pixels is None else declared.pixels,
-        answers_base64=base.answers_base64 if declared.base64 is None else declared.base64,
-        fields=(base.fields | taken) - refused,
-    )
+    declared = {name: value for name, value in asdict(upstream.capabilities).items() if value is not None}
+    capability = PROVIDERS[upstream.dialect].capability(model, declared)
+    smallest = min(account.images_per_minute for account in upstream.accounts)
+    return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest))
 
 
 def _pool(upstream: config.Upstream, environ: Mapping[str, str]) -> Pool:
@@ -172,11 +156,13 @@ def _account(upstream: config.Upstream, account: config.Account, environ: Mappin
 
 
 def _endpoint(upstream: config.Upstream) -> Endpoint:
-    dialect = DIALECTS[upstream.dialect]
-    hosts = dialect.result_hosts if upstream.result_hosts is None else upstream.result_hosts
+    provider = PROVIDERS[upstream.dialect]
+    hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
+    base_url = upstream.base_url.rstrip("/")
     try:
-        return Endpoint(upstream.name, dialect, upstream.base_url.rstrip("/"), LinkPolicy(hosts))
+        httpx.URL(base_url)
     except httpx.InvalidURL as error:
         raise config.SettingsError(
             f"upstreams '{upstream.name}': base_url: '{upstream.base_url}' is no address ({error})"
         ) from error
+    return Endpoint(upstream.name, provider, base_url, LinkPolicy(hosts))

@@ -82,7 +82,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     settings = load(str(path), {})
     assert from_document(document() | {"admin": {"key": {"env": "IMAGEGATE_ADMIN_KEY"}}}, {}, "x") == settings
     assert settings == load(None, {"IMAGEGATE_CONFIG": str(path)})
-    assert 3500 == settings.models[0].price_usd_micros
+    assert "0.0035" == settings.models[0].price_per_image_usd
 
 
 def test_a_named_file_goes_before_the_environment_s(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ OVERLAYS: list[tuple[str, str, Callable[[Settings], object], object]] = [
     ("MODELS__0__ID", "other", lambda s: s.models[0].id, "other"),
     ("MODELS__0__ALIASES", '["x"]', lambda s: s.models[0].aliases, ("x",)),
     ("MODELS__0__ALIASES__0", "y", lambda s: s.models[0].aliases, ("y",)),
-    ("MODELS__0__PRICE_PER_IMAGE_USD", "0.5", lambda s: s.models[0].price_usd_micros, 500_000),
+    ("MODELS__0__PRICE_PER_IMAGE_USD", "0.5", lambda s: s.models[0].price_per_image_usd, "0.5"),
     ("MODELS__0__TARGETS", '[{ upstream = "302ai", model = "q" }]', lambda s: s.models[0].targets[0].model, "q"),
     ("MODELS__0__TARGETS__0__MODEL", "z", lambda s: s.models[0].targets[0].model, "z"),
     ("UPSTREAMS__0__BASE_URL", "http://h:1", lambda s: s.upstreams[0].base_url, "http://h:1"),

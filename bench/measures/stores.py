@@ -22,8 +22,9 @@ import uvloop
 from bench.parts import redis
 from bench.rows import Of, Row, at_most
 from bench.run import Run
-from gateway.domain.billing import Durations, Price, Purchase
+from gateway.domain.billing import Durations, Purchase
 from gateway.domain.keys import AccountLimits, PoolTerms
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.tenants import Caller
 from gateway.stores import Client, answer
 from gateway.stores.pool import UNSENT, Lease, NoKey
@@ -32,7 +33,7 @@ from tests.admitting import admitting, put_tenant
 from tests.asking import connected
 from tests.pooling import Process, account, pooling
 
-_PURCHASE = Purchase("bench", "image-01", 1, (Price(0, 3500),))
+_PURCHASE = Purchase("bench", "image-01", 1, (Price(0, PerImage(3500)),))
 _MANY = 1_000_000_000
 _LIMITS = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
 _QUOTAS = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_micros_per_month": _MANY}

@@ -23,9 +23,10 @@ from gateway.stores.embedded import EmbeddedError
 from gateway.stores.journal_file import JournalFile
 from gateway.supply import build_catalog, build_supply, unfetchable
 from gateway.transport import AiohttpTransport
-from gateway.upstream.pages import Pages, Probe
+from gateway.upstream.pages import Pages
 from gateway.upstream.supply import Supply
 from gateway.web.admin.access import AdminKey
+from gateway.wire.provider import KeyCheck
 
 _AT_ONCE: Final = 8
 _REGIONS: Final[Mapping[str, str]] = MappingProxyType(
@@ -168,7 +169,7 @@ def _check_upstreams(settings: Settings, supply: Supply) -> None:
         raise StartError(f"{failed} of {len(probes)} upstream keys cannot be used")
 
 
-async def _probe(supply: Supply, report: ReportProgress) -> list[Probe]:
+async def _probe(supply: Supply, report: ReportProgress) -> list[KeyCheck]:
     """Results in the order of the keys."""
     async with AiohttpTransport() as transport:
         pages, turns = (
@@ -177,7 +178,7 @@ async def _probe(supply: Supply, report: ReportProgress) -> list[Probe]:
         )
         done = 0
 
-        async def probe(key: UpstreamKey) -> Probe:
+        async def probe(key: UpstreamKey) -> KeyCheck:
             nonlocal done
             async with turns:
                 found = await pages.probe(key)
@@ -188,20 +189,20 @@ async def _probe(supply: Supply, report: ReportProgress) -> list[Probe]:
         return await asyncio.gather(*(probe(key) for key in supply.keys))
 
 
-def _finding(probe: Probe) -> str:
+def _finding(probe: KeyCheck) -> str:
     if probe.fault is None:
         return "ok" if probe.proves_balance else "ok, balance not told"
     name = probe.fault.value.replace("_", " ")
     return _FINDINGS.get(probe.fault, (name, ""))[0]
 
 
-def _remedy(probe: Probe) -> str:
+def _remedy(probe: KeyCheck) -> str:
     assert probe.fault is not None  # only a failure has a remedy
     remedy = _FINDINGS.get(probe.fault, ("", f"the upstream says: {probe.detail}"))[1]
     return f"{_finding(probe)}: {remedy}"
 
 
-def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, Probe]]) -> list[str]:
+def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, KeyCheck]]) -> list[str]:
     """Hosts that know none of several keys: one wrong URL is likelier than several wrong keys."""
     lines: list[str] = []
     for upstream in settings.upstreams:

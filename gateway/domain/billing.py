@@ -1,7 +1,6 @@
-"""What a request costs: reserved when it is admitted, settled by what became of its images.
+"""The cost of a request: reserved at admission, settled by the outcome of each image.
 
-Every image that a request asked for ends as one of: delivered, withheld, lost, unconfirmed, or not made.
-Money is integer micro-dollars.
+Every image ends as delivered, withheld, lost, unconfirmed or not made. Money is integer micro-dollars.
 """
 
 from dataclasses import dataclass, field
@@ -9,30 +8,17 @@ from enum import Enum
 from typing import Self
 
 from gateway.domain.faults import TABLE, Fault, Outcome, Row
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What one image costs from a moment on."""
-
-    since_s: int
-    """Unix seconds; 0 for the first price."""
-    usd_micros: int
-
-
-def price_at(prices: tuple[Price, ...], now_s: float) -> int:
-    """Micro-dollars of an image at a moment, Unix seconds."""
-    return max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s).usd_micros
+from gateway.domain.pricing import Made, Price
 
 
 @dataclass(frozen=True, slots=True)
 class BillingRule:
-    """What the operator charges besides delivered images."""
+    """Images that the operator charges besides delivered ones."""
 
     charges_withheld: bool = False
-    """Images that the provider's safety check kept back."""
+    """Images that the provider's safety check withheld."""
     charges_unconfirmed: bool = True
-    """Images that were ordered and never heard of again: they may have been billed."""
+    """Images of unknown outcome: the provider may have billed them."""
 
 
 class Settlement(Enum):
@@ -43,11 +29,10 @@ class Settlement(Enum):
     UNCONFIRMED = "unconfirmed"
     """No picture, and not known whether some were made."""
     LOST = "lost"
-    """Not withheld, and yet not to be had: links that lead nowhere, or fewer pictures than were ordered. Perhaps the
-    provider charges them; the tenant never pays."""
+    """Generated but not retrievable, e.g. the result URL returned 404. Never charged to the tenant."""
     WITHHELD = "withheld"
     REFUSED = "refused"
-    """Answered that it failed: free."""
+    """The provider replied that it failed: free."""
     NOT_SENT = "not_sent"
 
 
@@ -60,12 +45,12 @@ class Share:
     lost: int = 0
     unconfirmed: int = 0
     open: int = 0
-    """Ordered, and not yet known what became of them."""
+    """Ordered, with no outcome yet."""
     was_reached: bool = False
-    """The account has answered, or may have got an order."""
+    """The account replied, or may have received a call."""
 
     def deliver(self, ordered: int, delivered: int, withheld: int) -> None:
-        """An order of `ordered` images was answered; what was neither delivered nor withheld is lost."""
+        """Records a reply to a call for `ordered` images. What was neither delivered nor withheld is lost."""
         self.open -= ordered
         self.was_reached = True
         self.delivered += delivered
@@ -73,7 +58,7 @@ class Share:
         self.lost += ordered - delivered - withheld
 
     def fail(self, ordered: int, row: Row) -> bool:
-        """An order ended in a fault. Returns whether it is known to be free."""
+        """Records a failed call. Returns whether it is known to be free."""
         self.open -= ordered
         self.was_reached = self.was_reached or row.outcome is not Outcome.NOT_SENT
         if row.withholds_images:
@@ -121,13 +106,13 @@ class Tally:
     shares: dict[tuple[str, str], Share] = field(default_factory=dict)
 
     def open(self, upstream: str, account: str, images: int) -> Share:
-        """Images are ordered from an account."""
+        """Records that images are ordered from an account."""
         share = self.shares.setdefault((upstream, account), Share())
         share.open += images
         return share
 
     def close(self) -> None:
-        """The end, however it came: what is still open is unconfirmed."""
+        """Records the end of the request: images without an outcome are unconfirmed."""
         for share in self.shares.values():
             share.was_reached = share.was_reached or share.open > 0
             share.unconfirmed += share.open
@@ -142,7 +127,7 @@ class Tally:
 
     @property
     def settlement(self) -> Settlement:
-        """What the request comes to: the weightiest thing that became of any of its images."""
+        """The outcome of the request: the most significant one of its images."""
         by_weight = (Settlement.DELIVERED, Settlement.UNCONFIRMED, Settlement.LOST, Settlement.WITHHELD)
         found = next((outcome for outcome in by_weight if self.total(outcome.value)), None)
         return found or (Settlement.REFUSED if self.reached_upstream else Settlement.NOT_SENT)
@@ -150,7 +135,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """What is to be admitted."""
+    """A request for admission."""
 
     request_id: str
     model: str
@@ -158,10 +143,14 @@ class Purchase:
     prices: tuple[Price, ...]
     """Every price that the model has had and will have."""
 
+    def costs(self) -> str:
+        """What is reserved under each price, as admit.lua reads it: "SINCE:USD_MICROS" joined by commas."""
+        return ",".join(f"{price.since_s}:{price.rate.cost(Made(self.images))}" for price in self.prices)
+
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Where a request's time went, milliseconds."""
+    """The time that a request spent, by phase; milliseconds."""
 
     queue_ms: int = 0
     upstream_ms: int = 0
@@ -170,7 +159,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A tenant's counters as they stand; images and money include what is reserved."""
+    """A tenant's current counters; images and money include reservations."""
 
     requests_last_minute: int
     images_last_minute: int
@@ -179,7 +168,7 @@ class Usage:
     images_this_month: int
     usd_micros_this_month: int
     open_requests: int
-    """Admitted and not settled, those of dead processes included."""
+    """Admitted and not settled, including those of dead processes."""
 
 
 def usd(micros: int) -> str:

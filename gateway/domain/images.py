@@ -1,105 +1,76 @@
 """A job to make images, what an upstream can do, and the pictures that come back."""
 
-import math
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from types import MappingProxyType
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Pixels."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-    @property
-    def log_ratio(self) -> float:
-        return math.log(self.width / self.height)
-
-
-DEFAULT_RATIO: Final = "1:1"
-PRESETS: Final[Mapping[str, Size]] = MappingProxyType(
-    {
-        "1:1": Size(1024, 1024),
-        "16:9": Size(1280, 720),
-        "4:3": Size(1152, 864),
-        "3:2": Size(1248, 832),
-        "2:3": Size(832, 1248),
-        "3:4": Size(864, 1152),
-        "9:16": Size(720, 1280),
-        "21:9": Size(1344, 576),
-    }
-)
-"""Pixels made for each `aspect_ratio` (reference/minimax.md 1.3)."""
-
-PIXELS_MIN: Final = 512
-PIXELS_MAX: Final = 2048
-PIXELS_STEP: Final = 8
-"""A side that image-01 takes as `width` or `height` (reference/minimax.md 1.2)."""
+from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy, SizeRule, exact_size, plan_size
 
 URL_MAX_CHARS: Final = 8192
-"""A URL of a picture, as provider or client sends it; signed ones have some hundred."""
+"""Limit on the URL of an image, from a provider or a client; signed ones have a few hundred."""
 
 _SEEDS: Final = 2**31
-"""A moved seed stays in the range that a reseller publishes (reference/minimax.md 1.2)."""
+"""A moved seed stays in the smallest range that a provider publishes."""
 
-
-class SizePolicy(Enum):
-    """What happens to a size that an upstream cannot make: the closest one, or a refusal."""
-
-    NEAREST = "nearest"
-    STRICT = "strict"
+_SQUARE: Final = Size(1024, 1024)
 
 
 class Delivery(Enum):
-    """How the caller wants the pictures."""
+    """The form in which the client receives the images."""
 
     URL = "url"
     BASE64 = "base64"
+
+
+class Operation(Enum):
+    """What an image is made from: a text, or images that it changes."""
+
+    GENERATE = "generate"
+    EDIT = "edit"
+
+
+class Role(Enum):
+    """What an input image is used for."""
+
+    CHARACTER = "character"
+    """The person or figure to show."""
+
+
+class Format(Enum):
+    """A picture's file format, as OpenAI names it in `output_format`."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    WEBP = "webp"
+    GIF = "gif"
 
 
 @dataclass(frozen=True, slots=True)
 class Capability:
     """What one call of one model at one upstream can do."""
 
-    max_images_per_call: int = 9
-    prompt_max_chars: int = 1499
-    ratios: frozenset[str] = frozenset(PRESETS)
-    takes_pixels: bool = True
-    """Takes `width` and `height`."""
+    sizes: tuple[SizeRule, ...]
+    """In order of preference."""
+    default_size: Size = _SQUARE
+    """Made if no size is asked for."""
+    max_images_per_call: int = 1
+    prompt_max_chars: int = 1000
+    operations: frozenset[Operation] = frozenset({Operation.GENERATE})
     answers_base64: bool = True
     """Answers with base64 when asked; otherwise links are fetched and encoded by the gateway."""
     fields: frozenset[str] = frozenset()
-    """The optional fields it takes: names of `Extras`."""
+    """The optional fields it takes: see `ImageJob.fields`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Extras:
-    """MiniMax's own optional fields; None is absent. JSON values are kept as the caller sent them."""
+class InputImage:
+    """An image that is part of the request."""
 
-    seed: int | None = None
-    prompt_optimizer: bool | None = None
-    aigc_watermark: bool | None = None
-    style: bytes | None = None
-    subject_reference: bytes | None = None
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self.style or b"") + len(self.subject_reference or b"")
-
-    def given(self) -> frozenset[str]:
-        """The names of the fields that the caller set."""
-        return frozenset(name for name in EXTRA_FIELDS if getattr(self, name) is not None)
-
-
-EXTRA_FIELDS: Final = ("seed", "prompt_optimizer", "aigc_watermark", "style", "subject_reference")
+    role: Role
+    link: bytes = field(repr=False)
+    """A URL or a data URL, as a JSON string. It may be megabytes: every call of a job sends this object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,59 +80,69 @@ class ImageJob:
     prompt: str = field(repr=False)
     count: int = 1
     delivery: Delivery = Delivery.BASE64
+    operation: Operation = Operation.GENERATE
     size: Size | None = None
-    """Asked for in OpenAI's field: the size rule finds what comes closest."""
+    """The size policy finds what comes closest."""
     pixels: Size | None = None
-    """Asked for as MiniMax's `width` and `height`: exactly this."""
+    """Exactly this size."""
     aspect_ratio: str | None = None
-    """Asked for in MiniMax's field: exactly this."""
-    extras: Extras = field(default=Extras(), repr=False)
+    """Exactly this ratio."""
+    quality: str | None = None
+    output_format: str | None = None
+    background: str | None = None
+    seed: int | None = None
+    inputs: tuple[InputImage, ...] = field(default=(), repr=False)
+    options: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """Fields that only some providers know: "PROVIDER.FIELD" to a JSON value."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What the inputs and options hold in memory."""
+        return sum(len(image.link) for image in self.inputs) + sum(map(len, self.options.values()))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """What is set beyond prompt and size: "seed", "KIND.VALUE" of choices and inputs, names of options."""
+        found = [*self.options, *[f"input.{image.role.value}" for image in self.inputs]]
+        if self.seed is not None:
+            found.append("seed")
+        choices = (("quality", self.quality), ("output_format", self.output_format), ("background", self.background))
+        found += [f"{kind}.{value}" for kind, value in choices if value]
+        return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """How to ask an upstream for a size, and the size that it will make."""
+class CallPlan:
+    """One call of a job: what the upstream is asked for."""
 
-    made: Size
-    aspect_ratio: str | None = None
-    pixels: Size | None = None
+    model: str
+    """The upstream's name of the model."""
+    images: int
+    shape: Shape
+    delivery: Delivery
+    """Links if the upstream has no base64; the gateway then fetches and encodes them."""
+
+
+def can_make(job: ImageJob, capability: Capability, policy: SizePolicy) -> bool:
+    """Whether every field of the job can be honoured."""
+    return (
+        job.operation in capability.operations
+        and job.fields <= capability.fields
+        and len(job.prompt) <= capability.prompt_max_chars
+        and plan_shape(job, capability, policy) is not None
+    )
 
 
 def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> Shape | None:
-    """The size rule of reference/minimax.md section 6; None where the upstream cannot make the size."""
+    """How the job's size is asked for; None if the upstream cannot make it."""
     if job.aspect_ratio is not None:
-        return _preset(job.aspect_ratio) if job.aspect_ratio in capability.ratios else None
+        ratios = (rule for rule in capability.sizes if isinstance(rule, AspectRatios))
+        return next((shape for rule in ratios if (shape := rule.named(job.aspect_ratio))), None)
     if job.pixels is not None:
-        return _exact(job.pixels) if capability.takes_pixels else None
+        return exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
     if job.size is None:
-        return Shape(PRESETS[DEFAULT_RATIO])
-    return _plan_size(job.size, capability, policy)
-
-
-def _plan_size(size: Size, capability: Capability, policy: SizePolicy) -> Shape | None:
-    for ratio, preset in PRESETS.items():
-        if preset == size and ratio in capability.ratios:
-            return _preset(ratio)
-    if capability.takes_pixels and can_be_pixels(size):
-        return _exact(size)
-    nearest = min(sorted(capability.ratios), key=lambda ratio: abs(PRESETS[ratio].log_ratio - size.log_ratio))
-    is_same_ratio = math.isclose(PRESETS[nearest].log_ratio, size.log_ratio)
-    if policy is SizePolicy.NEAREST or (is_same_ratio and not capability.takes_pixels):
-        return _preset(nearest)
-    return None
-
-
-def can_be_pixels(size: Size) -> bool:
-    """Whether image-01 takes this size as `width` and `height`."""
-    return all(PIXELS_MIN <= side <= PIXELS_MAX and side % PIXELS_STEP == 0 for side in (size.width, size.height))
-
-
-def _preset(ratio: str) -> Shape:
-    return Shape(PRESETS[ratio], aspect_ratio=ratio)
-
-
-def _exact(size: Size) -> Shape:
-    return Shape(size, pixels=size)
+        return Shape(capability.default_size)
+    return plan_size(job.size, capability.sizes, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,19 +208,9 @@ def split_count(count: int, max_per_call: int) -> list[int]:
 
 def with_seed_of(job: ImageJob, index: int) -> ImageJob:
     """The job for the call that begins with image `index`: its seed moves on, or it would buy the same again."""
-    seed = job.extras.seed
-    if seed is None or index == 0:
+    if job.seed is None or index == 0:
         return job
-    return replace(job, extras=replace(job.extras, seed=(seed + index) % _SEEDS))
-
-
-class Format(Enum):
-    """A picture's file format, as OpenAI names it in `output_format`."""
-
-    JPEG = "jpeg"
-    PNG = "png"
-    WEBP = "webp"
-    GIF = "gif"
+    return replace(job, seed=(job.seed + index) % _SEEDS)
 
 
 _MAGIC: Final = (

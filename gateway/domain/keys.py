@@ -1,4 +1,4 @@
-"""Upstream accounts and their keys, and what a fault does to a key."""
+"""Upstream accounts, their keys, and the cooldown that an error causes."""
 
 import hashlib
 import math
@@ -9,11 +9,11 @@ from typing import Final
 from gateway.domain.faults import TABLE, Fault, Pause, Scope, State
 
 _LONGEST_ASKED_S: Final = 24 * 60 * 60
-"""An upstream's own Retry-After is believed up to a day."""
+"""Limit on a Retry-After from an upstream."""
 
 
 class Secret:
-    """A credential that cannot be printed: its text form is its fingerprint."""
+    """A credential whose text form is its fingerprint, so that no log can print it."""
 
     __slots__ = ("_value", "fingerprint")
 
@@ -49,7 +49,7 @@ class UpstreamKey:
 
 @dataclass(frozen=True, slots=True)
 class AccountLimits:
-    """What the provider allows one account, and how much of the load it is to get."""
+    """The provider's limits of one account, and its weight in the load."""
 
     requests_per_minute: int = 10
     images_per_minute: int = 60
@@ -59,7 +59,7 @@ class AccountLimits:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the provider counts its limits on: its keys share them."""
+    """The unit that a provider limits; its keys share the limits."""
 
     upstream: str
     name: str
@@ -72,16 +72,16 @@ class PoolTerms:
     """How the accounts of one upstream are used; seconds."""
 
     rate_margin_s: float = 1.0
-    """A minute is taken to be so much longer: the network may delay one call and not the next."""
+    """Added to the 60 s rate window, because the network may delay one call and not the next."""
     queue_max: int = 1000
-    """Requests that wait at once."""
+    """Most requests that wait concurrently."""
     breaker_failures: int = 5
-    """In a row, until the upstream is left alone."""
+    """Consecutive failures that open the circuit breaker."""
     breaker_open_s: float = 10.0
     retry_percent: int = 20
-    """So many calls of a minute may repeat a failed one, in percent of those that do not."""
+    """Retry budget: retries in a minute, in percent of first calls."""
     paced_percent: int = 50
-    """The part of the accounts' minutes that tenants over their share get at an even pace, in percent; 0 for none."""
+    """The part of the accounts' minutes granted at an even rate to tenants over their share, in percent; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,9 @@ class WaitTerms:
     """How long a request waits for an account of one upstream; seconds."""
 
     max_wait_s: float = 120.0
-    """At the most, unless the request says otherwise."""
+    """The longest wait, unless the request sets another."""
     spill_after_s: float = 5.0
-    """Where its model has another target to go to."""
+    """The wait before failover, if the model has another target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +105,34 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What a fault takes out of the pool, and for how long."""
+    """How long an error takes a key, account or upstream out of rotation."""
 
     scope: Scope
     state: State
     seconds: int
     seconds_max: int = 0
-    """What it may grow to when the same fault comes again and again; 0 where it does not grow."""
+    """Limit of the doubling while the same error repeats; 0 if it does not double."""
 
 
-def rest_after(fault: Fault, now_s: float, *, asked_s: float | None = None) -> Rest | None:
-    """The rest that a fault demands at `now_s` (Unix seconds), or None where no key is to blame.
+def rest_after(
+    fault: Fault, now_s: float, *, asked_s: float | None = None, cooldown_s: float | None = None
+) -> Rest | None:
+    """The cooldown after an error at `now_s` (Unix seconds), or None if no key is to blame.
 
-    `asked_s` is the pause that the upstream itself asked for; it can only lengthen a busy account's rest.
+    `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account. `cooldown_s`: what the
+    error carries, in place of the table's seconds.
     """
     row = TABLE[fault]
     if row.pause is Pause.NONE:
         return None
-    seconds = _seconds(row.pause, row.pause_s, now_s)
+    seconds = _seconds(row.pause, row.pause_s, now_s) if cooldown_s is None else math.ceil(cooldown_s)
     if asked_s is not None and row.pause is Pause.SECONDS:
         seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
     return Rest(row.scope, row.state, seconds, row.pause_max_s)
 
 
 def _seconds(pause: Pause, pause_s: int, now_s: float) -> int:
-    """Windows are taken to end with the UTC day and month: neither provider documents its zone."""
+    """Days and months end in UTC: no provider documents its time zone."""
     now = datetime.fromtimestamp(now_s, UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     match pause:

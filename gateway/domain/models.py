@@ -1,27 +1,20 @@
-"""The models that the gateway offers, under which names, and where each is made."""
+"""The model catalog: names, prices, and the targets that make each model."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway.domain.billing import Price
-from gateway.domain.images import Capability, ImageJob, SizePolicy, plan_shape
+from gateway.domain.images import Capability, ImageJob, can_make
+from gateway.domain.pricing import Price
+from gateway.domain.sizes import SizePolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where a model is made: an upstream and the model's name there."""
+    """An upstream that makes a model, and the model's name there."""
 
     upstream: str
     model: str
     capability: Capability
-
-    def can_make(self, job: ImageJob, policy: SizePolicy) -> bool:
-        """Whether every field of the job can be honoured here."""
-        return (
-            job.extras.given() <= self.capability.fields
-            and len(job.prompt) <= self.capability.prompt_max_chars
-            and plan_shape(job, self.capability, policy) is not None
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +24,10 @@ class Model:
     id: str
     aliases: tuple[str, ...]
     prices: tuple[Price, ...]
-    """Of one image."""
     targets: tuple[Target, ...]
 
     def targets_for(self, job: ImageJob, policy: SizePolicy) -> tuple[Target, ...]:
-        return tuple(target for target in self.targets if target.can_make(job, policy))
+        return tuple(target for target in self.targets if can_make(job, target.capability, policy))
 
     @property
     def prompt_max_chars(self) -> int:
@@ -46,18 +38,22 @@ class Model:
         """Optional fields that at least one target takes."""
         return frozenset().union(*(target.capability.fields for target in self.targets))
 
+    def choices(self, kind: str) -> list[str]:
+        """The values that at least one target takes, such as every "quality"."""
+        return sorted(name.partition(".")[2] for name in self.fields if name.startswith(f"{kind}."))
+
 
 class Catalog:
     """Every model by every name. The first model is the default.
 
-    It is shared by all who look models up, and can be replaced as a whole; whoever has found a model keeps it.
+    A reload replaces all models at once; requests in flight continue with the model that they found.
     """
 
     def __init__(self, models: Iterable[Model]) -> None:
         self._index = _index(tuple(models))
 
     def take_over(self, other: "Catalog") -> None:
-        """Offer another's models in the place of these, all at once."""
+        """Replaces all models with those of another catalog."""
         self._index = other._index  # noqa: SLF001 - of its own kind
 
     @property

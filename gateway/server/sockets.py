@@ -51,8 +51,8 @@ def listen(host: str, port: int) -> socket.socket:
     # Accepted connections inherit it. Without it a response waits 40 ms between its head and its body (Nagle's
     # algorithm against delayed acknowledgements): event loops set it only on sockets that they create themselves.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Inherited too. The kernel would buffer up to 4 MB of responses for each client that reads none, and no limit of the
-    # process would count them.
+    # Inherited too. The kernel would buffer up to 4 MB of responses for each client that reads none, which no limit of
+    # the process counts.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _KERNEL_UNSENT_BYTES)
     try:
         listener.bind((host, port))

@@ -1,6 +1,5 @@
 """The tables of whom the gateway buys from and sells to: upstreams, models and tenants."""
 
-from decimal import Decimal
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -76,10 +75,6 @@ class PriceChange(Table, frozen=True, kw_only=True):
     since: Moment
     price_per_image_usd: Price
 
-    @property
-    def price_usd_micros(self) -> int:
-        return _usd_micros(self.price_per_image_usd)
-
 
 class Target(Table, frozen=True, kw_only=True):
     """Where a model is made, under the upstream's name for it."""
@@ -96,10 +91,6 @@ class Model(Table, frozen=True, kw_only=True):
     price_per_image_usd: Price
     price_changes: tuple[PriceChange, ...] = ()
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
-
-    @property
-    def price_usd_micros(self) -> int:
-        return _usd_micros(self.price_per_image_usd)
 
 
 class Limits(Table, frozen=True, kw_only=True):
@@ -139,7 +130,3 @@ class DeclaredTenant(Table, frozen=True, kw_only=True):
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
     disabled: bool = False
     keys: tuple[DeclaredKey, ...] = ()
-
-
-def _usd_micros(text: str) -> int:
-    return int(Decimal(text) * 1_000_000)

@@ -194,8 +194,7 @@ class Admission:
     ) -> Verdict:
         args: list[Value] = [ticket, caller.key.id]
         if purchase:
-            prices = ",".join(f"{price.since_s}:{price.usd_micros}" for price in purchase.prices)
-            args += [purchase.request_id, purchase.model, purchase.images, prices]
+            args += [purchase.request_id, purchase.model, purchase.images, purchase.costs()]
         else:
             args += ["", "", 0, ""]
         args += [round(self._terms.lease_s * 1000), int(is_refused), self._terms.recent_max, self._terms.records_max]

@@ -40,7 +40,6 @@ class Verdict(msgspec.Struct, frozen=True):
     """admit.lua's answer; see there."""
 
     verdict: str
-    price: int = 0
     scope: str = ""
     limit: str = ""
     allowed: int = 0

@@ -11,19 +11,21 @@ from typing import Final
 
 import structlog
 
-from gateway.domain.billing import OpenOrder, Share, price_at
+from gateway.domain.billing import OpenOrder, Share
 from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.domain.images import (
+    CallPlan,
     Delivery,
     ImageJob,
     ImageReply,
     ImageResult,
-    Shape,
     plan_shape,
     split_count,
     with_seed_of,
 )
 from gateway.domain.models import Model, Target
+from gateway.domain.pricing import price_at
+from gateway.domain.sizes import Shape
 from gateway.domain.tenants import Tenant
 from gateway.domain.trace import Attempt, Trace
 from gateway.memory import ByteAccount
@@ -240,7 +242,8 @@ class Upstreams:
         try:
             run.bare.refuse_blocked()
             dialect = run.endpoints[target.upstream].dialect
-            body = dialect.build_call(run.job, count, target.model, self._shape(run, target), asked)
+            plan = CallPlan(target.model, count, self._shape(run, target), asked)
+            request = dialect.build_call(run.job, plan, lease.key.secret)
             entry = OpenOrder(await self._open(run, lease, count), count)
             with entry:
                 started_s = self._monotonic()
@@ -248,7 +251,7 @@ class Upstreams:
                     return None
                 key = lease.key
                 attempt = run.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
-                order = Order(body, asked, count, price, run.job, run.trace.headers_of(attempt), entry, run.memory)
+                order = Order(request, asked, count, price, run.job, run.trace.headers_of(attempt), entry, run.memory)
                 is_lease_used = True
                 return await self._buy(run, lease, target, order, attempt)
         except GatewayError as error:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
-from gateway.domain.images import Picture, Shape
+from gateway.domain.images import Picture
 from gateway.domain.models import Target
+from gateway.domain.sizes import Shape
 
 _LOG = structlog.get_logger("imagegate.upstream")
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import httpx
 import structlog
@@ -19,6 +20,7 @@ from gateway.upstream.redaction import redact_error, redact_reply
 from gateway.upstream.replies import read_reply
 from gateway.wire.envelope import Reply
 from gateway.wire.extras import own_words
+from gateway.wire.provider import ProviderRequest
 
 _LOG = structlog.get_logger("imagegate.upstream")
 
@@ -39,8 +41,7 @@ class CallLimits:
 class Order:
     """What one call asks for."""
 
-    body: tuple[bytes, ...]
-    """Pieces that follow each other."""
+    request: ProviderRequest
     delivery: Delivery
     images: int
     price_usd_micros: int
@@ -93,13 +94,13 @@ class Caller:
             entry.sent_s = self._monotonic()
             self._pool.note_sent(lease, entry.sent_s)
 
-        request = self._build_request(endpoint, lease, order, timeout_s)
+        request = self._build_request(endpoint, order, timeout_s)
         request.extensions["on_sent"] = note_sent
         outcome: ImageReply | GatewayError | None = None
         started_s = self._monotonic()
         try:
             with self._metrics.in_flight.labels(endpoint.name):
-                reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.body)
+                reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
                 if entry.sent_s is None:
                     raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
                 made = endpoint.dialect.read_reply(reply, order.delivery).first(order.images)
@@ -134,18 +135,18 @@ class Caller:
     def count_spill(self, upstream: str) -> None:
         self._metrics.spills.labels(upstream).inc()
 
-    def _build_request(self, endpoint: Endpoint, lease: Lease, order: Order, timeout_s: float) -> httpx.Request:
-        """Whole: httpx would parse the address anew, and look at each header for what is missing."""
+    def _build_request(self, endpoint: Endpoint, order: Order, timeout_s: float) -> httpx.Request:
+        """Every header is given: httpx would search them for what is missing."""
+        asked = order.request
+        url = parse_url(endpoint.base_url + asked.path)
         return httpx.Request(
-            "POST",
-            endpoint.url,
-            stream=_Pieces(order.body),
+            asked.method,
+            url,
+            stream=_Pieces(asked.body),
             headers=[
-                ("host", endpoint.host),
-                ("authorization", f"Bearer {lease.key.secret.reveal()}"),
-                ("content-type", "application/json"),
-                ("content-length", str(sum(len(piece) for piece in order.body))),
-                ("accept", "application/json"),
+                ("host", url.netloc.decode("ascii")),
+                *asked.headers,
+                ("content-length", str(sum(len(piece) for piece in asked.body))),
                 ("accept-encoding", "identity"),
                 ("user-agent", self._user_agent),
                 *order.headers.items(),
@@ -201,6 +202,12 @@ class Caller:
                 await self._keep_release(lease, report)
 
 
+@lru_cache(maxsize=1024)
+def parse_url(url: str) -> httpx.URL:
+    """Parsing costs more than the rest of a request, and there are as many URLs as upstreams and routes."""
+    return httpx.URL(url)
+
+
 class _Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A request's body that is not joined: one of its pieces may be megabytes."""
 
@@ -229,6 +236,6 @@ def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
     if outcome is None:
         return UNSENT if order.entry.sent_s is None else Report(Fault.INTERNAL)
     if isinstance(outcome, GatewayError):
-        return Report(outcome.fault, outcome.retry_after_s)
+        return Report(outcome.fault, outcome.retry_after_s, outcome.cooldown_s)
     images = len(outcome.pictures)
     return Report(images=images, usd_micros=images * order.price_usd_micros)

@@ -1,11 +1,9 @@
 """Where upstreams are."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import httpx
-
-from gateway.wire import Dialect
 from gateway.wire.links import LinkPolicy
+from gateway.wire.provider import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,15 +11,6 @@ class Endpoint:
     """Where and how one upstream is spoken to."""
 
     name: str
-    dialect: Dialect
+    dialect: Provider
     base_url: str
     links: LinkPolicy
-    url: httpx.URL = field(init=False, repr=False)
-    """Where images are asked for."""
-    host: str = field(init=False, repr=False)
-    """For the header."""
-
-    def __post_init__(self) -> None:
-        url = httpx.URL(self.base_url + self.dialect.path)
-        object.__setattr__(self, "url", url)
-        object.__setattr__(self, "host", url.netloc.decode("ascii"))

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 import httpx
@@ -13,31 +13,13 @@ from gateway.domain.keys import UpstreamKey
 from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.redaction import redact
 from gateway.upstream.replies import read_reply
-from gateway.wire.probes import ProbeResult
+from gateway.wire.provider import KeyCheck
 
 _DEADLINE_S: Final = 10.0
 _CONNECT_S: Final = 5.0
 """Less, so that a host that cannot be reached is told from one that does not answer."""
 _MAX_BYTES: Final = 1024 * 1024
 """302.AI's page lists every model of every provider: hundreds, at some hundred bytes each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What came of asking about one key."""
-
-    fault: Fault | None
-    """None where the key works, as far as the page can tell."""
-    detail: str
-    """For the log and the operator, without the secret."""
-    seconds: float
-    """How long it took."""
-    proves_balance: bool = False
-    window_s: float | None = None
-    """Seconds until the plan's used-up window ends, where the page leaves no doubt of it."""
-    window_if_spent_s: float | None = None
-    """Likewise, if something else than the page says that the plan is used up."""
-    has_plan_left: bool = False
 
 
 class Pages:
@@ -56,7 +38,7 @@ class Pages:
         self._user_agent = user_agent
         self._monotonic = monotonic
 
-    async def probe(self, key: UpstreamKey) -> Probe:
+    async def probe(self, key: UpstreamKey) -> KeyCheck:
         """One GET, of at most ten seconds.
 
         Raises: GatewayError NOT_FOUND for an upstream that is configured no more; nothing else.
@@ -68,33 +50,22 @@ class Pages:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 reply = await read_reply(self._transport, self._build_request(endpoint, key), _MAX_BYTES)
-            result = endpoint.dialect.read_probe(reply)
+            result = endpoint.dialect.read_key_check(reply)
         except TimeoutError:
-            result = ProbeResult(Fault.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
+            result = KeyCheck(Fault.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
         except httpx.InvalidURL:
-            result = ProbeResult(Fault.CALL_NOT_SENT, "base_url is no valid URL")
+            result = KeyCheck(Fault.CALL_NOT_SENT, "base_url is no valid URL")
         except GatewayError as error:
-            result = ProbeResult(error.fault, error.detail)
+            result = KeyCheck(error.fault, error.detail)
         detail = redact(result.detail, key.secret)
-        return Probe(
-            result.fault,
-            detail,
-            self._monotonic() - started,
-            result.proves_balance,
-            window_s=result.window_s,
-            window_if_spent_s=result.window_if_spent_s,
-            has_plan_left=result.has_plan_left,
-        )
+        return replace(result, detail=detail, seconds=self._monotonic() - started)
 
     def _build_request(self, endpoint: Endpoint, key: UpstreamKey) -> httpx.Request:
+        asked = endpoint.dialect.build_key_check(key.secret)
         return httpx.Request(
-            "GET",
-            endpoint.base_url + endpoint.dialect.probe_path,
-            headers={
-                "authorization": f"Bearer {key.secret.reveal()}",
-                "accept": "application/json",
-                "accept-encoding": "identity",
-                "user-agent": self._user_agent,
-            },
+            asked.method,
+            endpoint.base_url + asked.path,
+            headers=[*asked.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)],
+            content=b"".join(asked.body),
             extensions={"timeout": {"connect": _CONNECT_S, "read": _DEADLINE_S}},
         )

@@ -15,8 +15,9 @@ from gateway.domain.faults import TABLE, Fault, GatewayError, State
 from gateway.domain.keys import UpstreamKey
 from gateway.stores.pool.status import KeyStatus, PoolStatus, Standing
 from gateway.stores.pool.turns import Turn
-from gateway.upstream.pages import Pages, Probe
+from gateway.upstream.pages import Pages
 from gateway.upstream.suspects import Suspects
+from gateway.wire.provider import KeyCheck
 
 _LOG = structlog.get_logger("imagegate.prober")
 _SPREAD_S: Final = 1.0
@@ -109,7 +110,7 @@ class Prober:
                     _LOG.warning("probing_failed", detail=error.detail)
                 was_well = False
 
-    async def probe(self, key: UpstreamKey) -> Probe:
+    async def probe(self, key: UpstreamKey) -> KeyCheck:
         """Likewise for one key, whenever somebody asks. Raises: GatewayError NOT_FOUND."""
         return await self._pages.probe(key)
 
@@ -155,7 +156,7 @@ class Prober:
                 detail=probe.detail,
             )
 
-    def _judge(self, case: _Case, probe: Probe) -> _Verdict | None:
+    def _judge(self, case: _Case, probe: KeyCheck) -> _Verdict | None:
         """What a page changes; None where it says nothing of what the rest is for. A rest outlives the next round."""
         if case.window and (probe.fault is None or probe.fault in _WINDOWS):
             return self._judge_window(case, probe)
@@ -164,7 +165,7 @@ class Prober:
             return _Verdict(True, case.fault) if is_shown else None
         return self._condemn(probe)
 
-    def _condemn(self, probe: Probe) -> _Verdict | None:
+    def _condemn(self, probe: KeyCheck) -> _Verdict | None:
         """The rest that a page's own error code asks for, if any."""
         if probe.fault is None:
             return None
@@ -174,7 +175,7 @@ class Prober:
         rest_s = max(float(row.pause_s), 2 * self._every_s)
         return _Verdict(False, probe.fault, rest_s) if row.state is State.QUARANTINED else None
 
-    def _judge_window(self, case: _Case, probe: Probe) -> _Verdict | None:
+    def _judge_window(self, case: _Case, probe: KeyCheck) -> _Verdict | None:
         """Its true end. Where the page leaves doubt it may be of the next window already: the rest gets no longer."""
         if probe.window_s is not None:
             return _Verdict(False, case.fault, probe.window_s)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import ImageJob, SizePolicy
+from gateway.domain.images import ImageJob
 from gateway.domain.keys import UpstreamKey, WaitTerms
 from gateway.domain.models import Model
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.trace import Trace
 from gateway.memory import ByteAccount
 from gateway.stores.tickets import Ticket

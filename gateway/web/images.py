@@ -194,5 +194,5 @@ async def _read(request: Request, limits: BodyLimits, parse: Callable[[bytes | b
     """
     body = await read_json_body(request, limits)
     generation = parse(body)
-    record_of(request).memory.note(generation.job.extras.held_bytes - len(body))
+    record_of(request).memory.note(generation.job.held_bytes - len(body))
     return generation

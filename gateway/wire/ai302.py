@@ -5,10 +5,21 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import DEFAULT_RATIO, Capability, Delivery, ImageJob, ImageReply, Shape
+from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply
+from gateway.domain.keys import Secret
+from gateway.domain.sizes import AspectRatios
 from gateway.wire.envelope import Envelope, Reply, open_envelope
-from gateway.wire.minimax import encode_call, raise_newer_error, raise_refusal, read_base_resp
-from gateway.wire.probes import ProbeResult, read_models
+from gateway.wire.minimax import (
+    OUTPUT,
+    PRESETS,
+    PROMPT_MAX_CHARS,
+    build_post,
+    overridden,
+    raise_newer_error,
+    raise_refusal,
+    read_base_resp,
+)
+from gateway.wire.provider import KeyCheck, ProviderRequest, bearer
 from gateway.wire.texts import refusal, word_error
 
 ERR_CODES: Final[Mapping[int, Fault]] = MappingProxyType(
@@ -55,55 +66,58 @@ CODE_WORDS: Final[Mapping[str, Fault]] = MappingProxyType(
 
 
 class Ai302:
-    """The `302ai` dialect."""
+    """The `302ai` provider."""
 
-    path: Final = "/minimaxi/v1/image_generation"
-    probe_path: Final = "/v1/models"
-    """The only free page that is known to take every key; that of the balance wants a key with management rights
-    (reference/minimax.md 5.2, 5.4)."""
     result_hosts: Final = ("file.302ai.cn", "file.302.ai")
     """Where it re-hosts results (reference/minimax.md 5.1)."""
 
-    def capability(self, model: str) -> Capability:  # noqa: ARG002 - the same for every model
+    def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:  # noqa: ARG002 - every model is alike
         """Only what its page documents; `n`, `seed`, pixels, base64 and references are not known to pass through."""
-        return Capability(
-            max_images_per_call=1, takes_pixels=False, answers_base64=False, fields=frozenset({"prompt_optimizer"})
+        base = Capability(
+            (AspectRatios(PRESETS),),
+            prompt_max_chars=PROMPT_MAX_CHARS,
+            answers_base64=False,
+            fields=OUTPUT | {"minimax.prompt_optimizer"},
         )
+        return overridden(base, overrides)
 
-    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> tuple[bytes, ...]:
+    def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
         """The five fields that the page marks required; then what the operator has declared to pass through.
 
         Declared pixels stand in the place of `aspect_ratio`, which would win over them.
         """
-        body: dict[str, object] = {"model": model, "prompt": job.prompt}
-        if shape.pixels:
-            body |= {"width": shape.pixels.width, "height": shape.pixels.height}
+        body: dict[str, object] = {"model": plan.model, "prompt": job.prompt}
+        if plan.shape.pixels:
+            body |= {"width": plan.shape.pixels.width, "height": plan.shape.pixels.height}
         else:
-            body["aspect_ratio"] = shape.aspect_ratio or DEFAULT_RATIO
-        body |= {"response_format": delivery.value, "prompt_optimizer": False}
-        if count > 1:
-            body["n"] = count
-        return encode_call(body, job)
+            body["aspect_ratio"] = plan.shape.aspect_ratio or "1:1"
+        body |= {"response_format": plan.delivery.value, "prompt_optimizer": False}
+        return build_post("/minimaxi/v1/image_generation", body, job, plan, secret)
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
-        """Raises: GatewayError with the fault of whatever the answer says went wrong."""
-        envelope = open_envelope(reply)
-        _raise_own_error(reply, envelope)
-        raise_newer_error(reply, envelope)
-        _raise_word(reply, envelope)
-        return read_base_resp(reply, envelope, delivery)
+        """Raises: GatewayError with the error code of the reply."""
+        return read_base_resp(reply, _open(reply), delivery)
 
-    def read_probe(self, reply: Reply) -> ProbeResult:
-        """A list of models says that the key is known, and nothing of the balance."""
-        try:
-            envelope = open_envelope(reply)
-            _raise_own_error(reply, envelope)
-            raise_newer_error(reply, envelope)
-            _raise_word(reply, envelope)
-            raise_refusal(reply, envelope)
-        except GatewayError as error:
-            return ProbeResult(error.fault, error.detail)
-        return read_models(envelope)
+    def build_key_check(self, secret: Secret) -> ProviderRequest:
+        """The only free page that takes every key; the balance page needs a key with management rights (5.2, 5.4)."""
+        return ProviderRequest("GET", "/v1/models", (bearer(secret), ("accept", "application/json")))
+
+    def read_key_check(self, reply: Reply) -> KeyCheck:
+        """A list of models shows that the key is known, and nothing of the balance."""
+        envelope = _open(reply)
+        raise_refusal(reply, envelope)
+        if not isinstance(envelope.value("data"), list):
+            raise GatewayError(Fault.ANSWER_UNREADABLE, "no list of models")
+        return KeyCheck()
+
+
+def _open(reply: Reply) -> Envelope:
+    """The reply, if it holds none of the three forms of error."""
+    envelope = open_envelope(reply)
+    _raise_own_error(reply, envelope)
+    raise_newer_error(reply, envelope)
+    _raise_word(reply, envelope)
+    return envelope
 
 
 def _raise_own_error(reply: Reply, envelope: Envelope) -> None:

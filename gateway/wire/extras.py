@@ -1,27 +1,20 @@
 """What both client wires share: MiniMax's own request fields (reference/minimax.md 1.2), and what can be made."""
 
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-from gateway.domain.images import (
-    PIXELS_MAX,
-    PIXELS_MIN,
-    PIXELS_STEP,
-    PRESETS,
-    URL_MAX_CHARS,
-    Extras,
-    ImageJob,
-    Size,
-    SizePolicy,
-)
+from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role
 from gateway.domain.models import Model
+from gateway.domain.sizes import Size, SizePolicy
 from gateway.wire.fields import MALFORMED, Fields, missing, refused_value, unknown_parameter, wrong_type
+from gateway.wire.minimax import FIELDS, PIXELS, PRESETS
 
 _INT64: Final = 2**63
 _STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
-_REFERENCE_TYPE: Final = "character"
+_ROLE: Final = Role.CHARACTER
+_NAMES: Final = {own: name for name, own in FIELDS.items()}
+"""The client's name of each optional field."""
 _REFERENCES_MAX: Final = 16
 """MiniMax documents one for these models, and 16 for edits (reference/minimax.md 1.2 and 1.5)."""
 
@@ -38,7 +31,7 @@ class _SubjectReference(msgspec.Struct, forbid_unknown_fields=True):
 
 def check_can_be_made(job: ImageJob, model: Model, policy: SizePolicy) -> None:
     """Refuse what no target of the model can honour, naming the field."""
-    for name in sorted(job.extras.given() - model.fields):
+    for name in sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
         raise unknown_parameter(name, f" The upstream of model '{model.id}' does not take it.")
     if not model.targets_for(job, policy):
         name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
@@ -51,47 +44,62 @@ def read_ratio(fields: Fields) -> str | None:
 
 def read_pixels(fields: Fields) -> Size | None:
     """`width` and `height`, which come as a pair."""
-    width = fields.integer("width", PIXELS_MIN, PIXELS_MAX)
-    height = fields.integer("height", PIXELS_MIN, PIXELS_MAX)
+    width = fields.integer("width", PIXELS.side_min, PIXELS.side_max)
+    height = fields.integer("height", PIXELS.side_min, PIXELS.side_max)
     if width is None and height is None:
         return None
     if width is None or height is None:
         raise missing("width" if width is None else "height")
     for name, side in (("width", width), ("height", height)):
-        if side % PIXELS_STEP:
-            raise refused_value(name, f"it must be a multiple of {PIXELS_STEP}.")
+        if side % PIXELS.step:
+            raise refused_value(name, f"it must be a multiple of {PIXELS.step}.")
     return Size(width, height)
 
 
-def read_extras(fields: Fields, *, style_is_mapped: bool = True) -> Extras:
-    return Extras(
-        seed=fields.integer("seed", -_INT64, _INT64 - 1),
-        prompt_optimizer=fields.boolean("prompt_optimizer"),
-        aigc_watermark=fields.boolean("aigc_watermark"),
-        style=_read_style(fields) if style_is_mapped else None,
-        subject_reference=_read_subject(fields),
-    )
+def read_seed(fields: Fields) -> int | None:
+    return fields.integer("seed", -_INT64, _INT64 - 1)
+
+
+def read_options(fields: Fields, *, style_is_mapped: bool = True) -> dict[str, bytes]:
+    """MiniMax's own options that are set."""
+    flags = {
+        "prompt_optimizer": fields.boolean("prompt_optimizer"),
+        "aigc_watermark": fields.boolean("aigc_watermark"),
+    }
+    found = {FIELDS[name]: msgspec.json.encode(flag) for name, flag in flags.items() if flag is not None}
+    style = _read_style(fields) if style_is_mapped else None
+    return found | {FIELDS["style"]: style} if style else found
+
+
+def read_inputs(fields: Fields) -> tuple[InputImage, ...]:
+    """The images of `subject_reference`."""
+    raw = fields.raw("subject_reference")
+    if raw is None:
+        return ()
+    try:
+        references = msgspec.json.decode(raw, type=list[_SubjectReference])
+    except MALFORMED:
+        raise refused_value("subject_reference", "expected an array of objects with 'type' and 'image_file'.") from None
+    if not references:
+        raise refused_value("subject_reference", "the array is empty.")
+    if len(references) > _REFERENCES_MAX:
+        raise refused_value("subject_reference", f"expected {_REFERENCES_MAX} references at most.")
+    for reference in references:
+        if reference.type != _ROLE.value or not _is_image_file(reference.image_file):
+            raise refused_value(
+                "subject_reference",
+                f"'type' must be 'character' and 'image_file' a URL of at most {URL_MAX_CHARS} characters or a "
+                "data:image/ URL, without control characters.",
+            )
+    return tuple(InputImage(_ROLE, msgspec.json.encode(reference.image_file)) for reference in references)
 
 
 def own_words(job: ImageJob) -> tuple[str, ...]:
-    """The free texts of a request, which an upstream may repeat: the prompt, and URLs and data of its references.
+    """The free texts of a request, which an upstream may repeat: the prompt, and URLs and data of its inputs.
 
-    Values of a closed set are left out: they are the provider's words too. Reads up to 16 MiB of JSON: for errors only.
+    Options hold values of closed sets, which are the provider's words too. Reads up to 16 MiB of JSON: for errors only.
     """
-    values = (getattr(job.extras, name) for name in sorted(job.extras.given()))
-    found = (text for value in values if isinstance(value, bytes) for text in _texts(msgspec.json.decode(value)))
-    return (job.prompt, *(text for text in found if text not in {*_STYLES, _REFERENCE_TYPE}))
-
-
-def _texts(value: object) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case dict():
-            yield from _texts(list(value.values()))
-        case list():
-            for item in value:
-                yield from _texts(item)
+    return (job.prompt, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
 
 
 def _read_style(fields: Fields) -> bytes | None:
@@ -106,28 +114,6 @@ def _read_style(fields: Fields) -> bytes | None:
     if style.style_type not in _STYLES or not is_weight_valid:
         raise refused_value("style", f"'style_type' must be one of {', '.join(_STYLES)} and 'style_weight' in (0, 1].")
     return msgspec.json.encode(style)  # not as received: readers differ on which of two equal names counts
-
-
-def _read_subject(fields: Fields) -> bytes | None:
-    raw = fields.raw("subject_reference")
-    if raw is None:
-        return None
-    try:
-        references = msgspec.json.decode(raw, type=list[_SubjectReference])
-    except MALFORMED:
-        raise refused_value("subject_reference", "expected an array of objects with 'type' and 'image_file'.") from None
-    if not references:
-        raise refused_value("subject_reference", "the array is empty.")
-    if len(references) > _REFERENCES_MAX:
-        raise refused_value("subject_reference", f"expected {_REFERENCES_MAX} references at most.")
-    for reference in references:
-        if reference.type != _REFERENCE_TYPE or not _is_image_file(reference.image_file):
-            raise refused_value(
-                "subject_reference",
-                f"'type' must be 'character' and 'image_file' a URL of at most {URL_MAX_CHARS} characters or a "
-                "data:image/ URL, without control characters.",
-            )
-    return msgspec.json.encode(references)
 
 
 def _is_image_file(text: str) -> bool:

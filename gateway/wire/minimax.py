@@ -1,13 +1,16 @@
-"""MiniMax's own API, api.minimax.io: `POST /v1/image_generation` (reference/minimax.md sections 1 to 3)."""
+"""MiniMax's own API, api.minimax.io: `POST /v1/image_generation` (reference/minimax.md sections 1 to 4)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import PRESETS, Capability, Delivery, ImageJob, ImageReply, Shape
+from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply
+from gateway.domain.keys import Secret
+from gateway.domain.sizes import AspectRatios, Size, SizeBounds
 from gateway.wire.envelope import (
     HTTP_FAULTS,
     Envelope,
@@ -17,8 +20,42 @@ from gateway.wire.envelope import (
     open_envelope,
     read_pictures,
 )
-from gateway.wire.probes import ProbeResult, read_remains
+from gateway.wire.minimax_quota import read_quota
+from gateway.wire.provider import KeyCheck, ProviderRequest, bearer
 from gateway.wire.texts import refusal, word_error
+
+PRESETS: Final[Mapping[str, Size]] = MappingProxyType(
+    {
+        "1:1": Size(1024, 1024),
+        "16:9": Size(1280, 720),
+        "4:3": Size(1152, 864),
+        "3:2": Size(1248, 832),
+        "2:3": Size(832, 1248),
+        "3:4": Size(864, 1152),
+        "9:16": Size(720, 1280),
+        "21:9": Size(1344, 576),
+    }
+)
+"""Pixels made for each `aspect_ratio` (reference/minimax.md 1.3)."""
+
+PIXELS: Final = SizeBounds(512, 2048, 8)
+"""`width` and `height` of image-01 (reference/minimax.md 1.2)."""
+
+PROMPT_MAX_CHARS: Final = 1499
+
+OUTPUT: Final = frozenset({"output_format.jpeg", "background.opaque"})
+"""All that it makes (reference/minimax.md 1.4)."""
+
+FIELDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "aigc_watermark": "minimax.aigc_watermark",
+        "prompt_optimizer": "minimax.prompt_optimizer",
+        "seed": "seed",
+        "style": "minimax.style",
+        "subject_reference": "input.character",
+    }
+)
+"""The optional fields of its body, and what the gateway calls them; in the order in which they are sent."""
 
 CODES: Final[Mapping[int, Fault]] = MappingProxyType(
     {
@@ -84,76 +121,118 @@ _FAILED: Final = frozenset({500, 502, 503})
 """HTTP statuses with which the provider itself says that it failed: free, if the error is in its own format."""
 
 _COPIED_MAX_BYTES: Final = 16 * 1024
-"""Joining so little costs less than sending it apart."""
+"""Up to this size, joining costs less than another write."""
+_PLAN_WINDOW_S: Final = 5 * 60 * 60
+"""The window of a plan that 2056 says is used up (reference/minimax.md section 3)."""
 _LIVE: Final = "image-01-live"
+_ACCEPT: Final = ("accept", "application/json")
 
 
 class MiniMax:
-    """The `minimax` dialect."""
+    """The `minimax` provider."""
 
-    path: Final = "/v1/image_generation"
-    probe_path: Final = "/v1/token_plan/remains"
-    """Its quota page (reference/minimax.md 4.3)."""
     result_hosts: Final = (
-        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # whole bucket names: anybody may own one with their prefix
+        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # whole names: anyone may own a bucket with their prefix
         "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",
         "*.bj.bcebos.com",
         "cdn.hailuoai.com",
     )
     """Hosts seen in its result links (reference/minimax.md 1.4)."""
 
-    def capability(self, model: str) -> Capability:
+    def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """What a model takes (reference/minimax.md 1.2)."""
-        fields = frozenset({"seed", "prompt_optimizer", "aigc_watermark", "subject_reference"})
-        if model == _LIVE:
-            return Capability(takes_pixels=False, ratios=frozenset(PRESETS) - {"21:9"}, fields=fields | {"style"})
-        return Capability(fields=fields)
+        is_live = model == _LIVE
+        ratios = {ratio: size for ratio, size in PRESETS.items() if not (is_live and ratio == "21:9")}
+        base = Capability(
+            (AspectRatios(ratios),) if is_live else (AspectRatios(ratios), PIXELS),
+            max_images_per_call=9,
+            prompt_max_chars=PROMPT_MAX_CHARS,
+            fields=OUTPUT | {own for name, own in FIELDS.items() if is_live or name != "style"},
+        )
+        return overridden(base, overrides)
 
-    def build_call(self, job: ImageJob, count: int, model: str, shape: Shape, delivery: Delivery) -> tuple[bytes, ...]:
+    def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
         """The documented body and nothing else; what is absent stays absent."""
-        body: dict[str, object] = {"model": model, "prompt": job.prompt}
-        if shape.pixels:
-            body |= {"width": shape.pixels.width, "height": shape.pixels.height}
-        elif shape.aspect_ratio:
-            body["aspect_ratio"] = shape.aspect_ratio
-        body["response_format"] = delivery.value
-        if count > 1:
-            body["n"] = count
-        return encode_call(body, job)
+        body: dict[str, object] = {"model": plan.model, "prompt": job.prompt}
+        if plan.shape.pixels:
+            body |= {"width": plan.shape.pixels.width, "height": plan.shape.pixels.height}
+        elif plan.shape.aspect_ratio:
+            body["aspect_ratio"] = plan.shape.aspect_ratio
+        body["response_format"] = plan.delivery.value
+        return build_post("/v1/image_generation", body, job, plan, secret)
 
     def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
-        """Raises: GatewayError with the fault of whatever the answer says went wrong."""
-        envelope = open_envelope(reply)
-        raise_newer_error(reply, envelope)
-        return read_base_resp(reply, envelope, delivery)
+        """Raises: GatewayError with the error code of the reply."""
+        return read_base_resp(reply, _open(reply), delivery)
 
-    def read_probe(self, reply: Reply) -> ProbeResult:
-        """It answers for the account: its balance is shown to be there, and sometimes when its window ends."""
-        try:
-            envelope = open_envelope(reply)
-            raise_newer_error(reply, envelope)
-            raise_refusal(reply, envelope)
-        except GatewayError as error:
-            return ProbeResult(error.fault, error.detail)
-        return read_remains(envelope)
+    def build_key_check(self, secret: Secret) -> ProviderRequest:
+        """Its quota page (reference/minimax.md 4.3)."""
+        return ProviderRequest("GET", "/v1/token_plan/remains", (bearer(secret), _ACCEPT))
+
+    def read_key_check(self, reply: Reply) -> KeyCheck:
+        """It covers the account: its balance is shown to be there, and sometimes when its window ends."""
+        envelope = _open(reply)
+        raise_refusal(reply, envelope)
+        return read_quota(envelope)
 
 
-def encode_call(body: dict[str, object], job: ImageJob) -> tuple[bytes, ...]:
-    """A call's body with MiniMax's own optional fields that the caller set, in pieces that follow each other.
+def _open(reply: Reply) -> Envelope:
+    envelope = open_envelope(reply)
+    raise_newer_error(reply, envelope)
+    return envelope
+
+
+def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
+    """A capability with what the operator declares: limits by their name, features as true or false."""
+    declared = {own: overrides[name] for name, own in FIELDS.items() if name in overrides}
+    taken, refused = ({own for own, flag in declared.items() if flag is wanted} for wanted in (True, False))
+    ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
+    has_pixels = overrides.get("pixels", PIXELS in base.sizes)
+    return replace(
+        base,
+        sizes=(*ratios, PIXELS) if has_pixels else ratios,
+        max_images_per_call=overrides.get("max_images_per_call", base.max_images_per_call),
+        answers_base64=bool(overrides.get("base64", base.answers_base64)),
+        fields=(base.fields | taken) - refused,
+    )
+
+
+def build_post(path: str, body: dict[str, object], job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
+    """A call with the optional fields that the job sets.
 
     A value of megabytes is the job's own object, not a copy: every call of a job sends the same one.
     """
-    pieces = [msgspec.json.encode(body)[:-1]]
-    for name in sorted(job.extras.given()):
-        value = getattr(job.extras, name)
-        encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
-        pieces[-1] += b',"%b":' % name.encode()
-        if len(encoded) > _COPIED_MAX_BYTES:
-            pieces += [encoded, b""]
+    if plan.images > 1:
+        body["n"] = plan.images
+    pieces, given = [msgspec.json.encode(body)[:-1]], job.fields
+    for name, own in FIELDS.items() if given else ():
+        if own in given:
+            pieces += [b',"%b":' % name.encode(), *_encode_field(job, own)]
+    pieces.append(b"}")
+    headers = (bearer(secret), ("content-type", "application/json"), _ACCEPT)
+    return ProviderRequest("POST", path, headers, _joined(pieces))
+
+
+def _encode_field(job: ImageJob, own: str) -> list[bytes]:
+    if own == "seed":
+        return [msgspec.json.encode(job.seed)]
+    if own in job.options:
+        return [job.options[own]]
+    pieces = []
+    for image in job.inputs:
+        pieces += [b',{"type":"%b","image_file":' % image.role.value.encode(), image.link, b"}"]
+    return [b"[" + pieces[0][1:], *pieces[1:], b"]"]
+
+
+def _joined(pieces: list[bytes]) -> tuple[bytes, ...]:
+    """The pieces with small ones joined."""
+    joined = [b""]
+    for piece in pieces:
+        if len(piece) > _COPIED_MAX_BYTES:
+            joined += [piece, b""]
         else:
-            pieces[-1] += encoded
-    pieces[-1] += b"}"
-    return tuple(pieces)
+            joined[-1] += piece
+    return tuple(piece for piece in joined if piece)
 
 
 def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
@@ -209,4 +288,5 @@ def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> Imag
 def code_error(code: int, text: str, reply: Reply) -> GatewayError:
     """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
     fault = CODES.get(code, Fault.UPSTREAM_ERROR)
-    return refusal(fault, f"{code} {text}".strip(), text, reply, code)
+    cooldown_s = _PLAN_WINDOW_S if fault is Fault.WINDOW_SPENT else None
+    return refusal(fault, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)

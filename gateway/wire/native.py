@@ -8,10 +8,11 @@ from typing import Final
 import msgspec
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Pause
-from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy
+from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link
 from gateway.domain.models import Catalog, Model
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire.extras import check_can_be_made, read_extras, read_pixels, read_ratio
+from gateway.wire.extras import check_can_be_made, read_inputs, read_options, read_pixels, read_ratio, read_seed
 from gateway.wire.fields import Fields, empty, missing, unknown_model
 from gateway.wire.minimax import CODES
 from gateway.wire.openai.response import Chunks
@@ -102,7 +103,9 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
         delivery=Delivery(fields.choice("response_format", ("url", "base64")) or "url"),
         aspect_ratio=ratio,
         pixels=None if ratio else read_pixels(fields),
-        extras=read_extras(fields),
+        seed=read_seed(fields),
+        options=read_options(fields),
+        inputs=read_inputs(fields),
     )
     fields.refuse_rest()
     check_can_be_made(job, model, policy)

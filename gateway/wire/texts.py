@@ -47,7 +47,9 @@ _OWN_CHARS: Final = 32_768
 _CUT: Final = "\N{HORIZONTAL ELLIPSIS}"
 
 
-def refusal(fault: Fault, detail: str, text: str, reply: Reply, code: int | None = None) -> GatewayError:
+def refusal(
+    fault: Fault, detail: str, text: str, reply: Reply, code: int | None = None, *, cooldown_s: float | None = None
+) -> GatewayError:
     """The error of a structured code; where it is the request's fault, the text says which, and which parameter."""
     if not has_unique_members(reply.body):
         return http_error(reply, f"not believed: {detail}")
@@ -57,7 +59,9 @@ def refusal(fault: Fault, detail: str, text: str, reply: Reply, code: int | None
         fault = next((found for pattern, found in SENTENCES if pattern.fullmatch(words.strip())), fault)
         if fault is Fault.UPSTREAM_REJECTED:
             param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", words)), None)
-    return GatewayError(fault, detail, param=param, retry_after_s=reply.retry_after_s, upstream_code=code)
+    return GatewayError(
+        fault, detail, param=param, retry_after_s=reply.retry_after_s, upstream_code=code, cooldown_s=cooldown_s
+    )
 
 
 def word_error(named: Fault | None, detail: str, text: str, reply: Reply) -> GatewayError:

@@ -30,7 +30,7 @@ def test_secret_shows_its_fingerprint_only() -> None:
         (Fault.ACCOUNT_CONNECTION_LIMITED, Rest(Scope.ACCOUNT, State.COOLING, 10, 15)),
         (Fault.ACCOUNT_GROWTH_LIMITED, Rest(Scope.ACCOUNT, State.COOLING, 20, 30)),
         # KEY-WINDOW: 2056, 1028, -10018
-        (Fault.WINDOW_SPENT, Rest(Scope.ACCOUNT, State.COOLING, 5 * 3600)),
+        (Fault.WINDOW_SPENT, Rest(Scope.ACCOUNT, State.COOLING, 3600)),
         (Fault.DAY_SPENT, Rest(Scope.ACCOUNT, State.COOLING, 11 * 3600 + 44 * 60 + 30)),
         (Fault.KEY_DAY_SPENT, Rest(Scope.KEY, State.COOLING, 11 * 3600 + 44 * 60 + 30)),
         (Fault.KEY_MONTH_SPENT, Rest(Scope.KEY, State.COOLING, 7 * 86400 + 11 * 3600 + 44 * 60 + 30)),
@@ -119,3 +119,9 @@ def test_a_secret_s_fingerprint_is_its_own_and_tells_nothing_of_it() -> None:
 def test_an_account_that_says_nothing_has_cautious_limits() -> None:
     """10 requests a minute are documented, 60 images a minute inferred (reference/minimax.md 4)."""
     assert AccountLimits(10, 60, 10, 1) == AccountLimits()
+
+
+def test_an_errors_own_cooldown_replaces_the_tables_seconds_and_nothing_else() -> None:
+    assert Rest(Scope.ACCOUNT, State.COOLING, 18_000) == rest_after(Fault.WINDOW_SPENT, NOON, cooldown_s=17_999.5)
+    assert Rest(Scope.KEY, State.COOLING, 60) == rest_after(Fault.KEY_DAY_SPENT, NOON, cooldown_s=60)
+    assert rest_after(Fault.CONTENT_INPUT, NOON, cooldown_s=60) is None

@@ -2,20 +2,26 @@
 
 import pytest
 
-from gateway.domain.billing import Price
-from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
+from gateway.domain.images import Capability, ImageJob
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import AspectRatios, Size, SizeBounds, SizePolicy
 
-DIRECT = Target("minimax", "image-01", Capability(fields=frozenset({"seed", "prompt_optimizer"})))
+RATIOS, PIXELS = AspectRatios({"1:1": Size(1024, 1024), "21:9": Size(1344, 576)}), SizeBounds(512, 2048, 8)
+DIRECT = Target(
+    "minimax",
+    "image-01",
+    Capability((RATIOS, PIXELS), prompt_max_chars=1499, fields=frozenset({"seed", "minimax.prompt_optimizer"})),
+)
 AI302 = Target(
     "302ai",
     "minimaxi-image-01",
-    Capability(takes_pixels=False, prompt_max_chars=1000, fields=frozenset({"prompt_optimizer"})),
+    Capability((RATIOS,), prompt_max_chars=1000, fields=frozenset({"minimax.prompt_optimizer"})),
 )
-LIVE = Target("minimax", "image-01-live", Capability(takes_pixels=False, fields=frozenset({"style"})))
-MODEL = Model("image-01", ("dall-e-3", "gpt-image-1"), (Price(0, 3500),), (DIRECT, AI302))
-OTHER = Model("live", ("image-01-live",), (Price(0, 4000),), (LIVE,))
-TWIN = Model("twin", (), (Price(0, 1),), (AI302,))
+LIVE = Target("minimax", "image-01-live", Capability((RATIOS,), fields=frozenset({"minimax.style"})))
+MODEL = Model("image-01", ("dall-e-3", "gpt-image-1"), (Price(0, PerImage(3500)),), (DIRECT, AI302))
+OTHER = Model("live", ("image-01-live",), (Price(0, PerImage(4000)),), (LIVE,))
+TWIN = Model("twin", (), (Price(0, PerImage(1)),), (AI302,))
 CATALOG = Catalog([MODEL, OTHER, TWIN])
 STRICT = SizePolicy.STRICT
 
@@ -72,9 +78,9 @@ def test_a_catalog_offers_another_ones_models_in_the_place_of_its_own() -> None:
         (ImageJob("x" * 1000), (DIRECT, AI302)),
         (ImageJob("x" * 1001), (DIRECT,)),
         (ImageJob("x" * 1500), ()),
-        (ImageJob("a fox", extras=Extras(seed=1)), (DIRECT,)),
-        (ImageJob("a fox", extras=Extras(prompt_optimizer=False)), (DIRECT, AI302)),
-        (ImageJob("a fox", extras=Extras(style=b"{}")), ()),
+        (ImageJob("a fox", seed=1), (DIRECT,)),
+        (ImageJob("a fox", options={"minimax.prompt_optimizer": b"false"}), (DIRECT, AI302)),
+        (ImageJob("a fox", options={"minimax.style": b"{}"}), ()),
         (ImageJob("a fox", pixels=Size(512, 512)), (DIRECT,)),
         (ImageJob("a fox", size=Size(1792, 1024)), (DIRECT,)),
         (ImageJob("a fox", size=Size(512, 512)), (DIRECT, AI302)),
@@ -87,4 +93,4 @@ def test_job_goes_only_where_all_of_it_can_be_honoured(job: ImageJob, expected: 
 
 def test_model_takes_what_its_most_able_target_takes() -> None:
     assert MODEL.prompt_max_chars == 1499
-    assert MODEL.fields == {"seed", "prompt_optimizer"}
+    assert MODEL.fields == {"seed", "minimax.prompt_optimizer"}

@@ -14,8 +14,9 @@ from gateway.transport import AiohttpTransport
 from gateway.upstream.calls import Caller, CallLimits, Order
 from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.results import FetchLimits, ResultFetcher
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
+from gateway.wire.provider import ProviderRequest
 from tests.fuzz.answers import SECRET
 from tests.fuzz.hostile import Hostile
 from tests.fuzz.plans import CAP_BYTES
@@ -40,8 +41,9 @@ class Desk:
 
     def call(self, dialect: str, delivery: Delivery, timeout_s: float) -> ImageReply | GatewayError:
         """One call within so many seconds."""
-        endpoint = Endpoint("sim", DIALECTS[dialect], self._upstream.url, LinkPolicy([]))
-        order = Order((b"{" + b" " * ORDER_BYTES + b"}",), delivery, 2, 3500, ImageJob("a cat"))
+        endpoint = Endpoint("sim", PROVIDERS[dialect], self._upstream.url, LinkPolicy([]))
+        request = ProviderRequest("POST", "/v1/image_generation", (), (b"{" + b" " * ORDER_BYTES + b"}",))
+        order = Order(request, delivery, 2, 3500, ImageJob("a cat"))
         return self.run(self.callers[timeout_s].call(endpoint, self._lease, order, remaining_s=1000))
 
     def deliver(self, pictures: tuple[Picture, ...], policy: LinkPolicy) -> tuple[Picture, ...]:

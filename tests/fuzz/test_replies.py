@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.domain.faults import GatewayError, Outcome
 from gateway.domain.images import Delivery, Encoded, ImageReply, Link
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.envelope import Reply
 from gateway.wire.links import LinkPolicy
 from tests.fuzz.answers import JPEG, KEY
@@ -28,7 +28,7 @@ LATE_MAX_S: Final = 8.0
 """Of a machine that is busy; far less than the upstream's own patience."""
 ENDED_BY_THE_CAP: Final = ("flood", "flood of chunks", "a gzip bomb", "a zlib bomb")
 deliveries = st.sampled_from(Delivery)
-dialects = st.sampled_from(sorted(DIALECTS))
+dialects = st.sampled_from(sorted(PROVIDERS))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def desk(one_redis_server: str, upstream: Hostile) -> Iterator[Desk]:
 
 def read_honestly(dialect: str, reply: Reply, delivery: Delivery) -> ImageReply | GatewayError:
     try:
-        return DIALECTS[dialect].read_reply(reply, delivery)
+        return PROVIDERS[dialect].read_reply(reply, delivery)
     except GatewayError as error:
         return error
 

@@ -10,21 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.faults import TABLE, GatewayError, Outcome
-from gateway.domain.images import Delivery, Encoded, ImageReply, ImageResult, Link, Size, sniff
+from gateway.domain.images import Delivery, Encoded, ImageReply, ImageResult, Link, sniff
+from gateway.domain.sizes import Size
 from gateway.upstream.redaction import redact_error, redact_reply
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.ai302 import CODE_WORDS
 from gateway.wire.envelope import Reply
 from gateway.wire.native import render_native, render_native_error
 from gateway.wire.openai import render_error, render_events, render_generation
-from gateway.wire.probes import ProbeResult
 from tests.fuzz.answers import KEY, SECRET, reply_bodies, statuses
 from tests.fuzz.profile import fuzzing
 from tests.fuzz.steps import count_steps
 
 DETAIL_MAX_CHARS: Final = 2200
 """Two fields of a reply at the most, of a thousand characters each."""
-BOTH: Final = pytest.mark.parametrize("dialect", list(DIALECTS))
+BOTH: Final = pytest.mark.parametrize("dialect", list(PROVIDERS))
 
 replies = st.builds(Reply, statuses, reply_bodies(), st.one_of(st.none(), st.floats(0, 1e9)))
 deliveries = st.sampled_from(Delivery)
@@ -33,7 +33,7 @@ deliveries = st.sampled_from(Delivery)
 def read(dialect: str, reply: Reply, delivery: Delivery) -> ImageReply | GatewayError:
     """What a call makes of it; every other exception fails the test."""
     try:
-        return redact_reply(DIALECTS[dialect].read_reply(reply, delivery), SECRET)
+        return redact_reply(PROVIDERS[dialect].read_reply(reply, delivery), SECRET)
     except GatewayError as error:
         return redact_error(error, SECRET)
 
@@ -123,7 +123,7 @@ def test_a_reply_gives_pictures_or_a_fault_that_is_right_about_the_money(
     dialect: str, reply: Reply, delivery: Delivery
 ) -> None:
     try:
-        outcome: ImageReply | GatewayError = DIALECTS[dialect].read_reply(reply, delivery)
+        outcome: ImageReply | GatewayError = PROVIDERS[dialect].read_reply(reply, delivery)
     except GatewayError as error:
         outcome = error
     else:
@@ -147,10 +147,12 @@ def test_a_reply_takes_no_key_to_tenants_or_logs(dialect: str, reply: Reply, del
 @BOTH
 @given(replies)
 @fuzzing(300)
-def test_a_free_page_gives_a_result(dialect: str, reply: Reply) -> None:
-    found = DIALECTS[dialect].read_probe(reply)
-    assert isinstance(found, ProbeResult)
-    assert len(found.detail) <= DETAIL_MAX_CHARS
+def test_a_key_check_is_read_or_ends_in_an_error(dialect: str, reply: Reply) -> None:
+    try:
+        detail = PROVIDERS[dialect].read_key_check(reply).detail
+    except GatewayError as error:
+        detail = error.detail
+    assert len(detail) <= DETAIL_MAX_CHARS
 
 
 @BOTH

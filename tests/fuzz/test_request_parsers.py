@@ -7,22 +7,24 @@ from typing import Final
 import pytest
 from hypothesis import given
 
-from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError, Outcome
-from gateway.domain.images import ImageJob, SizePolicy, plan_shape
+from gateway.domain.images import CallPlan, ImageJob, plan_shape
+from gateway.domain.keys import make_secret
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.native import TEXTS, parse_native, render_native_error
 from gateway.wire.openai import Manners, parse_generation, render_error
 from tests.fuzz.bodies import NATIVE, OPENAI, bodies
 from tests.fuzz.profile import fuzzing
 from tests.fuzz.steps import count_steps
 
-_PRICES: Final = (Price(0, 3500),)
+_PRICES: Final = (Price(0, PerImage(3500)),)
 CATALOG: Final = Catalog(
     [
-        Model(name, aliases, _PRICES, (Target(upstream, spelling, DIALECTS[upstream].capability(spelling)),))
+        Model(name, aliases, _PRICES, (Target(upstream, spelling, PROVIDERS[upstream].capability(spelling, {})),))
         for name, aliases, upstream, spelling in (
             ("image-01", ("dall-e-3", "gpt-image-1"), "minimax", "image-01"),
             ("image-01-live", (), "minimax", "image-01-live"),
@@ -81,7 +83,11 @@ def check_calls(job: ImageJob, model: Model) -> None:
     for target in targets:
         shape = plan_shape(job, target.capability, SizePolicy.NEAREST)
         assert shape is not None
-        body = DIALECTS["minimax"].build_call(job, 1, target.model, shape, job.delivery)
+        body = (
+            PROVIDERS["minimax"]
+            .build_call(job, CallPlan(target.model, 1, shape, job.delivery), make_secret("s-1"))
+            .body
+        )
         assert job.prompt == json.loads(b"".join(body))["prompt"]
 
 

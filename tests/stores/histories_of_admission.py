@@ -138,9 +138,9 @@ class History:
 
     def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> Step:
         names = ("tenant", "keys", f"ticket:{ticket_id}", "open", f"key:{key}:open", "rate", f"key:{key}:rate")
-        prices = ",".join(f"{since}:{micros}" for since, micros in process.prices)
+        costs = ",".join(f"{since}:{images * micros}" for since, micros in process.prices)
         replies = self.world.admit(ticket_id, process, key, model, images)
-        return self.step("admit", names, (ticket_id, key, "rq", model, images, prices, process.lease_ms), *replies)
+        return self.step("admit", names, (ticket_id, key, "rq", model, images, costs, process.lease_ms), *replies)
 
     def send(self, ticket: Ticket, account: str, images: int) -> Step:
         names = (f"ticket:{ticket.id}", "open", f"key:{ticket.key}:open")

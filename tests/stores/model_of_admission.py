@@ -164,8 +164,8 @@ class World:
 
     def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> list[dict[str, Any]]:
         """Takes from all limits or from none. Returns: the replies that are right."""
-        if known := self.tickets.get(ticket_id):
-            return [{"verdict": "admitted", "price": known.price}]
+        if ticket_id in self.tickets:
+            return [{"verdict": "admitted"}]
         price = max((since, micros) for since, micros in process.prices if since * 1000 <= self.now_ms)[1]
         refusals = self.refusals(key, images, price)
         expires_ms = self.now_ms + process.lease_ms
@@ -180,7 +180,7 @@ class World:
             top = max(refusals, key=lambda found: found[0])[0]
             return [reply for rank, reply in refusals if rank == top]
         self.tickets[ticket_id] = new
-        return [{"verdict": "admitted", "price": price}]
+        return [{"verdict": "admitted"}]
 
     def refusals(self, key: str, images: int, price: int) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
         """Every limit that is reached: how much it matters, and the reply that names it."""

@@ -10,8 +10,9 @@ import anyio
 import pytest
 import redis as sync_redis
 
-from gateway.domain.billing import BillingRule, Durations, Price, Purchase
+from gateway.domain.billing import BillingRule, Durations, Purchase
 from gateway.domain.faults import TABLE, Fault, GatewayError
+from gateway.domain.pricing import PerImage, PerToken, Price
 from gateway.domain.rates import Rate, Rates
 from gateway.domain.tenants import Caller
 from gateway.metrics import Metrics
@@ -22,7 +23,7 @@ from tests.admitting import KEY_ID, admitting, put_tenant
 
 pytestmark = pytest.mark.anyio
 
-PRICES = (Price(0, 3500),)
+PRICES = (Price(0, PerImage(3500)),)
 ALL_LIMITS = {
     "requests_per_minute": 1000,
     "images_per_minute": 1000,
@@ -195,7 +196,7 @@ async def test_a_repeated_admission_takes_nothing_more(each_redis: str) -> None:
         async with admitted(admission, caller, 4) as ticket:
             before = await everything(redis)
             again = await admission._ask(caller, ticket.id, purchase(4))
-            assert ("admitted", 3500) == (again.verdict, again.price)
+            assert "admitted" == again.verdict
             assert before == await everything(redis)
 
 
@@ -766,8 +767,24 @@ async def test_what_no_waiting_mends_does_not_speak_of_waiting(
     assert "resets" not in refused.message
 
 
+@pytest.mark.parametrize(("delivered", "usd_micros"), [(0, 0), (1, 33), (2, 66), (3, 100)])
+async def test_images_cost_their_part_of_what_was_reserved(redis_url: str, delivered: int, usd_micros: int) -> None:
+    """Redis knows the cost of the request, not how it is made up: here 100 for three images."""
+    tokens = PerToken(1_000_000, 0, input_tokens_max=100, output_tokens_max=0)
+    bought = Purchase("req_1", "image-01", 3, (Price(0, PerImage(1)), Price(1, tokens)))
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        async with admission.admit(caller, bought, Durations) as ticket:
+            reserved = await admission.usage("acme")
+            (await admission.open(ticket, "sim", "main", 3)).deliver(3, delivered, 0)
+        usage = await admission.usage("acme")
+    assert reserved is not None
+    assert usage is not None
+    assert (100, usd_micros) == (reserved.usd_micros_this_month, usage.usd_micros_this_month)
+
+
 async def test_large_sums_are_told_exactly(redis_url: str) -> None:
-    prices = (Price(0, 999_999_999_999),)
+    prices = (Price(0, PerImage(999_999_999_999)),)
     async with connected(redis_url) as redis:
         admission = admitting(redis)
         caller = await put_tenant(redis, limits={"usd_micros_per_month": 999_999_999_999_999})

@@ -8,8 +8,9 @@ import anyio
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import Durations, Price, Purchase
+from gateway.domain.billing import Durations, Purchase
 from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.pricing import PerImage, Price
 from gateway.domain.tenants import Caller
 from gateway.stores import Client
 from gateway.stores.admission import Admission
@@ -30,7 +31,7 @@ def sweeper(redis: Client, admission: Admission, own_id: str = "me", round_s: fl
 @asynccontextmanager
 async def left_behind(admission: Admission, *callers: Caller, count: int = 1) -> AsyncIterator[list[Ticket]]:
     """Tickets of a process that gives no sign of life, for as long as the test looks at them."""
-    purchase = Purchase("req_1", "image-01", 2, (Price(0, 3500),))
+    purchase = Purchase("req_1", "image-01", 2, (Price(0, PerImage(3500)),))
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(admission.admit(caller, purchase, Durations))

@@ -4,7 +4,7 @@ from gateway.domain.images import Capability
 from gateway.domain.models import Target
 from gateway.upstream.durations import CallDurations
 
-SIM, OTHER = (Target(name, "image-01", Capability()) for name in ("sim", "other"))
+SIM, OTHER = (Target(name, "image-01", Capability(())) for name in ("sim", "other"))
 
 
 def test_calls_that_never_delivered_are_expected_to_take_the_default() -> None:

@@ -13,9 +13,10 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import Secret, UpstreamKey
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Endpoint
-from gateway.upstream.pages import Pages, Probe
-from gateway.wire import DIALECTS
+from gateway.upstream.pages import Pages
+from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
+from gateway.wire.provider import KeyCheck
 from tests.harness import Simulator, serving
 from tests.servers import free_port
 
@@ -27,11 +28,11 @@ def upstream_key(name: str, account: str = "main", secret: str = "") -> Upstream
 
 
 def asking(transport: AiohttpTransport, url: str, dialect: str = "minimax") -> Pages:
-    endpoint = Endpoint("sim", DIALECTS[dialect], url, LinkPolicy(()))
+    endpoint = Endpoint("sim", PROVIDERS[dialect], url, LinkPolicy(()))
     return Pages(transport, lambda: {"sim": endpoint}, "tests")
 
 
-async def probe(url: str, key: UpstreamKey, dialect: str = "minimax") -> Probe:
+async def probe(url: str, key: UpstreamKey, dialect: str = "minimax") -> KeyCheck:
     async with AiohttpTransport() as transport:
         return await asking(transport, url, dialect).probe(key)
 

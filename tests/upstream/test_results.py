@@ -13,7 +13,7 @@ from starlette.routing import Route
 from gateway.domain.images import Delivery, Encoded, Link, Picture
 from gateway.transport import AiohttpTransport
 from gateway.upstream.results import FetchLimits, ResultFetcher
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
 from tests.harness import serving
 
@@ -169,7 +169,7 @@ async def test_a_host_that_is_not_allowed_is_not_asked(url: str) -> None:
 )
 async def test_the_hosts_that_have_been_seen_are_allowed_by_default(dialect: str, host: str, *, is_known: bool) -> None:
     async with world() as here:
-        found = await here.fetch(f"https://{host}/a.jpg", hosts=DIALECTS[dialect].result_hosts)
+        found = await here.fetch(f"https://{host}/a.jpg", hosts=PROVIDERS[dialect].result_hosts)
     assert is_known == bool(found)
 
 

@@ -10,7 +10,7 @@ from gateway.stores.pool import NoKey, Repeat
 from gateway.upstream.tries import Tries
 
 KEY = UpstreamKey("sim", "a", "a-1", make_secret("a-1"))
-HERE, THERE = (Target(name, "image-01", Capability()) for name in ("sim", "other"))
+HERE, THERE = (Target(name, "image-01", Capability(())) for name in ("sim", "other"))
 
 
 def failed(*faults: Fault, left: int = 3) -> Tries:

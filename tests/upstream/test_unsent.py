@@ -20,8 +20,9 @@ from gateway.stores import connect
 from gateway.transport import AiohttpTransport
 from gateway.upstream.calls import Caller, CallLimits, Order
 from gateway.upstream.endpoints import Endpoint
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
+from gateway.wire.provider import ProviderRequest
 from tests.harness import REDIS_BINARIES
 from tests.pooling import account, pooling
 from tests.servers import tcp_server
@@ -105,11 +106,14 @@ async def cancelled_after(seconds: float, making: Awaitable[object]) -> None:
     await asyncio.sleep(0.005)  # what was sent arrives
 
 
+ASKED = ProviderRequest("POST", "/v1/image_generation", (), (b"{}",))
+
+
 @asynccontextmanager
 async def calling(redis_url: str, server: Counting) -> AsyncIterator[Callable[[float], Awaitable[tuple[Any, int]]]]:
     """`call(remaining_s)` makes one call; what came back, and the images that stay unconfirmed."""
     redis = connect(redis_url, 1.0)
-    endpoint = Endpoint("sim", DIALECTS["minimax"], server.url, LinkPolicy([]))
+    endpoint = Endpoint("sim", PROVIDERS["minimax"], server.url, LinkPolicy([]))
     try:
         async with pooling(redis, account("main")) as process, AiohttpTransport() as transport:
             limits = CallLimits(5.0, 150.0, 10.0, 2**20)
@@ -118,7 +122,7 @@ async def calling(redis_url: str, server: Counting) -> AsyncIterator[Callable[[f
             async def call(remaining_s: float) -> tuple[Any, int]:
                 tally = Tally()
                 entry = OpenOrder(tally.open("sim", "main", 1), 1)
-                order = Order((b"{}",), Delivery.URL, 1, 3500, ImageJob("a cat"), entry=entry)
+                order = Order(ASKED, Delivery.URL, 1, 3500, ImageJob("a cat"), entry=entry)
                 with entry:
                     outcome = await caller.call(endpoint, await process.take(), order, remaining_s=remaining_s)
                 tally.close()

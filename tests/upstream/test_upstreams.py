@@ -14,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.billing import Durations, Price, Purchase
+from gateway.domain.billing import Durations, Purchase
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Capability, Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy
+from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link
 from gateway.domain.keys import AccountLimits, PoolTerms, WaitTerms
 from gateway.domain.models import Model, Target
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.trace import Trace
 from gateway.stores import connect
 from gateway.transport import AiohttpTransport
@@ -26,7 +28,7 @@ from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
 from gateway.upstream.calls import CallLimits
 from gateway.upstream.results import FetchLimits
 from gateway.upstream.supply import Supply
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
 from tests.admitting import admitting, put_tenant
 from tests.harness import REDIS_BINARIES, Simulator, redis_server, serving, wait_until
@@ -64,7 +66,8 @@ class Site:
 
     def target(self) -> Target:
         spelling = {"minimax": "image-01", "302ai": "minimaxi-image-01"}[self.dialect]
-        capability = Capability(max_images_per_call=self.per_call, answers_base64=self.answers_base64)
+        declared = {"max_images_per_call": self.per_call, "base64": self.answers_base64}
+        capability = PROVIDERS["minimax"].capability("image-01", declared)
         return Target(self.name, spelling, capability)
 
 
@@ -109,10 +112,10 @@ async def running(
         account(name, *keys, upstream=site.name, limits=site.limits) for site in sites for name, keys in site.accounts()
     ]
     endpoints = {
-        site.name: Endpoint(site.name, DIALECTS[site.dialect], site.url, LinkPolicy([site.url])) for site in sites
+        site.name: Endpoint(site.name, PROVIDERS[site.dialect], site.url, LinkPolicy([site.url])) for site in sites
     }
     supply = Supply(endpoints, (), {site.name: WaitTerms(max_wait_s, spill_after_s) for site in sites})
-    model = Model("image-01", (), (Price(0, 3500),), tuple(site.target() for site in sites))
+    model = Model("image-01", (), (Price(0, PerImage(3500)),), tuple(site.target() for site in sites))
     async with AsyncExitStack() as stack:
         redis, counters = connect(redis_url, 1.0), connect(admission_url or redis_url, 1.0)
         for client in (redis, counters):

@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.domain.faults import TABLE, Fault, GatewayError, State
-from gateway.domain.images import PRESETS
 from gateway.domain.tenants import LIMIT_MAX, LIMIT_NAMES, QUOTA_NAMES, Tenant
 from gateway.settings import from_document
 from gateway.supply import build_catalog
@@ -22,6 +21,7 @@ from gateway.web.images import Images
 from gateway.web.middleware import EXPOSED_HEADERS
 from gateway.web.openapi import DOCUMENT
 from gateway.wire import extras, native
+from gateway.wire.minimax import PRESETS
 from gateway.wire.openai import Manners, parse_generation, request
 from tests.conftest import MakeGateway
 from tests.harness import Gateway, document, environment, upstream

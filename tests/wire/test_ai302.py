@@ -8,14 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Pause, Retry, Scope, State
-from gateway.domain.images import Delivery, Extras, ImageJob, ImageReply, Link, Shape, Size
-from gateway.wire import DIALECTS
+from gateway.domain.images import CallPlan, Delivery, ImageJob, ImageReply, Link
+from gateway.domain.keys import make_secret
+from gateway.domain.sizes import AspectRatios, Shape, Size
+from gateway.wire import PROVIDERS
 from gateway.wire.ai302 import CODE_WORDS, ERR_CODES, Ai302
 from gateway.wire.envelope import Reply
+from gateway.wire.minimax import OUTPUT, PRESETS, MiniMax
 
 AI302 = Ai302()
 URL = "https://file.302ai.cn/gpt/imgs/0f.jpg"
 SQUARE = Shape(Size(1024, 1024))
+
+
+def built(job: ImageJob, count: int = 1, shape: Shape = SQUARE, delivery: Delivery = Delivery.URL) -> dict[str, object]:
+    """The body of a call."""
+    request = AI302.build_call(job, CallPlan("minimaxi-image-01", count, shape, delivery), make_secret("s-1"))
+    assert ("POST", "/minimaxi/v1/image_generation") == (request.method, request.path)
+    assert ("authorization", "Bearer s-1") in request.headers
+    body: dict[str, object] = msgspec.json.decode(b"".join(request.body))
+    return body
+
 
 DEAD = (503, Outcome.REFUSED, Retry.FREELY, State.QUARANTINED)
 WINDOW = (503, Outcome.REFUSED, Retry.FREELY, State.COOLING)
@@ -205,56 +218,50 @@ def test_success_is_read_whatever_else_is_there(noise: dict[str, object]) -> Non
 
 def test_page_body_is_exactly_the_documented_example() -> None:
     """All five fields that the page marks required, always."""
-    body = AI302.build_call(ImageJob("a fox"), 1, "minimaxi-image-01", SQUARE, Delivery.URL)
     assert {
         "model": "minimaxi-image-01",
         "prompt": "a fox",
         "aspect_ratio": "1:1",
         "response_format": "url",
         "prompt_optimizer": False,
-    } == msgspec.json.decode(b"".join(body))
+    } == built(ImageJob("a fox"))
 
 
 @pytest.mark.parametrize(
     ("job", "count", "shape", "changed"),
     [
-        (ImageJob("a fox", extras=Extras(prompt_optimizer=True)), 1, SQUARE, {"prompt_optimizer": True}),
+        (ImageJob("a fox", options={"minimax.prompt_optimizer": b"true"}), 1, SQUARE, {"prompt_optimizer": True}),
         (ImageJob("a fox"), 1, Shape(Size(1280, 720), aspect_ratio="16:9"), {"aspect_ratio": "16:9"}),
         (ImageJob("a fox"), 4, SQUARE, {"n": 4}),
-        (ImageJob("a fox", extras=Extras(seed=7)), 1, SQUARE, {"seed": 7}),
+        (ImageJob("a fox", seed=7), 1, SQUARE, {"seed": 7}),
     ],
 )
 def test_what_the_operator_declares_is_added(
     job: ImageJob, count: int, shape: Shape, changed: dict[str, object]
 ) -> None:
-    body = msgspec.json.decode(b"".join(AI302.build_call(job, count, "minimaxi-image-01", shape, Delivery.URL)))
-    bare = msgspec.json.decode(
-        b"".join(AI302.build_call(ImageJob("a fox"), 1, "minimaxi-image-01", SQUARE, Delivery.URL))
-    )
-    assert bare | changed == body
+    assert built(ImageJob("a fox")) | changed == built(job, count, shape)
 
 
 def test_pixels_where_declared_come_without_a_ratio_that_would_win_over_them() -> None:
     shape = Shape(Size(1792, 1024), pixels=Size(1792, 1024))
-    body = msgspec.json.decode(b"".join(AI302.build_call(ImageJob("a fox"), 1, "m", shape, Delivery.BASE64)))
+    body = built(ImageJob("a fox"), 1, shape, Delivery.BASE64)
     assert (1792, 1024, "base64") == (body["width"], body["height"], body["response_format"])
     assert "aspect_ratio" not in body
 
 
 def test_only_what_its_page_documents_is_taken_for_granted() -> None:
-    can = AI302.capability("minimaxi-image-01")
-    assert (1, 1499, False, False, frozenset({"prompt_optimizer"})) == (
+    can = AI302.capability("minimaxi-image-01", {})
+    assert (1, 1499, (AspectRatios(PRESETS),), False, OUTPUT | {"minimax.prompt_optimizer"}) == (
         can.max_images_per_call,
         can.prompt_max_chars,
-        can.takes_pixels,
+        can.sizes,
         can.answers_base64,
         can.fields,
     )
 
 
-def test_both_dialects_are_registered_under_their_names() -> None:
-    expected = {"302ai": "/minimaxi/v1/image_generation", "minimax": "/v1/image_generation"}
-    assert expected == {name: dialect.path for name, dialect in DIALECTS.items()}
+def test_both_providers_are_registered_under_their_names() -> None:
+    assert {"302ai": Ai302, "minimax": MiniMax} == {name: type(provider) for name, provider in PROVIDERS.items()}
 
 
 @given(

@@ -7,22 +7,33 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
+from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, InputImage, Role
+from gateway.domain.keys import make_secret
 from gateway.domain.models import Model, Target
-from gateway.wire.extras import check_can_be_made, own_words, read_extras, read_pixels, read_ratio
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy
+from gateway.wire.extras import (
+    check_can_be_made,
+    own_words,
+    read_inputs,
+    read_options,
+    read_pixels,
+    read_ratio,
+    read_seed,
+)
 from gateway.wire.fields import Fields
+from gateway.wire.minimax import PIXELS, PRESETS, MiniMax
 
 RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
 FACE = {"type": "character", "image_file": "https://example.org/face.jpg"}
 MODEL = Model(
     "image-01",
     (),
-    (Price(0, 3500),),
+    (Price(0, PerImage(3500)),),
     (
-        Target("a", "one", Capability(takes_pixels=False, fields=frozenset({"style"}))),
-        Target("b", "two", Capability(ratios=frozenset({"1:1"}), fields=frozenset({"seed"}))),
+        Target("a", "one", Capability((AspectRatios(PRESETS),), fields=frozenset({"minimax.style"}))),
+        Target("b", "two", Capability((AspectRatios({"1:1": PRESETS["1:1"]}), PIXELS), fields=frozenset({"seed"}))),
     ),
 )
 
@@ -39,16 +50,24 @@ def attempt(act: Callable[[], object]) -> object:
         return error
 
 
+def read_all(read: Fields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:
+    """Seed, options and inputs."""
+    return read_seed(read), read_options(read), read_inputs(read)
+
+
+NOTHING: tuple[None, dict[str, bytes], tuple[()]] = (None, {}, ())
+
+
 def refusal_of(**values: object) -> tuple[Fault, str | None]:
     read = fields(**values)
     with pytest.raises(GatewayError) as refused:
-        _ = (read_ratio(read), read_pixels(read), read_extras(read))
+        _ = (read_ratio(read), read_pixels(read), read_all(read))
     return refused.value.fault, refused.value.param
 
 
 def test_nothing_given_is_nothing_read() -> None:
     empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
-    assert (Extras(), None, None) == (read_extras(empty), read_ratio(empty), read_pixels(empty))
+    assert (NOTHING, None, None) == (read_all(empty), read_ratio(empty), read_pixels(empty))
     empty.refuse_rest()
 
 
@@ -64,20 +83,21 @@ def test_pixels_in_the_rule_are_taken(width: int, height: int) -> None:
 
 @pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
 def test_seed_is_any_int64(value: int) -> None:
-    assert value == read_extras(fields(seed=value)).seed
+    assert value == read_seed(fields(seed=value))
 
 
 @pytest.mark.parametrize("value", [True, False])
 def test_false_is_a_value(value: bool) -> None:
-    read = read_extras(fields(prompt_optimizer=value, aigc_watermark=value))
-    assert Extras(prompt_optimizer=value, aigc_watermark=value) == read
+    read = read_options(fields(prompt_optimizer=value, aigc_watermark=value))
+    encoded = msgspec.json.encode(value)
+    assert {"minimax.prompt_optimizer": encoded, "minimax.aigc_watermark": encoded} == read
 
 
 @pytest.mark.parametrize("kind", ["漫画", "元气", "中世纪", "水彩"])
 @pytest.mark.parametrize("weight", [None, 0.01, 0.8, 1])
 def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None) -> None:
     style = {"style_type": kind} | ({"style_weight": weight} if weight else {})
-    assert msgspec.json.encode(style) == read_extras(fields(style=style)).style
+    assert {"minimax.style": msgspec.json.encode(style)} == read_options(fields(style=style))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +113,8 @@ def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None
 @pytest.mark.parametrize("count", [1, 16])
 def test_references_are_kept_as_they_came(link: str, count: int) -> None:
     reference = [{"type": "character", "image_file": link}] * count
-    assert msgspec.json.encode(reference) == read_extras(fields(subject_reference=reference)).subject_reference
+    kept = InputImage(Role.CHARACTER, msgspec.json.encode(link))
+    assert (kept,) * count == read_inputs(fields(subject_reference=reference))
 
 
 REPEATED_NAMES = [
@@ -107,23 +128,27 @@ REPEATED_NAMES = [
 
 @pytest.mark.parametrize(("name", "value"), REPEATED_NAMES)
 def test_what_was_validated_is_what_is_sent(name: str, value: bytes) -> None:
-    read = getattr(read_extras(Fields(b'{"%s":%s}' % (name.encode(), value))), name)
+    _, options, inputs = read_all(Fields(b'{"%s":%s}' % (name.encode(), value)))
+    job = ImageJob("p", options=options, inputs=inputs)
+    plan = CallPlan("m", 1, Shape(Size(8, 8)), Delivery.URL)
+    body = b"".join(MiniMax().build_call(job, plan, make_secret("s-1")).body)
+    read = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[name]
     for word in (b"file:", b'"x"', b'"type":"style"', b":5"):
-        assert word not in read
+        assert word not in bytes(read)
     assert msgspec.json.decode(read) == msgspec.json.decode(value)
-    assert read.count(b'"type"') <= 1
+    assert bytes(read).count(b'"type"') <= 1
 
 
 def test_of_two_equal_names_in_a_body_the_last_is_read_and_sent() -> None:
     read = Fields(b'{"seed":"x","seed":1,"subject_reference":[],"subject_reference":null}')
-    assert Extras(seed=1) == read_extras(read)
+    assert (1, {}, ()) == read_all(read)
 
 
 def test_own_words_are_every_free_text_of_the_request() -> None:
     reference = [FACE, FACE | {"image_file": "data:image/png;base64,iVBORw0"}]
-    extras = read_extras(fields(subject_reference=reference, style={"style_type": "\u6c34\u5f69"}, seed=7))
+    _, options, inputs = read_all(fields(subject_reference=reference, style={"style_type": "\u6c34\u5f69"}, seed=7))
     words = ("a cat", "https://example.org/face.jpg", "data:image/png;base64,iVBORw0")
-    assert words == own_words(ImageJob("a cat", extras=extras))
+    assert words == own_words(ImageJob("a cat", seed=7, options=options, inputs=inputs))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +210,7 @@ def test_value_outside_the_documentation_is_refused(values: dict[str, object], f
 
 
 def test_openais_own_style_is_left_alone() -> None:
-    assert Extras() == read_extras(fields(style="vivid"), style_is_mapped=False)
+    assert {} == read_options(fields(style="vivid"), style_is_mapped=False)
 
 
 @pytest.mark.parametrize("name", ["style", "subject_reference"])
@@ -203,30 +228,30 @@ def test_openais_own_style_is_left_alone() -> None:
 )
 def test_hostile_json_in_an_object_is_refused(name: str, value: bytes) -> None:
     with pytest.raises(GatewayError) as refused:
-        read_extras(Fields(b'{"%s":%s}' % (name.encode(), value)))
+        read_all(Fields(b'{"%s":%s}' % (name.encode(), value)))
     assert refused.value.row.status == 400
 
 
 @given(st.sampled_from(["style", "subject_reference", "seed", "prompt_optimizer"]), st.binary(max_size=60))
 @example("style", b'{"style_type":"\xff"}')
 def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> None:
-    outcome = attempt(lambda: read_extras(Fields(b'{"%s":%s}' % (name.encode(), value))))
+    outcome = attempt(lambda: read_all(Fields(b'{"%s":%s}' % (name.encode(), value))))
     assert not isinstance(outcome, GatewayError) or outcome.row.status == 400
 
 
 @pytest.mark.parametrize(
     ("job", "fault", "param"),
     [
-        (ImageJob("p", extras=Extras(prompt_optimizer=False)), Fault.UNKNOWN_PARAMETER, "prompt_optimizer"),
+        (ImageJob("p", options={"minimax.prompt_optimizer": b"false"}), Fault.UNKNOWN_PARAMETER, "prompt_optimizer"),
         (
-            ImageJob("p", extras=Extras(subject_reference=b"[]", aigc_watermark=True)),
+            ImageJob("p", inputs=(InputImage(Role.CHARACTER, b'""'),), options={"minimax.aigc_watermark": b"true"}),
             Fault.UNKNOWN_PARAMETER,
             "aigc_watermark",
         ),
-        (ImageJob("p", extras=Extras(seed=1, style=b"{}")), Fault.INVALID_VALUE, "model"),
-        (ImageJob("p", size=Size(1792, 1024), extras=Extras(style=b"{}")), Fault.INVALID_VALUE, "size"),
-        (ImageJob("p", aspect_ratio="16:9", extras=Extras(seed=1)), Fault.INVALID_VALUE, "aspect_ratio"),
-        (ImageJob("p", pixels=Size(512, 512), extras=Extras(style=b"{}")), Fault.INVALID_VALUE, "width"),
+        (ImageJob("p", seed=1, options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "model"),
+        (ImageJob("p", size=Size(1792, 1024), options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "size"),
+        (ImageJob("p", aspect_ratio="16:9", seed=1), Fault.INVALID_VALUE, "aspect_ratio"),
+        (ImageJob("p", pixels=Size(512, 512), options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "width"),
     ],
 )
 def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, fault: Fault, param: str) -> None:
@@ -239,8 +264,8 @@ def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, faul
     "job",
     [
         ImageJob("p"),
-        ImageJob("p", extras=Extras(seed=1)),
-        ImageJob("p", extras=Extras(style=b"{}"), aspect_ratio="16:9"),
+        ImageJob("p", seed=1),
+        ImageJob("p", options={"minimax.style": b"{}"}, aspect_ratio="16:9"),
         ImageJob("p", pixels=Size(512, 512)),
     ],
 )

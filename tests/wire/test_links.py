@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy, Trust, host_of, secured
 
 POLICY = LinkPolicy(
@@ -76,12 +76,12 @@ def test_link_is_trusted_by_its_host(url: str, expected: Trust) -> None:
 )
 def test_hosts_seen_in_results_are_known(dialect: str, url: str) -> None:
     """reference/minimax.md 1.4 and 5.1."""
-    assert Trust.PUBLIC is LinkPolicy(DIALECTS[dialect].result_hosts).trust(url)
+    assert Trust.PUBLIC is LinkPolicy(PROVIDERS[dialect].result_hosts).trust(url)
 
 
-@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize("dialect", sorted(PROVIDERS))
 def test_no_dialect_trusts_an_origin_or_every_host(dialect: str) -> None:
-    policy = LinkPolicy(DIALECTS[dialect].result_hosts)
+    policy = LinkPolicy(PROVIDERS[dialect].result_hosts)
     for url in ("http://127.0.0.1/x", "https://example.org/x.jpg", "https://other.oss-us-east-1.aliyuncs.com/x"):
         assert Trust.NONE is policy.trust(url)
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Pause, Retry, Scope, State
-from gateway.domain.images import Delivery, Encoded, Extras, ImageJob, ImageReply, Link, Shape, Size
+from gateway.domain.images import CallPlan, Delivery, Encoded, ImageJob, ImageReply, InputImage, Link, Role
+from gateway.domain.keys import make_secret
+from gateway.domain.sizes import AspectRatios, Shape, Size
 from gateway.wire.envelope import Reply
-from gateway.wire.minimax import CODES, NEWER_TYPES, MiniMax
+from gateway.wire.minimax import CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
 
 MINIMAX = MiniMax()
 URL = "https://cdn.hailuoai.com/a%2Fb_aigc.jpeg?Signature=x%2B"
@@ -111,6 +113,11 @@ def refused(code: object, text: str = "") -> dict[str, object]:
 def meaning_of(error: GatewayError) -> Meaning:
     row = error.row
     return Meaning(row.status, row.type, row.code or "", row.outcome, row.retry, row.state, error.param)
+
+
+def test_a_used_up_plan_carries_a_cooldown_of_five_hours_and_no_other_code_does() -> None:
+    found = {code: error_of(refused(code)).cooldown_s for code in CODES}
+    assert {2056: 18_000, 2067: 18_000} == {code: seconds for code, seconds in found.items() if seconds is not None}
 
 
 def test_every_documented_code_is_mapped_and_no_other() -> None:
@@ -541,9 +548,15 @@ def test_any_json_is_pictures_or_a_fault(answer: dict[str, object], status: int,
     assert outcome.pictures if isinstance(outcome, ImageReply) else isinstance(outcome, GatewayError)
 
 
+SQUARE = Shape(Size(1024, 1024))
+
+
 def built(job: ImageJob, count: int = 1, shape: Shape | None = None, delivery: Delivery = Delivery.URL) -> object:
-    body = MINIMAX.build_call(job, count, "image-01", shape or Shape(Size(1024, 1024)), delivery)
-    return msgspec.json.decode(b"".join(body))
+    plan = CallPlan("image-01", count, shape or SQUARE, delivery)
+    request = MINIMAX.build_call(job, plan, make_secret("s-1"))
+    assert ("POST", "/v1/image_generation") == (request.method, request.path)
+    assert ("authorization", "Bearer s-1") in request.headers
+    return msgspec.json.decode(b"".join(request.body))
 
 
 BARE = {"model": "image-01", "prompt": "a fox", "response_format": "url"}
@@ -571,16 +584,27 @@ def test_call_is_the_documented_body_and_nothing_else(
 
 
 def test_optional_fields_are_sent_as_they_came_even_when_false() -> None:
-    style, reference = b'{"style_type": "\xe6\xbc\xab\xe7\x94\xbb"}', b'[{"type":"character","image_file":"https://x"}]'
-    extras = Extras(seed=0, prompt_optimizer=False, aigc_watermark=False, style=style, subject_reference=reference)
+    options = {f"minimax.{name}": b"false" for name in ("prompt_optimizer", "aigc_watermark")}
+    options["minimax.style"] = b'{"style_type": "\xe6\xbc\xab\xe7\x94\xbb"}'
+    inputs = (InputImage(Role.CHARACTER, b'"https://x"'), InputImage(Role.CHARACTER, b'"https://y"'))
     expected = BARE | {
         "seed": 0,
         "prompt_optimizer": False,
         "aigc_watermark": False,
         "style": {"style_type": "漫画"},
-        "subject_reference": [{"type": "character", "image_file": "https://x"}],
+        "subject_reference": [
+            {"type": "character", "image_file": "https://x"},
+            {"type": "character", "image_file": "https://y"},
+        ],
     }
-    assert expected == built(ImageJob("a fox", extras=extras))
+    assert expected == built(ImageJob("a fox", seed=0, inputs=inputs, options=options))
+
+
+def test_an_input_of_megabytes_is_sent_and_not_copied() -> None:
+    link = b'"data:image/png;base64,' + b"A" * 2**20 + b'"'
+    job, plan = ImageJob("a fox", inputs=(InputImage(Role.CHARACTER, link),)), CallPlan("m", 1, SQUARE, Delivery.URL)
+    request = MINIMAX.build_call(job, plan, make_secret("s-1"))
+    assert any(piece is link for piece in request.body)
 
 
 @pytest.mark.parametrize("prompt", ['"quotes" \\ and\nlines', "狐狸 🦊", "\u0000\u2028", "e\u0301" * 700])
@@ -589,14 +613,21 @@ def test_prompt_arrives_unchanged(prompt: str) -> None:
 
 
 def test_capabilities_are_the_documented_ones() -> None:
-    plain, live = MINIMAX.capability("image-01"), MINIMAX.capability("image-01-live")
-    common = frozenset({"seed", "prompt_optimizer", "aigc_watermark", "subject_reference"})
-    assert (9, 1499, True, True) == (
+    plain, live = MINIMAX.capability("image-01", {}), MINIMAX.capability("image-01-live", {})
+    common = OUTPUT | frozenset({"seed", "minimax.prompt_optimizer", "minimax.aigc_watermark", "input.character"})
+    without = {ratio: size for ratio, size in PRESETS.items() if ratio != "21:9"}
+    assert (9, 1499, (AspectRatios(PRESETS), PIXELS), True) == (
         plain.max_images_per_call,
         plain.prompt_max_chars,
-        plain.takes_pixels,
+        plain.sizes,
         plain.answers_base64,
     )
-    assert (common, common | {"style"}) == (plain.fields, live.fields)
-    assert (False, frozenset({"21:9"})) == (live.takes_pixels, plain.ratios - live.ratios)
-    assert MINIMAX.path == "/v1/image_generation"
+    assert (common, common | {"minimax.style"}) == (plain.fields, live.fields)
+    assert (AspectRatios(without),) == live.sizes
+
+
+def test_the_operator_overrides_what_is_known() -> None:
+    declared = {"max_images_per_call": 2, "pixels": False, "base64": False, "seed": False, "style": True}
+    can = MINIMAX.capability("image-01", declared)
+    assert (2, (AspectRatios(PRESETS),), False) == (can.max_images_per_call, can.sizes, can.answers_base64)
+    assert {"seed", "minimax.style"} & can.fields == {"minimax.style"}

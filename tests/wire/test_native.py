@@ -8,25 +8,31 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.domain.billing import Price
 from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome
-from gateway.domain.images import Delivery, Encoded, Extras, ImageResult, Link, Picture, Size, SizePolicy
+from gateway.domain.images import Delivery, Encoded, ImageResult, Link, Picture
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.native import PATHS, TEXTS, NativeGeneration, parse_native, render_native, render_native_error
 
-DIRECT = DIALECTS["minimax"]
+DIRECT = PROVIDERS["minimax"]
 MODEL = Model(
     "image-01",
     ("dall-e-3",),
-    (Price(0, 3500),),
+    (Price(0, PerImage(3500)),),
     (
-        Target("minimax", "image-01", DIRECT.capability("image-01")),
-        Target("302ai", "minimaxi-image-01", DIALECTS["302ai"].capability("minimaxi-image-01")),
+        Target("minimax", "image-01", DIRECT.capability("image-01", {})),
+        Target("302ai", "minimaxi-image-01", PROVIDERS["302ai"].capability("minimaxi-image-01", {})),
     ),
 )
-LIVE = Model("live", (), (Price(0, 3500),), (Target("minimax", "image-01-live", DIRECT.capability("image-01-live")),))
+LIVE = Model(
+    "live",
+    (),
+    (Price(0, PerImage(3500)),),
+    (Target("minimax", "image-01-live", DIRECT.capability("image-01-live", {})),),
+)
 CATALOG = Catalog([MODEL, LIVE])
 ANYONE = Tenant("acme")
 JPEG = b"/9j/4AAQSkZJRg=="
@@ -81,7 +87,7 @@ def test_smallest_request_asks_for_one_link() -> None:
         job.pixels,
         job.aspect_ratio,
     )
-    assert Extras() == job.extras
+    assert (None, {}, ()) == (job.seed, job.options, job.inputs)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,7 @@ def test_both_spellings_of_a_model_are_understood(name: str, model: Model) -> No
 
 
 def test_302_only_catalogue_understands_minimaxs_spelling() -> None:
-    model = Model("pictures", (), (Price(0, 1),), (MODEL.targets[1],))
+    model = Model("pictures", (), (Price(0, PerImage(1)),), (MODEL.targets[1],))
     for name in ("image-01", "minimaxi-image-01"):
         body = msgspec.json.encode({"model": name, "prompt": "p"})
         assert model == parse_native(body, Catalog([model]), ANYONE, SizePolicy.NEAREST).model
@@ -117,7 +123,8 @@ def test_302_only_catalogue_understands_minimaxs_spelling() -> None:
         ({"width": 512, "height": 2048}, "pixels", Size(512, 2048)),
         ({"aspect_ratio": "3:2", "width": 512, "height": 512}, "pixels", None),
         ({"prompt": "漫" * 1499}, "prompt", "漫" * 1499),
-        ({"seed": -1, "prompt_optimizer": False}, "extras", Extras(seed=-1, prompt_optimizer=False)),
+        ({"seed": -1}, "seed", -1),
+        ({"prompt_optimizer": False}, "options", {"minimax.prompt_optimizer": b"false"}),
     ],
 )
 def test_documented_field_is_taken(fields: dict[str, Any], name: str, expected: object) -> None:

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from gateway.domain.faults import TABLE, Fault, GatewayError, Lowers, Pause
 from gateway.domain.images import Delivery
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.envelope import HTTP_FAULTS, Reply
 from gateway.wire.minimax import CODES
 from gateway.wire.texts import SENTENCES, without_own_words
 
-DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
+DIALECT = pytest.mark.parametrize("dialect", PROVIDERS)
 
 
 def blames_nothing(fault: Fault) -> bool:
@@ -23,7 +23,7 @@ def blames_nothing(fault: Fault) -> bool:
 def fault_of(dialect: str, answer: object, status: int = 200, sent: bytes = b"") -> Fault:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
     with pytest.raises(GatewayError) as failed:
-        DIALECTS[dialect].read_reply(Reply(status, body, 3600.0, {"server": "edge"}, (sent,)), Delivery.URL)
+        PROVIDERS[dialect].read_reply(Reply(status, body, 3600.0, {"server": "edge"}, (sent,)), Delivery.URL)
     return failed.value.fault
 
 

@@ -23,6 +23,7 @@ class GatewayError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         upstream_code: int | None = None,
+        cooldown_s: float | None = None,
         rates: Rates | None = None,
     ) -> None:
         super().__init__(f"{fault.value}: {detail}" if detail else fault.value)
@@ -31,7 +32,9 @@ class GatewayError(Exception):
         self.param = param if param is not None else TABLE[fault].param
         self.retry_after_s = retry_after_s
         self.upstream_code = upstream_code
-        """MiniMax's own code, where it gave one."""
+        """The provider's own code, if it gave one."""
+        self.cooldown_s = cooldown_s
+        """The cooldown that the provider documents for its code; it replaces the table's."""
         self.rates = rates
         """How the tenant's rate limits stand, where they were asked."""
 

@@ -89,8 +89,6 @@ def _upstream(status: int, code: str, message: str, outcome: Outcome, retry: Ret
 
 _DEAD_PAUSE_S: Final = 15 * 60
 """A dead or broke key is tried again after this long: inside the 10 to 30 minutes of reference/minimax.md section 3."""
-_PLAN_WINDOW_S: Final = 5 * 60 * 60
-"""MiniMax's plan window (code 2056): five hours."""
 _HOUR_S: Final = 60 * 60
 _RATE_LIMITED_DELAY_S: Final = 1.0
 """A bare 429 slows down the request that met it, and no other."""
@@ -144,7 +142,7 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
         Fault.ACCOUNT_TOKEN_LIMITED: _busy(60, 0),
         Fault.ACCOUNT_CONNECTION_LIMITED: _busy(10, 15, Lowers.CONCURRENCY),
         Fault.ACCOUNT_GROWTH_LIMITED: _busy(20, 30, Lowers.GROWTH),
-        Fault.WINDOW_SPENT: _spent(Scope.ACCOUNT, Pause.SECONDS, _PLAN_WINDOW_S),
+        Fault.WINDOW_SPENT: _spent(Scope.ACCOUNT, Pause.SECONDS, _HOUR_S),
         Fault.DAY_SPENT: _spent(Scope.ACCOUNT, Pause.DAY_END),
         Fault.KEY_HOUR_SPENT: _spent(Scope.KEY, Pause.SECONDS, _HOUR_S),
         Fault.KEY_DAY_SPENT: _spent(Scope.KEY, Pause.DAY_END),

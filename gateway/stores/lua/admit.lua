@@ -13,7 +13,7 @@
 -- ARGV[3]  request id
 -- ARGV[4]  model
 -- ARGV[5]  images
--- ARGV[6]  prices: "since:micro-dollars" joined by ",", since in Unix seconds
+-- ARGV[6]  costs of the request: "since:micro-dollars" joined by ",", since in Unix seconds; the latest begun one counts
 -- ARGV[7]  lease of the ticket, milliseconds
 -- ARGV[8]  1, with ARGV[1] "": count a request that was refused for its content; verdict "rate" if its minute is full
 -- ARGV[9]  most tickets that Redis holds of one tenant, ARGV[10] most records of one tenant's day; absent: no bound
@@ -21,8 +21,8 @@
 -- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
 --          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
 --          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
---          nothing is used] of the tighter scope, where there is such a limit. With "admitted": price; with ARGV[1] "":
---          used, the counters of the narrowest scope
+--          nothing is used] of the tighter scope, where there is such a limit. With ARGV[1] "": used, the counters of the
+--          narrowest scope
 -- TTL      rate 2 minutes, day 3 days, month 40 days; ticket and open 40 days: so long a dead process's reservation waits
 --          for somebody who settles it
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun: one that lies
@@ -131,7 +131,7 @@ local function check_requests(scope)
   end
 end
 
-local function check(scope, price)
+local function check(scope, cost)
   local limits, rate = scope.limits, scope.rate
   local function quota(limit, used, asked, ends_s)
     local allowed = limits[limit]
@@ -139,7 +139,7 @@ local function check(scope, price)
   end
   quota('images_per_day', scope.day.images, images, day_ends_s)
   quota('images_per_month', scope.month.images, images, month_ends_s)
-  quota('usd_micros_per_month', scope.month.usd_micros, images * price, month_ends_s)
+  quota('usd_micros_per_month', scope.month.usd_micros, cost, month_ends_s)
   check_requests(scope)
   local allowed, used = limits.images_per_minute, rate.images
   if allowed and used + images > allowed then
@@ -178,11 +178,11 @@ local function count(scope, made)
   redis.call('EXPIRE', scope.rate_name, RATE_KEPT_S)
 end
 
-local function take(scope, price)
+local function take(scope, cost)
   count(scope, images)
   for name, kept_s in pairs({[scope.day_name] = DAY_KEPT_S, [scope.month_name] = MONTH_KEPT_S}) do
     redis.call('HINCRBY', name, 'images', images)
-    redis.call('HINCRBY', name, 'usd_micros', images * price)
+    redis.call('HINCRBY', name, 'usd_micros', cost)
     redis.call('EXPIRE', name, kept_s)
   end
   redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), ticket_id)
@@ -208,12 +208,12 @@ local function tighter(scopes, limit, index, taken)
   return found
 end
 
-local function price_now()
-  local price, latest = 0, -1
+local function cost_now()
+  local cost, latest = 0, -1
   for since, micros in string.gmatch(ARGV[6], '(%d+):(%d+)') do
-    if tonumber(since) <= now_s and tonumber(since) > latest then price, latest = tonumber(micros), tonumber(since) end
+    if tonumber(since) <= now_s and tonumber(since) > latest then cost, latest = tonumber(micros), tonumber(since) end
   end
-  return price
+  return cost
 end
 
 local function limits_of(text)
@@ -230,12 +230,12 @@ if key_id ~= '' then
   scopes[2] = read_scope('key', base .. 'key:' .. key_id .. ':', KEYS[5], KEYS[7], key.limits or {})
 end
 
-local price = price_now()
+local cost = cost_now()
 local is_known = ticket_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
 local is_taken = ticket_id ~= '' and not is_known
 local is_counted = ARGV[8] == '1'
 if is_taken then
-  for _, scope in ipairs(scopes) do check(scope, price) end
+  for _, scope in ipairs(scopes) do check(scope, cost) end
   check_kept(scopes[1], tonumber(ARGV[9] or ''), tonumber(ARGV[10] or ''))
   is_taken = refusal == nil
   is_counted = not is_taken and not is_minute_full
@@ -244,17 +244,15 @@ elseif is_counted then
   is_counted = not is_minute_full
 end
 if is_taken then
-  for _, scope in ipairs(scopes) do take(scope, price) end
+  for _, scope in ipairs(scopes) do take(scope, cost) end
   redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
-    'price', price, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
+    'cost', cost, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
   redis.call('EXPIRE', KEYS[3], TICKET_KEPT_S)
 elseif is_counted then
   for _, scope in ipairs(scopes) do count(scope, 0) end
-elseif is_known then
-  price = tonumber(redis.call('HGET', KEYS[3], 'price'))
 end
 
-local answer = refusal or {verdict = 'admitted', price = price}
+local answer = refusal or {verdict = 'admitted'}
 answer.requests = tighter(scopes, 'requests_per_minute', 2, (is_taken or is_counted) and 1 or 0)
 answer.images = tighter(scopes, 'images_per_minute', 3, is_taken and images or 0)
 if ticket_id == '' then

@@ -44,6 +44,8 @@ if not ticket.model then
   return cjson.encode({status = 'gone'})
 end
 local function number(name) return tonumber(ticket[name] or 0) end
+-- The part of the reserved cost that falls to some of its images.
+local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 local key_base = base .. 'key:' .. ticket.key_id .. ':'
 
 -- What the ticket itself knows, where nobody is left to ask: never more than was reserved, also where an order that was
@@ -100,11 +102,11 @@ end
 local charged = new.delivered
 if ARGV[3] == '1' then charged = charged + new.withheld end
 if ARGV[4] == '1' then charged = charged + new.unconfirmed end
-new.usd_micros = charged * number('price')
+new.usd_micros = cost_of(charged)
 
 local before = {
   requests = 0, asked = 0, delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, not_sent = 0, usd_micros = 0 }
-local taken = {images = number('images'), usd_micros = number('images') * number('price')}
+local taken = {images = number('images'), usd_micros = number('cost')}
 if ticket.settled then
   if by_expiry or (ticket.outcome == outcome and ticket.calls == calls) then
     local is_own = ticket.settled == 'by itself' and not by_expiry
@@ -141,7 +143,7 @@ local function write_record()
   local record = {'ticket', id, 'admitted_ms', ticket.admitted_ms,
     'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
     'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
-    'price_usd_micros', ticket.price, 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
+    'price_usd_micros', cost_of(1), 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
     'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms}
   local corrects = ticket.entry and (ticket.corrects and ticket.corrects .. ' ' or '') .. ticket.entry
   if corrects then

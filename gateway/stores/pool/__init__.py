@@ -250,12 +250,12 @@ class KeyPool:
                 "images": report.images,
                 "usd_micros": report.usd_micros,
             }
-        blamed = self._blame(report.fault, report.pause_s)
+        blamed = self._blame(report.fault, report)
         if report.is_cut_short:
             blamed.pop("breaker", None)
         return said | blamed
 
-    def _blame(self, fault: Fault, pause_s: float | None) -> dict[str, object]:
+    def _blame(self, fault: Fault, report: Report) -> dict[str, object]:
         row = TABLE[fault]
         said: dict[str, object] = {"fault": fault.value, "is_unauthorized": fault is Fault.KEY_INVALID}
         if row.outcome is Outcome.NOT_SENT:
@@ -266,7 +266,7 @@ class KeyPool:
             said["breaker"] = "well"
         if row.lowers is not Lowers.NOTHING:
             said["lowers"] = row.lowers.value
-        rest = rest_after(fault, self._clock(), asked_s=pause_s)
+        rest = rest_after(fault, self._clock(), asked_s=report.pause_s, cooldown_s=report.cooldown_s)
         if rest:
             said |= {
                 "scope": rest.scope.value,

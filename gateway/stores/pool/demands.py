@@ -77,6 +77,8 @@ class Report:
     fault: Fault | None = None
     pause_s: float | None = None
     """What the upstream itself asked for."""
+    cooldown_s: float | None = None
+    """What the error carries, in place of the table's."""
     images: int = 0
     """Delivered."""
     usd_micros: int = 0

@@ -13,7 +13,6 @@ from gateway.domain.keys import UpstreamKey, make_secret
 from gateway.stores.pool import KeyPool
 from gateway.stores.pool.roster import Roster
 from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Standing
-from gateway.upstream.pages import Probe
 from gateway.upstream.prober import Prober
 from gateway.web.admin import Handler
 from gateway.web.admin.documents import read_document
@@ -26,6 +25,7 @@ from gateway.web.admin.pool_documents import (
     describe_probe,
 )
 from gateway.web.bodies import BodyLimits, json_response
+from gateway.wire.provider import KeyCheck
 
 _ACCOUNT: Final = "/pool/{upstream}/{account}"
 _KEY: Final = "/pool/{upstream}/{account}/{key}"
@@ -98,7 +98,7 @@ class PoolSection:
         await self._settle(key, found)
         return json_response(describe_probe(found) | {"key": describe_key(await self._key(*path))})
 
-    async def _settle(self, key: UpstreamKey, found: Probe) -> None:
+    async def _settle(self, key: UpstreamKey, found: KeyCheck) -> None:
         """Let what rests be tried now, where a key that works shows that it is mended; let rest what is broken."""
         release = partial(self._roster.release_rest, key.upstream, key.account, key.name, seconds=found.window_s)
         if found.fault is not None:

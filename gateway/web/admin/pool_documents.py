@@ -10,8 +10,8 @@ from gateway.domain.billing import usd
 from gateway.domain.faults import State
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Standing
-from gateway.upstream.pages import Probe
 from gateway.web.admin.documents import Document, Name, Weight
+from gateway.wire.provider import KeyCheck
 
 UpstreamSecret = Annotated[str, Meta(pattern=r"^[!-~]{1,500}\Z")]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -86,7 +86,7 @@ def describe_key(key: KeyStatus) -> dict[str, object]:
     }
 
 
-def describe_probe(probe: Probe) -> dict[str, object]:
+def describe_probe(probe: KeyCheck) -> dict[str, object]:
     return {
         "works": probe.fault is None,
         "fault": probe.fault.value if probe.fault else None,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Delivery, ImageJob, Size, SizePolicy
+from gateway.domain.images import Delivery, ImageJob
 from gateway.domain.models import Catalog, Model
+from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire.extras import check_can_be_made, read_extras, read_pixels, read_ratio
+from gateway.wire.extras import check_can_be_made, read_inputs, read_options, read_pixels, read_ratio, read_seed
 from gateway.wire.fields import (
     Fields,
     empty,
@@ -77,9 +78,9 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     """
     fields = Fields(body)
     model, name = _read_model(fields, catalog, tenant)
-    ignored = _read_ignored(fields)
+    ignored = _read_ignored(fields, model)
     is_stream = fields.boolean("stream") or False
-    _read_unmakeable(fields)
+    output_format, background = _read_output(fields, model)
     size, ratio, pixels = _read_shape(fields)
     job = ImageJob(
         prompt=_read_prompt(fields, model),
@@ -88,7 +89,12 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
         size=size,
         aspect_ratio=ratio,
         pixels=pixels,
-        extras=read_extras(fields, style_is_mapped=_style_is_object(fields, ignored)),
+        quality=None if "quality" in ignored else fields.string("quality"),
+        output_format=output_format,
+        background=background,
+        seed=read_seed(fields),
+        options=read_options(fields, style_is_mapped=_style_is_object(fields, ignored)),
+        inputs=read_inputs(fields),
     )
     fields.refuse_rest()
     check_can_be_made(job, model, manners.size_policy)
@@ -164,9 +170,11 @@ def _wrong_size(text: str) -> GatewayError:
     )
 
 
-def _read_ignored(fields: Fields) -> list[str]:
-    """Fields that no upstream knows and that do not change what the picture shows."""
+def _read_ignored(fields: Fields, model: Model) -> list[str]:
+    """Fields that no upstream of the model knows and that do not change what the picture shows."""
     ignored = [name for name, supported in _IGNORED_CHOICES if fields.choice(name, supported) is not None]
+    if fields.string("quality") in model.choices("quality"):
+        ignored.remove("quality")
     ignored += [name for name in _IGNORED_STRINGS if fields.string(name) is not None]
     if isinstance(fields.value("style"), str):
         fields.choice("style", ("vivid", "natural"))
@@ -182,10 +190,14 @@ def _style_is_object(fields: Fields, ignored: list[str]) -> bool:
     return "style" not in ignored and fields.value("style") is not None
 
 
-def _read_unmakeable(fields: Fields) -> None:
-    """Fields that would change the picture in a way that MiniMax cannot: it makes opaque JPEG."""
-    output_format = fields.choice("output_format", _FORMATS)
-    if output_format not in {None, "jpeg"}:
-        raise wrong_value("output_format", output_format, ("jpeg",))
-    if fields.choice("background", ("transparent", "opaque", "auto")) == "transparent":
-        raise wrong_value("background", "transparent", ("opaque", "auto"))
+def _read_output(fields: Fields, model: Model) -> tuple[str | None, str | None]:
+    """File format and background, which would change the picture: refused if the model does not make them."""
+    form = fields.choice("output_format", _FORMATS)
+    if form is not None and form not in model.choices("output_format"):
+        raise wrong_value("output_format", form, model.choices("output_format"))
+    background = fields.choice("background", ("transparent", "opaque", "auto"))
+    if background == "auto":
+        background = None
+    if background is not None and background not in model.choices("background"):
+        raise wrong_value("background", background, (*model.choices("background"), "auto"))
+    return form, background

@@ -26,7 +26,7 @@ RESTS: dict[Fault, tuple[set[str], State, int, int]] = {
     Fault.BALANCE_EMPTY: ({"a"}, State.QUARANTINED, 600, 1800),
     Fault.EGRESS_DENIED: ({""}, State.QUARANTINED, 600, 1800),
     Fault.UPSTREAM_NO_CHANNEL: ({""}, State.COOLING, 30, 30),
-    Fault.WINDOW_SPENT: ({"a"}, State.COOLING, 18_000, 18_000),
+    Fault.WINDOW_SPENT: ({"a"}, State.COOLING, 3_600, 3_600),
     Fault.KEY_HOUR_SPENT: ({"a/a-1"}, State.COOLING, 3_600, 3_600),
     Fault.DAY_SPENT: ({"a"}, State.COOLING, 1, 86_400),
     Fault.KEY_DAY_SPENT: ({"a/a-1"}, State.COOLING, 1, 86_400),
@@ -115,6 +115,14 @@ async def test_a_rest_only_moves_outward_and_the_longer_one_keeps_its_reason(any
         after = await only(process)
     assert (before.state, before.fault, before.since_s) == (after.state, after.fault, after.since_s)
     assert before.until_s == after.until_s
+
+
+async def test_the_cooldown_that_an_error_carries_replaces_the_tables(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, B) as process:
+        await process.pool.release(await process.take(), Report(Fault.WINDOW_SPENT, cooldown_s=18_000.0))
+        found = await only(process)
+    assert found.until_s is not None
+    assert found.until_s - time.time() == pytest.approx(18_000, abs=30)
 
 
 @pytest.mark.parametrize(("asked_s", "rest_s"), [(120.0, 121), (1.0, 15)])

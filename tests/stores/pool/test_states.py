@@ -20,7 +20,7 @@ KEYS: Final = ("a/a-1", "a/a-2", "b/b-1")
 FAULTS: Final = (
     Fault("account_rate_limited", "account", State.COOLING, 15, 60, is_busy=True),
     Fault("account_token_limited", "account", State.COOLING, 60, is_busy=True),
-    Fault("window_spent", "account", State.COOLING, 18_000),
+    Fault("window_spent", "account", State.COOLING, 3600),
     Fault("balance_empty", "account", State.QUARANTINED, 900),
     Fault("key_hour_spent", "key", State.COOLING, 3600),
     Fault("key_limit_reached", "key", State.QUARANTINED, 900),

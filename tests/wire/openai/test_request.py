@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,26 +10,33 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.images import Delivery, Extras, Size, SizePolicy
+from gateway.domain.images import Delivery
 from gateway.domain.models import Catalog, Model, Target
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire import DIALECTS
+from gateway.wire import PROVIDERS
 from gateway.wire.openai import Generation, Manners, is_dall_e, parse_generation, render_error
 
-DIRECT = DIALECTS["minimax"]
+DIRECT = PROVIDERS["minimax"]
 MODEL = Model(
     "image-01",
     ("dall-e-2", "dall-e-3", "gpt-image-1", "chatgpt-image-latest"),
-    (Price(0, 3500),),
-    (Target("minimax", "image-01", DIRECT.capability("image-01")),),
+    (Price(0, PerImage(3500)),),
+    (Target("minimax", "image-01", DIRECT.capability("image-01", {})),),
 )
 LIVE = Model(
-    "image-01-live", (), (Price(0, 3500),), (Target("minimax", "image-01-live", DIRECT.capability("image-01-live")),)
+    "image-01-live",
+    (),
+    (Price(0, PerImage(3500)),),
+    (Target("minimax", "image-01-live", DIRECT.capability("image-01-live", {})),),
 )
 RELAYED = Model(
-    "relayed", (), (Price(0, 3500),), (Target("302ai", "minimaxi-image-01", DIALECTS["302ai"].capability("x")),)
+    "relayed",
+    (),
+    (Price(0, PerImage(3500)),),
+    (Target("302ai", "minimaxi-image-01", PROVIDERS["302ai"].capability("x", {})),),
 )
 CATALOG = Catalog([MODEL, LIVE, RELAYED])
 ANYONE = Tenant("acme")
@@ -90,14 +98,16 @@ def test_prompt_alone_is_enough() -> None:
         generation.ignored,
     )
     job = generation.job
-    assert ("a fox", 1, Delivery.BASE64, None, None, None, Extras()) == (
+    assert ("a fox", 1, Delivery.BASE64, None, None, None, None, {}, ()) == (
         job.prompt,
         job.count,
         job.delivery,
         job.size,
         job.aspect_ratio,
         job.pixels,
-        job.extras,
+        job.seed,
+        job.options,
+        job.inputs,
     )
 
 
@@ -124,12 +134,13 @@ def test_null_means_absent_everywhere() -> None:
         ({"aspect_ratio": "21:9"}, "aspect_ratio", "21:9"),
         ({"aspect_ratio": "21:9", "size": "auto"}, "aspect_ratio", "21:9"),
         ({"width": 512, "height": 1024}, "pixels", Size(512, 1024)),
-        ({"seed": 7, "prompt_optimizer": True}, "extras", Extras(seed=7, prompt_optimizer=True)),
-        ({"aigc_watermark": False}, "extras", Extras(aigc_watermark=False)),
+        ({"seed": 7}, "seed", 7),
+        ({"prompt_optimizer": True}, "options", {"minimax.prompt_optimizer": b"true"}),
+        ({"aigc_watermark": False}, "options", {"minimax.aigc_watermark": b"false"}),
         (
             {"model": "image-01-live", "style": {"style_type": "水彩"}},
-            "extras",
-            Extras(style=msgspec.json.encode({"style_type": "水彩"})),
+            "options",
+            {"minimax.style": msgspec.json.encode({"style_type": "水彩"})},
         ),
     ],
 )
@@ -201,10 +212,31 @@ def test_what_changes_nothing_is_accepted_and_reported_back(fields: dict[str, An
 
 
 @pytest.mark.parametrize(
-    "fields", [{"partial_images": 0}, {"output_format": "jpeg"}, {"background": "opaque"}, {"background": "auto"}]
+    ("fields", "carried"),
+    [
+        ({"partial_images": 0}, {}),
+        ({"output_format": "jpeg"}, {"output_format": "jpeg"}),
+        ({"background": "opaque"}, {"background": "opaque"}),
+        ({"background": "auto"}, {}),
+    ],
 )
-def test_what_is_honoured_is_not_reported_as_ignored(fields: dict[str, Any]) -> None:
-    assert parse() == parse(**fields)
+def test_what_is_honoured_is_not_reported_as_ignored(fields: dict[str, Any], carried: dict[str, Any]) -> None:
+    plain = parse()
+    assert replace(plain, job=replace(plain.job, **carried)) == parse(**fields)
+
+
+def test_a_model_that_makes_more_is_asked_for_more() -> None:
+    plain = DIRECT.capability("image-01", {})
+    more = {"quality.high", "output_format.webp", "background.transparent"}
+    capability = replace(plain, fields=plain.fields | more)
+    able = Model("able", (), MODEL.prices, (Target("minimax", "image-01", capability),))
+    fields = {"prompt": "p", "quality": "high", "output_format": "webp", "background": "transparent"}
+    generation = parse_generation(msgspec.json.encode(fields), Catalog([able]), ANYONE, Manners())
+    job = generation.job
+    assert ("high", "webp", "transparent") == (job.quality, job.output_format, job.background)
+    assert () == generation.ignored
+    with pytest.raises(GatewayError, match="'jpeg' and 'webp'"):
+        parse_generation(b'{"prompt":"p","output_format":"png"}', Catalog([able]), ANYONE, Manners())
 
 
 def test_all_that_is_ignored_is_named() -> None:

@@ -9,7 +9,8 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImagesResponse
 
 from gateway.domain.faults import TABLE, Fault, GatewayError
-from gateway.domain.images import Encoded, ImageResult, Link, Picture, Size
+from gateway.domain.images import Encoded, ImageResult, Link, Picture
+from gateway.domain.sizes import Size
 from gateway.wire.openai import (
     KEEP_ALIVE,
     render_error,

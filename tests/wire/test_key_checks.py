@@ -5,14 +5,15 @@ import msgspec
 import pytest
 from hypothesis import strategies
 
-from gateway.domain.faults import TABLE, Fault, Pause
-from gateway.wire import DIALECTS
+from gateway.domain.faults import TABLE, Fault, GatewayError, Pause
+from gateway.domain.keys import make_secret
+from gateway.wire import PROVIDERS
 from gateway.wire.ai302 import CODE_WORDS, ERR_CODES
 from gateway.wire.envelope import HTTP_FAULTS, Reply
 from gateway.wire.minimax import CODES
-from gateway.wire.probes import ProbeResult
+from gateway.wire.provider import KeyCheck, Provider
 
-MINIMAX, AI302 = DIALECTS["minimax"], DIALECTS["302ai"]
+MINIMAX, AI302 = PROVIDERS["minimax"], PROVIDERS["302ai"]
 SUCCESS = {"status_code": 0, "status_msg": "success"}
 ROW = {
     "model_name": "image-01",
@@ -24,12 +25,20 @@ ROW = {
 """A plan whose window is used up, and ends in two hours."""
 
 
-def ask_minimax(answer: object, status: int = 200) -> ProbeResult:
-    return MINIMAX.read_probe(Reply(status, msgspec.json.encode(answer)))
+def check(provider: Provider, reply: Reply) -> KeyCheck:
+    """What a reply shows, as the upstream's key checks have it."""
+    try:
+        return provider.read_key_check(reply)
+    except GatewayError as error:
+        return KeyCheck(error.fault, error.detail)
 
 
-def ask_302(answer: object, status: int = 200) -> ProbeResult:
-    return AI302.read_probe(Reply(status, msgspec.json.encode(answer)))
+def ask_minimax(answer: object, status: int = 200) -> KeyCheck:
+    return check(MINIMAX, Reply(status, msgspec.json.encode(answer)))
+
+
+def ask_302(answer: object, status: int = 200) -> KeyCheck:
+    return check(AI302, Reply(status, msgspec.json.encode(answer)))
 
 
 def remains(**changed: object) -> dict[str, object]:
@@ -42,7 +51,9 @@ def refused(code: object) -> dict[str, object]:
 
 
 def test_the_pages_are_those_of_the_reference() -> None:
-    assert ("/v1/token_plan/remains", "/v1/models") == (MINIMAX.probe_path, AI302.probe_path)
+    checks = [provider.build_key_check(make_secret("s-1")) for provider in (MINIMAX, AI302)]
+    assert [("GET", "/v1/token_plan/remains"), ("GET", "/v1/models")] == [(one.method, one.path) for one in checks]
+    assert all(("authorization", "Bearer s-1") in one.headers and not one.body for one in checks)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +66,7 @@ def test_the_pages_are_those_of_the_reference() -> None:
     ],
 )
 def test_minimax_answers_for_the_account(answer: object) -> None:
-    assert ProbeResult(proves_balance=True) == ask_minimax(answer)
+    assert KeyCheck(proves_balance=True) == ask_minimax(answer)
 
 
 WEEK = {"current_weekly_remaining_percent": 10}
@@ -82,13 +93,13 @@ def test_a_plan_has_something_left_where_every_percentage_of_its_images_says_so(
 @pytest.mark.parametrize("code", sorted(CODES))
 @pytest.mark.parametrize("spelling", [int, str])
 def test_every_code_means_on_the_page_what_it_means_elsewhere(code: int, spelling: type[int] | type[str]) -> None:
-    assert ProbeResult(CODES[code], f"{code} some text") == ask_minimax(refused(spelling(code)))
+    assert KeyCheck(CODES[code], f"{code} some text") == ask_minimax(refused(spelling(code)))
 
 
 @pytest.mark.parametrize("code", sorted(ERR_CODES))
 def test_every_error_of_302_means_on_the_page_what_it_means_elsewhere(code: int) -> None:
     answer = {"error": {"err_code": code, "message": "some text"}}
-    assert ProbeResult(ERR_CODES[code], f"{code} some text") == ask_302(answer, 401)
+    assert KeyCheck(ERR_CODES[code], f"{code} some text") == ask_302(answer, 401)
 
 
 @pytest.mark.parametrize("word", sorted(CODE_WORDS))
@@ -103,22 +114,22 @@ def test_302_passes_codes_of_minimax_on() -> None:
 
 
 def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -> None:
-    assert ProbeResult() == ask_302({"object": "list", "data": [{"id": "minimaxi-image-01"}]})
-    assert ProbeResult() == ask_302({"data": []})
+    assert KeyCheck() == ask_302({"object": "list", "data": [{"id": "minimaxi-image-01"}]})
+    assert KeyCheck() == ask_302({"data": []})
 
 
 @pytest.mark.parametrize("status", sorted(HTTP_FAULTS))
 @pytest.mark.parametrize("dialect", [MINIMAX, AI302])
-def test_a_status_alone_speaks_where_nothing_else_does(dialect: object, status: int) -> None:
+def test_a_status_alone_speaks_where_nothing_else_does(dialect: Provider, status: int) -> None:
     for body in (b"", b"<html>", b"{}"):
-        found = (MINIMAX if dialect is MINIMAX else AI302).read_probe(Reply(status, body))
+        found = check(dialect, Reply(status, body))
         assert (HTTP_FAULTS[status], False) == (found.fault, found.proves_balance)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>a parked domain</html>", b"[]", b"{}", b'{"model_remains": "all"}'])
 def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
     for dialect in (MINIMAX, AI302):
-        found = dialect.read_probe(Reply(200, body))
+        found = check(dialect, Reply(200, body))
         assert (Fault.ANSWER_UNREADABLE, False, None) == (found.fault, found.proves_balance, found.window_s)
 
 
@@ -143,9 +154,7 @@ def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
     ],
 )
 def test_a_window_is_believed_where_the_page_leaves_no_doubt(changed: dict[str, object], expected_s: float) -> None:
-    assert ProbeResult(Fault.WINDOW_SPENT, "the plan is used up", window_s=expected_s) == ask_minimax(
-        remains(**changed)
-    )
+    assert KeyCheck(Fault.WINDOW_SPENT, "the plan is used up", window_s=expected_s) == ask_minimax(remains(**changed))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +244,7 @@ JSON = strategies.recursive(
 @hypothesis.given(JSON, strategies.integers(100, 599))
 def test_no_answer_breaks_the_reading(answer: object, status: int) -> None:
     for dialect in (MINIMAX, AI302):
-        found = dialect.read_probe(Reply(status, msgspec.json.encode(answer)))
+        found = check(dialect, Reply(status, msgspec.json.encode(answer)))
         ends = [end for end in (found.window_s, found.window_if_spent_s) if end is not None]
         assert all(0 < end <= 8 * 86_400 for end in ends)
 
@@ -243,4 +252,4 @@ def test_no_answer_breaks_the_reading(answer: object, status: int) -> None:
 @hypothesis.given(strategies.binary(max_size=200))
 def test_no_bytes_break_the_reading(body: bytes) -> None:
     for dialect in (MINIMAX, AI302):
-        assert isinstance(dialect.read_probe(Reply(200, body)), ProbeResult)
+        assert isinstance(check(dialect, Reply(200, body)), KeyCheck)

@@ -1,57 +1,33 @@
-"""What an upstream's free page says of a key: asking makes nothing and costs nothing (reference/minimax.md 4.3)."""
+"""MiniMax's quota page: which windows of a plan are used up, and when they end (reference/minimax.md 4.3)."""
 
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.domain.faults import Fault
+from gateway.domain.faults import Fault, GatewayError
 from gateway.wire.envelope import Envelope
+from gateway.wire.provider import KeyCheck
 
 _WINDOWS: Final = (("current_interval", "remains_time"), ("current_weekly", "weekly_remains_time"))
-"""The two windows of a plan: the prefix of their counts, and the field that says when they end."""
+"""The two windows of a plan: the prefix of their counts, and the field with their end."""
 _NOTHING: Final = ("0", "0.0")
 _WINDOW_MAX_S: Final = 8 * 86_400.0
 """A week and a day: no window is believed to be longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What a free page says of a key."""
-
-    fault: Fault | None = None
-    """None where the key works, as far as the page can tell."""
-    detail: str = ""
-    """The upstream's own words, for the log."""
-    proves_balance: bool = False
-    """The page answers for what the account may spend, not for the key alone."""
-    window_s: float | None = None
-    """Seconds until a used-up window of the plan ends, where the page leaves no doubt of it."""
-    window_if_spent_s: float | None = None
-    """Likewise, if something else than the page says that the plan is used up."""
-    has_plan_left: bool = False
-    """The plan has something left, without doubt."""
-
-
-def read_remains(envelope: Envelope) -> ProbeResult:
-    """MiniMax's quota page, once it is known to hold no error."""
+def read_quota(envelope: Envelope) -> KeyCheck:
+    """Reads a page that holds no error."""
     rows = envelope.inners("model_remains") or envelope.inner("data").inners("model_remains")
     if envelope.inner("base_resp").integer("status_code") is None and not rows:
-        return ProbeResult(Fault.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
+        raise GatewayError(Fault.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
     rows = [row for row in rows if row.text("model_name").startswith("image")]
     windows = [_windows(row) for row in rows]
     spent_s = _end_s([[window for window in of_row if window.is_surely_spent] for of_row in windows])
     if spent_s:
-        return ProbeResult(Fault.WINDOW_SPENT, "the plan is used up", window_s=spent_s)
+        return KeyCheck(Fault.WINDOW_SPENT, "the plan is used up", window_s=spent_s)
     left = [row.value(f"{prefix}_remaining_percent") for row in rows for prefix, _ in _WINDOWS]
     percents = [value for value in left if value is not None]
     has_left = bool(percents) and all(isinstance(value, int | float) and value > 0 for value in percents)
-    return ProbeResult(proves_balance=True, window_if_spent_s=_end_s(windows), has_plan_left=has_left)
-
-
-def read_models(envelope: Envelope) -> ProbeResult:
-    """A list of models, once it is known to hold no error: who gets it has a key that is known there."""
-    if not isinstance(envelope.value("data"), list):
-        return ProbeResult(Fault.ANSWER_UNREADABLE, "no list of models")
-    return ProbeResult()
+    return KeyCheck(proves_balance=True, window_if_spent_s=_end_s(windows), has_plan_left=has_left)
 
 
 @dataclass(frozen=True, slots=True)

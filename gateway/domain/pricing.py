@@ -1,0 +1,113 @@
+"""Prices in integer micro-dollars. A request reserves its dearest case and is settled by what the provider made."""
+
+import math
+from dataclasses import dataclass
+
+from gateway.domain.sizes import Size
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The images that a price is asked of. What is None is not known yet: its dearest case counts."""
+
+    images: int
+    quality: str | None = None
+    size: Size | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    stated_usd_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerImage:
+    """One price for every image."""
+
+    usd_micros: int
+
+    def cost(self, made: Made) -> int:
+        return made.images * self.usd_micros
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """An image's price at one quality and size; None matches all."""
+
+    usd_micros: int
+    quality: str | None = None
+    size: Size | None = None
+
+    def matches(self, made: Made) -> bool:
+        return (made.quality is None or self.quality in {None, made.quality}) and (
+            made.size is None or self.size in {None, made.size}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PerVariant:
+    """A price by quality or size; an image of no listed variant costs as much as the dearest."""
+
+    variants: tuple[Variant, ...]
+
+    def cost(self, made: Made) -> int:
+        matching = [one for one in self.variants if one.matches(made)] or self.variants
+        return made.images * max(one.usd_micros for one in matching)
+
+
+@dataclass(frozen=True, slots=True)
+class PerMegapixel:
+    """A price for a million pixels, rounded up for each image."""
+
+    usd_micros: int
+    largest: Size
+
+    def cost(self, made: Made) -> int:
+        size = made.size or self.largest
+        return made.images * math.ceil(size.width * size.height * self.usd_micros / _MILLION)
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """Prices for a million tokens, and the most tokens of a call and of an image."""
+
+    input_usd_micros: int
+    output_usd_micros: int
+    input_tokens_max: int
+    output_tokens_max: int
+    """Of one image."""
+
+    def cost(self, made: Made) -> int:
+        read = self.input_tokens_max if made.input_tokens is None else made.input_tokens
+        written = made.images * self.output_tokens_max if made.output_tokens is None else made.output_tokens
+        return math.ceil((read * self.input_usd_micros + written * self.output_usd_micros) / _MILLION)
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The provider states the cost in its reply."""
+
+    usd_micros_max: int
+    """Of one image."""
+
+    def cost(self, made: Made) -> int:
+        stated = made.stated_usd_micros
+        return made.images * self.usd_micros_max if stated is None else stated
+
+
+Rate = PerImage | PerVariant | PerMegapixel | PerToken | Stated
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A model's rate from a moment on."""
+
+    since_s: int
+    """Unix seconds; 0 for the first price."""
+    rate: Rate
+
+
+def price_at(prices: tuple[Price, ...], now_s: float) -> int:
+    """Micro-dollars of one image at a moment, Unix seconds; the dearest case."""
+    price = max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s)
+    return price.rate.cost(Made(1))

@@ -1,0 +1,140 @@
+"""Image sizes: what a model can make, as data, and which of them a request gets."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def log_ratio(self) -> float:
+        return math.log(self.width / self.height)
+
+    def has_ratio_of(self, other: "Size") -> bool:
+        return math.isclose(self.log_ratio, other.log_ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How to ask an upstream for a size, and the size that it will make."""
+
+    made: Size
+    aspect_ratio: str | None = None
+    pixels: Size | None = None
+
+
+class SizePolicy(Enum):
+    """What happens to a size that an upstream cannot make: the closest one, or a refusal."""
+
+    NEAREST = "nearest"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True, slots=True)
+class AspectRatios:
+    """Sizes that are asked for by a ratio."""
+
+    sizes: Mapping[str, Size]
+
+    def exact(self, size: Size) -> Shape | None:
+        for ratio, made in self.sizes.items():
+            if made == size:
+                return Shape(made, ratio)
+        return None
+
+    def nearest(self, size: Size) -> Shape:
+        ratio = min(sorted(self.sizes), key=lambda ratio: abs(self.sizes[ratio].log_ratio - size.log_ratio))
+        return Shape(self.sizes[ratio], ratio)
+
+    def named(self, ratio: str) -> Shape | None:
+        return Shape(self.sizes[ratio], ratio) if ratio in self.sizes else None
+
+
+@dataclass(frozen=True, slots=True)
+class SizeBounds:
+    """Any width and height between two bounds, on a step; pixels."""
+
+    side_min: int
+    side_max: int
+    step: int
+
+    def exact(self, size: Size) -> Shape | None:
+        sides = (size.width, size.height)
+        is_inside = all(self.side_min <= side <= self.side_max and side % self.step == 0 for side in sides)
+        return Shape(size, pixels=size) if is_inside else None
+
+    def nearest(self, size: Size) -> Shape:
+        """The size scaled into the bounds; a ratio beyond them is cut."""
+        longest, shortest = max(size.width, size.height), min(size.width, size.height)
+        scale = min(max(1.0, self.side_min / shortest), self.side_max / longest)
+        made = Size(self._fit(size.width * scale), self._fit(size.height * scale))
+        return Shape(made, pixels=made)
+
+    def _fit(self, side: float) -> int:
+        lowest, highest = math.ceil(self.side_min / self.step), self.side_max // self.step
+        return max(lowest, min(highest, round(side / self.step))) * self.step
+
+
+@dataclass(frozen=True, slots=True)
+class SizeList:
+    """A closed set of sizes, each asked for as it is."""
+
+    sizes: tuple[Size, ...]
+
+    def exact(self, size: Size) -> Shape | None:
+        return Shape(size, pixels=size) if size in self.sizes else None
+
+    def nearest(self, size: Size) -> Shape:
+        """The closest ratio; of equal ones the closest area."""
+        area = size.width * size.height
+        made = min(
+            self.sizes,
+            key=lambda one: (abs(one.log_ratio - size.log_ratio), abs(one.width * one.height - area)),
+        )
+        return Shape(made, pixels=made)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSize:
+    """The one size that a model makes, which is not asked for."""
+
+    size: Size
+
+    def exact(self, size: Size) -> Shape | None:
+        return self.nearest(size) if size == self.size else None
+
+    def nearest(self, size: Size) -> Shape:  # noqa: ARG002 - there is no other
+        return Shape(self.size)
+
+
+SizeRule = AspectRatios | SizeBounds | SizeList | FixedSize
+
+
+def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> Shape | None:
+    """The first rule that makes the size exactly, else the nearest size of the first rule.
+
+    `STRICT` accepts another size only at the same ratio, and only if the model cannot be asked for exact pixels.
+    """
+    if (exact := exact_size(size, rules)) or not rules:
+        return exact
+    nearest = rules[0].nearest(size)
+    takes_pixels = any(isinstance(rule, SizeBounds | SizeList) for rule in rules)
+    is_same_ratio = nearest.made.has_ratio_of(size) and not takes_pixels
+    return nearest if policy is SizePolicy.NEAREST or is_same_ratio else None
+
+
+def exact_size(size: Size, rules: Iterable[SizeRule]) -> Shape | None:
+    for rule in rules:
+        if shape := rule.exact(size):
+            return shape
+    return None
