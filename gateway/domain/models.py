@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.domain.billing import Price
-from gateway.domain.images import Capability, ImageJob, SizePolicy, plan_shape
+from gateway.domain.images import Capability, ImageJob, Shape, SizePolicy, plan_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +15,13 @@ class Target:
     model: str
     capability: Capability
 
-    def can_make(self, job: ImageJob, policy: SizePolicy) -> bool:
-        """Whether every field of the job can be honoured here."""
-        return (
-            job.extras.given() <= self.capability.fields
-            and len(job.prompt) <= self.capability.prompt_max_chars
-            and plan_shape(job, self.capability, policy) is not None
-        )
+
+@dataclass(frozen=True, slots=True)
+class PlannedTarget:
+    """A target that can honour every field of a job, and the size that it makes."""
+
+    target: Target
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,16 @@ class Model:
     """Of one image."""
     targets: tuple[Target, ...]
 
-    def targets_for(self, job: ImageJob, policy: SizePolicy) -> tuple[Target, ...]:
-        return tuple(target for target in self.targets if target.can_make(job, policy))
+    def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
+        """Chooses the targets that can honour every field of a job."""
+        given, plans = job.extras.given(), list[PlannedTarget]()
+        for target in self.targets:
+            capability = target.capability
+            if given <= capability.fields and len(job.prompt) <= capability.prompt_max_chars:
+                shape = plan_shape(job, capability, policy)
+                if shape:
+                    plans.append(PlannedTarget(target, shape))
+        return tuple(plans)
 
     @property
     def prompt_max_chars(self) -> int:

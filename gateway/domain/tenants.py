@@ -32,6 +32,24 @@ LIMIT_MAX: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """One rate limit's status: the tighter of the tenant's and the key's."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+    """Seconds until nothing of it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The status of the rate limits, as `x-ratelimit-*` report it; None if there is no such limit."""
+
+    requests: Rate | None = None
+    images: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """One customer inside the organisation. `models` None means every model."""
 

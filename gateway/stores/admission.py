@@ -17,10 +17,9 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import Durations, Purchase, Share, Usage
-from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.rates import Rates
-from gateway.domain.tenants import Caller
+from gateway.domain.billing import Durations, Purchase, Usage
+from gateway.domain.faults import GatewayError
+from gateway.domain.tenants import Caller, Rates
 from gateway.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.guard import NotAskedError
@@ -81,7 +80,7 @@ class Admission:
         Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_AWAY.
         Redis: one round trip to enter (lua/admit.lua), one to leave (lua/settle.lua).
         """
-        ticket = Ticket(self._new_id(), caller, purchase, durations)
+        ticket = Ticket(self._new_id(), caller, purchase, durations, self._note_order)
         try:
             verdict = await self._ask(caller, ticket.id, purchase, transfer_id)
         except BaseException as error:
@@ -113,22 +112,6 @@ class Admission:
     async def usage(self, tenant: str) -> Usage | None:
         """A tenant's counters; None where there is no such tenant. Redis: one round trip, lua/admit.lua."""
         return usage_of(await self._run_admit(tenant, "", ["", "", "", "", 0, "", 0]))
-
-    async def open(self, ticket: Ticket, upstream: str, account: str, images: int) -> Share:
-        """Note, before the first byte is sent, that images are ordered from an account.
-
-        Returns: where to note what becomes of them.
-        Raises: GatewayError TICKET_EXPIRED, REDIS_AWAY: then nothing may be sent.
-        Redis: one round trip, lua/send.lua.
-        """
-        if not await self._note_order(ticket, upstream, account, images):
-            raise GatewayError(Fault.TICKET_EXPIRED, f"ticket {ticket.id} was settled by others")
-        return ticket.tally.open(upstream, account, images)
-
-    async def free(self, ticket: Ticket, upstream: str, account: str, images: int) -> None:
-        """Take back such a note: the order is known to have cost nothing. Redis: one round trip, lua/send.lua."""
-        with suppress(GatewayError):  # only for the case that this process dies before it settles
-            await self._note_order(ticket, upstream, account, -images)
 
     async def run(self) -> None:
         """Settle what is owed; for ever."""

@@ -1,15 +1,15 @@
 """Tickets: what is kept of a request from its admission to its settlement, here and under which names in Redis."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Self
 
 import msgspec
 
-from gateway.domain.billing import BillingRule, Durations, Purchase, Tally
+from gateway.domain.billing import BillingRule, Durations, OpenOrder, Purchase, Tally
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.rates import Rates
-from gateway.domain.tenants import Caller
+from gateway.domain.tenants import Caller, Rates
 from gateway.stores import PREFIX, Value
 from gateway.stores.journal_file import Entry
 
@@ -49,6 +49,8 @@ class Ticket:
     caller: Caller
     purchase: Purchase
     durations: Callable[[], Durations]
+    note_order: Callable[["Ticket", str, str, int], Awaitable[bool]] = field(repr=False)
+    """Notes images of an account in Redis; False if the reservation was settled already."""
     rates: Rates = field(default_factory=Rates)
     tally: Tally = field(default_factory=Tally)
     spent: Durations = field(default_factory=Durations)
@@ -61,6 +63,22 @@ class Ticket:
     """When it was settled, monotonic; None while it is not."""
     is_lost: bool = False
     """Redis does not know its reservation."""
+
+    async def mark_sent(self, upstream: str, account: str, images: int) -> OpenOrder:
+        """Notes, before the first byte is sent, that images are ordered from an account.
+
+        Returns: the order, in which its outcome is to be noted.
+        Raises: GatewayError TICKET_EXPIRED, REDIS_AWAY: then nothing may be sent.
+        Redis: one round trip, lua/send.lua.
+        """
+        if not await self.note_order(self, upstream, account, images):
+            raise GatewayError(Fault.TICKET_EXPIRED, f"ticket {self.id} was settled by others")
+        return OpenOrder(self.tally.open(upstream, account, images), images)
+
+    async def take_back(self, upstream: str, account: str, images: int) -> None:
+        """Takes back the note of an order that is known to be free. Redis: one round trip, lua/send.lua."""
+        with suppress(GatewayError):  # it matters only if this process dies before it settles
+            await self.note_order(self, upstream, account, -images)
 
     def end(self, now_s: float) -> None:
         """Nothing is noted any more; `now_s` is Unix time. What is remembered of it must not keep its request."""

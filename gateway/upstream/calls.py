@@ -14,9 +14,9 @@ from gateway.domain.keys import UpstreamKey
 from gateway.memory import ByteAccount
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
-from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.redaction import redact_error, redact_reply
 from gateway.upstream.replies import read_reply
+from gateway.upstream.supply import Endpoint
 from gateway.wire.envelope import Reply
 from gateway.wire.extras import own_words
 

@@ -1,10 +1,32 @@
-"""What images are made with: where the upstreams are, which accounts they have, how long requests wait there."""
+"""The upstreams of one configuration: addresses, accounts, and how long requests wait for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import httpx
 
 from gateway.domain.keys import Pool, UpstreamKey, WaitTerms
-from gateway.upstream.endpoints import Endpoint
+from gateway.wire import Dialect
+from gateway.wire.links import LinkPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The address and the protocol of one upstream."""
+
+    name: str
+    dialect: Dialect
+    base_url: str
+    links: LinkPolicy
+    url: httpx.URL = field(init=False, repr=False)
+    """Of the image route."""
+    host: str = field(init=False, repr=False)
+    """Of the `host` header."""
+
+    def __post_init__(self) -> None:
+        url = httpx.URL(self.base_url + self.dialect.path)
+        object.__setattr__(self, "url", url)
+        object.__setattr__(self, "host", url.netloc.decode("ascii"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.web.clients import take_at_hand
-from gateway.web.record import record_of
+from gateway.web.request_context import context_of, poll_message
 
 _SOON_S: Final = 0.05
 """Clients often send a head and its small body as two packets."""
@@ -41,14 +40,14 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
         raise _too_large(limits)
-    message = take_at_hand(request) or await _take_soon(request)
+    message = poll_message(request.receive) or await _take_soon(request)
     if message and message["type"] == "http.request" and not message.get("more_body"):
         whole: bytes = message.get("body", b"")
         if len(whole) > limits.max_bytes:
             raise _too_large(limits)
-        record_of(request).memory.take(len(whole))
+        context_of(request).memory.take(len(whole))
         return whole
-    if transfer := record_of(request).transfer:
+    if transfer := context_of(request).transfer:
         await transfer.begin()
     try:
         async with asyncio.timeout(limits.timeout_s):
@@ -72,7 +71,7 @@ async def _read_rest(request: Request, message: Message | None, limits: BodyLimi
 
     Raises: GatewayError, ClientDisconnect.
     """
-    body, memory = bytearray(), record_of(request).memory
+    body, memory = bytearray(), context_of(request).memory
     while True:
         message = message or await request.receive()
         if message["type"] == "http.disconnect":

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError, detach
-from gateway.web.record import record_of
+from gateway.web.request_context import context_of
 from gateway.wire import native, openai
 
 _LOG = structlog.get_logger("imagegate.errors")
@@ -47,7 +47,7 @@ class ErrorBoundary:
         try:
             await self._app(scope, receive, watched_send)
         except ClientDisconnect:
-            record_of(request).detail = "the client left before its request was complete"
+            context_of(request).detail = "the client left before its request was complete"
         except asyncio.CancelledError:
             if not has_started:
                 await _answer(request, _cut_short(request), {})(scope, receive, send)
@@ -61,13 +61,13 @@ class ErrorBoundary:
 
 
 def note(request: Request, error: GatewayError) -> None:
-    """Put an error into the request's record."""
-    record = record_of(request)
-    record.fault = error.fault
-    record.param = (error.param if _PARAM.fullmatch(error.param) else _OTHER_PARAM) if error.param else ""
+    """Records an error in the request's context."""
+    context = context_of(request)
+    context.fault = error.fault
+    context.param = (error.param if _PARAM.fullmatch(error.param) else _OTHER_PARAM) if error.param else ""
     is_of_the_callers_words = error.row.shows_detail and error.row.status != _TOO_MANY
-    record.detail = "" if is_of_the_callers_words else error.detail
-    record.rates = error.rates or record.rates
+    context.detail = "" if is_of_the_callers_words else error.detail
+    context.rates = error.rates or context.rates
 
 
 def error_headers(error: GatewayError) -> dict[str, str]:
@@ -83,7 +83,7 @@ def error_headers(error: GatewayError) -> dict[str, str]:
 
 def _cut_short(request: Request) -> GatewayError:
     """A request that the end of the drain time cuts: if nothing was sent upstream, it may safely be sent again."""
-    was_sent = record_of(request).trace.attempts > 0
+    was_sent = context_of(request).trace.attempts > 0
     return GatewayError(Fault.INTERNAL if was_sent else Fault.SHUTTING_DOWN, "cut short by the shutdown")
 
 
@@ -106,12 +106,12 @@ def _allow(failure: Exception) -> dict[str, str]:
 
 
 def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
-    """The response to a failed request, whose record it notes the error in."""
+    """The response to a failed request, whose context it records the error in."""
     note(request, error)
     headers |= error_headers(error)
     if request.method == "POST" and request.url.path in native.PATHS:
         return Response(native.render_native_error(error), 200, headers, "application/json")
     if error.row.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = openai.render_error(error, record_of(request).model_name)
+    body = openai.render_error(error, context_of(request).model_name)
     return Response(body, error.row.status, headers, "application/json")

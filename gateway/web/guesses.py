@@ -1,6 +1,6 @@
-"""Guessing keys: how often one address may send wrong ones.
+"""Authentication of tenants, and the limit on wrong keys of one address.
 
-The rule. Each client address (of IPv6 its /64, which is what one customer has) may send so many wrong keys a minute to
+Each client address (of IPv6 its /64, which is what one customer has) may send so many wrong keys a minute to
 one process, of tenants and of the admin API together; then wrong keys get 429 until a token of its bucket is back. A
 missing key is no guess, and neither is one that Redis could not be asked about.
 
@@ -20,14 +20,23 @@ doubt at one time as could all be wrong, and the others wait for what becomes of
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Final, TypeVar
 
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.tenants import Caller
+from gateway.stores.admission import Admission
+from gateway.stores.credentials import Credentials
+from gateway.stores.transfers import Transfers
+from gateway.web.draining import Drain
+from gateway.web.refusals import Refusals
+from gateway.web.request_context import context_of
 
 _MINUTE_S: Final = 60.0
 _WRONG: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED})
@@ -40,6 +49,7 @@ _IPV6_NETWORK_BITS: Final = 64
 _DIGEST_BYTES: Final = 16
 _NAME_MAX_CHARS: Final = 64
 """Of what a proxy says and is no address."""
+_TOO_MANY: Final = 429
 
 _T = TypeVar("_T")
 
@@ -172,6 +182,64 @@ class Guesses:
     def _digest(self, text: str) -> bytes:
         """What is kept of a key. Its key is random: nobody makes two that are the same, or learns one from memory."""
         return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
+
+
+class TenantAuthenticator:
+    """Authenticates requests, and bounds what refused ones cost."""
+
+    def __init__(
+        self,
+        drain: Drain,
+        credentials: Credentials,
+        guesses: Guesses,
+        refusals: Refusals,
+        admission: Admission,
+        transfers: Transfers,
+    ) -> None:
+        self._drain = drain
+        self._credentials = credentials
+        self._guesses = guesses
+        self._admission = admission
+        self._transfers = transfers
+        self._refusals = refusals
+        self.count_refusal = refusals.count
+
+    async def begin(self, request: Request) -> Caller:
+        """Authenticates a request for images. Raises: GatewayError SHUTTING_DOWN, and what `authenticate` raises."""
+        self._drain.refuse()
+        return await self.authenticate(request)
+
+    async def authenticate(self, request: Request) -> Caller:
+        """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_AWAY."""
+        given = request.headers.get("authorization", "")
+        check = partial(self._credentials.identify, given)
+        caller = await self._guesses.check_tenant(address_of(request), given, check)
+        context = context_of(request)
+        context.tenant, context.key_id = caller.tenant.name, caller.key.id
+        context.memory.tenant = context.tenant
+        context.transfer = self._transfers.of(caller)
+        await self._refusals.check(caller)
+        return caller
+
+    @asynccontextmanager
+    async def counting_refusals(self, request: Request, caller: Caller) -> AsyncIterator[None]:
+        """Counts a request that fails before its admission. Raises: GatewayError RATE_LIMITED."""
+        try:
+            yield
+        except (GatewayError, ClientDisconnect):
+            self.count_refusal(caller)
+            await self.load_rates(request, caller, is_refused=True)
+            raise
+
+    async def load_rates(self, request: Request, caller: Caller, *, is_refused: bool = False) -> None:
+        """Loads the status of the rate limits for the response headers. Raises: GatewayError RATE_LIMITED."""
+        if not caller.has_rates:
+            return
+        try:
+            context_of(request).rates = await self._admission.look(caller, is_refused=is_refused)
+        except GatewayError as error:
+            if error.row.status == _TOO_MANY:
+                raise  # every other answer needs no Redis
 
 
 def _secret_of(authorization: str) -> str:

@@ -9,9 +9,9 @@ import msgspec
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Pause
 from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link, SizePolicy
-from gateway.domain.models import Catalog, Model
+from gateway.domain.models import Catalog, Model, PlannedTarget
 from gateway.domain.tenants import Tenant
-from gateway.wire.extras import check_can_be_made, read_extras, read_pixels, read_ratio
+from gateway.wire.extras import plan_targets, read_extras, read_pixels, read_ratio
 from gateway.wire.fields import Fields, empty, missing, unknown_model
 from gateway.wire.minimax import CODES
 from gateway.wire.openai.response import Chunks
@@ -71,6 +71,7 @@ class NativeGeneration:
 
     job: ImageJob
     model: Model
+    targets: tuple[PlannedTarget, ...]
     name: str
 
 
@@ -105,8 +106,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
         extras=read_extras(fields),
     )
     fields.refuse_rest()
-    check_can_be_made(job, model, policy)
-    return NativeGeneration(job, model, name)
+    return NativeGeneration(job, model, plan_targets(job, model, policy), name)
 
 
 def _find(name: str, catalog: Catalog) -> Model | None:

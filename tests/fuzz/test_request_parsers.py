@@ -9,7 +9,7 @@ from hypothesis import given
 
 from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError, Outcome
-from gateway.domain.images import ImageJob, SizePolicy, plan_shape
+from gateway.domain.images import ImageJob, SizePolicy
 from gateway.domain.models import Catalog, Model, Target
 from gateway.domain.tenants import Tenant
 from gateway.wire import DIALECTS
@@ -76,12 +76,10 @@ def check_native_error(error: GatewayError) -> None:
 
 def check_calls(job: ImageJob, model: Model) -> None:
     """What was accepted can be sent to every target that was found fit: as JSON, with the prompt as it came."""
-    targets = model.targets_for(job, SizePolicy.NEAREST)
-    assert targets
-    for target in targets:
-        shape = plan_shape(job, target.capability, SizePolicy.NEAREST)
-        assert shape is not None
-        body = DIALECTS["minimax"].build_call(job, 1, target.model, shape, job.delivery)
+    plans = model.plan(job, SizePolicy.NEAREST)
+    assert plans
+    for plan in plans:
+        body = DIALECTS["minimax"].build_call(job, 1, plan.target.model, plan.shape, job.delivery)
         assert job.prompt == json.loads(b"".join(body))["prompt"]
 
 

@@ -11,7 +11,7 @@ from gateway.domain.billing import Price
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Capability, Extras, ImageJob, Size, SizePolicy
 from gateway.domain.models import Model, Target
-from gateway.wire.extras import check_can_be_made, own_words, read_extras, read_pixels, read_ratio
+from gateway.wire.extras import own_words, plan_targets, read_extras, read_pixels, read_ratio
 from gateway.wire.fields import Fields
 
 RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
@@ -231,7 +231,7 @@ def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> No
 )
 def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, fault: Fault, param: str) -> None:
     with pytest.raises(GatewayError) as refused:
-        check_can_be_made(job, MODEL, SizePolicy.STRICT)
+        plan_targets(job, MODEL, SizePolicy.STRICT)
     assert (fault, param) == (refused.value.fault, refused.value.param)
 
 
@@ -245,4 +245,4 @@ def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, faul
     ],
 )
 def test_what_one_target_can_make_is_taken(job: ImageJob) -> None:
-    check_can_be_made(job, MODEL, SizePolicy.STRICT)
+    plan_targets(job, MODEL, SizePolicy.STRICT)

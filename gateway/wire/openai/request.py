@@ -9,9 +9,9 @@ from typing import Final
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, ImageJob, Size, SizePolicy
-from gateway.domain.models import Catalog, Model
+from gateway.domain.models import Catalog, Model, PlannedTarget
 from gateway.domain.tenants import Tenant
-from gateway.wire.extras import check_can_be_made, read_extras, read_pixels, read_ratio
+from gateway.wire.extras import plan_targets, read_extras, read_pixels, read_ratio
 from gateway.wire.fields import (
     Fields,
     empty,
@@ -49,6 +49,8 @@ class Generation:
 
     job: ImageJob
     model: Model
+    targets: tuple[PlannedTarget, ...]
+    """Those that can make the job, in order of preference."""
     name: str
     """The model's name as the caller wrote it."""
     is_stream: bool
@@ -91,8 +93,8 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
         extras=read_extras(fields, style_is_mapped=_style_is_object(fields, ignored)),
     )
     fields.refuse_rest()
-    check_can_be_made(job, model, manners.size_policy)
-    return Generation(job, model, name, is_stream, tuple(ignored))
+    targets = plan_targets(job, model, manners.size_policy)
+    return Generation(job, model, targets, name, is_stream, tuple(ignored))
 
 
 def _read_model(fields: Fields, catalog: Catalog, tenant: Tenant) -> tuple[Model, str]:
