@@ -17,11 +17,11 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedTarget:
-    """A target that can honour every field of a job, and the size that it makes."""
+class PlannedTarget(Target):
+    """A target that can honour every field of a job."""
 
-    target: Target
     shape: Shape
+    """The size that it makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Model:
             if given <= capability.fields and len(job.prompt) <= capability.prompt_max_chars:
                 shape = plan_shape(job, capability, policy)
                 if shape:
-                    plans.append(PlannedTarget(target, shape))
+                    plans.append(PlannedTarget(target.upstream, target.model, capability, shape))
         return tuple(plans)
 
     @property

@@ -82,7 +82,7 @@ class Upstreams:
 
     async def _make(self, run: Run, count: int, targets: tuple[PlannedTarget, ...], tries: Tries) -> list[Ending]:
         """Makes `count` images at the first target that can, in as many calls as it needs."""
-        parts = split_count(count, targets[0].target.capability.max_images_per_call)
+        parts = split_count(count, targets[0].capability.max_images_per_call)
         if len(parts) == 1:
             return await self._make_part(run, count, targets, tries)
         runs = [replace(run, job=with_seed_of(run.job, sum(parts[:index]))) for index in range(len(parts))]
@@ -94,16 +94,16 @@ class Upstreams:
 
     async def _make_part(self, run: Run, count: int, targets: tuple[PlannedTarget, ...], tries: Tries) -> list[Ending]:
         """Makes the images of one call: with this key, with another one, or at the next target."""
-        plan, *others = targets
-        while run.ends_at - self._monotonic() > (needed_s := self._needed_s(plan, count, tries)):
-            lease = await self._lease(run, plan, count, tries)
+        target, *others = targets
+        while run.ends_at - self._monotonic() > (needed_s := self._needed_s(target, count, tries)):
+            lease = await self._lease(run, target, count, tries)
             if isinstance(lease, GatewayError):
                 return [lease]
             if isinstance(lease, NoKey):
-                tries.note_no_key(plan, lease)
+                tries.note_no_key(target, lease)
                 break
             tries.asked = lease.asked
-            outcome = await self._send(run, lease, plan, count, needed_s)
+            outcome = await self._send(run, lease, target, count, needed_s)
             if outcome is None:
                 continue
             if isinstance(outcome, Made):
@@ -120,7 +120,7 @@ class Upstreams:
         else:
             tries.last = tries.last or GatewayError(Fault.DEADLINE)
         if others:
-            self._caller.count_spill(plan.target.upstream)
+            self._caller.count_spill(target.upstream)
             return await self._make(run, count, tuple(others), tries)
         return await self._wait_longer(run, count, tries)
 
@@ -131,16 +131,16 @@ class Upstreams:
         tries.is_patient = True
         return await self._make(run, count, (tries.soonest,), tries)
 
-    async def _lease(self, run: Run, plan: PlannedTarget, count: int, tries: Tries) -> Lease | NoKey | GatewayError:
+    async def _lease(self, run: Run, target: PlannedTarget, count: int, tries: Tries) -> Lease | NoKey | GatewayError:
         """Leases a key. A failure is an outcome: other parts of the job may have been made already."""
-        started, tenant, target = self._monotonic(), run.ticket.caller.tenant, plan.target
+        started, tenant = self._monotonic(), run.ticket.caller.tenant
         demand = Demand(
             target.upstream,
             target.model,
             count,
             tenant.name,
             tenant.weight,
-            self._patience_s(run, plan, count, tries),
+            self._patience_s(run, target, count, tries),
             tries.asked,
             tries.repeat_at(target.upstream),
             tries.avoided_at(target.upstream),
@@ -158,31 +158,31 @@ class Upstreams:
             run.context.trace.waits.append((started, self._monotonic()))
             self._caller.count_wait(self._monotonic() - started, target.upstream)
 
-    def _needed_s(self, plan: PlannedTarget, count: int, tries: Tries) -> float:
+    def _needed_s(self, target: PlannedTarget, count: int, tries: Tries) -> float:
         """The time that must be left to send a call: a repetition that is cut off would be charged for nothing."""
-        return self._durations.usual_s(plan.target, count) if tries.last else 0.0
+        return self._durations.usual_s(target, count) if tries.last else 0.0
 
-    def _patience_s(self, run: Run, plan: PlannedTarget, count: int, tries: Tries) -> float:
+    def _patience_s(self, run: Run, target: PlannedTarget, count: int, tries: Tries) -> float:
         """The longest wait for an account here: shorter while other targets have not been asked.
 
         No wait takes the time that the call itself needs.
         """
-        now, terms, max_wait_s = self._monotonic(), run.waits[plan.target.upstream], run.context.max_wait_s
+        now, terms, max_wait_s = self._monotonic(), run.waits[target.upstream], run.context.max_wait_s
         until = run.started_s + (terms.max_wait_s if max_wait_s is None else max_wait_s)
-        reserve_s = max(self._policy.reserve_s, self._needed_s(plan, count, tries))
+        reserve_s = max(self._policy.reserve_s, self._needed_s(target, count, tries))
         patience_s = min(until, run.ends_at - reserve_s) - now
         return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
 
-    async def _send(self, run: Run, lease: Lease, plan: PlannedTarget, count: int, needed_s: float) -> Ending | None:
+    async def _send(self, run: Run, lease: Lease, target: PlannedTarget, count: int, needed_s: float) -> Ending | None:
         """Makes one call, from its note in the reservation to its last picture; None if it is too late to send it."""
-        asked = run.job.delivery if plan.target.capability.answers_base64 else Delivery.URL
+        asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
         price, is_lease_used = price_at(run.model.prices, self._clock()), False
         entry, key, context = OpenOrder(), lease.key, run.context
         try:
             if run.bare.is_blocked:
                 raise GatewayError(Fault.REQUEST_BLOCKED)  # noqa: TRY301
-            dialect = run.endpoints[plan.target.upstream].dialect
-            body = dialect.build_call(run.job, count, plan.target.model, plan.shape, asked)
+            dialect = run.endpoints[target.upstream].dialect
+            body = dialect.build_call(run.job, count, target.model, target.shape, asked)
             if context.disconnected.is_set():
                 raise GatewayError(Fault.CLIENT_LEFT)  # noqa: TRY301
             entry = await run.ticket.mark_sent(key.upstream, key.account, count)
@@ -194,7 +194,7 @@ class Upstreams:
                 headers = context.trace.headers_of(attempt)
                 order = Order(body, asked, count, price, run.job, headers, entry, context.memory)
                 is_lease_used = True
-                return await self._buy(run, lease, plan, order, attempt)
+                return await self._buy(run, lease, target, order, attempt)
         except GatewayError as error:
             return error
         finally:
@@ -203,31 +203,31 @@ class Upstreams:
             if entry.is_free:
                 await run.ticket.take_back(key.upstream, key.account, count)
 
-    async def _buy(self, run: Run, lease: Lease, plan: PlannedTarget, order: Order, attempt: Attempt) -> Ending:
+    async def _buy(self, run: Run, lease: Lease, target: PlannedTarget, order: Order, attempt: Attempt) -> Ending:
         """Sends a call and receives its pictures."""
         made: Ending
         try:
-            endpoint, remaining_s = run.endpoints[plan.target.upstream], run.ends_at - attempt.started_s
+            endpoint, remaining_s = run.endpoints[target.upstream], run.ends_at - attempt.started_s
             outcome = await self._caller.call(endpoint, lease, order, remaining_s=remaining_s)
             if isinstance(outcome, GatewayError):
                 made = run.bare.judge(outcome, lease.key)
                 attempt.was_sent = outcome.row.outcome is not Outcome.NOT_SENT
             else:
-                made = await self._receive(run, plan, order, outcome)
+                made = await self._receive(run, target, order, outcome)
             attempt.fault = made.fault if isinstance(made, GatewayError) else None
         finally:
             attempt.ended_s = self._monotonic()
         if isinstance(made, Made):
-            self._durations.note(plan.target, order.images, attempt.ended_s - attempt.started_s)
+            self._durations.note(target, order.images, attempt.ended_s - attempt.started_s)
         return made
 
-    async def _receive(self, run: Run, plan: PlannedTarget, order: Order, reply: ImageReply) -> Ending:
+    async def _receive(self, run: Run, target: PlannedTarget, order: Order, reply: ImageReply) -> Ending:
         """Turns a reply into pictures in the form that the caller wants."""
-        endpoint, remaining_s = run.endpoints[plan.target.upstream], max(0.0, run.ends_at - self._monotonic())
+        endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made, memory = reply.pictures, run.context.memory
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s, memory)
         order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:
             return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")
         self._caller.count_images(len(pictures), run.model.id, run.ticket.caller.tenant.name, endpoint.name)
-        return Made(pictures, plan.shape, reply.id)
+        return Made(pictures, target.shape, reply.id)

@@ -1,31 +1,22 @@
 """The use case: a request for images is reserved, run and settled."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.domain.billing import Durations, Purchase
-from gateway.domain.images import ImageJob, ImageResult
-from gateway.domain.models import Model, PlannedTarget
+from gateway.domain.faults import GatewayError
+from gateway.domain.images import ImageResult
 from gateway.domain.tenants import Caller
 from gateway.domain.trace import Passage
 from gateway.stores.admission import Admission
 from gateway.upstream import Upstreams
 from gateway.upstream.context import RequestContext
+from gateway.upstream.runs import GenerationRequest
 
 _SENT_AT_ONCE_BYTES: Final = 64 * 1024
 """The connection buffers this much: no client can make the request wait with less."""
-
-
-class GenerationRequest(Protocol):
-    """A parsed request, of either client format."""
-
-    @property
-    def job(self) -> ImageJob: ...
-    @property
-    def model(self) -> Model: ...
-    @property
-    def targets(self) -> tuple[PlannedTarget, ...]: ...
 
 
 class GenerationService:
@@ -60,7 +51,8 @@ class GenerationService:
             passage.ended_s = self._monotonic()
         context.delivered, context.missing = len(result.pictures), result.missing
         if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
-            await context.transfer.go_on()
+            with suppress(GatewayError):  # the response is sent all the same
+                await context.transfer.begin(is_checked=False)
         return result
 
     def _durations(self, context: RequestContext) -> Durations:

@@ -33,7 +33,7 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.tenants import Caller
 from gateway.stores.admission import Admission
 from gateway.stores.credentials import Credentials
-from gateway.stores.transfers import Transfers
+from gateway.stores.transfers import Transfer, Transfers
 from gateway.web.draining import Drain
 from gateway.web.refusals import Refusals
 from gateway.web.request_context import context_of
@@ -217,7 +217,7 @@ class TenantAuthenticator:
         context = context_of(request)
         context.tenant, context.key_id = caller.tenant.name, caller.key.id
         context.memory.tenant = context.tenant
-        context.transfer = self._transfers.of(caller)
+        context.transfer = Transfer(self._transfers, caller)
         await self._refusals.check(caller)
         return caller
 

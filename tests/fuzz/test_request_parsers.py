@@ -79,7 +79,7 @@ def check_calls(job: ImageJob, model: Model) -> None:
     plans = model.plan(job, SizePolicy.NEAREST)
     assert plans
     for plan in plans:
-        body = DIALECTS["minimax"].build_call(job, 1, plan.target.model, plan.shape, job.delivery)
+        body = DIALECTS["minimax"].build_call(job, 1, plan.model, plan.shape, job.delivery)
         assert job.prompt == json.loads(b"".join(body))["prompt"]
 
 

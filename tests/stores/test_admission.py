@@ -193,7 +193,7 @@ async def test_a_repeated_admission_takes_nothing_more(each_redis: str) -> None:
         admission, caller = admitting(redis), await put_tenant(redis, limits={"images_per_day": 4})
         async with admitted(admission, caller, 4) as ticket:
             before = await everything(redis)
-            again = await admission._ask(caller, ticket.id, purchase(4))
+            again = await admission._ask("acme", KEY_ID, ticket.id, purchase(4))
             assert ("admitted", 3500) == (again.verdict, again.price)
             assert before == await everything(redis)
 

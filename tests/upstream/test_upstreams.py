@@ -113,7 +113,9 @@ async def running(
     admission_url: str | None = None,
     is_flushed: bool = False,
 ) -> AsyncIterator[Callable[..., Any]]:
-    """`make(count=1, prompt=..., delivery=..., trace=..., disconnected=..., max_wait_s=...)` runs one job on the sites.
+    """`make(count=1, prompt=..., delivery=..., context=...)` makes one request at the sites.
+
+    In the place of a context, some of its fields: trace, disconnected, max_wait_s, deadline_s.
 
     Redis knows the pool already, and no key was used yet, unless the gateway `is_new`. `is_flushed`: at the end every
     job is settled, also one that was cancelled meanwhile.
@@ -148,11 +150,12 @@ async def running(
             delivery: Delivery = Delivery.URL,
             trace: Trace | None = None,
             supply: Supply | None = None,
+            context: RequestContext | None = None,
             **limits: Any,
         ) -> ImageResult:
             if supply:
                 upstreams.configure(supply)
-            context = RequestContext("req_1", monotonic(), trace=trace or Trace(), **limits)
+            context = context or RequestContext("req_1", monotonic(), trace=trace or Trace(), **limits)
             return await service.generate(customer, Parsed(ImageJob(prompt, count, delivery), model), context)
 
         yield make
