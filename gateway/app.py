@@ -28,9 +28,8 @@ from gateway.supply import USER_AGENT, build_catalog, build_supply, build_upstre
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstreams
 from gateway.upstream.pages import Pages
-from gateway.upstream.prober import Prober
+from gateway.upstream.prober import Prober, Suspects
 from gateway.upstream.service import GenerationService
-from gateway.upstream.suspects import Suspects
 from gateway.web.admin.pool import PoolSection
 from gateway.web.bodies import BodyLimits
 from gateway.web.draining import DRAIN, Drain

@@ -20,7 +20,7 @@ from gateway.cli.limits import (
     limits_document,
 )
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
-from gateway.domain.credentials import digest, key_id
+from gateway.domain.tenants import digest, key_id
 from gateway.stores.credentials import new_secret
 
 app = typer.Typer(help="A tenant's keys.", no_args_is_help=True)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.domain.credentials import digest, key_id
+from gateway.domain.tenants import digest, key_id
 from gateway.stores.credentials import new_secret
 from tests.cli.test_cli import Ask, ask, check_refused, environment, fits, run
 from tests.conftest import MakeGateway
