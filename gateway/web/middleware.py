@@ -128,6 +128,7 @@ class RequestScope:
                 context.transfer.end()
             context.memory.close()  # the response has been read, but for what the connection buffers
             self._report(scope, context, status)
+            del scope["state"]["context"]  # it knows the connection, which knows this scope: a cycle would outlive both
 
     def _begin(self, headers: Headers, receive: Receive) -> RequestContext:
         """Makes the context of a request, and binds its ids to all log lines that are written meanwhile."""
@@ -231,7 +232,7 @@ class _Cors(CORSMiddleware):
 
 
 class PublicCors:
-    """CORS for browsers, on what tenants use: nobody's page is to read what operators do."""
+    """Enables CORS on the tenant API only. The admin API never allows cross-origin requests."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app
