@@ -91,7 +91,7 @@ def build_upstreams(
     )
     reserve_s = min(requests.call_timeout_s, requests.deadline_s / 2)
     policy = Policy(requests.deadline_s, reserve_s, requests.max_attempts)
-    return Upstreams(pool, caller, fetcher, supply, policy, time.time, time.monotonic)
+    return Upstreams(pool, caller, fetcher, metrics, supply, policy, time.time, time.monotonic)
 
 
 def unfetchable(settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ from gateway.domain.faults import Fault, GatewayError, Outcome
 from gateway.domain.images import Delivery, ImageReply, ImageResult, split_count, with_seed_of
 from gateway.domain.models import PlannedTarget
 from gateway.domain.trace import Attempt
+from gateway.metrics import Metrics
 from gateway.stores.pool import Demand, KeyPool, Lease, NoKey
 from gateway.stores.tickets import Ticket
 from gateway.upstream.calls import Caller, Order
@@ -36,6 +37,7 @@ class Upstreams:
         pool: KeyPool,
         caller: Caller,
         fetcher: ResultFetcher,
+        metrics: Metrics,
         supply: Supply,
         policy: Policy,
         clock: Callable[[], float],
@@ -44,6 +46,7 @@ class Upstreams:
         self._pool = pool
         self._caller = caller
         self._fetcher = fetcher
+        self._metrics = metrics
         self._supply = self._served = supply
         self._policy = policy
         self._durations = CallDurations(policy.reserve_s)
@@ -96,7 +99,7 @@ class Upstreams:
         """Makes the images of one call: with this key, with another one, or at the next target."""
         target, *others = targets
         while run.ends_at - self._monotonic() > (needed_s := self._needed_s(target, count, tries)):
-            lease = await self._lease(run, target, count, tries)
+            lease = await self._lease(run, target, count, tries, needed_s)
             if isinstance(lease, GatewayError):
                 return [lease]
             if isinstance(lease, NoKey):
@@ -120,7 +123,7 @@ class Upstreams:
         else:
             tries.last = tries.last or GatewayError(Fault.DEADLINE)
         if others:
-            self._caller.count_spill(target.upstream)
+            self._metrics.spills.labels(target.upstream).inc()
             return await self._make(run, count, tuple(others), tries)
         return await self._wait_longer(run, count, tries)
 
@@ -131,7 +134,9 @@ class Upstreams:
         tries.is_patient = True
         return await self._make(run, count, (tries.soonest,), tries)
 
-    async def _lease(self, run: Run, target: PlannedTarget, count: int, tries: Tries) -> Lease | NoKey | GatewayError:
+    async def _lease(
+        self, run: Run, target: PlannedTarget, count: int, tries: Tries, needed_s: float
+    ) -> Lease | NoKey | GatewayError:
         """Leases a key. A failure is an outcome: other parts of the job may have been made already."""
         started, tenant = self._monotonic(), run.ticket.caller.tenant
         demand = Demand(
@@ -140,7 +145,7 @@ class Upstreams:
             count,
             tenant.name,
             tenant.weight,
-            self._patience_s(run, target, count, tries),
+            self._patience_s(run, target, tries, needed_s),
             tries.asked,
             tries.repeat_at(target.upstream),
             tries.avoided_at(target.upstream),
@@ -151,26 +156,26 @@ class Upstreams:
             return error
         else:
             if tries.repeated and isinstance(found, Lease):
-                self._caller.count_retry(target.upstream, tries.repeated)
+                self._metrics.retries.labels(target.upstream, tries.repeated.value).inc()
                 tries.repeated = None
             return found
         finally:
-            run.context.trace.waits.append((started, self._monotonic()))
-            self._caller.count_wait(self._monotonic() - started, target.upstream)
+            ended = self._monotonic()
+            run.context.trace.waits.append((started, ended))
+            self._metrics.wait_seconds.labels(target.upstream).observe(ended - started)
 
     def _needed_s(self, target: PlannedTarget, count: int, tries: Tries) -> float:
         """The time that must be left to send a call: a repetition that is cut off would be charged for nothing."""
         return self._durations.usual_s(target, count) if tries.last else 0.0
 
-    def _patience_s(self, run: Run, target: PlannedTarget, count: int, tries: Tries) -> float:
+    def _patience_s(self, run: Run, target: PlannedTarget, tries: Tries, needed_s: float) -> float:
         """The longest wait for an account here: shorter while other targets have not been asked.
 
         No wait takes the time that the call itself needs.
         """
         now, terms, max_wait_s = self._monotonic(), run.waits[target.upstream], run.context.max_wait_s
         until = run.started_s + (terms.max_wait_s if max_wait_s is None else max_wait_s)
-        reserve_s = max(self._policy.reserve_s, self._needed_s(target, count, tries))
-        patience_s = min(until, run.ends_at - reserve_s) - now
+        patience_s = min(until, run.ends_at - max(self._policy.reserve_s, needed_s)) - now
         return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
 
     async def _send(self, run: Run, lease: Lease, target: PlannedTarget, count: int, needed_s: float) -> Ending | None:
@@ -229,5 +234,6 @@ class Upstreams:
         order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:
             return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")
-        self._caller.count_images(len(pictures), run.model.id, run.ticket.caller.tenant.name, endpoint.name)
+        tenant = run.ticket.caller.tenant.name
+        self._metrics.images.labels(run.model.id, tenant, endpoint.name).inc(len(pictures))
         return Made(pictures, target.shape, reply.id)

@@ -122,18 +122,6 @@ class Caller:
         """Give a lease back under which nothing was sent, and for which nobody is to blame."""
         await asyncio.shield(self._release(lease, UNSENT))
 
-    def count_images(self, count: int, model: str, tenant: str, upstream: str) -> None:
-        self._metrics.images.labels(model, tenant, upstream).inc(count)
-
-    def count_wait(self, seconds: float, upstream: str) -> None:
-        self._metrics.wait_seconds.labels(upstream).observe(seconds)
-
-    def count_retry(self, upstream: str, fault: Fault) -> None:
-        self._metrics.retries.labels(upstream, fault.value).inc()
-
-    def count_spill(self, upstream: str) -> None:
-        self._metrics.spills.labels(upstream).inc()
-
     def _build_request(self, endpoint: Endpoint, lease: Lease, order: Order, timeout_s: float) -> httpx.Request:
         """Whole: httpx would parse the address anew, and look at each header for what is missing."""
         return httpx.Request(

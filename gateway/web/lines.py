@@ -5,7 +5,6 @@ from typing import Final
 
 from gateway.domain.billing import usd
 from gateway.domain.trace import Attempt, Trace
-from gateway.stores.tickets import Ticket
 from gateway.upstream.context import RequestContext
 
 _PROMPT_MAX_CHARS: Final = 500
@@ -53,34 +52,27 @@ def request_line(context: RequestContext, answered: Answered, terms: LineTerms) 
     line |= {name: value for name, value in optional.items() if value}
     if context.asked:
         line |= _job(context, answered)
-    return line | {"total_ms": _ms(answered.total_s)}
+    return line | {"total_ms": milliseconds(answered.total_s)}
 
 
 def _job(context: RequestContext, answered: Answered) -> dict[str, object]:
-    trace = context.trace
-    return {
-        "stream": context.is_stream,
-        "asked": context.asked,
-        "delivered": context.delivered,
-        **(_purchase(context.reservation) if context.reservation else {}),
+    """Renders the job, and the outcome of what it reserved; its charge is unknown while Redis is unavailable."""
+    trace, reservation = context.trace, context.reservation
+    job: dict[str, object] = {"stream": context.is_stream, "asked": context.asked, "delivered": context.delivered}
+    if reservation:
+        job |= {name: reservation.tally.total(name) for name in ("withheld", "lost", "unconfirmed")}
+        job["settlement"] = reservation.tally.settlement.value
+        is_settled = reservation.charged_usd_micros is not None
+        job |= {"usd": usd(reservation.charged_usd_micros or 0)} if is_settled else {"settled": False}
+    return job | {
         "attempts": trace.attempts,
         "calls": [_call(attempt) for attempt in trace.tried],
-        "admit_ms": _ms(trace.admit.seconds if trace.admit else 0.0),
-        "queue_ms": _ms(trace.queue_s),
-        "upstream_ms": _ms(trace.upstream_s),
-        "settle_ms": _ms(trace.settle.seconds if trace.settle else 0.0),
-        "own_ms": _ms(answered.own_s(trace)),
+        "admit_ms": milliseconds(trace.admit.seconds if trace.admit else 0.0),
+        "queue_ms": milliseconds(trace.queue_s),
+        "upstream_ms": milliseconds(trace.upstream_s),
+        "settle_ms": milliseconds(trace.settle.seconds if trace.settle else 0.0),
+        "own_ms": milliseconds(answered.own_s(trace)),
     }
-
-
-def _purchase(ticket: Ticket) -> dict[str, object]:
-    """Renders the outcome of the reserved images, and their charge, which is unknown while Redis is unavailable."""
-    tally = ticket.tally
-    bought: dict[str, object] = {name: tally.total(name) for name in ("withheld", "lost", "unconfirmed")}
-    bought["settlement"] = tally.settlement.value
-    if ticket.charged_usd_micros is None:
-        return bought | {"settled": False}
-    return bought | {"usd": usd(ticket.charged_usd_micros)}
 
 
 def _call(attempt: Attempt) -> dict[str, object]:
@@ -89,7 +81,7 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "account": attempt.account,
         "key": attempt.key,
         "images": attempt.images,
-        "ms": _ms((attempt.ended_s or attempt.started_s) - attempt.started_s),
+        "ms": milliseconds((attempt.ended_s or attempt.started_s) - attempt.started_s),
     }
     if attempt.fault:
         call["fault"] = attempt.fault.value
@@ -98,5 +90,5 @@ def _call(attempt: Attempt) -> dict[str, object]:
     return call
 
 
-def _ms(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
     return round(seconds * 1000)

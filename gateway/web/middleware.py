@@ -18,7 +18,7 @@ from gateway.memory import ByteAccount, ByteBudget
 from gateway.metrics import Metrics
 from gateway.upstream.context import RequestContext
 from gateway.web.draining import Drain
-from gateway.web.lines import Answered, LineTerms, request_line
+from gateway.web.lines import Answered, LineTerms, milliseconds, request_line
 from gateway.web.request_context import ClientConnection
 from gateway.web.spans import spans_of
 from gateway.wire.openai import render_error
@@ -157,7 +157,7 @@ class RequestScope:
         own = {
             "x-request-id": context.id,
             "openai-version": OPENAI_VERSION,
-            "openai-processing-ms": str(_ms(self._monotonic() - context.started_s)),
+            "openai-processing-ms": str(milliseconds(self._monotonic() - context.started_s)),
         }
         if context.rates:
             own.update(rate_headers(context.rates))
@@ -166,7 +166,7 @@ class RequestScope:
         if context.missing:
             own["x-imagegate-missing"] = str(context.missing)
         if context.asked:
-            own["x-imagegate-queue-ms"] = str(_ms(context.trace.queue_s))
+            own["x-imagegate-queue-ms"] = str(milliseconds(context.trace.queue_s))
             own["x-imagegate-attempts"] = str(context.trace.attempts)
         if self._drain.is_on:
             own["connection"] = "close"  # the next request goes elsewhere
@@ -175,34 +175,29 @@ class RequestScope:
         return [header for header in given if header[0] not in replaced] + added
 
     def _report(self, scope: Scope, context: RequestContext, status: int) -> None:
+        """Writes the log line, counts the metrics and hands over the spans."""
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
         client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
         total_s = self._monotonic() - context.started_s
         answered = Answered(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
-        self._count(context, answered)
-        is_quiet = route in _QUIET_ROUTES
-        log = _LOG.info
+        metrics, fault, trace = self._metrics, context.fault, context.trace
+        metrics.requests.labels(route, context.model, context.tenant, str(answered.status)).inc()
+        metrics.request_seconds.labels(route).observe(total_s)
+        if fault:
+            metrics.refusals.labels(fault.value, context.tenant).inc()
+        if context.asked:
+            metrics.queue_seconds.observe(trace.queue_s)
+            metrics.overhead_seconds.observe(answered.own_s(trace))
+        is_quiet, log = route in _QUIET_ROUTES, _LOG.info
         if answered.status >= 500:
             log = _LOG.warning
-        elif (is_quiet and (answered.status < 400 or context.fault is Fault.CLIENT_LEFT)) or (
-            context.fault is Fault.REQUESTS_THROTTLED
-        ):
+        elif fault is Fault.REQUESTS_THROTTLED or (is_quiet and (answered.status < 400 or fault is Fault.CLIENT_LEFT)):
             log = _LOG.debug
         log("request", **request_line(context, answered, self._terms))
-        if context.fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
-            _LOG.warning("authentication_failed", client=client, route=route, fault=context.fault.value)
-        if self._tell_spans and context.trace.context and not is_quiet:
-            self._tell_spans(context.trace.context, spans_of(context, context.trace.context, answered))
-
-    def _count(self, context: RequestContext, answered: Answered) -> None:
-        metrics = self._metrics
-        metrics.requests.labels(answered.route, context.model, context.tenant, str(answered.status)).inc()
-        metrics.request_seconds.labels(answered.route).observe(answered.total_s)
-        if context.fault:
-            metrics.refusals.labels(context.fault.value, context.tenant).inc()
-        if context.asked:
-            metrics.queue_seconds.observe(context.trace.queue_s)
-            metrics.overhead_seconds.observe(answered.own_s(context.trace))
+        if fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
+            _LOG.warning("authentication_failed", client=client, route=route, fault=fault.value)
+        if self._tell_spans and trace.context and not is_quiet:
+            self._tell_spans(trace.context, spans_of(context, trace.context, answered))
 
 
 def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
@@ -213,10 +208,6 @@ def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
             yield f"x-ratelimit-limit-{unit}", str(rate.limit)
             yield f"x-ratelimit-remaining-{unit}", str(rate.remaining)
             yield f"x-ratelimit-reset-{unit}", f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
 
 
 class _Cors(CORSMiddleware):

@@ -141,7 +141,7 @@ async def running(
         )
         fetcher = ResultFetcher(public, direct, FetchLimits(2, result_timeout_s, 2**25), "test")
         policy = Policy(deadline_s, reserve_s, max_attempts)
-        upstreams = Upstreams(process.pool, caller, fetcher, supply, policy, time.time, monotonic)
+        upstreams = Upstreams(process.pool, caller, fetcher, process.metrics, supply, policy, time.time, monotonic)
         service = GenerationService(admission, upstreams, monotonic)
 
         async def make(
