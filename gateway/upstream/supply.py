@@ -42,11 +42,11 @@ class Supply:
         return tuple(key for pool in self.pools for account in pool.accounts for key in account.keys)
 
     def after(self, former: "Supply") -> "Supply":
-        """Together with what was there before: who came with the models of then still finds their upstreams."""
+        """Adds the former upstreams: requests with former models still find theirs."""
         return replace(self, endpoints={**former.endpoints, **self.endpoints}, waits={**former.waits, **self.waits})
 
     def shared_keys(self) -> list[tuple[UpstreamKey, ...]]:
-        """Keys of one secret that stand in several accounts: the provider's limits of it are counted twice."""
+        """Keys with the same secret in several accounts: the gateway would count the provider's limits twice."""
         by_secret: dict[str, list[UpstreamKey]] = {}
         for key in self.keys:
             by_secret.setdefault(key.secret.reveal(), []).append(key)

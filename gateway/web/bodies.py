@@ -17,9 +17,9 @@ from gateway.web.request_context import context_of, poll_message
 _SOON_S: Final = 0.05
 """Clients often send a head and its small body as two packets."""
 _SENT_BYTES: Final = 256 * 1024
-"""Of a response at once: the next is sent when the connection has room."""
+"""Sent at a time: the next piece follows when the connection has room."""
 _JOINED_MAX_BYTES: Final = 16 * 1024
-"""Copying so little costs less than handing on several pieces."""
+"""Up to this size, joining pieces costs less than sending several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
 
 
 async def _take_soon(request: Request) -> Message | None:
-    """The next message, if it follows the head at once: such a body needs no transfer."""
+    """The next message, if it follows the head within 50 ms: such a body needs no transfer."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_SOON_S):
             return await request.receive()
@@ -67,7 +67,7 @@ async def _take_soon(request: Request) -> Message | None:
 
 
 async def _read_rest(request: Request, message: Message | None, limits: BodyLimits) -> bytearray:
-    """The body that begins with a message, where one was at hand, counted as it comes: a length is only announced.
+    """Reads the body, which begins with `message` if there is one. Bytes are counted as they arrive.
 
     Raises: GatewayError, ClientDisconnect.
     """
@@ -111,7 +111,7 @@ def json_response(body: dict[str, object], status: int = 200) -> Response:
 
 
 class ChunksResponse(Response):
-    """A JSON body in pieces, each handed to the server as it is; small ones together."""
+    """A JSON response in pieces that are not copied; small ones are joined."""
 
     def __init__(self, chunks: list[bytes | memoryview], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(None, 200, headers, "application/json")
@@ -129,6 +129,6 @@ class ChunksResponse(Response):
 
 
 def split_chunk(chunk: bytes | memoryview) -> Iterator[bytes | memoryview]:
-    """Its parts, none of them empty: TLS and chunked encoding copy all that they are given at once."""
+    """Splits a piece into non-empty parts: TLS and chunked encoding copy what they get."""
     for start in range(0, len(chunk), _SENT_BYTES):
         yield chunk if len(chunk) <= _SENT_BYTES else memoryview(chunk)[start : start + _SENT_BYTES]

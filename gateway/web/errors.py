@@ -1,4 +1,4 @@
-"""Every failed request is answered here, in the format of its route."""
+"""Renders every failed request, in the format of its route."""
 
 import asyncio
 import math
@@ -20,14 +20,14 @@ _RETRY_AFTER_MAX_S: Final = 60
 """SDKs ignore or misread larger values (reference/openai-images.md 6.3)."""
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _OTHER_PARAM: Final = "?"
-"""In the log, for a field's name that has another form than a name: it may be an address, or a text that is private."""
+"""Logged in the place of a field name of another form: it may be a URL, or private text."""
 _TOO_MANY: Final = 429
-"""Its detail says which limit, and nothing that the caller wrote."""
+"""Its detail names the limit, and holds no text of the caller."""
 _HTTP_FAULTS: Final = {404: Fault.ROUTE_UNKNOWN, 405: Fault.METHOD_NOT_ALLOWED}
 
 
 class ErrorBoundary:
-    """Turns whatever a route raises into an answer; what has begun cannot be mended and is cut."""
+    """Turns what a route raises into a response; a response that has begun is cut off."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -54,7 +54,7 @@ class ErrorBoundary:
             raise
         except Exception as failure:
             response = _answer(request, _as_gateway_error(request, failure), _allow(failure))
-            detach(failure)  # here ends what it went through: nothing of that is to outlive the request
+            detach(failure)  # its traceback would keep the request's objects alive
             if has_started:
                 raise
             await response(scope, receive, send)
@@ -82,7 +82,7 @@ def error_headers(error: GatewayError) -> dict[str, str]:
 
 
 def _cut_short(request: Request) -> GatewayError:
-    """A request that the end of the drain time cuts: if nothing was sent upstream, it may safely be sent again."""
+    """The error of a request that shutdown cuts off: if no call was sent upstream, a retry is safe."""
     was_sent = context_of(request).trace.attempts > 0
     return GatewayError(Fault.INTERNAL if was_sent else Fault.SHUTTING_DOWN, "cut short by the shutdown")
 

@@ -1,20 +1,19 @@
 """Authentication of tenants, and the limit on wrong keys of one address.
 
-Each client address (of IPv6 its /64, which is what one customer has) may send so many wrong keys a minute to
-one process, of tenants and of the admin API together; then wrong keys get 429 until a token of its bucket is back. A
-missing key is no guess, and neither is one that Redis could not be asked about.
+Each client address (of IPv6 its /64, which one customer has) has a token bucket of wrong keys a minute in each process,
+for tenants and the admin API together. Once it is empty, wrong keys get 429 until a token is back. A missing key is no
+guess, and neither is a key that could not be checked because Redis is unavailable.
 
-Whoever shares an address with a misconfigured client (behind a proxy, or NAT) must not be locked out by it:
+Clients that share an address with a misconfigured one (behind a proxy, or NAT) must not be locked out by it:
 
 - An admin key is always compared first, which costs no I/O, and a right one passes. So 429 does not slow down guessing;
   the length of the key does, at least 16 characters.
-- A tenant's key that was right lately, from anywhere, is always checked and passes. It has 190 random bits, too many to
-  guess: the limit spares Redis and the log. Other keys are refused unread.
+- A tenant's key that was valid recently, from any address, is always checked and passes. It has 190 random bits, too
+  many to guess: the limit spares Redis and the log. Other keys are refused unread.
 - A misconfigured client repeats itself, a guesser does not. Once a bucket is spent, keys that were just found wrong
-  there get none of its lower half: what comes back is for those who have not been heard.
+  there get none of its lower half: refilled tokens are for other keys.
 
-Invariant: of any number of tenants' wrong keys sent at once, no more are read than there are tokens: as many are in
-doubt at one time as could all be wrong, and the others wait for what becomes of those.
+Invariant: at most as many unverified keys are checked concurrently as there are tokens; the rest wait.
 """
 
 import asyncio
@@ -72,7 +71,7 @@ class _Bucket:
 
 
 class Guesses:
-    """Counts wrong keys, and knows right ones. `per_minute` 0 counts nothing."""
+    """Throttles wrong keys by address, and remembers valid ones. `per_minute` 0 disables it."""
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float], buckets_max: int = _BUCKETS_MAX) -> None:
         self._per_minute = per_minute
@@ -164,9 +163,9 @@ class Guesses:
         bucket.wrong = [*(wrong for wrong in bucket.wrong if wrong != digest), digest][-_REPEATS_MAX:]
 
     def _drop_fullest(self, now_s: float) -> None:
-        """Forget a quarter: the buckets of those who have guessed least.
+        """Drops the fullest quarter of the buckets.
 
-        Who has many addresses and wants a spent one forgotten has to spend more of the others than are kept.
+        To have an empty bucket dropped, an attacker with many addresses must empty more buckets than are kept.
         """
         idle = [name for name, bucket in self._buckets.items() if not bucket.in_doubt]
         idle.sort(key=lambda name: self._tokens(self._buckets[name], now_s), reverse=True)
@@ -180,7 +179,7 @@ class Guesses:
             del self._known[next(iter(self._known))]
 
     def _digest(self, text: str) -> bytes:
-        """What is kept of a key. Its key is random: nobody makes two that are the same, or learns one from memory."""
+        """Hashes a key with a random key of this process: collisions cannot be made, and memory reveals no key."""
         return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
 
 

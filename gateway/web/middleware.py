@@ -46,9 +46,9 @@ EXPOSED_HEADERS: Final = (
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOG = structlog.get_logger("imagegate.request")
 _CLIENT_CLOSED_REQUEST: Final = 499
-"""nginx's number for a client that left before its answer."""
+"""nginx's status for a client that disconnects before its response."""
 _ADDRESS_MAX_CHARS: Final = 64
-"""A proxy that is believed may pass on anything."""
+"""A trusted proxy may send any text."""
 _UNKNOWN_ROUTE: Final = "_unknown"
 _TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
 _REFUSED_KEYS: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED, Fault.AUTHENTICATION_THROTTLED})
@@ -61,7 +61,7 @@ TellSpans = Callable[[TraceContext, Iterable[Span]], None]
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """Where new ids come from."""
+    """Generators of IDs."""
 
     request: Callable[[], str]
     trace: Callable[[], str]
@@ -211,7 +211,7 @@ def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
 
 
 class _Cors(CORSMiddleware):
-    """Starlette's, with a refused preflight answered as every other error."""
+    """Starlette's, with a refused preflight rendered as every other error."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
