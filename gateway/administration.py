@@ -7,10 +7,9 @@ from typing import Final
 
 from gateway import settings as config
 from gateway.domain.billing import usd_micros
-from gateway.domain.credentials import digest, key_id
 from gateway.domain.keys import Secret
 from gateway.domain.models import Catalog
-from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey
+from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey, digest, key_id
 from gateway.settings import Settings
 from gateway.settings.strength import count_unguessable
 from gateway.stores import Client

@@ -3,7 +3,7 @@
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,22 +16,26 @@ from gateway.backing import connect_redis
 from gateway.bookkeeping import Bookkeeping, build_bookkeeping, build_journal, build_replayer
 from gateway.configuration import Running
 from gateway.domain.models import Catalog
-from gateway.lifespan import Life
+from gateway.lifespan import Act, Life
 from gateway.memory import ByteBudget
 from gateway.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observing import Observing, build_observing, build_ops
-from gateway.pooling import build_pooling, build_prober
+from gateway.pooling import Pooling, build_pooling, build_prober
 from gateway.settings import Settings
+from gateway.stores import Client
+from gateway.stores.journal import Journal
 from gateway.supply import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Upstreams
 from gateway.upstream.pages import Pages
-from gateway.upstream.suspects import Suspects
+from gateway.upstream.prober import Prober, Suspects
+from gateway.upstream.service import GenerationService
 from gateway.web.admin.pool import PoolSection
 from gateway.web.bodies import BodyLimits
 from gateway.web.draining import DRAIN, Drain
 from gateway.web.errors import ErrorBoundary
-from gateway.web.images import Images
+from gateway.web.guesses import TenantAuthenticator
+from gateway.web.images import ImageOptions, Images
 from gateway.web.middleware import PublicCors, RequestScope
 from gateway.web.ops import Ops
 from gateway.web.ports import HEALTHZ, METRICS, OPENAPI, READYZ, OwnPort, Ports, is_admin, is_metrics
@@ -41,19 +45,57 @@ from gateway.wire import native
 from gateway.wire.openai import Manners
 
 
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What serves every request, whichever route it came by."""
+
+    settings: Settings
+    metrics: Metrics
+    drain: Drain
+    budget: ByteBudget
+    redis: Client
+    catalog: Catalog
+    journal: Journal
+    pooling: Pooling
+    books: Bookkeeping
+    transports: tuple[AiohttpTransport, AiohttpTransport]
+    """To configured addresses, and to public ones only."""
+    upstreams: Upstreams
+    prober: Prober
+
+
 def create_app(
     settings: Settings,
     environ: Mapping[str, str],
     reload: Callable[[Running], Awaitable[None]] | None = None,
     metrics_directory: Path | None = None,
 ) -> Starlette:
-    """The program as an ASGI application. Secrets are read from `environ` and files now.
+    """Builds the program as an ASGI application. Secrets are read from `environ` and files now.
 
-    `reload` runs beside it, and may put other configurations in force.
+    `reload` is a background task of the caller, which may put other configurations in force.
     Several processes of one gateway count in one `metrics_directory`.
-    Raises: SettingsError for a secret that is missing, a Redis URL that is none, tracing without its extra.
+    Raises: SettingsError for a missing secret, an invalid Redis URL, or tracing without its extra.
     """
     observing = build_observing(settings)
+    core = _build_core(settings, environ, metrics_directory)
+    pooling, books, catalog = core.pooling, core.books, core.catalog
+    limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
+    sections = (PoolSection(pooling.pool, pooling.roster, core.prober, limits), books.usage)
+    administration = build_administration(
+        settings, environ, core.redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
+    )
+    own_ports = _own_ports(settings)
+    ops = build_ops(core.redis, core.metrics, books.admission, pooling.pool, core.drain, core.budget, own_ports)
+    running = Running(catalog, pooling.roster.declare, core.upstreams.configure, administration.declaration.reload)
+    reloading = (partial(reload, running),) if reload else ()
+    tasks = (*ops.companions, *administration.companions, *reloading)
+    starts = (administration.declaration.start, *observing.starts)
+    life = _build_life(core, starts, tasks, observing.closes)
+    routes = [*_public_routes(_build_images(core, administration, limits), ops.routes), *administration.admin.routes()]
+    return _assemble(routes, core, observing, life, own_ports)
+
+
+def _build_core(settings: Settings, environ: Mapping[str, str], metrics_directory: Path | None) -> _Core:
     redis = connect_redis(settings, environ)
     metrics = Metrics(metrics_directory, settings.metrics.tenants_max)
     catalog = build_catalog(settings)
@@ -62,72 +104,58 @@ def create_app(
     pooling = build_pooling(settings, environ, redis, metrics, supply.pools, journal)
     books = build_bookkeeping(settings, redis, metrics, journal)
     certificates = ssl.create_default_context()
-    direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
+    transports = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     suspects = Suspects(time.monotonic)
     upstreams = build_upstreams(
-        settings, supply, pooling.pool, books.admission, metrics, direct, public, pooling.releases.keep, suspects.note
+        settings, supply, pooling.pool, metrics, *transports, pooling.releases.keep, suspects.note
     )
-    pages = Pages(direct, lambda: upstreams.endpoints, USER_AGENT)
+    pages = Pages(transports[0], lambda: upstreams.endpoints, USER_AGENT)
     prober = build_prober(settings, redis, pooling, pages, suspects)
-    limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    sections = (PoolSection(pooling.pool, pooling.roster, prober, limits), books.usage)
-    administration = build_administration(
-        settings, environ, redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
-    )
     drain, budget = Drain(), ByteBudget(settings.server.max_memory_bytes)
-    images = _build_images(settings, administration, books, upstreams, catalog, limits, drain)
-    own_ports = _own_ports(settings)
-    ops = build_ops(redis, metrics, books.admission, pooling.pool, drain, budget, own_ports)
-    running = Running(catalog, pooling.roster.declare, upstreams.configure, administration.declaration.reload)
-    reloading = (partial(reload, running),) if reload else ()
-    life = Life(
-        redis,
-        (direct, public),
-        (journal.start, pooling.roster.start, administration.declaration.start, *observing.starts),
+    return _Core(
+        *(settings, metrics, drain, budget, redis, catalog, journal, pooling, books, transports, upstreams, prober)
+    )
+
+
+def _build_life(core: _Core, starts: Sequence[Act], tasks: Sequence[Act], closes: Sequence[Act]) -> Life:
+    """Startup steps, background tasks and shutdown steps, in that order."""
+    journal, pooling, books, metrics = core.journal, core.pooling, core.books, core.metrics
+    replayer = build_replayer(journal, books.admission, pooling.releases)
+    prober = core.prober
+    return Life(
+        core.redis,
+        core.transports,
+        (journal.start, pooling.roster.start, *starts),
+        (*books.companions, replayer.run, *pooling.companions, prober.run, prober.check_suspects, *tasks),
         (
-            *ops.companions,
-            *administration.companions,
-            *books.companions,
-            build_replayer(journal, books.admission, pooling.releases).run,
-            *pooling.companions,
-            prober.run,
-            prober.check_suspects,
-            *reloading,
-        ),
-        (
-            partial(books.admission.flush, drain.left_s),
-            upstreams.flush,
+            partial(books.admission.flush, core.drain.left_s),
+            core.upstreams.flush,
             books.transfers.flush,
             journal.close,
             pooling.queue.close,
             pooling.roster.withdraw,
-            *observing.closes,
+            *closes,
         ),
         {
             CONNECTIONS: metrics.connections,
             CONNECTIONS_OVER_BOUND: metrics.connections_over_bound,
-            DRAIN: drain,
+            DRAIN: core.drain,
         },
     )
-    routes = [*_public_routes(images, ops.routes), *administration.admin.routes()]
-    return _assemble(routes, settings, metrics, observing, drain, budget, life, own_ports)
 
 
 def _assemble(
     routes: Sequence[Route],
-    settings: Settings,
-    metrics: Metrics,
+    core: _Core,
     observing: Observing,
-    drain: Drain,
-    budget: ByteBudget,
     life: Life,
     own_ports: Sequence[OwnPort],
 ) -> Starlette:
     app = Program(
         routes=routes,
         middleware=[
-            Middleware(RequestScope, metrics, time.monotonic, observing, drain, budget),
-            Middleware(PublicCors, settings.server.cors_origins),
+            Middleware(RequestScope, core.metrics, time.monotonic, observing, core.drain, core.budget),
+            Middleware(PublicCors, core.settings.server.cors_origins),
             Middleware(ErrorBoundary),
             Middleware(Ports, own_ports),
         ],
@@ -145,31 +173,24 @@ def _own_ports(settings: Settings) -> list[OwnPort]:
     ]
 
 
-def _build_images(
-    settings: Settings,
-    administration: Administration,
-    books: Bookkeeping,
-    upstreams: Upstreams,
-    catalog: Catalog,
-    limits: BodyLimits,
-    drain: Drain,
-) -> Images:
-    return Images(
-        drain,
+def _build_images(core: _Core, administration: Administration, limits: BodyLimits) -> Images:
+    settings, books = core.settings, core.books
+    authenticator = TenantAuthenticator(
+        core.drain,
         administration.credentials,
         administration.guesses,
         Refusals(settings.server.refusals_per_second, time.monotonic),
         books.admission,
         books.transfers,
-        upstreams,
-        catalog,
+    )
+    options = ImageOptions(
         Manners(size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
         limits,
         replace(limits, max_bytes=settings.server.max_native_body_bytes),
         settings.server.stream_keep_alive_s,
-        time.time,
-        time.monotonic,
     )
+    service = GenerationService(books.admission, core.upstreams, time.monotonic)
+    return Images(authenticator, service, core.catalog, options, time.time)
 
 
 def _public_routes(images: Images, ops: Ops) -> list[Route]:

@@ -20,8 +20,7 @@ from gateway.stores.pool.scripts import Scripts
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.stores.releases import Releases
 from gateway.upstream.pages import Pages
-from gateway.upstream.prober import Prober
-from gateway.upstream.suspects import Suspects
+from gateway.upstream.prober import Prober, Suspects
 
 _DAY_S = 86_400
 

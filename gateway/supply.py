@@ -18,7 +18,6 @@ from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from gateway.stores.admission import Admission
 from gateway.stores.pool import KeyPool, Lease, Report
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
@@ -60,7 +59,6 @@ def build_upstreams(
     settings: Settings,
     supply: Supply,
     pool: KeyPool,
-    admission: Admission,
     metrics: Metrics,
     direct: AiohttpTransport,
     public: AiohttpTransport,
@@ -90,8 +88,8 @@ def build_upstreams(
         USER_AGENT,
     )
     reserve_s = min(requests.call_timeout_s, requests.deadline_s / 2)
-    policy = Policy(requests.deadline_s, reserve_s, requests.max_attempts, size_policy(settings))
-    return Upstreams(pool, admission, caller, fetcher, supply, policy, time.time, time.monotonic)
+    policy = Policy(requests.deadline_s, reserve_s, requests.max_attempts)
+    return Upstreams(pool, caller, fetcher, metrics, supply, policy, time.time, time.monotonic)
 
 
 def unfetchable(settings: Settings) -> list[str]:

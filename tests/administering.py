@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 
 from gateway.domain.audit import Actor
-from gateway.domain.credentials import digest, key_id
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey
+from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey, digest, key_id
 from gateway.stores import Client, connect
 from gateway.stores.audit import Audit
 from gateway.stores.changes import Changes

@@ -7,8 +7,7 @@ from typing import Any, Final
 import pytest
 
 from gateway.administration import read_admin_keys, read_declared, read_vault
-from gateway.domain.credentials import digest, key_id
-from gateway.domain.tenants import Limits, Quotas, Tenant
+from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
 from gateway.settings import Settings, SettingsError, from_document
 from gateway.stores.declared import DeclaredTenant
 from gateway.supply import build_catalog

@@ -27,7 +27,7 @@ async def test_what_a_redis_that_hung_has_forgotten_is_settled_again(tmp_path: P
         async with connected(server.url, timeout_s=0.5) as redis:
             books, caller = build_bookkeeping(settings, redis, Metrics()), await put_tenant(redis)
             async with admitted(books.admission, caller, 4) as ticket:
-                (await books.admission.open(ticket, "sim", "main", 4)).deliver(4, 4, 0)
+                (await ticket.mark_sent("sim", "main", 4)).share.deliver(4, 4, 0)
                 before = {name: other.dump(name) for name in other.scan_iter("ig2:{*")}
             with paused(server.pid):
                 while not redis.guard.breaker.is_open:

@@ -123,18 +123,11 @@ class CallPlan:
     """Links if the upstream has no base64; the gateway then fetches and encodes them."""
 
 
-def can_make(job: ImageJob, capability: Capability, policy: SizePolicy) -> bool:
-    """Whether every field of the job can be honoured."""
-    return (
-        job.operation in capability.operations
-        and job.fields <= capability.fields
-        and len(job.prompt) <= capability.prompt_max_chars
-        and plan_shape(job, capability, policy) is not None
-    )
-
-
 def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> Shape | None:
-    """How the job's size is asked for; None if the upstream cannot make it."""
+    """How the job's size is asked for; None if the upstream cannot honour every field of the job."""
+    is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
+    if not is_possible or not job.fields <= capability.fields:
+        return None
     if job.aspect_ratio is not None:
         ratios = (rule for rule in capability.sizes if isinstance(rule, AspectRatios))
         return next((shape for rule in ratios if (shape := rule.named(job.aspect_ratio))), None)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway.domain.images import Capability, ImageJob, can_make
+from gateway.domain.images import Capability, ImageJob, plan_shape
 from gateway.domain.pricing import Price
-from gateway.domain.sizes import SizePolicy
+from gateway.domain.sizes import Shape, SizePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,14 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedTarget(Target):
+    """A target that can honour every field of a job."""
+
+    shape: Shape
+    """The size that it makes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model as tenants know it. `targets` are in order of preference."""
 
@@ -26,8 +34,14 @@ class Model:
     prices: tuple[Price, ...]
     targets: tuple[Target, ...]
 
-    def targets_for(self, job: ImageJob, policy: SizePolicy) -> tuple[Target, ...]:
-        return tuple(target for target in self.targets if can_make(job, target.capability, policy))
+    def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
+        """Chooses the targets that can honour every field of a job."""
+        plans = list[PlannedTarget]()
+        for target in self.targets:
+            shape = plan_shape(job, target.capability, policy)
+            if shape:
+                plans.append(PlannedTarget(target.upstream, target.model, target.capability, shape))
+        return tuple(plans)
 
     @property
     def prompt_max_chars(self) -> int:

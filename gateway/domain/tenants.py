@@ -1,7 +1,18 @@
-"""Tenants: who may use the gateway, which models, and how much."""
+"""Tenants: who may use the gateway, which models, and how much.
 
+A tenant's API key is `sk-ig-`, a public ID of 10 characters and a secret part of 32, all of base 62. The 190 secret
+bits allow a plain hash of a key to be published. The 48 characters fit a line of a terminal.
+"""
+
+import hashlib
+import string
 from dataclasses import dataclass, fields
 from typing import Final
+
+KEY_PREFIX: Final = "sk-ig-"
+KEY_ALPHABET: Final = string.ascii_letters + string.digits
+ID_CHARS: Final = 10
+SECRET_CHARS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,24 @@ LIMIT_NAMES: Final = tuple(field.name for field in fields(Limits))
 QUOTA_NAMES: Final = tuple(field.name for field in fields(Quotas))
 LIMIT_MAX: Final = 1_000_000_000
 """The largest that a limit or a quota of images may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One rate limit's status: the tighter of the tenant's and the key's."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+    """Seconds until nothing of it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The status of the rate limits, as `x-ratelimit-*` report it; None if there is no such limit."""
+
+    requests: Rate | None = None
+    images: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +113,15 @@ class Caller:
         """Whether its answers carry `x-ratelimit-*`."""
         every = (self.tenant.limits, self.key.limits)
         return any(one.requests_per_minute is not None or one.images_per_minute is not None for one in every)
+
+
+def key_id(secret: str) -> str | None:
+    """The public ID of a well-formed key, else None."""
+    body = secret.removeprefix(KEY_PREFIX)
+    is_key = secret.startswith(KEY_PREFIX) and len(body) == ID_CHARS + SECRET_CHARS
+    return body[:ID_CHARS] if is_key and body.isascii() and body.isalnum() else None
+
+
+def digest(secret: str) -> str:
+    """The SHA-256 of a key in hexadecimal, as a configuration holds it."""
+    return hashlib.sha256(secret.encode()).hexdigest()

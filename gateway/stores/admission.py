@@ -17,32 +17,31 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import Durations, Purchase, Share, Usage
-from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.rates import Rates
-from gateway.domain.tenants import Caller
+from gateway.domain.billing import Durations, Purchase, Usage
+from gateway.domain.faults import GatewayError
+from gateway.domain.tenants import Caller, Rates
 from gateway.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.guard import NotAskedError
 from gateway.stores.journal import Journal
 from gateway.stores.settling import Settling
-from gateway.stores.tickets import Terms, Ticket, TicketOutcome, admission_keys, open_set, order_keys, settlement_key
+from gateway.stores.tickets import Names, Terms, Ticket, TicketOutcome, settlement_key
 from gateway.stores.verdicts import Verdict, gateway_error, rates_of, usage_of
 
 _LOG = structlog.get_logger("imagegate.admission")
 _T = TypeVar("_T")
 _TICK_S: Final = 0.5
-"""How soon after an outage of Redis its unsettled requests are settled."""
+"""Delay after an outage of Redis before its unsettled requests are settled."""
 _FLUSH_S: Final = 5.0
 _REMEMBERED_S: Final = 30.0
 """A Redis that comes back may have lost its last writes, with a snapshot or at a failover: what was settled so shortly
 before is settled again, which moves nothing where it was kept."""
 _DOUBTFUL_MAX: Final = 1000
-"""So many admissions without an answer are taken back by their own process; more, in a long outage, by their expiry."""
+"""Limit on admissions of unknown outcome that this process undoes itself. Beyond it, they expire."""
 
 
 class Admission:
-    """Who may buy how much now."""
+    """Admits purchases within every limit and quota, and settles them."""
 
     def __init__(
         self,
@@ -62,11 +61,11 @@ class Admission:
         self._settling = Settling(redis, terms, metrics)
         self.settle_expired, self.replay = self._settling.settle_expired, self._settling.replay
         self._held: dict[str, Ticket] = {}
-        """Under way here: their leases are renewed."""
+        """In progress in this process, which renews their leases."""
         self._owed: dict[str, Ticket] = {}
         """Ended, and not yet settled because Redis did not answer or the request was cancelled."""
         self._remembered: deque[Ticket] = deque()
-        """Settled lately, the oldest first."""
+        """Settled recently, the oldest first."""
         self._was_away = False
         self._admit = load_script(redis, "admit")
         self._send = load_script(redis, "send")
@@ -76,14 +75,14 @@ class Admission:
     async def admit(
         self, caller: Caller, purchase: Purchase, durations: Callable[[], Durations], transfer_id: str = ""
     ) -> AsyncIterator[Ticket]:
-        """Reserve a purchase, and settle it by its tally on leaving, however it is left. It ends the transfer.
+        """Reserves a purchase, ends its transfer, and settles it by its tally on exit, whatever the reason.
 
         Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_AWAY.
         Redis: one round trip to enter (lua/admit.lua), one to leave (lua/settle.lua).
         """
-        ticket = Ticket(self._new_id(), caller, purchase, durations)
+        ticket = Ticket(self._new_id(), caller, purchase, durations, self._note_order)
         try:
-            verdict = await self._ask(caller, ticket.id, purchase, transfer_id)
+            verdict = await self._ask(caller.tenant.name, caller.key.id, ticket.id, purchase, transfer_id)
         except BaseException as error:
             # The script may have run, or may yet run when Redis wakes up, unless it was never sent.
             if len(self._owed) < _DOUBTFUL_MAX and not isinstance(error.__cause__, NotAskedError):
@@ -101,37 +100,21 @@ class Admission:
             await self._pay_or_keep(ticket)
 
     async def look(self, caller: Caller, *, is_refused: bool = False) -> Rates:
-        """How the caller's rate limits stand; a request that was refused for its content is counted in its minute.
+        """Reads the status of the rate limits; counts a request that was refused for its content.
 
         Raises: GatewayError REDIS_AWAY; if the minute is full, what `admit` raises. Redis: one round trip.
         """
-        verdict = await self._ask(caller, "", is_refused=is_refused)
+        verdict = await self._ask(caller.tenant.name, caller.key.id, is_refused=is_refused)
         if verdict.verdict == "rate":
             raise gateway_error(verdict, caller)
         return rates_of(verdict)
 
     async def usage(self, tenant: str) -> Usage | None:
-        """A tenant's counters; None where there is no such tenant. Redis: one round trip, lua/admit.lua."""
-        return usage_of(await self._run_admit(tenant, "", ["", "", "", "", 0, "", 0]))
-
-    async def open(self, ticket: Ticket, upstream: str, account: str, images: int) -> Share:
-        """Note, before the first byte is sent, that images are ordered from an account.
-
-        Returns: where to note what becomes of them.
-        Raises: GatewayError TICKET_EXPIRED, REDIS_AWAY: then nothing may be sent.
-        Redis: one round trip, lua/send.lua.
-        """
-        if not await self._note_order(ticket, upstream, account, images):
-            raise GatewayError(Fault.TICKET_EXPIRED, f"ticket {ticket.id} was settled by others")
-        return ticket.tally.open(upstream, account, images)
-
-    async def free(self, ticket: Ticket, upstream: str, account: str, images: int) -> None:
-        """Take back such a note: the order is known to have cost nothing. Redis: one round trip, lua/send.lua."""
-        with suppress(GatewayError):  # only for the case that this process dies before it settles
-            await self._note_order(ticket, upstream, account, -images)
+        """A tenant's counters; None if there is no such tenant. Redis: one round trip, lua/admit.lua."""
+        return usage_of(await self._ask(tenant))
 
     async def run(self) -> None:
-        """Settle what is owed; for ever."""
+        """Settles what is owed; runs until cancelled."""
         was_waiting = False
         while True:
             await asyncio.sleep(_TICK_S)
@@ -146,7 +129,7 @@ class Admission:
                 await self._settling.lost.tell()
 
     async def keep_alive(self) -> None:
-        """Renew the leases of what is under way here, whatever else waits; for ever."""
+        """Renews the leases of reservations in progress; runs until cancelled."""
         renewed_s = self._monotonic()
         while True:
             await asyncio.sleep(_TICK_S)
@@ -154,7 +137,7 @@ class Admission:
                 renewed_s = self._monotonic()
 
     async def flush(self, left_s: Callable[[], float] = lambda: 0.0) -> None:
-        """Settle everything before the program ends, which has `left_s` seconds, and takes a few in any case.
+        """Settles everything before shutdown, which has `left_s` seconds and takes a few in any case.
 
         What Redis does not take by then is left to the journal, and without one to expiry, as unconfirmed. It waits all
         the same: the journal's directory may end with the machine or the pod.
@@ -185,31 +168,30 @@ class Admission:
 
     async def _ask(
         self,
-        caller: Caller,
-        ticket: str,
+        tenant: str,
+        key_id: str = "",
+        ticket: str = "",
         purchase: Purchase | None = None,
         transfer: str = "",
         *,
         is_refused: bool = False,
     ) -> Verdict:
-        args: list[Value] = [ticket, caller.key.id]
+        args: list[Value] = [ticket, key_id]
         if purchase:
             args += [purchase.request_id, purchase.model, purchase.images, purchase.costs()]
         else:
             args += ["", "", 0, ""]
         args += [round(self._terms.lease_s * 1000), int(is_refused), self._terms.recent_max, self._terms.records_max]
-        return await self._run_admit(caller.tenant.name, caller.key.id, [*args, transfer])
-
-    async def _run_admit(self, tenant: str, key_id: str, args: list[Value]) -> Verdict:
-        answer = await self._watched(self._admit(admission_keys(tenant, key_id, str(args[0])), args))
-        return msgspec.json.decode(str(answer), type=Verdict, strict=False)
+        reply = await self._watched(self._admit([*Names.of(tenant, key_id, ticket)], [*args, transfer]))
+        return msgspec.json.decode(str(reply), type=Verdict, strict=False)
 
     async def _note_order(self, ticket: Ticket, upstream: str, account: str, images: int) -> bool:
         args: list[Value] = [ticket.id, f"{upstream}/{account}", images, round(self._terms.lease_s * 1000)]
-        return await self._watched(self._send(order_keys(ticket), args)) == 1
+        names = Names.of(ticket.caller.tenant.name, ticket.caller.key.id, ticket.id)
+        return await self._watched(self._send([names.ticket, names.open, names.key_open], args)) == 1
 
     async def _pay_all(self) -> bool:
-        """Settle what is owed, by tenant: one that cannot be settled keeps no other. Returns: whether all were."""
+        """Settles what is owed, by tenant: a failure delays that tenant only. Returns: whether all were settled."""
         by_tenant: dict[str, list[Ticket]] = {}
         for ticket in self._owed.values():
             by_tenant.setdefault(ticket.caller.tenant.name, []).append(ticket)
@@ -228,7 +210,7 @@ class Admission:
         return are_paid
 
     async def _pay(self, ticket: Ticket) -> None:
-        """Settle a ticket; twice does no harm. Raises: GatewayError REDIS_AWAY."""
+        """Settles a reservation; idempotent. Raises: GatewayError REDIS_AWAY."""
         outcome = TicketOutcome.of(ticket, self._terms.rule)
         settled = await self._watched(self._settling.settle(outcome))
         if self._owed.pop(ticket.id, None) is None:
@@ -244,7 +226,7 @@ class Admission:
             self._remembered.append(ticket)
 
     async def _pay_or_keep(self, ticket: Ticket) -> None:
-        """Settle a ticket before its answer leaves, or have it in the journal; it stays owed then."""
+        """Settles a reservation before its response is sent. If that fails, journals it, and it stays owed."""
         try:
             await self._pay(ticket)
         except BaseException as error:
@@ -254,13 +236,13 @@ class Admission:
                 raise
 
     async def _keep(self, tickets: Iterable[Ticket]) -> None:
-        """Note in the journal what became of orders. Where nothing was ordered, expiry says the same: it is free."""
+        """Journals the outcome of orders. Without an order, expiry has the same result: it is free."""
         ordered = (ticket for ticket in tickets if ticket.tally.shares)
         new = (ticket for ticket in ordered if self._journal.wants(settlement_key(ticket.id)))
         await self._journal.note(TicketOutcome.of(ticket, self._terms.rule).entry() for ticket in new)
 
     def _recall(self, *, is_back: bool) -> None:
-        """Forget what was settled long enough ago, but not during an outage; after it the rest is owed once more."""
+        """Drops what was settled long ago, but not during an outage; afterwards the rest is owed once more."""
         if is_back:
             self._owed.update({ticket.id: ticket for ticket in self._remembered})
             self._was_away = False
@@ -272,7 +254,7 @@ class Admission:
             self._remembered.popleft()
 
     async def _watched(self, call: Awaitable[_T]) -> _T:
-        """The answer of a script. A connection that broke may mean a restart; a late answer does not.
+        """The reply of a script. A broken connection may mean a restart of Redis; a late reply does not.
 
         Raises: GatewayError REDIS_AWAY.
         """
@@ -284,7 +266,7 @@ class Admission:
             raise
 
     async def _renew(self) -> bool:
-        """Renew every lease, tenant by tenant: one that fails keeps no other. Returns: whether all were."""
+        """Renews every lease, by tenant: a failure affects that tenant only. Returns: whether all were renewed."""
         by_tenant: dict[str, list[Value]] = {}
         for ticket in (*self._held.values(), *self._owed.values()):
             by_tenant.setdefault(ticket.caller.tenant.name, []).extend((ticket.id, ticket.caller.key.id))
@@ -292,7 +274,7 @@ class Admission:
 
     async def _renew_tenant(self, tenant: str, tickets: list[Value]) -> bool:
         try:
-            await self._watched(self._extend([open_set(tenant)], [round(self._terms.lease_s * 1000), *tickets]))
+            await self._watched(self._extend([Names.of(tenant).open], [round(self._terms.lease_s * 1000), *tickets]))
         except GatewayError:
             return False
         return True

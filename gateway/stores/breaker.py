@@ -1,9 +1,12 @@
-"""A circuit breaker: once Redis answers nobody, calls fail at once, and one at a time finds out whether it is back.
+"""A circuit breaker and a concurrency limiter for calls to Redis.
 
-A failure counts only if nobody at all was answered since its call began. So a burst that this process could not get
+Once Redis answers no call, calls fail at once, and one at a time probes it. A failure counts only if no call was
+answered since it began. So a burst that this process could not get
 through in time, while Redis answered others, opens nothing.
 """
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -72,3 +75,45 @@ class Breaker:
             self._failures += failures
             if entry.is_probe or (self._failures >= self._failures_max and not self.is_open):
                 self._open_until = self._monotonic() + self._pause_s
+
+
+class Slots:
+    """Limits concurrent calls of one event loop, first come, first served."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+
+    async def take(self) -> bool:
+        """Waits for a slot. Returns: whether it got one, to be given back; False if it was rejected."""
+        if self._free:
+            self._free -= 1
+            return True
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = None
+        try:
+            await asyncio.wait({turn})
+        except asyncio.CancelledError:
+            if self._leave(turn):
+                self.give_back()
+            raise
+        return self._leave(turn)
+
+    def give_back(self) -> None:
+        """Hands the slot to the call that has waited longest."""
+        if self._waiting:
+            turn, _ = self._waiting.popitem(last=False)
+            turn.set_result(True)
+        else:
+            self._free += 1
+
+    def send_away(self) -> None:
+        """Rejects all calls that wait."""
+        while self._waiting:
+            turn, _ = self._waiting.popitem(last=False)
+            turn.set_result(False)
+
+    def _leave(self, turn: "asyncio.Future[bool]") -> bool:
+        """Returns: whether a slot was handed over."""
+        self._waiting.pop(turn, None)
+        return turn.done() and turn.result()

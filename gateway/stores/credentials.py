@@ -16,9 +16,8 @@ from typing import Final
 
 import structlog
 
-from gateway.domain.credentials import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, digest, key_id
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.tenants import Caller
+from gateway.domain.tenants import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, Caller, digest, key_id
 from gateway.stores import PREFIX, Client, answer, redis_faults
 from gateway.stores.records import KeyRecord, keys_record, lookup_record, read_key, read_tenant, tenant_record
 

@@ -22,9 +22,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.stores.breaker import Breaker, Entry, Outcome
+from gateway.stores.breaker import Breaker, Entry, Outcome, Slots
 from gateway.stores.patience import DEADLINE, Countdown
-from gateway.stores.slots import Slots
 
 CALLS_MAX: Final = 32
 """Calls under way, and so connections, of one process. More do not make one server faster, and each costs it memory."""

@@ -1,4 +1,4 @@
-"""Releases of leases that Redis did not take, for what they say of images and money."""
+"""Releases that Redis did not accept: they are journaled for their images and cost."""
 
 import msgspec
 
@@ -12,7 +12,7 @@ RELEASE = "release"
 
 
 class _Release(msgspec.Struct, frozen=True):
-    """What lua/pool/release.lua is called with."""
+    """The arguments of lua/pool/release.lua."""
 
     upstream: str
     lease: str
@@ -20,14 +20,14 @@ class _Release(msgspec.Struct, frozen=True):
 
 
 class Releases:
-    """Keeps them until Redis takes them. The lease itself ends by its expiry."""
+    """Journals releases until Redis accepts them. The lease itself expires."""
 
     def __init__(self, scripts: Scripts, journal: Journal) -> None:
         self._scripts = scripts
         self._journal = journal
 
     async def keep(self, lease: Lease, report: Report) -> None:
-        """A call's success as the account's sums of the day need it. What it says of health is out of date by then."""
+        """Journals a success for the account's daily sums; its effect on health is out of date by the replay."""
         if not report.images:
             return
         key = lease.key

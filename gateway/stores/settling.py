@@ -3,17 +3,18 @@
 import msgspec
 import structlog
 
+from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.ledger import Ledger
 from gateway.stores.lost import Lost
-from gateway.stores.tickets import Settled, Terms, TicketOutcome, open_set, read_settled, ticket_record
+from gateway.stores.tickets import Names, Settled, Terms, TicketOutcome
 
 _LOG = structlog.get_logger("imagegate.admission")
 
 
 class Settling:
-    """Settles tickets by what their process, a journal, or they themselves say."""
+    """Settles reservations: from memory, from a journal, or from their own record after they expired."""
 
     def __init__(self, redis: Client, terms: Terms, metrics: Metrics) -> None:
         self.lost = Lost(Ledger(redis))
@@ -26,7 +27,7 @@ class Settling:
         return await self._run(outcome.tenant, outcome.ticket, outcome.arguments(self._terms.ledger_days))
 
     async def replay(self, body: msgspec.Raw) -> None:
-        """Settle by a journal's entry. Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
+        """Settles by a journal's entry. Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
         outcome = msgspec.json.decode(body, type=TicketOutcome)
         settled = await self.settle(outcome)
         if settled.status != "repeated":  # it is counted
@@ -35,7 +36,7 @@ class Settling:
             self.lost.suspect(outcome)
 
     async def settle_expired(self, tenant: str, ticket_id: str) -> None:
-        """Settle the ticket of a dead process by what it says itself. Raises: GatewayError REDIS_AWAY."""
+        """Settles an expired reservation by its own record. Raises: GatewayError REDIS_AWAY."""
         rule = self._terms.rule
         args: list[Value] = [ticket_id, 1, int(rule.charges_withheld), int(rule.charges_unconfirmed)]
         settled = await self._run(tenant, ticket_id, [*args, self._terms.ledger_days])
@@ -51,4 +52,10 @@ class Settling:
                 self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)
 
     async def _run(self, tenant: str, ticket_id: str, args: list[Value]) -> Settled:
-        return read_settled(await self._script([ticket_record(tenant, ticket_id), open_set(tenant)], args))
+        """Raises: GatewayError REDIS_AWAY, INTERNAL for a malformed reply."""
+        names = Names.of(tenant, ticket_id=ticket_id)
+        reply = await self._script([names.ticket, names.open], args)
+        try:
+            return msgspec.json.decode(str(reply), type=Settled)
+        except msgspec.MsgspecError as error:
+            raise GatewayError(Fault.INTERNAL, f"settle.lua: {error}") from error

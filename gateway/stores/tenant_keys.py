@@ -11,9 +11,8 @@ from functools import partial
 from typing import Final
 
 from gateway.domain.audit import Act, Actor, describe_key
-from gateway.domain.credentials import digest, key_id
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.tenants import Limits, Quotas, TenantKey
+from gateway.domain.tenants import Limits, Quotas, TenantKey, digest, key_id
 from gateway.stores import Client, answer, load_script
 from gateway.stores.changes import Changes, Edit, Part, StaleError, retrying
 from gateway.stores.credentials import Credentials, new_secret

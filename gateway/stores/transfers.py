@@ -1,6 +1,6 @@
-"""Concurrency of requests for which no reservation counts: their body arrives, or their response is sent.
+"""Concurrency of requests without a reservation: their body arrives, or their response is sent.
 
-A transfer is renewed like a reservation. One whose process died expires by itself: nothing is owed for it.
+A transfer is renewed like a reservation. If its process dies, it expires: nothing is owed for it.
 """
 
 import asyncio
@@ -13,103 +13,88 @@ import msgspec
 from gateway.domain.faults import GatewayError
 from gateway.domain.tenants import Caller
 from gateway.stores import Client, load_script
-from gateway.stores.tickets import base_of, open_set
+from gateway.stores.tickets import Names
 from gateway.stores.verdicts import Verdict, gateway_error
 
 _TICK_S: Final = 0.5
 
 
-class Transfer:
-    """Of one request: it begins and ends several times."""
-
-    __slots__ = ("_transfers", "caller", "id")
-
-    def __init__(self, transfers: "Transfers", caller: Caller, transfer_id: str) -> None:
-        self._transfers = transfers
-        self.caller = caller
-        self.id = transfer_id
-
-    async def begin(self) -> None:
-        """Before the body is read. Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, REDIS_AWAY."""
-        await self._transfers.begin(self, checks=True)
-
-    async def go_on(self) -> None:
-        """Once the reservation is settled and the response is still to be sent. Never fails."""
-        with suppress(GatewayError):
-            await self._transfers.begin(self, checks=False)
-
-    def hand_over(self) -> str:
-        """Its id, by which its reservation ends it. Empty if it has not begun."""
-        return self.id if self._transfers.forget(self) else ""
-
-    def end(self) -> None:
-        """Does not wait."""
-        self._transfers.end(self)
-
-
 class Transfers:
-    """Those of this process."""
+    """The transfers of this process."""
 
     def __init__(
         self, redis: Client, lease_s: float, monotonic: Callable[[], float], new_id: Callable[[], str]
     ) -> None:
-        self._lease_s = lease_s
+        self.lease_ms = round(lease_s * 1000)
+        self.new_id = new_id
+        self.script = load_script(redis, "transfer")
+        self.held: set[Transfer] = set()
+        self.ending: set[asyncio.Task[None]] = set()
         self._monotonic = monotonic
-        self._new_id = new_id
-        self._script = load_script(redis, "transfer")
-        self._held: set[Transfer] = set()
-        self._ending: set[asyncio.Task[None]] = set()
-
-    def of(self, caller: Caller) -> Transfer:
-        return Transfer(self, caller, self._new_id())
-
-    async def begin(self, transfer: Transfer, *, checks: bool) -> None:
-        """Redis: one round trip, lua/transfer.lua. Raises: GatewayError."""
-        self._held.add(transfer)
-        verdict = await self._run(transfer, round(self._lease_s * 1000), checks=checks)
-        if verdict.verdict != "admitted":
-            self._held.discard(transfer)
-            raise gateway_error(verdict, transfer.caller)
-
-    def forget(self, transfer: Transfer) -> bool:
-        """Renews it no more. Returns: whether it had begun."""
-        is_held = transfer in self._held
-        self._held.discard(transfer)
-        return is_held
-
-    def end(self, transfer: Transfer) -> None:
-        if self.forget(transfer):
-            ending = asyncio.get_running_loop().create_task(self._end(transfer))
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
 
     async def run(self) -> None:
         """Renews what is held; runs until cancelled."""
         renewed_s = self._monotonic()
         while True:
             await asyncio.sleep(_TICK_S)
-            if self._monotonic() - renewed_s >= self._lease_s / 4:
+            if self._monotonic() - renewed_s >= self.lease_ms / 4000:
                 renewed_s = self._monotonic()
-                await asyncio.gather(*(self._renew(transfer) for transfer in self._held))
+                await asyncio.gather(*(transfer.renew() for transfer in self.held))
 
     async def flush(self) -> None:
         """Waits for the transfers that are ending."""
-        if self._ending:
-            await asyncio.wait(self._ending)
+        if self.ending:
+            await asyncio.wait(self.ending)
 
-    async def _renew(self, transfer: Transfer) -> None:
+
+class Transfer:
+    """The transfer of one request: it begins and ends several times."""
+
+    __slots__ = ("_caller", "_id", "_transfers")
+
+    def __init__(self, transfers: Transfers, caller: Caller) -> None:
+        self._transfers = transfers
+        self._caller = caller
+        self._id = transfers.new_id()
+
+    async def begin(self, *, is_checked: bool = True) -> None:
+        """Begins before the body is read, or, not checked against limits, before the response is sent.
+
+        Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, REDIS_AWAY. Redis: one round trip, lua/transfer.lua.
+        """
+        self._transfers.held.add(self)
+        verdict = await self._run(self._transfers.lease_ms, is_checked=is_checked)
+        if verdict.verdict != "admitted":
+            self._transfers.held.discard(self)
+            raise gateway_error(verdict, self._caller)
+
+    def hand_over(self) -> str:
+        """Hands it to a reservation, which ends it by this ID. Empty if it has not begun."""
+        if self not in self._transfers.held:
+            return ""
+        self._transfers.held.discard(self)
+        return self._id
+
+    def end(self) -> None:
+        """Ends it without waiting for Redis."""
+        if self.hand_over():
+            ending = asyncio.get_running_loop().create_task(self._end())
+            self._transfers.ending.add(ending)
+            ending.add_done_callback(self._transfers.ending.discard)
+
+    async def renew(self) -> None:
         with suppress(GatewayError):  # the next round comes before it expires
-            if transfer in self._held:
-                await self._run(transfer, round(self._lease_s * 1000), checks=False)
+            if self in self._transfers.held:
+                await self._run(self._transfers.lease_ms, is_checked=False)
 
-    async def _end(self, transfer: Transfer) -> None:
+    async def _end(self) -> None:
         with suppress(GatewayError):  # then it expires
-            await self._run(transfer, 0, checks=False)
+            await self._run(0, is_checked=False)
 
-    async def _run(self, transfer: Transfer, lease_ms: int, *, checks: bool) -> Verdict:
-        tenant, key_id = transfer.caller.tenant.name, transfer.caller.key.id
-        base, key_base = base_of(tenant), f"{base_of(tenant)}key:{key_id}:"
-        keys = [f"{base}tenant", f"{base}keys", open_set(tenant), f"{key_base}open"]
-        keys += [f"{base}transfers", f"{key_base}transfers"]
-        answer = await self._script(keys, [transfer.id, key_id, lease_ms, int(checks)])
-        return msgspec.json.decode(str(answer), type=Verdict)
+    async def _run(self, lease_ms: int, *, is_checked: bool) -> Verdict:
+        tenant, key_id = self._caller.tenant.name, self._caller.key.id
+        names = Names.of(tenant, key_id)
+        keys = [names.tenant, names.keys, names.open, names.key_open]
+        keys += [name.removesuffix("open") + "transfers" for name in (names.open, names.key_open)]
+        reply = await self._transfers.script(keys, [self._id, key_id, lease_ms, int(is_checked)])
+        return msgspec.json.decode(str(reply), type=Verdict)

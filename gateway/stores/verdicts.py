@@ -7,8 +7,7 @@ import msgspec
 
 from gateway.domain.billing import Usage, usd
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.rates import Rate, Rates
-from gateway.domain.tenants import Caller
+from gateway.domain.tenants import Caller, Rate, Rates
 
 _WORDS: Final = {
     "requests_per_minute": "requests per minute",

@@ -15,9 +15,9 @@ from gateway.domain.keys import UpstreamKey
 from gateway.memory import ByteAccount
 from gateway.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
-from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.redaction import redact_error, redact_reply
 from gateway.upstream.replies import read_reply
+from gateway.upstream.supply import Endpoint
 from gateway.wire.envelope import Reply
 from gateway.wire.extras import own_words
 from gateway.wire.provider import ProviderRequest
@@ -122,18 +122,6 @@ class Caller:
     async def give_back(self, lease: Lease) -> None:
         """Give a lease back under which nothing was sent, and for which nobody is to blame."""
         await asyncio.shield(self._release(lease, UNSENT))
-
-    def count_images(self, count: int, model: str, tenant: str, upstream: str) -> None:
-        self._metrics.images.labels(model, tenant, upstream).inc(count)
-
-    def count_wait(self, seconds: float, upstream: str) -> None:
-        self._metrics.wait_seconds.labels(upstream).observe(seconds)
-
-    def count_retry(self, upstream: str, fault: Fault) -> None:
-        self._metrics.retries.labels(upstream, fault.value).inc()
-
-    def count_spill(self, upstream: str) -> None:
-        self._metrics.spills.labels(upstream).inc()
 
     def _build_request(self, endpoint: Endpoint, order: Order, timeout_s: float) -> httpx.Request:
         """Every header is given: httpx would search them for what is missing."""

@@ -10,9 +10,9 @@ import httpx
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import UpstreamKey
-from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.redaction import redact
 from gateway.upstream.replies import read_reply
+from gateway.upstream.supply import Endpoint
 from gateway.wire.provider import KeyCheck
 
 _DEADLINE_S: Final = 10.0

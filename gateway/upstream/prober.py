@@ -16,10 +16,11 @@ from gateway.domain.keys import UpstreamKey
 from gateway.stores.pool.status import KeyStatus, PoolStatus, Standing
 from gateway.stores.pool.turns import Turn
 from gateway.upstream.pages import Pages
-from gateway.upstream.suspects import Suspects
 from gateway.wire.provider import KeyCheck
 
 _LOG = structlog.get_logger("imagegate.prober")
+_ASK_AGAIN_S: Final = 60.0
+"""Limit of one question a key in this time: a tenant must not make the gateway flood the page."""
 _SPREAD_S: Final = 1.0
 """At most so long between two probes, so that a host is not asked about all its keys at once."""
 _TICKS: Final = 10
@@ -69,6 +70,27 @@ class _Verdict:
     works: bool
     fault: Fault
     seconds: float | None = None
+
+
+class Suspects:
+    """Keys that a bare fault accuses, until the upstream's free page was asked about them. Each key waits once."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._noted_s: dict[tuple[str, str], float] = {}
+        """When each key, (upstream, key id), was noted; monotonic."""
+        self._waiting: asyncio.Queue[UpstreamKey] = asyncio.Queue()
+
+    def note(self, key: UpstreamKey) -> None:
+        """Queues a key, unless it was queued within the last minute. Never waits."""
+        now = self._monotonic()
+        self._noted_s = {other: at for other, at in self._noted_s.items() if now - at < _ASK_AGAIN_S}
+        if (key.upstream, key.id) not in self._noted_s:
+            self._noted_s[key.upstream, key.id] = now
+            self._waiting.put_nowait(key)
+
+    async def next(self) -> UpstreamKey:
+        return await self._waiting.get()
 
 
 class Prober:

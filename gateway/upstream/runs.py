@@ -1,19 +1,20 @@
-"""One job under way, and the terms on which it runs."""
+"""One job in progress: its terms, what its calls have met, and how long calls usually take."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import ImageJob
 from gateway.domain.keys import UpstreamKey, WaitTerms
-from gateway.domain.models import Model
-from gateway.domain.sizes import SizePolicy
-from gateway.domain.trace import Trace
-from gateway.memory import ByteAccount
+from gateway.domain.models import Model, PlannedTarget, Target
 from gateway.stores.tickets import Ticket
-from gateway.upstream.endpoints import Endpoint
-from gateway.upstream.foresight import Early
+from gateway.upstream.context import RequestContext
+from gateway.upstream.supply import Endpoint
+
+_SAMPLES_MAX: Final = 50
+"""Latest calls kept of each upstream, model and number of images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +24,20 @@ class Policy:
     deadline_s: float
     """For the whole request, over all attempts."""
     reserve_s: float
-    """Of that, what is kept for the call itself when a request waits for an account."""
+    """The part of it that is kept for the call when a request waits for an account."""
     max_attempts: int
-    size_policy: SizePolicy
 
 
-class Client(Protocol):
-    """Who waits for the images."""
+class GenerationRequest(Protocol):
+    """A parsed request, of either client format."""
 
-    async def has_left(self) -> bool:
-        """Whether nobody waits any more."""
-
-    async def left(self) -> None:
-        """Returns when nobody waits any more."""
+    @property
+    def job(self) -> ImageJob: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def targets(self) -> tuple[PlannedTarget, ...]:
+        """Those that can make the job, in order of preference; at least one."""
 
 
 @dataclass(slots=True)
@@ -44,41 +46,50 @@ class BareFaults:
 
     _accused: dict[Fault, tuple[str, str]] = field(default_factory=dict)
     """(upstream, key id) of the first call that ended so."""
-    _is_blocked: bool = False
-
-    def refuse_blocked(self) -> None:
-        """Raises: GatewayError REQUEST_BLOCKED."""
-        if self._is_blocked:
-            raise GatewayError(Fault.REQUEST_BLOCKED)
+    is_blocked: bool = False
+    """Two keys met the same fault: no further call is sent."""
 
     def judge(self, error: GatewayError, key: UpstreamKey) -> GatewayError:
         """The error of a call, or REQUEST_BLOCKED in the place of a bare fault that another key had before."""
         accused = (key.upstream, key.id)
         if not error.row.is_bare or self._accused.setdefault(error.fault, accused) == accused:
             return error
-        self._is_blocked = True
+        self.is_blocked = True
         return GatewayError(Fault.REQUEST_BLOCKED, error.detail)
 
 
 @dataclass(slots=True)
 class Run:
-    """One job under way, with the upstreams as they were when it began."""
+    """One job in progress, with the upstreams as they were when it began."""
 
     job: ImageJob
     model: Model
     ticket: Ticket
-    trace: Trace
-    client: Client
-    memory: ByteAccount
+    context: RequestContext
     endpoints: Mapping[str, Endpoint]
     waits: Mapping[str, WaitTerms]
     started_s: float
     """Monotonic."""
     ends_at: float
     """Monotonic."""
-    waits_until: float | None
-    """Monotonic; where the request itself says how long it waits for an account."""
-    early: Early | None = None
-    """A lease that was asked for before its time."""
     bare: BareFaults = field(default_factory=BareFaults)
     """Shared by the parts of the job."""
+
+
+class CallDurations:
+    """How long this process's latest successful calls took. A call is not repeated with less time left than that."""
+
+    def __init__(self, default_s: float) -> None:
+        """`default_s` is for calls of a kind that has not succeeded yet."""
+        self._default_s = default_s
+        self._seconds: dict[tuple[str, str, int], deque[float]] = {}
+
+    def note(self, target: Target, images: int, seconds: float) -> None:
+        """Records a successful call, with the time that its pictures took."""
+        kind = (target.upstream, target.model, images)
+        self._seconds.setdefault(kind, deque(maxlen=_SAMPLES_MAX)).append(seconds)
+
+    def usual_s(self, target: Target, images: int) -> float:
+        """The time within which nine of ten calls succeeded."""
+        samples = sorted(self._seconds.get((target.upstream, target.model, images), ()))
+        return samples[-1 - len(samples) // 10] if samples else self._default_s

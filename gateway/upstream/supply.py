@@ -1,10 +1,21 @@
-"""What images are made with: where the upstreams are, which accounts they have, how long requests wait there."""
+"""The upstreams of one configuration: addresses, accounts, and how long requests wait for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gateway.domain.keys import Pool, UpstreamKey, WaitTerms
-from gateway.upstream.endpoints import Endpoint
+from gateway.wire.links import LinkPolicy
+from gateway.wire.provider import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The address and the protocol of one upstream."""
+
+    name: str
+    dialect: Provider
+    base_url: str
+    links: LinkPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +31,11 @@ class Supply:
         return tuple(key for pool in self.pools for account in pool.accounts for key in account.keys)
 
     def after(self, former: "Supply") -> "Supply":
-        """Together with what was there before: who came with the models of then still finds their upstreams."""
+        """Adds the former upstreams: requests with former models still find theirs."""
         return replace(self, endpoints={**former.endpoints, **self.endpoints}, waits={**former.waits, **self.waits})
 
     def shared_keys(self) -> list[tuple[UpstreamKey, ...]]:
-        """Keys of one secret that stand in several accounts: the provider's limits of it are counted twice."""
+        """Keys with the same secret in several accounts: the gateway would count the provider's limits twice."""
         by_secret: dict[str, list[UpstreamKey]] = {}
         for key in self.keys:
             by_secret.setdefault(key.secret.reveal(), []).append(key)

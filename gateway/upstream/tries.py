@@ -1,19 +1,37 @@
-"""What one part of a job has tried, and what it may still try."""
+"""Results of calls, and the rules by which a part of a job is retried."""
 
 import math
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from gateway.domain.faults import Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.images import Picture
 from gateway.domain.keys import UpstreamKey
-from gateway.domain.models import Target
+from gateway.domain.models import PlannedTarget
+from gateway.domain.sizes import Shape
 from gateway.stores.pool import NoKey, Repeat
 
+_LOG = structlog.get_logger("imagegate.upstream")
 _FREE = frozenset({Outcome.NOT_SENT, Outcome.REFUSED})
+_WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome.NOT_SENT: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The pictures that one call delivered."""
+
+    pictures: tuple[Picture, ...]
+    shape: Shape
+    id: str
+
+
+Ending = Made | GatewayError
 
 
 @dataclass(slots=True)
 class Tries:
-    """Of one part."""
+    """The retry state of one part of a job."""
 
     left: int
     """Calls."""
@@ -31,7 +49,7 @@ class Tries:
     is_busy: bool = False
     is_patient: bool = False
     """Every target has been asked: it waits at the one that has room first, for as long as it may."""
-    soonest: Target | None = None
+    soonest: PlannedTarget | None = None
     """That one."""
     soonest_s: float = math.inf
 
@@ -51,7 +69,7 @@ class Tries:
             case _:
                 pass
 
-    def note_no_key(self, target: Target, nothing: NoKey) -> None:
+    def note_no_key(self, target: PlannedTarget, nothing: NoKey) -> None:
         self.asked = self.asked or nothing.asked
         self.is_busy = self.is_busy or nothing.is_busy
         if nothing.is_busy and nothing.wait_s is not None and nothing.wait_s < self.soonest_s:
@@ -97,3 +115,25 @@ class Tries:
         if self.shortest_wait_s:
             detail = f"Every account that could make this image is busy for about {math.ceil(self.shortest_wait_s)} s."
         return GatewayError(Fault.POOL_BUSY, detail, retry_after_s=self.shortest_wait_s)
+
+
+def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> bool:
+    """Whether a retry goes to the next upstream: this one cannot serve, or seems unhealthy."""
+    if error.row.scope is Scope.UPSTREAM and error.row.retry is Retry.FREELY:
+        return True
+    return bool(others) and error.row.ails_upstream
+
+
+def read_part(part: list[Ending] | BaseException) -> list[Ending]:
+    """Turns a bug in one part into that part's failure. Raises: what ends the whole program."""
+    if isinstance(part, Exception):
+        _LOG.error("unexpected_failure", exc_info=part)
+        return [GatewayError(Fault.INTERNAL, type(part).__name__)]
+    if isinstance(part, BaseException):
+        raise part
+    return part
+
+
+def worst(errors: list[GatewayError]) -> GatewayError:
+    """The most relevant error: one that may have cost money first, then one that no retry can help."""
+    return min(errors, key=lambda error: (_WEIGHT[error.row.outcome], error.row.may_client_retry))

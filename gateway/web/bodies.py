@@ -12,15 +12,14 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.web.clients import take_at_hand
-from gateway.web.record import record_of
+from gateway.web.request_context import context_of, poll_message
 
 _SOON_S: Final = 0.05
 """Clients often send a head and its small body as two packets."""
 _SENT_BYTES: Final = 256 * 1024
-"""Of a response at once: the next is sent when the connection has room."""
+"""Sent at a time: the next piece follows when the connection has room."""
 _JOINED_MAX_BYTES: Final = 16 * 1024
-"""Copying so little costs less than handing on several pieces."""
+"""Up to this size, joining pieces costs less than sending several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,14 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
         raise _too_large(limits)
-    message = take_at_hand(request) or await _take_soon(request)
+    message = poll_message(request.receive) or await _take_soon(request)
     if message and message["type"] == "http.request" and not message.get("more_body"):
         whole: bytes = message.get("body", b"")
         if len(whole) > limits.max_bytes:
             raise _too_large(limits)
-        record_of(request).memory.take(len(whole))
+        context_of(request).memory.take(len(whole))
         return whole
-    if transfer := record_of(request).transfer:
+    if transfer := context_of(request).transfer:
         await transfer.begin()
     try:
         async with asyncio.timeout(limits.timeout_s):
@@ -60,7 +59,7 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
 
 
 async def _take_soon(request: Request) -> Message | None:
-    """The next message, if it follows the head at once: such a body needs no transfer."""
+    """The next message, if it follows the head within 50 ms: such a body needs no transfer."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_SOON_S):
             return await request.receive()
@@ -68,11 +67,11 @@ async def _take_soon(request: Request) -> Message | None:
 
 
 async def _read_rest(request: Request, message: Message | None, limits: BodyLimits) -> bytearray:
-    """The body that begins with a message, where one was at hand, counted as it comes: a length is only announced.
+    """Reads the body, which begins with `message` if there is one. Bytes are counted as they arrive.
 
     Raises: GatewayError, ClientDisconnect.
     """
-    body, memory = bytearray(), record_of(request).memory
+    body, memory = bytearray(), context_of(request).memory
     while True:
         message = message or await request.receive()
         if message["type"] == "http.disconnect":
@@ -112,7 +111,7 @@ def json_response(body: dict[str, object], status: int = 200) -> Response:
 
 
 class ChunksResponse(Response):
-    """A JSON body in pieces, each handed to the server as it is; small ones together."""
+    """A JSON response in pieces that are not copied; small ones are joined."""
 
     def __init__(self, chunks: list[bytes | memoryview], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(None, 200, headers, "application/json")
@@ -130,6 +129,6 @@ class ChunksResponse(Response):
 
 
 def split_chunk(chunk: bytes | memoryview) -> Iterator[bytes | memoryview]:
-    """Its parts, none of them empty: TLS and chunked encoding copy all that they are given at once."""
+    """Splits a piece into non-empty parts: TLS and chunked encoding copy what they get."""
     for start in range(0, len(chunk), _SENT_BYTES):
         yield chunk if len(chunk) <= _SENT_BYTES else memoryview(chunk)[start : start + _SENT_BYTES]

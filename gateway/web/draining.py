@@ -1,4 +1,4 @@
-"""The end of a process, as clients and balancers see it: what has begun is served, nothing new is begun."""
+"""Graceful shutdown: requests in progress are served, new ones are refused."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Final
 from gateway.domain.faults import Fault, GatewayError
 
 DRAIN: Final = "imagegate.drain"
-"""Where the program's state, which its server shares, has its Drain."""
+"""The name of the Drain in the state that the application shares with its server."""
 
 
 class Drain:
-    """Whether this process is ending. It never comes back from that."""
+    """Whether this process is shutting down, which is final."""
 
     __slots__ = ("_ends_s", "_monotonic", "is_on")
 
@@ -21,19 +21,19 @@ class Drain:
         self._ends_s = 0.0
 
     def begin(self, within_s: float) -> None:
-        """It has so long, from the first time that this is said."""
+        """Begins the shutdown, which may take `within_s` seconds. Only the first call counts."""
         if not self.is_on:
             self.is_on, self._ends_s = True, self._monotonic() + within_s
 
     def hurry(self) -> None:
-        """It has no time any more."""
+        """Leaves no time for requests in progress."""
         self.is_on, self._ends_s = True, 0.0
 
     def left_s(self) -> float:
-        """How long it may still take to end."""
+        """Seconds that remain."""
         return max(0.0, self._ends_s - self._monotonic())
 
     def refuse(self) -> None:
-        """Keep a request from beginning anything. Raises: GatewayError SHUTTING_DOWN once the process is ending."""
+        """Raises: GatewayError SHUTTING_DOWN during shutdown."""
         if self.is_on:
             raise GatewayError(Fault.SHUTTING_DOWN, "it came after the end had begun")

@@ -1,4 +1,4 @@
-"""Every failed request is answered here, in the format of its route."""
+"""Renders every failed request, in the format of its route."""
 
 import asyncio
 import math
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError, detach
-from gateway.web.record import record_of
+from gateway.web.request_context import context_of
 from gateway.wire import native, openai
 
 _LOG = structlog.get_logger("imagegate.errors")
@@ -20,14 +20,14 @@ _RETRY_AFTER_MAX_S: Final = 60
 """SDKs ignore or misread larger values (reference/openai-images.md 6.3)."""
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _OTHER_PARAM: Final = "?"
-"""In the log, for a field's name that has another form than a name: it may be an address, or a text that is private."""
+"""Logged in the place of a field name of another form: it may be a URL, or private text."""
 _TOO_MANY: Final = 429
-"""Its detail says which limit, and nothing that the caller wrote."""
+"""Its detail names the limit, and holds no text of the caller."""
 _HTTP_FAULTS: Final = {404: Fault.ROUTE_UNKNOWN, 405: Fault.METHOD_NOT_ALLOWED}
 
 
 class ErrorBoundary:
-    """Turns whatever a route raises into an answer; what has begun cannot be mended and is cut."""
+    """Turns what a route raises into a response; a response that has begun is cut off."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -47,27 +47,27 @@ class ErrorBoundary:
         try:
             await self._app(scope, receive, watched_send)
         except ClientDisconnect:
-            record_of(request).detail = "the client left before its request was complete"
+            context_of(request).detail = "the client left before its request was complete"
         except asyncio.CancelledError:
             if not has_started:
                 await _answer(request, _cut_short(request), {})(scope, receive, send)
             raise
         except Exception as failure:
             response = _answer(request, _as_gateway_error(request, failure), _allow(failure))
-            detach(failure)  # here ends what it went through: nothing of that is to outlive the request
+            detach(failure)  # its traceback would keep the request's objects alive
             if has_started:
                 raise
             await response(scope, receive, send)
 
 
 def note(request: Request, error: GatewayError) -> None:
-    """Put an error into the request's record."""
-    record = record_of(request)
-    record.fault = error.fault
-    record.param = (error.param if _PARAM.fullmatch(error.param) else _OTHER_PARAM) if error.param else ""
+    """Records an error in the request's context."""
+    context = context_of(request)
+    context.fault = error.fault
+    context.param = (error.param if _PARAM.fullmatch(error.param) else _OTHER_PARAM) if error.param else ""
     is_of_the_callers_words = error.row.shows_detail and error.row.status != _TOO_MANY
-    record.detail = "" if is_of_the_callers_words else error.detail
-    record.rates = error.rates or record.rates
+    context.detail = "" if is_of_the_callers_words else error.detail
+    context.rates = error.rates or context.rates
 
 
 def error_headers(error: GatewayError) -> dict[str, str]:
@@ -82,8 +82,8 @@ def error_headers(error: GatewayError) -> dict[str, str]:
 
 
 def _cut_short(request: Request) -> GatewayError:
-    """A request that the end of the drain time cuts: if nothing was sent upstream, it may safely be sent again."""
-    was_sent = record_of(request).trace.attempts > 0
+    """The error of a request that shutdown cuts off: if no call was sent upstream, a retry is safe."""
+    was_sent = context_of(request).trace.attempts > 0
     return GatewayError(Fault.INTERNAL if was_sent else Fault.SHUTTING_DOWN, "cut short by the shutdown")
 
 
@@ -106,12 +106,12 @@ def _allow(failure: Exception) -> dict[str, str]:
 
 
 def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
-    """The response to a failed request, whose record it notes the error in."""
+    """The response to a failed request, whose context it records the error in."""
     note(request, error)
     headers |= error_headers(error)
     if request.method == "POST" and request.url.path in native.PATHS:
         return Response(native.render_native_error(error), 200, headers, "application/json")
     if error.row.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = openai.render_error(error, record_of(request).model_name)
+    body = openai.render_error(error, context_of(request).model_name)
     return Response(body, error.row.status, headers, "application/json")

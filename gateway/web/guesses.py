@@ -1,33 +1,41 @@
-"""Guessing keys: how often one address may send wrong ones.
+"""Authentication of tenants, and the limit on wrong keys of one address.
 
-The rule. Each client address (of IPv6 its /64, which is what one customer has) may send so many wrong keys a minute to
-one process, of tenants and of the admin API together; then wrong keys get 429 until a token of its bucket is back. A
-missing key is no guess, and neither is one that Redis could not be asked about.
+Each client address (of IPv6 its /64, which one customer has) has a token bucket of wrong keys a minute in each process,
+for tenants and the admin API together. Once it is empty, wrong keys get 429 until a token is back. A missing key is no
+guess, and neither is a key that could not be checked because Redis is unavailable.
 
-Whoever shares an address with a misconfigured client (behind a proxy, or NAT) must not be locked out by it:
+Clients that share an address with a misconfigured one (behind a proxy, or NAT) must not be locked out by it:
 
 - An admin key is always compared first, which costs no I/O, and a right one passes. So 429 does not slow down guessing;
   the length of the key does, at least 16 characters.
-- A tenant's key that was right lately, from anywhere, is always checked and passes. It has 190 random bits, too many to
-  guess: the limit spares Redis and the log. Other keys are refused unread.
+- A tenant's key that was valid recently, from any address, is always checked and passes. It has 190 random bits, too
+  many to guess: the limit spares Redis and the log. Other keys are refused unread.
 - A misconfigured client repeats itself, a guesser does not. Once a bucket is spent, keys that were just found wrong
-  there get none of its lower half: what comes back is for those who have not been heard.
+  there get none of its lower half: refilled tokens are for other keys.
 
-Invariant: of any number of tenants' wrong keys sent at once, no more are read than there are tokens: as many are in
-doubt at one time as could all be wrong, and the others wait for what becomes of those.
+Invariant: at most as many unverified keys are checked concurrently as there are tokens; the rest wait.
 """
 
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Final, TypeVar
 
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.tenants import Caller
+from gateway.stores.admission import Admission
+from gateway.stores.credentials import Credentials
+from gateway.stores.transfers import Transfer, Transfers
+from gateway.web.draining import Drain
+from gateway.web.refusals import Refusals
+from gateway.web.request_context import context_of
 
 _MINUTE_S: Final = 60.0
 _WRONG: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED})
@@ -40,6 +48,7 @@ _IPV6_NETWORK_BITS: Final = 64
 _DIGEST_BYTES: Final = 16
 _NAME_MAX_CHARS: Final = 64
 """Of what a proxy says and is no address."""
+_TOO_MANY: Final = 429
 
 _T = TypeVar("_T")
 
@@ -62,7 +71,7 @@ class _Bucket:
 
 
 class Guesses:
-    """Counts wrong keys, and knows right ones. `per_minute` 0 counts nothing."""
+    """Throttles wrong keys by address, and remembers valid ones. `per_minute` 0 disables it."""
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float], buckets_max: int = _BUCKETS_MAX) -> None:
         self._per_minute = per_minute
@@ -154,9 +163,9 @@ class Guesses:
         bucket.wrong = [*(wrong for wrong in bucket.wrong if wrong != digest), digest][-_REPEATS_MAX:]
 
     def _drop_fullest(self, now_s: float) -> None:
-        """Forget a quarter: the buckets of those who have guessed least.
+        """Drops the fullest quarter of the buckets.
 
-        Who has many addresses and wants a spent one forgotten has to spend more of the others than are kept.
+        To have an empty bucket dropped, an attacker with many addresses must empty more buckets than are kept.
         """
         idle = [name for name, bucket in self._buckets.items() if not bucket.in_doubt]
         idle.sort(key=lambda name: self._tokens(self._buckets[name], now_s), reverse=True)
@@ -170,8 +179,66 @@ class Guesses:
             del self._known[next(iter(self._known))]
 
     def _digest(self, text: str) -> bytes:
-        """What is kept of a key. Its key is random: nobody makes two that are the same, or learns one from memory."""
+        """Hashes a key with a random key of this process: collisions cannot be made, and memory reveals no key."""
         return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
+
+
+class TenantAuthenticator:
+    """Authenticates requests, and bounds what refused ones cost."""
+
+    def __init__(
+        self,
+        drain: Drain,
+        credentials: Credentials,
+        guesses: Guesses,
+        refusals: Refusals,
+        admission: Admission,
+        transfers: Transfers,
+    ) -> None:
+        self._drain = drain
+        self._credentials = credentials
+        self._guesses = guesses
+        self._admission = admission
+        self._transfers = transfers
+        self._refusals = refusals
+        self.count_refusal = refusals.count
+
+    async def begin(self, request: Request) -> Caller:
+        """Authenticates a request for images. Raises: GatewayError SHUTTING_DOWN, and what `authenticate` raises."""
+        self._drain.refuse()
+        return await self.authenticate(request)
+
+    async def authenticate(self, request: Request) -> Caller:
+        """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_AWAY."""
+        given = request.headers.get("authorization", "")
+        check = partial(self._credentials.identify, given)
+        caller = await self._guesses.check_tenant(address_of(request), given, check)
+        context = context_of(request)
+        context.tenant, context.key_id = caller.tenant.name, caller.key.id
+        context.memory.tenant = context.tenant
+        context.transfer = Transfer(self._transfers, caller)
+        await self._refusals.check(caller)
+        return caller
+
+    @asynccontextmanager
+    async def counting_refusals(self, request: Request, caller: Caller) -> AsyncIterator[None]:
+        """Counts a request that fails before its admission. Raises: GatewayError RATE_LIMITED."""
+        try:
+            yield
+        except (GatewayError, ClientDisconnect):
+            self.count_refusal(caller)
+            await self.load_rates(request, caller, is_refused=True)
+            raise
+
+    async def load_rates(self, request: Request, caller: Caller, *, is_refused: bool = False) -> None:
+        """Loads the status of the rate limits for the response headers. Raises: GatewayError RATE_LIMITED."""
+        if not caller.has_rates:
+            return
+        try:
+            context_of(request).rates = await self._admission.look(caller, is_refused=is_refused)
+        except GatewayError as error:
+            if error.row.status == _TOO_MANY:
+                raise  # every other answer needs no Redis
 
 
 def _secret_of(authorization: str) -> str:

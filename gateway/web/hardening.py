@@ -1,4 +1,4 @@
-"""Headers of every answer, hand-written ones too: a browser is to guess, keep, frame and tell others nothing of it."""
+"""Security headers added to every response (nosniff, no-store, frame-ancestors, referrer policy)."""
 
 from typing import Final
 
@@ -11,4 +11,4 @@ SECURITY_HEADERS: Final[Headers] = (
     (b"referrer-policy", b"no-referrer"),
 )
 TLS_HEADERS: Final[Headers] = (*SECURITY_HEADERS, (b"strict-transport-security", b"max-age=31536000"))
-"""Where the gateway itself speaks TLS, whatever a proxy says of its own: a year without plain HTTP (RFC 6797)."""
+"""If the gateway itself serves TLS: HSTS for a year (RFC 6797), in addition to any header of a proxy."""

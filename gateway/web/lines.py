@@ -4,66 +4,75 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.billing import usd
-from gateway.domain.trace import Attempt, Passage
-from gateway.stores.tickets import Ticket
-from gateway.web.record import Answered, RequestRecord
+from gateway.domain.trace import Attempt, Trace
+from gateway.upstream.context import RequestContext
 
 _PROMPT_MAX_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class LineTerms:
-    """What the operator wants to be in the line besides."""
+    """Private fields that the operator wants in the line."""
 
     prompts: bool = False
     client_address: bool = False
 
 
-def request_line(record: RequestRecord, answered: Answered, terms: LineTerms) -> dict[str, object]:
-    """Its fields. What does not concern the request is left out; what a job has, it has also when it is 0."""
-    known = {
-        "tenant": record.tenant,
-        "key_id": record.key_id,
-        "admin": record.admin,
-        "model": record.model,
-        "fault": record.fault.value if record.fault else "",
-        "param": record.param,
-        "detail": record.detail,
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How a request ended."""
+
+    method: str
+    route: str
+    """As it is configured, never the caller's path: it is a metric label."""
+    status: int
+    total_s: float
+    client: str = ""
+    """Its address."""
+
+    def own_s(self, trace: Trace) -> float:
+        """Time in which it waited neither for an account nor for an upstream."""
+        return max(0.0, self.total_s - trace.upstream_s - trace.queue_s)
+
+
+def request_line(context: RequestContext, answered: Answered, terms: LineTerms) -> dict[str, object]:
+    """Renders the fields of the line. Empty fields are omitted, except those of a job, which may be 0."""
+    optional = {
+        "tenant": context.tenant,
+        "key_id": context.key_id,
+        "admin": context.admin,
+        "model": context.model,
+        "fault": context.fault.value if context.fault else "",
+        "param": context.param,
+        "detail": context.detail,
         "client": answered.client if terms.client_address else "",
-        "prompt": record.prompt[:_PROMPT_MAX_CHARS] if terms.prompts else "",
+        "prompt": context.prompt[:_PROMPT_MAX_CHARS] if terms.prompts else "",
     }
     line: dict[str, object] = {"method": answered.method, "route": answered.route, "status": answered.status}
-    line |= {name: value for name, value in known.items() if value}
-    if record.asked:
-        line |= _job(record, answered)
-    return line | {"total_ms": _ms(answered.total_s)}
+    line |= {name: value for name, value in optional.items() if value}
+    if context.asked:
+        line |= _job(context, answered)
+    return line | {"total_ms": milliseconds(answered.total_s)}
 
 
-def _job(record: RequestRecord, answered: Answered) -> dict[str, object]:
-    trace = record.trace
-    return {
-        "stream": record.is_stream,
-        "asked": record.asked,
-        "delivered": record.delivered,
-        **(_purchase(record.ticket) if record.ticket else {}),
+def _job(context: RequestContext, answered: Answered) -> dict[str, object]:
+    """Renders the job, and the outcome of what it reserved; its charge is unknown while Redis is unavailable."""
+    trace, reservation = context.trace, context.reservation
+    job: dict[str, object] = {"stream": context.is_stream, "asked": context.asked, "delivered": context.delivered}
+    if reservation:
+        job |= {name: reservation.tally.total(name) for name in ("withheld", "lost", "unconfirmed")}
+        job["settlement"] = reservation.tally.settlement.value
+        is_settled = reservation.charged_usd_micros is not None
+        job |= {"usd": usd(reservation.charged_usd_micros or 0)} if is_settled else {"settled": False}
+    return job | {
         "attempts": trace.attempts,
         "calls": [_call(attempt) for attempt in trace.tried],
-        "admit_ms": _passage_ms(trace.admit),
-        "queue_ms": _ms(trace.queue_s),
-        "upstream_ms": _ms(trace.upstream_s),
-        "settle_ms": _passage_ms(trace.settle),
-        "own_ms": _ms(answered.own_s(trace)),
+        "admit_ms": milliseconds(trace.admit.seconds if trace.admit else 0.0),
+        "queue_ms": milliseconds(trace.queue_s),
+        "upstream_ms": milliseconds(trace.upstream_s),
+        "settle_ms": milliseconds(trace.settle.seconds if trace.settle else 0.0),
+        "own_ms": milliseconds(answered.own_s(trace)),
     }
-
-
-def _purchase(ticket: Ticket) -> dict[str, object]:
-    """What became of the images that were admitted, and what was charged: nothing yet where Redis was away."""
-    tally = ticket.tally
-    bought: dict[str, object] = {name: tally.total(name) for name in ("withheld", "lost", "unconfirmed")}
-    bought["settlement"] = tally.settlement.value
-    if ticket.charged_usd_micros is None:
-        return bought | {"settled": False}
-    return bought | {"usd": usd(ticket.charged_usd_micros)}
 
 
 def _call(attempt: Attempt) -> dict[str, object]:
@@ -72,7 +81,7 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "account": attempt.account,
         "key": attempt.key,
         "images": attempt.images,
-        "ms": _ms((attempt.ended_s or attempt.started_s) - attempt.started_s),
+        "ms": milliseconds((attempt.ended_s or attempt.started_s) - attempt.started_s),
     }
     if attempt.fault:
         call["fault"] = attempt.fault.value
@@ -81,9 +90,5 @@ def _call(attempt: Attempt) -> dict[str, object]:
     return call
 
 
-def _passage_ms(passage: Passage | None) -> int:
-    return _ms(passage.seconds) if passage else 0
-
-
-def _ms(seconds: float) -> int:
+def milliseconds(seconds: float) -> int:
     return round(seconds * 1000)

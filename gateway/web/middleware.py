@@ -1,7 +1,7 @@
-"""Around every request: its id, its timer, its headers, and afterwards its log line and its metrics."""
+"""Around every request: its context, its response headers, and afterwards its log line, metrics and spans."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,13 +12,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.tenants import Rates
 from gateway.domain.trace import Span, Trace, TraceContext, parse_trace_context
 from gateway.memory import ByteAccount, ByteBudget
 from gateway.metrics import Metrics
+from gateway.upstream.context import RequestContext
 from gateway.web.draining import Drain
-from gateway.web.lines import LineTerms, request_line
-from gateway.web.rates import rate_headers
-from gateway.web.record import Answered, RequestRecord, attach
+from gateway.web.lines import Answered, LineTerms, milliseconds, request_line
+from gateway.web.request_context import ClientConnection
 from gateway.web.spans import spans_of
 from gateway.wire.openai import render_error
 
@@ -45,9 +46,9 @@ EXPOSED_HEADERS: Final = (
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LOG = structlog.get_logger("imagegate.request")
 _CLIENT_CLOSED_REQUEST: Final = 499
-"""nginx's number for a client that left before its answer."""
+"""nginx's status for a client that disconnects before its response."""
 _ADDRESS_MAX_CHARS: Final = 64
-"""A proxy that is believed may pass on anything."""
+"""A trusted proxy may send any text."""
 _UNKNOWN_ROUTE: Final = "_unknown"
 _TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
 _REFUSED_KEYS: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED, Fault.AUTHENTICATION_THROTTLED})
@@ -60,7 +61,7 @@ TellSpans = Callable[[TraceContext, Iterable[Span]], None]
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """Where new ids come from."""
+    """Generators of IDs."""
 
     request: Callable[[], str]
     trace: Callable[[], str]
@@ -70,7 +71,7 @@ class Ids:
 
 
 class Observing(Protocol):
-    """How requests are told of."""
+    """How requests are reported."""
 
     @property
     def ids(self) -> Ids: ...
@@ -80,11 +81,11 @@ class Observing(Protocol):
 
     @property
     def tell_spans(self) -> TellSpans | None:
-        """None where nobody collects spans."""
+        """None if no spans are collected."""
 
 
 class RequestScope:
-    """Gives each request a record and reports it when the answer has left."""
+    """Gives each request a context, and reports it once its response is sent."""
 
     def __init__(
         self,
@@ -108,105 +109,109 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = self._begin(Headers(scope=scope))
-        attach(scope.setdefault("state", {}), record)
+        context = self._begin(Headers(scope=scope), receive)
+        scope.setdefault("state", {})["context"] = context
         status = 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = self._headers_of(record, message["headers"])
+                message["headers"] = self._headers_of(context, message["headers"])
             await send(message)
 
         try:
             with self._metrics.requests_in_progress:
                 await self._app(scope, receive, send_with_headers)
         finally:
-            if record.transfer:
-                record.transfer.end()
-            record.memory.close()  # the response has been read, but for what the connection buffers
-            self._report(scope, record, status)
+            if context.transfer:
+                context.transfer.end()
+            context.memory.close()  # the response has been read, but for what the connection buffers
+            self._report(scope, context, status)
+            del scope["state"]["context"]  # it knows the connection, which knows this scope: a cycle would outlive both
 
-    def _begin(self, headers: Headers) -> RequestRecord:
-        """The record of a new request, and what every line that is written meanwhile says of it."""
+    def _begin(self, headers: Headers, receive: Receive) -> RequestContext:
+        """Makes the context of a request, and binds its ids to all log lines that are written meanwhile."""
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else self._ids.request()
-        context = self._trace_context(headers)
+        own_trace = self._trace_context(headers)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        if context:
-            structlog.contextvars.bind_contextvars(trace_id=context.trace_id)
-        return RequestRecord(
-            request_id, self._monotonic(), ByteAccount(self._budget), trace=Trace(context, self._ids.span)
-        )
+        if own_trace:
+            structlog.contextvars.bind_contextvars(trace_id=own_trace.trace_id)
+        trace = Trace(own_trace, self._ids.span)
+        memory = ByteAccount(self._budget)
+        return RequestContext(request_id, self._monotonic(), memory, ClientConnection(receive), trace=trace)
 
     def _trace_context(self, headers: Headers) -> TraceContext | None:
-        """The trace that the request is a part of: a new one where none came, if somebody keeps it."""
+        """The trace that the request is a part of; a new one if none came and spans are collected."""
         given = headers.get("traceparent")
         if given is not None:
             states = ",".join(headers.getlist("tracestate"))
-            context = parse_trace_context(given, states, self._ids.span())
-            if context:
-                return context
+            if found := parse_trace_context(given, states, self._ids.span()):
+                return found
         return TraceContext(self._ids.trace(), self._ids.span()) if self._tell_spans else None
 
-    def _headers_of(self, record: RequestRecord, given: Iterable[_Header]) -> list[_Header]:
-        """The answer's headers: every request's own in the place of others of the same name."""
+    def _headers_of(self, context: RequestContext, given: Iterable[_Header]) -> list[_Header]:
+        """Renders the response headers of a context; they replace others of the same name."""
         own = {
-            "x-request-id": record.id,
+            "x-request-id": context.id,
             "openai-version": OPENAI_VERSION,
-            "openai-processing-ms": str(_ms(self._monotonic() - record.started_s)),
+            "openai-processing-ms": str(milliseconds(self._monotonic() - context.started_s)),
         }
-        if record.rates:
-            own.update(rate_headers(record.rates))
-        own.update(record.headers)
-        if record.asked:
-            own["x-imagegate-queue-ms"] = str(_ms(record.trace.queue_s))
-            own["x-imagegate-attempts"] = str(record.trace.attempts)
+        if context.rates:
+            own.update(rate_headers(context.rates))
+        if context.ignored:
+            own["x-imagegate-ignored"] = ", ".join(context.ignored)
+        if context.missing:
+            own["x-imagegate-missing"] = str(context.missing)
+        if context.asked:
+            own["x-imagegate-queue-ms"] = str(milliseconds(context.trace.queue_s))
+            own["x-imagegate-attempts"] = str(context.trace.attempts)
         if self._drain.is_on:
             own["connection"] = "close"  # the next request goes elsewhere
         added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items()]
         replaced = {name for name, _ in added}
         return [header for header in given if header[0] not in replaced] + added
 
-    def _report(self, scope: Scope, record: RequestRecord, status: int) -> None:
+    def _report(self, scope: Scope, context: RequestContext, status: int) -> None:
+        """Writes the log line, counts the metrics and hands over the spans."""
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
         client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
-        total_s = self._monotonic() - record.started_s
+        total_s = self._monotonic() - context.started_s
         answered = Answered(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
-        self._count(record, answered)
-        is_quiet = route in _QUIET_ROUTES
-        log = _LOG.info
+        metrics, fault, trace = self._metrics, context.fault, context.trace
+        metrics.requests.labels(route, context.model, context.tenant, str(answered.status)).inc()
+        metrics.request_seconds.labels(route).observe(total_s)
+        if fault:
+            metrics.refusals.labels(fault.value, context.tenant).inc()
+        if context.asked:
+            metrics.queue_seconds.observe(trace.queue_s)
+            metrics.overhead_seconds.observe(answered.own_s(trace))
+        is_quiet, log = route in _QUIET_ROUTES, _LOG.info
         if answered.status >= 500:
             log = _LOG.warning
-        elif (is_quiet and (answered.status < 400 or record.fault is Fault.CLIENT_LEFT)) or (
-            record.fault is Fault.REQUESTS_THROTTLED
-        ):
+        elif fault is Fault.REQUESTS_THROTTLED or (is_quiet and (answered.status < 400 or fault is Fault.CLIENT_LEFT)):
             log = _LOG.debug
-        log("request", **request_line(record, answered, self._terms))
-        if record.fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
-            _LOG.warning("authentication_failed", client=client, route=route, fault=record.fault.value)
-        if self._tell_spans and record.trace.context and not is_quiet:
-            self._tell_spans(record.trace.context, spans_of(record, record.trace.context, answered))
-
-    def _count(self, record: RequestRecord, answered: Answered) -> None:
-        metrics = self._metrics
-        metrics.requests.labels(answered.route, record.model, record.tenant, str(answered.status)).inc()
-        metrics.request_seconds.labels(answered.route).observe(answered.total_s)
-        if record.fault:
-            metrics.refusals.labels(record.fault.value, record.tenant).inc()
-        if record.asked:
-            metrics.queue_seconds.observe(record.trace.queue_s)
-            metrics.overhead_seconds.observe(answered.own_s(record.trace))
+        log("request", **request_line(context, answered, self._terms))
+        if fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
+            _LOG.warning("authentication_failed", client=client, route=route, fault=fault.value)
+        if self._tell_spans and trace.context and not is_quiet:
+            self._tell_spans(trace.context, spans_of(context, trace.context, answered))
 
 
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
+def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
+    """Renders `x-ratelimit-*`, in requests and in images."""
+    for unit, rate in (("requests", rates.requests), ("images", rates.images)):
+        if rate:
+            minutes, seconds = divmod(rate.reset_s, 60)  # OpenAI writes "1s", "1m1s" (reference/openai-images.md 6.2)
+            yield f"x-ratelimit-limit-{unit}", str(rate.limit)
+            yield f"x-ratelimit-remaining-{unit}", str(rate.remaining)
+            yield f"x-ratelimit-reset-{unit}", f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
 class _Cors(CORSMiddleware):
-    """Starlette's, with a refused preflight answered as every other error."""
+    """Starlette's, with a refused preflight rendered as every other error."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -218,7 +223,7 @@ class _Cors(CORSMiddleware):
 
 
 class PublicCors:
-    """CORS for browsers, on what tenants use: nobody's page is to read what operators do."""
+    """Enables CORS on the tenant API only. The admin API never allows cross-origin requests."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app

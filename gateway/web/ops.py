@@ -9,10 +9,10 @@ from starlette.responses import Response
 from gateway.domain.faults import Fault, GatewayError
 from gateway.metrics import CONTENT_TYPE
 from gateway.web.bodies import json_response
-from gateway.web.clients import Client
 from gateway.web.openapi import DOCUMENT
 from gateway.web.ports import OwnPort, port_of
 from gateway.web.readiness import Readiness
+from gateway.web.request_context import context_of
 from gateway.web.scrape import Scrape
 
 
@@ -42,7 +42,10 @@ class Ops:
 
         Raises: GatewayError CLIENT_LEFT as soon as the client disconnects: scrapers that are gone do not add up.
         """
-        page, left = asyncio.create_task(self._scrape.page()), asyncio.create_task(Client(request).left())
+        page, left = (
+            asyncio.create_task(self._scrape.page()),
+            asyncio.ensure_future(context_of(request).disconnected.wait()),
+        )
         try:
             await asyncio.wait((page, left), return_when=asyncio.FIRST_COMPLETED)
             if not page.done():

@@ -1,4 +1,4 @@
-"""Which routes a port serves, and to which Host headers the ports of operators answer."""
+"""Binds operators' routes to their ports, and checks the Host header there."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def is_metrics(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OwnPort:
-    """A port of operators: the routes that are served there and nowhere else, and the names it answers to."""
+    """A port of operators: the routes that only it serves, and its host names."""
 
     number: int
     owns: Callable[[str], bool]
@@ -41,7 +41,7 @@ class OwnPort:
 
 
 def port_of(scope: Scope) -> int | None:
-    """The port that the connection came in by, which no header can change; None on a unix socket."""
+    """The port of the connection, which no header can change; None on a unix socket."""
     port: int | None = (scope.get("server") or ("", None))[1]
     return port
 
@@ -78,9 +78,9 @@ class Ports:
 
 
 def _answers_to(own: OwnPort, scope: Scope) -> bool:
-    """Whether no foreign page can have sent the request: DNS rebinding needs a name that an attacker controls.
+    """Whether the Host header rules out DNS rebinding, which needs a name that an attacker controls.
 
-    On loopback, only loopback's own addresses count: no other one leads there.
+    On loopback, only loopback addresses are accepted.
     """
     given = Headers(scope=scope).get("host", "localhost")
     host = given[1:].partition("]")[0] if given.startswith("[") else given.partition(":")[0]

@@ -1,6 +1,6 @@
-"""Starlette's application without what only costs here: every layer is passed by each message of every request.
+"""Starlette's application without its own middleware, which every message of a request would pass.
 
-Its own two layers answer what was raised in plain text; here `errors.ErrorBoundary` answers all of it.
+Starlette's two layers render errors in plain text; here `errors.ErrorBoundary` renders all of them.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Program(Starlette):
-    """Its middleware are all that stand before its routes."""
+    """An application with only the middleware that it is given."""
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router
@@ -22,7 +22,7 @@ class Program(Starlette):
 
 
 class Endpoint:
-    """A route's handler as an ASGI program; Starlette would wrap a function in two layers more."""
+    """A route's handler as an ASGI application; Starlette would wrap a function in two more layers."""
 
     def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
         self._handle = handle

@@ -4,28 +4,29 @@ from collections.abc import Iterator, Mapping
 
 from gateway.domain.billing import usd
 from gateway.domain.trace import Attempt, Passage, Span, SpanKind, Trace, TraceContext
-from gateway.web.record import Answered, RequestRecord
+from gateway.upstream.context import RequestContext
+from gateway.web.lines import Answered
 
 Attributes = Mapping[str, str | int | float]
 
 
-def spans_of(record: RequestRecord, context: TraceContext, answered: Answered) -> Iterator[Span]:
-    """The request first, its parts as its children."""
-    ended_s = record.started_s + answered.total_s
+def spans_of(request: RequestContext, context: TraceContext, answered: Answered) -> Iterator[Span]:
+    """Renders the request's span, then its parts as children."""
+    ended_s = request.started_s + answered.total_s
     yield Span(
         f"{answered.method} {answered.route}",
         SpanKind.SERVER,
         context.span_id,
         context.parent_id,
-        record.started_s,
+        request.started_s,
         ended_s,
-        _request(record, answered),
-        record.fault.value if record.fault and answered.status >= 500 else "",
+        _request(request, answered),
+        request.fault.value if request.fault and answered.status >= 500 else "",
     )
-    for name, passage in _passages(record.trace):
-        span_id, parent_id = record.trace.new_span_id(), context.span_id
+    for name, passage in _passages(request.trace):
+        span_id, parent_id = request.trace.new_span_id(), context.span_id
         yield Span(name, SpanKind.INTERNAL, span_id, parent_id, passage.started_s, passage.ended_s, {})
-    for attempt in record.trace.tried:
+    for attempt in request.trace.tried:
         yield _attempt(attempt, context, ended_s)
 
 
@@ -56,20 +57,20 @@ def _attempt(attempt: Attempt, context: TraceContext, ended_s: float) -> Span:
     )
 
 
-def _request(record: RequestRecord, answered: Answered) -> Attributes:
+def _request(request: RequestContext, answered: Answered) -> Attributes:
     """OpenTelemetry's names where it has some (semantic conventions for HTTP servers)."""
     attributes: dict[str, str | int | float] = {
         "http.request.method": answered.method,
         "http.route": answered.route,
         "http.response.status_code": answered.status,
-        "imagegate.request_id": record.id,
-        "imagegate.tenant": record.tenant,
-        "imagegate.key_id": record.key_id,
-        "imagegate.model": record.model,
-        "imagegate.fault": record.fault.value if record.fault else "",
+        "imagegate.request_id": request.id,
+        "imagegate.tenant": request.tenant,
+        "imagegate.key_id": request.key_id,
+        "imagegate.model": request.model,
+        "imagegate.fault": request.fault.value if request.fault else "",
     }
-    if record.asked:
-        attributes |= {"imagegate.images_asked": record.asked, "imagegate.images_delivered": record.delivered}
-    if record.ticket and record.ticket.charged_usd_micros is not None:
-        attributes["imagegate.usd"] = usd(record.ticket.charged_usd_micros)
+    if request.asked:
+        attributes |= {"imagegate.images_asked": request.asked, "imagegate.images_delivered": request.delivered}
+    if request.reservation and request.reservation.charged_usd_micros is not None:
+        attributes["imagegate.usd"] = usd(request.reservation.charged_usd_micros)
     return {name: value for name, value in attributes.items() if value != ""}

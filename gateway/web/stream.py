@@ -1,6 +1,6 @@
 """`stream: true`: server-sent events, with comments that keep the connection alive while the images are made.
 
-The job runs to its end whether or not anybody still listens: what was bought is reported and counted.
+The job runs to completion even if the client disconnects: what was bought is reported and counted.
 """
 
 import asyncio
@@ -65,13 +65,13 @@ class EventStream(Response):
                 is_made.set()
 
     async def _keep_alive(self, send: Send, is_made: asyncio.Event) -> None:
-        """Ends by itself and between two sends; a client that is gone is no reason to stop the job."""
+        """Runs until the images are made. It ignores a disconnect, which must not stop the job."""
         while not is_made.is_set():
             try:
                 async with asyncio.timeout(self._keep_alive_s):
                     await is_made.wait()
             except TimeoutError:
-                with suppress(OSError, RuntimeError):  # uvicorn's word for a client that is gone, and uvloop's
+                with suppress(OSError, RuntimeError):  # uvicorn's error after a disconnect, and uvloop's
                     await self._send(send, [openai.KEEP_ALIVE])
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:

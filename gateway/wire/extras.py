@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role
-from gateway.domain.models import Model
+from gateway.domain.models import Model, PlannedTarget
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.wire.fields import MALFORMED, Fields, missing, refused_value, unknown_parameter, wrong_type
 from gateway.wire.minimax import FIELDS, PIXELS, PRESETS
@@ -29,13 +29,15 @@ class _SubjectReference(msgspec.Struct, forbid_unknown_fields=True):
     image_file: str
 
 
-def check_can_be_made(job: ImageJob, model: Model, policy: SizePolicy) -> None:
-    """Refuse what no target of the model can honour, naming the field."""
+def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
+    """Chooses the targets that can honour a job. Raises: GatewayError naming the field that none can."""
     for name in sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
         raise unknown_parameter(name, f" The upstream of model '{model.id}' does not take it.")
-    if not model.targets_for(job, policy):
+    targets = model.plan(job, policy)
+    if not targets:
         name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
         raise refused_value(name, f"no upstream of model '{model.id}' can make this combination of parameters.")
+    return targets
 
 
 def read_ratio(fields: Fields) -> str | None:

@@ -9,10 +9,10 @@ import msgspec
 
 from gateway.domain.faults import Fault, GatewayError, Outcome, Pause
 from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link
-from gateway.domain.models import Catalog, Model
+from gateway.domain.models import Catalog, Model, PlannedTarget
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire.extras import check_can_be_made, read_inputs, read_options, read_pixels, read_ratio, read_seed
+from gateway.wire.extras import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
 from gateway.wire.fields import Fields, empty, missing, unknown_model
 from gateway.wire.minimax import CODES
 from gateway.wire.openai.response import Chunks
@@ -72,6 +72,7 @@ class NativeGeneration:
 
     job: ImageJob
     model: Model
+    targets: tuple[PlannedTarget, ...]
     name: str
 
 
@@ -108,8 +109,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
         inputs=read_inputs(fields),
     )
     fields.refuse_rest()
-    check_can_be_made(job, model, policy)
-    return NativeGeneration(job, model, name)
+    return NativeGeneration(job, model, plan_targets(job, model, policy), name)
 
 
 def _find(name: str, catalog: Catalog) -> Model | None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.domain.credentials import digest, key_id
+from gateway.domain.tenants import digest, key_id
 from gateway.stores.credentials import new_secret
 from tests.conftest import MakeGateway
 from tests.harness import ADMIN_KEY, Gateway

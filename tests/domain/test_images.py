@@ -18,7 +18,7 @@ from gateway.domain.images import (
     Link,
     Operation,
     Role,
-    can_make,
+    plan_shape,
     sniff,
     sniff_base64,
     split_count,
@@ -73,9 +73,9 @@ SQUARES = Capability((FixedSize(Size(1024, 1024)),))
 )
 def test_a_job_is_made_only_if_every_field_is_honoured(job: ImageJob, capability: Capability) -> None:
     policy = SizePolicy.STRICT
-    assert can_make(job, capability, policy)
-    assert not can_make(job, SQUARES, policy) or job.size == Size(512, 512)
-    assert can_make(ImageJob("p"), SQUARES, policy)
+    assert plan_shape(job, capability, policy)
+    assert not plan_shape(job, SQUARES, policy) or job.size == Size(512, 512)
+    assert plan_shape(ImageJob("p"), SQUARES, policy)
 
 
 def test_prompt_and_pictures_stay_out_of_logs() -> None:

@@ -88,4 +88,4 @@ def test_a_call_that_was_not_sent_is_no_attempt_but_took_its_time() -> None:
     trace = Trace()
     attempt = trace.begin("sim", "main", "fp-1", 1, 0)
     attempt.ended_s, attempt.fault, attempt.was_sent = 3, Fault.CONNECT_FAILED, False
-    assert (0, 3.0, []) == (trace.attempts, trace.upstream_s, trace.key_fingerprints)
+    assert (0, 3.0) == (trace.attempts, trace.upstream_s)

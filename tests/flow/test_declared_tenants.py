@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from gateway.domain.credentials import digest, key_id
+from gateway.domain.tenants import digest, key_id
 from gateway.stores.credentials import new_secret
 from tests.flow.processes import start_gateway, write_configuration
 from tests.harness import Simulator, admin, wait_until

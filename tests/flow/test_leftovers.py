@@ -20,8 +20,8 @@ from gateway.domain.faults import GatewayError
 from gateway.domain.images import ImageJob, ImageReply
 from gateway.stores.tickets import Ticket
 from gateway.upstream.calls import Order
+from gateway.upstream.context import RequestContext
 from gateway.upstream.runs import Run
-from gateway.web.record import RequestRecord
 from gateway.wire.envelope import Reply
 from gateway.wire.fields import Fields
 from tests.conftest import MakeGateway
@@ -32,7 +32,7 @@ from tests.scarce import occupied, scarce, wait_for_queue
 from tests.servers import paused, tcp_server
 
 KINDS: Final = (
-    *(Request, RequestResponseCycle, RequestRecord, Run, Order, ImageJob, ImageReply, Reply),
+    *(Request, RequestResponseCycle, RequestContext, Run, Order, ImageJob, ImageReply, Reply),
     *(Fields, GatewayError, Ticket, type(sys._getframe()), BaseException),
 )
 """All that holds a request's bytes, or the frames that do."""

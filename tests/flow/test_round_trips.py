@@ -20,11 +20,11 @@ def client(gateway: Gateway, redis_url: str) -> "redis.Redis":
     return redis.Redis.from_url(redis_url)
 
 
-@pytest.mark.parametrize(("delivery", "trips"), [("url", 3), ("b64_json", 5)])
-def test_a_request_that_finds_room_takes_three(
+@pytest.mark.parametrize(("delivery", "trips"), [("url", 4), ("b64_json", 6)])
+def test_a_request_that_finds_room_takes_four(
     gateway: Gateway, client: "redis.Redis", delivery: str, trips: int
 ) -> None:
-    """Its admission with its lease, the note that it is sent, and its end. What runs beside asks now and then too.
+    """Its admission, its lease, the note that it is sent, and its end. What runs beside asks now and then too.
 
     A large response counts for the tenant's concurrency while it is sent: two more, of which it waits for one.
     """
@@ -39,8 +39,7 @@ def test_a_request_that_finds_room_takes_three(
     assert min(counted) <= trips
 
 
-def test_a_refused_request_leaves_no_account_taken(gateway: Gateway) -> None:
-    """Its lease was asked for with its admission; the refusal gives it back, and the next asks for none."""
+def test_a_refused_request_leases_no_account(gateway: Gateway) -> None:
     gateway.admin("PATCH", "/tenants/acme", {"limits": {"images_per_minute": 0}})
     wait_until(lambda: gateway.generate(prompt="a cat").status_code == 429, "the limit is known")
     assert [429] * 20 == [gateway.generate(prompt="a cat").status_code for _ in range(20)]

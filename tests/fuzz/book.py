@@ -12,7 +12,7 @@ from typing import Final
 import httpx
 import redis
 
-from gateway.domain.credentials import key_id
+from gateway.domain.tenants import key_id
 from tests.flow.processes import start_gateway
 from tests.flow.strangers import connected
 from tests.fuzz.requests import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, Sent

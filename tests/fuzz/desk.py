@@ -12,8 +12,8 @@ from gateway.stores import connect
 from gateway.stores.pool import Lease
 from gateway.transport import AiohttpTransport
 from gateway.upstream.calls import Caller, CallLimits, Order
-from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.results import FetchLimits, ResultFetcher
+from gateway.upstream.supply import Endpoint
 from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
 from gateway.wire.provider import ProviderRequest

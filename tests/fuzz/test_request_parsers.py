@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from gateway.domain.faults import Fault, GatewayError, Outcome
-from gateway.domain.images import CallPlan, ImageJob, plan_shape
+from gateway.domain.images import CallPlan, ImageJob
 from gateway.domain.keys import make_secret
 from gateway.domain.models import Catalog, Model, Target
 from gateway.domain.pricing import PerImage, Price
@@ -78,16 +78,11 @@ def check_native_error(error: GatewayError) -> None:
 
 def check_calls(job: ImageJob, model: Model) -> None:
     """What was accepted can be sent to every target that was found fit: as JSON, with the prompt as it came."""
-    targets = model.targets_for(job, SizePolicy.NEAREST)
+    targets = model.plan(job, SizePolicy.NEAREST)
     assert targets
     for target in targets:
-        shape = plan_shape(job, target.capability, SizePolicy.NEAREST)
-        assert shape is not None
-        body = (
-            PROVIDERS["minimax"]
-            .build_call(job, CallPlan(target.model, 1, shape, job.delivery), make_secret("s-1"))
-            .body
-        )
+        plan = CallPlan(target.model, 1, target.shape, job.delivery)
+        body = PROVIDERS["minimax"].build_call(job, plan, make_secret("s-1")).body
         assert job.prompt == json.loads(b"".join(body))["prompt"]
 
 

@@ -13,8 +13,7 @@ import redis as sync_redis
 from gateway.domain.billing import BillingRule, Durations, Purchase
 from gateway.domain.faults import TABLE, Fault, GatewayError
 from gateway.domain.pricing import PerImage, PerToken, Price
-from gateway.domain.rates import Rate, Rates
-from gateway.domain.tenants import Caller
+from gateway.domain.tenants import Caller, Rate, Rates
 from gateway.metrics import Metrics
 from gateway.stores import Client, answer, connect
 from gateway.stores.admission import Admission
@@ -54,7 +53,7 @@ def admitted(admission: Admission, caller: Caller, images: int = 1) -> Any:
 async def buy(admission: Admission, caller: Caller, images: int = 1, **became: int) -> Ticket:
     """A request from its admission to its settlement; by default all its images are delivered."""
     async with admitted(admission, caller, images) as ticket:
-        share = await admission.open(ticket, "sim", "main", images)
+        share = (await ticket.mark_sent("sim", "main", images)).share
         delivered = became.get("delivered", 0 if became else images)
         share.deliver(images - became.get("unconfirmed", 0), delivered, became.get("withheld", 0))
         share.open = 0
@@ -161,7 +160,7 @@ async def test_a_request_that_an_upstream_refused_counts_as_a_request_and_costs_
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
         async with admitted(admission, caller, 4) as ticket:
-            share = await admission.open(ticket, "sim", "main", 4)
+            share = (await ticket.mark_sent("sim", "main", 4)).share
             assert share.fail(4, TABLE[Fault.CONTENT_INPUT])
         usage = await admission.usage("acme")
     assert usage is not None
@@ -195,7 +194,7 @@ async def test_a_repeated_admission_takes_nothing_more(each_redis: str) -> None:
         admission, caller = admitting(redis), await put_tenant(redis, limits={"images_per_day": 4})
         async with admitted(admission, caller, 4) as ticket:
             before = await everything(redis)
-            again = await admission._ask(caller, ticket.id, purchase(4))
+            again = await admission._ask("acme", KEY_ID, ticket.id, purchase(4))
             assert "admitted" == again.verdict
             assert before == await everything(redis)
 
@@ -207,7 +206,7 @@ async def test_a_request_is_settled_when_it_is_cancelled(each_redis: str) -> Non
 
         async def ask() -> None:
             async with admitted(admission, caller, 3) as ticket:
-                await admission.open(ticket, "sim", "main", 2)
+                await ticket.mark_sent("sim", "main", 2)
                 is_sent.set()
                 await asyncio.sleep(60)
 
@@ -237,7 +236,7 @@ async def test_a_ticket_that_is_remembered_keeps_nothing_of_its_request(redis_ur
         async with admission.admit(caller, Purchase("req_1", "image-01", 1, PRICES), request.durations) as ticket:
             del request
             assert gone() is not None
-            (await admission.open(ticket, "sim", "main", 1)).deliver(1, 1, 0)
+            (await ticket.mark_sent("sim", "main", 1)).share.deliver(1, 1, 0)
         [(_, line)] = await ledger(redis)
         assert gone() is None
         assert ticket.settled_s is not None
@@ -265,8 +264,8 @@ async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str)
         before_ms = time.time() * 1000
         asked = Purchase("req_abc", "image|01", 4, PRICES)
         async with admission.admit(caller, asked, lambda: Durations(5, 300, 310)) as ticket:
-            (await admission.open(ticket, "sim", "b", 1)).deliver(1, 1, 0)
-            (await admission.open(ticket, "sim", "a", 3)).deliver(3, 1, 1)
+            (await ticket.mark_sent("sim", "b", 1)).share.deliver(1, 1, 0)
+            (await ticket.mark_sent("sim", "a", 3)).share.deliver(3, 1, 1)
         [(_, line)] = await ledger(redis)
         sums = await answer(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
     assert before_ms - 2000 < int(line.pop("admitted_ms")) < time.time() * 1000 + 2000
@@ -315,7 +314,7 @@ async def test_a_dead_process_s_ticket_is_settled_by_its_expiry_and_by_what_it_s
         caller = await put_tenant(redis, limits={"images_per_day": 10})
         held = [admitted(dead, caller, 3) for _ in range(2)]
         first, sent = [await one.__aenter__() for one in held]
-        await dead.open(sent, "sim", "main", 2)
+        await sent.mark_sent("sim", "main", 2)
         await heir.settle_expired("acme", first.id)
         usage = await heir.usage("acme")
         assert usage is not None
@@ -343,8 +342,8 @@ async def test_an_order_that_was_free_is_a_request_of_its_minute_also_by_expiry(
         dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis, limits={"requests_per_minute": 1})
         held = admitted(dead, caller, 3)
         ticket = await held.__aenter__()
-        await dead.open(ticket, "sim", "main", 3)
-        await dead.free(ticket, "sim", "main", 3)
+        await ticket.mark_sent("sim", "main", 3)
+        await ticket.take_back("sim", "main", 3)
         await asyncio.sleep(0.2)
         await dead.settle_expired("acme", ticket.id)
         usage, [(_, line)] = await dead.usage("acme"), await ledger(redis)
@@ -360,7 +359,7 @@ async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(ea
         slow, heir = admitting(redis, lease_s=0.1), admitting(redis)
         caller = await put_tenant(redis)
         async with admitted(slow, caller, 3) as ticket:
-            share = await slow.open(ticket, "sim", "main", 3)
+            share = (await ticket.mark_sent("sim", "main", 3)).share
             await asyncio.sleep(0.2)
             await heir.settle_expired("acme", ticket.id)
             share.deliver(3, 2, 1)
@@ -382,7 +381,7 @@ async def test_a_settlement_whose_answer_was_lost_is_metered_once(redis_url: str
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
         async with admitted(admission, caller, 2) as ticket:
-            (await admission.open(ticket, "sim", "main", 2)).deliver(2, 2, 0)
+            (await ticket.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
             ticket.tally.close()
             await admitting(redis)._pay(ticket)
         await admission.settle_expired("acme", ticket.id)
@@ -397,7 +396,7 @@ async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_red
             await asyncio.sleep(0.2)
             await heir.settle_expired("acme", ticket.id)
             with pytest.raises(GatewayError) as caught:
-                await slow.open(ticket, "sim", "main", 1)
+                await ticket.mark_sent("sim", "main", 1)
     assert Fault.TICKET_EXPIRED is caught.value.fault
 
 
@@ -597,7 +596,7 @@ async def test_what_redis_does_not_take_is_settled_when_it_is_back(redis_url: st
             async with anyio.create_task_group() as group:
                 group.start_soon(admission.run)
                 async with admitted(admission, caller, 2) as ticket:
-                    (await admission.open(ticket, "sim", "main", 2)).deliver(2, 2, 0)
+                    (await ticket.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
                     other.client_pause(1200)
                 assert 1 == len(admission._owed)
                 with anyio.fail_after(20):
@@ -631,7 +630,7 @@ async def test_a_settlement_that_fails_has_moved_nothing_and_comes_again(each_re
         admission, caller = admitting(redis), await put_tenant(redis)
         held = admitted(admission, caller, 5)
         ticket = await held.__aenter__()
-        (await admission.open(ticket, "sim", "main", 5)).deliver(5, 1, 4)
+        (await ticket.mark_sent("sim", "main", 5)).share.deliver(5, 1, 4)
         day = time.strftime("%Y%m%d", time.gmtime())
         await redis.set(f"ig2:{{acme}}:ledger:{day}", "damaged")
         before = await everything(redis)
@@ -673,7 +672,7 @@ async def test_what_a_returning_redis_has_forgotten_is_settled_again(redis_url: 
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
         async with admitted(admission, caller, 4) as ticket:
-            share = await admission.open(ticket, "sim", "main", 4)
+            share = (await ticket.mark_sent("sim", "main", 4)).share
             assert share.fail(4, TABLE[Fault.CONTENT_INPUT])
             snapshot = {name: await _dumped(redis_url, name) async for name in redis.scan_iter("ig2:{*")}
         with sync_redis.Redis.from_url(redis_url) as other:
@@ -711,7 +710,7 @@ async def test_a_dead_process_never_leaves_more_than_was_reserved(each_redis: st
         held = admitted(dead, caller, 3)
         ticket = await held.__aenter__()
         for account in ("a", "b"):
-            await dead.open(ticket, "sim", account, 3)
+            await ticket.mark_sent("sim", account, 3)
         await asyncio.sleep(0.2)
         await dead.settle_expired("acme", ticket.id)
         usage = await dead.usage("acme")
@@ -776,7 +775,7 @@ async def test_images_cost_their_part_of_what_was_reserved(redis_url: str, deliv
         admission, caller = admitting(redis), await put_tenant(redis)
         async with admission.admit(caller, bought, Durations) as ticket:
             reserved = await admission.usage("acme")
-            (await admission.open(ticket, "sim", "main", 3)).deliver(3, delivered, 0)
+            (await ticket.mark_sent("sim", "main", 3)).share.deliver(3, delivered, 0)
         usage = await admission.usage("acme")
     assert reserved is not None
     assert usage is not None
@@ -791,7 +790,7 @@ async def test_large_sums_are_told_exactly(redis_url: str) -> None:
         bought = Purchase("req_1", "image-01", 9, prices)
         for _ in range(111):
             async with admission.admit(caller, bought, Durations) as ticket:
-                (await admission.open(ticket, "sim", "main", 9)).deliver(9, 9, 0)
+                (await ticket.mark_sent("sim", "main", 9)).share.deliver(9, 9, 0)
         with pytest.raises(GatewayError) as caught:
             await admission.admit(caller, bought, Durations).__aenter__()
         usage = await admission.usage("acme")

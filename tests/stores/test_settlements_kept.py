@@ -84,7 +84,7 @@ async def test_what_expiry_has_settled_may_be_corrected_for_a_week(redis_url: st
         dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis)
         held = admitted(dead, caller, 3)
         ticket = await held.__aenter__()
-        (await dead.open(ticket, "sim", "main", 3)).deliver(3, 3, 0)
+        (await ticket.mark_sent("sim", "main", 3)).share.deliver(3, 3, 0)
         await asyncio.sleep(0.2)
         await dead.settle_expired("acme", ticket.id)
         kept_s = await redis.ttl(f"ig2:{{acme}}:ticket:{ticket.id}")
@@ -109,7 +109,7 @@ async def test_only_what_expiry_would_not_know_is_journaled(redis_url: str, tmp_
         admission, caller = admitting(redis, journal=journal), await put_tenant(redis)
         with sync_redis.Redis.from_url(redis_url) as other:
             async with admitted(admission, caller), admitted(admission, caller) as refused:
-                share = await admission.open(refused, "sim", "main", 1)
+                share = (await refused.mark_sent("sim", "main", 1)).share
                 assert share.fail(1, TABLE[Fault.CONTENT_INPUT])
                 other.client_pause(1500)
         assert [refused.id] == [entry.id for entry in journal.entries(SETTLE)]
@@ -130,7 +130,7 @@ async def test_a_settlement_that_is_cancelled_is_journaled(redis_url: str, tmp_p
 
         async def ask() -> None:
             async with admitted(admission, caller) as ticket:
-                (await admission.open(ticket, "sim", "main", 1)).deliver(1, 1, 0)
+                (await ticket.mark_sent("sim", "main", 1)).share.deliver(1, 1, 0)
                 is_sent.set()
                 with sync_redis.Redis.from_url(redis_url) as other:
                     other.client_pause(1000)

@@ -3,7 +3,7 @@ import asyncio
 import anyio
 import pytest
 
-from gateway.stores.slots import Slots
+from gateway.stores.breaker import Slots
 
 pytestmark = pytest.mark.anyio
 

@@ -20,8 +20,7 @@ from gateway.domain.keys import AccountLimits, UpstreamKey
 from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Standing
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.transport import AiohttpTransport
-from gateway.upstream.prober import Prober
-from gateway.upstream.suspects import Suspects
+from gateway.upstream.prober import Prober, Suspects
 from tests.harness import Simulator, serving
 from tests.stores.test_admission import connected
 from tests.upstream.test_pages import asking, serving_page, upstream_key

@@ -11,8 +11,7 @@ from gateway.domain.faults import Fault, State
 from gateway.stores.pool import Report
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.transport import AiohttpTransport
-from gateway.upstream.prober import Prober
-from gateway.upstream.suspects import Suspects
+from gateway.upstream.prober import Prober, Suspects
 from tests.harness import Simulator, simulating
 from tests.pooling import Process, account, pooling
 from tests.stores.pool.health import ill

@@ -9,8 +9,7 @@ from gateway.domain.faults import Fault
 from gateway.domain.keys import UpstreamKey
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.transport import AiohttpTransport
-from gateway.upstream.prober import Prober
-from gateway.upstream.suspects import Suspects
+from gateway.upstream.prober import Prober, Suspects
 from tests.harness import serving
 from tests.stores.test_admission import connected
 from tests.upstream.test_pages import asking, serving_page, upstream_key

@@ -5,12 +5,14 @@ import pytest
 from gateway.domain.faults import TABLE, Fault, GatewayError, Outcome, Retry, Scope
 from gateway.domain.images import Capability
 from gateway.domain.keys import UpstreamKey, make_secret
-from gateway.domain.models import Target
+from gateway.domain.models import PlannedTarget
+from gateway.domain.sizes import Shape, Size
 from gateway.stores.pool import NoKey, Repeat
 from gateway.upstream.tries import Tries
 
 KEY = UpstreamKey("sim", "a", "a-1", make_secret("a-1"))
-HERE, THERE = (Target(name, "image-01", Capability(())) for name in ("sim", "other"))
+SHAPE = Shape(Size(1024, 1024))
+HERE, THERE = (PlannedTarget(name, "image-01", Capability(()), SHAPE) for name in ("sim", "other"))
 
 
 def failed(*faults: Fault, left: int = 3) -> Tries:

@@ -19,7 +19,7 @@ from gateway.domain.images import Delivery, ImageJob
 from gateway.stores import connect
 from gateway.transport import AiohttpTransport
 from gateway.upstream.calls import Caller, CallLimits, Order
-from gateway.upstream.endpoints import Endpoint
+from gateway.upstream.supply import Endpoint
 from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
 from gateway.wire.provider import ProviderRequest

@@ -2,23 +2,24 @@ import asyncio
 import base64
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
+import redis as sync_redis
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.billing import Durations, Purchase
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link
 from gateway.domain.keys import AccountLimits, PoolTerms, WaitTerms
-from gateway.domain.models import Model, Target
+from gateway.domain.models import Model, PlannedTarget, Target
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.trace import Trace
@@ -26,7 +27,9 @@ from gateway.stores import connect
 from gateway.transport import AiohttpTransport
 from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
 from gateway.upstream.calls import CallLimits
+from gateway.upstream.context import RequestContext
 from gateway.upstream.results import FetchLimits
+from gateway.upstream.service import GenerationService
 from gateway.upstream.supply import Supply
 from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
@@ -71,19 +74,28 @@ class Site:
         return Target(self.name, spelling, capability)
 
 
-@dataclass
-class Waiter:
-    """Who waits for the images: here for ever, unless said otherwise."""
+class Watched(asyncio.Event):
+    """A disconnect event that does something whenever it is polled, which is before each call is sent."""
 
-    seems_gone: Callable[[], Awaitable[bool]] | None = None
-    """Asked before each call is sent."""
-    goes: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._act = act
 
-    async def has_left(self) -> bool:
-        return self.goes.is_set() or (self.seems_gone is not None and await self.seems_gone())
+    def is_set(self) -> bool:
+        self._act()
+        return super().is_set()
 
-    async def left(self) -> None:
-        await self.goes.wait()
+
+@dataclass(frozen=True)
+class Parsed:
+    """A request for images."""
+
+    job: ImageJob
+    model: Model
+
+    @property
+    def targets(self) -> tuple[PlannedTarget, ...]:
+        return self.model.plan(self.job, SizePolicy.NEAREST)
 
 
 @asynccontextmanager
@@ -103,7 +115,9 @@ async def running(
     admission_url: str | None = None,
     is_flushed: bool = False,
 ) -> AsyncIterator[Callable[..., Any]]:
-    """`make(count=1, prompt=..., delivery=..., trace=..., client=..., max_wait_s=...)` runs one job on the sites.
+    """`make(count=1, prompt=..., delivery=..., context=...)` makes one request at the sites.
+
+    In the place of a context, some of its fields: trace, disconnected, max_wait_s, deadline_s.
 
     Redis knows the pool already, and no key was used yet, unless the gateway `is_new`. `is_flushed`: at the end every
     job is settled, also one that was cancelled meanwhile.
@@ -128,24 +142,23 @@ async def running(
             direct, process.pool, CallLimits(2, call_timeout_s, 1, 2**26), process.metrics, "test", time.monotonic
         )
         fetcher = ResultFetcher(public, direct, FetchLimits(2, result_timeout_s, 2**25), "test")
-        policy = Policy(deadline_s, reserve_s, max_attempts, SizePolicy.NEAREST)
-        upstreams = Upstreams(process.pool, admission, caller, fetcher, supply, policy, time.time, monotonic)
+        policy = Policy(deadline_s, reserve_s, max_attempts)
+        upstreams = Upstreams(process.pool, caller, fetcher, process.metrics, supply, policy, time.time, monotonic)
+        service = GenerationService(admission, upstreams, monotonic)
 
         async def make(
             count: int = 1,
             prompt: str = "a lake",
             delivery: Delivery = Delivery.URL,
             trace: Trace | None = None,
-            client: Waiter | None = None,
-            max_wait_s: float | None = None,
             supply: Supply | None = None,
+            context: RequestContext | None = None,
+            **limits: Any,
         ) -> ImageResult:
-            job = ImageJob(prompt, count, delivery)
-            purchase = Purchase("req_1", model.id, count, model.prices)
             if supply:
                 upstreams.configure(supply)
-            async with admission.admit(customer, purchase, Durations) as ticket:
-                return await upstreams.generate(job, model, ticket, trace or Trace(), client or Waiter(), max_wait_s)
+            context = context or RequestContext("req_1", monotonic(), trace=trace or Trace(), **limits)
+            return await service.generate(customer, Parsed(ImageJob(prompt, count, delivery), model), context)
 
         yield make
         if is_flushed:
@@ -611,25 +624,21 @@ async def test_pictures_under_way_are_delivered_when_redis_goes_away(
 
 
 async def test_nothing_is_sent_for_a_client_that_has_left(redis_url: str, script: Script) -> None:
-    async def has_left() -> bool:
-        return True
-
+    gone = asyncio.Event()
+    gone.set()
     upstream = script()
     async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
-        assert Fault.CLIENT_LEFT is await fault_of(make, count=2, client=Waiter(has_left))
+        assert Fault.CLIENT_LEFT is await fault_of(make, count=2, disconnected=gone)
     assert 0 == upstream.calls.total()
 
 
 async def test_nothing_is_sent_that_the_ticket_does_not_know(redis_url: str, script: Script) -> None:
     """The ticket was settled by others while its process stood still."""
     upstream = script()
-    async with running(redis_url, Site("up", upstream.url, per_call=1)) as make, connected(redis_url) as redis:
-
-        async def lose_the_ticket() -> bool:
-            await redis.delete("ig2:{acme}:open")
-            return False
-
-        assert Fault.TICKET_EXPIRED is await fault_of(make, client=Waiter(lose_the_ticket))
+    with sync_redis.Redis.from_url(redis_url) as redis:
+        lose_the_ticket = partial(redis.delete, "ig2:{acme}:open")
+        async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
+            assert Fault.TICKET_EXPIRED is await fault_of(make, disconnected=Watched(lose_the_ticket))
     assert 0 == upstream.calls.total()
 
 

@@ -14,8 +14,8 @@ from gateway.domain.models import Model, Target
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy
 from gateway.wire.extras import (
-    check_can_be_made,
     own_words,
+    plan_targets,
     read_inputs,
     read_options,
     read_pixels,
@@ -256,7 +256,7 @@ def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> No
 )
 def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, fault: Fault, param: str) -> None:
     with pytest.raises(GatewayError) as refused:
-        check_can_be_made(job, MODEL, SizePolicy.STRICT)
+        plan_targets(job, MODEL, SizePolicy.STRICT)
     assert (fault, param) == (refused.value.fault, refused.value.param)
 
 
@@ -270,4 +270,4 @@ def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, faul
     ],
 )
 def test_what_one_target_can_make_is_taken(job: ImageJob) -> None:
-    check_can_be_made(job, MODEL, SizePolicy.STRICT)
+    plan_targets(job, MODEL, SizePolicy.STRICT)

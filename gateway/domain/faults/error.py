@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from gateway.domain.faults.kinds import Fault, Row
 from gateway.domain.faults.table import TABLE
-from gateway.domain.rates import Rates
+from gateway.domain.tenants import Rates
 
 _E = TypeVar("_E", bound=BaseException)
 

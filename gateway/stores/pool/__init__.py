@@ -27,8 +27,6 @@ _LOG = structlog.get_logger("imagegate.pool")
 _STRANGERS_S: Final = 5.0
 """So long a process that is given keys whose secrets it does not have waits for the configuration of the others."""
 _STRANGERS_PAUSE_S: Final = 0.25
-_NEVER_S: Final = -1.0
-"""A patience: not even what is asked after a look at the queue."""
 _LATE_S: Final = 0.25
 """A call that was sent so much later than it was leased is counted from then on."""
 
@@ -52,7 +50,7 @@ class KeyPool:
         self._monotonic = monotonic
         self._lease_us = round(lease_s * 1e6)
 
-    async def lease(self, demand: Demand, left: Callable[[], Awaitable[None]]) -> Lease | NoKey:
+    async def lease(self, demand: Demand, left: Callable[[], Awaitable[object]]) -> Lease | NoKey:
         """A key for a call, at once or when it is its turn.
 
         `left` returns when nobody waits for the call any more.
@@ -77,30 +75,6 @@ class KeyPool:
                 return Lease(found.id, key, demand.model, demand.images, found.taken_s, found.asked)
             await self._leave(demand.upstream, found.id)
             strangers = (*strangers, f"{found.answer.account}/{found.answer.key}")
-
-    async def lease_at_once(self, demand: Demand) -> Lease | None:
-        """A key for a call where one stands free and nobody waits for it; None also where Redis does not answer.
-
-        Redis: one round trip, lua/pool/lease.lua.
-        """
-        lease_id, taken_s = self._queue.new_id(), self._monotonic()
-        try:
-            answer = await self._ask(demand, lease_id, _NEVER_S, demand.asked)
-            if answer.verdict != "leased":
-                return None
-            key = await self._key_of(demand.upstream, _Taken(lease_id, answer, taken_s, answer.asked_us))
-        except GatewayError:
-            return None
-        if key is None:
-            self._queue.abandon(demand.upstream, lease_id)
-            return None
-        self._queue.hold(demand.upstream, lease_id)
-        return Lease(lease_id, key, demand.model, demand.images, taken_s, answer.asked_us)
-
-    def abandon(self, lease: Lease) -> None:
-        """Give a lease back under which nothing was sent, as soon as Redis can be asked."""
-        self._queue.let_go(lease.key.upstream, lease.id)
-        self._queue.abandon(lease.key.upstream, lease.id)
 
     async def release(self, lease: Lease, report: Report) -> None:
         """Give a lease back, whatever became of its call.
@@ -139,7 +113,7 @@ class KeyPool:
             read_status(upstream, await self._scripts.raw("look", upstream, [])) for upstream in self._roster.upstreams
         ]
 
-    async def _lease(self, demand: Demand, ends_s: float, left: Callable[[], Awaitable[None]]) -> "_Taken | NoKey":
+    async def _lease(self, demand: Demand, ends_s: float, left: Callable[[], Awaitable[object]]) -> "_Taken | NoKey":
         """Ask; wait if need be; ask again where Redis forgot us meanwhile."""
         asked = demand.asked
         while True:
@@ -175,7 +149,7 @@ class KeyPool:
         return answer
 
     async def _wait(
-        self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[None]], asked: str
+        self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]], asked: str
     ) -> "_Taken | None":
         """Wait for one's turn; None where it did not come: the pool is to be asked once more.
 

@@ -1,4 +1,4 @@
-"""What is asked of the pool, what it gives, and what it is told afterwards."""
+"""Requests for leases, leases, and reports of calls."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -15,20 +15,20 @@ class Repeat(Enum):
     OF_ILL_UPSTREAM = 1
     """It counts against the retry budget, and is refused beyond it."""
     OF_BAD_KEY = 2
-    """It counts, and is let through: a bad key is out by then, so no outage is made worse."""
+    """It counts, but is never refused: the bad key is out of rotation, so the retry worsens no outage."""
 
 
 class Priority(Enum):
-    """Which requests go first; the value is lua/pool/lease.lua's."""
+    """The class of a request; the value is lua/pool/lease.lua's."""
 
     INTERACTIVE = "i"
     BATCH = "b"
-    """It gets only what no interactive request waits for."""
+    """It gets only capacity that no interactive request waits for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One call that needs an account."""
+    """A lease request for one call."""
 
     upstream: str
     model: str
@@ -39,7 +39,7 @@ class Demand:
     patience_s: float
     """The longest wait; 0 does not wait."""
     asked: str = ""
-    """`Lease.asked` or `NoKey.asked` of an earlier lease for the same call, whose place in the line it keeps."""
+    """`asked` of an earlier lease for the same call, whose place in the queue it keeps."""
     repeat: Repeat = Repeat.NO
     avoided: tuple[str, ...] = ()
     """Ids of keys, or "ACCOUNT/" for a whole account."""
@@ -48,7 +48,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to send one call with a key, now."""
+    """The right to send one call with a key."""
 
     id: str
     key: UpstreamKey
@@ -64,7 +64,7 @@ class NoKey:
     """No key of the upstream may be used in time."""
 
     wait_s: float | None
-    """Until one could be; None where nobody knows, or the call itself has used up every key."""
+    """Until one could be; None if that is unknown, or if the call itself has used up every key."""
     is_busy: bool
     """The accounts are healthy and will have room."""
     asked: str = ""
@@ -72,21 +72,21 @@ class NoKey:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a call tells of its key, its account and its upstream."""
+    """The outcome of a call, for its key, account and upstream."""
 
     fault: Fault | None = None
     pause_s: float | None = None
-    """What the upstream itself asked for."""
+    """The cooldown that the upstream asked for."""
     cooldown_s: float | None = None
-    """What the error carries, in place of the table's."""
+    """The cooldown that the error carries, in place of the table's."""
     images: int = 0
     """Delivered."""
     usd_micros: int = 0
     sent_s: float | None = None
     """Monotonic; when the request was written."""
     is_cut_short: bool = False
-    """It had less time than a call is given: that it got no answer says nothing of the upstream."""
+    """It had less time than a call usually gets: a time-out says nothing about the upstream."""
 
 
 UNSENT: Final = Report(Fault.CALL_NOT_SENT)
-"""Nothing was sent, and nobody is to blame."""
+"""No call was sent, and no key is to blame."""

@@ -146,7 +146,7 @@ class Queue:
     def leave(self, place: Place) -> None:
         del self._parts[place.upstream].places[place.id]
 
-    async def sleep(self, place: Place, leaving: "asyncio.Future[None]", seconds: float) -> Wake:
+    async def sleep(self, place: Place, leaving: "asyncio.Future[object]", seconds: float) -> Wake:
         """Waits until the place gets a message, the client has left, or the time is over."""
         loop = asyncio.get_running_loop()
         late = loop.call_later(seconds, place.wake, Wake.LATE)

@@ -17,9 +17,9 @@ from gateway.domain.audit import Actor
 from gateway.domain.faults import Fault, GatewayError
 from gateway.stores import change_faults
 from gateway.web.admin.access import Access
-from gateway.web.buckets import Buckets
 from gateway.web.guesses import Guesses, address_of, network_of
-from gateway.web.record import record_of
+from gateway.web.refusals import Buckets
+from gateway.web.request_context import context_of
 
 PREFIX: Final = "/admin/v1"
 Handler = Callable[[Request, Actor], Awaitable[Response]]
@@ -62,11 +62,11 @@ class Admin:
 
             check = partial(self._access.check, given, method)
             name = self._guesses.check_admin(address_of(request), given, check)
-            record = record_of(request)
-            record.admin = name
+            context = context_of(request)
+            context.admin = name
             self._throttle(name, network_of(address_of(request)))
             with change_faults() if method != "GET" else nullcontext():
-                return await handlers[method](request, Actor(name, record.id))
+                return await handlers[method](request, Actor(name, context.id))
 
         return Route(PREFIX + path, guarded, methods=list(handlers))
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery, ImageJob
-from gateway.domain.models import Catalog, Model
+from gateway.domain.models import Catalog, Model, PlannedTarget
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire.extras import check_can_be_made, read_inputs, read_options, read_pixels, read_ratio, read_seed
+from gateway.wire.extras import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
 from gateway.wire.fields import (
     Fields,
     empty,
@@ -50,6 +50,8 @@ class Generation:
 
     job: ImageJob
     model: Model
+    targets: tuple[PlannedTarget, ...]
+    """Those that can make the job, in order of preference."""
     name: str
     """The model's name as the caller wrote it."""
     is_stream: bool
@@ -97,8 +99,8 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
         inputs=read_inputs(fields),
     )
     fields.refuse_rest()
-    check_can_be_made(job, model, manners.size_policy)
-    return Generation(job, model, name, is_stream, tuple(ignored))
+    targets = plan_targets(job, model, manners.size_policy)
+    return Generation(job, model, targets, name, is_stream, tuple(ignored))
 
 
 def _read_model(fields: Fields, catalog: Catalog, tenant: Tenant) -> tuple[Model, str]:

@@ -203,7 +203,7 @@ class History:
 
     def refused(self, need: Need, answer: dict[str, Any]) -> None:
         """Raises: WrongError, if an account could have served it."""
-        if answer["verdict"] not in {"busy", "down", "nothing", "spent", "later"}:
+        if answer["verdict"] not in {"busy", "down", "nothing", "spent"}:
             raise WrongError(f"{need}: {answer}")
         is_judged = answer["verdict"] not in {"spent", "later"} and self._given < GRANTS_MAX
         if is_judged and self.watch.may_have_room(self.now_s):

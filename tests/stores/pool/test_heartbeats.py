@@ -177,7 +177,8 @@ async def test_a_process_that_ends_gives_up_all_that_it_holds(redis_url: str) ->
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         for lease in leases:
-            process.pool.abandon(lease)
+            process.queue.let_go("sim", lease.id)
+            process.queue.abandon("sim", lease.id)
         await process.queue.close()
         assert [] == await left_over(redis)
 

@@ -3,7 +3,7 @@
 -- ARGV[2]  channel of the process, at which it hears of what waiting requests are given; it is also its name
 -- ARGV[3]  tenant, ARGV[4] its weight
 -- ARGV[5]  images of the call, ARGV[6] the upstream's name of the model
--- ARGV[7]  the longest wait, microseconds; 0 does not wait; below 0 takes nothing but what stands free, with no queue before it
+-- ARGV[7]  the longest wait, microseconds; 0 does not wait
 -- ARGV[8]  the moment at which the request first asked, for its place among its tenant's; "" for now
 -- ARGV[9]  1 if the call repeats one that this upstream failed, and counts for the breaker; 2 if it repeats another
 -- ARGV[10] how long the lease lives without being renewed; ARGV[11] likewise the process
@@ -11,8 +11,8 @@
 -- ARGV[13..] what to avoid: "ACCOUNT/" or "ACCOUNT/KEY"
 -- Returns  JSON: verdict "leased" with account, key, fingerprint, at_us, asked_us; "wait" with wait_us (as foreseen) and
 --          asked_us; "busy" (wait_us: until there would be room); "down" (wait_us: until it may be back, 0 unknown);
---          "nothing": all that could serve is to be avoided; "spent": too many calls were repeated; "later": nothing stands
---          free; "unknown": Redis knows no such pool
+--          "nothing": all that could serve is to be avoided; "spent": too many calls were repeated; "unknown": Redis
+--          knows no such pool
 local id, process, tenant, weight = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local patience, asked, repeats = tonumber(ARGV[7]), tonumber(ARGV[8]) or now, tonumber(ARGV[9])
 local lease_us, priority = tonumber(ARGV[10]), ARGV[12] or 'i'
@@ -225,9 +225,7 @@ if repeats == 1 then
     return reply({verdict = 'spent'})
   end
 end
-local now_leased = lease_at_once()
-if not now_leased and patience < 0 then return reply({verdict = 'later'}) end
-now_leased = now_leased or (lift_breaker() or lift_blamed()) and lease_at_once()
+local now_leased = lease_at_once() or (lift_breaker() or lift_blamed()) and lease_at_once()
 if now_leased then return reply(now_leased) end
 local given = join_line()
 if given then return reply(given) end

@@ -2,7 +2,7 @@ import pytest
 
 from gateway.domain.images import Capability
 from gateway.domain.models import Target
-from gateway.upstream.durations import CallDurations
+from gateway.upstream.runs import CallDurations
 
 SIM, OTHER = (Target(name, "image-01", Capability(())) for name in ("sim", "other"))
 
