@@ -13,7 +13,7 @@ from gateway.domain.billing import Price
 from gateway.domain.images import Capability, SizePolicy
 from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, WaitTerms
 from gateway.domain.models import Catalog, Model, Target
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores.admission import Admission
 from gateway.stores.pool import KeyPool, Lease, Report

@@ -18,7 +18,6 @@ import httpx
 import msgspec
 import typer
 
-from gateway import logs
 from gateway.app import create_app
 from gateway.cli.output import fail
 from gateway.cli.server import Server
@@ -34,6 +33,7 @@ from gateway.cli.serving import (
     url_of,
     watch_embedded,
 )
+from gateway.observability.logging import LogFormat, configure_logging
 from gateway.processes import end_with_parent
 from gateway.settings import Settings, SettingsError, from_document
 from gateway.simulator import create_simulator
@@ -89,8 +89,8 @@ def demo(
     """Run Redis, the gateway and, without AI302_API_KEY or MINIMAX_API_KEY, the simulator as its upstream."""
     if exit_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
         raise typer.Exit(1)
-    log_format: logs.LogFormat = "json" if json else "console"
-    logs.configure(log_format, "warning")  # until it is ready: its own admin calls are nobody's news
+    log_format: LogFormat = "json" if json else "console"
+    configure_logging(log_format, "warning")  # until it is ready: its own admin calls are nobody's news
     listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exit_with_parent else "")
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
@@ -111,7 +111,7 @@ async def _run(
     simulator_listener: socket.socket | None,
     embedded: EmbeddedRedis,
     journal: Path,
-    log_format: logs.LogFormat,
+    log_format: LogFormat,
 ) -> None:
     admin_key = secrets.token_urlsafe(24)
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
@@ -171,12 +171,12 @@ async def _use(ready: Ready, show: Callable[[Ready], Awaitable[None]]) -> str:
     return ""
 
 
-async def _show(log_format: logs.LogFormat, settings: Settings, stopped: asyncio.Event, ready: Ready) -> None:
+async def _show(log_format: LogFormat, settings: Settings, stopped: asyncio.Event, ready: Ready) -> None:
     """Print what a person or a program needs, and let requests be logged until the demo is stopped."""
     print(json_module.dumps(asdict(ready)) if log_format == "json" else _welcome(ready, settings), flush=True)
-    logs.configure(log_format, "info")
+    configure_logging(log_format, "info")
     await stopped.wait()
-    logs.configure(log_format, "warning")
+    configure_logging(log_format, "warning")
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:

@@ -14,7 +14,7 @@ import structlog
 import typer
 from starlette.applications import Starlette
 
-from gateway import __version__, logs
+from gateway import __version__
 from gateway.administration import read_admin_keys
 from gateway.app import create_app
 from gateway.backing import refuse_unfit
@@ -36,7 +36,8 @@ from gateway.cli.serving import (
 )
 from gateway.cli.watch import Watch
 from gateway.cli.workers import Workers
-from gateway.metrics.directory import shared_directory
+from gateway.observability.logging import configure_logging
+from gateway.observability.multiprocess import shared_directory
 from gateway.processes import deny_memory_dumps, end_with_parent
 from gateway.settings import Settings, SettingsError, config_path, load
 from gateway.stores.embedded import EmbeddedRedis
@@ -60,7 +61,7 @@ def serve(
     deny_memory_dumps()  # before secrets are read
     watch = Watch(config_path(config, os.environ))
     settings = load_settings(config)
-    logs.configure(settings.logs.format, settings.logs.level)
+    configure_logging(settings.logs.format, settings.logs.level)
     embedded = embedded_of(settings)
     if embedded:
         start_embedded(embedded)
@@ -85,7 +86,7 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
     supervisor = multiprocessing.parent_process()
     if supervisor and not end_with_parent(signal.SIGTERM, supervisor.pid or 0):
         raise SystemExit(1)
-    logs.configure(settings.logs.format, settings.logs.level)
+    configure_logging(settings.logs.format, settings.logs.level)
     reload = Reload(config, os.environ, settings)
     signal.signal(signal.SIGHUP, reload.ask)
     try:

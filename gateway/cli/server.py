@@ -12,12 +12,14 @@ from typing import Final
 
 import structlog
 import uvicorn
+from prometheus_client import Gauge
 from uvicorn.config import STARTUP_FAILURE
 
 from gateway.cli.connections import Action, Bound, Connections
 from gateway.cli.listener import Listener
 from gateway.cli.protocol import BoundedConfig, BoundedProtocol
-from gateway.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Labelled, Level
+from gateway.observability.labels import LabeledMetric
+from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND
 from gateway.web.draining import DRAIN, Drain
 
 _LOG = structlog.get_logger("imagegate.serve")
@@ -103,7 +105,7 @@ class Server(uvicorn.Server):
         level, counts = state.get(CONNECTIONS), state.get(CONNECTIONS_OVER_BOUND)
 
         def note(bound: Bound, action: Action) -> None:
-            if isinstance(counts, Labelled):
+            if isinstance(counts, LabeledMetric):
                 counts.labels(bound, action).inc()
             if action is Action.REFUSED:
                 config.refusals.add(f"too many connections: {bound}")
@@ -111,7 +113,7 @@ class Server(uvicorn.Server):
         bounds = config.own_bounds.get(listening.getsockname()[1], config.bounds)
         return Listener(
             listening,
-            Connections(bounds, note, level if isinstance(level, Level) else None),
+            Connections(bounds, note, level if isinstance(level, Gauge) else None),
             lambda connection: BoundedProtocol(config, self.server_state, state, None, connection),
             config.certificate,
             config.connection_limits,

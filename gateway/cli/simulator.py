@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from gateway import logs
 from gateway.cli.serving import bind, server_config, url_of
+from gateway.observability.logging import configure_logging
 from gateway.simulator import Minute, create_simulator
 
 
@@ -33,7 +33,7 @@ def simulator(
     with {"blocks": 403} answers what looks like an attack with a page of that status; with {"echoes": true} it refuses
     references and repeats their addresses; {} ends both.
     """
-    logs.configure("console", "warning")
+    configure_logging("console", "warning")
     listener = bind(host, port)
     app = create_simulator(
         latency_s=latency,

@@ -21,7 +21,7 @@ from gateway.domain.billing import Durations, Purchase, Share, Usage
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.rates import Rates
 from gateway.domain.tenants import Caller
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.guard import NotAskedError
 from gateway.stores.journal import Journal

@@ -3,7 +3,7 @@
 import msgspec
 import structlog
 
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.ledger import Ledger
 from gateway.stores.lost import Lost

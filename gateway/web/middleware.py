@@ -11,10 +11,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.faults import TABLE, Fault, GatewayError
 from gateway.domain.trace import Span, Trace, TraceContext, parse_trace_context
 from gateway.memory import ByteAccount, ByteBudget
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms, request_line
 from gateway.web.rates import rate_headers
@@ -120,7 +120,7 @@ class RequestScope:
             await send(message)
 
         try:
-            with self._metrics.requests_in_progress:
+            with self._metrics.requests_in_progress.track_inprogress():
                 await self._app(scope, receive, send_with_headers)
         finally:
             if record.transfer:
@@ -193,11 +193,11 @@ class RequestScope:
     def _count(self, record: RequestRecord, answered: Answered) -> None:
         metrics = self._metrics
         metrics.requests.labels(answered.route, record.model, record.tenant, str(answered.status)).inc()
-        metrics.request_seconds.labels(answered.route).observe(answered.total_s)
+        metrics.request_duration_seconds.labels(answered.route).observe(answered.total_s)
         if record.fault:
-            metrics.refusals.labels(record.fault.value, record.tenant).inc()
+            metrics.request_errors.labels(record.fault.value, TABLE[record.fault].origin.value, record.tenant).inc()
         if record.asked:
-            metrics.queue_seconds.observe(record.trace.queue_s)
+            metrics.queue_wait_seconds.observe(record.trace.queue_s)
             metrics.overhead_seconds.observe(answered.own_s(record.trace))
 
 

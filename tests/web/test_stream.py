@@ -128,7 +128,7 @@ def test_a_failure_after_the_first_byte_is_a_nested_error_event(
 
 def test_a_failure_after_the_first_byte_is_counted(lively: Gateway) -> None:
     lively.generate(prompt="[code=1026] [delay=0.3]", stream=True)
-    assert 'imagegate_refusals_total{fault="content_input",tenant="acme"} 1.0' in metrics(lively)
+    assert 'imagegate_request_errors_total{code="content_input",origin="caller",tenant="acme"} 1.0' in metrics(lively)
 
 
 def test_a_stream_delivers_no_links(gateway: Gateway, simulator: Simulator) -> None:
@@ -184,7 +184,7 @@ def test_ten_hang_ups_leave_nothing_behind(lively: Gateway) -> None:
         lambda: 'imagegate_images_total{model="image-01",tenant="acme",upstream="sim"} 10.0' in metrics(lively),
         "all images are counted",
     )
-    assert 'imagegate_in_flight{upstream="sim"} 0.0' in metrics(lively)
+    assert 'imagegate_upstream_calls_in_flight{upstream="sim"} 0.0' in metrics(lively)
 
 
 def test_a_stream_that_has_begun_tells_in_a_comment_what_is_missing(make_gateway: MakeGateway) -> None:
