@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from gateway.observability.process import ProcessCollector
-from gateway.stores import Client
 from gateway.web.scrape import Exposition, Scrape
-from tests.flow.strangers import connected
+from tests.asking import connected
+from tests.flow import strangers
 from tests.flow.test_metrics import total
 from tests.harness import Gateway, wait_until
 from tests.pooling import account, pooling
@@ -39,7 +39,7 @@ def count_of(gateway: Gateway, status: int) -> float:
 
 def scrape_and_leave(gateway: Gateway, count: int) -> None:
     for _ in range(count):
-        with connected(gateway.url) as client:
+        with strangers.connected(gateway.url) as client:
             client.sendall(SCRAPE)
 
 
@@ -68,7 +68,7 @@ def test_scrapers_that_wait_share_one_page(gateway: Gateway) -> None:
 def test_a_page_does_not_wait_for_a_client_that_reads_none(gateway: Gateway) -> None:
     with ExitStack() as stack:
         for _ in range(50):
-            stack.enter_context(connected(gateway.url, receive_bytes=4096)).sendall(SCRAPE)
+            stack.enter_context(strangers.connected(gateway.url, receive_bytes=4096)).sendall(SCRAPE)
         assert "imagegate_redis_up 1.0" in scraped(gateway)
 
 
@@ -103,8 +103,8 @@ class LoopWatch(Collector):
 
 
 @pytest.mark.anyio
-async def test_the_event_loop_runs_while_a_scrape_is_rendered(valkey_client: Client) -> None:
-    async with pooling(valkey_client, account("a")) as process:
+async def test_the_event_loop_runs_while_a_scrape_is_rendered(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, account("a")) as process:
         registry = process.metrics.registry
         watch = LoopWatch(asyncio.get_running_loop())
         registry.register(watch)
