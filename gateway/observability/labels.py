@@ -1,6 +1,7 @@
 """Metrics with labels: a fast way to their children, and caps on how many there are."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -30,7 +31,8 @@ class TenantLabelCap:
         if not tenant or tenant in self._names:
             return tenant
         if len(self._names) < self._limit:
-            self._add(tenant)
+            with suppress(OSError):
+                self._add(tenant)
         return tenant if tenant in self._names else OTHER
 
     def _add(self, tenant: str) -> None:

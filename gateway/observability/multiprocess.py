@@ -74,7 +74,10 @@ class WorkersCollector(Collector):
 
 def has_room(directory: Path) -> bool:
     """Returns whether files in the directory may grow. A file system without a limit reports 0 blocks."""
-    disk = os.statvfs(directory)
+    try:
+        disk = os.statvfs(directory)
+    except OSError:  # the directory was removed
+        return False
     return not disk.f_blocks or disk.f_bavail * disk.f_frsize > _RESERVED_BYTES
 
 

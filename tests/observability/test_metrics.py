@@ -1,6 +1,7 @@
 """Counting, rendering, and sums over workers."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -89,6 +90,9 @@ def test_replacements_continue_in_the_files_of_the_dead(start: Callable[..., Wor
         dying.do(call)
         dying.kill()
         assert turn == living.samples()[images()]
+    dying = start()
+    dying.do(call)
+    dying.kill()
     replacement = start()
     replacement.do(count)
     replacement.do(call)
@@ -127,7 +131,7 @@ def test_the_directory_is_private_and_removed_at_the_end() -> None:
 
 def test_the_next_gateway_removes_what_a_killed_one_left_once_its_workers_have_ended() -> None:
     ours, theirs = SPAWN.Pipe()
-    gateway = SPAWN.Process(target=share_and_wait, args=(theirs,))
+    gateway = SPAWN.Process(target=share_and_wait, args=(theirs,), daemon=True)
     gateway.start()
     left = Path(ours.recv())
     worker = Worker(left)
@@ -140,6 +144,16 @@ def test_the_next_gateway_removes_what_a_killed_one_left_once_its_workers_have_e
     worker.kill()
     with shared_directory():
         assert not left.exists()
+
+
+def test_workers_count_on_if_their_directory_is_removed(start: Callable[..., Worker], directory: Path) -> None:
+    """As logind does in /dev/shm when the last session of a user ends."""
+    worker = start()
+    worker.do(count)
+    shutil.rmtree(directory)
+    worker.do(count)
+    worker.do(count, 1, "new")
+    assert worker.process.is_alive()
 
 
 def test_buckets_are_cumulative_and_include_their_bound() -> None:

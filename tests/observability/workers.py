@@ -20,8 +20,9 @@ class Worker:
 
     def __init__(self, directory: Path, tenants_max: int = 200) -> None:
         self._connection, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_work, args=(directory, tenants_max, theirs))
+        self.process = SPAWN.Process(target=_work, args=(directory, tenants_max, theirs), daemon=True)
         self.process.start()
+        theirs.close()
         assert self._connection.recv() == "ready"
 
     def do(self, act: Callable[..., Any], *args: object) -> Any:
