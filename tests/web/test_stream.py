@@ -156,7 +156,7 @@ def test_when_the_client_hangs_up_the_image_is_billed_and_logged_once(
     headers = {"authorization": f"Bearer {gateway.api_key}", "x-request-id": "the-one-that-left"}
     body = {"prompt": "x [delay=0.6]", "n": 2, "stream": stream}
     counted = 'imagegate_images_total{model="image-01",tenant="acme",upstream="sim"} 2.0'
-    reported = 'imagegate_requests_total{route="/v1/images/generations",model="image-01"'
+    reported = 'imagegate_requests_total{model="image-01",route="/v1/images/generations"'
     with capture_logs() as logs:
         with pytest.raises(httpx.TimeoutException):
             httpx.post(gateway.url + GENERATIONS, json=body, headers=headers, timeout=httpx.Timeout(5, read=0.03))
