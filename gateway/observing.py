@@ -1,4 +1,4 @@
-"""Composes what is told: of each request its line, its ids and its spans; of the program its health and its metrics."""
+"""Builds logging, tracing, metrics and the health endpoints."""
 
 import secrets
 import time
@@ -57,7 +57,7 @@ def build_observing(settings: Settings) -> Observing:
 
 @dataclass(frozen=True, slots=True)
 class Operating:
-    """The routes of operators, and what keeps their answers true."""
+    """The routes of operators, and their background tasks."""
 
     routes: Ops
     companions: tuple[Act, ...]
@@ -72,7 +72,7 @@ def build_ops(
     budget: ByteBudget,
     own_ports: Sequence[OwnPort],
 ) -> Operating:
-    """Health as this process sees it, and the metrics of all."""
+    """Builds the health of this process, the metrics of all workers, and the background tasks that sample both."""
     inspection = Inspection(redis)
     sampled = {
         metrics.pending_settlements: lambda: admission.owed,
