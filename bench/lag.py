@@ -19,7 +19,7 @@ class Lag:
     p99_s: float
     """Of the answers of /healthz, which waits for nothing else; the time that a busy machine keeps it is in it."""
     own_p99_s: float
-    """By imagegate_loop_lag_seconds, looked at once a second: of a short while its largest."""
+    """By imagegate_event_loop_lag_seconds, looked at once a second: of a short while its largest."""
 
 
 class Watch(AbstractContextManager["Watch"]):
@@ -47,4 +47,4 @@ class Watch(AbstractContextManager["Watch"]):
         return Lag(self._traffic.stop().p99_s, (self._read() - self._before).quantile(0.99))
 
     def _read(self) -> Histogram:
-        return Histogram.read(read_metrics(self._gateway.port), "imagegate_loop_lag_seconds")
+        return Histogram.read(read_metrics(self._gateway.port), "imagegate_event_loop_lag_seconds")

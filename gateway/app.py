@@ -18,7 +18,7 @@ from gateway.configuration import Running
 from gateway.domain.models import Catalog
 from gateway.lifespan import Act, Life
 from gateway.memory import ByteBudget
-from gateway.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
+from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observing import Observing, build_observing, build_ops
 from gateway.pooling import Pooling, build_pooling, build_prober
 from gateway.settings import Settings

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.domain.billing import BillingRule
 from gateway.lifespan import Act
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.settings import Settings, SettingsError
 from gateway.stores import Client
 from gateway.stores.admission import Admission

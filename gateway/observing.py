@@ -1,4 +1,4 @@
-"""Composes what is told: of each request its line, its ids and its spans; of the program its health and its metrics."""
+"""Builds logging, tracing, metrics and the health endpoints."""
 
 import secrets
 import time
@@ -10,8 +10,8 @@ from functools import partial
 from gateway import __version__
 from gateway.lifespan import Act
 from gateway.memory import ByteBudget, return_freed_memory
-from gateway.metrics import Metrics
-from gateway.metrics.pulse import Pulse
+from gateway.observability.metrics import Metrics
+from gateway.observability.process import ProcessCollector
 from gateway.settings import Settings, SettingsError
 from gateway.stores import Client
 from gateway.stores.admission import Admission
@@ -45,7 +45,7 @@ def build_observing(settings: Settings) -> Observing:
     if endpoint is None:
         return Observing(ids, terms)
     try:
-        from gateway.tracing import SpanSender  # noqa: PLC0415 - an extra, and hundreds of modules nobody else needs
+        from gateway.observability.tracing import SpanSender  # noqa: PLC0415 - an extra, and hundreds of modules nobody else needs
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"tracing.otlp_endpoint: needs the package {error.name}, which is not installed: "
@@ -57,7 +57,7 @@ def build_observing(settings: Settings) -> Observing:
 
 @dataclass(frozen=True, slots=True)
 class Operating:
-    """The routes of operators, and what keeps their answers true."""
+    """The routes of operators, and their background tasks."""
 
     routes: Ops
     companions: tuple[Act, ...]
@@ -72,17 +72,17 @@ def build_ops(
     budget: ByteBudget,
     own_ports: Sequence[OwnPort],
 ) -> Operating:
-    """Health as this process sees it, and the metrics of all."""
+    """Builds the health of this process, the metrics of all workers, and the background tasks that sample both."""
     inspection = Inspection(redis)
-    looks = {
-        metrics.unsettled: lambda: admission.owed,
+    sampled = {
+        metrics.pending_settlements: lambda: admission.owed,
         metrics.held_bytes: lambda: budget.held_bytes,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
-    pulse = Pulse(metrics, looks, time.monotonic)
+    process = ProcessCollector(metrics, sampled, time.monotonic)
     health = RedisHealth(partial(write_refusal, redis), lambda: inspection.problems)
     readiness = Readiness(drain, health, pool, time.monotonic)
-    scrape = Scrape(metrics, pulse, pool, lambda: inspection.memory, __version__)
+    scrape = Scrape(metrics.registry, process, pool, lambda: inspection.memory, __version__)
     return Operating(
-        Ops(readiness, scrape, own_ports), (inspection.run, pulse.run, partial(return_freed_memory, budget))
+        Ops(readiness, scrape, own_ports), (inspection.run, process.run, partial(return_freed_memory, budget))
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gateway.administration import read_vault
 from gateway.domain.keys import Pool
 from gateway.lifespan import Act
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores import Client
 from gateway.stores.journal import Journal

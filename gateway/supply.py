@@ -16,7 +16,7 @@ from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, Upstrea
 from gateway.domain.models import Catalog, Model, Target
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stores.pool import KeyPool, Lease, Report
 from gateway.transport import AiohttpTransport

@@ -6,7 +6,7 @@ import uuid
 
 from gateway.domain.billing import BillingRule
 from gateway.domain.tenants import Caller, Limits, Quotas, Tenant, TenantKey
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, answer
 from gateway.stores.admission import Admission
 from gateway.stores.journal import Journal

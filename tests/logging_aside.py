@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from gateway import logs
+from gateway.observability.logging import LogFormat, LogLevel, configure_logging
 from tests.harness import wait_until
 
 
@@ -37,13 +37,13 @@ class Log:
 
 
 @contextmanager
-def logging_aside(log_format: logs.LogFormat = "json", level: logs.LogLevel = "debug") -> Iterator[Log]:
+def logging_aside(log_format: LogFormat = "json", level: LogLevel = "debug") -> Iterator[Log]:
     root = logging.getLogger()
     before, level_before = root.handlers[:], root.level
     root.handlers.clear()  # `configure` would close them
     try:
         with redirect_stderr(io.StringIO()) as stream:
-            logs.configure(log_format, level)
+            configure_logging(log_format, level)
         yield Log(stream)
     finally:
         root.handlers[:] = before

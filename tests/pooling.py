@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, make_secret
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, answer
 from gateway.stores.pool import Demand, KeyPool, Lease, NoKey, channel_of
 from gateway.stores.pool.queue import Queue

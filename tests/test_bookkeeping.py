@@ -8,7 +8,7 @@ import pytest
 import redis as sync_redis
 
 from gateway.bookkeeping import build_bookkeeping
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.settings import from_document
 from tests.admitting import put_tenant
 from tests.asking import connected, failure, written

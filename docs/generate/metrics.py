@@ -1,43 +1,64 @@
-"""The tables of metrics, from gateway/metrics/families.py."""
+"""The tables of metrics, from gateway/observability/metrics.py and gateway/web/pool_gauges.py."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 from docs.generate.pages import code, codes, prose, table
-from gateway.metrics import FAMILIES
-from gateway.metrics.families import LABELS, Family, Kind
+from gateway.observability.metrics import Metrics, MetricSpec
+from gateway.web.pool_gauges import SCRAPED
 
+SPECS: Final = (*Metrics().specs, *SCRAPED)
+LABELS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "route": 'the template of a route, as "/v1/models/{name}"; "_unknown" for every other path',
+        "status": "the HTTP status",
+        "model": "the configured ID, whichever alias the request names; empty if it names none",
+        "tenant": 'the name of a tenant; empty if none is known; "_other" beyond `[metrics] tenants_max`',
+        "upstream": "the configured name",
+        "account": "the configured name; empty if the whole upstream is concerned",
+        "key": "the configured name; empty if the whole account is concerned",
+        "code": 'an error code of the table of errors; "none" for a success',
+        "origin": "caller (every HTTP 4xx: a wrong request, or one beyond a limit), gateway, provider",
+        "outcome": 'as in the ledger; "corrected": settled by expiry, then by a late response',
+        "state": "a state of the pool: ready, cooling, half_open, quarantined, disabled, draining",
+        "resource": "requests (of the last minute), images (of the last minute), concurrency (now)",
+        "bound": (
+            "of an account: limit (configured), allowed (after the provider's responses lowered it), used; "
+            "of connections: process (`[server] max_connections`), address (`max_connections_per_address`), "
+            "heads (their bytes)"
+        ),
+        "action": "refused: a new connection; closed: one without a request in flight",
+        "version": "of the gateway",
+        "le": "the upper bound of a bucket, in seconds",
+    }
+)
 _UNITS = {"_seconds": "seconds", "_bytes": "bytes", "_usd_total": "US dollars", "_up": "1 or 0", "_state": "1 or 0"}
 
 
 def blocks() -> dict[str, str]:
-    rows = (
-        (code(f.name), f.kind.type, _labels(f), _unit(f), f"{prose(f.help)} {_source(f)}".strip()) for f in FAMILIES
-    )
-    bounds = dict.fromkeys(f.buckets for f in FAMILIES if f.buckets)
+    rows = ((code(spec.name), spec.type, _labels(spec), _unit(spec), _meaning(spec)) for spec in SPECS)
+    bounds = dict.fromkeys(spec.buckets for spec in SPECS if spec.buckets)
     return {
-        "metrics": table(("metric", "type", "labels", "unit", "what it tells"), rows),
-        "labels": table(("label", "its values"), ((code(name), prose(text)) for name, text in LABELS.items())),
+        "metrics": table(("metric", "type", "labels", "unit", "meaning"), rows),
+        "labels": table(("label", "values"), ((code(name), prose(text)) for name, text in LABELS.items())),
         "buckets": table(
             ("buckets, in seconds", "of"),
-            ((", ".join(f"{b:g}" for b in own), codes(f.name for f in FAMILIES if f.buckets == own)) for own in bounds),
+            (
+                (", ".join(f"{b:g}" for b in own), codes(spec.name for spec in SPECS if spec.buckets == own))
+                for own in bounds
+            ),
         ),
-        "sources": "\n".join(f"- {_KINDS[kind]}: {kind.meaning}." for kind in Kind),
     }
 
 
-_KINDS = {
-    Kind.COUNTER: "a counter",
-    Kind.HISTOGRAM: "a histogram",
-    Kind.LIVE: "a gauge",
-    Kind.TRUTH: "a gauge marked *truth*",
-}
+def _labels(spec: MetricSpec) -> str:
+    return codes(spec.labels) or "none"
 
 
-def _labels(family: Family) -> str:
-    return codes(family.labels) or "none"
+def _meaning(spec: MetricSpec) -> str:
+    return f"{prose(spec.help)} *Scraped.*" if spec in SCRAPED else prose(spec.help)
 
 
-def _source(family: Family) -> str:
-    return "*Truth.*" if family.kind is Kind.TRUTH else ""
-
-
-def _unit(family: Family) -> str:
-    return next((unit for suffix, unit in _UNITS.items() if family.name.endswith(suffix)), "number")
+def _unit(spec: MetricSpec) -> str:
+    return next((unit for suffix, unit in _UNITS.items() if spec.name.endswith(suffix)), "number")

@@ -17,8 +17,8 @@ from typing import Final
 import httpx
 import msgspec
 
-from gateway import logs
 from gateway.app import create_app
+from gateway.observability.logging import LogFormat, configure_logging
 from gateway.server.config import gateway_config, server_config
 from gateway.server.embedded import data_directory, running
 from gateway.server.errors import StartError
@@ -73,8 +73,8 @@ def run_demo(host: str, port: int, simulator_port: int, *, prints_json: bool, ex
     """Runs everything until a signal stops it. Raises: EmbeddedError, SettingsError, StartError."""
     if exits_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
         raise StartError("the parent process has ended")
-    log_format: logs.LogFormat = "json" if prints_json else "console"
-    logs.configure(log_format, "warning")  # until it is ready: its own admin calls are noise
+    log_format: LogFormat = "json" if prints_json else "console"
+    configure_logging(log_format, "warning")  # until it is ready: its own admin calls are noise
     listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exits_with_parent else "")
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
@@ -90,7 +90,7 @@ async def _run(
     simulator_listener: socket.socket | None,
     embedded: EmbeddedRedis,
     journal: Path,
-    log_format: logs.LogFormat,
+    log_format: LogFormat,
 ) -> None:
     admin_key = secrets.token_urlsafe(24)
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
@@ -159,12 +159,12 @@ async def _use(ready: DemoInfo, show: Callable[[DemoInfo], Awaitable[None]]) -> 
     return ""
 
 
-async def _show(log_format: logs.LogFormat, settings: Settings, stopped: asyncio.Event, ready: DemoInfo) -> None:
+async def _show(log_format: LogFormat, settings: Settings, stopped: asyncio.Event, ready: DemoInfo) -> None:
     """Prints the addresses and keys, and logs requests until the demo stops."""
     print(json.dumps(asdict(ready)) if log_format == "json" else _render_instructions(ready, settings), flush=True)
-    logs.configure(log_format, "info")
+    configure_logging(log_format, "info")
     await stopped.wait()
-    logs.configure(log_format, "warning")
+    configure_logging(log_format, "warning")
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:

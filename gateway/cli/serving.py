@@ -85,12 +85,12 @@ def simulator(
     """
     import uvicorn
 
-    from gateway import logs
+    from gateway.observability.logging import configure_logging
     from gateway.server.config import server_config
     from gateway.server.sockets import bind, url_of
     from gateway.simulator import Minute, create_simulator
 
-    logs.configure("console", "warning")
+    configure_logging("console", "warning")
     with _failing_in_one_line():
         listener = bind(host, port)
     app = create_simulator(

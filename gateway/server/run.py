@@ -17,11 +17,12 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 
-from gateway import __version__, logs
+from gateway import __version__
 from gateway.administration import read_admin_keys
 from gateway.app import create_app
 from gateway.backing import refuse_unfit
-from gateway.metrics.directory import shared_directory
+from gateway.observability.logging import configure_logging
+from gateway.observability.multiprocess import shared_directory
 from gateway.server.config import ServerConfig, gateway_config
 from gateway.server.embedded import embedded_of, running
 from gateway.server.exposure import exposed_ports
@@ -49,7 +50,7 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
     path = config_path(config, os.environ)
     watcher = FileWatcher(path)
     settings = load(config, os.environ)
-    logs.configure(settings.logs.format, settings.logs.level)
+    configure_logging(settings.logs.format, settings.logs.level)
     allow_files(find_room(settings))
     reloader = ConfigReloader(config, os.environ, settings, watcher)
     with ExitStack() as stack:
@@ -95,7 +96,7 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
     supervisor = multiprocessing.parent_process()
     if supervisor and not end_with_parent(signal.SIGTERM, supervisor.pid or 0):
         raise SystemExit(1)
-    logs.configure(settings.logs.format, settings.logs.level)
+    configure_logging(settings.logs.format, settings.logs.level)
     reloader = ConfigReloader(config, os.environ, settings)
     signal.signal(signal.SIGHUP, reloader.request_reload)
     try:

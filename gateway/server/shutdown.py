@@ -12,9 +12,11 @@ from typing import Final
 
 import structlog
 import uvicorn
+from prometheus_client import Gauge
 from uvicorn.config import STARTUP_FAILURE
 
-from gateway.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Labelled, Level
+from gateway.observability.labels import LabeledMetric
+from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Action, Bound, Connections
 from gateway.server.listener import Listener
@@ -106,7 +108,7 @@ class Server(uvicorn.Server):
         level, counts = state.get(CONNECTIONS), state.get(CONNECTIONS_OVER_BOUND)
 
         def count(bound: Bound, action: Action) -> None:
-            if isinstance(counts, Labelled):
+            if isinstance(counts, LabeledMetric):
                 counts.labels(bound, action).inc()
             if action is Action.REFUSED:
                 options.rejections.add(f"too many connections: {bound}")
@@ -114,7 +116,7 @@ class Server(uvicorn.Server):
         bounds = options.own_bounds.get(listening.getsockname()[1], options.bounds)
         return Listener(
             listening,
-            Connections(bounds, count, level if isinstance(level, Level) else None),
+            Connections(bounds, count, level if isinstance(level, Gauge) else None),
             lambda connection: LimitedHttpProtocol(options, self.server_state, state, None, connection),
             options.certificate,
             options.connection_limits,

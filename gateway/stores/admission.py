@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 from gateway.domain.billing import Durations, Purchase, Usage
 from gateway.domain.faults import GatewayError
 from gateway.domain.tenants import Caller, Rates
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.guard import NotAskedError
 from gateway.stores.journal import Journal

@@ -4,7 +4,6 @@ A process that dies frees the lock, and any other process of the machine may tak
 """
 
 import errno
-import fcntl
 import os
 import uuid
 import zlib
@@ -14,7 +13,7 @@ from typing import Final, Self
 
 import msgspec
 
-from gateway.metrics.directory import lock
+from gateway.observability.multiprocess import try_lock
 
 _SUFFIX: Final = ".journal"
 _DONE: Final = "done"
@@ -58,7 +57,7 @@ class JournalFile:
         made = directory / f"{name}.new"
         descriptor = os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            lock(descriptor, fcntl.LOCK_EX)
+            try_lock(descriptor)
             path = made.rename(directory / f"{name}{_SUFFIX}")
             _sync_directory(directory)
         except OSError:
@@ -75,7 +74,7 @@ class JournalFile:
         except FileNotFoundError:  # another process was faster
             return None
         is_ours = os.fstat(descriptor).st_uid == os.geteuid()
-        if is_ours and lock(descriptor, fcntl.LOCK_EX) and os.fstat(descriptor).st_nlink:
+        if is_ours and try_lock(descriptor) and os.fstat(descriptor).st_nlink:
             return cls(path, descriptor)
         os.close(descriptor)
         if not is_ours:

@@ -4,7 +4,7 @@ import msgspec
 import structlog
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, Value, load_script
 from gateway.stores.ledger import Ledger
 from gateway.stores.lost import Lost

@@ -14,7 +14,7 @@ from gateway.domain.images import CallPlan, Delivery, ImageReply, ImageResult, s
 from gateway.domain.models import PlannedTarget
 from gateway.domain.pricing import price_at
 from gateway.domain.trace import Attempt
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores.pool import Demand, KeyPool, Lease, NoKey
 from gateway.stores.tickets import Ticket
 from gateway.upstream.calls import Caller, Order
@@ -124,7 +124,7 @@ class Upstreams:
         else:
             tries.last = tries.last or GatewayError(Fault.DEADLINE)
         if others:
-            self._metrics.spills.labels(target.upstream).inc()
+            self._metrics.fallbacks.labels(target.upstream).inc()
             return await self._make(run, count, tuple(others), tries)
         return await self._wait_longer(run, count, tries)
 
@@ -163,7 +163,7 @@ class Upstreams:
         finally:
             ended = self._monotonic()
             run.context.trace.waits.append((started, ended))
-            self._metrics.wait_seconds.labels(target.upstream).observe(ended - started)
+            self._metrics.account_wait_seconds.labels(target.upstream).observe(ended - started)
 
     def _needed_s(self, target: PlannedTarget, count: int, tries: Tries) -> float:
         """The time that must be left to send a call: a repetition that is cut off would be charged for nothing."""

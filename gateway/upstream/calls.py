@@ -13,7 +13,7 @@ from gateway.domain.faults import Fault, GatewayError, Outcome, detach
 from gateway.domain.images import Delivery, ImageJob, ImageReply
 from gateway.domain.keys import UpstreamKey
 from gateway.memory import ByteAccount
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores.pool import UNSENT, KeyPool, Lease, Report
 from gateway.upstream.redaction import redact_error, redact_reply
 from gateway.upstream.replies import read_reply
@@ -99,7 +99,7 @@ class Caller:
         outcome: ImageReply | GatewayError | None = None
         started_s = self._monotonic()
         try:
-            with self._metrics.in_flight.labels(endpoint.name):
+            with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
                 reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
                 if entry.sent_s is None:
                     raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
@@ -112,7 +112,8 @@ class Caller:
             if outcome.row.asks_page:
                 self._suspect(lease.key)
         finally:
-            self._metrics.upstream_seconds.labels(endpoint.name).observe(self._monotonic() - started_s)
+            duration_s = self._monotonic() - started_s
+            self._metrics.upstream_call_duration_seconds.labels(endpoint.name).observe(duration_s)
             report = replace(
                 _report(outcome, order), sent_s=entry.sent_s, is_cut_short=timeout_s < self._limits.timeout_s
             )
@@ -159,7 +160,7 @@ class Caller:
         A success is told beside what follows: the settlement, which goes to Redis in the same message. A fault must be
         known before the call is made again.
         """
-        self._metrics.upstream_replies.labels(lease.key.upstream, report.fault.value if report.fault else "none").inc()
+        self._metrics.upstream_calls.labels(lease.key.upstream, report.fault.value if report.fault else "none").inc()
         if error:
             _LOG.warning(
                 "upstream_call_failed",

@@ -11,11 +11,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.faults import TABLE, Fault, GatewayError
 from gateway.domain.tenants import Rates
 from gateway.domain.trace import Span, Trace, TraceContext, parse_trace_context
 from gateway.memory import ByteAccount, ByteBudget
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.upstream.context import RequestContext
 from gateway.web.draining import Drain
 from gateway.web.lines import Answered, LineTerms, milliseconds, request_line
@@ -121,7 +121,7 @@ class RequestScope:
             await send(message)
 
         try:
-            with self._metrics.requests_in_progress:
+            with self._metrics.requests_in_progress.track_inprogress():
                 await self._app(scope, receive, send_with_headers)
         finally:
             if context.transfer:
@@ -182,11 +182,11 @@ class RequestScope:
         answered = Answered(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
         metrics, fault, trace = self._metrics, context.fault, context.trace
         metrics.requests.labels(route, context.model, context.tenant, str(answered.status)).inc()
-        metrics.request_seconds.labels(route).observe(total_s)
+        metrics.request_duration_seconds.labels(route).observe(total_s)
         if fault:
-            metrics.refusals.labels(fault.value, context.tenant).inc()
+            metrics.request_errors.labels(fault.value, TABLE[fault].origin.value, context.tenant).inc()
         if context.asked:
-            metrics.queue_seconds.observe(trace.queue_s)
+            metrics.queue_wait_seconds.observe(trace.queue_s)
             metrics.overhead_seconds.observe(answered.own_s(trace))
         is_quiet, log = route in _QUIET_ROUTES, _LOG.info
         if answered.status >= 500:

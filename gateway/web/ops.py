@@ -7,13 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.metrics import CONTENT_TYPE
 from gateway.web.bodies import json_response
 from gateway.web.openapi import DOCUMENT
 from gateway.web.ports import OwnPort, port_of
 from gateway.web.readiness import Readiness
 from gateway.web.request_context import context_of
-from gateway.web.scrape import Scrape
+from gateway.web.scrape import Exposition, Scrape
 
 
 class Ops:
@@ -38,19 +37,18 @@ class Ops:
         return json_response({"status": "unavailable", **told}, 503)
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus: what all processes counted, and the pool as Redis has it now.
+        """Metrics of all workers, as text for Prometheus or as OpenMetrics.
 
-        Raises: GatewayError CLIENT_LEFT as soon as the client disconnects: scrapers that are gone do not add up.
+        Raises GatewayError CLIENT_LEFT as soon as the client disconnects, so that aborted scrapes do not add up.
         """
-        page, left = (
-            asyncio.create_task(self._scrape.page()),
-            asyncio.ensure_future(context_of(request).disconnected.wait()),
-        )
+        exposition = Exposition.accepted(request.headers.get("accept", ""))
+        page = asyncio.create_task(self._scrape.render(exposition))
+        left = asyncio.ensure_future(context_of(request).disconnected.wait())
         try:
             await asyncio.wait((page, left), return_when=asyncio.FIRST_COMPLETED)
             if not page.done():
                 raise GatewayError(Fault.CLIENT_LEFT)
-            return Response(page.result(), headers={"content-type": CONTENT_TYPE})
+            return Response(page.result(), headers={"content-type": exposition.value})
         finally:
             page.cancel()
             left.cancel()

@@ -1,88 +1,114 @@
-"""The page of `/metrics`: rendered at most once a second, for all scrapers that wait."""
+"""`/metrics`: rendered in a thread, at most once a second, for all scrapers that wait."""
 
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import Enum
+from types import MappingProxyType
 from typing import Final
 
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+
 from gateway.domain.faults import GatewayError
-from gateway.metrics import Metrics, Truth, families
-from gateway.metrics.pulse import Pulse
+from gateway.observability.process import ProcessCollector
 from gateway.stores.inspection import RedisMemory
 from gateway.stores.pool import KeyPool
-from gateway.web.truths import pool_truths
+from gateway.web.pool_gauges import PoolGauges
 
-_PAUSE_S: Final = 1.0
-"""Between two pages, at least. Each reads every account and key of the pool from Redis."""
-_PAUSE_MAX_S: Final = 5.0
+_INTERVAL_S: Final = 1.0
+"""Between the starts of two renderings, at least. Each reads every account and key of the pool from Redis."""
+_INTERVAL_MAX_S: Final = 5.0
 """Half of the shipped scrape timeout."""
-_PAUSES_A_PAGE: Final = 400
-"""In the time that rendering takes, 13 ms for 300 accounts. Pages then take under 1 % of the time, beyond any p99."""
+_PAUSES_PER_RENDERING: Final = 20
+"""Times the CPU time of a rendering: requests wait for its interpreter lock for at most 5 % of the time."""
 _BETWEEN_RESPONSES_S: Final = 0.01
-"""Responses with the same page, which may have half a megabyte, are spread: a burst of them delays other requests."""
+"""Responses of the same rendering, half a megabyte each, are spread: a burst of them delays other requests."""
 _SPREAD_S: Final = 1.0
 """Limit on that delay, whatever the number of scrapers."""
 
 
+class Exposition(Enum):
+    """A text format of Prometheus, by its content type."""
+
+    TEXT = CONTENT_TYPE_PLAIN_0_0_4
+    OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
+
+    @classmethod
+    def accepted(cls, accept: str) -> "Exposition":
+        """OpenMetrics for scrapers that know it, as prometheus_client chooses."""
+        return cls.OPENMETRICS if "application/openmetrics-text" in accept else cls.TEXT
+
+
+_ENCODERS: Final[Mapping[Exposition, Callable[[CollectorRegistry], bytes]]] = MappingProxyType(
+    {Exposition.TEXT: generate_latest, Exposition.OPENMETRICS: openmetrics.generate_latest}
+)
+
+
 class Scrape:
-    """Renders pages for scrapers. All that wait share the next page, which was begun after they came."""
+    """Renders metrics. All scrapers that wait share the next rendering, which starts after their request."""
 
     def __init__(
         self,
-        metrics: Metrics,
-        pulse: Pulse,
+        registry: CollectorRegistry,
+        process: ProcessCollector,
         pool: KeyPool,
         redis_memory: Callable[[], RedisMemory | None],
         version: str,
     ) -> None:
-        self._metrics = metrics
-        self._pulse = pulse
+        self._registry = registry
+        self._process = process
         self._pool = pool
         self._redis_memory = redis_memory
-        self._version = version
-        self._next: asyncio.Task[bytes] | None = None
-        """The page that is not begun."""
+        self._gauges = PoolGauges(version)
+        registry.register(self._gauges)
+        self._is_rendering = asyncio.Lock()
+        self._next: asyncio.Task[dict[Exposition, bytes]] | None = None
+        """The rendering that has not started."""
+        self._wanted: set[Exposition] = set()
         self._waiting = 0
-        """Scrapers that it is for."""
+        """Scrapers that share it."""
         self._next_s = -math.inf
-        """When it may be begun, by the clock of the event loop."""
+        """When it may start, by the event loop's clock."""
 
-    async def page(self) -> bytes:
-        """Waits for a page that is begun after the call; safe to cancel.
+    async def render(self, exposition: Exposition) -> bytes:
+        """Waits for a rendering that starts after the call. Safe to cancel.
 
         Redis: one round trip an upstream, at most once a second.
         """
         if self._next is None:
-            self._next, self._waiting = asyncio.create_task(self._render()), 0
+            self._wanted, self._waiting = set(), 0
+            self._next = asyncio.create_task(self._render(self._wanted))
+        self._wanted.add(exposition)
         delay_s = self._waiting * _BETWEEN_RESPONSES_S % _SPREAD_S
         self._waiting += 1
-        page = await asyncio.shield(self._next)  # other scrapers wait for it too
+        rendered = await asyncio.shield(self._next)  # other scrapers wait for it too
         await asyncio.sleep(delay_s)
-        return page
+        return rendered[exposition]
 
-    async def _render(self) -> bytes:
+    async def _render(self, wanted: set[Exposition]) -> dict[Exposition, bytes]:
         now = asyncio.get_running_loop().time
-        await asyncio.sleep(self._next_s - now())
-        self._next = None
-        begun_s = now()
-        self._next_s = begun_s + _PAUSE_MAX_S  # another page is not begun meanwhile
-        truths = await self._look()
-        looked_s = time.monotonic()
-        page = self._metrics.render(truths)
-        self._next_s = begun_s + min(max(_PAUSE_S, _PAUSES_A_PAGE * (time.monotonic() - looked_s)), _PAUSE_MAX_S)
-        return page
+        async with self._is_rendering:
+            await asyncio.sleep(self._next_s - now())
+            self._next = None
+            started_s = now()
+            await self._read()
+            rendered, cpu_s = await asyncio.to_thread(_encode, self._registry, wanted)
+            self._next_s = started_s + min(max(_INTERVAL_S, _PAUSES_PER_RENDERING * cpu_s), _INTERVAL_MAX_S)
+        return rendered
 
-    async def _look(self) -> list[Truth]:
-        truths = [Truth(families.INFO, (self._version,), 1)]
+    async def _read(self) -> None:
+        self._process.sample()
         try:
-            truths += pool_truths(await self._pool.look())
+            self._gauges.statuses = await self._pool.look()
         except GatewayError:
-            truths.append(Truth(families.REDIS_UP, (), 0))
-        else:
-            truths.append(Truth(families.REDIS_UP, (), 1))
-            if memory := self._redis_memory():
-                truths.append(Truth(families.REDIS_USED_BYTES, (), memory.used_bytes))
-                truths.append(Truth(families.REDIS_MAX_BYTES, (), memory.max_bytes))
-        self._pulse.look()
-        return truths
+            self._gauges.statuses = None
+        self._gauges.redis_memory = self._redis_memory()
+
+
+def _encode(registry: CollectorRegistry, wanted: set[Exposition]) -> tuple[dict[Exposition, bytes], float]:
+    """Returns the texts, and the CPU seconds that they took."""
+    started_s = time.thread_time()
+    rendered = {exposition: _ENCODERS[exposition](registry) for exposition in wanted}
+    return rendered, time.thread_time() - started_s

@@ -10,17 +10,17 @@ from bench.profiled import render_costs
 from bench.rows import Of, Row, at_least, at_most, render, render_table
 from bench.traffic import Plan
 
-METRICS = """# TYPE imagegate_loop_lag_seconds histogram
-imagegate_loop_lag_seconds_bucket{le="0.1"} 10
-imagegate_loop_lag_seconds_bucket{le="0.5"} 20
-imagegate_loop_lag_seconds_bucket{le="+Inf"} 40
-imagegate_loop_lag_seconds_sum 9
-imagegate_loop_lag_seconds_count 40
+METRICS = """# TYPE imagegate_event_loop_lag_seconds histogram
+imagegate_event_loop_lag_seconds_bucket{le="0.1"} 10
+imagegate_event_loop_lag_seconds_bucket{le="0.5"} 20
+imagegate_event_loop_lag_seconds_bucket{le="+Inf"} 40
+imagegate_event_loop_lag_seconds_sum 9
+imagegate_event_loop_lag_seconds_count 40
 """
 
 
 def read(text: str = METRICS) -> Histogram:
-    return Histogram.read(text, "imagegate_loop_lag_seconds")
+    return Histogram.read(text, "imagegate_event_loop_lag_seconds")
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.99, 99), (1.0, 100), (0.0, 1), (0.001, 1), (0.991, 100)])

@@ -6,30 +6,30 @@ from collections.abc import Iterator, Mapping
 import promql_parser
 from promql_parser import AggregateExpr, Expr, Matcher, MatchOp, VectorSelector
 
+from docs.generate.metrics import SPECS
 from gateway.domain.billing import Settlement
-from gateway.domain.faults import Fault, State
-from gateway.metrics.families import FAMILIES, Kind
+from gateway.domain.faults import Fault, Origin, State
+from gateway.web.pool_gauges import SCRAPED
 
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that every series gets when it is scraped."""
 LABELS_OF: Mapping[str, set[str]] = {
-    name: {*family.labels, *(["le"] if name.endswith("_bucket") else [])}
-    for family in FAMILIES
-    for name in family.exposed
+    name: {*spec.labels, *(["le"] if name.endswith("_bucket") else [])} for spec in SPECS for name in spec.samples
 } | {"up": set()}
-TRUTHS = {name for family in FAMILIES if family.kind is Kind.TRUTH for name in family.exposed}
+SCRAPED_NAMES = {spec.name for spec in SCRAPED}
 VALUES_OF: Mapping[str, set[str]] = {
-    "fault": {fault.value for fault in Fault} | {"none"},
+    "code": {fault.value for fault in Fault} | {"none"},
     "state": {state.value for state in State},
     "outcome": {settlement.value for settlement in Settlement} | {"corrected"},
-    "what": {"limit", "allowed", "used"},
-    "kind": {"requests", "images", "concurrency"},
+    "origin": {origin.value for origin in Origin},
+    "bound": {"limit", "allowed", "used", "process", "address", "heads"},
+    "resource": {"requests", "images", "concurrency"},
 }
 _WORDS = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
 
 
 def problems_of(query: str, recorded: set[str]) -> list[str]:
-    """Metrics, labels and values that are not there, and truths that are added up; `recorded` are the rules' own."""
+    """Unknown metrics, labels and values, and scraped gauges that are added up. `recorded` are the rules' own names."""
     try:
         tree = promql_parser.parse(query)
     except ValueError as error:
@@ -73,9 +73,9 @@ def _matcher_problems(name: str, matcher: Matcher, labels: set[str]) -> Iterator
 
 
 def _aggregate_problems(node: AggregateExpr, known: Mapping[str, set[str]]) -> Iterator[str]:
-    """Every process tells the same truth: to add them up is to count the processes."""
-    if str(node.op) == "sum" and isinstance(node.expr, VectorSelector) and node.expr.name in TRUTHS:
-        yield f"{node.expr.name} is told by every process, and added up"
+    """Every gateway reports the same scraped gauges: adding them up counts the gateways."""
+    if str(node.op) == "sum" and isinstance(node.expr, VectorSelector) and node.expr.name in SCRAPED_NAMES:
+        yield f"{node.expr.name} is the same at every gateway, and added up"
     grouped = set(node.modifier.labels) if node.modifier else set[str]()
     there = {label for selector in selectors_of(node.expr) for label in known[str(selector.name)]}
     for label in sorted(grouped - there - OF_PROMETHEUS):

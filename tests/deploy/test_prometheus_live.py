@@ -92,6 +92,6 @@ def test_an_account_without_money_is_told_at_once_and_an_invalid_key_after_five_
         shown = ("alertname", "account")
         return {(*(alert["labels"].get(name, "") for name in shown), alert["state"]) for alert in live.source.alerts()}
 
-    expected = {("ImagegateBalanceGone", "broke", "firing"), ("ImagegateKeyQuarantined", "dead", "pending")}
+    expected = {("ImagegateInsufficientBalance", "broke", "firing"), ("ImagegateKeyQuarantined", "dead", "pending")}
     live.wait_for(expected, lambda: states() & expected)
-    assert not {name for name, account, _ in states() if (name, account) == ("ImagegateBalanceGone", "dead")}
+    assert not {name for name, account, _ in states() if (name, account) == ("ImagegateInsufficientBalance", "dead")}

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from gateway import logs
+from gateway.observability.logging import LogFormat
 from tests.conftest import MakeGateway
 from tests.flow.strangers import ask, head, serves
 from tests.harness import Gateway, Simulator
@@ -109,7 +109,7 @@ EVIL = '\n{"event":"forged"}\r\n2026-01-01 forged=1\x1b[2J\x1b]0;title\x07\x9b31
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_one_request_is_one_line_that_no_terminal_obeys(make_gateway: MakeGateway, log_format: logs.LogFormat) -> None:
+def test_one_request_is_one_line_that_no_terminal_obeys(make_gateway: MakeGateway, log_format: LogFormat) -> None:
     gateway = make_gateway(logs={"prompts": True})
     with logging_aside(log_format, "info") as log:
         assert 200 == gateway.generate(prompt=EVIL, response_format="url").status_code

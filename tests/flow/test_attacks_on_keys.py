@@ -44,7 +44,10 @@ def test_after_so_many_wrong_keys_an_address_is_refused_whatever_it_sends(make_g
     assert 200 == gateway.get("/v1/models").status_code
     assert 200 == gateway.admin("GET", "/tenants").status_code
     assert 401 == httpx.get(f"{gateway.url}/v1/models").status_code
-    assert 'imagegate_refusals_total{fault="authentication_throttled",tenant=""} 7.0' in gateway.get("/metrics").text
+    assert (
+        'imagegate_request_errors_total{code="authentication_throttled",origin="caller",tenant=""} 7.0'
+        in gateway.get("/metrics").text
+    )
 
 
 def test_strangers_at_the_same_address_do_not_lock_an_administrator_out(make_gateway: MakeGateway) -> None:

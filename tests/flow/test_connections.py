@@ -96,8 +96,8 @@ def open_count(clients: list[socket.socket]) -> int:
 def over_bound(url: str) -> dict[tuple[str, str], float]:
     """What was counted at each bound, and how."""
     text = httpx.get(f"{url}/metrics", verify=False).text
-    found = re.findall(r'imagegate_connections_over_bound_total{bound="(\w+)",action="(\w+)"} (\S+)', text)
-    return {(bound, action): float(count) for bound, action, count in found}
+    found = re.findall(r'imagegate_connections_over_bound_total{action="(\w+)",bound="(\w+)"} (\S+)', text)
+    return {(bound, action): float(count) for action, bound, count in found}
 
 
 def serves(gateway: Gateway) -> bool:

@@ -89,7 +89,7 @@ def test_the_sdk_waits_for_a_rate_and_gives_up_on_a_quota(gateway: Gateway, simu
     )
     assert ("false", "60") == tuple(caught.value.response.headers[name] for name in ("x-should-retry", "retry-after"))
     refusals = gateway.get("/metrics").text
-    assert 'imagegate_refusals_total{fault="quota_exhausted",tenant="spent"} 1.0' in refusals
+    assert 'imagegate_request_errors_total{code="quota_exhausted",origin="caller",tenant="spent"} 1.0' in refusals
     assert 1 == simulator.images_billed()
 
 

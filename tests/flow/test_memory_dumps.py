@@ -46,8 +46,8 @@ def test_no_process_of_the_gateway_dumps_its_memory_or_shows_its_environment(
             (limit,) = [line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if "core file" in line]
             assert ["0", "0"] == limit.split()[4:6]
         shown = scrape(url)  # they still measure themselves
-        assert total(shown, "imagegate_resident_memory_bytes") > 0
-        assert total(shown, "imagegate_open_files") > 0
+        assert total(shown, "process_resident_memory_bytes") > 0
+        assert total(shown, "process_open_fds") > 0
     finally:
         started.kill()
         started.wait()

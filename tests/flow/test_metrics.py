@@ -1,4 +1,4 @@
-"""What Prometheus is told by several processes that serve one port: whichever answers tells the sum of all."""
+"""Metrics of several workers that serve one port: each reports the sum over all."""
 
 import os
 import signal
@@ -99,25 +99,25 @@ def test_every_worker_tells_the_invoice_also_after_one_of_them_died(
 ) -> None:
     configuration = write_configuration(tmp_path, redis_url, simulator.url)
     with running(configuration, "--workers", "4") as (process, url):
-        wait_until(lambda: total(scrape(url), "imagegate_processes") == 4, "four processes serve")
+        wait_until(lambda: total(scrape(url), "imagegate_workers") == 4, "four processes serve")
         key, workers = new_key(url), workers_of(process)
         make_images(url, key, 100)
         assert [simulator.images_billed()] * 4 == [
             total(text, "imagegate_images_total") for text in scrape_each(url, workers)
         ]
         directory = directory_of(workers)
-        assert sum("imagegate_images_total" in book.read_text() for book in directory.glob("*.names")) > 1
+        assert sum(b"imagegate_images_total" in file.read_bytes() for file in directory.glob("*.db")) > 1
 
         os.kill(min(workers), signal.SIGKILL)
         wait_until(lambda: len(workers_of(process) - {min(workers)}) == 4, "another takes its place")
-        wait_until(lambda: total(scrape(url), "imagegate_processes") == 4, "and serves")
+        wait_until(lambda: total(scrape(url), "imagegate_workers") == 4, "and serves")
         assert simulator.images_billed() == total(scrape(url), "imagegate_images_total")
         make_images(url, key, 50)
         answers = scrape_each(url, workers_of(process))
         assert [simulator.images_billed()] * 4 == [total(text, "imagegate_images_total") for text in answers]
-        assert {0.0} == {total(text, "imagegate_in_flight") for text in answers}
+        assert {0.0} == {total(text, "imagegate_upstream_calls_in_flight") for text in answers}
         assert {150.0} == {total(text, "imagegate_settlements_total") for text in answers}
-        assert len(list(directory.glob("*.names"))) <= 5, "successors count on in the files of the dead"
+        assert 3 * 4 == len(list(directory.glob("*.db"))), "replacements continue in the files of the dead"
     assert not directory.exists()
 
 
@@ -156,5 +156,5 @@ def test_a_scrape_is_answered_soon_while_redis_is_away(redis_url: str, simulator
         process.kill()
         process.wait()
     assert "imagegate_redis_up 0.0" in text
-    assert "imagegate_queue_seconds_count 0.0" in text
+    assert "imagegate_queue_wait_seconds_count 0.0" in text
     assert "imagegate_key_state{" not in text

@@ -290,7 +290,7 @@ def test_metrics_are_told_until_the_last_request_is_done(tmp_path: Path, redis_u
 
 def in_flight(port: int) -> float:
     text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-    lines = [line for line in text.splitlines() if line.startswith("imagegate_in_flight{")]
+    lines = [line for line in text.splitlines() if line.startswith("imagegate_upstream_calls_in_flight{")]
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import anyio
 import pytest
 import redis as sync_redis
+from prometheus_client import generate_latest
 
 from gateway.domain.billing import BillingRule, Durations, Purchase
 from gateway.domain.faults import TABLE, Fault, GatewayError
 from gateway.domain.pricing import PerImage, PerToken, Price
 from gateway.domain.tenants import Caller, Rate, Rates
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, answer, connect
 from gateway.stores.admission import Admission
 from gateway.stores.tickets import Ticket
@@ -385,7 +386,9 @@ async def test_a_settlement_whose_answer_was_lost_is_metered_once(redis_url: str
             ticket.tally.close()
             await admitting(redis)._pay(ticket)
         await admission.settle_expired("acme", ticket.id)
-    assert 'imagegate_spend_usd_total{model="image-01",tenant="acme"} 0.007' in metrics.render().decode()
+    assert (
+        'imagegate_spend_usd_total{model="image-01",tenant="acme"} 0.007' in generate_latest(metrics.registry).decode()
+    )
 
 
 async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_redis: str) -> None:
@@ -606,7 +609,7 @@ async def test_what_redis_does_not_take_is_settled_when_it_is_back(redis_url: st
         usage = await admission.usage("acme")
     assert usage is not None
     assert (0, 2) == (usage.open_requests, usage.images_today)
-    rendered = metrics.render().decode()
+    rendered = generate_latest(metrics.registry).decode()
     assert 'imagegate_settlements_total{outcome="delivered"} 1.0' in rendered
     assert 'imagegate_spend_usd_total{model="image-01",tenant="acme"} 0.007' in rendered
 
@@ -689,7 +692,7 @@ async def test_what_a_returning_redis_has_forgotten_is_settled_again(redis_url: 
             group.cancel_scope.cancel()
         [(_, line)] = await ledger(redis)
     assert (ticket.id, "refused", "0") == (line["ticket"], line["outcome"], line["usd_micros"])
-    assert 'imagegate_settlements_total{outcome="refused"} 1.0' in metrics.render().decode()
+    assert 'imagegate_settlements_total{outcome="refused"} 1.0' in generate_latest(metrics.registry).decode()
 
 
 async def _dumped(url: str, name: str) -> bytes:

@@ -94,8 +94,9 @@ def test_operators_need_no_key(gateway: Gateway, path: str) -> None:
 def test_metrics_are_prometheus_text(gateway: Gateway) -> None:
     response = httpx.get(f"{gateway.url}/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    names = {name for name, _, _ in samples(gateway.url) if not name.endswith("_created")}
-    assert {"imagegate"} == {name.partition("_")[0] for name in names}
+    names = {name for name, _, _ in samples(gateway.url)}
+    assert not [name for name in names if name.endswith("_created")]
+    assert {"imagegate", "process"} == {name.partition("_")[0] for name in names}
 
 
 def test_an_image_is_counted_everywhere(gateway: Gateway) -> None:
@@ -107,14 +108,14 @@ def test_an_image_is_counted_everywhere(gateway: Gateway) -> None:
         ("imagegate_images_total", own | {"upstream": "sim"}, 2.0),
         ("imagegate_requests_total", own | {"route": "/v1/images/generations", "status": "200"}, 1.0),
         ("imagegate_requests_total", own | {"route": "/v1/images/generations", "status": "400"}, 1.0),
-        ("imagegate_refusals_total", {"fault": "content_input", "tenant": "acme"}, 1.0),
-        ("imagegate_upstream_replies_total", {"upstream": "sim", "fault": "none"}, 1.0),
-        ("imagegate_upstream_replies_total", {"upstream": "sim", "fault": "content_input"}, 1.0),
-        ("imagegate_upstream_seconds_count", {"upstream": "sim"}, 2.0),
+        ("imagegate_request_errors_total", {"code": "content_input", "origin": "caller", "tenant": "acme"}, 1.0),
+        ("imagegate_upstream_calls_total", {"upstream": "sim", "code": "none"}, 1.0),
+        ("imagegate_upstream_calls_total", {"upstream": "sim", "code": "content_input"}, 1.0),
+        ("imagegate_upstream_call_duration_seconds_count", {"upstream": "sim"}, 2.0),
         ("imagegate_overhead_seconds_count", {}, 2.0),
-        ("imagegate_queue_seconds_count", {}, 2.0),
-        ("imagegate_in_flight", {"upstream": "sim"}, 0.0),
-        ("imagegate_request_seconds_count", {"route": "/v1/images/generations"}, 2.0),
+        ("imagegate_queue_wait_seconds_count", {}, 2.0),
+        ("imagegate_upstream_calls_in_flight", {"upstream": "sim"}, 0.0),
+        ("imagegate_request_duration_seconds_count", {"route": "/v1/images/generations"}, 2.0),
     ):
         assert expected in found
 
@@ -173,7 +174,9 @@ def test_a_call_that_is_not_made_again_is_no_retry(make_gateway: MakeGateway, si
 def backs(gateway: Gateway) -> dict[str, float]:
     """When the resting key is tried again, by fault."""
     found = samples(gateway.url)
-    return {told["fault"]: value for name, told, value in found if name == "imagegate_key_back_timestamp_seconds"}
+    return {
+        told["code"]: value for name, told, value in found if name == "imagegate_key_cooldown_end_timestamp_seconds"
+    }
 
 
 def test_when_a_resting_key_is_tried_again_is_a_metric(gateway: Gateway) -> None:
@@ -238,7 +241,7 @@ def test_what_an_account_allows_and_what_of_it_is_used_is_a_metric(
     gateway = make_gateway(scarce(simulator.url, "a:a-1", limits=limits))
     gateway.generate(prompt="x", n=3)
     found = {
-        (its["kind"], its["what"]): value
+        (its["resource"], its["bound"]): value
         for name, its, value in samples(gateway.url)
         if name == "imagegate_account_capacity" and (its["upstream"], its["account"]) == ("sim", "a")
     }
@@ -264,24 +267,24 @@ def test_spills_and_waits_are_counted_where_they_happen(make_gateway: MakeGatewa
     gateway = make_gateway({**first, "max_wait_s": 0}, upstream("second", "minimax", simulator.url))
     assert 200 == gateway.generate(prompt="x").status_code
     found = samples(gateway.url)
-    assert ("imagegate_spills_total", {"upstream": "first"}, 1.0) in found
-    assert ("imagegate_wait_seconds_count", {"upstream": "second"}, 1.0) in found
+    assert ("imagegate_fallbacks_total", {"upstream": "first"}, 1.0) in found
+    assert ("imagegate_account_wait_seconds_count", {"upstream": "second"}, 1.0) in found
 
 
 def test_retries_are_counted_by_what_went_wrong(make_gateway: MakeGateway, simulator: Simulator) -> None:
     """The bad key is tried once, whichever comes first."""
     gateway = make_gateway(upstream("sim", "minimax", simulator.url, "a:dead-1", "b:b-1"))
     assert [200] * 6 == [gateway.generate(prompt="x").status_code for _ in range(6)]
-    assert ("imagegate_retries_total", {"upstream": "sim", "fault": "key_invalid"}, 1.0) in samples(gateway.url)
+    assert ("imagegate_retries_total", {"upstream": "sim", "code": "key_invalid"}, 1.0) in samples(gateway.url)
 
 
 def test_what_the_process_is_and_takes_is_told(gateway: Gateway) -> None:
     found = {name: (told, value) for name, told, value in samples(gateway.url)}
-    assert ({"version": __version__}, 1.0) == found["imagegate_info"]
-    assert ({}, 1.0) == found["imagegate_processes"]
+    assert ({"version": __version__}, 1.0) == found["imagegate_build_info"]
+    assert ({}, 1.0) == found["imagegate_workers"]
     assert ({}, 1.0) == found["imagegate_requests_in_progress"], "this scrape"
     assert found["imagegate_connections"][1] >= 1
-    assert ({}, 0.0) == found["imagegate_unsettled_requests"] == found["imagegate_redis_breaker_open"]
+    assert ({}, 0.0) == found["imagegate_pending_settlements"] == found["imagegate_redis_breaker_open"]
 
 
 @pytest.mark.parametrize("name", ["image-01", "dall-e-2", "gpt-image-1"])
@@ -299,4 +302,8 @@ def test_native_requests_are_counted_by_their_route(gateway: Gateway) -> None:
 
 def test_a_refusal_on_a_native_route_is_counted_though_it_is_200(gateway: Gateway) -> None:
     gateway.post("/v1/image_generation", {"model": "image-01", "prompt": "[code=1026]"})
-    assert ("imagegate_refusals_total", {"fault": "content_input", "tenant": "acme"}, 1.0) in samples(gateway.url)
+    assert (
+        "imagegate_request_errors_total",
+        {"code": "content_input", "origin": "caller", "tenant": "acme"},
+        1.0,
+    ) in samples(gateway.url)

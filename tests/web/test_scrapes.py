@@ -1,13 +1,25 @@
 """Scrapers of /metrics that come in crowds, and those that leave before their page is made."""
 
 import asyncio
+import threading
+import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 import httpx
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
-from tests.flow.strangers import connected
+from gateway.observability.process import ProcessCollector
+from gateway.web.scrape import Exposition, Scrape
+from tests.asking import connected
+from tests.flow import strangers
 from tests.flow.test_metrics import total
 from tests.harness import Gateway, wait_until
+from tests.pooling import account, pooling
 
 SCRAPE = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 PROMETHEUS_S = 10
@@ -27,7 +39,7 @@ def count_of(gateway: Gateway, status: int) -> float:
 
 def scrape_and_leave(gateway: Gateway, count: int) -> None:
     for _ in range(count):
-        with connected(gateway.url) as client:
+        with strangers.connected(gateway.url) as client:
             client.sendall(SCRAPE)
 
 
@@ -56,5 +68,48 @@ def test_scrapers_that_wait_share_one_page(gateway: Gateway) -> None:
 def test_a_page_does_not_wait_for_a_client_that_reads_none(gateway: Gateway) -> None:
     with ExitStack() as stack:
         for _ in range(50):
-            stack.enter_context(connected(gateway.url, receive_bytes=4096)).sendall(SCRAPE)
+            stack.enter_context(strangers.connected(gateway.url, receive_bytes=4096)).sendall(SCRAPE)
         assert "imagegate_redis_up 1.0" in scraped(gateway)
+
+
+def test_scrapers_that_accept_openmetrics_get_it(gateway: Gateway) -> None:
+    """As Prometheus asks. The families are the same in both formats."""
+    accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3"
+    response = httpx.get(f"{gateway.url}/metrics", headers={"accept": accept})
+    assert "application/openmetrics-text; version=1.0.0; charset=utf-8" == response.headers["content-type"]
+    families = {family.name for family in parse_openmetrics(response.text)}  # type: ignore[no-untyped-call]
+    text = httpx.get(f"{gateway.url}/metrics")
+    assert "text/plain; version=0.0.4; charset=utf-8" == text.headers["content-type"]
+    assert families == {family.name for family in text_string_to_metric_families(text.text)}
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "application/openmetrics-text;version=x.y", "text/plain;version=9"])
+def test_no_accept_header_fails_a_scrape(gateway: Gateway, accept: str) -> None:
+    assert 200 == httpx.get(f"{gateway.url}/metrics", headers={"accept": accept}).status_code
+
+
+class LoopWatch(Collector):
+    """Waits, while it is rendered, for the event loop to run something else."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.has_run = False
+
+    def collect(self) -> Iterable[Metric]:
+        turn = threading.Event()
+        self._loop.call_soon_threadsafe(turn.set)
+        self.has_run = turn.wait(10)
+        return ()
+
+
+@pytest.mark.anyio
+async def test_the_event_loop_runs_while_a_scrape_is_rendered(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, account("a")) as process:
+        registry = process.metrics.registry
+        watch = LoopWatch(asyncio.get_running_loop())
+        registry.register(watch)
+        scrape = Scrape(
+            registry, ProcessCollector(process.metrics, {}, time.monotonic), process.pool, lambda: None, "1"
+        )
+        assert b"imagegate_build_info" in await scrape.render(Exposition.TEXT)
+    assert watch.has_run

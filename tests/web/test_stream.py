@@ -128,7 +128,7 @@ def test_a_failure_after_the_first_byte_is_a_nested_error_event(
 
 def test_a_failure_after_the_first_byte_is_counted(lively: Gateway) -> None:
     lively.generate(prompt="[code=1026] [delay=0.3]", stream=True)
-    assert 'imagegate_refusals_total{fault="content_input",tenant="acme"} 1.0' in metrics(lively)
+    assert 'imagegate_request_errors_total{code="content_input",origin="caller",tenant="acme"} 1.0' in metrics(lively)
 
 
 def test_a_stream_delivers_no_links(gateway: Gateway, simulator: Simulator) -> None:
@@ -156,7 +156,7 @@ def test_when_the_client_hangs_up_the_image_is_billed_and_logged_once(
     headers = {"authorization": f"Bearer {gateway.api_key}", "x-request-id": "the-one-that-left"}
     body = {"prompt": "x [delay=1.5]", "n": 2, "stream": stream}
     counted = 'imagegate_images_total{model="image-01",tenant="acme",upstream="sim"} 2.0'
-    reported = 'imagegate_requests_total{route="/v1/images/generations",model="image-01"'
+    reported = 'imagegate_requests_total{model="image-01",route="/v1/images/generations"'
     with capture_logs() as logs:
         with pytest.raises(httpx.TimeoutException):
             httpx.post(gateway.url + GENERATIONS, json=body, headers=headers, timeout=httpx.Timeout(5, read=0.3))
@@ -185,7 +185,7 @@ def test_ten_hang_ups_leave_nothing_behind(make_gateway: MakeGateway) -> None:
         lambda: 'imagegate_images_total{model="image-01",tenant="acme",upstream="sim"} 10.0' in metrics(lively),
         "all images are counted",
     )
-    assert 'imagegate_in_flight{upstream="sim"} 0.0' in metrics(lively)
+    assert 'imagegate_upstream_calls_in_flight{upstream="sim"} 0.0' in metrics(lively)
 
 
 def test_a_stream_that_has_begun_tells_in_a_comment_what_is_missing(make_gateway: MakeGateway) -> None:

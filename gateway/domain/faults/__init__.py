@@ -5,7 +5,20 @@ decides by status or code. The dialects own the dictionaries *their code -> Faul
 """
 
 from gateway.domain.faults.error import GatewayError, detach
-from gateway.domain.faults.kinds import Fault, Lowers, Outcome, Pause, Retry, Row, Scope, State
+from gateway.domain.faults.kinds import Fault, Lowers, Origin, Outcome, Pause, Retry, Row, Scope, State
 from gateway.domain.faults.table import TABLE
 
-__all__ = ["TABLE", "Fault", "GatewayError", "Lowers", "Outcome", "Pause", "Retry", "Row", "Scope", "State", "detach"]
+__all__ = [
+    "TABLE",
+    "Fault",
+    "GatewayError",
+    "Lowers",
+    "Origin",
+    "Outcome",
+    "Pause",
+    "Retry",
+    "Row",
+    "Scope",
+    "State",
+    "detach",
+]

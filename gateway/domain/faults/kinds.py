@@ -181,6 +181,15 @@ class Fault(Enum):
     INTERNAL = "internal"
 
 
+class Origin(Enum):
+    """Who has to act on an error."""
+
+    CALLER = "caller"
+    """HTTP 4xx: the request is wrong, or asks for more than the tenant or the accounts may have."""
+    GATEWAY = "gateway"
+    PROVIDER = "provider"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What follows from one fault."""
@@ -218,6 +227,13 @@ class Row:
     """How long the request itself waits before its next call."""
     is_final: bool = False
     """Waiting does not help, whatever the status says."""
+
+    @property
+    def origin(self) -> Origin:
+        """Failures of the provider are those that a call meets: they name what a further attempt avoids."""
+        if self.status < 500:
+            return Origin.CALLER
+        return Origin.GATEWAY if self.scope is Scope.NOTHING else Origin.PROVIDER
 
     @property
     def may_client_retry(self) -> bool:

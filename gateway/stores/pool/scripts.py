@@ -42,7 +42,7 @@ import structlog
 
 from gateway.domain.faults import Fault
 from gateway.domain.health import lua_tables
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import PREFIX, Client, Value, load_script
 
 _LOG = structlog.get_logger("imagegate.pool")
@@ -128,7 +128,7 @@ class Scripts:
     def _tell(self, upstream: str, subject: str, state: str, fault: str) -> None:
         member, _, model = subject.partition("|")
         account, _, key = ("", "", "") if member == UPSTREAM else member.partition("/")
-        self._metrics.pool_transitions.labels(upstream, account, key, state, fault or "none").inc()
+        self._metrics.pool_state_changes.labels(upstream, account, key, state, fault or "none").inc()
         named = {"account": account, "key": key, "model": model}
         told = {name: value for name, value in named.items() if value}
         if subject == UPSTREAM and fault == Fault.KEY_INVALID.value and state == "quarantined":

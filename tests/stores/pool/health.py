@@ -43,8 +43,8 @@ async def succeed(process: Process, *avoided: str) -> None:
 
 def transitions(process: Process) -> dict[tuple[str, str, str], float]:
     """How often, by account/key, state and fault."""
-    counted = process.metrics.pool_transitions.items()
+    (family,) = (one for one in process.metrics.registry.collect() if one.name == "imagegate_pool_state_changes")
     return {
-        (f"{account}/{key}".strip("/"), state, fault): count.value
-        for (_, account, key, state, fault), count in counted.items()
+        (f"{of['account']}/{of['key']}".strip("/"), of["state"], of["code"]): count
+        for _, of, count, *_ in family.samples
     }

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.domain.faults import Fault, State
 from gateway.domain.keys import Account, AccountLimits, Pool
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.stores import Client, answer
 from gateway.stores.pool.roster import Roster
 from gateway.stores.pool.scripts import Scripts, record

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.memory import ByteBudget
-from gateway.metrics import Metrics
+from gateway.observability.metrics import Metrics
 from gateway.observing import Observing
 from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms
@@ -186,7 +186,8 @@ import os, sys
 from gateway.app import create_app
 from gateway.settings import load
 create_app(load(None, os.environ), os.environ)
-ours = ("gateway.tracing", "opentelemetry.sdk.trace", "opentelemetry.exporter", "google.protobuf", "requests")
+tracing = ("gateway.observability.tracing", "opentelemetry.sdk.trace", "opentelemetry.exporter")
+ours = (*tracing, "google.protobuf", "requests")
 print([name for name in ours if name in sys.modules])
 """
 SERVE_WITHOUT_THE_EXTRA = """
@@ -201,7 +202,7 @@ main()
 def test_nothing_is_loaded_for_it_while_it_is_off(tmp_path: Path) -> None:
     """Although the extra is installed. redis-py looks for OpenTelemetry's metrics by itself."""
     assert "[]" == run(BUILD, tmp_path, "").stdout.strip()
-    assert "gateway.tracing" in run(BUILD, tmp_path, 'otlp_endpoint = "http://127.0.0.1:1"').stdout
+    assert "gateway.observability.tracing" in run(BUILD, tmp_path, 'otlp_endpoint = "http://127.0.0.1:1"').stdout
 
 
 @pytest.mark.anyio

@@ -1,6 +1,6 @@
-"""OpenTelemetry: finished spans, sent to a collector as OTLP over HTTP. Needs the extra `otel`.
+"""Sends finished spans to an OpenTelemetry collector, as OTLP over HTTP. Needs the extra `otel`.
 
-Spans are built when their request has ended, so a request pays for nothing but that, and nothing at all when it is off.
+Spans are built after their request has ended. Without a collector, requests build none.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ _KINDS: Final = {
 }
 _PATH: Final = "/v1/traces"
 _TIMEOUT_S: Final = 5.0
-"""For one batch, with its retries. At a shutdown the rest has as long, and then the batch under way."""
+"""For one batch, with its retries. A shutdown allows this for the remaining spans and again for the batch in flight."""
 _NANO: Final = 1_000_000_000
 
 
 class SpanSender:
-    """Sends spans in batches from a thread of its own; a collector that is away costs spans, never a request."""
+    """Sends spans in batches from its own thread. An unavailable collector loses spans, never a request."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class SpanSender:
         self._batches = BatchSpanProcessor(self._exporter)
 
     async def close(self) -> None:
-        """Send what is left, as far as the collector takes it in time."""
+        """Sends the remaining spans, as far as the collector accepts them in time."""
         if self._batches:
             giving_up = asyncio.get_running_loop().call_later(_TIMEOUT_S, self._exporter.shutdown)
             await asyncio.to_thread(self._batches.shutdown)
             giving_up.cancel()
 
     def tell(self, context: trace.TraceContext, spans: Iterable[trace.Span]) -> None:
-        """The spans of one request; left out where its caller keeps no trace."""
+        """Queues the spans of one request, unless its trace is not sampled."""
         if not self._batches or not context.is_sampled:
             return
         shift_ns = self._clock_ns() - round(self._monotonic() * _NANO)

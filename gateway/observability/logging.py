@@ -1,4 +1,4 @@
-"""One line per event, as JSON for machines or readable for people. Bodies and secrets are never among the fields."""
+"""Logs one line per event, as JSON or for a terminal. Bodies and secrets are never fields."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import structlog
 
 
 def _serialize(event: object, **_: object) -> str:
-    """Printable ASCII, whatever it holds: what a terminal would obey is escaped, which msgspec leaves to others."""
+    """Returns printable ASCII. Escapes terminal control characters, which msgspec does not."""
     text = msgspec.json.encode(event, enc_hook=repr)
     if text.isascii() and _DELETE not in text:
         return text.decode("ascii")
@@ -23,8 +23,8 @@ LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def configure(log_format: LogFormat, level: LogLevel) -> None:
-    """Send our events and those of libraries to standard error, one line each."""
+def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
+    """Sends the events of the gateway and of libraries to standard error, one line each."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -54,12 +54,12 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
 
 
 def _readable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """For people: a call in one word, and nothing from outside that a terminal would obey."""
+    """For terminals: shortens calls and escapes control characters."""
     return {name: _printable(_calls(value) if name == "calls" else value) for name, value in event.items()}
 
 
 def _calls(calls: list[dict[str, object]]) -> str:
-    """As "sim/main fp-1a2b3c4d 230ms", with the fault behind it; the newest last."""
+    """Renders calls as "sim/main fp-1a2b3c4d 230ms", with the error code behind it; the newest last."""
     return ", ".join(
         " ".join(
             (f"{call['upstream']}/{call['account']}", str(call["key"]), f"{call['ms']}ms", str(call.get("fault", "")))
@@ -69,7 +69,7 @@ def _calls(calls: list[dict[str, object]]) -> str:
 
 
 def _printable(value: object) -> object:
-    """Text without control characters; line breaks stay where a traceback has them, in lines of their own."""
+    """Escapes control characters in text. Line breaks stay, as a traceback has them."""
     if not isinstance(value, str):
         return value
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in value)
