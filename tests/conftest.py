@@ -1,7 +1,7 @@
 """Servers that all tests share. Everything is real: a Redis server, uvicorn, HTTP."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -11,9 +11,10 @@ import redis
 
 from gateway.app import create_app
 from gateway.settings import from_document
-from tests.harness import (
+from tests.support.harness import (
     REDIS_BINARIES,
     Gateway,
+    MakeGateway,
     Simulator,
     document,
     environment,
@@ -23,13 +24,11 @@ from tests.harness import (
     simulating,
     upstream,
 )
-from tests.servers import Server, cluster_servers
+from tests.support.servers import Server, cluster_servers
 
 # How fast a busy machine makes examples says nothing about the code.
 hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")
-
-MakeGateway = Callable[..., Gateway]
 
 
 @pytest.fixture

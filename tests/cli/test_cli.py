@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.cli.output import print_json
-from tests.harness import ADMIN_KEY, Gateway, serving, wait_until
+from tests.support.harness import ADMIN_KEY, Gateway, serving, wait_until
 
 COLUMNS: Final = 80
 UNUSED_URL: Final = "http://127.0.0.1:9"

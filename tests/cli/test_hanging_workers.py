@@ -12,9 +12,8 @@ import httpx
 import pytest
 
 from tests.cli.test_workers import configuration, log_of, wait_until_all_serve, wait_until_each_serves
-from tests.flow.processes import start_gateway
-from tests.flow.test_metrics import workers_of
-from tests.harness import new_key, wait_until
+from tests.support.harness import new_key, wait_until
+from tests.support.processes import start_gateway, workers_of
 
 __all__ = ["configuration"]
 

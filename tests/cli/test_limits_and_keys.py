@@ -13,8 +13,7 @@ import pytest
 from gateway.domain.credentials import digest, key_id
 from gateway.stores.credentials import new_secret
 from tests.cli.test_cli import Ask, ask, check_refused, environment, fits, run
-from tests.conftest import MakeGateway
-from tests.harness import ADMIN_KEY, Gateway
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway
 
 __all__ = ["ask"]
 

@@ -16,8 +16,7 @@ import pytest
 
 from gateway.cli.pool_listing import cut, render_pool, short, span
 from tests.cli.test_cli import Ask, check_refused, environment, fits, run
-from tests.conftest import MakeGateway
-from tests.harness import ADMIN_KEY, Gateway, Simulator, upstream
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, Simulator, upstream
 
 NOW: Final = 1_800_000_000
 LONG: Final = "a" * 31 + "-" + "z" * 31

@@ -23,8 +23,8 @@ from gateway.configuration import Configuration, Running
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.models import Catalog
 from gateway.settings import load
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import Simulator, new_key, simulating, wait_until
+from tests.support.harness import Simulator, new_key, simulating, wait_until
+from tests.support.processes import start_gateway, write_configuration
 
 ENVIRON = {"KEY": "main-1", "ADMIN_KEY": "an-admin-key-of-tests"}
 WORKERS = [(), ("--workers", "2")]

@@ -13,8 +13,7 @@ from gateway.conformance.server import WRONG_KEY, Server
 from tests.conformance.fair import KEY, Fair, Reply, refusal
 from tests.conformance.twists import GENERATIONS, Condition, Wrong, always, answering, at, busy, ordered, streamed, when
 from tests.conformance.wrongs import WRONG_SERVERS
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, new_key, serving
+from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, serving
 
 PLAN: Final = Plan("", KEY, timeout_s=30.0)
 

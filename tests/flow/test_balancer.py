@@ -21,13 +21,11 @@ import pytest
 
 from gateway.domain.faults import TABLE, Outcome
 from gateway.settings import load as load_settings
-from tests.conftest import MakeGateway
-from tests.flow.balancing import FILE, NAMES, HAProxy, haproxy, needs_haproxy
-from tests.flow.loading import Failure, Load, check_books, prompt_of, receipts, records, send_to, wait_until_settled
-from tests.flow.processes import Answer, start_gateway, write_configuration
-from tests.flow.test_metrics import workers_of
-from tests.harness import Simulator, new_key, simulating, wait_until
-from tests.scarce import occupied, scarce, wait_for_queue
+from tests.support.balancing import FILE, NAMES, HAProxy, haproxy, needs_haproxy
+from tests.support.harness import MakeGateway, Simulator, new_key, simulating, wait_until
+from tests.support.loading import Failure, Load, check_books, prompt_of, receipts, records, send_to, wait_until_settled
+from tests.support.processes import Answer, start_gateway, workers_of, write_configuration
+from tests.support.scarce import occupied, scarce, wait_for_queue
 
 CLIENTS = 500
 LATENCY_S = 4.0

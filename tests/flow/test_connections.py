@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.certificates import certify
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.strangers import HEALTH, received, resident_mb
-from tests.flow.test_ports import free_port, log_of, tls
-from tests.harness import Gateway, Simulator, new_key, simulating, wait_until
+from tests.support.certificates import certify
+from tests.support.harness import Gateway, Simulator, new_key, simulating, wait_until
+from tests.support.processes import log_of, start_gateway, tls, write_configuration
+from tests.support.servers import free_port
+from tests.support.strangers import HEALTH, received, resident_mb
 
 STRANGER, TENANT = "127.0.0.2", "127.0.0.1"
 MANY = [f"127.0.1.{number}" for number in range(1, 121)]

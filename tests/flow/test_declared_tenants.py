@@ -14,8 +14,8 @@ import redis
 
 from gateway.domain.credentials import digest, key_id
 from gateway.stores.credentials import new_secret
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import Simulator, admin, wait_until
+from tests.support.harness import Simulator, admin, wait_until
+from tests.support.processes import start_gateway, write_configuration
 
 FIRST, SECOND = new_secret(), new_secret()
 

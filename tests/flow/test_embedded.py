@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.loading import Load, check_books, send_to
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import new_key, simulating, wait_until
+from tests.support.harness import new_key, simulating, wait_until
+from tests.support.loading import Load, check_books, send_to
+from tests.support.processes import start_gateway, write_configuration
 
 CLIENTS = 10
 LATENCY_S = 0.1

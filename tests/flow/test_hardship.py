@@ -19,9 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.conftest import MakeGateway
-from tests.flow.test_demo import demo_command, process, ready_line
-from tests.harness import Gateway, Simulator, serving, upstream, wait_until
+from tests.support.demo import demo_command, process, ready_line
+from tests.support.harness import Gateway, MakeGateway, Simulator, serving, upstream, wait_until
 
 PICTURE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBD"
 

@@ -15,11 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.flow.loading import PRICE_MICROS, records, wait_until_settled
-from tests.flow.processes import start_gateway, used, write_configuration
-from tests.flow.test_metrics import workers_of
-from tests.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
-from tests.servers import Server, free_port, paused, tcp_server
+from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
+from tests.support.loading import PRICE_MICROS, records, wait_until_settled
+from tests.support.processes import start_gateway, used, workers_of, write_configuration
+from tests.support.servers import Server, free_port, paused, tcp_server
 
 REQUESTS = 9
 IMAGES = 2

@@ -7,9 +7,17 @@ import openai
 import pytest
 import redis
 
-from tests.conftest import MakeGateway
-from tests.flow.processes import Answer, ask_at_once, gateways, used, write_configuration
-from tests.harness import REDIS_BINARIES, Gateway, Simulator, admin, new_key, redis_server, simulating
+from tests.support.harness import (
+    REDIS_BINARIES,
+    Gateway,
+    MakeGateway,
+    Simulator,
+    admin,
+    new_key,
+    redis_server,
+    simulating,
+)
+from tests.support.processes import Answer, ask_at_once, gateways, used, write_configuration
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,13 @@
 import os
 import signal
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.flow.processes import ask_at_once, start_gateway, write_configuration
-from tests.harness import Simulator, new_key, wait_until
+from tests.support.harness import Simulator, new_key, wait_until
+from tests.support.processes import ask_at_once, running, scrape, start_gateway, total, workers_of, write_configuration
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
 
@@ -24,35 +21,6 @@ def free_port() -> int:
         return port
 
 
-@contextmanager
-def running(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway with settings from the environment."""
-    secrets = {f"IMAGEGATE_{name}": value for name, value in settings.items()}
-    process, url = start_gateway(configuration, *options, secrets=secrets)
-    try:
-        yield process, url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            assert 0 == process.wait(30)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return {int(pid) for pid in found if b"spawn_main" in command_of(pid)}
-
-
-def command_of(pid: str) -> bytes:
-    """Nothing for a process that has just ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
 def directory_of(workers: set[int]) -> Path:
     """Where they keep their numbers. Only root reads the maps of a gateway."""
     try:
@@ -60,14 +28,6 @@ def directory_of(workers: set[int]) -> Path:
     except PermissionError:
         pytest.skip("needs root")
     return next(Path(word).parent for word in maps if "/imagegate-metrics-" in word)
-
-
-def total(text: str, name: str) -> float:
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
-
-
-def scrape(url: str) -> str:
-    return httpx.get(f"{url}/metrics", verify=False).text
 
 
 def scrape_each(url: str, workers: set[int]) -> list[str]:

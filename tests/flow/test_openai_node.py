@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Gateway
+from tests.support.harness import Gateway
 
 FOLDER = Path(__file__).parents[2] / ".cache" / "node"
 

@@ -14,8 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.images_response import ImagesResponse
 from PIL import Image
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, upstream
+from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
 
 CACHE = Path(__file__).parents[2] / ".cache"
 

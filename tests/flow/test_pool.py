@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from gateway.simulator import create_simulator
-from tests.flow.overload import Fleet, Upstream, accounts, fleet, keep_asking, refusals, write
-from tests.harness import Simulator, new_key, serving, wait_until
+from tests.support.harness import Simulator, new_key, serving, wait_until
+from tests.support.overload import Fleet, Upstream, accounts, fleet, keep_asking, refusals, write
 
 HOLD = "hold [delay=5]"
 """What is sent first, so that all that comes after it waits."""

@@ -8,8 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -17,13 +16,9 @@ import pytest
 from cryptography import x509
 
 from gateway.cli.serving import bind
-from tests.certificates import PASSPHRASE, Files, certify
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.test_metrics import workers_of
-from tests.flow.test_shutdown import Generating, slow
-from tests.harness import ADMIN_KEY, Simulator, new_key, wait_until
-
-__all__ = ["slow"]
+from tests.support.certificates import PASSPHRASE, Files, certify
+from tests.support.harness import ADMIN_KEY, Simulator, new_key, wait_until
+from tests.support.processes import Generating, log_of, started, tls, workers_of, write_configuration
 
 HOP = "203.0.113.7"
 """Of the addresses that are for documents (RFC 5737)."""
@@ -35,32 +30,13 @@ def free_port() -> int:
         return port
 
 
-@contextmanager
-def started(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway with settings from the environment."""
-    process, url = start_gateway(configuration, *options, secrets={f"IMAGEGATE_{k}": v for k, v in settings.items()})
-    try:
-        yield process, url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
 @pytest.fixture
 def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
     return write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
 
 
-def log_of(configuration: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for log in configuration.parent.glob("*.log") for line in log.read_text().splitlines()]
-
-
 def events(configuration: Path) -> list[object]:
     return [line["event"] for line in log_of(configuration)]
-
-
-def tls(files: Files) -> dict[str, str]:
-    return {"SERVER__TLS__CERTIFICATE": str(files.certificate), "SERVER__TLS__KEY": str(files.key)}
 
 
 def served_serial(url: str) -> int:
@@ -275,10 +251,12 @@ def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: P
     assert f"imagegate: FILE: {reason}\n" == said
 
 
-def test_metrics_are_told_until_the_last_request_is_done(tmp_path: Path, redis_url: str, slow: Simulator) -> None:
+def test_metrics_are_told_until_the_last_request_is_done(
+    tmp_path: Path, redis_url: str, slow_simulator: Simulator
+) -> None:
     """Whoever is draining still counts."""
     port = free_port()
-    configuration = write_configuration(tmp_path, redis_url, slow.url, 5, "[server]\ndrain_grace_s = 0\n")
+    configuration = write_configuration(tmp_path, redis_url, slow_simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
     with started(configuration, METRICS__PORT=str(port)) as (process, url):
         running = Generating(url, new_key(url))
         wait_until(lambda: in_flight(port) == 1, "the request is under way")

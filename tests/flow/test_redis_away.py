@@ -12,11 +12,11 @@ import redis
 from gateway.app import create_app
 from gateway.settings import from_document
 from gateway.stores import PREFIX
-from tests.conftest import MakeGateway
-from tests.harness import (
+from tests.support.harness import (
     ADMIN_KEY,
     REDIS_BINARIES,
     Gateway,
+    MakeGateway,
     Simulator,
     document,
     environment,
@@ -26,7 +26,7 @@ from tests.harness import (
     upstream,
     wait_until,
 )
-from tests.servers import Server, black_hole, paused, sentinel_servers, tcp_server
+from tests.support.servers import Server, black_hole, paused, sentinel_servers, tcp_server
 
 WELL_UNDER_A_SECOND = 2.0
 """With a deadline of 100 ms, on a machine that is busy."""

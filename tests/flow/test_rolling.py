@@ -11,9 +11,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.flow.loading import Body, Load, check_books
-from tests.flow.processes import Answer, ask, start_gateway, write_configuration
-from tests.harness import new_key, simulating
+from tests.support.harness import new_key, simulating
+from tests.support.loading import Body, Load, check_books
+from tests.support.processes import Answer, ask, start_gateway, write_configuration
 
 CLIENTS = 60
 LATENCY_S = 2.0

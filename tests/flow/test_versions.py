@@ -7,8 +7,8 @@ from pathlib import Path
 import redis
 
 import gateway
-from tests.flow.processes import ask_at_once, start_gateway, used, write_configuration
-from tests.harness import admin, new_key, simulating, wait_until
+from tests.support.harness import admin, new_key, simulating, wait_until
+from tests.support.processes import ask_at_once, start_gateway, used, write_configuration
 
 REQUESTS = 60
 

@@ -17,9 +17,9 @@ from gateway.upstream.results import FetchLimits, ResultFetcher
 from gateway.wire import DIALECTS
 from gateway.wire.links import LinkPolicy
 from tests.fuzz.answers import SECRET
-from tests.fuzz.hostile import Hostile
 from tests.fuzz.plans import CAP_BYTES
-from tests.pooling import UNLIMITED, pooling
+from tests.support.hostile import Hostile
+from tests.support.pooling import UNLIMITED, pooling
 
 SLOW_TIMEOUT_S: Final = 0.15
 TIMEOUT_S: Final = 5.0

@@ -7,12 +7,12 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.flow.strangers import private_bytes
 from tests.fuzz.attacks import attacks, hostile_plans
 from tests.fuzz.book import Book, booking
-from tests.fuzz.hostile import Hostile, Plan, hostile
 from tests.fuzz.storm import Storm
-from tests.harness import Simulator, wait_until
+from tests.support.harness import Simulator, wait_until
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.strangers import private_bytes
 
 REQUESTS: Final = 10_000
 WAVES: Final = 8

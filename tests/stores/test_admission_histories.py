@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import redis
 
-from tests.clocked import Clock, clocked_script
-from tests.fuzz.seeds import seeds
 from tests.stores.histories_of_admission import Mutant, Replay
+from tests.support.clocked import Clock, clocked_script
+from tests.support.seeds import seeds
 
 HISTORIES = 200
 MUTANTS: dict[str, Mutant] = {

@@ -15,10 +15,10 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.settings import make_secret
 from gateway.stores import Client, Login, answer, connect, ping, redis_faults
 from gateway.stores.guard import CALLS_MAX
-from tests.asking import EMPTY_POOL, lease
-from tests.harness import REDIS_BINARIES, redis_server
-from tests.pooling import account, pooling
-from tests.servers import black_hole, paused
+from tests.support.asking import EMPTY_POOL, lease
+from tests.support.harness import REDIS_BINARIES, redis_server
+from tests.support.pooling import account, pooling
+from tests.support.servers import black_hole, paused
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from gateway.domain.faults import GatewayError
 from gateway.settings import make_secret
 from gateway.stores import PREFIX, Login
 from gateway.stores.inspection import Inspection, inspect, read_memory
-from tests.asking import check_everything, connected
-from tests.harness import REDIS_BINARIES
-from tests.servers import Server, cluster_servers, paused, tcp_server
+from tests.support.asking import check_everything, connected
+from tests.support.harness import REDIS_BINARIES
+from tests.support.servers import Server, cluster_servers, paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 

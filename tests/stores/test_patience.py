@@ -15,9 +15,9 @@ from gateway.stores import Client, answer, ping, redis_faults
 from gateway.stores.batches import Loaded
 from gateway.stores.inspection import Inspection
 from gateway.stores.patience import in_time
-from tests.asking import connected
-from tests.harness import REDIS_BINARIES
-from tests.servers import paused, tcp_server
+from tests.support.asking import connected
+from tests.support.harness import REDIS_BINARIES
+from tests.support.servers import paused, tcp_server
 
 pytestmark = [
     pytest.mark.anyio,

@@ -5,9 +5,9 @@ import pytest
 
 from gateway.settings import make_secret
 from gateway.stores import Login, ping
-from tests.asking import WRITTEN, check_everything, check_messages, connected, failure, written
-from tests.harness import REDIS_BINARIES
-from tests.servers import MASTER, paused, sentinel_server, sentinel_servers, tcp_server
+from tests.support.asking import WRITTEN, check_everything, check_messages, connected, failure, written
+from tests.support.harness import REDIS_BINARIES
+from tests.support.servers import MASTER, paused, sentinel_server, sentinel_servers, tcp_server
 
 pytestmark = pytest.mark.anyio
 

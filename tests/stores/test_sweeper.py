@@ -15,8 +15,8 @@ from gateway.stores import Client
 from gateway.stores.admission import Admission
 from gateway.stores.sweeper import Sweeper
 from gateway.stores.tickets import Ticket
-from tests.admitting import admitting, put_tenant
-from tests.stores.test_admission import connected, ledger, not_sent
+from tests.support.admissions import connected, ledger, not_sent
+from tests.support.admitting import admitting, put_tenant
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from gateway.domain.faults import GatewayError
 from gateway.settings import make_secret
 from gateway.stores import PREFIX, Login, answer, connect, ping
 from gateway.stores.guard import CALLS_MAX
-from tests.asking import check_everything, connected, failure
-from tests.harness import REDIS_BINARIES
-from tests.servers import (
+from tests.support.asking import check_everything, connected, failure
+from tests.support.harness import REDIS_BINARIES
+from tests.support.servers import (
     Certificates,
     cluster_servers,
     find_tls_binary,

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 import httpx
 
-from tests.flow.strangers import connected
-from tests.flow.test_metrics import total
-from tests.harness import Gateway, wait_until
+from tests.support.harness import Gateway, wait_until
+from tests.support.processes import total
+from tests.support.strangers import connected
 
 SCRAPE = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 PROMETHEUS_S = 10

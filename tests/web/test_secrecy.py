@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from tests.harness import Gateway, Simulator, admin, new_key, serving, wait_until
+from tests.support.harness import Gateway, Simulator, admin, new_key, serving, wait_until
 from tests.web.echoing import ECHOES, echoing
 
 ADMIN_CANARY: Final = "admin-secret-for-tests"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.harness import REDIS_BINARIES, redis_server
 from tests.stores.pool.clocked_pool import ClockedPool
+from tests.support.harness import REDIS_BINARIES, redis_server
 
 CLUSTER = "cluster"
 

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool import Lease, Report
-from tests.asking import connected
-from tests.pooling import DEMAND, account, left_over, pooling
+from tests.support.asking import connected
+from tests.support.pooling import DEMAND, account, left_over, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from gateway.domain.faults import Fault
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool import UNSENT, Lease, NoKey, Report
 from gateway.stores.pool.scripts import record
-from tests.asking import connected
-from tests.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
+from tests.support.asking import connected
+from tests.support.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

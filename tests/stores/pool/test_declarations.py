@@ -13,9 +13,9 @@ from gateway.metrics import Metrics
 from gateway.stores import Client, answer
 from gateway.stores.pool.roster import Roster
 from gateway.stores.pool.scripts import Scripts, record
-from tests.asking import connected
-from tests.pooling import Process, account, pooling
-from tests.stores.pool.health import fail, ill, look
+from tests.support.asking import connected
+from tests.support.health import fail, ill, look
+from tests.support.pooling import Process, account, pooling
 
 pytestmark = pytest.mark.anyio
 

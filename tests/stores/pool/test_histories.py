@@ -3,10 +3,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.fuzz.seeds import seeds
 from tests.stores.pool.clocked_pool import Mutant
 from tests.stores.pool.histories import History
 from tests.stores.pool.scripted_pool import ClockedPool
+from tests.support.seeds import seeds
 
 HISTORIES = 200
 MUTANTS: dict[str, Mutant] = {

@@ -10,9 +10,9 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import AccountLimits, PoolTerms
 from gateway.stores.pool import Lease, NoKey, Report
 from gateway.stores.pool.scripts import record
-from tests.asking import connected
-from tests.pooling import DEMAND, account, left_over, pass_time, pooling
-from tests.stores.pool.test_fairness import LONG_S, in_line, lanes
+from tests.support.asking import connected
+from tests.support.fairness import LONG_S, in_line, lanes
+from tests.support.pooling import DEMAND, account, left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -260,3 +260,6 @@ def new_key(url: str, tenant: str = "acme", **tenant_fields: object) -> str:
     made = admin(url, "POST", f"/tenants/{tenant}/keys", {})
     key: str = made.json()["key"]
     return key
+
+
+MakeGateway = Callable[..., Gateway]

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from gateway import logs
-from tests.harness import wait_until
+from tests.support.harness import wait_until
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Iterator
 
-from tests.fuzz.profile import FACTOR
+from tests.support.profile import FACTOR
 
 SEED = os.environ.get("SEED")
 """That of one history, to see it again."""
