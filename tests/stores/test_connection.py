@@ -16,13 +16,13 @@ from gateway.settings import make_secret
 from gateway.stores import Client, Login, answer, connect, ping, redis_faults
 from gateway.stores.guard import CALLS_MAX
 from tests.support.asking import EMPTY_POOL, lease
-from tests.support.harness import REDIS_BINARIES, redis_server
+from tests.support.harness import EACH_REDIS, REDIS_BINARIES, redis_server
 from tests.support.pooling import account, pooling
 from tests.support.servers import black_hole, paused
 
 pytestmark = pytest.mark.anyio
 
-each_kind = pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+each_kind = pytest.mark.parametrize("kind", EACH_REDIS)
 
 
 @pytest.fixture

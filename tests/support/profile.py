@@ -1,20 +1,24 @@
-"""How long is looked: the same few hundred examples in every run of the suite, other ones and more on request."""
+"""How many examples a property or a random history gets. A run of the suite always draws the same ones."""
 
 import os
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, settings
 
-FACTOR: Final = float(os.environ.get("FUZZ", "0"))
-"""0: the run of the suite. Anything else: so many times its examples, drawn anew each time."""
+FACTOR: Final = float(os.environ.get("FUZZ", "0.1"))
+"""FUZZ=1 runs all examples, as `make test-all` does. More than 1 multiplies them and draws new ones in each run."""
+IS_NEW: Final = FACTOR > 1
 
 
-def fuzzing(examples: int) -> settings:
-    """The settings of one property that looks at so many examples in the suite's run."""
-    return settings(
-        max_examples=max(1, round(examples * (FACTOR or 1))),
-        derandomize=not FACTOR,
+def fuzzing(examples: int) -> Callable[[Any], Any]:
+    """Marks one property as `fuzz` and sets its number of examples at FUZZ=1."""
+    chosen = settings(
+        max_examples=max(1, round(examples * FACTOR)),
+        derandomize=not IS_NEW,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
+    return lambda test: pytest.mark.fuzz(chosen(test))

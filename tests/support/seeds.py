@@ -1,19 +1,19 @@
-"""Which random histories are drawn: the same in every run of the suite, other ones and more on request."""
+"""Seeds of random histories: the same in every run of the suite, new ones on request."""
 
 import os
 import random
 from collections.abc import Iterator
 
-from tests.support.profile import FACTOR
+from tests.support.profile import FACTOR, IS_NEW
 
 SEED = os.environ.get("SEED")
-"""That of one history, to see it again."""
+"""Runs this history alone."""
 
 
 def seeds(histories: int) -> Iterator[int]:
-    """With FUZZ=50 fifty times as many others."""
+    """`histories`: at FUZZ=1."""
     if SEED:
         yield int(SEED)
         return
-    first = random.randrange(10**9) if FACTOR else 0
-    yield from range(first, first + round(histories * (FACTOR or 1)))
+    first = random.randrange(10**9) if IS_NEW else 0
+    yield from range(first, first + round(histories * FACTOR))
