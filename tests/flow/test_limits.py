@@ -15,16 +15,8 @@ from tests.support.harness import (
     admin,
     new_key,
     redis_server,
-    simulating,
 )
 from tests.support.processes import Answer, ask_at_once, gateways, used, write_configuration
-
-
-@pytest.fixture(scope="module")
-def slow_simulator() -> Iterator[Simulator]:
-    """Slow enough that all requests are there before the first has ended."""
-    with simulating(latency_s=3.0) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.images_response import ImagesResponse
 from PIL import Image
 
-from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
+from tests.support.harness import STARTED_WITH, Gateway, MakeGateway, Simulator, upstream
 
 CACHE = Path(__file__).parents[2] / ".cache"
 
@@ -330,7 +330,9 @@ def old_sdk() -> Path:
     folder = CACHE / "openai-1"
     if not (folder / "openai").is_dir():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*command, "--target", str(folder), "openai>=1.109,<2"], check=True, timeout=300)
+        subprocess.run(
+            [*command, "--target", str(folder), "openai>=1.109,<2"], env=STARTED_WITH, check=True, timeout=300
+        )
     return folder
 
 

@@ -31,6 +31,8 @@ from gateway.cli.serving import bind, bind_own_ports, gateway_config, server_con
 from gateway.settings import Settings, from_document
 from gateway.simulator import create_simulator
 
+STARTED_WITH = dict(os.environ)
+"""The environment of the suite, with the authorities of the system."""
 ADMIN_KEY = "admin-secret-for-tests"
 START_TIMEOUT_S = 60.0
 STALL_S = 1.0
