@@ -12,6 +12,8 @@ from tests.support.hostile import Hostile, Plan, hostile
 from tests.support.memory import MB, begin, picture_reply
 from tests.support.strangers import connected
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Hostile]:

@@ -19,6 +19,7 @@ from tests.support.processes import start_gateway, used, write_configuration
 LEASE_S = 2
 
 
+@pytest.mark.slow
 def test_20_kills_under_load_leave_nothing_reserved_and_books_that_agree(redis_url: str, tmp_path: Path) -> None:
     """Three books, request by request: what the clients got, what the ledger says, what the simulator bills.
 

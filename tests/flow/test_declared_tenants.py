@@ -15,7 +15,7 @@ import redis
 from gateway.domain.credentials import digest, key_id
 from gateway.stores.credentials import new_secret
 from tests.support.harness import Simulator, admin, wait_until
-from tests.support.processes import start_gateway, write_configuration
+from tests.support.processes import EACH_OPTIONS, start_gateway, write_configuration
 
 FIRST, SECOND = new_secret(), new_secret()
 
@@ -68,7 +68,7 @@ def rewrite(configuration: Path, old: str, new: str) -> None:
     configuration.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+@EACH_OPTIONS
 def test_a_declared_key_works_and_a_reload_changes_it(configuration: Path, options: tuple[str, ...]) -> None:
     with running(configuration, *options) as (process, url):
         assert [200, 401] == [status_of(url, key) for key in (FIRST, SECOND)]
@@ -88,7 +88,7 @@ def test_a_declared_key_works_and_a_reload_changes_it(configuration: Path, optio
     assert [] == told(configuration, "settings_need_a_restart")
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+@EACH_OPTIONS
 def test_a_wrong_file_is_logged_and_the_old_stays(configuration: Path, options: tuple[str, ...]) -> None:
     before = configuration.read_text()
     with running(configuration, *options) as (process, url):
@@ -116,7 +116,7 @@ def wait_for(configuration: Path, event: str, count: int) -> dict[str, Any]:
     return told(configuration, event)[-1]
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+@EACH_OPTIONS
 def test_the_log_says_which_settings_need_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     with running(configuration, *options) as (process, _):
         configuration.write_text(

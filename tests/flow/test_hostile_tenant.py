@@ -19,6 +19,8 @@ from tests.support.edge import ATTACK, order
 from tests.support.harness import Simulator, new_key, serving
 from tests.support.overload import Upstream, accounts, fleet, write
 
+pytestmark = pytest.mark.slow
+
 ECHOED = ("https://x.example/ credits do not support.jpg", "https://x.example/(1008)")
 HOSTILE: tuple[Mapping[str, object], ...] = (
     *({"prompt": ATTACK, "n": n} for n in (1, 9)),

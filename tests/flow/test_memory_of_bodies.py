@@ -16,6 +16,8 @@ from tests.support.memory import MB, begin, held
 from tests.support.processes import start_gateway, write_configuration
 from tests.support.strangers import connected, private_bytes
 
+pytestmark = pytest.mark.slow
+
 BODY: Final = (
     b'{"model":"image-01","prompt":"x","subject_reference":[{"type":"character","image_file":"data:image/png;base64,'
     + b"A" * 15 * MB

@@ -16,6 +16,8 @@ from tests.support.memory import HEAD, MB
 from tests.support.processes import start_gateway, write_configuration
 from tests.support.strangers import connected, private_bytes, received
 
+pytestmark = pytest.mark.slow
+
 BUDGET_BYTES: Final = 128 * MB
 OTHERS_BYTES: Final = 32 * MB
 """What one request at a time is parsed with: its body, the decoded texts, the encoder's buffer; and what connections

@@ -9,7 +9,16 @@ import httpx
 import pytest
 
 from tests.support.harness import Simulator, new_key, wait_until
-from tests.support.processes import ask_at_once, running, scrape, start_gateway, total, workers_of, write_configuration
+from tests.support.processes import (
+    EACH_OPTIONS,
+    ask_at_once,
+    running,
+    scrape,
+    start_gateway,
+    total,
+    workers_of,
+    write_configuration,
+)
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
 
@@ -81,7 +90,7 @@ def test_every_worker_tells_the_invoice_also_after_one_of_them_died(
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@EACH_OPTIONS
 def test_metrics_can_have_a_port_of_their_own(
     redis_url: str, simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.harness import Gateway
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / ".cache" / "node"
 
 SCRIPT = """

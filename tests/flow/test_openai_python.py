@@ -336,6 +336,7 @@ def old_sdk() -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_older_sdk_works_too(old_sdk: Path, gateway: Gateway) -> None:
     done = subprocess.run(
         [sys.executable, "-c", OLD_SDK_SCRIPT, gateway.base_url, gateway.api_key],

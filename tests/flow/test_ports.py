@@ -18,7 +18,7 @@ from cryptography import x509
 from gateway.cli.serving import bind
 from tests.support.certificates import PASSPHRASE, Files, certify
 from tests.support.harness import ADMIN_KEY, Simulator, new_key, wait_until
-from tests.support.processes import Generating, log_of, started, tls, workers_of, write_configuration
+from tests.support.processes import EACH_OPTIONS, Generating, log_of, started, tls, workers_of, write_configuration
 
 HOP = "203.0.113.7"
 """Of the addresses that are for documents (RFC 5737)."""
@@ -108,7 +108,7 @@ def test_only_authenticated_ciphers_are_spoken(configuration: Path, cipher: str,
                     client.wrap_socket(connection)
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@EACH_OPTIONS
 def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     """In every worker; a connection that is open goes on."""
     files = certify(configuration.parent)

@@ -14,10 +14,9 @@ import pytest
 import redis
 
 from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
-from tests.support.processes import Generating, start_gateway, workers_of, write_configuration
+from tests.support.processes import EACH_OPTIONS, Generating, start_gateway, workers_of, write_configuration
 from tests.support.servers import paused, tcp_server
 
-WORKERS = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
 LONG_S = 60.0
 """No test waits for it: a drain that is not cut short would be noticed."""
 
@@ -95,7 +94,7 @@ def test_what_has_begun_is_served_and_nothing_new_is_begun(
     assert 2 == slow_simulator.images_billed()
 
 
-@WORKERS
+@EACH_OPTIONS
 def test_after_the_grace_connections_are_refused_while_requests_still_run(
     redis_url: str, slow_simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -110,6 +109,7 @@ def test_after_the_grace_connections_are_refused_while_requests_still_run(
         assert 0 == process.wait(10)
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_away_at_the_end_is_waited_for(slow_simulator: Simulator, tmp_path: Path) -> None:
     """Only this process knows that the pictures were delivered: by expiry they would be unconfirmed."""
     slow_simulator.reset()
@@ -129,6 +129,7 @@ def test_a_redis_that_is_away_at_the_end_is_waited_for(slow_simulator: Simulator
     assert ([], [("2", "delivered")]) == (opened, [(line["delivered"], line["outcome"]) for line in records])
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_away_at_the_end_is_not_waited_for_by_who_is_in_haste(
     slow_simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -168,7 +169,7 @@ def test_a_kept_connection_is_answered_for_as_long_as_requests_run(
         assert 0 == process.wait(10), "whoever merely keeps a connection holds nobody up"
 
 
-@WORKERS
+@EACH_OPTIONS
 def test_a_second_signal_ends_it_at_once_and_what_it_cuts_short_is_settled(
     redis_url: str, slow_simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

@@ -12,6 +12,8 @@ from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, Simulator, ne
 from tests.support.ingress import keeping_haproxy, needs_nginx, nginx
 from tests.support.strangers import connected
 
+pytestmark = pytest.mark.slow
+
 SPLITS = (0, 4_000, 40_000, 60_000)
 """Bytes before a request inside a body. A body above 16 KiB leaves nginx apart from its head."""
 

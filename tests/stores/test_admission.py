@@ -354,8 +354,8 @@ async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_red
     assert Fault.TICKET_EXPIRED is caught.value.fault
 
 
-async def test_a_sign_of_life_keeps_a_ticket_open(each_redis: str) -> None:
-    async with connected(each_redis) as redis:
+async def test_a_sign_of_life_keeps_a_ticket_open(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
         admission, caller = admitting(redis, lease_s=1.0), await put_tenant(redis)
         async with anyio.create_task_group() as group:
             group.start_soon(admission.keep_alive)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 import httpx
+import pytest
 
 from tests.support.certificates import Files
 from tests.support.harness import ADMIN_KEY, admin, wait_until
@@ -49,6 +50,11 @@ upstream = "sim"
 model = "image-01"
 """
 
+EACH_OPTIONS = pytest.mark.parametrize(
+    "options",
+    [pytest.param((), id="one process"), pytest.param(("--workers", "2"), id="workers", marks=pytest.mark.slow)],
+)
+"""Runs a test on a gateway of one process, and with `make test-all` on one of two workers as well."""
 START_S = 90.0
 """Beside a load that takes the whole machine."""
 
