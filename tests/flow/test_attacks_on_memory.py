@@ -62,7 +62,9 @@ def running(
         process.wait()
 
 
-@pytest.mark.parametrize("reads", [True, False], ids=["reading", "not reading"])
+@pytest.mark.parametrize(
+    "reads", [pytest.param(True, id="reading"), pytest.param(False, id="not reading", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", list(FLOODS))
 def test_a_flood_is_cut_off_and_costs_no_memory(running: Process, kind: str, *, reads: bool) -> None:
     assert running.is_well

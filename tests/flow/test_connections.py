@@ -119,12 +119,14 @@ def test_one_address_has_half_of_all_connections_and_the_tenant_is_served(config
         assert {("address", "closed"): 80.0} == over_bound(url)
 
 
+@pytest.mark.slow
 def test_the_bound_by_address_is_a_setting(configuration: Path) -> None:
     with started(configuration, max_connections=40, max_connections_per_address=30) as (_, url), ExitStack() as stack:
         idle = [stack.enter_context(connect(url)) for _ in range(45)]
         wait_until(lambda: open_count(idle) == 30, "the address has what it may")
 
 
+@pytest.mark.slow
 def test_a_trusted_proxy_may_have_all_connections(configuration: Path) -> None:
     with ExitStack() as stack:
         proxies = '["127.0.0.2/32"]'
@@ -133,7 +135,14 @@ def test_a_trusted_proxy_may_have_all_connections(configuration: Path) -> None:
         wait_until(lambda: open_count(clients) == 40, "the bound of all holds for it")
 
 
-@pytest.mark.parametrize("begin", [b"", HALF_A_HEAD, HEALTH], ids=["silent", "half a head", "kept"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"", id="silent", marks=pytest.mark.slow),
+        pytest.param(HALF_A_HEAD, id="half a head", marks=pytest.mark.slow),
+        pytest.param(HEALTH, id="kept"),
+    ],
+)
 def test_connections_of_many_addresses_make_room(configuration: Path, begin: bytes) -> None:
     """For each other, and for a tenant that comes last."""
     with started(configuration, max_connections=40) as (_, url), ExitStack() as stack:
@@ -179,6 +188,7 @@ def test_the_ports_of_operators_are_bounded_apart(configuration: Path) -> None:
         assert over_bound(f"http://127.0.0.1:{metrics}")["process", "closed"] >= 112
 
 
+@pytest.mark.slow
 def test_every_worker_has_bounds_of_its_own(configuration: Path) -> None:
     with started(configuration, "--workers", "2", max_connections=20) as (_, url), ExitStack() as stack:
         gateway = Gateway(url, new_key(url))
