@@ -20,15 +20,7 @@ from tests.support.attack_vectors import (
 )
 from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, Simulator
 from tests.support.logging_aside import logging_aside
-from tests.support.strangers import (
-    FIXED_HEADERS,
-    ask,
-    connected,
-    head,
-    replies,
-    serves,
-    talk,
-)
+from tests.support.strangers import FIXED_HEADERS, ask, connected, head, replies, serves, talk
 
 GROWTH_MAX_MB = 100
 """Far above what a few connections need, far below what an attack of a second could make of them."""

@@ -7,15 +7,7 @@ import openai
 import pytest
 import redis
 
-from tests.support.harness import (
-    REDIS_BINARIES,
-    Gateway,
-    MakeGateway,
-    Simulator,
-    admin,
-    new_key,
-    redis_server,
-)
+from tests.support.harness import REDIS_BINARIES, Gateway, MakeGateway, Simulator, admin, new_key, redis_server
 from tests.support.processes import Answer, ask_at_once, gateways, used, write_configuration
 
 

@@ -15,19 +15,13 @@ import httpx
 import pytest
 from cryptography import x509
 
-from gateway.cli.serving import bind
 from tests.support.certificates import PASSPHRASE, Files, certify
 from tests.support.harness import ADMIN_KEY, Simulator, new_key, wait_until
 from tests.support.processes import EACH_OPTIONS, Generating, log_of, started, tls, workers_of, write_configuration
+from tests.support.servers import free_port
 
 HOP = "203.0.113.7"
 """Of the addresses that are for documents (RFC 5737)."""
-
-
-def free_port() -> int:
-    with bind("127.0.0.1", 0) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -12,13 +12,7 @@ from gateway.stores import PREFIX, Login, answer, connect, ping
 from gateway.stores.guard import CALLS_MAX
 from tests.support.asking import check_everything, connected, failure
 from tests.support.harness import EACH_REDIS, REDIS_BINARIES
-from tests.support.servers import (
-    Certificates,
-    cluster_servers,
-    find_tls_binary,
-    make_certificates,
-    tcp_server,
-)
+from tests.support.servers import Certificates, cluster_servers, find_tls_binary, make_certificates, tcp_server
 
 pytestmark = pytest.mark.anyio
 

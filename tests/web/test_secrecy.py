@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from tests.support.harness import Gateway, Simulator, admin, new_key, serving, wait_until
+from tests.support.servers import free_port
 from tests.web.echoing import ECHOES, echoing
 
 ADMIN_CANARY: Final = "admin-secret-for-tests"
@@ -100,15 +101,6 @@ def running(
         finally:
             process.terminate()
             process.wait(20)
-
-
-def free_port() -> int:
-    import socket  # noqa: PLC0415 - only here
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def is_alive(client: httpx.Client, port: int) -> bool:
