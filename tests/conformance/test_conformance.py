@@ -41,6 +41,7 @@ def test_a_server_that_keeps_the_contract_fails_no_check() -> None:
     assert IMAGES_MAX == server.images_made == report.images_seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG_SERVERS, ids=lambda wrong: wrong.name)
 def test_what_is_wrong_is_seen_by_its_checks_and_by_no_other(wrong: Wrong) -> None:
     server = Fair(wrong.twist, frozenset(wrong.accepts.split()), wrong.pauses)

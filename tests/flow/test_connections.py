@@ -197,6 +197,7 @@ def test_every_worker_has_bounds_of_its_own(configuration: Path) -> None:
         assert serves(gateway)
 
 
+@pytest.mark.slow
 def test_a_soft_limit_of_open_files_is_raised_as_far_as_it_must(configuration: Path) -> None:
     with started(configuration, files="-S 256", max_connections=300) as (process, url), ExitStack() as stack:
         clients = [stack.enter_context(begun(url, HEALTH, MANY[number % 3])) for number in range(300)]
@@ -248,7 +249,13 @@ def test_unfinished_heads_are_bounded_in_bytes_over_all_connections(configuratio
         assert resident_mb(process.pid) - before_mb < 20
 
 
-@pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["silent", "half a hello"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"", id="silent", marks=pytest.mark.slow),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01", id="half a hello"),
+    ],
+)
 def test_a_tls_handshake_ends_with_the_time_of_a_head_and_counts_until_then(
     configuration: Path, tmp_path: Path, begin: bytes
 ) -> None:

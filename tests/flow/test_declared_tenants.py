@@ -116,6 +116,7 @@ def wait_for(configuration: Path, event: str, count: int) -> dict[str, Any]:
     return told(configuration, event)[-1]
 
 
+@pytest.mark.slow
 @EACH_OPTIONS
 def test_the_log_says_which_settings_need_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     with running(configuration, *options) as (process, _):
@@ -139,6 +140,7 @@ def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Pa
     assert [] == [word for word in ("admin API", "counters", "ledger") if word not in lost["lost"]]
 
 
+@pytest.mark.slow
 def test_a_gateway_that_started_without_redis_declares_its_tenants_later(
     tmp_path: Path, simulator: Simulator, redis_url: str
 ) -> None:

@@ -60,7 +60,9 @@ def test_it_prints_one_line_of_json_that_is_enough_to_use_it(home: Path) -> None
 
 
 @needs_proc
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL))]
+)
 def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how: signal.Signals) -> None:
     for _ in range(2):
         with process(demo_command("--json"), home) as started:
@@ -73,6 +75,7 @@ def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how:
         wait_until(lambda: not processes_of(home), f"every process ends: {processes_of(home)}")
 
 
+@pytest.mark.slow
 @needs_proc
 def test_it_ends_with_the_make_that_started_it(home: Path) -> None:
     script = f"import subprocess, sys; subprocess.run({demo_command('--json', '--exit-with-parent')!r})"
@@ -84,6 +87,7 @@ def test_it_ends_with_the_make_that_started_it(home: Path) -> None:
         wait_until(lambda: not processes_of(home), "every process ends with the parent")
 
 
+@pytest.mark.slow
 def test_what_it_prints_works_as_printed(home: Path) -> None:
     with process(demo_command(), home) as started:
         assert started.stdout is not None
@@ -103,6 +107,7 @@ def test_what_it_prints_works_as_printed(home: Path) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_a_provider_key_in_the_environment_replaces_the_simulator(home: Path) -> None:
     """Nothing is sent: the provider of this machine is not there."""
     command = [

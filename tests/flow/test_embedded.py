@@ -18,8 +18,11 @@ REQUESTS = 100
 
 @pytest.mark.parametrize(
     ("options", "how"),
-    [((), signal.SIGTERM), (("--workers", "2"), signal.SIGTERM), ((), signal.SIGKILL)],
-    ids=["one process", "two workers", "killed"],
+    [
+        pytest.param((), signal.SIGTERM, id="one process"),
+        pytest.param(("--workers", "2"), signal.SIGTERM, id="two workers", marks=pytest.mark.slow),
+        pytest.param((), signal.SIGKILL, id="killed", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rolling_restart_beside_an_embedded_redis_loses_nothing(
     tmp_path_factory: pytest.TempPathFactory, options: tuple[str, ...], how: signal.Signals

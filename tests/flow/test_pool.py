@@ -125,6 +125,7 @@ def test_who_waits_is_served_by_weight(tmp_path: Path, redis_url: str) -> None:
     assert abs(served["big"] - 150) <= 7, served
 
 
+@pytest.mark.slow
 def test_a_killed_gateway_takes_its_requests_along_and_nobody_elses(tmp_path: Path, redis_url: str) -> None:
     """Of 60 that wait at three gateways the 40 of the living are served in order, each once, and no lease is left."""
     with provider(0.1) as simulator:

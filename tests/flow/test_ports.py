@@ -73,6 +73,7 @@ def test_it_speaks_tls_on_every_port(configuration: Path) -> None:
             httpx.get(url.replace("https", "http") + "/healthz")
 
 
+@pytest.mark.slow
 def test_old_versions_of_tls_are_not_spoken(configuration: Path) -> None:
     with started(configuration, **tls(certify(configuration.parent))) as (_, url):
         host, port = url.removeprefix("https://").split(":")
@@ -124,6 +125,7 @@ def test_a_wrong_certificate_leaves_the_old_one_in_force(configuration: Path) ->
         assert serial == served_serial(url)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_replaced_while_the_files_are_wrong_begins_with_the_old_ones(configuration: Path) -> None:
     files = certify(configuration.parent)
     serial = files.serial
@@ -138,12 +140,14 @@ def test_a_worker_that_is_replaced_while_the_files_are_wrong_begins_with_the_old
         assert process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_about_to_end_is_told(configuration: Path) -> None:
     files = certify(configuration.parent, days=3)
     with started(configuration, "--workers", "2", **tls(files)):
         assert 1 == events(configuration).count("certificate_ends")
 
 
+@pytest.mark.slow
 def test_a_hangup_while_it_starts_does_not_end_it(configuration: Path) -> None:
     line = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
@@ -175,12 +179,14 @@ def ignores_hangups(pid: int) -> bool:
     return any(mask & 1 << (signal.SIGHUP - 1) for mask in masks)
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_missing_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TLS__CERTIFICATE="/nowhere/tls.crt", SERVER__TLS__KEY="/nowhere/tls.key")
     reason = "server.tls.certificate: /nowhere/tls.crt cannot be read (No such file or directory)"
     assert f"imagegate: FILE: {reason}\n" == said
 
 
+@pytest.mark.slow
 def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Path) -> None:
     files = certify(configuration.parent, passphrase=PASSPHRASE)
     said = refused(configuration, **tls(files))
@@ -188,6 +194,7 @@ def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Pat
     assert said.endswith("give PEM files of one certificate and its own key, without a passphrase\n")
 
 
+@pytest.mark.slow
 def test_a_key_of_another_certificate_is_refused(configuration: Path) -> None:
     (configuration.parent / "other").mkdir()
     files, other = certify(configuration.parent), certify(configuration.parent / "other")
@@ -225,6 +232,7 @@ def test_a_host_header_does_not_lead_to_the_admin_port(configuration: Path) -> N
         assert 404 == httpx.get(f"{url}/admin/v1/tenants", headers=headers).status_code
 
 
+@pytest.mark.slow
 def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> None:
     with started(configuration, ADMIN__PORT=str(free_port())) as (_, url):
         line = [sys.executable, "-m", "gateway", "tenant", "list", "--url", url, "--admin-key", ADMIN_KEY]
@@ -233,6 +241,7 @@ def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> 
     assert (1, f"imagegate: {hint}\n") == (ended.returncode, ended.stderr)
 
 
+@pytest.mark.slow
 def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
     said = refused(configuration, ADMIN__PORT="9464", METRICS__PORT="9464")
     assert "imagegate: FILE: admin.port: 9464 is the port of [metrics] too; choose another\n" == said

@@ -65,7 +65,12 @@ def books(redis_url: str) -> tuple[list[str], list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "options"), [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGTERM, ("--workers", "2"))]
+    ("number", "options"),
+    [
+        (signal.SIGTERM, ()),
+        pytest.param(signal.SIGINT, (), marks=pytest.mark.slow),
+        (signal.SIGTERM, ("--workers", "2")),
+    ],
 )
 def test_what_has_begun_is_served_and_nothing_new_is_begun(
     redis_url: str, slow_simulator: Simulator, tmp_path: Path, number: signal.Signals, options: tuple[str, ...]
@@ -205,6 +210,7 @@ def test_requests_that_wait_for_their_turn_are_served_too(redis_url: str, tmp_pa
     assert [] == books(redis_url)[0]
 
 
+@pytest.mark.slow
 def test_every_signal_of_a_group_ends_workers_no_faster(
     redis_url: str, slow_simulator: Simulator, tmp_path: Path
 ) -> None:
