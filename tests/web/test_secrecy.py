@@ -166,7 +166,7 @@ def check_nothing_leaked(answers: str, log: Path, secrets: list[str]) -> None:
     assert [] == [word for word in ("Traceback", "b64_json", "image_base64", "Bearer ") if word in logged]
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("log_format", ["json", pytest.param("console", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dialect", ["minimax", "302ai"])
 def test_no_fault_shows_a_secret(
     tmp_path: Path, redis_url: str, simulator: Simulator, dialect: str, log_format: str
