@@ -4,14 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test check audit sbom digests docs bench bench-quick chaos chaos-mutants lock clean
+.PHONY: run test test-slow test-all check audit sbom digests docs bench bench-quick chaos chaos-mutants lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
 	@exec $(BIN)/imagegate demo --exit-with-parent $(ARGS)
 
 test: $(VENV)/.installed-dev
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# What test leaves out: other Redis servers, waits in real time, soaks, and all examples of the fuzz tests.
+test-slow: $(VENV)/.installed-dev
+	@FUZZ=$${FUZZ:-1} $(BIN)/python -m pytest -m "slow or fuzz" $(ARGS)
+
+test-all: test test-slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

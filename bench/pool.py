@@ -9,7 +9,7 @@ import redis
 
 from gateway.domain.health import lua_tables
 from gateway.stores.pool.scripts import SHARED, record
-from tests.clocked import Clock, clocked_script
+from tests.support.clocked import Clock, clocked_script
 
 UPSTREAM: Final = "bench"
 _CHANNEL: Final = "ig2:pool:bench"

@@ -12,7 +12,7 @@ from gateway.settings import Settings, SettingsError, from_document
 from gateway.stores.declared import DeclaredTenant
 from gateway.supply import build_catalog
 from gateway.web.admin.access import Role
-from tests.harness import document, upstream
+from tests.support.harness import document, upstream
 
 KEY: Final = "sk-ig-abcdefghij" + "k" * 32
 HASH: Final = f"abcdefghij.{digest(KEY)}"

@@ -10,11 +10,11 @@ import redis as sync_redis
 from gateway.bookkeeping import build_bookkeeping
 from gateway.observability.metrics import Metrics
 from gateway.settings import from_document
-from tests.admitting import put_tenant
-from tests.asking import connected, failure, written
-from tests.harness import REDIS_BINARIES, document, environment, upstream
-from tests.servers import paused, tcp_server
-from tests.stores.test_admission import admitted, ledger
+from tests.support.admissions import admitted, ledger
+from tests.support.admitting import put_tenant
+from tests.support.asking import connected, failure, written
+from tests.support.harness import REDIS_BINARIES, document, environment, upstream
+from tests.support.servers import paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 

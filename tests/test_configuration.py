@@ -10,7 +10,7 @@ from gateway.domain.keys import Pool
 from gateway.settings import SettingsError, from_document
 from gateway.stores.declared import DeclaredTenant
 from gateway.upstream.supply import Supply
-from tests.harness import document, environment, upstream
+from tests.support.harness import document, environment, upstream
 
 pytestmark = pytest.mark.anyio
 

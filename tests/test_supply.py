@@ -7,7 +7,7 @@ import pytest
 from gateway.domain.keys import AccountLimits, PoolTerms, WaitTerms
 from gateway.settings import Settings, SettingsError, from_document
 from gateway.supply import build_catalog, build_supply
-from tests.harness import UNLIMITED, document, environment, upstream
+from tests.support.harness import UNLIMITED, document, environment, upstream
 
 A = upstream("a", "minimax", "http://127.0.0.1:1/", "one:k1,k2", "two:k3")
 B = upstream("b", "302ai", "http://127.0.0.1:2", "one:k4")

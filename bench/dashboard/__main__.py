@@ -26,8 +26,8 @@ from bench.dashboard.page import WIDTH, height_of, write_page
 from bench.dashboard.panels import Panel, Window, read_panels
 from tests.deploy.files import DEPLOY
 from tests.deploy.prometheus import Prometheus, prometheus
-from tests.flow.processes import start_gateway
-from tests.harness import REDIS_BINARIES, new_key, redis_server, simulating
+from tests.support.harness import REDIS_BINARIES, new_key, redis_server, simulating
+from tests.support.processes import start_gateway
 
 _CHROMIUM: Final = ("--headless", "--no-sandbox", "--hide-scrollbars", "--force-device-scale-factor=1")
 _LATENCY_S: Final = 2.0

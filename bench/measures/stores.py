@@ -29,9 +29,9 @@ from gateway.domain.tenants import Caller
 from gateway.stores import Client, answer
 from gateway.stores.pool import UNSENT, Lease, NoKey
 from gateway.stores.pool.scripts import record
-from tests.admitting import admitting, put_tenant
-from tests.asking import connected
-from tests.pooling import Process, account, pooling
+from tests.support.admitting import admitting, put_tenant
+from tests.support.asking import connected
+from tests.support.pooling import Process, account, pooling
 
 _PURCHASE = Purchase("bench", "image-01", 1, (Price(0, PerImage(3500)),))
 _MANY = 1_000_000_000

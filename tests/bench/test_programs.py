@@ -13,7 +13,7 @@ from bench.parts import Program, floor, read_served, upstream
 from bench.processes import cpu_s, memory_bytes, peak_memory_bytes
 from bench.traffic import Plan, Traffic, send
 from bench.upstream import LARGE_BYTES, PATH, SMALL_BYTES
-from tests.harness import wait_until
+from tests.support.harness import wait_until
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import subprocess
 
 import pytest
 
-from tests.harness import ADMIN_KEY, Gateway
 from tests.support.commands import Ask, run
+from tests.support.harness import ADMIN_KEY, Gateway
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Simulator, serving
-from tests.servers import free_port
 from tests.support.commands import fits, run
-from tests.upstream.test_pages import serving_page
+from tests.support.harness import Simulator, serving
+from tests.support.pages import serving_page
+from tests.support.servers import free_port
 
 HEAD = """\
 [redis]

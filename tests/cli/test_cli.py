@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.cli.output import print_json
-from tests.harness import ADMIN_KEY, Gateway, serving, wait_until
 from tests.support.commands import (
     CONFIG,
     Ask,
@@ -35,6 +34,7 @@ from tests.support.commands import (
     started,
     taken_port,
 )
+from tests.support.harness import ADMIN_KEY, Gateway, serving, wait_until
 
 UNUSED_URL: Final = "http://127.0.0.1:9"
 ADMIN_COMMANDS: Final = (

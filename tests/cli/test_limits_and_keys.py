@@ -11,9 +11,8 @@ import pytest
 
 from gateway.domain.tenants import digest, key_id
 from gateway.stores.credentials import new_secret
-from tests.conftest import MakeGateway
-from tests.harness import ADMIN_KEY, Gateway
 from tests.support.commands import Ask, check_refused, fits, run
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway
 
 EVERY = (
     *("--requests-per-minute", "60", "--images-per-minute", "120", "--concurrency", "10"),

@@ -15,9 +15,8 @@ from typing import Any, Final
 import pytest
 
 from gateway.cli.pool_table import cut, render_pool, short, span
-from tests.conftest import MakeGateway
-from tests.harness import ADMIN_KEY, Gateway, Simulator, upstream
 from tests.support.commands import Ask, check_refused, environment, fits, run
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, Simulator, upstream
 
 NOW: Final = 1_800_000_000
 LONG: Final = "a" * 31 + "-" + "z" * 31

@@ -18,9 +18,9 @@ from typing import Any, Final
 import pytest
 import redis
 
-from tests.bookkeeping import TODAY, Settled, numbered, settle
-from tests.harness import ADMIN_KEY, Gateway
+from tests.support.bookkeeping import TODAY, Settled, numbered, settle
 from tests.support.commands import Ask, check_refused, environment, fits, run
+from tests.support.harness import ADMIN_KEY, Gateway
 
 JULY: Final = ("--from", "2026-07-01", "--to", "2026-07-31")
 COMMANDS: Final = (("usage",), ("usage", "export"), ("usage", "verify"))

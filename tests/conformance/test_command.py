@@ -10,8 +10,8 @@ import pytest
 from gateway.conformance.catalogue import CHECKS
 from tests.conformance.fair import KEY, Fair
 from tests.conformance.twists import at, heading, ordered, setting, when
-from tests.harness import Gateway, Simulator, serving
 from tests.support.commands import environment, fits, run
+from tests.support.harness import Gateway, Simulator, serving
 
 UNUSED_URL: Final = "http://127.0.0.1:9"
 

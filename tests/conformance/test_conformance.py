@@ -13,8 +13,7 @@ from gateway.conformance.server import WRONG_KEY, Server
 from tests.conformance.fair import KEY, Fair, Reply, refusal
 from tests.conformance.twists import GENERATIONS, Condition, Wrong, always, answering, at, busy, ordered, streamed, when
 from tests.conformance.wrongs import WRONG_SERVERS
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, new_key, serving
+from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, serving
 
 PLAN: Final = Plan("", KEY, timeout_s=30.0)
 
@@ -42,6 +41,7 @@ def test_a_server_that_keeps_the_contract_fails_no_check() -> None:
     assert IMAGES_MAX == server.images_made == report.images_seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG_SERVERS, ids=lambda wrong: wrong.name)
 def test_what_is_wrong_is_seen_by_its_checks_and_by_no_other(wrong: Wrong) -> None:
     server = Fair(wrong.twist, frozenset(wrong.accepts.split()), wrong.pauses)

@@ -13,7 +13,7 @@ import httpx
 import yaml
 
 from tests.deploy.files import DEPLOY, read_yaml
-from tests.harness import wait_until
+from tests.support.harness import wait_until
 
 BINARY = shutil.which("prometheus")
 _ADDRESS = re.compile(r'msg="Listening on" address=(\S+)')

@@ -10,7 +10,7 @@ from gateway.app import create_app
 from gateway.bookkeeping import journal_directory
 from gateway.settings import load
 from tests.deploy.files import DEPLOY, ROOT, read_whole, read_yaml, run_tool, seconds, secrets_named
-from tests.harness import Simulator, serving
+from tests.support.harness import Simulator, serving
 
 COMPOSE: dict[str, Any] = read_yaml(ROOT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -1,7 +1,5 @@
-import json
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import promql_parser
@@ -14,25 +12,10 @@ from gateway.settings import Settings
 from gateway.wire import native
 from tests.deploy.files import DEPLOY, ROOT, read_yaml, run_tool
 from tests.deploy.promql import LABELS_OF, problems_of, selectors_of
+from tests.support.monitoring import PANELS, RULES, VARIABLES, queries
 
-RULES: list[dict[str, Any]] = [
-    rule for group in read_yaml(DEPLOY / "prometheus/alerts.yml")["groups"] for rule in group["rules"]
-]
 RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/imagegate.json").read_text("utf-8"))
-PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
-VARIABLES: list[dict[str, Any]] = DASHBOARD["templating"]["list"]
-
-
-def queries() -> Iterator[str]:
-    """Every query of the panels, with something in the place of Grafana's variables."""
-    for panel in PANELS:
-        for target in panel["targets"]:
-            query = target["expr"].replace("$__rate_interval", "5m").replace("$__range", "3h")
-            for variable in VARIABLES:
-                query = query.replace(f"${variable['name']}", ".*")
-            yield query
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,16 @@ import pytest
 
 from tests.deploy.prometheus import BINARY, Prometheus, prometheus
 from tests.deploy.promql import selectors_of
-from tests.deploy.test_monitoring import RULES, VARIABLES, queries
-from tests.harness import REDIS_BINARIES, Gateway, document, gatewaying, redis_server, simulating, upstream
+from tests.support.harness import REDIS_BINARIES, Gateway, document, gatewaying, redis_server, simulating, upstream
+from tests.support.monitoring import RULES, VARIABLES, queries
 
-pytestmark = pytest.mark.skipif(
-    BINARY is None, reason="prometheus is in no Python package, and not installed here; .ci/run gets it from Debian's"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        BINARY is None,
+        reason="prometheus is in no Python package, and not installed here; .ci/run gets it from Debian's",
+    ),
+]
 _TIMEOUT_S = 60.0
 """It takes seven seconds or so: a rate needs two scrapes, and a series that was there at the first of them."""
 Value = TypeVar("Value")

@@ -15,10 +15,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.deploy.files import DEPLOY, read_yaml
-from tests.flow.balancing import FILE, HAPROXY, haproxy, needs_haproxy
-from tests.flow.strangers import head, talk
-from tests.harness import serving, wait_until
-from tests.servers import free_port
+from tests.support.balancing import FILE, HAPROXY, haproxy, needs_haproxy
+from tests.support.harness import serving, wait_until
+from tests.support.servers import free_port
+from tests.support.strangers import head, talk
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not on this machine")

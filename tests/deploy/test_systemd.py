@@ -11,8 +11,8 @@ import pytest
 
 from gateway.settings import load
 from tests.deploy.files import DEPLOY, ROOT, seconds
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import Simulator, new_key
+from tests.support.harness import Simulator, new_key
+from tests.support.processes import start_gateway, write_configuration
 
 PR_SET_MDWE, PR_GET_MDWE = 65, 66
 """Linux 6.3: no memory becomes executable that was or is writable, as by MemoryDenyWriteExecute=."""

@@ -6,9 +6,21 @@ from contextlib import suppress
 
 import pytest
 
-from gateway.server.limits import ConnectionLimits
-from tests.conftest import MakeGateway
-from tests.flow.strangers import (
+from tests.support.attack_vectors import (
+    AMBIGUOUS,
+    BODY,
+    HEADS_TOO_LARGE,
+    HEADS_WITHOUT_A_HOST,
+    IN_CHUNKS,
+    LIMITS,
+    METHODS,
+    NO_PATHS_OF_OURS,
+    POST,
+    SMUGGLED,
+)
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, Simulator
+from tests.support.logging_aside import logging_aside
+from tests.support.strangers import (
     FIXED_HEADERS,
     ask,
     connected,
@@ -17,13 +29,7 @@ from tests.flow.strangers import (
     serves,
     talk,
 )
-from tests.harness import ADMIN_KEY, Gateway, Simulator
-from tests.logging_aside import logging_aside
 
-LIMITS = ConnectionLimits()
-BODY = b'{"prompt": "a cat", "response_format": "url"}'
-IN_CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
-POST = b"POST /v1/images/generations"
 GROWTH_MAX_MB = 100
 """Far above what a few connections need, far below what an attack of a second could make of them."""
 
@@ -65,15 +71,6 @@ def test_who_waits_for_a_100_continue_gets_it_and_no_more_time(make_gateway: Mak
     assert [408] == [reply.status for reply in replies(rest)]
 
 
-HEADS_TOO_LARGE = {
-    "one value": head(b"GET /healthz", b"x: " + b"y" * LIMITS.head_max_bytes),
-    "a path": head(b"GET /" + b"y" * LIMITS.head_max_bytes),
-    "a query": head(b"GET /healthz?" + b"y" * LIMITS.head_max_bytes),
-    "many fields": head(b"GET /healthz", *[b"x: y"] * LIMITS.fields_max),
-    "a name": head(b"GET /healthz", b"y" * LIMITS.head_max_bytes + b": x"),
-}
-
-
 @pytest.mark.parametrize("kind", list(HEADS_TOO_LARGE))
 def test_a_complete_head_that_is_too_large_is_refused(gateway: Gateway, kind: str) -> None:
     reply = ask(gateway.url, HEADS_TOO_LARGE[kind])
@@ -84,45 +81,6 @@ def test_a_complete_head_that_is_too_large_is_refused(gateway: Gateway, kind: st
 def test_as_many_fields_and_bytes_as_are_allowed_pass(gateway: Gateway) -> None:
     fields = [b"x: " + b"y" * 200] * (LIMITS.fields_max - 2)
     assert 200 == ask(gateway.url, head(b"GET /healthz", *fields)).status
-
-
-AMBIGUOUS: dict[str, tuple[list[bytes], bytes]] = {
-    "length and chunks": ([b"content-length: 5", b"transfer-encoding: chunked"], IN_CHUNKS),
-    "chunks and length": ([b"transfer-encoding: chunked", b"content-length: 5"], IN_CHUNKS),
-    "two lengths": ([b"content-length: 5", b"content-length: 45"], BODY),
-    "one length twice": ([b"content-length: 45", b"content-length: 45"], BODY),
-    "a list of lengths": ([b"content-length: 45, 45"], BODY),
-    "a signed length": ([b"content-length: +45"], BODY),
-    "a negative length": ([b"content-length: -1"], BODY),
-    "a hexadecimal length": ([b"content-length: 0x2d"], BODY),
-    "a length of 30 digits": ([b"content-length: " + b"9" * 30], BODY),
-    "an unknown coding": ([b"transfer-encoding: xchunked"], IN_CHUNKS),
-    "a coding behind chunks": ([b"transfer-encoding: chunked, identity"], IN_CHUNKS),
-    "codings in two lines": ([b"transfer-encoding: identity", b"transfer-encoding: chunked"], IN_CHUNKS),
-    "a coding before chunks": ([b"transfer-encoding: gzip, chunked"], IN_CHUNKS),
-    "a vertical tab": ([b"transfer-encoding:\x0bchunked"], IN_CHUNKS),
-    "a space before the colon": ([b"content-length : 45"], BODY),
-    "a folded line": ([b"x: a\r\n b", b"content-length: 45"], BODY),
-    "a folded coding": ([b"transfer-encoding:\r\n chunked"], IN_CHUNKS),
-    "a bare line feed": ([b"x: a\ncontent-length: 45"], BODY),
-    "a bare carriage return": ([b"x: a\rcontent-length: 45"], BODY),
-    "a NUL": ([b"x: a\0b", b"content-length: 45"], BODY),
-    "a line without a name": ([b": x", b"content-length: 45"], BODY),
-    "two hosts": ([b"host: y", b"content-length: 45"], BODY),
-    "two waits": ([b"x-imagegate-max-wait: 1", b"X-Imagegate-Max-Wait: 1", b"content-length: 45"], BODY),
-    "two of a header to come": ([b"x-imagegate-tags: a", b"x-imagegate-tags: b", b"content-length: 45"], BODY),
-    "two kinds of body": (
-        [b"content-type: application/json", b"content-type: text/plain", b"content-length: 45"],
-        BODY,
-    ),
-    "two encodings": ([b"content-encoding: identity", b"content-encoding: gzip", b"content-length: 45"], BODY),
-    "two keys": ([b"authorization: Bearer another", b"content-length: 45"], BODY),
-    "a negative chunk": ([b"transfer-encoding: chunked"], b"-5\r\nabc"),
-    "a chunk of 17 digits": ([b"transfer-encoding: chunked"], b"f" * 17 + b"\r\nabc"),
-    "chunks that end in line feeds": ([b"transfer-encoding: chunked"], IN_CHUNKS.replace(b"\r\n", b"\n")),
-    "a chunk that is longer than it says": ([b"transfer-encoding: chunked"], b"3\r\nabcdef\r\n0\r\n\r\n"),
-}
-SMUGGLED = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("kind", list(AMBIGUOUS))
@@ -145,15 +103,6 @@ def test_chunks_in_http_1_0_are_refused(gateway: Gateway) -> None:
     assert 400 == ask(gateway.url, begin + IN_CHUNKS).status
 
 
-HEADS_WITHOUT_A_HOST = {
-    "HTTP/1.1": b"GET /healthz HTTP/1.1\r\n\r\n",
-    "an absolute target": b"GET http://x/healthz HTTP/1.1\r\n\r\n",
-    "HTTP/0.9": b"GET /healthz\r\n\r\n",
-    "HTTP/0.9, spelt": b"GET /healthz HTTP/0.9\r\nhost: x\r\n\r\n",
-    "HTTP/2.0": b"GET /healthz HTTP/2.0\r\nhost: x\r\n\r\n",
-}
-
-
 @pytest.mark.parametrize("kind", list(HEADS_WITHOUT_A_HOST))
 def test_a_head_without_a_host_or_of_another_version_is_refused(gateway: Gateway, kind: str) -> None:
     assert 400 == ask(gateway.url, HEADS_WITHOUT_A_HOST[kind] + SMUGGLED).status
@@ -170,31 +119,6 @@ def test_refusals_are_logged_with_their_problem_and_not_each(make_gateway: MakeG
             ask(gateway.url, head(b"GET /healthz", b"host: y"))
     problems = [json.loads(line)["problem"] for line in log.text.splitlines() if "connections_refused" in line]
     assert ["several Host fields"] == problems
-
-
-NO_PATHS_OF_OURS = {
-    b"//v1/models": 404,
-    b"/v1//models": 404,
-    b"/v1/models/": 404,
-    b"/V1/models": 404,
-    b"/v1/models%00": 404,
-    b"/v1/models;a=b": 404,
-    b"/v1/models%0d%0ax-injected:%201": 404,
-    b"/v1/models/%ff%fe": 404,
-    b"/v1/models/..%2f..%2fadmin%2fv1%2ftenants": 404,
-    b"/v1/%2e%2e/admin/v1/tenants": 404,
-    b"/v1/../admin/v1/tenants": 404,
-    b"/healthz/../metrics": 404,
-    b"/%": 404,
-    b"*": 404,
-    b"http://evil.example/admin": 404,
-    b"http://evil.example": 400,
-    b"http://[/v1/models": 400,
-    b"evil.example:443": 400,
-    b"\\v1\\models": 400,
-    b"/v1/models?\xff": 400,
-    b"/v1/models\xc3\xa9": 400,
-}
 
 
 @pytest.mark.parametrize("target", list(NO_PATHS_OF_OURS), ids=repr)
@@ -257,18 +181,6 @@ HOSTS = [
 def test_any_host_is_served(gateway: Gateway, host: bytes) -> None:
     request = b"GET /healthz HTTP/1.1\r\nconnection: close\r\nhost: \t" + host + b" \t\r\n\r\n"
     assert 200 == ask(gateway.url, request).status
-
-
-METHODS = {
-    b"TRACE /v1/models": 405,
-    b"PATCH /v1/models": 405,
-    b"DELETE /v1/images/generations": 405,
-    b"GET /v1/images/generations": 405,
-    b"PROPFIND /v1/models": 405,
-    b"CONNECT x:443": 400,
-    b"get /v1/models": 400,
-    b"BREW /v1/models": 400,
-}
 
 
 @pytest.mark.parametrize("line", list(METHODS), ids=repr)

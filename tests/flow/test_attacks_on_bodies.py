@@ -7,37 +7,10 @@ import logging
 import pytest
 
 from gateway.observability.logging import LogFormat
-from tests.conftest import MakeGateway
-from tests.flow.strangers import ask, head, serves
-from tests.harness import Gateway, Simulator
-from tests.logging_aside import logging_aside
-
-BROKEN: dict[str, bytes] = {
-    "brackets that never close": b'{"prompt":' + b"[" * 500_000,
-    "deep objects": b'{"prompt":' + b'{"a":' * 3000 + b"1" + b"}" * 3000 + b"}",
-    "deep where depth is allowed": b'{"prompt":"x","subject_reference":' + b"[" * 9000 + b"]" * 9000 + b"}",
-    "thousands of keys": b"{" + b",".join(b'"k%d":1' % number for number in range(60_000)) + b"}",
-    "a number of 400000 digits": b'{"prompt":"x","n":' + b"9" * 400_000 + b"}",
-    "a number beyond all": b'{"prompt":"x","n":1e999999999}',
-    "not a number": b'{"prompt":"x","n":NaN}',
-    "infinity": b'{"prompt":"x","n":Infinity}',
-    "bytes that are no UTF-8": b'{"prompt":"\xff\xfe"}',
-    "an overlong slash": b'{"prompt":"\xc0\xaf"}',
-    "a surrogate in UTF-8": b'{"prompt":"\xed\xa0\x80"}',
-    "a lone surrogate": b'{"prompt":"\\ud800"}',
-    "surrogates in the wrong order": b'{"prompt":"\\udc00\\ud800"}',
-    "a lone surrogate in a key": b'{"prompt":"x","\\ud800":1}',
-    "a NUL": b'{"prompt":"a\0b"}',
-    "a line break": b'{"prompt":"a\nb"}',
-    "UTF-16": '{"prompt":"x"}'.encode("utf-16"),
-    "a byte order mark": b'\xef\xbb\xbf{"prompt":"x"}',
-    "two documents": b'{"prompt":"x"}{"prompt":"y"}',
-    "a comment": b'/**/{"prompt":"x"}',
-    "gzip without its name": gzip.compress(b'{"prompt":"x"}'),
-    "nothing": b"",
-    "null": b"null",
-    "a list": b"[]",
-}
+from tests.support.attack_vectors import BROKEN
+from tests.support.harness import Gateway, MakeGateway, Simulator
+from tests.support.logging_aside import logging_aside
+from tests.support.strangers import ask, head, serves
 
 
 @pytest.mark.parametrize("kind", list(BROKEN))

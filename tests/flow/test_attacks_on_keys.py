@@ -7,11 +7,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.flow.strangers import FIXED_HEADERS, ask, head
-from tests.harness import ADMIN_KEY, Gateway, new_key
-from tests.logging_aside import logging_aside
-from tests.servers import free_port
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, new_key
+from tests.support.logging_aside import logging_aside
+from tests.support.servers import free_port
+from tests.support.strangers import FIXED_HEADERS, ask, head
 
 WRONG: Final = "sk-ig-" + "w" * 42
 

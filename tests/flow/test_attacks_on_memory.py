@@ -17,29 +17,15 @@ from gateway.server.connections import Bounds
 from gateway.server.limits import ConnectionLimits
 from gateway.server.shutdown import Server
 from gateway.server.sockets import bind
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.strangers import HEALTH, connected, received, replies, resident_mb, talk
-from tests.harness import Gateway, Simulator, new_key, wait_until
+from tests.support.attack_vectors import FLOODS, PARTS
+from tests.support.harness import Gateway, Simulator, new_key, wait_until
+from tests.support.processes import start_gateway, write_configuration
+from tests.support.strangers import HEALTH, connected, received, replies, resident_mb, talk
 
 LIMITS = ConnectionLimits()
 GROWTH_MAX_MB = 40
 """What requests of a mebibyte need, and far below what the floods below made of one connection."""
 FLOOD_BYTES = 100_000_000
-CHUNKED = b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-FLOODS = {
-    "requests without end": (b"", HEALTH * 2000),
-    "expensive requests without end": (b"", b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 2000),
-    "trailers without end": (CHUNKED + b"0\r\n", b"x-flood: yyyyyyyyyyyy\r\n" * 3000),
-    "one trailer without end": (CHUNKED + b"0\r\nx-flood: ", b"y" * 65536),
-    "one trailer without end behind a body": (
-        CHUNKED + b"400000\r\n" + b"x" * 0x400000 + b"\r\n0\r\nx-flood: ",
-        b"y" * 65536,
-    ),
-    "an extension without end": (CHUNKED + b"1;", b"y" * 65536),
-    "a chunk's size without end": (CHUNKED, b"0" * 65536),
-    "a header without end": (b"GET / HTTP/1.1\r\nhost: x\r\nx-flood: ", b"y" * 65536),
-    "empty lines without end": (b"", b"\r\n" * 30_000),
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,9 @@ def running(
         process.wait()
 
 
-@pytest.mark.parametrize("reads", [True, False], ids=["reading", "not reading"])
+@pytest.mark.parametrize(
+    "reads", [pytest.param(True, id="reading"), pytest.param(False, id="not reading", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", list(FLOODS))
 def test_a_flood_is_cut_off_and_costs_no_memory(running: Process, kind: str, *, reads: bool) -> None:
     assert running.is_well
@@ -116,13 +104,6 @@ def test_a_body_that_nobody_reads_costs_no_memory(running: Process) -> None:
             client.sendall(begin + b"x" * 65536)
         assert running.is_well
     assert running.peak_mb - before_mb < GROWTH_MAX_MB
-
-
-PARTS = {
-    "keys": b'{"model": "image-01", ' + b",".join(b'"k%d":1' % number for number in range(1_000_000)) + b"}",
-    "lists": b'{"model": "image-01", "subject_reference": [' + b"[]," * 5_000_000 + b"[]]}",
-    "numbers": b'{"model": "image-01", "subject_reference": [' + b"1e5," * 3_900_000 + b"1]}",
-}
 
 
 @pytest.mark.parametrize("kind", list(PARTS))

@@ -21,13 +21,11 @@ import pytest
 
 from gateway.domain.faults import TABLE, Outcome
 from gateway.settings import load as load_settings
-from tests.conftest import MakeGateway
-from tests.flow.balancing import FILE, NAMES, HAProxy, haproxy, needs_haproxy
-from tests.flow.loading import Failure, Load, check_books, prompt_of, receipts, records, send_to, wait_until_settled
-from tests.flow.processes import Answer, start_gateway, write_configuration
-from tests.flow.test_metrics import workers_of
-from tests.harness import Simulator, new_key, simulating, wait_until
-from tests.scarce import occupied, scarce, wait_for_queue
+from tests.support.balancing import FILE, NAMES, HAProxy, haproxy, needs_haproxy
+from tests.support.harness import MakeGateway, Simulator, new_key, simulating, wait_until
+from tests.support.loading import Failure, Load, check_books, prompt_of, receipts, records, send_to, wait_until_settled
+from tests.support.processes import Answer, start_gateway, workers_of, write_configuration
+from tests.support.scarce import occupied, scarce, wait_for_queue
 
 CLIENTS = 500
 LATENCY_S = 4.0
@@ -67,6 +65,7 @@ def process_group(configuration: Path) -> Iterator[list[tuple[subprocess.Popen[b
             process.wait()
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_a_rolling_restart_answers_all_of_500_clients_and_bills_each_image_once(redis_url: str, tmp_path: Path) -> None:
     """Every gateway is ended with its share of the 500 under way, and replaced at its own address before the next."""
@@ -94,6 +93,7 @@ def restart(started: list[tuple[subprocess.Popen[bytes], str]], place: int, conf
     started[place] = start_gateway(configuration, "--host", host, "--port", port)
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_a_worker_that_is_killed_fails_its_own_requests_alone(redis_url: str, tmp_path: Path) -> None:
     """It is stopped first, so that its requests can be counted: each fails once, is settled, and is told so."""
@@ -171,6 +171,7 @@ def told(failure: Failure) -> tuple[int, object, str | None]:
     return failure.answer.status, failure.answer.code, failure.answer.headers.get("x-should-retry")
 
 
+@pytest.mark.slow
 @needs_haproxy
 def test_a_client_that_hangs_up_leaves_the_queue(
     make_gateway: MakeGateway, simulator: Simulator, tmp_path: Path
@@ -211,6 +212,7 @@ def test_where_no_gateway_listens_the_balancer_answers_as_one_would(tmp_path: Pa
     assert "x-should-retry" not in answer.headers
 
 
+@pytest.mark.slow
 @needs_haproxy
 @pytest.mark.parametrize(
     ("trusted", "seen"), [(["127.0.0.1"], CLIENT), ([], "127.0.0.1")], ids=["trusted", "not trusted"]

@@ -19,7 +19,7 @@ import httpx
 from tests.flow.captured.provider import Provider
 from tests.flow.captured.replies import replies
 from tests.flow.captured.requests import ALIASES, NATIVE, OPENAI, client_requests
-from tests.harness import Gateway, document, gatewaying, serving, upstream
+from tests.support.harness import Gateway, document, gatewaying, serving, upstream
 
 FOLDER = Path(__file__).parent / "captured"
 PASSED_ON = ("pixels", "base64", "seed", "aigc_watermark", "style", "subject_reference")

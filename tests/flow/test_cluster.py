@@ -5,9 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.flow.processes import ask_at_once, gateways, start_gateway, used, write_configuration
-from tests.harness import Simulator, admin, new_key, simulating, wait_until
+from tests.support.harness import Simulator, admin, new_key, simulating, wait_until
+from tests.support.processes import ask_at_once, gateways, start_gateway, used, write_configuration
+
+pytestmark = pytest.mark.slow
 
 TENANTS = [f"tenant-{number}" for number in range(6)]
 """Enough that every node has some."""

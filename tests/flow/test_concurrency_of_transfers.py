@@ -7,11 +7,12 @@ import msgspec
 import pytest
 import redis
 
-from tests.conftest import MakeGateway
-from tests.flow.strangers import connected
-from tests.flow.test_memory_budget import MB, begin, picture_reply
-from tests.fuzz.hostile import Hostile, Plan, hostile
-from tests.harness import Gateway, new_key, upstream, wait_until
+from tests.support.harness import Gateway, MakeGateway, new_key, upstream, wait_until
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.memory import MB, begin, picture_reply
+from tests.support.strangers import connected
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.certificates import certify
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.strangers import HEALTH, received, resident_mb
-from tests.flow.test_ports import free_port, log_of, tls
-from tests.harness import Gateway, Simulator, new_key, simulating, wait_until
+from tests.support.certificates import certify
+from tests.support.harness import Gateway, Simulator, new_key, simulating, wait_until
+from tests.support.processes import log_of, start_gateway, tls, write_configuration
+from tests.support.servers import free_port
+from tests.support.strangers import HEALTH, received, resident_mb
 
 STRANGER, TENANT = "127.0.0.2", "127.0.0.1"
 MANY = [f"127.0.1.{number}" for number in range(1, 121)]
@@ -119,12 +119,14 @@ def test_one_address_has_half_of_all_connections_and_the_tenant_is_served(config
         assert {("address", "closed"): 80.0} == over_bound(url)
 
 
+@pytest.mark.slow
 def test_the_bound_by_address_is_a_setting(configuration: Path) -> None:
     with started(configuration, max_connections=40, max_connections_per_address=30) as (_, url), ExitStack() as stack:
         idle = [stack.enter_context(connect(url)) for _ in range(45)]
         wait_until(lambda: open_count(idle) == 30, "the address has what it may")
 
 
+@pytest.mark.slow
 def test_a_trusted_proxy_may_have_all_connections(configuration: Path) -> None:
     with ExitStack() as stack:
         proxies = '["127.0.0.2/32"]'
@@ -133,7 +135,14 @@ def test_a_trusted_proxy_may_have_all_connections(configuration: Path) -> None:
         wait_until(lambda: open_count(clients) == 40, "the bound of all holds for it")
 
 
-@pytest.mark.parametrize("begin", [b"", HALF_A_HEAD, HEALTH], ids=["silent", "half a head", "kept"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"", id="silent", marks=pytest.mark.slow),
+        pytest.param(HALF_A_HEAD, id="half a head", marks=pytest.mark.slow),
+        pytest.param(HEALTH, id="kept"),
+    ],
+)
 def test_connections_of_many_addresses_make_room(configuration: Path, begin: bytes) -> None:
     """For each other, and for a tenant that comes last."""
     with started(configuration, max_connections=40) as (_, url), ExitStack() as stack:
@@ -179,6 +188,7 @@ def test_the_ports_of_operators_are_bounded_apart(configuration: Path) -> None:
         assert over_bound(f"http://127.0.0.1:{metrics}")["process", "closed"] >= 112
 
 
+@pytest.mark.slow
 def test_every_worker_has_bounds_of_its_own(configuration: Path) -> None:
     with started(configuration, "--workers", "2", max_connections=20) as (_, url), ExitStack() as stack:
         gateway = Gateway(url, new_key(url))
@@ -187,6 +197,7 @@ def test_every_worker_has_bounds_of_its_own(configuration: Path) -> None:
         assert serves(gateway)
 
 
+@pytest.mark.slow
 def test_a_soft_limit_of_open_files_is_raised_as_far_as_it_must(configuration: Path) -> None:
     with started(configuration, files="-S 256", max_connections=300) as (process, url), ExitStack() as stack:
         clients = [stack.enter_context(begun(url, HEALTH, MANY[number % 3])) for number in range(300)]
@@ -238,7 +249,13 @@ def test_unfinished_heads_are_bounded_in_bytes_over_all_connections(configuratio
         assert resident_mb(process.pid) - before_mb < 20
 
 
-@pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["silent", "half a hello"])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"", id="silent", marks=pytest.mark.slow),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01", id="half a hello"),
+    ],
+)
 def test_a_tls_handshake_ends_with_the_time_of_a_head_and_counts_until_then(
     configuration: Path, tmp_path: Path, begin: bytes
 ) -> None:

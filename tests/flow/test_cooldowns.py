@@ -1,7 +1,6 @@
 """Which cooldown a provider's own code causes, through the whole program."""
 
-from tests.conftest import MakeGateway
-from tests.harness import Simulator, upstream
+from tests.support.harness import MakeGateway, Simulator, upstream
 
 
 def test_minimaxs_2056_takes_its_account_out_for_five_hours(make_gateway: MakeGateway, simulator: Simulator) -> None:

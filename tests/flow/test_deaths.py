@@ -12,14 +12,14 @@ import msgspec
 import pytest
 import redis
 
-from tests.conftest import MakeGateway
-from tests.flow.loading import PRICE_MICROS, Load, prompt_of, receipts, records, send_to, wait_until_settled
-from tests.flow.processes import start_gateway, used, write_configuration
-from tests.harness import Gateway, Simulator, admin, new_key, simulating, wait_until
+from tests.support.harness import Gateway, MakeGateway, Simulator, admin, new_key, simulating, wait_until
+from tests.support.loading import PRICE_MICROS, Load, prompt_of, receipts, records, send_to, wait_until_settled
+from tests.support.processes import start_gateway, used, write_configuration
 
 LEASE_S = 2
 
 
+@pytest.mark.slow
 def test_20_kills_under_load_leave_nothing_reserved_and_books_that_agree(redis_url: str, tmp_path: Path) -> None:
     """Three books, request by request: what the clients got, what the ledger says, what the simulator bills.
 
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(
     make_gateway: MakeGateway, slow_simulator: Simulator, redis_url: str, hang_up: Hangup, *, is_stream: bool
 ) -> None:
     """What was sent is charged, and what was not is free; nothing stays open either way."""
-    from tests.harness import upstream  # noqa: PLC0415
+    from tests.support.harness import upstream  # noqa: PLC0415
 
     slow_simulator.reset()
     gateway = make_gateway(upstream("sim", "minimax", slow_simulator.url), requests={"lease_s": LEASE_S})
@@ -152,7 +152,7 @@ def test_a_client_that_sends_two_requests_and_leaves_pays_for_what_was_sent(
     make_gateway: MakeGateway, simulator: Simulator
 ) -> None:
     """Both on one connection, the first a stream that is kept alive: its pictures are bought, so they are charged."""
-    from tests.harness import upstream  # noqa: PLC0415
+    from tests.support.harness import upstream  # noqa: PLC0415
 
     with simulating(latency_s=1.0) as slow:
         gateway = make_gateway(

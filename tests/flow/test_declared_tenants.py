@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,8 @@ import redis
 
 from gateway.domain.tenants import digest, key_id
 from gateway.stores.credentials import new_secret
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import Simulator, admin, wait_until
+from tests.support.harness import Simulator, admin, wait_until
+from tests.support.processes import EACH_OPTIONS, started, write_configuration
 
 FIRST, SECOND = new_secret(), new_secret()
 
@@ -39,24 +36,6 @@ def told(configuration: Path, event: str) -> list[dict[str, Any]]:
     return [line for line in events(configuration) if line["event"] == event]
 
 
-@contextmanager
-def running(configuration: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    process, url = start_gateway(configuration, *options)
-    try:
-        wait_until(lambda: is_answering(url), "the gateway answers")
-        yield process, url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def is_answering(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz").is_success
-    except httpx.TransportError:
-        return False
-
-
 @pytest.fixture
 def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
     return write_configuration(tmp_path, redis_url, simulator.url, more=tenant(FIRST))
@@ -68,9 +47,9 @@ def rewrite(configuration: Path, old: str, new: str) -> None:
     configuration.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+@EACH_OPTIONS
 def test_a_declared_key_works_and_a_reload_changes_it(configuration: Path, options: tuple[str, ...]) -> None:
-    with running(configuration, *options) as (process, url):
+    with started(configuration, *options) as (process, url):
         assert [200, 401] == [status_of(url, key) for key in (FIRST, SECOND)]
         admin(url, "POST", "/tenants", {"name": "by-hand"})
         rewrite(configuration, tenant(FIRST), tenant(SECOND, more="limits = { requests_per_minute = 0 }"))
@@ -88,10 +67,10 @@ def test_a_declared_key_works_and_a_reload_changes_it(configuration: Path, optio
     assert [] == told(configuration, "settings_need_a_restart")
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+@EACH_OPTIONS
 def test_a_wrong_file_is_logged_and_the_old_stays(configuration: Path, options: tuple[str, ...]) -> None:
     before = configuration.read_text()
-    with running(configuration, *options) as (process, url):
+    with started(configuration, *options) as (process, url):
         for number, (old, new, words) in enumerate(
             (
                 ("[[tenants]]", "[[tenants]", ("TOML",)),
@@ -116,9 +95,10 @@ def wait_for(configuration: Path, event: str, count: int) -> dict[str, Any]:
     return told(configuration, event)[-1]
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+@pytest.mark.slow
+@EACH_OPTIONS
 def test_the_log_says_which_settings_need_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
-    with running(configuration, *options) as (process, _):
+    with started(configuration, *options) as (process, _):
         configuration.write_text(
             "[server]\nbody_timeout_s = 7\n[logs]\nformat = 'json'\nlevel = 'debug'\n" + configuration.read_text()
         )
@@ -127,7 +107,7 @@ def test_the_log_says_which_settings_need_a_restart(configuration: Path, options
 
 
 def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Path, redis_url: str) -> None:
-    with running(configuration) as (_, here), running(configuration) as (_, there):
+    with started(configuration) as (_, here), started(configuration) as (_, there):
         made = admin(here, "POST", "/tenants/acme/keys", {}).json()["key"]
         assert [200, 200] == [status_of(there, key) for key in (FIRST, made)]
         with redis.Redis.from_url(redis_url) as client:
@@ -139,13 +119,14 @@ def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Pa
     assert [] == [word for word in ("admin API", "counters", "ledger") if word not in lost["lost"]]
 
 
+@pytest.mark.slow
 def test_a_gateway_that_started_without_redis_declares_its_tenants_later(
     tmp_path: Path, simulator: Simulator, redis_url: str
 ) -> None:
     """The address leads nowhere at first: a link to the socket is put there while the gateway runs."""
     link = tmp_path / "later.sock"
     configuration = write_configuration(tmp_path, f"unix://{link}", simulator.url, more=tenant(FIRST))
-    with running(configuration) as (_, url):
+    with started(configuration) as (_, url):
         assert 503 == status_of(url, FIRST)
         link.symlink_to(redis_url.removeprefix("unix://"))
         wait_until(lambda: status_of(url, FIRST) == 200, "the tenant is declared")

@@ -2,48 +2,18 @@
 
 import base64
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from openai import OpenAI
 
-from tests.harness import wait_until
-
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def process(command: list[str], home: Path) -> Iterator[subprocess.Popen[str]]:
-    environ = {"PATH": os.environ["PATH"], "HOME": str(home)}
-    started = subprocess.Popen(
-        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.communicate()
-
-
-def demo_command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "gateway", "demo", "--port", "0", *options]
-
-
-def ready_line(started: subprocess.Popen[str]) -> dict[str, Any]:
-    assert started.stdout is not None
-    line = started.stdout.readline()
-    assert line, started.communicate()[1]
-    found: dict[str, Any] = json.loads(line)
-    return found
+from tests.support.demo import ROOT, demo_command, process, ready_line
+from tests.support.harness import wait_until
 
 
 def processes_of(home: Path) -> list[str]:
@@ -90,7 +60,9 @@ def test_it_prints_one_line_of_json_that_is_enough_to_use_it(home: Path) -> None
 
 
 @needs_proc
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL))]
+)
 def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how: signal.Signals) -> None:
     for _ in range(2):
         with process(demo_command("--json"), home) as started:
@@ -103,6 +75,7 @@ def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how:
         wait_until(lambda: not processes_of(home), f"every process ends: {processes_of(home)}")
 
 
+@pytest.mark.slow
 @needs_proc
 def test_it_ends_with_the_make_that_started_it(home: Path) -> None:
     script = f"import subprocess, sys; subprocess.run({demo_command('--json', '--exit-with-parent')!r})"
@@ -114,6 +87,7 @@ def test_it_ends_with_the_make_that_started_it(home: Path) -> None:
         wait_until(lambda: not processes_of(home), "every process ends with the parent")
 
 
+@pytest.mark.slow
 def test_what_it_prints_works_as_printed(home: Path) -> None:
     with process(demo_command(), home) as started:
         assert started.stdout is not None
@@ -133,6 +107,7 @@ def test_what_it_prints_works_as_printed(home: Path) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_a_provider_key_in_the_environment_replaces_the_simulator(home: Path) -> None:
     """Nothing is sent: the provider of this machine is not there."""
     command = [

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.loading import Load, check_books, send_to
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import new_key, simulating, wait_until
+from tests.support.harness import new_key, simulating, wait_until
+from tests.support.loading import Load, check_books, send_to
+from tests.support.processes import start_gateway, write_configuration
 
 CLIENTS = 10
 LATENCY_S = 0.1
@@ -18,8 +18,11 @@ REQUESTS = 100
 
 @pytest.mark.parametrize(
     ("options", "how"),
-    [((), signal.SIGTERM), (("--workers", "2"), signal.SIGTERM), ((), signal.SIGKILL)],
-    ids=["one process", "two workers", "killed"],
+    [
+        pytest.param((), signal.SIGTERM, id="one process"),
+        pytest.param(("--workers", "2"), signal.SIGTERM, id="two workers", marks=pytest.mark.slow),
+        pytest.param((), signal.SIGKILL, id="killed", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rolling_restart_beside_an_embedded_redis_loses_nothing(
     tmp_path_factory: pytest.TempPathFactory, options: tuple[str, ...], how: signal.Signals

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from gateway.simulator import create_simulator
-from tests.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream, wait_until
+from tests.support.edge import ATTACK, keys_called, order, post, resting
+from tests.support.harness import Simulator, document, gatewaying, new_key, serving, upstream, wait_until
 
-ATTACK = "draw a poster that says <script>alert(1)</script>"
 THREE = ("a:a-1,a-2", "b:b-1", "c:c-1")
 DIALECTS = pytest.mark.parametrize("dialect", ["minimax", "302ai"])
 
@@ -18,28 +17,6 @@ def provider() -> Iterator[Simulator]:
     """A simulator of one's own, whose journal holds every call."""
     with serving(create_simulator(latency_s=0.0, requests_per_minute=100_000, calls_kept=1000)) as url:
         yield Simulator(url)
-
-
-def order(provider: Simulator, path: str, **said: object) -> None:
-    httpx.put(f"{provider.url}/simulator/{path}", json=said, verify=False).raise_for_status()
-
-
-def keys_called(provider: Simulator) -> list[str]:
-    calls = httpx.get(f"{provider.url}/simulator/calls", verify=False).json()
-    return [call["key"] for call in calls]
-
-
-def resting(gateway: Gateway) -> dict[str, str]:
-    """Everything of the pool that is not ready, with its fault."""
-    [pool] = gateway.admin("GET", "/pool").json()["data"]
-    accounts = pool["accounts"]
-    parts = [("", pool), *((one["account"], one) for one in accounts)]
-    parts += [(f"{key['account']}/{key['key']}", key) for one in accounts for key in one["keys"]]
-    return {name: part["fault"] for name, part in parts if part["state"] != "ready"}
-
-
-def post(gateway: Gateway, key: str, **body: object) -> httpx.Response:
-    return Gateway(gateway.url, key).generate(response_format="url", **body)
 
 
 @DIALECTS

@@ -15,9 +15,11 @@ import aiohttp
 import pytest
 
 from gateway.simulator import create_simulator
-from tests.flow.overload import Upstream, accounts, fleet, write
-from tests.flow.test_hostile_edge import ATTACK, order
-from tests.harness import Simulator, new_key, serving
+from tests.support.edge import ATTACK, order
+from tests.support.harness import Simulator, new_key, serving
+from tests.support.overload import Upstream, accounts, fleet, write
+
+pytestmark = pytest.mark.slow
 
 ECHOED = ("https://x.example/ credits do not support.jpg", "https://x.example/(1008)")
 HOSTILE: tuple[Mapping[str, object], ...] = (

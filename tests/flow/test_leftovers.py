@@ -24,12 +24,20 @@ from gateway.upstream.context import RequestContext
 from gateway.upstream.runs import Run
 from gateway.wire.envelope import Reply
 from gateway.wire.fields import Fields
-from tests.conftest import MakeGateway
-from tests.flow.strangers import connected
-from tests.fuzz.hostile import Hostile, Plan, hostile
-from tests.harness import REDIS_BINARIES, Gateway, Simulator, document, gatewaying, upstream, wait_until
-from tests.scarce import occupied, scarce, wait_for_queue
-from tests.servers import paused, tcp_server
+from tests.support.harness import (
+    REDIS_BINARIES,
+    Gateway,
+    MakeGateway,
+    Simulator,
+    document,
+    gatewaying,
+    upstream,
+    wait_until,
+)
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.scarce import occupied, scarce, wait_for_queue
+from tests.support.servers import paused, tcp_server
+from tests.support.strangers import connected
 
 KINDS: Final = (
     *(Request, RequestResponseCycle, RequestContext, Run, Order, ImageJob, ImageReply, Reply),

@@ -7,16 +7,8 @@ import openai
 import pytest
 import redis
 
-from tests.conftest import MakeGateway
-from tests.flow.processes import Answer, ask_at_once, gateways, used, write_configuration
-from tests.harness import REDIS_BINARIES, Gateway, Simulator, admin, new_key, redis_server, simulating
-
-
-@pytest.fixture(scope="module")
-def slow_simulator() -> Iterator[Simulator]:
-    """Slow enough that all requests are there before the first has ended."""
-    with simulating(latency_s=3.0) as running:
-        yield running
+from tests.support.harness import REDIS_BINARIES, Gateway, MakeGateway, Simulator, admin, new_key, redis_server
+from tests.support.processes import Answer, ask_at_once, gateways, used, write_configuration
 
 
 @pytest.fixture(scope="module")

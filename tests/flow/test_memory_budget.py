@@ -11,15 +11,12 @@ import httpx
 import msgspec
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.flow.strangers import connected
-from tests.fuzz.hostile import Hostile, Plan, hostile
-from tests.harness import Gateway, new_key, upstream, wait_until
+from tests.support.harness import Gateway, MakeGateway, new_key, upstream, wait_until
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.memory import HEAD, MB, NATIVE, begin, held, picture_reply
+from tests.support.strangers import connected
 
-MB: Final = 1024 * 1024
 GENERATIONS: Final = "/v1/images/generations"
-NATIVE: Final = "/v1/image_generation"
-HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +34,6 @@ def small(make_gateway: MakeGateway, provider: Hostile) -> Gateway:
         server={"max_memory_bytes": 40 * MB, "send_timeout_s": 20},
         requests={"max_attempts": 1},
     )
-
-
-def held(gateway: Gateway) -> float:
-    lines = httpx.get(f"{gateway.url}/metrics", verify=False).text.splitlines()
-    return float(next(line for line in lines if line.startswith("imagegate_held_bytes ")).split()[1])
-
-
-def begin(gateway: Gateway, length: int, path: str = NATIVE, body: bytes = b"") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\n"
-    return f"{head}content-length: {length}\r\n\r\n".encode() + body
 
 
 def ask(gateway: Gateway) -> httpx.Response:
@@ -118,12 +105,6 @@ def test_a_body_without_a_length_is_counted_as_it_comes(small: Gateway) -> None:
         client.sendall(head + b"%x\r\n" % MB + b" " * MB + b"\r\n")
         wait_until(lambda: held(small) == MB, "what came is counted")
     wait_until(lambda: held(small) == 0, "it is given back")
-
-
-def picture_reply(size_bytes: int) -> bytes:
-    data = b"/9j/" + b"A" * (size_bytes // 4 * 4)
-    body = b'{"data":{"image_base64":["' + data + b'"]},"base_resp":{"status_code":0}}'
-    return HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
 
 
 def test_responses_that_are_not_read_are_counted_until_they_are(small: Gateway, provider: Hostile) -> None:

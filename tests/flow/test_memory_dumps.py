@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.test_metrics import scrape, total, workers_of
-from tests.harness import Simulator, wait_until
+from tests.support.harness import Simulator, wait_until
+from tests.support.processes import scrape, start_gateway, total, workers_of, write_configuration
 
 SETPRIV = shutil.which("setpriv")
 pytestmark = pytest.mark.skipif(

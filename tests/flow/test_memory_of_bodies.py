@@ -10,12 +10,13 @@ from typing import Final
 
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.strangers import connected, private_bytes
-from tests.flow.test_memory_budget import MB, begin, held
-from tests.fuzz.hostile import Hostile, Plan, hostile
-from tests.harness import Gateway, Simulator, new_key, upstream, wait_until
+from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, upstream, wait_until
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.memory import MB, begin, held
+from tests.support.processes import start_gateway, write_configuration
+from tests.support.strangers import connected, private_bytes
+
+pytestmark = pytest.mark.slow
 
 BODY: Final = (
     b'{"model":"image-01","prompt":"x","subject_reference":[{"type":"character","image_file":"data:image/png;base64,'

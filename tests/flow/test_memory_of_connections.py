@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flow.processes import write_configuration
-from tests.flow.strangers import HEALTH, private_bytes
 from tests.flow.test_connections import MANY, MB, STRANGER, TENANT, connect, is_served, over_bound, serves, started
-from tests.harness import Gateway, Simulator, new_key, wait_until
+from tests.support.harness import Gateway, Simulator, new_key, wait_until
+from tests.support.processes import write_configuration
+from tests.support.strangers import HEALTH, private_bytes
 
 POST = (
     b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"

@@ -10,11 +10,13 @@ from typing import Final
 
 import pytest
 
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.strangers import connected, private_bytes, received
-from tests.flow.test_memory_budget import HEAD, MB
-from tests.fuzz.hostile import Hostile, Plan, hostile
-from tests.harness import Gateway, new_key
+from tests.support.harness import Gateway, new_key
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.memory import HEAD, MB
+from tests.support.processes import start_gateway, write_configuration
+from tests.support.strangers import connected, private_bytes, received
+
+pytestmark = pytest.mark.slow
 
 BUDGET_BYTES: Final = 128 * MB
 OTHERS_BYTES: Final = 32 * MB

@@ -2,55 +2,25 @@
 
 import os
 import signal
-import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.flow.processes import ask_at_once, start_gateway, write_configuration
-from tests.harness import Simulator, new_key, wait_until
+from tests.support.harness import Simulator, new_key, wait_until
+from tests.support.processes import (
+    EACH_OPTIONS,
+    ask_at_once,
+    running,
+    scrape,
+    start_gateway,
+    total,
+    workers_of,
+    write_configuration,
+)
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def running(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway with settings from the environment."""
-    secrets = {f"IMAGEGATE_{name}": value for name, value in settings.items()}
-    process, url = start_gateway(configuration, *options, secrets=secrets)
-    try:
-        yield process, url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            assert 0 == process.wait(30)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return {int(pid) for pid in found if b"spawn_main" in command_of(pid)}
-
-
-def command_of(pid: str) -> bytes:
-    """Nothing for a process that has just ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def directory_of(workers: set[int]) -> Path:
@@ -60,14 +30,6 @@ def directory_of(workers: set[int]) -> Path:
     except PermissionError:
         pytest.skip("needs root")
     return next(Path(word).parent for word in maps if "/imagegate-metrics-" in word)
-
-
-def total(text: str, name: str) -> float:
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
-
-
-def scrape(url: str) -> str:
-    return httpx.get(f"{url}/metrics", verify=False).text
 
 
 def scrape_each(url: str, workers: set[int]) -> list[str]:
@@ -121,7 +83,7 @@ def test_every_worker_tells_the_invoice_also_after_one_of_them_died(
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@EACH_OPTIONS
 def test_metrics_can_have_a_port_of_their_own(
     redis_url: str, simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

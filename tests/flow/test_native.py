@@ -3,8 +3,7 @@
 import httpx
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, upstream
+from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
 
 PATHS = {
     "/v1/image_generation": ("minimax", "image-01"),

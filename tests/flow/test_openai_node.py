@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Gateway
+from tests.support.harness import Gateway
+
+pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parents[2] / ".cache" / "node"
 

@@ -14,8 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.images_response import ImagesResponse
 from PIL import Image
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, upstream
+from tests.support.harness import STARTED_WITH, Gateway, MakeGateway, Simulator, upstream
 
 CACHE = Path(__file__).parents[2] / ".cache"
 
@@ -331,10 +330,13 @@ def old_sdk() -> Path:
     folder = CACHE / "openai-1"
     if not (folder / "openai").is_dir():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*command, "--target", str(folder), "openai>=1.109,<2"], check=True, timeout=300)
+        subprocess.run(
+            [*command, "--target", str(folder), "openai>=1.109,<2"], env=STARTED_WITH, check=True, timeout=300
+        )
     return folder
 
 
+@pytest.mark.slow
 def test_the_older_sdk_works_too(old_sdk: Path, gateway: Gateway) -> None:
     done = subprocess.run(
         [sys.executable, "-c", OLD_SDK_SCRIPT, gateway.base_url, gateway.api_key],

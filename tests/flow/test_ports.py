@@ -8,42 +8,20 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 from cryptography import x509
 
-from gateway.server.sockets import bind
-from tests.certificates import PASSPHRASE, Files, certify
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.test_metrics import workers_of
-from tests.flow.test_shutdown import Generating, slow
-from tests.harness import ADMIN_KEY, Simulator, new_key, wait_until
-
-__all__ = ["slow"]
+from tests.support.certificates import PASSPHRASE, Files, certify
+from tests.support.harness import ADMIN_KEY, Simulator, new_key, wait_until
+from tests.support.processes import EACH_OPTIONS, Generating, log_of, started, tls, workers_of, write_configuration
+from tests.support.servers import free_port
 
 HOP = "203.0.113.7"
 """Of the addresses that are for documents (RFC 5737)."""
-
-
-def free_port() -> int:
-    with bind("127.0.0.1", 0) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@contextmanager
-def started(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway with settings from the environment."""
-    process, url = start_gateway(configuration, *options, secrets={f"IMAGEGATE_{k}": v for k, v in settings.items()})
-    try:
-        yield process, url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.fixture
@@ -51,16 +29,8 @@ def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
     return write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
 
 
-def log_of(configuration: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for log in configuration.parent.glob("*.log") for line in log.read_text().splitlines()]
-
-
 def events(configuration: Path) -> list[object]:
     return [line["event"] for line in log_of(configuration)]
-
-
-def tls(files: Files) -> dict[str, str]:
-    return {"SERVER__TLS__CERTIFICATE": str(files.certificate), "SERVER__TLS__KEY": str(files.key)}
 
 
 def served_serial(url: str) -> int:
@@ -103,6 +73,7 @@ def test_it_speaks_tls_on_every_port(configuration: Path) -> None:
             httpx.get(url.replace("https", "http") + "/healthz")
 
 
+@pytest.mark.slow
 def test_old_versions_of_tls_are_not_spoken(configuration: Path) -> None:
     with started(configuration, **tls(certify(configuration.parent))) as (_, url):
         host, port = url.removeprefix("https://").split(":")
@@ -132,7 +103,7 @@ def test_only_authenticated_ciphers_are_spoken(configuration: Path, cipher: str,
                     client.wrap_socket(connection)
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@EACH_OPTIONS
 def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     """In every worker; a connection that is open goes on."""
     files = certify(configuration.parent)
@@ -154,6 +125,7 @@ def test_a_wrong_certificate_leaves_the_old_one_in_force(configuration: Path) ->
         assert serial == served_serial(url)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_replaced_while_the_files_are_wrong_begins_with_the_old_ones(configuration: Path) -> None:
     files = certify(configuration.parent)
     serial = files.serial
@@ -168,12 +140,14 @@ def test_a_worker_that_is_replaced_while_the_files_are_wrong_begins_with_the_old
         assert process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_about_to_end_is_told(configuration: Path) -> None:
     files = certify(configuration.parent, days=3)
     with started(configuration, "--workers", "2", **tls(files)):
         assert 1 == events(configuration).count("certificate_ends")
 
 
+@pytest.mark.slow
 def test_a_hangup_while_it_starts_does_not_end_it(configuration: Path) -> None:
     line = [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
@@ -205,12 +179,14 @@ def ignores_hangups(pid: int) -> bool:
     return any(mask & 1 << (signal.SIGHUP - 1) for mask in masks)
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_missing_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TLS__CERTIFICATE="/nowhere/tls.crt", SERVER__TLS__KEY="/nowhere/tls.key")
     reason = "server.tls.certificate: /nowhere/tls.crt cannot be read (No such file or directory)"
     assert f"imagegate: FILE: {reason}\n" == said
 
 
+@pytest.mark.slow
 def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Path) -> None:
     files = certify(configuration.parent, passphrase=PASSPHRASE)
     said = refused(configuration, **tls(files))
@@ -218,6 +194,7 @@ def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Pat
     assert said.endswith("give PEM files of one certificate and its own key, without a passphrase\n")
 
 
+@pytest.mark.slow
 def test_a_key_of_another_certificate_is_refused(configuration: Path) -> None:
     (configuration.parent / "other").mkdir()
     files, other = certify(configuration.parent), certify(configuration.parent / "other")
@@ -255,6 +232,7 @@ def test_a_host_header_does_not_lead_to_the_admin_port(configuration: Path) -> N
         assert 404 == httpx.get(f"{url}/admin/v1/tenants", headers=headers).status_code
 
 
+@pytest.mark.slow
 def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> None:
     with started(configuration, ADMIN__PORT=str(free_port())) as (_, url):
         line = [sys.executable, "-m", "gateway", "tenant", "list", "--url", url, "--admin-key", ADMIN_KEY]
@@ -263,6 +241,7 @@ def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> 
     assert (1, f"imagegate: {hint}\n") == (ended.returncode, ended.stderr)
 
 
+@pytest.mark.slow
 def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
     said = refused(configuration, ADMIN__PORT="9464", METRICS__PORT="9464")
     assert "imagegate: FILE: admin.port: 9464 is the port of [metrics] too; choose another\n" == said
@@ -275,10 +254,12 @@ def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: P
     assert f"imagegate: FILE: {reason}\n" == said
 
 
-def test_metrics_are_told_until_the_last_request_is_done(tmp_path: Path, redis_url: str, slow: Simulator) -> None:
+def test_metrics_are_told_until_the_last_request_is_done(
+    tmp_path: Path, redis_url: str, slow_simulator: Simulator
+) -> None:
     """Whoever is draining still counts."""
     port = free_port()
-    configuration = write_configuration(tmp_path, redis_url, slow.url, 5, "[server]\ndrain_grace_s = 0\n")
+    configuration = write_configuration(tmp_path, redis_url, slow_simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
     with started(configuration, METRICS__PORT=str(port)) as (process, url):
         running = Generating(url, new_key(url))
         wait_until(lambda: in_flight(port) == 1, "the request is under way")

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.simulator import create_simulator
-from tests.flow.test_hostile_edge import keys_called, order, post, resting
-from tests.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream
+from tests.support.edge import keys_called, order, post, resting
+from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream
 
 ACCOUNTS = ("a:a-1", "b:b-1", "c:c-1")
 PROVOKED = pytest.mark.parametrize("code", [2061, 2049, 1008, 2056, 2038, 1028])

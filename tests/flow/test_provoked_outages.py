@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from gateway.simulator import create_simulator
-from tests.flow.test_hostile_edge import post
-from tests.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream, wait_until
+from tests.support.edge import post
+from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream, wait_until
 
 FAILS = "[http=500]"
 OPEN_S = 2

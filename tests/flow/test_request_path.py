@@ -10,7 +10,7 @@ from types import CodeType, FrameType
 import pytest
 
 import gateway as package
-from tests.harness import REDIS_BINARIES, Gateway, document, gatewaying, redis_server, simulating, upstream
+from tests.support.harness import REDIS_BINARIES, Gateway, document, gatewaying, redis_server, simulating, upstream
 
 FUNCTIONS_MAX = 326
 FILES_MAX = 62

@@ -10,10 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
+import pytest
 
-from tests.flow.loading import Body, Load, check_books
-from tests.flow.processes import Answer, ask, start_gateway, write_configuration
-from tests.harness import new_key, simulating
+from tests.support.harness import new_key, simulating
+from tests.support.loading import Body, Load, check_books
+from tests.support.processes import Answer, ask, start_gateway, write_configuration
+
+pytestmark = pytest.mark.slow
 
 CLIENTS = 60
 LATENCY_S = 2.0

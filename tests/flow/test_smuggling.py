@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.flow.balancing import needs_haproxy
-from tests.flow.framings import FRAMINGS, JAVA, TRAILERS, Request, echo, exchange, read_reply
-from tests.flow.ingress import keeping_haproxy, needs_nginx, nginx
-from tests.flow.strangers import connected
-from tests.harness import ADMIN_KEY, Gateway, Simulator, new_key, serving
+from tests.support.balancing import needs_haproxy
+from tests.support.framings import FRAMINGS, JAVA, TRAILERS, Request, echo, exchange, read_reply
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, Simulator, new_key, serving
+from tests.support.ingress import keeping_haproxy, needs_nginx, nginx
+from tests.support.strangers import connected
+
+pytestmark = pytest.mark.slow
 
 SPLITS = (0, 4_000, 40_000, 60_000)
 """Bytes before a request inside a body. A body above 16 KiB leaves nginx apart from its head."""

@@ -4,11 +4,14 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import pytest
 import redis
 
 import gateway
-from tests.flow.processes import ask_at_once, start_gateway, used, write_configuration
-from tests.harness import admin, new_key, simulating, wait_until
+from tests.support.harness import admin, new_key, simulating, wait_until
+from tests.support.processes import ask_at_once, start_gateway, used, write_configuration
+
+pytestmark = pytest.mark.slow
 
 REQUESTS = 60
 

@@ -11,24 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.errors import HypothesisWarning
 
-from tests.flow.strangers import head
-from tests.flow.test_attacks import (
+from tests.fuzz.book import Book
+from tests.fuzz.plans import LARGE, quick
+from tests.fuzz.requests import SEEDS, Sent, requests
+from tests.fuzz.schemas import OPERATIONS
+from tests.support.attack_vectors import (
     AMBIGUOUS,
+    BROKEN,
+    CHUNKED,
+    FLOODS,
     HEADS_TOO_LARGE,
     HEADS_WITHOUT_A_HOST,
     METHODS,
     NO_PATHS_OF_OURS,
+    PARTS,
     POST,
     SMUGGLED,
 )
-from tests.flow.test_attacks_on_bodies import BROKEN
-from tests.flow.test_attacks_on_memory import CHUNKED, FLOODS, PARTS
-from tests.fuzz.book import Book
-from tests.fuzz.hostile import Plan
-from tests.fuzz.plans import LARGE, quick
-from tests.fuzz.profile import fuzzing
-from tests.fuzz.requests import SEEDS, Sent, requests
-from tests.fuzz.schemas import OPERATIONS
+from tests.support.hostile import Plan
+from tests.support.profile import fuzzing
+from tests.support.strangers import head
 
 MB: Final = 2**20
 KEY: Final = "the-key"

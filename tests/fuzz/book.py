@@ -13,11 +13,11 @@ import httpx
 import redis
 
 from gateway.domain.tenants import key_id
-from tests.flow.processes import start_gateway
-from tests.flow.strangers import connected
 from tests.fuzz.requests import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, Sent
-from tests.harness import REDIS_BINARIES, Simulator, wait_until
-from tests.servers import tcp_server
+from tests.support.harness import REDIS_BINARIES, Simulator, wait_until
+from tests.support.processes import start_gateway
+from tests.support.servers import tcp_server
+from tests.support.strangers import connected
 
 CANARIES: Final[Mapping[str, str]] = {
     "KEY": "canary-upstream-key-of-sim-1",

@@ -18,9 +18,9 @@ from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
 from gateway.wire.provider import ProviderRequest
 from tests.fuzz.answers import SECRET
-from tests.fuzz.hostile import Hostile
 from tests.fuzz.plans import CAP_BYTES
-from tests.pooling import UNLIMITED, pooling
+from tests.support.hostile import Hostile
+from tests.support.pooling import UNLIMITED, pooling
 
 SLOW_TIMEOUT_S: Final = 0.15
 TIMEOUT_S: Final = 5.0

@@ -9,8 +9,8 @@ from typing import Final
 from hypothesis import strategies as st
 
 from tests.fuzz.answers import KEY, reply_bodies, statuses
-from tests.fuzz.hostile import Plan, Step
 from tests.fuzz.values import mangled
+from tests.support.hostile import Plan, Step
 
 CAP_BYTES: Final = 256 * 1024
 """The longest reply that the caller of these tests takes."""

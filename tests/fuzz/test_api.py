@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from gateway.domain.faults import TABLE, Fault
 from gateway.wire.native import PATHS, TEXTS
-from tests.flow.strangers import resident_mb
 from tests.fuzz.book import Answer, Book, booking
-from tests.fuzz.hostile import Hostile, hostile
 from tests.fuzz.plans import Hostility, endless, quick
-from tests.fuzz.profile import fuzzing
 from tests.fuzz.requests import SEEDS, Sent, requests
 from tests.fuzz.schemas import OPERATIONS, Operation
-from tests.harness import Simulator
+from tests.support.harness import Simulator
+from tests.support.hostile import Hostile, hostile
+from tests.support.profile import fuzzing
+from tests.support.strangers import resident_mb
 
 ERRORS: Final = {(row.status, row.type, row.code) for row in TABLE.values()} | {
     (400, "image_generation_user_error", "moderation_blocked")

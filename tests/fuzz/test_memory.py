@@ -7,12 +7,12 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.flow.strangers import private_bytes
 from tests.fuzz.attacks import attacks, hostile_plans
 from tests.fuzz.book import Book, booking
-from tests.fuzz.hostile import Hostile, Plan, hostile
 from tests.fuzz.storm import Storm
-from tests.harness import Simulator, wait_until
+from tests.support.harness import Simulator, wait_until
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.strangers import private_bytes
 
 REQUESTS: Final = 10_000
 WAVES: Final = 8
@@ -66,6 +66,7 @@ def is_idle(book: Book) -> bool:
     return (0, 1) == (values["imagegate_held_bytes"], values["imagegate_requests_in_progress"])
 
 
+@pytest.mark.slow
 def test_10_000_hostile_requests_of_every_kind_leave_no_memory_behind(book: Book, plans: dict[str, Plan]) -> None:
     """More than after two of each kind, which load what is loaded late, fill caches, and grow the heap once."""
     kinds = attacks(book, plans, TENANTS)

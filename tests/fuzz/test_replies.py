@@ -17,10 +17,10 @@ from gateway.wire.envelope import Reply
 from gateway.wire.links import LinkPolicy
 from tests.fuzz.answers import JPEG, KEY
 from tests.fuzz.desk import SLOW_TIMEOUT_S, TIMEOUT_S, Desk, sitting
-from tests.fuzz.hostile import Hostile, Plan, hostile
 from tests.fuzz.plans import CAP_BYTES, LARGE, Hostility, endless, quick
-from tests.fuzz.profile import fuzzing
-from tests.fuzz.test_reply_readers import check_outcome, shown
+from tests.support.hostile import Hostile, Plan, hostile
+from tests.support.outcomes import check_outcome, shown
+from tests.support.profile import fuzzing
 
 MEMORY_MAX_BYTES: Final = 6 * CAP_BYTES + 8 * 2**20
 """The cap, what is read ahead of it, and what a loop with connections has; far below what any flood or bomb brings."""

@@ -18,8 +18,8 @@ from gateway.wire import PROVIDERS
 from gateway.wire.native import TEXTS, parse_native, render_native_error
 from gateway.wire.openai import Manners, parse_generation, render_error
 from tests.fuzz.bodies import NATIVE, OPENAI, bodies
-from tests.fuzz.profile import fuzzing
 from tests.fuzz.steps import count_steps
+from tests.support.profile import fuzzing
 
 _PRICES: Final = (Price(0, PerImage(3500)),)
 CATALOG: Final = Catalog(

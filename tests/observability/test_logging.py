@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, new_key, upstream, wait_until
-from tests.logging_aside import Log, logging_aside
+from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, upstream, wait_until
+from tests.support.logging_aside import Log, logging_aside
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PROMPT = "a lighthouse that nobody may hear of"

@@ -24,8 +24,8 @@ from gateway.observing import Observing
 from gateway.web.draining import Drain
 from gateway.web.lines import LineTerms
 from gateway.web.middleware import Ids, RequestScope
-from tests.harness import ADMIN_KEY, Gateway, Simulator, document, gatewaying, serving, upstream
-from tests.logging_aside import logging_aside
+from tests.support.harness import ADMIN_KEY, Gateway, Simulator, document, gatewaying, serving, upstream
+from tests.support.logging_aside import logging_aside
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PROMPT = "a lighthouse that nobody may hear of"

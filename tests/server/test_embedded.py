@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.harness import REDIS_BINARIES, wait_until
-from tests.servers import Server, free_port, tcp_server
 from tests.support.commands import CONFIG, check_refused, environment, is_answering, run
+from tests.support.harness import REDIS_BINARIES, wait_until
+from tests.support.servers import Server, free_port, tcp_server
 
 COMMANDS = [("serve", "--port", "0"), ("serve", "--port", "0", "--workers", "2"), ("check",)]
 each_command = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

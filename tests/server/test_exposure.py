@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import certify
 from tests.cli.test_check import write_config
-from tests.flow.processes import write_configuration
-from tests.flow.test_ports import free_port, log_of, started
-from tests.harness import Simulator
+from tests.support.certificates import certify
 from tests.support.commands import run, taken_port
+from tests.support.harness import Simulator
+from tests.support.processes import log_of, started, write_configuration
+from tests.support.servers import free_port
 
 STRONG = "9f2c61d07ab8e35410c7d6b2f98e3a45"
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import certify
-from tests.flow.processes import write_configuration
-from tests.flow.strangers import connected, received
-from tests.flow.test_ports import started, tls
-from tests.harness import Gateway, Simulator
+from tests.support.certificates import certify
+from tests.support.harness import Gateway, Simulator
+from tests.support.processes import started, tls, write_configuration
+from tests.support.strangers import connected, received
 
 MB = 1024 * 1024
 HEAD = b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"

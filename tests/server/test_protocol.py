@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.server.limits import ConnectionLimits
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, wait_until
+from tests.support.harness import Gateway, MakeGateway, wait_until
 
 HEAD_MAX_BYTES = ConnectionLimits().head_max_bytes
 

@@ -23,8 +23,8 @@ from gateway.domain.models import Catalog
 from gateway.server.file_watcher import FileWatcher
 from gateway.server.reload import ConfigReloader
 from gateway.settings import load
-from tests.flow.processes import start_gateway, write_configuration
-from tests.harness import Simulator, new_key, simulating, wait_until
+from tests.support.harness import Simulator, new_key, simulating, wait_until
+from tests.support.processes import start_gateway, write_configuration
 
 ENVIRON = {"KEY": "main-1", "ADMIN_KEY": "an-admin-key-of-tests"}
 WORKERS = [(), ("--workers", "2")]
@@ -263,6 +263,7 @@ def test_an_edited_file_is_in_force_in_every_process_by_itself(
         assert {frozenset({"image-01", "dall-e-3", "first", "second"})} == names_everywhere(url, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WORKERS)
 def test_no_request_notices(tmp_path: Path, redis_url: str, options: tuple[str, ...]) -> None:
     """Requests that take longer than a reload, while their upstream goes and another comes in its place."""
@@ -312,6 +313,7 @@ def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
     return {int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
 def test_a_worker_that_dies_while_the_file_is_wrong_is_replaced_by_one_that_knows_the_old(
     tmp_path: Path, redis_url: str, simulator: Simulator

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gateway.server.tls import Certificate
 from gateway.settings import Tls
-from tests.certificates import certify
+from tests.support.certificates import certify
 
 
 def is_shown(context: ssl.SSLContext | None, client: ssl.SSLContext) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.flow.framings import TRAILERS, Request, echo, read_reply, send_apart
-from tests.flow.strangers import connected, received, replies
-from tests.harness import serving
+from tests.support.framings import TRAILERS, Request, echo, read_reply, send_apart
+from tests.support.harness import serving
+from tests.support.strangers import connected, received, replies
 
 HOST = (b"host: x",)
 CHUNKED = Request(is_chunked=True, offer=HOST)

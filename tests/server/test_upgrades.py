@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.flow.framings import FRAMINGS, JAVA, SMUGGLED, Request, echo, exchange, send_apart
-from tests.flow.strangers import Reply, connected, received, replies, talk
-from tests.harness import serving
+from tests.support.framings import FRAMINGS, JAVA, SMUGGLED, Request, echo, exchange, send_apart
+from tests.support.harness import serving
+from tests.support.strangers import Reply, connected, received, replies, talk
 
 OFFERS = {
     "h2c": JAVA,

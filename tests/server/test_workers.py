@@ -9,9 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flow.processes import start_gateway, write_configuration
-from tests.flow.test_metrics import running, workers_of
-from tests.harness import Simulator, new_key, wait_until
+from tests.support.harness import Simulator, new_key, wait_until
+from tests.support.processes import running, start_gateway, workers_of, write_configuration
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
 

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from gateway.simulator import create_simulator
-from tests.harness import wait_until
+from tests.support.harness import wait_until
 
 
 @pytest.fixture(params=["h11", "httptools"])

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import redis
 
-from tests.clocked import Clock, clocked_script
+from tests.support.clocked import Clock, clocked_script
 
 BASE: Final = "ig2:{acme}:"
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import redis
 
-from tests.clocked import Clock, clocked_script
 from tests.stores.model_of_admission import KEYS, LENGTH_S, MODELS, Process, Ticket, World
+from tests.support.clocked import Clock, clocked_script
 
 _STATE: Final = """
 local found = {}

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.domain.faults import Fault
 from gateway.domain.tenants import Limits
-from tests.administering import OPS, Stores, declared, new_secret, storing
+from tests.support.administering import OPS, Stores, declared, new_secret, storing
 
 pytestmark = pytest.mark.anyio
 

@@ -1,10 +1,8 @@
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import anyio
 import pytest
@@ -16,14 +14,14 @@ from gateway.domain.faults import TABLE, Fault, GatewayError
 from gateway.domain.pricing import PerImage, PerToken, Price
 from gateway.domain.tenants import Caller, Rate, Rates
 from gateway.observability.metrics import Metrics
-from gateway.stores import Client, answer, connect
+from gateway.stores import Client, answer
 from gateway.stores.admission import Admission
 from gateway.stores.tickets import Ticket
-from tests.admitting import KEY_ID, admitting, put_tenant
+from tests.support.admissions import PRICES, admitted, buy, connected, ledger, not_sent, purchase
+from tests.support.admitting import KEY_ID, admitting, put_tenant
 
 pytestmark = pytest.mark.anyio
 
-PRICES = (Price(0, PerImage(3500)),)
 ALL_LIMITS = {
     "requests_per_minute": 1000,
     "images_per_minute": 1000,
@@ -32,35 +30,6 @@ ALL_LIMITS = {
     "images_per_month": 1000,
     "usd_micros_per_month": 3_500_000,
 }
-
-
-@asynccontextmanager
-async def connected(url: str, timeout_s: float = 5.0) -> AsyncIterator[Client]:
-    redis = connect(url, timeout_s)
-    try:
-        yield redis
-    finally:
-        await redis.aclose()
-
-
-def purchase(images: int = 1, request_id: str = "req_1") -> Purchase:
-    return Purchase(request_id, "image-01", images, PRICES)
-
-
-def admitted(admission: Admission, caller: Caller, images: int = 1) -> Any:
-    return admission.admit(caller, purchase(images), Durations)
-
-
-async def buy(admission: Admission, caller: Caller, images: int = 1, **became: int) -> Ticket:
-    """A request from its admission to its settlement; by default all its images are delivered."""
-    async with admitted(admission, caller, images) as ticket:
-        share = (await ticket.mark_sent("sim", "main", images)).share
-        delivered = became.get("delivered", 0 if became else images)
-        share.deliver(images - became.get("unconfirmed", 0), delivered, became.get("withheld", 0))
-        share.open = 0
-        share.unconfirmed += became.get("unconfirmed", 0)
-        assert isinstance(ticket, Ticket)
-        return ticket
 
 
 async def refusal(admission: Admission, caller: Caller, images: int = 1) -> GatewayError:
@@ -244,21 +213,6 @@ async def test_a_ticket_that_is_remembered_keeps_nothing_of_its_request(redis_ur
     assert ("1", "2", "3") == (line["queue_ms"], line["upstream_ms"], line["total_ms"])
 
 
-async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[str, str]]]:
-    days = await answer(redis, redis.zrange(f"ig2:{{{tenant}}}:days", 0, -1), list[str])
-    found: list[tuple[str, dict[str, str]]] = []
-    for day in days:
-        found += await answer(redis, redis.xrange(f"ig2:{{{tenant}}}:ledger:{day}"), list[tuple[str, dict[str, str]]])
-    return found
-
-
-async def not_sent(redis: Client, tenant: str = "acme") -> int:
-    """Requests of all days that were never sent: a count in the sums."""
-    days = await answer(redis, redis.zrange(f"ig2:{{{tenant}}}:days", 0, -1), list[str])
-    sums = [await answer(redis, redis.hgetall(f"ig2:{{{tenant}}}:sums:{day}"), dict[str, str]) for day in days]
-    return sum(int(value) for day in sums for name, value in day.items() if "|not_sent|" in name)
-
-
 async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str) -> None:
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
@@ -403,8 +357,8 @@ async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_red
     assert Fault.TICKET_EXPIRED is caught.value.fault
 
 
-async def test_a_sign_of_life_keeps_a_ticket_open(each_redis: str) -> None:
-    async with connected(each_redis) as redis:
+async def test_a_sign_of_life_keeps_a_ticket_open(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
         admission, caller = admitting(redis, lease_s=1.0), await put_tenant(redis)
         async with anyio.create_task_group() as group:
             group.start_soon(admission.keep_alive)

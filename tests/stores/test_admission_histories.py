@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import redis
 
-from tests.clocked import Clock, clocked_script
-from tests.fuzz.seeds import seeds
 from tests.stores.histories_of_admission import Mutant, Replay
+from tests.support.clocked import Clock, clocked_script
+from tests.support.seeds import seeds
 
 HISTORIES = 200
 MUTANTS: dict[str, Mutant] = {
@@ -40,6 +40,7 @@ def server(redis_url: str) -> Iterator["redis.Redis"]:
         yield client
 
 
+@pytest.mark.fuzz
 def test_every_history_is_admitted_charged_and_recorded_as_the_model_says(server: "redis.Redis") -> None:
     """Several processes; requests repeated, late, expired; midnight, a month's end, a clock that jumps both ways."""
     replay = Replay(server)

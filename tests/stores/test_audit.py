@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from gateway.stores.audit import Audit, Cursor, pool_owner
-from tests.administering import Stores, storing
+from tests.support.administering import Stores, storing
 
 pytestmark = pytest.mark.anyio
 

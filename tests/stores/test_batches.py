@@ -8,9 +8,9 @@ import pytest
 from gateway.domain.faults import Fault, GatewayError
 from gateway.stores import Client, load_script, redis_faults
 from gateway.stores.batches import Loaded
-from tests.asking import connected
-from tests.harness import REDIS_BINARIES
-from tests.servers import paused, tcp_server
+from tests.support.asking import connected
+from tests.support.harness import REDIS_BINARIES
+from tests.support.servers import paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 

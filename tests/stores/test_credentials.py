@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.stores import Client
-from tests.administering import OPS, Stores, new_secret, storing
-from tests.harness import REDIS_BINARIES
-from tests.servers import free_port, paused, tcp_server
+from tests.support.administering import OPS, Stores, new_secret, storing
+from tests.support.harness import REDIS_BINARIES
+from tests.support.servers import free_port, paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from gateway.domain.audit import CONFIGURATION
 from gateway.domain.faults import Fault
 from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.stores.declared import DeclaredTenant
-from tests.administering import OPS, Stores, declared, declared_key, new_secret, storing
+from tests.support.administering import OPS, Stores, declared, declared_key, new_secret, storing
 
 pytestmark = pytest.mark.anyio
 

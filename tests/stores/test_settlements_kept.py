@@ -17,9 +17,9 @@ from gateway.stores.admission import Admission
 from gateway.stores.journal import Journal
 from gateway.stores.journal_file import files_of
 from gateway.stores.tickets import SETTLE, Ticket, TicketOutcome
-from tests.admitting import admitting, put_tenant
-from tests.logging_aside import Log, logging_aside
-from tests.stores.test_admission import admitted, buy, connected, ledger
+from tests.support.admissions import admitted, buy, connected, ledger
+from tests.support.admitting import admitting, put_tenant
+from tests.support.logging_aside import Log, logging_aside
 
 pytestmark = pytest.mark.anyio
 

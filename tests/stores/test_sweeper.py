@@ -16,8 +16,8 @@ from gateway.stores import Client
 from gateway.stores.admission import Admission
 from gateway.stores.sweeper import Sweeper
 from gateway.stores.tickets import Ticket
-from tests.admitting import admitting, put_tenant
-from tests.stores.test_admission import connected, ledger, not_sent
+from tests.support.admissions import connected, ledger, not_sent
+from tests.support.admitting import admitting, put_tenant
 
 pytestmark = pytest.mark.anyio
 
@@ -228,6 +228,7 @@ async def test_a_tenant_that_cannot_be_settled_keeps_no_other(each_redis: str) -
             assert [1, 0, 0] == [await open_of(dead, caller.tenant.name) for caller in callers]
 
 
+@pytest.mark.slow
 async def test_the_living_renew_their_leases_before_anybody_sweeps_after_an_outage(redis_url: str) -> None:
     """Redis stood still for longer than a lease: nobody is taken for dead because of that."""
     async with connected(redis_url, 0.2) as redis, connected(redis_url) as patient:

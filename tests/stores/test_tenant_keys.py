@@ -6,7 +6,7 @@ import pytest
 
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.tenants import Limits
-from tests.administering import OPS, declared, new_secret, storing
+from tests.support.administering import OPS, declared, new_secret, storing
 
 pytestmark = pytest.mark.anyio
 

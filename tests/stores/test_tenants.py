@@ -7,7 +7,7 @@ import pytest
 from gateway.domain.audit import Actor, describe_tenant
 from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.tenants import LIMIT_MAX, Limits, Quotas, Tenant
-from tests.administering import OPS, Stores, storing
+from tests.support.administering import OPS, Stores, storing
 
 pytestmark = pytest.mark.anyio
 

@@ -10,15 +10,9 @@ from gateway.domain.faults import GatewayError
 from gateway.settings import make_secret
 from gateway.stores import PREFIX, Login, answer, connect, ping
 from gateway.stores.guard import CALLS_MAX
-from tests.asking import check_everything, connected, failure
-from tests.harness import REDIS_BINARIES
-from tests.servers import (
-    Certificates,
-    cluster_servers,
-    find_tls_binary,
-    make_certificates,
-    tcp_server,
-)
+from tests.support.asking import check_everything, connected, failure
+from tests.support.harness import EACH_REDIS, REDIS_BINARIES
+from tests.support.servers import Certificates, cluster_servers, find_tls_binary, make_certificates, tcp_server
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +25,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("r")
 
 
-@pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+@pytest.mark.parametrize("kind", EACH_REDIS)
 @pytest.mark.parametrize("protocol", ["", "?protocol=2"])
 async def test_one_server_does_everything(kind: str, directory: Path, protocol: str) -> None:
     with tcp_server(REDIS_BINARIES[kind], directory) as server:
@@ -39,7 +33,7 @@ async def test_one_server_does_everything(kind: str, directory: Path, protocol: 
             await check_everything(redis)
 
 
-@pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+@pytest.mark.parametrize("kind", EACH_REDIS)
 async def test_the_password_comes_from_the_url_or_beside_it(kind: str, directory: Path) -> None:
     with tcp_server(REDIS_BINARIES[kind], directory, "--requirepass", PASSWORD) as server:
         for url, login in (
@@ -126,6 +120,7 @@ async def test_many_connections_with_tls_do_not_hold_up_the_program(
             await redis.aclose()
 
 
+@pytest.mark.slow
 async def test_a_cluster_with_tls_and_a_password_does_everything(
     tls_binary: str, directory: Path, certificates: Certificates
 ) -> None:
@@ -136,7 +131,7 @@ async def test_a_cluster_with_tls_and_a_password_does_everything(
             await check_everything(redis)
 
 
-@pytest.mark.parametrize("kind", list(REDIS_BINARIES))
+@pytest.mark.parametrize("kind", EACH_REDIS)
 async def test_a_master_that_is_demoted_is_left(kind: str, directory: Path) -> None:
     """Whoever stands behind its address next is connected to anew: idle connections lead to the old one."""
     with tcp_server(REDIS_BINARIES[kind], directory) as server:

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.stores import Client
 from gateway.stores.pool.turns import PROBING, Turn
-from tests.stores.test_admission import connected
+from tests.support.admissions import connected
 
 pytestmark = pytest.mark.anyio
 

@@ -12,11 +12,11 @@ from gateway.domain.usage import By, Difference, Report, Selection, Sheet, Verif
 from gateway.stores import connect
 from gateway.stores.ledger import Ledger
 from gateway.stores.verification import Verifier
-from tests.admitting import admitting, put_tenant
-from tests.asking import connected
-from tests.bookkeeping import TODAY, Settled, know, numbered, settle
 from tests.stores.desk import Desk
-from tests.stores.test_admission import buy
+from tests.support.admissions import buy
+from tests.support.admitting import admitting, put_tenant
+from tests.support.asking import connected
+from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import structlog
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from tests.harness import ADMIN_KEY
+from tests.support.harness import ADMIN_KEY
 
 COLUMNS: Final = 80
 CONFIG: Final = """

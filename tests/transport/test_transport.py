@@ -17,6 +17,7 @@ from aiohttp.streams import StreamReader
 
 from gateway.transport import AiohttpTransport, map_error
 from gateway.transport.framing import BoundedHandler
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -84,13 +85,6 @@ async def send_with(
         return response, b"".join([chunk async for chunk in response.aiter_raw()])
     finally:
         await response.aclose()
-
-
-def free_port() -> int:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        return port
 
 
 async def read_head(reader: asyncio.StreamReader) -> bytes:

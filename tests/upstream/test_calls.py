@@ -17,7 +17,7 @@ from gateway.memory import ByteAccount
 from gateway.transport import AiohttpTransport
 from gateway.upstream.replies import read_reply, transport_fault
 from gateway.wire.envelope import Reply
-from tests.harness import serving
+from tests.support.harness import serving
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,8 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.images import Delivery
 from gateway.domain.keys import PoolTerms
 from gateway.domain.trace import Trace
-from tests.harness import Simulator, serving
-from tests.upstream.test_upstreams import Answer, Scripted, Site, fault_of, running
+from tests.support.harness import Simulator, serving
+from tests.support.upstreams import Answer, Scripted, Site, fault_of, running
 
 pytestmark = pytest.mark.anyio
 

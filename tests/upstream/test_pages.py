@@ -1,52 +1,22 @@
 """What a free page says of one key, asked of the simulator and of hosts that are none."""
 
-import asyncio
-import json
-
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.keys import Secret, UpstreamKey
+from gateway.domain.keys import UpstreamKey
 from gateway.transport import AiohttpTransport
-from gateway.upstream import Endpoint
 from gateway.upstream.pages import Pages
-from gateway.wire import PROVIDERS
-from gateway.wire.links import LinkPolicy
 from gateway.wire.provider import KeyCheck
-from tests.harness import Simulator, serving
-from tests.servers import free_port
+from tests.support.harness import Simulator, serving
+from tests.support.pages import asking, serving_page, upstream_key
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
-
-
-def upstream_key(name: str, account: str = "main", secret: str = "") -> UpstreamKey:
-    return UpstreamKey("sim", account, name, Secret(secret or name, f"fp-{name}"))
-
-
-def asking(transport: AiohttpTransport, url: str, dialect: str = "minimax") -> Pages:
-    endpoint = Endpoint("sim", PROVIDERS[dialect], url, LinkPolicy(()))
-    return Pages(transport, lambda: {"sim": endpoint}, "tests")
 
 
 async def probe(url: str, key: UpstreamKey, dialect: str = "minimax") -> KeyCheck:
     async with AiohttpTransport() as transport:
         return await asking(transport, url, dialect).probe(key)
-
-
-def serving_page(answer: object, status: int = 200, delay_s: float = 0.0) -> tuple[Starlette, list[str]]:
-    """A host with a quota page, and the keys that have asked for it."""
-    seen: list[str] = []
-
-    async def page(request: Request) -> Response:
-        seen.append(request.headers["authorization"].removeprefix("Bearer "))
-        await asyncio.sleep(delay_s)
-        return Response(json.dumps(answer), status)
-
-    return Starlette(routes=[Route("/v1/token_plan/remains", page)]), seen
 
 
 async def test_a_good_key_works_and_its_balance_is_proven(simulator: Simulator) -> None:

@@ -9,12 +9,11 @@ import pytest
 
 from gateway.domain.faults import Fault
 from gateway.domain.keys import AccountLimits
-from tests.harness import Simulator
-from tests.upstream.test_upstreams import Site, fault_of, running
+from tests.support.harness import Simulator
+from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
 
 pytestmark = pytest.mark.anyio
 
-ONE_AT_ONCE: Final = AccountLimits(100_000, 1_000_000, 1)
 ONE_A_MINUTE: Final = AccountLimits(1, 1_000_000, 10_000)
 
 

@@ -12,11 +12,11 @@ from gateway.stores.pool import Report
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.transport import AiohttpTransport
 from gateway.upstream.prober import Prober, Suspects
-from tests.harness import Simulator, simulating
-from tests.pooling import Process, account, pooling
-from tests.stores.pool.health import ill
-from tests.stores.test_admission import connected
-from tests.upstream.test_pages import asking
+from tests.support.admissions import connected
+from tests.support.harness import Simulator, simulating
+from tests.support.health import ill
+from tests.support.pages import asking
+from tests.support.pooling import Process, account, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -13,10 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.faults import Fault
-from tests.harness import serving, wait_until
-from tests.stores.test_admission import connected, ledger
-from tests.upstream.test_patience import ONE_AT_ONCE
-from tests.upstream.test_upstreams import Site, fault_of, running
+from tests.support.admissions import connected, ledger
+from tests.support.harness import serving, wait_until
+from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from gateway.transport import AiohttpTransport
 from gateway.upstream.results import FetchLimits, ResultFetcher
 from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
-from tests.harness import serving
+from tests.support.harness import serving
 
 pytestmark = pytest.mark.anyio
 

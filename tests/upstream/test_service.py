@@ -9,9 +9,8 @@ import pytest
 
 from gateway.domain.faults import Fault
 from gateway.upstream.context import RequestContext
-from tests.harness import Simulator
-from tests.upstream.test_patience import ONE_AT_ONCE
-from tests.upstream.test_upstreams import Site, fault_of, running
+from tests.support.harness import Simulator
+from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
 
 pytestmark = pytest.mark.anyio
 

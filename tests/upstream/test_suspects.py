@@ -10,10 +10,10 @@ from gateway.domain.keys import UpstreamKey
 from gateway.stores.pool.turns import PROBING, Turn
 from gateway.transport import AiohttpTransport
 from gateway.upstream.prober import Prober, Suspects
-from tests.harness import serving
-from tests.stores.test_admission import connected
-from tests.upstream.test_pages import asking, serving_page, upstream_key
-from tests.upstream.test_prober import Told, account, books, key
+from tests.support.admissions import connected
+from tests.support.harness import serving
+from tests.support.pages import asking, serving_page, upstream_key
+from tests.support.probing import Told, account, books, key
 
 pytestmark = pytest.mark.anyio
 

@@ -23,11 +23,11 @@ from gateway.upstream.supply import Endpoint
 from gateway.wire import PROVIDERS
 from gateway.wire.links import LinkPolicy
 from gateway.wire.provider import ProviderRequest
-from tests.harness import REDIS_BINARIES
-from tests.pooling import account, pooling
-from tests.servers import tcp_server
-from tests.stores.test_admission import connected, ledger
-from tests.upstream.test_upstreams import Site, running
+from tests.support.admissions import connected, ledger
+from tests.support.harness import REDIS_BINARIES
+from tests.support.pooling import account, pooling
+from tests.support.servers import tcp_server
+from tests.support.upstreams import Site, running
 
 pytestmark = pytest.mark.anyio
 

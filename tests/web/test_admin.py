@@ -10,34 +10,19 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.settings import from_document
-from tests.conftest import MakeGateway
-from tests.harness import ADMIN_KEY, Gateway, Simulator, admin, document, environment, serving, upstream
+from tests.support.admin_routes import ROUTES
+from tests.support.harness import (
+    ADMIN_KEY,
+    Gateway,
+    MakeGateway,
+    Simulator,
+    admin,
+    document,
+    environment,
+    serving,
+    upstream,
+)
 
-ROUTES: Final = [
-    ("GET", "/tenants"),
-    ("POST", "/tenants"),
-    ("GET", "/tenants/acme"),
-    ("PATCH", "/tenants/acme"),
-    ("DELETE", "/tenants/acme"),
-    ("GET", "/tenants/acme/keys"),
-    ("POST", "/tenants/acme/keys"),
-    ("GET", "/keys/abc"),
-    ("PATCH", "/keys/abc"),
-    ("DELETE", "/keys/abc"),
-    ("POST", "/keys/abc/rotate"),
-    ("GET", "/pool"),
-    ("POST", "/pool"),
-    ("GET", "/pool/sim/main"),
-    ("PATCH", "/pool/sim/main"),
-    ("GET", "/pool/sim/main/main-1"),
-    ("PATCH", "/pool/sim/main/main-1"),
-    ("DELETE", "/pool/sim/main/main-1"),
-    ("POST", "/pool/sim/main/main-1/probe"),
-    ("GET", "/audit"),
-    ("GET", "/usage"),
-    ("GET", "/usage/records"),
-    ("GET", "/usage/verify"),
-]
 FUTURE: Final = 4_000_000_000
 
 

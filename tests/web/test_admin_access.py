@@ -11,8 +11,8 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import Secret
 from gateway.settings import from_document
 from gateway.web.admin.access import Access, AdminKey, Role
-from tests.harness import document, environment, serving, upstream
-from tests.web.test_admin import ROUTES
+from tests.support.admin_routes import ROUTES
+from tests.support.harness import document, environment, serving, upstream
 
 ALICE, READER, FIRST = "alice-secret-for-tests", "reader-secret-for-tests", "admin-secret-for-tests"
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 import redis
 
-from tests.harness import ADMIN_KEY, Gateway
+from tests.support.harness import ADMIN_KEY, Gateway
 
 
 def audit(gateway: Gateway, query: str = "") -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness import Gateway, admin
+from tests.support.harness import Gateway, admin
 
 FUTURE = 4_000_000_000
 

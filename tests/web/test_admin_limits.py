@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness import Gateway, admin, new_key
+from tests.support.harness import Gateway, admin, new_key
 
 EVERY: dict[str, Any] = {
     "limits": {"requests_per_minute": 60, "images_per_minute": 120, "concurrency": 10},

@@ -21,9 +21,18 @@ from gateway.settings import from_document
 from gateway.stores import change_faults
 from gateway.stores.connections import NotConnectedError
 from gateway.stores.guard import NotAskedError
-from tests.administering import Stores, storing
-from tests.harness import ADMIN_KEY, REDIS_BINARIES, Gateway, document, environment, gatewaying, upstream, wait_until
-from tests.servers import Server, paused, tcp_server
+from tests.support.administering import Stores, storing
+from tests.support.harness import (
+    ADMIN_KEY,
+    REDIS_BINARIES,
+    Gateway,
+    document,
+    environment,
+    gatewaying,
+    upstream,
+    wait_until,
+)
+from tests.support.servers import Server, paused, tcp_server
 
 CHANGES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("POST", "/tenants", {"name": "other"}),

@@ -3,17 +3,14 @@
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 import pytest
 import redis
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, admin, document, gatewaying, upstream, wait_until
-
-CANARY: Final = "sk_canary_0123456789"
-NEW: Final = {"upstream": "sim", "account": "main", "key": "main-2", "secret": CANARY}
+from tests.support.admin_pool import CANARY, NEW, pool, refused
+from tests.support.harness import Gateway, MakeGateway, Simulator, admin, document, gatewaying, upstream, wait_until
 
 
 @pytest.fixture
@@ -27,19 +24,6 @@ def vault(tmp_path: Path) -> dict[str, object]:
 def gateway(make_gateway: MakeGateway, vault: dict[str, object]) -> Gateway:
     """One to which keys can be added."""
     return make_gateway(pool=vault)
-
-
-def pool(gateway: Gateway) -> dict[str, Any]:
-    """The one upstream."""
-    [found] = gateway.admin("GET", "/pool").json()["data"]
-    return dict(found)
-
-
-def refused(response: httpx.Response, status: int, *words: str) -> dict[str, Any]:
-    assert status == response.status_code, response.text
-    error: dict[str, Any] = response.json()["error"]
-    assert [] == [word for word in words if word not in error["message"]], error["message"]
-    return error
 
 
 def audit(gateway: Gateway) -> list[tuple[str, str, str | None]]:

@@ -5,9 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, upstream
-from tests.web.test_admin_pool import NEW, pool, refused
+from tests.support.admin_pool import NEW, pool, refused
+from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
 
 MAIN = "/pool/sim/main"
 KEY = f"{MAIN}/main-1"

@@ -16,9 +16,8 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.settings import from_document
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, document, environment, serving, upstream
-from tests.scarce import scarce
+from tests.support.harness import Gateway, MakeGateway, Simulator, document, environment, serving, upstream
+from tests.support.scarce import scarce
 
 GENERATIONS: Final = "/v1/images/generations"
 NATIVE: Final = ("/v1/image_generation", "/minimaxi/v1/image_generation")

@@ -5,8 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, upstream
+from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
 
 IMAGE_HEADERS: Final = ("x-imagegate-queue-ms", "x-imagegate-attempts")
 

@@ -7,8 +7,7 @@ import httpx
 import pytest
 
 from gateway.web.middleware import EXPOSED_HEADERS
-from tests.conftest import MakeGateway
-from tests.harness import ADMIN_KEY, Gateway
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway
 
 MADE: Final = re.compile(r"req_[0-9a-f]{32}")
 ORIGIN: Final = "https://app.example.org"

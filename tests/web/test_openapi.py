@@ -19,15 +19,12 @@ from gateway.supply import build_catalog
 from gateway.web.admin.keys import GRACE_MAX_S, GRACE_S
 from gateway.web.images import Images
 from gateway.web.middleware import EXPOSED_HEADERS
-from gateway.web.openapi import DOCUMENT
 from gateway.wire import extras, native
 from gateway.wire.minimax import PRESETS
 from gateway.wire.openai import Manners, parse_generation, request
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, document, environment, upstream
+from tests.support.harness import Gateway, MakeGateway, document, environment, upstream
+from tests.support.openapi import DESCRIBED, SCHEMAS, conform, enum, resolve
 
-DESCRIBED: Final[Mapping[str, Any]] = json.loads(DOCUMENT.read_text("utf-8"))
-SCHEMAS: Final[Mapping[str, Any]] = DESCRIBED["components"]["schemas"]
 CONFIGURED: Final = document("redis://localhost:1", upstream("sim", "minimax", "http://127.0.0.1:1"))
 METHODS: Final = ("get", "put", "post", "delete", "patch")
 
@@ -86,15 +83,6 @@ def routes() -> set[tuple[str, str]]:
     }
 
 
-def resolve(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    while "$ref" in node:
-        target: Any = DESCRIBED
-        for step in node["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        node = target
-    return node
-
-
 def walk(node: object) -> Iterator[Mapping[str, Any]]:
     match node:
         case dict():
@@ -104,11 +92,6 @@ def walk(node: object) -> Iterator[Mapping[str, Any]]:
         case list():
             for value in node:
                 yield from walk(value)
-
-
-def enum(schema: str, field: str) -> set[str]:
-    found = resolve(SCHEMAS[schema]["properties"][field])
-    return {value for value in found["enum"] if value is not None}
 
 
 def test_the_document_is_valid_openapi_3_1() -> None:
@@ -274,27 +257,6 @@ def test_the_documented_answer_is_the_answer(make_gateway: MakeGateway) -> None:
     }
     for name, answer in answers.items():
         conform(answer, {"$ref": f"#/components/schemas/{name}"}, name)
-
-
-def conform(value: object, schema: Mapping[str, Any], where: str) -> None:
-    """Every required key is there, and every key that is there is described."""
-    schema = resolve(schema)
-    parts = [schema, *schema.get("allOf", [])]
-    properties: dict[str, Any] = {}
-    for part in map(resolve, parts):
-        properties |= part.get("properties", {})
-        for inner in map(resolve, part.get("allOf", [])):
-            properties |= inner.get("properties", {})
-    if isinstance(value, dict) and properties:
-        assert set() == set(value) - set(properties), where
-        assert set() == set(schema.get("required", [])) - set(value), where
-        for key, item in value.items():
-            conform(item, properties[key], f"{where}.{key}")
-    if isinstance(value, list) and "items" in schema:
-        for item in value:
-            conform(item, schema["items"], f"{where}[]")
-    if "enum" in schema:
-        assert value in schema["enum"], where
 
 
 def test_the_images_routes_are_all_there() -> None:

@@ -10,15 +10,14 @@ from tempfile import TemporaryDirectory
 import httpx
 import pytest
 import redis
-from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import __version__
 from gateway.app import create_app
 from gateway.domain.faults import State
 from gateway.settings import from_document
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, document, environment, serving, upstream, wait_until
-from tests.scarce import ask, occupied, scarce, wait_for_queue
+from tests.support.harness import Gateway, MakeGateway, Simulator, document, environment, serving, upstream, wait_until
+from tests.support.samples import labels, samples
+from tests.support.scarce import ask, occupied, scarce, wait_for_queue
 
 
 @contextmanager
@@ -30,19 +29,6 @@ def without_redis() -> Iterator[str]:
         environ = environment(configured)
         with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
             yield url
-
-
-def samples(url: str) -> list[tuple[str, dict[str, str], float]]:
-    text = httpx.get(f"{url}/metrics").text
-    return [
-        (sample.name, dict(sample.labels), sample.value)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    ]
-
-
-def labels(url: str, name: str) -> set[str]:
-    return {found[name] for _, found, _ in samples(url) if name in found}
 
 
 def test_with_redis_everything_is_well(gateway: Gateway) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from gateway.domain.tenants import Rate, Rates
 from gateway.web.middleware import rate_headers
-from tests.harness import Gateway, Simulator, new_key
+from tests.support.harness import Gateway, Simulator, new_key
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (1, "1s"), (59, "59s"), (60, "1m0s"), (61, "1m1s")])

@@ -18,10 +18,19 @@ from gateway.domain.keys import AccountLimits
 from gateway.settings import from_document
 from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus
 from gateway.web.readiness import why_nobody_can_serve
-from tests.conftest import MakeGateway
-from tests.harness import REDIS_BINARIES, Gateway, Simulator, document, environment, serving, upstream, wait_until
-from tests.scarce import ask, occupied, scarce
-from tests.servers import Server, free_port, paused, tcp_server
+from tests.support.harness import (
+    REDIS_BINARIES,
+    Gateway,
+    MakeGateway,
+    Simulator,
+    document,
+    environment,
+    serving,
+    upstream,
+    wait_until,
+)
+from tests.support.scarce import ask, occupied, scarce
+from tests.support.servers import Server, free_port, paused, tcp_server
 
 
 def a_key(state: State = State.READY, fault: str | None = None, model: str | None = None) -> KeyStatus:

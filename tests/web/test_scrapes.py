@@ -15,11 +15,11 @@ from prometheus_client.registry import Collector
 
 from gateway.observability.process import ProcessCollector
 from gateway.web.scrape import Exposition, Scrape
-from tests.asking import connected
-from tests.flow import strangers
-from tests.flow.test_metrics import total
-from tests.harness import Gateway, wait_until
-from tests.pooling import account, pooling
+from tests.support import strangers
+from tests.support.asking import connected
+from tests.support.harness import Gateway, wait_until
+from tests.support.pooling import account, pooling
+from tests.support.processes import total
 
 SCRAPE = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 PROMETHEUS_S = 10

@@ -13,7 +13,8 @@ import httpx
 import pytest
 import redis
 
-from tests.harness import Gateway, Simulator, admin, new_key, serving, wait_until
+from tests.support.harness import Gateway, Simulator, admin, new_key, serving, wait_until
+from tests.support.servers import free_port
 from tests.web.echoing import ECHOES, echoing
 
 ADMIN_CANARY: Final = "admin-secret-for-tests"
@@ -102,15 +103,6 @@ def running(
             process.wait(20)
 
 
-def free_port() -> int:
-    import socket  # noqa: PLC0415 - only here
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def is_alive(client: httpx.Client, port: int) -> bool:
     try:
         return client.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
@@ -174,7 +166,7 @@ def check_nothing_leaked(answers: str, log: Path, secrets: list[str]) -> None:
     assert [] == [word for word in ("Traceback", "b64_json", "image_base64", "Bearer ") if word in logged]
 
 
-@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("log_format", ["json", pytest.param("console", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dialect", ["minimax", "302ai"])
 def test_no_fault_shows_a_secret(
     tmp_path: Path, redis_url: str, simulator: Simulator, dialect: str, log_format: str

@@ -9,9 +9,8 @@ from typing import Final
 import httpx
 
 from gateway.server.limits import ConnectionLimits
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, new_key
-from tests.web.test_ops import labels, samples
+from tests.support.harness import Gateway, MakeGateway, new_key
+from tests.support.samples import labels, samples
 
 ROUTES: Final = frozenset(
     {"/v1/images/generations", "/v1/models", "/v1/models/{name:path}", "/metrics", "/healthz", "/readyz", "_unknown"}

@@ -10,8 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.simulator import create_simulator
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, serving, upstream, wait_until
+from tests.support.harness import Gateway, MakeGateway, Simulator, serving, upstream, wait_until
 
 GENERATIONS: Final = "/v1/images/generations"
 COMPLETED: Final = "image_generation.completed"

@@ -19,9 +19,9 @@ from gateway.stores import connect
 from gateway.stores.ledger import Ledger
 from gateway.stores.verification import Verifier
 from gateway.web.admin.usage import UsageSection
-from tests.bookkeeping import TODAY, Settled, know, numbered, settle
-from tests.harness import Gateway
-from tests.web.test_openapi import SCHEMAS, conform, enum
+from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
+from tests.support.harness import Gateway
+from tests.support.openapi import SCHEMAS, conform, enum
 
 PATHS: Final = ("/usage", "/usage/records", "/usage/verify")
 JULY: Final = "from=2026-07-01&to=2026-07-31"

@@ -12,9 +12,8 @@ import redis
 
 from gateway.app import create_app
 from gateway.settings import from_document
-from tests.conftest import MakeGateway
-from tests.harness import Gateway, Simulator, document, environment, new_key, serving, wait_until
-from tests.scarce import ask, occupied, pool, scarce, wait_for_queue
+from tests.support.harness import Gateway, MakeGateway, Simulator, document, environment, new_key, serving, wait_until
+from tests.support.scarce import ask, occupied, pool, scarce, wait_for_queue
 
 GENERATIONS: Final = "/v1/images/generations"
 NATIVE: Final = "/v1/image_generation"

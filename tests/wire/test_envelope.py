@@ -66,14 +66,14 @@ def test_text_is_cut_for_the_log() -> None:
     assert opened(b'{"x":7}').text("x") == ""
 
 
-@pytest.mark.parametrize("status", range(300, 600))
-def test_every_http_status_has_a_fault_that_costs_no_key_without_reason(status: int) -> None:
-    error = http_error(Reply(status, b"", 5.0), "detail")
-    if status in HTTP_FAULTS:
-        assert error.retry_after_s == 5.0
-    else:
-        assert error.row.pause_s == 0
-    assert str(status) in error.detail
+def test_every_http_status_has_a_fault_that_costs_no_key_without_reason() -> None:
+    for status in range(300, 600):
+        error = http_error(Reply(status, b"", 5.0), "detail")
+        if status in HTTP_FAULTS:
+            assert error.retry_after_s == 5.0, status
+        else:
+            assert error.row.pause_s == 0, status
+        assert str(status) in error.detail
 
 
 @pytest.mark.parametrize("status", [408, 504, 524])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -335,14 +336,12 @@ FOREIGN: dict[str, object] = {
 """Bodies that a proxy sends, also after the provider has made the images."""
 
 
-@pytest.mark.parametrize(
-    "status", [500, 501, 502, 503, 504, 507, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599]
-)
 @pytest.mark.parametrize("body", FOREIGN)
-def test_a_5xx_that_is_not_the_provider_s_own_error_may_have_cost_money(status: int, body: str) -> None:
-    row = error_of(FOREIGN[body], status=status).row
-    assert (Outcome.UNKNOWN, Retry.NEVER, False) == (row.outcome, row.retry, row.may_client_retry)
-    assert row.ails_upstream
+def test_a_5xx_that_is_not_the_provider_s_own_error_may_have_cost_money(body: str) -> None:
+    for status in (500, 501, 502, 503, 504, 507, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599):
+        row = error_of(FOREIGN[body], status=status).row
+        found = (status, row.outcome, row.retry, row.may_client_retry, row.ails_upstream)
+        assert (status, Outcome.UNKNOWN, Retry.NEVER, False, True) == found
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
@@ -376,10 +375,13 @@ def error_from(headers: dict[str, str], status: int, answer: object) -> GatewayE
 @pytest.mark.parametrize(
     "body", [name for name in FOREIGN if name not in {"a success", "an OpenAI-like proxy", "a status in an error"}]
 )
-@pytest.mark.parametrize("status", [521, 522, 523, 525, 526])
-@pytest.mark.parametrize("headers", CLOUDFLARE)
-def test_what_cloudflare_could_not_send_on_was_not_sent(headers: dict[str, str], status: int, body: str) -> None:
-    assert Fault.CONNECT_FAILED is error_from(headers, status, FOREIGN[body]).fault
+def test_what_cloudflare_could_not_send_on_was_not_sent(body: str) -> None:
+    for headers, status in product(CLOUDFLARE, (521, 522, 523, 525, 526)):
+        assert (headers, status, Fault.CONNECT_FAILED) == (
+            headers,
+            status,
+            error_from(headers, status, FOREIGN[body]).fault,
+        )
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 524, 527, 530])
@@ -443,11 +445,16 @@ def test_the_text_of_a_newer_error_says_which_refusal_it_is(message: str, fault:
         assert fault is error_of(error, status=400).fault
 
 
-@pytest.mark.parametrize("kind", NEWER_TYPES)
-@pytest.mark.parametrize("status", [200, 301, 400, 401, 402, 403, 404, 409, 422, 429])
 @pytest.mark.parametrize("changed", ["type", "request_id", "http_code", "another http_code", "http_code, no text"])
-def test_parts_of_a_newer_error_blame_nothing(kind: str, status: int, changed: str) -> None:
-    """Other gateways write them."""
+@pytest.mark.parametrize("kind", NEWER_TYPES)
+def test_parts_of_a_newer_error_blame_nothing(kind: str, changed: str) -> None:
+    """Other gateways send such parts."""
+    for status in (200, 301, 400, 401, 402, 403, 404, 409, 422, 429):
+        error = error_of(_without_part(kind, status, changed), status=status)
+        assert (status, Pause.NONE, State.READY) == (status, error.row.pause, error.row.state)
+
+
+def _without_part(kind: str, status: int, changed: str) -> dict[str, Any]:
     answer = newer(kind, status)
     match changed:
         case "type" | "request_id":
@@ -458,8 +465,7 @@ def test_parts_of_a_newer_error_blame_nothing(kind: str, status: int, changed: s
             answer["error"]["http_code"] = "403" if status != 403 else "401"
         case _:
             answer["error"]["http_code"] = status
-    error = error_of(answer, status=status)
-    assert (Pause.NONE, State.READY) == (error.row.pause, error.row.state)
+    return answer
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What an upstream says in words decides little, and the request's own words decide nothing."""
 
+from itertools import product
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -55,23 +57,25 @@ FOREIGN: list[object] = [
 
 @DIALECT
 @pytest.mark.parametrize("answer", FOREIGN)
-@pytest.mark.parametrize("status", [301, 302, 401, 402, 403, 406, 409, 410, 418, 421, 429, 451, 499])
-def test_a_refusal_without_the_provider_s_own_code_blames_nothing(dialect: str, answer: object, status: int) -> None:
-    assert blames_nothing(fault_of(dialect, answer, status))
+def test_a_refusal_without_the_provider_s_own_code_blames_nothing(dialect: str, answer: object) -> None:
+    for status in (301, 302, 401, 402, 403, 406, 409, 410, 418, 421, 429, 451, 499):
+        fault = fault_of(dialect, answer, status)
+        assert blames_nothing(fault), (status, fault)
 
 
 @DIALECT
 @pytest.mark.parametrize("code", [*CODES, 9999])
-@pytest.mark.parametrize("status", [200, 400, 429])
-def test_a_code_in_a_text_rests_nothing(dialect: str, code: int, status: int) -> None:
-    for text in (f"x ({code})", f"invalid params, failed to download https://x.example/({code})"):
+def test_a_code_in_a_text_rests_nothing(dialect: str, code: int) -> None:
+    texts = (f"x ({code})", f"invalid params, failed to download https://x.example/({code})")
+    for text, status in product(texts, (200, 400, 429)):
         for answer in (
             {"error": {"message": text}},
             {"error": text},
             {"type": "error", "error": {"type": "bad_request_error", "message": text}},
             {"base_resp": {"status_code": 2013, "status_msg": text}},
         ):
-            assert TABLE[fault_of(dialect, answer, status)].pause is Pause.NONE
+            fault = fault_of(dialect, answer, status)
+            assert (status, answer, Pause.NONE) == (status, answer, TABLE[fault].pause)
 
 
 ECHOES = [
@@ -88,12 +92,12 @@ ECHOES = [
 @DIALECT
 @pytest.mark.parametrize("own", ECHOES)
 @pytest.mark.parametrize("text", ["invalid params, {}", "{}", "{} (2061)", "invalid params, failed to download {}"])
-@pytest.mark.parametrize("spelling", [str, str.lower, str.upper])
-def test_the_request_s_own_words_are_not_read(dialect: str, own: str, text: str, spelling: type[str]) -> None:
-    said = text.format(spelling(own))
-    for sent in ({"prompt": own}, {"prompt": "x", "subject_reference": [{"type": "character", "image_file": own}]}):
-        answer = {"base_resp": {"status_code": 2013, "status_msg": said}}
-        assert Fault.UPSTREAM_REJECTED is fault_of(dialect, answer, sent=msgspec.json.encode(sent))
+def test_the_request_s_own_words_are_not_read(dialect: str, own: str, text: str) -> None:
+    requests = ({"prompt": own}, {"prompt": "x", "subject_reference": [{"type": "character", "image_file": own}]})
+    for spelled, sent in product((own, own.lower(), own.upper()), requests):
+        answer = {"base_resp": {"status_code": 2013, "status_msg": text.format(spelled)}}
+        fault = fault_of(dialect, answer, sent=msgspec.json.encode(sent))
+        assert (spelled, sent, Fault.UPSTREAM_REJECTED) == (spelled, sent, fault)
 
 
 @DIALECT

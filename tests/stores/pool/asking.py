@@ -5,8 +5,8 @@ import sys
 
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool import Lease
-from tests.asking import connected
-from tests.pooling import account, pooling
+from tests.support.asking import connected
+from tests.support.pooling import account, pooling
 
 LIMITS = AccountLimits(requests_per_minute=37, images_per_minute=1000, max_concurrency=1000)
 

@@ -10,7 +10,7 @@ import redis
 from gateway.domain.health import lua_tables
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool.scripts import SHARED, _keys
-from tests.clocked import Clock, clocked_script
+from tests.support.clocked import Clock, clocked_script
 
 TERMS: Final = {
     "margin_us": 1_000_000,

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.harness import REDIS_BINARIES, redis_server
 from tests.stores.pool.clocked_pool import ClockedPool
+from tests.support.harness import EACH_REDIS, REDIS_BINARIES, redis_server
 
 CLUSTER = "cluster"
 
 
-@pytest.fixture(scope="session", params=[*REDIS_BINARIES, CLUSTER])
+@pytest.fixture(scope="session", params=[*EACH_REDIS, pytest.param(CLUSTER, marks=pytest.mark.slow)])
 def any_redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if request.param == CLUSTER:
         yield CLUSTER

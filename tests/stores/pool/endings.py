@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Final
 
 from gateway.stores.pool import channel_of
-from tests.pooling import TAKEN_BACK
 from tests.stores.pool.liveness import check_counts
 from tests.stores.pool.needs import Need
 from tests.stores.pool.processes import ALIVE_US, Process
 from tests.stores.pool.provider import WrongError
+from tests.support.pooling import TAKEN_BACK
 
 if TYPE_CHECKING:
     from tests.stores.pool.histories import History

@@ -11,8 +11,8 @@ import redis
 
 from gateway.domain.health import lua_tables
 from gateway.stores.pool.scripts import ACTS, SHARED, _keys, record
-from tests.clocked import Clock, clocked_script
 from tests.stores.pool.clocked_pool import Mutant
+from tests.support.clocked import Clock, clocked_script
 
 UPSTREAM: Final = "sim"
 

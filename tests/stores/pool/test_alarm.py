@@ -5,9 +5,9 @@ from structlog.testing import capture_logs
 
 from gateway.domain.faults import Fault, State
 from gateway.stores.pool import Report
-from tests.asking import connected
-from tests.pooling import Process, pass_time, pooling
-from tests.stores.pool.health import PERSON, A, B, fail, ill, look, standings, succeed
+from tests.support.asking import connected
+from tests.support.health import PERSON, A, B, fail, ill, look, standings, succeed
+from tests.support.pooling import Process, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

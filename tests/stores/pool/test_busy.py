@@ -7,10 +7,10 @@ import pytest
 from gateway.domain.faults import Fault, State
 from gateway.domain.keys import AccountLimits, PoolTerms
 from gateway.stores.pool import NoKey, Report
-from tests.asking import connected
-from tests.pooling import Process, account, left_over, pass_time, pooling
-from tests.stores.pool.health import PERSON
-from tests.stores.pool.test_fairness import LONG_S, in_line, lanes
+from tests.support.asking import connected
+from tests.support.fairness import LONG_S, in_line, lanes
+from tests.support.health import PERSON
+from tests.support.pooling import Process, account, left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from gateway.domain.faults import Fault
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool import UNSENT, Lease, NoKey, Report
 from gateway.stores.pool.scripts import record
-from tests.asking import connected
-from tests.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
+from tests.support.asking import connected
+from tests.support.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 
@@ -124,10 +124,10 @@ async def test_a_call_that_was_sent_late_counts_from_then(redis_url: str) -> Non
         await process.take()
 
 
-async def test_a_call_that_was_sent_late_counts_from_then_while_it_is_under_way(any_redis: str) -> None:
+async def test_a_call_that_was_sent_late_counts_from_then_while_it_is_under_way(redis_url: str) -> None:
     """It is told with the next sign of life, and the end of the call does not tell it again."""
     limits = AccountLimits(requests_per_minute=1)
-    async with connected(any_redis) as redis, pooling(redis, account("a", limits=limits), lease_s=8) as process:
+    async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits), lease_s=8) as process:
         lease = await process.take()
         await asyncio.sleep(1.5)
         sent_s = lease.taken_s + 1.4

@@ -13,9 +13,9 @@ from gateway.observability.metrics import Metrics
 from gateway.stores import Client, answer
 from gateway.stores.pool.roster import Roster
 from gateway.stores.pool.scripts import Scripts, record
-from tests.asking import connected
-from tests.pooling import Process, account, pooling
-from tests.stores.pool.health import fail, ill, look
+from tests.support.asking import connected
+from tests.support.health import fail, ill, look
+from tests.support.pooling import Process, account, pooling
 
 pytestmark = pytest.mark.anyio
 
@@ -116,9 +116,9 @@ async def test_a_process_that_was_away_for_long_is_back_with_what_it_has(redis_u
         await until_there_are(old, "a", "b", "c")
 
 
-async def test_a_restart_keeps_the_health_of_what_stays(any_redis: str) -> None:
+async def test_a_restart_keeps_the_health_of_what_stays(redis_url: str) -> None:
     """Alone, so that nobody has the accounts for a moment, and beside another."""
-    async with connected(any_redis) as redis:
+    async with connected(redis_url) as redis:
         async with pooling(redis, *OLD) as before:
             await fail(before, Fault.KEY_INVALID, "a/")
             await fail(before, Fault.ACCOUNT_RATE_LIMITED, "b/")

@@ -1,55 +1,16 @@
 """Who is next, when there is less than everybody wants."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
-from gateway.domain.keys import Account, AccountLimits
-from gateway.stores import Client, answer
+from gateway.domain.keys import AccountLimits
 from gateway.stores.pool import UNSENT, Report
-from gateway.stores.pool.scripts import record
-from tests.asking import connected
-from tests.pooling import Process, account, left_over, pass_time, pooling
+from tests.support.asking import connected
+from tests.support.fairness import LONG_S, Order, in_line, lanes
+from tests.support.pooling import account, left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
-
-LONG_S = 100_000.0
-
-
-def lanes(name: str, count: int = 1, images: int = 1_000_000) -> Account:
-    """An account of which only so many calls at once are allowed."""
-    return account(name, limits=AccountLimits(1_000_000, images, count))
-
-
-async def in_line(redis: Client, count: int) -> None:
-    """Until so many wait."""
-    async with asyncio.timeout(20):
-        waiting = -1
-        while waiting != count:
-            await asyncio.sleep(0.005)
-            waiting = await answer(redis, redis.zcard(record("sim", "line")), int)
-
-
-class Order:
-    """Asks for many, gives back at once what they are given, and notes in which order that was."""
-
-    def __init__(self) -> None:
-        self.served: list[str] = []
-        self.waiting: list[asyncio.Task[None]] = []
-
-    def ask(self, process: Process, name: str, **changes: object) -> None:
-        self.waiting.append(asyncio.ensure_future(self._ask(process, name, {"tenant": name} | changes)))
-
-    async def _ask(self, process: Process, name: str, changes: dict[str, object]) -> None:
-        lease = await process.take(**{"patience_s": LONG_S} | changes)
-        self.served.append(name)
-        await process.pool.release(lease, Report(images=1))
-
-    async def all_served(self) -> Sequence[str]:
-        async with asyncio.timeout(60):
-            await asyncio.gather(*self.waiting)
-        return self.served
 
 
 async def test_500_waiting_requests_of_a_tenant_do_not_delay_the_first_of_another(any_redis: str) -> None:

@@ -8,9 +8,9 @@ from gateway.domain.faults import TABLE, Fault, State
 from gateway.domain.keys import AccountLimits
 from gateway.stores.pool import UNSENT, Lease, Report
 from gateway.stores.pool.status import KeyStatus
-from tests.asking import connected
-from tests.pooling import MINUTE_S, account, pass_time, pooling
-from tests.stores.pool.health import A, B, fail, ill, look, only, standings, succeed, transitions
+from tests.support.asking import connected
+from tests.support.health import A, B, fail, ill, look, only, standings, succeed, transitions
+from tests.support.pooling import MINUTE_S, account, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -13,10 +13,10 @@ from gateway.domain.keys import AccountLimits, PoolTerms
 from gateway.stores import Client, answer
 from gateway.stores.pool import Lease, NoKey, Report
 from gateway.stores.pool.scripts import record
-from tests.asking import connected
-from tests.harness import REDIS_BINARIES, redis_server
-from tests.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
-from tests.stores.pool.test_fairness import LONG_S, in_line, lanes
+from tests.support.asking import connected
+from tests.support.fairness import LONG_S, in_line, lanes
+from tests.support.harness import REDIS_BINARIES, redis_server
+from tests.support.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -3,10 +3,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.fuzz.seeds import seeds
 from tests.stores.pool.clocked_pool import Mutant
 from tests.stores.pool.histories import History
 from tests.stores.pool.scripted_pool import ClockedPool
+from tests.support.seeds import seeds
 
 HISTORIES = 200
 MUTANTS: dict[str, Mutant] = {
@@ -49,6 +49,7 @@ def live(pool: ClockedPool, server: "redis.Redis", seed: int) -> str:
     return History(pool, seed).run_all()
 
 
+@pytest.mark.fuzz
 def test_in_every_history_all_limits_hold_and_no_request_waits_beside_room(server: "redis.Redis") -> None:
     """Several processes that die; reloads, outages, faults, late and abandoned calls; a clock that jumps both ways."""
     pool = ClockedPool(server)

@@ -4,6 +4,7 @@ import pytest
 
 from gateway.domain.keys import AccountLimits
 from tests.stores.pool.clocked_pool import DENIED, SPENT, WINDOW_S, ClockedPool, rest
+from tests.support.health import open_breaker
 
 ACCUSERS_MAX = 8
 """Tenants whose calls meet a fault before it rests for all others too."""
@@ -131,14 +132,6 @@ def test_who_waits_for_what_is_not_to_be_had_does_not_block_its_own_tenants_othe
         clocked.release(f"f{number}", **(DENIED | {"model": "live"}))
     clocked.clock.advance(WINDOW_S)
     assert ["y0", "y1"] == clocked.turn("y0", "y1", "y2")["given"]
-
-
-def open_breaker(clocked: ClockedPool) -> None:
-    clocked.declare({"a": AccountLimits(100, 100, 10), "b": AccountLimits(100, 100, 10)}, breaker_failures=1)
-    clocked.take("first")
-    clocked.release("first", fault="upstream_error", breaker="ill")
-    assert "down" == clocked.lease("second", patience_s=5)["verdict"]
-    clocked.clock.advance(10.1)
 
 
 def test_a_request_with_patience_waits_for_the_trial_of_an_upstream(clocked: ClockedPool) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from gateway.domain.keys import PoolTerms
 from gateway.stores.pool import Priority, Report
-from tests.asking import connected
-from tests.pooling import account, left_over, pooling
-from tests.stores.pool.test_fairness import LONG_S, Order, in_line, lanes
+from tests.support.asking import connected
+from tests.support.fairness import LONG_S, Order, in_line, lanes
+from tests.support.pooling import account, left_over, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.domain.keys import AccountLimits
 from tests.stores.pool.clocked_pool import DENIED, WINDOW_S, ClockedPool, described, rest
-from tests.stores.pool.test_outlook import open_breaker
+from tests.support.health import open_breaker
 
 LIMIT_REACHED = rest("key_limit_reached", "key", "quarantined", 900)
 HOUR_SPENT = rest("key_hour_spent", "key", "cooling", 3600)

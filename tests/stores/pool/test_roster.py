@@ -10,9 +10,9 @@ from gateway.domain.keys import Account, AccountLimits, Pool, UpstreamKey, make_
 from gateway.stores.pool import Report
 from gateway.stores.pool.scripts import record
 from gateway.stores.pool.vault import Vault
-from tests.asking import connected
-from tests.pooling import UNLIMITED, account, left_over, pooling
-from tests.stores.pool.health import A, B, fail, ill, standings, succeed
+from tests.support.asking import connected
+from tests.support.health import A, B, fail, ill, standings, succeed
+from tests.support.pooling import UNLIMITED, account, left_over, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -5,8 +5,8 @@ import pytest
 from gateway.domain.keys import AccountLimits
 from gateway.stores import Client
 from gateway.stores.pool import Report
-from tests.asking import connected
-from tests.pooling import MINUTE_S, Process, account, pass_time, pooling
+from tests.support.asking import connected
+from tests.support.pooling import MINUTE_S, Process, account, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ from gateway.domain.faults import TABLE, Fault, Outcome, State
 from gateway.domain.keys import Account, AccountLimits, PoolTerms, UpstreamKey, make_secret
 from gateway.stores.pool import Lease, NoKey, Repeat, Report
 from gateway.stores.pool.scripts import record
-from tests.asking import connected
-from tests.pooling import left_over, pass_time, pooling
 from tests.stores.pool.clocked_pool import ClockedPool
-from tests.stores.pool.health import PERSON, A, B, fail, ill, standings, succeed, transitions
+from tests.support.asking import connected
+from tests.support.health import PERSON, A, B, fail, ill, standings, succeed, transitions
+from tests.support.pooling import left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from gateway.domain.faults import Fault, GatewayError
 from gateway.domain.keys import AccountLimits, PoolTerms
 from gateway.stores.pool import Lease, NoKey, Report
 from gateway.stores.pool.scripts import record
-from tests.asking import connected
-from tests.pooling import DEMAND, account, left_over, pass_time, pooling
-from tests.stores.pool.test_fairness import LONG_S, in_line, lanes
+from tests.support.asking import connected
+from tests.support.fairness import LONG_S, in_line, lanes
+from tests.support.pooling import DEMAND, account, left_over, pass_time, pooling
 
 pytestmark = pytest.mark.anyio
 
@@ -87,8 +87,9 @@ async def test_what_was_given_to_who_is_gone_goes_to_the_next(any_redis: str) ->
         assert [] == await left_over(redis)
 
 
-async def test_the_places_of_a_dead_process_go_and_the_others_wait_on(any_redis: str) -> None:
-    async with connected(any_redis) as redis, pooling(redis, lanes("a")) as living:
+@pytest.mark.slow
+async def test_the_places_of_a_dead_process_go_and_the_others_wait_on(redis_url: str) -> None:
+    async with connected(redis_url) as redis, pooling(redis, lanes("a")) as living:
         held = await living.take()
         async with pooling(redis, lanes("a")) as dead:
             lost = [asyncio.ensure_future(dead.take(patience_s=LONG_S)) for _ in range(5)]
@@ -196,6 +197,7 @@ async def test_who_waits_hears_when_the_breaker_opens_for_more_than_a_minute(any
         assert [] == await left_over(redis)
 
 
+@pytest.mark.slow
 async def test_processes_with_many_that_wait_ask_once_a_second(redis_url: str) -> None:
     """And not more when something gets free: those alone hear of it that it is given to.
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from gateway.observability.logging import LogFormat, LogLevel, configure_logging
-from tests.harness import wait_until
+from tests.support.harness import wait_until
 
 
 @dataclass(frozen=True)

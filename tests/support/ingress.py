@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from tests.flow.balancing import HAPROXY
-from tests.harness import wait_until
+from tests.support.balancing import HAPROXY
+from tests.support.harness import wait_until
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 """Debian keeps it where users do not look."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import httpx
 
-from tests.harness import UNLIMITED, Gateway, upstream, wait_until
+from tests.support.harness import UNLIMITED, Gateway, upstream, wait_until
 
 ONE_AT_ONCE: Final = {"max_concurrency": 1}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from starlette.types import Receive, Scope, Send
 
-from tests.flow.strangers import Reply, replies
+from tests.support.strangers import Reply, replies
 
 JAVA = (
     b"Connection: Upgrade, HTTP2-Settings",

@@ -2,9 +2,11 @@
 
 from gateway.domain.audit import Actor
 from gateway.domain.faults import Fault, State
+from gateway.domain.keys import AccountLimits
 from gateway.stores.pool import Report
 from gateway.stores.pool.status import AccountStatus, PoolStatus, Standing
-from tests.pooling import Process, account
+from tests.stores.pool.clocked_pool import ClockedPool
+from tests.support.pooling import Process, account
 
 A, B = account("a", "a-1", "a-2"), account("b")
 PERSON = Actor("ann")
@@ -48,3 +50,11 @@ def transitions(process: Process) -> dict[tuple[str, str, str], float]:
         (f"{of['account']}/{of['key']}".strip("/"), of["state"], of["code"]): count
         for _, of, count, *_ in family.samples
     }
+
+
+def open_breaker(clocked: ClockedPool) -> None:
+    clocked.declare({"a": AccountLimits(100, 100, 10), "b": AccountLimits(100, 100, 10)}, breaker_failures=1)
+    clocked.take("first")
+    clocked.release("first", fault="upstream_error", breaker="ill")
+    assert "down" == clocked.lease("second", patience_s=5)["verdict"]
+    clocked.clock.advance(10.1)

@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from tests.flow.processes import start_gateway
-from tests.harness import admin
+from tests.support.harness import admin
+from tests.support.processes import start_gateway
 
 HEAD = """
 [redis]

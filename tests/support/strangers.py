@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.harness import ADMIN_KEY, Gateway
+from tests.support.harness import ADMIN_KEY, Gateway
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 FIXED_HEADERS = {

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import aiohttp
 import httpx
+import pytest
 
-from tests.harness import ADMIN_KEY, admin, wait_until
+from tests.support.certificates import Files
+from tests.support.harness import ADMIN_KEY, admin, wait_until
 
 CONFIGURATION = """
 [redis]
@@ -46,6 +50,11 @@ upstream = "sim"
 model = "image-01"
 """
 
+EACH_OPTIONS = pytest.mark.parametrize(
+    "options",
+    [pytest.param((), id="one process"), pytest.param(("--workers", "2"), id="workers", marks=pytest.mark.slow)],
+)
+"""Runs a test on a gateway of one process, and with `make test-all` on one of two workers as well."""
 START_S = 90.0
 """Beside a load that takes the whole machine."""
 
@@ -132,3 +141,87 @@ def used(url: str, tenant: str) -> dict[str, int]:
     """The tenant's counters, by the admin API."""
     found: dict[str, int] = admin(url, "GET", f"/tenants/{tenant}").json()["used"]
     return found
+
+
+@contextmanager
+def running(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway with settings from the environment."""
+    secrets = {f"IMAGEGATE_{name}": value for name, value in settings.items()}
+    process, url = start_gateway(configuration, *options, secrets=secrets)
+    try:
+        yield process, url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert 0 == process.wait(30)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return {int(pid) for pid in found if b"spawn_main" in command_of(pid)}
+
+
+def command_of(pid: str) -> bytes:
+    """Nothing for a process that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def total(text: str, name: str) -> float:
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+
+
+def scrape(url: str) -> str:
+    return httpx.get(f"{url}/metrics", verify=False).text
+
+
+@contextmanager
+def started(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A gateway with settings from the environment."""
+    process, url = start_gateway(configuration, *options, secrets={f"IMAGEGATE_{k}": v for k, v in settings.items()})
+    try:
+        yield process, url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def log_of(configuration: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for log in configuration.parent.glob("*.log") for line in log.read_text().splitlines()]
+
+
+def tls(files: Files) -> dict[str, str]:
+    return {"SERVER__TLS__CERTIFICATE": str(files.certificate), "SERVER__TLS__KEY": str(files.key)}
+
+
+class Generating(threading.Thread):
+    """One request in the background, on a connection of its own that the client would keep."""
+
+    def __init__(self, url: str, key: str, path: str = "/v1/images/generations") -> None:
+        super().__init__(daemon=True)
+        self._request = (f"{url}{path}", key)
+        self._answer: httpx.Response | httpx.TransportError | None = None
+        self.start()
+
+    def run(self) -> None:
+        url, key = self._request
+        try:
+            self._answer = httpx.post(
+                url,
+                json={"prompt": "a cat", "model": "image-01", "n": 2},
+                headers={"authorization": f"Bearer {key}"},
+                timeout=30,
+                verify=False,
+            )
+        except httpx.TransportError as error:
+            self._answer = error
+
+    def answer(self) -> httpx.Response:
+        self.join(30)
+        assert isinstance(self._answer, httpx.Response), self._answer
+        return self._answer

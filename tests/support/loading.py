@@ -11,8 +11,8 @@ import aiohttp
 import httpx
 import msgspec
 
-from tests.flow.processes import Answer, ask, used
-from tests.harness import Simulator, admin, wait_until
+from tests.support.harness import Simulator, admin, wait_until
+from tests.support.processes import Answer, ask, used
 
 PRICE_MICROS = 3500
 _PAUSE_S = 0.02

@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis
 from redis.crc import key_slot
 
-from tests.harness import REDIS_BINARIES, redis_process, wait_until
+from tests.support.harness import REDIS_BINARIES, redis_process, wait_until
 
 MASTER: Final = "images"
 _SLOTS: Final = 16384

