@@ -205,7 +205,7 @@ class History:
         """Raises: WrongError, if an account could have served it."""
         if answer["verdict"] not in {"busy", "down", "nothing", "spent"}:
             raise WrongError(f"{need}: {answer}")
-        is_judged = answer["verdict"] not in {"spent", "later"} and self._given < GRANTS_MAX
+        is_judged = answer["verdict"] != "spent" and self._given < GRANTS_MAX
         if is_judged and self.watch.may_have_room(self.now_s):
             waiting = [request.need for process in self.living for request in process.places.values()]
             self.watch.refuse(need, [*waiting, *self.ghosts.values()], self.pool.state(), self.now_s, self.server_s)
@@ -246,7 +246,7 @@ class History:
         for _ in range(burst):
             process = self.random.choice(self.living)
             patience_s = self.plan.draw_patience_s()
-            process.ask(Request(self.plan.draw_need(), -1.0 if patience_s < 0 else self.now_s + patience_s))
+            process.ask(Request(self.plan.draw_need(), self.now_s + patience_s))
         self.at(
             self.now_s + self.random.expovariate(1 / (self.plan.pause_s * (1 + 10 * self.plan.burst_share))),
             self._arrive,

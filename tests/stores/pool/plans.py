@@ -120,7 +120,7 @@ class Plan:
         return Need("", tenant, weight, rnd.choice(self.images), rnd.choice(self.models), priority, ())
 
     def draw_patience_s(self) -> float:
-        return self.random.choice((-1.0, 0.0, 5.0, 30.0, 30.0, 120.0, 120.0, 300.0))
+        return self.random.choice((0.0, 0.0, 5.0, 30.0, 30.0, 120.0, 120.0, 300.0))
 
     def draw_length_s(self) -> float:
         return self.random.uniform(*self.lengths_s)
