@@ -2,8 +2,7 @@
 
 import gzip
 
-from gateway.cli.protocol import ConnectionLimits
-
+from gateway.server.limits import ConnectionLimits
 from tests.support.strangers import HEALTH, head
 
 LIMITS = ConnectionLimits()
