@@ -55,11 +55,11 @@ bench-quick: $(VENV)/.installed-dev
 # Gateways are killed, cut off and restarted under load, and then every book must agree: minutes by ARGS="--minutes 1",
 # the same run again by ARGS="--seed 7".
 chaos: $(VENV)/.installed-dev
-	@exec $(BIN)/python -m closed_book $(ARGS)
+	@exec $(BIN)/python -m chaos $(ARGS)
 
 # That it can fail: wrong gateways, each of which must be found out.
 chaos-mutants: $(VENV)/.installed-dev
-	@exec $(BIN)/python -m closed_book.mutants $(ARGS)
+	@exec $(BIN)/python -m chaos.mutants $(ARGS)
 
 # Upgrades the pinned versions inside the ranges of pyproject.toml.
 lock: $(VENV)/.installed-dev

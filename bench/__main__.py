@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 
 from bench import __doc__ as what_it_is
-from bench.measures import MEASURES
-from bench.processes import allow_files
-from bench.rows import Row, render_table
+from bench.process_table import allow_files
+from bench.results import Row, render_table
 from bench.run import Run
+from bench.scenarios import MEASURES
 
 
 def main() -> None:

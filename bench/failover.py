@@ -35,7 +35,7 @@ from redis.sentinel import Sentinel
 from gateway.domain.billing import Durations, Purchase
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.usage import Sheet
-from gateway.stores.sheets import records_stream
+from gateway.metering.ledger_keys import records_stream
 from tests.support.admitting import admitting, put_tenant
 from tests.support.asking import connected
 from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until

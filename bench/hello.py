@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bench.floor import serve
+from bench.baseline import serve
 from bench.upstream import PATH
 
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.histograms import Histogram
-from bench.parts import Program, read_metrics
+from bench.processes import Program, read_metrics
 from bench.traffic import Plan, Traffic
 
 _FOR_EVER_S = 3600.0

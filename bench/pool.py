@@ -8,7 +8,7 @@ from typing import Any, Final
 import redis
 
 from gateway.domain.health import lua_tables
-from gateway.stores.pool.scripts import SHARED, record
+from gateway.scheduler.scripts import SHARED, record
 from tests.support.clocked import Clock, clocked_script
 
 UPSTREAM: Final = "bench"

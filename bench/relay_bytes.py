@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from bench.floor import serve
-from bench.relay import State, one_client
+from bench.baseline import serve
+from bench.proxy import State, one_client
 from bench.upstream import PATH
 
 _ASKED = ("authorization", "content-type", "content-length")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench.parts import Pool, Program, floor, gateway, redis, upstream
-from bench.processes import cpu_s
+from bench.process_table import cpu_s
+from bench.processes import Pool, Program, floor, gateway, redis, upstream
 from bench.traffic import Outcome, Plan, send
 
 _DISTURBED_MAX: Final = 3

@@ -9,8 +9,8 @@ from typing import Final
 import structlog
 from starlette.applications import Starlette
 
-from gateway.stores import Client
-from gateway.transport import AiohttpTransport
+from gateway.generation.transport import AiohttpTransport
+from gateway.redis import Client
 
 _LOG = structlog.get_logger("imagegate.app")
 _RESTART_PAUSE_S: Final = 1.0

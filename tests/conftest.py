@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from gateway.app import create_app
-from gateway.settings import from_document
+from gateway.config import from_document
 from tests.support.certificates import certify
 from tests.support.harness import (
     EACH_REDIS,

@@ -65,8 +65,8 @@ def test_every_file_keeps_the_rule(problems_of: Callable[[str], list[str]]) -> N
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        ("from tests.stores.test_ledger import written", ["tests.stores.test_ledger"]),
-        ("from tests.stores import test_ledger", ["tests.stores.test_ledger"]),
+        ("from tests.metering.test_ledger import written", ["tests.metering.test_ledger"]),
+        ("from tests.metering import test_ledger", ["tests.metering.test_ledger"]),
         ("from tests.conftest import server", ["tests.conftest"]),
         ("from tests.support.harness import server", []),
     ],

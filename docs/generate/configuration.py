@@ -1,4 +1,4 @@
-"""The tables of every setting: types and defaults from gateway/settings, meanings from the annotated file."""
+"""The tables of every setting: types and defaults from gateway/config, meanings from the annotated file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from msgspec import NODEFAULT, Meta
 
 from docs.generate.annotated import read_meanings
 from docs.generate.pages import PageError, code, prose, sentence, table
-from gateway.settings import SecretSource, Settings, Table
-from gateway.settings.overlay import ENV_PREFIX
-from gateway.settings.wording import expected_in_words, plain_type, type_in_words
+from gateway.config import SecretSource, Settings, Table
+from gateway.config.environment import ENV_PREFIX
+from gateway.config.messages import expected_in_words, plain_type, type_in_words
 
 ANNOTATED: Final = Path(__file__).parents[2] / "config" / "imagegate.toml"
 _UNITS: Final = {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_percent": "percent", "_days": "days"}
@@ -40,7 +40,7 @@ class Section:
 
     @property
     def where(self) -> str:
-        """The path as gateway/settings writes it, with the numbers of entries."""
+        """The path as gateway/config writes it, with the numbers of entries."""
         steps = (f"{step}[0]" if self._is_list(depth) else step for depth, step in enumerate(self.path))
         return ".".join(steps)
 

@@ -1,14 +1,14 @@
-"""The tables of faults, from gateway/domain/faults, and of the codes that the wire knows, from gateway/wire."""
+"""The tables of faults, from gateway/domain/errors, and of the codes that the wire knows, from gateway/wire."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
 from docs.generate.pages import code, codes, table
-from gateway.domain.faults import TABLE, Fault, GatewayError, Lowers, Outcome, Pause, Retry, Row, Scope, State
-from gateway.wire.ai302 import CODE_WORDS, ERR_CODES
-from gateway.wire.envelope import HTTP_FAULTS
-from gateway.wire.minimax import CODES, NEWER_TYPES
-from gateway.wire.native import TEXTS, native_code
-from gateway.wire.texts import SENTENCES
+from gateway.api.minimax import TEXTS, native_code
+from gateway.domain.errors import TABLE, Fault, GatewayError, Lowers, Outcome, Pause, Retry, Row, Scope, State
+from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
+from gateway.providers.error_texts import SENTENCES
+from gateway.providers.minimax import CODES, NEWER_TYPES
+from gateway.providers.replies import HTTP_FAULTS
 
 _THINGS: Mapping[Scope, str] = {
     Scope.KEY: "the key",

@@ -1,4 +1,4 @@
-"""Routes and headers, from gateway/web/openapi.json."""
+"""Routes and headers, from gateway/api/openapi.json."""
 
 import json
 from collections.abc import Iterator

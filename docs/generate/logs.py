@@ -58,7 +58,7 @@ def _rows(found: list[Event], meanings: dict[str, str]) -> Iterator[tuple[str, .
 
 
 def line_fields() -> set[str]:
-    """Every text of gateway/web/lines.py that can be the name of a field."""
+    """Every text of gateway/api/request_log.py that can be the name of a field."""
     tree = ast.parse(_LINES.read_text("utf-8"))
     return {
         node.value

@@ -1,12 +1,12 @@
-"""The tables of metrics, from gateway/observability/metrics.py and gateway/web/pool_gauges.py."""
+"""The tables of metrics, from gateway/observability/metrics.py and gateway/api/pool_gauges.py."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from docs.generate.pages import code, codes, prose, table
+from gateway.api.pool_gauges import SCRAPED
 from gateway.observability.metrics import Metrics, MetricSpec
-from gateway.web.pool_gauges import SCRAPED
 
 SPECS: Final = (*Metrics().specs, *SCRAPED)
 LABELS: Final[Mapping[str, str]] = MappingProxyType(

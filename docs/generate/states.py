@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from docs.generate.pages import code, table
-from gateway.domain.faults import State
+from gateway.domain.errors import State
 from gateway.domain.health import TRANSITIONS, Event
 
 _EVENTS: Mapping[Event, str] = {

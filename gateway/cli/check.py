@@ -7,26 +7,26 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway import __version__
-from gateway.administration import read_admin_keys, read_declared, read_pepper, read_vault
-from gateway.backing import find_problems
-from gateway.bookkeeping import journal_directory, redis_id
+from gateway.api.admin.auth import AdminKey
+from gateway.app.admin import read_admin_keys, read_declared, read_pepper, read_vault
+from gateway.app.metering import journal_directory, redis_id
+from gateway.app.redis import find_problems
+from gateway.app.telemetry import build_observing
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
-from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.keys import UpstreamKey
-from gateway.observing import build_observing
+from gateway.config import Settings, SettingsError, config_path, load
+from gateway.config.upstream_set import build_catalog, build_supply, unfetchable
+from gateway.domain.accounts import UpstreamKey
+from gateway.domain.errors import Fault, GatewayError
+from gateway.generation.key_checks import Pages
+from gateway.generation.transport import AiohttpTransport
+from gateway.generation.upstreams import Supply
+from gateway.providers.protocol import KeyCheck
+from gateway.redis.embedded import EmbeddedError
+from gateway.redis.journal_file import JournalFile
 from gateway.server.embedded import embedded_of
 from gateway.server.errors import StartError
 from gateway.server.exposure import find_exposures
 from gateway.server.tls import Certificate
-from gateway.settings import Settings, SettingsError, config_path, load
-from gateway.stores.embedded import EmbeddedError
-from gateway.stores.journal_file import JournalFile
-from gateway.supply import build_catalog, build_supply, unfetchable
-from gateway.transport import AiohttpTransport
-from gateway.upstream.pages import Pages
-from gateway.upstream.supply import Supply
-from gateway.web.admin.access import AdminKey
-from gateway.wire.provider import KeyCheck
 
 _AT_ONCE: Final = 8
 _REGIONS: Final[Mapping[str, str]] = MappingProxyType(

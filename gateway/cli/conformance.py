@@ -8,7 +8,7 @@ import typer
 from gateway.cli.output import print_error, print_json, print_table, print_text, progressing
 
 if TYPE_CHECKING:
-    from gateway.conformance import Finding, Plan, Report
+    from gateway.testing.conformance import Finding, Plan, Report
 
 
 def conformance(
@@ -37,7 +37,7 @@ def conformance(
         _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")
     if not key:
         _stop("no key; give --key or set IMAGEGATE_CONFORMANCE_KEY")
-    from gateway.conformance import Plan, UnusableError, conform
+    from gateway.testing.conformance import Plan, UnusableError, conform
 
     plan = Plan(url, key, model, timeout, not no_images, provoke_429)
     try:
@@ -67,7 +67,7 @@ def _announce(plan: "Plan") -> None:
 
 
 def _print(report: "Report") -> None:
-    from gateway.conformance import Level, Outcome
+    from gateway.testing.conformance import Level, Outcome
 
     rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in report.findings]
     print_table(("CHECK", "LEVEL", "FOUND"), rows, empty="There are no checks.")
@@ -98,7 +98,7 @@ def _explain(finding: "Finding", *, is_short: bool) -> None:
 
 
 def _document(plan: "Plan", report: "Report") -> dict[str, object]:
-    from gateway.conformance import Outcome
+    from gateway.testing.conformance import Outcome
 
     return {
         "base_url": report.base_url,

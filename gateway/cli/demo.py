@@ -18,16 +18,16 @@ import httpx
 import msgspec
 
 from gateway.app import create_app
+from gateway.config import Settings, from_document
 from gateway.observability.logging import LogFormat, configure_logging
+from gateway.redis.embedded import EmbeddedRedis
+from gateway.redis.keeper import end_with_parent
 from gateway.server.config import gateway_config, server_config
 from gateway.server.embedded import data_directory, running
 from gateway.server.errors import StartError
 from gateway.server.shutdown import Server, add_signal_handlers
 from gateway.server.sockets import bind, listen, own_ports, url_of
-from gateway.settings import Settings, from_document
-from gateway.simulator import create_simulator
-from gateway.stores.embedded import EmbeddedRedis
-from gateway.stores.keeper import end_with_parent
+from gateway.testing.simulator import create_simulator
 
 _TENANT: Final = "demo"
 _KEY_LIFE_S: Final = 30 * 86_400

@@ -123,7 +123,7 @@ def hash_(
 ) -> None:
     """Create a key and the line that declares it under [[tenants.keys]]. Sends nothing."""
     from gateway.domain.credentials import digest, key_id
-    from gateway.stores.credentials import new_secret
+    from gateway.tenants.authentication import new_secret
 
     secret = sys.stdin.readline(200).strip() if stdin else new_secret()
     public_id = key_id(secret)

@@ -88,7 +88,7 @@ def simulator(
     from gateway.observability.logging import configure_logging
     from gateway.server.config import server_config
     from gateway.server.sockets import bind, url_of
-    from gateway.simulator import Minute, create_simulator
+    from gateway.testing.simulator import Minute, create_simulator
 
     configure_logging("console", "warning")
     with _failing_in_one_line():
@@ -108,9 +108,9 @@ def simulator(
 @contextmanager
 def _failing_in_one_line() -> Iterator[None]:
     """Turns an error that the user can correct into one line on standard error and exit code 1."""
+    from gateway.config import SettingsError
+    from gateway.redis.embedded import EmbeddedError
     from gateway.server.errors import StartError
-    from gateway.settings import SettingsError
-    from gateway.stores.embedded import EmbeddedError
 
     try:
         yield

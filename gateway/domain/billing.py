@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self
 
-from gateway.domain.faults import TABLE, Fault, Outcome, Row
+from gateway.domain.errors import TABLE, Fault, Outcome, Row
 from gateway.domain.pricing import Made, Price
 
 

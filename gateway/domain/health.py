@@ -9,7 +9,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from gateway.domain.faults import State
+from gateway.domain.errors import State
 
 
 class Event(Enum):

@@ -14,12 +14,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from gateway.domain import trace
+from gateway.domain import tracing
 
 _KINDS: Final = {
-    trace.SpanKind.SERVER: SpanKind.SERVER,
-    trace.SpanKind.INTERNAL: SpanKind.INTERNAL,
-    trace.SpanKind.CLIENT: SpanKind.CLIENT,
+    tracing.SpanKind.SERVER: SpanKind.SERVER,
+    tracing.SpanKind.INTERNAL: SpanKind.INTERNAL,
+    tracing.SpanKind.CLIENT: SpanKind.CLIENT,
 }
 _PATH: Final = "/v1/traces"
 _TIMEOUT_S: Final = 5.0
@@ -56,7 +56,7 @@ class SpanSender:
             await asyncio.to_thread(self._batches.shutdown)
             giving_up.cancel()
 
-    def tell(self, context: trace.TraceContext, spans: Iterable[trace.Span]) -> None:
+    def tell(self, context: tracing.TraceContext, spans: Iterable[tracing.Span]) -> None:
         """Queues the spans of one request, unless its trace is not sampled."""
         if not self._batches or not context.is_sampled:
             return
@@ -64,8 +64,8 @@ class SpanSender:
         for span in spans:
             self._batches.on_end(self._readable(context, span, shift_ns))
 
-    def _readable(self, context: trace.TraceContext, span: trace.Span, shift_ns: int) -> ReadableSpan:
-        is_remote = span.kind is trace.SpanKind.SERVER
+    def _readable(self, context: tracing.TraceContext, span: tracing.Span, shift_ns: int) -> ReadableSpan:
+        is_remote = span.kind is tracing.SpanKind.SERVER
         return ReadableSpan(
             span.name,
             _span_context(context, span.span_id),
@@ -80,6 +80,6 @@ class SpanSender:
         )
 
 
-def _span_context(context: trace.TraceContext, span_id: str, *, is_remote: bool = False) -> SpanContext:
+def _span_context(context: tracing.TraceContext, span_id: str, *, is_remote: bool = False) -> SpanContext:
     state = TraceState.from_header([context.state]) if context.state else None
     return SpanContext(int(context.trace_id, 16), int(span_id, 16), is_remote, TraceFlags(TraceFlags.SAMPLED), state)

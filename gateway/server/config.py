@@ -8,12 +8,12 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from gateway.config import Settings
 from gateway.server.connections import Bounds
 from gateway.server.limits import ConnectionLimits, find_room
 from gateway.server.rejections import RejectionLog
 from gateway.server.sockets import own_ports
 from gateway.server.tls import Certificate
-from gateway.settings import Settings
 
 _KEEP_ALIVE_S: Final = 75
 """Longer than the idle time-out of common proxies in front, so that they never use a connection that is closing."""

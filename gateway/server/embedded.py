@@ -10,8 +10,8 @@ from typing import Final
 
 import structlog
 
-from gateway.settings import Settings
-from gateway.stores.embedded import EmbeddedRedis, default_directory
+from gateway.config import Settings
+from gateway.redis.embedded import EmbeddedRedis, default_directory
 
 _LOG = structlog.get_logger("imagegate.embedded")
 _POLL_S: Final = 0.2

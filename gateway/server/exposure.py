@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.config import SecretSource, Settings, Table
 from gateway.server.limits import find_room
-from gateway.settings import SecretSource, Settings, Table
 
 _READ_OR_WRITTEN_BY_OTHERS: Final = stat.S_IRWXO | stat.S_IWGRP
 _WRITTEN_BY_OTHERS: Final = stat.S_IWOTH | stat.S_IWGRP

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.settings import Settings
+from gateway.config import Settings
 
 _FILES: Final = 128
 """File descriptors for Redis (32 for calls, some for channels), listeners, the log, the journal and libraries."""

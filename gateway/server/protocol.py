@@ -9,7 +9,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.domain.faults import Fault, GatewayError
+from gateway.api.security_headers import SECURITY_HEADERS, TLS_HEADERS
+from gateway.domain.errors import Fault, GatewayError
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Connection
 from gateway.server.flow_control import BlockableFlow, Unanswered, empty, measure
@@ -17,7 +18,6 @@ from gateway.server.framing import Framing
 from gateway.server.lingering import BODY_MAX_BYTES, REST_MAX_BYTES
 from gateway.server.request_head import build_rejection, build_without_upgrade, find_problem
 from gateway.server.write_buffer import CoalescingTransport
-from gateway.web.hardening import SECURITY_HEADERS, TLS_HEADERS
 
 _LOG = structlog.get_logger("imagegate.http")
 

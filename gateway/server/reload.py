@@ -7,11 +7,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.configuration import RELOADED, Configuration, Running, read_configuration
-from gateway.domain.faults import GatewayError
+from gateway.app.reload import RELOADED, Configuration, Running, read_configuration
+from gateway.config import Settings, SettingsError, config_path, load
+from gateway.domain.errors import GatewayError
+from gateway.generation.upstreams import Supply
 from gateway.server.file_watcher import FileWatcher
-from gateway.settings import Settings, SettingsError, config_path, load
-from gateway.upstream.supply import Supply
 
 _LOG = structlog.get_logger("imagegate.reload")
 _POLL_S: Final = 0.5

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.domain.faults import GatewayError
-from gateway.web.hardening import Headers
-from gateway.wire.openai import render_error
+from gateway.api.openai import render_error
+from gateway.api.security_headers import Headers
+from gateway.domain.errors import GatewayError
 
 Fields = Sequence[tuple[bytes, bytes]]
 

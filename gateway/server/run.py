@@ -18,11 +18,15 @@ import structlog
 from starlette.applications import Starlette
 
 from gateway import __version__
-from gateway.administration import read_admin_keys
 from gateway.app import create_app
-from gateway.backing import refuse_unfit
+from gateway.app.admin import read_admin_keys
+from gateway.app.redis import refuse_unfit
+from gateway.config import Settings, SettingsError, config_path, load
+from gateway.config.upstream_set import build_supply
 from gateway.observability.logging import configure_logging
 from gateway.observability.multiprocess import shared_directory
+from gateway.redis.embedded import EmbeddedRedis
+from gateway.redis.keeper import end_with_parent
 from gateway.server.config import ServerConfig, gateway_config
 from gateway.server.embedded import embedded_of, running
 from gateway.server.exposure import exposed_ports
@@ -32,10 +36,6 @@ from gateway.server.reload import ConfigReloader, warn_of_shared_keys
 from gateway.server.shutdown import Server, run_until_stopped
 from gateway.server.sockets import bind, bind_own_ports, own_ports, url_of
 from gateway.server.workers import WorkerSupervisor
-from gateway.settings import Settings, SettingsError, config_path, load
-from gateway.stores.embedded import EmbeddedRedis
-from gateway.stores.keeper import end_with_parent
-from gateway.supply import build_supply
 
 _LOG = structlog.get_logger("imagegate.serve")
 _PR_SET_DUMPABLE: Final = 4

@@ -15,13 +15,13 @@ import uvicorn
 from prometheus_client import Gauge
 from uvicorn.config import STARTUP_FAILURE
 
+from gateway.api.shutdown import DRAIN, Drain
 from gateway.observability.labels import LabeledMetric
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Action, Bound, Connections
 from gateway.server.listener import Listener
 from gateway.server.protocol import LimitedHttpProtocol
-from gateway.web.draining import DRAIN, Drain
 
 _LOG = structlog.get_logger("imagegate.serve")
 _COLLECT_AFTER: Final = 10_000

@@ -3,8 +3,8 @@
 import socket
 from typing import Final
 
+from gateway.config import Admin, Metrics, Settings
 from gateway.server.errors import StartError
-from gateway.settings import Admin, Metrics, Settings
 
 _KERNEL_UNSENT_BYTES: Final = 256 * 1024
 """Limit on response bytes that the kernel buffers beyond those in flight: enough to send at any speed."""

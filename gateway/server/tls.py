@@ -10,8 +10,8 @@ from typing import Final
 
 import structlog
 
+from gateway.config import SettingsError, Tls
 from gateway.server.file_watcher import FileWatcher
-from gateway.settings import SettingsError, Tls
 
 _LOG = structlog.get_logger("imagegate.tls")
 _REMEDY: Final = "correct the files; they are read again when they change"

@@ -17,11 +17,11 @@ import structlog
 from starlette.applications import Starlette
 from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 
+from gateway.config import Settings
 from gateway.server.config import ServerConfig
 from gateway.server.errors import StartError
 from gateway.server.reload import ConfigReloader
 from gateway.server.shutdown import Server, run_until_stopped
-from gateway.settings import Settings
 
 _LOG = structlog.get_logger("imagegate.workers")
 _ROUND_S: Final = 0.5

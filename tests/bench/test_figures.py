@@ -7,7 +7,7 @@ import pytest
 from bench.histograms import Histogram
 from bench.load import percentile, render_request, render_requests
 from bench.profiled import render_costs
-from bench.rows import Of, Row, at_least, at_most, render, render_table
+from bench.results import Of, Row, at_least, at_most, render, render_table
 from bench.traffic import Plan
 
 METRICS = """# TYPE imagegate_event_loop_lag_seconds histogram

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.parts import Program, floor, read_served, upstream
-from bench.processes import cpu_s, memory_bytes, peak_memory_bytes
+from bench.process_table import cpu_s, memory_bytes, peak_memory_bytes
+from bench.processes import Program, floor, read_served, upstream
 from bench.traffic import Plan, Traffic, send
 from bench.upstream import LARGE_BYTES, PATH, SMALL_BYTES
 from tests.support.harness import wait_until

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway.domain.tenants import digest, key_id
-from gateway.stores.credentials import new_secret
+from gateway.tenants.authentication import new_secret
 from tests.support.commands import Ask, check_refused, fits, run
 from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway
 

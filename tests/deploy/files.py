@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from gateway.administration import read_admin_keys, read_declared, read_pepper, read_vault
-from gateway.settings import Settings, load, read_secret
-from gateway.supply import build_catalog, build_supply
+from gateway.app.admin import read_admin_keys, read_declared, read_pepper, read_vault
+from gateway.config import Settings, load, read_secret
+from gateway.config.upstream_set import build_catalog, build_supply
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -7,9 +7,9 @@ import promql_parser
 from promql_parser import AggregateExpr, Expr, Matcher, MatchOp, VectorSelector
 
 from docs.generate.metrics import SPECS
+from gateway.api.pool_gauges import SCRAPED
 from gateway.domain.billing import Settlement
-from gateway.domain.faults import Fault, Origin, State
-from gateway.web.pool_gauges import SCRAPED
+from gateway.domain.errors import Fault, Origin, State
 
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that every series gets when it is scraped."""

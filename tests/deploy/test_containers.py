@@ -7,8 +7,8 @@ import pytest
 
 from gateway import __version__
 from gateway.app import create_app
-from gateway.bookkeeping import journal_directory
-from gateway.settings import load
+from gateway.app.metering import journal_directory
+from gateway.config import load
 from tests.deploy.files import DEPLOY, ROOT, read_whole, read_yaml, run_tool, seconds, secrets_named
 from tests.support.harness import Simulator, serving
 

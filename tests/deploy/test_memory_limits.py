@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.settings import load
+from gateway.config import load
 from tests.deploy.files import DEPLOY, ROOT, read_yaml, secrets_named
 
 SHIPPED: Final = ROOT / "config/imagegate.toml"

@@ -6,10 +6,10 @@ import promql_parser
 import pytest
 import typer.main
 
+from gateway.api import minimax
 from gateway.cli import app
-from gateway.domain.faults import TABLE, Origin
-from gateway.settings import Settings
-from gateway.wire import native
+from gateway.config import Settings
+from gateway.domain.errors import TABLE, Origin
 from tests.deploy.files import DEPLOY, ROOT, read_yaml, run_tool
 from tests.deploy.promql import LABELS_OF, problems_of, selectors_of
 from tests.support.monitoring import PANELS, RULES, VARIABLES, queries
@@ -83,7 +83,7 @@ def test_the_error_budget_counts_every_error_that_is_a_5xx_and_no_other() -> Non
 def test_the_error_budget_is_of_the_routes_that_make_images() -> None:
     (selector,) = selectors_of(promql_parser.parse(RECORDED["imagegate:image_requests:rate2m"]))
     routes = {matcher.name: matcher.value for matcher in selector.matchers.matchers}["route"]
-    assert {"/v1/images/generations", *native.PATHS} == set(routes.split("|"))
+    assert {"/v1/images/generations", *minimax.PATHS} == set(routes.split("|"))
     assert all(routes in query for query in queries() if "route=~" in query)
 
 

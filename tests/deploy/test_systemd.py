@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.settings import load
+from gateway.config import load
 from tests.deploy.files import DEPLOY, ROOT, seconds
 from tests.support.harness import Simulator, new_key
 from tests.support.processes import start_gateway, write_configuration

@@ -5,8 +5,8 @@ import pytest
 from docs.generate import DIRECTORY, PAGES, PageError, configuration, logs, render
 from docs.generate.annotated import read_meanings
 from docs.generate.pages import fill, prose, table
-from gateway.settings import Settings
-from gateway.settings.wording import step_type
+from gateway.config import Settings
+from gateway.config.messages import step_type
 
 SECTIONS = list(configuration.sections())
 

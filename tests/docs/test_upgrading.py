@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import stores
-from gateway.stores import PREFIX
-from gateway.stores.pool import scripts
+from gateway import redis
+from gateway.redis import PREFIX
+from gateway.scheduler import scripts
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "upgrading.md").read_text("utf-8")
@@ -37,7 +37,7 @@ def test_the_section_of_the_schema_in_force_says_what_comes_of_the_one_before() 
 
 def test_every_key_of_the_schema_is_named_in_its_section() -> None:
     """A key that is added needs a line on what is lost without it, and a thought on who else reads it."""
-    keys = _first_column(stores.__doc__)
+    keys = _first_column(redis.__doc__)
     named = set(re.findall(r"`([^`]+)`", _section(VERSION)))
 
     assert len(keys) > 20

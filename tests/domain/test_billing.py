@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.domain.billing import Settlement, Tally, usd
-from gateway.domain.faults import TABLE, Fault, Outcome
+from gateway.domain.errors import TABLE, Fault, Outcome
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.domain.faults import State
+from gateway.domain.errors import State
 from gateway.domain.health import HOLDS, TRANSITIONS, Event
 
 BY_OPERATORS_ALONE = {Event.DISABLE, Event.DRAIN}

@@ -19,8 +19,8 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.domain.faults import TABLE, Outcome
-from gateway.settings import load as load_settings
+from gateway.config import load as load_settings
+from gateway.domain.errors import TABLE, Outcome
 from tests.support.balancing import FILE, NAMES, HAProxy, haproxy, needs_haproxy
 from tests.support.harness import MakeGateway, Simulator, new_key, simulating, wait_until
 from tests.support.loading import Failure, Load, check_books, prompt_of, receipts, records, send_to, wait_until_settled

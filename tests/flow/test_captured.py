@@ -113,22 +113,22 @@ def test_replies_give_clients_the_captured_responses(redis_url: str, stack: Exit
     provider, cases = Provider(), [(route, *case) for case in replies() for route in (OPENAI, NATIVE[0])]
     url = stack.enter_context(serving(provider.app))
     upstreams, models = [], []
-    for index, (_, dialect, reply) in enumerate(cases):
+    for index, (_, spoken, reply) in enumerate(cases):
         name = f"case-{index}"
         provider.scripts[name] = reply
-        upstreams.append(place(name, dialect, url, max_wait_s=0, capabilities={"max_images_per_call": 2}))
+        upstreams.append(place(name, spoken, url, max_wait_s=0, capabilities={"max_images_per_call": 2}))
         models.append({"id": name, "targets": [{"upstream": name, "model": "image-01"}]})
     gateway = described(stack, redis_url, upstreams, models)
 
     def capture(index: int) -> Entry:
-        route, dialect, reply = cases[index]
+        route, spoken, reply = cases[index]
         form = "b64_json" if route == OPENAI else "base64"
         body = {"model": f"case-{index}", "prompt": "a cat", "n": 2, "response_format": form}
         answer = gateway.post(route, body)
         calls = len(provider.take_calls(f"case-{index}"))
         return {
             "route": route,
-            "provider": dialect,
+            "provider": spoken,
             "reply": reply.name,
             "calls": calls,
             "response": response_of(answer, url),

@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.settings import Settings, Table, load, schema, supplies
+from gateway.config import Settings, Table, load, schema, upstreams
 
 CONFIG = Path(__file__).parents[2] / "config"
 TABLES = [
-    kind for kind in (vars(schema) | vars(supplies)).values() if isinstance(kind, type) and issubclass(kind, Table)
+    kind for kind in (vars(schema) | vars(upstreams)).values() if isinstance(kind, type) and issubclass(kind, Table)
 ]
 
 

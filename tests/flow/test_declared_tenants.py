@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from gateway.domain.tenants import digest, key_id
-from gateway.stores.credentials import new_secret
+from gateway.tenants.authentication import new_secret
 from tests.support.harness import Simulator, admin, wait_until
 from tests.support.processes import EACH_OPTIONS, started, write_configuration
 

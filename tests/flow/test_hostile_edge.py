@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.simulator import create_simulator
+from gateway.testing.simulator import create_simulator
 from tests.support.edge import ATTACK, keys_called, order, post, resting
 from tests.support.harness import Simulator, document, gatewaying, new_key, serving, upstream, wait_until
 
 THREE = ("a:a-1,a-2", "b:b-1", "c:c-1")
-DIALECTS = pytest.mark.parametrize("dialect", ["minimax", "302ai"])
+DIALECTS = pytest.mark.parametrize("protocol", ["minimax", "302ai"])
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def provider() -> Iterator[Simulator]:
 @DIALECTS
 @pytest.mark.parametrize("status", [302, 401, 402, 403, 406, 429, 451])
 def test_a_prompt_that_the_edge_blocks_is_refused_after_two_keys_and_rests_none(
-    redis_url: str, provider: Simulator, dialect: str, status: int
+    redis_url: str, provider: Simulator, protocol: str, status: int
 ) -> None:
     order(provider, "edge", blocks=status)
-    with gatewaying(document(redis_url, upstream("sim", dialect, provider.url, *THREE))) as gateway:
+    with gatewaying(document(redis_url, upstream("sim", protocol, provider.url, *THREE))) as gateway:
         mallory = new_key(gateway.url, "mallory", limits={"requests_per_minute": 2})
         refused = post(gateway, mallory, prompt=ATTACK)
         called = keys_called(provider)
@@ -41,10 +41,10 @@ def test_a_prompt_that_the_edge_blocks_is_refused_after_two_keys_and_rests_none(
 
 
 @DIALECTS
-def test_one_job_of_ten_calls_rests_none_of_sixty_keys(redis_url: str, provider: Simulator, dialect: str) -> None:
+def test_one_job_of_ten_calls_rests_none_of_sixty_keys(redis_url: str, provider: Simulator, protocol: str) -> None:
     order(provider, "edge", blocks=403)
     accounts = [f"acc{number}:acc{number}-1,acc{number}-2" for number in range(30)]
-    configured = upstream("sim", dialect, provider.url, *accounts, max_images_per_call=1)
+    configured = upstream("sim", protocol, provider.url, *accounts, max_images_per_call=1)
     with gatewaying(document(redis_url, configured)) as gateway:
         assert 400 == post(gateway, gateway.api_key, prompt=ATTACK, n=10).status_code
         assert {} == resting(gateway)

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.simulator import create_simulator
+from gateway.testing.simulator import create_simulator
 from tests.support.edge import ATTACK, order
 from tests.support.harness import Simulator, new_key, serving
 from tests.support.overload import Upstream, accounts, fleet, write

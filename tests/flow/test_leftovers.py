@@ -16,14 +16,14 @@ import pytest
 from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.domain.faults import GatewayError
+from gateway.api.fields import Fields
+from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageJob, ImageReply
-from gateway.stores.tickets import Ticket
-from gateway.upstream.calls import Order
-from gateway.upstream.context import RequestContext
-from gateway.upstream.runs import Run
-from gateway.wire.envelope import Reply
-from gateway.wire.fields import Fields
+from gateway.generation.calls import Order
+from gateway.generation.context import RequestContext
+from gateway.generation.run import Run
+from gateway.metering.reservations import Ticket
+from gateway.providers.replies import Reply
 from tests.support.harness import (
     REDIS_BINARIES,
     Gateway,

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from gateway.simulator import create_simulator
+from gateway.testing.simulator import create_simulator
 from tests.support.harness import Simulator, new_key, serving, wait_until
 from tests.support.overload import Fleet, Upstream, accounts, fleet, keep_asking, refusals, write
 

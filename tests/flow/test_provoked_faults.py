@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.simulator import create_simulator
+from gateway.testing.simulator import create_simulator
 from tests.support.edge import keys_called, order, post, resting
 from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from gateway.simulator import create_simulator
+from gateway.testing.simulator import create_simulator
 from tests.support.edge import post
 from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream, wait_until
 

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from gateway.app import create_app
-from gateway.settings import from_document
-from gateway.stores import PREFIX
+from gateway.config import from_document
+from gateway.redis import PREFIX
 from tests.support.harness import (
     ADMIN_KEY,
     REDIS_BINARIES,

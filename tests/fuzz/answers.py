@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from gateway.domain.keys import make_secret
-from gateway.wire.ai302 import CODE_WORDS, ERR_CODES
-from gateway.wire.minimax import CODES, NEWER_TYPES
+from gateway.domain.accounts import make_secret
+from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
+from gateway.providers.minimax import CODES, NEWER_TYPES
 from tests.fuzz.values import JsonValue, anything, mangled, render, spoiled
 
 KEY: Final = "canary-upstream-key-7c1e55d0a4b2"

@@ -5,18 +5,18 @@ from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final, TypeVar
 
-from gateway.domain.faults import GatewayError
+from gateway.domain.accounts import Account, UpstreamKey
+from gateway.domain.errors import GatewayError
 from gateway.domain.images import Delivery, ImageJob, ImageReply, Picture
-from gateway.domain.keys import Account, UpstreamKey
-from gateway.stores import connect
-from gateway.stores.pool import Lease
-from gateway.transport import AiohttpTransport
-from gateway.upstream.calls import Caller, CallLimits, Order
-from gateway.upstream.results import FetchLimits, ResultFetcher
-from gateway.upstream.supply import Endpoint
-from gateway.wire import PROVIDERS
-from gateway.wire.links import LinkPolicy
-from gateway.wire.provider import ProviderRequest
+from gateway.generation.calls import Caller, CallLimits, Order
+from gateway.generation.downloads import FetchLimits, ResultFetcher
+from gateway.generation.transport import AiohttpTransport
+from gateway.generation.upstreams import Endpoint
+from gateway.providers import PROVIDERS
+from gateway.providers.links import LinkPolicy
+from gateway.providers.protocol import ProviderRequest
+from gateway.redis import connect
+from gateway.scheduler import Lease
 from tests.fuzz.answers import SECRET
 from tests.fuzz.plans import CAP_BYTES
 from tests.support.hostile import Hostile

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-from gateway.wire.native import PATHS
+from gateway.api.minimax import PATHS
 from tests.fuzz.bodies import NATIVE, OPENAI, bodies
 from tests.fuzz.schemas import Operation, values
 from tests.fuzz.values import JsonValue, anything, mangled, render, spoiled, texts

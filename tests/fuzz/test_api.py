@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.faults import TABLE, Fault
-from gateway.wire.native import PATHS, TEXTS
+from gateway.api.minimax import PATHS, TEXTS
+from gateway.domain.errors import TABLE, Fault
 from tests.fuzz.book import Answer, Book, booking
 from tests.fuzz.plans import Hostility, endless, quick
 from tests.fuzz.requests import SEEDS, Sent, requests

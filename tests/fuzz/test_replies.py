@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.faults import GatewayError, Outcome
+from gateway.domain.errors import GatewayError, Outcome
 from gateway.domain.images import Delivery, Encoded, ImageReply, Link
-from gateway.wire import PROVIDERS
-from gateway.wire.envelope import Reply
-from gateway.wire.links import LinkPolicy
+from gateway.providers import PROVIDERS
+from gateway.providers.links import LinkPolicy
+from gateway.providers.replies import Reply
 from tests.fuzz.answers import JPEG, KEY
 from tests.fuzz.desk import SLOW_TIMEOUT_S, TIMEOUT_S, Desk, sitting
 from tests.fuzz.plans import CAP_BYTES, LARGE, Hostility, endless, quick

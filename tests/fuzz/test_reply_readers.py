@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.faults import GatewayError
+from gateway.domain.errors import GatewayError
 from gateway.domain.images import Delivery, Encoded, ImageReply, Link, sniff
-from gateway.upstream.redaction import redact_error, redact_reply
-from gateway.wire import PROVIDERS
-from gateway.wire.envelope import Reply
+from gateway.generation.redaction import redact_error, redact_reply
+from gateway.providers import PROVIDERS
+from gateway.providers.replies import Reply
 from tests.fuzz.answers import KEY, SECRET, reply_bodies, statuses
 from tests.fuzz.steps import count_steps
 from tests.support.outcomes import DETAIL_MAX_CHARS, check_outcome, shown

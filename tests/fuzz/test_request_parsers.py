@@ -7,16 +7,16 @@ from typing import Final
 import pytest
 from hypothesis import given
 
-from gateway.domain.faults import Fault, GatewayError, Outcome
+from gateway.api.minimax import TEXTS, parse_native, render_native_error
+from gateway.api.openai import Manners, parse_generation, render_error
+from gateway.domain.accounts import make_secret
+from gateway.domain.catalog import Catalog, Model, Target
+from gateway.domain.errors import Fault, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob
-from gateway.domain.keys import make_secret
-from gateway.domain.models import Catalog, Model, Target
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
-from gateway.wire import PROVIDERS
-from gateway.wire.native import TEXTS, parse_native, render_native_error
-from gateway.wire.openai import Manners, parse_generation, render_error
+from gateway.providers import PROVIDERS
 from tests.fuzz.bodies import NATIVE, OPENAI, bodies
 from tests.fuzz.steps import count_steps
 from tests.support.profile import fuzzing

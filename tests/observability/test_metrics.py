@@ -13,12 +13,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from docs.generate.metrics import LABELS, SPECS
+from gateway.api.pool_gauges import PoolGauges
 from gateway.observability import labels
 from gateway.observability.labels import OTHER, TenantLabelCap
 from gateway.observability.metrics import Metrics, MetricSpec
 from gateway.observability.multiprocess import shared_directory
 from gateway.observability.process import ProcessCollector
-from gateway.web.pool_gauges import PoolGauges
 from tests.observability.workers import SPAWN, Worker, call, count, observe, samples, share_and_wait
 
 

@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.memory import ByteBudget
+from gateway.api.middleware import Ids, RequestScope
+from gateway.api.request_log import LineTerms
+from gateway.api.shutdown import Drain
+from gateway.app.telemetry import Observing
+from gateway.generation.memory_budget import ByteBudget
 from gateway.observability.metrics import Metrics
-from gateway.observing import Observing
-from gateway.web.draining import Drain
-from gateway.web.lines import LineTerms
-from gateway.web.middleware import Ids, RequestScope
 from tests.support.harness import ADMIN_KEY, Gateway, Simulator, document, gatewaying, serving, upstream
 from tests.support.logging_aside import logging_aside
 
@@ -184,7 +184,7 @@ def run(code: str, directory: Path, endpoint: str) -> subprocess.CompletedProces
 BUILD = """
 import os, sys
 from gateway.app import create_app
-from gateway.settings import load
+from gateway.config import load
 create_app(load(None, os.environ), os.environ)
 tracing = ("gateway.observability.tracing", "opentelemetry.sdk.trace", "opentelemetry.exporter")
 ours = (*tracing, "google.protobuf", "requests")

@@ -17,12 +17,12 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.configuration import Configuration, Running
-from gateway.domain.faults import Fault, GatewayError
-from gateway.domain.models import Catalog
+from gateway.app.reload import Configuration, Running
+from gateway.config import load
+from gateway.domain.catalog import Catalog
+from gateway.domain.errors import Fault, GatewayError
 from gateway.server.file_watcher import FileWatcher
 from gateway.server.reload import ConfigReloader
-from gateway.settings import load
 from tests.support.harness import Simulator, new_key, simulating, wait_until
 from tests.support.processes import start_gateway, write_configuration
 

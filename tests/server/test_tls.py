@@ -4,8 +4,8 @@ import ssl
 from contextlib import suppress
 from pathlib import Path
 
+from gateway.config import Tls
 from gateway.server.tls import Certificate
-from gateway.settings import Tls
 from tests.support.certificates import certify
 
 

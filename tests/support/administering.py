@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 
 from gateway.domain.audit import Actor
-from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.errors import Fault, GatewayError
 from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey, digest, key_id
-from gateway.stores import Client, connect
-from gateway.stores.audit import Audit
-from gateway.stores.changes import Changes
-from gateway.stores.credentials import Credentials, new_secret
-from gateway.stores.declared import Declaration, DeclaredKey, DeclaredTenant
-from gateway.stores.tenant_keys import NewKey, TenantKeys
-from gateway.stores.tenants import TenantStore
+from gateway.redis import Client, connect
+from gateway.tenants.api_keys import NewKey, TenantKeys
+from gateway.tenants.audit import Audit
+from gateway.tenants.authentication import Credentials, new_secret
+from gateway.tenants.provisioning import Declaration, DeclaredKey, DeclaredTenant
+from gateway.tenants.store import TenantStore
+from gateway.tenants.transactions import Changes
 
 OPS = Actor("ops", "req_1")
 

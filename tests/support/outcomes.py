@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.domain.faults import TABLE, GatewayError, Outcome
+from gateway.api.minimax import render_native, render_native_error
+from gateway.api.openai import render_error, render_events, render_generation
+from gateway.domain.errors import TABLE, GatewayError, Outcome
 from gateway.domain.images import ImageReply, ImageResult
 from gateway.domain.sizes import Size
-from gateway.wire.ai302 import CODE_WORDS
-from gateway.wire.envelope import Reply
-from gateway.wire.native import render_native, render_native_error
-from gateway.wire.openai import render_error, render_events, render_generation
+from gateway.providers.ai302 import CODE_WORDS
+from gateway.providers.replies import Reply
 
 DETAIL_MAX_CHARS: Final = 2200
 """Two fields of a reply at the most, of a thousand characters each."""

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.keys import Secret, UpstreamKey
-from gateway.transport import AiohttpTransport
-from gateway.upstream import Endpoint
-from gateway.upstream.pages import Pages
-from gateway.wire import PROVIDERS
-from gateway.wire.links import LinkPolicy
+from gateway.domain.accounts import Secret, UpstreamKey
+from gateway.generation import Endpoint
+from gateway.generation.key_checks import Pages
+from gateway.generation.transport import AiohttpTransport
+from gateway.providers import PROVIDERS
+from gateway.providers.links import LinkPolicy
 
 
 def serving_page(answer: object, status: int = 200, delay_s: float = 0.0) -> tuple[Starlette, list[str]]:

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.domain.keys import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, make_secret
+from gateway.domain.accounts import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, make_secret
 from gateway.observability.metrics import Metrics
-from gateway.stores import Client, answer
-from gateway.stores.pool import Demand, KeyPool, Lease, NoKey, channel_of
-from gateway.stores.pool.queue import Queue
-from gateway.stores.pool.roster import Roster
-from gateway.stores.pool.scripts import Scripts, record
-from gateway.stores.pool.vault import Vault
+from gateway.redis import Client, answer
+from gateway.scheduler import Demand, KeyPool, Lease, NoKey, channel_of
+from gateway.scheduler.encryption import Vault
+from gateway.scheduler.members import Roster
+from gateway.scheduler.queue import Queue
+from gateway.scheduler.scripts import Scripts, record
 
 _PROCESSES = itertools.count()
 UNLIMITED = AccountLimits(100_000, 1_000_000, 10_000)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from gateway.domain.faults import Fault, GatewayError, State
-from gateway.domain.keys import AccountLimits, UpstreamKey
-from gateway.stores.pool.status import AccountStatus, KeyStatus, PoolStatus, Standing
+from gateway.domain.accounts import AccountLimits, UpstreamKey
+from gateway.domain.errors import Fault, GatewayError, State
+from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus, Standing
 from tests.support.pages import upstream_key
 
 Told = tuple[str, bool, Fault | None, float | None]

@@ -16,23 +16,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.faults import Fault, GatewayError
+from gateway.domain.accounts import AccountLimits, PoolTerms, WaitTerms
+from gateway.domain.catalog import Model, PlannedTarget, Target
+from gateway.domain.errors import Fault, GatewayError
 from gateway.domain.images import Delivery, ImageJob, ImageResult
-from gateway.domain.keys import AccountLimits, PoolTerms, WaitTerms
-from gateway.domain.models import Model, PlannedTarget, Target
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
-from gateway.domain.trace import Trace
-from gateway.stores import connect
-from gateway.transport import AiohttpTransport
-from gateway.upstream import Caller, Endpoint, Policy, ResultFetcher, Upstreams
-from gateway.upstream.calls import CallLimits
-from gateway.upstream.context import RequestContext
-from gateway.upstream.results import FetchLimits
-from gateway.upstream.service import GenerationService
-from gateway.upstream.supply import Supply
-from gateway.wire import PROVIDERS
-from gateway.wire.links import LinkPolicy
+from gateway.domain.tracing import Trace
+from gateway.generation import Caller, Endpoint, Policy, ResultFetcher, Upstreams
+from gateway.generation.calls import CallLimits
+from gateway.generation.context import RequestContext
+from gateway.generation.downloads import FetchLimits
+from gateway.generation.service import GenerationService
+from gateway.generation.transport import AiohttpTransport
+from gateway.generation.upstreams import Supply
+from gateway.providers import PROVIDERS
+from gateway.providers.links import LinkPolicy
+from gateway.redis import connect
 from tests.support.admitting import admitting, put_tenant
 from tests.support.pooling import UNLIMITED, account, pooling
 

@@ -1,0 +1,33 @@
+"""CPU of the server process, user and system, for one request at concurrency 32."""
+
+from collections.abc import Sequence
+
+from bench.processes import Program, read_served
+from bench.results import Of, Row, at_most
+from bench.run import Run, Spent, Stage, alternate, median_cpu_ms, stage
+from bench.traffic import Plan
+
+
+def measure(run: Run) -> list[Row]:
+    seconds = run.pick(3.0, 0.8)
+
+    def plan(program: Program) -> Plan:
+        return program.plan(concurrency=32, seconds=seconds)
+
+    with stage(run, "relay", "hello") as programs:
+        measured = (programs.gateway, *programs.floors.values())
+        found = alternate(measured, plan, 5, run.tell)
+        _check_served(programs, found[:2])
+    gateway, relay, hello = map(median_cpu_ms, found)
+    return [
+        Row(measure="CPU per request, ms: to relay", gateway=gateway, floor=relay, goal=at_most(0.33, Of.RATIO)),
+        Row(measure="the same: to hello", gateway=gateway, floor=hello),
+    ]
+
+
+def _check_served(programs: Stage, found: Sequence[Sequence[Spent]]) -> None:
+    """Raises: RuntimeError when something was answered that the upstream knows nothing of."""
+    answered = sum(spent.outcome.served for rounds in found for spent in rounds)
+    served = read_served(programs.upstream.port)
+    if served < answered:
+        raise RuntimeError(f"{answered} were answered, of which the upstream served {served}")

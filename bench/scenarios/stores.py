@@ -1,0 +1,248 @@
+"""What must not grow with the number of tenants, of accounts, or of who waits: the stores themselves, on a real Redis.
+
+Two sizes are measured in turns, each with a Redis of its own. Redis' time is what it says that scripts took, CPU that
+of this process, in which the gateway's stores run. Figures are medians over the turns, of one call. In the table the
+larger size stands as the gateway's, the smaller one as the floor.
+"""
+
+import asyncio
+import itertools
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from bench.processes import redis
+from bench.results import Of, Row, at_most
+from bench.run import Run
+from gateway.domain.accounts import AccountLimits, PoolTerms
+from gateway.domain.billing import Durations, Purchase
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.tenants import Caller
+from gateway.redis import Client, answer
+from gateway.scheduler import UNSENT, Lease, NoKey
+from gateway.scheduler.scripts import record
+from tests.support.admitting import admitting, put_tenant
+from tests.support.asking import connected
+from tests.support.pooling import Process, account, pooling
+
+_PURCHASE = Purchase("bench", "image-01", 1, (Price(0, PerImage(3500)),))
+_MANY = 1_000_000_000
+_LIMITS = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
+_QUOTAS = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_micros_per_month": _MANY}
+_ACTIVE_TENANTS = 1000
+"""Of all tenants so many, chosen at random, ask: each twice and more, for a first time costs more than the next."""
+_COPY = """
+for number = ARGV[1], ARGV[2] do
+  local name = string.format('tenant-%d', number)
+  redis.call('SADD', 'ig2:tenants', name)
+  for _, part in ipairs({'tenant', 'keys'}) do
+    redis.call('COPY', 'ig2:{tenant-0}:' .. part, 'ig2:{' .. name .. '}:' .. part)
+  end
+end
+"""
+_WAITING = record("sim", "line")
+_GRANTS = 10
+"""Of a turn: the line is a tenth shorter then, where a hundred wait, and filled up before the next turn."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something that can be done again and again."""
+
+    redis: Client
+    act: Callable[[], Awaitable[object]]
+    prepare: Callable[[], Awaitable[object]]
+    """Before each turn, and not measured."""
+
+
+Prepare = Callable[[Client, int], AbstractAsyncContextManager[Case]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one act, in microseconds."""
+
+    redis_us: float
+    cpu_us: float
+
+
+def measure(run: Run) -> list[Row]:
+    compare = partial(_compare, run, run.count(41, 11))
+    calls = run.count(100, 50)
+    return [
+        *_rows("a grant, 100 to 1,000 wait", *compare(_granting, (100, 1000), _GRANTS)),
+        *_rows("joining them", *compare(_joining, (100, 1000), _GRANTS), is_promised=False)[:1],
+        *_rows("admission, 10 to 100,000 tenants", *compare(_admitting, (10, 100_000), calls)),
+        *_rows("lease, 1 to 1,000 accounts", *compare(_leasing, (1, 1000), calls)),
+    ]
+
+
+def _rows(what: str, small: Cost, large: Cost, *, is_promised: bool = True) -> list[Row]:
+    goal = at_most(1.2, Of.RATIO) if is_promised else None
+    return [
+        Row(measure=f"{what}, us", gateway=large.redis_us, floor=small.redis_us, goal=goal),
+        Row(measure="  CPU of the gateway, us", gateway=large.cpu_us, floor=small.cpu_us, goal=goal),
+    ]
+
+
+def _compare(run: Run, turns: int, prepare: Prepare, sizes: tuple[int, int], calls: int) -> tuple[Cost, Cost]:
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(dir=run.folder))) for _ in sizes]
+        ports = [stack.enter_context(redis(folder)) for folder in folders]
+        small, large = uvloop.run(_take_turns(ports, prepare, sizes, turns, calls))
+    name = prepare.__name__.strip("_")
+    run.tell(f"{name}: {small.redis_us:.0f} us of Redis at {sizes[0]:,}, {large.redis_us:.0f} at {sizes[1]:,}")
+    return small, large
+
+
+async def _take_turns(
+    ports: list[int], prepare: Prepare, sizes: tuple[int, int], turns: int, calls: int
+) -> tuple[Cost, Cost]:
+    async with AsyncExitStack() as stack:
+        cases = []
+        for port, size in zip(ports, sizes, strict=True):
+            client = await stack.enter_async_context(connected(f"redis://127.0.0.1:{port}/0", timeout_s=60))
+            cases.append(await stack.enter_async_context(prepare(client, size)))
+        found: list[list[Cost]] = [[], []]
+        for _, (index, case) in itertools.product(range(turns), enumerate(cases)):
+            found[index].append(await _take_turn(case, calls))
+        small, large = (
+            Cost(statistics.median(one.redis_us for one in costs), statistics.median(one.cpu_us for one in costs))
+            for costs in found
+        )
+        return small, large
+
+
+async def _take_turn(case: Case, calls: int) -> Cost:
+    await case.prepare()
+    before_us, began_s = await _scripts_us(case.redis), time.process_time()
+    for _ in range(calls):
+        await case.act()
+    spent_s = time.process_time() - began_s
+    return Cost((await _scripts_us(case.redis) - before_us) / calls, 1e6 * spent_s / calls)
+
+
+async def _scripts_us(client: Client) -> int:
+    """What Redis has spent with scripts."""
+    told = await answer(client, client.info("commandstats"), dict[str, dict[str, int]])
+    return sum(told.get(f"cmdstat_{name}", {}).get("usec", 0) for name in ("evalsha", "eval"))
+
+
+async def _nothing() -> None:
+    """To prepare."""
+
+
+@asynccontextmanager
+async def _admitting(client: Client, tenants: int) -> AsyncIterator[Case]:
+    """Admission and settlement of tenants in turn, with every limit and quota."""
+    admission, template = admitting(client), await put_tenant(client, "tenant-0", _LIMITS | _QUOTAS, _LIMITS | _QUOTAS)
+    for first in range(1, tenants, 1000):
+        await answer(client, client.eval(_COPY, 0, first, min(first + 999, tenants - 1)), object)
+    numbers = random.Random(1).sample(range(tenants), min(tenants, _ACTIVE_TENANTS))  # noqa: S311 - no secret
+    callers = [_named(template, f"tenant-{number}") for number in numbers]
+    turn = itertools.cycle(callers)
+
+    async def act() -> None:
+        async with admission.admit(next(turn), _PURCHASE, Durations):
+            pass
+
+    for _ in callers:
+        await act()
+    yield Case(client, act, _nothing)
+
+
+def _named(template: Caller, name: str) -> Caller:
+    return Caller(replace(template.tenant, name=name), replace(template.key, tenant=name))
+
+
+@asynccontextmanager
+async def _leasing(client: Client, accounts: int) -> AsyncIterator[Case]:
+    """A lease, and its end, unsent: what is kept of an account's minute would else be longer where there is but one."""
+    async with pooling(client, *(account(f"account-{number}") for number in range(accounts))) as process:
+
+        async def act() -> None:
+            await process.pool.release(await process.take(), UNSENT)
+
+        yield Case(client, act, _nothing)
+
+
+@asynccontextmanager
+async def _granting(client: Client, length: int) -> AsyncIterator[Case]:
+    """One that is served is done, and the next one's turn comes."""
+    async with _line(client, length) as line:
+        yield Case(client, line.grant, line.fill)
+
+
+@asynccontextmanager
+async def _joining(client: Client, length: int) -> AsyncIterator[Case]:
+    """One more comes to wait."""
+    async with _line(client, length) as line:
+        yield Case(client, line.join, line.make_room)
+
+
+class _Line:
+    """Requests of ten tenants that wait for one account, which serves one at a time."""
+
+    def __init__(self, client: Client, process: Process, length: int) -> None:
+        self._client = client
+        self._process = process
+        self._length = length
+        self._numbers = itertools.count()
+        self._waiting: set[asyncio.Task[Lease | NoKey]] = set()
+        self._served: asyncio.Queue[asyncio.Task[Lease | NoKey]] = asyncio.Queue()
+        """`asyncio.wait` looks at all that wait, which would be counted as the gateway's."""
+        self._lease: Lease | None = None
+
+    async def fill(self) -> None:
+        """With the account taken, so that all of them wait."""
+        if self._lease is None:
+            self._lease = await self._process.take()
+        while len(self._waiting) < self._length:
+            await self.join()
+
+    async def make_room(self) -> None:
+        """So many fewer than a full line that joining makes it full."""
+        await self.fill()
+        for _ in range(_GRANTS):
+            await self.grant()
+
+    async def join(self) -> None:
+        tenant = f"tenant-{next(self._numbers) % 10}"
+        task = asyncio.ensure_future(self._process.ask(tenant=tenant, patience_s=3600.0))
+        task.add_done_callback(self._served.put_nowait)
+        self._waiting.add(task)
+        while await answer(self._client, self._client.zcard(_WAITING), int) < len(self._waiting):
+            pass
+
+    async def grant(self) -> None:
+        assert self._lease
+        await self._process.pool.release(self._lease, UNSENT)
+        served = await self._served.get()
+        self._waiting.remove(served)
+        given = served.result()
+        assert isinstance(given, Lease), given
+        self._lease = given
+
+    async def leave(self) -> None:
+        for task in self._waiting:
+            task.cancel()
+        await asyncio.gather(*self._waiting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _line(client: Client, length: int) -> AsyncIterator[_Line]:
+    limits, terms = AccountLimits(1_000_000, 1_000_000, 1), PoolTerms(queue_max=2 * length, paced_percent=0)
+    async with pooling(client, account("main", limits=limits), terms=terms) as process:
+        line = _Line(client, process, length)
+        try:
+            yield line
+        finally:
+            await line.leave()

@@ -1,0 +1,162 @@
+"""The clients: each asks, waits or leaves, and notes what it got."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from random import Random
+from typing import Any, Final
+
+import aiohttp
+
+from chaos.administration import Tenant
+from chaos.configuration import DEADLINE_S
+from chaos.observations import Asked, Ending
+from chaos.orders import NATIVE, HangUp, Order, draw
+
+ANSWER_S: Final = DEADLINE_S + 40.0
+"""The gateway's own deadline, and what a slow machine and an outage of Redis may add to it."""
+_PAUSE_S: Final = 1.5
+"""Between two requests of a client, on average."""
+_AFTER_REFUSAL_S: Final = 1.0
+_FREE_STATUSES: Final = frozenset({400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 503})
+_FREE_CODES: Final = frozenset({1002, 1004, 1008, 1026, 1033, 1042, 2013, 2049})
+"""Of the native wire: of every other one the documents say that it may have cost something."""
+_WITHHELD_CODES: Final = frozenset({"1027", "moderation_blocked", "content_policy_violation"})
+
+
+class Clients:
+    """Everybody who asks."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: Callable[[], str], seed: int, run: int) -> None:
+        self._session = session
+        self._url = url
+        self._seed = seed
+        self._run = run
+        self._is_over = False
+        self._numbers: dict[str, int] = {}
+        self.asked: list[Asked] = []
+
+    def stop(self) -> None:
+        """Nobody asks anything more; what is under way is waited for."""
+        self._is_over = True
+
+    async def keep_asking(self, tenant: Tenant, number: int) -> None:
+        """One client of a tenant, until it is over."""
+        chance = Random(f"{self._seed}/{tenant.name}/{number}")  # noqa: S311 - it is to be repeatable
+        await asyncio.sleep(chance.uniform(0, 2))
+        while not self._is_over:
+            order = draw(chance, tenant.models)
+            asked = await self.ask(order, tenant)
+            pause_s = chance.expovariate(1 / _PAUSE_S)
+            await asyncio.sleep(min(5.0, pause_s + (0 if asked.is_success else _AFTER_REFUSAL_S)))
+
+    async def ask(self, order: Order, tenant: Tenant, url: str | None = None) -> Asked:
+        """Send an order, and note what comes of it."""
+        self._numbers[tenant.name] = number = self._numbers.get(tenant.name, 0) + 1
+        name = f"cb-{self._run}-{tenant.name.replace('-', '')}-{number}"
+        key_id, key = tenant.keys[-1]
+        asked = Asked(name, tenant.name, key_id, order.wire, order.count, time.monotonic())
+        self.asked.append(asked)
+        headers = {"authorization": f"Bearer {key}", "x-request-id": name, **order.headers}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                await self._send(order, asked, f"{url or self._url()}{order.path}", headers)
+        asked.ended_s = time.monotonic()
+        return asked
+
+    async def _send(self, order: Order, asked: Asked, url: str, headers: dict[str, str]) -> None:
+        text = json.dumps(order.body_for(asked.id)).encode()
+        try:
+            match order.hang_up:
+                case None:
+                    await self._read(url, headers, text, asked, order)
+                case HangUp.IN_THE_ANSWER:
+                    await self._read_a_little(url, headers, text, asked)
+                case HangUp.IN_THE_BODY:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(0.3):
+                            await self._post(url, headers | _json(len(text)), _half(text))
+                    asked.ending = Ending.LEFT
+                case hang_up:
+                    seconds = 0.01 if hang_up is HangUp.AT_ONCE else order.hang_up_s
+                    asked.ending = Ending.LEFT
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(seconds):
+                            await self._read(url, headers, text, asked, order)
+        except (aiohttp.ClientError, OSError) as error:
+            if not isinstance(error, TimeoutError):
+                asked.ending, asked.detail = Ending.BROKEN, f"{type(error).__name__}: {error}"
+
+    async def _post(self, url: str, headers: dict[str, str], body: Any) -> None:
+        async with self._session.post(url, data=body, headers=headers) as answer:
+            await answer.read()
+
+    async def _read_a_little(self, url: str, headers: dict[str, str], text: bytes, asked: Asked) -> None:
+        async with self._session.post(url, data=text, headers=headers | _json()) as answer:
+            await answer.content.read(100)
+            asked.ending, asked.status = Ending.LEFT, answer.status
+            answer.close()
+
+    async def _read(self, url: str, headers: dict[str, str], text: bytes, asked: Asked, order: Order) -> None:
+        async with self._session.post(url, data=text, headers=headers | _json()) as answer:
+            body = await answer.read()
+            asked.status = answer.status
+            retry, kind = answer.headers.get("x-should-retry"), answer.content_type
+        asked.ending = Ending.ANSWERED
+        try:
+            if order.wire == NATIVE:
+                _note_native(asked, body)
+            elif kind == "text/event-stream":
+                _note_events(asked, body, retry)
+            else:
+                _note_openai(asked, json.loads(body), retry)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            asked.code, asked.detail = "unreadable", f"{error!r}: {body[:200]!r}"
+
+
+def _json(length: int | None = None) -> dict[str, str]:
+    return {"content-type": "application/json"} | ({} if length is None else {"content-length": str(length)})
+
+
+async def _half(text: bytes) -> AsyncIterator[bytes]:
+    """The first half of a body, and then nothing."""
+    yield text[: len(text) // 2]
+    await asyncio.sleep(3600)
+
+
+def _note_openai(asked: Asked, document: dict[str, Any], retry: str | None) -> None:
+    if asked.status == 200:
+        asked.pictures, asked.is_success = len(document["data"]), True
+        return
+    error = document.get("error") or {}
+    asked.code, asked.detail = str(error.get("code")), str(error.get("message", ""))
+    is_free = asked.status in _FREE_STATUSES or asked.code == "deadline_exceeded"
+    asked.may_have_cost = not (is_free or (asked.status == 502 and retry != "false"))
+
+
+def _note_events(asked: Asked, body: bytes, retry: str | None) -> None:
+    """A stream: pictures, or one error."""
+    documents = [json.loads(line[5:]) for line in body.split(b"\n") if line.startswith(b"data:")]
+    asked.pictures = sum(one["type"] == "image_generation.completed" for one in documents)
+    asked.is_success = asked.pictures > 0
+    errors = [one for one in documents if one["type"] == "error"]
+    if errors:
+        asked.status = 0
+        _note_openai(asked, errors[0], retry)
+        asked.may_have_cost = asked.code not in {"rate_limit_exceeded", "insufficient_quota", "moderation_blocked"}
+    elif not asked.pictures:
+        asked.code = "empty stream"
+
+
+def _note_native(asked: Asked, body: bytes) -> None:
+    document = json.loads(body)
+    code = document["base_resp"]["status_code"]
+    if code == 0:
+        data = document["data"]
+        asked.pictures = len(data.get("image_urls") or []) + len(data.get("image_base64") or [])
+        asked.is_success = True
+        return
+    asked.code, asked.detail = str(code), str(document["base_resp"]["status_msg"])
+    asked.may_have_cost = code not in _FREE_CODES and str(code) not in _WITHHELD_CODES

@@ -1,0 +1,130 @@
+"""Reads every book from its own keeper, when the run is over."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from chaos.administration import Admin, Tenant
+from chaos.configuration import ADMIN_KEY
+from chaos.environment import World
+from chaos.observations import Asked, Bill, Call, Evidence, Line, Process, Sums
+from chaos.processes import read_log
+from chaos.redis_keys import Keys
+
+_PAGE: Final = 1000
+_MISTAKES: Final = frozenset({"unexpected_failure", "settlement_lost", "settlements_left"})
+"""Events of the log that must not be there: a mistake of the gateway's, and what it lost."""
+_VERIFY_S: Final = 120.0
+
+
+class _Invoice(msgspec.Struct, frozen=True):
+    accounts: dict[str, Bill]
+
+
+async def collect(
+    world: World, admin: Admin, tenants: Sequence[Tenant], asked: list[Asked], days: tuple[date, date]
+) -> Evidence:
+    """Everything but how the recovery went. Raises: AdminError."""
+    found = Evidence(asked=asked)
+    found.calls = msgspec.json.decode(await world.provider.read("/calls"), type=list[Call])
+    found.invoice = msgspec.json.decode(await world.provider.read("/invoice"), type=_Invoice).accounts
+    query = f"from={days[0]}&to={days[1]}"
+    found.lines = [line async for line in _lines(admin, query)]
+    found.sums = await _sums(admin, query)
+    found.verified = await _verify(world, days)
+    found.reigns = {tenant.name: tenant.reigns for tenant in tenants}
+    found.revoked = admin.revoked
+    with Keys(world.redis.socket) as keys:
+        found.leftovers = keys.leftovers()
+        found.days, found.months = keys.counters("day"), keys.counters("month")
+    found.processes = list(_processes(world))
+    found.mistakes = list(_mistakes(world))
+    for one in asked:
+        one.gateway = world.balancer.served.get(one.id, one.gateway)
+    return found
+
+
+async def _lines(admin: Admin, query: str) -> Any:
+    cursor = ""
+    while True:
+        page = await admin.call("GET", f"/usage/records?{query}&limit={_PAGE}{cursor}")
+        for line in msgspec.convert(page["data"], list[Line]):
+            yield line
+        if not page["next_cursor"]:
+            return
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def _sums(admin: Admin, query: str) -> dict[str, Sums]:
+    answer = await admin.call("GET", f"/usage?{query}&by=tenant")
+    return {
+        row["tenant"]: Sums(
+            row["images"],
+            row["withheld"],
+            row["lost"],
+            row["unconfirmed"],
+            int(Decimal(row["usd"]) * 1_000_000),
+            row["requests"],
+        )
+        for row in answer["data"]
+    }
+
+
+async def _verify(world: World, days: tuple[date, date]) -> list[str]:
+    """What `imagegate usage verify` says, run as an operator does; nothing where it agrees."""
+    url = world.admin_urls()[0]
+    command = [sys.executable, "-m", "gateway", "usage", "verify", "--from", str(days[0]), "--to", str(days[1])]
+    environ = {"PATH": os.environ["PATH"], "IMAGEGATE_URL": url, "IMAGEGATE_ADMIN_KEY": ADMIN_KEY}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        "--json",
+        env=environ,
+        cwd=world.folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await asyncio.wait_for(process.communicate(), _VERIFY_S)
+    return [] if process.returncode == 0 else told.decode(errors="replace").splitlines()[:20]
+
+
+def _processes(world: World) -> Iterator[Process]:
+    for one in world.fleet.everybody:
+        code = one.process.poll()
+        was_told = one.told_to_end_s is not None
+        died = code is not None and one.killed_s is None and not was_told
+        yield Process(
+            f"gateway {one.number}",
+            one.number,
+            one.killed_s,
+            tuple(one.worker_kills_s),
+            one.exit_code,
+            was_told,
+            died,
+            tuple(one.memory),
+        )
+
+
+def _mistakes(world: World) -> Iterator[tuple[str, str]]:
+    """What stands in the gateways' logs and must not."""
+    for gateway in world.fleet.everybody:
+        yield from read_mistakes(read_log(gateway.log).splitlines())
+
+
+def read_mistakes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(request id, the line) of each that tells of a mistake; also of what is no line of a log at all."""
+    for line in lines:
+        try:
+            told = json.loads(line)
+        except ValueError:
+            if line.strip():
+                yield "", line[:300]
+            continue
+        if told.get("event") in _MISTAKES or told.get("fault") == "internal" or told.get("level") == "critical":
+            yield str(told.get("request_id", "")), line[:600]

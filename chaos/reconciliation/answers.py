@@ -1,0 +1,68 @@
+"""The clients' own book: everybody got an answer or had left, and what it says of the money is true."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from chaos.observations import OWED_S, Asked, Discrepancy, Ending, Evidence, Line, Process
+
+_NOTICED_S: Final = 2.0
+"""Between a kill and the end of the client's connection."""
+
+
+def check_answers(evidence: Evidence) -> list[Discrepancy]:
+    billed = defaultdict[str, int](int)
+    for call in evidence.calls:
+        billed[call.request_id] += call.images
+    lines = {line.request_id: line for line in evidence.lines}
+    processes = {one.number: one for one in evidence.processes if one.number is not None}
+    found = list[Discrepancy]()
+    for asked in evidence.asked:
+        found += _check_ending(asked, processes)
+        if asked.ending is Ending.ANSWERED:
+            process = processes.get(asked.gateway) if asked.gateway is not None else None
+            found += _check_answer(asked, lines.get(asked.id), billed[asked.id], process)
+    return found
+
+
+def _check_ending(asked: Asked, processes: Mapping[int, Process]) -> Iterator[Discrepancy]:
+    if asked.ending is Ending.LATE:
+        yield Discrepancy("no answer", f"in {asked.ended_s - asked.sent_s:.0f} s", (asked.id,))
+    if asked.ending is not Ending.BROKEN:
+        return
+    process = processes.get(asked.gateway) if asked.gateway is not None else None
+    if process is None or not process.was_killed(asked.sent_s, asked.ended_s + _NOTICED_S):
+        where = f"gateway {asked.gateway}" if process else "nobody"
+        yield Discrepancy("a connection broke, and nobody was killed", f"{where}: {asked.detail}", (asked.id,))
+
+
+def _check_answer(asked: Asked, line: Line | None, billed: int, process: Process | None) -> Iterator[Discrepancy]:
+    """`billed` are the images that were made for it, those that were withheld aside."""
+    if asked.status == 500 or asked.code in {"internal_error", "unreadable", "empty stream"}:
+        yield Discrepancy("an answer that must not be", f"{asked.status} {asked.code} {asked.detail}", (asked.id,))
+    delivered = line.delivered if line else 0
+    if asked.is_success:
+        if asked.pictures != delivered and not _is_settled_by_others(asked, line, process):
+            detail = f"the client has {asked.pictures}, the ledger {delivered} delivered"
+            yield Discrepancy("the client's pictures are not the ledger's", detail, (asked.id,))
+    elif delivered:
+        yield Discrepancy(
+            "delivered, says the ledger, and the client got an error", f"{asked.status} {asked.code}", (asked.id,)
+        )
+    elif not asked.may_have_cost and billed:
+        detail = f"{asked.status} {asked.code}, billed {billed}"
+        yield Discrepancy("an answer that says it was free, and was not", detail, (asked.id,))
+    elif not asked.may_have_cost and line and line.unconfirmed and not _is_settled_by_others(asked, line, process):
+        detail = f"{asked.status} {asked.code}, {line.unconfirmed} unconfirmed"
+        yield Discrepancy("an answer that says it was free, and was charged", detail, (asked.id,))
+
+
+def _is_settled_by_others(asked: Asked, line: Line | None, process: Process | None) -> bool:
+    """Whether its images are in the ledger as unconfirmed, because its gateway died before it could say more.
+
+    Redis was away when it answered, as the answer is worth more than the record; and it was killed before Redis was
+    back. One that is told to end waits for Redis.
+    """
+    if line is None or process is None or line.delivered or line.unconfirmed < asked.pictures:
+        return False
+    return process.was_killed(asked.sent_s, asked.ended_s + OWED_S)

@@ -1,0 +1,204 @@
+"""The three books: what the provider bills, what the ledger's records say, what the tenants' sums say.
+
+One line stands between the first two, and cannot be left out: what was ordered, never heard of again and not billed.
+Who is killed between the note that an order leaves and its arrival cannot take the note back, and who gets garbage
+cannot know what it cost. The ledger must hold such images as unconfirmed. Each is traced to its cause here, request by
+request; one without a cause is a discrepancy, as is every image that the provider bills and the ledger does not hold.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+from chaos.configuration import PRICES
+from chaos.observations import OWED_S, Call, Counters, Discrepancy, Ending, Evidence, Line, Share, Sums
+
+
+@dataclass(slots=True)
+class Row:
+    """An account in both books."""
+
+    billed: int = 0
+    billed_usd_micros: int = 0
+    delivered: int = 0
+    withheld: int = 0
+    lost: int = 0
+    unconfirmed: int = 0
+    ledger_usd_micros: int = 0
+    unbilled: int = 0
+    """Unconfirmed images that are on no invoice, with a known cause."""
+    unbilled_usd_micros: int = 0
+
+    @property
+    def ledger(self) -> int:
+        return self.delivered + self.withheld + self.lost + self.unconfirmed
+
+    def add(self, other: "Row") -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class Books:
+    """Side by side."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    """By account."""
+    total: Row = field(default_factory=Row)
+    sums_images: int = 0
+    """Of the tenants' daily sums."""
+    sums_usd_micros: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+    """Why images are on no invoice -> how many."""
+
+
+def micros_of(usd: str) -> int:
+    return int(Decimal(usd) * 1_000_000)
+
+
+def compare_books(evidence: Evidence) -> tuple[Books, list[Discrepancy]]:
+    """Every request at every account, every account, and the whole."""
+    books, found = Books(rows=defaultdict(Row)), list[Discrepancy]()
+    found += _check_journal(evidence)
+    calls, lines = _calls_by_request(evidence), _lines_by_request(evidence)
+    for request_id in sorted(calls.keys() | lines.keys()):
+        found += _compare_request(evidence, books, request_id, calls.get(request_id, []), lines.get(request_id, []))
+    for row in books.rows.values():
+        books.total.add(row)
+    found += _check_total(books.total, "in total")
+    for account, row in books.rows.items():
+        found += _check_total(row, f"of account {account}")
+    found += _check_sums(evidence, books)
+    return books, found
+
+
+def _calls_by_request(evidence: Evidence) -> dict[str, list[Call]]:
+    found = defaultdict[str, list[Call]](list)
+    for call in evidence.calls:
+        found[call.request_id].append(call)
+    return found
+
+
+def _lines_by_request(evidence: Evidence) -> dict[str, list[Line]]:
+    found = defaultdict[str, list[Line]](list)
+    for line in evidence.lines:
+        found[line.request_id].append(line)
+    return found
+
+
+def _check_journal(evidence: Evidence) -> Iterator[Discrepancy]:
+    """The provider's journal is whole: it adds up to its own invoice."""
+    journal = Counter[str]()
+    for call in evidence.calls:
+        journal[call.account] += call.billed
+    for account, bill in evidence.invoice.items():
+        if journal[account] != bill.images + bill.withheld:
+            detail = f"{account}: journal {journal[account]}, invoice {bill.images + bill.withheld}"
+            yield Discrepancy("the provider's journal is not its invoice", detail)
+
+
+def _compare_request(
+    evidence: Evidence, books: Books, request_id: str, calls: list[Call], lines: list[Line]
+) -> Iterator[Discrepancy]:
+    if len(lines) > 1:
+        yield Discrepancy("in the ledger twice", f"{len(lines)} records", (request_id,))
+    accounts = {call.account for call in calls} | {share.account for line in lines for share in line.calls}
+    for account in sorted(accounts):
+        own = [call for call in calls if call.account == account]
+        shares = [share for line in lines for share in line.calls if share.account == account]
+        yield from _compare_account(evidence, books, (request_id, account), own, (shares, lines))
+    for line in lines:
+        if micros_of(line.usd) != (line.delivered + line.withheld + line.unconfirmed) * PRICES_BY_MODEL[line.model]:
+            yield Discrepancy("a record's money is not its images' price", f"{line.usd} for {line}", (request_id,))
+
+
+def _compare_account(
+    evidence: Evidence, books: Books, place: tuple[str, str], calls: list[Call], entries: tuple[list[Share], list[Line]]
+) -> Iterator[Discrepancy]:
+    """One request at one account."""
+    (request_id, account), (shares, lines) = place, entries
+    row = Row(billed=sum(call.billed for call in calls))
+    row.billed_usd_micros = sum(call.billed * PRICES[call.model] for call in calls if call.billed)
+    for share in shares:
+        row.delivered, row.withheld = row.delivered + share.delivered, row.withheld + share.withheld
+        row.lost, row.unconfirmed = row.lost + share.lost, row.unconfirmed + share.unconfirmed
+    price = PRICES_BY_MODEL[lines[0].model] if lines else 0
+    row.ledger_usd_micros = (row.ledger - row.lost) * price
+    over = row.ledger - row.billed
+    if over < 0:
+        detail = f"{account}: billed {row.billed}, in the ledger {row.ledger}"
+        yield Discrepancy("billed by the provider and not in the ledger", detail, (request_id,))
+    elif over > 0:
+        cause = _cause(evidence, request_id, calls, lines) if over <= row.unconfirmed else ""
+        if cause:
+            row.unbilled, row.unbilled_usd_micros = over, over * price
+            books.causes[cause] += over
+        else:
+            detail = f"{account}: in the ledger {row.ledger} ({row.unconfirmed} unconfirmed), billed {row.billed}"
+            yield Discrepancy("in the ledger and not billed, without a cause", detail, (request_id,))
+    made, withheld = sum(call.images for call in calls), sum(call.withheld for call in calls)
+    if row.delivered + row.lost > made or row.withheld > withheld:
+        detail = f"{account}: delivered {row.delivered} of {made} made, withheld {row.withheld} of {withheld}"
+        yield Discrepancy("the ledger says more than was made", detail, (request_id,))
+    books.rows[account].add(row)
+
+
+def _cause(evidence: Evidence, request_id: str, calls: list[Call], lines: list[Line]) -> str:
+    """Why an image may be unconfirmed and on no invoice; "" where it may not."""
+    if any(call.is_unclear and not call.billed for call in calls):
+        return "an answer that leaves the cost open, and cost nothing"
+    asked = next((one for one in evidence.asked if one.id == request_id), None)
+    process = next((one for one in evidence.processes if asked and one.number == asked.gateway), None)
+    if asked is None or process is None:
+        return ""
+    is_dead = all(line.delivered + line.withheld + line.lost == 0 for line in lines)
+    until_s = asked.ended_s + OWED_S if asked.ending is Ending.ANSWERED else float("inf")
+    was_under_way = process.was_killed(asked.sent_s, until_s)
+    return "its gateway was killed before it could settle" if is_dead and was_under_way else ""
+
+
+def _check_total(row: Row, where: str) -> Iterator[Discrepancy]:
+    if row.billed + row.unbilled != row.ledger:
+        detail = f"invoice {row.billed} + not billed {row.unbilled}, ledger {row.ledger}"
+        yield Discrepancy(f"images differ {where}", detail)
+    if row.lost == 0 and row.billed_usd_micros + row.unbilled_usd_micros != row.ledger_usd_micros:
+        detail = (
+            f"invoice {row.billed_usd_micros} + not billed {row.unbilled_usd_micros}, ledger {row.ledger_usd_micros}"
+        )
+        yield Discrepancy(f"micro-dollars differ {where}", detail)
+
+
+def _check_sums(evidence: Evidence, books: Books) -> Iterator[Discrepancy]:
+    """The tenants' sums and counters, against the records."""
+    recorded = defaultdict[str, Sums](Sums)
+    for line in evidence.lines:
+        sums = recorded[line.tenant]
+        sums.delivered, sums.withheld = sums.delivered + line.delivered, sums.withheld + line.withheld
+        sums.lost, sums.unconfirmed = sums.lost + line.lost, sums.unconfirmed + line.unconfirmed
+        sums.usd_micros, sums.requests = sums.usd_micros + micros_of(line.usd), sums.requests + 1
+    for tenant in sorted(recorded.keys() | evidence.sums.keys()):
+        ours, theirs = recorded[tenant], evidence.sums.get(tenant, Sums())
+        books.sums_images += theirs.delivered + theirs.withheld + theirs.lost + theirs.unconfirmed
+        books.sums_usd_micros += theirs.usd_micros
+        if ours != theirs:
+            yield Discrepancy("a tenant's sums are not its records", f"{tenant}: records {ours}, sums {theirs}")
+        charged = Counters(ours.delivered + ours.withheld + ours.unconfirmed, ours.usd_micros)
+        for name, windows in (("days", evidence.days), ("months", evidence.months)):
+            counted = windows.get(tenant, Counters(0, 0))
+            if counted != charged:
+                detail = f"{tenant}: records {charged}, {name} {counted}"
+                yield Discrepancy("a tenant's counters are not its records", detail)
+    for told in evidence.verified:
+        yield Discrepancy("imagegate usage verify", told)
+
+
+PRICES_BY_MODEL: Final = {
+    "image-01": 3500,
+    "image-01-live": 4700,
+    "far-image": 3500,
+    "crowd-image": 3500,
+    "steady-image": 3500,
+}
+"""Micro-dollars, by the gateway's id of the model."""

@@ -1,0 +1,32 @@
+"""An overload is refused, and takes nothing down: Redis stays available, and the work of a script bounded."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from chaos.observations import Discrepancy, Evidence
+from chaos.phases import Overload
+
+COMMANDS_MAX: Final = 60.0
+"""Commands a script, on average. Unlike a duration, it does not depend on what else the machine does."""
+
+
+def check_overloads(evidence: Evidence) -> list[Discrepancy]:
+    return [one for overload in evidence.overloads for one in _check(evidence, overload)]
+
+
+def _check(evidence: Evidence, overload: Overload) -> Iterator[Discrepancy]:
+    refused = tuple(
+        asked.id
+        for asked in evidence.asked
+        if asked.code == "gateway_unavailable"
+        and overload.since_s <= asked.sent_s
+        and asked.ended_s <= overload.until_s
+    )
+    if refused:
+        yield Discrepancy("gateway_unavailable, and Redis was well", f"{len(refused)} responses", refused)
+    if overload.breakers_opened:
+        detail = f"{overload.breakers_opened} times"
+        yield Discrepancy("a circuit breaker for Redis opened, and Redis was well", detail)
+    if overload.scripts.commands_each > COMMANDS_MAX:
+        detail = f"{overload.scripts.commands_each:.0f} commands a script, of {overload.scripts.count} scripts"
+        yield Discrepancy("the work of scripts grows with the queue", detail)

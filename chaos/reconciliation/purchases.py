@@ -1,0 +1,59 @@
+"""What was bought, by the provider's own journal: nothing twice for one request, and nothing it does not understand."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from chaos.observations import Asked, Call, Discrepancy, Evidence
+
+
+def check_purchases(evidence: Evidence) -> list[Discrepancy]:
+    asked = {one.id: one for one in evidence.asked}
+    calls = defaultdict[str, list[Call]](list)
+    for call in evidence.calls:
+        calls[call.request_id].append(call)
+    found = list(_check_fields(evidence))
+    for request_id, own in calls.items():
+        found += _check_request(asked.get(request_id), request_id, own, evidence)
+    return found
+
+
+def _check_fields(evidence: Evidence) -> Iterator[Discrepancy]:
+    for call in evidence.calls:
+        if call.rule == "fields":
+            yield Discrepancy("the provider did not understand a call", f"{call.code}: {call}", (call.request_id,))
+
+
+def _check_request(
+    asked: Asked | None, request_id: str, calls: list[Call], evidence: Evidence
+) -> Iterator[Discrepancy]:
+    if asked is None:
+        yield Discrepancy("bought for nobody", f"{len(calls)} calls", (request_id,))
+        return
+    billed = sum(call.billed for call in calls)
+    if billed > asked.asked:
+        yield Discrepancy("bought twice", f"{billed} images billed, {asked.asked} asked for", (request_id,))
+    elif (most := most_at_stake(calls)) > asked.asked:
+        detail = f"{most} images at stake at once, {asked.asked} asked for"
+        yield Discrepancy("sent again though it may have been bought", detail, (request_id,))
+    revoked_s = evidence.revoked.get(asked.key_id)
+    if revoked_s is not None and asked.sent_s > revoked_s and billed:
+        yield Discrepancy("bought with a revoked key", f"{asked.sent_s - revoked_s:.2f} s after", (request_id,))
+
+
+def most_at_stake(calls: list[Call]) -> int:
+    """The most images that were ordered and not known to be free, at any moment.
+
+    A call that is clearly free takes itself off again when it ends; every other one stays. So a part of a request may
+    be repeated after a refusal, and never after silence.
+    """
+    moments = list[tuple[float, int, int]]()
+    for call in calls:
+        moments.append((call.at, 1, call.asked))
+        is_free = not call.billed and not call.is_unclear
+        if is_free and call.ended is not None:
+            moments.append((call.ended, 0, -call.asked))
+    most = at_stake = 0
+    for _, _, images in sorted(moments):
+        at_stake += images
+        most = max(most, at_stake)
+    return most

@@ -1,0 +1,138 @@
+"""Limits and quotas, from the provider's journal and the clients' clocks.
+
+A limit counts by the moment of admission, which no outsider sees. It lies between the moment at which the client sent
+the request and the one at which its first call reached the provider. What is counted here is only what lies in a window
+with both ends: so whatever is told is over the limit for certain.
+"""
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from chaos.configuration import PRICES
+from chaos.observations import Asked, Call, Caps, Discrepancy, Evidence, Reign
+from chaos.reconciliation.capacity import end_of_window
+
+_MINUTE_S: Final = 60.0
+_EFFECT_S: Final = 1.5
+"""A change takes effect within a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What one request used, and between which moments it was admitted."""
+
+    id: str
+    sent_s: float
+    reached_s: float
+    over_s: float
+    """Until then it was surely under way."""
+    images: int
+    usd_micros: int
+
+
+def check_windows(evidence: Evidence) -> list[Discrepancy]:
+    asked = {one.id: one for one in evidence.asked}
+    calls = defaultdict[str, list[Call]](list)
+    for call in evidence.calls:
+        if call.request_id in asked:
+            calls[call.request_id].append(call)
+    uses = defaultdict[str, list[Use]](list)
+    for request_id, own in calls.items():
+        uses[asked[request_id].tenant].append(_use(asked[request_id], own))
+    found = list[Discrepancy]()
+    for tenant, used in uses.items():
+        theirs, reigns = sorted(used, key=lambda use: use.sent_s), evidence.reigns[tenant]
+        for name, amount in (("requests_per_minute", None), ("images_per_minute", "images")):
+            found += _check_minutes(tenant, theirs, reigns, (name, amount), evidence.clock_steps_s)
+        found += _check_concurrency(tenant, theirs, reigns, evidence.clock_steps_s)
+        found += _check_quota(tenant, theirs, reigns, ("images_per_day", "images", evidence.new_day_s))
+        found += _check_quota(tenant, theirs, reigns, ("images_per_month", "images", evidence.new_month_s))
+        found += _check_quota(tenant, theirs, reigns, ("usd_micros_per_month", "usd_micros", evidence.new_month_s))
+    return found
+
+
+def _use(asked: Asked, calls: list[Call]) -> Use:
+    ended = [call.ended for call in calls if call.ended is not None]
+    return Use(
+        asked.id,
+        asked.sent_s,
+        min(call.at for call in calls),
+        min(asked.ended_s, max(ended, default=asked.ended_s)),
+        sum(call.billed for call in calls),
+        sum(call.billed * PRICES[call.model] for call in calls if call.billed),
+    )
+
+
+def _check_quota(
+    tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], quota: tuple[str, str, float | None]
+) -> Iterator[Discrepancy]:
+    """A quota of a calendar window, as (limit, amount, when a new window began). A run meets two at the most.
+
+    One that is lowered below what is used lets nothing more through: so the most that it ever was is what counts.
+    """
+    name, amount, turn_s = quota
+    allowed = most_allowed(reigns, name, 0.0, float("inf"))
+    before = [use for use in uses if turn_s is None or use.reached_s < turn_s]
+    after = [use for use in uses if turn_s is not None and use.sent_s >= turn_s]
+    for window in (before, after):
+        used = sum(getattr(use, amount) for use in window)
+        if allowed is not None and used > allowed:
+            yield Discrepancy("a tenant over its quota", f"{tenant}: {name} {allowed}, used {used}")
+
+
+def _check_minutes(
+    tenant: str,
+    uses: Sequence[Use],
+    reigns: Sequence[Reign],
+    limit: tuple[str, str | None],
+    steps_s: Sequence[float],
+) -> Iterator[Discrepancy]:
+    """The window that begins with each request, and what lies in it as a whole.
+
+    A minute is one of Redis's clock: a window ends where that is stepped.
+    """
+    name, amount = limit
+    starts = [use.sent_s for use in uses]
+    for index, first in enumerate(uses):
+        end_s = end_of_window(first.sent_s, _MINUTE_S, steps_s)
+        within = uses[index : bisect.bisect_left(starts, end_s)]
+        inside = [use for use in within if use.reached_s < end_s]
+        used = len(inside) if amount is None else sum(getattr(use, amount) for use in inside)
+        allowed = most_allowed(reigns, name, first.sent_s, end_s)
+        if allowed is not None and used > allowed:
+            ids = tuple(use.id for use in inside[-5:])
+            yield Discrepancy("a tenant over its rate", f"{tenant}: {name} {allowed}, used {used}", ids)
+            return
+
+
+def _check_concurrency(
+    tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], steps_s: Sequence[float]
+) -> Iterator[Discrepancy]:
+    """A reservation may expire when Redis's clock is stepped, so a request surely counts until the next step."""
+    moments = list[tuple[float, int, str]]()
+    for use in uses:
+        step_s = end_of_window(use.sent_s, use.over_s - use.sent_s, steps_s)
+        if step_s > use.reached_s:
+            moments += [(use.reached_s, 1, use.id), (step_s, -1, use.id)]
+    running = set[str]()
+    longest = max((use.over_s - use.sent_s for use in uses), default=0.0)
+    for moment_s, step, request_id in sorted(moments):
+        if step < 0:
+            running.discard(request_id)
+            continue
+        running.add(request_id)
+        allowed = most_allowed(reigns, "concurrency", moment_s - longest, moment_s)
+        if allowed is not None and len(running) > allowed:
+            detail = f"{tenant}: concurrency {allowed}, {len(running)} at once"
+            yield Discrepancy("a tenant over its limit", detail, tuple(sorted(running)))
+            return
+
+
+def most_allowed(reigns: Sequence[Reign], name: str, since_s: float, until_s: float) -> int | None:
+    """The most that a limit may have allowed in a span; None where it was without one for a moment."""
+    held = [reign.caps for reign in reigns if reign.since_s <= until_s and reign.until_s + _EFFECT_S >= since_s]
+    limits = [getattr(caps, name) for caps in held or [Caps()]]
+    return None if None in limits else max(limits)

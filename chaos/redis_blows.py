@@ -1,0 +1,101 @@
+"""What is thrown at Redis: it stalls, dies, disappears, and its wall clock is stepped."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from chaos.administration import Tenant
+from chaos.clients import Clients
+from chaos.configuration import ACCOUNT_LANES, LEASE_S, STEADY
+from chaos.environment import World
+from chaos.observations import Asked
+from chaos.orders import Order, steady_call
+from chaos.phases import Outage
+from chaos.schedule import FEATURES, Blow
+
+_FILL_S: Final = 1.5
+"""Time in which the slow calls reach the provider, before Redis becomes unavailable."""
+_OUTLAST_S: Final = 7.0
+"""How much longer than the outage the slow calls take: they are in flight when the gateways lease again."""
+_ROUNDS: Final = 4
+_ROUND_S: Final = 0.5
+"""After the outage requests come in rounds: a breaker for Redis that is still open refuses those of the first."""
+_RENEWAL_S: Final = LEASE_S / 4 + 1
+"""In which each living process renews its leases: one that was written while the clock was ahead lives too long."""
+_DAY_S: Final = 86_400
+_NEAR_MIDNIGHT_S: Final = 300
+
+
+@dataclass
+class RedisBlows:
+    """The blows of one run, and the moments that the audit needs."""
+
+    world: World
+    clients: Clients
+    tenant: Tenant
+    """One without limits; it sends the slow calls."""
+    outages: list[Outage] = field(default_factory=list)
+    clock_steps_s: list[float] = field(default_factory=list)
+    _asked: list[asyncio.Task[Asked]] = field(default_factory=list)
+
+    async def throw(self, blow: Blow) -> str | None:
+        """Returns a note for the report."""
+        if blow.kind in FEATURES["outages"]:
+            return await self._outlast_a_lease(blow)
+        if blow.kind in FEATURES["clock"]:
+            return await self._step_clock(blow)
+        await self._be_unavailable(blow)
+        return None
+
+    async def wait_for_requests(self) -> None:
+        """Until each has its response."""
+        await asyncio.gather(*self._asked)
+
+    async def _be_unavailable(self, blow: Blow) -> None:
+        redis, hole = self.world.redis, self.world.hole
+        match blow.kind:
+            case "redis stands still" | "redis stalls, long":
+                redis.stand_still()
+                await asyncio.sleep(blow.seconds)
+                redis.go_on()
+            case "black hole" | "black hole, then cut":
+                hole.swallow()
+                await asyncio.sleep(blow.seconds)
+                hole.open(is_cut=blow.kind == "black hole, then cut")
+            case _:
+                await redis.stop(is_killed=blow.kind != "redis is restarted")
+                await asyncio.sleep(blow.seconds)
+                await redis.start()
+
+    async def _outlast_a_lease(self, blow: Blow) -> str:
+        """Calls of 9 images fill the accounts before, through and after the outage; then others want a lane."""
+        await self.world.fleet.settle()
+        lanes = ACCOUNT_LANES * len(STEADY.accounts)
+        slow = steady_call(9, f"[delay={_FILL_S + blow.seconds + _OUTLAST_S:.1f}]")
+        self._ask(slow, lanes)
+        await asyncio.sleep(_FILL_S)
+        since_s = time.monotonic()
+        await self._be_unavailable(blow)
+        outage = Outage(since_s, time.monotonic())
+        self.outages.append(outage)
+        for _ in range(_ROUNDS):
+            self._ask(steady_call(1), lanes // _ROUNDS)
+            await asyncio.sleep(_ROUND_S)
+        return f"{outage.until_s - outage.since_s:.1f} s"
+
+    def _ask(self, order: Order, count: int) -> None:
+        self._asked += [asyncio.ensure_future(self.clients.ask(order, self.tenant)) for _ in range(count)]
+
+    async def _step_clock(self, blow: Blow) -> str | None:
+        """There and back."""
+        if not _NEAR_MIDNIGHT_S < time.time() % _DAY_S < _DAY_S - _NEAR_MIDNIGHT_S:
+            return "left out: another day would begin"
+        for offset_s in (blow.number, 0):
+            self.clock_steps_s.append(time.monotonic())
+            self.world.redis.clock.step(offset_s)
+            if offset_s:
+                await asyncio.sleep(blow.seconds)
+        if blow.number > 0:
+            await asyncio.sleep(_RENEWAL_S)
+        return None

@@ -1,0 +1,88 @@
+"""What is in Redis at the end, read beside the gateway: what is left over, and what the counters say.
+
+The keys are those of the table in docs/upgrading.md.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+import redis
+
+from chaos.observations import Counters
+
+_LASTING: Final = re.compile(
+    r"ig2:(pepper|tenants|declared|declaration|key:[^:]+)"
+    r"|ig2:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
+    r"|ig2:\{pool:[^}]+\}:(added|held|audit)"
+)
+"""What is kept: for ever, or (the audit) cut off at its old end. Everything else must have an end of its own."""
+_NAME: Final = re.compile(r"ig2:\{(pool:)?([^}]+)\}:(.*)")
+_IN_FLIGHT: Final = re.compile(
+    r"leases|leased|grants|line|places|active|waits|weights|queued|class(ids|es|:\d+)?|waiting:.+"
+)
+"""Of a pool: each is there only while a request waits, or a call is in flight."""
+
+
+class Keys:
+    """A connection to the server itself."""
+
+    def __init__(self, socket: Path) -> None:
+        self._redis = redis.Redis(unix_socket_path=str(socket))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._redis.close()
+
+    def leftovers(self) -> list[str]:
+        """Reservations, leases and places that nobody ends any more, and keys without an end; in words."""
+        return [told for name in self._names() for told in self._look(name)]
+
+    def counters(self, window: str) -> dict[str, Counters]:
+        """By tenant: what its windows of this kind hold, the keys' own aside; `window` is "day" or "month"."""
+        images, micros = Counter[str](), Counter[str]()
+        for name in self._names():
+            found = re.fullmatch(rf"ig2:\{{([^}}:]+)\}}:{window}:\d+", name)
+            if found:
+                fields: Any = self._redis.hgetall(name)
+                images[found[1]] += int(fields.get(b"images", 0))
+                micros[found[1]] += int(fields.get(b"usd_micros", 0))
+        return {tenant: Counters(images[tenant], micros[tenant]) for tenant in images}
+
+    def _names(self) -> Iterator[str]:
+        for name in self._redis.scan_iter(match="*", count=1000):
+            yield name.decode()
+
+    def _look(self, name: str) -> Iterator[str]:
+        ttl: Any = self._redis.ttl(name)
+        if ttl == -1 and not _LASTING.fullmatch(name):
+            yield f"{name} has no end"
+        found = _NAME.fullmatch(name)
+        if not found:
+            return
+        pool, _, rest = found.groups()
+        if pool and _IN_FLIGHT.fullmatch(rest):
+            yield f"{name}: {self._size(name)} left"
+        elif pool and rest == "loads":
+            yield from self._look_at_loads(name)
+        elif not pool and re.fullmatch(r"(key:[^:]+:)?open", rest):
+            yield f"{name}: {self._size(name)} reservations left"
+        elif not pool and rest.startswith("ticket:") and not self._redis.hexists(name, "settled"):
+            yield f"{name}: not settled"
+
+    def _look_at_loads(self, name: str) -> Iterator[str]:
+        loads: Any = self._redis.hgetall(name)
+        for account, packed in loads.items():
+            flying = msgspec.msgpack.decode(packed)["flying"]
+            if flying:
+                yield f"{name}: {account.decode()} has {flying} calls under way"
+
+    def _size(self, name: str) -> int:
+        kind: Any = self._redis.type(name)
+        count: Any = {b"zset": self._redis.zcard, b"set": self._redis.scard}.get(kind, self._redis.hlen)(name)
+        return int(count)

@@ -1,0 +1,84 @@
+"""The admin API: JSON; closed unless an admin key is configured.
+
+Each section of it is a class of its own: paths below `/admin/v1`, and by method what answers there. `Admin` lets in
+whoever has an admin key, and nobody else, so that no section can forget to ask.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import Final, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.api.admin.auth import Access
+from gateway.api.authentication import Guesses, address_of, network_of
+from gateway.api.rejection_limits import Buckets
+from gateway.api.request_context import context_of
+from gateway.domain.audit import Actor
+from gateway.domain.errors import Fault, GatewayError
+from gateway.redis import change_faults
+
+PREFIX: Final = "/admin/v1"
+Handler = Callable[[Request, Actor], Awaitable[Response]]
+
+
+class Section(Protocol):
+    """A part of the admin API."""
+
+    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+        """By path below `/admin/v1` and by method, what answers."""
+
+
+class Admin:
+    """Every section behind one door."""
+
+    def __init__(
+        self,
+        access: Access,
+        guesses: Guesses,
+        sections: Iterable[Section],
+        requests_per_second: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`requests_per_second` bounds each admin key at each address; 0 bounds nothing."""
+        self._access = access
+        self._guesses = guesses
+        self._sections = tuple(sections)
+        self._requests_per_second = requests_per_second
+        self._buckets = Buckets(requests_per_second, monotonic)
+
+    def routes(self) -> list[Route]:
+        return [
+            self._route(path, handlers) for section in self._sections for path, handlers in section.handlers().items()
+        ]
+
+    def _route(self, path: str, handlers: Mapping[str, Handler]) -> Route:
+        async def guarded(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" else request.method
+            given = request.headers.get("authorization", "")
+
+            check = partial(self._access.check, given, method)
+            name = self._guesses.check_admin(address_of(request), given, check)
+            context = context_of(request)
+            context.admin = name
+            self._throttle(name, network_of(address_of(request)))
+            with change_faults() if method != "GET" else nullcontext():
+                return await handlers[method](request, Actor(name, context.id))
+
+        return Route(PREFIX + path, guarded, methods=list(handlers))
+
+    def _throttle(self, name: str, network: str) -> None:
+        """Raises: GatewayError REQUESTS_THROTTLED."""
+        allowed, bucket = self._requests_per_second, f"{name} {network}"
+        if wait_s := self._buckets.blocked_s(bucket):
+            raise GatewayError(
+                Fault.REQUESTS_THROTTLED,
+                f"Too many requests with admin key '{name}' from this address: limit {allowed} per second. "
+                "Nothing was done. Please try again in 1 s.",
+                retry_after_s=wait_s,
+            )
+        if allowed:
+            self._buckets.take(bucket)

@@ -1,0 +1,56 @@
+"""`/admin/v1/audit`: who changed what."""
+
+from collections.abc import Callable, Collection, Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.admin import Handler
+from gateway.api.admin.schemas import QueryFields
+from gateway.api.bodies import json_response
+from gateway.api.fields import refused_value
+from gateway.domain.audit import Actor
+from gateway.domain.errors import Fault, GatewayError
+from gateway.tenants.audit import Audit, Cursor, pool_owner
+from gateway.tenants.store import TenantStore
+
+
+class AuditSection:
+    """The audit of every tenant and of every configured upstream, newest first."""
+
+    def __init__(self, audit: Audit, tenants: TenantStore, upstreams: Callable[[], Collection[str]]) -> None:
+        """`upstreams` gives the names of those that are configured now."""
+        self._audit = audit
+        self._tenants = tenants
+        self._upstreams = upstreams
+
+    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+        return {"/audit": {"GET": self.list_entries}}
+
+    async def list_entries(self, request: Request, _: Actor) -> Response:
+        query = QueryFields(request)
+        tenant, upstream = query.text("tenant"), query.text("upstream")
+        limit = query.integer("limit", 1, 1000, 100)
+        before = _cursor(query.text("before"))
+        query.refuse_rest()
+        page = await self._audit.page(await self._owners(tenant, upstream), limit, before)
+        return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
+
+    async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:
+        """Raises: GatewayError NOT_FOUND, INVALID_VALUE, REDIS_AWAY."""
+        if tenant is not None and upstream is not None:
+            raise refused_value("upstream", "give either 'tenant' or 'upstream'.")
+        if tenant is not None:
+            return {(await self._tenants.get(tenant)).name}
+        names = self._upstreams()
+        if upstream is not None and upstream not in names:
+            raise GatewayError(Fault.NOT_FOUND, f"There is no upstream of that name; there are {', '.join(names)}.")
+        pools = {pool_owner(name) for name in names if upstream in (None, name)}
+        return pools if upstream else pools | await self._tenants.names()
+
+
+def _cursor(text: str | None) -> Cursor | None:
+    cursor = Cursor.parse(text) if text else None
+    if text and cursor is None:
+        raise refused_value("before", "give the 'next' of an earlier answer.")
+    return cursor

@@ -1,0 +1,120 @@
+"""`/admin/v1/tenants/{name}/keys` and `/admin/v1/keys/{id}`: tenants' keys, each shown once and never again."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Final
+
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.admin import Handler
+from gateway.api.admin.schemas import (
+    Document,
+    Label,
+    LimitsChange,
+    Moment,
+    QuotasChange,
+    given,
+    merged_limits,
+    merged_quotas,
+    read_document,
+)
+from gateway.api.bodies import BodyLimits, json_response
+from gateway.domain.audit import Actor, describe_key
+from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.tenants import Limits, Quotas, TenantKey
+from gateway.tenants.api_keys import NewKey, TenantKeys
+
+GRACE_S: Final = 86_400
+GRACE_MAX_S: Final = 30 * 86_400
+
+
+class _NewKey(Document):
+    label: Label = ""
+    expires_at: Moment | None = None
+    limits: LimitsChange | None = None
+    quotas: QuotasChange | None = None
+
+
+class _KeyChange(Document):
+    """RFC 7396: what is not given stays, null removes."""
+
+    label: Label | UnsetType = UNSET
+    expires_at: Moment | UnsetType | None = UNSET
+    limits: LimitsChange | UnsetType | None = UNSET
+    quotas: QuotasChange | UnsetType | None = UNSET
+
+
+class _Rotation(Document):
+    grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
+
+
+class KeySection:
+    """Tenants' keys."""
+
+    def __init__(self, keys: TenantKeys, limits: BodyLimits, clock: Callable[[], float]) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._clock = clock
+
+    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+        return {
+            "/tenants/{name}/keys": {"GET": self.list_keys, "POST": self.create},
+            "/keys/{id}": {"GET": self.get, "PATCH": self.change, "DELETE": self.revoke},
+            "/keys/{id}/rotate": {"POST": self.rotate},
+        }
+
+    async def list_keys(self, request: Request, _: Actor) -> Response:
+        keys = await self._keys.list_keys(request.path_params["name"])
+        return json_response({"data": [describe_key(key) for key in keys]})
+
+    async def create(self, request: Request, actor: Actor) -> Response:
+        new = await read_document(request, self._limits, _NewKey)
+        self._check_moment(new.expires_at)
+        made = await self._keys.create(
+            request.path_params["name"],
+            actor,
+            new.label,
+            new.expires_at,
+            merged_limits(Limits(), new.limits),
+            merged_quotas(Quotas(), new.quotas),
+        )
+        return _shown_once(made)
+
+    async def get(self, request: Request, _: Actor) -> Response:
+        return json_response(describe_key(await self._keys.get(request.path_params["id"])))
+
+    async def change(self, request: Request, actor: Actor) -> Response:
+        change = await read_document(request, self._limits, _KeyChange)
+        if not isinstance(change.expires_at, UnsetType):
+            self._check_moment(change.expires_at)
+
+        def changed(key: TenantKey) -> TenantKey:
+            return replace(
+                key,
+                label=given(change.label, key.label),
+                expires_at=given(change.expires_at, key.expires_at),
+                limits=merged_limits(key.limits, change.limits),
+                quotas=merged_quotas(key.quotas, change.quotas),
+            )
+
+        return json_response(describe_key(await self._keys.update(request.path_params["id"], changed, actor)))
+
+    async def rotate(self, request: Request, actor: Actor) -> Response:
+        rotation = await read_document(request, self._limits, _Rotation)
+        return _shown_once(await self._keys.rotate(request.path_params["id"], rotation.grace_s, actor))
+
+    async def revoke(self, request: Request, actor: Actor) -> Response:
+        key = await self._keys.revoke(request.path_params["id"], actor)
+        return json_response(describe_key(key) | {"revoked": True})
+
+    def _check_moment(self, moment: int | None) -> None:
+        if moment is not None and moment <= self._clock():
+            raise GatewayError(
+                Fault.INVALID_VALUE, "'expires_at' must be a moment in the future, in Unix seconds.", param="expires_at"
+            )
+
+
+def _shown_once(made: NewKey) -> Response:
+    return json_response({"id": made.key.id, "key": made.secret} | describe_key(made.key), 201)

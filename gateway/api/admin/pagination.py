@@ -1,0 +1,151 @@
+"""What is asked of the ledger: days, groups, and cursors.
+
+A cursor says which selection it continues, so that pages fit together over midnight too, and is nobody's to make.
+"""
+
+import base64
+import re
+from datetime import date
+from typing import Annotated, Final, Self, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from gateway.api.admin.schemas import QueryFields
+from gateway.api.fields import MALFORMED, refused_value, wrong_value
+from gateway.domain.usage import MEASURES, Amounts, By, Group, Selection, Sheet
+from gateway.metering.ledger import READINGS_MAX, Place, Reading
+
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
+"""Below 2**64, above which Redis takes none."""
+_Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
+_PARAMETERS: Final = (("tenant", "tenant"), ("from", "first"), ("to", "last"))
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Which selection it continues."""
+
+    first: date
+    last: date
+    tenant: str | None
+
+
+_Cursor = TypeVar("_Cursor", bound=Cursor)
+
+
+class ReportCursor(Cursor, frozen=True, tag="report"):
+    """A report behind a row, and the total that its first page counted."""
+
+    by: str
+    after: Group
+    total: _Total
+
+    @classmethod
+    def behind(cls, selection: Selection, by: tuple[By, ...], group: Group, total: Amounts) -> Self:
+        names, counts = ",".join(one.value for one in by), tuple(total.of(measure) for measure in MEASURES)
+        return cls(selection.first, selection.last, selection.tenant, names, group, counts)
+
+
+class RecordsCursor(Cursor, frozen=True, tag="records"):
+    """Records behind one, and how many there were at first."""
+
+    day: date
+    holder: str
+    """Whose record it is."""
+    id: _EntryId
+    total: int
+    readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
+
+    @classmethod
+    def behind(cls, selection: Selection, place: Place, total: int) -> Self:
+        sheet, readings = place.sheet, tuple((reading.end, reading.newest) for reading in place.readings)
+        return cls(
+            selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant, place.id, total, readings
+        )
+
+    @property
+    def place(self) -> Place:
+        return Place(Sheet(self.day, self.holder), self.id, tuple(Reading(*ids) for ids in self.readings))
+
+
+class VerifyCursor(Cursor, frozen=True, tag="verify"):
+    """A verification behind one tenant's one day."""
+
+    day: date
+    holder: str
+
+    @classmethod
+    def behind(cls, selection: Selection, sheet: Sheet) -> Self:
+        return cls(selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant)
+
+
+def parse_cursor(query: QueryFields, kind: type[_Cursor]) -> _Cursor | None:
+    """Raises: GatewayError INVALID_VALUE for one that no answer of this kind gave."""
+    text = query.text("cursor")
+    if text is None:
+        return None
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        return msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
+    except (*MALFORMED, ValueError):
+        raise refused_value("cursor", "give the 'next_cursor' of an earlier answer.") from None
+
+
+def render_cursor(cursor: Cursor | None) -> str | None:
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=") if cursor else None
+
+
+def parse_selection(query: QueryFields, cursor: Cursor | None, today: date) -> Selection:
+    """Days and tenant; by default this month up to today, or the month of 'to' up to then.
+
+    Raises: GatewayError INVALID_VALUE.
+    """
+    tenant, first, last = query.text("tenant"), _day(query, "from"), _day(query, "to")
+    if cursor is not None:
+        for (name, field), value in zip(_PARAMETERS, (tenant, first, last), strict=True):
+            _check_same(name, value, getattr(cursor, field))
+        return Selection(cursor.first, cursor.last, cursor.tenant)
+    last = last or today
+    first = first or last.replace(day=1)
+    if first > last:
+        raise refused_value("from", f"it lies after 'to', which is {last}.")
+    return Selection(first, last, tenant)
+
+
+def parse_by(query: QueryFields, cursor: ReportCursor | None) -> tuple[By, ...]:
+    """What to group by, in order. Raises: GatewayError INVALID_VALUE."""
+    text = query.text("by")
+    if cursor is None:
+        return _by(text or By.DAY.value)
+    by = _by(cursor.by)
+    _check_same("by", _by(text) if text else None, by)
+    if len(cursor.after) != len(by):
+        raise refused_value("cursor", "give the 'next_cursor' of an earlier answer.")
+    return by
+
+
+def _by(text: str) -> tuple[By, ...]:
+    known = {one.value: one for one in By}
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise wrong_value("by", name, list(known))
+    return tuple(dict.fromkeys(known[name] for name in names))
+
+
+def _day(query: QueryFields, name: str) -> date | None:
+    text = query.text(name)
+    if text is None:
+        return None
+    try:
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise refused_value(name, "a day is expected, as 2026-01-31.")
+
+
+def _check_same(name: str, value: object, meant: object) -> None:
+    if value is not None and value != meant:
+        raise refused_value("cursor", f"it continues a question with another '{name}'.")

@@ -1,0 +1,183 @@
+"""`/admin/v1/pool`: the organisation's upstream accounts and keys, looked at and changed while the gateway runs."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.admin import Handler
+from gateway.api.admin.pool_schemas import (
+    HoldChange,
+    NewKey,
+    describe_account,
+    describe_key,
+    describe_pool,
+    describe_probe,
+)
+from gateway.api.admin.schemas import read_document
+from gateway.api.bodies import BodyLimits, json_response
+from gateway.domain.accounts import UpstreamKey, make_secret
+from gateway.domain.audit import Actor
+from gateway.domain.errors import TABLE, Fault, GatewayError, State
+from gateway.generation.key_checker import Prober
+from gateway.providers.protocol import KeyCheck
+from gateway.scheduler import KeyPool
+from gateway.scheduler.members import Roster
+from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus, Standing
+
+_ACCOUNT: Final = "/pool/{upstream}/{account}"
+_KEY: Final = "/pool/{upstream}/{account}/{key}"
+
+
+class PoolSection:
+    """What every upstream, account and key has room for and is held back by; keys come, go and are held back here."""
+
+    def __init__(self, pool: KeyPool, roster: Roster, prober: Prober, limits: BodyLimits) -> None:
+        self._pool = pool
+        self._roster = roster
+        self._prober = prober
+        self._limits = limits
+
+    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+        return {
+            "/pool": {"GET": self.list_pool, "POST": self.add},
+            _ACCOUNT: {"GET": self.get_account, "PATCH": self.hold_account},
+            _KEY: {"GET": self.get_key, "PATCH": self.hold_key, "DELETE": self.remove},
+            f"{_KEY}/probe": {"POST": self.probe},
+        }
+
+    async def list_pool(self, _: Request, __: Actor) -> Response:
+        return json_response({"data": [describe_pool(pool) for pool in await self._pool.look()]})
+
+    async def add(self, request: Request, actor: Actor) -> Response:
+        new = await read_document(request, self._limits, NewKey)
+        limits = new.limits()
+        pool = await self._pool_status(new.upstream)
+        if limits:
+            _refuse_limits_of_known(pool, new.account)
+        key = UpstreamKey(new.upstream, new.account, new.key, make_secret(new.secret))
+        found = await self._prober.probe(key)
+        await self._roster.add(key, limits, actor)
+        await self._settle(key, found)
+        described = describe_key(await self._key(key.upstream, key.account, key.name))
+        return json_response(described | {"probe": describe_probe(found)}, 201)
+
+    async def get_account(self, request: Request, _: Actor) -> Response:
+        return json_response(describe_account(await self._account(*_account_path(request))))
+
+    async def hold_account(self, request: Request, actor: Actor) -> Response:
+        change = await read_document(request, self._limits, HoldChange)
+        upstream, account = _account_path(request)
+        await self._roster.hold(upstream, account, None, State(change.state), actor)
+        return json_response(describe_account(await self._account(upstream, account)))
+
+    async def get_key(self, request: Request, _: Actor) -> Response:
+        return json_response(describe_key(await self._key(*_key_path(request))))
+
+    async def hold_key(self, request: Request, actor: Actor) -> Response:
+        change = await read_document(request, self._limits, HoldChange)
+        path = _key_path(request)
+        await self._roster.hold(*path, State(change.state), actor)
+        return json_response(describe_key(await self._key(*path)))
+
+    async def remove(self, request: Request, actor: Actor) -> Response:
+        path = _key_path(request)
+        key = await self._key(*path)
+        await self._roster.remove(*path, actor)
+        return json_response(describe_key(key) | {"removed": True})
+
+    async def probe(self, request: Request, actor: Actor) -> Response:
+        """Ask the provider, and let a key that works be tried again. The audit tells who asked and what was found."""
+        path = _key_path(request)
+        key = await self._secret_of(await self._key(*path))
+        found = await self._prober.probe(key)
+        fault = found.fault.value if found.fault else None
+        await self._roster.note_probe(key, actor, {"works": found.fault is None, "fault": fault})
+        await self._settle(key, found)
+        return json_response(describe_probe(found) | {"key": describe_key(await self._key(*path))})
+
+    async def _settle(self, key: UpstreamKey, found: KeyCheck) -> None:
+        """Let what rests be tried now, where a key that works shows that it is mended; let rest what is broken."""
+        release = partial(self._roster.release_rest, key.upstream, key.account, key.name, seconds=found.window_s)
+        if found.fault is not None:
+            if TABLE[found.fault].state is State.QUARANTINED:
+                await release(works=False, fault=found.fault)
+            return
+        pool = await self._pool_status(key.upstream)
+        account = _account_in(pool, key.account)
+        for standing in (pool, account, _key_in(account, key.name)):
+            fault = _fault_of(standing)
+            if standing.state is State.QUARANTINED and (found.proves_balance or fault is not Fault.BALANCE_EMPTY):
+                await release(works=True, fault=fault)
+
+    async def _secret_of(self, status: KeyStatus) -> UpstreamKey:
+        """Raises: GatewayError CONFLICT where this process cannot read it."""
+        member = f"{status.account}/{status.name}"
+        key = self._roster.known(status.upstream).get(member)
+        if key is None:
+            await self._roster.refresh(status.upstream)
+            key = self._roster.known(status.upstream).get(member)
+        if key is None:
+            raise GatewayError(
+                Fault.CONFLICT,
+                f"The secret of '{status.upstream}/{member}' cannot be read here: it is sealed with an encryption key "
+                "that [pool] encryption_keys lacks, or stands in the configuration of other processes only.",
+            )
+        return key
+
+    async def _pool_status(self, upstream: str) -> PoolStatus:
+        pools = {pool.upstream: pool for pool in await self._pool.look()}
+        if upstream not in pools:
+            raise _missing(f"There is no upstream '{upstream}'; there are {', '.join(pools)}.")
+        return pools[upstream]
+
+    async def _account(self, upstream: str, account: str) -> AccountStatus:
+        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        return _account_in(await self._pool_status(upstream), account)
+
+    async def _key(self, upstream: str, account: str, key: str) -> KeyStatus:
+        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        return _key_in(await self._account(upstream, account), key)
+
+
+def _refuse_limits_of_known(pool: PoolStatus, account: str) -> None:
+    """Only a new account gets its limits here. Raises: GatewayError CONFLICT."""
+    if any(found.name == account for found in pool.accounts):
+        raise GatewayError(
+            Fault.CONFLICT,
+            f"The account '{pool.upstream}/{account}' has its limits already: leave them out here, or change them in "
+            "the configuration.",
+        )
+
+
+def _account_in(pool: PoolStatus, name: str) -> AccountStatus:
+    for account in pool.accounts:
+        if account.name == name:
+            return account
+    raise _missing(f"The upstream '{pool.upstream}' has no account '{name}'.")
+
+
+def _key_in(account: AccountStatus, name: str) -> KeyStatus:
+    for key in account.keys:
+        if key.name == name:
+            return key
+    raise _missing(f"The account '{account.upstream}/{account.name}' has no key '{name}'.")
+
+
+def _fault_of(standing: Standing) -> Fault | None:
+    """None also for one that this version does not know."""
+    return next((fault for fault in Fault if fault.value == standing.fault), None)
+
+
+def _missing(message: str) -> GatewayError:
+    return GatewayError(Fault.NOT_FOUND, f"{message} See GET /admin/v1/pool.")
+
+
+def _account_path(request: Request) -> tuple[str, str]:
+    return request.path_params["upstream"], request.path_params["account"]
+
+
+def _key_path(request: Request) -> tuple[str, str, str]:
+    return *_account_path(request), request.path_params["key"]

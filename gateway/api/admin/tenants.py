@@ -1,0 +1,146 @@
+"""`/admin/v1/tenants`: who may use the gateway, which models, and how much."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.admin import Handler
+from gateway.api.admin.schemas import (
+    Document,
+    LimitsChange,
+    Name,
+    QuotasChange,
+    Weight,
+    given,
+    merged_limits,
+    merged_quotas,
+    read_document,
+)
+from gateway.api.bodies import BodyLimits, json_response
+from gateway.api.fields import refused_value
+from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant
+from gateway.domain.billing import Usage, usd
+from gateway.domain.catalog import Catalog
+from gateway.domain.tenants import Limits, Quotas, Tenant
+from gateway.metering.admission import Admission
+from gateway.tenants.store import TenantStore
+
+
+class _NewTenant(Document):
+    name: Name
+    limits: LimitsChange | None = None
+    quotas: QuotasChange | None = None
+    models: list[str] | None = None
+    weight: Weight = 1
+    disabled: bool = False
+
+
+class _TenantChange(Document):
+    """RFC 7396: what is not given stays, null removes."""
+
+    limits: LimitsChange | UnsetType | None = UNSET
+    quotas: QuotasChange | UnsetType | None = UNSET
+    models: list[str] | UnsetType | None = UNSET
+    weight: Weight | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class TenantSection:
+    """Tenants."""
+
+    def __init__(
+        self,
+        tenants: TenantStore,
+        admission: Admission,
+        catalog: Catalog,
+        limits: BodyLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tenants = tenants
+        self._admission = admission
+        self._catalog = catalog
+        self._limits = limits
+        self._clock = clock
+
+    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+        return {
+            "/tenants": {"GET": self.list_tenants, "POST": self.create},
+            "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.disable},
+        }
+
+    async def list_tenants(self, _: Request, __: Actor) -> Response:
+        return json_response({"data": [describe_tenant(tenant) for tenant in await self._tenants.list_tenants()]})
+
+    async def create(self, request: Request, actor: Actor) -> Response:
+        new = await read_document(request, self._limits, _NewTenant)
+        tenant = Tenant(
+            new.name,
+            self._checked_models(new.models),
+            new.disabled,
+            int(self._clock()),
+            merged_limits(Limits(), new.limits),
+            merged_quotas(Quotas(), new.quotas),
+            new.weight,
+            disabled_by=actor.name if new.disabled else "",
+        )
+        return json_response(describe_tenant(await self._tenants.create(tenant, actor)), 201)
+
+    async def get(self, request: Request, _: Actor) -> Response:
+        """The tenant, and how much of everything it has used."""
+        tenant = await self._tenants.get(request.path_params["name"])
+        usage = await self._admission.usage(tenant.name)
+        return json_response(describe_tenant(tenant) | ({"used": _used(usage)} if usage else {}))
+
+    async def change(self, request: Request, actor: Actor) -> Response:
+        change = await read_document(request, self._limits, _TenantChange)
+        models = ... if isinstance(change.models, UnsetType) else self._checked_models(change.models)
+
+        def changed(tenant: Tenant) -> Tenant:
+            after = replace(
+                tenant,
+                models=tenant.models if models is ... else models,
+                limits=merged_limits(tenant.limits, change.limits),
+                quotas=merged_quotas(tenant.quotas, change.quotas),
+                weight=given(change.weight, tenant.weight),
+            )
+            return after if isinstance(change.disabled, UnsetType) else _switched(after, change.disabled, actor)
+
+        return json_response(describe_tenant(await self._tenants.update(request.path_params["name"], changed, actor)))
+
+    async def disable(self, request: Request, actor: Actor) -> Response:
+        name = request.path_params["name"]
+        after = await self._tenants.update(name, lambda tenant: _switched(tenant, True, actor), actor)
+        return json_response(describe_tenant(after))
+
+    def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:
+        """Model ids as the configuration knows them; an alias stands for its model."""
+        if models is None:
+            return None
+        found = {name: self._catalog.find(name) for name in models}
+        unknown = [name for name, model in found.items() if model is None]
+        if unknown:
+            raise refused_value("models", f"there is no model '{unknown[0][:64]}' in the configuration.")
+        return frozenset(model.id for model in found.values() if model)
+
+
+def _switched(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  # noqa: FBT001 - the document's own field
+    """A tenant let in or not by a person, whose word counts for more than the configuration's."""
+    if is_disabled and tenant.is_disabled and tenant.disabled_by != CONFIGURATION.name:
+        return tenant
+    return replace(tenant, is_disabled=is_disabled, disabled_by=actor.name if is_disabled else "")
+
+
+def _used(usage: Usage) -> dict[str, object]:
+    """Counters; images and money include what is reserved for requests that are under way."""
+    return {
+        "requests_last_minute": usage.requests_last_minute,
+        "images_last_minute": usage.images_last_minute,
+        "concurrency": usage.concurrency,
+        "images_today": usage.images_today,
+        "images_this_month": usage.images_this_month,
+        "usd_this_month": usd(usage.usd_micros_this_month),
+        "open_requests": usage.open_requests,
+    }

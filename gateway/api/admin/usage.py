@@ -1,0 +1,167 @@
+"""`/admin/v1/usage`: what was used, the records of it, and the proof that both agree."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.admin import Handler
+from gateway.api.admin.pagination import (
+    RecordsCursor,
+    ReportCursor,
+    VerifyCursor,
+    parse_by,
+    parse_cursor,
+    parse_selection,
+    render_cursor,
+)
+from gateway.api.admin.schemas import QueryFields
+from gateway.api.bodies import json_response
+from gateway.domain.audit import Actor
+from gateway.domain.billing import usd
+from gateway.domain.usage import Amounts, Difference, Record, Report, Selection, Sheet
+from gateway.metering.ledger import Ledger
+from gateway.metering.verification import Verifier
+
+_ROWS_MAX = 1000
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999, past which no date is written."""
+
+
+class UsageSection:
+    """Reports, records and verification of the ledger."""
+
+    def __init__(self, ledger: Ledger, verifier: Verifier, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._verifier = verifier
+        self._clock = clock
+
+    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+        return {
+            "/usage": {"GET": self.report},
+            "/usage/records": {"GET": self.list_records},
+            "/usage/verify": {"GET": self.verify},
+        }
+
+    async def report(self, request: Request, _: Actor) -> Response:
+        query = QueryFields(request)
+        cursor = parse_cursor(query, ReportCursor)
+        selection = parse_selection(query, cursor, self._today())
+        by = parse_by(query, cursor)
+        limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
+        query.refuse_rest()
+        report = Report(by, limit, cursor.after, Amounts(*cursor.total)) if cursor else Report(by, limit)
+        await self._ledger.fill(report, selection)
+        rows = report.rows()
+        following = ReportCursor.behind(selection, by, rows[-1][0], report.total) if report.has_more else None
+        data = [dict(zip((one.value for one in by), group, strict=True)) | _amounts(sums) for group, sums in rows]
+        answer = _head(selection) | {"by": [one.value for one in by], "data": data, "total": _amounts(report.total)}
+        return json_response(answer | {"next_cursor": render_cursor(following)})
+
+    async def list_records(self, request: Request, _: Actor) -> Response:
+        query = QueryFields(request)
+        cursor = parse_cursor(query, RecordsCursor)
+        selection = parse_selection(query, cursor, self._today())
+        limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
+        query.refuse_rest()
+        total = cursor.total if cursor else await self._ledger.count(selection)
+        page = await self._ledger.records(selection, cursor.place if cursor else None, limit)
+        following = RecordsCursor.behind(selection, page.end, total) if page.end else None
+        answer = _head(selection) | {"data": [_record(record) for record in page.records], "total": total}
+        return json_response(answer | {"next_cursor": render_cursor(following)})
+
+    async def verify(self, request: Request, _: Actor) -> Response:
+        query = QueryFields(request)
+        cursor = parse_cursor(query, VerifyCursor)
+        selection = parse_selection(query, cursor, self._today())
+        query.refuse_rest()
+        after = Sheet(cursor.day, cursor.holder) if cursor else None
+        found, last = await self._verifier.verify(selection, after)
+        counts = {
+            "days": found.days,
+            "records": found.records,
+            "expired_days": found.expired_days,
+            "busy_days": found.busy_days,
+            "differences": [_difference(difference) for difference in found.differences],
+        }
+        following = VerifyCursor.behind(selection, last) if last else None
+        return json_response(_head(selection) | counts | {"next_cursor": render_cursor(following)})
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._clock(), UTC).date()
+
+
+def _head(selection: Selection) -> dict[str, object]:
+    """Which days an answer is about, as they may not have been given."""
+    return {"from": selection.first, "to": selection.last}
+
+
+def _amounts(amounts: Amounts) -> dict[str, object]:
+    return {
+        "requests": amounts.requests,
+        "asked": amounts.asked,
+        "images": amounts.delivered,
+        "withheld": amounts.withheld,
+        "lost": amounts.lost,
+        "unconfirmed": amounts.unconfirmed,
+        "usd": usd(amounts.usd_micros),
+    }
+
+
+def _record(record: Record) -> dict[str, object]:
+    amounts = record.amounts
+    return {
+        "id": record.ticket,
+        "time": _moment(record.admitted_ms),
+        "request_id": record.request_id,
+        "tenant": record.tenant,
+        "key_id": record.key_id,
+        "model": record.model,
+        "upstream": ",".join(dict.fromkeys(upstream for upstream, _ in record.calls)),
+        "account": ",".join(dict.fromkeys(account for _, account in record.calls)),
+        "asked": amounts.asked,
+        "delivered": amounts.delivered,
+        "withheld": amounts.withheld,
+        "lost": amounts.lost,
+        "unconfirmed": amounts.unconfirmed,
+        "usd": usd(amounts.usd_micros),
+        "price_per_image_usd": usd(record.price_usd_micros),
+        "outcome": record.outcome,
+        "calls": _calls(record),
+        "queue_ms": record.durations.queue_ms,
+        "upstream_ms": record.durations.upstream_ms,
+        "total_ms": record.durations.total_ms,
+    }
+
+
+def _calls(record: Record) -> list[dict[str, object]]:
+    return [
+        {
+            "upstream": upstream,
+            "account": account,
+            "delivered": share.delivered,
+            "withheld": share.withheld,
+            "lost": share.lost,
+            "unconfirmed": share.unconfirmed,
+        }
+        for (upstream, account), share in record.calls.items()
+    ]
+
+
+def _moment(unix_ms: int) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    seconds, ms = divmod(min(max(unix_ms, 0), _LAST_MS), 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
+
+
+def _difference(difference: Difference) -> dict[str, object]:
+    return {
+        "tenant": difference.sheet.tenant,
+        "day": difference.sheet.day,
+        "key": difference.key_id,
+        "model": difference.model,
+        "measure": difference.measure,
+        "sums": difference.in_sums,
+        "records": difference.in_records,
+    }

@@ -1,0 +1,117 @@
+"""Renders every failed request, in the format of its route."""
+
+import asyncio
+import math
+import re
+from typing import Final
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api import minimax, openai
+from gateway.api.request_context import context_of
+from gateway.domain.errors import Fault, GatewayError, detach
+
+_LOG = structlog.get_logger("imagegate.errors")
+_RETRY_AFTER_MAX_S: Final = 60
+"""SDKs ignore or misread larger values (reference/openai-images.md 6.3)."""
+_PARAM: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_OTHER_PARAM: Final = "?"
+"""Logged in the place of a field name of another form: it may be a URL, or private text."""
+_TOO_MANY: Final = 429
+"""Its detail names the limit, and holds no text of the caller."""
+_HTTP_FAULTS: Final = {404: Fault.ROUTE_UNKNOWN, 405: Fault.METHOD_NOT_ALLOWED}
+
+
+class ErrorBoundary:
+    """Turns what a route raises into a response; a response that has begun is cut off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        request = Request(scope)
+        try:
+            await self._app(scope, receive, watched_send)
+        except ClientDisconnect:
+            context_of(request).detail = "the client left before its request was complete"
+        except asyncio.CancelledError:
+            if not has_started:
+                await _answer(request, _cut_short(request), {})(scope, receive, send)
+            raise
+        except Exception as failure:
+            response = _answer(request, _as_gateway_error(request, failure), _allow(failure))
+            detach(failure)  # its traceback would keep the request's objects alive
+            if has_started:
+                raise
+            await response(scope, receive, send)
+
+
+def note(request: Request, error: GatewayError) -> None:
+    """Records an error in the request's context."""
+    context = context_of(request)
+    context.fault = error.fault
+    context.param = (error.param if _PARAM.fullmatch(error.param) else _OTHER_PARAM) if error.param else ""
+    is_of_the_callers_words = error.row.shows_detail and error.row.status != _TOO_MANY
+    context.detail = "" if is_of_the_callers_words else error.detail
+    context.rates = error.rates or context.rates
+
+
+def error_headers(error: GatewayError) -> dict[str, str]:
+    """`retry-after` where waiting helps, `x-should-retry: false` where a retry cannot help or could bill again."""
+    headers: dict[str, str] = {}
+    if error.row.asks_to_wait:
+        wait_s = error.row.retry_after_s if error.retry_after_s is None else error.retry_after_s
+        headers["retry-after"] = str(min(max(math.ceil(wait_s), 1), _RETRY_AFTER_MAX_S))
+    if not error.row.may_client_retry:
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def _cut_short(request: Request) -> GatewayError:
+    """The error of a request that shutdown cuts off: if no call was sent upstream, a retry is safe."""
+    was_sent = context_of(request).trace.attempts > 0
+    return GatewayError(Fault.INTERNAL if was_sent else Fault.SHUTTING_DOWN, "cut short by the shutdown")
+
+
+def _as_gateway_error(request: Request, failure: Exception) -> GatewayError:
+    match failure:
+        case GatewayError():
+            return failure
+        case HTTPException(status_code=status) if status in _HTTP_FAULTS:
+            what = f"{request.method} {request.url.path[:200]}"
+            text = f"Invalid URL ({what})." if status == 404 else f"Not allowed method for this URL ({what})."
+            return GatewayError(_HTTP_FAULTS[status], text)
+        case _:
+            _LOG.exception("unexpected_failure", exc_info=failure)
+            return GatewayError(Fault.INTERNAL, type(failure).__name__)
+
+
+def _allow(failure: Exception) -> dict[str, str]:
+    """The `Allow` header that the router gives a 405."""
+    return dict(failure.headers or {}) if isinstance(failure, HTTPException) else {}
+
+
+def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
+    """The response to a failed request, whose context it records the error in."""
+    note(request, error)
+    headers |= error_headers(error)
+    if request.method == "POST" and request.url.path in minimax.PATHS:
+        return Response(minimax.render_native_error(error), 200, headers, "application/json")
+    if error.row.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = openai.render_error(error, context_of(request).model_name)
+    return Response(body, error.row.status, headers, "application/json")

@@ -1,0 +1,188 @@
+"""Taking a JSON object apart, field by field, with OpenAI's own errors (reference/openai-images.md section 1.4).
+
+`null` means absent everywhere. Whatever is not taken by `refuse_rest` is an unknown parameter.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.domain.errors import Fault, GatewayError
+
+MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON from outside may raise: broken, not UTF-8, nested too deeply."""
+_NULL: Final = msgspec.Raw(b"null")
+_SHOWN_MAX_CHARS: Final = 64
+_STRUCTURE: Final = (b'"', b",")
+_STRUCTURE_MAX: Final = 20_000
+"""What a body has of them, those in its texts too. An honest one has some tens, and its prompt at the most 1499 more;
+in one of 16 MiB they could be objects that take seconds to make and hundreds of megabytes to keep.
+"""
+
+
+class Fields:
+    """The fields of one request body."""
+
+    def __init__(self, body: bytes | bytearray) -> None:
+        """Raises: GatewayError INVALID_JSON."""
+        if sum(body.count(mark) for mark in _STRUCTURE) > _STRUCTURE_MAX:
+            raise GatewayError(
+                Fault.INVALID_JSON, "We could not parse the JSON body of your request: it has too many parts."
+            )
+        try:
+            self._raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        except msgspec.ValidationError:
+            raise GatewayError(
+                Fault.INVALID_JSON, "We could not parse the JSON body of your request: it must be an object."
+            ) from None
+        except MALFORMED as error:
+            raise GatewayError(
+                Fault.INVALID_JSON, f"We could not parse the JSON body of your request: {_reason(error)}."
+            ) from None
+        self._untaken = set(self._raw)
+
+    def raw(self, name: str) -> msgspec.Raw | None:
+        """The field's place in the body, None when absent or null."""
+        self._untaken.discard(name)
+        value = self._raw.get(name)
+        return None if value == _NULL else value
+
+    def value(self, name: str) -> object:
+        """The decoded field, None when absent or null."""
+        raw = self.raw(name)
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw)
+        except MALFORMED as error:
+            raise GatewayError(
+                Fault.INVALID_JSON, f"We could not parse '{name}' in the JSON body of your request: {_reason(error)}."
+            ) from None
+
+    def string(self, name: str) -> str | None:
+        value = self.value(name)
+        if value is None or isinstance(value, str):
+            return value
+        raise wrong_type(name, "a string", value)
+
+    def boolean(self, name: str) -> bool | None:
+        value = self.value(name)
+        if value is None or isinstance(value, bool):
+            return value
+        raise wrong_type(name, "a boolean", value)
+
+    def integer(self, name: str, lowest: int, highest: int) -> int | None:
+        value = self.value(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong_type(name, "an integer", value)
+        if value < lowest:
+            raise GatewayError(
+                Fault.INTEGER_BELOW_MIN,
+                f"Invalid '{name}': integer below minimum value. Expected a value >= {lowest}, "
+                f"but got {_shown(str(value))} instead.",
+                param=name,
+            )
+        if value > highest:
+            raise GatewayError(
+                Fault.INTEGER_ABOVE_MAX,
+                f"Invalid '{name}': integer above maximum value. Expected a value <= {highest}, "
+                f"but got {_shown(str(value))} instead.",
+                param=name,
+            )
+        return value
+
+    def choice(self, name: str, supported: Sequence[str]) -> str | None:
+        value = self.string(name)
+        if value is None or value in supported:
+            return value
+        raise wrong_value(name, value, supported)
+
+    def pass_over(self, *names: str) -> None:
+        """Accept fields whatever they hold: they are known to change nothing."""
+        self._untaken.difference_update(names)
+
+    def refuse_rest(self) -> None:
+        """Refuse fields that nobody took: nothing is dropped silently."""
+        unknown = sorted(name for name in self._untaken if self._raw[name] != _NULL)
+        if unknown:
+            raise unknown_parameter(unknown[0])
+
+
+def wrong_type(name: str, expected: str, value: object) -> GatewayError:
+    return GatewayError(
+        Fault.INVALID_TYPE,
+        f"Invalid type for '{name}': expected {expected}, but got {_kind(value)} instead.",
+        param=name,
+    )
+
+
+def wrong_value(name: str, value: object, supported: Sequence[str]) -> GatewayError:
+    names = [f"'{item}'" for item in supported]
+    comma = "," if len(names) > 2 else ""
+    listed = f"values are: {', '.join(names[:-1])}{comma} and {names[-1]}" if names[1:] else f"value is: {names[0]}"
+    return GatewayError(Fault.INVALID_VALUE, f"Invalid value: '{_shown(str(value))}'. Supported {listed}.", param=name)
+
+
+def refused_value(name: str, why: str) -> GatewayError:
+    return GatewayError(Fault.INVALID_VALUE, f"Invalid value for '{name}': {why}", param=name)
+
+
+def missing(name: str) -> GatewayError:
+    return GatewayError(Fault.MISSING_PARAMETER, f"Missing required parameter: '{name}'.", param=name)
+
+
+def unknown_parameter(name: str, why: str = "") -> GatewayError:
+    shown = _shown(name)
+    return GatewayError(Fault.UNKNOWN_PARAMETER, f"Unknown parameter: '{shown}'.{why}", param=shown)
+
+
+def too_long(name: str, highest: int, length: int) -> GatewayError:
+    return GatewayError(
+        Fault.STRING_TOO_LONG,
+        f"Invalid '{name}': string too long. Expected a string with maximum length {highest}, "
+        f"but got a string with length {length} instead.",
+        param=name,
+    )
+
+
+def empty(name: str) -> GatewayError:
+    return GatewayError(
+        Fault.EMPTY_STRING,
+        f"Invalid '{name}': empty string. Expected a string with minimum length 1, but got an empty string instead.",
+        param=name,
+    )
+
+
+def unknown_model(name: str) -> GatewayError:
+    return GatewayError(Fault.MODEL_UNKNOWN, f"The model '{_shown(name)}' does not exist. See GET /v1/models.")
+
+
+def _shown(text: str) -> str:
+    """The caller's own words, short enough to be read back."""
+    return text if len(text) <= _SHOWN_MAX_CHARS else f"{text[:_SHOWN_MAX_CHARS]}..."
+
+
+_KINDS: Final[tuple[tuple[type, str], ...]] = (
+    (type(None), "null"),
+    (bool, "a boolean"),
+    (int, "an integer"),
+    (float, "a decimal number"),
+    (str, "a string"),
+    (list, "an array"),
+)
+"""JSON's types by name; bool before int, which it is too."""
+
+
+def _kind(value: object) -> str:
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), "an object")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return str(error).removeprefix("JSON is malformed: ").rstrip(".")

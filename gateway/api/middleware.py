@@ -1,0 +1,244 @@
+"""Around every request: its context, its response headers, and afterwards its log line, metrics and spans."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api.openai import render_error
+from gateway.api.request_context import ClientConnection
+from gateway.api.request_log import Answered, LineTerms, milliseconds, request_line
+from gateway.api.request_spans import spans_of
+from gateway.api.shutdown import Drain
+from gateway.domain.errors import TABLE, Fault, GatewayError
+from gateway.domain.tenants import Rates
+from gateway.domain.tracing import Span, Trace, TraceContext, parse_trace_context
+from gateway.generation.context import RequestContext
+from gateway.generation.memory_budget import ByteAccount, ByteBudget
+from gateway.observability.metrics import Metrics
+
+OPENAI_VERSION: Final = "2020-10-01"
+"""The only version that OpenAI has ever sent (reference/openai-images.md 6.2)."""
+EXPOSED_HEADERS: Final = (
+    "x-request-id",
+    "openai-processing-ms",
+    "openai-version",
+    "retry-after",
+    "x-should-retry",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-images",
+    "x-ratelimit-remaining-images",
+    "x-ratelimit-reset-images",
+    "x-imagegate-queue-ms",
+    "x-imagegate-attempts",
+    "x-imagegate-ignored",
+    "x-imagegate-missing",
+)
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LOG = structlog.get_logger("imagegate.request")
+_CLIENT_CLOSED_REQUEST: Final = 499
+"""nginx's status for a client that disconnects before its response."""
+_ADDRESS_MAX_CHARS: Final = 64
+"""A trusted proxy may send any text."""
+_UNKNOWN_ROUTE: Final = "_unknown"
+_TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
+_REFUSED_KEYS: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED, Fault.AUTHENTICATION_THROTTLED})
+_QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+_Header = tuple[bytes, bytes]
+TellSpans = Callable[[TraceContext, Iterable[Span]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Generators of IDs."""
+
+    request: Callable[[], str]
+    trace: Callable[[], str]
+    """32 hexadecimal digits."""
+    span: Callable[[], str]
+    """16 hexadecimal digits."""
+
+
+class Observing(Protocol):
+    """How requests are reported."""
+
+    @property
+    def ids(self) -> Ids: ...
+
+    @property
+    def terms(self) -> LineTerms: ...
+
+    @property
+    def tell_spans(self) -> TellSpans | None:
+        """None if no spans are collected."""
+
+
+class RequestScope:
+    """Gives each request a context, and reports it once its response is sent."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+        observing: Observing,
+        drain: Drain,
+        budget: ByteBudget,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._ids = observing.ids
+        self._terms = observing.terms
+        self._tell_spans = observing.tell_spans
+        self._drain = drain
+        self._budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = self._begin(Headers(scope=scope), receive)
+        scope.setdefault("state", {})["context"] = context
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = self._headers_of(context, message["headers"])
+            await send(message)
+
+        try:
+            with self._metrics.requests_in_progress.track_inprogress():
+                await self._app(scope, receive, send_with_headers)
+        finally:
+            if context.transfer:
+                context.transfer.end()
+            context.memory.close()  # the response has been read, but for what the connection buffers
+            self._report(scope, context, status)
+            del scope["state"]["context"]  # it knows the connection, which knows this scope: a cycle would outlive both
+
+    def _begin(self, headers: Headers, receive: Receive) -> RequestContext:
+        """Makes the context of a request, and binds its ids to all log lines that are written meanwhile."""
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else self._ids.request()
+        own_trace = self._trace_context(headers)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        if own_trace:
+            structlog.contextvars.bind_contextvars(trace_id=own_trace.trace_id)
+        trace = Trace(own_trace, self._ids.span)
+        memory = ByteAccount(self._budget)
+        return RequestContext(request_id, self._monotonic(), memory, ClientConnection(receive), trace=trace)
+
+    def _trace_context(self, headers: Headers) -> TraceContext | None:
+        """The trace that the request is a part of; a new one if none came and spans are collected."""
+        given = headers.get("traceparent")
+        if given is not None:
+            states = ",".join(headers.getlist("tracestate"))
+            if found := parse_trace_context(given, states, self._ids.span()):
+                return found
+        return TraceContext(self._ids.trace(), self._ids.span()) if self._tell_spans else None
+
+    def _headers_of(self, context: RequestContext, given: Iterable[_Header]) -> list[_Header]:
+        """Renders the response headers of a context; they replace others of the same name."""
+        own = {
+            "x-request-id": context.id,
+            "openai-version": OPENAI_VERSION,
+            "openai-processing-ms": str(milliseconds(self._monotonic() - context.started_s)),
+        }
+        if context.rates:
+            own.update(rate_headers(context.rates))
+        if context.ignored:
+            own["x-imagegate-ignored"] = ", ".join(context.ignored)
+        if context.missing:
+            own["x-imagegate-missing"] = str(context.missing)
+        if context.asked:
+            own["x-imagegate-queue-ms"] = str(milliseconds(context.trace.queue_s))
+            own["x-imagegate-attempts"] = str(context.trace.attempts)
+        if self._drain.is_on:
+            own["connection"] = "close"  # the next request goes elsewhere
+        added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items()]
+        replaced = {name for name, _ in added}
+        return [header for header in given if header[0] not in replaced] + added
+
+    def _report(self, scope: Scope, context: RequestContext, status: int) -> None:
+        """Writes the log line, counts the metrics and hands over the spans."""
+        route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
+        client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
+        total_s = self._monotonic() - context.started_s
+        answered = Answered(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
+        metrics, fault, trace = self._metrics, context.fault, context.trace
+        metrics.requests.labels(route, context.model, context.tenant, str(answered.status)).inc()
+        metrics.request_duration_seconds.labels(route).observe(total_s)
+        if fault:
+            metrics.request_errors.labels(fault.value, TABLE[fault].origin.value, context.tenant).inc()
+        if context.asked:
+            metrics.queue_wait_seconds.observe(trace.queue_s)
+            metrics.overhead_seconds.observe(answered.own_s(trace))
+        is_quiet, log = route in _QUIET_ROUTES, _LOG.info
+        if answered.status >= 500:
+            log = _LOG.warning
+        elif fault is Fault.REQUESTS_THROTTLED or (is_quiet and (answered.status < 400 or fault is Fault.CLIENT_LEFT)):
+            log = _LOG.debug
+        log("request", **request_line(context, answered, self._terms))
+        if fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
+            _LOG.warning("authentication_failed", client=client, route=route, fault=fault.value)
+        if self._tell_spans and trace.context and not is_quiet:
+            self._tell_spans(trace.context, spans_of(context, trace.context, answered))
+
+
+def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
+    """Renders `x-ratelimit-*`, in requests and in images."""
+    for unit, rate in (("requests", rates.requests), ("images", rates.images)):
+        if rate:
+            minutes, seconds = divmod(rate.reset_s, 60)  # OpenAI writes "1s", "1m1s" (reference/openai-images.md 6.2)
+            yield f"x-ratelimit-limit-{unit}", str(rate.limit)
+            yield f"x-ratelimit-remaining-{unit}", str(rate.remaining)
+            yield f"x-ratelimit-reset-{unit}", f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, with a refused preflight rendered as every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        error = GatewayError(Fault.PREFLIGHT_REFUSED, f"The preflight was refused: {bytes(response.body).decode()}.")
+        kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return Response(render_error(error), error.row.status, kept, "application/json")
+
+
+class PublicCors:
+    """Enables CORS on the tenant API only. The admin API never allows cross-origin requests."""
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+        self._app = app
+        self._cors = _Cors(
+            app,
+            allow_origins=tuple(origins),
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_a_page_s = (
+            scope["type"] == "http"
+            and scope["path"].startswith(_TENANTS_PATHS)
+            and any(name == b"origin" for name, _ in scope["headers"])
+        )
+        await (self._cors if is_a_page_s else self._app)(scope, receive, send)

@@ -1,0 +1,165 @@
+"""The client's side in MiniMax's and 302.AI's own format: same jobs, errors as `base_resp` with HTTP 200."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from gateway.api.fields import Fields, empty, missing, unknown_model
+from gateway.api.openai.response import Chunks
+from gateway.api.provider_fields import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
+from gateway.domain.catalog import Catalog, Model, PlannedTarget
+from gateway.domain.errors import Fault, GatewayError, Outcome, Pause
+from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link
+from gateway.domain.sizes import SizePolicy
+from gateway.domain.tenants import Tenant
+from gateway.providers.minimax import CODES
+
+PATHS: Final = frozenset({"/v1/image_generation", "/minimaxi/v1/image_generation"})
+"""MiniMax's route and 302.AI's: one format."""
+
+IMAGES_MAX: Final = 9
+"""MiniMax's largest `n`."""
+
+TEXTS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1000: "unknown error",
+        1001: "request timeout",
+        1002: "rate limit exceeded(RPM)",
+        1004: "login fail: Please carry the API secret key in the 'Authorization' field of the request header",
+        1008: "insufficient balance",
+        1013: "internal service error",
+        1024: "internal error",
+        1026: "input new_sensitive",
+        1027: "output new_sensitive",
+        1033: "system error",
+        1039: "token limit",
+        1041: "conn limit",
+        1042: "invisible character ratio limit",
+        2013: "invalid params",
+        2045: "rate growth limit",
+        2049: "invalid api key",
+    }
+)
+"""MiniMax's wording of the codes that a client of ours may see (reference/minimax.md section 3)."""
+
+_BY_FAULT: Final[Mapping[Fault, int]] = MappingProxyType(
+    {
+        Fault.NO_CREDENTIALS: 1004,
+        Fault.INVALID_API_KEY: 2049,
+        Fault.CONTENT_INPUT: 1026,
+        Fault.CONTENT_OUTPUT: 1027,
+        Fault.CONTENT_WITHHELD: 1027,
+        Fault.PROMPT_UNREADABLE: 1042,
+        Fault.PROMPT_TOO_LONG: 2013,
+        Fault.QUOTA_EXHAUSTED: 1008,  # its own clients stop on it, and wait and try again on 1002
+    }
+)
+_SPELLING_302: Final = "minimaxi-"
+"""302.AI's prefix of MiniMax's model names (reference/minimax.md 5.1)."""
+_TIMED_OUT: Final = 1001
+"""The only code of MiniMax's that leaves open whether images were made and billed."""
+_RATE_LIMITED: Final = 1002
+_INVALID_PARAMS: Final = 2013
+_SYSTEM_ERROR: Final = 1033
+
+
+@dataclass(frozen=True, slots=True)
+class NativeGeneration:
+    """A request in MiniMax's format that can be honoured."""
+
+    job: ImageJob
+    model: Model
+    targets: tuple[PlannedTarget, ...]
+    name: str
+
+
+def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, policy: SizePolicy) -> NativeGeneration:
+    """Read the body of a request in MiniMax's format; both spellings of the models are understood.
+
+    Raises: GatewayError with the caller's own fault and the parameter's name.
+    """
+    fields = Fields(body)
+    name = fields.string("model")
+    if name is None:
+        raise missing("model")
+    model = _find(name, catalog)
+    if model is None or not tenant.may_use(model.id):
+        raise unknown_model(name)
+    prompt = fields.string("prompt")
+    if prompt is None:
+        raise missing("prompt")
+    if not prompt.strip():
+        raise empty("prompt")
+    if len(prompt) > model.prompt_max_chars:
+        raise GatewayError(Fault.PROMPT_TOO_LONG)
+    ratio = read_ratio(fields)
+    if ratio:  # it wins, and the pixels are ignored whatever they are (reference/minimax.md 1.2)
+        fields.pass_over("width", "height")
+    job = ImageJob(
+        prompt=prompt,
+        count=fields.integer("n", 1, IMAGES_MAX) or 1,
+        delivery=Delivery(fields.choice("response_format", ("url", "base64")) or "url"),
+        aspect_ratio=ratio,
+        pixels=None if ratio else read_pixels(fields),
+        seed=read_seed(fields),
+        options=read_options(fields),
+        inputs=read_inputs(fields),
+    )
+    fields.refuse_rest()
+    return NativeGeneration(job, model, plan_targets(job, model, policy), name)
+
+
+def _find(name: str, catalog: Catalog) -> Model | None:
+    """A model by MiniMax's spelling or 302.AI's, whichever the configuration uses."""
+    plain = name.removeprefix(_SPELLING_302)
+    found = (catalog.find_native(spelling) for spelling in (name, plain, _SPELLING_302 + plain))
+    return next((model for model in found if model), None)
+
+
+def render_native(result: ImageResult) -> Chunks:
+    """MiniMax's answer; counters are strings, as on its own wire."""
+    links = [picture.url for picture in result.pictures if isinstance(picture, Link)]
+    encoded = [picture.base64 for picture in result.pictures if isinstance(picture, Encoded)]
+    chunks: Chunks = [b'{"id":' + msgspec.json.encode(result.id) + b',"data":{']
+    if links:
+        chunks.append(b'"image_urls":' + msgspec.json.encode(links) + (b"," if encoded else b""))
+    if encoded:
+        chunks.append(b'"image_base64":[')
+        for index, data in enumerate(encoded):
+            chunks += [b',"' if index else b'"', data, b'"']
+        chunks.append(b"]")
+    metadata = {"success_count": str(len(result.pictures)), "failed_count": str(result.missing)}
+    tail = {"metadata": metadata, "base_resp": {"status_code": 0, "status_msg": "success"}}
+    chunks.append(b"}," + msgspec.json.encode(tail)[1:])
+    return chunks
+
+
+def render_native_error(error: GatewayError) -> bytes:
+    """`{"base_resp": {...}}`: the upstream's own code where it is about the request, else the one that fits."""
+    code = native_code(error)
+    text = TEXTS[code]
+    if code == _INVALID_PARAMS:
+        text = f"{text}, {_why(error)}"
+    return msgspec.json.encode({"base_resp": {"status_code": code, "status_msg": text}})
+
+
+def native_code(error: GatewayError) -> int:
+    """MiniMax's code for a fault. A fault of the organisation's own keys never shows as one of the caller's."""
+    row = error.row
+    code = error.upstream_code
+    if code is not None and code in TEXTS and row.pause is Pause.NONE and CODES.get(code) is error.fault:
+        return code
+    if error.fault in _BY_FAULT:
+        return _BY_FAULT[error.fault]
+    if row.outcome in {Outcome.UNKNOWN, Outcome.DELIVERED} or row.status == 504:
+        return _TIMED_OUT
+    if row.status == 429:
+        return _RATE_LIMITED
+    return _INVALID_PARAMS if row.status < 500 else _SYSTEM_ERROR
+
+
+def _why(error: GatewayError) -> str:
+    return "prompt length must be less than 1500" if error.fault is Fault.PROMPT_TOO_LONG else error.message

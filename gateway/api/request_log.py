@@ -1,0 +1,94 @@
+"""The log line of one request: why it was slow, refused or expensive."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.billing import usd
+from gateway.domain.tracing import Attempt, Trace
+from gateway.generation.context import RequestContext
+
+_PROMPT_MAX_CHARS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LineTerms:
+    """Private fields that the operator wants in the line."""
+
+    prompts: bool = False
+    client_address: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How a request ended."""
+
+    method: str
+    route: str
+    """As it is configured, never the caller's path: it is a metric label."""
+    status: int
+    total_s: float
+    client: str = ""
+    """Its address."""
+
+    def own_s(self, trace: Trace) -> float:
+        """Time in which it waited neither for an account nor for an upstream."""
+        return max(0.0, self.total_s - trace.upstream_s - trace.queue_s)
+
+
+def request_line(context: RequestContext, answered: Answered, terms: LineTerms) -> dict[str, object]:
+    """Renders the fields of the line. Empty fields are omitted, except those of a job, which may be 0."""
+    optional = {
+        "tenant": context.tenant,
+        "key_id": context.key_id,
+        "admin": context.admin,
+        "model": context.model,
+        "fault": context.fault.value if context.fault else "",
+        "param": context.param,
+        "detail": context.detail,
+        "client": answered.client if terms.client_address else "",
+        "prompt": context.prompt[:_PROMPT_MAX_CHARS] if terms.prompts else "",
+    }
+    line: dict[str, object] = {"method": answered.method, "route": answered.route, "status": answered.status}
+    line |= {name: value for name, value in optional.items() if value}
+    if context.asked:
+        line |= _job(context, answered)
+    return line | {"total_ms": milliseconds(answered.total_s)}
+
+
+def _job(context: RequestContext, answered: Answered) -> dict[str, object]:
+    """Renders the job, and the outcome of what it reserved; its charge is unknown while Redis is unavailable."""
+    trace, reservation = context.trace, context.reservation
+    job: dict[str, object] = {"stream": context.is_stream, "asked": context.asked, "delivered": context.delivered}
+    if reservation:
+        job |= {name: reservation.tally.total(name) for name in ("withheld", "lost", "unconfirmed")}
+        job["settlement"] = reservation.tally.settlement.value
+        is_settled = reservation.charged_usd_micros is not None
+        job |= {"usd": usd(reservation.charged_usd_micros or 0)} if is_settled else {"settled": False}
+    return job | {
+        "attempts": trace.attempts,
+        "calls": [_call(attempt) for attempt in trace.tried],
+        "admit_ms": milliseconds(trace.admit.seconds if trace.admit else 0.0),
+        "queue_ms": milliseconds(trace.queue_s),
+        "upstream_ms": milliseconds(trace.upstream_s),
+        "settle_ms": milliseconds(trace.settle.seconds if trace.settle else 0.0),
+        "own_ms": milliseconds(answered.own_s(trace)),
+    }
+
+
+def _call(attempt: Attempt) -> dict[str, object]:
+    call: dict[str, object] = {
+        "upstream": attempt.upstream,
+        "account": attempt.account,
+        "key": attempt.key,
+        "images": attempt.images,
+        "ms": milliseconds((attempt.ended_s or attempt.started_s) - attempt.started_s),
+    }
+    if attempt.fault:
+        call["fault"] = attempt.fault.value
+    if attempt.span_id:
+        call["span_id"] = attempt.span_id
+    return call
+
+
+def milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,76 @@
+"""The spans of one request: itself, its admission, its waits, its calls and its settlement; no prompts, no secrets."""
+
+from collections.abc import Iterator, Mapping
+
+from gateway.api.request_log import Answered
+from gateway.domain.billing import usd
+from gateway.domain.tracing import Attempt, Passage, Span, SpanKind, Trace, TraceContext
+from gateway.generation.context import RequestContext
+
+Attributes = Mapping[str, str | int | float]
+
+
+def spans_of(request: RequestContext, context: TraceContext, answered: Answered) -> Iterator[Span]:
+    """Renders the request's span, then its parts as children."""
+    ended_s = request.started_s + answered.total_s
+    yield Span(
+        f"{answered.method} {answered.route}",
+        SpanKind.SERVER,
+        context.span_id,
+        context.parent_id,
+        request.started_s,
+        ended_s,
+        _request(request, answered),
+        request.fault.value if request.fault and answered.status >= 500 else "",
+    )
+    for name, passage in _passages(request.trace):
+        span_id, parent_id = request.trace.new_span_id(), context.span_id
+        yield Span(name, SpanKind.INTERNAL, span_id, parent_id, passage.started_s, passage.ended_s, {})
+    for attempt in request.trace.tried:
+        yield _attempt(attempt, context, ended_s)
+
+
+def _passages(trace: Trace) -> Iterator[tuple[str, Passage]]:
+    if trace.admit:
+        yield "admit", trace.admit
+    for started_s, ended_s in trace.waits:
+        yield "queue", Passage(started_s, ended_s)
+    if trace.settle:
+        yield "settle", trace.settle
+
+
+def _attempt(attempt: Attempt, context: TraceContext, ended_s: float) -> Span:
+    return Span(
+        "attempt",
+        SpanKind.CLIENT,
+        attempt.span_id,
+        context.span_id,
+        attempt.started_s,
+        ended_s if attempt.ended_s is None else attempt.ended_s,
+        {
+            "imagegate.upstream": attempt.upstream,
+            "imagegate.account": attempt.account,
+            "imagegate.key": attempt.key,
+            "imagegate.images": attempt.images,
+        },
+        attempt.fault.value if attempt.fault else "",
+    )
+
+
+def _request(request: RequestContext, answered: Answered) -> Attributes:
+    """OpenTelemetry's names where it has some (semantic conventions for HTTP servers)."""
+    attributes: dict[str, str | int | float] = {
+        "http.request.method": answered.method,
+        "http.route": answered.route,
+        "http.response.status_code": answered.status,
+        "imagegate.request_id": request.id,
+        "imagegate.tenant": request.tenant,
+        "imagegate.key_id": request.key_id,
+        "imagegate.model": request.model,
+        "imagegate.fault": request.fault.value if request.fault else "",
+    }
+    if request.asked:
+        attributes |= {"imagegate.images_asked": request.asked, "imagegate.images_delivered": request.delivered}
+    if request.reservation and request.reservation.charged_usd_micros is not None:
+        attributes["imagegate.usd"] = usd(request.reservation.charged_usd_micros)
+    return {name: value for name, value in attributes.items() if value != ""}

@@ -1,0 +1,39 @@
+"""Graceful shutdown: requests in progress are served, new ones are refused."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gateway.domain.errors import Fault, GatewayError
+
+DRAIN: Final = "imagegate.drain"
+"""The name of the Drain in the state that the application shares with its server."""
+
+
+class Drain:
+    """Whether this process is shutting down, which is final."""
+
+    __slots__ = ("_ends_s", "_monotonic", "is_on")
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.is_on = False
+        self._monotonic = monotonic
+        self._ends_s = 0.0
+
+    def begin(self, within_s: float) -> None:
+        """Begins the shutdown, which may take `within_s` seconds. Only the first call counts."""
+        if not self.is_on:
+            self.is_on, self._ends_s = True, self._monotonic() + within_s
+
+    def hurry(self) -> None:
+        """Leaves no time for requests in progress."""
+        self.is_on, self._ends_s = True, 0.0
+
+    def left_s(self) -> float:
+        """Seconds that remain."""
+        return max(0.0, self._ends_s - self._monotonic())
+
+    def refuse(self) -> None:
+        """Raises: GatewayError SHUTTING_DOWN during shutdown."""
+        if self.is_on:
+            raise GatewayError(Fault.SHUTTING_DOWN, "it came after the end had begun")

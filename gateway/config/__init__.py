@@ -1,0 +1,33 @@
+"""One TOML file and the environment, read into frozen values; the only place that reads either.
+
+Every error names the file or variable, the path inside it, and what to do.
+"""
+
+from gateway.config.loading import config_path, from_document, load
+from gateway.config.schema import Admin, Metrics, Settings, Tls
+from gateway.config.secrets import read_secret
+from gateway.config.types import SecretSource, SettingsError, Table
+from gateway.config.upstreams import Account, DeclaredKey, DeclaredTenant, Limits, Model, Quotas, Upstream
+from gateway.domain.accounts import make_secret
+
+__all__ = [
+    "Account",
+    "Admin",
+    "DeclaredKey",
+    "DeclaredTenant",
+    "Limits",
+    "Metrics",
+    "Model",
+    "Quotas",
+    "SecretSource",
+    "Settings",
+    "SettingsError",
+    "Table",
+    "Tls",
+    "Upstream",
+    "config_path",
+    "from_document",
+    "load",
+    "make_secret",
+    "read_secret",
+]

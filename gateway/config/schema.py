@@ -1,0 +1,171 @@
+"""Every setting, its type, its default and its bounds; config/imagegate.toml says what each is for."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from gateway.config.types import Count, HttpUrl, Name, Port, Seconds, SecretSource, Table
+from gateway.config.upstreams import DeclaredTenant, Model, Upstream
+
+
+class Tls(Table, frozen=True, kw_only=True):
+    """The gateway's own certificate, with its chain, and its key: PEM files."""
+
+    certificate: str
+    key: str
+
+
+class Server(Table, frozen=True, kw_only=True):
+    """How clients are served: address, bounds in bytes and seconds."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    max_body_bytes: Count = 1024 * 1024
+    max_native_body_bytes: Count = 16 * 1024 * 1024
+    max_memory_bytes: Count = 512 * 1024 * 1024
+    max_connections: Count = 8192
+    max_connections_per_address: Count | None = None
+    head_max_bytes: Count = 64 * 1024
+    head_timeout_s: Seconds = 30
+    body_timeout_s: Seconds = 30
+    cors_origins: tuple[str, ...] = ("*",)
+    stream_keep_alive_s: Seconds = 10
+    send_timeout_s: Seconds = 60
+    drain_timeout_s: Seconds = 330
+    drain_grace_s: Annotated[float, Meta(ge=0, le=300)] = 2
+    trusted_proxies: tuple[str, ...] = ()
+    failed_keys_per_minute: Annotated[int, Meta(ge=0, le=100_000)] = 60
+    refusals_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 50
+    tls: Tls | None = None
+
+
+class Redis(Table, frozen=True, kw_only=True):
+    """Where the state is, and who the gateway is there; a Redis that is silent for `timeout_ms` is unavailable."""
+
+    url: str = "redis://localhost:6379/0"
+    username: str | None = None
+    password: SecretSource | None = None
+    sentinel_password: SecretSource | None = None
+    timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 1000
+    embedded_dir: str | None = None
+
+
+class AdminKey(Table, frozen=True, kw_only=True):
+    """An administrator's own key, under whose name the audit keeps what is done with it."""
+
+    name: Name
+    secret: SecretSource
+    role: Literal["admin", "read"] = "admin"
+
+
+class Admin(Table, frozen=True, kw_only=True):
+    """The admin API: closed without a key. `key` is the one named "admin"; `port` 0 is the gateway's own port."""
+
+    key: SecretSource | None = None
+    keys: tuple[AdminKey, ...] = ()
+    requests_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 100
+    host: str = "127.0.0.1"
+    port: Port = 8081
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class Audit(Table, frozen=True, kw_only=True):
+    """How long it is remembered who changed what."""
+
+    keep_days: Annotated[int, Meta(ge=1, le=36_500)] = 730
+
+
+class Keys(Table, frozen=True, kw_only=True):
+    """Tenants' keys: `pepper` is the key of their keyed hashes."""
+
+    pepper: SecretSource | None = None
+
+
+class Logs(Table, frozen=True, kw_only=True):
+    """What goes to standard error."""
+
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    prompts: bool = False
+    client_address: bool = False
+
+
+class Tracing(Table, frozen=True, kw_only=True):
+    """Spans for OpenTelemetry; off without an endpoint."""
+
+    otlp_endpoint: HttpUrl | None = None
+    service_name: Annotated[str, Meta(min_length=1, max_length=100)] = "imagegate"
+
+
+class Metrics(Table, frozen=True, kw_only=True):
+    """What Prometheus reads, and where; `port` 0 is the gateway's own port."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9464
+    allowed_hosts: tuple[str, ...] = ()
+    tenants_max: Annotated[int, Meta(ge=0, le=10_000)] = 200
+
+
+class Images(Table, frozen=True, kw_only=True):
+    """Choices about OpenAI's wire."""
+
+    size_policy: Literal["nearest", "strict"] = "nearest"
+    response_format_on_gpt_image: Literal["accept", "refuse"] = "accept"
+
+
+class Pool(Table, frozen=True, kw_only=True):
+    """Upstream keys: how those added at run time are encrypted, how often those in quarantine are probed."""
+
+    encryption_keys: tuple[SecretSource, ...] = ()
+    probe_every_s: Seconds = 300
+
+
+class Billing(Table, frozen=True, kw_only=True):
+    """What tenants pay for besides delivered images."""
+
+    charge_withheld: bool = False
+    charge_unconfirmed: bool = True
+
+
+class Ledger(Table, frozen=True, kw_only=True):
+    """How long the record of each request is kept; sums have no end. What Redis holds of one tenant at most."""
+
+    keep_days: Annotated[int, Meta(ge=1, le=3660)] = 400
+    records_per_day_max: Count = 1_000_000
+    recent_requests_max: Count = 100_000
+
+
+class Requests(Table, frozen=True, kw_only=True):
+    """Bounds of one request and of its upstream calls, in seconds and bytes."""
+
+    deadline_s: Seconds = 300
+    lease_s: Annotated[float, Meta(ge=1, le=3600)] = 60
+    max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
+    connect_timeout_s: Seconds = 5
+    call_timeout_s: Seconds = 150
+    call_timeout_per_image_s: Annotated[float, Meta(ge=0, le=600)] = 10
+    max_reply_bytes: Count = 64 * 1024 * 1024
+    result_timeout_s: Seconds = 30
+    result_max_bytes: Count = 32 * 1024 * 1024
+    journal_dir: str | None = None
+
+
+class Settings(Table, frozen=True, kw_only=True):
+    """The whole configuration; config/imagegate.toml explains every setting."""
+
+    server: Server = Server()
+    redis: Redis = Redis()
+    admin: Admin = Admin()
+    keys: Keys = Keys()
+    audit: Audit = Audit()
+    logs: Logs = Logs()
+    tracing: Tracing = Tracing()
+    metrics: Metrics = Metrics()
+    images: Images = Images()
+    requests: Requests = Requests()
+    pool: Pool = Pool()
+    billing: Billing = Billing()
+    ledger: Ledger = Ledger()
+    upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]
+    models: Annotated[tuple[Model, ...], Meta(min_length=1)]
+    tenants: tuple[DeclaredTenant, ...] = ()

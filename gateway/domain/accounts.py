@@ -1,0 +1,145 @@
+"""Upstream accounts, their keys, and the cooldown that an error causes."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from gateway.domain.errors import TABLE, Fault, Pause, Scope, State
+
+_LONGEST_ASKED_S: Final = 24 * 60 * 60
+"""Limit on a Retry-After from an upstream."""
+
+
+class Secret:
+    """A credential whose text form is its fingerprint, so that no log can print it."""
+
+    __slots__ = ("_value", "fingerprint")
+
+    def __init__(self, value: str, fingerprint: str) -> None:
+        self._value = value
+        self.fingerprint = fingerprint
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"<secret {self.fingerprint}>"
+
+
+def make_secret(value: str) -> Secret:
+    return Secret(value, f"fp-{hashlib.sha256(value.encode()).hexdigest()[:8]}")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamKey:
+    """One credential of one account at one upstream."""
+
+    upstream: str
+    account: str
+    name: str
+    secret: Secret
+
+    @property
+    def id(self) -> str:
+        """Unique inside the upstream: the account's name and the key's."""
+        return f"{self.account}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLimits:
+    """The provider's limits of one account, and its weight in the load."""
+
+    requests_per_minute: int = 10
+    images_per_minute: int = 60
+    max_concurrency: int = 10
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The unit that a provider limits; its keys share the limits."""
+
+    upstream: str
+    name: str
+    limits: AccountLimits
+    keys: tuple[UpstreamKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTerms:
+    """How the accounts of one upstream are used; seconds."""
+
+    rate_margin_s: float = 1.0
+    """Added to the 60 s rate window, because the network may delay one call and not the next."""
+    queue_max: int = 1000
+    """Most requests that wait concurrently."""
+    breaker_failures: int = 5
+    """Consecutive failures that open the circuit breaker."""
+    breaker_open_s: float = 10.0
+    retry_percent: int = 20
+    """Retry budget: retries in a minute, in percent of first calls."""
+    paced_percent: int = 50
+    """The part of the accounts' minutes granted at an even rate to tenants over their share, in percent; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitTerms:
+    """How long a request waits for an account of one upstream; seconds."""
+
+    max_wait_s: float = 120.0
+    """The longest wait, unless the request sets another."""
+    spill_after_s: float = 5.0
+    """The wait before failover, if the model has another target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One upstream's accounts, as the configuration has them."""
+
+    upstream: str
+    accounts: tuple[Account, ...]
+    terms: PoolTerms = PoolTerms()
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """How long an error takes a key, account or upstream out of rotation."""
+
+    scope: Scope
+    state: State
+    seconds: int
+    seconds_max: int = 0
+    """Limit of the doubling while the same error repeats; 0 if it does not double."""
+
+
+def rest_after(
+    fault: Fault, now_s: float, *, asked_s: float | None = None, cooldown_s: float | None = None
+) -> Rest | None:
+    """The cooldown after an error at `now_s` (Unix seconds), or None if no key is to blame.
+
+    `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account. `cooldown_s`: what the
+    error carries, in place of the table's seconds.
+    """
+    row = TABLE[fault]
+    if row.pause is Pause.NONE:
+        return None
+    seconds = _seconds(row.pause, row.pause_s, now_s) if cooldown_s is None else math.ceil(cooldown_s)
+    if asked_s is not None and row.pause is Pause.SECONDS:
+        seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
+    return Rest(row.scope, row.state, seconds, row.pause_max_s)
+
+
+def _seconds(pause: Pause, pause_s: int, now_s: float) -> int:
+    """Days and months end in UTC: no provider documents its time zone."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    match pause:
+        case Pause.DAY_END:
+            end = today + timedelta(days=1)
+        case Pause.MONTH_END:
+            end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        case _:
+            return pause_s
+    return math.ceil((end - now).total_seconds())

@@ -1,0 +1,61 @@
+"""The exception that carries a fault between rooms."""
+
+from typing import TypeVar
+
+from gateway.domain.errors.codes import Fault, Row
+from gateway.domain.errors.table import TABLE
+from gateway.domain.tenants import Rates
+
+_E = TypeVar("_E", bound=BaseException)
+
+
+class GatewayError(Exception):
+    """The only exception that crosses a room.
+
+    `detail` is for the log; it is shown to the caller only where the fault's row says `shows_detail`.
+    """
+
+    def __init__(
+        self,
+        fault: Fault,
+        detail: str = "",
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        upstream_code: int | None = None,
+        cooldown_s: float | None = None,
+        rates: Rates | None = None,
+    ) -> None:
+        super().__init__(f"{fault.value}: {detail}" if detail else fault.value)
+        self.fault = fault
+        self.detail = detail
+        self.param = param if param is not None else TABLE[fault].param
+        self.retry_after_s = retry_after_s
+        self.upstream_code = upstream_code
+        """The provider's own code, if it gave one."""
+        self.cooldown_s = cooldown_s
+        """The cooldown that the provider documents for its code; it replaces the table's."""
+        self.rates = rates
+        """How the tenant's rate limits stand, where they were asked."""
+
+    @property
+    def row(self) -> Row:
+        return TABLE[self.fault]
+
+    @property
+    def message(self) -> str:
+        """What the caller is told: never upstream text, keys or URLs."""
+        return self.detail if self.row.shows_detail and self.detail else self.row.message
+
+
+def detach(error: _E) -> _E:
+    """Takes the tracebacks from an error that is kept or was answered, and from its causes.
+
+    Their frames hold the request's bytes, and often the error itself: a cycle that only the garbage collector ends.
+    """
+    chain: list[BaseException] = [error]
+    while chain:
+        one = chain.pop()
+        chain += [cause for cause in (one.__cause__, one.__context__) if cause]
+        one.__traceback__ = one.__cause__ = one.__context__ = None
+    return error

@@ -1,0 +1,230 @@
+"""One upstream call: sent, read within bounds, judged, and its key given back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import httpx
+import structlog
+
+from gateway.api.provider_fields import own_words
+from gateway.domain.accounts import UpstreamKey
+from gateway.domain.billing import OpenOrder
+from gateway.domain.errors import Fault, GatewayError, Outcome, detach
+from gateway.domain.images import Delivery, ImageJob, ImageReply
+from gateway.generation.memory_budget import ByteAccount
+from gateway.generation.redaction import redact_error, redact_reply
+from gateway.generation.responses import read_reply
+from gateway.generation.upstreams import Endpoint
+from gateway.observability.metrics import Metrics
+from gateway.providers.protocol import ProviderRequest
+from gateway.providers.replies import Reply
+from gateway.scheduler import UNSENT, KeyPool, Lease, Report
+
+_LOG = structlog.get_logger("imagegate.upstream")
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Bounds of one call, in seconds and bytes."""
+
+    connect_timeout_s: float
+    timeout_s: float
+    """From sending to the last byte, for one image."""
+    timeout_per_image_s: float
+    """More for each further image."""
+    max_reply_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one call asks for."""
+
+    request: ProviderRequest
+    delivery: Delivery
+    images: int
+    price_usd_micros: int
+    """Of one image."""
+    job: ImageJob = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides those that every call has."""
+    entry: OpenOrder = field(default_factory=OpenOrder)
+    """Where it is noted that it was sent, and how it failed."""
+    memory: ByteAccount = field(default_factory=ByteAccount)
+    """What the reply is counted to."""
+
+
+class Caller:
+    """Sends single calls."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        pool: KeyPool,
+        limits: CallLimits,
+        metrics: Metrics,
+        user_agent: str,
+        monotonic: Callable[[], float],
+        keep_release: Callable[[Lease, Report], Awaitable[None]] | None = None,
+        suspect: Callable[[UpstreamKey], None] = lambda _: None,
+    ) -> None:
+        self._transport = transport
+        self._keep_release = keep_release
+        self._suspect = suspect
+        self._monotonic = monotonic
+        self._pool = pool
+        self._limits = limits
+        self._metrics = metrics
+        self._user_agent = user_agent
+        self._releasing: set[asyncio.Task[None]] = set()
+
+    async def call(
+        self, endpoint: Endpoint, lease: Lease, order: Order, *, remaining_s: float
+    ) -> ImageReply | GatewayError:
+        """Send one call and give its lease back.
+
+        Returns: what came back, or what went wrong: a failed call is a normal outcome here. A call of which nothing was
+        sent is known to be free, whatever ended it.
+        """
+        timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
+        entry = order.entry
+
+        def note_sent() -> None:
+            entry.sent_s = self._monotonic()
+            self._pool.note_sent(lease, entry.sent_s)
+
+        request = self._build_request(endpoint, order, timeout_s)
+        request.extensions["on_sent"] = note_sent
+        outcome: ImageReply | GatewayError | None = None
+        started_s = self._monotonic()
+        try:
+            with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
+                reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
+                if entry.sent_s is None:
+                    raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
+                made = endpoint.dialect.read_reply(reply, order.delivery).first(order.images)
+                outcome = redact_reply(made, lease.key.secret)
+        except GatewayError as error:
+            own = detach(_unsent(error) if entry.sent_s is None else error)  # it is kept: by this very frame
+            outcome = redact_error(own, lease.key.secret, own_words(order.job))
+            entry.fail(outcome.row)  # before anything is awaited: a cancellation must not lose it
+            if outcome.row.asks_page:
+                self._suspect(lease.key)
+        finally:
+            duration_s = self._monotonic() - started_s
+            self._metrics.upstream_call_duration_seconds.labels(endpoint.name).observe(duration_s)
+            report = replace(
+                _report(outcome, order), sent_s=entry.sent_s, is_cut_short=timeout_s < self._limits.timeout_s
+            )
+            await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
+        return outcome
+
+    async def give_back(self, lease: Lease) -> None:
+        """Give a lease back under which nothing was sent, and for which nobody is to blame."""
+        await asyncio.shield(self._release(lease, UNSENT))
+
+    def _build_request(self, endpoint: Endpoint, order: Order, timeout_s: float) -> httpx.Request:
+        """Every header is given: httpx would search them for what is missing."""
+        asked = order.request
+        url = parse_url(endpoint.base_url + asked.path)
+        return httpx.Request(
+            asked.method,
+            url,
+            stream=_Pieces(asked.body),
+            headers=[
+                ("host", url.netloc.decode("ascii")),
+                *asked.headers,
+                ("content-length", str(sum(len(piece) for piece in asked.body))),
+                ("accept-encoding", "identity"),
+                ("user-agent", self._user_agent),
+                *order.headers.items(),
+            ],
+            # Connecting must end first: where both ended at once, nobody could say that nothing was sent.
+            extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}},
+        )
+
+    async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> Reply:
+        """Raises: GatewayError of the network."""
+        if timeout_s <= 0:
+            raise GatewayError(Fault.CALL_NOT_SENT, "no time was left")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await read_reply(self._transport, request, self._limits.max_reply_bytes, memory)
+        except TimeoutError as error:
+            raise GatewayError(Fault.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
+
+    async def _end(self, lease: Lease, report: Report, error: GatewayError | None) -> None:
+        """Give the lease back, and count.
+
+        A success is told beside what follows: the settlement, which goes to Redis in the same message. A fault must be
+        known before the call is made again.
+        """
+        self._metrics.upstream_calls.labels(lease.key.upstream, report.fault.value if report.fault else "none").inc()
+        if error:
+            _LOG.warning(
+                "upstream_call_failed",
+                upstream=lease.key.upstream,
+                account=lease.key.account,
+                key=lease.key.secret.fingerprint,
+                fault=error.fault.value,
+                detail=error.detail,
+            )
+        releasing = asyncio.get_running_loop().create_task(self._release(lease, report))
+        self._releasing.add(releasing)
+        releasing.add_done_callback(self._releasing.discard)
+        if report.fault is not None:
+            await asyncio.shield(releasing)
+
+    async def flush(self) -> None:
+        """Wait for what is still to be told."""
+        if self._releasing:
+            await asyncio.wait(self._releasing)
+
+    async def _release(self, lease: Lease, report: Report) -> None:
+        """Redis may be away: the pictures are worth more than the key's record."""
+        try:
+            await self._pool.release(lease, report)
+        except GatewayError as failure:
+            _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
+            if self._keep_release:
+                await self._keep_release(lease, report)
+
+
+@lru_cache(maxsize=1024)
+def parse_url(url: str) -> httpx.URL:
+    """Parsing costs more than the rest of a request, and there are as many URLs as upstreams and routes."""
+    return httpx.URL(url)
+
+
+class _Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A request's body that is not joined: one of its pieces may be megabytes."""
+
+    def __init__(self, pieces: tuple[bytes, ...]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+def _unsent(error: GatewayError) -> GatewayError:
+    """The error of a call that ended before its first byte was written."""
+    if error.row.outcome is Outcome.NOT_SENT:
+        return error
+    return GatewayError(
+        Fault.CALL_NOT_SENT if error.fault is Fault.READ_TIMEOUT else Fault.CONNECT_FAILED, error.detail
+    )
+
+
+def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
+    """What the pool is told. A call that was cut off, by the end of the program, says nothing good or bad."""
+    if outcome is None:
+        return UNSENT if order.entry.sent_s is None else Report(Fault.INTERNAL)
+    if isinstance(outcome, GatewayError):
+        return Report(outcome.fault, outcome.retry_after_s, outcome.cooldown_s)
+    images = len(outcome.pictures)
+    return Report(images=images, usd_micros=images * order.price_usd_micros)

@@ -1,0 +1,136 @@
+"""Pictures that came as links, for a caller who wants them in base64: fetched and encoded, within strict bounds.
+
+A link is outside data. It is followed only to allow-listed hosts and public addresses, without credentials, without
+redirects, up to a number of bytes.
+"""
+
+import asyncio
+import binascii
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+import structlog
+
+from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff
+from gateway.generation.memory_budget import ByteAccount
+from gateway.generation.responses import read_reply
+from gateway.providers.links import LinkPolicy, Trust, host_of, secured
+
+_LOG = structlog.get_logger("imagegate.results")
+_TRIES: Final = 3
+"""The first and two more, as the vendors' own clients do (reference/minimax.md section 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Bounds of one download."""
+
+    connect_timeout_s: float
+    timeout_s: float
+    max_bytes: int
+
+
+class ResultFetcher:
+    """Turns links into pictures, or into links that the caller can use."""
+
+    def __init__(
+        self,
+        public: httpx.AsyncBaseTransport,
+        named: httpx.AsyncBaseTransport,
+        limits: FetchLimits,
+        user_agent: str,
+    ) -> None:
+        """`public` connects to public addresses only; `named` is for origins that the operator configured."""
+        self._public = public
+        self._named = named
+        self._limits = limits
+        self._user_agent = user_agent
+
+    async def deliver(
+        self,
+        pictures: tuple[Picture, ...],
+        delivery: Delivery,
+        links: LinkPolicy,
+        remaining_s: float,
+        memory: ByteAccount | None = None,
+    ) -> tuple[Picture, ...]:
+        """The pictures as the caller wants them; those that cannot be fetched in `remaining_s` are left out.
+
+        What is fetched is counted to `memory`.
+        """
+        if delivery is Delivery.URL:
+            return tuple(_hand_on(picture, links) for picture in pictures)
+        if all(isinstance(picture, Encoded) for picture in pictures):
+            return pictures
+        account = memory or ByteAccount()
+        fetched = await asyncio.gather(*(self._encode_within(remaining_s, one, links, account) for one in pictures))
+        return tuple(encoded for encoded in fetched if encoded)
+
+    async def _encode_within(
+        self, remaining_s: float, picture: Picture, links: LinkPolicy, memory: ByteAccount
+    ) -> Encoded | None:
+        try:
+            async with asyncio.timeout(remaining_s):
+                return await self._encode(picture, links, memory)
+        except TimeoutError:
+            _LOG.warning("result_fetch_failed", detail="the request's deadline passed")
+            return None
+
+    async def _encode(self, picture: Picture, links: LinkPolicy, memory: ByteAccount) -> Encoded | None:
+        if isinstance(picture, Encoded):
+            return picture
+        trust = links.trust(picture.url)
+        if trust is Trust.NONE:
+            _LOG.error(
+                "result_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
+            )
+            return None
+        url = (
+            picture.url if trust is Trust.NAMED else secured(picture.url)
+        )  # plain http only where the operator named it
+        for _ in range(_TRIES):
+            try:
+                data = await self._fetch(url, trust, memory)
+            except GatewayError as error:
+                _LOG.warning("result_fetch_failed", host=host_of(url), fault=error.fault.value, detail=error.detail)
+            else:
+                await memory.wait_for(_base64_bytes(len(data)))
+                encoded = memoryview(binascii.b2a_base64(data, newline=False))
+                memory.note(-len(data))
+                return Encoded(encoded)
+        return None
+
+    async def _fetch(self, url: str, trust: Trust, memory: ByteAccount) -> bytes | bytearray:
+        """Raises: GatewayError of the network, UPSTREAM_MISPLACED for what is no picture."""
+        try:
+            request = self._build_request(url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise GatewayError(Fault.UPSTREAM_MISPLACED, "no valid URL") from error
+        transport = self._named if trust is Trust.NAMED else self._public
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                reply = await read_reply(transport, request, self._limits.max_bytes, memory)
+        except TimeoutError as error:
+            raise GatewayError(Fault.READ_TIMEOUT, f"no complete picture in {self._limits.timeout_s:.0f} s") from error
+        if reply.status != 200 or sniff(reply.body) is None:
+            memory.note(-len(reply.body))
+            raise GatewayError(Fault.UPSTREAM_MISPLACED, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture")
+        return reply.body
+
+    def _build_request(self, url: str) -> httpx.Request:
+        return httpx.Request(
+            "GET",
+            url,
+            headers={"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent},
+            extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": self._limits.timeout_s}},
+        )
+
+
+def _base64_bytes(count: int) -> int:
+    return (count + 2) // 3 * 4
+
+
+def _hand_on(picture: Picture, links: LinkPolicy) -> Picture:
+    return Link(links.hand_on(picture.url)) if isinstance(picture, Link) else picture

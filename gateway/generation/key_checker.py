@@ -1,0 +1,239 @@
+"""Asks the upstreams' free pages: one process at a time about what rests, each process about keys that it suspects.
+
+Invariant: a key, an account or an upstream that a person holds back is not asked about.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.domain.accounts import UpstreamKey
+from gateway.domain.errors import TABLE, Fault, GatewayError, State
+from gateway.generation.key_checks import Pages
+from gateway.providers.protocol import KeyCheck
+from gateway.redis.leader import Turn
+from gateway.scheduler.status import KeyStatus, PoolStatus, Standing
+
+_LOG = structlog.get_logger("imagegate.prober")
+_ASK_AGAIN_S: Final = 60.0
+"""Limit of one question a key in this time: a tenant must not make the gateway flood the page."""
+_SPREAD_S: Final = 1.0
+"""At most so long between two probes, so that a host is not asked about all its keys at once."""
+_TICKS: Final = 10
+"""So often in `every_s` each process looks whether it is its turn."""
+_HELD: Final = frozenset({State.DISABLED, State.DRAINING})
+_WINDOWS: Final = frozenset({Fault.WINDOW_SPENT, Fault.DAY_SPENT})
+_WINDOW_NAMES: Final = frozenset(fault.value for fault in _WINDOWS)
+_UNSEEN: Final = frozenset({Fault.KEY_LIMIT_REACHED, Fault.KEY_UNVERIFIED, Fault.KEY_MODEL_DENIED})
+"""Faults that no free page is known to show: their rest ends by its time alone."""
+_SEEN: Final = frozenset(fault.value for fault in Fault if fault not in _UNSEEN)
+
+
+class Pool(Protocol):
+    """Who knows how everything stands."""
+
+    async def look(self) -> Sequence[PoolStatus]: ...
+
+
+class Roster(Protocol):
+    """Who has the secrets, and is told what was found."""
+
+    def known(self, upstream: str) -> Mapping[str, UpstreamKey]: ...
+    async def release_rest(
+        self, upstream: str, account: str, key: str, *, works: bool, fault: Fault | None, seconds: float | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A key's rest, or its account's or upstream's, and the key with which to ask about it."""
+
+    key: UpstreamKey
+    fault: Fault
+    until_s: int | None
+    """Unix seconds."""
+
+    @property
+    def window(self) -> tuple[str, str] | None:
+        """The account whose window is used up, if that is what the rest is for."""
+        return (self.key.upstream, self.key.account) if self.fault in _WINDOWS else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """As `Roster.release_rest` takes it."""
+
+    works: bool
+    fault: Fault
+    seconds: float | None = None
+
+
+class Suspects:
+    """Keys that a bare fault accuses, until the upstream's free page was asked about them. Each key waits once."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._noted_s: dict[tuple[str, str], float] = {}
+        """When each key, (upstream, key id), was noted; monotonic."""
+        self._waiting: asyncio.Queue[UpstreamKey] = asyncio.Queue()
+
+    def note(self, key: UpstreamKey) -> None:
+        """Queues a key, unless it was queued within the last minute. Never waits."""
+        now = self._monotonic()
+        self._noted_s = {other: at for other, at in self._noted_s.items() if now - at < _ASK_AGAIN_S}
+        if (key.upstream, key.id) not in self._noted_s:
+            self._noted_s[key.upstream, key.id] = now
+            self._waiting.put_nowait(key)
+
+    async def next(self) -> UpstreamKey:
+        return await self._waiting.get()
+
+
+class Prober:
+    """A companion that runs in every process."""
+
+    def __init__(
+        self,
+        pages: Pages,
+        roster: Roster,
+        pool: Pool,
+        turn: Turn,
+        draw: Callable[[], float],
+        suspects: Suspects,
+        *,
+        every_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`turn` is of the same `every_s`; `draw` gives numbers from 0 to 1, `clock` Unix seconds."""
+        self._pages = pages
+        self._roster = roster
+        self._pool = pool
+        self._turn = turn
+        self._suspects = suspects
+        self._clock = clock
+        self._draw = draw
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        """A round every `every_s`, by whichever process has the turn; for ever."""
+        was_well = True
+        while True:
+            await asyncio.sleep(self._every_s / _TICKS * (1 + self._draw()) / 2)
+            try:
+                if await self._turn.take():
+                    await self.probe_resting()
+                was_well = True
+            except GatewayError as error:
+                if was_well:
+                    _LOG.warning("probing_failed", detail=error.detail)
+                was_well = False
+
+    async def probe(self, key: UpstreamKey) -> KeyCheck:
+        """Likewise for one key, whenever somebody asks. Raises: GatewayError NOT_FOUND."""
+        return await self._pages.probe(key)
+
+    async def check_suspects(self) -> None:
+        """Quarantines a suspected key if the page's own error code says that it cannot be used; for ever."""
+        while True:
+            key = await self._suspects.next()
+            await self._settle(key, None)
+
+    async def probe_resting(self) -> None:
+        """One round. Raises: GatewayError REDIS_AWAY."""
+        cases = [case for status in await self._pool.look() for case in self._cases(status)]
+        for case in cases:
+            await asyncio.sleep(self._draw() * _SPREAD_S)
+            if not await self._turn.keep():
+                return
+            await self._settle(case.key, case)
+
+    async def _settle(self, key: UpstreamKey, case: _Case | None) -> None:
+        """Ask, and tell what is known now; one key that cannot be settled keeps no other. `case`: its rest."""
+        try:
+            probe = await self._pages.probe(key)
+            verdict = self._judge(case, probe) if case else self._condemn(probe)
+            if verdict:
+                await self._roster.release_rest(
+                    key.upstream,
+                    key.account,
+                    key.name,
+                    works=verdict.works,
+                    fault=verdict.fault,
+                    seconds=verdict.seconds,
+                )
+        except GatewayError as error:
+            _LOG.warning("probe_not_settled", upstream=key.upstream, key=key.secret.fingerprint, detail=error.detail)
+        else:
+            _LOG.info(
+                "key_probed",
+                upstream=key.upstream,
+                account=key.account,
+                key=key.secret.fingerprint,
+                rested_for=case.fault.value if case else None,
+                fault=probe.fault.value if probe.fault else None,
+                detail=probe.detail,
+            )
+
+    def _judge(self, case: _Case, probe: KeyCheck) -> _Verdict | None:
+        """What a page changes; None where it says nothing of what the rest is for. A rest outlives the next round."""
+        if case.window and (probe.fault is None or probe.fault in _WINDOWS):
+            return self._judge_window(case, probe)
+        if probe.fault is None:
+            is_shown = case.fault is not Fault.BALANCE_EMPTY or probe.proves_balance
+            return _Verdict(True, case.fault) if is_shown else None
+        return self._condemn(probe)
+
+    def _condemn(self, probe: KeyCheck) -> _Verdict | None:
+        """The rest that a page's own error code asks for, if any."""
+        if probe.fault is None:
+            return None
+        if probe.window_s is not None:
+            return _Verdict(False, probe.fault, probe.window_s)
+        row = TABLE[probe.fault]
+        rest_s = max(float(row.pause_s), 2 * self._every_s)
+        return _Verdict(False, probe.fault, rest_s) if row.state is State.QUARANTINED else None
+
+    def _judge_window(self, case: _Case, probe: KeyCheck) -> _Verdict | None:
+        """Its true end. Where the page leaves doubt it may be of the next window already: the rest gets no longer."""
+        if probe.window_s is not None:
+            return _Verdict(False, case.fault, probe.window_s)
+        if probe.has_plan_left:
+            return _Verdict(True, case.fault)
+        ends_s = probe.window_if_spent_s
+        if ends_s is None or case.until_s is None or ends_s >= case.until_s - self._clock():
+            return None
+        return _Verdict(False, case.fault, ends_s)
+
+    def _cases(self, status: PoolStatus) -> Iterator[_Case]:
+        """What of an upstream is worth a question: one for all of it, one an account, or one a key."""
+        known = self._roster.known(status.upstream)
+        accounts = [account for account in status.accounts if _is_free(account)]
+        if status.state is State.QUARANTINED:
+            yield from _case([key for account in accounts for key in account.keys], known, status)
+            return
+        for account in accounts:
+            if account.state is State.QUARANTINED:
+                yield from _case(account.keys, known, account)
+                continue
+            if account.state is State.COOLING and account.fault in _WINDOW_NAMES:
+                yield from _case(account.keys, known, account)
+            for key in account.keys:
+                if key.state is State.QUARANTINED and key.model is None:
+                    yield from _case([key], known, key)
+
+
+def _case(keys: Sequence[KeyStatus], known: Mapping[str, UpstreamKey], resting: Standing) -> Iterator[_Case]:
+    """The question about a rest, by a key that is known here, best one that is well; none where no page shows it."""
+    usable = [key for key in keys if _is_free(key) and f"{key.account}/{key.name}" in known]
+    if usable and resting.fault in _SEEN:
+        chosen = min(usable, key=lambda key: key.state is State.QUARANTINED)
+        yield _Case(known[f"{chosen.account}/{chosen.name}"], Fault(resting.fault), resting.until_s)
+
+
+def _is_free(status: Standing) -> bool:
+    """Nobody holds it back."""
+    return status.held_by is None and status.state not in _HELD

@@ -1,0 +1,71 @@
+"""Asking an upstream's free page about a key: nothing is made, nothing is billed."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import httpx
+
+from gateway.domain.accounts import UpstreamKey
+from gateway.domain.errors import Fault, GatewayError
+from gateway.generation.redaction import redact
+from gateway.generation.responses import read_reply
+from gateway.generation.upstreams import Endpoint
+from gateway.providers.protocol import KeyCheck
+
+_DEADLINE_S: Final = 10.0
+_CONNECT_S: Final = 5.0
+"""Less, so that a host that cannot be reached is told from one that does not answer."""
+_MAX_BYTES: Final = 1024 * 1024
+"""302.AI's page lists every model of every provider: hundreds, at some hundred bytes each."""
+
+
+class Pages:
+    """The free pages of all upstreams."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        endpoints: Callable[[], Mapping[str, Endpoint]],
+        user_agent: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`endpoints` gives those of the configuration in force, by name."""
+        self._transport = transport
+        self._endpoints = endpoints
+        self._user_agent = user_agent
+        self._monotonic = monotonic
+
+    async def probe(self, key: UpstreamKey) -> KeyCheck:
+        """One GET, of at most ten seconds.
+
+        Raises: GatewayError NOT_FOUND for an upstream that is configured no more; nothing else.
+        """
+        endpoint = self._endpoints().get(key.upstream)
+        if endpoint is None:
+            raise GatewayError(Fault.NOT_FOUND, f"There is no upstream '{key.upstream}'.")
+        started = self._monotonic()
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                reply = await read_reply(self._transport, self._build_request(endpoint, key), _MAX_BYTES)
+            result = endpoint.dialect.read_key_check(reply)
+        except TimeoutError:
+            result = KeyCheck(Fault.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
+        except httpx.InvalidURL:
+            result = KeyCheck(Fault.CALL_NOT_SENT, "base_url is no valid URL")
+        except GatewayError as error:
+            result = KeyCheck(error.fault, error.detail)
+        detail = redact(result.detail, key.secret)
+        return replace(result, detail=detail, seconds=self._monotonic() - started)
+
+    def _build_request(self, endpoint: Endpoint, key: UpstreamKey) -> httpx.Request:
+        asked = endpoint.dialect.build_key_check(key.secret)
+        return httpx.Request(
+            asked.method,
+            endpoint.base_url + asked.path,
+            headers=[*asked.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)],
+            content=b"".join(asked.body),
+            extensions={"timeout": {"connect": _CONNECT_S, "read": _DEADLINE_S}},
+        )

@@ -1,0 +1,205 @@
+"""Keeps an upstream's words from carrying a key or a request further: some repeat what they were sent.
+
+Texts are compared without regard to case, decoded, and once more without what is neither letter nor digit.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.domain.accounts import Secret
+from gateway.domain.errors import GatewayError
+from gateway.domain.images import ImageReply, Link
+
+_PIECE: Final = 8
+"""So many characters in a row give a key or an address away: upstream text is cut, perhaps in the middle of one."""
+_SCRAP: Final = 4
+"""So many in a row count where others of the key follow: random ones are rarely there, and never half of a key's."""
+_SCATTERED_MIN_CHARS: Final = 16
+"""Of a key that is looked for in scraps: half of a shorter one is found by chance."""
+_PROMPT_PIECE: Final = 12
+"""Fewer words of a prompt than that are no one's secret, and are found in every sentence."""
+_WORDS_MAX_CHARS: Final = 32 * 1024
+"""Compared of all texts of a request. An honest one has a prompt and the URL of a picture."""
+_DETAIL_MAX_CHARS: Final = 2048
+"""Kept of an error's text; a provider's message has 1,000 at the most."""
+_PICTURE: Final = re.compile(r"data:image/[a-z+.-]{1,20};base64,([A-Za-z0-9+/=]*)")
+_PICTURE_MAX_CHARS: Final = 1024
+"""Compared of a picture's base64; what is repeated from behind there is known by its form."""
+_DATA: Final = re.compile(r"[A-Za-z0-9+/=_%\\-]{40,}")
+_ESCAPES: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+|\\u[0-9a-fA-F]{4}")
+_ROUNDS: Final = 3
+"""Of decoding: what was encoded more often is not recognised."""
+_REQUEST: Final = "<request>"
+_LEFT_OUT: Final = "text left out: the request is too long to be compared with it"
+
+_Mapped = list[tuple[str, int, int]]
+"""Characters, each with the start and end of what it was decoded from."""
+_Pieces = dict[int, set[str]]
+"""Stretches to look for, by their length."""
+
+
+def redact(text: str, secret: Secret) -> str:
+    """The text without the key, and without pieces of it."""
+    return _replaced(text, _gives_away(text, secret.reveal()), repr(secret))
+
+
+def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ()) -> GatewayError:
+    """The same error, whose detail holds neither the key nor `words`, the free texts of the request.
+
+    What would take long to compare is not: then nothing of the detail is left.
+    """
+    pictures, texts = _by_kind(words)
+    if sum(map(len, (*pictures, *texts))) > _WORDS_MAX_CHARS:
+        error.detail = _LEFT_OUT
+        return error
+    detail = redact(error.detail[:_DETAIL_MAX_CHARS], secret)
+    detail = _without(
+        detail, [one for one in (*pictures, *texts) if len(one) >= _PROMPT_PIECE], _REQUEST, _PROMPT_PIECE
+    )
+    if pictures:
+        detail = _DATA.sub(_REQUEST, detail)
+    urls = (one for one in texts if one.lower().startswith(("http://", "https://")))
+    error.detail = _without(detail, [part for url in urls for part in _parts(url)], _REQUEST, _PIECE)
+    return error
+
+
+def _by_kind(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The beginnings of pictures in base64, and all other words whole."""
+    pictures, texts = [], []
+    for word in words:
+        if picture := _PICTURE.fullmatch(word):
+            pictures.append(word[picture.start(1) :][:_PICTURE_MAX_CHARS])
+        else:
+            texts.append(word)
+    return pictures, texts
+
+
+def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
+    """The reply without its links that hold the key or a piece of it, which the tenant would be given.
+
+    Of a JWT the signature counts: others begin alike, and a picture that is paid for must not be lost.
+    """
+    key = secret.reveal()
+    key = key.rpartition(".")[2] if key.startswith("eyJ") else key
+    pictures = tuple(one for one in reply.pictures if not (isinstance(one, Link) and any(_gives_away(one.url, key))))
+    return replace(reply, pictures=pictures, id=redact(reply.id, secret))
+
+
+def _forms(key: str) -> list[str]:
+    """The key as it may be written; its base64 depends on how many bytes precede it."""
+    raw = key.encode()
+    return [key, raw.hex(), *(b64encode(bytes(ahead) + raw).decode() for ahead in range(3))]
+
+
+def _parts(url: str) -> list[str]:
+    """The host of an address, and the longer parts of its path and query: they may be repeated alone."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        host = ""
+    return [part for part in (host, *re.split(r"[/?#&=:@]+", url)) if part and (part == host or len(part) >= _PIECE)]
+
+
+def _without(text: str, private: Iterable[str], instead: str, length: int) -> str:
+    """Every stretch of `length` or more characters that one of `private` has too is replaced."""
+    return _replaced(text, _found(_folded(text), len(text), private, length), instead)
+
+
+def _replaced(text: str, hidden: list[bool], instead: str) -> str:
+    if not any(hidden):
+        return text
+    return "".join(
+        instead if is_hidden and not (at and hidden[at - 1]) else "" if is_hidden else character
+        for at, (character, is_hidden) in enumerate(zip(text, hidden, strict=True))
+    )
+
+
+def _gives_away(text: str, key: str) -> list[bool]:
+    """For each character of the text, whether it gives the key away."""
+    folded = _folded(text)
+    hidden = _found(folded, len(text), _forms(key), _PIECE)
+    plain = _stripped(folded)
+    if stretch := _scattered("".join(one for one, _, _ in plain), "".join(filter(str.isalnum, key.casefold()))):
+        start, end = plain[stretch.start][1], plain[stretch.stop - 1][2]
+        hidden[start:end] = [True] * (end - start)
+    return hidden
+
+
+def _scattered(text: str, key: str) -> range | None:
+    """From where to where half of the key or more is in the text, in its order, in pieces that may be short."""
+    at = end = found_chars = 0
+    start = len(text)
+    while at + _SCRAP <= len(key):
+        found, length = text.find(key[at : at + _SCRAP], end), _SCRAP
+        if found < 0:
+            at += 1
+            continue
+        while at + length < len(key) and text.startswith(key[at + length], found + length):
+            length += 1
+        start, end = min(start, found), found + length
+        at, found_chars = at + length, found_chars + length
+    return range(start, end) if 2 * found_chars >= len(key) >= _SCATTERED_MIN_CHARS else None
+
+
+def _found(folded: _Mapped, size: int, private: Iterable[str], length: int) -> list[bool]:
+    """For each of `size` characters, whether it belongs to such a stretch: one pass, however many are private."""
+    whole: _Pieces = {}
+    stripped: _Pieces = {}
+    for known in private:
+        plain = _decode(known).casefold()
+        _cut(whole, plain, min(length, len(plain)))
+        _cut(stripped, "".join(filter(str.isalnum, plain)), length)
+    hidden = [False] * size
+    _mark(hidden, folded, whole)
+    _mark(hidden, _stripped(folded), stripped)
+    return hidden
+
+
+def _cut(pieces: _Pieces, known: str, length: int) -> None:
+    if length:
+        pieces.setdefault(length, set()).update(known[at : at + length] for at in range(len(known) - length + 1))
+
+
+def _mark(hidden: list[bool], mapped: _Mapped, pieces: _Pieces) -> None:
+    text = "".join(one for one, _, _ in mapped)
+    for length, found in pieces.items():
+        for at in range(len(text) - length + 1):
+            if text[at : at + length] in found:
+                start, end = mapped[at][1], mapped[at + length - 1][2]
+                hidden[start:end] = [True] * (end - start)
+
+
+def _folded(text: str) -> _Mapped:
+    return [(one, start, end) for raw, start, end in _decoded(text) for one in raw.casefold()]
+
+
+def _stripped(mapped: _Mapped) -> _Mapped:
+    return [one for one in mapped if one[0].isalnum()]
+
+
+def _decoded(text: str) -> _Mapped:
+    mapped = [(character, at, at + 1) for at, character in enumerate(text)]
+    for _ in range(_ROUNDS):
+        found, at = [], 0
+        for escape in _ESCAPES.finditer("".join(one for one, _, _ in mapped)):
+            start, end = mapped[escape.start()][1], mapped[escape.end() - 1][2]
+            found += [*mapped[at : escape.start()], *((one, start, end) for one in _unescape(escape))]
+            at = escape.end()
+        mapped = found + mapped[at:]
+    return mapped
+
+
+def _decode(text: str) -> str:
+    for _ in range(_ROUNDS):
+        text = _ESCAPES.sub(_unescape, text)
+    return text
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    if escape[0].startswith("%"):
+        return bytes.fromhex(escape[0].replace("%", "")).decode("utf-8", "replace")
+    return escape[0].encode().decode("unicode_escape")

@@ -1,0 +1,92 @@
+"""Reads a reply of an upstream within bounds, and tells what a broken one may have cost."""
+
+import asyncio
+from typing import Final
+
+import httpx
+
+from gateway.domain.errors import Fault, GatewayError
+from gateway.generation.decompression import inflater
+from gateway.generation.memory_budget import ByteAccount
+from gateway.providers.replies import Reply
+
+TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], Fault]] = {
+    # Nothing reached the upstream.
+    httpx.ConnectError: Fault.CONNECT_FAILED,
+    httpx.ConnectTimeout: Fault.CONNECT_FAILED,
+    httpx.PoolTimeout: Fault.CONNECT_FAILED,
+    httpx.ProxyError: Fault.CONNECT_FAILED,
+    httpx.UnsupportedProtocol: Fault.CALL_NOT_SENT,
+    httpx.LocalProtocolError: Fault.CALL_NOT_SENT,
+    # It may have.
+    httpx.ReadTimeout: Fault.READ_TIMEOUT,
+    httpx.WriteTimeout: Fault.READ_TIMEOUT,
+    httpx.TimeoutException: Fault.READ_TIMEOUT,
+    httpx.ReadError: Fault.ANSWER_LOST,
+    httpx.WriteError: Fault.ANSWER_LOST,
+    httpx.CloseError: Fault.ANSWER_LOST,
+    httpx.NetworkError: Fault.ANSWER_LOST,
+    httpx.RemoteProtocolError: Fault.ANSWER_LOST,
+    httpx.ProtocolError: Fault.ANSWER_LOST,
+    httpx.TransportError: Fault.ANSWER_LOST,
+}
+"""Every class of httpx.TransportError, most specific by the class's own order."""
+
+
+async def read_reply(
+    transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int, memory: ByteAccount | None = None
+) -> Reply:
+    """Send a request and read its whole answer, which `memory` counts: nothing is read while it has no room.
+
+    Raises: GatewayError of the network, ANSWER_TOO_LARGE, ANSWER_UNREADABLE.
+    """
+    try:
+        response = await transport.handle_async_request(request)
+        try:
+            body = await _read_body(response, max_bytes, memory or ByteAccount())
+        finally:
+            await response.aclose()
+    except httpx.TransportError as error:
+        raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
+    return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")), response.headers)
+
+
+def transport_fault(error: httpx.TransportError) -> Fault:
+    return next(TRANSPORT_FAULTS[kind] for kind in type(error).__mro__ if kind in TRANSPORT_FAULTS)
+
+
+async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccount) -> bytearray:
+    """The body, inflated where the upstream compresses although it was asked not to, never beyond the cap.
+
+    Each piece is copied as it comes and let go: pieces that are joined in the end are a second body in memory.
+    """
+    inflate = inflater(response.headers.get("content-encoding", "identity"))
+    body = bytearray()
+    assert isinstance(
+        response.stream, httpx.AsyncByteStream
+    )  # every transport's is; httpx's own iterator costs as much
+    try:
+        async for received in response.stream:
+            for piece in inflate(received) if inflate else (received,):
+                _check_size(len(body) + len(piece), max_bytes)
+                await memory.wait_for(len(piece))
+                body += piece
+                if inflate:
+                    await asyncio.sleep(0)  # little is received of what takes long to inflate: others' turn
+    except BaseException:
+        memory.note(-len(body))
+        raise
+    return body
+
+
+def _check_size(size_bytes: int, max_bytes: int) -> None:
+    """Raises: GatewayError ANSWER_TOO_LARGE."""
+    if size_bytes > max_bytes:
+        raise GatewayError(Fault.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
+
+
+def _retry_after_s(text: str | None) -> float | None:
+    """Seconds of a Retry-After header; its date form is not used by these upstreams."""
+    if text is None or not text.strip().isdecimal() or len(text) > 9:
+        return None
+    return float(text)

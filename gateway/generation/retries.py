@@ -1,0 +1,139 @@
+"""Results of calls, and the rules by which a part of a job is retried."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from gateway.domain.accounts import UpstreamKey
+from gateway.domain.catalog import PlannedTarget
+from gateway.domain.errors import Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.images import Picture
+from gateway.domain.sizes import Shape
+from gateway.scheduler import NoKey, Repeat
+
+_LOG = structlog.get_logger("imagegate.upstream")
+_FREE = frozenset({Outcome.NOT_SENT, Outcome.REFUSED})
+_WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome.NOT_SENT: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The pictures that one call delivered."""
+
+    pictures: tuple[Picture, ...]
+    shape: Shape
+    id: str
+
+
+Ending = Made | GatewayError
+
+
+@dataclass(slots=True)
+class Tries:
+    """The retry state of one part of a job."""
+
+    left: int
+    """Calls."""
+    avoided: set[tuple[str, str]] = field(default_factory=set)
+    """(upstream, key id or "ACCOUNT/")."""
+    last: GatewayError | None = None
+    last_at: str = ""
+    """The upstream of the last failure."""
+    repeated: Fault | None = None
+    """Why the call is to be made again here, until it can be."""
+    asked: str = ""
+    """When the part first asked for an account, as the pool says it: it keeps its place in the line."""
+    has_retried_once: bool = False
+    shortest_wait_s: float | None = None
+    is_busy: bool = False
+    is_patient: bool = False
+    """Every target has been asked: it waits at the one that has room first, for as long as it may."""
+    soonest: PlannedTarget | None = None
+    """That one."""
+    soonest_s: float = math.inf
+
+    def copy(self) -> "Tries":
+        """For one of several parts of the job."""
+        return replace(self, avoided=set(self.avoided))
+
+    def note_failure(self, error: GatewayError, key: UpstreamKey) -> None:
+        self.last, self.last_at = error, key.upstream
+        if error.row.outcome is not Outcome.NOT_SENT:
+            self.left -= 1
+        match error.row.scope:
+            case Scope.KEY | Scope.MODEL:
+                self.avoided.add((key.upstream, key.id))
+            case Scope.ACCOUNT:
+                self.avoided.add((key.upstream, f"{key.account}/"))
+            case _:
+                pass
+
+    def note_no_key(self, target: PlannedTarget, nothing: NoKey) -> None:
+        self.asked = self.asked or nothing.asked
+        self.is_busy = self.is_busy or nothing.is_busy
+        if nothing.is_busy and nothing.wait_s is not None and nothing.wait_s < self.soonest_s:
+            self.soonest, self.soonest_s = target, nothing.wait_s
+        if nothing.wait_s is not None:
+            self.shortest_wait_s = min(nothing.wait_s, self.shortest_wait_s or nothing.wait_s)
+
+    def avoided_at(self, upstream: str) -> tuple[str, ...]:
+        return tuple(what for where, what in self.avoided if where == upstream)
+
+    def repeat_at(self, upstream: str) -> Repeat:
+        """Whether the next call to an upstream repeats one that it failed."""
+        if self.last is None or self.last_at != upstream:
+            return Repeat.NO
+        return Repeat.OF_ILL_UPSTREAM if self.last.row.ails_upstream else Repeat.OF_BAD_KEY
+
+    def may_go_elsewhere(self, error: GatewayError) -> bool:
+        """Whether the next target may be asked because this whole upstream cannot serve."""
+        row = error.row
+        return self.left > 0 and row.outcome in _FREE and row.retry is not Retry.NEVER and row.scope is Scope.UPSTREAM
+
+    def may_send_again(self, error: GatewayError) -> bool:
+        """The rule of the table: only outcomes known to be free, within what is left."""
+        row = error.row
+        if self.left <= 0 or row.retry is Retry.NEVER or row.outcome not in _FREE:
+            return False
+        if row.retry is Retry.ONCE:
+            if self.has_retried_once:
+                return False
+            self.has_retried_once = True
+        return True
+
+    def verdict(self) -> GatewayError:
+        """Why the part could not be made: the last fault, or a pool that cannot serve in time.
+
+        A fault of a key does not count where another one could have served, had it had room.
+        """
+        if self.last is not None and not (self.is_busy and self.last.row.retry is Retry.FREELY):
+            return self.last
+        if not self.is_busy:
+            return GatewayError(Fault.POOL_DOWN, "no account can be used", retry_after_s=self.shortest_wait_s)
+        detail = "Every account that could make this image is busy; please try again shortly."
+        if self.shortest_wait_s:
+            detail = f"Every account that could make this image is busy for about {math.ceil(self.shortest_wait_s)} s."
+        return GatewayError(Fault.POOL_BUSY, detail, retry_after_s=self.shortest_wait_s)
+
+
+def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> bool:
+    """Whether a retry goes to the next upstream: this one cannot serve, or seems unhealthy."""
+    if error.row.scope is Scope.UPSTREAM and error.row.retry is Retry.FREELY:
+        return True
+    return bool(others) and error.row.ails_upstream
+
+
+def read_part(part: list[Ending] | BaseException) -> list[Ending]:
+    """Turns a bug in one part into that part's failure. Raises: what ends the whole program."""
+    if isinstance(part, Exception):
+        _LOG.error("unexpected_failure", exc_info=part)
+        return [GatewayError(Fault.INTERNAL, type(part).__name__)]
+    if isinstance(part, BaseException):
+        raise part
+    return part
+
+
+def worst(errors: list[GatewayError]) -> GatewayError:
+    """The most relevant error: one that may have cost money first, then one that no retry can help."""
+    return min(errors, key=lambda error: (_WEIGHT[error.row.outcome], error.row.may_client_retry))

@@ -1,0 +1,95 @@
+"""One job in progress: its terms, what its calls have met, and how long calls usually take."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from gateway.domain.accounts import UpstreamKey, WaitTerms
+from gateway.domain.catalog import Model, PlannedTarget, Target
+from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.images import ImageJob
+from gateway.generation.context import RequestContext
+from gateway.generation.upstreams import Endpoint
+from gateway.metering.reservations import Ticket
+
+_SAMPLES_MAX: Final = 50
+"""Latest calls kept of each upstream, model and number of images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The operator's limits on one request."""
+
+    deadline_s: float
+    """For the whole request, over all attempts."""
+    reserve_s: float
+    """The part of it that is kept for the call when a request waits for an account."""
+    max_attempts: int
+
+
+class GenerationRequest(Protocol):
+    """A parsed request, of either client format."""
+
+    @property
+    def job(self) -> ImageJob: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def targets(self) -> tuple[PlannedTarget, ...]:
+        """Those that can make the job, in order of preference; at least one."""
+
+
+@dataclass(slots=True)
+class BareFaults:
+    """Bare faults of one request, over all its parts: those of two keys alike blame the request."""
+
+    _accused: dict[Fault, tuple[str, str]] = field(default_factory=dict)
+    """(upstream, key id) of the first call that ended so."""
+    is_blocked: bool = False
+    """Two keys met the same fault: no further call is sent."""
+
+    def judge(self, error: GatewayError, key: UpstreamKey) -> GatewayError:
+        """The error of a call, or REQUEST_BLOCKED in the place of a bare fault that another key had before."""
+        accused = (key.upstream, key.id)
+        if not error.row.is_bare or self._accused.setdefault(error.fault, accused) == accused:
+            return error
+        self.is_blocked = True
+        return GatewayError(Fault.REQUEST_BLOCKED, error.detail)
+
+
+@dataclass(slots=True)
+class Run:
+    """One job in progress, with the upstreams as they were when it began."""
+
+    job: ImageJob
+    model: Model
+    ticket: Ticket
+    context: RequestContext
+    endpoints: Mapping[str, Endpoint]
+    waits: Mapping[str, WaitTerms]
+    started_s: float
+    """Monotonic."""
+    ends_at: float
+    """Monotonic."""
+    bare: BareFaults = field(default_factory=BareFaults)
+    """Shared by the parts of the job."""
+
+
+class CallDurations:
+    """How long this process's latest successful calls took. A call is not repeated with less time left than that."""
+
+    def __init__(self, default_s: float) -> None:
+        """`default_s` is for calls of a kind that has not succeeded yet."""
+        self._default_s = default_s
+        self._seconds: dict[tuple[str, str, int], deque[float]] = {}
+
+    def note(self, target: Target, images: int, seconds: float) -> None:
+        """Records a successful call, with the time that its pictures took."""
+        kind = (target.upstream, target.model, images)
+        self._seconds.setdefault(kind, deque(maxlen=_SAMPLES_MAX)).append(seconds)
+
+    def usual_s(self, target: Target, images: int) -> float:
+        """The time within which nine of ten calls succeeded."""
+        samples = sorted(self._seconds.get((target.upstream, target.model, images), ()))
+        return samples[-1 - len(samples) // 10] if samples else self._default_s

@@ -1,0 +1,60 @@
+"""The use case: a request for images is reserved, run and settled."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from gateway.domain.billing import Durations, Purchase
+from gateway.domain.errors import GatewayError
+from gateway.domain.images import ImageResult
+from gateway.domain.tenants import Caller
+from gateway.domain.tracing import Passage
+from gateway.generation import Upstreams
+from gateway.generation.context import RequestContext
+from gateway.generation.run import GenerationRequest
+from gateway.metering.admission import Admission
+
+_SENT_AT_ONCE_BYTES: Final = 64 * 1024
+"""The connection buffers this much: no client can make the request wait with less."""
+
+
+class GenerationService:
+    """Buys images for tenants."""
+
+    def __init__(self, admission: Admission, upstreams: Upstreams, monotonic: Callable[[], float]) -> None:
+        self._admission = admission
+        self._upstreams = upstreams
+        self._monotonic = monotonic
+
+    async def generate(self, principal: Caller, request: GenerationRequest, context: RequestContext) -> ImageResult:
+        """Reserves a request's cost, has its images made and settles what became of them.
+
+        Returns: at least one picture; fewer than asked for if some were withheld or some calls failed.
+        Raises: GatewayError.
+        """
+        model, job, trace = request.model, request.job, context.trace
+        context.model, context.asked, context.prompt = model.id, job.count, job.prompt
+        purchase = Purchase(context.id, model.id, job.count, model.prices)
+        transfer_id = context.transfer.hand_over() if context.transfer else ""
+        passage = trace.admit = Passage.begin(self._monotonic())
+        try:
+            admitted = self._admission.admit(principal, purchase, partial(self._durations, context), transfer_id)
+            async with admitted as reservation:
+                passage.ended_s = self._monotonic()
+                context.reservation, context.rates = reservation, reservation.rates
+                try:
+                    result = await self._upstreams.generate(request, reservation, context)
+                finally:
+                    passage = trace.settle = Passage.begin(self._monotonic())
+        finally:
+            passage.ended_s = self._monotonic()
+        context.delivered, context.missing = len(result.pictures), result.missing
+        if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
+            with suppress(GatewayError):  # the response is sent all the same
+                await context.transfer.begin(is_checked=False)
+        return result
+
+    def _durations(self, context: RequestContext) -> Durations:
+        seconds = (context.trace.queue_s, context.trace.upstream_s, self._monotonic() - context.started_s)
+        return Durations(*(round(1000 * spent_s) for spent_s in seconds))

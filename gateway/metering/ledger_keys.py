@@ -1,0 +1,92 @@
+"""A sheet of the ledger as Redis holds it: the names of its keys, the fields of its sums and records."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import Final
+
+from gateway.domain.billing import Durations, Share
+from gateway.domain.usage import MEASURES, Amounts, Record, Sheet, Sums
+from gateway.redis import PREFIX
+
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+
+
+def days_record(tenant: str) -> str:
+    """The sorted set of the days that have sums; the score is the day's number."""
+    return f"{PREFIX}:{{{tenant}}}:days"
+
+
+def ends_record(tenant: str) -> str:
+    """The hash of the days that have had records; the value is the Unix second until which they are kept."""
+    return f"{PREFIX}:{{{tenant}}}:records_end"
+
+
+def sums_record(sheet: Sheet) -> str:
+    return f"{PREFIX}:{{{sheet.tenant}}}:sums:{day_number(sheet.day)}"
+
+
+def records_stream(sheet: Sheet) -> str:
+    return f"{PREFIX}:{{{sheet.tenant}}}:ledger:{day_number(sheet.day)}"
+
+
+def day_number(day: date) -> int:
+    """YYYYMMDD."""
+    return day.year * 10_000 + day.month * 100 + day.day
+
+
+def read_ends(fields: Mapping[str, str]) -> dict[date, int]:
+    return {date.fromisoformat(day): _integer(end_s) for day, end_s in fields.items()}
+
+
+def read_sums(fields: Mapping[str, str]) -> Sums:
+    """From fields "KEYID|MEASURE|MODEL": a model's name may hold anything. A later version's measures are left out."""
+    found: dict[tuple[str, str], Amounts] = {}
+    for name, value in fields.items():
+        key, _, rest = name.partition("|")
+        measure, _, model = rest.partition("|")
+        if measure in MEASURES:
+            setattr(found.setdefault((key, model), Amounts()), measure, _integer(value))
+    return found
+
+
+def read_amounts(fields: Mapping[str, str]) -> Amounts:
+    """What one record adds to the sums."""
+    return Amounts(1, *(_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
+
+
+def read_record(tenant: str, fields: Mapping[str, str]) -> Record:
+    def number(name: str) -> int:
+        return _integer(fields.get(name))
+
+    def text(name: str) -> str:
+        return fields.get(name, "")
+
+    return Record(
+        text("ticket"),
+        number("admitted_ms"),
+        text("request_id"),
+        tenant,
+        text("key_id"),
+        text("model"),
+        read_amounts(fields),
+        number("price_usd_micros"),
+        text("outcome"),
+        dict(_read_calls(text("calls"))),
+        Durations(number("queue_ms"), number("upstream_ms"), number("total_ms")),
+    )
+
+
+def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], Share]]:
+    """From "UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED", joined by ";"."""
+    for call in filter(None, text.split(";")):
+        place, _, counts = call.rpartition(":")
+        upstream, _, account = place.partition("/")
+        delivered, withheld, lost, unconfirmed, *_ = *map(_integer, counts.split(",")), 0, 0, 0, 0
+        share = Share(delivered=delivered, withheld=withheld, lost=lost, unconfirmed=unconfirmed)
+        yield (upstream, account), share
+
+
+def _integer(text: str | None) -> int:
+    """What is no number counts as 0, so that a damaged record shows as a difference."""
+    return int(text) if text is not None and _INTEGER.fullmatch(text) else 0

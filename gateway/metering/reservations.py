@@ -1,0 +1,167 @@
+"""Reservations: what is kept of a request from its admission to its settlement, and its keys in Redis."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Self
+
+import msgspec
+
+from gateway.domain.billing import BillingRule, Durations, OpenOrder, Purchase, Tally
+from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.tenants import Caller, Rates
+from gateway.redis import PREFIX, Value
+from gateway.redis.journal_file import Entry
+
+SETTLE: Final = "settle"
+"""The journal's kind of entry."""
+
+
+class Names(NamedTuple):
+    """The Redis keys of one reservation, in the order of admit.lua."""
+
+    tenant: str
+    keys: str
+    ticket: str
+    open: str
+    key_open: str
+    rate: str
+    key_rate: str
+
+    @classmethod
+    def of(cls, tenant: str, key_id: str = "", ticket_id: str = "") -> Self:
+        base = f"{PREFIX}:{{{tenant}}}:"
+        key_base = f"{base}key:{key_id}:"
+        records = (f"{base}tenant", f"{base}keys", f"{base}ticket:{ticket_id}")
+        return cls(*records, f"{base}open", f"{key_base}open", f"{base}rate", f"{key_base}rate")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The operator's choices about reservations and money."""
+
+    rule: BillingRule
+    lease_s: float
+    """Without a heartbeat for this long, another process settles the reservation."""
+    ledger_days: int
+    """For which detailed records are kept."""
+    recent_max: int = 100_000
+    """Reservations of one tenant that Redis holds at a time."""
+    records_max: int = 1_000_000
+    """Records of one tenant's day."""
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The reply of settle.lua."""
+
+    status: str
+    outcome: str = ""
+    model: str = ""
+    usd_micros: int = 0
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A reservation: the right to order images at a price, until it is settled."""
+
+    id: str
+    caller: Caller
+    purchase: Purchase
+    durations: Callable[[], Durations]
+    note_order: Callable[["Ticket", str, str, int], Awaitable[bool]] = field(repr=False)
+    """Notes images of an account in Redis; False if the reservation was settled already."""
+    rates: Rates = field(default_factory=Rates)
+    tally: Tally = field(default_factory=Tally)
+    spent: Durations = field(default_factory=Durations)
+    """Set by `end`."""
+    ended_s: float = 0.0
+    """Unix seconds; set by `end`."""
+    charged_usd_micros: int | None = None
+    """None until it is settled."""
+    settled_s: float | None = None
+    """Monotonic; None until it is settled."""
+    is_lost: bool = False
+    """Redis does not know its reservation."""
+
+    async def mark_sent(self, upstream: str, account: str, images: int) -> OpenOrder:
+        """Notes, before the first byte is sent, that images are ordered from an account.
+
+        Returns: the order, in which its outcome is to be noted.
+        Raises: GatewayError TICKET_EXPIRED, REDIS_AWAY: then nothing may be sent.
+        Redis: one round trip, lua/send.lua.
+        """
+        if not await self.note_order(self, upstream, account, images):
+            raise GatewayError(Fault.TICKET_EXPIRED, f"ticket {self.id} was settled by others")
+        return OpenOrder(self.tally.open(upstream, account, images), images)
+
+    async def take_back(self, upstream: str, account: str, images: int) -> None:
+        """Takes back the note of an order that is known to be free. Redis: one round trip, lua/send.lua."""
+        with suppress(GatewayError):  # it matters only if this process dies before it settles
+            await self.note_order(self, upstream, account, -images)
+
+    def end(self, now_s: float) -> None:
+        """Closes the tally at `now_s`, Unix time, and drops its reference to the request."""
+        self.tally.close()
+        self.spent, self.durations = self.durations(), Durations
+        self.ended_s = now_s
+
+
+class TicketOutcome(msgspec.Struct, frozen=True):
+    """How a request ended: the arguments of settle.lua, from memory or from a journal."""
+
+    ticket: str
+    tenant: str
+    key_id: str
+    request_id: str
+    images: int
+    """Requested."""
+    settlement: str
+    was_sent: bool
+    calls: str
+    """`UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED` of each account, joined by ";"."""
+    queue_ms: int
+    upstream_ms: int
+    total_ms: int
+    ended_s: float
+    """Unix seconds."""
+    charges_withheld: bool
+    charges_unconfirmed: bool
+
+    @classmethod
+    def of(cls, ticket: Ticket, rule: BillingRule) -> Self:
+        """Describes a reservation whose tally is closed."""
+        spent, tally = ticket.spent, ticket.tally
+        calls = ";".join(
+            f"{upstream}/{account}:{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
+            for (upstream, account), share in sorted(tally.shares.items())
+            if share.was_reached
+        )
+        return cls(
+            ticket.id,
+            ticket.caller.tenant.name,
+            ticket.caller.key.id,
+            ticket.purchase.request_id,
+            ticket.purchase.images,
+            tally.settlement.value,
+            tally.reached_upstream,
+            calls,
+            *(spent.queue_ms, spent.upstream_ms, spent.total_ms),
+            ticket.ended_s,
+            rule.charges_withheld,
+            rule.charges_unconfirmed,
+        )
+
+    def entry(self) -> Entry:
+        """For the journal."""
+        return Entry(SETTLE, self.ticket, msgspec.Raw(msgspec.json.encode(self)))
+
+    def arguments(self, ledger_days: int) -> list[Value]:
+        """Renders the arguments of settle.lua."""
+        args: list[Value] = [self.ticket, 0, int(self.charges_withheld), int(self.charges_unconfirmed), ledger_days]
+        args += [self.settlement, int(self.was_sent), self.calls]
+        return [*args, self.queue_ms, self.upstream_ms, self.total_ms, self.key_id]
+
+
+def settlement_key(ticket_id: str) -> str:
+    """The key of its entry in the journal."""
+    return f"{SETTLE} {ticket_id}"

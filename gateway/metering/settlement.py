@@ -1,0 +1,61 @@
+"""Settlements: runs lua/settle.lua and counts what it moved."""
+
+import msgspec
+import structlog
+
+from gateway.domain.errors import Fault, GatewayError
+from gateway.metering.ledger import Ledger
+from gateway.metering.lost_settlements import Lost
+from gateway.metering.reservations import Names, Settled, Terms, TicketOutcome
+from gateway.observability.metrics import Metrics
+from gateway.redis import Client, Value, load_script
+
+_LOG = structlog.get_logger("imagegate.admission")
+
+
+class Settling:
+    """Settles reservations: from memory, from a journal, or from their own record after they expired."""
+
+    def __init__(self, redis: Client, terms: Terms, metrics: Metrics) -> None:
+        self.lost = Lost(Ledger(redis))
+        self._terms = terms
+        self._metrics = metrics
+        self._script = load_script(redis, "settle")
+
+    async def settle(self, outcome: TicketOutcome) -> Settled:
+        """Raises: GatewayError REDIS_AWAY."""
+        return await self._run(outcome.tenant, outcome.ticket, outcome.arguments(self._terms.ledger_days))
+
+    async def replay(self, body: msgspec.Raw) -> None:
+        """Settles by a journal's entry. Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
+        outcome = msgspec.json.decode(body, type=TicketOutcome)
+        settled = await self.settle(outcome)
+        if settled.status != "repeated":  # it is counted
+            self.count(settled, outcome.tenant)
+        if settled.status == "gone" and outcome.was_sent:
+            self.lost.suspect(outcome)
+
+    async def settle_expired(self, tenant: str, ticket_id: str) -> None:
+        """Settles an expired reservation by its own record. Raises: GatewayError REDIS_AWAY."""
+        rule = self._terms.rule
+        args: list[Value] = [ticket_id, 1, int(rule.charges_withheld), int(rule.charges_unconfirmed)]
+        settled = await self._run(tenant, ticket_id, [*args, self._terms.ledger_days])
+        self.count(settled, tenant)
+        if settled.status == "settled":
+            _LOG.warning("ticket_expired", tenant=tenant, ticket=ticket_id, outcome=settled.outcome)
+
+    def count(self, settled: Settled, tenant: str) -> None:
+        if settled.status in {"settled", "corrected", "repeated"}:
+            outcome = settled.status if settled.status == "corrected" else settled.outcome
+            self._metrics.settlements.labels(outcome).inc()
+            if settled.usd_micros > 0:
+                self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)
+
+    async def _run(self, tenant: str, ticket_id: str, args: list[Value]) -> Settled:
+        """Raises: GatewayError REDIS_AWAY, INTERNAL for a malformed reply."""
+        names = Names.of(tenant, ticket_id=ticket_id)
+        reply = await self._script([names.ticket, names.open], args)
+        try:
+            return msgspec.json.decode(str(reply), type=Settled)
+        except msgspec.MsgspecError as error:
+            raise GatewayError(Fault.INTERNAL, f"settle.lua: {error}") from error

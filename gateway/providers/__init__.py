@@ -1,0 +1,14 @@
+"""Translation between outside JSON and the domain. Pure: no clock, no environment, no network.
+
+A new provider is one file with a class of the protocol in provider.py and one line in `PROVIDERS`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from gateway.providers.ai302 import Ai302
+from gateway.providers.minimax import MiniMax
+from gateway.providers.protocol import Provider
+
+PROVIDERS: Final[Mapping[str, Provider]] = MappingProxyType({"302ai": Ai302(), "minimax": MiniMax()})

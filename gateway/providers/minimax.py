@@ -1,0 +1,292 @@
+"""MiniMax's own API, api.minimax.io: `POST /v1/image_generation` (reference/minimax.md sections 1 to 4)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from gateway.domain.accounts import Secret
+from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply
+from gateway.domain.sizes import AspectRatios, Size, SizeBounds
+from gateway.providers.error_texts import refusal, word_error
+from gateway.providers.minimax_quota import read_quota
+from gateway.providers.protocol import KeyCheck, ProviderRequest, bearer
+from gateway.providers.replies import (
+    HTTP_FAULTS,
+    Envelope,
+    Reply,
+    holds_something,
+    http_error,
+    open_envelope,
+    read_pictures,
+)
+
+PRESETS: Final[Mapping[str, Size]] = MappingProxyType(
+    {
+        "1:1": Size(1024, 1024),
+        "16:9": Size(1280, 720),
+        "4:3": Size(1152, 864),
+        "3:2": Size(1248, 832),
+        "2:3": Size(832, 1248),
+        "3:4": Size(864, 1152),
+        "9:16": Size(720, 1280),
+        "21:9": Size(1344, 576),
+    }
+)
+"""Pixels made for each `aspect_ratio` (reference/minimax.md 1.3)."""
+
+PIXELS: Final = SizeBounds(512, 2048, 8)
+"""`width` and `height` of image-01 (reference/minimax.md 1.2)."""
+
+PROMPT_MAX_CHARS: Final = 1499
+
+OUTPUT: Final = frozenset({"output_format.jpeg", "background.opaque"})
+"""All that it makes (reference/minimax.md 1.4)."""
+
+FIELDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "aigc_watermark": "minimax.aigc_watermark",
+        "prompt_optimizer": "minimax.prompt_optimizer",
+        "seed": "seed",
+        "style": "minimax.style",
+        "subject_reference": "input.character",
+    }
+)
+"""The optional fields of its body, and what the gateway calls them; in the order in which they are sent."""
+
+CODES: Final[Mapping[int, Fault]] = MappingProxyType(
+    {
+        # The error page of the API documentation, English and Chinese.
+        1000: Fault.UPSTREAM_ERROR,
+        1001: Fault.UPSTREAM_TIMEOUT,
+        1002: Fault.ACCOUNT_RATE_LIMITED,
+        1004: Fault.KEY_INVALID,
+        1008: Fault.BALANCE_EMPTY,
+        1024: Fault.UPSTREAM_ERROR,
+        1026: Fault.CONTENT_INPUT,
+        1027: Fault.CONTENT_OUTPUT,
+        1033: Fault.UPSTREAM_ERROR,
+        1039: Fault.ACCOUNT_TOKEN_LIMITED,
+        1041: Fault.ACCOUNT_CONNECTION_LIMITED,
+        1042: Fault.PROMPT_UNREADABLE,
+        1043: Fault.UPSTREAM_MISPLACED,
+        1044: Fault.UPSTREAM_MISPLACED,
+        2013: Fault.UPSTREAM_REJECTED,  # four cases, told apart by the text: see texts.py
+        20132: Fault.UPSTREAM_MISPLACED,
+        2037: Fault.UPSTREAM_MISPLACED,
+        2039: Fault.UPSTREAM_MISPLACED,
+        2042: Fault.UPSTREAM_MISPLACED,
+        2045: Fault.ACCOUNT_GROWTH_LIMITED,
+        2048: Fault.UPSTREAM_MISPLACED,
+        2049: Fault.KEY_INVALID,
+        2056: Fault.WINDOW_SPENT,
+        # The file and video pages only.
+        1013: Fault.UPSTREAM_ERROR,
+        # MiniMax's own clients: its CLI (1028, 1030, 2061) and its MCP server (2038).
+        1028: Fault.DAY_SPENT,
+        1030: Fault.DAY_SPENT,
+        2038: Fault.KEY_UNVERIFIED,
+        2061: Fault.KEY_MODEL_DENIED,
+        # Third-party classifiers.
+        2046: Fault.ACCOUNT_RATE_LIMITED,
+        2047: Fault.ACCOUNT_RATE_LIMITED,
+        2067: Fault.WINDOW_SPENT,
+        1_400_010_161: Fault.BALANCE_EMPTY,
+        # In no table found.
+        2054: Fault.UPSTREAM_MISPLACED,
+    }
+)
+"""`base_resp.status_code` to fault (reference/minimax.md section 3, with the source of each line there)."""
+
+NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
+    {
+        "authentication_error": Fault.KEY_INVALID,
+        "authorized_error": Fault.KEY_INVALID,
+        "permission_error": Fault.KEY_INVALID,
+        "invalid_request_error": Fault.UPSTREAM_REJECTED,
+        "bad_request_error": Fault.UPSTREAM_REJECTED,
+        "rate_limit_error": Fault.ACCOUNT_RATE_LIMITED,
+        "insufficient_balance_error": Fault.BALANCE_EMPTY,
+        "overloaded_error": Fault.UPSTREAM_ERROR,
+        "api_error": Fault.UPSTREAM_ERROR,
+        "server_error": Fault.UPSTREAM_ERROR,
+    }
+)
+"""`error.type` of the newer surfaces, which answer no base_resp (reference/minimax.md 1.5)."""
+
+_FAILED: Final = frozenset({500, 502, 503})
+"""HTTP statuses with which the provider itself says that it failed: free, if the error is in its own format."""
+
+_COPIED_MAX_BYTES: Final = 16 * 1024
+"""Up to this size, joining costs less than another write."""
+_PLAN_WINDOW_S: Final = 5 * 60 * 60
+"""The window of a plan that 2056 says is used up (reference/minimax.md section 3)."""
+_LIVE: Final = "image-01-live"
+_ACCEPT: Final = ("accept", "application/json")
+
+
+class MiniMax:
+    """The `minimax` provider."""
+
+    result_hosts: Final = (
+        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # whole names: anyone may own a bucket with their prefix
+        "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",
+        "*.bj.bcebos.com",
+        "cdn.hailuoai.com",
+    )
+    """Hosts seen in its result links (reference/minimax.md 1.4)."""
+
+    def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
+        """What a model takes (reference/minimax.md 1.2)."""
+        is_live = model == _LIVE
+        ratios = {ratio: size for ratio, size in PRESETS.items() if not (is_live and ratio == "21:9")}
+        base = Capability(
+            (AspectRatios(ratios),) if is_live else (AspectRatios(ratios), PIXELS),
+            max_images_per_call=9,
+            prompt_max_chars=PROMPT_MAX_CHARS,
+            fields=OUTPUT | {own for name, own in FIELDS.items() if is_live or name != "style"},
+        )
+        return overridden(base, overrides)
+
+    def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
+        """The documented body and nothing else; what is absent stays absent."""
+        body: dict[str, object] = {"model": plan.model, "prompt": job.prompt}
+        if plan.shape.pixels:
+            body |= {"width": plan.shape.pixels.width, "height": plan.shape.pixels.height}
+        elif plan.shape.aspect_ratio:
+            body["aspect_ratio"] = plan.shape.aspect_ratio
+        body["response_format"] = plan.delivery.value
+        return build_post("/v1/image_generation", body, job, plan, secret)
+
+    def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
+        """Raises: GatewayError with the error code of the reply."""
+        return read_base_resp(reply, _open(reply), delivery)
+
+    def build_key_check(self, secret: Secret) -> ProviderRequest:
+        """Its quota page (reference/minimax.md 4.3)."""
+        return ProviderRequest("GET", "/v1/token_plan/remains", (bearer(secret), _ACCEPT))
+
+    def read_key_check(self, reply: Reply) -> KeyCheck:
+        """It covers the account: its balance is shown to be there, and sometimes when its window ends."""
+        envelope = _open(reply)
+        raise_refusal(reply, envelope)
+        return read_quota(envelope)
+
+
+def _open(reply: Reply) -> Envelope:
+    envelope = open_envelope(reply)
+    raise_newer_error(reply, envelope)
+    return envelope
+
+
+def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
+    """A capability with what the operator declares: limits by their name, features as true or false."""
+    declared = {own: overrides[name] for name, own in FIELDS.items() if name in overrides}
+    taken, refused = ({own for own, flag in declared.items() if flag is wanted} for wanted in (True, False))
+    ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
+    has_pixels = overrides.get("pixels", PIXELS in base.sizes)
+    return replace(
+        base,
+        sizes=(*ratios, PIXELS) if has_pixels else ratios,
+        max_images_per_call=overrides.get("max_images_per_call", base.max_images_per_call),
+        answers_base64=bool(overrides.get("base64", base.answers_base64)),
+        fields=(base.fields | taken) - refused,
+    )
+
+
+def build_post(path: str, body: dict[str, object], job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
+    """A call with the optional fields that the job sets.
+
+    A value of megabytes is the job's own object, not a copy: every call of a job sends the same one.
+    """
+    if plan.images > 1:
+        body["n"] = plan.images
+    pieces, given = [msgspec.json.encode(body)[:-1]], job.fields
+    for name, own in FIELDS.items() if given else ():
+        if own in given:
+            pieces += [b',"%b":' % name.encode(), *_encode_field(job, own)]
+    pieces.append(b"}")
+    headers = (bearer(secret), ("content-type", "application/json"), _ACCEPT)
+    return ProviderRequest("POST", path, headers, _joined(pieces))
+
+
+def _encode_field(job: ImageJob, own: str) -> list[bytes]:
+    if own == "seed":
+        return [msgspec.json.encode(job.seed)]
+    if own in job.options:
+        return [job.options[own]]
+    pieces = []
+    for image in job.inputs:
+        pieces += [b',{"type":"%b","image_file":' % image.role.value.encode(), image.link, b"}"]
+    return [b"[" + pieces[0][1:], *pieces[1:], b"]"]
+
+
+def _joined(pieces: list[bytes]) -> tuple[bytes, ...]:
+    """The pieces with small ones joined."""
+    joined = [b""]
+    for piece in pieces:
+        if len(piece) > _COPIED_MAX_BYTES:
+            joined += [piece, b""]
+        else:
+            joined[-1] += piece
+    return tuple(piece for piece in joined if piece)
+
+
+def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
+    """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}, "request_id"}`.
+
+    Other gateways write parts of it, with the same types: only the whole form is the provider's own error.
+    """
+    error = envelope.inner("error")
+    kind, text = error.text("type"), error.text("message") or envelope.text("error")
+    stated = error.integer("http_code")
+    if not (kind or text or stated):
+        return
+    detail, named = f"{kind}: {text}", NEWER_TYPES.get(kind)
+    has_status = 400 <= reply.status == stated and bool(error.text("http_code"))  # it is a text there
+    if has_status and envelope.text("type") == "error" and envelope.text("request_id"):
+        fault = named or (Fault.UPSTREAM_ERROR if reply.status in _FAILED else None)
+        is_unknown = HTTP_FAULTS.get(reply.status) is Fault.UPSTREAM_TIMEOUT  # whatever it is called
+        raise refusal(fault, detail, text, reply) if fault and not is_unknown else http_error(reply, detail)
+    if envelope.inner("base_resp").integer("status_code"):
+        return
+    if stated:  # an edge's headers say nothing of it
+        status = stated if 200 <= reply.status < 300 else reply.status
+        reply = Reply(status, reply.body, reply.retry_after_s, sent=reply.sent)
+    raise word_error(named, detail, text, reply)
+
+
+def raise_refusal(reply: Reply, envelope: Envelope) -> int | None:
+    """Steps 4 and 5 of the same order: a code or an HTTP status that says no. Returns: the code, 0 or None."""
+    base_resp = envelope.inner("base_resp")
+    code = base_resp.integer("status_code")
+    if code:
+        raise code_error(code, base_resp.text("status_msg"), reply)
+    if not 200 <= reply.status < 300:
+        raise http_error(reply, base_resp.text("status_msg"))
+    return code
+
+
+def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> ImageReply:
+    """Steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
+    code = raise_refusal(reply, envelope)
+    pictures, metadata = read_pictures(envelope.inner("data"), delivery), envelope.inner("metadata")
+    if pictures:
+        return ImageReply(pictures, envelope.text("id"), metadata.integer("failed_count"))
+    if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
+        raise GatewayError(Fault.CONTENT_WITHHELD)
+    if code is None:
+        raise GatewayError(Fault.ANSWER_UNREADABLE, "neither base_resp nor images")
+    if (metadata.integer("success_count") or 0) > 0 or holds_something(envelope):
+        raise GatewayError(Fault.ANSWER_UNREADABLE, "images were delivered in a form that is not understood")
+    raise GatewayError(Fault.UPSTREAM_EMPTY)
+
+
+def code_error(code: int, text: str, reply: Reply) -> GatewayError:
+    """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
+    fault = CODES.get(code, Fault.UPSTREAM_ERROR)
+    cooldown_s = _PLAN_WINDOW_S if fault is Fault.WINDOW_SPENT else None
+    return refusal(fault, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)

@@ -1,0 +1,182 @@
+"""Redis, and nothing else touches Redis.
+
+Every key; what stands in braces is its hash tag.
+
+| key | type | TTL | owner: what |
+|---|---|---|---|
+| ig2:pepper | string | none | credentials: key of the keyed hashes, unless set |
+| ig2:tenants | set | none | tenants: names |
+| ig2:{NAME}:tenant | hash | none | tenants: models, disabled, limits, weight, ... |
+| ig2:{NAME}:keys | hash | none | tenant_keys: key id -> JSON: mac, label, limits, ... |
+| ig2:{NAME}:revoked_keys | set | none | tenant_keys: declared ones that a person revoked |
+| ig2:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
+| ig2:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
+| ig2:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
+| ig2:alive | string | a minute | inspection: written to see whether it can be |
+| ig2:inspection | channel |  | inspection: whether messages are passed on |
+| ig2:declared | set | none | declared: names that the configuration declares |
+| ig2:declaration | string | none | declared: digest of what was applied last |
+| ig2:{NAME}:ticket:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
+| ig2:{NAME}:recent | hash | 20 minutes idle | admission: 5 minutes -> tickets settled in them |
+| ig2:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
+| ig2:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
+| ig2:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
+| ig2:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
+| ig2:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |
+| ig2:{NAME}:key:ID:open, ... |  | likewise | admission: the last four, of a single key |
+| ig2:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request that was sent |
+| ig2:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
+| ig2:{NAME}:days | sorted set | none | admission: days that have sums |
+| ig2:{NAME}:records_end | hash | none | admission: day -> Unix second until which its records are kept |
+| ig2:sweeper | string | 3 rounds | sweeper: which process sweeps |
+| ig2:pool:PROCESS | channel |  | pool: ids of waiting requests that were given a lease |
+| ig2:prober | string | a round | pool: which process probes keys, see pool/turns.py |
+| ig2:{pool:UPSTREAM}:NAME |  | 40 days idle, most | pool: see pool/scripts.py |
+
+`2` is the version of this schema.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final, TypeVar, cast
+
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException, RedisError
+
+from gateway.domain.errors import Fault, GatewayError
+from gateway.redis.call_guard import NotAskedError
+from gateway.redis.client import Client, build
+from gateway.redis.connections import NotConnectedError
+from gateway.redis.pipelining import Loaded
+from gateway.redis.url import FORMS, Login, parse_address
+
+__all__ = [
+    "FORMS",
+    "PREFIX",
+    "Client",
+    "Login",
+    "Script",
+    "Value",
+    "answer",
+    "change_faults",
+    "connect",
+    "load_script",
+    "ping",
+    "redis_faults",
+    "script_text",
+]
+
+PREFIX: Final = "ig2"
+_AWAY: Final = (RedisError, RedisClusterException, OSError)
+_NOT_RUN: Final = (
+    NotAskedError,
+    NotConnectedError,
+    MasterNotFoundError,
+    AuthenticationError,
+    BusyLoadingError,
+    RedisClusterException,
+)
+"""Errors of a command that no server ran. After any other it may have run."""
+_CHANGES: Final = frozenset({"change", "pool/roster"})
+"""The scripts in which an administrator's commands take effect, each command with one run of one."""
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Change:
+    may_be_made: bool = False
+
+
+_CHANGE: Final[ContextVar[_Change | None]] = ContextVar("change", default=None)
+"""The administrator's command that is being carried out."""
+
+Value = str | bytes | int | float
+Script = Callable[[list[str], list[Value]], Awaitable[object]]
+
+
+def connect(url: str, timeout_s: float, login: Login = Login()) -> Client:  # noqa: B008 - immutable
+    """A client for any of FORMS, whose every call through `answer` or a script has `timeout_s`, from its turn on.
+
+    A cluster's client has the commands of a server's, and is said to be one here because redis-py has no name for that.
+    Raises: ValueError for a URL that is none, without repeating it.
+    """
+    return cast("Client", build(parse_address(url), login, timeout_s))
+
+
+def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: str = "") -> Script:
+    """`lua/NAME.lua`, after `tables` and what it shares with others.
+
+    It is run by its hash, and sent in full to a server that lacks it.
+
+    All keys must be in one slot of a cluster: they share what stands in braces.
+    """
+    text = script_text(name, shared, tables)
+    script = Loaded(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
+
+    async def run(keys: list[str], args: list[Value]) -> object:
+        with redis_faults():
+            return await redis.scripts.run(script, keys, args)
+
+    async def run_change(keys: list[str], args: list[Value]) -> object:
+        found = await run(keys, args)
+        if change := _CHANGE.get():
+            change.may_be_made = True
+        return found
+
+    return run_change if name in _CHANGES else run
+
+
+def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
+    """The source of `lua/NAME.lua`, after tables that Python has too, and the scripts that it shares code with."""
+    folder = files(__package__) / "lua"
+    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
+    return "\n".join([tables, *parts] if tables else parts)
+
+
+@contextmanager
+def redis_faults() -> Iterator[None]:
+    """The one seam: whatever keeps Redis from answering is REDIS_AWAY."""
+    try:
+        yield
+    except _AWAY as error:
+        raise GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def change_faults() -> Iterator[None]:
+    """Around an administrator's command: says of REDIS_AWAY, at whichever step, whether anything may have been changed.
+
+    Raises: GatewayError CHANGE_UNCONFIRMED, CHANGE_NOT_MADE, and what the command raises.
+    """
+    change = _Change()
+    token = _CHANGE.set(change)
+    try:
+        yield
+    except GatewayError as error:
+        if error.fault is not Fault.REDIS_AWAY:
+            raise
+        may_be_made = change.may_be_made or not isinstance(error.__cause__, _NOT_RUN)
+        fault = Fault.CHANGE_UNCONFIRMED if may_be_made else Fault.CHANGE_NOT_MADE
+        raise GatewayError(fault, error.detail) from error
+    finally:
+        _CHANGE.reset(token)
+
+
+async def answer(redis: Client, call: object, kind: type[_T]) -> _T:
+    """The answer of one call, of the type that it has with `decode_responses`: redis-py's own types are wider.
+
+    It comes within the client's deadline once it is its turn (see guard.py), at once while Redis is known to be away.
+    Raises: GatewayError REDIS_AWAY.
+    """
+    del kind
+    with redis_faults():
+        return await redis.guard.run(cast("Coroutine[object, object, _T]", call))
+
+
+async def ping(redis: Client) -> None:
+    """Raises: GatewayError REDIS_AWAY."""
+    await answer(redis, redis.ping(), bool)

@@ -1,0 +1,100 @@
+"""The client for an address: of one server, of the master that sentinels name, or of a cluster."""
+
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from gateway.redis.call_guard import Guard
+from gateway.redis.cluster import ClusterClient
+from gateway.redis.connections import Pool, SocketConnection, TcpConnection, pool_options, tls_context
+from gateway.redis.pipelining import Batches
+from gateway.redis.sentinel import SentinelConnection, SentinelPool, Sentinels
+from gateway.redis.url import Address, Kind, Login
+
+_PATIENCE: Final = 16
+"""A connection's own, in deadlines: it ends what no call waits for, and must not end before a call's deadline does."""
+_PATIENCE_OF_A_NODE: Final = 2
+"""In a cluster, where the map is learnt from one node after another."""
+_SENTINELS_SHARE: Final = 0.4
+"""Of a deadline: a call may wait for them twice, and must then connect to the master and ask it."""
+
+
+class Client(Redis):
+    """redis-py's client, every call of which passes a guard."""
+
+    guard: Guard
+    scripts: Batches
+
+    def __init__(self, pool: Pool, deadline_s: float) -> None:
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+        self.guard = Guard(deadline_s, pool.forget)
+        self.scripts = Batches(self, self.guard)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's
+        await self.scripts.end()
+        await super().aclose(close_connection_pool)
+
+    async def infos(self, *sections: str) -> list[Mapping[str, object]]:
+        """These sections of INFO, of every server that takes writes."""
+        return [await self.info(section) for section in sections]
+
+
+def build(address: Address, login: Login, timeout_s: float) -> Client | ClusterClient:
+    """Raises: ValueError for what does not fit together."""
+    options = _options(address, login, timeout_s)
+    tls = tls_context(address.options) if address.is_encrypted else None
+    if login.sentinel_secret and address.kind is not Kind.SENTINEL:
+        raise ValueError("redis.sentinel_password needs redis+sentinel://")
+    match address.kind:
+        case Kind.SOCKET:
+            pool = Pool(SocketConnection, **pool_options(), path=address.path, db=address.db, **options)
+        case Kind.SERVER:
+            pool = _server_pool(address.hosts[0], tls, db=address.db, **options)
+        case Kind.SENTINEL:
+            pool = _sentinel_pool(address, tls, login, timeout_s, options)
+        case Kind.CLUSTER:
+            options["socket_timeout"] = timeout_s * _PATIENCE_OF_A_NODE
+            return ClusterClient(address.hosts, tls, timeout_s, **options)
+    return Client(pool, timeout_s)
+
+
+def _options(address: Address, login: Login, timeout_s: float) -> dict[str, Any]:
+    """What every connection is made with."""
+    if address.password and login.secret:
+        raise ValueError("it holds a password, and so does redis.password; give one of them")
+    options: dict[str, Any] = {
+        "username": login.username or address.username,
+        "password": login.secret.reveal() if login.secret else address.password,
+        "socket_timeout": timeout_s * _PATIENCE,
+        "decode_responses": True,
+        "driver_info": None,  # a round trip for every connection
+        "client_name": address.options.get("client_name"),
+    }
+    if "protocol" in address.options:
+        options["protocol"] = int(address.options["protocol"])
+    return options
+
+
+def _server_pool(host: tuple[str, int], tls: ssl.SSLContext | None, **options: Any) -> Pool:
+    return Pool(TcpConnection, **pool_options(), host=host[0], port=host[1], tls=tls, **options)
+
+
+def _sentinel_pool(
+    address: Address, tls: ssl.SSLContext | None, login: Login, timeout_s: float, options: Mapping[str, Any]
+) -> SentinelPool:
+    secret = login.sentinel_secret
+    own = {**options, "username": None, "password": secret.reveal() if secret else None}
+    own["socket_timeout"] = timeout_s * _SENTINELS_SHARE
+    clients = [Redis.from_pool(_server_pool(host, tls, **own)) for host in address.hosts]
+    return SentinelPool(
+        service_name=address.master,
+        sentinel_manager=Sentinels(clients),
+        connection_class=SentinelConnection,
+        **pool_options(),
+        tls=tls,
+        db=address.db,
+        **options,
+    )

@@ -1,0 +1,168 @@
+"""Connections to one server, as all topologies make them."""
+
+import asyncio
+import math
+import ssl
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from redis.asyncio import Connection, ConnectionPool, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from gateway.redis.deadlines import in_time
+
+_POOL_MAX: Final = 10_000
+"""The guard bounds the calls and so the connections, and lets calls wait; the pool would refuse them."""
+_NEVER_S: Final = 3600.0
+"""redis-py's own time-outs also count time in which this process did not run, and some of its paths need one."""
+
+
+class NotConnectedError(RedisConnectionError):
+    """There was no connection to send the command on."""
+
+
+class ClosableConnection(AbstractConnection):
+    """One that may be closed at any moment, by its server or by a cluster's client, also while somebody sends.
+
+    redis-py's own is half closed for some turns of the event loop. Whoever is handed it then, or was about to write,
+    gets a RuntimeError of uvloop, which no caller takes for a connection that broke.
+    Connecting and reading a reply each have `socket_timeout`, of time in which the event loop turned.
+    """
+
+    def __init__(self, *, socket_timeout: float, **options: Any) -> None:
+        super().__init__(**options | dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _NEVER_S))
+        self._patience_s = socket_timeout
+
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Raises: NotConnectedError, AuthenticationError, ResponseError."""
+        if self.is_connected:
+            return
+        try:
+            async with in_time(self._patience_s):
+                await super().connect_check_health(*args, **options)
+        except AuthenticationError:
+            raise
+        except TimeoutError as error:
+            raise NotConnectedError(f"no connection in {self._patience_s:g} s") from error
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise NotConnectedError(str(error)) from error
+
+    async def read_response(
+        self,
+        disable_decoding: bool = False,  # noqa: FBT001, FBT002 - redis-py's
+        timeout: float | None = None,  # noqa: ASYNC109 - redis-py's
+        *,
+        disconnect_on_error: bool = True,
+        push_request: bool | None = False,
+    ) -> Any:
+        """Raises: RedisConnectionError, RedisTimeoutError, ResponseError."""
+        options: dict[str, Any] = {"disconnect_on_error": disconnect_on_error, "push_request": push_request}
+        if timeout is not None:
+            return await super().read_response(disable_decoding, timeout, **options)
+        try:
+            async with in_time(self._patience_s):
+                return await super().read_response(disable_decoding, math.inf, **options)
+        except TimeoutError as error:
+            raise RedisTimeoutError(f"no reply in {self._patience_s:g} s") from error
+
+    async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:  # noqa: FBT001, FBT002
+        """Whoever asks next connects anew. Only the caller waits until the socket is closed."""
+        writer = self._writer
+        await super().disconnect(True, *args, **options)
+        if writer and not nowait:
+            with suppress(OSError):
+                async with asyncio.timeout(self._patience_s):
+                    await writer.wait_closed()
+
+    async def send_all(self, packed: bytes) -> None:
+        """Commands, within its caller's time: redis-py's own way sets a time-out by a task for each. Closes on failure.
+
+        Raises: RedisConnectionError.
+        """
+        try:
+            await self._send_packed_command([packed])
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"the connection broke: {error}") from error
+        except BaseException:
+            await self.disconnect(nowait=True)
+            raise
+
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        """redis-py looks whether it is connected some turns earlier."""
+        if self._writer is None or self._writer.transport.is_closing():
+            raise NotConnectedError("it was closed before the command was sent")
+        await super()._send_packed_command(command)
+
+
+class SocketConnection(ClosableConnection, UnixDomainSocketConnection):
+    """To a server on this machine."""
+
+
+class TcpConnection(ClosableConnection, Connection):
+    """With one TLS context for all: reading the certificates takes 20 ms, in which nothing else runs."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._tls = tls
+
+    def _connection_arguments(self) -> Mapping[str, object]:
+        arguments = super()._connection_arguments()
+        return {**arguments, "ssl": self._tls} if self._tls else arguments
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
+        """A cluster's client does not look whether the server closed a connection while it was idle."""
+        reader = self._reader
+        if reader and (reader.at_eof() or reader.exception()):
+            await self.disconnect(nowait=True)
+        await super().send_packed_command(command, check_health)
+
+
+class Pool(ConnectionPool):
+    """redis-py's, which can forget."""
+
+    async def forget(self) -> None:
+        """Close what is idle, so that the next call connects, and finds out where to, anew. Does not wait."""
+        for connection in self._available_connections:
+            await connection.disconnect(nowait=True)
+
+
+def pool_options() -> dict[str, Any]:
+    """What every pool is made with."""
+    return {
+        "max_connections": _POOL_MAX,
+        "maint_notifications_config": no_notifications(),
+        "retry": no_retry(),
+    }
+
+
+def no_retry() -> Retry:
+    """A call whose connection broke may have been carried out: only its caller knows whether it may be sent again."""
+    return Retry(NoBackoff(), 0)
+
+
+def no_notifications() -> MaintNotificationsConfig:
+    """They cost a round trip for every connection, and move its time-outs."""
+    return MaintNotificationsConfig(enabled=False)
+
+
+def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
+    """Certificates are checked against the given authority, else the system's. Raises: ValueError."""
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"its certificates cannot be used ({error})") from error
+    if options.get("ssl_check_hostname", "").lower() in {"no", "false", "0"}:
+        context.check_hostname = False
+    if options.get("ssl_cert_reqs") == "none":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context

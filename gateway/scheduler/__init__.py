@@ -1,0 +1,273 @@
+"""The pool: scarce upstream capacity, scheduled over all processes (see scripts.py for what Redis holds).
+
+Invariants: a call is sent only with a lease, and a lease is given only where its account has room in its minute, its
+concurrency and its health; whoever dies gives back what it holds by expiry; a rest's end only moves outward.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.domain.accounts import UpstreamKey, rest_after
+from gateway.domain.errors import TABLE, Fault, GatewayError, Lowers, Outcome
+from gateway.redis import PREFIX, Value
+from gateway.scheduler.leases import UNSENT, Demand, Lease, NoKey, Priority, Repeat, Report
+from gateway.scheduler.members import Roster
+from gateway.scheduler.queue import Queue, Wake
+from gateway.scheduler.scripts import Answer, Scripts
+from gateway.scheduler.status import PoolStatus, read_status
+
+__all__ = ["UNSENT", "Demand", "KeyPool", "Lease", "NoKey", "Priority", "Repeat", "Report", "channel_of"]
+
+_LOG = structlog.get_logger("imagegate.pool")
+_STRANGERS_S: Final = 5.0
+"""So long a process that is given keys whose secrets it does not have waits for the configuration of the others."""
+_STRANGERS_PAUSE_S: Final = 0.25
+_LATE_S: Final = 0.25
+"""A call that was sent so much later than it was leased is counted from then on."""
+
+
+class KeyPool:
+    """The accounts of every upstream."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        roster: Roster,
+        queue: Queue,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        lease_s: float,
+    ) -> None:
+        self._scripts = scripts
+        self._roster = roster
+        self._queue = queue
+        self._clock = clock
+        self._monotonic = monotonic
+        self._lease_us = round(lease_s * 1e6)
+
+    async def lease(self, demand: Demand, left: Callable[[], Awaitable[object]]) -> Lease | NoKey:
+        """A key for a call, at once or when it is its turn.
+
+        `left` returns when nobody waits for the call any more.
+        Raises: GatewayError CLIENT_LEFT while it waits, REDIS_AWAY.
+        Redis: one round trip, lua/pool/lease.lua; a call that waits takes two more.
+        """
+        asked_s = self._monotonic()
+        ends_s = asked_s + demand.patience_s
+        strangers: tuple[str, ...] = ()
+        while True:
+            found = await self._lease(replace(demand, avoided=demand.avoided + strangers), ends_s, left)
+            demand = replace(demand, asked=found.asked)
+            if isinstance(found, NoKey):
+                if not strangers or self._monotonic() > asked_s + _STRANGERS_S:
+                    return found
+                await asyncio.sleep(_STRANGERS_PAUSE_S)
+                strangers = ()
+                continue
+            key = await self._key_of(demand.upstream, found)
+            if key:
+                self._queue.hold(demand.upstream, found.id)
+                return Lease(found.id, key, demand.model, demand.images, found.taken_s, found.asked)
+            await self._leave(demand.upstream, found.id)
+            strangers = (*strangers, f"{found.answer.account}/{found.answer.key}")
+
+    async def release(self, lease: Lease, report: Report) -> None:
+        """Give a lease back, whatever became of its call.
+
+        Raises: GatewayError REDIS_AWAY: the lease ends by its expiry then.
+        Redis: one round trip, lua/pool/release.lua.
+        """
+        self._queue.let_go(lease.key.upstream, lease.id)
+        said = msgspec.json.encode(self._said(lease, report)).decode()
+        await self._scripts.run("release", lease.key.upstream, [lease.id, said])
+
+    def note_sent(self, lease: Lease, sent_s: float) -> None:
+        """A call was sent; where that was late, its account's minute is counted from then on."""
+        later_us = _later_us(lease, sent_s)
+        if later_us:
+            self._queue.note_late(lease.key.upstream, lease.id, later_us)
+
+    async def has_room(self) -> bool:
+        """Whether some upstream could be sent a request now; if not, `look` says why.
+
+        Raises: GatewayError REDIS_AWAY.
+        Redis: one round trip an upstream until one has room, lua/pool/glance.lua: O(1).
+        """
+        for upstream in self._roster.upstreams:
+            if (await self._scripts.run("glance", upstream, [])).verdict == "open":
+                return True
+        return False
+
+    async def look(self) -> list[PoolStatus]:
+        """How every upstream, account and key stands.
+
+        Raises: GatewayError REDIS_AWAY.
+        Redis: one round trip an upstream, lua/pool/look.lua: O(accounts).
+        """
+        return [
+            read_status(upstream, await self._scripts.raw("look", upstream, [])) for upstream in self._roster.upstreams
+        ]
+
+    async def _lease(self, demand: Demand, ends_s: float, left: Callable[[], Awaitable[object]]) -> "_Taken | NoKey":
+        """Ask; wait if need be; ask again where Redis forgot us meanwhile."""
+        asked = demand.asked
+        while True:
+            lease_id, taken_s = self._queue.new_id(), self._monotonic()
+            answer = await self._ask(demand, lease_id, max(0.0, ends_s - taken_s), asked)
+            match answer.verdict:
+                case "leased":
+                    return _Taken(lease_id, answer, taken_s, answer.asked_us)
+                case "wait":
+                    asked = answer.asked_us
+                    taken = await self._wait(demand.upstream, lease_id, ends_s, left, asked)
+                    if taken is not None:
+                        return taken
+                case "busy":
+                    return NoKey(answer.wait_us / 1e6, is_busy=True, asked=asked)
+                case "down":
+                    return NoKey(answer.wait_us / 1e6 or None, is_busy=False, asked=asked)
+                case _:
+                    return NoKey(None, is_busy=False, asked=asked)
+
+    async def _ask(self, demand: Demand, lease_id: str, patience_s: float, asked: str) -> Answer:
+        args: list[Value] = [lease_id, self._queue.channel, demand.tenant, demand.weight, demand.images, demand.model]
+        args += [round(patience_s * 1e6), asked, demand.repeat.value, self._lease_us, self._queue.alive_us]
+        args += [demand.priority.value, *demand.avoided]
+        try:
+            answer = await self._scripts.run("lease", demand.upstream, args)
+            if answer.verdict == "unknown":
+                await self._roster.restore(demand.upstream)
+                answer = await self._scripts.run("lease", demand.upstream, args)
+        except BaseException:  # cancelled, or no answer: the script may have run, or may yet
+            self._queue.abandon(demand.upstream, lease_id)
+            raise
+        return answer
+
+    async def _wait(
+        self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]], asked: str
+    ) -> "_Taken | None":
+        """Wait for one's turn; None where it did not come: the pool is to be asked once more.
+
+        Raises: GatewayError CLIENT_LEFT, REDIS_AWAY.
+        """
+        leaving, place = asyncio.ensure_future(left()), self._queue.enter(upstream, lease_id)
+        try:
+            while True:
+                wake = await self._queue.sleep(place, leaving, max(0.0, ends_s - self._monotonic()))
+                if wake is not Wake.GIVEN:
+                    break
+                taken_s = self._monotonic()
+                answer = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
+                if answer.verdict == "leased":
+                    return _Taken(lease_id, answer, taken_s, asked)
+                if answer.verdict != "wait":
+                    return None
+        except BaseException:
+            self._queue.abandon(upstream, lease_id)
+            raise
+        finally:
+            leaving.cancel()
+            self._queue.leave(place)
+        if wake is Wake.GONE:
+            return None
+        await self._leave(upstream, lease_id)
+        if wake is Wake.LEFT:
+            raise GatewayError(Fault.CLIENT_LEFT)
+        return None
+
+    async def _leave(self, upstream: str, lease_id: str) -> None:
+        """Give a place or a lease up, now or by the companion."""
+        try:
+            await self._scripts.run("leave", upstream, [lease_id])
+        except BaseException as error:
+            self._queue.abandon(upstream, lease_id)
+            if not isinstance(error, GatewayError):
+                raise
+
+    async def _key_of(self, upstream: str, taken: "_Taken") -> UpstreamKey | None:
+        """The key of a lease; one that was added lately is learnt now."""
+        answer = taken.answer
+        named = (upstream, answer.account, answer.key, answer.fingerprint)
+        key = self._roster.find(*named)
+        if key is None:
+            try:
+                await self._roster.refresh(upstream)
+            except BaseException:
+                self._queue.abandon(upstream, taken.id)
+                raise
+            key = self._roster.find(*named)
+        if key is None:
+            _LOG.warning("pool_key_unknown", upstream=upstream, account=answer.account, key=answer.key)
+        return key
+
+    def _said(self, lease: Lease, report: Report) -> dict[str, object]:
+        """As lua/pool/release.lua reads it."""
+        key = lease.key
+        said: dict[str, object] = {
+            "account": key.account,
+            "key": key.name,
+            "fingerprint": key.secret.fingerprint,
+            "model": lease.model,
+        }
+        later_us = _later_us(lease, report.sent_s)
+        if later_us:
+            said["later_us"] = later_us
+        if report.fault is None:
+            return said | {
+                "is_success": True,
+                "breaker": "well",
+                "images": report.images,
+                "usd_micros": report.usd_micros,
+            }
+        blamed = self._blame(report.fault, report)
+        if report.is_cut_short:
+            blamed.pop("breaker", None)
+        return said | blamed
+
+    def _blame(self, fault: Fault, report: Report) -> dict[str, object]:
+        row = TABLE[fault]
+        said: dict[str, object] = {"fault": fault.value, "is_unauthorized": fault is Fault.KEY_INVALID}
+        if row.outcome is Outcome.NOT_SENT:
+            said["is_unsent"] = True
+        if row.ails_upstream:
+            said["breaker"] = "ill"
+        elif row.outcome is Outcome.REFUSED and not row.is_bare:  # an edge says nothing of what is behind it
+            said["breaker"] = "well"
+        if row.lowers is not Lowers.NOTHING:
+            said["lowers"] = row.lowers.value
+        rest = rest_after(fault, self._clock(), asked_s=report.pause_s, cooldown_s=report.cooldown_s)
+        if rest:
+            said |= {
+                "scope": rest.scope.value,
+                "state": rest.state.value,
+                "seconds": rest.seconds,
+                "seconds_max": rest.seconds_max,
+                "busy": row.status == 429,
+            }
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A lease whose key is still to be found."""
+
+    id: str
+    answer: Answer
+    taken_s: float
+    asked: str
+
+
+def _later_us(lease: Lease, sent_s: float | None) -> int:
+    """How much later than it was leased a call was sent; 0 where that is not worth telling."""
+    late_s = 0.0 if sent_s is None else sent_s - lease.taken_s
+    return round(late_s * 1e6) if late_s > _LATE_S else 0
+
+
+def channel_of(process: str) -> str:
+    """Where a process hears of what its waiting requests are given."""
+    return f"{PREFIX}:pool:{process}"

@@ -1,0 +1,45 @@
+"""A configuration's accounts and terms as the scripts read them; no secrets, only their fingerprints."""
+
+import hashlib
+from dataclasses import asdict
+from typing import Final
+
+import msgspec
+
+from gateway.domain.accounts import Pool, PoolTerms
+
+_RETRIES_MIN: Final = 3
+"""So many calls of a minute may repeat a failed one however few calls there are."""
+
+
+def describe(pool: Pool) -> dict[str, object]:
+    """As lua/pool/roster.lua reads it."""
+    return {"terms": _terms(pool.terms), "accounts": _accounts(pool)}
+
+
+def digest_of(pool: Pool) -> str:
+    """What differs when a configuration does."""
+    return hashlib.sha256(msgspec.json.encode(describe(pool))).hexdigest()[:16]
+
+
+def _accounts(pool: Pool) -> dict[str, object]:
+    return {
+        account.name: {
+            **asdict(account.limits),
+            "keys": [{"name": key.name, "fingerprint": key.secret.fingerprint} for key in account.keys],
+        }
+        for account in pool.accounts
+    }
+
+
+def _terms(terms: PoolTerms) -> dict[str, float]:
+    """As lua/pool/prelude.lua reads them from `meta`."""
+    return {
+        "margin_us": round(terms.rate_margin_s * 1e6),
+        "queue_max": terms.queue_max,
+        "breaker_failures": terms.breaker_failures,
+        "breaker_open_us": round(terms.breaker_open_s * 1e6),
+        "retry_percent": terms.retry_percent,
+        "retries_min": _RETRIES_MIN,
+        "paced": terms.paced_percent,
+    }

@@ -1,0 +1,92 @@
+"""Requests for leases, leases, and reports of calls."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from gateway.domain.accounts import UpstreamKey
+from gateway.domain.errors import Fault
+
+
+class Repeat(Enum):
+    """Whether a call repeats one that failed; the value is lua/pool/lease.lua's."""
+
+    NO = 0
+    OF_ILL_UPSTREAM = 1
+    """It counts against the retry budget, and is refused beyond it."""
+    OF_BAD_KEY = 2
+    """It counts, but is never refused: the bad key is out of rotation, so the retry worsens no outage."""
+
+
+class Priority(Enum):
+    """The class of a request; the value is lua/pool/lease.lua's."""
+
+    INTERACTIVE = "i"
+    BATCH = "b"
+    """It gets only capacity that no interactive request waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A lease request for one call."""
+
+    upstream: str
+    model: str
+    """The upstream's name of the model."""
+    images: int
+    tenant: str
+    weight: int
+    patience_s: float
+    """The longest wait; 0 does not wait."""
+    asked: str = ""
+    """`asked` of an earlier lease for the same call, whose place in the queue it keeps."""
+    repeat: Repeat = Repeat.NO
+    avoided: tuple[str, ...] = ()
+    """Ids of keys, or "ACCOUNT/" for a whole account."""
+    priority: Priority = Priority.INTERACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to send one call with a key."""
+
+    id: str
+    key: UpstreamKey
+    model: str
+    images: int
+    taken_s: float
+    """Monotonic; it was taken then or later."""
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoKey:
+    """No key of the upstream may be used in time."""
+
+    wait_s: float | None
+    """Until one could be; None if that is unknown, or if the call itself has used up every key."""
+    is_busy: bool
+    """The accounts are healthy and will have room."""
+    asked: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of a call, for its key, account and upstream."""
+
+    fault: Fault | None = None
+    pause_s: float | None = None
+    """The cooldown that the upstream asked for."""
+    cooldown_s: float | None = None
+    """The cooldown that the error carries, in place of the table's."""
+    images: int = 0
+    """Delivered."""
+    usd_micros: int = 0
+    sent_s: float | None = None
+    """Monotonic; when the request was written."""
+    is_cut_short: bool = False
+    """It had less time than a call usually gets: a time-out says nothing about the upstream."""
+
+
+UNSENT: Final = Report(Fault.CALL_NOT_SENT)
+"""No call was sent, and no key is to blame."""

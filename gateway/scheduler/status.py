@@ -1,0 +1,208 @@
+"""How the pool stands, as people and metrics are told: lua/pool/look.lua's answer, read."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import msgspec
+
+from gateway.domain.accounts import AccountLimits
+from gateway.domain.errors import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Whether something may be used, and why not."""
+
+    state: State = State.READY
+    fault: str | None = None
+    since_s: int | None = None
+    """Unix seconds."""
+    until_s: int | None = None
+    held_by: str | None = None
+    """The person who took it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyStatus(Standing):
+    """One key."""
+
+    upstream: str
+    account: str
+    name: str
+    fingerprint: str
+    model: str | None
+    """The only model that its rest concerns."""
+    is_declared: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountStatus(Standing):
+    """One account: what it is allowed, what it seems to allow now, and what of that is used."""
+
+    upstream: str
+    name: str
+    limits: AccountLimits
+    requests_per_minute_now: int
+    max_concurrency_now: int
+    requests_used: int
+    """Of the last minute."""
+    images_used: int
+    in_flight: int
+    images_today: int
+    usd_micros_today: int
+    keys: tuple[KeyStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus(Standing):
+    """One upstream."""
+
+    upstream: str
+    waiting: int
+    free: int
+    """Requests that could be sent now."""
+    calls_last_minute: int
+    retries_last_minute: int
+    accounts: tuple[AccountStatus, ...]
+
+
+class _Rest(msgspec.Struct, frozen=True):
+    state: str
+    fault: str
+    since_us: float
+    until_us: float
+
+
+class _Hold(msgspec.Struct, frozen=True):
+    state: str
+    since_us: float
+    by: str
+
+
+class _Key(msgspec.Struct, frozen=True):
+    name: str
+    fingerprint: str
+    is_added: bool = False
+    held: _Hold | None = None
+    rest: _Rest | None = None
+
+
+class _Limits(msgspec.Struct, frozen=True):
+    requests_per_minute: int
+    images_per_minute: int
+    max_concurrency: int
+    weight: int
+
+
+class _Account(msgspec.Struct, frozen=True):
+    name: str
+    limits: _Limits
+    rate: int
+    lanes: int
+    used: int
+    images: int
+    flying: int
+    keys: tuple[_Key, ...]
+    images_today: int = 0
+    usd_micros_today: int = 0
+    held: _Hold | None = None
+    rest: _Rest | None = None
+
+
+class _ModelRest(msgspec.Struct, frozen=True):
+    member: str
+    model: str
+    rest: _Rest
+
+
+class _Look(msgspec.Struct, frozen=True):
+    verdict: str
+    now_us: float = 0
+    waiting: int = 0
+    free: int = 0
+    calls: float = 0
+    retries: float = 0
+    rest: _Rest | None = None
+    accounts: tuple[_Account, ...] = ()
+    models: tuple[_ModelRest, ...] = ()
+
+
+def read_status(upstream: str, text: str) -> PoolStatus:
+    """An upstream that Redis does not know yet has no accounts."""
+    look = msgspec.json.decode(text, type=_Look, strict=False)
+    models = {entry.member: entry for entry in look.models}
+    accounts = tuple(
+        _account(upstream, account, models, look.now_us) for account in sorted(look.accounts, key=lambda one: one.name)
+    )
+    return PoolStatus(
+        **_standing(None, look.rest, look.now_us),
+        upstream=upstream,
+        waiting=look.waiting,
+        free=look.free,
+        calls_last_minute=round(look.calls),
+        retries_last_minute=round(look.retries),
+        accounts=accounts,
+    )
+
+
+def _account(upstream: str, account: _Account, models: dict[str, _ModelRest], now_us: float) -> AccountStatus:
+    limits = account.limits
+    return AccountStatus(
+        **_standing(account.held, account.rest, now_us),
+        upstream=upstream,
+        name=account.name,
+        limits=AccountLimits(
+            limits.requests_per_minute, limits.images_per_minute, limits.max_concurrency, limits.weight
+        ),
+        requests_per_minute_now=account.rate,
+        max_concurrency_now=account.lanes,
+        requests_used=account.used,
+        images_used=account.images,
+        in_flight=account.flying,
+        images_today=account.images_today,
+        usd_micros_today=account.usd_micros_today,
+        keys=tuple(_key(upstream, account.name, key, models, now_us) for key in account.keys),
+    )
+
+
+def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelRest], now_us: float) -> KeyStatus:
+    standing, model = _standing(key.held, key.rest, now_us), None
+    concerned = models.get(f"{account}/{key.name}")
+    if standing["state"] is State.READY and concerned:
+        standing, model = _standing(None, concerned.rest, now_us), concerned.model
+    return KeyStatus(
+        **standing,
+        upstream=upstream,
+        account=account,
+        name=key.name,
+        fingerprint=key.fingerprint,
+        model=model,
+        is_declared=not key.is_added,
+    )
+
+
+class _Fields(TypedDict):
+    """Those of Standing."""
+
+    state: State
+    fault: str | None
+    since_s: int | None
+    until_s: int | None
+    held_by: str | None
+
+
+def _standing(hold: _Hold | None, rest: _Rest | None, now_us: float) -> _Fields:
+    """A person's word comes first."""
+    if hold:
+        since_s = round(hold.since_us / 1e6)
+        return _Fields(state=_state(hold.state), fault=None, since_s=since_s, until_s=None, held_by=hold.by)
+    if rest is None:
+        return _Fields(state=State.READY, fault=None, since_s=None, until_s=None, held_by=None)
+    since_s, until_s = round(rest.since_us / 1e6), round(rest.until_us / 1e6)
+    state = State.HALF_OPEN if rest.until_us <= now_us else _state(rest.state)
+    return _Fields(state=state, fault=rest.fault, since_s=since_s, until_s=until_s, held_by=None)
+
+
+def _state(name: str) -> State:
+    """A state that another version wrote is at least a rest."""
+    return State(name) if name in {state.value for state in State} else State.COOLING

@@ -1,0 +1,48 @@
+"""Releases that Redis did not accept: they are journaled for their images and cost."""
+
+import msgspec
+
+from gateway.redis.journal import Journal
+from gateway.redis.journal_file import Entry
+from gateway.scheduler import Lease, Report
+from gateway.scheduler.scripts import Scripts
+
+RELEASE = "release"
+"""The journal's kind of entry."""
+
+
+class _Release(msgspec.Struct, frozen=True):
+    """The arguments of lua/pool/release.lua."""
+
+    upstream: str
+    lease: str
+    verdict: str
+
+
+class Releases:
+    """Journals releases until Redis accepts them. The lease itself expires."""
+
+    def __init__(self, scripts: Scripts, journal: Journal) -> None:
+        self._scripts = scripts
+        self._journal = journal
+
+    async def keep(self, lease: Lease, report: Report) -> None:
+        """Journals a success for the account's daily sums; its effect on health is out of date by the replay."""
+        if not report.images:
+            return
+        key = lease.key
+        verdict = {
+            "account": key.account,
+            "key": key.name,
+            "fingerprint": key.secret.fingerprint,
+            "model": lease.model,
+            "images": report.images,
+            "usd_micros": report.usd_micros,
+        }
+        release = _Release(key.upstream, lease.id, msgspec.json.encode(verdict).decode())
+        await self._journal.note([Entry(RELEASE, lease.id, msgspec.Raw(msgspec.json.encode(release)))])
+
+    async def replay(self, body: msgspec.Raw) -> None:
+        """Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
+        release = msgspec.json.decode(body, type=_Release)
+        await self._scripts.run("release", release.upstream, [release.lease, release.verdict])

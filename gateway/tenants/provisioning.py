@@ -1,0 +1,233 @@
+"""Tenants that stand in the configuration: brought into Redis at start, at a reload, and when Redis lost its memory.
+
+Invariants: applying twice changes nothing and tells the audit nothing, from however many processes at once; counters
+are never touched; what a person disabled or revoked stays so; what others made by the admin API is left alone.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.domain.audit import CONFIGURATION, Act, describe_key, describe_tenant
+from gateway.domain.errors import GatewayError
+from gateway.domain.tenants import Tenant, TenantKey
+from gateway.redis import PREFIX, Client, answer
+from gateway.tenants.api_keys import TenantKeys
+from gateway.tenants.authentication import Credentials
+from gateway.tenants.records import (
+    NAMES,
+    keys_record,
+    read_key,
+    read_tenant,
+    revoked_record,
+    tenant_record,
+    write_key,
+)
+from gateway.tenants.store import tenant_act, tenant_edits
+from gateway.tenants.transactions import Changes, Edit, Part, retrying
+
+DECLARED: Final = f"{PREFIX}:declared"
+"""The set of names that stand in the configuration, or did when it was last applied."""
+MARKER: Final = f"{PREFIX}:declaration"
+"""A digest of what was applied last; without it Redis has lost its memory."""
+_LOOK_S: Final = 2.0
+_START_S: Final = 3.0
+"""How long serving waits for the first application: less than uvicorn gives a new worker to begin."""
+_LOG = structlog.get_logger("imagegate.declaration")
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredKey:
+    """A key, and the SHA-256 of it in hexadecimal."""
+
+    key: TenantKey
+    hashed: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredTenant:
+    """A tenant with its keys, as the configuration has them."""
+
+    tenant: Tenant
+    keys: tuple[DeclaredKey, ...] = ()
+
+
+class Declaration:
+    """The tenants of the configuration."""
+
+    def __init__(
+        self,
+        redis: Client,
+        credentials: Credentials,
+        changes: Changes,
+        keys: TenantKeys,
+        clock: Callable[[], float],
+        declared: Sequence[DeclaredTenant],
+        look_s: float = _LOOK_S,
+    ) -> None:
+        self._redis = redis
+        self._credentials = credentials
+        self._changes = changes
+        self._keys = keys
+        self._clock = clock
+        self._declared = tuple(declared)
+        self._look_s = look_s
+        self._is_applied = False
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        """The first application. Without Redis serving begins all the same: `keep` applies it as soon as it can."""
+        try:
+            async with asyncio.timeout(_START_S):
+                await self.apply()
+        except (GatewayError, TimeoutError) as error:
+            _LOG.warning("tenants_not_declared_yet", detail=str(error), again_in_s=self._look_s)
+
+    async def keep(self) -> None:
+        """Apply what could not be applied, and again when Redis has lost its memory; runs for ever."""
+        while True:
+            await asyncio.sleep(self._look_s)
+            try:
+                await self._look()
+            except GatewayError as error:
+                _LOG.debug("declaration_not_looked_after", detail=error.detail)
+
+    async def reload(self, declared: Sequence[DeclaredTenant]) -> None:
+        """Apply another declaration in the place of this one."""
+        self._declared = tuple(declared)
+        self._is_applied = False
+        await self.start()
+
+    async def apply(self) -> None:
+        """Make Redis hold what is declared. Raises: GatewayError REDIS_AWAY."""
+        async with self._turn:
+            declared = self._declared
+            if declared:
+                await self._apply(declared)
+            await answer(self._redis, self._redis.set(MARKER, _digest(declared)), object)
+            self._is_applied = declared is self._declared
+
+    async def _apply(self, tenants: Sequence[DeclaredTenant]) -> None:
+        names = {declared.tenant.name for declared in tenants}
+        for known in (NAMES, DECLARED):
+            await answer(self._redis, self._redis.sadd(known, *names), int)
+        for declared in tenants:
+            await self._apply_tenant(declared)
+        for name in sorted(await answer(self._redis, self._redis.smembers(DECLARED), set[str]) - names):
+            await self._retire(name)
+        _LOG.info("tenants_declared", tenants=len(names))
+
+    async def _look(self) -> None:
+        if self._is_applied and await answer(self._redis, self._redis.exists(MARKER), bool):
+            return
+        if self._is_applied:
+            _LOG.error(
+                "redis_lost_its_memory",
+                lost="tenants and keys made by the admin API, the audit, counters of limits and quotas, the ledger",
+                restored=f"{len(self._declared)} tenants of the configuration",
+            )
+        await self.apply()
+
+    async def _apply_tenant(self, declared: DeclaredTenant) -> None:
+        name = declared.tenant.name
+        await retrying(partial(self._apply_record, declared.tenant))
+        for entry in declared.keys:
+            if entry.key.expires_at is None or entry.key.expires_at > self._clock():
+                await retrying(partial(self._apply_key, entry))
+        await retrying(partial(self._revoke_others, name, {entry.key.id for entry in declared.keys}))
+
+    async def _apply_record(self, declared: Tenant) -> None:
+        fields = await answer(self._redis, self._redis.hgetall(tenant_record(declared.name)), dict[str, str])
+        if not fields:
+            tenant = replace(_wanted(declared), created_at=int(self._clock()))
+            act = Act(CONFIGURATION, "tenant.create", tenant.name, after=describe_tenant(tenant))
+        else:
+            before = read_tenant(declared.name, fields)
+            tenant = _wanted(declared, before)
+            if tenant == before:
+                return
+            act = tenant_act(CONFIGURATION, before, tenant)
+        await self._changes.make(act, list(tenant_edits(fields, tenant)))
+
+    async def _apply_key(self, declared: DeclaredKey) -> None:
+        """The lookup is written also where nothing changes: a cluster may have lost a part of its memory."""
+        key, mac = declared.key, await self._credentials.mac(declared.hashed, asks_redis=True)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.sismember(revoked_record(key.tenant), key.id)
+        pipeline.hget(keys_record(key.tenant), key.id)
+        is_revoked, text = await answer(self._redis, pipeline.execute(), tuple[int, str])
+        if is_revoked:
+            _LOG.warning("declared_key_stays_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
+            return
+        owner = await self._keys.link(key)
+        if owner and owner != key.tenant:
+            await self._revoke(owner, key.id)
+        if not text:
+            key = replace(key, created_at=int(self._clock()))
+            act = Act(CONFIGURATION, "key.create", key.tenant, key.id, after=describe_key(key))
+            made = Edit(Part.KEYS, key.id, None, write_key(key, mac))
+            await self._changes.make(act, [made], unless_revoked=key.id)
+            return
+        record = read_key(text)
+        before, is_same = record.key(key.id, key.tenant), record.mac == mac
+        old_until = before.old_secret_until if is_same else None
+        key = replace(key, created_at=record.created_at, old_secret_until=old_until)
+        after = write_key(key, mac, record.old_mac, record.old_until) if is_same else write_key(key, mac)
+        if after != text:
+            action = "key.update" if is_same else "key.rotate"
+            act = Act(CONFIGURATION, action, key.tenant, key.id, describe_key(before), describe_key(key))
+            await self._changes.make(act, [Edit(Part.KEYS, key.id, text, after)])
+
+    async def _revoke_others(self, tenant: str, wanted: set[str]) -> None:
+        """Revoke the keys that stood in the configuration and do no longer."""
+        texts = await answer(self._redis, self._redis.hgetall(keys_record(tenant)), dict[str, str])
+        for key_id, text in texts.items():
+            if key_id not in wanted and read_key(text).declared:
+                await self._revoke(tenant, key_id)
+
+    async def _revoke(self, tenant: str, key_id: str) -> None:
+        text = await answer(self._redis, self._redis.hget(keys_record(tenant), key_id), str)
+        if text:
+            described = describe_key(read_key(text).key(key_id, tenant))
+            act = Act(CONFIGURATION, "key.revoke", tenant, key_id, before=described)
+            await self._changes.make(act, [Edit(Part.KEYS, key_id, text, None)])
+        await self._keys.unlink(key_id, tenant)
+
+    async def _retire(self, name: str) -> None:
+        """Disable a tenant that stands in the configuration no longer; everything of it is kept."""
+        await retrying(partial(self._disable, name))
+        await answer(self._redis, self._redis.srem(DECLARED, name), int)
+
+    async def _disable(self, name: str) -> None:
+        fields = await answer(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
+        before = read_tenant(name, fields) if fields else None
+        if before and before.is_declared:
+            by = before.disabled_by if before.is_disabled else CONFIGURATION.name
+            after = replace(before, is_declared=False, is_disabled=True, disabled_by=by)
+            await self._changes.make(tenant_act(CONFIGURATION, before, after), list(tenant_edits(fields, after)))
+
+
+def _wanted(declared: Tenant, before: Tenant | None = None) -> Tenant:
+    """What a tenant is to be: as declared, but never let in where a person disabled it."""
+    by = CONFIGURATION.name if declared.is_disabled else ""
+    wanted = replace(declared, is_declared=True, disabled_by=by)
+    if before is None:
+        return wanted
+    wanted = replace(wanted, created_at=before.created_at)
+    if before.is_disabled and before.disabled_by != CONFIGURATION.name:
+        return replace(wanted, is_disabled=True, disabled_by=before.disabled_by)
+    return wanted
+
+
+def _digest(declared: Sequence[DeclaredTenant]) -> str:
+    described = [
+        [describe_tenant(entry.tenant), [[describe_key(key.key), key.hashed] for key in entry.keys]]
+        for entry in declared
+    ]
+    return hashlib.sha256(msgspec.json.encode(described)).hexdigest()

@@ -1,0 +1,127 @@
+"""Tenants and keys as Redis holds them: the names of their keys, the fields of their records."""
+
+from dataclasses import asdict
+from typing import Final
+
+import msgspec
+
+from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, Limits, Quotas, Tenant, TenantKey
+from gateway.redis import PREFIX
+
+NAMES: Final = f"{PREFIX}:tenants"
+"""The set of every tenant's name."""
+
+
+def tenant_record(name: str) -> str:
+    return f"{PREFIX}:{{{name}}}:tenant"
+
+
+def keys_record(name: str) -> str:
+    return f"{PREFIX}:{{{name}}}:keys"
+
+
+def revoked_record(name: str) -> str:
+    """The set of declared keys that a person revoked."""
+    return f"{PREFIX}:{{{name}}}:revoked_keys"
+
+
+def audit_stream(name: str) -> str:
+    return f"{PREFIX}:{{{name}}}:audit"
+
+
+def lookup_record(key_id: str) -> str:
+    """Whose a key is: a tenant's name. It opens nothing without the tenant's own record of the key."""
+    return f"{PREFIX}:key:{key_id}"
+
+
+class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A value of the hash `ig2:{NAME}:keys`: what is kept of a key, as JSON."""
+
+    mac: str
+    """The keyed hash of the secret."""
+    old_mac: str = ""
+    """That of the one before, valid until `old_until`, Unix seconds."""
+    old_until: int = 0
+    label: str = ""
+    created_at: int
+    expires_at: int | None = None
+    declared: bool = False
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
+
+    def key(self, key_id: str, tenant: str) -> TenantKey:
+        return TenantKey(
+            key_id,
+            tenant,
+            self.label,
+            self.created_at,
+            self.expires_at,
+            _limits(self.limits),
+            _quotas(self.limits),
+            self.declared,
+            self.old_until if self.old_mac else None,
+        )
+
+    def text(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+def write_key(key: TenantKey, mac: str, old_mac: str = "", old_until: int = 0) -> str:
+    return KeyRecord(
+        mac=mac,
+        old_mac=old_mac,
+        old_until=old_until,
+        label=key.label,
+        created_at=key.created_at,
+        expires_at=key.expires_at,
+        declared=key.is_declared,
+        limits=_flat(key.limits, key.quotas),
+    ).text()
+
+
+def read_key(text: str) -> KeyRecord:
+    return msgspec.json.decode(text, type=KeyRecord)
+
+
+def write_tenant(tenant: Tenant) -> dict[str, str]:
+    """The fields of a tenant's record."""
+    return {
+        "models": "" if tenant.models is None else _json(sorted(tenant.models)),
+        "disabled": str(int(tenant.is_disabled)),
+        "disabled_by": tenant.disabled_by,
+        "created_at": str(tenant.created_at),
+        "weight": str(tenant.weight),
+        "declared": str(int(tenant.is_declared)),
+        "limits": _json(_flat(tenant.limits, tenant.quotas)),
+    }
+
+
+def read_tenant(name: str, fields: dict[str, str]) -> Tenant:
+    limits = msgspec.json.decode(fields.get("limits") or "{}", type=dict[str, int])
+    return Tenant(
+        name,
+        frozenset(msgspec.json.decode(fields["models"], type=list[str])) if fields.get("models") else None,
+        fields.get("disabled") == "1",
+        int(fields.get("created_at", 0)),
+        _limits(limits),
+        _quotas(limits),
+        int(fields.get("weight", 1)),
+        fields.get("declared") == "1",
+        fields.get("disabled_by", ""),
+    )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _flat(limits: Limits, quotas: Quotas) -> dict[str, int]:
+    """Both in one object, as the script that admits reads them; absent is none."""
+    return {name: value for name, value in (asdict(limits) | asdict(quotas)).items() if value is not None}
+
+
+def _limits(flat: dict[str, int]) -> Limits:
+    return Limits(**{name: flat.get(name) for name in LIMIT_NAMES})
+
+
+def _quotas(flat: dict[str, int]) -> Quotas:
+    return Quotas(**{name: flat.get(name) for name in QUOTA_NAMES})

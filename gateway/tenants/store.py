@@ -1,0 +1,97 @@
+"""Tenants: created, changed, listed. Every change is told to the audit in the same step."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final
+
+from gateway.domain.audit import Act, Actor, describe_tenant
+from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.tenants import Tenant
+from gateway.redis import Client, answer
+from gateway.tenants.records import NAMES, read_tenant, tenant_record, write_tenant
+from gateway.tenants.transactions import Changes, Edit, Part, StaleError, retrying
+
+BATCH: Final = 100
+"""Tenants read in one round trip, so that ten thousand do not meet one call's deadline."""
+
+
+class TenantStore:
+    """Every tenant."""
+
+    def __init__(self, redis: Client, changes: Changes) -> None:
+        self._redis = redis
+        self._changes = changes
+
+    async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
+        """Raises: GatewayError CONFLICT, REDIS_AWAY."""
+        await answer(self._redis, self._redis.sadd(NAMES, tenant.name), int)
+        act = Act(actor, "tenant.create", tenant.name, after=describe_tenant(tenant))
+        try:
+            await self._changes.make(act, list(tenant_edits({}, tenant)))
+        except StaleError:
+            raise GatewayError(Fault.CONFLICT, f"A tenant named '{tenant.name}' exists already.") from None
+        return tenant
+
+    async def get(self, name: str) -> Tenant:
+        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        return read_tenant(name, await self._fields(name))
+
+    async def list_tenants(self) -> list[Tenant]:
+        """Every tenant, by name."""
+        found: list[Tenant] = []
+        for batch in batched(sorted(await self.names())):
+            pipeline = self._redis.pipeline(transaction=False)
+            for name in batch:
+                pipeline.hgetall(tenant_record(name))
+            records = await answer(self._redis, pipeline.execute(), list[dict[str, str]])
+            found += [read_tenant(name, fields) for name, fields in zip(batch, records, strict=True) if fields]
+        return found
+
+    async def names(self) -> set[str]:
+        return await answer(self._redis, self._redis.smembers(NAMES), set[str])
+
+    async def update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
+        """Make a tenant what `change` makes of it; what is changed elsewhere meanwhile stays.
+
+        Raises: GatewayError NOT_FOUND, REDIS_AWAY.
+        """
+        return await retrying(partial(self._update, name, change, actor))
+
+    async def _update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
+        fields = await self._fields(name)
+        before = read_tenant(name, fields)
+        after = change(before)
+        if after != before:
+            edits = list(tenant_edits(fields, after))
+            await self._changes.make(tenant_act(actor, before, after), edits)
+        return after
+
+    async def _fields(self, name: str) -> dict[str, str]:
+        fields = await answer(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
+        if not fields:
+            raise no_tenant(name)
+        return fields
+
+
+def no_tenant(name: str) -> GatewayError:
+    return GatewayError(Fault.NOT_FOUND, f"There is no tenant named '{name[:64]}'.")
+
+
+def tenant_edits(fields: dict[str, str], tenant: Tenant) -> Iterator[Edit]:
+    """What turns a record as it was read into that of a tenant.
+
+    Every field is among it, so that what the audit tells of those that stay is true as well.
+    """
+    for field, value in write_tenant(tenant).items():
+        yield Edit(Part.TENANT, field, fields.get(field), value)
+
+
+def tenant_act(actor: Actor, before: Tenant, after: Tenant) -> Act:
+    actions = {(False, True): "tenant.disable", (True, False): "tenant.enable"}
+    action = actions.get((before.is_disabled, after.is_disabled), "tenant.update")
+    return Act(actor, action, after.name, before=describe_tenant(before), after=describe_tenant(after))
+
+
+def batched(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), BATCH):
+        yield names[start : start + BATCH]

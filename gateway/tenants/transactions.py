@@ -1,0 +1,85 @@
+"""Changing a tenant or its keys: read, decide, and write with the audit entry, unless somebody else was faster."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeVar
+
+import msgspec
+
+from gateway.domain.audit import Act, Described
+from gateway.domain.errors import Fault, GatewayError
+from gateway.redis import Client, Value, load_script
+from gateway.tenants.authentication import CHANNEL
+from gateway.tenants.records import audit_stream, keys_record, revoked_record, tenant_record
+
+_ATTEMPTS_MAX: Final = 200
+"""Of as many that change one record at once, one succeeds in every round."""
+_T = TypeVar("_T")
+
+
+class Part(Enum):
+    """Which of a tenant's hashes; the value is its place among the script's keys."""
+
+    TENANT = 1
+    KEYS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One field as it was read and as it is to be; None where there is none."""
+
+    part: Part
+    field: str
+    before: str | None
+    after: str | None
+
+
+class StaleError(Exception):
+    """Somebody else changed the record since it was read."""
+
+
+class Changes:
+    """The one way in which tenants and their keys change."""
+
+    def __init__(self, redis: Client, forget: Callable[[str], None], audit_keep_s: int) -> None:
+        self._forget = forget
+        self._audit_keep_s = audit_keep_s
+        self._change = load_script(redis, "change")
+
+    async def make(self, act: Act, edits: Sequence[Edit], *, revoked_key: str = "", unless_revoked: str = "") -> None:
+        """Make all edits and tell the audit and every process, or do nothing.
+
+        `revoked_key` cannot be declared again: nothing happens then where it is `unless_revoked`. An act without an
+        action is not told to the audit.
+        Raises: StaleError; GatewayError REDIS_AWAY.
+        Redis: one round trip, lua/change.lua.
+        """
+        message = f"@{act.tenant}"
+        args: list[Value] = [CHANNEL, message, self._audit_keep_s, act.action, act.actor.name, act.actor.request_id]
+        args += [act.key_id, _text(act.before), _text(act.after), revoked_key, unless_revoked]
+        for edit in edits:
+            args += [edit.part.value, edit.field, _marked(edit.before), _marked(edit.after)]
+        name = act.tenant
+        keys = [tenant_record(name), keys_record(name), revoked_record(name), audit_stream(name)]
+        if not await self._change(keys, args):
+            raise StaleError
+        self._forget(message)
+
+
+async def retrying(change: Callable[[], Awaitable[_T]]) -> _T:
+    """Run a change that reads first, again whenever somebody else was faster."""
+    for _ in range(_ATTEMPTS_MAX):
+        try:
+            return await change()
+        except StaleError:
+            continue
+    raise GatewayError(Fault.CONFLICT, "The record is being changed by too many at once; try again.")
+
+
+def _text(described: Described | None) -> str:
+    return "" if described is None else msgspec.json.encode(described).decode()
+
+
+def _marked(value: str | None) -> str:
+    return "" if value is None else f"={value}"

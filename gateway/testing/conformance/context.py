@@ -1,0 +1,18 @@
+"""What every check is given."""
+
+from dataclasses import dataclass
+
+from gateway.testing.conformance.fields import Refusals
+from gateway.testing.conformance.limits import Rush
+from gateway.testing.conformance.purchases import Orders
+from gateway.testing.conformance.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run against one server."""
+
+    server: Server
+    orders: Orders
+    refusals: Refusals
+    rush: Rush

@@ -1,0 +1,99 @@
+"""The rate limit, where it may be provoked: with images that are bought for it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from gateway.testing.conformance.checks import Check, InapplicableError, Level, UntriedError, expect_refusal, require
+from gateway.testing.conformance.purchases import Order, Orders
+from gateway.testing.conformance.responses import member
+
+if TYPE_CHECKING:
+    from gateway.testing.conformance.context import Trial
+
+_AT_ONCE: Final = 8
+_CODES: Final = (
+    "rate_limit_exceeded",
+    "slow_down",
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded",
+)
+"""reference/openai-images.md 5.2."""
+
+
+class Rush:
+    """Sends up to so many orders, a few at once, until one is refused for its rate."""
+
+    def __init__(self, orders: Orders, images_at_most: int) -> None:
+        self._orders = orders
+        self._left = images_at_most
+        self._refused: Order | None = None
+
+    def refused(self) -> Order:
+        """The first that was refused with 429. Raises: InapplicableError."""
+        while self._refused is None and self._left > 0:
+            size = min(_AT_ONCE, self._left)
+            self._left -= size
+            with ThreadPoolExecutor(size) as pool:
+                made = list(pool.map(lambda _: self._order(), range(size)))
+            self._refused = next((order for order in made if order and order.answer.status == 429), None)
+        if self._refused is None:
+            raise InapplicableError("no request was refused for its rate (--provoke-429 N sends N more)")
+        return self._refused
+
+    def _order(self) -> Order | None:
+        try:
+            return self._orders.buy(model=self._orders.model)
+        except UntriedError:
+            return None
+
+
+def _shape(trial: "Trial") -> None:
+    expect_refusal(trial.rush.refused().answer, 429)
+
+
+def _code(trial: "Trial") -> None:
+    answer = trial.rush.refused().answer
+    code = member(answer.error, "code")
+    require(code in _CODES, answer.quote())
+
+
+def _retry_after(trial: "Trial") -> None:
+    headers = trial.rush.refused().answer.headers
+    told = headers.get("retry-after", "absent")
+    try:
+        pause_s = float(told)
+    except ValueError:
+        pause_s = -1.0
+    quota = headers.get("x-should-retry") == "false"
+    require(quota or 0 < pause_s <= 60, f"retry-after is {told}")
+
+
+CHECKS: Final = (
+    Check(
+        "limits.refusal",
+        Level.MUST,
+        "A 429 has an error object with a message.",
+        "Every SDK: RateLimitError without a text; Open WebUI shows the reason phrase alone.",
+        _shape,
+        buys=True,
+    ),
+    Check(
+        "limits.code",
+        Level.SHOULD,
+        "error.code of a 429 tells a rate (rate_limit_exceeded) from a quota (insufficient_quota).",
+        "Programs that wait for the one and give up on the other.",
+        _code,
+        buys=True,
+    ),
+    Check(
+        "limits.retry_after",
+        Level.MUST,
+        "A 429 that waiting mends has a retry-after of more than 0 and at most 60 seconds.",
+        "Python 3 SDK gives up above 120 s, Node 6 waits for however long; without it, both retry within seconds.",
+        _retry_after,
+        buys=True,
+    ),
+)

@@ -1,0 +1,45 @@
+"""Whether bytes are a picture, and which."""
+
+import base64
+import binascii
+import io
+from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
+
+from gateway.testing.conformance.checks import BrokenError
+from gateway.testing.conformance.responses import shown
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the bytes are, whatever was said of them; an SVG has no size."""
+
+    kind: str
+    size: str | None
+
+
+def decode(encoded: object) -> Picture:
+    """A picture in an answer's `b64_json`. Raises: BrokenError."""
+    if not isinstance(encoded, str) or not encoded:
+        raise BrokenError(f"b64_json is {shown(encoded)}")
+    if encoded.startswith("data:"):
+        raise BrokenError("b64_json begins with 'data:'")
+    try:
+        content = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BrokenError(f"b64_json is no base64 without line breaks: {error}") from error
+    return measure(content)
+
+
+def measure(content: bytes) -> Picture:
+    """Raises: BrokenError."""
+    if content.lstrip()[:5] in {b"<svg ", b"<?xml"}:
+        return Picture("svg", None)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind, (width, height) = (image.format or "").lower(), image.size
+            image.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenError(f"the bytes are no picture that opens ({len(content)} bytes)") from error
+    return Picture(kind, f"{width}x{height}")

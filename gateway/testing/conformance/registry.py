@@ -1,0 +1,38 @@
+"""Every check, in the order in which they are tried: those that judge all answers come last."""
+
+from typing import Final
+
+from gateway.testing.conformance import (
+    authentication,
+    errors,
+    fields,
+    headers,
+    images,
+    limits,
+    models,
+    routes,
+    sdk,
+    streams,
+)
+from gateway.testing.conformance.checks import Check
+from gateway.testing.conformance.fields import WRONGS
+from gateway.testing.conformance.purchases import IMAGES
+
+CHECKS: Final[tuple[Check, ...]] = (
+    *authentication.CHECKS,
+    *models.CHECKS,
+    *routes.CHECKS,
+    *fields.CHECKS,
+    *images.CHECKS,
+    *streams.CHECKS,
+    *sdk.CHECKS,
+    *limits.CHECKS,
+    *headers.CHECKS,
+    *errors.CHECKS,
+)
+
+IMAGES_MAX: Final = sum(IMAGES.values())
+"""Bought of a server that refuses what it must."""
+
+MISTAKEN_MAX: Final = sum(wrong.images for wrong in WRONGS) + 16
+"""Made besides by a server that refuses nothing: one for every request that it should refuse."""

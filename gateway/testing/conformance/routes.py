@@ -1,0 +1,199 @@
+"""Addresses, methods and bodies that lead nowhere."""
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.testing.conformance.checks import (
+    BrokenError,
+    Check,
+    InapplicableError,
+    Level,
+    expect_refusal,
+    expect_status,
+    require,
+)
+from gateway.testing.conformance.purchases import PROMPT
+from gateway.testing.conformance.responses import member, shown
+from gateway.testing.conformance.server import GENERATIONS
+
+if TYPE_CHECKING:
+    from gateway.testing.conformance.context import Trial
+
+_NOWHERE: Final = "/conformance-nowhere"
+_BROKEN: Final = b'{"model": "dall-e-3", "prompt": '
+_JSON: Final = {"content-type": "application/json"}
+_LARGE_BYTES: Final = 8 * 2**20
+"""Larger than any prompt; a gateway without a limit below it answers that the prompt is too long."""
+
+
+def _unknown(trial: "Trial") -> None:
+    expect_refusal(trial.server.send("POST", _NOWHERE, json={}), 404)
+
+
+def _unknown_named(trial: "Trial") -> None:
+    answer = trial.server.send("POST", _NOWHERE, json={})
+    expect_status(answer, 404)
+    require(_NOWHERE in str(member(answer.error, "message")), answer.quote())
+
+
+def _method(trial: "Trial") -> None:
+    expect_refusal(trial.server.get(GENERATIONS), 404, 405)
+
+
+def _allow(trial: "Trial") -> None:
+    answer = trial.server.get(GENERATIONS)
+    if answer.status == 404:
+        raise InapplicableError("the server answers 404 there, as it may")
+    expect_status(answer, 405)
+    allowed = answer.headers.get("allow", "")
+    require("POST" in allowed.replace(",", " ").split(), f"allow is {shown(allowed)}")
+
+
+def _head_options(trial: "Trial") -> None:
+    for method in ("HEAD", "OPTIONS"):
+        for path in ("/models", GENERATIONS):
+            answer = trial.server.send(method, path)
+            require(answer.status < 500, f"{answer.request}: {answer.quote()}")
+
+
+def _edits(trial: "Trial") -> None:
+    _refuses_form(trial, "/images/edits", {"model": trial.orders.model, "n": "1"})
+
+
+def _variations(trial: "Trial") -> None:
+    _refuses_form(trial, "/images/variations", {"n": "1"})
+
+
+def _refuses_form(trial: "Trial", path: str, fields: dict[str, str]) -> None:
+    """A form as the SDKs send it, without the image and the prompt that are required."""
+    answer = trial.server.send("POST", path, data=fields, files={"conformance": b""})
+    expect_refusal(answer, 400, 404, 405)
+
+
+def _broken_json(trial: "Trial") -> None:
+    expect_refusal(trial.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON), 400)
+
+
+def _broken_json_nulls(trial: "Trial") -> None:
+    answer = trial.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON)
+    expect_status(answer, 400)
+    found = {name: member(answer.error, name) for name in ("type", "param", "code")}
+    require(found == {"type": "invalid_request_error", "param": None, "code": None}, shown(found))
+
+
+def _empty(trial: "Trial") -> None:
+    expect_refusal(trial.server.send("POST", GENERATIONS, content=b"", headers=_JSON), 400)
+
+
+def _array(trial: "Trial") -> None:
+    expect_refusal(trial.server.send("POST", GENERATIONS, json=[]), 400)
+
+
+def _form(trial: "Trial") -> None:
+    body = {"model": trial.orders.model, "prompt": PROMPT}
+    expect_refusal(trial.server.send("POST", GENERATIONS, data=body), 400, 415)
+
+
+def _too_large(trial: "Trial") -> None:
+    body = {"model": trial.orders.model, "prompt": "a" * _LARGE_BYTES}
+    answer = trial.server.generate(body)
+    if answer.status == 400 and answer.error:
+        raise InapplicableError(f"no limit within {_LARGE_BYTES // 2**20} MiB: the prompt is refused instead")
+    try:
+        expect_refusal(answer, 413)
+    except BrokenError as error:
+        raise BrokenError(f"a body of {_LARGE_BYTES // 2**20} MiB: {error}") from error
+
+
+CHECKS: Final = (
+    Check(
+        "routes.unknown",
+        Level.MUST,
+        "An unknown address: 404 and a message.",
+        "Every SDK: NotFoundError; a page in HTML reaches the user as it is.",
+        _unknown,
+    ),
+    Check(
+        "routes.unknown_named",
+        Level.SHOULD,
+        "The message names the unknown address.",
+        "Whoever has written /v1 twice, or not at all, sees it at once.",
+        _unknown_named,
+    ),
+    Check(
+        "routes.method",
+        Level.MUST,
+        "GET of the generations: 405, or 404, and a message.",
+        "Every SDK, where a proxy turned POST into GET: an answer with 200 has no images.",
+        _method,
+    ),
+    Check(
+        "routes.allow",
+        Level.SHOULD,
+        "That 405 has Allow: POST.",
+        "Plain HTTP clients, which RFC 9110 promises it.",
+        _allow,
+    ),
+    Check(
+        "routes.head_options",
+        Level.MUST,
+        "HEAD and OPTIONS of the models and the generations are no 5xx.",
+        "Health checks send HEAD, browsers OPTIONS; a 5xx takes the server out of a balancer.",
+        _head_options,
+    ),
+    Check(
+        "routes.edits",
+        Level.MUST,
+        "An edit without an image: 400, or 404 without edits, and a message.",
+        "LibreChat and Open WebUI send edits; 422 and 500 are retried, or shown without a text.",
+        _edits,
+    ),
+    Check(
+        "routes.variations",
+        Level.MUST,
+        "A variation without an image: 400, or 404 without variations, and a message.",
+        "The SDKs' create_variation: as edits.",
+        _variations,
+    ),
+    Check(
+        "bodies.broken_json",
+        Level.MUST,
+        "A body that is no JSON: 400 and a message.",
+        "Plain HTTP clients, n8n: BadRequestError is not retried, a 500 is, three times.",
+        _broken_json,
+    ),
+    Check(
+        "bodies.broken_json_nulls",
+        Level.SHOULD,
+        "Its type is invalid_request_error, its param and code are null.",
+        "Programs that branch on code.",
+        _broken_json_nulls,
+    ),
+    Check(
+        "bodies.empty",
+        Level.MUST,
+        "An empty body: 400 and a message.",
+        "Plain HTTP clients.",
+        _empty,
+    ),
+    Check(
+        "bodies.array",
+        Level.MUST,
+        "A body that is a list: 400 and a message.",
+        "Plain HTTP clients.",
+        _array,
+    ),
+    Check(
+        "bodies.form",
+        Level.SHOULD,
+        "A body of another content type: 400 or 415, and a message.",
+        "Plain HTTP clients that forget the content type: curl -d sends a form.",
+        _form,
+    ),
+    Check(
+        "bodies.too_large",
+        Level.MUST,
+        "A body above the server's limit: 413 and a message, on a connection that closes cleanly.",
+        "Every SDK: a broken connection is taken for a network fault and sent again, in full, twice.",
+        _too_large,
+    ),
+)

@@ -1,0 +1,155 @@
+"""Tries the checks one after another against one server."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from gateway.testing.conformance.checks import (
+    BrokenError,
+    Check,
+    Finding,
+    InapplicableError,
+    Level,
+    Outcome,
+    UntriedError,
+)
+from gateway.testing.conformance.context import Trial
+from gateway.testing.conformance.fields import Refusals
+from gateway.testing.conformance.limits import Rush
+from gateway.testing.conformance.models import list_models
+from gateway.testing.conformance.purchases import Orders
+from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
+from gateway.testing.conformance.responses import member
+from gateway.testing.conformance.server import GENERATIONS, Server
+
+DEFAULT_MODEL: Final = "dall-e-3"
+"""The name that most clients have written down (reference/openai-images.md 1.1)."""
+_IMAGE_WORDS: Final = ("image", "dall-e", "flux", "diffusion", "sdxl", "recraft", "ideogram", "seedream", "midjourney")
+
+
+class UnusableError(Exception):
+    """The run cannot begin; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for."""
+
+    base_url: str
+    key: str
+    model: str | None = None
+    timeout_s: float = 120.0
+    buys: bool = True
+    provoked: int = 0
+    """Images that may be bought besides, to meet the rate limit."""
+
+    @property
+    def images_max(self) -> int:
+        return IMAGES_MAX + self.provoked if self.buys else 0
+
+    @property
+    def mistaken_max(self) -> int:
+        """What a server makes besides that refuses nothing."""
+        return MISTAKEN_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found."""
+
+    base_url: str
+    model: str
+    findings: tuple[Finding, ...]
+    images_seen: int
+    """In the answers."""
+
+    def count(self, outcome: Outcome, level: Level | None = None) -> int:
+        return sum(
+            found.outcome is outcome and (level is None or found.check.level is level) for found in self.findings
+        )
+
+    @property
+    def holds(self) -> bool:
+        """Whether every must holds; one that could not be tried does not."""
+        return not any(self.count(outcome, Level.MUST) for outcome in (Outcome.FAILS, Outcome.UNTRIED))
+
+
+def base_url_of(url: str) -> str:
+    """As the SDKs take it: a bare address gets /v1. Raises: UnusableError."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        is_address = False
+    if not is_address:
+        raise UnusableError("URL must be as http://127.0.0.1:8080/v1")
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+def conform(plan: Plan, tell: Callable[[int, int], None]) -> Report:
+    """Try everything; `tell` hears how many checks are done, and of how many.
+
+    Raises: UnusableError where the server cannot be reached or refuses the key.
+    """
+    base_url = base_url_of(plan.base_url)
+    with closing(Server(base_url, plan.key, plan.timeout_s)) as server:
+        listed = _look(server)
+        model = plan.model or _first_image_model(listed)
+        with closing(Orders(server, model, frozenset(listed))) as orders:
+            rush = Rush(orders, plan.provoked if plan.buys else 0)
+            findings = _try_all(plan, Trial(server, orders, Refusals(server, model), rush), tell)
+        return Report(base_url, model, findings, _count_images(server))
+
+
+def _try_all(plan: Plan, trial: Trial, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
+    checks = [check for check in CHECKS if plan.buys or not check.buys]
+    findings = []
+    for done, check in enumerate(checks):
+        tell(done, len(checks))
+        findings.append(_try(check, trial))
+    return tuple(findings)
+
+
+def _look(server: Server) -> list[str]:
+    """The listed names; none where the list is not as it must be, which a check tells. Raises: UnusableError."""
+    try:
+        answer = server.get("/models")
+        if answer.status in {401, 403}:
+            raise UnusableError(f"the key is refused at {server.base_url} (HTTP {answer.status}); check --key")
+        if answer.status == 404 and answer.document is None:
+            raise UnusableError(f"{server.base_url} has no /models; is the base URL right?")
+        names = [member(entry, "id") for entry in list_models(server)]
+    except UntriedError as error:
+        raise UnusableError(f"{server.base_url} cannot be used: {server.safe(str(error))}") from error
+    except BrokenError:
+        return []
+    return [name for name in names if isinstance(name, str)]
+
+
+def _first_image_model(listed: list[str]) -> str:
+    return next((name for name in listed if any(word in name.lower() for word in _IMAGE_WORDS)), DEFAULT_MODEL)
+
+
+def _try(check: Check, trial: Trial) -> Finding:
+    try:
+        check.attempt(trial)
+    except BrokenError as error:
+        return Finding(check, Outcome.FAILS, trial.server.safe(str(error)))
+    except InapplicableError as error:
+        return Finding(check, Outcome.INAPPLICABLE, trial.server.safe(str(error)))
+    except UntriedError as error:
+        return Finding(check, Outcome.UNTRIED, trial.server.safe(str(error)))
+    return Finding(check, Outcome.HOLDS)
+
+
+def _count_images(server: Server) -> int:
+    """In the answers to generations; a stream holds one."""
+    made = [answer for answer in server.answers if answer.request.endswith(GENERATIONS) and answer.status == 200]
+    found = [member(answer.document, "data") for answer in made]
+    streams = sum(answer.media_type == "text/event-stream" for answer in made)
+    return streams + sum(len(data) for data in found if isinstance(data, list))

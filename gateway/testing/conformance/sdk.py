@@ -1,0 +1,164 @@
+"""What the official Python SDK makes of the server's answers."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import openai
+
+from gateway.testing.conformance.checks import BrokenError, Check, Level, UntriedError, require
+from gateway.testing.conformance.fields import UNKNOWN_MODEL
+from gateway.testing.conformance.purchases import PROMPT, UNREAD, Order
+from gateway.testing.conformance.server import GENERATIONS, WRONG_KEY
+
+if TYPE_CHECKING:
+    from gateway.testing.conformance.context import Trial
+
+_ORDER: Final = f"POST {GENERATIONS}"
+
+
+def _raised(trial: "Trial", request: str, call: Callable[[], object]) -> openai.APIStatusError | None:
+    """What the SDK makes of a refusal; None where there was none. Raises: UntriedError, BrokenError."""
+    trial.server.expect_answer(request)
+    try:
+        call()
+    except openai.RateLimitError as error:
+        raise UntriedError(str(error)) from error
+    except openai.APIStatusError as error:
+        return error
+    except openai.APITimeoutError as error:
+        raise trial.server.note_silence(request) from error
+    except openai.APIConnectionError as error:
+        raise UntriedError(f"{request}: {error}") from error
+    except UNREAD as error:
+        raise BrokenError(f"{request}: the SDK cannot read the answer ({type(error).__name__})") from error
+    return None
+
+
+def _is(error: openai.APIStatusError | None, kind: type[openai.APIStatusError]) -> None:
+    require(isinstance(error, kind), f"the SDK raised {type(error).__name__ if error else 'nothing'}")
+
+
+def _wrong_key(trial: "Trial") -> None:
+    stranger = trial.orders.sdk.with_options(api_key=WRONG_KEY)
+    _is(
+        _raised(trial, _ORDER, lambda: stranger.images.generate(model=trial.orders.model, prompt=PROMPT)),
+        openai.AuthenticationError,
+    )
+
+
+def _bad(trial: "Trial") -> openai.APIStatusError | None:
+    return _raised(
+        trial, _ORDER, lambda: trial.orders.sdk.images.generate(model=trial.orders.model, prompt=PROMPT, n=0)
+    )
+
+
+def _bad_request(trial: "Trial") -> None:
+    _is(_bad(trial), openai.BadRequestError)
+
+
+def _attributes(trial: "Trial") -> None:
+    error = _bad(trial)
+    if error is None:
+        raise UntriedError("the SDK raised nothing")
+    wrong = [name for name in ("code", "param", "type", "request_id") if not isinstance(getattr(error, name), str)]
+    require(not wrong, f"{type(error).__name__} has no {', '.join(wrong)}")
+
+
+def _not_found(trial: "Trial") -> None:
+    _is(
+        _raised(trial, f"GET /models/{UNKNOWN_MODEL}", lambda: trial.orders.sdk.models.retrieve(UNKNOWN_MODEL)),
+        openai.NotFoundError,
+    )
+
+
+def _models(trial: "Trial") -> None:
+    for base_url in (trial.server.base_url, f"{trial.server.base_url}/"):
+        found: list[object] = []
+        client = trial.orders.sdk.with_options(base_url=base_url)
+        error = _raised(trial, "GET /models", partial(_collect, client, found))
+        require(error is None, f"the SDK raised {type(error).__name__} for models.list()")
+        require(found and all(isinstance(name, str) for name in found), f"models.list() gives {found[:3]}")
+
+
+def _collect(client: openai.OpenAI, found: list[object]) -> None:
+    found.extend(entry.id for entry in client.models.list())
+
+
+def _encoded(trial: "Trial") -> None:
+    require(isinstance(_first(trial.orders.encoded(), "b64_json"), str), "data[0].b64_json is no text")
+
+
+def _linked(trial: "Trial") -> None:
+    require(isinstance(_first(trial.orders.linked(), "url"), str), "data[0].url is no text")
+
+
+def _first(order: Order, name: str) -> object:
+    """What the SDK, which checks no types, gives for the first image."""
+    data: object = getattr(order.parsed, "data", None)
+    return getattr(data[0], name, None) if isinstance(data, list) and data else None
+
+
+def _request_id(trial: "Trial") -> None:
+    order = trial.orders.encoded()
+    sent = order.answer.headers.get("x-request-id")
+    require(sent and order.request_id == sent, f"_request_id is {order.request_id}, x-request-id {sent}")
+
+
+def _check(
+    name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[Trial], None]", *, buys: bool = False
+) -> Check:
+    return Check(f"sdk.{name}", level, holds, breaks, attempt, buys=buys)
+
+
+_M, _S = Level.MUST, Level.SHOULD
+CHECKS: Final = (
+    _check(
+        "wrong_key",
+        _M,
+        "A wrong key raises AuthenticationError.",
+        "LangChain and every program that catches it.",
+        _wrong_key,
+    ),
+    _check(
+        "bad_request",
+        _M,
+        "n=0 raises BadRequestError.",
+        "LangChain, and programs that tell their user what to mend.",
+        _bad_request,
+    ),
+    _check(
+        "attributes",
+        _S,
+        "That error has code, param, type and request_id.",
+        "Programs that act on e.code and log e.request_id.",
+        _attributes,
+    ),
+    _check(
+        "not_found", _M, "An unknown model raises NotFoundError.", "Programs that look before they ask.", _not_found
+    ),
+    _check(
+        "models",
+        _M,
+        "models.list() gives ids, with and without a slash behind the base URL.",
+        "Dify, LlamaIndex.",
+        _models,
+    ),
+    _check(
+        "b64_json",
+        _M,
+        "images.generate gives data[0].b64_json.",
+        "The snippet of OpenAI's own guide.",
+        _encoded,
+        buys=True,
+    ),
+    _check("url", _M, "images.generate with response_format=url gives data[0].url.", "LangChain.", _linked, buys=True),
+    _check(
+        "request_id",
+        _S,
+        "_request_id of the answer is x-request-id.",
+        "Users who tell of trouble.",
+        _request_id,
+        buys=True,
+    ),
+)

@@ -1,0 +1,112 @@
+"""Everything beside the images' making: the pages that cost nothing, the bill, captured requests, images' files."""
+
+from collections import deque
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.testing.simulator.accounts import Accounts
+from gateway.testing.simulator.call_log import Journal
+from gateway.testing.simulator.fault_injection import (
+    AI302_DISABLED,
+    AI302_NO_KEY,
+    AI302_UNAUTHORISED,
+    UNAUTHORISED,
+    RefusedError,
+    require_key,
+)
+from gateway.testing.simulator.parsing import bearer, trace_id_of
+from gateway.testing.simulator.pictures import Gallery
+from gateway.testing.simulator.responses import answer, answer_json, answer_refusal
+from gateway.testing.simulator.states import KeyStates, Standing
+
+PLAN_IMAGES: Final = 100  # MiniMax's own fixture: so many an interval
+UNTIL_RELEASED_MS: Final = 3_600_000  # when nobody ordered another time
+MODELS: Final = {
+    "object": "list",
+    "data": [{"id": "minimaxi-image-01", "object": "model", "created": 1_735_689_600, "owned_by": "minimax"}],
+}
+
+
+class Captured(msgspec.Struct, frozen=True):
+    """A request as it arrived, less its key."""
+
+    path: str
+    headers: dict[str, str]
+    body: object
+
+
+class Office:
+    """The pages; those of the providers' show the state of the asking key, and no bill shows them."""
+
+    def __init__(
+        self, accounts: Accounts, gallery: Gallery, captured: deque[Captured], states: KeyStates, journal: Journal
+    ) -> None:
+        self._accounts = accounts
+        self._gallery = gallery
+        self._captured = captured
+        self._states = states
+        self._journal = journal
+
+    async def remains(self, request: Request) -> Response:
+        """MiniMax's quota page: a used-up plan is a success here, any other state its code."""
+        trace_id = trace_id_of(request.url.path.encode(), None)
+        try:
+            standing = self._states.plan(require_key(bearer(request)))
+        except RefusedError as refusal:
+            return answer_refusal(refusal, trace_id)
+        return answer(_render_remains(standing), trace_id)
+
+    async def models(self, request: Request) -> Response:
+        """302.AI's list of models: needs a key that exists, and tells nothing of its balance."""
+        trace_id = trace_id_of(request.url.path.encode(), None)
+        key = bearer(request)
+        if key is None:
+            return answer_refusal(RefusedError(AI302_NO_KEY), trace_id)
+        code = self._states.standing(key).code
+        if code in UNAUTHORISED:
+            return answer_refusal(RefusedError(AI302_DISABLED), trace_id)
+        if code in AI302_UNAUTHORISED:
+            return answer_refusal(RefusedError(code), trace_id)
+        return answer(msgspec.json.encode(MODELS), trace_id)
+
+    async def invoice(self, _: Request) -> Response:
+        return answer_json(self._accounts.invoice())
+
+    async def reset(self, _: Request) -> Response:
+        """Forget bill, windows, journal and captured requests; links and ordered states stay alive."""
+        self._accounts.reset()
+        self._captured.clear()
+        self._journal.clear()
+        return answer_json(self._accounts.invoice())
+
+    async def receipts(self, _: Request) -> Response:
+        return answer_json(list(self._accounts.receipts))
+
+    async def calls(self, _: Request) -> Response:
+        """The journal; empty where none was asked for."""
+        return answer_json(self._journal.calls())
+
+    async def requests(self, _: Request) -> Response:
+        return answer_json(list(self._captured))
+
+    async def image(self, request: Request) -> Response:
+        picture = await self._gallery.find(request.path_params["name"])
+        if picture is None:
+            return answer_json({"detail": "no such image"}, status=404)
+        return Response(picture, media_type="image/jpeg")
+
+
+def _render_remains(standing: Standing) -> bytes:
+    """The plan's images; what MiniMax calls the usage count is what remains."""
+    model = {
+        "model_name": "image-01",
+        "current_interval_total_count": PLAN_IMAGES,
+        "current_interval_usage_count": 0 if standing.code else PLAN_IMAGES,
+        "current_interval_remaining_percent": 0 if standing.code else 100,
+        "remains_time": standing.remains_ms or UNTIL_RELEASED_MS,
+    }
+    base_resp = {"status_code": 0, "status_msg": "success"}
+    return msgspec.json.encode({"base_resp": base_resp, "model_remains": [model]})

@@ -1,0 +1,212 @@
+"""The routes, and the order in which a request meets the rules.
+
+A front that fails, the key and its state, the fields, the limits, an outage behind them, the prompt's words.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.testing.simulator.accounts import Account, Accounts, account_of
+from gateway.testing.simulator.api import Captured, Office
+from gateway.testing.simulator.call_log import Call, Journal, Rule
+from gateway.testing.simulator.edge import Edge
+from gateway.testing.simulator.fault_injection import RefusedError, Script, read_script, require_key
+from gateway.testing.simulator.fault_rules import Controls, UnclearOrderError, say_what_is_unclear
+from gateway.testing.simulator.limits import Limits, Minute
+from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
+from gateway.testing.simulator.pictures import Gallery, Sketch
+from gateway.testing.simulator.requests import MODELS_BY_PATH, Order, read_order
+from gateway.testing.simulator.responses import (
+    answer,
+    answer_cut,
+    answer_page,
+    answer_refusal,
+    render_base64,
+    render_success,
+)
+from gateway.testing.simulator.states import KeyStates, Outages
+
+HANG_S: Final = 600.0
+_TURNS: Final = 8
+"""Of the event loop, before a request counts: by then a call is over whose client closed its connection earlier."""
+KEPT_REQUESTS: Final = 100
+
+
+def create_simulator(
+    *,
+    latency_s: float = 0.3,
+    requests_per_minute: int = 600,
+    images_per_minute: int | None = None,
+    max_concurrency: int | None = None,
+    minute: Minute = Minute.SLIDING,
+    image_bytes: int | None = None,
+    calls_kept: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Starlette:
+    """A simulator with accounts, images and captured requests of its own.
+
+    The limits are each account's. `image_bytes` pads every image to that size; `calls_kept` is how long a
+    journal it keeps. `clock` and `sleep` are replaced by tests that do not wait.
+    """
+    limits = Limits(requests_per_minute, images_per_minute, max_concurrency, minute)
+    accounts, gallery = Accounts(limits, clock=clock), Gallery(image_bytes=image_bytes)
+    states, outages, journal, edge = KeyStates(clock), Outages(clock), Journal(calls_kept, clock), Edge()
+    studio = Studio(accounts, gallery, states, outages, edge, journal, latency_s=latency_s, sleep=sleep)
+    office, controls = Office(accounts, gallery, studio.captured, states, journal), Controls(states, outages, edge)
+    return Starlette(
+        routes=[
+            *(Route(path, studio.generate, methods=["POST"]) for path in MODELS_BY_PATH),
+            Route("/v1/token_plan/remains", office.remains, methods=["GET"]),
+            Route("/v1/models", office.models, methods=["GET"]),
+            Route("/simulator/invoice", office.invoice, methods=["GET"]),
+            Route("/simulator/invoice", office.reset, methods=["DELETE"]),
+            Route("/simulator/receipts", office.receipts, methods=["GET"]),
+            Route("/simulator/calls", office.calls, methods=["GET"]),
+            Route("/simulator/requests", office.requests, methods=["GET"]),
+            Route("/simulator/images/{name}", office.image, methods=["GET"]),
+            Route("/simulator/keys/{key}", controls.key, methods=["PUT"]),
+            Route("/simulator/accounts/{account}", controls.account, methods=["PUT"]),
+            Route("/simulator/outage", controls.begin_outage, methods=["PUT"]),
+            Route("/simulator/outage", controls.end_outage, methods=["DELETE"]),
+            Route("/simulator/edge", controls.edge, methods=["PUT"]),
+        ],
+        exception_handlers={ClientDisconnect: _say_nothing, UnclearOrderError: say_what_is_unclear},
+    )
+
+
+class Studio:
+    """Takes orders for images and answers them, well or as badly as the prompt asks for."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        gallery: Gallery,
+        states: KeyStates,
+        outages: Outages,
+        edge: Edge,
+        journal: Journal,
+        *,
+        latency_s: float,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self.captured: deque[Captured] = deque(maxlen=KEPT_REQUESTS)
+        self._accounts = accounts
+        self._gallery = gallery
+        self._states = states
+        self._outages = outages
+        self._edge = edge
+        self._journal = journal
+        self._latency_s = latency_s
+        self._sleep = sleep
+
+    async def generate(self, request: Request) -> Response:
+        raw = await request.body()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        body = parse(raw)
+        trace_id = trace_id_of(raw, body)
+        key = bearer(request)
+        self._capture(request, key, body)
+        try:
+            known_key = require_key(key)
+            account = self._accounts.open(account_of(known_key))
+            with account.request(), self._journal.call(request.url.path, known_key, body) as call:
+                return await self._pass_rules(request, account, body, trace_id, call)
+        except RefusedError as refusal:
+            return answer_refusal(refusal, trace_id)
+
+    async def _pass_rules(
+        self, request: Request, account: Account, body: object, trace_id: str, call: Call
+    ) -> Response:
+        """Raises: RefusedError of the first rule that refuses."""
+        if (status := self._outages.status() or self._edge.status(await request.body())) is not None:
+            call.page = status
+            await self._sleep(self._latency_s)
+            return answer_page(status)
+        call.rule = Rule.KEY
+        self._states.check(call.key)
+        call.rule = Rule.FIELDS
+        order = read_order(body, request.url.path)
+        self._edge.check_references(body)
+        call.asked = order.n
+        call.rule = Rule.LIMITS
+        self._accounts.admit(account, order.n)
+        call.rule = Rule.WORDS
+        return await self._serve(request, account, order, trace_id, call)
+
+    async def _serve(self, request: Request, account: Account, order: Order, trace_id: str, call: Call) -> Response:
+        repeated = account.take(trace_id)
+        trace_id = repeated_trace_id(trace_id, repeated)
+        script = self._outages.script() or read_script(order.prompt)
+        withheld = min(script.withheld, order.n)
+        call.faults = tuple(sorted(script.flags))
+        if not script.spoils_order:
+            call.images, call.withheld = order.n - withheld, withheld
+            self._accounts.charge(account, order.prompt, order.n - withheld, withheld)
+        if "hang" in script.flags:
+            return await _hang(request)
+        await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
+        if script.spoils_order:
+            call.page = 0 if script.code is not None else script.http or 0
+            return _spoil(script, trace_id, order)
+        body = await self._deliver(request, order, trace_id, withheld, repeated)
+        return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)
+
+    async def _deliver(self, request: Request, order: Order, trace_id: str, withheld: int, repeated: int) -> bytes:
+        width, height = order.pixels
+        seed = repeated or None if order.seed is None else order.seed
+        sketches = {
+            f"{trace_id}-{index}.jpg": Sketch(order.prompt, width, height, index, seed)
+            for index in range(order.n - withheld)
+        }
+        if order.response_format == "base64":
+            pictures = [await self._gallery.picture(sketch) for sketch in sketches.values()]
+            return await asyncio.to_thread(render_base64, trace_id, pictures, failed=withheld)
+        for name, sketch in sketches.items():
+            self._gallery.hang(name, sketch)
+        base = f"{request.url.scheme}://{request.headers['host']}/simulator/images"
+        urls = [f"{base}/{name}" for name in sketches]
+        return render_success(trace_id, urls, spelling="image_urls", failed=withheld)
+
+    def _capture(self, request: Request, key: str | None, body: object) -> None:
+        headers = dict(request.headers)
+        if "authorization" in headers:
+            headers["authorization"] = "" if key is None else account_of(key)
+        self.captured.append(Captured(request.url.path, headers, body))
+
+
+async def _hang(request: Request) -> Response:
+    """Wait until the client leaves; after ten minutes answer as a proxy would that has lost patience."""
+    try:
+        async with asyncio.timeout(HANG_S):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        pass
+    return answer_page(504)
+
+
+def _spoil(script: Script, trace_id: str, order: Order) -> Response:
+    """The answers that hold no image: a code is the API's own error, an HTTP status alone is a proxy's page."""
+    if script.code is not None:
+        raise RefusedError(script.code, status=script.http)
+    if script.http is not None:
+        return answer_page(script.http)
+    if "garbage" in script.flags:
+        return answer_page(200)
+    spelling = "image_base64" if order.response_format == "base64" else "image_urls"
+    return answer(render_success(trace_id, [], spelling=spelling, failed=0), trace_id)
+
+
+async def _say_nothing(_: Request, __: Exception) -> Response:
+    """For a client that has left before its request was complete."""
+    return Response(status_code=400)

@@ -1,0 +1,53 @@
+"""How an image looks."""
+
+import hashlib
+import io
+import textwrap
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont
+
+from gateway.testing.simulator.pictures import Sketch
+
+QUALITY: Final = 88  # with the grain below, 1024x1024 comes to some 150 KB, the size of a plain photograph
+FONT_SIZES: Final = (72, 60, 48, 40, 32, 26, 22, 18, 15, 12)
+
+
+def draw(sketch: Sketch, *, image_bytes: int | None = None) -> bytes:
+    """A JPEG of the sketch, padded to `image_bytes` with zeros after its end marker, which decoders skip."""
+    image = _background(sketch)
+    _write(image, sketch.prompt)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue().ljust(image_bytes or 0, b"\0")
+
+
+def _background(sketch: Sketch) -> Image.Image:
+    """Six muted colours blended into each other, under a fine grain."""
+    size = (sketch.width, sketch.height)
+    material = hashlib.shake_256(f"{sketch.prompt}/{sketch.index}/{sketch.seed}".encode("utf-8", "surrogatepass"))
+    colours = bytes(40 + byte * 5 // 8 for byte in material.digest(18))
+    gradient = Image.frombytes("RGB", (3, 2), colours).resize(size, Image.Resampling.BICUBIC)
+    half = (sketch.width // 2, sketch.height // 2)
+    grain = Image.frombytes("L", half, material.digest(half[0] * half[1])).resize(size).convert("RGB")
+    return Image.blend(gradient, grain, 0.06)
+
+
+def _write(image: Image.Image, prompt: str) -> None:
+    """Set the prompt in the middle, as large as it fits; signs that the font lacks become boxes."""
+    for font_size in FONT_SIZES:
+        font = ImageFont.load_default(size=font_size)
+        char_px = font.getlength(prompt) / len(prompt) or font_size / 2
+        lines = textwrap.wrap(prompt, width=max(1, int(image.width * 0.84 / char_px)))
+        if len(lines) * font_size * 1.3 <= image.height * 0.84:
+            break
+    ImageDraw.Draw(image).multiline_text(
+        (image.width / 2, image.height / 2),
+        "\n".join(lines),
+        font=font,
+        anchor="mm",
+        align="center",
+        fill="white",
+        stroke_width=max(1, font_size // 16),
+        stroke_fill="black",
+    )

@@ -1,0 +1,75 @@
+"""The images: drawn from their description alone, so that the same request gives the same bytes."""
+
+import asyncio
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+KNOWN_SKETCHES: Final = 20_000  # small: names of images that can be fetched
+KEPT_PICTURES: Final = 64  # large: at most some 300 MB even when padded to 5 MB each
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """All that decides how an image looks."""
+
+    prompt: str
+    width: int
+    height: int
+    index: int
+    seed: int | None
+
+
+class Gallery:
+    """Draws images when they are first looked at, in threads, and keeps the latest ones."""
+
+    def __init__(
+        self,
+        *,
+        image_bytes: int | None,
+        known_sketches: int = KNOWN_SKETCHES,
+        kept_pictures: int = KEPT_PICTURES,
+        brushes: int | None = None,
+    ) -> None:
+        self._image_bytes = image_bytes
+        self._known_sketches = known_sketches
+        self._kept_pictures = kept_pictures
+        self._sketches: OrderedDict[str, Sketch] = OrderedDict()
+        self._pictures: OrderedDict[Sketch, bytes] = OrderedDict()
+        self._brushes = asyncio.Semaphore(brushes or os.cpu_count() or 1)
+
+    def hang(self, name: str, sketch: Sketch) -> None:
+        """Make the sketch known under the name; the oldest names are forgotten."""
+        self._sketches[name] = sketch
+        while len(self._sketches) > self._known_sketches:
+            self._sketches.popitem(last=False)
+
+    async def find(self, name: str) -> bytes | None:
+        sketch = self._sketches.get(name)
+        return None if sketch is None else await self.picture(sketch)
+
+    async def picture(self, sketch: Sketch) -> bytes:
+        """The JPEG; one drawn by another request while this one waited is used."""
+        if (kept := self._kept(sketch)) is not None:
+            return kept
+        async with self._brushes:
+            if (kept := self._kept(sketch)) is not None:
+                return kept
+            drawn = await asyncio.to_thread(_draw, sketch, self._image_bytes)
+        self._pictures[sketch] = drawn
+        while len(self._pictures) > self._kept_pictures:
+            self._pictures.popitem(last=False)
+        return drawn
+
+    def _kept(self, sketch: Sketch) -> bytes | None:
+        if sketch in self._pictures:
+            self._pictures.move_to_end(sketch)
+        return self._pictures.get(sketch)
+
+
+def _draw(sketch: Sketch, image_bytes: int | None) -> bytes:
+    """In a thread."""
+    from gateway.testing.simulator.drawing import draw  # noqa: PLC0415 - 4 MB, in every process that could be a simulator
+
+    return draw(sketch, image_bytes=image_bytes)

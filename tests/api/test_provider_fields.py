@@ -1,0 +1,273 @@
+"""MiniMax's own request fields, as both client wires take them."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.api.fields import Fields
+from gateway.api.provider_fields import (
+    own_words,
+    plan_targets,
+    read_inputs,
+    read_options,
+    read_pixels,
+    read_ratio,
+    read_seed,
+)
+from gateway.domain.accounts import make_secret
+from gateway.domain.catalog import Model, Target
+from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, InputImage, Role
+from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy
+from gateway.providers.minimax import PIXELS, PRESETS, MiniMax
+
+RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
+FACE = {"type": "character", "image_file": "https://example.org/face.jpg"}
+MODEL = Model(
+    "image-01",
+    (),
+    (Price(0, PerImage(3500)),),
+    (
+        Target("a", "one", Capability((AspectRatios(PRESETS),), fields=frozenset({"minimax.style"}))),
+        Target("b", "two", Capability((AspectRatios({"1:1": PRESETS["1:1"]}), PIXELS), fields=frozenset({"seed"}))),
+    ),
+)
+
+
+def fields(**values: object) -> Fields:
+    return Fields(msgspec.json.encode(values))
+
+
+def attempt(act: Callable[[], object]) -> object:
+    """What an act gives, or its GatewayError; any other exception fails the test."""
+    try:
+        return act()
+    except GatewayError as error:
+        return error
+
+
+def read_all(read: Fields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:
+    """Seed, options and inputs."""
+    return read_seed(read), read_options(read), read_inputs(read)
+
+
+NOTHING: tuple[None, dict[str, bytes], tuple[()]] = (None, {}, ())
+
+
+def refusal_of(**values: object) -> tuple[Fault, str | None]:
+    read = fields(**values)
+    with pytest.raises(GatewayError) as refused:
+        _ = (read_ratio(read), read_pixels(read), read_all(read))
+    return refused.value.fault, refused.value.param
+
+
+def test_nothing_given_is_nothing_read() -> None:
+    empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
+    assert (NOTHING, None, None) == (read_all(empty), read_ratio(empty), read_pixels(empty))
+    empty.refuse_rest()
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_documented_ratios_are_taken(ratio: str) -> None:
+    assert ratio == read_ratio(fields(aspect_ratio=ratio))
+
+
+@pytest.mark.parametrize(("width", "height"), [(512, 2048), (2048, 512), (1024, 1032)])
+def test_pixels_in_the_rule_are_taken(width: int, height: int) -> None:
+    assert Size(width, height) == read_pixels(fields(width=width, height=height))
+
+
+@pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
+def test_seed_is_any_int64(value: int) -> None:
+    assert value == read_seed(fields(seed=value))
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_false_is_a_value(value: bool) -> None:
+    read = read_options(fields(prompt_optimizer=value, aigc_watermark=value))
+    encoded = msgspec.json.encode(value)
+    assert {"minimax.prompt_optimizer": encoded, "minimax.aigc_watermark": encoded} == read
+
+
+@pytest.mark.parametrize("kind", ["漫画", "元气", "中世纪", "水彩"])
+@pytest.mark.parametrize("weight", [None, 0.01, 0.8, 1])
+def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None) -> None:
+    style = {"style_type": kind} | ({"style_weight": weight} if weight else {})
+    assert {"minimax.style": msgspec.json.encode(style)} == read_options(fields(style=style))
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://x/y.jpg",
+        "http://x/y.jpg",
+        "https://x/" + "a" * 8182,
+        "data:image/jpeg;base64,/9j/4AA=",
+        "data:image/jpeg;base64," + "A" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("count", [1, 16])
+def test_references_are_kept_as_they_came(link: str, count: int) -> None:
+    reference = [{"type": "character", "image_file": link}] * count
+    kept = InputImage(Role.CHARACTER, msgspec.json.encode(link))
+    assert (kept,) * count == read_inputs(fields(subject_reference=reference))
+
+
+REPEATED_NAMES = [
+    ("style", b'{"style_type":"x","style_weight":5,"style_type":"\xe6\xb0\xb4\xe5\xbd\xa9","style_weight":1}'),
+    (
+        "subject_reference",
+        b'[{"image_file":"file:///etc/passwd","type":"style","type":"character","image_file":"https://x/y.jpg"}]',
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), REPEATED_NAMES)
+def test_what_was_validated_is_what_is_sent(name: str, value: bytes) -> None:
+    _, options, inputs = read_all(Fields(b'{"%s":%s}' % (name.encode(), value)))
+    job = ImageJob("p", options=options, inputs=inputs)
+    plan = CallPlan("m", 1, Shape(Size(8, 8)), Delivery.URL)
+    body = b"".join(MiniMax().build_call(job, plan, make_secret("s-1")).body)
+    read = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[name]
+    for word in (b"file:", b'"x"', b'"type":"style"', b":5"):
+        assert word not in bytes(read)
+    assert msgspec.json.decode(read) == msgspec.json.decode(value)
+    assert bytes(read).count(b'"type"') <= 1
+
+
+def test_of_two_equal_names_in_a_body_the_last_is_read_and_sent() -> None:
+    read = Fields(b'{"seed":"x","seed":1,"subject_reference":[],"subject_reference":null}')
+    assert (1, {}, ()) == read_all(read)
+
+
+def test_own_words_are_every_free_text_of_the_request() -> None:
+    reference = [FACE, FACE | {"image_file": "data:image/png;base64,iVBORw0"}]
+    _, options, inputs = read_all(fields(subject_reference=reference, style={"style_type": "\u6c34\u5f69"}, seed=7))
+    words = ("a cat", "https://example.org/face.jpg", "data:image/png;base64,iVBORw0")
+    assert words == own_words(ImageJob("a cat", seed=7, options=options, inputs=inputs))
+
+
+@pytest.mark.parametrize(
+    ("values", "fault", "param"),
+    [
+        ({"aspect_ratio": "5:4"}, Fault.INVALID_VALUE, "aspect_ratio"),
+        ({"aspect_ratio": ""}, Fault.INVALID_VALUE, "aspect_ratio"),
+        ({"aspect_ratio": 1}, Fault.INVALID_TYPE, "aspect_ratio"),
+        ({"width": 512}, Fault.MISSING_PARAMETER, "height"),
+        ({"height": 512}, Fault.MISSING_PARAMETER, "width"),
+        ({"width": 511, "height": 512}, Fault.INTEGER_BELOW_MIN, "width"),
+        ({"width": 512, "height": 2049}, Fault.INTEGER_ABOVE_MAX, "height"),
+        ({"width": 513, "height": 512}, Fault.INVALID_VALUE, "width"),
+        ({"width": 512, "height": 1023}, Fault.INVALID_VALUE, "height"),
+        ({"width": "512", "height": 512}, Fault.INVALID_TYPE, "width"),
+        ({"width": True, "height": 512}, Fault.INVALID_TYPE, "width"),
+        ({"seed": 2**63}, Fault.INTEGER_ABOVE_MAX, "seed"),
+        ({"seed": -(2**63) - 1}, Fault.INTEGER_BELOW_MIN, "seed"),
+        ({"seed": 1.0}, Fault.INVALID_TYPE, "seed"),
+        ({"prompt_optimizer": "true"}, Fault.INVALID_TYPE, "prompt_optimizer"),
+        ({"prompt_optimizer": 1}, Fault.INVALID_TYPE, "prompt_optimizer"),
+        ({"aigc_watermark": "no"}, Fault.INVALID_TYPE, "aigc_watermark"),
+        ({"style": "水彩"}, Fault.INVALID_TYPE, "style"),
+        ({"style": []}, Fault.INVALID_TYPE, "style"),
+        ({"style": {}}, Fault.INVALID_TYPE, "style"),
+        ({"style": {"style_type": "水彩", "more": 1}}, Fault.INVALID_TYPE, "style"),
+        ({"style": {"style_type": "vivid"}}, Fault.INVALID_VALUE, "style"),
+        ({"style": {"style_type": "水彩", "style_weight": 0}}, Fault.INVALID_VALUE, "style"),
+        ({"style": {"style_type": "水彩", "style_weight": 1.01}}, Fault.INVALID_VALUE, "style"),
+        ({"subject_reference": FACE}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": []}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"type": "style"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"image_file": "face.jpg"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        (
+            {"subject_reference": [FACE | {"image_file": "file:///etc/passwd"}]},
+            Fault.INVALID_VALUE,
+            "subject_reference",
+        ),
+        *(
+            ({"subject_reference": [FACE | {"image_file": file}]}, Fault.INVALID_VALUE, "subject_reference")
+            for file in (
+                "https://x/\0",
+                "https://x/\n",
+                "http://x/\x7f",
+                "https://x/\x9b",
+                "https://x/\u202e",
+                "data:image/png;base64,/9j/\n",
+                "https://x/" + "a" * 8183,
+            )
+        ),
+        ({"subject_reference": [FACE] * 17}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"image_url": "https://x"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [{"type": "character"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [None]}, Fault.INVALID_VALUE, "subject_reference"),
+    ],
+)
+def test_value_outside_the_documentation_is_refused(values: dict[str, object], fault: Fault, param: str) -> None:
+    assert (fault, param) == refusal_of(**values)
+
+
+def test_openais_own_style_is_left_alone() -> None:
+    assert {} == read_options(fields(style="vivid"), style_is_mapped=False)
+
+
+@pytest.mark.parametrize("name", ["style", "subject_reference"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"style_type":"\xff"}',
+        b'{"\xff":1}',
+        b'[{"type":"\xff","image_file":"https://x"}]',
+        b"[" * 1_000 + b"]" * 1_000,
+        b"9" * 5_000,
+        b"1e999",
+        b'"\\udc00"',
+    ],
+)
+def test_hostile_json_in_an_object_is_refused(name: str, value: bytes) -> None:
+    with pytest.raises(GatewayError) as refused:
+        read_all(Fields(b'{"%s":%s}' % (name.encode(), value)))
+    assert refused.value.row.status == 400
+
+
+@given(st.sampled_from(["style", "subject_reference", "seed", "prompt_optimizer"]), st.binary(max_size=60))
+@example("style", b'{"style_type":"\xff"}')
+def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> None:
+    outcome = attempt(lambda: read_all(Fields(b'{"%s":%s}' % (name.encode(), value))))
+    assert not isinstance(outcome, GatewayError) or outcome.row.status == 400
+
+
+@pytest.mark.parametrize(
+    ("job", "fault", "param"),
+    [
+        (ImageJob("p", options={"minimax.prompt_optimizer": b"false"}), Fault.UNKNOWN_PARAMETER, "prompt_optimizer"),
+        (
+            ImageJob("p", inputs=(InputImage(Role.CHARACTER, b'""'),), options={"minimax.aigc_watermark": b"true"}),
+            Fault.UNKNOWN_PARAMETER,
+            "aigc_watermark",
+        ),
+        (ImageJob("p", seed=1, options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "model"),
+        (ImageJob("p", size=Size(1792, 1024), options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "size"),
+        (ImageJob("p", aspect_ratio="16:9", seed=1), Fault.INVALID_VALUE, "aspect_ratio"),
+        (ImageJob("p", pixels=Size(512, 512), options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "width"),
+    ],
+)
+def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, fault: Fault, param: str) -> None:
+    with pytest.raises(GatewayError) as refused:
+        plan_targets(job, MODEL, SizePolicy.STRICT)
+    assert (fault, param) == (refused.value.fault, refused.value.param)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ImageJob("p"),
+        ImageJob("p", seed=1),
+        ImageJob("p", options={"minimax.style": b"{}"}, aspect_ratio="16:9"),
+        ImageJob("p", pixels=Size(512, 512)),
+    ],
+)
+def test_what_one_target_can_make_is_taken(job: ImageJob) -> None:
+    plan_targets(job, MODEL, SizePolicy.STRICT)

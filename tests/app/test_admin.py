@@ -1,0 +1,167 @@
+"""Admin keys and declared tenants as the configuration has them, and what is said of wrong ones."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from gateway.api.admin.auth import Role
+from gateway.app.admin import read_admin_keys, read_declared, read_vault
+from gateway.config import Settings, SettingsError, from_document
+from gateway.config.upstream_set import build_catalog
+from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
+from gateway.tenants.provisioning import DeclaredTenant
+from tests.support.harness import document, upstream
+
+KEY: Final = "sk-ig-abcdefghij" + "k" * 32
+HASH: Final = f"abcdefghij.{digest(KEY)}"
+OTHER_HASH: Final = f"otherother.{'0' * 64}"
+
+
+def settings(**tables: object) -> Settings:
+    configured: dict[str, Any] = document("redis://localhost:1", upstream("sim", "minimax", "http://127.0.0.1:1"))
+    return from_document(configured | tables, {}, "gate.toml")
+
+
+def declared(*tenants: dict[str, Any], **environ: str) -> list[DeclaredTenant]:
+    found = settings(tenants=list(tenants))
+    return read_declared(found, environ, build_catalog(found))
+
+
+def with_keys(*keys: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "acme", "keys": list(keys)}
+
+
+def test_a_declared_tenant_is_read_whole() -> None:
+    limits = {"requests_per_minute": 60, "images_per_minute": 0}
+    quotas = {"images_per_day": 5, "usd_per_month": "50.000001"}
+    key = {"label": "web", "hash": HASH, "limits": limits, "quotas": quotas}
+    entry = with_keys(key) | {"models": ["dall-e-3"], "limits": limits, "quotas": quotas, "weight": 3, "disabled": True}
+    [found] = declared(entry)
+    expected = (Limits(60, 0), Quotas(5, None, 50_000_001))
+    assert found.tenant == Tenant("acme", frozenset({"image-01"}), True, 0, *expected, 3, True)
+    [found_key] = found.keys
+    assert digest(KEY) == found_key.hashed
+    assert ("abcdefghij", "acme", "web", True) == (
+        found_key.key.id,
+        found_key.key.tenant,
+        found_key.key.label,
+        found_key.key.is_declared,
+    )
+    assert expected == (found_key.key.limits, found_key.key.quotas)
+
+
+def test_a_hash_and_the_key_itself_declare_the_same(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    sources: list[dict[str, Any]] = [{"env": "ACME_KEY"}, {"file": str(tmp_path / "key")}]
+    found = [declared(with_keys({"secret": source}), ACME_KEY=KEY) for source in sources]
+    assert found == [declared(with_keys({"hash": HASH}))] * 2
+
+
+def test_an_expiry_is_a_moment_of_any_zone() -> None:
+    text = f'name = "acme"\n[[keys]]\nhash = "{HASH}"\nexpires_at = 2027-01-01T01:00:00+01:00\n'
+    [found] = declared(tomllib.loads(text))
+    assert 1_798_761_600 == found.keys[0].key.expires_at
+
+
+@pytest.mark.parametrize(
+    ("tenants", "words"),
+    [
+        ([{"name": "acme"}, {"name": "acme"}], ("tenants", "'acme'", "twice")),
+        ([{"name": "Acme"}], ("tenants", "name", "a-z")),
+        ([{}], ("tenants", "name")),
+        ([{"name": "acme", "colour": 1}], ("tenants", "colour")),
+        ([{"name": "acme", "models": ["nope"]}], ("'acme'", "models", "'nope'", "dall-e-3")),
+        ([{"name": "acme", "limits": {"concurrency": -1}}], ("tenants", "limits.concurrency", "0 to 1000000000")),
+        ([{"name": "acme", "limits": {"concurrency": 10**9 + 1}}], ("limits.concurrency", "0 to 1000000000")),
+        ([{"name": "acme", "quotas": {"usd_per_month": 50}}], ("quotas.usd_per_month", "decimal in quotes")),
+        ([{"name": "acme", "quotas": {"usd_per_month": "1.0000001"}}], ("quotas.usd_per_month", "decimal in quotes")),
+        ([{"name": "acme", "weight": 0}], ("weight",)),
+        ([with_keys({"hash": HASH}, {"hash": HASH})], ("'acme'", "abcdefghij", "already", "imagegate key hash")),
+        ([with_keys({"hash": HASH}), {"name": "b", "keys": [{"hash": HASH}]}], ("'b'", "abcdefghij", "'acme'")),
+        ([with_keys({"hash": KEY})], ("tenants", "hash", "imagegate key hash")),
+        ([with_keys({"hash": "abcdefghij." + "g" * 64})], ("tenants", "hash", "imagegate key hash")),
+        ([with_keys({"hash": OTHER_HASH}, {})], ("'acme'", "keys[1]", "either hash", "imagegate key hash")),
+        ([with_keys({"hash": HASH, "secret": {"env": "ACME_KEY"}})], ("'acme'", "keys[0]", "either hash")),
+        ([with_keys({"secret": {"env": "NOWHERE"}})], ("'acme'", "keys[0]: secret", "NOWHERE is not set")),
+        ([with_keys({"secret": {"file": "/nowhere"}})], ("'acme'", "keys[0]: secret", "/nowhere is missing")),
+        ([with_keys({"secret": {"env": "NO_KEY"}})], ("'acme'", "keys[0]: secret", "sk-ig-", "imagegate key hash")),
+        ([with_keys({"secret": KEY})], ("keys", "secret", "never write the secret itself")),
+        ([with_keys({"hash": HASH, "expires_at": "soon"})], ("keys", "expires_at", "2027-01-01T00:00:00Z")),
+        ([with_keys({"hash": HASH, "expires_at": "2027-01-01T00:00:00"})], ("expires_at", "with its zone")),
+    ],
+)
+def test_a_wrong_declaration_names_its_place_and_the_remedy(
+    tenants: list[dict[str, Any]], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        declared(*tenants, ACME_KEY=KEY, NO_KEY="canary-no-key")
+    assert [] == [word for word in words if word not in str(caught.value)], str(caught.value)
+    assert "canary" not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_admin_keys_are_read_with_their_roles() -> None:
+    entries = [{"name": "alice", "secret": {"env": "ALICE"}}, {"name": "bot", "secret": {"env": "BOT"}, "role": "read"}]
+    found = settings(admin={"key": {"env": "FIRST"}, "keys": entries})
+    one, two, three = "key-of-the-first", "key-of-alice-two", "key-of-bot-three"
+    keys = read_admin_keys(found, {"FIRST": one, "ALICE": two, "BOT": three})
+    assert [("admin", one, Role.ADMIN), ("alice", two, Role.ADMIN), ("bot", three, Role.READ)] == [
+        (key.name, key.secret.reveal(), key.role) for key in keys
+    ]
+    assert ["alice", "bot"] == [key.name for key in read_admin_keys(found, {"ALICE": two, "BOT": three})]
+    assert [] == read_admin_keys(settings(admin={"key": {"env": "FIRST"}}), {})
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([{"name": "alice", "secret": {"env": "A"}}] * 2, ("admin.keys", "'alice'", "twice")),
+        ([{"name": "admin", "secret": {"env": "A"}}], ("admin.keys", "'admin'", "twice")),
+        ([{"name": "configuration", "secret": {"env": "A"}}], ("admin.keys", "'configuration'", "another")),
+        ([{"name": "alice", "secret": {"env": "NOWHERE"}}], ("admin.keys 'alice': secret", "NOWHERE")),
+        ([{"name": "alice", "secret": {"env": "FIRST"}}], ("admin.keys 'alice'", "'admin'", "its own")),
+        (
+            [{"name": "alice", "secret": {"env": "SHORT"}}],
+            ("admin.keys 'alice'", "16 characters", "openssl rand -hex 16"),
+        ),
+        ([{"name": "alice", "secret": {"env": "A"}, "role": "root"}], ("admin.keys", "role", "admin, read")),
+        ([{"name": "alice", "secret": "canary"}], ("admin.keys", "secret", "never write the secret itself")),
+    ],
+)
+def test_wrong_admin_keys_are_named(entries: list[dict[str, Any]], words: tuple[str, ...]) -> None:
+    environ = {"FIRST": "canary-1-canary-1", "A": "abcdef-2" * 2, "SHORT": "canary-of-15-ch"}
+    with pytest.raises(SettingsError) as caught:
+        read_admin_keys(settings(admin={"key": {"env": "FIRST"}, "keys": entries}), environ)
+    assert [] == [word for word in words if word not in str(caught.value)], str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "sk-ig-", KEY[:-1], KEY + "k", KEY.upper(), "sk-ig-" + "é" * 42, KEY.replace("k", "-"), f" {KEY}"]
+)
+def test_what_is_no_key_has_no_id(text: str) -> None:
+    assert ("abcdefghij", None) == (key_id(KEY), key_id(text))
+
+
+def test_the_first_encryption_key_seals_and_all_of_them_open() -> None:
+    environ = {"OLD": "old-keys" * 4, "NEW": "new-keys" * 4}
+    old = read_vault(settings(pool={"encryption_keys": [{"env": "OLD"}]}), environ)
+    both = read_vault(settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]}), environ)
+    assert old is not None
+    assert both is not None
+    sealed = old.seal("sk", "sim/main/main-1")
+    assert ("sk", False) == (both.open(sealed, "sim/main/main-1"), both.is_current(sealed))
+
+
+def test_without_encryption_keys_there_is_no_vault() -> None:
+    assert None is read_vault(settings(), {})
+
+
+@pytest.mark.parametrize("secret", ["old-keys" * 3, "o" * 32, ""])
+def test_an_encryption_key_that_is_missing_or_can_be_guessed_is_refused_with_its_place(secret: str) -> None:
+    found = settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]})
+    remedy = "openssl rand -hex 32" if secret else "OLD is not set"
+    with pytest.raises(SettingsError, match=rf"pool\.encryption_keys\[1\]: .*{remedy}"):
+        read_vault(found, {"NEW": "new-keys" * 4, "OLD": secret})

@@ -1,0 +1,254 @@
+"""Random histories of admission: the project's Lua on a real server, on a clock of its own, beside a model of it.
+
+A history is drawn from the model alone. So it is sent in one message, and compared step by step afterwards: each reply,
+and all that Redis holds.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+
+from tests.metering.model_of_admission import KEYS, LENGTH_S, MODELS, Process, Ticket, World
+from tests.support.clocked import Clock, clocked_script
+
+_STATE: Final = """
+local found = {}
+for i, name in ipairs(KEYS) do
+  local kind = redis.call('TYPE', name).ok
+  if kind == 'hash' then found[i] = redis.call('HGETALL', name)
+  elseif kind == 'zset' then found[i] = redis.call('ZRANGE', name, 0, -1, 'WITHSCORES')
+  elseif kind == 'stream' then found[i] = {'length', tostring(redis.call('XLEN', name))}
+  else found[i] = {'', '0'} end
+end
+return cjson.encode(found)
+"""
+_DECLARE: Final = """
+redis.call('HSET', KEYS[1], 'created_at', '1', 'disabled', '0', 'limits', ARGV[1])
+redis.call('HSET', KEYS[2], 'k1', ARGV[2], 'k2', ARGV[3])
+return '{}'
+"""
+Mutant = tuple[str, str, str]
+"""A script, a part of its text, and what stands in its place."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a script, and what is to be found after it."""
+
+    now_ms: int
+    script: str
+    keys: tuple[str, ...]
+    args: tuple[str | int, ...]
+    replies: list[dict[str, Any]]
+    """Any of them, as a part of the reply."""
+    state: dict[str, dict[str, int]]
+
+
+class History:
+    """Draws the steps of one history."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
+        self.random = self.world.random
+
+    def steps(self) -> Iterator[Step]:
+        world, lived_s = self.world, 0.0
+        yield self.declare()
+        while lived_s < LENGTH_S:
+            passed_s = self.random.choice((0, 0.004, 0.3, 1, 2, 5, 13))
+            lived_s += passed_s
+            self.move(round(passed_s * 1000))
+            if self.random.random() < 0.03:
+                self.jump()
+            yield from self.draw()
+        self.move(max([world.now_ms, *(ticket.expires_ms for ticket in world.tickets.values())]) - world.now_ms)
+        for ticket in world.tickets.values():
+            yield self.expire(ticket)
+
+    def move(self, ms: int) -> None:
+        world = self.world
+        world.now_ms += ms
+        world.newest_ms = max(world.newest_ms, world.now_ms)
+        world.used_days()
+
+    def jump(self) -> None:
+        """The clock is set: by up to a minute back from its latest, some forward, or to another time altogether.
+
+        No second in which Redis has forgotten what was admitted is lived through again.
+        """
+        world = self.world
+        match self.random.randrange(4):
+            case 0:
+                self.move(self.random.choice((5_000, 31_000, 65_000, 120_000)))
+            case 1:
+                era = self.random.choice([number for number in range(-90, 90) if number not in world.eras])
+                world.eras.add(era)
+                world.now_ms = world.newest_ms = (world.start_s + era * 1000) * 1000
+                self.move(0)
+            case _:
+                back_ms = self.random.choice((3, 1_000, 5_000, 30_000, 60_000))
+                self.move(-min(back_ms, 60_000 - (world.newest_ms - world.now_ms)))
+
+    def draw(self) -> Iterator[Step]:
+        world, chance = self.world, self.random.random()
+        if chance < 0.4 or not world.tickets:
+            ticket_id = f"t{len(world.tickets)}-{world.now_ms}"
+            args = self.random.choice(world.processes), self.random.choice(KEYS), self.random.choice(MODELS)
+            images = self.random.choice((1, 1, 2, 4, 9))
+            for _ in range(1 + (self.random.random() < 0.1)):  # its reply was lost: it is asked again
+                yield self.admit(ticket_id, *args, images)
+            return
+        ticket = self.pick()
+        if chance < 0.42 and not ticket.is_gone:
+            yield self.admit(ticket.id, ticket.process, ticket.key, ticket.model, ticket.asked)
+        elif chance < 0.62:
+            images = self.random.randint(1, ticket.asked)
+            yield self.send(ticket, self.random.choice(("u/a", "u/b")), images)
+        elif chance < 0.68 and (account := next(iter(ticket.sent), None)):
+            yield self.send(ticket, account, -self.random.randint(0, max(0, ticket.sent[account])))
+        elif chance < 0.73:
+            yield self.extend(ticket.process)
+        elif chance < 0.80:
+            yield self.expire(ticket)
+        elif chance < 0.98:
+            yield self.settle(ticket)
+        else:
+            world.limits = world.draw_limits()
+            yield self.declare()
+
+    def pick(self) -> Ticket:
+        """Mostly one that is open, and one of the last."""
+        tickets = list(self.world.tickets.values())
+        are_open = [ticket for ticket in tickets if ticket.is_open]
+        return self.random.choice(are_open if are_open and self.random.random() < 0.7 else tickets[-12:])
+
+    def step(self, script: str, keys: tuple[str, ...], args: tuple[str | int, ...], *replies: Any) -> Step:
+        found = [reply if isinstance(reply, dict) else {"": reply} for reply in replies]
+        names = tuple(self.world.base + name for name in keys)
+        return Step(self.world.now_ms, script, names, args, found, self.world.state())
+
+    def declare(self) -> Step:
+        """Not a script of the project: the limits, as the stores write them."""
+        limits = self.world.limits
+        keys = [json.dumps({"mac": "", "created_at": 1, "limits": limits[key]}) for key in KEYS]
+        return self.step("declare", ("tenant", "keys"), (json.dumps(limits[""]), *keys), {})
+
+    def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> Step:
+        names = ("tenant", "keys", f"ticket:{ticket_id}", "open", f"key:{key}:open", "rate", f"key:{key}:rate")
+        costs = ",".join(f"{since}:{images * micros}" for since, micros in process.prices)
+        replies = self.world.admit(ticket_id, process, key, model, images)
+        return self.step("admit", names, (ticket_id, key, "rq", model, images, costs, process.lease_ms), *replies)
+
+    def send(self, ticket: Ticket, account: str, images: int) -> Step:
+        names = (f"ticket:{ticket.id}", "open", f"key:{ticket.key}:open")
+        args = (ticket.id, account, images, ticket.process.lease_ms)
+        return self.step("send", names, args, self.world.send(ticket, account, images))
+
+    def extend(self, process: Process) -> Step:
+        mine = [ticket for ticket in self.world.tickets.values() if ticket.process is process]
+        ids = [part for ticket in mine for part in (ticket.id, ticket.key)]
+        return self.step("extend", ("open",), (process.lease_ms, *ids), self.world.extend(mine, process.lease_ms))
+
+    def expire(self, ticket: Ticket) -> Step:
+        keep_days = self.random.choice(self.world.processes).keep_days
+        reply = self.world.settle_expired(ticket, keep_days)
+        names = (f"ticket:{ticket.id}", "open")
+        return self.step("settle", names, (ticket.id, 1, *self.world.charges, keep_days), reply)
+
+    def settle(self, ticket: Ticket) -> Step:
+        """By itself: for the first time, again, or again with another tally: an answer that came late."""
+        left, counts = ticket.asked, []
+        for _ in range(4):
+            counts.append(self.random.randint(0, left))
+            left -= counts[-1]
+        calls = f"u/a:{','.join(map(str, counts))}" if ticket.sent else ""
+        outcome, keep_days = ("delivered" if calls else "not_sent"), ticket.process.keep_days
+        if not ticket.is_open and self.random.random() < 0.3:
+            outcome, calls = ticket.outcome, ticket.calls
+        reply = self.world.settle(ticket, outcome, calls, keep_days, was_sent=bool(calls))
+        args = (ticket.id, 0, *self.world.charges, keep_days, outcome, int(bool(calls)), calls, 1, 2, 3, ticket.key)
+        return self.step("settle", (f"ticket:{ticket.id}", "open"), args, reply)
+
+
+class Replay:
+    """Runs histories on one server."""
+
+    def __init__(self, client: "redis.Redis", mutant: Mutant | None = None) -> None:
+        self._client = client
+        self._scripts = {name: clocked_script(client, name) for name in ("admit", "send", "extend", "settle")}
+        self._scripts |= {"declare": client.register_script(_DECLARE), "state": client.register_script(_STATE)}
+        if mutant:
+            name, before, after = mutant
+            text = str(self._scripts[name].script)
+            assert 1 == text.count(before), mutant
+            self._scripts[name] = client.register_script(text.replace(before, after))
+
+    def run(self, seed: int) -> str:
+        """Returns: the first thing that is not as the model says; empty where there is none."""
+        history = History(seed)
+        steps = list(history.steps())
+        names = history.world.names()
+        found = self._send(steps, [history.world.base + name for name in names])
+        for number, step in enumerate(steps):
+            _, reply, state = found[3 * number : 3 * number + 3]
+            for wrong in _wrong(step, reply, state, names):
+                return f"seed {seed}, step {number} of {len(steps)}, {step.script} {step.args}: {wrong}"
+        return next(self._wrong_books(history.world), "")
+
+    def _send(self, steps: Iterable[Step], names: list[str]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for step in steps:
+                Clock(pipeline, step.now_ms / 1000)
+                self._scripts[step.script](keys=step.keys, args=step.args, client=pipeline)
+                self._scripts["state"](keys=names, client=pipeline)
+            return pipeline.execute(raise_on_error=False)
+
+    def _wrong_books(self, world: World) -> Iterator[str]:
+        """One record a ticket, which says what the sums do; and until when they are kept."""
+        records: dict[str, dict[str, str]] = {}
+        for day in sorted(world.days):
+            entries: Any = self._client.xrange(f"{world.base}ledger:{day}")
+            for _, fields in entries:
+                if fields["ticket"] in records:
+                    yield f"{fields['ticket']} is in the ledger twice"
+                records[fields["ticket"]] = fields | {"day": day}
+        sent = {ticket.id for ticket in world.tickets.values() if ticket.is_recorded}
+        if records.keys() != sent:
+            yield f"in the ledger or sent, not both: {records.keys() ^ sent}"
+        for name, ticket in world.tickets.items():
+            expected = {measure: f"{amount}" for measure, amount in ticket.record.items() if measure != "requests"}
+            expected |= {"outcome": ticket.outcome, "calls": ticket.calls, "day": ticket.day}
+            if ticket.is_recorded and not expected.items() <= records[name].items():
+                yield f"record {records[name]} in the place of {expected}"
+        ends = self._client.hgetall(f"{world.base}records_end")
+        if ends != {day: f"{end_s}" for day, end_s in world.ends.items()}:
+            yield f"the records end {ends} in the place of {world.ends}"
+
+
+def _wrong(step: Step, reply: Any, state: Any, names: list[str]) -> Iterator[str]:
+    if isinstance(reply, Exception) or isinstance(state, Exception):
+        yield f"{reply} {state}"
+        return
+    told = {"": reply} if isinstance(reply, int) else json.loads(reply)
+    if not any(expected.items() <= told.items() for expected in step.replies):
+        yield f"{told} in the place of {step.replies}"
+    for name, fields in zip(names, json.loads(state), strict=True):
+        expected = step.state.get(name, {})
+        if expected != (found := _read(name, fields, step.now_ms // 1000)):
+            yield f"{name}: {found} in the place of {expected}"
+
+
+def _read(name: str, fields: list[str], now_s: int) -> dict[str, int]:
+    """What counts now, by name; without zeros."""
+    pairs = list(zip(fields[::2], fields[1::2], strict=True))
+    if name.endswith("rate"):
+        parts = [(second, *value.split()) for second, value in pairs if second and now_s - 60 <= int(second) <= now_s]
+        pairs = [
+            pair
+            for second, requests, images in parts
+            for pair in ((f"{second} requests", requests), (f"{second} images", images))
+        ]
+    return {field: int(value) for field, value in pairs if int(value)}

@@ -1,0 +1,77 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+
+from tests.metering.histories_of_admission import Mutant, Replay
+from tests.support.clocked import Clock, clocked_script
+from tests.support.seeds import seeds
+
+HISTORIES = 200
+MUTANTS: dict[str, Mutant] = {
+    "a window of 59 seconds": ("admit", "WINDOW_S = 60", "WINDOW_S = 59"),
+    "a refusal that frees a second early": ("admit", "second[1] + WINDOW_S + 1 end", "second[1] + WINDOW_S end"),
+    "seconds that have not begun": ("admit", "elseif second <= now_s then", "else"),
+    "a day for a month": ("admit", "quota('images_per_month', scope.month", "quota('images_per_month', scope.day"),
+    "a second admission": ("admit", "ticket_id ~= '' and not is_known", "ticket_id ~= ''"),
+    "an expired ticket's place is free": ("admit", "(now_ms - UNSWEPT_MS)", "now_ms"),
+    "the first price": ("admit", "tonumber(since) > latest", "latest < 0"),
+    "nothing is given back": ("settle", "ipairs(windows) do\n", "ipairs({}) do\n"),
+    "a correction charges again": ("settle", "taken = {images = number('settled:charged')", "taken = {images = 0"),
+    "a correction adds a record": ("settle", "redis.call('XDEL', ledger, ticket.entry)", ""),
+    "more than was reserved": ("settle", "number('images') - sent)", "number('images'))"),
+    "what is alive is settled": ("settle", "tonumber(expiry_ms) > now_ms", "false"),
+    "a key's place is not freed": (
+        "settle",
+        "redis.call('ZREM', scope .. 'open', id)",
+        "redis.call('ZREM', KEYS[2], id)",
+    ),
+    "an order after the settlement": ("send", "not redis.call('ZSCORE', KEYS[2], ARGV[1])", "false"),
+    "an order that was free is ordered": ("send", "ARGV[2], ARGV[3])", "ARGV[2], math.abs(ARGV[3]))"),
+    "an expiry of the old clock": ("extend", "KEYS[1], 'XX', expiry_ms", "KEYS[1], 'XX', 'GT', expiry_ms"),
+}
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.mark.fuzz
+def test_every_history_is_admitted_charged_and_recorded_as_the_model_says(server: "redis.Redis") -> None:
+    """Several processes; requests repeated, late, expired; midnight, a month's end, a clock that jumps both ways."""
+    replay = Replay(server)
+    for seed in seeds(HISTORIES):
+        wrong = replay.run(seed)
+        assert not wrong, f"{wrong}\nSEED={seed} shows it again"
+        if seed % 100 == 0:
+            server.flushall()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str) -> None:
+    replay = Replay(server, MUTANTS[mutant])
+    assert any(replay.run(seed) for seed in range(60))
+
+
+@pytest.mark.parametrize("year", [1999, 2000, 2024, 2026, 2027, 2100])
+def test_days_and_months_are_those_of_the_calendar(server: "redis.Redis", year: int) -> None:
+    """Leap years and the ends of months: a quota resets at the first moment of the next month, or day."""
+    admit = clocked_script(server, "admit")
+    server.hset("ig2:{acme}:tenant", mapping={"created_at": 1, "limits": '{"images_per_day":0,"images_per_month":1}'})
+    names = [f"ig2:{{acme}}:{name}" for name in ("tenant", "keys", "ticket:t", "open", "x", "rate", "x")]
+    for month in range(1, 13):
+        first = datetime(year, month, 1, tzinfo=UTC)
+        following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+        for moment in (first, following - timedelta(seconds=1)):
+            Clock(server, moment.timestamp())
+            day_ends = datetime(moment.year, moment.month, moment.day, tzinfo=UTC) + timedelta(days=1)
+            told: dict[str, Any] = {}
+            for images in (1, 2):  # the day allows none; of the two that are never allowed the month ends later
+                reply = admit(keys=names, args=["t", "", "rq", "m", images, "0:1", 1000])
+                told[f"{images}"] = reply
+            assert f'"frees_at_s":{int(day_ends.timestamp())}' in told["1"]
+            assert f'"frees_at_s":{int(following.timestamp())}' in told["2"]

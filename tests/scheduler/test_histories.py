@@ -1,0 +1,64 @@
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.scheduler.clocked_pool import Mutant
+from tests.scheduler.histories import History
+from tests.scheduler.scripted_pool import ClockedPool
+from tests.support.seeds import seeds
+
+HISTORIES = 200
+MUTANTS: dict[str, Mutant] = {
+    "another entry is crossed out": ("if log[i + 3] == number then", "if log[i + 3] >= number then"),
+    "a window of 59 seconds": ("return MINUTE + setting('margin_us') end", "return MINUTE - 1000000 end"),
+    "no grace after an outage": ("return until_us > now and until_us <= now + grace_us()", "return false"),
+    "no dispatch at a release": (
+        "dispatch_freed()\nreturn reply({verdict = 'released'})",
+        "return reply({verdict = 'released'})",
+    ),
+    "no dispatch at a heartbeat": ("has_more = dispatch() or has_more", ""),
+    "nothing gets free": ("if math.floor(score / SHELF) < before then is_freed = true end", ""),
+    "nothing is reserved": ("if short then reserved[short] = class.n end", ""),
+    "the highest pass first": ("class.pass < first.pass then", "class.pass > first.pass then"),
+    "calls in flight stay": ("math.max(0, a.load.flying - 1)", "a.load.flying"),
+    "calls in flight are forgotten": ("math.max(0, a.load.flying - 1)", "math.max(0, a.load.flying - 2)"),
+    "a claim counts from the grant": ("  count_at(a, lease, now)\n", ""),
+    "an expired lease was not sent": ("give_back(id, lease, lease.g)", "give_back(id, lease, true)"),
+    "an unsent request keeps its room": ("if is_unsent then cross_out(a, lease.s, lease.n) end", ""),
+    "a late call is not moved": ("if later_us ~= '' then shift(id, tonumber(later_us)) end", ""),
+    "what a clock ahead wrote is dropped": ("t <= now + window() then", "t <= now then"),
+    "no lease is renewed": ("redis.call('ZADD', K.leases, now + lease_us, id)\n", "\n"),
+    "a lane that was given back is held": ("f.h = math.max(0, f.h + more)", "f.h = f.h + math.max(0, more)"),
+    "no tenant may hold its share": ("if math.min(f.h, flying) < base then return true end", ""),
+    "flows count on": ("redis.call('HDEL', K.flows, unpack(gone))", ""),
+    "their weights count on": ("add_meta('lane_weight', f.is_counted and -f.w or 0)", ""),
+    "a person's word is not heard": ("if standing.held then return nil, why end", ""),
+}
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def live(pool: ClockedPool, server: "redis.Redis", seed: int) -> str:
+    """Returns: what was wrong with a history; empty where nothing was."""
+    server.flushdb()
+    return History(pool, seed).run_all()
+
+
+@pytest.mark.fuzz
+def test_in_every_history_all_limits_hold_and_no_request_waits_beside_room(server: "redis.Redis") -> None:
+    """Several processes that die; reloads, outages, faults, late and abandoned calls; a clock that jumps both ways."""
+    pool = ClockedPool(server)
+    for seed in seeds(HISTORIES):
+        wrong = live(pool, server, seed)
+        assert not wrong, f"{wrong}\nSEED={seed} shows it again"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str) -> None:
+    pool = ClockedPool(server, MUTANTS[mutant])
+    assert any(live(pool, server, seed) for seed in range(240))

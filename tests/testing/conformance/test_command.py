@@ -1,0 +1,105 @@
+"""`imagegate conformance` as a person types it."""
+
+import json
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+from gateway.testing.conformance.registry import CHECKS
+from tests.support.commands import environment, fits, run
+from tests.support.harness import Gateway, Simulator, serving
+from tests.testing.conformance.fair import KEY, Fair
+from tests.testing.conformance.twists import at, heading, ordered, setting, when
+
+UNUSED_URL: Final = "http://127.0.0.1:9"
+
+
+def test_a_gateway_that_holds_ends_with_0(gateway: Gateway, simulator: Simulator) -> None:
+    done = run("conformance", gateway.base_url, "--key", gateway.api_key)
+
+    assert 0 == done.returncode, done.stdout
+    assert "Buys at most 8 images" in done.stderr
+    assert fits(done.stdout)
+    assert fits(done.stderr)
+    assert [check.name for check in CHECKS] == [
+        line.split()[0] for line in done.stdout.splitlines()[1 : len(CHECKS) + 1]
+    ]
+    assert f"{gateway.base_url}, image-01: " in done.stdout
+    assert "Does not hold:" not in done.stdout
+    assert done.stdout.rstrip().endswith(f"Images in the answers: {simulator.images_billed()}.")
+    assert gateway.api_key not in done.stdout + done.stderr
+
+
+def test_a_must_that_does_not_hold_is_explained_and_ends_with_1() -> None:
+    with serving(Fair(when(ordered, setting("created", to=0.5))).app()) as url:
+        done = run("conformance", url, "--key", KEY)
+
+    assert 1 == done.returncode
+    assert fits(done.stdout)
+    _, _, explained = done.stdout.partition("Does not hold:\n")
+    assert [
+        "images.created (must)",
+        "created is the time in whole seconds.",
+        "Seen: created is 0.5",
+        "Breaks: Go and Java SDK: a fraction or a text does not fit an int64.",
+    ] == [line.strip() for line in explained.splitlines()[1:5]]
+    assert "1 musts and 0 shoulds do not" in done.stdout
+
+
+def test_a_should_that_does_not_hold_ends_with_0() -> None:
+    with serving(Fair(when(at("/models"), heading(x_request_id=None))).app()) as url:
+        done = run("conformance", url, "--key", KEY, "--no-images")
+
+    assert 0 == done.returncode
+    assert "headers.request_id (should)" in done.stdout
+    assert "Buys no images" in done.stderr
+
+
+def test_the_key_may_come_from_the_environment_and_the_report_as_json() -> None:
+    with serving(Fair().app()) as url:
+        done = run("conformance", url, "--json", "--model", "dall-e-3", IMAGEGATE_CONFORMANCE_KEY=KEY)
+        report = json.loads(done.stdout)
+
+    assert 0 == done.returncode
+    assert (f"{url}/v1", "dall-e-3", True, 8, 8) == (
+        report["base_url"],
+        report["model"],
+        report["musts_hold"],
+        report["images_at_most"],
+        report["images_seen"],
+    )
+    assert {"name", "level", "outcome", "holds", "seen", "breaks"} == set(report["checks"][0])
+    assert len(CHECKS) == sum(report["counts"].values()) == len(report["checks"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((UNUSED_URL, "--key", KEY), f"imagegate: {UNUSED_URL}/v1 cannot be used: GET /models: "),
+        (("127.0.0.1:9", "--key", KEY), "imagegate: URL must be as http://127.0.0.1:8080/v1"),
+        ((UNUSED_URL,), "imagegate: no key; give --key or set IMAGEGATE_CONFORMANCE_KEY"),
+    ],
+)
+def test_a_run_that_cannot_begin_ends_with_2(arguments: tuple[str, ...], line: str) -> None:
+    done = run("conformance", *arguments, IMAGEGATE_CONFORMANCE_KEY="")
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert done.stderr.splitlines()[-1].startswith(line)
+
+
+def test_a_key_that_is_refused_ends_with_2(gateway: Gateway) -> None:
+    done = run("conformance", gateway.base_url, "--key", "sk-another-0123456789")
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert f"the key is refused at {gateway.base_url} (HTTP 401); check --key" in done.stderr
+
+
+def test_without_the_extra_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['openai'] = None; from gateway.__main__ import main; main()"
+    command = [sys.executable, "-c", code, "conformance", UNUSED_URL, "--key", KEY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), check=False)
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "imagegate: the OpenAI SDK is missing: pip install imagegate[conformance]\n" == done.stderr
