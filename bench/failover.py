@@ -32,9 +32,9 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from gateway.domain.billing import Durations, Purchase
+from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.pricing import PerImage, Price
-from gateway.domain.usage import Sheet
+from gateway.domain.usage import TenantDay
 from gateway.metering.ledger_keys import records_stream
 from tests.support.admitting import admitting, put_tenant
 from tests.support.asking import connected
@@ -123,10 +123,10 @@ async def _admissions_a_second(url: str) -> int:
     """How many requests one process can admit and settle, 32 at once."""
     async with connected(url, timeout_s=10) as client:
         admission, caller = admitting(client), await put_tenant(client)
-        purchase = Purchase("bench", "image-01", 1, (Price(0, PerImage(3500)),))
+        purchase = AdmissionRequest("bench", "image-01", 1, (Price(0, PerImage(3500)),))
 
         async def admit() -> None:
-            async with admission.admit(caller, purchase, Durations):
+            async with admission.admit(caller, purchase, Timings):
                 pass
 
         began_s = time.monotonic()
@@ -174,7 +174,7 @@ def _records(books: Any) -> Records:
     """When each record was written, Unix seconds, and its images; by prompt. At midnight the day may just be over."""
     found: Records = {}
     days = {datetime.fromtimestamp(time.time() - ago_s, UTC).date() for ago_s in (0, 600)}
-    for sheet in (Sheet(day, tenant) for day in days for tenant in TENANTS):
+    for sheet in (TenantDay(day, tenant) for day in days for tenant in TENANTS):
         for written, fields in books.xrange(records_stream(sheet)):
             images = sum(int(fields[name]) for name in ("delivered", "withheld", "unconfirmed"))
             written_s, prompt = int(written.split("-")[0]) / 1000, fields["request_id"].replace("-", " ")

@@ -59,9 +59,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return figure is not None and self.goal.holds(figure)
 
     def cells(self) -> tuple[str, ...]:
-        verdict = {None: "", True: "yes", False: "NO"}[self.holds]
+        decision = {None: "", True: "yes", False: "NO"}[self.holds]
         figures = ("" if figure is None else render(figure) for figure in (self.gateway, self.floor, self.ratio))
-        return (self.measure, *figures, "" if self.goal is None else str(self.goal), verdict)
+        return (self.measure, *figures, "" if self.goal is None else str(self.goal), decision)
 
 
 def at_most(bound: float, of: Of = Of.GATEWAY) -> Goal:

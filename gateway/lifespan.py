@@ -16,20 +16,20 @@ _LOG = structlog.get_logger("imagegate.app")
 _RESTART_PAUSE_S: Final = 1.0
 _CANCEL_AGAIN_S: Final = 0.5
 
-Act = Callable[[], Awaitable[None]]
+AsyncCallback = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class Lifespan:
     """Startup steps, background tasks and shutdown steps, in that order."""
 
     redis: Client
     transports: Sequence[AiohttpTransport]
-    starts: Sequence[Act]
+    starts: Sequence[AsyncCallback]
     """Before the first request. If one fails, the gateway does not start."""
-    companions: Sequence[Act]
+    background_tasks: Sequence[AsyncCallback]
     """Each runs until shutdown, and is restarted when it fails."""
-    flushes: Sequence[Act]
+    flushes: Sequence[AsyncCallback]
     """After the last request, in this order."""
     state: Mapping[str, object] = field(default_factory=dict)
     """Values that the program shares with its server."""
@@ -46,7 +46,7 @@ class Life:
                     await stack.enter_async_context(transport)
                 async with asyncio.TaskGroup() as group:
                     await asyncio.gather(*(start() for start in self.starts))
-                    tasks = [group.create_task(_keep_running(companion)) for companion in self.companions]
+                    tasks = [group.create_task(_keep_running(companion)) for companion in self.background_tasks]
                     yield self.state
                     for flush in self.flushes:
                         await flush()
@@ -55,7 +55,7 @@ class Life:
         return lifespan
 
 
-async def _keep_running(companion: Act) -> None:
+async def _keep_running(companion: AsyncCallback) -> None:
     """Restarts a background task that fails, so that in-flight requests continue."""
     while True:
         try:

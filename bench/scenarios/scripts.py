@@ -96,9 +96,9 @@ class _Load:
         ]
         if len(set(trials)) < self._accounts:
             raise RuntimeError(f"{len(set(trials))} of {self._accounts} accounts were asked")
-        fault = {"fault": "key_model_denied", "scope": "model", "state": "quarantined", "seconds": _DENIED_S}
+        error_code = {"error_code": "key_model_denied", "scope": "model", "state": "quarantined", "seconds": _DENIED_S}
         for number, account in enumerate(trials):
-            self.pool.release(f"t{number}", account, _MODELS[-1], **fault, seconds_max=0, breaker="well")
+            self.pool.release(f"t{number}", account, _MODELS[-1], **error_code, seconds_max=0, breaker="well")
 
     def fill(self) -> None:
         """Most of a minute in which all that can be is served, until enough wait. Raises: RuntimeError if too few."""
@@ -139,9 +139,9 @@ class _Load:
         lease_id, model = f"q{next(self._numbers)}", self._random.choice(models)
         tenant, images = f"tenant-{self._random.randrange(_TENANTS)}", self._random.randint(1, 9)
         found = self.pool.lease(lease_id, tenant, images, model, _PATIENCE_S)
-        if found["verdict"] == "wait":
+        if found["decision"] == "wait":
             self.waiting[lease_id] = model
-        elif found["verdict"] == "leased":
+        elif found["decision"] == "leased":
             self._note(lease_id, model, found)
 
     def _note(self, lease_id: str, model: str, found: dict[str, Any]) -> None:

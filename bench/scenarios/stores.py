@@ -22,18 +22,18 @@ import uvloop
 from bench.processes import redis
 from bench.results import Of, Row, at_most
 from bench.run import Run
-from gateway.domain.accounts import AccountLimits, PoolTerms
-from gateway.domain.billing import Durations, Purchase
+from gateway.domain.accounts import AccountLimits, PoolConfig
+from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.pricing import PerImage, Price
-from gateway.domain.tenants import Caller
-from gateway.redis import Client, answer
-from gateway.scheduler import UNSENT, Lease, NoKey
+from gateway.domain.tenants import Principal
+from gateway.redis import Client, execute
+from gateway.scheduler import NOT_SENT, Lease, NoCapacity
 from gateway.scheduler.scripts import record
 from tests.support.admitting import admitting, put_tenant
 from tests.support.asking import connected
 from tests.support.pooling import Process, account, pooling
 
-_PURCHASE = Purchase("bench", "image-01", 1, (Price(0, PerImage(3500)),))
+_PURCHASE = AdmissionRequest("bench", "image-01", 1, (Price(0, PerImage(3500)),))
 _MANY = 1_000_000_000
 _LIMITS = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
 _QUOTAS = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_micros_per_month": _MANY}
@@ -132,7 +132,7 @@ async def _take_turn(case: Case, calls: int) -> Cost:
 
 async def _scripts_us(client: Client) -> int:
     """What Redis has spent with scripts."""
-    told = await answer(client, client.info("commandstats"), dict[str, dict[str, int]])
+    told = await execute(client, client.info("commandstats"), dict[str, dict[str, int]])
     return sum(told.get(f"cmdstat_{name}", {}).get("usec", 0) for name in ("evalsha", "eval"))
 
 
@@ -145,13 +145,13 @@ async def _admitting(client: Client, tenants: int) -> AsyncIterator[Case]:
     """Admission and settlement of tenants in turn, with every limit and quota."""
     admission, template = admitting(client), await put_tenant(client, "tenant-0", _LIMITS | _QUOTAS, _LIMITS | _QUOTAS)
     for first in range(1, tenants, 1000):
-        await answer(client, client.eval(_COPY, 0, first, min(first + 999, tenants - 1)), object)
+        await execute(client, client.eval(_COPY, 0, first, min(first + 999, tenants - 1)), object)
     numbers = random.Random(1).sample(range(tenants), min(tenants, _ACTIVE_TENANTS))  # noqa: S311 - no secret
     callers = [_named(template, f"tenant-{number}") for number in numbers]
     turn = itertools.cycle(callers)
 
     async def act() -> None:
-        async with admission.admit(next(turn), _PURCHASE, Durations):
+        async with admission.admit(next(turn), _PURCHASE, Timings):
             pass
 
     for _ in callers:
@@ -159,8 +159,8 @@ async def _admitting(client: Client, tenants: int) -> AsyncIterator[Case]:
     yield Case(client, act, _nothing)
 
 
-def _named(template: Caller, name: str) -> Caller:
-    return Caller(replace(template.tenant, name=name), replace(template.key, tenant=name))
+def _named(template: Principal, name: str) -> Principal:
+    return Principal(replace(template.tenant, name=name), replace(template.key, tenant=name))
 
 
 @asynccontextmanager
@@ -169,7 +169,7 @@ async def _leasing(client: Client, accounts: int) -> AsyncIterator[Case]:
     async with pooling(client, *(account(f"account-{number}") for number in range(accounts))) as process:
 
         async def act() -> None:
-            await process.pool.release(await process.take(), UNSENT)
+            await process.pool.release(await process.take(), NOT_SENT)
 
         yield Case(client, act, _nothing)
 
@@ -196,8 +196,8 @@ class _Line:
         self._process = process
         self._length = length
         self._numbers = itertools.count()
-        self._waiting: set[asyncio.Task[Lease | NoKey]] = set()
-        self._served: asyncio.Queue[asyncio.Task[Lease | NoKey]] = asyncio.Queue()
+        self._waiting: set[asyncio.Task[Lease | NoCapacity]] = set()
+        self._served: asyncio.Queue[asyncio.Task[Lease | NoCapacity]] = asyncio.Queue()
         """`asyncio.wait` looks at all that wait, which would be counted as the gateway's."""
         self._lease: Lease | None = None
 
@@ -219,12 +219,12 @@ class _Line:
         task = asyncio.ensure_future(self._process.ask(tenant=tenant, patience_s=3600.0))
         task.add_done_callback(self._served.put_nowait)
         self._waiting.add(task)
-        while await answer(self._client, self._client.zcard(_WAITING), int) < len(self._waiting):
+        while await execute(self._client, self._client.zcard(_WAITING), int) < len(self._waiting):
             pass
 
     async def grant(self) -> None:
         assert self._lease
-        await self._process.pool.release(self._lease, UNSENT)
+        await self._process.pool.release(self._lease, NOT_SENT)
         served = await self._served.get()
         self._waiting.remove(served)
         given = served.result()
@@ -239,7 +239,7 @@ class _Line:
 
 @asynccontextmanager
 async def _line(client: Client, length: int) -> AsyncIterator[_Line]:
-    limits, terms = AccountLimits(1_000_000, 1_000_000, 1), PoolTerms(queue_max=2 * length, paced_percent=0)
+    limits, terms = AccountLimits(1_000_000, 1_000_000, 1), PoolConfig(queue_max=2 * length, paced_percent=0)
     async with pooling(client, account("main", limits=limits), terms=terms) as process:
         line = _Line(client, process, length)
         try:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from docs.generate.pages import code, table
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 from gateway.domain.health import TRANSITIONS, Event
 
 _EVENTS: Mapping[Event, str] = {
@@ -27,6 +27,6 @@ def blocks() -> dict[str, str]:
     }
 
 
-def _after(state: State, event: Event) -> str:
+def _after(state: KeyState, event: Event) -> str:
     after = TRANSITIONS[state][event]
     return "" if after is state else code(after.value)

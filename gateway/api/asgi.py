@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class Program(Starlette):
+class App(Starlette):
     """An application with only the middleware that it is given."""
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -21,7 +21,7 @@ class Program(Starlette):
         return app
 
 
-class Endpoint:
+class AsgiEndpoint:
     """A route's handler as an ASGI application; Starlette would wrap a function in two more layers."""
 
     def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:

@@ -28,17 +28,17 @@ from typing import Final, TypeVar
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
-from gateway.api.rejection_limits import Refusals
+from gateway.api.rejection_limits import RejectionLimits
 from gateway.api.request_context import context_of
-from gateway.api.shutdown import Drain
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import Caller
+from gateway.api.shutdown import ShutdownState
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
 from gateway.metering.transfers import Transfer, Transfers
-from gateway.tenants.authentication import Credentials
+from gateway.tenants.authentication import Authenticator
 
 _MINUTE_S: Final = 60.0
-_WRONG: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED})
+_WRONG: Final = frozenset({ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED})
 _BUCKETS_MAX: Final = 4096
 """About 3 MB when each is spent."""
 _KNOWN_MAX: Final = 10_000
@@ -70,7 +70,7 @@ class _Bucket:
     """Set when a key in doubt was decided, and then replaced."""
 
 
-class Guesses:
+class FailedAuthThrottle:
     """Throttles wrong keys by address, and remembers valid ones. `per_minute` 0 disables it."""
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float], buckets_max: int = _BUCKETS_MAX) -> None:
@@ -89,11 +89,11 @@ class Guesses:
             return await check()
         digest = self._digest(secret)
         if digest in self._known:
-            return await self._judge(address, digest, check)
-        bucket = await self._enter(address, digest)
+            return await self._decide(address, digest, check)
+        bucket = await self._acquire(address, digest)
         bucket.in_doubt += 1
         try:
-            return await self._judge(address, digest, check)
+            return await self._decide(address, digest, check)
         finally:
             bucket.in_doubt -= 1
             bucket.settled.set()
@@ -105,25 +105,25 @@ class Guesses:
             return check()
         except GatewayError as error:
             secret = _secret_of(authorization)
-            if self._per_minute and secret and error.fault in _WRONG:
+            if self._per_minute and secret and error.error_code in _WRONG:
                 digest = self._digest(secret)
                 bucket = self._bucket(address)
                 self._require_token(bucket, digest)
                 self._count(bucket, digest)
             raise
 
-    async def _judge(self, address: str, digest: bytes, check: Callable[[], Awaitable[_T]]) -> _T:
+    async def _decide(self, address: str, digest: bytes, check: Callable[[], Awaitable[_T]]) -> _T:
         try:
             found = await check()
         except GatewayError as error:
-            if error.fault in _WRONG:
+            if error.error_code in _WRONG:
                 self._known.pop(digest, None)
                 self._count(self._bucket(address), digest)
             raise
         self._remember(digest)
         return found
 
-    async def _enter(self, address: str, digest: bytes) -> _Bucket:
+    async def _acquire(self, address: str, digest: bytes) -> _Bucket:
         """The bucket, once it has a token for this key, whatever becomes of those in doubt."""
         while True:
             bucket = self._bucket(address)
@@ -136,7 +136,7 @@ class Guesses:
         kept = self._per_minute / 2 if bucket.is_spent and digest in bucket.wrong else 0.0
         left = bucket.tokens - max(kept, 1.0)
         if left < 0:
-            raise GatewayError(Fault.AUTHENTICATION_THROTTLED, retry_after_s=-left * _MINUTE_S / self._per_minute)
+            raise GatewayError(ErrorCode.AUTHENTICATION_THROTTLED, retry_after_s=-left * _MINUTE_S / self._per_minute)
         return left
 
     def _bucket(self, address: str) -> _Bucket:
@@ -188,10 +188,10 @@ class TenantAuthenticator:
 
     def __init__(
         self,
-        drain: Drain,
-        credentials: Credentials,
-        guesses: Guesses,
-        refusals: Refusals,
+        drain: ShutdownState,
+        credentials: Authenticator,
+        guesses: FailedAuthThrottle,
+        refusals: RejectionLimits,
         admission: Admission,
         transfers: Transfers,
     ) -> None:
@@ -203,12 +203,12 @@ class TenantAuthenticator:
         self._refusals = refusals
         self.count_refusal = refusals.count
 
-    async def begin(self, request: Request) -> Caller:
+    async def begin(self, request: Request) -> Principal:
         """Authenticates a request for images. Raises: GatewayError SHUTTING_DOWN, and what `authenticate` raises."""
         self._drain.refuse()
         return await self.authenticate(request)
 
-    async def authenticate(self, request: Request) -> Caller:
+    async def authenticate(self, request: Request) -> Principal:
         """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_AWAY."""
         given = request.headers.get("authorization", "")
         check = partial(self._credentials.identify, given)
@@ -221,7 +221,7 @@ class TenantAuthenticator:
         return caller
 
     @asynccontextmanager
-    async def counting_refusals(self, request: Request, caller: Caller) -> AsyncIterator[None]:
+    async def counting_refusals(self, request: Request, caller: Principal) -> AsyncIterator[None]:
         """Counts a request that fails before its admission. Raises: GatewayError RATE_LIMITED."""
         try:
             yield
@@ -230,7 +230,7 @@ class TenantAuthenticator:
             await self.load_rates(request, caller, is_refused=True)
             raise
 
-    async def load_rates(self, request: Request, caller: Caller, *, is_refused: bool = False) -> None:
+    async def load_rates(self, request: Request, caller: Principal, *, is_refused: bool = False) -> None:
         """Loads the status of the rate limits for the response headers. Raises: GatewayError RATE_LIMITED."""
         if not caller.has_rates:
             return

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api.request_context import context_of, poll_message
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
 _SOON_S: Final = 0.05
 """Clients often send a head and its small body as two packets."""
@@ -54,7 +54,7 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
             return await _read_rest(request, message, limits)
     except TimeoutError as error:
         raise GatewayError(
-            Fault.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
+            ErrorCode.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
         ) from error
 
 
@@ -91,19 +91,19 @@ def _check_content_type(request: Request) -> None:
     kind = given.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise GatewayError(
-            Fault.UNSUPPORTED_CONTENT_TYPE,
+            ErrorCode.UNSUPPORTED_CONTENT_TYPE,
             f"Unsupported content type: '{given[:100]}'. This API method only accepts 'application/json' requests.",
         )
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise GatewayError(
-            Fault.UNSUPPORTED_CONTENT_TYPE,
+            ErrorCode.UNSUPPORTED_CONTENT_TYPE,
             f"Unsupported content encoding: '{encoding[:100]}'. Send the body without compression.",
         )
 
 
 def _too_large(limits: BodyLimits) -> GatewayError:
-    return GatewayError(Fault.BODY_TOO_LARGE, f"The request body is larger than {limits.max_bytes} bytes.")
+    return GatewayError(ErrorCode.BODY_TOO_LARGE, f"The request body is larger than {limits.max_bytes} bytes.")
 
 
 def json_response(body: dict[str, object], status: int = 200) -> Response:

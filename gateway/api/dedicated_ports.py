@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
 HEALTHZ: Final = "/healthz"
 READYZ: Final = "/readyz"
@@ -32,7 +32,7 @@ def is_metrics(path: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnPort:
+class DedicatedPort:
     """A port of operators: the routes that only it serves, and its host names."""
 
     number: int
@@ -46,14 +46,14 @@ def port_of(scope: Scope) -> int | None:
     return port
 
 
-class Ports:
+class DedicatedPortMiddleware:
     """Keeps operators' routes to their ports and to their plain spelling.
 
     A proxy that denies `/admin/` may compare undecoded paths. So an operators' route with an encoded slash, or with an
     encoded character that needs no encoding, is unknown.
     """
 
-    def __init__(self, app: ASGIApp, own: Sequence[OwnPort]) -> None:
+    def __init__(self, app: ASGIApp, own: Sequence[DedicatedPort]) -> None:
         self._app = app
         self._own = own
 
@@ -72,12 +72,12 @@ class Ports:
             if any(one.owns(path) for one in self._own):
                 raise HTTPException(404)
         elif not _answers_to(own, scope):
-            raise GatewayError(Fault.HOST_NOT_ALLOWED)
+            raise GatewayError(ErrorCode.HOST_NOT_ALLOWED)
         elif not own.owns(path) and path not in _ON_EVERY_PORT:
             raise HTTPException(404)
 
 
-def _answers_to(own: OwnPort, scope: Scope) -> bool:
+def _answers_to(own: DedicatedPort, scope: Scope) -> bool:
     """Whether the Host header rules out DNS rebinding, which needs a name that an attacker controls.
 
     On loopback, only loopback addresses are accepted.

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api import minimax, openai
 from gateway.api.request_context import context_of
-from gateway.domain.errors import Fault, GatewayError, detach
+from gateway.domain.errors import ErrorCode, GatewayError, detach
 
 _LOG = structlog.get_logger("imagegate.errors")
 _RETRY_AFTER_MAX_S: Final = 60
@@ -23,10 +23,10 @@ _OTHER_PARAM: Final = "?"
 """Logged in the place of a field name of another form: it may be a URL, or private text."""
 _TOO_MANY: Final = 429
 """Its detail names the limit, and holds no text of the caller."""
-_HTTP_FAULTS: Final = {404: Fault.ROUTE_UNKNOWN, 405: Fault.METHOD_NOT_ALLOWED}
+_HTTP_FAULTS: Final = {404: ErrorCode.ROUTE_UNKNOWN, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
-class ErrorBoundary:
+class ErrorMiddleware:
     """Turns what a route raises into a response; a response that has begun is cut off."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -60,10 +60,10 @@ class ErrorBoundary:
             await response(scope, receive, send)
 
 
-def note(request: Request, error: GatewayError) -> None:
+def record_error(request: Request, error: GatewayError) -> None:
     """Records an error in the request's context."""
     context = context_of(request)
-    context.fault = error.fault
+    context.error_code = error.error_code
     context.param = (error.param if _PARAM.fullmatch(error.param) else _OTHER_PARAM) if error.param else ""
     is_of_the_callers_words = error.row.shows_detail and error.row.status != _TOO_MANY
     context.detail = "" if is_of_the_callers_words else error.detail
@@ -73,7 +73,7 @@ def note(request: Request, error: GatewayError) -> None:
 def error_headers(error: GatewayError) -> dict[str, str]:
     """`retry-after` where waiting helps, `x-should-retry: false` where a retry cannot help or could bill again."""
     headers: dict[str, str] = {}
-    if error.row.asks_to_wait:
+    if error.row.sends_retry_after:
         wait_s = error.row.retry_after_s if error.retry_after_s is None else error.retry_after_s
         headers["retry-after"] = str(min(max(math.ceil(wait_s), 1), _RETRY_AFTER_MAX_S))
     if not error.row.may_client_retry:
@@ -84,7 +84,7 @@ def error_headers(error: GatewayError) -> dict[str, str]:
 def _cut_short(request: Request) -> GatewayError:
     """The error of a request that shutdown cuts off: if no call was sent upstream, a retry is safe."""
     was_sent = context_of(request).trace.attempts > 0
-    return GatewayError(Fault.INTERNAL if was_sent else Fault.SHUTTING_DOWN, "cut short by the shutdown")
+    return GatewayError(ErrorCode.INTERNAL if was_sent else ErrorCode.SHUTTING_DOWN, "cut short by the shutdown")
 
 
 def _as_gateway_error(request: Request, failure: Exception) -> GatewayError:
@@ -97,7 +97,7 @@ def _as_gateway_error(request: Request, failure: Exception) -> GatewayError:
             return GatewayError(_HTTP_FAULTS[status], text)
         case _:
             _LOG.exception("unexpected_failure", exc_info=failure)
-            return GatewayError(Fault.INTERNAL, type(failure).__name__)
+            return GatewayError(ErrorCode.INTERNAL, type(failure).__name__)
 
 
 def _allow(failure: Exception) -> dict[str, str]:
@@ -107,7 +107,7 @@ def _allow(failure: Exception) -> dict[str, str]:
 
 def _answer(request: Request, error: GatewayError, headers: dict[str, str]) -> Response:
     """The response to a failed request, whose context it records the error in."""
-    note(request, error)
+    record_error(request, error)
     headers |= error_headers(error)
     if request.method == "POST" and request.url.path in minimax.PATHS:
         return Response(minimax.render_native_error(error), 200, headers, "application/json")

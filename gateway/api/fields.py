@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
-MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding JSON from outside may raise: broken, not UTF-8, nested too deeply."""
 _NULL: Final = msgspec.Raw(b"null")
 _SHOWN_MAX_CHARS: Final = 64
@@ -21,24 +21,24 @@ in one of 16 MiB they could be objects that take seconds to make and hundreds of
 """
 
 
-class Fields:
+class JsonFields:
     """The fields of one request body."""
 
     def __init__(self, body: bytes | bytearray) -> None:
         """Raises: GatewayError INVALID_JSON."""
         if sum(body.count(mark) for mark in _STRUCTURE) > _STRUCTURE_MAX:
             raise GatewayError(
-                Fault.INVALID_JSON, "We could not parse the JSON body of your request: it has too many parts."
+                ErrorCode.INVALID_JSON, "We could not parse the JSON body of your request: it has too many parts."
             )
         try:
             self._raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         except msgspec.ValidationError:
             raise GatewayError(
-                Fault.INVALID_JSON, "We could not parse the JSON body of your request: it must be an object."
+                ErrorCode.INVALID_JSON, "We could not parse the JSON body of your request: it must be an object."
             ) from None
-        except MALFORMED as error:
+        except JSON_DECODE_ERRORS as error:
             raise GatewayError(
-                Fault.INVALID_JSON, f"We could not parse the JSON body of your request: {_reason(error)}."
+                ErrorCode.INVALID_JSON, f"We could not parse the JSON body of your request: {_reason(error)}."
             ) from None
         self._untaken = set(self._raw)
 
@@ -55,9 +55,10 @@ class Fields:
             return None
         try:
             return msgspec.json.decode(raw)
-        except MALFORMED as error:
+        except JSON_DECODE_ERRORS as error:
             raise GatewayError(
-                Fault.INVALID_JSON, f"We could not parse '{name}' in the JSON body of your request: {_reason(error)}."
+                ErrorCode.INVALID_JSON,
+                f"We could not parse '{name}' in the JSON body of your request: {_reason(error)}.",
             ) from None
 
     def string(self, name: str) -> str | None:
@@ -80,14 +81,14 @@ class Fields:
             raise wrong_type(name, "an integer", value)
         if value < lowest:
             raise GatewayError(
-                Fault.INTEGER_BELOW_MIN,
+                ErrorCode.INTEGER_BELOW_MIN,
                 f"Invalid '{name}': integer below minimum value. Expected a value >= {lowest}, "
                 f"but got {_shown(str(value))} instead.",
                 param=name,
             )
         if value > highest:
             raise GatewayError(
-                Fault.INTEGER_ABOVE_MAX,
+                ErrorCode.INTEGER_ABOVE_MAX,
                 f"Invalid '{name}': integer above maximum value. Expected a value <= {highest}, "
                 f"but got {_shown(str(value))} instead.",
                 param=name,
@@ -100,11 +101,11 @@ class Fields:
             return value
         raise wrong_value(name, value, supported)
 
-    def pass_over(self, *names: str) -> None:
+    def ignore(self, *names: str) -> None:
         """Accept fields whatever they hold: they are known to change nothing."""
         self._untaken.difference_update(names)
 
-    def refuse_rest(self) -> None:
+    def reject_unknown(self) -> None:
         """Refuse fields that nobody took: nothing is dropped silently."""
         unknown = sorted(name for name in self._untaken if self._raw[name] != _NULL)
         if unknown:
@@ -113,7 +114,7 @@ class Fields:
 
 def wrong_type(name: str, expected: str, value: object) -> GatewayError:
     return GatewayError(
-        Fault.INVALID_TYPE,
+        ErrorCode.INVALID_TYPE,
         f"Invalid type for '{name}': expected {expected}, but got {_kind(value)} instead.",
         param=name,
     )
@@ -123,25 +124,27 @@ def wrong_value(name: str, value: object, supported: Sequence[str]) -> GatewayEr
     names = [f"'{item}'" for item in supported]
     comma = "," if len(names) > 2 else ""
     listed = f"values are: {', '.join(names[:-1])}{comma} and {names[-1]}" if names[1:] else f"value is: {names[0]}"
-    return GatewayError(Fault.INVALID_VALUE, f"Invalid value: '{_shown(str(value))}'. Supported {listed}.", param=name)
+    return GatewayError(
+        ErrorCode.INVALID_VALUE, f"Invalid value: '{_shown(str(value))}'. Supported {listed}.", param=name
+    )
 
 
 def refused_value(name: str, why: str) -> GatewayError:
-    return GatewayError(Fault.INVALID_VALUE, f"Invalid value for '{name}': {why}", param=name)
+    return GatewayError(ErrorCode.INVALID_VALUE, f"Invalid value for '{name}': {why}", param=name)
 
 
 def missing(name: str) -> GatewayError:
-    return GatewayError(Fault.MISSING_PARAMETER, f"Missing required parameter: '{name}'.", param=name)
+    return GatewayError(ErrorCode.MISSING_PARAMETER, f"Missing required parameter: '{name}'.", param=name)
 
 
 def unknown_parameter(name: str, why: str = "") -> GatewayError:
     shown = _shown(name)
-    return GatewayError(Fault.UNKNOWN_PARAMETER, f"Unknown parameter: '{shown}'.{why}", param=shown)
+    return GatewayError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{shown}'.{why}", param=shown)
 
 
 def too_long(name: str, highest: int, length: int) -> GatewayError:
     return GatewayError(
-        Fault.STRING_TOO_LONG,
+        ErrorCode.STRING_TOO_LONG,
         f"Invalid '{name}': string too long. Expected a string with maximum length {highest}, "
         f"but got a string with length {length} instead.",
         param=name,
@@ -150,14 +153,14 @@ def too_long(name: str, highest: int, length: int) -> GatewayError:
 
 def empty(name: str) -> GatewayError:
     return GatewayError(
-        Fault.EMPTY_STRING,
+        ErrorCode.EMPTY_STRING,
         f"Invalid '{name}': empty string. Expected a string with minimum length 1, but got an empty string instead.",
         param=name,
     )
 
 
 def unknown_model(name: str) -> GatewayError:
-    return GatewayError(Fault.MODEL_UNKNOWN, f"The model '{_shown(name)}' does not exist. See GET /v1/models.")
+    return GatewayError(ErrorCode.MODEL_UNKNOWN, f"The model '{_shown(name)}' does not exist. See GET /v1/models.")
 
 
 def _shown(text: str) -> str:

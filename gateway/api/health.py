@@ -7,18 +7,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.bodies import json_response
-from gateway.api.dedicated_ports import OwnPort, port_of
+from gateway.api.dedicated_ports import DedicatedPort, port_of
 from gateway.api.openapi import DOCUMENT
 from gateway.api.readiness import Readiness
 from gateway.api.request_context import context_of
 from gateway.api.scrape import Exposition, Scrape
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
 
-class Ops:
+class HealthRoutes:
     """Routes for operators; none of them needs a key."""
 
-    def __init__(self, readiness: Readiness, scrape: Scrape, own_ports: Sequence[OwnPort]) -> None:
+    def __init__(self, readiness: Readiness, scrape: Scrape, own_ports: Sequence[DedicatedPort]) -> None:
         self._readiness = readiness
         self._scrape = scrape
         self._own_ports = {one.number for one in own_ports}
@@ -47,7 +47,7 @@ class Ops:
         try:
             await asyncio.wait((page, left), return_when=asyncio.FIRST_COMPLETED)
             if not page.done():
-                raise GatewayError(Fault.CLIENT_LEFT)
+                raise GatewayError(ErrorCode.CLIENT_LEFT)
             return Response(page.result(), headers={"content-type": exposition.value})
         finally:
             page.cancel()

@@ -14,9 +14,9 @@ from gateway.api.bodies import BodyLimits, ChunksResponse, read_json_body
 from gateway.api.request_context import context_of, read_max_wait
 from gateway.api.sse import EventStream
 from gateway.domain.catalog import Catalog
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageResult
-from gateway.domain.tenants import Caller
+from gateway.domain.tenants import Principal
 from gateway.generation.service import GenerationService
 
 Generation = openai.Generation | minimax.NativeGeneration
@@ -28,7 +28,7 @@ _SERVER_ERROR: Final = 500
 class ImageOptions:
     """The operator's choices about the image routes."""
 
-    manners: openai.Manners
+    manners: openai.OpenAIOptions
     limits: BodyLimits
     """Of OpenAI's format."""
     native_limits: BodyLimits
@@ -37,7 +37,7 @@ class ImageOptions:
     """Between two comments of a stream."""
 
 
-class Images:
+class ImageRoutes:
     """The handlers. Each authenticates, reads and parses the body, generates, and renders the result."""
 
     def __init__(
@@ -91,10 +91,10 @@ class Images:
         model = self._catalog.find(name)
         if model is None or not caller.tenant.may_use(model.id):
             self._authenticator.count_refusal(caller)
-            raise GatewayError(Fault.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
+            raise GatewayError(ErrorCode.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
         return Response(openai.render_model(name), media_type="application/json")
 
-    async def _generate(self, request: Request, caller: Caller, generation: Generation) -> ImageResult:
+    async def _generate(self, request: Request, caller: Principal, generation: Generation) -> ImageResult:
         context = context_of(request)
         try:
             return await self._service.generate(caller, generation, context)

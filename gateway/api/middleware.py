@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.openai import render_error
 from gateway.api.request_context import ClientConnection
-from gateway.api.request_log import Answered, LineTerms, milliseconds, request_line
+from gateway.api.request_log import RequestLogOptions, ResponseInfo, milliseconds, request_line
 from gateway.api.request_spans import spans_of
-from gateway.api.shutdown import Drain
-from gateway.domain.errors import TABLE, Fault, GatewayError
+from gateway.api.shutdown import ShutdownState
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
 from gateway.domain.tenants import Rates
 from gateway.domain.tracing import Span, Trace, TraceContext, parse_trace_context
 from gateway.generation.context import RequestContext
@@ -51,7 +51,9 @@ _ADDRESS_MAX_CHARS: Final = 64
 """A trusted proxy may send any text."""
 _UNKNOWN_ROUTE: Final = "_unknown"
 _TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
-_REFUSED_KEYS: Final = frozenset({Fault.INVALID_API_KEY, Fault.ADMIN_UNAUTHORIZED, Fault.AUTHENTICATION_THROTTLED})
+_REFUSED_KEYS: Final = frozenset(
+    {ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED, ErrorCode.AUTHENTICATION_THROTTLED}
+)
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -70,21 +72,21 @@ class Ids:
     """16 hexadecimal digits."""
 
 
-class Observing(Protocol):
+class TelemetryOptions(Protocol):
     """How requests are reported."""
 
     @property
     def ids(self) -> Ids: ...
 
     @property
-    def terms(self) -> LineTerms: ...
+    def terms(self) -> RequestLogOptions: ...
 
     @property
     def tell_spans(self) -> TellSpans | None:
         """None if no spans are collected."""
 
 
-class RequestScope:
+class RequestContextMiddleware:
     """Gives each request a context, and reports it once its response is sent."""
 
     def __init__(
@@ -92,8 +94,8 @@ class RequestScope:
         app: ASGIApp,
         metrics: Metrics,
         monotonic: Callable[[], float],
-        observing: Observing,
-        drain: Drain,
+        observing: TelemetryOptions,
+        drain: ShutdownState,
         budget: ByteBudget,
     ) -> None:
         self._app = app
@@ -179,23 +181,25 @@ class RequestScope:
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
         client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
         total_s = self._monotonic() - context.started_s
-        answered = Answered(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
-        metrics, fault, trace = self._metrics, context.fault, context.trace
+        answered = ResponseInfo(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
+        metrics, error_code, trace = self._metrics, context.error_code, context.trace
         metrics.requests.labels(route, context.model, context.tenant, str(answered.status)).inc()
         metrics.request_duration_seconds.labels(route).observe(total_s)
-        if fault:
-            metrics.request_errors.labels(fault.value, TABLE[fault].origin.value, context.tenant).inc()
+        if error_code:
+            metrics.request_errors.labels(error_code.value, ERROR_SPECS[error_code].origin.value, context.tenant).inc()
         if context.asked:
             metrics.queue_wait_seconds.observe(trace.queue_s)
-            metrics.overhead_seconds.observe(answered.own_s(trace))
+            metrics.overhead_seconds.observe(answered.overhead_s(trace))
         is_quiet, log = route in _QUIET_ROUTES, _LOG.info
         if answered.status >= 500:
             log = _LOG.warning
-        elif fault is Fault.REQUESTS_THROTTLED or (is_quiet and (answered.status < 400 or fault is Fault.CLIENT_LEFT)):
+        elif error_code is ErrorCode.REQUESTS_THROTTLED or (
+            is_quiet and (answered.status < 400 or error_code is ErrorCode.CLIENT_LEFT)
+        ):
             log = _LOG.debug
         log("request", **request_line(context, answered, self._terms))
-        if fault in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
-            _LOG.warning("authentication_failed", client=client, route=route, fault=fault.value)
+        if error_code in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
+            _LOG.warning("authentication_failed", client=client, route=route, error_code=error_code.value)
         if self._tell_spans and trace.context and not is_quiet:
             self._tell_spans(trace.context, spans_of(context, trace.context, answered))
 
@@ -217,7 +221,9 @@ class _Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        error = GatewayError(Fault.PREFLIGHT_REFUSED, f"The preflight was refused: {bytes(response.body).decode()}.")
+        error = GatewayError(
+            ErrorCode.PREFLIGHT_REFUSED, f"The preflight was refused: {bytes(response.body).decode()}."
+        )
         kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
         return Response(render_error(error), error.row.status, kept, "application/json")
 

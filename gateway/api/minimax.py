@@ -7,12 +7,12 @@ from typing import Final
 
 import msgspec
 
-from gateway.api.fields import Fields, empty, missing, unknown_model
+from gateway.api.fields import JsonFields, empty, missing, unknown_model
 from gateway.api.openai.response import Chunks
 from gateway.api.provider_fields import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
 from gateway.domain.catalog import Catalog, Model, PlannedTarget
-from gateway.domain.errors import Fault, GatewayError, Outcome, Pause
-from gateway.domain.images import Delivery, Encoded, ImageJob, ImageResult, Link
+from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, Outcome
+from gateway.domain.images import Base64Image, ImageJob, ImageResult, ImageUrl, ResponseFormat
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers.minimax import CODES
@@ -45,16 +45,16 @@ TEXTS: Final[Mapping[int, str]] = MappingProxyType(
 )
 """MiniMax's wording of the codes that a client of ours may see (reference/minimax.md section 3)."""
 
-_BY_FAULT: Final[Mapping[Fault, int]] = MappingProxyType(
+_BY_FAULT: Final[Mapping[ErrorCode, int]] = MappingProxyType(
     {
-        Fault.NO_CREDENTIALS: 1004,
-        Fault.INVALID_API_KEY: 2049,
-        Fault.CONTENT_INPUT: 1026,
-        Fault.CONTENT_OUTPUT: 1027,
-        Fault.CONTENT_WITHHELD: 1027,
-        Fault.PROMPT_UNREADABLE: 1042,
-        Fault.PROMPT_TOO_LONG: 2013,
-        Fault.QUOTA_EXHAUSTED: 1008,  # its own clients stop on it, and wait and try again on 1002
+        ErrorCode.NO_CREDENTIALS: 1004,
+        ErrorCode.INVALID_API_KEY: 2049,
+        ErrorCode.CONTENT_INPUT: 1026,
+        ErrorCode.CONTENT_OUTPUT: 1027,
+        ErrorCode.CONTENT_WITHHELD: 1027,
+        ErrorCode.PROMPT_UNREADABLE: 1042,
+        ErrorCode.PROMPT_TOO_LONG: 2013,
+        ErrorCode.QUOTA_EXHAUSTED: 1008,  # its own clients stop on it, and wait and try again on 1002
     }
 )
 _SPELLING_302: Final = "minimaxi-"
@@ -81,7 +81,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
 
     Raises: GatewayError with the caller's own fault and the parameter's name.
     """
-    fields = Fields(body)
+    fields = JsonFields(body)
     name = fields.string("model")
     if name is None:
         raise missing("model")
@@ -94,21 +94,21 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
     if not prompt.strip():
         raise empty("prompt")
     if len(prompt) > model.prompt_max_chars:
-        raise GatewayError(Fault.PROMPT_TOO_LONG)
+        raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
     ratio = read_ratio(fields)
     if ratio:  # it wins, and the pixels are ignored whatever they are (reference/minimax.md 1.2)
-        fields.pass_over("width", "height")
+        fields.ignore("width", "height")
     job = ImageJob(
         prompt=prompt,
         count=fields.integer("n", 1, IMAGES_MAX) or 1,
-        delivery=Delivery(fields.choice("response_format", ("url", "base64")) or "url"),
+        delivery=ResponseFormat(fields.choice("response_format", ("url", "base64")) or "url"),
         aspect_ratio=ratio,
         pixels=None if ratio else read_pixels(fields),
         seed=read_seed(fields),
         options=read_options(fields),
         inputs=read_inputs(fields),
     )
-    fields.refuse_rest()
+    fields.reject_unknown()
     return NativeGeneration(job, model, plan_targets(job, model, policy), name)
 
 
@@ -121,8 +121,8 @@ def _find(name: str, catalog: Catalog) -> Model | None:
 
 def render_native(result: ImageResult) -> Chunks:
     """MiniMax's answer; counters are strings, as on its own wire."""
-    links = [picture.url for picture in result.pictures if isinstance(picture, Link)]
-    encoded = [picture.base64 for picture in result.pictures if isinstance(picture, Encoded)]
+    links = [picture.url for picture in result.pictures if isinstance(picture, ImageUrl)]
+    encoded = [picture.base64 for picture in result.pictures if isinstance(picture, Base64Image)]
     chunks: Chunks = [b'{"id":' + msgspec.json.encode(result.id) + b',"data":{']
     if links:
         chunks.append(b'"image_urls":' + msgspec.json.encode(links) + (b"," if encoded else b""))
@@ -150,10 +150,10 @@ def native_code(error: GatewayError) -> int:
     """MiniMax's code for a fault. A fault of the organisation's own keys never shows as one of the caller's."""
     row = error.row
     code = error.upstream_code
-    if code is not None and code in TEXTS and row.pause is Pause.NONE and CODES.get(code) is error.fault:
+    if code is not None and code in TEXTS and row.pause is CooldownKind.NONE and CODES.get(code) is error.error_code:
         return code
-    if error.fault in _BY_FAULT:
-        return _BY_FAULT[error.fault]
+    if error.error_code in _BY_FAULT:
+        return _BY_FAULT[error.error_code]
     if row.outcome in {Outcome.UNKNOWN, Outcome.DELIVERED} or row.status == 504:
         return _TIMED_OUT
     if row.status == 429:
@@ -162,4 +162,4 @@ def native_code(error: GatewayError) -> int:
 
 
 def _why(error: GatewayError) -> str:
-    return "prompt length must be less than 1500" if error.fault is Fault.PROMPT_TOO_LONG else error.message
+    return "prompt length must be less than 1500" if error.error_code is ErrorCode.PROMPT_TOO_LONG else error.message

@@ -7,18 +7,18 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 from gateway.observability.metrics import MetricSpec
 from gateway.redis.preflight import RedisMemory
-from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus, Standing
+from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
 
 _MILDEST_FIRST: Final = (
-    State.READY,
-    State.HALF_OPEN,
-    State.COOLING,
-    State.QUARANTINED,
-    State.DRAINING,
-    State.DISABLED,
+    KeyState.READY,
+    KeyState.HALF_OPEN,
+    KeyState.COOLING,
+    KeyState.QUARANTINED,
+    KeyState.DRAINING,
+    KeyState.DISABLED,
 )
 
 
@@ -101,7 +101,7 @@ def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
     for status in statuses:
         yield _POOL_CAPACITY, (status.upstream,), status.free
         yield _QUEUE_DEPTH, (status.upstream,), status.waiting
-        for state in State:
+        for state in KeyState:
             yield _UPSTREAM_STATE, (status.upstream, state.value), state is status.state
         for account in status.accounts:
             yield from _account(account)
@@ -121,9 +121,9 @@ def _account(account: AccountStatus) -> Iterator[_Sample]:
             yield _ACCOUNT_CAPACITY, (account.upstream, account.name, resource, bound), value
 
 
-def _key(key: KeyStatus, worst: Standing) -> Iterator[_Sample]:
+def _key(key: KeyStatus, worst: Health) -> Iterator[_Sample]:
     labels = (key.upstream, key.account, key.name)
-    for state in State:
+    for state in KeyState:
         yield _KEY_STATE, (*labels, state.value), state is worst.state
-    if worst.fault and worst.until_s:
-        yield _KEY_COOLDOWN_END, (*labels, worst.fault), worst.until_s
+    if worst.error_code and worst.until_s:
+        yield _KEY_COOLDOWN_END, (*labels, worst.error_code), worst.until_s

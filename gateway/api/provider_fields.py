@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.api.fields import MALFORMED, Fields, missing, refused_value, unknown_parameter, wrong_type
+from gateway.api.fields import JSON_DECODE_ERRORS, JsonFields, missing, refused_value, unknown_parameter, wrong_type
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role
 from gateway.domain.sizes import Size, SizePolicy
@@ -40,11 +40,11 @@ def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[Plann
     return targets
 
 
-def read_ratio(fields: Fields) -> str | None:
+def read_ratio(fields: JsonFields) -> str | None:
     return fields.choice("aspect_ratio", tuple(PRESETS))
 
 
-def read_pixels(fields: Fields) -> Size | None:
+def read_pixels(fields: JsonFields) -> Size | None:
     """`width` and `height`, which come as a pair."""
     width = fields.integer("width", PIXELS.side_min, PIXELS.side_max)
     height = fields.integer("height", PIXELS.side_min, PIXELS.side_max)
@@ -58,11 +58,11 @@ def read_pixels(fields: Fields) -> Size | None:
     return Size(width, height)
 
 
-def read_seed(fields: Fields) -> int | None:
+def read_seed(fields: JsonFields) -> int | None:
     return fields.integer("seed", -_INT64, _INT64 - 1)
 
 
-def read_options(fields: Fields, *, style_is_mapped: bool = True) -> dict[str, bytes]:
+def read_options(fields: JsonFields, *, style_is_mapped: bool = True) -> dict[str, bytes]:
     """MiniMax's own options that are set."""
     flags = {
         "prompt_optimizer": fields.boolean("prompt_optimizer"),
@@ -73,14 +73,14 @@ def read_options(fields: Fields, *, style_is_mapped: bool = True) -> dict[str, b
     return found | {FIELDS["style"]: style} if style else found
 
 
-def read_inputs(fields: Fields) -> tuple[InputImage, ...]:
+def read_inputs(fields: JsonFields) -> tuple[InputImage, ...]:
     """The images of `subject_reference`."""
     raw = fields.raw("subject_reference")
     if raw is None:
         return ()
     try:
         references = msgspec.json.decode(raw, type=list[_SubjectReference])
-    except MALFORMED:
+    except JSON_DECODE_ERRORS:
         raise refused_value("subject_reference", "expected an array of objects with 'type' and 'image_file'.") from None
     if not references:
         raise refused_value("subject_reference", "the array is empty.")
@@ -104,13 +104,13 @@ def own_words(job: ImageJob) -> tuple[str, ...]:
     return (job.prompt, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
 
 
-def _read_style(fields: Fields) -> bytes | None:
+def _read_style(fields: JsonFields) -> bytes | None:
     raw = fields.raw("style")
     if raw is None:
         return None
     try:
         style = msgspec.json.decode(raw, type=_Style)
-    except MALFORMED:
+    except JSON_DECODE_ERRORS:
         raise wrong_type("style", "an object with 'style_type' and 'style_weight'", fields.value("style")) from None
     is_weight_valid = style.style_weight is msgspec.UNSET or 0 < style.style_weight <= 1
     if style.style_type not in _STYLES or not is_weight_valid:

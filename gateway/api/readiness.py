@@ -5,14 +5,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.api.shutdown import Drain
-from gateway.domain.errors import TABLE, Fault, GatewayError, State
-from gateway.scheduler import KeyPool
-from gateway.scheduler.status import AccountStatus, PoolStatus, Standing
+from gateway.api.shutdown import ShutdownState
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
+from gateway.scheduler import Scheduler
+from gateway.scheduler.status import AccountStatus, Health, PoolStatus
 
 _GOOD_FOR_S: Final = 1.0
 """One answer serves every probe for this long: a look at the pool may cost as much as it has accounts."""
-_BUSY: Final = frozenset(fault.value for fault in Fault if TABLE[fault].status == 429)
+_BUSY: Final = frozenset(error_code.value for error_code in ErrorCode if ERROR_SPECS[error_code].status == 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,9 @@ class RedisHealth:
 class Readiness:
     """Ready is who takes requests and can serve one now or, where all is merely busy, when its turn comes."""
 
-    def __init__(self, drain: Drain, redis: RedisHealth, pool: KeyPool, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, drain: ShutdownState, redis: RedisHealth, pool: Scheduler, monotonic: Callable[[], float]
+    ) -> None:
         self._drain = drain
         self._redis = redis
         self._pool = pool
@@ -56,18 +58,18 @@ class Readiness:
         try:
             if refusal := await self._redis.write_refusal():
                 return [refusal]
-            pool = [] if await self._pool.has_room() else why_nobody_can_serve(await self._pool.look())
+            pool = [] if await self._pool.has_capacity() else unavailable_reasons(await self._pool.look())
             return [*self._redis.problems(), *pool]
         except GatewayError:
             return ["redis does not answer"]
 
 
-def why_nobody_can_serve(pools: Iterable[PoolStatus]) -> list[str]:
+def unavailable_reasons(pools: Iterable[PoolStatus]) -> list[str]:
     """One reason an upstream; empty where one of them can serve some model."""
     reasons = []
     for pool in pools:
         if not _is_usable(pool):
-            reasons.append(f"upstream {pool.upstream} is left alone after {pool.fault}")
+            reasons.append(f"upstream {pool.upstream} is left alone after {pool.error_code}")
         elif any(_can_serve(account) for account in pool.accounts):
             return []
         else:
@@ -79,12 +81,14 @@ def _can_serve(account: AccountStatus) -> bool:
     return _is_usable(account) and any(_is_usable(key) or key.model is not None for key in account.keys)
 
 
-def _is_usable(one: Standing) -> bool:
+def _is_usable(one: Health) -> bool:
     """Also what is half open, which the next request tries, and what rests because it was asked too fast."""
-    return one.state in {State.READY, State.HALF_OPEN} or (one.state is State.COOLING and one.fault in _BUSY)
+    return one.state in {KeyState.READY, KeyState.HALF_OPEN} or (
+        one.state is KeyState.COOLING and one.error_code in _BUSY
+    )
 
 
 def _faults_of(pool: PoolStatus) -> str:
     found = [one for account in pool.accounts for one in (account, *account.keys) if not _is_usable(one)]
-    words = sorted({one.fault or one.state.value for one in found})
+    words = sorted({one.error_code or one.state.value for one in found})
     return f": {', '.join(words)}" if words else ""

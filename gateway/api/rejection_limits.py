@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import Caller
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import Principal
 
 _KEYS_A_TENANT: Final = 4
 _DELAYED_MAX: Final = 256
@@ -69,7 +69,7 @@ class Buckets:
             self._buckets = dict(recent)
 
 
-class Refusals:
+class RejectionLimits:
     """Counts the refused requests of each key and tenant. `per_second` 0 counts nothing."""
 
     def __init__(self, per_second: int, monotonic: Callable[[], float]) -> None:
@@ -78,7 +78,7 @@ class Refusals:
         self._tenants = Buckets(per_second * _KEYS_A_TENANT, monotonic)
         self._delayed = 0
 
-    async def check(self, caller: Caller) -> None:
+    async def check(self, caller: Principal) -> None:
         """Raises: GatewayError REQUESTS_THROTTLED, often after a delay."""
         wait_s = max(self._keys.blocked_s(_key_of(caller)), self._tenants.blocked_s(caller.tenant.name))
         if not wait_s:
@@ -90,13 +90,13 @@ class Refusals:
             finally:
                 self._delayed -= 1
         raise GatewayError(
-            Fault.REQUESTS_THROTTLED,
+            ErrorCode.REQUESTS_THROTTLED,
             f"Too many requests of key '{caller.key.id}' or of its tenant were refused (limit {self._per_second} per "
             "second and key). Please try again in 1 s.",
             retry_after_s=wait_s,
         )
 
-    def count(self, caller: Caller) -> None:
+    def count(self, caller: Principal) -> None:
         """A request of this caller was refused."""
         if not self._per_second:
             return
@@ -105,5 +105,5 @@ class Refusals:
             _LOG.warning("requests_throttled", tenant=caller.tenant.name, key_id=caller.key.id)
 
 
-def _key_of(caller: Caller) -> str:
+def _key_of(caller: Principal) -> str:
     return f"{caller.tenant.name} {caller.key.id}"

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.context import RequestContext
 
 MAX_WAIT_HEADER: Final = "x-imagegate-max-wait"
@@ -63,7 +63,7 @@ def read_max_wait(connection: HTTPConnection) -> float | None:
         return None
     if not _SECONDS.fullmatch(text.strip()):
         raise GatewayError(
-            Fault.INVALID_VALUE,
+            ErrorCode.INVALID_VALUE,
             f"The header {MAX_WAIT_HEADER} takes a number of seconds, as 30 or 2.5; 0 does not wait at all.",
             param=MAX_WAIT_HEADER,
         )

@@ -11,7 +11,7 @@ _PROMPT_MAX_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class LineTerms:
+class RequestLogOptions:
     """Private fields that the operator wants in the line."""
 
     prompts: bool = False
@@ -19,7 +19,7 @@ class LineTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ResponseInfo:
     """How a request ended."""
 
     method: str
@@ -30,19 +30,19 @@ class Answered:
     client: str = ""
     """Its address."""
 
-    def own_s(self, trace: Trace) -> float:
+    def overhead_s(self, trace: Trace) -> float:
         """Time in which it waited neither for an account nor for an upstream."""
         return max(0.0, self.total_s - trace.upstream_s - trace.queue_s)
 
 
-def request_line(context: RequestContext, answered: Answered, terms: LineTerms) -> dict[str, object]:
+def request_line(context: RequestContext, answered: ResponseInfo, terms: RequestLogOptions) -> dict[str, object]:
     """Renders the fields of the line. Empty fields are omitted, except those of a job, which may be 0."""
     optional = {
         "tenant": context.tenant,
         "key_id": context.key_id,
         "admin": context.admin,
         "model": context.model,
-        "fault": context.fault.value if context.fault else "",
+        "error_code": context.error_code.value if context.error_code else "",
         "param": context.param,
         "detail": context.detail,
         "client": answered.client if terms.client_address else "",
@@ -55,7 +55,7 @@ def request_line(context: RequestContext, answered: Answered, terms: LineTerms) 
     return line | {"total_ms": milliseconds(answered.total_s)}
 
 
-def _job(context: RequestContext, answered: Answered) -> dict[str, object]:
+def _job(context: RequestContext, answered: ResponseInfo) -> dict[str, object]:
     """Renders the job, and the outcome of what it reserved; its charge is unknown while Redis is unavailable."""
     trace, reservation = context.trace, context.reservation
     job: dict[str, object] = {"stream": context.is_stream, "asked": context.asked, "delivered": context.delivered}
@@ -71,7 +71,7 @@ def _job(context: RequestContext, answered: Answered) -> dict[str, object]:
         "queue_ms": milliseconds(trace.queue_s),
         "upstream_ms": milliseconds(trace.upstream_s),
         "settle_ms": milliseconds(trace.settle.seconds if trace.settle else 0.0),
-        "own_ms": milliseconds(answered.own_s(trace)),
+        "own_ms": milliseconds(answered.overhead_s(trace)),
     }
 
 
@@ -83,8 +83,8 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "images": attempt.images,
         "ms": milliseconds((attempt.ended_s or attempt.started_s) - attempt.started_s),
     }
-    if attempt.fault:
-        call["fault"] = attempt.fault.value
+    if attempt.error_code:
+        call["error_code"] = attempt.error_code.value
     if attempt.span_id:
         call["span_id"] = attempt.span_id
     return call

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 
-from gateway.api.request_log import Answered
+from gateway.api.request_log import ResponseInfo
 from gateway.domain.billing import usd
-from gateway.domain.tracing import Attempt, Passage, Span, SpanKind, Trace, TraceContext
+from gateway.domain.tracing import Attempt, Interval, Span, SpanKind, Trace, TraceContext
 from gateway.generation.context import RequestContext
 
 Attributes = Mapping[str, str | int | float]
 
 
-def spans_of(request: RequestContext, context: TraceContext, answered: Answered) -> Iterator[Span]:
+def spans_of(request: RequestContext, context: TraceContext, answered: ResponseInfo) -> Iterator[Span]:
     """Renders the request's span, then its parts as children."""
     ended_s = request.started_s + answered.total_s
     yield Span(
@@ -21,7 +21,7 @@ def spans_of(request: RequestContext, context: TraceContext, answered: Answered)
         request.started_s,
         ended_s,
         _request(request, answered),
-        request.fault.value if request.fault and answered.status >= 500 else "",
+        request.error_code.value if request.error_code and answered.status >= 500 else "",
     )
     for name, passage in _passages(request.trace):
         span_id, parent_id = request.trace.new_span_id(), context.span_id
@@ -30,11 +30,11 @@ def spans_of(request: RequestContext, context: TraceContext, answered: Answered)
         yield _attempt(attempt, context, ended_s)
 
 
-def _passages(trace: Trace) -> Iterator[tuple[str, Passage]]:
+def _passages(trace: Trace) -> Iterator[tuple[str, Interval]]:
     if trace.admit:
         yield "admit", trace.admit
     for started_s, ended_s in trace.waits:
-        yield "queue", Passage(started_s, ended_s)
+        yield "queue", Interval(started_s, ended_s)
     if trace.settle:
         yield "settle", trace.settle
 
@@ -53,11 +53,11 @@ def _attempt(attempt: Attempt, context: TraceContext, ended_s: float) -> Span:
             "imagegate.key": attempt.key,
             "imagegate.images": attempt.images,
         },
-        attempt.fault.value if attempt.fault else "",
+        attempt.error_code.value if attempt.error_code else "",
     )
 
 
-def _request(request: RequestContext, answered: Answered) -> Attributes:
+def _request(request: RequestContext, answered: ResponseInfo) -> Attributes:
     """OpenTelemetry's names where it has some (semantic conventions for HTTP servers)."""
     attributes: dict[str, str | int | float] = {
         "http.request.method": answered.method,
@@ -67,7 +67,7 @@ def _request(request: RequestContext, answered: Answered) -> Attributes:
         "imagegate.tenant": request.tenant,
         "imagegate.key_id": request.key_id,
         "imagegate.model": request.model,
-        "imagegate.fault": request.fault.value if request.fault else "",
+        "imagegate.fault": request.error_code.value if request.error_code else "",
     }
     if request.asked:
         attributes |= {"imagegate.images_asked": request.asked, "imagegate.images_delivered": request.delivered}

@@ -15,7 +15,7 @@ from gateway.api.pool_gauges import PoolGauges
 from gateway.domain.errors import GatewayError
 from gateway.observability.process import ProcessCollector
 from gateway.redis.preflight import RedisMemory
-from gateway.scheduler import KeyPool
+from gateway.scheduler import Scheduler
 
 _INTERVAL_S: Final = 1.0
 """Between the starts of two renderings, at least. Each reads every account and key of the pool from Redis."""
@@ -53,7 +53,7 @@ class Scrape:
         self,
         registry: CollectorRegistry,
         process: ProcessCollector,
-        pool: KeyPool,
+        pool: Scheduler,
         redis_memory: Callable[[], RedisMemory | None],
         version: str,
     ) -> None:

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
 DRAIN: Final = "imagegate.drain"
 """The name of the Drain in the state that the application shares with its server."""
 
 
-class Drain:
+class ShutdownState:
     """Whether this process is shutting down, which is final."""
 
     __slots__ = ("_ends_s", "_monotonic", "is_on")
@@ -25,7 +25,7 @@ class Drain:
         if not self.is_on:
             self.is_on, self._ends_s = True, self._monotonic() + within_s
 
-    def hurry(self) -> None:
+    def force(self) -> None:
         """Leaves no time for requests in progress."""
         self.is_on, self._ends_s = True, 0.0
 
@@ -36,4 +36,4 @@ class Drain:
     def refuse(self) -> None:
         """Raises: GatewayError SHUTTING_DOWN during shutdown."""
         if self.is_on:
-            raise GatewayError(Fault.SHUTTING_DOWN, "it came after the end had begun")
+            raise GatewayError(ErrorCode.SHUTTING_DOWN, "it came after the end had begun")

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api import openai
 from gateway.api.bodies import split_chunk
-from gateway.api.errors import note
+from gateway.api.errors import record_error
 from gateway.domain.errors import GatewayError, detach
 from gateway.domain.images import ImageResult
 
@@ -44,7 +44,7 @@ class EventStream(Response):
         if isinstance(outcome, GatewayError):
             if not self._has_started:
                 raise outcome
-            note(self._request, outcome)
+            record_error(self._request, outcome)
             await self._send(send, [openai.render_error_event(outcome, self._model_name)])
         else:
             for event in openai.render_events(outcome, int(self._clock())):

@@ -13,33 +13,42 @@ from starlette.routing import Route
 
 from gateway.api import minimax
 from gateway.api.admin.pool import PoolSection
-from gateway.api.asgi import Endpoint, Program
+from gateway.api.asgi import App, AsgiEndpoint
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits
-from gateway.api.dedicated_ports import HEALTHZ, METRICS, OPENAPI, READYZ, OwnPort, Ports, is_admin, is_metrics
-from gateway.api.errors import ErrorBoundary
-from gateway.api.health import Ops
-from gateway.api.images import ImageOptions, Images
-from gateway.api.middleware import PublicCors, RequestScope
-from gateway.api.openai import Manners
-from gateway.api.rejection_limits import Refusals
-from gateway.api.shutdown import DRAIN, Drain
-from gateway.app.admin import Administration, build_administration
-from gateway.app.metering import Bookkeeping, build_bookkeeping, build_journal, build_replayer
+from gateway.api.dedicated_ports import (
+    HEALTHZ,
+    METRICS,
+    OPENAPI,
+    READYZ,
+    DedicatedPort,
+    DedicatedPortMiddleware,
+    is_admin,
+    is_metrics,
+)
+from gateway.api.errors import ErrorMiddleware
+from gateway.api.health import HealthRoutes
+from gateway.api.images import ImageOptions, ImageRoutes
+from gateway.api.middleware import PublicCors, RequestContextMiddleware
+from gateway.api.openai import OpenAIOptions
+from gateway.api.rejection_limits import RejectionLimits
+from gateway.api.shutdown import DRAIN, ShutdownState
+from gateway.app.admin import AdminParts, build_admin
+from gateway.app.metering import MeteringParts, build_journal, build_metering, build_replayer
 from gateway.app.redis import connect_redis
-from gateway.app.reload import Running
-from gateway.app.scheduler import Pooling, build_pooling, build_prober
-from gateway.app.telemetry import Observing, build_observing, build_ops
+from gateway.app.reload import ReloadTargets
+from gateway.app.scheduler import SchedulerParts, build_key_checker, build_scheduler
+from gateway.app.telemetry import Telemetry, build_observing, build_ops
 from gateway.config import Settings
 from gateway.config.upstream_set import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
 from gateway.domain.catalog import Catalog
 from gateway.generation import Upstreams
-from gateway.generation.key_checker import Prober, Suspects
-from gateway.generation.key_checks import Pages
+from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checks import KeyChecker
 from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
-from gateway.lifespan import Act, Life
+from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.redis import Client
 from gateway.redis.journal import Journal
@@ -51,23 +60,23 @@ class _Core:
 
     settings: Settings
     metrics: Metrics
-    drain: Drain
+    drain: ShutdownState
     budget: ByteBudget
     redis: Client
     catalog: Catalog
     journal: Journal
-    pooling: Pooling
-    books: Bookkeeping
+    pooling: SchedulerParts
+    books: MeteringParts
     transports: tuple[AiohttpTransport, AiohttpTransport]
     """To configured addresses, and to public ones only."""
     upstreams: Upstreams
-    prober: Prober
+    prober: KeyHealthMonitor
 
 
 def create_app(
     settings: Settings,
     environ: Mapping[str, str],
-    reload: Callable[[Running], Awaitable[None]] | None = None,
+    reload: Callable[[ReloadTargets], Awaitable[None]] | None = None,
     metrics_directory: Path | None = None,
 ) -> Starlette:
     """Builds the program as an ASGI application. Secrets are read from `environ` and files now.
@@ -81,14 +90,16 @@ def create_app(
     pooling, books, catalog = core.pooling, core.books, core.catalog
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     sections = (PoolSection(pooling.pool, pooling.roster, core.prober, limits), books.usage)
-    administration = build_administration(
+    administration = build_admin(
         settings, environ, core.redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
     )
     own_ports = _own_ports(settings)
     ops = build_ops(core.redis, core.metrics, books.admission, pooling.pool, core.drain, core.budget, own_ports)
-    running = Running(catalog, pooling.roster.declare, core.upstreams.configure, administration.declaration.reload)
+    running = ReloadTargets(
+        catalog, pooling.roster.declare, core.upstreams.configure, administration.declaration.reload
+    )
     reloading = (partial(reload, running),) if reload else ()
-    tasks = (*ops.companions, *administration.companions, *reloading)
+    tasks = (*ops.background_tasks, *administration.background_tasks, *reloading)
     starts = (administration.declaration.start, *observing.starts)
     life = _build_life(core, starts, tasks, observing.closes)
     routes = [*_public_routes(_build_images(core, administration, limits), ops.routes), *administration.admin.routes()]
@@ -101,32 +112,34 @@ def _build_core(settings: Settings, environ: Mapping[str, str], metrics_director
     catalog = build_catalog(settings)
     supply = build_supply(settings, environ)
     journal = build_journal(settings, environ)
-    pooling = build_pooling(settings, environ, redis, metrics, supply.pools, journal)
-    books = build_bookkeeping(settings, redis, metrics, journal)
+    pooling = build_scheduler(settings, environ, redis, metrics, supply.pools, journal)
+    books = build_metering(settings, redis, metrics, journal)
     certificates = ssl.create_default_context()
     transports = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     suspects = Suspects(time.monotonic)
     upstreams = build_upstreams(
         settings, supply, pooling.pool, metrics, *transports, pooling.releases.keep, suspects.note
     )
-    pages = Pages(transports[0], lambda: upstreams.endpoints, USER_AGENT)
-    prober = build_prober(settings, redis, pooling, pages, suspects)
-    drain, budget = Drain(), ByteBudget(settings.server.max_memory_bytes)
+    pages = KeyChecker(transports[0], lambda: upstreams.endpoints, USER_AGENT)
+    prober = build_key_checker(settings, redis, pooling, pages, suspects)
+    drain, budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
     return _Core(
         *(settings, metrics, drain, budget, redis, catalog, journal, pooling, books, transports, upstreams, prober)
     )
 
 
-def _build_life(core: _Core, starts: Sequence[Act], tasks: Sequence[Act], closes: Sequence[Act]) -> Life:
+def _build_life(
+    core: _Core, starts: Sequence[AsyncCallback], tasks: Sequence[AsyncCallback], closes: Sequence[AsyncCallback]
+) -> Lifespan:
     """Startup steps, background tasks and shutdown steps, in that order."""
     journal, pooling, books, metrics = core.journal, core.pooling, core.books, core.metrics
     replayer = build_replayer(journal, books.admission, pooling.releases)
     prober = core.prober
-    return Life(
+    return Lifespan(
         core.redis,
         core.transports,
         (journal.start, pooling.roster.start, *starts),
-        (*books.companions, replayer.run, *pooling.companions, prober.run, prober.check_suspects, *tasks),
+        (*books.background_tasks, replayer.run, *pooling.background_tasks, prober.run, prober.check_suspects, *tasks),
         (
             partial(books.admission.flush, core.drain.left_s),
             core.upstreams.flush,
@@ -147,17 +160,17 @@ def _build_life(core: _Core, starts: Sequence[Act], tasks: Sequence[Act], closes
 def _assemble(
     routes: Sequence[Route],
     core: _Core,
-    observing: Observing,
-    life: Life,
-    own_ports: Sequence[OwnPort],
+    observing: Telemetry,
+    life: Lifespan,
+    own_ports: Sequence[DedicatedPort],
 ) -> Starlette:
-    app = Program(
+    app = App(
         routes=routes,
         middleware=[
-            Middleware(RequestScope, core.metrics, time.monotonic, observing, core.drain, core.budget),
+            Middleware(RequestContextMiddleware, core.metrics, time.monotonic, observing, core.drain, core.budget),
             Middleware(PublicCors, core.settings.server.cors_origins),
-            Middleware(ErrorBoundary),
-            Middleware(Ports, own_ports),
+            Middleware(ErrorMiddleware),
+            Middleware(DedicatedPortMiddleware, own_ports),
         ],
         lifespan=life.lifespan,
     )
@@ -165,38 +178,38 @@ def _assemble(
     return app
 
 
-def _own_ports(settings: Settings) -> list[OwnPort]:
+def _own_ports(settings: Settings) -> list[DedicatedPort]:
     return [
-        OwnPort(table.port, owns, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
+        DedicatedPort(table.port, owns, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
         for table, owns in ((settings.admin, is_admin), (settings.metrics, is_metrics))
         if table.port
     ]
 
 
-def _build_images(core: _Core, administration: Administration, limits: BodyLimits) -> Images:
+def _build_images(core: _Core, administration: AdminParts, limits: BodyLimits) -> ImageRoutes:
     settings, books = core.settings, core.books
     authenticator = TenantAuthenticator(
         core.drain,
         administration.credentials,
         administration.guesses,
-        Refusals(settings.server.refusals_per_second, time.monotonic),
+        RejectionLimits(settings.server.refusals_per_second, time.monotonic),
         books.admission,
         books.transfers,
     )
     options = ImageOptions(
-        Manners(size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
+        OpenAIOptions(size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
         limits,
         replace(limits, max_bytes=settings.server.max_native_body_bytes),
         settings.server.stream_keep_alive_s,
     )
     service = GenerationService(books.admission, core.upstreams, time.monotonic)
-    return Images(authenticator, service, core.catalog, options, time.time)
+    return ImageRoutes(authenticator, service, core.catalog, options, time.time)
 
 
-def _public_routes(images: Images, ops: Ops) -> list[Route]:
+def _public_routes(images: ImageRoutes, ops: HealthRoutes) -> list[Route]:
     return [
-        Route("/v1/images/generations", Endpoint(images.generate), methods=["POST"]),
-        *(Route(path, Endpoint(images.generate_native), methods=["POST"]) for path in sorted(minimax.PATHS)),
+        Route("/v1/images/generations", AsgiEndpoint(images.generate), methods=["POST"]),
+        *(Route(path, AsgiEndpoint(images.generate_native), methods=["POST"]) for path in sorted(minimax.PATHS)),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
         Route(HEALTHZ, ops.healthz),

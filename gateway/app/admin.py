@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway import config as config
-from gateway.api.admin import Admin, Section
+from gateway.api.admin import AdminApi, AdminRouter
 from gateway.api.admin.audit import AuditSection
-from gateway.api.admin.auth import Access, AdminKey, Role
+from gateway.api.admin.auth import AdminAuthenticator, AdminKey, Role
 from gateway.api.admin.keys import KeySection
 from gateway.api.admin.tenants import TenantSection
-from gateway.api.authentication import Guesses
+from gateway.api.authentication import FailedAuthThrottle
 from gateway.api.bodies import BodyLimits
 from gateway.config import Settings
 from gateway.config.secret_strength import count_unguessable
 from gateway.domain.accounts import Secret
 from gateway.domain.billing import usd_micros
 from gateway.domain.catalog import Catalog
-from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey, digest, key_id
+from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.metering.admission import Admission
 from gateway.redis import Client
-from gateway.scheduler.encryption import Vault
-from gateway.tenants.api_keys import TenantKeys
+from gateway.scheduler.encryption import SecretBox
+from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
-from gateway.tenants.authentication import Credentials
-from gateway.tenants.provisioning import Declaration, DeclaredKey, DeclaredTenant
+from gateway.tenants.authentication import Authenticator
+from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant, TenantProvisioner
 from gateway.tenants.store import TenantStore
-from gateway.tenants.transactions import Changes
+from gateway.tenants.transactions import TenantTransactions
 
 _DAY_S = 86_400
 ADMIN_KEY_MIN_CHARS: Final = 16
@@ -46,49 +46,51 @@ _PLACEHOLDER: Final = "replace-with-"
 
 
 @dataclass(frozen=True, slots=True)
-class Administration:
+class AdminParts:
     """What the rest of the program needs of it."""
 
-    credentials: Credentials
-    guesses: Guesses
-    admin: Admin
-    declaration: Declaration
+    credentials: Authenticator
+    guesses: FailedAuthThrottle
+    admin: AdminApi
+    declaration: TenantProvisioner
 
     @property
-    def companions(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+    def background_tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """What runs beside the program."""
         return self.credentials.listen, self.declaration.keep
 
 
-def build_administration(
+def build_admin(
     settings: Settings,
     environ: Mapping[str, str],
     redis: Client,
     admission: Admission,
     upstreams: Callable[[], Collection[str]],
     catalog: Catalog,
-    more: Iterable[Section] = (),
+    more: Iterable[AdminRouter] = (),
     clock: Callable[[], float] = time.time,
-) -> Administration:
+) -> AdminParts:
     """`upstreams` gives their names, `more` are further sections of the admin API. Raises: SettingsError."""
     pepper = read_pepper(settings, environ)
-    credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=time.monotonic, on_break=admission.distrust)
-    changes = Changes(redis, credentials.forget, settings.audit.keep_days * _DAY_S)
+    credentials = Authenticator(
+        redis, pepper=pepper, clock=clock, monotonic=time.monotonic, on_break=admission.mark_data_suspect
+    )
+    changes = TenantTransactions(redis, credentials.forget, settings.audit.keep_days * _DAY_S)
     tenants = TenantStore(redis, changes)
-    keys = TenantKeys(redis, credentials, changes, clock)
+    keys = ApiKeyStore(redis, credentials, changes, clock)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    sections: tuple[Section, ...] = (
+    sections: tuple[AdminRouter, ...] = (
         TenantSection(tenants, admission, catalog, limits, clock),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
         *more,
     )
-    guesses = Guesses(settings.server.failed_keys_per_minute, time.monotonic)
-    access = Access(read_admin_keys(settings, environ))
-    admin = Admin(access, guesses, sections, settings.admin.requests_per_second, time.monotonic)
+    guesses = FailedAuthThrottle(settings.server.failed_keys_per_minute, time.monotonic)
+    access = AdminAuthenticator(read_admin_keys(settings, environ))
+    admin = AdminApi(access, guesses, sections, settings.admin.requests_per_second, time.monotonic)
     declared = read_declared(settings, environ, catalog)
-    declaration = Declaration(redis, credentials, changes, keys, clock, declared)
-    return Administration(credentials, guesses, admin, declaration)
+    declaration = TenantProvisioner(redis, credentials, changes, keys, clock, declared)
+    return AdminParts(credentials, guesses, admin, declaration)
 
 
 def read_admin_keys(settings: Settings, environ: Mapping[str, str]) -> list[AdminKey]:
@@ -149,7 +151,7 @@ def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
     return _read_strong(source, environ, "keys.pepper", "a pepper", PEPPER_MIN_CHARS).reveal() if source else None
 
 
-def read_vault(settings: Settings, environ: Mapping[str, str]) -> Vault | None:
+def read_vault(settings: Settings, environ: Mapping[str, str]) -> SecretBox | None:
     """What seals the secrets of upstream keys that are added at run time; None where none can be.
 
     Raises: SettingsError.
@@ -158,13 +160,13 @@ def read_vault(settings: Settings, environ: Mapping[str, str]) -> Vault | None:
     for number, source in enumerate(settings.pool.encryption_keys):
         where = f"pool.encryption_keys[{number}]"
         secrets.append(_read_strong(source, environ, where, "an encryption key", VAULT_KEY_MIN_CHARS))
-    return Vault(secrets) if secrets else None
+    return SecretBox(secrets) if secrets else None
 
 
-def read_declared(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -> list[DeclaredTenant]:
+def read_declared(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -> list[ProvisionedTenant]:
     """`[[tenants]]` with their keys; secrets are read now, and only their hashes are kept. Raises: SettingsError."""
     found = [
-        DeclaredTenant(
+        ProvisionedTenant(
             Tenant(
                 entry.name,
                 _read_models(entry, catalog),
@@ -189,7 +191,7 @@ def read_declared(settings: Settings, environ: Mapping[str, str], catalog: Catal
     return found
 
 
-def _read_models(entry: config.DeclaredTenant, catalog: Catalog) -> frozenset[str] | None:
+def _read_models(entry: config.ConfiguredTenant, catalog: Catalog) -> frozenset[str] | None:
     if entry.models is None:
         return None
     models = {name: catalog.find(name) for name in entry.models}
@@ -200,7 +202,7 @@ def _read_models(entry: config.DeclaredTenant, catalog: Catalog) -> frozenset[st
     return frozenset(model.id for model in models.values() if model)
 
 
-def _read_key(tenant: str, number: int, key: config.DeclaredKey, environ: Mapping[str, str]) -> DeclaredKey:
+def _read_key(tenant: str, number: int, key: config.ConfiguredKey, environ: Mapping[str, str]) -> ProvisionedKey:
     where = f"tenants '{tenant}': keys[{number}]"
     if (key.hash is None) == (key.secret is None):
         raise config.SettingsError(
@@ -218,7 +220,7 @@ def _read_key(tenant: str, number: int, key: config.DeclaredKey, environ: Mappin
         )
     expires_at = int(key.expires_at.timestamp()) if key.expires_at else None
     limits, quotas = _limits(key.limits), _quotas(key.quotas)
-    return DeclaredKey(TenantKey(public_id, tenant, key.label, 0, expires_at, limits, quotas, True), hashed)
+    return ProvisionedKey(ApiKey(public_id, tenant, key.label, 0, expires_at, limits, quotas, True), hashed)
 
 
 def _limits(given: config.Limits) -> Limits:

@@ -11,17 +11,17 @@ from typing import Final
 from gateway.api.admin.usage import UsageSection
 from gateway.config import Settings, SettingsError
 from gateway.domain.billing import BillingRule
-from gateway.lifespan import Act
+from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.ledger import Ledger
-from gateway.metering.recovery import Sweeper
-from gateway.metering.reservations import SETTLE, Terms
+from gateway.metering.recovery import ExpiredReservationReaper
+from gateway.metering.reservations import SETTLE, ReservationConfig
 from gateway.metering.transfers import Transfers
-from gateway.metering.verification import Verifier
+from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client
 from gateway.redis.journal import Journal
-from gateway.redis.journal_replay import Replayer
+from gateway.redis.journal_replay import JournalReplayer
 from gateway.scheduler.unsaved_releases import RELEASE, Releases
 
 _SWEEP_ROUND_S: Final = 5.0
@@ -29,25 +29,25 @@ _SWEEP_ROUND_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bookkeeping:
+class MeteringParts:
     """What every request is admitted and settled by, and what administrators read."""
 
     admission: Admission
     transfers: Transfers
     usage: UsageSection
-    companions: tuple[Act, ...]
+    background_tasks: tuple[AsyncCallback, ...]
 
 
-def build_bookkeeping(
+def build_metering(
     settings: Settings,
     redis: Client,
     metrics: Metrics,
     journal: Journal = Journal(),  # noqa: B008 - off, so it holds nothing
-) -> Bookkeeping:
+) -> MeteringParts:
     """Settles by itself what is owed and what died, while its companions run."""
     rule = BillingRule(settings.billing.charge_withheld, settings.billing.charge_unconfirmed)
     ledger_terms = settings.ledger
-    terms = Terms(
+    terms = ReservationConfig(
         rule,
         settings.requests.lease_s,
         ledger_terms.keep_days,
@@ -55,14 +55,16 @@ def build_bookkeeping(
         ledger_terms.records_per_day_max,
     )
     admission = Admission(redis, terms, metrics, time.monotonic, _new_id, journal, time.time)
-    redis.guard.on_opened = admission.distrust  # it need not break connections: a master that hangs is replaced
+    redis.guard.on_opened = (
+        admission.mark_data_suspect
+    )  # it need not break connections: a master that hangs is replaced
     round_s = min(_SWEEP_ROUND_S, settings.requests.lease_s / 2)
-    sweeper = Sweeper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
+    sweeper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
     ledger = Ledger(redis)
-    usage = UsageSection(ledger, Verifier(ledger, settings.ledger.keep_days, time.time), time.time)
+    usage = UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.keep_days, time.time), time.time)
     transfers = Transfers(redis, settings.requests.lease_s, time.monotonic, _new_id)
-    companions = (admission.run, admission.keep_alive, transfers.run, sweeper.run)
-    return Bookkeeping(admission, transfers, usage, companions)
+    background_tasks = (admission.run, admission.keep_alive, transfers.run, sweeper.run)
+    return MeteringParts(admission, transfers, usage, background_tasks)
 
 
 def journal_directory(settings: Settings, environ: Mapping[str, str]) -> Path | None:
@@ -89,9 +91,9 @@ def build_journal(settings: Settings, environ: Mapping[str, str]) -> Journal:
         return Journal(remedy=str(error))
 
 
-def build_replayer(journal: Journal, admission: Admission, releases: Releases) -> Replayer:
+def build_replayer(journal: Journal, admission: Admission, releases: Releases) -> JournalReplayer:
     acts = {SETTLE: admission.replay, RELEASE: releases.replay}
-    return Replayer(journal, acts, own_kinds=frozenset({RELEASE}))
+    return JournalReplayer(journal, acts, own_kinds=frozenset({RELEASE}))
 
 
 def redis_id(settings: Settings) -> str:

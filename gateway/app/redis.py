@@ -6,7 +6,7 @@ from typing import Final
 from gateway import config as config
 from gateway.config import Settings
 from gateway.domain.errors import GatewayError
-from gateway.redis import FORMS, Client, Login, connect
+from gateway.redis import FORMS, Client, Credentials, connect
 from gateway.redis.preflight import inspect
 
 _PATIENCE_S: Final = 2.0
@@ -41,10 +41,10 @@ async def refuse_unfit(settings: Settings, environ: Mapping[str, str]) -> None:
         raise config.SettingsError(f"redis.url: {'; '.join(problems)}")
 
 
-def _read_login(settings: Settings, environ: Mapping[str, str]) -> Login:
+def _read_login(settings: Settings, environ: Mapping[str, str]) -> Credentials:
     given = settings.redis
     password, sentinel = given.password, given.sentinel_password
-    return Login(
+    return Credentials(
         given.username,
         config.read_secret(password, environ, "redis.password") if password else None,
         config.read_secret(sentinel, environ, "redis.sentinel_password") if sentinel else None,

@@ -12,8 +12,8 @@ from gateway.config import Settings
 from gateway.config.upstream_set import build_catalog, build_supply
 from gateway.domain.accounts import Pool
 from gateway.domain.catalog import Catalog
-from gateway.generation.upstreams import Supply
-from gateway.tenants.provisioning import DeclaredTenant
+from gateway.generation.upstreams import UpstreamSet
+from gateway.tenants.provisioning import ProvisionedTenant
 
 RELOADED: Final = ("upstreams", "models", "tenants")
 """The settings that a running process takes over; the others need a restart."""
@@ -25,8 +25,8 @@ class Configuration:
 
     settings: Settings
     catalog: Catalog
-    supply: Supply
-    tenants: tuple[DeclaredTenant, ...]
+    supply: UpstreamSet
+    tenants: tuple[ProvisionedTenant, ...]
 
 
 def read_configuration(settings: Settings, environ: Mapping[str, str]) -> Configuration:
@@ -37,13 +37,13 @@ def read_configuration(settings: Settings, environ: Mapping[str, str]) -> Config
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class ReloadTargets:
     """The parts of a running program that a configuration is in force in."""
 
     catalog: Catalog
     declare_accounts: Callable[[Sequence[Pool]], Awaitable[None]]
-    configure_upstreams: Callable[[Supply], None]
-    declare_tenants: Callable[[Sequence[DeclaredTenant]], Awaitable[None]]
+    configure_upstreams: Callable[[UpstreamSet], None]
+    declare_tenants: Callable[[Sequence[ProvisionedTenant]], Awaitable[None]]
 
     async def take_over(self, configuration: Configuration) -> None:
         """Put it in force. An upstream is known before a model points to it, and tenants come when their models do.

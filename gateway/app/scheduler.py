@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from gateway.app.admin import read_vault
 from gateway.config import Settings
 from gateway.domain.accounts import Pool
-from gateway.generation.key_checker import Prober, Suspects
-from gateway.generation.key_checks import Pages
-from gateway.lifespan import Act
+from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checks import KeyChecker
+from gateway.lifespan import AsyncCallback
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client
 from gateway.redis.journal import Journal
-from gateway.redis.leader import PROBING, Turn
-from gateway.scheduler import KeyPool, channel_of
-from gateway.scheduler.members import Roster
+from gateway.redis.leader import PROBING, LeaderLock
+from gateway.scheduler import Scheduler, channel_of
+from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
 from gateway.scheduler.unsaved_releases import Releases
@@ -26,32 +26,32 @@ _DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Pooling:
+class SchedulerParts:
     """What the rest of the program needs of it."""
 
-    pool: KeyPool
-    roster: Roster
+    pool: Scheduler
+    roster: AccountRegistry
     queue: Queue
     releases: Releases
 
     @property
-    def companions(self) -> tuple[Act, ...]:
+    def background_tasks(self) -> tuple[AsyncCallback, ...]:
         """What runs beside the program."""
-        return self.queue.listen, self.queue.tend, self.roster.keep
+        return self.queue.listen, self.queue.run_heartbeat, self.roster.keep
 
 
-def build_pooling(
+def build_scheduler(
     settings: Settings,
     environ: Mapping[str, str],
     redis: Client,
     metrics: Metrics,
     pools: tuple[Pool, ...],
     journal: Journal,
-) -> Pooling:
+) -> SchedulerParts:
     """Raises: SettingsError."""
     scripts = Scripts(redis, metrics, time.time)
     process, lease_s = uuid.uuid4().hex[:12], settings.requests.lease_s
-    roster = Roster(
+    roster = AccountRegistry(
         redis,
         scripts,
         read_vault(settings, environ),
@@ -61,11 +61,13 @@ def build_pooling(
     )
     roster.configure(pools)
     queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
-    pool = KeyPool(scripts, roster, queue, time.time, time.monotonic, lease_s)
-    return Pooling(pool, roster, queue, Releases(scripts, journal))
+    pool = Scheduler(scripts, roster, queue, time.time, time.monotonic, lease_s)
+    return SchedulerParts(pool, roster, queue, Releases(scripts, journal))
 
 
-def build_prober(settings: Settings, redis: Client, pooling: Pooling, pages: Pages, suspects: Suspects) -> Prober:
+def build_key_checker(
+    settings: Settings, redis: Client, pooling: SchedulerParts, pages: KeyChecker, suspects: Suspects
+) -> KeyHealthMonitor:
     every_s = settings.pool.probe_every_s
-    turn = Turn(redis, PROBING, uuid.uuid4().hex, every_s)
-    return Prober(pages, pooling.roster, pooling.pool, turn, random.random, suspects, every_s=every_s)
+    turn = LeaderLock(redis, PROBING, uuid.uuid4().hex, every_s)
+    return KeyHealthMonitor(pages, pooling.roster, pooling.pool, turn, random.random, suspects, every_s=every_s)

@@ -8,42 +8,42 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway import __version__
-from gateway.api.dedicated_ports import OwnPort
-from gateway.api.health import Ops
+from gateway.api.dedicated_ports import DedicatedPort
+from gateway.api.health import HealthRoutes
 from gateway.api.middleware import Ids, TellSpans
 from gateway.api.readiness import Readiness, RedisHealth
-from gateway.api.request_log import LineTerms
+from gateway.api.request_log import RequestLogOptions
 from gateway.api.scrape import Scrape
-from gateway.api.shutdown import Drain
+from gateway.api.shutdown import ShutdownState
 from gateway.config import Settings, SettingsError
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
-from gateway.lifespan import Act
+from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.observability.metrics import Metrics
 from gateway.observability.process import ProcessCollector
 from gateway.redis import Client
-from gateway.redis.preflight import Inspection, write_refusal
-from gateway.scheduler import KeyPool
+from gateway.redis.preflight import PreflightMonitor, write_refusal
+from gateway.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
-class Observing:
+class Telemetry:
     """For the middleware, and what must be started before the first request and closed after the last."""
 
     ids: Ids
-    terms: LineTerms
+    terms: RequestLogOptions
     tell_spans: TellSpans | None = None
-    starts: tuple[Act, ...] = ()
-    closes: tuple[Act, ...] = ()
+    starts: tuple[AsyncCallback, ...] = ()
+    closes: tuple[AsyncCallback, ...] = ()
 
 
-def build_observing(settings: Settings) -> Observing:
+def build_observing(settings: Settings) -> Telemetry:
     """Raises: SettingsError where spans are wanted and the extra is not installed."""
     ids = Ids(lambda: f"req_{uuid.uuid4().hex}", lambda: uuid.uuid4().hex, lambda: secrets.token_hex(8))
-    terms = LineTerms(settings.logs.prompts, settings.logs.client_address)
+    terms = RequestLogOptions(settings.logs.prompts, settings.logs.client_address)
     endpoint = settings.tracing.otlp_endpoint
     if endpoint is None:
-        return Observing(ids, terms)
+        return Telemetry(ids, terms)
     try:
         from gateway.observability.tracing import SpanSender  # noqa: PLC0415 - an extra, and hundreds of modules nobody else needs
     except ModuleNotFoundError as error:
@@ -52,30 +52,30 @@ def build_observing(settings: Settings) -> Observing:
             'pip install "imagegate[otel]", or take the setting out'
         ) from error
     sender = SpanSender(endpoint, settings.tracing.service_name, __version__, time.time_ns, time.monotonic)
-    return Observing(ids, terms, sender.tell, (sender.start,), (sender.close,))
+    return Telemetry(ids, terms, sender.tell, (sender.start,), (sender.close,))
 
 
 @dataclass(frozen=True, slots=True)
-class Operating:
+class Operations:
     """The routes of operators, and their background tasks."""
 
-    routes: Ops
-    companions: tuple[Act, ...]
+    routes: HealthRoutes
+    background_tasks: tuple[AsyncCallback, ...]
 
 
 def build_ops(
     redis: Client,
     metrics: Metrics,
     admission: Admission,
-    pool: KeyPool,
-    drain: Drain,
+    pool: Scheduler,
+    drain: ShutdownState,
     budget: ByteBudget,
-    own_ports: Sequence[OwnPort],
-) -> Operating:
+    own_ports: Sequence[DedicatedPort],
+) -> Operations:
     """Builds the health of this process, the metrics of all workers, and the background tasks that sample both."""
-    inspection = Inspection(redis)
+    inspection = PreflightMonitor(redis)
     sampled = {
-        metrics.pending_settlements: lambda: admission.owed,
+        metrics.pending_settlements: lambda: admission.unsettled,
         metrics.held_bytes: lambda: budget.held_bytes,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
@@ -83,6 +83,6 @@ def build_ops(
     health = RedisHealth(partial(write_refusal, redis), lambda: inspection.problems)
     readiness = Readiness(drain, health, pool, time.monotonic)
     scrape = Scrape(metrics.registry, process, pool, lambda: inspection.memory, __version__)
-    return Operating(
-        Ops(readiness, scrape, own_ports), (inspection.run, process.run, partial(return_freed_memory, budget))
+    return Operations(
+        HealthRoutes(readiness, scrape, own_ports), (inspection.run, process.run, partial(return_freed_memory, budget))
     )

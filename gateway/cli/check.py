@@ -15,11 +15,11 @@ from gateway.app.telemetry import build_observing
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.upstream_set import build_catalog, build_supply, unfetchable
-from gateway.domain.accounts import UpstreamKey
-from gateway.domain.errors import Fault, GatewayError
-from gateway.generation.key_checks import Pages
+from gateway.domain.accounts import ProviderKey
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.generation.key_checks import KeyChecker
 from gateway.generation.transport import AiohttpTransport
-from gateway.generation.upstreams import Supply
+from gateway.generation.upstreams import UpstreamSet
 from gateway.providers.protocol import KeyCheck
 from gateway.redis.embedded import EmbeddedError
 from gateway.redis.journal_file import JournalFile
@@ -37,29 +37,29 @@ _REGIONS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
 _BARE: Final = "the host refuses without the provider's own error code: check the secret and base_url"
-_FINDINGS: Final[Mapping[Fault, tuple[str, str]]] = MappingProxyType(
+_FINDINGS: Final[Mapping[ErrorCode, tuple[str, str]]] = MappingProxyType(
     {
-        Fault.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key is of another region"),
-        Fault.KEY_UNVERIFIED: ("not verified", "verify the owner of the account at the provider"),
-        Fault.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
-        Fault.EGRESS_DENIED: ("address refused", "let the provider accept this machine's address"),
-        Fault.BALANCE_EMPTY: ("no balance", "top the account up at the provider"),
-        Fault.WINDOW_SPENT: ("plan used up", "wait until its window ends, or buy more"),
-        Fault.DAY_SPENT: ("plan used up", "wait until its window ends, or buy more"),
-        Fault.ACCOUNT_RATE_LIMITED: ("busy", "ask again in a minute"),
-        Fault.BARE_UNAUTHORIZED: ("refused", _BARE),
-        Fault.BARE_PAYMENT_REQUIRED: ("refused", _BARE),
-        Fault.BARE_FORBIDDEN: ("refused", _BARE),
-        Fault.BARE_RATE_LIMITED: ("busy", "ask again in a minute"),
-        Fault.BARE_REFUSAL: ("wrong host", "base_url leads to something that is not this provider"),
-        Fault.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
-        Fault.CALL_NOT_SENT: ("unreachable", "check base_url"),
-        Fault.READ_TIMEOUT: ("no answer", "the host takes the connection and says nothing; ask again later"),
-        Fault.ANSWER_LOST: ("no answer", "the host breaks the connection; is https meant?"),
-        Fault.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url leads to something that has no such page"),
-        Fault.ANSWER_UNREADABLE: ("wrong host", "base_url leads to something that is not this provider"),
-        Fault.ANSWER_TOO_LARGE: ("wrong host", "base_url leads to something that is not this provider"),
-        Fault.UPSTREAM_MISPLACED: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key is of another region"),
+        ErrorCode.KEY_UNVERIFIED: ("not verified", "verify the owner of the account at the provider"),
+        ErrorCode.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
+        ErrorCode.EGRESS_DENIED: ("address refused", "let the provider accept this machine's address"),
+        ErrorCode.BALANCE_EMPTY: ("no balance", "top the account up at the provider"),
+        ErrorCode.WINDOW_SPENT: ("plan used up", "wait until its window ends, or buy more"),
+        ErrorCode.DAY_SPENT: ("plan used up", "wait until its window ends, or buy more"),
+        ErrorCode.ACCOUNT_RATE_LIMITED: ("busy", "ask again in a minute"),
+        ErrorCode.BARE_UNAUTHORIZED: ("refused", _BARE),
+        ErrorCode.BARE_PAYMENT_REQUIRED: ("refused", _BARE),
+        ErrorCode.BARE_FORBIDDEN: ("refused", _BARE),
+        ErrorCode.BARE_RATE_LIMITED: ("busy", "ask again in a minute"),
+        ErrorCode.BARE_REFUSAL: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
+        ErrorCode.CALL_NOT_SENT: ("unreachable", "check base_url"),
+        ErrorCode.READ_TIMEOUT: ("no answer", "the host takes the connection and says nothing; ask again later"),
+        ErrorCode.ANSWER_LOST: ("no answer", "the host breaks the connection; is https meant?"),
+        ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url leads to something that has no such page"),
+        ErrorCode.ANSWER_UNREADABLE: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.ANSWER_TOO_LARGE: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.UPSTREAM_MISPLACED: ("wrong host", "base_url leads to something that is not this provider"),
     }
 )
 """Finding and remedy by error code."""
@@ -150,7 +150,7 @@ def _check_redis(settings: Settings) -> str:
     return "embedded, starts with the gateway"
 
 
-def _check_upstreams(settings: Settings, supply: Supply) -> None:
+def _check_upstreams(settings: Settings, supply: UpstreamSet) -> None:
     """Prints a line per key and per remedy. Raises: StartError if a key cannot be used."""
     with progressing("asking", "keys") as report:
         probes = asyncio.run(_probe(supply, report))
@@ -160,25 +160,25 @@ def _check_upstreams(settings: Settings, supply: Supply) -> None:
         [(key.upstream, key.account, key.name, key.secret.fingerprint, _finding(probe)) for key, probe in found],
         empty="There are no keys.",
     )
-    for remedy in dict.fromkeys(_remedy(probe) for probe in probes if probe.fault):
+    for remedy in dict.fromkeys(_remedy(probe) for probe in probes if probe.error_code):
         print_text(remedy)
     for line in _wrong_regions(settings, found):
         print_text(line)
-    failed = sum(probe.fault is not None for probe in probes)
+    failed = sum(probe.error_code is not None for probe in probes)
     if failed:
         raise StartError(f"{failed} of {len(probes)} upstream keys cannot be used")
 
 
-async def _probe(supply: Supply, report: ReportProgress) -> list[KeyCheck]:
+async def _probe(supply: UpstreamSet, report: ReportProgress) -> list[KeyCheck]:
     """Results in the order of the keys."""
     async with AiohttpTransport() as transport:
         pages, turns = (
-            Pages(transport, lambda: supply.endpoints, f"imagegate/{__version__}"),
+            KeyChecker(transport, lambda: supply.endpoints, f"imagegate/{__version__}"),
             asyncio.Semaphore(_AT_ONCE),
         )
         done = 0
 
-        async def probe(key: UpstreamKey) -> KeyCheck:
+        async def probe(key: ProviderKey) -> KeyCheck:
             nonlocal done
             async with turns:
                 found = await pages.probe(key)
@@ -190,24 +190,24 @@ async def _probe(supply: Supply, report: ReportProgress) -> list[KeyCheck]:
 
 
 def _finding(probe: KeyCheck) -> str:
-    if probe.fault is None:
+    if probe.error_code is None:
         return "ok" if probe.proves_balance else "ok, balance not told"
-    name = probe.fault.value.replace("_", " ")
-    return _FINDINGS.get(probe.fault, (name, ""))[0]
+    name = probe.error_code.value.replace("_", " ")
+    return _FINDINGS.get(probe.error_code, (name, ""))[0]
 
 
 def _remedy(probe: KeyCheck) -> str:
-    assert probe.fault is not None  # only a failure has a remedy
-    remedy = _FINDINGS.get(probe.fault, ("", f"the upstream says: {probe.detail}"))[1]
+    assert probe.error_code is not None  # only a failure has a remedy
+    remedy = _FINDINGS.get(probe.error_code, ("", f"the upstream says: {probe.detail}"))[1]
     return f"{_finding(probe)}: {remedy}"
 
 
-def _wrong_regions(settings: Settings, found: Sequence[tuple[UpstreamKey, KeyCheck]]) -> list[str]:
+def _wrong_regions(settings: Settings, found: Sequence[tuple[ProviderKey, KeyCheck]]) -> list[str]:
     """Hosts that know none of several keys: one wrong URL is likelier than several wrong keys."""
     lines: list[str] = []
     for upstream in settings.upstreams:
-        faults = [probe.fault for key, probe in found if key.upstream == upstream.name]
-        if len(faults) > 1 and set(faults) == {Fault.KEY_INVALID}:
+        error_codes = [probe.error_code for key, probe in found if key.upstream == upstream.name]
+        if len(error_codes) > 1 and set(error_codes) == {ErrorCode.KEY_INVALID}:
             lines.append(
                 f"{upstream.name}: none of its keys is known at {upstream.base_url}: base_url is probably of the wrong "
                 f"region. There are: {_REGIONS[upstream.dialect]}."

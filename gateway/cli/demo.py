@@ -128,7 +128,7 @@ def _stop_on_signals(servers: list[Server], stopped: asyncio.Event) -> None:
     def stop() -> None:
         if stopped.is_set():
             for server in servers:
-                server.hurry()
+                server.force()
         stopped.set()
 
     add_signal_handlers({signal.SIGINT: stop, signal.SIGTERM: stop})

@@ -123,9 +123,9 @@ def hash_(
 ) -> None:
     """Create a key and the line that declares it under [[tenants.keys]]. Sends nothing."""
     from gateway.domain.credentials import digest, key_id
-    from gateway.tenants.authentication import new_secret
+    from gateway.tenants.authentication import generate_api_key
 
-    secret = sys.stdin.readline(200).strip() if stdin else new_secret()
+    secret = sys.stdin.readline(200).strip() if stdin else generate_api_key()
     public_id = key_id(secret)
     if public_id is None:
         fail("that is no key of this gateway (sk-ig- and 42 letters and digits); imagegate key hash makes one")

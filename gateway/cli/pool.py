@@ -158,7 +158,7 @@ def _print_probe(target: str, answer: Document) -> None:
     if answer.get("works"):
         print_text(f"{target} works{took}.")
     else:
-        reasons = [str(answer[name]) for name in ("fault", "detail") if answer.get(name)]
+        reasons = [str(answer[name]) for name in ("error_code", "detail") if answer.get(name)]
         print_text(f"{target} does not work: {', '.join(reasons) or 'no reason was given'}{took}.")
     _print_state(answer.get("key"))
 

@@ -72,7 +72,7 @@ def _upstream(upstream: Document, now_s: int, *, every_key: bool) -> Iterator[_L
     for account in rows(upstream, "accounts"):
         yield from _account(account, now_s)
         for key in rows(account, "keys"):
-            if every_key or key.get("state") != "ready" or key.get("fault"):
+            if every_key or key.get("state") != "ready" or key.get("error_code"):
                 yield _key(key, now_s, with_fingerprint=every_key)
 
 
@@ -110,8 +110,8 @@ def _key(key: Document, now_s: int, *, with_fingerprint: bool) -> _Line:
 def why(thing: Document, now_s: int) -> Iterator[str]:
     """Why an upstream, an account or a key is not simply ready, since when, and until when."""
     since, until, state = thing.get("since"), thing.get("until"), thing.get("state")
-    if fault := thing.get("fault"):
-        yield printable(f"{fault} (only {thing['model']})" if thing.get("model") else str(fault))
+    if error_code := thing.get("error_code"):
+        yield printable(f"{error_code} (only {thing['model']})" if thing.get("model") else str(error_code))
     if held_by := thing.get("held_by"):
         yield printable(f"by {held_by}")
     if isinstance(since, int):

@@ -7,14 +7,14 @@ from gateway.config.loading import config_path, from_document, load
 from gateway.config.schema import Admin, Metrics, Settings, Tls
 from gateway.config.secrets import read_secret
 from gateway.config.types import SecretSource, SettingsError, Table
-from gateway.config.upstreams import Account, DeclaredKey, DeclaredTenant, Limits, Model, Quotas, Upstream
+from gateway.config.upstreams import Account, ConfiguredKey, ConfiguredTenant, Limits, Model, Quotas, Upstream
 from gateway.domain.accounts import make_secret
 
 __all__ = [
     "Account",
     "Admin",
-    "DeclaredKey",
-    "DeclaredTenant",
+    "ConfiguredKey",
+    "ConfiguredTenant",
     "Limits",
     "Metrics",
     "Model",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from gateway.config.types import Count, HttpUrl, Name, Port, Seconds, SecretSource, Table
-from gateway.config.upstreams import DeclaredTenant, Model, Upstream
+from gateway.config.upstreams import ConfiguredTenant, Model, Upstream
 
 
 class Tls(Table, frozen=True, kw_only=True):
@@ -168,4 +168,4 @@ class Settings(Table, frozen=True, kw_only=True):
     ledger: Ledger = Ledger()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]
     models: Annotated[tuple[Model, ...], Meta(min_length=1)]
-    tenants: tuple[DeclaredTenant, ...] = ()
+    tenants: tuple[ConfiguredTenant, ...] = ()

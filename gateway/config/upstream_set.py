@@ -11,21 +11,21 @@ from msgspec.structs import asdict
 from gateway import __version__
 from gateway import config as config
 from gateway.config import Settings
-from gateway.domain.accounts import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, WaitTerms
+from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, WaitConfig
 from gateway.domain.billing import usd_micros
 from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.images import Capability
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
-from gateway.generation import Caller, Endpoint, Policy, ResultFetcher, Upstreams
+from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, UpstreamEndpoint, Upstreams
 from gateway.generation.calls import CallLimits
-from gateway.generation.downloads import FetchLimits
+from gateway.generation.downloads import DownloadLimits
 from gateway.generation.transport import AiohttpTransport
-from gateway.generation.upstreams import Supply
+from gateway.generation.upstreams import UpstreamSet
 from gateway.observability.metrics import Metrics
 from gateway.providers import PROVIDERS
-from gateway.providers.links import LinkPolicy, Trust
-from gateway.scheduler import KeyPool, Lease, Report
+from gateway.providers.links import LinkPolicy, LinkTrust
+from gateway.scheduler import CallReport, Lease, Scheduler
 
 USER_AGENT: Final = f"imagegate/{__version__}"
 
@@ -46,27 +46,27 @@ def build_catalog(settings: Settings) -> Catalog:
     )
 
 
-def build_supply(settings: Settings, environ: Mapping[str, str]) -> Supply:
+def build_supply(settings: Settings, environ: Mapping[str, str]) -> UpstreamSet:
     """Every upstream; the secrets of its keys are read now. Raises: SettingsError."""
-    return Supply(
+    return UpstreamSet(
         {upstream.name: _endpoint(upstream) for upstream in settings.upstreams},
         tuple(_pool(upstream, environ) for upstream in settings.upstreams),
-        {upstream.name: WaitTerms(upstream.max_wait_s, upstream.spill_after_s) for upstream in settings.upstreams},
+        {upstream.name: WaitConfig(upstream.max_wait_s, upstream.spill_after_s) for upstream in settings.upstreams},
     )
 
 
 def build_upstreams(
     settings: Settings,
-    supply: Supply,
-    pool: KeyPool,
+    supply: UpstreamSet,
+    pool: Scheduler,
     metrics: Metrics,
     direct: AiohttpTransport,
     public: AiohttpTransport,
-    keep_release: Callable[[Lease, Report], Awaitable[None]],
-    suspect: Callable[[UpstreamKey], None],
+    keep_release: Callable[[Lease, CallReport], Awaitable[None]],
+    suspect: Callable[[ProviderKey], None],
 ) -> Upstreams:
     requests = settings.requests
-    caller = Caller(
+    caller = UpstreamClient(
         direct,
         pool,
         CallLimits(
@@ -81,21 +81,21 @@ def build_upstreams(
         keep_release,
         suspect,
     )
-    fetcher = ResultFetcher(
+    fetcher = ImageDownloader(
         public,
         direct,
-        FetchLimits(requests.connect_timeout_s, requests.result_timeout_s, requests.result_max_bytes),
+        DownloadLimits(requests.connect_timeout_s, requests.result_timeout_s, requests.result_max_bytes),
         USER_AGENT,
     )
     reserve_s = min(requests.call_timeout_s, requests.deadline_s / 2)
-    policy = Policy(requests.deadline_s, reserve_s, requests.max_attempts)
+    policy = JobPolicy(requests.deadline_s, reserve_s, requests.max_attempts)
     return Upstreams(pool, caller, fetcher, metrics, supply, policy, time.time, time.monotonic)
 
 
 def unfetchable(settings: Settings) -> list[str]:
     """Upstreams at an address of the operator's own whose result links the gateway would refuse to follow."""
     upstreams = [upstream for upstream in settings.upstreams if upstream.base_url.startswith("http://")]
-    return [entry.name for entry in upstreams if _endpoint(entry).links.trust(entry.base_url) is Trust.NONE]
+    return [entry.name for entry in upstreams if _endpoint(entry).links.trust(entry.base_url) is LinkTrust.NONE]
 
 
 def size_policy(settings: Settings) -> SizePolicy:
@@ -122,7 +122,7 @@ def _capability(upstream: config.Upstream, model: str) -> Capability:
 
 def _pool(upstream: config.Upstream, environ: Mapping[str, str]) -> Pool:
     accounts = tuple(_account(upstream, account, environ) for account in upstream.accounts)
-    terms = PoolTerms(
+    terms = PoolConfig(
         upstream.rate_margin_s,
         upstream.queue_max,
         upstream.breaker_failures,
@@ -142,7 +142,7 @@ def _account(upstream: config.Upstream, account: config.Account, environ: Mappin
         account.name,
         limits,
         tuple(
-            UpstreamKey(
+            ProviderKey(
                 upstream.name,
                 account.name,
                 key.name,
@@ -153,7 +153,7 @@ def _account(upstream: config.Upstream, account: config.Account, environ: Mappin
     )
 
 
-def _endpoint(upstream: config.Upstream) -> Endpoint:
+def _endpoint(upstream: config.Upstream) -> UpstreamEndpoint:
     provider = PROVIDERS[upstream.dialect]
     hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
     base_url = upstream.base_url.rstrip("/")
@@ -163,4 +163,4 @@ def _endpoint(upstream: config.Upstream) -> Endpoint:
         raise config.SettingsError(
             f"upstreams '{upstream.name}': base_url: '{upstream.base_url}' is no address ({error})"
         ) from error
-    return Endpoint(upstream.name, provider, base_url, LinkPolicy(hosts))
+    return UpstreamEndpoint(upstream.name, provider, base_url, LinkPolicy(hosts))

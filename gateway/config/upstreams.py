@@ -109,7 +109,7 @@ class Quotas(Table, frozen=True, kw_only=True):
     usd_per_month: Usd | None = None
 
 
-class DeclaredKey(Table, frozen=True, kw_only=True):
+class ConfiguredKey(Table, frozen=True, kw_only=True):
     """A tenant's key: its hash as `imagegate key hash` prints it, or where the key itself comes from."""
 
     label: Annotated[str, Meta(max_length=100)] = ""
@@ -120,7 +120,7 @@ class DeclaredKey(Table, frozen=True, kw_only=True):
     quotas: Quotas = Quotas()
 
 
-class DeclaredTenant(Table, frozen=True, kw_only=True):
+class ConfiguredTenant(Table, frozen=True, kw_only=True):
     """A tenant that stands in the configuration."""
 
     name: Name
@@ -129,4 +129,4 @@ class DeclaredTenant(Table, frozen=True, kw_only=True):
     quotas: Quotas = Quotas()
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
     disabled: bool = False
-    keys: tuple[DeclaredKey, ...] = ()
+    keys: tuple[ConfiguredKey, ...] = ()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from gateway.domain.errors import TABLE, Fault, Pause, Scope, State
+from gateway.domain.errors import ERROR_SPECS, CooldownKind, ErrorCode, KeyState, Scope
 
 _LONGEST_ASKED_S: Final = 24 * 60 * 60
 """Limit on a Retry-After from an upstream."""
@@ -33,7 +33,7 @@ def make_secret(value: str) -> Secret:
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamKey:
+class ProviderKey:
     """One credential of one account at one upstream."""
 
     upstream: str
@@ -64,11 +64,11 @@ class Account:
     upstream: str
     name: str
     limits: AccountLimits
-    keys: tuple[UpstreamKey, ...]
+    keys: tuple[ProviderKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PoolTerms:
+class PoolConfig:
     """How the accounts of one upstream are used; seconds."""
 
     rate_margin_s: float = 1.0
@@ -85,7 +85,7 @@ class PoolTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitTerms:
+class WaitConfig:
     """How long a request waits for an account of one upstream; seconds."""
 
     max_wait_s: float = 120.0
@@ -100,45 +100,45 @@ class Pool:
 
     upstream: str
     accounts: tuple[Account, ...]
-    terms: PoolTerms = PoolTerms()
+    terms: PoolConfig = PoolConfig()
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Cooldown:
     """How long an error takes a key, account or upstream out of rotation."""
 
     scope: Scope
-    state: State
+    state: KeyState
     seconds: int
     seconds_max: int = 0
     """Limit of the doubling while the same error repeats; 0 if it does not double."""
 
 
-def rest_after(
-    fault: Fault, now_s: float, *, asked_s: float | None = None, cooldown_s: float | None = None
-) -> Rest | None:
+def cooldown_for(
+    error_code: ErrorCode, now_s: float, *, asked_s: float | None = None, cooldown_s: float | None = None
+) -> Cooldown | None:
     """The cooldown after an error at `now_s` (Unix seconds), or None if no key is to blame.
 
     `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account. `cooldown_s`: what the
     error carries, in place of the table's seconds.
     """
-    row = TABLE[fault]
-    if row.pause is Pause.NONE:
+    row = ERROR_SPECS[error_code]
+    if row.pause is CooldownKind.NONE:
         return None
     seconds = _seconds(row.pause, row.pause_s, now_s) if cooldown_s is None else math.ceil(cooldown_s)
-    if asked_s is not None and row.pause is Pause.SECONDS:
+    if asked_s is not None and row.pause is CooldownKind.SECONDS:
         seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
-    return Rest(row.scope, row.state, seconds, row.pause_max_s)
+    return Cooldown(row.scope, row.state, seconds, row.pause_max_s)
 
 
-def _seconds(pause: Pause, pause_s: int, now_s: float) -> int:
+def _seconds(pause: CooldownKind, pause_s: int, now_s: float) -> int:
     """Days and months end in UTC: no provider documents its time zone."""
     now = datetime.fromtimestamp(now_s, UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     match pause:
-        case Pause.DAY_END:
+        case CooldownKind.DAY_END:
             end = today + timedelta(days=1)
-        case Pause.MONTH_END:
+        case CooldownKind.MONTH_END:
             end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
         case _:
             return pause_s

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.billing import usd
-from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, Limits, Quotas, Tenant, TenantKey
+from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, ApiKey, Limits, Quotas, Tenant
 
-Described = Mapping[str, object]
+JsonObject = Mapping[str, object]
 """Plain values, as the admin API shows them."""
 
 
@@ -24,15 +24,15 @@ CONFIGURATION: Final = Actor("configuration")
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class AuditEvent:
     """One change. `before` is None for what was made, `after` for what is gone."""
 
     actor: Actor
     action: str
     tenant: str
     key_id: str = ""
-    before: Described | None = None
-    after: Described | None = None
+    before: JsonObject | None = None
+    after: JsonObject | None = None
 
 
 def describe_tenant(tenant: Tenant) -> dict[str, object]:
@@ -49,7 +49,7 @@ def describe_tenant(tenant: Tenant) -> dict[str, object]:
     }
 
 
-def describe_key(key: TenantKey) -> dict[str, object]:
+def describe_key(key: ApiKey) -> dict[str, object]:
     return {
         "id": key.id,
         "tenant": key.tenant,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Self
 
-from gateway.domain.errors import TABLE, Fault, Outcome, Row
-from gateway.domain.pricing import Made, Price
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, ErrorSpec, Outcome
+from gateway.domain.pricing import MadeImages, Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class BillingRule:
     """Images of unknown outcome: the provider may have billed them."""
 
 
-class Settlement(Enum):
+class RequestOutcome(Enum):
     """How a request ended, as the ledger and the metrics name it."""
 
     DELIVERED = "delivered"
@@ -37,7 +37,7 @@ class Settlement(Enum):
 
 
 @dataclass(slots=True)
-class Share:
+class AccountOutcome:
     """One upstream account's part in a request, in images."""
 
     delivered: int = 0
@@ -57,7 +57,7 @@ class Share:
         self.withheld += withheld
         self.lost += ordered - delivered - withheld
 
-    def fail(self, ordered: int, row: Row) -> bool:
+    def fail(self, ordered: int, row: ErrorSpec) -> bool:
         """Records a failed call. Returns whether it is known to be free."""
         self.open -= ordered
         self.was_reached = self.was_reached or row.outcome is not Outcome.NOT_SENT
@@ -69,13 +69,13 @@ class Share:
 
 
 @dataclass(slots=True)
-class OpenOrder:
+class OpenCall:
     """One order in a share, from its note in the ticket to its outcome.
 
     If it is left without an outcome, an order that was not sent is taken back; one that was sent stays open.
     """
 
-    share: Share = field(default_factory=Share)
+    share: AccountOutcome = field(default_factory=AccountOutcome)
     images: int = 0
     sent_s: float | None = None
     """Monotonic; when its first byte was written."""
@@ -87,7 +87,7 @@ class OpenOrder:
         self.has_ended = True
         self.share.deliver(self.images, delivered, withheld)
 
-    def fail(self, row: Row) -> None:
+    def fail(self, row: ErrorSpec) -> None:
         self.has_ended = True
         self.is_free = self.share.fail(self.images, row)
 
@@ -96,18 +96,18 @@ class OpenOrder:
 
     def __exit__(self, *error: object) -> None:
         if self.sent_s is None and not self.has_ended:
-            self.fail(TABLE[Fault.CALL_NOT_SENT])
+            self.fail(ERROR_SPECS[ErrorCode.CALL_NOT_SENT])
 
 
 @dataclass(slots=True)
-class Tally:
+class ImageOutcomes:
     """What becomes of a request's images, kept while it runs, by (upstream, account)."""
 
-    shares: dict[tuple[str, str], Share] = field(default_factory=dict)
+    shares: dict[tuple[str, str], AccountOutcome] = field(default_factory=dict)
 
-    def open(self, upstream: str, account: str, images: int) -> Share:
+    def open(self, upstream: str, account: str, images: int) -> AccountOutcome:
         """Records that images are ordered from an account."""
-        share = self.shares.setdefault((upstream, account), Share())
+        share = self.shares.setdefault((upstream, account), AccountOutcome())
         share.open += images
         return share
 
@@ -126,15 +126,15 @@ class Tally:
         return any(share.was_reached for share in self.shares.values())
 
     @property
-    def settlement(self) -> Settlement:
+    def settlement(self) -> RequestOutcome:
         """The outcome of the request: the most significant one of its images."""
-        by_weight = (Settlement.DELIVERED, Settlement.UNCONFIRMED, Settlement.LOST, Settlement.WITHHELD)
+        by_weight = (RequestOutcome.DELIVERED, RequestOutcome.UNCONFIRMED, RequestOutcome.LOST, RequestOutcome.WITHHELD)
         found = next((outcome for outcome in by_weight if self.total(outcome.value)), None)
-        return found or (Settlement.REFUSED if self.reached_upstream else Settlement.NOT_SENT)
+        return found or (RequestOutcome.REFUSED if self.reached_upstream else RequestOutcome.NOT_SENT)
 
 
 @dataclass(frozen=True, slots=True)
-class Purchase:
+class AdmissionRequest:
     """A request for admission."""
 
     request_id: str
@@ -145,11 +145,11 @@ class Purchase:
 
     def costs(self) -> str:
         """What is reserved under each price, as admit.lua reads it: "SINCE:USD_MICROS" joined by commas."""
-        return ",".join(f"{price.since_s}:{price.rate.cost(Made(self.images))}" for price in self.prices)
+        return ",".join(f"{price.since_s}:{price.rate.cost(MadeImages(self.images))}" for price in self.prices)
 
 
 @dataclass(frozen=True, slots=True)
-class Durations:
+class Timings:
     """The time that a request spent, by phase; milliseconds."""
 
     queue_ms: int = 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gateway.domain.images import Capability, ImageJob, plan_shape
 from gateway.domain.pricing import Price
-from gateway.domain.sizes import Shape, SizePolicy
+from gateway.domain.sizes import SizePlan, SizePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Target:
 class PlannedTarget(Target):
     """A target that can honour every field of a job."""
 
-    shape: Shape
+    shape: SizePlan
     """The size that it makes."""
 
 

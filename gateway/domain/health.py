@@ -9,7 +9,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 
 
 class Event(Enum):
@@ -37,54 +37,54 @@ class Event(Enum):
     """An operator lets its calls in flight end, and no new ones begin."""
 
 
-_Table = Mapping[State, Mapping[Event, State]]
+_Table = Mapping[KeyState, Mapping[Event, KeyState]]
 
 
-def _out(state: State) -> Mapping[Event, State]:
+def _out(state: KeyState) -> Mapping[Event, KeyState]:
     """A state that lasts for a time. A success of a call that was sent before does not end it."""
     return {
-        Event.COOL: State.COOLING,
-        Event.QUARANTINE: State.QUARANTINED,
-        Event.ELAPSE: State.HALF_OPEN,
+        Event.COOL: KeyState.COOLING,
+        Event.QUARANTINE: KeyState.QUARANTINED,
+        Event.ELAPSE: KeyState.HALF_OPEN,
         Event.SUCCEED: state,
         Event.INCONCLUSIVE: state,
-        Event.CHECK_PASSED: State.HALF_OPEN,
-        Event.ENABLE: State.HALF_OPEN,
-        Event.REPLACE: State.READY,
+        Event.CHECK_PASSED: KeyState.HALF_OPEN,
+        Event.ENABLE: KeyState.HALF_OPEN,
+        Event.REPLACE: KeyState.READY,
     }
 
 
 TRANSITIONS: Final[_Table] = MappingProxyType(
     {
-        State.READY: {
-            Event.COOL: State.COOLING,
-            Event.QUARANTINE: State.QUARANTINED,
-            Event.ELAPSE: State.READY,
-            Event.SUCCEED: State.READY,
-            Event.INCONCLUSIVE: State.READY,
-            Event.CHECK_PASSED: State.READY,
-            Event.ENABLE: State.READY,
-            Event.REPLACE: State.READY,
+        KeyState.READY: {
+            Event.COOL: KeyState.COOLING,
+            Event.QUARANTINE: KeyState.QUARANTINED,
+            Event.ELAPSE: KeyState.READY,
+            Event.SUCCEED: KeyState.READY,
+            Event.INCONCLUSIVE: KeyState.READY,
+            Event.CHECK_PASSED: KeyState.READY,
+            Event.ENABLE: KeyState.READY,
+            Event.REPLACE: KeyState.READY,
         },
-        State.COOLING: _out(State.COOLING),
-        State.QUARANTINED: _out(State.QUARANTINED),
-        State.HALF_OPEN: {
-            Event.COOL: State.COOLING,
-            Event.QUARANTINE: State.QUARANTINED,
-            Event.ELAPSE: State.HALF_OPEN,
-            Event.SUCCEED: State.READY,
-            Event.INCONCLUSIVE: State.HALF_OPEN,
-            Event.CHECK_PASSED: State.HALF_OPEN,
-            Event.ENABLE: State.HALF_OPEN,
-            Event.REPLACE: State.READY,
+        KeyState.COOLING: _out(KeyState.COOLING),
+        KeyState.QUARANTINED: _out(KeyState.QUARANTINED),
+        KeyState.HALF_OPEN: {
+            Event.COOL: KeyState.COOLING,
+            Event.QUARANTINE: KeyState.QUARANTINED,
+            Event.ELAPSE: KeyState.HALF_OPEN,
+            Event.SUCCEED: KeyState.READY,
+            Event.INCONCLUSIVE: KeyState.HALF_OPEN,
+            Event.CHECK_PASSED: KeyState.HALF_OPEN,
+            Event.ENABLE: KeyState.HALF_OPEN,
+            Event.REPLACE: KeyState.READY,
         },
     }
 )
 """Health. COOL and QUARANTINE change a state that lasts only to one that ends later."""
 
-_BY_OPERATOR: Final = {Event.DISABLE: State.DISABLED, Event.DRAIN: State.DRAINING, Event.ENABLE: State.READY}
+_BY_OPERATOR: Final = {Event.DISABLE: KeyState.DISABLED, Event.DRAIN: KeyState.DRAINING, Event.ENABLE: KeyState.READY}
 HOLDS: Final[_Table] = MappingProxyType(
-    {State.READY: _BY_OPERATOR, State.DISABLED: _BY_OPERATOR, State.DRAINING: _BY_OPERATOR}
+    {KeyState.READY: _BY_OPERATOR, KeyState.DISABLED: _BY_OPERATOR, KeyState.DRAINING: _BY_OPERATOR}
 )
 """What an operator says; it stands beside health and comes first. READY is no hold."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
-from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy, SizeRule, exact_size, plan_size
+from gateway.domain.sizes import AspectRatios, Size, SizePlan, SizePolicy, SizeRule, exact_size, plan_size
 
 URL_MAX_CHARS: Final = 8192
 """Limit on the URL of an image, from a provider or a client; signed ones have a few hundred."""
@@ -17,7 +17,7 @@ _SEEDS: Final = 2**31
 _SQUARE: Final = Size(1024, 1024)
 
 
-class Delivery(Enum):
+class ResponseFormat(Enum):
     """The form in which the client receives the images."""
 
     URL = "url"
@@ -79,7 +79,7 @@ class ImageJob:
 
     prompt: str = field(repr=False)
     count: int = 1
-    delivery: Delivery = Delivery.BASE64
+    delivery: ResponseFormat = ResponseFormat.BASE64
     operation: Operation = Operation.GENERATE
     size: Size | None = None
     """The size policy finds what comes closest."""
@@ -118,12 +118,12 @@ class CallPlan:
     model: str
     """The upstream's name of the model."""
     images: int
-    shape: Shape
-    delivery: Delivery
+    shape: SizePlan
+    delivery: ResponseFormat
     """Links if the upstream has no base64; the gateway then fetches and encodes them."""
 
 
-def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> Shape | None:
+def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
     """How the job's size is asked for; None if the upstream cannot honour every field of the job."""
     is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
     if not is_possible or not job.fields <= capability.fields:
@@ -134,25 +134,25 @@ def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> Sha
     if job.pixels is not None:
         return exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
     if job.size is None:
-        return Shape(capability.default_size)
+        return SizePlan(capability.default_size)
     return plan_size(job.size, capability.sizes, policy)
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ImageUrl:
     """A picture at a result host's URL."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class Base64Image:
     """A picture in base64: a slice of the received bytes, plain ASCII, no line breaks, safe inside a JSON string."""
 
     base64: memoryview = field(repr=False)
 
 
-Picture = Link | Encoded
+Picture = ImageUrl | Base64Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class ImageResult:
 
     @property
     def held_bytes(self) -> int:
-        return sum(len(picture.base64) for picture in self.pictures if isinstance(picture, Encoded))
+        return sum(len(picture.base64) for picture in self.pictures if isinstance(picture, Base64Image))
 
     @property
     def missing(self) -> int:

@@ -9,7 +9,7 @@ _MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class MadeImages:
     """The images that a price is asked of. What is None is not known yet: its dearest case counts."""
 
     images: int
@@ -26,7 +26,7 @@ class PerImage:
 
     usd_micros: int
 
-    def cost(self, made: Made) -> int:
+    def cost(self, made: MadeImages) -> int:
         return made.images * self.usd_micros
 
 
@@ -38,7 +38,7 @@ class Variant:
     quality: str | None = None
     size: Size | None = None
 
-    def matches(self, made: Made) -> bool:
+    def matches(self, made: MadeImages) -> bool:
         return (made.quality is None or self.quality in {None, made.quality}) and (
             made.size is None or self.size in {None, made.size}
         )
@@ -50,7 +50,7 @@ class PerVariant:
 
     variants: tuple[Variant, ...]
 
-    def cost(self, made: Made) -> int:
+    def cost(self, made: MadeImages) -> int:
         matching = [one for one in self.variants if one.matches(made)] or self.variants
         return made.images * max(one.usd_micros for one in matching)
 
@@ -62,7 +62,7 @@ class PerMegapixel:
     usd_micros: int
     largest: Size
 
-    def cost(self, made: Made) -> int:
+    def cost(self, made: MadeImages) -> int:
         size = made.size or self.largest
         return made.images * math.ceil(size.width * size.height * self.usd_micros / _MILLION)
 
@@ -77,7 +77,7 @@ class PerToken:
     output_tokens_max: int
     """Of one image."""
 
-    def cost(self, made: Made) -> int:
+    def cost(self, made: MadeImages) -> int:
         read = self.input_tokens_max if made.input_tokens is None else made.input_tokens
         written = made.images * self.output_tokens_max if made.output_tokens is None else made.output_tokens
         return math.ceil((read * self.input_usd_micros + written * self.output_usd_micros) / _MILLION)
@@ -90,7 +90,7 @@ class Stated:
     usd_micros_max: int
     """Of one image."""
 
-    def cost(self, made: Made) -> int:
+    def cost(self, made: MadeImages) -> int:
         stated = made.stated_usd_micros
         return made.images * self.usd_micros_max if stated is None else stated
 
@@ -110,4 +110,4 @@ class Price:
 def price_at(prices: tuple[Price, ...], now_s: float) -> int:
     """Micro-dollars of one image at a moment, Unix seconds; the dearest case."""
     price = max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s)
-    return price.rate.cost(Made(1))
+    return price.rate.cost(MadeImages(1))

@@ -25,7 +25,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SizePlan:
     """How to ask an upstream for a size, and the size that it will make."""
 
     made: Size
@@ -46,18 +46,18 @@ class AspectRatios:
 
     sizes: Mapping[str, Size]
 
-    def exact(self, size: Size) -> Shape | None:
+    def exact(self, size: Size) -> SizePlan | None:
         for ratio, made in self.sizes.items():
             if made == size:
-                return Shape(made, ratio)
+                return SizePlan(made, ratio)
         return None
 
-    def nearest(self, size: Size) -> Shape:
+    def nearest(self, size: Size) -> SizePlan:
         ratio = min(sorted(self.sizes), key=lambda ratio: abs(self.sizes[ratio].log_ratio - size.log_ratio))
-        return Shape(self.sizes[ratio], ratio)
+        return SizePlan(self.sizes[ratio], ratio)
 
-    def named(self, ratio: str) -> Shape | None:
-        return Shape(self.sizes[ratio], ratio) if ratio in self.sizes else None
+    def named(self, ratio: str) -> SizePlan | None:
+        return SizePlan(self.sizes[ratio], ratio) if ratio in self.sizes else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,17 @@ class SizeBounds:
     side_max: int
     step: int
 
-    def exact(self, size: Size) -> Shape | None:
+    def exact(self, size: Size) -> SizePlan | None:
         sides = (size.width, size.height)
         is_inside = all(self.side_min <= side <= self.side_max and side % self.step == 0 for side in sides)
-        return Shape(size, pixels=size) if is_inside else None
+        return SizePlan(size, pixels=size) if is_inside else None
 
-    def nearest(self, size: Size) -> Shape:
+    def nearest(self, size: Size) -> SizePlan:
         """The size scaled into the bounds; a ratio beyond them is cut."""
         longest, shortest = max(size.width, size.height), min(size.width, size.height)
         scale = min(max(1.0, self.side_min / shortest), self.side_max / longest)
         made = Size(self._fit(size.width * scale), self._fit(size.height * scale))
-        return Shape(made, pixels=made)
+        return SizePlan(made, pixels=made)
 
     def _fit(self, side: float) -> int:
         lowest, highest = math.ceil(self.side_min / self.step), self.side_max // self.step
@@ -91,17 +91,17 @@ class SizeList:
 
     sizes: tuple[Size, ...]
 
-    def exact(self, size: Size) -> Shape | None:
-        return Shape(size, pixels=size) if size in self.sizes else None
+    def exact(self, size: Size) -> SizePlan | None:
+        return SizePlan(size, pixels=size) if size in self.sizes else None
 
-    def nearest(self, size: Size) -> Shape:
+    def nearest(self, size: Size) -> SizePlan:
         """The closest ratio; of equal ones the closest area."""
         area = size.width * size.height
         made = min(
             self.sizes,
             key=lambda one: (abs(one.log_ratio - size.log_ratio), abs(one.width * one.height - area)),
         )
-        return Shape(made, pixels=made)
+        return SizePlan(made, pixels=made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +110,17 @@ class FixedSize:
 
     size: Size
 
-    def exact(self, size: Size) -> Shape | None:
+    def exact(self, size: Size) -> SizePlan | None:
         return self.nearest(size) if size == self.size else None
 
-    def nearest(self, size: Size) -> Shape:  # noqa: ARG002 - there is no other
-        return Shape(self.size)
+    def nearest(self, size: Size) -> SizePlan:  # noqa: ARG002 - there is no other
+        return SizePlan(self.size)
 
 
 SizeRule = AspectRatios | SizeBounds | SizeList | FixedSize
 
 
-def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> Shape | None:
+def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> SizePlan | None:
     """The first rule that makes the size exactly, else the nearest size of the first rule.
 
     `STRICT` accepts another size only at the same ratio, and only if the model cannot be asked for exact pixels.
@@ -133,7 +133,7 @@ def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> Sh
     return nearest if policy is SizePolicy.NEAREST or is_same_ratio else None
 
 
-def exact_size(size: Size, rules: Iterable[SizeRule]) -> Shape | None:
+def exact_size(size: Size, rules: Iterable[SizeRule]) -> SizePlan | None:
     for rule in rules:
         if shape := rule.exact(size):
             return shape

@@ -83,7 +83,7 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
-class TenantKey:
+class ApiKey:
     """What is kept of a tenant's key; the key itself is not."""
 
     id: str
@@ -102,11 +102,11 @@ class TenantKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """Who sent a request: a tenant, by one of its keys."""
 
     tenant: Tenant
-    key: TenantKey
+    key: ApiKey
 
     @property
     def has_rates(self) -> bool:

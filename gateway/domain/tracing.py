@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Self
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 """Version, trace, parent, flags; a later version may have more behind them (W3C Trace Context, 3.2 and 4.3)."""
@@ -62,13 +62,13 @@ class Attempt:
     span_id: str
     started_s: float
     ended_s: float | None = None
-    fault: Fault | None = None
+    error_code: ErrorCode | None = None
     was_sent: bool = True
     """Not known to have never reached the upstream."""
 
 
 @dataclass(slots=True)
-class Passage:
+class Interval:
     """A stretch of time, monotonic seconds."""
 
     started_s: float
@@ -97,8 +97,8 @@ class Trace:
     waits: list[tuple[float, float]] = field(default_factory=list)
     tried: list[Attempt] = field(default_factory=list)
     """Every call, oldest first, also one that could not be sent."""
-    admit: Passage | None = None
-    settle: Passage | None = None
+    admit: Interval | None = None
+    settle: Interval | None = None
     _measured: tuple[float, float] = (0.0, 0.0)
     _measured_extent: tuple[int, int] = (0, 0)
     """Waits and ended calls that were measured."""
@@ -175,4 +175,4 @@ class Span:
     started_s: float
     ended_s: float
     attributes: Mapping[str, str | int | float]
-    fault: str = ""
+    error_code: str = ""

@@ -9,11 +9,11 @@ from datetime import date
 from enum import Enum
 from typing import Final
 
-from gateway.domain.billing import Durations, Share
+from gateway.domain.billing import AccountOutcome, Timings
 
 
 @dataclass(slots=True)
-class Amounts:
+class UsageTotals:
     """Counts of requests and images, and what they cost."""
 
     requests: int = 0
@@ -24,7 +24,7 @@ class Amounts:
     unconfirmed: int = 0
     usd_micros: int = 0
 
-    def add(self, other: "Amounts") -> None:
+    def add(self, other: "UsageTotals") -> None:
         self.requests += other.requests
         self.asked += other.asked
         self.delivered += other.delivered
@@ -37,15 +37,15 @@ class Amounts:
         return int(getattr(self, measure))
 
 
-MEASURES: Final = tuple(measure.name for measure in fields(Amounts))
+MEASURES: Final = tuple(measure.name for measure in fields(UsageTotals))
 """As the sums name them, in the order in which they are told."""
 
-Sums = Mapping[tuple[str, str], Amounts]
+Sums = Mapping[tuple[str, str], UsageTotals]
 """Of one sheet, by key id and model."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Sheet:
+class TenantDay:
     """One tenant's one day."""
 
     day: date
@@ -53,7 +53,7 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class UsageFilter:
     """Which sheets are meant."""
 
     first: date
@@ -63,7 +63,7 @@ class Selection:
     """None for all, disabled ones too."""
 
 
-class By(Enum):
+class GroupBy(Enum):
     """What a report may be grouped by."""
 
     DAY = "day"
@@ -76,7 +76,7 @@ Group = tuple[str, ...]
 """A row's values of what the report is grouped by; days as YYYY-MM-DD, so that they sort as text."""
 
 
-class Report:
+class UsageReport:
     """One page of rows in order, and the total over all pages.
 
     Sheets come in the order of the first thing that is grouped by, where that is the day or the tenant. So the page is
@@ -85,25 +85,25 @@ class Report:
     """
 
     def __init__(
-        self, by: tuple[By, ...], limit: int, after: Group | None = None, known_total: Amounts | None = None
+        self, by: tuple[GroupBy, ...], limit: int, after: Group | None = None, known_total: UsageTotals | None = None
     ) -> None:
-        self.total: Amounts = known_total or Amounts()
+        self.total: UsageTotals = known_total or UsageTotals()
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
         self._after = after
-        self._rows: dict[Group, Amounts] = {}
+        self._rows: dict[Group, UsageTotals] = {}
         self._lead: str | None = None
 
     @property
     def is_by_tenant_first(self) -> bool:
-        return self._by[0] is By.TENANT
+        return self._by[0] is GroupBy.TENANT
 
-    def wants(self, sheet: Sheet) -> bool:
+    def wants(self, sheet: TenantDay) -> bool:
         """Whether a sheet, or any that would come after it, can change the page or the total."""
         return not self._has_total or self._shows(self._lead_of(sheet))
 
-    def add(self, sheet: Sheet, sums: Sums) -> None:
+    def add(self, sheet: TenantDay, sums: Sums) -> None:
         lead = self._lead_of(sheet)
         is_shown = self._shows(lead)
         for (key, model), amounts in sums.items():
@@ -111,11 +111,11 @@ class Report:
                 self.total.add(amounts)
             group = self._group(sheet, key, model)
             if is_shown and (self._after is None or group > self._after):
-                self._rows.setdefault(group, Amounts()).add(amounts)
+                self._rows.setdefault(group, UsageTotals()).add(amounts)
         if is_shown:
             self._lead = lead
 
-    def rows(self) -> list[tuple[Group, Amounts]]:
+    def rows(self) -> list[tuple[Group, UsageTotals]]:
         """The page."""
         return sorted(self._rows.items(), key=lambda row: row[0])[: self._limit]
 
@@ -123,12 +123,12 @@ class Report:
     def has_more(self) -> bool:
         return len(self._rows) > self._limit
 
-    def _lead_of(self, sheet: Sheet) -> str | None:
+    def _lead_of(self, sheet: TenantDay) -> str | None:
         """Where the sheet's rows lie; None where they may lie anywhere."""
         match self._by[0]:
-            case By.DAY:
+            case GroupBy.DAY:
                 return sheet.day.isoformat()
-            case By.TENANT:
+            case GroupBy.TENANT:
                 return sheet.tenant
             case _:
                 return None
@@ -141,37 +141,42 @@ class Report:
         is_behind = self.has_more and lead != self._lead
         return not is_before and not is_behind
 
-    def _group(self, sheet: Sheet, key: str, model: str) -> Group:
-        values = {By.DAY: sheet.day.isoformat(), By.TENANT: sheet.tenant, By.MODEL: model, By.KEY: key}
+    def _group(self, sheet: TenantDay, key: str, model: str) -> Group:
+        values = {
+            GroupBy.DAY: sheet.day.isoformat(),
+            GroupBy.TENANT: sheet.tenant,
+            GroupBy.MODEL: model,
+            GroupBy.KEY: key,
+        }
         return tuple(values[by] for by in self._by)
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LedgerEntry:
     """One settled request. There is no prompt and no picture in it."""
 
-    ticket: str
+    reservation: str
     admitted_ms: int
     """Unix milliseconds."""
     request_id: str
     tenant: str
     key_id: str
     model: str
-    amounts: Amounts
+    amounts: UsageTotals
     price_usd_micros: int
     """Of one image."""
     outcome: str
     """A Settlement's value."""
-    calls: Mapping[tuple[str, str], Share]
+    calls: Mapping[tuple[str, str], AccountOutcome]
     """By upstream and account."""
-    durations: Durations
+    durations: Timings
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Discrepancy:
     """A sum that is not what the records add up to."""
 
-    sheet: Sheet
+    sheet: TenantDay
     key_id: str
     model: str
     measure: str
@@ -180,7 +185,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Verification:
+class Reconciliation:
     """What a comparison of sums and records has found so far."""
 
     days: int = 0
@@ -190,13 +195,13 @@ class Verification:
     """Sheets whose records are no longer kept: nothing to compare."""
     busy_days: int = 0
     """Sheets that were settled into all the while, so that nothing can be said."""
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[Discrepancy] = field(default_factory=list)
 
 
-def differences(sheet: Sheet, sums: Sums, counted: Sums) -> Iterator[Difference]:
+def differences(sheet: TenantDay, sums: Sums, counted: Sums) -> Iterator[Discrepancy]:
     """Every measure in which a sheet's sums and its records disagree, in either direction."""
     for key, model in sorted({*sums, *counted}):
-        told, found = (one.get((key, model), Amounts()) for one in (sums, counted))
+        told, found = (one.get((key, model), UsageTotals()) for one in (sums, counted))
         for measure in MEASURES:
             if told.of(measure) != found.of(measure):
-                yield Difference(sheet, key, model, measure, told.of(measure), found.of(measure))
+                yield Discrepancy(sheet, key, model, measure, told.of(measure), found.of(measure))

@@ -8,26 +8,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from gateway.domain.billing import OpenOrder
+from gateway.domain.billing import OpenCall
 from gateway.domain.catalog import PlannedTarget
-from gateway.domain.errors import Fault, GatewayError, Outcome
-from gateway.domain.images import CallPlan, Delivery, ImageReply, ImageResult, split_count, with_seed_of
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
+from gateway.domain.images import CallPlan, ImageReply, ImageResult, ResponseFormat, split_count, with_seed_of
 from gateway.domain.pricing import price_at
 from gateway.domain.tracing import Attempt
-from gateway.generation.calls import Caller, Order
+from gateway.generation.calls import UpstreamCall, UpstreamClient
 from gateway.generation.context import RequestContext
-from gateway.generation.downloads import ResultFetcher
-from gateway.generation.retries import Ending, Made, Tries, is_for_another_target, read_part, worst
-from gateway.generation.run import CallDurations, GenerationRequest, Policy, Run
-from gateway.generation.upstreams import Endpoint, Supply
-from gateway.metering.reservations import Ticket
+from gateway.generation.downloads import ImageDownloader
+from gateway.generation.retries import (
+    CallResult,
+    CallSuccess,
+    RetryState,
+    is_for_another_target,
+    most_relevant_error,
+    read_part,
+)
+from gateway.generation.run import CallDurations, GenerationRequest, JobContext, JobPolicy
+from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
+from gateway.metering.reservations import Reservation
 from gateway.observability.metrics import Metrics
-from gateway.scheduler import Demand, KeyPool, Lease, NoKey
+from gateway.scheduler import Lease, LeaseRequest, NoCapacity, Scheduler
 
 _STALE_S: Final = 5.0
 """A lease that is unused for this long is given back: its account's minute has moved on."""
 
-__all__ = ["Caller", "Endpoint", "Policy", "ResultFetcher", "Upstreams"]
+__all__ = ["ImageDownloader", "JobPolicy", "UpstreamClient", "UpstreamEndpoint", "Upstreams"]
 
 
 class Upstreams:
@@ -35,12 +42,12 @@ class Upstreams:
 
     def __init__(
         self,
-        pool: KeyPool,
-        caller: Caller,
-        fetcher: ResultFetcher,
+        pool: Scheduler,
+        caller: UpstreamClient,
+        fetcher: ImageDownloader,
         metrics: Metrics,
-        supply: Supply,
-        policy: Policy,
+        supply: UpstreamSet,
+        policy: JobPolicy,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
@@ -54,12 +61,12 @@ class Upstreams:
         self._clock = clock
         self._monotonic = monotonic
 
-    def configure(self, supply: Supply) -> None:
+    def configure(self, supply: UpstreamSet) -> None:
         """Uses other upstreams from the next job on; jobs that name a former one still find it."""
         self._supply, self._served = supply, supply.after(self._supply)
 
     @property
-    def endpoints(self) -> Mapping[str, Endpoint]:
+    def endpoints(self) -> Mapping[str, UpstreamEndpoint]:
         """Those of the configuration in force."""
         return self._supply.endpoints
 
@@ -67,7 +74,9 @@ class Upstreams:
         """Waits until every call is reported to the pool."""
         await self._caller.flush()
 
-    async def generate(self, request: GenerationRequest, ticket: Ticket, context: RequestContext) -> ImageResult:
+    async def generate(
+        self, request: GenerationRequest, reservation: Reservation, context: RequestContext
+    ) -> ImageResult:
         """Makes a request's images, and notes in its reservation what became of each.
 
         Returns: at least one picture; fewer than asked for if some were withheld or some calls failed.
@@ -75,16 +84,18 @@ class Upstreams:
         """
         job, targets, now, supply = request.job, request.targets, self._monotonic(), self._served
         ends_at = now + self._policy.deadline_s if context.deadline_s is None else context.deadline_s
-        run = Run(job, request.model, ticket, context, supply.endpoints, supply.waits, now, ends_at)
-        tries = Tries(self._policy.max_attempts, is_patient=len(targets) == 1)
+        run = JobContext(job, request.model, reservation, context, supply.endpoints, supply.waits, now, ends_at)
+        tries = RetryState(self._policy.max_attempts, is_patient=len(targets) == 1)
         outcomes = await self._make(run, job.count, targets, tries)
-        replies = [outcome for outcome in outcomes if isinstance(outcome, Made)]
+        replies = [outcome for outcome in outcomes if isinstance(outcome, CallSuccess)]
         if not replies:
-            raise worst([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
+            raise most_relevant_error([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
         pictures = tuple(picture for reply in replies for picture in reply.pictures)
         return ImageResult(pictures, replies[0].shape.made, job.count, replies[0].id)
 
-    async def _make(self, run: Run, count: int, targets: tuple[PlannedTarget, ...], tries: Tries) -> list[Ending]:
+    async def _make(
+        self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
+    ) -> list[CallResult]:
         """Makes `count` images at the first target that can, in as many calls as it needs."""
         parts = split_count(count, targets[0].capability.max_images_per_call)
         if len(parts) == 1:
@@ -96,21 +107,23 @@ class Upstreams:
         )
         return [outcome for part in made for outcome in read_part(part)]
 
-    async def _make_part(self, run: Run, count: int, targets: tuple[PlannedTarget, ...], tries: Tries) -> list[Ending]:
+    async def _make_part(
+        self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
+    ) -> list[CallResult]:
         """Makes the images of one call: with this key, with another one, or at the next target."""
         target, *others = targets
         while run.ends_at - self._monotonic() > (needed_s := self._needed_s(target, count, tries)):
             lease = await self._lease(run, target, count, tries, needed_s)
             if isinstance(lease, GatewayError):
                 return [lease]
-            if isinstance(lease, NoKey):
+            if isinstance(lease, NoCapacity):
                 tries.note_no_key(target, lease)
                 break
             tries.asked = lease.asked
             outcome = await self._send(run, lease, target, count, needed_s)
             if outcome is None:
                 continue
-            if isinstance(outcome, Made):
+            if isinstance(outcome, CallSuccess):
                 return [outcome]
             tries.note_failure(outcome, lease.key)
             if others and tries.may_go_elsewhere(outcome):
@@ -119,28 +132,28 @@ class Upstreams:
                 return [outcome]
             if is_for_another_target(outcome, others):
                 break
-            tries.repeated = outcome.fault
+            tries.repeated = outcome.error_code
             await asyncio.sleep(outcome.row.delay_s)
         else:
-            tries.last = tries.last or GatewayError(Fault.DEADLINE)
+            tries.last = tries.last or GatewayError(ErrorCode.DEADLINE)
         if others:
             self._metrics.fallbacks.labels(target.upstream).inc()
             return await self._make(run, count, tuple(others), tries)
         return await self._wait_longer(run, count, tries)
 
-    async def _wait_longer(self, run: Run, count: int, tries: Tries) -> list[Ending]:
+    async def _wait_longer(self, run: JobContext, count: int, tries: RetryState) -> list[CallResult]:
         """Once every target has been asked: waits at the one that has room first."""
         if tries.soonest is None or tries.is_patient:
-            return [tries.verdict()]
+            return [tries.decision()]
         tries.is_patient = True
         return await self._make(run, count, (tries.soonest,), tries)
 
     async def _lease(
-        self, run: Run, target: PlannedTarget, count: int, tries: Tries, needed_s: float
-    ) -> Lease | NoKey | GatewayError:
+        self, run: JobContext, target: PlannedTarget, count: int, tries: RetryState, needed_s: float
+    ) -> Lease | NoCapacity | GatewayError:
         """Leases a key. A failure is an outcome: other parts of the job may have been made already."""
-        started, tenant = self._monotonic(), run.ticket.caller.tenant
-        demand = Demand(
+        started, tenant = self._monotonic(), run.reservation.caller.tenant
+        lease_request = LeaseRequest(
             target.upstream,
             target.model,
             count,
@@ -152,7 +165,7 @@ class Upstreams:
             tries.avoided_at(target.upstream),
         )
         try:
-            found = await self._pool.lease(demand, run.context.disconnected.wait)
+            found = await self._pool.lease(lease_request, run.context.disconnected.wait)
         except GatewayError as error:
             return error
         else:
@@ -165,11 +178,11 @@ class Upstreams:
             run.context.trace.waits.append((started, ended))
             self._metrics.account_wait_seconds.labels(target.upstream).observe(ended - started)
 
-    def _needed_s(self, target: PlannedTarget, count: int, tries: Tries) -> float:
+    def _needed_s(self, target: PlannedTarget, count: int, tries: RetryState) -> float:
         """The time that must be left to send a call: a repetition that is cut off would be charged for nothing."""
         return self._durations.usual_s(target, count) if tries.last else 0.0
 
-    def _patience_s(self, run: Run, target: PlannedTarget, tries: Tries, needed_s: float) -> float:
+    def _patience_s(self, run: JobContext, target: PlannedTarget, tries: RetryState, needed_s: float) -> float:
         """The longest wait for an account here: shorter while other targets have not been asked.
 
         No wait takes the time that the call itself needs.
@@ -179,40 +192,44 @@ class Upstreams:
         patience_s = min(until, run.ends_at - max(self._policy.reserve_s, needed_s)) - now
         return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
 
-    async def _send(self, run: Run, lease: Lease, target: PlannedTarget, count: int, needed_s: float) -> Ending | None:
+    async def _send(
+        self, run: JobContext, lease: Lease, target: PlannedTarget, count: int, needed_s: float
+    ) -> CallResult | None:
         """Makes one call, from its note in the reservation to its last picture; None if it is too late to send it."""
-        asked = run.job.delivery if target.capability.answers_base64 else Delivery.URL
+        asked = run.job.delivery if target.capability.answers_base64 else ResponseFormat.URL
         price, is_lease_used = price_at(run.model.prices, self._clock()), False
-        entry, key, context = OpenOrder(), lease.key, run.context
+        entry, key, context = OpenCall(), lease.key, run.context
         try:
             if run.bare.is_blocked:
-                raise GatewayError(Fault.REQUEST_BLOCKED)  # noqa: TRY301
+                raise GatewayError(ErrorCode.REQUEST_BLOCKED)  # noqa: TRY301
             dialect = run.endpoints[target.upstream].dialect
             plan = CallPlan(target.model, count, target.shape, asked)
             request = dialect.build_call(run.job, plan, key.secret)
             if context.disconnected.is_set():
-                raise GatewayError(Fault.CLIENT_LEFT)  # noqa: TRY301
-            entry = await run.ticket.mark_sent(key.upstream, key.account, count)
+                raise GatewayError(ErrorCode.CLIENT_LEFT)  # noqa: TRY301
+            entry = await run.reservation.mark_sent(key.upstream, key.account, count)
             with entry:
                 started_s = self._monotonic()
                 if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
                     return None
                 attempt = context.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
                 headers = context.trace.headers_of(attempt)
-                order = Order(request, asked, count, price, run.job, headers, entry, context.memory)
+                order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
                 is_lease_used = True
                 return await self._buy(run, lease, target, order, attempt)
         except GatewayError as error:
             return error
         finally:
             if not is_lease_used:
-                await self._caller.give_back(lease)
+                await self._caller.release_key(lease)
             if entry.is_free:
-                await run.ticket.take_back(key.upstream, key.account, count)
+                await run.reservation.take_back(key.upstream, key.account, count)
 
-    async def _buy(self, run: Run, lease: Lease, target: PlannedTarget, order: Order, attempt: Attempt) -> Ending:
+    async def _buy(
+        self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt
+    ) -> CallResult:
         """Sends a call and receives its pictures."""
-        made: Ending
+        made: CallResult
         try:
             endpoint, remaining_s = run.endpoints[target.upstream], run.ends_at - attempt.started_s
             outcome = await self._caller.call(endpoint, lease, order, remaining_s=remaining_s)
@@ -221,21 +238,23 @@ class Upstreams:
                 attempt.was_sent = outcome.row.outcome is not Outcome.NOT_SENT
             else:
                 made = await self._receive(run, target, order, outcome)
-            attempt.fault = made.fault if isinstance(made, GatewayError) else None
+            attempt.error_code = made.error_code if isinstance(made, GatewayError) else None
         finally:
             attempt.ended_s = self._monotonic()
-        if isinstance(made, Made):
+        if isinstance(made, CallSuccess):
             self._durations.note(target, order.images, attempt.ended_s - attempt.started_s)
         return made
 
-    async def _receive(self, run: Run, target: PlannedTarget, order: Order, reply: ImageReply) -> Ending:
+    async def _receive(
+        self, run: JobContext, target: PlannedTarget, order: UpstreamCall, reply: ImageReply
+    ) -> CallResult:
         """Turns a reply into pictures in the form that the caller wants."""
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made, memory = reply.pictures, run.context.memory
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s, memory)
         order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:
-            return GatewayError(Fault.RESULT_LOST, f"{len(made)} result links could not be fetched")
-        tenant = run.ticket.caller.tenant.name
+            return GatewayError(ErrorCode.RESULT_LOST, f"{len(made)} result links could not be fetched")
+        tenant = run.reservation.caller.tenant.name
         self._metrics.images.labels(run.model.id, tenant, endpoint.name).inc(len(pictures))
-        return Made(pictures, target.shape, reply.id)
+        return CallSuccess(pictures, target.shape, reply.id)

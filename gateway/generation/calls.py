@@ -9,18 +9,18 @@ import httpx
 import structlog
 
 from gateway.api.provider_fields import own_words
-from gateway.domain.accounts import UpstreamKey
-from gateway.domain.billing import OpenOrder
-from gateway.domain.errors import Fault, GatewayError, Outcome, detach
-from gateway.domain.images import Delivery, ImageJob, ImageReply
+from gateway.domain.accounts import ProviderKey
+from gateway.domain.billing import OpenCall
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
+from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import redact_error, redact_reply
 from gateway.generation.responses import read_reply
-from gateway.generation.upstreams import Endpoint
+from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.observability.metrics import Metrics
 from gateway.providers.protocol import ProviderRequest
-from gateway.providers.replies import Reply
-from gateway.scheduler import UNSENT, KeyPool, Lease, Report
+from gateway.providers.replies import UpstreamResponse
+from gateway.scheduler import NOT_SENT, CallReport, Lease, Scheduler
 
 _LOG = structlog.get_logger("imagegate.upstream")
 
@@ -38,36 +38,36 @@ class CallLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class UpstreamCall:
     """What one call asks for."""
 
     request: ProviderRequest
-    delivery: Delivery
+    delivery: ResponseFormat
     images: int
     price_usd_micros: int
     """Of one image."""
     job: ImageJob = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     """Besides those that every call has."""
-    entry: OpenOrder = field(default_factory=OpenOrder)
+    entry: OpenCall = field(default_factory=OpenCall)
     """Where it is noted that it was sent, and how it failed."""
     memory: ByteAccount = field(default_factory=ByteAccount)
     """What the reply is counted to."""
 
 
-class Caller:
+class UpstreamClient:
     """Sends single calls."""
 
     def __init__(
         self,
         transport: httpx.AsyncBaseTransport,
-        pool: KeyPool,
+        pool: Scheduler,
         limits: CallLimits,
         metrics: Metrics,
         user_agent: str,
         monotonic: Callable[[], float],
-        keep_release: Callable[[Lease, Report], Awaitable[None]] | None = None,
-        suspect: Callable[[UpstreamKey], None] = lambda _: None,
+        keep_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None,
+        suspect: Callable[[ProviderKey], None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._keep_release = keep_release
@@ -80,7 +80,7 @@ class Caller:
         self._releasing: set[asyncio.Task[None]] = set()
 
     async def call(
-        self, endpoint: Endpoint, lease: Lease, order: Order, *, remaining_s: float
+        self, endpoint: UpstreamEndpoint, lease: Lease, order: UpstreamCall, *, remaining_s: float
     ) -> ImageReply | GatewayError:
         """Send one call and give its lease back.
 
@@ -102,7 +102,7 @@ class Caller:
             with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
                 reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
                 if entry.sent_s is None:
-                    raise GatewayError(Fault.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
+                    raise GatewayError(ErrorCode.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
                 made = endpoint.dialect.read_reply(reply, order.delivery).first(order.images)
                 outcome = redact_reply(made, lease.key.secret)
         except GatewayError as error:
@@ -120,11 +120,11 @@ class Caller:
             await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 
-    async def give_back(self, lease: Lease) -> None:
+    async def release_key(self, lease: Lease) -> None:
         """Give a lease back under which nothing was sent, and for which nobody is to blame."""
-        await asyncio.shield(self._release(lease, UNSENT))
+        await asyncio.shield(self._release(lease, NOT_SENT))
 
-    def _build_request(self, endpoint: Endpoint, order: Order, timeout_s: float) -> httpx.Request:
+    def _build_request(self, endpoint: UpstreamEndpoint, order: UpstreamCall, timeout_s: float) -> httpx.Request:
         """Every header is given: httpx would search them for what is missing."""
         asked = order.request
         url = parse_url(endpoint.base_url + asked.path)
@@ -144,36 +144,38 @@ class Caller:
             extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}},
         )
 
-    async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> Reply:
+    async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> UpstreamResponse:
         """Raises: GatewayError of the network."""
         if timeout_s <= 0:
-            raise GatewayError(Fault.CALL_NOT_SENT, "no time was left")
+            raise GatewayError(ErrorCode.CALL_NOT_SENT, "no time was left")
         try:
             async with asyncio.timeout(timeout_s):
                 return await read_reply(self._transport, request, self._limits.max_reply_bytes, memory)
         except TimeoutError as error:
-            raise GatewayError(Fault.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
+            raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
 
-    async def _end(self, lease: Lease, report: Report, error: GatewayError | None) -> None:
+    async def _end(self, lease: Lease, report: CallReport, error: GatewayError | None) -> None:
         """Give the lease back, and count.
 
         A success is told beside what follows: the settlement, which goes to Redis in the same message. A fault must be
         known before the call is made again.
         """
-        self._metrics.upstream_calls.labels(lease.key.upstream, report.fault.value if report.fault else "none").inc()
+        self._metrics.upstream_calls.labels(
+            lease.key.upstream, report.error_code.value if report.error_code else "none"
+        ).inc()
         if error:
             _LOG.warning(
                 "upstream_call_failed",
                 upstream=lease.key.upstream,
                 account=lease.key.account,
                 key=lease.key.secret.fingerprint,
-                fault=error.fault.value,
+                error_code=error.error_code.value,
                 detail=error.detail,
             )
         releasing = asyncio.get_running_loop().create_task(self._release(lease, report))
         self._releasing.add(releasing)
         releasing.add_done_callback(self._releasing.discard)
-        if report.fault is not None:
+        if report.error_code is not None:
             await asyncio.shield(releasing)
 
     async def flush(self) -> None:
@@ -181,7 +183,7 @@ class Caller:
         if self._releasing:
             await asyncio.wait(self._releasing)
 
-    async def _release(self, lease: Lease, report: Report) -> None:
+    async def _release(self, lease: Lease, report: CallReport) -> None:
         """Redis may be away: the pictures are worth more than the key's record."""
         try:
             await self._pool.release(lease, report)
@@ -216,15 +218,16 @@ def _unsent(error: GatewayError) -> GatewayError:
     if error.row.outcome is Outcome.NOT_SENT:
         return error
     return GatewayError(
-        Fault.CALL_NOT_SENT if error.fault is Fault.READ_TIMEOUT else Fault.CONNECT_FAILED, error.detail
+        ErrorCode.CALL_NOT_SENT if error.error_code is ErrorCode.READ_TIMEOUT else ErrorCode.CONNECT_FAILED,
+        error.detail,
     )
 
 
-def _report(outcome: ImageReply | GatewayError | None, order: Order) -> Report:
+def _report(outcome: ImageReply | GatewayError | None, order: UpstreamCall) -> CallReport:
     """What the pool is told. A call that was cut off, by the end of the program, says nothing good or bad."""
     if outcome is None:
-        return UNSENT if order.entry.sent_s is None else Report(Fault.INTERNAL)
+        return NOT_SENT if order.entry.sent_s is None else CallReport(ErrorCode.INTERNAL)
     if isinstance(outcome, GatewayError):
-        return Report(outcome.fault, outcome.retry_after_s, outcome.cooldown_s)
+        return CallReport(outcome.error_code, outcome.retry_after_s, outcome.cooldown_s)
     images = len(outcome.pictures)
-    return Report(images=images, usd_micros=images * order.price_usd_micros)
+    return CallReport(images=images, usd_micros=images * order.price_usd_micros)

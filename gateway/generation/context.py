@@ -7,11 +7,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from gateway.domain.tenants import Rates
 from gateway.domain.tracing import Trace
 from gateway.generation.memory_budget import ByteAccount
-from gateway.metering.reservations import Ticket
+from gateway.metering.reservations import Reservation
 from gateway.metering.transfers import Transfer
 
 
@@ -55,13 +55,13 @@ class RequestContext:
     delivered: int = 0
     missing: int = 0
     """Images that a result lacks."""
-    fault: Fault | None = None
+    error_code: ErrorCode | None = None
     param: str = ""
     """The field of the request that is at fault."""
     detail: str = ""
     transfer: Transfer | None = None
     """Counts for its tenant's concurrency while no reservation does."""
-    reservation: Ticket | None = None
+    reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None
     """The status of the tenant's rate limits."""

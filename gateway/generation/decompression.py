@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
 _PIECE_BYTES: Final = 256 * 1024
 """Inflated at once: a compressed piece may hold a thousand times its size."""
@@ -23,7 +23,7 @@ def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
     if not codings:
         return None
     if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
-        raise GatewayError(Fault.ANSWER_UNREADABLE, f"content encoding {encoding[:40]!r}")
+        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, f"content encoding {encoding[:40]!r}")
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, whichever it is
     overhead = 0
 
@@ -37,7 +37,7 @@ def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
                 yield piece
                 compressed = stream.unconsumed_tail
             if overhead > _OVERHEAD_BYTES_MAX:
-                raise GatewayError(Fault.ANSWER_UNREADABLE, "the content encoding is mostly overhead")
+                raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "the content encoding is mostly overhead")
             yield b""
 
     return inflate
@@ -47,4 +47,4 @@ def _decompress(stream: "zlib._Decompress", compressed: bytes) -> bytes:
     try:
         return stream.decompress(compressed, _PIECE_BYTES)
     except zlib.error as error:
-        raise GatewayError(Fault.ANSWER_UNREADABLE, f"broken content encoding: {error}") from error
+        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, f"broken content encoding: {error}") from error

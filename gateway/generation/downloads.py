@@ -12,11 +12,11 @@ from typing import Final
 import httpx
 import structlog
 
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Delivery, Encoded, Link, Picture, sniff
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, ImageUrl, Picture, ResponseFormat, sniff
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.responses import read_reply
-from gateway.providers.links import LinkPolicy, Trust, host_of, secured
+from gateway.providers.links import LinkPolicy, LinkTrust, host_of, secured
 
 _LOG = structlog.get_logger("imagegate.results")
 _TRIES: Final = 3
@@ -24,7 +24,7 @@ _TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class FetchLimits:
+class DownloadLimits:
     """Bounds of one download."""
 
     connect_timeout_s: float
@@ -32,14 +32,14 @@ class FetchLimits:
     max_bytes: int
 
 
-class ResultFetcher:
+class ImageDownloader:
     """Turns links into pictures, or into links that the caller can use."""
 
     def __init__(
         self,
         public: httpx.AsyncBaseTransport,
         named: httpx.AsyncBaseTransport,
-        limits: FetchLimits,
+        limits: DownloadLimits,
         user_agent: str,
     ) -> None:
         """`public` connects to public addresses only; `named` is for origins that the operator configured."""
@@ -51,7 +51,7 @@ class ResultFetcher:
     async def deliver(
         self,
         pictures: tuple[Picture, ...],
-        delivery: Delivery,
+        delivery: ResponseFormat,
         links: LinkPolicy,
         remaining_s: float,
         memory: ByteAccount | None = None,
@@ -60,9 +60,9 @@ class ResultFetcher:
 
         What is fetched is counted to `memory`.
         """
-        if delivery is Delivery.URL:
+        if delivery is ResponseFormat.URL:
             return tuple(_hand_on(picture, links) for picture in pictures)
-        if all(isinstance(picture, Encoded) for picture in pictures):
+        if all(isinstance(picture, Base64Image) for picture in pictures):
             return pictures
         account = memory or ByteAccount()
         fetched = await asyncio.gather(*(self._encode_within(remaining_s, one, links, account) for one in pictures))
@@ -70,7 +70,7 @@ class ResultFetcher:
 
     async def _encode_within(
         self, remaining_s: float, picture: Picture, links: LinkPolicy, memory: ByteAccount
-    ) -> Encoded | None:
+    ) -> Base64Image | None:
         try:
             async with asyncio.timeout(remaining_s):
                 return await self._encode(picture, links, memory)
@@ -78,45 +78,51 @@ class ResultFetcher:
             _LOG.warning("result_fetch_failed", detail="the request's deadline passed")
             return None
 
-    async def _encode(self, picture: Picture, links: LinkPolicy, memory: ByteAccount) -> Encoded | None:
-        if isinstance(picture, Encoded):
+    async def _encode(self, picture: Picture, links: LinkPolicy, memory: ByteAccount) -> Base64Image | None:
+        if isinstance(picture, Base64Image):
             return picture
         trust = links.trust(picture.url)
-        if trust is Trust.NONE:
+        if trust is LinkTrust.NONE:
             _LOG.error(
                 "result_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
             )
             return None
         url = (
-            picture.url if trust is Trust.NAMED else secured(picture.url)
+            picture.url if trust is LinkTrust.NAMED else secured(picture.url)
         )  # plain http only where the operator named it
         for _ in range(_TRIES):
             try:
                 data = await self._fetch(url, trust, memory)
             except GatewayError as error:
-                _LOG.warning("result_fetch_failed", host=host_of(url), fault=error.fault.value, detail=error.detail)
+                _LOG.warning(
+                    "result_fetch_failed", host=host_of(url), error_code=error.error_code.value, detail=error.detail
+                )
             else:
                 await memory.wait_for(_base64_bytes(len(data)))
                 encoded = memoryview(binascii.b2a_base64(data, newline=False))
                 memory.note(-len(data))
-                return Encoded(encoded)
+                return Base64Image(encoded)
         return None
 
-    async def _fetch(self, url: str, trust: Trust, memory: ByteAccount) -> bytes | bytearray:
+    async def _fetch(self, url: str, trust: LinkTrust, memory: ByteAccount) -> bytes | bytearray:
         """Raises: GatewayError of the network, UPSTREAM_MISPLACED for what is no picture."""
         try:
             request = self._build_request(url)
         except (httpx.InvalidURL, ValueError) as error:
-            raise GatewayError(Fault.UPSTREAM_MISPLACED, "no valid URL") from error
-        transport = self._named if trust is Trust.NAMED else self._public
+            raise GatewayError(ErrorCode.UPSTREAM_MISPLACED, "no valid URL") from error
+        transport = self._named if trust is LinkTrust.NAMED else self._public
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 reply = await read_reply(transport, request, self._limits.max_bytes, memory)
         except TimeoutError as error:
-            raise GatewayError(Fault.READ_TIMEOUT, f"no complete picture in {self._limits.timeout_s:.0f} s") from error
+            raise GatewayError(
+                ErrorCode.READ_TIMEOUT, f"no complete picture in {self._limits.timeout_s:.0f} s"
+            ) from error
         if reply.status != 200 or sniff(reply.body) is None:
             memory.note(-len(reply.body))
-            raise GatewayError(Fault.UPSTREAM_MISPLACED, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture")
+            raise GatewayError(
+                ErrorCode.UPSTREAM_MISPLACED, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture"
+            )
         return reply.body
 
     def _build_request(self, url: str) -> httpx.Request:
@@ -133,4 +139,4 @@ def _base64_bytes(count: int) -> int:
 
 
 def _hand_on(picture: Picture, links: LinkPolicy) -> Picture:
-    return Link(links.hand_on(picture.url)) if isinstance(picture, Link) else picture
+    return ImageUrl(links.client_url(picture.url)) if isinstance(picture, ImageUrl) else picture

@@ -11,12 +11,12 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.domain.accounts import UpstreamKey
-from gateway.domain.errors import TABLE, Fault, GatewayError, State
-from gateway.generation.key_checks import Pages
+from gateway.domain.accounts import ProviderKey
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
+from gateway.generation.key_checks import KeyChecker
 from gateway.providers.protocol import KeyCheck
-from gateway.redis.leader import Turn
-from gateway.scheduler.status import KeyStatus, PoolStatus, Standing
+from gateway.redis.leader import LeaderLock
+from gateway.scheduler.status import Health, KeyStatus, PoolStatus
 
 _LOG = structlog.get_logger("imagegate.prober")
 _ASK_AGAIN_S: Final = 60.0
@@ -25,12 +25,12 @@ _SPREAD_S: Final = 1.0
 """At most so long between two probes, so that a host is not asked about all its keys at once."""
 _TICKS: Final = 10
 """So often in `every_s` each process looks whether it is its turn."""
-_HELD: Final = frozenset({State.DISABLED, State.DRAINING})
-_WINDOWS: Final = frozenset({Fault.WINDOW_SPENT, Fault.DAY_SPENT})
-_WINDOW_NAMES: Final = frozenset(fault.value for fault in _WINDOWS)
-_UNSEEN: Final = frozenset({Fault.KEY_LIMIT_REACHED, Fault.KEY_UNVERIFIED, Fault.KEY_MODEL_DENIED})
+_HELD: Final = frozenset({KeyState.DISABLED, KeyState.DRAINING})
+_WINDOWS: Final = frozenset({ErrorCode.WINDOW_SPENT, ErrorCode.DAY_SPENT})
+_WINDOW_NAMES: Final = frozenset(error_code.value for error_code in _WINDOWS)
+_UNSEEN: Final = frozenset({ErrorCode.KEY_LIMIT_REACHED, ErrorCode.KEY_UNVERIFIED, ErrorCode.KEY_MODEL_DENIED})
 """Faults that no free page is known to show: their rest ends by its time alone."""
-_SEEN: Final = frozenset(fault.value for fault in Fault if fault not in _UNSEEN)
+_SEEN: Final = frozenset(error_code.value for error_code in ErrorCode if error_code not in _UNSEEN)
 
 
 class Pool(Protocol):
@@ -42,33 +42,33 @@ class Pool(Protocol):
 class Roster(Protocol):
     """Who has the secrets, and is told what was found."""
 
-    def known(self, upstream: str) -> Mapping[str, UpstreamKey]: ...
-    async def release_rest(
-        self, upstream: str, account: str, key: str, *, works: bool, fault: Fault | None, seconds: float | None
+    def known(self, upstream: str) -> Mapping[str, ProviderKey]: ...
+    async def apply_probe_result(
+        self, upstream: str, account: str, key: str, *, works: bool, error_code: ErrorCode | None, seconds: float | None
     ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class _Candidate:
     """A key's rest, or its account's or upstream's, and the key with which to ask about it."""
 
-    key: UpstreamKey
-    fault: Fault
+    key: ProviderKey
+    error_code: ErrorCode
     until_s: int | None
     """Unix seconds."""
 
     @property
     def window(self) -> tuple[str, str] | None:
         """The account whose window is used up, if that is what the rest is for."""
-        return (self.key.upstream, self.key.account) if self.fault in _WINDOWS else None
+        return (self.key.upstream, self.key.account) if self.error_code in _WINDOWS else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _CheckResult:
     """As `Roster.release_rest` takes it."""
 
     works: bool
-    fault: Fault
+    error_code: ErrorCode
     seconds: float | None = None
 
 
@@ -79,9 +79,9 @@ class Suspects:
         self._monotonic = monotonic
         self._noted_s: dict[tuple[str, str], float] = {}
         """When each key, (upstream, key id), was noted; monotonic."""
-        self._waiting: asyncio.Queue[UpstreamKey] = asyncio.Queue()
+        self._waiting: asyncio.Queue[ProviderKey] = asyncio.Queue()
 
-    def note(self, key: UpstreamKey) -> None:
+    def note(self, key: ProviderKey) -> None:
         """Queues a key, unless it was queued within the last minute. Never waits."""
         now = self._monotonic()
         self._noted_s = {other: at for other, at in self._noted_s.items() if now - at < _ASK_AGAIN_S}
@@ -89,19 +89,19 @@ class Suspects:
             self._noted_s[key.upstream, key.id] = now
             self._waiting.put_nowait(key)
 
-    async def next(self) -> UpstreamKey:
+    async def next(self) -> ProviderKey:
         return await self._waiting.get()
 
 
-class Prober:
+class KeyHealthMonitor:
     """A companion that runs in every process."""
 
     def __init__(
         self,
-        pages: Pages,
+        pages: KeyChecker,
         roster: Roster,
         pool: Pool,
-        turn: Turn,
+        turn: LeaderLock,
         draw: Callable[[], float],
         suspects: Suspects,
         *,
@@ -132,7 +132,7 @@ class Prober:
                     _LOG.warning("probing_failed", detail=error.detail)
                 was_well = False
 
-    async def probe(self, key: UpstreamKey) -> KeyCheck:
+    async def probe(self, key: ProviderKey) -> KeyCheck:
         """Likewise for one key, whenever somebody asks. Raises: GatewayError NOT_FOUND."""
         return await self._pages.probe(key)
 
@@ -151,19 +151,19 @@ class Prober:
                 return
             await self._settle(case.key, case)
 
-    async def _settle(self, key: UpstreamKey, case: _Case | None) -> None:
+    async def _settle(self, key: ProviderKey, case: _Candidate | None) -> None:
         """Ask, and tell what is known now; one key that cannot be settled keeps no other. `case`: its rest."""
         try:
             probe = await self._pages.probe(key)
-            verdict = self._judge(case, probe) if case else self._condemn(probe)
-            if verdict:
-                await self._roster.release_rest(
+            decision = self._judge(case, probe) if case else self._condemn(probe)
+            if decision:
+                await self._roster.apply_probe_result(
                     key.upstream,
                     key.account,
                     key.name,
-                    works=verdict.works,
-                    fault=verdict.fault,
-                    seconds=verdict.seconds,
+                    works=decision.works,
+                    error_code=decision.error_code,
+                    seconds=decision.seconds,
                 )
         except GatewayError as error:
             _LOG.warning("probe_not_settled", upstream=key.upstream, key=key.secret.fingerprint, detail=error.detail)
@@ -173,67 +173,67 @@ class Prober:
                 upstream=key.upstream,
                 account=key.account,
                 key=key.secret.fingerprint,
-                rested_for=case.fault.value if case else None,
-                fault=probe.fault.value if probe.fault else None,
+                rested_for=case.error_code.value if case else None,
+                error_code=probe.error_code.value if probe.error_code else None,
                 detail=probe.detail,
             )
 
-    def _judge(self, case: _Case, probe: KeyCheck) -> _Verdict | None:
+    def _judge(self, case: _Candidate, probe: KeyCheck) -> _CheckResult | None:
         """What a page changes; None where it says nothing of what the rest is for. A rest outlives the next round."""
-        if case.window and (probe.fault is None or probe.fault in _WINDOWS):
+        if case.window and (probe.error_code is None or probe.error_code in _WINDOWS):
             return self._judge_window(case, probe)
-        if probe.fault is None:
-            is_shown = case.fault is not Fault.BALANCE_EMPTY or probe.proves_balance
-            return _Verdict(True, case.fault) if is_shown else None
+        if probe.error_code is None:
+            is_shown = case.error_code is not ErrorCode.BALANCE_EMPTY or probe.proves_balance
+            return _CheckResult(True, case.error_code) if is_shown else None
         return self._condemn(probe)
 
-    def _condemn(self, probe: KeyCheck) -> _Verdict | None:
+    def _condemn(self, probe: KeyCheck) -> _CheckResult | None:
         """The rest that a page's own error code asks for, if any."""
-        if probe.fault is None:
+        if probe.error_code is None:
             return None
         if probe.window_s is not None:
-            return _Verdict(False, probe.fault, probe.window_s)
-        row = TABLE[probe.fault]
+            return _CheckResult(False, probe.error_code, probe.window_s)
+        row = ERROR_SPECS[probe.error_code]
         rest_s = max(float(row.pause_s), 2 * self._every_s)
-        return _Verdict(False, probe.fault, rest_s) if row.state is State.QUARANTINED else None
+        return _CheckResult(False, probe.error_code, rest_s) if row.state is KeyState.QUARANTINED else None
 
-    def _judge_window(self, case: _Case, probe: KeyCheck) -> _Verdict | None:
+    def _judge_window(self, case: _Candidate, probe: KeyCheck) -> _CheckResult | None:
         """Its true end. Where the page leaves doubt it may be of the next window already: the rest gets no longer."""
         if probe.window_s is not None:
-            return _Verdict(False, case.fault, probe.window_s)
+            return _CheckResult(False, case.error_code, probe.window_s)
         if probe.has_plan_left:
-            return _Verdict(True, case.fault)
+            return _CheckResult(True, case.error_code)
         ends_s = probe.window_if_spent_s
         if ends_s is None or case.until_s is None or ends_s >= case.until_s - self._clock():
             return None
-        return _Verdict(False, case.fault, ends_s)
+        return _CheckResult(False, case.error_code, ends_s)
 
-    def _cases(self, status: PoolStatus) -> Iterator[_Case]:
+    def _cases(self, status: PoolStatus) -> Iterator[_Candidate]:
         """What of an upstream is worth a question: one for all of it, one an account, or one a key."""
         known = self._roster.known(status.upstream)
         accounts = [account for account in status.accounts if _is_free(account)]
-        if status.state is State.QUARANTINED:
+        if status.state is KeyState.QUARANTINED:
             yield from _case([key for account in accounts for key in account.keys], known, status)
             return
         for account in accounts:
-            if account.state is State.QUARANTINED:
+            if account.state is KeyState.QUARANTINED:
                 yield from _case(account.keys, known, account)
                 continue
-            if account.state is State.COOLING and account.fault in _WINDOW_NAMES:
+            if account.state is KeyState.COOLING and account.error_code in _WINDOW_NAMES:
                 yield from _case(account.keys, known, account)
             for key in account.keys:
-                if key.state is State.QUARANTINED and key.model is None:
+                if key.state is KeyState.QUARANTINED and key.model is None:
                     yield from _case([key], known, key)
 
 
-def _case(keys: Sequence[KeyStatus], known: Mapping[str, UpstreamKey], resting: Standing) -> Iterator[_Case]:
+def _case(keys: Sequence[KeyStatus], known: Mapping[str, ProviderKey], resting: Health) -> Iterator[_Candidate]:
     """The question about a rest, by a key that is known here, best one that is well; none where no page shows it."""
     usable = [key for key in keys if _is_free(key) and f"{key.account}/{key.name}" in known]
-    if usable and resting.fault in _SEEN:
-        chosen = min(usable, key=lambda key: key.state is State.QUARANTINED)
-        yield _Case(known[f"{chosen.account}/{chosen.name}"], Fault(resting.fault), resting.until_s)
+    if usable and resting.error_code in _SEEN:
+        chosen = min(usable, key=lambda key: key.state is KeyState.QUARANTINED)
+        yield _Candidate(known[f"{chosen.account}/{chosen.name}"], ErrorCode(resting.error_code), resting.until_s)
 
 
-def _is_free(status: Standing) -> bool:
+def _is_free(status: Health) -> bool:
     """Nobody holds it back."""
     return status.held_by is None and status.state not in _HELD

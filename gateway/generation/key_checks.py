@@ -8,11 +8,11 @@ from typing import Final
 
 import httpx
 
-from gateway.domain.accounts import UpstreamKey
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.accounts import ProviderKey
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.redaction import redact
 from gateway.generation.responses import read_reply
-from gateway.generation.upstreams import Endpoint
+from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.providers.protocol import KeyCheck
 
 _DEADLINE_S: Final = 10.0
@@ -22,13 +22,13 @@ _MAX_BYTES: Final = 1024 * 1024
 """302.AI's page lists every model of every provider: hundreds, at some hundred bytes each."""
 
 
-class Pages:
+class KeyChecker:
     """The free pages of all upstreams."""
 
     def __init__(
         self,
         transport: httpx.AsyncBaseTransport,
-        endpoints: Callable[[], Mapping[str, Endpoint]],
+        endpoints: Callable[[], Mapping[str, UpstreamEndpoint]],
         user_agent: str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -38,29 +38,29 @@ class Pages:
         self._user_agent = user_agent
         self._monotonic = monotonic
 
-    async def probe(self, key: UpstreamKey) -> KeyCheck:
+    async def probe(self, key: ProviderKey) -> KeyCheck:
         """One GET, of at most ten seconds.
 
         Raises: GatewayError NOT_FOUND for an upstream that is configured no more; nothing else.
         """
         endpoint = self._endpoints().get(key.upstream)
         if endpoint is None:
-            raise GatewayError(Fault.NOT_FOUND, f"There is no upstream '{key.upstream}'.")
+            raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{key.upstream}'.")
         started = self._monotonic()
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 reply = await read_reply(self._transport, self._build_request(endpoint, key), _MAX_BYTES)
             result = endpoint.dialect.read_key_check(reply)
         except TimeoutError:
-            result = KeyCheck(Fault.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
+            result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
         except httpx.InvalidURL:
-            result = KeyCheck(Fault.CALL_NOT_SENT, "base_url is no valid URL")
+            result = KeyCheck(ErrorCode.CALL_NOT_SENT, "base_url is no valid URL")
         except GatewayError as error:
-            result = KeyCheck(error.fault, error.detail)
+            result = KeyCheck(error.error_code, error.detail)
         detail = redact(result.detail, key.secret)
         return replace(result, detail=detail, seconds=self._monotonic() - started)
 
-    def _build_request(self, endpoint: Endpoint, key: UpstreamKey) -> httpx.Request:
+    def _build_request(self, endpoint: UpstreamEndpoint, key: ProviderKey) -> httpx.Request:
         asked = endpoint.dialect.build_key_check(key.secret)
         return httpx.Request(
             asked.method,

@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from typing import Final
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
 _RESERVED_PART: Final = 8
 """What is left to tenants that hold little by those that have one request beyond their share."""
@@ -53,8 +53,10 @@ class ByteBudget:
             return
         tenant_bytes = self._held[account.tenant]
         if tenant_bytes + count > self._max_bytes // 2:  # not even with all the rest free
-            raise GatewayError(Fault.TENANT_MEMORY_FULL, f"{tenant_bytes} bytes are held")
-        raise GatewayError(Fault.MEMORY_FULL, f"{self.held_bytes} bytes are held, {tenant_bytes} of them by the tenant")
+            raise GatewayError(ErrorCode.TENANT_MEMORY_FULL, f"{tenant_bytes} bytes are held")
+        raise GatewayError(
+            ErrorCode.MEMORY_FULL, f"{self.held_bytes} bytes are held, {tenant_bytes} of them by the tenant"
+        )
 
     async def wait(self, account: "ByteAccount", count: int) -> None:
         """Waits until there is room, or this is the request that goes on without."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway.domain.accounts import Secret
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageReply, Link
+from gateway.domain.images import ImageReply, ImageUrl
 
 _PIECE: Final = 8
 """So many characters in a row give a key or an address away: upstream text is cut, perhaps in the middle of one."""
@@ -85,7 +85,9 @@ def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
     """
     key = secret.reveal()
     key = key.rpartition(".")[2] if key.startswith("eyJ") else key
-    pictures = tuple(one for one in reply.pictures if not (isinstance(one, Link) and any(_gives_away(one.url, key))))
+    pictures = tuple(
+        one for one in reply.pictures if not (isinstance(one, ImageUrl) and any(_gives_away(one.url, key)))
+    )
     return replace(reply, pictures=pictures, id=redact(reply.id, secret))
 
 

@@ -5,37 +5,37 @@ from typing import Final
 
 import httpx
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.decompression import inflater
 from gateway.generation.memory_budget import ByteAccount
-from gateway.providers.replies import Reply
+from gateway.providers.replies import UpstreamResponse
 
-TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], Fault]] = {
+TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
     # Nothing reached the upstream.
-    httpx.ConnectError: Fault.CONNECT_FAILED,
-    httpx.ConnectTimeout: Fault.CONNECT_FAILED,
-    httpx.PoolTimeout: Fault.CONNECT_FAILED,
-    httpx.ProxyError: Fault.CONNECT_FAILED,
-    httpx.UnsupportedProtocol: Fault.CALL_NOT_SENT,
-    httpx.LocalProtocolError: Fault.CALL_NOT_SENT,
+    httpx.ConnectError: ErrorCode.CONNECT_FAILED,
+    httpx.ConnectTimeout: ErrorCode.CONNECT_FAILED,
+    httpx.PoolTimeout: ErrorCode.CONNECT_FAILED,
+    httpx.ProxyError: ErrorCode.CONNECT_FAILED,
+    httpx.UnsupportedProtocol: ErrorCode.CALL_NOT_SENT,
+    httpx.LocalProtocolError: ErrorCode.CALL_NOT_SENT,
     # It may have.
-    httpx.ReadTimeout: Fault.READ_TIMEOUT,
-    httpx.WriteTimeout: Fault.READ_TIMEOUT,
-    httpx.TimeoutException: Fault.READ_TIMEOUT,
-    httpx.ReadError: Fault.ANSWER_LOST,
-    httpx.WriteError: Fault.ANSWER_LOST,
-    httpx.CloseError: Fault.ANSWER_LOST,
-    httpx.NetworkError: Fault.ANSWER_LOST,
-    httpx.RemoteProtocolError: Fault.ANSWER_LOST,
-    httpx.ProtocolError: Fault.ANSWER_LOST,
-    httpx.TransportError: Fault.ANSWER_LOST,
+    httpx.ReadTimeout: ErrorCode.READ_TIMEOUT,
+    httpx.WriteTimeout: ErrorCode.READ_TIMEOUT,
+    httpx.TimeoutException: ErrorCode.READ_TIMEOUT,
+    httpx.ReadError: ErrorCode.ANSWER_LOST,
+    httpx.WriteError: ErrorCode.ANSWER_LOST,
+    httpx.CloseError: ErrorCode.ANSWER_LOST,
+    httpx.NetworkError: ErrorCode.ANSWER_LOST,
+    httpx.RemoteProtocolError: ErrorCode.ANSWER_LOST,
+    httpx.ProtocolError: ErrorCode.ANSWER_LOST,
+    httpx.TransportError: ErrorCode.ANSWER_LOST,
 }
 """Every class of httpx.TransportError, most specific by the class's own order."""
 
 
 async def read_reply(
     transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int, memory: ByteAccount | None = None
-) -> Reply:
+) -> UpstreamResponse:
     """Send a request and read its whole answer, which `memory` counts: nothing is read while it has no room.
 
     Raises: GatewayError of the network, ANSWER_TOO_LARGE, ANSWER_UNREADABLE.
@@ -48,10 +48,12 @@ async def read_reply(
             await response.aclose()
     except httpx.TransportError as error:
         raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
-    return Reply(response.status_code, body, _retry_after_s(response.headers.get("retry-after")), response.headers)
+    return UpstreamResponse(
+        response.status_code, body, _retry_after_s(response.headers.get("retry-after")), response.headers
+    )
 
 
-def transport_fault(error: httpx.TransportError) -> Fault:
+def transport_fault(error: httpx.TransportError) -> ErrorCode:
     return next(TRANSPORT_FAULTS[kind] for kind in type(error).__mro__ if kind in TRANSPORT_FAULTS)
 
 
@@ -82,7 +84,7 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
 def _check_size(size_bytes: int, max_bytes: int) -> None:
     """Raises: GatewayError ANSWER_TOO_LARGE."""
     if size_bytes > max_bytes:
-        raise GatewayError(Fault.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
+        raise GatewayError(ErrorCode.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
 
 
 def _retry_after_s(text: str | None) -> float | None:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from gateway.domain.accounts import UpstreamKey
+from gateway.domain.accounts import ProviderKey
 from gateway.domain.catalog import PlannedTarget
-from gateway.domain.errors import Fault, GatewayError, Outcome, Retry, Scope
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome, Retry, Scope
 from gateway.domain.images import Picture
-from gateway.domain.sizes import Shape
-from gateway.scheduler import NoKey, Repeat
+from gateway.domain.sizes import SizePlan
+from gateway.scheduler import NoCapacity, RetryKind
 
 _LOG = structlog.get_logger("imagegate.upstream")
 _FREE = frozenset({Outcome.NOT_SENT, Outcome.REFUSED})
@@ -18,19 +18,19 @@ _WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CallSuccess:
     """The pictures that one call delivered."""
 
     pictures: tuple[Picture, ...]
-    shape: Shape
+    shape: SizePlan
     id: str
 
 
-Ending = Made | GatewayError
+CallResult = CallSuccess | GatewayError
 
 
 @dataclass(slots=True)
-class Tries:
+class RetryState:
     """The retry state of one part of a job."""
 
     left: int
@@ -40,7 +40,7 @@ class Tries:
     last: GatewayError | None = None
     last_at: str = ""
     """The upstream of the last failure."""
-    repeated: Fault | None = None
+    repeated: ErrorCode | None = None
     """Why the call is to be made again here, until it can be."""
     asked: str = ""
     """When the part first asked for an account, as the pool says it: it keeps its place in the line."""
@@ -53,11 +53,11 @@ class Tries:
     """That one."""
     soonest_s: float = math.inf
 
-    def copy(self) -> "Tries":
+    def copy(self) -> "RetryState":
         """For one of several parts of the job."""
         return replace(self, avoided=set(self.avoided))
 
-    def note_failure(self, error: GatewayError, key: UpstreamKey) -> None:
+    def note_failure(self, error: GatewayError, key: ProviderKey) -> None:
         self.last, self.last_at = error, key.upstream
         if error.row.outcome is not Outcome.NOT_SENT:
             self.left -= 1
@@ -69,7 +69,7 @@ class Tries:
             case _:
                 pass
 
-    def note_no_key(self, target: PlannedTarget, nothing: NoKey) -> None:
+    def note_no_key(self, target: PlannedTarget, nothing: NoCapacity) -> None:
         self.asked = self.asked or nothing.asked
         self.is_busy = self.is_busy or nothing.is_busy
         if nothing.is_busy and nothing.wait_s is not None and nothing.wait_s < self.soonest_s:
@@ -80,11 +80,11 @@ class Tries:
     def avoided_at(self, upstream: str) -> tuple[str, ...]:
         return tuple(what for where, what in self.avoided if where == upstream)
 
-    def repeat_at(self, upstream: str) -> Repeat:
+    def repeat_at(self, upstream: str) -> RetryKind:
         """Whether the next call to an upstream repeats one that it failed."""
         if self.last is None or self.last_at != upstream:
-            return Repeat.NO
-        return Repeat.OF_ILL_UPSTREAM if self.last.row.ails_upstream else Repeat.OF_BAD_KEY
+            return RetryKind.NO
+        return RetryKind.OF_ILL_UPSTREAM if self.last.row.trips_breaker else RetryKind.OF_BAD_KEY
 
     def may_go_elsewhere(self, error: GatewayError) -> bool:
         """Whether the next target may be asked because this whole upstream cannot serve."""
@@ -102,7 +102,7 @@ class Tries:
             self.has_retried_once = True
         return True
 
-    def verdict(self) -> GatewayError:
+    def decision(self) -> GatewayError:
         """Why the part could not be made: the last fault, or a pool that cannot serve in time.
 
         A fault of a key does not count where another one could have served, had it had room.
@@ -110,30 +110,30 @@ class Tries:
         if self.last is not None and not (self.is_busy and self.last.row.retry is Retry.FREELY):
             return self.last
         if not self.is_busy:
-            return GatewayError(Fault.POOL_DOWN, "no account can be used", retry_after_s=self.shortest_wait_s)
+            return GatewayError(ErrorCode.POOL_DOWN, "no account can be used", retry_after_s=self.shortest_wait_s)
         detail = "Every account that could make this image is busy; please try again shortly."
         if self.shortest_wait_s:
             detail = f"Every account that could make this image is busy for about {math.ceil(self.shortest_wait_s)} s."
-        return GatewayError(Fault.POOL_BUSY, detail, retry_after_s=self.shortest_wait_s)
+        return GatewayError(ErrorCode.POOL_BUSY, detail, retry_after_s=self.shortest_wait_s)
 
 
 def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> bool:
     """Whether a retry goes to the next upstream: this one cannot serve, or seems unhealthy."""
     if error.row.scope is Scope.UPSTREAM and error.row.retry is Retry.FREELY:
         return True
-    return bool(others) and error.row.ails_upstream
+    return bool(others) and error.row.trips_breaker
 
 
-def read_part(part: list[Ending] | BaseException) -> list[Ending]:
+def read_part(part: list[CallResult] | BaseException) -> list[CallResult]:
     """Turns a bug in one part into that part's failure. Raises: what ends the whole program."""
     if isinstance(part, Exception):
         _LOG.error("unexpected_failure", exc_info=part)
-        return [GatewayError(Fault.INTERNAL, type(part).__name__)]
+        return [GatewayError(ErrorCode.INTERNAL, type(part).__name__)]
     if isinstance(part, BaseException):
         raise part
     return part
 
 
-def worst(errors: list[GatewayError]) -> GatewayError:
+def most_relevant_error(errors: list[GatewayError]) -> GatewayError:
     """The most relevant error: one that may have cost money first, then one that no retry can help."""
     return min(errors, key=lambda error: (_WEIGHT[error.row.outcome], error.row.may_client_retry))

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from gateway.domain.accounts import UpstreamKey, WaitTerms
+from gateway.domain.accounts import ProviderKey, WaitConfig
 from gateway.domain.catalog import Model, PlannedTarget, Target
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageJob
 from gateway.generation.context import RequestContext
-from gateway.generation.upstreams import Endpoint
-from gateway.metering.reservations import Ticket
+from gateway.generation.upstreams import UpstreamEndpoint
+from gateway.metering.reservations import Reservation
 
 _SAMPLES_MAX: Final = 50
 """Latest calls kept of each upstream, model and number of images."""
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class JobPolicy:
     """The operator's limits on one request."""
 
     deadline_s: float
@@ -41,38 +41,38 @@ class GenerationRequest(Protocol):
 
 
 @dataclass(slots=True)
-class BareFaults:
+class BareErrors:
     """Bare faults of one request, over all its parts: those of two keys alike blame the request."""
 
-    _accused: dict[Fault, tuple[str, str]] = field(default_factory=dict)
+    _accused: dict[ErrorCode, tuple[str, str]] = field(default_factory=dict)
     """(upstream, key id) of the first call that ended so."""
     is_blocked: bool = False
     """Two keys met the same fault: no further call is sent."""
 
-    def judge(self, error: GatewayError, key: UpstreamKey) -> GatewayError:
+    def judge(self, error: GatewayError, key: ProviderKey) -> GatewayError:
         """The error of a call, or REQUEST_BLOCKED in the place of a bare fault that another key had before."""
         accused = (key.upstream, key.id)
-        if not error.row.is_bare or self._accused.setdefault(error.fault, accused) == accused:
+        if not error.row.is_bare or self._accused.setdefault(error.error_code, accused) == accused:
             return error
         self.is_blocked = True
-        return GatewayError(Fault.REQUEST_BLOCKED, error.detail)
+        return GatewayError(ErrorCode.REQUEST_BLOCKED, error.detail)
 
 
 @dataclass(slots=True)
-class Run:
+class JobContext:
     """One job in progress, with the upstreams as they were when it began."""
 
     job: ImageJob
     model: Model
-    ticket: Ticket
+    reservation: Reservation
     context: RequestContext
-    endpoints: Mapping[str, Endpoint]
-    waits: Mapping[str, WaitTerms]
+    endpoints: Mapping[str, UpstreamEndpoint]
+    waits: Mapping[str, WaitConfig]
     started_s: float
     """Monotonic."""
     ends_at: float
     """Monotonic."""
-    bare: BareFaults = field(default_factory=BareFaults)
+    bare: BareErrors = field(default_factory=BareErrors)
     """Shared by the parts of the job."""
 
 

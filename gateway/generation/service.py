@@ -5,11 +5,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from gateway.domain.billing import Durations, Purchase
+from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageResult
-from gateway.domain.tenants import Caller
-from gateway.domain.tracing import Passage
+from gateway.domain.tenants import Principal
+from gateway.domain.tracing import Interval
 from gateway.generation import Upstreams
 from gateway.generation.context import RequestContext
 from gateway.generation.run import GenerationRequest
@@ -27,7 +27,7 @@ class GenerationService:
         self._upstreams = upstreams
         self._monotonic = monotonic
 
-    async def generate(self, principal: Caller, request: GenerationRequest, context: RequestContext) -> ImageResult:
+    async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
         """Reserves a request's cost, has its images made and settles what became of them.
 
         Returns: at least one picture; fewer than asked for if some were withheld or some calls failed.
@@ -35,9 +35,9 @@ class GenerationService:
         """
         model, job, trace = request.model, request.job, context.trace
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
-        purchase = Purchase(context.id, model.id, job.count, model.prices)
+        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
-        passage = trace.admit = Passage.begin(self._monotonic())
+        passage = trace.admit = Interval.begin(self._monotonic())
         try:
             admitted = self._admission.admit(principal, purchase, partial(self._durations, context), transfer_id)
             async with admitted as reservation:
@@ -46,7 +46,7 @@ class GenerationService:
                 try:
                     result = await self._upstreams.generate(request, reservation, context)
                 finally:
-                    passage = trace.settle = Passage.begin(self._monotonic())
+                    passage = trace.settle = Interval.begin(self._monotonic())
         finally:
             passage.ended_s = self._monotonic()
         context.delivered, context.missing = len(result.pictures), result.missing
@@ -55,6 +55,6 @@ class GenerationService:
                 await context.transfer.begin(is_checked=False)
         return result
 
-    def _durations(self, context: RequestContext) -> Durations:
+    def _durations(self, context: RequestContext) -> Timings:
         seconds = (context.trace.queue_s, context.trace.upstream_s, self._monotonic() - context.started_s)
-        return Durations(*(round(1000 * spent_s) for spent_s in seconds))
+        return Timings(*(round(1000 * spent_s) for spent_s in seconds))

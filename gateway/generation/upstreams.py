@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gateway.domain.accounts import Pool, UpstreamKey, WaitTerms
+from gateway.domain.accounts import Pool, ProviderKey, WaitConfig
 from gateway.providers.links import LinkPolicy
 from gateway.providers.protocol import Provider
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class UpstreamEndpoint:
     """The address and the protocol of one upstream."""
 
     name: str
@@ -19,24 +19,24 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
+class UpstreamSet:
     """All upstreams of one configuration, by name; secrets included."""
 
-    endpoints: Mapping[str, Endpoint]
+    endpoints: Mapping[str, UpstreamEndpoint]
     pools: tuple[Pool, ...]
-    waits: Mapping[str, WaitTerms]
+    waits: Mapping[str, WaitConfig]
 
     @property
-    def keys(self) -> tuple[UpstreamKey, ...]:
+    def keys(self) -> tuple[ProviderKey, ...]:
         return tuple(key for pool in self.pools for account in pool.accounts for key in account.keys)
 
-    def after(self, former: "Supply") -> "Supply":
+    def after(self, former: "UpstreamSet") -> "UpstreamSet":
         """Adds the former upstreams: requests with former models still find theirs."""
         return replace(self, endpoints={**former.endpoints, **self.endpoints}, waits={**former.waits, **self.waits})
 
-    def shared_keys(self) -> list[tuple[UpstreamKey, ...]]:
+    def shared_keys(self) -> list[tuple[ProviderKey, ...]]:
         """Keys with the same secret in several accounts: the gateway would count the provider's limits twice."""
-        by_secret: dict[str, list[UpstreamKey]] = {}
+        by_secret: dict[str, list[ProviderKey]] = {}
         for key in self.keys:
             by_secret.setdefault(key.secret.reveal(), []).append(key)
         return [tuple(same) for same in by_secret.values() if len({(key.upstream, key.account) for key in same}) > 1]

@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from gateway.domain.billing import Usage, usd
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import Caller, Rate, Rates
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import Principal, Rate, Rates
 
 _WORDS: Final = {
     "requests_per_minute": "requests per minute",
@@ -23,7 +23,7 @@ _BUSY_RETRY_S: Final = 2.0
 """When one of the requests under way ends is not known; images take seconds."""
 
 
-class Used(msgspec.Struct, frozen=True):
+class ScopeUsage(msgspec.Struct, frozen=True):
     """Counters of one scope."""
 
     requests_last_minute: int
@@ -35,10 +35,10 @@ class Used(msgspec.Struct, frozen=True):
     open: int
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class AdmissionDecision(msgspec.Struct, frozen=True):
     """admit.lua's answer; see there."""
 
-    verdict: str
+    decision: str
     scope: str = ""
     limit: str = ""
     allowed: int = 0
@@ -46,18 +46,18 @@ class Verdict(msgspec.Struct, frozen=True):
     asked: int = 0
     frees_at_s: int = 0
     now_s: int = 0
-    is_final: bool = False
+    is_permanent: bool = False
     requests: tuple[int, int, int] | None = None
     images: tuple[int, int, int] | None = None
-    used: Used | None = None
+    used: ScopeUsage | None = None
 
 
-def rates_of(verdict: Verdict) -> Rates:
-    return Rates(_rate(verdict.requests), _rate(verdict.images))
+def rates_of(decision: AdmissionDecision) -> Rates:
+    return Rates(_rate(decision.requests), _rate(decision.images))
 
 
-def usage_of(verdict: Verdict) -> Usage | None:
-    used = verdict.used
+def usage_of(decision: AdmissionDecision) -> Usage | None:
+    used = decision.used
     if used is None:
         return None
     return Usage(
@@ -71,17 +71,17 @@ def usage_of(verdict: Verdict) -> Usage | None:
     )
 
 
-def gateway_error(verdict: Verdict, caller: Caller) -> GatewayError:
+def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayError:
     """The refusal as the caller is told it: which limit, how it stands, when it frees."""
-    if verdict.verdict == "unknown":
-        return GatewayError(Fault.INVALID_API_KEY)
-    rates, wait_s = rates_of(verdict), _wait_s(verdict)
-    if verdict.verdict == "quota":
-        text = _too_large_text(verdict, caller) if verdict.is_final else _quota_text(verdict, caller)
-        return GatewayError(Fault.QUOTA_EXHAUSTED, text, retry_after_s=wait_s, rates=rates)
-    if verdict.is_final:
-        return GatewayError(Fault.RATE_EXCEEDED_BY_ONE, _too_large_text(verdict, caller), rates=rates)
-    return GatewayError(Fault.RATE_LIMITED, _rate_text(verdict, caller), retry_after_s=wait_s, rates=rates)
+    if decision.decision == "unknown":
+        return GatewayError(ErrorCode.INVALID_API_KEY)
+    rates, wait_s = rates_of(decision), _wait_s(decision)
+    if decision.decision == "quota":
+        text = _too_large_text(decision, caller) if decision.is_permanent else _quota_text(decision, caller)
+        return GatewayError(ErrorCode.QUOTA_EXHAUSTED, text, retry_after_s=wait_s, rates=rates)
+    if decision.is_permanent:
+        return GatewayError(ErrorCode.RATE_EXCEEDED_BY_ONE, _too_large_text(decision, caller), rates=rates)
+    return GatewayError(ErrorCode.RATE_LIMITED, _rate_text(decision, caller), retry_after_s=wait_s, rates=rates)
 
 
 def _rate(found: tuple[int, int, int] | None) -> Rate | None:
@@ -91,39 +91,39 @@ def _rate(found: tuple[int, int, int] | None) -> Rate | None:
     return Rate(allowed, max(0, allowed - used), reset_s)
 
 
-def _wait_s(verdict: Verdict) -> float:
-    return verdict.frees_at_s - verdict.now_s if verdict.frees_at_s else _BUSY_RETRY_S
+def _wait_s(decision: AdmissionDecision) -> float:
+    return decision.frees_at_s - decision.now_s if decision.frees_at_s else _BUSY_RETRY_S
 
 
-def _rate_text(verdict: Verdict, caller: Caller) -> str:
-    text = f"Rate limit reached for {_WORDS[verdict.limit]} {_whose(verdict, caller)}: {_standing(verdict)}."
-    if not verdict.frees_at_s:
+def _rate_text(decision: AdmissionDecision, caller: Principal) -> str:
+    text = f"Rate limit reached for {_WORDS[decision.limit]} {_whose(decision, caller)}: {_standing(decision)}."
+    if not decision.frees_at_s:
         return f"{text} It frees when a request that is under way ends. Please try again in {_BUSY_RETRY_S:.0f} s."
-    return f"{text} It frees at {_moment(verdict.frees_at_s)}. Please try again in {_wait_s(verdict):.0f} s."
+    return f"{text} It frees at {_moment(decision.frees_at_s)}. Please try again in {_wait_s(decision):.0f} s."
 
 
-def _too_large_text(verdict: Verdict, caller: Caller) -> str:
+def _too_large_text(decision: AdmissionDecision, caller: Principal) -> str:
     """Of what no waiting mends: more than is ever allowed at once, or anything where nothing is allowed."""
-    standing = f"{_WORDS[verdict.limit]} {_whose(verdict, caller)}: {_standing(verdict)}"
-    if not verdict.allowed:
+    standing = f"{_WORDS[decision.limit]} {_whose(decision, caller)}: {_standing(decision)}"
+    if not decision.allowed:
         return f"Nothing is allowed for {standing}. Have the limit raised."
     return f"Request too large for {standing}. Waiting does not help: ask for less, or have the limit raised."
 
 
-def _quota_text(verdict: Verdict, caller: Caller) -> str:
+def _quota_text(decision: AdmissionDecision, caller: Principal) -> str:
     return (
-        f"Quota exceeded for {_WORDS[verdict.limit]} {_whose(verdict, caller)}: {_standing(verdict)}. "
-        f"It resets at {_moment(verdict.frees_at_s)}."
+        f"Quota exceeded for {_WORDS[decision.limit]} {_whose(decision, caller)}: {_standing(decision)}. "
+        f"It resets at {_moment(decision.frees_at_s)}."
     )
 
 
-def _whose(verdict: Verdict, caller: Caller) -> str:
-    return f"of key '{caller.key.id}'" if verdict.scope == "key" else f"of tenant '{caller.tenant.name}'"
+def _whose(decision: AdmissionDecision, caller: Principal) -> str:
+    return f"of key '{caller.key.id}'" if decision.scope == "key" else f"of tenant '{caller.tenant.name}'"
 
 
-def _standing(verdict: Verdict) -> str:
-    amounts = (verdict.allowed, verdict.used_of_limit, verdict.asked)
-    is_money = verdict.limit == "usd_micros_per_month"
+def _standing(decision: AdmissionDecision) -> str:
+    amounts = (decision.allowed, decision.used_of_limit, decision.asked)
+    is_money = decision.limit == "usd_micros_per_month"
     limit, used, asked = (usd(amount) if is_money else str(amount) for amount in amounts)
     return f"limit {limit}, used {used}, requested {asked}"
 

@@ -17,8 +17,8 @@ from typing import Final, TypeVar
 
 from redis.asyncio.client import Pipeline
 
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.usage import Record, Report, Selection, Sheet, Sums
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.usage import LedgerEntry, Sums, TenantDay, UsageFilter, UsageReport
 from gateway.metering.ledger_keys import (
     day_number,
     days_record,
@@ -29,7 +29,7 @@ from gateway.metering.ledger_keys import (
     records_stream,
     sums_record,
 )
-from gateway.redis import Client, answer
+from gateway.redis import Client, execute
 from gateway.tenants.records import NAMES
 
 _KEYS_A_CALL: Final = 100
@@ -62,7 +62,7 @@ class Reading:
 class Place:
     """Where a record stands, and how its sheet was read up to there, the oldest reading first."""
 
-    sheet: Sheet
+    sheet: TenantDay
     id: str
     """In the sheet's stream."""
     readings: tuple[Reading, ...] = ()
@@ -72,7 +72,7 @@ class Place:
 class RecordPage:
     """Some records in order, and behind which the next page begins; None at the end."""
 
-    records: tuple[Record, ...]
+    records: tuple[LedgerEntry, ...]
     end: Place | None
 
 
@@ -82,7 +82,7 @@ class Ledger:
     def __init__(self, redis: Client) -> None:
         self._redis = redis
 
-    async def fill(self, report: Report, selection: Selection) -> None:
+    async def fill(self, report: UsageReport, selection: UsageFilter) -> None:
         """Read into a report the sums that it needs.
 
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_AWAY.
@@ -94,14 +94,14 @@ class Ledger:
             for sheet, sums in zip(batch, await self.sums(batch), strict=True):
                 report.add(sheet, sums)
 
-    async def records(self, selection: Selection, after: Place | None, limit: int) -> RecordPage:
+    async def records(self, selection: UsageFilter, after: Place | None, limit: int) -> RecordPage:
         """The oldest records behind `after`: by day, then tenant, then the moment of settlement.
 
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_AWAY.
         """
         sheets = _by_day(await self._days(selection))
         ahead = (sheet for sheet in sheets if after is None or sheet >= after.sheet)
-        found: list[tuple[Place, Record]] = []
+        found: list[tuple[Place, LedgerEntry]] = []
         place = after
         async with aclosing(self._entries(ahead, after)) as pieces:
             async for sheet, entries, newest in pieces:
@@ -115,23 +115,23 @@ class Ledger:
         page = found[:limit]
         return RecordPage(tuple(record for _, record in page), page[-1][0] if len(found) > limit else None)
 
-    async def count(self, selection: Selection) -> int:
+    async def count(self, selection: UsageFilter) -> int:
         """How many records there are. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         counted = 0
         for batch in _portions(_by_day(await self._days(selection))):
             counted += sum(await self._each(batch, lambda pipe, sheet: pipe.xlen(records_stream(sheet)), list[int]))
         return counted
 
-    async def tenants(self, selection: Selection) -> list[str]:
+    async def tenants(self, selection: UsageFilter) -> list[str]:
         """The tenants that are meant, by name. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         name = selection.tenant
         if name is None:
-            return sorted(await answer(self._redis, self._redis.smembers(NAMES), set[str]))
-        if not await answer(self._redis, self._redis.sismember(NAMES, name), int):
-            raise GatewayError(Fault.NOT_FOUND, f"There is no tenant named '{name[:64]}'.", param="tenant")
+            return sorted(await execute(self._redis, self._redis.smembers(NAMES), set[str]))
+        if not await execute(self._redis, self._redis.sismember(NAMES, name), int):
+            raise GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.", param="tenant")
         return [name]
 
-    async def sums(self, sheets: Sequence[Sheet]) -> list[Sums]:
+    async def sums(self, sheets: Sequence[TenantDay]) -> list[Sums]:
         """Each sheet's sums, empty where there are none. Raises: GatewayError REDIS_AWAY."""
         sizes = await self._each(sheets, lambda pipe, sheet: pipe.hlen(sums_record(sheet)), list[int])
         found: list[Sums] = []
@@ -139,14 +139,14 @@ class Ledger:
             found += [read_sums(fields) for fields in await self._hashes(group)]
         return found
 
-    async def have_records(self, sheets: Sequence[Sheet]) -> list[bool]:
+    async def have_records(self, sheets: Sequence[TenantDay]) -> list[bool]:
         """Whether each sheet's records are there. Raises: GatewayError REDIS_AWAY."""
         found: list[int] = []
         for batch in _portions(sheets):
             found += await self._each(batch, lambda pipe, sheet: pipe.exists(records_stream(sheet)), list[int])
         return [bool(count) for count in found]
 
-    async def stream(self, sheet: Sheet, after: str | None = None) -> AsyncGenerator[list[Entry], None]:
+    async def stream(self, sheet: TenantDay, after: str | None = None) -> AsyncGenerator[list[Entry], None]:
         """A sheet's records behind `after`, piece by piece. Raises: GatewayError REDIS_AWAY."""
         async for entries, _ in self._pieces(sheet, after):
             yield entries
@@ -156,9 +156,9 @@ class Ledger:
 
         Raises: GatewayError REDIS_AWAY.
         """
-        return read_ends(await answer(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
+        return read_ends(await execute(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
 
-    async def days_of(self, tenants: Sequence[str], selection: Selection) -> dict[str, list[date]]:
+    async def days_of(self, tenants: Sequence[str], selection: UsageFilter) -> dict[str, list[date]]:
         """The days on which the tenants have sums. Raises: GatewayError REDIS_AWAY."""
         first, last = day_number(selection.first), day_number(selection.last)
         sizes = await self._each(tenants, lambda pipe, name: pipe.zcount(days_record(name), first, last), list[int])
@@ -170,15 +170,15 @@ class Ledger:
             found |= {name: [date.fromisoformat(day) for day in days] for name, days in zip(group, days, strict=True)}
         return found
 
-    async def _days(self, selection: Selection) -> dict[str, list[date]]:
+    async def _days(self, selection: UsageFilter) -> dict[str, list[date]]:
         found: dict[str, list[date]] = {}
         for batch in _portions(await self.tenants(selection)):
             found |= await self.days_of(batch, selection)
         return found
 
     async def _entries(
-        self, sheets: Iterable[Sheet], after: Place | None
-    ) -> AsyncGenerator[tuple[Sheet, list[Entry], str], None]:
+        self, sheets: Iterable[TenantDay], after: Place | None
+    ) -> AsyncGenerator[tuple[TenantDay, list[Entry], str], None]:
         """The records of many sheets, each piece with the sheet's newest entry at that moment.
 
         Small sheets come together in one round trip, large ones piece by piece.
@@ -194,27 +194,27 @@ class Ledger:
                     for sheet, entries in zip(group, await self._whole(group, starts), strict=True):
                         yield sheet, entries, entries[-1][0] if entries else ""
 
-    async def _pieces(self, sheet: Sheet, after: str | None) -> AsyncGenerator[tuple[list[Entry], str], None]:
+    async def _pieces(self, sheet: TenantDay, after: str | None) -> AsyncGenerator[tuple[list[Entry], str], None]:
         while True:
             start = "-" if after is None else f"({after}"
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.xrange(records_stream(sheet), start, "+", count=_RECORDS_A_CALL)
             pipeline.xrevrange(records_stream(sheet), count=1)  # last: what comes between is given twice, not never
-            entries, newest = await answer(self._redis, pipeline.execute(), list[list[Entry]])
+            entries, newest = await execute(self._redis, pipeline.execute(), list[list[Entry]])
             if entries:
                 yield entries, newest[0][0] if newest else entries[-1][0]
                 after = entries[-1][0]
             if len(entries) < _RECORDS_A_CALL:
                 return
 
-    async def _whole(self, sheets: Sequence[Sheet], starts: Mapping[Sheet, str]) -> list[list[Entry]]:
-        def put(pipe: Pipeline, sheet: Sheet) -> object:
+    async def _whole(self, sheets: Sequence[TenantDay], starts: Mapping[TenantDay, str]) -> list[list[Entry]]:
+        def put(pipe: Pipeline, sheet: TenantDay) -> object:
             start = f"({starts[sheet]}" if sheet in starts else "-"
             return pipe.xrange(records_stream(sheet), start, "+")
 
         return await self._each(sheets, put, list[list[Entry]])
 
-    async def _hashes(self, sheets: Sequence[Sheet]) -> list[dict[str, str]]:
+    async def _hashes(self, sheets: Sequence[TenantDay]) -> list[dict[str, str]]:
         """All sums of some sheets; those of one that is alone are read piece by piece, however many they are."""
         if len(sheets) > 1:
             return await self._each(sheets, lambda pipe, sheet: pipe.hgetall(sums_record(sheet)), list[dict[str, str]])
@@ -222,7 +222,7 @@ class Ledger:
         cursor = 0
         while True:
             call = self._redis.hscan(sums_record(sheets[0]), cursor, count=_FIELDS_A_CALL)
-            cursor, fields = await answer(self._redis, call, tuple[int, dict[str, str]])
+            cursor, fields = await execute(self._redis, call, tuple[int, dict[str, str]])
             found |= fields
             if not cursor:
                 return [found]
@@ -232,7 +232,7 @@ class Ledger:
         pipeline = self._redis.pipeline(transaction=False)
         for item in items:
             put(pipeline, item)
-        return await answer(self._redis, pipeline.execute(), kind)
+        return await execute(self._redis, pipeline.execute(), kind)
 
 
 def _with(readings: tuple[Reading, ...], reading: Reading) -> tuple[Reading, ...]:
@@ -255,16 +255,16 @@ def _moment(entry_id: str) -> tuple[int, ...]:
     return tuple(map(int, entry_id.split("-")))
 
 
-def _by_tenant(days: Mapping[str, Sequence[date]]) -> Iterator[Sheet]:
-    return (Sheet(day, tenant) for tenant in sorted(days) for day in days[tenant])
+def _by_tenant(days: Mapping[str, Sequence[date]]) -> Iterator[TenantDay]:
+    return (TenantDay(day, tenant) for tenant in sorted(days) for day in days[tenant])
 
 
-def _by_day(days: Mapping[str, Sequence[date]]) -> Iterator[Sheet]:
+def _by_day(days: Mapping[str, Sequence[date]]) -> Iterator[TenantDay]:
     tenants: dict[date, list[str]] = {}
     for tenant in sorted(days):
         for day in days[tenant]:
             tenants.setdefault(day, []).append(tenant)
-    return (Sheet(day, tenant) for day in sorted(tenants) for tenant in tenants[day])
+    return (TenantDay(day, tenant) for day in sorted(tenants) for tenant in tenants[day])
 
 
 def _portions(items: Iterable[_T]) -> Iterator[list[_T]]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Final
 
-from gateway.domain.billing import Durations, Share
-from gateway.domain.usage import MEASURES, Amounts, Record, Sheet, Sums
+from gateway.domain.billing import AccountOutcome, Timings
+from gateway.domain.usage import MEASURES, LedgerEntry, Sums, TenantDay, UsageTotals
 from gateway.redis import PREFIX
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
@@ -22,11 +22,11 @@ def ends_record(tenant: str) -> str:
     return f"{PREFIX}:{{{tenant}}}:records_end"
 
 
-def sums_record(sheet: Sheet) -> str:
+def sums_record(sheet: TenantDay) -> str:
     return f"{PREFIX}:{{{sheet.tenant}}}:sums:{day_number(sheet.day)}"
 
 
-def records_stream(sheet: Sheet) -> str:
+def records_stream(sheet: TenantDay) -> str:
     return f"{PREFIX}:{{{sheet.tenant}}}:ledger:{day_number(sheet.day)}"
 
 
@@ -41,29 +41,29 @@ def read_ends(fields: Mapping[str, str]) -> dict[date, int]:
 
 def read_sums(fields: Mapping[str, str]) -> Sums:
     """From fields "KEYID|MEASURE|MODEL": a model's name may hold anything. A later version's measures are left out."""
-    found: dict[tuple[str, str], Amounts] = {}
+    found: dict[tuple[str, str], UsageTotals] = {}
     for name, value in fields.items():
         key, _, rest = name.partition("|")
         measure, _, model = rest.partition("|")
         if measure in MEASURES:
-            setattr(found.setdefault((key, model), Amounts()), measure, _integer(value))
+            setattr(found.setdefault((key, model), UsageTotals()), measure, _integer(value))
     return found
 
 
-def read_amounts(fields: Mapping[str, str]) -> Amounts:
+def read_amounts(fields: Mapping[str, str]) -> UsageTotals:
     """What one record adds to the sums."""
-    return Amounts(1, *(_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
+    return UsageTotals(1, *(_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
 
 
-def read_record(tenant: str, fields: Mapping[str, str]) -> Record:
+def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
     def number(name: str) -> int:
         return _integer(fields.get(name))
 
     def text(name: str) -> str:
         return fields.get(name, "")
 
-    return Record(
-        text("ticket"),
+    return LedgerEntry(
+        text("reservation"),
         number("admitted_ms"),
         text("request_id"),
         tenant,
@@ -73,17 +73,17 @@ def read_record(tenant: str, fields: Mapping[str, str]) -> Record:
         number("price_usd_micros"),
         text("outcome"),
         dict(_read_calls(text("calls"))),
-        Durations(number("queue_ms"), number("upstream_ms"), number("total_ms")),
+        Timings(number("queue_ms"), number("upstream_ms"), number("total_ms")),
     )
 
 
-def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], Share]]:
+def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], AccountOutcome]]:
     """From "UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED", joined by ";"."""
     for call in filter(None, text.split(";")):
         place, _, counts = call.rpartition(":")
         upstream, _, account = place.partition("/")
         delivered, withheld, lost, unconfirmed, *_ = *map(_integer, counts.split(",")), 0, 0, 0, 0
-        share = Share(delivered=delivered, withheld=withheld, lost=lost, unconfirmed=unconfirmed)
+        share = AccountOutcome(delivered=delivered, withheld=withheld, lost=lost, unconfirmed=unconfirmed)
         yield (upstream, account), share
 
 

@@ -5,24 +5,24 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from gateway.domain.usage import Sheet
+from gateway.domain.usage import TenantDay
 from gateway.metering.ledger import Ledger
-from gateway.metering.reservations import TicketOutcome
+from gateway.metering.reservations import ReservationOutcome
 
 _LOG = structlog.get_logger("imagegate.admission")
 _SKEW = timedelta(hours=1)
 """Between this machine's clock and the server's, at most."""
 
 
-class Lost:
+class LostSettlements:
     """Looks in the ledger before it calls a settlement lost: Redis forgets a settled reservation after a while."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._suspects: dict[str, TicketOutcome] = {}
+        self._suspects: dict[str, ReservationOutcome] = {}
 
-    def suspect(self, outcome: TicketOutcome) -> None:
-        self._suspects[outcome.ticket] = outcome
+    def suspect(self, outcome: ReservationOutcome) -> None:
+        self._suspects[outcome.reservation] = outcome
 
     async def tell(self) -> None:
         """Log those that are not in the ledger as they ended. Raises: GatewayError REDIS_AWAY: they stay."""
@@ -31,29 +31,31 @@ class Lost:
             suspects = [outcome for outcome in self._suspects.values() if outcome.tenant == tenant]
             found = await self._records(suspects)
             for outcome in suspects:
-                self._suspects.pop(outcome.ticket, None)
-                if found.get(outcome.ticket) != outcome.calls:
+                self._suspects.pop(outcome.reservation, None)
+                if found.get(outcome.reservation) != outcome.calls:
                     _tell(outcome)
 
-    async def _records(self, suspects: list[TicketOutcome]) -> dict[str, str]:
+    async def _records(self, suspects: list[ReservationOutcome]) -> dict[str, str]:
         """The calls by ticket that the ledger has of one tenant's suspects, among its records since the first ended."""
         since_ms = round((min(outcome.ended_s for outcome in suspects) - _SKEW.total_seconds()) * 1000)
         sheets = {sheet for outcome in suspects for sheet in _sheets(outcome)}
-        wanted, found = {outcome.ticket for outcome in suspects}, dict[str, str]()
+        wanted, found = {outcome.reservation for outcome in suspects}, dict[str, str]()
         for sheet in sheets:
             async for entries in self._ledger.stream(sheet, f"{since_ms}-0"):
-                found |= {fields["ticket"]: fields["calls"] for _, fields in entries if fields["ticket"] in wanted}
+                found |= {
+                    fields["reservation"]: fields["calls"] for _, fields in entries if fields["reservation"] in wanted
+                }
         return found
 
 
-def _sheets(outcome: TicketOutcome) -> Iterator[Sheet]:
+def _sheets(outcome: ReservationOutcome) -> Iterator[TenantDay]:
     """Where its record may stand: the day is the admission's by the server's clock."""
     admitted = datetime.fromtimestamp(outcome.ended_s - outcome.total_ms / 1000, UTC)
     for moment in (admitted - _SKEW, admitted + _SKEW):
-        yield Sheet(moment.date(), outcome.tenant)
+        yield TenantDay(moment.date(), outcome.tenant)
 
 
-def _tell(outcome: TicketOutcome) -> None:
+def _tell(outcome: ReservationOutcome) -> None:
     _LOG.error(
         "settlement_lost",
         tenant=outcome.tenant,

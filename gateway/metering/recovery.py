@@ -9,7 +9,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Client, answer
+from gateway.redis import PREFIX, Client, execute
 
 _LOG = structlog.get_logger("imagegate.sweeper")
 _BATCH: Final = 100
@@ -37,7 +37,7 @@ class _Round:
     unreached: set[str] = field(default_factory=set)
 
 
-class Sweeper:
+class ExpiredReservationReaper:
     """Looks through the open tickets of every tenant: O(tenants) a round, and beside the requests, never in them."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Sweeper:
         Raises: GatewayError REDIS_AWAY where not even the names can be read.
         Redis: one pipelined round trip a hundred tenants, one a ticket that has expired.
         """
-        names = sorted(await answer(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
+        names = sorted(await execute(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
         this = _Round()
         while names and this.asked < _TICKETS_A_ROUND:
             names = await self._pass(names, this)
@@ -98,11 +98,11 @@ class Sweeper:
                 found = await self._expired(batch, this)
             except GatewayError:
                 found = await self._expired_one_by_one(batch, this)
-            for name, tickets in zip(batch, found, strict=True):
-                if name in self._unreached or tickets == this.last.get(name):
+            for name, reservations in zip(batch, found, strict=True):
+                if name in self._unreached or reservations == this.last.get(name):
                     continue  # what comes again is not over by the server's clock
-                if await self._settle(name, tickets, this) and len(tickets) == _TICKETS_A_PASS:
-                    this.last[name] = tickets
+                if await self._settle(name, reservations, this) and len(reservations) == _TICKETS_A_PASS:
+                    this.last[name] = reservations
                     more.append(name)
                     if not await self._is_leader():
                         return []  # it took longer than the lock
@@ -110,12 +110,12 @@ class Sweeper:
                 return []
         return more
 
-    async def _settle(self, name: str, tickets: list[str], this: _Round) -> bool:
+    async def _settle(self, name: str, reservations: list[str], this: _Round) -> bool:
         """Returns: whether the tenant can be reached."""
-        for ticket in tickets:
+        for reservation in reservations:
             this.asked += 1
             try:
-                await self._settle_expired(name, ticket)
+                await self._settle_expired(name, reservation)
             except GatewayError as error:
                 this.unreached.add(name)
                 if not isinstance(error.__cause__, ResponseError):
@@ -142,15 +142,15 @@ class Sweeper:
         for name in names:
             key, start = f"{PREFIX}:{{{name}}}:open", this.left.get(name, 0)
             pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_TICKETS_A_PASS)
-        return await answer(self._redis, pipeline.execute(), list[list[str]])
+        return await execute(self._redis, pipeline.execute(), list[list[str]])
 
     async def _is_leader(self) -> bool:
         """Take or keep the lock, which outlives three rounds of silence."""
         kept_ms = max(1000, round(3 * self._round_s * 1000))
-        if await answer(self._redis, self._redis.set(_LOCK, self._own_id, nx=True, px=kept_ms), bool):
+        if await execute(self._redis, self._redis.set(_LOCK, self._own_id, nx=True, px=kept_ms), bool):
             return True
-        holder = await answer(self._redis, self._redis.get(_LOCK), object)
+        holder = await execute(self._redis, self._redis.get(_LOCK), object)
         if holder != self._own_id:
             return False
-        await answer(self._redis, self._redis.pexpire(_LOCK, kept_ms), bool)
+        await execute(self._redis, self._redis.pexpire(_LOCK, kept_ms), bool)
         return True

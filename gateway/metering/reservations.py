@@ -7,9 +7,9 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
-from gateway.domain.billing import BillingRule, Durations, OpenOrder, Purchase, Tally
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import Caller, Rates
+from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, Timings
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import Principal, Rates
 from gateway.redis import PREFIX, Value
 from gateway.redis.journal_file import Entry
 
@@ -17,12 +17,12 @@ SETTLE: Final = "settle"
 """The journal's kind of entry."""
 
 
-class Names(NamedTuple):
+class ReservationKeys(NamedTuple):
     """The Redis keys of one reservation, in the order of admit.lua."""
 
     tenant: str
     keys: str
-    ticket: str
+    reservation: str
     open: str
     key_open: str
     rate: str
@@ -37,7 +37,7 @@ class Names(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ReservationConfig:
     """The operator's choices about reservations and money."""
 
     rule: BillingRule
@@ -61,18 +61,18 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Ticket:
+class Reservation:
     """A reservation: the right to order images at a price, until it is settled."""
 
     id: str
-    caller: Caller
-    purchase: Purchase
-    durations: Callable[[], Durations]
-    note_order: Callable[["Ticket", str, str, int], Awaitable[bool]] = field(repr=False)
+    caller: Principal
+    purchase: AdmissionRequest
+    durations: Callable[[], Timings]
+    note_order: Callable[["Reservation", str, str, int], Awaitable[bool]] = field(repr=False)
     """Notes images of an account in Redis; False if the reservation was settled already."""
     rates: Rates = field(default_factory=Rates)
-    tally: Tally = field(default_factory=Tally)
-    spent: Durations = field(default_factory=Durations)
+    tally: ImageOutcomes = field(default_factory=ImageOutcomes)
+    spent: Timings = field(default_factory=Timings)
     """Set by `end`."""
     ended_s: float = 0.0
     """Unix seconds; set by `end`."""
@@ -83,7 +83,7 @@ class Ticket:
     is_lost: bool = False
     """Redis does not know its reservation."""
 
-    async def mark_sent(self, upstream: str, account: str, images: int) -> OpenOrder:
+    async def mark_sent(self, upstream: str, account: str, images: int) -> OpenCall:
         """Notes, before the first byte is sent, that images are ordered from an account.
 
         Returns: the order, in which its outcome is to be noted.
@@ -91,8 +91,8 @@ class Ticket:
         Redis: one round trip, lua/send.lua.
         """
         if not await self.note_order(self, upstream, account, images):
-            raise GatewayError(Fault.TICKET_EXPIRED, f"ticket {self.id} was settled by others")
-        return OpenOrder(self.tally.open(upstream, account, images), images)
+            raise GatewayError(ErrorCode.TICKET_EXPIRED, f"ticket {self.id} was settled by others")
+        return OpenCall(self.tally.open(upstream, account, images), images)
 
     async def take_back(self, upstream: str, account: str, images: int) -> None:
         """Takes back the note of an order that is known to be free. Redis: one round trip, lua/send.lua."""
@@ -102,14 +102,14 @@ class Ticket:
     def end(self, now_s: float) -> None:
         """Closes the tally at `now_s`, Unix time, and drops its reference to the request."""
         self.tally.close()
-        self.spent, self.durations = self.durations(), Durations
+        self.spent, self.durations = self.durations(), Timings
         self.ended_s = now_s
 
 
-class TicketOutcome(msgspec.Struct, frozen=True):
+class ReservationOutcome(msgspec.Struct, frozen=True):
     """How a request ended: the arguments of settle.lua, from memory or from a journal."""
 
-    ticket: str
+    reservation: str
     tenant: str
     key_id: str
     request_id: str
@@ -128,36 +128,42 @@ class TicketOutcome(msgspec.Struct, frozen=True):
     charges_unconfirmed: bool
 
     @classmethod
-    def of(cls, ticket: Ticket, rule: BillingRule) -> Self:
+    def of(cls, reservation: Reservation, rule: BillingRule) -> Self:
         """Describes a reservation whose tally is closed."""
-        spent, tally = ticket.spent, ticket.tally
+        spent, tally = reservation.spent, reservation.tally
         calls = ";".join(
             f"{upstream}/{account}:{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
             for (upstream, account), share in sorted(tally.shares.items())
             if share.was_reached
         )
         return cls(
-            ticket.id,
-            ticket.caller.tenant.name,
-            ticket.caller.key.id,
-            ticket.purchase.request_id,
-            ticket.purchase.images,
+            reservation.id,
+            reservation.caller.tenant.name,
+            reservation.caller.key.id,
+            reservation.purchase.request_id,
+            reservation.purchase.images,
             tally.settlement.value,
             tally.reached_upstream,
             calls,
             *(spent.queue_ms, spent.upstream_ms, spent.total_ms),
-            ticket.ended_s,
+            reservation.ended_s,
             rule.charges_withheld,
             rule.charges_unconfirmed,
         )
 
     def entry(self) -> Entry:
         """For the journal."""
-        return Entry(SETTLE, self.ticket, msgspec.Raw(msgspec.json.encode(self)))
+        return Entry(SETTLE, self.reservation, msgspec.Raw(msgspec.json.encode(self)))
 
     def arguments(self, ledger_days: int) -> list[Value]:
         """Renders the arguments of settle.lua."""
-        args: list[Value] = [self.ticket, 0, int(self.charges_withheld), int(self.charges_unconfirmed), ledger_days]
+        args: list[Value] = [
+            self.reservation,
+            0,
+            int(self.charges_withheld),
+            int(self.charges_unconfirmed),
+            ledger_days,
+        ]
         args += [self.settlement, int(self.was_sent), self.calls]
         return [*args, self.queue_ms, self.upstream_ms, self.total_ms, self.key_id]
 

@@ -3,32 +3,32 @@
 import msgspec
 import structlog
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.metering.ledger import Ledger
-from gateway.metering.lost_settlements import Lost
-from gateway.metering.reservations import Names, Settled, Terms, TicketOutcome
+from gateway.metering.lost_settlements import LostSettlements
+from gateway.metering.reservations import ReservationConfig, ReservationKeys, ReservationOutcome, Settled
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client, Value, load_script
 
 _LOG = structlog.get_logger("imagegate.admission")
 
 
-class Settling:
+class Settlements:
     """Settles reservations: from memory, from a journal, or from their own record after they expired."""
 
-    def __init__(self, redis: Client, terms: Terms, metrics: Metrics) -> None:
-        self.lost = Lost(Ledger(redis))
+    def __init__(self, redis: Client, terms: ReservationConfig, metrics: Metrics) -> None:
+        self.lost = LostSettlements(Ledger(redis))
         self._terms = terms
         self._metrics = metrics
         self._script = load_script(redis, "settle")
 
-    async def settle(self, outcome: TicketOutcome) -> Settled:
+    async def settle(self, outcome: ReservationOutcome) -> Settled:
         """Raises: GatewayError REDIS_AWAY."""
-        return await self._run(outcome.tenant, outcome.ticket, outcome.arguments(self._terms.ledger_days))
+        return await self._run(outcome.tenant, outcome.reservation, outcome.arguments(self._terms.ledger_days))
 
     async def replay(self, body: msgspec.Raw) -> None:
         """Settles by a journal's entry. Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
-        outcome = msgspec.json.decode(body, type=TicketOutcome)
+        outcome = msgspec.json.decode(body, type=ReservationOutcome)
         settled = await self.settle(outcome)
         if settled.status != "repeated":  # it is counted
             self.count(settled, outcome.tenant)
@@ -42,7 +42,7 @@ class Settling:
         settled = await self._run(tenant, ticket_id, [*args, self._terms.ledger_days])
         self.count(settled, tenant)
         if settled.status == "settled":
-            _LOG.warning("ticket_expired", tenant=tenant, ticket=ticket_id, outcome=settled.outcome)
+            _LOG.warning("ticket_expired", tenant=tenant, reservation=ticket_id, outcome=settled.outcome)
 
     def count(self, settled: Settled, tenant: str) -> None:
         if settled.status in {"settled", "corrected", "repeated"}:
@@ -53,9 +53,9 @@ class Settling:
 
     async def _run(self, tenant: str, ticket_id: str, args: list[Value]) -> Settled:
         """Raises: GatewayError REDIS_AWAY, INTERNAL for a malformed reply."""
-        names = Names.of(tenant, ticket_id=ticket_id)
-        reply = await self._script([names.ticket, names.open], args)
+        names = ReservationKeys.of(tenant, ticket_id=ticket_id)
+        reply = await self._script([names.reservation, names.open], args)
         try:
             return msgspec.json.decode(str(reply), type=Settled)
         except msgspec.MsgspecError as error:
-            raise GatewayError(Fault.INTERNAL, f"settle.lua: {error}") from error
+            raise GatewayError(ErrorCode.INTERNAL, f"settle.lua: {error}") from error

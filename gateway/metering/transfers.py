@@ -11,9 +11,9 @@ from typing import Final
 import msgspec
 
 from gateway.domain.errors import GatewayError
-from gateway.domain.tenants import Caller
-from gateway.metering.decisions import Verdict, gateway_error
-from gateway.metering.reservations import Names
+from gateway.domain.tenants import Principal
+from gateway.metering.decisions import AdmissionDecision, gateway_error
+from gateway.metering.reservations import ReservationKeys
 from gateway.redis import Client, load_script
 
 _TICK_S: Final = 0.5
@@ -52,7 +52,7 @@ class Transfer:
 
     __slots__ = ("_caller", "_id", "_transfers")
 
-    def __init__(self, transfers: Transfers, caller: Caller) -> None:
+    def __init__(self, transfers: Transfers, caller: Principal) -> None:
         self._transfers = transfers
         self._caller = caller
         self._id = transfers.new_id()
@@ -63,10 +63,10 @@ class Transfer:
         Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, REDIS_AWAY. Redis: one round trip, lua/transfer.lua.
         """
         self._transfers.held.add(self)
-        verdict = await self._run(self._transfers.lease_ms, is_checked=is_checked)
-        if verdict.verdict != "admitted":
+        decision = await self._run(self._transfers.lease_ms, is_checked=is_checked)
+        if decision.decision != "admitted":
             self._transfers.held.discard(self)
-            raise gateway_error(verdict, self._caller)
+            raise gateway_error(decision, self._caller)
 
     def hand_over(self) -> str:
         """Hands it to a reservation, which ends it by this ID. Empty if it has not begun."""
@@ -91,10 +91,10 @@ class Transfer:
         with suppress(GatewayError):  # then it expires
             await self._run(0, is_checked=False)
 
-    async def _run(self, lease_ms: int, *, is_checked: bool) -> Verdict:
+    async def _run(self, lease_ms: int, *, is_checked: bool) -> AdmissionDecision:
         tenant, key_id = self._caller.tenant.name, self._caller.key.id
-        names = Names.of(tenant, key_id)
+        names = ReservationKeys.of(tenant, key_id)
         keys = [names.tenant, names.keys, names.open, names.key_open]
         keys += [name.removesuffix("open") + "transfers" for name in (names.open, names.key_open)]
         reply = await self._transfers.script(keys, [self._id, key_id, lease_ms, int(is_checked)])
-        return msgspec.json.decode(str(reply), type=Verdict)
+        return msgspec.json.decode(str(reply), type=AdmissionDecision)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
-from gateway.domain.usage import Amounts, Difference, Selection, Sheet, Sums, Verification, differences
+from gateway.domain.usage import Discrepancy, Reconciliation, Sums, TenantDay, UsageFilter, UsageTotals, differences
 from gateway.metering.ledger import Ledger
 from gateway.metering.ledger_keys import read_amounts
 
@@ -26,7 +26,7 @@ class _Reading:
     """A sheet's sums, and what its records came to at that moment."""
 
     sums: Sums
-    counted: dict[tuple[str, str], Amounts]
+    counted: dict[tuple[str, str], UsageTotals]
     records: int = 0
     last: str | None = None
     """The id of the last record."""
@@ -34,7 +34,7 @@ class _Reading:
     """Nothing was settled meanwhile."""
 
 
-class Verifier:
+class LedgerVerifier:
     """Compares sums and records."""
 
     def __init__(self, ledger: Ledger, keep_days: int, clock: Callable[[], float]) -> None:
@@ -43,13 +43,15 @@ class Verifier:
         self._keep_days = keep_days
         self._clock = clock
 
-    async def verify(self, selection: Selection, after: Sheet | None = None) -> tuple[Verification, Sheet | None]:
+    async def verify(
+        self, selection: UsageFilter, after: TenantDay | None = None
+    ) -> tuple[Reconciliation, TenantDay | None]:
         """Compare the sheets behind `after`, by tenant and day, as many as one request may.
 
         Returns: what was found, and the last sheet if more may follow.
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_AWAY.
         """
-        found = Verification()
+        found = Reconciliation()
         spent = 0
         for tenant in await self._ledger.tenants(selection):
             if after is not None and tenant < after.tenant:
@@ -64,27 +66,27 @@ class Verifier:
                 if spent + found.records >= _RECORDS_A_CALL:
                     return found, sheet
             if spent + found.records >= _RECORDS_A_CALL:
-                return found, Sheet(selection.last, tenant)
+                return found, TenantDay(selection.last, tenant)
         return found, None
 
-    async def _sheets(self, tenant: str, selection: Selection, ends: Iterable[date]) -> list[Sheet]:
+    async def _sheets(self, tenant: str, selection: UsageFilter, ends: Iterable[date]) -> list[TenantDay]:
         """Those that have sums and those that have or had records, as each may have lost the other."""
         days = await self._ledger.days_of([tenant], selection)
-        possible = [Sheet(day, tenant) for day in self._days_kept(selection)]
+        possible = [TenantDay(day, tenant) for day in self._days_kept(selection)]
         have_records = await self._ledger.have_records(possible)
         recorded = {sheet for sheet, is_there in zip(possible, have_records, strict=True) if is_there}
-        noted = {Sheet(day, tenant) for day in ends if selection.first <= day <= selection.last}
-        return sorted(recorded | noted | {Sheet(day, tenant) for day in days[tenant]})
+        noted = {TenantDay(day, tenant) for day in ends if selection.first <= day <= selection.last}
+        return sorted(recorded | noted | {TenantDay(day, tenant) for day in days[tenant]})
 
-    def _days_kept(self, selection: Selection) -> Iterator[date]:
+    def _days_kept(self, selection: UsageFilter) -> Iterator[date]:
         """The selected days whose records are kept, and one more on either side for clocks that differ."""
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         first = max(selection.first, today - timedelta(days=self._keep_days + 1))
         last = min(selection.last, today + timedelta(days=1))
         return (first + timedelta(days=number) for number in range((last - first).days + 1))
 
-    async def _compare(self, sheet: Sheet, records_end_s: float, found: Verification) -> None:
-        before: list[Difference] | None = None
+    async def _compare(self, sheet: TenantDay, records_end_s: float, found: Reconciliation) -> None:
+        before: list[Discrepancy] | None = None
         for _ in range(_TRIES):
             reading = await self._read(sheet)
             wrong = list(differences(sheet, reading.sums, reading.counted))
@@ -101,7 +103,7 @@ class Verifier:
         found.records += reading.records
         found.differences += wrong
 
-    async def _read(self, sheet: Sheet) -> _Reading:
+    async def _read(self, sheet: TenantDay) -> _Reading:
         """Whoever is settled while the records are read stands behind them: it is read too, until nothing moves."""
         [sums] = await self._ledger.sums([sheet])
         reading = _Reading(sums, {})
@@ -109,7 +111,7 @@ class Verifier:
             async for entries in self._ledger.stream(sheet, reading.last):
                 for _, fields in entries:
                     group = fields.get("key_id", ""), fields.get("model", "")
-                    reading.counted.setdefault(group, Amounts()).add(read_amounts(fields))
+                    reading.counted.setdefault(group, UsageTotals()).add(read_amounts(fields))
                 reading.last = entries[-1][0]
                 reading.records += len(entries)
             [sums] = await self._ledger.sums([sheet])
@@ -118,7 +120,7 @@ class Verifier:
             reading.sums, reading.was_still = sums, False
         return reading
 
-    async def _has_expired(self, sheet: Sheet, records_end_s: float) -> bool:
+    async def _has_expired(self, sheet: TenantDay, records_end_s: float) -> bool:
         """Whether its records are gone because their time was over."""
         is_over = self._clock() >= records_end_s - _CLOCK_SKEW_S
         return is_over and not (await self._ledger.have_records([sheet]))[0]

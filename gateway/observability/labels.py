@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from gateway.observability.multiprocess import has_room
+from gateway.observability.multiprocess import has_capacity
 
 TENANT: Final = "tenant"
 OTHER: Final = "_other"
@@ -68,7 +68,7 @@ class SeriesCap:
 
     def take(self) -> bool:
         """Returns whether one more label set may be created. Counts each refusal."""
-        if self._used >= _SERIES_MAX or (self._directory and not has_room(self._directory)):
+        if self._used >= _SERIES_MAX or (self._directory and not has_capacity(self._directory)):
             self._dropped.inc()
             return False
         self._used += 1

@@ -62,7 +62,12 @@ def _calls(calls: list[dict[str, object]]) -> str:
     """Renders calls as "sim/main fp-1a2b3c4d 230ms", with the error code behind it; the newest last."""
     return ", ".join(
         " ".join(
-            (f"{call['upstream']}/{call['account']}", str(call["key"]), f"{call['ms']}ms", str(call.get("fault", "")))
+            (
+                f"{call['upstream']}/{call['account']}",
+                str(call["key"]),
+                f"{call['ms']}ms",
+                str(call.get("error_code", "")),
+            )
         ).rstrip()
         for call in calls
     )

@@ -72,7 +72,7 @@ class WorkersCollector(Collector):
             return list(self._files.collect())  # type: ignore[no-untyped-call]
 
 
-def has_room(directory: Path) -> bool:
+def has_capacity(directory: Path) -> bool:
     """Returns whether files in the directory may grow. A file system without a limit reports 0 blocks."""
     try:
         disk = os.statvfs(directory)

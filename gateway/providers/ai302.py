@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway.domain.accounts import Secret
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import CallPlan, Capability, ImageJob, ImageReply, ResponseFormat
 from gateway.domain.sizes import AspectRatios
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax import (
@@ -15,51 +15,51 @@ from gateway.providers.minimax import (
     PROMPT_MAX_CHARS,
     build_post,
     overridden,
-    raise_newer_error,
     raise_refusal,
+    raise_v2_error,
     read_base_resp,
 )
 from gateway.providers.protocol import KeyCheck, ProviderRequest, bearer
-from gateway.providers.replies import Envelope, Reply, open_envelope
+from gateway.providers.replies import UntrustedObject, UpstreamResponse, parse_object
 
-ERR_CODES: Final[Mapping[int, Fault]] = MappingProxyType(
+ERR_CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
     {
         # The texts of 302.AI's own user interface.
-        -10001: Fault.KEY_INVALID,
-        -10002: Fault.KEY_INVALID,
-        -10003: Fault.UPSTREAM_ERROR,
-        -10004: Fault.BALANCE_EMPTY,
-        -10005: Fault.KEY_INVALID,
-        -10006: Fault.KEY_LIMIT_REACHED,
-        -10007: Fault.KEY_DAY_SPENT,
-        -10008: Fault.UPSTREAM_NO_CHANNEL,
-        -10009: Fault.UPSTREAM_UNSUPPORTED,
-        -10010: Fault.UPSTREAM_UNSUPPORTED,
-        -10011: Fault.UPSTREAM_REJECTED,
-        -10012: Fault.KEY_HOUR_SPENT,
-        -10013: Fault.KEY_MODEL_DENIED,
-        -10014: Fault.EGRESS_DENIED,
-        -10015: Fault.UPSTREAM_REJECTED,
-        -10016: Fault.UPSTREAM_REJECTED,
-        -10017: Fault.UPSTREAM_REJECTED,
-        -10018: Fault.KEY_MONTH_SPENT,
-        -1024: Fault.UPSTREAM_TIMEOUT,
+        -10001: ErrorCode.KEY_INVALID,
+        -10002: ErrorCode.KEY_INVALID,
+        -10003: ErrorCode.UPSTREAM_ERROR,
+        -10004: ErrorCode.BALANCE_EMPTY,
+        -10005: ErrorCode.KEY_INVALID,
+        -10006: ErrorCode.KEY_LIMIT_REACHED,
+        -10007: ErrorCode.KEY_DAY_SPENT,
+        -10008: ErrorCode.UPSTREAM_NO_CHANNEL,
+        -10009: ErrorCode.UPSTREAM_UNSUPPORTED,
+        -10010: ErrorCode.UPSTREAM_UNSUPPORTED,
+        -10011: ErrorCode.UPSTREAM_REJECTED,
+        -10012: ErrorCode.KEY_HOUR_SPENT,
+        -10013: ErrorCode.KEY_MODEL_DENIED,
+        -10014: ErrorCode.EGRESS_DENIED,
+        -10015: ErrorCode.UPSTREAM_REJECTED,
+        -10016: ErrorCode.UPSTREAM_REJECTED,
+        -10017: ErrorCode.UPSTREAM_REJECTED,
+        -10018: ErrorCode.KEY_MONTH_SPENT,
+        -1024: ErrorCode.UPSTREAM_TIMEOUT,
         # Local to its applications.
-        -99: Fault.UPSTREAM_ERROR,
-        -100: Fault.UPSTREAM_ERROR,
-        -101: Fault.UPSTREAM_ERROR,
+        -99: ErrorCode.UPSTREAM_ERROR,
+        -100: ErrorCode.UPSTREAM_ERROR,
+        -101: ErrorCode.UPSTREAM_ERROR,
     }
 )
 """`error.err_code` to fault (reference/minimax.md 5.3)."""
 
-CODE_WORDS: Final[Mapping[str, Fault]] = MappingProxyType(
+CODE_WORDS: Final[Mapping[str, ErrorCode]] = MappingProxyType(
     {
-        "InvalidParameter": Fault.UPSTREAM_REJECTED,
-        "MissingParameter": Fault.UPSTREAM_REJECTED,
-        "Unauthorized": Fault.BARE_UNAUTHORIZED,
-        "RateLimitExceeded": Fault.BARE_RATE_LIMITED,
-        "InsufficientBalance": Fault.BARE_PAYMENT_REQUIRED,
-        "InternalError": Fault.UPSTREAM_ERROR,
+        "InvalidParameter": ErrorCode.UPSTREAM_REJECTED,
+        "MissingParameter": ErrorCode.UPSTREAM_REJECTED,
+        "Unauthorized": ErrorCode.BARE_UNAUTHORIZED,
+        "RateLimitExceeded": ErrorCode.BARE_RATE_LIMITED,
+        "InsufficientBalance": ErrorCode.BARE_PAYMENT_REQUIRED,
+        "InternalError": ErrorCode.UPSTREAM_ERROR,
     }
 )
 """`code` of the schema on its newer pages (reference/minimax.md 5.3, shape 2): words that other gateways write too."""
@@ -94,7 +94,7 @@ class Ai302:
         body |= {"response_format": plan.delivery.value, "prompt_optimizer": False}
         return build_post("/minimaxi/v1/image_generation", body, job, plan, secret)
 
-    def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
+    def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
         """Raises: GatewayError with the error code of the reply."""
         return read_base_resp(reply, _open(reply), delivery)
 
@@ -102,33 +102,33 @@ class Ai302:
         """The only free page that takes every key; the balance page needs a key with management rights (5.2, 5.4)."""
         return ProviderRequest("GET", "/v1/models", (bearer(secret), ("accept", "application/json")))
 
-    def read_key_check(self, reply: Reply) -> KeyCheck:
+    def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """A list of models shows that the key is known, and nothing of the balance."""
         envelope = _open(reply)
         raise_refusal(reply, envelope)
         if not isinstance(envelope.value("data"), list):
-            raise GatewayError(Fault.ANSWER_UNREADABLE, "no list of models")
+            raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "no list of models")
         return KeyCheck()
 
 
-def _open(reply: Reply) -> Envelope:
+def _open(reply: UpstreamResponse) -> UntrustedObject:
     """The reply, if it holds none of the three forms of error."""
-    envelope = open_envelope(reply)
+    envelope = parse_object(reply)
     _raise_own_error(reply, envelope)
-    raise_newer_error(reply, envelope)
+    raise_v2_error(reply, envelope)
     _raise_word(reply, envelope)
     return envelope
 
 
-def _raise_own_error(reply: Reply, envelope: Envelope) -> None:
+def _raise_own_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
     for holder in (envelope.inner("error"), envelope.inner("data").inner("error")):
         err_code = holder.integer("err_code")
         if err_code:
-            fault = ERR_CODES.get(err_code, Fault.UPSTREAM_ERROR)
-            raise refusal(fault, f"{err_code} {holder.text('message')}", holder.text("message"), reply)
+            error_code = ERR_CODES.get(err_code, ErrorCode.UPSTREAM_ERROR)
+            raise refusal(error_code, f"{err_code} {holder.text('message')}", holder.text("message"), reply)
 
 
-def _raise_word(reply: Reply, envelope: Envelope) -> None:
+def _raise_word(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
     """MiniMax's own code, if there is one, says more."""
     word, text = envelope.text("code"), envelope.text("message")
     if word in CODE_WORDS and not envelope.inner("base_resp").integer("status_code"):

@@ -9,30 +9,30 @@ from typing import Final
 
 import msgspec
 
-from gateway.api.fields import MALFORMED
-from gateway.domain.errors import Fault, GatewayError
-from gateway.providers.replies import HTTP_FAULTS, Reply, has_unique_members, http_error
+from gateway.api.fields import JSON_DECODE_ERRORS
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.providers.replies import HTTP_FAULTS, UpstreamResponse, has_unique_members, http_error
 
 SENTENCES: Final = tuple(
-    (re.compile(rf"(?:invalid params, )?{sentence}(?: \(\d{{4,10}}\))?\.?", re.IGNORECASE), fault)
-    for sentence, fault in (
-        (r"prompt length must be less than \d{1,6}", Fault.PROMPT_TOO_LONG),
+    (re.compile(rf"(?:invalid params, )?{sentence}(?: \(\d{{4,10}}\))?\.?", re.IGNORECASE), error_code)
+    for sentence, error_code in (
+        (r"prompt length must be less than \d{1,6}", ErrorCode.PROMPT_TOO_LONG),
         (
             r"(?:your current )?(?:token plan|credits?)(?: do| does)? not support(?: this)? model",
-            Fault.MODEL_DENIED_IN_TEXT,
+            ErrorCode.MODEL_DENIED_IN_TEXT,
         ),
-        (r"(?:[a-z]+ ){0,6}moderation(?: [a-z]+){0,6}", Fault.CONTENT_INPUT),
-        (r"input new_sensitive", Fault.CONTENT_INPUT),
-        (r"output new_sensitive", Fault.CONTENT_OUTPUT),
-        (r"invisible character ratio limit", Fault.PROMPT_UNREADABLE),
+        (r"(?:[a-z]+ ){0,6}moderation(?: [a-z]+){0,6}", ErrorCode.CONTENT_INPUT),
+        (r"input new_sensitive", ErrorCode.CONTENT_INPUT),
+        (r"output new_sensitive", ErrorCode.CONTENT_OUTPUT),
+        (r"invisible character ratio limit", ErrorCode.PROMPT_UNREADABLE),
     )
 )
 """Whole sentences of the provider behind 2013 and `invalid_request_error` (reference/minimax.md section 3)."""
 
 _BARE: Final = {
-    Fault.KEY_INVALID: Fault.BARE_UNAUTHORIZED,
-    Fault.BALANCE_EMPTY: Fault.BARE_PAYMENT_REQUIRED,
-    Fault.ACCOUNT_RATE_LIMITED: Fault.BARE_RATE_LIMITED,
+    ErrorCode.KEY_INVALID: ErrorCode.BARE_UNAUTHORIZED,
+    ErrorCode.BALANCE_EMPTY: ErrorCode.BARE_PAYMENT_REQUIRED,
+    ErrorCode.ACCOUNT_RATE_LIMITED: ErrorCode.BARE_RATE_LIMITED,
 }
 """What an error word of any gateway may mean, without blame."""
 _NAMED_FIELDS: Final = ("prompt", "aspect_ratio", "width", "height", "seed", "subject_reference", "style", "n", "model")
@@ -48,34 +48,40 @@ _CUT: Final = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def refusal(
-    fault: Fault, detail: str, text: str, reply: Reply, code: int | None = None, *, cooldown_s: float | None = None
+    error_code: ErrorCode,
+    detail: str,
+    text: str,
+    reply: UpstreamResponse,
+    code: int | None = None,
+    *,
+    cooldown_s: float | None = None,
 ) -> GatewayError:
     """The error of a structured code; where it is the request's fault, the text says which, and which parameter."""
     if not has_unique_members(reply.body):
         return http_error(reply, f"not believed: {detail}")
     param = None
-    if fault is Fault.UPSTREAM_REJECTED and text:
+    if error_code is ErrorCode.UPSTREAM_REJECTED and text:
         words = without_own_words(text, b"".join(reply.sent))
-        fault = next((found for pattern, found in SENTENCES if pattern.fullmatch(words.strip())), fault)
-        if fault is Fault.UPSTREAM_REJECTED:
+        error_code = next((found for pattern, found in SENTENCES if pattern.fullmatch(words.strip())), error_code)
+        if error_code is ErrorCode.UPSTREAM_REJECTED:
             param = next((name for name in _NAMED_FIELDS if re.search(rf"\b{name}\b", words)), None)
     return GatewayError(
-        fault, detail, param=param, retry_after_s=reply.retry_after_s, upstream_code=code, cooldown_s=cooldown_s
+        error_code, detail, param=param, retry_after_s=reply.retry_after_s, upstream_code=code, cooldown_s=cooldown_s
     )
 
 
-def word_error(named: Fault | None, detail: str, text: str, reply: Reply) -> GatewayError:
+def word_error(named: ErrorCode | None, detail: str, text: str, reply: UpstreamResponse) -> GatewayError:
     """The error of a word that is not the provider's alone: it chooses between faults that blame nothing.
 
     `named`: the fault that the provider would mean by it. A 5xx or a timeout is unknown, whatever the word.
     """
-    is_refusal = named is Fault.UPSTREAM_REJECTED or HTTP_FAULTS.get(reply.status) is Fault.UPSTREAM_REJECTED
+    is_refusal = named is ErrorCode.UPSTREAM_REJECTED or HTTP_FAULTS.get(reply.status) is ErrorCode.UPSTREAM_REJECTED
     is_success = 200 <= reply.status < 300
     if reply.status >= 500 or reply.status == 408 or not (is_refusal or is_success):
         return http_error(reply, detail)
-    other = Fault.UPSTREAM_REJECTED if is_refusal else Fault.UPSTREAM_ERROR
-    fault = other if named is None or named is Fault.UPSTREAM_ERROR else _BARE.get(named, named)
-    return refusal(fault, detail, text, reply)
+    other = ErrorCode.UPSTREAM_REJECTED if is_refusal else ErrorCode.UPSTREAM_ERROR
+    error_code = other if named is None or named is ErrorCode.UPSTREAM_ERROR else _BARE.get(named, named)
+    return refusal(error_code, detail, text, reply)
 
 
 def without_own_words(text: str, sent: bytes) -> str:
@@ -100,7 +106,7 @@ def _own_strings(sent: bytes) -> Iterator[str]:
     """Every string of a request's body that is long enough to be recognised."""
     try:
         rest = [msgspec.json.decode(sent)]
-    except MALFORMED:
+    except JSON_DECODE_ERRORS:
         return
     left = _OWN_CHARS
     while rest and left > 0:

@@ -14,7 +14,7 @@ _HTTP: Final = re.compile(r"^http://([^/?#:]*)(?::80(?=[/?#]|$))?", re.IGNORECAS
 _ORIGIN: Final = re.compile(r"https?://[^/?#]+", re.ASCII)
 
 
-class Trust(Enum):
+class LinkTrust(Enum):
     """How far a link's host is trusted."""
 
     NONE = "none"
@@ -32,20 +32,20 @@ class LinkPolicy:
         self._origins = frozenset(host.lower().rstrip("/") for host in hosts if _ORIGIN.match(host))
         self._names = tuple(_pattern(host) for host in hosts if not _ORIGIN.match(host))
 
-    def trust(self, url: str) -> Trust:
+    def trust(self, url: str) -> LinkTrust:
         parts = _split(url)
         if parts is None:
-            return Trust.NONE
+            return LinkTrust.NONE
         origin, host, is_default_port = parts
         if origin in self._origins:
-            return Trust.NAMED
+            return LinkTrust.NAMED
         if is_default_port and any(name.fullmatch(host) for name in self._names):
-            return Trust.PUBLIC
-        return Trust.NONE
+            return LinkTrust.PUBLIC
+        return LinkTrust.NONE
 
-    def hand_on(self, url: str) -> str:
+    def client_url(self, url: str) -> str:
         """The link for the caller: https, unless the operator named its origin (reference/minimax.md 1.4)."""
-        return url if self.trust(url) is Trust.NAMED else secured(url)
+        return url if self.trust(url) is LinkTrust.NAMED else secured(url)
 
 
 def secured(url: str) -> str:

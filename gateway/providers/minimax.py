@@ -8,20 +8,20 @@ from typing import Final
 import msgspec
 
 from gateway.domain.accounts import Secret
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import CallPlan, Capability, ImageJob, ImageReply, ResponseFormat
 from gateway.domain.sizes import AspectRatios, Size, SizeBounds
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_quota import read_quota
 from gateway.providers.protocol import KeyCheck, ProviderRequest, bearer
 from gateway.providers.replies import (
     HTTP_FAULTS,
-    Envelope,
-    Reply,
-    holds_something,
+    UntrustedObject,
+    UpstreamResponse,
+    has_images,
     http_error,
-    open_envelope,
-    read_pictures,
+    parse_object,
+    read_images,
 )
 
 PRESETS: Final[Mapping[str, Size]] = MappingProxyType(
@@ -57,62 +57,62 @@ FIELDS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The optional fields of its body, and what the gateway calls them; in the order in which they are sent."""
 
-CODES: Final[Mapping[int, Fault]] = MappingProxyType(
+CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
     {
         # The error page of the API documentation, English and Chinese.
-        1000: Fault.UPSTREAM_ERROR,
-        1001: Fault.UPSTREAM_TIMEOUT,
-        1002: Fault.ACCOUNT_RATE_LIMITED,
-        1004: Fault.KEY_INVALID,
-        1008: Fault.BALANCE_EMPTY,
-        1024: Fault.UPSTREAM_ERROR,
-        1026: Fault.CONTENT_INPUT,
-        1027: Fault.CONTENT_OUTPUT,
-        1033: Fault.UPSTREAM_ERROR,
-        1039: Fault.ACCOUNT_TOKEN_LIMITED,
-        1041: Fault.ACCOUNT_CONNECTION_LIMITED,
-        1042: Fault.PROMPT_UNREADABLE,
-        1043: Fault.UPSTREAM_MISPLACED,
-        1044: Fault.UPSTREAM_MISPLACED,
-        2013: Fault.UPSTREAM_REJECTED,  # four cases, told apart by the text: see texts.py
-        20132: Fault.UPSTREAM_MISPLACED,
-        2037: Fault.UPSTREAM_MISPLACED,
-        2039: Fault.UPSTREAM_MISPLACED,
-        2042: Fault.UPSTREAM_MISPLACED,
-        2045: Fault.ACCOUNT_GROWTH_LIMITED,
-        2048: Fault.UPSTREAM_MISPLACED,
-        2049: Fault.KEY_INVALID,
-        2056: Fault.WINDOW_SPENT,
+        1000: ErrorCode.UPSTREAM_ERROR,
+        1001: ErrorCode.UPSTREAM_TIMEOUT,
+        1002: ErrorCode.ACCOUNT_RATE_LIMITED,
+        1004: ErrorCode.KEY_INVALID,
+        1008: ErrorCode.BALANCE_EMPTY,
+        1024: ErrorCode.UPSTREAM_ERROR,
+        1026: ErrorCode.CONTENT_INPUT,
+        1027: ErrorCode.CONTENT_OUTPUT,
+        1033: ErrorCode.UPSTREAM_ERROR,
+        1039: ErrorCode.ACCOUNT_TOKEN_LIMITED,
+        1041: ErrorCode.ACCOUNT_CONNECTION_LIMITED,
+        1042: ErrorCode.PROMPT_UNREADABLE,
+        1043: ErrorCode.UPSTREAM_MISPLACED,
+        1044: ErrorCode.UPSTREAM_MISPLACED,
+        2013: ErrorCode.UPSTREAM_REJECTED,  # four cases, told apart by the text: see texts.py
+        20132: ErrorCode.UPSTREAM_MISPLACED,
+        2037: ErrorCode.UPSTREAM_MISPLACED,
+        2039: ErrorCode.UPSTREAM_MISPLACED,
+        2042: ErrorCode.UPSTREAM_MISPLACED,
+        2045: ErrorCode.ACCOUNT_GROWTH_LIMITED,
+        2048: ErrorCode.UPSTREAM_MISPLACED,
+        2049: ErrorCode.KEY_INVALID,
+        2056: ErrorCode.WINDOW_SPENT,
         # The file and video pages only.
-        1013: Fault.UPSTREAM_ERROR,
+        1013: ErrorCode.UPSTREAM_ERROR,
         # MiniMax's own clients: its CLI (1028, 1030, 2061) and its MCP server (2038).
-        1028: Fault.DAY_SPENT,
-        1030: Fault.DAY_SPENT,
-        2038: Fault.KEY_UNVERIFIED,
-        2061: Fault.KEY_MODEL_DENIED,
+        1028: ErrorCode.DAY_SPENT,
+        1030: ErrorCode.DAY_SPENT,
+        2038: ErrorCode.KEY_UNVERIFIED,
+        2061: ErrorCode.KEY_MODEL_DENIED,
         # Third-party classifiers.
-        2046: Fault.ACCOUNT_RATE_LIMITED,
-        2047: Fault.ACCOUNT_RATE_LIMITED,
-        2067: Fault.WINDOW_SPENT,
-        1_400_010_161: Fault.BALANCE_EMPTY,
+        2046: ErrorCode.ACCOUNT_RATE_LIMITED,
+        2047: ErrorCode.ACCOUNT_RATE_LIMITED,
+        2067: ErrorCode.WINDOW_SPENT,
+        1_400_010_161: ErrorCode.BALANCE_EMPTY,
         # In no table found.
-        2054: Fault.UPSTREAM_MISPLACED,
+        2054: ErrorCode.UPSTREAM_MISPLACED,
     }
 )
 """`base_resp.status_code` to fault (reference/minimax.md section 3, with the source of each line there)."""
 
-NEWER_TYPES: Final[Mapping[str, Fault]] = MappingProxyType(
+NEWER_TYPES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
     {
-        "authentication_error": Fault.KEY_INVALID,
-        "authorized_error": Fault.KEY_INVALID,
-        "permission_error": Fault.KEY_INVALID,
-        "invalid_request_error": Fault.UPSTREAM_REJECTED,
-        "bad_request_error": Fault.UPSTREAM_REJECTED,
-        "rate_limit_error": Fault.ACCOUNT_RATE_LIMITED,
-        "insufficient_balance_error": Fault.BALANCE_EMPTY,
-        "overloaded_error": Fault.UPSTREAM_ERROR,
-        "api_error": Fault.UPSTREAM_ERROR,
-        "server_error": Fault.UPSTREAM_ERROR,
+        "authentication_error": ErrorCode.KEY_INVALID,
+        "authorized_error": ErrorCode.KEY_INVALID,
+        "permission_error": ErrorCode.KEY_INVALID,
+        "invalid_request_error": ErrorCode.UPSTREAM_REJECTED,
+        "bad_request_error": ErrorCode.UPSTREAM_REJECTED,
+        "rate_limit_error": ErrorCode.ACCOUNT_RATE_LIMITED,
+        "insufficient_balance_error": ErrorCode.BALANCE_EMPTY,
+        "overloaded_error": ErrorCode.UPSTREAM_ERROR,
+        "api_error": ErrorCode.UPSTREAM_ERROR,
+        "server_error": ErrorCode.UPSTREAM_ERROR,
     }
 )
 """`error.type` of the newer surfaces, which answer no base_resp (reference/minimax.md 1.5)."""
@@ -161,7 +161,7 @@ class MiniMax:
         body["response_format"] = plan.delivery.value
         return build_post("/v1/image_generation", body, job, plan, secret)
 
-    def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
+    def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
         """Raises: GatewayError with the error code of the reply."""
         return read_base_resp(reply, _open(reply), delivery)
 
@@ -169,16 +169,16 @@ class MiniMax:
         """Its quota page (reference/minimax.md 4.3)."""
         return ProviderRequest("GET", "/v1/token_plan/remains", (bearer(secret), _ACCEPT))
 
-    def read_key_check(self, reply: Reply) -> KeyCheck:
+    def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """It covers the account: its balance is shown to be there, and sometimes when its window ends."""
         envelope = _open(reply)
         raise_refusal(reply, envelope)
         return read_quota(envelope)
 
 
-def _open(reply: Reply) -> Envelope:
-    envelope = open_envelope(reply)
-    raise_newer_error(reply, envelope)
+def _open(reply: UpstreamResponse) -> UntrustedObject:
+    envelope = parse_object(reply)
+    raise_v2_error(reply, envelope)
     return envelope
 
 
@@ -235,7 +235,7 @@ def _joined(pieces: list[bytes]) -> tuple[bytes, ...]:
     return tuple(piece for piece in joined if piece)
 
 
-def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
+def raise_v2_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
     """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}, "request_id"}`.
 
     Other gateways write parts of it, with the same types: only the whole form is the provider's own error.
@@ -248,18 +248,18 @@ def raise_newer_error(reply: Reply, envelope: Envelope) -> None:
     detail, named = f"{kind}: {text}", NEWER_TYPES.get(kind)
     has_status = 400 <= reply.status == stated and bool(error.text("http_code"))  # it is a text there
     if has_status and envelope.text("type") == "error" and envelope.text("request_id"):
-        fault = named or (Fault.UPSTREAM_ERROR if reply.status in _FAILED else None)
-        is_unknown = HTTP_FAULTS.get(reply.status) is Fault.UPSTREAM_TIMEOUT  # whatever it is called
-        raise refusal(fault, detail, text, reply) if fault and not is_unknown else http_error(reply, detail)
+        error_code = named or (ErrorCode.UPSTREAM_ERROR if reply.status in _FAILED else None)
+        is_unknown = HTTP_FAULTS.get(reply.status) is ErrorCode.UPSTREAM_TIMEOUT  # whatever it is called
+        raise refusal(error_code, detail, text, reply) if error_code and not is_unknown else http_error(reply, detail)
     if envelope.inner("base_resp").integer("status_code"):
         return
     if stated:  # an edge's headers say nothing of it
         status = stated if 200 <= reply.status < 300 else reply.status
-        reply = Reply(status, reply.body, reply.retry_after_s, sent=reply.sent)
+        reply = UpstreamResponse(status, reply.body, reply.retry_after_s, sent=reply.sent)
     raise word_error(named, detail, text, reply)
 
 
-def raise_refusal(reply: Reply, envelope: Envelope) -> int | None:
+def raise_refusal(reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
     """Steps 4 and 5 of the same order: a code or an HTTP status that says no. Returns: the code, 0 or None."""
     base_resp = envelope.inner("base_resp")
     code = base_resp.integer("status_code")
@@ -270,23 +270,23 @@ def raise_refusal(reply: Reply, envelope: Envelope) -> int | None:
     return code
 
 
-def read_base_resp(reply: Reply, envelope: Envelope, delivery: Delivery) -> ImageReply:
+def read_base_resp(reply: UpstreamResponse, envelope: UntrustedObject, delivery: ResponseFormat) -> ImageReply:
     """Steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
     code = raise_refusal(reply, envelope)
-    pictures, metadata = read_pictures(envelope.inner("data"), delivery), envelope.inner("metadata")
+    pictures, metadata = read_images(envelope.inner("data"), delivery), envelope.inner("metadata")
     if pictures:
         return ImageReply(pictures, envelope.text("id"), metadata.integer("failed_count"))
     if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
-        raise GatewayError(Fault.CONTENT_WITHHELD)
+        raise GatewayError(ErrorCode.CONTENT_WITHHELD)
     if code is None:
-        raise GatewayError(Fault.ANSWER_UNREADABLE, "neither base_resp nor images")
-    if (metadata.integer("success_count") or 0) > 0 or holds_something(envelope):
-        raise GatewayError(Fault.ANSWER_UNREADABLE, "images were delivered in a form that is not understood")
-    raise GatewayError(Fault.UPSTREAM_EMPTY)
+        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "neither base_resp nor images")
+    if (metadata.integer("success_count") or 0) > 0 or has_images(envelope):
+        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "images were delivered in a form that is not understood")
+    raise GatewayError(ErrorCode.UPSTREAM_EMPTY)
 
 
-def code_error(code: int, text: str, reply: Reply) -> GatewayError:
+def code_error(code: int, text: str, reply: UpstreamResponse) -> GatewayError:
     """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
-    fault = CODES.get(code, Fault.UPSTREAM_ERROR)
-    cooldown_s = _PLAN_WINDOW_S if fault is Fault.WINDOW_SPENT else None
-    return refusal(fault, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)
+    error_code = CODES.get(code, ErrorCode.UPSTREAM_ERROR)
+    cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.WINDOW_SPENT else None
+    return refusal(error_code, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)

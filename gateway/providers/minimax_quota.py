@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.providers.protocol import KeyCheck
-from gateway.providers.replies import Envelope
+from gateway.providers.replies import UntrustedObject
 
 _WINDOWS: Final = (("current_interval", "remains_time"), ("current_weekly", "weekly_remains_time"))
 """The two windows of a plan: the prefix of their counts, and the field with their end."""
@@ -14,20 +14,20 @@ _WINDOW_MAX_S: Final = 8 * 86_400.0
 """A week and a day: no window is believed to be longer."""
 
 
-def read_quota(envelope: Envelope) -> KeyCheck:
+def read_quota(envelope: UntrustedObject) -> KeyCheck:
     """Reads a page that holds no error."""
     rows = envelope.inners("model_remains") or envelope.inner("data").inners("model_remains")
     if envelope.inner("base_resp").integer("status_code") is None and not rows:
-        raise GatewayError(Fault.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
+        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
     rows = [row for row in rows if row.text("model_name").startswith("image")]
     windows = [_windows(row) for row in rows]
     spent_s = _end_s([[window for window in of_row if window.is_surely_spent] for of_row in windows])
     if spent_s:
-        return KeyCheck(Fault.WINDOW_SPENT, "the plan is used up", window_s=spent_s)
+        return KeyCheck(ErrorCode.WINDOW_SPENT, "the plan is used up", window_s=spent_s)
     left = [row.value(f"{prefix}_remaining_percent") for row in rows for prefix, _ in _WINDOWS]
     percents = [value for value in left if value is not None]
-    has_left = bool(percents) and all(isinstance(value, int | float) and value > 0 for value in percents)
-    return KeyCheck(proves_balance=True, window_if_spent_s=_end_s(windows), has_plan_left=has_left)
+    is_disconnected = bool(percents) and all(isinstance(value, int | float) and value > 0 for value in percents)
+    return KeyCheck(proves_balance=True, window_if_spent_s=_end_s(windows), has_plan_left=is_disconnected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ def _end_s(windows: list[list[_Window]]) -> float | None:
     return max(window.ends_in_s for of_row in windows for window in of_row)
 
 
-def _windows(row: Envelope) -> list[_Window]:
+def _windows(row: UntrustedObject) -> list[_Window]:
     found = (_window(row, prefix, end) for prefix, end in _WINDOWS)
     return [window for window in found if window]
 
 
-def _window(row: Envelope, prefix: str, end: str) -> _Window | None:
+def _window(row: UntrustedObject, prefix: str, end: str) -> _Window | None:
     """One window of a row; None where it has something left.
 
     `usage_count` is what is used or what is left, depending on whom one believes, so that 0 of 100 and 100 of 100 can

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.domain.accounts import Secret
-from gateway.domain.errors import Fault
-from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, ImageReply
-from gateway.providers.replies import Reply
+from gateway.domain.errors import ErrorCode
+from gateway.domain.images import CallPlan, Capability, ImageJob, ImageReply, ResponseFormat
+from gateway.providers.replies import UpstreamResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class ProviderRequest:
 class KeyCheck:
     """The health of a key, as a request that costs nothing shows it."""
 
-    fault: Fault | None = None
+    error_code: ErrorCode | None = None
     """None if the key works, as far as the reply shows."""
     detail: str = ""
     """The provider's text, for the log and the operator."""
@@ -56,7 +56,7 @@ class Provider(Protocol):
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
         """One call of the job."""
 
-    def read_reply(self, reply: Reply, delivery: Delivery) -> ImageReply:
+    def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
         """Reads the images of a reply.
 
         Raises: GatewayError for every other reply.
@@ -65,7 +65,7 @@ class Provider(Protocol):
     def build_key_check(self, secret: Secret) -> ProviderRequest:
         """A request that shows the health of a key and costs nothing."""
 
-    def read_key_check(self, reply: Reply) -> KeyCheck:
+    def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the reply to it. Raises: GatewayError for an error of the provider, which says what ails the key."""
 
 

@@ -47,27 +47,27 @@ from typing import Final, TypeVar, cast
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException, RedisError
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis.call_guard import NotAskedError
 from gateway.redis.client import Client, build
 from gateway.redis.connections import NotConnectedError
-from gateway.redis.pipelining import Loaded
-from gateway.redis.url import FORMS, Login, parse_address
+from gateway.redis.pipelining import LoadedScript
+from gateway.redis.url import FORMS, Credentials, parse_address
 
 __all__ = [
     "FORMS",
     "PREFIX",
     "Client",
-    "Login",
+    "Credentials",
     "Script",
     "Value",
-    "answer",
-    "change_faults",
     "connect",
+    "execute",
     "load_script",
     "ping",
-    "redis_faults",
     "script_text",
+    "translate_change_errors",
+    "translate_redis_errors",
 ]
 
 PREFIX: Final = "ig2"
@@ -98,7 +98,7 @@ Value = str | bytes | int | float
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
 
 
-def connect(url: str, timeout_s: float, login: Login = Login()) -> Client:  # noqa: B008 - immutable
+def connect(url: str, timeout_s: float, login: Credentials = Credentials()) -> Client:  # noqa: B008 - immutable
     """A client for any of FORMS, whose every call through `answer` or a script has `timeout_s`, from its turn on.
 
     A cluster's client has the commands of a server's, and is said to be one here because redis-py has no name for that.
@@ -115,10 +115,10 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: st
     All keys must be in one slot of a cluster: they share what stands in braces.
     """
     text = script_text(name, shared, tables)
-    script = Loaded(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
+    script = LoadedScript(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
 
     async def run(keys: list[str], args: list[Value]) -> object:
-        with redis_faults():
+        with translate_redis_errors():
             return await redis.scripts.run(script, keys, args)
 
     async def run_change(keys: list[str], args: list[Value]) -> object:
@@ -138,16 +138,16 @@ def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
 
 
 @contextmanager
-def redis_faults() -> Iterator[None]:
+def translate_redis_errors() -> Iterator[None]:
     """The one seam: whatever keeps Redis from answering is REDIS_AWAY."""
     try:
         yield
     except _AWAY as error:
-        raise GatewayError(Fault.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
+        raise GatewayError(ErrorCode.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
-def change_faults() -> Iterator[None]:
+def translate_change_errors() -> Iterator[None]:
     """Around an administrator's command: says of REDIS_AWAY, at whichever step, whether anything may have been changed.
 
     Raises: GatewayError CHANGE_UNCONFIRMED, CHANGE_NOT_MADE, and what the command raises.
@@ -157,26 +157,26 @@ def change_faults() -> Iterator[None]:
     try:
         yield
     except GatewayError as error:
-        if error.fault is not Fault.REDIS_AWAY:
+        if error.error_code is not ErrorCode.REDIS_AWAY:
             raise
         may_be_made = change.may_be_made or not isinstance(error.__cause__, _NOT_RUN)
-        fault = Fault.CHANGE_UNCONFIRMED if may_be_made else Fault.CHANGE_NOT_MADE
-        raise GatewayError(fault, error.detail) from error
+        error_code = ErrorCode.CHANGE_UNCONFIRMED if may_be_made else ErrorCode.CHANGE_NOT_MADE
+        raise GatewayError(error_code, error.detail) from error
     finally:
         _CHANGE.reset(token)
 
 
-async def answer(redis: Client, call: object, kind: type[_T]) -> _T:
+async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
     """The answer of one call, of the type that it has with `decode_responses`: redis-py's own types are wider.
 
     It comes within the client's deadline once it is its turn (see guard.py), at once while Redis is known to be away.
     Raises: GatewayError REDIS_AWAY.
     """
     del kind
-    with redis_faults():
+    with translate_redis_errors():
         return await redis.guard.run(cast("Coroutine[object, object, _T]", call))
 
 
 async def ping(redis: Client) -> None:
     """Raises: GatewayError REDIS_AWAY."""
-    await answer(redis, redis.ping(), bool)
+    await execute(redis, redis.ping(), bool)

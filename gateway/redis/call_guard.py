@@ -22,7 +22,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.redis.circuit_breaker import Breaker, Entry, Outcome, Slots
+from gateway.redis.circuit_breaker import Breaker, ConcurrencyLimiter, Outcome, Permit
 from gateway.redis.deadlines import DEADLINE, Countdown
 
 CALLS_MAX: Final = 32
@@ -60,7 +60,7 @@ class _Silence(Countdown):
             self.restart()
 
 
-class Guard:
+class CallGuard:
     """For one client.
 
     `forget` closes idle connections, without waiting: they may lead to a server that is gone or no longer the master.
@@ -72,7 +72,7 @@ class Guard:
         """What is to be done when the breaker opens, or a cluster has another primary: it may know less."""
         self._deadline_s = deadline_s
         self._forget = forget
-        self._slots = Slots(CALLS_MAX)
+        self._slots = ConcurrencyLimiter(CALLS_MAX)
         self._under_way: dict[asyncio.Task[object], _Silence] = {}
         """The first to begin first."""
 
@@ -110,7 +110,7 @@ class Guard:
         """Whether this runs inside one of its calls."""
         return asyncio.current_task() in self._under_way
 
-    async def _enter(self) -> Entry:
+    async def _enter(self) -> Permit:
         """The leave to make one call, and a slot for it, which is given back when the call has ended."""
         entry = self._ask_breaker()
         try:
@@ -126,34 +126,34 @@ class Guard:
         try:
             return self._ask_breaker()
         except NotAskedError:
-            self._slots.give_back()
+            self._slots.release_key()
             raise
 
-    def _ask_breaker(self) -> Entry:
+    def _ask_breaker(self) -> Permit:
         entry = self.breaker.enter()
         if entry is None:
             raise NotAskedError(_REFUSED)
         return entry
 
-    async def _note(self, entry: Entry, error: BaseException, silence: _Silence) -> None:
+    async def _note(self, entry: Permit, error: BaseException, silence: _Silence) -> None:
         outcome = judge(error)
         self._leave(entry, outcome, max(1, silence.passed // DEADLINE))
         if outcome is Outcome.FAILED:
             await self._forget()
 
-    def _leave(self, entry: Entry, outcome: Outcome, failures: int = 1) -> None:
+    def _leave(self, entry: Permit, outcome: Outcome, failures: int = 1) -> None:
         was_open = self.breaker.is_open
         self.breaker.leave(entry, outcome, failures)
         if self.breaker.is_open is not was_open:
             _LOG.warning("redis_breaker_closed" if was_open else "redis_breaker_opened")
             if self.breaker.is_open:
-                self._slots.send_away()
+                self._slots.reject_waiters()
                 self.on_opened()
 
     async def _in_time(self, call: Coroutine[object, object, _T], silence: _Silence) -> _T:
         task = asyncio.ensure_future(call)
         self._under_way[task] = silence
-        task.add_done_callback(self._bury)
+        task.add_done_callback(self._discard_result)
         try:
             while not silence.is_over:
                 silence.allow_for(sum(other.scripts for other in self._under_way.values()))
@@ -173,7 +173,7 @@ class Guard:
             task.cancel()
             asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._give_up, task)
 
-    def _bury(self, task: "asyncio.Task[object]") -> None:
+    def _discard_result(self, task: "asyncio.Task[object]") -> None:
         """Hand its slot on. What was answered shows those who were sent later that the server works."""
         error = None if task.cancelled() else task.exception()
         is_answered = not task.cancelled() and (error is None or judge(error) is Outcome.ANSWERED)
@@ -183,7 +183,7 @@ class Guard:
                 silence.restart()
             is_later = is_later or other is task
         del self._under_way[task]
-        self._slots.give_back()
+        self._slots.release_key()
 
 
 def judge(error: BaseException) -> Outcome:

@@ -27,7 +27,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Permit:
     """The leave to make one call; hand it back with the outcome."""
 
     answers: int
@@ -54,16 +54,16 @@ class Breaker:
         """Whether calls fail at once, but for a probe now and then."""
         return self._open_until is not None
 
-    def enter(self) -> Entry | None:
+    def enter(self) -> Permit | None:
         """The leave to make a call; None: fail it at once."""
         if self._open_until is None:
-            return Entry(self._answers)
+            return Permit(self._answers)
         if self._is_probing or self._monotonic() < self._open_until:
             return None
         self._is_probing = True
-        return Entry(self._answers, is_probe=True)
+        return Permit(self._answers, is_probe=True)
 
-    def leave(self, entry: Entry, outcome: Outcome, failures: int = 1) -> None:
+    def leave(self, entry: Permit, outcome: Outcome, failures: int = 1) -> None:
         """`failures`: for how many a failure counts."""
         if entry.is_probe:
             self._is_probing = False
@@ -77,7 +77,7 @@ class Breaker:
                 self._open_until = self._monotonic() + self._pause_s
 
 
-class Slots:
+class ConcurrencyLimiter:
     """Limits concurrent calls of one event loop, first come, first served."""
 
     def __init__(self, count: int) -> None:
@@ -95,11 +95,11 @@ class Slots:
             await asyncio.wait({turn})
         except asyncio.CancelledError:
             if self._leave(turn):
-                self.give_back()
+                self.release_key()
             raise
         return self._leave(turn)
 
-    def give_back(self) -> None:
+    def release_key(self) -> None:
         """Hands the slot to the call that has waited longest."""
         if self._waiting:
             turn, _ = self._waiting.popitem(last=False)
@@ -107,7 +107,7 @@ class Slots:
         else:
             self._free += 1
 
-    def send_away(self) -> None:
+    def reject_waiters(self) -> None:
         """Rejects all calls that wait."""
         while self._waiting:
             turn, _ = self._waiting.popitem(last=False)

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from gateway.redis.call_guard import Guard
+from gateway.redis.call_guard import CallGuard
 from gateway.redis.cluster import ClusterClient
 from gateway.redis.connections import Pool, SocketConnection, TcpConnection, pool_options, tls_context
-from gateway.redis.pipelining import Batches
+from gateway.redis.pipelining import ScriptPipeline
 from gateway.redis.sentinel import SentinelConnection, SentinelPool, Sentinels
-from gateway.redis.url import Address, Kind, Login
+from gateway.redis.url import Address, Credentials, Topology
 
 _PATIENCE: Final = 16
 """A connection's own, in deadlines: it ends what no call waits for, and must not end before a call's deadline does."""
@@ -24,14 +24,14 @@ _SENTINELS_SHARE: Final = 0.4
 class Client(Redis):
     """redis-py's client, every call of which passes a guard."""
 
-    guard: Guard
-    scripts: Batches
+    guard: CallGuard
+    scripts: ScriptPipeline
 
     def __init__(self, pool: Pool, deadline_s: float) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
-        self.guard = Guard(deadline_s, pool.forget)
-        self.scripts = Batches(self, self.guard)
+        self.guard = CallGuard(deadline_s, pool.forget)
+        self.scripts = ScriptPipeline(self, self.guard)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's
         await self.scripts.end()
@@ -42,26 +42,26 @@ class Client(Redis):
         return [await self.info(section) for section in sections]
 
 
-def build(address: Address, login: Login, timeout_s: float) -> Client | ClusterClient:
+def build(address: Address, login: Credentials, timeout_s: float) -> Client | ClusterClient:
     """Raises: ValueError for what does not fit together."""
     options = _options(address, login, timeout_s)
     tls = tls_context(address.options) if address.is_encrypted else None
-    if login.sentinel_secret and address.kind is not Kind.SENTINEL:
+    if login.sentinel_secret and address.kind is not Topology.SENTINEL:
         raise ValueError("redis.sentinel_password needs redis+sentinel://")
     match address.kind:
-        case Kind.SOCKET:
+        case Topology.SOCKET:
             pool = Pool(SocketConnection, **pool_options(), path=address.path, db=address.db, **options)
-        case Kind.SERVER:
+        case Topology.SERVER:
             pool = _server_pool(address.hosts[0], tls, db=address.db, **options)
-        case Kind.SENTINEL:
+        case Topology.SENTINEL:
             pool = _sentinel_pool(address, tls, login, timeout_s, options)
-        case Kind.CLUSTER:
+        case Topology.CLUSTER:
             options["socket_timeout"] = timeout_s * _PATIENCE_OF_A_NODE
             return ClusterClient(address.hosts, tls, timeout_s, **options)
     return Client(pool, timeout_s)
 
 
-def _options(address: Address, login: Login, timeout_s: float) -> dict[str, Any]:
+def _options(address: Address, login: Credentials, timeout_s: float) -> dict[str, Any]:
     """What every connection is made with."""
     if address.password and login.secret:
         raise ValueError("it holds a password, and so does redis.password; give one of them")
@@ -83,7 +83,7 @@ def _server_pool(host: tuple[str, int], tls: ssl.SSLContext | None, **options: A
 
 
 def _sentinel_pool(
-    address: Address, tls: ssl.SSLContext | None, login: Login, timeout_s: float, options: Mapping[str, Any]
+    address: Address, tls: ssl.SSLContext | None, login: Credentials, timeout_s: float, options: Mapping[str, Any]
 ) -> SentinelPool:
     secret = login.sentinel_secret
     own = {**options, "username": None, "password": secret.reveal() if secret else None}

@@ -12,16 +12,16 @@ from redis.cluster import PRIMARY
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.redis.call_guard import Guard
+from gateway.redis.call_guard import CallGuard
 from gateway.redis.connections import TcpConnection, no_notifications, no_retry
-from gateway.redis.pipelining import Singly
+from gateway.redis.pipelining import ScriptRunner
 
 
 class ClusterClient(RedisCluster):
     """What Client is for one server."""
 
-    guard: Guard
-    scripts: Singly
+    guard: CallGuard
+    scripts: ScriptRunner
 
     def __init__(
         self, hosts: Iterable[tuple[str, int]], tls: ssl.SSLContext | None, deadline_s: float, **options: Any
@@ -36,8 +36,8 @@ class ClusterClient(RedisCluster):
         self.commands_parser = _CommandsParser()
         self._learning: asyncio.Future[None] | None = None
         self._primaries: set[str] = set()
-        self.guard = Guard(deadline_s, self.forget)
-        self.scripts = Singly(self, self.guard)
+        self.guard = CallGuard(deadline_s, self.forget)
+        self.scripts = ScriptRunner(self, self.guard)
         # redis-py lets nobody choose the class of a cluster's connections. Later nodes are made from the same options.
         chosen = {"connection_class": TcpConnection, "tls": tls}
         self.connection_kwargs.update(chosen)
@@ -66,11 +66,11 @@ class ClusterClient(RedisCluster):
         if not self._initialize:
             return None
         if self._learning is None or self._learning.done():
-            self._learning = asyncio.ensure_future(self._learn_anew(*args, **options))
-            self._learning.add_done_callback(_take_note)
+            self._learning = asyncio.ensure_future(self._refresh_slots(*args, **options))
+            self._learning.add_done_callback(_record_slots)
         return self._learning
 
-    async def _learn_anew(self, *args: Any, **options: Any) -> None:
+    async def _refresh_slots(self, *args: Any, **options: Any) -> None:
         """While the other nodes answer, the breaker does not open for one that hangs and is replaced."""
         await super().initialize(*args, **options)
         primaries = {node.name for node in self.get_primaries()}
@@ -150,7 +150,7 @@ async def _wait_for(learning: "asyncio.Future[None]") -> None:
     learning.result()
 
 
-def _take_note(learning: "asyncio.Future[None]") -> None:
+def _record_slots(learning: "asyncio.Future[None]") -> None:
     """Everybody who waited may have gone: Python would complain that nobody took the error."""
     if not learning.cancelled():
         learning.exception()

@@ -21,7 +21,7 @@ Act = Callable[[msgspec.Raw], Awaitable[None]]
 """Repeats an entry by its body. Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
 
 
-class Replayer:
+class JournalReplayer:
     """Adopts the files whose lock is free, and removes each when Redis has confirmed all of it."""
 
     def __init__(self, journal: Journal, acts: Mapping[str, Act], own_kinds: frozenset[str]) -> None:

@@ -2,13 +2,13 @@
 
 from typing import Final
 
-from gateway.redis import PREFIX, Client, answer
+from gateway.redis import PREFIX, Client, execute
 
 PROBING: Final = f"{PREFIX}:prober"
 """The turn to ask free pages about the keys that rest."""
 
 
-class Turn:
+class LeaderLock:
     """One process at a time, and nobody again before `every_s` have passed; whoever dies loses it by then."""
 
     def __init__(self, redis: Client, name: str, own_id: str, every_s: float) -> None:
@@ -20,10 +20,10 @@ class Turn:
     async def take(self) -> bool:
         """Whether it is this process's turn now. Raises: GatewayError REDIS_AWAY."""
         taken = self._redis.set(self._name, self._own_id, nx=True, px=self._kept_ms)
-        return bool(await answer(self._redis, taken, object))
+        return bool(await execute(self._redis, taken, object))
 
     async def keep(self) -> bool:
         """Whether it still is; then for `every_s` from now on. Raises: GatewayError REDIS_AWAY."""
-        if await answer(self._redis, self._redis.get(self._name), object) != self._own_id:
+        if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
             return False
-        return bool(await answer(self._redis, self._redis.pexpire(self._name, self._kept_ms), bool))
+        return bool(await execute(self._redis, self._redis.pexpire(self._name, self._kept_ms), bool))

@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.domain.errors import detach
-from gateway.redis.call_guard import Guard, NotAskedError, judge
+from gateway.redis.call_guard import CallGuard, NotAskedError, judge
 from gateway.redis.circuit_breaker import Outcome
 from gateway.redis.connections import ClosableConnection
 
@@ -37,7 +37,7 @@ Part = str | bytes | int | float
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedScript:
     """A script that the server may know by its digest."""
 
     digest: str
@@ -46,7 +46,7 @@ class Loaded:
 
 @dataclass(slots=True)
 class _Call:
-    script: Loaded
+    script: LoadedScript
     keys: list[str]
     args: list[Part]
     answer: "asyncio.Future[object]"
@@ -66,10 +66,10 @@ class _Call:
             self.answer.set_result(found)
 
 
-class Batches:
+class ScriptPipeline:
     """For one server, in one event loop."""
 
-    def __init__(self, redis: Redis, guard: Guard) -> None:
+    def __init__(self, redis: Redis, guard: CallGuard) -> None:
         self._redis = redis
         self._guard = guard
         self._waiting: deque[_Call] = deque()
@@ -85,7 +85,7 @@ class Batches:
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def run(self, script: Loaded, keys: list[str], args: list[Part]) -> object:
+    async def run(self, script: LoadedScript, keys: list[str], args: list[Part]) -> object:
         """A script's answer. Raises: TimeoutError, RedisError, OSError."""
         loop = asyncio.get_running_loop()
         call = _Call(script, keys, args, loop.create_future())
@@ -161,18 +161,18 @@ def _own(error: Exception) -> Exception:
         return RedisConnectionError(f"{type(error).__name__}: {error}")
 
 
-class Singly:
+class ScriptRunner:
     """For a cluster, whose scripts go to different servers: each by itself."""
 
-    def __init__(self, redis: RedisCluster, guard: Guard) -> None:
+    def __init__(self, redis: RedisCluster, guard: CallGuard) -> None:
         self._redis = redis
         self._guard = guard
 
-    async def run(self, script: Loaded, keys: list[str], args: list[Part]) -> object:
+    async def run(self, script: LoadedScript, keys: list[str], args: list[Part]) -> object:
         """As Batches has it."""
         return await self._guard.run(self._call(script, keys, args), scripts=1)
 
-    async def _call(self, script: Loaded, keys: list[str], args: list[Part]) -> object:
+    async def _call(self, script: LoadedScript, keys: list[str], args: list[Part]) -> object:
         try:
             return await self._redis.evalsha(script.digest, len(keys), *keys, *args)
         except NoScriptError:

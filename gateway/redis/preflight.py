@@ -13,7 +13,7 @@ import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Client, answer, ping
+from gateway.redis import PREFIX, Client, execute, ping
 from gateway.redis.call_guard import judge
 from gateway.redis.circuit_breaker import Outcome
 
@@ -88,7 +88,7 @@ async def _refused(redis: Client, call: object, what: str, remedy: str) -> list[
 async def _refusal(redis: Client, call: object) -> ResponseError | None:
     """The error that it answers instead of doing what it is asked."""
     try:
-        await answer(redis, call, object)
+        await execute(redis, call, object)
     except GatewayError as failure:
         error = failure.__cause__
         if isinstance(error, NoScriptError):
@@ -107,7 +107,7 @@ def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
 async def _unfit(redis: Client) -> list[str]:
     if error := await _refusal(redis, redis.info("memory")):
         return [f"redis does not tell its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
-    infos = await answer(redis, redis.infos("server", "memory"), list[Mapping[str, object]])
+    infos = await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]])
     return [problem for info in infos for problem in (*_version_problem(info), *_policy_problem(info))]
 
 
@@ -146,7 +146,7 @@ class RedisMemory:
 
 async def read_memory(redis: Client) -> RedisMemory:
     """Of the fullest server that takes writes. Raises: GatewayError REDIS_AWAY."""
-    infos = await answer(redis, redis.infos("memory"), list[Mapping[str, int]])
+    infos = await execute(redis, redis.infos("memory"), list[Mapping[str, int]])
     found = [
         RedisMemory(info.get("used_memory", 0), info.get("maxmemory") or info.get("total_system_memory", 0))
         for info in infos
@@ -154,7 +154,7 @@ async def read_memory(redis: Client) -> RedisMemory:
     return max(found, key=lambda one: one.used_bytes / one.max_bytes if one.max_bytes else 0.0)
 
 
-class Inspection:
+class PreflightMonitor:
     """The verdict on the Redis in use, sought again and again."""
 
     def __init__(

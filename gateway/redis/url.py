@@ -20,7 +20,7 @@ _SERVER_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 
 
-class Kind(Enum):
+class Topology(Enum):
     """How the servers stand to each other."""
 
     SERVER = "redis"
@@ -30,7 +30,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class Credentials:
     """Who the gateway is to the servers, and to the sentinels."""
 
     username: str | None = None
@@ -42,7 +42,7 @@ class Login:
 class Address:
     """A URL, taken apart."""
 
-    kind: Kind
+    kind: Topology
     is_encrypted: bool
     hosts: tuple[tuple[str, int], ...] = ()
     path: str = ""
@@ -57,7 +57,7 @@ def parse_address(url: str) -> Address:
     """Raises: ValueError that says which part is wrong."""
     scheme, separator, _ = url.partition("://")
     is_encrypted = scheme.startswith("rediss")
-    kinds = {kind.value: kind for kind in Kind}
+    kinds = {kind.value: kind for kind in Topology}
     kind = kinds.get(scheme.replace("rediss", "redis", 1)) if separator else None
     if kind is None:
         raise ValueError("it begins with none of the known schemes")
@@ -69,8 +69,8 @@ def parse_address(url: str) -> Address:
     return Address(
         kind,
         is_encrypted,
-        hosts=() if kind is Kind.SOCKET else _parse_hosts(kind, hosts),
-        path=unquote(parts.path) if kind is Kind.SOCKET else "",
+        hosts=() if kind is Topology.SOCKET else _parse_hosts(kind, hosts),
+        path=unquote(parts.path) if kind is Topology.SOCKET else "",
         master=master,
         db=db,
         username=unquote(username) or None,
@@ -84,15 +84,15 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError:  # which quotes what it does not understand
         raise ValueError("it is not well-formed") from None
-    if parts.fragment or (parts.scheme != Kind.SOCKET.value and "@" in parts.path + parts.query):
+    if parts.fragment or (parts.scheme != Topology.SOCKET.value and "@" in parts.path + parts.query):
         raise ValueError("'#', '/', '?' and '@' in a password are written as %23, %2F, %3F and %40")
     return parts
 
 
-def _parse_hosts(kind: Kind, text: str) -> tuple[tuple[str, int], ...]:
-    default = _SENTINEL_PORT if kind is Kind.SENTINEL else _SERVER_PORT
+def _parse_hosts(kind: Topology, text: str) -> tuple[tuple[str, int], ...]:
+    default = _SENTINEL_PORT if kind is Topology.SENTINEL else _SERVER_PORT
     hosts = tuple(_parse_host(part, default) for part in text.split(","))
-    if len(hosts) > 1 and kind is Kind.SERVER:
+    if len(hosts) > 1 and kind is Topology.SERVER:
         raise ValueError("several hosts need redis+sentinel:// or redis+cluster://")
     return hosts
 
@@ -108,18 +108,18 @@ def _parse_host(text: str, default_port: int) -> tuple[str, int]:
     return unquote(host), int(port or default_port)
 
 
-def _parse_path(kind: Kind, path: str, db_option: str) -> tuple[str, int]:
+def _parse_path(kind: Topology, path: str, db_option: str) -> tuple[str, int]:
     """The master's name and the number of the database."""
-    steps = [unquote(step) for step in path.split("/") if step] if kind is not Kind.SOCKET else []
-    master = steps.pop(0) if kind is Kind.SENTINEL and steps else ""
-    if kind is Kind.SENTINEL and not master:
+    steps = [unquote(step) for step in path.split("/") if step] if kind is not Topology.SOCKET else []
+    master = steps.pop(0) if kind is Topology.SENTINEL and steps else ""
+    if kind is Topology.SENTINEL and not master:
         raise ValueError("the name of the master is missing, as in redis+sentinel://HOST:26379/MASTER")
-    if kind is Kind.SOCKET and not path:
+    if kind is Topology.SOCKET and not path:
         raise ValueError("the path of the socket is missing")
     number = db_option or (steps.pop(0) if steps else "0")
     if steps or not (number.isascii() and number.isdigit()):
         raise ValueError("the database is not a number")
-    if kind is Kind.CLUSTER and int(number):
+    if kind is Topology.CLUSTER and int(number):
         raise ValueError("a cluster has only the database 0")
     return master, int(number)
 

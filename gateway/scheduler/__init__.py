@@ -12,16 +12,26 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.domain.accounts import UpstreamKey, rest_after
-from gateway.domain.errors import TABLE, Fault, GatewayError, Lowers, Outcome
+from gateway.domain.accounts import ProviderKey, cooldown_for
+from gateway.domain.errors import ERROR_SPECS, CapacityHint, ErrorCode, GatewayError, Outcome
 from gateway.redis import PREFIX, Value
-from gateway.scheduler.leases import UNSENT, Demand, Lease, NoKey, Priority, Repeat, Report
-from gateway.scheduler.members import Roster
-from gateway.scheduler.queue import Queue, Wake
-from gateway.scheduler.scripts import Answer, Scripts
+from gateway.scheduler.leases import NOT_SENT, CallReport, Lease, LeaseRequest, NoCapacity, Priority, RetryKind
+from gateway.scheduler.members import AccountRegistry
+from gateway.scheduler.queue import Queue, WakeReason
+from gateway.scheduler.scripts import LeaseReply, Scripts
 from gateway.scheduler.status import PoolStatus, read_status
 
-__all__ = ["UNSENT", "Demand", "KeyPool", "Lease", "NoKey", "Priority", "Repeat", "Report", "channel_of"]
+__all__ = [
+    "NOT_SENT",
+    "CallReport",
+    "Lease",
+    "LeaseRequest",
+    "NoCapacity",
+    "Priority",
+    "RetryKind",
+    "Scheduler",
+    "channel_of",
+]
 
 _LOG = structlog.get_logger("imagegate.pool")
 _STRANGERS_S: Final = 5.0
@@ -31,13 +41,13 @@ _LATE_S: Final = 0.25
 """A call that was sent so much later than it was leased is counted from then on."""
 
 
-class KeyPool:
+class Scheduler:
     """The accounts of every upstream."""
 
     def __init__(
         self,
         scripts: Scripts,
-        roster: Roster,
+        roster: AccountRegistry,
         queue: Queue,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
@@ -50,7 +60,7 @@ class KeyPool:
         self._monotonic = monotonic
         self._lease_us = round(lease_s * 1e6)
 
-    async def lease(self, demand: Demand, left: Callable[[], Awaitable[object]]) -> Lease | NoKey:
+    async def lease(self, lease_request: LeaseRequest, left: Callable[[], Awaitable[object]]) -> Lease | NoCapacity:
         """A key for a call, at once or when it is its turn.
 
         `left` returns when nobody waits for the call any more.
@@ -58,32 +68,32 @@ class KeyPool:
         Redis: one round trip, lua/pool/lease.lua; a call that waits takes two more.
         """
         asked_s = self._monotonic()
-        ends_s = asked_s + demand.patience_s
+        ends_s = asked_s + lease_request.patience_s
         strangers: tuple[str, ...] = ()
         while True:
-            found = await self._lease(replace(demand, avoided=demand.avoided + strangers), ends_s, left)
-            demand = replace(demand, asked=found.asked)
-            if isinstance(found, NoKey):
+            found = await self._lease(replace(lease_request, avoided=lease_request.avoided + strangers), ends_s, left)
+            lease_request = replace(lease_request, asked=found.asked)
+            if isinstance(found, NoCapacity):
                 if not strangers or self._monotonic() > asked_s + _STRANGERS_S:
                     return found
                 await asyncio.sleep(_STRANGERS_PAUSE_S)
                 strangers = ()
                 continue
-            key = await self._key_of(demand.upstream, found)
+            key = await self._key_of(lease_request.upstream, found)
             if key:
-                self._queue.hold(demand.upstream, found.id)
-                return Lease(found.id, key, demand.model, demand.images, found.taken_s, found.asked)
-            await self._leave(demand.upstream, found.id)
+                self._queue.hold(lease_request.upstream, found.id)
+                return Lease(found.id, key, lease_request.model, lease_request.images, found.taken_s, found.asked)
+            await self._leave(lease_request.upstream, found.id)
             strangers = (*strangers, f"{found.answer.account}/{found.answer.key}")
 
-    async def release(self, lease: Lease, report: Report) -> None:
+    async def release(self, lease: Lease, report: CallReport) -> None:
         """Give a lease back, whatever became of its call.
 
         Raises: GatewayError REDIS_AWAY: the lease ends by its expiry then.
         Redis: one round trip, lua/pool/release.lua.
         """
-        self._queue.let_go(lease.key.upstream, lease.id)
-        said = msgspec.json.encode(self._said(lease, report)).decode()
+        self._queue.untrack(lease.key.upstream, lease.id)
+        said = msgspec.json.encode(self._release_payload(lease, report)).decode()
         await self._scripts.run("release", lease.key.upstream, [lease.id, said])
 
     def note_sent(self, lease: Lease, sent_s: float) -> None:
@@ -92,14 +102,14 @@ class KeyPool:
         if later_us:
             self._queue.note_late(lease.key.upstream, lease.id, later_us)
 
-    async def has_room(self) -> bool:
+    async def has_capacity(self) -> bool:
         """Whether some upstream could be sent a request now; if not, `look` says why.
 
         Raises: GatewayError REDIS_AWAY.
         Redis: one round trip an upstream until one has room, lua/pool/glance.lua: O(1).
         """
         for upstream in self._roster.upstreams:
-            if (await self._scripts.run("glance", upstream, [])).verdict == "open":
+            if (await self._scripts.run("glance", upstream, [])).decision == "open":
                 return True
         return False
 
@@ -113,44 +123,53 @@ class KeyPool:
             read_status(upstream, await self._scripts.raw("look", upstream, [])) for upstream in self._roster.upstreams
         ]
 
-    async def _lease(self, demand: Demand, ends_s: float, left: Callable[[], Awaitable[object]]) -> "_Taken | NoKey":
+    async def _lease(
+        self, lease_request: LeaseRequest, ends_s: float, left: Callable[[], Awaitable[object]]
+    ) -> "_UnresolvedLease | NoCapacity":
         """Ask; wait if need be; ask again where Redis forgot us meanwhile."""
-        asked = demand.asked
+        asked = lease_request.asked
         while True:
             lease_id, taken_s = self._queue.new_id(), self._monotonic()
-            answer = await self._ask(demand, lease_id, max(0.0, ends_s - taken_s), asked)
-            match answer.verdict:
+            answer = await self._ask(lease_request, lease_id, max(0.0, ends_s - taken_s), asked)
+            match answer.decision:
                 case "leased":
-                    return _Taken(lease_id, answer, taken_s, answer.asked_us)
+                    return _UnresolvedLease(lease_id, answer, taken_s, answer.asked_us)
                 case "wait":
                     asked = answer.asked_us
-                    taken = await self._wait(demand.upstream, lease_id, ends_s, left, asked)
+                    taken = await self._wait(lease_request.upstream, lease_id, ends_s, left, asked)
                     if taken is not None:
                         return taken
                 case "busy":
-                    return NoKey(answer.wait_us / 1e6, is_busy=True, asked=asked)
+                    return NoCapacity(answer.wait_us / 1e6, is_busy=True, asked=asked)
                 case "down":
-                    return NoKey(answer.wait_us / 1e6 or None, is_busy=False, asked=asked)
+                    return NoCapacity(answer.wait_us / 1e6 or None, is_busy=False, asked=asked)
                 case _:
-                    return NoKey(None, is_busy=False, asked=asked)
+                    return NoCapacity(None, is_busy=False, asked=asked)
 
-    async def _ask(self, demand: Demand, lease_id: str, patience_s: float, asked: str) -> Answer:
-        args: list[Value] = [lease_id, self._queue.channel, demand.tenant, demand.weight, demand.images, demand.model]
-        args += [round(patience_s * 1e6), asked, demand.repeat.value, self._lease_us, self._queue.alive_us]
-        args += [demand.priority.value, *demand.avoided]
+    async def _ask(self, lease_request: LeaseRequest, lease_id: str, patience_s: float, asked: str) -> LeaseReply:
+        args: list[Value] = [
+            lease_id,
+            self._queue.channel,
+            lease_request.tenant,
+            lease_request.weight,
+            lease_request.images,
+            lease_request.model,
+        ]
+        args += [round(patience_s * 1e6), asked, lease_request.repeat.value, self._lease_us, self._queue.alive_us]
+        args += [lease_request.priority.value, *lease_request.avoided]
         try:
-            answer = await self._scripts.run("lease", demand.upstream, args)
-            if answer.verdict == "unknown":
-                await self._roster.restore(demand.upstream)
-                answer = await self._scripts.run("lease", demand.upstream, args)
+            answer = await self._scripts.run("lease", lease_request.upstream, args)
+            if answer.decision == "unknown":
+                await self._roster.restore(lease_request.upstream)
+                answer = await self._scripts.run("lease", lease_request.upstream, args)
         except BaseException:  # cancelled, or no answer: the script may have run, or may yet
-            self._queue.abandon(demand.upstream, lease_id)
+            self._queue.abandon(lease_request.upstream, lease_id)
             raise
         return answer
 
     async def _wait(
         self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]], asked: str
-    ) -> "_Taken | None":
+    ) -> "_UnresolvedLease | None":
         """Wait for one's turn; None where it did not come: the pool is to be asked once more.
 
         Raises: GatewayError CLIENT_LEFT, REDIS_AWAY.
@@ -159,13 +178,13 @@ class KeyPool:
         try:
             while True:
                 wake = await self._queue.sleep(place, leaving, max(0.0, ends_s - self._monotonic()))
-                if wake is not Wake.GIVEN:
+                if wake is not WakeReason.GIVEN:
                     break
                 taken_s = self._monotonic()
                 answer = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
-                if answer.verdict == "leased":
-                    return _Taken(lease_id, answer, taken_s, asked)
-                if answer.verdict != "wait":
+                if answer.decision == "leased":
+                    return _UnresolvedLease(lease_id, answer, taken_s, asked)
+                if answer.decision != "wait":
                     return None
         except BaseException:
             self._queue.abandon(upstream, lease_id)
@@ -173,11 +192,11 @@ class KeyPool:
         finally:
             leaving.cancel()
             self._queue.leave(place)
-        if wake is Wake.GONE:
+        if wake is WakeReason.GONE:
             return None
         await self._leave(upstream, lease_id)
-        if wake is Wake.LEFT:
-            raise GatewayError(Fault.CLIENT_LEFT)
+        if wake is WakeReason.LEFT:
+            raise GatewayError(ErrorCode.CLIENT_LEFT)
         return None
 
     async def _leave(self, upstream: str, lease_id: str) -> None:
@@ -189,7 +208,7 @@ class KeyPool:
             if not isinstance(error, GatewayError):
                 raise
 
-    async def _key_of(self, upstream: str, taken: "_Taken") -> UpstreamKey | None:
+    async def _key_of(self, upstream: str, taken: "_UnresolvedLease") -> ProviderKey | None:
         """The key of a lease; one that was added lately is learnt now."""
         answer = taken.answer
         named = (upstream, answer.account, answer.key, answer.fingerprint)
@@ -205,7 +224,7 @@ class KeyPool:
             _LOG.warning("pool_key_unknown", upstream=upstream, account=answer.account, key=answer.key)
         return key
 
-    def _said(self, lease: Lease, report: Report) -> dict[str, object]:
+    def _release_payload(self, lease: Lease, report: CallReport) -> dict[str, object]:
         """As lua/pool/release.lua reads it."""
         key = lease.key
         said: dict[str, object] = {
@@ -217,30 +236,33 @@ class KeyPool:
         later_us = _later_us(lease, report.sent_s)
         if later_us:
             said["later_us"] = later_us
-        if report.fault is None:
+        if report.error_code is None:
             return said | {
                 "is_success": True,
                 "breaker": "well",
                 "images": report.images,
                 "usd_micros": report.usd_micros,
             }
-        blamed = self._blame(report.fault, report)
+        blamed = self._error_report(report.error_code, report)
         if report.is_cut_short:
             blamed.pop("breaker", None)
         return said | blamed
 
-    def _blame(self, fault: Fault, report: Report) -> dict[str, object]:
-        row = TABLE[fault]
-        said: dict[str, object] = {"fault": fault.value, "is_unauthorized": fault is Fault.KEY_INVALID}
+    def _error_report(self, error_code: ErrorCode, report: CallReport) -> dict[str, object]:
+        row = ERROR_SPECS[error_code]
+        said: dict[str, object] = {
+            "error_code": error_code.value,
+            "is_unauthorized": error_code is ErrorCode.KEY_INVALID,
+        }
         if row.outcome is Outcome.NOT_SENT:
             said["is_unsent"] = True
-        if row.ails_upstream:
+        if row.trips_breaker:
             said["breaker"] = "ill"
         elif row.outcome is Outcome.REFUSED and not row.is_bare:  # an edge says nothing of what is behind it
             said["breaker"] = "well"
-        if row.lowers is not Lowers.NOTHING:
+        if row.lowers is not CapacityHint.NOTHING:
             said["lowers"] = row.lowers.value
-        rest = rest_after(fault, self._clock(), asked_s=report.pause_s, cooldown_s=report.cooldown_s)
+        rest = cooldown_for(error_code, self._clock(), asked_s=report.pause_s, cooldown_s=report.cooldown_s)
         if rest:
             said |= {
                 "scope": rest.scope.value,
@@ -253,11 +275,11 @@ class KeyPool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
+class _UnresolvedLease:
     """A lease whose key is still to be found."""
 
     id: str
-    answer: Answer
+    answer: LeaseReply
     taken_s: float
     asked: str
 

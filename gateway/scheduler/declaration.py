@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.accounts import Pool, PoolTerms
+from gateway.domain.accounts import Pool, PoolConfig
 
 _RETRIES_MIN: Final = 3
 """So many calls of a minute may repeat a failed one however few calls there are."""
@@ -32,7 +32,7 @@ def _accounts(pool: Pool) -> dict[str, object]:
     }
 
 
-def _terms(terms: PoolTerms) -> dict[str, float]:
+def _terms(terms: PoolConfig) -> dict[str, float]:
     """As lua/pool/prelude.lua reads them from `meta`."""
     return {
         "margin_us": round(terms.rate_margin_s * 1e6),

@@ -24,11 +24,11 @@ _NONCE_BYTES: Final = 12
 _SEALED: Final = re.compile(rf"{_VERSION}\.([0-9a-f]{{{2 * _ID_BYTES}}})\.([A-Za-z0-9_-]+=*)", re.ASCII)
 
 
-class VaultError(Exception):
+class DecryptionError(Exception):
     """A sealed secret does not open; the message says why, and holds nothing of it."""
 
 
-class Vault:
+class SecretBox:
     """Seals with the first of the configured encryption keys and opens with all of them."""
 
     def __init__(self, secrets: Sequence[Secret]) -> None:
@@ -51,17 +51,17 @@ class Vault:
 
         found = _SEALED.fullmatch(sealed)
         if found is None:
-            raise VaultError(f"the secret of {name} is not sealed in a form that is known here")
+            raise DecryptionError(f"the secret of {name} is not sealed in a form that is known here")
         cipher = self._ciphers.get(found[1])
         if cipher is None:
-            raise VaultError(
+            raise DecryptionError(
                 f"the secret of {name} is sealed with the encryption key {found[1]}, which [pool] encryption_keys lacks"
             )
         try:
             content = base64.b64decode(found[2], altchars=b"-_", validate=True)
             return cipher.decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], name.encode()).decode()
         except (binascii.Error, InvalidTag, ValueError) as error:
-            raise VaultError(f"the sealed secret of {name} was changed, or belongs to another name") from error
+            raise DecryptionError(f"the sealed secret of {name} was changed, or belongs to another name") from error
 
     def is_current(self, sealed: str) -> bool:
         """Whether the first key sealed it: otherwise it is to be opened and sealed anew before that key goes."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from gateway.domain.accounts import UpstreamKey
-from gateway.domain.errors import Fault
+from gateway.domain.accounts import ProviderKey
+from gateway.domain.errors import ErrorCode
 
 
-class Repeat(Enum):
+class RetryKind(Enum):
     """Whether a call repeats one that failed; the value is lua/pool/lease.lua's."""
 
     NO = 0
@@ -27,7 +27,7 @@ class Priority(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class LeaseRequest:
     """A lease request for one call."""
 
     upstream: str
@@ -40,7 +40,7 @@ class Demand:
     """The longest wait; 0 does not wait."""
     asked: str = ""
     """`asked` of an earlier lease for the same call, whose place in the queue it keeps."""
-    repeat: Repeat = Repeat.NO
+    repeat: RetryKind = RetryKind.NO
     avoided: tuple[str, ...] = ()
     """Ids of keys, or "ACCOUNT/" for a whole account."""
     priority: Priority = Priority.INTERACTIVE
@@ -51,7 +51,7 @@ class Lease:
     """The right to send one call with a key."""
 
     id: str
-    key: UpstreamKey
+    key: ProviderKey
     model: str
     images: int
     taken_s: float
@@ -60,7 +60,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class NoKey:
+class NoCapacity:
     """No key of the upstream may be used in time."""
 
     wait_s: float | None
@@ -71,10 +71,10 @@ class NoKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CallReport:
     """The outcome of a call, for its key, account and upstream."""
 
-    fault: Fault | None = None
+    error_code: ErrorCode | None = None
     pause_s: float | None = None
     """The cooldown that the upstream asked for."""
     cooldown_s: float | None = None
@@ -88,5 +88,5 @@ class Report:
     """It had less time than a call usually gets: a time-out says nothing about the upstream."""
 
 
-UNSENT: Final = Report(Fault.CALL_NOT_SENT)
+NOT_SENT: Final = CallReport(ErrorCode.CALL_NOT_SENT)
 """No call was sent, and no key is to blame."""

@@ -13,14 +13,14 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.domain.accounts import AccountLimits, Pool, Secret, UpstreamKey, rest_after
+from gateway.domain.accounts import AccountLimits, Pool, ProviderKey, Secret, cooldown_for
 from gateway.domain.audit import Actor
-from gateway.domain.errors import Fault, GatewayError, State
+from gateway.domain.errors import ErrorCode, GatewayError, KeyState
 from gateway.domain.health import Event
-from gateway.redis import Client, Value, answer
+from gateway.redis import Client, Value, execute
 from gateway.scheduler.declaration import describe, digest_of
-from gateway.scheduler.encryption import Vault, VaultError
-from gateway.scheduler.scripts import Answer, Scripts, record
+from gateway.scheduler.encryption import DecryptionError, SecretBox
+from gateway.scheduler.scripts import LeaseReply, Scripts, record
 
 _LOG = structlog.get_logger("imagegate.pool")
 _LOOK_S: Final = 2.0
@@ -30,7 +30,7 @@ _START_S: Final = 3.0
 """How long serving waits for the first declaration."""
 
 
-class _Added(msgspec.Struct, frozen=True):
+class _AddedKey(msgspec.Struct, frozen=True):
     """A key that was added at run time, as Redis keeps it."""
 
     sealed: str
@@ -40,14 +40,14 @@ class _Added(msgspec.Struct, frozen=True):
     added_by: str = ""
 
 
-class Roster:
+class AccountRegistry:
     """The accounts and keys of every upstream."""
 
     def __init__(
         self,
         redis: Client,
         scripts: Scripts,
-        vault: Vault | None,
+        vault: SecretBox | None,
         clock: Callable[[], float],
         *,
         process: str,
@@ -60,10 +60,10 @@ class Roster:
         self._process = process
         self._audit_keep_s = audit_keep_s
         self._pools: dict[str, Pool] = {}
-        self._declared: dict[str, dict[str, UpstreamKey]] = {}
-        self._former: dict[str, dict[str, UpstreamKey]] = {}
+        self._declared: dict[str, dict[str, ProviderKey]] = {}
+        self._former: dict[str, dict[str, ProviderKey]] = {}
         """Those of the configuration before: Redis may still lease them while the new one is on its way."""
-        self._added: dict[str, dict[str, UpstreamKey]] = {}
+        self._added: dict[str, dict[str, ProviderKey]] = {}
         self._unapplied: set[str] = set()
         self._sealed_with_others: set[str] = set()
         """Keys that this process cannot open: told once."""
@@ -72,11 +72,11 @@ class Roster:
     def upstreams(self) -> tuple[str, ...]:
         return tuple(self._pools)
 
-    def known(self, upstream: str) -> Mapping[str, UpstreamKey]:
+    def known(self, upstream: str) -> Mapping[str, ProviderKey]:
         """The keys whose secrets this process has, by "ACCOUNT/KEY"."""
         return {**self._added.get(upstream, {}), **self._declared.get(upstream, {})}
 
-    def find(self, upstream: str, account: str, key: str, fingerprint: str) -> UpstreamKey | None:
+    def find(self, upstream: str, account: str, key: str, fingerprint: str) -> ProviderKey | None:
         member = f"{account}/{key}"
         for kept in (self._declared, self._added, self._former):
             found = kept.get(upstream, {}).get(member)
@@ -137,7 +137,7 @@ class Roster:
         if upstream not in self._unapplied:
             said = msgspec.json.encode(self._holding(pool)).decode()
             found = await self._scripts.run("roster", upstream, ["renew", said, ""])
-            if found.verdict != "unknown":
+            if found.decision != "unknown":
                 return
         await self.restore(upstream)
         await self.refresh(upstream)
@@ -157,38 +157,38 @@ class Roster:
 
     async def refresh(self, upstream: str) -> None:
         """Learn the keys that were added at run time. Raises: GatewayError REDIS_AWAY. Redis: one round trip."""
-        kept = await answer(self._redis, self._redis.hgetall(record(upstream, "added")), dict[str, str])
-        found: dict[str, UpstreamKey] = {}
+        kept = await execute(self._redis, self._redis.hgetall(record(upstream, "added")), dict[str, str])
+        found: dict[str, ProviderKey] = {}
         for member, text in kept.items():
-            added = msgspec.json.decode(text, type=_Added)
+            added = msgspec.json.decode(text, type=_AddedKey)
             secret = self._open(upstream, member, added)
             if secret:
                 account, _, name = member.partition("/")
-                found[member] = UpstreamKey(upstream, account, name, secret)
+                found[member] = ProviderKey(upstream, account, name, secret)
                 await self._reseal(upstream, member, added, secret)
         self._added[upstream] = found
 
-    async def add(self, key: UpstreamKey, limits: AccountLimits | None, actor: Actor) -> None:
+    async def add(self, key: ProviderKey, limits: AccountLimits | None, actor: Actor) -> None:
         """Bring in another key, of an account that there is or a new one.
 
         Raises: GatewayError CONFLICT (there is one of that name, or no vault), NOT_FOUND, REDIS_AWAY.
         """
         if self._vault is None:
             raise GatewayError(
-                Fault.CONFLICT,
+                ErrorCode.CONFLICT,
                 "Keys cannot be added: set [pool] encryption_keys, with which their secrets are kept encrypted.",
             )
         sealed = self._vault.seal(key.secret.reveal(), f"{key.upstream}/{key.id}")
         given = asdict(limits or AccountLimits())
-        kept = _Added(sealed, key.secret.fingerprint, given, int(self._clock()), actor.name)
+        kept = _AddedKey(sealed, key.secret.fingerprint, given, int(self._clock()), actor.name)
         after = {"fingerprint": key.secret.fingerprint, **(given if limits else {})}
         args: list[Value] = ["add", key.id, msgspec.json.encode(kept).decode()]
         found = await self._act(key.upstream, args, actor, "pool.add", key.id, after)
-        if found.verdict == "exists":
-            raise GatewayError(Fault.CONFLICT, f"There is a key '{key.id}' at '{key.upstream}' already.")
-        if found.verdict == "twin":
+        if found.decision == "exists":
+            raise GatewayError(ErrorCode.CONFLICT, f"There is a key '{key.id}' at '{key.upstream}' already.")
+        if found.decision == "twin":
             raise GatewayError(
-                Fault.CONFLICT,
+                ErrorCode.CONFLICT,
                 f"'{found.account}/{found.key}' has the same secret: its account would be used beyond its limits.",
             )
         await self.refresh(key.upstream)
@@ -197,45 +197,45 @@ class Roster:
         """Raises: GatewayError NOT_FOUND, CONFLICT (it stands in the configuration), REDIS_AWAY."""
         member = f"{account}/{key}"
         found = await self._act(upstream, ["remove", member, ""], actor, "pool.remove", member, None)
-        if found.verdict == "declared":
+        if found.decision == "declared":
             raise GatewayError(
-                Fault.CONFLICT, f"'{member}' stands in the configuration: take it out there, or disable it here."
+                ErrorCode.CONFLICT, f"'{member}' stands in the configuration: take it out there, or disable it here."
             )
         await self.refresh(upstream)
 
-    async def hold(self, upstream: str, account: str, key: str | None, state: State, actor: Actor) -> None:
+    async def hold(self, upstream: str, account: str, key: str | None, state: KeyState, actor: Actor) -> None:
         """READY lets it be used again, DISABLED and DRAINING do not; without a key, the whole account.
 
         Raises: GatewayError NOT_FOUND, REDIS_AWAY.
         """
         member = f"{account}/{key}" if key else account
-        event = {State.READY: Event.ENABLE, State.DISABLED: Event.DISABLE, State.DRAINING: Event.DRAIN}[state]
+        event = {KeyState.READY: Event.ENABLE, KeyState.DISABLED: Event.DISABLE, KeyState.DRAINING: Event.DRAIN}[state]
         said = {"event": event.value, "since_us": round(self._clock() * 1e6), "by": actor.name}
         args: list[Value] = ["hold", member, msgspec.json.encode(said).decode()]
         await self._act(upstream, args, actor, f"pool.{event.value}", member, {"state": state.value})
 
-    async def release_rest(
-        self, upstream: str, account: str, key: str, *, works: bool, fault: Fault | None, seconds: float | None
+    async def apply_probe_result(
+        self, upstream: str, account: str, key: str, *, works: bool, error_code: ErrorCode | None, seconds: float | None
     ) -> None:
         """Tell what a free page said of a key.
 
-        It works: a request may try what rested for `fault`. It does not: `fault` rests on, for `seconds` if known.
+        It works: a request may try what rested for `error_code`. It does not: `error_code` rests on, for `seconds` if known.
         Raises: GatewayError REDIS_AWAY.
         """
-        rest = rest_after(fault, self._clock()) if fault else None
-        if rest is None or fault is None:
+        rest = cooldown_for(error_code, self._clock()) if error_code else None
+        if rest is None or error_code is None:
             return
         rest_s = 0.0 if works else rest.seconds if seconds is None else seconds
         said = {
             "works": works,
-            "fault": fault.value,
+            "error_code": error_code.value,
             "scope": rest.scope.value,
             "state": rest.state.value,
             "seconds": rest_s,
         }
         await self._scripts.run("roster", upstream, ["probed", f"{account}/{key}", msgspec.json.encode(said).decode()])
 
-    async def note_probe(self, key: UpstreamKey, actor: Actor, after: Mapping[str, object]) -> None:
+    async def note_probe(self, key: ProviderKey, actor: Actor, after: Mapping[str, object]) -> None:
         """Tell the audit that a person had a key probed. Raises: GatewayError REDIS_AWAY."""
         args: list[Value] = ["note", key.id, ""]
         await self._act(key.upstream, args, actor, "pool.probe", key.id, after)
@@ -248,26 +248,26 @@ class Roster:
         action: str,
         member: str,
         after: Mapping[str, object] | None,
-    ) -> Answer:
+    ) -> LeaseReply:
         """A person's act, with its entry in the audit. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         if upstream not in self._pools:
             known = ", ".join(sorted(self._pools))
-            raise GatewayError(Fault.NOT_FOUND, f"There is no upstream '{upstream}'; there are: {known}.")
+            raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{upstream}'; there are: {known}.")
         text = msgspec.json.encode(after).decode() if after is not None else ""
         told: list[Value] = [self._audit_keep_s, actor.name, action, member, text, actor.request_id]
         found = await self._scripts.run("roster", upstream, [*args, *told])
-        if found.verdict == "unknown":
+        if found.decision == "unknown":
             await self.restore(upstream)
             found = await self._scripts.run("roster", upstream, [*args, *told])
-        if found.verdict == "missing":
-            raise GatewayError(Fault.NOT_FOUND, f"There is no '{member}' at '{upstream}'.")
+        if found.decision == "missing":
+            raise GatewayError(ErrorCode.NOT_FOUND, f"There is no '{member}' at '{upstream}'.")
         return found
 
-    def _open(self, upstream: str, member: str, added: _Added) -> Secret | None:
+    def _open(self, upstream: str, member: str, added: _AddedKey) -> Secret | None:
         name = f"{upstream}/{member}"
         try:
             secret = Secret(self._unseal(added.sealed, name), added.fingerprint)
-        except VaultError as error:
+        except DecryptionError as error:
             if name not in self._sealed_with_others:
                 self._sealed_with_others.add(name)
                 _LOG.error("pool_key_not_opened", upstream=upstream, key=member, detail=str(error))
@@ -278,10 +278,10 @@ class Roster:
     def _unseal(self, sealed: str, name: str) -> str:
         """Raises: VaultError."""
         if self._vault is None:
-            raise VaultError("no [pool] encryption_keys are set")
+            raise DecryptionError("no [pool] encryption_keys are set")
         return self._vault.open(sealed, name)
 
-    async def _reseal(self, upstream: str, member: str, added: _Added, secret: Secret) -> None:
+    async def _reseal(self, upstream: str, member: str, added: _AddedKey, secret: Secret) -> None:
         """Put what an old encryption key sealed under the present one."""
         if self._vault is None or self._vault.is_current(added.sealed):
             return

@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 import structlog
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import Client, Value, redis_faults
-from gateway.scheduler.members import Roster
-from gateway.scheduler.scripts import Answer, Scripts
+from gateway.redis import Client, Value, translate_redis_errors
+from gateway.scheduler.members import AccountRegistry
+from gateway.scheduler.scripts import LeaseReply, Scripts
 
 _LOG = structlog.get_logger("imagegate.pool")
 _T = TypeVar("_T")
@@ -35,7 +35,7 @@ _IDS_A_SCRIPT: Final = 100
 """Waiting requests, or leases, that one script looks after."""
 
 
-class Wake(Enum):
+class WakeReason(Enum):
     """Why a wait ended."""
 
     GIVEN = "given"
@@ -49,28 +49,28 @@ class Wake(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class Waiter:
     """One waiting request of this process."""
 
     upstream: str
     id: str
-    woken: "asyncio.Future[Wake]"
+    woken: "asyncio.Future[WakeReason]"
 
-    def wake(self, wake: Wake) -> None:
+    def wake(self, wake: WakeReason) -> None:
         """What is said first counts."""
         if not self.woken.done():
             self.woken.set_result(wake)
 
     def note_left(self, _: object) -> None:
         """The client is gone."""
-        self.wake(Wake.LEFT)
+        self.wake(WakeReason.LEFT)
 
 
 @dataclass(slots=True)
-class _Part:
+class _UpstreamQueue:
     """What this process has in one upstream's pool."""
 
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, Waiter] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
     """By id: microseconds by which its call was sent later than it was leased, if that is still to be reported."""
     abandoned: dict[str, None] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Queue:
         self,
         redis: Client,
         scripts: Scripts,
-        roster: Roster,
+        roster: AccountRegistry,
         channel: str,
         process: str,
         monotonic: Callable[[], float],
@@ -105,7 +105,7 @@ class Queue:
         self._monotonic = monotonic
         self._lease_s = lease_s
         self._numbers = itertools.count()
-        self._parts: defaultdict[str, _Part] = defaultdict(_Part)
+        self._parts: defaultdict[str, _UpstreamQueue] = defaultdict(_UpstreamQueue)
         self._is_due = asyncio.Event()
 
     def new_id(self) -> str:
@@ -119,7 +119,7 @@ class Queue:
             self._look_after(part, self._lease_s / 4)
         part.leases[lease_id] = 0
 
-    def let_go(self, upstream: str, lease_id: str) -> None:
+    def untrack(self, upstream: str, lease_id: str) -> None:
         self._parts[upstream].leases.pop(lease_id, None)
 
     def note_late(self, upstream: str, lease_id: str, later_us: int) -> None:
@@ -134,22 +134,22 @@ class Queue:
         part.abandoned[lease_id] = None
         self._look_after(part, 0)
 
-    def enter(self, upstream: str, lease_id: str) -> Place:
+    def enter(self, upstream: str, lease_id: str) -> Waiter:
         """A request begins to wait, and is to be let out with `leave`."""
-        place = Place(upstream, lease_id, asyncio.get_running_loop().create_future())
+        place = Waiter(upstream, lease_id, asyncio.get_running_loop().create_future())
         part = self._parts[upstream]
         if not part.places:
             self._look_after(part, 0)
         part.places[lease_id] = place
         return place
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: Waiter) -> None:
         del self._parts[place.upstream].places[place.id]
 
-    async def sleep(self, place: Place, leaving: "asyncio.Future[object]", seconds: float) -> Wake:
+    async def sleep(self, place: Waiter, leaving: "asyncio.Future[object]", seconds: float) -> WakeReason:
         """Waits until the place gets a message, the client has left, or the time is over."""
         loop = asyncio.get_running_loop()
-        late = loop.call_later(seconds, place.wake, Wake.LATE)
+        late = loop.call_later(seconds, place.wake, WakeReason.LATE)
         leaving.add_done_callback(place.note_left)
         try:
             return await place.woken  # and not asyncio.wait, which keeps 1.5 KB for each that waits
@@ -177,7 +177,7 @@ class Queue:
                 is_reported = True
             await asyncio.sleep(_LISTEN_PAUSE_S)
 
-    async def tend(self) -> None:
+    async def run_heartbeat(self) -> None:
         """Sends heartbeats, and asks how the waiting requests stand; runs until cancelled."""
         while True:
             now_s = self._monotonic()
@@ -199,7 +199,7 @@ class Queue:
     async def _messages(self) -> AsyncGenerator[str | None]:
         """Ids, after None for the beginning; "" asks for a heartbeat. Raises: GatewayError REDIS_AWAY."""
         async with self._redis.pubsub() as messages:
-            with redis_faults():
+            with translate_redis_errors():
                 await messages.subscribe(self.channel)
                 while True:
                     message = await messages.get_message(timeout=30.0)
@@ -232,10 +232,10 @@ class Queue:
             await self._heartbeat(upstream, some, [])
         for batch in _slices(list(part.places.values())) or ([] if leases else [[]]):
             answer = await self._heartbeat(upstream, [], batch)
-            if answer.verdict == "unknown":
+            if answer.decision == "unknown":
                 await self._roster.restore(upstream)
                 for place in batch:
-                    place.wake(Wake.GONE)
+                    place.wake(WakeReason.GONE)
                 return _TURN_S
             self._tell(part, answer)
             if answer.is_keeper and answer.next_us >= 0:
@@ -244,12 +244,16 @@ class Queue:
             part.renewed_s = now_s
         return next_s
 
-    async def _heartbeat(self, upstream: str, leases: list[str], batch: list[Place]) -> Answer:
+    async def _heartbeat(self, upstream: str, leases: list[str], batch: list[Waiter]) -> LeaseReply:
         args: list[Value] = [self.channel, self.alive_us, round(self._lease_s * 1e6), len(leases), *leases]
         return await self._scripts.run("turn", upstream, [*args, *(place.id for place in batch)])
 
-    def _tell(self, part: _Part, answer: Answer) -> None:
-        for wake, ids in ((Wake.GIVEN, answer.given), (Wake.GONE, answer.gone), (Wake.DOWN, answer.down)):
+    def _tell(self, part: _UpstreamQueue, answer: LeaseReply) -> None:
+        for wake, ids in (
+            (WakeReason.GIVEN, answer.given),
+            (WakeReason.GONE, answer.gone),
+            (WakeReason.DOWN, answer.down),
+        ):
             for lease_id in ids:
                 if lease_id in part.places:
                     part.places[lease_id].wake(wake)
@@ -265,7 +269,7 @@ class Queue:
     def _wake_anywhere(self, lease_id: str) -> None:
         for part in self._parts.values():
             if lease_id in part.places:
-                part.places[lease_id].wake(Wake.GIVEN)
+                part.places[lease_id].wake(WakeReason.GIVEN)
 
     def _ask_now(self) -> None:
         """More is free than one script gives out, at some upstream."""
@@ -280,7 +284,7 @@ class Queue:
                 part.is_shaken = True
                 self._look_after(part, 0)
 
-    def _look_after(self, part: _Part, in_s: float) -> None:
+    def _look_after(self, part: _UpstreamQueue, in_s: float) -> None:
         at_s = self._monotonic() + in_s
         if at_s < part.due_s:
             part.due_s = at_s

@@ -40,7 +40,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from gateway.domain.health import lua_tables
 from gateway.observability.metrics import Metrics
 from gateway.redis import PREFIX, Client, Value, load_script
@@ -68,10 +68,10 @@ UPSTREAM: Final = "*"
 """The subject of what concerns an upstream as a whole."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class LeaseReply(msgspec.Struct, frozen=True):
     """What a script answers; lua/pool/*.lua say which fields come with which verdict."""
 
-    verdict: str
+    decision: str
     version: int = 0
     account: str = ""
     key: str = ""
@@ -86,7 +86,7 @@ class Answer(msgspec.Struct, frozen=True):
     down: tuple[str, ...] = ()
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _StateChanges(msgspec.Struct, frozen=True):
     """What every script says beside."""
 
     events: tuple[tuple[str, str, str], ...] = ()
@@ -113,29 +113,29 @@ class Scripts:
         self._metrics = metrics
         self._clock = clock
 
-    async def run(self, act: str, upstream: str, args: list[Value]) -> Answer:
+    async def run(self, act: str, upstream: str, args: list[Value]) -> LeaseReply:
         """Raises: GatewayError REDIS_AWAY. Redis: one round trip."""
-        return msgspec.json.decode(await self.raw(act, upstream, args), type=Answer, strict=False)
+        return msgspec.json.decode(await self.raw(act, upstream, args), type=LeaseReply, strict=False)
 
     async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
         """The answer as JSON. Raises: GatewayError REDIS_AWAY."""
         text = str(await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S)), args))
         if '"events"' in text:
-            for event in msgspec.json.decode(text, type=_Told).events:
+            for event in msgspec.json.decode(text, type=_StateChanges).events:
                 self._tell(upstream, *event)
         return text
 
-    def _tell(self, upstream: str, subject: str, state: str, fault: str) -> None:
+    def _tell(self, upstream: str, subject: str, state: str, error_code: str) -> None:
         member, _, model = subject.partition("|")
         account, _, key = ("", "", "") if member == UPSTREAM else member.partition("/")
-        self._metrics.pool_state_changes.labels(upstream, account, key, state, fault or "none").inc()
+        self._metrics.pool_state_changes.labels(upstream, account, key, state, error_code or "none").inc()
         named = {"account": account, "key": key, "model": model}
         told = {name: value for name, value in named.items() if value}
-        if subject == UPSTREAM and fault == Fault.KEY_INVALID.value and state == "quarantined":
+        if subject == UPSTREAM and error_code == ErrorCode.KEY_INVALID.value and state == "quarantined":
             _LOG.error(
                 "configuration_alarm",
                 upstream=upstream,
                 detail="every key is refused",
                 remedy="is base_url of the keys' region? are the secrets the right ones?",
             )
-        _LOG.warning("pool_state_changed", upstream=upstream, **told, state=state, fault=fault or None)
+        _LOG.warning("pool_state_changed", upstream=upstream, **told, state=state, error_code=error_code or None)

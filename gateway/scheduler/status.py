@@ -6,15 +6,15 @@ from typing import TypedDict
 import msgspec
 
 from gateway.domain.accounts import AccountLimits
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Health:
     """Whether something may be used, and why not."""
 
-    state: State = State.READY
-    fault: str | None = None
+    state: KeyState = KeyState.READY
+    error_code: str | None = None
     since_s: int | None = None
     """Unix seconds."""
     until_s: int | None = None
@@ -23,7 +23,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyStatus(Standing):
+class KeyStatus(Health):
     """One key."""
 
     upstream: str
@@ -36,7 +36,7 @@ class KeyStatus(Standing):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountStatus(Standing):
+class AccountStatus(Health):
     """One account: what it is allowed, what it seems to allow now, and what of that is used."""
 
     upstream: str
@@ -54,7 +54,7 @@ class AccountStatus(Standing):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStatus(Standing):
+class PoolStatus(Health):
     """One upstream."""
 
     upstream: str
@@ -68,7 +68,7 @@ class PoolStatus(Standing):
 
 class _Rest(msgspec.Struct, frozen=True):
     state: str
-    fault: str
+    error_code: str
     since_us: float
     until_us: float
 
@@ -116,7 +116,7 @@ class _ModelRest(msgspec.Struct, frozen=True):
 
 
 class _Look(msgspec.Struct, frozen=True):
-    verdict: str
+    decision: str
     now_us: float = 0
     waiting: int = 0
     free: int = 0
@@ -168,7 +168,7 @@ def _account(upstream: str, account: _Account, models: dict[str, _ModelRest], no
 def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelRest], now_us: float) -> KeyStatus:
     standing, model = _standing(key.held, key.rest, now_us), None
     concerned = models.get(f"{account}/{key.name}")
-    if standing["state"] is State.READY and concerned:
+    if standing["state"] is KeyState.READY and concerned:
         standing, model = _standing(None, concerned.rest, now_us), concerned.model
     return KeyStatus(
         **standing,
@@ -184,8 +184,8 @@ def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelRest], 
 class _Fields(TypedDict):
     """Those of Standing."""
 
-    state: State
-    fault: str | None
+    state: KeyState
+    error_code: str | None
     since_s: int | None
     until_s: int | None
     held_by: str | None
@@ -195,14 +195,14 @@ def _standing(hold: _Hold | None, rest: _Rest | None, now_us: float) -> _Fields:
     """A person's word comes first."""
     if hold:
         since_s = round(hold.since_us / 1e6)
-        return _Fields(state=_state(hold.state), fault=None, since_s=since_s, until_s=None, held_by=hold.by)
+        return _Fields(state=_state(hold.state), error_code=None, since_s=since_s, until_s=None, held_by=hold.by)
     if rest is None:
-        return _Fields(state=State.READY, fault=None, since_s=None, until_s=None, held_by=None)
+        return _Fields(state=KeyState.READY, error_code=None, since_s=None, until_s=None, held_by=None)
     since_s, until_s = round(rest.since_us / 1e6), round(rest.until_us / 1e6)
-    state = State.HALF_OPEN if rest.until_us <= now_us else _state(rest.state)
-    return _Fields(state=state, fault=rest.fault, since_s=since_s, until_s=until_s, held_by=None)
+    state = KeyState.HALF_OPEN if rest.until_us <= now_us else _state(rest.state)
+    return _Fields(state=state, error_code=rest.error_code, since_s=since_s, until_s=until_s, held_by=None)
 
 
-def _state(name: str) -> State:
+def _state(name: str) -> KeyState:
     """A state that another version wrote is at least a rest."""
-    return State(name) if name in {state.value for state in State} else State.COOLING
+    return KeyState(name) if name in {state.value for state in KeyState} else KeyState.COOLING

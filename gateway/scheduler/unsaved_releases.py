@@ -4,7 +4,7 @@ import msgspec
 
 from gateway.redis.journal import Journal
 from gateway.redis.journal_file import Entry
-from gateway.scheduler import Lease, Report
+from gateway.scheduler import CallReport, Lease
 from gateway.scheduler.scripts import Scripts
 
 RELEASE = "release"
@@ -16,7 +16,7 @@ class _Release(msgspec.Struct, frozen=True):
 
     upstream: str
     lease: str
-    verdict: str
+    decision: str
 
 
 class Releases:
@@ -26,12 +26,12 @@ class Releases:
         self._scripts = scripts
         self._journal = journal
 
-    async def keep(self, lease: Lease, report: Report) -> None:
+    async def keep(self, lease: Lease, report: CallReport) -> None:
         """Journals a success for the account's daily sums; its effect on health is out of date by the replay."""
         if not report.images:
             return
         key = lease.key
-        verdict = {
+        decision = {
             "account": key.account,
             "key": key.name,
             "fingerprint": key.secret.fingerprint,
@@ -39,10 +39,10 @@ class Releases:
             "images": report.images,
             "usd_micros": report.usd_micros,
         }
-        release = _Release(key.upstream, lease.id, msgspec.json.encode(verdict).decode())
+        release = _Release(key.upstream, lease.id, msgspec.json.encode(decision).decode())
         await self._journal.note([Entry(RELEASE, lease.id, msgspec.Raw(msgspec.json.encode(release)))])
 
     async def replay(self, body: msgspec.Raw) -> None:
         """Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
         release = msgspec.json.decode(body, type=_Release)
-        await self._scripts.run("release", release.upstream, [release.lease, release.verdict])
+        await self._scripts.run("release", release.upstream, [release.lease, release.decision])

@@ -117,8 +117,8 @@ class Connections:
         if place and place.count >= self._bounds.per_address and not self._is_exempt(address):
             full = None if self._close_one(place.waiting, Bound.ADDRESS) else Bound.ADDRESS
         else:
-            has_room = self._count < self._bounds.in_all or self._close_one(self._waiting, Bound.PROCESS)
-            full = None if has_room else Bound.PROCESS
+            has_capacity = self._count < self._bounds.in_all or self._close_one(self._waiting, Bound.PROCESS)
+            full = None if has_capacity else Bound.PROCESS
         if full:
             client.close()
             self._note(full, Action.REFUSED)

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.api.security_headers import SECURITY_HEADERS, TLS_HEADERS
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Connection
 from gateway.server.flow_control import BlockableFlow, Unanswered, empty, measure
@@ -53,7 +53,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._limits, self._rejections = config.connection_limits, config.rejections
         self._is_in_head, self._is_rejected = True, False  # what follows a rejected request is not parsed
         self._framing = Framing(self._limits.head_max_bytes)
-        self._rejection, self._problem = Fault.MALFORMED_HTTP, ""
+        self._rejection, self._problem = ErrorCode.MALFORMED_HTTP, ""
         """Reason for which the parser was stopped."""
         self._end_timer: asyncio.TimerHandle | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -94,13 +94,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return  # a trailer, which must not become a header of the request in progress
         super().on_header(name, value)
         if len(self.headers) > self._limits.fields_max:
-            self._stop(Fault.HEAD_TOO_LARGE, "too many fields")
+            self._stop(ErrorCode.HEAD_TOO_LARGE, "too many fields")
 
     def on_headers_complete(self) -> None:
         """Raises: GatewayError, at which the parser stops."""
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._stop(Fault.MALFORMED_HTTP, "CONNECT")
+                self._stop(ErrorCode.MALFORMED_HTTP, "CONNECT")
             return  # `_parse` feeds this head again
         head_bytes = self._check_head()
         super().on_headers_complete()
@@ -137,7 +137,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         is_too_large = self._framing.is_too_large(len(data))
         self._hold()
         if is_too_large:
-            self._reject(GatewayError(Fault.HEAD_TOO_LARGE), "head_max_bytes")
+            self._reject(GatewayError(ErrorCode.HEAD_TOO_LARGE), "head_max_bytes")
         elif not (self._is_in_head and was_in_head) and self._is_idle():
             self._start_head_timer()  # the rest of a body that the program did not read, or nothing
 
@@ -196,21 +196,21 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._connection.note_unread(is_unread=self.flow.write_paused)
         self._hold()
 
-    def _stop(self, fault: Fault, problem: str) -> None:
+    def _stop(self, error_code: ErrorCode, problem: str) -> None:
         """Stops the parser, whose error then rejects the request. Raises: GatewayError."""
-        self._rejection, self._problem = fault, problem
-        raise GatewayError(fault)
+        self._rejection, self._problem = error_code, problem
+        raise GatewayError(error_code)
 
     def _check_head(self) -> int:
         """Returns the size of a complete head. Raises: GatewayError if it cannot be served."""
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._framing.note_head(head_bytes)
         if head_bytes > self._limits.head_max_bytes:
-            self._stop(Fault.HEAD_TOO_LARGE, "head_max_bytes")  # it came in one segment, which may be larger
+            self._stop(ErrorCode.HEAD_TOO_LARGE, "head_max_bytes")  # it came in one segment, which may be larger
         if len(self.pipeline) >= self._limits.pipelined_max:
-            self._stop(Fault.MALFORMED_HTTP, "too many pipelined requests")
+            self._stop(ErrorCode.MALFORMED_HTTP, "too many pipelined requests")
         if problem := find_problem(self.parser.get_http_version(), self.headers):
-            self._stop(Fault.MALFORMED_HTTP, problem)
+            self._stop(ErrorCode.MALFORMED_HTTP, problem)
         return head_bytes
 
     def _begin_head(self) -> None:
@@ -266,7 +266,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         if self._is_in_head or not self.cycle.response_complete:  # a second response would be read as the next one
             request_id, client = f"req_{uuid.uuid4().hex}", self.client[0] if self.client else ""
-            _LOG.debug("http_refused", request_id=request_id, fault=error.fault.value, problem=problem, client=client)
+            _LOG.debug(
+                "http_refused", request_id=request_id, error_code=error.error_code.value, problem=problem, client=client
+            )
             security = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
             self.transport.write(build_rejection(error, request_id, security))
         self.transport.close()

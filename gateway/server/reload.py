@@ -7,10 +7,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.app.reload import RELOADED, Configuration, Running, read_configuration
+from gateway.app.reload import RELOADED, Configuration, ReloadTargets, read_configuration
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.domain.errors import GatewayError
-from gateway.generation.upstreams import Supply
+from gateway.generation.upstreams import UpstreamSet
 from gateway.server.file_watcher import FileWatcher
 
 _LOG = structlog.get_logger("imagegate.reload")
@@ -56,7 +56,7 @@ class ConfigReloader:
             _LOG.error("configuration_not_reloaded", detail=text, remedy=remedy)
             return None
 
-    async def run(self, running: Running) -> None:
+    async def run(self, running: ReloadTargets) -> None:
         """Puts every valid configuration in force; runs until it is cancelled."""
         pending: Configuration | None = None
         while True:
@@ -101,7 +101,7 @@ class ConfigReloader:
         return msgspec.structs.replace(self._settings, **reloaded)
 
 
-def warn_of_shared_keys(supply: Supply) -> None:
+def warn_of_shared_keys(supply: UpstreamSet) -> None:
     """Logs keys that several accounts use."""
     for same in supply.shared_keys():
         _LOG.warning(

@@ -15,7 +15,7 @@ import uvicorn
 from prometheus_client import Gauge
 from uvicorn.config import STARTUP_FAILURE
 
-from gateway.api.shutdown import DRAIN, Drain
+from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.observability.labels import LabeledMetric
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND
 from gateway.server.config import ServerConfig
@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         """Drains; a second call hurries."""
         if self.should_exit:
-            self.hurry()
+            self.force()
         else:
             self.drain()
 
@@ -61,12 +61,12 @@ class Server(uvicorn.Server):
         if self.started:
             self._begin_drain()
 
-    def hurry(self) -> None:
+    def force(self) -> None:
         """Aborts the in-flight requests and exits."""
         self.should_exit = True
         self._is_hurried.set()
         if self.started and (drain := self._drain()):
-            drain.hurry()
+            drain.force()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Replaces uvicorn's, which does not count connections.
@@ -126,10 +126,10 @@ class Server(uvicorn.Server):
         if drain := self._drain():
             drain.begin(self._options.drain_timeout_s)
 
-    def _drain(self) -> Drain | None:
+    def _drain(self) -> ShutdownState | None:
         """The gateway's readiness; the simulator has none."""
         drain = self.lifespan.state.get(DRAIN)
-        return drain if isinstance(drain, Drain) else None
+        return drain if isinstance(drain, ShutdownState) else None
 
     async def _close_idle(self, ends_s: float) -> None:
         """Closes kept connections, and those whose client still reads a response.

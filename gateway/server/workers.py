@@ -60,7 +60,7 @@ class _Worker(Process):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._server = server = Server(self._options)
         server.on_started = self._answer_pings
-        run_until_stopped(server, sockets or [], {signal.SIGTERM: server.drain, signal.SIGUSR1: server.hurry})
+        run_until_stopped(server, sockets or [], {signal.SIGTERM: server.drain, signal.SIGUSR1: server.force})
 
     def _answer_pings(self) -> None:
         """Answers in the event loop: a thread would answer for an event loop that hangs."""

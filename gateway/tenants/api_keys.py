@@ -10,43 +10,45 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from gateway.domain.audit import Act, Actor, describe_key
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import Limits, Quotas, TenantKey, digest, key_id
-from gateway.redis import Client, answer, load_script
-from gateway.tenants.authentication import Credentials, new_secret
+from gateway.domain.audit import Actor, AuditEvent, describe_key
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import ApiKey, Limits, Quotas, digest, key_id
+from gateway.redis import Client, execute, load_script
+from gateway.tenants.authentication import Authenticator, generate_api_key
 from gateway.tenants.records import KeyRecord, keys_record, lookup_record, read_key, tenant_record, write_key
 from gateway.tenants.store import no_tenant
-from gateway.tenants.transactions import Changes, Edit, Part, StaleError, retrying
+from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
 _NO_LIMITS: Final = Limits()
 _NO_QUOTAS: Final = Quotas()
 
 
 @dataclass(frozen=True, slots=True)
-class NewKey:
+class CreatedApiKey:
     """A key as it is shown, this once."""
 
-    key: TenantKey
+    key: ApiKey
     secret: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _StoredKey:
     """A key's record, and the text of it that was read."""
 
-    key: TenantKey
+    key: ApiKey
     record: KeyRecord
     text: str
 
-    def with_key(self, key: TenantKey) -> str:
-        return write_key(key, self.record.mac, self.record.old_mac, self.record.old_until)
+    def with_key(self, key: ApiKey) -> str:
+        return write_key(key, self.record.keyed_hash, self.record.old_mac, self.record.old_until)
 
 
-class TenantKeys:
+class ApiKeyStore:
     """Every tenant's keys."""
 
-    def __init__(self, redis: Client, credentials: Credentials, changes: Changes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, redis: Client, credentials: Authenticator, changes: TenantTransactions, clock: Callable[[], float]
+    ) -> None:
         self._redis = redis
         self._credentials = credentials
         self._changes = changes
@@ -61,29 +63,29 @@ class TenantKeys:
         expires_at: int | None = None,
         limits: Limits = _NO_LIMITS,
         quotas: Quotas = _NO_QUOTAS,
-    ) -> NewKey:
+    ) -> CreatedApiKey:
         """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
-        secret = new_secret()
-        key = TenantKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
-        mac = await self._credentials.mac(digest(secret), asks_redis=True)
+        secret = generate_api_key()
+        key = ApiKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
+        keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
         await self.link(key)
-        await retrying(partial(self._create, key, mac, actor))
-        return NewKey(key, secret)
+        await retrying(partial(self._create, key, keyed_hash, actor))
+        return CreatedApiKey(key, secret)
 
-    async def _create(self, key: TenantKey, mac: str, actor: Actor) -> None:
-        created_at = await answer(self._redis, self._redis.hget(tenant_record(key.tenant), "created_at"), str)
+    async def _create(self, key: ApiKey, keyed_hash: str, actor: Actor) -> None:
+        created_at = await execute(self._redis, self._redis.hget(tenant_record(key.tenant), "created_at"), str)
         if not created_at:
             await self.unlink(key.id, key.tenant)
             raise no_tenant(key.tenant)
-        act = Act(actor, "key.create", key.tenant, key.id, after=describe_key(key))
-        is_there = Edit(Part.TENANT, "created_at", created_at, created_at)
-        await self._changes.make(act, [is_there, Edit(Part.KEYS, key.id, None, write_key(key, mac))])
+        act = AuditEvent(actor, "key.create", key.tenant, key.id, after=describe_key(key))
+        is_there = FieldUpdate(HashKind.TENANT, "created_at", created_at, created_at)
+        await self._changes.make(act, [is_there, FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))])
 
-    async def get(self, key_id: str) -> TenantKey:
+    async def get(self, key_id: str) -> ApiKey:
         """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         return (await self._read(key_id)).key
 
-    async def list_keys(self, tenant: str) -> list[TenantKey]:
+    async def list_keys(self, tenant: str) -> list[ApiKey]:
         """The tenant's valid keys, the oldest first, those of one second by label.
 
         Raises: GatewayError NOT_FOUND, REDIS_AWAY.
@@ -91,106 +93,108 @@ class TenantKeys:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.exists(tenant_record(tenant))
         pipeline.hgetall(keys_record(tenant))
-        exists, texts = await answer(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
+        exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
         kept = [self._kept(key_id, tenant, text) for key_id, text in texts.items()]
-        await self._strike_off(tenant, [entry for entry in kept if self._is_over(entry.key)])
+        await self._delete_expired(tenant, [entry for entry in kept if self._is_over(entry.key)])
         valid = [entry.key for entry in kept if not self._is_over(entry.key)]
         return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
 
-    async def update(self, key_id: str, change: Callable[[TenantKey], TenantKey], actor: Actor) -> TenantKey:
+    async def update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
         """Make a key what `change` makes of it. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         return await retrying(partial(self._update, key_id, change, actor))
 
-    async def _update(self, key_id: str, change: Callable[[TenantKey], TenantKey], actor: Actor) -> TenantKey:
+    async def _update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
         kept = await self._read(key_id)
         after = change(kept.key)
         if after == kept.key:
             return after
         longest = replace(after, expires_at=_later(kept.key.expires_at, after.expires_at))
         await self.link(longest)
-        act = Act(actor, "key.update", after.tenant, key_id, describe_key(kept.key), describe_key(after))
-        await self._changes.make(act, [Edit(Part.KEYS, key_id, kept.text, kept.with_key(after))])
+        act = AuditEvent(actor, "key.update", after.tenant, key_id, describe_key(kept.key), describe_key(after))
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, kept.text, kept.with_key(after))])
         if after.expires_at != longest.expires_at:
             await self.link(after)
         return after
 
-    async def rotate(self, key_id: str, grace_s: int, actor: Actor) -> NewKey:
+    async def rotate(self, key_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
         """Give a key a new secret; the old one opens for `grace_s` more, one from an earlier rotation no longer.
 
         Raises: GatewayError NOT_FOUND, INVALID_VALUE for a declared key, REDIS_AWAY.
         """
         return await retrying(partial(self._rotate, key_id, grace_s, actor))
 
-    async def _rotate(self, public_id: str, grace_s: int, actor: Actor) -> NewKey:
+    async def _rotate(self, public_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
         kept = await self._read(public_id)
         if kept.key.is_declared:
             raise GatewayError(
-                Fault.INVALID_VALUE,
+                ErrorCode.INVALID_VALUE,
                 f"The key '{public_id}' stands in the configuration: declare a second one there ([[tenants.keys]]), "
                 "and remove this one when nobody uses it any more.",
             )
-        secret = new_secret(public_id)
-        mac = await self._credentials.mac(digest(secret), asks_redis=True)
+        secret = generate_api_key(public_id)
+        keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
         until = int(self._clock()) + grace_s
-        text = write_key(kept.key, mac, kept.record.mac if grace_s else "", until if grace_s else 0)
+        text = write_key(kept.key, keyed_hash, kept.record.keyed_hash if grace_s else "", until if grace_s else 0)
         described = describe_key(kept.key)
-        act = Act(actor, "key.rotate", kept.key.tenant, public_id, described, described | {"old_secret_until": until})
-        await self._changes.make(act, [Edit(Part.KEYS, public_id, kept.text, text)])
-        return NewKey(replace(kept.key, old_secret_until=until if grace_s else None), secret)
+        act = AuditEvent(
+            actor, "key.rotate", kept.key.tenant, public_id, described, described | {"old_secret_until": until}
+        )
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, public_id, kept.text, text)])
+        return CreatedApiKey(replace(kept.key, old_secret_until=until if grace_s else None), secret)
 
-    async def revoke(self, key_id: str, actor: Actor) -> TenantKey:
+    async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
         """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
         return await retrying(partial(self._revoke, key_id, actor))
 
-    async def _revoke(self, key_id: str, actor: Actor) -> TenantKey:
+    async def _revoke(self, key_id: str, actor: Actor) -> ApiKey:
         kept = await self._read(key_id)
-        act = Act(actor, "key.revoke", kept.key.tenant, key_id, before=describe_key(kept.key))
-        gone = Edit(Part.KEYS, key_id, kept.text, None)
+        act = AuditEvent(actor, "key.revoke", kept.key.tenant, key_id, before=describe_key(kept.key))
+        gone = FieldUpdate(HashKind.KEYS, key_id, kept.text, None)
         await self._changes.make(act, [gone], revoked_key=key_id if kept.key.is_declared else "")
         await self.unlink(key_id, kept.key.tenant)
         return kept.key
 
-    async def link(self, key: TenantKey) -> str:
+    async def link(self, key: ApiKey) -> str:
         """Let a key be found by its public id, until it expires. Returns: whose it was before."""
         call = self._redis.set(lookup_record(key.id), key.tenant, exat=key.expires_at, get=True)
-        return await answer(self._redis, call, str) or ""
+        return await execute(self._redis, call, str) or ""
 
     async def unlink(self, key_id: str, tenant: str) -> None:
         """Let a key be found no longer, unless it is another tenant's by now."""
         await self._unlink([lookup_record(key_id)], [tenant])
 
-    async def _read(self, key_id: str) -> _Kept:
-        tenant = await answer(self._redis, self._redis.get(lookup_record(key_id)), str)
-        text = await answer(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
+    async def _read(self, key_id: str) -> _StoredKey:
+        tenant = await execute(self._redis, self._redis.get(lookup_record(key_id)), str)
+        text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
         kept = self._kept(key_id, tenant, text) if text else None
         if kept is None or self._is_over(kept.key):
             raise _no_key(key_id)
         return kept
 
-    def _kept(self, key_id: str, tenant: str, text: str) -> _Kept:
+    def _kept(self, key_id: str, tenant: str, text: str) -> _StoredKey:
         record = read_key(text)
         key = record.key(key_id, tenant)
         has_old = key.old_secret_until is not None and key.old_secret_until > self._clock()
-        return _Kept(key if has_old else replace(key, old_secret_until=None), record, text)
+        return _StoredKey(key if has_old else replace(key, old_secret_until=None), record, text)
 
-    def _is_over(self, key: TenantKey) -> bool:
+    def _is_over(self, key: ApiKey) -> bool:
         return key.expires_at is not None and key.expires_at <= self._clock()
 
-    async def _strike_off(self, tenant: str, expired: list[_Kept]) -> None:
+    async def _delete_expired(self, tenant: str, expired: list[_StoredKey]) -> None:
         """Remove the records of keys that have expired, unless one is changed at this moment."""
-        edits = [Edit(Part.KEYS, entry.key.id, entry.text, None) for entry in expired]
+        edits = [FieldUpdate(HashKind.KEYS, entry.key.id, entry.text, None) for entry in expired]
         if edits:
-            with suppress(StaleError):
-                await self._changes.make(Act(Actor(""), "", tenant), edits)
+            with suppress(ConflictError):
+                await self._changes.make(AuditEvent(Actor(""), "", tenant), edits)
 
 
 def _no_key(key_id: str) -> GatewayError:
     """A whole key given for its id is not repeated."""
     if key_id.startswith("sk-"):
-        return GatewayError(Fault.NOT_FOUND, "That is a key itself: give its id, the 10 characters behind sk-ig-.")
-    return GatewayError(Fault.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
+        return GatewayError(ErrorCode.NOT_FOUND, "That is a key itself: give its id, the 10 characters behind sk-ig-.")
+    return GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
 
 def _later(one: int | None, other: int | None) -> int | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.redis import Client, answer
+from gateway.redis import Client, execute
 from gateway.tenants.records import audit_stream
 from gateway.tenants.store import batched
 
@@ -75,7 +75,7 @@ class Audit:
             for owner in batch:
                 end = before.end_for(owner) if before else "+"
                 pipeline.xrevrange(audit_stream(owner), end, oldest, count=limit + 1)
-            answers = await answer(self._redis, pipeline.execute(), list[list[tuple[str, dict[str, str]]]])
+            answers = await execute(self._redis, pipeline.execute(), list[list[tuple[str, dict[str, str]]]])
             found = [
                 (_at(owner, *entry), entry[1])
                 for owner, entries in zip(batch, answers, strict=True)

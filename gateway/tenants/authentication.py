@@ -16,9 +16,9 @@ from typing import Final
 
 import structlog
 
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, Caller, digest, key_id
-from gateway.redis import PREFIX, Client, answer, redis_faults
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, Principal, digest, key_id
+from gateway.redis import PREFIX, Client, execute, translate_redis_errors
 from gateway.tenants.records import KeyRecord, keys_record, lookup_record, read_key, read_tenant, tenant_record
 
 CHANNEL: Final = f"{PREFIX}:revoked"
@@ -31,7 +31,7 @@ _LISTEN_PAUSE_MAX_S: Final = 5.0
 _LOG = structlog.get_logger("imagegate.tenants")
 
 
-def new_secret(public_id: str = "") -> str:
+def generate_api_key(public_id: str = "") -> str:
     """A key that nobody has had, with a new public id or a known one."""
     return KEY_PREFIX + (public_id or _random(ID_CHARS)) + _random(SECRET_CHARS)
 
@@ -42,7 +42,7 @@ def _random(length: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Cached:
-    caller: Caller
+    caller: Principal
     record: KeyRecord
     until: float
     """Monotonic seconds."""
@@ -57,7 +57,7 @@ class _Load:
     """Monotonic seconds; who comes later asks anew."""
 
 
-class Credentials:
+class Authenticator:
     """Who may come in."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Credentials:
         self._loads: dict[str, _Load] = {}
         """Those whose result may be kept and shared: what is forgotten is taken out."""
 
-    async def identify(self, authorization: str | None) -> Caller:
+    async def identify(self, authorization: str | None) -> Principal:
         """The caller of an `Authorization` header.
 
         Raises: GatewayError NO_CREDENTIALS, INVALID_API_KEY, REDIS_AWAY.
@@ -125,7 +125,7 @@ class Credentials:
     async def _messages(self) -> AsyncGenerator[str | None]:
         """What is said on the channel, after None for the beginning. Raises: GatewayError REDIS_AWAY."""
         async with self._redis.pubsub() as messages:
-            with redis_faults():
+            with translate_redis_errors():
                 await messages.subscribe(CHANNEL)
                 while True:
                     message = await messages.get_message(timeout=30.0)
@@ -145,7 +145,7 @@ class Credentials:
         self._cache.clear()
         self._loads.clear()
 
-    async def mac(self, hashed: str, *, asks_redis: bool = False) -> str:
+    async def keyed_hash(self, hashed: str, *, asks_redis: bool = False) -> str:
         """The keyed hash of a key's hash.
 
         Without a configured pepper, with the one that the first process left in Redis: it guards against guessing,
@@ -158,8 +158,8 @@ class Credentials:
 
     async def _ask_pepper(self) -> str:
         name = f"{PREFIX}:pepper"
-        await answer(self._redis, self._redis.set(name, secrets.token_hex(32), nx=True), object)
-        self._pepper = await answer(self._redis, self._redis.get(name), str)
+        await execute(self._redis, self._redis.set(name, secrets.token_hex(32), nx=True), object)
+        self._pepper = await execute(self._redis, self._redis.get(name), str)
         return self._pepper
 
     async def _shared(self, public_id: str) -> _Cached | None:
@@ -172,7 +172,7 @@ class Credentials:
             task.add_done_callback(partial(self._keep, public_id, load))
         await asyncio.wait({load.task})
         if load.task.cancelled():
-            raise GatewayError(Fault.REDIS_AWAY, "the look-up of the key was ended")
+            raise GatewayError(ErrorCode.REDIS_AWAY, "the look-up of the key was ended")
         return load.task.result()
 
     def _keep(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:
@@ -191,44 +191,44 @@ class Credentials:
     async def _load(self, public_id: str, until: float) -> _Cached | None:
         if self._pepper is None:
             await self._ask_pepper()
-        name = await answer(self._redis, self._redis.get(lookup_record(public_id)), str)
+        name = await execute(self._redis, self._redis.get(lookup_record(public_id)), str)
         if not name:
             return None
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hgetall(tenant_record(name))
         pipeline.hget(keys_record(name), public_id)
-        fields, text = await answer(self._redis, pipeline.execute(), tuple[dict[str, str], str])
+        fields, text = await execute(self._redis, pipeline.execute(), tuple[dict[str, str], str])
         if not fields or not text:
             return None
         tenant, record = read_tenant(name, fields), read_key(text)
         if tenant.is_disabled:
             return None
-        return _Cached(Caller(tenant, record.key(public_id, name)), record, until)
+        return _Cached(Principal(tenant, record.key(public_id, name)), record, until)
 
     async def _matches(self, record: KeyRecord, secret: str) -> bool:
         """Whether a record is that of a key, also after Redis lost its pepper and another process made one."""
         hashed = digest(secret)
-        if self._is_of(record, await self.mac(hashed)):
+        if self._is_of(record, await self.keyed_hash(hashed)):
             return True
-        return self._configured is None and self._is_of(record, await self.mac(hashed, asks_redis=True))
+        return self._configured is None and self._is_of(record, await self.keyed_hash(hashed, asks_redis=True))
 
-    def _is_of(self, record: KeyRecord, mac: str) -> bool:
+    def _is_of(self, record: KeyRecord, keyed_hash: str) -> bool:
         """Both hashes are compared whatever the first one says, so that the time tells nothing."""
-        is_current = hmac.compare_digest(record.mac, mac)
-        is_old = hmac.compare_digest(record.old_mac, mac)
+        is_current = hmac.compare_digest(record.keyed_hash, keyed_hash)
+        is_old = hmac.compare_digest(record.old_mac, keyed_hash)
         return is_current or (is_old and self._clock() < record.old_until)
 
 
 def _bearer(authorization: str | None) -> str:
     if not authorization:
         raise GatewayError(
-            Fault.NO_CREDENTIALS,
+            ErrorCode.NO_CREDENTIALS,
             "You did not provide an API key. Send it in an Authorization header: 'Authorization: Bearer YOUR_KEY'.",
         )
     scheme, _, secret = authorization.partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise GatewayError(
-            Fault.NO_CREDENTIALS, "The Authorization header is malformed. Send 'Authorization: Bearer YOUR_KEY'."
+            ErrorCode.NO_CREDENTIALS, "The Authorization header is malformed. Send 'Authorization: Bearer YOUR_KEY'."
         )
     return secret.strip()
 
@@ -237,4 +237,4 @@ def _invalid(secret: str) -> GatewayError:
     masked = (
         f"{secret[:6]}...{secret[-4:]}" if len(secret) > 16 and secret.isascii() and secret.isprintable() else "***"
     )
-    return GatewayError(Fault.INVALID_API_KEY, f"Incorrect API key provided: {masked}.")
+    return GatewayError(ErrorCode.INVALID_API_KEY, f"Incorrect API key provided: {masked}.")

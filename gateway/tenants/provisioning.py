@@ -14,12 +14,12 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.domain.audit import CONFIGURATION, Act, describe_key, describe_tenant
+from gateway.domain.audit import CONFIGURATION, AuditEvent, describe_key, describe_tenant
 from gateway.domain.errors import GatewayError
-from gateway.domain.tenants import Tenant, TenantKey
-from gateway.redis import PREFIX, Client, answer
-from gateway.tenants.api_keys import TenantKeys
-from gateway.tenants.authentication import Credentials
+from gateway.domain.tenants import ApiKey, Tenant
+from gateway.redis import PREFIX, Client, execute
+from gateway.tenants.api_keys import ApiKeyStore
+from gateway.tenants.authentication import Authenticator
 from gateway.tenants.records import (
     NAMES,
     keys_record,
@@ -30,7 +30,7 @@ from gateway.tenants.records import (
     write_key,
 )
 from gateway.tenants.store import tenant_act, tenant_edits
-from gateway.tenants.transactions import Changes, Edit, Part, retrying
+from gateway.tenants.transactions import FieldUpdate, HashKind, TenantTransactions, retrying
 
 DECLARED: Final = f"{PREFIX}:declared"
 """The set of names that stand in the configuration, or did when it was last applied."""
@@ -43,32 +43,32 @@ _LOG = structlog.get_logger("imagegate.declaration")
 
 
 @dataclass(frozen=True, slots=True)
-class DeclaredKey:
+class ProvisionedKey:
     """A key, and the SHA-256 of it in hexadecimal."""
 
-    key: TenantKey
+    key: ApiKey
     hashed: str
 
 
 @dataclass(frozen=True, slots=True)
-class DeclaredTenant:
+class ProvisionedTenant:
     """A tenant with its keys, as the configuration has them."""
 
     tenant: Tenant
-    keys: tuple[DeclaredKey, ...] = ()
+    keys: tuple[ProvisionedKey, ...] = ()
 
 
-class Declaration:
+class TenantProvisioner:
     """The tenants of the configuration."""
 
     def __init__(
         self,
         redis: Client,
-        credentials: Credentials,
-        changes: Changes,
-        keys: TenantKeys,
+        credentials: Authenticator,
+        changes: TenantTransactions,
+        keys: ApiKeyStore,
         clock: Callable[[], float],
-        declared: Sequence[DeclaredTenant],
+        declared: Sequence[ProvisionedTenant],
         look_s: float = _LOOK_S,
     ) -> None:
         self._redis = redis
@@ -98,7 +98,7 @@ class Declaration:
             except GatewayError as error:
                 _LOG.debug("declaration_not_looked_after", detail=error.detail)
 
-    async def reload(self, declared: Sequence[DeclaredTenant]) -> None:
+    async def reload(self, declared: Sequence[ProvisionedTenant]) -> None:
         """Apply another declaration in the place of this one."""
         self._declared = tuple(declared)
         self._is_applied = False
@@ -110,21 +110,21 @@ class Declaration:
             declared = self._declared
             if declared:
                 await self._apply(declared)
-            await answer(self._redis, self._redis.set(MARKER, _digest(declared)), object)
+            await execute(self._redis, self._redis.set(MARKER, _digest(declared)), object)
             self._is_applied = declared is self._declared
 
-    async def _apply(self, tenants: Sequence[DeclaredTenant]) -> None:
+    async def _apply(self, tenants: Sequence[ProvisionedTenant]) -> None:
         names = {declared.tenant.name for declared in tenants}
         for known in (NAMES, DECLARED):
-            await answer(self._redis, self._redis.sadd(known, *names), int)
+            await execute(self._redis, self._redis.sadd(known, *names), int)
         for declared in tenants:
             await self._apply_tenant(declared)
-        for name in sorted(await answer(self._redis, self._redis.smembers(DECLARED), set[str]) - names):
+        for name in sorted(await execute(self._redis, self._redis.smembers(DECLARED), set[str]) - names):
             await self._retire(name)
         _LOG.info("tenants_declared", tenants=len(names))
 
     async def _look(self) -> None:
-        if self._is_applied and await answer(self._redis, self._redis.exists(MARKER), bool):
+        if self._is_applied and await execute(self._redis, self._redis.exists(MARKER), bool):
             return
         if self._is_applied:
             _LOG.error(
@@ -134,7 +134,7 @@ class Declaration:
             )
         await self.apply()
 
-    async def _apply_tenant(self, declared: DeclaredTenant) -> None:
+    async def _apply_tenant(self, declared: ProvisionedTenant) -> None:
         name = declared.tenant.name
         await retrying(partial(self._apply_record, declared.tenant))
         for entry in declared.keys:
@@ -143,10 +143,10 @@ class Declaration:
         await retrying(partial(self._revoke_others, name, {entry.key.id for entry in declared.keys}))
 
     async def _apply_record(self, declared: Tenant) -> None:
-        fields = await answer(self._redis, self._redis.hgetall(tenant_record(declared.name)), dict[str, str])
+        fields = await execute(self._redis, self._redis.hgetall(tenant_record(declared.name)), dict[str, str])
         if not fields:
             tenant = replace(_wanted(declared), created_at=int(self._clock()))
-            act = Act(CONFIGURATION, "tenant.create", tenant.name, after=describe_tenant(tenant))
+            act = AuditEvent(CONFIGURATION, "tenant.create", tenant.name, after=describe_tenant(tenant))
         else:
             before = read_tenant(declared.name, fields)
             tenant = _wanted(declared, before)
@@ -155,13 +155,13 @@ class Declaration:
             act = tenant_act(CONFIGURATION, before, tenant)
         await self._changes.make(act, list(tenant_edits(fields, tenant)))
 
-    async def _apply_key(self, declared: DeclaredKey) -> None:
+    async def _apply_key(self, declared: ProvisionedKey) -> None:
         """The lookup is written also where nothing changes: a cluster may have lost a part of its memory."""
-        key, mac = declared.key, await self._credentials.mac(declared.hashed, asks_redis=True)
+        key, keyed_hash = declared.key, await self._credentials.keyed_hash(declared.hashed, asks_redis=True)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.sismember(revoked_record(key.tenant), key.id)
         pipeline.hget(keys_record(key.tenant), key.id)
-        is_revoked, text = await answer(self._redis, pipeline.execute(), tuple[int, str])
+        is_revoked, text = await execute(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
             _LOG.warning("declared_key_stays_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
             return
@@ -170,42 +170,42 @@ class Declaration:
             await self._revoke(owner, key.id)
         if not text:
             key = replace(key, created_at=int(self._clock()))
-            act = Act(CONFIGURATION, "key.create", key.tenant, key.id, after=describe_key(key))
-            made = Edit(Part.KEYS, key.id, None, write_key(key, mac))
+            act = AuditEvent(CONFIGURATION, "key.create", key.tenant, key.id, after=describe_key(key))
+            made = FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))
             await self._changes.make(act, [made], unless_revoked=key.id)
             return
         record = read_key(text)
-        before, is_same = record.key(key.id, key.tenant), record.mac == mac
+        before, is_same = record.key(key.id, key.tenant), record.keyed_hash == keyed_hash
         old_until = before.old_secret_until if is_same else None
         key = replace(key, created_at=record.created_at, old_secret_until=old_until)
-        after = write_key(key, mac, record.old_mac, record.old_until) if is_same else write_key(key, mac)
+        after = write_key(key, keyed_hash, record.old_mac, record.old_until) if is_same else write_key(key, keyed_hash)
         if after != text:
             action = "key.update" if is_same else "key.rotate"
-            act = Act(CONFIGURATION, action, key.tenant, key.id, describe_key(before), describe_key(key))
-            await self._changes.make(act, [Edit(Part.KEYS, key.id, text, after)])
+            act = AuditEvent(CONFIGURATION, action, key.tenant, key.id, describe_key(before), describe_key(key))
+            await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key.id, text, after)])
 
     async def _revoke_others(self, tenant: str, wanted: set[str]) -> None:
         """Revoke the keys that stood in the configuration and do no longer."""
-        texts = await answer(self._redis, self._redis.hgetall(keys_record(tenant)), dict[str, str])
+        texts = await execute(self._redis, self._redis.hgetall(keys_record(tenant)), dict[str, str])
         for key_id, text in texts.items():
             if key_id not in wanted and read_key(text).declared:
                 await self._revoke(tenant, key_id)
 
     async def _revoke(self, tenant: str, key_id: str) -> None:
-        text = await answer(self._redis, self._redis.hget(keys_record(tenant), key_id), str)
+        text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str)
         if text:
             described = describe_key(read_key(text).key(key_id, tenant))
-            act = Act(CONFIGURATION, "key.revoke", tenant, key_id, before=described)
-            await self._changes.make(act, [Edit(Part.KEYS, key_id, text, None)])
+            act = AuditEvent(CONFIGURATION, "key.revoke", tenant, key_id, before=described)
+            await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, text, None)])
         await self._keys.unlink(key_id, tenant)
 
     async def _retire(self, name: str) -> None:
         """Disable a tenant that stands in the configuration no longer; everything of it is kept."""
         await retrying(partial(self._disable, name))
-        await answer(self._redis, self._redis.srem(DECLARED, name), int)
+        await execute(self._redis, self._redis.srem(DECLARED, name), int)
 
     async def _disable(self, name: str) -> None:
-        fields = await answer(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
+        fields = await execute(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
         before = read_tenant(name, fields) if fields else None
         if before and before.is_declared:
             by = before.disabled_by if before.is_disabled else CONFIGURATION.name
@@ -225,7 +225,7 @@ def _wanted(declared: Tenant, before: Tenant | None = None) -> Tenant:
     return wanted
 
 
-def _digest(declared: Sequence[DeclaredTenant]) -> str:
+def _digest(declared: Sequence[ProvisionedTenant]) -> str:
     described = [
         [describe_tenant(entry.tenant), [[describe_key(key.key), key.hashed] for key in entry.keys]]
         for entry in declared

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, Limits, Quotas, Tenant, TenantKey
+from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, ApiKey, Limits, Quotas, Tenant
 from gateway.redis import PREFIX
 
 NAMES: Final = f"{PREFIX}:tenants"
@@ -37,7 +37,7 @@ def lookup_record(key_id: str) -> str:
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A value of the hash `ig2:{NAME}:keys`: what is kept of a key, as JSON."""
 
-    mac: str
+    keyed_hash: str
     """The keyed hash of the secret."""
     old_mac: str = ""
     """That of the one before, valid until `old_until`, Unix seconds."""
@@ -48,8 +48,8 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     declared: bool = False
     limits: dict[str, int] = msgspec.field(default_factory=dict)
 
-    def key(self, key_id: str, tenant: str) -> TenantKey:
-        return TenantKey(
+    def key(self, key_id: str, tenant: str) -> ApiKey:
+        return ApiKey(
             key_id,
             tenant,
             self.label,
@@ -65,9 +65,9 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
 
-def write_key(key: TenantKey, mac: str, old_mac: str = "", old_until: int = 0) -> str:
+def write_key(key: ApiKey, keyed_hash: str, old_mac: str = "", old_until: int = 0) -> str:
     return KeyRecord(
-        mac=mac,
+        keyed_hash=keyed_hash,
         old_mac=old_mac,
         old_until=old_until,
         label=key.label,

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-from gateway.domain.audit import Act, Actor, describe_tenant
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.audit import Actor, AuditEvent, describe_tenant
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Tenant
-from gateway.redis import Client, answer
+from gateway.redis import Client, execute
 from gateway.tenants.records import NAMES, read_tenant, tenant_record, write_tenant
-from gateway.tenants.transactions import Changes, Edit, Part, StaleError, retrying
+from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
 BATCH: Final = 100
 """Tenants read in one round trip, so that ten thousand do not meet one call's deadline."""
@@ -18,18 +18,18 @@ BATCH: Final = 100
 class TenantStore:
     """Every tenant."""
 
-    def __init__(self, redis: Client, changes: Changes) -> None:
+    def __init__(self, redis: Client, changes: TenantTransactions) -> None:
         self._redis = redis
         self._changes = changes
 
     async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
         """Raises: GatewayError CONFLICT, REDIS_AWAY."""
-        await answer(self._redis, self._redis.sadd(NAMES, tenant.name), int)
-        act = Act(actor, "tenant.create", tenant.name, after=describe_tenant(tenant))
+        await execute(self._redis, self._redis.sadd(NAMES, tenant.name), int)
+        act = AuditEvent(actor, "tenant.create", tenant.name, after=describe_tenant(tenant))
         try:
             await self._changes.make(act, list(tenant_edits({}, tenant)))
-        except StaleError:
-            raise GatewayError(Fault.CONFLICT, f"A tenant named '{tenant.name}' exists already.") from None
+        except ConflictError:
+            raise GatewayError(ErrorCode.CONFLICT, f"A tenant named '{tenant.name}' exists already.") from None
         return tenant
 
     async def get(self, name: str) -> Tenant:
@@ -43,12 +43,12 @@ class TenantStore:
             pipeline = self._redis.pipeline(transaction=False)
             for name in batch:
                 pipeline.hgetall(tenant_record(name))
-            records = await answer(self._redis, pipeline.execute(), list[dict[str, str]])
+            records = await execute(self._redis, pipeline.execute(), list[dict[str, str]])
             found += [read_tenant(name, fields) for name, fields in zip(batch, records, strict=True) if fields]
         return found
 
     async def names(self) -> set[str]:
-        return await answer(self._redis, self._redis.smembers(NAMES), set[str])
+        return await execute(self._redis, self._redis.smembers(NAMES), set[str])
 
     async def update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
         """Make a tenant what `change` makes of it; what is changed elsewhere meanwhile stays.
@@ -67,29 +67,29 @@ class TenantStore:
         return after
 
     async def _fields(self, name: str) -> dict[str, str]:
-        fields = await answer(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
+        fields = await execute(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
         if not fields:
             raise no_tenant(name)
         return fields
 
 
 def no_tenant(name: str) -> GatewayError:
-    return GatewayError(Fault.NOT_FOUND, f"There is no tenant named '{name[:64]}'.")
+    return GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.")
 
 
-def tenant_edits(fields: dict[str, str], tenant: Tenant) -> Iterator[Edit]:
+def tenant_edits(fields: dict[str, str], tenant: Tenant) -> Iterator[FieldUpdate]:
     """What turns a record as it was read into that of a tenant.
 
     Every field is among it, so that what the audit tells of those that stay is true as well.
     """
     for field, value in write_tenant(tenant).items():
-        yield Edit(Part.TENANT, field, fields.get(field), value)
+        yield FieldUpdate(HashKind.TENANT, field, fields.get(field), value)
 
 
-def tenant_act(actor: Actor, before: Tenant, after: Tenant) -> Act:
+def tenant_act(actor: Actor, before: Tenant, after: Tenant) -> AuditEvent:
     actions = {(False, True): "tenant.disable", (True, False): "tenant.enable"}
     action = actions.get((before.is_disabled, after.is_disabled), "tenant.update")
-    return Act(actor, action, after.name, before=describe_tenant(before), after=describe_tenant(after))
+    return AuditEvent(actor, action, after.name, before=describe_tenant(before), after=describe_tenant(after))
 
 
 def batched(names: list[str]) -> Iterator[list[str]]:

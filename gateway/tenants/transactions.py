@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from gateway.domain.audit import Act, Described
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.audit import AuditEvent, JsonObject
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import Client, Value, load_script
 from gateway.tenants.authentication import CHANNEL
 from gateway.tenants.records import audit_stream, keys_record, revoked_record, tenant_record
@@ -18,7 +18,7 @@ _ATTEMPTS_MAX: Final = 200
 _T = TypeVar("_T")
 
 
-class Part(Enum):
+class HashKind(Enum):
     """Which of a tenant's hashes; the value is its place among the script's keys."""
 
     TENANT = 1
@@ -26,20 +26,20 @@ class Part(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class FieldUpdate:
     """One field as it was read and as it is to be; None where there is none."""
 
-    part: Part
+    part: HashKind
     field: str
     before: str | None
     after: str | None
 
 
-class StaleError(Exception):
+class ConflictError(Exception):
     """Somebody else changed the record since it was read."""
 
 
-class Changes:
+class TenantTransactions:
     """The one way in which tenants and their keys change."""
 
     def __init__(self, redis: Client, forget: Callable[[str], None], audit_keep_s: int) -> None:
@@ -47,7 +47,9 @@ class Changes:
         self._audit_keep_s = audit_keep_s
         self._change = load_script(redis, "change")
 
-    async def make(self, act: Act, edits: Sequence[Edit], *, revoked_key: str = "", unless_revoked: str = "") -> None:
+    async def make(
+        self, act: AuditEvent, edits: Sequence[FieldUpdate], *, revoked_key: str = "", unless_revoked: str = ""
+    ) -> None:
         """Make all edits and tell the audit and every process, or do nothing.
 
         `revoked_key` cannot be declared again: nothing happens then where it is `unless_revoked`. An act without an
@@ -63,7 +65,7 @@ class Changes:
         name = act.tenant
         keys = [tenant_record(name), keys_record(name), revoked_record(name), audit_stream(name)]
         if not await self._change(keys, args):
-            raise StaleError
+            raise ConflictError
         self._forget(message)
 
 
@@ -72,12 +74,12 @@ async def retrying(change: Callable[[], Awaitable[_T]]) -> _T:
     for _ in range(_ATTEMPTS_MAX):
         try:
             return await change()
-        except StaleError:
+        except ConflictError:
             continue
-    raise GatewayError(Fault.CONFLICT, "The record is being changed by too many at once; try again.")
+    raise GatewayError(ErrorCode.CONFLICT, "The record is being changed by too many at once; try again.")
 
 
-def _text(described: Described | None) -> str:
+def _text(described: JsonObject | None) -> str:
     return "" if described is None else msgspec.json.encode(described).decode()
 
 

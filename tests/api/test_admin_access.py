@@ -6,11 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.api.admin.auth import Access, AdminKey, Role
+from gateway.api.admin.auth import AdminAuthenticator, AdminKey, Role
 from gateway.app import create_app
 from gateway.config import from_document
 from gateway.domain.accounts import Secret
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from tests.support.admin_routes import ROUTES
 from tests.support.harness import document, environment, serving, upstream
 
@@ -21,14 +21,14 @@ def key(name: str, secret: str, role: Role = Role.ADMIN) -> AdminKey:
     return AdminKey(name, Secret(secret, "fp"), role)
 
 
-ACCESS = Access([key("admin", FIRST), key("alice", ALICE), key("board", READER, Role.READ)])
+ACCESS = AdminAuthenticator([key("admin", FIRST), key("alice", ALICE), key("board", READER, Role.READ)])
 
 
-def fault_of(authorization: str, method: str, access: Access = ACCESS) -> Fault | None:
+def fault_of(authorization: str, method: str, access: AdminAuthenticator = ACCESS) -> ErrorCode | None:
     try:
         access.check(authorization, method)
     except GatewayError as error:
-        return error.fault
+        return error.error_code
     return None
 
 
@@ -39,7 +39,7 @@ def test_each_key_has_its_name(secret: str, name: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE", "PUT"])
 def test_a_reader_changes_nothing(method: str) -> None:
-    assert [None, None, Fault.ADMIN_READ_ONLY] == [
+    assert [None, None, ErrorCode.ADMIN_READ_ONLY] == [
         fault_of(f"Bearer {secret}", method) for secret in (FIRST, ALICE, READER)
     ]
 
@@ -47,8 +47,8 @@ def test_a_reader_changes_nothing(method: str) -> None:
 @pytest.mark.parametrize("given", ["", "Bearer", "Bearer ", f"Basic {ALICE}", ALICE, f"Bearer {ALICE}x", "Bearer ä"])
 def test_anything_else_is_no_key(given: str) -> None:
     for method in ("GET", "POST"):
-        assert Fault.ADMIN_UNAUTHORIZED is fault_of(given, method)
-        assert Fault.ADMIN_CLOSED is fault_of(given, method, Access([]))
+        assert ErrorCode.ADMIN_UNAUTHORIZED is fault_of(given, method)
+        assert ErrorCode.ADMIN_CLOSED is fault_of(given, method, AdminAuthenticator([]))
 
 
 @pytest.fixture

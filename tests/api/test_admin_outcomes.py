@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.config import from_document
-from gateway.domain.errors import Fault, GatewayError
-from gateway.redis import change_faults
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.redis import translate_change_errors
 from gateway.redis.call_guard import NotAskedError
 from gateway.redis.connections import NotConnectedError
 from tests.support.administering import Stores, storing
@@ -135,33 +135,33 @@ def test_a_change_that_was_not_sent_was_not_carried_out(gateway: Gateway, server
 @pytest.mark.parametrize(
     ("is_made", "cause", "expected"),
     [
-        (False, NotAskedError("breaker"), Fault.CHANGE_NOT_MADE),
-        (False, NotConnectedError("refused"), Fault.CHANGE_NOT_MADE),
-        (False, RedisConnectionError("broke"), Fault.CHANGE_UNCONFIRMED),
-        (False, TimeoutError("late"), Fault.CHANGE_UNCONFIRMED),
-        (True, NotAskedError("breaker"), Fault.CHANGE_UNCONFIRMED),
-        (True, NotConnectedError("refused"), Fault.CHANGE_UNCONFIRMED),
+        (False, NotAskedError("breaker"), ErrorCode.CHANGE_NOT_MADE),
+        (False, NotConnectedError("refused"), ErrorCode.CHANGE_NOT_MADE),
+        (False, RedisConnectionError("broke"), ErrorCode.CHANGE_UNCONFIRMED),
+        (False, TimeoutError("late"), ErrorCode.CHANGE_UNCONFIRMED),
+        (True, NotAskedError("breaker"), ErrorCode.CHANGE_UNCONFIRMED),
+        (True, NotConnectedError("refused"), ErrorCode.CHANGE_UNCONFIRMED),
     ],
 )
 async def test_a_change_of_which_only_the_rest_failed_was_carried_out(
-    redis_url: str, *, is_made: bool, cause: Exception, expected: Fault
+    redis_url: str, *, is_made: bool, cause: Exception, expected: ErrorCode
 ) -> None:
     async with storing(redis_url) as stores:
-        with pytest.raises(GatewayError) as caught, change_faults():
+        with pytest.raises(GatewayError) as caught, translate_change_errors():
             await fail(stores, cause, is_made=is_made)
-    assert expected is caught.value.fault
+    assert expected is caught.value.error_code
 
 
 async def fail(stores: Stores, cause: Exception, *, is_made: bool) -> None:
     if is_made:
         await stores.tenant()
-    raise GatewayError(Fault.REDIS_AWAY) from cause
+    raise GatewayError(ErrorCode.REDIS_AWAY) from cause
 
 
 def test_what_is_no_failure_of_redis_is_said_as_it_is() -> None:
-    with pytest.raises(GatewayError) as caught, change_faults():
-        raise GatewayError(Fault.NOT_FOUND, "There is no tenant.")
-    assert Fault.NOT_FOUND is caught.value.fault
+    with pytest.raises(GatewayError) as caught, translate_change_errors():
+        raise GatewayError(ErrorCode.NOT_FOUND, "There is no tenant.")
+    assert ErrorCode.NOT_FOUND is caught.value.error_code
 
 
 def command(url: str, *arguments: str) -> str:

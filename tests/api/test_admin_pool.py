@@ -37,7 +37,7 @@ def test_an_upstream_is_shown_with_its_accounts_their_room_and_their_keys(make_g
     for account in site["accounts"]:  # type: ignore[attr-defined]
         account |= {"requests_per_minute": 10, "images_per_minute": 60, "max_concurrency": 5, "weight": 3}
     shown = pool(make_gateway(site))
-    calm = {"state": "ready", "fault": None, "since": None, "until": None}
+    calm = {"state": "ready", "error_code": None, "since": None, "until": None}
     [main, other] = shown.pop("accounts")
     [key] = main.pop("keys")
     assert {"name": "sim", **calm, "waiting": 0, "calls_last_minute": 0, "retries_last_minute": 0} == shown
@@ -188,7 +188,7 @@ def test_a_state_that_no_person_can_give_is_refused(gateway: Gateway, path: str,
 @pytest.mark.parametrize("path", ["/pool/sim/main", "/pool/sim/main/main-1"])
 def test_what_is_held_back_is_not_used_until_it_is_let_go(gateway: Gateway, path: str, state: str) -> None:
     held = gateway.admin("PATCH", path, {"state": state}).json()
-    assert (state, "admin", None) == (held["state"], held["held_by"], held["fault"])
+    assert (state, "admin", None) == (held["state"], held["held_by"], held["error_code"])
     assert abs(time.time() - held["since"]) < 60
     assert 503 == gateway.generate(prompt="a lighthouse").status_code
     freed = gateway.admin("PATCH", path, {"state": "ready"}).json()

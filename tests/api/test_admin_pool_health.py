@@ -21,7 +21,7 @@ def gateway(make_gateway: MakeGateway, tmp_path: Path) -> Gateway:
 
 def test_a_probe_of_a_key_that_works(gateway: Gateway, simulator: Simulator) -> None:
     probed = gateway.admin("POST", "/pool/sim/main/main-1/probe").json()
-    assert (True, None, "ready") == (probed["works"], probed["fault"], probed["key"]["state"])
+    assert (True, None, "ready") == (probed["works"], probed["error_code"], probed["key"]["state"])
     assert 0 <= probed["seconds"] < 30
     assert 0 == simulator.images_billed()
 
@@ -30,7 +30,7 @@ def test_a_probe_lets_a_mended_key_be_tried_at_once(gateway: Gateway) -> None:
     assert 503 == gateway.generate(prompt="[code=2049]").status_code
     assert "quarantined" == gateway.admin("GET", "/pool/sim/main/main-1").json()["state"]
     probed = gateway.admin("POST", "/pool/sim/main/main-1/probe").json()
-    assert (True, "half_open", "key_invalid") == (probed["works"], probed["key"]["state"], probed["key"]["fault"])
+    assert (True, "half_open", "key_invalid") == (probed["works"], probed["key"]["state"], probed["key"]["error_code"])
     assert 200 == gateway.generate(prompt="a lighthouse").status_code
     assert "ready" == gateway.admin("GET", "/pool/sim/main/main-1").json()["state"]
 
@@ -39,7 +39,7 @@ def test_a_probe_tells_why_a_key_does_not_work_and_leaves_it_resting(gateway: Ga
     gateway.admin("POST", "/pool", {**NEW, "secret": "canary-broken"})
     httpx.put(f"{simulator.url}/simulator/keys/canary-broken", json={"answers": 2049}, verify=False)
     probed = gateway.admin("POST", "/pool/sim/main/main-2/probe")
-    assert (False, "key_invalid") == (probed.json()["works"], probed.json()["fault"])
+    assert (False, "key_invalid") == (probed.json()["works"], probed.json()["error_code"])
     assert probed.json()["detail"]
     assert "canary" not in probed.text
 
@@ -49,8 +49,8 @@ def test_a_key_that_is_added_and_does_not_work_is_told_and_rests_at_once(
 ) -> None:
     httpx.put(f"{simulator.url}/simulator/keys/canary-dead", json={"answers": 2049}, verify=False)
     made = gateway.admin("POST", "/pool", {**NEW, "secret": "canary-dead"})
-    assert (201, "quarantined", "key_invalid") == (made.status_code, made.json()["state"], made.json()["fault"])
-    assert (False, "key_invalid") == (made.json()["probe"]["works"], made.json()["probe"]["fault"])
+    assert (201, "quarantined", "key_invalid") == (made.status_code, made.json()["state"], made.json()["error_code"])
+    assert (False, "key_invalid") == (made.json()["probe"]["works"], made.json()["probe"]["error_code"])
     assert "canary" not in made.text
     assert [200] * 4 == [gateway.generate(prompt="a lighthouse").status_code for _ in range(4)]
 
@@ -84,4 +84,4 @@ def test_an_account_and_an_upstream_none_of_whose_parts_can_be_used_stand_as_the
     gateway.admin("POST", f"{MAIN}/main-2/probe")
     shown = pool(gateway)
     assert ["quarantined"] * 2 + ["disabled"] == [shown["state"], *(one["state"] for one in shown["accounts"])]
-    assert ["key_invalid"] * 2 == [shown["fault"], shown["accounts"][0]["fault"]]
+    assert ["key_invalid"] * 2 == [shown["error_code"], shown["accounts"][0]["error_code"]]

@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from gateway.api.authentication import Guesses, network_of
-from gateway.domain.errors import Fault, GatewayError
+from gateway.api.authentication import FailedAuthThrottle, network_of
+from gateway.domain.errors import ErrorCode, GatewayError
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ class Clock:
 class Door:
     """Checks keys as the stores do, and counts how many it was shown."""
 
-    def __init__(self, guesses: Guesses) -> None:
+    def __init__(self, guesses: FailedAuthThrottle) -> None:
         self._guesses = guesses
         self.right = {RIGHT}
         self.seen = 0
@@ -43,7 +43,7 @@ class Door:
         async def look() -> str:
             self.seen += 1
             await self.gate.wait()
-            return self._judge(secret, Fault.INVALID_API_KEY)
+            return self._judge(secret, ErrorCode.INVALID_API_KEY)
 
         try:
             return await self._guesses.check_tenant(address, f"Bearer {secret}", look)
@@ -51,27 +51,27 @@ class Door:
             return told_of(error)
 
     def admin(self, secret: str, address: str = HERE) -> str:
-        look = partial(self._judge, secret, Fault.ADMIN_UNAUTHORIZED)
+        look = partial(self._judge, secret, ErrorCode.ADMIN_UNAUTHORIZED)
         try:
             return self._guesses.check_admin(address, f"Bearer {secret}", look)
         except GatewayError as error:
             return told_of(error)
 
-    def _judge(self, secret: str, wrong: Fault) -> str:
+    def _judge(self, secret: str, wrong: ErrorCode) -> str:
         if secret == "redis-away":
-            raise GatewayError(Fault.REDIS_AWAY)
+            raise GatewayError(ErrorCode.REDIS_AWAY)
         if secret not in self.right:
-            raise GatewayError(Fault.NO_CREDENTIALS if not secret else wrong)
+            raise GatewayError(ErrorCode.NO_CREDENTIALS if not secret else wrong)
         return "right"
 
 
 def told_of(error: GatewayError) -> str:
     waits = "" if error.retry_after_s is None else f" {math.ceil(error.retry_after_s)}"
-    return error.fault.value + waits
+    return error.error_code.value + waits
 
 
 def make_door(per_minute: int = 4, clock: Callable[[], float] | None = None, buckets_max: int = 4096) -> Door:
-    return Door(Guesses(per_minute, clock or Clock(), buckets_max))
+    return Door(FailedAuthThrottle(per_minute, clock or Clock(), buckets_max))
 
 
 async def guess(door: Door, count: int, address: str = HERE) -> list[str]:

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.fields import Fields, empty, missing, refused_value, too_long, unknown_model, unknown_parameter
-from gateway.domain.errors import Fault, GatewayError
+from gateway.api.fields import JsonFields, empty, missing, refused_value, too_long, unknown_model, unknown_parameter
+from gateway.domain.errors import ErrorCode, GatewayError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-READERS: list[Callable[[Fields], object]] = [
+READERS: list[Callable[[JsonFields], object]] = [
     lambda fields: fields.value("x"),
     lambda fields: fields.string("x"),
     lambda fields: fields.boolean("x"),
@@ -39,12 +39,12 @@ def attempt(act: Callable[[], object]) -> object:
         return error
 
 
-def read_field(read: Callable[[Fields], object], body: bytes) -> object:
-    return read(Fields(body))
+def read_field(read: Callable[[JsonFields], object], body: bytes) -> object:
+    return read(JsonFields(body))
 
 
-def fields_of(value: object) -> Fields:
-    return Fields(msgspec.json.encode({"x": value}))
+def fields_of(value: object) -> JsonFields:
+    return JsonFields(msgspec.json.encode({"x": value}))
 
 
 @pytest.mark.parametrize(
@@ -65,24 +65,24 @@ def fields_of(value: object) -> Fields:
     ],
 )
 def test_body_that_is_no_json_object_is_refused_with_the_reason(body: bytes, why: str) -> None:
-    error = refusal(lambda: Fields(body))
-    assert (error.fault, error.param) == (Fault.INVALID_JSON, None)
+    error = refusal(lambda: JsonFields(body))
+    assert (error.error_code, error.param) == (ErrorCode.INVALID_JSON, None)
     assert f"We could not parse the JSON body of your request: {why}" == error.message
 
 
 @pytest.mark.parametrize("text", [b'"\xff"', b'"\xed\xa0\x80"'])
 def test_text_that_is_not_utf_8_is_refused_by_name(text: bytes) -> None:
-    error = refusal(lambda: Fields(b'{"x": ' + text + b"}").string("x"))
-    assert error.fault is Fault.INVALID_JSON
+    error = refusal(lambda: JsonFields(b'{"x": ' + text + b"}").string("x"))
+    assert error.error_code is ErrorCode.INVALID_JSON
     assert error.message == "We could not parse 'x' in the JSON body of your request: it is not UTF-8."
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("body", [b"{}", b'{"x":null}', b'{ "x" : null }'])
-def test_null_means_absent(reader: Callable[[Fields], object], body: bytes) -> None:
-    fields = Fields(body)
+def test_null_means_absent(reader: Callable[[JsonFields], object], body: bytes) -> None:
+    fields = JsonFields(body)
     assert reader(fields) is None
-    fields.refuse_rest()
+    fields.reject_unknown()
 
 
 @pytest.mark.parametrize(
@@ -107,27 +107,27 @@ def test_wrong_type_is_named(value: object, kind: str) -> None:
         if name == kind:
             continue
         error = refusal(read)
-        assert (error.fault, error.param) == (Fault.INVALID_TYPE, "x")
+        assert (error.error_code, error.param) == (ErrorCode.INVALID_TYPE, "x")
         assert f"Invalid type for 'x': expected {name}, but got {kind} instead." == error.message
 
 
 @pytest.mark.parametrize(
-    ("value", "fault", "end"),
+    ("value", "error_code", "end"),
     [
-        (0, Fault.INTEGER_BELOW_MIN, "integer below minimum value. Expected a value >= 1, but got 0 instead."),
-        (-1, Fault.INTEGER_BELOW_MIN, "integer below minimum value. Expected a value >= 1, but got -1 instead."),
-        (11, Fault.INTEGER_ABOVE_MAX, "integer above maximum value. Expected a value <= 10, but got 11 instead."),
+        (0, ErrorCode.INTEGER_BELOW_MIN, "integer below minimum value. Expected a value >= 1, but got 0 instead."),
+        (-1, ErrorCode.INTEGER_BELOW_MIN, "integer below minimum value. Expected a value >= 1, but got -1 instead."),
+        (11, ErrorCode.INTEGER_ABOVE_MAX, "integer above maximum value. Expected a value <= 10, but got 11 instead."),
     ],
 )
-def test_integer_out_of_range_is_refused(value: int, fault: Fault, end: str) -> None:
+def test_integer_out_of_range_is_refused(value: int, error_code: ErrorCode, end: str) -> None:
     error = refusal(lambda: fields_of(value).integer("x", 1, 10))
-    assert (error.fault, error.param, error.message) == (fault, "x", f"Invalid 'x': {end}")
+    assert (error.error_code, error.param, error.message) == (error_code, "x", f"Invalid 'x': {end}")
 
 
 @pytest.mark.parametrize("digits", [20, 100, 4000, 5000])
 def test_huge_integer_is_refused_shortly(digits: int) -> None:
-    error = refusal(lambda: Fields(b'{"x":' + b"9" * digits + b"}").integer("x", 1, 10))
-    assert error.fault in {Fault.INTEGER_ABOVE_MAX, Fault.INVALID_JSON}
+    error = refusal(lambda: JsonFields(b'{"x":' + b"9" * digits + b"}").integer("x", 1, 10))
+    assert error.error_code in {ErrorCode.INTEGER_ABOVE_MAX, ErrorCode.INVALID_JSON}
     assert len(error.message) < 200
 
 
@@ -138,21 +138,21 @@ def test_ends_of_a_range_belong_to_it() -> None:
 def test_choice_lists_what_is_supported() -> None:
     assert fields_of("a").choice("x", ("a", "b")) == "a"
     error = refusal(lambda: fields_of("d").choice("x", ("a", "b", "c")))
-    assert (error.fault, error.param) == (Fault.INVALID_VALUE, "x")
+    assert (error.error_code, error.param) == (ErrorCode.INVALID_VALUE, "x")
     assert error.message == "Invalid value: 'd'. Supported values are: 'a', 'b', and 'c'."
     assert refusal(lambda: fields_of("d").choice("x", ("a",))).message.endswith("Supported value is: 'a'.")
 
 
 def test_raw_is_the_value_as_it_stands() -> None:
-    raw = Fields(b'{"x":  {"b": 1.50}  }').raw("x")
+    raw = JsonFields(b'{"x":  {"b": 1.50}  }').raw("x")
     assert raw == msgspec.Raw(b'{"b": 1.50}')
 
 
 def test_first_unknown_field_by_name_is_refused() -> None:
-    fields = Fields(b'{"x":1,"zebra":1,"apple":2,"nothing":null}')
+    fields = JsonFields(b'{"x":1,"zebra":1,"apple":2,"nothing":null}')
     assert fields.value("x") == 1
-    error = refusal(fields.refuse_rest)
-    assert (error.fault, error.param) == (Fault.UNKNOWN_PARAMETER, "apple")
+    error = refusal(fields.reject_unknown)
+    assert (error.error_code, error.param) == (ErrorCode.UNKNOWN_PARAMETER, "apple")
     assert error.message == "Unknown parameter: 'apple'."
 
 
@@ -168,15 +168,15 @@ def test_callers_own_words_are_cut_before_they_are_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "fault", "param", "message"),
+    ("error", "error_code", "param", "message"),
     [
-        (missing("p"), Fault.MISSING_PARAMETER, "p", "Missing required parameter: 'p'."),
-        (refused_value("p", "why."), Fault.INVALID_VALUE, "p", "Invalid value for 'p': why."),
-        (unknown_parameter("p", " Why."), Fault.UNKNOWN_PARAMETER, "p", "Unknown parameter: 'p'. Why."),
-        (unknown_model("m"), Fault.MODEL_UNKNOWN, "model", "The model 'm' does not exist. See GET /v1/models."),
+        (missing("p"), ErrorCode.MISSING_PARAMETER, "p", "Missing required parameter: 'p'."),
+        (refused_value("p", "why."), ErrorCode.INVALID_VALUE, "p", "Invalid value for 'p': why."),
+        (unknown_parameter("p", " Why."), ErrorCode.UNKNOWN_PARAMETER, "p", "Unknown parameter: 'p'. Why."),
+        (unknown_model("m"), ErrorCode.MODEL_UNKNOWN, "model", "The model 'm' does not exist. See GET /v1/models."),
         (
             too_long("p", 5, 6),
-            Fault.STRING_TOO_LONG,
+            ErrorCode.STRING_TOO_LONG,
             "p",
             (
                 "Invalid 'p': string too long. Expected a string with maximum length 5, "
@@ -185,14 +185,14 @@ def test_callers_own_words_are_cut_before_they_are_read_back() -> None:
         ),
         (
             empty("p"),
-            Fault.EMPTY_STRING,
+            ErrorCode.EMPTY_STRING,
             "p",
             "Invalid 'p': empty string. Expected a string with minimum length 1, but got an empty string instead.",
         ),
     ],
 )
-def test_refusals_read_as_openais(error: GatewayError, fault: Fault, param: str, message: str) -> None:
-    assert (fault, param, message) == (error.fault, error.param, error.message)
+def test_refusals_read_as_openais(error: GatewayError, error_code: ErrorCode, param: str, message: str) -> None:
+    assert (error_code, param, message) == (error.error_code, error.param, error.message)
 
 
 @given(st.binary())

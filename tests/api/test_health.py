@@ -14,7 +14,7 @@ import redis
 from gateway import __version__
 from gateway.app import create_app
 from gateway.config import from_document
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 from tests.support.harness import Gateway, MakeGateway, Simulator, document, environment, serving, upstream, wait_until
 from tests.support.samples import labels, samples
 from tests.support.scarce import ask, occupied, scarce, wait_for_queue
@@ -124,7 +124,7 @@ def states(gateway: Gateway, key: str = "main-1") -> set[str]:
         for name, told, value in samples(gateway.url)
         if name == "imagegate_key_state" and told["key"] == key
     }
-    assert not found or {state.value for state in State} == set(found)
+    assert not found or {state.value for state in KeyState} == set(found)
     return {state for state, value in found.items() if value}
 
 
@@ -170,8 +170,8 @@ def test_when_a_resting_key_is_tried_again_is_a_metric(gateway: Gateway) -> None
     assert {} == backs(gateway)
     before = time.time()
     gateway.generate(prompt="[code=1002]")
-    ((fault, back),) = backs(gateway).items()
-    assert "account_rate_limited" == fault
+    ((error_code, back),) = backs(gateway).items()
+    assert "account_rate_limited" == error_code
     assert before - 1 < back < before + 3600
 
 

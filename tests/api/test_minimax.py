@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.api.minimax import PATHS, TEXTS, NativeGeneration, parse_native, render_native, render_native_error
 from gateway.domain.catalog import Catalog, Model, Target
-from gateway.domain.errors import TABLE, Fault, GatewayError, Outcome
-from gateway.domain.images import Delivery, Encoded, ImageResult, Link, Picture
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, Outcome
+from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, ResponseFormat
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
@@ -36,7 +36,7 @@ LIVE = Model(
 CATALOG = Catalog([MODEL, LIVE])
 ANYONE = Tenant("acme")
 JPEG = b"/9j/4AAQSkZJRg=="
-ALL = pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+ALL = pytest.mark.parametrize("error_code", list(ErrorCode), ids=lambda error_code: error_code.value)
 
 
 def parse(body: bytes | None = None, *, tenant: Tenant = ANYONE, **fields: object) -> NativeGeneration:
@@ -79,7 +79,7 @@ def test_smallest_request_asks_for_one_link() -> None:
     generation = parse()
     assert (MODEL, "image-01") == (generation.model, generation.name)
     job = generation.job
-    assert ("a fox", 1, Delivery.URL, None, None, None) == (
+    assert ("a fox", 1, ResponseFormat.URL, None, None, None) == (
         job.prompt,
         job.count,
         job.delivery,
@@ -117,8 +117,8 @@ def test_302_only_catalogue_understands_minimaxs_spelling() -> None:
     [
         ({"n": 9}, "count", 9),
         ({"n": None}, "count", 1),
-        ({"response_format": "base64"}, "delivery", Delivery.BASE64),
-        ({"response_format": None}, "delivery", Delivery.URL),
+        ({"response_format": "base64"}, "delivery", ResponseFormat.BASE64),
+        ({"response_format": None}, "delivery", ResponseFormat.URL),
         ({"aspect_ratio": "21:9"}, "aspect_ratio", "21:9"),
         ({"width": 512, "height": 2048}, "pixels", Size(512, 2048)),
         ({"aspect_ratio": "3:2", "width": 512, "height": 512}, "pixels", None),
@@ -140,35 +140,35 @@ def test_aspect_ratio_wins_and_the_pixels_are_ignored(pixels: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("fields", "fault", "param"),
+    ("fields", "error_code", "param"),
     [
-        ({"model": None}, Fault.MISSING_PARAMETER, "model"),
-        ({"model": "image-02"}, Fault.MODEL_UNKNOWN, "model"),
-        ({"model": ""}, Fault.MODEL_UNKNOWN, "model"),
-        ({"model": 1}, Fault.INVALID_TYPE, "model"),
-        ({"prompt": None}, Fault.MISSING_PARAMETER, "prompt"),
-        ({"prompt": ""}, Fault.EMPTY_STRING, "prompt"),
-        ({"prompt": " \n"}, Fault.EMPTY_STRING, "prompt"),
-        ({"prompt": ["p"]}, Fault.INVALID_TYPE, "prompt"),
-        ({"prompt": "x" * 1500}, Fault.PROMPT_TOO_LONG, "prompt"),
-        ({"n": 0}, Fault.INTEGER_BELOW_MIN, "n"),
-        ({"n": 10}, Fault.INTEGER_ABOVE_MAX, "n"),
-        ({"n": "1"}, Fault.INVALID_TYPE, "n"),
-        ({"n": True}, Fault.INVALID_TYPE, "n"),
-        ({"response_format": "b64_json"}, Fault.INVALID_VALUE, "response_format"),
-        ({"aspect_ratio": "5:4"}, Fault.INVALID_VALUE, "aspect_ratio"),
-        ({"width": 512}, Fault.MISSING_PARAMETER, "height"),
-        ({"style": "vivid"}, Fault.INVALID_TYPE, "style"),
-        ({"style": {"style_type": "水彩"}}, Fault.UNKNOWN_PARAMETER, "style"),
-        ({"model": "live", "width": 512, "height": 512}, Fault.INVALID_VALUE, "width"),
-        ({"model": "live", "aspect_ratio": "21:9"}, Fault.INVALID_VALUE, "aspect_ratio"),
-        ({"negative_prompt": "x"}, Fault.UNKNOWN_PARAMETER, "negative_prompt"),
-        ({"size": "1024x1024"}, Fault.UNKNOWN_PARAMETER, "size"),
+        ({"model": None}, ErrorCode.MISSING_PARAMETER, "model"),
+        ({"model": "image-02"}, ErrorCode.MODEL_UNKNOWN, "model"),
+        ({"model": ""}, ErrorCode.MODEL_UNKNOWN, "model"),
+        ({"model": 1}, ErrorCode.INVALID_TYPE, "model"),
+        ({"prompt": None}, ErrorCode.MISSING_PARAMETER, "prompt"),
+        ({"prompt": ""}, ErrorCode.EMPTY_STRING, "prompt"),
+        ({"prompt": " \n"}, ErrorCode.EMPTY_STRING, "prompt"),
+        ({"prompt": ["p"]}, ErrorCode.INVALID_TYPE, "prompt"),
+        ({"prompt": "x" * 1500}, ErrorCode.PROMPT_TOO_LONG, "prompt"),
+        ({"n": 0}, ErrorCode.INTEGER_BELOW_MIN, "n"),
+        ({"n": 10}, ErrorCode.INTEGER_ABOVE_MAX, "n"),
+        ({"n": "1"}, ErrorCode.INVALID_TYPE, "n"),
+        ({"n": True}, ErrorCode.INVALID_TYPE, "n"),
+        ({"response_format": "b64_json"}, ErrorCode.INVALID_VALUE, "response_format"),
+        ({"aspect_ratio": "5:4"}, ErrorCode.INVALID_VALUE, "aspect_ratio"),
+        ({"width": 512}, ErrorCode.MISSING_PARAMETER, "height"),
+        ({"style": "vivid"}, ErrorCode.INVALID_TYPE, "style"),
+        ({"style": {"style_type": "水彩"}}, ErrorCode.UNKNOWN_PARAMETER, "style"),
+        ({"model": "live", "width": 512, "height": 512}, ErrorCode.INVALID_VALUE, "width"),
+        ({"model": "live", "aspect_ratio": "21:9"}, ErrorCode.INVALID_VALUE, "aspect_ratio"),
+        ({"negative_prompt": "x"}, ErrorCode.UNKNOWN_PARAMETER, "negative_prompt"),
+        ({"size": "1024x1024"}, ErrorCode.UNKNOWN_PARAMETER, "size"),
     ],
 )
-def test_what_cannot_be_honoured_is_invalid_params(fields: dict[str, Any], fault: Fault, param: str) -> None:
+def test_what_cannot_be_honoured_is_invalid_params(fields: dict[str, Any], error_code: ErrorCode, param: str) -> None:
     error = refusal(**fields)
-    assert (fault, param) == (error.fault, error.param)
+    assert (error_code, param) == (error.error_code, error.param)
     code, text = answered(error)
     assert code == 2013
     assert text.startswith("invalid params, ")
@@ -182,7 +182,7 @@ def test_too_long_prompt_is_refused_in_minimaxs_words() -> None:
 def test_model_of_another_tenant_does_not_exist() -> None:
     with pytest.raises(GatewayError) as refused:
         parse(tenant=Tenant("acme", frozenset({"live"})))
-    assert Fault.MODEL_UNKNOWN is refused.value.fault
+    assert ErrorCode.MODEL_UNKNOWN is refused.value.error_code
 
 
 @given(st.binary())
@@ -222,7 +222,7 @@ def test_links_are_answered_as_minimax_does() -> None:
         "data": {"image_urls": ["https://x/1?a=%2B", 'https://x/"']},
         "metadata": {"success_count": "2", "failed_count": "0"},
         "base_resp": {"status_code": 0, "status_msg": "success"},
-    } == rendered(Link("https://x/1?a=%2B"), Link('https://x/"'), count=2)
+    } == rendered(ImageUrl("https://x/1?a=%2B"), ImageUrl('https://x/"'), count=2)
 
 
 def test_base64_is_answered_as_minimax_does_with_what_is_missing() -> None:
@@ -231,105 +231,110 @@ def test_base64_is_answered_as_minimax_does_with_what_is_missing() -> None:
         "data": {"image_base64": [JPEG.decode(), JPEG.decode()]},
         "metadata": {"success_count": "2", "failed_count": "1"},
         "base_resp": {"status_code": 0, "status_msg": "success"},
-    } == rendered(Encoded(memoryview(JPEG)), Encoded(memoryview(JPEG)), count=3, identity="")
+    } == rendered(Base64Image(memoryview(JPEG)), Base64Image(memoryview(JPEG)), count=3, identity="")
 
 
 def test_keys_come_in_minimaxs_order() -> None:
-    assert ["id", "data", "metadata", "base_resp"] == list(rendered(Link("https://x/1")))
+    assert ["id", "data", "metadata", "base_resp"] == list(rendered(ImageUrl("https://x/1")))
 
 
 def test_a_link_never_stands_among_the_base64() -> None:
     """Two calls of one job may have been answered by two upstreams, each in its own way."""
-    data = rendered(Encoded(memoryview(JPEG)), Link("https://x/1"), count=2)["data"]
+    data = rendered(Base64Image(memoryview(JPEG)), ImageUrl("https://x/1"), count=2)["data"]
     assert isinstance(data, dict)
     assert [JPEG.decode()] == data["image_base64"]
 
 
 def test_pictures_are_rendered_without_a_copy() -> None:
-    picture = Encoded(memoryview(JPEG))
+    picture = Base64Image(memoryview(JPEG))
     chunks = render_native(ImageResult((picture, picture), Size(1, 1), 2))
     assert [picture.base64, picture.base64] == [chunk for chunk in chunks if isinstance(chunk, memoryview)]
     assert all(chunk is picture.base64 for chunk in chunks if isinstance(chunk, memoryview))
 
 
 @ALL
-def test_every_fault_renders_without_showing_what_was_not_meant_for_the_caller(fault: Fault) -> None:
-    code, text = answered(GatewayError(fault, "sk-planted https://upstream.example", upstream_code=1008))
+def test_every_fault_renders_without_showing_what_was_not_meant_for_the_caller(error_code: ErrorCode) -> None:
+    code, text = answered(GatewayError(error_code, "sk-planted https://upstream.example", upstream_code=1008))
     assert code in TEXTS
     assert text.startswith(TEXTS[code])
-    if not TABLE[fault].shows_detail:
+    if not ERROR_SPECS[error_code].shows_detail:
         assert "planted" not in text
 
 
 EXPECTED = {
-    Fault.NO_CREDENTIALS: 1004,
-    Fault.INVALID_API_KEY: 2049,
-    Fault.CONTENT_INPUT: 1026,
-    Fault.CONTENT_OUTPUT: 1027,
-    Fault.CONTENT_WITHHELD: 1027,
-    Fault.PROMPT_UNREADABLE: 1042,
-    Fault.PROMPT_TOO_LONG: 2013,
-    Fault.UPSTREAM_REJECTED: 2013,
-    Fault.INVALID_JSON: 2013,
-    Fault.BODY_TOO_LARGE: 2013,
-    Fault.ACCOUNT_RATE_LIMITED: 1002,
-    Fault.POOL_BUSY: 1002,
-    Fault.KEY_INVALID: 1033,
-    Fault.BALANCE_EMPTY: 1033,
-    Fault.WINDOW_SPENT: 1033,
-    Fault.POOL_DOWN: 1033,
-    Fault.TENANT_MEMORY_FULL: 1002,
-    Fault.MEMORY_FULL: 1033,
-    Fault.REDIS_AWAY: 1033,
-    Fault.UPSTREAM_ERROR: 1033,
-    Fault.UPSTREAM_TIMEOUT: 1001,
-    Fault.READ_TIMEOUT: 1001,
+    ErrorCode.NO_CREDENTIALS: 1004,
+    ErrorCode.INVALID_API_KEY: 2049,
+    ErrorCode.CONTENT_INPUT: 1026,
+    ErrorCode.CONTENT_OUTPUT: 1027,
+    ErrorCode.CONTENT_WITHHELD: 1027,
+    ErrorCode.PROMPT_UNREADABLE: 1042,
+    ErrorCode.PROMPT_TOO_LONG: 2013,
+    ErrorCode.UPSTREAM_REJECTED: 2013,
+    ErrorCode.INVALID_JSON: 2013,
+    ErrorCode.BODY_TOO_LARGE: 2013,
+    ErrorCode.ACCOUNT_RATE_LIMITED: 1002,
+    ErrorCode.POOL_BUSY: 1002,
+    ErrorCode.KEY_INVALID: 1033,
+    ErrorCode.BALANCE_EMPTY: 1033,
+    ErrorCode.WINDOW_SPENT: 1033,
+    ErrorCode.POOL_DOWN: 1033,
+    ErrorCode.TENANT_MEMORY_FULL: 1002,
+    ErrorCode.MEMORY_FULL: 1033,
+    ErrorCode.REDIS_AWAY: 1033,
+    ErrorCode.UPSTREAM_ERROR: 1033,
+    ErrorCode.UPSTREAM_TIMEOUT: 1001,
+    ErrorCode.READ_TIMEOUT: 1001,
 }
 
 
-@pytest.mark.parametrize("fault", EXPECTED)
-def test_fault_has_the_code_that_fits(fault: Fault) -> None:
-    assert EXPECTED[fault] == answered(GatewayError(fault))[0]
+@pytest.mark.parametrize("error_code", EXPECTED)
+def test_fault_has_the_code_that_fits(error_code: ErrorCode) -> None:
+    assert EXPECTED[error_code] == answered(GatewayError(error_code))[0]
 
 
 @pytest.mark.parametrize(
-    "fault", [fault for fault in Fault if TABLE[fault].outcome in {Outcome.UNKNOWN, Outcome.DELIVERED}]
+    "error_code",
+    [error_code for error_code in ErrorCode if ERROR_SPECS[error_code].outcome in {Outcome.UNKNOWN, Outcome.DELIVERED}],
 )
-def test_what_may_have_cost_money_is_never_shown_as_a_failure_that_is_free(fault: Fault) -> None:
+def test_what_may_have_cost_money_is_never_shown_as_a_failure_that_is_free(error_code: ErrorCode) -> None:
     """1000, 1024 and 1033 count as refused, 1001 as unknown: a client of ours must not buy again (section 3)."""
-    assert answered(GatewayError(fault))[0] == 1001
-
-
-@pytest.mark.parametrize("fault", [fault for fault in Fault if TABLE[fault].status == 503])
-def test_trouble_with_our_own_keys_never_looks_like_the_callers(fault: Fault) -> None:
-    for upstream_code in (None, 1004, 1008, 2049, 2056):
-        assert answered(GatewayError(fault, upstream_code=upstream_code))[0] == 1033
+    assert answered(GatewayError(error_code))[0] == 1001
 
 
 @pytest.mark.parametrize(
-    ("fault", "upstream_code", "expected"),
+    "error_code", [error_code for error_code in ErrorCode if ERROR_SPECS[error_code].status == 503]
+)
+def test_trouble_with_our_own_keys_never_looks_like_the_callers(error_code: ErrorCode) -> None:
+    for upstream_code in (None, 1004, 1008, 2049, 2056):
+        assert answered(GatewayError(error_code, upstream_code=upstream_code))[0] == 1033
+
+
+@pytest.mark.parametrize(
+    ("error_code", "upstream_code", "expected"),
     [
-        (Fault.UPSTREAM_ERROR, 1024, 1024),
-        (Fault.UPSTREAM_ERROR, 1000, 1000),
-        (Fault.UPSTREAM_ERROR, 1013, 1013),
-        (Fault.CONTENT_INPUT, 1026, 1026),
-        (Fault.UPSTREAM_REJECTED, 2013, 2013),
-        (Fault.CONTENT_INPUT, 2013, 1026),
-        (Fault.UPSTREAM_ERROR, 777, 1033),
-        (Fault.UPSTREAM_MISPLACED, 1043, 1033),
-        (Fault.ACCOUNT_TOKEN_LIMITED, 1039, 1002),
+        (ErrorCode.UPSTREAM_ERROR, 1024, 1024),
+        (ErrorCode.UPSTREAM_ERROR, 1000, 1000),
+        (ErrorCode.UPSTREAM_ERROR, 1013, 1013),
+        (ErrorCode.CONTENT_INPUT, 1026, 1026),
+        (ErrorCode.UPSTREAM_REJECTED, 2013, 2013),
+        (ErrorCode.CONTENT_INPUT, 2013, 1026),
+        (ErrorCode.UPSTREAM_ERROR, 777, 1033),
+        (ErrorCode.UPSTREAM_MISPLACED, 1043, 1033),
+        (ErrorCode.ACCOUNT_TOKEN_LIMITED, 1039, 1002),
     ],
 )
-def test_upstreams_code_is_kept_where_it_is_about_the_request(fault: Fault, upstream_code: int, expected: int) -> None:
-    assert expected == answered(GatewayError(fault, upstream_code=upstream_code))[0]
+def test_upstreams_code_is_kept_where_it_is_about_the_request(
+    error_code: ErrorCode, upstream_code: int, expected: int
+) -> None:
+    assert expected == answered(GatewayError(error_code, upstream_code=upstream_code))[0]
 
 
 @pytest.mark.parametrize(
-    ("fault", "body"),
+    ("error_code", "body"),
     [
-        (Fault.ACCOUNT_RATE_LIMITED, b'{"base_resp":{"status_code":1002,"status_msg":"rate limit exceeded(RPM)"}}'),
+        (ErrorCode.ACCOUNT_RATE_LIMITED, b'{"base_resp":{"status_code":1002,"status_msg":"rate limit exceeded(RPM)"}}'),
         (
-            Fault.NO_CREDENTIALS,
+            ErrorCode.NO_CREDENTIALS,
             (
                 b'{"base_resp":{"status_code":1004,"status_msg":"login fail: Please carry the API secret key in the '
                 b"'Authorization' field of the request header\"}}"
@@ -337,5 +342,5 @@ def test_upstreams_code_is_kept_where_it_is_about_the_request(fault: Fault, upst
         ),
     ],
 )
-def test_error_bodies_are_the_observed_ones_to_the_byte(fault: Fault, body: bytes) -> None:
-    assert body == render_native_error(GatewayError(fault))
+def test_error_bodies_are_the_observed_ones_to_the_byte(error_code: ErrorCode, body: bytes) -> None:
+    assert body == render_native_error(GatewayError(error_code))

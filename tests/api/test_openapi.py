@@ -13,13 +13,13 @@ from starlette.routing import Route
 
 from gateway.api import minimax, provider_fields
 from gateway.api.admin.keys import GRACE_MAX_S, GRACE_S
-from gateway.api.images import Images
+from gateway.api.images import ImageRoutes
 from gateway.api.middleware import EXPOSED_HEADERS
-from gateway.api.openai import Manners, parse_generation, request
+from gateway.api.openai import OpenAIOptions, parse_generation, request
 from gateway.app import create_app
 from gateway.config import from_document
 from gateway.config.upstream_set import build_catalog
-from gateway.domain.errors import TABLE, Fault, GatewayError, State
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.domain.tenants import LIMIT_MAX, LIMIT_NAMES, QUOTA_NAMES, Tenant
 from gateway.providers.minimax import PRESETS
 from tests.support.harness import Gateway, MakeGateway, document, environment, upstream
@@ -61,7 +61,7 @@ REQUEST_FIELDS: Final = frozenset(
 def parse(**fields: object) -> None:
     environ = environment(CONFIGURED)
     catalog = build_catalog(from_document(dict(CONFIGURED), environ, "test"))
-    parse_generation(json.dumps({"prompt": "x", **fields}).encode(), catalog, Tenant("acme"), Manners())
+    parse_generation(json.dumps({"prompt": "x", **fields}).encode(), catalog, Tenant("acme"), OpenAIOptions())
 
 
 def operations() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -130,7 +130,7 @@ def test_every_described_field_is_known_to_the_code(field: str) -> None:
     parse(**{field: None})
     with pytest.raises(GatewayError) as refused:
         parse(**{field: {"of": ["no", "known", "type"]}})
-    assert Fault.UNKNOWN_PARAMETER is not refused.value.fault
+    assert ErrorCode.UNKNOWN_PARAMETER is not refused.value.error_code
     assert field == refused.value.param
 
 
@@ -166,7 +166,7 @@ def test_choices_that_are_not_described_are_refused(field: str, value: str) -> N
     assert value not in (resolve(SCHEMAS["GenerationRequest"]["properties"][field]).get("enum") or [])
     with pytest.raises(GatewayError) as refused:
         parse(**{field: value})
-    assert Fault.INVALID_VALUE is refused.value.fault
+    assert ErrorCode.INVALID_VALUE is refused.value.error_code
     assert field == refused.value.param
 
 
@@ -175,14 +175,20 @@ def test_documented_enums_equal_those_of_the_code() -> None:
     assert set(request._QUALITIES) == enum("GenerationRequest", "quality")
     assert set(PRESETS) == enum("GenerationRequest", "aspect_ratio") == enum("NativeRequest", "aspect_ratio")
     assert list(provider_fields._STYLES) == style
-    assert {state.value for state in State} == enum("PoolKey", "state")
-    assert {row.type for row in TABLE.values()} | {"image_generation_user_error"} == enum("ErrorObject", "type")
-    assert {row.code for row in TABLE.values() if row.code} | {"moderation_blocked"} == enum("ErrorObject", "code")
+    assert {state.value for state in KeyState} == enum("PoolKey", "state")
+    assert {row.type for row in ERROR_SPECS.values()} | {"image_generation_user_error"} == enum("ErrorObject", "type")
+    assert {row.code for row in ERROR_SPECS.values() if row.code} | {"moderation_blocked"} == enum(
+        "ErrorObject", "code"
+    )
 
 
 def test_the_documented_native_codes_are_those_that_a_client_can_see() -> None:
     upstream_codes = [None, *minimax.TEXTS]
-    seen = {minimax.native_code(GatewayError(fault, upstream_code=code)) for fault in Fault for code in upstream_codes}
+    seen = {
+        minimax.native_code(GatewayError(error_code, upstream_code=code))
+        for error_code in ErrorCode
+        for code in upstream_codes
+    }
     documented = resolve(SCHEMAS["BaseResp"]["properties"]["status_code"])["enum"]
     assert seen | {0} == set(documented)
 
@@ -207,7 +213,7 @@ def test_every_status_of_the_table_of_faults_is_described() -> None:
     described = {int(status) for _, _, operation in operations() for status in operation["responses"]}
     told_in_the_head = {status for status in (404, 405, 421, 431) if str(status) in DESCRIBED["info"]["description"]}
     seen_by_nobody = {499}
-    assert set() == {row.status for row in TABLE.values()} - described - told_in_the_head - seen_by_nobody
+    assert set() == {row.status for row in ERROR_SPECS.values()} - described - told_in_the_head - seen_by_nobody
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), list(operations()), ids=lambda value: str(value)[:40])
@@ -261,5 +267,5 @@ def test_the_documented_answer_is_the_answer(make_gateway: MakeGateway) -> None:
 
 def test_the_images_routes_are_all_there() -> None:
     """The class has no public handler that no route of the document leads to."""
-    handlers = {name for name in vars(Images) if not name.startswith("_")}
+    handlers = {name for name in vars(ImageRoutes) if not name.startswith("_")}
     assert {"generate", "generate_native", "list_models", "get_model"} == handlers

@@ -4,8 +4,8 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.api.dedicated_ports import OwnPort, Ports, is_metrics
-from gateway.domain.errors import Fault, GatewayError
+from gateway.api.dedicated_ports import DedicatedPort, DedicatedPortMiddleware, is_metrics
+from gateway.domain.errors import ErrorCode, GatewayError
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ async def is_there(path: str, server: tuple[str, int] | None, number: int = 9464
     async def send(message: Message) -> None:
         pass
 
-    own = [OwnPort(number, is_metrics, frozenset({"127.0.0.1", "prom.example"}))] if number else []
+    own = [DedicatedPort(number, is_metrics, frozenset({"127.0.0.1", "prom.example"}))] if number else []
     scope = {
         "type": "http",
         "path": path,
@@ -34,11 +34,11 @@ async def is_there(path: str, server: tuple[str, int] | None, number: int = 9464
         "headers": [(b"host", host.encode())],
     }
     try:
-        await Ports(app, own)(scope, receive, send)
+        await DedicatedPortMiddleware(app, own)(scope, receive, send)
     except HTTPException:
         assert not reached
     except GatewayError as error:
-        assert error.fault is Fault.HOST_NOT_ALLOWED  # noqa: PT017 - it is raised in one of two cases
+        assert error.error_code is ErrorCode.HOST_NOT_ALLOWED  # noqa: PT017 - it is raised in one of two cases
         assert not reached
     return bool(reached)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.fields import Fields
+from gateway.api.fields import JsonFields
 from gateway.api.provider_fields import (
     own_words,
     plan_targets,
@@ -19,10 +19,10 @@ from gateway.api.provider_fields import (
 )
 from gateway.domain.accounts import make_secret
 from gateway.domain.catalog import Model, Target
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import CallPlan, Capability, Delivery, ImageJob, InputImage, Role
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import CallPlan, Capability, ImageJob, InputImage, ResponseFormat, Role
 from gateway.domain.pricing import PerImage, Price
-from gateway.domain.sizes import AspectRatios, Shape, Size, SizePolicy
+from gateway.domain.sizes import AspectRatios, Size, SizePlan, SizePolicy
 from gateway.providers.minimax import PIXELS, PRESETS, MiniMax
 
 RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
@@ -38,8 +38,8 @@ MODEL = Model(
 )
 
 
-def fields(**values: object) -> Fields:
-    return Fields(msgspec.json.encode(values))
+def fields(**values: object) -> JsonFields:
+    return JsonFields(msgspec.json.encode(values))
 
 
 def attempt(act: Callable[[], object]) -> object:
@@ -50,7 +50,7 @@ def attempt(act: Callable[[], object]) -> object:
         return error
 
 
-def read_all(read: Fields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:
+def read_all(read: JsonFields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:
     """Seed, options and inputs."""
     return read_seed(read), read_options(read), read_inputs(read)
 
@@ -58,17 +58,17 @@ def read_all(read: Fields) -> tuple[int | None, dict[str, bytes], tuple[InputIma
 NOTHING: tuple[None, dict[str, bytes], tuple[()]] = (None, {}, ())
 
 
-def refusal_of(**values: object) -> tuple[Fault, str | None]:
+def refusal_of(**values: object) -> tuple[ErrorCode, str | None]:
     read = fields(**values)
     with pytest.raises(GatewayError) as refused:
         _ = (read_ratio(read), read_pixels(read), read_all(read))
-    return refused.value.fault, refused.value.param
+    return refused.value.error_code, refused.value.param
 
 
 def test_nothing_given_is_nothing_read() -> None:
     empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
     assert (NOTHING, None, None) == (read_all(empty), read_ratio(empty), read_pixels(empty))
-    empty.refuse_rest()
+    empty.reject_unknown()
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -128,9 +128,9 @@ REPEATED_NAMES = [
 
 @pytest.mark.parametrize(("name", "value"), REPEATED_NAMES)
 def test_what_was_validated_is_what_is_sent(name: str, value: bytes) -> None:
-    _, options, inputs = read_all(Fields(b'{"%s":%s}' % (name.encode(), value)))
+    _, options, inputs = read_all(JsonFields(b'{"%s":%s}' % (name.encode(), value)))
     job = ImageJob("p", options=options, inputs=inputs)
-    plan = CallPlan("m", 1, Shape(Size(8, 8)), Delivery.URL)
+    plan = CallPlan("m", 1, SizePlan(Size(8, 8)), ResponseFormat.URL)
     body = b"".join(MiniMax().build_call(job, plan, make_secret("s-1")).body)
     read = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[name]
     for word in (b"file:", b'"x"', b'"type":"style"', b":5"):
@@ -140,7 +140,7 @@ def test_what_was_validated_is_what_is_sent(name: str, value: bytes) -> None:
 
 
 def test_of_two_equal_names_in_a_body_the_last_is_read_and_sent() -> None:
-    read = Fields(b'{"seed":"x","seed":1,"subject_reference":[],"subject_reference":null}')
+    read = JsonFields(b'{"seed":"x","seed":1,"subject_reference":[],"subject_reference":null}')
     assert (1, {}, ()) == read_all(read)
 
 
@@ -152,43 +152,43 @@ def test_own_words_are_every_free_text_of_the_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "fault", "param"),
+    ("values", "error_code", "param"),
     [
-        ({"aspect_ratio": "5:4"}, Fault.INVALID_VALUE, "aspect_ratio"),
-        ({"aspect_ratio": ""}, Fault.INVALID_VALUE, "aspect_ratio"),
-        ({"aspect_ratio": 1}, Fault.INVALID_TYPE, "aspect_ratio"),
-        ({"width": 512}, Fault.MISSING_PARAMETER, "height"),
-        ({"height": 512}, Fault.MISSING_PARAMETER, "width"),
-        ({"width": 511, "height": 512}, Fault.INTEGER_BELOW_MIN, "width"),
-        ({"width": 512, "height": 2049}, Fault.INTEGER_ABOVE_MAX, "height"),
-        ({"width": 513, "height": 512}, Fault.INVALID_VALUE, "width"),
-        ({"width": 512, "height": 1023}, Fault.INVALID_VALUE, "height"),
-        ({"width": "512", "height": 512}, Fault.INVALID_TYPE, "width"),
-        ({"width": True, "height": 512}, Fault.INVALID_TYPE, "width"),
-        ({"seed": 2**63}, Fault.INTEGER_ABOVE_MAX, "seed"),
-        ({"seed": -(2**63) - 1}, Fault.INTEGER_BELOW_MIN, "seed"),
-        ({"seed": 1.0}, Fault.INVALID_TYPE, "seed"),
-        ({"prompt_optimizer": "true"}, Fault.INVALID_TYPE, "prompt_optimizer"),
-        ({"prompt_optimizer": 1}, Fault.INVALID_TYPE, "prompt_optimizer"),
-        ({"aigc_watermark": "no"}, Fault.INVALID_TYPE, "aigc_watermark"),
-        ({"style": "水彩"}, Fault.INVALID_TYPE, "style"),
-        ({"style": []}, Fault.INVALID_TYPE, "style"),
-        ({"style": {}}, Fault.INVALID_TYPE, "style"),
-        ({"style": {"style_type": "水彩", "more": 1}}, Fault.INVALID_TYPE, "style"),
-        ({"style": {"style_type": "vivid"}}, Fault.INVALID_VALUE, "style"),
-        ({"style": {"style_type": "水彩", "style_weight": 0}}, Fault.INVALID_VALUE, "style"),
-        ({"style": {"style_type": "水彩", "style_weight": 1.01}}, Fault.INVALID_VALUE, "style"),
-        ({"subject_reference": FACE}, Fault.INVALID_VALUE, "subject_reference"),
-        ({"subject_reference": []}, Fault.INVALID_VALUE, "subject_reference"),
-        ({"subject_reference": [FACE | {"type": "style"}]}, Fault.INVALID_VALUE, "subject_reference"),
-        ({"subject_reference": [FACE | {"image_file": "face.jpg"}]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"aspect_ratio": "5:4"}, ErrorCode.INVALID_VALUE, "aspect_ratio"),
+        ({"aspect_ratio": ""}, ErrorCode.INVALID_VALUE, "aspect_ratio"),
+        ({"aspect_ratio": 1}, ErrorCode.INVALID_TYPE, "aspect_ratio"),
+        ({"width": 512}, ErrorCode.MISSING_PARAMETER, "height"),
+        ({"height": 512}, ErrorCode.MISSING_PARAMETER, "width"),
+        ({"width": 511, "height": 512}, ErrorCode.INTEGER_BELOW_MIN, "width"),
+        ({"width": 512, "height": 2049}, ErrorCode.INTEGER_ABOVE_MAX, "height"),
+        ({"width": 513, "height": 512}, ErrorCode.INVALID_VALUE, "width"),
+        ({"width": 512, "height": 1023}, ErrorCode.INVALID_VALUE, "height"),
+        ({"width": "512", "height": 512}, ErrorCode.INVALID_TYPE, "width"),
+        ({"width": True, "height": 512}, ErrorCode.INVALID_TYPE, "width"),
+        ({"seed": 2**63}, ErrorCode.INTEGER_ABOVE_MAX, "seed"),
+        ({"seed": -(2**63) - 1}, ErrorCode.INTEGER_BELOW_MIN, "seed"),
+        ({"seed": 1.0}, ErrorCode.INVALID_TYPE, "seed"),
+        ({"prompt_optimizer": "true"}, ErrorCode.INVALID_TYPE, "prompt_optimizer"),
+        ({"prompt_optimizer": 1}, ErrorCode.INVALID_TYPE, "prompt_optimizer"),
+        ({"aigc_watermark": "no"}, ErrorCode.INVALID_TYPE, "aigc_watermark"),
+        ({"style": "水彩"}, ErrorCode.INVALID_TYPE, "style"),
+        ({"style": []}, ErrorCode.INVALID_TYPE, "style"),
+        ({"style": {}}, ErrorCode.INVALID_TYPE, "style"),
+        ({"style": {"style_type": "水彩", "more": 1}}, ErrorCode.INVALID_TYPE, "style"),
+        ({"style": {"style_type": "vivid"}}, ErrorCode.INVALID_VALUE, "style"),
+        ({"style": {"style_type": "水彩", "style_weight": 0}}, ErrorCode.INVALID_VALUE, "style"),
+        ({"style": {"style_type": "水彩", "style_weight": 1.01}}, ErrorCode.INVALID_VALUE, "style"),
+        ({"subject_reference": FACE}, ErrorCode.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": []}, ErrorCode.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"type": "style"}]}, ErrorCode.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"image_file": "face.jpg"}]}, ErrorCode.INVALID_VALUE, "subject_reference"),
         (
             {"subject_reference": [FACE | {"image_file": "file:///etc/passwd"}]},
-            Fault.INVALID_VALUE,
+            ErrorCode.INVALID_VALUE,
             "subject_reference",
         ),
         *(
-            ({"subject_reference": [FACE | {"image_file": file}]}, Fault.INVALID_VALUE, "subject_reference")
+            ({"subject_reference": [FACE | {"image_file": file}]}, ErrorCode.INVALID_VALUE, "subject_reference")
             for file in (
                 "https://x/\0",
                 "https://x/\n",
@@ -199,14 +199,16 @@ def test_own_words_are_every_free_text_of_the_request() -> None:
                 "https://x/" + "a" * 8183,
             )
         ),
-        ({"subject_reference": [FACE] * 17}, Fault.INVALID_VALUE, "subject_reference"),
-        ({"subject_reference": [FACE | {"image_url": "https://x"}]}, Fault.INVALID_VALUE, "subject_reference"),
-        ({"subject_reference": [{"type": "character"}]}, Fault.INVALID_VALUE, "subject_reference"),
-        ({"subject_reference": [None]}, Fault.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE] * 17}, ErrorCode.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [FACE | {"image_url": "https://x"}]}, ErrorCode.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [{"type": "character"}]}, ErrorCode.INVALID_VALUE, "subject_reference"),
+        ({"subject_reference": [None]}, ErrorCode.INVALID_VALUE, "subject_reference"),
     ],
 )
-def test_value_outside_the_documentation_is_refused(values: dict[str, object], fault: Fault, param: str) -> None:
-    assert (fault, param) == refusal_of(**values)
+def test_value_outside_the_documentation_is_refused(
+    values: dict[str, object], error_code: ErrorCode, param: str
+) -> None:
+    assert (error_code, param) == refusal_of(**values)
 
 
 def test_openais_own_style_is_left_alone() -> None:
@@ -228,36 +230,40 @@ def test_openais_own_style_is_left_alone() -> None:
 )
 def test_hostile_json_in_an_object_is_refused(name: str, value: bytes) -> None:
     with pytest.raises(GatewayError) as refused:
-        read_all(Fields(b'{"%s":%s}' % (name.encode(), value)))
+        read_all(JsonFields(b'{"%s":%s}' % (name.encode(), value)))
     assert refused.value.row.status == 400
 
 
 @given(st.sampled_from(["style", "subject_reference", "seed", "prompt_optimizer"]), st.binary(max_size=60))
 @example("style", b'{"style_type":"\xff"}')
 def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> None:
-    outcome = attempt(lambda: read_all(Fields(b'{"%s":%s}' % (name.encode(), value))))
+    outcome = attempt(lambda: read_all(JsonFields(b'{"%s":%s}' % (name.encode(), value))))
     assert not isinstance(outcome, GatewayError) or outcome.row.status == 400
 
 
 @pytest.mark.parametrize(
-    ("job", "fault", "param"),
+    ("job", "error_code", "param"),
     [
-        (ImageJob("p", options={"minimax.prompt_optimizer": b"false"}), Fault.UNKNOWN_PARAMETER, "prompt_optimizer"),
+        (
+            ImageJob("p", options={"minimax.prompt_optimizer": b"false"}),
+            ErrorCode.UNKNOWN_PARAMETER,
+            "prompt_optimizer",
+        ),
         (
             ImageJob("p", inputs=(InputImage(Role.CHARACTER, b'""'),), options={"minimax.aigc_watermark": b"true"}),
-            Fault.UNKNOWN_PARAMETER,
+            ErrorCode.UNKNOWN_PARAMETER,
             "aigc_watermark",
         ),
-        (ImageJob("p", seed=1, options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "model"),
-        (ImageJob("p", size=Size(1792, 1024), options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "size"),
-        (ImageJob("p", aspect_ratio="16:9", seed=1), Fault.INVALID_VALUE, "aspect_ratio"),
-        (ImageJob("p", pixels=Size(512, 512), options={"minimax.style": b"{}"}), Fault.INVALID_VALUE, "width"),
+        (ImageJob("p", seed=1, options={"minimax.style": b"{}"}), ErrorCode.INVALID_VALUE, "model"),
+        (ImageJob("p", size=Size(1792, 1024), options={"minimax.style": b"{}"}), ErrorCode.INVALID_VALUE, "size"),
+        (ImageJob("p", aspect_ratio="16:9", seed=1), ErrorCode.INVALID_VALUE, "aspect_ratio"),
+        (ImageJob("p", pixels=Size(512, 512), options={"minimax.style": b"{}"}), ErrorCode.INVALID_VALUE, "width"),
     ],
 )
-def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, fault: Fault, param: str) -> None:
+def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, error_code: ErrorCode, param: str) -> None:
     with pytest.raises(GatewayError) as refused:
         plan_targets(job, MODEL, SizePolicy.STRICT)
-    assert (fault, param) == (refused.value.fault, refused.value.param)
+    assert (error_code, param) == (refused.value.error_code, refused.value.param)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import httpx
 import pytest
 import redis
 
-from gateway.api.readiness import why_nobody_can_serve
+from gateway.api.readiness import unavailable_reasons
 from gateway.app import create_app
 from gateway.config import from_document
 from gateway.domain.accounts import AccountLimits
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus
 from tests.support.harness import (
     REDIS_BINARIES,
@@ -33,7 +33,7 @@ from tests.support.scarce import ask, occupied, scarce
 from tests.support.servers import Server, free_port, paused, tcp_server
 
 
-def a_key(state: State = State.READY, fault: str | None = None, model: str | None = None) -> KeyStatus:
+def a_key(state: KeyState = KeyState.READY, error_code: str | None = None, model: str | None = None) -> KeyStatus:
     return KeyStatus(
         upstream="sim",
         account="a",
@@ -42,11 +42,11 @@ def a_key(state: State = State.READY, fault: str | None = None, model: str | Non
         model=model,
         is_declared=True,
         state=state,
-        fault=fault,
+        error_code=error_code,
     )
 
 
-def an_account(*keys: KeyStatus, state: State = State.READY, fault: str | None = None) -> AccountStatus:
+def an_account(*keys: KeyStatus, state: KeyState = KeyState.READY, error_code: str | None = None) -> AccountStatus:
     return AccountStatus(
         upstream="sim",
         name="a",
@@ -60,11 +60,11 @@ def an_account(*keys: KeyStatus, state: State = State.READY, fault: str | None =
         usd_micros_today=0,
         keys=keys or (a_key(),),
         state=state,
-        fault=fault,
+        error_code=error_code,
     )
 
 
-def a_pool(*accounts: AccountStatus, state: State = State.READY, fault: str | None = None) -> PoolStatus:
+def a_pool(*accounts: AccountStatus, state: KeyState = KeyState.READY, error_code: str | None = None) -> PoolStatus:
     return PoolStatus(
         upstream="sim",
         waiting=1000,
@@ -73,7 +73,7 @@ def a_pool(*accounts: AccountStatus, state: State = State.READY, fault: str | No
         retries_last_minute=0,
         accounts=accounts,
         state=state,
-        fault=fault,
+        error_code=error_code,
     )
 
 
@@ -81,39 +81,39 @@ SCRAPERS = 32
 """At once, as many as may connect to an operators' port from one address."""
 ABLE = {
     "full, with a long queue": a_pool(an_account()),
-    "asked too fast": a_pool(an_account(state=State.COOLING, fault="account_rate_limited")),
-    "its key asked too fast": a_pool(an_account(a_key(State.COOLING, "account_rate_limited"))),
+    "asked too fast": a_pool(an_account(state=KeyState.COOLING, error_code="account_rate_limited")),
+    "its key asked too fast": a_pool(an_account(a_key(KeyState.COOLING, "account_rate_limited"))),
     "half open": a_pool(
-        an_account(a_key(State.HALF_OPEN, "key_invalid")), state=State.HALF_OPEN, fault="upstream_error"
+        an_account(a_key(KeyState.HALF_OPEN, "key_invalid")), state=KeyState.HALF_OPEN, error_code="upstream_error"
     ),
-    "one key of two": a_pool(an_account(a_key(State.QUARANTINED, "key_invalid"), a_key())),
-    "another model": a_pool(an_account(a_key(State.COOLING, "key_model_denied", "image-02"))),
+    "one key of two": a_pool(an_account(a_key(KeyState.QUARANTINED, "key_invalid"), a_key())),
+    "another model": a_pool(an_account(a_key(KeyState.COOLING, "key_model_denied", "image-02"))),
 }
 UNABLE = {
     "upstream sim is left alone after upstream_error": a_pool(
-        an_account(), state=State.COOLING, fault="upstream_error"
+        an_account(), state=KeyState.COOLING, error_code="upstream_error"
     ),
     "upstream sim has no usable account": a_pool(),
-    "upstream sim has no usable account: key_invalid": a_pool(an_account(a_key(State.QUARANTINED, "key_invalid"))),
+    "upstream sim has no usable account: key_invalid": a_pool(an_account(a_key(KeyState.QUARANTINED, "key_invalid"))),
     "upstream sim has no usable account: balance_empty, disabled": a_pool(
-        an_account(state=State.QUARANTINED, fault="balance_empty"), an_account(state=State.DISABLED)
+        an_account(state=KeyState.QUARANTINED, error_code="balance_empty"), an_account(state=KeyState.DISABLED)
     ),
 }
 
 
 @pytest.mark.parametrize("pool", ABLE.values(), ids=ABLE)
 def test_an_upstream_that_is_merely_busy_can_serve(pool: PoolStatus) -> None:
-    assert [] == why_nobody_can_serve([pool])
-    assert [] == why_nobody_can_serve([a_pool(), pool]), "one is enough"
+    assert [] == unavailable_reasons([pool])
+    assert [] == unavailable_reasons([a_pool(), pool]), "one is enough"
 
 
 @pytest.mark.parametrize(("reason", "pool"), UNABLE.items())
 def test_an_upstream_that_cannot_serve_is_named_with_the_reason(reason: str, pool: PoolStatus) -> None:
-    assert [reason] == why_nobody_can_serve([pool])
+    assert [reason] == unavailable_reasons([pool])
 
 
 def test_without_an_upstream_nobody_can_serve() -> None:
-    assert ["there is no upstream"] == why_nobody_can_serve([])
+    assert ["there is no upstream"] == unavailable_reasons([])
 
 
 def readiness(url: str) -> tuple[int, list[str]]:

@@ -123,10 +123,10 @@ def collect(url: str, redis_url: str, secrets: list[str]) -> str:
     secrets.append(key)
     gateway = Gateway(url, key)
     answers = []
-    for fault in FAULTS:
+    for error_code in FAULTS:
         rest_no_more(redis_url)
-        answers.append(gateway.generate(prompt=f"{PROMPT} {fault}", model="dall-e-3"))
-        answers.append(gateway.post("/v1/image_generation", {"model": "image-01", "prompt": f"{PROMPT} {fault}"}))
+        answers.append(gateway.generate(prompt=f"{PROMPT} {error_code}", model="dall-e-3"))
+        answers.append(gateway.post("/v1/image_generation", {"model": "image-01", "prompt": f"{PROMPT} {error_code}"}))
     for secret in (ADMIN_CANARY, CANARIES["SECRET_A"], key[:-1] + "0", key):
         answers.append(httpx.get(f"{url}/v1/nope", headers={"authorization": f"Bearer {secret}"}))
         answers.append(httpx.get(f"{url}/admin/v1/pool", headers={"authorization": f"Bearer {secret}x"}))

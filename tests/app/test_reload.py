@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.app.reload import Configuration, Running, read_configuration
+from gateway.app.reload import Configuration, ReloadTargets, read_configuration
 from gateway.config import SettingsError, from_document
 from gateway.domain.accounts import Pool
-from gateway.domain.errors import Fault, GatewayError
-from gateway.generation.upstreams import Supply
-from gateway.tenants.provisioning import DeclaredTenant
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.generation.upstreams import UpstreamSet
+from gateway.tenants.provisioning import ProvisionedTenant
 from tests.support.harness import document, environment, upstream
 
 pytestmark = pytest.mark.anyio
@@ -34,21 +34,21 @@ class Recorder:
         self.told: list[tuple[str, list[str], list[str]]] = []
         self._is_redis_away = is_redis_away
 
-    def running(self) -> Running:
-        return Running(self.catalog, self._declare_accounts, self._configure, self._declare_tenants)
+    def running(self) -> ReloadTargets:
+        return ReloadTargets(self.catalog, self._declare_accounts, self._configure, self._declare_tenants)
 
     def targets(self) -> list[str]:
         return [target.upstream for target in self.catalog.default.targets]
 
     async def _declare_accounts(self, pools: Sequence[Pool]) -> None:
         if self._is_redis_away:
-            raise GatewayError(Fault.REDIS_AWAY)
+            raise GatewayError(ErrorCode.REDIS_AWAY)
         self.told.append(("accounts", [account.name for pool in pools for account in pool.accounts], self.targets()))
 
-    def _configure(self, supply: Supply) -> None:
+    def _configure(self, supply: UpstreamSet) -> None:
         self.told.append(("upstreams", list(supply.endpoints), self.targets()))
 
-    async def _declare_tenants(self, tenants: Sequence[DeclaredTenant]) -> None:
+    async def _declare_tenants(self, tenants: Sequence[ProvisionedTenant]) -> None:
         self.told.append(("tenants", [declared.tenant.name for declared in tenants], self.targets()))
 
 

@@ -256,7 +256,9 @@ def test_no_words_of_a_server_steer_the_terminal(
 ) -> None:
     """A title of the window, a cleared screen, a text that reads backwards: none arrives, and JSON stays as it was."""
     text = f"a{STEERING}b🗝"
-    row = dict.fromkeys(("name", "id", "label", "tenant", "upstream", "at", "actor", "action", "target", "fault"), text)
+    row = dict.fromkeys(
+        ("name", "id", "label", "tenant", "upstream", "at", "actor", "action", "target", "error_code"), text
+    )
     answer = row | {"error": {"message": text}, "data": [row], "key": text, "from": text, "to": text, "next": text}
     raw = json.dumps(answer).encode()
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway.domain.tenants import digest, key_id
-from gateway.tenants.authentication import new_secret
+from gateway.tenants.authentication import generate_api_key
 from tests.support.commands import Ask, check_refused, fits, run
 from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway
 
@@ -182,7 +182,7 @@ def test_a_hint_says_what_a_start_makes_of_a_switched_declared_tenant(make_gatew
 
 
 def test_a_declared_key_that_is_revoked_needs_another(make_gateway: MakeGateway) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     gateway = make_gateway(tenants=[{"name": "shop", "keys": [{"hash": f"{key_id(secret)}.{digest(secret)}"}]}])
     done = run("key", "revoke", "shop", secret[6:16], "--url", gateway.url, "--admin-key", ADMIN_KEY)
     told = "It stays revoked although the configuration declares it: declare a new one.\n"

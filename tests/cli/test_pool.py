@@ -43,12 +43,12 @@ def ask(gateway: Gateway) -> Ask:
 
 
 def key(**fields: object) -> dict[str, object]:
-    calm = {"fingerprint": "fp-1a2b3c4d", "state": "ready", "fault": None, "model": None, "held_by": None}
+    calm = {"fingerprint": "fp-1a2b3c4d", "state": "ready", "error_code": None, "model": None, "held_by": None}
     return {"key": "main-1", **calm, "since": None, "until": None, "declared": True} | fields
 
 
 def account(**fields: object) -> dict[str, object]:
-    calm = {"state": "ready", "fault": None, "since": None, "until": None, "held_by": None}
+    calm = {"state": "ready", "error_code": None, "since": None, "until": None, "held_by": None}
     room = {
         "requests_per_minute": {"limit": 10, "now": 10, "used": 3, "free": 7},
         "images_per_minute": {"limit": 60, "used": 12, "free": 48},
@@ -59,7 +59,7 @@ def account(**fields: object) -> dict[str, object]:
 
 
 def site(*accounts: dict[str, object], **fields: object) -> dict[str, object]:
-    calm = {"name": "sim", "state": "ready", "fault": None, "since": None, "until": None, "waiting": 0}
+    calm = {"name": "sim", "state": "ready", "error_code": None, "since": None, "until": None, "waiting": 0}
     return {**calm, "calls_last_minute": 0, "retries_last_minute": 0, "accounts": list(accounts)} | fields
 
 
@@ -78,10 +78,10 @@ def test_a_calm_pool_is_a_line_an_upstream_and_a_line_an_account() -> None:
 def test_what_rests_has_a_line_that_says_why_and_for_how_long() -> None:
     keys = [
         key(),
-        key(key="main-2", state="quarantined", fault="key_invalid", since=NOW - 190, until=NOW + 725),
+        key(key="main-2", state="quarantined", error_code="key_invalid", since=NOW - 190, until=NOW + 725),
         key(key="main-3", state="disabled", held_by="alice", since=NOW - 90_000),
-        key(key="main-4", state="cooling", fault="key_model_denied", model="image-01", since=NOW, until=NOW + 9),
-        key(key="main-5", state="half_open", fault="balance_empty", since=NOW - 7200, until=NOW - 1),
+        key(key="main-4", state="cooling", error_code="key_model_denied", model="image-01", since=NOW, until=NOW + 9),
+        key(key="main-5", state="half_open", error_code="balance_empty", since=NOW - 7200, until=NOW - 1),
     ]
     assert [
         "    main-2  quarantined  key_invalid, for 3 min, tried in 12 min at the latest",
@@ -92,7 +92,7 @@ def test_what_rests_has_a_line_that_says_why_and_for_how_long() -> None:
 
 
 def test_an_account_that_rests_or_allows_less_says_so_below() -> None:
-    rests = account(state="cooling", fault="account_rate_limited", since=NOW - 2, until=NOW + 13)
+    rests = account(state="cooling", error_code="account_rate_limited", since=NOW - 2, until=NOW + 13)
     shared = account(account="shared", requests_per_minute={"limit": 10, "now": 6, "used": 3, "free": 3})
     lines = listing(site(rests, shared))
     assert "account_rate_limited, for 2 s, back in 13 s at the latest" == lines[3].strip()
@@ -100,7 +100,7 @@ def test_an_account_that_rests_or_allows_less_says_so_below() -> None:
 
 
 def test_an_upstream_says_who_waits_and_what_it_was_asked() -> None:
-    ill = {"state": "cooling", "fault": "upstream_error", "since": NOW - 3, "until": NOW + 7}
+    ill = {"state": "cooling", "error_code": "upstream_error", "since": NOW - 3, "until": NOW + 7}
     [_, first, second] = listing(site(**ill, waiting=12, calls_last_minute=40, retries_last_minute=8))
     assert "sim   cooling  upstream_error, for 3 s, back in 7 s at the latest, 12 waiting," == first
     assert "40 calls in the last minute, 8 of them again" == second.strip()
@@ -117,11 +117,11 @@ def worst() -> dict[str, object]:
     """All that can be long, is."""
     big = {"limit": 1_000_000, "now": 999_999, "used": 999_999, "free": 0}
     rest = {"state": "quarantined", "since": NOW - 10**8, "until": NOW + 10**8, "held_by": LONG}
-    keys = [key(key=LONG, fault="account_connection_limited", model="m" * 128, **rest)]
+    keys = [key(key=LONG, error_code="account_connection_limited", model="m" * 128, **rest)]
     rooms = dict.fromkeys(("requests_per_minute", "images_per_minute", "concurrency"), big)
     spent = {"images_today": 123_456_789, "spend_today_usd": "1234567.890123"}
-    full = account(account=LONG, fault="account_token_limited", keys=keys, **rest, **rooms, **spent)
-    return site(full, name=LONG, fault="upstream_error", waiting=100_000, calls_last_minute=10**6, **rest)
+    full = account(account=LONG, error_code="account_token_limited", keys=keys, **rest, **rooms, **spent)
+    return site(full, name=LONG, error_code="upstream_error", waiting=100_000, calls_last_minute=10**6, **rest)
 
 
 @pytest.mark.parametrize("width", [80, 81, 100, 200])

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config import Settings, SettingsError, from_document
 from gateway.config.upstream_set import build_catalog, build_supply
-from gateway.domain.accounts import AccountLimits, PoolTerms, WaitTerms
+from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
 from tests.support.harness import UNLIMITED, document, environment, upstream
 
 A = upstream("a", "minimax", "http://127.0.0.1:1/", "one:k1,k2", "two:k3")
@@ -37,8 +37,8 @@ def test_every_upstream_has_its_endpoint_its_accounts_and_its_terms() -> None:
         name: endpoint.base_url for name, endpoint in supply.endpoints.items()
     }
     assert ["a", "b"] == [pool.upstream for pool in supply.pools]
-    assert [PoolTerms(2, 3, 4, 5.5, 6), PoolTerms()] == [pool.terms for pool in supply.pools]
-    assert {"a": WaitTerms(7, 8), "b": WaitTerms()} == supply.waits
+    assert [PoolConfig(2, 3, 4, 5.5, 6), PoolConfig()] == [pool.terms for pool in supply.pools]
+    assert {"a": WaitConfig(7, 8), "b": WaitConfig()} == supply.waits
     unlimited = AccountLimits(100_000, 1_000_000, 10_000, 1)
     assert [("a", "one", unlimited), ("a", "two", unlimited), ("b", "one", unlimited)] == [
         (account.upstream, account.name, account.limits) for pool in supply.pools for account in pool.accounts

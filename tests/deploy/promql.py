@@ -8,8 +8,8 @@ from promql_parser import AggregateExpr, Expr, Matcher, MatchOp, VectorSelector
 
 from docs.generate.metrics import SPECS
 from gateway.api.pool_gauges import SCRAPED
-from gateway.domain.billing import Settlement
-from gateway.domain.errors import Fault, Origin, State
+from gateway.domain.billing import RequestOutcome
+from gateway.domain.errors import ErrorCode, KeyState, Origin
 
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that every series gets when it is scraped."""
@@ -18,9 +18,9 @@ LABELS_OF: Mapping[str, set[str]] = {
 } | {"up": set()}
 SCRAPED_NAMES = {spec.name for spec in SCRAPED}
 VALUES_OF: Mapping[str, set[str]] = {
-    "code": {fault.value for fault in Fault} | {"none"},
-    "state": {state.value for state in State},
-    "outcome": {settlement.value for settlement in Settlement} | {"corrected"},
+    "code": {error_code.value for error_code in ErrorCode} | {"none"},
+    "state": {state.value for state in KeyState},
+    "outcome": {settlement.value for settlement in RequestOutcome} | {"corrected"},
     "origin": {origin.value for origin in Origin},
     "bound": {"limit", "allowed", "used", "process", "address", "heads"},
     "resource": {"requests", "images", "concurrency"},

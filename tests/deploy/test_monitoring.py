@@ -9,7 +9,7 @@ import typer.main
 from gateway.api import minimax
 from gateway.cli import app
 from gateway.config import Settings
-from gateway.domain.errors import TABLE, Origin
+from gateway.domain.errors import ERROR_SPECS, Origin
 from tests.deploy.files import DEPLOY, ROOT, read_yaml, run_tool
 from tests.deploy.promql import LABELS_OF, problems_of, selectors_of
 from tests.support.monitoring import PANELS, RULES, VARIABLES, queries
@@ -76,8 +76,8 @@ def test_every_rule_asks_for_metrics_labels_and_values_that_exist() -> None:
 
 def test_the_error_budget_counts_every_error_that_is_a_5xx_and_no_other() -> None:
     assert 'origin!="caller"' in RECORDED["imagegate:failed_requests:rate2m"]
-    counted = {fault for fault, row in TABLE.items() if row.origin is not Origin.CALLER}
-    assert {fault for fault, row in TABLE.items() if row.status >= 500} == counted
+    counted = {error_code for error_code, row in ERROR_SPECS.items() if row.origin is not Origin.CALLER}
+    assert {error_code for error_code, row in ERROR_SPECS.items() if row.status >= 500} == counted
 
 
 def test_the_error_budget_is_of_the_routes_that_make_images() -> None:
@@ -90,7 +90,7 @@ def test_the_error_budget_is_of_the_routes_that_make_images() -> None:
 @pytest.mark.parametrize("name", ALERTS)
 def test_an_alert_says_how_urgent_it_is_and_what_to_do(name: str) -> None:
     alert = ALERTS[name]
-    assert alert["labels"]["severity"] in {"page", "ticket"}
+    assert alert["labels"]["severity"] in {"page", "reservation"}
     assert alert["annotations"]["summary"]
     runbook = alert["annotations"]["runbook"]
     assert all(_is_command(command) for command in re.findall(r"`imagegate ([a-z -]+)`", runbook))

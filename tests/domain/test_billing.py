@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.domain.billing import Settlement, Tally, usd
-from gateway.domain.errors import TABLE, Fault, Outcome
+from gateway.domain.billing import ImageOutcomes, RequestOutcome, usd
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, Outcome
 
 
 @pytest.mark.parametrize(
@@ -24,47 +24,53 @@ def test_money_is_told_exactly(micros: int, text: str) -> None:
 
 
 def test_an_untouched_tally_was_not_sent() -> None:
-    tally = Tally()
+    tally = ImageOutcomes()
     tally.close()
-    assert (Settlement.NOT_SENT, False) == (tally.settlement, tally.reached_upstream)
+    assert (RequestOutcome.NOT_SENT, False) == (tally.settlement, tally.reached_upstream)
 
 
 def test_what_is_open_at_the_end_is_unconfirmed() -> None:
-    tally = Tally()
+    tally = ImageOutcomes()
     tally.open("sim", "main", 3)
     tally.close()
-    assert (Settlement.UNCONFIRMED, True, 3) == (tally.settlement, tally.reached_upstream, tally.total("unconfirmed"))
+    assert (RequestOutcome.UNCONFIRMED, True, 3) == (
+        tally.settlement,
+        tally.reached_upstream,
+        tally.total("unconfirmed"),
+    )
 
 
-@pytest.mark.parametrize("fault", [fault for fault in Fault if TABLE[fault].outcome is not Outcome.DELIVERED])
-def test_every_fault_of_a_call_is_free_or_withheld_or_unconfirmed(fault: Fault) -> None:
-    tally, row = Tally(), TABLE[fault]
+@pytest.mark.parametrize(
+    "error_code", [error_code for error_code in ErrorCode if ERROR_SPECS[error_code].outcome is not Outcome.DELIVERED]
+)
+def test_every_fault_of_a_call_is_free_or_withheld_or_unconfirmed(error_code: ErrorCode) -> None:
+    tally, row = ImageOutcomes(), ERROR_SPECS[error_code]
     is_free = tally.open("sim", "main", 2).fail(2, row)
     tally.close()
     assert is_free == (tally.total("withheld") + tally.total("unconfirmed") == 0)
     assert (row.outcome is not Outcome.NOT_SENT) == tally.reached_upstream
     assert (2 if row.outcome is Outcome.UNKNOWN else 0) == tally.total("unconfirmed")
-    assert (2 if fault is Fault.CONTENT_WITHHELD else 0) == tally.total("withheld")
+    assert (2 if error_code is ErrorCode.CONTENT_WITHHELD else 0) == tally.total("withheld")
     assert 0 == tally.total("delivered") == tally.total("lost")
 
 
-ENDS: dict[Settlement, Callable[[Tally], object]] = {
-    Settlement.DELIVERED: lambda tally: tally.open("a", "b", 3).deliver(3, 1, 1),
-    Settlement.UNCONFIRMED: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.READ_TIMEOUT]),
-    Settlement.LOST: lambda tally: tally.open("a", "b", 2).deliver(2, 0, 1),
-    Settlement.WITHHELD: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.CONTENT_WITHHELD]),
-    Settlement.REFUSED: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.CONTENT_INPUT]),
-    Settlement.NOT_SENT: lambda tally: tally.open("a", "b", 1).fail(1, TABLE[Fault.CONNECT_FAILED]),
+ENDS: dict[RequestOutcome, Callable[[ImageOutcomes], object]] = {
+    RequestOutcome.DELIVERED: lambda tally: tally.open("a", "b", 3).deliver(3, 1, 1),
+    RequestOutcome.UNCONFIRMED: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.READ_TIMEOUT]),
+    RequestOutcome.LOST: lambda tally: tally.open("a", "b", 2).deliver(2, 0, 1),
+    RequestOutcome.WITHHELD: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.CONTENT_WITHHELD]),
+    RequestOutcome.REFUSED: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.CONTENT_INPUT]),
+    RequestOutcome.NOT_SENT: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.CONNECT_FAILED]),
 }
 
 
 @pytest.mark.parametrize("heavier", list(ENDS))
 @pytest.mark.parametrize("lighter", list(ENDS))
 def test_a_request_is_named_after_the_weightiest_thing_that_became_of_it(
-    heavier: Settlement, lighter: Settlement
+    heavier: RequestOutcome, lighter: RequestOutcome
 ) -> None:
     order = list(ENDS)
-    tally = Tally()
+    tally = ImageOutcomes()
     for end in (lighter, heavier):
         ENDS[end](tally)
     tally.close()
@@ -72,9 +78,9 @@ def test_a_request_is_named_after_the_weightiest_thing_that_became_of_it(
 
 
 def test_shares_are_kept_by_account() -> None:
-    tally = Tally()
+    tally = ImageOutcomes()
     tally.open("sim", "a", 2).deliver(2, 2, 0)
-    tally.open("sim", "b", 1).fail(1, TABLE[Fault.READ_TIMEOUT])
+    tally.open("sim", "b", 1).fail(1, ERROR_SPECS[ErrorCode.READ_TIMEOUT])
     assert {("sim", "a"): (2, 0), ("sim", "b"): (0, 1)} == {
         name: (share.delivered, share.unconfirmed) for name, share in tally.shares.items()
     }

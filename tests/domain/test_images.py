@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.images import (
+    Base64Image,
     Capability,
-    Encoded,
     Format,
     ImageJob,
     ImageResult,
+    ImageUrl,
     InputImage,
-    Link,
     Operation,
     Role,
     plan_shape,
@@ -42,7 +42,7 @@ def test_calls_make_exactly_what_was_asked(count: int, at_most: int) -> None:
 
 
 def test_missing_is_what_was_asked_less_what_came() -> None:
-    result = ImageResult((Link("https://x/1.jpg"),), Size(1024, 1024), 3)
+    result = ImageResult((ImageUrl("https://x/1.jpg"),), Size(1024, 1024), 3)
     assert result.missing == 2
 
 
@@ -80,7 +80,7 @@ def test_a_job_is_made_only_if_every_field_is_honoured(job: ImageJob, capability
 
 def test_prompt_and_pictures_stay_out_of_logs() -> None:
     assert "fox" not in repr(ImageJob("a fox"))
-    assert "9j" not in repr(Encoded(memoryview(b"/9j/")))
+    assert "9j" not in repr(Base64Image(memoryview(b"/9j/")))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.pricing import (
-    Made,
+    MadeImages,
     PerImage,
     PerMegapixel,
     PerToken,
@@ -29,28 +29,28 @@ STATED = Stated(200_000)
 @pytest.mark.parametrize(
     ("rate", "made", "expected"),
     [
-        (PerImage(3_500), Made(9), 31_500),
-        (PerImage(3_500), Made(0), 0),
-        (BY_QUALITY, Made(1), 167_000),
-        (BY_QUALITY, Made(2, "low"), 22_000),
-        (BY_QUALITY, Made(1, "other"), 167_000),
-        (BY_BOTH, Made(1, "standard", WIDE), 40_000),
-        (BY_BOTH, Made(1, "hd", SQUARE), 80_000),
-        (BY_BOTH, Made(1, "hd"), 120_000),
-        (BY_BOTH, Made(1, None, SQUARE), 80_000),
-        (BY_BOTH, Made(1, "hd", Size(8, 8)), 120_000),
-        (MEGAPIXEL, Made(1), 104_858),
-        (MEGAPIXEL, Made(3, size=Size(1000, 1000)), 75_000),
-        (MEGAPIXEL, Made(2, size=Size(1, 1)), 2),
-        (TOKENS, Made(2), 5_000 + 2 * 249_600),
-        (TOKENS, Made(1, input_tokens=100, output_tokens=1_056), 500 + 42_240),
-        (TOKENS, Made(1, input_tokens=1, output_tokens=0), 5),
-        (STATED, Made(2), 400_000),
-        (STATED, Made(2, stated_usd_micros=34_001), 34_001),
-        (STATED, Made(2, stated_usd_micros=0), 0),
+        (PerImage(3_500), MadeImages(9), 31_500),
+        (PerImage(3_500), MadeImages(0), 0),
+        (BY_QUALITY, MadeImages(1), 167_000),
+        (BY_QUALITY, MadeImages(2, "low"), 22_000),
+        (BY_QUALITY, MadeImages(1, "other"), 167_000),
+        (BY_BOTH, MadeImages(1, "standard", WIDE), 40_000),
+        (BY_BOTH, MadeImages(1, "hd", SQUARE), 80_000),
+        (BY_BOTH, MadeImages(1, "hd"), 120_000),
+        (BY_BOTH, MadeImages(1, None, SQUARE), 80_000),
+        (BY_BOTH, MadeImages(1, "hd", Size(8, 8)), 120_000),
+        (MEGAPIXEL, MadeImages(1), 104_858),
+        (MEGAPIXEL, MadeImages(3, size=Size(1000, 1000)), 75_000),
+        (MEGAPIXEL, MadeImages(2, size=Size(1, 1)), 2),
+        (TOKENS, MadeImages(2), 5_000 + 2 * 249_600),
+        (TOKENS, MadeImages(1, input_tokens=100, output_tokens=1_056), 500 + 42_240),
+        (TOKENS, MadeImages(1, input_tokens=1, output_tokens=0), 5),
+        (STATED, MadeImages(2), 400_000),
+        (STATED, MadeImages(2, stated_usd_micros=34_001), 34_001),
+        (STATED, MadeImages(2, stated_usd_micros=0), 0),
     ],
 )
-def test_images_cost_what_their_price_says(rate: Rate, made: Made, expected: int) -> None:
+def test_images_cost_what_their_price_says(rate: Rate, made: MadeImages, expected: int) -> None:
     assert expected == rate.cost(made)
 
 
@@ -65,10 +65,10 @@ def test_images_cost_what_their_price_says(rate: Rate, made: Made, expected: int
 def test_what_is_reserved_is_enough_for_what_was_made(
     rate: Rate, images: int, quality: str | None, size: Size | None, read: int, written: int
 ) -> None:
-    made = Made(images, quality, size, read, written * images, written)
+    made = MadeImages(images, quality, size, read, written * images, written)
     cost = rate.cost(made)
     assert isinstance(cost, int)
-    assert 0 <= cost <= rate.cost(Made(images))
+    assert 0 <= cost <= rate.cost(MadeImages(images))
 
 
 def test_the_price_is_the_latest_that_has_begun() -> None:

@@ -8,10 +8,10 @@ from gateway.domain.images import Capability, ImageJob, plan_shape
 from gateway.domain.sizes import (
     AspectRatios,
     FixedSize,
-    Shape,
     Size,
     SizeBounds,
     SizeList,
+    SizePlan,
     SizePolicy,
     SizeRule,
     plan_size,
@@ -42,18 +42,18 @@ def job(size: str | None = None, **fields: Size | str) -> ImageJob:
     return ImageJob("a fox", size=Size(int(width), int(height)) if size else None, **fields)  # type: ignore[arg-type]
 
 
-def preset(ratio: str) -> Shape:
-    return Shape(Size(*DOCUMENTED[ratio]), aspect_ratio=ratio)
+def preset(ratio: str) -> SizePlan:
+    return SizePlan(Size(*DOCUMENTED[ratio]), aspect_ratio=ratio)
 
 
-def exact(width: int, height: int) -> Shape:
-    return Shape(Size(width, height), pixels=Size(width, height))
+def exact(width: int, height: int) -> SizePlan:
+    return SizePlan(Size(width, height), pixels=Size(width, height))
 
 
 @pytest.mark.parametrize("capability", [DIRECT, AI302, LIVE])
 @pytest.mark.parametrize("policy", [NEAREST, STRICT])
 def test_absent_size_asks_for_nothing_and_makes_a_square(capability: Capability, policy: SizePolicy) -> None:
-    assert Shape(Size(1024, 1024)) == plan_shape(job(), capability, policy)
+    assert SizePlan(Size(1024, 1024)) == plan_shape(job(), capability, policy)
 
 
 @pytest.mark.parametrize("ratio", DOCUMENTED)
@@ -82,7 +82,7 @@ def test_exact_pixels_of_a_preset_become_its_ratio(ratio: str, capability: Capab
         ("1920x1080", exact(1920, 1080), exact(1920, 1080)),
     ],
 )
-def test_direct_takes_pixels_inside_the_rule(size: str, nearest: Shape, strict: Shape | None) -> None:
+def test_direct_takes_pixels_inside_the_rule(size: str, nearest: SizePlan, strict: SizePlan | None) -> None:
     assert nearest == plan_shape(job(size), DIRECT, NEAREST)
     assert strict == plan_shape(job(size), DIRECT, STRICT)
 
@@ -110,7 +110,7 @@ def test_302_has_presets_only(size: str, nearest: str, strict: str | None) -> No
 
 
 @pytest.mark.parametrize(("policy", "expected"), [(NEAREST, preset("16:9")), (STRICT, None)])
-def test_live_has_no_21_to_9(policy: SizePolicy, expected: Shape | None) -> None:
+def test_live_has_no_21_to_9(policy: SizePolicy, expected: SizePlan | None) -> None:
     assert expected == plan_shape(job("1344x576"), LIVE, policy)
     assert plan_shape(job(aspect_ratio="21:9"), LIVE, policy) is None
 
@@ -175,7 +175,7 @@ def test_a_rule_makes_the_size_or_the_nearest(rule: SizeRule, asked: Size, neare
 
 
 def test_a_fixed_size_is_not_asked_for_and_a_listed_one_is() -> None:
-    assert Shape(FIXED.size) == plan_size(Size(768, 768), (FIXED,), STRICT)
+    assert SizePlan(FIXED.size) == plan_size(Size(768, 768), (FIXED,), STRICT)
     assert exact(512, 512) == plan_size(Size(512, 512), (LISTED,), STRICT)
 
 

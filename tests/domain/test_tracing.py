@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from gateway.domain.tracing import Trace, TraceContext, covered, parse_trace_context
 
 TRACE, PARENT, OWN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "b7ad6b7169203331"
@@ -87,5 +87,5 @@ def test_queue_time_is_what_no_call_covers() -> None:
 def test_a_call_that_was_not_sent_is_no_attempt_but_took_its_time() -> None:
     trace = Trace()
     attempt = trace.begin("sim", "main", "fp-1", 1, 0)
-    attempt.ended_s, attempt.fault, attempt.was_sent = 3, Fault.CONNECT_FAILED, False
+    attempt.ended_s, attempt.error_code, attempt.was_sent = 3, ErrorCode.CONNECT_FAILED, False
     assert (0, 3.0) == (trace.attempts, trace.upstream_s)

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from gateway.config import load as load_settings
-from gateway.domain.errors import TABLE, Outcome
+from gateway.domain.errors import ERROR_SPECS, Outcome
 from tests.support.balancing import FILE, NAMES, HAProxy, haproxy, needs_haproxy
 from tests.support.harness import MakeGateway, Simulator, new_key, simulating, wait_until
 from tests.support.loading import Failure, Load, check_books, prompt_of, receipts, records, send_to, wait_until_settled
@@ -50,7 +50,7 @@ def test_the_file_gives_requests_their_time_and_restarts_theirs() -> None:
 def test_what_the_file_has_sent_to_another_gateway_is_free() -> None:
     """It does so at 503: no fault of that status leaves in doubt whether an image was bought."""
     assert ["retry-on conn-failure 503"] == re.findall("retry-on .*", FILE.read_text("utf-8"))
-    assert Outcome.UNKNOWN not in {row.outcome for row in TABLE.values() if row.status == 503}
+    assert Outcome.UNKNOWN not in {row.outcome for row in ERROR_SPECS.values() if row.status == 503}
 
 
 @contextmanager

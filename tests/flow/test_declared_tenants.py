@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from gateway.domain.tenants import digest, key_id
-from gateway.tenants.authentication import new_secret
+from gateway.tenants.authentication import generate_api_key
 from tests.support.harness import Simulator, admin, wait_until
 from tests.support.processes import EACH_OPTIONS, started, write_configuration
 
-FIRST, SECOND = new_secret(), new_secret()
+FIRST, SECOND = generate_api_key(), generate_api_key()
 
 
 def tenant(*secrets: str, more: str = "") -> str:

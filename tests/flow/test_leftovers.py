@@ -16,14 +16,14 @@ import pytest
 from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.api.fields import Fields
+from gateway.api.fields import JsonFields
 from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageJob, ImageReply
-from gateway.generation.calls import Order
+from gateway.generation.calls import UpstreamCall
 from gateway.generation.context import RequestContext
-from gateway.generation.run import Run
-from gateway.metering.reservations import Ticket
-from gateway.providers.replies import Reply
+from gateway.generation.run import JobContext
+from gateway.metering.reservations import Reservation
+from gateway.providers.replies import UpstreamResponse
 from tests.support.harness import (
     REDIS_BINARIES,
     Gateway,
@@ -40,8 +40,8 @@ from tests.support.servers import paused, tcp_server
 from tests.support.strangers import connected
 
 KINDS: Final = (
-    *(Request, RequestResponseCycle, RequestContext, Run, Order, ImageJob, ImageReply, Reply),
-    *(Fields, GatewayError, Ticket, type(sys._getframe()), BaseException),
+    *(Request, RequestResponseCycle, RequestContext, JobContext, UpstreamCall, ImageJob, ImageReply, UpstreamResponse),
+    *(JsonFields, GatewayError, Reservation, type(sys._getframe()), BaseException),
 )
 """All that holds a request's bytes, or the frames that do."""
 TIMES: Final = 500
@@ -55,7 +55,7 @@ def counted() -> Counter[str]:
     found: Counter[str] = Counter()
     for one in gc.get_objects():
         kind = next((kind for kind in KINDS if isinstance(one, kind)), None)
-        if kind and not isinstance(one, Ticket):
+        if kind and not isinstance(one, Reservation):
             found[kind.__name__] += 1
     return found
 

@@ -226,7 +226,9 @@ async def arrived(started: Fleet, simulator: Simulator, count: int) -> None:
 def standing(started: Fleet) -> dict[str, tuple[str, str | None]]:
     """State and fault of every key, or of its account where that is what rests."""
     return {
-        key["key"]: next(((one["state"], one["fault"]) for one in (account, key) if one["fault"]), ("ready", None))
+        key["key"]: next(
+            ((one["state"], one["error_code"]) for one in (account, key) if one["error_code"]), ("ready", None)
+        )
         for account in started.pool()["accounts"]
         for key in account["keys"]
     }

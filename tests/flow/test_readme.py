@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from gateway.domain.errors import TABLE, Fault
+from gateway.domain.errors import ERROR_SPECS, ErrorCode
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 FOR_CLIENTS = (ROOT / "docs" / "openai.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("fault", Fault)
-def test_every_fault_stands_in_the_error_table(fault: Fault) -> None:
-    row = TABLE[fault]
+@pytest.mark.parametrize("error_code", ErrorCode)
+def test_every_fault_stands_in_the_error_table(error_code: ErrorCode) -> None:
+    row = ERROR_SPECS[error_code]
     rows = (line for line in FOR_CLIENTS.splitlines() if line.startswith("|"))
     lines = [line for line in rows if str(row.status) in line.split("|")[1]]
 

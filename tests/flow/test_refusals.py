@@ -44,11 +44,11 @@ def test_what_was_never_sent_counts_and_leaves_neither_record_nor_ticket(
     with occupied(gateway, 3.0):
         for _ in range(20):
             assert 429 == gateway.post(GENERATIONS, {"prompt": "x"}, x_imagegate_max_wait="0").status_code
-        tickets = list(client.scan_iter("ig2:{acme}:ticket:*"))
+        reservations = list(client.scan_iter("ig2:{acme}:ticket:*"))
         usage = gateway.admin("GET", "/tenants/acme").json()["used"]
         records = list(client.scan_iter("ig2:{acme}:ledger:*"))
         [sums] = [client.hgetall(name) for name in client.scan_iter("ig2:{acme}:sums:*")]
-    assert (1, 21, []) == (len(tickets), usage["requests_last_minute"], records)
+    assert (1, 21, []) == (len(reservations), usage["requests_last_minute"], records)
     assert ["20"] == [count for name, count in sums.items() if "|not_sent|" in name]
     assert 0 == len(gateway.admin("GET", "/usage/verify").json().get("differences", []))
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.minimax import PATHS, TEXTS
-from gateway.domain.errors import TABLE, Fault
+from gateway.domain.errors import ERROR_SPECS, ErrorCode
 from tests.fuzz.book import Answer, Book, booking
 from tests.fuzz.plans import Hostility, endless, quick
 from tests.fuzz.requests import SEEDS, Sent, requests
@@ -24,13 +24,13 @@ from tests.support.hostile import Hostile, hostile
 from tests.support.profile import fuzzing
 from tests.support.strangers import resident_mb
 
-ERRORS: Final = {(row.status, row.type, row.code) for row in TABLE.values()} | {
+ERRORS: Final = {(row.status, row.type, row.code) for row in ERROR_SPECS.values()} | {
     (400, "image_generation_user_error", "moderation_blocked")
 }
 NEVER: Final = {(500, "server_error", "internal_error"), (499, "invalid_request_error", "client_closed_request")}
 TOLD_IN_THE_HEAD: Final = frozenset({404, 405, 431})
 """Of every path, says the document."""
-NOT_HTTP: Final = TABLE[Fault.MALFORMED_HTTP]
+NOT_HTTP: Final = ERROR_SPECS[ErrorCode.MALFORMED_HTTP]
 """What is no request is answered before there is an operation."""
 GROWTH_MAX_MB: Final = 150
 """All these requests together, with the bodies of the largest; none of them may cost what it claims to be."""

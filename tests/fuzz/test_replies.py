@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import GatewayError, Outcome
-from gateway.domain.images import Delivery, Encoded, ImageReply, Link
+from gateway.domain.images import Base64Image, ImageReply, ImageUrl, ResponseFormat
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
-from gateway.providers.replies import Reply
+from gateway.providers.replies import UpstreamResponse
 from tests.fuzz.answers import JPEG, KEY
 from tests.fuzz.desk import SLOW_TIMEOUT_S, TIMEOUT_S, Desk, sitting
 from tests.fuzz.plans import CAP_BYTES, LARGE, Hostility, endless, quick
@@ -27,7 +27,7 @@ MEMORY_MAX_BYTES: Final = 6 * CAP_BYTES + 8 * 2**20
 LATE_MAX_S: Final = 8.0
 """Of a machine that is busy; far less than the upstream's own patience."""
 ENDED_BY_THE_CAP: Final = ("flood", "flood of chunks", "a gzip bomb", "a zlib bomb")
-deliveries = st.sampled_from(Delivery)
+deliveries = st.sampled_from(ResponseFormat)
 dialects = st.sampled_from(sorted(PROVIDERS))
 
 
@@ -43,7 +43,7 @@ def desk(one_redis_server: str, upstream: Hostile) -> Iterator[Desk]:
         yield furnished
 
 
-def read_honestly(dialect: str, reply: Reply, delivery: Delivery) -> ImageReply | GatewayError:
+def read_honestly(dialect: str, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | GatewayError:
     try:
         return PROVIDERS[dialect].read_reply(reply, delivery)
     except GatewayError as error:
@@ -69,21 +69,21 @@ def is_unsent(upstream: Hostile, outcome: ImageReply | GatewayError) -> bool:
 
 
 def check_honest(
-    upstream: Hostile, dialect: str, delivery: Delivery, case: Hostility, outcome: ImageReply | GatewayError
+    upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility, outcome: ImageReply | GatewayError
 ) -> None:
     """What was framed rightly is read as it stands."""
     if case.body is None or is_unsent(upstream, outcome):
         return
-    reply = Reply(case.status, case.body)
+    reply = UpstreamResponse(case.status, case.body)
     expected = read_honestly(dialect, reply, delivery)
     if isinstance(expected, GatewayError):
         assert isinstance(outcome, GatewayError)
-        assert expected.fault is outcome.fault
+        assert expected.error_code is outcome.error_code
         check_outcome(reply, outcome)
     else:
         assert isinstance(outcome, ImageReply)
         assert [type(picture) for picture in outcome.pictures] == [
-            type(picture) for picture in expected.pictures if not (isinstance(picture, Link) and KEY in picture.url)
+            type(picture) for picture in expected.pictures if not (isinstance(picture, ImageUrl) and KEY in picture.url)
         ]
 
 
@@ -93,7 +93,7 @@ def check_next(desk: Desk, upstream: Hostile) -> None:
     head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(own)
     upstream.begin(Plan((head + own, "close")))
     for _ in range(3):  # a kept connection may be found dead
-        outcome = desk.call("minimax", Delivery.BASE64, TIMEOUT_S)
+        outcome = desk.call("minimax", ResponseFormat.BASE64, TIMEOUT_S)
         if isinstance(outcome, ImageReply):
             assert "of-this-call" == outcome.id
             return
@@ -101,7 +101,7 @@ def check_next(desk: Desk, upstream: Hostile) -> None:
     pytest.fail("an honest answer is not understood any more")
 
 
-def check(desk: Desk, upstream: Hostile, dialect: str, delivery: Delivery, case: Hostility) -> None:
+def check(desk: Desk, upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility) -> None:
     upstream.begin(case.plan)
     timeout_s = SLOW_TIMEOUT_S if case.is_slow else TIMEOUT_S
     started_s = time.monotonic()
@@ -117,7 +117,7 @@ def check(desk: Desk, upstream: Hostile, dialect: str, delivery: Delivery, case:
 @given(dialects, deliveries, quick)
 @fuzzing(350)
 def test_every_answer_ends_in_pictures_or_a_fault_that_is_right_about_the_money(
-    desk: Desk, upstream: Hostile, dialect: str, delivery: Delivery, case: Hostility
+    desk: Desk, upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility
 ) -> None:
     check(desk, upstream, dialect, delivery, case)
     check_next(desk, upstream)
@@ -126,7 +126,7 @@ def test_every_answer_ends_in_pictures_or_a_fault_that_is_right_about_the_money(
 @given(dialects, deliveries, endless())
 @fuzzing(28)
 def test_what_has_no_end_is_ended_by_the_deadline_or_the_cap_and_may_have_been_bought(
-    desk: Desk, upstream: Hostile, dialect: str, delivery: Delivery, case: Hostility
+    desk: Desk, upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility
 ) -> None:
     check(desk, upstream, dialect, delivery, case)
 
@@ -137,7 +137,7 @@ def test_no_answer_costs_more_memory_than_its_cap(desk: Desk, upstream: Hostile,
     gc.collect()
     tracemalloc.start()
     try:
-        desk.call("minimax", Delivery.BASE64, TIMEOUT_S if kind in ENDED_BY_THE_CAP else SLOW_TIMEOUT_S)
+        desk.call("minimax", ResponseFormat.BASE64, TIMEOUT_S if kind in ENDED_BY_THE_CAP else SLOW_TIMEOUT_S)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -172,7 +172,7 @@ def test_no_link_and_no_redirect_leads_inside(
                 Plan((b"HTTP/1.1 302 F\r\nlocation: " + link.encode() + b"\r\ncontent-length: 0\r\n\r\n", "close"))
             )
             link = f"{upstream.url}/picture"
-        made = desk.deliver((Link(link),), LinkPolicy(["*", upstream.url]))
+        made = desk.deliver((ImageUrl(link),), LinkPolicy(["*", upstream.url]))
         assert () == made
         assert 0 == inside.connections
 
@@ -181,6 +181,6 @@ def test_no_link_and_no_redirect_leads_inside(
 @fuzzing(60)
 def test_a_link_gives_a_picture_or_nothing(desk: Desk, upstream: Hostile, case: Hostility) -> None:
     upstream.begin(case.plan)
-    made = desk.deliver((Link(f"{upstream.url}/picture"),), LinkPolicy([upstream.url]))
-    assert all(isinstance(picture, Encoded) for picture in made)
+    made = desk.deliver((ImageUrl(f"{upstream.url}/picture"),), LinkPolicy([upstream.url]))
+    assert all(isinstance(picture, Base64Image) for picture in made)
     assert len(made) <= 1

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import Delivery, Encoded, ImageReply, Link, sniff
+from gateway.domain.images import Base64Image, ImageReply, ImageUrl, ResponseFormat, sniff
 from gateway.generation.redaction import redact_error, redact_reply
 from gateway.providers import PROVIDERS
-from gateway.providers.replies import Reply
+from gateway.providers.replies import UpstreamResponse
 from tests.fuzz.answers import KEY, SECRET, reply_bodies, statuses
 from tests.fuzz.steps import count_steps
 from tests.support.outcomes import DETAIL_MAX_CHARS, check_outcome, shown
@@ -19,11 +19,11 @@ from tests.support.profile import fuzzing
 
 BOTH: Final = pytest.mark.parametrize("dialect", list(PROVIDERS))
 
-replies = st.builds(Reply, statuses, reply_bodies(), st.one_of(st.none(), st.floats(0, 1e9)))
-deliveries = st.sampled_from(Delivery)
+replies = st.builds(UpstreamResponse, statuses, reply_bodies(), st.one_of(st.none(), st.floats(0, 1e9)))
+deliveries = st.sampled_from(ResponseFormat)
 
 
-def read(dialect: str, reply: Reply, delivery: Delivery) -> ImageReply | GatewayError:
+def read(dialect: str, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | GatewayError:
     """What a call makes of it; every other exception fails the test."""
     try:
         return redact_reply(PROVIDERS[dialect].read_reply(reply, delivery), SECRET)
@@ -34,7 +34,7 @@ def read(dialect: str, reply: Reply, delivery: Delivery) -> ImageReply | Gateway
 def check_pictures(reply: ImageReply) -> None:
     assert reply.pictures
     for picture in reply.pictures:
-        if isinstance(picture, Encoded):
+        if isinstance(picture, Base64Image):
             assert sniff(binascii.a2b_base64(bytes(picture.base64), strict_mode=True)[:64]) is not None
         else:
             assert picture.url.lower().startswith(("http://", "https://"))
@@ -45,7 +45,7 @@ def check_pictures(reply: ImageReply) -> None:
 @given(replies, deliveries)
 @fuzzing(700)
 def test_a_reply_gives_pictures_or_a_fault_that_is_right_about_the_money(
-    dialect: str, reply: Reply, delivery: Delivery
+    dialect: str, reply: UpstreamResponse, delivery: ResponseFormat
 ) -> None:
     try:
         outcome: ImageReply | GatewayError = PROVIDERS[dialect].read_reply(reply, delivery)
@@ -60,19 +60,21 @@ def test_a_reply_gives_pictures_or_a_fault_that_is_right_about_the_money(
 @BOTH
 @given(replies, deliveries)
 @fuzzing(300)
-def test_a_reply_takes_no_key_to_tenants_or_logs(dialect: str, reply: Reply, delivery: Delivery) -> None:
+def test_a_reply_takes_no_key_to_tenants_or_logs(
+    dialect: str, reply: UpstreamResponse, delivery: ResponseFormat
+) -> None:
     outcome = read(dialect, reply, delivery)
     assert KEY.encode() not in shown(outcome)
     assert isinstance(outcome, ImageReply) or KEY not in outcome.detail
     assert not isinstance(outcome, ImageReply) or not any(
-        isinstance(picture, Link) and KEY in picture.url for picture in outcome.pictures
+        isinstance(picture, ImageUrl) and KEY in picture.url for picture in outcome.pictures
     )
 
 
 @BOTH
 @given(replies)
 @fuzzing(300)
-def test_a_key_check_is_read_or_ends_in_an_error(dialect: str, reply: Reply) -> None:
+def test_a_key_check_is_read_or_ends_in_an_error(dialect: str, reply: UpstreamResponse) -> None:
     try:
         detail = PROVIDERS[dialect].read_key_check(reply).detail
     except GatewayError as error:
@@ -83,7 +85,7 @@ def test_a_key_check_is_read_or_ends_in_an_error(dialect: str, reply: Reply) -> 
 @BOTH
 @given(replies, deliveries)
 @fuzzing(120)
-def test_a_reply_is_read_in_few_steps(dialect: str, reply: Reply, delivery: Delivery) -> None:
+def test_a_reply_is_read_in_few_steps(dialect: str, reply: UpstreamResponse, delivery: ResponseFormat) -> None:
     parts = sum(reply.body.count(mark) for mark in (b",", b":", b"["))
     allowed = 4000 + 60 * parts
     assert count_steps(lambda: read(dialect, reply, delivery)) <= allowed + 4 * DETAIL_MAX_CHARS * 3

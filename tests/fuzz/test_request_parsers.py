@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 
 from gateway.api.minimax import TEXTS, parse_native, render_native_error
-from gateway.api.openai import Manners, parse_generation, render_error
+from gateway.api.openai import OpenAIOptions, parse_generation, render_error
 from gateway.domain.accounts import make_secret
 from gateway.domain.catalog import Catalog, Model, Target
-from gateway.domain.errors import Fault, GatewayError, Outcome
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
@@ -35,17 +35,17 @@ CATALOG: Final = Catalog(
 ANYONE: Final = Tenant("acme")
 OWN_FAULTS: Final = frozenset(
     {
-        Fault.INVALID_JSON,
-        Fault.MISSING_PARAMETER,
-        Fault.UNKNOWN_PARAMETER,
-        Fault.INVALID_TYPE,
-        Fault.INVALID_VALUE,
-        Fault.INTEGER_BELOW_MIN,
-        Fault.INTEGER_ABOVE_MAX,
-        Fault.STRING_TOO_LONG,
-        Fault.EMPTY_STRING,
-        Fault.MODEL_UNKNOWN,
-        Fault.PROMPT_TOO_LONG,
+        ErrorCode.INVALID_JSON,
+        ErrorCode.MISSING_PARAMETER,
+        ErrorCode.UNKNOWN_PARAMETER,
+        ErrorCode.INVALID_TYPE,
+        ErrorCode.INVALID_VALUE,
+        ErrorCode.INTEGER_BELOW_MIN,
+        ErrorCode.INTEGER_ABOVE_MAX,
+        ErrorCode.STRING_TOO_LONG,
+        ErrorCode.EMPTY_STRING,
+        ErrorCode.MODEL_UNKNOWN,
+        ErrorCode.PROMPT_TOO_LONG,
     }
 )
 """What a body alone can be guilty of."""
@@ -54,7 +54,7 @@ SHOWN_MAX_CHARS: Final = 600
 
 
 def parse_openai(body: bytes) -> tuple[ImageJob, Model]:
-    found = parse_generation(body, CATALOG, ANYONE, Manners())
+    found = parse_generation(body, CATALOG, ANYONE, OpenAIOptions())
     return found.job, found.model
 
 
@@ -99,7 +99,7 @@ def check(
 ) -> None:
     outcome = attempt(parse, body)
     if isinstance(outcome, GatewayError):
-        assert outcome.fault in OWN_FAULTS
+        assert outcome.error_code in OWN_FAULTS
         assert outcome.row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED}
         check_error(outcome)
     else:

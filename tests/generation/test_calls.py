@@ -12,11 +12,11 @@ import pytest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.domain.errors import Fault, GatewayError, Outcome
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.responses import read_reply, transport_fault
 from gateway.generation.transport import AiohttpTransport
-from gateway.providers.replies import Reply
+from gateway.providers.replies import UpstreamResponse
 from tests.support.harness import serving
 
 pytestmark = pytest.mark.anyio
@@ -62,8 +62,8 @@ def test_an_unknown_subclass_is_judged_as_its_parent() -> None:
     class ErrorOfTomorrow(httpx.TransportError):
         pass
 
-    assert Fault.ANSWER_LOST is transport_fault(ReadErrorOfTomorrow("text"))
-    assert Fault.ANSWER_LOST is transport_fault(ErrorOfTomorrow("text"))
+    assert ErrorCode.ANSWER_LOST is transport_fault(ReadErrorOfTomorrow("text"))
+    assert ErrorCode.ANSWER_LOST is transport_fault(ErrorOfTomorrow("text"))
 
 
 def serving_answer(make: Callable[[], ASGIApp]) -> ASGIApp:
@@ -73,11 +73,13 @@ def serving_answer(make: Callable[[], ASGIApp]) -> ASGIApp:
     return answer
 
 
-async def receive(make: Callable[[], ASGIApp], max_bytes: int = 10_000, memory: ByteAccount | None = None) -> Reply:
+async def receive(
+    make: Callable[[], ASGIApp], max_bytes: int = 10_000, memory: ByteAccount | None = None
+) -> UpstreamResponse:
     return await asyncio.wait_for(_receive(make, max_bytes, memory), 30)
 
 
-async def _receive(make: Callable[[], ASGIApp], max_bytes: int, memory: ByteAccount | None) -> Reply:
+async def _receive(make: Callable[[], ASGIApp], max_bytes: int, memory: ByteAccount | None) -> UpstreamResponse:
     with serving(serving_answer(make)) as url:
         async with AiohttpTransport() as transport:
             timeout = {"timeout": {"connect": 5.0, "read": 10.0}}
@@ -86,15 +88,15 @@ async def _receive(make: Callable[[], ASGIApp], max_bytes: int, memory: ByteAcco
             )
 
 
-async def fault_of(reading: Awaitable[Reply]) -> Fault:
+async def fault_of(reading: Awaitable[UpstreamResponse]) -> ErrorCode:
     with pytest.raises(GatewayError) as caught:
         await reading
-    return caught.value.fault
+    return caught.value.error_code
 
 
 async def test_status_and_body_are_read() -> None:
     reply = await receive(lambda: Response(BODY, 503))
-    assert Reply(503, BODY, None) == reply
+    assert UpstreamResponse(503, BODY, None) == reply
 
 
 @pytest.mark.parametrize(
@@ -104,11 +106,11 @@ async def test_an_answer_is_read_up_to_its_cap_and_no_further(size: int, *, fits
     if fits:
         assert size == len((await receive(lambda: Response(b"x" * size))).body)
     else:
-        assert Fault.ANSWER_TOO_LARGE is await fault_of(receive(lambda: Response(b"x" * size)))
+        assert ErrorCode.ANSWER_TOO_LARGE is await fault_of(receive(lambda: Response(b"x" * size)))
 
 
 async def test_an_endless_answer_ends_at_the_cap() -> None:
-    assert Fault.ANSWER_TOO_LARGE is await fault_of(receive(_Endless))
+    assert ErrorCode.ANSWER_TOO_LARGE is await fault_of(receive(_Endless))
 
 
 class _Endless(Response):
@@ -130,13 +132,13 @@ async def test_what_is_not_compressed_is_read_as_it_is(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "identity, br"])
 async def test_what_cannot_be_inflated_is_unreadable(encoding: str) -> None:
     packed = Response(gzip.compress(BODY), headers={"content-encoding": encoding})
-    assert Fault.ANSWER_UNREADABLE is await fault_of(receive(lambda: packed))
+    assert ErrorCode.ANSWER_UNREADABLE is await fault_of(receive(lambda: packed))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_a_broken_content_encoding_is_an_unreadable_answer(encoding: str) -> None:
     broken = Response(b"neither gzip nor deflate", headers={"content-encoding": encoding})
-    assert Fault.ANSWER_UNREADABLE is await fault_of(receive(lambda: broken))
+    assert ErrorCode.ANSWER_UNREADABLE is await fault_of(receive(lambda: broken))
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -148,7 +150,7 @@ async def test_a_decompression_bomb_is_refused_without_being_unpacked(
     tracemalloc.start()
     try:
         answer = Response(bomb, headers={"content-encoding": encoding})
-        assert Fault.ANSWER_TOO_LARGE is await fault_of(receive(lambda: answer, max_bytes=2**20))
+        assert ErrorCode.ANSWER_TOO_LARGE is await fault_of(receive(lambda: answer, max_bytes=2**20))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -174,7 +176,7 @@ def padded(kind: str, first: bytes, size: int) -> bytes:
 async def test_compressed_bytes_that_inflate_to_nothing_are_cut_off(kind: str, first: bytes) -> None:
     """A megabyte of them: the body never reaches its cap."""
     answer = Response(padded(kind, first, 2**20), headers={"content-encoding": "deflate"})
-    assert Fault.ANSWER_UNREADABLE is await fault_of(receive(lambda: answer, max_bytes=2**20))
+    assert ErrorCode.ANSWER_UNREADABLE is await fault_of(receive(lambda: answer, max_bytes=2**20))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
@@ -225,5 +227,5 @@ async def test_retry_after_is_read_in_seconds_and_junk_is_none(header: str | Non
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nobody.invalid/"])
 async def test_an_upstream_that_is_not_there_was_sent_nothing(url: str) -> None:
     async with AiohttpTransport() as transport:
-        fault = await fault_of(read_reply(transport, httpx.Request("POST", url), 10))
-    assert Fault.CONNECT_FAILED is fault
+        error_code = await fault_of(read_reply(transport, httpx.Request("POST", url), 10))
+    assert ErrorCode.CONNECT_FAILED is error_code

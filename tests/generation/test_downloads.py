@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.domain.images import Delivery, Encoded, Link, Picture
-from gateway.generation.downloads import FetchLimits, ResultFetcher
+from gateway.domain.images import Base64Image, ImageUrl, Picture, ResponseFormat
+from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.transport import AiohttpTransport
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
@@ -71,14 +71,14 @@ class Internet(httpx.AsyncBaseTransport):
 class World:
     """A fetcher, the internet that it sees, and the one server in it."""
 
-    fetcher: ResultFetcher
+    fetcher: ImageDownloader
     internet: Internet
     host: ResultHost
     url: str
 
     async def fetch(self, *urls: str, hosts: tuple[str, ...] = (HOST,)) -> tuple[Picture, ...]:
-        links = tuple(Link(url) for url in urls)
-        return await self.fetcher.deliver(links, Delivery.BASE64, LinkPolicy(hosts), REMAINING_S)
+        links = tuple(ImageUrl(url) for url in urls)
+        return await self.fetcher.deliver(links, ResponseFormat.BASE64, LinkPolicy(hosts), REMAINING_S)
 
 
 @asynccontextmanager
@@ -88,12 +88,15 @@ async def world(*, failures: int = 0, refused: frozenset[str] = frozenset()) -> 
         async with AiohttpTransport() as direct:
             internet = Internet(direct, url, refused)
             yield World(
-                ResultFetcher(internet, direct, FetchLimits(2, 5, MAX_BYTES), "imagegate/test"), internet, host, url
+                ImageDownloader(internet, direct, DownloadLimits(2, 5, MAX_BYTES), "imagegate/test"),
+                internet,
+                host,
+                url,
             )
 
 
 def encoded(pictures: tuple[Picture, ...]) -> list[bytes]:
-    return [base64.b64decode(picture.base64) for picture in pictures if isinstance(picture, Encoded)]
+    return [base64.b64decode(picture.base64) for picture in pictures if isinstance(picture, Base64Image)]
 
 
 async def test_a_link_becomes_the_bytes_behind_it() -> None:
@@ -102,10 +105,10 @@ async def test_a_link_becomes_the_bytes_behind_it() -> None:
 
 
 async def test_pictures_keep_their_order_and_those_that_are_encoded_already_are_left_alone() -> None:
-    there = Encoded(memoryview(base64.b64encode(JPEG)))
+    there = Base64Image(memoryview(base64.b64encode(JPEG)))
     async with world() as here:
-        pictures = (there, Link(f"https://{HOST}/full.jpg"), there)
-        found = await here.fetcher.deliver(pictures, Delivery.BASE64, LinkPolicy([HOST]), REMAINING_S)
+        pictures = (there, ImageUrl(f"https://{HOST}/full.jpg"), there)
+        found = await here.fetcher.deliver(pictures, ResponseFormat.BASE64, LinkPolicy([HOST]), REMAINING_S)
     assert [len(JPEG), MAX_BYTES, len(JPEG)] == [len(data) for data in encoded(found)]
     assert found[0] is there
 
@@ -178,11 +181,11 @@ async def test_an_allowed_name_that_leads_to_a_private_address_is_refused() -> N
     host = ResultHost()
     with serving(host.app()) as url:
         async with AiohttpTransport(public_only=True) as public, AiohttpTransport() as direct:
-            fetcher = ResultFetcher(public, direct, FetchLimits(2, 5, MAX_BYTES), "test")
+            fetcher = ImageDownloader(public, direct, DownloadLimits(2, 5, MAX_BYTES), "test")
             port = url.rpartition(":")[2]
             for link in ("http://localhost/a.jpg", "http://127.0.0.1/a.jpg", f"http://localhost:{port}/a.jpg"):
                 policy = LinkPolicy(["localhost", "127.0.0.1"])
-                assert () == await fetcher.deliver((Link(link),), Delivery.BASE64, policy, REMAINING_S)
+                assert () == await fetcher.deliver((ImageUrl(link),), ResponseFormat.BASE64, policy, REMAINING_S)
     assert [] == host.seen
 
 
@@ -254,7 +257,9 @@ async def test_a_picture_of_exactly_the_cap_is_taken() -> None:
 async def test_links_are_handed_on_as_https_and_not_fetched(url: str, handed_on: str) -> None:
     async with world() as here:
         policy = LinkPolicy([HOST, "http://127.0.0.1:9000"])
-        assert (Link(handed_on),) == await here.fetcher.deliver((Link(url),), Delivery.URL, policy, REMAINING_S)
+        assert (ImageUrl(handed_on),) == await here.fetcher.deliver(
+            (ImageUrl(url),), ResponseFormat.URL, policy, REMAINING_S
+        )
     assert [] == here.internet.asked
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.accounts import PoolTerms
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Delivery
+from gateway.domain.accounts import PoolConfig
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import ResponseFormat
 from gateway.domain.tracing import Trace
 from tests.support.harness import Simulator, serving
 from tests.support.upstreams import Answer, Scripted, Site, fault_of, running
@@ -19,7 +19,7 @@ from tests.support.upstreams import Answer, Scripted, Site, fault_of, running
 pytestmark = pytest.mark.anyio
 
 OPEN_S = 0.5
-BREAKER = PoolTerms(breaker_failures=3, breaker_open_s=OPEN_S)
+BREAKER = PoolConfig(breaker_failures=3, breaker_open_s=OPEN_S)
 KEYS = tuple(f"{name}/{name}-1" for name in "abc")
 
 
@@ -37,7 +37,7 @@ async def ailing(redis_url: str, *sites: Site, **options: Any) -> AsyncIterator[
     async with running(redis_url, *sites, **chosen) as make:
 
         async def make_encoded(**job: Any) -> Any:
-            return await make(delivery=Delivery.BASE64, **job)
+            return await make(delivery=ResponseFormat.BASE64, **job)
 
         yield make_encoded
 
@@ -62,11 +62,11 @@ async def test_an_upstream_that_fails_again_and_again_is_left_alone(
     redis_url: str, stack: ExitStack, answer: Answer
 ) -> None:
     upstream = started(stack, answer)
-    terms = PoolTerms(breaker_failures=3, breaker_open_s=60)
+    terms = PoolConfig(breaker_failures=3, breaker_open_s=60)
     async with ailing(redis_url, Site("up", upstream.url, KEYS), terms=terms) as make:
         for _ in range(3):
-            assert await fault_of(make) is not Fault.POOL_DOWN
-        assert [Fault.POOL_DOWN] * 5 == [await fault_of(make) for _ in range(5)]
+            assert await fault_of(make) is not ErrorCode.POOL_DOWN
+        assert [ErrorCode.POOL_DOWN] * 5 == [await fault_of(make) for _ in range(5)]
     assert 3 == upstream.calls.total()
 
 
@@ -86,18 +86,18 @@ async def test_what_a_key_an_account_or_a_tenant_is_at_fault_for_ails_no_upstrea
 
 
 async def test_an_upstream_that_cannot_be_reached_is_left_alone(redis_url: str) -> None:
-    terms, trace = PoolTerms(breaker_failures=2, breaker_open_s=60), Trace()
+    terms, trace = PoolConfig(breaker_failures=2, breaker_open_s=60), Trace()
     async with ailing(redis_url, Site("gone", "http://127.0.0.1:1", KEYS), terms=terms) as make:
-        assert Fault.CONNECT_FAILED is await fault_of(make)
-        assert Fault.POOL_DOWN is await fault_of(make, trace=trace)
+        assert ErrorCode.CONNECT_FAILED is await fault_of(make)
+        assert ErrorCode.POOL_DOWN is await fault_of(make, trace=trace)
     assert [] == trace.calls
 
 
 async def test_an_upstream_that_hangs_is_left_alone(redis_url: str, simulator: Simulator) -> None:
-    terms = PoolTerms(breaker_failures=2, breaker_open_s=60)
+    terms = PoolConfig(breaker_failures=2, breaker_open_s=60)
     async with ailing(redis_url, Site("sim", simulator.url, KEYS), terms=terms, call_timeout_s=0.4) as make:
-        assert [Fault.READ_TIMEOUT] * 2 == [await fault_of(make, prompt="[hang]") for _ in range(2)]
-        assert Fault.POOL_DOWN is await fault_of(make)
+        assert [ErrorCode.READ_TIMEOUT] * 2 == [await fault_of(make, prompt="[hang]") for _ in range(2)]
+        assert ErrorCode.POOL_DOWN is await fault_of(make)
     assert 2 == simulator.invoice()["total"]["requests"]
 
 
@@ -105,9 +105,9 @@ async def test_an_upstream_is_not_to_blame_for_calls_that_the_deadline_cut_short
     redis_url: str, simulator: Simulator
 ) -> None:
     """They had less time than a call is given: that there was no answer says nothing of it."""
-    terms = PoolTerms(breaker_failures=2, breaker_open_s=60)
+    terms = PoolConfig(breaker_failures=2, breaker_open_s=60)
     async with ailing(redis_url, Site("sim", simulator.url, KEYS), terms=terms, deadline_s=0.4) as make:
-        assert [Fault.READ_TIMEOUT] * 4 == [await fault_of(make, prompt="[hang]") for _ in range(4)]
+        assert [ErrorCode.READ_TIMEOUT] * 4 == [await fault_of(make, prompt="[hang]") for _ in range(4)]
         assert 1 == len((await make()).pictures)
 
 
@@ -132,13 +132,13 @@ async def test_an_upstream_that_is_still_ill_is_tried_by_one_call_and_rests_for_
         for _ in range(3):
             await fault_of(make)
         await asyncio.sleep(OPEN_S + 0.1)
-        faults = Counter(await asyncio.gather(*(fault_of(make) for _ in range(10))))
-        assert 1 == faults[Fault.ANSWER_UNREADABLE]
-        assert 9 == faults[Fault.POOL_DOWN] + faults[Fault.POOL_BUSY]
+        error_codes = Counter(await asyncio.gather(*(fault_of(make) for _ in range(10))))
+        assert 1 == error_codes[ErrorCode.ANSWER_UNREADABLE]
+        assert 9 == error_codes[ErrorCode.POOL_DOWN] + error_codes[ErrorCode.POOL_BUSY]
         assert 4 == upstream.calls.total()
         resting_until = time.monotonic() + 2 * OPEN_S - 0.3
         while time.monotonic() < resting_until:
-            assert Fault.POOL_DOWN is await fault_of(make)
+            assert ErrorCode.POOL_DOWN is await fault_of(make)
             await asyncio.sleep(0.05)
     assert 4 == upstream.calls.total()
 
@@ -149,7 +149,7 @@ async def test_an_ill_first_target_is_followed_by_the_second_and_soon_not_asked(
 ) -> None:
     first, second = started(stack, answer), started(stack)
     sites = (Site("first", first.url, KEYS), Site("second", second.url, ("d/d-1",)))
-    terms = PoolTerms(breaker_failures=3, breaker_open_s=60)
+    terms = PoolConfig(breaker_failures=3, breaker_open_s=60)
     async with ailing(redis_url, *sites, terms=terms, max_attempts=3) as make:
         assert [1] * 11 == [len((await make()).pictures) for _ in range(11)]
     assert 3 == first.calls.total()
@@ -161,11 +161,11 @@ async def test_repeated_calls_are_a_fifth_of_all_at_the_most(redis_url: str, sta
     upstream = started(stack, 1000)
     keys = tuple(f"{name}/{name}-1" for name in "abcdefgh")
     async with ailing(
-        redis_url, Site("up", upstream.url, keys), terms=PoolTerms(breaker_failures=1000), max_attempts=3
+        redis_url, Site("up", upstream.url, keys), terms=PoolConfig(breaker_failures=1000), max_attempts=3
     ) as make:
         for _ in range(5):
-            faults = await asyncio.gather(*(fault_of(make) for _ in range(20)))
-            assert {Fault.UPSTREAM_ERROR} == set(faults)
+            error_codes = await asyncio.gather(*(fault_of(make) for _ in range(20)))
+            assert {ErrorCode.UPSTREAM_ERROR} == set(error_codes)
     assert 100 < upstream.calls.total() <= 100 + 20 + 3
 
 
@@ -174,7 +174,7 @@ async def test_the_first_of_the_retry_budget_are_for_every_upstream_of_its_own(
 ) -> None:
     """What one upstream's outage used up is not taken from another."""
     ill, hiccup = started(stack, 1000), started(stack, x_1=[1000, "ok"])
-    terms = PoolTerms(breaker_failures=1000)
+    terms = PoolConfig(breaker_failures=1000)
     async with ailing(redis_url, Site("ill", ill.url, KEYS), terms=terms, max_attempts=3) as make:
         await asyncio.gather(*(fault_of(make) for _ in range(30)))
     async with ailing(redis_url, Site("hiccup", hiccup.url, ("x/x-1", "y/y-1")), terms=terms, max_attempts=3) as make:

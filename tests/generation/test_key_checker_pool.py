@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from gateway.domain.errors import Fault, State
-from gateway.generation.key_checker import Prober, Suspects
+from gateway.domain.errors import ErrorCode, KeyState
+from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import PROBING, Turn
-from gateway.scheduler import Report
+from gateway.redis.leader import PROBING, LeaderLock
+from gateway.scheduler import CallReport
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, simulating
 from tests.support.health import ill
@@ -34,41 +34,45 @@ def order(provider: Simulator, path: str, code: int, **more: int) -> None:
 
 
 @asynccontextmanager
-async def pool_and_prober(redis_url: str, provider: Simulator, *keys: str) -> AsyncIterator[tuple[Process, Prober]]:
+async def pool_and_prober(
+    redis_url: str, provider: Simulator, *keys: str
+) -> AsyncIterator[tuple[Process, KeyHealthMonitor]]:
     """The real pool of one account, and a prober that has the turn."""
     async with connected(redis_url) as redis, AiohttpTransport() as transport:
-        turn = Turn(redis, PROBING, "me", 60)
+        turn = LeaderLock(redis, PROBING, "me", 60)
         await turn.take()
         async with pooling(redis, account("main", *keys)) as process:
             pages = asking(transport, provider.url)
             yield (
                 process,
-                Prober(pages, process.roster, process.pool, turn, lambda: 0.0, Suspects(lambda: 0.0), every_s=60),
+                KeyHealthMonitor(
+                    pages, process.roster, process.pool, turn, lambda: 0.0, Suspects(lambda: 0.0), every_s=60
+                ),
             )
 
 
-async def fail_with(process: Process, fault: Fault) -> None:
-    await process.pool.release(await process.take(), Report(fault))
+async def fail_with(process: Process, error_code: ErrorCode) -> None:
+    await process.pool.release(await process.take(), CallReport(error_code))
 
 
 @pytest.mark.parametrize(
-    ("code", "path", "fault"),
-    [(2049, "keys/main-1", Fault.KEY_INVALID), (1008, "accounts/main", Fault.BALANCE_EMPTY)],
+    ("code", "path", "error_code"),
+    [(2049, "keys/main-1", ErrorCode.KEY_INVALID), (1008, "accounts/main", ErrorCode.BALANCE_EMPTY)],
 )
 async def test_what_is_mended_at_the_provider_comes_back_by_itself(
-    redis_url: str, provider: Simulator, code: int, path: str, fault: Fault
+    redis_url: str, provider: Simulator, code: int, path: str, error_code: ErrorCode
 ) -> None:
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, path, code)
-        await fail_with(process, fault)
+        await fail_with(process, error_code)
         await prober.probe_resting()
         await process.refuse()
         order(provider, path, 0)
         await prober.probe_resting()
         lease = await process.take()
-        await process.pool.release(lease, Report(images=1))
+        await process.pool.release(lease, CallReport(images=1))
         [line] = await process.pool.look()
-    assert (State.READY, State.READY) == (line.accounts[0].state, line.accounts[0].keys[0].state)
+    assert (KeyState.READY, KeyState.READY) == (line.accounts[0].state, line.accounts[0].keys[0].state)
 
 
 async def test_a_used_up_plan_rests_until_the_page_says_that_it_is_released(
@@ -76,23 +80,23 @@ async def test_a_used_up_plan_rests_until_the_page_says_that_it_is_released(
 ) -> None:
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, "accounts/main", 2056, remains_ms=600_000)
-        await fail_with(process, Fault.WINDOW_SPENT)
+        await fail_with(process, ErrorCode.WINDOW_SPENT)
         await prober.probe_resting()
         [line] = await process.pool.look()
     left_s = (line.accounts[0].until_s or 0) - time.time()
-    assert State.COOLING is line.accounts[0].state
+    assert KeyState.COOLING is line.accounts[0].state
     assert 500 < left_s < 602
 
 
 async def test_a_plan_that_is_released_early_is_used_at_the_next_round(redis_url: str, provider: Simulator) -> None:
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, "accounts/main", 2056, remains_ms=600_000)
-        await fail_with(process, Fault.WINDOW_SPENT)
+        await fail_with(process, ErrorCode.WINDOW_SPENT)
         await prober.probe_resting()
         order(provider, "accounts/main", 0)
         await prober.probe_resting()
-        assert {"main": State.HALF_OPEN} == await ill(process)
-        await process.pool.release(await process.take(), Report(images=1))
+        assert {"main": KeyState.HALF_OPEN} == await ill(process)
+        await process.pool.release(await process.take(), CallReport(images=1))
         assert {} == await ill(process)
 
 
@@ -103,15 +107,15 @@ async def test_an_alarm_ends_though_one_of_the_keys_stays_dead(redis_url: str, p
         order(provider, "accounts/main", 2049)
         leases = [await process.take() for _ in names]
         for lease in leases:
-            await process.pool.release(lease, Report(Fault.KEY_INVALID))
+            await process.pool.release(lease, CallReport(ErrorCode.KEY_INVALID))
         await prober.probe_resting()
-        assert {"": State.QUARANTINED, "main/main-1": State.QUARANTINED} == await ill(process)
+        assert {"": KeyState.QUARANTINED, "main/main-1": KeyState.QUARANTINED} == await ill(process)
         order(provider, "accounts/main", 0)
         order(provider, "keys/main-1", 2049)
         await prober.probe_resting()
-        assert {"": State.HALF_OPEN, "main/main-1": State.QUARANTINED} == await ill(process)
-        await process.pool.release(await process.take(), Report(images=1))
-        assert {"main/main-1": State.QUARANTINED} == await ill(process)
+        assert {"": KeyState.HALF_OPEN, "main/main-1": KeyState.QUARANTINED} == await ill(process)
+        await process.pool.release(await process.take(), CallReport(images=1))
+        assert {"main/main-1": KeyState.QUARANTINED} == await ill(process)
         order(provider, "keys/main-1", 0)
         await prober.probe_resting()
-        assert {"main/main-1": State.HALF_OPEN} == await ill(process)
+        assert {"main/main-1": KeyState.HALF_OPEN} == await ill(process)

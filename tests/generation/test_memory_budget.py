@@ -4,23 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 
 
-def refusal(account: ByteAccount, count: int) -> Fault | None:
+def refusal(account: ByteAccount, count: int) -> ErrorCode | None:
     try:
         account.take(count)
     except GatewayError as error:
-        return error.fault
+        return error.error_code
     return None
 
 
 def test_a_tenant_is_refused_beyond_its_half_and_another_beyond_half_of_the_rest() -> None:
     budget = ByteBudget(100)
     one, two, three = (ByteAccount(budget, name) for name in ("a", "a", "b"))
-    assert [None, Fault.TENANT_MEMORY_FULL, None] == [refusal(one, 50), refusal(two, 1), refusal(three, 25)]
-    assert Fault.MEMORY_FULL is refusal(three, 1)
+    assert [None, ErrorCode.TENANT_MEMORY_FULL, None] == [refusal(one, 50), refusal(two, 1), refusal(three, 25)]
+    assert ErrorCode.MEMORY_FULL is refusal(three, 1)
     for account in (one, two, three):
         account.close()
     assert 0 == budget.held_bytes

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from gateway.domain.accounts import AccountLimits
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from tests.support.harness import Simulator
 from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
 
@@ -83,7 +83,7 @@ async def test_the_longest_wait_counts_once_however_many_targets_there_are(
     async with running(redis_url, *sites, max_wait_s=1.5, spill_after_s=1.0) as make:
         slow = await under_way(simulator, make, *["[delay=4]"] * targets)
         started_s = time.monotonic()
-        assert Fault.POOL_BUSY is await fault_of(make)
+        assert ErrorCode.POOL_BUSY is await fault_of(make)
         assert time.monotonic() - started_s < 2.3
         await asyncio.gather(*slow)
     assert targets == len(simulator.requests())
@@ -100,7 +100,7 @@ async def test_the_longest_wait_counts_once_however_often_a_job_is_sent_again(
         failing = asyncio.ensure_future(fault_of(make, prompt="[code=1000]"))
         await asyncio.sleep(0.2)
         slow.append(asyncio.ensure_future(make(prompt="[delay=4]")))
-        assert Fault.UPSTREAM_ERROR is await failing
+        assert ErrorCode.UPSTREAM_ERROR is await failing
         assert time.monotonic() - started_s < 2.8
         await asyncio.gather(*slow)
     assert 3 == len(simulator.requests())
@@ -114,7 +114,7 @@ async def test_who_waits_not_at_all_is_served_by_what_is_free(redis_url: str, si
         assert 1 == len((await make(max_wait_s=0)).pictures)
         slow += await under_way(simulator, make, "[delay=2]")
         started_s = time.monotonic()
-        assert Fault.POOL_BUSY is await fault_of(make, max_wait_s=0)
+        assert ErrorCode.POOL_BUSY is await fault_of(make, max_wait_s=0)
         assert time.monotonic() - started_s < 1.0
         await asyncio.gather(*slow)
     assert ["0", "1", "1"] == users(simulator)
@@ -132,7 +132,7 @@ async def test_no_wait_takes_the_time_that_the_call_itself_needs(
         if is_served:
             await make(max_wait_s=1000)
         else:
-            assert Fault.POOL_BUSY is await fault_of(make, max_wait_s=1000)
+            assert ErrorCode.POOL_BUSY is await fault_of(make, max_wait_s=1000)
             assert time.monotonic() - started_s < 2.2
         await slow
     assert (2 if is_served else 1) == len(simulator.requests())

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from gateway.domain.accounts import make_secret
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Encoded, ImageReply, Link
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, ImageReply, ImageUrl
 from gateway.generation.redaction import redact, redact_error, redact_reply
 
 KEY = "sk-canary-of-an-upstream-0123456789"
@@ -39,17 +39,17 @@ def test_a_short_key_is_left_out_where_it_is_whole() -> None:
 
 
 def test_a_prompt_is_left_out_of_what_is_logged() -> None:
-    error = redact_error(GatewayError(Fault.INTERNAL, f"'{PROMPT}' is not allowed, {KEY}"), SECRET, [PROMPT])
+    error = redact_error(GatewayError(ErrorCode.INTERNAL, f"'{PROMPT}' is not allowed, {KEY}"), SECRET, [PROMPT])
     assert f"'<request>' is not allowed, {SECRET!r}" == error.detail
 
 
 def test_a_prompt_of_a_word_does_not_tear_sentences_apart() -> None:
-    assert "status 2049" == redact_error(GatewayError(Fault.INTERNAL, "status 2049"), SECRET, ["status"]).detail
+    assert "status 2049" == redact_error(GatewayError(ErrorCode.INTERNAL, "status 2049"), SECRET, ["status"]).detail
 
 
 def test_a_link_that_holds_the_key_is_not_delivered() -> None:
-    good, picture = Link("https://cdn.example/1.jpg"), Encoded(memoryview(b"/9j/"))
-    reply = ImageReply((Link(f"https://cdn.example/2.jpg?k={KEY}"), good, picture), f"trace-{KEY}")
+    good, picture = ImageUrl("https://cdn.example/1.jpg"), Base64Image(memoryview(b"/9j/"))
+    reply = ImageReply((ImageUrl(f"https://cdn.example/2.jpg?k={KEY}"), good, picture), f"trace-{KEY}")
     assert ImageReply((good, picture), f"trace-{SECRET!r}") == redact_reply(reply, SECRET)
 
 
@@ -77,7 +77,7 @@ HIDDEN_FORMS = {
 
 @pytest.mark.parametrize("form", HIDDEN_FORMS.values(), ids=HIDDEN_FORMS)
 def test_a_key_is_recognised_in_every_usual_form(form: str) -> None:
-    link = Link(f"https://cdn.example/{form}/1.jpg")
+    link = ImageUrl(f"https://cdn.example/{form}/1.jpg")
     assert () == redact_reply(ImageReply((link,)), SECRET).pictures
     left = redact(f"refused: {form}.", SECRET)
     assert repr(SECRET) in left
@@ -88,17 +88,21 @@ def test_a_key_is_recognised_in_every_usual_form(form: str) -> None:
 def test_links_with_random_signatures_and_other_tokens_are_delivered() -> None:
     jwt = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJtaW5pbWF4In0.c2lnbmF0dXJlLW9mLXRoZS1rZXk"
     links = (
-        Link("https://b.oss-us-east-1.aliyuncs.com/a%2Fb_aigc.jpeg?Expires=1&OSSAccessKeyId=LTAI5t&Signature=x%2By%3D"),
-        Link("https://cdn.example/1.jpg?token=eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJtaW5pbWF4In0.b3RoZXI"),
+        ImageUrl(
+            "https://b.oss-us-east-1.aliyuncs.com/a%2Fb_aigc.jpeg?Expires=1&OSSAccessKeyId=LTAI5t&Signature=x%2By%3D"
+        ),
+        ImageUrl(
+            "https://cdn.example/1.jpg?token=eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJtaW5pbWF4In0.b3RoZXI"
+        ),
     )
     assert links == redact_reply(ImageReply(links), make_secret(jwt)).pictures
-    stolen = Link(f"https://cdn.example/{jwt[-20:].upper()}")
+    stolen = ImageUrl(f"https://cdn.example/{jwt[-20:].upper()}")
     assert () == redact_reply(ImageReply((stolen,)), make_secret(jwt)).pictures
 
 
 def test_links_of_random_letters_are_delivered() -> None:
     random = Random(14)
-    links = tuple(Link("https://cdn.example/" + "".join(random.choices(ascii_letters, k=2000))) for _ in range(9))
+    links = tuple(ImageUrl("https://cdn.example/" + "".join(random.choices(ascii_letters, k=2000))) for _ in range(9))
     for _ in range(20):
         assert (
             links == redact_reply(ImageReply(links), make_secret("".join(random.choices(ascii_letters, k=32)))).pictures
@@ -128,12 +132,12 @@ PICTURE = "data:image/png;base64," + b64encode(bytes(range(256)) * 400).decode()
 )
 def test_nothing_of_a_request_is_left_in_what_is_logged(repeated: str) -> None:
     detail = f"2013 invalid params, failed to download {repeated}; HTTP 404"
-    error = redact_error(GatewayError(Fault.INTERNAL, detail), SECRET, [PROMPT, REFERENCE, PICTURE])
+    error = redact_error(GatewayError(ErrorCode.INTERNAL, detail), SECRET, [PROMPT, REFERENCE, PICTURE])
     assert "2013 invalid params, failed to download <request>; HTTP 404" == error.detail
 
 
 def test_a_short_address_is_left_out_whole() -> None:
-    error = redact_error(GatewayError(Fault.INTERNAL, "no host a.io in http://a.io/x"), SECRET, ["http://a.io/x"])
+    error = redact_error(GatewayError(ErrorCode.INTERNAL, "no host a.io in http://a.io/x"), SECRET, ["http://a.io/x"])
     assert "a.io" not in error.detail
     assert error.detail.startswith("no host <request> in ")
 
@@ -146,7 +150,7 @@ def seconds_of(words: list[str]) -> float:
     taken: list[float] = []
     for _ in range(3):
         started = process_time()
-        redact_error(GatewayError(Fault.INTERNAL, LONG_TEXT), SECRET, words)
+        redact_error(GatewayError(ErrorCode.INTERNAL, LONG_TEXT), SECRET, words)
         taken.append(process_time() - started)
     return min(taken)
 
@@ -165,17 +169,17 @@ def test_however_a_request_s_words_are_cut_they_take_about_as_long(addresses: li
 
 @pytest.mark.parametrize("words", [["a" * 16_000_000], [f"http://a.example/{at:09}" for at in range(5000)]])
 def test_of_a_request_that_is_too_long_to_be_compared_no_text_is_left(words: list[str]) -> None:
-    detail = redact_error(GatewayError(Fault.INTERNAL, "a" * 1000), SECRET, [PROMPT, *words]).detail
+    detail = redact_error(GatewayError(ErrorCode.INTERNAL, "a" * 1000), SECRET, [PROMPT, *words]).detail
     assert "text left out: the request is too long to be compared with it" == detail
 
 
 def test_of_a_picture_of_megabytes_the_text_about_it_is_left() -> None:
     picture = "data:image/png;base64," + "iVBO" * 1_000_000
-    error = redact_error(GatewayError(Fault.INTERNAL, f"too large: {picture[-50:]}"), SECRET, [PROMPT, picture])
+    error = redact_error(GatewayError(ErrorCode.INTERNAL, f"too large: {picture[-50:]}"), SECRET, [PROMPT, picture])
     assert "too large: <request>" == error.detail
-    disguised = redact_error(GatewayError(Fault.INTERNAL, "too large"), SECRET, [f"{picture} Alice Miller"])
+    disguised = redact_error(GatewayError(ErrorCode.INTERNAL, "too large"), SECRET, [f"{picture} Alice Miller"])
     assert disguised.detail.startswith("text left out")
 
 
 def test_a_text_is_cut_before_it_is_compared() -> None:
-    assert 2048 == len(redact_error(GatewayError(Fault.INTERNAL, "xyz " * 1_000_000), SECRET, [PROMPT]).detail)
+    assert 2048 == len(redact_error(GatewayError(ErrorCode.INTERNAL, "xyz " * 1_000_000), SECRET, [PROMPT]).detail)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from tests.support.admissions import connected, ledger
 from tests.support.harness import serving, wait_until
 from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
@@ -61,7 +61,11 @@ async def test_before_any_call_delivered_the_reserve_must_be_left(redis_url: str
     async with answering(upstream), connected(redis_url) as redis:
         site = Site("up", upstream.url, ("a/a-1", "b/b-1"))
         async with running(redis_url, site, deadline_s=DEADLINE_S, reserve_s=SLOW_S) as make:
-            assert await fault_of(make) in {Fault.UPSTREAM_ERROR, Fault.KEY_INVALID, Fault.ACCOUNT_RATE_LIMITED}
+            assert await fault_of(make) in {
+                ErrorCode.UPSTREAM_ERROR,
+                ErrorCode.KEY_INVALID,
+                ErrorCode.ACCOUNT_RATE_LIMITED,
+            }
         [(_, line)] = await ledger(redis)
     assert (1, "refused", "0") == (upstream.calls, line["outcome"], line["usd_micros"])
 
@@ -73,7 +77,11 @@ async def test_a_call_is_not_repeated_with_less_time_than_calls_lately_took(redi
         site = Site("up", upstream.url, ("a/a-1", "b/b-1"))
         async with running(redis_url, site, deadline_s=DEADLINE_S) as make:
             await make()
-            assert await fault_of(make) in {Fault.UPSTREAM_ERROR, Fault.KEY_INVALID, Fault.ACCOUNT_RATE_LIMITED}
+            assert await fault_of(make) in {
+                ErrorCode.UPSTREAM_ERROR,
+                ErrorCode.KEY_INVALID,
+                ErrorCode.ACCOUNT_RATE_LIMITED,
+            }
         lines = [line for _, line in await ledger(redis)]
     assert (2, ["delivered", "refused"]) == (upstream.calls, [line["outcome"] for line in lines])
 
@@ -88,7 +96,7 @@ async def test_the_next_target_is_not_asked_with_less_time_than_it_takes(redis_u
         async with running(redis_url, *sites, deadline_s=DEADLINE_S, reserve_s=reserve_s) as make:
             if is_known:
                 await make()
-            assert Fault.UPSTREAM_ERROR is await fault_of(make)
+            assert ErrorCode.UPSTREAM_ERROR is await fault_of(make)
         line = (await ledger(redis))[-1][1]
     assert (int(is_known), "refused") == (second.calls, line["outcome"])
 

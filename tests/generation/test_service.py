@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from gateway.generation.context import RequestContext
 from tests.support.harness import Simulator
 from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
@@ -39,7 +39,7 @@ async def test_a_context_whose_deadline_has_passed_sends_nothing_and_costs_nothi
     simulator.reset()
     own = context(deadline_s=time.monotonic() - 1)
     async with running(redis_url, Site("sim", simulator.url)) as make:
-        assert Fault.DEADLINE is await fault_of(make, context=own)
+        assert ErrorCode.DEADLINE is await fault_of(make, context=own)
     assert own.reservation is not None
     assert (0, 0, 0) == (own.reservation.charged_usd_micros, own.trace.attempts, simulator.images_billed())
 
@@ -52,5 +52,5 @@ async def test_a_disconnect_ends_the_wait_for_an_account(redis_url: str, simulat
         waiting = asyncio.ensure_future(fault_of(make, context=context(disconnected=gone)))
         await asyncio.sleep(0.3)
         gone.set()
-        assert Fault.CLIENT_LEFT is await asyncio.wait_for(waiting, 20)
+        assert ErrorCode.CLIENT_LEFT is await asyncio.wait_for(waiting, 20)
         await first

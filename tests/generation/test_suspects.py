@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.domain.accounts import UpstreamKey
-from gateway.domain.errors import Fault
-from gateway.generation.key_checker import Prober, Suspects
+from gateway.domain.accounts import ProviderKey
+from gateway.domain.errors import ErrorCode
+from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import PROBING, Turn
+from gateway.redis.leader import PROBING, LeaderLock
 from tests.support.admissions import connected
 from tests.support.harness import serving
 from tests.support.pages import asking, serving_page, upstream_key
@@ -28,8 +28,8 @@ async def told_after(redis_url: str, answer: object, status: int, *names: str) -
         suspects.note(upstream_key(name))
     with serving(app) as url:
         async with AiohttpTransport() as transport, connected(redis_url) as redis, asyncio.timeout(30):
-            turn = Turn(redis, PROBING, "me", 60.0)
-            prober = Prober(asking(transport, url), found, found, turn, lambda: 0.0, suspects, every_s=60.0)
+            turn = LeaderLock(redis, PROBING, "me", 60.0)
+            prober = KeyHealthMonitor(asking(transport, url), found, found, turn, lambda: 0.0, suspects, every_s=60.0)
             checking = asyncio.create_task(prober.check_suspects())
             while LAST not in seen:  # noqa: ASYNC110 - the page tells no event
                 await asyncio.sleep(0.01)
@@ -39,23 +39,23 @@ async def told_after(redis_url: str, answer: object, status: int, *names: str) -
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "fault"),
+    ("answer", "status", "error_code"),
     [
-        ({"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}, 200, Fault.KEY_INVALID),
-        ({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, 401, Fault.KEY_INVALID),
-        ({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 200, Fault.BALANCE_EMPTY),
+        ({"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}, 200, ErrorCode.KEY_INVALID),
+        ({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, 401, ErrorCode.KEY_INVALID),
+        ({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 200, ErrorCode.BALANCE_EMPTY),
         (
             {"type": "error", "error": {"type": "authentication_error", "http_code": "401"}, "request_id": "r"},
             401,
-            Fault.KEY_INVALID,
+            ErrorCode.KEY_INVALID,
         ),
     ],
 )
 async def test_a_page_that_gives_the_provider_s_own_code_quarantines_the_key(
-    redis_url: str, answer: object, status: int, fault: Fault
+    redis_url: str, answer: object, status: int, error_code: ErrorCode
 ) -> None:
     told, _ = await told_after(redis_url, answer, status, "k-1")
-    assert [("main/k-1", False, fault, 900.0)] == told
+    assert [("main/k-1", False, error_code, 900.0)] == told
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ async def test_a_key_is_asked_about_once_however_often_it_is_refused(redis_url: 
 
 async def test_after_a_minute_a_key_is_asked_about_again() -> None:
     moments = iter((0.0, 59.0, 61.0))
-    suspects, noted = Suspects(lambda: next(moments)), list[UpstreamKey]()
+    suspects, noted = Suspects(lambda: next(moments)), list[ProviderKey]()
     for _ in range(3):
         suspects.note(upstream_key("k-1"))
     for _ in range(2):

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.billing import OpenOrder, Tally
-from gateway.domain.errors import Fault, GatewayError, Outcome
-from gateway.domain.images import Delivery, ImageJob
-from gateway.generation.calls import Caller, CallLimits, Order
+from gateway.domain.billing import ImageOutcomes, OpenCall
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
+from gateway.domain.images import ImageJob, ResponseFormat
+from gateway.generation.calls import CallLimits, UpstreamCall, UpstreamClient
 from gateway.generation.transport import AiohttpTransport
-from gateway.generation.upstreams import Endpoint
+from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.providers.protocol import ProviderRequest
@@ -113,16 +113,16 @@ ASKED = ProviderRequest("POST", "/v1/image_generation", (), (b"{}",))
 async def calling(redis_url: str, server: Counting) -> AsyncIterator[Callable[[float], Awaitable[tuple[Any, int]]]]:
     """`call(remaining_s)` makes one call; what came back, and the images that stay unconfirmed."""
     redis = connect(redis_url, 1.0)
-    endpoint = Endpoint("sim", PROVIDERS["minimax"], server.url, LinkPolicy([]))
+    endpoint = UpstreamEndpoint("sim", PROVIDERS["minimax"], server.url, LinkPolicy([]))
     try:
         async with pooling(redis, account("main")) as process, AiohttpTransport() as transport:
             limits = CallLimits(5.0, 150.0, 10.0, 2**20)
-            caller = Caller(transport, process.pool, limits, process.metrics, "test", time.monotonic)
+            caller = UpstreamClient(transport, process.pool, limits, process.metrics, "test", time.monotonic)
 
             async def call(remaining_s: float) -> tuple[Any, int]:
-                tally = Tally()
-                entry = OpenOrder(tally.open("sim", "main", 1), 1)
-                order = Order(ASKED, Delivery.URL, 1, 3500, ImageJob("a cat"), entry=entry)
+                tally = ImageOutcomes()
+                entry = OpenCall(tally.open("sim", "main", 1), 1)
+                order = UpstreamCall(ASKED, ResponseFormat.URL, 1, 3500, ImageJob("a cat"), entry=entry)
                 with entry:
                     outcome = await caller.call(endpoint, await process.take(), order, remaining_s=remaining_s)
                 tally.close()
@@ -163,7 +163,7 @@ async def test_an_answer_that_comes_before_the_request_was_sent_is_no_answer_to_
             await asyncio.sleep(0.005)
             if server.arrived == before:
                 assert isinstance(outcome, GatewayError)
-                assert (Fault.CONNECT_FAILED, 0) == (outcome.fault, unconfirmed)
+                assert (ErrorCode.CONNECT_FAILED, 0) == (outcome.error_code, unconfirmed)
             else:
                 assert not isinstance(outcome, GatewayError) or outcome.row.outcome is not Outcome.NOT_SENT
 

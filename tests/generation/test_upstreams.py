@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Delivery, Encoded, Link
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, ImageUrl, ResponseFormat
 from gateway.domain.tracing import Trace
-from gateway.generation.upstreams import Supply
+from gateway.generation.upstreams import UpstreamSet
 from tests.support.admissions import connected, ledger
 from tests.support.harness import REDIS_BINARIES, Simulator, redis_server, serving, wait_until
 from tests.support.servers import black_hole
@@ -85,7 +85,7 @@ async def test_a_job_that_came_before_a_reload_is_made_by_an_upstream_that_is_go
 ) -> None:
     """Its model was chosen when the upstream was still there."""
     async with running(redis_url, Site("sim", simulator.url)) as make:
-        assert 1 == len((await make(supply=Supply({}, (), {}))).pictures)
+        assert 1 == len((await make(supply=UpstreamSet({}, (), {}))).pictures)
 
 
 async def test_the_calls_of_one_job_are_spread_over_the_keys(redis_url: str, simulator: Simulator) -> None:
@@ -97,15 +97,17 @@ async def test_the_calls_of_one_job_are_spread_over_the_keys(redis_url: str, sim
     assert dict.fromkeys("abcde", 2) == {name: bill["requests"] for name, bill in bills.items()}
 
 
-@pytest.mark.parametrize("delivery", list(Delivery))
+@pytest.mark.parametrize("delivery", list(ResponseFormat))
 @pytest.mark.parametrize("answers_base64", [True, False])
 async def test_pictures_come_as_asked_for_whatever_the_upstream_can(
-    redis_url: str, simulator: Simulator, delivery: Delivery, *, answers_base64: bool
+    redis_url: str, simulator: Simulator, delivery: ResponseFormat, *, answers_base64: bool
 ) -> None:
     site = Site("sim", simulator.url, per_call=2, answers_base64=answers_base64)
     async with running(redis_url, site) as make:
         result = await make(3, delivery=delivery)
-    assert [Link if delivery is Delivery.URL else Encoded] * 3 == [type(picture) for picture in result.pictures]
+    assert [ImageUrl if delivery is ResponseFormat.URL else Base64Image] * 3 == [
+        type(picture) for picture in result.pictures
+    ]
     assert 3 == simulator.images_billed()
 
 
@@ -185,9 +187,9 @@ async def test_only_what_is_known_to_be_free_is_tried_with_another_key(
     upstream = script(a_1=[answer])
     async with running(redis_url, Site("up", upstream.url, ("a/a-1", "b/b-1"))) as make:
         if moves_on:
-            assert 1 == len((await make(delivery=Delivery.BASE64)).pictures)
+            assert 1 == len((await make(delivery=ResponseFormat.BASE64)).pictures)
         else:
-            await fault_of(make, delivery=Delivery.BASE64)
+            await fault_of(make, delivery=ResponseFormat.BASE64)
     assert Counter({"a-1": 1, "b-1": 1} if moves_on else {"a-1": 1}) == upstream.calls
     assert int(moves_on) == upstream.images
 
@@ -198,15 +200,15 @@ async def test_what_an_account_is_at_fault_for_is_not_tried_with_its_other_keys(
 ) -> None:
     upstream = script(a_1=[answer], a_2=[answer])
     async with running(redis_url, Site("up", upstream.url, ("a/a-1", "a/a-2", "b/b-1"))) as make:
-        await make(delivery=Delivery.BASE64)
+        await make(delivery=ResponseFormat.BASE64)
     assert {"a-1": 1, "b-1": 1} == dict(upstream.calls)
 
 
 async def test_a_dead_key_is_followed_by_the_next_one_of_its_account(redis_url: str, script: Script) -> None:
     upstream = script(a_1=[2049])
     async with running(redis_url, Site("up", upstream.url, ("a/a-1", "a/a-2"))) as make:
-        await make(delivery=Delivery.BASE64)
-        await make(delivery=Delivery.BASE64)
+        await make(delivery=ResponseFormat.BASE64)
+        await make(delivery=ResponseFormat.BASE64)
     assert {"a-1": 1, "a-2": 2} == dict(upstream.calls)
 
 
@@ -215,7 +217,7 @@ async def test_once_is_really_once(redis_url: str, script: Script, answer: Answe
     upstream = script([answer])
     keys = tuple(f"{name}/{name}-1" for name in "abcde")
     async with running(redis_url, Site("up", upstream.url, keys), max_attempts=5) as make:
-        await fault_of(make, delivery=Delivery.BASE64)
+        await fault_of(make, delivery=ResponseFormat.BASE64)
     assert 2 == upstream.calls.total()
 
 
@@ -227,7 +229,7 @@ async def test_once_is_once_over_all_targets(redis_url: str, script: Script) -> 
         Site("second", second.url, ("b/b-1", "c/c-1", "d/d-1"), per_call=1),
     )
     async with running(redis_url, *sites, max_attempts=5) as make:
-        await fault_of(make, count=2, delivery=Delivery.BASE64)
+        await fault_of(make, count=2, delivery=ResponseFormat.BASE64)
     assert (1, 2) == (first.calls.total(), second.calls.total())
 
 
@@ -236,7 +238,7 @@ async def test_a_job_makes_no_more_calls_than_max_attempts(redis_url: str, scrip
     upstream = script([2049])
     keys = tuple(f"{name}/{name}-1" for name in "abcdef")
     async with running(redis_url, Site("up", upstream.url, keys), max_attempts=max_attempts) as make:
-        assert Fault.KEY_INVALID is await fault_of(make, delivery=Delivery.BASE64)
+        assert ErrorCode.KEY_INVALID is await fault_of(make, delivery=ResponseFormat.BASE64)
     assert max_attempts == upstream.calls.total()
 
 
@@ -244,7 +246,7 @@ async def test_attempts_are_counted_over_all_targets(redis_url: str, script: Scr
     first, second = script([2049]), script([2049])
     sites = (Site("first", first.url, ("a/a-1", "b/b-1")), Site("second", second.url, ("c/c-1", "d/d-1", "e/e-1")))
     async with running(redis_url, *sites, max_attempts=3) as make:
-        await fault_of(make, delivery=Delivery.BASE64)
+        await fault_of(make, delivery=ResponseFormat.BASE64)
     assert (2, 1) == (first.calls.total(), second.calls.total())
 
 
@@ -255,8 +257,8 @@ async def test_the_next_target_is_used_when_the_first_has_no_key_left(
     first, second = script([answer]), script()
     sites = (Site("first", first.url, ("a/a-1",)), Site("second", second.url, ("b/b-1",)))
     async with running(redis_url, *sites) as make:
-        await make(delivery=Delivery.BASE64)
-        await make(delivery=Delivery.BASE64)
+        await make(delivery=ResponseFormat.BASE64)
+        await make(delivery=ResponseFormat.BASE64)
     assert (1, 2) == (first.calls.total(), second.calls.total())
 
 
@@ -267,7 +269,7 @@ async def test_the_next_target_is_used_although_its_keys_bear_the_same_names(
     """Names are unique inside an upstream only: `main/main-1` here is not `main/main-1` there."""
     first, second = script([answer]), script()
     async with running(redis_url, Site("first", first.url), Site("second", second.url)) as make:
-        result = await make(delivery=Delivery.BASE64)
+        result = await make(delivery=ResponseFormat.BASE64)
     assert 1 == len(result.pictures)
     assert (1, 1) == (first.calls.total(), second.calls.total())
 
@@ -292,7 +294,7 @@ async def test_a_third_target_is_used_when_two_cannot_be_reached(redis_url: str,
 async def test_an_upstream_that_cannot_be_reached_is_tried_twice_and_no_more(redis_url: str) -> None:
     trace = Trace()
     async with running(redis_url, Site("gone", "http://127.0.0.1:1", ("a/a-1", "b/b-1", "c/c-1"))) as make:
-        assert Fault.CONNECT_FAILED is await fault_of(make, trace=trace)
+        assert ErrorCode.CONNECT_FAILED is await fault_of(make, trace=trace)
     assert (2, 0) == (len(trace.calls), trace.attempts)
 
 
@@ -300,7 +302,7 @@ async def test_an_upstream_that_cannot_be_reached_is_tried_twice_and_no_more(red
 async def test_an_unknown_outcome_is_never_bought_again(redis_url: str, simulator: Simulator, word: str) -> None:
     sites = (Site("sim", simulator.url, ("a/a-1", "b/b-1")), Site("other", simulator.url, ("c/c-1",)))
     async with running(redis_url, *sites) as make:
-        assert (await fault_of(make, prompt=word)) in {Fault.ANSWER_LOST, Fault.ANSWER_UNREADABLE}
+        assert (await fault_of(make, prompt=word)) in {ErrorCode.ANSWER_LOST, ErrorCode.ANSWER_UNREADABLE}
     assert 1 == simulator.invoice()["total"]["requests"]
 
 
@@ -308,7 +310,7 @@ async def test_a_hanging_upstream_is_given_up_at_the_deadline_and_not_bought_aga
     redis_url: str, simulator: Simulator
 ) -> None:
     async with running(redis_url, Site("sim", simulator.url, ("a/a-1", "b/b-1")), deadline_s=0.3) as make:
-        assert Fault.READ_TIMEOUT is await fault_of(make, prompt="[hang]")
+        assert ErrorCode.READ_TIMEOUT is await fault_of(make, prompt="[hang]")
     assert {"requests": 1, "images": 1} == simulator.invoice()["total"]
 
 
@@ -317,7 +319,7 @@ async def test_after_the_deadline_nothing_is_sent(redis_url: str, simulator: Sim
     async with running(
         redis_url, Site("sim", simulator.url), deadline_s=30, monotonic=lambda: float(next(ticks))
     ) as make:
-        assert Fault.DEADLINE is await fault_of(make)
+        assert ErrorCode.DEADLINE is await fault_of(make)
     assert 0 == simulator.invoice()["total"]["requests"]
 
 
@@ -337,7 +339,7 @@ async def test_the_deadline_covers_the_fetching_of_results_too(redis_url: str) -
         site = Site("up", url, answers_base64=False)
         async with running(redis_url, site, deadline_s=0.5, result_timeout_s=2.0) as make:
             async with asyncio.timeout(1.9):
-                assert Fault.RESULT_LOST is await fault_of(make, delivery=Delivery.BASE64)
+                assert ErrorCode.RESULT_LOST is await fault_of(make, delivery=ResponseFormat.BASE64)
 
 
 async def test_images_that_were_withheld_are_missing_and_not_refilled(redis_url: str, simulator: Simulator) -> None:
@@ -349,7 +351,7 @@ async def test_images_that_were_withheld_are_missing_and_not_refilled(redis_url:
 
 async def test_all_images_withheld_is_a_refusal(redis_url: str, simulator: Simulator) -> None:
     async with running(redis_url, Site("sim", simulator.url, ("a/a-1", "b/b-1"))) as make:
-        assert Fault.CONTENT_WITHHELD is await fault_of(make, count=2, prompt="[fail=2]")
+        assert ErrorCode.CONTENT_WITHHELD is await fault_of(make, count=2, prompt="[fail=2]")
     assert {"requests": 1, "images": 0} == simulator.invoice()["total"]
 
 
@@ -360,7 +362,7 @@ async def test_what_some_calls_delivered_is_delivered_when_another_fails(
     upstream = script(a_1=[answer])
     keys = ("a/a-1", "b/b-1", "c/c-1")
     async with running(redis_url, Site("up", upstream.url, keys, per_call=1)) as make:
-        result = await make(3, delivery=Delivery.BASE64)
+        result = await make(3, delivery=ResponseFormat.BASE64)
     assert 3 == upstream.calls.total()
     assert (2, 1) == (len(result.pictures), result.missing)
 
@@ -368,28 +370,28 @@ async def test_what_some_calls_delivered_is_delivered_when_another_fails(
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        (2013, 1001, Fault.UPSTREAM_TIMEOUT),
-        (1026, "cut", Fault.ANSWER_LOST),
-        (1026, 2049, Fault.CONTENT_INPUT),
+        (2013, 1001, ErrorCode.UPSTREAM_TIMEOUT),
+        (1026, "cut", ErrorCode.ANSWER_LOST),
+        (1026, 2049, ErrorCode.CONTENT_INPUT),
         (2049, 1002, None),
     ],
 )
 async def test_of_several_faults_the_caller_hears_of_the_one_that_may_have_cost_money(
-    redis_url: str, script: Script, first: Answer, second: Answer, told: Fault | None
+    redis_url: str, script: Script, first: Answer, second: Answer, told: ErrorCode | None
 ) -> None:
     upstream = script(a_1=[first], b_1=[second])
     async with running(redis_url, Site("up", upstream.url, ("a/a-1", "b/b-1"), per_call=1), max_attempts=1) as make:
-        fault = await fault_of(make, count=2, delivery=Delivery.BASE64)
-    assert fault in ({told} if told else {Fault.KEY_INVALID, Fault.ACCOUNT_RATE_LIMITED})
+        error_code = await fault_of(make, count=2, delivery=ResponseFormat.BASE64)
+    assert error_code in ({told} if told else {ErrorCode.KEY_INVALID, ErrorCode.ACCOUNT_RATE_LIMITED})
 
 
 async def test_a_pool_at_rest_answers_without_a_call(redis_url: str, script: Script) -> None:
     upstream = script([1002])
     async with running(redis_url, Site("up", upstream.url)) as make:
-        assert Fault.ACCOUNT_RATE_LIMITED is await fault_of(make)
+        assert ErrorCode.ACCOUNT_RATE_LIMITED is await fault_of(make)
         with pytest.raises(GatewayError) as caught:
             await make()
-    assert Fault.POOL_BUSY is caught.value.fault
+    assert ErrorCode.POOL_BUSY is caught.value.error_code
     assert 0 < (caught.value.retry_after_s or 0) <= 15
     assert 1 == upstream.calls.total()
 
@@ -397,8 +399,8 @@ async def test_a_pool_at_rest_answers_without_a_call(redis_url: str, script: Scr
 async def test_a_pool_of_dead_keys_is_down_and_not_busy(redis_url: str, script: Script) -> None:
     upstream = script([2049])
     async with running(redis_url, Site("up", upstream.url)) as make:
-        assert Fault.KEY_INVALID is await fault_of(make)
-        assert Fault.POOL_DOWN is await fault_of(make)
+        assert ErrorCode.KEY_INVALID is await fault_of(make)
+        assert ErrorCode.POOL_DOWN is await fault_of(make)
     assert 1 == upstream.calls.total()
 
 
@@ -408,7 +410,7 @@ async def test_without_a_pool_the_gateway_is_not_available_however_many_images(
 ) -> None:
     upstream, nowhere = script(), "unix:///nowhere/redis.sock"
     async with running(nowhere, Site("up", upstream.url, per_call=1), is_new=True, admission_url=redis_url) as make:
-        assert Fault.REDIS_AWAY is await fault_of(make, count=count)
+        assert ErrorCode.REDIS_AWAY is await fault_of(make, count=count)
     assert 0 == upstream.calls.total()
 
 
@@ -435,7 +437,7 @@ async def test_pictures_under_way_are_delivered_when_redis_goes_away(
     )
     with redis:
         async with running(url, Site("up", upstream, ("a/a-1", "b/b-1", "c/c-1"), per_call=1)) as make:
-            result = await make(2, delivery=Delivery.BASE64)
+            result = await make(2, delivery=ResponseFormat.BASE64)
     assert (1, 1) == (len(result.pictures), result.missing)
 
 
@@ -444,7 +446,7 @@ async def test_nothing_is_sent_for_a_client_that_has_left(redis_url: str, script
     gone.set()
     upstream = script()
     async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
-        assert Fault.CLIENT_LEFT is await fault_of(make, count=2, disconnected=gone)
+        assert ErrorCode.CLIENT_LEFT is await fault_of(make, count=2, disconnected=gone)
     assert 0 == upstream.calls.total()
 
 
@@ -454,7 +456,7 @@ async def test_nothing_is_sent_that_the_ticket_does_not_know(redis_url: str, scr
     with sync_redis.Redis.from_url(redis_url) as redis:
         lose_the_ticket = partial(redis.delete, "ig2:{acme}:open")
         async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
-            assert Fault.TICKET_EXPIRED is await fault_of(make, disconnected=Watched(lose_the_ticket))
+            assert ErrorCode.TICKET_EXPIRED is await fault_of(make, disconnected=Watched(lose_the_ticket))
     assert 0 == upstream.calls.total()
 
 
@@ -467,7 +469,7 @@ async def test_more_pictures_than_ordered_are_not_handed_on(redis_url: str, stac
 
     url = stack.enter_context(serving(Starlette(routes=[Route("/v1/image_generation", generate, methods=["POST"])])))
     async with running(redis_url, Site("up", url)) as make, connected(redis_url) as redis:
-        assert 2 == len((await make(count=2, delivery=Delivery.BASE64)).pictures)
+        assert 2 == len((await make(count=2, delivery=ResponseFormat.BASE64)).pictures)
         assert ["2"] == [line["delivered"] for _, line in await ledger(redis)]
 
 
@@ -515,7 +517,7 @@ async def test_the_ledger_says_what_became_of_the_images(redis_url: str, script:
 async def test_what_was_never_sent_leaves_no_record(redis_url: str, script: Script) -> None:
     upstream = script(k_1=["cloudflare 522"], k_2=["cloudflare 522"])
     async with running(redis_url, Site("up", upstream.url, ("k/k-1", "k/k-2"))) as make, connected(redis_url) as redis:
-        assert Fault.CONNECT_FAILED is await fault_of(make)
+        assert ErrorCode.CONNECT_FAILED is await fault_of(make)
         assert [] == await ledger(redis)
 
 
@@ -526,7 +528,7 @@ async def test_a_deadline_that_ends_while_connecting_is_free(redis_url: str) -> 
             running(redis_url, Site("up", f"http://127.0.0.1:{port}"), deadline_s=1.0) as make,
             connected(redis_url) as redis,
         ):
-            assert await fault_of(make) in {Fault.CONNECT_FAILED, Fault.DEADLINE}
+            assert await fault_of(make) in {ErrorCode.CONNECT_FAILED, ErrorCode.DEADLINE}
             assert [] == await ledger(redis)
 
 
@@ -539,6 +541,6 @@ async def test_pictures_that_are_missing_without_a_word_are_lost_and_not_withhel
 
     url = stack.enter_context(serving(Starlette(routes=[Route("/v1/image_generation", generate, methods=["POST"])])))
     async with running(redis_url, Site("up", url)) as make, connected(redis_url) as redis:
-        await make(count=3, delivery=Delivery.BASE64)
+        await make(count=3, delivery=ResponseFormat.BASE64)
         [(_, line)] = await ledger(redis)
     assert "up/main:1,0,2,0" == line["calls"]

@@ -20,24 +20,26 @@ class Desk:
         client.hset(f"{BASE}tenant", mapping={"created_at": 1, "limits": json.dumps(limits)})
         client.hset(f"{BASE}keys", "k1", json.dumps({"limits": {}}))
 
-    def admit(self, ticket: str, images: int = 1) -> dict[str, Any]:
-        args = [ticket, "k1", "rq", "m", images, "0:3500", 60_000]
-        found = self._run("admit", ["tenant", "keys", self._name(ticket), *self._open(), "rate", "key:k1:rate"], args)
+    def admit(self, reservation: str, images: int = 1) -> dict[str, Any]:
+        args = [reservation, "k1", "rq", "m", images, "0:3500", 60_000]
+        found = self._run(
+            "admit", ["tenant", "keys", self._name(reservation), *self._open(), "rate", "key:k1:rate"], args
+        )
         assert isinstance(found, dict)
         return found
 
-    def send(self, ticket: str, images: int = 1) -> None:
-        assert 1 == self._run("send", [self._name(ticket), *self._open()], [ticket, "u/a", images, 60_000])
+    def send(self, reservation: str, images: int = 1) -> None:
+        assert 1 == self._run("send", [self._name(reservation), *self._open()], [reservation, "u/a", images, 60_000])
 
-    def extend(self, ticket: str) -> None:
-        assert 1 == self._run("extend", ["open"], [60_000, ticket, "k1"])
+    def extend(self, reservation: str) -> None:
+        assert 1 == self._run("extend", ["open"], [60_000, reservation, "k1"])
 
-    def settle(self, ticket: str, calls: str = "", keep_days: int = 3660) -> None:
+    def settle(self, reservation: str, calls: str = "", keep_days: int = 3660) -> None:
         told = ["delivered" if calls else "not_sent", int(bool(calls)), calls, 1, 2, 3, "k1"]
-        self._run("settle", [self._name(ticket), "open"], [ticket, 0, 0, 1, keep_days, *told])
+        self._run("settle", [self._name(reservation), "open"], [reservation, 0, 0, 1, keep_days, *told])
 
-    def expire(self, ticket: str, keep_days: int = 3660) -> str:
-        found = self._run("settle", [self._name(ticket), "open"], [ticket, 1, 0, 1, keep_days])
+    def expire(self, reservation: str, keep_days: int = 3660) -> str:
+        found = self._run("settle", [self._name(reservation), "open"], [reservation, 1, 0, 1, keep_days])
         return str(found["status"])
 
     def used(self) -> dict[str, Any]:
@@ -49,8 +51,8 @@ class Desk:
         return reply if isinstance(reply, int) else json.loads(reply)
 
     @staticmethod
-    def _name(ticket: str) -> str:
-        return f"ticket:{ticket}"
+    def _name(reservation: str) -> str:
+        return f"ticket:{reservation}"
 
     @staticmethod
     def _open() -> list[str]:

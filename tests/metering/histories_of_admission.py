@@ -64,9 +64,11 @@ class History:
             if self.random.random() < 0.03:
                 self.jump()
             yield from self.draw()
-        self.move(max([world.now_ms, *(ticket.expires_ms for ticket in world.tickets.values())]) - world.now_ms)
-        for ticket in world.tickets.values():
-            yield self.expire(ticket)
+        self.move(
+            max([world.now_ms, *(reservation.expires_ms for reservation in world.reservations.values())]) - world.now_ms
+        )
+        for reservation in world.reservations.values():
+            yield self.expire(reservation)
 
     def move(self, ms: int) -> None:
         world = self.world
@@ -94,36 +96,36 @@ class History:
 
     def draw(self) -> Iterator[Step]:
         world, chance = self.world, self.random.random()
-        if chance < 0.4 or not world.tickets:
-            ticket_id = f"t{len(world.tickets)}-{world.now_ms}"
+        if chance < 0.4 or not world.reservations:
+            ticket_id = f"t{len(world.reservations)}-{world.now_ms}"
             args = self.random.choice(world.processes), self.random.choice(KEYS), self.random.choice(MODELS)
             images = self.random.choice((1, 1, 2, 4, 9))
             for _ in range(1 + (self.random.random() < 0.1)):  # its reply was lost: it is asked again
                 yield self.admit(ticket_id, *args, images)
             return
-        ticket = self.pick()
-        if chance < 0.42 and not ticket.is_gone:
-            yield self.admit(ticket.id, ticket.process, ticket.key, ticket.model, ticket.asked)
+        reservation = self.pick()
+        if chance < 0.42 and not reservation.is_gone:
+            yield self.admit(reservation.id, reservation.process, reservation.key, reservation.model, reservation.asked)
         elif chance < 0.62:
-            images = self.random.randint(1, ticket.asked)
-            yield self.send(ticket, self.random.choice(("u/a", "u/b")), images)
-        elif chance < 0.68 and (account := next(iter(ticket.sent), None)):
-            yield self.send(ticket, account, -self.random.randint(0, max(0, ticket.sent[account])))
+            images = self.random.randint(1, reservation.asked)
+            yield self.send(reservation, self.random.choice(("u/a", "u/b")), images)
+        elif chance < 0.68 and (account := next(iter(reservation.sent), None)):
+            yield self.send(reservation, account, -self.random.randint(0, max(0, reservation.sent[account])))
         elif chance < 0.73:
-            yield self.extend(ticket.process)
+            yield self.extend(reservation.process)
         elif chance < 0.80:
-            yield self.expire(ticket)
+            yield self.expire(reservation)
         elif chance < 0.98:
-            yield self.settle(ticket)
+            yield self.settle(reservation)
         else:
             world.limits = world.draw_limits()
             yield self.declare()
 
     def pick(self) -> Ticket:
         """Mostly one that is open, and one of the last."""
-        tickets = list(self.world.tickets.values())
-        are_open = [ticket for ticket in tickets if ticket.is_open]
-        return self.random.choice(are_open if are_open and self.random.random() < 0.7 else tickets[-12:])
+        reservations = list(self.world.reservations.values())
+        are_open = [reservation for reservation in reservations if reservation.is_open]
+        return self.random.choice(are_open if are_open and self.random.random() < 0.7 else reservations[-12:])
 
     def step(self, script: str, keys: tuple[str, ...], args: tuple[str | int, ...], *replies: Any) -> Step:
         found = [reply if isinstance(reply, dict) else {"": reply} for reply in replies]
@@ -142,35 +144,47 @@ class History:
         replies = self.world.admit(ticket_id, process, key, model, images)
         return self.step("admit", names, (ticket_id, key, "rq", model, images, costs, process.lease_ms), *replies)
 
-    def send(self, ticket: Ticket, account: str, images: int) -> Step:
-        names = (f"ticket:{ticket.id}", "open", f"key:{ticket.key}:open")
-        args = (ticket.id, account, images, ticket.process.lease_ms)
-        return self.step("send", names, args, self.world.send(ticket, account, images))
+    def send(self, reservation: Ticket, account: str, images: int) -> Step:
+        names = (f"ticket:{reservation.id}", "open", f"key:{reservation.key}:open")
+        args = (reservation.id, account, images, reservation.process.lease_ms)
+        return self.step("send", names, args, self.world.send(reservation, account, images))
 
     def extend(self, process: Process) -> Step:
-        mine = [ticket for ticket in self.world.tickets.values() if ticket.process is process]
-        ids = [part for ticket in mine for part in (ticket.id, ticket.key)]
+        mine = [reservation for reservation in self.world.reservations.values() if reservation.process is process]
+        ids = [part for reservation in mine for part in (reservation.id, reservation.key)]
         return self.step("extend", ("open",), (process.lease_ms, *ids), self.world.extend(mine, process.lease_ms))
 
-    def expire(self, ticket: Ticket) -> Step:
+    def expire(self, reservation: Ticket) -> Step:
         keep_days = self.random.choice(self.world.processes).keep_days
-        reply = self.world.settle_expired(ticket, keep_days)
-        names = (f"ticket:{ticket.id}", "open")
-        return self.step("settle", names, (ticket.id, 1, *self.world.charges, keep_days), reply)
+        reply = self.world.settle_expired(reservation, keep_days)
+        names = (f"ticket:{reservation.id}", "open")
+        return self.step("settle", names, (reservation.id, 1, *self.world.charges, keep_days), reply)
 
-    def settle(self, ticket: Ticket) -> Step:
+    def settle(self, reservation: Ticket) -> Step:
         """By itself: for the first time, again, or again with another tally: an answer that came late."""
-        left, counts = ticket.asked, []
+        left, counts = reservation.asked, []
         for _ in range(4):
             counts.append(self.random.randint(0, left))
             left -= counts[-1]
-        calls = f"u/a:{','.join(map(str, counts))}" if ticket.sent else ""
-        outcome, keep_days = ("delivered" if calls else "not_sent"), ticket.process.keep_days
-        if not ticket.is_open and self.random.random() < 0.3:
-            outcome, calls = ticket.outcome, ticket.calls
-        reply = self.world.settle(ticket, outcome, calls, keep_days, was_sent=bool(calls))
-        args = (ticket.id, 0, *self.world.charges, keep_days, outcome, int(bool(calls)), calls, 1, 2, 3, ticket.key)
-        return self.step("settle", (f"ticket:{ticket.id}", "open"), args, reply)
+        calls = f"u/a:{','.join(map(str, counts))}" if reservation.sent else ""
+        outcome, keep_days = ("delivered" if calls else "not_sent"), reservation.process.keep_days
+        if not reservation.is_open and self.random.random() < 0.3:
+            outcome, calls = reservation.outcome, reservation.calls
+        reply = self.world.settle(reservation, outcome, calls, keep_days, was_sent=bool(calls))
+        args = (
+            reservation.id,
+            0,
+            *self.world.charges,
+            keep_days,
+            outcome,
+            int(bool(calls)),
+            calls,
+            1,
+            2,
+            3,
+            reservation.key,
+        )
+        return self.step("settle", (f"ticket:{reservation.id}", "open"), args, reply)
 
 
 class Replay:
@@ -212,16 +226,16 @@ class Replay:
         for day in sorted(world.days):
             entries: Any = self._client.xrange(f"{world.base}ledger:{day}")
             for _, fields in entries:
-                if fields["ticket"] in records:
-                    yield f"{fields['ticket']} is in the ledger twice"
-                records[fields["ticket"]] = fields | {"day": day}
-        sent = {ticket.id for ticket in world.tickets.values() if ticket.is_recorded}
+                if fields["reservation"] in records:
+                    yield f"{fields['reservation']} is in the ledger twice"
+                records[fields["reservation"]] = fields | {"day": day}
+        sent = {reservation.id for reservation in world.reservations.values() if reservation.is_recorded}
         if records.keys() != sent:
             yield f"in the ledger or sent, not both: {records.keys() ^ sent}"
-        for name, ticket in world.tickets.items():
-            expected = {measure: f"{amount}" for measure, amount in ticket.record.items() if measure != "requests"}
-            expected |= {"outcome": ticket.outcome, "calls": ticket.calls, "day": ticket.day}
-            if ticket.is_recorded and not expected.items() <= records[name].items():
+        for name, reservation in world.reservations.items():
+            expected = {measure: f"{amount}" for measure, amount in reservation.record.items() if measure != "requests"}
+            expected |= {"outcome": reservation.outcome, "calls": reservation.calls, "day": reservation.day}
+            if reservation.is_recorded and not expected.items() <= records[name].items():
                 yield f"record {records[name]} in the place of {expected}"
         ends = self._client.hgetall(f"{world.base}records_end")
         if ends != {day: f"{end_s}" for day, end_s in world.ends.items()}:

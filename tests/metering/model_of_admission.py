@@ -87,7 +87,7 @@ class World:
             Process(self.random.choice((5_000, 120_000)), ((0, 3500),), 3650),
         ]
         self.limits = self.draw_limits()
-        self.tickets: dict[str, Ticket] = {}
+        self.reservations: dict[str, Ticket] = {}
         self.refused: list[Ticket] = []
         """Requests that were not admitted and count in their minute."""
         self.ends: dict[str, int] = {}
@@ -108,40 +108,44 @@ class World:
         """How every limit of the tenant ("") or of a key stands now, and what lies in each second of the window."""
         now_s, today = self.now_ms // 1000, f"{datetime.fromtimestamp(self.now_ms / 1000, UTC):%Y%m%d}"
         found: Counter[str] = Counter()
-        found["requests_per_minute"] = sum(ticket.is_recent(scope, now_s) for ticket in self.counted(scope))
-        for ticket in self.tickets.values():
-            if scope not in {"", ticket.key}:
+        found["requests_per_minute"] = sum(reservation.is_recent(scope, now_s) for reservation in self.counted(scope))
+        for reservation in self.reservations.values():
+            if scope not in {"", reservation.key}:
                 continue
-            if ticket.is_recent(scope, now_s):
-                found["images_per_minute"] += ticket.images
-            found["concurrency"] += ticket.is_open and ticket.expires_ms > self.now_ms - UNSWEPT_MS
-            found["images_per_day"] += ticket.images * (ticket.day == today)
-            found["images_per_month"] += ticket.images * (ticket.day[:6] == today[:6])
-            found["usd_micros_per_month"] += ticket.images * ticket.price * (ticket.day[:6] == today[:6])
+            if reservation.is_recent(scope, now_s):
+                found["images_per_minute"] += reservation.images
+            found["concurrency"] += reservation.is_open and reservation.expires_ms > self.now_ms - UNSWEPT_MS
+            found["images_per_day"] += reservation.images * (reservation.day == today)
+            found["images_per_month"] += reservation.images * (reservation.day[:6] == today[:6])
+            found["usd_micros_per_month"] += reservation.images * reservation.price * (reservation.day[:6] == today[:6])
         return found
 
     def counted(self, scope: str) -> Iterator[Ticket]:
         """Every request that counts in the minute of the tenant ("") or of a key, while it is recent."""
-        return (ticket for ticket in (*self.tickets.values(), *self.refused) if scope in {"", ticket.key})
+        return (
+            reservation
+            for reservation in (*self.reservations.values(), *self.refused)
+            if scope in {"", reservation.key}
+        )
 
     def state(self) -> dict[str, dict[str, int]]:
         """All that Redis is to hold, by the end of its key; what is not there counts as 0."""
         now_s = self.now_ms // 1000
         found: dict[str, dict[str, int]] = defaultdict(Counter)
-        for ticket in self.tickets.values():
-            second, day = ticket.at_ms // 1000, ticket.day
-            for scope, prefix in (("", ""), (ticket.key, f"key:{ticket.key}:")):
+        for reservation in self.reservations.values():
+            second, day = reservation.at_ms // 1000, reservation.day
+            for scope, prefix in (("", ""), (reservation.key, f"key:{reservation.key}:")):
                 for window in (f"{prefix}day:{day}", f"{prefix}month:{day[:6]}"):
-                    found[window]["images"] += ticket.images
-                    found[window]["usd_micros"] += ticket.images * ticket.price
-                if ticket.is_recent(scope, now_s):
-                    found[f"{prefix}rate"][f"{second} images"] += ticket.images
-                if ticket.is_open:
-                    found[f"{prefix}open"][ticket.id] = ticket.expires_ms
-            if not ticket.is_open:
-                found[f"ledger:{day}"]["length"] += ticket.is_recorded
-                for name, amount in ticket.record.items():
-                    found[f"sums:{day}"][f"{ticket.key}|{name}|{ticket.model}"] += amount
+                    found[window]["images"] += reservation.images
+                    found[window]["usd_micros"] += reservation.images * reservation.price
+                if reservation.is_recent(scope, now_s):
+                    found[f"{prefix}rate"][f"{second} images"] += reservation.images
+                if reservation.is_open:
+                    found[f"{prefix}open"][reservation.id] = reservation.expires_ms
+            if not reservation.is_open:
+                found[f"ledger:{day}"]["length"] += reservation.is_recorded
+                for name, amount in reservation.record.items():
+                    found[f"sums:{day}"][f"{reservation.key}|{name}|{reservation.model}"] += amount
         for name, second in self.recent_seconds():
             found[name][f"{second} requests"] += 1
         return {name: {key: value for key, value in fields.items() if value} for name, fields in found.items()}
@@ -149,9 +153,9 @@ class World:
     def recent_seconds(self) -> Iterator[tuple[str, int]]:
         """The rate in which each request counts, and its second."""
         for scope in ("", *KEYS):
-            for ticket in self.counted(scope):
-                if ticket.is_recent(scope, self.now_ms // 1000):
-                    yield (f"key:{scope}:rate" if scope else "rate"), ticket.at_ms // 1000
+            for reservation in self.counted(scope):
+                if reservation.is_recent(scope, self.now_ms // 1000):
+                    yield (f"key:{scope}:rate" if scope else "rate"), reservation.at_ms // 1000
 
     def names(self) -> list[str]:
         """The ends of the keys whose state is compared."""
@@ -164,23 +168,23 @@ class World:
 
     def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> list[dict[str, Any]]:
         """Takes from all limits or from none. Returns: the replies that are right."""
-        if ticket_id in self.tickets:
-            return [{"verdict": "admitted"}]
+        if ticket_id in self.reservations:
+            return [{"decision": "admitted"}]
         price = max((since, micros) for since, micros in process.prices if since * 1000 <= self.now_ms)[1]
         refusals = self.refusals(key, images, price)
         expires_ms = self.now_ms + process.lease_ms
         new = Ticket(ticket_id, process, key, model, images, price, self.now_ms, expires_ms, images)
         if not any(reply["limit"] == "requests_per_minute" for _, reply in refusals):
-            for ticket in self.counted(""):
-                if abs(ticket.at_ms // 1000 - self.now_ms // 1000) > 60:
-                    ticket.left |= {"", key} & {"", ticket.key}
+            for reservation in self.counted(""):
+                if abs(reservation.at_ms // 1000 - self.now_ms // 1000) > 60:
+                    reservation.left |= {"", key} & {"", reservation.key}
             if refusals:
                 self.refused.append(replace(new, images=0))
         if refusals:
             top = max(refusals, key=lambda found: found[0])[0]
             return [reply for rank, reply in refusals if rank == top]
-        self.tickets[ticket_id] = new
-        return [{"verdict": "admitted"}]
+        self.reservations[ticket_id] = new
+        return [{"decision": "admitted"}]
 
     def refusals(self, key: str, images: int, price: int) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
         """Every limit that is reached: how much it matters, and the reply that names it."""
@@ -193,11 +197,11 @@ class World:
                 if used[name] + asked[name] <= allowed:
                     continue
                 frees_at_s = self.frees_at_s(scope, name, allowed - asked[name])
-                is_quota, is_final = name in {*RANGES} - {*list(RANGES)[:3]}, asked[name] > allowed
-                reply = {"verdict": "quota" if is_quota else "rate", "scope": "key" if scope else "tenant"}
+                is_quota, is_permanent = name in {*RANGES} - {*list(RANGES)[:3]}, asked[name] > allowed
+                reply = {"decision": "quota" if is_quota else "rate", "scope": "key" if scope else "tenant"}
                 reply |= {"limit": name, "allowed": f"{allowed}", "taken": f"{used[name]}", "asked": f"{asked[name]}"}
-                stands = {"frees_at_s": frees_at_s, "is_final": is_final, "now_s": self.now_ms // 1000}
-                found.append(((int(is_quota), int(is_final), frees_at_s), reply | stands))
+                stands = {"frees_at_s": frees_at_s, "is_final": is_permanent, "now_s": self.now_ms // 1000}
+                found.append(((int(is_quota), int(is_permanent), frees_at_s), reply | stands))
         return found
 
     def frees_at_s(self, scope: str, name: str, most: int) -> int:
@@ -211,64 +215,68 @@ class World:
         if name == "concurrency":
             return 0
         counts: Counter[int] = Counter()
-        for ticket in self.counted(scope):
-            if ticket.is_recent(scope, now_s):
-                counts[ticket.at_ms // 1000] += 1 if name == "requests_per_minute" else ticket.images
+        for reservation in self.counted(scope):
+            if reservation.is_recent(scope, now_s):
+                counts[reservation.at_ms // 1000] += 1 if name == "requests_per_minute" else reservation.images
         return next((s for s in range(now_s, now_s + 62) if sum(counts[t] for t in counts if t >= s - 60) <= most), 0)
 
-    def send(self, ticket: Ticket, account: str, images: int) -> int:
-        if not ticket.is_open:
+    def send(self, reservation: Ticket, account: str, images: int) -> int:
+        if not reservation.is_open:
             return 0
-        ticket.sent[account] += images
-        ticket.expires_ms = self.now_ms + ticket.process.lease_ms
+        reservation.sent[account] += images
+        reservation.expires_ms = self.now_ms + reservation.process.lease_ms
         return 1
 
-    def extend(self, tickets: list[Ticket], lease_ms: int) -> int:
-        alive = [ticket for ticket in tickets if ticket.is_open]
-        for ticket in alive:
-            ticket.expires_ms = self.now_ms + lease_ms
+    def extend(self, reservations: list[Ticket], lease_ms: int) -> int:
+        alive = [reservation for reservation in reservations if reservation.is_open]
+        for reservation in alive:
+            reservation.expires_ms = self.now_ms + lease_ms
         return len(alive)
 
-    def settle_expired(self, ticket: Ticket, keep_days: int) -> dict[str, Any]:
-        if ticket.is_gone:
+    def settle_expired(self, reservation: Ticket, keep_days: int) -> dict[str, Any]:
+        if reservation.is_gone:
             return {"status": "gone"}
-        if not ticket.is_open:
+        if not reservation.is_open:
             return {"status": "same"}
-        if ticket.expires_ms > self.now_ms:
+        if reservation.expires_ms > self.now_ms:
             return {"status": "alive"}
-        left, calls = ticket.asked, []
-        for account in sorted(ticket.sent):
-            images = min(ticket.sent[account], left)
+        left, calls = reservation.asked, []
+        for account in sorted(reservation.sent):
+            images = min(reservation.sent[account], left)
             if images > 0:
                 calls.append(f"{account}:0,0,0,{images}")
                 left -= images
-        outcome = "unconfirmed" if calls else "refused" if ticket.sent else "not_sent"
-        return self._settle(ticket, outcome, ";".join(calls), keep_days, was_sent=bool(ticket.sent))
+        outcome = "unconfirmed" if calls else "refused" if reservation.sent else "not_sent"
+        return self._settle(reservation, outcome, ";".join(calls), keep_days, was_sent=bool(reservation.sent))
 
-    def settle(self, ticket: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool) -> dict[str, Any]:
-        if ticket.is_gone:
+    def settle(
+        self, reservation: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool
+    ) -> dict[str, Any]:
+        if reservation.is_gone:
             return {"status": "gone"}
-        if not ticket.is_open and (ticket.outcome, ticket.calls) == (outcome, calls):
-            return {"status": "repeated" if ticket.is_by_itself else "same"}
-        found = self._settle(ticket, outcome, calls, keep_days, was_sent=was_sent)
-        ticket.is_by_itself = True
-        ticket.is_gone = not ticket.is_recorded
+        if not reservation.is_open and (reservation.outcome, reservation.calls) == (outcome, calls):
+            return {"status": "repeated" if reservation.is_by_itself else "same"}
+        found = self._settle(reservation, outcome, calls, keep_days, was_sent=was_sent)
+        reservation.is_by_itself = True
+        reservation.is_gone = not reservation.is_recorded
         return found
 
-    def _settle(self, ticket: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool) -> dict[str, Any]:
+    def _settle(
+        self, reservation: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool
+    ) -> dict[str, Any]:
         counts = [[int(number) for number in call.rpartition(":")[2].split(",")] for call in calls.split(";") if call]
         became = dict(zip(MEASURES[2:6], map(sum, zip(*counts, strict=True)), strict=False)) if counts else {}
         withheld, unconfirmed = self.charges
-        delivered, paid = became.get("delivered", 0), ticket.record.get("usd_micros", 0)
+        delivered, paid = became.get("delivered", 0), reservation.record.get("usd_micros", 0)
         images = delivered + withheld * became.get("withheld", 0) + unconfirmed * became.get("unconfirmed", 0)
-        reply: dict[str, Any] = {"status": "settled" if ticket.is_open else "corrected"}
-        ticket.is_recorded = ticket.is_recorded or was_sent
-        counted = {"requests": 1, "asked": ticket.asked} if ticket.is_recorded else {"not_sent": 1}
-        ticket.record = {**counted, "usd_micros": images * ticket.price, **became}
-        ticket.outcome, ticket.calls, ticket.images, ticket.is_open = outcome, calls, images, False
-        reply |= {"outcome": outcome, "usd_micros": images * ticket.price - paid}
-        if not ticket.is_recorded:
+        reply: dict[str, Any] = {"status": "settled" if reservation.is_open else "corrected"}
+        reservation.is_recorded = reservation.is_recorded or was_sent
+        counted = {"requests": 1, "asked": reservation.asked} if reservation.is_recorded else {"not_sent": 1}
+        reservation.record = {**counted, "usd_micros": images * reservation.price, **became}
+        reservation.outcome, reservation.calls, reservation.images, reservation.is_open = outcome, calls, images, False
+        reply |= {"outcome": outcome, "usd_micros": images * reservation.price - paid}
+        if not reservation.is_recorded:
             return reply
-        day_end = datetime.strptime(ticket.day, "%Y%m%d").replace(tzinfo=UTC).timestamp() + 86400
-        self.ends[ticket.day] = max(self.ends.get(ticket.day, 0), int(day_end) + keep_days * 86400)
+        day_end = datetime.strptime(reservation.day, "%Y%m%d").replace(tzinfo=UTC).timestamp() + 86400
+        self.ends[reservation.day] = max(self.ends.get(reservation.day, 0), int(day_end) + keep_days * 86400)
         return reply

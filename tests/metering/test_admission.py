@@ -9,14 +9,14 @@ import pytest
 import redis as sync_redis
 from prometheus_client import generate_latest
 
-from gateway.domain.billing import BillingRule, Durations, Purchase
-from gateway.domain.errors import TABLE, Fault, GatewayError
+from gateway.domain.billing import AdmissionRequest, BillingRule, Timings
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
 from gateway.domain.pricing import PerImage, PerToken, Price
-from gateway.domain.tenants import Caller, Rate, Rates
+from gateway.domain.tenants import Principal, Rate, Rates
 from gateway.metering.admission import Admission
-from gateway.metering.reservations import Ticket
+from gateway.metering.reservations import Reservation
 from gateway.observability.metrics import Metrics
-from gateway.redis import Client, answer
+from gateway.redis import Client, execute
 from tests.support.admissions import PRICES, admitted, buy, connected, ledger, not_sent, purchase
 from tests.support.admitting import KEY_ID, admitting, put_tenant
 
@@ -32,7 +32,7 @@ ALL_LIMITS = {
 }
 
 
-async def refusal(admission: Admission, caller: Caller, images: int = 1) -> GatewayError:
+async def refusal(admission: Admission, caller: Principal, images: int = 1) -> GatewayError:
     with pytest.raises(GatewayError) as caught:
         async with admitted(admission, caller, images):
             pass
@@ -68,7 +68,7 @@ async def test_of_many_at_once_exactly_as_many_are_let_in_as_the_limit_allows(
     """Two clients stand for two processes."""
     async with connected(each_redis) as one, connected(each_redis) as other, AsyncExitStack() as held:
         caller = await put_tenant(one, limits=limits, key_limits=key_limits)
-        let_in: list[Ticket] = []
+        let_in: list[Reservation] = []
 
         async def ask(admission: Admission) -> None:
             with suppress(GatewayError):
@@ -111,7 +111,7 @@ async def test_what_comes_to_nothing_is_given_back_in_every_window_but_for_the_r
         admission, caller = admitting(redis), await put_tenant(redis, limits=ALL_LIMITS, key_limits=ALL_LIMITS)
         with pytest.raises(GatewayError):
             async with admitted(admission, caller, 4):
-                raise GatewayError(Fault.POOL_BUSY)
+                raise GatewayError(ErrorCode.POOL_BUSY)
         usage = await admission.usage("acme")
     assert usage is not None
     assert 1 == usage.requests_last_minute
@@ -129,9 +129,9 @@ async def test_a_request_that_an_upstream_refused_counts_as_a_request_and_costs_
     """It has used capacity; its images were not made."""
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
-        async with admitted(admission, caller, 4) as ticket:
-            share = (await ticket.mark_sent("sim", "main", 4)).share
-            assert share.fail(4, TABLE[Fault.CONTENT_INPUT])
+        async with admitted(admission, caller, 4) as reservation:
+            share = (await reservation.mark_sent("sim", "main", 4)).share
+            assert share.fail(4, ERROR_SPECS[ErrorCode.CONTENT_INPUT])
         usage = await admission.usage("acme")
     assert usage is not None
     assert (1, 0, 0) == (usage.requests_last_minute, usage.images_last_minute, usage.usd_micros_this_month)
@@ -162,10 +162,10 @@ async def test_a_repeated_admission_takes_nothing_more(each_redis: str) -> None:
     """The client sends a script again when the connection broke before its answer."""
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis, limits={"images_per_day": 4})
-        async with admitted(admission, caller, 4) as ticket:
+        async with admitted(admission, caller, 4) as reservation:
             before = await everything(redis)
-            again = await admission._ask("acme", KEY_ID, ticket.id, purchase(4))
-            assert "admitted" == again.verdict
+            again = await admission._ask("acme", KEY_ID, reservation.id, purchase(4))
+            assert "admitted" == again.decision
             assert before == await everything(redis)
 
 
@@ -175,8 +175,8 @@ async def test_a_request_is_settled_when_it_is_cancelled(each_redis: str) -> Non
         admission, caller, is_sent = admitting(redis), await put_tenant(redis), asyncio.Event()
 
         async def ask() -> None:
-            async with admitted(admission, caller, 3) as ticket:
-                await ticket.mark_sent("sim", "main", 2)
+            async with admitted(admission, caller, 3) as reservation:
+                await reservation.mark_sent("sim", "main", 2)
                 is_sent.set()
                 await asyncio.sleep(60)
 
@@ -197,19 +197,21 @@ async def test_a_ticket_that_is_remembered_keeps_nothing_of_its_request(redis_ur
     """Thousands are, at once: whatever the durations were asked of may hold a prompt, a trace and a connection."""
 
     class Request:
-        def durations(self) -> Durations:
-            return Durations(1, 2, 3)
+        def durations(self) -> Timings:
+            return Timings(1, 2, 3)
 
     async with connected(redis_url) as redis:
         admission, caller, request = admitting(redis), await put_tenant(redis), Request()
         gone = weakref.ref(request)
-        async with admission.admit(caller, Purchase("req_1", "image-01", 1, PRICES), request.durations) as ticket:
+        async with admission.admit(
+            caller, AdmissionRequest("req_1", "image-01", 1, PRICES), request.durations
+        ) as reservation:
             del request
             assert gone() is not None
-            (await ticket.mark_sent("sim", "main", 1)).share.deliver(1, 1, 0)
+            (await reservation.mark_sent("sim", "main", 1)).share.deliver(1, 1, 0)
         [(_, line)] = await ledger(redis)
         assert gone() is None
-        assert ticket.settled_s is not None
+        assert reservation.settled_s is not None
     assert ("1", "2", "3") == (line["queue_ms"], line["upstream_ms"], line["total_ms"])
 
 
@@ -217,15 +219,15 @@ async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str)
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
         before_ms = time.time() * 1000
-        asked = Purchase("req_abc", "image|01", 4, PRICES)
-        async with admission.admit(caller, asked, lambda: Durations(5, 300, 310)) as ticket:
-            (await ticket.mark_sent("sim", "b", 1)).share.deliver(1, 1, 0)
-            (await ticket.mark_sent("sim", "a", 3)).share.deliver(3, 1, 1)
+        asked = AdmissionRequest("req_abc", "image|01", 4, PRICES)
+        async with admission.admit(caller, asked, lambda: Timings(5, 300, 310)) as reservation:
+            (await reservation.mark_sent("sim", "b", 1)).share.deliver(1, 1, 0)
+            (await reservation.mark_sent("sim", "a", 3)).share.deliver(3, 1, 1)
         [(_, line)] = await ledger(redis)
-        sums = await answer(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
+        sums = await execute(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
     assert before_ms - 2000 < int(line.pop("admitted_ms")) < time.time() * 1000 + 2000
     assert {
-        "ticket": ticket.id,
+        "reservation": reservation.id,
         "request_id": "req_abc",
         "key_id": KEY_ID,
         "model": "image|01",
@@ -253,12 +255,12 @@ def _today(line: dict[str, str]) -> str:
 async def test_a_settlement_runs_twice_and_moves_nothing_the_second_time(each_redis: str) -> None:
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
-        ticket = await buy(admission, caller, 2)
+        reservation = await buy(admission, caller, 2)
         before = await everything(redis)
         for _ in range(3):
-            admission._owed[ticket.id] = ticket
-            await admission._pay_all()
-        await admission.settle_expired("acme", ticket.id)
+            admission._owed[reservation.id] = reservation
+            await admission._settle_all()
+        await admission.settle_expired("acme", reservation.id)
         assert before == await everything(redis)
 
 
@@ -275,10 +277,10 @@ async def test_a_dead_process_s_ticket_is_settled_by_its_expiry_and_by_what_it_s
         assert usage is not None
         assert (2, 6) == (usage.open_requests, usage.images_today)  # nothing was over yet
         await asyncio.sleep(0.3)
-        for ticket in (first, sent):
-            await heir.settle_expired("acme", ticket.id)
+        for reservation in (first, sent):
+            await heir.settle_expired("acme", reservation.id)
         usage = await heir.usage("acme")
-        lines = {line["ticket"]: line for _, line in await ledger(redis)}
+        lines = {line["reservation"]: line for _, line in await ledger(redis)}
         never_sent = await not_sent(redis)
         for one in held:
             await one.__aexit__(None, None, None)
@@ -296,11 +298,11 @@ async def test_an_order_that_was_free_is_a_request_of_its_minute_also_by_expiry(
     async with connected(each_redis) as redis:
         dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis, limits={"requests_per_minute": 1})
         held = admitted(dead, caller, 3)
-        ticket = await held.__aenter__()
-        await ticket.mark_sent("sim", "main", 3)
-        await ticket.take_back("sim", "main", 3)
+        reservation = await held.__aenter__()
+        await reservation.mark_sent("sim", "main", 3)
+        await reservation.take_back("sim", "main", 3)
         await asyncio.sleep(0.2)
-        await dead.settle_expired("acme", ticket.id)
+        await dead.settle_expired("acme", reservation.id)
         usage, [(_, line)] = await dead.usage("acme"), await ledger(redis)
         await held.__aexit__(None, None, None)
     assert usage is not None
@@ -313,14 +315,14 @@ async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(ea
     async with connected(each_redis) as redis:
         slow, heir = admitting(redis, lease_s=0.1), admitting(redis)
         caller = await put_tenant(redis)
-        async with admitted(slow, caller, 3) as ticket:
-            share = (await ticket.mark_sent("sim", "main", 3)).share
+        async with admitted(slow, caller, 3) as reservation:
+            share = (await reservation.mark_sent("sim", "main", 3)).share
             await asyncio.sleep(0.2)
-            await heir.settle_expired("acme", ticket.id)
+            await heir.settle_expired("acme", reservation.id)
             share.deliver(3, 2, 1)
         usage = await heir.usage("acme")
         [(_, line)] = await ledger(redis)
-        sums = await answer(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
+        sums = await execute(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
     assert usage is not None
     assert (2, 7000) == (usage.images_today, usage.usd_micros_this_month)
     assert ("delivered", "2", "1", "0") == tuple(
@@ -335,11 +337,11 @@ async def test_a_settlement_whose_answer_was_lost_is_metered_once(redis_url: str
     metrics = Metrics()
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
-        async with admitted(admission, caller, 2) as ticket:
-            (await ticket.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
-            ticket.tally.close()
-            await admitting(redis)._pay(ticket)
-        await admission.settle_expired("acme", ticket.id)
+        async with admitted(admission, caller, 2) as reservation:
+            (await reservation.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
+            reservation.tally.close()
+            await admitting(redis)._settle(reservation)
+        await admission.settle_expired("acme", reservation.id)
     assert (
         'imagegate_spend_usd_total{model="image-01",tenant="acme"} 0.007' in generate_latest(metrics.registry).decode()
     )
@@ -349,12 +351,12 @@ async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_red
     async with connected(each_redis) as redis:
         slow, heir = admitting(redis, lease_s=0.1), admitting(redis)
         caller = await put_tenant(redis)
-        async with admitted(slow, caller) as ticket:
+        async with admitted(slow, caller) as reservation:
             await asyncio.sleep(0.2)
-            await heir.settle_expired("acme", ticket.id)
+            await heir.settle_expired("acme", reservation.id)
             with pytest.raises(GatewayError) as caught:
-                await ticket.mark_sent("sim", "main", 1)
-    assert Fault.TICKET_EXPIRED is caught.value.fault
+                await reservation.mark_sent("sim", "main", 1)
+    assert ErrorCode.TICKET_EXPIRED is caught.value.error_code
 
 
 async def test_a_sign_of_life_keeps_a_ticket_open(redis_url: str) -> None:
@@ -362,9 +364,9 @@ async def test_a_sign_of_life_keeps_a_ticket_open(redis_url: str) -> None:
         admission, caller = admitting(redis, lease_s=1.0), await put_tenant(redis)
         async with anyio.create_task_group() as group:
             group.start_soon(admission.keep_alive)
-            async with admitted(admission, caller) as ticket:
+            async with admitted(admission, caller) as reservation:
                 await asyncio.sleep(2.5)
-                await admission.settle_expired("acme", ticket.id)
+                await admission.settle_expired("acme", reservation.id)
                 usage = await admission.usage("acme")
             group.cancel_scope.cancel()
     assert usage is not None
@@ -376,59 +378,59 @@ async def test_an_expired_ticket_holds_its_place_until_it_is_settled(each_redis:
     async with connected(each_redis) as redis:
         dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis, limits={"concurrency": 1})
         held = admitted(dead, caller)
-        ticket = await held.__aenter__()
+        reservation = await held.__aenter__()
         await asyncio.sleep(0.2)
-        assert Fault.RATE_LIMITED is (await refusal(dead, caller)).fault
-        await dead.settle_expired("acme", ticket.id)
+        assert ErrorCode.RATE_LIMITED is (await refusal(dead, caller)).error_code
+        await dead.settle_expired("acme", reservation.id)
         async with admitted(dead, caller):
             pass
         await held.__aexit__(None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("limits", "images", "fault", "text"),
+    ("limits", "images", "error_code", "text"),
     [
         (
             {"requests_per_minute": 1},
             1,
-            Fault.RATE_LIMITED,
+            ErrorCode.RATE_LIMITED,
             "Rate limit reached for requests per minute of tenant 'acme': limit 1, used 1, requested 1. It frees at ",
         ),
         (
             {"images_per_minute": 5},
             2,
-            Fault.RATE_LIMITED,
+            ErrorCode.RATE_LIMITED,
             "Rate limit reached for images per minute of tenant 'acme': limit 5, used 4, requested 2. It frees at ",
         ),
         (
             {"images_per_minute": 5},
             6,
-            Fault.RATE_EXCEEDED_BY_ONE,
+            ErrorCode.RATE_EXCEEDED_BY_ONE,
             "Request too large for images per minute of tenant 'acme': limit 5, used 4, requested 6. Waiting does not ",
         ),
         (
             {"images_per_day": 5},
             2,
-            Fault.QUOTA_EXHAUSTED,
+            ErrorCode.QUOTA_EXHAUSTED,
             "Quota exceeded for images per day of tenant 'acme': limit 5, used 4, requested 2. It resets at ",
         ),
         (
             {"usd_micros_per_month": 15_000},
             1,
-            Fault.QUOTA_EXHAUSTED,
+            ErrorCode.QUOTA_EXHAUSTED,
             "Quota exceeded for US dollars per month of tenant 'acme': limit 0.015, used 0.014, requested 0.0035. It ",
         ),
     ],
 )
 async def test_a_refusal_says_which_limit_and_how_it_stands(
-    redis_url: str, limits: dict[str, int], images: int, fault: Fault, text: str
+    redis_url: str, limits: dict[str, int], images: int, error_code: ErrorCode, text: str
 ) -> None:
     async with connected(redis_url) as redis:
         admission = admitting(redis)
         caller = await put_tenant(redis, limits=limits)
         await buy(admission, caller, 4)
         refused = await refusal(admission, caller, images)
-    assert fault is refused.fault
+    assert error_code is refused.error_code
     assert refused.message.startswith(text), refused.message
 
 
@@ -458,11 +460,11 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
         caller = await put_tenant(
             redis, limits={"requests_per_minute": 10, "images_per_minute": 9}, key_limits={"images_per_minute": 20}
         )
-        async with admitted(admission, caller, 4) as ticket:
+        async with admitted(admission, caller, 4) as reservation:
             pass
         looked = await admission.look(caller)
         refused = await refusal(admission, caller, 10)
-    assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == ticket.rates
+    assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == reservation.rates
     assert looked.images == Rate(9, 9, 0)  # the request came to nothing
     assert refused.rates
     assert refused.rates.images == Rate(9, 9, 0)
@@ -485,7 +487,7 @@ async def test_who_is_gone_is_not_let_in_whatever_a_cache_says(each_redis: str, 
         admission, caller = admitting(redis), await put_tenant(redis)
         with sync_redis.Redis.from_url(each_redis) as other:
             other.execute_command(*spoil)
-        assert Fault.INVALID_API_KEY is (await refusal(admission, caller)).fault
+        assert ErrorCode.INVALID_API_KEY is (await refusal(admission, caller)).error_code
         assert {} == await everything(redis)
 
 
@@ -494,13 +496,13 @@ async def test_a_changed_limit_counts_what_was_used_before_it(each_redis: str) -
         admission, caller = admitting(redis), await put_tenant(redis)
         await buy(admission, caller, 5)
         await put_tenant(redis, limits={"images_per_month": 6}, key_limits={"images_per_minute": 6})
-        assert Fault.QUOTA_EXHAUSTED is (await refusal(admission, caller, 2)).fault
+        assert ErrorCode.QUOTA_EXHAUSTED is (await refusal(admission, caller, 2)).error_code
         await buy(admission, caller, 1)
         await put_tenant(redis, limits={"images_per_month": 100}, key_limits={"images_per_minute": 6})
-        assert Fault.RATE_LIMITED is (await refusal(admission, caller, 1)).fault
+        assert ErrorCode.RATE_LIMITED is (await refusal(admission, caller, 1)).error_code
         await put_tenant(redis, limits={"images_per_month": 100})
         await buy(admission, caller, 94)
-        assert Fault.QUOTA_EXHAUSTED is (await refusal(admission, caller, 1)).fault
+        assert ErrorCode.QUOTA_EXHAUSTED is (await refusal(admission, caller, 1)).error_code
 
 
 async def test_everything_transient_ends_by_itself_and_a_tenant_is_one_slot(each_redis: str) -> None:
@@ -552,8 +554,8 @@ async def test_what_redis_does_not_take_is_settled_when_it_is_back(redis_url: st
         with sync_redis.Redis.from_url(redis_url) as other:
             async with anyio.create_task_group() as group:
                 group.start_soon(admission.run)
-                async with admitted(admission, caller, 2) as ticket:
-                    (await ticket.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
+                async with admitted(admission, caller, 2) as reservation:
+                    (await reservation.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
                     other.client_pause(1200)
                 assert 1 == len(admission._owed)
                 with anyio.fail_after(20):
@@ -573,7 +575,7 @@ async def test_an_admission_that_was_given_up_is_taken_back_when_redis_has_run_i
         admission, caller = admitting(redis), await put_tenant(redis)
         with sync_redis.Redis.from_url(redis_url) as other:
             other.client_pause(900)
-            assert Fault.REDIS_AWAY is (await refusal(admission, caller)).fault
+            assert ErrorCode.REDIS_AWAY is (await refusal(admission, caller)).error_code
         await asyncio.sleep(0.9)
         await admission.flush()
         usage = await admission.usage("acme")
@@ -586,17 +588,17 @@ async def test_a_settlement_that_fails_has_moved_nothing_and_comes_again(each_re
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
         held = admitted(admission, caller, 5)
-        ticket = await held.__aenter__()
-        (await ticket.mark_sent("sim", "main", 5)).share.deliver(5, 1, 4)
+        reservation = await held.__aenter__()
+        (await reservation.mark_sent("sim", "main", 5)).share.deliver(5, 1, 4)
         day = time.strftime("%Y%m%d", time.gmtime())
         await redis.set(f"ig2:{{acme}}:ledger:{day}", "damaged")
         before = await everything(redis)
         await held.__aexit__(None, None, None)
         for _ in range(3):
-            assert not await admission._pay_all()
+            assert not await admission._settle_all()
         assert before == await everything(redis)
         await redis.delete(f"ig2:{{acme}}:ledger:{day}")
-        assert await admission._pay_all()
+        assert await admission._settle_all()
         usage = await admission.usage("acme")
         assert 1 == len(await ledger(redis))
     assert usage is not None
@@ -614,9 +616,9 @@ async def test_one_that_cannot_be_settled_keeps_no_other_from_its_lease(redis_ur
             group.start_soon(admission.keep_alive)
             async with admitted(admission, bad):
                 pass
-            async with admitted(admission, good) as ticket:
+            async with admitted(admission, good) as reservation:
                 await asyncio.sleep(2.5)
-                await admission.settle_expired("good", ticket.id)
+                await admission.settle_expired("good", reservation.id)
                 usage = await admission.usage("good")
             group.cancel_scope.cancel()
     assert usage is not None
@@ -628,16 +630,16 @@ async def test_what_a_returning_redis_has_forgotten_is_settled_again(redis_url: 
     metrics = Metrics()
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis, metrics=metrics), await put_tenant(redis)
-        async with admitted(admission, caller, 4) as ticket:
-            share = (await ticket.mark_sent("sim", "main", 4)).share
-            assert share.fail(4, TABLE[Fault.CONTENT_INPUT])
+        async with admitted(admission, caller, 4) as reservation:
+            share = (await reservation.mark_sent("sim", "main", 4)).share
+            assert share.fail(4, ERROR_SPECS[ErrorCode.CONTENT_INPUT])
             snapshot = {name: await _dumped(redis_url, name) async for name in redis.scan_iter("ig2:{*")}
         with sync_redis.Redis.from_url(redis_url) as other:
             other.flushall()
             for name, value in snapshot.items():
                 other.restore(name, 0, value)
         assert 1 == await _open_requests(admission)
-        admission.distrust()
+        admission.mark_data_suspect()
         async with anyio.create_task_group() as group:
             group.start_soon(admission.run)
             with anyio.fail_after(20):
@@ -645,7 +647,7 @@ async def test_what_a_returning_redis_has_forgotten_is_settled_again(redis_url: 
                     await asyncio.sleep(0.1)
             group.cancel_scope.cancel()
         [(_, line)] = await ledger(redis)
-    assert (ticket.id, "refused", "0") == (line["ticket"], line["outcome"], line["usd_micros"])
+    assert (reservation.id, "refused", "0") == (line["reservation"], line["outcome"], line["usd_micros"])
     assert 'imagegate_settlements_total{outcome="refused"} 1.0' in generate_latest(metrics.registry).decode()
 
 
@@ -665,11 +667,11 @@ async def test_a_dead_process_never_leaves_more_than_was_reserved(each_redis: st
     async with connected(each_redis) as redis:
         dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis)
         held = admitted(dead, caller, 3)
-        ticket = await held.__aenter__()
+        reservation = await held.__aenter__()
         for account in ("a", "b"):
-            await ticket.mark_sent("sim", account, 3)
+            await reservation.mark_sent("sim", account, 3)
         await asyncio.sleep(0.2)
-        await dead.settle_expired("acme", ticket.id)
+        await dead.settle_expired("acme", reservation.id)
         usage = await dead.usage("acme")
         [(_, line)] = await ledger(redis)
         await held.__aexit__(None, None, None)
@@ -727,12 +729,12 @@ async def test_what_no_waiting_mends_does_not_speak_of_waiting(
 async def test_images_cost_their_part_of_what_was_reserved(redis_url: str, delivered: int, usd_micros: int) -> None:
     """Redis knows the cost of the request, not how it is made up: here 100 for three images."""
     tokens = PerToken(1_000_000, 0, input_tokens_max=100, output_tokens_max=0)
-    bought = Purchase("req_1", "image-01", 3, (Price(0, PerImage(1)), Price(1, tokens)))
+    bought = AdmissionRequest("req_1", "image-01", 3, (Price(0, PerImage(1)), Price(1, tokens)))
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
-        async with admission.admit(caller, bought, Durations) as ticket:
+        async with admission.admit(caller, bought, Timings) as reservation:
             reserved = await admission.usage("acme")
-            (await ticket.mark_sent("sim", "main", 3)).share.deliver(3, delivered, 0)
+            (await reservation.mark_sent("sim", "main", 3)).share.deliver(3, delivered, 0)
         usage = await admission.usage("acme")
     assert reserved is not None
     assert usage is not None
@@ -744,12 +746,12 @@ async def test_large_sums_are_told_exactly(redis_url: str) -> None:
     async with connected(redis_url) as redis:
         admission = admitting(redis)
         caller = await put_tenant(redis, limits={"usd_micros_per_month": 999_999_999_999_999})
-        bought = Purchase("req_1", "image-01", 9, prices)
+        bought = AdmissionRequest("req_1", "image-01", 9, prices)
         for _ in range(111):
-            async with admission.admit(caller, bought, Durations) as ticket:
-                (await ticket.mark_sent("sim", "main", 9)).share.deliver(9, 9, 0)
+            async with admission.admit(caller, bought, Timings) as reservation:
+                (await reservation.mark_sent("sim", "main", 9)).share.deliver(9, 9, 0)
         with pytest.raises(GatewayError) as caught:
-            await admission.admit(caller, bought, Durations).__aenter__()
+            await admission.admit(caller, bought, Timings).__aenter__()
         usage = await admission.usage("acme")
     assert usage is not None
     assert 111 * 9 * 999_999_999_999 == usage.usd_micros_this_month
@@ -760,13 +762,13 @@ async def test_an_outage_forgets_nothing_however_long_it_lasts(redis_url: str) -
     """What was settled shortly before it is settled again after it, not only where the outage was short."""
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
-        ticket = await buy(admission, caller)
-        ticket.settled_s = time.monotonic() - 3600
-        admission.distrust()
+        reservation = await buy(admission, caller)
+        reservation.settled_s = time.monotonic() - 3600
+        admission.mark_data_suspect()
         admission._recall(is_back=False)
         admission._recall(is_back=True)
-        assert {ticket.id} == set(admission._owed)
-        assert await admission._pay_all()
+        assert {reservation.id} == set(admission._owed)
+        assert await admission._settle_all()
         admission._recall(is_back=False)
         assert ([], {}) == (list(admission._remembered), admission._owed)
         assert 1 == len(await ledger(redis))

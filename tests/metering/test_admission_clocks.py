@@ -24,14 +24,14 @@ def test_seconds_that_the_clock_has_not_reached_yet_do_not_count(server: "redis.
     """A replica whose clock is behind took over: it does not know how long ago they were."""
     desk = Desk(server, NOON_S, requests_per_minute=3)
     for number in range(3):
-        assert "admitted" == desk.admit(f"before{number}")["verdict"]
+        assert "admitted" == desk.admit(f"before{number}")["decision"]
     desk.clock.advance(-back_s)
     assert 0 == desk.used()["requests_last_minute"]
     for number in range(3):
         reply = desk.admit(f"after{number}")
-        assert ("admitted", [3, number + 1, 61]) == (reply["verdict"], reply["requests"])
+        assert ("admitted", [3, number + 1, 61]) == (reply["decision"], reply["requests"])
     refused = desk.admit("fourth")
-    assert ("rate", NOON_S - back_s + 61) == (refused["verdict"], refused["frees_at_s"])
+    assert ("rate", NOON_S - back_s + 61) == (refused["decision"], refused["frees_at_s"])
 
 
 @pytest.mark.parametrize("back_s", [0, 1, 5, 30, 60, 61, 300])
@@ -43,7 +43,7 @@ def test_a_refusal_never_tells_to_wait_for_longer_than_a_minute(server: "redis.R
     desk.clock.advance(-back_s)
     for number in range(10):
         reply = desk.admit(f"after{number}", 5)
-    assert "rate" == reply["verdict"]
+    assert "rate" == reply["decision"]
     assert 0 < reply["frees_at_s"] - reply["now_s"] <= 61
     assert 61 >= max(reply["requests"][2], reply["images"][2])
 
@@ -53,7 +53,7 @@ def test_what_a_small_step_back_leaves_out_counts_again_when_the_clock_is_there(
     desk = Desk(server, NOON_S, images_per_minute=9)
     desk.admit("first", 9)
     desk.clock.advance(-5)
-    assert "admitted" == desk.admit("second", 4)["verdict"]
+    assert "admitted" == desk.admit("second", 4)["decision"]
     desk.clock.advance(5)
     assert 13 == desk.used()["images_last_minute"]
     desk.settle("first")
@@ -71,7 +71,7 @@ def test_a_rate_is_never_negative(server: "redis.Redis") -> None:
     desk.settle("early")
     assert 0 <= desk.used()["images_last_minute"] <= 2
     assert 0 <= desk.used()["requests_last_minute"] <= 1
-    assert [desk.admit(f"more{number}", 9)["verdict"] for number in range(2)][1] == "rate"
+    assert [desk.admit(f"more{number}", 9)["decision"] for number in range(2)][1] == "rate"
 
 
 @pytest.mark.parametrize("renew", ["extend", "send"])
@@ -107,11 +107,11 @@ def test_a_day_and_a_month_go_on_where_they_were_when_the_clock_comes_back(serve
     desk.admit("here", 4)
     desk.clock.advance(jump_s)
     assert (0, 0) == (desk.used()["images_today"], desk.used()["images_this_month"])
-    assert "admitted" == desk.admit("there", 5)["verdict"]
+    assert "admitted" == desk.admit("there", 5)["decision"]
     desk.settle("here", "u/a:4,0,0,0")
     assert (5, 5) == (desk.used()["images_today"], desk.used()["images_this_month"])
     desk.clock.advance(-jump_s)
     assert (4, 4) == (desk.used()["images_today"], desk.used()["images_this_month"])
     refused = desk.admit("more", 2)
     month_ends_s = MIDNIGHT_S if jump_s > 0 else MIDNIGHT_S + 31 * 86_400
-    assert ("quota", month_ends_s) == (refused["verdict"], refused["frees_at_s"])
+    assert ("quota", month_ends_s) == (refused["decision"], refused["frees_at_s"])

@@ -13,9 +13,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.domain.billing import Durations, Share
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.usage import Amounts, By, Group, Record, Report, Selection, Sheet
+from gateway.domain.billing import AccountOutcome, Timings
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.usage import Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import READINGS_MAX, Ledger
 from gateway.redis import connect
 from tests.metering.desk import Desk
@@ -23,7 +23,7 @@ from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 
 pytestmark = pytest.mark.anyio
 
-ALWAYS = Selection(date(2020, 1, 1), date(2030, 1, 1))
+ALWAYS = UsageFilter(date(2020, 1, 1), date(2030, 1, 1))
 ODD_MODELS = ("image-01", "a|b", "|", "||requests|", "модель 图 🖼", "=1+1", "x" * 128, " ")
 
 
@@ -38,35 +38,35 @@ async def reading(url: str) -> AsyncIterator[tuple[Ledger, "redis.Redis"]]:
 
 
 async def pages(
-    ledger: Ledger, by: tuple[By, ...], selection: Selection = ALWAYS, limit: int = 1000
-) -> tuple[list[tuple[Group, Amounts]], Amounts]:
+    ledger: Ledger, by: tuple[GroupBy, ...], selection: UsageFilter = ALWAYS, limit: int = 1000
+) -> tuple[list[tuple[Group, UsageTotals]], UsageTotals]:
     """All rows, page by page, and the total that the first page told."""
-    report = Report(by, limit)
+    report = UsageReport(by, limit)
     await ledger.fill(report, selection)
     rows, total = report.rows(), report.total
     while report.has_more:
         assert limit == len(report.rows())
-        report = Report(by, limit, rows[-1][0], total)
+        report = UsageReport(by, limit, rows[-1][0], total)
         await ledger.fill(report, selection)
         assert total == report.total
         rows += report.rows()
     return rows, total
 
 
-def summed(requests: Iterable[Settled]) -> Amounts:
-    total = Amounts()
+def summed(requests: Iterable[Settled]) -> UsageTotals:
+    total = UsageTotals()
     for request in requests:
         total.add(request.amounts)
     return total
 
 
-def grouped(requests: Iterable[Settled], by: tuple[By, ...]) -> list[tuple[Group, Amounts]]:
+def grouped(requests: Iterable[Settled], by: tuple[GroupBy, ...]) -> list[tuple[Group, UsageTotals]]:
     """The plain model of a report."""
-    of: dict[By, Callable[[Settled], str]] = {
-        By.DAY: lambda request: str(request.day),
-        By.TENANT: lambda request: request.tenant,
-        By.MODEL: lambda request: request.model,
-        By.KEY: lambda request: request.key,
+    of: dict[GroupBy, Callable[[Settled], str]] = {
+        GroupBy.DAY: lambda request: str(request.day),
+        GroupBy.TENANT: lambda request: request.tenant,
+        GroupBy.MODEL: lambda request: request.model,
+        GroupBy.KEY: lambda request: request.key,
     }
     found: dict[Group, list[Settled]] = {}
     for request in requests:
@@ -74,7 +74,7 @@ def grouped(requests: Iterable[Settled], by: tuple[By, ...]) -> list[tuple[Group
     return [(group, summed(found[group])) for group in sorted(found)]
 
 
-async def export(ledger: Ledger, selection: Selection = ALWAYS, limit: int = 1000) -> list[Record]:
+async def export(ledger: Ledger, selection: UsageFilter = ALWAYS, limit: int = 1000) -> list[LedgerEntry]:
     page = await ledger.records(selection, None, limit)
     found = list(page.records)
     while page.end:
@@ -102,15 +102,15 @@ SETTLED = st.builds(
     unconfirmed=st.integers(0, 9),
     usd_micros=st.integers(0, 10**12),
 )
-BY = st.lists(st.sampled_from(list(By)), min_size=1, max_size=4, unique=True).map(tuple)
+BY = st.lists(st.sampled_from(list(GroupBy)), min_size=1, max_size=4, unique=True).map(tuple)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(SETTLED, max_size=30), BY, st.integers(1, 5), st.booleans())
 async def test_reports_group_as_a_plain_model_does(
-    each_redis: str, history: list[Settled], by: tuple[By, ...], limit: int, one_tenant: bool
+    each_redis: str, history: list[Settled], by: tuple[GroupBy, ...], limit: int, one_tenant: bool
 ) -> None:
-    selection = Selection(date(2026, 1, 1), date(2026, 6, 30), "b" if one_tenant else None)
+    selection = UsageFilter(date(2026, 1, 1), date(2026, 6, 30), "b" if one_tenant else None)
     meant = [
         request
         for request in history
@@ -145,7 +145,7 @@ async def test_a_year_with_200_000_requests_is_reported_without_a_look_at_them(e
             keys = [f"ig2:{{acme}}:{kind}" for kind in (f"ledger:{day}", f"sums:{day}", "days")]
             writer.eval(_SETTLE_MANY, 3, *keys, day, 548)
         writer.config_resetstat()
-        rows, total = await pages(ledger, (By.DAY,), Selection(first, first + timedelta(days=364)))
+        rows, total = await pages(ledger, (GroupBy.DAY,), UsageFilter(first, first + timedelta(days=364)))
         calls = calls_of(writer)
     assert (365, 365 * 548, 365 * 548 * 3500) == (len(rows), total.requests, total.usd_micros)
     assert {"smembers": 1, "zcount": 1, "zrangebyscore": 1, "hlen": 365} == {
@@ -158,30 +158,30 @@ async def test_a_year_with_200_000_requests_is_reported_without_a_look_at_them(e
 async def test_a_later_page_reads_no_more_than_its_own_days(each_redis: str) -> None:
     async with reading(each_redis) as (ledger, writer):
         settle(writer, [Settled(day=TODAY - timedelta(days=number)) for number in range(1000)])
-        report = Report((By.DAY,), 10)
+        report = UsageReport((GroupBy.DAY,), 10)
         await ledger.fill(report, ALWAYS)
-        later = Report((By.DAY,), 10, report.rows()[-1][0], report.total)
+        later = UsageReport((GroupBy.DAY,), 10, report.rows()[-1][0], report.total)
         writer.config_resetstat()
         await ledger.fill(later, ALWAYS)
         assert 100 >= calls_of(writer)["hlen"]
     assert (1000, True, 10) == (later.total.requests, later.has_more, len(later.rows()))
 
 
-@pytest.mark.parametrize("by", [By.DAY, By.TENANT])
-async def test_rows_that_come_while_pages_are_read_repeat_and_lose_none(each_redis: str, by: By) -> None:
+@pytest.mark.parametrize("by", [GroupBy.DAY, GroupBy.TENANT])
+async def test_rows_that_come_while_pages_are_read_repeat_and_lose_none(each_redis: str, by: GroupBy) -> None:
     """What was there at the beginning comes exactly once, whatever comes before, between and behind it."""
     days = [date(2026, 3, number) for number in range(1, 30, 2)]
     history = [Settled(tenant=f"t{day.day:02}", day=day) for day in days]
     async with reading(each_redis) as (ledger, writer):
         settle(writer, history)
-        report = Report((by,), 4)
+        report = UsageReport((by,), 4)
         await ledger.fill(report, ALWAYS)
         rows = report.rows()
         while report.has_more:
             known = len(rows)
             more = date(2026, 3, 2 * known % 30 + 2)
             settle(writer, [Settled(tenant="t00", day=date(2026, 2, 1)), Settled(tenant=f"t{more.day:02}", day=more)])
-            report = Report((by,), 4, rows[-1][0], report.total)
+            report = UsageReport((by,), 4, rows[-1][0], report.total)
             await ledger.fill(report, ALWAYS)
             rows += report.rows()
     found = [group for group, _ in rows]
@@ -195,10 +195,10 @@ async def test_sums_of_very_many_keys_and_models_are_read_in_pieces(each_redis: 
         history = [Settled(key=f"k{number:04}", usd_micros=number + 1) for number in range(1750)]
         settle(writer, [*history, Settled(tenant="b"), Settled(tenant="c")])
         writer.config_resetstat()
-        rows, total = await pages(ledger, (By.KEY,), replace(ALWAYS, tenant="acme"), 5000)
-        assert (grouped(history, (By.KEY,)), summed(history)) == (rows, total)
+        rows, total = await pages(ledger, (GroupBy.KEY,), replace(ALWAYS, tenant="acme"), 5000)
+        assert (grouped(history, (GroupBy.KEY,)), summed(history)) == (rows, total)
         assert 1 < calls_of(writer)["hscan"]
-        assert 3 == len((await pages(ledger, (By.TENANT,)))[0])
+        assert 3 == len((await pages(ledger, (GroupBy.TENANT,)))[0])
 
 
 async def test_many_tenants_cost_few_round_trips(each_redis: str) -> None:
@@ -213,7 +213,7 @@ async def test_many_tenants_cost_few_round_trips(each_redis: str) -> None:
             return await each(*arguments)  # type: ignore[arg-type]
 
         ledger._each = counted  # type: ignore[assignment]
-        rows, total = await pages(ledger, (By.TENANT,))
+        rows, total = await pages(ledger, (GroupBy.TENANT,))
     assert (1000, 1000) == (len(rows), total.requests)
     assert 40 == round_trips
 
@@ -222,15 +222,15 @@ async def test_a_disabled_tenant_and_one_of_the_past_are_reported_too(each_redis
     async with reading(each_redis) as (ledger, writer):
         settle(writer, [Settled(tenant="gone")])
         writer.hset("ig2:{gone}:tenant", mapping={"disabled": "1", "models": ""})
-        assert [(("gone",), Settled().amounts)] == (await pages(ledger, (By.TENANT,)))[0]
+        assert [(("gone",), Settled().amounts)] == (await pages(ledger, (GroupBy.TENANT,)))[0]
 
 
 async def test_nothing_is_an_empty_report(each_redis: str) -> None:
     async with reading(each_redis) as (ledger, writer):
-        assert ([], Amounts()) == await pages(ledger, (By.DAY,))
+        assert ([], UsageTotals()) == await pages(ledger, (GroupBy.DAY,))
         assert [] == await export(ledger)
         know(writer, "acme")
-        assert ([], Amounts()) == await pages(ledger, (By.DAY,), replace(ALWAYS, tenant="acme"))
+        assert ([], UsageTotals()) == await pages(ledger, (GroupBy.DAY,), replace(ALWAYS, tenant="acme"))
         assert 0 == await ledger.count(ALWAYS)
 
 
@@ -239,17 +239,17 @@ async def test_an_unknown_tenant_is_not_found(each_redis: str, name: str) -> Non
     selection = replace(ALWAYS, tenant=name)
     async with reading(each_redis) as (ledger, writer):
         know(writer, "acme")
-        for call in (pages(ledger, (By.DAY,), selection), export(ledger, selection), ledger.count(selection)):
+        for call in (pages(ledger, (GroupBy.DAY,), selection), export(ledger, selection), ledger.count(selection)):
             with pytest.raises(GatewayError) as refused:
                 await call
-            assert (Fault.NOT_FOUND, "tenant") == (refused.value.fault, refused.value.param)
+            assert (ErrorCode.NOT_FOUND, "tenant") == (refused.value.error_code, refused.value.param)
 
 
 async def test_a_measure_of_a_later_version_is_passed_over(each_redis: str) -> None:
     async with reading(each_redis) as (ledger, writer):
         settle(writer, [Settled()])
         writer.hset("ig2:{acme}:sums:20260728", mapping={"key1|pixels|image-01": "9", "key1": "9", "": "9"})
-        assert [((str(TODAY),), Settled().amounts)] == (await pages(ledger, (By.DAY,)))[0]
+        assert [((str(TODAY),), Settled().amounts)] == (await pages(ledger, (GroupBy.DAY,)))[0]
 
 
 async def test_a_record_is_told_whole(each_redis: str) -> None:
@@ -268,21 +268,21 @@ async def test_a_record_is_told_whole(each_redis: str) -> None:
     async with reading(each_redis) as (ledger, writer):
         settle(writer, [settled])
         [record] = await export(ledger)
-    assert record == Record(
+    assert record == LedgerEntry(
         "t1",
         1_785_200_000_123,
         "req_1",
         "b",
         "key1",
         "a|b",
-        Amounts(1, 5, 2, 1, 1, 1, 10_501),
+        UsageTotals(1, 5, 2, 1, 1, 1, 10_501),
         3500,
         "delivered",
         {
-            ("sim", "main"): Share(delivered=1, withheld=1),
-            ("other.one", "a-b"): Share(delivered=1, lost=1, unconfirmed=1),
+            ("sim", "main"): AccountOutcome(delivered=1, withheld=1),
+            ("other.one", "a-b"): AccountOutcome(delivered=1, lost=1, unconfirmed=1),
         },
-        Durations(1, 20, 22),
+        Timings(1, 20, 22),
     )
 
 
@@ -300,7 +300,7 @@ async def test_a_damaged_record_is_still_told(each_redis: str, calls: str) -> No
         settle(writer, [replace(Settled(), calls=calls)])
         writer.xadd("ig2:{acme}:ledger:20260728", {"asked": "x", "delivered": "1e9", "usd_micros": "", "total_ms": "²"})
         whole, damaged = await export(ledger)
-    assert ("req_1", Amounts(1)) == (whole.request_id, damaged.amounts)
+    assert ("req_1", UsageTotals(1)) == (whole.request_id, damaged.amounts)
 
 
 @pytest.mark.parametrize("limit", [1, 7, 249, 250, 251, 1000])
@@ -350,13 +350,13 @@ def settled_by_expiry(writer: "redis.Redis", count: int) -> tuple[Desk, list[str
     """So many requests of processes that died, whose answers may still come."""
     know(writer, "acme")
     desk = Desk(writer, time.time())
-    tickets = [f"t{number}" for number in range(count)]
-    for ticket in tickets:
-        desk.admit(ticket, 9)
-        desk.send(ticket, 9)
+    reservations = [f"t{number}" for number in range(count)]
+    for reservation in reservations:
+        desk.admit(reservation, 9)
+        desk.send(reservation, 9)
     desk.clock.advance(61)
-    assert {"settled"} == {desk.expire(ticket) for ticket in tickets}
-    return desk, tickets
+    assert {"settled"} == {desk.expire(reservation) for reservation in reservations}
+    return desk, reservations
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 13])
@@ -364,34 +364,34 @@ async def test_every_record_comes_exactly_once_while_late_answers_correct_some(r
     """A corrected record moves to the end: there it is given if it moved before it was met, and not again after."""
     dice = random.Random(limit)
     async with reading(redis_url) as (ledger, writer):
-        desk, tickets = settled_by_expiry(writer, 60)
+        desk, reservations = settled_by_expiry(writer, 60)
         page = await ledger.records(ALWAYS, None, limit)
         found = list(page.records)
         while page.end:
             for _ in range(dice.randrange(3)):
                 delivered = dice.randint(0, 9)
-                desk.settle(dice.choice(tickets), f"u/a:{delivered},0,{9 - delivered},0")
+                desk.settle(dice.choice(reservations), f"u/a:{delivered},0,{9 - delivered},0")
             page = await ledger.records(ALWAYS, page.end, limit)
             found += page.records
             assert len(found) <= 60
-    assert dict.fromkeys(tickets, 1) == Counter(record.ticket for record in found)
+    assert dict.fromkeys(reservations, 1) == Counter(record.reservation for record in found)
 
 
 async def test_a_record_that_moves_while_one_page_is_read_comes_once(redis_url: str) -> None:
     async with reading(redis_url) as (ledger, writer):
-        desk, tickets = settled_by_expiry(writer, 600)
+        desk, reservations = settled_by_expiry(writer, 600)
         pieces = ledger._pieces
 
-        async def disturbed(sheet: Sheet, after: str | None) -> AsyncIterator[object]:
+        async def disturbed(sheet: TenantDay, after: str | None) -> AsyncIterator[object]:
             async for piece in pieces(sheet, after):
                 yield piece
-                for ticket in ("t10", "t590"):
-                    desk.settle(ticket, f"u/a:{dice.randint(0, 9)},0,0,0")
+                for reservation in ("t10", "t590"):
+                    desk.settle(reservation, f"u/a:{dice.randint(0, 9)},0,0,0")
 
         dice = random.Random(1)
         ledger._pieces = disturbed  # type: ignore[method-assign, assignment]
         found = await export(ledger, limit=1000)
-    assert dict.fromkeys(tickets, 1) == Counter(record.ticket for record in found)
+    assert dict.fromkeys(reservations, 1) == Counter(record.reservation for record in found)
 
 
 async def test_a_place_remembers_a_bounded_number_of_readings(redis_url: str) -> None:
@@ -419,7 +419,7 @@ async def test_reports_and_settlements_do_not_disturb_each_other(each_redis: str
                 await asyncio.to_thread(writer.eval, _SETTLE_MANY, 3, *keys, "20260728", 3)
 
         task = asyncio.create_task(write())
-        totals = [(await pages(ledger, (By.MODEL,)))[1] for _ in range(50)]
+        totals = [(await pages(ledger, (GroupBy.MODEL,)))[1] for _ in range(50)]
         stop.set()
         await task
     assert [total.requests for total in totals] == [total.delivered for total in totals]
@@ -429,8 +429,13 @@ async def test_reports_and_settlements_do_not_disturb_each_other(each_redis: str
 async def test_redis_away_is_said(tmp_path: Path) -> None:
     client = connect(f"unix://{tmp_path}/none.sock", 0.5)
     ledger = Ledger(client)
-    for call in (pages(ledger, (By.DAY,)), export(ledger), ledger.count(ALWAYS), ledger.sums([Sheet(TODAY, "a")])):
+    for call in (
+        pages(ledger, (GroupBy.DAY,)),
+        export(ledger),
+        ledger.count(ALWAYS),
+        ledger.sums([TenantDay(TODAY, "a")]),
+    ):
         with pytest.raises(GatewayError) as refused:
             await call
-        assert Fault.REDIS_AWAY is refused.value.fault
+        assert ErrorCode.REDIS_AWAY is refused.value.error_code
     await client.aclose()

@@ -8,13 +8,13 @@ import anyio
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import Durations, Purchase
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.billing import AdmissionRequest, Timings
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.pricing import PerImage, Price
-from gateway.domain.tenants import Caller
+from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
-from gateway.metering.recovery import Sweeper
-from gateway.metering.reservations import Ticket
+from gateway.metering.recovery import ExpiredReservationReaper
+from gateway.metering.reservations import Reservation
 from gateway.redis import Client
 from tests.support.admissions import connected, ledger, not_sent
 from tests.support.admitting import admitting, put_tenant
@@ -24,17 +24,17 @@ pytestmark = pytest.mark.anyio
 Asked = Callable[[str, str], Awaitable[None]]
 
 
-def sweeper(redis: Client, admission: Admission, own_id: str = "me", round_s: float = 0.05) -> Sweeper:
-    return Sweeper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
+def sweeper(redis: Client, admission: Admission, own_id: str = "me", round_s: float = 0.05) -> ExpiredReservationReaper:
+    return ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
 
 
 @asynccontextmanager
-async def left_behind(admission: Admission, *callers: Caller, count: int = 1) -> AsyncIterator[list[Ticket]]:
+async def left_behind(admission: Admission, *callers: Principal, count: int = 1) -> AsyncIterator[list[Reservation]]:
     """Tickets of a process that gives no sign of life, for as long as the test looks at them."""
-    purchase = Purchase("req_1", "image-01", 2, (Price(0, PerImage(3500)),))
+    purchase = AdmissionRequest("req_1", "image-01", 2, (Price(0, PerImage(3500)),))
     async with AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(admission.admit(caller, purchase, Durations))
+            await stack.enter_async_context(admission.admit(caller, purchase, Timings))
             for caller in callers
             for _ in range(count)
         ]
@@ -78,16 +78,16 @@ async def expired(url: str, **counts: int) -> AsyncIterator[tuple[Client, list[t
             await redis.zadd(f"ig2:{{{name}}}:open", {f"{name}{number:05}": number for number in range(count)})
         asked: list[tuple[str, str]] = []
 
-        async def settle(tenant: str, ticket: str) -> None:
-            asked.append((tenant, ticket))
-            await redis.zrem(f"ig2:{{{tenant}}}:open", ticket)
+        async def settle(tenant: str, reservation: str) -> None:
+            asked.append((tenant, reservation))
+            await redis.zrem(f"ig2:{{{tenant}}}:open", reservation)
 
         yield redis, asked, settle
 
 
 async def test_of_each_tenant_a_hundred_are_settled_before_more_of_one(redis_url: str) -> None:
     async with expired(redis_url, a=350, b=120, c=3) as (redis, asked, settle):
-        await Sweeper(redis, settle, time.time, round_s=1, own_id="me").sweep()
+        await ExpiredReservationReaper(redis, settle, time.time, round_s=1, own_id="me").sweep()
     turns = [(name, len(list(group))) for name, group in groupby(tenant for tenant, _ in asked)]
     assert [("a", 100), ("b", 100), ("c", 3), ("a", 100), ("b", 20), ("a", 150)] == turns
 
@@ -95,7 +95,7 @@ async def test_of_each_tenant_a_hundred_are_settled_before_more_of_one(redis_url
 async def test_a_round_ends_though_more_are_left(redis_url: str) -> None:
     """The tenants that had nothing a while ago may have something now."""
     async with expired(redis_url, a=10_150) as (redis, asked, settle):
-        swept = Sweeper(redis, settle, time.time, round_s=60, own_id="me")
+        swept = ExpiredReservationReaper(redis, settle, time.time, round_s=60, own_id="me")
         await swept.sweep()
         assert 10_000 == len(asked)
         await swept.sweep()
@@ -105,23 +105,23 @@ async def test_a_round_ends_though_more_are_left(redis_url: str) -> None:
 async def test_a_sweeper_that_has_lost_its_lock_begins_no_further_pass(redis_url: str) -> None:
     async with expired(redis_url, a=350, b=1) as (redis, asked, settle):
 
-        async def settle_slowly(tenant: str, ticket: str) -> None:
-            await settle(tenant, ticket)
+        async def settle_slowly(tenant: str, reservation: str) -> None:
+            await settle(tenant, reservation)
             if len(asked) == 50:
                 await redis.set("ig2:sweeper", "another")
 
-        await Sweeper(redis, settle_slowly, time.time, round_s=1, own_id="me").sweep()
+        await ExpiredReservationReaper(redis, settle_slowly, time.time, round_s=1, own_id="me").sweep()
     assert 100 == len(asked)
 
 
 async def test_a_long_round_keeps_the_lock(redis_url: str) -> None:
     async with expired(redis_url, a=450) as (redis, asked, settle):
 
-        async def settle_slowly(tenant: str, ticket: str) -> None:
-            await settle(tenant, ticket)
+        async def settle_slowly(tenant: str, reservation: str) -> None:
+            await settle(tenant, reservation)
             await asyncio.sleep(0.004)
 
-        swept = Sweeper(redis, settle_slowly, time.time, round_s=0.4, own_id="me")
+        swept = ExpiredReservationReaper(redis, settle_slowly, time.time, round_s=0.4, own_id="me")
         assert await swept._is_leader()
         await swept.sweep()
     assert 450 == len(asked)  # 1.8 s at least, of a lock of 1.2 s
@@ -131,26 +131,26 @@ async def test_tickets_that_cannot_be_settled_keep_none_behind_them(redis_url: s
     """As many as a pass takes: a damaged day of the ledger may have them."""
     async with expired(redis_url, a=280) as (redis, asked, settle):
 
-        async def refuse(tenant: str, ticket: str) -> None:
-            if ticket < "a00130":
-                asked.append((tenant, ticket))
-                raise GatewayError(Fault.REDIS_AWAY) from ResponseError("WRONGTYPE")
-            await settle(tenant, ticket)
+        async def refuse(tenant: str, reservation: str) -> None:
+            if reservation < "a00130":
+                asked.append((tenant, reservation))
+                raise GatewayError(ErrorCode.REDIS_AWAY) from ResponseError("WRONGTYPE")
+            await settle(tenant, reservation)
 
-        await Sweeper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
+        await ExpiredReservationReaper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
         assert 280 == len(asked) == len(set(asked))
 
 
 async def test_a_tenant_whose_node_is_away_is_tried_once_a_round(redis_url: str) -> None:
     async with expired(redis_url, a=280, b=2) as (redis, asked, settle):
 
-        async def refuse(tenant: str, ticket: str) -> None:
+        async def refuse(tenant: str, reservation: str) -> None:
             if tenant == "a":
-                asked.append((tenant, ticket))
-                raise GatewayError(Fault.REDIS_AWAY) from ConnectionError("gone")
-            await settle(tenant, ticket)
+                asked.append((tenant, reservation))
+                raise GatewayError(ErrorCode.REDIS_AWAY) from ConnectionError("gone")
+            await settle(tenant, reservation)
 
-        await Sweeper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
+        await ExpiredReservationReaper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
     assert ["a", "b", "b"] == [tenant for tenant, _ in asked]
 
 
@@ -158,10 +158,10 @@ async def test_what_is_alive_by_the_server_s_clock_is_asked_for_once_a_round(red
     """This process's own clock is ahead."""
     async with expired(redis_url, a=280) as (redis, asked, _):
 
-        async def leave(tenant: str, ticket: str) -> None:
-            asked.append((tenant, ticket))
+        async def leave(tenant: str, reservation: str) -> None:
+            asked.append((tenant, reservation))
 
-        await Sweeper(redis, leave, time.time, round_s=1, own_id="me").sweep()
+        await ExpiredReservationReaper(redis, leave, time.time, round_s=1, own_id="me").sweep()
     assert 100 == len(asked)
 
 
@@ -179,13 +179,17 @@ async def test_two_that_sweep_at_once_settle_each_ticket_once(each_redis: str) -
 async def test_one_process_at_a_time_sweeps_and_another_takes_over_when_it_dies(each_redis: str) -> None:
     swept: list[str] = []
 
-    async def watch(name: str, tenant: str, ticket: str) -> None:
+    async def watch(name: str, tenant: str, reservation: str) -> None:
         swept.append(name)
 
     async with connected(each_redis) as redis:
         dead = admitting(redis, lease_s=0.05)
-        first = Sweeper(redis, lambda *what: watch("first", *what), time.time, round_s=0.1, own_id="first")
-        second = Sweeper(redis, lambda *what: watch("second", *what), time.time, round_s=0.1, own_id="second")
+        first = ExpiredReservationReaper(
+            redis, lambda *what: watch("first", *what), time.time, round_s=0.1, own_id="first"
+        )
+        second = ExpiredReservationReaper(
+            redis, lambda *what: watch("second", *what), time.time, round_s=0.1, own_id="second"
+        )
         async with left_behind(dead, await put_tenant(redis)):
             with anyio.move_on_after(1.5):
                 async with anyio.create_task_group() as group:

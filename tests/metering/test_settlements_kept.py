@@ -11,9 +11,9 @@ import msgspec
 import pytest
 import redis as sync_redis
 
-from gateway.domain.errors import TABLE, Fault
+from gateway.domain.errors import ERROR_SPECS, ErrorCode
 from gateway.metering.admission import Admission
-from gateway.metering.reservations import SETTLE, Ticket, TicketOutcome
+from gateway.metering.reservations import SETTLE, Reservation, ReservationOutcome
 from gateway.redis import Client
 from gateway.redis.journal import Journal
 from gateway.redis.journal_file import files_of
@@ -39,7 +39,7 @@ def lost(log: Log) -> list[str]:
 
 async def settled_again(admission: Admission) -> None:
     """After an outage, by the companion that the program has."""
-    admission.distrust()
+    admission.mark_data_suspect()
     async with anyio.create_task_group() as group:
         group.start_soon(admission.run)
         with anyio.fail_after(20):
@@ -48,9 +48,9 @@ async def settled_again(admission: Admission) -> None:
         group.cancel_scope.cancel()
 
 
-async def forget_ticket(redis: Client, ticket: Ticket) -> None:
+async def forget_ticket(redis: Client, reservation: Reservation) -> None:
     """As Redis does 15 minutes after the settlement."""
-    assert 1 == await redis.delete(f"ig2:{{acme}}:ticket:{ticket.id}")
+    assert 1 == await redis.delete(f"ig2:{{acme}}:ticket:{reservation.id}")
 
 
 async def test_a_settlement_whose_ticket_has_run_out_is_not_called_lost(redis_url: str, log: Log) -> None:
@@ -71,7 +71,7 @@ async def test_a_settlement_that_redis_lost_with_its_admission_is_called_lost_on
         gone = await buy(admission, caller, 3)
         await forget_ticket(redis, gone)
         [stream] = await redis.keys("*:ledger:*")
-        [(entry, _)] = [(name, fields) for name, fields in await ledger(redis) if fields["ticket"] == gone.id]
+        [(entry, _)] = [(name, fields) for name, fields in await ledger(redis) if fields["reservation"] == gone.id]
         await redis.xdel(stream, entry)
         await settled_again(admission)
         await settled_again(admission)
@@ -83,19 +83,19 @@ async def test_what_expiry_has_settled_may_be_corrected_for_a_week(redis_url: st
     async with connected(redis_url) as redis:
         dead, caller = admitting(redis, lease_s=0.1), await put_tenant(redis)
         held = admitted(dead, caller, 3)
-        ticket = await held.__aenter__()
-        (await ticket.mark_sent("sim", "main", 3)).share.deliver(3, 3, 0)
+        reservation = await held.__aenter__()
+        (await reservation.mark_sent("sim", "main", 3)).share.deliver(3, 3, 0)
         await asyncio.sleep(0.2)
-        await dead.settle_expired("acme", ticket.id)
-        kept_s = await redis.ttl(f"ig2:{{acme}}:ticket:{ticket.id}")
+        await dead.settle_expired("acme", reservation.id)
+        kept_s = await redis.ttl(f"ig2:{{acme}}:ticket:{reservation.id}")
         assert 7 * DAYS_S - 60 < kept_s <= 7 * DAYS_S
-        ticket.tally.close()
-        body = msgspec.Raw(msgspec.json.encode(TicketOutcome.of(ticket, dead._terms.rule)))
+        reservation.tally.close()
+        body = msgspec.Raw(msgspec.json.encode(ReservationOutcome.of(reservation, dead._terms.rule)))
         for _ in range(2):
             await admitting(redis).replay(body)
         [(_, line)] = await ledger(redis)
         usage = await dead.usage("acme")
-        assert 800 < await redis.ttl(f"ig2:{{acme}}:ticket:{ticket.id}") <= 900
+        assert 800 < await redis.ttl(f"ig2:{{acme}}:ticket:{reservation.id}") <= 900
         await held.__aexit__(None, None, None)
     assert usage is not None
     assert ("delivered", "3", 3, 0) == (line["outcome"], line["delivered"], usage.images_today, usage.open_requests)
@@ -110,7 +110,7 @@ async def test_only_what_expiry_would_not_know_is_journaled(redis_url: str, tmp_
         with sync_redis.Redis.from_url(redis_url) as other:
             async with admitted(admission, caller), admitted(admission, caller) as refused:
                 share = (await refused.mark_sent("sim", "main", 1)).share
-                assert share.fail(1, TABLE[Fault.CONTENT_INPUT])
+                assert share.fail(1, ERROR_SPECS[ErrorCode.CONTENT_INPUT])
                 other.client_pause(1500)
         assert [refused.id] == [entry.id for entry in journal.entries(SETTLE)]
         await asyncio.sleep(1.5)
@@ -129,8 +129,8 @@ async def test_a_settlement_that_is_cancelled_is_journaled(redis_url: str, tmp_p
         is_sent = asyncio.Event()
 
         async def ask() -> None:
-            async with admitted(admission, caller) as ticket:
-                (await ticket.mark_sent("sim", "main", 1)).share.deliver(1, 1, 0)
+            async with admitted(admission, caller) as reservation:
+                (await reservation.mark_sent("sim", "main", 1)).share.deliver(1, 1, 0)
                 is_sent.set()
                 with sync_redis.Redis.from_url(redis_url) as other:
                     other.client_pause(1000)
@@ -142,7 +142,7 @@ async def test_a_settlement_that_is_cancelled_is_journaled(redis_url: str, tmp_p
         with suppress(asyncio.CancelledError):
             await task
         [entry] = journal.entries(SETTLE)
-        assert "delivered" == msgspec.json.decode(entry.body, type=TicketOutcome).settlement
+        assert "delivered" == msgspec.json.decode(entry.body, type=ReservationOutcome).settlement
         [path] = files_of(tmp_path)
         assert entry.id in path.read_text()
         await admission.flush()
@@ -157,14 +157,14 @@ async def test_what_was_settled_shortly_before_an_outage_is_journaled_while_it_l
     await journal.start()
     async with connected(redis_url, 0.2) as redis:
         admission, caller = admitting(redis, journal=journal), await put_tenant(redis)
-        ticket = await buy(admission, caller, 2)
+        reservation = await buy(admission, caller, 2)
         assert [] == journal.entries(SETTLE)
         with sync_redis.Redis.from_url(redis_url) as other:
             other.client_pause(2000)
         async with anyio.create_task_group() as group:
             group.start_soon(admission.run)
-            admission.distrust()
-            admission._owed[ticket.id] = ticket  # something is owed, so it sees that Redis is away
+            admission.mark_data_suspect()
+            admission._owed[reservation.id] = reservation  # something is owed, so it sees that Redis is away
             with anyio.fail_after(20):
                 while not journal.entries(SETTLE):  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.05)

@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 import redis
 
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.usage import By, Difference, Report, Selection, Sheet, Verification
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.usage import Discrepancy, GroupBy, Reconciliation, TenantDay, UsageFilter, UsageReport
 from gateway.metering.ledger import Ledger
-from gateway.metering.verification import Verifier
+from gateway.metering.verification import LedgerVerifier
 from gateway.redis import connect
 from tests.metering.desk import Desk
 from tests.support.admissions import buy
@@ -20,25 +20,25 @@ from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 
 pytestmark = pytest.mark.anyio
 
-ALWAYS = Selection(date(2020, 1, 1), date(2030, 1, 1))
+ALWAYS = UsageFilter(date(2020, 1, 1), date(2030, 1, 1))
 KEEP_DAYS = 30
 NOON = datetime(2026, 7, 28, 12, tzinfo=UTC).timestamp()
-SHEET = Sheet(TODAY, "acme")
+SHEET = TenantDay(TODAY, "acme")
 RECORDS = "ig2:{acme}:ledger:20260728"
 SUMS = "ig2:{acme}:sums:20260728"
 
 
 @asynccontextmanager
-async def verifying(url: str, now: float = NOON) -> AsyncIterator[tuple[Verifier, "redis.Redis"]]:
+async def verifying(url: str, now: float = NOON) -> AsyncIterator[tuple[LedgerVerifier, "redis.Redis"]]:
     client = connect(url, 5.0)
     try:
         with redis.Redis.from_url(url, decode_responses=True) as writer:
-            yield Verifier(Ledger(client), KEEP_DAYS, lambda: now), writer
+            yield LedgerVerifier(Ledger(client), KEEP_DAYS, lambda: now), writer
     finally:
         await client.aclose()
 
 
-async def everything(verifier: Verifier, selection: Selection = ALWAYS) -> Verification:
+async def everything(verifier: LedgerVerifier, selection: UsageFilter = ALWAYS) -> Reconciliation:
     """Every call's findings together."""
     total, after = await verifier.verify(selection)
     while after:
@@ -56,16 +56,18 @@ async def test_right_books_have_no_difference(each_redis: str) -> None:
         settle(writer, numbered(Settled(), 300))
         settle(writer, numbered(Settled(key="k2", model="a|b|requests", delivered=0, usd_micros=0), 10))
         settle(writer, [Settled(tenant="b", day=TODAY - timedelta(days=1), withheld=3, asked=4)])
-        assert Verification(days=2, records=311) == await everything(verifier)
-        assert Verification(days=1, records=310) == await everything(verifier, replace(ALWAYS, tenant="acme"))
-        assert Verification(days=1, records=1) == await everything(verifier, Selection(ALWAYS.first, date(2026, 7, 27)))
+        assert Reconciliation(days=2, records=311) == await everything(verifier)
+        assert Reconciliation(days=1, records=310) == await everything(verifier, replace(ALWAYS, tenant="acme"))
+        assert Reconciliation(days=1, records=1) == await everything(
+            verifier, UsageFilter(ALWAYS.first, date(2026, 7, 27))
+        )
 
 
 async def test_no_books_have_no_difference(each_redis: str) -> None:
     async with verifying(each_redis) as (verifier, writer):
-        assert Verification() == await everything(verifier)
+        assert Reconciliation() == await everything(verifier)
         know(writer, "acme")
-        assert Verification() == await everything(verifier)
+        assert Reconciliation() == await everything(verifier)
 
 
 @pytest.mark.parametrize("change", [-1, 1, 1000])
@@ -75,8 +77,8 @@ async def test_a_sum_that_is_off_is_found(each_redis: str, measure: str, change:
         settle(writer, numbered(Settled(usd_micros=1), 5))
         writer.hincrby(SUMS, f"key1|{measure}|image-01", change)
         found = await everything(verifier)
-    expected = Difference(SHEET, "key1", "image-01", measure, 5 + change, 5)
-    assert Verification(days=1, records=5, differences=[expected]) == found
+    expected = Discrepancy(SHEET, "key1", "image-01", measure, 5 + change, 5)
+    assert Reconciliation(days=1, records=5, differences=[expected]) == found
 
 
 async def test_a_record_that_is_missing_is_found(each_redis: str) -> None:
@@ -85,7 +87,7 @@ async def test_a_record_that_is_missing_is_found(each_redis: str) -> None:
         writer.xtrim(RECORDS, maxlen=1, approximate=False)
         found = await everything(verifier)
     expected = [("requests", 2, 1), ("asked", 2, 1), ("delivered", 2, 1), ("usd_micros", 7000, 3500)]
-    assert [Difference(SHEET, "key1", "image-01", *values) for values in expected] == found.differences
+    assert [Discrepancy(SHEET, "key1", "image-01", *values) for values in expected] == found.differences
 
 
 async def test_a_record_that_is_in_no_sum_is_found(each_redis: str) -> None:
@@ -94,7 +96,7 @@ async def test_a_record_that_is_in_no_sum_is_found(each_redis: str) -> None:
         settle(writer, [Settled(key="k2", usd_micros=0)], with_sums=False)
         found = await everything(verifier)
     names = ("requests", "asked", "delivered")
-    assert [Difference(SHEET, "k2", "image-01", name, 0, 1) for name in names] == found.differences
+    assert [Discrepancy(SHEET, "k2", "image-01", name, 0, 1) for name in names] == found.differences
 
 
 async def test_records_whose_sums_are_gone_are_found(each_redis: str) -> None:
@@ -103,7 +105,7 @@ async def test_records_whose_sums_are_gone_are_found(each_redis: str) -> None:
         writer.delete(SUMS, "ig2:{acme}:days")
         found = await everything(verifier)
     names = ("requests", "asked", "delivered")
-    assert [Difference(SHEET, "key1", "image-01", name, 0, 1) for name in names] == found.differences
+    assert [Discrepancy(SHEET, "key1", "image-01", name, 0, 1) for name in names] == found.differences
 
 
 async def test_a_damaged_record_is_a_difference(each_redis: str) -> None:
@@ -111,7 +113,7 @@ async def test_a_damaged_record_is_a_difference(each_redis: str) -> None:
         settle(writer, [Settled()])
         writer.xadd(RECORDS, {"key_id": "key1", "model": "image-01", "asked": "many"})
         found = await everything(verifier)
-    assert [Difference(SHEET, "key1", "image-01", "requests", 1, 2)] == found.differences
+    assert [Discrepancy(SHEET, "key1", "image-01", "requests", 1, 2)] == found.differences
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ async def test_records_that_are_gone_are_missing_within_their_time_and_expired_a
         writer.delete(f"ig2:{{acme}}:ledger:{day:%Y%m%d}")
         found = await everything(verifier)
     if is_expired:
-        assert Verification(expired_days=1) == found
+        assert Reconciliation(expired_days=1) == found
     else:
         assert (1, 0, 4) == (found.days, found.expired_days, len(found.differences))
         assert {0} == {difference.in_records for difference in found.differences}
@@ -157,8 +159,8 @@ async def test_until_when_records_are_kept_is_what_settled_them_and_not_the_sett
         day = datetime.now(UTC).date()
         await client.delete(f"ig2:{{acme}}:ledger:{day:%Y%m%d}")
         begins = datetime.combine(day, datetime.min.time(), UTC).timestamp()
-        verifier = Verifier(Ledger(client), keep_days, lambda: begins + later_days * 86_400)
-        found = await everything(verifier, Selection(day, day))
+        verifier = LedgerVerifier(Ledger(client), keep_days, lambda: begins + later_days * 86_400)
+        found = await everything(verifier, UsageFilter(day, day))
     assert (int(is_expired), 0 if is_expired else 4) == (found.expired_days, len(found.differences))
 
 
@@ -168,7 +170,7 @@ async def test_records_without_sums_are_found_however_short_the_setting_is_now(e
         day = datetime.now(UTC).date()
         await client.delete(f"ig2:{{acme}}:sums:{day:%Y%m%d}", "ig2:{acme}:days")
         now = datetime.now(UTC).timestamp()
-        found = await everything(Verifier(Ledger(client), 1, lambda: now + 10 * 86_400))
+        found = await everything(LedgerVerifier(Ledger(client), 1, lambda: now + 10 * 86_400))
     assert {0} == {difference.in_sums for difference in found.differences}
 
 
@@ -194,23 +196,23 @@ async def test_a_day_whose_records_have_ended_does_not_begin_to_have_some_again(
     async with verifying(redis_url, now) as (verifier, writer):
         know(writer, "acme")
         desk = Desk(writer, now - 5 * 86_400)
-        for ticket in ("early", "late"):
-            desk.admit(ticket, 2)
+        for reservation in ("early", "late"):
+            desk.admit(reservation, 2)
         desk.settle("early", "u/a:2,0,0,0", keep_days=1)
         desk.clock.set(now)
         desk.settle("late", "u/a:1,0,1,0", keep_days=400)
         found = await everything(verifier)
-    assert Verification(expired_days=1) == found
+    assert Reconciliation(expired_days=1) == found
 
 
 async def test_records_that_are_still_there_after_their_time_are_compared(each_redis: str) -> None:
     day = TODAY - timedelta(days=300)
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(day=day)])
-        assert Verification(days=1, records=1) == await everything(verifier)
+        assert Reconciliation(days=1, records=1) == await everything(verifier)
         writer.hincrby(f"ig2:{{acme}}:sums:{day:%Y%m%d}", "key1|lost|image-01", 1)
         [difference] = (await everything(verifier)).differences
-    assert Difference(Sheet(day, "acme"), "key1", "image-01", "lost", 1, 0) == difference
+    assert Discrepancy(TenantDay(day, "acme"), "key1", "image-01", "lost", 1, 0) == difference
 
 
 async def test_the_work_of_one_call_is_bounded(each_redis: str) -> None:
@@ -225,12 +227,12 @@ async def test_the_work_of_one_call_is_bounded(each_redis: str) -> None:
         know(writer, *(f"empty{number}" for number in range(400)))
         found, after = await verifier.verify(ALWAYS)
         assert (3, 7200) == (found.days, found.records)
-        assert Sheet(TODAY - timedelta(days=1), "b") == after
+        assert TenantDay(TODAY - timedelta(days=1), "b") == after
         total = await everything(verifier)
         writer.config_resetstat()
-        await verifier.verify(ALWAYS, Sheet(date(2030, 1, 1), "c"))
+        await verifier.verify(ALWAYS, TenantDay(date(2030, 1, 1), "c"))
         assert 250 >= writer.info("commandstats")["cmdstat_zrangebyscore"]["calls"]
-    assert Verification(days=6, records=len(history)) == total
+    assert Reconciliation(days=6, records=len(history)) == total
 
 
 async def test_a_sheet_at_which_a_call_ends_is_compared_once(each_redis: str) -> None:
@@ -239,7 +241,7 @@ async def test_a_sheet_at_which_a_call_ends_is_compared_once(each_redis: str) ->
         settle(writer, [Settled(day=TODAY - timedelta(days=1)), Settled(tenant="b")])
         writer.hincrby(SUMS, "key1|lost|image-01", 1)
         total = await everything(verifier)
-    assert Verification(3, 6002, differences=[Difference(SHEET, "key1", "image-01", "lost", 1, 0)]) == total
+    assert Reconciliation(3, 6002, differences=[Discrepancy(SHEET, "key1", "image-01", "lost", 1, 0)]) == total
 
 
 _SETTLE = """
@@ -293,7 +295,9 @@ async def test_corrections_that_flow_in_meanwhile_are_no_difference(each_redis: 
         stream = verifier._ledger.stream
         corrections = 0
 
-        async def disturbed(sheet: Sheet, after: str | None = None) -> AsyncIterator[list[tuple[str, dict[str, str]]]]:
+        async def disturbed(
+            sheet: TenantDay, after: str | None = None
+        ) -> AsyncIterator[list[tuple[str, dict[str, str]]]]:
             nonlocal corrections
             async for entries in stream(sheet, after):
                 yield entries
@@ -302,7 +306,7 @@ async def test_corrections_that_flow_in_meanwhile_are_no_difference(each_redis: 
                     writer.eval(_CORRECT, 2, RECORDS, SUMS, int(moves_sums))
 
         verifier._ledger.stream = disturbed  # type: ignore[method-assign, assignment]
-        assert Verification(days=1, records=1000) == await everything(verifier)
+        assert Reconciliation(days=1, records=1000) == await everything(verifier)
         assert 3 == corrections
 
 
@@ -311,20 +315,20 @@ async def test_a_sheet_that_never_rests_is_busy(each_redis: str) -> None:
         settle(writer, [Settled(), Settled(tenant="b")])
         sums = verifier._ledger.sums
 
-        async def moving(sheets: list[Sheet]) -> object:
+        async def moving(sheets: list[TenantDay]) -> object:
             writer.hincrby(SUMS, "key1|lost|image-01", 1)
             return await sums(sheets)
 
         verifier._ledger.sums = moving  # type: ignore[method-assign, assignment]
         found = await everything(verifier)
-    assert Verification(days=1, records=1, busy_days=1) == found
+    assert Reconciliation(days=1, records=1, busy_days=1) == found
 
 
 async def test_an_unknown_tenant_is_not_found(each_redis: str) -> None:
     async with verifying(each_redis) as (verifier, _):
         with pytest.raises(GatewayError) as refused:
             await verifier.verify(replace(ALWAYS, tenant="nobody"))
-    assert (Fault.NOT_FOUND, "tenant") == (refused.value.fault, refused.value.param)
+    assert (ErrorCode.NOT_FOUND, "tenant") == (refused.value.error_code, refused.value.param)
 
 
 async def test_books_on_a_cluster_are_read_and_verified(redis_cluster: str) -> None:
@@ -340,12 +344,12 @@ async def test_books_on_a_cluster_are_read_and_verified(redis_cluster: str) -> N
         writer.hincrby("ig2:{t07}:sums:20260728", "key1|lost|image-01", 1)
     client = connect(redis_cluster, 5.0)
     ledger = Ledger(client)
-    report = Report((By.TENANT,), 1000)
+    report = UsageReport((GroupBy.TENANT,), 1000)
     await ledger.fill(report, ALWAYS)
     page = await ledger.records(ALWAYS, None, 10_000)
-    found = await everything(Verifier(ledger, KEEP_DAYS, lambda: NOON))
+    found = await everything(LedgerVerifier(ledger, KEEP_DAYS, lambda: NOON))
     await client.aclose()
     assert (12, len(history)) == (len(report.rows()), report.total.requests)
     assert [request.request_id for request in history] == [record.request_id for record in page.records]
-    difference = Difference(Sheet(TODAY, "t07"), "key1", "image-01", "lost", 1, 0)
-    assert Verification(days=12, records=len(history), differences=[difference]) == found
+    difference = Discrepancy(TenantDay(TODAY, "t07"), "key1", "image-01", "lost", 1, 0)
+    assert Reconciliation(days=12, records=len(history), differences=[difference]) == found

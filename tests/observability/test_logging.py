@@ -61,8 +61,8 @@ def test_each_call_tells_where_it_went_and_why_it_failed(
     answer = gateway.generate(prompt=PROMPT)
     line = log.request(answer.headers["x-request-id"])
     first, *_, last = line["calls"]
-    assert ("gone", "a", "connect_failed") == (first["upstream"], first["account"], first["fault"])
-    assert ("sim", "b", None) == (last["upstream"], last["account"], last.get("fault"))
+    assert ("gone", "a", "connect_failed") == (first["upstream"], first["account"], first["error_code"])
+    assert ("sim", "b", None) == (last["upstream"], last["account"], last.get("error_code"))
     assert (200, 1, 1) == (line["status"], line["attempts"], line["delivered"])
 
 
@@ -78,8 +78,8 @@ def test_an_order_without_an_answer_is_unconfirmed_and_charged(log: Log, gateway
     assert (1, "unconfirmed", "0.0035") == (line["unconfirmed"], line["settlement"], line["usd"])
     assert ("warning", "answer_unreadable", "answer_unreadable") == (
         line["level"],
-        line["fault"],
-        line["calls"][0]["fault"],
+        line["error_code"],
+        line["calls"][0]["error_code"],
     )
 
 
@@ -88,7 +88,7 @@ def test_a_refusal_says_which_limit_it_met(log: Log, gateway: Gateway) -> None:
     assert 200 == slow.generate(prompt=PROMPT, n=2).status_code
     refused = slow.generate(prompt=PROMPT, n=2)
     line = log.request(refused.headers["x-request-id"])
-    assert (429, "slow", "rate_limited") == (line["status"], line["tenant"], line["fault"])
+    assert (429, "slow", "rate_limited") == (line["status"], line["tenant"], line["error_code"])
     assert "images" in line["detail"]
     assert ([], 0) == (line["calls"], line["attempts"])
     assert "usd" not in line

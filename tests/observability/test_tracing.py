@@ -18,10 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.middleware import Ids, RequestScope
-from gateway.api.request_log import LineTerms
-from gateway.api.shutdown import Drain
-from gateway.app.telemetry import Observing
+from gateway.api.middleware import Ids, RequestContextMiddleware
+from gateway.api.request_log import RequestLogOptions
+from gateway.api.shutdown import ShutdownState
+from gateway.app.telemetry import Telemetry
 from gateway.generation.memory_budget import ByteBudget
 from gateway.observability.metrics import Metrics
 from tests.support.harness import ADMIN_KEY, Gateway, Simulator, document, gatewaying, serving, upstream
@@ -213,8 +213,10 @@ async def test_no_request_makes_an_id_or_a_span_while_it_is_off() -> None:
         made.append("id")
         return "0" * 16
 
-    observing = Observing(Ids(lambda: "req_1", make, make), LineTerms())
-    scope_of = RequestScope(Response("ok"), Metrics(), time.monotonic, observing, Drain(), ByteBudget(1000))
+    observing = Telemetry(Ids(lambda: "req_1", make, make), RequestLogOptions())
+    scope_of = RequestContextMiddleware(
+        Response("ok"), Metrics(), time.monotonic, observing, ShutdownState(), ByteBudget(1000)
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(scope_of), base_url="http://test") as client:
         assert [200] * 3 == [(await client.get("/")).status_code for _ in range(3)]
         assert [] == made

@@ -9,20 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.accounts import make_secret
-from gateway.domain.errors import Fault, GatewayError, Outcome, Pause, Retry, Scope, State
-from gateway.domain.images import CallPlan, Delivery, ImageJob, ImageReply, Link
-from gateway.domain.sizes import AspectRatios, Shape, Size
+from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, KeyState, Outcome, Retry, Scope
+from gateway.domain.images import CallPlan, ImageJob, ImageReply, ImageUrl, ResponseFormat
+from gateway.domain.sizes import AspectRatios, Size, SizePlan
 from gateway.providers import PROVIDERS
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES, Ai302
 from gateway.providers.minimax import OUTPUT, PRESETS, MiniMax
-from gateway.providers.replies import Reply
+from gateway.providers.replies import UpstreamResponse
 
 AI302 = Ai302()
 URL = "https://file.302ai.cn/gpt/imgs/0f.jpg"
-SQUARE = Shape(Size(1024, 1024))
+SQUARE = SizePlan(Size(1024, 1024))
 
 
-def built(job: ImageJob, count: int = 1, shape: Shape = SQUARE, delivery: Delivery = Delivery.URL) -> dict[str, object]:
+def built(
+    job: ImageJob, count: int = 1, shape: SizePlan = SQUARE, delivery: ResponseFormat = ResponseFormat.URL
+) -> dict[str, object]:
     """The body of a call."""
     request = AI302.build_call(job, CallPlan("minimaxi-image-01", count, shape, delivery), make_secret("s-1"))
     assert ("POST", "/minimaxi/v1/image_generation") == (request.method, request.path)
@@ -31,13 +33,13 @@ def built(job: ImageJob, count: int = 1, shape: Shape = SQUARE, delivery: Delive
     return body
 
 
-DEAD = (503, Outcome.REFUSED, Retry.FREELY, State.QUARANTINED)
-WINDOW = (503, Outcome.REFUSED, Retry.FREELY, State.COOLING)
-COOL = (429, Outcome.REFUSED, Retry.FREELY, State.COOLING)
-CALLER = (400, Outcome.REFUSED, Retry.NEVER, State.READY)
-UPSTREAM = (502, Outcome.REFUSED, Retry.ONCE, State.READY)
-CONFIG = (502, Outcome.REFUSED, Retry.FREELY, State.READY)
-AMBIGUOUS = (504, Outcome.UNKNOWN, Retry.NEVER, State.READY)
+DEAD = (503, Outcome.REFUSED, Retry.FREELY, KeyState.QUARANTINED)
+WINDOW = (503, Outcome.REFUSED, Retry.FREELY, KeyState.COOLING)
+COOL = (429, Outcome.REFUSED, Retry.FREELY, KeyState.COOLING)
+CALLER = (400, Outcome.REFUSED, Retry.NEVER, KeyState.READY)
+UPSTREAM = (502, Outcome.REFUSED, Retry.ONCE, KeyState.READY)
+CONFIG = (502, Outcome.REFUSED, Retry.FREELY, KeyState.READY)
+AMBIGUOUS = (504, Outcome.UNKNOWN, Retry.NEVER, KeyState.READY)
 
 DOCUMENTED = {
     -10001: DEAD,
@@ -66,21 +68,21 @@ DOCUMENTED = {
 """reference/minimax.md 5.3: HTTP status to the caller, what is known of the money, what may be retried, the key."""
 
 WORDS = {
-    "InvalidParameter": Fault.UPSTREAM_REJECTED,
-    "MissingParameter": Fault.UPSTREAM_REJECTED,
-    "Unauthorized": Fault.BARE_UNAUTHORIZED,
-    "RateLimitExceeded": Fault.BARE_RATE_LIMITED,
-    "InsufficientBalance": Fault.BARE_PAYMENT_REQUIRED,
-    "InternalError": Fault.UPSTREAM_ERROR,
+    "InvalidParameter": ErrorCode.UPSTREAM_REJECTED,
+    "MissingParameter": ErrorCode.UPSTREAM_REJECTED,
+    "Unauthorized": ErrorCode.BARE_UNAUTHORIZED,
+    "RateLimitExceeded": ErrorCode.BARE_RATE_LIMITED,
+    "InsufficientBalance": ErrorCode.BARE_PAYMENT_REQUIRED,
+    "InternalError": ErrorCode.UPSTREAM_ERROR,
 }
 
 
 NEWER: dict[str, object] = {"type": "error", "error": {"type": "api_error", "http_code": "500"}, "request_id": "r"}
 
 
-def read(answer: object, status: int = 200, delivery: Delivery = Delivery.URL) -> ImageReply:
+def read(answer: object, status: int = 200, delivery: ResponseFormat = ResponseFormat.URL) -> ImageReply:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
-    return AI302.read_reply(Reply(status, body, 7.0), delivery)
+    return AI302.read_reply(UpstreamResponse(status, body, 7.0), delivery)
 
 
 def attempt(act: Callable[[], object]) -> object:
@@ -101,7 +103,7 @@ def own(err_code: object, **more: object) -> dict[str, object]:
     return {"error": {"err_code": err_code, "message": "m", "message_cn": "x", "type": "api_error"} | more}
 
 
-def meaning_of(error: GatewayError) -> tuple[int, Outcome, Retry, State]:
+def meaning_of(error: GatewayError) -> tuple[int, Outcome, Retry, KeyState]:
     return error.row.status, error.row.outcome, error.row.retry, error.row.state
 
 
@@ -127,8 +129,10 @@ def test_err_code_of_the_task_apis_is_read_too(code: int) -> None:
 def test_a_code_word_chooses_between_faults_that_blame_nothing(word: str, status: int, more: dict[str, object]) -> None:
     """Other gateways write the same words."""
     error = error_of({"code": word} | more, status)
-    assert (WORDS[word] if word != "InternalError" or status == 200 else Fault.UPSTREAM_REJECTED) is error.fault
-    assert Pause.NONE is error.row.pause
+    assert (
+        WORDS[word] if word != "InternalError" or status == 200 else ErrorCode.UPSTREAM_REJECTED
+    ) is error.error_code
+    assert CooldownKind.NONE is error.row.pause
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -138,10 +142,12 @@ def test_a_code_word_does_not_say_that_nothing_was_made(word: str, status: int) 
 
 
 @pytest.mark.parametrize("word", WORDS)
-@pytest.mark.parametrize(("status", "fault"), [(401, Fault.BARE_UNAUTHORIZED), (403, Fault.BARE_FORBIDDEN)])
-def test_a_status_says_more_than_a_code_word(word: str, status: int, fault: Fault) -> None:
-    expected = Fault.UPSTREAM_REJECTED if word in {"InvalidParameter", "MissingParameter"} else fault
-    assert expected is error_of({"code": word}, status).fault
+@pytest.mark.parametrize(
+    ("status", "error_code"), [(401, ErrorCode.BARE_UNAUTHORIZED), (403, ErrorCode.BARE_FORBIDDEN)]
+)
+def test_a_status_says_more_than_a_code_word(word: str, status: int, error_code: ErrorCode) -> None:
+    expected = ErrorCode.UPSTREAM_REJECTED if word in {"InvalidParameter", "MissingParameter"} else error_code
+    assert expected is error_of({"code": word}, status).error_code
 
 
 @pytest.mark.parametrize("code", [-1, -10000, -10019, 5])
@@ -171,25 +177,27 @@ def test_pause_that_was_asked_for_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "fault"),
+    ("answer", "error_code"),
     [
-        ({**own(-10004), "code": "InternalError", "base_resp": {"status_code": 1026}}, Fault.BALANCE_EMPTY),
-        ({"code": "Unauthorized", "base_resp": {"status_code": 1026}}, Fault.CONTENT_INPUT),
-        (NEWER | {"code": "Unauthorized", "base_resp": {"status_code": 1026}}, Fault.UPSTREAM_ERROR),
-        ({"code": "Strange", "base_resp": {"status_code": 1026}}, Fault.CONTENT_INPUT),
-        ({"code": 200, "base_resp": {"status_code": "1002"}}, Fault.ACCOUNT_RATE_LIMITED),
-        ({"base_resp": {"status_code": 2049}}, Fault.KEY_INVALID),
+        ({**own(-10004), "code": "InternalError", "base_resp": {"status_code": 1026}}, ErrorCode.BALANCE_EMPTY),
+        ({"code": "Unauthorized", "base_resp": {"status_code": 1026}}, ErrorCode.CONTENT_INPUT),
+        (NEWER | {"code": "Unauthorized", "base_resp": {"status_code": 1026}}, ErrorCode.UPSTREAM_ERROR),
+        ({"code": "Strange", "base_resp": {"status_code": 1026}}, ErrorCode.CONTENT_INPUT),
+        ({"code": 200, "base_resp": {"status_code": "1002"}}, ErrorCode.ACCOUNT_RATE_LIMITED),
+        ({"base_resp": {"status_code": 2049}}, ErrorCode.KEY_INVALID),
     ],
 )
-def test_checks_come_in_the_documented_order(answer: object, fault: Fault) -> None:
+def test_checks_come_in_the_documented_order(answer: object, error_code: ErrorCode) -> None:
     """err_code, the whole newer error, base_resp; then words (reference/minimax.md section 8)."""
-    assert fault is error_of(answer, 500).fault
+    assert error_code is error_of(answer, 500).error_code
 
 
-@pytest.mark.parametrize(("status", "fault"), [(401, Fault.BARE_UNAUTHORIZED), (404, Fault.UPSTREAM_UNSUPPORTED)])
-def test_http_status_speaks_where_no_code_does(status: int, fault: Fault) -> None:
-    assert fault is error_of({"code": "Strange", "message": "m"}, status).fault
-    assert fault is error_of(b"<html>", status).fault
+@pytest.mark.parametrize(
+    ("status", "error_code"), [(401, ErrorCode.BARE_UNAUTHORIZED), (404, ErrorCode.UPSTREAM_UNSUPPORTED)]
+)
+def test_http_status_speaks_where_no_code_does(status: int, error_code: ErrorCode) -> None:
+    assert error_code is error_of({"code": "Strange", "message": "m"}, status).error_code
+    assert error_code is error_of(b"<html>", status).error_code
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
@@ -207,13 +215,13 @@ def test_http_status_speaks_where_no_code_does(status: int, fault: Fault) -> Non
 )
 def test_a_5xx_without_an_error_of_302_ai_s_may_have_cost_money(status: int, answer: object) -> None:
     error = error_of(answer, status)
-    assert (Outcome.UNKNOWN, True) == (error.row.outcome, error.row.ails_upstream)
+    assert (Outcome.UNKNOWN, True) == (error.row.outcome, error.row.trips_breaker)
 
 
 @pytest.mark.parametrize("noise", [{}, {"error": None}, {"error": {}}, {"code": 200}, {"code": "0"}, {"code": None}])
 def test_success_is_read_whatever_else_is_there(noise: dict[str, object]) -> None:
     answer = {"id": "0f", "data": {"image_urls": [URL], "image_base64": []}, "base_resp": {"status_code": 0}} | noise
-    assert ImageReply((Link(URL),), "0f") == read(answer)
+    assert ImageReply((ImageUrl(URL),), "0f") == read(answer)
 
 
 def test_page_body_is_exactly_the_documented_example() -> None:
@@ -231,20 +239,20 @@ def test_page_body_is_exactly_the_documented_example() -> None:
     ("job", "count", "shape", "changed"),
     [
         (ImageJob("a fox", options={"minimax.prompt_optimizer": b"true"}), 1, SQUARE, {"prompt_optimizer": True}),
-        (ImageJob("a fox"), 1, Shape(Size(1280, 720), aspect_ratio="16:9"), {"aspect_ratio": "16:9"}),
+        (ImageJob("a fox"), 1, SizePlan(Size(1280, 720), aspect_ratio="16:9"), {"aspect_ratio": "16:9"}),
         (ImageJob("a fox"), 4, SQUARE, {"n": 4}),
         (ImageJob("a fox", seed=7), 1, SQUARE, {"seed": 7}),
     ],
 )
 def test_what_the_operator_declares_is_added(
-    job: ImageJob, count: int, shape: Shape, changed: dict[str, object]
+    job: ImageJob, count: int, shape: SizePlan, changed: dict[str, object]
 ) -> None:
     assert built(ImageJob("a fox")) | changed == built(job, count, shape)
 
 
 def test_pixels_where_declared_come_without_a_ratio_that_would_win_over_them() -> None:
-    shape = Shape(Size(1792, 1024), pixels=Size(1792, 1024))
-    body = built(ImageJob("a fox"), 1, shape, Delivery.BASE64)
+    shape = SizePlan(Size(1792, 1024), pixels=Size(1792, 1024))
+    body = built(ImageJob("a fox"), 1, shape, ResponseFormat.BASE64)
     assert (1792, 1024, "base64") == (body["width"], body["height"], body["response_format"])
     assert "aspect_ratio" not in body
 

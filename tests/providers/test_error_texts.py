@@ -7,31 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.errors import TABLE, Fault, GatewayError, Lowers, Pause
-from gateway.domain.images import Delivery
+from gateway.domain.errors import ERROR_SPECS, CapacityHint, CooldownKind, ErrorCode, GatewayError
+from gateway.domain.images import ResponseFormat
 from gateway.providers import PROVIDERS
 from gateway.providers.error_texts import SENTENCES, without_own_words
 from gateway.providers.minimax import CODES
-from gateway.providers.replies import HTTP_FAULTS, Reply
+from gateway.providers.replies import HTTP_FAULTS, UpstreamResponse
 
 DIALECT = pytest.mark.parametrize("dialect", PROVIDERS)
 
 
-def blames_nothing(fault: Fault) -> bool:
-    row = TABLE[fault]
-    return row.pause is Pause.NONE and row.lowers is Lowers.NOTHING and not row.ails_upstream
+def blames_nothing(error_code: ErrorCode) -> bool:
+    row = ERROR_SPECS[error_code]
+    return row.pause is CooldownKind.NONE and row.lowers is CapacityHint.NOTHING and not row.trips_breaker
 
 
-def fault_of(dialect: str, answer: object, status: int = 200, sent: bytes = b"") -> Fault:
+def fault_of(dialect: str, answer: object, status: int = 200, sent: bytes = b"") -> ErrorCode:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
     with pytest.raises(GatewayError) as failed:
-        PROVIDERS[dialect].read_reply(Reply(status, body, 3600.0, {"server": "edge"}, (sent,)), Delivery.URL)
-    return failed.value.fault
+        PROVIDERS[dialect].read_reply(
+            UpstreamResponse(status, body, 3600.0, {"server": "edge"}, (sent,)), ResponseFormat.URL
+        )
+    return failed.value.error_code
 
 
-@pytest.mark.parametrize("fault", [fault for _, fault in SENTENCES])
-def test_a_sentence_chooses_only_between_faults_that_blame_no_key(fault: Fault) -> None:
-    assert blames_nothing(fault)
+@pytest.mark.parametrize("error_code", [error_code for _, error_code in SENTENCES])
+def test_a_sentence_chooses_only_between_faults_that_blame_no_key(error_code: ErrorCode) -> None:
+    assert blames_nothing(error_code)
 
 
 @pytest.mark.parametrize("status", [status for status in HTTP_FAULTS if status < 500 and status != 408])
@@ -59,8 +61,8 @@ FOREIGN: list[object] = [
 @pytest.mark.parametrize("answer", FOREIGN)
 def test_a_refusal_without_the_provider_s_own_code_blames_nothing(dialect: str, answer: object) -> None:
     for status in (301, 302, 401, 402, 403, 406, 409, 410, 418, 421, 429, 451, 499):
-        fault = fault_of(dialect, answer, status)
-        assert blames_nothing(fault), (status, fault)
+        error_code = fault_of(dialect, answer, status)
+        assert blames_nothing(error_code), (status, error_code)
 
 
 @DIALECT
@@ -74,8 +76,8 @@ def test_a_code_in_a_text_rests_nothing(dialect: str, code: int) -> None:
             {"type": "error", "error": {"type": "bad_request_error", "message": text}},
             {"base_resp": {"status_code": 2013, "status_msg": text}},
         ):
-            fault = fault_of(dialect, answer, status)
-            assert (status, answer, Pause.NONE) == (status, answer, TABLE[fault].pause)
+            error_code = fault_of(dialect, answer, status)
+            assert (status, answer, CooldownKind.NONE) == (status, answer, ERROR_SPECS[error_code].pause)
 
 
 ECHOES = [
@@ -96,14 +98,14 @@ def test_the_request_s_own_words_are_not_read(dialect: str, own: str, text: str)
     requests = ({"prompt": own}, {"prompt": "x", "subject_reference": [{"type": "character", "image_file": own}]})
     for spelled, sent in product((own, own.lower(), own.upper()), requests):
         answer = {"base_resp": {"status_code": 2013, "status_msg": text.format(spelled)}}
-        fault = fault_of(dialect, answer, sent=msgspec.json.encode(sent))
-        assert (spelled, sent, Fault.UPSTREAM_REJECTED) == (spelled, sent, fault)
+        error_code = fault_of(dialect, answer, sent=msgspec.json.encode(sent))
+        assert (spelled, sent, ErrorCode.UPSTREAM_REJECTED) == (spelled, sent, error_code)
 
 
 @DIALECT
 def test_the_provider_s_sentence_is_read_beside_a_request_that_has_other_words(dialect: str) -> None:
     answer = {"base_resp": {"status_code": 2013, "status_msg": "invalid params, prompt length must be less than 1500"}}
-    assert Fault.PROMPT_TOO_LONG is fault_of(dialect, answer, sent=b'{"model":"image-01","prompt":"a lake","n":2}')
+    assert ErrorCode.PROMPT_TOO_LONG is fault_of(dialect, answer, sent=b'{"model":"image-01","prompt":"a lake","n":2}')
 
 
 def test_own_words_in_pieces_are_taken_out_and_short_ones_stay() -> None:

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import strategies
 
 from gateway.domain.accounts import make_secret
-from gateway.domain.errors import TABLE, Fault, GatewayError, Pause
+from gateway.domain.errors import ERROR_SPECS, CooldownKind, ErrorCode, GatewayError
 from gateway.providers import PROVIDERS
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
 from gateway.providers.minimax import CODES
 from gateway.providers.protocol import KeyCheck, Provider
-from gateway.providers.replies import HTTP_FAULTS, Reply
+from gateway.providers.replies import HTTP_FAULTS, UpstreamResponse
 
 MINIMAX, AI302 = PROVIDERS["minimax"], PROVIDERS["302ai"]
 SUCCESS = {"status_code": 0, "status_msg": "success"}
@@ -25,20 +25,20 @@ ROW = {
 """A plan whose window is used up, and ends in two hours."""
 
 
-def check(provider: Provider, reply: Reply) -> KeyCheck:
+def check(provider: Provider, reply: UpstreamResponse) -> KeyCheck:
     """What a reply shows, as the upstream's key checks have it."""
     try:
         return provider.read_key_check(reply)
     except GatewayError as error:
-        return KeyCheck(error.fault, error.detail)
+        return KeyCheck(error.error_code, error.detail)
 
 
 def ask_minimax(answer: object, status: int = 200) -> KeyCheck:
-    return check(MINIMAX, Reply(status, msgspec.json.encode(answer)))
+    return check(MINIMAX, UpstreamResponse(status, msgspec.json.encode(answer)))
 
 
 def ask_302(answer: object, status: int = 200) -> KeyCheck:
-    return check(AI302, Reply(status, msgspec.json.encode(answer)))
+    return check(AI302, UpstreamResponse(status, msgspec.json.encode(answer)))
 
 
 def remains(**changed: object) -> dict[str, object]:
@@ -85,9 +85,9 @@ WEEK = {"current_weekly_remaining_percent": 10}
     ],
 )
 def test_a_plan_has_something_left_where_every_percentage_of_its_images_says_so(
-    row: dict[str, object], *, has_left: bool
+    row: dict[str, object], *, is_disconnected: bool
 ) -> None:
-    assert has_left is ask_minimax(remains(**row)).has_plan_left
+    assert is_disconnected is ask_minimax(remains(**row)).has_plan_left
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
@@ -105,12 +105,15 @@ def test_every_error_of_302_means_on_the_page_what_it_means_elsewhere(code: int)
 @pytest.mark.parametrize("word", sorted(CODE_WORDS))
 def test_no_code_word_of_302_blames_a_key_on_the_page_either(word: str) -> None:
     found = ask_302({"code": word, "message": "some text"}, 400)
-    assert found.fault is not None
-    assert (Pause.NONE, f"{word} some text") == (TABLE[found.fault].pause, found.detail.removeprefix("HTTP 400, "))
+    assert found.error_code is not None
+    assert (CooldownKind.NONE, f"{word} some text") == (
+        ERROR_SPECS[found.error_code].pause,
+        found.detail.removeprefix("HTTP 400, "),
+    )
 
 
 def test_302_passes_codes_of_minimax_on() -> None:
-    assert Fault.BALANCE_EMPTY is ask_302(refused(1008)).fault
+    assert ErrorCode.BALANCE_EMPTY is ask_302(refused(1008)).error_code
 
 
 def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -> None:
@@ -122,15 +125,15 @@ def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -
 @pytest.mark.parametrize("dialect", [MINIMAX, AI302])
 def test_a_status_alone_speaks_where_nothing_else_does(dialect: Provider, status: int) -> None:
     for body in (b"", b"<html>", b"{}"):
-        found = check(dialect, Reply(status, body))
-        assert (HTTP_FAULTS[status], False) == (found.fault, found.proves_balance)
+        found = check(dialect, UpstreamResponse(status, body))
+        assert (HTTP_FAULTS[status], False) == (found.error_code, found.proves_balance)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>a parked domain</html>", b"[]", b"{}", b'{"model_remains": "all"}'])
 def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
     for dialect in (MINIMAX, AI302):
-        found = check(dialect, Reply(200, body))
-        assert (Fault.ANSWER_UNREADABLE, False, None) == (found.fault, found.proves_balance, found.window_s)
+        found = check(dialect, UpstreamResponse(200, body))
+        assert (ErrorCode.ANSWER_UNREADABLE, False, None) == (found.error_code, found.proves_balance, found.window_s)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,9 @@ def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
     ],
 )
 def test_a_window_is_believed_where_the_page_leaves_no_doubt(changed: dict[str, object], expected_s: float) -> None:
-    assert KeyCheck(Fault.WINDOW_SPENT, "the plan is used up", window_s=expected_s) == ask_minimax(remains(**changed))
+    assert KeyCheck(ErrorCode.WINDOW_SPENT, "the plan is used up", window_s=expected_s) == ask_minimax(
+        remains(**changed)
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +186,7 @@ def test_a_window_is_believed_where_the_page_leaves_no_doubt(changed: dict[str, 
 def test_a_window_is_not_believed_where_the_page_can_be_read_otherwise(changed: dict[str, object]) -> None:
     """0 of 100 is taken for all used by one reading and for nothing used by the other; so is 100 of 100."""
     found = ask_minimax(remains(**changed))
-    assert (None, True, None) == (found.fault, found.proves_balance, found.window_s)
+    assert (None, True, None) == (found.error_code, found.proves_balance, found.window_s)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +223,7 @@ def test_of_a_plan_that_is_known_to_be_used_up_the_page_says_when_it_is_released
 ) -> None:
     """Only a window whose count is at one of its ends can be the one; of two, the later end counts."""
     found = ask_minimax(remains(**({"current_interval_remaining_percent": None} | changed)))
-    assert (None, None, expected_s) == (found.fault, found.window_s, found.window_if_spent_s)
+    assert (None, None, expected_s) == (found.error_code, found.window_s, found.window_if_spent_s)
 
 
 def test_a_plan_is_not_used_up_where_one_row_of_the_images_has_something_left() -> None:
@@ -244,7 +249,7 @@ JSON = strategies.recursive(
 @hypothesis.given(JSON, strategies.integers(100, 599))
 def test_no_answer_breaks_the_reading(answer: object, status: int) -> None:
     for dialect in (MINIMAX, AI302):
-        found = check(dialect, Reply(status, msgspec.json.encode(answer)))
+        found = check(dialect, UpstreamResponse(status, msgspec.json.encode(answer)))
         ends = [end for end in (found.window_s, found.window_if_spent_s) if end is not None]
         assert all(0 < end <= 8 * 86_400 for end in ends)
 
@@ -252,4 +257,4 @@ def test_no_answer_breaks_the_reading(answer: object, status: int) -> None:
 @hypothesis.given(strategies.binary(max_size=200))
 def test_no_bytes_break_the_reading(body: bytes) -> None:
     for dialect in (MINIMAX, AI302):
-        assert isinstance(check(dialect, Reply(200, body)), KeyCheck)
+        assert isinstance(check(dialect, UpstreamResponse(200, body)), KeyCheck)

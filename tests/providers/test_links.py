@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.providers import PROVIDERS
-from gateway.providers.links import LinkPolicy, Trust, host_of, secured
+from gateway.providers.links import LinkPolicy, LinkTrust, host_of, secured
 
 POLICY = LinkPolicy(
     ["file.302ai.cn", "img-*.Example.com", "*.bcebos.com", "http://127.0.0.1:9000/", "https://cdn.in:8443"]
@@ -16,50 +16,50 @@ SIGNED = "hailuo-image-algeng-data-us.oss-us-east-1.aliyuncs.com/a%2Fb_aigc.jpeg
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("https://file.302ai.cn/gpt/imgs/x.jpg", Trust.PUBLIC),
-        ("http://file.302ai.cn/x.jpg", Trust.PUBLIC),
-        ("https://FILE.302AI.CN/x.jpg", Trust.PUBLIC),
-        ("https://file.302ai.cn./x.jpg", Trust.PUBLIC),
-        ("https://file.302ai.cn:443/x.jpg", Trust.PUBLIC),
-        ("https://img-1.example.com/x.jpg", Trust.PUBLIC),
-        ("https://gz.bcebos.com/x.jpg", Trust.PUBLIC),
-        ("http://127.0.0.1:9000/x.jpg", Trust.NAMED),
-        ("https://cdn.in:8443/x.jpg", Trust.NAMED),
+        ("https://file.302ai.cn/gpt/imgs/x.jpg", LinkTrust.PUBLIC),
+        ("http://file.302ai.cn/x.jpg", LinkTrust.PUBLIC),
+        ("https://FILE.302AI.CN/x.jpg", LinkTrust.PUBLIC),
+        ("https://file.302ai.cn./x.jpg", LinkTrust.PUBLIC),
+        ("https://file.302ai.cn:443/x.jpg", LinkTrust.PUBLIC),
+        ("https://img-1.example.com/x.jpg", LinkTrust.PUBLIC),
+        ("https://gz.bcebos.com/x.jpg", LinkTrust.PUBLIC),
+        ("http://127.0.0.1:9000/x.jpg", LinkTrust.NAMED),
+        ("https://cdn.in:8443/x.jpg", LinkTrust.NAMED),
         # another port, scheme or host
-        ("https://file.302ai.cn:8443/x.jpg", Trust.NONE),
-        ("http://127.0.0.1:9001/x.jpg", Trust.NONE),
-        ("http://127.0.0.1/x.jpg", Trust.NONE),
-        ("https://127.0.0.1:9000/x.jpg", Trust.NONE),
-        ("http://cdn.in:8443/x.jpg", Trust.NONE),
-        ("https://cdn.in/x.jpg", Trust.NONE),
-        ("https://302ai.cn/x.jpg", Trust.NONE),
-        ("https://xfile.302ai.cn/x.jpg", Trust.NONE),
-        ("https://file.302ai.cn.evil.org/x.jpg", Trust.NONE),
-        ("https://img-1.example.com.evil.org/x.jpg", Trust.NONE),
-        ("https://evilbcebos.com/x.jpg", Trust.NONE),
+        ("https://file.302ai.cn:8443/x.jpg", LinkTrust.NONE),
+        ("http://127.0.0.1:9001/x.jpg", LinkTrust.NONE),
+        ("http://127.0.0.1/x.jpg", LinkTrust.NONE),
+        ("https://127.0.0.1:9000/x.jpg", LinkTrust.NONE),
+        ("http://cdn.in:8443/x.jpg", LinkTrust.NONE),
+        ("https://cdn.in/x.jpg", LinkTrust.NONE),
+        ("https://302ai.cn/x.jpg", LinkTrust.NONE),
+        ("https://xfile.302ai.cn/x.jpg", LinkTrust.NONE),
+        ("https://file.302ai.cn.evil.org/x.jpg", LinkTrust.NONE),
+        ("https://img-1.example.com.evil.org/x.jpg", LinkTrust.NONE),
+        ("https://evilbcebos.com/x.jpg", LinkTrust.NONE),
         # a host that only looks allowed
-        ("https://file.302ai.cn@evil.org/x.jpg", Trust.NONE),
-        ("https://evil.org@file.302ai.cn/x.jpg", Trust.NONE),
-        ("http://127.0.0.1:9000@evil.org/x.jpg", Trust.NONE),
-        ("https://evil.org#@file.302ai.cn/", Trust.NONE),
-        ("https://evil.org?.file.302ai.cn", Trust.NONE),
-        ("https://evil.org\\@file.302ai.cn/", Trust.NONE),
-        ("https://file.302ai.cn\\.evil.org/", Trust.NONE),
-        ("https://img-/evil.org.example.com", Trust.NONE),
-        ("https://img-ä.example.com/x.jpg", Trust.NONE),
-        ("https://169.254.169.254/latest/meta-data", Trust.NONE),
-        ("http://[::1]:9000/x.jpg", Trust.NONE),
+        ("https://file.302ai.cn@evil.org/x.jpg", LinkTrust.NONE),
+        ("https://evil.org@file.302ai.cn/x.jpg", LinkTrust.NONE),
+        ("http://127.0.0.1:9000@evil.org/x.jpg", LinkTrust.NONE),
+        ("https://evil.org#@file.302ai.cn/", LinkTrust.NONE),
+        ("https://evil.org?.file.302ai.cn", LinkTrust.NONE),
+        ("https://evil.org\\@file.302ai.cn/", LinkTrust.NONE),
+        ("https://file.302ai.cn\\.evil.org/", LinkTrust.NONE),
+        ("https://img-/evil.org.example.com", LinkTrust.NONE),
+        ("https://img-ä.example.com/x.jpg", LinkTrust.NONE),
+        ("https://169.254.169.254/latest/meta-data", LinkTrust.NONE),
+        ("http://[::1]:9000/x.jpg", LinkTrust.NONE),
         # no link at all
-        ("https://file.302ai.cn:99999/", Trust.NONE),
-        ("https://file.302ai.cn:x/", Trust.NONE),
-        ("https://[::1/x.jpg", Trust.NONE),
-        ("https://", Trust.NONE),
-        ("file:///etc/passwd", Trust.NONE),
-        ("/x.jpg", Trust.NONE),
-        ("", Trust.NONE),
+        ("https://file.302ai.cn:99999/", LinkTrust.NONE),
+        ("https://file.302ai.cn:x/", LinkTrust.NONE),
+        ("https://[::1/x.jpg", LinkTrust.NONE),
+        ("https://", LinkTrust.NONE),
+        ("file:///etc/passwd", LinkTrust.NONE),
+        ("/x.jpg", LinkTrust.NONE),
+        ("", LinkTrust.NONE),
     ],
 )
-def test_link_is_trusted_by_its_host(url: str, expected: Trust) -> None:
+def test_link_is_trusted_by_its_host(url: str, expected: LinkTrust) -> None:
     assert expected is POLICY.trust(url)
 
 
@@ -76,14 +76,14 @@ def test_link_is_trusted_by_its_host(url: str, expected: Trust) -> None:
 )
 def test_hosts_seen_in_results_are_known(dialect: str, url: str) -> None:
     """reference/minimax.md 1.4 and 5.1."""
-    assert Trust.PUBLIC is LinkPolicy(PROVIDERS[dialect].result_hosts).trust(url)
+    assert LinkTrust.PUBLIC is LinkPolicy(PROVIDERS[dialect].result_hosts).trust(url)
 
 
 @pytest.mark.parametrize("dialect", sorted(PROVIDERS))
 def test_no_dialect_trusts_an_origin_or_every_host(dialect: str) -> None:
     policy = LinkPolicy(PROVIDERS[dialect].result_hosts)
     for url in ("http://127.0.0.1/x", "https://example.org/x.jpg", "https://other.oss-us-east-1.aliyuncs.com/x"):
-        assert Trust.NONE is policy.trust(url)
+        assert LinkTrust.NONE is policy.trust(url)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_no_dialect_trusts_an_origin_or_every_host(dialect: str) -> None:
     ],
 )
 def test_links_are_handed_on_as_https_and_otherwise_untouched(url: str, expected: str) -> None:
-    assert expected == POLICY.hand_on(url)
+    assert expected == POLICY.client_url(url)
 
 
 def test_log_names_the_host_only() -> None:

@@ -11,11 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.accounts import make_secret
-from gateway.domain.errors import Fault, GatewayError, Outcome, Pause, Retry, Scope, State
-from gateway.domain.images import CallPlan, Delivery, Encoded, ImageJob, ImageReply, InputImage, Link, Role
-from gateway.domain.sizes import AspectRatios, Shape, Size
+from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, KeyState, Outcome, Retry, Scope
+from gateway.domain.images import (
+    Base64Image,
+    CallPlan,
+    ImageJob,
+    ImageReply,
+    ImageUrl,
+    InputImage,
+    ResponseFormat,
+    Role,
+)
+from gateway.domain.sizes import AspectRatios, Size, SizePlan
 from gateway.providers.minimax import CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
-from gateway.providers.replies import Reply
+from gateway.providers.replies import UpstreamResponse
 
 MINIMAX = MiniMax()
 URL = "https://cdn.hailuoai.com/a%2Fb_aigc.jpeg?Signature=x%2B"
@@ -32,7 +41,7 @@ class Meaning:
     code: str
     outcome: Outcome
     retry: Retry
-    state: State = State.READY
+    state: KeyState = KeyState.READY
     param: str | None = None
 
 
@@ -40,11 +49,11 @@ def caller(code: str, param: str | None = "prompt") -> Meaning:
     return Meaning(400, "invalid_request_error", code, Outcome.REFUSED, Retry.NEVER, param=param)
 
 
-COOL = Meaning(429, "rate_limit_error", "rate_limit_exceeded", Outcome.REFUSED, Retry.FREELY, State.COOLING)
+COOL = Meaning(429, "rate_limit_error", "rate_limit_exceeded", Outcome.REFUSED, Retry.FREELY, KeyState.COOLING)
 DENIED = Meaning(503, "server_error", "upstream_unavailable", Outcome.REFUSED, Retry.FREELY)
 """Another account's plan may take the model; no code says so, and nothing rests."""
-WINDOW = Meaning(503, "server_error", "upstream_unavailable", Outcome.REFUSED, Retry.FREELY, State.COOLING)
-DEAD = Meaning(503, "server_error", "upstream_unavailable", Outcome.REFUSED, Retry.FREELY, State.QUARANTINED)
+WINDOW = Meaning(503, "server_error", "upstream_unavailable", Outcome.REFUSED, Retry.FREELY, KeyState.COOLING)
+DEAD = Meaning(503, "server_error", "upstream_unavailable", Outcome.REFUSED, Retry.FREELY, KeyState.QUARANTINED)
 UPSTREAM = Meaning(502, "server_error", "upstream_error", Outcome.REFUSED, Retry.ONCE)
 AMBIGUOUS = Meaning(504, "server_error", "upstream_timeout", Outcome.UNKNOWN, Retry.NEVER)
 NOT_FOR_IMAGES = Meaning(502, "server_error", "upstream_error", Outcome.REFUSED, Retry.NEVER)
@@ -87,10 +96,10 @@ DOCUMENTED: dict[int, Meaning] = {
 
 
 def read(
-    answer: object, *, status: int = 200, delivery: Delivery = Delivery.URL, wait: float | None = None
+    answer: object, *, status: int = 200, delivery: ResponseFormat = ResponseFormat.URL, wait: float | None = None
 ) -> ImageReply:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
-    return MINIMAX.read_reply(Reply(status, body, wait), delivery)
+    return MINIMAX.read_reply(UpstreamResponse(status, body, wait), delivery)
 
 
 def attempt(act: Callable[[], object]) -> object:
@@ -137,7 +146,7 @@ def test_code_means_what_the_reference_says(code: int, spelling: type[int] | typ
 def test_unknown_code_is_the_upstreams_and_retires_no_key(code: int) -> None:
     error = error_of(refused(code))
     assert UPSTREAM == meaning_of(error)
-    assert Pause.NONE is error.row.pause
+    assert CooldownKind.NONE is error.row.pause
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,7 @@ def test_rate_limit_body_of_74_bytes_is_understood_with_its_pause() -> None:
 def test_images_count_whatever_the_counters_say(base_resp: object, metadata: object) -> None:
     """The seed's example claims three images and holds one (reference/minimax.md 2.3)."""
     answer = {"id": "0f", "data": {"image_urls": [URL]}, "metadata": metadata, "base_resp": base_resp}
-    assert ImageReply((Link(URL),), "0f") == read(answer)
+    assert ImageReply((ImageUrl(URL),), "0f") == read(answer)
 
 
 @pytest.mark.parametrize("identity", [{}, {"id": None}, {"id": 7}, {"id": {}}])
@@ -198,15 +207,25 @@ def test_id_may_be_missing(identity: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("data", "delivery", "expected"),
     [
-        ({"image_urls": [URL], "image_base64": [JPEG]}, Delivery.URL, (Link(URL),)),
-        ({"image_urls": [URL], "image_base64": [JPEG]}, Delivery.BASE64, (Encoded(memoryview(JPEG.encode())),)),
-        ({"image_urls": [], "image_base64": [JPEG]}, Delivery.URL, (Encoded(memoryview(JPEG.encode())),)),
-        ({"image_urls": [URL], "image_base64": None}, Delivery.BASE64, (Link(URL),)),
-        ({"image_urls": [None, "", " ", 7, {}, URL, "nolink", "ftp://x"]}, Delivery.URL, (Link(URL),)),
-        ({"image_base64": [None, "", 7, "!", JPEG, {"a": 1}]}, Delivery.BASE64, (Encoded(memoryview(JPEG.encode())),)),
+        ({"image_urls": [URL], "image_base64": [JPEG]}, ResponseFormat.URL, (ImageUrl(URL),)),
+        (
+            {"image_urls": [URL], "image_base64": [JPEG]},
+            ResponseFormat.BASE64,
+            (Base64Image(memoryview(JPEG.encode())),),
+        ),
+        ({"image_urls": [], "image_base64": [JPEG]}, ResponseFormat.URL, (Base64Image(memoryview(JPEG.encode())),)),
+        ({"image_urls": [URL], "image_base64": None}, ResponseFormat.BASE64, (ImageUrl(URL),)),
+        ({"image_urls": [None, "", " ", 7, {}, URL, "nolink", "ftp://x"]}, ResponseFormat.URL, (ImageUrl(URL),)),
+        (
+            {"image_base64": [None, "", 7, "!", JPEG, {"a": 1}]},
+            ResponseFormat.BASE64,
+            (Base64Image(memoryview(JPEG.encode())),),
+        ),
     ],
 )
-def test_list_that_was_asked_for_is_taken_else_the_other(data: object, delivery: Delivery, expected: object) -> None:
+def test_list_that_was_asked_for_is_taken_else_the_other(
+    data: object, delivery: ResponseFormat, expected: object
+) -> None:
     assert expected == read({"data": data, "base_resp": OK}, delivery=delivery).pictures
 
 
@@ -214,11 +233,11 @@ def test_list_that_was_asked_for_is_taken_else_the_other(data: object, delivery:
 def test_empty_error_beside_a_success_is_no_failure(error: object) -> None:
     """`null` is absent: these images were made and billed, and must not be bought again."""
     answer = {"error": error, "data": {"image_urls": [URL]}, "base_resp": OK}
-    assert (Link(URL),) == read(answer).pictures
+    assert (ImageUrl(URL),) == read(answer).pictures
 
 
 def test_empty_error_beside_a_code_does_not_hide_it() -> None:
-    assert Fault.KEY_INVALID is error_of({"error": None, **refused(1004)}).fault
+    assert ErrorCode.KEY_INVALID is error_of({"error": None, **refused(1004)}).error_code
 
 
 @pytest.mark.parametrize(
@@ -228,7 +247,7 @@ def test_empty_error_beside_a_code_does_not_hide_it() -> None:
 @pytest.mark.parametrize("metadata", [None, {}, {"success_count": "0", "failed_count": "0"}, {"success_count": "x"}])
 def test_success_without_images_is_an_empty_answer_tried_once_more(data: object, metadata: object) -> None:
     error = error_of({"data": data, "metadata": metadata, "base_resp": OK})
-    assert Fault.UPSTREAM_EMPTY is error.fault
+    assert ErrorCode.UPSTREAM_EMPTY is error.error_code
     assert UPSTREAM == meaning_of(error)
 
 
@@ -245,7 +264,7 @@ def test_success_without_images_is_an_empty_answer_tried_once_more(data: object,
 )
 def test_images_that_are_not_understood_may_have_been_paid_and_are_not_bought_again(data: object, success: str) -> None:
     error = error_of({"data": data, "metadata": {"success_count": success}, "base_resp": OK})
-    assert Fault.ANSWER_UNREADABLE is error.fault
+    assert ErrorCode.ANSWER_UNREADABLE is error.error_code
 
 
 @pytest.mark.parametrize("success", ["0", 0, " 0"])
@@ -280,31 +299,31 @@ def test_answer_that_says_nothing_may_have_cost_money() -> None:
 )
 def test_200_that_is_no_json_object_may_have_cost_money(body: bytes) -> None:
     error = error_of(body)
-    assert (Fault.ANSWER_UNREADABLE, 502) == (error.fault, error.row.status)
+    assert (ErrorCode.ANSWER_UNREADABLE, 502) == (error.error_code, error.row.status)
     assert len(error.detail) < 300
 
 
 @pytest.mark.parametrize(
-    ("status", "fault"),
+    ("status", "error_code"),
     [
-        (301, Fault.BARE_REFUSAL),
-        (400, Fault.UPSTREAM_REJECTED),
-        (401, Fault.BARE_UNAUTHORIZED),
-        (402, Fault.BARE_PAYMENT_REQUIRED),
-        (403, Fault.BARE_FORBIDDEN),
-        (404, Fault.UPSTREAM_UNSUPPORTED),
-        (408, Fault.UPSTREAM_TIMEOUT),
-        (413, Fault.UPSTREAM_BODY_TOO_LARGE),
-        (406, Fault.BARE_REFUSAL),
-        (422, Fault.UPSTREAM_REJECTED),
-        (429, Fault.BARE_RATE_LIMITED),
-        (451, Fault.BARE_REFUSAL),
-        (504, Fault.UPSTREAM_TIMEOUT),
+        (301, ErrorCode.BARE_REFUSAL),
+        (400, ErrorCode.UPSTREAM_REJECTED),
+        (401, ErrorCode.BARE_UNAUTHORIZED),
+        (402, ErrorCode.BARE_PAYMENT_REQUIRED),
+        (403, ErrorCode.BARE_FORBIDDEN),
+        (404, ErrorCode.UPSTREAM_UNSUPPORTED),
+        (408, ErrorCode.UPSTREAM_TIMEOUT),
+        (413, ErrorCode.UPSTREAM_BODY_TOO_LARGE),
+        (406, ErrorCode.BARE_REFUSAL),
+        (422, ErrorCode.UPSTREAM_REJECTED),
+        (429, ErrorCode.BARE_RATE_LIMITED),
+        (451, ErrorCode.BARE_REFUSAL),
+        (504, ErrorCode.UPSTREAM_TIMEOUT),
     ],
 )
 @pytest.mark.parametrize("answer", [b"<html></html>", {}, {"base_resp": OK}])
-def test_http_status_speaks_where_no_code_does(status: int, fault: Fault, answer: object) -> None:
-    assert fault is error_of(answer, status=status).fault
+def test_http_status_speaks_where_no_code_does(status: int, error_code: ErrorCode, answer: object) -> None:
+    assert error_code is error_of(answer, status=status).error_code
 
 
 def newer(kind: str, status: int = 0, message: str = "m") -> dict[str, Any]:
@@ -340,7 +359,7 @@ FOREIGN: dict[str, object] = {
 def test_a_5xx_that_is_not_the_provider_s_own_error_may_have_cost_money(body: str) -> None:
     for status in (500, 501, 502, 503, 504, 507, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530, 599):
         row = error_of(FOREIGN[body], status=status).row
-        found = (status, row.outcome, row.retry, row.may_client_retry, row.ails_upstream)
+        found = (status, row.outcome, row.retry, row.may_client_retry, row.trips_breaker)
         assert (status, Outcome.UNKNOWN, Retry.NEVER, False, True) == found
 
 
@@ -368,7 +387,7 @@ CLOUDFLARE = [{"server": "cloudflare"}, {"server": "Cloudflare"}, {"cf-ray": "8f
 def error_from(headers: dict[str, str], status: int, answer: object) -> GatewayError:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
     with pytest.raises(GatewayError) as failed:
-        MINIMAX.read_reply(Reply(status, body, None, headers), Delivery.URL)
+        MINIMAX.read_reply(UpstreamResponse(status, body, None, headers), ResponseFormat.URL)
     return failed.value
 
 
@@ -377,10 +396,10 @@ def error_from(headers: dict[str, str], status: int, answer: object) -> GatewayE
 )
 def test_what_cloudflare_could_not_send_on_was_not_sent(body: str) -> None:
     for headers, status in product(CLOUDFLARE, (521, 522, 523, 525, 526)):
-        assert (headers, status, Fault.CONNECT_FAILED) == (
+        assert (headers, status, ErrorCode.CONNECT_FAILED) == (
             headers,
             status,
-            error_from(headers, status, FOREIGN[body]).fault,
+            error_from(headers, status, FOREIGN[body]).error_code,
         )
 
 
@@ -401,48 +420,48 @@ def test_cloudflare_s_status_inside_an_answer_is_not_cloudflare_s() -> None:
 
 
 def test_the_provider_s_own_code_outranks_cloudflare_s_status() -> None:
-    assert Fault.CONTENT_INPUT is error_from({"server": "cloudflare"}, 521, refused(1026)).fault
+    assert ErrorCode.CONTENT_INPUT is error_from({"server": "cloudflare"}, 521, refused(1026)).error_code
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 504])
 def test_code_outranks_the_http_status(status: int) -> None:
-    assert Fault.CONTENT_INPUT is error_of(refused(1026), status=status).fault
+    assert ErrorCode.CONTENT_INPUT is error_of(refused(1026), status=status).error_code
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "fault"),
+    ("kind", "status", "error_code"),
     [
-        ("authentication_error", 401, Fault.KEY_INVALID),
-        ("authorized_error", 401, Fault.KEY_INVALID),
-        ("permission_error", 403, Fault.KEY_INVALID),
-        ("invalid_request_error", 400, Fault.UPSTREAM_REJECTED),
-        ("bad_request_error", 400, Fault.UPSTREAM_REJECTED),
-        ("rate_limit_error", 429, Fault.ACCOUNT_RATE_LIMITED),
-        ("insufficient_balance_error", 402, Fault.BALANCE_EMPTY),
-        ("overloaded_error", 529, Fault.UPSTREAM_ERROR),
-        ("api_error", 500, Fault.UPSTREAM_ERROR),
-        ("server_error", 500, Fault.UPSTREAM_ERROR),
-        ("authentication_error", 408, Fault.UPSTREAM_TIMEOUT),
-        ("x", 401, Fault.BARE_UNAUTHORIZED),
+        ("authentication_error", 401, ErrorCode.KEY_INVALID),
+        ("authorized_error", 401, ErrorCode.KEY_INVALID),
+        ("permission_error", 403, ErrorCode.KEY_INVALID),
+        ("invalid_request_error", 400, ErrorCode.UPSTREAM_REJECTED),
+        ("bad_request_error", 400, ErrorCode.UPSTREAM_REJECTED),
+        ("rate_limit_error", 429, ErrorCode.ACCOUNT_RATE_LIMITED),
+        ("insufficient_balance_error", 402, ErrorCode.BALANCE_EMPTY),
+        ("overloaded_error", 529, ErrorCode.UPSTREAM_ERROR),
+        ("api_error", 500, ErrorCode.UPSTREAM_ERROR),
+        ("server_error", 500, ErrorCode.UPSTREAM_ERROR),
+        ("authentication_error", 408, ErrorCode.UPSTREAM_TIMEOUT),
+        ("x", 401, ErrorCode.BARE_UNAUTHORIZED),
     ],
 )
-def test_newer_surfaces_errors_are_read(kind: str, status: int, fault: Fault) -> None:
-    assert fault is error_of(newer(kind, status), status=status).fault
+def test_newer_surfaces_errors_are_read(kind: str, status: int, error_code: ErrorCode) -> None:
+    assert error_code is error_of(newer(kind, status), status=status).error_code
 
 
 @pytest.mark.parametrize(
-    ("message", "fault"),
+    ("message", "error_code"),
     [
-        ("input new_sensitive (1026)", Fault.CONTENT_INPUT),
-        ("a reference (1026)", Fault.UPSTREAM_REJECTED),
+        ("input new_sensitive (1026)", ErrorCode.CONTENT_INPUT),
+        ("a reference (1026)", ErrorCode.UPSTREAM_REJECTED),
     ],
 )
-def test_the_text_of_a_newer_error_says_which_refusal_it_is(message: str, fault: Fault) -> None:
+def test_the_text_of_a_newer_error_says_which_refusal_it_is(message: str, error_code: ErrorCode) -> None:
     for error in (
         newer("bad_request_error", 400, message),
         {"error": {"type": "bad_request_error", "message": message}},
     ):
-        assert fault is error_of(error, status=400).fault
+        assert error_code is error_of(error, status=400).error_code
 
 
 @pytest.mark.parametrize("changed", ["type", "request_id", "http_code", "another http_code", "http_code, no text"])
@@ -451,7 +470,7 @@ def test_parts_of_a_newer_error_blame_nothing(kind: str, changed: str) -> None:
     """Other gateways send such parts."""
     for status in (200, 301, 400, 401, 402, 403, 404, 409, 422, 429):
         error = error_of(_without_part(kind, status, changed), status=status)
-        assert (status, Pause.NONE, State.READY) == (status, error.row.pause, error.row.state)
+        assert (status, CooldownKind.NONE, KeyState.READY) == (status, error.row.pause, error.row.state)
 
 
 def _without_part(kind: str, status: int, changed: str) -> dict[str, Any]:
@@ -469,27 +488,27 @@ def _without_part(kind: str, status: int, changed: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "fault"),
+    ("error", "status", "error_code"),
     [
-        ({"type": "authorized_error"}, 200, Fault.BARE_UNAUTHORIZED),
-        ({"type": "permission_error"}, 403, Fault.BARE_FORBIDDEN),
-        ({"type": "authentication_error", "http_code": "403"}, 200, Fault.BARE_FORBIDDEN),
-        ({"type": "authentication_error"}, 400, Fault.BARE_UNAUTHORIZED),
-        ({"type": "rate_limit_error", "message": "usage limit exceeded (2056)"}, 429, Fault.BARE_RATE_LIMITED),
-        ({"type": "insufficient_balance_error"}, 200, Fault.BARE_PAYMENT_REQUIRED),
-        ({"type": "server_error"}, 200, Fault.UPSTREAM_ERROR),
-        ({"type": "overloaded_error"}, 529, Fault.ANSWER_UNREADABLE),
-        ({"type": "x", "message": "insufficient balance (1008)"}, 200, Fault.UPSTREAM_ERROR),
-        ({"type": "x", "http_code": "401"}, 200, Fault.BARE_UNAUTHORIZED),
-        ({"type": "x", "http_code": 408}, 200, Fault.UPSTREAM_TIMEOUT),
-        ({"message": "no type"}, 429, Fault.BARE_RATE_LIMITED),
-        ({"type": "x"}, 200, Fault.UPSTREAM_ERROR),
-        ("plain text", 403, Fault.BARE_FORBIDDEN),
-        ("usage limit exceeded (2056)", 429, Fault.BARE_RATE_LIMITED),
+        ({"type": "authorized_error"}, 200, ErrorCode.BARE_UNAUTHORIZED),
+        ({"type": "permission_error"}, 403, ErrorCode.BARE_FORBIDDEN),
+        ({"type": "authentication_error", "http_code": "403"}, 200, ErrorCode.BARE_FORBIDDEN),
+        ({"type": "authentication_error"}, 400, ErrorCode.BARE_UNAUTHORIZED),
+        ({"type": "rate_limit_error", "message": "usage limit exceeded (2056)"}, 429, ErrorCode.BARE_RATE_LIMITED),
+        ({"type": "insufficient_balance_error"}, 200, ErrorCode.BARE_PAYMENT_REQUIRED),
+        ({"type": "server_error"}, 200, ErrorCode.UPSTREAM_ERROR),
+        ({"type": "overloaded_error"}, 529, ErrorCode.ANSWER_UNREADABLE),
+        ({"type": "x", "message": "insufficient balance (1008)"}, 200, ErrorCode.UPSTREAM_ERROR),
+        ({"type": "x", "http_code": "401"}, 200, ErrorCode.BARE_UNAUTHORIZED),
+        ({"type": "x", "http_code": 408}, 200, ErrorCode.UPSTREAM_TIMEOUT),
+        ({"message": "no type"}, 429, ErrorCode.BARE_RATE_LIMITED),
+        ({"type": "x"}, 200, ErrorCode.UPSTREAM_ERROR),
+        ("plain text", 403, ErrorCode.BARE_FORBIDDEN),
+        ("usage limit exceeded (2056)", 429, ErrorCode.BARE_RATE_LIMITED),
     ],
 )
-def test_words_of_any_gateway_mean_a_bare_fault(error: object, status: int, fault: Fault) -> None:
-    assert fault is error_of({"type": "error", "error": error, "request_id": "r"}, status=status).fault
+def test_words_of_any_gateway_mean_a_bare_fault(error: object, status: int, error_code: ErrorCode) -> None:
+    assert error_code is error_of({"type": "error", "error": error, "request_id": "r"}, status=status).error_code
 
 
 REPEATED = [
@@ -501,25 +520,29 @@ REPEATED = [
 
 
 @pytest.mark.parametrize("body", REPEATED)
-@pytest.mark.parametrize(("status", "fault"), [(200, Fault.ANSWER_UNREADABLE), (403, Fault.BARE_FORBIDDEN)])
-def test_a_code_beside_a_member_that_occurs_twice_is_not_believed(body: bytes, status: int, fault: Fault) -> None:
+@pytest.mark.parametrize(
+    ("status", "error_code"), [(200, ErrorCode.ANSWER_UNREADABLE), (403, ErrorCode.BARE_FORBIDDEN)]
+)
+def test_a_code_beside_a_member_that_occurs_twice_is_not_believed(
+    body: bytes, status: int, error_code: ErrorCode
+) -> None:
     """What an upstream repeats of a request without escaping it may hold a member."""
-    assert fault is error_of(body, status=status).fault
+    assert error_code is error_of(body, status=status).error_code
 
 
 def test_a_code_beside_megabytes_is_not_believed() -> None:
     body = msgspec.json.encode({"id": "x" * 1_000_000, **refused(1008)})
-    assert Fault.ANSWER_UNREADABLE is error_of(body).fault
+    assert ErrorCode.ANSWER_UNREADABLE is error_of(body).error_code
 
 
 def test_newer_error_outranks_base_resp() -> None:
     own = newer("authentication_error", 401)
-    assert Fault.KEY_INVALID is error_of(own | refused(1026), status=401).fault
-    assert Fault.CONTENT_INPUT is error_of({"error": own["error"]} | refused(1026), status=401).fault
+    assert ErrorCode.KEY_INVALID is error_of(own | refused(1026), status=401).error_code
+    assert ErrorCode.CONTENT_INPUT is error_of({"error": own["error"]} | refused(1026), status=401).error_code
 
 
-@given(st.binary(), st.sampled_from([200, 302, 400, 404, 429, 500]), st.sampled_from(Delivery))
-def test_any_bytes_are_pictures_or_a_fault(body: bytes, status: int, delivery: Delivery) -> None:
+@given(st.binary(), st.sampled_from([200, 302, 400, 404, 429, 500]), st.sampled_from(ResponseFormat))
+def test_any_bytes_are_pictures_or_a_fault(body: bytes, status: int, delivery: ResponseFormat) -> None:
     outcome = attempt(lambda: read(body, status=status, delivery=delivery))
     assert outcome.pictures if isinstance(outcome, ImageReply) else isinstance(outcome, GatewayError)
 
@@ -547,17 +570,19 @@ VALUES = st.recursive(
 @given(
     st.dictionaries(st.sampled_from(["id", "data", "metadata", "base_resp", "error", "type", "code"]), VALUES),
     st.sampled_from([200, 400, 503]),
-    st.sampled_from(Delivery),
+    st.sampled_from(ResponseFormat),
 )
-def test_any_json_is_pictures_or_a_fault(answer: dict[str, object], status: int, delivery: Delivery) -> None:
+def test_any_json_is_pictures_or_a_fault(answer: dict[str, object], status: int, delivery: ResponseFormat) -> None:
     outcome = attempt(lambda: read(answer, status=status, delivery=delivery))
     assert outcome.pictures if isinstance(outcome, ImageReply) else isinstance(outcome, GatewayError)
 
 
-SQUARE = Shape(Size(1024, 1024))
+SQUARE = SizePlan(Size(1024, 1024))
 
 
-def built(job: ImageJob, count: int = 1, shape: Shape | None = None, delivery: Delivery = Delivery.URL) -> object:
+def built(
+    job: ImageJob, count: int = 1, shape: SizePlan | None = None, delivery: ResponseFormat = ResponseFormat.URL
+) -> object:
     plan = CallPlan("image-01", count, shape or SQUARE, delivery)
     request = MINIMAX.build_call(job, plan, make_secret("s-1"))
     assert ("POST", "/v1/image_generation") == (request.method, request.path)
@@ -571,20 +596,32 @@ BARE = {"model": "image-01", "prompt": "a fox", "response_format": "url"}
 @pytest.mark.parametrize(
     ("job", "count", "shape", "delivery", "expected"),
     [
-        (ImageJob("a fox"), 1, Shape(Size(1, 1)), Delivery.URL, BARE),
-        (ImageJob("a fox"), 9, Shape(Size(1, 1)), Delivery.BASE64, BARE | {"n": 9, "response_format": "base64"}),
-        (ImageJob("a fox"), 1, Shape(Size(1, 1), aspect_ratio="16:9"), Delivery.URL, BARE | {"aspect_ratio": "16:9"}),
+        (ImageJob("a fox"), 1, SizePlan(Size(1, 1)), ResponseFormat.URL, BARE),
+        (
+            ImageJob("a fox"),
+            9,
+            SizePlan(Size(1, 1)),
+            ResponseFormat.BASE64,
+            BARE | {"n": 9, "response_format": "base64"},
+        ),
         (
             ImageJob("a fox"),
             1,
-            Shape(Size(1792, 1024), pixels=Size(1792, 1024)),
-            Delivery.URL,
+            SizePlan(Size(1, 1), aspect_ratio="16:9"),
+            ResponseFormat.URL,
+            BARE | {"aspect_ratio": "16:9"},
+        ),
+        (
+            ImageJob("a fox"),
+            1,
+            SizePlan(Size(1792, 1024), pixels=Size(1792, 1024)),
+            ResponseFormat.URL,
             BARE | {"width": 1792, "height": 1024},
         ),
     ],
 )
 def test_call_is_the_documented_body_and_nothing_else(
-    job: ImageJob, count: int, shape: Shape, delivery: Delivery, expected: object
+    job: ImageJob, count: int, shape: SizePlan, delivery: ResponseFormat, expected: object
 ) -> None:
     assert expected == built(job, count, shape, delivery)
 
@@ -608,7 +645,10 @@ def test_optional_fields_are_sent_as_they_came_even_when_false() -> None:
 
 def test_an_input_of_megabytes_is_sent_and_not_copied() -> None:
     link = b'"data:image/png;base64,' + b"A" * 2**20 + b'"'
-    job, plan = ImageJob("a fox", inputs=(InputImage(Role.CHARACTER, link),)), CallPlan("m", 1, SQUARE, Delivery.URL)
+    job, plan = (
+        ImageJob("a fox", inputs=(InputImage(Role.CHARACTER, link),)),
+        CallPlan("m", 1, SQUARE, ResponseFormat.URL),
+    )
     request = MINIMAX.build_call(job, plan, make_secret("s-1"))
     assert any(piece is link for piece in request.body)
 

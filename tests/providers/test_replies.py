@@ -8,24 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.errors import Fault, GatewayError, Outcome
-from gateway.domain.images import Delivery, Encoded, Link
-from gateway.providers.replies import HTTP_FAULTS, Envelope, Reply, http_error, open_envelope, read_pictures
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
+from gateway.domain.images import Base64Image, ImageUrl, ResponseFormat
+from gateway.providers.replies import (
+    HTTP_FAULTS,
+    UntrustedObject,
+    UpstreamResponse,
+    http_error,
+    parse_object,
+    read_images,
+)
 
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + b"picture" * 3).decode()
 
 
-def opened(body: bytes) -> Envelope:
-    return Envelope(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+def opened(body: bytes) -> UntrustedObject:
+    return UntrustedObject(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
 
 
-def data_of(raw: bytes) -> Envelope:
-    return open_envelope(Reply(200, b'{"data":' + raw + b"}")).inner("data")
+def data_of(raw: bytes) -> UntrustedObject:
+    return parse_object(UpstreamResponse(200, b'{"data":' + raw + b"}")).inner("data")
 
 
-def pictures(raw: bytes, delivery: Delivery = Delivery.BASE64) -> list[bytes | str]:
-    found = read_pictures(data_of(raw), delivery)
-    return [bytes(picture.base64) if isinstance(picture, Encoded) else picture.url for picture in found]
+def pictures(raw: bytes, delivery: ResponseFormat = ResponseFormat.BASE64) -> list[bytes | str]:
+    found = read_images(data_of(raw), delivery)
+    return [bytes(picture.base64) if isinstance(picture, Base64Image) else picture.url for picture in found]
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"x":null}', b'{"x":1.5}', b'{"x":true}', b'{"x":"\\ud83d\\ude00"}'])
@@ -68,7 +75,7 @@ def test_text_is_cut_for_the_log() -> None:
 
 def test_every_http_status_has_a_fault_that_costs_no_key_without_reason() -> None:
     for status in range(300, 600):
-        error = http_error(Reply(status, b"", 5.0), "detail")
+        error = http_error(UpstreamResponse(status, b"", 5.0), "detail")
         if status in HTTP_FAULTS:
             assert error.retry_after_s == 5.0, status
         else:
@@ -79,13 +86,13 @@ def test_every_http_status_has_a_fault_that_costs_no_key_without_reason() -> Non
 @pytest.mark.parametrize("status", [408, 504, 524])
 def test_http_timeouts_may_have_cost_money(status: int) -> None:
     """524 is Cloudflare's "the origin did not answer in time": sent, and no answer."""
-    assert Outcome.UNKNOWN is http_error(Reply(status, b""), "detail").row.outcome
+    assert Outcome.UNKNOWN is http_error(UpstreamResponse(status, b""), "detail").row.outcome
 
 
 def test_2xx_without_an_object_is_unreadable() -> None:
     with pytest.raises(GatewayError) as failed:
-        open_envelope(Reply(204, b""))
-    assert Fault.ANSWER_UNREADABLE is failed.value.fault
+        parse_object(UpstreamResponse(204, b""))
+    assert ErrorCode.ANSWER_UNREADABLE is failed.value.error_code
 
 
 @pytest.mark.parametrize(
@@ -138,7 +145,7 @@ def test_padding_inside_is_no_base64(text: str) -> None:
     ],
 )
 def test_links_are_http_and_printable(item: str, expected: str | None) -> None:
-    found = pictures(msgspec.json.encode({"image_urls": [item]}), Delivery.URL)
+    found = pictures(msgspec.json.encode({"image_urls": [item]}), ResponseFormat.URL)
     assert ([expected] if expected else []) == found
 
 
@@ -146,11 +153,11 @@ def test_a_megabyte_picture_is_a_slice_of_the_received_bytes() -> None:
     body = msgspec.json.encode({"data": {"image_base64": ["/9j/" + "A" * 4_000_000]}})
     tracemalloc.start()
     try:
-        (picture,) = read_pictures(open_envelope(Reply(200, body)).inner("data"), Delivery.BASE64)
+        (picture,) = read_images(parse_object(UpstreamResponse(200, body)).inner("data"), ResponseFormat.BASE64)
         kept_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert isinstance(picture, Encoded)
+    assert isinstance(picture, Base64Image)
     assert len(picture.base64) == 4_000_004
     assert kept_bytes < 100_000
 
@@ -164,26 +171,28 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize(("status", "fault"), [(200, Fault.ANSWER_UNREADABLE), (400, Fault.UPSTREAM_REJECTED)])
+@pytest.mark.parametrize(
+    ("status", "error_code"), [(200, ErrorCode.ANSWER_UNREADABLE), (400, ErrorCode.UPSTREAM_REJECTED)]
+)
 @pytest.mark.parametrize("body", MANY.values(), ids=MANY)
-def test_an_answer_of_many_parts_is_not_taken_apart(body: bytes, status: int, fault: Fault) -> None:
+def test_an_answer_of_many_parts_is_not_taken_apart(body: bytes, status: int, error_code: ErrorCode) -> None:
     with pytest.raises(GatewayError, match="too many parts") as refused:
-        open_envelope(Reply(status, body))
-    assert fault is refused.value.fault
+        parse_object(UpstreamResponse(status, body))
+    assert error_code is refused.value.error_code
 
 
 def test_a_page_of_hundreds_of_models_is_taken_apart() -> None:
     models = [
         {"id": f"m{at}", "object": "model", "created": 1, "owned_by": "x", "tags": ["a", "b"]} for at in range(900)
     ]
-    assert 900 == len(open_envelope(Reply(200, msgspec.json.encode({"data": models}))).inners("data"))
+    assert 900 == len(parse_object(UpstreamResponse(200, msgspec.json.encode({"data": models}))).inners("data"))
 
 
 @pytest.mark.parametrize(
     ("name", "item", "delivery"),
-    [("image_base64", JPEG, Delivery.BASE64), ("image_urls", "https://x.org/a.jpg", Delivery.URL)],
+    [("image_base64", JPEG, ResponseFormat.BASE64), ("image_urls", "https://x.org/a.jpg", ResponseFormat.URL)],
 )
-def test_no_more_items_are_looked_at_than_can_be_ordered(name: str, item: str, delivery: Delivery) -> None:
+def test_no_more_items_are_looked_at_than_can_be_ordered(name: str, item: str, delivery: ResponseFormat) -> None:
     assert [] == pictures(msgspec.json.encode({name: ["junk"] * 1000 + [item]}), delivery)
     assert 9 == len(pictures(msgspec.json.encode({name: ["", None, *[item] * 9]}), delivery))
     assert 32 == len(pictures(msgspec.json.encode({name: [item] * 1000}), delivery))
@@ -194,11 +203,11 @@ def test_a_picture_in_pieces_is_cleaned_without_an_object_for_each() -> None:
     data = data_of(raw)
     tracemalloc.start()
     try:
-        (picture,) = read_pictures(data, Delivery.BASE64)
+        (picture,) = read_images(data, ResponseFormat.BASE64)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert isinstance(picture, Encoded)
+    assert isinstance(picture, Base64Image)
     assert len(picture.base64) == 1_600_004
     assert peak_bytes < 6 * len(raw)
 
@@ -213,8 +222,8 @@ def test_every_jpeg_comes_back_byte_for_byte(files: list[bytes]) -> None:
 @given(st.lists(st.text() | st.none() | st.integers()))
 def test_any_list_gives_only_decodable_pictures_and_links(items: list[object]) -> None:
     body = msgspec.json.encode({"image_base64": items, "image_urls": items})
-    for picture in read_pictures(data_of(body), Delivery.BASE64):
-        if isinstance(picture, Link):
+    for picture in read_images(data_of(body), ResponseFormat.BASE64):
+        if isinstance(picture, ImageUrl):
             assert picture.url.lower().startswith("http")
         else:
             base64.b64decode(picture.base64, validate=True)
@@ -247,7 +256,7 @@ USUAL = st.dictionaries(st.sampled_from(["image_base64", "image_urls", "x"]), st
 
 @given(USUAL | st.none() | st.text() | st.lists(st.integers()) | st.dictionaries(st.text(), st.integers()))
 def test_an_answer_reads_the_same_in_one_pass_and_in_several(data: object) -> None:
-    envelope = open_envelope(Reply(200, msgspec.json.encode({"data": data, "id": "7", "new": 1})))
+    envelope = parse_object(UpstreamResponse(200, msgspec.json.encode({"data": data, "id": "7", "new": 1})))
     assert data == envelope.value("data")
     assert 7 == envelope.integer("id")
     for name in ("image_base64", "image_urls", "x"):
@@ -260,4 +269,4 @@ def test_an_answer_reads_the_same_in_one_pass_and_in_several(data: object) -> No
 @pytest.mark.parametrize("body", [b'{"data":{}}', b'{"data":null}', b"{}"])
 def test_a_field_that_one_pass_would_lose_is_not_asked_for(body: bytes) -> None:
     with pytest.raises(AssertionError):
-        open_envelope(Reply(200, body)).text("new")
+        parse_object(UpstreamResponse(200, body)).text("new")

@@ -18,7 +18,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.redis.call_guard import CALLS_MAX, Guard, judge
+from gateway.redis.call_guard import CALLS_MAX, CallGuard, judge
 from gateway.redis.circuit_breaker import Outcome
 
 pytestmark = pytest.mark.anyio
@@ -63,11 +63,11 @@ def server() -> Server:
     return Server()
 
 
-def guard_of(server: Server, deadline_s: float = 5.0) -> Guard:
-    return Guard(deadline_s, server.forget)
+def guard_of(server: Server, deadline_s: float = 5.0) -> CallGuard:
+    return CallGuard(deadline_s, server.forget)
 
 
-async def ended(guard: Guard, call: Coroutine[object, object, str]) -> str:
+async def ended(guard: CallGuard, call: Coroutine[object, object, str]) -> str:
     """What became of a call: its answer or the name of its error."""
     try:
         return await guard.run(call)
@@ -75,7 +75,7 @@ async def ended(guard: Guard, call: Coroutine[object, object, str]) -> str:
         return type(error).__name__
 
 
-async def opened(server: Server) -> Guard:
+async def opened(server: Server) -> CallGuard:
     guard = guard_of(server)
     for _ in range(5):
         assert "ConnectionError" == await ended(guard, server.call(RedisConnectionError("refused")))

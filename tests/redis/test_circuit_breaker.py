@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.redis.circuit_breaker import Breaker, Entry, Outcome
+from gateway.redis.circuit_breaker import Breaker, Outcome, Permit
 
 FAILURES_MAX = 5
 PAUSE_S = 0.5
@@ -26,7 +26,7 @@ def breaker(clock: Clock) -> Breaker:
     return Breaker(clock, failures_max=FAILURES_MAX, pause_s=PAUSE_S)
 
 
-def entered(breaker: Breaker) -> Entry:
+def entered(breaker: Breaker) -> Permit:
     entry = breaker.enter()
     assert entry is not None
     return entry

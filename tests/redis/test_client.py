@@ -8,7 +8,7 @@ import pytest
 
 from gateway.config import make_secret
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Login, answer, connect, ping
+from gateway.redis import PREFIX, Credentials, connect, execute, ping
 from gateway.redis.call_guard import CALLS_MAX
 from tests.support.asking import check_everything, connected, failure
 from tests.support.harness import EACH_REDIS, REDIS_BINARIES
@@ -37,9 +37,9 @@ async def test_one_server_does_everything(kind: str, directory: Path, protocol: 
 async def test_the_password_comes_from_the_url_or_beside_it(kind: str, directory: Path) -> None:
     with tcp_server(REDIS_BINARIES[kind], directory, "--requirepass", PASSWORD) as server:
         for url, login in (
-            (server.url, Login(None, make_secret(PASSWORD))),
-            (server.url, Login("default", make_secret(PASSWORD))),
-            (server.url.replace("//", "//:p%40ss%2Fw%23rd@"), Login()),
+            (server.url, Credentials(None, make_secret(PASSWORD))),
+            (server.url, Credentials("default", make_secret(PASSWORD))),
+            (server.url.replace("//", "//:p%40ss%2Fw%23rd@"), Credentials()),
         ):
             async with connected(url, login) as redis:
                 assert "" == await failure(redis)
@@ -49,12 +49,12 @@ async def test_the_password_comes_from_the_url_or_beside_it(kind: str, directory
 
 def test_two_passwords_are_refused() -> None:
     with pytest.raises(ValueError, match="one of them"):
-        connect("redis://:hunter2@localhost", 1.0, Login(None, make_secret("hunter3")))
+        connect("redis://:hunter2@localhost", 1.0, Credentials(None, make_secret("hunter3")))
 
 
 def test_a_password_for_sentinels_needs_sentinels() -> None:
     with pytest.raises(ValueError, match="sentinel"):
-        connect("redis://localhost", 1.0, Login(sentinel_secret=make_secret("hunter3")))
+        connect("redis://localhost", 1.0, Credentials(sentinel_secret=make_secret("hunter3")))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ async def test_a_cluster_with_tls_and_a_password_does_everything(
     options = (*certificates.server_options, "--tls-cluster", "yes", "--tls-replication", "yes")
     with cluster_servers(tls_binary, directory, *options, password=PASSWORD) as (_, nodes):
         url = f"rediss+cluster://localhost:{nodes[0].tls_port}?ssl_ca_certs={certificates.authority}"
-        async with connected(f"{url}&ssl_check_hostname=no", Login(None, make_secret(PASSWORD))) as redis:
+        async with connected(f"{url}&ssl_check_hostname=no", Credentials(None, make_secret(PASSWORD))) as redis:
             await check_everything(redis)
 
 
@@ -141,10 +141,10 @@ async def test_a_master_that_is_demoted_is_left(kind: str, directory: Path) -> N
                 client.replicaof("127.0.0.1", 1)
                 before = {int(each["id"]) for each in client.client_list(_type="normal")}
                 with pytest.raises(GatewayError, match=r"READONLY|read only"):
-                    await answer(redis, redis.sadd(f"{PREFIX}:tenants", "a"), int)
+                    await execute(redis, redis.sadd(f"{PREFIX}:tenants", "a"), int)
                 await ping(redis)
                 own = int(client.client_id())
                 after = {int(each["id"]) for each in client.client_list(_type="normal")} - {own}
                 client.replicaof("NO", "ONE")
             assert set() == after & before
-            assert 1 == await answer(redis, redis.sadd(f"{PREFIX}:tenants", "a"), int)
+            assert 1 == await execute(redis, redis.sadd(f"{PREFIX}:tenants", "a"), int)

@@ -7,7 +7,7 @@ import pytest
 from redis.crc import key_slot
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Client, answer
+from gateway.redis import PREFIX, Client, execute
 from tests.support.asking import (
     EMPTY_POOL,
     WRITTEN,
@@ -104,7 +104,7 @@ async def test_a_cluster_whose_node_moves_is_learnt_anew(directory: Path) -> Non
             asking = asyncio.ensure_future(keep_asking(redis, answered))
             with paused(owner.pid):
                 assert await written(redis, "after", within_s=90)
-                assert "after" == await answer(redis, redis.get(WRITTEN), str)
+                assert "after" == await execute(redis, redis.get(WRITTEN), str)
             assert told
             asking.cancel()
             await asyncio.wait({asking})
@@ -154,10 +154,10 @@ async def test_keys_that_are_moving_to_a_new_node_are_asked_for_there(directory:
             wait_until(partial(knows_four, node), "the new node is one of the cluster")
         async with connected(url) as redis:
             assert await written(redis, "before")
-            await answer(redis, redis.delete(WRITTEN), int)
+            await execute(redis, redis.delete(WRITTEN), int)
             added.ask("CLUSTER", "SETSLOT", key_slot(WRITTEN.encode()), "IMPORTING", owner.ask("CLUSTER", "MYID"))
             owner.ask("CLUSTER", "SETSLOT", key_slot(WRITTEN.encode()), "MIGRATING", added.ask("CLUSTER", "MYID"))
-            assert await answer(redis, redis.set(WRITTEN, "after"), bool)
+            assert await execute(redis, redis.set(WRITTEN, "after"), bool)
         assert (0, 1) == (owner.ask("DBSIZE"), added.ask("DBSIZE"))
 
 

@@ -12,8 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, ResponseError
 
 from gateway.config import make_secret
-from gateway.domain.errors import Fault, GatewayError
-from gateway.redis import Client, Login, answer, connect, ping, redis_faults
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.redis import Client, Credentials, connect, execute, ping, translate_redis_errors
 from gateway.redis.call_guard import CALLS_MAX
 from tests.support.asking import EMPTY_POOL, connected, lease
 from tests.support.harness import EACH_REDIS, REDIS_BINARIES, redis_server
@@ -39,12 +39,12 @@ def frozen(url: str) -> Iterator[None]:
         yield
 
 
-async def away(redis: Client) -> Fault | None:
+async def away(redis: Client) -> ErrorCode | None:
     with anyio.fail_after(20):
         try:
             await ping(redis)
         except GatewayError as error:
-            return error.fault
+            return error.error_code
     return None
 
 
@@ -80,7 +80,7 @@ async def test_a_server_that_restarts_with_an_empty_memory_is_found_again(kind: 
     async with connected(f"unix://{directory}/redis.sock") as redis:
         with redis_server(REDIS_BINARIES[kind], directory):
             assert EMPTY_POOL == await lease(redis, "a")
-        assert Fault.REDIS_AWAY is await away(redis)
+        assert ErrorCode.REDIS_AWAY is await away(redis)
         (directory / "redis.sock").unlink(missing_ok=True)
         with redis_server(REDIS_BINARIES[kind], directory):
             assert await is_back(redis)
@@ -107,7 +107,7 @@ async def test_a_server_that_stands_still_is_given_up_in_time(
         async with connected(url, timeout_s=0.1) as redis:
             assert not has_connection or await is_back(redis)
             with frozen(url):
-                assert Fault.REDIS_AWAY is await away(redis)
+                assert ErrorCode.REDIS_AWAY is await away(redis)
             assert await is_back(redis)
 
 
@@ -116,18 +116,18 @@ async def test_a_late_answer_is_not_taken_for_the_next_call_s(kind: str, directo
     with redis_server(REDIS_BINARIES[kind], directory) as url:
         async with connected(url, timeout_s=0.1) as redis:
             assert await is_back(redis)
-            await answer(redis, redis.set("ours", "right"), bool)
+            await execute(redis, redis.set("ours", "right"), bool)
             with frozen(url), pytest.raises(GatewayError):
-                await answer(redis, redis.echo("late"), str)
+                await execute(redis, redis.echo("late"), str)
             assert await is_back(redis)
-            assert ["right"] * 5 == [await answer(redis, redis.get("ours"), str) for _ in range(5)]
+            assert ["right"] * 5 == [await execute(redis, redis.get("ours"), str) for _ in range(5)]
 
 
 @each_kind
 async def test_many_more_calls_than_connections_all_end(kind: str, directory: Path) -> None:
     with redis_server(REDIS_BINARIES[kind], directory) as url:
         async with connected(url, timeout_s=5.0) as redis:
-            done = await asyncio.gather(*(answer(redis, redis.ping(), bool) for _ in range(500)))
+            done = await asyncio.gather(*(execute(redis, redis.ping(), bool) for _ in range(500)))
             with sync_redis.Redis.from_url(url) as client:
                 connections = len(client.client_list())
     assert [True] * 500 == done
@@ -139,7 +139,7 @@ async def test_many_more_calls_than_connections_all_end(kind: str, directory: Pa
 )
 async def test_a_server_that_is_not_there_is_redis_away(url: str) -> None:
     async with connected(url, timeout_s=1.0) as redis:
-        assert Fault.REDIS_AWAY is await away(redis)
+        assert ErrorCode.REDIS_AWAY is await away(redis)
 
 
 HOLES = ["redis://127.0.0.1:{}/0", "redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/images"]
@@ -163,7 +163,7 @@ async def check_bounded(redis: Client) -> None:
     """400 calls at once all end; then the breaker is open, and 400 more end without being sent."""
     for _ in range(2):
         with anyio.fail_after(10):
-            assert [Fault.REDIS_AWAY] * 400 == await asyncio.gather(*(away(redis) for _ in range(400)))
+            assert [ErrorCode.REDIS_AWAY] * 400 == await asyncio.gather(*(away(redis) for _ in range(400)))
         assert redis.guard.breaker.is_open
 
 
@@ -190,7 +190,7 @@ async def test_calls_to_a_frozen_server_all_end_soon(kind: str, directory: Path)
 
             async def call() -> None:
                 started = anyio.current_time()
-                assert Fault.REDIS_AWAY is await away(redis)
+                assert ErrorCode.REDIS_AWAY is await away(redis)
                 took.append(anyio.current_time() - started)
 
             with frozen(url):
@@ -217,7 +217,7 @@ async def test_callers_who_go_away_from_a_frozen_server_use_nothing_up(directory
 async def test_an_answer_that_has_arrived_counts_though_this_process_was_too_busy_to_look(each_redis: str) -> None:
     async with connected(each_redis, timeout_s=0.2) as redis:
         assert await is_back(redis)
-        calling = asyncio.ensure_future(answer(redis, redis.ping(), bool))
+        calling = asyncio.ensure_future(execute(redis, redis.ping(), bool))
         for _ in range(5):  # until it is sent
             await asyncio.sleep(0)
         time.sleep(0.3)  # noqa: ASYNC251 - as a long computation would
@@ -226,13 +226,13 @@ async def test_an_answer_that_has_arrived_counts_though_this_process_was_too_bus
 
 async def test_a_wrong_password_is_told_without_the_password(each_redis: str) -> None:
     for url in (each_redis.replace("unix://", "unix://user:hunter2@"), each_redis):
-        redis = connect(url, 1.0, Login("user", None if "@" in url else make_secret("hunter2")))
+        redis = connect(url, 1.0, Credentials("user", None if "@" in url else make_secret("hunter2")))
         try:
             with pytest.raises(GatewayError) as caught:
                 await ping(redis)
         finally:
             await redis.aclose()
-        assert Fault.REDIS_AWAY is caught.value.fault
+        assert ErrorCode.REDIS_AWAY is caught.value.error_code
         assert "hunter2" not in str(caught.value)
 
 
@@ -247,14 +247,14 @@ def test_what_is_no_redis_url_is_refused_before_anything_is_sent(url: str) -> No
     [RedisConnectionError("x"), ResponseError("x"), RedisClusterException("x"), OSError("x"), TimeoutError("x")],
 )
 def test_whatever_keeps_redis_from_answering_is_redis_away(error: Exception) -> None:
-    with pytest.raises(GatewayError) as caught, redis_faults():
+    with pytest.raises(GatewayError) as caught, translate_redis_errors():
         raise error
-    assert Fault.REDIS_AWAY is caught.value.fault
+    assert ErrorCode.REDIS_AWAY is caught.value.error_code
     assert error is caught.value.__cause__
 
 
 def test_a_mistake_of_the_program_is_not_redis_away() -> None:
-    with pytest.raises(KeyError), redis_faults():
+    with pytest.raises(KeyError), translate_redis_errors():
         raise KeyError("x")
 
 

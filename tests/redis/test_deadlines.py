@@ -11,10 +11,10 @@ import anyio
 import pytest
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import Client, answer, ping, redis_faults
+from gateway.redis import Client, execute, ping, translate_redis_errors
 from gateway.redis.deadlines import in_time
-from gateway.redis.pipelining import Loaded
-from gateway.redis.preflight import Inspection
+from gateway.redis.pipelining import LoadedScript
+from gateway.redis.preflight import PreflightMonitor
 from tests.support.asking import connected
 from tests.support.harness import REDIS_BINARIES
 from tests.support.servers import paused, tcp_server
@@ -36,14 +36,14 @@ TURNS = 30
 """Of the event loop: to connect, to send and to read takes fewer."""
 
 
-async def loaded(redis: Client, text: str) -> Loaded:
-    return Loaded(str(await redis.script_load(text)), text)
+async def loaded(redis: Client, text: str) -> LoadedScript:
+    return LoadedScript(str(await redis.script_load(text)), text)
 
 
 async def became(call: Awaitable[object]) -> str:
     """What became of a call."""
     try:
-        with redis_faults():
+        with translate_redis_errors():
             await call
     except GatewayError as error:
         return error.detail
@@ -84,7 +84,7 @@ async def test_an_event_loop_that_stands_still_is_no_silence(redis_url: str, *, 
     """At whichever turn it does so: while a call connects, waits for its turn, is sent or is read."""
     for turns in range(TURNS):
         async with connected(redis_url, timeout_s=0.1) as redis:
-            echo = Loaded("0" * 40, ECHO)
+            echo = LoadedScript("0" * 40, ECHO)
             if is_connected:
                 await ping(redis)
             calls = [became(redis.scripts.run(echo, [], ["x"])) for _ in range(100)]
@@ -96,7 +96,7 @@ async def test_an_event_loop_that_stands_still_is_no_silence(redis_url: str, *, 
 
 async def test_an_event_loop_that_often_stands_still_is_no_silence(redis_url: str) -> None:
     async with connected(redis_url, timeout_s=0.1) as redis:
-        echo = Loaded("0" * 40, ECHO)
+        echo = LoadedScript("0" * 40, ECHO)
         calls = [became(redis.scripts.run(echo, [], ["x"])) for _ in range(300)]
         *found, _ = await asyncio.gather(*calls, *(block(0.15, turns) for turns in range(10)))
         assert Counter(answered=300) == Counter(found[:300])
@@ -119,7 +119,7 @@ async def test_a_start_on_a_busy_event_loop_is_not_logged_as_a_silent_redis(
 ) -> None:
     for turns in range(TURNS):
         async with connected(redis_url, timeout_s=0.1) as redis:
-            inspecting = asyncio.ensure_future(Inspection(redis).run())
+            inspecting = asyncio.ensure_future(PreflightMonitor(redis).run())
             await block(0.25, turns)
             await ping(redis)
             inspecting.cancel()
@@ -188,7 +188,7 @@ async def test_a_silent_redis_is_given_up_however_much_was_sent(tmp_path_factory
 async def test_a_connection_that_hangs_alone_ends_no_later_for_what_is_answered_on_others(redis_url: str) -> None:
     async with connected(redis_url, timeout_s=0.5) as redis:
         started = asyncio.get_running_loop().time()
-        hanging = asyncio.ensure_future(became(answer(redis, redis.blpop(["ig2:none"], 60), object)))
+        hanging = asyncio.ensure_future(became(execute(redis, redis.blpop(["ig2:none"], 60), object)))
         with anyio.fail_after(10):
             while not hanging.done():
                 assert "answered" == await became(ping(redis))

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis.call_guard import NotAskedError
 from gateway.redis.journal import MAX_BYTES, Journal
 from gateway.redis.journal_file import Entry, JournalFile, files_of
-from gateway.redis.journal_replay import Replayer
+from gateway.redis.journal_replay import JournalReplayer
 from tests.support.logging_aside import Log, logging_aside
 
 pytestmark = pytest.mark.anyio
@@ -71,11 +71,11 @@ class Acts:
     async def take(self, body: msgspec.Raw) -> None:
         number = msgspec.json.decode(body)["n"]
         if number in self.failures:
-            raise GatewayError(Fault.REDIS_AWAY) from self.failures[number]
+            raise GatewayError(ErrorCode.REDIS_AWAY) from self.failures[number]
         self.taken.append(number)
 
-    def replayer(self, journal: Journal) -> Replayer:
-        return Replayer(journal, {"settle": self.take, "release": self.take}, frozenset({"release"}))
+    def replayer(self, journal: Journal) -> JournalReplayer:
+        return JournalReplayer(journal, {"settle": self.take, "release": self.take}, frozenset({"release"}))
 
 
 async def test_what_is_noted_is_on_disk_until_it_is_done(tmp_path: Path) -> None:

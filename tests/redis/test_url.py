@@ -1,31 +1,31 @@
 import pytest
 
-from gateway.redis.url import Address, Kind, parse_address
+from gateway.redis.url import Address, Topology, parse_address
 
 
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://localhost", Address(Kind.SERVER, False, (("localhost", 6379),))),
-        ("redis://localhost:6380/3", Address(Kind.SERVER, False, (("localhost", 6380),), db=3)),
-        ("redis://h?db=4", Address(Kind.SERVER, False, (("h", 6379),), db=4)),
-        ("redis://[::1]:6380", Address(Kind.SERVER, False, (("::1", 6380),))),
-        ("redis://[::1]", Address(Kind.SERVER, False, (("::1", 6379),))),
-        ("redis://:p%40ss@h", Address(Kind.SERVER, False, (("h", 6379),), password="p@ss")),
-        ("redis://me:a:b@h", Address(Kind.SERVER, False, (("h", 6379),), username="me", password="a:b")),
-        ("redis://h?protocol=2", Address(Kind.SERVER, False, (("h", 6379),), options={"protocol": "2"})),
-        ("rediss://h", Address(Kind.SERVER, True, (("h", 6379),))),
+        ("redis://localhost", Address(Topology.SERVER, False, (("localhost", 6379),))),
+        ("redis://localhost:6380/3", Address(Topology.SERVER, False, (("localhost", 6380),), db=3)),
+        ("redis://h?db=4", Address(Topology.SERVER, False, (("h", 6379),), db=4)),
+        ("redis://[::1]:6380", Address(Topology.SERVER, False, (("::1", 6380),))),
+        ("redis://[::1]", Address(Topology.SERVER, False, (("::1", 6379),))),
+        ("redis://:p%40ss@h", Address(Topology.SERVER, False, (("h", 6379),), password="p@ss")),
+        ("redis://me:a:b@h", Address(Topology.SERVER, False, (("h", 6379),), username="me", password="a:b")),
+        ("redis://h?protocol=2", Address(Topology.SERVER, False, (("h", 6379),), options={"protocol": "2"})),
+        ("rediss://h", Address(Topology.SERVER, True, (("h", 6379),))),
         (
             "rediss://h:1/0?ssl_ca_certs=/a/b.pem",
-            Address(Kind.SERVER, True, (("h", 1),), options={"ssl_ca_certs": "/a/b.pem"}),
+            Address(Topology.SERVER, True, (("h", 1),), options={"ssl_ca_certs": "/a/b.pem"}),
         ),
-        ("unix:///run/redis.sock", Address(Kind.SOCKET, False, path="/run/redis.sock")),
-        ("unix:///run/a%20b?db=2", Address(Kind.SOCKET, False, path="/run/a b", db=2)),
-        ("unix://me:x@/run/r", Address(Kind.SOCKET, False, path="/run/r", username="me", password="x")),
-        ("redis+sentinel://a,b:1/m", Address(Kind.SENTINEL, False, (("a", 26379), ("b", 1)), master="m")),
-        ("rediss+sentinel://a/m/2", Address(Kind.SENTINEL, True, (("a", 26379),), master="m", db=2)),
-        ("redis+cluster://a,[::1]:7002", Address(Kind.CLUSTER, False, (("a", 6379), ("::1", 7002)))),
-        ("rediss+cluster://a/0", Address(Kind.CLUSTER, True, (("a", 6379),))),
+        ("unix:///run/redis.sock", Address(Topology.SOCKET, False, path="/run/redis.sock")),
+        ("unix:///run/a%20b?db=2", Address(Topology.SOCKET, False, path="/run/a b", db=2)),
+        ("unix://me:x@/run/r", Address(Topology.SOCKET, False, path="/run/r", username="me", password="x")),
+        ("redis+sentinel://a,b:1/m", Address(Topology.SENTINEL, False, (("a", 26379), ("b", 1)), master="m")),
+        ("rediss+sentinel://a/m/2", Address(Topology.SENTINEL, True, (("a", 26379),), master="m", db=2)),
+        ("redis+cluster://a,[::1]:7002", Address(Topology.CLUSTER, False, (("a", 6379), ("::1", 7002)))),
+        ("rediss+cluster://a/0", Address(Topology.CLUSTER, True, (("a", 6379),))),
     ],
 )
 def test_a_url_is_taken_apart(url: str, expected: Address) -> None:

@@ -35,9 +35,16 @@ def described(limits: AccountLimits, *keys: str) -> _Found:
     return asdict(limits) | {"keys": [{"name": key, "fingerprint": f"fp-{key}"} for key in keys]}
 
 
-def rest(fault: str, scope: str, state: str, seconds: float, **changes: object) -> _Found:
+def rest(error_code: str, scope: str, state: str, seconds: float, **changes: object) -> _Found:
     """What a failed call reports: what its fault puts to rest, and how."""
-    said = {"fault": fault, "scope": scope, "state": state, "seconds": seconds, "seconds_max": 0, "breaker": "well"}
+    said = {
+        "error_code": error_code,
+        "scope": scope,
+        "state": state,
+        "seconds": seconds,
+        "seconds_max": 0,
+        "breaker": "well",
+    }
     return said | changes
 
 
@@ -74,7 +81,7 @@ class ClockedPool:
 
     def renew(self, process: str, digest: str) -> str:
         said = {"process": process, "digest": digest, "until_us": _HOLD_US}
-        return str(self.run("roster", "renew", json.dumps(said), "")["verdict"])
+        return str(self.run("roster", "renew", json.dumps(said), "")["decision"])
 
     def hold(self, member: str, event: str) -> None:
         self.run("roster", "hold", member, json.dumps({"event": event, "since_us": 0, "by": "ann"}))
@@ -100,13 +107,13 @@ class ClockedPool:
     def take(self, lease_id: str, tenant: str = "t", images: int = 1, **changes: Any) -> str:
         """A lease that is given at once; the name of its account."""
         found = self.lease(lease_id, tenant, images, **changes)
-        assert "leased" == found["verdict"], found
+        assert "leased" == found["decision"], found
         return str(found["account"])
 
     def wait(self, lease_id: str, tenant: str = "t", images: int = 1, **changes: Any) -> None:
         """A request that has to wait."""
         found = self.lease(lease_id, tenant, images, **{"patience_s": 120.0} | changes)
-        assert "wait" == found["verdict"], found
+        assert "wait" == found["decision"], found
 
     def claim(self, lease_id: str, lease_s: float = 60.0) -> _Found:
         return self._keep(lease_id, self.run("claim", lease_id, round(lease_s * 1e6)))
@@ -155,6 +162,6 @@ class ClockedPool:
         return next(dict(one) for one in self.look()["accounts"] if one["name"] == name)
 
     def _keep(self, lease_id: str, found: _Found) -> _Found:
-        if found["verdict"] == "leased":
+        if found["decision"] == "leased":
             self.leases[lease_id] = found
         return found

@@ -39,5 +39,5 @@ def check_end(history: "History") -> None:
     answer = last.run(
         "lease", need.id, channel_of("last"), "t0", 1, 1, need.model, 0, "", 0, history.lease_us, ALIVE_US, "i"
     )
-    if answer["verdict"] != "leased":
+    if answer["decision"] != "leased":
         history.refused(need, answer)

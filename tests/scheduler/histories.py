@@ -120,8 +120,8 @@ class History:
         is_known = self.declarations.renew(process.name, configuration, self.server_s)
         self._apply()
         answer = self.run("roster", "renew", encode(hold(process.name, configuration)), "")
-        if is_known == (answer["verdict"] == "unknown"):
-            raise WrongError(f"{configuration.digest} is {answer['verdict']}")
+        if is_known == (answer["decision"] == "unknown"):
+            raise WrongError(f"{configuration.digest} is {answer['decision']}")
         if is_known:
             process.later(20.0, self.renew, process, configuration)
         else:
@@ -203,9 +203,9 @@ class History:
 
     def refused(self, need: Need, answer: dict[str, Any]) -> None:
         """Raises: WrongError, if an account could have served it."""
-        if answer["verdict"] not in {"busy", "down", "nothing", "spent"}:
+        if answer["decision"] not in {"busy", "down", "nothing", "spent"}:
             raise WrongError(f"{need}: {answer}")
-        is_judged = answer["verdict"] != "spent" and self._given < GRANTS_MAX
+        is_judged = answer["decision"] != "spent" and self._given < GRANTS_MAX
         if is_judged and self.watch.may_have_room(self.now_s):
             waiting = [request.need for process in self.living for request in process.places.values()]
             self.watch.refuse(need, [*waiting, *self.ghosts.values()], self.pool.state(), self.now_s, self.server_s)

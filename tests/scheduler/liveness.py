@@ -90,8 +90,8 @@ class Watch:
             load = state.loads.get(account, {})
             requests, images, counted = self._provider.room(account, now_s)
             lowered = limits.requests_per_minute - grown(limits.requests_per_minute, load, "rate", server_s)
-            has_room = requests > lowered and images >= need.images and self.lanes(account, state, server_s) > 0
-            if has_room and not (is_over and counted) and self._has_key(account, need, state, server_s):
+            has_capacity = requests > lowered and images >= need.images and self.lanes(account, state, server_s) > 0
+            if has_capacity and not (is_over and counted) and self._has_key(account, need, state, server_s):
                 found.append(account)
         lanes = sum(self._lanes_of(account, state, server_s) for account in found)
         return [] if may_be_kept(need, lanes, state, self._paced) else found

@@ -116,7 +116,7 @@ class Mishaps:
             history.rests = {field: rest for field, rest in history.rests.items() if not _concerns(field, member)}
         said = f'{{"event":"{event}","since_us":0,"by":"x"}}'
         answer = history.run("roster", "hold", member, said)
-        assert answer["verdict"] == "done", answer
+        assert answer["decision"] == "done", answer
         if event != "enable":
             history.held.add(member)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 from gateway.domain.health import HOLDS, TRANSITIONS, Event
 
 UPSTREAM = "*"
@@ -10,7 +10,7 @@ BREAKER_FAILURES = 3
 BREAKER_OPEN_S = 10
 SERVED_S = 60
 ACCUSATIONS = 3
-OUT = (State.COOLING, State.QUARANTINED)
+OUT = (KeyState.COOLING, KeyState.QUARANTINED)
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Fault:
     name: str
     scope: str = ""
     """key, model, account or upstream; none of them rests for a fault of no scope."""
-    state: State = State.COOLING
+    state: KeyState = KeyState.COOLING
     seconds: int = 0
     seconds_max: int = 0
     breaker: str = "well"
@@ -29,8 +29,8 @@ class Fault:
 
 @dataclass
 class Rest:
-    state: State
-    fault: Fault
+    state: KeyState
+    error_code: Fault
     seconds: int
     until_s: float
     by: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Model:
     """ACCOUNT/KEY -> which secret it has."""
     now_s: float = 0.0
     rests: dict[str, Rest] = field(default_factory=dict)
-    holds: dict[str, State] = field(default_factory=dict)
+    holds: dict[str, KeyState] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     failures: int = 0
     served: dict[str, float] = field(default_factory=dict)
@@ -76,10 +76,10 @@ class Model:
     blamed: set[str] = field(default_factory=set)
     """What rests because of one tenant's calls."""
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> KeyState:
         rest = self.rests.get(name)
         if rest is None:
-            return State.READY
+            return KeyState.READY
         return TRANSITIONS[rest.state][Event.ELAPSE] if rest.until_s <= self.now_s else rest.state
 
     def may_lease(self, member: str) -> bool:
@@ -97,29 +97,29 @@ class Model:
             if name in self.rests:
                 self.rests[name].probe = lease_id
 
-    def release(self, lease_id: str, fault: Fault | None) -> None:
+    def release(self, lease_id: str, error_code: Fault | None) -> None:
         lease = self.leases.pop(lease_id)
-        self._mind_breaker(lease_id, lease, fault)
+        self._mind_breaker(lease_id, lease, error_code)
         if self.secrets[lease.member] != lease.secret:
             return
         for name in lease.fields().values():
-            if fault is None:
+            if error_code is None:
                 self.move(name, Event.SUCCEED)
                 self.accused.pop(name, None)
             elif name in self.rests and self.rests[name].probe == lease_id:
                 self.move(name, Event.INCONCLUSIVE)
-        if fault and fault.scope:
-            self.blame(lease.fields()[fault.scope], fault, lease.tenant)
+        if error_code and error_code.scope:
+            self.blame(lease.fields()[error_code.scope], error_code, lease.tenant)
 
-    def blame(self, name: str, fault: Fault, tenant: str) -> None:
+    def blame(self, name: str, error_code: Fault, tenant: str) -> None:
         """One call's fault is enough for what is busy, and where no other tenant is served."""
         by: tuple[str, ...] = ()
-        if not fault.is_busy:
+        if not error_code.is_busy:
             self.accused.setdefault(name, []).append(tenant)
             by = tuple(set(self.accused[name]))
         if len(by) == 1 and len(self.accused[name]) < ACCUSATIONS and self.are_others_served(tenant):
             return
-        self.put_to_rest(name, fault, by)
+        self.put_to_rest(name, error_code, by)
         (self.blamed.add if by else self.blamed.discard)(name)
 
     def lift_blamed(self, tenant: str) -> None:
@@ -138,29 +138,29 @@ class Model:
         self.move(UPSTREAM, Event.ENABLE)
         return True
 
-    def put_to_rest(self, name: str, fault: Fault, by: tuple[str, ...] = ()) -> None:
-        self.move(name, Event.QUARANTINE if fault.state is State.QUARANTINED else Event.COOL, fault, by)
+    def put_to_rest(self, name: str, error_code: Fault, by: tuple[str, ...] = ()) -> None:
+        self.move(name, Event.QUARANTINE if error_code.state is KeyState.QUARANTINED else Event.COOL, error_code, by)
 
     def are_others_served(self, tenant: str) -> bool:
         return any(self.now_s - at_s < SERVED_S for other, at_s in self.served.items() if other != tenant)
 
-    def check(self, member: str, fault: Fault, *, works: bool) -> None:
+    def check(self, member: str, error_code: Fault, *, works: bool) -> None:
         lease, is_known = Lease(member, 0, 0), False
         for scope in ("key", "account", "upstream"):
             rest = self.rests.get(lease.fields()[scope])
-            if rest is None or rest.fault.name != fault.name:
+            if rest is None or rest.error_code.name != error_code.name:
                 continue
             is_known = True
             if works:
                 self.move(lease.fields()[scope], Event.CHECK_PASSED)
             else:
-                rest.seconds, rest.until_s = fault.seconds, self.now_s + fault.seconds
-        if not is_known and not works and fault.scope != "model":
-            self.put_to_rest(lease.fields()[fault.scope], fault)
+                rest.seconds, rest.until_s = error_code.seconds, self.now_s + error_code.seconds
+        if not is_known and not works and error_code.scope != "model":
+            self.put_to_rest(lease.fields()[error_code.scope], error_code)
 
     def hold(self, name: str, event: Event) -> None:
-        after = HOLDS[self.holds.pop(name, State.READY)][event]
-        if after is not State.READY:
+        after = HOLDS[self.holds.pop(name, KeyState.READY)][event]
+        if after is not KeyState.READY:
             self.holds[name] = after
             return
         for resting in list(self.rests):
@@ -173,51 +173,51 @@ class Model:
         for name in [name for name in self.rests if name.partition("|")[0] == member]:
             self.move(name, Event.REPLACE)
 
-    def move(self, name: str, event: Event, fault: Fault | None = None, by: tuple[str, ...] = ()) -> None:
+    def move(self, name: str, event: Event, error_code: Fault | None = None, by: tuple[str, ...] = ()) -> None:
         before, rest = self.state(name), self.rests.get(name)
         after = TRANSITIONS[before][event]
-        if after is State.READY:
+        if after is KeyState.READY:
             self.rests.pop(name, None)
             if name == UPSTREAM and rest:
                 self.well_since_s = self.now_s
-        elif after is State.HALF_OPEN and rest:
+        elif after is KeyState.HALF_OPEN and rest:
             rest.until_s = min(rest.until_s, self.now_s)
-        elif fault:
-            seconds = fault.seconds
-            if before is State.HALF_OPEN and rest and rest.fault.name == fault.name:
-                seconds = max(seconds, min(2 * rest.seconds, fault.seconds_max))
+        elif error_code:
+            seconds = error_code.seconds
+            if before is KeyState.HALF_OPEN and rest and rest.error_code.name == error_code.name:
+                seconds = max(seconds, min(2 * rest.seconds, error_code.seconds_max))
             if before in OUT and rest and rest.until_s >= self.now_s + seconds:
                 return
             by = by if before not in OUT or (rest and rest.by) else ()
-            self.rests[name] = Rest(after, fault, seconds, self.now_s + seconds, by)
+            self.rests[name] = Rest(after, error_code, seconds, self.now_s + seconds, by)
 
-    def _mind_breaker(self, lease_id: str, lease: Lease, fault: Fault | None) -> None:
+    def _mind_breaker(self, lease_id: str, lease: Lease, error_code: Fault | None) -> None:
         star = self.rests.get(UPSTREAM)
-        if fault is None or fault.breaker == "well":
+        if error_code is None or error_code.breaker == "well":
             self.failures = 0
-            if fault is None:
+            if error_code is None:
                 self.served[lease.tenant] = self.now_s
                 self.ailing.pop(lease.tenant, None)
-            if star and star.probe == lease_id and not (fault and fault.scope):
+            if star and star.probe == lease_id and not (error_code and error_code.scope):
                 self.move(UPSTREAM, Event.SUCCEED)
-        elif fault.breaker == "ill" and lease.at_s >= self.well_since_s:
+        elif error_code.breaker == "ill" and lease.at_s >= self.well_since_s:
             self.failures += 1
             self.ailing[lease.tenant] = self.ailing.get(lease.tenant, 0) + 1
             if self.ailing[lease.tenant] > 1:
                 self.served.pop(lease.tenant, None)
-            if star and self.state(UPSTREAM) is State.HALF_OPEN and star.probe == lease_id:
-                self._fail_trial(star, fault, lease.tenant)
+            if star and self.state(UPSTREAM) is KeyState.HALF_OPEN and star.probe == lease_id:
+                self._fail_trial(star, error_code, lease.tenant)
             elif not star and self.failures >= BREAKER_FAILURES and not self.are_others_served(lease.tenant):
-                self._open_breaker(fault, BREAKER_OPEN_S, lease.tenant)
+                self._open_breaker(error_code, BREAKER_OPEN_S, lease.tenant)
 
-    def _fail_trial(self, star: Rest, fault: Fault, tenant: str) -> None:
+    def _fail_trial(self, star: Rest, error_code: Fault, tenant: str) -> None:
         if star.resumes_s > self.now_s:
             star.until_s, star.resumes_s, star.probe = star.resumes_s, 0.0, ""
             return
         self.ailing.clear()
-        self._open_breaker(fault, min(2 * star.seconds, 6 * BREAKER_OPEN_S), tenant)
+        self._open_breaker(error_code, min(2 * star.seconds, 6 * BREAKER_OPEN_S), tenant)
 
-    def _open_breaker(self, fault: Fault, seconds: int, tenant: str) -> None:
-        self.move(UPSTREAM, Event.COOL, Fault(fault.name, seconds=seconds, seconds_max=seconds))
+    def _open_breaker(self, error_code: Fault, seconds: int, tenant: str) -> None:
+        self.move(UPSTREAM, Event.COOL, Fault(error_code.name, seconds=seconds, seconds_max=seconds))
         self.rests[UPSTREAM].is_ill = True
         self.ailing[tenant] = 2

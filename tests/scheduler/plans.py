@@ -6,21 +6,23 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from gateway.domain.accounts import AccountLimits
-from gateway.domain.errors import TABLE, Fault, Outcome
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, Outcome
 from tests.scheduler.needs import Need
 
 LENGTH_S: Final = 300.0
 HOLDING_S: Final = 60.0
-CALL_FAULTS: Final = tuple(fault for fault, row in TABLE.items() if row.outcome in {Outcome.REFUSED, Outcome.UNKNOWN})
-UNSENT_FAULTS: Final = (Fault.CALL_NOT_SENT, Fault.CONNECT_FAILED)
+CALL_FAULTS: Final = tuple(
+    error_code for error_code, row in ERROR_SPECS.items() if row.outcome in {Outcome.REFUSED, Outcome.UNKNOWN}
+)
+UNSENT_FAULTS: Final = (ErrorCode.CALL_NOT_SENT, ErrorCode.CONNECT_FAILED)
 SHORT_FAULTS: Final = (
-    Fault.ACCOUNT_RATE_LIMITED,
-    Fault.ACCOUNT_CONNECTION_LIMITED,
-    Fault.ACCOUNT_GROWTH_LIMITED,
-    Fault.CONTENT_INPUT,
-    Fault.UPSTREAM_ERROR,
-    Fault.READ_TIMEOUT,
-    Fault.UPSTREAM_NO_CHANNEL,
+    ErrorCode.ACCOUNT_RATE_LIMITED,
+    ErrorCode.ACCOUNT_CONNECTION_LIMITED,
+    ErrorCode.ACCOUNT_GROWTH_LIMITED,
+    ErrorCode.CONTENT_INPUT,
+    ErrorCode.UPSTREAM_ERROR,
+    ErrorCode.READ_TIMEOUT,
+    ErrorCode.UPSTREAM_NO_CHANNEL,
 )
 
 
@@ -66,7 +68,7 @@ class Plan:
         self.models = ("m1", "m2", "m3")[: rnd.randint(1, 3)]
         self.batch_share = rnd.choice((0.0, 0.0, 0.3))
         self.lengths_s = (1.0, 4.0) if self.is_dense else rnd.choice(((1.0, 8.0), (5.0, 30.0), (1.0, 90.0)))
-        self.faults = rnd.choice(((), (), SHORT_FAULTS, CALL_FAULTS))
+        self.error_codes = rnd.choice(((), (), SHORT_FAULTS, CALL_FAULTS))
         self.fault_share = rnd.choice((0.05, 0.3))
         self.tenants = [(f"t{number}", rnd.choice((1, 1, 2, 5))) for number in range(rnd.randint(1, 6))]
         self.names = [f"a{number}" for number in range(1 if self.is_dense else rnd.choice((1, 1, 2, 3, 4, 5)))]
@@ -125,8 +127,12 @@ class Plan:
     def draw_length_s(self) -> float:
         return self.random.uniform(*self.lengths_s)
 
-    def draw_unsent(self) -> Fault:
-        return self.random.choice(UNSENT_FAULTS) if self.faults else Fault.CALL_NOT_SENT
+    def draw_unsent(self) -> ErrorCode:
+        return self.random.choice(UNSENT_FAULTS) if self.error_codes else ErrorCode.CALL_NOT_SENT
 
-    def draw_fault(self) -> Fault | None:
-        return self.random.choice(self.faults) if self.faults and self.random.random() < self.fault_share else None
+    def draw_fault(self) -> ErrorCode | None:
+        return (
+            self.random.choice(self.error_codes)
+            if self.error_codes and self.random.random() < self.fault_share
+            else None
+        )

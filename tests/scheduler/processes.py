@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.domain.errors import TABLE, Fault, Outcome
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, Outcome
 from gateway.scheduler import channel_of
 from tests.scheduler.needs import Need
 from tests.scheduler.plans import LENGTH_S, Configuration
@@ -90,14 +90,14 @@ class Process:
             self.give_up(lease_id)
             return
         request.asked = answer.get("asked_us", request.asked)
-        if answer["verdict"] == "leased":
+        if answer["decision"] == "leased":
             del self.places[lease_id]
             call = history.leased(need, answer)
             if history.random.random() < 0.02:
                 self.abandon(lease_id)  # the reply was lost
             else:
                 self.begin(call, request, taken_s)
-        elif answer["verdict"] == "wait":
+        elif answer["decision"] == "wait":
             self.wait(request)
         else:
             del self.places[lease_id]
@@ -134,10 +134,10 @@ class Process:
         except AwayError:
             self.give_up(lease_id)
             return
-        if answer["verdict"] == "leased":
+        if answer["decision"] == "leased":
             del self.places[lease_id]
             self.begin(self.history.leased(request.need, answer), request, taken_s)
-        elif answer["verdict"] == "gone":
+        elif answer["decision"] == "gone":
             del self.places[lease_id]
             self.ask(request)
 
@@ -171,8 +171,8 @@ class Process:
     def end(self, call: Call, request: Request, taken_s: float) -> None:
         self.history.provider.end(call)
         late_s = call.sent_s - taken_s
-        fault = self.history.plan.draw_fault()
-        self.later(self.history.random.uniform(0, 0.1), self.release, call, request, fault, late_s)
+        error_code = self.history.plan.draw_fault()
+        self.later(self.history.random.uniform(0, 0.1), self.release, call, request, error_code, late_s)
 
     def drop(self, call: Call) -> None:
         """Its client left before the call was sent."""
@@ -180,26 +180,26 @@ class Process:
         self.leases.pop(call.id)
         self.abandon(call.id)
 
-    def release(self, call: Call, request: Request, fault: Fault | None, late_s: float = 0.0) -> None:
+    def release(self, call: Call, request: Request, error_code: ErrorCode | None, late_s: float = 0.0) -> None:
         """After an outage again, if the process kept what it had to say."""
         history = self.history
         self.calls.pop(call.id, None)
         self.leases.pop(call.id, None)
-        said = describe(call, fault, history.server_s)
+        said = describe(call, error_code, history.server_s)
         if late_s > LATE_S:
             said["later_us"] = round(late_s * 1e6)
         try:
             self.run("release", call.id, encode(said))
         except AwayError:
             if history.random.random() < 0.5:
-                self.later(self.back_s - history.now_s + 0.5, self.release, call, request, fault, late_s)
+                self.later(self.back_s - history.now_s + 0.5, self.release, call, request, error_code, late_s)
             return
         history.released(call, said)
         if history.random.random() < 0.03:
-            self.later(0.2, self.release, call, request, fault, late_s)  # its reply was lost
-        elif fault and TABLE[fault].outcome is not Outcome.UNKNOWN and history.now_s < LENGTH_S:
+            self.later(0.2, self.release, call, request, error_code, late_s)  # its reply was lost
+        elif error_code and ERROR_SPECS[error_code].outcome is not Outcome.UNKNOWN and history.now_s < LENGTH_S:
             avoided = (*request.need.avoided, call.member)
-            repeat = 1 if TABLE[fault].ails_upstream else 2
+            repeat = 1 if ERROR_SPECS[error_code].trips_breaker else 2
             self.ask(replace(request, need=replace(request.need, avoided=avoided), repeat=repeat))
 
     # Looking after both

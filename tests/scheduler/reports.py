@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.domain.accounts import rest_after
-from gateway.domain.errors import TABLE, Fault, Lowers, Outcome
+from gateway.domain.accounts import cooldown_for
+from gateway.domain.errors import ERROR_SPECS, CapacityHint, ErrorCode, Outcome
 from tests.scheduler.provider import Call
 
 
@@ -13,7 +13,7 @@ def encode(said: dict[str, Any]) -> str:
     return msgspec.json.encode(said).decode()
 
 
-def describe(call: Call, fault: Fault | None, server_s: float) -> dict[str, Any]:
+def describe(call: Call, error_code: ErrorCode | None, server_s: float) -> dict[str, Any]:
     """The twin of what `KeyPool` writes."""
     said: dict[str, Any] = {
         "account": call.account,
@@ -21,15 +21,15 @@ def describe(call: Call, fault: Fault | None, server_s: float) -> dict[str, Any]
         "fingerprint": call.fingerprint,
         "model": call.model,
     }
-    if fault is None:
+    if error_code is None:
         return said | {"is_success": True, "breaker": "well", "images": call.images, "usd_micros": 3500 * call.images}
-    row, rest = TABLE[fault], rest_after(fault, server_s)
-    said |= {"fault": fault.value, "is_unauthorized": fault is Fault.KEY_INVALID}
+    row, rest = ERROR_SPECS[error_code], cooldown_for(error_code, server_s)
+    said |= {"error_code": error_code.value, "is_unauthorized": error_code is ErrorCode.KEY_INVALID}
     if row.outcome is Outcome.NOT_SENT:
         said["is_unsent"] = True
-    if row.ails_upstream or row.outcome is Outcome.REFUSED:
-        said["breaker"] = "ill" if row.ails_upstream else "well"
-    if row.lowers is not Lowers.NOTHING:
+    if row.trips_breaker or row.outcome is Outcome.REFUSED:
+        said["breaker"] = "ill" if row.trips_breaker else "well"
+    if row.lowers is not CapacityHint.NOTHING:
         said["lowers"] = row.lowers.value
     if rest:
         said |= {"scope": rest.scope.value, "state": rest.state.value, "seconds": rest.seconds}

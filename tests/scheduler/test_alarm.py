@@ -3,8 +3,8 @@
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.domain.errors import Fault, State
-from gateway.scheduler import Report
+from gateway.domain.errors import ErrorCode, KeyState
+from gateway.scheduler import CallReport
 from tests.support.asking import connected
 from tests.support.health import PERSON, A, B, fail, ill, look, standings, succeed
 from tests.support.pooling import Process, pass_time, pooling
@@ -19,8 +19,8 @@ async def refuse_all(process: Process) -> None:
     """Every key of A and B is refused at once."""
     leases = [await process.take(avoided=avoided) for avoided in EVERY.values()]
     for lease in leases:
-        await process.pool.release(lease, Report(Fault.KEY_INVALID))
-    assert {"": State.QUARANTINED} == await ill(process)
+        await process.pool.release(lease, CallReport(ErrorCode.KEY_INVALID))
+    assert {"": KeyState.QUARANTINED} == await ill(process)
 
 
 async def until_s(process: Process) -> int:
@@ -31,17 +31,17 @@ async def until_s(process: Process) -> int:
 async def test_one_refused_key_is_no_alarm(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
         with capture_logs() as logs:
-            await fail(process, Fault.KEY_INVALID, "a/a-2", "b/")
-            await fail(process, Fault.KEY_INVALID, "a/a-1", "b/")
+            await fail(process, ErrorCode.KEY_INVALID, "a/a-2", "b/")
+            await fail(process, ErrorCode.KEY_INVALID, "a/a-1", "b/")
             await succeed(process)
-        assert {"a/a-1": State.QUARANTINED, "a/a-2": State.QUARANTINED} == await ill(process)
+        assert {"a/a-1": KeyState.QUARANTINED, "a/a-2": KeyState.QUARANTINED} == await ill(process)
     assert [] == [line for line in logs if line["event"] == "configuration_alarm"]
 
 
 async def test_the_only_key_of_an_upstream_is_no_alarm(redis_url: str) -> None:
     async with connected(redis_url) as redis, pooling(redis, B) as process:
-        await fail(process, Fault.KEY_INVALID)
-        assert {"b/b-1": State.QUARANTINED} == await ill(process)
+        await fail(process, ErrorCode.KEY_INVALID)
+        assert {"b/b-1": KeyState.QUARANTINED} == await ill(process)
 
 
 async def test_all_keys_refused_at_once_are_one_alarm_and_recover_together(any_redis: str) -> None:
@@ -49,8 +49,8 @@ async def test_all_keys_refused_at_once_are_one_alarm_and_recover_together(any_r
         with capture_logs() as logs:
             leases = [await process.take() for _ in range(9)]
             for lease in leases:
-                await process.pool.release(lease, Report(Fault.KEY_INVALID))
-        assert {"": State.QUARANTINED} == await ill(process)
+                await process.pool.release(lease, CallReport(ErrorCode.KEY_INVALID))
+        assert {"": KeyState.QUARANTINED} == await ill(process)
         assert not (await process.refuse()).is_busy
         await pass_time(redis, 60)
         await succeed(process)
@@ -61,74 +61,74 @@ async def test_all_keys_refused_at_once_are_one_alarm_and_recover_together(any_r
 async def test_keys_that_one_tenant_finds_refused_while_another_is_served_are_no_alarm(any_redis: str) -> None:
     """They stay in use; if the other tenant fails too, the alarm is raised."""
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
-        await process.pool.release(await process.take(tenant="other"), Report(images=1))
+        await process.pool.release(await process.take(tenant="other"), CallReport(images=1))
         for avoided in EVERY.values():
-            await fail(process, Fault.KEY_INVALID, *avoided)
+            await fail(process, ErrorCode.KEY_INVALID, *avoided)
         assert {} == await ill(process)
         for avoided in EVERY.values():
             lease = await process.take(tenant="other", avoided=avoided)
-            await process.pool.release(lease, Report(Fault.KEY_INVALID))
-        assert {"": State.QUARANTINED} == await ill(process)
+            await process.pool.release(lease, CallReport(ErrorCode.KEY_INVALID))
+        assert {"": KeyState.QUARANTINED} == await ill(process)
 
 
 async def test_keys_that_a_person_took_out_are_not_waited_for_to_raise_the_alarm(redis_url: str) -> None:
     async with connected(redis_url) as redis, pooling(redis, A, B) as process:
-        await process.roster.hold("sim", "b", None, State.DISABLED, PERSON)
+        await process.roster.hold("sim", "b", None, KeyState.DISABLED, PERSON)
         for _ in range(2):
-            await fail(process, Fault.KEY_INVALID)
-        assert {"": State.QUARANTINED, "b": State.DISABLED} == await ill(process)
+            await fail(process, ErrorCode.KEY_INVALID)
+        assert {"": KeyState.QUARANTINED, "b": KeyState.DISABLED} == await ill(process)
 
 
 async def test_a_key_that_has_long_been_dead_counts_among_all(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
-        await fail(process, Fault.KEY_INVALID, *EVERY["b/b-1"])
+        await fail(process, ErrorCode.KEY_INVALID, *EVERY["b/b-1"])
         await pass_time(redis, 300)
         for member in ("a/a-1", "a/a-2"):
             assert "" not in await ill(process)
-            await fail(process, Fault.KEY_INVALID, *EVERY[member])
-        assert {"": State.QUARANTINED} == await ill(process)
+            await fail(process, ErrorCode.KEY_INVALID, *EVERY[member])
+        assert {"": KeyState.QUARANTINED} == await ill(process)
 
 
 async def test_keys_that_die_one_by_one_are_no_alarm(redis_url: str) -> None:
     """The last one alone says nothing of a configuration with which it has worked until now."""
     async with connected(redis_url) as redis, pooling(redis, A, B) as process:
         for avoided in EVERY.values():
-            await fail(process, Fault.KEY_INVALID, *avoided)
+            await fail(process, ErrorCode.KEY_INVALID, *avoided)
             await pass_time(redis, 120)
-        assert dict.fromkeys(EVERY, State.QUARANTINED) == await ill(process)
+        assert dict.fromkeys(EVERY, KeyState.QUARANTINED) == await ill(process)
 
 
 async def test_an_account_that_rests_for_itself_does_not_silence_the_alarm(any_redis: str) -> None:
     """Its plan is used up, which says nothing of its keys."""
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
-        await fail(process, Fault.WINDOW_SPENT, *EVERY["b/b-1"])
+        await fail(process, ErrorCode.WINDOW_SPENT, *EVERY["b/b-1"])
         for member in ("a/a-1", "a/a-2"):
-            await fail(process, Fault.KEY_INVALID, *EVERY[member])
-        assert {"": State.QUARANTINED, "b": State.COOLING} == await ill(process)
+            await fail(process, ErrorCode.KEY_INVALID, *EVERY[member])
+        assert {"": KeyState.QUARANTINED, "b": KeyState.COOLING} == await ill(process)
 
 
 async def test_one_key_that_is_really_dead_does_not_keep_the_others_down_after_an_alarm(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
         await refuse_all(process)
         await pass_time(redis, 60)
-        await fail(process, Fault.KEY_INVALID, *EVERY["a/a-1"])
-        assert {"": State.HALF_OPEN, "a/a-1": State.QUARANTINED} == await ill(process)
+        await fail(process, ErrorCode.KEY_INVALID, *EVERY["a/a-1"])
+        assert {"": KeyState.HALF_OPEN, "a/a-1": KeyState.QUARANTINED} == await ill(process)
         await succeed(process)
-        assert {"a/a-1": State.QUARANTINED} == await ill(process)
+        assert {"a/a-1": KeyState.QUARANTINED} == await ill(process)
 
 
 async def test_a_free_page_that_refuses_one_key_makes_the_alarm_no_longer(any_redis: str) -> None:
     """One that knows another key ends it."""
-    invalid = Fault.KEY_INVALID
+    invalid = ErrorCode.KEY_INVALID
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
         await refuse_all(process)
         before_s = await until_s(process)
-        await process.roster.release_rest("sim", "a", "a-1", works=False, fault=invalid, seconds=900)
+        await process.roster.apply_probe_result("sim", "a", "a-1", works=False, error_code=invalid, seconds=900)
         assert before_s == await until_s(process)
-        assert {"": State.QUARANTINED, "a/a-1": State.QUARANTINED} == await ill(process)
-        await process.roster.release_rest("sim", "a", "a-2", works=True, fault=invalid, seconds=None)
+        assert {"": KeyState.QUARANTINED, "a/a-1": KeyState.QUARANTINED} == await ill(process)
+        await process.roster.apply_probe_result("sim", "a", "a-2", works=True, error_code=invalid, seconds=None)
         await succeed(process)
-        assert {"a/a-1": State.QUARANTINED} == await ill(process)
+        assert {"a/a-1": KeyState.QUARANTINED} == await ill(process)
 
 
 async def test_an_alarm_that_was_right_is_raised_again_and_lasts_longer(redis_url: str) -> None:
@@ -137,8 +137,8 @@ async def test_an_alarm_that_was_right_is_raised_again_and_lasts_longer(redis_ur
         await refuse_all(process)
         await pass_time(redis, 60)
         for avoided in EVERY.values():
-            await fail(process, Fault.KEY_INVALID, *avoided)
+            await fail(process, ErrorCode.KEY_INVALID, *avoided)
             await pass_time(redis, 1)
-        assert {"": State.QUARANTINED} == await ill(process)
+        assert {"": KeyState.QUARANTINED} == await ill(process)
         assert (await process.refuse()).wait_s == pytest.approx(119, abs=1.5)
-        assert Fault.KEY_INVALID.value == (await standings(process))[""].fault
+        assert ErrorCode.KEY_INVALID.value == (await standings(process))[""].error_code

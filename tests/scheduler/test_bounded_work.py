@@ -35,7 +35,7 @@ class Counted:
         tenant, images = f"tenant{self.random.randrange(TENANTS)}", self.random.randint(1, 9)
         model = self.random.choice(["m", "other", "live"])
         found = self.pool.lease(f"r{self._asked}", tenant, images, patience_s=1_000_000.0, model=model)
-        if found["verdict"] == "wait":
+        if found["decision"] == "wait":
             self.waiting[f"r{self._asked}"] = None
 
     def fill(self) -> None:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from gateway.domain.accounts import AccountLimits, PoolTerms
-from gateway.domain.errors import Fault, State
-from gateway.scheduler import NoKey, Report
+from gateway.domain.accounts import AccountLimits, PoolConfig
+from gateway.domain.errors import ErrorCode, KeyState
+from gateway.scheduler import CallReport, NoCapacity
 from tests.support.asking import connected
 from tests.support.fairness import LONG_S, in_line, lanes
 from tests.support.health import PERSON
@@ -39,8 +39,8 @@ async def test_accounts_with_long_calls_in_all_their_lanes_are_busy_and_not_down
             assert (await process.refuse()).is_busy
         waiting = wait(process, "acme")
         await in_line(redis, 1)
-        await process.pool.release(leases[0], Report(images=1))
-        assert not isinstance(await asyncio.wait_for(waiting[0], 2), NoKey)
+        await process.pool.release(leases[0], CallReport(images=1))
+        assert not isinstance(await asyncio.wait_for(waiting[0], 2), NoCapacity)
 
 
 async def test_who_waits_for_long_calls_is_not_thrown_out(redis_url: str) -> None:
@@ -51,13 +51,13 @@ async def test_who_waits_for_long_calls_is_not_thrown_out(redis_url: str) -> Non
         await pass_time(redis, 120)
         await asyncio.sleep(2.5)
         assert not waiting[0].done()
-        await process.pool.release(held, Report(images=1))
-        assert not isinstance(await asyncio.wait_for(waiting[0], 2), NoKey)
+        await process.pool.release(held, CallReport(images=1))
+        assert not isinstance(await asyncio.wait_for(waiting[0], 2), NoCapacity)
 
 
 async def test_a_line_that_one_tenant_has_filled_is_open_to_the_others(any_redis: str) -> None:
     """Each up to its share, and all up to twice the line's length."""
-    terms = PoolTerms(queue_max=4, paced_percent=0)
+    terms = PoolConfig(queue_max=4, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = wait(process, "flood", 4)
@@ -85,7 +85,7 @@ async def test_who_does_not_wait_is_served_where_those_who_wait_need_something_e
         await in_line(redis, 1)
         await end(waiting)
         for one in (held, lease):
-            await process.pool.release(one, Report(images=1))
+            await process.pool.release(one, CallReport(images=1))
         await asyncio.sleep(0.1)
         assert [] == await left_over(redis)
 
@@ -96,9 +96,9 @@ async def test_a_forecast_does_not_count_on_accounts_that_are_disabled(redis_url
     off = [account(f"off-{number}", limits=limits) for number in range(20)]
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits), *off) as process:
         for one in off:
-            await process.roster.hold("sim", one.name, None, State.DISABLED, PERSON)
+            await process.roster.hold("sim", one.name, None, KeyState.DISABLED, PERSON)
         for _ in range(10):
-            await process.pool.release(await process.take(), Report(images=1))
+            await process.pool.release(await process.take(), CallReport(images=1))
             await pass_time(redis, 5)
         waiting = wait(process, "acme", 15)
         await in_line(redis, 15)
@@ -113,21 +113,21 @@ async def test_a_forecast_knows_how_long_calls_take_where_lanes_are_scarce(redis
     async with connected(redis_url) as redis, pooling(redis, lanes("a", 2), lease_s=LIVES_S) as process:
         first = await process.take()
         await pass_time(redis, 40)
-        await process.pool.release(first, Report(images=1))
+        await process.pool.release(first, CallReport(images=1))
         leases = [await process.take() for _ in range(2)]
         waiting = wait(process, "acme", 2)
         await in_line(redis, 2)
         assert (await process.refuse(patience_s=1)).wait_s == pytest.approx(60, abs=2)
         await end(waiting)
         for lease in leases:
-            await process.pool.release(lease, Report(images=1))
+            await process.pool.release(lease, CallReport(images=1))
 
 
 async def test_a_wait_that_ends_late_says_how_long_it_would_still_be(redis_url: str) -> None:
     """It was let in for a second's wait, of which 40 more became meanwhile."""
     limits = AccountLimits(requests_per_minute=1)
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits)) as process:
-        await process.pool.release(await process.take(), Report(images=1))
+        await process.pool.release(await process.take(), CallReport(images=1))
         await pass_time(redis, 59)
         waiting = asyncio.create_task(process.refuse(patience_s=3))
         await in_line(redis, 1)
@@ -139,13 +139,13 @@ async def test_a_wait_that_ends_late_says_how_long_it_would_still_be(redis_url: 
 
 async def test_who_waits_stays_while_the_upstream_rests_for_seconds(redis_url: str) -> None:
     """And is served when it is well again."""
-    terms = PoolTerms(breaker_failures=1, breaker_open_s=30, paced_percent=0)
+    terms = PoolConfig(breaker_failures=1, breaker_open_s=30, paced_percent=0)
     async with connected(redis_url) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         held = await process.take()
         waiting = wait(process, "acme")
         await in_line(redis, 1)
-        await process.pool.release(held, Report(Fault.UPSTREAM_ERROR))
+        await process.pool.release(held, CallReport(ErrorCode.UPSTREAM_ERROR))
         await asyncio.sleep(2.2)
         assert not waiting[0].done()
         await pass_time(redis, 30)
-        assert not isinstance(await asyncio.wait_for(waiting[0], 3), NoKey)
+        assert not isinstance(await asyncio.wait_for(waiting[0], 3), NoCapacity)

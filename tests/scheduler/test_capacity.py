@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.domain.accounts import AccountLimits
-from gateway.domain.errors import Fault
-from gateway.scheduler import UNSENT, Lease, NoKey, Report
+from gateway.domain.errors import ErrorCode
+from gateway.scheduler import NOT_SENT, CallReport, Lease, NoCapacity
 from gateway.scheduler.scripts import record
 from tests.support.asking import connected
 from tests.support.pooling import MINUTE_S, Process, account, left_over, pass_time, pooling
@@ -59,7 +59,7 @@ async def test_calls_under_way_are_bounded_and_an_end_makes_room(any_redis: str)
     async with connected(any_redis) as redis, pooling(redis, account("a", limits=limits)) as process:
         leases = await crowd((process,), 10)
         assert 3 == len(leases)
-        await process.pool.release(leases[0], Report(images=1))
+        await process.pool.release(leases[0], CallReport(images=1))
         assert 1 == len(await crowd((process,), 10))
 
 
@@ -98,14 +98,14 @@ async def test_a_minute_of_the_clock_is_a_minute(redis_url: str) -> None:
 async def test_what_was_not_sent_does_not_count(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, account("a", limits=LIMITS)) as process:
         for _ in range(5):
-            await process.pool.release(await process.take(), UNSENT)
+            await process.pool.release(await process.take(), NOT_SENT)
         assert 2 == len(await crowd((process,), 5))
 
 
 async def test_what_was_sent_counts_after_its_call_has_ended(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, account("a", limits=LIMITS)) as process:
-        for fault in (None, Fault.CONTENT_INPUT):
-            await process.pool.release(await process.take(), Report(fault))
+        for error_code in (None, ErrorCode.CONTENT_INPUT):
+            await process.pool.release(await process.take(), CallReport(error_code))
         assert [] == await crowd((process,), 5)
 
 
@@ -115,7 +115,7 @@ async def test_a_call_that_was_sent_late_counts_from_then(redis_url: str) -> Non
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits)) as process:
         lease = await process.take()
         await pass_time(redis, 40)
-        await process.pool.release(lease, Report(sent_s=lease.taken_s + 10))
+        await process.pool.release(lease, CallReport(sent_s=lease.taken_s + 10))
         refused = await process.refuse()
         assert refused.wait_s == pytest.approx(31, abs=1)
         await pass_time(redis, 30)
@@ -140,7 +140,7 @@ async def test_a_call_that_was_sent_late_counts_from_then_while_it_is_under_way(
         async with asyncio.timeout(6):
             while await off_s() > 0.4:  # noqa: ASYNC110 - Redis tells no event
                 await asyncio.sleep(0.1)
-        await process.pool.release(lease, Report(images=1, sent_s=sent_s))
+        await process.pool.release(lease, CallReport(images=1, sent_s=sent_s))
         assert await off_s() < 0.4
 
 
@@ -151,7 +151,7 @@ async def test_a_late_call_of_a_busy_account_counts_from_when_it_was_sent(redis_
         leases = await crowd((process,), 300)
         await pass_time(redis, 40)
         for lease in leases[:100]:
-            await process.pool.release(lease, Report(sent_s=lease.taken_s + 10))
+            await process.pool.release(lease, CallReport(sent_s=lease.taken_s + 10))
         assert [300] == [one.requests_used for one in (await process.pool.look())[0].accounts]
         await pass_time(redis, 22)
         assert [100] == [one.requests_used for one in (await process.pool.look())[0].accounts]
@@ -163,7 +163,7 @@ async def test_what_was_not_sent_for_over_a_minute_takes_no_other_call_out_of_th
         await pass_time(redis, MINUTE_S)
         await process.take()
         await process.take()
-        await process.pool.release(stuck, UNSENT)
+        await process.pool.release(stuck, NOT_SENT)
         await process.refuse()
 
 
@@ -209,7 +209,7 @@ async def test_a_lease_is_renewed_as_long_as_its_process_lives(
         waiting = asyncio.ensure_future(process.ask(patience_s=60)) if others_wait else None
         await asyncio.sleep(lease_s + 1.5)
         assert await redis.zscore(record("sim", "leases"), lease.id)
-        await process.pool.release(lease, Report(images=1))
+        await process.pool.release(lease, CallReport(images=1))
         if waiting:
             assert isinstance(await waiting, Lease)
 
@@ -218,7 +218,7 @@ async def test_nothing_is_left_of_leases_that_were_given_back(any_redis: str) ->
     async with connected(any_redis) as redis, pooling(redis, account("a"), account("b")) as process:
         leases = await crowd((process,), 40)
         assert 40 == len(leases)
-        await asyncio.gather(*(process.pool.release(lease, Report(images=1)) for lease in leases))
+        await asyncio.gather(*(process.pool.release(lease, CallReport(images=1)) for lease in leases))
         assert [] == await left_over(redis)
         assert [0, 0] == [one.in_flight for one in (await process.pool.look())[0].accounts]
 
@@ -227,6 +227,6 @@ async def test_a_lease_that_redis_forgot_is_given_back_without_harm(any_redis: s
     async with connected(any_redis) as redis, pooling(redis, account("a")) as process:
         lease = await process.take()
         await redis.flushall()
-        await process.pool.release(lease, Report(Fault.UPSTREAM_TIMEOUT))
+        await process.pool.release(lease, CallReport(ErrorCode.UPSTREAM_TIMEOUT))
         for _ in range(3):
-            assert not isinstance(await process.ask(), NoKey)
+            assert not isinstance(await process.ask(), NoCapacity)

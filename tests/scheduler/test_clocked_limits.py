@@ -30,7 +30,7 @@ def test_grants_of_one_moment_are_claimed_in_any_order_and_none_frees_anothers_i
     clocked.wait("r5", "small", 1)
     for at in order:
         clocked.clock.advance(0.5)
-        assert "leased" == clocked.claim(list(given)[at])["verdict"]
+        assert "leased" == clocked.claim(list(given)[at])["decision"]
         assert "given" not in clocked.turn("r4", "r5")
         assert 20 == clocked.account()["images"]
 
@@ -49,7 +49,7 @@ def test_what_was_not_sent_gives_back_its_own_images(clocked: ClockedPool, unsen
     for number in (2, 1, 0):
         clocked.clock.advance(late_s / 3)
         clocked.claim(f"r{number}")
-    clocked.release(unsent, fault="call_not_sent", is_unsent=True)
+    clocked.release(unsent, error_code="call_not_sent", is_unsent=True)
     assert 18 - {"r0": 9, "r1": 2, "r2": 7}[unsent] == clocked.account()["images"]
 
 
@@ -61,12 +61,12 @@ def test_a_lease_outlives_an_outage_of_redis_that_is_longer_than_it_lives(clocke
         clocked.turn(leases=["held"], lease_s=RENEWED_S)
         clocked.clock.advance(away_s)
         for _ in range(3):
-            assert "busy" == clocked.lease("other", process="p2", lease_s=RENEWED_S)["verdict"]
+            assert "busy" == clocked.lease("other", process="p2", lease_s=RENEWED_S)["decision"]
             clocked.clock.advance(RENEWED_S / 8)
         clocked.turn(leases=["held"], lease_s=RENEWED_S)
         for _ in range(12):
             clocked.clock.advance(1)
-            assert "busy" == clocked.lease("other", process="p2", lease_s=RENEWED_S)["verdict"]
+            assert "busy" == clocked.lease("other", process="p2", lease_s=RENEWED_S)["decision"]
 
 
 def test_a_lease_of_a_dead_process_ends_soon_after_an_outage(clocked: ClockedPool) -> None:
@@ -87,7 +87,7 @@ def test_a_lease_of_a_dead_process_ends_in_its_time_where_redis_was_never_away(c
     for second in range(round(RENEWED_S) + 1):
         assert ("leased" if second > RENEWED_S - 1e-9 else "busy") == clocked.lease(
             f"other{second}", process="p2", lease_s=RENEWED_S
-        )["verdict"]
+        )["decision"]
         clocked.clock.advance(1)
 
 
@@ -97,9 +97,9 @@ def test_a_clock_that_is_set_back_makes_room_wait_a_minute_at_most(clocked: Cloc
     clocked.spend(10)
     clocked.clock.advance(-back_s)
     found = clocked.lease("r", patience_s=120)
-    assert found["verdict"] in {"wait", "leased"}
+    assert found["decision"] in {"wait", "leased"}
     assert WINDOW_S * 1e6 >= found.get("wait_us", 0)
-    if found["verdict"] == "wait":
+    if found["decision"] == "wait":
         clocked.clock.advance(WINDOW_S + 1)  # a second is no jump
         assert ["r"] == clocked.turn("r").get("given")
 
@@ -111,7 +111,7 @@ def test_a_clock_that_is_set_back_gives_no_minute_out_twice(clocked: ClockedPool
     clocked.spend(10)
     clocked.clock.advance(-back_s)
     for second in range(round(WINDOW_S)):
-        assert "busy" == clocked.lease(f"r{second}")["verdict"]
+        assert "busy" == clocked.lease(f"r{second}")["decision"]
         clocked.clock.advance(1)
 
 
@@ -128,7 +128,7 @@ def test_an_account_is_never_believed_to_allow_less_than_one(clocked: ClockedPoo
     assert clocked.account()["rate"] >= 1
     for number in range(3):
         found = clocked.lease(f"r{number}", patience_s=120)
-        assert found["verdict"] in {"wait", "busy", "leased"}
+        assert found["decision"] in {"wait", "busy", "leased"}
     assert clocked.turn("r0", "r1", "r2")["next_us"] >= 0
 
 

@@ -32,7 +32,7 @@ def declare(pool: ClockedPool, number: int, now_s: float, process: str = "p", **
 
 def lease(pool: ClockedPool, lease_id: str, now_s: float, images: int = 1) -> Any:
     args = (lease_id, channel_of("p"), "t", 1, images, "m", 0, "", 0, LEASE_US, ALIVE_US, "i")
-    return pool.run("lease", now_s, *args).answer["verdict"]
+    return pool.run("lease", now_s, *args).answer["decision"]
 
 
 def test_a_configuration_that_is_declared_after_the_clock_was_set_back_is_the_newest(pool: ClockedPool) -> None:

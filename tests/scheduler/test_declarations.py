@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.domain.accounts import Account, AccountLimits, Pool
-from gateway.domain.errors import Fault, State
+from gateway.domain.errors import ErrorCode, KeyState
 from gateway.observability.metrics import Metrics
-from gateway.redis import Client, answer
-from gateway.scheduler.members import Roster
+from gateway.redis import Client, execute
+from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.scripts import Scripts, record
 from tests.support.asking import connected
 from tests.support.health import fail, ill, look
@@ -39,16 +39,18 @@ async def until_there_are(process: Process, *expected: str) -> None:
 
 async def declare_and_die(redis: Client, *accounts: Account) -> None:
     """A process says what it has, and gives no sign of life any more."""
-    roster = Roster(redis, Scripts(redis, Metrics(), time.time), None, time.time, process="dead", audit_keep_s=1000)
+    roster = AccountRegistry(
+        redis, Scripts(redis, Metrics(), time.time), None, time.time, process="dead", audit_keep_s=1000
+    )
     await roster.declare([Pool("sim", accounts)])
 
 
 async def end_of_life(redis: Client, process: str) -> None:
     """Its last sign was a while ago."""
     holders = record("sim", "holders")
-    for holder in await answer(redis, redis.zrange(holders, 0, -1), list[str]):
+    for holder in await execute(redis, redis.zrange(holders, 0, -1), list[str]):
         if holder.endswith(f"|{process}"):
-            await answer(redis, redis.zadd(holders, {holder: 1}), int)
+            await execute(redis, redis.zadd(holders, {holder: 1}), int)
 
 
 @asynccontextmanager
@@ -109,8 +111,8 @@ async def test_a_reload_replaces_what_the_process_had(any_redis: str) -> None:
 async def test_a_process_that_was_away_for_long_is_back_with_what_it_has(redis_url: str) -> None:
     """It was stopped, and the others took it for dead."""
     async with connected(redis_url) as redis, both(redis) as (old, new):
-        for holder in await answer(redis, redis.zrange(record("sim", "holders"), 0, -1), list[str]):
-            await answer(redis, redis.zadd(record("sim", "holders"), {holder: 1}), int)
+        for holder in await execute(redis, redis.zrange(record("sim", "holders"), 0, -1), list[str]):
+            await execute(redis, redis.zadd(record("sim", "holders"), {holder: 1}), int)
         await new.roster.restore("sim")
         assert {"a", "c"} == await names(new)
         await until_there_are(old, "a", "b", "c")
@@ -120,10 +122,10 @@ async def test_a_restart_keeps_the_health_of_what_stays(redis_url: str) -> None:
     """Alone, so that nobody has the accounts for a moment, and beside another."""
     async with connected(redis_url) as redis:
         async with pooling(redis, *OLD) as before:
-            await fail(before, Fault.KEY_INVALID, "a/")
-            await fail(before, Fault.ACCOUNT_RATE_LIMITED, "b/")
+            await fail(before, ErrorCode.KEY_INVALID, "a/")
+            await fail(before, ErrorCode.ACCOUNT_RATE_LIMITED, "b/")
         async with pooling(redis, *OLD) as after:
-            expected = {"a": State.COOLING, "b/b-1": State.QUARANTINED}
+            expected = {"a": KeyState.COOLING, "b/b-1": KeyState.QUARANTINED}
             assert expected == await ill(after)
             async with pooling(redis, *OLD):
                 pass

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.domain.accounts import AccountLimits
-from gateway.scheduler import UNSENT, Report
+from gateway.scheduler import NOT_SENT, CallReport
 from tests.support.asking import connected
 from tests.support.fairness import LONG_S, Order, in_line, lanes
 from tests.support.pooling import account, left_over, pass_time, pooling
@@ -21,7 +21,7 @@ async def test_500_waiting_requests_of_a_tenant_do_not_delay_the_first_of_anothe
         await in_line(redis, 500)
         order.ask(process, "single")
         await in_line(redis, 501)
-        await process.pool.release(held, Report(images=1))
+        await process.pool.release(held, CallReport(images=1))
         assert (await order.all_served()).index("single") <= 1
         assert [] == await left_over(redis)
 
@@ -37,7 +37,7 @@ async def test_weights_of_3_to_1_give_3_to_1(any_redis: str) -> None:
             order.ask((one, other)[number % 2], "heavy", weight=3)
             order.ask((one, other)[number % 2], "light", weight=1)
         await in_line(redis, 440)
-        await one.pool.release(held, Report(images=1))
+        await one.pool.release(held, CallReport(images=1))
         served = (await order.all_served())[:200]
     assert 150 == pytest.approx(served.count("heavy"), rel=0.05)
 
@@ -48,7 +48,7 @@ async def test_a_tenants_requests_are_served_in_the_order_in_which_they_came_to_
         for number in range(20):
             order.ask((one, other)[number % 2], f"{number:02}", tenant="acme")
             await in_line(redis, number + 1)
-        await one.pool.release(held, Report(images=1))
+        await one.pool.release(held, CallReport(images=1))
         assert [f"{number:02}" for number in range(20)] == await order.all_served()
 
 
@@ -65,22 +65,22 @@ async def test_who_left_the_line_many_times_pays_nothing_for_it(redis_url: str) 
             order.ask(process, "left")
             order.ask(process, "other")
         await in_line(redis, 8)
-        await process.pool.release(held, Report(images=1))
+        await process.pool.release(held, CallReport(images=1))
         served = await order.all_served()
     assert [1] * 4 == [served[at : at + 2].count("left") for at in range(0, 8, 2)]
 
 
 async def test_who_was_idle_has_saved_nothing_up(redis_url: str) -> None:
     async with connected(redis_url, timeout_s=10) as redis, pooling(redis, lanes("a")) as process:
-        await process.pool.release(await process.take(tenant="idle"), Report(images=1))
+        await process.pool.release(await process.take(tenant="idle"), CallReport(images=1))
         for _ in range(100):
-            await process.pool.release(await process.take(tenant="busy"), Report(images=1))
+            await process.pool.release(await process.take(tenant="busy"), CallReport(images=1))
         held, order = await process.take(tenant="busy"), Order()
         for _ in range(10):
             order.ask(process, "idle")
             order.ask(process, "busy")
         await in_line(redis, 20)
-        await process.pool.release(held, Report(images=1))
+        await process.pool.release(held, CallReport(images=1))
         served = await order.all_served()
     assert served[:10].count("busy") >= 4
 
@@ -93,7 +93,7 @@ async def test_a_retry_keeps_its_place(any_redis: str) -> None:
         await in_line(redis, 3)
         order.ask(process, "again", tenant="acme", asked=first.asked)
         await in_line(redis, 4)
-        await process.pool.release(first, UNSENT)
+        await process.pool.release(first, NOT_SENT)
         assert "again" == (await order.all_served())[0]
 
 
@@ -102,7 +102,7 @@ async def test_a_request_for_many_images_is_not_starved_by_small_ones(any_redis:
     limits = AccountLimits(1000, images_per_minute=10, max_concurrency=1000)
     async with connected(any_redis) as redis, pooling(redis, account("a", limits=limits)) as process:
         for _ in range(10):
-            await process.pool.release(await process.take(), Report(images=1))
+            await process.pool.release(await process.take(), CallReport(images=1))
             await pass_time(redis, 5)
         big = asyncio.ensure_future(process.take(tenant="big", images=9, patience_s=LONG_S))
         await in_line(redis, 1)
@@ -141,8 +141,8 @@ async def test_a_retry_that_avoids_all_that_is_free_does_not_block_its_tenants_o
         await in_line(redis, 1)
         other = asyncio.ensure_future(process.take(patience_s=LONG_S))
         await in_line(redis, 2)
-        await process.pool.release(of_b, Report(images=1))
+        await process.pool.release(of_b, CallReport(images=1))
         assert "b" == (await asyncio.wait_for(other, 0.8)).key.account
         assert not retry.done()
-        await process.pool.release(of_a, Report(images=1))
+        await process.pool.release(of_a, CallReport(images=1))
         assert "a" == (await asyncio.wait_for(retry, 0.8)).key.account

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.domain.accounts import AccountLimits, PoolTerms
-from gateway.domain.errors import Fault, GatewayError
-from gateway.redis import Client, answer
-from gateway.scheduler import Lease, NoKey, Report
+from gateway.domain.accounts import AccountLimits, PoolConfig
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.redis import Client, execute
+from gateway.scheduler import CallReport, Lease, NoCapacity
 from gateway.scheduler.scripts import record
 from tests.support.asking import connected
 from tests.support.fairness import LONG_S, in_line, lanes
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def expiry_s(redis: Client, lease: Lease) -> float:
-    return float(await answer(redis, redis.zscore(record("sim", "leases"), lease.id), float) or 0) / 1e6
+    return float(await execute(redis, redis.zscore(record("sim", "leases"), lease.id), float) or 0) / 1e6
 
 
 async def is_renewed(redis: Client, lease: Lease, since_s: float, within_s: float) -> bool:
@@ -53,7 +53,7 @@ async def end(waiting: "asyncio.Task[object]") -> None:
 @pytest.mark.parametrize("patience_s", [3600.0, LONG_S])
 async def test_a_request_that_waits_for_a_long_rest_asks_about_once_a_second(redis_url: str, patience_s: float) -> None:
     async with connected(redis_url) as redis, pooling(redis, account("a")) as process:
-        await process.pool.release(await process.take(), Report(Fault.KEY_HOUR_SPENT))
+        await process.pool.release(await process.take(), CallReport(ErrorCode.KEY_HOUR_SPENT))
         waiting = asyncio.create_task(process.ask(patience_s=patience_s))
         assert await asked_a_second(redis, 2) < 6
         assert not waiting.done()
@@ -65,7 +65,7 @@ async def test_a_request_waits_for_what_comes_to_rest_for_long_and_asks_about_on
         held = await process.take()
         waiting = asyncio.create_task(process.ask(patience_s=LONG_S))
         await in_line(redis, 1)
-        await process.pool.release(held, Report(Fault.KEY_HOUR_SPENT))
+        await process.pool.release(held, CallReport(ErrorCode.KEY_HOUR_SPENT))
         assert await asked_a_second(redis, 2) < 6
         assert not waiting.done()
         await end(waiting)
@@ -76,7 +76,7 @@ async def test_a_request_does_not_wait_for_what_comes_to_be_quarantined(redis_ur
         held = await process.take()
         waiting = asyncio.create_task(process.refuse(patience_s=LONG_S))
         await in_line(redis, 1)
-        await process.pool.release(held, Report(Fault.KEY_MODEL_DENIED))
+        await process.pool.release(held, CallReport(ErrorCode.KEY_MODEL_DENIED))
         assert not (await asyncio.wait_for(waiting, 10)).is_busy
 
 
@@ -86,7 +86,7 @@ async def test_leases_are_renewed_as_soon_as_redis_is_heard_again(redis_url: str
         lease = await process.take()
         since_s = await expiry_s(redis, lease)
         async with asyncio.timeout(10):
-            while not await answer(redis, redis.client_kill_filter(_type="pubsub"), int):  # noqa: ASYNC110 - no event
+            while not await execute(redis, redis.client_kill_filter(_type="pubsub"), int):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.05)
         assert await is_renewed(redis, lease, since_s, 15)
 
@@ -101,7 +101,7 @@ async def test_leases_are_renewed_with_the_first_heartbeat_after_one_that_failed
         waiting = asyncio.create_task(process.ask(patience_s=LONG_S))
         await in_line(redis, 1)
         since_s = await expiry_s(redis, lease)
-        await answer(beside, beside.client_pause(1500, all=False), bool)
+        await execute(beside, beside.client_pause(1500, all=False), bool)
         assert await is_renewed(beside, lease, since_s, 10)
         await end(waiting)
 
@@ -120,7 +120,7 @@ async def test_a_call_under_way_keeps_its_lane_when_redis_was_away_for_longer_th
                 pooling(beside, lanes("a"), lease_s=lease_s) as other,
             ):
                 lease = await one.take()
-                await answer(redis, redis.save(), bool)
+                await execute(redis, redis.save(), bool)
                 since_s = await expiry_s(redis, lease)
                 first.close()
                 (tmp_path / "redis.sock").unlink(missing_ok=True)
@@ -129,7 +129,7 @@ async def test_a_call_under_way_keeps_its_lane_when_redis_was_away_for_longer_th
                 await refused_for(other, 1.0)
                 assert await is_renewed(beside, lease, since_s, 15)
                 await refused_for(other, 2.0)
-                await one.pool.release(lease, Report(images=1))
+                await one.pool.release(lease, CallReport(images=1))
                 await other.take()
 
 
@@ -139,7 +139,7 @@ async def refused_for(process: Process, seconds: float) -> None:
     while ends_s is None or time.monotonic() < ends_s:
         with contextlib.suppress(GatewayError):
             found = await process.ask()
-            assert isinstance(found, NoKey)
+            assert isinstance(found, NoCapacity)
             assert found.is_busy
             ends_s = ends_s or time.monotonic() + seconds
         await asyncio.sleep(0.02)
@@ -152,15 +152,15 @@ async def test_who_waits_is_looked_after_and_leases_renewed_after_an_error_that_
     account_of_two = account("a", limits=AccountLimits(requests_per_minute=2))
     async with connected(redis_url) as redis, pooling(redis, account_of_two, lease_s=600) as process:
         lease = await process.take()
-        await process.pool.release(await process.take(), Report(images=1))
+        await process.pool.release(await process.take(), CallReport(images=1))
         waiting = asyncio.create_task(process.ask(patience_s=120))
         await in_line(redis, 1)
         meta, since_s = record("sim", "meta"), await expiry_s(redis, lease)
-        version = await answer(redis, redis.hget(meta, "version"), str)
-        await answer(redis, redis.hset(meta, "version", "1.5"), int)
+        version = await execute(redis, redis.hget(meta, "version"), str)
+        await execute(redis, redis.hset(meta, "version", "1.5"), int)
         await asyncio.sleep(1.5)
-        await answer(redis, redis.hset(meta, "version", version), int)
-        started_again = asyncio.ensure_future(process.queue.tend())
+        await execute(redis, redis.hset(meta, "version", version), int)
+        started_again = asyncio.ensure_future(process.queue.run_heartbeat())
         await pass_time(redis, MINUTE_S)
         assert isinstance(await asyncio.wait_for(waiting, 20), Lease)
         assert await is_renewed(redis, lease, since_s - MINUTE_S, 15)
@@ -177,14 +177,14 @@ async def test_a_process_that_ends_gives_up_all_that_it_holds(redis_url: str) ->
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         for lease in leases:
-            process.queue.let_go("sim", lease.id)
+            process.queue.untrack("sim", lease.id)
             process.queue.abandon("sim", lease.id)
         await process.queue.close()
         assert [] == await left_over(redis)
 
 
 async def test_a_process_that_ends_without_redis_ends(redis_url: str) -> None:
-    terms = PoolTerms(paced_percent=0)
+    terms = PoolConfig(paced_percent=0)
     async with (
         connected(f"{redis_url}-away", timeout_s=0.2) as redis,
         pooling(redis, lanes("a"), terms=terms, is_new=True) as process,

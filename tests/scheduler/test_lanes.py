@@ -127,11 +127,11 @@ def test_a_tenants_lanes_are_those_of_the_accounts_that_can_serve_it(clocked: Cl
     """Of one account out of three, too, it leaves another its share."""
     clocked.declare({f"a{at}": LIMITS for at in range(3)})
     avoided = ("a1/", "a2/")
-    assert clocked.lease("q1", "quick", avoided=avoided)["verdict"] == "leased"
+    assert clocked.lease("q1", "quick", avoided=avoided)["decision"] == "leased"
     for account, tenant in itertools.product(range(1, 3), ("quick", "slow")):
         clocked.take("denied", tenant, avoided=[f"a{at}/" for at in range(3) if at != account])
         clocked.release("denied", **DENIED)
-    given = [clocked.lease(f"s{at}", "slow", patience_s=100)["verdict"] for at in range(4)]
+    given = [clocked.lease(f"s{at}", "slow", patience_s=100)["decision"] for at in range(4)]
     assert ["leased", "leased", "wait", "wait"] == given
     assert clocked.take("q2", "quick")
 

@@ -28,13 +28,13 @@ def make_rest(clocked: ClockedPool, count: int, said: dict[str, object]) -> None
 
 
 @pytest.mark.parametrize("count", [0, 15, 16, 17, 31, 32, 33, 40, 100])
-@pytest.mark.parametrize("said", [SPENT, BUSY, KEY_BAD, KEY_SPENT, DENIED], ids=lambda said: str(said["fault"]))
+@pytest.mark.parametrize("said", [SPENT, BUSY, KEY_BAD, KEY_SPENT, DENIED], ids=lambda said: str(said["error_code"]))
 def test_a_busy_account_is_waited_for_however_many_others_rest(
     clocked: ClockedPool, said: dict[str, object], count: int
 ) -> None:
     make_rest(clocked, count, said | {"is_unauthorized": False})
     soon = clocked.lease("now", patience_s=5)
-    assert "busy" == soon["verdict"]
+    assert "busy" == soon["decision"]
     assert soon["wait_us"] <= WINDOW_S * 1e6
     clocked.wait("later")
     clocked.clock.advance(WINDOW_S)
@@ -73,7 +73,7 @@ def test_where_all_rest_it_is_said_and_until_when(clocked: ClockedPool, count: i
     make_rest(clocked, count, SPENT)
     clocked.hold("good", "disable")
     found = clocked.lease("r", patience_s=120)
-    assert ("down", pytest.approx(900, abs=1)) == (found["verdict"], found["wait_us"] / 1e6)
+    assert ("down", pytest.approx(900, abs=1)) == (found["decision"], found["wait_us"] / 1e6)
 
 
 @pytest.mark.parametrize("patience_s", [0.0, 0.001, 5.0, 30.0, 120.0])
@@ -105,16 +105,16 @@ def test_who_waits_for_a_model_that_no_key_has_hears_it_with_the_next_heartbeat_
         clocked.clock.advance(0.01)
     for number in range(count):
         found = clocked.lease(f"x{number}", f"tenant{number:03}", patience_s=patience_s, model="live")
-        if found["verdict"] == "busy":
+        if found["decision"] == "busy":
             break
-    waiting = [f"x{at}" for at in range(number + (found["verdict"] == "wait"))]
+    waiting = [f"x{at}" for at in range(number + (found["decision"] == "wait"))]
     for at in range(10):
         clocked.release(f"f{at}", **(DENIED | {"model": "live"} if at < ACCUSERS_MAX else {}))
     down = [
         lease_id for at in range(0, len(waiting), 100) for lease_id in clocked.turn(*waiting[at : at + 100])["down"]
     ]
     assert set(waiting) == set(down)
-    assert "down" == clocked.lease("z", "zz", patience_s=patience_s, model="live")["verdict"]
+    assert "down" == clocked.lease("z", "zz", patience_s=patience_s, model="live")["decision"]
     clocked.clock.advance(WINDOW_S)
     clocked.take("other", "zeta", model="other")
     clocked.take("third", "zeta", model="third", patience_s=30)
@@ -137,14 +137,14 @@ def test_who_waits_for_what_is_not_to_be_had_does_not_block_its_own_tenants_othe
 def test_a_request_with_patience_waits_for_the_trial_of_an_upstream(clocked: ClockedPool) -> None:
     open_breaker(clocked)
     clocked.take("trial")
-    assert "down" == clocked.lease("hasty")["verdict"]
+    assert "down" == clocked.lease("hasty")["decision"]
     clocked.wait("patient", patience_s=30)
     clocked.wait("other", patience_s=30)
     assert "given" not in clocked.turn("patient", "other")
     clocked.release("trial")
     clocked.clock.advance(1)
     clocked.turn("patient", "other")
-    assert "leased" == clocked.claim("patient")["verdict"] == clocked.claim("other")["verdict"]
+    assert "leased" == clocked.claim("patient")["decision"] == clocked.claim("other")["decision"]
 
 
 def test_the_next_who_waits_tries_an_upstream_whose_trial_said_nothing(clocked: ClockedPool) -> None:
@@ -152,10 +152,10 @@ def test_the_next_who_waits_tries_an_upstream_whose_trial_said_nothing(clocked: 
     clocked.take("trial")
     clocked.wait("one", patience_s=30)
     clocked.wait("other", patience_s=30)
-    clocked.release("trial", fault="call_not_sent", is_unsent=True)
+    clocked.release("trial", error_code="call_not_sent", is_unsent=True)
     assert ["one"] == clocked.turn("one", "other")["given"]
-    assert "leased" == clocked.claim("one")["verdict"]
-    assert "wait" == clocked.claim("other")["verdict"]
+    assert "leased" == clocked.claim("one")["decision"]
+    assert "wait" == clocked.claim("other")["decision"]
 
 
 def test_who_waits_for_a_trial_that_fails_waits_on_for_a_short_rest_and_not_for_a_long_one(
@@ -166,7 +166,7 @@ def test_who_waits_for_a_trial_that_fails_waits_on_for_a_short_rest_and_not_for_
     for rest_s in rests_s:
         clocked.take("trial")
         clocked.wait("patient", patience_s=30)
-        clocked.release("trial", fault="upstream_error", breaker="ill")
+        clocked.release("trial", error_code="upstream_error", breaker="ill")
         assert rest_s == pytest.approx((clocked.look()["rest"]["until_us"] / 1e6) - clocked.clock.now_s, abs=1)
         found = clocked.turn("patient")
         assert ({"down": ["patient"]} if rest_s > 30 else {}) == {

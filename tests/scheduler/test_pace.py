@@ -147,7 +147,7 @@ def test_a_long_queue_is_foreseen_at_the_rate_of_the_account_not_of_the_pace_alo
 ) -> None:
     """Within the first minute what is left is spread; after it the whole rate is served."""
     clocked.declare({"a": AccountLimits(requests_per_minute=60, images_per_minute=1000, max_concurrency=100)}, paced=50)
-    waiting = [f"w{at}" for at in range(30 + queued) if clocked.lease(f"w{at}", patience_s=1000)["verdict"] == "wait"]
+    waiting = [f"w{at}" for at in range(30 + queued) if clocked.lease(f"w{at}", patience_s=1000)["decision"] == "wait"]
     foreseen_s = clocked.lease("next", patience_s=0)["wait_us"] / 1e6
     for lease_id in list(clocked.leases):
         clocked.release(lease_id)

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from gateway.domain.accounts import PoolTerms
-from gateway.scheduler import Priority, Report
+from gateway.domain.accounts import PoolConfig
+from gateway.scheduler import CallReport, Priority
 from tests.support.asking import connected
 from tests.support.fairness import LONG_S, Order, in_line, lanes
 from tests.support.pooling import account, left_over, pooling
@@ -37,7 +37,7 @@ async def test_interactive_requests_are_served_before_batches_that_came_first(an
             order.ask((one, other)[number % 2], "batch-too", tenant="batch")
             order.ask((one, other)[number % 2], "light")
         await in_line(redis, 12)
-        await one.pool.release(held, Report(images=1))
+        await one.pool.release(held, CallReport(images=1))
         served = await order.all_served()
         assert {"batch-too", "light"} == set(served[:6])
         assert ["batch"] * 6 == served[6:]
@@ -51,15 +51,15 @@ async def test_a_batch_is_served_where_the_interactive_ones_wait_for_something_e
         await in_line(redis, 1)
         batch = asyncio.create_task(process.take(tenant="batch", priority=BATCH, patience_s=LONG_S))
         await in_line(redis, 2)
-        await process.pool.release(of_b, Report(images=1))
+        await process.pool.release(of_b, CallReport(images=1))
         assert "b" == (await asyncio.wait_for(batch, 5)).key.account
         assert not picky.done()
-        await process.pool.release(of_a, Report(images=1))
+        await process.pool.release(of_a, CallReport(images=1))
         assert "a" == (await asyncio.wait_for(picky, 5)).key.account
 
 
 async def test_a_batch_that_fills_the_queue_keeps_no_interactive_request_out(any_redis: str) -> None:
-    terms = PoolTerms(queue_max=3, paced_percent=0)
+    terms = PoolConfig(queue_max=3, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = [asyncio.create_task(process.ask(priority=BATCH, patience_s=LONG_S)) for _ in range(3)]
@@ -81,12 +81,12 @@ async def test_batches_share_by_weight_among_themselves(redis_url: str) -> None:
             order.ask(process, "heavy", weight=3, priority=BATCH)
             order.ask(process, "light", weight=1, priority=BATCH)
         await in_line(redis, 120)
-        await process.pool.release(held, Report(images=1))
+        await process.pool.release(held, CallReport(images=1))
         assert 30 == pytest.approx((await order.all_served())[:40].count("heavy"), abs=2)
 
 
 async def test_what_is_asked_at_once_for_a_batch_is_given_where_none_waits(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, account("a")) as process:
         lease = await process.take(priority=BATCH)
-        await process.pool.release(lease, Report(images=1))
+        await process.pool.release(lease, CallReport(images=1))
         assert (await process.take(priority=BATCH, patience_s=LONG_S, asked=lease.asked)).asked == lease.asked

@@ -10,15 +10,15 @@ LIMIT_REACHED = rest("key_limit_reached", "key", "quarantined", 900)
 HOUR_SPENT = rest("key_hour_spent", "key", "cooling", 3600)
 
 
-@pytest.mark.parametrize("said", [LIMIT_REACHED, DENIED | {"seconds": 900}], ids=lambda said: str(said["fault"]))
+@pytest.mark.parametrize("said", [LIMIT_REACHED, DENIED | {"seconds": 900}], ids=lambda said: str(said["error_code"]))
 def test_a_key_may_be_tried_when_its_rest_is_over_however_long_another_rests(
     clocked: ClockedPool, said: dict[str, object]
 ) -> None:
     """A cooldown that ends later hides a quarantine that ends sooner."""
     clocked.declare_as("p1", "d", {"a": described(AccountLimits(100, 100, 10), "k1", "k2")})
-    for key, other, fault in (("k1", "k2", said), ("k2", "k1", HOUR_SPENT)):
+    for key, other, error_code in (("k1", "k2", said), ("k2", "k1", HOUR_SPENT)):
         clocked.take(key, avoided=[f"a/{other}"])
-        clocked.release(key, **fault)
+        clocked.release(key, **error_code)
     clocked.clock.advance(WINDOW_S + 1)
     clocked.turn()
     clocked.clock.advance(900)
@@ -30,7 +30,7 @@ def test_those_who_waited_for_a_trial_are_served_by_its_success(clocked: Clocked
     clocked.take("trial")
     clocked.wait("patient", patience_s=30)
     clocked.release("trial")
-    assert "leased" == clocked.claim("patient")["verdict"]
+    assert "leased" == clocked.claim("patient")["decision"]
 
 
 @pytest.mark.parametrize(("waiting", "patience_s"), [(2, 0), (4, 0), (4, 30), (8, 30), (12, 30), (12, 120)])
@@ -53,7 +53,7 @@ def test_a_refusal_names_no_wait_that_is_over(clocked: ClockedPool) -> None:
     for number in range(2):
         clocked.wait(f"big{number}", f"big{number}", 9, patience_s=10_000.0)
     found = clocked.lease("one", "anna")
-    assert "leased" == found["verdict"] or found["wait_us"] > 0
+    assert "leased" == found["decision"] or found["wait_us"] > 0
 
 
 def test_a_small_request_waits_where_it_would_delay_a_large_one_beyond_all_that_counts_now(

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.domain.accounts import AccountLimits
 from gateway.redis import Client
-from gateway.scheduler import Report
+from gateway.scheduler import CallReport
 from tests.support.asking import connected
 from tests.support.pooling import MINUTE_S, Process, account, pass_time, pooling
 
@@ -27,7 +27,7 @@ async def cost(redis: Client, process: Process, times: int) -> tuple[float, floa
             count for name, count in done.items() if name not in SCRIPTS and not name.startswith(("config", "info"))
         )
         trips, calls = max(trips, asked), max(calls, inside)
-        await process.pool.release(lease, Report(images=1))
+        await process.pool.release(lease, CallReport(images=1))
     return trips, calls
 
 
@@ -37,7 +37,7 @@ async def test_a_lease_is_one_round_trip_and_costs_the_same_with_1000_accounts(r
         async with connected(redis_url, timeout_s=10) as redis:
             await redis.flushall()
             async with pooling(redis, *(account(f"a{at}", limits=LIMITS) for at in range(count))) as process:
-                await process.pool.release(await process.take(), Report(images=1))
+                await process.pool.release(await process.take(), CallReport(images=1))
                 costs.append(await cost(redis, process, 20))
     (few_trips, few_calls), (many_trips, many_calls) = costs
     assert (1, 1) == (few_trips, many_trips)
@@ -54,7 +54,7 @@ async def test_a_lease_costs_little_when_1000_accounts_are_due_at_once(redis_url
         leases = [await process.take() for _ in range(1000)]
         await process.refuse()
         for lease in leases:
-            await process.pool.release(lease, Report(images=1))
+            await process.pool.release(lease, CallReport(images=1))
         await pass_time(redis, MINUTE_S)
         trips, calls = await cost(redis, process, 20)
         assert 1 == trips
@@ -69,9 +69,9 @@ async def test_whether_there_is_room_costs_the_same_with_1000_accounts(redis_url
         async with connected(redis_url, timeout_s=10) as redis:
             await redis.flushall()
             async with pooling(redis, *(account(f"a{at}", limits=LIMITS) for at in range(count))) as process:
-                assert await process.pool.has_room()
+                assert await process.pool.has_capacity()
                 await redis.config_resetstat()
-                assert await process.pool.has_room()
+                assert await process.pool.has_capacity()
                 stats = await redis.info("commandstats")
                 costs.append(sum(entry["calls"] for name, entry in stats.items() if "config" not in name))
     assert costs[0] == costs[1]
@@ -80,15 +80,15 @@ async def test_whether_there_is_room_costs_the_same_with_1000_accounts(redis_url
 async def test_a_pool_that_is_used_up_has_no_room(redis_url: str) -> None:
     limits = AccountLimits(requests_per_minute=1)
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits)) as process:
-        assert await process.pool.has_room()
-        await process.pool.release(await process.take(), Report(images=1))
-        assert not await process.pool.has_room()
+        assert await process.pool.has_capacity()
+        await process.pool.release(await process.take(), CallReport(images=1))
+        assert not await process.pool.has_capacity()
 
 
 async def test_an_account_with_a_high_limit_keeps_a_short_record(redis_url: str) -> None:
     limits = AccountLimits(100_000, 1_000_000, 10_000)
     async with connected(redis_url, timeout_s=10) as redis, pooling(redis, account("a", limits=limits)) as process:
         for _ in range(1000):
-            await process.pool.release(await process.take(), Report(images=1))
+            await process.pool.release(await process.take(), CallReport(images=1))
         assert [1000] == [one.requests_used for one in (await process.pool.look())[0].accounts]
         assert (await redis.memory_usage("ig2:{pool:sim}:loads") or 0) < 5000

@@ -8,33 +8,33 @@ import pytest
 import redis
 
 from gateway.domain.accounts import AccountLimits
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 from gateway.domain.health import HOLDS, TRANSITIONS, Event, lua_tables
 from gateway.redis import script_text
 from gateway.scheduler.scripts import SHARED
-from gateway.scheduler.status import Standing, read_status
+from gateway.scheduler.status import Health, read_status
 from tests.scheduler.clocked_pool import ClockedPool, Mutant, described
 from tests.scheduler.model_of_states import BREAKER_FAILURES, OUT, UPSTREAM, Fault, Model
 
 KEYS: Final = ("a/a-1", "a/a-2", "b/b-1")
 FAULTS: Final = (
-    Fault("account_rate_limited", "account", State.COOLING, 15, 60, is_busy=True),
-    Fault("account_token_limited", "account", State.COOLING, 60, is_busy=True),
-    Fault("window_spent", "account", State.COOLING, 3600),
-    Fault("balance_empty", "account", State.QUARANTINED, 900),
-    Fault("key_hour_spent", "key", State.COOLING, 3600),
-    Fault("key_limit_reached", "key", State.QUARANTINED, 900),
-    Fault("key_model_denied", "model", State.QUARANTINED, 900),
-    Fault("egress_denied", "upstream", State.QUARANTINED, 900),
-    Fault("upstream_no_channel", "upstream", State.COOLING, 30),
+    Fault("account_rate_limited", "account", KeyState.COOLING, 15, 60, is_busy=True),
+    Fault("account_token_limited", "account", KeyState.COOLING, 60, is_busy=True),
+    Fault("window_spent", "account", KeyState.COOLING, 3600),
+    Fault("balance_empty", "account", KeyState.QUARANTINED, 900),
+    Fault("key_hour_spent", "key", KeyState.COOLING, 3600),
+    Fault("key_limit_reached", "key", KeyState.QUARANTINED, 900),
+    Fault("key_model_denied", "model", KeyState.QUARANTINED, 900),
+    Fault("egress_denied", "upstream", KeyState.QUARANTINED, 900),
+    Fault("upstream_no_channel", "upstream", KeyState.COOLING, 30),
     Fault("upstream_error", breaker="ill"),
     Fault("upstream_busy", breaker="ill"),
     Fault("upstream_timeout", breaker="ill"),
     Fault("moderated"),
     Fault("call_not_sent", breaker=""),
 )
-ILL: Final = tuple(fault for fault in FAULTS if fault.breaker == "ill")
-BY_CHECKS: Final = tuple(fault for fault in FAULTS if fault.scope in {"key", "account", "upstream"})
+ILL: Final = tuple(error_code for error_code in FAULTS if error_code.breaker == "ill")
+BY_CHECKS: Final = tuple(error_code for error_code in FAULTS if error_code.scope in {"key", "account", "upstream"})
 LIMITS: Final = AccountLimits(10_000, 100_000, 10_000)
 LONG_S: Final = 1e8
 TENANTS: Final = ("t", "u", "v", "w")
@@ -113,7 +113,7 @@ class History:
     def lease(self) -> None:
         member, lease_id = self.random.choice(KEYS), f"lease{len(self.log)}"
         tenant, avoided = self.random.choice(self.tenants), [key for key in KEYS if key != member]
-        found = self.pool.lease(lease_id, tenant, avoided=avoided, lease_s=LONG_S)["verdict"]
+        found = self.pool.lease(lease_id, tenant, avoided=avoided, lease_s=LONG_S)["decision"]
         self.log.append(f"{lease_id} {member} {tenant}: {found}")
         if not self.model.may_lease(member) and not self.model.lift_breaker(tenant):
             self.model.lift_blamed(tenant)
@@ -124,19 +124,19 @@ class History:
     def release(self) -> None:
         if not self.model.leases:
             return
-        lease_id, fault = self.random.choice(list(self.model.leases)), self.random.choice(self.outcomes)
+        lease_id, error_code = self.random.choice(list(self.model.leases)), self.random.choice(self.outcomes)
         if self.provoked:
-            fault = self.provoked if self.model.leases[lease_id].tenant == TENANTS[0] else None
-        self.log.append(f"{lease_id} ends: {fault.name if fault else 'well'}")
-        self.pool.release(lease_id, **(said(fault) if fault else {}))
-        self.model.release(lease_id, fault)
+            error_code = self.provoked if self.model.leases[lease_id].tenant == TENANTS[0] else None
+        self.log.append(f"{lease_id} ends: {error_code.name if error_code else 'well'}")
+        self.pool.release(lease_id, **(said(error_code) if error_code else {}))
+        self.model.release(lease_id, error_code)
 
     def check(self) -> None:
-        member, fault, works = self.random.choice(KEYS), self.random.choice(BY_CHECKS), self.random.random() < 0.5
-        self.log.append(f"check {member} {fault.name}: {works}")
-        asked = said(fault) | {"works": works, "seconds": 0 if works else fault.seconds}
+        member, error_code, works = self.random.choice(KEYS), self.random.choice(BY_CHECKS), self.random.random() < 0.5
+        self.log.append(f"check {member} {error_code.name}: {works}")
+        asked = said(error_code) | {"works": works, "seconds": 0 if works else error_code.seconds}
         self.pool.run("roster", "probed", member, json.dumps(asked))
-        self.model.check(member, fault, works=works)
+        self.model.check(member, error_code, works=works)
 
     def hold(self) -> None:
         name = self.random.choice((*KEYS, "a", "b"))
@@ -152,35 +152,35 @@ class History:
         self.declare()
 
 
-def said(fault: Fault) -> dict[str, object]:
-    found: dict[str, object] = {"fault": fault.name}
-    if fault.breaker:
-        found["breaker"] = fault.breaker
-    if fault.scope:
-        found |= {"scope": fault.scope, "state": fault.state.value, "seconds": fault.seconds}
-        found |= {"seconds_max": fault.seconds_max, "busy": fault.is_busy}
+def said(error_code: Fault) -> dict[str, object]:
+    found: dict[str, object] = {"error_code": error_code.name}
+    if error_code.breaker:
+        found["breaker"] = error_code.breaker
+    if error_code.scope:
+        found |= {"scope": error_code.scope, "state": error_code.state.value, "seconds": error_code.seconds}
+        found |= {"seconds_max": error_code.seconds_max, "busy": error_code.is_busy}
     return found
 
 
-def seen(clocked: ClockedPool) -> dict[str, tuple[State, str | None, int | None]]:
+def seen(clocked: ClockedPool) -> dict[str, tuple[KeyState, str | None, int | None]]:
     """What `look` shows of the upstream, accounts and keys: state, fault, end."""
     pool = read_status("sim", json.dumps(clocked.look()))
-    found: dict[str, Standing] = {UPSTREAM: pool}
+    found: dict[str, Health] = {UPSTREAM: pool}
     for account in pool.accounts:
         found |= {account.name: account} | {f"{key.account}/{key.name}": key for key in account.keys}
-    return {name: (one.state, one.fault, one.until_s) for name, one in found.items()}
+    return {name: (one.state, one.error_code, one.until_s) for name, one in found.items()}
 
 
-def expected_of(model: Model) -> dict[str, tuple[State, str | None, int | None]]:
-    found: dict[str, tuple[State, str | None, int | None]] = {}
+def expected_of(model: Model) -> dict[str, tuple[KeyState, str | None, int | None]]:
+    found: dict[str, tuple[KeyState, str | None, int | None]] = {}
     for name in (UPSTREAM, "a", "b", *KEYS):
         shown = name if name in model.rests else f"{name}|m"
         if name in model.holds:
             found[name] = model.holds[name], None, None
         elif rest := model.rests.get(shown):
-            found[name] = model.state(shown), rest.fault.name, round(rest.until_s)
+            found[name] = model.state(shown), rest.error_code.name, round(rest.until_s)
         else:
-            found[name] = State.READY, None, None
+            found[name] = KeyState.READY, None, None
     return found
 
 

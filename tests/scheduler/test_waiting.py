@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.domain.accounts import AccountLimits, PoolTerms
-from gateway.domain.errors import Fault, GatewayError
-from gateway.scheduler import Lease, NoKey, Report
+from gateway.domain.accounts import AccountLimits, PoolConfig
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.scheduler import CallReport, Lease, NoCapacity
 from gateway.scheduler.scripts import record
 from tests.support.asking import connected
 from tests.support.fairness import LONG_S, in_line, lanes
@@ -27,7 +27,7 @@ async def test_who_waits_is_woken_by_a_message_and_not_by_asking(any_redis: str)
             await in_line(redis, 1)
             await asyncio.sleep(0.15)
             freed_s = time.monotonic()
-            await one.pool.release(held, Report(images=1))
+            await one.pool.release(held, CallReport(images=1))
             held = await waiting
             slowest_s = max(slowest_s, time.monotonic() - freed_s)
     assert slowest_s < 0.5
@@ -49,7 +49,7 @@ async def test_patience_ends_a_wait_and_the_place_is_gone(any_redis: str) -> Non
         started_s = time.monotonic()
         assert (await process.refuse(patience_s=0.4)).is_busy
         assert 0.35 < time.monotonic() - started_s < 2
-        await process.pool.release(held, Report(images=1))
+        await process.pool.release(held, CallReport(images=1))
         assert [] == await left_over(redis)
 
 
@@ -66,8 +66,8 @@ async def test_a_client_that_leaves_gives_its_place_up(any_redis: str) -> None:
         left.set()
         with pytest.raises(GatewayError) as caught:
             await waiting
-        assert Fault.CLIENT_LEFT is caught.value.fault
-        await process.pool.release(held, Report(images=1))
+        assert ErrorCode.CLIENT_LEFT is caught.value.error_code
+        await process.pool.release(held, CallReport(images=1))
         assert [] == await left_over(redis)
 
 
@@ -79,10 +79,10 @@ async def test_what_was_given_to_who_is_gone_goes_to_the_next(any_redis: str) ->
         await in_line(redis, 1)
         second = asyncio.ensure_future(process.take(patience_s=LONG_S))
         await in_line(redis, 2)
-        await process.pool.release(held, Report(images=1))
+        await process.pool.release(held, CallReport(images=1))
         first.cancel()
         lease = await asyncio.wait_for(second, 3)
-        await process.pool.release(lease, Report(images=1))
+        await process.pool.release(lease, CallReport(images=1))
         await asyncio.sleep(0.1)
         assert [] == await left_over(redis)
 
@@ -100,8 +100,8 @@ async def test_the_places_of_a_dead_process_go_and_the_others_wait_on(redis_url:
         assert 6 == await redis.zcard(record("sim", "line"))
         await asyncio.sleep(4)
         assert 1 == await redis.zcard(record("sim", "line"))
-        await living.pool.release(held, Report(images=1))
-        await living.pool.release(await asyncio.wait_for(waiting, 2), Report(images=1))
+        await living.pool.release(held, CallReport(images=1))
+        await living.pool.release(await asyncio.wait_for(waiting, 2), CallReport(images=1))
         assert [] == await left_over(redis)
         for one in lost:
             one.cancel()
@@ -116,7 +116,7 @@ async def test_what_a_dead_process_was_given_comes_back(redis_url: str) -> None:
         async with pooling(redis, account("a", limits=limits)) as dead:
             lost = asyncio.ensure_future(dead.take(patience_s=LONG_S))
             await in_line(redis, 1)
-        await living.pool.release(held, Report(images=1))
+        await living.pool.release(held, CallReport(images=1))
         assert 1 == await redis.hlen(record("sim", "grants"))
         await living.refuse()
         await pass_time(redis, 10)
@@ -133,7 +133,7 @@ async def test_all_that_wait_are_served_when_redis_has_lost_its_memory(any_redis
         await redis.flushall()
 
         async def served(call: "asyncio.Future[Lease]", number: int) -> None:
-            await (one, other)[number % 2].pool.release(await call, Report(images=1))
+            await (one, other)[number % 2].pool.release(await call, CallReport(images=1))
 
         async with asyncio.timeout(20):
             await asyncio.gather(*(served(call, number) for number, call in enumerate(waiting)))
@@ -141,7 +141,7 @@ async def test_all_that_wait_are_served_when_redis_has_lost_its_memory(any_redis
 
 
 async def test_the_queue_has_an_end(any_redis: str) -> None:
-    terms = PoolTerms(queue_max=3, paced_percent=0)
+    terms = PoolConfig(queue_max=3, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = [asyncio.ensure_future(process.ask(patience_s=LONG_S)) for _ in range(3)]
@@ -160,7 +160,7 @@ async def test_who_would_wait_too_long_is_refused_at_once_and_told_when_there_is
     limits = AccountLimits(requests_per_minute=10, images_per_minute=1000, max_concurrency=1000)
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits)) as process:
         for _ in range(10):
-            await process.pool.release(await process.take(), Report(images=1))
+            await process.pool.release(await process.take(), CallReport(images=1))
             await pass_time(redis, 5)
         ahead = [asyncio.ensure_future(process.take(patience_s=LONG_S)) for _ in range(waiting)]
         await in_line(redis, waiting)
@@ -178,21 +178,21 @@ async def test_down_is_said_of_a_pool_whose_accounts_cannot_serve_and_nothing_to
         nothing = await process.refuse(avoided=("a/", "b/"), patience_s=LONG_S)
         assert (None, False) == (nothing.wait_s, nothing.is_busy)
         for avoided in ("a/", "b/"):
-            await process.pool.release(await process.take(avoided=(avoided,)), Report(Fault.BALANCE_EMPTY))
+            await process.pool.release(await process.take(avoided=(avoided,)), CallReport(ErrorCode.BALANCE_EMPTY))
         down = await process.refuse(patience_s=60)
         assert not down.is_busy
         assert down.wait_s == pytest.approx(900, abs=5)
 
 
 async def test_who_waits_hears_when_the_breaker_opens_for_more_than_a_minute(any_redis: str) -> None:
-    terms = PoolTerms(breaker_failures=1, breaker_open_s=90, paced_percent=0)
+    terms = PoolConfig(breaker_failures=1, breaker_open_s=90, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         held = await process.take()
         waiting = asyncio.ensure_future(process.ask(patience_s=LONG_S))
         await in_line(redis, 1)
-        await process.pool.release(held, Report(Fault.UPSTREAM_ERROR))
+        await process.pool.release(held, CallReport(ErrorCode.UPSTREAM_ERROR))
         found = await asyncio.wait_for(waiting, 3)
-        assert isinstance(found, NoKey)
+        assert isinstance(found, NoCapacity)
         assert not found.is_busy
         assert [] == await left_over(redis)
 
@@ -213,7 +213,7 @@ async def test_processes_with_many_that_wait_ask_once_a_second(redis_url: str) -
         asked = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
         assert 4 <= asked <= 14
         await redis.config_resetstat()
-        await one.pool.release(held, Report(images=1))
+        await one.pool.release(held, CallReport(images=1))
         await asyncio.sleep(0.5)
         assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] <= 7
         for call in waiting:

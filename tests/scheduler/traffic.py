@@ -99,10 +99,10 @@ class Traffic:
             weight=tenant.weight,
             priority=tenant.priority,
         )
-        if found["verdict"] == "leased":
+        if found["decision"] == "leased":
             self._begin(lease_id, tenant, self.now_s)
         else:
-            assert "wait" == found["verdict"], found
+            assert "wait" == found["decision"], found
             self._waiting[lease_id] = tenant, self.now_s
         self._take_grants()
 
@@ -144,7 +144,7 @@ class Traffic:
             if lease_id not in self._waiting:
                 continue
             tenant, asked_s = self._waiting.pop(lease_id)
-            assert "leased" == self._pool.claim(lease_id)["verdict"]
+            assert "leased" == self._pool.claim(lease_id)["decision"]
             self._begin(lease_id, tenant, asked_s)
             if tenant in self._floods:
                 self.ask(tenant)

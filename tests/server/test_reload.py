@@ -17,10 +17,10 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.app.reload import Configuration, Running
+from gateway.app.reload import Configuration, ReloadTargets
 from gateway.config import load
 from gateway.domain.catalog import Catalog
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.server.file_watcher import FileWatcher
 from gateway.server.reload import ConfigReloader
 from tests.support.harness import Simulator, new_key, simulating, wait_until
@@ -197,14 +197,16 @@ async def test_what_redis_was_away_for_is_taken_over_later_and_told_once(file: P
 
     async def declare_accounts(_: object) -> None:
         for _refusal in refusals:
-            raise GatewayError(Fault.REDIS_AWAY, "no answer")
+            raise GatewayError(ErrorCode.REDIS_AWAY, "no answer")
 
     async def declare_tenants(_: object) -> None:
         is_done.set()
 
     reload.request_reload()
     with capture_logs() as logged:
-        keeping = asyncio.create_task(reload.run(Running(catalog, declare_accounts, lambda _: None, declare_tenants)))
+        keeping = asyncio.create_task(
+            reload.run(ReloadTargets(catalog, declare_accounts, lambda _: None, declare_tenants))
+        )
         async with asyncio.timeout(20):
             await is_done.wait()
         keeping.cancel()

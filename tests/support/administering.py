@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 
 from gateway.domain.audit import Actor
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import Limits, Quotas, Tenant, TenantKey, digest, key_id
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.redis import Client, connect
-from gateway.tenants.api_keys import NewKey, TenantKeys
+from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
 from gateway.tenants.audit import Audit
-from gateway.tenants.authentication import Credentials, new_secret
-from gateway.tenants.provisioning import Declaration, DeclaredKey, DeclaredTenant
+from gateway.tenants.authentication import Authenticator, generate_api_key
+from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant, TenantProvisioner
 from gateway.tenants.store import TenantStore
-from gateway.tenants.transactions import Changes
+from gateway.tenants.transactions import TenantTransactions
 
 OPS = Actor("ops", "req_1")
 
@@ -27,32 +27,34 @@ class Stores:
     """What one gateway process has of administration."""
 
     redis: Client
-    credentials: Credentials
-    changes: Changes
+    credentials: Authenticator
+    changes: TenantTransactions
     tenants: TenantStore
-    keys: TenantKeys
+    keys: ApiKeyStore
     clock: Callable[[], float]
 
     async def tenant(self, name: str = "acme", **fields: Any) -> Tenant:
         return await self.tenants.create(Tenant(name, **fields), OPS)
 
-    async def key(self, tenant: str = "acme", label: str = "", expires_at: int | None = None) -> NewKey:
+    async def key(self, tenant: str = "acme", label: str = "", expires_at: int | None = None) -> CreatedApiKey:
         return await self.keys.create(tenant, OPS, label, expires_at)
 
-    async def fault_of(self, secret: str) -> Fault | None:
+    async def fault_of(self, secret: str) -> ErrorCode | None:
         """Why a key is refused, or None."""
         return await self.fault_of_header(f"Bearer {secret}")
 
-    async def fault_of_header(self, authorization: str | None) -> Fault | None:
+    async def fault_of_header(self, authorization: str | None) -> ErrorCode | None:
         try:
             await self.credentials.identify(authorization)
         except GatewayError as error:
-            return error.fault
+            return error.error_code
         return None
 
-    def declaration(self, *declared: DeclaredTenant) -> Declaration:
+    def declaration(self, *declared: ProvisionedTenant) -> TenantProvisioner:
         """One that looks after Redis all the time."""
-        return Declaration(self.redis, self.credentials, self.changes, self.keys, self.clock, declared, look_s=0.01)
+        return TenantProvisioner(
+            self.redis, self.credentials, self.changes, self.keys, self.clock, declared, look_s=0.01
+        )
 
     async def audit(self, *tenants: str) -> list[dict[str, Any]]:
         """Every entry, the oldest first, decoded."""
@@ -75,9 +77,9 @@ async def storing(
     audit_keep_s: int = 86_400,
 ) -> AsyncIterator[Stores]:
     redis = connect(url, 2.0)
-    credentials = Credentials(redis, pepper=pepper, clock=clock, monotonic=monotonic)
-    changes = Changes(redis, credentials.forget, audit_keep_s)
-    keys = TenantKeys(redis, credentials, changes, clock)
+    credentials = Authenticator(redis, pepper=pepper, clock=clock, monotonic=monotonic)
+    changes = TenantTransactions(redis, credentials.forget, audit_keep_s)
+    keys = ApiKeyStore(redis, credentials, changes, clock)
     try:
         yield Stores(redis, credentials, changes, TenantStore(redis, changes), keys, clock)
     finally:
@@ -86,14 +88,14 @@ async def storing(
 
 def declared_key(
     secret: str, tenant: str = "acme", label: str = "", expires_at: int | None = None, limits: Limits | None = None
-) -> DeclaredKey:
-    key = TenantKey(key_id(secret) or "", tenant, label, 0, expires_at, limits or Limits(), Quotas(), is_declared=True)
-    return DeclaredKey(key, digest(secret))
+) -> ProvisionedKey:
+    key = ApiKey(key_id(secret) or "", tenant, label, 0, expires_at, limits or Limits(), Quotas(), is_declared=True)
+    return ProvisionedKey(key, digest(secret))
 
 
-def declared(name: str = "acme", secrets: Sequence[str] = (), **fields: Any) -> DeclaredTenant:
+def declared(name: str = "acme", secrets: Sequence[str] = (), **fields: Any) -> ProvisionedTenant:
     keys = tuple(declared_key(secret, name) for secret in secrets)
-    return DeclaredTenant(Tenant(name, is_declared=True, **fields), keys)
+    return ProvisionedTenant(Tenant(name, is_declared=True, **fields), keys)
 
 
-__all__ = ["OPS", "Stores", "declared", "declared_key", "new_secret", "storing"]
+__all__ = ["OPS", "Stores", "declared", "declared_key", "generate_api_key", "storing"]

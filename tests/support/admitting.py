@@ -5,11 +5,11 @@ import time
 import uuid
 
 from gateway.domain.billing import BillingRule
-from gateway.domain.tenants import Caller, Limits, Quotas, Tenant, TenantKey
+from gateway.domain.tenants import ApiKey, Limits, Principal, Quotas, Tenant
 from gateway.metering.admission import Admission
-from gateway.metering.reservations import Terms
+from gateway.metering.reservations import ReservationConfig
 from gateway.observability.metrics import Metrics
-from gateway.redis import Client, answer
+from gateway.redis import Client, execute
 from gateway.redis.journal import Journal
 
 KEY_ID = "key0000001"
@@ -24,7 +24,7 @@ def admitting(
     ledger_days: int = 30,
     journal: Journal | None = None,
 ) -> Admission:
-    terms = Terms(rule or BillingRule(), lease_s, ledger_days)
+    terms = ReservationConfig(rule or BillingRule(), lease_s, ledger_days)
     process = (metrics or Metrics(), time.monotonic, lambda: uuid.uuid4().hex, journal or Journal())
     return Admission(redis, terms, *process)
 
@@ -35,18 +35,18 @@ async def put_tenant(
     limits: dict[str, int] | None = None,
     key_limits: dict[str, int] | None = None,
     key_id: str = KEY_ID,
-) -> Caller:
+) -> Principal:
     """A tenant and its key as the stores keep them, with `limits` in the names of the scripts."""
     record = {"models": "", "disabled": "0", "created_at": "1", "limits": json.dumps(limits or {})}
     key = {"label": "", "created_at": 1, "declared": False, "limits": key_limits or {}}
-    await answer(redis, redis.sadd("ig2:tenants", name), int)
-    await answer(
+    await execute(redis, redis.sadd("ig2:tenants", name), int)
+    await execute(
         redis, redis.hset(f"ig2:{{{name}}}:tenant", items=[part for pair in record.items() for part in pair]), int
     )
-    await answer(redis, redis.hset(f"ig2:{{{name}}}:keys", key_id, json.dumps(key)), int)
-    return Caller(
+    await execute(redis, redis.hset(f"ig2:{{{name}}}:keys", key_id, json.dumps(key)), int)
+    return Principal(
         Tenant(name, limits=_limits(limits), quotas=_quotas(limits)),
-        TenantKey(key_id, name, "", 1, limits=_limits(key_limits), quotas=_quotas(key_limits)),
+        ApiKey(key_id, name, "", 1, limits=_limits(key_limits), quotas=_quotas(key_limits)),
     )
 
 

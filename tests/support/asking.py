@@ -8,19 +8,19 @@ from contextlib import asynccontextmanager
 import anyio
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Client, Login, answer, connect, load_script, ping, redis_faults
+from gateway.redis import PREFIX, Client, Credentials, connect, execute, load_script, ping, translate_redis_errors
 from gateway.scheduler.scripts import SHARED
 
-EMPTY_POOL = {"verdict": "unknown", "version": 0}
+EMPTY_POOL = {"decision": "unknown", "version": 0}
 _POOL_KEYS = 21
 """Of one upstream: prelude.lua's names."""
-NOBODY = Login()
+NOBODY = Credentials()
 WRITTEN = f"{PREFIX}:{{a}}:test"
 """What `written` writes."""
 
 
 @asynccontextmanager
-async def connected(url: str, login: Login = NOBODY, timeout_s: float = 2.0) -> AsyncIterator[Client]:
+async def connected(url: str, login: Credentials = NOBODY, timeout_s: float = 2.0) -> AsyncIterator[Client]:
     redis = connect(url, timeout_s, login)
     try:
         yield redis
@@ -43,7 +43,7 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
     with anyio.move_on_after(within_s):
         while True:
             try:
-                await answer(redis, redis.set(WRITTEN, value), bool)
+                await execute(redis, redis.set(WRITTEN, value), bool)
             except GatewayError:
                 await asyncio.sleep(0.05)
             else:
@@ -60,22 +60,22 @@ async def lease(redis: Client, pool: str) -> object:
 async def check_everything(redis: Client) -> None:
     """Scripts, plain calls, pipelines over many tenants and messages: all that the stores use."""
     assert [EMPTY_POOL] * 8 == [await lease(redis, pool) for pool in "abcdefgh"]
-    assert 2 == await answer(redis, redis.sadd(f"{PREFIX}:tenants", "a", "b"), int)
-    assert {"a", "b"} == await answer(redis, redis.smembers(f"{PREFIX}:tenants"), set[str])
+    assert 2 == await execute(redis, redis.sadd(f"{PREFIX}:tenants", "a", "b"), int)
+    assert {"a", "b"} == await execute(redis, redis.smembers(f"{PREFIX}:tenants"), set[str])
     pipeline = redis.pipeline(transaction=False)
     for name in "abcdefgh":
         pipeline.hset(f"{PREFIX}:{{{name}}}:tenant", "name", name)
         pipeline.hgetall(f"{PREFIX}:{{{name}}}:tenant")
-    told = await answer(redis, pipeline.execute(), list[object])
+    told = await execute(redis, pipeline.execute(), list[object])
     assert [item for name in "abcdefgh" for item in (1, {"name": name})] == told
     await check_messages(redis)
 
 
 async def check_messages(redis: Client) -> None:
     async with redis.pubsub() as messages:
-        with redis_faults():
+        with translate_redis_errors():
             await messages.subscribe(f"{PREFIX}:revoked")
         assert "subscribe" == (await messages.get_message(timeout=10) or {}).get("type")
-        await answer(redis, redis.publish(f"{PREFIX}:revoked", "k1"), int)
+        await execute(redis, redis.publish(f"{PREFIX}:revoked", "k1"), int)
         message = await messages.get_message(ignore_subscribe_messages=True, timeout=10)
     assert ("message", "k1") == ((message or {}).get("type"), (message or {}).get("data"))

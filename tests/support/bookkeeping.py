@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import redis
 
-from gateway.domain.usage import MEASURES, Amounts
+from gateway.domain.usage import MEASURES, UsageTotals
 
 TODAY = date(2026, 7, 28)
 
@@ -27,14 +27,14 @@ class Settled:
     usd_micros: int = 3500
     outcome: str = "delivered"
     calls: str = "sim/main:1,0,0,0"
-    ticket: str = "t1"
+    reservation: str = "t1"
     request_id: str = "req_1"
     admitted_ms: int | None = None
 
     @property
-    def amounts(self) -> Amounts:
+    def amounts(self) -> UsageTotals:
         images = (self.asked, self.delivered, self.withheld, self.lost, self.unconfirmed)
-        return Amounts(1, *images, self.usd_micros)
+        return UsageTotals(1, *images, self.usd_micros)
 
     @property
     def day_name(self) -> str:
@@ -44,7 +44,7 @@ class Settled:
         noon_ms = int(datetime.combine(self.day, datetime.min.time(), UTC).timestamp() + 43_200) * 1000
         counts = {name: self.amounts.of(name) for name in MEASURES if name != "requests"}
         return {
-            "ticket": self.ticket,
+            "reservation": self.reservation,
             "admitted_ms": noon_ms if self.admitted_ms is None else self.admitted_ms,
             "request_id": self.request_id,
             "key_id": self.key,
@@ -62,7 +62,7 @@ class Settled:
 def numbered(settled: Settled, count: int, first: int = 0) -> list[Settled]:
     """So many of one kind, told apart by their request ids."""
     numbers = range(first, first + count)
-    return [replace(settled, ticket=f"t{number}", request_id=f"req_{number}") for number in numbers]
+    return [replace(settled, reservation=f"t{number}", request_id=f"req_{number}") for number in numbers]
 
 
 def know(client: "redis.Redis", *tenants: str) -> None:

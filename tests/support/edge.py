@@ -22,7 +22,7 @@ def resting(gateway: Gateway) -> dict[str, str]:
     accounts = pool["accounts"]
     parts = [("", pool), *((one["account"], one) for one in accounts)]
     parts += [(f"{key['account']}/{key['key']}", key) for one in accounts for key in one["keys"]]
-    return {name: part["fault"] for name, part in parts if part["state"] != "ready"}
+    return {name: part["error_code"] for name, part in parts if part["state"] != "ready"}
 
 
 def post(gateway: Gateway, key: str, **body: object) -> httpx.Response:

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from gateway.domain.accounts import Account, AccountLimits
-from gateway.redis import Client, answer
-from gateway.scheduler import Report
+from gateway.redis import Client, execute
+from gateway.scheduler import CallReport
 from gateway.scheduler.scripts import record
 from tests.support.pooling import Process, account
 
@@ -23,7 +23,7 @@ async def in_line(redis: Client, count: int) -> None:
         waiting = -1
         while waiting != count:
             await asyncio.sleep(0.005)
-            waiting = await answer(redis, redis.zcard(record("sim", "line")), int)
+            waiting = await execute(redis, redis.zcard(record("sim", "line")), int)
 
 
 class Order:
@@ -39,7 +39,7 @@ class Order:
     async def _ask(self, process: Process, name: str, changes: dict[str, object]) -> None:
         lease = await process.take(**{"patience_s": LONG_S} | changes)
         self.served.append(name)
-        await process.pool.release(lease, Report(images=1))
+        await process.pool.release(lease, CallReport(images=1))
 
     async def all_served(self) -> Sequence[str]:
         async with asyncio.timeout(60):

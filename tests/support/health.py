@@ -2,9 +2,9 @@
 
 from gateway.domain.accounts import AccountLimits
 from gateway.domain.audit import Actor
-from gateway.domain.errors import Fault, State
-from gateway.scheduler import Report
-from gateway.scheduler.status import AccountStatus, PoolStatus, Standing
+from gateway.domain.errors import ErrorCode, KeyState
+from gateway.scheduler import CallReport
+from gateway.scheduler.status import AccountStatus, Health, PoolStatus
 from tests.scheduler.clocked_pool import ClockedPool
 from tests.support.pooling import Process, account
 
@@ -16,17 +16,17 @@ async def look(process: Process) -> PoolStatus:
     return (await process.pool.look())[0]
 
 
-async def standings(process: Process) -> dict[str, Standing]:
+async def standings(process: Process) -> dict[str, Health]:
     """By "" (the upstream), account and ACCOUNT/KEY."""
     pool = await look(process)
-    found: dict[str, Standing] = {"": pool}
+    found: dict[str, Health] = {"": pool}
     for one in pool.accounts:
         found |= {one.name: one} | {f"{key.account}/{key.name}": key for key in one.keys}
     return found
 
 
-async def ill(process: Process) -> dict[str, State]:
-    return {name: one.state for name, one in (await standings(process)).items() if one.state is not State.READY}
+async def ill(process: Process) -> dict[str, KeyState]:
+    return {name: one.state for name, one in (await standings(process)).items() if one.state is not KeyState.READY}
 
 
 async def only(process: Process) -> AccountStatus:
@@ -34,13 +34,13 @@ async def only(process: Process) -> AccountStatus:
     return found
 
 
-async def fail(process: Process, fault: Fault, *avoided: str, pause_s: float | None = None) -> None:
+async def fail(process: Process, error_code: ErrorCode, *avoided: str, pause_s: float | None = None) -> None:
     """A call with a key that is not avoided fails."""
-    await process.pool.release(await process.take(avoided=avoided), Report(fault, pause_s))
+    await process.pool.release(await process.take(avoided=avoided), CallReport(error_code, pause_s))
 
 
 async def succeed(process: Process, *avoided: str) -> None:
-    await process.pool.release(await process.take(avoided=avoided), Report(images=1))
+    await process.pool.release(await process.take(avoided=avoided), CallReport(images=1))
 
 
 def transitions(process: Process) -> dict[tuple[str, str, str], float]:
@@ -55,6 +55,6 @@ def transitions(process: Process) -> dict[tuple[str, str, str], float]:
 def open_breaker(clocked: ClockedPool) -> None:
     clocked.declare({"a": AccountLimits(100, 100, 10), "b": AccountLimits(100, 100, 10)}, breaker_failures=1)
     clocked.take("first")
-    clocked.release("first", fault="upstream_error", breaker="ill")
-    assert "down" == clocked.lease("second", patience_s=5)["verdict"]
+    clocked.release("first", error_code="upstream_error", breaker="ill")
+    assert "down" == clocked.lease("second", patience_s=5)["decision"]
     clocked.clock.advance(10.1)

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from gateway.api.minimax import render_native, render_native_error
 from gateway.api.openai import render_error, render_events, render_generation
-from gateway.domain.errors import TABLE, GatewayError, Outcome
+from gateway.domain.errors import ERROR_SPECS, GatewayError, Outcome
 from gateway.domain.images import ImageReply, ImageResult
 from gateway.domain.sizes import Size
 from gateway.providers.ai302 import CODE_WORDS
-from gateway.providers.replies import Reply
+from gateway.providers.replies import UpstreamResponse
 
 DETAIL_MAX_CHARS: Final = 2200
 """Two fields of a reply at the most, of a thousand characters each."""
@@ -25,7 +25,7 @@ def parsed(body: bytes) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def says_no(reply: Reply, document: Mapping[str, Any]) -> bool:
+def says_no(reply: UpstreamResponse, document: Mapping[str, Any]) -> bool:
     """Whether a reply says in any way that it failed, or shows that nothing was made."""
     data = document.get("data")
     inner = data if isinstance(data, dict) else {}
@@ -59,12 +59,12 @@ def holds_words(value: object) -> bool:
             return False
 
 
-def check_outcome(reply: Reply, outcome: ImageReply | GatewayError) -> None:
+def check_outcome(reply: UpstreamResponse, outcome: ImageReply | GatewayError) -> None:
     """Only who says no is believed that nothing was bought."""
     if isinstance(outcome, ImageReply):
         assert 200 <= reply.status < 300
         return
-    assert outcome.fault in TABLE
+    assert outcome.error_code in ERROR_SPECS
     assert outcome.row.outcome in {Outcome.REFUSED, Outcome.UNKNOWN}
     assert len(outcome.detail) <= DETAIL_MAX_CHARS
     document = parsed(bytes(reply.body))

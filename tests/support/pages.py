@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.accounts import Secret, UpstreamKey
-from gateway.generation import Endpoint
-from gateway.generation.key_checks import Pages
+from gateway.domain.accounts import ProviderKey, Secret
+from gateway.generation import UpstreamEndpoint
+from gateway.generation.key_checks import KeyChecker
 from gateway.generation.transport import AiohttpTransport
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
@@ -28,10 +28,10 @@ def serving_page(answer: object, status: int = 200, delay_s: float = 0.0) -> tup
     return Starlette(routes=[Route("/v1/token_plan/remains", page)]), seen
 
 
-def upstream_key(name: str, account: str = "main", secret: str = "") -> UpstreamKey:
-    return UpstreamKey("sim", account, name, Secret(secret or name, f"fp-{name}"))
+def upstream_key(name: str, account: str = "main", secret: str = "") -> ProviderKey:
+    return ProviderKey("sim", account, name, Secret(secret or name, f"fp-{name}"))
 
 
-def asking(transport: AiohttpTransport, url: str, dialect: str = "minimax") -> Pages:
-    endpoint = Endpoint("sim", PROVIDERS[dialect], url, LinkPolicy(()))
-    return Pages(transport, lambda: {"sim": endpoint}, "tests")
+def asking(transport: AiohttpTransport, url: str, dialect: str = "minimax") -> KeyChecker:
+    endpoint = UpstreamEndpoint("sim", PROVIDERS[dialect], url, LinkPolicy(()))
+    return KeyChecker(transport, lambda: {"sim": endpoint}, "tests")

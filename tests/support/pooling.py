@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.domain.accounts import Account, AccountLimits, Pool, PoolTerms, UpstreamKey, make_secret
+from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, make_secret
 from gateway.observability.metrics import Metrics
-from gateway.redis import Client, answer
-from gateway.scheduler import Demand, KeyPool, Lease, NoKey, channel_of
-from gateway.scheduler.encryption import Vault
-from gateway.scheduler.members import Roster
+from gateway.redis import Client, execute
+from gateway.scheduler import Lease, LeaseRequest, NoCapacity, Scheduler, channel_of
+from gateway.scheduler.encryption import SecretBox
+from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts, record
 
@@ -67,12 +67,12 @@ return 1
 
 async def pass_time(redis: Client, seconds: float, upstream: str = "sim") -> None:
     """Make everything in a pool so much older; who is alive stays so."""
-    await answer(redis, redis.eval(_PASS_TIME, 1, record(upstream, "meta"), round(seconds * 1e6)), int)
+    await execute(redis, redis.eval(_PASS_TIME, 1, record(upstream, "meta"), round(seconds * 1e6)), int)
 
 
 async def left_over(redis: Client, upstream: str = "sim") -> list[str]:
     """Which of TAKEN_BACK are there."""
-    return [name for name in TAKEN_BACK if await answer(redis, redis.exists(record(upstream, name)), int)]
+    return [name for name in TAKEN_BACK if await execute(redis, redis.exists(record(upstream, name)), int)]
 
 
 async def stays() -> None:
@@ -84,12 +84,12 @@ async def stays() -> None:
 class Process:
     """One gateway process's part in a pool."""
 
-    pool: KeyPool
-    roster: Roster
+    pool: Scheduler
+    roster: AccountRegistry
     queue: Queue
     metrics: Metrics
 
-    async def ask(self, **changes: Any) -> Lease | NoKey:
+    async def ask(self, **changes: Any) -> Lease | NoCapacity:
         """What a call gets: an image for tenant `acme` at `sim`, that does not wait, unless said otherwise."""
         return await self.pool.lease(replace(DEMAND, **changes), stays)
 
@@ -98,29 +98,29 @@ class Process:
         assert isinstance(found, Lease), found
         return found
 
-    async def refuse(self, **changes: Any) -> NoKey:
+    async def refuse(self, **changes: Any) -> NoCapacity:
         found = await self.ask(**changes)
-        assert isinstance(found, NoKey), found
+        assert isinstance(found, NoCapacity), found
         return found
 
 
-UNPACED = PoolTerms(paced_percent=0)
+UNPACED = PoolConfig(paced_percent=0)
 """Whatever is free is given at once."""
-DEMAND = Demand("sim", "image-01", 1, "acme", 1, 0.0)
+DEMAND = LeaseRequest("sim", "image-01", 1, "acme", 1, 0.0)
 
 
 def account(name: str, *keys: str, upstream: str = "sim", limits: AccountLimits = UNLIMITED) -> Account:
     """An account with keys, each of which is its own secret; by default one, `NAME-1`."""
     named = keys or (f"{name}-1",)
-    return Account(upstream, name, limits, tuple(UpstreamKey(upstream, name, key, make_secret(key)) for key in named))
+    return Account(upstream, name, limits, tuple(ProviderKey(upstream, name, key, make_secret(key)) for key in named))
 
 
 @asynccontextmanager
 async def pooling(
     redis: Client,
     *accounts: Account,
-    terms: PoolTerms = UNPACED,
-    vault: Vault | None = None,
+    terms: PoolConfig = UNPACED,
+    vault: SecretBox | None = None,
     lease_s: float = 60.0,
     clock: Callable[[], float] = time.time,
     is_new: bool = False,
@@ -129,21 +129,21 @@ async def pooling(
     metrics = Metrics()
     scripts = Scripts(redis, metrics, clock)
     process = f"test{next(_PROCESSES)}"
-    roster = Roster(redis, scripts, vault, clock, process=process, audit_keep_s=1000)
+    roster = AccountRegistry(redis, scripts, vault, clock, process=process, audit_keep_s=1000)
     pools = [
         Pool(upstream, tuple(one for one in accounts if one.upstream == upstream), terms)
         for upstream in dict.fromkeys(one.upstream for one in accounts)
     ]
     roster.configure(pools)
     queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
-    pool = KeyPool(scripts, roster, queue, clock, time.monotonic, lease_s)
+    pool = Scheduler(scripts, roster, queue, clock, time.monotonic, lease_s)
     if not is_new:
         await roster.declare(pools)
-    companions = [asyncio.ensure_future(run()) for run in (queue.tend, queue.listen, roster.keep)]
+    background_tasks = [asyncio.ensure_future(run()) for run in (queue.run_heartbeat, queue.listen, roster.keep)]
     try:
         yield Process(pool, roster, queue, metrics)
     finally:
-        living = set(companions)
+        living = set(background_tasks)
         while living:  # redis-py swallows a cancellation now and then
             for companion in living:
                 companion.cancel()

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from gateway.domain.accounts import AccountLimits, UpstreamKey
-from gateway.domain.errors import Fault, GatewayError, State
-from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus, Standing
+from gateway.domain.accounts import AccountLimits, ProviderKey
+from gateway.domain.errors import ErrorCode, GatewayError, KeyState
+from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
 from tests.support.pages import upstream_key
 
-Told = tuple[str, bool, Fault | None, float | None]
+Told = tuple[str, bool, ErrorCode | None, float | None]
 """ACCOUNT/KEY, whether it works, what it rested for or what was found, seconds."""
 
 
@@ -17,37 +17,37 @@ class Books:
     """What pool and roster know, and what they were told."""
 
     lines: list[PoolStatus]
-    keys: dict[str, UpstreamKey] = field(default_factory=dict)
+    keys: dict[str, ProviderKey] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
-    failures: list[Fault] = field(default_factory=list)
+    failures: list[ErrorCode] = field(default_factory=list)
     """What the next tellings fail with."""
 
     async def look(self) -> list[PoolStatus]:
         return self.lines
 
-    def known(self, upstream: str) -> Mapping[str, UpstreamKey]:
+    def known(self, upstream: str) -> Mapping[str, ProviderKey]:
         del upstream
         return self.keys
 
-    async def release_rest(
-        self, upstream: str, account: str, key: str, *, works: bool, fault: Fault | None, seconds: float | None
+    async def apply_probe_result(
+        self, upstream: str, account: str, key: str, *, works: bool, error_code: ErrorCode | None, seconds: float | None
     ) -> None:
         assert "sim" == upstream
         if self.failures:
             raise GatewayError(self.failures.pop())
-        self.told.append((f"{account}/{key}", works, fault, seconds))
+        self.told.append((f"{account}/{key}", works, error_code, seconds))
 
 
-WELL = Standing()
+WELL = Health()
 
 
-def quarantined(fault: Fault, held_by: str | None = None) -> Standing:
-    return Standing(state=State.QUARANTINED, fault=fault.value, held_by=held_by)
+def quarantined(error_code: ErrorCode, held_by: str | None = None) -> Health:
+    return Health(state=KeyState.QUARANTINED, error_code=error_code.value, held_by=held_by)
 
 
-def key(name: str, fault: Fault | None = None, account: str = "main", *, standing: Standing = WELL) -> KeyStatus:
+def key(name: str, error_code: ErrorCode | None = None, account: str = "main", *, standing: Health = WELL) -> KeyStatus:
     """One that is well, or quarantined for a fault, or stands otherwise."""
-    stands = quarantined(fault) if fault else standing
+    stands = quarantined(error_code) if error_code else standing
     return KeyStatus(
         **asdict(stands),
         upstream="sim",
@@ -59,7 +59,7 @@ def key(name: str, fault: Fault | None = None, account: str = "main", *, standin
     )
 
 
-def account(*keys: KeyStatus, standing: Standing = WELL) -> AccountStatus:
+def account(*keys: KeyStatus, standing: Health = WELL) -> AccountStatus:
     return AccountStatus(
         **asdict(standing),
         upstream="sim",
@@ -76,7 +76,7 @@ def account(*keys: KeyStatus, standing: Standing = WELL) -> AccountStatus:
     )
 
 
-def books(*accounts: AccountStatus, standing: Standing = WELL) -> Books:
+def books(*accounts: AccountStatus, standing: Health = WELL) -> Books:
     """One upstream, whose keys' secrets are their names."""
     keys = [upstream_key(one.name, one.account) for owner in accounts for one in owner.keys]
     line = PoolStatus(

@@ -16,20 +16,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.domain.accounts import AccountLimits, PoolTerms, WaitTerms
+from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
 from gateway.domain.catalog import Model, PlannedTarget, Target
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Delivery, ImageJob, ImageResult
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import ImageJob, ImageResult, ResponseFormat
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.tracing import Trace
-from gateway.generation import Caller, Endpoint, Policy, ResultFetcher, Upstreams
+from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, UpstreamEndpoint, Upstreams
 from gateway.generation.calls import CallLimits
 from gateway.generation.context import RequestContext
-from gateway.generation.downloads import FetchLimits
+from gateway.generation.downloads import DownloadLimits
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
-from gateway.generation.upstreams import Supply
+from gateway.generation.upstreams import UpstreamSet
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.redis import connect
@@ -45,7 +45,7 @@ class Waiter:
     """Asked before each call is sent."""
     goes: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def has_left(self) -> bool:
+    async def is_disconnected(self) -> bool:
         return self.goes.is_set() or (self.seems_gone is not None and await self.seems_gone())
 
     async def left(self) -> None:
@@ -55,7 +55,7 @@ class Waiter:
 ONE_AT_ONCE: Final = AccountLimits(100_000, 1_000_000, 1)
 
 
-NEVER_LEFT_ALONE = PoolTerms(breaker_failures=1000)
+NEVER_LEFT_ALONE = PoolConfig(breaker_failures=1000)
 """No circuit breaker: what one call does is what is looked at."""
 
 
@@ -113,7 +113,7 @@ async def running(
     result_timeout_s: float = 10.0,
     max_wait_s: float = 2.0,
     spill_after_s: float = 0.3,
-    terms: PoolTerms = NEVER_LEFT_ALONE,
+    terms: PoolConfig = NEVER_LEFT_ALONE,
     monotonic: Callable[[], float] = time.monotonic,
     is_new: bool = False,
     admission_url: str | None = None,
@@ -130,9 +130,10 @@ async def running(
         account(name, *keys, upstream=site.name, limits=site.limits) for site in sites for name, keys in site.accounts()
     ]
     endpoints = {
-        site.name: Endpoint(site.name, PROVIDERS[site.dialect], site.url, LinkPolicy([site.url])) for site in sites
+        site.name: UpstreamEndpoint(site.name, PROVIDERS[site.dialect], site.url, LinkPolicy([site.url]))
+        for site in sites
     }
-    supply = Supply(endpoints, (), {site.name: WaitTerms(max_wait_s, spill_after_s) for site in sites})
+    supply = UpstreamSet(endpoints, (), {site.name: WaitConfig(max_wait_s, spill_after_s) for site in sites})
     model = Model("image-01", (), (Price(0, PerImage(3500)),), tuple(site.target() for site in sites))
     async with AsyncExitStack() as stack:
         redis, counters = connect(redis_url, 1.0), connect(admission_url or redis_url, 1.0)
@@ -142,20 +143,20 @@ async def running(
         direct = await stack.enter_async_context(AiohttpTransport())
         public = await stack.enter_async_context(AiohttpTransport(public_only=True))
         admission, customer = admitting(counters, metrics=process.metrics), await put_tenant(counters)
-        caller = Caller(
+        caller = UpstreamClient(
             direct, process.pool, CallLimits(2, call_timeout_s, 1, 2**26), process.metrics, "test", time.monotonic
         )
-        fetcher = ResultFetcher(public, direct, FetchLimits(2, result_timeout_s, 2**25), "test")
-        policy = Policy(deadline_s, reserve_s, max_attempts)
+        fetcher = ImageDownloader(public, direct, DownloadLimits(2, result_timeout_s, 2**25), "test")
+        policy = JobPolicy(deadline_s, reserve_s, max_attempts)
         upstreams = Upstreams(process.pool, caller, fetcher, process.metrics, supply, policy, time.time, monotonic)
         service = GenerationService(admission, upstreams, monotonic)
 
         async def make(
             count: int = 1,
             prompt: str = "a lake",
-            delivery: Delivery = Delivery.URL,
+            delivery: ResponseFormat = ResponseFormat.URL,
             trace: Trace | None = None,
-            supply: Supply | None = None,
+            supply: UpstreamSet | None = None,
             context: RequestContext | None = None,
             **limits: Any,
         ) -> ImageResult:
@@ -169,10 +170,10 @@ async def running(
             await admission.flush()
 
 
-async def fault_of(make: Callable[..., Any], **job: object) -> Fault:
+async def fault_of(make: Callable[..., Any], **job: object) -> ErrorCode:
     with pytest.raises(GatewayError) as caught:
         await make(**job)
-    return caught.value.fault
+    return caught.value.error_code
 
 
 Answer = int | str | float

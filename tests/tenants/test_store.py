@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.audit import Actor, describe_tenant
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import LIMIT_MAX, Limits, Quotas, Tenant
 from tests.support.administering import OPS, Stores, storing
 
@@ -22,7 +22,7 @@ async def test_of_many_at_once_one_creates_the_tenant(each_redis: str) -> None:
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert [("ops", "tenant.create")] == await one.actions()
     assert 1 == sum(isinstance(outcome, Tenant) for outcome in outcomes)
-    assert {Fault.CONFLICT} == {outcome.fault for outcome in outcomes if isinstance(outcome, GatewayError)}
+    assert {ErrorCode.CONFLICT} == {outcome.error_code for outcome in outcomes if isinstance(outcome, GatewayError)}
 
 
 @pytest.mark.parametrize("models", [None, frozenset(), frozenset({"image-01", "漫画"})])
@@ -132,7 +132,7 @@ async def test_counters_are_not_touched_by_a_change(each_redis: str) -> None:
         assert "7" == await stores.redis.get("ig2:{acme}:day:20260101")
 
 
-async def not_found(stores: Stores) -> list[Fault]:
+async def not_found(stores: Stores) -> list[ErrorCode]:
     found = []
     for call in (
         stores.tenants.get("nobody"),
@@ -146,11 +146,11 @@ async def not_found(stores: Stores) -> list[Fault]:
     ):
         with pytest.raises(GatewayError) as caught:
             await call
-        found.append(caught.value.fault)
+        found.append(caught.value.error_code)
     return found
 
 
 async def test_what_does_not_exist_is_not_found_and_leaves_nothing(each_redis: str) -> None:
     async with storing(each_redis) as stores:
-        assert {Fault.NOT_FOUND} == set(await not_found(stores))
+        assert {ErrorCode.NOT_FOUND} == set(await not_found(stores))
         assert ["ig2:pepper"] == [name async for name in stores.redis.scan_iter("*")]

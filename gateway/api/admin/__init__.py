@@ -13,33 +13,33 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.admin.auth import Access
-from gateway.api.authentication import Guesses, address_of, network_of
+from gateway.api.admin.auth import AdminAuthenticator
+from gateway.api.authentication import FailedAuthThrottle, address_of, network_of
 from gateway.api.rejection_limits import Buckets
 from gateway.api.request_context import context_of
 from gateway.domain.audit import Actor
-from gateway.domain.errors import Fault, GatewayError
-from gateway.redis import change_faults
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.redis import translate_change_errors
 
 PREFIX: Final = "/admin/v1"
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 
 
-class Section(Protocol):
+class AdminRouter(Protocol):
     """A part of the admin API."""
 
     def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
         """By path below `/admin/v1` and by method, what answers."""
 
 
-class Admin:
+class AdminApi:
     """Every section behind one door."""
 
     def __init__(
         self,
-        access: Access,
-        guesses: Guesses,
-        sections: Iterable[Section],
+        access: AdminAuthenticator,
+        guesses: FailedAuthThrottle,
+        sections: Iterable[AdminRouter],
         requests_per_second: int,
         monotonic: Callable[[], float],
     ) -> None:
@@ -65,7 +65,7 @@ class Admin:
             context = context_of(request)
             context.admin = name
             self._throttle(name, network_of(address_of(request)))
-            with change_faults() if method != "GET" else nullcontext():
+            with translate_change_errors() if method != "GET" else nullcontext():
                 return await handlers[method](request, Actor(name, context.id))
 
         return Route(PREFIX + path, guarded, methods=list(handlers))
@@ -75,7 +75,7 @@ class Admin:
         allowed, bucket = self._requests_per_second, f"{name} {network}"
         if wait_s := self._buckets.blocked_s(bucket):
             raise GatewayError(
-                Fault.REQUESTS_THROTTLED,
+                ErrorCode.REQUESTS_THROTTLED,
                 f"Too many requests with admin key '{name}' from this address: limit {allowed} per second. "
                 "Nothing was done. Please try again in 1 s.",
                 retry_after_s=wait_s,

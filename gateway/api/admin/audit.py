@@ -10,7 +10,7 @@ from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.fields import refused_value
 from gateway.domain.audit import Actor
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.tenants.audit import Audit, Cursor, pool_owner
 from gateway.tenants.store import TenantStore
 
@@ -32,7 +32,7 @@ class AuditSection:
         tenant, upstream = query.text("tenant"), query.text("upstream")
         limit = query.integer("limit", 1, 1000, 100)
         before = _cursor(query.text("before"))
-        query.refuse_rest()
+        query.reject_unknown()
         page = await self._audit.page(await self._owners(tenant, upstream), limit, before)
         return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
 
@@ -44,7 +44,7 @@ class AuditSection:
             return {(await self._tenants.get(tenant)).name}
         names = self._upstreams()
         if upstream is not None and upstream not in names:
-            raise GatewayError(Fault.NOT_FOUND, f"There is no upstream of that name; there are {', '.join(names)}.")
+            raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream of that name; there are {', '.join(names)}.")
         pools = {pool_owner(name) for name in names if upstream in (None, name)}
         return pools if upstream else pools | await self._tenants.names()
 

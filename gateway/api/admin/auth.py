@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gateway.domain.accounts import Secret
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 
 
 class Role(Enum):
@@ -26,7 +26,7 @@ class AdminKey:
     role: Role = Role.ADMIN
 
 
-class Access:
+class AdminAuthenticator:
     """The admin keys. Without any the API is closed."""
 
     def __init__(self, keys: Iterable[AdminKey]) -> None:
@@ -38,16 +38,16 @@ class Access:
         Raises: GatewayError ADMIN_CLOSED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
         """
         if not self._keys:
-            raise GatewayError(Fault.ADMIN_CLOSED)
+            raise GatewayError(ErrorCode.ADMIN_CLOSED)
         scheme, _, given = authorization.partition(" ")
         sent = given.strip().encode()
         found = [key for key in self._keys if hmac.compare_digest(sent, key.secret.reveal().encode())]
         if scheme.lower() != "bearer" or not found:
             raise GatewayError(
-                Fault.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
+                ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
             )
         if found[0].role is Role.READ and method != "GET":
             raise GatewayError(
-                Fault.ADMIN_READ_ONLY, f"The admin key '{found[0].name}' may read and not change anything."
+                ErrorCode.ADMIN_READ_ONLY, f"The admin key '{found[0].name}' may read and not change anything."
             )
         return found[0].name

@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from gateway.api.admin import Handler
 from gateway.api.admin.schemas import (
-    Document,
     Label,
     LimitsChange,
     Moment,
     QuotasChange,
+    Schema,
     given,
     merged_limits,
     merged_quotas,
@@ -22,22 +22,22 @@ from gateway.api.admin.schemas import (
 )
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.domain.audit import Actor, describe_key
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.tenants import Limits, Quotas, TenantKey
-from gateway.tenants.api_keys import NewKey, TenantKeys
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import ApiKey, Limits, Quotas
+from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
 
 GRACE_S: Final = 86_400
 GRACE_MAX_S: Final = 30 * 86_400
 
 
-class _NewKey(Document):
+class _NewKey(Schema):
     label: Label = ""
     expires_at: Moment | None = None
     limits: LimitsChange | None = None
     quotas: QuotasChange | None = None
 
 
-class _KeyChange(Document):
+class _KeyChange(Schema):
     """RFC 7396: what is not given stays, null removes."""
 
     label: Label | UnsetType = UNSET
@@ -46,14 +46,14 @@ class _KeyChange(Document):
     quotas: QuotasChange | UnsetType | None = UNSET
 
 
-class _Rotation(Document):
+class _Rotation(Schema):
     grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
 
 
 class KeySection:
     """Tenants' keys."""
 
-    def __init__(self, keys: TenantKeys, limits: BodyLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, keys: ApiKeyStore, limits: BodyLimits, clock: Callable[[], float]) -> None:
         self._keys = keys
         self._limits = limits
         self._clock = clock
@@ -90,7 +90,7 @@ class KeySection:
         if not isinstance(change.expires_at, UnsetType):
             self._check_moment(change.expires_at)
 
-        def changed(key: TenantKey) -> TenantKey:
+        def changed(key: ApiKey) -> ApiKey:
             return replace(
                 key,
                 label=given(change.label, key.label),
@@ -112,9 +112,11 @@ class KeySection:
     def _check_moment(self, moment: int | None) -> None:
         if moment is not None and moment <= self._clock():
             raise GatewayError(
-                Fault.INVALID_VALUE, "'expires_at' must be a moment in the future, in Unix seconds.", param="expires_at"
+                ErrorCode.INVALID_VALUE,
+                "'expires_at' must be a moment in the future, in Unix seconds.",
+                param="expires_at",
             )
 
 
-def _shown_once(made: NewKey) -> Response:
+def _shown_once(made: CreatedApiKey) -> Response:
     return json_response({"id": made.key.id, "key": made.secret} | describe_key(made.key), 201)

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from gateway.api.admin.schemas import QueryFields
-from gateway.api.fields import MALFORMED, refused_value, wrong_value
-from gateway.domain.usage import MEASURES, Amounts, By, Group, Selection, Sheet
+from gateway.api.fields import JSON_DECODE_ERRORS, refused_value, wrong_value
+from gateway.domain.usage import MEASURES, Group, GroupBy, TenantDay, UsageFilter, UsageTotals
 from gateway.metering.ledger import READINGS_MAX, Place, Reading
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -42,7 +42,7 @@ class ReportCursor(Cursor, frozen=True, tag="report"):
     total: _Total
 
     @classmethod
-    def behind(cls, selection: Selection, by: tuple[By, ...], group: Group, total: Amounts) -> Self:
+    def behind(cls, selection: UsageFilter, by: tuple[GroupBy, ...], group: Group, total: UsageTotals) -> Self:
         names, counts = ",".join(one.value for one in by), tuple(total.of(measure) for measure in MEASURES)
         return cls(selection.first, selection.last, selection.tenant, names, group, counts)
 
@@ -58,7 +58,7 @@ class RecordsCursor(Cursor, frozen=True, tag="records"):
     readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
 
     @classmethod
-    def behind(cls, selection: Selection, place: Place, total: int) -> Self:
+    def behind(cls, selection: UsageFilter, place: Place, total: int) -> Self:
         sheet, readings = place.sheet, tuple((reading.end, reading.newest) for reading in place.readings)
         return cls(
             selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant, place.id, total, readings
@@ -66,7 +66,7 @@ class RecordsCursor(Cursor, frozen=True, tag="records"):
 
     @property
     def place(self) -> Place:
-        return Place(Sheet(self.day, self.holder), self.id, tuple(Reading(*ids) for ids in self.readings))
+        return Place(TenantDay(self.day, self.holder), self.id, tuple(Reading(*ids) for ids in self.readings))
 
 
 class VerifyCursor(Cursor, frozen=True, tag="verify"):
@@ -76,7 +76,7 @@ class VerifyCursor(Cursor, frozen=True, tag="verify"):
     holder: str
 
     @classmethod
-    def behind(cls, selection: Selection, sheet: Sheet) -> Self:
+    def behind(cls, selection: UsageFilter, sheet: TenantDay) -> Self:
         return cls(selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant)
 
 
@@ -88,7 +88,7 @@ def parse_cursor(query: QueryFields, kind: type[_Cursor]) -> _Cursor | None:
     try:
         padded = text + "=" * (-len(text) % 4)
         return msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
-    except (*MALFORMED, ValueError):
+    except (*JSON_DECODE_ERRORS, ValueError):
         raise refused_value("cursor", "give the 'next_cursor' of an earlier answer.") from None
 
 
@@ -96,7 +96,7 @@ def render_cursor(cursor: Cursor | None) -> str | None:
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=") if cursor else None
 
 
-def parse_selection(query: QueryFields, cursor: Cursor | None, today: date) -> Selection:
+def parse_selection(query: QueryFields, cursor: Cursor | None, today: date) -> UsageFilter:
     """Days and tenant; by default this month up to today, or the month of 'to' up to then.
 
     Raises: GatewayError INVALID_VALUE.
@@ -105,19 +105,19 @@ def parse_selection(query: QueryFields, cursor: Cursor | None, today: date) -> S
     if cursor is not None:
         for (name, field), value in zip(_PARAMETERS, (tenant, first, last), strict=True):
             _check_same(name, value, getattr(cursor, field))
-        return Selection(cursor.first, cursor.last, cursor.tenant)
+        return UsageFilter(cursor.first, cursor.last, cursor.tenant)
     last = last or today
     first = first or last.replace(day=1)
     if first > last:
         raise refused_value("from", f"it lies after 'to', which is {last}.")
-    return Selection(first, last, tenant)
+    return UsageFilter(first, last, tenant)
 
 
-def parse_by(query: QueryFields, cursor: ReportCursor | None) -> tuple[By, ...]:
+def parse_by(query: QueryFields, cursor: ReportCursor | None) -> tuple[GroupBy, ...]:
     """What to group by, in order. Raises: GatewayError INVALID_VALUE."""
     text = query.text("by")
     if cursor is None:
-        return _by(text or By.DAY.value)
+        return _by(text or GroupBy.DAY.value)
     by = _by(cursor.by)
     _check_same("by", _by(text) if text else None, by)
     if len(cursor.after) != len(by):
@@ -125,8 +125,8 @@ def parse_by(query: QueryFields, cursor: ReportCursor | None) -> tuple[By, ...]:
     return by
 
 
-def _by(text: str) -> tuple[By, ...]:
-    known = {one.value: one for one in By}
+def _by(text: str) -> tuple[GroupBy, ...]:
+    known = {one.value: one for one in GroupBy}
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:

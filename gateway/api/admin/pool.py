@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from gateway.api.admin import Handler
 from gateway.api.admin.pool_schemas import (
-    HoldChange,
-    NewKey,
+    NewProviderKey,
+    StateUpdate,
     describe_account,
     describe_key,
     describe_pool,
@@ -18,14 +18,14 @@ from gateway.api.admin.pool_schemas import (
 )
 from gateway.api.admin.schemas import read_document
 from gateway.api.bodies import BodyLimits, json_response
-from gateway.domain.accounts import UpstreamKey, make_secret
+from gateway.domain.accounts import ProviderKey, make_secret
 from gateway.domain.audit import Actor
-from gateway.domain.errors import TABLE, Fault, GatewayError, State
-from gateway.generation.key_checker import Prober
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
+from gateway.generation.key_checker import KeyHealthMonitor
 from gateway.providers.protocol import KeyCheck
-from gateway.scheduler import KeyPool
-from gateway.scheduler.members import Roster
-from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus, Standing
+from gateway.scheduler import Scheduler
+from gateway.scheduler.members import AccountRegistry
+from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
 
 _ACCOUNT: Final = "/pool/{upstream}/{account}"
 _KEY: Final = "/pool/{upstream}/{account}/{key}"
@@ -34,7 +34,7 @@ _KEY: Final = "/pool/{upstream}/{account}/{key}"
 class PoolSection:
     """What every upstream, account and key has room for and is held back by; keys come, go and are held back here."""
 
-    def __init__(self, pool: KeyPool, roster: Roster, prober: Prober, limits: BodyLimits) -> None:
+    def __init__(self, pool: Scheduler, roster: AccountRegistry, prober: KeyHealthMonitor, limits: BodyLimits) -> None:
         self._pool = pool
         self._roster = roster
         self._prober = prober
@@ -52,12 +52,12 @@ class PoolSection:
         return json_response({"data": [describe_pool(pool) for pool in await self._pool.look()]})
 
     async def add(self, request: Request, actor: Actor) -> Response:
-        new = await read_document(request, self._limits, NewKey)
+        new = await read_document(request, self._limits, NewProviderKey)
         limits = new.limits()
         pool = await self._pool_status(new.upstream)
         if limits:
             _refuse_limits_of_known(pool, new.account)
-        key = UpstreamKey(new.upstream, new.account, new.key, make_secret(new.secret))
+        key = ProviderKey(new.upstream, new.account, new.key, make_secret(new.secret))
         found = await self._prober.probe(key)
         await self._roster.add(key, limits, actor)
         await self._settle(key, found)
@@ -68,18 +68,18 @@ class PoolSection:
         return json_response(describe_account(await self._account(*_account_path(request))))
 
     async def hold_account(self, request: Request, actor: Actor) -> Response:
-        change = await read_document(request, self._limits, HoldChange)
+        change = await read_document(request, self._limits, StateUpdate)
         upstream, account = _account_path(request)
-        await self._roster.hold(upstream, account, None, State(change.state), actor)
+        await self._roster.hold(upstream, account, None, KeyState(change.state), actor)
         return json_response(describe_account(await self._account(upstream, account)))
 
     async def get_key(self, request: Request, _: Actor) -> Response:
         return json_response(describe_key(await self._key(*_key_path(request))))
 
     async def hold_key(self, request: Request, actor: Actor) -> Response:
-        change = await read_document(request, self._limits, HoldChange)
+        change = await read_document(request, self._limits, StateUpdate)
         path = _key_path(request)
-        await self._roster.hold(*path, State(change.state), actor)
+        await self._roster.hold(*path, KeyState(change.state), actor)
         return json_response(describe_key(await self._key(*path)))
 
     async def remove(self, request: Request, actor: Actor) -> Response:
@@ -93,26 +93,28 @@ class PoolSection:
         path = _key_path(request)
         key = await self._secret_of(await self._key(*path))
         found = await self._prober.probe(key)
-        fault = found.fault.value if found.fault else None
-        await self._roster.note_probe(key, actor, {"works": found.fault is None, "fault": fault})
+        error_code = found.error_code.value if found.error_code else None
+        await self._roster.note_probe(key, actor, {"works": found.error_code is None, "error_code": error_code})
         await self._settle(key, found)
         return json_response(describe_probe(found) | {"key": describe_key(await self._key(*path))})
 
-    async def _settle(self, key: UpstreamKey, found: KeyCheck) -> None:
+    async def _settle(self, key: ProviderKey, found: KeyCheck) -> None:
         """Let what rests be tried now, where a key that works shows that it is mended; let rest what is broken."""
-        release = partial(self._roster.release_rest, key.upstream, key.account, key.name, seconds=found.window_s)
-        if found.fault is not None:
-            if TABLE[found.fault].state is State.QUARANTINED:
-                await release(works=False, fault=found.fault)
+        release = partial(self._roster.apply_probe_result, key.upstream, key.account, key.name, seconds=found.window_s)
+        if found.error_code is not None:
+            if ERROR_SPECS[found.error_code].state is KeyState.QUARANTINED:
+                await release(works=False, error_code=found.error_code)
             return
         pool = await self._pool_status(key.upstream)
         account = _account_in(pool, key.account)
         for standing in (pool, account, _key_in(account, key.name)):
-            fault = _fault_of(standing)
-            if standing.state is State.QUARANTINED and (found.proves_balance or fault is not Fault.BALANCE_EMPTY):
-                await release(works=True, fault=fault)
+            error_code = _fault_of(standing)
+            if standing.state is KeyState.QUARANTINED and (
+                found.proves_balance or error_code is not ErrorCode.BALANCE_EMPTY
+            ):
+                await release(works=True, error_code=error_code)
 
-    async def _secret_of(self, status: KeyStatus) -> UpstreamKey:
+    async def _secret_of(self, status: KeyStatus) -> ProviderKey:
         """Raises: GatewayError CONFLICT where this process cannot read it."""
         member = f"{status.account}/{status.name}"
         key = self._roster.known(status.upstream).get(member)
@@ -121,7 +123,7 @@ class PoolSection:
             key = self._roster.known(status.upstream).get(member)
         if key is None:
             raise GatewayError(
-                Fault.CONFLICT,
+                ErrorCode.CONFLICT,
                 f"The secret of '{status.upstream}/{member}' cannot be read here: it is sealed with an encryption key "
                 "that [pool] encryption_keys lacks, or stands in the configuration of other processes only.",
             )
@@ -146,7 +148,7 @@ def _refuse_limits_of_known(pool: PoolStatus, account: str) -> None:
     """Only a new account gets its limits here. Raises: GatewayError CONFLICT."""
     if any(found.name == account for found in pool.accounts):
         raise GatewayError(
-            Fault.CONFLICT,
+            ErrorCode.CONFLICT,
             f"The account '{pool.upstream}/{account}' has its limits already: leave them out here, or change them in "
             "the configuration.",
         )
@@ -166,13 +168,13 @@ def _key_in(account: AccountStatus, name: str) -> KeyStatus:
     raise _missing(f"The account '{account.upstream}/{account.name}' has no key '{name}'.")
 
 
-def _fault_of(standing: Standing) -> Fault | None:
+def _fault_of(standing: Health) -> ErrorCode | None:
     """None also for one that this version does not know."""
-    return next((fault for fault in Fault if fault.value == standing.fault), None)
+    return next((error_code for error_code in ErrorCode if error_code.value == standing.error_code), None)
 
 
 def _missing(message: str) -> GatewayError:
-    return GatewayError(Fault.NOT_FOUND, f"{message} See GET /admin/v1/pool.")
+    return GatewayError(ErrorCode.NOT_FOUND, f"{message} See GET /admin/v1/pool.")
 
 
 def _account_path(request: Request) -> tuple[str, str]:

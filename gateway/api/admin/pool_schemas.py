@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.api.admin.schemas import Document, Name, Weight
+from gateway.api.admin.schemas import Name, Schema, Weight
 from gateway.domain.accounts import AccountLimits
 from gateway.domain.billing import usd
-from gateway.domain.errors import State
+from gateway.domain.errors import KeyState
 from gateway.providers.protocol import KeyCheck
-from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus, Standing
+from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
 
 UpstreamSecret = Annotated[str, Meta(pattern=r"^[!-~]{1,500}\Z")]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
-class NewKey(Document):
+class NewProviderKey(Schema):
     """A key, and the limits of its account where it is the account's first."""
 
     upstream: Name
@@ -39,7 +39,7 @@ class NewKey(Document):
         return AccountLimits(**given) if given else None
 
 
-class HoldChange(Document):
+class StateUpdate(Schema):
     """Whether a person takes it out of the pool."""
 
     state: Literal["ready", "disabled", "draining"]
@@ -88,25 +88,25 @@ def describe_key(key: KeyStatus) -> dict[str, object]:
 
 def describe_probe(probe: KeyCheck) -> dict[str, object]:
     return {
-        "works": probe.fault is None,
-        "fault": probe.fault.value if probe.fault else None,
+        "works": probe.error_code is None,
+        "error_code": probe.error_code.value if probe.error_code else None,
         "detail": probe.detail,
         "seconds": round(probe.seconds, 3),
     }
 
 
-def _ruling(own: Standing, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Standing:
+def _ruling(own: Health, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Health:
     """Its own standing, or that of the part which is back first, where none of its parts can be used."""
     standings = [_ruling(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
-    if own.state is not State.READY or any(one.state in {State.READY, State.HALF_OPEN} for one in standings):
+    if own.state is not KeyState.READY or any(one.state in {KeyState.READY, KeyState.HALF_OPEN} for one in standings):
         return own
     return min(standings, key=lambda one: one.until_s or math.inf, default=own)
 
 
-def _describe_standing(standing: Standing) -> dict[str, object]:
+def _describe_standing(standing: Health) -> dict[str, object]:
     return {
         "state": standing.state.value,
-        "fault": standing.fault,
+        "error_code": standing.error_code,
         "since": standing.since_s,
         "until": standing.until_s,
     }

@@ -8,9 +8,9 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
 from gateway.api.bodies import BodyLimits, read_json_body
-from gateway.api.fields import MALFORMED, refused_value, unknown_parameter
+from gateway.api.fields import JSON_DECODE_ERRORS, refused_value, unknown_parameter
 from gateway.domain.billing import usd_micros
-from gateway.domain.errors import Fault, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import LIMIT_MAX, Limits, Quotas
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
@@ -36,14 +36,14 @@ _FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field 
 _SHOWN_MAX_CHARS: Final = 64
 
 
-class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Schema(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A request body: unknown fields are errors."""
 
 
-_Body = TypeVar("_Body", bound=Document)
+_Body = TypeVar("_Body", bound=Schema)
 
 
-class LimitsChange(Document):
+class LimitsChange(Schema):
     """What is not given stays, null removes a limit (RFC 7396)."""
 
     requests_per_minute: Limit | UnsetType | None = UNSET
@@ -51,7 +51,7 @@ class LimitsChange(Document):
     concurrency: Limit | UnsetType | None = UNSET
 
 
-class QuotasChange(Document):
+class QuotasChange(Schema):
     """The same for quotas."""
 
     images_per_day: Limit | UnsetType | None = UNSET
@@ -102,8 +102,8 @@ async def read_document(request: Request, limits: BodyLimits, kind: type[_Body])
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
-    except MALFORMED:
-        raise GatewayError(Fault.INVALID_JSON) from None
+    except JSON_DECODE_ERRORS:
+        raise GatewayError(ErrorCode.INVALID_JSON) from None
 
 
 def _refusal(message: str) -> GatewayError:
@@ -111,12 +111,14 @@ def _refusal(message: str) -> GatewayError:
     place = where.strip(".`")
     if named := _FIELD.fullmatch(what):
         name = f"{place}.{named[1]}".lstrip(".")[:_SHOWN_MAX_CHARS]
-        return GatewayError(Fault.INVALID_VALUE, f"{place or 'The body'}: {what[: 2 * _SHOWN_MAX_CHARS]}.", param=name)
+        return GatewayError(
+            ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {what[: 2 * _SHOWN_MAX_CHARS]}.", param=name
+        )
     param = place or None
     words = _WORDS.get(str(param).rpartition(".")[2], "")
     if words and ("regex" in what or "Expected `str" in what):
         what = f"Expected {words}"
-    return GatewayError(Fault.INVALID_VALUE, f"{param or 'The body'}: {what}.", param=param)
+    return GatewayError(ErrorCode.INVALID_VALUE, f"{param or 'The body'}: {what}.", param=param)
 
 
 class QueryFields:
@@ -137,7 +139,7 @@ class QueryFields:
             raise refused_value(name, f"an integer from {lowest} to {highest} is expected.")
         return int(text)
 
-    def refuse_rest(self) -> None:
+    def reject_unknown(self) -> None:
         """Refuse parameters that nobody took: nothing is dropped silently."""
         for name in sorted(self._given):
             raise unknown_parameter(name)

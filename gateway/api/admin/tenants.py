@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from gateway.api.admin import Handler
 from gateway.api.admin.schemas import (
-    Document,
     LimitsChange,
     Name,
     QuotasChange,
+    Schema,
     Weight,
     given,
     merged_limits,
@@ -29,7 +29,7 @@ from gateway.metering.admission import Admission
 from gateway.tenants.store import TenantStore
 
 
-class _NewTenant(Document):
+class _NewTenant(Schema):
     name: Name
     limits: LimitsChange | None = None
     quotas: QuotasChange | None = None
@@ -38,7 +38,7 @@ class _NewTenant(Document):
     disabled: bool = False
 
 
-class _TenantChange(Document):
+class _TenantChange(Schema):
     """RFC 7396: what is not given stays, null removes."""
 
     limits: LimitsChange | UnsetType | None = UNSET

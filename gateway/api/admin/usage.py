@@ -20,9 +20,9 @@ from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
-from gateway.domain.usage import Amounts, Difference, Record, Report, Selection, Sheet
+from gateway.domain.usage import Discrepancy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import Ledger
-from gateway.metering.verification import Verifier
+from gateway.metering.verification import LedgerVerifier
 
 _ROWS_MAX = 1000
 _LAST_MS = 253_402_300_799_999
@@ -32,7 +32,7 @@ _LAST_MS = 253_402_300_799_999
 class UsageSection:
     """Reports, records and verification of the ledger."""
 
-    def __init__(self, ledger: Ledger, verifier: Verifier, clock: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, verifier: LedgerVerifier, clock: Callable[[], float]) -> None:
         self._ledger = ledger
         self._verifier = verifier
         self._clock = clock
@@ -50,8 +50,8 @@ class UsageSection:
         selection = parse_selection(query, cursor, self._today())
         by = parse_by(query, cursor)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
-        query.refuse_rest()
-        report = Report(by, limit, cursor.after, Amounts(*cursor.total)) if cursor else Report(by, limit)
+        query.reject_unknown()
+        report = UsageReport(by, limit, cursor.after, UsageTotals(*cursor.total)) if cursor else UsageReport(by, limit)
         await self._ledger.fill(report, selection)
         rows = report.rows()
         following = ReportCursor.behind(selection, by, rows[-1][0], report.total) if report.has_more else None
@@ -64,7 +64,7 @@ class UsageSection:
         cursor = parse_cursor(query, RecordsCursor)
         selection = parse_selection(query, cursor, self._today())
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
-        query.refuse_rest()
+        query.reject_unknown()
         total = cursor.total if cursor else await self._ledger.count(selection)
         page = await self._ledger.records(selection, cursor.place if cursor else None, limit)
         following = RecordsCursor.behind(selection, page.end, total) if page.end else None
@@ -75,8 +75,8 @@ class UsageSection:
         query = QueryFields(request)
         cursor = parse_cursor(query, VerifyCursor)
         selection = parse_selection(query, cursor, self._today())
-        query.refuse_rest()
-        after = Sheet(cursor.day, cursor.holder) if cursor else None
+        query.reject_unknown()
+        after = TenantDay(cursor.day, cursor.holder) if cursor else None
         found, last = await self._verifier.verify(selection, after)
         counts = {
             "days": found.days,
@@ -92,12 +92,12 @@ class UsageSection:
         return datetime.fromtimestamp(self._clock(), UTC).date()
 
 
-def _head(selection: Selection) -> dict[str, object]:
+def _head(selection: UsageFilter) -> dict[str, object]:
     """Which days an answer is about, as they may not have been given."""
     return {"from": selection.first, "to": selection.last}
 
 
-def _amounts(amounts: Amounts) -> dict[str, object]:
+def _amounts(amounts: UsageTotals) -> dict[str, object]:
     return {
         "requests": amounts.requests,
         "asked": amounts.asked,
@@ -109,10 +109,10 @@ def _amounts(amounts: Amounts) -> dict[str, object]:
     }
 
 
-def _record(record: Record) -> dict[str, object]:
+def _record(record: LedgerEntry) -> dict[str, object]:
     amounts = record.amounts
     return {
-        "id": record.ticket,
+        "id": record.reservation,
         "time": _moment(record.admitted_ms),
         "request_id": record.request_id,
         "tenant": record.tenant,
@@ -135,7 +135,7 @@ def _record(record: Record) -> dict[str, object]:
     }
 
 
-def _calls(record: Record) -> list[dict[str, object]]:
+def _calls(record: LedgerEntry) -> list[dict[str, object]]:
     return [
         {
             "upstream": upstream,
@@ -155,7 +155,7 @@ def _moment(unix_ms: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
 
 
-def _difference(difference: Difference) -> dict[str, object]:
+def _difference(difference: Discrepancy) -> dict[str, object]:
     return {
         "tenant": difference.sheet.tenant,
         "day": difference.sheet.day,

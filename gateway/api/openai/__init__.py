@@ -1,6 +1,6 @@
 """The client's side: OpenAI's images API (reference/openai-images.md)."""
 
-from gateway.api.openai.request import Generation, Manners, is_dall_e, parse_generation
+from gateway.api.openai.request import Generation, OpenAIOptions, is_dall_e, parse_generation
 from gateway.api.openai.response import (
     KEEP_ALIVE,
     render_error,
@@ -15,7 +15,7 @@ from gateway.api.openai.response import (
 __all__ = [
     "KEEP_ALIVE",
     "Generation",
-    "Manners",
+    "OpenAIOptions",
     "is_dall_e",
     "parse_generation",
     "render_error",

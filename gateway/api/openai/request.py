@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.api.fields import (
-    Fields,
+    JsonFields,
     empty,
     missing,
     refused_value,
@@ -19,8 +19,8 @@ from gateway.api.fields import (
 )
 from gateway.api.provider_fields import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
 from gateway.domain.catalog import Catalog, Model, PlannedTarget
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Delivery, ImageJob
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import ImageJob, ResponseFormat
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
 
@@ -60,7 +60,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class OpenAIOptions:
     """The operator's choices about this wire."""
 
     size_policy: SizePolicy = SizePolicy.NEAREST
@@ -73,12 +73,12 @@ def is_dall_e(name: str) -> bool:
     return name.startswith("dall-e-")
 
 
-def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, manners: Manners) -> Generation:
+def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, manners: OpenAIOptions) -> Generation:
     """Read the body of a generation.
 
     Raises: GatewayError with the caller's own fault and the parameter's name.
     """
-    fields = Fields(body)
+    fields = JsonFields(body)
     model, name = _read_model(fields, catalog, tenant)
     ignored = _read_ignored(fields, model)
     is_stream = fields.boolean("stream") or False
@@ -98,12 +98,12 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
         options=read_options(fields, style_is_mapped=_style_is_object(fields, ignored)),
         inputs=read_inputs(fields),
     )
-    fields.refuse_rest()
+    fields.reject_unknown()
     targets = plan_targets(job, model, manners.size_policy)
     return Generation(job, model, targets, name, is_stream, tuple(ignored))
 
 
-def _read_model(fields: Fields, catalog: Catalog, tenant: Tenant) -> tuple[Model, str]:
+def _read_model(fields: JsonFields, catalog: Catalog, tenant: Tenant) -> tuple[Model, str]:
     name = fields.string("model")
     if name is None:
         name = catalog.default.id
@@ -113,7 +113,7 @@ def _read_model(fields: Fields, catalog: Catalog, tenant: Tenant) -> tuple[Model
     return model, name
 
 
-def _read_prompt(fields: Fields, model: Model) -> str:
+def _read_prompt(fields: JsonFields, model: Model) -> str:
     prompt = fields.string("prompt")
     if prompt is None:
         raise missing("prompt")
@@ -124,7 +124,7 @@ def _read_prompt(fields: Fields, model: Model) -> str:
     return prompt
 
 
-def _read_delivery(fields: Fields, name: str, manners: Manners, *, is_stream: bool) -> Delivery:
+def _read_delivery(fields: JsonFields, name: str, manners: OpenAIOptions, *, is_stream: bool) -> ResponseFormat:
     asked = fields.choice("response_format", ("url", "b64_json"))
     is_gpt_image = name.startswith(("gpt-image-", "chatgpt-image-"))
     if asked and is_gpt_image and manners.refuses_response_format_on_gpt_image:
@@ -132,13 +132,13 @@ def _read_delivery(fields: Fields, name: str, manners: Manners, *, is_stream: bo
     if is_stream:
         if asked == "url":
             raise refused_value("response_format", "a stream delivers 'b64_json' only.")
-        return Delivery.BASE64
+        return ResponseFormat.BASE64
     if asked is None:
-        return Delivery.URL if is_dall_e(name) else Delivery.BASE64
-    return Delivery.URL if asked == "url" else Delivery.BASE64
+        return ResponseFormat.URL if is_dall_e(name) else ResponseFormat.BASE64
+    return ResponseFormat.URL if asked == "url" else ResponseFormat.BASE64
 
 
-def _read_shape(fields: Fields) -> tuple[Size | None, str | None, Size | None]:
+def _read_shape(fields: JsonFields) -> tuple[Size | None, str | None, Size | None]:
     """`size`, or one of MiniMax's own ways to say it."""
     size, ratio, pixels = _read_size(fields), read_ratio(fields), read_pixels(fields)
     if size and (ratio or pixels):
@@ -149,7 +149,7 @@ def _read_shape(fields: Fields) -> tuple[Size | None, str | None, Size | None]:
     return size, ratio, pixels
 
 
-def _read_size(fields: Fields) -> Size | None:
+def _read_size(fields: JsonFields) -> Size | None:
     text = fields.string("size")
     if text is None or text == "auto":
         return None
@@ -165,14 +165,14 @@ def _read_size(fields: Fields) -> Size | None:
 
 def _wrong_size(text: str) -> GatewayError:
     return GatewayError(
-        Fault.INVALID_VALUE,
+        ErrorCode.INVALID_VALUE,
         f"Invalid value: '{text[:64]}'. Supported values are: 'auto' and 'WIDTHxHEIGHT', as '1024x1024': "
         f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1.",
         param="size",
     )
 
 
-def _read_ignored(fields: Fields, model: Model) -> list[str]:
+def _read_ignored(fields: JsonFields, model: Model) -> list[str]:
     """Fields that no upstream of the model knows and that do not change what the picture shows."""
     ignored = [name for name, supported in _IGNORED_CHOICES if fields.choice(name, supported) is not None]
     if fields.string("quality") in model.choices("quality"):
@@ -188,11 +188,11 @@ def _read_ignored(fields: Fields, model: Model) -> list[str]:
     return ignored
 
 
-def _style_is_object(fields: Fields, ignored: list[str]) -> bool:
+def _style_is_object(fields: JsonFields, ignored: list[str]) -> bool:
     return "style" not in ignored and fields.value("style") is not None
 
 
-def _read_output(fields: Fields, model: Model) -> tuple[str | None, str | None]:
+def _read_output(fields: JsonFields, model: Model) -> tuple[str | None, str | None]:
     """File format and background, which would change the picture: refused if the model does not make them."""
     form = fields.choice("output_format", _FORMATS)
     if form is not None and form not in model.choices("output_format"):

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from gateway.api.openai.request import is_dall_e
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Encoded, Format, ImageResult, Link, Picture, sniff_base64
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, Format, ImageResult, ImageUrl, Picture, sniff_base64
 
 Chunks = list[bytes | memoryview]
 
@@ -28,9 +28,9 @@ _USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "te
 
 _COMPLETED: Final = "image_generation.completed"
 _MODERATION_STAGES: Final = {
-    Fault.CONTENT_INPUT: "input",
-    Fault.CONTENT_OUTPUT: "output",
-    Fault.CONTENT_WITHHELD: "output",
+    ErrorCode.CONTENT_INPUT: "input",
+    ErrorCode.CONTENT_OUTPUT: "output",
+    ErrorCode.CONTENT_WITHHELD: "output",
 }
 _OWNER: Final = "minimax"
 _CREATED: Final = 1_741_737_600
@@ -100,21 +100,21 @@ def _model(name: str) -> dict[str, object]:
 
 def _item(picture: Picture) -> Chunks:
     match picture:
-        case Encoded(base64=data):
+        case Base64Image(base64=data):
             return [b'{"b64_json":"', data, b'"}']
-        case Link(url=url):
+        case ImageUrl(url=url):
             return [b'{"url":', msgspec.json.encode(url), b"}"]
 
 
 def _format(pictures: Iterable[Picture]) -> Format:
     """What the pictures are; MiniMax makes JPEG (reference/minimax.md 1.4) unless the bytes say otherwise."""
-    encoded = (sniff_base64(picture.base64) for picture in pictures if isinstance(picture, Encoded))
+    encoded = (sniff_base64(picture.base64) for picture in pictures if isinstance(picture, Base64Image))
     return next((kind for kind in encoded if kind), Format.JPEG)
 
 
 def _error(error: GatewayError, model_name: str) -> dict[str, object]:
     row = error.row
-    stage = _MODERATION_STAGES.get(error.fault)
+    stage = _MODERATION_STAGES.get(error.error_code)
     if stage and not is_dall_e(model_name):
         return {
             "message": error.message,

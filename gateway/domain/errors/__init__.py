@@ -1,24 +1,34 @@
 """The one table of faults: everything that follows from a fault is read from its row.
 
-Retry, key state, response, metric label and log field all read `TABLE`; nothing else in the program
+Retry, key state, response, metric label and log field all read `ERROR_SPECS`; nothing else in the program
 decides by status or code. The dialects own the dictionaries *their code -> Fault*.
 """
 
-from gateway.domain.errors.codes import Fault, Lowers, Origin, Outcome, Pause, Retry, Row, Scope, State
+from gateway.domain.errors.codes import (
+    CapacityHint,
+    CooldownKind,
+    ErrorCode,
+    ErrorSpec,
+    KeyState,
+    Origin,
+    Outcome,
+    Retry,
+    Scope,
+)
 from gateway.domain.errors.exception import GatewayError, detach
-from gateway.domain.errors.table import TABLE
+from gateway.domain.errors.table import ERROR_SPECS
 
 __all__ = [
-    "TABLE",
-    "Fault",
+    "ERROR_SPECS",
+    "CapacityHint",
+    "CooldownKind",
+    "ErrorCode",
+    "ErrorSpec",
     "GatewayError",
-    "Lowers",
+    "KeyState",
     "Origin",
     "Outcome",
-    "Pause",
     "Retry",
-    "Row",
     "Scope",
-    "State",
     "detach",
 ]

@@ -44,7 +44,7 @@ class Scope(Enum):
     UPSTREAM = "upstream"
 
 
-class Pause(Enum):
+class CooldownKind(Enum):
     """How long a key or account rests after a fault."""
 
     NONE = "none"
@@ -54,7 +54,7 @@ class Pause(Enum):
     MONTH_END = "month_end"
 
 
-class Lowers(Enum):
+class CapacityHint(Enum):
     """What a fault tells us to expect less of: somebody else uses the account too, or it allows less than was said."""
 
     NOTHING = ""
@@ -65,7 +65,7 @@ class Lowers(Enum):
     CONCURRENCY = "lanes"
 
 
-class State(Enum):
+class KeyState(Enum):
     """The state in which a fault puts a key."""
 
     READY = "ready"
@@ -81,7 +81,7 @@ class State(Enum):
     """A person takes it out: what is under way is finished, nothing more is sent."""
 
 
-class Fault(Enum):
+class ErrorCode(Enum):
     """Everything that can go wrong, named once. The value is the metric label and the log field."""
 
     # The caller's request
@@ -191,7 +191,7 @@ class Origin(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ErrorSpec:
     """What follows from one fault."""
 
     status: int
@@ -204,11 +204,11 @@ class Row:
     retry: Retry = Retry.NEVER
     scope: Scope = Scope.NOTHING
     """What a further attempt avoids and what is paused."""
-    pause: Pause = Pause.NONE
+    pause: CooldownKind = CooldownKind.NONE
     pause_s: int = 0
     pause_max_s: int = 0
     """The pause doubles up to this while the same fault comes again without a success between."""
-    state: State = State.READY
+    state: KeyState = KeyState.READY
     param: str | None = None
     shows_detail: bool = False
     """The error's `detail` was written by us for the caller."""
@@ -216,16 +216,16 @@ class Row:
     """Sent with 429 and 503 unless the error knows better, seconds."""
     withholds_images: bool = False
     """Images were made and kept back: they cost what the operator says."""
-    ails_upstream: bool = False
+    trips_breaker: bool = False
     """It speaks of the upstream's health as a whole: so many in a row open its circuit breaker."""
-    lowers: Lowers = Lowers.NOTHING
+    lowers: CapacityHint = CapacityHint.NOTHING
     is_bare: bool = False
     """No error code of the provider backs it: nothing rests, and the same fault of a second key blames the request."""
     asks_page: bool = False
     """The upstream's free page is asked whether the key is at fault."""
     delay_s: float = 0.0
     """How long the request itself waits before its next call."""
-    is_final: bool = False
+    is_permanent: bool = False
     """Waiting does not help, whatever the status says."""
 
     @property
@@ -238,10 +238,10 @@ class Row:
     @property
     def may_client_retry(self) -> bool:
         """Whether sending the same request again could help and cannot be billed twice."""
-        is_transient = not self.is_final and (self.status in {408, 429} or self.status >= 500)
+        is_transient = not self.is_permanent and (self.status in {408, 429} or self.status >= 500)
         is_refused_for_now = self.outcome is Outcome.REFUSED and self.retry is not Retry.NEVER
         return is_transient and (self.outcome is Outcome.NOT_SENT or is_refused_for_now)
 
     @property
-    def asks_to_wait(self) -> bool:
+    def sends_retry_after(self) -> bool:
         return self.status in {429, 503}

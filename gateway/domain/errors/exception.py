@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
-from gateway.domain.errors.codes import Fault, Row
-from gateway.domain.errors.table import TABLE
+from gateway.domain.errors.codes import ErrorCode, ErrorSpec
+from gateway.domain.errors.table import ERROR_SPECS
 from gateway.domain.tenants import Rates
 
 _E = TypeVar("_E", bound=BaseException)
@@ -17,7 +17,7 @@ class GatewayError(Exception):
 
     def __init__(
         self,
-        fault: Fault,
+        error_code: ErrorCode,
         detail: str = "",
         *,
         param: str | None = None,
@@ -26,10 +26,10 @@ class GatewayError(Exception):
         cooldown_s: float | None = None,
         rates: Rates | None = None,
     ) -> None:
-        super().__init__(f"{fault.value}: {detail}" if detail else fault.value)
-        self.fault = fault
+        super().__init__(f"{error_code.value}: {detail}" if detail else error_code.value)
+        self.error_code = error_code
         self.detail = detail
-        self.param = param if param is not None else TABLE[fault].param
+        self.param = param if param is not None else ERROR_SPECS[error_code].param
         self.retry_after_s = retry_after_s
         self.upstream_code = upstream_code
         """The provider's own code, if it gave one."""
@@ -39,8 +39,8 @@ class GatewayError(Exception):
         """How the tenant's rate limits stand, where they were asked."""
 
     @property
-    def row(self) -> Row:
-        return TABLE[self.fault]
+    def row(self) -> ErrorSpec:
+        return ERROR_SPECS[self.error_code]
 
     @property
     def message(self) -> str:

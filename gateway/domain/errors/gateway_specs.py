@@ -3,70 +3,70 @@
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.domain.errors.codes import RATE, REQUEST, SERVER, Fault, Outcome, Row
+from gateway.domain.errors.codes import RATE, REQUEST, SERVER, ErrorCode, ErrorSpec, Outcome
 
 
-def _caller(status: int, code: str | None, message: str, *, param: str | None = None) -> Row:
+def _caller(status: int, code: str | None, message: str, *, param: str | None = None) -> ErrorSpec:
     """A fault of the request that the gateway itself found: nothing was sent."""
-    return Row(status, REQUEST, code, message, param=param, shows_detail=True)
+    return ErrorSpec(status, REQUEST, code, message, param=param, shows_detail=True)
 
 
-OF_REQUESTS: Final[Mapping[Fault, Row]] = {
-    Fault.INVALID_JSON: _caller(400, None, "We could not parse the JSON body of your request."),
-    Fault.UNSUPPORTED_CONTENT_TYPE: _caller(400, "unsupported_content_type", "Send 'application/json'."),
-    Fault.PREFLIGHT_REFUSED: _caller(400, "preflight_refused", "The browser's preflight request was refused."),
-    Fault.MALFORMED_HTTP: _caller(400, None, "This is not a valid HTTP request."),
-    Fault.HEAD_TOO_LARGE: _caller(431, "headers_too_large", "The request's headers are too large."),
-    Fault.BODY_TOO_LARGE: _caller(413, "request_too_large", "The request body is too large."),
-    Fault.BODY_TIMEOUT: _caller(408, "request_timeout", "The request body did not arrive in time."),
-    Fault.MISSING_PARAMETER: _caller(400, "missing_required_parameter", "A required parameter is missing."),
-    Fault.UNKNOWN_PARAMETER: _caller(400, "unknown_parameter", "Unknown parameter."),
-    Fault.INVALID_TYPE: _caller(400, "invalid_type", "A parameter has the wrong type."),
-    Fault.INVALID_VALUE: _caller(400, "invalid_value", "A parameter has a value that is not supported."),
-    Fault.INTEGER_BELOW_MIN: _caller(400, "integer_below_min_value", "An integer is too small."),
-    Fault.INTEGER_ABOVE_MAX: _caller(400, "integer_above_max_value", "An integer is too large."),
-    Fault.STRING_TOO_LONG: _caller(400, "string_above_max_length", "A string is too long."),
-    Fault.EMPTY_STRING: _caller(400, "empty_string", "A string is empty."),
-    Fault.MODEL_UNKNOWN: _caller(400, "model_not_found", "The model does not exist.", param="model"),
-    Fault.MODEL_NOT_FOUND: _caller(404, "model_not_found", "The model does not exist.", param="model"),
-    Fault.NO_CREDENTIALS: _caller(401, None, "You did not provide an API key."),
-    Fault.INVALID_API_KEY: _caller(401, "invalid_api_key", "Incorrect API key provided."),
-    Fault.AUTHENTICATION_THROTTLED: Row(
+OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
+    ErrorCode.INVALID_JSON: _caller(400, None, "We could not parse the JSON body of your request."),
+    ErrorCode.UNSUPPORTED_CONTENT_TYPE: _caller(400, "unsupported_content_type", "Send 'application/json'."),
+    ErrorCode.PREFLIGHT_REFUSED: _caller(400, "preflight_refused", "The browser's preflight request was refused."),
+    ErrorCode.MALFORMED_HTTP: _caller(400, None, "This is not a valid HTTP request."),
+    ErrorCode.HEAD_TOO_LARGE: _caller(431, "headers_too_large", "The request's headers are too large."),
+    ErrorCode.BODY_TOO_LARGE: _caller(413, "request_too_large", "The request body is too large."),
+    ErrorCode.BODY_TIMEOUT: _caller(408, "request_timeout", "The request body did not arrive in time."),
+    ErrorCode.MISSING_PARAMETER: _caller(400, "missing_required_parameter", "A required parameter is missing."),
+    ErrorCode.UNKNOWN_PARAMETER: _caller(400, "unknown_parameter", "Unknown parameter."),
+    ErrorCode.INVALID_TYPE: _caller(400, "invalid_type", "A parameter has the wrong type."),
+    ErrorCode.INVALID_VALUE: _caller(400, "invalid_value", "A parameter has a value that is not supported."),
+    ErrorCode.INTEGER_BELOW_MIN: _caller(400, "integer_below_min_value", "An integer is too small."),
+    ErrorCode.INTEGER_ABOVE_MAX: _caller(400, "integer_above_max_value", "An integer is too large."),
+    ErrorCode.STRING_TOO_LONG: _caller(400, "string_above_max_length", "A string is too long."),
+    ErrorCode.EMPTY_STRING: _caller(400, "empty_string", "A string is empty."),
+    ErrorCode.MODEL_UNKNOWN: _caller(400, "model_not_found", "The model does not exist.", param="model"),
+    ErrorCode.MODEL_NOT_FOUND: _caller(404, "model_not_found", "The model does not exist.", param="model"),
+    ErrorCode.NO_CREDENTIALS: _caller(401, None, "You did not provide an API key."),
+    ErrorCode.INVALID_API_KEY: _caller(401, "invalid_api_key", "Incorrect API key provided."),
+    ErrorCode.AUTHENTICATION_THROTTLED: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
         "Too many requests with wrong keys came from this address. Please try again later.",
     ),
-    Fault.REQUESTS_THROTTLED: Row(
+    ErrorCode.REQUESTS_THROTTLED: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
         "Too many requests with this key within a second.",
         shows_detail=True,
     ),
-    Fault.ROUTE_UNKNOWN: _caller(404, "unknown_url", "Invalid URL."),
-    Fault.HOST_NOT_ALLOWED: _caller(
+    ErrorCode.ROUTE_UNKNOWN: _caller(404, "unknown_url", "Invalid URL."),
+    ErrorCode.HOST_NOT_ALLOWED: _caller(
         421,
         "host_not_allowed",
         "This port does not answer to that Host header. Use its address or localhost, or add the name to "
         "allowed_hosts in [admin] or [metrics].",
     ),
-    Fault.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
-    Fault.ADMIN_CLOSED: _caller(
+    ErrorCode.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
+    ErrorCode.ADMIN_CLOSED: _caller(
         403, "admin_closed", "The admin API is closed: no admin key is configured ([admin] key)."
     ),
-    Fault.ADMIN_UNAUTHORIZED: _caller(401, "invalid_admin_key", "A valid admin key is required."),
-    Fault.ADMIN_READ_ONLY: _caller(403, "admin_read_only", "This admin key may read and not change anything."),
-    Fault.NOT_FOUND: _caller(404, "not_found", "There is nothing of that name."),
-    Fault.CONFLICT: _caller(409, "already_exists", "It exists already."),
-    Fault.CHANGE_NOT_MADE: Row(
+    ErrorCode.ADMIN_UNAUTHORIZED: _caller(401, "invalid_admin_key", "A valid admin key is required."),
+    ErrorCode.ADMIN_READ_ONLY: _caller(403, "admin_read_only", "This admin key may read and not change anything."),
+    ErrorCode.NOT_FOUND: _caller(404, "not_found", "There is nothing of that name."),
+    ErrorCode.CONFLICT: _caller(409, "already_exists", "It exists already."),
+    ErrorCode.CHANGE_NOT_MADE: ErrorSpec(
         503,
         SERVER,
         "gateway_unavailable",
         "Redis is not available. The change was not carried out; try again.",
         retry_after_s=5,
     ),
-    Fault.CHANGE_UNCONFIRMED: Row(
+    ErrorCode.CHANGE_UNCONFIRMED: ErrorSpec(
         504,
         SERVER,
         "change_unconfirmed",
@@ -75,66 +75,72 @@ OF_REQUESTS: Final[Mapping[Fault, Row]] = {
         "not shown is lost: rotate or revoke its key.",
         Outcome.UNKNOWN,
     ),
-    Fault.RATE_LIMITED: Row(
+    ErrorCode.RATE_LIMITED: ErrorSpec(
         429, RATE, "rate_limit_exceeded", "A rate limit of this tenant is reached.", shows_detail=True
     ),
-    Fault.RATE_EXCEEDED_BY_ONE: Row(
+    ErrorCode.RATE_EXCEEDED_BY_ONE: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
         "This request alone asks for more than a rate limit of this tenant allows.",
         shows_detail=True,
         retry_after_s=60,
-        is_final=True,
+        is_permanent=True,
     ),
-    Fault.QUOTA_EXHAUSTED: Row(
+    ErrorCode.QUOTA_EXHAUSTED: ErrorSpec(
         429,
         "insufficient_quota",
         "insufficient_quota",
         "A quota of this tenant is used up.",
         shows_detail=True,
         retry_after_s=60,
-        is_final=True,
+        is_permanent=True,
     ),
 }
 """What is wrong with a request, or stands against it."""
 
-OF_GATEWAY: Final[Mapping[Fault, Row]] = {
-    Fault.POOL_BUSY: Row(
+OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
+    ErrorCode.POOL_BUSY: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
         "The image service is at its rate limit. Please try again shortly.",
         shows_detail=True,
     ),
-    Fault.POOL_DOWN: Row(
+    ErrorCode.POOL_DOWN: ErrorSpec(
         503,
         SERVER,
         "no_upstream_available",
         "No image service is available at the moment.",
         retry_after_s=60,
     ),
-    Fault.DEADLINE: Row(504, SERVER, "deadline_exceeded", "The request's deadline passed before it could be sent."),
-    Fault.CLIENT_LEFT: _caller(
+    ErrorCode.DEADLINE: ErrorSpec(
+        504, SERVER, "deadline_exceeded", "The request's deadline passed before it could be sent."
+    ),
+    ErrorCode.CLIENT_LEFT: _caller(
         499, "client_closed_request", "The client left before its request was sent to the image service."
     ),
-    Fault.TICKET_EXPIRED: Row(
+    ErrorCode.TICKET_EXPIRED: ErrorSpec(
         503,
         SERVER,
         "gateway_unavailable",
         "The gateway was held up for so long that the request was given up before it was sent.",
         retry_after_s=1,
     ),
-    Fault.TENANT_MEMORY_FULL: Row(
+    ErrorCode.TENANT_MEMORY_FULL: ErrorSpec(
         429, RATE, "rate_limit_exceeded", "This tenant's requests hold its share of memory.", retry_after_s=2
     ),
-    Fault.MEMORY_FULL: Row(
+    ErrorCode.MEMORY_FULL: ErrorSpec(
         503, SERVER, "gateway_unavailable", "The gateway has no memory left for a request.", retry_after_s=2
     ),
-    Fault.REDIS_AWAY: Row(
+    ErrorCode.REDIS_AWAY: ErrorSpec(
         503, SERVER, "gateway_unavailable", "The gateway is not available at the moment.", retry_after_s=5
     ),
-    Fault.SHUTTING_DOWN: Row(503, SERVER, "gateway_unavailable", "The gateway is shutting down.", retry_after_s=5),
-    Fault.INTERNAL: Row(500, SERVER, "internal_error", "The gateway failed to process the request.", Outcome.UNKNOWN),
+    ErrorCode.SHUTTING_DOWN: ErrorSpec(
+        503, SERVER, "gateway_unavailable", "The gateway is shutting down.", retry_after_s=5
+    ),
+    ErrorCode.INTERNAL: ErrorSpec(
+        500, SERVER, "internal_error", "The gateway failed to process the request.", Outcome.UNKNOWN
+    ),
 }
 """What keeps the gateway from serving one."""

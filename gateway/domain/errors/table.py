@@ -9,26 +9,26 @@ from gateway.domain.errors.codes import (
     RATE,
     REQUEST,
     SERVER,
-    Fault,
-    Lowers,
+    CapacityHint,
+    CooldownKind,
+    ErrorCode,
+    ErrorSpec,
+    KeyState,
     Outcome,
-    Pause,
     Retry,
-    Row,
     Scope,
-    State,
 )
 from gateway.domain.errors.gateway_specs import OF_GATEWAY, OF_REQUESTS
 
 
-def _content(code: str, message: str, *, param: str | None = "prompt", status: int = 400) -> Row:
+def _content(code: str, message: str, *, param: str | None = "prompt", status: int = 400) -> ErrorSpec:
     """The upstream refused what the caller asked: no key is to blame, no other key would help."""
-    return Row(status, REQUEST, code, message, Outcome.REFUSED, param=param)
+    return ErrorSpec(status, REQUEST, code, message, Outcome.REFUSED, param=param)
 
 
-def _busy(pause_s: int, pause_max_s: int, lowers: Lowers = Lowers.NOTHING) -> Row:
+def _busy(pause_s: int, pause_max_s: int, lowers: CapacityHint = CapacityHint.NOTHING) -> ErrorSpec:
     """The account is fine but busy: cool it and use another account."""
-    return Row(
+    return ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
@@ -36,23 +36,23 @@ def _busy(pause_s: int, pause_max_s: int, lowers: Lowers = Lowers.NOTHING) -> Ro
         Outcome.REFUSED,
         Retry.FREELY,
         Scope.ACCOUNT,
-        Pause.SECONDS,
+        CooldownKind.SECONDS,
         pause_s,
         pause_max_s,
-        State.COOLING,
+        KeyState.COOLING,
         retry_after_s=pause_s,
         lowers=lowers,
     )
 
 
-def _spent(scope: Scope, pause: Pause, pause_s: int = 0) -> Row:
+def _spent(scope: Scope, pause: CooldownKind, pause_s: int = 0) -> ErrorSpec:
     """A quota window is used up: cool until the window ends."""
-    return _unavailable(scope, pause, pause_s, State.COOLING)
+    return _unavailable(scope, pause, pause_s, KeyState.COOLING)
 
 
-def _unavailable(scope: Scope, pause: Pause, pause_s: int, state: State) -> Row:
+def _unavailable(scope: Scope, pause: CooldownKind, pause_s: int, state: KeyState) -> ErrorSpec:
     """The organisation's own credential is at fault: the caller sees another key's picture, or 503."""
-    return Row(
+    return ErrorSpec(
         503,
         SERVER,
         "upstream_unavailable",
@@ -67,9 +67,9 @@ def _unavailable(scope: Scope, pause: Pause, pause_s: int, state: State) -> Row:
     )
 
 
-def _bare(status: int, code: str, scope: Scope, *, asks_page: bool = False, delay_s: float = 0.0) -> Row:
+def _bare(status: int, code: str, scope: Scope, *, asks_page: bool = False, delay_s: float = 0.0) -> ErrorSpec:
     """Refused without the provider's own error code: try another key, and blame none."""
-    return Row(
+    return ErrorSpec(
         status,
         RATE if status == 429 else SERVER,
         code,
@@ -83,8 +83,8 @@ def _bare(status: int, code: str, scope: Scope, *, asks_page: bool = False, dela
     )
 
 
-def _upstream(status: int, code: str, message: str, outcome: Outcome, retry: Retry = Retry.NEVER) -> Row:
-    return Row(status, SERVER, code, message, outcome, retry, Scope.KEY, ails_upstream=True)
+def _upstream(status: int, code: str, message: str, outcome: Outcome, retry: Retry = Retry.NEVER) -> ErrorSpec:
+    return ErrorSpec(status, SERVER, code, message, outcome, retry, Scope.KEY, trips_breaker=True)
 
 
 _DEAD_PAUSE_S: Final = 15 * 60
@@ -94,66 +94,72 @@ _RATE_LIMITED_DELAY_S: Final = 1.0
 """A bare 429 slows down the request that met it, and no other."""
 _UNKNOWN_OUTCOME: Final = "It may have been processed, so it was not sent again."
 
-TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
+ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
     {
         **OF_REQUESTS,
-        Fault.CONTENT_INPUT: _content(
+        ErrorCode.CONTENT_INPUT: _content(
             "content_policy_violation", "Your request was rejected: the prompt was judged unsafe by the safety system."
         ),
-        Fault.CONTENT_OUTPUT: _content(
+        ErrorCode.CONTENT_OUTPUT: _content(
             "content_policy_violation",
             "Your request was rejected: the generated images were judged unsafe by the safety system.",
         ),
-        Fault.CONTENT_WITHHELD: replace(
+        ErrorCode.CONTENT_WITHHELD: replace(
             _content(
                 "content_policy_violation", "Your request was rejected: all images were withheld by the safety system."
             ),
             withholds_images=True,
         ),
-        Fault.PROMPT_UNREADABLE: _content(
+        ErrorCode.PROMPT_UNREADABLE: _content(
             "invalid_prompt", "The prompt holds too many invisible or unreadable characters."
         ),
-        Fault.PROMPT_TOO_LONG: _content("string_above_max_length", "The prompt is too long for this model."),
-        Fault.UPSTREAM_REJECTED: _content(
+        ErrorCode.PROMPT_TOO_LONG: _content("string_above_max_length", "The prompt is too long for this model."),
+        ErrorCode.UPSTREAM_REJECTED: _content(
             "invalid_value", "The image service does not accept the parameters of this request.", param=None
         ),
-        Fault.UPSTREAM_BODY_TOO_LARGE: _content(
+        ErrorCode.UPSTREAM_BODY_TOO_LARGE: _content(
             "request_too_large", "The request is too large for the image service.", param=None, status=413
         ),
-        Fault.REQUEST_BLOCKED: _content(
+        ErrorCode.REQUEST_BLOCKED: _content(
             "request_blocked",
             "The image service refuses this request with every key, without giving a reason. Its gateway or firewall "
             "probably blocks the prompt or a parameter: change them.",
             param=None,
         ),
-        Fault.BARE_UNAUTHORIZED: _bare(503, "upstream_unavailable", Scope.KEY, asks_page=True),
-        Fault.BARE_PAYMENT_REQUIRED: _bare(503, "upstream_unavailable", Scope.ACCOUNT, asks_page=True),
-        Fault.BARE_FORBIDDEN: _bare(503, "upstream_unavailable", Scope.KEY, asks_page=True),
-        Fault.BARE_RATE_LIMITED: _bare(429, "rate_limit_exceeded", Scope.ACCOUNT, delay_s=_RATE_LIMITED_DELAY_S),
-        Fault.BARE_REFUSAL: _bare(502, "upstream_error", Scope.KEY),
-        Fault.MODEL_DENIED_IN_TEXT: _bare(503, "upstream_unavailable", Scope.ACCOUNT),
-        Fault.KEY_INVALID: _unavailable(Scope.KEY, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.KEY_UNVERIFIED: _unavailable(Scope.ACCOUNT, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.KEY_MODEL_DENIED: _unavailable(Scope.MODEL, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.EGRESS_DENIED: _unavailable(Scope.UPSTREAM, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.BALANCE_EMPTY: _unavailable(Scope.ACCOUNT, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.KEY_LIMIT_REACHED: _unavailable(Scope.KEY, Pause.SECONDS, _DEAD_PAUSE_S, State.QUARANTINED),
-        Fault.ACCOUNT_RATE_LIMITED: _busy(15, 60, Lowers.RATE),
-        Fault.ACCOUNT_TOKEN_LIMITED: _busy(60, 0),
-        Fault.ACCOUNT_CONNECTION_LIMITED: _busy(10, 15, Lowers.CONCURRENCY),
-        Fault.ACCOUNT_GROWTH_LIMITED: _busy(20, 30, Lowers.GROWTH),
-        Fault.WINDOW_SPENT: _spent(Scope.ACCOUNT, Pause.SECONDS, _HOUR_S),
-        Fault.DAY_SPENT: _spent(Scope.ACCOUNT, Pause.DAY_END),
-        Fault.KEY_HOUR_SPENT: _spent(Scope.KEY, Pause.SECONDS, _HOUR_S),
-        Fault.KEY_DAY_SPENT: _spent(Scope.KEY, Pause.DAY_END),
-        Fault.KEY_MONTH_SPENT: _spent(Scope.KEY, Pause.MONTH_END),
-        Fault.UPSTREAM_ERROR: _upstream(
+        ErrorCode.BARE_UNAUTHORIZED: _bare(503, "upstream_unavailable", Scope.KEY, asks_page=True),
+        ErrorCode.BARE_PAYMENT_REQUIRED: _bare(503, "upstream_unavailable", Scope.ACCOUNT, asks_page=True),
+        ErrorCode.BARE_FORBIDDEN: _bare(503, "upstream_unavailable", Scope.KEY, asks_page=True),
+        ErrorCode.BARE_RATE_LIMITED: _bare(429, "rate_limit_exceeded", Scope.ACCOUNT, delay_s=_RATE_LIMITED_DELAY_S),
+        ErrorCode.BARE_REFUSAL: _bare(502, "upstream_error", Scope.KEY),
+        ErrorCode.MODEL_DENIED_IN_TEXT: _bare(503, "upstream_unavailable", Scope.ACCOUNT),
+        ErrorCode.KEY_INVALID: _unavailable(Scope.KEY, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED),
+        ErrorCode.KEY_UNVERIFIED: _unavailable(
+            Scope.ACCOUNT, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED
+        ),
+        ErrorCode.KEY_MODEL_DENIED: _unavailable(
+            Scope.MODEL, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED
+        ),
+        ErrorCode.EGRESS_DENIED: _unavailable(
+            Scope.UPSTREAM, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED
+        ),
+        ErrorCode.BALANCE_EMPTY: _unavailable(Scope.ACCOUNT, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED),
+        ErrorCode.KEY_LIMIT_REACHED: _unavailable(Scope.KEY, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED),
+        ErrorCode.ACCOUNT_RATE_LIMITED: _busy(15, 60, CapacityHint.RATE),
+        ErrorCode.ACCOUNT_TOKEN_LIMITED: _busy(60, 0),
+        ErrorCode.ACCOUNT_CONNECTION_LIMITED: _busy(10, 15, CapacityHint.CONCURRENCY),
+        ErrorCode.ACCOUNT_GROWTH_LIMITED: _busy(20, 30, CapacityHint.GROWTH),
+        ErrorCode.WINDOW_SPENT: _spent(Scope.ACCOUNT, CooldownKind.SECONDS, _HOUR_S),
+        ErrorCode.DAY_SPENT: _spent(Scope.ACCOUNT, CooldownKind.DAY_END),
+        ErrorCode.KEY_HOUR_SPENT: _spent(Scope.KEY, CooldownKind.SECONDS, _HOUR_S),
+        ErrorCode.KEY_DAY_SPENT: _spent(Scope.KEY, CooldownKind.DAY_END),
+        ErrorCode.KEY_MONTH_SPENT: _spent(Scope.KEY, CooldownKind.MONTH_END),
+        ErrorCode.UPSTREAM_ERROR: _upstream(
             502, "upstream_error", "The image service failed to process the request.", Outcome.REFUSED, Retry.ONCE
         ),
-        Fault.UPSTREAM_MISPLACED: _upstream(
+        ErrorCode.UPSTREAM_MISPLACED: _upstream(
             502, "upstream_error", "The image service gave an unexpected answer.", Outcome.REFUSED
         ),
-        Fault.UPSTREAM_NO_CHANNEL: Row(
+        ErrorCode.UPSTREAM_NO_CHANNEL: ErrorSpec(
             503,
             SERVER,
             "upstream_unavailable",
@@ -161,13 +167,13 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             Outcome.REFUSED,
             Retry.FREELY,
             Scope.UPSTREAM,
-            Pause.SECONDS,
+            CooldownKind.SECONDS,
             30,
             60,
-            State.COOLING,
+            KeyState.COOLING,
             retry_after_s=30,
         ),
-        Fault.UPSTREAM_UNSUPPORTED: Row(
+        ErrorCode.UPSTREAM_UNSUPPORTED: ErrorSpec(
             502,
             SERVER,
             "upstream_error",
@@ -176,13 +182,13 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             Retry.FREELY,
             Scope.UPSTREAM,
         ),
-        Fault.UPSTREAM_EMPTY: _upstream(
+        ErrorCode.UPSTREAM_EMPTY: _upstream(
             502, "upstream_error", "The image service answered without images.", Outcome.REFUSED, Retry.ONCE
         ),
-        Fault.UPSTREAM_TIMEOUT: _upstream(
+        ErrorCode.UPSTREAM_TIMEOUT: _upstream(
             504, "upstream_timeout", f"The image service timed out. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        Fault.CONNECT_FAILED: Row(
+        ErrorCode.CONNECT_FAILED: ErrorSpec(
             503,
             SERVER,
             "upstream_unavailable",
@@ -190,32 +196,32 @@ TABLE: Final[Mapping[Fault, Row]] = MappingProxyType(
             Outcome.NOT_SENT,
             Retry.ONCE,
             Scope.UPSTREAM,
-            ails_upstream=True,
+            trips_breaker=True,
         ),
-        Fault.CALL_NOT_SENT: replace(
+        ErrorCode.CALL_NOT_SENT: replace(
             _upstream(502, "upstream_error", "The request could not be sent to the image service.", Outcome.NOT_SENT),
-            ails_upstream=False,
+            trips_breaker=False,
         ),
-        Fault.READ_TIMEOUT: _upstream(
+        ErrorCode.READ_TIMEOUT: _upstream(
             504, "upstream_timeout", f"The image service did not answer in time. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        Fault.ANSWER_LOST: _upstream(
+        ErrorCode.ANSWER_LOST: _upstream(
             502, "upstream_error", f"The connection to the image service broke. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        Fault.ANSWER_UNREADABLE: _upstream(
+        ErrorCode.ANSWER_UNREADABLE: _upstream(
             502, "upstream_error", f"The image service's answer is unreadable. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        Fault.ANSWER_TOO_LARGE: _upstream(
+        ErrorCode.ANSWER_TOO_LARGE: _upstream(
             502, "upstream_error", f"The image service's answer is too large. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        Fault.RESULT_LOST: replace(
+        ErrorCode.RESULT_LOST: replace(
             _upstream(
                 502,
                 "upstream_error",
                 "The images were made but could not be fetched from their links.",
                 Outcome.DELIVERED,
             ),
-            ails_upstream=False,
+            trips_breaker=False,
         ),
         **OF_GATEWAY,
     }

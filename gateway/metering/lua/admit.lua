@@ -2,36 +2,36 @@
 -- request that is refused takes no image, no money and no place; it counts in requests_per_minute, unless that is full.
 -- KEYS[1]  the tenant's record: hash, see stores/__init__.py; its name without "tenant" is the BASE of the names below
 -- KEYS[2]  the tenant's keys: hash, key id -> JSON
--- KEYS[3]  the ticket: hash, made here
--- KEYS[4], KEYS[5]  open tickets of the tenant, of the key: sorted set, ticket id -> expiry (Unix ms)
+-- KEYS[3]  the reservation: hash, made here
+-- KEYS[4], KEYS[5]  open tickets of the tenant, of the key: sorted set, reservation id -> expiry (Unix ms)
 -- KEYS[6], KEYS[7]  rate of the tenant, of the key: hash, Unix second -> "requests images" admitted in it
 --          Of the same hash tag, named by the clock: BASE .. "day:YYYYMMDD" and "month:YYYYMM", and of the key
 --          BASE .. "key:ID:day:..." and "month:...": hashes of what is charged or reserved, images and usd_micros; BASE
 --          .. "recent", see settle.lua; BASE .. "ledger:YYYYMMDD"
--- ARGV[1]  ticket id, or "" to look and take nothing
+-- ARGV[1]  reservation id, or "" to look and take nothing
 -- ARGV[2]  key id, or "" for the tenant alone
 -- ARGV[3]  request id
 -- ARGV[4]  model
 -- ARGV[5]  images
 -- ARGV[6]  costs of the request: "since:micro-dollars" joined by ",", since in Unix seconds; the latest begun one counts
--- ARGV[7]  lease of the ticket, milliseconds
--- ARGV[8]  1, with ARGV[1] "": count a request that was refused for its content; verdict "rate" if its minute is full
--- ARGV[9]  most tickets that Redis holds of one tenant, ARGV[10] most records of one tenant's day; absent: no bound
+-- ARGV[7]  lease of the reservation, milliseconds
+-- ARGV[8]  1, with ARGV[1] "": count a request that was refused for its content; decision "rate" if its minute is full
+-- ARGV[9]  most reservations that Redis holds of one tenant, ARGV[10] most records of one tenant's day; absent: no bound
 -- ARGV[11] the request's transfer, which ends here; or "" or nothing. See transfer.lua
--- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
+-- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
 --          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
 --          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
 --          nothing is used] of the tighter scope, where there is such a limit. With ARGV[1] "": used, the counters of the
 --          narrowest scope
--- TTL      rate 2 minutes, day 3 days, month 40 days; ticket and open 40 days: so long a dead process's reservation waits
+-- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: so long a dead process's reservation waits
 --          for somebody who settles it
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun: one that lies
 --          ahead is from before the clock was set back, and counts again when the clock reaches it.
--- Twice    with the same ticket id takes nothing more
+-- Twice    with the same reservation id takes nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
 local RECENT_S, RECENT_SLICE_S = 900, 300
--- An expired ticket holds its place until somebody has settled it, 15 minutes at most: its process may only be cut off.
+-- An expired reservation holds its place until somebody has settled it, 15 minutes at most: its process may only be cut off.
 local UNSWEPT_MS = 900 * 1000
 
 local time = redis.call('TIME')
@@ -63,7 +63,7 @@ local day_ends_s, month_ends_s = (today + 1) * 86400, (today + 1) * 86400
 while select(2, civil(month_ends_s / 86400)) == month do month_ends_s = month_ends_s + 86400 end
 
 -- The seconds that count, oldest first, and those that never will again. One ahead, within a minute, is neither: what a
--- ticket of it gives back must find it.
+-- reservation of it gives back must find it.
 local function read_rate(name)
   local rate = {seconds = {}, stale = {}, requests = 0, images = 0}
   local fields = redis.call('HGETALL', name)
@@ -112,11 +112,11 @@ local function exact(number) return string.format('%.0f', number) end
 local refusal = nil
 
 -- Keep the refusal that matters most: a quota before a rate, what is never allowed before what is, the longest wait.
-local function refuse(verdict, scope, limit, allowed, used, asked, frees_at_s)
-  local rank = (verdict == 'quota' and 2 or 0) + (asked > allowed and 1 or 0)
+local function refuse(decision, scope, limit, allowed, used, asked, frees_at_s)
+  local rank = (decision == 'quota' and 2 or 0) + (asked > allowed and 1 or 0)
   if refusal and (refusal.rank > rank or (refusal.rank == rank and refusal.frees_at_s >= frees_at_s)) then return end
   refusal = {
-    verdict = verdict, scope = scope.name, limit = limit, frees_at_s = frees_at_s, now_s = now_s, rank = rank,
+    decision = decision, scope = scope.name, limit = limit, frees_at_s = frees_at_s, now_s = now_s, rank = rank,
     allowed = exact(allowed), taken = exact(used), asked = exact(asked), is_final = asked > allowed,
   }
 end
@@ -150,19 +150,19 @@ local function check(scope, cost)
   end
 end
 
--- What Redis keeps of a tenant has an end: tickets, open ones and those settled in the last 15 minutes, and records.
+-- What Redis keeps of a tenant has an end: reservations, open ones and those settled in the last 15 minutes, and records.
 local function check_kept(scope, tickets_max, records_max)
-  local tickets, frees_at_s = redis.call('ZCARD', scope.open), 0
+  local reservations, frees_at_s = redis.call('ZCARD', scope.open), 0
   local slices = redis.call('HGETALL', base .. 'recent')
   for i = 1, #slices, 2 do
     local ends_s = (tonumber(slices[i]) + 1) * RECENT_SLICE_S + RECENT_S
     if ends_s > now_s then
-      tickets = tickets + slices[i + 1]
+      reservations = reservations + slices[i + 1]
       if frees_at_s == 0 or ends_s < frees_at_s then frees_at_s = ends_s end
     end
   end
-  if tickets_max and tickets + 1 > tickets_max then
-    refuse('rate', scope, 'recent_requests', tickets_max, tickets, 1, frees_at_s)
+  if tickets_max and reservations + 1 > tickets_max then
+    refuse('rate', scope, 'recent_requests', tickets_max, reservations, 1, frees_at_s)
   end
   local records = tonumber(redis.pcall('XLEN', base .. 'ledger:' .. day_name)) or 0
   if records_max and records + 1 > records_max then
@@ -221,12 +221,12 @@ local function limits_of(text)
 end
 
 local tenant = redis.call('HMGET', KEYS[1], 'disabled', 'limits', 'created_at')
-if not tenant[3] or (tenant[1] == '1' and ticket_id ~= '') then return cjson.encode({verdict = 'unknown'}) end
+if not tenant[3] or (tenant[1] == '1' and ticket_id ~= '') then return cjson.encode({decision = 'unknown'}) end
 local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits_of(tenant[2]))}
 if key_id ~= '' then
   local record = redis.call('HGET', KEYS[2], key_id)
   local key = record and cjson.decode(record)
-  if not key or (key.expires_at and key.expires_at <= now_s) then return cjson.encode({verdict = 'unknown'}) end
+  if not key or (key.expires_at and key.expires_at <= now_s) then return cjson.encode({decision = 'unknown'}) end
   scopes[2] = read_scope('key', base .. 'key:' .. key_id .. ':', KEYS[5], KEYS[7], key.limits or {})
 end
 
@@ -252,7 +252,7 @@ elseif is_counted then
   for _, scope in ipairs(scopes) do count(scope, 0) end
 end
 
-local answer = refusal or {verdict = 'admitted'}
+local answer = refusal or {decision = 'admitted'}
 answer.requests = tighter(scopes, 'requests_per_minute', 2, (is_taken or is_counted) and 1 or 0)
 answer.images = tighter(scopes, 'images_per_minute', 3, is_taken and images or 0)
 if ticket_id == '' then

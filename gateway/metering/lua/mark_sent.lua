@@ -1,12 +1,12 @@
--- Note in a ticket that images are about to be ordered from an account, or that an order turned out to be free.
+-- Note in a reservation that images are about to be ordered from an account, or that an order turned out to be free.
 -- Written before the first byte is sent: from then on a process that dies leaves an unknown outcome, not a refund.
--- KEYS[1]  the ticket, KEYS[2] open tickets of the tenant, KEYS[3] open tickets of the key: see admit.lua
--- ARGV[1]  ticket id
+-- KEYS[1]  the reservation, KEYS[2] open tickets of the tenant, KEYS[3] open tickets of the key: see admit.lua
+-- ARGV[1]  reservation id
 -- ARGV[2]  upstream and account, "UPSTREAM/ACCOUNT"
 -- ARGV[3]  images; negative when an order is known to be free
 -- ARGV[4]  lease, milliseconds
--- Returns  1; 0 when the ticket has been settled by others, and nothing may be sent on it
--- TTL      that of the ticket
+-- Returns  1; 0 when the reservation has been settled by others, and nothing may be sent on it
+-- TTL      that of the reservation
 -- Clock    the server's, as in extend.lua
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 local time = redis.call('TIME')

@@ -1,7 +1,7 @@
--- Sign of life of a process: its open tickets of one tenant expire later.
+-- Sign of life of a process: its open reservations of one tenant expire later.
 -- KEYS[1]  open tickets of the tenant: see admit.lua; of a key: BASE .. "key:ID:open", of the same hash tag
 -- ARGV[1]  lease, milliseconds
--- ARGV[2..] ticket id, key id, ...
+-- ARGV[2..] reservation id, key id, ...
 -- Returns  how many of them are still open
 -- TTL      none changed
 -- Clock    the server's; after it was set back a renewal makes the expiry earlier

@@ -1,12 +1,12 @@
--- Settle a ticket: charge what became of its images, give the rest back, write the ledger. The only place that does so,
+-- Settle a reservation: charge what became of its images, give the rest back, write the ledger. The only place that does so,
 -- for a request that ended as for one whose process died. The request itself is not given back: it counts in its
 -- minute whatever became of it. What was never sent gets no record, only a count in the sums of its day.
--- KEYS[1]  the ticket, KEYS[2] open tickets of the tenant: see admit.lua
---          Of the same hash tag, named by what the ticket holds (BASE is KEYS[2] without "open"): the counters that
+-- KEYS[1]  the reservation, KEYS[2] open tickets of the tenant: see admit.lua
+--          Of the same hash tag, named by what the reservation holds (BASE is KEYS[2] without "open"): the counters that
 --          admit.lua took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "days", "records_end" and "recent": see
 --          stores/__init__.py
--- ARGV[1]  ticket id
--- ARGV[2]  1: only if it has expired, and by what the ticket itself says: what was sent is unconfirmed
+-- ARGV[1]  reservation id
+-- ARGV[2]  1: only if it has expired, and by what the reservation itself says: what was sent is unconfirmed
 -- ARGV[3]  1: withheld images are charged
 -- ARGV[4]  1: unconfirmed images are charged
 -- ARGV[5]  days for which the ledger's records are kept
@@ -15,9 +15,9 @@
 -- ARGV[9], ARGV[10], ARGV[11]  milliseconds waited, upstream, in all; ARGV[12] key id
 -- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
 --          the same call, whose answer was lost), "same" (settled before, by others), "alive" (ARGV[2] = 1 and not
---          expired) or "gone" (no such ticket); and with the first three outcome, model and usd_micros (the charge, or
+--          expired) or "gone" (no such reservation); and with the first three outcome, model and usd_micros (the charge, or
 --          the difference)
--- TTL      the settled ticket 15 minutes, for corrections, and 7 days if it was settled by expiry, for journals that are
+-- TTL      the settled reservation 15 minutes, for corrections, and 7 days if it was settled by expiry, for journals that are
 --          replayed; that of a request that was never sent is deleted, unless it was settled by expiry; a day's records all until the same moment, which is written beside them: ARGV[5] days after their
 --          day, later where a later settlement says so, never later once it passed
 -- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
@@ -35,25 +35,25 @@ if by_expiry then
   if expiry_ms and tonumber(expiry_ms) > now_ms then return cjson.encode({status = 'alive'}) end
 end
 
-local ticket = {}
+local reservation = {}
 local fields = redis.call('HGETALL', KEYS[1])
-for i = 1, #fields, 2 do ticket[fields[i]] = fields[i + 1] end
-if not ticket.model then
+for i = 1, #fields, 2 do reservation[fields[i]] = fields[i + 1] end
+if not reservation.model then
   redis.call('ZREM', KEYS[2], id)
   if ARGV[12] then redis.call('ZREM', base .. 'key:' .. ARGV[12] .. ':open', id) end
   return cjson.encode({status = 'gone'})
 end
-local function number(name) return tonumber(ticket[name] or 0) end
+local function number(name) return tonumber(reservation[name] or 0) end
 -- The part of the reserved cost that falls to some of its images.
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
-local key_base = base .. 'key:' .. ticket.key_id .. ':'
+local key_base = base .. 'key:' .. reservation.key_id .. ':'
 
--- What the ticket itself knows, where nobody is left to ask: never more than was reserved, also where an order that was
+-- What the reservation itself knows, where nobody is left to ask: never more than was reserved, also where an order that was
 -- free could not be taken back in time. An order that was taken back may have reached its account: a request of its
 -- minute.
 local function of_the_dead()
   local accounts, calls, sent = {}, {}, 0
-  for name in pairs(ticket) do table.insert(accounts, string.match(name, '^sent:(.+)$')) end
+  for name in pairs(reservation) do table.insert(accounts, string.match(name, '^sent:(.+)$')) end
   table.sort(accounts)
   for _, account in ipairs(accounts) do
     local images = math.min(number('sent:' .. account), number('images') - sent)
@@ -66,23 +66,23 @@ local function of_the_dead()
   return sent > 0 and 'unconfirmed' or 'refused', '1', table.concat(calls, ';')
 end
 
-local sums, ledger = base .. 'sums:' .. ticket.day, base .. 'ledger:' .. ticket.day
+local sums, ledger = base .. 'sums:' .. reservation.day, base .. 'ledger:' .. reservation.day
 
 -- Look at every key before the first is written: an error (a key of another type, a slot that a cluster is moving) takes
 -- nothing back of what was done before it, and the settlement comes again.
 local windows, rates = {}, {}
 for _, scope in ipairs({base, key_base}) do
-  for _, window in ipairs({scope .. 'day:' .. ticket.day, scope .. 'month:' .. ticket.month}) do
+  for _, window in ipairs({scope .. 'day:' .. reservation.day, scope .. 'month:' .. reservation.month}) do
     if redis.call('HLEN', window) > 0 then table.insert(windows, window) end
   end
-  rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', ticket.second)
+  rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', reservation.second)
   redis.call('ZCARD', scope .. 'open')
 end
 redis.call('HLEN', sums)
 redis.call('XLEN', ledger)
 redis.call('ZCARD', base .. 'days')
 local recent = redis.call('HKEYS', base .. 'recent')
-local records_end_s = tonumber(redis.call('HGET', base .. 'records_end', ticket.day))
+local records_end_s = tonumber(redis.call('HGET', base .. 'records_end', reservation.day))
 
 local outcome, was_sent, calls = ARGV[6], ARGV[7], ARGV[8]
 local queue_ms, upstream_ms, total_ms = ARGV[9], ARGV[10], ARGV[11]
@@ -92,7 +92,7 @@ if by_expiry then
 end
 
 -- One that has a record keeps it: an export may have given it out.
-local is_recorded = was_sent == '1' or ticket.entry
+local is_recorded = was_sent == '1' or reservation.entry
 local new = {requests = 1, asked = number('images'), delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, not_sent = 0}
 if not is_recorded then new.requests, new.asked, new.not_sent = 0, 0, 1 end
 for delivered, withheld, lost, unconfirmed in string.gmatch(calls, ':(%d+),(%d+),(%d+),(%d+)') do
@@ -107,11 +107,11 @@ new.usd_micros = cost_of(charged)
 local before = {
   requests = 0, asked = 0, delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, not_sent = 0, usd_micros = 0 }
 local taken = {images = number('images'), usd_micros = number('cost')}
-if ticket.settled then
-  if by_expiry or (ticket.outcome == outcome and ticket.calls == calls) then
-    local is_own = ticket.settled == 'by itself' and not by_expiry
+if reservation.settled then
+  if by_expiry or (reservation.outcome == outcome and reservation.calls == calls) then
+    local is_own = reservation.settled == 'by itself' and not by_expiry
     return cjson.encode({
-      status = is_own and 'repeated' or 'same', outcome = outcome, model = ticket.model, usd_micros = new.usd_micros })
+      status = is_own and 'repeated' or 'same', outcome = outcome, model = reservation.model, usd_micros = new.usd_micros })
   end
   for name in pairs(before) do before[name] = number('settled:' .. name) end
   taken = {images = number('settled:charged'), usd_micros = before.usd_micros}
@@ -127,27 +127,27 @@ for name, rate in pairs(rates) do
   if rate then
     local admitted, made = string.match(rate, '(%-?%d+) (%-?%d+)')
     -- Never below zero: after the clock was set back the second may be another one of the same number.
-    redis.call('HSET', name, ticket.second, admitted .. ' ' .. math.max(0, made + images))
+    redis.call('HSET', name, reservation.second, admitted .. ' ' .. math.max(0, made + images))
   end
 end
 for _, scope in ipairs({base, key_base}) do redis.call('ZREM', scope .. 'open', id) end
 
 for name, value in pairs(new) do
   if value ~= before[name] then
-    redis.call('HINCRBY', sums, ticket.key_id .. '|' .. name .. '|' .. ticket.model, value - before[name])
+    redis.call('HINCRBY', sums, reservation.key_id .. '|' .. name .. '|' .. reservation.model, value - before[name])
   end
 end
-redis.call('ZADD', base .. 'days', ticket.day, ticket.day)
+redis.call('ZADD', base .. 'days', reservation.day, reservation.day)
 
 local function write_record()
-  local record = {'ticket', id, 'admitted_ms', ticket.admitted_ms,
-    'request_id', ticket.request_id, 'key_id', ticket.key_id, 'model', ticket.model, 'asked', new.asked,
+  local record = {'reservation', id, 'admitted_ms', reservation.admitted_ms,
+    'request_id', reservation.request_id, 'key_id', reservation.key_id, 'model', reservation.model, 'asked', new.asked,
     'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
     'price_usd_micros', cost_of(1), 'usd_micros', new.usd_micros, 'outcome', outcome, 'calls', calls,
     'queue_ms', queue_ms, 'upstream_ms', upstream_ms, 'total_ms', total_ms}
-  local corrects = ticket.entry and (ticket.corrects and ticket.corrects .. ' ' or '') .. ticket.entry
+  local corrects = reservation.entry and (reservation.corrects and reservation.corrects .. ' ' or '') .. reservation.entry
   if corrects then
-    redis.call('XDEL', ledger, ticket.entry)
+    redis.call('XDEL', ledger, reservation.entry)
     redis.call('HSET', KEYS[1], 'corrects', corrects)
     table.insert(record, 'corrects')
     table.insert(record, corrects)
@@ -157,7 +157,7 @@ local function write_record()
   local wanted_end_s = day_ends_s + tonumber(ARGV[5]) * 86400
   if not records_end_s or (records_end_s < wanted_end_s and records_end_s * 1000 > now_ms) then
     records_end_s = wanted_end_s
-    redis.call('HSET', base .. 'records_end', ticket.day, records_end_s)
+    redis.call('HSET', base .. 'records_end', reservation.day, records_end_s)
   end
   redis.call('EXPIREAT', ledger, records_end_s)
 end
@@ -175,7 +175,7 @@ end
 
 if is_recorded then write_record() end
 if is_recorded or by_expiry then
-  if not ticket.settled then count_recent() end
+  if not reservation.settled then count_recent() end
   local how = by_expiry and 'by expiry' or 'by itself'
   redis.call('HSET', KEYS[1], 'settled', how, 'outcome', outcome, 'calls', calls, 'settled:charged', charged,
     'settled:requests', new.requests, 'settled:asked', new.asked, 'settled:delivered', new.delivered,
@@ -186,5 +186,5 @@ else
   redis.call('DEL', KEYS[1])
 end
 return cjson.encode({
-  status = ticket.settled and 'corrected' or 'settled', outcome = outcome, model = ticket.model,
+  status = reservation.settled and 'corrected' or 'settled', outcome = outcome, model = reservation.model,
   usd_micros = new.usd_micros - before.usd_micros })

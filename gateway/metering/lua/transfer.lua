@@ -7,7 +7,7 @@
 -- ARGV[2]  key id
 -- ARGV[3]  lease, milliseconds; 0 ends the transfer
 -- ARGV[4]  1: only if the limits allow one more
--- Returns  JSON: verdict "admitted", "unknown" (no such tenant or key) or "rate" with what admit.lua says of it
+-- Returns  JSON: decision "admitted", "unknown" (no such tenant or key) or "rate" with what admit.lua says of it
 -- TTL      two leases
 -- Clock    the server's
 local time = redis.call('TIME')
@@ -18,7 +18,7 @@ local id, key_id, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if lease_ms == 0 then
   redis.call('ZREM', KEYS[5], id)
   redis.call('ZREM', KEYS[6], id)
-  return cjson.encode({verdict = 'admitted'})
+  return cjson.encode({decision = 'admitted'})
 end
 
 local function refusal(name, limits, open, transfers)
@@ -26,14 +26,14 @@ local function refusal(name, limits, open, transfers)
   local running = redis.call('ZCOUNT', open, '(' .. (now_ms - UNSWEPT_MS), '+inf') + redis.call('ZCARD', transfers)
   if not limits.concurrency or running < limits.concurrency or redis.call('ZSCORE', transfers, id) then return nil end
   return cjson.encode({
-    verdict = 'rate', scope = name, limit = 'concurrency', allowed = limits.concurrency, taken = running, asked = 1,
+    decision = 'rate', scope = name, limit = 'concurrency', allowed = limits.concurrency, taken = running, asked = 1,
     frees_at_s = 0, now_s = tonumber(time[1]), is_final = limits.concurrency < 1,
   })
 end
 
 if ARGV[4] == '1' then
   local record, limits = redis.call('HGET', KEYS[2], key_id), redis.call('HGET', KEYS[1], 'limits')
-  if not record then return cjson.encode({verdict = 'unknown'}) end
+  if not record then return cjson.encode({decision = 'unknown'}) end
   local refused = refusal('tenant', limits and limits ~= '' and cjson.decode(limits) or {}, KEYS[3], KEYS[5])
     or refusal('key', cjson.decode(record).limits or {}, KEYS[4], KEYS[6])
   if refused then return refused end
@@ -42,4 +42,4 @@ for _, transfers in ipairs({KEYS[5], KEYS[6]}) do
   redis.call('ZADD', transfers, now_ms + lease_ms, id)
   redis.call('PEXPIRE', transfers, 2 * lease_ms)
 end
-return cjson.encode({verdict = 'admitted'})
+return cjson.encode({decision = 'admitted'})

@@ -1,8 +1,8 @@
 -- Leave the queue, or give up a lease under which nothing was sent: the client, its patience or its process is gone. What
 -- it was given goes to the next.
 -- ARGV[1..] ids
--- Returns  JSON: verdict "left"
-if not meta.version then return reply({verdict = 'unknown'}) end
+-- Returns  JSON: decision "left"
+if not meta.version then return reply({decision = 'unknown'}) end
 for _, id in ipairs(ARGV) do
   local place, lease = place_of(id), lease_of(id)
   if place then leave(place) end
@@ -15,4 +15,4 @@ for _, id in ipairs(ARGV) do
   is_freed = is_freed or place ~= nil  -- it may have reserved an account
 end
 dispatch_freed()
-return reply({verdict = 'left'})
+return reply({decision = 'left'})

@@ -1,5 +1,5 @@
 -- Whether some account could take a call now. O(groups); says no more of a pool that is merely busy than of one that is broken.
--- Returns  verdict: open, or unknown
-if not meta.version then return reply({verdict = 'unknown'}) end
+-- Returns  decision: open, or unknown
+if not meta.version then return reply({decision = 'unknown'}) end
 local soonest, kind = outlook({n = 1}, false)
-return reply({verdict = soonest and soonest <= now and kind == 'busy' and 'open' or 'unknown'})
+return reply({decision = soonest and soonest <= now and kind == 'busy' and 'open' or 'unknown'})

@@ -1,10 +1,10 @@
 -- Rests: what is out of use, why and until when. Shared, after prelude.lua.
 --
 -- A rest, cmsgpack in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
---   state, fault, since_us, until_us, seconds, busy; probe: the lease that tries it; by: the tenants whose calls alone are the
---   reason, as their requests may have provoked the fault; ill: the circuit breaker's; resumes: until when it lasts if the call
+--   state, error_code, since_us, until_us, seconds, busy; probe: the lease that tries it; by: the tenants whose calls alone are the
+--   reason, as their requests may have provoked the error_code; ill: the circuit breaker's; resumes: until when it lasts if the call
 --   that tries it before its time fails
--- `accused`: field -> msgpack {n = faults met there since it last worked, by = the tenants whose calls met them, some}
+-- `accused`: field -> msgpack {n = error_codes met there since it last worked, by = the tenants whose calls met them, some}
 -- `blamed`: fields with a rest that has `by`
 -- `ailing`: tenant -> failures of the upstream that its calls met since one of them succeeded
 -- TRANSITIONS says which event leads from which state to which; a rest's end only moves outward, except by a check or a
@@ -58,13 +58,13 @@ local function announce(field, rest)
   if rest and not rest.told and state_of(rest) == 'half_open' then
     rest.told = true
     keep_rest(field, rest)
-    tell(field, 'half_open', rest.fault)
+    tell(field, 'half_open', rest.error_code)
   end
 end
 
--- An event of a rest, by the table of states. `fault` describes a new rest: fault, seconds, seconds_max (the same fault
+-- An event of a rest, by the table of states. `error_code` describes a new rest: error_code, seconds, seconds_max (the same error_code
 -- again, with no success between, doubles up to this), busy, by, ill.
-local function move(field, event, fault)
+local function move(field, event, error_code)
   local rest = rest_at(field)
   local before = state_of(rest)
   local after = TRANSITIONS[before][event]
@@ -81,18 +81,18 @@ local function move(field, event, fault)
     rest.probe = event ~= 'inconclusive' and rest.probe or nil
     keep_rest(field, rest)
     announce(field, rest)
-  elseif fault then
-    local seconds = fault.seconds
-    if before == 'half_open' and rest.fault == fault.fault then
-      seconds = math.max(seconds, math.min(2 * rest.seconds, fault.seconds_max or 0))
+  elseif error_code then
+    local seconds = error_code.seconds
+    if before == 'half_open' and rest.error_code == error_code.error_code then
+      seconds = math.max(seconds, math.min(2 * rest.seconds, error_code.seconds_max or 0))
     end
     local until_us = now + seconds * 1000000
     if is_out(rest) and until_us <= rest.until_us then return end
     local since = is_out(rest) and rest.state == after and rest.since_us or now
-    local by = (not is_out(rest) or rest.by) and fault.by or nil
-    keep_rest(field, {state = after, fault = fault.fault, seconds = seconds, since_us = since, until_us = until_us,
-      busy = fault.busy, by = by, ill = fault.ill})
-    if since == now then tell(field, after, fault.fault) end
+    local by = (not is_out(rest) or rest.by) and error_code.by or nil
+    keep_rest(field, {state = after, error_code = error_code.error_code, seconds = seconds, since_us = since, until_us = until_us,
+      busy = error_code.busy, by = by, ill = error_code.ill})
+    if since == now then tell(field, after, error_code.error_code) end
   end
 end
 

@@ -2,7 +2,7 @@
 -- ARGV[1]  channel of the process, ARGV[2] how long it lives without a heartbeat, ARGV[3] how long a lease does
 -- ARGV[4]  how many leases follow, to be renewed, each as "ID" or, if its call was sent later than it was leased,
 --          "ID|MICROSECONDS"; then the ids of waiting requests
--- Returns  JSON: verdict "open"; given: ids to claim; gone: ids that wait no longer; down: ids for which nothing can serve in
+-- Returns  JSON: decision "open"; given: ids to claim; gone: ids that wait no longer; down: ids for which nothing can serve in
 --          time; next_us: until something may be free, -1 unknown; is_keeper: this process asks again then, the others are told
 local process, lease_us, leases = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -47,7 +47,7 @@ local function report(ids, found)
   end
 end
 
-if not meta.version then return reply({verdict = 'unknown'}) end
+if not meta.version then return reply({decision = 'unknown'}) end
 if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
 for i = 5, 4 + leases do
   local id, later_us = string.match(ARGV[i], '^([^|]*)|?(.*)$')
@@ -56,7 +56,7 @@ for i = 5, 4 + leases do
     if later_us ~= '' then shift(id, tonumber(later_us)) end
   end
 end
-local found, waiting_ids = {verdict = 'open', next_us = -1}, {}
+local found, waiting_ids = {decision = 'open', next_us = -1}, {}
 for i = 5 + leases, #ARGV do waiting_ids[#waiting_ids + 1] = ARGV[i] end
 if #waiting_ids > 0 then redis.call('ZADD', touch('processes'), now + tonumber(ARGV[2]), process) end
 drop_dead()

@@ -9,7 +9,7 @@
 -- ARGV[10] how long the lease lives without being renewed; ARGV[11] likewise the process
 -- ARGV[12] "i" interactive or "b" batch
 -- ARGV[13..] what to avoid: "ACCOUNT/" or "ACCOUNT/KEY"
--- Returns  JSON: verdict "leased" with account, key, fingerprint, at_us, asked_us; "wait" with wait_us (as foreseen) and
+-- Returns  JSON: decision "leased" with account, key, fingerprint, at_us, asked_us; "wait" with wait_us (as foreseen) and
 --          asked_us; "busy" (wait_us: until there would be room); "down" (wait_us: until it may be back, 0 unknown);
 --          "nothing": all that could serve is to be avoided; "spent": too many calls were repeated; "unknown": Redis
 --          knows no such pool
@@ -208,13 +208,13 @@ local function join_line()
   return answer
 end
 
-local function refuse(verdict, wait_us)
+local function refuse(decision, wait_us)
   leave(place_of(id))
-  if verdict == 'busy' then wait_us = math.max(wait_us, SOONEST) end
-  return reply({verdict = verdict, wait_us = wait_us or 0})
+  if decision == 'busy' then wait_us = math.max(wait_us, SOONEST) end
+  return reply({decision = decision, wait_us = wait_us or 0})
 end
 
-if not meta.version then return reply({verdict = 'unknown'}) end
+if not meta.version then return reply({decision = 'unknown'}) end
 if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
 for _ = 1, ROUNDS_MAX do
   if not look_after() or is_freed then break end
@@ -222,7 +222,7 @@ end
 if repeats == 1 then
   local calls, retries = calls_lately()
   if retries + 1 > math.max(setting('retries_min'), (calls - retries) * setting('retry_percent') / 100) then
-    return reply({verdict = 'spent'})
+    return reply({decision = 'spent'})
   end
 end
 local now_leased = lease_at_once() or (lift_breaker() or lift_blamed()) and lease_at_once()
@@ -233,4 +233,4 @@ local wait, kind, back = forecast()
 if not wait then return refuse(kind, back) end
 if wait > patience or patience <= 0 then return refuse(kind, wait) end
 if is_line_full() then return refuse('busy', wait) end
-return reply({verdict = 'wait', wait_us = wait, asked_us = moment(asked)})
+return reply({decision = 'wait', wait_us = wait, asked_us = moment(asked)})

@@ -53,8 +53,8 @@ local function give_back(id, lease, is_unsent)
   return a
 end
 
-local function leased(verdict, id, lease)
-  return {verdict = verdict, account = lease.a, key = lease.k, fingerprint = lease.f, at_us = moment(lease.t)}
+local function leased(decision, id, lease)
+  return {decision = decision, account = lease.a, key = lease.k, fingerprint = lease.f, at_us = moment(lease.t)}
 end
 
 -- Count a request as sent at t and not when it was leased; not at all if its minute is over.

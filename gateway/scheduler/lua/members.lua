@@ -8,11 +8,11 @@
 --          "remove":  ARGV[2] "ACCOUNT/KEY"
 --          "hold":    ARGV[2] "ACCOUNT" or "ACCOUNT/KEY", ARGV[3] JSON: event (disable, drain, enable), since_us, by
 --          "note":    ARGV[2] "ACCOUNT/KEY": for the audit only
---          "probed":  ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: what a free page said: works, fault (if it works, for what it
+--          "probed":  ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: what a free page said: works, error_code (if it works, for what it
 --                     rested), scope, state, seconds to rest on
 -- ARGV[4..] for the audit: seconds for which it is kept, actor, action, key_id, after, request_id; none for what
 --          no person did
--- Returns  JSON: verdict "done", "exists", "twin" (account, key: who has the same secret), "missing", "declared" (the configuration's own cannot be removed),
+-- Returns  JSON: decision "done", "exists", "twin" (account, key: who has the same secret), "missing", "declared" (the configuration's own cannot be removed),
 --          "kept" (a renewal that changed nothing) or "unknown"
 local DIGESTS_MAX = 1000  -- configurations whose first declaration is remembered
 local act, subject, text = ARGV[1], ARGV[2], ARGV[3]
@@ -198,7 +198,7 @@ local function twin_of(fingerprint)
   local all = redis.call('HGETALL', K.roster)
   for i = 1, #all, 2 do
     for _, key in ipairs(cjson.decode(all[i + 1]).keys) do
-      if key.fingerprint == fingerprint then return {verdict = 'twin', account = all[i], key = key.name} end
+      if key.fingerprint == fingerprint then return {decision = 'twin', account = all[i], key = key.name} end
     end
   end
 end
@@ -257,7 +257,7 @@ end
 
 function ACTS.note() return is_there(subject) and 'done' or 'missing' end
 
--- What a free page said: what rests for its fault may be tried, or rests on for so many seconds from now; a fault that is new
+-- What a free page said: what rests for its error_code may be tried, or rests on for so many seconds from now; a error_code that is new
 -- rests by its scope. What one key shows speaks for the upstream if that works, and not if it does not.
 function ACTS.probed()
   local said, name = cjson.decode(text), owner_of(subject)
@@ -266,7 +266,7 @@ function ACTS.probed()
   for scope, field in pairs(by_scope) do
     local rest = rest_at(field)
     local concerns = said.works and not (rest and rest.busy) or scope ~= 'upstream' or said.scope == 'upstream'
-    if rest and rest.fault == said.fault and concerns then
+    if rest and rest.error_code == said.error_code and concerns then
       is_known = true
       if said.works then
         move(field, 'check_passed')
@@ -285,9 +285,9 @@ function ACTS.probed()
   return 'done'
 end
 
-if act ~= 'declare' and not meta.version then return reply({verdict = 'unknown'}) end
-local verdict, found = ACTS[act]()
-if verdict == 'done' then
+if act ~= 'declare' and not meta.version then return reply({decision = 'unknown'}) end
+local decision, found = ACTS[act]()
+if decision == 'done' then
   weigh()
   set_meta('version', setting('version') + 1)
   if ARGV[4] then
@@ -297,4 +297,4 @@ if verdict == 'done' then
   end
   dispatch_freed()
 end
-return reply(found or {verdict = verdict})
+return reply(found or {decision = decision})

@@ -56,13 +56,13 @@ local function add_meta(name, more) set_meta(name, setting(name) + more) end
 
 local function window() return MINUTE + setting('margin_us') end
 
-local function tell(subject, state, fault)
-  events[#events + 1] = {subject, state, fault or ''}
+local function tell(subject, state, error_code)
+  events[#events + 1] = {subject, state, error_code or ''}
 end
 
 local function moment(us) return string.format('%.0f', us) end
 
--- The reply of every script: JSON with a verdict, and what changed its state meanwhile.
+-- The reply of every script: JSON with a decision, and what changed its state meanwhile.
 local function reply(found)
   for _, write in ipairs(before_reply) do write() end
   local fields = {}

@@ -1,21 +1,21 @@
 -- Give a lease back, with what its call tells of the key, the account and the upstream.
 -- ARGV[1]  id of the lease
--- ARGV[2]  JSON, the verdict on the call; all optional but account, key, fingerprint and model:
+-- ARGV[2]  JSON, the decision on the call; all optional but account, key, fingerprint and model:
 --          is_unsent: nothing was sent; later_us: it was sent so much later than it was leased
---          is_success; or fault with, where something rests: scope (key, model, account, upstream), state, seconds,
---          seconds_max (the same fault again, with no success between, doubles up to this), busy
---          is_unauthorized: if every key has this fault, it is the configuration's
+--          is_success; or error_code with, where something rests: scope (key, model, account, upstream), state, seconds,
+--          seconds_max (the same error_code again, with no success between, doubles up to this), busy
+--          is_unauthorized: if every key has this error_code, it is the configuration's
 --          breaker: "ill" or "well"; lowers: "rate", "lanes" or "growth"; images, usd_micros: delivered
--- Returns  JSON: verdict "released"
-if not meta.version then return reply({verdict = 'unknown'}) end
+-- Returns  JSON: decision "released"
+if not meta.version then return reply({decision = 'unknown'}) end
 local id, said = ARGV[1], cjson.decode(ARGV[2])
 local lease = lease_of(id)
 local member = said.account .. '/' .. said.key
 local FIELD = {key = member, model = member .. '|' .. said.model, account = said.account, upstream = '*'}
 local ALARM_S, ALARM_MAX_S, ALARM_WITHIN = 60, 900, MINUTE
 local TENANTS_MAX = 1000    -- of whom it is kept how their calls ended
-local ACCUSERS_MAX = 8      -- tenants that meet a fault before it is no prompt's for all others too
-local ACCUSATIONS = 3       -- faults that one tenant's calls must meet while others are here
+local ACCUSERS_MAX = 8      -- tenants that meet a error_code before it is no prompt's for all others too
+local ACCUSATIONS = 3       -- error_codes that one tenant's calls must meet while others are here
 
 local function is_our_key(a)
   if not a or not a.record then return false end
@@ -33,7 +33,7 @@ local function succeed()
   end
 end
 
--- The trial of a half-open rest is over without a verdict: the next may try.
+-- The trial of a half-open rest is over without a decision: the next may try.
 local function end_trials()
   for _, field in pairs(FIELD) do
     local rest = rest_at(field)
@@ -75,7 +75,7 @@ local function are_all_refused()
       for _, one in ipairs(standing.keys) do
         if not one.held then
           if not one.rest or not is_out(one.rest) then return false end
-          if one.rest.fault == said.fault then
+          if one.rest.error_code == said.error_code then
             count = count + 1
             if one.rest.since_us >= now - ALARM_WITHIN then lately = lately + 1 end
           end
@@ -84,12 +84,12 @@ local function are_all_refused()
     end
   end
   local star = rest_at('*')
-  return count > 1 and (lately > 1 or (star and star.fault == said.fault)), names
+  return count > 1 and (lately > 1 or (star and star.error_code == said.error_code)), names
 end
 
-local function put_to_rest(field, event, fault)
-  move(field, event, fault)
-  redis.call(fault.by and 'SADD' or 'SREM', touch('blamed'), field)
+local function put_to_rest(field, event, error_code)
+  move(field, event, error_code)
+  redis.call(error_code.by and 'SADD' or 'SREM', touch('blamed'), field)
 end
 
 local function raise_alarm(names)
@@ -98,16 +98,16 @@ local function raise_alarm(names)
     for _, key in ipairs(a.record.keys) do drop_rest(name .. '/' .. key.name) end
     put_back(a)
   end
-  put_to_rest('*', 'quarantine', {fault = said.fault, seconds = ALARM_S, seconds_max = ALARM_MAX_S, by = said.by})
+  put_to_rest('*', 'quarantine', {error_code = said.error_code, seconds = ALARM_S, seconds_max = ALARM_MAX_S, by = said.by})
 end
 
--- Whether a call was sent before the alarm that was raised for its fault: that its key was refused is no news.
+-- Whether a call was sent before the alarm that was raised for its error_code: that its key was refused is no news.
 local function is_in_alarm()
   local star = said.is_unauthorized and rest_at('*')
-  return lease and star and star.fault == said.fault and lease.t <= star.since_us
+  return lease and star and star.error_code == said.error_code and lease.t <= star.since_us
 end
 
--- Note that a tenant's call met a fault there. Returns what `accused` has of it.
+-- Note that a tenant's call met a error_code there. Returns what `accused` has of it.
 local function accuse(field, tenant)
   local kept = redis.call('HGET', K.accused, field)
   local found = kept and cmsgpack.unpack(kept) or {n = 0, by = {}}
@@ -117,9 +117,9 @@ local function accuse(field, tenant)
   return found
 end
 
--- A request can provoke a fault that seems to be a key's. While other tenants are here, two tenants must meet it, or one
+-- A request can provoke a error_code that seems to be a key's. While other tenants are here, two tenants must meet it, or one
 -- several times, with no success between, before anything rests. Another tenant may then try it (see lease.lua), until so
--- many have met the fault that it is no prompt's. An account that is busy rests for all.
+-- many have met the error_code that it is no prompt's. An account that is busy rests for all.
 local function note_fault()
   if is_in_alarm() then return end
   local field = FIELD[said.scope]
@@ -136,7 +136,7 @@ end
 
 -- Each tenant may then try the upstream before its time, but for this one, until its calls have failed twice.
 local function open_breaker(seconds)
-  move('*', 'cool', {fault = said.fault, seconds = seconds, seconds_max = seconds, ill = true})
+  move('*', 'cool', {error_code = said.error_code, seconds = seconds, seconds_max = seconds, ill = true})
   if lease.o then redis.call('HSET', touch('ailing'), lease.o, 2) end
 end
 
@@ -145,7 +145,7 @@ local function fail_trial(star, seconds)
   if star.resumes and star.resumes > now then
     star.until_us, star.resumes, star.probe, star.told = star.resumes, nil, nil, nil
     keep_rest('*', star)
-    return tell('*', star.state, star.fault)
+    return tell('*', star.state, star.error_code)
   end
   redis.call('DEL', K.ailing)
   open_breaker(math.min(2 * star.seconds, 6 * seconds))
@@ -173,7 +173,7 @@ local function mind_breaker()
 end
 
 -- Another client uses the account too, or it allows less than was thought: less than what was sent in the last minute, but
--- no fault takes away more than half.
+-- no error_code takes away more than half.
 local function lower(a)
   local load = a.load
   if said.lowers == 'lanes' then
@@ -213,4 +213,4 @@ end
 if a then put_back(a) end
 look_after()
 dispatch_freed()
-return reply({verdict = 'released'})
+return reply({decision = 'released'})

@@ -143,7 +143,7 @@ local function hold_lane(flow, weight, cost)
   steps[flow] = nil
 end
 
--- What a flow gave back unused was no demand: it asks for what it holds, and for what waits.
+-- What a flow gave back unused was no lease_request: it asks for what it holds, and for what waits.
 local function retract(flow)
   flow_of(flow).d = 0
   note_flow(flow, nil, 0, tonumber(redis.call('HGET', K.waits, flow) or 0))

@@ -2,8 +2,8 @@
 -- Returns  JSON: rest: of the upstream; waiting, oldest_us: requests in the queue and how long the first one waits; calls, retries: of the last minute;
 --          free: requests that could be sent now; accounts: a list of records with name, rate, lanes, used, images, flying,
 --          held, rest, today and keys with held and rests
-local found = {verdict = 'open', waiting = redis.call('HLEN', K.places), accounts = {}, free = 0, now_us = moment(now)}
-if not meta.version then return reply({verdict = 'unknown'}) end
+local found = {decision = 'open', waiting = redis.call('HLEN', K.places), accounts = {}, free = 0, now_us = moment(now)}
+if not meta.version then return reply({decision = 'unknown'}) end
 for _ = 1, 100 do
   if not look_after() then break end
 end

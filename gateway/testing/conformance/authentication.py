@@ -8,33 +8,33 @@ from gateway.testing.conformance.responses import Answer, member
 from gateway.testing.conformance.server import GENERATIONS, WRONG_KEY
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 
-def _ask(trial: "Trial", authorization: str | None) -> Answer:
+def _ask(trial: "CheckContext", authorization: str | None) -> Answer:
     body = {"model": trial.orders.model, "prompt": PROMPT}
     return trial.server.send("POST", GENERATIONS, authorization=authorization, json=body)
 
 
-def _no_key(trial: "Trial") -> None:
+def _no_key(trial: "CheckContext") -> None:
     expect_refusal(_ask(trial, None), 401)
 
 
-def _wrong_key(trial: "Trial") -> None:
+def _wrong_key(trial: "CheckContext") -> None:
     expect_refusal(_ask(trial, f"Bearer {WRONG_KEY}"), 401)
 
 
-def _other_scheme(trial: "Trial") -> None:
+def _other_scheme(trial: "CheckContext") -> None:
     expect_refusal(_ask(trial, "Basic Y29uZm9ybWFuY2U6MA=="), 401)
 
 
-def _code(trial: "Trial") -> None:
+def _code(trial: "CheckContext") -> None:
     answer = _ask(trial, f"Bearer {WRONG_KEY}")
     expect_status(answer, 401)
     require(member(answer.error, "code") == "invalid_api_key", answer.quote())
 
 
-def _masked(trial: "Trial") -> None:
+def _masked(trial: "CheckContext") -> None:
     answer = _ask(trial, f"Bearer {WRONG_KEY}")
     expect_status(answer, 401)
     require(WRONG_KEY.encode() not in answer.content, f"the key in full: {answer.quote()}")

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
     from gateway.testing.conformance.responses import Answer
 
 
@@ -53,7 +53,7 @@ class Check:
     """What must hold."""
     breaks: str
     """Which client breaks, and how, if it does not."""
-    attempt: "Callable[[Trial], None]"
+    attempt: "Callable[[CheckContext], None]"
     buys: bool = False
     """Whether it judges an image, which has to be made first."""
 

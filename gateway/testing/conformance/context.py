@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from gateway.testing.conformance.fields import Refusals
-from gateway.testing.conformance.limits import Rush
+from gateway.testing.conformance.limits import RateLimitProvoker
 from gateway.testing.conformance.purchases import Orders
 from gateway.testing.conformance.server import Server
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class CheckContext:
     """One run against one server."""
 
     server: Server
     orders: Orders
     refusals: Refusals
-    rush: Rush
+    rush: RateLimitProvoker

@@ -6,17 +6,17 @@ from gateway.testing.conformance.checks import Check, InapplicableError, Level, 
 from gateway.testing.conformance.responses import Answer, member
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 _TRACES: Final = (b"Traceback (most recent call last)", b'File "', b"\tat ", b"node_modules")
 
 
-def _refusals(trial: "Trial") -> list[Answer]:
+def _refusals(trial: "CheckContext") -> list[Answer]:
     """With a body: HEAD has none."""
     return [answer for answer in trial.server.answers if answer.status >= 400 and not answer.request.startswith("HEAD")]
 
 
-def _envelope(trial: "Trial") -> None:
+def _envelope(trial: "CheckContext") -> None:
     found = _refusals(trial)
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if not _has_envelope(answer)]
     require_none(wrong, found)
@@ -26,7 +26,7 @@ def _has_envelope(answer: Answer) -> bool:
     return all(isinstance(member(answer.error, name), str) for name in ("message", "type"))
 
 
-def _four_keys(trial: "Trial") -> None:
+def _four_keys(trial: "CheckContext") -> None:
     found = [answer for answer in _refusals(trial) if _has_envelope(answer)]
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if not _has_all_keys(answer)]
     require_none(wrong, found)
@@ -37,13 +37,13 @@ def _has_all_keys(answer: Answer) -> bool:
     return all(isinstance(error.get(name, 0), str | None) for name in ("param", "code"))
 
 
-def _content_type(trial: "Trial") -> None:
+def _content_type(trial: "CheckContext") -> None:
     found = _refusals(trial)
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if answer.media_type != "application/json"]
     require_none(wrong, found)
 
 
-def _traces(trial: "Trial") -> None:
+def _traces(trial: "CheckContext") -> None:
     found = _refusals(trial)
     wrong = [
         f"{answer.request}: {answer.quote()}" for answer in found if any(trace in answer.content for trace in _TRACES)
@@ -51,7 +51,7 @@ def _traces(trial: "Trial") -> None:
     require_none(wrong, found)
 
 
-def _request_id(trial: "Trial") -> None:
+def _request_id(trial: "CheckContext") -> None:
     found = _refusals(trial)
     wrong = [f"{answer.request}: HTTP {answer.status} without" for answer in found if not _id(answer)]
     require_none(wrong, found)
@@ -61,7 +61,7 @@ def _id(answer: Answer) -> str:
     return answer.headers.get("x-request-id", "")
 
 
-def _should_retry(trial: "Trial") -> None:
+def _should_retry(trial: "CheckContext") -> None:
     told = [answer for answer in trial.server.answers if "x-should-retry" in answer.headers]
     if not told:
         raise InapplicableError("no answer had one")

@@ -18,7 +18,7 @@ from gateway.testing.conformance.responses import Answer, member, shown
 from gateway.testing.conformance.server import Server
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 UNKNOWN_MODEL: Final = "conformance-no-such-model"
 _TOO_LONG: Final = "a" * 40_000
@@ -144,14 +144,14 @@ def _check_wrong(wrong: Wrong) -> Check:
     )
 
 
-def _params(trial: "Trial") -> None:
+def _params(trial: "CheckContext") -> None:
     told = trial.refusals.told()
     params = [(wrong, member(answer.error, "param")) for wrong, answer in told]
     wrong_ones = [f"{wrong.name}: param is {shown(param)}" for wrong, param in params if param != wrong.param]
     require_none(wrong_ones, told)
 
 
-def _codes(trial: "Trial") -> None:
+def _codes(trial: "CheckContext") -> None:
     told = [(wrong, member(answer.error, "code")) for wrong, answer in trial.refusals.told() if wrong.codes]
     wrong_ones = [
         f"{wrong.name}: code is {shown(code)}, not {' or '.join(sorted(wrong.codes))}"
@@ -161,11 +161,11 @@ def _codes(trial: "Trial") -> None:
     require_none(wrong_ones, told)
 
 
-def _unknown_model(trial: "Trial") -> None:
+def _unknown_model(trial: "CheckContext") -> None:
     expect_refusal(trial.refusals.unknown_model(), 400, 404)
 
 
-def _model_named(trial: "Trial") -> None:
+def _model_named(trial: "CheckContext") -> None:
     answer = trial.refusals.unknown_model()
     expect_status(answer, 400, 404)
     if UNKNOWN_MODEL not in str(member(answer.error, "message")):

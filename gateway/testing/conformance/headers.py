@@ -8,7 +8,7 @@ from gateway.testing.conformance.checks import Check, InapplicableError, Level, 
 from gateway.testing.conformance.responses import Answer
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 _AT_ONCE: Final = 8
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|h|m|s))+", re.ASCII)
@@ -28,11 +28,11 @@ _STAINLESS: Final = {
 }
 
 
-def _successes(trial: "Trial") -> list[Answer]:
+def _successes(trial: "CheckContext") -> list[Answer]:
     return [answer for answer in trial.server.answers if answer.status == 200 and answer.content]
 
 
-def _content_type(trial: "Trial") -> None:
+def _content_type(trial: "CheckContext") -> None:
     found = [answer for answer in _successes(trial) if answer.media_type != "text/event-stream"]
     wrong = [f"{answer.request}: {answer.media_type or 'none'}" for answer in found if not _is_json(answer)]
     require_none(wrong, found)
@@ -42,19 +42,19 @@ def _is_json(answer: Answer) -> bool:
     return answer.media_type == "application/json" or answer.media_type.endswith("+json")
 
 
-def _request_id(trial: "Trial") -> None:
+def _request_id(trial: "CheckContext") -> None:
     found = _successes(trial)
     require_none([f"{answer.request}: none" for answer in found if not answer.headers.get("x-request-id")], found)
 
 
-def _request_id_unique(trial: "Trial") -> None:
+def _request_id_unique(trial: "CheckContext") -> None:
     ids = [answer.headers["x-request-id"] for answer in trial.server.answers if "x-request-id" in answer.headers]
     if not ids:
         raise InapplicableError("no answer has one")
     require(len(ids) == len(set(ids)), f"{len(ids)} answers with {len(set(ids))} different ids")
 
 
-def _processing(trial: "Trial") -> None:
+def _processing(trial: "CheckContext") -> None:
     found = _successes(trial)
     told = [(answer, answer.headers.get("openai-processing-ms", "absent")) for answer in found]
     wrong = [f"{answer.request}: openai-processing-ms is {text}" for answer, text in told if not text.isdecimal()]
@@ -62,7 +62,7 @@ def _processing(trial: "Trial") -> None:
     require_none(wrong, found)
 
 
-def _rate_limits(trial: "Trial") -> None:
+def _rate_limits(trial: "CheckContext") -> None:
     found = {
         (name, text)
         for answer in trial.server.answers
@@ -80,25 +80,25 @@ def _is_well_formed(name: str, text: str) -> bool:
     return text.isdecimal() if name.startswith(("x-ratelimit-limit", "x-ratelimit-remaining")) else True
 
 
-def _encoding(trial: "Trial") -> None:
+def _encoding(trial: "CheckContext") -> None:
     plain = trial.server.get("/models", accept_encoding="identity")
     expect_status(plain, 200)
     packed = trial.server.get("/models", accept_encoding="gzip, deflate")
     require(packed.status == 200 and packed.document == plain.document, packed.quote())
 
 
-def _strange_headers(trial: "Trial") -> None:
+def _strange_headers(trial: "CheckContext") -> None:
     expect_status(trial.server.send("GET", "/models", headers=_STAINLESS), 200)
 
 
-def _keep_alive(trial: "Trial") -> None:
+def _keep_alive(trial: "CheckContext") -> None:
     ports = [trial.server.get("/models").port for _ in range(3)]
     if None in ports:
         raise InapplicableError("the connection does not tell its port")
     require(len(set(ports)) < len(ports), "a new connection for each request")
 
 
-def _at_once(trial: "Trial") -> None:
+def _at_once(trial: "CheckContext") -> None:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         answers = list(pool.map(lambda _: trial.server.get("/models"), range(_AT_ONCE)))
     for answer in answers:

@@ -12,7 +12,7 @@ from gateway.testing.conformance.purchases import GPT_NAME
 from gateway.testing.conformance.responses import is_integer, member, shown
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
     from gateway.testing.conformance.responses import Answer
 
 _EPOCH_MIN: Final = 1_577_836_800
@@ -32,28 +32,28 @@ def usage_faults(usage: object) -> list[str]:
     return [".".join(path) for path in _USAGE if not is_integer(member(usage, *path))]
 
 
-def _created(trial: "Trial") -> None:
+def _created(trial: "CheckContext") -> None:
     created = member(trial.orders.encoded().answer.document, "created")
     is_time = isinstance(created, int) and is_integer(created) and _EPOCH_MIN < created < time.time() + _DAY_S
     require(is_time, f"created is {shown(created)}")
 
 
-def _one(trial: "Trial") -> None:
+def _one(trial: "CheckContext") -> None:
     answer = trial.orders.encoded().answer
     data = member(answer.document, "data")
     require(isinstance(data, list) and len(data) == 1 and isinstance(data[0], dict), answer.quote())
 
 
-def _encoded(trial: "Trial") -> None:
+def _encoded(trial: "CheckContext") -> None:
     decode(trial.orders.encoded().item().get("b64_json"))
 
 
-def _not_both(trial: "Trial") -> None:
+def _not_both(trial: "CheckContext") -> None:
     url = trial.orders.encoded().item().get("url")
     require(url is None, "the item has a url too")
 
 
-def _size(trial: "Trial") -> None:
+def _size(trial: "CheckContext") -> None:
     order = trial.orders.encoded()
     told = member(order.answer.document, "size")
     if told is None:
@@ -62,7 +62,7 @@ def _size(trial: "Trial") -> None:
     require(made is None or told == made, f"size is {shown(told)}, the picture has {made}")
 
 
-def _format(trial: "Trial") -> None:
+def _format(trial: "CheckContext") -> None:
     order = trial.orders.encoded()
     told = member(order.answer.document, "output_format")
     if told is None:
@@ -71,14 +71,14 @@ def _format(trial: "Trial") -> None:
     require(told == made, f"output_format is {shown(told)}, the picture is {made}")
 
 
-def _usage(trial: "Trial") -> None:
+def _usage(trial: "CheckContext") -> None:
     usage = member(trial.orders.encoded().answer.document, "usage")
     if usage is None and not trial.orders.is_gpt:
         raise InapplicableError("the answer has no usage, which only gpt-image names need")
     require(not usage_faults(usage), f"no integers in usage: {', '.join(usage_faults(usage))}")
 
 
-def _link(trial: "Trial") -> None:
+def _link(trial: "CheckContext") -> None:
     item = trial.orders.linked().item()
     parts = urlsplit(str(item.get("url") or ""))
     require(parts.scheme in {"http", "https"} and parts.netloc, f"the item is {shown(_without_bytes(item))}")
@@ -89,62 +89,62 @@ def _without_bytes(item: Mapping[str, object]) -> dict[str, object]:
     return {name: "..." if name == "b64_json" else value for name, value in item.items()}
 
 
-def _fetched(trial: "Trial") -> "Answer":
+def _fetched(trial: "CheckContext") -> "Answer":
     url = trial.orders.linked().item().get("url")
     if not isinstance(url, str) or not url:
         raise UntriedError("the answer has no link")
     return trial.server.fetch(url)
 
 
-def _link_opens(trial: "Trial") -> None:
+def _link_opens(trial: "CheckContext") -> None:
     fetched = _fetched(trial)
     expect_status(fetched, 200)
     measure(fetched.content)
 
 
-def _link_type(trial: "Trial") -> None:
+def _link_type(trial: "CheckContext") -> None:
     fetched = _fetched(trial)
     require(fetched.media_type.startswith("image/"), f"{fetched.request}: {fetched.media_type or 'no content type'}")
 
 
-def _link_name(trial: "Trial") -> None:
+def _link_name(trial: "CheckContext") -> None:
     path = urlsplit(str(trial.orders.linked().item().get("url") or "")).path
     suffix = PurePosixPath(path).suffix.lower()
     require(suffix in {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}, f"the link ends in {shown(path[-24:])}")
 
 
-def _pair(trial: "Trial") -> None:
+def _pair(trial: "CheckContext") -> None:
     data = member(trial.orders.pair().answer.document, "data")
     count = len(data) if isinstance(data, list) else 0
     require(count == 2, f"{count} for n=2")
 
 
-def _nulls(trial: "Trial") -> None:
+def _nulls(trial: "CheckContext") -> None:
     trial.orders.nulls().item()
 
 
-def _default_form(trial: "Trial") -> None:
+def _default_form(trial: "CheckContext") -> None:
     item = trial.orders.nulls().item()
     wanted, other = ("url", "b64_json") if trial.orders.model.startswith("dall-e") else ("b64_json", "url")
     require(item.get(wanted) and item.get(other) is None, f"{other if item.get(other) else 'neither'} instead")
 
 
-def _bare(trial: "Trial") -> None:
+def _bare(trial: "CheckContext") -> None:
     trial.orders.bare().item()
 
 
-def _gpt(trial: "Trial") -> None:
+def _gpt(trial: "CheckContext") -> None:
     order = trial.orders.gpt()
     decode(order.item().get("b64_json"))
     require(order.item().get("url") is None, "the item has a url too")
 
 
-def _gpt_usage(trial: "Trial") -> None:
+def _gpt_usage(trial: "CheckContext") -> None:
     faults = usage_faults(member(trial.orders.gpt().answer.document, "usage"))
     require(not faults, f"no integers in usage: {', '.join(faults)}")
 
 
-def _check(name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[Trial], None]") -> Check:
+def _check(name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[CheckContext], None]") -> Check:
     return Check(f"images.{name}", level, holds, breaks, attempt, buys=True)
 
 

@@ -8,7 +8,7 @@ from gateway.testing.conformance.purchases import Order, Orders
 from gateway.testing.conformance.responses import member
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 _AT_ONCE: Final = 8
 _CODES: Final = (
@@ -23,7 +23,7 @@ _CODES: Final = (
 """reference/openai-images.md 5.2."""
 
 
-class Rush:
+class RateLimitProvoker:
     """Sends up to so many orders, a few at once, until one is refused for its rate."""
 
     def __init__(self, orders: Orders, images_at_most: int) -> None:
@@ -50,17 +50,17 @@ class Rush:
             return None
 
 
-def _shape(trial: "Trial") -> None:
+def _shape(trial: "CheckContext") -> None:
     expect_refusal(trial.rush.refused().answer, 429)
 
 
-def _code(trial: "Trial") -> None:
+def _code(trial: "CheckContext") -> None:
     answer = trial.rush.refused().answer
     code = member(answer.error, "code")
     require(code in _CODES, answer.quote())
 
 
-def _retry_after(trial: "Trial") -> None:
+def _retry_after(trial: "CheckContext") -> None:
     headers = trial.rush.refused().answer.headers
     told = headers.get("retry-after", "absent")
     try:

@@ -16,7 +16,7 @@ from gateway.testing.conformance.fields import UNKNOWN_MODEL
 from gateway.testing.conformance.responses import is_integer, member, shown
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
     from gateway.testing.conformance.server import Server
 
 _RETRIEVED_MAX: Final = 10
@@ -31,7 +31,7 @@ def list_models(server: "Server") -> list[object]:
     return data if isinstance(data, list) else []
 
 
-def _named(trial: "Trial") -> list[str]:
+def _named(trial: "CheckContext") -> list[str]:
     found = [member(entry, "id") for entry in list_models(trial.server)]
     named = [name for name in found if isinstance(name, str)]
     if not named:
@@ -39,23 +39,23 @@ def _named(trial: "Trial") -> list[str]:
     return named
 
 
-def _list(trial: "Trial") -> None:
+def _list(trial: "CheckContext") -> None:
     for entry in list_models(trial.server):
         require(isinstance(member(entry, "id"), str), shown(entry))
 
 
-def _entries(trial: "Trial") -> None:
+def _entries(trial: "CheckContext") -> None:
     for entry in list_models(trial.server):
         is_model = member(entry, "object") == "model" and isinstance(member(entry, "owned_by"), str)
         require(is_model and is_integer(member(entry, "created")), shown(entry))
 
 
-def _listed(trial: "Trial") -> None:
+def _listed(trial: "CheckContext") -> None:
     model = trial.orders.model
     require(model in _named(trial), f"{model} is not listed")
 
 
-def _retrieve(trial: "Trial") -> None:
+def _retrieve(trial: "CheckContext") -> None:
     listed = {member(entry, "id"): entry for entry in list_models(trial.server)}
     for name in _named(trial)[:_RETRIEVED_MAX]:
         answer = trial.server.get(f"/models/{quote(name, safe='')}")
@@ -63,7 +63,7 @@ def _retrieve(trial: "Trial") -> None:
         require(answer.document == listed[name], f"{shown(listed[name])} in the list, alone {answer.quote()}")
 
 
-def _slash(trial: "Trial") -> None:
+def _slash(trial: "CheckContext") -> None:
     with_slash = next((name for name in _named(trial) if "/" in name), None)
     if with_slash is None:
         raise InapplicableError("no model's name has a slash")
@@ -72,7 +72,7 @@ def _slash(trial: "Trial") -> None:
     require(member(answer.document, "id") == with_slash, answer.quote())
 
 
-def _unknown(trial: "Trial") -> None:
+def _unknown(trial: "CheckContext") -> None:
     expect_refusal(trial.server.get(f"/models/{UNKNOWN_MODEL}"), 404)
 
 

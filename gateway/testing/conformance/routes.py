@@ -16,7 +16,7 @@ from gateway.testing.conformance.responses import member, shown
 from gateway.testing.conformance.server import GENERATIONS
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 _NOWHERE: Final = "/conformance-nowhere"
 _BROKEN: Final = b'{"model": "dall-e-3", "prompt": '
@@ -25,21 +25,21 @@ _LARGE_BYTES: Final = 8 * 2**20
 """Larger than any prompt; a gateway without a limit below it answers that the prompt is too long."""
 
 
-def _unknown(trial: "Trial") -> None:
+def _unknown(trial: "CheckContext") -> None:
     expect_refusal(trial.server.send("POST", _NOWHERE, json={}), 404)
 
 
-def _unknown_named(trial: "Trial") -> None:
+def _unknown_named(trial: "CheckContext") -> None:
     answer = trial.server.send("POST", _NOWHERE, json={})
     expect_status(answer, 404)
     require(_NOWHERE in str(member(answer.error, "message")), answer.quote())
 
 
-def _method(trial: "Trial") -> None:
+def _method(trial: "CheckContext") -> None:
     expect_refusal(trial.server.get(GENERATIONS), 404, 405)
 
 
-def _allow(trial: "Trial") -> None:
+def _allow(trial: "CheckContext") -> None:
     answer = trial.server.get(GENERATIONS)
     if answer.status == 404:
         raise InapplicableError("the server answers 404 there, as it may")
@@ -48,52 +48,52 @@ def _allow(trial: "Trial") -> None:
     require("POST" in allowed.replace(",", " ").split(), f"allow is {shown(allowed)}")
 
 
-def _head_options(trial: "Trial") -> None:
+def _head_options(trial: "CheckContext") -> None:
     for method in ("HEAD", "OPTIONS"):
         for path in ("/models", GENERATIONS):
             answer = trial.server.send(method, path)
             require(answer.status < 500, f"{answer.request}: {answer.quote()}")
 
 
-def _edits(trial: "Trial") -> None:
+def _edits(trial: "CheckContext") -> None:
     _refuses_form(trial, "/images/edits", {"model": trial.orders.model, "n": "1"})
 
 
-def _variations(trial: "Trial") -> None:
+def _variations(trial: "CheckContext") -> None:
     _refuses_form(trial, "/images/variations", {"n": "1"})
 
 
-def _refuses_form(trial: "Trial", path: str, fields: dict[str, str]) -> None:
+def _refuses_form(trial: "CheckContext", path: str, fields: dict[str, str]) -> None:
     """A form as the SDKs send it, without the image and the prompt that are required."""
     answer = trial.server.send("POST", path, data=fields, files={"conformance": b""})
     expect_refusal(answer, 400, 404, 405)
 
 
-def _broken_json(trial: "Trial") -> None:
+def _broken_json(trial: "CheckContext") -> None:
     expect_refusal(trial.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON), 400)
 
 
-def _broken_json_nulls(trial: "Trial") -> None:
+def _broken_json_nulls(trial: "CheckContext") -> None:
     answer = trial.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON)
     expect_status(answer, 400)
     found = {name: member(answer.error, name) for name in ("type", "param", "code")}
     require(found == {"type": "invalid_request_error", "param": None, "code": None}, shown(found))
 
 
-def _empty(trial: "Trial") -> None:
+def _empty(trial: "CheckContext") -> None:
     expect_refusal(trial.server.send("POST", GENERATIONS, content=b"", headers=_JSON), 400)
 
 
-def _array(trial: "Trial") -> None:
+def _array(trial: "CheckContext") -> None:
     expect_refusal(trial.server.send("POST", GENERATIONS, json=[]), 400)
 
 
-def _form(trial: "Trial") -> None:
+def _form(trial: "CheckContext") -> None:
     body = {"model": trial.orders.model, "prompt": PROMPT}
     expect_refusal(trial.server.send("POST", GENERATIONS, data=body), 400, 415)
 
 
-def _too_large(trial: "Trial") -> None:
+def _too_large(trial: "CheckContext") -> None:
     body = {"model": trial.orders.model, "prompt": "a" * _LARGE_BYTES}
     answer = trial.server.generate(body)
     if answer.status == 400 and answer.error:

@@ -17,9 +17,9 @@ from gateway.testing.conformance.checks import (
     Outcome,
     UntriedError,
 )
-from gateway.testing.conformance.context import Trial
+from gateway.testing.conformance.context import CheckContext
 from gateway.testing.conformance.fields import Refusals
-from gateway.testing.conformance.limits import Rush
+from gateway.testing.conformance.limits import RateLimitProvoker
 from gateway.testing.conformance.models import list_models
 from gateway.testing.conformance.purchases import Orders
 from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
@@ -101,12 +101,12 @@ def conform(plan: Plan, tell: Callable[[int, int], None]) -> Report:
         listed = _look(server)
         model = plan.model or _first_image_model(listed)
         with closing(Orders(server, model, frozenset(listed))) as orders:
-            rush = Rush(orders, plan.provoked if plan.buys else 0)
-            findings = _try_all(plan, Trial(server, orders, Refusals(server, model), rush), tell)
+            rush = RateLimitProvoker(orders, plan.provoked if plan.buys else 0)
+            findings = _try_all(plan, CheckContext(server, orders, Refusals(server, model), rush), tell)
         return Report(base_url, model, findings, _count_images(server))
 
 
-def _try_all(plan: Plan, trial: Trial, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
+def _try_all(plan: Plan, trial: CheckContext, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
     checks = [check for check in CHECKS if plan.buys or not check.buys]
     findings = []
     for done, check in enumerate(checks):
@@ -135,7 +135,7 @@ def _first_image_model(listed: list[str]) -> str:
     return next((name for name in listed if any(word in name.lower() for word in _IMAGE_WORDS)), DEFAULT_MODEL)
 
 
-def _try(check: Check, trial: Trial) -> Finding:
+def _try(check: Check, trial: CheckContext) -> Finding:
     try:
         check.attempt(trial)
     except BrokenError as error:

@@ -12,12 +12,12 @@ from gateway.testing.conformance.purchases import PROMPT, UNREAD, Order
 from gateway.testing.conformance.server import GENERATIONS, WRONG_KEY
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 _ORDER: Final = f"POST {GENERATIONS}"
 
 
-def _raised(trial: "Trial", request: str, call: Callable[[], object]) -> openai.APIStatusError | None:
+def _raised(trial: "CheckContext", request: str, call: Callable[[], object]) -> openai.APIStatusError | None:
     """What the SDK makes of a refusal; None where there was none. Raises: UntriedError, BrokenError."""
     trial.server.expect_answer(request)
     try:
@@ -39,7 +39,7 @@ def _is(error: openai.APIStatusError | None, kind: type[openai.APIStatusError]) 
     require(isinstance(error, kind), f"the SDK raised {type(error).__name__ if error else 'nothing'}")
 
 
-def _wrong_key(trial: "Trial") -> None:
+def _wrong_key(trial: "CheckContext") -> None:
     stranger = trial.orders.sdk.with_options(api_key=WRONG_KEY)
     _is(
         _raised(trial, _ORDER, lambda: stranger.images.generate(model=trial.orders.model, prompt=PROMPT)),
@@ -47,17 +47,17 @@ def _wrong_key(trial: "Trial") -> None:
     )
 
 
-def _bad(trial: "Trial") -> openai.APIStatusError | None:
+def _bad(trial: "CheckContext") -> openai.APIStatusError | None:
     return _raised(
         trial, _ORDER, lambda: trial.orders.sdk.images.generate(model=trial.orders.model, prompt=PROMPT, n=0)
     )
 
 
-def _bad_request(trial: "Trial") -> None:
+def _bad_request(trial: "CheckContext") -> None:
     _is(_bad(trial), openai.BadRequestError)
 
 
-def _attributes(trial: "Trial") -> None:
+def _attributes(trial: "CheckContext") -> None:
     error = _bad(trial)
     if error is None:
         raise UntriedError("the SDK raised nothing")
@@ -65,14 +65,14 @@ def _attributes(trial: "Trial") -> None:
     require(not wrong, f"{type(error).__name__} has no {', '.join(wrong)}")
 
 
-def _not_found(trial: "Trial") -> None:
+def _not_found(trial: "CheckContext") -> None:
     _is(
         _raised(trial, f"GET /models/{UNKNOWN_MODEL}", lambda: trial.orders.sdk.models.retrieve(UNKNOWN_MODEL)),
         openai.NotFoundError,
     )
 
 
-def _models(trial: "Trial") -> None:
+def _models(trial: "CheckContext") -> None:
     for base_url in (trial.server.base_url, f"{trial.server.base_url}/"):
         found: list[object] = []
         client = trial.orders.sdk.with_options(base_url=base_url)
@@ -85,11 +85,11 @@ def _collect(client: openai.OpenAI, found: list[object]) -> None:
     found.extend(entry.id for entry in client.models.list())
 
 
-def _encoded(trial: "Trial") -> None:
+def _encoded(trial: "CheckContext") -> None:
     require(isinstance(_first(trial.orders.encoded(), "b64_json"), str), "data[0].b64_json is no text")
 
 
-def _linked(trial: "Trial") -> None:
+def _linked(trial: "CheckContext") -> None:
     require(isinstance(_first(trial.orders.linked(), "url"), str), "data[0].url is no text")
 
 
@@ -99,14 +99,14 @@ def _first(order: Order, name: str) -> object:
     return getattr(data[0], name, None) if isinstance(data, list) and data else None
 
 
-def _request_id(trial: "Trial") -> None:
+def _request_id(trial: "CheckContext") -> None:
     order = trial.orders.encoded()
     sent = order.answer.headers.get("x-request-id")
     require(sent and order.request_id == sent, f"_request_id is {order.request_id}, x-request-id {sent}")
 
 
 def _check(
-    name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[Trial], None]", *, buys: bool = False
+    name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[CheckContext], None]", *, buys: bool = False
 ) -> Check:
     return Check(f"sdk.{name}", level, holds, breaks, attempt, buys=buys)
 

@@ -13,7 +13,7 @@ from gateway.testing.conformance.purchases import PARTIAL_IMAGES, PROMPT
 from gateway.testing.conformance.responses import is_integer, member, read_json, shown
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance.context import Trial
+    from gateway.testing.conformance.context import CheckContext
 
 _COMPLETED: Final = "image_generation.completed"
 _PARTIAL: Final = "image_generation.partial_image"
@@ -49,7 +49,7 @@ def read_events(content: bytes) -> list[Event]:
     return events
 
 
-def _events(trial: "Trial") -> list[Event]:
+def _events(trial: "CheckContext") -> list[Event]:
     """Raises: UntriedError where there is none."""
     order = trial.orders.streamed()
     found = read_events(order.answer.content) if order.answer.media_type == "text/event-stream" else []
@@ -58,41 +58,41 @@ def _events(trial: "Trial") -> list[Event]:
     return found
 
 
-def _completed(trial: "Trial") -> Mapping[str, object]:
+def _completed(trial: "CheckContext") -> Mapping[str, object]:
     found = [event.document for event in _events(trial) if event.kind == _COMPLETED]
     if not found or not isinstance(found[0], dict):
         raise UntriedError("there is no completed event to judge")
     return found[0]
 
 
-def _answered(trial: "Trial") -> None:
+def _answered(trial: "CheckContext") -> None:
     answer = trial.orders.streamed().answer
     require(answer.media_type == "text/event-stream", answer.quote())
 
 
-def _one_end(trial: "Trial") -> None:
+def _one_end(trial: "CheckContext") -> None:
     kinds = [event.kind for event in _events(trial)]
     ends = [at for at, kind in enumerate(kinds) if kind == _COMPLETED]
     require(ends == [len(kinds) - 1], f"the events are {', '.join(map(str, kinds))}")
 
 
-def _keys(trial: "Trial") -> None:
+def _keys(trial: "CheckContext") -> None:
     end = _completed(trial)
     wrong = [name for name in _TEXTS if not isinstance(end.get(name), str)]
     wrong += [] if is_integer(end.get("created_at")) else ["created_at"]
     require(not wrong, f"missing or of another type: {', '.join(wrong)}")
 
 
-def _usage(trial: "Trial") -> None:
+def _usage(trial: "CheckContext") -> None:
     faults = usage_faults(_completed(trial).get("usage"))
     require(not faults, f"no integers in usage: {', '.join(faults)}")
 
 
-def _picture(trial: "Trial") -> None:
+def _picture(trial: "CheckContext") -> None:
     decode(_completed(trial).get("b64_json"))
 
 
-def _partials(trial: "Trial") -> None:
+def _partials(trial: "CheckContext") -> None:
     found = [event.document for event in _events(trial) if event.kind == _PARTIAL]
     if not found:
         raise InapplicableError("no partial image was sent, as is allowed")
@@ -101,18 +101,18 @@ def _partials(trial: "Trial") -> None:
     require(in_order, f"of {PARTIAL_IMAGES} asked for, the indexes are {shown(indexes)}")
 
 
-def _names(trial: "Trial") -> None:
+def _names(trial: "CheckContext") -> None:
     for event in _events(trial):
         require(event.data is None or event.name == event.kind, f"event: {event.name}, type {shown(event.kind)}")
 
 
-def _lines(trial: "Trial") -> None:
+def _lines(trial: "CheckContext") -> None:
     for event in _events(trial):
         require(event.data is not None, f"event: {event.name} without data")
         require(not event.has_id, f"an id: line on event {event.name}")
 
 
-def _sdk(trial: "Trial") -> None:
+def _sdk(trial: "CheckContext") -> None:
     order = trial.orders.streamed()
     require(order.raised is None, f"{type(order.raised).__name__}: {order.raised}")
     kinds = [type(event).__name__ for event in order.events]
@@ -120,12 +120,12 @@ def _sdk(trial: "Trial") -> None:
     require(is_completed, f"the SDK gives {', '.join(kinds) or 'an empty stream'}")
 
 
-def _error_first(trial: "Trial") -> None:
+def _error_first(trial: "CheckContext") -> None:
     body = {"model": trial.orders.model, "prompt": PROMPT, "n": 0, "stream": True}
     expect_refusal(trial.server.generate(body), 400)
 
 
-def _check(name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[Trial], None]") -> Check:
+def _check(name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[CheckContext], None]") -> Check:
     return Check(f"streams.{name}", level, holds, breaks, attempt, buys=name != "error_first")
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.openai import Generation, Manners, is_dall_e, parse_generation, render_error
+from gateway.api.openai import Generation, OpenAIOptions, is_dall_e, parse_generation, render_error
 from gateway.domain.catalog import Catalog, Model, Target
-from gateway.domain.errors import Fault, GatewayError
-from gateway.domain.images import Delivery
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import ResponseFormat
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.domain.tenants import Tenant
@@ -40,7 +40,7 @@ RELAYED = Model(
 )
 CATALOG = Catalog([MODEL, LIVE, RELAYED])
 ANYONE = Tenant("acme")
-ACCEPTED = Manners()
+ACCEPTED = OpenAIOptions()
 PARAMETERS = (
     "model",
     "n",
@@ -69,7 +69,7 @@ PARAMETERS = (
 
 
 def parse(
-    body: bytes | None = None, *, tenant: Tenant = ANYONE, manners: Manners = ACCEPTED, **fields: object
+    body: bytes | None = None, *, tenant: Tenant = ANYONE, manners: OpenAIOptions = ACCEPTED, **fields: object
 ) -> Generation:
     given = body if body is not None else msgspec.json.encode({"prompt": "a fox"} | fields)
     return parse_generation(given, CATALOG, tenant, manners)
@@ -83,7 +83,7 @@ def attempt(act: Callable[[], object]) -> object:
         return error
 
 
-def refusal(body: bytes | None = None, *, manners: Manners = ACCEPTED, **fields: Any) -> GatewayError:
+def refusal(body: bytes | None = None, *, manners: OpenAIOptions = ACCEPTED, **fields: Any) -> GatewayError:
     with pytest.raises(GatewayError) as refused:
         parse(body, manners=manners, **fields)
     return refused.value
@@ -98,7 +98,7 @@ def test_prompt_alone_is_enough() -> None:
         generation.ignored,
     )
     job = generation.job
-    assert ("a fox", 1, Delivery.BASE64, None, None, None, None, {}, ()) == (
+    assert ("a fox", 1, ResponseFormat.BASE64, None, None, None, None, {}, ()) == (
         job.prompt,
         job.count,
         job.delivery,
@@ -153,21 +153,21 @@ def test_parameter_reaches_the_job(fields: dict[str, Any], name: str, expected: 
 @pytest.mark.parametrize(
     ("model", "asked", "expected"),
     [
-        ("dall-e-2", None, Delivery.URL),
-        ("dall-e-3", None, Delivery.URL),
-        ("gpt-image-1", None, Delivery.BASE64),
-        ("chatgpt-image-latest", None, Delivery.BASE64),
-        ("image-01", None, Delivery.BASE64),
-        (None, None, Delivery.BASE64),
-        ("dall-e-3", "b64_json", Delivery.BASE64),
-        ("dall-e-3", "url", Delivery.URL),
-        ("gpt-image-1", "url", Delivery.URL),
-        ("gpt-image-1", "b64_json", Delivery.BASE64),
-        ("image-01", "url", Delivery.URL),
+        ("dall-e-2", None, ResponseFormat.URL),
+        ("dall-e-3", None, ResponseFormat.URL),
+        ("gpt-image-1", None, ResponseFormat.BASE64),
+        ("chatgpt-image-latest", None, ResponseFormat.BASE64),
+        ("image-01", None, ResponseFormat.BASE64),
+        (None, None, ResponseFormat.BASE64),
+        ("dall-e-3", "b64_json", ResponseFormat.BASE64),
+        ("dall-e-3", "url", ResponseFormat.URL),
+        ("gpt-image-1", "url", ResponseFormat.URL),
+        ("gpt-image-1", "b64_json", ResponseFormat.BASE64),
+        ("image-01", "url", ResponseFormat.URL),
     ],
 )
 def test_pictures_come_as_asked_else_as_the_models_name_promises(
-    model: str | None, asked: str | None, expected: Delivery
+    model: str | None, asked: str | None, expected: ResponseFormat
 ) -> None:
     assert expected is parse(model=model, response_format=asked).job.delivery
 
@@ -176,16 +176,16 @@ def test_pictures_come_as_asked_else_as_the_models_name_promises(
 @pytest.mark.parametrize("asked", [None, "b64_json"])
 def test_stream_delivers_base64_whatever_the_name(model: str, asked: str | None) -> None:
     generation = parse(model=model, response_format=asked, stream=True)
-    assert (True, Delivery.BASE64) == (generation.is_stream, generation.job.delivery)
+    assert (True, ResponseFormat.BASE64) == (generation.is_stream, generation.job.delivery)
 
 
 @pytest.mark.parametrize("model", ["gpt-image-1", "chatgpt-image-latest"])
 def test_operator_may_refuse_response_format_on_gpt_image_as_openai_does(model: str) -> None:
-    strict = Manners(refuses_response_format_on_gpt_image=True)
+    strict = OpenAIOptions(refuses_response_format_on_gpt_image=True)
     error = refusal(manners=strict, model=model, response_format="b64_json")
-    assert (Fault.UNKNOWN_PARAMETER, "response_format") == (error.fault, error.param)
-    assert parse(manners=strict, model=model).job.delivery is Delivery.BASE64
-    assert parse(manners=strict, model="dall-e-3", response_format="b64_json").job.delivery is Delivery.BASE64
+    assert (ErrorCode.UNKNOWN_PARAMETER, "response_format") == (error.error_code, error.param)
+    assert parse(manners=strict, model=model).job.delivery is ResponseFormat.BASE64
+    assert parse(manners=strict, model="dall-e-3", response_format="b64_json").job.delivery is ResponseFormat.BASE64
 
 
 @pytest.mark.parametrize(
@@ -231,12 +231,12 @@ def test_a_model_that_makes_more_is_asked_for_more() -> None:
     capability = replace(plain, fields=plain.fields | more)
     able = Model("able", (), MODEL.prices, (Target("minimax", "image-01", capability),))
     fields = {"prompt": "p", "quality": "high", "output_format": "webp", "background": "transparent"}
-    generation = parse_generation(msgspec.json.encode(fields), Catalog([able]), ANYONE, Manners())
+    generation = parse_generation(msgspec.json.encode(fields), Catalog([able]), ANYONE, OpenAIOptions())
     job = generation.job
     assert ("high", "webp", "transparent") == (job.quality, job.output_format, job.background)
     assert () == generation.ignored
     with pytest.raises(GatewayError, match="'jpeg' and 'webp'"):
-        parse_generation(b'{"prompt":"p","output_format":"png"}', Catalog([able]), ANYONE, Manners())
+        parse_generation(b'{"prompt":"p","output_format":"png"}', Catalog([able]), ANYONE, OpenAIOptions())
 
 
 def test_all_that_is_ignored_is_named() -> None:
@@ -278,7 +278,7 @@ BOOLEANS = ("stream", "prompt_optimizer", "aigc_watermark")
 )
 def test_wrong_type_is_refused_by_name(name: str, value: object) -> None:
     error = refusal(msgspec.json.encode({"prompt": "a fox"} | {name: value}))
-    assert (Fault.INVALID_TYPE, name) == (error.fault, error.param)
+    assert (ErrorCode.INVALID_TYPE, name) == (error.error_code, error.param)
     assert f"Invalid type for '{name}': expected " in error.message
 
 
@@ -331,47 +331,47 @@ def test_wrong_type_is_refused_by_name(name: str, value: object) -> None:
 )
 def test_value_outside_the_list_is_refused_with_the_list(name: str, value: str) -> None:
     error = refusal(msgspec.json.encode({"prompt": "a fox"} | {name: value}))
-    assert (Fault.INVALID_VALUE, name) == (error.fault, error.param)
+    assert (ErrorCode.INVALID_VALUE, name) == (error.error_code, error.param)
     assert re.match(f"Invalid value: '{re.escape(value)}'. Supported values? (is|are): '", error.message)
 
 
 @pytest.mark.parametrize(
-    ("fields", "fault", "param"),
+    ("fields", "error_code", "param"),
     [
-        ({"n": 0}, Fault.INTEGER_BELOW_MIN, "n"),
-        ({"n": -1}, Fault.INTEGER_BELOW_MIN, "n"),
-        ({"n": 11}, Fault.INTEGER_ABOVE_MAX, "n"),
-        ({"n": 10**30}, Fault.INTEGER_ABOVE_MAX, "n"),
-        ({"output_compression": -1}, Fault.INTEGER_BELOW_MIN, "output_compression"),
-        ({"output_compression": 101}, Fault.INTEGER_ABOVE_MAX, "output_compression"),
-        ({"partial_images": -1}, Fault.INTEGER_BELOW_MIN, "partial_images"),
-        ({"partial_images": 4}, Fault.INTEGER_ABOVE_MAX, "partial_images"),
-        ({"prompt": None}, Fault.MISSING_PARAMETER, "prompt"),
-        ({"prompt": ""}, Fault.EMPTY_STRING, "prompt"),
-        ({"prompt": " \t\n"}, Fault.EMPTY_STRING, "prompt"),
-        ({"prompt": "x" * 1500}, Fault.STRING_TOO_LONG, "prompt"),
-        ({"model": "dall-e-9"}, Fault.MODEL_UNKNOWN, "model"),
-        ({"model": ""}, Fault.MODEL_UNKNOWN, "model"),
-        ({"model": "minimaxi-image-01"}, Fault.MODEL_UNKNOWN, "model"),
-        ({"stream": True, "response_format": "url"}, Fault.INVALID_VALUE, "response_format"),
-        ({"size": "1024x1024", "aspect_ratio": "1:1"}, Fault.INVALID_VALUE, "aspect_ratio"),
-        ({"size": "1024x1024", "width": 512, "height": 512}, Fault.INVALID_VALUE, "width"),
-        ({"aspect_ratio": "1:1", "width": 512, "height": 512}, Fault.INVALID_VALUE, "width"),
-        ({"width": 512}, Fault.MISSING_PARAMETER, "height"),
-        ({"model": "image-01", "style": {"style_type": "水彩"}}, Fault.UNKNOWN_PARAMETER, "style"),
-        ({"model": "relayed", "seed": 1}, Fault.UNKNOWN_PARAMETER, "seed"),
-        ({"model": "relayed", "width": 512, "height": 512}, Fault.INVALID_VALUE, "width"),
-        ({"model": "image-01-live", "aspect_ratio": "21:9"}, Fault.INVALID_VALUE, "aspect_ratio"),
-        ({"negative_prompt": "x"}, Fault.UNKNOWN_PARAMETER, "negative_prompt"),
-        ({"frame_count": 9}, Fault.UNKNOWN_PARAMETER, "frame_count"),
-        ({"svg": {}}, Fault.UNKNOWN_PARAMETER, "svg"),
-        ({"Prompt": "x"}, Fault.UNKNOWN_PARAMETER, "Prompt"),
-        ({"": 1}, Fault.UNKNOWN_PARAMETER, ""),
+        ({"n": 0}, ErrorCode.INTEGER_BELOW_MIN, "n"),
+        ({"n": -1}, ErrorCode.INTEGER_BELOW_MIN, "n"),
+        ({"n": 11}, ErrorCode.INTEGER_ABOVE_MAX, "n"),
+        ({"n": 10**30}, ErrorCode.INTEGER_ABOVE_MAX, "n"),
+        ({"output_compression": -1}, ErrorCode.INTEGER_BELOW_MIN, "output_compression"),
+        ({"output_compression": 101}, ErrorCode.INTEGER_ABOVE_MAX, "output_compression"),
+        ({"partial_images": -1}, ErrorCode.INTEGER_BELOW_MIN, "partial_images"),
+        ({"partial_images": 4}, ErrorCode.INTEGER_ABOVE_MAX, "partial_images"),
+        ({"prompt": None}, ErrorCode.MISSING_PARAMETER, "prompt"),
+        ({"prompt": ""}, ErrorCode.EMPTY_STRING, "prompt"),
+        ({"prompt": " \t\n"}, ErrorCode.EMPTY_STRING, "prompt"),
+        ({"prompt": "x" * 1500}, ErrorCode.STRING_TOO_LONG, "prompt"),
+        ({"model": "dall-e-9"}, ErrorCode.MODEL_UNKNOWN, "model"),
+        ({"model": ""}, ErrorCode.MODEL_UNKNOWN, "model"),
+        ({"model": "minimaxi-image-01"}, ErrorCode.MODEL_UNKNOWN, "model"),
+        ({"stream": True, "response_format": "url"}, ErrorCode.INVALID_VALUE, "response_format"),
+        ({"size": "1024x1024", "aspect_ratio": "1:1"}, ErrorCode.INVALID_VALUE, "aspect_ratio"),
+        ({"size": "1024x1024", "width": 512, "height": 512}, ErrorCode.INVALID_VALUE, "width"),
+        ({"aspect_ratio": "1:1", "width": 512, "height": 512}, ErrorCode.INVALID_VALUE, "width"),
+        ({"width": 512}, ErrorCode.MISSING_PARAMETER, "height"),
+        ({"model": "image-01", "style": {"style_type": "水彩"}}, ErrorCode.UNKNOWN_PARAMETER, "style"),
+        ({"model": "relayed", "seed": 1}, ErrorCode.UNKNOWN_PARAMETER, "seed"),
+        ({"model": "relayed", "width": 512, "height": 512}, ErrorCode.INVALID_VALUE, "width"),
+        ({"model": "image-01-live", "aspect_ratio": "21:9"}, ErrorCode.INVALID_VALUE, "aspect_ratio"),
+        ({"negative_prompt": "x"}, ErrorCode.UNKNOWN_PARAMETER, "negative_prompt"),
+        ({"frame_count": 9}, ErrorCode.UNKNOWN_PARAMETER, "frame_count"),
+        ({"svg": {}}, ErrorCode.UNKNOWN_PARAMETER, "svg"),
+        ({"Prompt": "x"}, ErrorCode.UNKNOWN_PARAMETER, "Prompt"),
+        ({"": 1}, ErrorCode.UNKNOWN_PARAMETER, ""),
     ],
 )
-def test_refusal_names_the_fault_and_the_parameter(fields: dict[str, Any], fault: Fault, param: str) -> None:
+def test_refusal_names_the_fault_and_the_parameter(fields: dict[str, Any], error_code: ErrorCode, param: str) -> None:
     error = refusal(**fields)
-    assert (fault, param) == (error.fault, error.param)
+    assert (error_code, param) == (error.error_code, error.param)
     assert error.row.status == 400
 
 
@@ -403,8 +403,8 @@ def test_openais_own_sizes_never_fail_by_default(size: str, model: str) -> None:
     ("model", "size"), [("image-01", "256x256"), ("relayed", "1792x1024"), ("image-01-live", "1344x576")]
 )
 def test_strict_operator_refuses_what_cannot_be_made(model: str, size: str) -> None:
-    error = refusal(manners=Manners(size_policy=SizePolicy.STRICT), model=model, size=size)
-    assert (Fault.INVALID_VALUE, "size") == (error.fault, error.param)
+    error = refusal(manners=OpenAIOptions(size_policy=SizePolicy.STRICT), model=model, size=size)
+    assert (ErrorCode.INVALID_VALUE, "size") == (error.error_code, error.param)
 
 
 def test_model_that_a_tenant_may_not_use_does_not_exist() -> None:
@@ -413,7 +413,7 @@ def test_model_that_a_tenant_may_not_use_does_not_exist() -> None:
     for model in ("image-01", "dall-e-3"):
         with pytest.raises(GatewayError) as refused:
             parse(tenant=only_live, model=model)
-        assert Fault.MODEL_UNKNOWN is refused.value.fault
+        assert ErrorCode.MODEL_UNKNOWN is refused.value.error_code
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_family_is_told_by_the_name(name: str, expected: bool) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"prompt=a", b'{"prompt":"\xff"}', b"[" * 300_000])
 def test_broken_json_is_refused_without_param_and_code(body: bytes) -> None:
     error = refusal(body)
-    assert (Fault.INVALID_JSON, None, None) == (error.fault, error.param, error.row.code)
+    assert (ErrorCode.INVALID_JSON, None, None) == (error.error_code, error.param, error.row.code)
 
 
 @given(st.binary())

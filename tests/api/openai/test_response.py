@@ -17,22 +17,22 @@ from gateway.api.openai import (
     render_model,
     render_models,
 )
-from gateway.domain.errors import TABLE, Fault, GatewayError
-from gateway.domain.images import Encoded, ImageResult, Link, Picture
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture
 from gateway.domain.sizes import Size
 
-JPEG = Encoded(memoryview(b"/9j/4AAQSkZJRg=="))
-PNG = Encoded(memoryview(b"iVBORw0KGgo="))
-WEBP = Encoded(memoryview(b"UklGRhAAAABXRUJQ"))
-LINK = Link('https://x.org/a%2Fb?c="d"')
+JPEG = Base64Image(memoryview(b"/9j/4AAQSkZJRg=="))
+PNG = Base64Image(memoryview(b"iVBORw0KGgo="))
+WEBP = Base64Image(memoryview(b"UklGRhAAAABXRUJQ"))
+LINK = ImageUrl('https://x.org/a%2Fb?c="d"')
 USAGE = {
     "total_tokens": 0,
     "input_tokens": 0,
     "output_tokens": 0,
     "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
 }
-ALL = pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
-CONTENT = [Fault.CONTENT_INPUT, Fault.CONTENT_OUTPUT, Fault.CONTENT_WITHHELD]
+ALL = pytest.mark.parametrize("error_code", list(ErrorCode), ids=lambda error_code: error_code.value)
+CONTENT = [ErrorCode.CONTENT_INPUT, ErrorCode.CONTENT_OUTPUT, ErrorCode.CONTENT_WITHHELD]
 
 
 def result(*pictures: Picture, count: int | None = None) -> ImageResult:
@@ -63,8 +63,10 @@ def all_events(made: ImageResult, created: int) -> list[bytes | memoryview]:
     return [chunk for event in render_events(made, created) for chunk in event]
 
 
-def error_of(fault: Fault, model_name: str = "", *, detail: str = "", param: str | None = None) -> dict[str, object]:
-    body = msgspec.json.decode(render_error(GatewayError(fault, detail, param=param), model_name))
+def error_of(
+    error_code: ErrorCode, model_name: str = "", *, detail: str = "", param: str | None = None
+) -> dict[str, object]:
+    body = msgspec.json.decode(render_error(GatewayError(error_code, detail, param=param), model_name))
     assert set(body) == {"error"}
     error: dict[str, object] = body["error"]
     return error
@@ -114,7 +116,7 @@ def test_pictures_are_the_received_slices_and_no_copies(
     received = b'{"data":["/9j/' + b"A" * 1_000_000 + b'","/9j/' + b"B" * 1_000_000 + b'"]}'
     whole = memoryview(received)
     slices = [whole[10:1_000_014], whole[1_000_017:2_000_021]]
-    chunks = render(result(*(Encoded(piece) for piece in slices)), 1)
+    chunks = render(result(*(Base64Image(piece) for piece in slices)), 1)
     views = [chunk for chunk in chunks if isinstance(chunk, memoryview)]
     assert [id(piece) for piece in slices] == [id(view) for view in views]
     assert all(view.obj is received for view in views)
@@ -150,22 +152,22 @@ def test_keep_alive_is_a_comment() -> None:
     assert streamed(KEEP_ALIVE * 3) == []
 
 
-@pytest.mark.parametrize("fault", [Fault.CONTENT_INPUT, Fault.READ_TIMEOUT, Fault.POOL_BUSY])
-def test_sdk_raises_on_an_error_event(fault: Fault) -> None:
+@pytest.mark.parametrize("error_code", [ErrorCode.CONTENT_INPUT, ErrorCode.READ_TIMEOUT, ErrorCode.POOL_BUSY])
+def test_sdk_raises_on_an_error_event(error_code: ErrorCode) -> None:
     with pytest.raises(openai.APIError) as failed:
-        streamed(KEEP_ALIVE + render_error_event(GatewayError(fault), "dall-e-3"))
-    row = TABLE[fault]
+        streamed(KEEP_ALIVE + render_error_event(GatewayError(error_code), "dall-e-3"))
+    row = ERROR_SPECS[error_code]
     assert (row.code, row.type, row.message) == (failed.value.code, failed.value.type, failed.value.message)
 
 
 @ALL
 @pytest.mark.parametrize("model_name", ["", "dall-e-3", "gpt-image-1"])
-def test_every_fault_renders_with_all_four_keys(fault: Fault, model_name: str) -> None:
-    error = error_of(fault, model_name)
+def test_every_fault_renders_with_all_four_keys(error_code: ErrorCode, model_name: str) -> None:
+    error = error_of(error_code, model_name)
     assert set(error) - {"moderation_details"} == {"message", "type", "param", "code"}
     assert isinstance(error["message"], str)
     assert error["message"]
-    event = render_error_event(GatewayError(fault), model_name)
+    event = render_error_event(GatewayError(error_code), model_name)
     assert event.startswith(b"event: error\ndata: {")
     assert event.endswith(b"}\n\n")
     assert event.count(b"\n") == 3
@@ -173,14 +175,14 @@ def test_every_fault_renders_with_all_four_keys(fault: Fault, model_name: str) -
 
 
 @ALL
-def test_no_upstream_text_reaches_the_client(fault: Fault) -> None:
-    error = error_of(fault, detail="sk-planted https://upstream.example")
-    assert ("planted" in str(error)) == TABLE[fault].shows_detail
+def test_no_upstream_text_reaches_the_client(error_code: ErrorCode) -> None:
+    error = error_of(error_code, detail="sk-planted https://upstream.example")
+    assert ("planted" in str(error)) == ERROR_SPECS[error_code].shows_detail
 
 
 @ALL
-def test_sdk_raises_the_class_of_the_status(fault: Fault) -> None:
-    row = TABLE[fault]
+def test_sdk_raises_the_class_of_the_status(error_code: ErrorCode) -> None:
+    row = ERROR_SPECS[error_code]
     classes: dict[int, type[openai.APIStatusError]] = {
         400: openai.BadRequestError,
         401: openai.AuthenticationError,
@@ -193,7 +195,7 @@ def test_sdk_raises_the_class_of_the_status(fault: Fault) -> None:
         503: openai.InternalServerError,
         504: openai.InternalServerError,
     }
-    error = GatewayError(fault, param="p")
+    error = GatewayError(error_code, param="p")
     with (
         client(render_error(error, "dall-e-3"), "application/json", row.status) as sdk,
         pytest.raises(classes.get(row.status, openai.APIStatusError)) as failed,
@@ -202,27 +204,29 @@ def test_sdk_raises_the_class_of_the_status(fault: Fault) -> None:
     assert (row.code, "p", row.type) == (failed.value.code, failed.value.param, failed.value.type)
 
 
-@pytest.mark.parametrize("fault", CONTENT)
+@pytest.mark.parametrize("error_code", CONTENT)
 @pytest.mark.parametrize("model_name", ["dall-e-2", "dall-e-3"])
-def test_dall_e_names_know_content_policy_violation(fault: Fault, model_name: str) -> None:
-    error = error_of(fault, model_name)
+def test_dall_e_names_know_content_policy_violation(error_code: ErrorCode, model_name: str) -> None:
+    error = error_of(error_code, model_name)
     assert ("invalid_request_error", "content_policy_violation") == (error["type"], error["code"])
     assert "moderation_details" not in error
 
 
 @pytest.mark.parametrize("model_name", ["gpt-image-1", "image-01", ""])
 @pytest.mark.parametrize(
-    ("fault", "stage"),
-    [(Fault.CONTENT_INPUT, "input"), (Fault.CONTENT_OUTPUT, "output"), (Fault.CONTENT_WITHHELD, "output")],
+    ("error_code", "stage"),
+    [(ErrorCode.CONTENT_INPUT, "input"), (ErrorCode.CONTENT_OUTPUT, "output"), (ErrorCode.CONTENT_WITHHELD, "output")],
 )
-def test_other_names_know_moderation_blocked_with_its_details(fault: Fault, stage: str, model_name: str) -> None:
-    error = error_of(fault, model_name)
+def test_other_names_know_moderation_blocked_with_its_details(
+    error_code: ErrorCode, stage: str, model_name: str
+) -> None:
+    error = error_of(error_code, model_name)
     assert ("image_generation_user_error", "moderation_blocked") == (error["type"], error["code"])
     assert {"moderation_stage": stage, "categories": []} == error["moderation_details"]
 
 
 def test_param_of_the_error_is_shown() -> None:
-    assert error_of(Fault.INVALID_VALUE, detail="why", param="size") == {
+    assert error_of(ErrorCode.INVALID_VALUE, detail="why", param="size") == {
         "message": "why",
         "type": "invalid_request_error",
         "param": "size",
