@@ -277,8 +277,8 @@ def _cluster(folder: Path, _: Namespace, *, has_pool: bool) -> Iterator[Stage]:
     """Three primaries with a replica each: the one with the upstream's pool is killed, or one with tenants only."""
     all_slots = ("--cluster-require-full-coverage", "no")
     with cluster_servers(BINARY, folder, *all_slots, replicas=1, password=PASSWORD) as (url, nodes):
-        victim = next(node for node in nodes if node.owns("ig2:{pool:sim}:loads") is has_pool)
-        hit = {tenant for tenant in TENANTS if victim.owns(f"ig2:{{{tenant}}}:open")}
+        victim = next(node for node in nodes if node.owns("ig3:{pool:sim}:loads") is has_pool)
+        hit = {tenant for tenant in TENANTS if victim.owns(f"ig3:{{{tenant}}}:open")}
         ports = [node.port for node in nodes if node is not victim]
         books = partial(redis.RedisCluster, "127.0.0.1", ports[0], password=PASSWORD, decode_responses=True)
         yield Stage(url.replace("://", LOGIN), victim.process.kill, books, is_hit=hit.__contains__)

@@ -12,7 +12,7 @@ from gateway.scheduler.scripts import SHARED, record
 from tests.support.clocked import Clock, clocked_script
 
 UPSTREAM: Final = "bench"
-_CHANNEL: Final = "ig2:pool:bench"
+_CHANNEL: Final = "ig3:pool:bench"
 _LEASE_US: Final = 60_000_000
 _ALIVE_US: Final = 6_000_000
 _READINGS: Final = 200
@@ -20,10 +20,10 @@ _KEYS: Final = [record(UPSTREAM, name) for name in ("meta", "roster", "day:20260
 _ACCOUNT: Final = {"requests_per_minute": 10, "images_per_minute": 60, "max_concurrency": 10, "weight": 1}
 _TERMS: Final = {
     "margin_us": 1_000_000,
-    "queue_max": 10_000,
+    "max_queue_length": 10_000,
     "breaker_failures": 5,
     "breaker_open_us": 10_000_000,
-    "retry_percent": 20,
+    "retry_budget_percent": 20,
     "retries_min": 3,
     "paced": 50,
 }
@@ -45,7 +45,7 @@ class ClockedPool:
             for number in range(accounts)
         }
         said = {"process": "p", "digest": "d", "until_us": 10**13, "terms": _TERMS, "accounts": described}
-        self._run("roster", "declare", json.dumps(said), "")
+        self._run("members", "declare", json.dumps(said), "")
 
     def close(self) -> None:
         self._redis.close()
@@ -60,7 +60,7 @@ class ClockedPool:
         return self._run("lease", *asked)
 
     def turn(self, waiting: list[str]) -> dict[str, Any]:
-        return self._run("turn", _CHANNEL, _ALIVE_US, _LEASE_US, 0, *waiting)
+        return self._run("heartbeat", _CHANNEL, _ALIVE_US, _LEASE_US, 0, *waiting)
 
     def granted(self) -> list[str]:
         """What the process would be woken for by its channel."""
@@ -71,7 +71,7 @@ class ClockedPool:
         return self._run("claim", lease_id, _LEASE_US)
 
     def leave(self, lease_id: str) -> None:
-        self._run("leave", lease_id)
+        self._run("cancel", lease_id)
 
     def release(self, lease_id: str, account: str, model: str, **said: object) -> None:
         key = {"account": account, "key": "k", "fingerprint": f"f{int(account[1:])}", "model": model}
@@ -79,7 +79,7 @@ class ClockedPool:
 
     def _run(self, act: str, *args: object) -> dict[str, Any]:
         if act not in self._scripts:
-            self._scripts[act] = clocked_script(self._redis, f"pool/{act}", SHARED, lua_tables())
+            self._scripts[act] = clocked_script(self._redis, f"scheduler/{act}", SHARED, lua_tables())
         before_us = self._cpu_us() if self._base_us is not None else 0.0
         found: dict[str, Any] = json.loads(self._scripts[act](keys=_KEYS, args=list(args)))
         if self._base_us is not None:

@@ -27,7 +27,7 @@ _QUOTAS: Final = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_per_m
 _SETTINGS: Final = """
 [server]
 port = {port}
-drain_timeout_s = 3600
+shutdown_timeout_s = 3600
 max_connections_per_address = 8192
 [redis]
 url = "redis://127.0.0.1:{redis_port}/0"
@@ -40,10 +40,10 @@ key = {{ env = "ADMIN_KEY" }}
 deadline_s = 3600
 [[upstreams]]
 name = "upstream"
-dialect = "minimax"
+provider = "minimax"
 base_url = "http://127.0.0.1:{upstream_port}"
 max_wait_s = 3600
-queue_max = 100000
+max_queue_length = 100000
 {accounts}
 [[models]]
 id = "image-01"

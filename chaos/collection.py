@@ -19,7 +19,7 @@ from chaos.processes import read_log
 from chaos.redis_keys import Keys
 
 _PAGE: Final = 1000
-_MISTAKES: Final = frozenset({"unexpected_failure", "settlement_lost", "settlements_left"})
+_MISTAKES: Final = frozenset({"internal_error", "settlement_lost", "settlements_abandoned"})
 """Events of the log that must not be there: a mistake of the gateway's, and what it lost."""
 _VERIFY_S: Final = 120.0
 

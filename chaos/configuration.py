@@ -30,10 +30,10 @@ FAR: Final = "far-image"
 
 _HEAD: Final = """
 [server]
-failed_keys_per_minute = 0
-stream_keep_alive_s = 1
-drain_timeout_s = {drain_s}
-drain_grace_s = 2
+auth_failures_per_minute = 0
+sse_keepalive_s = 1
+shutdown_timeout_s = {drain_s}
+shutdown_delay_s = 2
 [redis]
 url = "redis://127.0.0.1:{redis_port}/0"
 timeout_ms = 1000
@@ -48,24 +48,24 @@ lease_s = {lease_s}
 connect_timeout_s = 2
 call_timeout_s = {call_s}
 call_timeout_per_image_s = {per_image_s}
-result_timeout_s = 5
+download_timeout_s = 5
 [pool]
-probe_every_s = 3
+probe_interval_s = 3
 [billing]
-charge_withheld = true
-charge_unconfirmed = true
+charge_moderated = true
+charge_unknown_outcomes = true
 """
 _UPSTREAM: Final = """
 [[upstreams]]
 name = "{name}"
-dialect = "{dialect}"
+provider = "{provider}"
 base_url = "{url}"
 result_hosts = ["{url}"]
 max_wait_s = {max_wait_s}
-spill_after_s = 1.5
-queue_max = {queue_max}
+fallback_after_s = 1.5
+max_queue_length = {max_queue_length}
 breaker_open_s = 1
-rate_margin_s = {margin_s}
+rate_window_margin_s = {margin_s}
 """
 _ACCOUNT: Final = """
   [[upstreams.accounts]]
@@ -155,25 +155,25 @@ class Configuration:
             )
         ]
         for name, accounts in ACCOUNTS.items():
-            parts.append(self._upstream(name, name, max_wait_s=8, queue_max=60))
+            parts.append(self._upstream(name, name, max_wait_s=8, max_queue_length=60))
             for place, account in enumerate(accounts):
                 weight = 1 + (place + version) % 3
                 parts += _account(account, round(ACCOUNT_RPM * share), round(ACCOUNT_IPM * share), weight)
         for group in GROUPS:
-            parts.append(self._upstream(group.name, "minimax", max_wait_s=group.max_wait_s, queue_max=1000))
+            parts.append(self._upstream(group.name, "minimax", max_wait_s=group.max_wait_s, max_queue_length=1000))
             for account in group.accounts:
                 parts += _account(account, group.requests_per_minute, group.images_per_minute, 1)
             parts.append(_MODEL.format(model=group.model, upstream=group.name))
         parts.append(_MODELS.format(more=f', "house-{version}"' if version else ""))
         self.write("".join(parts))
 
-    def _upstream(self, name: str, dialect: str, *, max_wait_s: float, queue_max: int) -> str:
+    def _upstream(self, name: str, provider: str, *, max_wait_s: float, max_queue_length: int) -> str:
         return _UPSTREAM.format(
             name=name,
-            dialect=dialect,
+            provider=provider,
             url=self.provider_url,
             max_wait_s=max_wait_s,
-            queue_max=queue_max,
+            max_queue_length=max_queue_length,
             margin_s=RATE_MARGIN_S,
         )
 

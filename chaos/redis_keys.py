@@ -15,12 +15,12 @@ import redis
 from chaos.observations import Counters
 
 _LASTING: Final = re.compile(
-    r"ig2:(pepper|tenants|declared|declaration|key:[^:]+)"
-    r"|ig2:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
-    r"|ig2:\{pool:[^}]+\}:(added|held|audit)"
+    r"ig3:(pepper|tenants|declared|declaration|key:[^:]+)"
+    r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
+    r"|ig3:\{pool:[^}]+\}:(added|held|audit)"
 )
 """What is kept: for ever, or (the audit) cut off at its old end. Everything else must have an end of its own."""
-_NAME: Final = re.compile(r"ig2:\{(pool:)?([^}]+)\}:(.*)")
+_NAME: Final = re.compile(r"ig3:\{(pool:)?([^}]+)\}:(.*)")
 _IN_FLIGHT: Final = re.compile(
     r"leases|leased|grants|line|places|active|waits|weights|queued|class(ids|es|:\d+)?|waiting:.+"
 )
@@ -47,7 +47,7 @@ class Keys:
         """By tenant: what its windows of this kind hold, the keys' own aside; `window` is "day" or "month"."""
         images, micros = Counter[str](), Counter[str]()
         for name in self._names():
-            found = re.fullmatch(rf"ig2:\{{([^}}:]+)\}}:{window}:\d+", name)
+            found = re.fullmatch(rf"ig3:\{{([^}}:]+)\}}:{window}:\d+", name)
             if found:
                 fields: Any = self._redis.hgetall(name)
                 images[found[1]] += int(fields.get(b"images", 0))
@@ -72,7 +72,7 @@ class Keys:
             yield from self._look_at_loads(name)
         elif not pool and re.fullmatch(r"(key:[^:]+:)?open", rest):
             yield f"{name}: {self._size(name)} reservations left"
-        elif not pool and rest.startswith("ticket:") and not self._redis.hexists(name, "settled"):
+        elif not pool and rest.startswith("reservation:") and not self._redis.hexists(name, "settled"):
             yield f"{name}: not settled"
 
     def _look_at_loads(self, name: str) -> Iterator[str]:

@@ -61,7 +61,7 @@ async def _keep_running(companion: AsyncCallback) -> None:
         try:
             await companion()
         except Exception:  # noqa: BLE001 - any error is logged and retried
-            _LOG.exception("companion_failed")
+            _LOG.exception("background_task_failed")
         await asyncio.sleep(_RESTART_PAUSE_S)
 
 

@@ -140,7 +140,7 @@ def make_gateway(redis_url: str, simulator: Simulator, stack: ExitStack) -> Make
 
 @pytest.fixture
 def gateway(make_gateway: MakeGateway) -> Gateway:
-    """A gateway in front of the simulator in the `minimax` dialect."""
+    """A gateway in front of the simulator in the `minimax` provider."""
     return make_gateway()
 
 

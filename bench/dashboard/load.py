@@ -48,11 +48,11 @@ async def drive(url: str, habits: Sequence[Habit], keys: Mapping[str, str], seco
 async def _keep_asking(ask: Ask, habit: Habit, seconds: float, seed: int) -> int:
     chance = random.Random(f"{seed}{habit}")  # noqa: S311 - no secret
     started, sent = time.monotonic(), 0
-    async with asyncio.TaskGroup() as under_way:
+    async with asyncio.TaskGroup() as in_flight:
         while (at := time.monotonic() - started) < seconds:
             wave = 1 + 0.8 * math.sin(2 * math.pi * at / _WAVE_S)
             if chance.random() < habit.requests_per_minute / 60 * _TICK_S * wave:
-                under_way.create_task(ask(habit.path, _body(habit, chance)))
+                in_flight.create_task(ask(habit.path, _body(habit, chance)))
                 sent += 1
             await asyncio.sleep(_TICK_S)
     return sent

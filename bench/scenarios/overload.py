@@ -42,7 +42,7 @@ port = 0
 key = { env = "ADMIN_KEY" }
 [[upstreams]]
 name = "upstream"
-dialect = "minimax"
+provider = "minimax"
 base_url = "http://127.0.0.1:UPSTREAM_PORT"
 result_hosts = ["http://127.0.0.1:UPSTREAM_PORT"]
 ACCOUNTS

@@ -42,9 +42,9 @@ _ACTIVE_TENANTS = 1000
 _COPY = """
 for number = ARGV[1], ARGV[2] do
   local name = string.format('tenant-%d', number)
-  redis.call('SADD', 'ig2:tenants', name)
+  redis.call('SADD', 'ig3:tenants', name)
   for _, part in ipairs({'tenant', 'keys'}) do
-    redis.call('COPY', 'ig2:{tenant-0}:' .. part, 'ig2:{' .. name .. '}:' .. part)
+    redis.call('COPY', 'ig3:{tenant-0}:' .. part, 'ig3:{' .. name .. '}:' .. part)
   end
 end
 """
@@ -239,7 +239,7 @@ class _Line:
 
 @asynccontextmanager
 async def _line(client: Client, length: int) -> AsyncIterator[_Line]:
-    limits, terms = AccountLimits(1_000_000, 1_000_000, 1), PoolConfig(queue_max=2 * length, paced_percent=0)
+    limits, terms = AccountLimits(1_000_000, 1_000_000, 1), PoolConfig(max_queue_length=2 * length, paced_percent=0)
     async with pooling(client, account("main", limits=limits), terms=terms) as process:
         line = _Line(client, process, length)
         try:

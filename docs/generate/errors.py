@@ -67,8 +67,8 @@ def _consequences() -> Iterator[tuple[str, ...]]:
 
 def _charged(row: ErrorSpec) -> str:
     if row.withholds_images:
-        return "if `charge_withheld`"
-    return "if `charge_unconfirmed`" if row.outcome is Outcome.UNKNOWN else "no"
+        return "if `charge_moderated`"
+    return "if `charge_unknown_outcomes`" if row.outcome is Outcome.UNKNOWN else "no"
 
 
 def _again(row: ErrorSpec) -> str:

@@ -14,7 +14,7 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "route": 'the template of a route, as "/v1/models/{name}"; "_unknown" for every other path',
         "status": "the HTTP status",
         "model": "the configured ID, whichever alias the request names; empty if it names none",
-        "tenant": 'the name of a tenant; empty if none is known; "_other" beyond `[metrics] tenants_max`',
+        "tenant": 'the name of a tenant; empty if none is known; "_other" beyond `[metrics] max_tenant_series`',
         "upstream": "the configured name",
         "account": "the configured name; empty if the whole upstream is concerned",
         "key": "the configured name; empty if the whole account is concerned",

@@ -209,7 +209,7 @@ class TenantAuthenticator:
         return await self.authenticate(request)
 
     async def authenticate(self, request: Request) -> Principal:
-        """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_AWAY."""
+        """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_UNAVAILABLE."""
         given = request.headers.get("authorization", "")
         check = partial(self._credentials.identify, given)
         caller = await self._guesses.check_tenant(address_of(request), given, check)

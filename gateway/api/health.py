@@ -39,7 +39,7 @@ class HealthRoutes:
     async def metrics(self, request: Request) -> Response:
         """Metrics of all workers, as text for Prometheus or as OpenMetrics.
 
-        Raises GatewayError CLIENT_LEFT as soon as the client disconnects, so that aborted scrapes do not add up.
+        Raises GatewayError CLIENT_DISCONNECTED as soon as the client disconnects, so that aborted scrapes do not add up.
         """
         exposition = Exposition.accepted(request.headers.get("accept", ""))
         page = asyncio.create_task(self._scrape.render(exposition))
@@ -47,7 +47,7 @@ class HealthRoutes:
         try:
             await asyncio.wait((page, left), return_when=asyncio.FIRST_COMPLETED)
             if not page.done():
-                raise GatewayError(ErrorCode.CLIENT_LEFT)
+                raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
             return Response(page.result(), headers={"content-type": exposition.value})
         finally:
             page.cancel()

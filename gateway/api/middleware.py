@@ -194,7 +194,7 @@ class RequestContextMiddleware:
         if answered.status >= 500:
             log = _LOG.warning
         elif error_code is ErrorCode.REQUESTS_THROTTLED or (
-            is_quiet and (answered.status < 400 or error_code is ErrorCode.CLIENT_LEFT)
+            is_quiet and (answered.status < 400 or error_code is ErrorCode.CLIENT_DISCONNECTED)
         ):
             log = _LOG.debug
         log("request", **request_line(context, answered, self._terms))

@@ -51,8 +51,8 @@ _BY_FAULT: Final[Mapping[ErrorCode, int]] = MappingProxyType(
         ErrorCode.INVALID_API_KEY: 2049,
         ErrorCode.CONTENT_INPUT: 1026,
         ErrorCode.CONTENT_OUTPUT: 1027,
-        ErrorCode.CONTENT_WITHHELD: 1027,
-        ErrorCode.PROMPT_UNREADABLE: 1042,
+        ErrorCode.CONTENT_MODERATED: 1027,
+        ErrorCode.INVALID_PROMPT: 1042,
         ErrorCode.PROMPT_TOO_LONG: 2013,
         ErrorCode.QUOTA_EXHAUSTED: 1008,  # its own clients stop on it, and wait and try again on 1002
     }

@@ -71,7 +71,7 @@ def _job(context: RequestContext, answered: ResponseInfo) -> dict[str, object]:
         "queue_ms": milliseconds(trace.queue_s),
         "upstream_ms": milliseconds(trace.upstream_s),
         "settle_ms": milliseconds(trace.settle.seconds if trace.settle else 0.0),
-        "own_ms": milliseconds(answered.overhead_s(trace)),
+        "overhead_ms": milliseconds(answered.overhead_s(trace)),
     }
 
 

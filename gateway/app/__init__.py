@@ -108,7 +108,7 @@ def create_app(
 
 def _build_core(settings: Settings, environ: Mapping[str, str], metrics_directory: Path | None) -> _Core:
     redis = connect_redis(settings, environ)
-    metrics = Metrics(metrics_directory, settings.metrics.tenants_max)
+    metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
     catalog = build_catalog(settings)
     supply = build_supply(settings, environ)
     journal = build_journal(settings, environ)
@@ -192,15 +192,15 @@ def _build_images(core: _Core, administration: AdminParts, limits: BodyLimits) -
         core.drain,
         administration.credentials,
         administration.guesses,
-        RejectionLimits(settings.server.refusals_per_second, time.monotonic),
+        RejectionLimits(settings.server.rejections_per_second, time.monotonic),
         books.admission,
         books.transfers,
     )
     options = ImageOptions(
-        OpenAIOptions(size_policy(settings), settings.images.response_format_on_gpt_image == "refuse"),
+        OpenAIOptions(size_policy(settings), settings.images.gpt_image_response_format == "refuse"),
         limits,
-        replace(limits, max_bytes=settings.server.max_native_body_bytes),
-        settings.server.stream_keep_alive_s,
+        replace(limits, max_bytes=settings.server.max_minimax_body_bytes),
+        settings.server.sse_keepalive_s,
     )
     service = GenerationService(books.admission, core.upstreams, time.monotonic)
     return ImageRoutes(authenticator, service, core.catalog, options, time.time)

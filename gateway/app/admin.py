@@ -75,7 +75,7 @@ def build_admin(
     credentials = Authenticator(
         redis, pepper=pepper, clock=clock, monotonic=time.monotonic, on_break=admission.mark_data_suspect
     )
-    changes = TenantTransactions(redis, credentials.forget, settings.audit.keep_days * _DAY_S)
+    changes = TenantTransactions(redis, credentials.forget, settings.audit.retention_days * _DAY_S)
     tenants = TenantStore(redis, changes)
     keys = ApiKeyStore(redis, credentials, changes, clock)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
@@ -85,7 +85,7 @@ def build_admin(
         AuditSection(Audit(redis), tenants, upstreams),
         *more,
     )
-    guesses = FailedAuthThrottle(settings.server.failed_keys_per_minute, time.monotonic)
+    guesses = FailedAuthThrottle(settings.server.auth_failures_per_minute, time.monotonic)
     access = AdminAuthenticator(read_admin_keys(settings, environ))
     admin = AdminApi(access, guesses, sections, settings.admin.requests_per_second, time.monotonic)
     declared = read_declared(settings, environ, catalog)
@@ -147,8 +147,10 @@ def _read_strong(
 
 def read_pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
     """The key of the tenants' keyed hashes; None lets Redis keep one. Raises: SettingsError."""
-    source = settings.keys.pepper
-    return _read_strong(source, environ, "keys.pepper", "a pepper", PEPPER_MIN_CHARS).reveal() if source else None
+    source = settings.api_keys.hash_pepper
+    return (
+        _read_strong(source, environ, "api_keys.hash_pepper", "a pepper", PEPPER_MIN_CHARS).reveal() if source else None
+    )
 
 
 def read_vault(settings: Settings, environ: Mapping[str, str]) -> SecretBox | None:

@@ -45,14 +45,14 @@ def build_metering(
     journal: Journal = Journal(),  # noqa: B008 - off, so it holds nothing
 ) -> MeteringParts:
     """Settles by itself what is owed and what died, while its companions run."""
-    rule = BillingRule(settings.billing.charge_withheld, settings.billing.charge_unconfirmed)
+    rule = BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes)
     ledger_terms = settings.ledger
     terms = ReservationConfig(
         rule,
         settings.requests.lease_s,
-        ledger_terms.keep_days,
-        ledger_terms.recent_requests_max,
-        ledger_terms.records_per_day_max,
+        ledger_terms.retention_days,
+        ledger_terms.max_recent_requests,
+        ledger_terms.max_records_per_day,
     )
     admission = Admission(redis, terms, metrics, time.monotonic, _new_id, journal, time.time)
     redis.guard.on_opened = (
@@ -61,7 +61,7 @@ def build_metering(
     round_s = min(_SWEEP_ROUND_S, settings.requests.lease_s / 2)
     sweeper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
     ledger = Ledger(redis)
-    usage = UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.keep_days, time.time), time.time)
+    usage = UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, time.time), time.time)
     transfers = Transfers(redis, settings.requests.lease_s, time.monotonic, _new_id)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, sweeper.run)
     return MeteringParts(admission, transfers, usage, background_tasks)

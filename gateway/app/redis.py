@@ -23,7 +23,7 @@ def connect_redis(settings: Settings, environ: Mapping[str, str], timeout_s: flo
 
 
 async def find_problems(settings: Settings, environ: Mapping[str, str]) -> list[str]:
-    """Why this Redis must not be used, each with its remedy. Raises: SettingsError, GatewayError REDIS_AWAY."""
+    """Why this Redis must not be used, each with its remedy. Raises: SettingsError, GatewayError REDIS_UNAVAILABLE."""
     redis = connect_redis(settings, environ, max(_PATIENCE_S, settings.redis.timeout_ms / 1000))
     try:
         return await inspect(redis)

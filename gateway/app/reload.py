@@ -49,7 +49,7 @@ class ReloadTargets:
         """Put it in force. An upstream is known before a model points to it, and tenants come when their models do.
 
         Addresses come before their accounts: a key that goes may be sent to the new one, but no new key to the old one.
-        Raises: GatewayError REDIS_AWAY, and models and tenants are as they were.
+        Raises: GatewayError REDIS_UNAVAILABLE, and models and tenants are as they were.
         """
         self.configure_upstreams(configuration.supply)
         await self.declare_accounts(configuration.supply.pools)

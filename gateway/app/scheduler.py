@@ -57,7 +57,7 @@ def build_scheduler(
         read_vault(settings, environ),
         time.time,
         process=process,
-        audit_keep_s=settings.audit.keep_days * _DAY_S,
+        audit_keep_s=settings.audit.retention_days * _DAY_S,
     )
     roster.configure(pools)
     queue = Queue(redis, scripts, roster, channel_of(process), process, time.monotonic, lease_s)
@@ -68,6 +68,6 @@ def build_scheduler(
 def build_key_checker(
     settings: Settings, redis: Client, pooling: SchedulerParts, pages: KeyChecker, suspects: Suspects
 ) -> KeyHealthMonitor:
-    every_s = settings.pool.probe_every_s
+    every_s = settings.pool.probe_interval_s
     turn = LeaderLock(redis, PROBING, uuid.uuid4().hex, every_s)
     return KeyHealthMonitor(pages, pooling.roster, pooling.pool, turn, random.random, suspects, every_s=every_s)

@@ -40,12 +40,12 @@ _BARE: Final = "the host refuses without the provider's own error code: check th
 _FINDINGS: Final[Mapping[ErrorCode, tuple[str, str]]] = MappingProxyType(
     {
         ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key is of another region"),
-        ErrorCode.KEY_UNVERIFIED: ("not verified", "verify the owner of the account at the provider"),
+        ErrorCode.ACCOUNT_UNVERIFIED: ("not verified", "verify the owner of the account at the provider"),
         ErrorCode.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
-        ErrorCode.EGRESS_DENIED: ("address refused", "let the provider accept this machine's address"),
-        ErrorCode.BALANCE_EMPTY: ("no balance", "top the account up at the provider"),
-        ErrorCode.WINDOW_SPENT: ("plan used up", "wait until its window ends, or buy more"),
-        ErrorCode.DAY_SPENT: ("plan used up", "wait until its window ends, or buy more"),
+        ErrorCode.IP_DENIED: ("address refused", "let the provider accept this machine's address"),
+        ErrorCode.INSUFFICIENT_BALANCE: ("no balance", "top the account up at the provider"),
+        ErrorCode.QUOTA_EXHAUSTED_PLAN: ("plan used up", "wait until its window ends, or buy more"),
+        ErrorCode.QUOTA_EXHAUSTED_DAILY: ("plan used up", "wait until its window ends, or buy more"),
         ErrorCode.ACCOUNT_RATE_LIMITED: ("busy", "ask again in a minute"),
         ErrorCode.BARE_UNAUTHORIZED: ("refused", _BARE),
         ErrorCode.BARE_PAYMENT_REQUIRED: ("refused", _BARE),
@@ -53,13 +53,13 @@ _FINDINGS: Final[Mapping[ErrorCode, tuple[str, str]]] = MappingProxyType(
         ErrorCode.BARE_RATE_LIMITED: ("busy", "ask again in a minute"),
         ErrorCode.BARE_REFUSAL: ("wrong host", "base_url leads to something that is not this provider"),
         ErrorCode.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
-        ErrorCode.CALL_NOT_SENT: ("unreachable", "check base_url"),
+        ErrorCode.NOT_SENT: ("unreachable", "check base_url"),
         ErrorCode.READ_TIMEOUT: ("no answer", "the host takes the connection and says nothing; ask again later"),
-        ErrorCode.ANSWER_LOST: ("no answer", "the host breaks the connection; is https meant?"),
+        ErrorCode.CONNECTION_LOST: ("no answer", "the host breaks the connection; is https meant?"),
         ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url leads to something that has no such page"),
-        ErrorCode.ANSWER_UNREADABLE: ("wrong host", "base_url leads to something that is not this provider"),
-        ErrorCode.ANSWER_TOO_LARGE: ("wrong host", "base_url leads to something that is not this provider"),
-        ErrorCode.UPSTREAM_MISPLACED: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.INVALID_RESPONSE: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.RESPONSE_TOO_LARGE: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.UNEXPECTED_RESPONSE: ("wrong host", "base_url leads to something that is not this provider"),
     }
 )
 """Finding and remedy by error code."""
@@ -210,6 +210,6 @@ def _wrong_regions(settings: Settings, found: Sequence[tuple[ProviderKey, KeyChe
         if len(error_codes) > 1 and set(error_codes) == {ErrorCode.KEY_INVALID}:
             lines.append(
                 f"{upstream.name}: none of its keys is known at {upstream.base_url}: base_url is probably of the wrong "
-                f"region. There are: {_REGIONS[upstream.dialect]}."
+                f"region. There are: {_REGIONS[upstream.provider]}."
             )
     return lines

@@ -99,9 +99,9 @@ async def _run(
     settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
     app = create_app(settings, environ)
     options = gateway_config(app, settings)
-    options.drain_grace_s = 0
+    options.shutdown_delay_s = 0
     if simulator_url:
-        options.drain_timeout_s = _DRAIN_S
+        options.shutdown_timeout_s = _DRAIN_S
     programs = [(Server(options), [listener, *own_listeners])]
     if simulator_listener:
         simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
@@ -170,14 +170,14 @@ async def _show(log_format: LogFormat, settings: Settings, stopped: asyncio.Even
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
     """The configuration: the providers whose keys are in the environment, else the simulator."""
     providers = [
-        (url, dialect, variable, model) for variable, dialect, url, model in _PROVIDERS if environ.get(variable)
+        (url, provider, variable, model) for variable, provider, url, model in _PROVIDERS if environ.get(variable)
     ]
     if simulator_url:
         providers = [(simulator_url, "minimax", "IMAGEGATE_SIMULATOR_KEY", "image-01")]
     upstreams = [
         {
-            "name": dialect if not simulator_url else "simulator",
-            "dialect": dialect,
+            "name": provider if not simulator_url else "simulator",
+            "provider": provider,
             "base_url": url,
             "accounts": [
                 {"name": "demo", "keys": [{"name": "demo-1", "secret": {"env": variable}}]}
@@ -185,7 +185,7 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
             ],
         }
         | ({"result_hosts": [simulator_url]} if simulator_url else {})
-        for url, dialect, variable, _ in providers
+        for url, provider, variable, _ in providers
     ]
     targets = [
         {"upstream": upstream["name"], "model": model}

@@ -93,10 +93,10 @@ def _server_problems(settings: Settings) -> Iterable[str]:
             yield f"{name}.port: {table.port} is the gateway's own port; choose another, or 0 to share it"
     if settings.admin.port and settings.admin.port == settings.metrics.port:
         yield f"admin.port: {settings.admin.port} is the port of [metrics] too; choose another"
-    if settings.server.drain_timeout_s < settings.requests.deadline_s:
-        yield "server.drain_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
-    if settings.server.drain_grace_s > settings.server.drain_timeout_s:
-        yield "server.drain_grace_s: must not be above server.drain_timeout_s, of which it is the beginning"
+    if settings.server.shutdown_timeout_s < settings.requests.deadline_s:
+        yield "server.shutdown_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
+    if settings.server.shutdown_delay_s > settings.server.shutdown_timeout_s:
+        yield "server.shutdown_delay_s: must not be above server.shutdown_timeout_s, of which it is the beginning"
 
 
 def _is_origin(text: str) -> bool:

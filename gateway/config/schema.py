@@ -21,21 +21,21 @@ class Server(Table, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     max_body_bytes: Count = 1024 * 1024
-    max_native_body_bytes: Count = 16 * 1024 * 1024
+    max_minimax_body_bytes: Count = 16 * 1024 * 1024
     max_memory_bytes: Count = 512 * 1024 * 1024
     max_connections: Count = 8192
     max_connections_per_address: Count | None = None
-    head_max_bytes: Count = 64 * 1024
-    head_timeout_s: Seconds = 30
+    max_header_bytes: Count = 64 * 1024
+    header_timeout_s: Seconds = 30
     body_timeout_s: Seconds = 30
     cors_origins: tuple[str, ...] = ("*",)
-    stream_keep_alive_s: Seconds = 10
-    send_timeout_s: Seconds = 60
-    drain_timeout_s: Seconds = 330
-    drain_grace_s: Annotated[float, Meta(ge=0, le=300)] = 2
+    sse_keepalive_s: Seconds = 10
+    write_timeout_s: Seconds = 60
+    shutdown_timeout_s: Seconds = 330
+    shutdown_delay_s: Annotated[float, Meta(ge=0, le=300)] = 2
     trusted_proxies: tuple[str, ...] = ()
-    failed_keys_per_minute: Annotated[int, Meta(ge=0, le=100_000)] = 60
-    refusals_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 50
+    auth_failures_per_minute: Annotated[int, Meta(ge=0, le=100_000)] = 60
+    rejections_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 50
     tls: Tls | None = None
 
 
@@ -72,13 +72,13 @@ class Admin(Table, frozen=True, kw_only=True):
 class Audit(Table, frozen=True, kw_only=True):
     """How long it is remembered who changed what."""
 
-    keep_days: Annotated[int, Meta(ge=1, le=36_500)] = 730
+    retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 730
 
 
-class Keys(Table, frozen=True, kw_only=True):
-    """Tenants' keys: `pepper` is the key of their keyed hashes."""
+class ApiKeys(Table, frozen=True, kw_only=True):
+    """Tenants' keys: `hash_pepper` is the key of their keyed hashes."""
 
-    pepper: SecretSource | None = None
+    hash_pepper: SecretSource | None = None
 
 
 class Logs(Table, frozen=True, kw_only=True):
@@ -103,36 +103,36 @@ class Metrics(Table, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 9464
     allowed_hosts: tuple[str, ...] = ()
-    tenants_max: Annotated[int, Meta(ge=0, le=10_000)] = 200
+    max_tenant_series: Annotated[int, Meta(ge=0, le=10_000)] = 200
 
 
 class Images(Table, frozen=True, kw_only=True):
     """Choices about OpenAI's wire."""
 
     size_policy: Literal["nearest", "strict"] = "nearest"
-    response_format_on_gpt_image: Literal["accept", "refuse"] = "accept"
+    gpt_image_response_format: Literal["accept", "refuse"] = "accept"
 
 
 class Pool(Table, frozen=True, kw_only=True):
     """Upstream keys: how those added at run time are encrypted, how often those in quarantine are probed."""
 
     encryption_keys: tuple[SecretSource, ...] = ()
-    probe_every_s: Seconds = 300
+    probe_interval_s: Seconds = 300
 
 
 class Billing(Table, frozen=True, kw_only=True):
     """What tenants pay for besides delivered images."""
 
-    charge_withheld: bool = False
-    charge_unconfirmed: bool = True
+    charge_moderated: bool = False
+    charge_unknown_outcomes: bool = True
 
 
 class Ledger(Table, frozen=True, kw_only=True):
     """How long the record of each request is kept; sums have no end. What Redis holds of one tenant at most."""
 
-    keep_days: Annotated[int, Meta(ge=1, le=3660)] = 400
-    records_per_day_max: Count = 1_000_000
-    recent_requests_max: Count = 100_000
+    retention_days: Annotated[int, Meta(ge=1, le=3660)] = 400
+    max_records_per_day: Count = 1_000_000
+    max_recent_requests: Count = 100_000
 
 
 class Requests(Table, frozen=True, kw_only=True):
@@ -144,9 +144,9 @@ class Requests(Table, frozen=True, kw_only=True):
     connect_timeout_s: Seconds = 5
     call_timeout_s: Seconds = 150
     call_timeout_per_image_s: Annotated[float, Meta(ge=0, le=600)] = 10
-    max_reply_bytes: Count = 64 * 1024 * 1024
-    result_timeout_s: Seconds = 30
-    result_max_bytes: Count = 32 * 1024 * 1024
+    max_response_bytes: Count = 64 * 1024 * 1024
+    download_timeout_s: Seconds = 30
+    max_download_bytes: Count = 32 * 1024 * 1024
     journal_dir: str | None = None
 
 
@@ -156,7 +156,7 @@ class Settings(Table, frozen=True, kw_only=True):
     server: Server = Server()
     redis: Redis = Redis()
     admin: Admin = Admin()
-    keys: Keys = Keys()
+    api_keys: ApiKeys = ApiKeys()
     audit: Audit = Audit()
     logs: Logs = Logs()
     tracing: Tracing = Tracing()

@@ -51,7 +51,7 @@ def build_supply(settings: Settings, environ: Mapping[str, str]) -> UpstreamSet:
     return UpstreamSet(
         {upstream.name: _endpoint(upstream) for upstream in settings.upstreams},
         tuple(_pool(upstream, environ) for upstream in settings.upstreams),
-        {upstream.name: WaitConfig(upstream.max_wait_s, upstream.spill_after_s) for upstream in settings.upstreams},
+        {upstream.name: WaitConfig(upstream.max_wait_s, upstream.fallback_after_s) for upstream in settings.upstreams},
     )
 
 
@@ -73,7 +73,7 @@ def build_upstreams(
             requests.connect_timeout_s,
             requests.call_timeout_s,
             requests.call_timeout_per_image_s,
-            requests.max_reply_bytes,
+            requests.max_response_bytes,
         ),
         metrics,
         USER_AGENT,
@@ -84,7 +84,7 @@ def build_upstreams(
     fetcher = ImageDownloader(
         public,
         direct,
-        DownloadLimits(requests.connect_timeout_s, requests.result_timeout_s, requests.result_max_bytes),
+        DownloadLimits(requests.connect_timeout_s, requests.download_timeout_s, requests.max_download_bytes),
         USER_AGENT,
     )
     reserve_s = min(requests.call_timeout_s, requests.deadline_s / 2)
@@ -115,7 +115,7 @@ def _capability(upstream: config.Upstream, model: str) -> Capability:
     No call is larger than every account can take in a minute: it would never be sent.
     """
     declared = {name: value for name, value in asdict(upstream.capabilities).items() if value is not None}
-    capability = PROVIDERS[upstream.dialect].capability(model, declared)
+    capability = PROVIDERS[upstream.provider].capability(model, declared)
     smallest = min(account.images_per_minute for account in upstream.accounts)
     return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest))
 
@@ -123,11 +123,11 @@ def _capability(upstream: config.Upstream, model: str) -> Capability:
 def _pool(upstream: config.Upstream, environ: Mapping[str, str]) -> Pool:
     accounts = tuple(_account(upstream, account, environ) for account in upstream.accounts)
     terms = PoolConfig(
-        upstream.rate_margin_s,
-        upstream.queue_max,
+        upstream.rate_window_margin_s,
+        upstream.max_queue_length,
         upstream.breaker_failures,
         upstream.breaker_open_s,
-        upstream.retry_percent,
+        upstream.retry_budget_percent,
         upstream.paced_percent,
     )
     return Pool(upstream.name, accounts, terms)
@@ -154,7 +154,7 @@ def _account(upstream: config.Upstream, account: config.Account, environ: Mappin
 
 
 def _endpoint(upstream: config.Upstream) -> UpstreamEndpoint:
-    provider = PROVIDERS[upstream.dialect]
+    provider = PROVIDERS[upstream.provider]
     hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
     base_url = upstream.base_url.rstrip("/")
     try:

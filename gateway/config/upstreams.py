@@ -38,7 +38,7 @@ class Account(Table, frozen=True, kw_only=True):
 
 
 class Capabilities(Table, frozen=True, kw_only=True):
-    """What an upstream takes, where the operator knows better than the dialect."""
+    """What an upstream takes, where the operator knows better than the provider."""
 
     max_images_per_call: Annotated[int, Meta(ge=1, le=9)] | None = None
     pixels: bool | None = None
@@ -54,17 +54,17 @@ class Upstream(Table, frozen=True, kw_only=True):
     """One provider at one address."""
 
     name: Name
-    dialect: Literal["302ai", "minimax"]
+    provider: Literal["302ai", "minimax"]
     base_url: HttpUrl
     result_hosts: tuple[str, ...] | None = None
     capabilities: Capabilities = Capabilities()
     max_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 120
-    spill_after_s: Annotated[float, Meta(ge=0, le=3600)] = 5
-    queue_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000
-    rate_margin_s: Annotated[float, Meta(ge=0, le=60)] = 1
+    fallback_after_s: Annotated[float, Meta(ge=0, le=3600)] = 5
+    max_queue_length: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    rate_window_margin_s: Annotated[float, Meta(ge=0, le=60)] = 1
     breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
     breaker_open_s: Annotated[float, Meta(ge=0.1, le=3600)] = 10
-    retry_percent: Annotated[int, Meta(ge=0, le=100)] = 20
+    retry_budget_percent: Annotated[int, Meta(ge=0, le=100)] = 20
     paced_percent: Annotated[int, Meta(ge=0, le=90)] = 50
     accounts: Annotated[tuple[Account, ...], Meta(min_length=1)]
 

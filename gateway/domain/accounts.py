@@ -71,14 +71,14 @@ class Account:
 class PoolConfig:
     """How the accounts of one upstream are used; seconds."""
 
-    rate_margin_s: float = 1.0
+    rate_window_margin_s: float = 1.0
     """Added to the 60 s rate window, because the network may delay one call and not the next."""
-    queue_max: int = 1000
+    max_queue_length: int = 1000
     """Most requests that wait concurrently."""
     breaker_failures: int = 5
     """Consecutive failures that open the circuit breaker."""
     breaker_open_s: float = 10.0
-    retry_percent: int = 20
+    retry_budget_percent: int = 20
     """Retry budget: retries in a minute, in percent of first calls."""
     paced_percent: int = 50
     """The part of the accounts' minutes granted at an even rate to tenants over their share, in percent; 0 for none."""
@@ -90,7 +90,7 @@ class WaitConfig:
 
     max_wait_s: float = 120.0
     """The longest wait, unless the request sets another."""
-    spill_after_s: float = 5.0
+    fallback_after_s: float = 5.0
     """The wait before failover, if the model has another target."""
 
 

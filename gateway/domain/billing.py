@@ -96,7 +96,7 @@ class OpenCall:
 
     def __exit__(self, *error: object) -> None:
         if self.sent_s is None and not self.has_ended:
-            self.fail(ERROR_SPECS[ErrorCode.CALL_NOT_SENT])
+            self.fail(ERROR_SPECS[ErrorCode.NOT_SENT])
 
 
 @dataclass(slots=True)

@@ -190,7 +190,7 @@ class Upstreams:
         now, terms, max_wait_s = self._monotonic(), run.waits[target.upstream], run.context.max_wait_s
         until = run.started_s + (terms.max_wait_s if max_wait_s is None else max_wait_s)
         patience_s = min(until, run.ends_at - max(self._policy.reserve_s, needed_s)) - now
-        return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.spill_after_s))
+        return max(0.0, patience_s if tries.is_patient else min(patience_s, terms.fallback_after_s))
 
     async def _send(
         self, run: JobContext, lease: Lease, target: PlannedTarget, count: int, needed_s: float
@@ -202,11 +202,11 @@ class Upstreams:
         try:
             if run.bare.is_blocked:
                 raise GatewayError(ErrorCode.REQUEST_BLOCKED)  # noqa: TRY301
-            dialect = run.endpoints[target.upstream].dialect
+            provider = run.endpoints[target.upstream].provider
             plan = CallPlan(target.model, count, target.shape, asked)
-            request = dialect.build_call(run.job, plan, key.secret)
+            request = provider.build_call(run.job, plan, key.secret)
             if context.disconnected.is_set():
-                raise GatewayError(ErrorCode.CLIENT_LEFT)  # noqa: TRY301
+                raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)  # noqa: TRY301
             entry = await run.reservation.mark_sent(key.upstream, key.account, count)
             with entry:
                 started_s = self._monotonic()
@@ -254,7 +254,7 @@ class Upstreams:
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s, memory)
         order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:
-            return GatewayError(ErrorCode.RESULT_LOST, f"{len(made)} result links could not be fetched")
+            return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(made)} result links could not be fetched")
         tenant = run.reservation.caller.tenant.name
         self._metrics.images.labels(run.model.id, tenant, endpoint.name).inc(len(pictures))
         return CallSuccess(pictures, target.shape, reply.id)

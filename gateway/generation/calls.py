@@ -34,7 +34,7 @@ class CallLimits:
     """From sending to the last byte, for one image."""
     timeout_per_image_s: float
     """More for each further image."""
-    max_reply_bytes: int
+    max_response_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class UpstreamClient:
             with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
                 reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
                 if entry.sent_s is None:
-                    raise GatewayError(ErrorCode.ANSWER_LOST, "the answer came before the request was sent")  # noqa: TRY301
-                made = endpoint.dialect.read_reply(reply, order.delivery).first(order.images)
+                    raise GatewayError(ErrorCode.CONNECTION_LOST, "the answer came before the request was sent")  # noqa: TRY301
+                made = endpoint.provider.read_reply(reply, order.delivery).first(order.images)
                 outcome = redact_reply(made, lease.key.secret)
         except GatewayError as error:
             own = detach(_unsent(error) if entry.sent_s is None else error)  # it is kept: by this very frame
@@ -147,10 +147,10 @@ class UpstreamClient:
     async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> UpstreamResponse:
         """Raises: GatewayError of the network."""
         if timeout_s <= 0:
-            raise GatewayError(ErrorCode.CALL_NOT_SENT, "no time was left")
+            raise GatewayError(ErrorCode.NOT_SENT, "no time was left")
         try:
             async with asyncio.timeout(timeout_s):
-                return await read_reply(self._transport, request, self._limits.max_reply_bytes, memory)
+                return await read_reply(self._transport, request, self._limits.max_response_bytes, memory)
         except TimeoutError as error:
             raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
 
@@ -218,7 +218,7 @@ def _unsent(error: GatewayError) -> GatewayError:
     if error.row.outcome is Outcome.NOT_SENT:
         return error
     return GatewayError(
-        ErrorCode.CALL_NOT_SENT if error.error_code is ErrorCode.READ_TIMEOUT else ErrorCode.CONNECT_FAILED,
+        ErrorCode.NOT_SENT if error.error_code is ErrorCode.READ_TIMEOUT else ErrorCode.CONNECT_FAILED,
         error.detail,
     )
 

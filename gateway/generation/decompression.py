@@ -17,13 +17,13 @@ _OVERHEAD_BYTES_MAX: Final = 64 * 1024
 def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
     """A function that yields what received bytes inflate to in small pieces, None where nothing is compressed.
 
-    A piece may be empty. Raises: GatewayError ANSWER_UNREADABLE, also from the function.
+    A piece may be empty. Raises: GatewayError INVALID_RESPONSE, also from the function.
     """
     codings = [name for part in encoding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
     if not codings:
         return None
     if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
-        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, f"content encoding {encoding[:40]!r}")
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, f"content encoding {encoding[:40]!r}")
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, whichever it is
     overhead = 0
 
@@ -37,7 +37,7 @@ def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
                 yield piece
                 compressed = stream.unconsumed_tail
             if overhead > _OVERHEAD_BYTES_MAX:
-                raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "the content encoding is mostly overhead")
+                raise GatewayError(ErrorCode.INVALID_RESPONSE, "the content encoding is mostly overhead")
             yield b""
 
     return inflate
@@ -47,4 +47,4 @@ def _decompress(stream: "zlib._Decompress", compressed: bytes) -> bytes:
     try:
         return stream.decompress(compressed, _PIECE_BYTES)
     except zlib.error as error:
-        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, f"broken content encoding: {error}") from error
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {error}") from error

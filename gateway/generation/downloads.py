@@ -75,7 +75,7 @@ class ImageDownloader:
             async with asyncio.timeout(remaining_s):
                 return await self._encode(picture, links, memory)
         except TimeoutError:
-            _LOG.warning("result_fetch_failed", detail="the request's deadline passed")
+            _LOG.warning("download_attempt_failed", detail="the request's deadline passed")
             return None
 
     async def _encode(self, picture: Picture, links: LinkPolicy, memory: ByteAccount) -> Base64Image | None:
@@ -84,7 +84,7 @@ class ImageDownloader:
         trust = links.trust(picture.url)
         if trust is LinkTrust.NONE:
             _LOG.error(
-                "result_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
+                "download_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
             )
             return None
         url = (
@@ -95,7 +95,7 @@ class ImageDownloader:
                 data = await self._fetch(url, trust, memory)
             except GatewayError as error:
                 _LOG.warning(
-                    "result_fetch_failed", host=host_of(url), error_code=error.error_code.value, detail=error.detail
+                    "download_attempt_failed", host=host_of(url), error_code=error.error_code.value, detail=error.detail
                 )
             else:
                 await memory.wait_for(_base64_bytes(len(data)))
@@ -105,11 +105,11 @@ class ImageDownloader:
         return None
 
     async def _fetch(self, url: str, trust: LinkTrust, memory: ByteAccount) -> bytes | bytearray:
-        """Raises: GatewayError of the network, UPSTREAM_MISPLACED for what is no picture."""
+        """Raises: GatewayError of the network, UNEXPECTED_RESPONSE for what is no picture."""
         try:
             request = self._build_request(url)
         except (httpx.InvalidURL, ValueError) as error:
-            raise GatewayError(ErrorCode.UPSTREAM_MISPLACED, "no valid URL") from error
+            raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, "no valid URL") from error
         transport = self._named if trust is LinkTrust.NAMED else self._public
         try:
             async with asyncio.timeout(self._limits.timeout_s):
@@ -121,7 +121,7 @@ class ImageDownloader:
         if reply.status != 200 or sniff(reply.body) is None:
             memory.note(-len(reply.body))
             raise GatewayError(
-                ErrorCode.UPSTREAM_MISPLACED, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture"
+                ErrorCode.UNEXPECTED_RESPONSE, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture"
             )
         return reply.body
 

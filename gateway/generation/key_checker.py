@@ -26,9 +26,9 @@ _SPREAD_S: Final = 1.0
 _TICKS: Final = 10
 """So often in `every_s` each process looks whether it is its turn."""
 _HELD: Final = frozenset({KeyState.DISABLED, KeyState.DRAINING})
-_WINDOWS: Final = frozenset({ErrorCode.WINDOW_SPENT, ErrorCode.DAY_SPENT})
+_WINDOWS: Final = frozenset({ErrorCode.QUOTA_EXHAUSTED_PLAN, ErrorCode.QUOTA_EXHAUSTED_DAILY})
 _WINDOW_NAMES: Final = frozenset(error_code.value for error_code in _WINDOWS)
-_UNSEEN: Final = frozenset({ErrorCode.KEY_LIMIT_REACHED, ErrorCode.KEY_UNVERIFIED, ErrorCode.KEY_MODEL_DENIED})
+_UNSEEN: Final = frozenset({ErrorCode.KEY_LIMIT_REACHED, ErrorCode.ACCOUNT_UNVERIFIED, ErrorCode.KEY_MODEL_DENIED})
 """Faults that no free page is known to show: their rest ends by its time alone."""
 _SEEN: Final = frozenset(error_code.value for error_code in ErrorCode if error_code not in _UNSEEN)
 
@@ -129,7 +129,7 @@ class KeyHealthMonitor:
                 was_well = True
             except GatewayError as error:
                 if was_well:
-                    _LOG.warning("probing_failed", detail=error.detail)
+                    _LOG.warning("probe_round_failed", detail=error.detail)
                 was_well = False
 
     async def probe(self, key: ProviderKey) -> KeyCheck:
@@ -143,7 +143,7 @@ class KeyHealthMonitor:
             await self._settle(key, None)
 
     async def probe_resting(self) -> None:
-        """One round. Raises: GatewayError REDIS_AWAY."""
+        """One round. Raises: GatewayError REDIS_UNAVAILABLE."""
         cases = [case for status in await self._pool.look() for case in self._cases(status)]
         for case in cases:
             await asyncio.sleep(self._draw() * _SPREAD_S)
@@ -166,14 +166,16 @@ class KeyHealthMonitor:
                     seconds=decision.seconds,
                 )
         except GatewayError as error:
-            _LOG.warning("probe_not_settled", upstream=key.upstream, key=key.secret.fingerprint, detail=error.detail)
+            _LOG.warning(
+                "probe_result_not_saved", upstream=key.upstream, key=key.secret.fingerprint, detail=error.detail
+            )
         else:
             _LOG.info(
                 "key_probed",
                 upstream=key.upstream,
                 account=key.account,
                 key=key.secret.fingerprint,
-                rested_for=case.error_code.value if case else None,
+                cooldown_reason=case.error_code.value if case else None,
                 error_code=probe.error_code.value if probe.error_code else None,
                 detail=probe.detail,
             )
@@ -183,7 +185,7 @@ class KeyHealthMonitor:
         if case.window and (probe.error_code is None or probe.error_code in _WINDOWS):
             return self._judge_window(case, probe)
         if probe.error_code is None:
-            is_shown = case.error_code is not ErrorCode.BALANCE_EMPTY or probe.proves_balance
+            is_shown = case.error_code is not ErrorCode.INSUFFICIENT_BALANCE or probe.proves_balance
             return _CheckResult(True, case.error_code) if is_shown else None
         return self._condemn(probe)
 

@@ -50,18 +50,18 @@ class KeyChecker:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 reply = await read_reply(self._transport, self._build_request(endpoint, key), _MAX_BYTES)
-            result = endpoint.dialect.read_key_check(reply)
+            result = endpoint.provider.read_key_check(reply)
         except TimeoutError:
             result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
         except httpx.InvalidURL:
-            result = KeyCheck(ErrorCode.CALL_NOT_SENT, "base_url is no valid URL")
+            result = KeyCheck(ErrorCode.NOT_SENT, "base_url is no valid URL")
         except GatewayError as error:
             result = KeyCheck(error.error_code, error.detail)
         detail = redact(result.detail, key.secret)
         return replace(result, detail=detail, seconds=self._monotonic() - started)
 
     def _build_request(self, endpoint: UpstreamEndpoint, key: ProviderKey) -> httpx.Request:
-        asked = endpoint.dialect.build_key_check(key.secret)
+        asked = endpoint.provider.build_key_check(key.secret)
         return httpx.Request(
             asked.method,
             endpoint.base_url + asked.path,

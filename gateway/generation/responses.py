@@ -16,19 +16,19 @@ TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
     httpx.ConnectTimeout: ErrorCode.CONNECT_FAILED,
     httpx.PoolTimeout: ErrorCode.CONNECT_FAILED,
     httpx.ProxyError: ErrorCode.CONNECT_FAILED,
-    httpx.UnsupportedProtocol: ErrorCode.CALL_NOT_SENT,
-    httpx.LocalProtocolError: ErrorCode.CALL_NOT_SENT,
+    httpx.UnsupportedProtocol: ErrorCode.NOT_SENT,
+    httpx.LocalProtocolError: ErrorCode.NOT_SENT,
     # It may have.
     httpx.ReadTimeout: ErrorCode.READ_TIMEOUT,
     httpx.WriteTimeout: ErrorCode.READ_TIMEOUT,
     httpx.TimeoutException: ErrorCode.READ_TIMEOUT,
-    httpx.ReadError: ErrorCode.ANSWER_LOST,
-    httpx.WriteError: ErrorCode.ANSWER_LOST,
-    httpx.CloseError: ErrorCode.ANSWER_LOST,
-    httpx.NetworkError: ErrorCode.ANSWER_LOST,
-    httpx.RemoteProtocolError: ErrorCode.ANSWER_LOST,
-    httpx.ProtocolError: ErrorCode.ANSWER_LOST,
-    httpx.TransportError: ErrorCode.ANSWER_LOST,
+    httpx.ReadError: ErrorCode.CONNECTION_LOST,
+    httpx.WriteError: ErrorCode.CONNECTION_LOST,
+    httpx.CloseError: ErrorCode.CONNECTION_LOST,
+    httpx.NetworkError: ErrorCode.CONNECTION_LOST,
+    httpx.RemoteProtocolError: ErrorCode.CONNECTION_LOST,
+    httpx.ProtocolError: ErrorCode.CONNECTION_LOST,
+    httpx.TransportError: ErrorCode.CONNECTION_LOST,
 }
 """Every class of httpx.TransportError, most specific by the class's own order."""
 
@@ -38,7 +38,7 @@ async def read_reply(
 ) -> UpstreamResponse:
     """Send a request and read its whole answer, which `memory` counts: nothing is read while it has no room.
 
-    Raises: GatewayError of the network, ANSWER_TOO_LARGE, ANSWER_UNREADABLE.
+    Raises: GatewayError of the network, RESPONSE_TOO_LARGE, INVALID_RESPONSE.
     """
     try:
         response = await transport.handle_async_request(request)
@@ -82,9 +82,9 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
 
 
 def _check_size(size_bytes: int, max_bytes: int) -> None:
-    """Raises: GatewayError ANSWER_TOO_LARGE."""
+    """Raises: GatewayError RESPONSE_TOO_LARGE."""
     if size_bytes > max_bytes:
-        raise GatewayError(ErrorCode.ANSWER_TOO_LARGE, f"more than {max_bytes} bytes")
+        raise GatewayError(ErrorCode.RESPONSE_TOO_LARGE, f"more than {max_bytes} bytes")
 
 
 def _retry_after_s(text: str | None) -> float | None:

@@ -110,11 +110,13 @@ class RetryState:
         if self.last is not None and not (self.is_busy and self.last.row.retry is Retry.FREELY):
             return self.last
         if not self.is_busy:
-            return GatewayError(ErrorCode.POOL_DOWN, "no account can be used", retry_after_s=self.shortest_wait_s)
+            return GatewayError(
+                ErrorCode.NO_HEALTHY_ACCOUNT, "no account can be used", retry_after_s=self.shortest_wait_s
+            )
         detail = "Every account that could make this image is busy; please try again shortly."
         if self.shortest_wait_s:
             detail = f"Every account that could make this image is busy for about {math.ceil(self.shortest_wait_s)} s."
-        return GatewayError(ErrorCode.POOL_BUSY, detail, retry_after_s=self.shortest_wait_s)
+        return GatewayError(ErrorCode.NO_CAPACITY, detail, retry_after_s=self.shortest_wait_s)
 
 
 def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> bool:
@@ -127,7 +129,7 @@ def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> b
 def read_part(part: list[CallResult] | BaseException) -> list[CallResult]:
     """Turns a bug in one part into that part's failure. Raises: what ends the whole program."""
     if isinstance(part, Exception):
-        _LOG.error("unexpected_failure", exc_info=part)
+        _LOG.error("internal_error", exc_info=part)
         return [GatewayError(ErrorCode.INTERNAL, type(part).__name__)]
     if isinstance(part, BaseException):
         raise part

@@ -13,7 +13,7 @@ class UpstreamEndpoint:
     """The address and the protocol of one upstream."""
 
     name: str
-    dialect: Provider
+    provider: Provider
     base_url: str
     links: LinkPolicy
 

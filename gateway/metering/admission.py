@@ -73,9 +73,9 @@ class Admission:
         self._remembered: deque[Reservation] = deque()
         """Settled recently, the oldest first."""
         self._was_away = False
-        self._admit = load_script(redis, "admit")
-        self._send = load_script(redis, "send")
-        self._extend = load_script(redis, "extend")
+        self._admit = load_script(redis, "metering/admit")
+        self._send = load_script(redis, "metering/mark_sent")
+        self._extend = load_script(redis, "metering/renew")
 
     @asynccontextmanager
     async def admit(
@@ -83,7 +83,7 @@ class Admission:
     ) -> AsyncIterator[Reservation]:
         """Reserves a purchase, ends its transfer, and settles it by its tally on exit, whatever the reason.
 
-        Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_AWAY.
+        Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_UNAVAILABLE.
         Redis: one round trip to enter (lua/admit.lua), one to leave (lua/settle.lua).
         """
         reservation = Reservation(self._new_id(), caller, purchase, durations, self._note_order)
@@ -108,7 +108,7 @@ class Admission:
     async def look(self, caller: Principal, *, is_refused: bool = False) -> Rates:
         """Reads the status of the rate limits; counts a request that was refused for its content.
 
-        Raises: GatewayError REDIS_AWAY; if the minute is full, what `admit` raises. Redis: one round trip.
+        Raises: GatewayError REDIS_UNAVAILABLE; if the minute is full, what `admit` raises. Redis: one round trip.
         """
         decision = await self._ask(caller.tenant.name, caller.key.id, is_refused=is_refused)
         if decision.decision == "rate":
@@ -126,7 +126,7 @@ class Admission:
             await asyncio.sleep(_TICK_S)
             are_paid = await self._settle_all()
             if not are_paid and not was_waiting:
-                _LOG.warning("settlements_wait", unsettled=len(self._owed), under_way=len(self._held))
+                _LOG.warning("settlements_delayed", unsettled=len(self._owed), in_flight=len(self._held))
             was_waiting = not are_paid
             if self._was_away:  # Redis may come back without its last writes, and find this process gone
                 await self._keep(self._remembered)
@@ -159,7 +159,7 @@ class Admission:
         if kept:
             _LOG.warning("settlements_journaled", reservations=len(kept))
         if left := len(self._owed) + len(self._held) - len(kept):
-            _LOG.error("settlements_left", reservations=left, remedy="they are settled by their expiry")
+            _LOG.error("settlements_abandoned", reservations=left, remedy="they are settled by their expiry")
         with suppress(GatewayError):
             await self._settling.lost.tell()
 
@@ -216,7 +216,7 @@ class Admission:
         return are_paid
 
     async def _settle(self, reservation: Reservation) -> None:
-        """Settles a reservation; idempotent. Raises: GatewayError REDIS_AWAY."""
+        """Settles a reservation; idempotent. Raises: GatewayError REDIS_UNAVAILABLE."""
         outcome = ReservationOutcome.of(reservation, self._terms.rule)
         settled = await self._watched(self._settling.settle(outcome))
         if self._owed.pop(reservation.id, None) is None:
@@ -262,7 +262,7 @@ class Admission:
     async def _watched(self, call: Awaitable[_T]) -> _T:
         """The reply of a script. A broken connection may mean a restart of Redis; a late reply does not.
 
-        Raises: GatewayError REDIS_AWAY.
+        Raises: GatewayError REDIS_UNAVAILABLE.
         """
         try:
             return await call

@@ -80,7 +80,7 @@ def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayErro
         text = _too_large_text(decision, caller) if decision.is_permanent else _quota_text(decision, caller)
         return GatewayError(ErrorCode.QUOTA_EXHAUSTED, text, retry_after_s=wait_s, rates=rates)
     if decision.is_permanent:
-        return GatewayError(ErrorCode.RATE_EXCEEDED_BY_ONE, _too_large_text(decision, caller), rates=rates)
+        return GatewayError(ErrorCode.REQUEST_EXCEEDS_LIMIT, _too_large_text(decision, caller), rates=rates)
     return GatewayError(ErrorCode.RATE_LIMITED, _rate_text(decision, caller), retry_after_s=wait_s, rates=rates)
 
 

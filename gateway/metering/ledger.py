@@ -85,7 +85,7 @@ class Ledger:
     async def fill(self, report: UsageReport, selection: UsageFilter) -> None:
         """Read into a report the sums that it needs.
 
-        Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_AWAY.
+        Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
         Redis: one round trip, two for 100 tenants and two for 100 sheets; no record is read.
         """
         days = await self._days(selection)
@@ -97,7 +97,7 @@ class Ledger:
     async def records(self, selection: UsageFilter, after: Place | None, limit: int) -> RecordPage:
         """The oldest records behind `after`: by day, then tenant, then the moment of settlement.
 
-        Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_AWAY.
+        Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
         """
         sheets = _by_day(await self._days(selection))
         ahead = (sheet for sheet in sheets if after is None or sheet >= after.sheet)
@@ -116,14 +116,14 @@ class Ledger:
         return RecordPage(tuple(record for _, record in page), page[-1][0] if len(found) > limit else None)
 
     async def count(self, selection: UsageFilter) -> int:
-        """How many records there are. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """How many records there are. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         counted = 0
         for batch in _portions(_by_day(await self._days(selection))):
             counted += sum(await self._each(batch, lambda pipe, sheet: pipe.xlen(records_stream(sheet)), list[int]))
         return counted
 
     async def tenants(self, selection: UsageFilter) -> list[str]:
-        """The tenants that are meant, by name. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """The tenants that are meant, by name. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         name = selection.tenant
         if name is None:
             return sorted(await execute(self._redis, self._redis.smembers(NAMES), set[str]))
@@ -132,7 +132,7 @@ class Ledger:
         return [name]
 
     async def sums(self, sheets: Sequence[TenantDay]) -> list[Sums]:
-        """Each sheet's sums, empty where there are none. Raises: GatewayError REDIS_AWAY."""
+        """Each sheet's sums, empty where there are none. Raises: GatewayError REDIS_UNAVAILABLE."""
         sizes = await self._each(sheets, lambda pipe, sheet: pipe.hlen(sums_record(sheet)), list[int])
         found: list[Sums] = []
         for group in _groups(sheets, sizes, _FIELDS_A_CALL):
@@ -140,26 +140,26 @@ class Ledger:
         return found
 
     async def have_records(self, sheets: Sequence[TenantDay]) -> list[bool]:
-        """Whether each sheet's records are there. Raises: GatewayError REDIS_AWAY."""
+        """Whether each sheet's records are there. Raises: GatewayError REDIS_UNAVAILABLE."""
         found: list[int] = []
         for batch in _portions(sheets):
             found += await self._each(batch, lambda pipe, sheet: pipe.exists(records_stream(sheet)), list[int])
         return [bool(count) for count in found]
 
     async def stream(self, sheet: TenantDay, after: str | None = None) -> AsyncGenerator[list[Entry], None]:
-        """A sheet's records behind `after`, piece by piece. Raises: GatewayError REDIS_AWAY."""
+        """A sheet's records behind `after`, piece by piece. Raises: GatewayError REDIS_UNAVAILABLE."""
         async for entries, _ in self._pieces(sheet, after):
             yield entries
 
     async def records_end(self, tenant: str) -> dict[date, int]:
         """Until when the records of each day are kept, Unix seconds: 3,650 days in ten years.
 
-        Raises: GatewayError REDIS_AWAY.
+        Raises: GatewayError REDIS_UNAVAILABLE.
         """
         return read_ends(await execute(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
 
     async def days_of(self, tenants: Sequence[str], selection: UsageFilter) -> dict[str, list[date]]:
-        """The days on which the tenants have sums. Raises: GatewayError REDIS_AWAY."""
+        """The days on which the tenants have sums. Raises: GatewayError REDIS_UNAVAILABLE."""
         first, last = day_number(selection.first), day_number(selection.last)
         sizes = await self._each(tenants, lambda pipe, name: pipe.zcount(days_record(name), first, last), list[int])
         found: dict[str, list[date]] = {}

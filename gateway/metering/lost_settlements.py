@@ -25,7 +25,7 @@ class LostSettlements:
         self._suspects[outcome.reservation] = outcome
 
     async def tell(self) -> None:
-        """Log those that are not in the ledger as they ended. Raises: GatewayError REDIS_AWAY: they stay."""
+        """Log those that are not in the ledger as they ended. Raises: GatewayError REDIS_UNAVAILABLE: they stay."""
         while self._suspects:
             tenant = next(iter(self._suspects.values())).tenant
             suspects = [outcome for outcome in self._suspects.values() if outcome.tenant == tenant]

@@ -72,13 +72,13 @@ class ExpiredReservationReaper:
                 was_well = True
             except GatewayError as error:
                 if was_well:
-                    _LOG.warning("sweep_failed", detail=error.detail)
+                    _LOG.warning("recovery_failed", detail=error.detail)
                 was_well = False
 
     async def sweep(self) -> None:
         """One round: passes over the tenants that have more; a tenant or ticket that cannot be settled keeps no other.
 
-        Raises: GatewayError REDIS_AWAY where not even the names can be read.
+        Raises: GatewayError REDIS_UNAVAILABLE where not even the names can be read.
         Redis: one pipelined round trip a hundred tenants, one a ticket that has expired.
         """
         names = sorted(await execute(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
@@ -86,7 +86,7 @@ class ExpiredReservationReaper:
         while names and this.asked < _TICKETS_A_ROUND:
             names = await self._pass(names, this)
         if this.unreached - self._unreached:
-            _LOG.warning("tenants_not_swept", tenants=sorted(this.unreached)[:_NAMED])
+            _LOG.warning("recovery_incomplete", tenants=sorted(this.unreached)[:_NAMED])
         self._unreached = this.unreached
 
     async def _pass(self, names: list[str], this: _Round) -> list[str]:

@@ -32,7 +32,7 @@ class ReservationKeys(NamedTuple):
     def of(cls, tenant: str, key_id: str = "", ticket_id: str = "") -> Self:
         base = f"{PREFIX}:{{{tenant}}}:"
         key_base = f"{base}key:{key_id}:"
-        records = (f"{base}tenant", f"{base}keys", f"{base}ticket:{ticket_id}")
+        records = (f"{base}tenant", f"{base}keys", f"{base}reservation:{ticket_id}")
         return cls(*records, f"{base}open", f"{key_base}open", f"{base}rate", f"{key_base}rate")
 
 
@@ -87,11 +87,11 @@ class Reservation:
         """Notes, before the first byte is sent, that images are ordered from an account.
 
         Returns: the order, in which its outcome is to be noted.
-        Raises: GatewayError TICKET_EXPIRED, REDIS_AWAY: then nothing may be sent.
+        Raises: GatewayError RESERVATION_EXPIRED, REDIS_UNAVAILABLE: then nothing may be sent.
         Redis: one round trip, lua/send.lua.
         """
         if not await self.note_order(self, upstream, account, images):
-            raise GatewayError(ErrorCode.TICKET_EXPIRED, f"ticket {self.id} was settled by others")
+            raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"ticket {self.id} was settled by others")
         return OpenCall(self.tally.open(upstream, account, images), images)
 
     async def take_back(self, upstream: str, account: str, images: int) -> None:

@@ -20,14 +20,14 @@ class Settlements:
         self.lost = LostSettlements(Ledger(redis))
         self._terms = terms
         self._metrics = metrics
-        self._script = load_script(redis, "settle")
+        self._script = load_script(redis, "metering/settle")
 
     async def settle(self, outcome: ReservationOutcome) -> Settled:
-        """Raises: GatewayError REDIS_AWAY."""
+        """Raises: GatewayError REDIS_UNAVAILABLE."""
         return await self._run(outcome.tenant, outcome.reservation, outcome.arguments(self._terms.ledger_days))
 
     async def replay(self, body: msgspec.Raw) -> None:
-        """Settles by a journal's entry. Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
+        """Settles by a journal's entry. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
         outcome = msgspec.json.decode(body, type=ReservationOutcome)
         settled = await self.settle(outcome)
         if settled.status != "repeated":  # it is counted
@@ -36,13 +36,13 @@ class Settlements:
             self.lost.suspect(outcome)
 
     async def settle_expired(self, tenant: str, ticket_id: str) -> None:
-        """Settles an expired reservation by its own record. Raises: GatewayError REDIS_AWAY."""
+        """Settles an expired reservation by its own record. Raises: GatewayError REDIS_UNAVAILABLE."""
         rule = self._terms.rule
         args: list[Value] = [ticket_id, 1, int(rule.charges_withheld), int(rule.charges_unconfirmed)]
         settled = await self._run(tenant, ticket_id, [*args, self._terms.ledger_days])
         self.count(settled, tenant)
         if settled.status == "settled":
-            _LOG.warning("ticket_expired", tenant=tenant, reservation=ticket_id, outcome=settled.outcome)
+            _LOG.warning("reservation_expired", tenant=tenant, reservation=ticket_id, outcome=settled.outcome)
 
     def count(self, settled: Settled, tenant: str) -> None:
         if settled.status in {"settled", "corrected", "repeated"}:
@@ -52,7 +52,7 @@ class Settlements:
                 self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)
 
     async def _run(self, tenant: str, ticket_id: str, args: list[Value]) -> Settled:
-        """Raises: GatewayError REDIS_AWAY, INTERNAL for a malformed reply."""
+        """Raises: GatewayError REDIS_UNAVAILABLE, INTERNAL for a malformed reply."""
         names = ReservationKeys.of(tenant, ticket_id=ticket_id)
         reply = await self._script([names.reservation, names.open], args)
         try:

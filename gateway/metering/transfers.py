@@ -27,7 +27,7 @@ class Transfers:
     ) -> None:
         self.lease_ms = round(lease_s * 1000)
         self.new_id = new_id
-        self.script = load_script(redis, "transfer")
+        self.script = load_script(redis, "metering/transfer")
         self.held: set[Transfer] = set()
         self.ending: set[asyncio.Task[None]] = set()
         self._monotonic = monotonic
@@ -60,7 +60,7 @@ class Transfer:
     async def begin(self, *, is_checked: bool = True) -> None:
         """Begins before the body is read, or, not checked against limits, before the response is sent.
 
-        Raises: GatewayError RATE_LIMITED, RATE_EXCEEDED_BY_ONE, REDIS_AWAY. Redis: one round trip, lua/transfer.lua.
+        Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, REDIS_UNAVAILABLE. Redis: one round trip, lua/transfer.lua.
         """
         self._transfers.held.add(self)
         decision = await self._run(self._transfers.lease_ms, is_checked=is_checked)

@@ -37,10 +37,10 @@ class _Reading:
 class LedgerVerifier:
     """Compares sums and records."""
 
-    def __init__(self, ledger: Ledger, keep_days: int, clock: Callable[[], float]) -> None:
-        """`keep_days` is taken for days that do not say until when their records are kept: an earlier version's."""
+    def __init__(self, ledger: Ledger, retention_days: int, clock: Callable[[], float]) -> None:
+        """`retention_days` is taken for days that do not say until when their records are kept: an earlier version's."""
         self._ledger = ledger
-        self._keep_days = keep_days
+        self._keep_days = retention_days
         self._clock = clock
 
     async def verify(
@@ -49,7 +49,7 @@ class LedgerVerifier:
         """Compare the sheets behind `after`, by tenant and day, as many as one request may.
 
         Returns: what was found, and the last sheet if more may follow.
-        Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_AWAY.
+        Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
         """
         found = Reconciliation()
         spent = 0

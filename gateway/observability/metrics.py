@@ -45,7 +45,7 @@ class MetricSpec:
 class Metrics:
     """The metrics of one process. Built once and injected."""
 
-    def __init__(self, directory: Path | None = None, tenants_max: int = _TENANTS_MAX) -> None:
+    def __init__(self, directory: Path | None = None, max_tenant_series: int = _TENANTS_MAX) -> None:
         """The workers of one gateway share a `directory`; a single process needs none.
 
         Raises OSError if the directory cannot be used.
@@ -58,7 +58,7 @@ class Metrics:
             join(directory)
             self.registry.register(WorkersCollector(directory))
             self._own_registry = None
-        self._tenants = TenantLabelCap(tenants_max, directory / "tenants" if directory else None)
+        self._tenants = TenantLabelCap(max_tenant_series, directory / "tenants" if directory else None)
         dropped = self._counter(
             "imagegate_metric_series_dropped_total",
             'Updates of label sets for which there is no room; they count under "_other".',

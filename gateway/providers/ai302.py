@@ -28,21 +28,21 @@ ERR_CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
         -10001: ErrorCode.KEY_INVALID,
         -10002: ErrorCode.KEY_INVALID,
         -10003: ErrorCode.UPSTREAM_ERROR,
-        -10004: ErrorCode.BALANCE_EMPTY,
+        -10004: ErrorCode.INSUFFICIENT_BALANCE,
         -10005: ErrorCode.KEY_INVALID,
         -10006: ErrorCode.KEY_LIMIT_REACHED,
-        -10007: ErrorCode.KEY_DAY_SPENT,
-        -10008: ErrorCode.UPSTREAM_NO_CHANNEL,
+        -10007: ErrorCode.QUOTA_EXHAUSTED_KEY_DAY,
+        -10008: ErrorCode.MODEL_UNAVAILABLE,
         -10009: ErrorCode.UPSTREAM_UNSUPPORTED,
         -10010: ErrorCode.UPSTREAM_UNSUPPORTED,
         -10011: ErrorCode.UPSTREAM_REJECTED,
-        -10012: ErrorCode.KEY_HOUR_SPENT,
+        -10012: ErrorCode.QUOTA_EXHAUSTED_KEY_HOUR,
         -10013: ErrorCode.KEY_MODEL_DENIED,
-        -10014: ErrorCode.EGRESS_DENIED,
+        -10014: ErrorCode.IP_DENIED,
         -10015: ErrorCode.UPSTREAM_REJECTED,
         -10016: ErrorCode.UPSTREAM_REJECTED,
         -10017: ErrorCode.UPSTREAM_REJECTED,
-        -10018: ErrorCode.KEY_MONTH_SPENT,
+        -10018: ErrorCode.QUOTA_EXHAUSTED_KEY_MONTH,
         -1024: ErrorCode.UPSTREAM_TIMEOUT,
         # Local to its applications.
         -99: ErrorCode.UPSTREAM_ERROR,
@@ -107,7 +107,7 @@ class Ai302:
         envelope = _open(reply)
         raise_refusal(reply, envelope)
         if not isinstance(envelope.value("data"), list):
-            raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "no list of models")
+            raise GatewayError(ErrorCode.INVALID_RESPONSE, "no list of models")
         return KeyCheck()
 
 

@@ -24,14 +24,14 @@ SENTENCES: Final = tuple(
         (r"(?:[a-z]+ ){0,6}moderation(?: [a-z]+){0,6}", ErrorCode.CONTENT_INPUT),
         (r"input new_sensitive", ErrorCode.CONTENT_INPUT),
         (r"output new_sensitive", ErrorCode.CONTENT_OUTPUT),
-        (r"invisible character ratio limit", ErrorCode.PROMPT_UNREADABLE),
+        (r"invisible character ratio limit", ErrorCode.INVALID_PROMPT),
     )
 )
 """Whole sentences of the provider behind 2013 and `invalid_request_error` (reference/minimax.md section 3)."""
 
 _BARE: Final = {
     ErrorCode.KEY_INVALID: ErrorCode.BARE_UNAUTHORIZED,
-    ErrorCode.BALANCE_EMPTY: ErrorCode.BARE_PAYMENT_REQUIRED,
+    ErrorCode.INSUFFICIENT_BALANCE: ErrorCode.BARE_PAYMENT_REQUIRED,
     ErrorCode.ACCOUNT_RATE_LIMITED: ErrorCode.BARE_RATE_LIMITED,
 }
 """What an error word of any gateway may mean, without blame."""

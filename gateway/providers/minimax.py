@@ -64,39 +64,39 @@ CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
         1001: ErrorCode.UPSTREAM_TIMEOUT,
         1002: ErrorCode.ACCOUNT_RATE_LIMITED,
         1004: ErrorCode.KEY_INVALID,
-        1008: ErrorCode.BALANCE_EMPTY,
+        1008: ErrorCode.INSUFFICIENT_BALANCE,
         1024: ErrorCode.UPSTREAM_ERROR,
         1026: ErrorCode.CONTENT_INPUT,
         1027: ErrorCode.CONTENT_OUTPUT,
         1033: ErrorCode.UPSTREAM_ERROR,
         1039: ErrorCode.ACCOUNT_TOKEN_LIMITED,
         1041: ErrorCode.ACCOUNT_CONNECTION_LIMITED,
-        1042: ErrorCode.PROMPT_UNREADABLE,
-        1043: ErrorCode.UPSTREAM_MISPLACED,
-        1044: ErrorCode.UPSTREAM_MISPLACED,
+        1042: ErrorCode.INVALID_PROMPT,
+        1043: ErrorCode.UNEXPECTED_RESPONSE,
+        1044: ErrorCode.UNEXPECTED_RESPONSE,
         2013: ErrorCode.UPSTREAM_REJECTED,  # four cases, told apart by the text: see texts.py
-        20132: ErrorCode.UPSTREAM_MISPLACED,
-        2037: ErrorCode.UPSTREAM_MISPLACED,
-        2039: ErrorCode.UPSTREAM_MISPLACED,
-        2042: ErrorCode.UPSTREAM_MISPLACED,
+        20132: ErrorCode.UNEXPECTED_RESPONSE,
+        2037: ErrorCode.UNEXPECTED_RESPONSE,
+        2039: ErrorCode.UNEXPECTED_RESPONSE,
+        2042: ErrorCode.UNEXPECTED_RESPONSE,
         2045: ErrorCode.ACCOUNT_GROWTH_LIMITED,
-        2048: ErrorCode.UPSTREAM_MISPLACED,
+        2048: ErrorCode.UNEXPECTED_RESPONSE,
         2049: ErrorCode.KEY_INVALID,
-        2056: ErrorCode.WINDOW_SPENT,
+        2056: ErrorCode.QUOTA_EXHAUSTED_PLAN,
         # The file and video pages only.
         1013: ErrorCode.UPSTREAM_ERROR,
         # MiniMax's own clients: its CLI (1028, 1030, 2061) and its MCP server (2038).
-        1028: ErrorCode.DAY_SPENT,
-        1030: ErrorCode.DAY_SPENT,
-        2038: ErrorCode.KEY_UNVERIFIED,
+        1028: ErrorCode.QUOTA_EXHAUSTED_DAILY,
+        1030: ErrorCode.QUOTA_EXHAUSTED_DAILY,
+        2038: ErrorCode.ACCOUNT_UNVERIFIED,
         2061: ErrorCode.KEY_MODEL_DENIED,
         # Third-party classifiers.
         2046: ErrorCode.ACCOUNT_RATE_LIMITED,
         2047: ErrorCode.ACCOUNT_RATE_LIMITED,
-        2067: ErrorCode.WINDOW_SPENT,
-        1_400_010_161: ErrorCode.BALANCE_EMPTY,
+        2067: ErrorCode.QUOTA_EXHAUSTED_PLAN,
+        1_400_010_161: ErrorCode.INSUFFICIENT_BALANCE,
         # In no table found.
-        2054: ErrorCode.UPSTREAM_MISPLACED,
+        2054: ErrorCode.UNEXPECTED_RESPONSE,
     }
 )
 """`base_resp.status_code` to fault (reference/minimax.md section 3, with the source of each line there)."""
@@ -109,7 +109,7 @@ NEWER_TYPES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
         "invalid_request_error": ErrorCode.UPSTREAM_REJECTED,
         "bad_request_error": ErrorCode.UPSTREAM_REJECTED,
         "rate_limit_error": ErrorCode.ACCOUNT_RATE_LIMITED,
-        "insufficient_balance_error": ErrorCode.BALANCE_EMPTY,
+        "insufficient_balance_error": ErrorCode.INSUFFICIENT_BALANCE,
         "overloaded_error": ErrorCode.UPSTREAM_ERROR,
         "api_error": ErrorCode.UPSTREAM_ERROR,
         "server_error": ErrorCode.UPSTREAM_ERROR,
@@ -277,16 +277,16 @@ def read_base_resp(reply: UpstreamResponse, envelope: UntrustedObject, delivery:
     if pictures:
         return ImageReply(pictures, envelope.text("id"), metadata.integer("failed_count"))
     if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
-        raise GatewayError(ErrorCode.CONTENT_WITHHELD)
+        raise GatewayError(ErrorCode.CONTENT_MODERATED)
     if code is None:
-        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "neither base_resp nor images")
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, "neither base_resp nor images")
     if (metadata.integer("success_count") or 0) > 0 or has_images(envelope):
-        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "images were delivered in a form that is not understood")
-    raise GatewayError(ErrorCode.UPSTREAM_EMPTY)
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, "images were delivered in a form that is not understood")
+    raise GatewayError(ErrorCode.EMPTY_RESPONSE)
 
 
 def code_error(code: int, text: str, reply: UpstreamResponse) -> GatewayError:
     """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
     error_code = CODES.get(code, ErrorCode.UPSTREAM_ERROR)
-    cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.WINDOW_SPENT else None
+    cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.QUOTA_EXHAUSTED_PLAN else None
     return refusal(error_code, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)

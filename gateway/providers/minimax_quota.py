@@ -18,12 +18,12 @@ def read_quota(envelope: UntrustedObject) -> KeyCheck:
     """Reads a page that holds no error."""
     rows = envelope.inners("model_remains") or envelope.inner("data").inners("model_remains")
     if envelope.inner("base_resp").integer("status_code") is None and not rows:
-        raise GatewayError(ErrorCode.ANSWER_UNREADABLE, "neither base_resp nor model_remains")
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, "neither base_resp nor model_remains")
     rows = [row for row in rows if row.text("model_name").startswith("image")]
     windows = [_windows(row) for row in rows]
     spent_s = _end_s([[window for window in of_row if window.is_surely_spent] for of_row in windows])
     if spent_s:
-        return KeyCheck(ErrorCode.WINDOW_SPENT, "the plan is used up", window_s=spent_s)
+        return KeyCheck(ErrorCode.QUOTA_EXHAUSTED_PLAN, "the plan is used up", window_s=spent_s)
     left = [row.value(f"{prefix}_remaining_percent") for row in rows for prefix, _ in _WINDOWS]
     percents = [value for value in left if value is not None]
     is_disconnected = bool(percents) and all(isinstance(value, int | float) and value > 0 for value in percents)

@@ -72,7 +72,7 @@ class UpstreamResponse:
 
 
 class _FastReply(msgspec.Struct):
-    """An answer as it is documented, with every field that any dialect asks for: its megabytes are read in one pass."""
+    """An answer as it is documented, with every field that any provider asks for: its megabytes are read in one pass."""
 
     data: dict[str, list[msgspec.Raw] | None]
     id: msgspec.Raw = _NULL
@@ -150,7 +150,7 @@ def _whole(field: object) -> object:
 def parse_object(reply: UpstreamResponse) -> UntrustedObject:
     """The answer's JSON object.
 
-    Raises: GatewayError for an answer that is none: by its status, or ANSWER_UNREADABLE with 2xx, since the images may
+    Raises: GatewayError for an answer that is none: by its status, or INVALID_RESPONSE with 2xx, since the images may
     have been made.
     """
     if any(_has_many(reply.body, mark) for mark in _MARKS):
@@ -207,7 +207,7 @@ def http_error(reply: UpstreamResponse, detail: str) -> GatewayError:
         return GatewayError(HTTP_FAULTS[reply.status], detail, retry_after_s=reply.retry_after_s)
     if 300 <= reply.status < 500:
         return GatewayError(ErrorCode.BARE_REFUSAL, detail)
-    return GatewayError(ErrorCode.ANSWER_UNREADABLE, detail)
+    return GatewayError(ErrorCode.INVALID_RESPONSE, detail)
 
 
 def _is_from_cloudflare(reply: UpstreamResponse) -> bool:

@@ -4,34 +4,34 @@ Every key; what stands in braces is its hash tag.
 
 | key | type | TTL | owner: what |
 |---|---|---|---|
-| ig2:pepper | string | none | credentials: key of the keyed hashes, unless set |
-| ig2:tenants | set | none | tenants: names |
-| ig2:{NAME}:tenant | hash | none | tenants: models, disabled, limits, weight, ... |
-| ig2:{NAME}:keys | hash | none | tenant_keys: key id -> JSON: mac, label, limits, ... |
-| ig2:{NAME}:revoked_keys | set | none | tenant_keys: declared ones that a person revoked |
-| ig2:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
-| ig2:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
-| ig2:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
-| ig2:alive | string | a minute | inspection: written to see whether it can be |
-| ig2:inspection | channel |  | inspection: whether messages are passed on |
-| ig2:declared | set | none | declared: names that the configuration declares |
-| ig2:declaration | string | none | declared: digest of what was applied last |
-| ig2:{NAME}:ticket:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
-| ig2:{NAME}:recent | hash | 20 minutes idle | admission: 5 minutes -> tickets settled in them |
-| ig2:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
-| ig2:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
-| ig2:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
-| ig2:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
-| ig2:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |
-| ig2:{NAME}:key:ID:open, ... |  | likewise | admission: the last four, of a single key |
-| ig2:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request that was sent |
-| ig2:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
-| ig2:{NAME}:days | sorted set | none | admission: days that have sums |
-| ig2:{NAME}:records_end | hash | none | admission: day -> Unix second until which its records are kept |
-| ig2:sweeper | string | 3 rounds | sweeper: which process sweeps |
-| ig2:pool:PROCESS | channel |  | pool: ids of waiting requests that were given a lease |
-| ig2:prober | string | a round | pool: which process probes keys, see pool/turns.py |
-| ig2:{pool:UPSTREAM}:NAME |  | 40 days idle, most | pool: see pool/scripts.py |
+| ig3:pepper | string | none | credentials: key of the keyed hashes, unless set |
+| ig3:tenants | set | none | tenants: names |
+| ig3:{NAME}:tenant | hash | none | tenants: models, disabled, limits, weight, ... |
+| ig3:{NAME}:keys | hash | none | tenant_keys: key id -> JSON: mac, label, limits, ... |
+| ig3:{NAME}:revoked_keys | set | none | tenant_keys: declared ones that a person revoked |
+| ig3:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
+| ig3:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
+| ig3:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
+| ig3:alive | string | a minute | inspection: written to see whether it can be |
+| ig3:inspection | channel |  | inspection: whether messages are passed on |
+| ig3:declared | set | none | declared: names that the configuration declares |
+| ig3:declaration | string | none | declared: digest of what was applied last |
+| ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
+| ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5 minutes -> tickets settled in them |
+| ig3:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
+| ig3:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
+| ig3:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
+| ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
+| ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |
+| ig3:{NAME}:key:ID:open, ... |  | likewise | admission: the last four, of a single key |
+| ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request that was sent |
+| ig3:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
+| ig3:{NAME}:days | sorted set | none | admission: days that have sums |
+| ig3:{NAME}:records_end | hash | none | admission: day -> Unix second until which its records are kept |
+| ig3:sweeper | string | 3 rounds | sweeper: which process sweeps |
+| ig3:pool:PROCESS | channel |  | pool: ids of waiting requests that were given a lease |
+| ig3:prober | string | a round | pool: which process probes keys, see pool/turns.py |
+| ig3:{pool:UPSTREAM}:NAME |  | 40 days idle, most | pool: see pool/scripts.py |
 
 `2` is the version of this schema.
 """
@@ -70,7 +70,7 @@ __all__ = [
     "translate_redis_errors",
 ]
 
-PREFIX: Final = "ig2"
+PREFIX: Final = "ig3"
 _AWAY: Final = (RedisError, RedisClusterException, OSError)
 _NOT_RUN: Final = (
     NotAskedError,
@@ -81,7 +81,7 @@ _NOT_RUN: Final = (
     RedisClusterException,
 )
 """Errors of a command that no server ran. After any other it may have run."""
-_CHANGES: Final = frozenset({"change", "pool/roster"})
+_CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members"})
 """The scripts in which an administrator's commands take effect, each command with one run of one."""
 _T = TypeVar("_T")
 
@@ -108,7 +108,7 @@ def connect(url: str, timeout_s: float, login: Credentials = Credentials()) -> C
 
 
 def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: str = "") -> Script:
-    """`lua/NAME.lua`, after `tables` and what it shares with others.
+    """`ROOM/lua/NAME.lua`, after `tables` and what it shares with others.
 
     It is run by its hash, and sent in full to a server that lacks it.
 
@@ -131,24 +131,24 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: st
 
 
 def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
-    """The source of `lua/NAME.lua`, after tables that Python has too, and the scripts that it shares code with."""
-    folder = files(__package__) / "lua"
-    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
+    """The source of `ROOM/lua/NAME.lua`, after tables that Python has too, and the scripts that it shares code with."""
+    paths = (part.split("/") for part in (*shared, name))
+    parts = [(files("gateway") / room / "lua" / f"{script}.lua").read_text("utf-8") for room, script in paths]
     return "\n".join([tables, *parts] if tables else parts)
 
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """The one seam: whatever keeps Redis from answering is REDIS_AWAY."""
+    """The one seam: whatever keeps Redis from answering is REDIS_UNAVAILABLE."""
     try:
         yield
     except _AWAY as error:
-        raise GatewayError(ErrorCode.REDIS_AWAY, f"{type(error).__name__}: {error}") from error
+        raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def translate_change_errors() -> Iterator[None]:
-    """Around an administrator's command: says of REDIS_AWAY, at whichever step, whether anything may have been changed.
+    """Around an administrator's command: says of REDIS_UNAVAILABLE, at whichever step, whether anything may have been changed.
 
     Raises: GatewayError CHANGE_UNCONFIRMED, CHANGE_NOT_MADE, and what the command raises.
     """
@@ -157,7 +157,7 @@ def translate_change_errors() -> Iterator[None]:
     try:
         yield
     except GatewayError as error:
-        if error.error_code is not ErrorCode.REDIS_AWAY:
+        if error.error_code is not ErrorCode.REDIS_UNAVAILABLE:
             raise
         may_be_made = change.may_be_made or not isinstance(error.__cause__, _NOT_RUN)
         error_code = ErrorCode.CHANGE_UNCONFIRMED if may_be_made else ErrorCode.CHANGE_NOT_MADE
@@ -170,7 +170,7 @@ async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
     """The answer of one call, of the type that it has with `decode_responses`: redis-py's own types are wider.
 
     It comes within the client's deadline once it is its turn (see guard.py), at once while Redis is known to be away.
-    Raises: GatewayError REDIS_AWAY.
+    Raises: GatewayError REDIS_UNAVAILABLE.
     """
     del kind
     with translate_redis_errors():
@@ -178,5 +178,5 @@ async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
 
 
 async def ping(redis: Client) -> None:
-    """Raises: GatewayError REDIS_AWAY."""
+    """Raises: GatewayError REDIS_UNAVAILABLE."""
     await execute(redis, redis.ping(), bool)

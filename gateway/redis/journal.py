@@ -52,7 +52,7 @@ class Journal:
         if self._directory:
             await self._in_writer(self._write)
         elif self._remedy:
-            _LOG.warning("journal_off", remedy=self._remedy)
+            _LOG.warning("journal_disabled", remedy=self._remedy)
             self._remedy = ""
 
     async def note(self, entries: Iterable[Entry]) -> None:
@@ -95,7 +95,7 @@ class Journal:
         with suppress(FileNotFoundError):  # its process ends now
             others = [path for path in files_of(self._directory) if path not in own and path.stat().st_size]
             if others:
-                _LOG.warning("journal_of_another_redis", directory=str(self._directory), files=len(others))
+                _LOG.warning("journal_of_other_redis", directory=str(self._directory), files=len(others))
 
     def entries(self, kind: str) -> list[Entry]:
         """Those that are not done."""

@@ -18,7 +18,7 @@ _LOG = structlog.get_logger("imagegate.journal")
 _ROUND_S: Final = 2.0
 
 Act = Callable[[msgspec.Raw], Awaitable[None]]
-"""Repeats an entry by its body. Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
+"""Repeats an entry by its body. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
 
 
 class JournalReplayer:
@@ -79,7 +79,7 @@ class JournalReplayer:
             try:
                 await act(entry.body)
             except msgspec.ValidationError as error:
-                _LOG.error("journal_entry_unusable", entry=key, detail=str(error))
+                _LOG.error("journal_entry_unsupported", entry=key, detail=str(error))
             except GatewayError as error:
                 entries[key] = entries.pop(key)
                 if isinstance(error.__cause__, NotAskedError):

@@ -18,12 +18,12 @@ class LeaderLock:
         self._kept_ms = max(1, round(every_s * 1000))
 
     async def take(self) -> bool:
-        """Whether it is this process's turn now. Raises: GatewayError REDIS_AWAY."""
+        """Whether it is this process's turn now. Raises: GatewayError REDIS_UNAVAILABLE."""
         taken = self._redis.set(self._name, self._own_id, nx=True, px=self._kept_ms)
         return bool(await execute(self._redis, taken, object))
 
     async def keep(self) -> bool:
-        """Whether it still is; then for `every_s` from now on. Raises: GatewayError REDIS_AWAY."""
+        """Whether it still is; then for `every_s` from now on. Raises: GatewayError REDIS_UNAVAILABLE."""
         if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
             return False
         return bool(await execute(self._redis, self._redis.pexpire(self._name, self._kept_ms), bool))

@@ -39,7 +39,7 @@ _LOG = structlog.get_logger("imagegate.redis")
 async def inspect(redis: Client) -> list[str]:
     """What is wrong with it, each with the remedy; nothing for a Redis that can be used.
 
-    Raises: GatewayError REDIS_AWAY for one that does not answer.
+    Raises: GatewayError REDIS_UNAVAILABLE for one that does not answer.
     """
     if problem := await _closed(redis):
         return [problem]
@@ -129,7 +129,7 @@ def _policy_problem(info: Mapping[str, object]) -> list[str]:
 async def write_refusal(redis: Client) -> str:
     """Why it takes no writes although it answers, as with full memory or without its replicas; empty where it does.
 
-    Raises: GatewayError REDIS_AWAY.
+    Raises: GatewayError REDIS_UNAVAILABLE.
     """
     error = await _refusal(redis, redis.set(f"{PREFIX}:alive", 1, ex=_ALIVE_S))
     return f"redis takes no writes ({error})" if error else ""
@@ -145,7 +145,7 @@ class RedisMemory:
 
 
 async def read_memory(redis: Client) -> RedisMemory:
-    """Of the fullest server that takes writes. Raises: GatewayError REDIS_AWAY."""
+    """Of the fullest server that takes writes. Raises: GatewayError REDIS_UNAVAILABLE."""
     infos = await execute(redis, redis.infos("memory"), list[Mapping[str, int]])
     found = [
         RedisMemory(info.get("used_memory", 0), info.get("maxmemory") or info.get("total_system_memory", 0))
@@ -184,11 +184,11 @@ class PreflightMonitor:
             except GatewayError as error:
                 if not is_told:
                     remedy = "check redis.url; requests are answered 503"
-                    _LOG.warning("redis_does_not_answer", detail=error.detail, remedy=remedy)
+                    _LOG.warning("redis_unreachable", detail=error.detail, remedy=remedy)
                 is_told = True
                 await asyncio.sleep(self._pause_away_s)
                 continue
             is_told = False
             if self.problems and self.problems != known:
-                _LOG.error("redis_cannot_be_used", problems=self.problems)
+                _LOG.error("redis_unsuitable", problems=self.problems)
             await asyncio.sleep(self._pause_unfit_s if self.problems else self._pause_fit_s)

@@ -64,7 +64,7 @@ class Scheduler:
         """A key for a call, at once or when it is its turn.
 
         `left` returns when nobody waits for the call any more.
-        Raises: GatewayError CLIENT_LEFT while it waits, REDIS_AWAY.
+        Raises: GatewayError CLIENT_DISCONNECTED while it waits, REDIS_UNAVAILABLE.
         Redis: one round trip, lua/pool/lease.lua; a call that waits takes two more.
         """
         asked_s = self._monotonic()
@@ -89,7 +89,7 @@ class Scheduler:
     async def release(self, lease: Lease, report: CallReport) -> None:
         """Give a lease back, whatever became of its call.
 
-        Raises: GatewayError REDIS_AWAY: the lease ends by its expiry then.
+        Raises: GatewayError REDIS_UNAVAILABLE: the lease ends by its expiry then.
         Redis: one round trip, lua/pool/release.lua.
         """
         self._queue.untrack(lease.key.upstream, lease.id)
@@ -105,22 +105,23 @@ class Scheduler:
     async def has_capacity(self) -> bool:
         """Whether some upstream could be sent a request now; if not, `look` says why.
 
-        Raises: GatewayError REDIS_AWAY.
+        Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip an upstream until one has room, lua/pool/glance.lua: O(1).
         """
         for upstream in self._roster.upstreams:
-            if (await self._scripts.run("glance", upstream, [])).decision == "open":
+            if (await self._scripts.run("has_capacity", upstream, [])).decision == "open":
                 return True
         return False
 
     async def look(self) -> list[PoolStatus]:
         """How every upstream, account and key stands.
 
-        Raises: GatewayError REDIS_AWAY.
+        Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip an upstream, lua/pool/look.lua: O(accounts).
         """
         return [
-            read_status(upstream, await self._scripts.raw("look", upstream, [])) for upstream in self._roster.upstreams
+            read_status(upstream, await self._scripts.raw("snapshot", upstream, []))
+            for upstream in self._roster.upstreams
         ]
 
     async def _lease(
@@ -172,7 +173,7 @@ class Scheduler:
     ) -> "_UnresolvedLease | None":
         """Wait for one's turn; None where it did not come: the pool is to be asked once more.
 
-        Raises: GatewayError CLIENT_LEFT, REDIS_AWAY.
+        Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
         leaving, place = asyncio.ensure_future(left()), self._queue.enter(upstream, lease_id)
         try:
@@ -196,13 +197,13 @@ class Scheduler:
             return None
         await self._leave(upstream, lease_id)
         if wake is WakeReason.LEFT:
-            raise GatewayError(ErrorCode.CLIENT_LEFT)
+            raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
         return None
 
     async def _leave(self, upstream: str, lease_id: str) -> None:
         """Give a place or a lease up, now or by the companion."""
         try:
-            await self._scripts.run("leave", upstream, [lease_id])
+            await self._scripts.run("cancel", upstream, [lease_id])
         except BaseException as error:
             self._queue.abandon(upstream, lease_id)
             if not isinstance(error, GatewayError):
@@ -221,7 +222,7 @@ class Scheduler:
                 raise
             key = self._roster.find(*named)
         if key is None:
-            _LOG.warning("pool_key_unknown", upstream=upstream, account=answer.account, key=answer.key)
+            _LOG.warning("pool_key_missing", upstream=upstream, account=answer.account, key=answer.key)
         return key
 
     def _release_payload(self, lease: Lease, report: CallReport) -> dict[str, object]:

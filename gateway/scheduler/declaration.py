@@ -35,11 +35,11 @@ def _accounts(pool: Pool) -> dict[str, object]:
 def _terms(terms: PoolConfig) -> dict[str, float]:
     """As lua/pool/prelude.lua reads them from `meta`."""
     return {
-        "margin_us": round(terms.rate_margin_s * 1e6),
-        "queue_max": terms.queue_max,
+        "margin_us": round(terms.rate_window_margin_s * 1e6),
+        "max_queue_length": terms.max_queue_length,
         "breaker_failures": terms.breaker_failures,
         "breaker_open_us": round(terms.breaker_open_s * 1e6),
-        "retry_percent": terms.retry_percent,
+        "retry_budget_percent": terms.retry_budget_percent,
         "retries_min": _RETRIES_MIN,
         "paced": terms.paced_percent,
     }

@@ -88,5 +88,5 @@ class CallReport:
     """It had less time than a call usually gets: a time-out says nothing about the upstream."""
 
 
-NOT_SENT: Final = CallReport(ErrorCode.CALL_NOT_SENT)
+NOT_SENT: Final = CallReport(ErrorCode.NOT_SENT)
 """No call was sent, and no key is to blame."""

@@ -87,7 +87,7 @@ class AccountRegistry:
     async def declare(self, pools: Sequence[Pool]) -> None:
         """Make the configuration's accounts and keys those of Redis; what was added or held back stays.
 
-        Raises: GatewayError REDIS_AWAY: `keep` does it as soon as it can.
+        Raises: GatewayError REDIS_UNAVAILABLE: `keep` does it as soon as it can.
         Redis: one round trip an upstream.
         """
         self.configure(pools)
@@ -101,7 +101,7 @@ class AccountRegistry:
             async with asyncio.timeout(_START_S):
                 await self.declare(tuple(self._pools.values()))
         except (GatewayError, TimeoutError) as error:
-            _LOG.warning("pool_not_declared_yet", detail=str(error), again_in_s=_LOOK_S)
+            _LOG.warning("pool_registration_pending", detail=str(error), retry_in_s=_LOOK_S)
 
     def configure(self, pools: Sequence[Pool]) -> None:
         """Know the accounts and keys, and let `keep` declare them."""
@@ -120,35 +120,35 @@ class AccountRegistry:
                 try:
                     await self._renew(upstream)
                 except GatewayError as error:
-                    _LOG.debug("pool_not_declared", upstream=upstream, detail=error.detail)
+                    _LOG.debug("pool_registration_failed", upstream=upstream, detail=error.detail)
 
     async def withdraw(self) -> None:
         """Let this process's configuration count no more, as the process ends."""
         for pool in self._pools.values():
             with suppress(GatewayError):
                 said = msgspec.json.encode(self._holding(pool)).decode()
-                await self._scripts.run("roster", pool.upstream, ["withdraw", said, ""])
+                await self._scripts.run("members", pool.upstream, ["withdraw", said, ""])
 
     async def _renew(self, upstream: str) -> None:
-        """Raises: GatewayError REDIS_AWAY."""
+        """Raises: GatewayError REDIS_UNAVAILABLE."""
         pool = self._pools.get(upstream)
         if pool is None:
             return
         if upstream not in self._unapplied:
             said = msgspec.json.encode(self._holding(pool)).decode()
-            found = await self._scripts.run("roster", upstream, ["renew", said, ""])
+            found = await self._scripts.run("members", upstream, ["renew", said, ""])
             if found.decision != "unknown":
                 return
         await self.restore(upstream)
         await self.refresh(upstream)
 
     async def restore(self, upstream: str) -> None:
-        """Declare one upstream: also when Redis has lost its memory. Raises: GatewayError REDIS_AWAY."""
+        """Declare one upstream: also when Redis has lost its memory. Raises: GatewayError REDIS_UNAVAILABLE."""
         pool = self._pools.get(upstream)
         if pool is None:
             return
         said = self._holding(pool) | describe(pool)
-        await self._scripts.run("roster", upstream, ["declare", msgspec.json.encode(said).decode(), ""])
+        await self._scripts.run("members", upstream, ["declare", msgspec.json.encode(said).decode(), ""])
         self._unapplied.discard(upstream)
 
     def _holding(self, pool: Pool) -> dict[str, object]:
@@ -156,7 +156,7 @@ class AccountRegistry:
         return {"process": self._process, "digest": digest_of(pool), "until_us": round(_HOLD_S * 1e6)}
 
     async def refresh(self, upstream: str) -> None:
-        """Learn the keys that were added at run time. Raises: GatewayError REDIS_AWAY. Redis: one round trip."""
+        """Learn the keys that were added at run time. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
         kept = await execute(self._redis, self._redis.hgetall(record(upstream, "added")), dict[str, str])
         found: dict[str, ProviderKey] = {}
         for member, text in kept.items():
@@ -171,7 +171,7 @@ class AccountRegistry:
     async def add(self, key: ProviderKey, limits: AccountLimits | None, actor: Actor) -> None:
         """Bring in another key, of an account that there is or a new one.
 
-        Raises: GatewayError CONFLICT (there is one of that name, or no vault), NOT_FOUND, REDIS_AWAY.
+        Raises: GatewayError CONFLICT (there is one of that name, or no vault), NOT_FOUND, REDIS_UNAVAILABLE.
         """
         if self._vault is None:
             raise GatewayError(
@@ -194,7 +194,7 @@ class AccountRegistry:
         await self.refresh(key.upstream)
 
     async def remove(self, upstream: str, account: str, key: str, actor: Actor) -> None:
-        """Raises: GatewayError NOT_FOUND, CONFLICT (it stands in the configuration), REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, CONFLICT (it stands in the configuration), REDIS_UNAVAILABLE."""
         member = f"{account}/{key}"
         found = await self._act(upstream, ["remove", member, ""], actor, "pool.remove", member, None)
         if found.decision == "declared":
@@ -206,7 +206,7 @@ class AccountRegistry:
     async def hold(self, upstream: str, account: str, key: str | None, state: KeyState, actor: Actor) -> None:
         """READY lets it be used again, DISABLED and DRAINING do not; without a key, the whole account.
 
-        Raises: GatewayError NOT_FOUND, REDIS_AWAY.
+        Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
         member = f"{account}/{key}" if key else account
         event = {KeyState.READY: Event.ENABLE, KeyState.DISABLED: Event.DISABLE, KeyState.DRAINING: Event.DRAIN}[state]
@@ -220,7 +220,7 @@ class AccountRegistry:
         """Tell what a free page said of a key.
 
         It works: a request may try what rested for `error_code`. It does not: `error_code` rests on, for `seconds` if known.
-        Raises: GatewayError REDIS_AWAY.
+        Raises: GatewayError REDIS_UNAVAILABLE.
         """
         rest = cooldown_for(error_code, self._clock()) if error_code else None
         if rest is None or error_code is None:
@@ -233,10 +233,10 @@ class AccountRegistry:
             "state": rest.state.value,
             "seconds": rest_s,
         }
-        await self._scripts.run("roster", upstream, ["probed", f"{account}/{key}", msgspec.json.encode(said).decode()])
+        await self._scripts.run("members", upstream, ["probed", f"{account}/{key}", msgspec.json.encode(said).decode()])
 
     async def note_probe(self, key: ProviderKey, actor: Actor, after: Mapping[str, object]) -> None:
-        """Tell the audit that a person had a key probed. Raises: GatewayError REDIS_AWAY."""
+        """Tell the audit that a person had a key probed. Raises: GatewayError REDIS_UNAVAILABLE."""
         args: list[Value] = ["note", key.id, ""]
         await self._act(key.upstream, args, actor, "pool.probe", key.id, after)
 
@@ -249,16 +249,16 @@ class AccountRegistry:
         member: str,
         after: Mapping[str, object] | None,
     ) -> LeaseReply:
-        """A person's act, with its entry in the audit. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """A person's act, with its entry in the audit. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         if upstream not in self._pools:
             known = ", ".join(sorted(self._pools))
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{upstream}'; there are: {known}.")
         text = msgspec.json.encode(after).decode() if after is not None else ""
         told: list[Value] = [self._audit_keep_s, actor.name, action, member, text, actor.request_id]
-        found = await self._scripts.run("roster", upstream, [*args, *told])
+        found = await self._scripts.run("members", upstream, [*args, *told])
         if found.decision == "unknown":
             await self.restore(upstream)
-            found = await self._scripts.run("roster", upstream, [*args, *told])
+            found = await self._scripts.run("members", upstream, [*args, *told])
         if found.decision == "missing":
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no '{member}' at '{upstream}'.")
         return found
@@ -270,7 +270,7 @@ class AccountRegistry:
         except DecryptionError as error:
             if name not in self._sealed_with_others:
                 self._sealed_with_others.add(name)
-                _LOG.error("pool_key_not_opened", upstream=upstream, key=member, detail=str(error))
+                _LOG.error("pool_key_decryption_failed", upstream=upstream, key=member, detail=str(error))
             return None
         self._sealed_with_others.discard(name)
         return secret
@@ -287,4 +287,4 @@ class AccountRegistry:
             return
         sealed = self._vault.seal(secret.reveal(), f"{upstream}/{member}")
         text = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed)).decode()
-        await self._scripts.run("roster", upstream, ["reseal", member, text])
+        await self._scripts.run("members", upstream, ["reseal", member, text])

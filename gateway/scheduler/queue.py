@@ -173,7 +173,7 @@ class Queue:
                         self._wake_anywhere(lease_id)
             except (GatewayError, UnicodeDecodeError) as error:
                 if not is_reported:
-                    _LOG.warning("grants_not_heard", detail=str(error), remedy="asked once a second instead")
+                    _LOG.warning("queue_subscription_lost", detail=str(error), remedy="asked once a second instead")
                 is_reported = True
             await asyncio.sleep(_LISTEN_PAUSE_S)
 
@@ -197,7 +197,7 @@ class Queue:
                 await self._give_up_abandoned(upstream)
 
     async def _messages(self) -> AsyncGenerator[str | None]:
-        """Ids, after None for the beginning; "" asks for a heartbeat. Raises: GatewayError REDIS_AWAY."""
+        """Ids, after None for the beginning; "" asks for a heartbeat. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._redis.pubsub() as messages:
             with translate_redis_errors():
                 await messages.subscribe(self.channel)
@@ -215,7 +215,7 @@ class Queue:
             next_s = await self._ask(upstream, is_renewing=was_shaken)
             part.is_shaken = False
         except GatewayError as error:
-            _LOG.debug("pool_turn_failed", upstream=upstream, detail=error.detail)
+            _LOG.debug("queue_heartbeat_failed", upstream=upstream, detail=error.detail)
         finally:
             if part.places or part.abandoned or part.is_shaken:
                 self._look_after(part, next_s)
@@ -223,7 +223,7 @@ class Queue:
                 self._look_after(part, self._lease_s / 4)
 
     async def _ask(self, upstream: str, *, is_renewing: bool) -> float:
-        """A heartbeat. Returns: seconds until the next is due. Raises: GatewayError REDIS_AWAY."""
+        """A heartbeat. Returns: seconds until the next is due. Raises: GatewayError REDIS_UNAVAILABLE."""
         part, now_s, next_s = self._parts[upstream], self._monotonic(), _TURN_S
         is_renewing = is_renewing or now_s - part.renewed_s >= self._lease_s / 4 - _TURN_S
         held = part.leases if is_renewing else {}
@@ -246,7 +246,7 @@ class Queue:
 
     async def _heartbeat(self, upstream: str, leases: list[str], batch: list[Waiter]) -> LeaseReply:
         args: list[Value] = [self.channel, self.alive_us, round(self._lease_s * 1e6), len(leases), *leases]
-        return await self._scripts.run("turn", upstream, [*args, *(place.id for place in batch)])
+        return await self._scripts.run("heartbeat", upstream, [*args, *(place.id for place in batch)])
 
     def _tell(self, part: _UpstreamQueue, answer: LeaseReply) -> None:
         for wake, ids in (
@@ -259,10 +259,10 @@ class Queue:
                     part.places[lease_id].wake(wake)
 
     async def _give_up_abandoned(self, upstream: str) -> None:
-        """All that are known now. Raises: GatewayError REDIS_AWAY: the rest is given up with the next heartbeat."""
+        """All that are known now. Raises: GatewayError REDIS_UNAVAILABLE: the rest is given up with the next heartbeat."""
         abandoned = self._parts[upstream].abandoned
         for some in _slices(list(abandoned), _ABANDONED_A_SCRIPT):
-            await self._scripts.run("leave", upstream, [*some])
+            await self._scripts.run("cancel", upstream, [*some])
             for lease_id in some:
                 abandoned.pop(lease_id, None)
 

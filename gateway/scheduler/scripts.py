@@ -1,6 +1,6 @@
 r"""The scripts of the pool (lua/pool), and what they answer.
 
-Every key of an upstream, `ig2:{pool:UPSTREAM}:NAME`:
+Every key of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 
 | name | type | TTL | what |
 |---|---|---|---|
@@ -49,18 +49,18 @@ _LOG = structlog.get_logger("imagegate.pool")
 _NAMES: Final = ("meta", "roster", "loads", "health", "leases", "line")
 """Some of them: the scripts name the others themselves, in the same slot."""
 SHARED: Final = (
-    "pool/prelude",
-    "pool/health",
-    "pool/time",
-    "pool/accounts",
-    "pool/keys",
-    "pool/serving",
-    "pool/shares",
-    "pool/leases",
-    "pool/line",
+    "scheduler/prelude",
+    "scheduler/health",
+    "scheduler/time",
+    "scheduler/accounts",
+    "scheduler/keys",
+    "scheduler/serving",
+    "scheduler/shares",
+    "scheduler/leases",
+    "scheduler/queue",
 )
 """What stands before each script, in this order."""
-ACTS: Final = ("lease", "claim", "leave", "turn", "release", "roster", "look", "glance")
+ACTS: Final = ("lease", "claim", "cancel", "heartbeat", "release", "members", "snapshot", "has_capacity")
 _DAY_S: Final = 86_400
 _KEPT_MAX: Final = 64
 """Upstreams and days."""
@@ -109,16 +109,16 @@ class Scripts:
     """Runs them, and tells of every change of state that they report."""
 
     def __init__(self, redis: Client, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._scripts = {act: load_script(redis, f"pool/{act}", SHARED, lua_tables()) for act in ACTS}
+        self._scripts = {act: load_script(redis, f"scheduler/{act}", SHARED, lua_tables()) for act in ACTS}
         self._metrics = metrics
         self._clock = clock
 
     async def run(self, act: str, upstream: str, args: list[Value]) -> LeaseReply:
-        """Raises: GatewayError REDIS_AWAY. Redis: one round trip."""
+        """Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
         return msgspec.json.decode(await self.raw(act, upstream, args), type=LeaseReply, strict=False)
 
     async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
-        """The answer as JSON. Raises: GatewayError REDIS_AWAY."""
+        """The answer as JSON. Raises: GatewayError REDIS_UNAVAILABLE."""
         text = str(await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S)), args))
         if '"events"' in text:
             for event in msgspec.json.decode(text, type=_StateChanges).events:
@@ -133,7 +133,7 @@ class Scripts:
         told = {name: value for name, value in named.items() if value}
         if subject == UPSTREAM and error_code == ErrorCode.KEY_INVALID.value and state == "quarantined":
             _LOG.error(
-                "configuration_alarm",
+                "all_provider_keys_rejected",
                 upstream=upstream,
                 detail="every key is refused",
                 remedy="is base_url of the keys' region? are the secrets the right ones?",

@@ -43,6 +43,6 @@ class Releases:
         await self._journal.note([Entry(RELEASE, lease.id, msgspec.Raw(msgspec.json.encode(release)))])
 
     async def replay(self, body: msgspec.Raw) -> None:
-        """Raises: GatewayError REDIS_AWAY, msgspec.ValidationError."""
+        """Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
         release = msgspec.json.decode(body, type=_Release)
         await self._scripts.run("release", release.upstream, [release.lease, release.decision])

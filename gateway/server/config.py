@@ -30,15 +30,15 @@ class ServerConfig(uvicorn.Config):
     bounds: Bounds = Bounds()
     own_bounds: Mapping[int, Bounds] = MappingProxyType({})
     """Bounds of operators' ports."""
-    drain_timeout_s: float = 5.0
-    drain_grace_s: float = 0.0
+    shutdown_timeout_s: float = 5.0
+    shutdown_delay_s: float = 0.0
     certificate: Certificate | None = None
     rejections: RejectionLog
     late_ports: frozenset[int] = frozenset()
     """Ports that accept connections until the last request is done, so that it is still counted in a scrape."""
 
 
-def server_config(app: ASGIApp | str, drain_timeout_s: float, proxies: Sequence[str] = ()) -> ServerConfig:
+def server_config(app: ASGIApp | str, shutdown_timeout_s: float, proxies: Sequence[str] = ()) -> ServerConfig:
     """The configuration of the gateway and the simulator. `proxies` are trusted for the client's address."""
     config = ServerConfig(
         app,
@@ -52,7 +52,7 @@ def server_config(app: ASGIApp | str, drain_timeout_s: float, proxies: Sequence[
         forwarded_allow_ips=list(proxies),
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
-    config.drain_timeout_s = drain_timeout_s
+    config.shutdown_timeout_s = shutdown_timeout_s
     config.rejections = RejectionLog()
     return config
 
@@ -60,12 +60,14 @@ def server_config(app: ASGIApp | str, drain_timeout_s: float, proxies: Sequence[
 def gateway_config(app: ASGIApp, settings: Settings) -> ServerConfig:
     """Raises: SettingsError for a certificate that cannot be used."""
     server = settings.server
-    config = server_config(app, server.drain_timeout_s, _with_mapped(server.trusted_proxies))
-    config.drain_grace_s = server.drain_grace_s
-    config.connection_limits = ConnectionLimits(server.head_max_bytes, server.head_timeout_s, server.send_timeout_s)
+    config = server_config(app, server.shutdown_timeout_s, _with_mapped(server.trusted_proxies))
+    config.shutdown_delay_s = server.shutdown_delay_s
+    config.connection_limits = ConnectionLimits(
+        server.max_header_bytes, server.header_timeout_s, server.write_timeout_s
+    )
     room, limit = find_room(settings), server.max_connections_per_address
     exempt = tuple(ip_network(proxy) for proxy in server.trusted_proxies)
-    head_bytes = max(_HEADS_MIN * server.head_max_bytes, server.max_memory_bytes // _HEADS_PART)
+    head_bytes = max(_HEADS_MIN * server.max_header_bytes, server.max_memory_bytes // _HEADS_PART)
     per_address = min(limit or max(room.connections // 2, 1), room.connections)
     config.bounds = Bounds(room.connections, per_address, head_bytes, exempt)
     own = Bounds(room.own_port_connections, max(room.own_port_connections // 2, 1), head_bytes, exempt)

@@ -53,12 +53,12 @@ def _watch(embedded: EmbeddedRedis, is_over: threading.Event) -> None:
     while not is_over.wait(_POLL_S):
         try:
             if embedded.own() and not is_down:
-                _LOG.warning("embedded_redis_died", remedy="it is restarted; if that fails, see its redis.log")
+                _LOG.warning("embedded_redis_exited", remedy="it is restarted; if that fails, see its redis.log")
                 is_down = True
         except (OSError, subprocess.SubprocessError) as error:
             if not is_logged:
-                _LOG.error("embedded_redis_cannot_be_started", detail=str(error))
+                _LOG.error("embedded_redis_start_failed", detail=str(error))
             is_logged = True
         if is_down and embedded.answers():
-            _LOG.info("embedded_redis_back")
+            _LOG.info("embedded_redis_recovered")
             is_down = is_logged = False

@@ -21,8 +21,8 @@ class Framing:
         "held_bytes",
     )
 
-    def __init__(self, head_max_bytes: int) -> None:
-        self._head_max_bytes = head_max_bytes
+    def __init__(self, max_header_bytes: int) -> None:
+        self._head_max_bytes = max_header_bytes
         self._bytes = 0
         """Of an incomplete head; after a complete one, everything since that is no body: chunk sizes, trailers."""
         self._body_bytes = 0

@@ -20,10 +20,10 @@ _OPERATOR_PORTS: Final = 2
 class ConnectionLimits:
     """Limits of one connection."""
 
-    head_max_bytes: int = 64 * 1024
+    max_header_bytes: int = 64 * 1024
     """Request line and headers together: OpenAI's own limit (reference/openai-images.md 6.2)."""
-    head_timeout_s: float = 30.0
-    send_timeout_s: float = 300.0
+    header_timeout_s: float = 30.0
+    write_timeout_s: float = 300.0
     """For a full write buffer to be read, and for the rest of it once the connection closes."""
     fields_max: int = 256
     """Header fields of one request. Browsers send about 20; each costs more memory than its bytes."""

@@ -35,7 +35,7 @@ class Listener:
         self._connections = connections
         self._make_protocol = make_protocol
         self._certificate = certificate
-        self._timeouts_s = (limits.head_timeout_s, limits.send_timeout_s) if certificate else (None, None)
+        self._timeouts_s = (limits.header_timeout_s, limits.write_timeout_s) if certificate else (None, None)
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._retry: asyncio.TimerHandle | None = None

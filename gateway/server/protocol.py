@@ -52,7 +52,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         assert isinstance(config, ServerConfig)
         self._limits, self._rejections = config.connection_limits, config.rejections
         self._is_in_head, self._is_rejected = True, False  # what follows a rejected request is not parsed
-        self._framing = Framing(self._limits.head_max_bytes)
+        self._framing = Framing(self._limits.max_header_bytes)
         self._rejection, self._problem = ErrorCode.MALFORMED_HTTP, ""
         """Reason for which the parser was stopped."""
         self._end_timer: asyncio.TimerHandle | None = None
@@ -94,7 +94,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return  # a trailer, which must not become a header of the request in progress
         super().on_header(name, value)
         if len(self.headers) > self._limits.fields_max:
-            self._stop(ErrorCode.HEAD_TOO_LARGE, "too many fields")
+            self._stop(ErrorCode.HEADERS_TOO_LARGE, "too many fields")
 
     def on_headers_complete(self) -> None:
         """Raises: GatewayError, at which the parser stops."""
@@ -137,7 +137,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         is_too_large = self._framing.is_too_large(len(data))
         self._hold()
         if is_too_large:
-            self._reject(GatewayError(ErrorCode.HEAD_TOO_LARGE), "head_max_bytes")
+            self._reject(GatewayError(ErrorCode.HEADERS_TOO_LARGE), "max_header_bytes")
         elif not (self._is_in_head and was_in_head) and self._is_idle():
             self._start_head_timer()  # the rest of a body that the program did not read, or nothing
 
@@ -183,7 +183,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stop_write_timer()
-        self._write_timer = self.loop.call_later(self._limits.send_timeout_s, self.transport.abort)
+        self._write_timer = self.loop.call_later(self._limits.write_timeout_s, self.transport.abort)
         self._note_unread()
 
     def resume_writing(self) -> None:
@@ -205,8 +205,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Returns the size of a complete head. Raises: GatewayError if it cannot be served."""
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._framing.note_head(head_bytes)
-        if head_bytes > self._limits.head_max_bytes:
-            self._stop(ErrorCode.HEAD_TOO_LARGE, "head_max_bytes")  # it came in one segment, which may be larger
+        if head_bytes > self._limits.max_header_bytes:
+            self._stop(ErrorCode.HEADERS_TOO_LARGE, "max_header_bytes")  # it came in one segment, which may be larger
         if len(self.pipeline) >= self._limits.pipelined_max:
             self._stop(ErrorCode.MALFORMED_HTTP, "too many pipelined requests")
         if problem := find_problem(self.parser.get_http_version(), self.headers):
@@ -219,7 +219,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._start_head_timer()
 
     def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._on_header_timeout)
+        self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._on_header_timeout)
 
     def _on_header_timeout(self) -> None:
         self._head_timer = None
@@ -232,7 +232,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _watch_end(self) -> None:
         """Bounds the time in which the client reads the last response of a closing connection."""
         if self.transport.is_closing() and self._end_timer is None:
-            self._end_timer = self.loop.call_later(self._limits.send_timeout_s, self.transport.abort)
+            self._end_timer = self.loop.call_later(self._limits.write_timeout_s, self.transport.abort)
 
     def _end_head(self) -> None:
         self._is_in_head = False
@@ -267,7 +267,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._is_in_head or not self.cycle.response_complete:  # a second response would be read as the next one
             request_id, client = f"req_{uuid.uuid4().hex}", self.client[0] if self.client else ""
             _LOG.debug(
-                "http_refused", request_id=request_id, error_code=error.error_code.value, problem=problem, client=client
+                "http_request_rejected",
+                request_id=request_id,
+                error_code=error.error_code.value,
+                problem=problem,
+                client=client,
             )
             security = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
             self.transport.write(build_rejection(error, request_id, security))

@@ -26,7 +26,7 @@ class RejectionLog:
             self._log(problem, 1)
 
     def _log(self, problem: str, count: int) -> None:
-        _LOG.warning("connections_refused", problem=problem, count=count)
+        _LOG.warning("connections_rejected", problem=problem, count=count)
         self._counts[problem] = 0
         asyncio.get_running_loop().call_later(_INTERVAL_S, self._end_interval, problem)
 

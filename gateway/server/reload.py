@@ -53,7 +53,7 @@ class ConfigReloader:
         except SettingsError as error:
             text = str(error) if str(error).startswith(path) else f"{path}: {error}"
             remedy = "correct it; it is read again when it changes, and at SIGHUP"
-            _LOG.error("configuration_not_reloaded", detail=text, remedy=remedy)
+            _LOG.error("config_reload_rejected", detail=text, remedy=remedy)
             return None
 
     async def run(self, running: ReloadTargets) -> None:
@@ -70,7 +70,7 @@ class ConfigReloader:
                 await running.take_over(pending)
             except GatewayError as error:
                 if not is_logged:
-                    _LOG.warning("configuration_not_taken_over_yet", detail=error.detail, again_in_s=_POLL_S)
+                    _LOG.warning("config_reload_pending", detail=error.detail, retry_in_s=_POLL_S)
             else:
                 self.publish(pending)
                 pending = None
@@ -83,10 +83,10 @@ class ConfigReloader:
         names = (name for name in Settings.__struct_fields__ if name not in RELOADED)
         changed = [name for name in names if getattr(configuration.settings, name) != getattr(self._settings, name)]
         if changed:
-            _LOG.warning("settings_need_a_restart", settings=changed)
+            _LOG.warning("settings_require_restart", settings=changed)
         pools = configuration.supply.pools
         _LOG.info(
-            "configuration_reloaded",
+            "config_reloaded",
             upstreams=len(pools),
             accounts=sum(len(pool.accounts) for pool in pools),
             keys=len(configuration.supply.keys),
@@ -105,7 +105,7 @@ def warn_of_shared_keys(supply: UpstreamSet) -> None:
     """Logs keys that several accounts use."""
     for same in supply.shared_keys():
         _LOG.warning(
-            "upstream_key_in_several_accounts",
+            "provider_key_in_several_accounts",
             fingerprint=same[0].secret.fingerprint,
             keys=[f"{key.upstream}/{key.id}" for key in same],
             remedy="use it once: each account is assumed to have limits of its own",

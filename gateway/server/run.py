@@ -102,7 +102,7 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
     try:
         return _create(settings, reloader, embedded_of(settings), metrics_directory)
     except SettingsError as error:
-        _LOG.error("worker_cannot_start", detail=str(error))
+        _LOG.error("worker_start_failed", detail=str(error))
         raise SystemExit(1) from error
 
 
@@ -126,7 +126,7 @@ def _run_single(options: ServerConfig, listeners: list[socket.socket], reloader:
 def _warn_of_exposed_ports(settings: Settings, host: str) -> None:
     listening = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, host=host))
     for exposure in exposed_ports(listening, has_admin_key=bool(read_admin_keys(settings, os.environ))):
-        _LOG.warning("operators_port_exposed", where=exposure.where, detail=exposure.what, remedy=exposure.remedy)
+        _LOG.warning("operator_port_exposed", where=exposure.where, detail=exposure.what, remedy=exposure.remedy)
 
 
 def _scheme(settings: Settings) -> str:

@@ -89,12 +89,12 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
         """Replaces uvicorn's, which closes the listeners first and does not wait for aborted requests."""
-        timeout_s = self._options.drain_timeout_s
+        timeout_s = self._options.shutdown_timeout_s
         ends_s = asyncio.get_running_loop().time() + timeout_s
         self._begin_drain()
-        _LOG.info("draining", requests=len(self.server_state.tasks), up_to_s=math.ceil(timeout_s))
+        _LOG.info("draining", requests=len(self.server_state.tasks), timeout_s=math.ceil(timeout_s))
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._is_hurried.wait(), self._options.drain_grace_s)
+            await asyncio.wait_for(self._is_hurried.wait(), self._options.shutdown_delay_s)
         late = [listener for listener in self._listeners if listener.port in self._options.late_ports]
         _close(listener for listener in self._listeners if listener not in late)
         await self._wait_while(lambda: bool(self.server_state.tasks), ends_s)
@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
 
     def _begin_drain(self) -> None:
         if drain := self._drain():
-            drain.begin(self._options.drain_timeout_s)
+            drain.begin(self._options.shutdown_timeout_s)
 
     def _drain(self) -> ShutdownState | None:
         """The gateway's readiness; the simulator has none."""
@@ -149,7 +149,7 @@ class Server(uvicorn.Server):
         tasks = set(self.server_state.tasks)
         if not tasks:
             return
-        _LOG.warning("requests_cut_short", requests=len(tasks))
+        _LOG.warning("requests_aborted_at_shutdown", requests=len(tasks))
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=_ABORT_S)

@@ -38,7 +38,7 @@ class Certificate:
         try:
             self.context = self.read()
         except SettingsError as error:
-            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=_REMEDY)
+            _LOG.error("certificate_reload_rejected", detail=str(error), remedy=_REMEDY)
             self.context = _context_of(*self._valid)
 
     def read(self) -> ssl.SSLContext:
@@ -63,7 +63,9 @@ class Certificate:
     def log_expiry(self) -> None:
         """Logs a warning if the certificate expires soon. Raises: SettingsError."""
         if warning := self.expiry_warning():
-            _LOG.warning("certificate_ends", detail=warning, remedy="renew it; changed files are read automatically")
+            _LOG.warning(
+                "certificate_expiring", detail=warning, remedy="renew it; changed files are read automatically"
+            )
 
     async def poll_async(self) -> None:
         """Call this about once a second."""
@@ -79,7 +81,7 @@ class Certificate:
         try:
             self.context = self.read()
         except SettingsError as error:
-            _LOG.error("certificate_not_reloaded", detail=str(error), remedy=_REMEDY)
+            _LOG.error("certificate_reload_rejected", detail=str(error), remedy=_REMEDY)
         else:
             _LOG.info("certificate_reloaded", ends=self.expires_at().isoformat())
 

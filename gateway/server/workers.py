@@ -89,7 +89,7 @@ class _Worker(Process):
         self._silent_rounds, self._silent_limit = 0, _HANG_ROUNDS
 
     def kill_hanging(self) -> None:
-        _LOG.error("worker_hangs", pid=self.pid, remedy="it is killed")
+        _LOG.error("worker_unresponsive", pid=self.pid, remedy="it is killed")
         self.process.kill()
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -151,7 +151,7 @@ class WorkerSupervisor(Multiprocess):
 
     def join_all(self) -> None:
         """Waits for the workers. Another signal hurries them; those that hang or exceed the time-out are killed."""
-        ends_s = time.monotonic() + self._options.drain_timeout_s + _EXIT_MARGIN_S
+        ends_s = time.monotonic() + self._options.shutdown_timeout_s + _EXIT_MARGIN_S
         while left := [worker for worker in self._workers if not worker.has_ended()]:
             if _STOP_SIGNALS & set(self.signal_queue):
                 self.signal_queue.clear()
@@ -172,7 +172,7 @@ class WorkerSupervisor(Multiprocess):
     def _replace(self, index: int, worker: _Worker) -> None:
         worker.join()
         code = worker.exitcode or 0
-        _LOG.warning("worker_ended", pid=worker.pid, exit_code=code)
+        _LOG.warning("worker_exited", pid=worker.pid, exit_code=code)
         self._killed_in_a_row = 0 if worker.has_served else self._killed_in_a_row + 1
         if not worker.has_served and (code > 0 or self._killed_in_a_row >= _MAX_KILLED):
             self._problem = f"a worker could not start (exit code {code}); the log says why"

@@ -53,7 +53,7 @@ class ApiKeyStore:
         self._credentials = credentials
         self._changes = changes
         self._clock = clock
-        self._unlink = load_script(redis, "unlink_key")
+        self._unlink = load_script(redis, "tenants/delete_lookup")
 
     async def create(
         self,
@@ -64,7 +64,7 @@ class ApiKeyStore:
         limits: Limits = _NO_LIMITS,
         quotas: Quotas = _NO_QUOTAS,
     ) -> CreatedApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         secret = generate_api_key()
         key = ApiKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
@@ -82,13 +82,13 @@ class ApiKeyStore:
         await self._changes.make(act, [is_there, FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))])
 
     async def get(self, key_id: str) -> ApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return (await self._read(key_id)).key
 
     async def list_keys(self, tenant: str) -> list[ApiKey]:
         """The tenant's valid keys, the oldest first, those of one second by label.
 
-        Raises: GatewayError NOT_FOUND, REDIS_AWAY.
+        Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.exists(tenant_record(tenant))
@@ -102,7 +102,7 @@ class ApiKeyStore:
         return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
 
     async def update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
-        """Make a key what `change` makes of it. Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """Make a key what `change` makes of it. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return await retrying(partial(self._update, key_id, change, actor))
 
     async def _update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
@@ -121,7 +121,7 @@ class ApiKeyStore:
     async def rotate(self, key_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
         """Give a key a new secret; the old one opens for `grace_s` more, one from an earlier rotation no longer.
 
-        Raises: GatewayError NOT_FOUND, INVALID_VALUE for a declared key, REDIS_AWAY.
+        Raises: GatewayError NOT_FOUND, INVALID_VALUE for a declared key, REDIS_UNAVAILABLE.
         """
         return await retrying(partial(self._rotate, key_id, grace_s, actor))
 
@@ -145,7 +145,7 @@ class ApiKeyStore:
         return CreatedApiKey(replace(kept.key, old_secret_until=until if grace_s else None), secret)
 
     async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return await retrying(partial(self._revoke, key_id, actor))
 
     async def _revoke(self, key_id: str, actor: Actor) -> ApiKey:

@@ -65,7 +65,7 @@ class Audit:
     async def page(self, owners: set[str], limit: int, before: Cursor | None) -> Page:
         """The `limit` newest entries below `before`.
 
-        Raises: GatewayError REDIS_AWAY.
+        Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip for a hundred owners; of each only what can be among the newest is read.
         """
         newest: list[_Found] = []

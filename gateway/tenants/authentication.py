@@ -1,7 +1,7 @@
 """Whose key is it? A key is kept only as a keyed hash, looked up by its public id.
 
 Invariant: a revoked key, or a key of a disabled tenant, is refused everywhere within a second, and a change of limits
-is known everywhere within a second: at once by a message on the channel `ig2:revoked`, and without it when the cached
+is known everywhere within a second: at once by a message on the channel `ig3:revoked`, and without it when the cached
 entry ends, after less than a second.
 """
 
@@ -83,7 +83,7 @@ class Authenticator:
     async def identify(self, authorization: str | None) -> Principal:
         """The caller of an `Authorization` header.
 
-        Raises: GatewayError NO_CREDENTIALS, INVALID_API_KEY, REDIS_AWAY.
+        Raises: GatewayError NO_CREDENTIALS, INVALID_API_KEY, REDIS_UNAVAILABLE.
         Redis: none while cached, else two round trips, shared by all who ask for the same key meanwhile.
         """
         secret = _bearer(authorization)
@@ -111,19 +111,19 @@ class Authenticator:
                     self._forget_all()
                     self._on_break()
                     if is_told:
-                        _LOG.info("revocations_heard_again")
+                        _LOG.info("revocation_channel_restored")
                     is_told, pause_s = False, _LISTEN_PAUSE_S
             except (GatewayError, UnicodeDecodeError) as error:
                 self._forget_all()
                 self._on_break()
                 if not is_told:
-                    _LOG.warning("revocations_not_heard", detail=str(error), remedy="tried again, until it is heard")
+                    _LOG.warning("revocation_channel_lost", detail=str(error), remedy="tried again, until it is heard")
                 is_told = True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LISTEN_PAUSE_MAX_S)
 
     async def _messages(self) -> AsyncGenerator[str | None]:
-        """What is said on the channel, after None for the beginning. Raises: GatewayError REDIS_AWAY."""
+        """What is said on the channel, after None for the beginning. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._redis.pubsub() as messages:
             with translate_redis_errors():
                 await messages.subscribe(CHANNEL)
@@ -172,7 +172,7 @@ class Authenticator:
             task.add_done_callback(partial(self._keep, public_id, load))
         await asyncio.wait({load.task})
         if load.task.cancelled():
-            raise GatewayError(ErrorCode.REDIS_AWAY, "the look-up of the key was ended")
+            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "the look-up of the key was ended")
         return load.task.result()
 
     def _keep(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:

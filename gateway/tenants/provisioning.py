@@ -87,7 +87,7 @@ class TenantProvisioner:
             async with asyncio.timeout(_START_S):
                 await self.apply()
         except (GatewayError, TimeoutError) as error:
-            _LOG.warning("tenants_not_declared_yet", detail=str(error), again_in_s=self._look_s)
+            _LOG.warning("tenant_provisioning_pending", detail=str(error), retry_in_s=self._look_s)
 
     async def keep(self) -> None:
         """Apply what could not be applied, and again when Redis has lost its memory; runs for ever."""
@@ -96,7 +96,7 @@ class TenantProvisioner:
             try:
                 await self._look()
             except GatewayError as error:
-                _LOG.debug("declaration_not_looked_after", detail=error.detail)
+                _LOG.debug("tenant_provisioning_check_failed", detail=error.detail)
 
     async def reload(self, declared: Sequence[ProvisionedTenant]) -> None:
         """Apply another declaration in the place of this one."""
@@ -105,7 +105,7 @@ class TenantProvisioner:
         await self.start()
 
     async def apply(self) -> None:
-        """Make Redis hold what is declared. Raises: GatewayError REDIS_AWAY."""
+        """Make Redis hold what is declared. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._turn:
             declared = self._declared
             if declared:
@@ -121,14 +121,14 @@ class TenantProvisioner:
             await self._apply_tenant(declared)
         for name in sorted(await execute(self._redis, self._redis.smembers(DECLARED), set[str]) - names):
             await self._retire(name)
-        _LOG.info("tenants_declared", tenants=len(names))
+        _LOG.info("tenants_provisioned", tenants=len(names))
 
     async def _look(self) -> None:
         if self._is_applied and await execute(self._redis, self._redis.exists(MARKER), bool):
             return
         if self._is_applied:
             _LOG.error(
-                "redis_lost_its_memory",
+                "redis_data_loss_detected",
                 lost="tenants and keys made by the admin API, the audit, counters of limits and quotas, the ledger",
                 restored=f"{len(self._declared)} tenants of the configuration",
             )
@@ -163,7 +163,7 @@ class TenantProvisioner:
         pipeline.hget(keys_record(key.tenant), key.id)
         is_revoked, text = await execute(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
-            _LOG.warning("declared_key_stays_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
+            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
             return
         owner = await self._keys.link(key)
         if owner and owner != key.tenant:

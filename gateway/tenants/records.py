@@ -35,7 +35,7 @@ def lookup_record(key_id: str) -> str:
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A value of the hash `ig2:{NAME}:keys`: what is kept of a key, as JSON."""
+    """A value of the hash `ig3:{NAME}:keys`: what is kept of a key, as JSON."""
 
     keyed_hash: str
     """The keyed hash of the secret."""

@@ -23,7 +23,7 @@ class TenantStore:
         self._changes = changes
 
     async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
-        """Raises: GatewayError CONFLICT, REDIS_AWAY."""
+        """Raises: GatewayError CONFLICT, REDIS_UNAVAILABLE."""
         await execute(self._redis, self._redis.sadd(NAMES, tenant.name), int)
         act = AuditEvent(actor, "tenant.create", tenant.name, after=describe_tenant(tenant))
         try:
@@ -33,7 +33,7 @@ class TenantStore:
         return tenant
 
     async def get(self, name: str) -> Tenant:
-        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return read_tenant(name, await self._fields(name))
 
     async def list_tenants(self) -> list[Tenant]:
@@ -53,7 +53,7 @@ class TenantStore:
     async def update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
         """Make a tenant what `change` makes of it; what is changed elsewhere meanwhile stays.
 
-        Raises: GatewayError NOT_FOUND, REDIS_AWAY.
+        Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
         return await retrying(partial(self._update, name, change, actor))
 

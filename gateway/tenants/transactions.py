@@ -45,7 +45,7 @@ class TenantTransactions:
     def __init__(self, redis: Client, forget: Callable[[str], None], audit_keep_s: int) -> None:
         self._forget = forget
         self._audit_keep_s = audit_keep_s
-        self._change = load_script(redis, "change")
+        self._change = load_script(redis, "tenants/compare_and_set")
 
     async def make(
         self, act: AuditEvent, edits: Sequence[FieldUpdate], *, revoked_key: str = "", unless_revoked: str = ""
@@ -54,7 +54,7 @@ class TenantTransactions:
 
         `revoked_key` cannot be declared again: nothing happens then where it is `unless_revoked`. An act without an
         action is not told to the audit.
-        Raises: StaleError; GatewayError REDIS_AWAY.
+        Raises: StaleError; GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip, lua/change.lua.
         """
         message = f"@{act.tenant}"

@@ -67,7 +67,7 @@ def test_without_a_configured_key_it_is_closed(redis_url: str, method: str, path
     with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
         headers = {"authorization": given} if given else {}
         refused = error(httpx.request(method, f"{url}/admin/v1{path}", headers=headers), 403)
-        assert "admin_closed" == refused["code"]
+        assert "admin_api_disabled" == refused["code"]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

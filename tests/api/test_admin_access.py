@@ -48,7 +48,7 @@ def test_a_reader_changes_nothing(method: str) -> None:
 def test_anything_else_is_no_key(given: str) -> None:
     for method in ("GET", "POST"):
         assert ErrorCode.ADMIN_UNAUTHORIZED is fault_of(given, method)
-        assert ErrorCode.ADMIN_CLOSED is fault_of(given, method, AdminAuthenticator([]))
+        assert ErrorCode.ADMIN_API_DISABLED is fault_of(given, method, AdminAuthenticator([]))
 
 
 @pytest.fixture

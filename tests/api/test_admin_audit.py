@@ -105,9 +105,9 @@ def test_no_secret_is_in_the_audit_nor_in_the_stream(gateway: Gateway, redis_url
     rotated = gateway.admin("POST", f"/keys/{made['id']}/rotate").json()
     gateway.admin("PATCH", f"/keys/{made['id']}", {"label": "app"})
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        records = str(client.hgetall("ig2:{acme}:keys"))
-        stream = str(client.xrange("ig2:{acme}:audit"))
-        pepper = str(client.get("ig2:pepper"))
+        records = str(client.hgetall("ig3:{acme}:keys"))
+        stream = str(client.xrange("ig3:{acme}:audit"))
+        pepper = str(client.get("ig3:pepper"))
     gateway.admin("DELETE", f"/keys/{made['id']}")
     hashes = [word for word in records.split('"') if len(word) == 64]
     hidden = [made["key"][16:], rotated["key"][16:], gateway.api_key[16:], ADMIN_KEY, pepper, *hashes]

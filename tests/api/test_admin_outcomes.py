@@ -155,7 +155,7 @@ async def test_a_change_of_which_only_the_rest_failed_was_carried_out(
 async def fail(stores: Stores, cause: Exception, *, is_made: bool) -> None:
     if is_made:
         await stores.tenant()
-    raise GatewayError(ErrorCode.REDIS_AWAY) from cause
+    raise GatewayError(ErrorCode.REDIS_UNAVAILABLE) from cause
 
 
 def test_what_is_no_failure_of_redis_is_said_as_it_is() -> None:

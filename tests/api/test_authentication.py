@@ -59,7 +59,7 @@ class Door:
 
     def _judge(self, secret: str, wrong: ErrorCode) -> str:
         if secret == "redis-away":
-            raise GatewayError(ErrorCode.REDIS_AWAY)
+            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE)
         if secret not in self.right:
             raise GatewayError(ErrorCode.NO_CREDENTIALS if not secret else wrong)
         return "right"
@@ -143,7 +143,7 @@ async def test_an_admin_key_that_repeats_itself_leaves_room_for_others() -> None
     assert "right" == await door.tenant(RIGHT)
 
 
-@pytest.mark.parametrize(("secret", "told"), [("", "no_credentials"), ("redis-away", "redis_away")])
+@pytest.mark.parametrize(("secret", "told"), [("", "no_credentials"), ("redis-away", "redis_unavailable")])
 async def test_an_admin_key_that_is_missing_is_no_guess(secret: str, told: str) -> None:
     door = make_door(2)
     assert [told] * 10 == [door.admin(secret) for _ in range(10)]
@@ -179,7 +179,7 @@ async def test_a_key_that_is_right_no_more_is_a_guess_and_known_no_more() -> Non
 @pytest.mark.parametrize("secret", ["", "redis-away"])
 async def test_no_key_and_no_answer_are_no_guess(secret: str) -> None:
     door = make_door(2)
-    for told in ("no_credentials" if not secret else "redis_away",) * 10:
+    for told in ("no_credentials" if not secret else "redis_unavailable",) * 10:
         assert told == await door.tenant(secret)
     assert ["invalid_api_key", "invalid_api_key"] == (await guess(door, 3))[:2]
 

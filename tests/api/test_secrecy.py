@@ -67,7 +67,7 @@ TOLD: Final = (
 
 @contextmanager
 def running(
-    directory: Path, redis_url: str, base_url: str, dialect: str, log_format: str
+    directory: Path, redis_url: str, base_url: str, provider: str, log_format: str
 ) -> Iterator[tuple[str, Path]]:
     """`imagegate serve` as a process of its own; yields its address and the file of its standard error."""
     accounts = "".join(
@@ -75,14 +75,14 @@ def running(
         f'[[upstreams.accounts.keys]]\nname = "{name.lower()}-1"\nsecret = {{ env = "SECRET_{name}" }}\n'
         for name in "ABCDE"
     )
-    model = {"302ai": "minimaxi-image-01", "minimax": "image-01"}[dialect]
+    model = {"302ai": "minimaxi-image-01", "minimax": "image-01"}[provider]
     config = directory / "imagegate.toml"
     config.write_text(
         f'[server]\nport = 0\n[redis]\nurl = "{redis_url}"\n'
         f'[metrics]\nport = 0\n[admin]\nport = 0\nkey = {{ env = "ADMIN_KEY" }}\n'
-        f'[keys]\npepper = {{ env = "SECRET_PEPPER" }}\n[logs]\nformat = "{log_format}"\nlevel = "debug"\n'
+        f'[api_keys]\nhash_pepper = {{ env = "SECRET_PEPPER" }}\n[logs]\nformat = "{log_format}"\nlevel = "debug"\n'
         f"[requests]\ncall_timeout_s = 0.5\nmax_attempts = 10\n"
-        f'[[upstreams]]\nname = "sim"\ndialect = "{dialect}"\nbase_url = "{base_url}"\nresult_hosts = ["{base_url}"]\n'
+        f'[[upstreams]]\nname = "sim"\ndialect = "{provider}"\nbase_url = "{base_url}"\nresult_hosts = ["{base_url}"]\n'
         f"max_wait_s = 0\n"
         f"{accounts}"
         f'[[models]]\nid = "image-01"\naliases = ["dall-e-3"]\nprice_per_image_usd = "0.0035"\n'
@@ -113,7 +113,7 @@ def is_alive(client: httpx.Client, port: int) -> bool:
 def rest_no_more(redis_url: str) -> None:
     """Wake every upstream key, so that the next fault is met and not a resting pool."""
     with redis.Redis.from_url(redis_url) as client:
-        for name in client.keys("ig2:{pool:*"):
+        for name in client.keys("ig3:{pool:*"):
             client.delete(name)
 
 
@@ -167,12 +167,12 @@ def check_nothing_leaked(answers: str, log: Path, secrets: list[str]) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", pytest.param("console", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dialect", ["minimax", "302ai"])
+@pytest.mark.parametrize("provider", ["minimax", "302ai"])
 def test_no_fault_shows_a_secret(
-    tmp_path: Path, redis_url: str, simulator: Simulator, dialect: str, log_format: str
+    tmp_path: Path, redis_url: str, simulator: Simulator, provider: str, log_format: str
 ) -> None:
     secrets = list(CANARIES.values())
-    with running(tmp_path, redis_url, simulator.url, dialect, log_format) as (url, log):
+    with running(tmp_path, redis_url, simulator.url, provider, log_format) as (url, log):
         answers = collect(url, redis_url, secrets)
     check_nothing_leaked(answers, log, secrets)
     if log_format == "json":
@@ -201,13 +201,13 @@ def ask_everywhere(url: str, redis_url: str, secrets: list[str]) -> str:
     return "\n".join(f"{dict(answer.headers)} {answer.text}" for answer in answers)
 
 
-@pytest.mark.parametrize("dialect", ["minimax", "302ai"])
+@pytest.mark.parametrize("provider", ["minimax", "302ai"])
 def test_an_upstream_that_repeats_what_it_is_sent_gets_it_no_further(
-    tmp_path: Path, redis_url: str, dialect: str
+    tmp_path: Path, redis_url: str, provider: str
 ) -> None:
     """Its words go into the log for operators, its links and ids to the tenant: with neither keys nor prompts."""
     secrets = list(CANARIES.values())
-    with serving(echoing()) as base_url, running(tmp_path, redis_url, base_url, dialect, "json") as (url, log):
+    with serving(echoing()) as base_url, running(tmp_path, redis_url, base_url, provider, "json") as (url, log):
         answers = ask_everywhere(url, redis_url, secrets)
     logged = log.read_text("utf-8")
     upstream = [secret for name, secret in CANARIES.items() if name in {f"SECRET_{letter}" for letter in "ABCDE"}]

@@ -47,7 +47,7 @@ def series(url: str) -> set[tuple[str, ...]]:
 
 def test_10_000_random_paths_and_10_000_junk_models_add_no_series(make_gateway: MakeGateway) -> None:
     """Beyond those that one of each adds."""
-    gateway = make_gateway(server={"refusals_per_second": 0})
+    gateway = make_gateway(server={"rejections_per_second": 0})
     junk = (b'{"prompt":"x","model":"junk-%d"}' % number for number in range(10_001))
     models = (request_line(gateway, "POST /v1/images/generations", body) for body in junk)
     paths = (request_line(gateway, f"GET /random/{number}") for number in range(10_001))
@@ -65,7 +65,7 @@ def test_10_000_random_paths_and_10_000_junk_models_add_no_series(make_gateway: 
 
 
 def test_tenants_beyond_the_cap_are_counted_together(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(metrics={"tenants_max": 2})
+    gateway = make_gateway(metrics={"max_tenant_series": 2})
     keys = {name: new_key(gateway.url, name) for name in ("acme", "beta", "gamma", "delta")}
     for key in keys.values():
         Gateway(gateway.url, key).generate(prompt="x")

@@ -19,7 +19,7 @@ COMPLETED: Final = "image_generation.completed"
 @pytest.fixture
 def lively(make_gateway: MakeGateway) -> Gateway:
     """A gateway that sends keep-alives every 50 ms."""
-    return make_gateway(server={"stream_keep_alive_s": 0.05})
+    return make_gateway(server={"sse_keepalive_s": 0.05})
 
 
 def blocks(text: str) -> list[str]:
@@ -151,7 +151,7 @@ def test_when_the_client_hangs_up_the_image_is_billed_and_logged_once(
     """What was bought is counted, whether or not anybody still listens."""
     url = stack.enter_context(serving(create_simulator(latency_s=0.0, requests_per_minute=1000)))
     simulator = Simulator(url)
-    gateway = make_gateway(upstream("sim", "minimax", url), server={"stream_keep_alive_s": keep_alive_s})
+    gateway = make_gateway(upstream("sim", "minimax", url), server={"sse_keepalive_s": keep_alive_s})
     headers = {"authorization": f"Bearer {gateway.api_key}", "x-request-id": "the-one-that-left"}
     body = {"prompt": "x [delay=1.5]", "n": 2, "stream": stream}
     counted = 'imagegate_images_total{model="image-01",tenant="acme",upstream="sim"} 2.0'
@@ -170,7 +170,7 @@ def test_when_the_client_hangs_up_the_image_is_billed_and_logged_once(
 
 
 def test_ten_hang_ups_leave_nothing_behind(make_gateway: MakeGateway) -> None:
-    lively = make_gateway(server={"stream_keep_alive_s": 0.5})
+    lively = make_gateway(server={"sse_keepalive_s": 0.5})
     headers = {"authorization": f"Bearer {lively.api_key}"}
     for _ in range(10):
         with pytest.raises(httpx.TimeoutException):
@@ -188,7 +188,7 @@ def test_ten_hang_ups_leave_nothing_behind(make_gateway: MakeGateway) -> None:
 
 
 def test_a_stream_that_has_begun_tells_in_a_comment_what_is_missing(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(server={"stream_keep_alive_s": 0.05})
+    gateway = make_gateway(server={"sse_keepalive_s": 0.05})
     answer = gateway.generate(prompt="[delay=0.3] [fail=1]", n=3, stream=True)
     assert 2 == answer.text.count("event: image_generation.completed")
     assert answer.text.endswith(": missing 1\n\n")

@@ -348,7 +348,7 @@ def test_every_record_comes_once_with_the_total_of_the_beginning(gateway: Gatewa
 
 
 def test_a_record_that_is_corrected_between_two_pages_is_on_one_of_them(gateway: Gateway, books: "redis.Redis") -> None:
-    stream = "ig2:{acme}:ledger:20260728"
+    stream = "ig3:{acme}:ledger:20260728"
     settle(books, numbered(Settled(), 4))
     entries: Any = books.xrange(stream)
     answer = get(gateway, "/usage/records", f"{JULY}&tenant=acme&limit=2")
@@ -367,12 +367,12 @@ def test_a_verification_tells_what_it_compared_and_found(gateway: Gateway, books
     today = datetime.now(UTC).date()
     settle(books, numbered(Settled(day=today), 3000) + numbered(Settled(tenant="b", day=today), 3000))
     settle(books, [Settled(tenant="c", day=today - timedelta(days=500)), Settled(tenant="c", day=today, model="a|b")])
-    books.delete(f"ig2:{{c}}:ledger:{today - timedelta(days=500):%Y%m%d}")
+    books.delete(f"ig3:{{c}}:ledger:{today - timedelta(days=500):%Y%m%d}")
     query = f"from={today - timedelta(days=600)}"
     first, second = all_pages(gateway, "/usage/verify", query)
     assert {"days": 2, "records": 6000, "expired_days": 0, "busy_days": 0, "differences": []}.items() <= first.items()
     assert {"days": 1, "records": 1, "expired_days": 1, "differences": []}.items() <= second.items()
-    books.hincrby(f"ig2:{{c}}:sums:{today:%Y%m%d}", "key1|usd_micros|a|b", 7)
+    books.hincrby(f"ig3:{{c}}:sums:{today:%Y%m%d}", "key1|usd_micros|a|b", 7)
     [difference] = all_pages(gateway, "/usage/verify", f"{query}&tenant=c")[0]["differences"]
     assert {
         "tenant": "c",
@@ -389,14 +389,14 @@ def test_the_setting_counts_for_a_day_that_does_not_say_how_long_its_records_are
     make_gateway: Any, books: "redis.Redis"
 ) -> None:
     day = datetime.now(UTC).date() - timedelta(days=20)
-    for keep_days, expected in ((10, (1, 0)), (400, (0, 4))):
-        gateway = make_gateway(ledger={"keep_days": keep_days})
+    for retention_days, expected in ((10, (1, 0)), (400, (0, 4))):
+        gateway = make_gateway(ledger={"retention_days": retention_days})
         know(books, "acme")
         settle(books, [Settled(day=day)])
-        books.delete(f"ig2:{{acme}}:ledger:{day:%Y%m%d}")
+        books.delete(f"ig3:{{acme}}:ledger:{day:%Y%m%d}")
         answer = get(gateway, "/usage/verify", f"from={day}")
         assert expected == (answer["expired_days"], len(answer["differences"]))
-        books.delete(f"ig2:{{acme}}:sums:{day:%Y%m%d}")
+        books.delete(f"ig3:{{acme}}:sums:{day:%Y%m%d}")
 
 
 def test_a_request_that_was_served_is_reported_recorded_and_proved(gateway: Gateway) -> None:
@@ -415,7 +415,7 @@ def test_a_request_that_was_served_is_reported_recorded_and_proved(gateway: Gate
 def test_the_documented_answers_are_the_answers(gateway: Gateway, books: "redis.Redis") -> None:
     today = datetime.now(UTC).date()
     settle(books, [*numbered(Settled(day=today), 2), Settled(day=today, outcome="not_sent", calls="")])
-    books.hincrby(f"ig2:{{acme}}:sums:{today:%Y%m%d}", "key1|lost|image-01", 1)
+    books.hincrby(f"ig3:{{acme}}:sums:{today:%Y%m%d}", "key1|lost|image-01", 1)
     answers = {
         "UsageReport": get(gateway, "/usage", "by=day,tenant,model,key"),
         "UsageRecords": get(gateway, "/usage/records"),

@@ -23,7 +23,7 @@ WAIT: Final = "x-imagegate-max-wait"
 @pytest.fixture
 def narrow(make_gateway: MakeGateway, simulator: Simulator) -> Gateway:
     """One account that takes one call at once; a request that does not say otherwise does not wait."""
-    return make_gateway(scarce(simulator.url, max_wait_s=0), server={"stream_keep_alive_s": 0.05})
+    return make_gateway(scarce(simulator.url, max_wait_s=0), server={"sse_keepalive_s": 0.05})
 
 
 def native(gateway: Gateway, **headers: str) -> httpx.Response:
@@ -37,7 +37,7 @@ def ledger(gateway: Gateway) -> list[dict[str, Any]]:
 
 def never_sent(redis_url: str) -> int:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        sums = [client.hgetall(name) for name in client.scan_iter("ig2:{acme}:sums:*")]
+        sums = [client.hgetall(name) for name in client.scan_iter("ig3:{acme}:sums:*")]
     return sum(int(count) for day in sums for name, count in day.items() if "|not_sent|" in name)
 
 
@@ -208,7 +208,7 @@ def test_a_pool_that_goes_down_meanwhile_is_told_to_who_waits(narrow: Gateway) -
 def test_a_target_without_room_is_left_for_the_next_one_after_a_while(
     make_gateway: MakeGateway, simulator: Simulator, path: str
 ) -> None:
-    first = scarce(simulator.url, "a:a-1", name="first", spill_after_s=0.4)
+    first = scarce(simulator.url, "a:a-1", name="first", fallback_after_s=0.4)
     second = scarce(simulator.url, "b:b-1", name="second")
     gateway = make_gateway(first, second)
     with occupied(gateway, 2.0, "first"):
@@ -219,7 +219,9 @@ def test_a_target_without_room_is_left_for_the_next_one_after_a_while(
 
 
 def test_a_target_that_is_down_is_left_at_once(make_gateway: MakeGateway, simulator: Simulator) -> None:
-    gone = scarce("http://127.0.0.1:1", "a:a-1", name="gone", spill_after_s=20, breaker_failures=1, breaker_open_s=60)
+    gone = scarce(
+        "http://127.0.0.1:1", "a:a-1", name="gone", fallback_after_s=20, breaker_failures=1, breaker_open_s=60
+    )
     gateway = make_gateway(gone, scarce(simulator.url, "b:b-1", name="second"))
     for _ in range(2):  # the first finds out
         answer = gateway.generate(prompt="x")
@@ -231,7 +233,7 @@ def test_a_target_that_is_down_is_left_at_once(make_gateway: MakeGateway, simula
 
 def test_the_parts_of_a_request_wait_each_on_its_own(make_gateway: MakeGateway, simulator: Simulator) -> None:
     """302.AI takes one image a call: five of them go through two accounts that take one call at once."""
-    gateway = make_gateway(scarce(simulator.url, "a:a-1", "b:b-1", dialect="302ai"))
+    gateway = make_gateway(scarce(simulator.url, "a:a-1", "b:b-1", provider="302ai"))
     with occupied(gateway, 0.5):
         answer = gateway.generate(prompt="x [delay=0.1]", n=5)
     assert 5 == len(answer.json()["data"])
@@ -255,8 +257,8 @@ def test_who_waits_when_the_gateway_is_stopped_gets_an_answer_and_leaves_nothing
     assert [503] * 3 == [one.status_code for one in answers[1:]]
     assert {"gateway_unavailable"} == {one.json()["error"]["code"] for one in answers[1:]}
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        left = {name: client.zcard(f"ig2:{{pool:sim}}:{name}") for name in ("line", "leases", "active")}
-        reservations = client.zcard("ig2:{acme}:open")
+        left = {name: client.zcard(f"ig3:{{pool:sim}}:{name}") for name in ("line", "leases", "active")}
+        reservations = client.zcard("ig3:{acme}:open")
     assert {"line": 0, "leases": 0, "active": 0} == left
     assert 0 == reservations
     assert 1 == len(simulator.requests())

@@ -28,14 +28,14 @@ async def test_what_a_redis_that_hung_has_forgotten_is_settled_again(tmp_path: P
             books, caller = build_metering(settings, redis, Metrics()), await put_tenant(redis)
             async with admitted(books.admission, caller, 4) as reservation:
                 (await reservation.mark_sent("sim", "main", 4)).share.deliver(4, 4, 0)
-                before = {name: other.dump(name) for name in other.scan_iter("ig2:{*")}
+                before = {name: other.dump(name) for name in other.scan_iter("ig3:{*")}
             with paused(server.pid):
                 while not redis.guard.breaker.is_open:
                     await failure(redis)
             for name, value in before.items():
                 other.delete(name)
                 other.restore(name, 0, bytes(value or b""))
-            other.delete(*(name for name in other.scan_iter("ig2:{*") if name not in before))
+            other.delete(*(name for name in other.scan_iter("ig3:{*") if name not in before))
             assert await written(redis, "it answers again")
             assert [] == await ledger(redis)
             async with anyio.create_task_group() as group:

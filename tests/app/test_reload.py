@@ -42,7 +42,7 @@ class Recorder:
 
     async def _declare_accounts(self, pools: Sequence[Pool]) -> None:
         if self._is_redis_away:
-            raise GatewayError(ErrorCode.REDIS_AWAY)
+            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE)
         self.told.append(("accounts", [account.name for pool in pools for account in pool.accounts], self.targets()))
 
     def _configure(self, supply: UpstreamSet) -> None:

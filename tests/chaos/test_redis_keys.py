@@ -20,20 +20,20 @@ def keys(redis_url: str) -> Keys:
 
 def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client, keys(redis_url) as found:
-        client.set("ig2:pepper", "x")
-        client.hset("ig2:{acme}:tenant", "limits", "{}")
-        client.hset("ig2:{acme}:sums:20261124", "key|requests|image-01", 1)
-        client.hset("ig2:{pool:sim}:added", "a/b", "{}")
-        client.hset("ig2:{acme}:day:20261124", mapping={"images": 3, "usd_micros": 10_500})
-        client.expire("ig2:{acme}:day:20261124", 60)
-        client.hset("ig2:{acme}:ticket:1", mapping={"model": "image-01", "settled": "by itself"})
-        client.expire("ig2:{acme}:ticket:1", 60)
-        client.hset("ig2:{pool:sim}:loads", "main", msgspec.msgpack.encode({"log": [], "flying": 0}))
-        client.expire("ig2:{pool:sim}:loads", 60)
-        client.zadd("ig2:{pool:sim}:ready:1", {"main": 16_000_000})
-        client.expire("ig2:{pool:sim}:ready:1", 60)
-        client.zadd("ig2:{pool:sim}:idle", {"i:acme": 3})
-        client.expire("ig2:{pool:sim}:idle", 60)
+        client.set("ig3:pepper", "x")
+        client.hset("ig3:{acme}:tenant", "limits", "{}")
+        client.hset("ig3:{acme}:sums:20261124", "key|requests|image-01", 1)
+        client.hset("ig3:{pool:sim}:added", "a/b", "{}")
+        client.hset("ig3:{acme}:day:20261124", mapping={"images": 3, "usd_micros": 10_500})
+        client.expire("ig3:{acme}:day:20261124", 60)
+        client.hset("ig3:{acme}:reservation:1", mapping={"model": "image-01", "settled": "by itself"})
+        client.expire("ig3:{acme}:reservation:1", 60)
+        client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"log": [], "flying": 0}))
+        client.expire("ig3:{pool:sim}:loads", 60)
+        client.zadd("ig3:{pool:sim}:ready:1", {"main": 16_000_000})
+        client.expire("ig3:{pool:sim}:ready:1", 60)
+        client.zadd("ig3:{pool:sim}:idle", {"i:acme": 3})
+        client.expire("ig3:{pool:sim}:idle", 60)
         assert [] == found.leftovers()
         assert {"acme": Counters(3, 10_500)} == found.counters("day")
 
@@ -41,23 +41,23 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
 @pytest.mark.parametrize(
     ("leave", "told"),
     [
-        (lambda client: client.set("ig2:sweeper", "x"), "ig2:sweeper has no end"),
-        (lambda client: client.zadd("ig2:{acme}:open", {"1": 1}), "ig2:{acme}:open: 1 reservations left"),
-        (lambda client: client.zadd("ig2:{acme}:key:k:open", {"1": 1}), "ig2:{acme}:key:k:open: 1 reservations left"),
-        (lambda client: client.hset("ig2:{acme}:ticket:1", "model", "m"), "ig2:{acme}:ticket:1: not settled"),
-        (lambda client: client.zadd("ig2:{pool:sim}:leases", {"1": 1}), "ig2:{pool:sim}:leases: 1 left"),
-        (lambda client: client.hset("ig2:{pool:sim}:places", "1", "x"), "ig2:{pool:sim}:places: 1 left"),
-        (lambda client: client.zadd("ig2:{pool:sim}:ready:1", {"a": 1}), "ig2:{pool:sim}:ready:1 has no end"),
-        (lambda client: client.hset("ig2:{pool:sim}:waits", "i:acme", 2), "ig2:{pool:sim}:waits: 1 left"),
-        (lambda client: client.hset("ig2:{pool:sim}:queued", "7", 1.5), "ig2:{pool:sim}:queued: 1 left"),
-        (lambda client: client.hset("ig2:{pool:sim}:class", "7", "x"), "ig2:{pool:sim}:class: 1 left"),
-        (lambda client: client.hset("ig2:{pool:sim}:classids", "[]", 7), "ig2:{pool:sim}:classids: 1 left"),
-        (lambda client: client.zadd("ig2:{pool:sim}:classes", {"7": 1}), "ig2:{pool:sim}:classes: 1 left"),
-        (lambda client: client.zadd("ig2:{pool:sim}:class:7", {"i:acme": 1}), "ig2:{pool:sim}:class:7: 1 left"),
-        (lambda client: client.sadd("ig2:{pool:sim}:waiting:p", "1", "2"), "ig2:{pool:sim}:waiting:p: 2 left"),
+        (lambda client: client.set("ig3:sweeper", "x"), "ig3:sweeper has no end"),
+        (lambda client: client.zadd("ig3:{acme}:open", {"1": 1}), "ig3:{acme}:open: 1 reservations left"),
+        (lambda client: client.zadd("ig3:{acme}:key:k:open", {"1": 1}), "ig3:{acme}:key:k:open: 1 reservations left"),
+        (lambda client: client.hset("ig3:{acme}:reservation:1", "model", "m"), "ig3:{acme}:reservation:1: not settled"),
+        (lambda client: client.zadd("ig3:{pool:sim}:leases", {"1": 1}), "ig3:{pool:sim}:leases: 1 left"),
+        (lambda client: client.hset("ig3:{pool:sim}:places", "1", "x"), "ig3:{pool:sim}:places: 1 left"),
+        (lambda client: client.zadd("ig3:{pool:sim}:ready:1", {"a": 1}), "ig3:{pool:sim}:ready:1 has no end"),
+        (lambda client: client.hset("ig3:{pool:sim}:waits", "i:acme", 2), "ig3:{pool:sim}:waits: 1 left"),
+        (lambda client: client.hset("ig3:{pool:sim}:queued", "7", 1.5), "ig3:{pool:sim}:queued: 1 left"),
+        (lambda client: client.hset("ig3:{pool:sim}:class", "7", "x"), "ig3:{pool:sim}:class: 1 left"),
+        (lambda client: client.hset("ig3:{pool:sim}:classids", "[]", 7), "ig3:{pool:sim}:classids: 1 left"),
+        (lambda client: client.zadd("ig3:{pool:sim}:classes", {"7": 1}), "ig3:{pool:sim}:classes: 1 left"),
+        (lambda client: client.zadd("ig3:{pool:sim}:class:7", {"i:acme": 1}), "ig3:{pool:sim}:class:7: 1 left"),
+        (lambda client: client.sadd("ig3:{pool:sim}:waiting:p", "1", "2"), "ig3:{pool:sim}:waiting:p: 2 left"),
         (
-            lambda client: client.hset("ig2:{pool:sim}:loads", "main", msgspec.msgpack.encode({"flying": 2})),
-            "ig2:{pool:sim}:loads: main has 2 calls under way",
+            lambda client: client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"flying": 2})),
+            "ig3:{pool:sim}:loads: main has 2 calls under way",
         ),
     ],
 )

@@ -59,7 +59,7 @@ def test_programs_are_told_the_same() -> None:
 def test_what_must_not_stand_in_a_log_is_found_in_it() -> None:
     lines = [
         '{"event": "request", "fault": null, "request_id": "cb-1"}',
-        '{"event": "unexpected_failure", "request_id": "cb-2"}',
+        '{"event": "internal_error", "request_id": "cb-2"}',
         '{"event": "request", "fault": "internal", "request_id": "cb-3"}',
         "Traceback (most recent call last):",
         "",

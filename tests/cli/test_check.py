@@ -22,7 +22,7 @@ targets = [{{ upstream = "sim", model = "image-01" }}]
 UPSTREAM = """\
 [[upstreams]]
 name = "{name}"
-dialect = "{dialect}"
+provider = "{provider}"
 base_url = "{url}"
 result_hosts = ["{url}"]
 [[upstreams.accounts]]
@@ -40,7 +40,7 @@ def write_config(folder: Path, redis_url: str, *upstreams: tuple[str, str, str])
         keys = ", ".join(
             f'{{ name = "{key}", secret = {{ env = "SECRET_{key.replace("-", "_")}" }} }}' for key in names
         )
-        text += UPSTREAM.format(name=name, dialect="302ai" if name == "relay" else "minimax", url=url, keys=keys)
+        text += UPSTREAM.format(name=name, provider="302ai" if name == "relay" else "minimax", url=url, keys=keys)
     (folder / "imagegate.toml").write_text(text)
     return environ
 

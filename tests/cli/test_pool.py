@@ -81,13 +81,13 @@ def test_what_rests_has_a_line_that_says_why_and_for_how_long() -> None:
         key(key="main-2", state="quarantined", error_code="key_invalid", since=NOW - 190, until=NOW + 725),
         key(key="main-3", state="disabled", held_by="alice", since=NOW - 90_000),
         key(key="main-4", state="cooling", error_code="key_model_denied", model="image-01", since=NOW, until=NOW + 9),
-        key(key="main-5", state="half_open", error_code="balance_empty", since=NOW - 7200, until=NOW - 1),
+        key(key="main-5", state="half_open", error_code="insufficient_balance", since=NOW - 7200, until=NOW - 1),
     ]
     assert [
         "    main-2  quarantined  key_invalid, for 3 min, tried in 12 min at the latest",
         "    main-3  disabled     by alice, for 1 d",
         "    main-4  cooling      key_model_denied (only image-01), for 0 s, back in 9 s at the latest",
-        "    main-5  half_open    balance_empty, for 2 h, one request tries it",
+        "    main-5  half_open    insufficient_balance, for 2 h, one request tries it",
     ] == listing(site(account(keys=keys)), width=100)[3:]
 
 

@@ -248,7 +248,7 @@ def test_right_books_are_verified(ask: Ask, books: "redis.Redis") -> None:
     today = datetime.now(UTC).date()
     settle(books, [*numbered(Settled(day=today), 6000), Settled(day=today, tenant="b")])
     settle(books, [Settled(day=today - timedelta(days=900), tenant="c")])
-    books.delete(f"ig2:{{c}}:ledger:{today - timedelta(days=900):%Y%m%d}")
+    books.delete(f"ig3:{{c}}:ledger:{today - timedelta(days=900):%Y%m%d}")
     done = ask("usage", "verify", "--from", str(today - timedelta(days=999)))
     assert (
         "Compared 2 tenant days, 6001 records: no difference.\nNot compared: 1 day whose records are no longer kept.\n"
@@ -260,7 +260,7 @@ def test_right_books_are_verified(ask: Ask, books: "redis.Redis") -> None:
 def test_a_difference_is_a_line_and_a_failure(ask: Ask, books: "redis.Redis") -> None:
     today = datetime.now(UTC).date()
     settle(books, [Settled(day=today, model="a|\x1b[31m")])
-    books.hincrby(f"ig2:{{acme}}:sums:{today:%Y%m%d}", "key1|lost|a|\x1b[31m", 2)
+    books.hincrby(f"ig3:{{acme}}:sums:{today:%Y%m%d}", "key1|lost|a|\x1b[31m", 2)
     done = ask("usage", "verify")
     assert 1 == done.returncode
     line, summary = done.stdout.splitlines()

@@ -23,7 +23,7 @@ url = "redis://localhost:6379/0"
 key = { env = "IMAGEGATE_ADMIN_KEY" }
 [[upstreams]]
 name = "302ai"
-dialect = "302ai"
+provider = "302ai"
 base_url = "https://api.302.ai"
   [[upstreams.accounts]]
   name = "design"
@@ -46,7 +46,7 @@ price_per_image_usd = "0.0035"
 def document() -> dict[str, Any]:
     key = {"name": "design-1", "secret": {"env": "AI302_API_KEY"}}
     account = {"name": "design", "keys": [key, key | {"name": "design-2"}]}
-    upstream = {"name": "302ai", "dialect": "302ai", "base_url": "https://api.302.ai", "accounts": [account]}
+    upstream = {"name": "302ai", "provider": "302ai", "base_url": "https://api.302.ai", "accounts": [account]}
     target = {"upstream": "302ai", "model": "minimaxi-image-01"}
     model = {"id": "image-01", "aliases": ["dall-e-2"], "price_per_image_usd": "0.0035", "targets": [target]}
     return {"upstreams": [upstream], "models": [model]}
@@ -128,7 +128,7 @@ def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
         ("images.size_policy", "closest", "images.size_policy", "Invalid enum value"),
         ("logs.level", "loud", "logs.level", "Invalid enum value"),
         ("upstreams", [], "upstreams", "length >= 1"),
-        ("upstreams.0.dialect", "openai", "upstreams[0].dialect", "Invalid enum value"),
+        ("upstreams.0.provider", "openai", "upstreams[0].provider", "Invalid enum value"),
         ("upstreams.0.name", "Has Space", "upstreams[0].name", "characters a-z"),
         ("upstreams.0.name", "302ai\n", "upstreams[0].name", "characters a-z"),
         ("upstreams.0.base_url", "api.302.ai", "upstreams[0].base_url", "http:// or https://"),
@@ -145,7 +145,7 @@ def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
         ("requests.lease_s", "ten", "requests.lease_s", "expected a number of seconds, not a text in quotes"),
         ("requests.lease_s", 0, "requests.lease_s", "expected a number of seconds >= 1"),
         ("requests.max_attempts", 1.5, "requests.max_attempts", "expected a whole number, not one with a point"),
-        ("billing.charge_withheld", "no", "billing.charge_withheld", "expected true or false, not a text in quotes"),
+        ("billing.charge_moderated", "no", "billing.charge_moderated", "expected true or false, not a text in quotes"),
         ("models.0.price_per_image_usd", "0.00350001", "models[0].price_per_image_usd", "at most 6 digits behind the"),
         ("models.0.price_per_image_usd", "-1", "models[0].price_per_image_usd", "not negative"),
         ("models.0.targets", [], "models[0].targets", "length >= 1"),
@@ -196,7 +196,7 @@ def test_a_missing_table_is_named(missing: str) -> None:
     assert f"gate.toml: missing required field `{missing}`" == error_of(made)
 
 
-@pytest.mark.parametrize("path", ["upstreams.0.accounts.0.keys.0.secret", "admin.key", "keys.pepper"])
+@pytest.mark.parametrize("path", ["upstreams.0.accounts.0.keys.0.secret", "admin.key", "api_keys.hash_pepper"])
 def test_a_secret_in_the_file_is_refused_without_repeating_it(path: str) -> None:
     told = error_of(changed(path, "sk-hunter2"))
     assert 'give { env = "VARIABLE" } or { file = "/path" }' in told
@@ -218,7 +218,7 @@ OVERLAYS: list[tuple[str, str, Callable[[Settings], object], object]] = [
     ("LOGS__FORMAT", "console", lambda s: s.logs.format, "console"),
     ("ADMIN__KEY__ENV", "OTHER", lambda s: s.admin.key, SecretSource(env="OTHER")),
     ("ADMIN__KEY", '{ file = "/run/x" }', lambda s: s.admin.key, SecretSource(file="/run/x")),
-    ("KEYS__PEPPER__FILE", "/run/p", lambda s: s.keys.pepper, SecretSource(file="/run/p")),
+    ("API_KEYS__HASH_PEPPER__FILE", "/run/p", lambda s: s.api_keys.hash_pepper, SecretSource(file="/run/p")),
     ("MODELS__0__ID", "other", lambda s: s.models[0].id, "other"),
     ("MODELS__0__ALIASES", '["x"]', lambda s: s.models[0].aliases, ("x",)),
     ("MODELS__0__ALIASES__0", "y", lambda s: s.models[0].aliases, ("y",)),

@@ -31,8 +31,14 @@ def accounts(*images_per_minute: int) -> dict[str, object]:
 
 
 def test_every_upstream_has_its_endpoint_its_accounts_and_its_terms() -> None:
-    terms = {"rate_margin_s": 2, "queue_max": 3, "breaker_failures": 4, "breaker_open_s": 5.5, "retry_percent": 6}
-    supply = build_supply(settings(A | terms | {"max_wait_s": 7, "spill_after_s": 8}, B), SECRETS)
+    terms = {
+        "rate_window_margin_s": 2,
+        "max_queue_length": 3,
+        "breaker_failures": 4,
+        "breaker_open_s": 5.5,
+        "retry_budget_percent": 6,
+    }
+    supply = build_supply(settings(A | terms | {"max_wait_s": 7, "fallback_after_s": 8}, B), SECRETS)
     assert {"a": "http://127.0.0.1:1", "b": "http://127.0.0.1:2"} == {
         name: endpoint.base_url for name, endpoint in supply.endpoints.items()
     }

@@ -102,14 +102,14 @@ def test_the_live_gateway_reads_the_configuration_of_the_repository_with_its_red
     given = dict.fromkeys(re.findall(r"^(\w+)=", example, re.MULTILINE), "a-secret-of-an-operator")
     settings = read_whole(ROOT / "config/imagegate.toml", given | service["environment"])
     assert settings.redis.url == "redis://redis:6379/0"
-    assert seconds(service["stop_grace_period"]) > settings.server.drain_timeout_s
+    assert seconds(service["stop_grace_period"]) > settings.server.shutdown_timeout_s
     assert secrets_named(ROOT / "config/imagegate.toml") <= set(given)
 
 
 def test_the_demo_needs_no_secret_that_the_compose_file_does_not_bring() -> None:
     assert secrets_named(DEMO) <= set(DEMO_SECRETS)
     settings = read_whole(DEMO, DEMO_SECRETS)
-    assert seconds(SERVICES["gateway-demo"]["stop_grace_period"]) > settings.server.drain_timeout_s
+    assert seconds(SERVICES["gateway-demo"]["stop_grace_period"]) > settings.server.shutdown_timeout_s
     assert [f"./{DEMO.parent.relative_to(ROOT)}:/etc/imagegate:ro", JOURNAL] == SERVICES["gateway-demo"]["volumes"]
     assert DEMO_SECRETS["IMAGEGATE_CONFIG"] == f"/etc/imagegate/{DEMO.name}"
 

@@ -79,7 +79,7 @@ def test_the_configuration_is_mounted_where_the_image_looks_for_it() -> None:
 def test_a_pod_is_given_the_time_to_drain() -> None:
     settings = read_whole(FOLDER / "imagegate.toml", SECRETS)
     _sleep, pause_s = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
-    assert POD["spec"]["terminationGracePeriodSeconds"] > int(pause_s) + settings.server.drain_timeout_s
+    assert POD["spec"]["terminationGracePeriodSeconds"] > int(pause_s) + settings.server.shutdown_timeout_s
 
 
 def test_a_pod_is_restarted_for_healthz_alone_and_asked_for_readyz_alone() -> None:

@@ -26,7 +26,7 @@ UNIT = (DEPLOY / "systemd/imagegate.service").read_text("utf-8")
 
 def test_the_unit_is_given_the_time_to_drain() -> None:
     (stop,) = re.findall(r"^TimeoutStopSec=(.+)$", UNIT, re.MULTILINE)
-    assert seconds(stop) > load(str(ROOT / "config/imagegate.toml"), {}).server.drain_timeout_s
+    assert seconds(stop) > load(str(ROOT / "config/imagegate.toml"), {}).server.shutdown_timeout_s
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not on this machine")

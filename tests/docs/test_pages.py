@@ -43,7 +43,7 @@ def test_the_variable_of_every_setting_is_understood(section: configuration.Sect
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("server.head_timeout_s", "seconds, above 0, at most 3600"),
+        ("server.header_timeout_s", "seconds, above 0, at most 3600"),
         ("server.max_body_bytes", "bytes, at least 1"),
         ("server.cors_origins", "a list: a text in quotes"),
         ("server.port", "a port, 0 to 65535"),
@@ -51,7 +51,7 @@ def test_the_variable_of_every_setting_is_understood(section: configuration.Sect
         ("logs.format", "`json` or `console`"),
         ("requests.max_attempts", "a whole number, 1 to 10"),
         ("tracing.service_name", "a text in quotes of 1 to 100 characters"),
-        ("billing.charge_withheld", "true or false"),
+        ("billing.charge_moderated", "true or false"),
     ],
 )
 def test_what_a_setting_takes_is_told_in_words(path: str, words: str) -> None:

@@ -30,19 +30,22 @@ def test_secret_shows_its_fingerprint_only() -> None:
         (ErrorCode.ACCOUNT_CONNECTION_LIMITED, Cooldown(Scope.ACCOUNT, KeyState.COOLING, 10, 15)),
         (ErrorCode.ACCOUNT_GROWTH_LIMITED, Cooldown(Scope.ACCOUNT, KeyState.COOLING, 20, 30)),
         # KEY-WINDOW: 2056, 1028, -10018
-        (ErrorCode.WINDOW_SPENT, Cooldown(Scope.ACCOUNT, KeyState.COOLING, 3600)),
-        (ErrorCode.DAY_SPENT, Cooldown(Scope.ACCOUNT, KeyState.COOLING, 11 * 3600 + 44 * 60 + 30)),
-        (ErrorCode.KEY_DAY_SPENT, Cooldown(Scope.KEY, KeyState.COOLING, 11 * 3600 + 44 * 60 + 30)),
-        (ErrorCode.KEY_MONTH_SPENT, Cooldown(Scope.KEY, KeyState.COOLING, 7 * 86400 + 11 * 3600 + 44 * 60 + 30)),
+        (ErrorCode.QUOTA_EXHAUSTED_PLAN, Cooldown(Scope.ACCOUNT, KeyState.COOLING, 3600)),
+        (ErrorCode.QUOTA_EXHAUSTED_DAILY, Cooldown(Scope.ACCOUNT, KeyState.COOLING, 11 * 3600 + 44 * 60 + 30)),
+        (ErrorCode.QUOTA_EXHAUSTED_KEY_DAY, Cooldown(Scope.KEY, KeyState.COOLING, 11 * 3600 + 44 * 60 + 30)),
+        (
+            ErrorCode.QUOTA_EXHAUSTED_KEY_MONTH,
+            Cooldown(Scope.KEY, KeyState.COOLING, 7 * 86400 + 11 * 3600 + 44 * 60 + 30),
+        ),
         # KEY-DEAD, tried again after 10 to 30 minutes
         (ErrorCode.KEY_INVALID, Cooldown(Scope.KEY, KeyState.QUARANTINED, 900)),
-        (ErrorCode.KEY_UNVERIFIED, Cooldown(Scope.ACCOUNT, KeyState.QUARANTINED, 900)),
+        (ErrorCode.ACCOUNT_UNVERIFIED, Cooldown(Scope.ACCOUNT, KeyState.QUARANTINED, 900)),
         (ErrorCode.KEY_MODEL_DENIED, Cooldown(Scope.MODEL, KeyState.QUARANTINED, 900)),
         (ErrorCode.KEY_LIMIT_REACHED, Cooldown(Scope.KEY, KeyState.QUARANTINED, 900)),
-        (ErrorCode.BALANCE_EMPTY, Cooldown(Scope.ACCOUNT, KeyState.QUARANTINED, 900)),
-        (ErrorCode.EGRESS_DENIED, Cooldown(Scope.UPSTREAM, KeyState.QUARANTINED, 900)),
+        (ErrorCode.INSUFFICIENT_BALANCE, Cooldown(Scope.ACCOUNT, KeyState.QUARANTINED, 900)),
+        (ErrorCode.IP_DENIED, Cooldown(Scope.UPSTREAM, KeyState.QUARANTINED, 900)),
         # -10008: 30 to 60 s
-        (ErrorCode.UPSTREAM_NO_CHANNEL, Cooldown(Scope.UPSTREAM, KeyState.COOLING, 30, 60)),
+        (ErrorCode.MODEL_UNAVAILABLE, Cooldown(Scope.UPSTREAM, KeyState.COOLING, 30, 60)),
     ],
 )
 def test_fault_pauses(error_code: ErrorCode, expected: Cooldown) -> None:
@@ -51,7 +54,7 @@ def test_fault_pauses(error_code: ErrorCode, expected: Cooldown) -> None:
 
 def test_hourly_quota_rests_an_hour() -> None:
     """-10012 is "KEY-WINDOW 1 h", whatever the minute (reference/minimax.md 5.3)."""
-    assert Cooldown(Scope.KEY, KeyState.COOLING, 3600) == cooldown_for(ErrorCode.KEY_HOUR_SPENT, NOON)
+    assert Cooldown(Scope.KEY, KeyState.COOLING, 3600) == cooldown_for(ErrorCode.QUOTA_EXHAUSTED_KEY_HOUR, NOON)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,9 @@ def test_what_the_upstream_asks_only_lengthens_a_rest_up_to_a_day(asked_s: float
 
 
 def test_what_the_upstream_asks_does_not_move_a_calendar_window() -> None:
-    assert cooldown_for(ErrorCode.DAY_SPENT, NOON) == cooldown_for(ErrorCode.DAY_SPENT, NOON, asked_s=5)
+    assert cooldown_for(ErrorCode.QUOTA_EXHAUSTED_DAILY, NOON) == cooldown_for(
+        ErrorCode.QUOTA_EXHAUSTED_DAILY, NOON, asked_s=5
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,12 +89,12 @@ def test_what_the_upstream_asks_does_not_move_a_calendar_window() -> None:
     ],
 )
 def test_month_ends_with_the_utc_month(moment: datetime, days: int) -> None:
-    rest = cooldown_for(ErrorCode.KEY_MONTH_SPENT, moment.timestamp())
+    rest = cooldown_for(ErrorCode.QUOTA_EXHAUSTED_KEY_MONTH, moment.timestamp())
     assert rest is not None
     assert days * 86400 == rest.seconds
 
 
-@given(st.floats(0, 4e9), st.sampled_from([ErrorCode.DAY_SPENT, ErrorCode.KEY_MONTH_SPENT]))
+@given(st.floats(0, 4e9), st.sampled_from([ErrorCode.QUOTA_EXHAUSTED_DAILY, ErrorCode.QUOTA_EXHAUSTED_KEY_MONTH]))
 def test_a_rest_lasts_until_its_window_has_ended(now_s: float, error_code: ErrorCode) -> None:
     rest = cooldown_for(error_code, now_s)
     assert rest is not None
@@ -125,7 +130,9 @@ def test_an_account_that_says_nothing_has_cautious_limits() -> None:
 
 def test_an_errors_own_cooldown_replaces_the_tables_seconds_and_nothing_else() -> None:
     assert Cooldown(Scope.ACCOUNT, KeyState.COOLING, 18_000) == cooldown_for(
-        ErrorCode.WINDOW_SPENT, NOON, cooldown_s=17_999.5
+        ErrorCode.QUOTA_EXHAUSTED_PLAN, NOON, cooldown_s=17_999.5
     )
-    assert Cooldown(Scope.KEY, KeyState.COOLING, 60) == cooldown_for(ErrorCode.KEY_DAY_SPENT, NOON, cooldown_s=60)
+    assert Cooldown(Scope.KEY, KeyState.COOLING, 60) == cooldown_for(
+        ErrorCode.QUOTA_EXHAUSTED_KEY_DAY, NOON, cooldown_s=60
+    )
     assert cooldown_for(ErrorCode.CONTENT_INPUT, NOON, cooldown_s=60) is None

@@ -50,7 +50,7 @@ def test_every_fault_of_a_call_is_free_or_withheld_or_unconfirmed(error_code: Er
     assert is_free == (tally.total("withheld") + tally.total("unconfirmed") == 0)
     assert (row.outcome is not Outcome.NOT_SENT) == tally.reached_upstream
     assert (2 if row.outcome is Outcome.UNKNOWN else 0) == tally.total("unconfirmed")
-    assert (2 if error_code is ErrorCode.CONTENT_WITHHELD else 0) == tally.total("withheld")
+    assert (2 if error_code is ErrorCode.CONTENT_MODERATED else 0) == tally.total("withheld")
     assert 0 == tally.total("delivered") == tally.total("lost")
 
 
@@ -58,7 +58,7 @@ ENDS: dict[RequestOutcome, Callable[[ImageOutcomes], object]] = {
     RequestOutcome.DELIVERED: lambda tally: tally.open("a", "b", 3).deliver(3, 1, 1),
     RequestOutcome.UNCONFIRMED: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.READ_TIMEOUT]),
     RequestOutcome.LOST: lambda tally: tally.open("a", "b", 2).deliver(2, 0, 1),
-    RequestOutcome.WITHHELD: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.CONTENT_WITHHELD]),
+    RequestOutcome.WITHHELD: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.CONTENT_MODERATED]),
     RequestOutcome.REFUSED: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.CONTENT_INPUT]),
     RequestOutcome.NOT_SENT: lambda tally: tally.open("a", "b", 1).fail(1, ERROR_SPECS[ErrorCode.CONNECT_FAILED]),
 }

@@ -122,14 +122,14 @@ def test_exactly_these_outcomes_are_unknown() -> None:
     expected = {
         ErrorCode.UPSTREAM_TIMEOUT,
         ErrorCode.READ_TIMEOUT,
-        ErrorCode.ANSWER_LOST,
-        ErrorCode.ANSWER_UNREADABLE,
-        ErrorCode.ANSWER_TOO_LARGE,
+        ErrorCode.CONNECTION_LOST,
+        ErrorCode.INVALID_RESPONSE,
+        ErrorCode.RESPONSE_TOO_LARGE,
         ErrorCode.CHANGE_UNCONFIRMED,
         ErrorCode.INTERNAL,
     }
     assert expected == set(faults_with(Outcome.UNKNOWN))
-    assert [ErrorCode.RESULT_LOST] == faults_with(Outcome.DELIVERED)
+    assert [ErrorCode.DOWNLOAD_FAILED] == faults_with(Outcome.DELIVERED)
 
 
 @pytest.mark.parametrize("error_code", faults_with(Outcome.UNKNOWN) + faults_with(Outcome.DELIVERED))
@@ -138,8 +138,8 @@ def test_what_may_have_cost_money_tells_the_sdks_not_to_repeat(error_code: Error
     assert Retry.NEVER is ERROR_SPECS[error_code].retry
 
 
-OWN_BOUNDS = {ErrorCode.POOL_BUSY, ErrorCode.REQUESTS_THROTTLED}
-TENANTS_LIMITS = {ErrorCode.RATE_LIMITED, ErrorCode.RATE_EXCEEDED_BY_ONE, ErrorCode.QUOTA_EXHAUSTED}
+OWN_BOUNDS = {ErrorCode.NO_CAPACITY, ErrorCode.REQUESTS_THROTTLED}
+TENANTS_LIMITS = {ErrorCode.RATE_LIMITED, ErrorCode.REQUEST_EXCEEDS_LIMIT, ErrorCode.QUOTA_EXHAUSTED}
 
 
 @ALL
@@ -195,7 +195,7 @@ def test_clients_retry_follows_status_and_money(status: int, outcome: Outcome, r
     assert expected == ErrorSpec(status, "server_error", None, "m", outcome, retry).may_client_retry
 
 
-@pytest.mark.parametrize("error_code", [ErrorCode.QUOTA_EXHAUSTED, ErrorCode.RATE_EXCEEDED_BY_ONE])
+@pytest.mark.parametrize("error_code", [ErrorCode.QUOTA_EXHAUSTED, ErrorCode.REQUEST_EXCEEDS_LIMIT])
 def test_what_waiting_does_not_mend_is_not_to_be_sent_again(error_code: ErrorCode) -> None:
     assert (429, False) == (ERROR_SPECS[error_code].status, ERROR_SPECS[error_code].may_client_retry)
 
@@ -208,14 +208,14 @@ def test_exactly_these_faults_speak_of_the_upstream_as_a_whole() -> None:
     """So many in a row open its circuit breaker; what a key, an account or a tenant is at fault for never does."""
     expected = {
         ErrorCode.UPSTREAM_ERROR,
-        ErrorCode.UPSTREAM_MISPLACED,
-        ErrorCode.UPSTREAM_EMPTY,
+        ErrorCode.UNEXPECTED_RESPONSE,
+        ErrorCode.EMPTY_RESPONSE,
         ErrorCode.UPSTREAM_TIMEOUT,
         ErrorCode.CONNECT_FAILED,
         ErrorCode.READ_TIMEOUT,
-        ErrorCode.ANSWER_LOST,
-        ErrorCode.ANSWER_UNREADABLE,
-        ErrorCode.ANSWER_TOO_LARGE,
+        ErrorCode.CONNECTION_LOST,
+        ErrorCode.INVALID_RESPONSE,
+        ErrorCode.RESPONSE_TOO_LARGE,
     }
     assert expected == {error_code for error_code in ErrorCode if ERROR_SPECS[error_code].trips_breaker}
 

@@ -35,7 +35,7 @@ GROWTH_MAX_MB = 100
 
 
 def test_a_head_that_trickles_is_cut_off(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(server={"head_timeout_s": 0.3})
+    gateway = make_gateway(server={"header_timeout_s": 0.3})
     slow = [bytes([byte]) for byte in b"GET /healthz HTTP/1.1\r\nhost: " + b"x" * 400]
     assert b"" == talk(gateway.url, *slow, pause_s=0.02)
     assert serves(gateway)
@@ -44,7 +44,7 @@ def test_a_head_that_trickles_is_cut_off(make_gateway: MakeGateway) -> None:
 @pytest.mark.parametrize("framing", ["content-length: 400", "transfer-encoding: chunked"])
 def test_a_body_that_trickles_is_refused_when_its_time_is_over(make_gateway: MakeGateway, framing: str) -> None:
     """The whole body has the time, not each byte of it."""
-    gateway = make_gateway(server={"body_timeout_s": 0.3, "head_timeout_s": 0.3})
+    gateway = make_gateway(server={"body_timeout_s": 0.3, "header_timeout_s": 0.3})
     piece = b"x" if "length" in framing else b"1\r\nx\r\n"
     begin = head(POST, framing.encode(), key=gateway.api_key)
     (reply,) = replies(talk(gateway.url, begin, *[piece] * 399, pause_s=0.02))
@@ -53,7 +53,7 @@ def test_a_body_that_trickles_is_refused_when_its_time_is_over(make_gateway: Mak
 
 
 def test_the_rest_of_a_refused_body_is_not_read_for_ever(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(server={"head_timeout_s": 0.3})
+    gateway = make_gateway(server={"header_timeout_s": 0.3})
     with connected(gateway.url) as client:
         client.sendall(POST + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000000\r\n\r\n")
         with suppress(OSError):
@@ -117,7 +117,7 @@ def test_refusals_are_logged_with_their_problem_and_not_each(make_gateway: MakeG
     with logging_aside(level="info") as log:
         for _ in range(20):
             ask(gateway.url, head(b"GET /healthz", b"host: y"))
-    problems = [json.loads(line)["problem"] for line in log.text.splitlines() if "connections_refused" in line]
+    problems = [json.loads(line)["problem"] for line in log.text.splitlines() if "connections_rejected" in line]
     assert ["several Host fields"] == problems
 
 

@@ -95,7 +95,9 @@ def test_one_request_is_one_line_that_no_terminal_obeys(make_gateway: MakeGatewa
     lines = log.text.split("\n")[:-1]
     assert [] == [line for line in lines if not line.isprintable()]
     assert 8 == len(lines), lines
-    assert 2 == len([line for line in lines if "connections_refused" in line])  # what is no HTTP: once for each problem
+    assert 2 == len(
+        [line for line in lines if "connections_rejected" in line]
+    )  # what is no HTTP: once for each problem
     if log_format == "json":
         assert EVIL == json.loads(lines[0])["prompt"]
         assert "forged" not in {json.loads(line)["event"] for line in lines}

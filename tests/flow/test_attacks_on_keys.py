@@ -27,7 +27,7 @@ def told(answer: httpx.Response) -> tuple[int, object]:
 
 
 def test_after_so_many_wrong_keys_an_address_is_refused_whatever_it_sends(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(server={"failed_keys_per_minute": 3})
+    gateway = make_gateway(server={"auth_failures_per_minute": 3})
     unseen = new_key(gateway.url, "other")
     assert 200 == gateway.get("/v1/models").status_code
     assert [(401, "invalid_api_key")] * 2 == [told(guess(gateway)) for _ in range(2)]
@@ -51,7 +51,7 @@ def test_after_so_many_wrong_keys_an_address_is_refused_whatever_it_sends(make_g
 
 def test_strangers_at_the_same_address_do_not_lock_an_administrator_out(make_gateway: MakeGateway) -> None:
     """The administrator comes for the first time from there."""
-    gateway = make_gateway(server={"failed_keys_per_minute": 3, "trusted_proxies": ["127.0.0.1"]})
+    gateway = make_gateway(server={"auth_failures_per_minute": 3, "trusted_proxies": ["127.0.0.1"]})
     here: dict[str, str] = {"x_forwarded_for": "203.0.113.1"}
     path = "/admin/v1/tenants"
     wrong = [guess(gateway, f"{WRONG}{number}", path, **here).status_code for number in range(6)]
@@ -62,7 +62,7 @@ def test_strangers_at_the_same_address_do_not_lock_an_administrator_out(make_gat
 
 @pytest.mark.parametrize("header", ["x_forwarded_for", "forwarded", "x_real_ip", "true_client_ip", "cf_connecting_ip"])
 def test_nobody_is_believed_to_be_at_another_address(make_gateway: MakeGateway, header: str) -> None:
-    gateway = make_gateway(server={"failed_keys_per_minute": 3}, logs={"client_address": True})
+    gateway = make_gateway(server={"auth_failures_per_minute": 3}, logs={"client_address": True})
     with logging_aside() as log:
         answers = [guess(gateway, **{header: f"203.0.113.{number}"}) for number in range(5)]
         assert [401, 401, 401, 429, 429] == [answer.status_code for answer in answers]
@@ -71,14 +71,14 @@ def test_nobody_is_believed_to_be_at_another_address(make_gateway: MakeGateway, 
 
 def test_a_trusted_proxy_is_believed_and_what_a_client_adds_is_not(make_gateway: MakeGateway) -> None:
     """The last address of the list is the proxy's word; those before it are the client's own."""
-    gateway = make_gateway(server={"failed_keys_per_minute": 2, "trusted_proxies": ["127.0.0.1"]})
+    gateway = make_gateway(server={"auth_failures_per_minute": 2, "trusted_proxies": ["127.0.0.1"]})
     forged = [guess(gateway, x_forwarded_for=f"198.51.100.{number}, 203.0.113.1") for number in range(4)]
     assert [401, 401, 429, 429] == [answer.status_code for answer in forged]
     assert 401 == guess(gateway, x_forwarded_for="203.0.113.2").status_code
 
 
 def test_every_key_that_is_not_right_is_told_the_same(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(server={"failed_keys_per_minute": 0})
+    gateway = make_gateway(server={"auth_failures_per_minute": 0})
     gone, disabled = new_key(gateway.url, "gone"), new_key(gateway.url, "disabled")
     (described,) = gateway.admin("GET", "/tenants/gone/keys").json()["data"]
     gateway.admin("DELETE", f"/keys/{described['id']}")

@@ -135,11 +135,11 @@ def test_idle_connections_keep_nobody_out_and_end(running: Process) -> None:
 
 
 @contextmanager
-def answering(body: str, send_timeout_s: float = 0.3, bounds: Bounds | None = None) -> Iterator[tuple[str, Server]]:
+def answering(body: str, write_timeout_s: float = 0.3, bounds: Bounds | None = None) -> Iterator[tuple[str, Server]]:
     """A program with one answer, in a server whose sockets hold little of it."""
     config = server_config(PlainTextResponse(body), 5)
     config.lifespan = "off"
-    config.connection_limits = ConnectionLimits(send_timeout_s=send_timeout_s)
+    config.connection_limits = ConnectionLimits(write_timeout_s=write_timeout_s)
     config.bounds = bounds or Bounds()
     server, listener = Server(config), bind("127.0.0.1", 0)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -36,7 +36,7 @@ UP_S = 90.0
 
 
 def test_the_file_gives_requests_their_time_and_restarts_theirs() -> None:
-    """Its figures beside the defaults: images may take `deadline_s`, and checks notice within `drain_grace_s`."""
+    """Its figures beside the defaults: images may take `deadline_s`, and checks notice within `shutdown_delay_s`."""
     text = FILE.read_text("utf-8")
     settings = load_settings(str(FILE.parents[2] / "config/imagegate.toml"), {})
     minutes = [int(found) for found in re.findall(r"timeout (?:client|server) (\d+)m", text)]
@@ -44,7 +44,7 @@ def test_the_file_gives_requests_their_time_and_restarts_theirs() -> None:
     inter_s, fast_ms, fall = (int(figure) for figure in checks)
     assert 2 == len(minutes)
     assert min(minutes) * 60 > settings.requests.deadline_s
-    assert inter_s + (fall - 1) * fast_ms / 1000 < settings.server.drain_grace_s
+    assert inter_s + (fall - 1) * fast_ms / 1000 < settings.server.shutdown_delay_s
 
 
 def test_what_the_file_has_sent_to_another_gateway_is_free() -> None:

@@ -65,9 +65,9 @@ def described(stack: ExitStack, redis_url: str, upstreams: list[Entry], models: 
     return stack.enter_context(gatewaying(configured))
 
 
-def place(name: str, dialect: str, url: str, **fields: object) -> Entry:
+def place(name: str, provider: str, url: str, **fields: object) -> Entry:
     """An upstream at its own path of the provider; `fields` replace its settings."""
-    made = upstream(name, dialect, f"{url}/{name}", "main:captured", hosts=(url,))
+    made = upstream(name, provider, f"{url}/{name}", "main:captured", hosts=(url,))
     return made | fields
 
 

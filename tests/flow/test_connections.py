@@ -169,7 +169,7 @@ def test_requests_in_flight_are_never_cut_off_and_new_connections_are_refused(tm
         assert [200] * 6 == [one.result().status_code for one in asked]
         assert is_served(stack.enter_context(connect(url, TENANT)))
         assert {("address", "refused"): 1.0} == over_bound(url)
-    problems = [line["problem"] for line in log_of(configuration) if line["event"] == "connections_refused"]
+    problems = [line["problem"] for line in log_of(configuration) if line["event"] == "connections_rejected"]
     assert ["too many connections: address"] == problems
 
 
@@ -261,7 +261,7 @@ def test_a_tls_handshake_ends_with_the_time_of_a_head_and_counts_until_then(
 ) -> None:
     files = certify(tmp_path)
     with (
-        started(configuration, max_connections=40, head_timeout_s=3, **dict[str, object](tls(files))) as (_, url),
+        started(configuration, max_connections=40, header_timeout_s=3, **dict[str, object](tls(files))) as (_, url),
         ExitStack() as stack,
     ):
         clients = [stack.enter_context(begun(url, begin)) for _ in range(30)]

@@ -11,5 +11,5 @@ def test_minimaxs_2056_takes_its_account_out_for_five_hours(make_gateway: MakeGa
     assert 503 == answer.status_code
     [pool] = gateway.admin("GET", "/pool").json()["data"]
     [account] = pool["accounts"]
-    assert ("cooling", "window_spent") == (account["state"], account["error_code"])
+    assert ("cooling", "quota_exhausted_plan") == (account["state"], account["error_code"])
     assert 17_998 <= account["until"] - account["since"] <= 18_002

@@ -157,8 +157,8 @@ def test_a_client_that_sends_two_requests_and_leaves_pays_for_what_was_sent(
     with simulating(latency_s=1.0) as slow:
         gateway = make_gateway(
             upstream("sim", "minimax", slow.url),
-            server={"stream_keep_alive_s": 0.2},
-            billing={"charge_unconfirmed": False},
+            server={"sse_keepalive_s": 0.2},
+            billing={"charge_unknown_outcomes": False},
         )
         body = msgspec.json.encode({"prompt": "a cat", "n": 2, "stream": True})
         host, port = gateway.url.removeprefix("http://").split(":")

@@ -63,8 +63,8 @@ def test_a_declared_key_works_and_a_reload_changes_it(configuration: Path, optio
             entry["action"] for entry in entries
         ]
         assert {"configuration", "admin"} == {entry["actor"] for entry in entries}
-        wait_until(lambda: len(told(configuration, "configuration_reloaded")) == 1, "the log tells it")
-    assert [] == told(configuration, "settings_need_a_restart")
+        wait_until(lambda: len(told(configuration, "config_reloaded")) == 1, "the log tells it")
+    assert [] == told(configuration, "settings_require_restart")
 
 
 @EACH_OPTIONS
@@ -81,7 +81,7 @@ def test_a_wrong_file_is_logged_and_the_old_stays(configuration: Path, options: 
             configuration.write_text(before)
             rewrite(configuration, old, new)
             process.send_signal(signal.SIGHUP)
-            refused = wait_for(configuration, "configuration_not_reloaded", number + 1)
+            refused = wait_for(configuration, "config_reload_rejected", number + 1)
             assert [] == [word for word in (str(configuration), *words) if word not in refused["detail"]]
             assert 200 == status_of(url, FIRST)
         configuration.write_text(before)
@@ -103,7 +103,7 @@ def test_the_log_says_which_settings_need_a_restart(configuration: Path, options
             "[server]\nbody_timeout_s = 7\n[logs]\nformat = 'json'\nlevel = 'debug'\n" + configuration.read_text()
         )
         process.send_signal(signal.SIGHUP)
-        assert ["server", "logs"] == wait_for(configuration, "settings_need_a_restart", 1)["settings"]
+        assert ["server", "logs"] == wait_for(configuration, "settings_require_restart", 1)["settings"]
 
 
 def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Path, redis_url: str) -> None:
@@ -114,7 +114,9 @@ def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Pa
             client.flushall()
         wait_until(lambda: status_of(here, FIRST) == status_of(there, FIRST) == 200, "the declared key works again")
         wait_until(lambda: status_of(there, made) == 401, "the other is gone")
-        lost = wait_for(configuration, "redis_lost_its_memory", len(told(configuration, "redis_lost_its_memory")) or 1)
+        lost = wait_for(
+            configuration, "redis_data_loss_detected", len(told(configuration, "redis_data_loss_detected")) or 1
+        )
     assert "error" == lost["level"]
     assert [] == [word for word in ("admin API", "counters", "ledger") if word not in lost["lost"]]
 

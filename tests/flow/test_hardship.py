@@ -28,7 +28,7 @@ PICTURE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBD"
 def test_a_message_that_is_no_text_does_not_stop_the_gateway(gateway: Gateway, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         for _ in range(3):
-            client.publish("ig2:revoked", b"\xff\xfe")
+            client.publish("ig3:revoked", b"\xff\xfe")
             time.sleep(0.05)
     statuses = [gateway.generate(prompt="a cat").status_code for _ in range(3)]
 
@@ -80,7 +80,7 @@ def test_a_signed_link_that_fails_is_not_written_to_the_log(
 
     assert (502, "false") == (answer.status_code, answer.headers["x-should-retry"])
     written = capfd.readouterr()
-    assert "result_fetch_failed" in written.out + written.err
+    assert "download_attempt_failed" in written.out + written.err
     assert "planted-signature" not in written.out + written.err
 
 
@@ -180,16 +180,16 @@ def test_a_redis_that_crashed_is_started_again_for_as_long_as_the_gateway_lives(
         os.kill(before, signal.SIGKILL)
         wait_until(lambda: embedded_pid(folder) not in {None, before} and is_ready(url), "it is ready again")
         crashed = embedded_pid(folder)
-        wait_until(lambda: "embedded_redis_back" in "".join(lines), "it says so")
+        wait_until(lambda: "embedded_redis_recovered" in "".join(lines), "it says so")
         started.send_signal(signal.SIGHUP)
-        wait_until(lambda: "configuration_reloaded" in "".join(lines), "it reads the configuration again")
+        wait_until(lambda: "config_reloaded" in "".join(lines), "it reads the configuration again")
         for _ in range(30):
             assert is_ready(url)
             assert crashed == embedded_pid(folder)
             time.sleep(0.1)
         started.send_signal(signal.SIGTERM)
         assert 0 == started.wait(30)
-    assert 1 == "".join(lines).count("embedded_redis_died")
+    assert 1 == "".join(lines).count("embedded_redis_exited")
     assert "bye bye" in (folder / "redis.log").read_text()
 
 

@@ -130,7 +130,7 @@ def delivered(url: str) -> list[int]:
 
 def account_images(server: Server) -> Mapping[str, str]:
     """What the pool says that its accounts delivered today."""
-    [day] = server.ask("KEYS", "ig2:{pool:sim}:day:*")
+    [day] = server.ask("KEYS", "ig3:{pool:sim}:day:*")
     with server.client() as client:
         found: Any = client.hgetall(day)
         return dict(found)
@@ -241,6 +241,6 @@ def test_a_gateway_that_ends_in_haste_while_redis_is_away_leaves_it_to_the_journ
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         assert 0 == process.wait(60)
-    assert (1, 0) == (lab.logged("settlements_journaled"), lab.logged("settlements_left"))
+    assert (1, 0) == (lab.logged("settlements_journaled"), lab.logged("settlements_abandoned"))
     with lab.redis():
         check_delivered(lab.start()[1])

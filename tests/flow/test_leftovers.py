@@ -98,7 +98,7 @@ REFUSED: Final[dict[str, Callable[[Gateway], object]]] = {
 
 @pytest.mark.parametrize("kind", list(REFUSED))
 def test_of_refused_requests_nothing_is_left(make_gateway: MakeGateway, kind: str) -> None:
-    gateway = make_gateway(server={"max_body_bytes": 30_000, "failed_keys_per_minute": 0})
+    gateway = make_gateway(server={"max_body_bytes": 30_000, "auth_failures_per_minute": 0})
     REFUSED[kind](gateway)
     with nothing_left():
         for _ in range(TIMES):
@@ -167,7 +167,7 @@ def test_of_replies_that_cannot_be_used_nothing_is_left(
 ) -> None:
     terms = {"breaker_failures": 1000}
     gateway = make_gateway(
-        upstream("sim", "minimax", provider.url) | terms, requests={"max_reply_bytes": 300_000, "max_attempts": 1}
+        upstream("sim", "minimax", provider.url) | terms, requests={"max_response_bytes": 300_000, "max_attempts": 1}
     )
     provider.begin(Plan((REPLIES[kind], "close")))
     assert 200 != gateway.generate(prompt="x").status_code
@@ -187,7 +187,7 @@ def test_of_requests_without_redis_nothing_is_left(simulator: Simulator, tmp_pat
 
 def test_of_streams_that_fail_nothing_is_left(make_gateway: MakeGateway, provider: Hostile) -> None:
     gateway = make_gateway(
-        upstream("sim", "minimax", provider.url) | {"breaker_failures": 1000}, server={"stream_keep_alive_s": 0.01}
+        upstream("sim", "minimax", provider.url) | {"breaker_failures": 1000}, server={"sse_keepalive_s": 0.01}
     )
     provider.begin(Plan((0.03, REPLIES["no JSON"], "close")))
     gateway.generate(prompt="x", stream=True)

@@ -106,14 +106,14 @@ def test_a_rate_says_when_to_come_again(gateway: Gateway) -> None:
     ("charge", "prompt", "n", "images", "usd"),
     [
         ({}, "[fail=2]", 3, 1, "0.0035"),
-        ({"charge_withheld": True}, "[fail=2]", 3, 1, "0.0105"),
+        ({"charge_moderated": True}, "[fail=2]", 3, 1, "0.0105"),
         ({}, "[fail=3]", 3, 0, "0.00"),
-        ({"charge_withheld": True}, "[fail=3]", 3, 0, "0.0105"),
+        ({"charge_moderated": True}, "[fail=3]", 3, 0, "0.0105"),
         ({}, "[cut]", 2, 0, "0.007"),
-        ({"charge_unconfirmed": False}, "[cut]", 2, 0, "0.00"),
+        ({"charge_unknown_outcomes": False}, "[cut]", 2, 0, "0.00"),
         ({}, "[code=1026]", 2, 0, "0.00"),
         ({}, "[http=502]", 2, 0, "0.007"),
-        ({"charge_unconfirmed": False}, "[http=502]", 2, 0, "0.00"),
+        ({"charge_unknown_outcomes": False}, "[http=502]", 2, 0, "0.00"),
         ({}, "[http=502][code=1000]", 2, 0, "0.00"),
         ({}, "[garbage]", 2, 0, "0.007"),
     ],
@@ -138,7 +138,7 @@ def test_a_call_that_never_reached_the_provider_is_counted_and_leaves_no_record(
     assert (0, 0, 0, "0.00") == (total["requests"], total["asked"], total["images"], total["usd"])
     assert [] == gateway.admin("GET", "/usage/records?tenant=acme").json()["data"]
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        [sums] = [client.hgetall(name) for name in client.scan_iter("ig2:{acme}:sums:*")]
+        [sums] = [client.hgetall(name) for name in client.scan_iter("ig3:{acme}:sums:*")]
     assert [("not_sent", "1")] == [(name.split("|")[1], count) for name, count in sums.items()]
 
 

@@ -31,7 +31,7 @@ def small(make_gateway: MakeGateway, provider: Hostile) -> Gateway:
     provider.begin(Plan((HEAD + b"content-length: 2\r\n\r\n{}", "close")))
     return make_gateway(
         upstream("sim", "minimax", provider.url) | {"breaker_failures": 1000},
-        server={"max_memory_bytes": 40 * MB, "send_timeout_s": 20},
+        server={"max_memory_bytes": 40 * MB, "write_timeout_s": 20},
         requests={"max_attempts": 1},
     )
 

@@ -44,7 +44,7 @@ def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
 @pytest.fixture
 def gateway(configuration: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Its unfinished heads and pipelined requests may hold 8 MiB."""
-    with started(configuration, max_memory_bytes=64 * MB, send_timeout_s=600) as found:
+    with started(configuration, max_memory_bytes=64 * MB, write_timeout_s=600) as found:
         yield found
 
 
@@ -116,7 +116,7 @@ def pages_sent(url: str) -> int:
 @pytest.mark.parametrize("pages", [2, 31], ids=["all responses are complete", "one is in flight"])
 def test_connections_with_an_unread_response_make_room(configuration: Path, pages: int) -> None:
     """Strangers of few addresses that read nothing shut no tenant out."""
-    with started(configuration, max_connections=8, send_timeout_s=600) as (_, url), ExitStack() as stack:
+    with started(configuration, max_connections=8, write_timeout_s=600) as (_, url), ExitStack() as stack:
         key, number = new_key(url), 0
         while is_served(stack.enter_context(connect(url, TENANT))):
             stack.enter_context(unread(url, PAGE * pages, MANY[number % 4]))

@@ -30,10 +30,10 @@ def direct(simulator: Simulator, path: str, body: dict[str, object]) -> httpx.Re
 def test_the_answer_is_the_upstreams_own_byte_for_byte(
     make_gateway: MakeGateway, simulator: Simulator, path: str, body: dict[str, object]
 ) -> None:
-    dialect, model = PATHS[path]
-    gateway = make_gateway(upstream("sim", dialect, simulator.url, max_images_per_call=9, base64=True))
-    # What the 302.AI dialect always sends, so that both requests are the same.
-    filled = {"aspect_ratio": "1:1", "response_format": "url", "prompt_optimizer": False} if dialect == "302ai" else {}
+    provider, model = PATHS[path]
+    gateway = make_gateway(upstream("sim", provider, simulator.url, max_images_per_call=9, base64=True))
+    # What the 302.AI provider always sends, so that both requests are the same.
+    filled = {"aspect_ratio": "1:1", "response_format": "url", "prompt_optimizer": False} if provider == "302ai" else {}
     sent = {"model": model, "response_format": "url"} | filled | body
 
     through = gateway.post(path, sent)
@@ -45,11 +45,11 @@ def test_the_answer_is_the_upstreams_own_byte_for_byte(
 
 @pytest.mark.parametrize("model", ["image-01", "minimaxi-image-01"])
 @pytest.mark.parametrize("path", list(PATHS))
-@pytest.mark.parametrize("dialect", ["minimax", "302ai"])
+@pytest.mark.parametrize("provider", ["minimax", "302ai"])
 def test_both_spellings_are_understood_whatever_the_upstream(
-    make_gateway: MakeGateway, simulator: Simulator, dialect: str, path: str, model: str
+    make_gateway: MakeGateway, simulator: Simulator, provider: str, path: str, model: str
 ) -> None:
-    gateway = make_gateway(upstream("sim", dialect, simulator.url))
+    gateway = make_gateway(upstream("sim", provider, simulator.url))
 
     answer = gateway.post(path, {"model": model, "prompt": "a cat"}).json()
 

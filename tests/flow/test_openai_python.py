@@ -226,7 +226,7 @@ def test_a_stream_that_fails_before_its_first_byte_is_an_ordinary_error(client: 
 
 
 def test_a_stream_that_fails_later_raises_with_its_code(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(server={"stream_keep_alive_s": 0.05})
+    gateway = make_gateway(server={"sse_keepalive_s": 0.05})
     client = OpenAI(base_url=gateway.base_url, api_key=gateway.api_key, max_retries=0)
 
     with client, pytest.raises(openai.APIError) as caught:

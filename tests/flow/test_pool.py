@@ -59,8 +59,8 @@ async def ask_all(urls: Sequence[str], key: str, prompts: Sequence[str], max_wai
 def leftovers(redis_url: str) -> dict[str, int]:
     """What the pool of `sim` holds for requests that are gone."""
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        counted = {name: client.zcard(f"ig2:{{pool:sim}}:{name}") for name in ("leases", "line", "active")}
-        counted |= {name: client.hlen(f"ig2:{{pool:sim}}:{name}") for name in ("leased", "places", "grants")}
+        counted = {name: client.zcard(f"ig3:{{pool:sim}}:{name}") for name in ("leases", "line", "active")}
+        counted |= {name: client.hlen(f"ig3:{{pool:sim}}:{name}") for name in ("leased", "places", "grants")}
     return {name: int(count) for name, count in counted.items() if count}
 
 
@@ -161,15 +161,15 @@ def test_bad_keys_are_not_noticed_and_come_back_when_they_are_mended(tmp_path: P
     with provider() as simulator:
         named = {"good": ["good-1", "good-2"], "dead": ["dead-1"], "broke": ["broke-1"], "window": ["window-1"]}
         upstream = Upstream("sim", simulator.url, named, ROOMY)
-        with fleet(write(tmp_path, redis_url, upstream, probe_every_s=1), 2, upstream) as started:
+        with fleet(write(tmp_path, redis_url, upstream, probe_interval_s=1), 2, upstream) as started:
             key = new_key(started.urls[0])
             assert [200] * 60 == asyncio.run(ask_all(started.urls, key, [f"a lake {n}" for n in range(60)]))
             assert {
                 "good-1": ("ready", None),
                 "good-2": ("ready", None),
                 "dead-1": ("quarantined", "key_invalid"),
-                "broke-1": ("quarantined", "balance_empty"),
-                "window-1": ("cooling", "window_spent"),
+                "broke-1": ("quarantined", "insufficient_balance"),
+                "window-1": ("cooling", "quota_exhausted_plan"),
             } == standing(started)
             for account in ("dead", "broke", "window"):
                 order(simulator, f"accounts/{account}", answers=0)
@@ -184,7 +184,7 @@ def test_bad_keys_are_not_noticed_and_come_back_when_they_are_mended(tmp_path: P
 def test_an_ill_upstream_is_left_alone_and_comes_back(tmp_path: Path, redis_url: str, kind: str) -> None:
     """Its model goes on at the second target; the sick one gets few calls, and its share again when it is well."""
     with provider() as first, provider() as second:
-        terms = {"breaker_failures": 3, "breaker_open_s": 1, "spill_after_s": 1}
+        terms = {"breaker_failures": 3, "breaker_open_s": 1, "fallback_after_s": 1}
         limits = ROOMY | {"max_concurrency": 3}
         upstreams = (
             Upstream("sim", first.url, accounts(1), limits, terms),

@@ -121,7 +121,7 @@ def test_a_wrong_certificate_leaves_the_old_one_in_force(configuration: Path) ->
     serial = files.serial
     with started(configuration, **tls(files)) as (_, url):
         files.certificate.write_text("no certificate\n")
-        wait_until(lambda: "certificate_not_reloaded" in events(configuration), "it is refused", 60)
+        wait_until(lambda: "certificate_reload_rejected" in events(configuration), "it is refused", 60)
         assert serial == served_serial(url)
 
 
@@ -135,7 +135,7 @@ def test_a_worker_that_is_replaced_while_the_files_are_wrong_begins_with_the_old
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: victim not in (now := workers_of(process)) and len(now) == 2, "it is replaced", 60)
         told = "the one that stayed tells, and the new one"
-        wait_until(lambda: events(configuration).count("certificate_not_reloaded") >= 2, told, 60)
+        wait_until(lambda: events(configuration).count("certificate_reload_rejected") >= 2, told, 60)
         assert {serial} == {served_serial(url) for _ in range(8)}
         assert process.poll() is None
 
@@ -144,7 +144,7 @@ def test_a_worker_that_is_replaced_while_the_files_are_wrong_begins_with_the_old
 def test_a_certificate_that_is_about_to_end_is_told(configuration: Path) -> None:
     files = certify(configuration.parent, days=3)
     with started(configuration, "--workers", "2", **tls(files)):
-        assert 1 == events(configuration).count("certificate_ends")
+        assert 1 == events(configuration).count("certificate_expiring")
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_a_key_that_is_dead_rests_after_few_calls(gateway: Gateway, provider: Si
     order(provider, "keys/b-1", answers=2038)
     for number in range(12):
         assert 200 == post(gateway, tenants[number // turns % 2], prompt="a lake").status_code
-    assert {"b": "key_unverified"} == resting(gateway)
+    assert {"b": "account_unverified"} == resting(gateway)
     assert keys_called(provider).count("b-1") <= 2 + 3
 
 

@@ -44,10 +44,10 @@ def test_what_was_never_sent_counts_and_leaves_neither_record_nor_ticket(
     with occupied(gateway, 3.0):
         for _ in range(20):
             assert 429 == gateway.post(GENERATIONS, {"prompt": "x"}, x_imagegate_max_wait="0").status_code
-        reservations = list(client.scan_iter("ig2:{acme}:ticket:*"))
+        reservations = list(client.scan_iter("ig3:{acme}:reservation:*"))
         usage = gateway.admin("GET", "/tenants/acme").json()["used"]
-        records = list(client.scan_iter("ig2:{acme}:ledger:*"))
-        [sums] = [client.hgetall(name) for name in client.scan_iter("ig2:{acme}:sums:*")]
+        records = list(client.scan_iter("ig3:{acme}:ledger:*"))
+        [sums] = [client.hgetall(name) for name in client.scan_iter("ig3:{acme}:sums:*")]
     assert (1, 21, []) == (len(reservations), usage["requests_last_minute"], records)
     assert ["20"] == [count for name, count in sums.items() if "|not_sent|" in name]
     assert 0 == len(gateway.admin("GET", "/usage/verify").json().get("differences", []))
@@ -56,7 +56,7 @@ def test_what_was_never_sent_counts_and_leaves_neither_record_nor_ticket(
 def test_a_key_whose_requests_are_refused_soon_costs_redis_nothing(
     make_gateway: MakeGateway, client: "redis.Redis"
 ) -> None:
-    gateway = make_gateway(server={"refusals_per_second": 2})
+    gateway = make_gateway(server={"rejections_per_second": 2})
     gateway.admin("PATCH", "/tenants/acme", {"limits": {"requests_per_minute": 0}})
     texts = []
     with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {gateway.api_key}"}) as http:
@@ -78,7 +78,7 @@ def test_an_admin_key_has_a_limit_of_its_own_at_each_address(make_gateway: MakeG
     assert {"1"} == {answer.headers["retry-after"] for answer in answers if answer.status_code == 429}
 
 
-@pytest.mark.parametrize("setting", ["recent_requests_max", "records_per_day_max"])
+@pytest.mark.parametrize("setting", ["max_recent_requests", "max_records_per_day"])
 def test_what_redis_keeps_of_a_tenant_is_bounded(make_gateway: MakeGateway, setting: str) -> None:
     gateway = make_gateway(ledger={setting: 2})
     assert [200, 200, 429] == [gateway.generate(prompt="a cat").status_code for _ in range(3)]

@@ -60,7 +60,7 @@ def is_refused(url: str) -> bool:
 def books(redis_url: str) -> tuple[list[str], list[dict[str, str]]]:
     """What is still open, and the records of the ledger."""
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        found: Any = [client.xrange(key) for key in client.keys("ig2:*:ledger:*")]
+        found: Any = [client.xrange(key) for key in client.keys("ig3:*:ledger:*")]
         return list(client.keys("*:open")), [fields for stream in found for _, fields in stream]
 
 

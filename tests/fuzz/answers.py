@@ -1,4 +1,4 @@
-"""What an upstream may answer: real replies of both dialects, changed in their fields and in their bytes."""
+"""What an upstream may answer: real replies of both providers, changed in their fields and in their bytes."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -30,7 +30,7 @@ CANARIES: Final[Mapping[str, str]] = {
 }
 _CONFIGURATION: Final = """
 [server]
-head_timeout_s = {timeout_s}
+header_timeout_s = {timeout_s}
 body_timeout_s = {body_timeout_s}
 [redis]
 url = "{redis_url}"
@@ -41,20 +41,20 @@ port = 0
 [admin]
 port = 0
 key = {{ env = "ADMIN_KEY" }}
-[keys]
-pepper = {{ env = "PEPPER" }}
+[api_keys]
+hash_pepper = {{ env = "PEPPER" }}
 [pool]
 encryption_keys = [{{ env = "ENCRYPTION" }}]
 [logs]
 level = "debug"
 [requests]
 call_timeout_s = 0.5
-max_reply_bytes = 1000000
+max_response_bytes = 1000000
 """
 _UPSTREAM: Final = """
 [[upstreams]]
 name = "{name}"
-dialect = "minimax"
+provider = "minimax"
 base_url = "{url}"
 result_hosts = ["{url}"]
 max_wait_s = 0
@@ -151,7 +151,7 @@ class Book:
     def revive(self) -> None:
         """Wake every upstream key, so that the next request meets them."""
         with redis.Redis(port=self.redis_port, password=CANARIES["REDIS_PASSWORD"]) as client:
-            for name in client.keys("ig2:{pool:*"):
+            for name in client.keys("ig3:{pool:*"):
                 client.delete(name)
 
     def serves(self, model: str = "image-01") -> int:

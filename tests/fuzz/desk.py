@@ -39,9 +39,9 @@ class Desk:
         self._lease = lease
         self.callers: dict[float, UpstreamClient] = {}
 
-    def call(self, dialect: str, delivery: ResponseFormat, timeout_s: float) -> ImageReply | GatewayError:
+    def call(self, provider: str, delivery: ResponseFormat, timeout_s: float) -> ImageReply | GatewayError:
         """One call within so many seconds."""
-        endpoint = UpstreamEndpoint("sim", PROVIDERS[dialect], self._upstream.url, LinkPolicy([]))
+        endpoint = UpstreamEndpoint("sim", PROVIDERS[provider], self._upstream.url, LinkPolicy([]))
         request = ProviderRequest("POST", "/v1/image_generation", (), (b"{" + b" " * ORDER_BYTES + b"}",))
         order = UpstreamCall(request, delivery, 2, 3500, ImageJob("a cat"))
         return self.run(self.callers[timeout_s].call(endpoint, self._lease, order, remaining_s=1000))

@@ -95,7 +95,7 @@ _ODD_NAMES: Final = (
         "victim%0a",
         "{victim}",
         "%7Bvictim%7D",
-        "ig2:*",
+        "ig3:*",
         "victim:x",
         "x" * 300,
         "%F0%9F%98%80",

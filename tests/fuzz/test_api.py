@@ -105,7 +105,7 @@ def check_secrecy(book: Book, answer: Answer) -> None:
     news = book.logged(request_id)
     leaked = [secret for secret in book.canaries if secret in answer.raw or secret in news.encode()]
     assert [] == leaked
-    assert [] == [word for word in ("unexpected_failure", "Traceback", '"level": "error"') if word in news]
+    assert [] == [word for word in ("internal_error", "Traceback", '"level": "error"') if word in news]
 
 
 def check(book: Book, sent: Sent) -> None:

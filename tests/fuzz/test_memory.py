@@ -23,7 +23,7 @@ STATUSES: Final = frozenset({200, 400, 401, 404, 405, 413, 429, 431, 502, 504})
 """All of them are met, or the requests are not those that they are meant to be."""
 TENANTS: Final = [f"tenant-{number}" for number in range(40)]
 """So many that none of them is throttled."""
-BOUNDS: Final = {"IMAGEGATE_SERVER__BODY_TIMEOUT_S": "20", "IMAGEGATE_SERVER__REFUSALS_PER_SECOND": "10"}
+BOUNDS: Final = {"IMAGEGATE_SERVER__BODY_TIMEOUT_S": "20", "IMAGEGATE_SERVER__REJECTIONS_PER_SECOND": "10"}
 
 
 @pytest.fixture(scope="module")

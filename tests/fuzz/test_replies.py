@@ -28,7 +28,7 @@ LATE_MAX_S: Final = 8.0
 """Of a machine that is busy; far less than the upstream's own patience."""
 ENDED_BY_THE_CAP: Final = ("flood", "flood of chunks", "a gzip bomb", "a zlib bomb")
 deliveries = st.sampled_from(ResponseFormat)
-dialects = st.sampled_from(sorted(PROVIDERS))
+providers = st.sampled_from(sorted(PROVIDERS))
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def desk(one_redis_server: str, upstream: Hostile) -> Iterator[Desk]:
         yield furnished
 
 
-def read_honestly(dialect: str, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | GatewayError:
+def read_honestly(provider: str, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | GatewayError:
     try:
-        return PROVIDERS[dialect].read_reply(reply, delivery)
+        return PROVIDERS[provider].read_reply(reply, delivery)
     except GatewayError as error:
         return error
 
@@ -69,13 +69,13 @@ def is_unsent(upstream: Hostile, outcome: ImageReply | GatewayError) -> bool:
 
 
 def check_honest(
-    upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility, outcome: ImageReply | GatewayError
+    upstream: Hostile, provider: str, delivery: ResponseFormat, case: Hostility, outcome: ImageReply | GatewayError
 ) -> None:
     """What was framed rightly is read as it stands."""
     if case.body is None or is_unsent(upstream, outcome):
         return
     reply = UpstreamResponse(case.status, case.body)
-    expected = read_honestly(dialect, reply, delivery)
+    expected = read_honestly(provider, reply, delivery)
     if isinstance(expected, GatewayError):
         assert isinstance(outcome, GatewayError)
         assert expected.error_code is outcome.error_code
@@ -101,34 +101,34 @@ def check_next(desk: Desk, upstream: Hostile) -> None:
     pytest.fail("an honest answer is not understood any more")
 
 
-def check(desk: Desk, upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility) -> None:
+def check(desk: Desk, upstream: Hostile, provider: str, delivery: ResponseFormat, case: Hostility) -> None:
     upstream.begin(case.plan)
     timeout_s = SLOW_TIMEOUT_S if case.is_slow else TIMEOUT_S
     started_s = time.monotonic()
-    outcome = desk.call(dialect, delivery, timeout_s)
+    outcome = desk.call(provider, delivery, timeout_s)
     assert time.monotonic() - started_s < timeout_s + LATE_MAX_S
     assert upstream.requests <= 1
     check_money(upstream, case, outcome)
-    check_honest(upstream, dialect, delivery, case, outcome)
+    check_honest(upstream, provider, delivery, case, outcome)
     assert KEY.encode() not in shown(outcome)
     assert isinstance(outcome, ImageReply) or KEY not in outcome.detail
 
 
-@given(dialects, deliveries, quick)
+@given(providers, deliveries, quick)
 @fuzzing(350)
 def test_every_answer_ends_in_pictures_or_a_fault_that_is_right_about_the_money(
-    desk: Desk, upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility
+    desk: Desk, upstream: Hostile, provider: str, delivery: ResponseFormat, case: Hostility
 ) -> None:
-    check(desk, upstream, dialect, delivery, case)
+    check(desk, upstream, provider, delivery, case)
     check_next(desk, upstream)
 
 
-@given(dialects, deliveries, endless())
+@given(providers, deliveries, endless())
 @fuzzing(28)
 def test_what_has_no_end_is_ended_by_the_deadline_or_the_cap_and_may_have_been_bought(
-    desk: Desk, upstream: Hostile, dialect: str, delivery: ResponseFormat, case: Hostility
+    desk: Desk, upstream: Hostile, provider: str, delivery: ResponseFormat, case: Hostility
 ) -> None:
-    check(desk, upstream, dialect, delivery, case)
+    check(desk, upstream, provider, delivery, case)
 
 
 @pytest.mark.parametrize("kind", list(LARGE))

@@ -1,4 +1,4 @@
-"""Both dialects' readers under replies that nobody promised: what they say of the money, and what they let through."""
+"""Both providers' readers under replies that nobody promised: what they say of the money, and what they let through."""
 
 import binascii
 from typing import Final
@@ -17,16 +17,16 @@ from tests.fuzz.steps import count_steps
 from tests.support.outcomes import DETAIL_MAX_CHARS, check_outcome, shown
 from tests.support.profile import fuzzing
 
-BOTH: Final = pytest.mark.parametrize("dialect", list(PROVIDERS))
+BOTH: Final = pytest.mark.parametrize("provider", list(PROVIDERS))
 
 replies = st.builds(UpstreamResponse, statuses, reply_bodies(), st.one_of(st.none(), st.floats(0, 1e9)))
 deliveries = st.sampled_from(ResponseFormat)
 
 
-def read(dialect: str, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | GatewayError:
+def read(provider: str, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | GatewayError:
     """What a call makes of it; every other exception fails the test."""
     try:
-        return redact_reply(PROVIDERS[dialect].read_reply(reply, delivery), SECRET)
+        return redact_reply(PROVIDERS[provider].read_reply(reply, delivery), SECRET)
     except GatewayError as error:
         return redact_error(error, SECRET)
 
@@ -45,10 +45,10 @@ def check_pictures(reply: ImageReply) -> None:
 @given(replies, deliveries)
 @fuzzing(700)
 def test_a_reply_gives_pictures_or_a_fault_that_is_right_about_the_money(
-    dialect: str, reply: UpstreamResponse, delivery: ResponseFormat
+    provider: str, reply: UpstreamResponse, delivery: ResponseFormat
 ) -> None:
     try:
-        outcome: ImageReply | GatewayError = PROVIDERS[dialect].read_reply(reply, delivery)
+        outcome: ImageReply | GatewayError = PROVIDERS[provider].read_reply(reply, delivery)
     except GatewayError as error:
         outcome = error
     else:
@@ -61,9 +61,9 @@ def test_a_reply_gives_pictures_or_a_fault_that_is_right_about_the_money(
 @given(replies, deliveries)
 @fuzzing(300)
 def test_a_reply_takes_no_key_to_tenants_or_logs(
-    dialect: str, reply: UpstreamResponse, delivery: ResponseFormat
+    provider: str, reply: UpstreamResponse, delivery: ResponseFormat
 ) -> None:
-    outcome = read(dialect, reply, delivery)
+    outcome = read(provider, reply, delivery)
     assert KEY.encode() not in shown(outcome)
     assert isinstance(outcome, ImageReply) or KEY not in outcome.detail
     assert not isinstance(outcome, ImageReply) or not any(
@@ -74,9 +74,9 @@ def test_a_reply_takes_no_key_to_tenants_or_logs(
 @BOTH
 @given(replies)
 @fuzzing(300)
-def test_a_key_check_is_read_or_ends_in_an_error(dialect: str, reply: UpstreamResponse) -> None:
+def test_a_key_check_is_read_or_ends_in_an_error(provider: str, reply: UpstreamResponse) -> None:
     try:
-        detail = PROVIDERS[dialect].read_key_check(reply).detail
+        detail = PROVIDERS[provider].read_key_check(reply).detail
     except GatewayError as error:
         detail = error.detail
     assert len(detail) <= DETAIL_MAX_CHARS
@@ -85,7 +85,7 @@ def test_a_key_check_is_read_or_ends_in_an_error(dialect: str, reply: UpstreamRe
 @BOTH
 @given(replies, deliveries)
 @fuzzing(120)
-def test_a_reply_is_read_in_few_steps(dialect: str, reply: UpstreamResponse, delivery: ResponseFormat) -> None:
+def test_a_reply_is_read_in_few_steps(provider: str, reply: UpstreamResponse, delivery: ResponseFormat) -> None:
     parts = sum(reply.body.count(mark) for mark in (b",", b":", b"["))
     allowed = 4000 + 60 * parts
-    assert count_steps(lambda: read(dialect, reply, delivery)) <= allowed + 4 * DETAIL_MAX_CHARS * 3
+    assert count_steps(lambda: read(provider, reply, delivery)) <= allowed + 4 * DETAIL_MAX_CHARS * 3

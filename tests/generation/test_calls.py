@@ -62,8 +62,8 @@ def test_an_unknown_subclass_is_judged_as_its_parent() -> None:
     class ErrorOfTomorrow(httpx.TransportError):
         pass
 
-    assert ErrorCode.ANSWER_LOST is transport_fault(ReadErrorOfTomorrow("text"))
-    assert ErrorCode.ANSWER_LOST is transport_fault(ErrorOfTomorrow("text"))
+    assert ErrorCode.CONNECTION_LOST is transport_fault(ReadErrorOfTomorrow("text"))
+    assert ErrorCode.CONNECTION_LOST is transport_fault(ErrorOfTomorrow("text"))
 
 
 def serving_answer(make: Callable[[], ASGIApp]) -> ASGIApp:
@@ -106,11 +106,11 @@ async def test_an_answer_is_read_up_to_its_cap_and_no_further(size: int, *, fits
     if fits:
         assert size == len((await receive(lambda: Response(b"x" * size))).body)
     else:
-        assert ErrorCode.ANSWER_TOO_LARGE is await fault_of(receive(lambda: Response(b"x" * size)))
+        assert ErrorCode.RESPONSE_TOO_LARGE is await fault_of(receive(lambda: Response(b"x" * size)))
 
 
 async def test_an_endless_answer_ends_at_the_cap() -> None:
-    assert ErrorCode.ANSWER_TOO_LARGE is await fault_of(receive(_Endless))
+    assert ErrorCode.RESPONSE_TOO_LARGE is await fault_of(receive(_Endless))
 
 
 class _Endless(Response):
@@ -132,13 +132,13 @@ async def test_what_is_not_compressed_is_read_as_it_is(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "identity, br"])
 async def test_what_cannot_be_inflated_is_unreadable(encoding: str) -> None:
     packed = Response(gzip.compress(BODY), headers={"content-encoding": encoding})
-    assert ErrorCode.ANSWER_UNREADABLE is await fault_of(receive(lambda: packed))
+    assert ErrorCode.INVALID_RESPONSE is await fault_of(receive(lambda: packed))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_a_broken_content_encoding_is_an_unreadable_answer(encoding: str) -> None:
     broken = Response(b"neither gzip nor deflate", headers={"content-encoding": encoding})
-    assert ErrorCode.ANSWER_UNREADABLE is await fault_of(receive(lambda: broken))
+    assert ErrorCode.INVALID_RESPONSE is await fault_of(receive(lambda: broken))
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -150,7 +150,7 @@ async def test_a_decompression_bomb_is_refused_without_being_unpacked(
     tracemalloc.start()
     try:
         answer = Response(bomb, headers={"content-encoding": encoding})
-        assert ErrorCode.ANSWER_TOO_LARGE is await fault_of(receive(lambda: answer, max_bytes=2**20))
+        assert ErrorCode.RESPONSE_TOO_LARGE is await fault_of(receive(lambda: answer, max_bytes=2**20))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -176,7 +176,7 @@ def padded(kind: str, first: bytes, size: int) -> bytes:
 async def test_compressed_bytes_that_inflate_to_nothing_are_cut_off(kind: str, first: bytes) -> None:
     """A megabyte of them: the body never reaches its cap."""
     answer = Response(padded(kind, first, 2**20), headers={"content-encoding": "deflate"})
-    assert ErrorCode.ANSWER_UNREADABLE is await fault_of(receive(lambda: answer, max_bytes=2**20))
+    assert ErrorCode.INVALID_RESPONSE is await fault_of(receive(lambda: answer, max_bytes=2**20))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])

@@ -155,7 +155,7 @@ async def test_a_host_that_is_not_allowed_is_not_asked(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "host", "is_known"),
+    ("provider", "host", "is_known"),
     [
         ("302ai", "file.302ai.cn", True),
         ("302ai", "file.302.ai", True),
@@ -170,9 +170,11 @@ async def test_a_host_that_is_not_allowed_is_not_asked(url: str) -> None:
         ("minimax", "hailuo-image-algeng-data2.oss-cn-hangzhou.aliyuncs.com", False),
     ],
 )
-async def test_the_hosts_that_have_been_seen_are_allowed_by_default(dialect: str, host: str, *, is_known: bool) -> None:
+async def test_the_hosts_that_have_been_seen_are_allowed_by_default(
+    provider: str, host: str, *, is_known: bool
+) -> None:
     async with world() as here:
-        found = await here.fetch(f"https://{host}/a.jpg", hosts=PROVIDERS[dialect].result_hosts)
+        found = await here.fetch(f"https://{host}/a.jpg", hosts=PROVIDERS[provider].result_hosts)
     assert is_known == bool(found)
 
 

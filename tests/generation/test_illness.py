@@ -65,8 +65,8 @@ async def test_an_upstream_that_fails_again_and_again_is_left_alone(
     terms = PoolConfig(breaker_failures=3, breaker_open_s=60)
     async with ailing(redis_url, Site("up", upstream.url, KEYS), terms=terms) as make:
         for _ in range(3):
-            assert await fault_of(make) is not ErrorCode.POOL_DOWN
-        assert [ErrorCode.POOL_DOWN] * 5 == [await fault_of(make) for _ in range(5)]
+            assert await fault_of(make) is not ErrorCode.NO_HEALTHY_ACCOUNT
+        assert [ErrorCode.NO_HEALTHY_ACCOUNT] * 5 == [await fault_of(make) for _ in range(5)]
     assert 3 == upstream.calls.total()
 
 
@@ -89,7 +89,7 @@ async def test_an_upstream_that_cannot_be_reached_is_left_alone(redis_url: str) 
     terms, trace = PoolConfig(breaker_failures=2, breaker_open_s=60), Trace()
     async with ailing(redis_url, Site("gone", "http://127.0.0.1:1", KEYS), terms=terms) as make:
         assert ErrorCode.CONNECT_FAILED is await fault_of(make)
-        assert ErrorCode.POOL_DOWN is await fault_of(make, trace=trace)
+        assert ErrorCode.NO_HEALTHY_ACCOUNT is await fault_of(make, trace=trace)
     assert [] == trace.calls
 
 
@@ -97,7 +97,7 @@ async def test_an_upstream_that_hangs_is_left_alone(redis_url: str, simulator: S
     terms = PoolConfig(breaker_failures=2, breaker_open_s=60)
     async with ailing(redis_url, Site("sim", simulator.url, KEYS), terms=terms, call_timeout_s=0.4) as make:
         assert [ErrorCode.READ_TIMEOUT] * 2 == [await fault_of(make, prompt="[hang]") for _ in range(2)]
-        assert ErrorCode.POOL_DOWN is await fault_of(make)
+        assert ErrorCode.NO_HEALTHY_ACCOUNT is await fault_of(make)
     assert 2 == simulator.invoice()["total"]["requests"]
 
 
@@ -133,12 +133,12 @@ async def test_an_upstream_that_is_still_ill_is_tried_by_one_call_and_rests_for_
             await fault_of(make)
         await asyncio.sleep(OPEN_S + 0.1)
         error_codes = Counter(await asyncio.gather(*(fault_of(make) for _ in range(10))))
-        assert 1 == error_codes[ErrorCode.ANSWER_UNREADABLE]
-        assert 9 == error_codes[ErrorCode.POOL_DOWN] + error_codes[ErrorCode.POOL_BUSY]
+        assert 1 == error_codes[ErrorCode.INVALID_RESPONSE]
+        assert 9 == error_codes[ErrorCode.NO_HEALTHY_ACCOUNT] + error_codes[ErrorCode.NO_CAPACITY]
         assert 4 == upstream.calls.total()
         resting_until = time.monotonic() + 2 * OPEN_S - 0.3
         while time.monotonic() < resting_until:
-            assert ErrorCode.POOL_DOWN is await fault_of(make)
+            assert ErrorCode.NO_HEALTHY_ACCOUNT is await fault_of(make)
             await asyncio.sleep(0.05)
     assert 4 == upstream.calls.total()
 

@@ -41,14 +41,14 @@ def cooling(error_code: ErrorCode, left_s: int = 18_000) -> Health:
 
 @asynccontextmanager
 async def probing(
-    redis_url: str, url: str, found: Books, every_s: float = 60.0, dialect: str = "minimax"
+    redis_url: str, url: str, found: Books, every_s: float = 60.0, provider: str = "minimax"
 ) -> AsyncIterator[KeyHealthMonitor]:
     """A prober that does not wait between its questions and has the turn."""
     async with connected(redis_url) as redis, AiohttpTransport() as transport:
         turn = LeaderLock(redis, PROBING, "me", every_s)
         await turn.take()
         yield KeyHealthMonitor(
-            asking(transport, url, dialect),
+            asking(transport, url, provider),
             found,
             found,
             turn,
@@ -92,15 +92,15 @@ async def test_of_a_quarantined_account_one_key_is_asked_that_is_well_itself(
     redis_url: str, simulator: Simulator
 ) -> None:
     keys = [key("dead-1", ErrorCode.KEY_INVALID), key("good-1"), key("good-2")]
-    found = books(account(*keys, standing=quarantined(ErrorCode.BALANCE_EMPTY)))
+    found = books(account(*keys, standing=quarantined(ErrorCode.INSUFFICIENT_BALANCE)))
     told = await told_after_a_round(redis_url, simulator.url, found)
-    assert [("main/good-1", True, ErrorCode.BALANCE_EMPTY, None)] == told
+    assert [("main/good-1", True, ErrorCode.INSUFFICIENT_BALANCE, None)] == told
 
 
 async def test_an_account_without_balance_rests_on(redis_url: str, simulator: Simulator) -> None:
-    found = books(account(key("broke-1"), key("broke-2"), standing=quarantined(ErrorCode.BALANCE_EMPTY)))
+    found = books(account(key("broke-1"), key("broke-2"), standing=quarantined(ErrorCode.INSUFFICIENT_BALANCE)))
     told = await told_after_a_round(redis_url, simulator.url, found)
-    assert [("main/broke-1", False, ErrorCode.BALANCE_EMPTY, 900.0)] == told
+    assert [("main/broke-1", False, ErrorCode.INSUFFICIENT_BALANCE, 900.0)] == told
 
 
 async def test_of_a_quarantined_upstream_one_key_is_asked(redis_url: str, simulator: Simulator) -> None:
@@ -118,7 +118,7 @@ async def test_a_rest_for_a_fault_of_another_version_is_left_to_its_time(redis_u
 async def test_a_key_is_told_to_rest_for_what_is_wrong_with_it_now(redis_url: str, simulator: Simulator) -> None:
     found = books(account(key("broke-1", ErrorCode.KEY_INVALID)))
     told = await told_after_a_round(redis_url, simulator.url, found)
-    assert [("main/broke-1", False, ErrorCode.BALANCE_EMPTY, 900.0)] == told
+    assert [("main/broke-1", False, ErrorCode.INSUFFICIENT_BALANCE, 900.0)] == told
 
 
 async def test_what_a_person_holds_back_or_nobody_here_knows_is_not_asked(redis_url: str) -> None:
@@ -137,7 +137,7 @@ async def test_what_a_person_holds_back_or_nobody_here_knows_is_not_asked(redis_
 
 
 @pytest.mark.parametrize(
-    "error_code", [ErrorCode.KEY_LIMIT_REACHED, ErrorCode.KEY_MODEL_DENIED, ErrorCode.KEY_UNVERIFIED]
+    "error_code", [ErrorCode.KEY_LIMIT_REACHED, ErrorCode.KEY_MODEL_DENIED, ErrorCode.ACCOUNT_UNVERIFIED]
 )
 async def test_what_no_page_shows_is_left_to_its_time(
     redis_url: str, simulator: Simulator, error_code: ErrorCode
@@ -150,10 +150,10 @@ async def test_a_list_of_models_brings_back_a_key_and_not_its_balance(redis_url:
     async def models(_: Request) -> Response:
         return Response(json.dumps({"object": "list", "data": []}))
 
-    broke = quarantined(ErrorCode.BALANCE_EMPTY)
+    broke = quarantined(ErrorCode.INSUFFICIENT_BALANCE)
     found = books(account(key("good-1", ErrorCode.KEY_INVALID)), account(key("good-2", account="b"), standing=broke))
     with serving(Starlette(routes=[Route("/v1/models", models)])) as url:
-        async with probing(redis_url, url, found, dialect="302ai") as prober:
+        async with probing(redis_url, url, found, provider="302ai") as prober:
             await prober.probe_resting()
     assert [("main/good-1", True, ErrorCode.KEY_INVALID, None)] == found.told
 
@@ -171,18 +171,18 @@ async def test_the_end_of_a_used_up_window_is_asked_for_at_every_round(redis_url
     """It may be released early: somebody buys more."""
     row = PLAN | {"current_interval_usage_count": 100, "current_interval_remaining_percent": 0}
     app, _ = serving_page({"base_resp": {"status_code": 0}, "model_remains": [row]})
-    found = books(account(key("good-1"), standing=cooling(ErrorCode.WINDOW_SPENT)))
+    found = books(account(key("good-1"), standing=cooling(ErrorCode.QUOTA_EXHAUSTED_PLAN)))
     with serving(app) as url:
         async with probing(redis_url, url, found) as prober:
             await prober.probe_resting()
             row |= {"current_interval_usage_count": 40, "current_interval_remaining_percent": 60}
             await prober.probe_resting()
-    rested, lifted = (False, ErrorCode.WINDOW_SPENT, 7200.0), (True, ErrorCode.WINDOW_SPENT, None)
+    rested, lifted = (False, ErrorCode.QUOTA_EXHAUSTED_PLAN, 7200.0), (True, ErrorCode.QUOTA_EXHAUSTED_PLAN, None)
     assert [("main/good-1", *rested), ("main/good-1", *lifted)] == found.told
 
 
 @pytest.mark.parametrize(
-    ("left_s", "told"), [(7201, [("main/good-1", False, ErrorCode.DAY_SPENT, 7200.0)]), (7200, [])]
+    ("left_s", "told"), [(7201, [("main/good-1", False, ErrorCode.QUOTA_EXHAUSTED_DAILY, 7200.0)]), (7200, [])]
 )
 async def test_a_page_that_leaves_doubt_can_only_shorten_the_rest(
     redis_url: str, left_s: int, told: list[Told]
@@ -190,14 +190,14 @@ async def test_a_page_that_leaves_doubt_can_only_shorten_the_rest(
     """Its counts may be those of the next window already, which ends much later."""
     row = PLAN | {"current_interval_usage_count": 0}
     app, _ = serving_page({"base_resp": {"status_code": 0}, "model_remains": [row]})
-    found = books(account(key("good-1"), standing=cooling(ErrorCode.DAY_SPENT, left_s)))
+    found = books(account(key("good-1"), standing=cooling(ErrorCode.QUOTA_EXHAUSTED_DAILY, left_s)))
     with serving(app) as url:
         assert told == await told_after_a_round(redis_url, url, found)
 
 
 async def test_a_key_that_cannot_be_settled_keeps_no_other(redis_url: str, simulator: Simulator) -> None:
     found = books(account(*(key(f"good-{number}", ErrorCode.KEY_INVALID) for number in range(3))))
-    found.failures = [ErrorCode.REDIS_AWAY]
+    found.failures = [ErrorCode.REDIS_UNAVAILABLE]
     told = await told_after_a_round(redis_url, simulator.url, found)
     assert ["main/good-1", "main/good-2"] == [name for name, *_ in told]
 
@@ -218,7 +218,7 @@ async def test_of_many_processes_one_asks_and_a_redis_that_fails_ends_none(redis
             await asyncio.sleep(0.01)
 
     found = books(account(*(key(f"good-{number}", ErrorCode.KEY_INVALID) for number in range(3))))
-    found.failures = [ErrorCode.REDIS_AWAY, ErrorCode.REDIS_AWAY]
+    found.failures = [ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_UNAVAILABLE]
     with serving(app) as url:
         async with AiohttpTransport() as transport, connected(redis_url) as redis:
             turns = [LeaderLock(redis, PROBING, f"process-{number}", 1.0) for number in range(4)]

@@ -57,7 +57,7 @@ async def fail_with(process: Process, error_code: ErrorCode) -> None:
 
 @pytest.mark.parametrize(
     ("code", "path", "error_code"),
-    [(2049, "keys/main-1", ErrorCode.KEY_INVALID), (1008, "accounts/main", ErrorCode.BALANCE_EMPTY)],
+    [(2049, "keys/main-1", ErrorCode.KEY_INVALID), (1008, "accounts/main", ErrorCode.INSUFFICIENT_BALANCE)],
 )
 async def test_what_is_mended_at_the_provider_comes_back_by_itself(
     redis_url: str, provider: Simulator, code: int, path: str, error_code: ErrorCode
@@ -80,7 +80,7 @@ async def test_a_used_up_plan_rests_until_the_page_says_that_it_is_released(
 ) -> None:
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, "accounts/main", 2056, remains_ms=600_000)
-        await fail_with(process, ErrorCode.WINDOW_SPENT)
+        await fail_with(process, ErrorCode.QUOTA_EXHAUSTED_PLAN)
         await prober.probe_resting()
         [line] = await process.pool.look()
     left_s = (line.accounts[0].until_s or 0) - time.time()
@@ -91,7 +91,7 @@ async def test_a_used_up_plan_rests_until_the_page_says_that_it_is_released(
 async def test_a_plan_that_is_released_early_is_used_at_the_next_round(redis_url: str, provider: Simulator) -> None:
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, "accounts/main", 2056, remains_ms=600_000)
-        await fail_with(process, ErrorCode.WINDOW_SPENT)
+        await fail_with(process, ErrorCode.QUOTA_EXHAUSTED_PLAN)
         await prober.probe_resting()
         order(provider, "accounts/main", 0)
         await prober.probe_resting()

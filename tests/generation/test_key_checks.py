@@ -14,9 +14,9 @@ from tests.support.servers import free_port
 pytestmark = pytest.mark.anyio
 
 
-async def probe(url: str, key: ProviderKey, dialect: str = "minimax") -> KeyCheck:
+async def probe(url: str, key: ProviderKey, provider: str = "minimax") -> KeyCheck:
     async with AiohttpTransport() as transport:
-        return await asking(transport, url, dialect).probe(key)
+        return await asking(transport, url, provider).probe(key)
 
 
 async def test_a_good_key_works_and_its_balance_is_proven(simulator: Simulator) -> None:
@@ -25,7 +25,7 @@ async def test_a_good_key_works_and_its_balance_is_proven(simulator: Simulator) 
 
 
 @pytest.mark.parametrize(
-    ("name", "error_code"), [("dead-1", ErrorCode.KEY_INVALID), ("broke-1", ErrorCode.BALANCE_EMPTY)]
+    ("name", "error_code"), [("dead-1", ErrorCode.KEY_INVALID), ("broke-1", ErrorCode.INSUFFICIENT_BALANCE)]
 )
 async def test_a_bad_key_is_told_by_its_fault(simulator: Simulator, name: str, error_code: ErrorCode) -> None:
     assert error_code is (await probe(simulator.url, upstream_key(name))).error_code
@@ -51,7 +51,7 @@ async def test_a_secret_that_the_page_repeats_is_not_told() -> None:
 async def test_an_endless_page_is_not_read() -> None:
     app, _ = serving_page({"filler": "x" * 2_000_000})
     with serving(app) as url:
-        assert ErrorCode.ANSWER_TOO_LARGE is (await probe(url, upstream_key("main-1"))).error_code
+        assert ErrorCode.RESPONSE_TOO_LARGE is (await probe(url, upstream_key("main-1"))).error_code
 
 
 async def test_an_upstream_that_is_configured_no_more_is_not_found() -> None:

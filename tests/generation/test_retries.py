@@ -85,7 +85,7 @@ def test_busy_is_told_where_one_upstream_is_and_the_shortest_wait() -> None:
     for nothing in (NoCapacity(40.0, is_busy=False), NoCapacity(7.5, is_busy=True), NoCapacity(None, is_busy=False)):
         tries.note_no_key(HERE, nothing)
     error = tries.decision()
-    assert (ErrorCode.POOL_BUSY, 7.5) == (error.error_code, error.retry_after_s)
+    assert (ErrorCode.NO_CAPACITY, 7.5) == (error.error_code, error.retry_after_s)
     assert "Every account that could make this image is busy for about 8 s." == error.detail
 
 
@@ -93,7 +93,7 @@ def test_busy_without_a_forecast_names_no_seconds() -> None:
     tries = RetryState(3)
     tries.note_no_key(HERE, NoCapacity(None, is_busy=True))
     error = tries.decision()
-    assert (ErrorCode.POOL_BUSY, None) == (error.error_code, error.retry_after_s)
+    assert (ErrorCode.NO_CAPACITY, None) == (error.error_code, error.retry_after_s)
     assert "Every account that could make this image is busy; please try again shortly." == error.detail
 
 
@@ -101,7 +101,7 @@ def test_down_is_told_where_all_are() -> None:
     tries = RetryState(3)
     tries.note_no_key(HERE, NoCapacity(None, is_busy=False))
     error = tries.decision()
-    assert (ErrorCode.POOL_DOWN, None) == (error.error_code, error.retry_after_s)
+    assert (ErrorCode.NO_HEALTHY_ACCOUNT, None) == (error.error_code, error.retry_after_s)
 
 
 @pytest.mark.parametrize("error_code", ErrorCode)
@@ -117,7 +117,7 @@ def test_a_fault_that_another_key_would_not_have_is_not_told_where_the_others_we
 ) -> None:
     tries = failed(error_code)
     tries.note_no_key(HERE, NoCapacity(5.0, is_busy=True))
-    expected = ErrorCode.POOL_BUSY if ERROR_SPECS[error_code].retry is Retry.FREELY else error_code
+    expected = ErrorCode.NO_CAPACITY if ERROR_SPECS[error_code].retry is Retry.FREELY else error_code
     assert expected is tries.decision().error_code
 
 

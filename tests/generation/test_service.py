@@ -52,5 +52,5 @@ async def test_a_disconnect_ends_the_wait_for_an_account(redis_url: str, simulat
         waiting = asyncio.ensure_future(fault_of(make, context=context(disconnected=gone)))
         await asyncio.sleep(0.3)
         gone.set()
-        assert ErrorCode.CLIENT_LEFT is await asyncio.wait_for(waiting, 20)
+        assert ErrorCode.CLIENT_DISCONNECTED is await asyncio.wait_for(waiting, 20)
         await first

@@ -43,7 +43,11 @@ async def told_after(redis_url: str, answer: object, status: int, *names: str) -
     [
         ({"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}, 200, ErrorCode.KEY_INVALID),
         ({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, 401, ErrorCode.KEY_INVALID),
-        ({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 200, ErrorCode.BALANCE_EMPTY),
+        (
+            {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+            200,
+            ErrorCode.INSUFFICIENT_BALANCE,
+        ),
         (
             {"type": "error", "error": {"type": "authentication_error", "http_code": "401"}, "request_id": "r"},
             401,

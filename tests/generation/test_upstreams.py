@@ -302,7 +302,7 @@ async def test_an_upstream_that_cannot_be_reached_is_tried_twice_and_no_more(red
 async def test_an_unknown_outcome_is_never_bought_again(redis_url: str, simulator: Simulator, word: str) -> None:
     sites = (Site("sim", simulator.url, ("a/a-1", "b/b-1")), Site("other", simulator.url, ("c/c-1",)))
     async with running(redis_url, *sites) as make:
-        assert (await fault_of(make, prompt=word)) in {ErrorCode.ANSWER_LOST, ErrorCode.ANSWER_UNREADABLE}
+        assert (await fault_of(make, prompt=word)) in {ErrorCode.CONNECTION_LOST, ErrorCode.INVALID_RESPONSE}
     assert 1 == simulator.invoice()["total"]["requests"]
 
 
@@ -337,9 +337,9 @@ async def test_the_deadline_covers_the_fetching_of_results_too(redis_url: str) -
     routes = [Route("/v1/image_generation", generate, methods=["POST"]), Route("/x.jpg", hang)]
     with serving(Starlette(routes=routes)) as url:
         site = Site("up", url, answers_base64=False)
-        async with running(redis_url, site, deadline_s=0.5, result_timeout_s=2.0) as make:
+        async with running(redis_url, site, deadline_s=0.5, download_timeout_s=2.0) as make:
             async with asyncio.timeout(1.9):
-                assert ErrorCode.RESULT_LOST is await fault_of(make, delivery=ResponseFormat.BASE64)
+                assert ErrorCode.DOWNLOAD_FAILED is await fault_of(make, delivery=ResponseFormat.BASE64)
 
 
 async def test_images_that_were_withheld_are_missing_and_not_refilled(redis_url: str, simulator: Simulator) -> None:
@@ -351,7 +351,7 @@ async def test_images_that_were_withheld_are_missing_and_not_refilled(redis_url:
 
 async def test_all_images_withheld_is_a_refusal(redis_url: str, simulator: Simulator) -> None:
     async with running(redis_url, Site("sim", simulator.url, ("a/a-1", "b/b-1"))) as make:
-        assert ErrorCode.CONTENT_WITHHELD is await fault_of(make, count=2, prompt="[fail=2]")
+        assert ErrorCode.CONTENT_MODERATED is await fault_of(make, count=2, prompt="[fail=2]")
     assert {"requests": 1, "images": 0} == simulator.invoice()["total"]
 
 
@@ -371,7 +371,7 @@ async def test_what_some_calls_delivered_is_delivered_when_another_fails(
     ("first", "second", "told"),
     [
         (2013, 1001, ErrorCode.UPSTREAM_TIMEOUT),
-        (1026, "cut", ErrorCode.ANSWER_LOST),
+        (1026, "cut", ErrorCode.CONNECTION_LOST),
         (1026, 2049, ErrorCode.CONTENT_INPUT),
         (2049, 1002, None),
     ],
@@ -391,7 +391,7 @@ async def test_a_pool_at_rest_answers_without_a_call(redis_url: str, script: Scr
         assert ErrorCode.ACCOUNT_RATE_LIMITED is await fault_of(make)
         with pytest.raises(GatewayError) as caught:
             await make()
-    assert ErrorCode.POOL_BUSY is caught.value.error_code
+    assert ErrorCode.NO_CAPACITY is caught.value.error_code
     assert 0 < (caught.value.retry_after_s or 0) <= 15
     assert 1 == upstream.calls.total()
 
@@ -400,7 +400,7 @@ async def test_a_pool_of_dead_keys_is_down_and_not_busy(redis_url: str, script: 
     upstream = script([2049])
     async with running(redis_url, Site("up", upstream.url)) as make:
         assert ErrorCode.KEY_INVALID is await fault_of(make)
-        assert ErrorCode.POOL_DOWN is await fault_of(make)
+        assert ErrorCode.NO_HEALTHY_ACCOUNT is await fault_of(make)
     assert 1 == upstream.calls.total()
 
 
@@ -410,7 +410,7 @@ async def test_without_a_pool_the_gateway_is_not_available_however_many_images(
 ) -> None:
     upstream, nowhere = script(), "unix:///nowhere/redis.sock"
     async with running(nowhere, Site("up", upstream.url, per_call=1), is_new=True, admission_url=redis_url) as make:
-        assert ErrorCode.REDIS_AWAY is await fault_of(make, count=count)
+        assert ErrorCode.REDIS_UNAVAILABLE is await fault_of(make, count=count)
     assert 0 == upstream.calls.total()
 
 
@@ -446,7 +446,7 @@ async def test_nothing_is_sent_for_a_client_that_has_left(redis_url: str, script
     gone.set()
     upstream = script()
     async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
-        assert ErrorCode.CLIENT_LEFT is await fault_of(make, count=2, disconnected=gone)
+        assert ErrorCode.CLIENT_DISCONNECTED is await fault_of(make, count=2, disconnected=gone)
     assert 0 == upstream.calls.total()
 
 
@@ -454,9 +454,9 @@ async def test_nothing_is_sent_that_the_ticket_does_not_know(redis_url: str, scr
     """The ticket was settled by others while its process stood still."""
     upstream = script()
     with sync_redis.Redis.from_url(redis_url) as redis:
-        lose_the_ticket = partial(redis.delete, "ig2:{acme}:open")
+        lose_the_ticket = partial(redis.delete, "ig3:{acme}:open")
         async with running(redis_url, Site("up", upstream.url, per_call=1)) as make:
-            assert ErrorCode.TICKET_EXPIRED is await fault_of(make, disconnected=Watched(lose_the_ticket))
+            assert ErrorCode.RESERVATION_EXPIRED is await fault_of(make, disconnected=Watched(lose_the_ticket))
     assert 0 == upstream.calls.total()
 
 

@@ -7,7 +7,7 @@ import redis
 
 from tests.support.clocked import Clock, clocked_script
 
-BASE: Final = "ig2:{acme}:"
+BASE: Final = "ig3:{acme}:"
 
 
 class Desk:
@@ -16,7 +16,9 @@ class Desk:
     def __init__(self, client: "redis.Redis", now_s: float, **limits: int) -> None:
         self.client = client
         self.clock = Clock(client, now_s)
-        self._scripts = {name: clocked_script(client, name) for name in ("admit", "send", "extend", "settle")}
+        self._scripts = {
+            name: clocked_script(client, f"metering/{name}") for name in ("admit", "mark_sent", "renew", "settle")
+        }
         client.hset(f"{BASE}tenant", mapping={"created_at": 1, "limits": json.dumps(limits)})
         client.hset(f"{BASE}keys", "k1", json.dumps({"limits": {}}))
 
@@ -29,17 +31,19 @@ class Desk:
         return found
 
     def send(self, reservation: str, images: int = 1) -> None:
-        assert 1 == self._run("send", [self._name(reservation), *self._open()], [reservation, "u/a", images, 60_000])
+        assert 1 == self._run(
+            "mark_sent", [self._name(reservation), *self._open()], [reservation, "u/a", images, 60_000]
+        )
 
     def extend(self, reservation: str) -> None:
-        assert 1 == self._run("extend", ["open"], [60_000, reservation, "k1"])
+        assert 1 == self._run("renew", ["open"], [60_000, reservation, "k1"])
 
-    def settle(self, reservation: str, calls: str = "", keep_days: int = 3660) -> None:
+    def settle(self, reservation: str, calls: str = "", retention_days: int = 3660) -> None:
         told = ["delivered" if calls else "not_sent", int(bool(calls)), calls, 1, 2, 3, "k1"]
-        self._run("settle", [self._name(reservation), "open"], [reservation, 0, 0, 1, keep_days, *told])
+        self._run("settle", [self._name(reservation), "open"], [reservation, 0, 0, 1, retention_days, *told])
 
-    def expire(self, reservation: str, keep_days: int = 3660) -> str:
-        found = self._run("settle", [self._name(reservation), "open"], [reservation, 1, 0, 1, keep_days])
+    def expire(self, reservation: str, retention_days: int = 3660) -> str:
+        found = self._run("settle", [self._name(reservation), "open"], [reservation, 1, 0, 1, retention_days])
         return str(found["status"])
 
     def used(self) -> dict[str, Any]:
@@ -52,7 +56,7 @@ class Desk:
 
     @staticmethod
     def _name(reservation: str) -> str:
-        return f"ticket:{reservation}"
+        return f"reservation:{reservation}"
 
     @staticmethod
     def _open() -> list[str]:

@@ -139,13 +139,13 @@ class History:
         return self.step("declare", ("tenant", "keys"), (json.dumps(limits[""]), *keys), {})
 
     def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> Step:
-        names = ("tenant", "keys", f"ticket:{ticket_id}", "open", f"key:{key}:open", "rate", f"key:{key}:rate")
+        names = ("tenant", "keys", f"reservation:{ticket_id}", "open", f"key:{key}:open", "rate", f"key:{key}:rate")
         costs = ",".join(f"{since}:{images * micros}" for since, micros in process.prices)
         replies = self.world.admit(ticket_id, process, key, model, images)
         return self.step("admit", names, (ticket_id, key, "rq", model, images, costs, process.lease_ms), *replies)
 
     def send(self, reservation: Ticket, account: str, images: int) -> Step:
-        names = (f"ticket:{reservation.id}", "open", f"key:{reservation.key}:open")
+        names = (f"reservation:{reservation.id}", "open", f"key:{reservation.key}:open")
         args = (reservation.id, account, images, reservation.process.lease_ms)
         return self.step("send", names, args, self.world.send(reservation, account, images))
 
@@ -155,10 +155,10 @@ class History:
         return self.step("extend", ("open",), (process.lease_ms, *ids), self.world.extend(mine, process.lease_ms))
 
     def expire(self, reservation: Ticket) -> Step:
-        keep_days = self.random.choice(self.world.processes).keep_days
-        reply = self.world.settle_expired(reservation, keep_days)
-        names = (f"ticket:{reservation.id}", "open")
-        return self.step("settle", names, (reservation.id, 1, *self.world.charges, keep_days), reply)
+        retention_days = self.random.choice(self.world.processes).retention_days
+        reply = self.world.settle_expired(reservation, retention_days)
+        names = (f"reservation:{reservation.id}", "open")
+        return self.step("settle", names, (reservation.id, 1, *self.world.charges, retention_days), reply)
 
     def settle(self, reservation: Ticket) -> Step:
         """By itself: for the first time, again, or again with another tally: an answer that came late."""
@@ -167,15 +167,15 @@ class History:
             counts.append(self.random.randint(0, left))
             left -= counts[-1]
         calls = f"u/a:{','.join(map(str, counts))}" if reservation.sent else ""
-        outcome, keep_days = ("delivered" if calls else "not_sent"), reservation.process.keep_days
+        outcome, retention_days = ("delivered" if calls else "not_sent"), reservation.process.retention_days
         if not reservation.is_open and self.random.random() < 0.3:
             outcome, calls = reservation.outcome, reservation.calls
-        reply = self.world.settle(reservation, outcome, calls, keep_days, was_sent=bool(calls))
+        reply = self.world.settle(reservation, outcome, calls, retention_days, was_sent=bool(calls))
         args = (
             reservation.id,
             0,
             *self.world.charges,
-            keep_days,
+            retention_days,
             outcome,
             int(bool(calls)),
             calls,
@@ -184,7 +184,7 @@ class History:
             3,
             reservation.key,
         )
-        return self.step("settle", (f"ticket:{reservation.id}", "open"), args, reply)
+        return self.step("settle", (f"reservation:{reservation.id}", "open"), args, reply)
 
 
 class Replay:

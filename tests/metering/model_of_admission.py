@@ -31,7 +31,7 @@ class Process:
     lease_ms: int
     prices: tuple[tuple[int, int], ...]
     """Since when, and micro-dollars."""
-    keep_days: int
+    retention_days: int
 
 
 @dataclass
@@ -75,7 +75,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.base = f"ig2:{{t{seed}}}:"
+        self.base = f"ig3:{{t{seed}}}:"
         self.start_s = self.random.choice(MIDNIGHTS_S) - self.random.randrange(-10, LENGTH_S)
         self.now_ms = self.newest_ms = self.start_s * 1000 + self.random.randrange(1000)
         self.eras = {0}
@@ -233,7 +233,7 @@ class World:
             reservation.expires_ms = self.now_ms + lease_ms
         return len(alive)
 
-    def settle_expired(self, reservation: Ticket, keep_days: int) -> dict[str, Any]:
+    def settle_expired(self, reservation: Ticket, retention_days: int) -> dict[str, Any]:
         if reservation.is_gone:
             return {"status": "gone"}
         if not reservation.is_open:
@@ -247,22 +247,22 @@ class World:
                 calls.append(f"{account}:0,0,0,{images}")
                 left -= images
         outcome = "unconfirmed" if calls else "refused" if reservation.sent else "not_sent"
-        return self._settle(reservation, outcome, ";".join(calls), keep_days, was_sent=bool(reservation.sent))
+        return self._settle(reservation, outcome, ";".join(calls), retention_days, was_sent=bool(reservation.sent))
 
     def settle(
-        self, reservation: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool
+        self, reservation: Ticket, outcome: str, calls: str, retention_days: int, *, was_sent: bool
     ) -> dict[str, Any]:
         if reservation.is_gone:
             return {"status": "gone"}
         if not reservation.is_open and (reservation.outcome, reservation.calls) == (outcome, calls):
             return {"status": "repeated" if reservation.is_by_itself else "same"}
-        found = self._settle(reservation, outcome, calls, keep_days, was_sent=was_sent)
+        found = self._settle(reservation, outcome, calls, retention_days, was_sent=was_sent)
         reservation.is_by_itself = True
         reservation.is_gone = not reservation.is_recorded
         return found
 
     def _settle(
-        self, reservation: Ticket, outcome: str, calls: str, keep_days: int, *, was_sent: bool
+        self, reservation: Ticket, outcome: str, calls: str, retention_days: int, *, was_sent: bool
     ) -> dict[str, Any]:
         counts = [[int(number) for number in call.rpartition(":")[2].split(",")] for call in calls.split(";") if call]
         became = dict(zip(MEASURES[2:6], map(sum, zip(*counts, strict=True)), strict=False)) if counts else {}
@@ -278,5 +278,5 @@ class World:
         if not reservation.is_recorded:
             return reply
         day_end = datetime.strptime(reservation.day, "%Y%m%d").replace(tzinfo=UTC).timestamp() + 86400
-        self.ends[reservation.day] = max(self.ends.get(reservation.day, 0), int(day_end) + keep_days * 86400)
+        self.ends[reservation.day] = max(self.ends.get(reservation.day, 0), int(day_end) + retention_days * 86400)
         return reply

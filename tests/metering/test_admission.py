@@ -42,7 +42,7 @@ async def refusal(admission: Admission, caller: Principal, images: int = 1) -> G
 async def everything(redis: Client) -> dict[str, object]:
     """All that Redis holds but the tenants themselves."""
     found: dict[str, object] = {}
-    async for name in redis.scan_iter("ig2:{*"):
+    async for name in redis.scan_iter("ig3:{*"):
         if not name.endswith((":tenant", ":keys")):
             found[name] = await redis.dump(name)
     return found
@@ -100,7 +100,7 @@ async def test_a_refused_request_consumes_nothing_but_a_request_of_its_minute(
         kept = await everything(redis)
         usage = await admitting(redis).usage("acme")
     is_full = limits.get("requests_per_minute") == 0
-    rates = set() if is_full else {"ig2:{acme}:rate", f"ig2:{{acme}}:key:{KEY_ID}:rate"}
+    rates = set() if is_full else {"ig3:{acme}:rate", f"ig3:{{acme}}:key:{KEY_ID}:rate"}
     assert rates == kept.keys()
     assert usage is not None
     assert (0 if is_full else 1, 0) == (usage.requests_last_minute, usage.images_last_minute)
@@ -111,7 +111,7 @@ async def test_what_comes_to_nothing_is_given_back_in_every_window_but_for_the_r
         admission, caller = admitting(redis), await put_tenant(redis, limits=ALL_LIMITS, key_limits=ALL_LIMITS)
         with pytest.raises(GatewayError):
             async with admitted(admission, caller, 4):
-                raise GatewayError(ErrorCode.POOL_BUSY)
+                raise GatewayError(ErrorCode.NO_CAPACITY)
         usage = await admission.usage("acme")
     assert usage is not None
     assert 1 == usage.requests_last_minute
@@ -224,7 +224,7 @@ async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str)
             (await reservation.mark_sent("sim", "b", 1)).share.deliver(1, 1, 0)
             (await reservation.mark_sent("sim", "a", 3)).share.deliver(3, 1, 1)
         [(_, line)] = await ledger(redis)
-        sums = await execute(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
+        sums = await execute(redis, redis.hgetall(f"ig3:{{acme}}:sums:{_today(line)}"), dict[str, str])
     assert before_ms - 2000 < int(line.pop("admitted_ms")) < time.time() * 1000 + 2000
     assert {
         "reservation": reservation.id,
@@ -322,7 +322,7 @@ async def test_an_answer_after_the_expiry_corrects_the_bill_by_the_difference(ea
             share.deliver(3, 2, 1)
         usage = await heir.usage("acme")
         [(_, line)] = await ledger(redis)
-        sums = await execute(redis, redis.hgetall(f"ig2:{{acme}}:sums:{_today(line)}"), dict[str, str])
+        sums = await execute(redis, redis.hgetall(f"ig3:{{acme}}:sums:{_today(line)}"), dict[str, str])
     assert usage is not None
     assert (2, 7000) == (usage.images_today, usage.usd_micros_this_month)
     assert ("delivered", "2", "1", "0") == tuple(
@@ -356,7 +356,7 @@ async def test_nothing_may_be_sent_on_a_ticket_that_others_have_settled(each_red
             await heir.settle_expired("acme", reservation.id)
             with pytest.raises(GatewayError) as caught:
                 await reservation.mark_sent("sim", "main", 1)
-    assert ErrorCode.TICKET_EXPIRED is caught.value.error_code
+    assert ErrorCode.RESERVATION_EXPIRED is caught.value.error_code
 
 
 async def test_a_sign_of_life_keeps_a_ticket_open(redis_url: str) -> None:
@@ -405,7 +405,7 @@ async def test_an_expired_ticket_holds_its_place_until_it_is_settled(each_redis:
         (
             {"images_per_minute": 5},
             6,
-            ErrorCode.RATE_EXCEEDED_BY_ONE,
+            ErrorCode.REQUEST_EXCEEDS_LIMIT,
             "Request too large for images per minute of tenant 'acme': limit 5, used 4, requested 6. Waiting does not ",
         ),
         (
@@ -476,10 +476,10 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
 @pytest.mark.parametrize(
     "spoil",
     [
-        ("hset", "ig2:{acme}:tenant", "disabled", "1"),
-        ("del", "ig2:{acme}:tenant"),
-        ("hdel", "ig2:{acme}:keys", KEY_ID),
-        ("hset", "ig2:{acme}:keys", KEY_ID, '{"label": "", "created_at": 1, "expires_at": 2, "limits": {}}'),
+        ("hset", "ig3:{acme}:tenant", "disabled", "1"),
+        ("del", "ig3:{acme}:tenant"),
+        ("hdel", "ig3:{acme}:keys", KEY_ID),
+        ("hset", "ig3:{acme}:keys", KEY_ID, '{"label": "", "created_at": 1, "expires_at": 2, "limits": {}}'),
     ],
 )
 async def test_who_is_gone_is_not_let_in_whatever_a_cache_says(each_redis: str, spoil: tuple[str, ...]) -> None:
@@ -511,11 +511,11 @@ async def test_everything_transient_ends_by_itself_and_a_tenant_is_one_slot(each
         await buy(admission, caller)
         held = admitted(admission, caller)
         await held.__aenter__()
-        names = [name async for name in redis.scan_iter("ig2:{*")]
+        names = [name async for name in redis.scan_iter("ig3:{*")]
         kept = {name: await redis.ttl(name) for name in names}
         await held.__aexit__(None, None, None)
     lasting = {name for name, ttl_s in kept.items() if ttl_s < 0}
-    assert {f"ig2:{{acme}}:{name}" for name in ("tenant", "keys", "days", "records_end")} == {
+    assert {f"ig3:{{acme}}:{name}" for name in ("tenant", "keys", "days", "records_end")} == {
         name for name in lasting if ":sums:" not in name
     }
     assert {"acme"} == {name.partition("{")[2].partition("}")[0] for name in names}
@@ -531,8 +531,8 @@ async def test_an_admission_is_one_round_trip_whose_cost_does_not_grow_with_tena
         for crowd in (0, 10_000):
             pipeline = redis.pipeline(transaction=False)
             for number in range(crowd):
-                pipeline.sadd("ig2:tenants", f"t{number}")
-                pipeline.hset(f"ig2:{{t{number}}}:tenant", mapping={"created_at": "1", "disabled": "0", "models": ""})
+                pipeline.sadd("ig3:tenants", f"t{number}")
+                pipeline.hset(f"ig3:{{t{number}}}:tenant", mapping={"created_at": "1", "disabled": "0", "models": ""})
             await pipeline.execute()
             await redis.config_resetstat()
             async with admitted(admission, caller):
@@ -575,7 +575,7 @@ async def test_an_admission_that_was_given_up_is_taken_back_when_redis_has_run_i
         admission, caller = admitting(redis), await put_tenant(redis)
         with sync_redis.Redis.from_url(redis_url) as other:
             other.client_pause(900)
-            assert ErrorCode.REDIS_AWAY is (await refusal(admission, caller)).error_code
+            assert ErrorCode.REDIS_UNAVAILABLE is (await refusal(admission, caller)).error_code
         await asyncio.sleep(0.9)
         await admission.flush()
         usage = await admission.usage("acme")
@@ -591,13 +591,13 @@ async def test_a_settlement_that_fails_has_moved_nothing_and_comes_again(each_re
         reservation = await held.__aenter__()
         (await reservation.mark_sent("sim", "main", 5)).share.deliver(5, 1, 4)
         day = time.strftime("%Y%m%d", time.gmtime())
-        await redis.set(f"ig2:{{acme}}:ledger:{day}", "damaged")
+        await redis.set(f"ig3:{{acme}}:ledger:{day}", "damaged")
         before = await everything(redis)
         await held.__aexit__(None, None, None)
         for _ in range(3):
             assert not await admission._settle_all()
         assert before == await everything(redis)
-        await redis.delete(f"ig2:{{acme}}:ledger:{day}")
+        await redis.delete(f"ig3:{{acme}}:ledger:{day}")
         assert await admission._settle_all()
         usage = await admission.usage("acme")
         assert 1 == len(await ledger(redis))
@@ -610,7 +610,7 @@ async def test_one_that_cannot_be_settled_keeps_no_other_from_its_lease(redis_ur
         admission = admitting(redis, lease_s=1.0)
         bad, good = await put_tenant(redis, "bad"), await put_tenant(redis, "good")
         day = time.strftime("%Y%m%d", time.gmtime())
-        await redis.set(f"ig2:{{bad}}:ledger:{day}", "damaged")
+        await redis.set(f"ig3:{{bad}}:ledger:{day}", "damaged")
         async with anyio.create_task_group() as group:
             group.start_soon(admission.run)
             group.start_soon(admission.keep_alive)
@@ -633,7 +633,7 @@ async def test_what_a_returning_redis_has_forgotten_is_settled_again(redis_url: 
         async with admitted(admission, caller, 4) as reservation:
             share = (await reservation.mark_sent("sim", "main", 4)).share
             assert share.fail(4, ERROR_SPECS[ErrorCode.CONTENT_INPUT])
-            snapshot = {name: await _dumped(redis_url, name) async for name in redis.scan_iter("ig2:{*")}
+            snapshot = {name: await _dumped(redis_url, name) async for name in redis.scan_iter("ig3:{*")}
         with sync_redis.Redis.from_url(redis_url) as other:
             other.flushall()
             for name, value in snapshot.items():

@@ -61,8 +61,8 @@ def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str)
 def test_days_and_months_are_those_of_the_calendar(server: "redis.Redis", year: int) -> None:
     """Leap years and the ends of months: a quota resets at the first moment of the next month, or day."""
     admit = clocked_script(server, "admit")
-    server.hset("ig2:{acme}:tenant", mapping={"created_at": 1, "limits": '{"images_per_day":0,"images_per_month":1}'})
-    names = [f"ig2:{{acme}}:{name}" for name in ("tenant", "keys", "ticket:t", "open", "x", "rate", "x")]
+    server.hset("ig3:{acme}:tenant", mapping={"created_at": 1, "limits": '{"images_per_day":0,"images_per_month":1}'})
+    names = [f"ig3:{{acme}}:{name}" for name in ("tenant", "keys", "reservation:t", "open", "x", "rate", "x")]
     for month in range(1, 13):
         first = datetime(year, month, 1, tzinfo=UTC)
         following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)

@@ -142,7 +142,7 @@ async def test_a_year_with_200_000_requests_is_reported_without_a_look_at_them(e
         know(writer, "acme")
         for number in range(365):
             day = (first + timedelta(days=number)).strftime("%Y%m%d")
-            keys = [f"ig2:{{acme}}:{kind}" for kind in (f"ledger:{day}", f"sums:{day}", "days")]
+            keys = [f"ig3:{{acme}}:{kind}" for kind in (f"ledger:{day}", f"sums:{day}", "days")]
             writer.eval(_SETTLE_MANY, 3, *keys, day, 548)
         writer.config_resetstat()
         rows, total = await pages(ledger, (GroupBy.DAY,), UsageFilter(first, first + timedelta(days=364)))
@@ -221,7 +221,7 @@ async def test_many_tenants_cost_few_round_trips(each_redis: str) -> None:
 async def test_a_disabled_tenant_and_one_of_the_past_are_reported_too(each_redis: str) -> None:
     async with reading(each_redis) as (ledger, writer):
         settle(writer, [Settled(tenant="gone")])
-        writer.hset("ig2:{gone}:tenant", mapping={"disabled": "1", "models": ""})
+        writer.hset("ig3:{gone}:tenant", mapping={"disabled": "1", "models": ""})
         assert [(("gone",), Settled().amounts)] == (await pages(ledger, (GroupBy.TENANT,)))[0]
 
 
@@ -248,7 +248,7 @@ async def test_an_unknown_tenant_is_not_found(each_redis: str, name: str) -> Non
 async def test_a_measure_of_a_later_version_is_passed_over(each_redis: str) -> None:
     async with reading(each_redis) as (ledger, writer):
         settle(writer, [Settled()])
-        writer.hset("ig2:{acme}:sums:20260728", mapping={"key1|pixels|image-01": "9", "key1": "9", "": "9"})
+        writer.hset("ig3:{acme}:sums:20260728", mapping={"key1|pixels|image-01": "9", "key1": "9", "": "9"})
         assert [((str(TODAY),), Settled().amounts)] == (await pages(ledger, (GroupBy.DAY,)))[0]
 
 
@@ -289,7 +289,7 @@ async def test_a_record_is_told_whole(each_redis: str) -> None:
 @pytest.mark.parametrize("corrects", ["x", "1", "-", "1-x 5-0", "9" * 30])
 async def test_a_damaged_mark_of_a_correction_hides_no_record(each_redis: str, corrects: str) -> None:
     async with reading(each_redis) as (ledger, writer):
-        writer.xadd("ig2:{acme}:ledger:20260728", Settled().fields() | {"corrects": corrects})  # type: ignore[arg-type]
+        writer.xadd("ig3:{acme}:ledger:20260728", Settled().fields() | {"corrects": corrects})  # type: ignore[arg-type]
         settle(writer, numbered(Settled(), 2))
         assert 3 == len(await export(ledger, limit=1))
 
@@ -298,7 +298,7 @@ async def test_a_damaged_mark_of_a_correction_hides_no_record(each_redis: str, c
 async def test_a_damaged_record_is_still_told(each_redis: str, calls: str) -> None:
     async with reading(each_redis) as (ledger, writer):
         settle(writer, [replace(Settled(), calls=calls)])
-        writer.xadd("ig2:{acme}:ledger:20260728", {"asked": "x", "delivered": "1e9", "usd_micros": "", "total_ms": "²"})
+        writer.xadd("ig3:{acme}:ledger:20260728", {"asked": "x", "delivered": "1e9", "usd_micros": "", "total_ms": "²"})
         whole, damaged = await export(ledger)
     assert ("req_1", UsageTotals(1)) == (whole.request_id, damaged.amounts)
 
@@ -409,7 +409,7 @@ async def test_a_place_remembers_a_bounded_number_of_readings(redis_url: str) ->
 
 async def test_reports_and_settlements_do_not_disturb_each_other(each_redis: str) -> None:
     """Whole requests only: a report read at any moment has as many images as requests of one image each."""
-    keys = [f"ig2:{{acme}}:{kind}" for kind in ("ledger:20260728", "sums:20260728", "days")]
+    keys = [f"ig3:{{acme}}:{kind}" for kind in ("ledger:20260728", "sums:20260728", "days")]
     async with reading(each_redis) as (ledger, writer):
         know(writer, "acme")
         stop = asyncio.Event()
@@ -437,5 +437,5 @@ async def test_redis_away_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(GatewayError) as refused:
             await call
-        assert ErrorCode.REDIS_AWAY is refused.value.error_code
+        assert ErrorCode.REDIS_UNAVAILABLE is refused.value.error_code
     await client.aclose()

@@ -75,12 +75,12 @@ async def expired(url: str, **counts: int) -> AsyncIterator[tuple[Client, list[t
     async with connected(url) as redis:
         for name, count in counts.items():
             await put_tenant(redis, name)
-            await redis.zadd(f"ig2:{{{name}}}:open", {f"{name}{number:05}": number for number in range(count)})
+            await redis.zadd(f"ig3:{{{name}}}:open", {f"{name}{number:05}": number for number in range(count)})
         asked: list[tuple[str, str]] = []
 
         async def settle(tenant: str, reservation: str) -> None:
             asked.append((tenant, reservation))
-            await redis.zrem(f"ig2:{{{tenant}}}:open", reservation)
+            await redis.zrem(f"ig3:{{{tenant}}}:open", reservation)
 
         yield redis, asked, settle
 
@@ -108,7 +108,7 @@ async def test_a_sweeper_that_has_lost_its_lock_begins_no_further_pass(redis_url
         async def settle_slowly(tenant: str, reservation: str) -> None:
             await settle(tenant, reservation)
             if len(asked) == 50:
-                await redis.set("ig2:sweeper", "another")
+                await redis.set("ig3:sweeper", "another")
 
         await ExpiredReservationReaper(redis, settle_slowly, time.time, round_s=1, own_id="me").sweep()
     assert 100 == len(asked)
@@ -134,7 +134,7 @@ async def test_tickets_that_cannot_be_settled_keep_none_behind_them(redis_url: s
         async def refuse(tenant: str, reservation: str) -> None:
             if reservation < "a00130":
                 asked.append((tenant, reservation))
-                raise GatewayError(ErrorCode.REDIS_AWAY) from ResponseError("WRONGTYPE")
+                raise GatewayError(ErrorCode.REDIS_UNAVAILABLE) from ResponseError("WRONGTYPE")
             await settle(tenant, reservation)
 
         await ExpiredReservationReaper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
@@ -147,7 +147,7 @@ async def test_a_tenant_whose_node_is_away_is_tried_once_a_round(redis_url: str)
         async def refuse(tenant: str, reservation: str) -> None:
             if tenant == "a":
                 asked.append((tenant, reservation))
-                raise GatewayError(ErrorCode.REDIS_AWAY) from ConnectionError("gone")
+                raise GatewayError(ErrorCode.REDIS_UNAVAILABLE) from ConnectionError("gone")
             await settle(tenant, reservation)
 
         await ExpiredReservationReaper(redis, refuse, time.time, round_s=1, own_id="me").sweep()
@@ -226,7 +226,7 @@ async def test_a_tenant_that_cannot_be_settled_keeps_no_other(each_redis: str) -
         callers = [await put_tenant(redis, name) for name in ("a", "b", "c")]
         async with left_behind(dead, *callers):
             day = time.strftime("%Y%m%d", time.gmtime())
-            await redis.set(f"ig2:{{a}}:ledger:{day}", "damaged")
+            await redis.set(f"ig3:{{a}}:ledger:{day}", "damaged")
             await asyncio.sleep(0.2)
             await sweeper(redis, dead).sweep()
             assert [1, 0, 0] == [await open_of(dead, caller.tenant.name) for caller in callers]

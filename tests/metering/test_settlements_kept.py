@@ -50,7 +50,7 @@ async def settled_again(admission: Admission) -> None:
 
 async def forget_ticket(redis: Client, reservation: Reservation) -> None:
     """As Redis does 15 minutes after the settlement."""
-    assert 1 == await redis.delete(f"ig2:{{acme}}:ticket:{reservation.id}")
+    assert 1 == await redis.delete(f"ig3:{{acme}}:reservation:{reservation.id}")
 
 
 async def test_a_settlement_whose_ticket_has_run_out_is_not_called_lost(redis_url: str, log: Log) -> None:
@@ -87,7 +87,7 @@ async def test_what_expiry_has_settled_may_be_corrected_for_a_week(redis_url: st
         (await reservation.mark_sent("sim", "main", 3)).share.deliver(3, 3, 0)
         await asyncio.sleep(0.2)
         await dead.settle_expired("acme", reservation.id)
-        kept_s = await redis.ttl(f"ig2:{{acme}}:ticket:{reservation.id}")
+        kept_s = await redis.ttl(f"ig3:{{acme}}:reservation:{reservation.id}")
         assert 7 * DAYS_S - 60 < kept_s <= 7 * DAYS_S
         reservation.tally.close()
         body = msgspec.Raw(msgspec.json.encode(ReservationOutcome.of(reservation, dead._terms.rule)))
@@ -95,7 +95,7 @@ async def test_what_expiry_has_settled_may_be_corrected_for_a_week(redis_url: st
             await admitting(redis).replay(body)
         [(_, line)] = await ledger(redis)
         usage = await dead.usage("acme")
-        assert 800 < await redis.ttl(f"ig2:{{acme}}:ticket:{reservation.id}") <= 900
+        assert 800 < await redis.ttl(f"ig3:{{acme}}:reservation:{reservation.id}") <= 900
         await held.__aexit__(None, None, None)
     assert usage is not None
     assert ("delivered", "3", 3, 0) == (line["outcome"], line["delivered"], usage.images_today, usage.open_requests)

@@ -24,8 +24,8 @@ ALWAYS = UsageFilter(date(2020, 1, 1), date(2030, 1, 1))
 KEEP_DAYS = 30
 NOON = datetime(2026, 7, 28, 12, tzinfo=UTC).timestamp()
 SHEET = TenantDay(TODAY, "acme")
-RECORDS = "ig2:{acme}:ledger:20260728"
-SUMS = "ig2:{acme}:sums:20260728"
+RECORDS = "ig3:{acme}:ledger:20260728"
+SUMS = "ig3:{acme}:sums:20260728"
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def test_a_record_that_is_in_no_sum_is_found(each_redis: str) -> None:
 async def test_records_whose_sums_are_gone_are_found(each_redis: str) -> None:
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(usd_micros=0)])
-        writer.delete(SUMS, "ig2:{acme}:days")
+        writer.delete(SUMS, "ig3:{acme}:days")
         found = await everything(verifier)
     names = ("requests", "asked", "delivered")
     assert [Discrepancy(SHEET, "key1", "image-01", name, 0, 1) for name in names] == found.differences
@@ -125,7 +125,7 @@ async def test_records_that_are_gone_are_missing_within_their_time_and_expired_a
     day = TODAY - timedelta(days=age_days)
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(day=day)])
-        writer.delete(f"ig2:{{acme}}:ledger:{day:%Y%m%d}")
+        writer.delete(f"ig3:{{acme}}:ledger:{day:%Y%m%d}")
         found = await everything(verifier)
     if is_expired:
         assert Reconciliation(expired_days=1) == found
@@ -148,18 +148,18 @@ async def test_the_time_of_records_ends_so_many_days_after_their_day(each_redis:
 
 
 @pytest.mark.parametrize(
-    ("kept_days", "keep_days", "later_days", "is_expired"),
+    ("kept_days", "retention_days", "later_days", "is_expired"),
     [(1, 400, 3, True), (1, 400, 1, False), (400, 1, 3, False), (400, 1, 399, False), (400, 1, 402, True)],
 )
 async def test_until_when_records_are_kept_is_what_settled_them_and_not_the_setting_of_today(
-    each_redis: str, *, kept_days: int, keep_days: int, later_days: int, is_expired: bool
+    each_redis: str, *, kept_days: int, retention_days: int, later_days: int, is_expired: bool
 ) -> None:
     async with connected(each_redis) as client:
         await buy(admitting(client, ledger_days=kept_days), await put_tenant(client))
         day = datetime.now(UTC).date()
-        await client.delete(f"ig2:{{acme}}:ledger:{day:%Y%m%d}")
+        await client.delete(f"ig3:{{acme}}:ledger:{day:%Y%m%d}")
         begins = datetime.combine(day, datetime.min.time(), UTC).timestamp()
-        verifier = LedgerVerifier(Ledger(client), keep_days, lambda: begins + later_days * 86_400)
+        verifier = LedgerVerifier(Ledger(client), retention_days, lambda: begins + later_days * 86_400)
         found = await everything(verifier, UsageFilter(day, day))
     assert (int(is_expired), 0 if is_expired else 4) == (found.expired_days, len(found.differences))
 
@@ -168,24 +168,24 @@ async def test_records_without_sums_are_found_however_short_the_setting_is_now(e
     async with connected(each_redis) as client:
         await buy(admitting(client, ledger_days=400), await put_tenant(client))
         day = datetime.now(UTC).date()
-        await client.delete(f"ig2:{{acme}}:sums:{day:%Y%m%d}", "ig2:{acme}:days")
+        await client.delete(f"ig3:{{acme}}:sums:{day:%Y%m%d}", "ig3:{acme}:days")
         now = datetime.now(UTC).timestamp()
         found = await everything(LedgerVerifier(Ledger(client), 1, lambda: now + 10 * 86_400))
     assert {0} == {difference.in_sums for difference in found.differences}
 
 
-@pytest.mark.parametrize("keep_days", [(1, 400), (400, 1)])
+@pytest.mark.parametrize("retention_days", [(1, 400), (400, 1)])
 async def test_all_records_of_a_day_end_at_the_later_of_two_settings(
-    redis_url: str, keep_days: tuple[int, int]
+    redis_url: str, retention_days: tuple[int, int]
 ) -> None:
     """Old and new processes settle side by side while a changed setting is rolled out."""
     now = datetime.now(UTC)
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         desk = Desk(client, now.timestamp())
-        for number, days in enumerate(keep_days):
+        for number, days in enumerate(retention_days):
             desk.admit(f"t{number}")
-            desk.settle(f"t{number}", "u/a:1,0,0,0", keep_days=days)
-        ends = client.expiretime(f"ig2:{{acme}}:ledger:{now:%Y%m%d}")
+            desk.settle(f"t{number}", "u/a:1,0,0,0", retention_days=days)
+        ends = client.expiretime(f"ig3:{{acme}}:ledger:{now:%Y%m%d}")
     midnight = datetime.combine(now.date(), datetime.min.time(), UTC).timestamp()
     assert midnight + 401 * 86_400 == ends
 
@@ -198,9 +198,9 @@ async def test_a_day_whose_records_have_ended_does_not_begin_to_have_some_again(
         desk = Desk(writer, now - 5 * 86_400)
         for reservation in ("early", "late"):
             desk.admit(reservation, 2)
-        desk.settle("early", "u/a:2,0,0,0", keep_days=1)
+        desk.settle("early", "u/a:2,0,0,0", retention_days=1)
         desk.clock.set(now)
-        desk.settle("late", "u/a:1,0,1,0", keep_days=400)
+        desk.settle("late", "u/a:1,0,1,0", retention_days=400)
         found = await everything(verifier)
     assert Reconciliation(expired_days=1) == found
 
@@ -210,7 +210,7 @@ async def test_records_that_are_still_there_after_their_time_are_compared(each_r
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, [Settled(day=day)])
         assert Reconciliation(days=1, records=1) == await everything(verifier)
-        writer.hincrby(f"ig2:{{acme}}:sums:{day:%Y%m%d}", "key1|lost|image-01", 1)
+        writer.hincrby(f"ig3:{{acme}}:sums:{day:%Y%m%d}", "key1|lost|image-01", 1)
         [difference] = (await everything(verifier)).differences
     assert Discrepancy(TenantDay(day, "acme"), "key1", "image-01", "lost", 1, 0) == difference
 
@@ -341,7 +341,7 @@ async def test_books_on_a_cluster_are_read_and_verified(redis_cluster: str) -> N
     node = redis_cluster.replace("redis+cluster", "redis").partition(",")[0]
     with redis.RedisCluster.from_url(node, decode_responses=True) as writer:
         settle(writer, history)
-        writer.hincrby("ig2:{t07}:sums:20260728", "key1|lost|image-01", 1)
+        writer.hincrby("ig3:{t07}:sums:20260728", "key1|lost|image-01", 1)
     client = connect(redis_cluster, 5.0)
     ledger = Ledger(client)
     report = UsageReport((GroupBy.TENANT,), 1000)

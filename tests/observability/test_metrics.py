@@ -39,8 +39,8 @@ IN_FLIGHT = 'imagegate_upstream_calls_in_flight{upstream="u"}'
 def start(directory: Path) -> Iterator[Callable[..., Worker]]:
     with ExitStack() as stack:
 
-        def start_worker(tenants_max: int = 200) -> Worker:
-            worker = Worker(directory, tenants_max)
+        def start_worker(max_tenant_series: int = 200) -> Worker:
+            worker = Worker(directory, max_tenant_series)
             stack.callback(worker.kill)
             return worker
 
@@ -203,7 +203,7 @@ def test_every_label_is_documented_and_every_metric_is_there_once() -> None:
 
 
 def test_tenants_beyond_the_cap_share_a_series() -> None:
-    metrics = Metrics(tenants_max=2)
+    metrics = Metrics(max_tenant_series=2)
     for tenant in ("a", "b", "c", "a", "d", ""):
         count(metrics, 1, tenant)
     found = {
@@ -213,7 +213,7 @@ def test_tenants_beyond_the_cap_share_a_series() -> None:
 
 
 def test_a_thousand_tenants_beyond_the_cap_take_no_memory() -> None:
-    metrics = Metrics(tenants_max=1)
+    metrics = Metrics(max_tenant_series=1)
     for number in range(1000):
         count(metrics, 1, f"tenant-{number}")
     assert {("m", "tenant-0", "u"), ("m", OTHER, "u")} == set(metrics.images._children)

@@ -132,7 +132,7 @@ def test_what_failed_is_marked_with_its_fault(tracing: Gateway, stack: ExitStack
     assert 502 == tracing.generate(prompt=f"{PROMPT} [garbage]").status_code
     stack.close()
     failed = {span.name: attributes(span)["error.type"] for span in collector.jobs() if span.status.code}
-    assert {ROUTE: "answer_unreadable", "attempt": "answer_unreadable"} == failed
+    assert {ROUTE: "invalid_response", "attempt": "invalid_response"} == failed
     assert {Status.STATUS_CODE_ERROR, Status.STATUS_CODE_UNSET} == {span.status.code for span in collector.jobs()}
 
 

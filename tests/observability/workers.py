@@ -18,9 +18,9 @@ SPAWN: Final = multiprocessing.get_context("spawn")
 class Worker:
     """A process that counts until it is killed."""
 
-    def __init__(self, directory: Path, tenants_max: int = 200) -> None:
+    def __init__(self, directory: Path, max_tenant_series: int = 200) -> None:
         self._connection, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_work, args=(directory, tenants_max, theirs), daemon=True)
+        self.process = SPAWN.Process(target=_work, args=(directory, max_tenant_series, theirs), daemon=True)
         self.process.start()
         theirs.close()
         assert self._connection.recv() == "ready"
@@ -40,8 +40,8 @@ class Worker:
         assert -signal.SIGKILL == self.process.exitcode
 
 
-def _work(directory: Path, tenants_max: int, connection: "Connection[Any, Any]") -> None:
-    metrics = Metrics(directory, tenants_max)
+def _work(directory: Path, max_tenant_series: int, connection: "Connection[Any, Any]") -> None:
+    metrics = Metrics(directory, max_tenant_series)
     connection.send("ready")
     while True:
         act, args = connection.recv()

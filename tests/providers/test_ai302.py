@@ -179,7 +179,7 @@ def test_pause_that_was_asked_for_is_kept() -> None:
 @pytest.mark.parametrize(
     ("answer", "error_code"),
     [
-        ({**own(-10004), "code": "InternalError", "base_resp": {"status_code": 1026}}, ErrorCode.BALANCE_EMPTY),
+        ({**own(-10004), "code": "InternalError", "base_resp": {"status_code": 1026}}, ErrorCode.INSUFFICIENT_BALANCE),
         ({"code": "Unauthorized", "base_resp": {"status_code": 1026}}, ErrorCode.CONTENT_INPUT),
         (NEWER | {"code": "Unauthorized", "base_resp": {"status_code": 1026}}, ErrorCode.UPSTREAM_ERROR),
         ({"code": "Strange", "base_resp": {"status_code": 1026}}, ErrorCode.CONTENT_INPUT),

@@ -14,7 +14,7 @@ from gateway.providers.error_texts import SENTENCES, without_own_words
 from gateway.providers.minimax import CODES
 from gateway.providers.replies import HTTP_FAULTS, UpstreamResponse
 
-DIALECT = pytest.mark.parametrize("dialect", PROVIDERS)
+PROVIDER = pytest.mark.parametrize("provider", PROVIDERS)
 
 
 def blames_nothing(error_code: ErrorCode) -> bool:
@@ -22,10 +22,10 @@ def blames_nothing(error_code: ErrorCode) -> bool:
     return row.pause is CooldownKind.NONE and row.lowers is CapacityHint.NOTHING and not row.trips_breaker
 
 
-def fault_of(dialect: str, answer: object, status: int = 200, sent: bytes = b"") -> ErrorCode:
+def fault_of(provider: str, answer: object, status: int = 200, sent: bytes = b"") -> ErrorCode:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
     with pytest.raises(GatewayError) as failed:
-        PROVIDERS[dialect].read_reply(
+        PROVIDERS[provider].read_reply(
             UpstreamResponse(status, body, 3600.0, {"server": "edge"}, (sent,)), ResponseFormat.URL
         )
     return failed.value.error_code
@@ -57,17 +57,17 @@ FOREIGN: list[object] = [
 ]
 
 
-@DIALECT
+@PROVIDER
 @pytest.mark.parametrize("answer", FOREIGN)
-def test_a_refusal_without_the_provider_s_own_code_blames_nothing(dialect: str, answer: object) -> None:
+def test_a_refusal_without_the_provider_s_own_code_blames_nothing(provider: str, answer: object) -> None:
     for status in (301, 302, 401, 402, 403, 406, 409, 410, 418, 421, 429, 451, 499):
-        error_code = fault_of(dialect, answer, status)
+        error_code = fault_of(provider, answer, status)
         assert blames_nothing(error_code), (status, error_code)
 
 
-@DIALECT
+@PROVIDER
 @pytest.mark.parametrize("code", [*CODES, 9999])
-def test_a_code_in_a_text_rests_nothing(dialect: str, code: int) -> None:
+def test_a_code_in_a_text_rests_nothing(provider: str, code: int) -> None:
     texts = (f"x ({code})", f"invalid params, failed to download https://x.example/({code})")
     for text, status in product(texts, (200, 400, 429)):
         for answer in (
@@ -76,7 +76,7 @@ def test_a_code_in_a_text_rests_nothing(dialect: str, code: int) -> None:
             {"type": "error", "error": {"type": "bad_request_error", "message": text}},
             {"base_resp": {"status_code": 2013, "status_msg": text}},
         ):
-            error_code = fault_of(dialect, answer, status)
+            error_code = fault_of(provider, answer, status)
             assert (status, answer, CooldownKind.NONE) == (status, answer, ERROR_SPECS[error_code].pause)
 
 
@@ -91,21 +91,21 @@ ECHOES = [
 ]
 
 
-@DIALECT
+@PROVIDER
 @pytest.mark.parametrize("own", ECHOES)
 @pytest.mark.parametrize("text", ["invalid params, {}", "{}", "{} (2061)", "invalid params, failed to download {}"])
-def test_the_request_s_own_words_are_not_read(dialect: str, own: str, text: str) -> None:
+def test_the_request_s_own_words_are_not_read(provider: str, own: str, text: str) -> None:
     requests = ({"prompt": own}, {"prompt": "x", "subject_reference": [{"type": "character", "image_file": own}]})
     for spelled, sent in product((own, own.lower(), own.upper()), requests):
         answer = {"base_resp": {"status_code": 2013, "status_msg": text.format(spelled)}}
-        error_code = fault_of(dialect, answer, sent=msgspec.json.encode(sent))
+        error_code = fault_of(provider, answer, sent=msgspec.json.encode(sent))
         assert (spelled, sent, ErrorCode.UPSTREAM_REJECTED) == (spelled, sent, error_code)
 
 
-@DIALECT
-def test_the_provider_s_sentence_is_read_beside_a_request_that_has_other_words(dialect: str) -> None:
+@PROVIDER
+def test_the_provider_s_sentence_is_read_beside_a_request_that_has_other_words(provider: str) -> None:
     answer = {"base_resp": {"status_code": 2013, "status_msg": "invalid params, prompt length must be less than 1500"}}
-    assert ErrorCode.PROMPT_TOO_LONG is fault_of(dialect, answer, sent=b'{"model":"image-01","prompt":"a lake","n":2}')
+    assert ErrorCode.PROMPT_TOO_LONG is fault_of(provider, answer, sent=b'{"model":"image-01","prompt":"a lake","n":2}')
 
 
 def test_own_words_in_pieces_are_taken_out_and_short_ones_stay() -> None:

@@ -113,7 +113,7 @@ def test_no_code_word_of_302_blames_a_key_on_the_page_either(word: str) -> None:
 
 
 def test_302_passes_codes_of_minimax_on() -> None:
-    assert ErrorCode.BALANCE_EMPTY is ask_302(refused(1008)).error_code
+    assert ErrorCode.INSUFFICIENT_BALANCE is ask_302(refused(1008)).error_code
 
 
 def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -> None:
@@ -122,18 +122,18 @@ def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -
 
 
 @pytest.mark.parametrize("status", sorted(HTTP_FAULTS))
-@pytest.mark.parametrize("dialect", [MINIMAX, AI302])
-def test_a_status_alone_speaks_where_nothing_else_does(dialect: Provider, status: int) -> None:
+@pytest.mark.parametrize("provider", [MINIMAX, AI302])
+def test_a_status_alone_speaks_where_nothing_else_does(provider: Provider, status: int) -> None:
     for body in (b"", b"<html>", b"{}"):
-        found = check(dialect, UpstreamResponse(status, body))
+        found = check(provider, UpstreamResponse(status, body))
         assert (HTTP_FAULTS[status], False) == (found.error_code, found.proves_balance)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>a parked domain</html>", b"[]", b"{}", b'{"model_remains": "all"}'])
 def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
-    for dialect in (MINIMAX, AI302):
-        found = check(dialect, UpstreamResponse(200, body))
-        assert (ErrorCode.ANSWER_UNREADABLE, False, None) == (found.error_code, found.proves_balance, found.window_s)
+    for provider in (MINIMAX, AI302):
+        found = check(provider, UpstreamResponse(200, body))
+        assert (ErrorCode.INVALID_RESPONSE, False, None) == (found.error_code, found.proves_balance, found.window_s)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
     ],
 )
 def test_a_window_is_believed_where_the_page_leaves_no_doubt(changed: dict[str, object], expected_s: float) -> None:
-    assert KeyCheck(ErrorCode.WINDOW_SPENT, "the plan is used up", window_s=expected_s) == ask_minimax(
+    assert KeyCheck(ErrorCode.QUOTA_EXHAUSTED_PLAN, "the plan is used up", window_s=expected_s) == ask_minimax(
         remains(**changed)
     )
 
@@ -248,13 +248,13 @@ JSON = strategies.recursive(
 
 @hypothesis.given(JSON, strategies.integers(100, 599))
 def test_no_answer_breaks_the_reading(answer: object, status: int) -> None:
-    for dialect in (MINIMAX, AI302):
-        found = check(dialect, UpstreamResponse(status, msgspec.json.encode(answer)))
+    for provider in (MINIMAX, AI302):
+        found = check(provider, UpstreamResponse(status, msgspec.json.encode(answer)))
         ends = [end for end in (found.window_s, found.window_if_spent_s) if end is not None]
         assert all(0 < end <= 8 * 86_400 for end in ends)
 
 
 @hypothesis.given(strategies.binary(max_size=200))
 def test_no_bytes_break_the_reading(body: bytes) -> None:
-    for dialect in (MINIMAX, AI302):
-        assert isinstance(check(dialect, UpstreamResponse(200, body)), KeyCheck)
+    for provider in (MINIMAX, AI302):
+        assert isinstance(check(provider, UpstreamResponse(200, body)), KeyCheck)

@@ -64,7 +64,7 @@ def test_link_is_trusted_by_its_host(url: str, expected: LinkTrust) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "url"),
+    ("provider", "url"),
     [
         ("minimax", f"http://{SIGNED}"),
         ("minimax", "https://hailuo-image-algeng-data.oss-cn-wulanchabu.aliyuncs.com/x.jpeg"),
@@ -74,14 +74,14 @@ def test_link_is_trusted_by_its_host(url: str, expected: LinkTrust) -> None:
         ("302ai", "https://file.302.ai/gpt/imgs/20250312/0f.jpg"),
     ],
 )
-def test_hosts_seen_in_results_are_known(dialect: str, url: str) -> None:
+def test_hosts_seen_in_results_are_known(provider: str, url: str) -> None:
     """reference/minimax.md 1.4 and 5.1."""
-    assert LinkTrust.PUBLIC is LinkPolicy(PROVIDERS[dialect].result_hosts).trust(url)
+    assert LinkTrust.PUBLIC is LinkPolicy(PROVIDERS[provider].result_hosts).trust(url)
 
 
-@pytest.mark.parametrize("dialect", sorted(PROVIDERS))
-def test_no_dialect_trusts_an_origin_or_every_host(dialect: str) -> None:
-    policy = LinkPolicy(PROVIDERS[dialect].result_hosts)
+@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+def test_no_dialect_trusts_an_origin_or_every_host(provider: str) -> None:
+    policy = LinkPolicy(PROVIDERS[provider].result_hosts)
     for url in ("http://127.0.0.1/x", "https://example.org/x.jpg", "https://other.oss-us-east-1.aliyuncs.com/x"):
         assert LinkTrust.NONE is policy.trust(url)
 

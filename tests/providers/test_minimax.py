@@ -247,7 +247,7 @@ def test_empty_error_beside_a_code_does_not_hide_it() -> None:
 @pytest.mark.parametrize("metadata", [None, {}, {"success_count": "0", "failed_count": "0"}, {"success_count": "x"}])
 def test_success_without_images_is_an_empty_answer_tried_once_more(data: object, metadata: object) -> None:
     error = error_of({"data": data, "metadata": metadata, "base_resp": OK})
-    assert ErrorCode.UPSTREAM_EMPTY is error.error_code
+    assert ErrorCode.EMPTY_RESPONSE is error.error_code
     assert UPSTREAM == meaning_of(error)
 
 
@@ -264,7 +264,7 @@ def test_success_without_images_is_an_empty_answer_tried_once_more(data: object,
 )
 def test_images_that_are_not_understood_may_have_been_paid_and_are_not_bought_again(data: object, success: str) -> None:
     error = error_of({"data": data, "metadata": {"success_count": success}, "base_resp": OK})
-    assert ErrorCode.ANSWER_UNREADABLE is error.error_code
+    assert ErrorCode.INVALID_RESPONSE is error.error_code
 
 
 @pytest.mark.parametrize("success", ["0", 0, " 0"])
@@ -299,7 +299,7 @@ def test_answer_that_says_nothing_may_have_cost_money() -> None:
 )
 def test_200_that_is_no_json_object_may_have_cost_money(body: bytes) -> None:
     error = error_of(body)
-    assert (ErrorCode.ANSWER_UNREADABLE, 502) == (error.error_code, error.row.status)
+    assert (ErrorCode.INVALID_RESPONSE, 502) == (error.error_code, error.row.status)
     assert len(error.detail) < 300
 
 
@@ -437,7 +437,7 @@ def test_code_outranks_the_http_status(status: int) -> None:
         ("invalid_request_error", 400, ErrorCode.UPSTREAM_REJECTED),
         ("bad_request_error", 400, ErrorCode.UPSTREAM_REJECTED),
         ("rate_limit_error", 429, ErrorCode.ACCOUNT_RATE_LIMITED),
-        ("insufficient_balance_error", 402, ErrorCode.BALANCE_EMPTY),
+        ("insufficient_balance_error", 402, ErrorCode.INSUFFICIENT_BALANCE),
         ("overloaded_error", 529, ErrorCode.UPSTREAM_ERROR),
         ("api_error", 500, ErrorCode.UPSTREAM_ERROR),
         ("server_error", 500, ErrorCode.UPSTREAM_ERROR),
@@ -497,7 +497,7 @@ def _without_part(kind: str, status: int, changed: str) -> dict[str, Any]:
         ({"type": "rate_limit_error", "message": "usage limit exceeded (2056)"}, 429, ErrorCode.BARE_RATE_LIMITED),
         ({"type": "insufficient_balance_error"}, 200, ErrorCode.BARE_PAYMENT_REQUIRED),
         ({"type": "server_error"}, 200, ErrorCode.UPSTREAM_ERROR),
-        ({"type": "overloaded_error"}, 529, ErrorCode.ANSWER_UNREADABLE),
+        ({"type": "overloaded_error"}, 529, ErrorCode.INVALID_RESPONSE),
         ({"type": "x", "message": "insufficient balance (1008)"}, 200, ErrorCode.UPSTREAM_ERROR),
         ({"type": "x", "http_code": "401"}, 200, ErrorCode.BARE_UNAUTHORIZED),
         ({"type": "x", "http_code": 408}, 200, ErrorCode.UPSTREAM_TIMEOUT),
@@ -520,9 +520,7 @@ REPEATED = [
 
 
 @pytest.mark.parametrize("body", REPEATED)
-@pytest.mark.parametrize(
-    ("status", "error_code"), [(200, ErrorCode.ANSWER_UNREADABLE), (403, ErrorCode.BARE_FORBIDDEN)]
-)
+@pytest.mark.parametrize(("status", "error_code"), [(200, ErrorCode.INVALID_RESPONSE), (403, ErrorCode.BARE_FORBIDDEN)])
 def test_a_code_beside_a_member_that_occurs_twice_is_not_believed(
     body: bytes, status: int, error_code: ErrorCode
 ) -> None:
@@ -532,7 +530,7 @@ def test_a_code_beside_a_member_that_occurs_twice_is_not_believed(
 
 def test_a_code_beside_megabytes_is_not_believed() -> None:
     body = msgspec.json.encode({"id": "x" * 1_000_000, **refused(1008)})
-    assert ErrorCode.ANSWER_UNREADABLE is error_of(body).error_code
+    assert ErrorCode.INVALID_RESPONSE is error_of(body).error_code
 
 
 def test_newer_error_outranks_base_resp() -> None:

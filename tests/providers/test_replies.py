@@ -92,7 +92,7 @@ def test_http_timeouts_may_have_cost_money(status: int) -> None:
 def test_2xx_without_an_object_is_unreadable() -> None:
     with pytest.raises(GatewayError) as failed:
         parse_object(UpstreamResponse(204, b""))
-    assert ErrorCode.ANSWER_UNREADABLE is failed.value.error_code
+    assert ErrorCode.INVALID_RESPONSE is failed.value.error_code
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ MANY = {
 
 
 @pytest.mark.parametrize(
-    ("status", "error_code"), [(200, ErrorCode.ANSWER_UNREADABLE), (400, ErrorCode.UPSTREAM_REJECTED)]
+    ("status", "error_code"), [(200, ErrorCode.INVALID_RESPONSE), (400, ErrorCode.UPSTREAM_REJECTED)]
 )
 @pytest.mark.parametrize("body", MANY.values(), ids=MANY)
 def test_an_answer_of_many_parts_is_not_taken_apart(body: bytes, status: int, error_code: ErrorCode) -> None:

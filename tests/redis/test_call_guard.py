@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self) -> None:
         self.forgotten = 0
-        self.under_way = 0
+        self.in_flight = 0
         self.most_under_way = 0
         self.is_released = asyncio.Event()
 
@@ -49,12 +49,12 @@ class Server:
         return "answer"
 
     async def hang(self) -> str:
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.in_flight += 1
+        self.most_under_way = max(self.most_under_way, self.in_flight)
         try:
             await self.is_released.wait()
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
         return "answer"
 
 
@@ -131,7 +131,7 @@ async def test_calls_wait_for_one_another(server: Server) -> None:
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(guard.run(server.hang())) for _ in range(3 * CALLS_MAX)]
         await asyncio.sleep(0.05)
-        assert CALLS_MAX == server.under_way
+        assert CALLS_MAX == server.in_flight
         server.is_released.set()
     assert ["answer"] * len(calls) == [call.result() for call in calls]
     assert CALLS_MAX == server.most_under_way
@@ -162,10 +162,10 @@ async def test_a_call_that_ignores_being_given_up_is_given_up_again(server: Serv
 
     guard = guard_of(server, 0.05)
     assert ["TimeoutError"] * 4 == await asyncio.gather(*(ended(guard, swallowing()) for _ in range(4)))
-    assert 4 == server.under_way
+    assert 4 == server.in_flight
     with anyio.fail_after(10):
         await guard.end()
-    assert 0 == server.under_way
+    assert 0 == server.in_flight
 
 
 async def test_a_deadline_grows_with_the_scripts_in_flight_and_shrinks_with_them(server: Server) -> None:
@@ -221,7 +221,7 @@ async def test_all_who_wait_fail_at_once_when_the_breaker_opens(server: Server) 
     assert {"TimeoutError", "NotAskedError"} == set(found)
     assert found.count("TimeoutError") < 2 * CALLS_MAX  # the first to fail hand their turns on before it opens
     await asyncio.sleep(0)
-    assert 0 == server.under_way
+    assert 0 == server.in_flight
     assert guard.breaker.is_open
 
 

@@ -80,7 +80,7 @@ async def test_a_server_that_restarts_with_an_empty_memory_is_found_again(kind: 
     async with connected(f"unix://{directory}/redis.sock") as redis:
         with redis_server(REDIS_BINARIES[kind], directory):
             assert EMPTY_POOL == await lease(redis, "a")
-        assert ErrorCode.REDIS_AWAY is await away(redis)
+        assert ErrorCode.REDIS_UNAVAILABLE is await away(redis)
         (directory / "redis.sock").unlink(missing_ok=True)
         with redis_server(REDIS_BINARIES[kind], directory):
             assert await is_back(redis)
@@ -107,7 +107,7 @@ async def test_a_server_that_stands_still_is_given_up_in_time(
         async with connected(url, timeout_s=0.1) as redis:
             assert not has_connection or await is_back(redis)
             with frozen(url):
-                assert ErrorCode.REDIS_AWAY is await away(redis)
+                assert ErrorCode.REDIS_UNAVAILABLE is await away(redis)
             assert await is_back(redis)
 
 
@@ -139,7 +139,7 @@ async def test_many_more_calls_than_connections_all_end(kind: str, directory: Pa
 )
 async def test_a_server_that_is_not_there_is_redis_away(url: str) -> None:
     async with connected(url, timeout_s=1.0) as redis:
-        assert ErrorCode.REDIS_AWAY is await away(redis)
+        assert ErrorCode.REDIS_UNAVAILABLE is await away(redis)
 
 
 HOLES = ["redis://127.0.0.1:{}/0", "redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/images"]
@@ -163,7 +163,7 @@ async def check_bounded(redis: Client) -> None:
     """400 calls at once all end; then the breaker is open, and 400 more end without being sent."""
     for _ in range(2):
         with anyio.fail_after(10):
-            assert [ErrorCode.REDIS_AWAY] * 400 == await asyncio.gather(*(away(redis) for _ in range(400)))
+            assert [ErrorCode.REDIS_UNAVAILABLE] * 400 == await asyncio.gather(*(away(redis) for _ in range(400)))
         assert redis.guard.breaker.is_open
 
 
@@ -190,7 +190,7 @@ async def test_calls_to_a_frozen_server_all_end_soon(kind: str, directory: Path)
 
             async def call() -> None:
                 started = anyio.current_time()
-                assert ErrorCode.REDIS_AWAY is await away(redis)
+                assert ErrorCode.REDIS_UNAVAILABLE is await away(redis)
                 took.append(anyio.current_time() - started)
 
             with frozen(url):
@@ -232,7 +232,7 @@ async def test_a_wrong_password_is_told_without_the_password(each_redis: str) ->
                 await ping(redis)
         finally:
             await redis.aclose()
-        assert ErrorCode.REDIS_AWAY is caught.value.error_code
+        assert ErrorCode.REDIS_UNAVAILABLE is caught.value.error_code
         assert "hunter2" not in str(caught.value)
 
 
@@ -249,7 +249,7 @@ def test_what_is_no_redis_url_is_refused_before_anything_is_sent(url: str) -> No
 def test_whatever_keeps_redis_from_answering_is_redis_away(error: Exception) -> None:
     with pytest.raises(GatewayError) as caught, translate_redis_errors():
         raise error
-    assert ErrorCode.REDIS_AWAY is caught.value.error_code
+    assert ErrorCode.REDIS_UNAVAILABLE is caught.value.error_code
     assert error is caught.value.__cause__
 
 

@@ -71,7 +71,7 @@ class Acts:
     async def take(self, body: msgspec.Raw) -> None:
         number = msgspec.json.decode(body)["n"]
         if number in self.failures:
-            raise GatewayError(ErrorCode.REDIS_AWAY) from self.failures[number]
+            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE) from self.failures[number]
         self.taken.append(number)
 
     def replayer(self, journal: Journal) -> JournalReplayer:
@@ -257,7 +257,7 @@ async def test_entries_of_another_version_are_logged_and_keep_no_other(tmp_path:
     async with opened(tmp_path) as journal:
         await acts.replayer(journal).replay()
     assert ([2], []) == (acts.taken, files_of(tmp_path))
-    assert 1 == events(log).count("journal_entry_unusable")
+    assert 1 == events(log).count("journal_entry_unsupported")
 
 
 async def test_what_is_for_another_redis_is_left_alone_and_said(tmp_path: Path, log: Log) -> None:
@@ -265,7 +265,7 @@ async def test_what_is_for_another_redis_is_left_alone_and_said(tmp_path: Path, 
     path = await left(tmp_path, entry(1), redis_id="ffffffffffff")
     async with opened(tmp_path) as journal:
         task: asyncio.Task[Any] = asyncio.ensure_future(acts.replayer(journal).run())
-        while "journal_of_another_redis" not in log.text:  # noqa: ASYNC110 - it tells nobody
+        while "journal_of_other_redis" not in log.text:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.wait({task})

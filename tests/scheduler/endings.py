@@ -26,7 +26,7 @@ def check_end(history: "History") -> None:
     last = Process(history, "last")
     for _ in range(int(patience_s / STEP_S)):
         history.now_s += STEP_S
-        last.run("turn", channel_of("last"), ALIVE_US, history.lease_us, 0)
+        last.run("heartbeat", channel_of("last"), ALIVE_US, history.lease_us, 0)
     left, counts, state = (
         history.pool.left_over(ENDS),
         history.pool.meta("weight", "waiting_i", "waiting_b", "lane_weight", "lane_unmet"),

@@ -108,7 +108,7 @@ class History:
             return
         self.declarations.declare(process.name, configuration, self.server_s)
         self._apply()
-        self.run("roster", "declare", encode(configuration.describe(process.name)), "")
+        self.run("members", "declare", encode(configuration.describe(process.name)), "")
         process.later(20.0, self.renew, process, configuration)
 
     def renew(self, process: Process, configuration: Configuration) -> None:
@@ -119,7 +119,7 @@ class History:
             return
         is_known = self.declarations.renew(process.name, configuration, self.server_s)
         self._apply()
-        answer = self.run("roster", "renew", encode(hold(process.name, configuration)), "")
+        answer = self.run("members", "renew", encode(hold(process.name, configuration)), "")
         if is_known == (answer["decision"] == "unknown"):
             raise WrongError(f"{configuration.digest} is {answer['decision']}")
         if is_known:
@@ -257,8 +257,8 @@ class History:
             self.at(self.now_s + 1.0, self._look_each_second)
         is_tenth = round(self.now_s) % 10 == 0
         if is_tenth and all(self.now_s >= process.back_s for process in self.living):
-            self.run("look")
-            self.run("glance")
+            self.run("snapshot")
+            self.run("has_capacity")
         if not self._is_calm:
             self.watch.reset()
         elif is_tenth or self._may_serve():

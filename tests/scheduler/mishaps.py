@@ -90,7 +90,7 @@ class Mishaps:
         history.start()
         if self._random.random() < 0.5 and process.configuration and history.now_s >= process.back_s:
             history.declarations.withdraw(process.name)
-            history.run("roster", "withdraw", encode(hold(process.name, process.configuration)), "")
+            history.run("members", "withdraw", encode(hold(process.name, process.configuration)), "")
         process.die()
 
     def _hold(self) -> None:
@@ -115,7 +115,7 @@ class Mishaps:
             history.held.discard(member)
             history.rests = {field: rest for field, rest in history.rests.items() if not _concerns(field, member)}
         said = f'{{"event":"{event}","since_us":0,"by":"x"}}'
-        answer = history.run("roster", "hold", member, said)
+        answer = history.run("members", "hold", member, said)
         assert answer["decision"] == "done", answer
         if event != "enable":
             history.held.add(member)

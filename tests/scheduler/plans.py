@@ -14,7 +14,7 @@ HOLDING_S: Final = 60.0
 CALL_FAULTS: Final = tuple(
     error_code for error_code, row in ERROR_SPECS.items() if row.outcome in {Outcome.REFUSED, Outcome.UNKNOWN}
 )
-UNSENT_FAULTS: Final = (ErrorCode.CALL_NOT_SENT, ErrorCode.CONNECT_FAILED)
+UNSENT_FAULTS: Final = (ErrorCode.NOT_SENT, ErrorCode.CONNECT_FAILED)
 SHORT_FAULTS: Final = (
     ErrorCode.ACCOUNT_RATE_LIMITED,
     ErrorCode.ACCOUNT_CONNECTION_LIMITED,
@@ -22,7 +22,7 @@ SHORT_FAULTS: Final = (
     ErrorCode.CONTENT_INPUT,
     ErrorCode.UPSTREAM_ERROR,
     ErrorCode.READ_TIMEOUT,
-    ErrorCode.UPSTREAM_NO_CHANNEL,
+    ErrorCode.MODEL_UNAVAILABLE,
 )
 
 
@@ -102,8 +102,8 @@ class Plan:
             name: {f"k{key}": f"fp-{name}-k{key}-{int(rnd.random() < 0.1)}" for key in range(rnd.randint(1, 3))}
             for name in names
         }
-        terms = {"margin_us": round(self.margin_s * 1e6), "queue_max": rnd.choice((1000, 1000, 5))}
-        terms |= {"breaker_failures": 5, "breaker_open_us": 10_000_000, "retry_percent": 20, "retries_min": 3}
+        terms = {"margin_us": round(self.margin_s * 1e6), "max_queue_length": rnd.choice((1000, 1000, 5))}
+        terms |= {"breaker_failures": 5, "breaker_open_us": 10_000_000, "retry_budget_percent": 20, "retries_min": 3}
         accounts = {name: self._draw_limits() for name in names}
         return Configuration(self.configured, accounts, keys, terms | {"paced": self.paced})
 
@@ -128,7 +128,7 @@ class Plan:
         return self.random.uniform(*self.lengths_s)
 
     def draw_unsent(self) -> ErrorCode:
-        return self.random.choice(UNSENT_FAULTS) if self.error_codes else ErrorCode.CALL_NOT_SENT
+        return self.random.choice(UNSENT_FAULTS) if self.error_codes else ErrorCode.NOT_SENT
 
     def draw_fault(self) -> ErrorCode | None:
         return (

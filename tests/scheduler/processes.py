@@ -217,7 +217,7 @@ class Process:
         some = list(self.abandoned)[:16]
         if not some or self.history.now_s < self.back_s:
             return
-        self.run("leave", *some)
+        self.run("cancel", *some)
         for lease_id in some:
             del self.abandoned[lease_id]
             self.history.taken_back(lease_id)
@@ -246,13 +246,13 @@ class Process:
         if is_renewing or history.now_s - self.renewed_s >= history.plan.lease_s / 4 - TURN_S:
             leases = [f"{lease_id}|{late_us}" if late_us else lease_id for lease_id, late_us in self.leases.items()]
             if leases:
-                self.run("turn", channel_of(self.name), ALIVE_US, history.lease_us, len(leases), *leases)
+                self.run("heartbeat", channel_of(self.name), ALIVE_US, history.lease_us, len(leases), *leases)
             for lease_id, late_us in self.leases.items():
                 if late_us:
                     history.provider.report_late(self.calls[lease_id], history.now_s)
             self.renewed_s = history.now_s
         waiting = list(self.places)
-        answer = self.run("turn", channel_of(self.name), ALIVE_US, history.lease_us, 0, *waiting)
+        answer = self.run("heartbeat", channel_of(self.name), ALIVE_US, history.lease_us, 0, *waiting)
         if answer.get("is_keeper") and answer["next_us"] >= 0:
             next_s = min(next_s, answer["next_us"] / 1e6 + SOON_S)
         for lease_id in answer.get("given", ()):

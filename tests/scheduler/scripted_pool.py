@@ -46,7 +46,7 @@ class ClockedPool:
     def __init__(self, client: "redis.Redis", mutant: Mutant | None = None) -> None:
         self._client = client
         self._keys = _keys(UPSTREAM, 1)
-        texts = {act: str(clocked_script(client, f"pool/{act}", SHARED, lua_tables()).script) for act in ACTS}
+        texts = {act: str(clocked_script(client, f"scheduler/{act}", SHARED, lua_tables()).script) for act in ACTS}
         if mutant:
             before, after = mutant
             assert 1 == max(text.count(before) for text in texts.values()), mutant

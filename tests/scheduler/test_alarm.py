@@ -35,7 +35,7 @@ async def test_one_refused_key_is_no_alarm(any_redis: str) -> None:
             await fail(process, ErrorCode.KEY_INVALID, "a/a-1", "b/")
             await succeed(process)
         assert {"a/a-1": KeyState.QUARANTINED, "a/a-2": KeyState.QUARANTINED} == await ill(process)
-    assert [] == [line for line in logs if line["event"] == "configuration_alarm"]
+    assert [] == [line for line in logs if line["event"] == "all_provider_keys_rejected"]
 
 
 async def test_the_only_key_of_an_upstream_is_no_alarm(redis_url: str) -> None:
@@ -55,7 +55,7 @@ async def test_all_keys_refused_at_once_are_one_alarm_and_recover_together(any_r
         await pass_time(redis, 60)
         await succeed(process)
         assert {} == await ill(process)
-    assert 1 == sum(line["event"] == "configuration_alarm" for line in logs)
+    assert 1 == sum(line["event"] == "all_provider_keys_rejected" for line in logs)
 
 
 async def test_keys_that_one_tenant_finds_refused_while_another_is_served_are_no_alarm(any_redis: str) -> None:
@@ -101,7 +101,7 @@ async def test_keys_that_die_one_by_one_are_no_alarm(redis_url: str) -> None:
 async def test_an_account_that_rests_for_itself_does_not_silence_the_alarm(any_redis: str) -> None:
     """Its plan is used up, which says nothing of its keys."""
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
-        await fail(process, ErrorCode.WINDOW_SPENT, *EVERY["b/b-1"])
+        await fail(process, ErrorCode.QUOTA_EXHAUSTED_PLAN, *EVERY["b/b-1"])
         for member in ("a/a-1", "a/a-2"):
             await fail(process, ErrorCode.KEY_INVALID, *EVERY[member])
         assert {"": KeyState.QUARANTINED, "b": KeyState.COOLING} == await ill(process)

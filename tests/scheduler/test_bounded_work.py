@@ -16,7 +16,7 @@ from tests.scheduler.traffic import percentile
 LIMITS: Final = AccountLimits(requests_per_minute=2, images_per_minute=12, max_concurrency=10)
 WAITING: Final = 2000
 TENANTS: Final = 200
-ACTS: Final = ("lease", "turn", "leave", "release", "claim")
+ACTS: Final = ("lease", "heartbeat", "cancel", "release", "claim")
 
 
 class Counted:

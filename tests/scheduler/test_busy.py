@@ -57,7 +57,7 @@ async def test_who_waits_for_long_calls_is_not_thrown_out(redis_url: str) -> Non
 
 async def test_a_line_that_one_tenant_has_filled_is_open_to_the_others(any_redis: str) -> None:
     """Each up to its share, and all up to twice the line's length."""
-    terms = PoolConfig(queue_max=4, paced_percent=0)
+    terms = PoolConfig(max_queue_length=4, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = wait(process, "flood", 4)

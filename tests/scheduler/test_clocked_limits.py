@@ -49,7 +49,7 @@ def test_what_was_not_sent_gives_back_its_own_images(clocked: ClockedPool, unsen
     for number in (2, 1, 0):
         clocked.clock.advance(late_s / 3)
         clocked.claim(f"r{number}")
-    clocked.release(unsent, error_code="call_not_sent", is_unsent=True)
+    clocked.release(unsent, error_code="not_sent", is_unsent=True)
     assert 18 - {"r0": 9, "r1": 2, "r2": 7}[unsent] == clocked.account()["images"]
 
 

@@ -15,7 +15,13 @@ from tests.scheduler.scripted_pool import ClockedPool
 
 NOW_S = 1_785_000_000.0
 LEASE_US = 60_000_000
-TERMS = {"margin_us": 1_000_000, "queue_max": 1000, "breaker_failures": 5, "breaker_open_us": 10_000_000, "paced": 0}
+TERMS = {
+    "margin_us": 1_000_000,
+    "max_queue_length": 1000,
+    "breaker_failures": 5,
+    "breaker_open_us": 10_000_000,
+    "paced": 0,
+}
 
 
 @pytest.fixture
@@ -26,8 +32,8 @@ def pool(redis_url: str) -> Iterator[ClockedPool]:
 
 def declare(pool: ClockedPool, number: int, now_s: float, process: str = "p", **limits: AccountLimits) -> None:
     keys = {account: {"k": f"fp-{account}"} for account in limits}
-    configuration = Configuration(number, limits, keys, TERMS | {"retry_percent": 20, "retries_min": 3})
-    pool.run("roster", now_s, "declare", encode(configuration.describe(process)), "")
+    configuration = Configuration(number, limits, keys, TERMS | {"retry_budget_percent": 20, "retries_min": 3})
+    pool.run("members", now_s, "declare", encode(configuration.describe(process)), "")
 
 
 def lease(pool: ClockedPool, lease_id: str, now_s: float, images: int = 1) -> Any:
@@ -49,7 +55,7 @@ def test_in_a_long_log_each_unsent_request_gives_back_its_own_room(pool: Clocked
     ids = [f"late{number}" for number in range(10)]
     for lease_id in ids:
         assert "leased" == lease(pool, lease_id, NOW_S + 10, 9)
-    pool.run("leave", NOW_S + 11, *reversed(ids))
+    pool.run("cancel", NOW_S + 11, *reversed(ids))
     load = pool.state().loads["a"]
     assert (64, 64) == (sum(load["log"][1::4]), sum(load["log"][2::4]))
 
@@ -58,6 +64,6 @@ def test_an_account_that_is_gone_leaves_nothing_behind(pool: ClockedPool) -> Non
     declare(pool, 1, NOW_S, a=AccountLimits(), b=AccountLimits())
     assert "leased" == lease(pool, "one", NOW_S)
     declare(pool, 2, NOW_S + 1, b=AccountLimits())
-    pool.run("leave", NOW_S + 2, "one")
-    pool.run("turn", NOW_S + 70, channel_of("p"), ALIVE_US, LEASE_US, 0)
+    pool.run("cancel", NOW_S + 2, "one")
+    pool.run("heartbeat", NOW_S + 70, channel_of("p"), ALIVE_US, LEASE_US, 0)
     assert {"b"} == pool.state().loads.keys()

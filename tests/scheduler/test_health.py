@@ -20,17 +20,17 @@ RESTS: dict[ErrorCode, tuple[set[str], KeyState, int, int]] = {
     ErrorCode.ACCOUNT_CONNECTION_LIMITED: ({"a"}, KeyState.COOLING, 10, 10),
     ErrorCode.ACCOUNT_GROWTH_LIMITED: ({"a"}, KeyState.COOLING, 20, 20),
     ErrorCode.KEY_INVALID: ({"a/a-1"}, KeyState.QUARANTINED, 600, 1800),
-    ErrorCode.KEY_UNVERIFIED: ({"a"}, KeyState.QUARANTINED, 600, 1800),
+    ErrorCode.ACCOUNT_UNVERIFIED: ({"a"}, KeyState.QUARANTINED, 600, 1800),
     ErrorCode.KEY_MODEL_DENIED: ({"a/a-1"}, KeyState.QUARANTINED, 600, 1800),
     ErrorCode.KEY_LIMIT_REACHED: ({"a/a-1"}, KeyState.QUARANTINED, 600, 1800),
-    ErrorCode.BALANCE_EMPTY: ({"a"}, KeyState.QUARANTINED, 600, 1800),
-    ErrorCode.EGRESS_DENIED: ({""}, KeyState.QUARANTINED, 600, 1800),
-    ErrorCode.UPSTREAM_NO_CHANNEL: ({""}, KeyState.COOLING, 30, 30),
-    ErrorCode.WINDOW_SPENT: ({"a"}, KeyState.COOLING, 3_600, 3_600),
-    ErrorCode.KEY_HOUR_SPENT: ({"a/a-1"}, KeyState.COOLING, 3_600, 3_600),
-    ErrorCode.DAY_SPENT: ({"a"}, KeyState.COOLING, 1, 86_400),
-    ErrorCode.KEY_DAY_SPENT: ({"a/a-1"}, KeyState.COOLING, 1, 86_400),
-    ErrorCode.KEY_MONTH_SPENT: ({"a/a-1"}, KeyState.COOLING, 1, 31 * 86_400),
+    ErrorCode.INSUFFICIENT_BALANCE: ({"a"}, KeyState.QUARANTINED, 600, 1800),
+    ErrorCode.IP_DENIED: ({""}, KeyState.QUARANTINED, 600, 1800),
+    ErrorCode.MODEL_UNAVAILABLE: ({""}, KeyState.COOLING, 30, 30),
+    ErrorCode.QUOTA_EXHAUSTED_PLAN: ({"a"}, KeyState.COOLING, 3_600, 3_600),
+    ErrorCode.QUOTA_EXHAUSTED_KEY_HOUR: ({"a/a-1"}, KeyState.COOLING, 3_600, 3_600),
+    ErrorCode.QUOTA_EXHAUSTED_DAILY: ({"a"}, KeyState.COOLING, 1, 86_400),
+    ErrorCode.QUOTA_EXHAUSTED_KEY_DAY: ({"a/a-1"}, KeyState.COOLING, 1, 86_400),
+    ErrorCode.QUOTA_EXHAUSTED_KEY_MONTH: ({"a/a-1"}, KeyState.COOLING, 1, 31 * 86_400),
 }
 """What rests after a fault of key a-1, how, and for how many seconds (reference/minimax.md sections 3 and 5.3)."""
 
@@ -91,8 +91,8 @@ async def test_resting_accounts_and_keys_are_passed_over(any_redis: str) -> None
         (ErrorCode.ACCOUNT_RATE_LIMITED, True),
         (ErrorCode.ACCOUNT_CONNECTION_LIMITED, True),
         (ErrorCode.KEY_INVALID, False),
-        (ErrorCode.BALANCE_EMPTY, False),
-        (ErrorCode.DAY_SPENT, False),
+        (ErrorCode.INSUFFICIENT_BALANCE, False),
+        (ErrorCode.QUOTA_EXHAUSTED_DAILY, False),
     ],
 )
 async def test_a_pool_at_rest_says_how_long_and_whether_it_is_only_busy(
@@ -116,7 +116,7 @@ async def test_a_model_that_a_key_may_not_make_leaves_its_other_models_alone(any
 async def test_a_rest_only_moves_outward_and_the_longer_one_keeps_its_reason(any_redis: str) -> None:
     async with connected(any_redis) as redis, pooling(redis, B) as process:
         leases = [await process.take() for _ in range(3)]
-        await process.pool.release(leases[0], CallReport(ErrorCode.WINDOW_SPENT))
+        await process.pool.release(leases[0], CallReport(ErrorCode.QUOTA_EXHAUSTED_PLAN))
         before = await only(process)
         await process.pool.release(leases[1], CallReport(ErrorCode.ACCOUNT_RATE_LIMITED))
         await process.pool.release(leases[2], CallReport(images=1))
@@ -127,7 +127,9 @@ async def test_a_rest_only_moves_outward_and_the_longer_one_keeps_its_reason(any
 
 async def test_the_cooldown_that_an_error_carries_replaces_the_tables(redis_url: str) -> None:
     async with connected(redis_url) as redis, pooling(redis, B) as process:
-        await process.pool.release(await process.take(), CallReport(ErrorCode.WINDOW_SPENT, cooldown_s=18_000.0))
+        await process.pool.release(
+            await process.take(), CallReport(ErrorCode.QUOTA_EXHAUSTED_PLAN, cooldown_s=18_000.0)
+        )
         found = await only(process)
     assert found.until_s is not None
     assert found.until_s - time.time() == pytest.approx(18_000, abs=30)

@@ -53,7 +53,7 @@ async def end(waiting: "asyncio.Task[object]") -> None:
 @pytest.mark.parametrize("patience_s", [3600.0, LONG_S])
 async def test_a_request_that_waits_for_a_long_rest_asks_about_once_a_second(redis_url: str, patience_s: float) -> None:
     async with connected(redis_url) as redis, pooling(redis, account("a")) as process:
-        await process.pool.release(await process.take(), CallReport(ErrorCode.KEY_HOUR_SPENT))
+        await process.pool.release(await process.take(), CallReport(ErrorCode.QUOTA_EXHAUSTED_KEY_HOUR))
         waiting = asyncio.create_task(process.ask(patience_s=patience_s))
         assert await asked_a_second(redis, 2) < 6
         assert not waiting.done()
@@ -65,7 +65,7 @@ async def test_a_request_waits_for_what_comes_to_rest_for_long_and_asks_about_on
         held = await process.take()
         waiting = asyncio.create_task(process.ask(patience_s=LONG_S))
         await in_line(redis, 1)
-        await process.pool.release(held, CallReport(ErrorCode.KEY_HOUR_SPENT))
+        await process.pool.release(held, CallReport(ErrorCode.QUOTA_EXHAUSTED_KEY_HOUR))
         assert await asked_a_second(redis, 2) < 6
         assert not waiting.done()
         await end(waiting)

@@ -148,7 +148,7 @@ def test_what_a_tenant_gave_back_unused_keeps_no_lanes_from_another(clocked: Clo
         for lease_id in clocked.leases.keys() & {*ids} if is_released else ():
             clocked.release(lease_id, is_unsent=True)
         clocked.leave(*ids)
-    assert ["0"] == clocked.client.hmget("ig2:{pool:sim}:meta", "lane_unmet")
+    assert ["0"] == clocked.client.hmget("ig3:{pool:sim}:meta", "lane_unmet")
 
 
 def test_what_is_kept_of_flows_is_forgotten_a_minute_later(clocked: ClockedPool) -> None:
@@ -156,7 +156,7 @@ def test_what_is_kept_of_flows_is_forgotten_a_minute_later(clocked: ClockedPool)
     for number in range(300):
         clocked.take(f"r{number}", f"tenant{number}")
         clocked.release(f"r{number}")
-    names = [f"ig2:{{pool:sim}}:{name}" for name in ("flows", "recent")]
+    names = [f"ig3:{{pool:sim}}:{name}" for name in ("flows", "recent")]
     assert [300, 300] == [clocked.client.hlen(names[0]), clocked.client.zcard(names[1])]
     assert all(0 < clocked.client.ttl(name) for name in names)
     clocked.clock.advance(WINDOW_S)
@@ -164,7 +164,7 @@ def test_what_is_kept_of_flows_is_forgotten_a_minute_later(clocked: ClockedPool)
         clocked.turn()
         clocked.clock.advance(2)
     assert 0 == clocked.client.exists(*names)
-    kept = clocked.client.hmget("ig2:{pool:sim}:meta", "lane_weight", "lane_unmet")
+    kept = clocked.client.hmget("ig3:{pool:sim}:meta", "lane_weight", "lane_unmet")
     assert ["0", "0"] == kept
 
 
@@ -204,5 +204,5 @@ def test_scripts_as_they_are_are_fair(clocked: ClockedPool) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_script_that_is_wrong_is_found_out(clocked: ClockedPool, mutant: str) -> None:
-    assert MUTANTS[mutant][0] in script_text("pool/lease", SHARED, lua_tables())
+    assert MUTANTS[mutant][0] in script_text("scheduler/lease", SHARED, lua_tables())
     assert not is_fair(clocked.client, MUTANTS[mutant])

@@ -118,7 +118,7 @@ async def test_without_redis_a_lease_is_a_fault_of_the_gateway() -> None:
     ):
         with pytest.raises(GatewayError) as caught:
             await process.ask()
-    assert ErrorCode.REDIS_AWAY is caught.value.error_code
+    assert ErrorCode.REDIS_UNAVAILABLE is caught.value.error_code
 
 
 async def test_nothing_can_be_added_without_a_vault_or_twice_and_what_is_declared_not_be_removed(
@@ -154,7 +154,7 @@ async def test_what_a_person_enables_may_be_tried_at_once(any_redis: str) -> Non
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
         for error_code, avoided in (
             (ErrorCode.KEY_MODEL_DENIED, ("a/a-2", "b/")),
-            (ErrorCode.BALANCE_EMPTY, ("a/a-1", "b/")),
+            (ErrorCode.INSUFFICIENT_BALANCE, ("a/a-1", "b/")),
             (ErrorCode.KEY_INVALID, ("a/",)),
         ):
             await fail(process, error_code, *avoided)

@@ -6,18 +6,23 @@ from gateway.domain.accounts import AccountLimits
 from tests.scheduler.clocked_pool import ClockedPool, described
 
 OLD, NEW = ("old", 20, 50), ("new", 10, 7)
-"""Digest, requests a minute, queue_max."""
+"""Digest, requests a minute, max_queue_length."""
 _Configuration = tuple[str, int, int]
 
 
 def declare(clocked: ClockedPool, process: str, configuration: _Configuration) -> None:
-    digest, requests, queue_max = configuration
-    clocked.declare_as(process, digest, {"a": described(AccountLimits(requests), "a-1")}, queue_max=queue_max)
+    digest, requests, max_queue_length = configuration
+    clocked.declare_as(
+        process, digest, {"a": described(AccountLimits(requests), "a-1")}, max_queue_length=max_queue_length
+    )
 
 
 def in_force(clocked: ClockedPool) -> _Configuration:
-    requests, queue_max = clocked.account()["rate"], int(clocked.client.hget("ig2:{pool:sim}:meta", "queue_max") or 0)
-    return next(one for one in (OLD, NEW) if (requests, queue_max) == one[1:])
+    requests, max_queue_length = (
+        clocked.account()["rate"],
+        int(clocked.client.hget("ig3:{pool:sim}:meta", "max_queue_length") or 0),
+    )
+    return next(one for one in (OLD, NEW) if (requests, max_queue_length) == one[1:])
 
 
 def live(clocked: ClockedPool, seconds: int, *processes: tuple[str, _Configuration]) -> None:

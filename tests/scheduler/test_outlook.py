@@ -11,7 +11,7 @@ ACCUSERS_MAX = 8
 FEW = AccountLimits(requests_per_minute=2, images_per_minute=100, max_concurrency=10)
 BUSY = rest("account_rate_limited", "account", "cooling", 600, busy=True)
 KEY_BAD = rest("key_invalid", "key", "quarantined", 3600)
-KEY_SPENT = rest("key_hour_spent", "key", "cooling", 3600)
+KEY_SPENT = rest("quota_exhausted_key_hour", "key", "cooling", 3600)
 
 
 def make_rest(clocked: ClockedPool, count: int, said: dict[str, object]) -> None:
@@ -152,7 +152,7 @@ def test_the_next_who_waits_tries_an_upstream_whose_trial_said_nothing(clocked: 
     clocked.take("trial")
     clocked.wait("one", patience_s=30)
     clocked.wait("other", patience_s=30)
-    clocked.release("trial", error_code="call_not_sent", is_unsent=True)
+    clocked.release("trial", error_code="not_sent", is_unsent=True)
     assert ["one"] == clocked.turn("one", "other")["given"]
     assert "leased" == clocked.claim("one")["decision"]
     assert "wait" == clocked.claim("other")["decision"]

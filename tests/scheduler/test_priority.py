@@ -59,7 +59,7 @@ async def test_a_batch_is_served_where_the_interactive_ones_wait_for_something_e
 
 
 async def test_a_batch_that_fills_the_queue_keeps_no_interactive_request_out(any_redis: str) -> None:
-    terms = PoolConfig(queue_max=3, paced_percent=0)
+    terms = PoolConfig(max_queue_length=3, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = [asyncio.create_task(process.ask(priority=BATCH, patience_s=LONG_S)) for _ in range(3)]

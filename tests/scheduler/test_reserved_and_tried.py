@@ -7,7 +7,7 @@ from tests.scheduler.clocked_pool import DENIED, WINDOW_S, ClockedPool, describe
 from tests.support.health import open_breaker
 
 LIMIT_REACHED = rest("key_limit_reached", "key", "quarantined", 900)
-HOUR_SPENT = rest("key_hour_spent", "key", "cooling", 3600)
+HOUR_SPENT = rest("quota_exhausted_key_hour", "key", "cooling", 3600)
 
 
 @pytest.mark.parametrize("said", [LIMIT_REACHED, DENIED | {"seconds": 900}], ids=lambda said: str(said["error_code"]))

@@ -20,18 +20,18 @@ KEYS: Final = ("a/a-1", "a/a-2", "b/b-1")
 FAULTS: Final = (
     Fault("account_rate_limited", "account", KeyState.COOLING, 15, 60, is_busy=True),
     Fault("account_token_limited", "account", KeyState.COOLING, 60, is_busy=True),
-    Fault("window_spent", "account", KeyState.COOLING, 3600),
-    Fault("balance_empty", "account", KeyState.QUARANTINED, 900),
-    Fault("key_hour_spent", "key", KeyState.COOLING, 3600),
+    Fault("quota_exhausted_plan", "account", KeyState.COOLING, 3600),
+    Fault("insufficient_balance", "account", KeyState.QUARANTINED, 900),
+    Fault("quota_exhausted_key_hour", "key", KeyState.COOLING, 3600),
     Fault("key_limit_reached", "key", KeyState.QUARANTINED, 900),
     Fault("key_model_denied", "model", KeyState.QUARANTINED, 900),
-    Fault("egress_denied", "upstream", KeyState.QUARANTINED, 900),
-    Fault("upstream_no_channel", "upstream", KeyState.COOLING, 30),
+    Fault("ip_denied", "upstream", KeyState.QUARANTINED, 900),
+    Fault("model_unavailable", "upstream", KeyState.COOLING, 30),
     Fault("upstream_error", breaker="ill"),
     Fault("upstream_busy", breaker="ill"),
     Fault("upstream_timeout", breaker="ill"),
     Fault("moderated"),
-    Fault("call_not_sent", breaker=""),
+    Fault("not_sent", breaker=""),
 )
 ILL: Final = tuple(error_code for error_code in FAULTS if error_code.breaker == "ill")
 BY_CHECKS: Final = tuple(error_code for error_code in FAULTS if error_code.scope in {"key", "account", "upstream"})
@@ -135,7 +135,7 @@ class History:
         member, error_code, works = self.random.choice(KEYS), self.random.choice(BY_CHECKS), self.random.random() < 0.5
         self.log.append(f"check {member} {error_code.name}: {works}")
         asked = said(error_code) | {"works": works, "seconds": 0 if works else error_code.seconds}
-        self.pool.run("roster", "probed", member, json.dumps(asked))
+        self.pool.run("members", "probed", member, json.dumps(asked))
         self.model.check(member, error_code, works=works)
 
     def hold(self) -> None:
@@ -215,7 +215,7 @@ def test_a_script_that_is_wrong_is_found_out(clocked: ClockedPool, mutant: str) 
             return True
         return False
 
-    assert MUTANTS[mutant][0] in script_text("pool/release", SHARED, lua_tables())
+    assert MUTANTS[mutant][0] in script_text("scheduler/release", SHARED, lua_tables())
     assert any(is_found(seed) for seed in range(60))
 
 

@@ -25,7 +25,7 @@ async def test_the_breaker_opens_after_so_many_failures_in_a_row(any_redis: str)
             ErrorCode.READ_TIMEOUT,
             None,
             ErrorCode.CONNECT_FAILED,
-            ErrorCode.ANSWER_LOST,
+            ErrorCode.CONNECTION_LOST,
         ):
             await process.pool.release(await process.take(), CallReport(error_code))
         assert {} == await ill(process)
@@ -121,7 +121,7 @@ async def test_tenants_that_are_served_are_remembered_within_bounds(clocked: Clo
     for number in range(1010):
         clocked.take("r", f"tenant{number}")
         clocked.release("r")
-    name = "ig2:{pool:sim}:served"
+    name = "ig3:{pool:sim}:served"
     assert clocked.client.zcard(name) == 1000
     assert 0 < int(clocked.client.ttl(name))
 
@@ -156,14 +156,14 @@ async def test_a_probe_that_is_refused_for_what_it_asks_closes_the_breaker(redis
 @pytest.mark.parametrize("state", [KeyState.DISABLED, KeyState.DRAINING])
 async def test_what_a_person_took_out_is_not_used_and_what_it_does_goes_on(any_redis: str, state: KeyState) -> None:
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
-        under_way = await process.take(avoided=("b/", "a/a-2"))
+        in_flight = await process.take(avoided=("b/", "a/a-2"))
         await process.roster.hold("sim", "a", "a-1", state, PERSON)
         assert {"a/a-1": state} == await ill(process)
         assert "ann" == (await standings(process))["a/a-1"].held_by
         assert {"a-2", "b-1"} == {(await process.take()).key.name for _ in range(8)}
         await process.roster.hold("sim", "b", None, state, PERSON)
         assert {"a-2"} == {(await process.take()).key.name for _ in range(3)}
-        await process.pool.release(under_way, CallReport(images=1))
+        await process.pool.release(in_flight, CallReport(images=1))
         await process.roster.hold("sim", "a", "a-1", KeyState.READY, PERSON)
         await process.roster.hold("sim", "b", None, KeyState.READY, PERSON)
         assert {"a-1", "a-2", "b-1"} == {(await process.take()).key.name for _ in range(9)}
@@ -212,7 +212,7 @@ async def test_the_record_outlives_a_rest_of_a_month(any_redis: str) -> None:
     """A month's quota spent on the first: Redis must not forget it before the month ends."""
     now_s = datetime(2027, 1, 1, 0, 0, 5, tzinfo=UTC).timestamp()
     async with connected(any_redis) as redis, pooling(redis, B, clock=lambda: now_s) as process:
-        await fail(process, ErrorCode.KEY_MONTH_SPENT)
+        await fail(process, ErrorCode.QUOTA_EXHAUSTED_KEY_MONTH)
         assert await redis.ttl(record("sim", "health")) > 31 * 86_400
 
 
@@ -239,7 +239,7 @@ async def test_no_secret_is_in_redis_and_all_that_is_transient_ends(any_redis: s
         await process.roster.hold("sim", "b", None, KeyState.DRAINING, PERSON)
         await fail(process, ErrorCode.KEY_INVALID)
         await process.refuse()
-        names = [str(name) async for name in redis.scan_iter("ig2:*pool*")]
+        names = [str(name) async for name in redis.scan_iter("ig3:*pool*")]
         assert 8 < len(names)
         staying = {name.rpartition(":")[2] for name in names if await redis.ttl(name) < 0}
         found = [await redis.eval(_HOLDS, 1, name, secret.reveal()) for name in names]

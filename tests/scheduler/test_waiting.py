@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_gives_its_place_up(any_redis: str) -> None:
         left.set()
         with pytest.raises(GatewayError) as caught:
             await waiting
-        assert ErrorCode.CLIENT_LEFT is caught.value.error_code
+        assert ErrorCode.CLIENT_DISCONNECTED is caught.value.error_code
         await process.pool.release(held, CallReport(images=1))
         assert [] == await left_over(redis)
 
@@ -141,7 +141,7 @@ async def test_all_that_wait_are_served_when_redis_has_lost_its_memory(any_redis
 
 
 async def test_the_queue_has_an_end(any_redis: str) -> None:
-    terms = PoolConfig(queue_max=3, paced_percent=0)
+    terms = PoolConfig(max_queue_length=3, paced_percent=0)
     async with connected(any_redis) as redis, pooling(redis, lanes("a"), terms=terms) as process:
         await process.take()
         waiting = [asyncio.ensure_future(process.ask(patience_s=LONG_S)) for _ in range(3)]
@@ -178,7 +178,9 @@ async def test_down_is_said_of_a_pool_whose_accounts_cannot_serve_and_nothing_to
         nothing = await process.refuse(avoided=("a/", "b/"), patience_s=LONG_S)
         assert (None, False) == (nothing.wait_s, nothing.is_busy)
         for avoided in ("a/", "b/"):
-            await process.pool.release(await process.take(avoided=(avoided,)), CallReport(ErrorCode.BALANCE_EMPTY))
+            await process.pool.release(
+                await process.take(avoided=(avoided,)), CallReport(ErrorCode.INSUFFICIENT_BALANCE)
+            )
         down = await process.refuse(patience_s=60)
         assert not down.is_busy
         assert down.wait_s == pytest.approx(900, abs=5)

@@ -13,7 +13,7 @@ from tests.scheduler.clocked_pool import ClockedPool
 
 _BEAT_S: Final = 1.0
 _SOON_S: Final = 0.002
-_GRANTS: Final = "ig2:{pool:sim}:grants"
+_GRANTS: Final = "ig3:{pool:sim}:grants"
 
 
 @dataclass(frozen=True, slots=True)

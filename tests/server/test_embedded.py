@@ -136,5 +136,5 @@ def test_a_redis_that_comes_later_is_judged_then(tmp_path: Path) -> None:
             wait_until(lambda: "allkeys-lru" in httpx.get(f"{url}/readyz").text, "it is not ready, and says why")
             server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
             wait_until(lambda: is_answering(f"{url}/readyz"), "it is ready when that is mended")
-    assert "redis_does_not_answer" in log.read_text()
-    assert "redis_cannot_be_used" in log.read_text()
+    assert "redis_unreachable" in log.read_text()
+    assert "redis_unsuitable" in log.read_text()

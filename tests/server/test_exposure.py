@@ -198,7 +198,7 @@ def test_a_weak_admin_key_stops_the_start(environ: dict[str, str], command: str,
 @pytest.mark.parametrize(
     ("setting", "where"),
     [
-        ("KEYS__PEPPER", "keys.pepper: a pepper"),
+        ("API_KEYS__HASH_PEPPER", "api_keys.hash_pepper: a pepper"),
         ("POOL__ENCRYPTION_KEYS", "pool.encryption_keys[0]: an encryption key"),
     ],
 )
@@ -219,7 +219,7 @@ def test_the_log_warns_of_operators_ports_that_other_machines_can_reach(
     """And not of those of this machine."""
     configuration = write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
     with started(configuration, METRICS__HOST="0.0.0.0", METRICS__PORT=str(free_port())):
-        told = [line["where"] for line in log_of(configuration) if line["event"] == "operators_port_exposed"]
+        told = [line["where"] for line in log_of(configuration) if line["event"] == "operator_port_exposed"]
         listening = next(line for line in log_of(configuration) if line["event"] == "listening")
     assert ["metrics.host"] == told
     assert str(listening["metrics_url"]).startswith("http://127.0.0.1:")

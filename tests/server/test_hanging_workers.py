@@ -60,7 +60,7 @@ def test_a_worker_that_hangs_is_replaced(configuration: Path, how: int) -> None:
         body, bearer = {"prompt": "a cat"}, {"authorization": f"Bearer {key}"}
         for _ in range(4):
             assert 200 == httpx.post(f"{url}/v1/images/generations", json=body, headers=bearer).status_code
-        assert 1 == log_of(configuration).count("worker_hangs")
+        assert 1 == log_of(configuration).count("worker_unresponsive")
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ def test_a_worker_that_hangs_does_not_keep_the_gateway_from_ending(configuration
         process.send_signal(signal.SIGTERM)
         assert 0 == process.wait(60)
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-        assert 1 == log_of(configuration).count("worker_hangs")
+        assert 1 == log_of(configuration).count("worker_unresponsive")
 
 
 @pytest.mark.slow
@@ -130,4 +130,4 @@ def test_a_worker_may_hang_while_it_starts_for_longer_than_while_it_serves(confi
         time.sleep(SUSPENDED_S)
         os.kill(starting, signal.SIGCONT)
         assert starting in wait_until_all_serve(process, min(before))
-        assert "worker_hangs" not in log_of(configuration)
+        assert "worker_unresponsive" not in log_of(configuration)

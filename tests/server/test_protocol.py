@@ -11,7 +11,7 @@ import pytest
 from gateway.server.limits import ConnectionLimits
 from tests.support.harness import Gateway, MakeGateway, wait_until
 
-HEAD_MAX_BYTES = ConnectionLimits().head_max_bytes
+MAX_HEADER_BYTES = ConnectionLimits().max_header_bytes
 
 
 @contextmanager
@@ -54,14 +54,14 @@ def test_a_head_that_does_not_end_is_refused_early(gateway: Gateway, kind: str) 
                 client.sendall(piece)
                 sent += len(piece)
 
-    least = 0 if kind == "many headers" else HEAD_MAX_BYTES - 12_000  # so many are refused for their number
+    least = 0 if kind == "many headers" else MAX_HEADER_BYTES - 12_000  # so many are refused for their number
     assert least < sent < FLOOD_BYTES
     assert 200 == gateway.get("/v1/models").status_code
 
 
 def test_a_head_just_above_the_bound_is_told_why(gateway: Gateway) -> None:
     with connected(gateway) as client:
-        client.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-flood: " + b"a" * HEAD_MAX_BYTES)
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-flood: " + b"a" * MAX_HEADER_BYTES)
         status, error = answer_of(client)
 
     assert ("HTTP/1.1 431 Request Header Fields Too Large", "headers_too_large") == (status, error["code"])
@@ -97,7 +97,7 @@ IDLE: dict[str, tuple[bytes, ...]] = {
 
 @pytest.mark.parametrize("kind", list(IDLE))
 def test_a_connection_that_brings_no_request_is_closed(make_gateway: MakeGateway, kind: str) -> None:
-    gateway = make_gateway(server={"head_timeout_s": 0.3})
+    gateway = make_gateway(server={"header_timeout_s": 0.3})
     with connected(gateway) as client:
         for piece in IDLE[kind]:
             client.sendall(piece)
@@ -110,7 +110,7 @@ def test_a_connection_that_brings_no_request_is_closed(make_gateway: MakeGateway
 
 def test_a_client_that_never_reads_is_cut_off(make_gateway: MakeGateway) -> None:
     """Its answer is larger than every buffer on the way, and it takes nothing of it."""
-    gateway = make_gateway(server={"send_timeout_s": 0.3})
+    gateway = make_gateway(server={"write_timeout_s": 0.3})
     body = b'{"prompt": "cats", "n": 9, "width": 2048, "height": 2048}'
     head = (
         f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\n"

@@ -151,7 +151,7 @@ def test_a_wrong_file_is_refused_whole_and_told_once(file: Path, old: str, new: 
     with capture_logs() as logged:
         assert [] == found_in(reload, 8)
     [refused] = logged
-    assert ("configuration_not_reloaded", "error") == (refused["event"], refused["log_level"])
+    assert ("config_reload_rejected", "error") == (refused["event"], refused["log_level"])
     assert [] == [word for word in (str(file), *words) if word not in refused["detail"]], refused["detail"]
     assert "SIGHUP" in refused["remedy"]
 
@@ -161,7 +161,7 @@ def test_a_file_that_is_gone_is_told_once_and_read_when_it_is_back(file: Path) -
     file.unlink()
     with capture_logs() as logged:
         assert [] == found_in(reload, 8)
-    assert ["configuration_not_reloaded"] == [line["event"] for line in logged]
+    assert ["config_reload_rejected"] == [line["event"] for line in logged]
     file.write_text(text)
     assert 1 == len(found_in(reload, 8))
 
@@ -175,11 +175,11 @@ def test_the_log_counts_what_is_in_force_and_names_what_is_not(file: Path) -> No
     with capture_logs() as logged:
         reload.publish(found)
     shared, restart, reloaded = logged
-    assert ("upstream_key_in_several_accounts", ["sim/main/main-1", "sim/twin/t"]) == (shared["event"], shared["keys"])
+    assert ("provider_key_in_several_accounts", ["sim/main/main-1", "sim/twin/t"]) == (shared["event"], shared["keys"])
     assert "main-1" not in shared["fingerprint"]
-    assert ("settings_need_a_restart", ["logs"]) == (restart["event"], restart["settings"])
+    assert ("settings_require_restart", ["logs"]) == (restart["event"], restart["settings"])
     counts = {"upstreams": 1, "accounts": 2, "keys": 2, "models": 1, "tenants": 0}
-    assert {"event": "configuration_reloaded", "log_level": "info", **counts} == reloaded
+    assert {"event": "config_reloaded", "log_level": "info", **counts} == reloaded
 
 
 def test_a_new_worker_begins_with_what_the_others_have_taken_over_and_no_more(file: Path) -> None:
@@ -197,7 +197,7 @@ async def test_what_redis_was_away_for_is_taken_over_later_and_told_once(file: P
 
     async def declare_accounts(_: object) -> None:
         for _refusal in refusals:
-            raise GatewayError(ErrorCode.REDIS_AWAY, "no answer")
+            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "no answer")
 
     async def declare_tenants(_: object) -> None:
         is_done.set()
@@ -211,7 +211,7 @@ async def test_what_redis_was_away_for_is_taken_over_later_and_told_once(file: P
             await is_done.wait()
         keeping.cancel()
     assert "image-01" == catalog.default.id
-    assert ["configuration_not_taken_over_yet"] == [line["event"] for line in logged if line["log_level"] != "info"]
+    assert ["config_reload_pending"] == [line["event"] for line in logged if line["log_level"] != "info"]
 
 
 @contextmanager
@@ -257,11 +257,11 @@ def test_an_edited_file_is_in_force_in_every_process_by_itself(
         for name in ("first", "second"):
             rewrite(configuration, "aliases = [", f'aliases = ["{name}", ')
             wait_until_offered(name, url, key)
-        assert 2 == len(told(configuration, "configuration_reloaded"))
+        assert 2 == len(told(configuration, "config_reloaded"))
         rewrite(configuration, "aliases = [", "aliases = [7, ")
-        wait_until_told(configuration, "configuration_not_reloaded", 1)
+        wait_until_told(configuration, "config_reload_rejected", 1)
         time.sleep(2)
-        assert 1 == len(told(configuration, "configuration_not_reloaded")), "told by one process, and once"
+        assert 1 == len(told(configuration, "config_reload_rejected")), "told by one process, and once"
         assert {frozenset({"image-01", "dall-e-3", "first", "second"})} == names_everywhere(url, key)
 
 
@@ -275,7 +275,7 @@ def test_no_request_notices(tmp_path: Path, redis_url: str, options: tuple[str, 
             for number, (before, after) in enumerate(pairwise(["sim", "second", "third", "sim"])):
                 rewrite(configuration, f'"{before}"', f'"{after}"')
                 process.send_signal(signal.SIGHUP)
-                wait_until_told(configuration, "configuration_reloaded", number + 1)
+                wait_until_told(configuration, "config_reloaded", number + 1)
                 wait_until_more(statuses)
     assert {200} == set(statuses)
 
@@ -327,7 +327,7 @@ def test_a_worker_that_dies_while_the_file_is_wrong_is_replaced_by_one_that_know
         wait_until_offered("first", url, key)
         assert before == workers_of(process), "in place: nobody was replaced"
         rewrite(configuration, "aliases = [", "aliases = [7, ")
-        wait_until_told(configuration, "configuration_not_reloaded", 1)
+        wait_until_told(configuration, "config_reload_rejected", 1)
         os.kill(min(before), signal.SIGKILL)
         wait_until(lambda: len(workers_of(process) - {min(before)}) == 2, "another takes its place")
         rewrite(configuration, "aliases = [7, ", 'aliases = ["second", ')

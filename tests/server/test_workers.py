@@ -63,7 +63,7 @@ def test_a_worker_that_is_killed_is_replaced(configuration: Path) -> None:
         body, bearer = {"prompt": "a cat"}, {"authorization": f"Bearer {key}"}
         for _ in range(4):
             assert 200 == httpx.post(f"{url}/v1/images/generations", json=body, headers=bearer).status_code
-    assert 1 == log_of(configuration).count("worker_ended")
+    assert 1 == log_of(configuration).count("worker_exited")
 
 
 def test_a_worker_that_ends_by_itself_is_replaced(configuration: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_worker_that_cannot_start_ends_the_whole_with_its_reason(configuration
         os.kill(min(before), signal.SIGKILL)
         assert 1 == process.wait(30)
         told = log_of(configuration)
-        assert 1 == told.count("worker_cannot_start") == told.count("worker_ended") - 1
+        assert 1 == told.count("worker_start_failed") == told.count("worker_exited") - 1
         assert f"{configuration.parent}/key" in told
         assert "imagegate: a worker could not start (exit code 1); the log says why" in told
         assert "Traceback" not in told

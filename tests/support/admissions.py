@@ -13,17 +13,17 @@ from gateway.redis import Client, connect, execute
 
 
 async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[str, str]]]:
-    days = await execute(redis, redis.zrange(f"ig2:{{{tenant}}}:days", 0, -1), list[str])
+    days = await execute(redis, redis.zrange(f"ig3:{{{tenant}}}:days", 0, -1), list[str])
     found: list[tuple[str, dict[str, str]]] = []
     for day in days:
-        found += await execute(redis, redis.xrange(f"ig2:{{{tenant}}}:ledger:{day}"), list[tuple[str, dict[str, str]]])
+        found += await execute(redis, redis.xrange(f"ig3:{{{tenant}}}:ledger:{day}"), list[tuple[str, dict[str, str]]])
     return found
 
 
 async def not_sent(redis: Client, tenant: str = "acme") -> int:
     """Requests of all days that were never sent: a count in the sums."""
-    days = await execute(redis, redis.zrange(f"ig2:{{{tenant}}}:days", 0, -1), list[str])
-    sums = [await execute(redis, redis.hgetall(f"ig2:{{{tenant}}}:sums:{day}"), dict[str, str]) for day in days]
+    days = await execute(redis, redis.zrange(f"ig3:{{{tenant}}}:days", 0, -1), list[str])
+    sums = [await execute(redis, redis.hgetall(f"ig3:{{{tenant}}}:sums:{day}"), dict[str, str]) for day in days]
     return sum(int(value) for day in sums for name, value in day.items() if "|not_sent|" in name)
 
 

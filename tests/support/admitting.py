@@ -1,4 +1,4 @@
-"""Admission on a real Redis, for tests that need a ticket: a tenant with limits, its key, and somebody to admit it."""
+"""Admission on a real Redis, for tests that need a reservation: a tenant with limits, its key, and somebody to admit it."""
 
 import json
 import time
@@ -39,11 +39,11 @@ async def put_tenant(
     """A tenant and its key as the stores keep them, with `limits` in the names of the scripts."""
     record = {"models": "", "disabled": "0", "created_at": "1", "limits": json.dumps(limits or {})}
     key = {"label": "", "created_at": 1, "declared": False, "limits": key_limits or {}}
-    await execute(redis, redis.sadd("ig2:tenants", name), int)
+    await execute(redis, redis.sadd("ig3:tenants", name), int)
     await execute(
-        redis, redis.hset(f"ig2:{{{name}}}:tenant", items=[part for pair in record.items() for part in pair]), int
+        redis, redis.hset(f"ig3:{{{name}}}:tenant", items=[part for pair in record.items() for part in pair]), int
     )
-    await execute(redis, redis.hset(f"ig2:{{{name}}}:keys", key_id, json.dumps(key)), int)
+    await execute(redis, redis.hset(f"ig3:{{{name}}}:keys", key_id, json.dumps(key)), int)
     return Principal(
         Tenant(name, limits=_limits(limits), quotas=_quotas(limits)),
         ApiKey(key_id, name, "", 1, limits=_limits(key_limits), quotas=_quotas(key_limits)),

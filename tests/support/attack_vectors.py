@@ -18,11 +18,11 @@ POST = b"POST /v1/images/generations"
 
 
 HEADS_TOO_LARGE = {
-    "one value": head(b"GET /healthz", b"x: " + b"y" * LIMITS.head_max_bytes),
-    "a path": head(b"GET /" + b"y" * LIMITS.head_max_bytes),
-    "a query": head(b"GET /healthz?" + b"y" * LIMITS.head_max_bytes),
+    "one value": head(b"GET /healthz", b"x: " + b"y" * LIMITS.max_header_bytes),
+    "a path": head(b"GET /" + b"y" * LIMITS.max_header_bytes),
+    "a query": head(b"GET /healthz?" + b"y" * LIMITS.max_header_bytes),
     "many fields": head(b"GET /healthz", *[b"x: y"] * LIMITS.fields_max),
-    "a name": head(b"GET /healthz", b"y" * LIMITS.head_max_bytes + b": x"),
+    "a name": head(b"GET /healthz", b"y" * LIMITS.max_header_bytes + b": x"),
 }
 
 

@@ -66,15 +66,15 @@ def numbered(settled: Settled, count: int, first: int = 0) -> list[Settled]:
 
 
 def know(client: "redis.Redis", *tenants: str) -> None:
-    client.sadd("ig2:tenants", *tenants)
+    client.sadd("ig3:tenants", *tenants)
 
 
 def settle(client: "redis.Redis | redis.RedisCluster", requests: Iterable[Settled], *, with_sums: bool = True) -> None:
     """Write the records, and their sums with them."""
     pipeline = client.pipeline(transaction=False)
     for request in requests:
-        base = f"ig2:{{{request.tenant}}}"
-        pipeline.sadd("ig2:tenants", request.tenant)
+        base = f"ig3:{{{request.tenant}}}"
+        pipeline.sadd("ig3:tenants", request.tenant)
         pipeline.xadd(f"{base}:ledger:{request.day_name}", request.fields())  # type: ignore[arg-type]
         if with_sums:
             pipeline.zadd(f"{base}:days", {request.day_name: int(request.day_name)})

@@ -26,7 +26,7 @@ port = 0
 key = {{ env = "ADMIN_KEY" }}
 [[upstreams]]
 name = "sim"
-dialect = "minimax"
+provider = "minimax"
 base_url = "http://127.0.0.1:1"
 [[upstreams.accounts]]
 name = "main"

@@ -115,7 +115,7 @@ def serving(app: ASGIApp, settings: Settings | None = None) -> Iterator[str]:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     listeners = [listener, *(bind_own_ports(settings, 0) if settings else [])]
     options = gateway_config(app, settings) if settings else server_config(app, 5)
-    options.drain_timeout_s, options.drain_grace_s = 5, 0
+    options.shutdown_timeout_s, options.shutdown_delay_s = 5, 0
     server = _PromptServer(options)
     thread = threading.Thread(target=lambda: _serve(server, listeners), daemon=True)
     thread.start()
@@ -203,13 +203,13 @@ UNLIMITED = {"requests_per_minute": 100_000, "images_per_minute": 1_000_000, "ma
 
 
 def upstream(
-    name: str, dialect: str, url: str, *accounts: str, hosts: tuple[str, ...] | None = None, **capabilities: object
+    name: str, provider: str, url: str, *accounts: str, hosts: tuple[str, ...] | None = None, **capabilities: object
 ) -> dict[str, object]:
     """The configuration of one upstream; an account is "NAME:KEY,KEY", each key its own secret."""
     described = [entry.partition(":") for entry in accounts or ("main:main-1",)]
     return {
         "name": name,
-        "dialect": dialect,
+        "provider": provider,
         "base_url": url,
         "result_hosts": [url] if hosts is None else list(hosts),
         "capabilities": capabilities,
@@ -231,7 +231,7 @@ def _variable(key: str) -> str:
 def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, object]) -> dict[str, object]:
     """A configuration with one model made at every upstream in turn, under the usual names, all on one port."""
     spelling = {"302ai": "minimaxi-image-01", "minimax": "image-01"}
-    targets = [{"upstream": entry["name"], "model": spelling[entry["dialect"]]} for entry in upstreams]
+    targets = [{"upstream": entry["name"], "model": spelling[entry["provider"]]} for entry in upstreams]
     aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
     model = {"id": "image-01", "aliases": aliases, "price_per_image_usd": "0.0035", "targets": targets}
     defaults: dict[str, dict[str, object]] = {

@@ -56,7 +56,7 @@ class Load:
         beside: Callable[[aiohttp.ClientSession], Awaitable[None]] | None = None,
     ) -> None:
         self._send, self.clients, self._spread_s, self._beside = send, clients, spread_s, beside
-        self.sent = self.under_way = 0
+        self.sent = self.in_flight = 0
         self.images: dict[str, int] = {}
         """By prompt: those in the answers."""
         self.failures: list[Failure] = []
@@ -74,7 +74,7 @@ class Load:
 
     def wait_until_all_are_at_it(self) -> None:
         """Each has a request under way, but for the few that are just between two."""
-        wait_until(lambda: self.under_way >= self.clients - 5, "the clients are at it", _ANSWER_S)
+        wait_until(lambda: self.in_flight >= self.clients - 5, "the clients are at it", _ANSWER_S)
 
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(_ANSWER_S)
@@ -91,14 +91,14 @@ class Load:
             number = self.sent
             prompt = f"order {number}"
             body: Body = {"prompt": prompt, "n": 1 + number % 3, "response_format": "url"}
-            self.under_way += 1
+            self.in_flight += 1
             try:
                 self._note(prompt, await self._send(session, body, f"order-{number}"))
             except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
                 self.failures.append(Failure(prompt, repr(error)))
                 await asyncio.sleep(_PAUSE_S)
             finally:
-                self.under_way -= 1
+                self.in_flight -= 1
 
     def _note(self, prompt: str, answer: Answer) -> None:
         pictures = answer.body.get("data")

@@ -28,7 +28,7 @@ key = {{ env = "ADMIN_KEY" }}
 lease_s = {lease_s}
 call_timeout_s = {call_timeout_s}
 [pool]
-probe_every_s = {probe_every_s}
+probe_interval_s = {probe_interval_s}
 encryption_keys = [{{ env = "POOL_KEY" }}]
 [[models]]
 id = "image-01"
@@ -49,7 +49,7 @@ class Upstream:
     terms: Mapping[str, float] = field(default_factory=dict)
 
     def toml(self) -> str:
-        lines = ["[[upstreams]]", f'name = "{self.name}"', 'dialect = "minimax"', f'base_url = "{self.url}"']
+        lines = ["[[upstreams]]", f'name = "{self.name}"', 'provider = "minimax"', f'base_url = "{self.url}"']
         lines += [f'result_hosts = ["{self.url}"]', *(f"{name} = {value}" for name, value in self.terms.items())]
         for account, keys in self.accounts.items():
             lines += ["[[upstreams.accounts]]", f'name = "{account}"']
@@ -71,7 +71,7 @@ def accounts(count: int, keys: int = 2) -> dict[str, list[str]]:
 def write(folder: Path, redis_url: str, *upstreams: Upstream, **given: float) -> Path:
     """The configuration of a gateway whose model is made at the upstreams in turn; `given` as in HEAD."""
     path = folder / "imagegate.toml"
-    head = HEAD.format(redis_url=redis_url, **({"lease_s": 60, "probe_every_s": 300, "call_timeout_s": 60} | given))
+    head = HEAD.format(redis_url=redis_url, **({"lease_s": 60, "probe_interval_s": 300, "call_timeout_s": 60} | given))
     targets = [f'[[models.targets]]\nupstream = "{one.name}"\nmodel = "image-01"' for one in upstreams]
     path.write_text("\n".join([head, *targets, *(one.toml() for one in upstreams)]))
     return path

@@ -32,6 +32,6 @@ def upstream_key(name: str, account: str = "main", secret: str = "") -> Provider
     return ProviderKey("sim", account, name, Secret(secret or name, f"fp-{name}"))
 
 
-def asking(transport: AiohttpTransport, url: str, dialect: str = "minimax") -> KeyChecker:
-    endpoint = UpstreamEndpoint("sim", PROVIDERS[dialect], url, LinkPolicy(()))
+def asking(transport: AiohttpTransport, url: str, provider: str = "minimax") -> KeyChecker:
+    endpoint = UpstreamEndpoint("sim", PROVIDERS[provider], url, LinkPolicy(()))
     return KeyChecker(transport, lambda: {"sim": endpoint}, "tests")

@@ -30,7 +30,7 @@ key = {{ env = "ADMIN_KEY" }}
 lease_s = {lease_s}
 [[upstreams]]
 name = "sim"
-dialect = "minimax"
+provider = "minimax"
 base_url = "{upstream_url}"
 result_hosts = ["{upstream_url}"]
 [[upstreams.accounts]]
@@ -71,7 +71,9 @@ def start_gateway(
     """`imagegate serve` and its address. Whoever starts it kills it. Its log is beside the configuration."""
     command = [*launcher, sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
-    environ |= {"IMAGEGATE_SERVER__FAILED_KEYS_PER_MINUTE": "0"}  # tests ask again and again whether a key is known yet
+    environ |= {
+        "IMAGEGATE_SERVER__AUTH_FAILURES_PER_MINUTE": "0"
+    }  # tests ask again and again whether a key is known yet
     environ |= {"IMAGEGATE_ADMIN__PORT": "0", "IMAGEGATE_METRICS__PORT": "0"}  # several run at a time
     environ |= secrets or {}
     log = configuration.parent / f"{uuid.uuid4().hex}.log"

@@ -16,12 +16,12 @@ def scarce(
     url: str,
     *accounts: str,
     name: str = "sim",
-    dialect: str = "minimax",
+    provider: str = "minimax",
     limits: dict[str, int] | None = None,
     **terms: float,
 ) -> dict[str, Any]:
     """An upstream whose accounts take one call at once each, or have these limits; `terms` are the upstream's own."""
-    site = upstream(name, dialect, url, *accounts)
+    site = upstream(name, provider, url, *accounts)
     given = UNLIMITED | (ONE_AT_ONCE if limits is None else limits)
     described = [account | given for account in _list(site["accounts"])]
     return site | {"accounts": described} | terms

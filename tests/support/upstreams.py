@@ -70,7 +70,7 @@ class Site:
     url: str
     keys: tuple[str, ...] = ("main/main-1",)
     per_call: int = 9
-    dialect: str = "minimax"
+    provider: str = "minimax"
     answers_base64: bool = True
     limits: AccountLimits = UNLIMITED
     """Of each account."""
@@ -84,7 +84,7 @@ class Site:
         return list(named.items())
 
     def target(self) -> Target:
-        spelling = {"minimax": "image-01", "302ai": "minimaxi-image-01"}[self.dialect]
+        spelling = {"minimax": "image-01", "302ai": "minimaxi-image-01"}[self.provider]
         declared = {"max_images_per_call": self.per_call, "base64": self.answers_base64}
         capability = PROVIDERS["minimax"].capability("image-01", declared)
         return Target(self.name, spelling, capability)
@@ -110,9 +110,9 @@ async def running(
     deadline_s: float = 30.0,
     reserve_s: float = 0.0,
     call_timeout_s: float = 20.0,
-    result_timeout_s: float = 10.0,
+    download_timeout_s: float = 10.0,
     max_wait_s: float = 2.0,
-    spill_after_s: float = 0.3,
+    fallback_after_s: float = 0.3,
     terms: PoolConfig = NEVER_LEFT_ALONE,
     monotonic: Callable[[], float] = time.monotonic,
     is_new: bool = False,
@@ -130,10 +130,10 @@ async def running(
         account(name, *keys, upstream=site.name, limits=site.limits) for site in sites for name, keys in site.accounts()
     ]
     endpoints = {
-        site.name: UpstreamEndpoint(site.name, PROVIDERS[site.dialect], site.url, LinkPolicy([site.url]))
+        site.name: UpstreamEndpoint(site.name, PROVIDERS[site.provider], site.url, LinkPolicy([site.url]))
         for site in sites
     }
-    supply = UpstreamSet(endpoints, (), {site.name: WaitConfig(max_wait_s, spill_after_s) for site in sites})
+    supply = UpstreamSet(endpoints, (), {site.name: WaitConfig(max_wait_s, fallback_after_s) for site in sites})
     model = Model("image-01", (), (Price(0, PerImage(3500)),), tuple(site.target() for site in sites))
     async with AsyncExitStack() as stack:
         redis, counters = connect(redis_url, 1.0), connect(admission_url or redis_url, 1.0)
@@ -146,7 +146,7 @@ async def running(
         caller = UpstreamClient(
             direct, process.pool, CallLimits(2, call_timeout_s, 1, 2**26), process.metrics, "test", time.monotonic
         )
-        fetcher = ImageDownloader(public, direct, DownloadLimits(2, result_timeout_s, 2**25), "test")
+        fetcher = ImageDownloader(public, direct, DownloadLimits(2, download_timeout_s, 2**25), "test")
         policy = JobPolicy(deadline_s, reserve_s, max_attempts)
         upstreams = Upstreams(process.pool, caller, fetcher, process.metrics, supply, policy, time.time, monotonic)
         service = GenerationService(admission, upstreams, monotonic)

@@ -15,8 +15,8 @@ async def test_redis_forgets_an_expiring_key_by_itself(each_redis: str) -> None:
     async with storing(each_redis) as stores:
         await stores.tenant()
         lasting, ending = await stores.key(), await stores.key(expires_at=int(time.time()) + 60)
-        assert -1 == await stores.redis.ttl(f"ig2:key:{lasting.key.id}")
-        assert 0 < await stores.redis.ttl(f"ig2:key:{ending.key.id}") <= 60
+        assert -1 == await stores.redis.ttl(f"ig3:key:{lasting.key.id}")
+        assert 0 < await stores.redis.ttl(f"ig3:key:{ending.key.id}") <= 60
 
 
 async def test_keys_are_listed_in_order_until_they_are_revoked(each_redis: str) -> None:
@@ -69,7 +69,7 @@ async def test_an_expired_key_is_gone_and_its_record_struck_off(each_redis: str)
             await stores.keys.get(ending.key.id)
         assert ErrorCode.NOT_FOUND is caught.value.error_code
         assert [lasting.key] == await stores.keys.list_keys("acme")
-        assert 1 == await stores.redis.hlen("ig2:{acme}:keys")
+        assert 1 == await stores.redis.hlen("ig3:{acme}:keys")
         assert 3 == len(await stores.audit())
 
 
@@ -97,7 +97,7 @@ async def test_an_expiry_moves_both_ways(each_redis: str, first: int | None, sec
         await stores.tenant()
         made = await stores.key(expires_at=first and start + first)
         await stores.keys.update(made.key.id, lambda key: replace(key, expires_at=second and start + second), OPS)
-        ttl = await stores.redis.ttl(f"ig2:key:{made.key.id}")
+        ttl = await stores.redis.ttl(f"ig3:key:{made.key.id}")
         assert ttl == -1 if second is None else 0 < ttl <= second
         now = start + (second or 10_000) - 1.0
         assert None is await stores.fault_of(made.secret)
@@ -161,7 +161,7 @@ async def test_a_revocation_ends_the_old_key_of_a_rotation_too(each_redis: str) 
         await stores.keys.revoke(old.key.id, OPS)
         error_codes = [await stores.fault_of(made.secret) for made in (old, new)]
         assert [ErrorCode.INVALID_API_KEY] * 2 == error_codes
-        assert [] == [name async for name in stores.redis.scan_iter("ig2:key:*")]
+        assert [] == [name async for name in stores.redis.scan_iter("ig3:key:*")]
 
 
 async def test_a_declared_key_is_not_rotated_but_in_the_configuration(each_redis: str) -> None:

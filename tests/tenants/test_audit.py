@@ -12,8 +12,8 @@ pytestmark = pytest.mark.anyio
 async def put(stores: Stores, owner: str, entry_id: str, action: str = "x", key_id: str = "") -> None:
     told = {"actor": "ops", "action": action, "request_id": "", "key_id": key_id, "before": "", "after": ""}
     fields: dict[Any, Any] = {**told}
-    await stores.redis.sadd("ig2:tenants", owner)
-    await stores.redis.xadd(f"ig2:{{{owner}}}:audit", fields, entry_id)
+    await stores.redis.sadd("ig3:tenants", owner)
+    await stores.redis.xadd(f"ig3:{{{owner}}}:audit", fields, entry_id)
 
 
 async def pages(stores: Stores, limit: int, owners: set[str] | None = None) -> list[list[str]]:
@@ -81,9 +81,9 @@ async def test_old_entries_are_dropped(each_redis: str) -> None:
     async with storing(each_redis) as stores:
         for number in range(1000):
             await put(stores, "beta", f"{number + 1}-0")
-        await stores.redis.hset("ig2:{beta}:tenant", mapping={"created_at": "1"})
+        await stores.redis.hset("ig3:{beta}:tenant", mapping={"created_at": "1"})
         await stores.key("beta")
-        assert 100 > await stores.redis.xlen("ig2:{beta}:audit")
+        assert 100 > await stores.redis.xlen("ig3:{beta}:audit")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ async def test_a_change_of_the_declaration_is_taken_over_without_touching_counte
     secret = generate_api_key()
     async with storing(each_redis) as stores:
         await stores.declaration(declared(secrets=[secret], limits=Limits(5))).apply()
-        await stores.redis.set("ig2:{acme}:day:20260101", "7")
+        await stores.redis.set("ig3:{acme}:day:20260101", "7")
         changed = ProvisionedTenant(
             Tenant("acme", limits=Limits(9), is_declared=True), (declared_key(secret, label="web", limits=Limits(1)),)
         )
@@ -84,7 +84,7 @@ async def test_a_change_of_the_declaration_is_taken_over_without_touching_counte
         caller = await stores.credentials.identify(f"Bearer {secret}")
         assert (Limits(9), Limits(1), "web") == (caller.tenant.limits, caller.key.limits, caller.key.label)
         assert ["tenant.update", "key.update"] == [action for _, action in (await stores.actions())[2:]]
-        assert "7" == await stores.redis.get("ig2:{acme}:day:20260101")
+        assert "7" == await stores.redis.get("ig3:{acme}:day:20260101")
 
 
 async def test_a_key_that_is_declared_no_longer_is_revoked_and_others_are_not(each_redis: str) -> None:
@@ -134,7 +134,7 @@ async def test_a_declared_key_that_a_person_revoked_stays_revoked(each_redis: st
         assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret)
         assert before == await dump(stores)
     [told] = [entry for entry in logged if entry["log_level"] == "warning"]
-    assert ("declared_key_stays_revoked", "acme", secret[6:16]) == (told["event"], told["tenant"], told["key"])
+    assert ("configured_key_revoked", "acme", secret[6:16]) == (told["event"], told["tenant"], told["key"])
 
 
 async def test_of_a_revocation_and_an_application_at_once_the_revocation_wins(each_redis: str) -> None:
@@ -214,11 +214,11 @@ async def test_declared_tenants_come_back_when_redis_lost_its_memory(
             group.start_soon(declaration.keep)
             await stores.redis.flushall()
             with anyio.fail_after(10):
-                while not await other.redis.exists("ig2:declaration"):  # noqa: ASYNC110 - seen from outside only
+                while not await other.redis.exists("ig3:declaration"):  # noqa: ASYNC110 - seen from outside only
                     await anyio.sleep(0.005)
             assert None is await other.fault_of(secret)
             group.cancel_scope.cancel()
-    assert "redis_lost_its_memory" in capsys.readouterr().out
+    assert "redis_data_loss_detected" in capsys.readouterr().out
 
 
 async def test_what_could_not_be_applied_at_the_start_is_applied_later(each_redis: str) -> None:
@@ -229,7 +229,7 @@ async def test_what_could_not_be_applied_at_the_start_is_applied_later(each_redi
         await stores.redis.config_set("maxmemory", 1)
         try:
             await declaration.start()
-            assert not await stores.redis.exists("ig2:declaration")
+            assert not await stores.redis.exists("ig3:declaration")
         finally:
             await stores.redis.config_set("maxmemory", 0)
         async with anyio.create_task_group() as group:

@@ -81,8 +81,8 @@ async def test_a_change_and_its_audit_entry_are_one_step(each_redis: str) -> Non
             seen = []
             while not is_done:
                 pipeline = watcher.redis.pipeline(transaction=True)
-                pipeline.hget("ig2:{acme}:tenant", "weight")
-                pipeline.xlen("ig2:{acme}:audit")
+                pipeline.hget("ig3:{acme}:tenant", "weight")
+                pipeline.xlen("ig3:{acme}:audit")
                 weight, entries = await pipeline.execute()
                 seen.append((int(weight), int(entries)))
             return seen
@@ -127,9 +127,9 @@ async def test_many_tenants_are_listed(each_redis: str) -> None:
 async def test_counters_are_not_touched_by_a_change(each_redis: str) -> None:
     async with storing(each_redis) as stores:
         await stores.tenant()
-        await stores.redis.set("ig2:{acme}:day:20260101", "7")
+        await stores.redis.set("ig3:{acme}:day:20260101", "7")
         await stores.tenants.update("acme", set_weight(9), OPS)
-        assert "7" == await stores.redis.get("ig2:{acme}:day:20260101")
+        assert "7" == await stores.redis.get("ig3:{acme}:day:20260101")
 
 
 async def not_found(stores: Stores) -> list[ErrorCode]:
@@ -153,4 +153,4 @@ async def not_found(stores: Stores) -> list[ErrorCode]:
 async def test_what_does_not_exist_is_not_found_and_leaves_nothing(each_redis: str) -> None:
     async with storing(each_redis) as stores:
         assert {ErrorCode.NOT_FOUND} == set(await not_found(stores))
-        assert ["ig2:pepper"] == [name async for name in stores.redis.scan_iter("*")]
+        assert ["ig3:pepper"] == [name async for name in stores.redis.scan_iter("*")]

@@ -37,7 +37,7 @@ class AuditSection:
         return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
 
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:
-        """Raises: GatewayError NOT_FOUND, INVALID_VALUE, REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, INVALID_VALUE, REDIS_UNAVAILABLE."""
         if tenant is not None and upstream is not None:
             raise refused_value("upstream", "give either 'tenant' or 'upstream'.")
         if tenant is not None:

@@ -35,10 +35,10 @@ class AdminAuthenticator:
     def check(self, authorization: str, method: str) -> str:
         """The name of the key that was sent. Every key is compared, so that the time tells nothing.
 
-        Raises: GatewayError ADMIN_CLOSED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
+        Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
         """
         if not self._keys:
-            raise GatewayError(ErrorCode.ADMIN_CLOSED)
+            raise GatewayError(ErrorCode.ADMIN_API_DISABLED)
         scheme, _, given = authorization.partition(" ")
         sent = given.strip().encode()
         found = [key for key in self._keys if hmac.compare_digest(sent, key.secret.reveal().encode())]

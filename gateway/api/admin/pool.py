@@ -110,7 +110,7 @@ class PoolSection:
         for standing in (pool, account, _key_in(account, key.name)):
             error_code = _fault_of(standing)
             if standing.state is KeyState.QUARANTINED and (
-                found.proves_balance or error_code is not ErrorCode.BALANCE_EMPTY
+                found.proves_balance or error_code is not ErrorCode.INSUFFICIENT_BALANCE
             ):
                 await release(works=True, error_code=error_code)
 
@@ -136,11 +136,11 @@ class PoolSection:
         return pools[upstream]
 
     async def _account(self, upstream: str, account: str) -> AccountStatus:
-        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return _account_in(await self._pool_status(upstream), account)
 
     async def _key(self, upstream: str, account: str, key: str) -> KeyStatus:
-        """Raises: GatewayError NOT_FOUND, REDIS_AWAY."""
+        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return _key_in(await self._account(upstream, account), key)
 
 

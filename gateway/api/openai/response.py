@@ -30,7 +30,7 @@ _COMPLETED: Final = "image_generation.completed"
 _MODERATION_STAGES: Final = {
     ErrorCode.CONTENT_INPUT: "input",
     ErrorCode.CONTENT_OUTPUT: "output",
-    ErrorCode.CONTENT_WITHHELD: "output",
+    ErrorCode.CONTENT_MODERATED: "output",
 }
 _OWNER: Final = "minimax"
 _CREATED: Final = 1_741_737_600

@@ -1,7 +1,7 @@
 """The one table of faults: everything that follows from a fault is read from its row.
 
 Retry, key state, response, metric label and log field all read `ERROR_SPECS`; nothing else in the program
-decides by status or code. The dialects own the dictionaries *their code -> Fault*.
+decides by status or code. The providers own the dictionaries *their code -> Fault*.
 """
 
 from gateway.domain.errors.codes import (

@@ -16,7 +16,7 @@ OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
     ErrorCode.UNSUPPORTED_CONTENT_TYPE: _caller(400, "unsupported_content_type", "Send 'application/json'."),
     ErrorCode.PREFLIGHT_REFUSED: _caller(400, "preflight_refused", "The browser's preflight request was refused."),
     ErrorCode.MALFORMED_HTTP: _caller(400, None, "This is not a valid HTTP request."),
-    ErrorCode.HEAD_TOO_LARGE: _caller(431, "headers_too_large", "The request's headers are too large."),
+    ErrorCode.HEADERS_TOO_LARGE: _caller(431, "headers_too_large", "The request's headers are too large."),
     ErrorCode.BODY_TOO_LARGE: _caller(413, "request_too_large", "The request body is too large."),
     ErrorCode.BODY_TIMEOUT: _caller(408, "request_timeout", "The request body did not arrive in time."),
     ErrorCode.MISSING_PARAMETER: _caller(400, "missing_required_parameter", "A required parameter is missing."),
@@ -44,7 +44,7 @@ OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
         "Too many requests with this key within a second.",
         shows_detail=True,
     ),
-    ErrorCode.ROUTE_UNKNOWN: _caller(404, "unknown_url", "Invalid URL."),
+    ErrorCode.UNKNOWN_ROUTE: _caller(404, "unknown_url", "Invalid URL."),
     ErrorCode.HOST_NOT_ALLOWED: _caller(
         421,
         "host_not_allowed",
@@ -52,8 +52,8 @@ OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
         "allowed_hosts in [admin] or [metrics].",
     ),
     ErrorCode.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
-    ErrorCode.ADMIN_CLOSED: _caller(
-        403, "admin_closed", "The admin API is closed: no admin key is configured ([admin] key)."
+    ErrorCode.ADMIN_API_DISABLED: _caller(
+        403, "admin_api_disabled", "The admin API is closed: no admin key is configured ([admin] key)."
     ),
     ErrorCode.ADMIN_UNAUTHORIZED: _caller(401, "invalid_admin_key", "A valid admin key is required."),
     ErrorCode.ADMIN_READ_ONLY: _caller(403, "admin_read_only", "This admin key may read and not change anything."),
@@ -78,7 +78,7 @@ OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
     ErrorCode.RATE_LIMITED: ErrorSpec(
         429, RATE, "rate_limit_exceeded", "A rate limit of this tenant is reached.", shows_detail=True
     ),
-    ErrorCode.RATE_EXCEEDED_BY_ONE: ErrorSpec(
+    ErrorCode.REQUEST_EXCEEDS_LIMIT: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
@@ -100,14 +100,14 @@ OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
 """What is wrong with a request, or stands against it."""
 
 OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
-    ErrorCode.POOL_BUSY: ErrorSpec(
+    ErrorCode.NO_CAPACITY: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
         "The image service is at its rate limit. Please try again shortly.",
         shows_detail=True,
     ),
-    ErrorCode.POOL_DOWN: ErrorSpec(
+    ErrorCode.NO_HEALTHY_ACCOUNT: ErrorSpec(
         503,
         SERVER,
         "no_upstream_available",
@@ -117,10 +117,10 @@ OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
     ErrorCode.DEADLINE: ErrorSpec(
         504, SERVER, "deadline_exceeded", "The request's deadline passed before it could be sent."
     ),
-    ErrorCode.CLIENT_LEFT: _caller(
+    ErrorCode.CLIENT_DISCONNECTED: _caller(
         499, "client_closed_request", "The client left before its request was sent to the image service."
     ),
-    ErrorCode.TICKET_EXPIRED: ErrorSpec(
+    ErrorCode.RESERVATION_EXPIRED: ErrorSpec(
         503,
         SERVER,
         "gateway_unavailable",
@@ -133,7 +133,7 @@ OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
     ErrorCode.MEMORY_FULL: ErrorSpec(
         503, SERVER, "gateway_unavailable", "The gateway has no memory left for a request.", retry_after_s=2
     ),
-    ErrorCode.REDIS_AWAY: ErrorSpec(
+    ErrorCode.REDIS_UNAVAILABLE: ErrorSpec(
         503, SERVER, "gateway_unavailable", "The gateway is not available at the moment.", retry_after_s=5
     ),
     ErrorCode.SHUTTING_DOWN: ErrorSpec(

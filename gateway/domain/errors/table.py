@@ -104,13 +104,13 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
             "content_policy_violation",
             "Your request was rejected: the generated images were judged unsafe by the safety system.",
         ),
-        ErrorCode.CONTENT_WITHHELD: replace(
+        ErrorCode.CONTENT_MODERATED: replace(
             _content(
                 "content_policy_violation", "Your request was rejected: all images were withheld by the safety system."
             ),
             withholds_images=True,
         ),
-        ErrorCode.PROMPT_UNREADABLE: _content(
+        ErrorCode.INVALID_PROMPT: _content(
             "invalid_prompt", "The prompt holds too many invisible or unreadable characters."
         ),
         ErrorCode.PROMPT_TOO_LONG: _content("string_above_max_length", "The prompt is too long for this model."),
@@ -133,33 +133,33 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
         ErrorCode.BARE_REFUSAL: _bare(502, "upstream_error", Scope.KEY),
         ErrorCode.MODEL_DENIED_IN_TEXT: _bare(503, "upstream_unavailable", Scope.ACCOUNT),
         ErrorCode.KEY_INVALID: _unavailable(Scope.KEY, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED),
-        ErrorCode.KEY_UNVERIFIED: _unavailable(
+        ErrorCode.ACCOUNT_UNVERIFIED: _unavailable(
             Scope.ACCOUNT, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED
         ),
         ErrorCode.KEY_MODEL_DENIED: _unavailable(
             Scope.MODEL, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED
         ),
-        ErrorCode.EGRESS_DENIED: _unavailable(
-            Scope.UPSTREAM, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED
+        ErrorCode.IP_DENIED: _unavailable(Scope.UPSTREAM, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED),
+        ErrorCode.INSUFFICIENT_BALANCE: _unavailable(
+            Scope.ACCOUNT, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED
         ),
-        ErrorCode.BALANCE_EMPTY: _unavailable(Scope.ACCOUNT, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED),
         ErrorCode.KEY_LIMIT_REACHED: _unavailable(Scope.KEY, CooldownKind.SECONDS, _DEAD_PAUSE_S, KeyState.QUARANTINED),
         ErrorCode.ACCOUNT_RATE_LIMITED: _busy(15, 60, CapacityHint.RATE),
         ErrorCode.ACCOUNT_TOKEN_LIMITED: _busy(60, 0),
         ErrorCode.ACCOUNT_CONNECTION_LIMITED: _busy(10, 15, CapacityHint.CONCURRENCY),
         ErrorCode.ACCOUNT_GROWTH_LIMITED: _busy(20, 30, CapacityHint.GROWTH),
-        ErrorCode.WINDOW_SPENT: _spent(Scope.ACCOUNT, CooldownKind.SECONDS, _HOUR_S),
-        ErrorCode.DAY_SPENT: _spent(Scope.ACCOUNT, CooldownKind.DAY_END),
-        ErrorCode.KEY_HOUR_SPENT: _spent(Scope.KEY, CooldownKind.SECONDS, _HOUR_S),
-        ErrorCode.KEY_DAY_SPENT: _spent(Scope.KEY, CooldownKind.DAY_END),
-        ErrorCode.KEY_MONTH_SPENT: _spent(Scope.KEY, CooldownKind.MONTH_END),
+        ErrorCode.QUOTA_EXHAUSTED_PLAN: _spent(Scope.ACCOUNT, CooldownKind.SECONDS, _HOUR_S),
+        ErrorCode.QUOTA_EXHAUSTED_DAILY: _spent(Scope.ACCOUNT, CooldownKind.DAY_END),
+        ErrorCode.QUOTA_EXHAUSTED_KEY_HOUR: _spent(Scope.KEY, CooldownKind.SECONDS, _HOUR_S),
+        ErrorCode.QUOTA_EXHAUSTED_KEY_DAY: _spent(Scope.KEY, CooldownKind.DAY_END),
+        ErrorCode.QUOTA_EXHAUSTED_KEY_MONTH: _spent(Scope.KEY, CooldownKind.MONTH_END),
         ErrorCode.UPSTREAM_ERROR: _upstream(
             502, "upstream_error", "The image service failed to process the request.", Outcome.REFUSED, Retry.ONCE
         ),
-        ErrorCode.UPSTREAM_MISPLACED: _upstream(
+        ErrorCode.UNEXPECTED_RESPONSE: _upstream(
             502, "upstream_error", "The image service gave an unexpected answer.", Outcome.REFUSED
         ),
-        ErrorCode.UPSTREAM_NO_CHANNEL: ErrorSpec(
+        ErrorCode.MODEL_UNAVAILABLE: ErrorSpec(
             503,
             SERVER,
             "upstream_unavailable",
@@ -182,7 +182,7 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
             Retry.FREELY,
             Scope.UPSTREAM,
         ),
-        ErrorCode.UPSTREAM_EMPTY: _upstream(
+        ErrorCode.EMPTY_RESPONSE: _upstream(
             502, "upstream_error", "The image service answered without images.", Outcome.REFUSED, Retry.ONCE
         ),
         ErrorCode.UPSTREAM_TIMEOUT: _upstream(
@@ -198,23 +198,23 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
             Scope.UPSTREAM,
             trips_breaker=True,
         ),
-        ErrorCode.CALL_NOT_SENT: replace(
+        ErrorCode.NOT_SENT: replace(
             _upstream(502, "upstream_error", "The request could not be sent to the image service.", Outcome.NOT_SENT),
             trips_breaker=False,
         ),
         ErrorCode.READ_TIMEOUT: _upstream(
             504, "upstream_timeout", f"The image service did not answer in time. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        ErrorCode.ANSWER_LOST: _upstream(
+        ErrorCode.CONNECTION_LOST: _upstream(
             502, "upstream_error", f"The connection to the image service broke. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        ErrorCode.ANSWER_UNREADABLE: _upstream(
+        ErrorCode.INVALID_RESPONSE: _upstream(
             502, "upstream_error", f"The image service's answer is unreadable. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        ErrorCode.ANSWER_TOO_LARGE: _upstream(
+        ErrorCode.RESPONSE_TOO_LARGE: _upstream(
             502, "upstream_error", f"The image service's answer is too large. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
-        ErrorCode.RESULT_LOST: replace(
+        ErrorCode.DOWNLOAD_FAILED: replace(
             _upstream(
                 502,
                 "upstream_error",

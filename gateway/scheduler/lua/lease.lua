@@ -189,7 +189,7 @@ end
 
 -- A full queue takes in a tenant that has less than its share of it, up to twice its length.
 local function is_line_full()
-  local others, most = waiting(priority) - 1, setting('queue_max')
+  local others, most = waiting(priority) - 1, setting('max_queue_length')
   if others < most then return false end
   local own = tonumber(redis.call('HGET', K.waits, flow) or 1) - 1
   return others >= 2 * most or own >= math.max(1, most * weight / math.max(weight, setting('weight')))
@@ -221,7 +221,7 @@ for _ = 1, ROUNDS_MAX do
 end
 if repeats == 1 then
   local calls, retries = calls_lately()
-  if retries + 1 > math.max(setting('retries_min'), (calls - retries) * setting('retry_percent') / 100) then
+  if retries + 1 > math.max(setting('retries_min'), (calls - retries) * setting('retry_budget_percent') / 100) then
     return reply({decision = 'spent'})
   end
 end

@@ -32,7 +32,7 @@ USAGE = {
     "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
 }
 ALL = pytest.mark.parametrize("error_code", list(ErrorCode), ids=lambda error_code: error_code.value)
-CONTENT = [ErrorCode.CONTENT_INPUT, ErrorCode.CONTENT_OUTPUT, ErrorCode.CONTENT_WITHHELD]
+CONTENT = [ErrorCode.CONTENT_INPUT, ErrorCode.CONTENT_OUTPUT, ErrorCode.CONTENT_MODERATED]
 
 
 def result(*pictures: Picture, count: int | None = None) -> ImageResult:
@@ -152,7 +152,7 @@ def test_keep_alive_is_a_comment() -> None:
     assert streamed(KEEP_ALIVE * 3) == []
 
 
-@pytest.mark.parametrize("error_code", [ErrorCode.CONTENT_INPUT, ErrorCode.READ_TIMEOUT, ErrorCode.POOL_BUSY])
+@pytest.mark.parametrize("error_code", [ErrorCode.CONTENT_INPUT, ErrorCode.READ_TIMEOUT, ErrorCode.NO_CAPACITY])
 def test_sdk_raises_on_an_error_event(error_code: ErrorCode) -> None:
     with pytest.raises(openai.APIError) as failed:
         streamed(KEEP_ALIVE + render_error_event(GatewayError(error_code), "dall-e-3"))
@@ -215,7 +215,7 @@ def test_dall_e_names_know_content_policy_violation(error_code: ErrorCode, model
 @pytest.mark.parametrize("model_name", ["gpt-image-1", "image-01", ""])
 @pytest.mark.parametrize(
     ("error_code", "stage"),
-    [(ErrorCode.CONTENT_INPUT, "input"), (ErrorCode.CONTENT_OUTPUT, "output"), (ErrorCode.CONTENT_WITHHELD, "output")],
+    [(ErrorCode.CONTENT_INPUT, "input"), (ErrorCode.CONTENT_OUTPUT, "output"), (ErrorCode.CONTENT_MODERATED, "output")],
 )
 def test_other_names_know_moderation_blocked_with_its_details(
     error_code: ErrorCode, stage: str, model_name: str
