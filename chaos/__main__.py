@@ -26,7 +26,7 @@ def main() -> None:
     seed = secrets.randbelow(1_000_000) if given.seed is None else given.seed
     options = "".join(f" --without {name}" for name in given.without)
     _print(f"seed {seed}: repeat it with --minutes {given.minutes:g} --seed {seed}{options}")
-    folder = Path(tempfile.mkdtemp(prefix="closed-book-"))
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     began_s = time.monotonic()
 
     def tell(line: str) -> None:
@@ -58,9 +58,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--without", action="append", default=[], choices=FEATURES, help="leave a kind of blow out; may be repeated"
     )
-    parser.add_argument(
-        "--json", type=Path, default=Path(".cache/closed-book.json"), help="where the result is written"
-    )
+    parser.add_argument("--json", type=Path, default=Path(".cache/chaos.json"), help="where the result is written")
     parser.add_argument("--keep", action="store_true", help="keep the logs of a run without discrepancy, too")
     parser.add_argument(
         "--package", type=Path, default=_PACKAGE, help="the package `gateway` that is run; default: ours"

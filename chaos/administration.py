@@ -70,7 +70,7 @@ class Admin:
         await self.add_key(tenant)
 
     async def add_key(self, tenant: Tenant) -> None:
-        made = await self.call("POST", f"/tenants/{tenant.name}/keys", {"label": "closed book"})
+        made = await self.call("POST", f"/tenants/{tenant.name}/keys", {"label": "chaos"})
         tenant.keys.append((made["id"], made["key"]))
 
     async def replace_key(self, tenant: Tenant) -> None:

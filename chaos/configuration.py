@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ADMIN_KEY: Final = "admin-key-of-the-closed-book"
+ADMIN_KEY: Final = "admin-key-of-the-chaos-run"
 DEADLINE_S: Final = 75.0
 """Longer than an account's minute: requests of an overload wait in the queue until it is over."""
 CALL_TIMEOUT_S: Final = 5.0
@@ -44,7 +44,7 @@ port = 0
 key = {{ env = "ADMIN_KEY" }}
 [requests]
 deadline_s = {deadline_s}
-lease_s = {lease_s}
+reservation_lease_s = {lease_s}
 connect_timeout_s = 2
 call_timeout_s = {call_s}
 call_timeout_per_image_s = {per_image_s}

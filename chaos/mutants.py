@@ -46,39 +46,39 @@ class Mutant:
 MUTANTS: Final = (
     Mutant(
         "settlement skipped",
-        "stores/admission.py",
-        "            await self._pay_or_keep(ticket)",
-        "            self._owed.pop(ticket.id)",
+        "metering/admission.py",
+        "            await self._settle_or_keep(reservation)",
+        "            self._owed.pop(reservation.id)",
     ),
     Mutant(
         "a lease of the pool without its expiry",
-        "stores/lua/pool/leases.lua",
+        "scheduler/lua/leases.lua",
         "redis.call('ZADD', touch('leases'), until_us, id)",
         "redis.call('ZADD', touch('leases'), '+inf', id)",
     ),
     Mutant(
         "a reservation without its expiry",
-        "stores/lua/admit.lua",
+        "metering/lua/admit.lua",
         "redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), ticket_id)",
         "redis.call('ZADD', scope.open, '+inf', ticket_id)",
     ),
     Mutant(
         "a retry on unknown outcomes",
-        "upstream/tries.py",
+        "generation/retries.py",
         "        if self.left <= 0 or row.retry is Retry.NEVER or row.outcome not in _FREE:\n            return False",
         "        if self.left <= 0:\n            return False\n"
         "        if row.outcome is Outcome.UNKNOWN:\n            return True",
     ),
     Mutant(
         "leases that expire in an outage",
-        "stores/lua/pool/leases.lua",
+        "scheduler/lua/leases.lua",
         "local ended = in_grace() and {} or redis.call(",
         "local ended = redis.call(",
         without=("overload", "workers", "clock"),
     ),
     Mutant(
         "scripts whose work grows with the queue",
-        "stores/lua/pool/prelude.lua",
+        "scheduler/lua/prelude.lua",
         "local clock = redis.call('TIME')",
         "for _ = 1, 20 * redis.call('ZCARD', K.line) do redis.call('ZCARD', K.line) end\n"
         "local clock = redis.call('TIME', unpack({}))",
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def _is_caught(mutant: Mutant, given: Namespace) -> bool:
-    with tempfile.TemporaryDirectory(prefix="closed-book-mutant-") as name:
+    with tempfile.TemporaryDirectory(prefix="chaos-mutant-") as name:
         folder = Path(name)
         shutil.copytree(PACKAGE, folder / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
         mutant.apply(folder / "gateway")

@@ -70,7 +70,7 @@ def _row(row: Row) -> dict[str, int]:
 
 
 def _render_head(outcome: Outcome) -> Iterator[str]:
-    yield f"The closed book, seed {outcome.seed}: {outcome.load_s:.0f} s of load, {outcome.total_s:.0f} s in all"
+    yield f"Chaos run, seed {outcome.seed}: {outcome.load_s:.0f} s of load, {outcome.total_s:.0f} s in all"
     if outcome.without:
         yield f"without {', '.join(outcome.without)}"
 

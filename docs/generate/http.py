@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from docs.generate.pages import code, codes, prose, table
 
-DESCRIPTION: Final = Path(__file__).parents[2] / "gateway" / "web" / "openapi.json"
+DESCRIPTION: Final = Path(__file__).parents[2] / "gateway" / "api" / "openapi.json"
 _KEYS: Final = {"tenantKey": "tenant's", "adminKey": "admin's"}
 
 

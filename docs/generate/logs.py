@@ -14,7 +14,7 @@ GATEWAY: Final = Path(__file__).parents[2] / "gateway"
 MEANINGS: Final = Path(__file__).with_name("logs.toml")
 _LOGGER: Final = "_LOG"
 _LEVELS: Final = {"exception": "error"}
-_LINES: Final = GATEWAY / "web" / "lines.py"
+_LINES: Final = GATEWAY / "api" / "request_log.py"
 _EVERY_LINE: Final = ("timestamp", "level", "event", "request_id", "trace_id")
 _FIELD: Final = re.compile(r"[a-z][a-z_]*")
 

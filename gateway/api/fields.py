@@ -9,9 +9,8 @@ from typing import Final
 import msgspec
 
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.providers.replies import JSON_DECODE_ERRORS
 
-JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding JSON from outside may raise: broken, not UTF-8, nested too deeply."""
 _NULL: Final = msgspec.Raw(b"null")
 _SHOWN_MAX_CHARS: Final = 64
 _STRUCTURE: Final = (b'"', b",")

@@ -39,7 +39,7 @@ class HealthRoutes:
     async def metrics(self, request: Request) -> Response:
         """Metrics of all workers, as text for Prometheus or as OpenMetrics.
 
-        Raises GatewayError CLIENT_DISCONNECTED as soon as the client disconnects, so that aborted scrapes do not add up.
+        Raises: GatewayError CLIENT_DISCONNECTED as soon as the client disconnects: aborted scrapes do not add up.
         """
         exposition = Exposition.accepted(request.headers.get("accept", ""))
         page = asyncio.create_task(self._scrape.render(exposition))

@@ -4,11 +4,12 @@ from typing import Final
 
 import msgspec
 
-from gateway.api.fields import JSON_DECODE_ERRORS, JsonFields, missing, refused_value, unknown_parameter, wrong_type
+from gateway.api.fields import JsonFields, missing, refused_value, unknown_parameter, wrong_type
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role
 from gateway.domain.sizes import Size, SizePolicy
 from gateway.providers.minimax import FIELDS, PIXELS, PRESETS
+from gateway.providers.replies import JSON_DECODE_ERRORS
 
 _INT64: Final = 2**63
 _STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
@@ -94,14 +95,6 @@ def read_inputs(fields: JsonFields) -> tuple[InputImage, ...]:
                 "data:image/ URL, without control characters.",
             )
     return tuple(InputImage(_ROLE, msgspec.json.encode(reference.image_file)) for reference in references)
-
-
-def own_words(job: ImageJob) -> tuple[str, ...]:
-    """The free texts of a request, which an upstream may repeat: the prompt, and URLs and data of its inputs.
-
-    Options hold values of closed sets, which are the provider's words too. Reads up to 16 MiB of JSON: for errors only.
-    """
-    return (job.prompt, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
 
 
 def _read_style(fields: JsonFields) -> bytes | None:

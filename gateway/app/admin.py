@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway import config as config
+from gateway import config
 from gateway.api.admin import AdminApi, AdminRouter
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.auth import AdminAuthenticator, AdminKey, Role

@@ -49,7 +49,7 @@ def build_metering(
     ledger_terms = settings.ledger
     terms = ReservationConfig(
         rule,
-        settings.requests.lease_s,
+        settings.requests.reservation_lease_s,
         ledger_terms.retention_days,
         ledger_terms.max_recent_requests,
         ledger_terms.max_records_per_day,
@@ -58,11 +58,11 @@ def build_metering(
     redis.guard.on_opened = (
         admission.mark_data_suspect
     )  # it need not break connections: a master that hangs is replaced
-    round_s = min(_SWEEP_ROUND_S, settings.requests.lease_s / 2)
+    round_s = min(_SWEEP_ROUND_S, settings.requests.reservation_lease_s / 2)
     sweeper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
     ledger = Ledger(redis)
     usage = UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, time.time), time.time)
-    transfers = Transfers(redis, settings.requests.lease_s, time.monotonic, _new_id)
+    transfers = Transfers(redis, settings.requests.reservation_lease_s, time.monotonic, _new_id)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, sweeper.run)
     return MeteringParts(admission, transfers, usage, background_tasks)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from gateway import config as config
+from gateway import config
 from gateway.config import Settings
 from gateway.domain.errors import GatewayError
 from gateway.redis import FORMS, Client, Credentials, connect

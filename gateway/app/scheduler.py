@@ -50,7 +50,7 @@ def build_scheduler(
 ) -> SchedulerParts:
     """Raises: SettingsError."""
     scripts = Scripts(redis, metrics, time.time)
-    process, lease_s = uuid.uuid4().hex[:12], settings.requests.lease_s
+    process, lease_s = uuid.uuid4().hex[:12], settings.requests.reservation_lease_s
     roster = AccountRegistry(
         redis,
         scripts,

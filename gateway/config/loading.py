@@ -94,7 +94,7 @@ def _server_problems(settings: Settings) -> Iterable[str]:
     if settings.admin.port and settings.admin.port == settings.metrics.port:
         yield f"admin.port: {settings.admin.port} is the port of [metrics] too; choose another"
     if settings.server.shutdown_timeout_s < settings.requests.deadline_s:
-        yield "server.shutdown_timeout_s: must not be below requests.deadline_s, or a shutdown throws away bought images"
+        yield "server.shutdown_timeout_s: must be at least requests.deadline_s, or a shutdown discards paid images"
     if settings.server.shutdown_delay_s > settings.server.shutdown_timeout_s:
         yield "server.shutdown_delay_s: must not be above server.shutdown_timeout_s, of which it is the beginning"
 

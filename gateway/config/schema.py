@@ -139,7 +139,7 @@ class Requests(Table, frozen=True, kw_only=True):
     """Bounds of one request and of its upstream calls, in seconds and bytes."""
 
     deadline_s: Seconds = 300
-    lease_s: Annotated[float, Meta(ge=1, le=3600)] = 60
+    reservation_lease_s: Annotated[float, Meta(ge=1, le=3600)] = 60
     max_attempts: Annotated[int, Meta(ge=1, le=10)] = 3
     connect_timeout_s: Seconds = 5
     call_timeout_s: Seconds = 150

@@ -8,8 +8,7 @@ from typing import Final
 import httpx
 from msgspec.structs import asdict
 
-from gateway import __version__
-from gateway import config as config
+from gateway import __version__, config
 from gateway.config import Settings
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, WaitConfig
 from gateway.domain.billing import usd_micros

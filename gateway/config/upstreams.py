@@ -41,8 +41,8 @@ class Capabilities(Table, frozen=True, kw_only=True):
     """What an upstream takes, where the operator knows better than the provider."""
 
     max_images_per_call: Annotated[int, Meta(ge=1, le=9)] | None = None
-    pixels: bool | None = None
-    base64: bool | None = None
+    exact_sizes: bool | None = None
+    base64_response: bool | None = None
     seed: bool | None = None
     prompt_optimizer: bool | None = None
     aigc_watermark: bool | None = None

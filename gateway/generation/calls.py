@@ -8,13 +8,12 @@ from functools import lru_cache
 import httpx
 import structlog
 
-from gateway.api.provider_fields import own_words
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.billing import OpenCall
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
 from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
 from gateway.generation.memory_budget import ByteAccount
-from gateway.generation.redaction import redact_error, redact_reply
+from gateway.generation.redaction import own_words, redact_error, redact_reply
 from gateway.generation.responses import read_reply
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.observability.metrics import Metrics

@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from gateway.domain.accounts import Secret
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageReply, ImageUrl
+from gateway.domain.images import ImageJob, ImageReply, ImageUrl
 
 _PIECE: Final = 8
 """So many characters in a row give a key or an address away: upstream text is cut, perhaps in the middle of one."""
@@ -40,6 +42,14 @@ _Mapped = list[tuple[str, int, int]]
 """Characters, each with the start and end of what it was decoded from."""
 _Pieces = dict[int, set[str]]
 """Stretches to look for, by their length."""
+
+
+def own_words(job: ImageJob) -> tuple[str, ...]:
+    """The free texts of a request, which an upstream may repeat: the prompt, and URLs and data of its inputs.
+
+    Options hold values of closed sets, which are the provider's words too. Reads up to 16 MiB of JSON: for errors only.
+    """
+    return (job.prompt, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
 
 
 def redact(text: str, secret: Secret) -> str:

@@ -1,1 +1,1 @@
-"""TODO gateway/metering."""
+"""Limits, quotas, reservations and the ledger: who may buy how much, and what it cost."""

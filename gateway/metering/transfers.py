@@ -60,7 +60,9 @@ class Transfer:
     async def begin(self, *, is_checked: bool = True) -> None:
         """Begins before the body is read, or, not checked against limits, before the response is sent.
 
-        Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, REDIS_UNAVAILABLE. Redis: one round trip, lua/transfer.lua.
+        Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, REDIS_UNAVAILABLE.
+
+        Redis: one round trip, lua/transfer.lua.
         """
         self._transfers.held.add(self)
         decision = await self._run(self._transfers.lease_ms, is_checked=is_checked)

@@ -38,7 +38,7 @@ class LedgerVerifier:
     """Compares sums and records."""
 
     def __init__(self, ledger: Ledger, retention_days: int, clock: Callable[[], float]) -> None:
-        """`retention_days` is taken for days that do not say until when their records are kept: an earlier version's."""
+        """`retention_days` applies to days without a stored expiry of their records."""
         self._ledger = ledger
         self._keep_days = retention_days
         self._clock = clock

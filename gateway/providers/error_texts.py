@@ -9,9 +9,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.api.fields import JSON_DECODE_ERRORS
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.providers.replies import HTTP_FAULTS, UpstreamResponse, has_unique_members, http_error
+from gateway.providers.replies import HTTP_FAULTS, JSON_DECODE_ERRORS, UpstreamResponse, has_unique_members, http_error
 
 SENTENCES: Final = tuple(
     (re.compile(rf"(?:invalid params, )?{sentence}(?: \(\d{{4,10}}\))?\.?", re.IGNORECASE), error_code)

@@ -187,12 +187,12 @@ def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
     declared = {own: overrides[name] for name, own in FIELDS.items() if name in overrides}
     taken, refused = ({own for own, flag in declared.items() if flag is wanted} for wanted in (True, False))
     ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
-    has_pixels = overrides.get("pixels", PIXELS in base.sizes)
+    has_pixels = overrides.get("exact_sizes", PIXELS in base.sizes)
     return replace(
         base,
         sizes=(*ratios, PIXELS) if has_pixels else ratios,
         max_images_per_call=overrides.get("max_images_per_call", base.max_images_per_call),
-        answers_base64=bool(overrides.get("base64", base.answers_base64)),
+        answers_base64=bool(overrides.get("base64_response", base.answers_base64)),
         fields=(base.fields | taken) - refused,
     )
 

@@ -10,9 +10,11 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from gateway.api.fields import JSON_DECODE_ERRORS
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import URL_MAX_CHARS, Base64Image, ImageUrl, Picture, ResponseFormat, sniff_base64
+
+JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""Errors of decoding JSON from outside: invalid, not UTF-8, or nested too deeply."""
 
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
@@ -72,7 +74,7 @@ class UpstreamResponse:
 
 
 class _FastReply(msgspec.Struct):
-    """An answer as it is documented, with every field that any provider asks for: its megabytes are read in one pass."""
+    """A documented response with every field that a provider uses. Its megabytes are parsed in one pass."""
 
     data: dict[str, list[msgspec.Raw] | None]
     id: msgspec.Raw = _NULL

@@ -148,7 +148,7 @@ def translate_redis_errors() -> Iterator[None]:
 
 @contextmanager
 def translate_change_errors() -> Iterator[None]:
-    """Around an administrator's command: says of REDIS_UNAVAILABLE, at whichever step, whether anything may have been changed.
+    """Replaces REDIS_UNAVAILABLE in an admin command by an error that tells whether a change may have been made.
 
     Raises: GatewayError CHANGE_UNCONFIRMED, CHANGE_NOT_MADE, and what the command raises.
     """

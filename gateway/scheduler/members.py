@@ -219,7 +219,7 @@ class AccountRegistry:
     ) -> None:
         """Tell what a free page said of a key.
 
-        It works: a request may try what rested for `error_code`. It does not: `error_code` rests on, for `seconds` if known.
+        If the key works, a request may try it again. If not, its cooldown goes on, for `seconds` if known.
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
         rest = cooldown_for(error_code, self._clock()) if error_code else None

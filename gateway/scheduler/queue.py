@@ -259,7 +259,7 @@ class Queue:
                     part.places[lease_id].wake(wake)
 
     async def _give_up_abandoned(self, upstream: str) -> None:
-        """All that are known now. Raises: GatewayError REDIS_UNAVAILABLE: the rest is given up with the next heartbeat."""
+        """Cancels the abandoned waits. Raises: GatewayError REDIS_UNAVAILABLE; the next heartbeat retries."""
         abandoned = self._parts[upstream].abandoned
         for some in _slices(list(abandoned), _ABANDONED_A_SCRIPT):
             await self._scripts.run("cancel", upstream, [*some])

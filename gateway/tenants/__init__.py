@@ -1,1 +1,1 @@
-"""TODO gateway/tenants."""
+"""Tenants and their API keys: store, authentication, provisioning and audit log."""

@@ -1,1 +1,1 @@
-"""TODO gateway/testing."""
+"""Test tools that ship with the gateway: the simulator and the conformance checks."""

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from gateway.api.fields import JsonFields
 from gateway.api.provider_fields import (
-    own_words,
     plan_targets,
     read_inputs,
     read_options,
@@ -23,6 +22,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, Capability, ImageJob, InputImage, ResponseFormat, Role
 from gateway.domain.pricing import PerImage, Price
 from gateway.domain.sizes import AspectRatios, Size, SizePlan, SizePolicy
+from gateway.generation.redaction import own_words
 from gateway.providers.minimax import PIXELS, PRESETS, MiniMax
 
 RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")

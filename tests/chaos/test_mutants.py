@@ -17,6 +17,6 @@ def test_the_text_that_a_mutant_replaces_is_still_there(mutant: Mutant, tmp_path
 
 
 def test_a_text_that_is_gone_is_an_error() -> None:
-    gone = Mutant("gone", "stores/admission.py", "no such text", "")
-    with pytest.raises(LookupError, match=r"gone: stores/admission.py holds 'no such text' 0 times"):
+    gone = Mutant("gone", "metering/admission.py", "no such text", "")
+    with pytest.raises(LookupError, match=r"gone: metering/admission.py holds 'no such text' 0 times"):
         gone.apply(PACKAGE)

@@ -62,8 +62,10 @@ def test_what_a_setting_takes_is_told_in_words(path: str, words: str) -> None:
 
 
 def test_a_setting_of_which_nothing_is_said_is_refused(tmp_path: Path) -> None:
-    silent = configuration.ANNOTATED.read_text("utf-8").replace("until an upstream's connection stands", "")
-    (tmp_path / "gate.toml").write_text(silent.replace("# ; nothing has been sent then", ""))
+    silent = configuration.ANNOTATED.read_text("utf-8").replace(
+        "# seconds to connect to an upstream; nothing has been sent until then", ""
+    )
+    (tmp_path / "gate.toml").write_text(silent)
 
     with pytest.raises(PageError, match=r"says nothing of requests\.connect_timeout_s"):
         configuration.blocks(tmp_path / "gate.toml")

@@ -22,7 +22,7 @@ from tests.flow.captured.requests import ALIASES, NATIVE, OPENAI, client_request
 from tests.support.harness import Gateway, document, gatewaying, serving, upstream
 
 FOLDER = Path(__file__).parent / "captured"
-PASSED_ON = ("pixels", "base64", "seed", "aigc_watermark", "style", "subject_reference")
+PASSED_ON = ("exact_sizes", "base64_response", "seed", "aigc_watermark", "style", "subject_reference")
 HEADERS = ("content-type", "x-should-retry", "x-imagegate-attempts", "x-imagegate-ignored", "x-imagegate-missing")
 Entry = dict[str, Any]
 COMMON_HEADERS = {

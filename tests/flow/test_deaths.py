@@ -114,7 +114,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(
     from tests.support.harness import upstream  # noqa: PLC0415
 
     slow_simulator.reset()
-    gateway = make_gateway(upstream("sim", "minimax", slow_simulator.url), requests={"lease_s": LEASE_S})
+    gateway = make_gateway(upstream("sim", "minimax", slow_simulator.url), requests={"reservation_lease_s": LEASE_S})
     body = msgspec.json.encode({"prompt": "a cat", "n": 2, "stream": is_stream})
     host, port = gateway.url.removeprefix("http://").split(":")
     head = (

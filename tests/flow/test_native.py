@@ -31,7 +31,7 @@ def test_the_answer_is_the_upstreams_own_byte_for_byte(
     make_gateway: MakeGateway, simulator: Simulator, path: str, body: dict[str, object]
 ) -> None:
     provider, model = PATHS[path]
-    gateway = make_gateway(upstream("sim", provider, simulator.url, max_images_per_call=9, base64=True))
+    gateway = make_gateway(upstream("sim", provider, simulator.url, max_images_per_call=9, base64_response=True))
     # What the 302.AI provider always sends, so that both requests are the same.
     filled = {"aspect_ratio": "1:1", "response_format": "url", "prompt_optimizer": False} if provider == "302ai" else {}
     sent = {"model": model, "response_format": "url"} | filled | body

@@ -1,4 +1,4 @@
-"""Admission on a real Redis, for tests that need a reservation: a tenant with limits, its key, and somebody to admit it."""
+"""Admission on a real Redis, for tests that need a reservation: a tenant with limits and its API key."""
 
 import json
 import time

@@ -25,7 +25,7 @@ port = 0
 port = 0
 key = {{ env = "ADMIN_KEY" }}
 [requests]
-lease_s = {lease_s}
+reservation_lease_s = {lease_s}
 call_timeout_s = {call_timeout_s}
 [pool]
 probe_interval_s = {probe_interval_s}

@@ -27,7 +27,7 @@ timeout_ms = 2000
 [admin]
 key = {{ env = "ADMIN_KEY" }}
 [requests]
-lease_s = {lease_s}
+reservation_lease_s = {lease_s}
 [[upstreams]]
 name = "sim"
 provider = "minimax"

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from gateway.api.admin.schemas import QueryFields
-from gateway.api.fields import JSON_DECODE_ERRORS, refused_value, wrong_value
+from gateway.api.fields import refused_value, wrong_value
 from gateway.domain.usage import MEASURES, Group, GroupBy, TenantDay, UsageFilter, UsageTotals
 from gateway.metering.ledger import READINGS_MAX, Place, Reading
+from gateway.providers.replies import JSON_DECODE_ERRORS
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]

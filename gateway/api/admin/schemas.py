@@ -8,10 +8,11 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
 from gateway.api.bodies import BodyLimits, read_json_body
-from gateway.api.fields import JSON_DECODE_ERRORS, refused_value, unknown_parameter
+from gateway.api.fields import refused_value, unknown_parameter
 from gateway.domain.billing import usd_micros
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import LIMIT_MAX, Limits, Quotas
+from gateway.providers.replies import JSON_DECODE_ERRORS
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Label = Annotated[str, Meta(max_length=100)]
