@@ -8,7 +8,7 @@ from typing import Any, Final
 import redis
 
 from gateway.domain.health import lua_tables
-from gateway.scheduler.scripts import SHARED, record
+from gateway.scheduler.scripts import PARTS, record
 from tests.support.clocked import Clock, clocked_script
 
 UPSTREAM: Final = "bench"
@@ -79,7 +79,7 @@ class ClockedPool:
 
     def _run(self, act: str, *args: object) -> dict[str, Any]:
         if act not in self._scripts:
-            self._scripts[act] = clocked_script(self._redis, f"scheduler/{act}", SHARED, lua_tables())
+            self._scripts[act] = clocked_script(self._redis, f"scheduler/{act}", PARTS[act], lua_tables())
         before_us = self._cpu_us() if self._base_us is not None else 0.0
         found: dict[str, Any] = json.loads(self._scripts[act](keys=_KEYS, args=list(args)))
         if self._base_us is not None:

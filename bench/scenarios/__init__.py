@@ -15,6 +15,7 @@ from bench.scenarios import (
     queue,
     refusals,
     round_trips,
+    scrapes,
     scripts,
     starting,
     stores,
@@ -33,6 +34,7 @@ MEASURES: Final[Mapping[str, Callable[[Run], list[Row]]]] = MappingProxyType(
         "scripts": scripts.measure,
         "overload": overload.measure,
         "refusals": refusals.measure,
+        "scrapes": scrapes.measure,
         "trips": round_trips.measure,
         "start": starting.measure,
     }

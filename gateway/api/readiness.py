@@ -82,7 +82,12 @@ def _can_serve(account: AccountStatus) -> bool:
 
 
 def _is_usable(one: Health) -> bool:
-    """Also what is half open, which the next request tries, and what rests because it was asked too fast."""
+    """Also if it is half open, was asked too fast, or may be tried by other tenants' requests.
+
+    A tenant must not make a balancer take the gateway from all.
+    """
+    if one.others_may_try:
+        return True
     return one.state in {KeyState.READY, KeyState.HALF_OPEN} or (
         one.state is KeyState.COOLING and one.error_code in _BUSY
     )

@@ -24,7 +24,7 @@ Every key of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | waiting:PROCESS | set | 40 days idle | ids of what waits for a process |
 | processes | sorted set | 40 days idle | channels of processes that wait for something, by expiry |
 | grants | hash | 40 days idle | id -> channel: leases that their processes have not taken yet |
-| accused, blamed | hash, set | 40 days idle | faults that one tenant's calls met: see lua/pool/health.lua |
+| accused, blamed, blamed:MODEL | hash, sets | 40 days idle | faults of few tenants' calls: see lua/pool/health.lua |
 | served | sorted set | 40 days idle | tenants that were served, by moment; at most 1,000: see lua/pool/release.lua |
 | ailing | hash | 40 days idle | tenant -> failures in a row; at most 1,000: see lua/pool/health.lua |
 | meta | hash | 40 days idle | terms, virtual time, failures in a row, calls of the last minute |
@@ -33,8 +33,9 @@ Every key of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -48,19 +49,14 @@ from gateway.redis import PREFIX, Client, Value, load_script
 _LOG = structlog.get_logger("imagegate.pool")
 _NAMES: Final = ("meta", "roster", "loads", "health", "leases", "line")
 """Some of them: the scripts name the others themselves, in the same slot."""
-SHARED: Final = (
-    "scheduler/prelude",
-    "scheduler/health",
-    "scheduler/time",
-    "scheduler/accounts",
-    "scheduler/keys",
-    "scheduler/serving",
-    "scheduler/shares",
-    "scheduler/leases",
-    "scheduler/queue",
+_INDEX: Final = ("scheduler/prelude", "scheduler/health", "scheduler/accounts", "scheduler/keys", "scheduler/serving")
+_LEASES: Final = (*_INDEX, "scheduler/shares", "scheduler/time", "scheduler/leases")
+_QUEUE: Final = (*_LEASES, "scheduler/queue", "scheduler/dispatch")
+PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    dict.fromkeys(("lease", "cancel", "heartbeat", "release", "members"), _QUEUE)
+    | {"claim": _LEASES, "snapshot": _LEASES, "has_capacity": _INDEX}
 )
-"""What stands before each script, in this order."""
-ACTS: Final = ("lease", "claim", "cancel", "heartbeat", "release", "members", "snapshot", "has_capacity")
+"""By script, the files that stand before it, in this order: the ones that it uses, as Redis runs them at every call."""
 _DAY_S: Final = 86_400
 _KEPT_MAX: Final = 64
 """Upstreams and days."""
@@ -109,7 +105,9 @@ class Scripts:
     """Runs them, and tells of every change of state that they report."""
 
     def __init__(self, redis: Client, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._scripts = {act: load_script(redis, f"scheduler/{act}", SHARED, lua_tables()) for act in ACTS}
+        self._scripts = {
+            act: load_script(redis, f"scheduler/{act}", parts, lua_tables()) for act, parts in PARTS.items()
+        }
         self._metrics = metrics
         self._clock = clock
 

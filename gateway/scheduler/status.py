@@ -1,12 +1,15 @@
 """How the pool stands, as people and metrics are told: lua/pool/look.lua's answer, read."""
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import msgspec
 
 from gateway.domain.accounts import AccountLimits
-from gateway.domain.errors import KeyState
+from gateway.domain.errors import ErrorCode, KeyState
+
+_TENANTS_MANY: Final = 8
+"""Tenants whose calls meet a fault before it is no prompt's: ACCUSERS_MAX of lua/pool/release.lua."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,8 @@ class Health:
     until_s: int | None = None
     held_by: str | None = None
     """The person who took it out."""
+    others_may_try: bool = False
+    """The calls of a few tenants alone are the reason: requests of others may use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,16 @@ class _Rest(msgspec.Struct, frozen=True):
     error_code: str
     since_us: float
     until_us: float
+    by: tuple[str, ...] = ()
+    """Tenants, as lua/pool/health.lua says; so is `met`."""
+    ill: bool = False
+    met: tuple[str, ...] = ()
+
+    @property
+    def others_may_try(self) -> bool:
+        """No request makes an upstream refuse connections."""
+        is_provoked = self.ill and self.error_code != ErrorCode.CONNECT_FAILED.value and len(self.met) < _TENANTS_MANY
+        return bool(self.by) or is_provoked
 
 
 class _Hold(msgspec.Struct, frozen=True):
@@ -189,18 +204,31 @@ class _Fields(TypedDict):
     since_s: int | None
     until_s: int | None
     held_by: str | None
+    others_may_try: bool
 
 
 def _standing(hold: _Hold | None, rest: _Rest | None, now_us: float) -> _Fields:
     """A person's word comes first."""
     if hold:
         since_s = round(hold.since_us / 1e6)
-        return _Fields(state=_state(hold.state), error_code=None, since_s=since_s, until_s=None, held_by=hold.by)
+        return _Fields(
+            state=_state(hold.state),
+            error_code=None,
+            since_s=since_s,
+            until_s=None,
+            held_by=hold.by,
+            others_may_try=False,
+        )
     if rest is None:
-        return _Fields(state=KeyState.READY, error_code=None, since_s=None, until_s=None, held_by=None)
+        return _Fields(
+            state=KeyState.READY, error_code=None, since_s=None, until_s=None, held_by=None, others_may_try=False
+        )
     since_s, until_s = round(rest.since_us / 1e6), round(rest.until_us / 1e6)
     state = KeyState.HALF_OPEN if rest.until_us <= now_us else _state(rest.state)
-    return _Fields(state=state, error_code=rest.error_code, since_s=since_s, until_s=until_s, held_by=None)
+    others = rest.others_may_try
+    return _Fields(
+        state=state, error_code=rest.error_code, since_s=since_s, until_s=until_s, held_by=None, others_may_try=others
+    )
 
 
 def _state(name: str) -> KeyState:

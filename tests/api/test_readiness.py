@@ -25,10 +25,12 @@ from tests.support.harness import (
     Simulator,
     document,
     environment,
+    new_key,
     serving,
     upstream,
     wait_until,
 )
+from tests.support.health import ACCUSERS_MAX
 from tests.support.scarce import ask, occupied, scarce
 from tests.support.servers import Server, free_port, paused, tcp_server
 
@@ -46,7 +48,9 @@ def a_key(state: KeyState = KeyState.READY, error_code: str | None = None, model
     )
 
 
-def an_account(*keys: KeyStatus, state: KeyState = KeyState.READY, error_code: str | None = None) -> AccountStatus:
+def an_account(
+    *keys: KeyStatus, state: KeyState = KeyState.READY, error_code: str | None = None, others_may_try: bool = False
+) -> AccountStatus:
     return AccountStatus(
         upstream="sim",
         name="a",
@@ -61,10 +65,16 @@ def an_account(*keys: KeyStatus, state: KeyState = KeyState.READY, error_code: s
         keys=keys or (a_key(),),
         state=state,
         error_code=error_code,
+        others_may_try=others_may_try,
     )
 
 
-def a_pool(*accounts: AccountStatus, state: KeyState = KeyState.READY, error_code: str | None = None) -> PoolStatus:
+def a_pool(
+    *accounts: AccountStatus,
+    state: KeyState = KeyState.READY,
+    error_code: str | None = None,
+    others_may_try: bool = False,
+) -> PoolStatus:
     return PoolStatus(
         upstream="sim",
         waiting=1000,
@@ -74,6 +84,7 @@ def a_pool(*accounts: AccountStatus, state: KeyState = KeyState.READY, error_cod
         accounts=accounts,
         state=state,
         error_code=error_code,
+        others_may_try=others_may_try,
     )
 
 
@@ -87,6 +98,12 @@ ABLE = {
         an_account(a_key(KeyState.HALF_OPEN, "key_invalid")), state=KeyState.HALF_OPEN, error_code="upstream_error"
     ),
     "one key of two": a_pool(an_account(a_key(KeyState.QUARANTINED, "key_invalid"), a_key())),
+    "which other tenants may try": a_pool(
+        an_account(state=KeyState.QUARANTINED, error_code="insufficient_balance", others_may_try=True),
+        state=KeyState.COOLING,
+        error_code="upstream_error",
+        others_may_try=True,
+    ),
     "another model": a_pool(an_account(a_key(KeyState.COOLING, "key_model_denied", "image-02"))),
 }
 UNABLE = {
@@ -170,8 +187,12 @@ def test_the_public_port_names_no_reason(watched: Watched) -> None:
 
 
 def test_a_gateway_whose_only_key_is_refused_is_not_ready(watched: Watched) -> None:
+    """To many tenants: the prompt of one may have provoked it."""
     gateway, own = watched
-    gateway.generate(prompt="[code=1004]")
+    for number in range(ACCUSERS_MAX):
+        assert (200, []) == readiness(own)
+        tenant = Gateway(gateway.url, new_key(gateway.url, f"tenant{number}"))
+        assert 503 == tenant.generate(prompt="[code=1004]").status_code
     wait_for(own, 503, "upstream sim has no usable account: key_invalid")
 
 

@@ -9,7 +9,7 @@ import redis
 
 from gateway.domain.accounts import AccountLimits
 from gateway.domain.health import lua_tables
-from gateway.scheduler.scripts import SHARED, _keys
+from gateway.scheduler.scripts import PARTS, _keys
 from tests.support.clocked import Clock, clocked_script
 
 TERMS: Final = {
@@ -66,7 +66,7 @@ class ClockedPool:
 
     def run(self, act: str, *args: Any) -> _Found:
         if act not in self._scripts:
-            text = str(clocked_script(self.client, f"scheduler/{act}", SHARED, lua_tables()).script)
+            text = str(clocked_script(self.client, f"scheduler/{act}", PARTS[act], lua_tables()).script)
             self._scripts[act] = self.client.register_script(text.replace(*self._mutant) if self._mutant[0] else text)
         found = json.loads(self._scripts[act](keys=self._keys, args=list(args)))
         assert isinstance(found, dict)

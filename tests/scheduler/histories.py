@@ -142,7 +142,7 @@ class History:
     def run(self, act: str, *args: str | float) -> dict[str, Any]:
         """One script, and what it granted."""
         before = self.passes
-        if act in {"lease", "turn", "release", "look"}:
+        if act in {"lease", "heartbeat", "release", "snapshot"}:
             if self.provider.is_set_back:
                 self.declarations.set_back(self.server_s)
             self.provider.look_after(self.now_s)

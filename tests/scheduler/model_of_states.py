@@ -10,6 +10,7 @@ BREAKER_FAILURES = 3
 BREAKER_OPEN_S = 10
 SERVED_S = 60
 ACCUSATIONS = 3
+TRIAL_MAX_S = 30
 OUT = (KeyState.COOLING, KeyState.QUARANTINED)
 
 
@@ -35,11 +36,16 @@ class Rest:
     until_s: float
     by: tuple[str, ...] = ()
     """The tenants whose calls alone are the reason."""
+    is_lifted: bool = False
+    """By another tenant, for all."""
+    firm_s: float = 0.0
+    """Until when it lasts for all tenants."""
     is_ill: bool = False
     """The circuit breaker's."""
     resumes_s: float = 0.0
     """Until when it lasts if the call that tries it before its time fails."""
     probe: str = ""
+    probed_s: float = 0.0
 
 
 @dataclass
@@ -88,14 +94,15 @@ class Model:
             return False
         rests = [self.rests[name] for name in lease.fields().values() if name in self.rests]
         return all(self.state(name) not in OUT for name in lease.fields().values()) and not any(
-            rest.probe in self.leases for rest in rests
+            not rest.is_lifted and rest.probe in self.leases and self.now_s - rest.probed_s < TRIAL_MAX_S
+            for rest in rests
         )
 
     def lease(self, lease_id: str, member: str, tenant: str) -> None:
         self.leases[lease_id] = lease = Lease(member, self.secrets[member], self.now_s, tenant)
         for name in lease.fields().values():
             if name in self.rests:
-                self.rests[name].probe = lease_id
+                self.rests[name].probe, self.rests[name].probed_s = lease_id, self.now_s
 
     def release(self, lease_id: str, error_code: Fault | None) -> None:
         lease = self.leases.pop(lease_id)
@@ -120,14 +127,18 @@ class Model:
         if len(by) == 1 and len(self.accused[name]) < ACCUSATIONS and self.are_others_served(tenant):
             return
         self.put_to_rest(name, error_code, by)
-        (self.blamed.add if by else self.blamed.discard)(name)
+        (self.blamed.add if self.rests[name].by else self.blamed.discard)(name)
 
     def lift_blamed(self, tenant: str) -> None:
         """Where a tenant would be given no lease, what only others' calls put to rest may be tried."""
-        for name in [name for name in self.blamed if name not in self.rests or tenant not in self.rests[name].by]:
-            self.blamed.remove(name)
-            if name in self.rests and self.rests[name].by and self.state(name) in OUT:
+        for name in list(self.blamed):
+            rest = self.rests.get(name)
+            if rest and rest.by and not rest.is_lifted:
+                if tenant in rest.by or rest.firm_s > self.now_s:
+                    continue
                 self.move(name, Event.ENABLE)
+                rest.is_lifted = True
+            self.blamed.remove(name)
 
     def lift_breaker(self, tenant: str) -> bool:
         """Likewise the circuit breaker, for a tenant whose calls do not fail."""
@@ -154,7 +165,7 @@ class Model:
             if works:
                 self.move(lease.fields()[scope], Event.CHECK_PASSED)
             else:
-                rest.seconds, rest.until_s = error_code.seconds, self.now_s + error_code.seconds
+                rest.seconds, rest.until_s, rest.by = error_code.seconds, self.now_s + error_code.seconds, ()
         if not is_known and not works and error_code.scope != "model":
             self.put_to_rest(lease.fields()[error_code.scope], error_code)
 
@@ -186,10 +197,16 @@ class Model:
             seconds = error_code.seconds
             if before is KeyState.HALF_OPEN and rest and rest.error_code.name == error_code.name:
                 seconds = max(seconds, min(2 * rest.seconds, error_code.seconds_max))
-            if before in OUT and rest and rest.until_s >= self.now_s + seconds:
+            until_s, firm_s = self.now_s + seconds, 0.0
+            if before in OUT and rest:
+                firm_s = rest.firm_s if rest.by else rest.until_s
+            if not by:
+                firm_s = max(firm_s, until_s)
+            if before in OUT and rest and rest.until_s >= until_s:
+                rest.firm_s = firm_s
+                rest.by = () if firm_s >= rest.until_s else rest.by and (by or rest.by)
                 return
-            by = by if before not in OUT or (rest and rest.by) else ()
-            self.rests[name] = Rest(after, error_code, seconds, self.now_s + seconds, by)
+            self.rests[name] = Rest(after, error_code, seconds, until_s, by, firm_s=firm_s)
 
     def _mind_breaker(self, lease_id: str, lease: Lease, error_code: Fault | None) -> None:
         star = self.rests.get(UPSTREAM)

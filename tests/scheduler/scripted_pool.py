@@ -10,7 +10,7 @@ import msgspec
 import redis
 
 from gateway.domain.health import lua_tables
-from gateway.scheduler.scripts import ACTS, SHARED, _keys, record
+from gateway.scheduler.scripts import PARTS, _keys, record
 from tests.scheduler.clocked_pool import Mutant
 from tests.support.clocked import Clock, clocked_script
 
@@ -46,7 +46,10 @@ class ClockedPool:
     def __init__(self, client: "redis.Redis", mutant: Mutant | None = None) -> None:
         self._client = client
         self._keys = _keys(UPSTREAM, 1)
-        texts = {act: str(clocked_script(client, f"scheduler/{act}", SHARED, lua_tables()).script) for act in ACTS}
+        texts = {
+            act: str(clocked_script(client, f"scheduler/{act}", parts, lua_tables()).script)
+            for act, parts in PARTS.items()
+        }
         if mutant:
             before, after = mutant
             assert 1 == max(text.count(before) for text in texts.values()), mutant

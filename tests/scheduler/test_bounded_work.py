@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from gateway.domain.accounts import AccountLimits
+from gateway.scheduler.scripts import record
 from tests.scheduler.clocked_pool import DENIED, WINDOW_S, ClockedPool
 from tests.scheduler.traffic import percentile
 
@@ -54,7 +55,7 @@ class Counted:
         for lease_id in list(self.pool.leases)[:4]:
             with self.counting("release"):
                 self.pool.release(lease_id)
-        with self.counting("turn"):
+        with self.counting("heartbeat"):
             found = self.pool.turn(*list(self.waiting)[:100])
         for lease_id in found.get("given", []):
             self.waiting.pop(lease_id)
@@ -62,20 +63,22 @@ class Counted:
                 self.pool.claim(lease_id)
         for lease_id in [*found.get("down", []), *list(self.waiting)[-1:]]:
             self.waiting.pop(lease_id, None)
-            with self.counting("leave"):
+            with self.counting("cancel"):
                 self.pool.leave(lease_id)
         self.pool.clock.advance(0.05)
 
     @contextmanager
     def counting(self, act: str) -> Iterator[None]:
-        before = self._commands()
+        before = commands_of(self.pool)
         yield
-        self.counts[act].append(self._commands() - before)
+        self.counts[act].append(commands_of(self.pool) - before)
 
-    def _commands(self) -> int:
-        stats: dict[str, Any] = self.pool.client.info("commandstats")
-        outside = ("cmdstat_info", "cmdstat_evalsha", "cmdstat_eval", "cmdstat_script", "cmdstat_hset|clock")
-        return sum(int(entry["calls"]) for name, entry in stats.items() if not name.startswith(outside))
+
+def commands_of(pool: ClockedPool) -> int:
+    """The commands that scripts have run inside until now."""
+    stats: dict[str, Any] = pool.client.info("commandstats")
+    outside = ("cmdstat_info", "cmdstat_evalsha", "cmdstat_eval", "cmdstat_script", "cmdstat_hset|clock")
+    return sum(int(entry["calls"]) for name, entry in stats.items() if not name.startswith(outside))
 
 
 def test_a_script_does_no_more_for_2000_that_wait_and_1000_accounts_than_for_20(clocked: ClockedPool) -> None:
@@ -110,3 +113,26 @@ def test_a_script_does_little_while_every_tenant_that_waits_holds_its_share_of_t
     assert {act: max(counts) for act, counts in load.counts.items() if max(counts) > 2500} == {}
     means = {act: sum(counts) / len(counts) for act, counts in load.counts.items()}
     assert {act: mean for act, mean in means.items() if mean > 500} == {}
+
+
+def test_a_script_reads_few_stale_entries_of_classes_and_later_ones_read_the_others(clocked: ClockedPool) -> None:
+    """Tenants that were served in another class have moved on, and still stand first in these."""
+    classes, stale = 20, 300
+    clocked.declare({"a": AccountLimits(requests_per_minute=classes, images_per_minute=100, max_concurrency=classes)})
+    clocked.spend(classes)
+    waiting = [f"r{number}" for number in range(classes)]
+    for number, lease_id in enumerate(waiting):
+        clocked.wait(lease_id, f"t{number}", model=f"m{number}")
+    for name in clocked.client.zrange(record("sim", "classes"), 0, -1):
+        clocked.client.zadd(record("sim", f"class:{name!s}"), {f"i:moved{moved}": 0 for moved in range(stale)})
+    clocked.client.zadd(record("sim", "active"), {f"i:moved{moved}": 1e6 + moved for moved in range(stale)})
+    clocked.clock.advance(WINDOW_S)
+    counts: list[int] = []
+    found: dict[str, Any] = {"next_us": 0}
+    while "given" not in found:
+        assert 0 == found["next_us"]
+        before = commands_of(clocked)
+        found = clocked.turn(*waiting)
+        counts.append(commands_of(clocked) - before)
+    assert max(counts) < 300, counts
+    assert sorted(waiting) == sorted(clocked.given(*waiting))

@@ -10,7 +10,7 @@ import redis
 from gateway.domain.accounts import AccountLimits
 from gateway.domain.health import lua_tables
 from gateway.redis import script_text
-from gateway.scheduler.scripts import SHARED
+from gateway.scheduler.scripts import PARTS
 from tests.scheduler.clocked_pool import DENIED, WINDOW_S, ClockedPool, Mutant
 from tests.scheduler.traffic import Tenant, Traffic
 
@@ -204,5 +204,5 @@ def test_scripts_as_they_are_are_fair(clocked: ClockedPool) -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_script_that_is_wrong_is_found_out(clocked: ClockedPool, mutant: str) -> None:
-    assert MUTANTS[mutant][0] in script_text("scheduler/lease", SHARED, lua_tables())
+    assert MUTANTS[mutant][0] in script_text("scheduler/lease", PARTS["lease"], lua_tables())
     assert not is_fair(clocked.client, MUTANTS[mutant])

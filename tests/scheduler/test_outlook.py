@@ -4,9 +4,8 @@ import pytest
 
 from gateway.domain.accounts import AccountLimits
 from tests.scheduler.clocked_pool import DENIED, SPENT, WINDOW_S, ClockedPool, rest
-from tests.support.health import open_breaker
+from tests.support.health import ACCUSERS_MAX, open_breaker
 
-ACCUSERS_MAX = 8
 """Tenants whose calls meet a fault before it rests for all others too."""
 FEW = AccountLimits(requests_per_minute=2, images_per_minute=100, max_concurrency=10)
 BUSY = rest("account_rate_limited", "account", "cooling", 600, busy=True)

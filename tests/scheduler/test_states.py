@@ -11,7 +11,7 @@ from gateway.domain.accounts import AccountLimits
 from gateway.domain.errors import KeyState
 from gateway.domain.health import HOLDS, TRANSITIONS, Event, lua_tables
 from gateway.redis import script_text
-from gateway.scheduler.scripts import SHARED
+from gateway.scheduler.scripts import PARTS
 from gateway.scheduler.status import Health, read_status
 from tests.scheduler.clocked_pool import ClockedPool, Mutant, described
 from tests.scheduler.model_of_states import BREAKER_FAILURES, OUT, UPSTREAM, Fault, Model
@@ -64,7 +64,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "    said.by = #found.by < ACCUSERS_MAX and found.by or nil\n",
         "",
     ),
-    "what works again stays accused": ("    redis.call('HDEL', K.accused, field)\n", ""),
+    "what works again stays accused": (
+        "  redis.call('HDEL', K.accused, FIELD.key, FIELD.model, FIELD.account, FIELD.upstream)\n",
+        "",
+    ),
     "a refusal is a success": ("lease.o and said.is_success then", "lease.o then"),
 }
 
@@ -215,7 +218,7 @@ def test_a_script_that_is_wrong_is_found_out(clocked: ClockedPool, mutant: str) 
             return True
         return False
 
-    assert MUTANTS[mutant][0] in script_text("scheduler/release", SHARED, lua_tables())
+    assert MUTANTS[mutant][0] in script_text("scheduler/release", PARTS["release"], lua_tables())
     assert any(is_found(seed) for seed in range(60))
 
 

@@ -9,7 +9,7 @@ import anyio
 
 from gateway.domain.errors import GatewayError
 from gateway.redis import PREFIX, Client, Credentials, connect, execute, load_script, ping, translate_redis_errors
-from gateway.scheduler.scripts import SHARED
+from gateway.scheduler.scripts import PARTS
 
 EMPTY_POOL = {"decision": "unknown", "version": 0}
 _POOL_KEYS = 21
@@ -54,7 +54,7 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
 async def lease(redis: Client, pool: str) -> object:
     """Ask one script, of a pool that nobody has declared."""
     keys = [f"{PREFIX}:{{pool:{pool}}}:{number}" for number in range(_POOL_KEYS)]
-    return json.loads(str(await load_script(redis, "scheduler/snapshot", SHARED)(keys, [])))
+    return json.loads(str(await load_script(redis, "scheduler/snapshot", PARTS["snapshot"])(keys, [])))
 
 
 async def check_everything(redis: Client) -> None:

@@ -8,6 +8,9 @@ from gateway.scheduler.status import AccountStatus, Health, PoolStatus
 from tests.scheduler.clocked_pool import ClockedPool
 from tests.support.pooling import Process, account
 
+ACCUSERS_MAX = 8
+"""From that many tenants on, what their calls met is taken for what all would meet: lua/pool/health.lua."""
+
 A, B = account("a", "a-1", "a-2"), account("b")
 PERSON = Actor("ann")
 

@@ -1,44 +1,48 @@
 -- Accounts: what each has sent in the last minute and has in flight, and what it may still take.
--- Shared, after time.lua.
+-- Shared, after health.lua.
+local EXACT_MAX = 64        -- entries of a log that are kept one by one; more are merged
+local GRAIN = MINUTE / 256  -- into spans of this length
 
 -- Entries from a clock that was ahead: of more than a window ahead nothing is known, and they are dropped; others count
 -- from now on, so that no minute is given out twice.
-local function drop_old(load)
-  local log, cut, kept = load.log, now - window(), {}
-  for i = 1, #log, 4 do
-    local t = log[i]
-    if t > cut and t <= now + window() then
-      local at = #kept
-      kept[at + 1], kept[at + 2], kept[at + 3], kept[at + 4] = math.min(t, now), log[i + 1], log[i + 2], log[i + 3]
+local function drop_old(a)
+  local load, log, size, span = a.load, a.load.log, #a.load.log, window()
+  if size > 0 and (log[1] <= now - span or log[size - 3] > now) then
+    local kept, at = {}, 0
+    for i = 1, size, 4 do
+      local t = log[i]
+      if t > now - span and t <= now + span then
+        kept[at + 1], kept[at + 2], kept[at + 3], kept[at + 4] = math.min(t, now), log[i + 1], log[i + 2], log[i + 3]
+        at = at + 4
+      end
     end
+    load.log = kept
   end
-  load.log = kept
+  a.requests, a.images = 0, 0
+  for i = 1, #load.log, 4 do
+    a.requests, a.images = a.requests + load.log[i + 1], a.images + load.log[i + 2]
+  end
   for _, name in ipairs({'paced_at', 'rate_at', 'lanes_at'}) do
     if load[name] and load[name] > now then load[name] = now end
   end
 end
 
-local function sum_up(a)
-  local requests, images, log = 0, 0, a.load.log
-  for i = 1, #log, 4 do
-    requests, images = requests + log[i + 1], images + log[i + 2]
+local records, loads = {}, {}  -- that were read
+
+local function read_accounts(names)
+  read_fields(records, 'roster', names, cjson.decode)
+  read_fields(loads, 'loads', names, cmsgpack.unpack)
+  for _, name in ipairs(names) do
+    if accounts[name] == nil then
+      local a = {name = name, record = records[name] or nil, load = loads[name] or {log = {}, flying = 0, last = {}, made = 0}}
+      drop_old(a)
+      accounts[name] = (records[name] or loads[name]) and a
+    end
   end
-  a.requests, a.images = requests, images
 end
 
 local function account(name)
-  if accounts[name] == nil then
-    local record, kept = redis.call('HGET', K.roster, name), redis.call('HGET', K.loads, name)
-    if record or kept then
-      local a = {name = name, record = record and cjson.decode(record) or nil}
-      a.load = kept and cmsgpack.unpack(kept) or {log = {}, flying = 0, last = {}, made = 0}
-      drop_old(a.load)
-      sum_up(a)
-      accounts[name] = a
-    else
-      accounts[name] = false
-    end
-  end
+  if accounts[name] == nil then read_accounts({name}) end
   return accounts[name]
 end
 
@@ -60,12 +64,12 @@ end
 -- When it has room for a call of so many images, as long as calls last; and when it has by its minute alone.
 local function room_at(a, images)
   local log, free, missing = a.load.log, rate_of(a) - a.requests, a.images + images - a.record.images_per_minute
-  local at = now
+  local at, span = now, window()
   for i = 1, #log, 4 do
     if free >= 1 and missing <= 0 then break end
-    free, missing, at = free + log[i + 1], missing - log[i + 2], log[i] + window()
+    free, missing, at = free + log[i + 1], missing - log[i + 2], log[i] + span
   end
-  if free < 1 or missing > 0 then at = now + window() end  -- a call that is only supposed counts, and is not in the log
+  if free < 1 or missing > 0 then at = now + span end  -- a call that is only supposed counts, and is not in the log
   local minute_at = math.max(now, at)
   if a.load.flying < lanes_of(a) then return minute_at, minute_at end
   return math.max(minute_at, now + setting('call_us') / math.max(1, a.load.flying)), minute_at
@@ -84,30 +88,26 @@ local function puts_off(a, images, others)
   return after > before or (had_lane and not has_lane)
 end
 
-local LAST = 2          -- requests that an account has left, which are kept for tenants below their share
-local LAST_SPAN = 1.15  -- until more gets free within so many of its even spans for each of them
-
 -- The even pace: from when on a request over its tenant's share may be sent, and the span between two of them. The room
 -- that is left is spread until more gets free, so that a tenant below its share finds some at any moment.
 local function pace_of(a)
   local load, log = a.load, a.load.log
   if setting('paced') <= 0 or #log == 0 then return now, 0 end
-  local is_paced = load.paced_at and load.paced_at > now - window()
+  local LAST = 2          -- requests that an account has left, which are kept for tenants below their share
+  local LAST_SPAN = 1.15  -- until more gets free within so many of its even spans for each of them
+  local minute = window()
+  local is_paced = load.paced_at and load.paced_at > now - minute
   local from, span = is_paced and load.paced_at or log[#log - 3], 0
-  local function spread(field, free, cost)
-    for i = 1, #log, 4 do
-      if free + cost > 0 then
-        span = math.max(span, (log[i] + window() - from) * cost / (free + cost))
-      end
-      free = free + log[i + field]
-    end
+  local rate, cost = rate_of(a), load.paced_n or 1
+  local free, requests, images = rate - a.requests, rate - a.requests, a.record.images_per_minute - a.images
+  for i = 1, #log, 4 do
+    local left = log[i] + minute - from
+    if requests + 1 > 0 and left > span * (requests + 1) then span = left / (requests + 1) end
+    if images + cost > 0 and left * cost > span * (images + cost) then span = left * cost / (images + cost) end
+    requests, images = requests + log[i + 1], images + log[i + 2]
   end
-  local rate = rate_of(a)
-  local free = rate - a.requests
-  spread(1, free, 1)
-  spread(2, a.record.images_per_minute - a.images, load.paced_n or 1)
   local due = from + span * (is_paced and 1 or 1 - (a.record.phase or 0))
-  if free <= LAST then due = math.max(due, log[1] + window() - free * LAST_SPAN * window() / rate) end
+  if free <= LAST then due = math.max(due, log[1] + minute - free * LAST_SPAN * minute / rate) end
   return due, span
 end
 

@@ -25,21 +25,39 @@ local function shift(id, later_us)
   put_back(a)
 end
 
--- Whether nothing can serve a place before its time is up, though it is not for want of room.
+-- Until when nothing can serve a class, though it is not for want of room.
 local known = {}
-local function is_down(place)
-  if known[place.k] == nil then
-    local soonest, kind = outlook({n = place.n, m = place.m, x = #place.x > 0 and set_of(place.x) or nil}, false, true)
-    known[place.k] = not soonest and math.huge or kind == 'down' and soonest or 0
+local function down_until(number)
+  if known[number] == nil then
+    read_classes({number})
+    local soonest, kind = outlook(classes[number], false, true)
+    known[number] = not soonest and math.huge or kind == 'down' and soonest or 0
   end
-  return known[place.k] > place.d
+  return known[number]
+end
+
+-- Whether nothing can serve some class. Of very many classes none is asked: places say which of them matter.
+local function is_any_down()
+  local numbers = redis.call('ZRANGE', K.classes, 0, CLASSES_MAX)
+  if #numbers > CLASSES_MAX then return true end
+  for _, number in ipairs(numbers) do
+    if down_until(number) > 0 then return true end
+  end
+  return false
+end
+
+-- Whether nothing can serve a place before its time is up.
+local function is_down(kept)
+  local place = cmsgpack.unpack(kept)
+  return down_until(place.k) > place.d
 end
 
 local function report(ids, found)
   if #ids == 0 then return end
   local grants, places = redis.call('HMGET', K.grants, unpack(ids)), redis.call('HMGET', K.places, unpack(ids))
+  local may_be_down = is_any_down()
   for i, id in ipairs(ids) do
-    local name = grants[i] and 'given' or not places[i] and 'gone' or is_down(cmsgpack.unpack(places[i])) and 'down'
+    local name = grants[i] and 'given' or not places[i] and 'gone' or may_be_down and is_down(places[i]) and 'down'
     if name then
       found[name] = found[name] or {}
       table.insert(found[name], id)

@@ -3,40 +3,58 @@
 -- A need is {n = images of one call, m = model or nil for any, x = set of what to avoid: "ACCOUNT/" or "ACCOUNT/KEY"}.
 local TRIAL = 5 * 1000000     -- a trial of what has rested is taken to last for this
 
--- An account's keys as they stand: held and rest of the account; keys: {key, member, held, rest}.
+local helds = {}  -- what people hold back, of what was read
+
+local function read_rests_of(fields)
+  read_rests(fields)
+  for _, field in ipairs(fields) do announce(field, rest_at(field)) end
+end
+
+-- An account's keys: held of the account; keys: {key, member, held}; the rests are read.
 local function standing_of(a)
   if a.standing then return a.standing end
   local fields = {a.name}
   for _, key in ipairs(a.record.keys) do fields[#fields + 1] = a.name .. '/' .. key.name end
-  local rests, holds = redis.call('HMGET', K.health, unpack(fields)), redis.call('HMGET', K.held, unpack(fields))
-  local found = {held = holds[1], rest = read_rest(rests[1]), keys = {}}
+  read_fields(helds, 'held', fields)
+  local found = {held = helds[a.name], keys = {}}
   for i, key in ipairs(a.record.keys) do
-    found.keys[i] = {key = key, member = fields[i + 1], held = holds[i + 1], rest = read_rest(rests[i + 1])}
+    found.keys[i] = {key = key, member = fields[i + 1], held = helds[fields[i + 1]]}
   end
   a.standing, a.models = found, {}
-  announce(a.name, found.rest)
-  for _, one in ipairs(found.keys) do announce(one.member, one.rest) end
-  a.standing, a.models = found, {}  -- an announcement forgets them
+  read_rests_of(fields)
   return found
 end
 
--- The rests of one model, by key.
-local function model_rests(a, model)
+-- The fields of one model's rests, by key; they are read.
+local function model_fields(a, model)
   local standing = standing_of(a)
   if not model then return {} end
-  if a.models[model] then return a.models[model] end
-  local fields, found = {}, {}
-  for i, one in ipairs(standing.keys) do fields[i] = one.member .. '|' .. model end
-  if #fields > 0 then
-    local kept = redis.call('HMGET', K.health, unpack(fields))
-    for i, field in ipairs(fields) do
-      found[i] = read_rest(kept[i])
-      announce(field, found[i])
+  if not a.models[model] then
+    local fields = {}
+    for i, one in ipairs(standing.keys) do fields[i] = one.member .. '|' .. model end
+    read_rests_of(fields)
+    a.models[model] = fields
+  end
+  return a.models[model]
+end
+
+-- Read at once what `key_of` needs of these accounts.
+local function read_keys(names, model)
+  read_accounts(names)
+  local fields, of_model = {}, {}
+  for _, name in ipairs(names) do
+    local a = accounts[name]
+    if a and a.record and not (a.standing and (not model or a.models[model])) then
+      fields[#fields + 1] = name
+      for _, key in ipairs(a.record.keys) do
+        fields[#fields + 1] = name .. '/' .. key.name
+        if model then of_model[#of_model + 1] = name .. '/' .. key.name .. '|' .. model end
+      end
     end
   end
-  a.standing, a.models = standing, a.models or {}
-  a.models[model] = found
-  return found
+  read_fields(helds, 'held', fields)
+  for _, field in ipairs(of_model) do fields[#fields + 1] = field end
+  read_rests(fields)
 end
 
 -- The key of an account to use for a need, with the rests that its lease would try: {field, rest}. Without one: nil and why:
@@ -45,20 +63,21 @@ end
 local function key_of(a, need)
   local standing, why = standing_of(a), {}
   if standing.held then return nil, why end
-  local models, best, oldest = model_rests(a, need.m), nil, math.huge
+  local models, best, oldest, rest_of_all = model_fields(a, need.m), nil, math.huge, rest_at(a.name)
   for i, one in ipairs(standing.keys) do
     local at, waits, kept_by, trials = 0, true, nil, {}
-    for _, pair in ipairs({{a.name, standing.rest}, {one.member, one.rest}, {one.member .. '|' .. (need.m or ''), models[i] or false}}) do
-      local rest = pair[2]
-      if rest then
-        local is_open, back = opens(rest)
-        trials[#trials + 1] = pair
-        if not is_open then
-          waits = waits and state_of(rest) ~= 'quarantined'
-          if not kept_by or back > at then at, kept_by = back, rest end
-        end
+    local function mind(field, rest)
+      if not rest then return end
+      local is_open, back = opens(rest)
+      trials[#trials + 1] = {field, rest}
+      if not is_open then
+        waits = waits and state_of(rest) ~= 'quarantined'
+        if not kept_by or back > at then at, kept_by = back, rest end
       end
     end
+    mind(a.name, rest_of_all)
+    mind(one.member, rest_at(one.member))
+    if models[i] then mind(models[i], rest_at(models[i])) end
     local used = a.load.last[one.key.name] or 0
     if one.held then
       kept_by = nil

@@ -1,10 +1,8 @@
--- Leases: taken, given back, ended by time. Shared, after serving.lua.
+-- Leases: taken, given back, ended by time. Shared, after time.lua.
 
 -- A lease is {a = account, k = key, f = its fingerprint, o = tenant, n = images, t = moment, s = number of its entry in the
 -- log, r = repeats, q = priority, g = granted, l = shifted}: granted is one that was given to a waiting request and that its
 -- process has not taken yet; shifted one whose moment is already that of its sending.
-local LAPSED_KEPT = 24 * 60 * MINUTE
-local LAPSED_MAX = 10000
 
 -- `found`: see choose. `who`: {id, t = tenant, q = priority, w = weight, c = cost, n = images, r = repeats, g = granted}. `is_over`: it takes a step of the pace.
 local function take(found, who, until_us, is_over)
@@ -16,15 +14,9 @@ local function take(found, who, until_us, is_over)
   local number = write_down(a, who.n)
   a.load.flying = a.load.flying + 1
   a.load.last[key.name], a.load.used_at = now, now
-  for _, trial in ipairs(trials) do
-    trial[2].probe = who.id
-    keep_rest(trial[1], trial[2])
-  end
+  for _, trial in ipairs(trials) do try_rest(trial[1], trial[2], who.id) end
   local star = rest_at('*')
-  if star then
-    star.probe = who.id
-    keep_rest('*', star)
-  end
+  if star then try_rest('*', star, who.id) end
   local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = number, r = who.r, g = who.g, o = who.t,
     q = who.q}
   redis.call('HSET', touch('leased'), who.id, cmsgpack.pack(lease))
@@ -49,7 +41,6 @@ local function give_back(id, lease, is_unsent)
   if not a then return nil end
   a.load.flying = math.max(0, a.load.flying - 1)
   if is_unsent then cross_out(a, lease.s, lease.n) end
-  forget_keys(lease.a)  -- a trial may be over with it
   return a
 end
 
@@ -104,6 +95,7 @@ end
 
 -- A lease that expired may yet be released, by a process that was cut off: its call counts then, once.
 local function note_lapsed(id)
+  local LAPSED_KEPT, LAPSED_MAX = 24 * 60 * MINUTE, 10000
   redis.call('ZADD', touch('lapsed'), now, id)
   redis.call('ZREMRANGEBYSCORE', K.lapsed, '-inf', now - LAPSED_KEPT)
   redis.call('ZREMRANGEBYRANK', K.lapsed, 0, -LAPSED_MAX - 1)

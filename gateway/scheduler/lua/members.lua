@@ -249,7 +249,6 @@ function ACTS.hold()
   else
     redis.call('HSET', K.held, subject, cjson.encode({state = after, since_us = said.since_us, by = said.by}))
   end
-  forget_keys(subject)
   put_back(account(owner_of(subject)))
   if held or after ~= 'ready' then tell(subject, after, '') end
   return 'done'
@@ -257,8 +256,8 @@ end
 
 function ACTS.note() return is_there(subject) and 'done' or 'missing' end
 
--- What a free page said: what rests for its error_code may be tried, or rests on for so many seconds from now; a error_code that is new
--- rests by its scope. What one key shows speaks for the upstream if that works, and not if it does not.
+-- What a free page said: what rests for its error_code may be tried, or rests on for so many seconds from now and for all tenants; a
+-- error_code that is new rests by its scope. What one key shows speaks for the upstream if that works, and not if it does not.
 function ACTS.probed()
   local said, name = cjson.decode(text), owner_of(subject)
   local by_scope = {key = subject, account = name, upstream = '*'}
@@ -271,7 +270,7 @@ function ACTS.probed()
       if said.works then
         move(field, 'check_passed')
       else
-        rest.until_us, rest.seconds, rest.told = now + said.seconds * 1000000, said.seconds, nil
+        rest.until_us, rest.seconds, rest.told, rest.by = now + said.seconds * 1000000, said.seconds, nil, nil
         keep_rest(field, rest)
         announce(field, rest)
       end

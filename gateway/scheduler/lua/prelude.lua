@@ -3,7 +3,7 @@
 -- One upstream's pool: accounts with keys, what each may still take, and which requests wait for that.
 -- KEYS     names of one hash tag; pool/scripts.py lists them. The last is the day's.
 -- Clock    the server's; moments and spans are microseconds
--- TTL      whatever is written lives KEPT_S on, except what people set (added, held, audit)
+-- TTL      40 days from the last write, except what people set (added, held, audit)
 --
 -- An account's load, cmsgpack in `loads`:
 --   log      flat list of t, c, n, s, oldest first: c requests with n images were sent at t (the latest of them); s is the
@@ -15,15 +15,10 @@
 --   paced_at, paced_n   when the last paced request was due, and its images
 --   kind, group, score, capacity, lanes_of   its place in the index, and its part of meta.capacity and of meta.lanes: see
 --              serving.lua
-local KEPT_S = 40 * 24 * 60 * 60
-local STAYS = {added = true, held = true, audit = true}
 local MINUTE = 60 * 1000000
-local EXACT_MAX = 64        -- entries of a log that are kept one by one; more are merged
-local GRAIN = MINUTE / 256  -- into spans of this length
 local BATCH = 8             -- moments that one script looks after
 local SKEW = 1000000        -- a clock that goes back by more was set
 local SILENCE = 3 * 1000000 -- how late a heartbeat may be, which comes every quarter of a lease
-local GRACE = 10 * 1000000  -- after an outage all processes have renewed their leases within this
 
 redis.call('EXISTS', unpack(KEYS))  -- a cluster that moves one of them says so before anything is written
 local base = string.match(KEYS[1], '^(.*:)[^:]*$')
@@ -36,7 +31,7 @@ local before_reply = {}     -- functions that write what a script has gathered
 local is_freed = false      -- whether this script gave an account room or health
 do
   local kept = redis.call('HGETALL', K.meta)
-  for i = 1, #kept, 2 do meta[kept[i]] = kept[i + 1] end
+  for i = 1, #kept, 2 do meta[kept[i]] = tonumber(kept[i + 1]) or kept[i + 1] end
 end
 
 local function touch(name)
@@ -44,15 +39,34 @@ local function touch(name)
   return K[name]
 end
 
-local function setting(name) return tonumber(meta[name]) or 0 end
+local function setting(name) return meta[name] or 0 end
 
 -- Written with the reply.
 local function set_meta(name, value)
-  meta[name] = type(value) == 'number' and string.format('%.17g', value) or value
+  meta[name] = value
   changed[name] = true
 end
 
 local function add_meta(name, more) set_meta(name, setting(name) + more) end
+
+-- Read fields of a hash that are not in `cache` yet: it then has what `parse` makes of them, or false.
+local function read_fields(cache, name, fields, parse)
+  local FIELDS_MAX, missing = 1000, {}  -- that one command reads
+  for _, field in ipairs(fields) do
+    if cache[field] == nil then
+      missing[#missing + 1] = field
+      cache[field] = false
+    end
+  end
+  for from = 1, #missing, FIELDS_MAX do
+    local to = math.min(#missing, from + FIELDS_MAX - 1)
+    local kept = redis.call('HMGET', K[name], unpack(missing, from, to))
+    for i = from, to do
+      local value = kept[i - from + 1]
+      if value then cache[missing[i]] = parse and parse(value) or value end
+    end
+  end
+end
 
 local function window() return MINUTE + setting('margin_us') end
 
@@ -64,11 +78,12 @@ local function moment(us) return string.format('%.0f', us) end
 
 -- The reply of every script: JSON with a decision, and what changed its state meanwhile.
 local function reply(found)
+  local KEPT_S, STAYS = 40 * 24 * 60 * 60, {added = true, held = true, audit = true}
   for _, write in ipairs(before_reply) do write() end
   local fields = {}
   for name in pairs(changed) do
     fields[#fields + 1] = name
-    fields[#fields + 1] = meta[name]
+    fields[#fields + 1] = type(meta[name]) == 'number' and string.format('%.17g', meta[name]) or meta[name]
   end
   if #fields > 0 then redis.call('HSET', touch('meta'), unpack(fields)) end
   for name in pairs(touched) do
@@ -79,7 +94,8 @@ local function reply(found)
   return cjson.encode(found)
 end
 
-local function grace_us() return math.max(GRACE, setting('lease_us') / 2) end
+-- After an outage all processes have renewed their leases within this.
+local function grace_us() return math.max(10 * 1000000, setting('lease_us') / 2) end
 
 local function in_grace()
   local until_us = setting('grace_until')

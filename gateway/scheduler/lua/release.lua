@@ -12,10 +12,15 @@ local id, said = ARGV[1], cjson.decode(ARGV[2])
 local lease = lease_of(id)
 local member = said.account .. '/' .. said.key
 local FIELD = {key = member, model = member .. '|' .. said.model, account = said.account, upstream = '*'}
-local ALARM_S, ALARM_MAX_S, ALARM_WITHIN = 60, 900, MINUTE
-local TENANTS_MAX = 1000    -- of whom it is kept how their calls ended
+read_rests({FIELD.key, FIELD.model, FIELD.account, FIELD.upstream})
 local ACCUSERS_MAX = 8      -- tenants that meet a error_code before it is no prompt's for all others too
 local ACCUSATIONS = 3       -- error_codes that one tenant's calls must meet while others are here
+
+local function list_of(set)
+  local found = {}
+  for name in pairs(set) do found[#found + 1] = name end
+  return found
+end
 
 local function is_our_key(a)
   if not a or not a.record then return false end
@@ -28,9 +33,9 @@ end
 -- What the call's success does to everything that it used.
 local function succeed()
   for _, field in pairs(FIELD) do
-    move(field, 'succeed')
-    redis.call('HDEL', K.accused, field)
+    if rest_at(field) then move(field, 'succeed') end
   end
+  redis.call('HDEL', K.accused, FIELD.key, FIELD.model, FIELD.account, FIELD.upstream)
 end
 
 -- The trial of a half-open rest is over without a decision: the next may try.
@@ -40,6 +45,9 @@ local function end_trials()
     if rest and rest.probe == id then move(field, 'inconclusive') end
   end
 end
+
+-- Tenants of which `served` and `ailing` know how their calls ended.
+local TENANTS_MAX = 1000
 
 -- Tenants that were served within a minute, and whose calls have not failed twice since. Another tenant's success speaks
 -- against one tenant's failures.
@@ -66,39 +74,44 @@ local function are_others_here()
   return are_others_served(lease.o) or waiting('i') + waiting('b') > (tonumber(own[1]) or 0) + (tonumber(own[2]) or 0)
 end
 
--- No key of the upstream is left, and several were refused at once, or again after an alarm.
+-- No key of the upstream is left, and several were refused at once, or again after an alarm. Returns that, the accounts, and
+-- the tenants whose calls alone are the reason for some of the rests.
 local function are_all_refused()
-  local names, count, lately = redis.call('HKEYS', K.roster), 0, 0
+  local names, count, lately, by = redis.call('HKEYS', K.roster), 0, 0, {}
   for _, name in ipairs(names) do
     local standing = standing_of(account(name))
-    if not standing.held and not (standing.rest and is_out(standing.rest)) then
+    if not standing.held and not is_out(rest_at(name)) then
       for _, one in ipairs(standing.keys) do
         if not one.held then
-          if not one.rest or not is_out(one.rest) then return false end
-          if one.rest.error_code == said.error_code then
+          local rest = rest_at(one.member)
+          if not is_out(rest) then return false end
+          if rest.error_code == said.error_code then
             count = count + 1
-            if one.rest.since_us >= now - ALARM_WITHIN then lately = lately + 1 end
+            for _, tenant in ipairs(rest.by or {}) do by[tenant] = true end
+            if rest.since_us >= now - MINUTE then lately = lately + 1 end
           end
         end
       end
     end
   end
   local star = rest_at('*')
-  return count > 1 and (lately > 1 or (star and star.error_code == said.error_code)), names
+  return count > 1 and (lately > 1 or (star and star.error_code == said.error_code)), names, list_of(by)
 end
 
 local function put_to_rest(field, event, error_code)
   move(field, event, error_code)
-  redis.call(error_code.by and 'SADD' or 'SREM', touch('blamed'), field)
+  local rest, model = rest_at(field), string.match(field, '|.+$')
+  redis.call(rest and rest.by and 'SADD' or 'SREM', touch('blamed' .. (model and ':' .. string.sub(model, 2) or '')), field)
 end
 
-local function raise_alarm(names)
+-- Let the upstream rest in the place of its keys; for all tenants if all the keys rested for all.
+local function raise_alarm(names, by)
   for _, name in ipairs(names) do
     local a = account(name)
     for _, key in ipairs(a.record.keys) do drop_rest(name .. '/' .. key.name) end
     put_back(a)
   end
-  put_to_rest('*', 'quarantine', {error_code = said.error_code, seconds = ALARM_S, seconds_max = ALARM_MAX_S, by = said.by})
+  put_to_rest('*', 'quarantine', {error_code = said.error_code, seconds = 60, seconds_max = 900, by = #by > 0 and by or nil})
 end
 
 -- Whether a call was sent before the alarm that was raised for its error_code: that its key was refused is no news.
@@ -130,13 +143,23 @@ local function note_fault()
   end
   put_to_rest(field, said.state == 'quarantined' and 'quarantine' or 'cool', said)
   if not said.is_unauthorized then return end
-  local are_all, names = are_all_refused()
-  if are_all then raise_alarm(names) end
+  local are_all, names, by = are_all_refused()
+  if are_all then raise_alarm(names, by) end
+end
+
+-- The tenants whose calls have failed again and again.
+local function all_ailing()
+  local kept, found = redis.call('HGETALL', K.ailing), {}
+  for i = 1, #kept, 2 do
+    if tonumber(kept[i + 1]) > 1 and #found < ACCUSERS_MAX then found[#found + 1] = kept[i] end
+  end
+  return found
 end
 
 -- Each tenant may then try the upstream before its time, but for this one, until its calls have failed twice.
-local function open_breaker(seconds)
-  move('*', 'cool', {error_code = said.error_code, seconds = seconds, seconds_max = seconds, ill = true})
+local function open_breaker(seconds, met)
+  if lease.o and #met < ACCUSERS_MAX and not set_of(met)[lease.o] then met[#met + 1] = lease.o end
+  move('*', 'cool', {error_code = said.error_code, seconds = seconds, seconds_max = seconds, ill = true, met = #met > 0 and met or nil})
   if lease.o then redis.call('HSET', touch('ailing'), lease.o, 2) end
 end
 
@@ -144,11 +167,12 @@ end
 local function fail_trial(star, seconds)
   if star.resumes and star.resumes > now then
     star.until_us, star.resumes, star.probe, star.told = star.resumes, nil, nil, nil
+    if star.met and #star.met < ACCUSERS_MAX and not set_of(star.met)[lease.o] then table.insert(star.met, lease.o) end
     keep_rest('*', star)
     return tell('*', star.state, star.error_code)
   end
   redis.call('DEL', K.ailing)
-  open_breaker(math.min(2 * star.seconds, 6 * seconds))
+  open_breaker(math.min(2 * star.seconds, 6 * seconds), star.met or {})
 end
 
 local function mind_breaker()
@@ -168,7 +192,7 @@ local function mind_breaker()
   if star then  -- half open: only its probe decides, not what was sent before
     if star.probe == id then fail_trial(star, seconds) end
   elseif failures >= setting('breaker_failures') and not are_others_served(lease.o) then
-    open_breaker(seconds)
+    open_breaker(seconds, all_ailing())
   end
 end
 
@@ -186,31 +210,35 @@ local function lower(a)
   load.rate, load.rate_at = math.max(1, math.floor(rate / 2), sent), now
 end
 
-local a
-local is_counted = lease or redis.call('ZREM', K.lapsed, id) == 1  -- once, also if it is told twice
-if lease then
-  a = give_back(id, lease, said.is_unsent or lease.g)
-  if said.is_unsent and lease.q then retract(lease.q .. ':' .. lease.o) end
-  if a and said.later_us and not said.is_unsent and not lease.l then
-    count_at(a, lease, math.min(now, lease.t + said.later_us))
+local function take_back()
+  local a
+  local is_counted = lease or redis.call('ZREM', K.lapsed, id) == 1  -- once, also if it is told twice
+  if lease then
+    a = give_back(id, lease, said.is_unsent or lease.g)
+    if said.is_unsent and lease.q then retract(lease.q .. ':' .. lease.o) end
+    if a and said.later_us and not said.is_unsent and not lease.l then
+      count_at(a, lease, math.min(now, lease.t + said.later_us))
+    end
   end
+  if lease and said.is_success then  -- how long calls last, for forecasts
+    local took = math.max(0, now - lease.t)
+    set_meta('call_us', math.floor(meta.call_us and 0.8 * setting('call_us') + 0.2 * took or took))
+  end
+  a = a or account(said.account)
+  if said.breaker then mind_breaker() end
+  if is_our_key(a) then
+    if said.is_success then succeed() else end_trials() end
+    if said.scope and is_counted then note_fault() end
+    if said.lowers then lower(a) end
+  end
+  if said.images and is_counted then
+    redis.call('HINCRBY', touch('day'), said.account .. '|images', said.images)
+    redis.call('HINCRBY', touch('day'), said.account .. '|usd_micros', said.usd_micros)
+  end
+  if a then put_back(a) end
 end
-if lease and said.is_success then  -- how long calls last, for forecasts
-  local took = math.max(0, now - lease.t)
-  set_meta('call_us', math.floor(meta.call_us and 0.8 * setting('call_us') + 0.2 * took or took))
-end
-a = a or account(said.account)
-if said.breaker then mind_breaker() end
-if is_our_key(a) then
-  if said.is_success then succeed() else end_trials() end
-  if said.scope and is_counted then note_fault() end
-  if said.lowers then lower(a) end
-end
-if said.images and is_counted then
-  redis.call('HINCRBY', touch('day'), said.account .. '|images', said.images)
-  redis.call('HINCRBY', touch('day'), said.account .. '|usd_micros', said.usd_micros)
-end
-if a then put_back(a) end
+
+take_back()
 look_after()
 dispatch_freed()
 return reply({decision = 'released'})

@@ -11,10 +11,8 @@
 -- numbers by signature: the images that a minute allows (to SHELVES), and the models that all their keys deny.
 local SHELVES = 16            -- rooms for images that the index tells apart
 local SHELF = 1000000
-local GROUPS_MAX = 64         -- signatures; accounts of further ones share group 0, and each is looked at itself
 local FRONT = 32              -- accounts of one kind and group that a script looks at
 local ROWS = SHELVES + 1      -- of the index: the images that an account lacks to SHELVES
-local KINDS = {'due', 'early', 'full', 'resting', 'out'}
 
 -- When an account can serve a need: a moment, `now` with key and trials; or nil, with what keeps it (see key_of).
 -- `is_over`: the tenant has had its share, and takes only what the even pace lets through.
@@ -30,11 +28,9 @@ local function serve_at(a, need, is_over)
   return at, key, more
 end
 
--- The index -------------------------------------------------------------------------------------------------------------
+local groups, fronts, moves = nil, {}, 0  -- moves: how often an account's place in the index has changed
 
-local groups, fronts = nil, {}
-
--- The first accounts of a kind and group, as {name, score}: `due` those that their pace lets go, `early` the others.
+-- The first accounts of a kind and group, each with its score: `due` those that their pace lets go, `early` the others.
 local function front(kind, group)
   local name = kind .. ':' .. group
   if fronts[name] then return fronts[name] end
@@ -42,14 +38,13 @@ local function front(kind, group)
   if kind == 'due' or kind == 'early' then
     set, from, to = K['ready:' .. group], kind == 'due' and 0 or ROWS * SHELF, kind == 'due' and '(' .. ROWS * SHELF or '+inf'
   end
-  local page, found = redis.call('ZRANGEBYSCORE', set, from, to, 'WITHSCORES', 'LIMIT', 0, FRONT), {}
-  for i = 1, #page, 2 do found[#found + 1] = {page[i], tonumber(page[i + 1])} end
-  fronts[name] = found
-  return found
+  fronts[name] = redis.call('ZRANGEBYSCORE', set, from, to, 'WITHSCORES', 'LIMIT', 0, FRONT)
+  return fronts[name]
 end
 
 -- An account's place in the index has changed.
 local function forget_fronts(kind, group)
+  moves = moves + 1
   for _, name in ipairs(kind == 'ready' and {'due', 'early'} or {kind}) do fronts[name .. ':' .. group] = nil end
 end
 
@@ -67,6 +62,7 @@ local function all_groups()
 end
 
 local function group_of(a)
+  local GROUPS_MAX = 64  -- signatures; accounts of further ones share group 0, and each is looked at itself
   local denied = {}
   local key, why = key_of(a, {n = 1})
   for _, model in ipairs(denied_models()) do
@@ -90,7 +86,7 @@ end
 
 -- The groups whose accounts can serve a need at all.
 local function able_groups(need)
-  if need.able and need.able_at == all_groups() then return need.able end
+  if need.able and need.able_at == groups then return need.able end
   local found = {}
   for _, group in ipairs(all_groups()) do
     local is_able = group.images >= math.min(SHELVES, need.n)
@@ -100,8 +96,6 @@ local function able_groups(need)
   need.able, need.able_at = found, groups
   return found
 end
-
-local function shelf_of(a) return math.max(0, math.min(SHELVES, a.record.images_per_minute - a.images)) end
 
 -- Where an account belongs: kind and score, and the next moment at which that may change by itself.
 local function kind_of(a)
@@ -122,16 +116,9 @@ local function kind_of(a)
     a.load.paced_at = now - span * (1 - (a.record.phase or 0))
     due = pace_of(a)
   end
-  local row = (due <= now and 0 or ROWS) + SHELVES - shelf_of(a)
+  local shelf = math.max(0, math.min(SHELVES, a.record.images_per_minute - a.images))
+  local row = (due <= now and 0 or ROWS) + SHELVES - shelf
   return 'ready', row * SHELF + fullness(a) + ((a.load.used_at or 0) % 1e10) / 1e10, due > now and due or nil
-end
-
-local function note_capacity(a, capacity)
-  local before = a.load.capacity or 0
-  if capacity ~= before then
-    add_meta('capacity', capacity - before)
-    a.load.capacity = capacity
-  end
 end
 
 -- The account's lanes and calls in flight, in the sums of its group and of all.
@@ -169,7 +156,9 @@ local function place(a, kind, score)
   end
   load.kind, load.group, load.score = kind, group, score
   local is_usable = kind == 'ready' or kind == 'full'
-  note_capacity(a, is_usable and rate_of(a) or 0)
+  local before, capacity = load.capacity or 0, is_usable and rate_of(a) or 0
+  if capacity ~= before then add_meta('capacity', capacity - before) end
+  load.capacity = capacity
   note_lanes(a, is_usable and group or nil)
 end
 
@@ -207,26 +196,28 @@ local function put_back(a)
   redis.call('HSET', touch('loads'), a.name, cmsgpack.pack(load))
 end
 
--- Asking ----------------------------------------------------------------------------------------------------------------
-
 local function count_of(set)
   local count = 0
   for _ in pairs(set) do count = count + 1 end
   return count
 end
 
-local function shelf_at(entry) return SHELVES - math.floor(entry[2] / SHELF) % ROWS end
+local function shelf_at(score) return SHELVES - math.floor(score / SHELF) % ROWS end
 
--- Whether an account may have room for a need now, of one kind or of both; `choose` finds out.
+-- Whether an account of a kind may have room for a need now; `choose` finds out.
 local function may_fit(need, kind)
-  for _, group in ipairs(able_groups(need)) do
-    for _, name in ipairs(kind and {kind} or {'due', 'early'}) do
-      local first = front(name, group)[1]
-      if first and shelf_at(first) >= math.min(SHELVES, need.n) then return true end
+  if need.fits_at ~= moves then need.fits_at, need.due, need.early = moves, nil, nil end
+  if need[kind] == nil then
+    need[kind] = false
+    for _, group in ipairs(able_groups(need)) do
+      local first = front(kind, group)[2]
+      if first and shelf_at(first) >= math.min(SHELVES, need.n) then need[kind] = true end
     end
   end
-  return false
+  return need[kind]
 end
+
+local function may_fit_any(need) return may_fit(need, 'due') or may_fit(need, 'early') end
 
 -- The account that serves a need now: {account, key, trials}; or nil. `reserved`: by account the images of the call that it is
 -- kept for, and that must not be put off.
@@ -235,12 +226,14 @@ local function choose(need, is_over, reserved)
   for _, kind in ipairs(is_over and {'due'} or {'due', 'early'}) do
     for _, group in ipairs(able_groups(need)) do
       local tries = 1 + (need.x and count_of(need.x) or 0) + (group == '0' and FRONT or 0)
-      for _, entry in ipairs(front(kind, group)) do
-        if tries == 0 or entry[2] >= lowest or shelf_at(entry) < math.min(SHELVES, need.n) then break end
-        local a, others = account(entry[1]), reserved[entry[1]]
+      local entries = front(kind, group)
+      for i = 1, #entries, 2 do
+        local name, score = entries[i], tonumber(entries[i + 1])
+        if tries == 0 or score >= lowest or shelf_at(score) < math.min(SHELVES, need.n) then break end
+        local a, others = account(name), reserved[name]
         if a and not (others and puts_off(a, need.n, others)) then
           local at, key, trials = serve_at(a, need, is_over)
-          if at and at <= now and key then best, lowest = {a, key, trials}, entry[2] end
+          if at and at <= now and key then best, lowest = {a, key, trials}, score end
           tries = tries - 1
         end
       end
@@ -253,8 +246,9 @@ end
 local function roomiest(need, reserved)
   for _, kind in ipairs({'due', 'early'}) do
     for _, group in ipairs(need.n > 1 and able_groups(need) or {}) do
-      for _, entry in ipairs(front(kind, group)) do
-        local a = not reserved[entry[1]] and account(entry[1])
+      local entries = front(kind, group)
+      for i = 1, #entries, 2 do
+        local a = not reserved[entries[i]] and account(entries[i])
         if a and need.n <= a.record.images_per_minute and key_of(a, need) then return a.name end
       end
     end
@@ -275,9 +269,11 @@ local function outlook(need, is_over, waits)
   local soonest, found, back, is_avoided = math.huge, nil, math.huge, false
   local most = need.x and count_of(need.x) or 0
   for _, group in ipairs(all_groups()) do
-    for _, kind in ipairs(KINDS) do
-      for i, entry in ipairs(front(kind, group.number)) do
-        local a = i <= 1 + most and account(entry[1])
+    for _, kind in ipairs({'due', 'early', 'full', 'resting', 'out'}) do
+      local entries = front(kind, group.number)
+      for i = 1, math.min(#entries, 2 + 2 * most), 2 do
+        if soonest <= now then break end
+        local a = account(entries[i])
         if a then
           local at, more, why = serve_at(a, need, is_over)
           if at and at < soonest then

@@ -14,13 +14,8 @@
 -- meta: lane_weight = weight of all recent interactive flows, lane_unmet = sum of their u, lane_due = when a lane over the
 -- shares may be given next, lanes:GROUP and flying:GROUP = lanes and calls in flight of a group's usable accounts.
 local LATELY = MINUTE         -- a flow that was active within this counts for the shares of the others
-local RAMP = 30 * 1000000     -- lanes over a share are given one by one over this
-local RESERVE = 0.5           -- the most of all lanes that are kept free for flows below their shares
 local SLOT_MIN = 1000000      -- lane time of a slot, at least: few calls for an image are shorter
-local ALONE_MIN = 2            -- lanes that a flow alone may hold at once, in the smallest pool too
-local FORGET = 256            -- flows that one script forgets
 local NOTED = 1000000         -- by which `recent` may be late, and how often it is looked at
-local DEBT = 150 * 1000000    -- lane time by which a pass gets ahead of the pool's, at most: that of the longest call
 
 local function cost_of(images) return math.max(1, images * setting('slots_per_image')) end
 
@@ -41,11 +36,25 @@ end
 -- The unpaced part of the pool's minute is shared by weight; a tenant that used up its part of it is over its share, and is
 -- served at the even pace of the accounts until its use is paid off.
 local over = {}
-local function is_over(flow)
-  if over[flow] == nil then
-    local paid_off = setting('paced') > 0 and tonumber(redis.call('ZSCORE', K.used, flow) or 0) or 0
-    over[flow] = paid_off - now >= 0.999 * window() or (setting('paced') > 0 and string.sub(flow, 1, 1) == 'b')
+
+-- Find out at once which of these flows are over their shares.
+local function read_over(names)
+  local missing = {}
+  for _, flow in ipairs(names) do
+    if over[flow] == nil then
+      over[flow] = false
+      missing[#missing + 1] = flow
+    end
   end
+  if #missing == 0 or setting('paced') <= 0 then return end
+  local paid_off, latest = redis.call('ZMSCORE', K.used, unpack(missing)), now + 0.999 * window()
+  for i, flow in ipairs(missing) do
+    over[flow] = tonumber(paid_off[i] or 0) >= latest or string.sub(flow, 1, 1) == 'b'
+  end
+end
+
+local function is_over(flow)
+  if over[flow] == nil then read_over({flow}) end
   return over[flow]
 end
 
@@ -65,22 +74,16 @@ end
 local flows, written = {}, {}
 local steps = {}  -- flow -> the pause after the lane over its share that it may be given now
 
+local function read_flows(names) read_fields(flows, 'flows', names, cmsgpack.unpack) end
+
 local function flow_of(flow, weight)
+  if flows[flow] == nil then read_flows({flow}) end
   if not flows[flow] then
-    local kept = redis.call('HGET', K.flows, flow)
-    flows[flow] = kept and cmsgpack.unpack(kept)
-      or {w = weight or 1, h = 0, s = now, k = 0, d = 0, t = now, u = 0, v = 0, vt = 0, va = 0}
+    flows[flow] = {w = weight or 1, h = 0, s = now, k = 0, d = 0, t = now, u = 0, v = 0, vt = 0, va = 0}
   end
   return flows[flow]
 end
 
--- Read these flows at once.
-local function read_flows(names)
-  local kept = #names > 0 and redis.call('HMGET', K.flows, unpack(names)) or {}
-  for i, flow in ipairs(names) do
-    if kept[i] and not flows[flow] then flows[flow] = cmsgpack.unpack(kept[i]) end
-  end
-end
 
 local function write_flows()
   local fields = {}
@@ -94,6 +97,7 @@ before_reply[1] = write_flows
 
 -- Charge a flow for the lanes that it has held since it was charged last.
 local function charge_lanes(flow, f)
+  local DEBT = 150 * 1000000  -- lane time by which a pass gets ahead of the pool's, at most: that of the longest call
   local used = f.h * math.max(0, now - f.s) * setting('slots_per_us')
   f.s = now
   local paid = math.min(used, f.k)
@@ -158,6 +162,7 @@ end
 local function forget_flows()
   if math.abs(now - setting('forgot_at')) < NOTED then return end
   set_meta('forgot_at', now)
+  local FORGET = 256  -- flows that one script forgets
   local found = redis.call('ZRANGEBYSCORE', K.recent, '-inf', now - LATELY, 'LIMIT', 0, FORGET)
   if #found == 0 then return end
   redis.call('ZREM', K.recent, unpack(found))
@@ -181,6 +186,7 @@ end
 
 -- Whether a lane over the flow's share may be given now: one in each step, and those that it was given lately at once.
 local function may_exceed(flow, f, base, lanes)
+  local RAMP = 30 * 1000000  -- lanes over a share are given one by one over this
   if f.h < f.v and math.abs(now - f.vt) < LATELY and weight_beside(f) <= f.va then return true end
   local step, due = RAMP / math.max(1, lanes - base), setting('lane_due')
   if due > now + step or due < now - math.max(step, 2 * SKEW) then
@@ -196,6 +202,8 @@ end
 -- Batch flows get no lane that is refused to an interactive one.
 local is_refused = false
 local function may_hold(flow, need, weight)
+  local ALONE_MIN = 2  -- lanes that a flow alone may hold at once, in the smallest pool too
+  local RESERVE = 0.5  -- the most of all lanes that are kept free for flows below their shares
   local f, lanes, flying = flow_of(flow, weight), 0, 0
   for _, group in ipairs(able_groups(need)) do
     lanes, flying = lanes + setting('lanes:' .. group), flying + setting('flying:' .. group)

@@ -21,11 +21,11 @@ for _, name in ipairs(redis.call('HKEYS', K.roster)) do
   local a = account(name)
   local standing, limits = standing_of(a), a.record
   local one = {name = name, limits = limits, rate = rate_of(a), lanes = lanes_of(a), used = a.requests, images = a.images,
-    flying = a.load.flying, held = hold_in(standing.held), rest = standing.rest, keys = {},
+    flying = a.load.flying, held = hold_in(standing.held), rest = rest_at(name), keys = {},
     images_today = today[name .. '|images'] or 0, usd_micros_today = today[name .. '|usd_micros'] or 0}
   for i, other in ipairs(standing.keys) do
     one.keys[i] = {name = other.key.name, fingerprint = other.key.fingerprint, is_added = other.key.is_added,
-      held = hold_in(other.held), rest = other.rest}
+      held = hold_in(other.held), rest = rest_at(other.member)}
   end
   if key_of(a, {n = 1}) and gate() > 0 then
     found.free = found.free + math.max(0, math.min(one.rate - one.used, one.lanes - one.flying,
@@ -35,12 +35,9 @@ for _, name in ipairs(redis.call('HKEYS', K.roster)) do
 end
 -- A rest of one model only, at the key that has it.
 found.models = {}
-local kept = redis.call('HGETALL', K.health)
-for i = 1, #kept, 2 do
-  local member, model = string.match(kept[i], '^([^|]*)|(.+)$')
-  if member then
-    found.models[#found.models + 1] = {member = member, model = model, rest = read_rest(kept[i + 1])}
-  end
+for field, rest in pairs(all_rests()) do
+  local member, model = string.match(field, '^([^|]*)|(.+)$')
+  if member then found.models[#found.models + 1] = {member = member, model = model, rest = rest} end
 end
 if #found.models == 0 then found.models = nil end
 if #found.accounts == 0 then found.accounts = nil end

@@ -1,4 +1,4 @@
--- Outages of Redis and steps of its clock. Shared, after health.lua.
+-- Outages of Redis and steps of its clock. Shared, after shares.lua.
 
 -- After the clock was set back, what was begun later than now begins now: nothing lasts longer than it was to last. Leases
 -- that were last renewed before a step forward and back again may look expired.
@@ -15,12 +15,11 @@ local function set_back()
   for _, name in ipairs({'well_since', 'keeper_until'}) do
     if setting(name) > now then set_meta(name, now) end
   end
-  local kept = redis.call('HGETALL', K.health)
-  for i = 1, #kept, 2 do
-    local rest = read_rest(kept[i + 1])
+  for field, rest in pairs(all_rests()) do
     if rest.since_us > now then
       rest.until_us, rest.since_us = math.max(now, rest.until_us - (rest.since_us - now)), now
-      keep_rest(kept[i], rest)
+      rest.firm_us = rest.firm_us and math.min(rest.firm_us, rest.until_us)
+      keep_rest(field, rest)
     end
   end
 end

@@ -1,0 +1,53 @@
+"""A balancer sends a gateway requests as long as some tenant's could be served."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from gateway.testing.simulator import create_simulator
+from tests.support.edge import post, resting
+from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream
+from tests.support.health import ACCUSERS_MAX
+
+READINESS_S = 1.1
+"""After which `/readyz` has looked again."""
+PROVOKED = pytest.mark.parametrize("words", ["[code=2049]", "[code=1008]", "[code=2056]", "[code=2061]", "[http=500]"])
+
+
+@pytest.fixture
+def provider() -> Iterator[Simulator]:
+    with serving(create_simulator(latency_s=0.0, requests_per_minute=100_000)) as url:
+        yield Simulator(url)
+
+
+@pytest.fixture
+def gateway(redis_url: str, provider: Simulator) -> Iterator[Gateway]:
+    site = upstream("sim", "minimax", provider.url, "a:a-1", "b:b-1") | {"breaker_open_s": 60}
+    with gatewaying(document(redis_url, site, requests={"max_attempts": 1})) as started:
+        yield started
+
+
+def readiness(gateway: Gateway) -> int:
+    return httpx.get(f"{gateway.url}/readyz", verify=False).status_code
+
+
+@PROVOKED
+def test_a_tenant_whose_calls_meet_faults_does_not_make_a_gateway_unready_for_the_others(
+    gateway: Gateway, words: str
+) -> None:
+    mallory = new_key(gateway.url, "mallory")
+    for _ in range(12):
+        assert 200 != post(gateway, mallory, prompt=words).status_code
+    assert {} != resting(gateway)
+    assert 200 == readiness(gateway)
+    assert 200 == post(gateway, gateway.api_key, prompt="a cat").status_code
+
+
+@PROVOKED
+def test_what_the_calls_of_many_tenants_meet_makes_a_gateway_unready(gateway: Gateway, words: str) -> None:
+    for number in range(ACCUSERS_MAX):
+        key = new_key(gateway.url, f"tenant{number}")
+        for _ in range(4):
+            post(gateway, key, prompt=words)
+    assert (200 if words == "[code=2061]" else 503) == readiness(gateway)
