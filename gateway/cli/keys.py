@@ -122,7 +122,7 @@ def hash_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Create a key and the line that declares it under [[tenants.keys]]. Sends nothing."""
-    from gateway.domain.credentials import digest, key_id
+    from gateway.domain.tenants import digest, key_id
     from gateway.tenants.authentication import generate_api_key
 
     secret = sys.stdin.readline(200).strip() if stdin else generate_api_key()

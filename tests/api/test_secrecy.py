@@ -82,7 +82,8 @@ def running(
         f'[metrics]\nport = 0\n[admin]\nport = 0\nkey = {{ env = "ADMIN_KEY" }}\n'
         f'[api_keys]\nhash_pepper = {{ env = "SECRET_PEPPER" }}\n[logs]\nformat = "{log_format}"\nlevel = "debug"\n'
         f"[requests]\ncall_timeout_s = 0.5\nmax_attempts = 10\n"
-        f'[[upstreams]]\nname = "sim"\ndialect = "{provider}"\nbase_url = "{base_url}"\nresult_hosts = ["{base_url}"]\n'
+        f'[[upstreams]]\nname = "sim"\nprovider = "{provider}"\n'
+        f'base_url = "{base_url}"\nresult_hosts = ["{base_url}"]\n'
         f"max_wait_s = 0\n"
         f"{accounts}"
         f'[[models]]\nid = "image-01"\naliases = ["dall-e-3"]\nprice_per_image_usd = "0.0035"\n'

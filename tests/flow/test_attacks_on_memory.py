@@ -52,7 +52,7 @@ class Process:
 def running(
     one_redis_server: str, one_simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Process]:
-    bounds = "[server]\nhead_timeout_s = 2\nbody_timeout_s = 2\nsend_timeout_s = 2\n"
+    bounds = "[server]\nheader_timeout_s = 2\nbody_timeout_s = 2\nwrite_timeout_s = 2\n"
     path = write_configuration(tmp_path_factory.mktemp("g"), one_redis_server, one_simulator.url)
     path.write_text(bounds + path.read_text())
     process, url = start_gateway(path)

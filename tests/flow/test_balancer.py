@@ -221,7 +221,7 @@ def test_the_log_has_the_client_of_a_trusted_balancer_whatever_the_client_claims
     redis_url: str, simulator: Simulator, tmp_path: Path, trusted: list[str], seen: str
 ) -> None:
     """The second request goes past the balancer: a stranger's word for where he comes from."""
-    more = f"[server]\ntrusted_proxies = {trusted}\ndrain_grace_s = 0\n[logs]\nclient_address = true\n"
+    more = f"[server]\ntrusted_proxies = {trusted}\nshutdown_delay_s = 0\n[logs]\nclient_address = true\n"
     process, url = start_gateway(write_configuration(tmp_path, redis_url, simulator.url, more=more))
     try:
         with haproxy(tmp_path, [url]) as balancer:

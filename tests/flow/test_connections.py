@@ -1,12 +1,9 @@
 """Strangers who open connections without end: bounded in all, by address, in bytes of heads, and below `ulimit -n`."""
 
 import re
-import signal
 import socket
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,42 +11,18 @@ import httpx
 import pytest
 
 from tests.support.certificates import certify
+from tests.support.connections import MANY, MB, STRANGER, TENANT, connect, is_served, over_bound, serves, started
 from tests.support.harness import Gateway, Simulator, new_key, simulating, wait_until
-from tests.support.processes import log_of, start_gateway, tls, write_configuration
+from tests.support.processes import log_of, tls, write_configuration
 from tests.support.servers import free_port
 from tests.support.strangers import HEALTH, received, resident_mb
 
-STRANGER, TENANT = "127.0.0.2", "127.0.0.1"
-MANY = [f"127.0.1.{number}" for number in range(1, 121)]
-"""Addresses, as of a network of machines."""
 HALF_A_HEAD = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-half: "
-MB = 1024 * 1024
 
 
 @pytest.fixture
 def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
     return write_configuration(tmp_path, redis_url, simulator.url)
-
-
-@contextmanager
-def started(
-    configuration: Path, *options: str, files: object = 0, **settings: object
-) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway with settings from the environment, by default of [server], and with so many open files."""
-    launcher = ("/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh") if files else ()
-    names = {name: name if "__" in name else f"SERVER__{name.upper()}" for name in settings}
-    secrets = {f"IMAGEGATE_{names[name]}": str(value) for name, value in settings.items()}
-    process, url = start_gateway(configuration, *options, secrets=secrets, launcher=launcher)
-    try:
-        yield process, url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def connect(url: str, source: str = STRANGER) -> socket.socket:
-    host, _, port = url.partition("://")[2].partition(":")
-    return socket.create_connection((host, int(port)), timeout=20, source_address=(source, 0))
 
 
 def begun(url: str, begin: bytes, source: str = STRANGER) -> socket.socket:
@@ -58,15 +31,6 @@ def begun(url: str, begin: bytes, source: str = STRANGER) -> socket.socket:
     with suppress(ConnectionError):
         client.sendall(begin)
     return client
-
-
-def is_served(client: socket.socket) -> bool:
-    """Whether a request on a connection is answered."""
-    try:
-        client.sendall(HEALTH)
-        return client.recv(65536).startswith(b"HTTP/1.1 200")
-    except ConnectionError:
-        return False
 
 
 def is_closed(client: socket.socket) -> bool:
@@ -91,17 +55,6 @@ def has_open(clients: list[socket.socket], count: int) -> bool:
 
 def open_count(clients: list[socket.socket]) -> int:
     return sum(not is_closed(client) for client in clients)
-
-
-def over_bound(url: str) -> dict[tuple[str, str], float]:
-    """What was counted at each bound, and how."""
-    text = httpx.get(f"{url}/metrics", verify=False).text
-    found = re.findall(r'imagegate_connections_over_bound_total{action="(\w+)",bound="(\w+)"} (\S+)', text)
-    return {(bound, action): float(count) for action, bound, count in found}
-
-
-def serves(gateway: Gateway) -> bool:
-    return 200 == gateway.generate(prompt="a cat", response_format="url").status_code
 
 
 def test_one_address_has_half_of_all_connections_and_the_tenant_is_served(configuration: Path) -> None:

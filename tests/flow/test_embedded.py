@@ -30,7 +30,7 @@ def test_a_rolling_restart_beside_an_embedded_redis_loses_nothing(
     """Each gateway ends beside its successor, which has all clients by then, and none of them is refused."""
     folder = tmp_path_factory.mktemp("e")
     with simulating(latency_s=LATENCY_S) as simulator:
-        configuration = write_configuration(folder, "embedded", simulator.url, more="[server]\ndrain_grace_s = 0\n")
+        configuration = write_configuration(folder, "embedded", simulator.url, more="[server]\nshutdown_delay_s = 0\n")
         started = [started_on(configuration, options)]
         try:
             urls = [started[0][1]]

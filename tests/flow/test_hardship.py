@@ -109,7 +109,7 @@ def write_configuration(folder: Path, redis_url: str, upstream_url: str) -> Path
     path = folder / "imagegate.toml"
     path.write_text(
         f'[redis]\nurl = "{redis_url}"\nembedded_dir = "{folder}"\n'
-        f'[[upstreams]]\nname = "sim"\ndialect = "minimax"\nbase_url = "{upstream_url}"\n'
+        f'[[upstreams]]\nname = "sim"\nprovider = "minimax"\nbase_url = "{upstream_url}"\n'
         '[[upstreams.accounts]]\nname = "main"\n'
         '[[upstreams.accounts.keys]]\nname = "main-1"\nsecret = { env = "KEY" }\n'
         '[[models]]\nid = "image-01"\nprice_per_image_usd = "0.0035"\n'

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flow.test_connections import MANY, MB, STRANGER, TENANT, connect, is_served, over_bound, serves, started
+from tests.support.connections import MANY, MB, STRANGER, TENANT, connect, is_served, over_bound, serves, started
 from tests.support.harness import Gateway, Simulator, new_key, wait_until
 from tests.support.processes import write_configuration
 from tests.support.strangers import HEALTH, private_bytes
@@ -109,7 +109,7 @@ def test_the_kernel_takes_little_of_responses_that_no_client_reads(
 def pages_sent(url: str) -> int:
     """How many responses with the page are complete, for the gateway."""
     text = httpx.get(f"{url}/metrics", verify=False, timeout=30).text
-    (found,) = re.findall(r'imagegate_requests_total\{route="/openapi.json",.*\} (\S+)', text)
+    (found,) = re.findall(r'imagegate_requests_total\{[^}]*route="/openapi.json"[^}]*\} (\S+)', text)
     return int(float(found))
 
 

@@ -26,7 +26,7 @@ HOP = "203.0.113.7"
 
 @pytest.fixture
 def configuration(tmp_path: Path, redis_url: str, simulator: Simulator) -> Path:
-    return write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
+    return write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\nshutdown_delay_s = 0\n")
 
 
 def events(configuration: Path) -> list[object]:
@@ -259,7 +259,7 @@ def test_metrics_are_told_until_the_last_request_is_done(
 ) -> None:
     """Whoever is draining still counts."""
     port = free_port()
-    configuration = write_configuration(tmp_path, redis_url, slow_simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
+    configuration = write_configuration(tmp_path, redis_url, slow_simulator.url, 5, "[server]\nshutdown_delay_s = 0\n")
     with started(configuration, METRICS__PORT=str(port)) as (process, url):
         running = Generating(url, new_key(url))
         wait_until(lambda: in_flight(port) == 1, "the request is under way")

@@ -44,7 +44,7 @@ class Profile:
         ours = [code for code in self._entered if code.co_filename.startswith(FOLDER)]
         named = [code for code in ours if not code.co_name.startswith("<")]
         found |= {(code.co_filename.removeprefix(FOLDER), code.co_qualname) for code in named}
-        found -= {entry for entry in found if entry[0].startswith("simulator/")}
+        found -= {entry for entry in found if entry[0].startswith("testing/")}
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class Balancer:
 def test_a_rolling_restart_under_load_loses_and_duplicates_nothing(redis_url: str, tmp_path: Path) -> None:
     """Three books agree request by request: the clients' pictures, the ledger, and the simulator's invoice."""
     with simulating(latency_s=LATENCY_S) as simulator:
-        grace = f"[server]\ndrain_grace_s = {GRACE_S}\n"
+        grace = f"[server]\nshutdown_delay_s = {GRACE_S}\n"
         configuration = write_configuration(tmp_path, redis_url, simulator.url, more=grace)
         started = [start_gateway(configuration) for _ in range(3)]
         everybody = list(started)

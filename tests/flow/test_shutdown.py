@@ -35,7 +35,7 @@ def running(configuration: Path, *options: str) -> Iterator[tuple[subprocess.Pop
 
 
 def configured(folder: Path, redis_url: str, upstream_url: str, grace_s: float = LONG_S) -> Path:
-    return write_configuration(folder, redis_url, upstream_url, 5, f"[server]\ndrain_grace_s = {grace_s}\n")
+    return write_configuration(folder, redis_url, upstream_url, 5, f"[server]\nshutdown_delay_s = {grace_s}\n")
 
 
 def get(url: str, path: str) -> httpx.Response:

@@ -12,7 +12,7 @@ def test_a_reload_that_is_asked_for_while_it_ends_does_not_kill_it(redis_url: st
     """The interpreter gives handlers back before its process ends: that moment is met by asking all the time."""
     with simulating() as simulator:
         configuration = write_configuration(
-            tmp_path, redis_url, simulator.url, more="[server]\ndrain_grace_s = 0\ndrain_timeout_s = 300\n"
+            tmp_path, redis_url, simulator.url, more="[server]\nshutdown_delay_s = 0\nshutdown_timeout_s = 300\n"
         )
         process, _ = start_gateway(configuration)
         try:

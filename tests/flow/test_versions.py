@@ -33,7 +33,7 @@ def test_two_versions_share_one_redis_and_its_accounts(redis_url: str, tmp_path:
     """An account with few lanes, so that each serves requests that the other's wait for; the books agree."""
     other = other_version(tmp_path)
     with simulating(latency_s=0.05) as simulator:
-        configuration = write_configuration(tmp_path, redis_url, simulator.url, more="[server]\ndrain_grace_s = 0\n")
+        configuration = write_configuration(tmp_path, redis_url, simulator.url, more="[server]\nshutdown_delay_s = 0\n")
         configuration.write_text(configuration.read_text().replace("max_concurrency = 10000", "max_concurrency = 4"))
         imported = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(other)}
         started = [start_gateway(configuration), start_gateway(configuration, secrets=imported)]

@@ -170,7 +170,7 @@ def run(code: str, directory: Path, endpoint: str) -> subprocess.CompletedProces
     config = directory / "imagegate.toml"
     config.write_text(
         f"[server]\nport = 0\n[tracing]\n{endpoint}\n"
-        '[[upstreams]]\nname = "sim"\ndialect = "minimax"\nbase_url = "http://127.0.0.1:1"\n'
+        '[[upstreams]]\nname = "sim"\nprovider = "minimax"\nbase_url = "http://127.0.0.1:1"\n'
         '[[upstreams.accounts]]\nname = "a"\n[[upstreams.accounts.keys]]\nname = "a-1"\nsecret = { env = "KEY" }\n'
         '[[models]]\nid = "image-01"\nprice_per_image_usd = "0.0035"\n'
         '[[models.targets]]\nupstream = "sim"\nmodel = "image-01"\n'

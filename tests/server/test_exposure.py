@@ -217,7 +217,7 @@ def test_the_log_warns_of_operators_ports_that_other_machines_can_reach(
     tmp_path: Path, redis_url: str, simulator: Simulator
 ) -> None:
     """And not of those of this machine."""
-    configuration = write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\ndrain_grace_s = 0\n")
+    configuration = write_configuration(tmp_path, redis_url, simulator.url, 5, "[server]\nshutdown_delay_s = 0\n")
     with started(configuration, METRICS__HOST="0.0.0.0", METRICS__PORT=str(free_port())):
         told = [line["where"] for line in log_of(configuration) if line["event"] == "operator_port_exposed"]
         listening = next(line for line in log_of(configuration) if line["event"] == "listening")

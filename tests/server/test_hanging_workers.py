@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.test_workers import configuration, log_of, wait_until_all_serve, wait_until_each_serves
 from tests.support.harness import new_key, wait_until
 from tests.support.processes import start_gateway, workers_of
+from tests.support.workers import configuration, log_of, wait_until_all_serve, wait_until_each_serves
 
 __all__ = ["configuration"]
 
