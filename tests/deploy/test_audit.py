@@ -76,24 +76,28 @@ def audit(
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_known_vulnerability_is_named_and_fails(tmp_path: Path) -> None:
     with database() as url:
         done = audit(tmp_path, url)
     assert (1, "lamp 1.0: PYSEC-2026-1, fixed in: 1.1\n") == (done.returncode, done.stderr)
 
 
+@pytest.mark.slow
 def test_without_one_it_is_green(tmp_path: Path) -> None:
     with database() as url:
         done = audit(tmp_path, url, package="table")
     assert (0, "audited: packages 1, known vulnerabilities 0\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_an_exception_for_builds_that_are_not_audited_hides_no_known_vulnerability(tmp_path: Path) -> None:
     with database() as url:
         done = audit(tmp_path, url, exceptions=f"[not_audited]\n{entry(0, 90)}")
     assert (1, "lamp 1.0: PYSEC-2026-1, fixed in: 1.1\n") == (done.returncode, done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["PYSEC-2026-1", "CVE-2026-1"])
 def test_a_vulnerability_is_ignored_by_id_or_alias_until_the_entry_expires(tmp_path: Path, name: str) -> None:
     with database() as url:
@@ -105,6 +109,7 @@ def test_a_vulnerability_is_ignored_by_id_or_alias_until_the_entry_expires(tmp_p
     assert (1, 1) == (late.returncode, other.returncode)
 
 
+@pytest.mark.slow
 def test_a_build_that_cannot_be_audited_fails_unless_an_exception_of_today_says_why(tmp_path: Path) -> None:
     missing = audit(tmp_path, UNREACHABLE)
     expired = audit(tmp_path, UNREACHABLE, exceptions=f"[not_audited]\n{entry(-60, -1)}")
@@ -118,6 +123,7 @@ def test_a_build_that_cannot_be_audited_fails_unless_an_exception_of_today_says_
     assert f"NOT AUDITED: allowed until {TODAY + timedelta(30)}: {REASON}\n" in allowed.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [(500, b"out of order"), (200, b"<html>log in to this network</html>")])
 def test_an_answer_that_is_not_the_database_s_is_no_audit(tmp_path: Path, answer: tuple[int, bytes]) -> None:
     with database(answer) as url:
@@ -127,6 +133,7 @@ def test_an_answer_that_is_not_the_database_s_is_no_audit(tmp_path: Path, answer
     assert "NOT AUDITED: allowed until" in allowed.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "exceptions",
     [
@@ -153,6 +160,7 @@ def test_a_malformed_exception_file_fails_with_and_without_an_answer(tmp_path: P
     assert "Traceback" not in answered.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "marker", "said"),
     [("lamp = ", "", "cannot be audited"), ("lamp", " ; sys_platform == 'none'", "no package")],

@@ -108,6 +108,7 @@ def test_requests_give_the_provider_the_captured_bytes(redis_url: str, stack: Ex
     compare("requests", captured())
 
 
+@pytest.mark.slow
 def test_replies_give_clients_the_captured_responses(redis_url: str, stack: ExitStack) -> None:
     """Each reply comes from an upstream of its own, so that no cooldown of another hinders it."""
     provider, cases = Provider(), [(route, *case) for case in replies() for route in (OPENAI, NATIVE[0])]

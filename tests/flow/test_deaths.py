@@ -148,6 +148,7 @@ def _is_settled(gateway: Gateway, simulator: Simulator) -> bool:
     return used(gateway.url, "acme")["open_requests"] == 0 and simulator.images_billed() == total["images"]
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_two_requests_and_leaves_pays_for_what_was_sent(
     make_gateway: MakeGateway, simulator: Simulator
 ) -> None:

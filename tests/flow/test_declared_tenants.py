@@ -106,6 +106,7 @@ def test_the_log_says_which_settings_need_a_restart(configuration: Path, options
         assert ["server", "logs"] == wait_for(configuration, "settings_require_restart", 1)["settings"]
 
 
+@pytest.mark.slow
 def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Path, redis_url: str) -> None:
     with started(configuration) as (_, here), started(configuration) as (_, there):
         made = admin(here, "POST", "/tenants/acme/keys", {}).json()["key"]

@@ -131,6 +131,7 @@ def test_a_provider_key_in_the_environment_replaces_the_simulator(home: Path) ->
     assert (503, "upstream_unavailable") == (answer.status_code, answer.json()["error"]["code"])
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_told_in_one_line(home: Path) -> None:
     with process(demo_command("--json"), home) as started:
         port = ready_line(started)["admin_url"].rpartition(":")[2]

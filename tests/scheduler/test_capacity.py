@@ -84,6 +84,7 @@ async def test_a_call_counts_for_a_minute_and_the_margin(any_redis: str) -> None
         await process.refuse()
 
 
+@pytest.mark.slow
 async def test_a_minute_of_the_clock_is_a_minute(redis_url: str) -> None:
     """The one test that waits for it."""
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=LIMITS)) as process:

@@ -58,6 +58,7 @@ def test_in_every_history_all_limits_hold_and_no_request_waits_beside_room(serve
         assert not wrong, f"{wrong}\nSEED={seed} shows it again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str) -> None:
     pool = ClockedPool(server, MUTANTS[mutant])

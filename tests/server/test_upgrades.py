@@ -35,6 +35,7 @@ def test_each_request_of_a_kept_connection_may_offer_another_protocol(url: str, 
         assert [request.echoed] * 4 == [exchange(client, request.sent) for _ in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", list(FRAMINGS))
 def test_a_request_with_an_offer_may_be_cut_anywhere(url: str, framing: str) -> None:
     """The first of its connection, the second, and all that follow."""
@@ -64,6 +65,7 @@ def test_a_body_may_come_in_a_read_of_its_own(url: str, framing: str, padding: i
         assert [request.echoed] * 3 == [exchange(client, *pieces) for _ in range(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framing", list(FRAMINGS))
 def test_pipelined_requests_with_offers_may_be_cut_anywhere(url: str, framing: str) -> None:
     one, two, three = (FRAMINGS[framing].at(f"/{number}") for number in (1, 2, 3))
