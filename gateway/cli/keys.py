@@ -34,7 +34,7 @@ def create(
     api: AdminApi,
     tenant: TenantName,
     limits: Document,
-    label: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    label: Annotated[str, typer.Option(help="Purpose of the key.")] = "",
     days: Days = None,
 ) -> None:
     """Create a key and show it once. Its own limits apply in addition to the tenant's."""
@@ -44,7 +44,7 @@ def create(
 
 @admin_command(app, "list")
 def list_(api: AdminApi, tenant: TenantName) -> None:
-    """List a tenant's valid keys, without the keys themselves."""
+    """List a tenant's valid keys, without their secrets."""
     api.show(api.ask("GET", f"/tenants/{quote(tenant, safe='')}/keys"), partial(_print_list, tenant))
 
 
@@ -66,11 +66,11 @@ def update(
     tenant: TenantName,
     key_id: KeyId,
     limits: Document,
-    label: Annotated[str | None, typer.Option(help="What the key is for.", show_default=False)] = None,
+    label: Annotated[str | None, typer.Option(help="Purpose of the key.", show_default=False)] = None,
     days: Days = None,
     never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
 ) -> None:
-    """Change a key; options that are not given stay unchanged."""
+    """Change a key. Omitted options stay unchanged."""
     if days and never_expires:
         raise typer.BadParameter("--days and --never-expires cannot be used together")
     change = limits | ({} if label is None else {"label": label})
@@ -93,7 +93,7 @@ def rotate(
         str, typer.Option(metavar="TIME", help="How long the old key stays valid: 24h, 30m, 7d, or 0 to revoke it.")
     ] = "24h",
 ) -> None:
-    """Replace a key by a new one and show it once. ID, label and limits stay."""
+    """Replace the secret of a key and show it once. ID, label and limits stay unchanged."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
     answer = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})

@@ -21,7 +21,7 @@ AdminKeyOption = Annotated[
         show_default=False,
     ),
 ]
-_JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response.")]
 _LIMITS: Final = {
     "requests_per_minute": "Requests in any 60 seconds",
     "images_per_minute": "Images in any 60 seconds",

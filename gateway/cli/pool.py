@@ -54,9 +54,9 @@ def list_(
     api: AdminApi,
     keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False,
 ) -> None:
-    """Show every upstream and account, what is used of its limits, and which keys are on cooldown and why.
+    """Show every upstream and account, the used capacity, and keys on cooldown with their cause.
 
-    Requests and images are those of the last minute, out of the account's limit; AT ONCE are the in-flight calls.
+    REQ/MIN and IMG/MIN: requests and images of the last minute, of the account's limit. IN FLIGHT: in-flight calls.
     Images and dollars a day are today's (UTC).
     """
     api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))

@@ -23,7 +23,7 @@ Weight = Annotated[
 
 @admin_command(app, "create")
 def create(api: AdminApi, name: Name, limits: Document, model: Models = None, weight: Weight = None) -> None:
-    """Create a tenant. Limits that are not given are unlimited."""
+    """Create a tenant. Omitted limits are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
     api.show(api.ask("POST", "/tenants", body | limits), _print)
 
@@ -61,7 +61,7 @@ def update(
     weight: Weight = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the tenant.")] = None,
 ) -> None:
-    """Change a tenant; options that are not given stay unchanged."""
+    """Change a tenant. Omitted options stay unchanged."""
     change = _change(model, all_models, weight, enable) | limits
     if not change:
         raise typer.BadParameter(
@@ -75,7 +75,7 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant. Its keys are refused, its records are kept."""
+    """Disable a tenant: refuse its keys and retain its records."""
     answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
     api.show(answer, _print)
     if answer.get("declared"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.flow.captured.provider import Provider
 from tests.flow.captured.replies import replies
