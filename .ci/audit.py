@@ -1,7 +1,7 @@
 """Audits every locked dependency against the OSV database, by pip-audit.
 
-Exit code 1 if a vulnerability is known and not ignored, if the locks cannot be read, or if the database does not respond
-and `audit-exception.toml` does not allow that today.
+Exit code 1 if a vulnerability is known and not ignored, if the locks cannot be read, or if the database does not
+respond and `audit-exception.toml` does not allow that today.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Writes a CycloneDX 1.6 bill of materials of a lock file to standard output, without a network.
 
-It lists the Python packages with versions, allowed hashes and dependencies. It does not list what wheels contain (Valkey,
-OpenSSL) nor the base image.
+It lists the Python packages with versions, allowed hashes and dependencies. It does not list what wheels contain
+(Valkey, OpenSSL) nor the base image.
 """
 
 import json
