@@ -1,4 +1,4 @@
-"""The tables of error codes, from gateway/domain/errors, and of the providers' codes, from gateway/providers."""
+"""The tables of faults, from gateway/domain/errors, and of the codes that the wire knows, from gateway/wire."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
