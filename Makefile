@@ -1,4 +1,4 @@
-# The everyday commands. Needs make, Python 3.11 or newer and a package registry; no root.
+# Needs make, Python 3.11 or newer and a package registry; no root.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-# What test leaves out: other Redis servers, waits in real time, soaks, and all examples of the fuzz tests.
+# Runs what test omits: other Redis servers, real-time waits, soak tests, and all examples of the fuzz tests.
 test-slow: $(VENV)/.installed-dev
 	@FUZZ=$${FUZZ:-1} $(BIN)/python -m pytest -m "slow or fuzz" $(ARGS)
 
@@ -26,38 +26,38 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-cache
 	@$(BIN)/python .ci/audit.py
 
-# What a release needs: fails unless a database of vulnerabilities answered.
+# Required for a release: fails unless a vulnerability database responds.
 audit: $(VENV)/.installed-dev
 	@$(BIN)/python .ci/audit.py --required
 
-# The bill of materials of the image's Python packages, from the lock, without a network.
+# Writes the bill of materials of the image's Python packages, from the lock, without a network.
 sbom:
 	@mkdir -p dist
 	@$(PYTHON) .ci/sbom.py deploy/requirements.lock > dist/imagegate.cdx.json
 	@echo "dist/imagegate.cdx.json"
 
-# Pins the images of deploy/ and docker-compose.yml to what their tags mean today; needs docker with buildx.
+# Pins the images of deploy/ and docker-compose.yml to the current digests of their tags; needs docker with buildx.
 digests:
 	@.ci/digests deploy/Dockerfile docker-compose.yml
 
-# Writes the tables of docs/ anew, from the code.
+# Regenerates the tables of docs/ from the code.
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate
 
-# Speed and memory, side by side with programs without any feature: ten minutes, or four.
-# ARGS="--only cpu" for a part, ARGS="--help" for what else there is.
+# Measures speed and memory beside baseline programs, in ten minutes, or four.
+# ARGS="--only cpu" runs a part, ARGS="--help" lists all options.
 bench: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
 
 bench-quick: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m bench --quick $(ARGS)
 
-# Gateways are killed, cut off and restarted under load, and then every book must agree: minutes by ARGS="--minutes 1",
-# the same run again by ARGS="--seed 7".
+# Kills, disconnects and restarts gateways under load, then reconciles the records of provider, ledger and clients.
+# ARGS="--minutes 1" sets the duration, ARGS="--seed 7" repeats a run.
 chaos: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m chaos $(ARGS)
 
-# That it can fail: wrong gateways, each of which must be found out.
+# Proves that chaos can fail: each of these faulty gateways must be detected.
 chaos-mutants: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m chaos.mutants $(ARGS)
 

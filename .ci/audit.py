@@ -1,7 +1,7 @@
-"""Asks OSV's database of vulnerabilities about every locked dependency, through pip-audit.
+"""Audits every locked dependency against the OSV database, by pip-audit.
 
-Exit code 1 if a vulnerability is known and not ignored, if the locks cannot be read, or if the database cannot be asked
-and `audit-exception.toml` does not allow that today.
+Exit code 1 if a vulnerability is known and not ignored, if the locks cannot be read, or if the database does not
+respond and `audit-exception.toml` does not allow that today.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _LONGEST = timedelta(days=90)
 
 @dataclass(frozen=True, slots=True)
 class Exemption:
-    """A dated decision to let something pass."""
+    """A dated exception."""
 
     reason: str
     expires: date
@@ -34,14 +34,14 @@ class Exemption:
 
 @dataclass(frozen=True, slots=True)
 class Exemptions:
-    """What `audit-exception.toml` allows: no audit at all, and vulnerabilities by ID."""
+    """The exceptions in `audit-exception.toml`: a build without an audit, and vulnerabilities by ID."""
 
     not_audited: Exemption | None
     ignored: Mapping[str, Exemption]
 
 
 def read_exemptions(path: Path) -> Exemptions:
-    """Reads the file, which may be absent. Raises: ValueError, with the entry at fault."""
+    """Reads the file, which may be absent. Raises: ValueError that names the invalid entry."""
     document = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
     if unknown := set(document) - {"not_audited", "ignored"}:
         raise ValueError(f"unknown table {min(unknown)}")
@@ -77,7 +77,7 @@ def main() -> int:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return _fail(f"{given.exceptions} is not valid: {error}")
     options = [part for lock in given.locks for part in ("--requirement", lock)]
-    read = _pip_audit("--dry-run", *options)  # asks no network
+    read = _pip_audit("--dry-run", *options)  # uses no network
     if read.returncode:
         return _fail(f"the locks cannot be audited: {_last_line(read)}")
     done = _pip_audit("--osv-url", given.osv_url, *options)

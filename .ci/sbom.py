@@ -1,7 +1,7 @@
 """Writes a CycloneDX 1.6 bill of materials of a lock file to standard output, without a network.
 
-It lists the Python packages by version and by the hashes that may be installed, and which of them needs which. It does
-not list what wheels contain (Valkey, OpenSSL) nor the base image.
+It lists the Python packages with versions, allowed hashes and dependencies. It does not list what wheels contain
+(Valkey, OpenSSL) nor the base image.
 """
 
 import json
@@ -22,7 +22,7 @@ _VIA = re.compile(r"    #(?: via)? +(?P<parent>[a-z0-9][a-z0-9-]*)(?: \(.*\))?")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A pinned package of the lock; `parents` need it."""
+    """A pinned package of the lock. `parents` depend on it."""
 
     name: str
     version: str
@@ -36,7 +36,7 @@ class Package:
 
 
 def read_lock(text: str) -> list[Package]:
-    """Reads a lock as `make lock` writes it. Raises: ValueError for a line that is not understood."""
+    """Reads a lock that `make lock` wrote. Raises: ValueError for an unknown line."""
     packages: list[Package] = []
     for line in text.splitlines():
         if pin := _PIN.fullmatch(line):
@@ -53,7 +53,7 @@ def read_lock(text: str) -> list[Package]:
 
 
 def build(lock: str, project: Mapping[str, str], now: datetime) -> dict[str, object]:
-    """The document; its serial number is the lock's, so that the same lock has the same one."""
+    """Builds the document. Its serial number is derived from the lock, so the same lock has the same one."""
     packages = read_lock(lock)
     root = f"pkg:pypi/{project['name']}@{project['version']}"
     refs = [(project["name"], root), *((package.name, package.purl) for package in packages)]

@@ -27,20 +27,20 @@ _THINGS: Mapping[Scope, str] = {
     Scope.ACCOUNT: "the account",
     Scope.UPSTREAM: "the upstream",
 }
-_STATES: Mapping[KeyState, str] = {KeyState.COOLING: "cools", KeyState.QUARANTINED: "in quarantine"}
+_STATES: Mapping[KeyState, str] = {KeyState.COOLING: "on cooldown", KeyState.QUARANTINED: "quarantined"}
 _RETRIES: Mapping[Retry, str] = {Retry.NEVER: "no", Retry.ONCE: "once", Retry.FREELY: "while attempts last"}
 _LOWERED: Mapping[CapacityHint, str] = {
     CapacityHint.NOTHING: "",
-    CapacityHint.RATE: "; taken to allow the rate that came through",
-    CapacityHint.GROWTH: "; taken to allow half its rate",
-    CapacityHint.CONCURRENCY: "; taken to allow fewer calls at once",
+    CapacityHint.RATE: "; its allowed rate is lowered to the rate that succeeded",
+    CapacityHint.GROWTH: "; its allowed rate is halved",
+    CapacityHint.CONCURRENCY: "; its allowed concurrency is lowered",
 }
 
 
 def blocks() -> dict[str, str]:
     return {
-        "answers": table(("error_code", "status", "type", "code", "message", "try again?"), map(_answer, ERROR_SPECS)),
-        "consequences": table(("error_code", "what is known", "charged?", "sent again?", "rests"), _consequences()),
+        "answers": table(("error_code", "status", "type", "code", "message", "retry?"), map(_answer, ERROR_SPECS)),
+        "consequences": table(("error_code", "outcome", "charged?", "retried?", "cooldown"), _consequences()),
         "codes-minimax": table(("code", "error_code"), _minimax()),
         "codes-types": _map("`error.type`", NEWER_TYPES),
         "codes-302ai": _map("`err_code`", ERR_CODES),

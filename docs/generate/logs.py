@@ -36,18 +36,16 @@ def blocks(explained: Path = MEANINGS) -> dict[str, str]:
     _compare("fields", meanings["fields"], {*_EVERY_LINE, *line_fields()})
     rows = [(code(name), prose(text)) for name, text in meanings["fields"].items()]
     return {
-        "log-fields": table(("field", "what it tells"), rows),
-        "log-events": table(
-            ("event", "level", "fields", "what it means, and what to do"), _rows(found, meanings["events"])
-        ),
+        "log-fields": table(("field", "meaning"), rows),
+        "log-events": table(("event", "level", "fields", "meaning and action"), _rows(found, meanings["events"])),
     }
 
 
 def _compare(what: str, said: Iterable[str], found: Iterable[str]) -> None:
     if missing := sorted(set(found) - set(said)):
-        raise PageError(f"{MEANINGS.name} [{what}] says nothing of {', '.join(missing)}")
+        raise PageError(f"{MEANINGS.name} [{what}] does not explain {', '.join(missing)}")
     if strange := sorted(set(said) - set(found)):
-        raise PageError(f"{MEANINGS.name} [{what}] has {', '.join(strange)}, which nobody logs")
+        raise PageError(f"{MEANINGS.name} [{what}] explains {', '.join(strange)}, which the code does not log")
 
 
 def _rows(found: list[Event], meanings: dict[str, str]) -> Iterator[tuple[str, ...]]:
@@ -89,7 +87,7 @@ def _read(call: ast.Call, where: str) -> Iterator[Event]:
     level = call.func.attr if isinstance(call.func, ast.Attribute) else "differs"
     names = _texts(call.args[0]) if call.args else []
     if not names:
-        raise PageError(f"{where}: an event must be a text, so that it can be looked up")
+        raise PageError(f"{where}: the event must be a string literal")
     fields = tuple(keyword.arg for keyword in call.keywords if keyword.arg and keyword.arg != "exc_info")
     for name in names:
         yield Event(name, _LEVELS.get(level, level), fields, where)

@@ -90,7 +90,7 @@ def test_the_error_budget_is_of_the_routes_that_make_images() -> None:
 @pytest.mark.parametrize("name", ALERTS)
 def test_an_alert_says_how_urgent_it_is_and_what_to_do(name: str) -> None:
     alert = ALERTS[name]
-    assert alert["labels"]["severity"] in {"page", "reservation"}
+    assert alert["labels"]["severity"] in {"page", "ticket"}
     assert alert["annotations"]["summary"]
     runbook = alert["annotations"]["runbook"]
     assert all(_is_command(command) for command in re.findall(r"`imagegate ([a-z -]+)`", runbook))

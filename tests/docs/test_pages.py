@@ -126,15 +126,15 @@ def test_events_are_found_in_the_code(tmp_path: Path) -> None:
 
 def test_an_event_that_cannot_be_looked_up_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text('_LOG.info(f"one {x}")\n')
-    with pytest.raises(PageError, match=r"a\.py:1: an event must be a text"):
+    with pytest.raises(PageError, match=r"a\.py:1: the event must be a string literal"):
         list(logs.events(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("removed", "says"),
     [
-        ("settlement_lost", r"\[events\] says nothing of settlement_lost"),
-        ("queue_ms", r"\[fields\] says nothing of queue_ms"),
+        ("settlement_lost", r"\[events\] does not explain settlement_lost"),
+        ("queue_ms", r"\[fields\] does not explain queue_ms"),
     ],
 )
 def test_what_is_logged_and_not_explained_is_refused(removed: str, says: str, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_what_is_logged_and_not_explained_is_refused(removed: str, says: str, tm
 
 def test_what_is_explained_and_not_logged_is_refused(tmp_path: Path) -> None:
     (tmp_path / "logs.toml").write_text(logs.MEANINGS.read_text("utf-8") + '\nnever_logged = "x"\n')
-    with pytest.raises(PageError, match="has never_logged, which nobody logs"):
+    with pytest.raises(PageError, match="explains never_logged, which the code does not log"):
         logs.blocks(tmp_path / "logs.toml")
 
 
