@@ -9,7 +9,9 @@ import pytest
 
 from tests.support.harness import new_key, wait_until
 from tests.support.processes import running, start_gateway
-from tests.support.workers import log_of, wait_until_all_serve, wait_until_each_serves
+from tests.support.workers import configuration, log_of, wait_until_all_serve, wait_until_each_serves
+
+__all__ = ["configuration"]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
 
