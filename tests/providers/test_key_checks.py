@@ -85,9 +85,9 @@ WEEK = {"current_weekly_remaining_percent": 10}
     ],
 )
 def test_a_plan_has_something_left_where_every_percentage_of_its_images_says_so(
-    row: dict[str, object], *, is_disconnected: bool
+    row: dict[str, object], *, has_left: bool
 ) -> None:
-    assert is_disconnected is ask_minimax(remains(**row)).has_plan_left
+    assert has_left is ask_minimax(remains(**row)).has_plan_left
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
