@@ -23,7 +23,7 @@ _OTHER_PARAM: Final = "?"
 """Logged in the place of a field name of another form: it may be a URL, or private text."""
 _TOO_MANY: Final = 429
 """Its detail names the limit, and holds no text of the caller."""
-_HTTP_FAULTS: Final = {404: ErrorCode.UNKNOWN_ROUTE, 405: ErrorCode.METHOD_NOT_ALLOWED}
+_STATUS_ERRORS: Final = {404: ErrorCode.UNKNOWN_ROUTE, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
 class ErrorMiddleware:
@@ -91,10 +91,10 @@ def _as_gateway_error(request: Request, failure: Exception) -> GatewayError:
     match failure:
         case GatewayError():
             return failure
-        case HTTPException(status_code=status) if status in _HTTP_FAULTS:
+        case HTTPException(status_code=status) if status in _STATUS_ERRORS:
             what = f"{request.method} {request.url.path[:200]}"
             text = f"Invalid URL ({what})." if status == 404 else f"Not allowed method for this URL ({what})."
-            return GatewayError(_HTTP_FAULTS[status], text)
+            return GatewayError(_STATUS_ERRORS[status], text)
         case _:
             _LOG.exception("internal_error", exc_info=failure)
             return GatewayError(ErrorCode.INTERNAL, type(failure).__name__)
