@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 def conformance(
     url: Annotated[str, typer.Argument(metavar="URL", help="The base URL, as http://127.0.0.1:8080/v1.")],
     key: Annotated[
-        str, typer.Option(envvar="IMAGEGATE_CONFORMANCE_KEY", help="An API key of that server.", show_default=False)
+        str, typer.Option(envvar="IMAGEGATE_CONFORMANCE_KEY", help="An API key of the server.", show_default=False)
     ] = "",
     model: Annotated[
         str | None,
-        typer.Option(help="The image model to try; else the first that is listed, else dall-e-3.", show_default=False),
+        typer.Option(help="The image model to test. Default: the first one listed, else dall-e-3.", show_default=False),
     ] = None,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Only the checks that buy nothing.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Run only checks that buy no images.")] = False,
     provoke_429: Annotated[
         int,
-        typer.Option("--provoke-429", metavar="N", min=0, help="Buy up to N images more, to meet the rate limit."),
+        typer.Option("--provoke-429", metavar="N", min=0, help="Buy up to N more images to reach the rate limit."),
     ] = 0,
-    timeout: Annotated[float, typer.Option(min=1.0, help="How long an answer may take.")] = 120.0,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Timeout of a response in seconds.")] = 120.0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Check that a server, any server, is compatible with OpenAI's image clients.
+    """Check that any server is compatible with OpenAI's image clients.
 
-    Exit code 0: every must holds; 1: one does not, or could not be tried; 2: the run could not begin. Images are bought
-    with the key; how many at most is said first.
+    Exit code 0: all required checks pass; 1: one fails or could not run; 2: the run could not start. The key buys
+    images; their maximum number is printed first.
     """
     if importlib.util.find_spec("openai") is None:
         _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")
     if not key:
-        _stop("no key; give --key or set IMAGEGATE_CONFORMANCE_KEY")
+        _stop("no key; use --key or set IMAGEGATE_CONFORMANCE_KEY")
     from gateway.testing.conformance import Plan, UnusableError, conform
 
     plan = Plan(url, key, model, timeout, not no_images, provoke_429)
@@ -54,7 +54,7 @@ def conformance(
 
 
 def _stop(message: str) -> NoReturn:
-    """One line on standard error, and exit code 2."""
+    """Prints one line on standard error; exit code 2."""
     print_error(message)
     raise typer.Exit(2)
 
@@ -62,7 +62,8 @@ def _stop(message: str) -> NoReturn:
 def _announce(plan: "Plan") -> None:
     images = f"at most {plan.images_max} images" if plan.images_max else "no images"
     typer.echo(
-        f"Buys {images}; a server that makes what it should refuse makes\nup to {plan.mistaken_max} more.", err=True
+        f"Buys {images}; a server that accepts what it should refuse\ngenerates up to {plan.mistaken_max} more.",
+        err=True,
     )
 
 
@@ -70,7 +71,7 @@ def _print(report: "Report") -> None:
     from gateway.testing.conformance import Level, Outcome
 
     rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in report.findings]
-    print_table(("CHECK", "LEVEL", "FOUND"), rows, empty="There are no checks.")
+    print_table(("CHECK", "LEVEL", "RESULT"), rows, empty="No checks.")
     for outcome in (Outcome.FAILS, Outcome.UNTRIED, Outcome.INAPPLICABLE):
         found = [finding for finding in report.findings if finding.outcome is outcome]
         if found:
@@ -82,7 +83,7 @@ def _print(report: "Report") -> None:
         f"\n{report.base_url}, {report.model}: {report.count(Outcome.HOLDS)} hold, "
         f"{failed[0]} musts and {failed[1]} shoulds do not,\n"
         f"{report.count(Outcome.UNTRIED)} could not be tried, {report.count(Outcome.INAPPLICABLE)} do not apply. "
-        f"Images in the answers: {report.images_seen}."
+        f"Images received: {report.images_seen}."
     )
 
 

@@ -17,7 +17,7 @@ app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)
 
 
 def _no_secret(text: str) -> str:
-    """Refuses a whole key, which would end in messages and paths that others read."""
+    """Rejects a whole key, which would appear in messages and paths."""
     if text.startswith("sk-"):
         raise typer.BadParameter("expected a key ID, got an API key; the ID is the 10 characters after sk-ig-")
     return text
@@ -25,7 +25,7 @@ def _no_secret(text: str) -> str:
 
 TenantName = Annotated[str, typer.Argument(help="The tenant's name.", callback=_no_secret)]
 KeyId = Annotated[str, typer.Argument(help="The key's ID, as listed.", callback=_no_secret)]
-Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days from now until it expires.")]
+Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires.")]
 _UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -34,7 +34,7 @@ def create(
     api: AdminApi,
     tenant: TenantName,
     limits: Document,
-    label: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    label: Annotated[str, typer.Option(help="Purpose of the key.")] = "",
     days: Days = None,
 ) -> None:
     """Create a key and show it once. Its own limits apply in addition to the tenant's."""
@@ -44,7 +44,7 @@ def create(
 
 @admin_command(app, "list")
 def list_(api: AdminApi, tenant: TenantName) -> None:
-    """List a tenant's valid keys, without the keys themselves."""
+    """List a tenant's valid keys, without their secrets."""
     api.show(api.ask("GET", f"/tenants/{quote(tenant, safe='')}/keys"), partial(_print_list, tenant))
 
 
@@ -66,22 +66,24 @@ def update(
     tenant: TenantName,
     key_id: KeyId,
     limits: Document,
-    label: Annotated[str | None, typer.Option(help="What the key is for.", show_default=False)] = None,
+    label: Annotated[str | None, typer.Option(help="Purpose of the key.", show_default=False)] = None,
     days: Days = None,
     never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
 ) -> None:
-    """Change a key; options that are not given stay unchanged."""
+    """Change a key. Omitted options stay unchanged."""
     if days and never_expires:
         raise typer.BadParameter("--days and --never-expires cannot be used together")
     change = limits | ({} if label is None else {"label": label})
     change |= {"expires_at": _in_days(days)} if days or never_expires else {}
     if not change:
-        raise typer.BadParameter("nothing to change: give a limit, --label, --days or --never-expires")
+        raise typer.BadParameter("nothing to change; set a limit, --label, --days or --never-expires")
     _find(api, tenant, key_id)
     answer = api.ask("PATCH", f"/keys/{quote(key_id, safe='')}", change)
     api.show(answer, _print)
     if answer.get("declared"):
-        typer.echo(f"{key_id} is declared in the configuration: a start or reload undoes this.", err=True)
+        typer.echo(
+            f"{key_id} is declared in the configuration. The next start or reload reverts this change.", err=True
+        )
 
 
 @admin_command(app, "rotate")
@@ -90,10 +92,11 @@ def rotate(
     tenant: TenantName,
     key_id: KeyId,
     grace: Annotated[
-        str, typer.Option(metavar="TIME", help="How long the old key stays valid: 24h, 30m, 7d, or 0 to revoke it.")
+        str,
+        typer.Option(metavar="TIME", help="Time for which the old key stays valid: 24h, 30m, 7d, or 0 to revoke it."),
     ] = "24h",
 ) -> None:
-    """Replace a key by a new one and show it once. ID, label and limits stay."""
+    """Replace a key and show the new one once. ID, label and limits stay the same."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
     answer = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
@@ -101,9 +104,9 @@ def rotate(
     if api.json:
         return
     until = answer.get("old_secret_until")
-    typer.echo(f"The old one {f'works until {minute(until)}' if until else 'is refused from now on'}.", err=True)
+    typer.echo(f"The old key {f'is valid until {minute(until)}' if until else 'is revoked'}.", err=True)
     if ended := before.get("old_secret_until"):
-        typer.echo(f"The one before that, due to work until {minute(ended)}, is refused from now on.", err=True)
+        typer.echo(f"The key before it, which was valid until {minute(ended)}, is revoked.", err=True)
 
 
 @admin_command(app, "revoke")
@@ -113,7 +116,7 @@ def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId) -> None:
     answer = api.ask("DELETE", f"/keys/{quote(key_id, safe='')}")
     api.show(answer, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
     if answer.get("declared"):
-        typer.echo("It stays revoked although the configuration declares it: declare a new one.", err=True)
+        typer.echo("The configuration still declares it. It stays revoked: declare a new key.", err=True)
 
 
 @app.command("hash")
@@ -121,26 +124,26 @@ def hash_(
     stdin: Annotated[bool, typer.Option("--stdin", help="Hash a key from standard input.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Create a key and the line that declares it under [[tenants.keys]]. Sends nothing."""
-    from gateway.domain.credentials import digest, key_id
+    """Create a key and its line for [[tenants.keys]], offline."""
+    from gateway.domain.tenants import digest, key_id
     from gateway.tenants.authentication import generate_api_key
 
     secret = sys.stdin.readline(200).strip() if stdin else generate_api_key()
     public_id = key_id(secret)
     if public_id is None:
-        fail("that is no key of this gateway (sk-ig- and 42 letters and digits); imagegate key hash makes one")
+        fail("not an API key of this gateway (sk-ig- and 42 letters and digits); imagegate key hash creates one")
     hashed = f"{public_id}.{digest(secret)}"
     if json:
         print_json({"hash": hashed} if stdin else {"key": secret, "hash": hashed})
         return
     if not stdin:
         print(secret)
-        typer.echo("It is shown only now: keep it in a safe place. For the configuration:", err=True)
+        typer.echo("The key is shown only once. Store it safely. For the configuration:", err=True)
     print(f'hash = "{hashed}"')
 
 
 def _find(api: AdminApi, tenant: str, key_id: str) -> Document:
-    """The key; one of another tenant ends the command."""
+    """Returns the key. Fails for a key of another tenant."""
     key = api.ask("GET", f"/keys/{quote(key_id, safe='')}")
     if key.get("tenant") != tenant:
         fail(f"{tenant} has no key '{key_id}'; see imagegate key list {tenant}")
@@ -150,7 +153,7 @@ def _find(api: AdminApi, tenant: str, key_id: str) -> Document:
 def _print_secret(tenant: str, answer: Document) -> None:
     print(printable(str(answer.get("key"))))
     key_id = printable(str(answer.get("id")))
-    typer.echo(f"Key {key_id} of {tenant}. It is shown only now: keep it in a safe place.", err=True)
+    typer.echo(f"Key {key_id} of {tenant}. It is shown only once. Store it safely.", err=True)
 
 
 def _print(key: Document) -> None:
@@ -179,8 +182,8 @@ def _in_days(days: int | None) -> int | None:
 
 
 def _seconds(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,7})([smhd]?)", text)
-    seconds = int(found[1]) * _UNITS_S[found[2]] if found else -1
+    match = re.fullmatch(r"([0-9]{1,7})([smhd]?)", text)
+    seconds = int(match[1]) * _UNITS_S[match[2]] if match else -1
     if not 0 <= seconds <= 30 * 86_400:
-        raise typer.BadParameter("give a time up to 30d, as 24h, 30m or 0", param_hint="--grace")
+        raise typer.BadParameter("expected a time up to 30d, as 24h, 30m or 0", param_hint="--grace")
     return seconds

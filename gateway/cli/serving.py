@@ -10,7 +10,7 @@ from gateway.cli.output import fail
 
 ConfigOption = Annotated[
     str | None,
-    typer.Option("--config", help="The configuration file; else IMAGEGATE_CONFIG, else config/imagegate.toml."),
+    typer.Option("--config", help="The configuration file. Default: IMAGEGATE_CONFIG, else config/imagegate.toml."),
 ]
 
 
@@ -70,7 +70,7 @@ def simulator(
     ] = "sliding",
     image_bytes: Annotated[int | None, typer.Option(min=1, help="Pad each image to this size.")] = None,
 ) -> None:
-    """Run a stand-in for MiniMax and 302.AI that makes pictures for free.
+    """Run a fake MiniMax and 302.AI server for testing.
 
     It accepts any key. A key that begins with "dead" is invalid, "broke" has no balance, "window" has used up its plan;
     the account is the part before the last "-". Words in the prompt cause errors: [code=1026], [http=502],
@@ -78,10 +78,10 @@ def simulator(
     API's own error with that status. GET /simulator/invoice shows what was billed.
 
     While it runs, PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes them return that
-    code, 0 makes them work; {"answers": 2056, "remains_ms": 5000} expires. PUT /simulator/outage with
+    code; 0 makes them work. {"answers": 2056, "remains_ms": 5000} expires. PUT /simulator/outage with
     {"kind": "hang", "seconds": 60}, or "cut", "garbage", "502", stops all images; DELETE ends it. PUT /simulator/edge
-    with {"blocks": 403} answers requests that resemble an attack with a page of that status; with {"echoes": true} it
-    refuses references and repeats their addresses; {} ends both.
+    with {"blocks": 403} returns a page of that status for requests that resemble an attack; with {"echoes": true} it
+    refuses references and repeats their URLs; {} ends both.
     """
     import uvicorn
 

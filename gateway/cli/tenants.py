@@ -23,7 +23,7 @@ Weight = Annotated[
 
 @admin_command(app, "create")
 def create(api: AdminApi, name: Name, limits: Document, model: Models = None, weight: Weight = None) -> None:
-    """Create a tenant. Limits that are not given are unlimited."""
+    """Create a tenant. Omitted limits are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
     api.show(api.ask("POST", "/tenants", body | limits), _print)
 
@@ -39,7 +39,7 @@ def _print_list(answer: Document) -> None:
         (str(tenant.get("name")), _whole_state(tenant), _models(tenant), day(tenant.get("created_at")))
         for tenant in rows(answer)
     ]
-    print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="There are no tenants.")
+    print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="No tenants.")
 
 
 @admin_command(app, "show")
@@ -61,11 +61,11 @@ def update(
     weight: Weight = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the tenant.")] = None,
 ) -> None:
-    """Change a tenant; options that are not given stay unchanged."""
+    """Change a tenant. Omitted options stay unchanged."""
     change = _change(model, all_models, weight, enable) | limits
     if not change:
         raise typer.BadParameter(
-            "nothing to change: give a limit, --model, --all-models, --weight, --enable or --disable"
+            "nothing to change; set a limit, --model, --all-models, --weight, --enable or --disable"
         )
     answer = api.ask("PATCH", f"/tenants/{quote(name, safe='')}", change)
     api.show(answer, _print)
@@ -75,25 +75,27 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant. Its keys are refused, its records are kept."""
+    """Disable a tenant. Its keys are refused; its records stay."""
     answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
     api.show(answer, _print)
     if answer.get("declared"):
         _hint(name, {"disabled": True})
     elif not api.json:
-        typer.echo(f"imagegate tenant update {name} --enable lets it in again.", err=True)
+        typer.echo(f"To enable it again: imagegate tenant update {name} --enable", err=True)
 
 
 def _hint(name: str, change: Document) -> None:
-    """Explains what a start or reload does to a change of a declared tenant."""
+    """Warns if a start or reload reverts the change of a declared tenant."""
     if change.keys() - {"disabled"}:
-        besides = ", besides --disable" if change.get("disabled") else ""
-        typer.echo(f"{name} is declared in the configuration: a start or reload undoes this{besides}.", err=True)
+        besides = ", except --disable" if change.get("disabled") else ""
+        typer.echo(
+            f"{name} is declared in the configuration. The next start or reload reverts this change{besides}.", err=True
+        )
     if change.get("disabled"):
-        typer.echo("It stays disabled, although the configuration declares it, until:", err=True)
+        typer.echo("The configuration declares it, but it stays disabled until:", err=True)
         typer.echo(f"imagegate tenant update {name} --enable", err=True)
     elif "disabled" in change:
-        typer.echo("Where the configuration disables it, a start or reload does so again.", err=True)
+        typer.echo("If the configuration disables it, the next start or reload does so again.", err=True)
 
 
 def _change(model: list[str] | None, all_models: bool, weight: int | None, enable: bool | None) -> Document:

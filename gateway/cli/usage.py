@@ -1,4 +1,4 @@
-"""`imagegate usage`: reports as table, CSV or JSON; records; and the verification that both agree."""
+"""`imagegate usage`: reports as table, CSV or JSON; record export; and verification of both."""
 
 import csv
 import os
@@ -22,13 +22,13 @@ app = typer.Typer(help="Usage reports, records and their verification.", invoke_
 _GROUPS: Final = ("day", "tenant", "model", "key")
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 _RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})
-"""Omitted from a table if all are 0."""
+"""Columns omitted from a table if all values are 0."""
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - meant so
-"""A spreadsheet evaluates a cell that begins with one of these."""
+"""Characters at which a spreadsheet evaluates a cell."""
 
 
 class Format(Enum):
-    """How a report is printed."""
+    """Output format of a report."""
 
     TABLE = "table"
     CSV = "csv"
@@ -38,7 +38,7 @@ class Format(Enum):
 def _parse_by(text: str) -> str:
     unknown = [name for name in text.split(",") if name not in _GROUPS]
     if unknown:
-        raise typer.BadParameter(f"'{unknown[0]}' is none of {', '.join(_GROUPS)}")
+        raise typer.BadParameter(f"'{unknown[0]}' is not one of {', '.join(_GROUPS)}")
     return text
 
 
@@ -55,12 +55,12 @@ ToOption = Annotated[
 ]
 ByOption = Annotated[
     str,
-    typer.Option("--by", callback=_parse_by, metavar="GROUP", help="day, tenant, model or key; or some, as day,model."),
+    typer.Option(
+        "--by", callback=_parse_by, metavar="GROUP", help="One or more of day, tenant, model and key, as day,model."
+    ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", help="Write to this file, completely or not at all. Default: print.")
-]
+OutputOption = Annotated[Path | None, typer.Option("--output", help="Write to this file, atomically. Default: print.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -73,7 +73,7 @@ def report(
     format_: FormatOption = Format.TABLE,
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
-    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
 ) -> None:
     """Report usage by day, tenant, model or key."""
     if context.invoked_subcommand is not None:
@@ -132,28 +132,28 @@ def verify(
     answer = answers[0] | counts | {"differences": differences, "next_cursor": None}
     api.show(answer, lambda _: _print_verification(counts, differences))
     if differences:
-        fail(f"the sums and the records disagree: {_counted(len(differences), 'difference')}")
+        fail(f"the sums differ from the records: {_counted(len(differences), 'difference')}")
 
 
 _COUNTS: Final = ("days", "records", "expired_days", "busy_days")
 
 
 def _refuse_options(context: typer.Context) -> None:
-    """`imagegate usage --tenant a export` would export every tenant's."""
+    """Rejects options before the subcommand: `imagegate usage --tenant a export` would export every tenant."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(f"give options behind '{context.invoked_subcommand}', not before it")
+            raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
 
 
 def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, str]:
     days = {"from": first, "to": last}
-    given = {name: f"{day.date()}" for name, day in days.items() if day is not None}
-    return given if tenant is None else given | {"tenant": tenant}
+    values = {name: f"{day.date()}" for name, day in days.items() if day is not None}
+    return values if tenant is None else values | {"tenant": tenant}
 
 
 def _pages(api: AdminApi, path: str, query: dict[str, str]) -> Iterator[Document]:
-    """Every page. The cursor holds the query."""
+    """Yields every page. The cursor encodes the query."""
     while True:
         answer = api.ask("GET", f"{path}?{urlencode(query)}")
         yield answer
@@ -169,7 +169,7 @@ def _number(answer: Document, name: str) -> int:
 
 
 def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
-    writer = csv.writer(sys.stdout)  # ends lines with CR LF, as RFC 4180 does, and so quotes either in a cell
+    writer = csv.writer(sys.stdout)  # CR LF line ends, as in RFC 4180, so cells with either are quoted
     writer.writerow([*groups, *_AMOUNTS])
     for row in report:
         texts = [_harmless(str(row.get(group))) for group in groups]
@@ -177,14 +177,14 @@ def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Text that no spreadsheet evaluates, without terminal control characters."""
+    """Escapes text that a spreadsheet would evaluate, and terminal control characters."""
     text = "".join(one if one.isprintable() or one in "\t\r\n" else "?" for one in text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def _print_report(groups: Sequence[str], answer: Document) -> None:
-    found = answer.get("total")
-    total = found if isinstance(found, dict) else {}
+    amounts_total = answer.get("total")
+    total = amounts_total if isinstance(amounts_total, dict) else {}
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
     decimals = max(_decimals(row) for row in [*rows(answer), total])
@@ -192,14 +192,14 @@ def _print_report(groups: Sequence[str], answer: Document) -> None:
     print_table(
         [name.upper() for name in names],
         [_cells(row, names, decimals) for row in rows(answer)],
-        empty="Nothing was used.",
+        empty="No usage.",
         numbers=len(amounts),
         total=["TOTAL", *([""] * (len(groups) - 1)), *_cells(total, amounts, decimals)],
     )
 
 
 def _cells(row: Document, names: Sequence[str], decimals: int) -> list[str]:
-    """The row's texts, with money padded to the same number of decimals."""
+    """Renders a row's cells, with money padded to the same number of decimals."""
     pad = "0" * (decimals - _decimals(row))
     return [f"{row.get(name)}{pad if name == 'usd' else ''}" for name in names]
 
@@ -209,16 +209,18 @@ def _decimals(row: Document) -> int:
 
 
 def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
-    for found in differences:
-        where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
-        told = f"{found.get('measure')} {found.get('sums')} in the sums, {found.get('records')} in the records"
-        print(printable(f"{where}: {told}"))
+    for difference in differences:
+        tenant, day, key, model = (difference.get(name) for name in ("tenant", "day", "key", "model"))
+        measure, sums, records = (difference.get(name) for name in ("measure", "sums", "records"))
+        print(
+            printable(f"{tenant} {day} key {key} model {model}: {measure} {sums} in the sums, {records} in the records")
+        )
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")
     if counts["expired_days"]:
-        print(f"Not compared: {_counted(counts['expired_days'], 'day')} whose records are no longer kept.")
+        print(f"Not compared: {_counted(counts['expired_days'], 'day')} with expired records.")
     if counts["busy_days"]:
-        print(f"Not compared: {_counted(counts['busy_days'], 'day')} with requests all the while; try again later.")
+        print(f"Not compared: {_counted(counts['busy_days'], 'day')} with requests meanwhile; try again later.")
 
 
 def _counted(count: int, thing: str) -> str:
@@ -227,20 +229,20 @@ def _counted(count: int, thing: str) -> str:
 
 @contextmanager
 def _writing(output: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that gets its name only when it is complete."""
+    """Opens standard output, or a file that is renamed only when complete."""
     if output is None:
         yield sys.stdout
         return
     part = output.with_name(f"{output.name}.part")
     try:
-        part.unlink(missing_ok=True)  # a leftover has a mode of its own
+        part.unlink(missing_ok=True)  # a leftover may have another mode
         with open(part, "x", encoding="utf-8", opener=_open_private) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(output)
     except OSError as error:
-        fail(f"{output} cannot be written ({error.strerror}); check --output")
+        fail(f"cannot write {output} ({error.strerror}); check --output")
     finally:
         part.unlink(missing_ok=True)
 

@@ -93,7 +93,7 @@ def test_a_named_file_goes_before_the_environment_s(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "cannot be read"), (b"[server", "invalid TOML"), (b"\xff\xfe", "not valid TOML"), (b"", "upstreams")],
+    [(None, "cannot be read"), (b"[server", "invalid TOML"), (b"\xff\xfe", "invalid TOML"), (b"", "upstreams")],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, says: str) -> None:
     path = tmp_path / "gate.toml"

@@ -237,7 +237,7 @@ def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> 
     with started(configuration, ADMIN__PORT=str(free_port())) as (_, url):
         line = [sys.executable, "-m", "gateway", "tenant", "list", "--url", url, "--admin-key", ADMIN_KEY]
         ended = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    hint = f"{url} has no admin API; has it a port of its own ([admin] port)? check --url"
+    hint = f"{url} has no admin API; use the port of [admin] port in --url"
     assert (1, f"imagegate: {hint}\n") == (ended.returncode, ended.stderr)
 
 

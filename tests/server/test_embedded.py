@@ -63,7 +63,7 @@ def test_check_logs_in_with_the_configured_password(server: Server, config: Path
     (tmp_path / "secret").write_text("hunter2\n")
     done = run("check", "--config", written(config, f'password = {{ file = "{tmp_path}/secret" }}'))
     assert (0, "") == (done.returncode, done.stderr)
-    assert "redis: answers" in done.stdout
+    assert "redis: reachable" in done.stdout
 
 
 @each_command
