@@ -26,13 +26,13 @@ def audit(
     api.show(api.ask("GET", f"/audit?{wanted}"), _print_list)
 
 
-def _print_list(answer: Document) -> None:
-    for entry in rows(answer):
+def _print_list(response: Document) -> None:
+    for entry in rows(response):
         _print(entry)
-    if not rows(answer):
+    if not rows(response):
         print("No entries.")
-    if answer.get("next"):
-        typer.echo(printable(f"More entries: --before {answer['next']}"), err=True)
+    if response.get("next"):
+        typer.echo(printable(f"More entries: --before {response['next']}"), err=True)
 
 
 def _print(entry: Document) -> None:

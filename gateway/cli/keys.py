@@ -48,10 +48,10 @@ def list_(api: AdminApi, tenant: TenantName) -> None:
     api.show(api.ask("GET", f"/tenants/{quote(tenant, safe='')}/keys"), partial(_print_list, tenant))
 
 
-def _print_list(tenant: str, answer: Document) -> None:
-    has_old = any(key.get("old_secret_until") for key in rows(answer))
+def _print_list(tenant: str, response: Document) -> None:
+    has_old = any(key.get("old_secret_until") for key in rows(response))
     columns = ("ID", "LABEL", "CREATED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
-    print_table(columns, [_row(key)[: len(columns)] for key in rows(answer)], empty=f"{tenant} has no keys.")
+    print_table(columns, [_row(key)[: len(columns)] for key in rows(response)], empty=f"{tenant} has no keys.")
 
 
 @admin_command(app, "show")
@@ -78,9 +78,9 @@ def update(
     if not change:
         raise typer.BadParameter("nothing to change; set a limit, --label, --days or --never-expires")
     _find(api, tenant, key_id)
-    answer = api.ask("PATCH", f"/keys/{quote(key_id, safe='')}", change)
-    api.show(answer, _print)
-    if answer.get("declared"):
+    response = api.ask("PATCH", f"/keys/{quote(key_id, safe='')}", change)
+    api.show(response, _print)
+    if response.get("declared"):
         typer.echo(
             f"{key_id} is declared in the configuration. The next start or reload reverts this change.", err=True
         )
@@ -99,11 +99,11 @@ def rotate(
     """Replace a key and show the new one once. ID, label and limits stay the same."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
-    answer = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
-    api.show(answer, partial(_print_secret, tenant))
+    response = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
+    api.show(response, partial(_print_secret, tenant))
     if api.json:
         return
-    until = answer.get("old_secret_until")
+    until = response.get("old_secret_until")
     typer.echo(f"The old key {f'is valid until {minute(until)}' if until else 'is revoked'}.", err=True)
     if ended := before.get("old_secret_until"):
         typer.echo(f"The key before it, which was valid until {minute(ended)}, is revoked.", err=True)
@@ -113,9 +113,9 @@ def rotate(
 def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId) -> None:
     """Revoke a key: every process refuses it within a second."""
     _find(api, tenant, key_id)
-    answer = api.ask("DELETE", f"/keys/{quote(key_id, safe='')}")
-    api.show(answer, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
-    if answer.get("declared"):
+    response = api.ask("DELETE", f"/keys/{quote(key_id, safe='')}")
+    api.show(response, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
+    if response.get("declared"):
         typer.echo("The configuration still declares it. It stays revoked: declare a new key.", err=True)
 
 
@@ -150,9 +150,9 @@ def _find(api: AdminApi, tenant: str, key_id: str) -> Document:
     return key
 
 
-def _print_secret(tenant: str, answer: Document) -> None:
-    print(printable(str(answer.get("key"))))
-    key_id = printable(str(answer.get("id")))
+def _print_secret(tenant: str, response: Document) -> None:
+    print(printable(str(response.get("key"))))
+    key_id = printable(str(response.get("id")))
     typer.echo(f"Key {key_id} of {tenant}. It is shown only once. Store it safely.", err=True)
 
 

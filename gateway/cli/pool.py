@@ -62,11 +62,11 @@ def list_(
     api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))
 
 
-def _print_pool(every_key: bool, answer: Document) -> None:
-    if not rows(answer):
+def _print_pool(every_key: bool, response: Document) -> None:
+    if not rows(response):
         print("No upstreams.")
         return
-    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=every_key):
+    for line in render_pool(rows(response), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=every_key):
         print(line)
 
 
@@ -111,8 +111,8 @@ def remove(api: AdminApi, target: KeyTarget) -> None:
 
     Its in-flight calls finish.
     """
-    answer = api.ask("DELETE", _path(target))
-    api.show(answer, lambda _: print_text(f"{target} ({answer.get('fingerprint')}) removed."))
+    response = api.ask("DELETE", _path(target))
+    api.show(response, lambda _: print_text(f"{target} ({response.get('fingerprint')}) removed."))
 
 
 @admin_command(app, "enable")
@@ -139,38 +139,38 @@ def drain(api: AdminApi, target: AnyTarget) -> None:
 @admin_command(app, "probe")
 def probe(api: AdminApi, target: KeyTarget) -> None:
     """Check a key at the provider, for free. The exit code is 1 if it does not work."""
-    answer = api.ask("POST", f"{_path(target)}/probe")
-    api.show(answer, partial(_print_probe, target))
-    if not answer.get("works"):
+    response = api.ask("POST", f"{_path(target)}/probe")
+    api.show(response, partial(_print_probe, target))
+    if not response.get("works"):
         raise typer.Exit(1)
 
 
-def _print_added(target: str, answer: Document) -> None:
-    print_text(f"{target} ({answer.get('fingerprint')}) added.")
-    probed = answer.get("probe")
+def _print_added(target: str, response: Document) -> None:
+    print_text(f"{target} ({response.get('fingerprint')}) added.")
+    probed = response.get("probe")
     if isinstance(probed, dict):
-        _print_probe(target, probed | {"key": answer})
+        _print_probe(target, probed | {"key": response})
 
 
-def _print_probe(target: str, answer: Document) -> None:
-    seconds = answer.get("seconds")
+def _print_probe(target: str, response: Document) -> None:
+    seconds = response.get("seconds")
     took = f" ({seconds:.1f} s)" if isinstance(seconds, int | float) else ""
-    if answer.get("works"):
+    if response.get("works"):
         print_text(f"{target} works{took}.")
     else:
-        reasons = [str(answer[name]) for name in ("error_code", "detail") if answer.get(name)]
+        reasons = [str(response[name]) for name in ("error_code", "detail") if response.get(name)]
         print_text(f"{target} does not work: {', '.join(reasons) or 'no reason reported'}{took}.")
-    _print_state(answer.get("key"))
+    _print_state(response.get("key"))
 
 
 def _hold(api: AdminApi, target: str, state: str) -> None:
     api.show(api.ask("PATCH", _path(target), {"state": state}), partial(_print_held, target, state))
 
 
-def _print_held(target: str, state: str, answer: Document) -> None:
+def _print_held(target: str, state: str, response: Document) -> None:
     print_text(f"{target}: {'enabled' if state == 'ready' else state}.")
-    if answer.get("state") != state:
-        _print_state(answer)
+    if response.get("state") != state:
+        _print_state(response)
 
 
 def _print_state(thing: object) -> None:

@@ -34,10 +34,10 @@ def list_(api: AdminApi) -> None:
     api.show(api.ask("GET", "/tenants"), _print_list)
 
 
-def _print_list(answer: Document) -> None:
+def _print_list(response: Document) -> None:
     listed = [
         (str(tenant.get("name")), _whole_state(tenant), _models(tenant), day(tenant.get("created_at")))
-        for tenant in rows(answer)
+        for tenant in rows(response)
     ]
     print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="No tenants.")
 
@@ -67,18 +67,18 @@ def update(
         raise typer.BadParameter(
             "nothing to change; set a limit, --model, --all-models, --weight, --enable or --disable"
         )
-    answer = api.ask("PATCH", f"/tenants/{quote(name, safe='')}", change)
-    api.show(answer, _print)
-    if answer.get("declared"):
+    response = api.ask("PATCH", f"/tenants/{quote(name, safe='')}", change)
+    api.show(response, _print)
+    if response.get("declared"):
         _hint(name, change)
 
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
     """Disable a tenant. Its keys are refused; its records stay."""
-    answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
-    api.show(answer, _print)
-    if answer.get("declared"):
+    response = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
+    api.show(response, _print)
+    if response.get("declared"):
         _hint(name, {"disabled": True})
     elif not api.json:
         typer.echo(f"To enable it again: imagegate tenant update {name} --enable", err=True)

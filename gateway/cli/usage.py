@@ -80,16 +80,16 @@ def report(
         _refuse_options(context)
         return
     query = _query(tenant, first, last) | {"by": by}
-    answers = list(_pages(AdminApi(url, admin_key, json), "/usage", query))
-    answer = answers[0] | {"data": [row for each in answers for row in rows(each)], "next_cursor": None}
+    pages = list(_pages(AdminApi(url, admin_key, json), "/usage", query))
+    response = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
     groups = list(dict.fromkeys(by.split(",")))
     match Format.JSON if json else format_:
         case Format.JSON:
-            print_json(answer)
+            print_json(response)
         case Format.CSV:
-            _write_csv(groups, rows(answer))
+            _write_csv(groups, rows(response))
         case Format.TABLE:
-            _print_report(groups, answer)
+            _print_report(groups, response)
 
 
 @app.command("export")
@@ -104,11 +104,11 @@ def export(
     """Export every request's record as JSON Lines, oldest day first."""
     api, done = AdminApi(url, admin_key, json=True), 0
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as progress:
-        for answer in _pages(api, "/usage/records", _query(tenant, first, last)):
-            for record in rows(answer):
+        for response in _pages(api, "/usage/records", _query(tenant, first, last)):
+            for record in rows(response):
                 print_json(record, file, (",", ":"))
                 done += 1
-            progress(done, _number(answer, "total"))
+            progress(done, _number(response, "total"))
     print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
 
 
@@ -121,16 +121,16 @@ def verify(
 ) -> None:
     """Recompute the sums from the records and print every difference."""
     query = _query(tenant, first, last)
-    answers: list[Document] = []
+    pages: list[Document] = []
     with progressing("comparing", "records") as progress:
         total = _number(api.ask("GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
-        for answer in _pages(api, "/usage/verify", query):
-            answers.append(answer)
-            progress(sum(_number(each, "records") for each in answers), total)
-    counts = {name: sum(_number(each, name) for each in answers) for name in _COUNTS}
-    differences = [difference for each in answers for difference in rows(each, "differences")]
-    answer = answers[0] | counts | {"differences": differences, "next_cursor": None}
-    api.show(answer, lambda _: _print_verification(counts, differences))
+        for response in _pages(api, "/usage/verify", query):
+            pages.append(response)
+            progress(sum(_number(each, "records") for each in pages), total)
+    counts = {name: sum(_number(each, name) for each in pages) for name in _COUNTS}
+    differences = [difference for each in pages for difference in rows(each, "differences")]
+    response = pages[0] | counts | {"differences": differences, "next_cursor": None}
+    api.show(response, lambda _: _print_verification(counts, differences))
     if differences:
         fail(f"the sums differ from the records: {_counted(len(differences), 'difference')}")
 
@@ -155,16 +155,16 @@ def _query(tenant: str | None, first: datetime | None, last: datetime | None) ->
 def _pages(api: AdminApi, path: str, query: dict[str, str]) -> Iterator[Document]:
     """Yields every page. The cursor encodes the query."""
     while True:
-        answer = api.ask("GET", f"{path}?{urlencode(query)}")
-        yield answer
-        cursor = answer.get("next_cursor")
+        response = api.ask("GET", f"{path}?{urlencode(query)}")
+        yield response
+        cursor = response.get("next_cursor")
         if not isinstance(cursor, str):
             return
         query = {"cursor": cursor}
 
 
-def _number(answer: Document, name: str) -> int:
-    value = answer.get(name)
+def _number(response: Document, name: str) -> int:
+    value = response.get(name)
     return value if isinstance(value, int) else 0
 
 
@@ -182,16 +182,16 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
-def _print_report(groups: Sequence[str], answer: Document) -> None:
-    amounts_total = answer.get("total")
+def _print_report(groups: Sequence[str], response: Document) -> None:
+    amounts_total = response.get("total")
     total = amounts_total if isinstance(amounts_total, dict) else {}
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
-    decimals = max(_decimals(row) for row in [*rows(answer), total])
-    print(printable(f"{answer.get('from')} to {answer.get('to')}, UTC"))
+    decimals = max(_decimals(row) for row in [*rows(response), total])
+    print(printable(f"{response.get('from')} to {response.get('to')}, UTC"))
     print_table(
         [name.upper() for name in names],
-        [_cells(row, names, decimals) for row in rows(answer)],
+        [_cells(row, names, decimals) for row in rows(response)],
         empty="No usage.",
         numbers=len(amounts),
         total=["TOTAL", *([""] * (len(groups) - 1)), *_cells(total, amounts, decimals)],

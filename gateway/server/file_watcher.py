@@ -30,7 +30,7 @@ class FileWatcher:
 def _stamp(path: str) -> tuple[int, int, int] | None:
     """Modification time, size and inode; None if there is no file."""
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -49,8 +49,8 @@ class Certificate:
             context.load_cert_chain(self._tls.certificate, self._tls.key, _refuse_passphrase)
         except (ssl.SSLError, OSError) as error:
             raise SettingsError(
-                f"server.tls: {self._tls.certificate} and {self._tls.key} cannot be used ({_reason(error)}); "
-                "give PEM files of one certificate and its own key, without a passphrase"
+                f"server.tls: cannot load {self._tls.certificate} and {self._tls.key} ({_reason(error)}); "
+                "use PEM files of a certificate and its key, without a passphrase"
             ) from error
         self._valid = content
         return context
@@ -92,7 +92,7 @@ class Certificate:
         try:
             return x509.load_pem_x509_certificate(Path(self._tls.certificate).read_bytes()).not_valid_after_utc
         except (OSError, ValueError) as error:
-            raise SettingsError(f"server.tls.certificate: {self._tls.certificate} is no PEM certificate") from error
+            raise SettingsError(f"server.tls.certificate: {self._tls.certificate} is not a PEM certificate") from error
 
     def expiry_warning(self) -> str:
         """Empty unless the certificate has expired or expires soon. Raises: SettingsError."""

@@ -191,7 +191,7 @@ def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Pat
     files = certify(configuration.parent, passphrase=PASSPHRASE)
     said = refused(configuration, **tls(files))
     assert said.startswith(f"imagegate: FILE: server.tls: {files.certificate} and {files.key} cannot be used (")
-    assert said.endswith("give PEM files of one certificate and its own key, without a passphrase\n")
+    assert said.endswith("use PEM files of a certificate and its key, without a passphrase\n")
 
 
 @pytest.mark.slow
