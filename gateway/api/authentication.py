@@ -1,8 +1,8 @@
 """Authenticates tenants, and throttles failed authentication attempts per client address.
 
-Each client address (an IPv6 /64, which belongs to one customer) has a token bucket of wrong keys a minute in each
-process, shared by the tenant and admin APIs. Once it is empty, wrong keys get 429 until it has a token again. A missing
-key does not count, nor does a key that could not be checked because Redis is unavailable.
+Each client address has a token bucket of wrong keys a minute in each process, shared by the tenant and admin APIs. IPv6
+addresses count by /64, which belongs to one customer. Once the bucket is empty, wrong keys get 429 until it has a token
+again. A missing key does not count, nor does a key that could not be checked because Redis is unavailable.
 
 A misconfigured client must not lock out others at its address (behind a proxy or NAT):
 

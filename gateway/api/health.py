@@ -21,7 +21,7 @@ class HealthRoutes:
     def __init__(self, readiness: Readiness, scrape: Scrape, own_ports: Sequence[DedicatedPort]) -> None:
         self._readiness = readiness
         self._scrape = scrape
-        self._own_ports = {one.number for one in own_ports}
+        self._own_ports = {port.number for port in own_ports}
         self._document = DOCUMENT.read_bytes()
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - signature of a route

@@ -50,8 +50,8 @@ def poll_message(receive: Receive) -> Message | None:
     try:
         next(receiving)
     except StopIteration as message:
-        found: Message = message.value
-        return found
+        received: Message = message.value
+        return received
     receiving.close()
     return None
 

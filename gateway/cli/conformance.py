@@ -70,13 +70,13 @@ def _announce(plan: "Plan") -> None:
 def _print(report: "Report") -> None:
     from gateway.testing.conformance import Level, Outcome
 
-    rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in report.findings]
+    rows = [(finding.check.name, finding.check.level.value, finding.outcome.value) for finding in report.findings]
     print_table(("CHECK", "LEVEL", "RESULT"), rows, empty="No checks.")
     for outcome in (Outcome.FAILS, Outcome.UNTRIED, Outcome.INAPPLICABLE):
-        found = [finding for finding in report.findings if finding.outcome is outcome]
-        if found:
+        findings = [finding for finding in report.findings if finding.outcome is outcome]
+        if findings:
             print(f"\n{outcome.value.capitalize()}:")
-        for finding in found:
+        for finding in findings:
             _explain(finding, is_short=outcome is Outcome.INAPPLICABLE)
     failed = [report.count(Outcome.FAILS, level) for level in Level]
     print(

@@ -50,10 +50,10 @@ def _texts(line: _Line, names: int, states: int, columns: Sequence[int], width: 
         amounts = (f"{amount:>{column}}" for amount, column in zip(line.amounts, columns, strict=True))
         yield _GAP.join([head, *amounts])
         return
-    first, *others = textwrap.wrap(line.note, width - len(head) - len(_GAP), break_on_hyphens=False) or [""]
+    first, *continuations = textwrap.wrap(line.note, width - len(head) - len(_GAP), break_on_hyphens=False) or [""]
     yield f"{head}{_GAP}{first}".rstrip()
-    for other in others:
-        yield " " * (len(head) + len(_GAP)) + other
+    for continuation in continuations:
+        yield " " * (len(head) + len(_GAP)) + continuation
 
 
 def cut(name: str, width: int) -> str:

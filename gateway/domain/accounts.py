@@ -105,7 +105,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """How long an error takes a key, account or upstream out of rotation."""
+    """The time for which an error takes a key, account or upstream out of rotation."""
 
     scope: Scope
     state: KeyState

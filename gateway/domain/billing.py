@@ -135,7 +135,7 @@ class ImageOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRequest:
-    """What one request reserves, and against whose limits."""
+    """The reservation that a request needs, and the tenant and key that it counts against."""
 
     request_id: str
     model: str

@@ -25,7 +25,7 @@ class ResponseFormat(Enum):
 
 
 class Operation(Enum):
-    """Whether an image is generated from a prompt, or edits input images."""
+    """The kind of a job: generation from a prompt, or an edit of input images."""
 
     GENERATE = "generate"
     EDIT = "edit"
@@ -58,8 +58,8 @@ class Capability:
     max_images_per_call: int = 1
     prompt_max_chars: int = 1000
     operations: frozenset[Operation] = frozenset({Operation.GENERATE})
-    answers_base64: bool = True
-    """Supports base64 responses. Otherwise the gateway downloads and encodes the images."""
+    supports_base64: bool = True
+    """If false, the gateway downloads and encodes the images itself."""
     fields: frozenset[str] = frozenset()
     """Supported optional fields: see `ImageJob.fields`."""
 

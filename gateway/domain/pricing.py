@@ -75,7 +75,7 @@ class PerToken:
     output_usd_micros: int
     input_tokens_max: int
     output_tokens_max: int
-    """Of one image."""
+    """Limit for one image."""
 
     def cost(self, made: MadeImages) -> int:
         read = self.input_tokens_max if made.input_tokens is None else made.input_tokens
@@ -88,7 +88,7 @@ class Stated:
     """The provider states the cost in its response."""
 
     usd_micros_max: int
-    """Of one image."""
+    """Limit for one image."""
 
     def cost(self, made: MadeImages) -> int:
         stated = made.stated_usd_micros

@@ -20,8 +20,8 @@ class Size:
     def log_ratio(self) -> float:
         return math.log(self.width / self.height)
 
-    def has_ratio_of(self, other: "Size") -> bool:
-        return math.isclose(self.log_ratio, other.log_ratio)
+    def has_ratio_of(self, size: "Size") -> bool:
+        return math.isclose(self.log_ratio, size.log_ratio)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class Principal:
 
     @property
     def has_rates(self) -> bool:
-        """Whether its responses carry `x-ratelimit-*`."""
+        """True if its responses carry `x-ratelimit-*`."""
         both = (self.tenant.limits, self.key.limits)
         return any(limits.requests_per_minute is not None or limits.images_per_minute is not None for limits in both)
 

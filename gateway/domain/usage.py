@@ -163,7 +163,7 @@ class LedgerEntry:
     model: str
     amounts: UsageTotals
     price_usd_micros: int
-    """Of one image."""
+    """Micro-dollars of one image."""
     outcome: str
     """A RequestOutcome's value."""
     calls: Mapping[tuple[str, str], AccountOutcome]

@@ -76,7 +76,7 @@ class Ai302:
         base = Capability(
             (AspectRatios(PRESETS),),
             prompt_max_chars=PROMPT_MAX_CHARS,
-            answers_base64=False,
+            supports_base64=False,
             fields=OUTPUT | {"minimax.prompt_optimizer"},
         )
         return overridden(base, overrides)

@@ -1,7 +1,7 @@
 """Trust in result URLs: which ones the gateway may download, and the URL given to the client.
 
-A URL comes from outside. It is followed only to an allow-listed host (`PUBLIC`) or to an origin that the operator
-configured in full (`NAMED`), which may be private and unencrypted.
+A URL comes from outside. It is followed only to an allow-listed host (`PUBLIC`) or a configured origin (`NAMED`).
+Such an origin may be private and unencrypted.
 """
 
 import re

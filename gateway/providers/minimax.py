@@ -147,7 +147,7 @@ class MiniMax:
             (AspectRatios(ratios),) if is_live else (AspectRatios(ratios), PIXELS),
             max_images_per_call=9,
             prompt_max_chars=PROMPT_MAX_CHARS,
-            fields=OUTPUT | {own for name, own in FIELDS.items() if is_live or name != "style"},
+            fields=OUTPUT | {domain_name for name, domain_name in FIELDS.items() if is_live or name != "style"},
         )
         return overridden(base, overrides)
 
@@ -184,15 +184,17 @@ def _open(reply: UpstreamResponse) -> UntrustedObject:
 
 def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
     """Applies the operator's `capabilities`: limits by name, features as true or false."""
-    declared = {own: overrides[name] for name, own in FIELDS.items() if name in overrides}
-    taken, refused = ({own for own, flag in declared.items() if flag is wanted} for wanted in (True, False))
+    declared = {domain_name: overrides[name] for name, domain_name in FIELDS.items() if name in overrides}
+    taken, refused = (
+        {domain_name for domain_name, flag in declared.items() if flag is wanted} for wanted in (True, False)
+    )
     ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
     has_pixels = overrides.get("exact_sizes", PIXELS in base.sizes)
     return replace(
         base,
         sizes=(*ratios, PIXELS) if has_pixels else ratios,
         max_images_per_call=overrides.get("max_images_per_call", base.max_images_per_call),
-        answers_base64=bool(overrides.get("base64_response", base.answers_base64)),
+        supports_base64=bool(overrides.get("base64_response", base.supports_base64)),
         fields=(base.fields | taken) - refused,
     )
 

@@ -36,7 +36,7 @@ class KeyCheck:
     window_s: float | None = None
     """Seconds until the end of a plan window that is certainly used up."""
     window_if_spent_s: float | None = None
-    """The same for a window that may be used up: valid if another error shows that the plan is."""
+    """Seconds until the end of a window that may be used up; valid if another error proves it."""
     has_plan_left: bool = False
     """The plan certainly has quota left."""
     seconds: float = 0.0

@@ -109,8 +109,8 @@ class UntrustedObject:
 
     def inners(self, name: str) -> list["UntrustedObject"]:
         """Returns the objects of a list; other items are skipped."""
-        found = (_read(item, _Object) for item in self.items(name))
-        return [UntrustedObject(fields) for fields in found if fields is not None]
+        objects = (_read(item, _Object) for item in self.items(name))
+        return [UntrustedObject(fields) for fields in objects if fields is not None]
 
     def text(self, name: str) -> str:
         return (_read(self._field(name), str) or "")[:_DETAIL_MAX_CHARS]

@@ -196,9 +196,9 @@ class Connections:
         return None
 
     def _is_exempt(self, address: str) -> bool:
-        found = ip_address(address)
-        found = getattr(found, "ipv4_mapped", None) or found
-        return any(found in network for network in self._bounds.exempt)
+        parsed = ip_address(address)
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(parsed in network for network in self._bounds.exempt)
 
 
 class Connection:

@@ -116,7 +116,7 @@ def _as_ipv4(network: _Network) -> _Network:
 
 
 def _is_wide(network: _Network) -> bool:
-    """Whether a public network is larger than any provider of proxies needs."""
+    """Returns whether a public network is larger than any provider of proxies needs."""
     if isinstance(network, IPv4Network):
         return network.prefixlen < _IPV4_BITS_MIN and not any(network.subnet_of(one) for one in _OWN_IPV4)
     return network.prefixlen < _IPV6_BITS_MIN and not network.subnet_of(_OWN_IPV6)

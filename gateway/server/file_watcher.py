@@ -23,7 +23,7 @@ class FileWatcher:
         return stamp != self._read and self._stable_polls >= _STABLE_POLLS
 
     def mark_read(self) -> None:
-        """Call this before reading the file."""
+        """Marks the present content as read. Call it before reading the file."""
         self._read = _stamp(self._path)
 
 

@@ -68,7 +68,7 @@ class Certificate:
             )
 
     async def poll_async(self) -> None:
-        """Call this about once a second."""
+        """Runs `poll` in a thread. Call it about once a second."""
         await asyncio.to_thread(self.poll)
 
     def poll(self) -> None:
@@ -118,7 +118,7 @@ def _make_context() -> ssl.SSLContext:
 
 
 def _context_of(certificate: bytes, key: bytes) -> ssl.SSLContext:
-    """Goes through files, as Python loads certificates from nothing else."""
+    """Builds a context through files, as Python loads certificates from nothing else."""
     context = _make_context()
     with TemporaryDirectory() as folder:  # only this user can read it
         for name, content in (("tls.crt", certificate), ("tls.key", key)):

@@ -67,7 +67,7 @@ class _Worker(Process):
         asyncio.get_running_loop().add_reader(self.child_conn.fileno(), self.pong)
 
     def has_ended(self) -> bool:
-        """Call this once a round. Returns: whether the process has ended, or was killed because it hangs."""
+        """Returns whether the process has ended, or was killed because it hangs. Call it once a round."""
         if not self.process.is_alive():
             return True
         self._silent_rounds += 1

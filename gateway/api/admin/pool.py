@@ -168,7 +168,7 @@ def _key_in(account: AccountStatus, name: str) -> KeyStatus:
 
 
 def _error_code_of(health: Health) -> ErrorCode | None:
-    """None also if this version does not know the code."""
+    """Returns None also if this version does not know the code."""
     return next((error_code for error_code in ErrorCode if error_code.value == health.error_code), None)
 
 

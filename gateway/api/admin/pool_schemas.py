@@ -98,9 +98,9 @@ def describe_probe(probe: KeyCheck) -> dict[str, object]:
 def _effective_health(own: Health, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Health:
     """Returns its own health. If no part is usable, the health of the part whose cooldown ends first."""
     healths = [_effective_health(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
-    if own.state is not KeyState.READY or any(one.state in {KeyState.READY, KeyState.HALF_OPEN} for one in healths):
+    if own.state is not KeyState.READY or any(item.state in {KeyState.READY, KeyState.HALF_OPEN} for item in healths):
         return own
-    return min(healths, key=lambda one: one.until_s or math.inf, default=own)
+    return min(healths, key=lambda item: item.until_s or math.inf, default=own)
 
 
 def _describe_health(health: Health) -> dict[str, object]:

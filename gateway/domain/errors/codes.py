@@ -11,7 +11,7 @@ SERVER: Final = "server_error"
 
 
 class Outcome(Enum):
-    """What is known about the cost of a call that has ended."""
+    """The known cost of a call that has ended."""
 
     NOT_SENT = "not_sent"
     """Nothing was sent upstream: free."""
@@ -24,7 +24,7 @@ class Outcome(Enum):
 
 
 class Retry(Enum):
-    """Whether the gateway may retry the call."""
+    """The gateway's retry policy of an error."""
 
     NEVER = "never"
     ONCE = "once"
@@ -34,7 +34,7 @@ class Retry(Enum):
 
 
 class Scope(Enum):
-    """What the next attempt of the same job avoids, and what a cooldown applies to."""
+    """The object that the next attempt avoids and that a cooldown applies to."""
 
     NOTHING = "nothing"
     KEY = "key"
@@ -45,7 +45,7 @@ class Scope(Enum):
 
 
 class CooldownKind(Enum):
-    """How the length of a cooldown is determined."""
+    """The rule for the length of a cooldown."""
 
     NONE = "none"
     SECONDS = "seconds"
@@ -203,7 +203,7 @@ class ErrorSpec:
     outcome: Outcome = Outcome.NOT_SENT
     retry: Retry = Retry.NEVER
     scope: Scope = Scope.NOTHING
-    """What the next attempt avoids, and what the cooldown applies to."""
+    """The object that the next attempt avoids and that the cooldown applies to."""
     pause: CooldownKind = CooldownKind.NONE
     pause_s: int = 0
     pause_max_s: int = 0
@@ -237,7 +237,7 @@ class ErrorSpec:
 
     @property
     def may_client_retry(self) -> bool:
-        """Whether sending the same request again could help and cannot be billed twice."""
+        """True if sending the same request again may help and cannot be billed twice."""
         is_transient = not self.is_permanent and (self.status in {408, 429} or self.status >= 500)
         is_refused_for_now = self.outcome is Outcome.REFUSED and self.retry is not Retry.NEVER
         return is_transient and (self.outcome is Outcome.NOT_SENT or is_refused_for_now)
