@@ -12,26 +12,28 @@ if TYPE_CHECKING:
 
 
 def conformance(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The base URL, as http://127.0.0.1:8080/v1.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The base URL, for example http://127.0.0.1:8080/v1.")],
     key: Annotated[
         str, typer.Option(envvar="IMAGEGATE_CONFORMANCE_KEY", help="An API key of the server.", show_default=False)
     ] = "",
     model: Annotated[
         str | None,
-        typer.Option(help="The image model to test. Default: the first one listed, else dall-e-3.", show_default=False),
+        typer.Option(
+            help="The image model to test. Default: the first listed model, else dall-e-3.", show_default=False
+        ),
     ] = None,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Run only checks that buy no images.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Run only the checks that buy nothing.")] = False,
     provoke_429: Annotated[
         int,
         typer.Option("--provoke-429", metavar="N", min=0, help="Buy up to N more images to reach the rate limit."),
     ] = 0,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Timeout of a response in seconds.")] = 120.0,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Maximum seconds for a response.")] = 120.0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Check that any server is compatible with OpenAI's image clients.
+    """Check that a server is compatible with OpenAI's image clients.
 
-    Exit code 0: all required checks pass; 1: one fails or could not run; 2: the run could not start. The key buys
-    images; their maximum number is printed first.
+    Works with any server. Exit code 0: every must holds; 1: one does not, or could not be tried; 2: the run could not
+    begin. The command buys images with the key, and prints the maximum number first.
     """
     if importlib.util.find_spec("openai") is None:
         _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")

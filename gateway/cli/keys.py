@@ -96,7 +96,7 @@ def rotate(
         typer.Option(metavar="TIME", help="Time for which the old key stays valid: 24h, 30m, 7d, or 0 to revoke it."),
     ] = "24h",
 ) -> None:
-    """Replace a key and show the new one once. ID, label and limits stay the same."""
+    """Replace the secret of a key and show it once. ID, label and limits stay unchanged."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
     response = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
@@ -124,7 +124,7 @@ def hash_(
     stdin: Annotated[bool, typer.Option("--stdin", help="Hash a key from standard input.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Create a key and its line for [[tenants.keys]], offline."""
+    """Create a key and the line that declares it under [[tenants.keys]]. Sends nothing."""
     from gateway.domain.tenants import digest, key_id
     from gateway.tenants.authentication import generate_api_key
 

@@ -54,9 +54,9 @@ def list_(
     api: AdminApi,
     keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False,
 ) -> None:
-    """Show upstreams and accounts with their usage and limits, and the keys on cooldown with the reason.
+    """Show every upstream and account, the used capacity, and keys on cooldown with their cause.
 
-    Requests and images are those of the last minute, out of the account's limit; RUNNING are the in-flight calls.
+    REQ/MIN and IMG/MIN: requests and images of the last minute, of the account's limit. IN FLIGHT: in-flight calls.
     Images and dollars a day are today's (UTC).
     """
     api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))

@@ -12,7 +12,7 @@ from typing import Final
 from gateway.cli.client import Document, rows
 from gateway.cli.output import printable
 
-_HEADINGS: Final = ("REQ/MIN", "IMG/MIN", "RUNNING", "IMG/DAY", "USD/DAY")
+_HEADINGS: Final = ("REQ/MIN", "IMG/MIN", "IN FLIGHT", "IMG/DAY", "USD/DAY")
 _GAP: Final = "  "
 _NAME_MIN: Final = 12
 _STEP: Final = 2

@@ -60,28 +60,26 @@ def simulator(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 9000,
     latency: Annotated[float, typer.Option(min=0, help="Seconds that an image takes.")] = 0.3,
-    rpm: Annotated[int, typer.Option(min=1, help="Requests a minute that an account may send.")] = 600,
-    images_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Images a minute that an account may request.")
-    ] = None,
+    rpm: Annotated[int, typer.Option(min=1, help="Requests a minute of an account.")] = 600,
+    images_per_minute: Annotated[int | None, typer.Option(min=1, help="Images a minute of an account.")] = None,
     max_concurrency: Annotated[int | None, typer.Option(min=1, help="Concurrent requests of an account.")] = None,
     minute: Annotated[
-        Literal["sliding", "fixed"], typer.Option(help="Any 60 seconds, or the clock's minutes.")
+        Literal["sliding", "fixed"], typer.Option(help="Count limits in any 60 seconds, or in calendar minutes.")
     ] = "sliding",
     image_bytes: Annotated[int | None, typer.Option(min=1, help="Pad each image to this size.")] = None,
 ) -> None:
     """Run a fake MiniMax and 302.AI server for testing.
 
-    It accepts any key. A key that begins with "dead" is invalid, "broke" has no balance, "window" has used up its plan;
-    the account is the part before the last "-". Words in the prompt cause errors: [code=1026], [http=502],
-    [delay=3], [hang], [cut], [garbage], [empty], [fail=1]. [http=502] is a proxy's page, [http=502][code=1000] the
-    API's own error with that status. GET /simulator/invoice shows what was billed.
+    The server accepts any key. A key that begins with "dead" is invalid, "broke" has no balance, and "window" has used
+    up its plan. The account is the part before the last "-". Words in the prompt cause errors: [code=1026], [http=502],
+    [delay=3], [hang], [cut], [garbage], [empty], [fail=1]. [http=502] returns a proxy's page, [http=502][code=1000] the
+    API's own error with that status. GET /simulator/invoice returns the billed images.
 
-    While it runs, PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes them return that
-    code; 0 makes them work. {"answers": 2056, "remains_ms": 5000} expires. PUT /simulator/outage with
-    {"kind": "hang", "seconds": 60}, or "cut", "garbage", "502", stops all images; DELETE ends it. PUT /simulator/edge
-    with {"blocks": 403} returns a page of that status for requests that resemble an attack; with {"echoes": true} it
-    refuses references and repeats their URLs; {} ends both.
+    PUT /simulator/keys/KEY or /simulator/accounts/ACCOUNT with {"answers": 1008} makes the key or account return that
+    code; 0 makes it work again. {"answers": 2056, "remains_ms": 5000} expires. PUT /simulator/outage with
+    {"kind": "hang", "seconds": 60}, or "cut", "garbage", "502", stops all images; DELETE ends the outage.
+    PUT /simulator/edge with {"blocks": 403} returns a page with that status for requests that resemble an attack. With
+    {"echoes": true} the server refuses references and repeats their URLs. {} ends both.
     """
     import uvicorn
 

@@ -75,10 +75,10 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant. Its keys are refused; its records stay."""
-    response = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
-    api.show(response, _print)
-    if response.get("declared"):
+    """Disable a tenant: refuse its keys and retain its records."""
+    answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
+    api.show(answer, _print)
+    if answer.get("declared"):
         _hint(name, {"disabled": True})
     elif not api.json:
         typer.echo(f"To enable it again: imagegate tenant update {name} --enable", err=True)

@@ -17,7 +17,7 @@ from gateway.cli.client import DEFAULT_URL, AdminApi, Document, rows
 from gateway.cli.options import AdminKeyOption, UrlOption, admin_command
 from gateway.cli.output import fail, print_json, print_table, printable, progressing
 
-app = typer.Typer(help="Usage reports, records and their verification.", invoke_without_command=True)
+app = typer.Typer(help="Report usage, export records and verify totals.", invoke_without_command=True)
 
 _GROUPS: Final = ("day", "tenant", "model", "key")
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
@@ -56,11 +56,14 @@ ToOption = Annotated[
 ByOption = Annotated[
     str,
     typer.Option(
-        "--by", callback=_parse_by, metavar="GROUP", help="One or more of day, tenant, model and key, as day,model."
+        "--by", callback=_parse_by, metavar="GROUP", help="Group by day, tenant, model or key, or several: day,model."
     ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", help="Write to this file, atomically. Default: print.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", help="Write to this file, completely or not at all. Default: standard output."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -119,7 +122,7 @@ def verify(
     first: FromOption = None,
     last: ToOption = None,
 ) -> None:
-    """Recompute the sums from the records and print every difference."""
+    """Recompute the totals from the records and print every difference."""
     query = _query(tenant, first, last)
     pages: list[Document] = []
     with progressing("comparing", "records") as progress:
@@ -132,7 +135,7 @@ def verify(
     response = pages[0] | counts | {"differences": differences, "next_cursor": None}
     api.show(response, lambda _: _print_verification(counts, differences))
     if differences:
-        fail(f"the sums differ from the records: {_counted(len(differences), 'difference')}")
+        fail(f"totals and records differ: {_counted(len(differences), 'difference')}")
 
 
 _COUNTS: Final = ("days", "records", "expired_days", "busy_days")
@@ -209,12 +212,10 @@ def _decimals(row: Document) -> int:
 
 
 def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
-    for difference in differences:
-        tenant, day, key, model = (difference.get(name) for name in ("tenant", "day", "key", "model"))
-        measure, sums, records = (difference.get(name) for name in ("measure", "sums", "records"))
-        print(
-            printable(f"{tenant} {day} key {key} model {model}: {measure} {sums} in the sums, {records} in the records")
-        )
+    for found in differences:
+        where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
+        told = f"{found.get('measure')} {found.get('sums')} in the totals, {found.get('records')} in the records"
+        print(printable(f"{where}: {told}"))
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")
     if counts["expired_days"]:

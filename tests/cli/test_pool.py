@@ -69,9 +69,9 @@ def listing(*sites: dict[str, object], width: int = 80, every_key: bool = False)
 
 def test_a_calm_pool_is_a_line_an_upstream_and_a_line_an_account() -> None:
     assert [
-        "NAME    STATE  REQ/MIN  IMG/MIN  RUNNING  IMG/DAY  USD/DAY",
+        "NAME    STATE  REQ/MIN  IMG/MIN  IN FLIGHT  IMG/DAY  USD/DAY",
         "sim     ready  0 waiting",
-        "  main  ready     3/10    12/60     2/10       41   0.1435",
+        "  main  ready     3/10    12/60       2/10       41   0.1435",
     ] == listing(site(account()))
 
 
@@ -139,7 +139,7 @@ def test_a_wide_terminal_shows_long_names_whole() -> None:
 
 
 def test_a_pool_without_accounts_is_listed() -> None:
-    assert ["NAME  STATE  REQ/MIN  IMG/MIN  RUNNING  IMG/DAY  USD/DAY", "sim   ready  0 waiting"] == listing(site())
+    assert ["NAME  STATE  REQ/MIN  IMG/MIN  IN FLIGHT  IMG/DAY  USD/DAY", "sim   ready  0 waiting"] == listing(site())
 
 
 @pytest.mark.parametrize(("width", "expected"), [(63, LONG), (7, "aaa…zzz"), (6, "aaa…zz"), (2, "a…"), (1, "…")])

@@ -264,9 +264,9 @@ def test_a_difference_is_a_line_and_a_failure(ask: Ask, books: "redis.Redis") ->
     done = ask("usage", "verify")
     assert 1 == done.returncode
     line, summary = done.stdout.splitlines()
-    assert f"acme {today} key key1 model a|?[31m: lost 2 in the sums, 0 in the records" == line
+    assert f"acme {today} key key1 model a|?[31m: lost 2 in the totals, 0 in the records" == line
     assert "Compared 1 tenant day, 1 record: 1 difference." == summary
-    assert "imagegate: the sums differ from the records: 1 difference\n" == done.stderr
+    assert "imagegate: totals and records differ: 1 difference\n" == done.stderr
     as_json = ask("usage", "verify", "--json")
     assert 1 == as_json.returncode
     found: list[dict[str, Any]] = json.loads(as_json.stdout)["differences"]
