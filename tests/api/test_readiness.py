@@ -95,7 +95,7 @@ UNABLE = {
     ),
     "upstream 'sim': no usable account": a_pool(),
     "upstream 'sim': no usable account: key_invalid": a_pool(an_account(a_key(KeyState.QUARANTINED, "key_invalid"))),
-    "upstream 'sim': no usable account: insufficient_balance, disabled": a_pool(
+    "upstream 'sim': no usable account: disabled, insufficient_balance": a_pool(
         an_account(state=KeyState.QUARANTINED, error_code="insufficient_balance"), an_account(state=KeyState.DISABLED)
     ),
 }
