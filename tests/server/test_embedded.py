@@ -78,7 +78,7 @@ def test_a_database_that_is_not_there_is_refused_with_the_remedy(
 
 def test_check_says_what_may_be_wrong_with_an_address_where_nobody_answers(config: Path) -> None:
     done = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"redis://127.0.0.1:{free_port()}/0")
-    check_refused(done, "redis.url", "does not answer", "is it running there?", "rediss://")
+    check_refused(done, "redis.url", "does not respond", "check that it is running", "rediss://")
 
 
 @pytest.mark.parametrize(

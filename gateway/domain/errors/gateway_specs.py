@@ -117,7 +117,7 @@ OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
         503,
         SERVER,
         "no_upstream_available",
-        "No image service is available at the moment.",
+        "No image service is available. Please try again later.",
         retry_after_s=60,
     ),
     ErrorCode.DEADLINE: ErrorSpec(
