@@ -19,7 +19,7 @@ from gateway.domain.errors import (
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
 from gateway.providers.error_texts import SENTENCES
 from gateway.providers.minimax import CODES, NEWER_TYPES
-from gateway.providers.replies import HTTP_FAULTS
+from gateway.providers.replies import STATUS_ERRORS
 
 _THINGS: Mapping[Scope, str] = {
     Scope.KEY: "the key",
@@ -45,7 +45,7 @@ def blocks() -> dict[str, str]:
         "codes-types": _map("`error.type`", NEWER_TYPES),
         "codes-302ai": _map("`err_code`", ERR_CODES),
         "codes-words": _map("`code`", CODE_WORDS),
-        "codes-http": _map("HTTP status", HTTP_FAULTS),
+        "codes-http": _map("HTTP status", STATUS_ERRORS),
         "codes-native": table(("`status_code`", "`status_msg`", "error_codes"), _native()),
     }
 

@@ -1,1 +1,1 @@
-"""HTTP in and out: routes, bodies, headers. What a request means is decided further down."""
+"""HTTP routes, request and response bodies, and headers."""

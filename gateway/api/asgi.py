@@ -1,6 +1,6 @@
-"""Starlette's application without its own middleware, which every message of a request would pass.
+"""Starlette's application without its own middleware, which would see every message of a request.
 
-Starlette's two layers render errors in plain text; here `errors.ErrorBoundary` renders all of them.
+Starlette's two layers render errors as plain text. Here `errors.ErrorMiddleware` renders all of them.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class App(Starlette):
-    """An application with only the middleware that it is given."""
+    """An application with only the middleware passed to it."""
 
     def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router
@@ -22,7 +22,7 @@ class App(Starlette):
 
 
 class AsgiEndpoint:
-    """A route's handler as an ASGI application; Starlette would wrap a function in two more layers."""
+    """Runs a route's handler as an ASGI application. Starlette would wrap a function in two more layers."""
 
     def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
         self._handle = handle

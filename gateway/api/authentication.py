@@ -1,17 +1,17 @@
-"""Authentication of tenants, and the limit on wrong keys of one address.
+"""Authenticates tenants, and throttles failed authentication attempts per client address.
 
-Each client address (of IPv6 its /64, which one customer has) has a token bucket of wrong keys a minute in each process,
-for tenants and the admin API together. Once it is empty, wrong keys get 429 until a token is back. A missing key is no
-guess, and neither is a key that could not be checked because Redis is unavailable.
+Each client address has a token bucket of wrong keys a minute in each process, shared by the tenant and admin APIs. IPv6
+addresses count by /64, which belongs to one customer. Once the bucket is empty, wrong keys get 429 until it has a token
+again. A missing key does not count, nor does a key that could not be checked because Redis is unavailable.
 
-Clients that share an address with a misconfigured one (behind a proxy, or NAT) must not be locked out by it:
+A misconfigured client must not lock out others at its address (behind a proxy or NAT):
 
-- An admin key is always compared first, which costs no I/O, and a right one passes. So 429 does not slow down guessing;
-  the length of the key does, at least 16 characters.
-- A tenant's key that was valid recently, from any address, is always checked and passes. It has 190 random bits, too
-  many to guess: the limit spares Redis and the log. Other keys are refused unread.
-- A misconfigured client repeats itself, a guesser does not. Once a bucket is spent, keys that were just found wrong
-  there get none of its lower half: refilled tokens are for other keys.
+- An admin key is always compared first, without I/O, and a valid one passes. So the key's length of at least 16
+  characters protects it from guessing, not the 429.
+- An API key that was valid recently, from any address, is always checked. It has 190 random bits and cannot be guessed:
+  the limit protects Redis and the log. Other keys are refused unread.
+- A misconfigured client repeats its key; an attacker does not. Once a bucket was empty, recent wrong keys cannot use
+  its lower half: refilled tokens are reserved for other keys.
 
 Invariant: at most as many unverified keys are checked concurrently as there are tokens; the rest wait.
 """
@@ -40,14 +40,14 @@ from gateway.tenants.authentication import Authenticator
 _MINUTE_S: Final = 60.0
 _WRONG: Final = frozenset({ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED})
 _BUCKETS_MAX: Final = 4096
-"""About 3 MB when each is spent."""
+"""About 3 MB if every bucket is empty."""
 _KNOWN_MAX: Final = 10_000
-"""As many as `stores/credentials.py` caches."""
+"""The cache size of `tenants/authentication.py`."""
 _REPEATS_MAX: Final = 8
 _IPV6_NETWORK_BITS: Final = 64
 _DIGEST_BYTES: Final = 16
 _NAME_MAX_CHARS: Final = 64
-"""Of what a proxy says and is no address."""
+"""Limit on a proxy's text that is not an address."""
 _TOO_MANY: Final = 429
 
 _T = TypeVar("_T")
@@ -55,23 +55,23 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class _Bucket:
-    """What is left to one address."""
+    """The tokens of one address."""
 
     tokens: float
     since_s: float
-    """Up to when `tokens` has grown, monotonic."""
+    """Monotonic time of the last refill."""
     is_spent: bool = False
-    """It ran empty and has not been full since."""
+    """The bucket was empty and has not been full since."""
     in_doubt: int = 0
-    """Keys that are being checked."""
+    """Number of unverified keys that are being checked."""
     wrong: list[bytes] = field(default_factory=list)
-    """Digests of the last wrong keys, the newest last."""
+    """Digests of the latest wrong keys, newest last."""
     settled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a key in doubt was decided, and then replaced."""
+    """Set when the check of an unverified key ends, and then replaced."""
 
 
 class FailedAuthThrottle:
-    """Throttles wrong keys by address, and remembers valid ones. `per_minute` 0 disables it."""
+    """Throttles wrong keys by address, and remembers valid ones. `per_minute` 0 disables the throttle."""
 
     def __init__(self, per_minute: int, monotonic: Callable[[], float], buckets_max: int = _BUCKETS_MAX) -> None:
         self._per_minute = per_minute
@@ -79,11 +79,11 @@ class FailedAuthThrottle:
         self._buckets_max = buckets_max
         self._buckets: dict[str, _Bucket] = {}
         self._known: dict[bytes, None] = {}
-        """Digests of right keys, the last used last."""
+        """Digests of valid keys, most recently used last."""
         self._hash_key = secrets.token_bytes(_DIGEST_BYTES)
 
     async def check_tenant(self, address: str, authorization: str, check: Callable[[], Awaitable[_T]]) -> _T:
-        """What `check` makes of a tenant's key. Raises: GatewayError AUTHENTICATION_THROTTLED, and what it raises."""
+        """Runs `check` for an API key. Raises: GatewayError AUTHENTICATION_THROTTLED, and those of `check`."""
         secret = _secret_of(authorization)
         if not self._per_minute or not secret:
             return await check()
@@ -100,7 +100,7 @@ class FailedAuthThrottle:
             bucket.settled = asyncio.Event()
 
     def check_admin(self, address: str, authorization: str, check: Callable[[], _T]) -> _T:
-        """Likewise of an admin key. It is checked first: a spent bucket refuses wrong keys only."""
+        """Runs `check` for an admin key. It comes first, so that an empty bucket refuses wrong keys only."""
         try:
             return check()
         except GatewayError as error:
@@ -114,17 +114,17 @@ class FailedAuthThrottle:
 
     async def _decide(self, address: str, digest: bytes, check: Callable[[], Awaitable[_T]]) -> _T:
         try:
-            found = await check()
+            result = await check()
         except GatewayError as error:
             if error.error_code in _WRONG:
                 self._known.pop(digest, None)
                 self._count(self._bucket(address), digest)
             raise
         self._remember(digest)
-        return found
+        return result
 
     async def _acquire(self, address: str, digest: bytes) -> _Bucket:
-        """The bucket, once it has a token for this key, whatever becomes of those in doubt."""
+        """Waits until the bucket has a token for this key even if all unverified ones are wrong."""
         while True:
             bucket = self._bucket(address)
             if self._require_token(bucket, digest) >= bucket.in_doubt:
@@ -132,15 +132,16 @@ class FailedAuthThrottle:
             await bucket.settled.wait()
 
     def _require_token(self, bucket: _Bucket, digest: bytes) -> float:
-        """How many tokens are left for others. Raises: GatewayError AUTHENTICATION_THROTTLED."""
-        kept = self._per_minute / 2 if bucket.is_spent and digest in bucket.wrong else 0.0
-        left = bucket.tokens - max(kept, 1.0)
-        if left < 0:
-            raise GatewayError(ErrorCode.AUTHENTICATION_THROTTLED, retry_after_s=-left * _MINUTE_S / self._per_minute)
-        return left
+        """Returns the tokens that remain for others. Raises: GatewayError AUTHENTICATION_THROTTLED."""
+        reserved = self._per_minute / 2 if bucket.is_spent and digest in bucket.wrong else 0.0
+        remaining = bucket.tokens - max(reserved, 1.0)
+        if remaining < 0:
+            wait_s = -remaining * _MINUTE_S / self._per_minute
+            raise GatewayError(ErrorCode.AUTHENTICATION_THROTTLED, retry_after_s=wait_s)
+        return remaining
 
     def _bucket(self, address: str) -> _Bucket:
-        """As it stands now."""
+        """Returns the refilled bucket."""
         name, now_s = network_of(address), self._monotonic()
         bucket = self._buckets.get(name)
         if bucket is None:
@@ -154,18 +155,18 @@ class FailedAuthThrottle:
         return bucket
 
     def _tokens(self, bucket: _Bucket, now_s: float) -> float:
-        grown = (now_s - bucket.since_s) * self._per_minute / _MINUTE_S
-        return min(bucket.tokens + grown, self._per_minute)
+        refilled = (now_s - bucket.since_s) * self._per_minute / _MINUTE_S
+        return min(bucket.tokens + refilled, self._per_minute)
 
     def _count(self, bucket: _Bucket, digest: bytes) -> None:
-        bucket.tokens = max(bucket.tokens - 1, 0)  # a key known as right, and now wrong, was let in without one
+        bucket.tokens = max(bucket.tokens - 1, 0)  # a known key that has become invalid was checked without a token
         bucket.is_spent = bucket.is_spent or bucket.tokens < 1
         bucket.wrong = [*(wrong for wrong in bucket.wrong if wrong != digest), digest][-_REPEATS_MAX:]
 
     def _drop_fullest(self, now_s: float) -> None:
         """Drops the fullest quarter of the buckets.
 
-        To have an empty bucket dropped, an attacker with many addresses must empty more buckets than are kept.
+        An attacker with many addresses would have to empty more buckets than the limit to get an empty one dropped.
         """
         idle = [name for name, bucket in self._buckets.items() if not bucket.in_doubt]
         idle.sort(key=lambda name: self._tokens(self._buckets[name], now_s), reverse=True)
@@ -179,12 +180,12 @@ class FailedAuthThrottle:
             del self._known[next(iter(self._known))]
 
     def _digest(self, text: str) -> bytes:
-        """Hashes a key with a random key of this process: collisions cannot be made, and memory reveals no key."""
+        """Hashes a key with a random key of this process: collisions cannot be forged, and memory reveals no key."""
         return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
 
 
 class TenantAuthenticator:
-    """Authenticates requests, and bounds what refused ones cost."""
+    """Authenticates requests, and limits the cost of refused ones."""
 
     def __init__(
         self,
@@ -204,15 +205,15 @@ class TenantAuthenticator:
         self.count_refusal = refusals.count
 
     async def begin(self, request: Request) -> Principal:
-        """Authenticates a request for images. Raises: GatewayError SHUTTING_DOWN, and what `authenticate` raises."""
+        """Authenticates a request for images. Raises: GatewayError SHUTTING_DOWN, and those of `authenticate`."""
         self._drain.refuse()
         return await self.authenticate(request)
 
     async def authenticate(self, request: Request) -> Principal:
         """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_UNAVAILABLE."""
-        given = request.headers.get("authorization", "")
-        check = partial(self._credentials.identify, given)
-        caller = await self._guesses.check_tenant(address_of(request), given, check)
+        authorization = request.headers.get("authorization", "")
+        check = partial(self._credentials.identify, authorization)
+        caller = await self._guesses.check_tenant(address_of(request), authorization, check)
         context = context_of(request)
         context.tenant, context.key_id = caller.tenant.name, caller.key.id
         context.memory.tenant = context.tenant
@@ -238,28 +239,28 @@ class TenantAuthenticator:
             context_of(request).rates = await self._admission.look(caller, is_refused=is_refused)
         except GatewayError as error:
             if error.row.status == _TOO_MANY:
-                raise  # every other answer needs no Redis
+                raise  # other errors only omit the headers
 
 
 def _secret_of(authorization: str) -> str:
-    """The key that was sent; empty if none was."""
+    """Returns the bearer key; empty if there is none."""
     scheme, _, secret = authorization.partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else ""
 
 
 def network_of(address: str) -> str:
-    """Whose an address is: an IPv4 address alone, also inside IPv6; of IPv6 the /64. What is none stands for itself."""
+    """Returns an IPv4 address, also if mapped into IPv6, or the /64 of an IPv6 address. Other text stays unchanged."""
     try:
-        found = ip_address(address)
+        parsed = ip_address(address)
     except ValueError:
         return address[:_NAME_MAX_CHARS]
-    if not isinstance(found, IPv6Address):
-        return str(found)
-    if found.ipv4_mapped:
-        return str(found.ipv4_mapped)
-    return f"{int(found) >> (128 - _IPV6_NETWORK_BITS):016x}/{_IPV6_NETWORK_BITS}"
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return f"{int(parsed) >> (128 - _IPV6_NETWORK_BITS):016x}/{_IPV6_NETWORK_BITS}"
 
 
 def address_of(request: HTTPConnection) -> str:
-    """Where a request came from; nothing where its transport has no addresses."""
+    """Returns the client's address; empty if the transport has none."""
     return request.client.host if request.client else ""

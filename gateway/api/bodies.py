@@ -1,4 +1,4 @@
-"""Request bodies in, within bounds; response bodies out, in pieces that are not copied."""
+"""Reads request bodies within limits, and sends response bodies without copying."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -15,23 +15,23 @@ from gateway.api.request_context import context_of, poll_message
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _SOON_S: Final = 0.05
-"""Clients often send a head and its small body as two packets."""
+"""Seconds. Clients often send a head and its small body as two packets."""
 _SENT_BYTES: Final = 256 * 1024
-"""Sent at a time: the next piece follows when the connection has room."""
+"""Size of a write. The next one follows when the connection has capacity."""
 _JOINED_MAX_BYTES: Final = 16 * 1024
-"""Up to this size, joining pieces costs less than sending several."""
+"""Pieces up to this size are joined, which costs less than separate writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """Bounds of a request body."""
+    """Limits of a request body."""
 
     max_bytes: int
     timeout_s: float
 
 
 async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytearray:
-    """The whole body of a JSON request.
+    """Reads the whole body of a JSON request.
 
     Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT, TENANT_MEMORY_FULL, MEMORY_FULL;
     ClientDisconnect.
@@ -59,7 +59,7 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
 
 
 async def _take_soon(request: Request) -> Message | None:
-    """The next message, if it follows the head within 50 ms: such a body needs no transfer."""
+    """Returns the next message if it arrives within 50 ms: such a body needs no transfer slot."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_SOON_S):
             return await request.receive()
@@ -87,12 +87,12 @@ async def _read_rest(request: Request, message: Message | None, limits: BodyLimi
 
 
 def _check_content_type(request: Request) -> None:
-    given = request.headers.get("content-type", "application/json")
-    kind = given.partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "application/json")
+    kind = content_type.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise GatewayError(
             ErrorCode.UNSUPPORTED_CONTENT_TYPE,
-            f"Unsupported content type: '{given[:100]}'. This API method only accepts 'application/json' requests.",
+            f"Unsupported content type: '{content_type[:100]}'. This API method only accepts 'application/json'.",
         )
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
@@ -111,7 +111,7 @@ def json_response(body: dict[str, object], status: int = 200) -> Response:
 
 
 class ChunksResponse(Response):
-    """A JSON response in pieces that are not copied; small ones are joined."""
+    """A JSON response that is sent in pieces without copying; small ones are joined."""
 
     def __init__(self, chunks: list[bytes | memoryview], headers: Mapping[str, str] | None = None) -> None:
         super().__init__(None, 200, headers, "application/json")
@@ -129,6 +129,6 @@ class ChunksResponse(Response):
 
 
 def split_chunk(chunk: bytes | memoryview) -> Iterator[bytes | memoryview]:
-    """Splits a piece into non-empty parts: TLS and chunked encoding copy what they get."""
+    """Splits a piece into non-empty parts, because TLS and chunked encoding copy each write."""
     for start in range(0, len(chunk), _SENT_BYTES):
         yield chunk if len(chunk) <= _SENT_BYTES else memoryview(chunk)[start : start + _SENT_BYTES]

@@ -1,4 +1,4 @@
-"""Binds operators' routes to their ports, and checks the Host header there."""
+"""Restricts operators' routes to their own ports, and checks the Host header there."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def is_metrics(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DedicatedPort:
-    """A port of operators: the routes that only it serves, and its host names."""
+    """A port for operators: the routes that only it serves, and its host names."""
 
     number: int
     owns: Callable[[str], bool]
@@ -47,10 +47,10 @@ def port_of(scope: Scope) -> int | None:
 
 
 class DedicatedPortMiddleware:
-    """Keeps operators' routes to their ports and to their plain spelling.
+    """Serves operators' routes only on their ports and in their unencoded form.
 
-    A proxy that denies `/admin/` may compare undecoded paths. So an operators' route with an encoded slash, or with an
-    encoded character that needs no encoding, is unknown.
+    A proxy that denies `/admin/` may compare undecoded paths. So an operators' path with an encoded slash, or with an
+    encoded character that needs no encoding, gets 404.
     """
 
     def __init__(self, app: ASGIApp, own: Sequence[DedicatedPort]) -> None:
@@ -67,24 +67,24 @@ class DedicatedPortMiddleware:
         path, port = scope["path"], port_of(scope)
         if (path in _OPERATORS or is_admin(path)) and _OTHER_SPELLING.search(scope["raw_path"]):
             raise HTTPException(404)
-        own = next((one for one in self._own if one.number == port), None)
-        if own is None:
-            if any(one.owns(path) for one in self._own):
+        dedicated = next((candidate for candidate in self._own if candidate.number == port), None)
+        if dedicated is None:
+            if any(candidate.owns(path) for candidate in self._own):
                 raise HTTPException(404)
-        elif not _answers_to(own, scope):
+        elif not _is_allowed_host(dedicated, scope):
             raise GatewayError(ErrorCode.HOST_NOT_ALLOWED)
-        elif not own.owns(path) and path not in _ON_EVERY_PORT:
+        elif not dedicated.owns(path) and path not in _ON_EVERY_PORT:
             raise HTTPException(404)
 
 
-def _answers_to(own: DedicatedPort, scope: Scope) -> bool:
-    """Whether the Host header rules out DNS rebinding, which needs a name that an attacker controls.
+def _is_allowed_host(port: DedicatedPort, scope: Scope) -> bool:
+    """Returns whether the Host header rules out DNS rebinding, which needs a name that an attacker controls.
 
     On loopback, only loopback addresses are accepted.
     """
-    given = Headers(scope=scope).get("host", "localhost")
-    host = given[1:].partition("]")[0] if given.startswith("[") else given.partition(":")[0]
-    if host.lower() in own.hosts | {"localhost"}:
+    host_header = Headers(scope=scope).get("host", "localhost")
+    host = host_header[1:].partition("]")[0] if host_header.startswith("[") else host_header.partition(":")[0]
+    if host.lower() in port.hosts | {"localhost"}:
         return True
     try:
         return ip_address(host).is_loopback or not ip_address(scope["server"][0]).is_loopback

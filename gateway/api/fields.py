@@ -1,6 +1,6 @@
-"""Taking a JSON object apart, field by field, with OpenAI's own errors (reference/openai-images.md section 1.4).
+"""Reads a JSON object field by field, with OpenAI's own errors (reference/openai-images.md section 1.4).
 
-`null` means absent everywhere. Whatever is not taken by `refuse_rest` is an unknown parameter.
+`null` means absent everywhere. `reject_unknown` refuses every field that was not read.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ _NULL: Final = msgspec.Raw(b"null")
 _SHOWN_MAX_CHARS: Final = 64
 _STRUCTURE: Final = (b'"', b",")
 _STRUCTURE_MAX: Final = 20_000
-"""What a body has of them, those in its texts too. An honest one has some tens, and its prompt at the most 1499 more;
-in one of 16 MiB they could be objects that take seconds to make and hundreds of megabytes to keep.
+"""Limit on commas and quotes in a body, including those in strings. A common body has tens, its prompt up to 1499.
+16 MiB of them would parse into objects that take seconds and hundreds of megabytes.
 """
 
 
@@ -27,7 +27,7 @@ class JsonFields:
         """Raises: GatewayError INVALID_JSON."""
         if sum(body.count(mark) for mark in _STRUCTURE) > _STRUCTURE_MAX:
             raise GatewayError(
-                ErrorCode.INVALID_JSON, "We could not parse the JSON body of your request: it has too many parts."
+                ErrorCode.INVALID_JSON, "We could not parse the JSON body of your request: it has too many values."
             )
         try:
             self._raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -42,13 +42,13 @@ class JsonFields:
         self._untaken = set(self._raw)
 
     def raw(self, name: str) -> msgspec.Raw | None:
-        """The field's place in the body, None when absent or null."""
+        """Returns the undecoded field; None if absent or null."""
         self._untaken.discard(name)
         value = self._raw.get(name)
         return None if value == _NULL else value
 
     def value(self, name: str) -> object:
-        """The decoded field, None when absent or null."""
+        """Returns the decoded field; None if absent or null."""
         raw = self.raw(name)
         if raw is None:
             return None
@@ -101,11 +101,11 @@ class JsonFields:
         raise wrong_value(name, value, supported)
 
     def ignore(self, *names: str) -> None:
-        """Accept fields whatever they hold: they are known to change nothing."""
+        """Accepts fields with any value: they have no effect."""
         self._untaken.difference_update(names)
 
     def reject_unknown(self) -> None:
-        """Refuse fields that nobody took: nothing is dropped silently."""
+        """Refuses fields that were not read, so that none is dropped silently."""
         unknown = sorted(name for name in self._untaken if self._raw[name] != _NULL)
         if unknown:
             raise unknown_parameter(unknown[0])
@@ -163,7 +163,7 @@ def unknown_model(name: str) -> GatewayError:
 
 
 def _shown(text: str) -> str:
-    """The caller's own words, short enough to be read back."""
+    """Shortens the caller's text for a message."""
     return text if len(text) <= _SHOWN_MAX_CHARS else f"{text[:_SHOWN_MAX_CHARS]}..."
 
 
@@ -175,7 +175,7 @@ _KINDS: Final[tuple[tuple[type, str], ...]] = (
     (str, "a string"),
     (list, "an array"),
 )
-"""JSON's types by name; bool before int, which it is too."""
+"""Names of JSON's types. bool precedes int, its base class."""
 
 
 def _kind(value: object) -> str:

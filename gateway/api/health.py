@@ -1,4 +1,4 @@
-"""Alive, able to serve, and measured."""
+"""Liveness, readiness and metrics endpoints."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,42 +16,42 @@ from gateway.domain.errors import ErrorCode, GatewayError
 
 
 class HealthRoutes:
-    """Routes for operators; none of them needs a key."""
+    """Routes for operators, without authentication."""
 
     def __init__(self, readiness: Readiness, scrape: Scrape, own_ports: Sequence[DedicatedPort]) -> None:
         self._readiness = readiness
         self._scrape = scrape
-        self._own_ports = {one.number for one in own_ports}
+        self._own_ports = {port.number for port in own_ports}
         self._document = DOCUMENT.read_bytes()
 
-    async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - a route takes its request
-        """Alive: never touches Redis."""
+    async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - signature of a route
+        """Liveness probe. Never calls Redis."""
         return json_response({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """Able to serve. The reasons, which name upstreams and errors, only on the ports of operators."""
+        """Readiness probe. The reasons name upstreams and errors, so only operators' ports show them."""
         reasons = await self._readiness.reasons()
         if not reasons:
             return json_response({"status": "ok"})
-        told = {"reasons": reasons} if port_of(request.scope) in self._own_ports else {}
-        return json_response({"status": "unavailable", **told}, 503)
+        details = {"reasons": reasons} if port_of(request.scope) in self._own_ports else {}
+        return json_response({"status": "unavailable", **details}, 503)
 
     async def metrics(self, request: Request) -> Response:
-        """Metrics of all workers, as text for Prometheus or as OpenMetrics.
+        """Returns the metrics of all workers, as Prometheus text or OpenMetrics.
 
-        Raises: GatewayError CLIENT_DISCONNECTED as soon as the client disconnects: aborted scrapes do not add up.
+        Raises: GatewayError CLIENT_DISCONNECTED when the client disconnects, so that aborted scrapes do not accumulate.
         """
         exposition = Exposition.accepted(request.headers.get("accept", ""))
-        page = asyncio.create_task(self._scrape.render(exposition))
-        left = asyncio.ensure_future(context_of(request).disconnected.wait())
+        rendering = asyncio.create_task(self._scrape.render(exposition))
+        disconnected = asyncio.ensure_future(context_of(request).disconnected.wait())
         try:
-            await asyncio.wait((page, left), return_when=asyncio.FIRST_COMPLETED)
-            if not page.done():
+            await asyncio.wait((rendering, disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if not rendering.done():
                 raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
-            return Response(page.result(), headers={"content-type": exposition.value})
+            return Response(rendering.result(), headers={"content-type": exposition.value})
         finally:
-            page.cancel()
-            left.cancel()
+            rendering.cancel()
+            disconnected.cancel()
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._document, media_type="application/json")

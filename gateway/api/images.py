@@ -1,4 +1,4 @@
-"""The routes of tenants: image generation in OpenAI's and MiniMax's format, and the list of models."""
+"""Image generation endpoints in OpenAI and MiniMax format, and the list of models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ _SERVER_ERROR: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """The operator's choices about the image routes."""
+    """Settings of the image endpoints."""
 
-    manners: openai.OpenAIOptions
+    openai_options: openai.OpenAIOptions
     limits: BodyLimits
-    """Of OpenAI's format."""
+    """Request bodies in OpenAI's format."""
     native_limits: BodyLimits
-    """Of MiniMax's format."""
+    """Request bodies in MiniMax's format."""
     keep_alive_s: float
-    """Between two comments of a stream."""
+    """Seconds between two comments of a stream."""
 
 
 class ImageRoutes:
-    """The handlers. Each authenticates, reads and parses the body, generates, and renders the result."""
+    """Request handlers. Each authenticates, reads and parses the body, generates, and renders the result."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ImageRoutes:
         caller, options = await self._authenticator.begin(request), self._options
         async with self._authenticator.counting_refusals(request, caller):
             parse = partial(
-                openai.parse_generation, catalog=self._catalog, tenant=caller.tenant, manners=options.manners
+                openai.parse_generation, catalog=self._catalog, tenant=caller.tenant, options=options.openai_options
             )
             generation = await _read(request, options.limits, parse)
         context = context_of(request)
@@ -73,7 +73,7 @@ class ImageRoutes:
         """Serves MiniMax's and 302.AI's format."""
         caller, options = await self._authenticator.begin(request), self._options
         async with self._authenticator.counting_refusals(request, caller):
-            policy = options.manners.size_policy
+            policy = options.openai_options.size_policy
             parse = partial(minimax.parse_native, catalog=self._catalog, tenant=caller.tenant, policy=policy)
             generation = await _read(request, options.native_limits, parse)
         return ChunksResponse(minimax.render_native(await self._generate(request, caller, generation)))
@@ -105,9 +105,9 @@ class ImageRoutes:
 
 
 async def _read(request: Request, limits: BodyLimits, parse: Callable[[bytes | bytearray], _G]) -> _G:
-    """Reads and parses a body. Of its megabytes only the job is held and counted: the wait may be minutes.
+    """Reads and parses a body. Only the parsed job stays in memory and counts, because the wait may take minutes.
 
-    Raises: what `read_json_body`, `parse` and `read_max_wait` raise.
+    Raises: those of `read_json_body`, `parse` and `read_max_wait`.
     """
     context, body = context_of(request), await read_json_body(request, limits)
     generation = parse(body)

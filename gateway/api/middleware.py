@@ -1,4 +1,4 @@
-"""Around every request: its context, its response headers, and afterwards its log line, metrics and spans."""
+"""Middleware of every request: context, response headers, log line, metrics and spans."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -58,7 +58,7 @@ _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 _Header = tuple[bytes, bytes]
-TellSpans = Callable[[TraceContext, Iterable[Span]], None]
+SendSpans = Callable[[TraceContext, Iterable[Span]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,37 +73,37 @@ class Ids:
 
 
 class TelemetryOptions(Protocol):
-    """How requests are reported."""
+    """Settings of request IDs, logs and spans."""
 
     @property
     def ids(self) -> Ids: ...
 
     @property
-    def terms(self) -> RequestLogOptions: ...
+    def log_options(self) -> RequestLogOptions: ...
 
     @property
-    def tell_spans(self) -> TellSpans | None:
+    def send_spans(self) -> SendSpans | None:
         """None if no spans are collected."""
 
 
 class RequestContextMiddleware:
-    """Gives each request a context, and reports it once its response is sent."""
+    """Creates the context of each request, and reports the request once its response is sent."""
 
     def __init__(
         self,
         app: ASGIApp,
         metrics: Metrics,
         monotonic: Callable[[], float],
-        observing: TelemetryOptions,
+        telemetry: TelemetryOptions,
         drain: ShutdownState,
         budget: ByteBudget,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._monotonic = monotonic
-        self._ids = observing.ids
-        self._terms = observing.terms
-        self._tell_spans = observing.tell_spans
+        self._ids = telemetry.ids
+        self._log_options = telemetry.log_options
+        self._send_spans = telemetry.send_spans
         self._drain = drain
         self._budget = budget
 
@@ -128,80 +128,80 @@ class RequestContextMiddleware:
         finally:
             if context.transfer:
                 context.transfer.end()
-            context.memory.close()  # the response has been read, but for what the connection buffers
+            context.memory.close()  # only the connection's buffer may still hold bytes
             self._report(scope, context, status)
-            del scope["state"]["context"]  # it knows the connection, which knows this scope: a cycle would outlive both
+            del scope["state"]["context"]  # breaks a reference cycle with the connection and this scope
 
     def _begin(self, headers: Headers, receive: Receive) -> RequestContext:
-        """Makes the context of a request, and binds its ids to all log lines that are written meanwhile."""
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else self._ids.request()
-        own_trace = self._trace_context(headers)
+        """Creates the context of a request, and binds its IDs to all log lines written meanwhile."""
+        client_id = headers.get("x-request-id", "")
+        request_id = client_id if _REQUEST_ID.fullmatch(client_id) else self._ids.request()
+        trace_context = self._trace_context(headers)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        if own_trace:
-            structlog.contextvars.bind_contextvars(trace_id=own_trace.trace_id)
-        trace = Trace(own_trace, self._ids.span)
+        if trace_context:
+            structlog.contextvars.bind_contextvars(trace_id=trace_context.trace_id)
+        trace = Trace(trace_context, self._ids.span)
         memory = ByteAccount(self._budget)
         return RequestContext(request_id, self._monotonic(), memory, ClientConnection(receive), trace=trace)
 
     def _trace_context(self, headers: Headers) -> TraceContext | None:
-        """The trace that the request is a part of; a new one if none came and spans are collected."""
-        given = headers.get("traceparent")
-        if given is not None:
+        """Returns the trace of the request. Starts a new one if there is none and spans are collected."""
+        traceparent = headers.get("traceparent")
+        if traceparent is not None:
             states = ",".join(headers.getlist("tracestate"))
-            if found := parse_trace_context(given, states, self._ids.span()):
-                return found
-        return TraceContext(self._ids.trace(), self._ids.span()) if self._tell_spans else None
+            if parsed := parse_trace_context(traceparent, states, self._ids.span()):
+                return parsed
+        return TraceContext(self._ids.trace(), self._ids.span()) if self._send_spans else None
 
-    def _headers_of(self, context: RequestContext, given: Iterable[_Header]) -> list[_Header]:
-        """Renders the response headers of a context; they replace others of the same name."""
-        own = {
+    def _headers_of(self, context: RequestContext, headers: Iterable[_Header]) -> list[_Header]:
+        """Renders the response headers of a context. They replace others of the same name."""
+        values = {
             "x-request-id": context.id,
             "openai-version": OPENAI_VERSION,
             "openai-processing-ms": str(milliseconds(self._monotonic() - context.started_s)),
         }
         if context.rates:
-            own.update(rate_headers(context.rates))
+            values.update(rate_headers(context.rates))
         if context.ignored:
-            own["x-imagegate-ignored"] = ", ".join(context.ignored)
+            values["x-imagegate-ignored"] = ", ".join(context.ignored)
         if context.missing:
-            own["x-imagegate-missing"] = str(context.missing)
+            values["x-imagegate-missing"] = str(context.missing)
         if context.asked:
-            own["x-imagegate-queue-ms"] = str(milliseconds(context.trace.queue_s))
-            own["x-imagegate-attempts"] = str(context.trace.attempts)
+            values["x-imagegate-queue-ms"] = str(milliseconds(context.trace.queue_s))
+            values["x-imagegate-attempts"] = str(context.trace.attempts)
         if self._drain.is_on:
-            own["connection"] = "close"  # the next request goes elsewhere
-        added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in own.items()]
+            values["connection"] = "close"  # the next request goes elsewhere
+        added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in values.items()]
         replaced = {name for name, _ in added}
-        return [header for header in given if header[0] not in replaced] + added
+        return [header for header in headers if header[0] not in replaced] + added
 
     def _report(self, scope: Scope, context: RequestContext, status: int) -> None:
-        """Writes the log line, counts the metrics and hands over the spans."""
+        """Logs the request, updates the metrics and sends the spans."""
         route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
         client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
         total_s = self._monotonic() - context.started_s
-        answered = ResponseInfo(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
+        response = ResponseInfo(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
         metrics, error_code, trace = self._metrics, context.error_code, context.trace
-        metrics.requests.labels(route, context.model, context.tenant, str(answered.status)).inc()
+        metrics.requests.labels(route, context.model, context.tenant, str(response.status)).inc()
         metrics.request_duration_seconds.labels(route).observe(total_s)
         if error_code:
             metrics.request_errors.labels(error_code.value, ERROR_SPECS[error_code].origin.value, context.tenant).inc()
         if context.asked:
             metrics.queue_wait_seconds.observe(trace.queue_s)
-            metrics.overhead_seconds.observe(answered.overhead_s(trace))
+            metrics.overhead_seconds.observe(response.overhead_s(trace))
         is_quiet, log = route in _QUIET_ROUTES, _LOG.info
-        if answered.status >= 500:
+        if response.status >= 500:
             log = _LOG.warning
         elif error_code is ErrorCode.REQUESTS_THROTTLED or (
-            is_quiet and (answered.status < 400 or error_code is ErrorCode.CLIENT_DISCONNECTED)
+            is_quiet and (response.status < 400 or error_code is ErrorCode.CLIENT_DISCONNECTED)
         ):
             log = _LOG.debug
-        log("request", **request_line(context, answered, self._terms))
-        if error_code in _REFUSED_KEYS:  # for fail2ban: the native routes answer HTTP 200 to a wrong key
+        log("request", **request_line(context, response, self._log_options))
+        if error_code in _REFUSED_KEYS:  # for fail2ban: the native routes return HTTP 200 for a wrong key
             _LOG.warning("authentication_failed", client=client, route=route, error_code=error_code.value)
-        if self._tell_spans and trace.context and not is_quiet:
-            self._tell_spans(trace.context, spans_of(context, trace.context, answered))
+        if self._send_spans and trace.context and not is_quiet:
+            self._send_spans(trace.context, spans_of(context, trace.context, response))
 
 
 def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
@@ -215,7 +215,7 @@ def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
 
 
 class _Cors(CORSMiddleware):
-    """Starlette's, with a refused preflight rendered as every other error."""
+    """Starlette's middleware, with a refused preflight rendered as an API error."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
@@ -224,8 +224,8 @@ class _Cors(CORSMiddleware):
         error = GatewayError(
             ErrorCode.PREFLIGHT_REFUSED, f"The preflight was refused: {bytes(response.body).decode()}."
         )
-        kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
-        return Response(render_error(error), error.row.status, kept, "application/json")
+        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return Response(render_error(error), error.row.status, headers, "application/json")
 
 
 class PublicCors:

@@ -1,4 +1,4 @@
-"""The client's side in MiniMax's and 302.AI's own format: same jobs, errors as `base_resp` with HTTP 200."""
+"""Client API in MiniMax's and 302.AI's format. Errors are `base_resp` with HTTP 200."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from gateway.domain.tenants import Tenant
 from gateway.providers.minimax import CODES
 
 PATHS: Final = frozenset({"/v1/image_generation", "/minimaxi/v1/image_generation"})
-"""MiniMax's route and 302.AI's: one format."""
+"""Routes of MiniMax and 302.AI, which share one format."""
 
 IMAGES_MAX: Final = 9
 """MiniMax's largest `n`."""
@@ -43,9 +43,9 @@ TEXTS: Final[Mapping[int, str]] = MappingProxyType(
         2049: "invalid api key",
     }
 )
-"""MiniMax's wording of the codes that a client of ours may see (reference/minimax.md section 3)."""
+"""MiniMax's texts of the codes that clients may see (reference/minimax.md section 3)."""
 
-_BY_FAULT: Final[Mapping[ErrorCode, int]] = MappingProxyType(
+_CODES_BY_ERROR: Final[Mapping[ErrorCode, int]] = MappingProxyType(
     {
         ErrorCode.NO_CREDENTIALS: 1004,
         ErrorCode.INVALID_API_KEY: 2049,
@@ -54,13 +54,13 @@ _BY_FAULT: Final[Mapping[ErrorCode, int]] = MappingProxyType(
         ErrorCode.CONTENT_MODERATED: 1027,
         ErrorCode.INVALID_PROMPT: 1042,
         ErrorCode.PROMPT_TOO_LONG: 2013,
-        ErrorCode.QUOTA_EXHAUSTED: 1008,  # its own clients stop on it, and wait and try again on 1002
+        ErrorCode.QUOTA_EXHAUSTED: 1008,  # MiniMax's clients stop on it, and retry on 1002
     }
 )
 _SPELLING_302: Final = "minimaxi-"
 """302.AI's prefix of MiniMax's model names (reference/minimax.md 5.1)."""
 _TIMED_OUT: Final = 1001
-"""The only code of MiniMax's that leaves open whether images were made and billed."""
+"""The only MiniMax code that leaves open whether images were generated and billed."""
 _RATE_LIMITED: Final = 1002
 _INVALID_PARAMS: Final = 2013
 _SYSTEM_ERROR: Final = 1033
@@ -68,7 +68,7 @@ _SYSTEM_ERROR: Final = 1033
 
 @dataclass(frozen=True, slots=True)
 class NativeGeneration:
-    """A request in MiniMax's format that can be honoured."""
+    """A valid request in MiniMax's format."""
 
     job: ImageJob
     model: Model
@@ -77,9 +77,9 @@ class NativeGeneration:
 
 
 def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, policy: SizePolicy) -> NativeGeneration:
-    """Read the body of a request in MiniMax's format; both spellings of the models are understood.
+    """Parses a request body in MiniMax's format. Model names may have MiniMax's or 302.AI's form.
 
-    Raises: GatewayError with the caller's own fault and the parameter's name.
+    Raises: GatewayError for an invalid request, with the parameter's name.
     """
     fields = JsonFields(body)
     name = fields.string("model")
@@ -96,7 +96,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
     if len(prompt) > model.prompt_max_chars:
         raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
     ratio = read_ratio(fields)
-    if ratio:  # it wins, and the pixels are ignored whatever they are (reference/minimax.md 1.2)
+    if ratio:  # it takes precedence over any pixels (reference/minimax.md 1.2)
         fields.ignore("width", "height")
     job = ImageJob(
         prompt=prompt,
@@ -113,16 +113,16 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
 
 
 def _find(name: str, catalog: Catalog) -> Model | None:
-    """A model by MiniMax's spelling or 302.AI's, whichever the configuration uses."""
+    """Finds a model by MiniMax's or 302.AI's name, whichever the configuration uses."""
     plain = name.removeprefix(_SPELLING_302)
-    found = (catalog.find_native(spelling) for spelling in (name, plain, _SPELLING_302 + plain))
-    return next((model for model in found if model), None)
+    candidates = (catalog.find_native(spelling) for spelling in (name, plain, _SPELLING_302 + plain))
+    return next((model for model in candidates if model), None)
 
 
 def render_native(result: ImageResult) -> Chunks:
-    """MiniMax's answer; counters are strings, as on its own wire."""
-    links = [picture.url for picture in result.pictures if isinstance(picture, ImageUrl)]
-    encoded = [picture.base64 for picture in result.pictures if isinstance(picture, Base64Image)]
+    """Renders a response in MiniMax's format. Counters are strings, as in MiniMax's own responses."""
+    links = [image.url for image in result.pictures if isinstance(image, ImageUrl)]
+    encoded = [image.base64 for image in result.pictures if isinstance(image, Base64Image)]
     chunks: Chunks = [b'{"id":' + msgspec.json.encode(result.id) + b',"data":{']
     if links:
         chunks.append(b'"image_urls":' + msgspec.json.encode(links) + (b"," if encoded else b""))
@@ -138,22 +138,22 @@ def render_native(result: ImageResult) -> Chunks:
 
 
 def render_native_error(error: GatewayError) -> bytes:
-    """`{"base_resp": {...}}`: the upstream's own code where it is about the request, else the one that fits."""
+    """Renders `{"base_resp": {...}}`: the upstream's own code if it concerns the request, else the closest one."""
     code = native_code(error)
     text = TEXTS[code]
     if code == _INVALID_PARAMS:
-        text = f"{text}, {_why(error)}"
+        text = f"{text}, {_reason_text(error)}"
     return msgspec.json.encode({"base_resp": {"status_code": code, "status_msg": text}})
 
 
 def native_code(error: GatewayError) -> int:
-    """MiniMax's code for a fault. A fault of the organisation's own keys never shows as one of the caller's."""
+    """Returns MiniMax's code for an error. Errors of provider keys never appear as the caller's."""
     row = error.row
     code = error.upstream_code
     if code is not None and code in TEXTS and row.pause is CooldownKind.NONE and CODES.get(code) is error.error_code:
         return code
-    if error.error_code in _BY_FAULT:
-        return _BY_FAULT[error.error_code]
+    if error.error_code in _CODES_BY_ERROR:
+        return _CODES_BY_ERROR[error.error_code]
     if row.outcome in {Outcome.UNKNOWN, Outcome.DELIVERED} or row.status == 504:
         return _TIMED_OUT
     if row.status == 429:
@@ -161,5 +161,5 @@ def native_code(error: GatewayError) -> int:
     return _INVALID_PARAMS if row.status < 500 else _SYSTEM_ERROR
 
 
-def _why(error: GatewayError) -> str:
+def _reason_text(error: GatewayError) -> str:
     return "prompt length must be less than 1500" if error.error_code is ErrorCode.PROMPT_TOO_LONG else error.message

@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: the description of every route, kept as a document."""
+"""`GET /openapi.json`: the OpenAPI description, stored as a file."""
 
 from importlib.resources import files
 from typing import Final

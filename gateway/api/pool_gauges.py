@@ -1,4 +1,4 @@
-"""Gauges read at scrape time, most of them from Redis. Every worker and gateway reports the same values."""
+"""Gauges read at scrape time, most of them from Redis. Every process reports the same values."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ _Sample = tuple[MetricSpec, tuple[str, ...], float]
 
 @dataclass(eq=False)
 class PoolGauges(Collector):
-    """Reports what the last scrape read from Redis."""
+    """Reports the values that the last scrape read from Redis."""
 
     version: str
     statuses: Sequence[PoolStatus] | None = None
@@ -97,7 +97,7 @@ class PoolGauges(Collector):
 
 
 def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
-    """A removed key has no state; every other key has the worst of its own, its account's and its upstream's."""
+    """Renders the worst state of each key, its account and its upstream. A removed key has no state."""
     for status in statuses:
         yield _POOL_CAPACITY, (status.upstream,), status.free
         yield _QUEUE_DEPTH, (status.upstream,), status.waiting
@@ -106,7 +106,7 @@ def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
         for account in status.accounts:
             yield from _account(account)
             for key in account.keys:
-                yield from _key(key, max((key, account, status), key=lambda one: _MILDEST_FIRST.index(one.state)))
+                yield from _key(key, max((key, account, status), key=lambda part: _MILDEST_FIRST.index(part.state)))
 
 
 def _account(account: AccountStatus) -> Iterator[_Sample]:

@@ -1,4 +1,4 @@
-"""What both client wires share: MiniMax's own request fields (reference/minimax.md 1.2), and what can be made."""
+"""MiniMax's request fields in both client formats (reference/minimax.md 1.2), and the choice of targets."""
 
 from typing import Final
 
@@ -15,9 +15,9 @@ _INT64: Final = 2**63
 _STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
 _ROLE: Final = Role.CHARACTER
 _NAMES: Final = {own: name for name, own in FIELDS.items()}
-"""The client's name of each optional field."""
+"""Optional fields, by their name in client requests."""
 _REFERENCES_MAX: Final = 16
-"""MiniMax documents one for these models, and 16 for edits (reference/minimax.md 1.2 and 1.5)."""
+"""MiniMax documents 1 reference for these models, and 16 for edits (reference/minimax.md 1.2 and 1.5)."""
 
 
 class _Style(msgspec.Struct, forbid_unknown_fields=True):
@@ -31,13 +31,13 @@ class _SubjectReference(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
-    """Chooses the targets that can honour a job. Raises: GatewayError naming the field that none can."""
+    """Chooses the targets that can honour a job. Raises: GatewayError with the field that none supports."""
     for name in sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
-        raise unknown_parameter(name, f" The upstream of model '{model.id}' does not take it.")
+        raise unknown_parameter(name, f" No upstream of model '{model.id}' supports it.")
     targets = model.plan(job, policy)
     if not targets:
         name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
-        raise refused_value(name, f"no upstream of model '{model.id}' can make this combination of parameters.")
+        raise refused_value(name, f"no upstream of model '{model.id}' supports this combination of parameters.")
     return targets
 
 
@@ -46,7 +46,7 @@ def read_ratio(fields: JsonFields) -> str | None:
 
 
 def read_pixels(fields: JsonFields) -> Size | None:
-    """`width` and `height`, which come as a pair."""
+    """Reads `width` and `height`, which must be set together."""
     width = fields.integer("width", PIXELS.side_min, PIXELS.side_max)
     height = fields.integer("height", PIXELS.side_min, PIXELS.side_max)
     if width is None and height is None:
@@ -64,18 +64,18 @@ def read_seed(fields: JsonFields) -> int | None:
 
 
 def read_options(fields: JsonFields, *, style_is_mapped: bool = True) -> dict[str, bytes]:
-    """MiniMax's own options that are set."""
+    """Reads the MiniMax options that are set."""
     flags = {
         "prompt_optimizer": fields.boolean("prompt_optimizer"),
         "aigc_watermark": fields.boolean("aigc_watermark"),
     }
-    found = {FIELDS[name]: msgspec.json.encode(flag) for name, flag in flags.items() if flag is not None}
+    options = {FIELDS[name]: msgspec.json.encode(flag) for name, flag in flags.items() if flag is not None}
     style = _read_style(fields) if style_is_mapped else None
-    return found | {FIELDS["style"]: style} if style else found
+    return options | {FIELDS["style"]: style} if style else options
 
 
 def read_inputs(fields: JsonFields) -> tuple[InputImage, ...]:
-    """The images of `subject_reference`."""
+    """Reads the images of `subject_reference`."""
     raw = fields.raw("subject_reference")
     if raw is None:
         return ()
@@ -108,7 +108,7 @@ def _read_style(fields: JsonFields) -> bytes | None:
     is_weight_valid = style.style_weight is msgspec.UNSET or 0 < style.style_weight <= 1
     if style.style_type not in _STYLES or not is_weight_valid:
         raise refused_value("style", f"'style_type' must be one of {', '.join(_STYLES)} and 'style_weight' in (0, 1].")
-    return msgspec.json.encode(style)  # not as received: readers differ on which of two equal names counts
+    return msgspec.json.encode(style)  # encoded again: parsers differ on duplicate names
 
 
 def _is_image_file(text: str) -> bool:

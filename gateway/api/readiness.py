@@ -1,4 +1,4 @@
-"""Whether a process is to be sent requests, and why not."""
+"""Readiness of a process, with the reasons if it is not ready."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -10,23 +10,23 @@ from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.scheduler import Scheduler
 from gateway.scheduler.status import AccountStatus, Health, PoolStatus
 
-_GOOD_FOR_S: Final = 1.0
-"""One answer serves every probe for this long: a look at the pool may cost as much as it has accounts."""
+_CACHE_S: Final = 1.0
+"""Lifetime of a cached result: reading the pool costs more with each account."""
 _BUSY: Final = frozenset(error_code.value for error_code in ErrorCode if ERROR_SPECS[error_code].status == 429)
 
 
 @dataclass(frozen=True, slots=True)
 class RedisHealth:
-    """What can be asked about Redis."""
+    """Checks of Redis."""
 
     write_refusal: Callable[[], Awaitable[str]]
-    """Why it takes no writes; empty where it does. Raises: GatewayError where it does not answer."""
+    """Returns the reason why Redis refuses writes, or empty. Raises: GatewayError if Redis does not respond."""
     problems: Callable[[], Sequence[str]]
-    """Why the one that answers must not be used."""
+    """Returns the reasons why a Redis that responds must not be used."""
 
 
 class Readiness:
-    """Ready is who takes requests and can serve one now or, where all is merely busy, when its turn comes."""
+    """Checks that the process accepts requests and can serve one now, or after a wait if all accounts are busy."""
 
     def __init__(
         self, drain: ShutdownState, redis: RedisHealth, pool: Scheduler, monotonic: Callable[[], float]
@@ -40,60 +40,60 @@ class Readiness:
         self._until_s = 0.0
 
     async def reasons(self) -> list[str]:
-        """Why not; empty when ready. A probe that comes while another one asks Redis gets the last answer.
+        """Returns the reasons; empty if ready. A probe during another one's check gets the previous result.
 
-        Redis: once a second, one round trip, and one an upstream; none while draining.
+        Redis: at most once a second, one round trip, and one per upstream; none while draining.
         """
         if self._drain.is_on:
-            return ["draining: the process is ending"]
+            return ["draining: the process is shutting down"]
         if self._last is not None and (self._lock.locked() or self._monotonic() < self._until_s):
             return self._last
         async with self._lock:
             if self._last is None or self._monotonic() >= self._until_s:
                 self._last = await self._ask()
-                self._until_s = self._monotonic() + _GOOD_FOR_S
+                self._until_s = self._monotonic() + _CACHE_S
             return self._last
 
     async def _ask(self) -> list[str]:
         try:
-            if refusal := await self._redis.write_refusal():
-                return [refusal]
+            if problem := await self._redis.write_refusal():
+                return [problem]
             pool = [] if await self._pool.has_capacity() else unavailable_reasons(await self._pool.look())
             return [*self._redis.problems(), *pool]
         except GatewayError:
-            return ["redis does not answer"]
+            return ["redis does not respond"]
 
 
 def unavailable_reasons(pools: Iterable[PoolStatus]) -> list[str]:
-    """One reason an upstream; empty where one of them can serve some model."""
+    """Returns one reason per upstream; empty if one of them can serve any model."""
     reasons = []
     for pool in pools:
         if not _is_usable(pool):
-            reasons.append(f"upstream {pool.upstream} is left alone after {pool.error_code}")
+            reasons.append(f"upstream '{pool.upstream}': circuit breaker open ({pool.error_code})")
         elif any(_can_serve(account) for account in pool.accounts):
             return []
         else:
-            reasons.append(f"upstream {pool.upstream} has no usable account{_faults_of(pool)}")
-    return reasons or ["there is no upstream"]
+            reasons.append(f"upstream '{pool.upstream}': no usable account{_errors_of(pool)}")
+    return reasons or ["no upstream is configured"]
 
 
 def _can_serve(account: AccountStatus) -> bool:
     return _is_usable(account) and any(_is_usable(key) or key.model is not None for key in account.keys)
 
 
-def _is_usable(one: Health) -> bool:
-    """Also if it is half open, was asked too fast, or may be tried by other tenants' requests.
+def _is_usable(health: Health) -> bool:
+    """Includes half-open ones, those on cooldown after a rate limit, and those that other tenants' requests may try.
 
-    A tenant must not make a balancer take the gateway from all.
+    A tenant must not make a balancer remove the gateway for all.
     """
-    if one.others_may_try:
+    if health.others_may_try:
         return True
-    return one.state in {KeyState.READY, KeyState.HALF_OPEN} or (
-        one.state is KeyState.COOLING and one.error_code in _BUSY
+    return health.state in {KeyState.READY, KeyState.HALF_OPEN} or (
+        health.state is KeyState.COOLING and health.error_code in _BUSY
     )
 
 
-def _faults_of(pool: PoolStatus) -> str:
-    found = [one for account in pool.accounts for one in (account, *account.keys) if not _is_usable(one)]
-    words = sorted({one.error_code or one.state.value for one in found})
-    return f": {', '.join(words)}" if words else ""
+def _errors_of(pool: PoolStatus) -> str:
+    unusable = [part for account in pool.accounts for part in (account, *account.keys) if not _is_usable(part)]
+    reasons = sorted({part.error_code or part.state.value for part in unusable})
+    return f": {', '.join(reasons)}" if reasons else ""

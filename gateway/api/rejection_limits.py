@@ -1,9 +1,9 @@
-"""Bounds what refused requests of one key or tenant cost the others.
+"""Limits the cost of refused requests of one API key or tenant.
 
-A refused request costs its parsing, a call to Redis and a log line. A key may have `per_second` of them, its tenant
-four times as many, and ten seconds' worth at once. Beyond, this process refuses every request of it for a second: from
-memory, before the body is read, without Redis and without a line at `info`. Some of these answers are delayed to the
-end of that second, so a client that waits for its answers slows down.
+A refused request costs its parsing, a call to Redis and a log line. A key may have `per_second` of them and its tenant
+four times as many, with bursts of ten seconds' worth. Beyond that, this process refuses all its requests for 1 s:
+before the body is read, without Redis and without a log line at `info`. Some of these responses are delayed to the end
+of that second, which slows down clients that wait for them.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from gateway.domain.tenants import Principal
 
 _KEYS_A_TENANT: Final = 4
 _DELAYED_MAX: Final = 256
-"""Delayed answers in this process: each holds a connection."""
+"""Limit on delayed responses in this process: each holds a connection."""
 _BURST_S: Final = 10.0
-"""A full bucket holds the tokens of this time: a client may begin with a burst."""
+"""Seconds' worth of tokens in a full bucket, which allow a burst."""
 _BLOCKED_S: Final = 1.0
-"""An empty bucket gives nothing for this long, so that a refusal states a true wait."""
+"""Seconds for which an empty bucket refuses, so that `retry-after` is exact."""
 _BUCKETS_MAX: Final = 4096
 _LOG = structlog.get_logger("imagegate.refusals")
 
@@ -31,12 +31,12 @@ _LOG = structlog.get_logger("imagegate.refusals")
 class _Bucket:
     tokens: float
     since_s: float
-    """When `tokens` was true, monotonic."""
+    """Monotonic time of the last refill."""
     blocked_until_s: float = 0.0
 
 
 class Buckets:
-    """Token buckets of this process. Each name may take `per_second` tokens a second, and 10 s of them at once."""
+    """Token buckets of this process. Each name may take `per_second` tokens a second, with bursts of 10 s."""
 
     def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
         self._per_second = per_second
@@ -44,12 +44,12 @@ class Buckets:
         self._buckets: dict[str, _Bucket] = {}
 
     def blocked_s(self, name: str) -> float:
-        """Seconds until this name may take a token again; 0 if it may now."""
+        """Returns the seconds until this name may take a token; 0 if it may now."""
         bucket = self._buckets.get(name)
         return max(0.0, bucket.blocked_until_s - self._monotonic()) if bucket else 0.0
 
     def take(self, name: str) -> bool:
-        """Take a token. Returns: whether it was the last one."""
+        """Takes a token. Returns: whether it was the last one."""
         now_s, full = self._monotonic(), self._per_second * _BURST_S
         bucket = self._buckets.get(name)
         if bucket is None:
@@ -63,14 +63,14 @@ class Buckets:
         return True
 
     def _drop_full(self, now_s: float) -> None:
-        """A bucket that was not used for this long is full, as a new one is."""
+        """Drops buckets that are full again, which equal new ones."""
         if len(self._buckets) >= _BUCKETS_MAX:
             recent = (item for item in self._buckets.items() if now_s - item[1].since_s < _BURST_S)
             self._buckets = dict(recent)
 
 
 class RejectionLimits:
-    """Counts the refused requests of each key and tenant. `per_second` 0 counts nothing."""
+    """Counts the refused requests of each key and tenant. `per_second` 0 disables the limit."""
 
     def __init__(self, per_second: int, monotonic: Callable[[], float]) -> None:
         self._per_second = per_second
@@ -97,7 +97,7 @@ class RejectionLimits:
         )
 
     def count(self, caller: Principal) -> None:
-        """A request of this caller was refused."""
+        """Counts a refused request."""
         if not self._per_second:
             return
         are_spent = self._keys.take(_key_of(caller)), self._tenants.take(caller.tenant.name)

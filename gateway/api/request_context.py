@@ -1,4 +1,4 @@
-"""The HTTP side of a request's context: where it is found, when its client disconnects, how long it may wait."""
+"""The HTTP side of a request's context: lookup, client disconnects, and the maximum wait."""
 
 import re
 from typing import Final
@@ -20,7 +20,7 @@ def context_of(connection: HTTPConnection) -> RequestContext:
 
 
 class ClientConnection:
-    """The connection of one request, as a DisconnectEvent. To be used once the request's body has been read."""
+    """The connection of one request, as a DisconnectEvent. Use it after the request's body has been read."""
 
     __slots__ = ("_is_closed", "_receive")
 
@@ -35,36 +35,36 @@ class ClientConnection:
         return self._is_closed
 
     async def wait(self) -> None:
-        """Returns when the client has disconnected; several callers may wait."""
+        """Waits until the client disconnects. Several callers may wait."""
         while not self._is_closed:
             message = await self._receive()
             self._is_closed = message["type"] == "http.disconnect"
 
 
 def poll_message(receive: Receive) -> Message | None:
-    """The next message of a request, if it has arrived.
+    """Returns the next message of a request, if it has arrived.
 
-    Starlette's way to poll goes through the event loop, and costs a twentieth of a request's CPU.
+    Starlette polls through the event loop, which costs a twentieth of a request's CPU.
     """
     receiving = receive().__await__()
     try:
         next(receiving)
     except StopIteration as message:
-        found: Message = message.value
-        return found
+        received: Message = message.value
+        return received
     receiving.close()
     return None
 
 
 def read_max_wait(connection: HTTPConnection) -> float | None:
-    """The header's seconds; None without the header. Raises: GatewayError INVALID_VALUE."""
+    """Parses the header's seconds; None without the header. Raises: GatewayError INVALID_VALUE."""
     text = connection.headers.get(MAX_WAIT_HEADER)
     if text is None:
         return None
     if not _SECONDS.fullmatch(text.strip()):
         raise GatewayError(
             ErrorCode.INVALID_VALUE,
-            f"The header {MAX_WAIT_HEADER} takes a number of seconds, as 30 or 2.5; 0 does not wait at all.",
+            f"Invalid {MAX_WAIT_HEADER}: expected a number of seconds, as 30 or 2.5, or 0 to not wait.",
             param=MAX_WAIT_HEADER,
         )
     return float(text)

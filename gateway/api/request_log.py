@@ -1,4 +1,4 @@
-"""The log line of one request: why it was slow, refused or expensive."""
+"""The canonical log line of one request."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +12,7 @@ _PROMPT_MAX_CHARS: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class RequestLogOptions:
-    """Private fields that the operator wants in the line."""
+    """Settings that add private fields to the line."""
 
     prompts: bool = False
     client_address: bool = False
@@ -20,22 +20,22 @@ class RequestLogOptions:
 
 @dataclass(frozen=True, slots=True)
 class ResponseInfo:
-    """How a request ended."""
+    """The response of a request."""
 
     method: str
     route: str
-    """As it is configured, never the caller's path: it is a metric label."""
+    """The route's template, never the caller's path, as it is a metric label."""
     status: int
     total_s: float
     client: str = ""
-    """Its address."""
+    """The client's address."""
 
     def overhead_s(self, trace: Trace) -> float:
-        """Time in which it waited neither for an account nor for an upstream."""
+        """Returns the seconds spent neither in the queue nor in upstream calls."""
         return max(0.0, self.total_s - trace.upstream_s - trace.queue_s)
 
 
-def request_line(context: RequestContext, answered: ResponseInfo, terms: RequestLogOptions) -> dict[str, object]:
+def request_line(context: RequestContext, response: ResponseInfo, options: RequestLogOptions) -> dict[str, object]:
     """Renders the fields of the line. Empty fields are omitted, except those of a job, which may be 0."""
     optional = {
         "tenant": context.tenant,
@@ -45,18 +45,18 @@ def request_line(context: RequestContext, answered: ResponseInfo, terms: Request
         "error_code": context.error_code.value if context.error_code else "",
         "param": context.param,
         "detail": context.detail,
-        "client": answered.client if terms.client_address else "",
-        "prompt": context.prompt[:_PROMPT_MAX_CHARS] if terms.prompts else "",
+        "client": response.client if options.client_address else "",
+        "prompt": context.prompt[:_PROMPT_MAX_CHARS] if options.prompts else "",
     }
-    line: dict[str, object] = {"method": answered.method, "route": answered.route, "status": answered.status}
+    line: dict[str, object] = {"method": response.method, "route": response.route, "status": response.status}
     line |= {name: value for name, value in optional.items() if value}
     if context.asked:
-        line |= _job(context, answered)
-    return line | {"total_ms": milliseconds(answered.total_s)}
+        line |= _job(context, response)
+    return line | {"total_ms": milliseconds(response.total_s)}
 
 
-def _job(context: RequestContext, answered: ResponseInfo) -> dict[str, object]:
-    """Renders the job, and the outcome of what it reserved; its charge is unknown while Redis is unavailable."""
+def _job(context: RequestContext, response: ResponseInfo) -> dict[str, object]:
+    """Renders the job and the outcome of its reservation. The charge is unknown while Redis is unavailable."""
     trace, reservation = context.trace, context.reservation
     job: dict[str, object] = {"stream": context.is_stream, "asked": context.asked, "delivered": context.delivered}
     if reservation:
@@ -71,7 +71,7 @@ def _job(context: RequestContext, answered: ResponseInfo) -> dict[str, object]:
         "queue_ms": milliseconds(trace.queue_s),
         "upstream_ms": milliseconds(trace.upstream_s),
         "settle_ms": milliseconds(trace.settle.seconds if trace.settle else 0.0),
-        "overhead_ms": milliseconds(answered.overhead_s(trace)),
+        "overhead_ms": milliseconds(response.overhead_s(trace)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The spans of one request: itself, its admission, its waits, its calls and its settlement; no prompts, no secrets."""
+"""Spans of one request: request, admission, waits, calls and settlement. They hold no prompts or secrets."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,18 +10,18 @@ from gateway.generation.context import RequestContext
 Attributes = Mapping[str, str | int | float]
 
 
-def spans_of(request: RequestContext, context: TraceContext, answered: ResponseInfo) -> Iterator[Span]:
-    """Renders the request's span, then its parts as children."""
-    ended_s = request.started_s + answered.total_s
+def spans_of(request: RequestContext, context: TraceContext, response: ResponseInfo) -> Iterator[Span]:
+    """Renders the request's span, then its child spans."""
+    ended_s = request.started_s + response.total_s
     yield Span(
-        f"{answered.method} {answered.route}",
+        f"{response.method} {response.route}",
         SpanKind.SERVER,
         context.span_id,
         context.parent_id,
         request.started_s,
         ended_s,
-        _request(request, answered),
-        request.error_code.value if request.error_code and answered.status >= 500 else "",
+        _request(request, response),
+        request.error_code.value if request.error_code and response.status >= 500 else "",
     )
     for name, passage in _passages(request.trace):
         span_id, parent_id = request.trace.new_span_id(), context.span_id
@@ -57,12 +57,12 @@ def _attempt(attempt: Attempt, context: TraceContext, ended_s: float) -> Span:
     )
 
 
-def _request(request: RequestContext, answered: ResponseInfo) -> Attributes:
-    """OpenTelemetry's names where it has some (semantic conventions for HTTP servers)."""
+def _request(request: RequestContext, response: ResponseInfo) -> Attributes:
+    """Uses OpenTelemetry's names if there are any (semantic conventions for HTTP servers)."""
     attributes: dict[str, str | int | float] = {
-        "http.request.method": answered.method,
-        "http.route": answered.route,
-        "http.response.status_code": answered.status,
+        "http.request.method": response.method,
+        "http.route": response.route,
+        "http.response.status_code": response.status,
         "imagegate.request_id": request.id,
         "imagegate.tenant": request.tenant,
         "imagegate.key_id": request.key_id,

@@ -18,11 +18,11 @@ from gateway.redis.preflight import RedisMemory
 from gateway.scheduler import Scheduler
 
 _INTERVAL_S: Final = 1.0
-"""Between the starts of two renderings, at least. Each reads every account and key of the pool from Redis."""
+"""Minimum interval between renderings. Each reads every account and key of the pool from Redis."""
 _INTERVAL_MAX_S: Final = 5.0
 """Half of the shipped scrape timeout."""
 _PAUSES_PER_RENDERING: Final = 20
-"""Times the CPU time of a rendering: requests wait for its interpreter lock for at most 5 % of the time."""
+"""Multiple of a rendering's CPU time: requests wait for its interpreter lock at most 5 % of the time."""
 _BETWEEN_RESPONSES_S: Final = 0.01
 """Responses of the same rendering, half a megabyte each, are spread: a burst of them delays other requests."""
 _SPREAD_S: Final = 1.0
@@ -65,7 +65,7 @@ class Scrape:
         registry.register(self._gauges)
         self._is_rendering = asyncio.Lock()
         self._next: asyncio.Task[dict[Exposition, bytes]] | None = None
-        """The rendering that has not started."""
+        """The rendering that has not started yet."""
         self._wanted: set[Exposition] = set()
         self._waiting = 0
         """Scrapers that share it."""
@@ -83,7 +83,7 @@ class Scrape:
         self._wanted.add(exposition)
         delay_s = self._waiting * _BETWEEN_RESPONSES_S % _SPREAD_S
         self._waiting += 1
-        rendered = await asyncio.shield(self._next)  # other scrapers wait for it too
+        rendered = await asyncio.shield(self._next)  # other scrapers share it
         await asyncio.sleep(delay_s)
         return rendered[exposition]
 

@@ -11,4 +11,4 @@ SECURITY_HEADERS: Final[Headers] = (
     (b"referrer-policy", b"no-referrer"),
 )
 TLS_HEADERS: Final[Headers] = (*SECURITY_HEADERS, (b"strict-transport-security", b"max-age=31536000"))
-"""If the gateway itself serves TLS: HSTS for a year (RFC 6797), in addition to any header of a proxy."""
+"""HSTS for a year (RFC 6797), added if the gateway itself serves TLS."""

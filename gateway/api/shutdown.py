@@ -7,11 +7,11 @@ from typing import Final
 from gateway.domain.errors import ErrorCode, GatewayError
 
 DRAIN: Final = "imagegate.drain"
-"""The name of the Drain in the state that the application shares with its server."""
+"""The key of the ShutdownState in the state that the application shares with its server."""
 
 
 class ShutdownState:
-    """Whether this process is shutting down, which is final."""
+    """Shutdown state of this process. A shutdown cannot be cancelled."""
 
     __slots__ = ("_ends_s", "_monotonic", "is_on")
 
@@ -26,14 +26,14 @@ class ShutdownState:
             self.is_on, self._ends_s = True, self._monotonic() + within_s
 
     def force(self) -> None:
-        """Leaves no time for requests in progress."""
+        """Ends the time for requests in progress."""
         self.is_on, self._ends_s = True, 0.0
 
     def left_s(self) -> float:
-        """Seconds that remain."""
+        """Returns the remaining seconds."""
         return max(0.0, self._ends_s - self._monotonic())
 
     def refuse(self) -> None:
         """Raises: GatewayError SHUTTING_DOWN during shutdown."""
         if self.is_on:
-            raise GatewayError(ErrorCode.SHUTTING_DOWN, "it came after the end had begun")
+            raise GatewayError(ErrorCode.SHUTTING_DOWN, "received during shutdown")

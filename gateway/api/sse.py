@@ -1,6 +1,6 @@
-"""`stream: true`: server-sent events, with comments that keep the connection alive while the images are made.
+"""Server-sent events for `stream: true`, with keep-alive comments while the images are generated.
 
-The job runs to completion even if the client disconnects: what was bought is reported and counted.
+The job runs to completion even if the client disconnects, so that its images are settled and logged.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from gateway.domain.images import ImageResult
 
 
 class EventStream(Response):
-    """Starts with the first keep-alive or with the result; a failure before that is an ordinary HTTP error."""
+    """Starts with the first keep-alive or the result. A failure before that is an ordinary HTTP error."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class EventStream(Response):
         else:
             for event in openai.render_events(outcome, int(self._clock())):
                 await self._send(send, event)
-            if outcome.missing:  # the header may have left before this was known
+            if outcome.missing:  # the header may have been sent before
                 await self._send(send, [openai.render_missing(outcome.missing)])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

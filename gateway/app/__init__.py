@@ -38,7 +38,7 @@ from gateway.app.metering import MeteringParts, build_journal, build_metering, b
 from gateway.app.redis import connect_redis
 from gateway.app.reload import ReloadTargets
 from gateway.app.scheduler import SchedulerParts, build_key_checker, build_scheduler
-from gateway.app.telemetry import Telemetry, build_observing, build_ops
+from gateway.app.telemetry import Telemetry, build_ops, build_telemetry
 from gateway.config import Settings
 from gateway.config.upstream_set import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
 from gateway.domain.catalog import Catalog
@@ -85,7 +85,7 @@ def create_app(
     Several processes of one gateway count in one `metrics_directory`.
     Raises: SettingsError for a missing secret, an invalid Redis URL, or tracing without its extra.
     """
-    observing = build_observing(settings)
+    telemetry = build_telemetry(settings)
     core = _build_core(settings, environ, metrics_directory)
     pooling, books, catalog = core.pooling, core.books, core.catalog
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
@@ -100,10 +100,10 @@ def create_app(
     )
     reloading = (partial(reload, running),) if reload else ()
     tasks = (*ops.background_tasks, *administration.background_tasks, *reloading)
-    starts = (administration.declaration.start, *observing.starts)
-    life = _build_life(core, starts, tasks, observing.closes)
+    starts = (administration.declaration.start, *telemetry.starts)
+    life = _build_life(core, starts, tasks, telemetry.closes)
     routes = [*_public_routes(_build_images(core, administration, limits), ops.routes), *administration.admin.routes()]
-    return _assemble(routes, core, observing, life, own_ports)
+    return _assemble(routes, core, telemetry, life, own_ports)
 
 
 def _build_core(settings: Settings, environ: Mapping[str, str], metrics_directory: Path | None) -> _Core:
@@ -160,14 +160,14 @@ def _build_life(
 def _assemble(
     routes: Sequence[Route],
     core: _Core,
-    observing: Telemetry,
+    telemetry: Telemetry,
     life: Lifespan,
     own_ports: Sequence[DedicatedPort],
 ) -> Starlette:
     app = App(
         routes=routes,
         middleware=[
-            Middleware(RequestContextMiddleware, core.metrics, time.monotonic, observing, core.drain, core.budget),
+            Middleware(RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget),
             Middleware(PublicCors, core.settings.server.cors_origins),
             Middleware(ErrorMiddleware),
             Middleware(DedicatedPortMiddleware, own_ports),

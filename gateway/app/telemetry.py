@@ -10,7 +10,7 @@ from functools import partial
 from gateway import __version__
 from gateway.api.dedicated_ports import DedicatedPort
 from gateway.api.health import HealthRoutes
-from gateway.api.middleware import Ids, TellSpans
+from gateway.api.middleware import Ids, SendSpans
 from gateway.api.readiness import Readiness, RedisHealth
 from gateway.api.request_log import RequestLogOptions
 from gateway.api.scrape import Scrape
@@ -31,19 +31,19 @@ class Telemetry:
     """For the middleware, and what must be started before the first request and closed after the last."""
 
     ids: Ids
-    terms: RequestLogOptions
-    tell_spans: TellSpans | None = None
+    log_options: RequestLogOptions
+    send_spans: SendSpans | None = None
     starts: tuple[AsyncCallback, ...] = ()
     closes: tuple[AsyncCallback, ...] = ()
 
 
-def build_observing(settings: Settings) -> Telemetry:
+def build_telemetry(settings: Settings) -> Telemetry:
     """Raises: SettingsError where spans are wanted and the extra is not installed."""
     ids = Ids(lambda: f"req_{uuid.uuid4().hex}", lambda: uuid.uuid4().hex, lambda: secrets.token_hex(8))
-    terms = RequestLogOptions(settings.logs.prompts, settings.logs.client_address)
+    log_options = RequestLogOptions(settings.logs.prompts, settings.logs.client_address)
     endpoint = settings.tracing.otlp_endpoint
     if endpoint is None:
-        return Telemetry(ids, terms)
+        return Telemetry(ids, log_options)
     try:
         from gateway.observability.tracing import SpanSender  # noqa: PLC0415 - an extra, and hundreds of modules nobody else needs
     except ModuleNotFoundError as error:
@@ -52,7 +52,7 @@ def build_observing(settings: Settings) -> Telemetry:
             'pip install "imagegate[otel]", or take the setting out'
         ) from error
     sender = SpanSender(endpoint, settings.tracing.service_name, __version__, time.time_ns, time.monotonic)
-    return Telemetry(ids, terms, sender.tell, (sender.start,), (sender.close,))
+    return Telemetry(ids, log_options, sender.send, (sender.start,), (sender.close,))
 
 
 @dataclass(frozen=True, slots=True)

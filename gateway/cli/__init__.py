@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode=None,  # it would take [brackets] in help texts for markup, and drop them
+    rich_markup_mode=None,  # rich would drop [brackets] in help texts as markup
 )
 app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(serving.demo)
 app.command("serve")(serving.serve)
@@ -69,7 +69,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Holds the options of every command."""

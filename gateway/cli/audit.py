@@ -26,20 +26,20 @@ def audit(
     api.show(api.ask("GET", f"/audit?{wanted}"), _print_list)
 
 
-def _print_list(answer: Document) -> None:
-    for entry in rows(answer):
+def _print_list(response: Document) -> None:
+    for entry in rows(response):
         _print(entry)
-    if not rows(answer):
-        print("There are no entries.")
-    if answer.get("next"):
-        typer.echo(printable(f"There are more: --before {answer['next']}"), err=True)
+    if not rows(response):
+        print("No entries.")
+    if response.get("next"):
+        typer.echo(printable(f"More entries: --before {response['next']}"), err=True)
 
 
 def _print(entry: Document) -> None:
     """One line with actor, action and target, and one for each value that changed."""
     key = f" key {entry['key_id']}" if entry.get("key_id") else ""
-    whom = entry.get("tenant") or entry.get("target")
-    print_text(f"{minute(entry.get('at'))}  {entry.get('actor')}  {entry.get('action')}  {whom}{key}")
+    subject = entry.get("tenant") or entry.get("target")
+    print_text(f"{minute(entry.get('at'))}  {entry.get('actor')}  {entry.get('action')}  {subject}{key}")
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
     for name in [*before, *(name for name in after if name not in before)] if after else []:
         if before.get(name) != after.get(name) and name not in _IN_FIRST_LINE:
@@ -47,10 +47,10 @@ def _print(entry: Document) -> None:
             print_text(f"{name}: {arrow}{after.get(name, 'none')}", indent=4)
 
 
-def _flat(described: object, prefix: str = "") -> dict[str, str]:
-    """Every value by its path, without empty ones."""
+def _flat(document: object, prefix: str = "") -> dict[str, str]:
+    """Returns non-empty values by path."""
     flat: dict[str, str] = {}
-    for name, value in described.items() if isinstance(described, dict) else ():
+    for name, value in document.items() if isinstance(document, dict) else ():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):

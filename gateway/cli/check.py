@@ -11,7 +11,7 @@ from gateway.api.admin.auth import AdminKey
 from gateway.app.admin import read_admin_keys, read_declared, read_pepper, read_vault
 from gateway.app.metering import journal_directory, redis_id
 from gateway.app.redis import find_problems
-from gateway.app.telemetry import build_observing
+from gateway.app.telemetry import build_telemetry
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.upstream_set import build_catalog, build_supply, unfetchable
@@ -36,33 +36,36 @@ _REGIONS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
-_BARE: Final = "the host refuses without the provider's own error code: check the secret and base_url"
+_BARE: Final = "the host refuses without the provider's error code: check the secret and base_url"
 _FINDINGS: Final[Mapping[ErrorCode, tuple[str, str]]] = MappingProxyType(
     {
-        ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key is of another region"),
-        ErrorCode.ACCOUNT_UNVERIFIED: ("not verified", "verify the owner of the account at the provider"),
+        ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key belongs to another region"),
+        ErrorCode.ACCOUNT_UNVERIFIED: ("not verified", "verify the account's owner at the provider"),
         ErrorCode.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
-        ErrorCode.IP_DENIED: ("address refused", "let the provider accept this machine's address"),
-        ErrorCode.INSUFFICIENT_BALANCE: ("no balance", "top the account up at the provider"),
-        ErrorCode.QUOTA_EXHAUSTED_PLAN: ("plan used up", "wait until its window ends, or buy more"),
-        ErrorCode.QUOTA_EXHAUSTED_DAILY: ("plan used up", "wait until its window ends, or buy more"),
-        ErrorCode.ACCOUNT_RATE_LIMITED: ("busy", "ask again in a minute"),
+        ErrorCode.IP_DENIED: ("address refused", "allow this machine's address at the provider"),
+        ErrorCode.INSUFFICIENT_BALANCE: ("no balance", "top up the account at the provider"),
+        ErrorCode.QUOTA_EXHAUSTED_PLAN: ("plan used up", "wait until the window ends, or upgrade the plan"),
+        ErrorCode.QUOTA_EXHAUSTED_DAILY: ("plan used up", "wait until the window ends, or upgrade the plan"),
+        ErrorCode.ACCOUNT_RATE_LIMITED: ("busy", "retry in a minute"),
         ErrorCode.BARE_UNAUTHORIZED: ("refused", _BARE),
         ErrorCode.BARE_PAYMENT_REQUIRED: ("refused", _BARE),
         ErrorCode.BARE_FORBIDDEN: ("refused", _BARE),
-        ErrorCode.BARE_RATE_LIMITED: ("busy", "ask again in a minute"),
-        ErrorCode.BARE_REFUSAL: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.BARE_RATE_LIMITED: ("busy", "retry in a minute"),
+        ErrorCode.BARE_REFUSAL: ("wrong host", "base_url is not this provider's API"),
         ErrorCode.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
         ErrorCode.NOT_SENT: ("unreachable", "check base_url"),
-        ErrorCode.READ_TIMEOUT: ("no answer", "the host takes the connection and says nothing; ask again later"),
-        ErrorCode.CONNECTION_LOST: ("no answer", "the host breaks the connection; is https meant?"),
-        ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url leads to something that has no such page"),
-        ErrorCode.INVALID_RESPONSE: ("wrong host", "base_url leads to something that is not this provider"),
-        ErrorCode.RESPONSE_TOO_LARGE: ("wrong host", "base_url leads to something that is not this provider"),
-        ErrorCode.UNEXPECTED_RESPONSE: ("wrong host", "base_url leads to something that is not this provider"),
+        ErrorCode.READ_TIMEOUT: ("no response", "the host accepts the connection but does not respond; retry later"),
+        ErrorCode.CONNECTION_LOST: (
+            "no response",
+            "the host closes the connection; check whether base_url needs https",
+        ),
+        ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url has no such endpoint"),
+        ErrorCode.INVALID_RESPONSE: ("wrong host", "base_url is not this provider's API"),
+        ErrorCode.RESPONSE_TOO_LARGE: ("wrong host", "base_url is not this provider's API"),
+        ErrorCode.UNEXPECTED_RESPONSE: ("wrong host", "base_url is not this provider's API"),
     }
 )
-"""Finding and remedy by error code."""
+"""Result and fix by error code."""
 
 
 def run_check(config: str | None, *, asks_upstreams: bool) -> None:
@@ -75,7 +78,7 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
         read_pepper(settings, os.environ)
         read_vault(settings, os.environ)
         read_declared(settings, os.environ, build_catalog(settings))
-        build_observing(settings)
+        build_telemetry(settings)
         certificate = _check_certificate(settings)
         redis = _check_redis(settings)
     except SettingsError as error:
@@ -95,17 +98,17 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
         print_text(f"warning: {exposure.where}: {exposure.what}; {exposure.remedy}")
     for upstream in unfetchable(settings):
         print(f"warning: upstream {upstream}:")
-        print("  result_hosts does not name its own address, where its links may point")
+        print("  result_hosts does not include its own address, which its URLs may have")
     for same in supply.shared_keys():
-        print(f"warning: the same secret stands in several accounts ({same[0].secret.fingerprint}):")
+        print(f"warning: several accounts have the same secret ({same[0].secret.fingerprint}):")
         print("  " + ", ".join(f"{key.upstream}/{key.id}" for key in same))
-        print("  each account is taken to have limits of its own: the provider's are exceeded")
+        print("  each account is assumed to have its own limits; the provider's are exceeded")
     if asks_upstreams:
         _check_upstreams(settings, supply)
 
 
 def _check_certificate(settings: Settings) -> str:
-    """A line of the report. Raises: SettingsError."""
+    """Returns a line of the report. Raises: SettingsError."""
     if settings.server.tls is None:
         return ""
     certificate = Certificate(settings.server.tls)
@@ -123,26 +126,26 @@ def _check_journal(settings: Settings) -> str:
     except SettingsError as error:
         return f"warning: no journal:\n  {error}"
     except OSError as error:
-        return f"warning: no journal, requests.journal_dir cannot be written:\n  {error}"
-    return "journal: can be written"
+        return f"warning: no journal, requests.journal_dir is not writable:\n  {error}"
+    return "journal: writable"
 
 
 def _openness(keys: list[AdminKey]) -> str:
-    return f"open to {', '.join(key.name for key in keys)}" if keys else "closed, no [admin] key is set"
+    return f"enabled for {', '.join(key.name for key in keys)}" if keys else "disabled, no [admin] key is set"
 
 
 def _check_redis(settings: Settings) -> str:
-    """A line of the report. Raises: SettingsError."""
+    """Returns a line of the report. Raises: SettingsError."""
     embedded = embedded_of(settings)
     if embedded is None:
         try:
             problems = asyncio.run(find_problems(settings, os.environ))
         except GatewayError as error:
-            remedy = "is it running there? is TLS meant (rediss://)?"
-            raise SettingsError(f"redis.url: redis does not answer ({error.detail}); {remedy}") from error
+            remedy = "check that it is running, and whether it needs TLS (rediss://)"
+            raise SettingsError(f"redis.url: redis does not respond ({error.detail}); {remedy}") from error
         if problems:
             raise SettingsError(f"redis.url: {'; '.join(problems)}")
-        return "answers"
+        return "reachable"
     try:
         embedded.prepare()
     except EmbeddedError as error:
@@ -152,25 +155,25 @@ def _check_redis(settings: Settings) -> str:
 
 def _check_upstreams(settings: Settings, supply: UpstreamSet) -> None:
     """Prints a line per key and per remedy. Raises: StartError if a key cannot be used."""
-    with progressing("asking", "keys") as report:
+    with progressing("checking", "keys") as report:
         probes = asyncio.run(_probe(supply, report))
-    found = list(zip(supply.keys, probes, strict=True))
+    results = list(zip(supply.keys, probes, strict=True))
     print_table(
-        ("UPSTREAM", "ACCOUNT", "KEY", "FINGERPRINT", "FOUND"),
-        [(key.upstream, key.account, key.name, key.secret.fingerprint, _finding(probe)) for key, probe in found],
-        empty="There are no keys.",
+        ("UPSTREAM", "ACCOUNT", "KEY", "FINGERPRINT", "RESULT"),
+        [(key.upstream, key.account, key.name, key.secret.fingerprint, _finding(probe)) for key, probe in results],
+        empty="No keys.",
     )
     for remedy in dict.fromkeys(_remedy(probe) for probe in probes if probe.error_code):
         print_text(remedy)
-    for line in _wrong_regions(settings, found):
+    for line in _wrong_regions(settings, results):
         print_text(line)
     failed = sum(probe.error_code is not None for probe in probes)
     if failed:
-        raise StartError(f"{failed} of {len(probes)} upstream keys cannot be used")
+        raise StartError(f"{failed} of {len(probes)} upstream keys do not work")
 
 
 async def _probe(supply: UpstreamSet, report: ReportProgress) -> list[KeyCheck]:
-    """Results in the order of the keys."""
+    """Returns results in the order of the keys."""
     async with AiohttpTransport() as transport:
         pages, turns = (
             KeyChecker(transport, lambda: supply.endpoints, f"imagegate/{__version__}"),
@@ -181,35 +184,35 @@ async def _probe(supply: UpstreamSet, report: ReportProgress) -> list[KeyCheck]:
         async def probe(key: ProviderKey) -> KeyCheck:
             nonlocal done
             async with turns:
-                found = await pages.probe(key)
+                result = await pages.probe(key)
             done += 1
             report(done, len(supply.keys))
-            return found
+            return result
 
         return await asyncio.gather(*(probe(key) for key in supply.keys))
 
 
 def _finding(probe: KeyCheck) -> str:
     if probe.error_code is None:
-        return "ok" if probe.proves_balance else "ok, balance not told"
+        return "ok" if probe.proves_balance else "ok, balance unknown"
     name = probe.error_code.value.replace("_", " ")
     return _FINDINGS.get(probe.error_code, (name, ""))[0]
 
 
 def _remedy(probe: KeyCheck) -> str:
-    assert probe.error_code is not None  # only a failure has a remedy
+    assert probe.error_code is not None  # only failures have a remedy
     remedy = _FINDINGS.get(probe.error_code, ("", f"the upstream says: {probe.detail}"))[1]
     return f"{_finding(probe)}: {remedy}"
 
 
-def _wrong_regions(settings: Settings, found: Sequence[tuple[ProviderKey, KeyCheck]]) -> list[str]:
-    """Hosts that know none of several keys: one wrong URL is likelier than several wrong keys."""
+def _wrong_regions(settings: Settings, results: Sequence[tuple[ProviderKey, KeyCheck]]) -> list[str]:
+    """Reports hosts that reject all of several keys: a wrong URL is likelier than several wrong keys."""
     lines: list[str] = []
     for upstream in settings.upstreams:
-        error_codes = [probe.error_code for key, probe in found if key.upstream == upstream.name]
+        error_codes = [probe.error_code for key, probe in results if key.upstream == upstream.name]
         if len(error_codes) > 1 and set(error_codes) == {ErrorCode.KEY_INVALID}:
             lines.append(
-                f"{upstream.name}: none of its keys is known at {upstream.base_url}: base_url is probably of the wrong "
-                f"region. There are: {_REGIONS[upstream.provider]}."
+                f"{upstream.name}: {upstream.base_url} rejects all of its keys. base_url probably belongs to another "
+                f"region. Known regions: {_REGIONS[upstream.provider]}."
             )
     return lines

@@ -20,22 +20,22 @@ Document = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class AdminApi:
-    """The admin API, as the options of a command address it."""
+    """The admin API at the address and with the key of a command's options."""
 
     url: str
     admin_key: str
     json: bool
 
     def ask(self, method: str, path: str, body: Document | None = None) -> Document:
-        """Sends one request; an error ends the command with one line on standard error."""
+        """Sends one request. An error ends the command with one line on standard error."""
         import httpx
 
         if not self.admin_key:
-            fail("no admin key; give --admin-key or set IMAGEGATE_ADMIN_KEY")
+            fail("no admin key; use --admin-key or set IMAGEGATE_ADMIN_KEY")
         try:
             response = httpx.request(
                 method,
-                f"{self.url.rstrip('/').removesuffix('/v1')}/admin/v1{path}",  # clients of OpenAI know it with /v1
+                f"{self.url.rstrip('/').removesuffix('/v1')}/admin/v1{path}",  # a URL for OpenAI clients ends in /v1
                 json=body,
                 headers={"authorization": f"Bearer {self.admin_key}"},
                 timeout=_TIMEOUT_S,
@@ -47,34 +47,30 @@ class AdminApi:
             was_sent = isinstance(error, httpx.TransportError) and not isinstance(error, not_sent)
             if was_sent and method != "GET":
                 fail(
-                    f"the gateway at {self.url} does not answer ({error}); the change may have been carried out: "
-                    "before you repeat it, look for it with `imagegate audit`"
+                    f"the gateway at {self.url} does not respond ({error}); the change may have been made: "
+                    "before you repeat it, search for it with `imagegate audit`"
                 )
-            fail(f"the gateway at {self.url} does not answer ({error}); check --url")
+            fail(f"the gateway at {self.url} does not respond ({error}); check --url")
         return self._read(response)
 
     def _read(self, response: "httpx.Response") -> Document:
         try:
-            answer = response.json()
+            body = response.json()
         except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            fail(
-                f"{self.url} is no gateway: it answered HTTP {response.status_code} without a JSON object; check --url"
-            )
+            body = None
+        if not isinstance(body, dict):
+            fail(f"{self.url} is not a gateway: HTTP {response.status_code} without a JSON object; check --url")
         if response.status_code == 401:
-            fail("the gateway refuses the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
+            fail("the gateway rejected the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
         if not response.is_success:
-            refusal = answer.get("error")
-            if isinstance(refusal, dict) and refusal.get("code") == "unknown_url":
-                fail(f"{self.url} has no admin API; has it a port of its own ([admin] port)? check --url")
-            fail(
-                printable(str(refusal.get("message"))) if isinstance(refusal, dict) else f"HTTP {response.status_code}"
-            )
-        return answer
+            error = body.get("error")
+            if isinstance(error, dict) and error.get("code") == "unknown_url":
+                fail(f"{self.url} has no admin API; use the port of [admin] port in --url")
+            fail(printable(str(error.get("message"))) if isinstance(error, dict) else f"HTTP {response.status_code}")
+        return body
 
     def show(self, answer: Document, render: Callable[[Document], None]) -> None:
-        """Prints an answer as JSON with --json, else what `render` prints of it."""
+        """Prints a response as JSON with --json, else with `render`."""
         if self.json:
             print_json(answer)
         else:
@@ -82,7 +78,7 @@ class AdminApi:
 
 
 def _trusted() -> "ssl.SSLContext":
-    """What httpx trusts, and this machine: an organisation's own authority, SSL_CERT_FILE."""
+    """Trusts httpx's and this machine's certificate authorities, including SSL_CERT_FILE."""
     import httpx
 
     context = httpx.create_ssl_context(trust_env=False)
@@ -91,13 +87,13 @@ def _trusted() -> "ssl.SSLContext":
 
 
 def _is_local(url: str) -> bool:
-    """Whether a proxy of the environment must not see the call, nor the admin key in it."""
+    """Returns whether the call must bypass proxies of the environment, which would see the admin key."""
     import httpx
 
     return httpx.URL(url).host in {"localhost", "127.0.0.1", "::1"}
 
 
 def rows(answer: Document, name: str = "data") -> list[Document]:
-    """The items of a list in an answer."""
+    """Returns the objects of a list in a response."""
     data = answer.get(name)
     return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []

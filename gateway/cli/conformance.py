@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def conformance(
     url: Annotated[str, typer.Argument(metavar="URL", help="The base URL, for example http://127.0.0.1:8080/v1.")],
     key: Annotated[
-        str, typer.Option(envvar="IMAGEGATE_CONFORMANCE_KEY", help="An API key of that server.", show_default=False)
+        str, typer.Option(envvar="IMAGEGATE_CONFORMANCE_KEY", help="An API key of the server.", show_default=False)
     ] = "",
     model: Annotated[
         str | None,
@@ -38,7 +38,7 @@ def conformance(
     if importlib.util.find_spec("openai") is None:
         _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")
     if not key:
-        _stop("no key; give --key or set IMAGEGATE_CONFORMANCE_KEY")
+        _stop("no key; use --key or set IMAGEGATE_CONFORMANCE_KEY")
     from gateway.testing.conformance import Plan, UnusableError, conform
 
     plan = Plan(url, key, model, timeout, not no_images, provoke_429)
@@ -56,7 +56,7 @@ def conformance(
 
 
 def _stop(message: str) -> NoReturn:
-    """One line on standard error, and exit code 2."""
+    """Prints one line on standard error; exit code 2."""
     print_error(message)
     raise typer.Exit(2)
 
@@ -64,27 +64,28 @@ def _stop(message: str) -> NoReturn:
 def _announce(plan: "Plan") -> None:
     images = f"at most {plan.images_max} images" if plan.images_max else "no images"
     typer.echo(
-        f"Buys {images}; a server that makes what it should refuse makes\nup to {plan.mistaken_max} more.", err=True
+        f"Buys {images}; a server that accepts what it should refuse\ngenerates up to {plan.mistaken_max} more.",
+        err=True,
     )
 
 
 def _print(report: "Report") -> None:
     from gateway.testing.conformance import Level, Outcome
 
-    rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in report.findings]
-    print_table(("CHECK", "LEVEL", "FOUND"), rows, empty="There are no checks.")
+    rows = [(finding.check.name, finding.check.level.value, finding.outcome.value) for finding in report.findings]
+    print_table(("CHECK", "LEVEL", "RESULT"), rows, empty="No checks.")
     for outcome in (Outcome.FAILS, Outcome.UNTRIED, Outcome.INAPPLICABLE):
-        found = [finding for finding in report.findings if finding.outcome is outcome]
-        if found:
+        findings = [finding for finding in report.findings if finding.outcome is outcome]
+        if findings:
             print(f"\n{outcome.value.capitalize()}:")
-        for finding in found:
+        for finding in findings:
             _explain(finding, is_short=outcome is Outcome.INAPPLICABLE)
     failed = [report.count(Outcome.FAILS, level) for level in Level]
     print(
         f"\n{report.base_url}, {report.model}: {report.count(Outcome.HOLDS)} hold, "
         f"{failed[0]} musts and {failed[1]} shoulds do not,\n"
         f"{report.count(Outcome.UNTRIED)} could not be tried, {report.count(Outcome.INAPPLICABLE)} do not apply. "
-        f"Images in the answers: {report.images_seen}."
+        f"Images received: {report.images_seen}."
     )
 
 

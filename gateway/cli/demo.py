@@ -40,9 +40,9 @@ _SIMULATOR_LIMITS: Final = {
     "max_concurrency": 100,
 }
 _REDIS_TIMEOUT_MS: Final = 2000
-"""A machine that runs everything itself may be busy."""
+"""Seconds. A machine that runs everything itself may be busy."""
 _DRAIN_S: Final = 5.0
-"""For the simulator's images; paid images of a real provider get the configured time."""
+"""Seconds, for the simulator's images. Paid images of a real provider get the configured time."""
 _ALIASES: Final = (
     "dall-e-2",
     "dall-e-3",
@@ -74,7 +74,7 @@ def run_demo(host: str, port: int, simulator_port: int, *, prints_json: bool, ex
     if exits_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
         raise StartError("the parent process has ended")
     log_format: LogFormat = "json" if prints_json else "console"
-    configure_logging(log_format, "warning")  # until it is ready: its own admin calls are noise
+    configure_logging(log_format, "warning")  # its own admin calls are noise
     listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exits_with_parent else "")
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
@@ -115,7 +115,7 @@ async def _run(
         admin_url = url_of(settings.admin.host, settings.admin.port) if settings.admin.port else url
         partly = DemoInfo(f"{url}/v1", "", admin_url, admin_key, simulator_url, embedded.url)
         problem = await _use(partly, show)
-        for (server, _), task in zip(programs, tasks, strict=True):  # the gateway before its upstream
+        for (server, _), task in zip(programs, tasks, strict=True):  # the gateway stops before its upstream
             server.should_exit = True
             await task
     if problem:
@@ -147,12 +147,12 @@ def _with_own_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
 
 
 async def _use(ready: DemoInfo, show: Callable[[DemoInfo], Awaitable[None]]) -> str:
-    """Creates a key, shows how to use it until the demo stops, revokes it. Returns: an error, or an empty string."""
+    """Creates a key, shows its use until the demo stops, and revokes it. Returns: an error, or an empty string."""
     async with _admin_client(ready.admin_url, ready.admin_key) as admin:
         try:
             api_key, key_id = await _create_key(admin)
         except (httpx.HTTPError, _DemoError) as error:
-            return f"the demo's key could not be made ({error})"
+            return f"cannot create the demo's key ({error})"
         await show(replace(ready, api_key=api_key))
         with suppress(httpx.HTTPError):  # the key expires
             await admin.delete(f"/keys/{key_id}")
@@ -168,7 +168,7 @@ async def _show(log_format: LogFormat, settings: Settings, stopped: asyncio.Even
 
 
 def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
-    """The configuration: the providers whose keys are in the environment, else the simulator."""
+    """Builds the configuration: the providers whose keys are in the environment, else the simulator."""
     providers = [
         (url, provider, variable, model) for variable, provider, url, model in _PROVIDERS if environ.get(variable)
     ]
@@ -200,7 +200,7 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
 
 
 class _DemoError(Exception):
-    """The demo cannot be set up."""
+    """The demo's set-up failed."""
 
 
 def _admin_client(url: str, admin_key: str) -> httpx.AsyncClient:
@@ -231,7 +231,9 @@ def _render_instructions(ready: DemoInfo, settings: Settings) -> str:
     metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else ready.admin_url
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
     cost = (
-        "Its pictures are drawn here and cost nothing." if ready.simulator_url else "Every image is billed to your key."
+        "Its images are drawn locally and cost nothing."
+        if ready.simulator_url
+        else "Every image is billed to your key."
     )
     return f"""
 imagegate is ready.
@@ -244,9 +246,9 @@ imagegate is ready.
   upstream    {upstreams}
 
 {cost}
-The two keys are valid until it stops.
+Both keys are valid until the demo stops.
 
-Try it from another terminal; the answer holds a link to the picture:
+Try it in another terminal. The response contains the image's URL:
 
 curl {ready.base_url}/images/generations \\
   -H "Authorization: Bearer {ready.api_key}" \\
@@ -262,8 +264,8 @@ client = OpenAI(
     base_url="{ready.base_url}",
     api_key="{ready.api_key}",
 )
-answer = client.images.generate(model="image-01", prompt="a lighthouse at dawn")
-Path("lighthouse.jpg").write_bytes(b64decode(answer.data[0].b64_json))
+result = client.images.generate(model="image-01", prompt="a lighthouse at dawn")
+Path("lighthouse.jpg").write_bytes(b64decode(result.data[0].b64_json))
 
 Ctrl-C stops everything.
 """

@@ -17,7 +17,7 @@ app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)
 
 
 def _no_secret(text: str) -> str:
-    """Refuses a whole key, which would end in messages and paths that others read."""
+    """Rejects a whole key, which would appear in messages and paths."""
     if text.startswith("sk-"):
         raise typer.BadParameter("expected a key ID, got an API key; the ID is the 10 characters after sk-ig-")
     return text
@@ -25,7 +25,7 @@ def _no_secret(text: str) -> str:
 
 TenantName = Annotated[str, typer.Argument(help="The tenant's name.", callback=_no_secret)]
 KeyId = Annotated[str, typer.Argument(help="The key's ID, as listed.", callback=_no_secret)]
-Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days from now until it expires.")]
+Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires.")]
 _UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -48,10 +48,10 @@ def list_(api: AdminApi, tenant: TenantName) -> None:
     api.show(api.ask("GET", f"/tenants/{quote(tenant, safe='')}/keys"), partial(_print_list, tenant))
 
 
-def _print_list(tenant: str, answer: Document) -> None:
-    has_old = any(key.get("old_secret_until") for key in rows(answer))
+def _print_list(tenant: str, response: Document) -> None:
+    has_old = any(key.get("old_secret_until") for key in rows(response))
     columns = ("ID", "LABEL", "CREATED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
-    print_table(columns, [_row(key)[: len(columns)] for key in rows(answer)], empty=f"{tenant} has no keys.")
+    print_table(columns, [_row(key)[: len(columns)] for key in rows(response)], empty=f"{tenant} has no keys.")
 
 
 @admin_command(app, "show")
@@ -76,12 +76,14 @@ def update(
     change = limits | ({} if label is None else {"label": label})
     change |= {"expires_at": _in_days(days)} if days or never_expires else {}
     if not change:
-        raise typer.BadParameter("nothing to change: give a limit, --label, --days or --never-expires")
+        raise typer.BadParameter("nothing to change; set a limit, --label, --days or --never-expires")
     _find(api, tenant, key_id)
-    answer = api.ask("PATCH", f"/keys/{quote(key_id, safe='')}", change)
-    api.show(answer, _print)
-    if answer.get("declared"):
-        typer.echo(f"{key_id} is declared in the configuration: a start or reload undoes this.", err=True)
+    response = api.ask("PATCH", f"/keys/{quote(key_id, safe='')}", change)
+    api.show(response, _print)
+    if response.get("declared"):
+        typer.echo(
+            f"{key_id} is declared in the configuration. The next start or reload reverts this change.", err=True
+        )
 
 
 @admin_command(app, "rotate")
@@ -90,30 +92,31 @@ def rotate(
     tenant: TenantName,
     key_id: KeyId,
     grace: Annotated[
-        str, typer.Option(metavar="TIME", help="How long the old key stays valid: 24h, 30m, 7d, or 0 to revoke it.")
+        str,
+        typer.Option(metavar="TIME", help="Time for which the old key stays valid: 24h, 30m, 7d, or 0 to revoke it."),
     ] = "24h",
 ) -> None:
     """Replace the secret of a key and show it once. ID, label and limits stay unchanged."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
-    answer = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
-    api.show(answer, partial(_print_secret, tenant))
+    response = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
+    api.show(response, partial(_print_secret, tenant))
     if api.json:
         return
-    until = answer.get("old_secret_until")
-    typer.echo(f"The old one {f'works until {minute(until)}' if until else 'is refused from now on'}.", err=True)
+    until = response.get("old_secret_until")
+    typer.echo(f"The old key {f'is valid until {minute(until)}' if until else 'is revoked'}.", err=True)
     if ended := before.get("old_secret_until"):
-        typer.echo(f"The one before that, due to work until {minute(ended)}, is refused from now on.", err=True)
+        typer.echo(f"The key before it, which was valid until {minute(ended)}, is revoked.", err=True)
 
 
 @admin_command(app, "revoke")
 def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId) -> None:
     """Revoke a key: every process refuses it within a second."""
     _find(api, tenant, key_id)
-    answer = api.ask("DELETE", f"/keys/{quote(key_id, safe='')}")
-    api.show(answer, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
-    if answer.get("declared"):
-        typer.echo("It stays revoked although the configuration declares it: declare a new one.", err=True)
+    response = api.ask("DELETE", f"/keys/{quote(key_id, safe='')}")
+    api.show(response, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
+    if response.get("declared"):
+        typer.echo("The configuration still declares it. It stays revoked: declare a new key.", err=True)
 
 
 @app.command("hash")
@@ -128,29 +131,29 @@ def hash_(
     secret = sys.stdin.readline(200).strip() if stdin else generate_api_key()
     public_id = key_id(secret)
     if public_id is None:
-        fail("that is no key of this gateway (sk-ig- and 42 letters and digits); imagegate key hash makes one")
+        fail("not an API key of this gateway (sk-ig- and 42 letters and digits); imagegate key hash creates one")
     hashed = f"{public_id}.{digest(secret)}"
     if json:
         print_json({"hash": hashed} if stdin else {"key": secret, "hash": hashed})
         return
     if not stdin:
         print(secret)
-        typer.echo("It is shown only now: keep it in a safe place. For the configuration:", err=True)
+        typer.echo("The key is shown only once. Store it safely. For the configuration:", err=True)
     print(f'hash = "{hashed}"')
 
 
 def _find(api: AdminApi, tenant: str, key_id: str) -> Document:
-    """The key; one of another tenant ends the command."""
+    """Returns the key. Fails for a key of another tenant."""
     key = api.ask("GET", f"/keys/{quote(key_id, safe='')}")
     if key.get("tenant") != tenant:
         fail(f"{tenant} has no key '{key_id}'; see imagegate key list {tenant}")
     return key
 
 
-def _print_secret(tenant: str, answer: Document) -> None:
-    print(printable(str(answer.get("key"))))
-    key_id = printable(str(answer.get("id")))
-    typer.echo(f"Key {key_id} of {tenant}. It is shown only now: keep it in a safe place.", err=True)
+def _print_secret(tenant: str, response: Document) -> None:
+    print(printable(str(response.get("key"))))
+    key_id = printable(str(response.get("id")))
+    typer.echo(f"Key {key_id} of {tenant}. It is shown only once. Store it safely.", err=True)
 
 
 def _print(key: Document) -> None:
@@ -179,8 +182,8 @@ def _in_days(days: int | None) -> int | None:
 
 
 def _seconds(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,7})([smhd]?)", text)
-    seconds = int(found[1]) * _UNITS_S[found[2]] if found else -1
+    match = re.fullmatch(r"([0-9]{1,7})([smhd]?)", text)
+    seconds = int(match[1]) * _UNITS_S[match[2]] if match else -1
     if not 0 <= seconds <= 30 * 86_400:
-        raise typer.BadParameter("give a time up to 30d, as 24h, 30m or 0", param_hint="--grace")
+        raise typer.BadParameter("expected a time up to 30d, as 24h, 30m or 0", param_hint="--grace")
     return seconds

@@ -1,4 +1,4 @@
-"""Options that several commands share: the admin API's address and key, limits and quotas."""
+"""Shared options: the admin API's address and key, limits and quotas."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ AdminKeyOption = Annotated[
     typer.Option(
         "--admin-key",
         envvar="IMAGEGATE_ADMIN_KEY",
-        help="The admin key. Other users can see it in the process list, so prefer the variable.",
+        help="The admin key. Other users can see it in the process list; prefer the variable.",
         show_default=False,
     ),
 ]
@@ -47,11 +47,11 @@ def admin_command(app: typer.Typer, name: str, short_help: str | None = None) ->
         parameters = inspect.signature(command).parameters
         shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS]
 
-        def run(**given: object) -> None:
-            api = AdminApi(str(given.pop("url")), str(given.pop("admin_key")), bool(given.pop("json")))
+        def run(**arguments: object) -> None:
+            api = AdminApi(str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
             if "limits" in parameters:
-                given["limits"] = _limits_document({limit: given.pop(limit) for limit in _LIMITS})
-            command(api=api, **given)
+                arguments["limits"] = _limits_document({limit: arguments.pop(limit) for limit in _LIMITS})
+            command(api=api, **arguments)
 
         own = [parameter for parameter in parameters.values() if parameter.name not in {"api", "limits"}]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined] # typer reads it
@@ -63,16 +63,16 @@ def admin_command(app: typer.Typer, name: str, short_help: str | None = None) ->
 
 
 def limit_fields(document: Document) -> list[tuple[str, str]]:
-    """Names and values of limits and quotas, then of what is used of them."""
+    """Returns names and values of limits and quotas, then their current usage."""
     lines = [(_words(name), str(value)) for part in ("limits", "quotas") for name, value in _items(document, part)]
     used = [(f"used: {_words(name)}", str(value)) for name, value in _items(document, "used")]
     return (lines or [("limits", "none")]) + used
 
 
-def _limits_document(given: Mapping[str, object]) -> Document:
-    """The given limits, as the admin API reads them."""
+def _limits_document(limits: Mapping[str, object]) -> Document:
+    """Builds the admin API's fields of the limits that were set."""
     document: Document = {}
-    for name, text in given.items():
+    for name, text in limits.items():
         if isinstance(text, str):
             part = document.setdefault("quotas" if name in _QUOTAS else "limits", {})
             assert isinstance(part, dict)
@@ -86,10 +86,10 @@ def _read_limit(name: str, text: str) -> int | str | None:
         return None
     if name == "usd_per_month":
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
-            raise typer.BadParameter("give US dollars with up to six decimals, as 50.00, or 'none'")
+            raise typer.BadParameter("expected US dollars with up to six decimals, as 50.00, or 'none'")
         return text
     if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > _LIMIT_MAX:
-        raise typer.BadParameter(f"give an integer from 0 to {_LIMIT_MAX}, or 'none'")
+        raise typer.BadParameter(f"expected an integer from 0 to {_LIMIT_MAX}, or 'none'")
     return int(text)
 
 
@@ -122,8 +122,8 @@ _API_PARAMETERS: Final = (
 
 
 def _items(document: Document, part: str) -> list[tuple[str, object]]:
-    found = document.get(part)
-    return [(str(name), value) for name, value in found.items()] if isinstance(found, dict) else []
+    values = document.get(part)
+    return [(str(name), value) for name, value in values.items()] if isinstance(values, dict) else []
 
 
 def _words(name: str) -> str:

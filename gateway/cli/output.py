@@ -1,6 +1,6 @@
-"""Output of the commands: tables at 80 columns, JSON, progress, and errors of one line.
+"""Output of the commands: tables at 80 columns, JSON, progress, and one-line errors.
 
-rich is imported when something is printed with it.
+rich is imported only if it prints something.
 """
 
 import json
@@ -22,7 +22,7 @@ _PROGRESS_S: Final = 5.0
 """Interval of progress lines, without a terminal for a bar."""
 
 ReportProgress = Callable[[int, int], None]
-"""Takes the number of items that are done, and the total."""
+"""A callback with the number of finished items and the total."""
 
 
 def fail(message: str) -> NoReturn:
@@ -32,15 +32,15 @@ def fail(message: str) -> NoReturn:
 
 
 def print_error(message: str) -> None:
-    """Keeps line breaks of the message; pass text of a server through `printable` first."""
+    """Prints a message with its line breaks. Pass a server's text through `printable` first."""
     print("imagegate: " + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)
 
 
 def print_json(answer: object, file: TextIO | None = None, separators: tuple[str, str] | None = None) -> None:
-    """One line of JSON. Terminal control characters and lone surrogates are escaped."""
+    """Prints one line of JSON. Escapes terminal control characters and lone surrogates."""
     text = json.dumps(answer, ensure_ascii=False, separators=separators)
     if not text.isprintable():
-        text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+        text = "".join(item if item.isprintable() else json.dumps(item)[1:-1] for item in text)
     print(text, file=file)
 
 
@@ -52,9 +52,9 @@ def print_table(
     numbers: int = 0,
     total: Sequence[str] = (),
 ) -> None:
-    """`numbers` is the number of numeric columns, at the end. `total` is a last row.
+    """Prints a table. The last `numbers` columns are numeric; `total` is the last row.
 
-    Nothing is cut off: long text wraps on a terminal, and elsewhere the table is as wide as it needs.
+    Long text wraps on a terminal. Elsewhere the table is as wide as its content.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -81,7 +81,7 @@ def print_table(
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Names and values, one per line, wrapped at the width of the terminal."""
+    """Prints names and values, one per line, wrapped at the terminal's width."""
     label = max(len(name) for name, _ in fields) + 2
     width = max(20, terminal_width() - label)
     for name, value in fields:
@@ -92,7 +92,7 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def print_text(text: str, *, indent: int = 0) -> None:
-    """A paragraph, wrapped at the width of the terminal."""
+    """Prints a paragraph, wrapped at the terminal's width."""
     from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
@@ -108,9 +108,9 @@ def terminal_width() -> int:
 
 @contextmanager
 def progressing(act: str, things: str, *, prints: bool = False) -> Iterator[ReportProgress]:
-    """Shows progress on standard error: a bar on a terminal, else a line now and then.
+    """Shows progress on standard error: a bar on a terminal, else a line at intervals.
 
-    No bar if the act `prints` to the same terminal meanwhile.
+    No bar if the command `prints` to the same terminal meanwhile.
     """
     if sys.stderr.isatty() and not (prints and sys.stdout.isatty()):
         with _progress_bar(act) as report:
@@ -126,7 +126,7 @@ def _progress_bar(act: str) -> Iterator[ReportProgress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    # Without these options rich would send to standard error what is printed meanwhile.
+    # Otherwise rich would redirect other output to standard error.
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task(act, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=max(done, total))
@@ -150,12 +150,12 @@ def printable(text: str) -> str:
 
 
 def day(moment: object) -> str:
-    """A moment in Unix seconds as a UTC day."""
+    """Formats Unix seconds as a UTC day."""
     return _formatted(moment, "%Y-%m-%d")
 
 
 def minute(moment: object) -> str:
-    """A moment in Unix seconds as a UTC minute."""
+    """Formats Unix seconds as a UTC minute."""
     return _formatted(moment, "%Y-%m-%d %H:%M UTC")
 
 

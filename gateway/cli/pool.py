@@ -22,18 +22,18 @@ app = typer.Typer(help="Manage upstream accounts and provider keys.", no_args_is
 _PART: Final = r"[^/\s]+"
 _WIDTH_MIN: Final = 80
 _SECRET_MAX_CHARS: Final = 10_000
-"""Limit on what is read; the gateway accepts 500."""
+"""Limit on the characters read; the gateway accepts 500."""
 
 
 def _key_path(text: str) -> str:
     if not re.fullmatch(f"{_PART}/{_PART}/{_PART}", text):
-        raise typer.BadParameter("give UPSTREAM/ACCOUNT/KEY")
+        raise typer.BadParameter("expected UPSTREAM/ACCOUNT/KEY")
     return text
 
 
 def _any_path(text: str) -> str:
     if not re.fullmatch(f"{_PART}/{_PART}(/{_PART})?", text):
-        raise typer.BadParameter("give UPSTREAM/ACCOUNT/KEY, or UPSTREAM/ACCOUNT for all its keys")
+        raise typer.BadParameter("expected UPSTREAM/ACCOUNT/KEY, or UPSTREAM/ACCOUNT for all its keys")
     return text
 
 
@@ -62,11 +62,11 @@ def list_(
     api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))
 
 
-def _print_pool(every_key: bool, answer: Document) -> None:
-    if not rows(answer):
-        print("There are no upstreams.")
+def _print_pool(every_key: bool, response: Document) -> None:
+    if not rows(response):
+        print("No upstreams.")
         return
-    for line in render_pool(rows(answer), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=every_key):
+    for line in render_pool(rows(response), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=every_key):
         print(line)
 
 
@@ -87,8 +87,8 @@ def add(
 ) -> None:
     """Add a key while the gateway runs.
 
-    A missing account is created, with MiniMax's published limits unless others are given. The secret comes from a
-    variable, a file or standard input, and is stored encrypted. The gateway then checks the key, for free.
+    A missing account is created, with MiniMax's published limits unless others are set. The secret is read from a
+    variable, a file or standard input, and stored encrypted. The gateway then checks the key, for free.
     """
     if secret_env and secret_file:
         raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
@@ -111,8 +111,8 @@ def remove(api: AdminApi, target: KeyTarget) -> None:
 
     Its in-flight calls finish.
     """
-    answer = api.ask("DELETE", _path(target))
-    api.show(answer, lambda _: print_text(f"{target} ({answer.get('fingerprint')}) is removed."))
+    response = api.ask("DELETE", _path(target))
+    api.show(response, lambda _: print_text(f"{target} ({response.get('fingerprint')}) removed."))
 
 
 @admin_command(app, "enable")
@@ -138,45 +138,45 @@ def drain(api: AdminApi, target: AnyTarget) -> None:
 
 @admin_command(app, "probe")
 def probe(api: AdminApi, target: KeyTarget) -> None:
-    """Check at the provider, for free, that a key works. The exit code is 1 if it does not."""
-    answer = api.ask("POST", f"{_path(target)}/probe")
-    api.show(answer, partial(_print_probe, target))
-    if not answer.get("works"):
+    """Check a key at the provider, for free. The exit code is 1 if it does not work."""
+    response = api.ask("POST", f"{_path(target)}/probe")
+    api.show(response, partial(_print_probe, target))
+    if not response.get("works"):
         raise typer.Exit(1)
 
 
-def _print_added(target: str, answer: Document) -> None:
-    print_text(f"{target} ({answer.get('fingerprint')}) is added.")
-    probed = answer.get("probe")
+def _print_added(target: str, response: Document) -> None:
+    print_text(f"{target} ({response.get('fingerprint')}) added.")
+    probed = response.get("probe")
     if isinstance(probed, dict):
-        _print_probe(target, probed | {"key": answer})
+        _print_probe(target, probed | {"key": response})
 
 
-def _print_probe(target: str, answer: Document) -> None:
-    seconds = answer.get("seconds")
+def _print_probe(target: str, response: Document) -> None:
+    seconds = response.get("seconds")
     took = f" ({seconds:.1f} s)" if isinstance(seconds, int | float) else ""
-    if answer.get("works"):
+    if response.get("works"):
         print_text(f"{target} works{took}.")
     else:
-        reasons = [str(answer[name]) for name in ("error_code", "detail") if answer.get(name)]
-        print_text(f"{target} does not work: {', '.join(reasons) or 'no reason was given'}{took}.")
-    _print_state(answer.get("key"))
+        reasons = [str(response[name]) for name in ("error_code", "detail") if response.get(name)]
+        print_text(f"{target} does not work: {', '.join(reasons) or 'no reason reported'}{took}.")
+    _print_state(response.get("key"))
 
 
 def _hold(api: AdminApi, target: str, state: str) -> None:
     api.show(api.ask("PATCH", _path(target), {"state": state}), partial(_print_held, target, state))
 
 
-def _print_held(target: str, state: str, answer: Document) -> None:
-    print_text(f"{target} is {'enabled' if state == 'ready' else state}.")
-    if answer.get("state") != state:
-        _print_state(answer)
+def _print_held(target: str, state: str, response: Document) -> None:
+    print_text(f"{target}: {'enabled' if state == 'ready' else state}.")
+    if response.get("state") != state:
+        _print_state(response)
 
 
 def _print_state(thing: object) -> None:
     if isinstance(thing, dict):
         reasons = ", ".join(why(thing, int(time.time())))
-        print_text(f"It is {thing.get('state')}{f': {reasons}' if reasons else ''}.")
+        print_text(f"State: {thing.get('state')}{f', {reasons}' if reasons else ''}.")
 
 
 def _path(target: str) -> str:
@@ -184,17 +184,17 @@ def _path(target: str) -> str:
 
 
 def _read_secret(variable: str | None, file: str | None, target: str) -> str:
-    """Never reads it from the command line, which every process of the machine may see."""
+    """Reads the secret. Not from the command line, which every process of the machine may see."""
     if variable:
         secret, source = os.environ.get(variable, ""), f"the environment variable {variable} is not set or empty"
     elif file:
         secret, source = _read_file(file), f"the file {file} is missing, unreadable or empty"
     elif sys.stdin.isatty():
-        secret, source = getpass.getpass(f"Secret of {target}: "), "no secret was typed"
+        secret, source = getpass.getpass(f"Secret of {target}: "), "no secret was entered"
     else:
-        secret, source = sys.stdin.read(_SECRET_MAX_CHARS), "standard input holds no secret"
+        secret, source = sys.stdin.read(_SECRET_MAX_CHARS), "standard input is empty"
     if not secret.strip():
-        fail(f"{source}; give the secret by --secret-env, --secret-file or standard input")
+        fail(f"{source}; pass the secret by --secret-env, --secret-file or standard input")
     return secret.strip()
 
 

@@ -1,6 +1,6 @@
-"""`imagegate pool list`: upstreams, their accounts and keys as a tree, inside the terminal's width.
+"""The table of `imagegate pool list`: upstreams, accounts and keys as a tree, within the terminal's width.
 
-A line of the tree has a name, a state, and then either amounts in columns (accounts) or a note that goes on below.
+A line has a name, a state, and then either amounts in columns (accounts) or a note that may wrap.
 """
 
 import textwrap
@@ -16,7 +16,7 @@ _HEADINGS: Final = ("REQ/MIN", "IMG/MIN", "IN FLIGHT", "IMG/DAY", "USD/DAY")
 _GAP: Final = "  "
 _NAME_MIN: Final = 12
 _STEP: Final = 2
-"""Columns by which what belongs to something stands to its right."""
+"""Columns of indentation per level."""
 _SPANS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -30,7 +30,7 @@ class _Line:
 
 
 def render_pool(upstreams: Sequence[Document], now_s: int, width: int, *, every_key: bool) -> list[str]:
-    """The lines of the tree, none longer than `width` from 80 on. Names that are too long lose their middle."""
+    """Renders the tree within `width` columns, at least 80. Long names are shortened in the middle."""
     lines = [line for upstream in upstreams for line in _upstream(upstream, now_s, every_key=every_key)]
     columns = [
         max(map(len, column)) for column in zip(_HEADINGS, *filter(None, (line.amounts for line in lines)), strict=True)
@@ -50,14 +50,14 @@ def _texts(line: _Line, names: int, states: int, columns: Sequence[int], width: 
         amounts = (f"{amount:>{column}}" for amount, column in zip(line.amounts, columns, strict=True))
         yield _GAP.join([head, *amounts])
         return
-    first, *others = textwrap.wrap(line.note, width - len(head) - len(_GAP), break_on_hyphens=False) or [""]
+    first, *continuations = textwrap.wrap(line.note, width - len(head) - len(_GAP), break_on_hyphens=False) or [""]
     yield f"{head}{_GAP}{first}".rstrip()
-    for other in others:
-        yield " " * (len(head) + len(_GAP)) + other
+    for continuation in continuations:
+        yield " " * (len(head) + len(_GAP)) + continuation
 
 
 def cut(name: str, width: int) -> str:
-    """A name without its middle where it is longer than `width`."""
+    """Shortens a name longer than `width` in the middle."""
     if len(name) <= width:
         return name
     front = width // 2
@@ -65,10 +65,12 @@ def cut(name: str, width: int) -> str:
 
 
 def _upstream(upstream: Document, now_s: int, *, every_key: bool) -> Iterator[_Line]:
-    calls, again = _number(upstream, "calls_last_minute"), _number(upstream, "retries_last_minute")
-    told = [*why(upstream, now_s), f"{_number(upstream, 'waiting')} waiting"]
-    told += [f"{calls} calls in the last minute" + (f", {again} of them again" if again else "")] if calls else []
-    yield _Line(0, _text(upstream, "name"), _text(upstream, "state"), note=", ".join(told))
+    calls, retries = _number(upstream, "calls_last_minute"), _number(upstream, "retries_last_minute")
+    notes = [*why(upstream, now_s), f"{_number(upstream, 'waiting')} waiting"]
+    notes += (
+        [f"{calls} calls in the last minute" + (f", {retries} of them retries" if retries else "")] if calls else []
+    )
+    yield _Line(0, _text(upstream, "name"), _text(upstream, "state"), note=", ".join(notes))
     for account in rows(upstream, "accounts"):
         yield from _account(account, now_s)
         for key in rows(account, "keys"):
@@ -87,28 +89,28 @@ def _account(account: Document, now_s: int) -> Iterator[_Line]:
             _dollars(_text(account, "spend_today_usd")),
         ),
     )
-    told = [*why(account, now_s), *_estimates(account)]
-    if told:
-        yield _Line(1, "", "", note=", ".join(told))
+    notes = [*why(account, now_s), *_estimates(account)]
+    if notes:
+        yield _Line(1, "", "", note=", ".join(notes))
 
 
 def _estimates(account: Document) -> Iterator[str]:
-    """What it seems to allow where that is less than its limit: somebody else uses it too."""
-    for name, what in (("requests_per_minute", "requests a minute"), ("concurrency", "calls at once")):
+    """Yields estimated limits below the configured ones, as the account may have other users."""
+    for name, what in (("requests_per_minute", "requests a minute"), ("concurrency", "concurrent calls")):
         rate = _part(account, name)
         if _number(rate, "now") < _number(rate, "limit"):
-            yield f"seems to allow {_number(rate, 'now')} {what} at present"
+            yield f"estimated limit: {_number(rate, 'now')} {what}"
 
 
 def _key(key: Document, now_s: int, *, with_fingerprint: bool) -> _Line:
-    told = list(why(key, now_s))
+    notes = list(why(key, now_s))
     if with_fingerprint:
-        told += [_text(key, "fingerprint"), *([] if key.get("declared") else ["added at run time"])]
-    return _Line(2, _text(key, "key"), _text(key, "state"), note=", ".join(told))
+        notes += [_text(key, "fingerprint"), *([] if key.get("declared") else ["added at run time"])]
+    return _Line(2, _text(key, "key"), _text(key, "state"), note=", ".join(notes))
 
 
 def why(thing: Document, now_s: int) -> Iterator[str]:
-    """Why an upstream, an account or a key is not simply ready, since when, and until when."""
+    """Yields why an upstream, account or key is not ready, for how long, and until when."""
     since, until, state = thing.get("since"), thing.get("until"), thing.get("state")
     if error_code := thing.get("error_code"):
         yield printable(f"{error_code} (only {thing['model']})" if thing.get("model") else str(error_code))
@@ -119,17 +121,17 @@ def why(thing: Document, now_s: int) -> Iterator[str]:
     if state == "half_open":
         yield "one request tries it"
     elif isinstance(until, int) and until > now_s:
-        yield f"{'tried in' if state == 'quarantined' else 'back in'} {span(until - now_s)} at the latest"
+        yield f"{'tried' if state == 'quarantined' else 'available'} within {span(until - now_s)}"
 
 
 def span(seconds: int) -> str:
-    """A length of time in its largest whole unit."""
+    """Formats a duration in its largest whole unit."""
     size, unit = next(((size, unit) for size, unit in _SPANS if seconds >= size), _SPANS[-1])
     return f"{max(0, seconds) // size} {unit}"
 
 
 def short(number: int) -> str:
-    """A number in four characters at the most, up to a billion."""
+    """Formats a number up to a billion in at most four characters."""
     for size, letter in ((1_000_000, "M"), (1000, "k")):
         if number >= 10 * size or (number >= size and number % size == 0):
             return f"{number // size}{letter}"

@@ -10,7 +10,7 @@ from gateway.cli.output import fail
 
 ConfigOption = Annotated[
     str | None,
-    typer.Option("--config", help="The configuration file; else IMAGEGATE_CONFIG, else config/imagegate.toml."),
+    typer.Option("--config", help="The configuration file. Default: IMAGEGATE_CONFIG, else config/imagegate.toml."),
 ]
 
 

@@ -34,12 +34,12 @@ def list_(api: AdminApi) -> None:
     api.show(api.ask("GET", "/tenants"), _print_list)
 
 
-def _print_list(answer: Document) -> None:
+def _print_list(response: Document) -> None:
     listed = [
         (str(tenant.get("name")), _whole_state(tenant), _models(tenant), day(tenant.get("created_at")))
-        for tenant in rows(answer)
+        for tenant in rows(response)
     ]
-    print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="There are no tenants.")
+    print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="No tenants.")
 
 
 @admin_command(app, "show")
@@ -65,11 +65,11 @@ def update(
     change = _change(model, all_models, weight, enable) | limits
     if not change:
         raise typer.BadParameter(
-            "nothing to change: give a limit, --model, --all-models, --weight, --enable or --disable"
+            "nothing to change; set a limit, --model, --all-models, --weight, --enable or --disable"
         )
-    answer = api.ask("PATCH", f"/tenants/{quote(name, safe='')}", change)
-    api.show(answer, _print)
-    if answer.get("declared"):
+    response = api.ask("PATCH", f"/tenants/{quote(name, safe='')}", change)
+    api.show(response, _print)
+    if response.get("declared"):
         _hint(name, change)
 
 
@@ -81,19 +81,21 @@ def delete(api: AdminApi, name: Name) -> None:
     if answer.get("declared"):
         _hint(name, {"disabled": True})
     elif not api.json:
-        typer.echo(f"imagegate tenant update {name} --enable lets it in again.", err=True)
+        typer.echo(f"To enable it again: imagegate tenant update {name} --enable", err=True)
 
 
 def _hint(name: str, change: Document) -> None:
-    """Explains what a start or reload does to a change of a declared tenant."""
+    """Warns if a start or reload reverts the change of a declared tenant."""
     if change.keys() - {"disabled"}:
-        besides = ", besides --disable" if change.get("disabled") else ""
-        typer.echo(f"{name} is declared in the configuration: a start or reload undoes this{besides}.", err=True)
+        besides = ", except --disable" if change.get("disabled") else ""
+        typer.echo(
+            f"{name} is declared in the configuration. The next start or reload reverts this change{besides}.", err=True
+        )
     if change.get("disabled"):
-        typer.echo("It stays disabled, although the configuration declares it, until:", err=True)
+        typer.echo("The configuration declares it, but it stays disabled until:", err=True)
         typer.echo(f"imagegate tenant update {name} --enable", err=True)
     elif "disabled" in change:
-        typer.echo("Where the configuration disables it, a start or reload does so again.", err=True)
+        typer.echo("If the configuration disables it, the next start or reload does so again.", err=True)
 
 
 def _change(model: list[str] | None, all_models: bool, weight: int | None, enable: bool | None) -> Document:

@@ -1,4 +1,4 @@
-"""`imagegate usage`: reports as table, CSV or JSON; records; and the verification that both agree."""
+"""`imagegate usage`: reports as table, CSV or JSON; record export; and verification of both."""
 
 import csv
 import os
@@ -22,13 +22,13 @@ app = typer.Typer(help="Report usage, export records and verify totals.", invoke
 _GROUPS: Final = ("day", "tenant", "model", "key")
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 _RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})
-"""Omitted from a table if all are 0."""
+"""Columns omitted from a table if all values are 0."""
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - meant so
-"""A spreadsheet evaluates a cell that begins with one of these."""
+"""Characters at which a spreadsheet evaluates a cell."""
 
 
 class Format(Enum):
-    """How a report is printed."""
+    """Output format of a report."""
 
     TABLE = "table"
     CSV = "csv"
@@ -38,7 +38,7 @@ class Format(Enum):
 def _parse_by(text: str) -> str:
     unknown = [name for name in text.split(",") if name not in _GROUPS]
     if unknown:
-        raise typer.BadParameter(f"'{unknown[0]}' is none of {', '.join(_GROUPS)}")
+        raise typer.BadParameter(f"'{unknown[0]}' is not one of {', '.join(_GROUPS)}")
     return text
 
 
@@ -76,23 +76,23 @@ def report(
     format_: FormatOption = Format.TABLE,
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
-    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
 ) -> None:
     """Report usage by day, tenant, model or key."""
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
     query = _query(tenant, first, last) | {"by": by}
-    answers = list(_pages(AdminApi(url, admin_key, json), "/usage", query))
-    answer = answers[0] | {"data": [row for each in answers for row in rows(each)], "next_cursor": None}
+    pages = list(_pages(AdminApi(url, admin_key, json), "/usage", query))
+    response = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
     groups = list(dict.fromkeys(by.split(",")))
     match Format.JSON if json else format_:
         case Format.JSON:
-            print_json(answer)
+            print_json(response)
         case Format.CSV:
-            _write_csv(groups, rows(answer))
+            _write_csv(groups, rows(response))
         case Format.TABLE:
-            _print_report(groups, answer)
+            _print_report(groups, response)
 
 
 @app.command("export")
@@ -107,11 +107,11 @@ def export(
     """Export every request's record as JSON Lines, oldest day first."""
     api, done = AdminApi(url, admin_key, json=True), 0
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as progress:
-        for answer in _pages(api, "/usage/records", _query(tenant, first, last)):
-            for record in rows(answer):
+        for response in _pages(api, "/usage/records", _query(tenant, first, last)):
+            for record in rows(response):
                 print_json(record, file, (",", ":"))
                 done += 1
-            progress(done, _number(answer, "total"))
+            progress(done, _number(response, "total"))
     print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
 
 
@@ -124,16 +124,16 @@ def verify(
 ) -> None:
     """Recompute the totals from the records and print every difference."""
     query = _query(tenant, first, last)
-    answers: list[Document] = []
+    pages: list[Document] = []
     with progressing("comparing", "records") as progress:
         total = _number(api.ask("GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
-        for answer in _pages(api, "/usage/verify", query):
-            answers.append(answer)
-            progress(sum(_number(each, "records") for each in answers), total)
-    counts = {name: sum(_number(each, name) for each in answers) for name in _COUNTS}
-    differences = [difference for each in answers for difference in rows(each, "differences")]
-    answer = answers[0] | counts | {"differences": differences, "next_cursor": None}
-    api.show(answer, lambda _: _print_verification(counts, differences))
+        for response in _pages(api, "/usage/verify", query):
+            pages.append(response)
+            progress(sum(_number(each, "records") for each in pages), total)
+    counts = {name: sum(_number(each, name) for each in pages) for name in _COUNTS}
+    differences = [difference for each in pages for difference in rows(each, "differences")]
+    response = pages[0] | counts | {"differences": differences, "next_cursor": None}
+    api.show(response, lambda _: _print_verification(counts, differences))
     if differences:
         fail(f"totals and records differ: {_counted(len(differences), 'difference')}")
 
@@ -142,37 +142,37 @@ _COUNTS: Final = ("days", "records", "expired_days", "busy_days")
 
 
 def _refuse_options(context: typer.Context) -> None:
-    """`imagegate usage --tenant a export` would export every tenant's."""
+    """Rejects options before the subcommand: `imagegate usage --tenant a export` would export every tenant."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(f"give options behind '{context.invoked_subcommand}', not before it")
+            raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
 
 
 def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, str]:
     days = {"from": first, "to": last}
-    given = {name: f"{day.date()}" for name, day in days.items() if day is not None}
-    return given if tenant is None else given | {"tenant": tenant}
+    values = {name: f"{day.date()}" for name, day in days.items() if day is not None}
+    return values if tenant is None else values | {"tenant": tenant}
 
 
 def _pages(api: AdminApi, path: str, query: dict[str, str]) -> Iterator[Document]:
-    """Every page. The cursor holds the query."""
+    """Yields every page. The cursor encodes the query."""
     while True:
-        answer = api.ask("GET", f"{path}?{urlencode(query)}")
-        yield answer
-        cursor = answer.get("next_cursor")
+        response = api.ask("GET", f"{path}?{urlencode(query)}")
+        yield response
+        cursor = response.get("next_cursor")
         if not isinstance(cursor, str):
             return
         query = {"cursor": cursor}
 
 
-def _number(answer: Document, name: str) -> int:
-    value = answer.get(name)
+def _number(response: Document, name: str) -> int:
+    value = response.get(name)
     return value if isinstance(value, int) else 0
 
 
 def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
-    writer = csv.writer(sys.stdout)  # ends lines with CR LF, as RFC 4180 does, and so quotes either in a cell
+    writer = csv.writer(sys.stdout)  # CR LF line ends, as in RFC 4180, so cells with either are quoted
     writer.writerow([*groups, *_AMOUNTS])
     for row in report:
         texts = [_harmless(str(row.get(group))) for group in groups]
@@ -180,29 +180,29 @@ def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
 
 
 def _harmless(text: str) -> str:
-    """Text that no spreadsheet evaluates, without terminal control characters."""
+    """Escapes text that a spreadsheet would evaluate, and terminal control characters."""
     text = "".join(one if one.isprintable() or one in "\t\r\n" else "?" for one in text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
-def _print_report(groups: Sequence[str], answer: Document) -> None:
-    found = answer.get("total")
-    total = found if isinstance(found, dict) else {}
+def _print_report(groups: Sequence[str], response: Document) -> None:
+    amounts_total = response.get("total")
+    total = amounts_total if isinstance(amounts_total, dict) else {}
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
-    decimals = max(_decimals(row) for row in [*rows(answer), total])
-    print(printable(f"{answer.get('from')} to {answer.get('to')}, UTC"))
+    decimals = max(_decimals(row) for row in [*rows(response), total])
+    print(printable(f"{response.get('from')} to {response.get('to')}, UTC"))
     print_table(
         [name.upper() for name in names],
-        [_cells(row, names, decimals) for row in rows(answer)],
-        empty="Nothing was used.",
+        [_cells(row, names, decimals) for row in rows(response)],
+        empty="No usage.",
         numbers=len(amounts),
         total=["TOTAL", *([""] * (len(groups) - 1)), *_cells(total, amounts, decimals)],
     )
 
 
 def _cells(row: Document, names: Sequence[str], decimals: int) -> list[str]:
-    """The row's texts, with money padded to the same number of decimals."""
+    """Renders a row's cells, with money padded to the same number of decimals."""
     pad = "0" * (decimals - _decimals(row))
     return [f"{row.get(name)}{pad if name == 'usd' else ''}" for name in names]
 
@@ -219,9 +219,9 @@ def _print_verification(counts: dict[str, int], differences: Sequence[Document])
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")
     if counts["expired_days"]:
-        print(f"Not compared: {_counted(counts['expired_days'], 'day')} whose records are no longer kept.")
+        print(f"Not compared: {_counted(counts['expired_days'], 'day')} with expired records.")
     if counts["busy_days"]:
-        print(f"Not compared: {_counted(counts['busy_days'], 'day')} with requests all the while; try again later.")
+        print(f"Not compared: {_counted(counts['busy_days'], 'day')} with requests meanwhile; try again later.")
 
 
 def _counted(count: int, thing: str) -> str:
@@ -230,20 +230,20 @@ def _counted(count: int, thing: str) -> str:
 
 @contextmanager
 def _writing(output: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that gets its name only when it is complete."""
+    """Opens standard output, or a file that is renamed only when complete."""
     if output is None:
         yield sys.stdout
         return
     part = output.with_name(f"{output.name}.part")
     try:
-        part.unlink(missing_ok=True)  # a leftover has a mode of its own
+        part.unlink(missing_ok=True)  # a leftover may have another mode
         with open(part, "x", encoding="utf-8", opener=_open_private) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(output)
     except OSError as error:
-        fail(f"{output} cannot be written ({error.strerror}); check --output")
+        fail(f"cannot write {output} ({error.strerror}); check --output")
     finally:
         part.unlink(missing_ok=True)
 

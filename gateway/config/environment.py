@@ -1,4 +1,4 @@
-"""The environment laid over the file: `IMAGEGATE_SERVER__PORT=9090`."""
+"""Overrides settings from environment variables: `IMAGEGATE_SERVER__PORT=9090`."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ ENV_PREFIX: Final = "IMAGEGATE_"
 
 
 def overlay(document: dict[str, object], environ: Mapping[str, str]) -> None:
-    """Lay `IMAGEGATE_SERVER__PORT=9090` over the document; list items are numbered: `IMAGEGATE_MODELS__0__ID`."""
+    """Sets `IMAGEGATE_SERVER__PORT` in the document. List items are numbered: `IMAGEGATE_MODELS__0__ID`."""
     for variable in sorted(environ):
         path = variable.removeprefix(ENV_PREFIX).lower().split("__")
         if variable.startswith(ENV_PREFIX) and (len(path) > 1 or path[0] in Settings.__struct_fields__):
@@ -43,11 +43,11 @@ def _descend(holder: object, step: str, value: object, *, is_last: bool, variabl
         if is_last:
             holder[int(step)] = value
         return holder[int(step)]
-    raise SettingsError(f"{variable}: there is no entry '{step}' in the configuration file to set")
+    raise SettingsError(f"{variable}: the configuration file has no entry '{step}' to override")
 
 
 def _parse(kind: object, text: str, variable: str) -> object:
-    """A variable's text as the setting's type; tables and lists are written in TOML."""
+    """Converts a variable's text to the setting's type. Tables and lists are TOML."""
     plain = plain_type(kind)
     try:
         if get_origin(plain) is tuple or (isinstance(plain, type) and issubclass(plain, Table)):
@@ -60,4 +60,4 @@ def _parse(kind: object, text: str, variable: str) -> object:
         kind_name = str(error).partition(", got")[0].partition("Expected ")[2]
         expected = expected_in_words(setting) or type_in_words(kind_name, setting)
         shown = _USER.sub("//...@", text)
-        raise SettingsError(f"{variable}: {shown!r} is not what this setting takes; expected {expected}") from error
+        raise SettingsError(f"{variable}: invalid value {shown!r}; expected {expected}") from error

@@ -1,4 +1,4 @@
-"""From a file and the environment to settings that can be used."""
+"""Loads and validates settings from a file and the environment."""
 
 import copy
 import tomllib
@@ -18,7 +18,7 @@ DEFAULT_FILE: Final = "config/imagegate.toml"
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of a file and the environment.
+    """Loads the settings of a file and the environment.
 
     `path` None means `IMAGEGATE_CONFIG`, else `config/imagegate.toml`.
     Raises: SettingsError.
@@ -28,20 +28,20 @@ def load(path: str | None, environ: Mapping[str, str]) -> Settings:
         document = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}). Name a file with --config or IMAGEGATE_CONFIG."
+            f"{path}: cannot be read ({error.strerror}). Set --config or IMAGEGATE_CONFIG to a readable file."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+        raise SettingsError(f"{path}: invalid TOML: {error}") from error
     return from_document(document, environ, path)
 
 
 def config_path(path: str | None, environ: Mapping[str, str]) -> str:
-    """The file that is read."""
+    """Returns the path of the configuration file."""
     return path or environ.get(f"{ENV_PREFIX}CONFIG") or DEFAULT_FILE
 
 
 def from_document(document: dict[str, object], environ: Mapping[str, str], source: str) -> Settings:
-    """Validated settings of a parsed document. Raises: SettingsError naming `source`."""
+    """Validates a parsed document. Raises: SettingsError that names `source`."""
     document = copy.deepcopy(document)
     overlay(document, environ)
     try:
@@ -54,7 +54,7 @@ def from_document(document: dict[str, object], environ: Mapping[str, str], sourc
 
 
 def _problems(settings: Settings) -> Iterable[str]:
-    """What types cannot say."""
+    """Checks what types cannot express."""
     yield from _twice("upstreams", (upstream.name for upstream in settings.upstreams))
     for upstream in settings.upstreams:
         yield from _twice(f"upstreams '{upstream.name}': accounts", (account.name for account in upstream.accounts))
@@ -64,39 +64,39 @@ def _problems(settings: Settings) -> Iterable[str]:
     yield from _server_problems(settings)
     yield from _twice("models", (name for model in settings.models for name in (model.id, *model.aliases)))
     for model in settings.models:
-        moments = (change.since.isoformat() for change in model.price_changes)
-        yield from _twice(f"models '{model.id}': price_changes: since", moments, "moment")
+        dates = (change.since.isoformat() for change in model.price_changes)
+        yield from _twice(f"models '{model.id}': price_changes: since", dates, "date")
     known = {upstream.name for upstream in settings.upstreams}
     for model in settings.models:
         for target in model.targets:
             if target.upstream not in known:
                 yield (
-                    f"models '{model.id}': targets: there is no upstream '{target.upstream}'; "
-                    f"known are {', '.join(sorted(known))}"
+                    f"models '{model.id}': targets: unknown upstream '{target.upstream}'; "
+                    f"expected one of {', '.join(sorted(known))}"
                 )
     yield from _twice("tenants", (tenant.name for tenant in settings.tenants))
     yield from _twice("admin.keys", ("admin", *(key.name for key in settings.admin.keys)))
     if any(key.name == "configuration" for key in settings.admin.keys):
-        yield "admin.keys: the name 'configuration' is what the audit calls [[tenants]]; choose another"
+        yield "admin.keys: the name 'configuration' is reserved for [[tenants]] in the audit; choose another"
 
 
 def _server_problems(settings: Settings) -> Iterable[str]:
     if "*" not in settings.server.cors_origins and any(not _is_origin(o) for o in settings.server.cors_origins):
-        yield "server.cors_origins: each must be '*' or an origin such as 'https://app.example.org'"
+        yield "server.cors_origins: each item must be '*' or an origin, as 'https://app.example.org'"
     for proxy in settings.server.trusted_proxies:
         try:
             ip_network(proxy)
         except ValueError as error:
-            yield f"server.trusted_proxies: {error}; give addresses and networks, as '10.0.0.0/8'"
+            yield f"server.trusted_proxies: {error}; expected addresses or networks, as '10.0.0.0/8'"
     for name, table in (("admin", settings.admin), ("metrics", settings.metrics)):
         if table.port and table.port == settings.server.port:
-            yield f"{name}.port: {table.port} is the gateway's own port; choose another, or 0 to share it"
+            yield f"{name}.port: {table.port} is already server.port; choose another, or 0 to share it"
     if settings.admin.port and settings.admin.port == settings.metrics.port:
-        yield f"admin.port: {settings.admin.port} is the port of [metrics] too; choose another"
+        yield f"admin.port: {settings.admin.port} is already metrics.port; choose another"
     if settings.server.shutdown_timeout_s < settings.requests.deadline_s:
-        yield "server.shutdown_timeout_s: must be at least requests.deadline_s, or a shutdown discards paid images"
+        yield "server.shutdown_timeout_s: must be at least requests.deadline_s, or a shutdown discards billed images"
     if settings.server.shutdown_delay_s > settings.server.shutdown_timeout_s:
-        yield "server.shutdown_delay_s: must not be above server.shutdown_timeout_s, of which it is the beginning"
+        yield "server.shutdown_delay_s: must not exceed server.shutdown_timeout_s, which includes it"
 
 
 def _is_origin(text: str) -> bool:
@@ -107,5 +107,5 @@ def _twice(where: str, names: Iterable[str], what: str = "name") -> Iterable[str
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            yield f"{where}: the {what} '{name}' is used twice; {what}s must differ"
+            yield f"{where}: duplicate {what} '{name}'; each {what} must be unique"
         seen.add(name)

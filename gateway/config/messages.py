@@ -1,4 +1,4 @@
-"""Saying what is wrong with a setting, and what is expected there, in words."""
+"""Error messages of settings: the path, the problem, and what is expected."""
 
 import re
 from collections.abc import Iterable
@@ -20,80 +20,80 @@ _KINDS: Final = {
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
-    "str": "a text in quotes",
+    "str": "a string in quotes",
     "array": "a list",
     "object": "a table",
 }
 
 
 def explain(message: str) -> str:
-    """Msgspec's message with the path first and, where it helps, what is expected there in words."""
-    what, _, where = message.partition(" - at `$")
-    where = where.rstrip("`").lstrip(".")
-    what = what.replace("Object missing", "missing")
-    wanted, _, got = what.partition(", got ")
-    expected = expected_in_words(where)
-    if "unknown field" in what:
-        what = _unknown(what.split("`")[1], where)
+    """Rewrites msgspec's message: the path first, then what is expected, in words."""
+    problem, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    problem = problem.replace("Object missing", "missing")
+    wanted, _, got = problem.partition(", got ")
+    expected = expected_in_words(path)
+    if "unknown field" in problem:
+        problem = _unknown_setting(problem.split("`")[1], path)
     elif expected == _SOURCE and wanted.startswith("Expected `object") and got == "`str`":
-        what = f"never write the secret itself here; give {_SOURCE}"
-    elif expected and ("regex" in what or got):
-        what = f"expected {expected}" + _not(got)
+        problem = f"never write the secret itself here; use {_SOURCE}"
+    elif expected and ("regex" in problem or got):
+        problem = f"expected {expected}{_got(got)}"
     elif expected:
-        what = f"{_in_words(what, where)}; expected {expected}"
+        problem = f"{_in_words(problem, path)}; expected {expected}"
     else:
-        what = _in_words(what, where)
-    return f"{where}: {what}" if where else what
+        problem = _in_words(problem, path)
+    return f"{path}: {problem}" if path else problem
 
 
-def _in_words(what: str, where: str) -> str:
-    found = re.fullmatch(r"Expected (`[^`]+`)(.*?)(?:, got (`[^`]+`))?", what)
-    if not found:
-        return what
-    return f"expected {type_in_words(found[1], where)}{found[2]}{_not(found[3])}"
+def _in_words(problem: str, path: str) -> str:
+    match = re.fullmatch(r"Expected (`[^`]+`)(.*?)(?:, got (`[^`]+`))?", problem)
+    if not match:
+        return problem
+    return f"expected {type_in_words(match[1], path)}{match[2]}{_got(match[3])}"
 
 
-def _not(got: str | None) -> str:
-    """What stands there instead, as the end of a message."""
+def _got(got: str | None) -> str:
+    """Renders the actual type, as the end of a message."""
     if not got:
         return ""
-    return ", not one with a point" if got == "`float`" else f", not {type_in_words(got)}"
+    return ", got a decimal number" if got == "`float`" else f", got {type_in_words(got)}"
 
 
-def type_in_words(name: str, where: str = "") -> str:
-    """A type as msgspec calls it, of the setting `where`."""
+def type_in_words(name: str, path: str = "") -> str:
+    """Describes one of msgspec's types for the setting at `path`."""
     plain = name.strip("`").removesuffix(" | null")
-    if where.endswith("_s") and plain == "float":
+    if path.endswith("_s") and plain == "float":
         return "a number of seconds"
     return _KINDS.get(plain, plain)
 
 
-def _unknown(name: str, where: str) -> str:
-    table = plain_type(_type_at(where))
+def _unknown_setting(name: str, path: str) -> str:
+    table = plain_type(_type_at(path))
     for other, kind in (("limits", Limits), ("quotas", Quotas)):
         if name in kind.__struct_fields__ and table in {Limits, Quotas} and table is not kind:
-            return f"unknown setting `{name}`: it belongs under {other}"
+            return f"unknown setting `{name}`; it belongs to {other}"
     known = table.__struct_fields__ if isinstance(table, type) and issubclass(table, Table) else ()
     return f"unknown setting `{name}`{nearest(name, known)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that may be meant, as the end of a message."""
-    found = get_close_matches(name, list(known), 1)
-    return f"; did you mean `{found[0]}`?" if found else ""
+    """Suggests a similar known name, as the end of a message."""
+    matches = get_close_matches(name, list(known), 1)
+    return f"; did you mean `{matches[0]}`?" if matches else ""
 
 
-def _type_at(where: str) -> object:
+def _type_at(path: str) -> object:
     kind: object = Settings
-    for step in re.findall(r"\w+", where.replace("[...]", "[0]")):
-        kind = step_type(kind, step, where)
+    for step in re.findall(r"\w+", path.replace("[...]", "[0]")):
+        kind = step_type(kind, step, path)
     return kind
 
 
-def expected_in_words(where: str) -> str:
-    """What a setting holds, in words; empty where its type says it all."""
+def expected_in_words(path: str) -> str:
+    """Describes the valid values of a setting; empty if its type is enough."""
     try:
-        kind = _type_at(where)
+        kind = _type_at(path)
     except SettingsError:
         return ""
     plain = plain_type(kind)
@@ -107,20 +107,20 @@ def expected_in_words(where: str) -> str:
 
 
 def step_type(kind: object, step: str, variable: str) -> object:
-    """The type of a setting below another one."""
+    """Returns the type of a setting inside another one. Raises: SettingsError for an unknown name."""
     kind, known = plain_type(kind), ""
     if isinstance(kind, type) and issubclass(kind, Table):
-        found = {field.name: field.type for field in msgspec.structs.fields(kind)}
-        if step in found:
-            return found[step]
-        known = nearest(step, found)
+        types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        if step in types:
+            return types[step]
+        known = nearest(step, types)
     elif get_origin(kind) is tuple and step.isdecimal():
         return get_args(kind)[0]
-    raise SettingsError(f"{variable}: there is no setting of that name ('{step}' is unknown{known})")
+    raise SettingsError(f"{variable}: unknown setting `{step}`{known}")
 
 
 def plain_type(kind: object) -> object:
-    """A type without its Annotated and its `| None`."""
+    """Strips Annotated and `| None` from a type."""
     if get_origin(kind) is Annotated:
         return plain_type(get_args(kind)[0])
     members = [member for member in get_args(kind) if member is not type(None)]

@@ -1,4 +1,4 @@
-"""Every setting, its type, its default and its bounds; config/imagegate.toml says what each is for."""
+"""Every setting with its type, default and bounds; config/imagegate.toml describes each."""
 
 from typing import Annotated, Literal
 
@@ -9,14 +9,14 @@ from gateway.config.upstreams import ConfiguredTenant, Model, Upstream
 
 
 class Tls(Table, frozen=True, kw_only=True):
-    """The gateway's own certificate, with its chain, and its key: PEM files."""
+    """PEM files of the gateway's certificate chain and private key."""
 
     certificate: str
     key: str
 
 
 class Server(Table, frozen=True, kw_only=True):
-    """How clients are served: address, bounds in bytes and seconds."""
+    """The client-facing server: address, and limits in bytes and seconds."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -40,7 +40,7 @@ class Server(Table, frozen=True, kw_only=True):
 
 
 class Redis(Table, frozen=True, kw_only=True):
-    """Where the state is, and who the gateway is there; a Redis that is silent for `timeout_ms` is unavailable."""
+    """Redis connection. Redis is considered unavailable after `timeout_ms` without a reply."""
 
     url: str = "redis://localhost:6379/0"
     username: str | None = None
@@ -51,7 +51,7 @@ class Redis(Table, frozen=True, kw_only=True):
 
 
 class AdminKey(Table, frozen=True, kw_only=True):
-    """An administrator's own key, under whose name the audit keeps what is done with it."""
+    """A named admin key. The audit records its changes under this name."""
 
     name: Name
     secret: SecretSource
@@ -59,7 +59,7 @@ class AdminKey(Table, frozen=True, kw_only=True):
 
 
 class Admin(Table, frozen=True, kw_only=True):
-    """The admin API: closed without a key. `key` is the one named "admin"; `port` 0 is the gateway's own port."""
+    """The admin API, disabled without a key. `key` has the name "admin"; `port` 0 shares the gateway's port."""
 
     key: SecretSource | None = None
     keys: tuple[AdminKey, ...] = ()
@@ -70,19 +70,19 @@ class Admin(Table, frozen=True, kw_only=True):
 
 
 class Audit(Table, frozen=True, kw_only=True):
-    """How long it is remembered who changed what."""
+    """Retention of the audit log."""
 
     retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 730
 
 
 class ApiKeys(Table, frozen=True, kw_only=True):
-    """Tenants' keys: `hash_pepper` is the key of their keyed hashes."""
+    """API keys: `hash_pepper` is the key of their keyed hashes."""
 
     hash_pepper: SecretSource | None = None
 
 
 class Logs(Table, frozen=True, kw_only=True):
-    """What goes to standard error."""
+    """Logs on standard error."""
 
     format: Literal["json", "console"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -91,14 +91,14 @@ class Logs(Table, frozen=True, kw_only=True):
 
 
 class Tracing(Table, frozen=True, kw_only=True):
-    """Spans for OpenTelemetry; off without an endpoint."""
+    """OpenTelemetry spans; disabled without an endpoint."""
 
     otlp_endpoint: HttpUrl | None = None
     service_name: Annotated[str, Meta(min_length=1, max_length=100)] = "imagegate"
 
 
 class Metrics(Table, frozen=True, kw_only=True):
-    """What Prometheus reads, and where; `port` 0 is the gateway's own port."""
+    """The Prometheus endpoint; `port` 0 shares the gateway's port."""
 
     host: str = "127.0.0.1"
     port: Port = 9464
@@ -107,28 +107,28 @@ class Metrics(Table, frozen=True, kw_only=True):
 
 
 class Images(Table, frozen=True, kw_only=True):
-    """Choices about OpenAI's wire."""
+    """Behaviour of the OpenAI image endpoints."""
 
     size_policy: Literal["nearest", "strict"] = "nearest"
     gpt_image_response_format: Literal["accept", "refuse"] = "accept"
 
 
 class Pool(Table, frozen=True, kw_only=True):
-    """Upstream keys: how those added at run time are encrypted, how often those in quarantine are probed."""
+    """Provider keys: encryption of keys added at run time, and the probe interval of quarantined ones."""
 
     encryption_keys: tuple[SecretSource, ...] = ()
     probe_interval_s: Seconds = 300
 
 
 class Billing(Table, frozen=True, kw_only=True):
-    """What tenants pay for besides delivered images."""
+    """Images that tenants are charged for besides delivered ones."""
 
     charge_moderated: bool = False
     charge_unknown_outcomes: bool = True
 
 
 class Ledger(Table, frozen=True, kw_only=True):
-    """How long the record of each request is kept; sums have no end. What Redis holds of one tenant at most."""
+    """Retention of request records, and limits on one tenant's data in Redis. Sums do not expire."""
 
     retention_days: Annotated[int, Meta(ge=1, le=3660)] = 400
     max_records_per_day: Count = 1_000_000
@@ -136,7 +136,7 @@ class Ledger(Table, frozen=True, kw_only=True):
 
 
 class Requests(Table, frozen=True, kw_only=True):
-    """Bounds of one request and of its upstream calls, in seconds and bytes."""
+    """Limits of one request and of its upstream calls, in seconds and bytes."""
 
     deadline_s: Seconds = 300
     reservation_lease_s: Annotated[float, Meta(ge=1, le=3600)] = 60
@@ -151,7 +151,7 @@ class Requests(Table, frozen=True, kw_only=True):
 
 
 class Settings(Table, frozen=True, kw_only=True):
-    """The whole configuration; config/imagegate.toml explains every setting."""
+    """The whole configuration; config/imagegate.toml describes every setting."""
 
     server: Server = Server()
     redis: Redis = Redis()

@@ -1,4 +1,4 @@
-"""The tables of whom the gateway buys from and sells to: upstreams, models and tenants."""
+"""The tables `[[upstreams]]`, `[[models]]` and `[[tenants]]`."""
 
 from typing import Annotated, Literal
 
@@ -20,14 +20,14 @@ from gateway.config.types import (
 
 
 class AccountKey(Table, frozen=True, kw_only=True):
-    """One credential."""
+    """One provider key."""
 
     name: Name
     secret: SecretSource
 
 
 class Account(Table, frozen=True, kw_only=True):
-    """What the provider counts its limits on."""
+    """A provider account, the unit of the provider's limits."""
 
     name: Name
     requests_per_minute: Rate = 10
@@ -38,7 +38,7 @@ class Account(Table, frozen=True, kw_only=True):
 
 
 class Capabilities(Table, frozen=True, kw_only=True):
-    """What an upstream takes, where the operator knows better than the provider."""
+    """The operator's overrides of the provider's known capabilities."""
 
     max_images_per_call: Annotated[int, Meta(ge=1, le=9)] | None = None
     exact_sizes: bool | None = None
@@ -70,21 +70,21 @@ class Upstream(Table, frozen=True, kw_only=True):
 
 
 class PriceChange(Table, frozen=True, kw_only=True):
-    """Another price of a model, from a moment on; what was admitted before keeps its own."""
+    """A price of a model, valid from a time on. Requests admitted earlier have the previous price."""
 
     since: Moment
     price_per_image_usd: Price
 
 
 class Target(Table, frozen=True, kw_only=True):
-    """Where a model is made, under the upstream's name for it."""
+    """An upstream that offers the model, and the model's name there."""
 
     upstream: str
     model: ModelName
 
 
 class Model(Table, frozen=True, kw_only=True):
-    """What tenants ask for."""
+    """A model that tenants can request."""
 
     id: ModelName
     aliases: tuple[ModelName, ...] = ()
@@ -94,7 +94,7 @@ class Model(Table, frozen=True, kw_only=True):
 
 
 class Limits(Table, frozen=True, kw_only=True):
-    """How fast; what is left out is unlimited, 0 lets nothing through."""
+    """Rate and concurrency limits. A missing limit is unlimited; 0 refuses everything."""
 
     requests_per_minute: Limit | None = None
     images_per_minute: Limit | None = None
@@ -102,7 +102,7 @@ class Limits(Table, frozen=True, kw_only=True):
 
 
 class Quotas(Table, frozen=True, kw_only=True):
-    """How much in a calendar day or month, UTC."""
+    """Quotas per calendar day or month (UTC)."""
 
     images_per_day: Limit | None = None
     images_per_month: Limit | None = None
@@ -110,7 +110,7 @@ class Quotas(Table, frozen=True, kw_only=True):
 
 
 class ConfiguredKey(Table, frozen=True, kw_only=True):
-    """A tenant's key: its hash as `imagegate key hash` prints it, or where the key itself comes from."""
+    """An API key: its hash as printed by `imagegate key hash`, or the source of the key."""
 
     label: Annotated[str, Meta(max_length=100)] = ""
     hash: KeyHash | None = None
@@ -121,7 +121,7 @@ class ConfiguredKey(Table, frozen=True, kw_only=True):
 
 
 class ConfiguredTenant(Table, frozen=True, kw_only=True):
-    """A tenant that stands in the configuration."""
+    """A tenant declared in the configuration."""
 
     name: Name
     models: tuple[ModelName, ...] | None = None

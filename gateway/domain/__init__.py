@@ -1,1 +1,1 @@
-"""What is true, whoever asks: no wire, no clock, no I/O."""
+"""Domain values and rules. Pure: no wire format, no clock, no I/O."""

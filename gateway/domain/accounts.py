@@ -13,7 +13,7 @@ _LONGEST_ASKED_S: Final = 24 * 60 * 60
 
 
 class Secret:
-    """A credential whose text form is its fingerprint, so that no log can print it."""
+    """A secret whose text form is its fingerprint, so that no log can print it."""
 
     __slots__ = ("_value", "fingerprint")
 
@@ -43,13 +43,13 @@ class ProviderKey:
 
     @property
     def id(self) -> str:
-        """Unique inside the upstream: the account's name and the key's."""
+        """Unique within the upstream: account name and key name."""
         return f"{self.account}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class AccountLimits:
-    """The provider's limits of one account, and its weight in the load."""
+    """The provider's limits for one account, and the account's share of the load."""
 
     requests_per_minute: int = 10
     images_per_minute: int = 60
@@ -59,7 +59,7 @@ class AccountLimits:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The unit that a provider limits; its keys share the limits."""
+    """The unit that a provider limits. Its keys share the limits."""
 
     upstream: str
     name: str
@@ -69,34 +69,34 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """How the accounts of one upstream are used; seconds."""
+    """Scheduling settings of one upstream's accounts; times in seconds."""
 
     rate_window_margin_s: float = 1.0
-    """Added to the 60 s rate window, because the network may delay one call and not the next."""
+    """Safety margin added to the 60 s rate window, to absorb network jitter."""
     max_queue_length: int = 1000
-    """Most requests that wait concurrently."""
+    """Limit on queued requests."""
     breaker_failures: int = 5
     """Consecutive failures that open the circuit breaker."""
     breaker_open_s: float = 10.0
     retry_budget_percent: int = 20
     """Retry budget: retries in a minute, in percent of first calls."""
     paced_percent: int = 50
-    """The part of the accounts' minutes granted at an even rate to tenants over their share, in percent; 0 for none."""
+    """Percent of the accounts' rate limits granted at an even rate to tenants over their share; 0 disables pacing."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitConfig:
-    """How long a request waits for an account of one upstream; seconds."""
+    """Queue wait limits of one upstream; seconds."""
 
     max_wait_s: float = 120.0
-    """The longest wait, unless the request sets another."""
+    """Default limit on the wait of one request."""
     fallback_after_s: float = 5.0
-    """The wait before failover, if the model has another target."""
+    """Wait before fallback to the model's next target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One upstream's accounts, as the configuration has them."""
+    """The configured accounts and keys of one upstream."""
 
     upstream: str
     accounts: tuple[Account, ...]
@@ -105,7 +105,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """How long an error takes a key, account or upstream out of rotation."""
+    """The time for which an error takes a key, account or upstream out of rotation."""
 
     scope: Scope
     state: KeyState
@@ -117,10 +117,10 @@ class Cooldown:
 def cooldown_for(
     error_code: ErrorCode, now_s: float, *, asked_s: float | None = None, cooldown_s: float | None = None
 ) -> Cooldown | None:
-    """The cooldown after an error at `now_s` (Unix seconds), or None if no key is to blame.
+    """Returns the cooldown after an error at `now_s` (Unix seconds), or None if no key is to blame.
 
-    `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account. `cooldown_s`: what the
-    error carries, in place of the table's seconds.
+    `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account.
+    `cooldown_s`: the error's own cooldown, which replaces the table's seconds.
     """
     row = ERROR_SPECS[error_code]
     if row.pause is CooldownKind.NONE:
@@ -132,7 +132,7 @@ def cooldown_for(
 
 
 def _seconds(pause: CooldownKind, pause_s: int, now_s: float) -> int:
-    """Days and months end in UTC: no provider documents its time zone."""
+    """Assumes that days and months end in UTC: no provider documents its time zone."""
     now = datetime.fromtimestamp(now_s, UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     match pause:

@@ -1,4 +1,4 @@
-"""Who changed what: an administrator's act, as the audit keeps it. No secret and no hash is ever in it."""
+"""Audit events of the admin API and the configuration. Invariant: no event holds a secret or a hash."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ from gateway.domain.billing import usd
 from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, ApiKey, Limits, Quotas, Tenant
 
 JsonObject = Mapping[str, object]
-"""Plain values, as the admin API shows them."""
+"""A JSON object, as the admin API returns it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts: an admin key's name, in one request."""
+    """The name of the admin key that makes a change, and the ID of its request."""
 
     name: str
     request_id: str = ""
 
 
 CONFIGURATION: Final = Actor("configuration")
-"""Acts when `[[tenants]]` are applied; no admin key may have its name."""
+"""The actor of changes from `[[tenants]]`. No admin key may have its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One change. `before` is None for what was made, `after` for what is gone."""
+    """One change. `before` is None if the object was created, `after` if it was deleted."""
 
     actor: Actor
     action: str
@@ -67,7 +67,7 @@ def describe_limits(limits: Limits) -> dict[str, object]:
 
 
 def describe_quotas(quotas: Quotas) -> dict[str, object]:
-    """Money as an exact decimal in dollars."""
-    given = {name: value for name in QUOTA_NAMES if (value := getattr(quotas, name)) is not None}
-    micros = given.pop("usd_micros_per_month", None)
-    return given if micros is None else given | {"usd_per_month": usd(micros)}
+    """Renders money as an exact decimal in dollars."""
+    quotas_set = {name: value for name in QUOTA_NAMES if (value := getattr(quotas, name)) is not None}
+    micros = quotas_set.pop("usd_micros_per_month", None)
+    return quotas_set if micros is None else quotas_set | {"usd_per_month": usd(micros)}

@@ -1,6 +1,6 @@
 """The cost of a request: reserved at admission, settled by the outcome of each image.
 
-Every image ends as delivered, withheld, lost, unconfirmed or not made. Money is integer micro-dollars.
+Every image ends as delivered, withheld, lost, unconfirmed or not generated. Money is integer micro-dollars.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from gateway.domain.pricing import MadeImages, Price
 
 @dataclass(frozen=True, slots=True)
 class BillingRule:
-    """Images that the operator charges besides delivered ones."""
+    """Images that tenants are charged for besides delivered ones."""
 
     charges_withheld: bool = False
     """Images that the provider's safety check withheld."""
@@ -22,65 +22,65 @@ class BillingRule:
 
 
 class RequestOutcome(Enum):
-    """How a request ended, as the ledger and the metrics name it."""
+    """The outcome of a request, as the ledger and the metrics name it."""
 
     DELIVERED = "delivered"
-    """At least one picture."""
+    """At least one image was delivered."""
     UNCONFIRMED = "unconfirmed"
-    """No picture, and not known whether some were made."""
+    """No image was delivered, and whether any was generated is unknown."""
     LOST = "lost"
     """Generated but not retrievable, e.g. the result URL returned 404. Never charged to the tenant."""
     WITHHELD = "withheld"
     REFUSED = "refused"
-    """The provider replied that it failed: free."""
+    """The provider responded with an error: free."""
     NOT_SENT = "not_sent"
 
 
 @dataclass(slots=True)
 class AccountOutcome:
-    """One upstream account's part in a request, in images."""
+    """Image counts of one request at one upstream account."""
 
     delivered: int = 0
     withheld: int = 0
     lost: int = 0
     unconfirmed: int = 0
     open: int = 0
-    """Ordered, with no outcome yet."""
+    """Requested, without an outcome yet."""
     was_reached: bool = False
-    """The account replied, or may have received a call."""
+    """The account responded, or may have received a call."""
 
-    def deliver(self, ordered: int, delivered: int, withheld: int) -> None:
-        """Records a reply to a call for `ordered` images. What was neither delivered nor withheld is lost."""
-        self.open -= ordered
+    def deliver(self, requested: int, delivered: int, withheld: int) -> None:
+        """Records the response to a call for `requested` images. Those neither delivered nor withheld are lost."""
+        self.open -= requested
         self.was_reached = True
         self.delivered += delivered
         self.withheld += withheld
-        self.lost += ordered - delivered - withheld
+        self.lost += requested - delivered - withheld
 
-    def fail(self, ordered: int, row: ErrorSpec) -> bool:
+    def fail(self, requested: int, row: ErrorSpec) -> bool:
         """Records a failed call. Returns whether it is known to be free."""
-        self.open -= ordered
+        self.open -= requested
         self.was_reached = self.was_reached or row.outcome is not Outcome.NOT_SENT
         if row.withholds_images:
-            self.withheld += ordered
+            self.withheld += requested
         elif row.outcome is Outcome.UNKNOWN:
-            self.unconfirmed += ordered
+            self.unconfirmed += requested
         return row.outcome in {Outcome.NOT_SENT, Outcome.REFUSED} and not row.withholds_images
 
 
 @dataclass(slots=True)
 class OpenCall:
-    """One order in a share, from its note in the ticket to its outcome.
+    """One upstream call, from its record in the reservation to its outcome.
 
-    If it is left without an outcome, an order that was not sent is taken back; one that was sent stays open.
+    On exit without an outcome, a call that was not sent is free; one that was sent stays open.
     """
 
     share: AccountOutcome = field(default_factory=AccountOutcome)
     images: int = 0
     sent_s: float | None = None
-    """Monotonic; when its first byte was written."""
+    """Monotonic time of the first byte written."""
     is_free: bool = False
-    """It is known to have cost nothing."""
+    """Known to have cost nothing."""
     has_ended: bool = False
 
     def deliver(self, delivered: int, withheld: int) -> None:
@@ -101,12 +101,12 @@ class OpenCall:
 
 @dataclass(slots=True)
 class ImageOutcomes:
-    """What becomes of a request's images, kept while it runs, by (upstream, account)."""
+    """Image outcomes of a running request, by (upstream, account)."""
 
     shares: dict[tuple[str, str], AccountOutcome] = field(default_factory=dict)
 
     def open(self, upstream: str, account: str, images: int) -> AccountOutcome:
-        """Records that images are ordered from an account."""
+        """Records that images are requested from an account."""
         share = self.shares.setdefault((upstream, account), AccountOutcome())
         share.open += images
         return share
@@ -127,30 +127,30 @@ class ImageOutcomes:
 
     @property
     def settlement(self) -> RequestOutcome:
-        """The outcome of the request: the most significant one of its images."""
+        """The most significant outcome among the request's images."""
         by_weight = (RequestOutcome.DELIVERED, RequestOutcome.UNCONFIRMED, RequestOutcome.LOST, RequestOutcome.WITHHELD)
-        found = next((outcome for outcome in by_weight if self.total(outcome.value)), None)
-        return found or (RequestOutcome.REFUSED if self.reached_upstream else RequestOutcome.NOT_SENT)
+        outcome = next((outcome for outcome in by_weight if self.total(outcome.value)), None)
+        return outcome or (RequestOutcome.REFUSED if self.reached_upstream else RequestOutcome.NOT_SENT)
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRequest:
-    """A request for admission."""
+    """The reservation that a request needs, and the tenant and key that it counts against."""
 
     request_id: str
     model: str
     images: int
     prices: tuple[Price, ...]
-    """Every price that the model has had and will have."""
+    """Past, current and scheduled prices of the model."""
 
     def costs(self) -> str:
-        """What is reserved under each price, as admit.lua reads it: "SINCE:USD_MICROS" joined by commas."""
+        """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""
         return ",".join(f"{price.since_s}:{price.rate.cost(MadeImages(self.images))}" for price in self.prices)
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """The time that a request spent, by phase; milliseconds."""
+    """Time that a request spent in each phase; milliseconds."""
 
     queue_ms: int = 0
     upstream_ms: int = 0
@@ -159,7 +159,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A tenant's current counters; images and money include reservations."""
+    """A tenant's current counters. Images and money include reservations."""
 
     requests_last_minute: int
     images_last_minute: int
@@ -168,17 +168,17 @@ class Usage:
     images_this_month: int
     usd_micros_this_month: int
     open_requests: int
-    """Admitted and not settled, including those of dead processes."""
+    """Admitted and not settled, including requests of dead processes."""
 
 
 def usd(micros: int) -> str:
-    """Micro-dollars as a decimal, exact: two digits behind the point, more where they are needed."""
-    sign, whole, rest = "-" * (micros < 0), *divmod(abs(micros), 1_000_000)
-    digits = f"{rest:06}".rstrip("0")
+    """Renders micro-dollars as an exact decimal: two decimals, or more if needed."""
+    sign, whole, fraction = "-" * (micros < 0), *divmod(abs(micros), 1_000_000)
+    digits = f"{fraction:06}".rstrip("0")
     return f"{sign}{whole}.{digits:0<2}"
 
 
 def usd_micros(text: str) -> int:
-    """A decimal in dollars, with up to six decimals, as micro-dollars, exact."""
-    whole, _, rest = text.partition(".")
-    return int(whole) * 1_000_000 + int(f"{rest:0<6}")
+    """Parses dollars with up to six decimals into micro-dollars, exactly."""
+    whole, _, fraction = text.partition(".")
+    return int(whole) * 1_000_000 + int(f"{fraction:0<6}")

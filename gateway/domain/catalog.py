@@ -1,4 +1,4 @@
-"""The model catalog: names, prices, and the targets that make each model."""
+"""The model catalog: names, prices, and the targets of each model."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gateway.domain.sizes import SizePlan, SizePolicy
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An upstream that makes a model, and the model's name there."""
+    """An upstream that offers a model, and the model's name there."""
 
     upstream: str
     model: str
@@ -22,12 +22,12 @@ class PlannedTarget(Target):
     """A target that can honour every field of a job."""
 
     shape: SizePlan
-    """The size that it makes."""
+    """The size that it generates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as tenants know it. `targets` are in order of preference."""
+    """A model that tenants can request. `targets` are in order of preference."""
 
     id: str
     aliases: tuple[str, ...]
@@ -49,18 +49,18 @@ class Model:
 
     @property
     def fields(self) -> frozenset[str]:
-        """Optional fields that at least one target takes."""
+        """Optional fields that at least one target accepts."""
         return frozenset().union(*(target.capability.fields for target in self.targets))
 
     def choices(self, kind: str) -> list[str]:
-        """The values that at least one target takes, such as every "quality"."""
+        """Returns the values that at least one target accepts, such as every "quality"."""
         return sorted(name.partition(".")[2] for name in self.fields if name.startswith(f"{kind}."))
 
 
 class Catalog:
     """Every model by every name. The first model is the default.
 
-    A reload replaces all models at once; requests in flight continue with the model that they found.
+    A reload replaces all models in one step. In-flight requests continue with the model that they started with.
     """
 
     def __init__(self, models: Iterable[Model]) -> None:
@@ -75,16 +75,16 @@ class Catalog:
         return self._index.models[0]
 
     def find(self, name: str) -> Model | None:
-        """The model of an id or alias."""
+        """Finds a model by ID or alias."""
         return self._index.by_name.get(name)
 
     def find_native(self, name: str) -> Model | None:
-        """The model of an id, an alias or an upstream's own spelling."""
+        """Finds a model by ID, alias or an upstream's own name."""
         index = self._index
         return index.by_name.get(name) or index.by_native.get(name)
 
     def names(self) -> Iterator[tuple[str, Model]]:
-        """Every id and alias with its model, in the order of the configuration."""
+        """Yields every ID and alias with its model, in the order of the configuration."""
         yield from self._index.by_name.items()
 
 

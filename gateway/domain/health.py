@@ -1,7 +1,7 @@
 """The states of provider keys, accounts and upstreams, and the events that move them.
 
-The scripts of the pool run on these tables: `lua_tables` renders them, and `stores/pool/scripts.py` puts the text
-before each script. A state that an event does not change is written out, so that a missing pair is a mistake.
+The scheduler's Lua scripts use the same tables: `lua_tables` renders them, and `scheduler/scripts.py` prepends the
+text. Pairs that change nothing are listed too, so that a missing pair is a bug.
 """
 
 from collections.abc import Mapping
@@ -13,35 +13,35 @@ from gateway.domain.errors import KeyState
 
 
 class Event(Enum):
-    """What happens to a key, an account or an upstream."""
+    """Events that may change the state of a key, account or upstream."""
 
     COOL = "cool"
-    """A fault whose row asks for a cooldown."""
+    """An error with a cooldown."""
     QUARANTINE = "quarantine"
-    """A fault whose row asks for a quarantine."""
+    """An error with a quarantine."""
     ELAPSE = "elapse"
-    """Its time is over: one call at a time may try it."""
+    """The cooldown expired: one call at a time may try it."""
     SUCCEED = "succeed"
-    """A call with it succeeded."""
+    """A call succeeded."""
     INCONCLUSIVE = "inconclusive"
-    """The call that tried it ended without a verdict."""
+    """The trial call ended without a clear result."""
     CHECK_PASSED = "check_passed"
-    """A free request of the provider says that it works."""
+    """A free key check succeeded."""
     ENABLE = "enable"
-    """An operator puts it back into use."""
+    """An operator enabled it."""
     REPLACE = "replace"
-    """It has another secret."""
+    """Its secret was replaced."""
     DISABLE = "disable"
-    """An operator takes it out of use."""
+    """An operator disabled it."""
     DRAIN = "drain"
-    """An operator lets its calls in flight end, and no new ones begin."""
+    """An operator drained it: in-flight calls finish, and no new ones start."""
 
 
 _Table = Mapping[KeyState, Mapping[Event, KeyState]]
 
 
 def _out(state: KeyState) -> Mapping[Event, KeyState]:
-    """A state that lasts for a time. A success of a call that was sent before does not end it."""
+    """Transitions of a temporary state. The success of a call that was sent earlier does not end it."""
     return {
         Event.COOL: KeyState.COOLING,
         Event.QUARANTINE: KeyState.QUARANTINED,
@@ -80,17 +80,17 @@ TRANSITIONS: Final[_Table] = MappingProxyType(
         },
     }
 )
-"""Health. COOL and QUARANTINE change a state that lasts only to one that ends later."""
+"""Health transitions. COOL and QUARANTINE replace a temporary state only if the new one ends later."""
 
 _BY_OPERATOR: Final = {Event.DISABLE: KeyState.DISABLED, Event.DRAIN: KeyState.DRAINING, Event.ENABLE: KeyState.READY}
 HOLDS: Final[_Table] = MappingProxyType(
     {KeyState.READY: _BY_OPERATOR, KeyState.DISABLED: _BY_OPERATOR, KeyState.DRAINING: _BY_OPERATOR}
 )
-"""What an operator says; it stands beside health and comes first. READY is no hold."""
+"""Transitions of the operator's hold, which takes precedence over health. READY means no hold."""
 
 
 def lua_tables() -> str:
-    """Both tables as Lua source."""
+    """Renders both tables as Lua source."""
     return "\n".join(
         f"local {name} = {_lua(table)}" for name, table in (("TRANSITIONS", TRANSITIONS), ("HOLDS", HOLDS))
     )

@@ -1,4 +1,4 @@
-"""A job to make images, what an upstream can do, and the pictures that come back."""
+"""Image jobs, upstream capabilities, and the resulting images."""
 
 from base64 import b64decode
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from typing import Final
 from gateway.domain.sizes import AspectRatios, Size, SizePlan, SizePolicy, SizeRule, exact_size, plan_size
 
 URL_MAX_CHARS: Final = 8192
-"""Limit on the URL of an image, from a provider or a client; signed ones have a few hundred."""
+"""Limit on the URL of an image, from a provider or a client. Signed URLs have a few hundred characters."""
 
 _SEEDS: Final = 2**31
-"""A moved seed stays in the smallest range that a provider publishes."""
+"""An incremented seed stays in the smallest range that a provider publishes."""
 
 _SQUARE: Final = Size(1024, 1024)
 
@@ -25,21 +25,21 @@ class ResponseFormat(Enum):
 
 
 class Operation(Enum):
-    """What an image is made from: a text, or images that it changes."""
+    """The kind of a job: generation from a prompt, or an edit of input images."""
 
     GENERATE = "generate"
     EDIT = "edit"
 
 
 class Role(Enum):
-    """What an input image is used for."""
+    """The role of an input image."""
 
     CHARACTER = "character"
     """The person or figure to show."""
 
 
 class Format(Enum):
-    """A picture's file format, as OpenAI names it in `output_format`."""
+    """An image file format, as OpenAI names it in `output_format`."""
 
     JPEG = "jpeg"
     PNG = "png"
@@ -49,19 +49,19 @@ class Format(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What one call of one model at one upstream can do."""
+    """Features and limits of one call of one model at one upstream."""
 
     sizes: tuple[SizeRule, ...]
     """In order of preference."""
     default_size: Size = _SQUARE
-    """Made if no size is asked for."""
+    """Used if the request sets no size."""
     max_images_per_call: int = 1
     prompt_max_chars: int = 1000
     operations: frozenset[Operation] = frozenset({Operation.GENERATE})
-    answers_base64: bool = True
-    """Answers with base64 when asked; otherwise links are fetched and encoded by the gateway."""
+    supports_base64: bool = True
+    """If false, the gateway downloads and encodes the images itself."""
     fields: frozenset[str] = frozenset()
-    """The optional fields it takes: see `ImageJob.fields`."""
+    """Supported optional fields: see `ImageJob.fields`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +70,19 @@ class InputImage:
 
     role: Role
     link: bytes = field(repr=False)
-    """A URL or a data URL, as a JSON string. It may be megabytes: every call of a job sends this object."""
+    """A URL or a data URL, as a JSON string. It may be megabytes: all calls of a job share this object."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:
-    """What is to be made. At most one of `size`, `pixels` and `aspect_ratio` is set."""
+    """A request for images, in neutral terms. At most one of `size`, `pixels` and `aspect_ratio` is set."""
 
     prompt: str = field(repr=False)
     count: int = 1
     delivery: ResponseFormat = ResponseFormat.BASE64
     operation: Operation = Operation.GENERATE
     size: Size | None = None
-    """The size policy finds what comes closest."""
+    """The size policy chooses the closest size."""
     pixels: Size | None = None
     """Exactly this size."""
     aspect_ratio: str | None = None
@@ -93,38 +93,38 @@ class ImageJob:
     seed: int | None = None
     inputs: tuple[InputImage, ...] = field(default=(), repr=False)
     options: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """Fields that only some providers know: "PROVIDER.FIELD" to a JSON value."""
+    """Provider options: "PROVIDER.FIELD" to a JSON value."""
 
     @property
     def held_bytes(self) -> int:
-        """What the inputs and options hold in memory."""
+        """Memory of the inputs and options."""
         return sum(len(image.link) for image in self.inputs) + sum(map(len, self.options.values()))
 
     @property
     def fields(self) -> frozenset[str]:
-        """What is set beyond prompt and size: "seed", "KIND.VALUE" of choices and inputs, names of options."""
-        found = [*self.options, *[f"input.{image.role.value}" for image in self.inputs]]
+        """Fields set besides prompt and size: "seed", "KIND.VALUE" of choices and inputs, names of options."""
+        names = [*self.options, *[f"input.{image.role.value}" for image in self.inputs]]
         if self.seed is not None:
-            found.append("seed")
+            names.append("seed")
         choices = (("quality", self.quality), ("output_format", self.output_format), ("background", self.background))
-        found += [f"{kind}.{value}" for kind, value in choices if value]
-        return frozenset(found)
+        names += [f"{kind}.{value}" for kind, value in choices if value]
+        return frozenset(names)
 
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """One call of a job: what the upstream is asked for."""
+    """Parameters of one upstream call of a job."""
 
     model: str
-    """The upstream's name of the model."""
+    """The model's name at the upstream."""
     images: int
     shape: SizePlan
     delivery: ResponseFormat
-    """Links if the upstream has no base64; the gateway then fetches and encodes them."""
+    """URL if the upstream has no base64: the gateway then downloads and encodes the images."""
 
 
 def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
-    """How the job's size is asked for; None if the upstream cannot honour every field of the job."""
+    """Plans the size of a job. Returns None if the upstream cannot honour every field of the job."""
     is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
     if not is_possible or not job.fields <= capability.fields:
         return None
@@ -140,14 +140,14 @@ def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> Siz
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A picture at a result host's URL."""
+    """An image at a URL of a result host."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class Base64Image:
-    """A picture in base64: a slice of the received bytes, plain ASCII, no line breaks, safe inside a JSON string."""
+    """An image in base64: a slice of the received bytes, ASCII without line breaks, safe in a JSON string."""
 
     base64: memoryview = field(repr=False)
 
@@ -157,32 +157,32 @@ Picture = ImageUrl | Base64Image
 
 @dataclass(frozen=True, slots=True)
 class ImageReply:
-    """What one upstream call delivered."""
+    """The images of one upstream call."""
 
     pictures: tuple[Picture, ...]
     id: str = ""
     failed: int | None = None
-    """How many it says were withheld by its safety check, where it says so."""
+    """Number of images withheld by the safety check; None if not reported."""
 
-    def first(self, ordered: int) -> "ImageReply":
-        """The reply without pictures that were not ordered."""
-        return replace(self, pictures=self.pictures[:ordered])
+    def first(self, requested: int) -> "ImageReply":
+        """Drops images beyond the `requested` number."""
+        return replace(self, pictures=self.pictures[:requested])
 
-    def withheld(self, ordered: int) -> int:
-        """How many of the images that were ordered were withheld: never more than are not there, and no guess."""
-        return max(0, min(ordered - len(self.pictures), self.failed or 0))
+    def withheld(self, requested: int) -> int:
+        """Returns how many of the `requested` images were withheld: at most as many as are missing."""
+        return max(0, min(requested - len(self.pictures), self.failed or 0))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
-    """What a job delivered, over all its calls."""
+    """The images of a job, over all its calls."""
 
     pictures: tuple[Picture, ...]
     made: Size
     count: int
-    """Images asked for."""
+    """Number of images requested."""
     id: str = ""
-    """The upstream's id of the first call, or empty."""
+    """The upstream's ID of the first call, or empty."""
 
     @property
     def held_bytes(self) -> int:
@@ -194,13 +194,13 @@ class ImageResult:
 
 
 def split_count(count: int, max_per_call: int) -> list[int]:
-    """The sizes of the calls that make `count` images, the fullest first."""
-    full, rest = divmod(count, max_per_call)
-    return [max_per_call] * full + ([rest] if rest else [])
+    """Splits `count` images into calls, the largest first."""
+    full, remainder = divmod(count, max_per_call)
+    return [max_per_call] * full + ([remainder] if remainder else [])
 
 
 def with_seed_of(job: ImageJob, index: int) -> ImageJob:
-    """The job for the call that begins with image `index`: its seed moves on, or it would buy the same again."""
+    """Returns the job of the call that begins with image `index`, with a seed of its own to avoid duplicates."""
     if job.seed is None or index == 0:
         return job
     return replace(job, seed=(job.seed + index) % _SEEDS)
@@ -212,21 +212,21 @@ _MAGIC: Final = (
     (b"WEBP", 8, Format.WEBP),
     (b"GIF8", 0, Format.GIF),
 )
-"""The bytes that tell a format, and where they stand."""
+"""Magic bytes of each format, with their offsets."""
 
 
 def sniff(data: bytes | bytearray) -> Format | None:
-    """The format of a picture's first bytes, None where it is none."""
+    """Detects the format from an image's first bytes. Returns None for other data."""
     return next((kind for magic, start, kind in _MAGIC if data.startswith(magic, start)), None)
 
 
 def sniff_base64(data: memoryview) -> Format | None:
-    """The format of a picture in base64, read from its first characters."""
+    """Detects the format of a base64 image from its first characters."""
     return sniff(_decode_head(bytes(data[:16])))
 
 
 def _decode_head(head: bytes) -> bytes:
-    """The first bytes of valid base64: as far as whole groups of four go."""
+    """Decodes the whole groups of four characters at the start of valid base64."""
     whole = head[: len(head) // 4 * 4]
     try:
         return b64decode(whole)

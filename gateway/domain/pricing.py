@@ -1,4 +1,4 @@
-"""Prices in integer micro-dollars. A request reserves its dearest case and is settled by what the provider made."""
+"""Prices in integer micro-dollars. A request reserves the highest possible cost and settles the actual one."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class MadeImages:
-    """The images that a price is asked of. What is None is not known yet: its dearest case counts."""
+    """The images to be priced. An attribute that is None is not known yet: its highest price counts."""
 
     images: int
     quality: str | None = None
@@ -32,7 +32,7 @@ class PerImage:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """An image's price at one quality and size; None matches all."""
+    """The price of an image at one quality and size; None matches all."""
 
     usd_micros: int
     quality: str | None = None
@@ -46,18 +46,18 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class PerVariant:
-    """A price by quality or size; an image of no listed variant costs as much as the dearest."""
+    """A price by quality or size. An image of no listed variant costs as much as the most expensive one."""
 
     variants: tuple[Variant, ...]
 
     def cost(self, made: MadeImages) -> int:
-        matching = [one for one in self.variants if one.matches(made)] or self.variants
-        return made.images * max(one.usd_micros for one in matching)
+        matching = [variant for variant in self.variants if variant.matches(made)] or self.variants
+        return made.images * max(variant.usd_micros for variant in matching)
 
 
 @dataclass(frozen=True, slots=True)
 class PerMegapixel:
-    """A price for a million pixels, rounded up for each image."""
+    """A price per million pixels, rounded up for each image."""
 
     usd_micros: int
     largest: Size
@@ -69,13 +69,13 @@ class PerMegapixel:
 
 @dataclass(frozen=True, slots=True)
 class PerToken:
-    """Prices for a million tokens, and the most tokens of a call and of an image."""
+    """Prices per million tokens, with the token limits of a call and of an image."""
 
     input_usd_micros: int
     output_usd_micros: int
     input_tokens_max: int
     output_tokens_max: int
-    """Of one image."""
+    """Limit for one image."""
 
     def cost(self, made: MadeImages) -> int:
         read = self.input_tokens_max if made.input_tokens is None else made.input_tokens
@@ -85,10 +85,10 @@ class PerToken:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """The provider states the cost in its reply."""
+    """The provider states the cost in its response."""
 
     usd_micros_max: int
-    """Of one image."""
+    """Limit for one image."""
 
     def cost(self, made: MadeImages) -> int:
         stated = made.stated_usd_micros
@@ -100,7 +100,7 @@ Rate = PerImage | PerVariant | PerMegapixel | PerToken | Stated
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """A model's rate from a moment on."""
+    """A price of a model, valid from a time on."""
 
     since_s: int
     """Unix seconds; 0 for the first price."""
@@ -108,6 +108,6 @@ class Price:
 
 
 def price_at(prices: tuple[Price, ...], now_s: float) -> int:
-    """Micro-dollars of one image at a moment, Unix seconds; the dearest case."""
+    """Returns the highest cost of one image in micro-dollars at `now_s` (Unix seconds)."""
     price = max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s)
     return price.rate.cost(MadeImages(1))

@@ -1,4 +1,4 @@
-"""Image sizes: what a model can make, as data, and which of them a request gets."""
+"""Image sizes: the sizes that a model supports, as data, and the choice for a request."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from enum import Enum
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Pixels."""
+    """Width and height in pixels."""
 
     width: int
     height: int
@@ -20,13 +20,13 @@ class Size:
     def log_ratio(self) -> float:
         return math.log(self.width / self.height)
 
-    def has_ratio_of(self, other: "Size") -> bool:
-        return math.isclose(self.log_ratio, other.log_ratio)
+    def has_ratio_of(self, size: "Size") -> bool:
+        return math.isclose(self.log_ratio, size.log_ratio)
 
 
 @dataclass(frozen=True, slots=True)
 class SizePlan:
-    """How to ask an upstream for a size, and the size that it will make."""
+    """The size parameters sent upstream, and the resulting size."""
 
     made: Size
     aspect_ratio: str | None = None
@@ -34,7 +34,7 @@ class SizePlan:
 
 
 class SizePolicy(Enum):
-    """What happens to a size that an upstream cannot make: the closest one, or a refusal."""
+    """The treatment of an unsupported size: use the closest one, or refuse."""
 
     NEAREST = "nearest"
     STRICT = "strict"
@@ -42,7 +42,7 @@ class SizePolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AspectRatios:
-    """Sizes that are asked for by a ratio."""
+    """Sizes that are requested by aspect ratio."""
 
     sizes: Mapping[str, Size]
 
@@ -62,7 +62,7 @@ class AspectRatios:
 
 @dataclass(frozen=True, slots=True)
 class SizeBounds:
-    """Any width and height between two bounds, on a step; pixels."""
+    """Any width and height between two bounds, in multiples of a step; pixels."""
 
     side_min: int
     side_max: int
@@ -74,7 +74,7 @@ class SizeBounds:
         return SizePlan(size, pixels=size) if is_inside else None
 
     def nearest(self, size: Size) -> SizePlan:
-        """The size scaled into the bounds; a ratio beyond them is cut."""
+        """Scales the size into the bounds; a ratio beyond them is clipped."""
         longest, shortest = max(size.width, size.height), min(size.width, size.height)
         scale = min(max(1.0, self.side_min / shortest), self.side_max / longest)
         made = Size(self._fit(size.width * scale), self._fit(size.height * scale))
@@ -87,7 +87,7 @@ class SizeBounds:
 
 @dataclass(frozen=True, slots=True)
 class SizeList:
-    """A closed set of sizes, each asked for as it is."""
+    """A closed set of sizes, requested by size."""
 
     sizes: tuple[Size, ...]
 
@@ -95,25 +95,28 @@ class SizeList:
         return SizePlan(size, pixels=size) if size in self.sizes else None
 
     def nearest(self, size: Size) -> SizePlan:
-        """The closest ratio; of equal ones the closest area."""
+        """Returns the size with the closest ratio; among equal ratios, the closest area."""
         area = size.width * size.height
         made = min(
             self.sizes,
-            key=lambda one: (abs(one.log_ratio - size.log_ratio), abs(one.width * one.height - area)),
+            key=lambda candidate: (
+                abs(candidate.log_ratio - size.log_ratio),
+                abs(candidate.width * candidate.height - area),
+            ),
         )
         return SizePlan(made, pixels=made)
 
 
 @dataclass(frozen=True, slots=True)
 class FixedSize:
-    """The one size that a model makes, which is not asked for."""
+    """The only size of a model, which is not sent upstream."""
 
     size: Size
 
     def exact(self, size: Size) -> SizePlan | None:
         return self.nearest(size) if size == self.size else None
 
-    def nearest(self, size: Size) -> SizePlan:  # noqa: ARG002 - there is no other
+    def nearest(self, size: Size) -> SizePlan:  # noqa: ARG002 - part of the rule protocol
         return SizePlan(self.size)
 
 
@@ -121,9 +124,9 @@ SizeRule = AspectRatios | SizeBounds | SizeList | FixedSize
 
 
 def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> SizePlan | None:
-    """The first rule that makes the size exactly, else the nearest size of the first rule.
+    """Applies the first rule that supports the size exactly, else the nearest size of the first rule.
 
-    `STRICT` accepts another size only at the same ratio, and only if the model cannot be asked for exact pixels.
+    `STRICT` accepts another size only at the same ratio, and only if the model does not support exact pixels.
     """
     if (exact := exact_size(size, rules)) or not rules:
         return exact

@@ -1,7 +1,7 @@
-"""Tenants: who may use the gateway, which models, and how much.
+"""Tenants and API keys, with their models, limits and quotas.
 
-A tenant's API key is `sk-ig-`, a public ID of 10 characters and a secret part of 32, all of base 62. The 190 secret
-bits allow a plain hash of a key to be published. The 48 characters fit a line of a terminal.
+An API key is `sk-ig-`, a public ID of 10 characters and a secret part of 32, in base 62. With 190 secret bits, a plain
+hash of a key can be published.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ SECRET_CHARS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How fast a tenant or a key may go; None is no limit, 0 lets nothing through."""
+    """Rate and concurrency limits of a tenant or an API key; None is unlimited, 0 refuses everything."""
 
     requests_per_minute: int | None = None
     """In any 60 seconds."""
     images_per_minute: int | None = None
     """In any 60 seconds."""
     concurrency: int | None = None
-    """Requests under way at once."""
+    """Concurrent requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """How much a tenant or a key may use in a calendar window (UTC); None is no quota."""
+    """Quotas of a tenant or an API key per calendar day or month (UTC); None is unlimited."""
 
     images_per_day: int | None = None
     images_per_month: int | None = None
@@ -39,22 +39,22 @@ class Quotas:
 LIMIT_NAMES: Final = tuple(field.name for field in fields(Limits))
 QUOTA_NAMES: Final = tuple(field.name for field in fields(Quotas))
 LIMIT_MAX: Final = 1_000_000_000
-"""The largest that a limit or a quota of images may be."""
+"""Maximum of every limit, and of every quota of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One rate limit's status: the tighter of the tenant's and the key's."""
+    """The status of one rate limit: the tighter of the tenant's and the API key's."""
 
     limit: int
     remaining: int
     reset_s: int
-    """Seconds until nothing of it is used."""
+    """Seconds until the full limit is available."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The status of the rate limits, as `x-ratelimit-*` report it; None if there is no such limit."""
+    """The status of the rate limits for `x-ratelimit-*`; None if there is no such limit."""
 
     requests: Rate | None = None
     images: Rate | None = None
@@ -62,7 +62,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One customer inside the organisation. `models` None means every model."""
+    """A tenant. `models` None means every model."""
 
     name: str
     models: frozenset[str] | None = None
@@ -72,11 +72,11 @@ class Tenant:
     limits: Limits = Limits()
     quotas: Quotas = Quotas()
     weight: int = 1
-    """Its share of scarce capacity, next to the others'."""
+    """Share of scarce capacity, relative to other tenants."""
     is_declared: bool = False
-    """It stands in the configuration, which is applied again at every start."""
+    """Declared in the configuration, which is applied again at every start."""
     disabled_by: str = ""
-    """Who disabled it: an admin key's name, or "configuration"."""
+    """Name of the admin key that disabled it, or "configuration"."""
 
     def may_use(self, model_id: str) -> bool:
         return self.models is None or model_id in self.models
@@ -84,7 +84,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is kept of a tenant's key; the key itself is not."""
+    """The record of an API key. It does not hold the key."""
 
     id: str
     tenant: str
@@ -94,34 +94,34 @@ class ApiKey:
     expires_at: int | None = None
     """Unix seconds; None means never."""
     limits: Limits = Limits()
-    """Besides the tenant's own."""
+    """Apply in addition to the tenant's."""
     quotas: Quotas = Quotas()
     is_declared: bool = False
     old_secret_until: int | None = None
-    """Unix seconds until which the secret before the last rotation still opens; None when it does not."""
+    """Unix seconds until which the secret before the last rotation is valid; None if it is not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who sent a request: a tenant, by one of its keys."""
+    """The authenticated sender of a request: a tenant and one of its API keys."""
 
     tenant: Tenant
     key: ApiKey
 
     @property
     def has_rates(self) -> bool:
-        """Whether its answers carry `x-ratelimit-*`."""
-        every = (self.tenant.limits, self.key.limits)
-        return any(one.requests_per_minute is not None or one.images_per_minute is not None for one in every)
+        """True if its responses carry `x-ratelimit-*`."""
+        both = (self.tenant.limits, self.key.limits)
+        return any(limits.requests_per_minute is not None or limits.images_per_minute is not None for limits in both)
 
 
 def key_id(secret: str) -> str | None:
-    """The public ID of a well-formed key, else None."""
+    """Returns the public ID of a well-formed API key, else None."""
     body = secret.removeprefix(KEY_PREFIX)
     is_key = secret.startswith(KEY_PREFIX) and len(body) == ID_CHARS + SECRET_CHARS
     return body[:ID_CHARS] if is_key and body.isascii() and body.isalnum() else None
 
 
 def digest(secret: str) -> str:
-    """The SHA-256 of a key in hexadecimal, as a configuration holds it."""
+    """Returns the SHA-256 of an API key in hexadecimal, as stored in a configuration."""
     return hashlib.sha256(secret.encode()).hexdigest()

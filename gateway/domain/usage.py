@@ -1,6 +1,6 @@
-"""What was used: the ledger's sums, grouped for a report, and its records.
+"""Usage: the ledger's sums, grouped for a report, and its records.
 
-A sheet is one tenant's one day (UTC, of admission). Its sums are kept by key and model, its records one a request.
+The ledger has a sheet per tenant and day (UTC, of admission): sums by API key and model, and one record per request.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from gateway.domain.billing import AccountOutcome, Timings
 
 @dataclass(slots=True)
 class UsageTotals:
-    """Counts of requests and images, and what they cost."""
+    """Counts of requests and images, and their cost."""
 
     requests: int = 0
     asked: int = 0
@@ -38,15 +38,15 @@ class UsageTotals:
 
 
 MEASURES: Final = tuple(measure.name for measure in fields(UsageTotals))
-"""As the sums name them, in the order in which they are told."""
+"""Names of the measures, in display order."""
 
 Sums = Mapping[tuple[str, str], UsageTotals]
-"""Of one sheet, by key id and model."""
+"""The sums of one sheet, by key ID and model."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class TenantDay:
-    """One tenant's one day."""
+    """One tenant on one day."""
 
     day: date
     tenant: str
@@ -54,17 +54,17 @@ class TenantDay:
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
-    """Which sheets are meant."""
+    """Selects sheets by day and tenant."""
 
     first: date
     last: date
-    """Included."""
+    """Inclusive."""
     tenant: str | None = None
-    """None for all, disabled ones too."""
+    """None for all, including disabled ones."""
 
 
 class GroupBy(Enum):
-    """What a report may be grouped by."""
+    """A column that a report can be grouped by."""
 
     DAY = "day"
     TENANT = "tenant"
@@ -73,15 +73,14 @@ class GroupBy(Enum):
 
 
 Group = tuple[str, ...]
-"""A row's values of what the report is grouped by; days as YYYY-MM-DD, so that they sort as text."""
+"""The grouping values of a row. Days are YYYY-MM-DD, so that they sort as text."""
 
 
 class UsageReport:
     """One page of rows in order, and the total over all pages.
 
-    Sheets come in the order of the first thing that is grouped by, where that is the day or the tenant. So the page is
-    complete as soon as enough rows lie behind, and what follows is read for the total only, or not at all where an
-    earlier page has counted it.
+    Sheets are added in the order of the first grouping column if that is the day or the tenant. So the page is complete
+    once it has enough rows. Later sheets are read for the total only, or not at all if an earlier page counted it.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class UsageReport:
         return self._by[0] is GroupBy.TENANT
 
     def wants(self, sheet: TenantDay) -> bool:
-        """Whether a sheet, or any that would come after it, can change the page or the total."""
+        """Returns whether this sheet or any later one can change the page or the total."""
         return not self._has_total or self._shows(self._lead_of(sheet))
 
     def add(self, sheet: TenantDay, sums: Sums) -> None:
@@ -116,7 +115,7 @@ class UsageReport:
             self._lead = lead
 
     def rows(self) -> list[tuple[Group, UsageTotals]]:
-        """The page."""
+        """Returns the page, sorted."""
         return sorted(self._rows.items(), key=lambda row: row[0])[: self._limit]
 
     @property
@@ -124,7 +123,7 @@ class UsageReport:
         return len(self._rows) > self._limit
 
     def _lead_of(self, sheet: TenantDay) -> str | None:
-        """Where the sheet's rows lie; None where they may lie anywhere."""
+        """The first column of the sheet's rows; None if it is neither day nor tenant."""
         match self._by[0]:
             case GroupBy.DAY:
                 return sheet.day.isoformat()
@@ -134,7 +133,7 @@ class UsageReport:
                 return None
 
     def _shows(self, lead: str | None) -> bool:
-        """Whether rows that begin with `lead` may stand on the page."""
+        """Returns whether rows that begin with `lead` may belong to the page."""
         if lead is None:
             return True
         is_before = self._after is not None and lead < self._after[0]
@@ -153,7 +152,7 @@ class UsageReport:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One settled request. There is no prompt and no picture in it."""
+    """One settled request, without prompt and images."""
 
     reservation: str
     admitted_ms: int
@@ -164,9 +163,9 @@ class LedgerEntry:
     model: str
     amounts: UsageTotals
     price_usd_micros: int
-    """Of one image."""
+    """Micro-dollars of one image."""
     outcome: str
-    """A Settlement's value."""
+    """A RequestOutcome's value."""
     calls: Mapping[tuple[str, str], AccountOutcome]
     """By upstream and account."""
     durations: Timings
@@ -174,7 +173,7 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """A sum that is not what the records add up to."""
+    """A sum that differs from the total of its records."""
 
     sheet: TenantDay
     key_id: str
@@ -186,22 +185,22 @@ class Discrepancy:
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What a comparison of sums and records has found so far."""
+    """The progress of a comparison of sums and records."""
 
     days: int = 0
     """Sheets that were compared."""
     records: int = 0
     expired_days: int = 0
-    """Sheets whose records are no longer kept: nothing to compare."""
+    """Sheets whose records have expired."""
     busy_days: int = 0
-    """Sheets that were settled into all the while, so that nothing can be said."""
+    """Sheets that requests were settled into during the comparison."""
     differences: list[Discrepancy] = field(default_factory=list)
 
 
 def differences(sheet: TenantDay, sums: Sums, counted: Sums) -> Iterator[Discrepancy]:
-    """Every measure in which a sheet's sums and its records disagree, in either direction."""
+    """Yields every measure in which the sums and the records of a sheet differ."""
     for key, model in sorted({*sums, *counted}):
-        told, found = (one.get((key, model), UsageTotals()) for one in (sums, counted))
+        summed, recorded = (totals.get((key, model), UsageTotals()) for totals in (sums, counted))
         for measure in MEASURES:
-            if told.of(measure) != found.of(measure):
-                yield Discrepancy(sheet, key, model, measure, told.of(measure), found.of(measure))
+            if summed.of(measure) != recorded.of(measure):
+                yield Discrepancy(sheet, key, model, measure, summed.of(measure), recorded.of(measure))

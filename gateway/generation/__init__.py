@@ -196,7 +196,7 @@ class Upstreams:
         self, run: JobContext, lease: Lease, target: PlannedTarget, count: int, needed_s: float
     ) -> CallResult | None:
         """Makes one call, from its note in the reservation to its last picture; None if it is too late to send it."""
-        asked = run.job.delivery if target.capability.answers_base64 else ResponseFormat.URL
+        asked = run.job.delivery if target.capability.supports_base64 else ResponseFormat.URL
         price, is_lease_used = price_at(run.model.prices, self._clock()), False
         entry, key, context = OpenCall(), lease.key, run.context
         try:

@@ -76,7 +76,7 @@ class SeriesCap:
 
 
 class LabeledMetric(Generic[Metric]):
-    """A metric with labels. Finds a child in one look-up, without the lock that prometheus_client takes."""
+    """A metric with labels. Finds a child without the lock that prometheus_client takes."""
 
     def __init__(self, metric: Metric, labels: tuple[str, ...], tenants: TenantLabelCap, series: SeriesCap) -> None:
         self._metric: Metric = metric

@@ -1,4 +1,4 @@
-"""Every metric that processes count. Those read at scrape time are in web/scrape_collector.py.
+"""Every metric that processes count. Those read at scrape time are in api/pool_gauges.py.
 
 Invariant: every worker exposes the sum over all workers of its gateway.
 """
@@ -71,14 +71,16 @@ class Metrics:
 
     def _define_http(self) -> None:
         self.requests = self._counters(
-            "imagegate_requests_total", "Requests answered.", "route", "model", TENANT, "status"
+            "imagegate_requests_total", "Requests with a response.", "route", "model", TENANT, "status"
         )
         self.request_duration_seconds = self._histograms(
             "imagegate_request_duration_seconds", "Duration of a request.", "route"
         )
-        self.requests_in_progress = self._gauge("imagegate_requests_in_progress", "Requests that are being answered.")
+        self.requests_in_progress = self._gauge(
+            "imagegate_requests_in_progress", "Requests without a complete response."
+        )
         self.request_errors = self._counters(
-            "imagegate_request_errors_total", "Requests answered with an error.", "code", "origin", TENANT
+            "imagegate_request_errors_total", "Requests with an error response.", "code", "origin", TENANT
         )
         self.connections = self._gauge(
             "imagegate_connections", "Open connections of clients, including TLS handshakes."
@@ -96,7 +98,7 @@ class Metrics:
         )
         self.settlements = self._counters("imagegate_settlements_total", "Requests settled, by outcome.", "outcome")
         self.pending_settlements = self._gauge(
-            "imagegate_pending_settlements", "Requests that have ended and wait for Redis to be settled."
+            "imagegate_pending_settlements", "Ended requests that are not settled in Redis yet."
         )
 
     def _define_upstream(self) -> None:
@@ -125,7 +127,7 @@ class Metrics:
         )
         self.fallbacks = self._counters(
             "imagegate_fallbacks_total",
-            "Calls that an upstream could not take, so that the model's next target was tried.",
+            "Calls that failed over to the model's next target.",
             "upstream",
         )
         self.pool_state_changes = self._counters(
@@ -136,9 +138,9 @@ class Metrics:
 
     def _define_process(self) -> None:
         self.redis_breaker_open = self._gauge(
-            "imagegate_redis_breaker_open", "Workers that refuse at once because Redis did not respond recently."
+            "imagegate_redis_breaker_open", "Workers that refuse immediately because Redis did not respond recently."
         )
-        self.workers = self._gauge("imagegate_workers", "Processes that serve.")
+        self.workers = self._gauge("imagegate_workers", "Worker processes.")
         self.event_loop_lag_seconds = self._histogram(
             "imagegate_event_loop_lag_seconds",
             "Delay of the event loop, sampled every second.",

@@ -46,7 +46,7 @@ def shared_directory() -> Iterator[Path]:
 
 
 def join(directory: Path) -> None:
-    """Takes a slot and keeps the values of every metric created from now on in its files. Raises OSError."""
+    """Takes a slot, whose files store the values of all metrics created afterwards. Raises OSError."""
     with _mutex(directory):
         slot = next(number for number in itertools.count() if _take(directory / f"{number}.lock"))
         mark_process_dead(slot, str(directory))  # type: ignore[no-untyped-call]

@@ -56,7 +56,7 @@ class SpanSender:
             await asyncio.to_thread(self._batches.shutdown)
             giving_up.cancel()
 
-    def tell(self, context: tracing.TraceContext, spans: Iterable[tracing.Span]) -> None:
+    def send(self, context: tracing.TraceContext, spans: Iterable[tracing.Span]) -> None:
         """Queues the spans of one request, unless its trace is not sampled."""
         if not self._batches or not context.is_sampled:
             return

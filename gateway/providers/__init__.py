@@ -1,6 +1,6 @@
-"""Translation between outside JSON and the domain. Pure: no clock, no environment, no network.
+"""Translates between providers' HTTP formats and the domain. Pure: no clock, no environment, no network.
 
-A new provider is one file with a class of the protocol in provider.py and one line in `PROVIDERS`.
+A new provider is one file with a class that implements protocol.py, and one line in `PROVIDERS`.
 """
 
 from collections.abc import Mapping

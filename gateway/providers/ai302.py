@@ -1,4 +1,4 @@
-"""302.AI, api.302.ai: MiniMax's API behind another host, with errors of its own (reference/minimax.md section 5)."""
+"""302.AI, api.302.ai: MiniMax's API on another host, with its own errors (reference/minimax.md section 5)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -50,7 +50,7 @@ ERR_CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
         -101: ErrorCode.UPSTREAM_ERROR,
     }
 )
-"""`error.err_code` to fault (reference/minimax.md 5.3)."""
+"""`error.err_code` to error code (reference/minimax.md 5.3)."""
 
 CODE_WORDS: Final[Mapping[str, ErrorCode]] = MappingProxyType(
     {
@@ -62,29 +62,29 @@ CODE_WORDS: Final[Mapping[str, ErrorCode]] = MappingProxyType(
         "InternalError": ErrorCode.UPSTREAM_ERROR,
     }
 )
-"""`code` of the schema on its newer pages (reference/minimax.md 5.3, shape 2): words that other gateways write too."""
+"""`code` of the newer schema (reference/minimax.md 5.3, shape 2). Other gateways use the same words."""
 
 
 class Ai302:
     """The `302ai` provider."""
 
     result_hosts: Final = ("file.302ai.cn", "file.302.ai")
-    """Where it re-hosts results (reference/minimax.md 5.1)."""
+    """Hosts to which it copies results (reference/minimax.md 5.1)."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:  # noqa: ARG002 - every model is alike
-        """Only what its page documents; `n`, `seed`, pixels, base64 and references are not known to pass through."""
+        """Declares documented fields only. Others, such as `n`, `seed` and references, may not pass through."""
         base = Capability(
             (AspectRatios(PRESETS),),
             prompt_max_chars=PROMPT_MAX_CHARS,
-            answers_base64=False,
+            supports_base64=False,
             fields=OUTPUT | {"minimax.prompt_optimizer"},
         )
         return overridden(base, overrides)
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
-        """The five fields that the page marks required; then what the operator has declared to pass through.
+        """Builds a body of the five required fields and the operator's declared ones.
 
-        Declared pixels stand in the place of `aspect_ratio`, which would win over them.
+        Declared pixels replace `aspect_ratio`, which would take precedence.
         """
         body: dict[str, object] = {"model": plan.model, "prompt": job.prompt}
         if plan.shape.pixels:
@@ -95,15 +95,15 @@ class Ai302:
         return build_post("/minimaxi/v1/image_generation", body, job, plan, secret)
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
-        """Raises: GatewayError with the error code of the reply."""
+        """Reads the images of a response. Raises: GatewayError with the response's error code."""
         return read_base_resp(reply, _open(reply), delivery)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
-        """The only free page that takes every key; the balance page needs a key with management rights (5.2, 5.4)."""
+        """Requests the list of models. The balance page needs a key with management rights (5.2, 5.4)."""
         return ProviderRequest("GET", "/v1/models", (bearer(secret), ("accept", "application/json")))
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
-        """A list of models shows that the key is known, and nothing of the balance."""
+        """Accepts any list of models: the key is valid. The balance stays unknown."""
         envelope = _open(reply)
         raise_refusal(reply, envelope)
         if not isinstance(envelope.value("data"), list):
@@ -112,7 +112,7 @@ class Ai302:
 
 
 def _open(reply: UpstreamResponse) -> UntrustedObject:
-    """The reply, if it holds none of the three forms of error."""
+    """Parses the response. Raises: GatewayError if it has one of the three error formats."""
     envelope = parse_object(reply)
     _raise_own_error(reply, envelope)
     raise_v2_error(reply, envelope)
@@ -129,7 +129,7 @@ def _raise_own_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None
 
 
 def _raise_word(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
-    """MiniMax's own code, if there is one, says more."""
+    """Skipped if there is a code of MiniMax's own, which is more precise."""
     word, text = envelope.text("code"), envelope.text("message")
     if word in CODE_WORDS and not envelope.inner("base_resp").integer("status_code"):
         raise word_error(CODE_WORDS[word], f"{word} {text}", text, reply)

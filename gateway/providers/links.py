@@ -1,7 +1,7 @@
-"""Which result links the gateway may follow, and how they are handed on.
+"""Trust in result URLs: which ones the gateway may download, and the URL given to the client.
 
-A link comes from outside: it is followed only to an allow-listed host (`PUBLIC`) or to an origin that the operator
-named in full (`NAMED`), which may be private and unencrypted.
+A URL comes from outside. It is followed only to an allow-listed host (`PUBLIC`) or a configured origin (`NAMED`).
+Such an origin may be private and unencrypted.
 """
 
 import re
@@ -15,17 +15,17 @@ _ORIGIN: Final = re.compile(r"https?://[^/?#]+", re.ASCII)
 
 
 class LinkTrust(Enum):
-    """How far a link's host is trusted."""
+    """Trust in the host of a result URL."""
 
     NONE = "none"
     PUBLIC = "public"
     """An allow-listed name, which must resolve to a public address."""
     NAMED = "named"
-    """An origin that the operator configured, wherever it is."""
+    """An origin that the operator configured; any address."""
 
 
 class LinkPolicy:
-    """The result hosts of one upstream: names with `*` as wildcard, or whole origins."""
+    """The result hosts of one upstream: names with `*` wildcards, or whole origins."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
         hosts = tuple(hosts)
@@ -44,23 +44,23 @@ class LinkPolicy:
         return LinkTrust.NONE
 
     def client_url(self, url: str) -> str:
-        """The link for the caller: https, unless the operator named its origin (reference/minimax.md 1.4)."""
+        """Returns the client's URL: https, unless the operator configured its origin (reference/minimax.md 1.4)."""
         return url if self.trust(url) is LinkTrust.NAMED else secured(url)
 
 
 def secured(url: str) -> str:
-    """An `http://` link as `https://`; nothing else of a signed link is touched."""
+    """Replaces `http://` by `https://`. The rest of a signed URL stays unchanged."""
     return _HTTP.sub(r"https://\1", url, count=1)
 
 
 def host_of(url: str) -> str:
-    """For the log: the path and query of a signed link are credentials."""
+    """Returns the host for the log: the path and query of a signed URL are credentials."""
     parts = _split(url)
     return parts[1] if parts else "?"
 
 
 def _split(url: str) -> tuple[str, str, bool] | None:
-    """Origin, host, and whether the port is the scheme's own; None for what is no plain link."""
+    """Returns origin, host, and whether the port is the scheme's default. None for any other URL."""
     try:
         parts = urlsplit(url)
         port, host = parts.port, (parts.hostname or "").rstrip(".")

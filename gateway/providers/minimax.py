@@ -15,7 +15,7 @@ from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_quota import read_quota
 from gateway.providers.protocol import KeyCheck, ProviderRequest, bearer
 from gateway.providers.replies import (
-    HTTP_FAULTS,
+    STATUS_ERRORS,
     UntrustedObject,
     UpstreamResponse,
     has_images,
@@ -36,7 +36,7 @@ PRESETS: Final[Mapping[str, Size]] = MappingProxyType(
         "21:9": Size(1344, 576),
     }
 )
-"""Pixels made for each `aspect_ratio` (reference/minimax.md 1.3)."""
+"""Size of each `aspect_ratio` (reference/minimax.md 1.3)."""
 
 PIXELS: Final = SizeBounds(512, 2048, 8)
 """`width` and `height` of image-01 (reference/minimax.md 1.2)."""
@@ -44,7 +44,7 @@ PIXELS: Final = SizeBounds(512, 2048, 8)
 PROMPT_MAX_CHARS: Final = 1499
 
 OUTPUT: Final = frozenset({"output_format.jpeg", "background.opaque"})
-"""All that it makes (reference/minimax.md 1.4)."""
+"""The only supported output (reference/minimax.md 1.4)."""
 
 FIELDS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -55,7 +55,7 @@ FIELDS: Final[Mapping[str, str]] = MappingProxyType(
         "subject_reference": "input.character",
     }
 )
-"""The optional fields of its body, and what the gateway calls them; in the order in which they are sent."""
+"""Optional body fields and their domain names, in the order in which they are sent."""
 
 CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
     {
@@ -74,7 +74,7 @@ CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
         1042: ErrorCode.INVALID_PROMPT,
         1043: ErrorCode.UNEXPECTED_RESPONSE,
         1044: ErrorCode.UNEXPECTED_RESPONSE,
-        2013: ErrorCode.UPSTREAM_REJECTED,  # four cases, told apart by the text: see texts.py
+        2013: ErrorCode.UPSTREAM_REJECTED,  # four cases; error_texts.py distinguishes them
         20132: ErrorCode.UNEXPECTED_RESPONSE,
         2037: ErrorCode.UNEXPECTED_RESPONSE,
         2039: ErrorCode.UNEXPECTED_RESPONSE,
@@ -99,7 +99,7 @@ CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
         2054: ErrorCode.UNEXPECTED_RESPONSE,
     }
 )
-"""`base_resp.status_code` to fault (reference/minimax.md section 3, with the source of each line there)."""
+"""`base_resp.status_code` to error code (reference/minimax.md section 3 has the source of each line)."""
 
 NEWER_TYPES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
     {
@@ -115,15 +115,15 @@ NEWER_TYPES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
         "server_error": ErrorCode.UPSTREAM_ERROR,
     }
 )
-"""`error.type` of the newer surfaces, which answer no base_resp (reference/minimax.md 1.5)."""
+"""`error.type` of the newer API, which sends no base_resp (reference/minimax.md 1.5)."""
 
 _FAILED: Final = frozenset({500, 502, 503})
-"""HTTP statuses with which the provider itself says that it failed: free, if the error is in its own format."""
+"""HTTP statuses of the provider's own failures: free, if the error is in the provider's format."""
 
 _COPIED_MAX_BYTES: Final = 16 * 1024
-"""Up to this size, joining costs less than another write."""
+"""Pieces up to this size are joined, which costs less than another write."""
 _PLAN_WINDOW_S: Final = 5 * 60 * 60
-"""The window of a plan that 2056 says is used up (reference/minimax.md section 3)."""
+"""Length of the plan window that 2056 reports as used up (reference/minimax.md section 3)."""
 _LIVE: Final = "image-01-live"
 _ACCEPT: Final = ("accept", "application/json")
 
@@ -132,7 +132,7 @@ class MiniMax:
     """The `minimax` provider."""
 
     result_hosts: Final = (
-        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # whole names: anyone may own a bucket with their prefix
+        "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # full names: others may own similar buckets
         "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",
         "*.bj.bcebos.com",
         "cdn.hailuoai.com",
@@ -140,19 +140,19 @@ class MiniMax:
     """Hosts seen in its result links (reference/minimax.md 1.4)."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
-        """What a model takes (reference/minimax.md 1.2)."""
+        """Returns the capability of a model (reference/minimax.md 1.2)."""
         is_live = model == _LIVE
         ratios = {ratio: size for ratio, size in PRESETS.items() if not (is_live and ratio == "21:9")}
         base = Capability(
             (AspectRatios(ratios),) if is_live else (AspectRatios(ratios), PIXELS),
             max_images_per_call=9,
             prompt_max_chars=PROMPT_MAX_CHARS,
-            fields=OUTPUT | {own for name, own in FIELDS.items() if is_live or name != "style"},
+            fields=OUTPUT | {domain_name for name, domain_name in FIELDS.items() if is_live or name != "style"},
         )
         return overridden(base, overrides)
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
-        """The documented body and nothing else; what is absent stays absent."""
+        """Builds the documented body. Fields that the job does not set are omitted."""
         body: dict[str, object] = {"model": plan.model, "prompt": job.prompt}
         if plan.shape.pixels:
             body |= {"width": plan.shape.pixels.width, "height": plan.shape.pixels.height}
@@ -162,15 +162,15 @@ class MiniMax:
         return build_post("/v1/image_generation", body, job, plan, secret)
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
-        """Raises: GatewayError with the error code of the reply."""
+        """Reads the images of a response. Raises: GatewayError with the response's error code."""
         return read_base_resp(reply, _open(reply), delivery)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
-        """Its quota page (reference/minimax.md 4.3)."""
+        """Requests the quota page (reference/minimax.md 4.3)."""
         return ProviderRequest("GET", "/v1/token_plan/remains", (bearer(secret), _ACCEPT))
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
-        """It covers the account: its balance is shown to be there, and sometimes when its window ends."""
+        """Reads the quota page. It covers the account: it proves a balance, and may show when a window ends."""
         envelope = _open(reply)
         raise_refusal(reply, envelope)
         return read_quota(envelope)
@@ -183,41 +183,43 @@ def _open(reply: UpstreamResponse) -> UntrustedObject:
 
 
 def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
-    """A capability with what the operator declares: limits by their name, features as true or false."""
-    declared = {own: overrides[name] for name, own in FIELDS.items() if name in overrides}
-    taken, refused = ({own for own, flag in declared.items() if flag is wanted} for wanted in (True, False))
+    """Applies the operator's `capabilities`: limits by name, features as true or false."""
+    declared = {domain_name: overrides[name] for name, domain_name in FIELDS.items() if name in overrides}
+    taken, refused = (
+        {domain_name for domain_name, flag in declared.items() if flag is wanted} for wanted in (True, False)
+    )
     ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
     has_pixels = overrides.get("exact_sizes", PIXELS in base.sizes)
     return replace(
         base,
         sizes=(*ratios, PIXELS) if has_pixels else ratios,
         max_images_per_call=overrides.get("max_images_per_call", base.max_images_per_call),
-        answers_base64=bool(overrides.get("base64_response", base.answers_base64)),
+        supports_base64=bool(overrides.get("base64_response", base.supports_base64)),
         fields=(base.fields | taken) - refused,
     )
 
 
 def build_post(path: str, body: dict[str, object], job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
-    """A call with the optional fields that the job sets.
+    """Builds a call with the optional fields that the job sets.
 
-    A value of megabytes is the job's own object, not a copy: every call of a job sends the same one.
+    Large values are not copied: all calls of a job share the job's object.
     """
     if plan.images > 1:
         body["n"] = plan.images
-    pieces, given = [msgspec.json.encode(body)[:-1]], job.fields
-    for name, own in FIELDS.items() if given else ():
-        if own in given:
-            pieces += [b',"%b":' % name.encode(), *_encode_field(job, own)]
+    pieces, set_fields = [msgspec.json.encode(body)[:-1]], job.fields
+    for name, field in FIELDS.items() if set_fields else ():
+        if field in set_fields:
+            pieces += [b',"%b":' % name.encode(), *_encode_field(job, field)]
     pieces.append(b"}")
     headers = (bearer(secret), ("content-type", "application/json"), _ACCEPT)
     return ProviderRequest("POST", path, headers, _joined(pieces))
 
 
-def _encode_field(job: ImageJob, own: str) -> list[bytes]:
-    if own == "seed":
+def _encode_field(job: ImageJob, field: str) -> list[bytes]:
+    if field == "seed":
         return [msgspec.json.encode(job.seed)]
-    if own in job.options:
-        return [job.options[own]]
+    if field in job.options:
+        return [job.options[field]]
     pieces = []
     for image in job.inputs:
         pieces += [b',{"type":"%b","image_file":' % image.role.value.encode(), image.link, b"}"]
@@ -225,7 +227,7 @@ def _encode_field(job: ImageJob, own: str) -> list[bytes]:
 
 
 def _joined(pieces: list[bytes]) -> tuple[bytes, ...]:
-    """The pieces with small ones joined."""
+    """Joins small pieces."""
     joined = [b""]
     for piece in pieces:
         if len(piece) > _COPIED_MAX_BYTES:
@@ -236,9 +238,9 @@ def _joined(pieces: list[bytes]) -> tuple[bytes, ...]:
 
 
 def raise_v2_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
-    """The newer surfaces' `{"type": "error", "error": {"type", "message", "http_code"}, "request_id"}`.
+    """Raises the newer API's `{"type": "error", "error": {"type", "message", "http_code"}, "request_id"}`.
 
-    Other gateways write parts of it, with the same types: only the whole form is the provider's own error.
+    Other gateways send parts of it with the same types, so only the complete form is the provider's own error.
     """
     error = envelope.inner("error")
     kind, text = error.text("type"), error.text("message") or envelope.text("error")
@@ -246,21 +248,21 @@ def raise_v2_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
     if not (kind or text or stated):
         return
     detail, named = f"{kind}: {text}", NEWER_TYPES.get(kind)
-    has_status = 400 <= reply.status == stated and bool(error.text("http_code"))  # it is a text there
+    has_status = 400 <= reply.status == stated and bool(error.text("http_code"))  # the API sends a string
     if has_status and envelope.text("type") == "error" and envelope.text("request_id"):
         error_code = named or (ErrorCode.UPSTREAM_ERROR if reply.status in _FAILED else None)
-        is_unknown = HTTP_FAULTS.get(reply.status) is ErrorCode.UPSTREAM_TIMEOUT  # whatever it is called
+        is_unknown = STATUS_ERRORS.get(reply.status) is ErrorCode.UPSTREAM_TIMEOUT  # takes precedence over the type
         raise refusal(error_code, detail, text, reply) if error_code and not is_unknown else http_error(reply, detail)
     if envelope.inner("base_resp").integer("status_code"):
         return
-    if stated:  # an edge's headers say nothing of it
+    if stated:  # the headers belong to the proxy's own status
         status = stated if 200 <= reply.status < 300 else reply.status
         reply = UpstreamResponse(status, reply.body, reply.retry_after_s, sent=reply.sent)
     raise word_error(named, detail, text, reply)
 
 
 def raise_refusal(reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
-    """Steps 4 and 5 of the same order: a code or an HTTP status that says no. Returns: the code, 0 or None."""
+    """Steps 4 and 5 of the order of checks: raises the error of a code or HTTP status. Returns: the code, 0 or None."""
     base_resp = envelope.inner("base_resp")
     code = base_resp.integer("status_code")
     if code:
@@ -271,22 +273,22 @@ def raise_refusal(reply: UpstreamResponse, envelope: UntrustedObject) -> int | N
 
 
 def read_base_resp(reply: UpstreamResponse, envelope: UntrustedObject, delivery: ResponseFormat) -> ImageReply:
-    """Steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
+    """Reads the images: steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
     code = raise_refusal(reply, envelope)
-    pictures, metadata = read_images(envelope.inner("data"), delivery), envelope.inner("metadata")
-    if pictures:
-        return ImageReply(pictures, envelope.text("id"), metadata.integer("failed_count"))
+    images, metadata = read_images(envelope.inner("data"), delivery), envelope.inner("metadata")
+    if images:
+        return ImageReply(images, envelope.text("id"), metadata.integer("failed_count"))
     if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
         raise GatewayError(ErrorCode.CONTENT_MODERATED)
     if code is None:
         raise GatewayError(ErrorCode.INVALID_RESPONSE, "neither base_resp nor images")
     if (metadata.integer("success_count") or 0) > 0 or has_images(envelope):
-        raise GatewayError(ErrorCode.INVALID_RESPONSE, "images were delivered in a form that is not understood")
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, "images in an unknown format")
     raise GatewayError(ErrorCode.EMPTY_RESPONSE)
 
 
 def code_error(code: int, text: str, reply: UpstreamResponse) -> GatewayError:
-    """The fault of a documented code; an unknown one is the upstream's and never retires a key."""
+    """Builds the error of a provider code. An unknown code is UPSTREAM_ERROR and never affects a key."""
     error_code = CODES.get(code, ErrorCode.UPSTREAM_ERROR)
     cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.QUOTA_EXHAUSTED_PLAN else None
     return refusal(error_code, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)

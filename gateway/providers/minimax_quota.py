@@ -1,4 +1,4 @@
-"""MiniMax's quota page: which windows of a plan are used up, and when they end (reference/minimax.md 4.3)."""
+"""MiniMax's quota page: the used-up windows of a plan, and when they end (reference/minimax.md 4.3)."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,14 +8,14 @@ from gateway.providers.protocol import KeyCheck
 from gateway.providers.replies import UntrustedObject
 
 _WINDOWS: Final = (("current_interval", "remains_time"), ("current_weekly", "weekly_remains_time"))
-"""The two windows of a plan: the prefix of their counts, and the field with their end."""
+"""The two windows of a plan: prefix of their counts, and field of their end."""
 _NOTHING: Final = ("0", "0.0")
 _WINDOW_MAX_S: Final = 8 * 86_400.0
-"""A week and a day: no window is believed to be longer."""
+"""Limit on the length of a window: a week and a day."""
 
 
 def read_quota(envelope: UntrustedObject) -> KeyCheck:
-    """Reads a page that holds no error."""
+    """Reads a page without an error."""
     rows = envelope.inners("model_remains") or envelope.inner("data").inners("model_remains")
     if envelope.inner("base_resp").integer("status_code") is None and not rows:
         raise GatewayError(ErrorCode.INVALID_RESPONSE, "neither base_resp nor model_remains")
@@ -24,37 +24,37 @@ def read_quota(envelope: UntrustedObject) -> KeyCheck:
     spent_s = _end_s([[window for window in of_row if window.is_surely_spent] for of_row in windows])
     if spent_s:
         return KeyCheck(ErrorCode.QUOTA_EXHAUSTED_PLAN, "the plan is used up", window_s=spent_s)
-    left = [row.value(f"{prefix}_remaining_percent") for row in rows for prefix, _ in _WINDOWS]
-    percents = [value for value in left if value is not None]
-    is_disconnected = bool(percents) and all(isinstance(value, int | float) and value > 0 for value in percents)
-    return KeyCheck(proves_balance=True, window_if_spent_s=_end_s(windows), has_plan_left=is_disconnected)
+    remaining = [row.value(f"{prefix}_remaining_percent") for row in rows for prefix, _ in _WINDOWS]
+    percents = [value for value in remaining if value is not None]
+    has_left = bool(percents) and all(isinstance(value, int | float) and value > 0 for value in percents)
+    return KeyCheck(proves_balance=True, window_if_spent_s=_end_s(windows), has_plan_left=has_left)
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A window that is used up, or may be."""
+    """A window that is, or may be, used up."""
 
     ends_in_s: float
     is_surely_spent: bool
 
 
 def _end_s(windows: list[list[_Window]]) -> float | None:
-    """Seconds until a plan is released: all its rows have such a window, and the last of them has ended."""
+    """Returns seconds until the plan has quota again: the end of the last window. None unless all rows have one."""
     if not windows or not all(windows):
         return None
     return max(window.ends_in_s for of_row in windows for window in of_row)
 
 
 def _windows(row: UntrustedObject) -> list[_Window]:
-    found = (_window(row, prefix, end) for prefix, end in _WINDOWS)
-    return [window for window in found if window]
+    windows = (_window(row, prefix, end) for prefix, end in _WINDOWS)
+    return [window for window in windows if window]
 
 
 def _window(row: UntrustedObject, prefix: str, end: str) -> _Window | None:
-    """One window of a row; None where it has something left.
+    """Reads one window of a row. Returns None if some of it remains.
 
-    `usage_count` is what is used or what is left, depending on whom one believes, so that 0 of 100 and 100 of 100 can
-    both mean either. Only the percentage is beyond doubt, unless a count contradicts it.
+    Sources disagree whether `usage_count` is the used or the remaining part, so 0 of 100 and 100 of 100 are both
+    ambiguous. Only the percentage is reliable, unless a count contradicts it.
     """
     total, count = row.integer(f"{prefix}_total_count"), row.integer(f"{prefix}_usage_count")
     percent, ends_in_s = row.value(f"{prefix}_remaining_percent"), (row.integer(end) or 0) / 1000

@@ -1,4 +1,4 @@
-"""What every provider implements, and the values that pass between it and the upstream calls."""
+"""The protocol that every provider implements, and its value types."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,57 +16,57 @@ class ProviderRequest:
 
     method: str
     path: str
-    """Below the base URL."""
+    """Relative to the base URL."""
     headers: tuple[tuple[str, str], ...] = field(repr=False)
-    """Authentication included."""
+    """Including authentication."""
     body: tuple[bytes, ...] = field(default=(), repr=False)
-    """Pieces that follow each other: one of them may be megabytes."""
+    """Consecutive pieces; one of them may be megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """The health of a key, as a request that costs nothing shows it."""
+    """The result of a free health check of a provider key."""
 
     error_code: ErrorCode | None = None
-    """None if the key works, as far as the reply shows."""
+    """None if the key works, as far as the response shows."""
     detail: str = ""
     """The provider's text, for the log and the operator."""
     proves_balance: bool = False
-    """The reply covers what the account may spend, not only the key."""
+    """The check covers the account's balance, not only the key."""
     window_s: float | None = None
-    """Seconds until a used-up window of the plan ends, if the reply leaves no doubt of it."""
+    """Seconds until the end of a plan window that is certainly used up."""
     window_if_spent_s: float | None = None
-    """The same, if something else than the reply shows that the plan is used up."""
+    """Seconds until the end of a window that may be used up; valid if another error proves it."""
     has_plan_left: bool = False
-    """The plan has something left, without doubt."""
+    """The plan certainly has quota left."""
     seconds: float = 0.0
-    """How long the check took."""
+    """Duration of the check."""
 
 
 class Provider(Protocol):
-    """The protocol of one provider. Capabilities are data: `domain.images` plans every call from them."""
+    """One provider's API. Capabilities are data: `domain.images` plans every call from them."""
 
     @property
     def result_hosts(self) -> tuple[str, ...]:
-        """Host patterns to which its result links are known to point."""
+        """Known host patterns of its result URLs."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
-        """What one call can do. `overrides`: what the operator's `capabilities` say, by setting."""
+        """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting."""
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
-        """One call of the job."""
+        """Builds one call of the job."""
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
-        """Reads the images of a reply.
+        """Reads the images of a response.
 
-        Raises: GatewayError for every other reply.
+        Raises: GatewayError for every other response.
         """
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
-        """A request that shows the health of a key and costs nothing."""
+        """Builds a free request that shows the health of a key."""
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
-        """Reads the reply to it. Raises: GatewayError for an error of the provider, which says what ails the key."""
+        """Reads the response of a key check. Raises: GatewayError with the provider's error."""
 
 
 def bearer(secret: Secret) -> tuple[str, str]:

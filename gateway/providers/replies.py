@@ -1,4 +1,4 @@
-"""What an upstream answered, taken apart without trusting any of it (reference/minimax.md sections 2 and 8)."""
+"""Parses untrusted upstream responses (reference/minimax.md sections 2 and 8)."""
 
 import binascii
 import json
@@ -14,20 +14,20 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import URL_MAX_CHARS, Base64Image, ImageUrl, Picture, ResponseFormat, sniff_base64
 
 JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Errors of decoding JSON from outside: invalid, not UTF-8, or nested too deeply."""
+"""Decoding errors of untrusted JSON: invalid, not UTF-8, or nested too deeply."""
 
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _PADDINGS: Final = (b"", b"=", b"==")
-_FOREIGN_SIGNS: Final = (b"\\", b" ", b"=", b"-", b"_")
-"""Escaped line breaks, spaces in the place of "+", padding that is none, the alphabet of addresses."""
+_NON_BASE64_MARKS: Final = (b"\\", b" ", b"=", b"-", b"_")
+"""Escaped line breaks, spaces in place of "+", misplaced padding, the URL-safe alphabet."""
 _MARKS: Final = (b",", b'"', b"[")
 _MARKS_MAX: Final = 50_000
-"""What an answer has of each. One with pictures has some tens, a page of hundreds of models some ten thousand; in one
-of megabytes they could be millions of objects that take a minute to make.
+"""Limit on each mark in a response. A response with images has tens of them, a list of hundreds of models ten thousand.
+Megabytes of marks would parse into millions of objects, which takes a minute.
 """
 _ITEMS_MAX: Final = 32
-"""Looked at in a list of pictures: more than can be ordered in one call, blanks among them."""
+"""Limit on list items read: more than one call can return, including blanks."""
 _BLANKS: Final = b" \t\n\r\v\f"
 _PIECE_BYTES: Final = 64 * 1024
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
@@ -35,7 +35,7 @@ _NULL: Final = msgspec.Raw(b"null")
 _Object = dict[str, msgspec.Raw]
 _T = TypeVar("_T")
 
-HTTP_FAULTS: Final = {
+STATUS_ERRORS: Final = {
     400: ErrorCode.UPSTREAM_REJECTED,
     401: ErrorCode.BARE_UNAUTHORIZED,
     402: ErrorCode.BARE_PAYMENT_REQUIRED,
@@ -47,12 +47,12 @@ HTTP_FAULTS: Final = {
     422: ErrorCode.UPSTREAM_REJECTED,
     429: ErrorCode.BARE_RATE_LIMITED,
     504: ErrorCode.UPSTREAM_TIMEOUT,
-    524: ErrorCode.UPSTREAM_TIMEOUT,  # an edge proxy's word for 504
+    524: ErrorCode.UPSTREAM_TIMEOUT,  # Cloudflare's form of 504
 }
-"""HTTP status where no code says more (reference/minimax.md section 8, step 5).
+"""Error code by HTTP status, for responses without an error code of their own (reference/minimax.md section 8, step 5).
 
-An edge may have sent it because of the request's words, so no key, account or upstream is to blame. No other 5xx is
-here: a proxy sends it also after the provider has made the images.
+A firewall may have sent it because of the prompt, so it causes no cooldown. Other 5xx are missing because a proxy may
+send them after the provider has generated the images.
 """
 
 CLOUDFLARE_UNSENT: Final = frozenset({521, 522, 523, 525, 526})
@@ -62,15 +62,15 @@ CLOUDFLARE_UNSENT: Final = frozenset({521, 522, 523, 525, 526})
 
 @dataclass(frozen=True, slots=True)
 class UpstreamResponse:
-    """An HTTP answer: status, body, and the pause that its Retry-After asks for, in seconds."""
+    """An HTTP response of an upstream: status, body, and its Retry-After in seconds."""
 
     status: int
     body: bytes | bytearray
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Names in lower case, or found in any case."""
+    """Names are lower case, or lookup ignores case."""
     sent: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
-    """The pieces of the JSON body that it answers, none for a GET: its words may be repeated in the answer's texts."""
+    """Pieces of the request's JSON body, empty for a GET. The response's texts may repeat its words."""
 
 
 class _FastReply(msgspec.Struct):
@@ -95,7 +95,7 @@ class UntrustedObject:
     """A JSON object whose every field may be missing, null or of the wrong type."""
 
     def __init__(self, fields: Mapping[str, object], names: frozenset[str] | None = None) -> None:
-        """`fields`: msgspec.Raw, or what was read already; `names`: all that may be asked for."""
+        """`fields`: msgspec.Raw or decoded values; `names`: all names that may be read."""
         self._fields = fields
         self._names = names
 
@@ -108,15 +108,15 @@ class UntrustedObject:
         return field if isinstance(field, list) else _read(field, list[msgspec.Raw]) or []
 
     def inners(self, name: str) -> list["UntrustedObject"]:
-        """The objects of a list; whatever else it holds is left out."""
-        found = (_read(item, _Object) for item in self.items(name))
-        return [UntrustedObject(fields) for fields in found if fields is not None]
+        """Returns the objects of a list; other items are skipped."""
+        objects = (_read(item, _Object) for item in self.items(name))
+        return [UntrustedObject(fields) for fields in objects if fields is not None]
 
     def text(self, name: str) -> str:
         return (_read(self._field(name), str) or "")[:_DETAIL_MAX_CHARS]
 
     def integer(self, name: str) -> int | None:
-        """An integer that may come as text."""
+        """Reads an integer, which may be a string."""
         value = _read(self._field(name), int)
         if value is not None:
             return value
@@ -127,7 +127,7 @@ class UntrustedObject:
         return _whole(self._field(name))
 
     def _field(self, name: str) -> object:
-        assert self._names is None or name in self._names  # what the struct does not name is lost
+        assert self._names is None or name in self._names  # the struct drops other fields
         return self._fields.get(name)
 
 
@@ -150,17 +150,17 @@ def _whole(field: object) -> object:
 
 
 def parse_object(reply: UpstreamResponse) -> UntrustedObject:
-    """The answer's JSON object.
+    """Parses the JSON object of a response.
 
-    Raises: GatewayError for an answer that is none: by its status, or INVALID_RESPONSE with 2xx, since the images may
-    have been made.
+    Raises: GatewayError without one: by the HTTP status, or INVALID_RESPONSE with 2xx, since the images may have been
+    generated.
     """
     if any(_has_many(reply.body, mark) for mark in _MARKS):
         raise http_error(reply, "too many parts")
     try:
         return UntrustedObject(msgspec.structs.asdict(msgspec.json.decode(reply.body, type=_FastReply)), _NAMES)
     except JSON_DECODE_ERRORS:
-        pass  # something else than pictures, or in another form
+        pass  # no images, or in another format
     try:
         return UntrustedObject(msgspec.json.decode(reply.body, type=_Object), _NAMES)
     except JSON_DECODE_ERRORS as error:
@@ -169,7 +169,7 @@ def parse_object(reply: UpstreamResponse) -> UntrustedObject:
 
 
 def _has_many(body: bytes | bytearray, mark: bytes) -> bool:
-    """Whether a mark is there more than `_MARKS_MAX` times; between marks it costs next to nothing, unlike `count`."""
+    """Returns whether a mark occurs more than `_MARKS_MAX` times. Unlike `count`, it stops there."""
     at = -1
     for _ in range(_MARKS_MAX + 1):
         at = body.find(mark, at + 1)
@@ -179,9 +179,9 @@ def _has_many(body: bytes | bytearray, mark: bytes) -> bool:
 
 
 def has_unique_members(body: bytes | bytearray) -> bool:
-    """Whether no object in the body has a member twice; False above 64 KiB, which no error needs.
+    """Returns whether no object in the body has a duplicate member. False above 64 KiB, which no error needs.
 
-    An upstream that repeats a part of the request without escaping it can repeat a member of ours.
+    An upstream that echoes a part of the request unescaped can duplicate a member.
     """
     if len(body) > _PIECE_BYTES:
         return False
@@ -193,20 +193,20 @@ def has_unique_members(body: bytes | bytearray) -> bool:
 
 
 def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
-    """Raises: ValueError if a name occurs twice."""
-    found = dict(members)
-    if len(found) != len(members):
+    """Raises: ValueError for a duplicate name."""
+    unique = dict(members)
+    if len(unique) != len(members):
         raise ValueError
-    return found
+    return unique
 
 
 def http_error(reply: UpstreamResponse, detail: str) -> GatewayError:
-    """The fault of an answer of which only the status speaks. A 5xx is unknown unless Cloudflare never sent it on."""
+    """Builds the error of a bare HTTP status. The outcome of a 5xx is unknown unless Cloudflare never forwarded it."""
     detail = f"HTTP {reply.status}, {detail}"
     if reply.status in CLOUDFLARE_UNSENT and _is_from_cloudflare(reply):
         return GatewayError(ErrorCode.CONNECT_FAILED, detail)
-    if reply.status in HTTP_FAULTS:
-        return GatewayError(HTTP_FAULTS[reply.status], detail, retry_after_s=reply.retry_after_s)
+    if reply.status in STATUS_ERRORS:
+        return GatewayError(STATUS_ERRORS[reply.status], detail, retry_after_s=reply.retry_after_s)
     if 300 <= reply.status < 500:
         return GatewayError(ErrorCode.BARE_REFUSAL, detail)
     return GatewayError(ErrorCode.INVALID_RESPONSE, detail)
@@ -217,16 +217,16 @@ def _is_from_cloudflare(reply: UpstreamResponse) -> bool:
 
 
 def read_images(data: UntrustedObject, delivery: ResponseFormat) -> tuple[Picture, ...]:
-    """The list that was asked for, else the other one; blanks and junk left out."""
+    """Reads the list in the requested format, else the other one. Blank and invalid items are skipped."""
     links = tuple(link for raw in data.items("image_urls")[:_ITEMS_MAX] if (link := _link(raw)))
-    encoded = tuple(picture for raw in data.items("image_base64")[:_ITEMS_MAX] if (picture := _encoded(raw)))
+    encoded = tuple(image for raw in data.items("image_base64")[:_ITEMS_MAX] if (image := _encoded(raw)))
     if delivery is ResponseFormat.BASE64:
         return encoded or links
     return links or encoded
 
 
 def has_images(envelope: UntrustedObject) -> bool:
-    """Whether `data` holds anything but blanks, in whatever form: it may have been paid for."""
+    """Returns whether `data` holds any non-blank value, in any format: it may have been billed."""
     return not _is_blank(envelope.value("data"))
 
 
@@ -252,7 +252,7 @@ def _link(raw: msgspec.Raw) -> ImageUrl | None:
 
 
 def _encoded(raw: msgspec.Raw) -> Base64Image | None:
-    """A JSON string's content: a slice of the received bytes, or a cleaned copy where it is not plain base64."""
+    """Returns a slice of the received bytes, or a normalised copy if it is not plain base64."""
     data = memoryview(raw)[1:-1]
     if sniff_base64(data) and _is_ascii_base64(data):
         return Base64Image(data)
@@ -261,25 +261,25 @@ def _encoded(raw: msgspec.Raw) -> Base64Image | None:
 
 
 def _is_ascii_base64(data: memoryview) -> bool:
-    """Whether it is base64 as it should be: of a large picture the end, and no sign of another form elsewhere.
+    """Checks the end of the data for valid base64, and the remainder for marks of other formats.
 
-    Looking at each character of it costs four times as much (2 MB: 0.2 ms, 0.8 ms), and finds no form that is known.
+    Checking every character costs four times as much (2 MB: 0.8 instead of 0.2 ms) and detects no further known format.
     """
-    rest_bytes = max(0, len(data) - _PIECE_BYTES)
-    end = bytes(data[rest_bytes:])
+    body_bytes = max(0, len(data) - _PIECE_BYTES)
+    end = bytes(data[body_bytes:])
     padding = end.translate(None, _ALPHABET)
     if len(data) % 4 or padding not in _PADDINGS or not end.endswith(padding):
         return False
-    pieces = (bytes(data[at : min(at + _PIECE_BYTES, rest_bytes)]) for at in range(0, rest_bytes, _PIECE_BYTES))
+    pieces = (bytes(data[at : min(at + _PIECE_BYTES, body_bytes)]) for at in range(0, body_bytes, _PIECE_BYTES))
     return not any(_is_non_ascii(piece) for piece in pieces)
 
 
 def _is_non_ascii(piece: bytes) -> bool:
-    return not piece.isascii() or any(sign in piece for sign in _FOREIGN_SIGNS)
+    return not piece.isascii() or any(mark in piece for mark in _NON_BASE64_MARKS)
 
 
 def _clean(raw: msgspec.Raw) -> bytes:
-    """Base64 without `data:` prefix, escapes and line breaks, padded; empty where it is no base64."""
+    """Returns base64 without `data:` prefix, escapes and line breaks, padded. Empty if it is not base64."""
     try:
         text = msgspec.json.decode(raw, type=str)
         if text.startswith("data:"):

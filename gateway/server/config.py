@@ -70,8 +70,8 @@ def gateway_config(app: ASGIApp, settings: Settings) -> ServerConfig:
     head_bytes = max(_HEADS_MIN * server.max_header_bytes, server.max_memory_bytes // _HEADS_PART)
     per_address = min(limit or max(room.connections // 2, 1), room.connections)
     config.bounds = Bounds(room.connections, per_address, head_bytes, exempt)
-    own = Bounds(room.own_port_connections, max(room.own_port_connections // 2, 1), head_bytes, exempt)
-    config.own_bounds = {table.port: own for table in own_ports(settings).values()}
+    operator_bounds = Bounds(room.own_port_connections, max(room.own_port_connections // 2, 1), head_bytes, exempt)
+    config.own_bounds = {table.port: operator_bounds for table in own_ports(settings).values()}
     if settings.metrics.port:
         config.late_ports = frozenset({settings.metrics.port})
     if server.tls:

@@ -1,4 +1,4 @@
-"""Bounds on open connections: in all, per client address, and on the bytes of unfinished heads and pipelined requests.
+"""Limits on open connections: in total, per client address, and the bytes of unfinished heads and pipelined requests.
 
 A connection counts from its TCP accept to its close, TLS handshake included. It is idle while no request is in flight:
 during the handshake, before its first head is complete, and between requests. At a bound the connection that has been
@@ -178,11 +178,13 @@ class Connections:
 
     def _close_one(self, waiting: _Waiting, bound: Bound) -> bool:
         """Makes room, if any connection waits for its client."""
-        found = self._find_closable(waiting.idle, is_idle=True) or self._find_closable(waiting.unread, is_idle=False)
-        if found:
-            found.cut()
+        connection = self._find_closable(waiting.idle, is_idle=True) or self._find_closable(
+            waiting.unread, is_idle=False
+        )
+        if connection:
+            connection.cut()
             self._note(bound, Action.CLOSED)
-        return found is not None
+        return connection is not None
 
     def _find_closable(self, waiting: "OrderedDict[Connection, None]", *, is_idle: bool) -> "Connection | None":
         now_s = self._monotonic()
@@ -194,9 +196,9 @@ class Connections:
         return None
 
     def _is_exempt(self, address: str) -> bool:
-        found = ip_address(address)
-        found = getattr(found, "ipv4_mapped", None) or found
-        return any(found in network for network in self._bounds.exempt)
+        parsed = ip_address(address)
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(parsed in network for network in self._bounds.exempt)
 
 
 class Connection:

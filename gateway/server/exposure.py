@@ -53,7 +53,7 @@ def find_exposures(settings: Settings, path: str, *, has_admin_key: bool) -> lis
 def exposed_ports(settings: Settings, *, has_admin_key: bool) -> Iterator[Exposure]:
     """Operators' routes that other machines can reach."""
     if not is_loopback(settings.metrics.host if settings.metrics.port else settings.server.host):
-        what = "other machines can read /metrics, which has no key: tenants' names, key names, spend"
+        what = "other machines can read /metrics without a key: names of tenants and keys, spend"
         if settings.metrics.port:
             yield Exposure("metrics.host", what, "allow only Prometheus to reach the port, or use 127.0.0.1")
         else:
@@ -76,9 +76,11 @@ def is_loopback(host: str) -> bool:
 
 def _unfit_connections(settings: Settings) -> Iterator[Exposure]:
     """More connections than fit within the limit on open files, which may differ for a service."""
-    room, most = find_room(settings), settings.server.max_connections
-    if room.connections < most:
-        what = f"{most} do not fit below the {room.files} open files allowed here; the gateway takes {room.connections}"
+    room, limit = find_room(settings), settings.server.max_connections
+    if room.connections < limit:
+        what = (
+            f"{limit} do not fit below the {room.files} open files allowed here; the gateway takes {room.connections}"
+        )
         remedy = f"allow the service {room.wanted_files} (ulimit -Hn, LimitNOFILE), or lower the setting"
         yield Exposure("server.max_connections", what, remedy)
 
@@ -107,14 +109,14 @@ def _read_networks(texts: Iterable[str]) -> Iterator[_Network]:
 
 
 def _as_ipv4(network: _Network) -> _Network:
-    if isinstance(network, IPv6Network) and any(network.subnet_of(one) for one in _IPV4_INSIDE):
+    if isinstance(network, IPv6Network) and any(network.subnet_of(candidate) for candidate in _IPV4_INSIDE):
         address = int(network.network_address) & 0xFFFF_FFFF
         return IPv4Network((address, network.prefixlen - 96))
     return network
 
 
 def _is_wide(network: _Network) -> bool:
-    """Whether a public network is larger than any provider of proxies needs."""
+    """Returns whether a public network is larger than any provider of proxies needs."""
     if isinstance(network, IPv4Network):
         return network.prefixlen < _IPV4_BITS_MIN and not any(network.subnet_of(one) for one in _OWN_IPV4)
     return network.prefixlen < _IPV6_BITS_MIN and not network.subnet_of(_OWN_IPV6)
@@ -139,7 +141,7 @@ def _open_result_hosts(settings: Settings) -> Iterator[Exposure]:
         for pattern in upstream.result_hosts or ():
             _, star, fixed = pattern.rpartition("*")
             if star and "." not in fixed.rstrip(".").partition(".")[2]:
-                what = f"{pattern}: the upstream chooses which hosts of the internet the gateway asks"
+                what = f"{pattern}: the upstream chooses which internet hosts the gateway calls"
                 remedy = "name the provider's hosts, or a domain of its own as '*.example.com'"
                 yield Exposure(f"upstreams '{upstream.name}': result_hosts", what, remedy)
 
@@ -151,7 +153,7 @@ def _passwords(path: str) -> Iterator[Exposure]:
     except OSError:
         return
     if urlsplit(url).password:
-        yield Exposure("redis.url", "the configuration holds a password", "give it as redis.password, from env or file")
+        yield Exposure("redis.url", "the configuration holds a password", "set redis.password from env or file")
 
 
 def _is_public(host: str) -> bool:

@@ -23,14 +23,14 @@ class FileWatcher:
         return stamp != self._read and self._stable_polls >= _STABLE_POLLS
 
     def mark_read(self) -> None:
-        """Call this before reading the file."""
+        """Marks the present content as read. Call it before reading the file."""
         self._read = _stamp(self._path)
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
     """Modification time, size and inode; None if there is no file."""
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,7 +1,7 @@
-"""What a connection reads and holds while requests that its client pipelined wait for the responses before theirs.
+"""Limits what a connection reads and holds while its client's pipelined requests wait for earlier responses.
 
-uvicorn reads on after each response and adds what comes to the body of the last request, which no program reads yet.
-It also keeps the last request of an idle connection, with the part of its body that no program read.
+uvicorn reads on after each response and adds the bytes to the body of the last request, which no program reads yet.
+It also holds the last request of an idle connection, with the unread part of its body.
 """
 
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class BlockableFlow(FlowControl):
-    """uvicorn's flow control, which can be kept from reading."""
+    """uvicorn's flow control, with reading that can be blocked."""
 
     is_blocked = False
-    """Nothing is read, whatever a program or uvicorn asks for."""
+    """Blocks reading, even if a program or uvicorn resumes it."""
 
     def resume_reading(self) -> None:
         if not self.is_blocked:
@@ -31,7 +31,7 @@ class Unanswered(NamedTuple):
 
 
 def measure(requests: Iterable[Unanswered]) -> tuple[int, int]:
-    """Returns how many bytes requests hold that were received and not read, and how many header fields."""
+    """Returns the received but unread bytes of requests, and the number of their header fields."""
     held_bytes = fields = 0
     for request in requests:
         held_bytes += len(request.cycle.body) + request.head_bytes
@@ -40,6 +40,6 @@ def measure(requests: Iterable[Unanswered]) -> tuple[int, int]:
 
 
 def empty(cycle: RequestResponseCycle) -> None:
-    """Drops what an answered request holds: its program has the scope, and gets no body after the response."""
+    """Drops the data of a finished request. Its program has the scope, and gets no body after the response."""
     cycle.body = bytearray()
     cycle.scope = {}  # type: ignore[typeddict-item] # it is read no more

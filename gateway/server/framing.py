@@ -24,7 +24,7 @@ class Framing:
     def __init__(self, max_header_bytes: int) -> None:
         self._head_max_bytes = max_header_bytes
         self._bytes = 0
-        """Of an incomplete head; after a complete one, everything since that is no body: chunk sizes, trailers."""
+        """Bytes of an incomplete head. After a complete one, all non-body bytes since: chunk sizes, trailers."""
         self._body_bytes = 0
         self.held_bytes = 0
         """Upper bound of what the parser buffers of an incomplete head, chunk size or trailer."""
@@ -34,7 +34,7 @@ class Framing:
         self._accounted_bytes = 0
         """Complete heads and bodies in this segment."""
         self._has_head_boundary = False
-        """Whether a head began or ended in this segment."""
+        """True if a head began or ended in this segment."""
         self._has_chunk = False
 
     def note_head_boundary(self) -> None:
@@ -54,7 +54,7 @@ class Framing:
         self._body_bytes += body_bytes
 
     def is_too_large(self, segment_bytes: int) -> bool:
-        """Whether the framing up to the end of this segment exceeds the size of a head, or what the body needs."""
+        """Returns whether the framing up to the end of this segment exceeds a head's size, or the body's needs."""
         framing_bytes = max(segment_bytes - self._accounted_bytes, 0)
         self._bytes = framing_bytes + (0 if self._has_head_boundary else self._bytes)
         if self._has_chunk:

@@ -51,7 +51,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         assert isinstance(config, ServerConfig)
         self._limits, self._rejections = config.connection_limits, config.rejections
-        self._is_in_head, self._is_rejected = True, False  # what follows a rejected request is not parsed
+        self._is_in_head, self._is_rejected = True, False  # bytes after a rejected request are not parsed
         self._framing = Framing(self._limits.max_header_bytes)
         self._rejection, self._problem = ErrorCode.MALFORMED_HTTP, ""
         """Reason for which the parser was stopped."""

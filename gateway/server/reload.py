@@ -17,13 +17,13 @@ _LOG = structlog.get_logger("imagegate.reload")
 _POLL_S: Final = 0.5
 """A change is in force within 2 s. A supervisor of workers polls as often."""
 _WORKER_POLL_S: Final = 0.1
-"""A worker only checks whether its supervisor asked."""
+"""A worker only checks whether its supervisor requested a reload."""
 
 
 class ConfigReloader:
     """Reads the configuration again. An invalid one is logged once, and the previous one stays in force.
 
-    Without a `watcher` it reads only on request and logs nothing: the supervisor that asks does.
+    Without a `watcher` it reads only on request and logs nothing: the supervisor logs the reload.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class ConfigReloader:
                 self.publish(pending)
                 pending = None
 
-    def publish(self, configuration: Configuration, **more: int) -> None:
-        """Logs what is now in force, and what requires a restart."""
+    def publish(self, configuration: Configuration, **details: int) -> None:
+        """Logs the settings now in force, and those that require a restart."""
         if self._watcher is None:
             return
         warn_of_shared_keys(configuration.supply)
@@ -92,7 +92,7 @@ class ConfigReloader:
             keys=len(configuration.supply.keys),
             models=len(configuration.settings.models),
             tenants=len(configuration.tenants),
-            **more,
+            **details,
         )
 
     def current(self, configuration: Configuration) -> Settings:

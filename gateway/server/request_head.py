@@ -43,7 +43,7 @@ def find_problem(version: str, fields: Fields) -> str:
 
 
 def build_without_upgrade(method: bytes, target: bytes, version: str, fields: Fields) -> bytes:
-    """The same head without its Upgrade, which a server may ignore (RFC 9110 section 7.8)."""
+    """Rebuilds a head without its Upgrade, which a server may ignore (RFC 9110 section 7.8)."""
     lines = b"".join(b"%b: %b\r\n" % field for field in fields if field[0] != b"upgrade")
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode("ascii"), lines)
 

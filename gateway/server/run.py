@@ -134,10 +134,10 @@ def _scheme(settings: Settings) -> str:
 
 
 def _log_listening(settings: Settings, url: str, workers: int) -> None:
-    own = {
+    dedicated = {
         f"{name}_url": url_of(table.host, table.port, _scheme(settings)) for name, table in own_ports(settings).items()
     }
-    _LOG.info("listening", url=url, **own, workers=workers, version=__version__)
+    _LOG.info("listening", url=url, **dedicated, workers=workers, version=__version__)
 
 
 def _log_connections(settings: Settings, in_force: int) -> None:

@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
         yield
 
     def stop(self) -> None:
-        """Drains; a second call hurries."""
+        """Drains. A second call aborts the in-flight requests."""
         if self.should_exit:
             self.force()
         else:
@@ -132,7 +132,7 @@ class Server(uvicorn.Server):
         return drain if isinstance(drain, ShutdownState) else None
 
     async def _close_idle(self, ends_s: float) -> None:
-        """Closes kept connections, and those whose client still reads a response.
+        """Closes idle connections, and those whose client still reads a response.
 
         They stay open until now, because a request that arrives on one meanwhile gets a response.
         """
@@ -169,10 +169,10 @@ def run_until_stopped(server: Server, listeners: list[socket.socket], handlers: 
 
 async def _serve(server: Server, listeners: list[socket.socket], handlers: SignalHandlers) -> None:
     add_signal_handlers(handlers)
-    with suppress(SystemExit):  # the program cannot start, which `started` shows
+    with suppress(SystemExit):  # the program cannot start; see `started`
         await server.serve(listeners)
     if not server.started:
-        sys.exit("imagegate: the gateway could not start; the log says why")  # the end of a worker too
+        sys.exit("imagegate: the gateway could not start; the log says why")  # also ends a worker
 
 
 def add_signal_handlers(handlers: SignalHandlers) -> None:

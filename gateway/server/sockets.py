@@ -31,7 +31,7 @@ def bind_own_ports(settings: Settings, public_port: int) -> list[socket.socket]:
     listeners = []
     for name, table in own_ports(settings).items():
         if table.port == public_port:
-            raise StartError(f"{name}.port: {table.port} is the gateway's own port; choose another, or 0 to share it")
+            raise StartError(f"{name}.port: {table.port} is already server.port; choose another, or 0 to share it")
         hint = f"or IMAGEGATE_{name.upper()}__PORT; 0 shares the gateway's own port"
         listeners.append(bind(table.host, table.port, hint, f"`port` in [{name}]"))
     return listeners

@@ -49,8 +49,8 @@ class Certificate:
             context.load_cert_chain(self._tls.certificate, self._tls.key, _refuse_passphrase)
         except (ssl.SSLError, OSError) as error:
             raise SettingsError(
-                f"server.tls: {self._tls.certificate} and {self._tls.key} cannot be used ({_reason(error)}); "
-                "give PEM files of one certificate and its own key, without a passphrase"
+                f"server.tls: cannot load {self._tls.certificate} and {self._tls.key} ({_reason(error)}); "
+                "use PEM files of a certificate and its key, without a passphrase"
             ) from error
         self._valid = content
         return context
@@ -68,7 +68,7 @@ class Certificate:
             )
 
     async def poll_async(self) -> None:
-        """Call this about once a second."""
+        """Runs `poll` in a thread. Call it about once a second."""
         await asyncio.to_thread(self.poll)
 
     def poll(self) -> None:
@@ -92,7 +92,7 @@ class Certificate:
         try:
             return x509.load_pem_x509_certificate(Path(self._tls.certificate).read_bytes()).not_valid_after_utc
         except (OSError, ValueError) as error:
-            raise SettingsError(f"server.tls.certificate: {self._tls.certificate} is no PEM certificate") from error
+            raise SettingsError(f"server.tls.certificate: {self._tls.certificate} is not a PEM certificate") from error
 
     def expiry_warning(self) -> str:
         """Empty unless the certificate has expired or expires soon. Raises: SettingsError."""
@@ -118,7 +118,7 @@ def _make_context() -> ssl.SSLContext:
 
 
 def _context_of(certificate: bytes, key: bytes) -> ssl.SSLContext:
-    """Goes through files, as Python loads certificates from nothing else."""
+    """Builds a context through files, as Python loads certificates from nothing else."""
     context = _make_context()
     with TemporaryDirectory() as folder:  # only this user can read it
         for name, content in (("tls.crt", certificate), ("tls.key", key)):

@@ -1,8 +1,8 @@
 """Worker processes that share the sockets, and their supervisor: uvicorn's, with what it lacks.
 
-uvicorn's supervisor pings a thread of the worker, which answers even if the event loop hangs; blocks on each silent
-worker; and restarts workers for a new configuration. This one asks the event loop, counts time in its own rounds, and
-lets running workers reload.
+uvicorn's supervisor pings a thread of the worker, which responds even if the event loop hangs. It blocks on each
+unresponsive worker, and restarts workers for a new configuration. This one pings the event loop, counts time in its own
+rounds, and reloads running workers.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ _ROUND_S: Final = 0.5
 """uvicorn's pace."""
 _POLL_S: Final = 0.05
 _HANG_ROUNDS: Final = 10
-"""A worker whose event loop does not answer for 5 s is killed. Rounds do not advance while the machine is suspended."""
+"""A worker is killed if its event loop hangs for 5 s. Rounds do not advance while the machine is suspended."""
 _START_ROUNDS: Final = 240
 """A worker that does not serve within 2 min of its start is killed."""
 _EXIT_MARGIN_S: Final = 30.0
 """Time beyond the drain time-out for a worker to abort requests, settle them and exit, before it is killed."""
 _MAX_KILLED: Final = 5
-"""Limit on workers killed in a row before they serve: others may kill one, but not every one."""
+"""Limit on consecutive workers killed before they serve. Other programs may kill one, but not every one."""
 _STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS: Final = frozenset({*_STOP_SIGNALS, signal.SIGHUP})
 
@@ -44,7 +44,7 @@ CreateApp = Callable[[], Starlette]
 class _Worker(Process):
     """One process. It drains at each SIGTERM: terminals and service managers signal every process of a group.
 
-    Only its supervisor hurries it, with SIGUSR1.
+    Only its supervisor aborts its requests, with SIGUSR1.
     """
 
     def __init__(self, options: ServerConfig, sockets: list[socket.socket]) -> None:
@@ -59,15 +59,15 @@ class _Worker(Process):
         """Runs in the new process."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._server = server = Server(self._options)
-        server.on_started = self._answer_pings
+        server.on_started = self._respond_to_pings
         run_until_stopped(server, sockets or [], {signal.SIGTERM: server.drain, signal.SIGUSR1: server.force})
 
-    def _answer_pings(self) -> None:
-        """Answers in the event loop: a thread would answer for an event loop that hangs."""
+    def _respond_to_pings(self) -> None:
+        """Responds in the event loop, as a thread would respond even if the event loop hangs."""
         asyncio.get_running_loop().add_reader(self.child_conn.fileno(), self.pong)
 
     def has_ended(self) -> bool:
-        """Call this once a round. Returns: whether the process has ended, or was killed because it hangs."""
+        """Returns whether the process has ended, or was killed because it hangs. Call it once a round."""
         if not self.process.is_alive():
             return True
         self._silent_rounds += 1
@@ -84,7 +84,7 @@ class _Worker(Process):
         return True
 
     def drain(self) -> None:
-        """A worker that is still starting has nothing to finish, and gets no more time than one that serves."""
+        """A worker that is still starting gets the same time as one that serves."""
         self.send_signal(signal.SIGTERM)
         self._silent_rounds, self._silent_limit = 0, _HANG_ROUNDS
 
@@ -105,7 +105,7 @@ class _Worker(Process):
 
 
 class WorkerSupervisor(Multiprocess):
-    """Replaces workers that die, ends all of them together, and has them reload a validated configuration."""
+    """Replaces workers that die, stops all of them together, and reloads a validated configuration in each."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class WorkerSupervisor(Multiprocess):
             worker.drain()
 
     def join_all(self) -> None:
-        """Waits for the workers. Another signal hurries them; those that hang or exceed the time-out are killed."""
+        """Waits for the workers. Another signal aborts their requests. Hanging or late ones are killed."""
         ends_s = time.monotonic() + self._options.shutdown_timeout_s + _EXIT_MARGIN_S
         while left := [worker for worker in self._workers if not worker.has_ended()]:
             if _STOP_SIGNALS & set(self.signal_queue):

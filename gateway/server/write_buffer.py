@@ -1,4 +1,4 @@
-"""Joins the small writes of a response.
+"""Coalesces the small writes of a response.
 
 uvicorn writes the head and each part of a body separately. Joined they take one system call and one TCP segment, which
 saves a sixth of the CPU of HTTP for a small response (33 instead of 40 microseconds).
@@ -42,7 +42,7 @@ class CoalescingTransport:
         return self._is_lingering or self._transport.is_closing()
 
     def close(self) -> None:
-        """Sends what was written and closes, lingering if the client may still be sending. A second call does not."""
+        """Flushes and closes, lingering if the client may still be sending. A second call does not linger."""
         self._flush()
         protocol = self._protocol()
         if protocol is None or self.is_closing() or not protocol.count_discarded():

@@ -121,7 +121,7 @@ def test_a_change_that_was_not_sent_was_not_carried_out(gateway: Gateway, server
         for change in CHANGES[1:]:
             check_not_made(asked(gateway, *change))
         answer = asked(gateway, "GET", "/tenants", None)
-        assert (503, "The gateway is not available at the moment.") == (
+        assert (503, "The gateway is temporarily unavailable.") == (
             answer.status_code,
             answer.json()["error"]["message"],
         )

@@ -140,7 +140,7 @@ def test_a_name_that_is_none_is_refused_with_its_field(gateway: Gateway, field: 
 
 @pytest.mark.parametrize("secret", ["", " ", "sk a", "sk\n", "s" * 501, "sk-é", None, 7])
 def test_a_secret_that_is_none_is_refused_and_not_repeated(gateway: Gateway, secret: object) -> None:
-    error = refused(gateway.admin("POST", "/pool", {**NEW, "secret": secret}), 400, "without blanks")
+    error = refused(gateway.admin("POST", "/pool", {**NEW, "secret": secret}), 400, "without spaces")
     assert "secret" == error["param"]
     assert "sss" not in error["message"]
 
@@ -228,7 +228,7 @@ def test_every_act_is_in_the_audit_with_its_target(gateway: Gateway) -> None:
 
 
 def test_the_audit_is_asked_for_a_tenant_or_an_upstream(gateway: Gateway) -> None:
-    assert "upstream" == refused(gateway.admin("GET", "/audit?tenant=acme&upstream=sim"), 400, "either")["param"]
+    assert "upstream" == refused(gateway.admin("GET", "/audit?tenant=acme&upstream=sim"), 400, "together")["param"]
     refused(gateway.admin("GET", "/audit?upstream=nowhere"), 404, "sim")
 
 

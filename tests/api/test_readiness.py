@@ -107,12 +107,12 @@ ABLE = {
     "another model": a_pool(an_account(a_key(KeyState.COOLING, "key_model_denied", "image-02"))),
 }
 UNABLE = {
-    "upstream sim is left alone after upstream_error": a_pool(
+    "upstream 'sim': circuit breaker open (upstream_error)": a_pool(
         an_account(), state=KeyState.COOLING, error_code="upstream_error"
     ),
-    "upstream sim has no usable account": a_pool(),
-    "upstream sim has no usable account: key_invalid": a_pool(an_account(a_key(KeyState.QUARANTINED, "key_invalid"))),
-    "upstream sim has no usable account: disabled, insufficient_balance": a_pool(
+    "upstream 'sim': no usable account": a_pool(),
+    "upstream 'sim': no usable account: key_invalid": a_pool(an_account(a_key(KeyState.QUARANTINED, "key_invalid"))),
+    "upstream 'sim': no usable account: disabled, insufficient_balance": a_pool(
         an_account(state=KeyState.QUARANTINED, error_code="insufficient_balance"), an_account(state=KeyState.DISABLED)
     ),
 }
@@ -130,7 +130,7 @@ def test_an_upstream_that_cannot_serve_is_named_with_the_reason(reason: str, poo
 
 
 def test_without_an_upstream_nobody_can_serve() -> None:
-    assert ["there is no upstream"] == unavailable_reasons([])
+    assert ["no upstream is configured"] == unavailable_reasons([])
 
 
 def readiness(url: str) -> tuple[int, list[str]]:
@@ -171,7 +171,7 @@ def test_a_gateway_is_ready_again_when_an_account_is(watched: Watched) -> None:
     gateway, own = watched
     assert (200, []) == readiness(own)
     gateway.admin("PATCH", "/pool/sim/main", {"state": "disabled"})
-    wait_for(own, 503, "upstream sim has no usable account: disabled")
+    wait_for(own, 503, "upstream 'sim': no usable account: disabled")
     assert {"status": "ok"} == httpx.get(f"{gateway.url}/healthz").json()
     gateway.admin("PATCH", "/pool/sim/main", {"state": "ready"})
     wait_for(own, 200)
@@ -181,7 +181,7 @@ def test_the_public_port_names_no_reason(watched: Watched) -> None:
     """Upstreams, accounts and errors are none of a tenant's business."""
     gateway, own = watched
     gateway.admin("PATCH", "/pool/sim/main", {"state": "disabled"})
-    wait_for(own, 503, "upstream sim has no usable account: disabled")
+    wait_for(own, 503, "upstream 'sim': no usable account: disabled")
     answer = httpx.get(f"{gateway.url}/readyz", headers={"host": own.removeprefix("http://")})
     assert (503, {"status": "unavailable"}) == (answer.status_code, answer.json())
 
@@ -193,14 +193,14 @@ def test_a_gateway_whose_only_key_is_refused_is_not_ready(watched: Watched) -> N
         assert (200, []) == readiness(own)
         tenant = Gateway(gateway.url, new_key(gateway.url, f"tenant{number}"))
         assert 503 == tenant.generate(prompt="[code=1004]").status_code
-    wait_for(own, 503, "upstream sim has no usable account: key_invalid")
+    wait_for(own, 503, "upstream 'sim': no usable account: key_invalid")
 
 
 def test_an_open_breaker_is_a_reason_until_a_probe_may_try(make_gateway: MakeGateway, simulator: Simulator) -> None:
     dead = upstream("dead", "minimax", "http://127.0.0.1:1") | {"breaker_failures": 1, "max_wait_s": 0}
     gateway, own = make_watched(make_gateway, dead | {"breaker_open_s": 2})
     gateway.generate(prompt="x")
-    wait_for(own, 503, "upstream dead is left alone after connect_failed")
+    wait_for(own, 503, "upstream 'dead': circuit breaker open (connect_failed)")
     wait_for(own, 200)
     both = make_gateway(dead | {"name": "other"}, upstream("sim", "minimax", simulator.url))
     assert 200 == both.generate(prompt="x").status_code
@@ -235,7 +235,7 @@ def test_alive_is_answered_while_redis_stands_still(simulator: Simulator, tmp_pa
         wait_for(own, 200)
         with paused(server.pid):
             assert [200] * 20 == [httpx.get(f"{url}/healthz").status_code for _ in range(20)]
-            wait_for(own, 503, "redis does not answer")
+            wait_for(own, 503, "redis does not respond")
         wait_for(own, 200)
 
 

@@ -61,16 +61,16 @@ def test_keys_that_work_are_ok(tmp_path: Path, redis_url: str, simulator: Simula
     done = run("check", "--upstreams", **write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1,good-2")))
     assert (0, "") == (done.returncode, done.stderr)
     assert {"good-1": "ok", "good-2": "ok"} == findings(done.stdout)
-    assert "redis: answers" in done.stdout
+    assert "redis: reachable" in done.stdout
     assert fits(below_path(done.stdout))
 
 
 @pytest.mark.parametrize(
     ("directory", "words"),
     [
-        ("state/journal", "journal: can be written"),
+        ("state/journal", "journal: writable"),
         ("", "journal: off"),
-        ("imagegate.toml/journal", "warning: no journal, requests.journal_dir cannot be written"),
+        ("imagegate.toml/journal", "warning: no journal, requests.journal_dir is not writable"),
     ],
 )
 def test_whether_the_journal_can_be_written_is_told(
@@ -89,7 +89,7 @@ def test_without_a_home_the_journal_is_said_to_be_missing(tmp_path: Path, redis_
     done = run("check", **environ, HOME="", XDG_STATE_HOME="")
     assert (0, True) == (done.returncode, "there is no HOME" in done.stdout)
     done = run("check", **environ, HOME=str(tmp_path), XDG_STATE_HOME="")
-    assert "journal: can be written" in done.stdout
+    assert "journal: writable" in done.stdout
     assert (tmp_path / ".local/state/imagegate/journal").is_dir()
 
 
@@ -101,10 +101,10 @@ def test_each_key_that_fails_is_told_with_the_remedy(tmp_path: Path, redis_url: 
     done = run("check", "--upstreams", **environ)
     expected = {"good-1": "ok", "dead-1": "invalid key", "broke-1": "no balance", "main-1": "unreachable"}
     assert expected == findings(done.stdout)
-    assert (1, "imagegate: 3 of 4 upstream keys cannot be used\n") == (done.returncode, done.stderr)
-    for words in ("correct the secret", "top the account up", "check base_url"):
+    assert (1, "imagegate: 3 of 4 upstream keys do not work\n") == (done.returncode, done.stderr)
+    for words in ("correct the secret", "top up the account", "check base_url"):
         assert words in done.stdout
-    assert "wrong region" not in done.stdout
+    assert "another region" not in done.stdout
     assert fits(below_path(done.stdout))
 
 
@@ -114,7 +114,7 @@ def test_a_host_that_knows_none_of_several_keys_is_said_to_be_of_the_wrong_regio
     environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "dead-1,dead-2"))
     done = run("check", "--upstreams", **environ)
     assert 1 == done.returncode
-    assert 1 == done.stdout.count("wrong region")
+    assert 1 == done.stdout.count("another region")
     assert "https://api.minimaxi.com" in done.stdout
     assert fits(below_path(done.stdout))
 
@@ -162,7 +162,7 @@ def test_a_secret_that_stands_in_several_accounts_is_warned_of(tmp_path: Path, r
     away = f"http://127.0.0.1:{free_port()}"
     done = run("check", **write_config(tmp_path, redis_url, ("sim", away, "one-1,both-1"), ("relay", away, "both-1")))
     assert (0, "") == (done.returncode, done.stderr)
-    assert 1 == done.stdout.count("the same secret stands in several accounts")
+    assert 1 == done.stdout.count("several accounts have the same secret")
     assert "\n  sim/main/both-1, relay/main/both-1\n" in done.stdout
     assert "one-1" not in done.stdout
     assert fits(below_path(done.stdout))

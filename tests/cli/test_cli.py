@@ -380,9 +380,9 @@ def broken(text: str, old: str, new: str) -> str:
         ('env = "UPSTREAM_SECRET"', 'file = "/nonexistent"', ("/nonexistent",)),
         ('upstream = "sim"', 'upstream = "other"', ("other",)),
         ("[[models]]", '[api_keys]\nhash_pepper = { env = "NO_PEPPER" }\n[[models]]', ("NO_PEPPER",)),
-        ('aliases = ["dall-e-3"]', 'aliases = ["image-01"]', ("image-01", "twice")),
+        ('aliases = ["dall-e-3"]', 'aliases = ["image-01"]', ("image-01", "duplicate")),
         ("[[models]]", '[[tenants]]\nname = "acme"\nmodels = ["nope"]\n[[models]]', ("imagegate.toml", "acme", "nope")),
-        ("[[models]]", '[[tenants]]\nname = "a"\n[[tenants]]\nname = "a"\n[[models]]', ("imagegate.toml", "twice")),
+        ("[[models]]", '[[tenants]]\nname = "a"\n[[tenants]]\nname = "a"\n[[models]]', ("imagegate.toml", "duplicate")),
         (
             "[[models]]",
             '[[tenants]]\nname = "a"\n[[tenants.keys]]\nsecret = { env = "NO_TENANT_KEY" }\n[[models]]',
@@ -422,7 +422,7 @@ def test_a_redis_url_that_is_none_is_one_line(config: Path, command: str) -> Non
 def test_check_pings_redis(config: Path, tmp_path: Path) -> None:
     done = run("check", "--config", str(config))
     assert (0, "") == (done.returncode, done.stderr)
-    assert "redis: answers" in done.stdout
+    assert "redis: reachable" in done.stdout
     assert "upstream keys 1, accounts 1, models 1" in done.stdout
     assert fits(done.stdout)
     away = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"unix://{tmp_path}/none.sock")

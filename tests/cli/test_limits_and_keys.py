@@ -64,7 +64,7 @@ def test_a_key_is_rotated(ask: Ask, gateway: Gateway, grace: tuple[str, ...], ex
     new = rotated.stdout.strip()
     assert gateway.api_key[:16] == new[:16]
     assert [expected, 200] == [status_of(gateway, key) for key in (gateway.api_key, new)]
-    assert ("works until" if expected == 200 else "refused from now on") in rotated.stderr
+    assert ("is valid until" if expected == 200 else "is revoked") in rotated.stderr
     assert fits(rotated.stderr)
 
 
@@ -78,7 +78,7 @@ def test_the_end_of_an_old_key_is_shown_and_a_second_rotation_says_that_it_ends_
     assert re.search(rf"OLD KEY UNTIL *\n{public_id} .*never +{moment}", ask("key", "list", "acme").stdout)
     assert [] == missing(ask("key", "show", "acme", public_id).stdout, (rf"old key until +{moment}",))
     again = ask("key", "rotate", "acme", public_id, "--grace", "0").stderr
-    assert re.search(rf"The one before that, due to work until {moment}, is refused from now on\.", again)
+    assert re.search(rf"The key before it, which was valid until {moment}, is revoked\.", again)
     assert "OLD KEY" not in ask("key", "list", "acme").stdout
 
 
@@ -137,12 +137,12 @@ def test_the_audit_is_read_by_people(ask: Ask, gateway: Gateway) -> None:
     assert "\x1b" not in done.stdout
     assert key[16:] not in done.stdout
     check_refused(ask("audit", "--tenant", "nobody"), "nobody")
-    assert "There are no entries." in ask("audit", "--before", "0-1@shop").stdout
+    assert "No entries." in ask("audit", "--before", "0-1@shop").stdout
 
 
 def test_the_audit_is_paged(ask: Ask) -> None:
     page = ask("audit", "--limit", "1")
-    found = re.fullmatch(r"There are more: --before (\S+)\n", page.stderr)
+    found = re.fullmatch(r"More entries: --before (\S+)\n", page.stderr)
     assert found
     rest: dict[str, Any] = json.loads(ask("audit", "--before", found[1], "--json").stdout)
     assert ["tenant.create"] == [entry["action"] for entry in rest["data"]]
@@ -163,27 +163,33 @@ def test_a_change_of_a_declared_tenant_warns(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(tenants=[{"name": "shop"}])
     done = run("tenant", "update", "shop", "--weight", "2", "--url", gateway.url, "--admin-key", ADMIN_KEY)
     assert 0 == done.returncode
-    assert "shop is declared in the configuration: a start or reload undoes this.\n" == done.stderr
+    assert "shop is declared in the configuration. The next start or reload reverts this change.\n" == done.stderr
 
 
 def test_a_hint_says_what_a_start_makes_of_a_switched_declared_tenant(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(tenants=[{"name": "shop"}])
     options = ("--url", gateway.url, "--admin-key", ADMIN_KEY)
-    stays = "It stays disabled, although the configuration declares it, until:\nimagegate tenant update shop --enable\n"
+    stays = "The configuration declares it, but it stays disabled until:\nimagegate tenant update shop --enable\n"
     assert stays == run("tenant", "update", "shop", "--disable", *options).stderr
     assert stays == run("tenant", "delete", "shop", *options).stderr
     both = run("tenant", "update", "shop", "--disable", "--weight", "2", *options).stderr
-    assert both == "shop is declared in the configuration: a start or reload undoes this, besides --disable.\n" + stays
+    assert (
+        both
+        == "shop is declared in the configuration. The next start or reload reverts this change, except --disable.\n"
+        + stays
+    )
     listed = run("tenant", "list", *options).stdout
     assert re.search(r"^shop +disabled by admin, declared +all ", listed, re.MULTILINE)
     enabled = run("tenant", "update", "shop", "--enable", *options).stderr
-    assert "Where the configuration disables it, a start or reload does so again.\n" == enabled
-    assert "tenant update acme --enable lets it in again" in run("tenant", "delete", "acme", *options).stderr
+    assert "If the configuration disables it, the next start or reload does so again.\n" == enabled
+    assert (
+        "To enable it again: imagegate tenant update acme --enable" in run("tenant", "delete", "acme", *options).stderr
+    )
 
 
 def test_a_declared_key_that_is_revoked_needs_another(make_gateway: MakeGateway) -> None:
     secret = generate_api_key()
     gateway = make_gateway(tenants=[{"name": "shop", "keys": [{"hash": f"{key_id(secret)}.{digest(secret)}"}]}])
     done = run("key", "revoke", "shop", secret[6:16], "--url", gateway.url, "--admin-key", ADMIN_KEY)
-    told = "It stays revoked although the configuration declares it: declare a new one.\n"
+    told = "The configuration still declares it. It stays revoked: declare a new key.\n"
     assert (0, told) == (done.returncode, done.stderr)

@@ -72,7 +72,7 @@ def test_a_table_of_everything_breaks_no_number(ask: Ask, books: "redis.Redis") 
 
 def test_nothing_used_is_said(ask: Ask) -> None:
     today = datetime.now(UTC).date()
-    assert f"{today.replace(day=1)} to {today}, UTC\nNothing was used.\n" == printed(ask("usage"))
+    assert f"{today.replace(day=1)} to {today}, UTC\nNo usage.\n" == printed(ask("usage"))
 
 
 def test_csv_has_a_header_and_numbers(ask: Ask, books: "redis.Redis") -> None:
@@ -251,7 +251,7 @@ def test_right_books_are_verified(ask: Ask, books: "redis.Redis") -> None:
     books.delete(f"ig3:{{c}}:ledger:{today - timedelta(days=900):%Y%m%d}")
     done = ask("usage", "verify", "--from", str(today - timedelta(days=999)))
     assert (
-        "Compared 2 tenant days, 6001 records: no difference.\nNot compared: 1 day whose records are no longer kept.\n"
+        "Compared 2 tenant days, 6001 records: no difference.\nNot compared: 1 day with expired records.\n"
     ) == printed(done)
     answer = json.loads(printed(ask("usage", "verify", "--from", str(today), "--json")))
     assert {"days": 2, "records": 6001, "differences": [], "next_cursor": None}.items() <= answer.items()

@@ -45,12 +45,12 @@ def test_the_variable_of_every_setting_is_understood(section: configuration.Sect
     [
         ("server.header_timeout_s", "seconds, above 0, at most 3600"),
         ("server.max_body_bytes", "bytes, at least 1"),
-        ("server.cors_origins", "a list: a text in quotes"),
+        ("server.cors_origins", "a list: a string in quotes"),
         ("server.port", "a port, 0 to 65535"),
         ("redis.password", '`{ env = "VARIABLE" }` or `{ file = "/path" }`'),
         ("logs.format", "`json` or `console`"),
         ("requests.max_attempts", "a whole number, 1 to 10"),
-        ("tracing.service_name", "a text in quotes of 1 to 100 characters"),
+        ("tracing.service_name", "a string in quotes of 1 to 100 characters"),
         ("billing.charge_moderated", "true or false"),
     ],
 )

@@ -191,7 +191,7 @@ def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Pat
     files = certify(configuration.parent, passphrase=PASSPHRASE)
     said = refused(configuration, **tls(files))
     assert said.startswith(f"imagegate: FILE: server.tls: {files.certificate} and {files.key} cannot be used (")
-    assert said.endswith("give PEM files of one certificate and its own key, without a passphrase\n")
+    assert said.endswith("use PEM files of a certificate and its key, without a passphrase\n")
 
 
 @pytest.mark.slow
@@ -237,20 +237,20 @@ def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> 
     with started(configuration, ADMIN__PORT=str(free_port())) as (_, url):
         line = [sys.executable, "-m", "gateway", "tenant", "list", "--url", url, "--admin-key", ADMIN_KEY]
         ended = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    hint = f"{url} has no admin API; has it a port of its own ([admin] port)? check --url"
+    hint = f"{url} has no admin API; use the port of [admin] port in --url"
     assert (1, f"imagegate: {hint}\n") == (ended.returncode, ended.stderr)
 
 
 @pytest.mark.slow
 def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
     said = refused(configuration, ADMIN__PORT="9464", METRICS__PORT="9464")
-    assert "imagegate: FILE: admin.port: 9464 is the port of [metrics] too; choose another\n" == said
+    assert "imagegate: FILE: admin.port: 9464 is already metrics.port; choose another\n" == said
 
 
 @pytest.mark.parametrize("table", ["admin", "metrics"])
 def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: Path, table: str) -> None:
     said = refused(configuration, SERVER__PORT="9470", **{f"{table.upper()}__PORT": "9470"})
-    reason = f"{table}.port: 9470 is the gateway's own port; choose another, or 0 to share it"
+    reason = f"{table}.port: 9470 is already server.port; choose another, or 0 to share it"
     assert f"imagegate: FILE: {reason}\n" == said
 
 
@@ -309,5 +309,5 @@ def test_what_a_client_forges_before_a_trusted_proxy_is_not_believed(configurati
 
 def test_a_network_that_is_none_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TRUSTED_PROXIES='["10.0.0.1/8"]')
-    reason = "10.0.0.1/8 has host bits set; give addresses and networks, as '10.0.0.0/8'"
+    reason = "10.0.0.1/8 has host bits set; expected addresses or networks, as '10.0.0.0/8'"
     assert f"imagegate: FILE: server.trusted_proxies: {reason}\n" == said

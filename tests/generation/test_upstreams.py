@@ -98,11 +98,11 @@ async def test_the_calls_of_one_job_are_spread_over_the_keys(redis_url: str, sim
 
 
 @pytest.mark.parametrize("delivery", list(ResponseFormat))
-@pytest.mark.parametrize("answers_base64", [True, False])
+@pytest.mark.parametrize("supports_base64", [True, False])
 async def test_pictures_come_as_asked_for_whatever_the_upstream_can(
-    redis_url: str, simulator: Simulator, delivery: ResponseFormat, *, answers_base64: bool
+    redis_url: str, simulator: Simulator, delivery: ResponseFormat, *, supports_base64: bool
 ) -> None:
-    site = Site("sim", simulator.url, per_call=2, answers_base64=answers_base64)
+    site = Site("sim", simulator.url, per_call=2, supports_base64=supports_base64)
     async with running(redis_url, site) as make:
         result = await make(3, delivery=delivery)
     assert [ImageUrl if delivery is ResponseFormat.URL else Base64Image] * 3 == [
@@ -336,7 +336,7 @@ async def test_the_deadline_covers_the_fetching_of_results_too(redis_url: str) -
 
     routes = [Route("/v1/image_generation", generate, methods=["POST"]), Route("/x.jpg", hang)]
     with serving(Starlette(routes=routes)) as url:
-        site = Site("up", url, answers_base64=False)
+        site = Site("up", url, supports_base64=False)
         async with running(redis_url, site, deadline_s=0.5, download_timeout_s=2.0) as make:
             async with asyncio.timeout(1.9):
                 assert ErrorCode.DOWNLOAD_FAILED is await fault_of(make, delivery=ResponseFormat.BASE64)

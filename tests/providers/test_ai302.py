@@ -263,7 +263,7 @@ def test_only_what_its_page_documents_is_taken_for_granted() -> None:
         can.max_images_per_call,
         can.prompt_max_chars,
         can.sizes,
-        can.answers_base64,
+        can.supports_base64,
         can.fields,
     )
 

@@ -12,7 +12,7 @@ from gateway.domain.images import ResponseFormat
 from gateway.providers import PROVIDERS
 from gateway.providers.error_texts import SENTENCES, without_own_words
 from gateway.providers.minimax import CODES
-from gateway.providers.replies import HTTP_FAULTS, UpstreamResponse
+from gateway.providers.replies import STATUS_ERRORS, UpstreamResponse
 
 PROVIDER = pytest.mark.parametrize("provider", PROVIDERS)
 
@@ -36,9 +36,9 @@ def test_a_sentence_chooses_only_between_faults_that_blame_no_key(error_code: Er
     assert blames_nothing(error_code)
 
 
-@pytest.mark.parametrize("status", [status for status in HTTP_FAULTS if status < 500 and status != 408])
+@pytest.mark.parametrize("status", [status for status in STATUS_ERRORS if status < 500 and status != 408])
 def test_a_status_alone_blames_no_key(status: int) -> None:
-    assert blames_nothing(HTTP_FAULTS[status])
+    assert blames_nothing(STATUS_ERRORS[status])
 
 
 FOREIGN: list[object] = [

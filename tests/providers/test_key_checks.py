@@ -11,7 +11,7 @@ from gateway.providers import PROVIDERS
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
 from gateway.providers.minimax import CODES
 from gateway.providers.protocol import KeyCheck, Provider
-from gateway.providers.replies import HTTP_FAULTS, UpstreamResponse
+from gateway.providers.replies import STATUS_ERRORS, UpstreamResponse
 
 MINIMAX, AI302 = PROVIDERS["minimax"], PROVIDERS["302ai"]
 SUCCESS = {"status_code": 0, "status_msg": "success"}
@@ -121,12 +121,12 @@ def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -
     assert KeyCheck() == ask_302({"data": []})
 
 
-@pytest.mark.parametrize("status", sorted(HTTP_FAULTS))
+@pytest.mark.parametrize("status", sorted(STATUS_ERRORS))
 @pytest.mark.parametrize("provider", [MINIMAX, AI302])
 def test_a_status_alone_speaks_where_nothing_else_does(provider: Provider, status: int) -> None:
     for body in (b"", b"<html>", b"{}"):
         found = check(provider, UpstreamResponse(status, body))
-        assert (HTTP_FAULTS[status], False) == (found.error_code, found.proves_balance)
+        assert (STATUS_ERRORS[status], False) == (found.error_code, found.proves_balance)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>a parked domain</html>", b"[]", b"{}", b'{"model_remains": "all"}'])

@@ -664,7 +664,7 @@ def test_capabilities_are_the_documented_ones() -> None:
         plain.max_images_per_call,
         plain.prompt_max_chars,
         plain.sizes,
-        plain.answers_base64,
+        plain.supports_base64,
     )
     assert (common, common | {"minimax.style"}) == (plain.fields, live.fields)
     assert (AspectRatios(without),) == live.sizes
@@ -673,5 +673,5 @@ def test_capabilities_are_the_documented_ones() -> None:
 def test_the_operator_overrides_what_is_known() -> None:
     declared = {"max_images_per_call": 2, "exact_sizes": False, "base64_response": False, "seed": False, "style": True}
     can = MINIMAX.capability("image-01", declared)
-    assert (2, (AspectRatios(PRESETS),), False) == (can.max_images_per_call, can.sizes, can.answers_base64)
+    assert (2, (AspectRatios(PRESETS),), False) == (can.max_images_per_call, can.sizes, can.supports_base64)
     assert {"seed", "minimax.style"} & can.fields == {"minimax.style"}

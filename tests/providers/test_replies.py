@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageUrl, ResponseFormat
 from gateway.providers.replies import (
-    HTTP_FAULTS,
+    STATUS_ERRORS,
     UntrustedObject,
     UpstreamResponse,
     http_error,
@@ -76,7 +76,7 @@ def test_text_is_cut_for_the_log() -> None:
 def test_every_http_status_has_a_fault_that_costs_no_key_without_reason() -> None:
     for status in range(300, 600):
         error = http_error(UpstreamResponse(status, b"", 5.0), "detail")
-        if status in HTTP_FAULTS:
+        if status in STATUS_ERRORS:
             assert error.retry_after_s == 5.0, status
         else:
             assert error.row.pause_s == 0, status

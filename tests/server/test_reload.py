@@ -138,7 +138,7 @@ def test_a_worker_reads_only_when_it_is_told(file: Path) -> None:
     ("old", "new", "words"),
     [
         ("[[models]]", "[[models]", ("TOML", "line")),
-        ('upstream = "sim"', 'upstream = "nope"', ("models 'image-01'", "targets", "'nope'", "known are sim")),
+        ('upstream = "sim"', 'upstream = "nope"', ("models 'image-01'", "targets", "'nope'", "expected one of sim")),
         ('name = "main"', 'name = "main"\nweight = 0', ("weight", "1")),
         ('env = "KEY"', 'env = "NOWHERE"', ("upstreams 'sim'", "key 'main-1'", "NOWHERE is not set")),
         ('env = "KEY"', 'file = "/nowhere"', ("upstreams 'sim'", "key 'main-1'", "/nowhere is missing")),

@@ -71,7 +71,7 @@ class Site:
     keys: tuple[str, ...] = ("main/main-1",)
     per_call: int = 9
     provider: str = "minimax"
-    answers_base64: bool = True
+    supports_base64: bool = True
     limits: AccountLimits = UNLIMITED
     """Of each account."""
 
@@ -85,7 +85,7 @@ class Site:
 
     def target(self) -> Target:
         spelling = {"minimax": "image-01", "302ai": "minimaxi-image-01"}[self.provider]
-        declared = {"max_images_per_call": self.per_call, "base64": self.answers_base64}
+        declared = {"max_images_per_call": self.per_call, "base64": self.supports_base64}
         capability = PROVIDERS["minimax"].capability("image-01", declared)
         return Target(self.name, spelling, capability)
 

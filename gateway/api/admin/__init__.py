@@ -1,7 +1,7 @@
-"""The admin API: JSON; closed unless an admin key is configured.
+"""The admin API: JSON; disabled unless an admin key is configured.
 
-Each section of it is a class of its own: paths below `/admin/v1`, and by method what answers there. `Admin` lets in
-whoever has an admin key, and nobody else, so that no section can forget to ask.
+Each router maps paths below `/admin/v1` and methods to handlers. `AdminApi` authenticates every request before it
+reaches a router.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -26,14 +26,14 @@ Handler = Callable[[Request, Actor], Awaitable[Response]]
 
 
 class AdminRouter(Protocol):
-    """A part of the admin API."""
+    """A group of admin routes."""
 
     def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
-        """By path below `/admin/v1` and by method, what answers."""
+        """Returns the handlers by path below `/admin/v1` and by method."""
 
 
 class AdminApi:
-    """Every section behind one door."""
+    """All admin routes, with authentication and rate limits."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class AdminApi:
         requests_per_second: int,
         monotonic: Callable[[], float],
     ) -> None:
-        """`requests_per_second` bounds each admin key at each address; 0 bounds nothing."""
+        """`requests_per_second` limits each admin key at each address; 0 disables the limit."""
         self._access = access
         self._guesses = guesses
         self._sections = tuple(sections)
@@ -58,10 +58,10 @@ class AdminApi:
     def _route(self, path: str, handlers: Mapping[str, Handler]) -> Route:
         async def guarded(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" else request.method
-            given = request.headers.get("authorization", "")
+            authorization = request.headers.get("authorization", "")
 
-            check = partial(self._access.check, given, method)
-            name = self._guesses.check_admin(address_of(request), given, check)
+            check = partial(self._access.check, authorization, method)
+            name = self._guesses.check_admin(address_of(request), authorization, check)
             context = context_of(request)
             context.admin = name
             self._throttle(name, network_of(address_of(request)))
@@ -77,7 +77,7 @@ class AdminApi:
             raise GatewayError(
                 ErrorCode.REQUESTS_THROTTLED,
                 f"Too many requests with admin key '{name}' from this address: limit {allowed} per second. "
-                "Nothing was done. Please try again in 1 s.",
+                "The request was not executed. Please try again in 1 s.",
                 retry_after_s=wait_s,
             )
         if allowed:

@@ -1,4 +1,4 @@
-"""`/admin/v1/audit`: who changed what."""
+"""`/admin/v1/audit`: the log of administrative changes."""
 
 from collections.abc import Callable, Collection, Mapping
 
@@ -16,10 +16,10 @@ from gateway.tenants.store import TenantStore
 
 
 class AuditSection:
-    """The audit of every tenant and of every configured upstream, newest first."""
+    """Audit entries of tenants and configured upstreams, newest first."""
 
     def __init__(self, audit: Audit, tenants: TenantStore, upstreams: Callable[[], Collection[str]]) -> None:
-        """`upstreams` gives the names of those that are configured now."""
+        """`upstreams` returns the names of the currently configured upstreams."""
         self._audit = audit
         self._tenants = tenants
         self._upstreams = upstreams
@@ -39,12 +39,12 @@ class AuditSection:
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:
         """Raises: GatewayError NOT_FOUND, INVALID_VALUE, REDIS_UNAVAILABLE."""
         if tenant is not None and upstream is not None:
-            raise refused_value("upstream", "give either 'tenant' or 'upstream'.")
+            raise refused_value("upstream", "'tenant' and 'upstream' cannot be used together.")
         if tenant is not None:
             return {(await self._tenants.get(tenant)).name}
         names = self._upstreams()
         if upstream is not None and upstream not in names:
-            raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream of that name; there are {', '.join(names)}.")
+            raise GatewayError(ErrorCode.NOT_FOUND, f"Upstream not found. Configured: {', '.join(names)}.")
         pools = {pool_owner(name) for name in names if upstream in (None, name)}
         return pools if upstream else pools | await self._tenants.names()
 
@@ -52,5 +52,5 @@ class AuditSection:
 def _cursor(text: str | None) -> Cursor | None:
     cursor = Cursor.parse(text) if text else None
     if text and cursor is None:
-        raise refused_value("before", "give the 'next' of an earlier answer.")
+        raise refused_value("before", "expected the 'next' of an earlier response.")
     return cursor

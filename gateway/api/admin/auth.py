@@ -1,4 +1,4 @@
-"""Who may use the admin API, and for what."""
+"""Authentication and roles of the admin API."""
 
 import hmac
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ from gateway.domain.errors import ErrorCode, GatewayError
 
 
 class Role(Enum):
-    """What an admin key opens."""
+    """Permission of an admin key."""
 
     ADMIN = "admin"
     READ = "read"
-    """Looks and changes nothing."""
+    """Read-only."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdminKey:
-    """One administrator's key; the audit names it."""
+    """A named admin key. The audit records the name."""
 
     name: str
     secret: Secret
@@ -27,27 +27,25 @@ class AdminKey:
 
 
 class AdminAuthenticator:
-    """The admin keys. Without any the API is closed."""
+    """Authenticates admin keys. Without any key the API is disabled."""
 
     def __init__(self, keys: Iterable[AdminKey]) -> None:
         self._keys = tuple(keys)
 
     def check(self, authorization: str, method: str) -> str:
-        """The name of the key that was sent. Every key is compared, so that the time tells nothing.
+        """Returns the name of the key that was sent. Compares against every key to keep the timing constant.
 
         Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
         """
         if not self._keys:
             raise GatewayError(ErrorCode.ADMIN_API_DISABLED)
-        scheme, _, given = authorization.partition(" ")
-        sent = given.strip().encode()
-        found = [key for key in self._keys if hmac.compare_digest(sent, key.secret.reveal().encode())]
-        if scheme.lower() != "bearer" or not found:
+        scheme, _, credential = authorization.partition(" ")
+        sent = credential.strip().encode()
+        matching = [key for key in self._keys if hmac.compare_digest(sent, key.secret.reveal().encode())]
+        if scheme.lower() != "bearer" or not matching:
             raise GatewayError(
                 ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
             )
-        if found[0].role is Role.READ and method != "GET":
-            raise GatewayError(
-                ErrorCode.ADMIN_READ_ONLY, f"The admin key '{found[0].name}' may read and not change anything."
-            )
-        return found[0].name
+        if matching[0].role is Role.READ and method != "GET":
+            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"Admin key '{matching[0].name}' is read-only.")
+        return matching[0].name

@@ -1,4 +1,4 @@
-"""`/admin/v1/tenants/{name}/keys` and `/admin/v1/keys/{id}`: tenants' keys, each shown once and never again."""
+"""`/admin/v1/tenants/{name}/keys` and `/admin/v1/keys/{id}`: tenants' API keys. A key is shown only once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,10 +15,10 @@ from gateway.api.admin.schemas import (
     Moment,
     QuotasChange,
     Schema,
-    given,
     merged_limits,
     merged_quotas,
     read_document,
+    value_or,
 )
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.domain.audit import Actor, describe_key
@@ -38,7 +38,7 @@ class _NewKey(Schema):
 
 
 class _KeyChange(Schema):
-    """RFC 7396: what is not given stays, null removes."""
+    """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
 
     label: Label | UnsetType = UNSET
     expires_at: Moment | UnsetType | None = UNSET
@@ -51,7 +51,7 @@ class _Rotation(Schema):
 
 
 class KeySection:
-    """Tenants' keys."""
+    """Routes of tenants' API keys."""
 
     def __init__(self, keys: ApiKeyStore, limits: BodyLimits, clock: Callable[[], float]) -> None:
         self._keys = keys
@@ -93,8 +93,8 @@ class KeySection:
         def changed(key: ApiKey) -> ApiKey:
             return replace(
                 key,
-                label=given(change.label, key.label),
-                expires_at=given(change.expires_at, key.expires_at),
+                label=value_or(change.label, key.label),
+                expires_at=value_or(change.expires_at, key.expires_at),
                 limits=merged_limits(key.limits, change.limits),
                 quotas=merged_quotas(key.quotas, change.quotas),
             )
@@ -113,7 +113,7 @@ class KeySection:
         if moment is not None and moment <= self._clock():
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,
-                "'expires_at' must be a moment in the future, in Unix seconds.",
+                "'expires_at' must be a future time in Unix seconds.",
                 param="expires_at",
             )
 

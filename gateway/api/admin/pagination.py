@@ -1,6 +1,6 @@
-"""What is asked of the ledger: days, groups, and cursors.
+"""Filters, groups and cursors of the usage routes.
 
-A cursor says which selection it continues, so that pages fit together over midnight too, and is nobody's to make.
+Cursors are opaque and encode the filter of the first page, so that paging is stable across midnight.
 """
 
 import base64
@@ -19,13 +19,13 @@ from gateway.providers.replies import JSON_DECODE_ERRORS
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
-"""Below 2**64, above which Redis takes none."""
+"""Below 2**64, the limit of Redis."""
 _Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
 _PARAMETERS: Final = (("tenant", "tenant"), ("from", "first"), ("to", "last"))
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Which selection it continues."""
+    """The filter that the next page continues."""
 
     first: date
     last: date
@@ -36,30 +36,30 @@ _Cursor = TypeVar("_Cursor", bound=Cursor)
 
 
 class ReportCursor(Cursor, frozen=True, tag="report"):
-    """A report behind a row, and the total that its first page counted."""
+    """Continues a report after a row, with the total from its first page."""
 
     by: str
     after: Group
     total: _Total
 
     @classmethod
-    def behind(cls, selection: UsageFilter, by: tuple[GroupBy, ...], group: Group, total: UsageTotals) -> Self:
+    def following(cls, selection: UsageFilter, by: tuple[GroupBy, ...], group: Group, total: UsageTotals) -> Self:
         names, counts = ",".join(one.value for one in by), tuple(total.of(measure) for measure in MEASURES)
         return cls(selection.first, selection.last, selection.tenant, names, group, counts)
 
 
 class RecordsCursor(Cursor, frozen=True, tag="records"):
-    """Records behind one, and how many there were at first."""
+    """Continues records after one of them, with the count from the first page."""
 
     day: date
     holder: str
-    """Whose record it is."""
+    """The tenant of the record."""
     id: _EntryId
     total: int
     readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
 
     @classmethod
-    def behind(cls, selection: UsageFilter, place: Place, total: int) -> Self:
+    def following(cls, selection: UsageFilter, place: Place, total: int) -> Self:
         sheet, readings = place.sheet, tuple((reading.end, reading.newest) for reading in place.readings)
         return cls(
             selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant, place.id, total, readings
@@ -71,18 +71,18 @@ class RecordsCursor(Cursor, frozen=True, tag="records"):
 
 
 class VerifyCursor(Cursor, frozen=True, tag="verify"):
-    """A verification behind one tenant's one day."""
+    """Continues a verification after one tenant's day."""
 
     day: date
     holder: str
 
     @classmethod
-    def behind(cls, selection: UsageFilter, sheet: TenantDay) -> Self:
+    def following(cls, selection: UsageFilter, sheet: TenantDay) -> Self:
         return cls(selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant)
 
 
 def parse_cursor(query: QueryFields, kind: type[_Cursor]) -> _Cursor | None:
-    """Raises: GatewayError INVALID_VALUE for one that no answer of this kind gave."""
+    """Raises: GatewayError INVALID_VALUE for a cursor that no response of this kind contained."""
     text = query.text("cursor")
     if text is None:
         return None
@@ -90,7 +90,7 @@ def parse_cursor(query: QueryFields, kind: type[_Cursor]) -> _Cursor | None:
         padded = text + "=" * (-len(text) % 4)
         return msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
     except (*JSON_DECODE_ERRORS, ValueError):
-        raise refused_value("cursor", "give the 'next_cursor' of an earlier answer.") from None
+        raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
 
 
 def render_cursor(cursor: Cursor | None) -> str | None:
@@ -98,7 +98,7 @@ def render_cursor(cursor: Cursor | None) -> str | None:
 
 
 def parse_selection(query: QueryFields, cursor: Cursor | None, today: date) -> UsageFilter:
-    """Days and tenant; by default this month up to today, or the month of 'to' up to then.
+    """Parses the filter. The default is this month up to today, or the month of 'to' up to that day.
 
     Raises: GatewayError INVALID_VALUE.
     """
@@ -110,24 +110,24 @@ def parse_selection(query: QueryFields, cursor: Cursor | None, today: date) -> U
     last = last or today
     first = first or last.replace(day=1)
     if first > last:
-        raise refused_value("from", f"it lies after 'to', which is {last}.")
+        raise refused_value("from", f"it is after 'to' ({last}).")
     return UsageFilter(first, last, tenant)
 
 
 def parse_by(query: QueryFields, cursor: ReportCursor | None) -> tuple[GroupBy, ...]:
-    """What to group by, in order. Raises: GatewayError INVALID_VALUE."""
+    """Parses the grouping columns, in order. Raises: GatewayError INVALID_VALUE."""
     text = query.text("by")
     if cursor is None:
         return _by(text or GroupBy.DAY.value)
     by = _by(cursor.by)
     _check_same("by", _by(text) if text else None, by)
     if len(cursor.after) != len(by):
-        raise refused_value("cursor", "give the 'next_cursor' of an earlier answer.")
+        raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.")
     return by
 
 
 def _by(text: str) -> tuple[GroupBy, ...]:
-    known = {one.value: one for one in GroupBy}
+    known = {group.value: group for group in GroupBy}
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
@@ -144,9 +144,9 @@ def _day(query: QueryFields, name: str) -> date | None:
             return date.fromisoformat(text)
     except ValueError:
         pass
-    raise refused_value(name, "a day is expected, as 2026-01-31.")
+    raise refused_value(name, "expected a day, as 2026-01-31.")
 
 
-def _check_same(name: str, value: object, meant: object) -> None:
-    if value is not None and value != meant:
-        raise refused_value("cursor", f"it continues a question with another '{name}'.")
+def _check_same(name: str, value: object, expected: object) -> None:
+    if value is not None and value != expected:
+        raise refused_value("cursor", f"it belongs to a request with another '{name}'.")

@@ -1,4 +1,4 @@
-"""`/admin/v1/pool`: the organisation's upstream accounts and keys, looked at and changed while the gateway runs."""
+"""`/admin/v1/pool`: upstream accounts and provider keys, read and changed at run time."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -32,7 +32,7 @@ _KEY: Final = "/pool/{upstream}/{account}/{key}"
 
 
 class PoolSection:
-    """What every upstream, account and key has room for and is held back by; keys come, go and are held back here."""
+    """Routes that report capacity and state of upstreams, accounts and keys, and that add, remove and hold keys."""
 
     def __init__(self, pool: Scheduler, roster: AccountRegistry, prober: KeyHealthMonitor, limits: BodyLimits) -> None:
         self._pool = pool
@@ -56,13 +56,13 @@ class PoolSection:
         limits = new.limits()
         pool = await self._pool_status(new.upstream)
         if limits:
-            _refuse_limits_of_known(pool, new.account)
+            _reject_limits_of_existing(pool, new.account)
         key = ProviderKey(new.upstream, new.account, new.key, make_secret(new.secret))
-        found = await self._prober.probe(key)
+        check = await self._prober.probe(key)
         await self._roster.add(key, limits, actor)
-        await self._settle(key, found)
+        await self._settle(key, check)
         described = describe_key(await self._key(key.upstream, key.account, key.name))
-        return json_response(described | {"probe": describe_probe(found)}, 201)
+        return json_response(described | {"probe": describe_probe(check)}, 201)
 
     async def get_account(self, request: Request, _: Actor) -> Response:
         return json_response(describe_account(await self._account(*_account_path(request))))
@@ -89,33 +89,33 @@ class PoolSection:
         return json_response(describe_key(key) | {"removed": True})
 
     async def probe(self, request: Request, actor: Actor) -> Response:
-        """Ask the provider, and let a key that works be tried again. The audit tells who asked and what was found."""
+        """Checks a key at the provider, and ends a working key's quarantine. The audit records the result."""
         path = _key_path(request)
         key = await self._secret_of(await self._key(*path))
-        found = await self._prober.probe(key)
-        error_code = found.error_code.value if found.error_code else None
-        await self._roster.note_probe(key, actor, {"works": found.error_code is None, "error_code": error_code})
-        await self._settle(key, found)
-        return json_response(describe_probe(found) | {"key": describe_key(await self._key(*path))})
+        check = await self._prober.probe(key)
+        error_code = check.error_code.value if check.error_code else None
+        await self._roster.note_probe(key, actor, {"works": check.error_code is None, "error_code": error_code})
+        await self._settle(key, check)
+        return json_response(describe_probe(check) | {"key": describe_key(await self._key(*path))})
 
-    async def _settle(self, key: ProviderKey, found: KeyCheck) -> None:
-        """Let what rests be tried now, where a key that works shows that it is mended; let rest what is broken."""
-        release = partial(self._roster.apply_probe_result, key.upstream, key.account, key.name, seconds=found.window_s)
-        if found.error_code is not None:
-            if ERROR_SPECS[found.error_code].state is KeyState.QUARANTINED:
-                await release(works=False, error_code=found.error_code)
+    async def _settle(self, key: ProviderKey, check: KeyCheck) -> None:
+        """Ends the quarantines that a working key disproves, or quarantines a broken key."""
+        release = partial(self._roster.apply_probe_result, key.upstream, key.account, key.name, seconds=check.window_s)
+        if check.error_code is not None:
+            if ERROR_SPECS[check.error_code].state is KeyState.QUARANTINED:
+                await release(works=False, error_code=check.error_code)
             return
         pool = await self._pool_status(key.upstream)
         account = _account_in(pool, key.account)
-        for standing in (pool, account, _key_in(account, key.name)):
-            error_code = _fault_of(standing)
-            if standing.state is KeyState.QUARANTINED and (
-                found.proves_balance or error_code is not ErrorCode.INSUFFICIENT_BALANCE
+        for health in (pool, account, _key_in(account, key.name)):
+            error_code = _error_code_of(health)
+            if health.state is KeyState.QUARANTINED and (
+                check.proves_balance or error_code is not ErrorCode.INSUFFICIENT_BALANCE
             ):
                 await release(works=True, error_code=error_code)
 
     async def _secret_of(self, status: KeyStatus) -> ProviderKey:
-        """Raises: GatewayError CONFLICT where this process cannot read it."""
+        """Raises: GatewayError CONFLICT if this process cannot read the secret."""
         member = f"{status.account}/{status.name}"
         key = self._roster.known(status.upstream).get(member)
         if key is None:
@@ -124,15 +124,15 @@ class PoolSection:
         if key is None:
             raise GatewayError(
                 ErrorCode.CONFLICT,
-                f"The secret of '{status.upstream}/{member}' cannot be read here: it is sealed with an encryption key "
-                "that [pool] encryption_keys lacks, or stands in the configuration of other processes only.",
+                f"This process cannot read the secret of '{status.upstream}/{member}': its encryption key is not in "
+                "[pool] encryption_keys, or only other processes have the secret in their configuration.",
             )
         return key
 
     async def _pool_status(self, upstream: str) -> PoolStatus:
         pools = {pool.upstream: pool for pool in await self._pool.look()}
         if upstream not in pools:
-            raise _missing(f"There is no upstream '{upstream}'; there are {', '.join(pools)}.")
+            raise _not_found(f"Upstream '{upstream}' not found. Configured: {', '.join(pools)}.")
         return pools[upstream]
 
     async def _account(self, upstream: str, account: str) -> AccountStatus:
@@ -144,13 +144,12 @@ class PoolSection:
         return _key_in(await self._account(upstream, account), key)
 
 
-def _refuse_limits_of_known(pool: PoolStatus, account: str) -> None:
-    """Only a new account gets its limits here. Raises: GatewayError CONFLICT."""
-    if any(found.name == account for found in pool.accounts):
+def _reject_limits_of_existing(pool: PoolStatus, account: str) -> None:
+    """Raises: GatewayError CONFLICT if the account exists: only a new account takes limits from this request."""
+    if any(known.name == account for known in pool.accounts):
         raise GatewayError(
             ErrorCode.CONFLICT,
-            f"The account '{pool.upstream}/{account}' has its limits already: leave them out here, or change them in "
-            "the configuration.",
+            f"Account '{pool.upstream}/{account}' already has limits. Omit them, or change them in the configuration.",
         )
 
 
@@ -158,22 +157,22 @@ def _account_in(pool: PoolStatus, name: str) -> AccountStatus:
     for account in pool.accounts:
         if account.name == name:
             return account
-    raise _missing(f"The upstream '{pool.upstream}' has no account '{name}'.")
+    raise _not_found(f"Upstream '{pool.upstream}' has no account '{name}'.")
 
 
 def _key_in(account: AccountStatus, name: str) -> KeyStatus:
     for key in account.keys:
         if key.name == name:
             return key
-    raise _missing(f"The account '{account.upstream}/{account.name}' has no key '{name}'.")
+    raise _not_found(f"Account '{account.upstream}/{account.name}' has no key '{name}'.")
 
 
-def _fault_of(standing: Health) -> ErrorCode | None:
-    """None also for one that this version does not know."""
-    return next((error_code for error_code in ErrorCode if error_code.value == standing.error_code), None)
+def _error_code_of(health: Health) -> ErrorCode | None:
+    """Returns None also if this version does not know the code."""
+    return next((error_code for error_code in ErrorCode if error_code.value == health.error_code), None)
 
 
-def _missing(message: str) -> GatewayError:
+def _not_found(message: str) -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"{message} See GET /admin/v1/pool.")
 
 

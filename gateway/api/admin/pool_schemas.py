@@ -1,4 +1,4 @@
-"""Upstreams, accounts and keys as the admin API shows them, and what administrators send to change them."""
+"""Request and response schemas of `/admin/v1/pool`."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class NewProviderKey(Schema):
-    """A key, and the limits of its account where it is the account's first."""
+    """A key, with the limits of its account if the account is new."""
 
     upstream: Name
     account: Name
@@ -30,7 +30,7 @@ class NewProviderKey(Schema):
     weight: Weight | None = None
 
     def limits(self) -> AccountLimits | None:
-        """None where nothing is said of them."""
+        """Returns None if no limit is set."""
         given = {
             name: value
             for name in ("requests_per_minute", "images_per_minute", "max_concurrency", "weight")
@@ -40,7 +40,7 @@ class NewProviderKey(Schema):
 
 
 class StateUpdate(Schema):
-    """Whether a person takes it out of the pool."""
+    """The operator's hold on a key or account."""
 
     state: Literal["ready", "disabled", "draining"]
 
@@ -48,7 +48,7 @@ class StateUpdate(Schema):
 def describe_pool(pool: PoolStatus) -> dict[str, object]:
     return {
         "name": pool.upstream,
-        **_describe_standing(_ruling(pool, pool.accounts)),
+        **_describe_health(_effective_health(pool, pool.accounts)),
         "waiting": pool.waiting,
         "calls_last_minute": pool.calls_last_minute,
         "retries_last_minute": pool.retries_last_minute,
@@ -61,8 +61,8 @@ def describe_account(account: AccountStatus) -> dict[str, object]:
     return {
         "upstream": account.upstream,
         "account": account.name,
-        **_describe_standing(ruling := _ruling(account, account.keys)),
-        "held_by": ruling.held_by,
+        **_describe_health(effective := _effective_health(account, account.keys)),
+        "held_by": effective.held_by,
         "weight": limits.weight,
         "requests_per_minute": _room(limits.requests_per_minute, account.requests_used, rate),
         "images_per_minute": _room(limits.images_per_minute, account.images_used),
@@ -79,7 +79,7 @@ def describe_key(key: KeyStatus) -> dict[str, object]:
         "account": key.account,
         "key": key.name,
         "fingerprint": key.fingerprint,
-        **_describe_standing(key),
+        **_describe_health(key),
         "model": key.model,
         "held_by": key.held_by,
         "declared": key.is_declared,
@@ -95,24 +95,24 @@ def describe_probe(probe: KeyCheck) -> dict[str, object]:
     }
 
 
-def _ruling(own: Health, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Health:
-    """Its own standing, or that of the part which is back first, where none of its parts can be used."""
-    standings = [_ruling(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
-    if own.state is not KeyState.READY or any(one.state in {KeyState.READY, KeyState.HALF_OPEN} for one in standings):
+def _effective_health(own: Health, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Health:
+    """Returns its own health. If no part is usable, the health of the part whose cooldown ends first."""
+    healths = [_effective_health(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
+    if own.state is not KeyState.READY or any(item.state in {KeyState.READY, KeyState.HALF_OPEN} for item in healths):
         return own
-    return min(standings, key=lambda one: one.until_s or math.inf, default=own)
+    return min(healths, key=lambda item: item.until_s or math.inf, default=own)
 
 
-def _describe_standing(standing: Health) -> dict[str, object]:
+def _describe_health(health: Health) -> dict[str, object]:
     return {
-        "state": standing.state.value,
-        "error_code": standing.error_code,
-        "since": standing.since_s,
-        "until": standing.until_s,
+        "state": health.state.value,
+        "error_code": health.error_code,
+        "since": health.since_s,
+        "until": health.until_s,
     }
 
 
 def _room(limit: int, used: int, now: int | None = None) -> dict[str, object]:
-    """`now` is what it seems to allow at present, where that is estimated."""
+    """`now`: the estimated current limit, if there is one."""
     estimate: dict[str, object] = {} if now is None else {"now": now}
     return {"limit": limit, **estimate, "used": used, "free": max(0, (limit if now is None else now) - used)}

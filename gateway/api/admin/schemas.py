@@ -1,4 +1,4 @@
-"""What administrators send: bodies and query parameters, taken whole or refused with the field named."""
+"""Request bodies and query parameters of the admin API. Errors name the field."""
 
 import re
 from typing import Annotated, Final, TypeVar
@@ -21,15 +21,15 @@ Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 Weight = Annotated[int, Meta(ge=1, le=1000)]
 Limit = Annotated[int, Meta(ge=0, le=LIMIT_MAX)]
 Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z")]
-_NAME: Final = "1 to 63 of the characters a-z, 0-9, '.', '_' and '-', a letter or digit first"
+_NAME: Final = "1 to 63 characters of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 _WORDS: Final = {
     "name": _NAME,
     "upstream": _NAME,
     "account": _NAME,
     "key": _NAME,
-    "secret": "1 to 500 printable ASCII characters without blanks",
+    "secret": "1 to 500 printable ASCII characters without spaces",
     "state": "'ready', 'disabled' or 'draining'",
-    "usd_per_month": 'a decimal in quotes, up to 999999999 and with up to 6 decimals, as "50.00"',
+    "usd_per_month": 'a decimal string up to 999999999 with up to 6 decimals, as "50.00"',
 }
 
 
@@ -38,14 +38,14 @@ _SHOWN_MAX_CHARS: Final = 64
 
 
 class Schema(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A request body: unknown fields are errors."""
+    """A request body. Unknown fields are errors."""
 
 
 _Body = TypeVar("_Body", bound=Schema)
 
 
 class LimitsChange(Schema):
-    """What is not given stays, null removes a limit (RFC 7396)."""
+    """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes a limit."""
 
     requests_per_minute: Limit | UnsetType | None = UNSET
     images_per_minute: Limit | UnsetType | None = UNSET
@@ -53,7 +53,7 @@ class LimitsChange(Schema):
 
 
 class QuotasChange(Schema):
-    """The same for quotas."""
+    """A JSON merge patch of quotas."""
 
     images_per_day: Limit | UnsetType | None = UNSET
     images_per_month: Limit | UnsetType | None = UNSET
@@ -66,9 +66,9 @@ def merged_limits(limits: Limits, change: LimitsChange | UnsetType | None) -> Li
     if change is None:
         return Limits()
     return Limits(
-        given(change.requests_per_minute, limits.requests_per_minute),
-        given(change.images_per_minute, limits.images_per_minute),
-        given(change.concurrency, limits.concurrency),
+        value_or(change.requests_per_minute, limits.requests_per_minute),
+        value_or(change.images_per_minute, limits.images_per_minute),
+        value_or(change.concurrency, limits.concurrency),
     )
 
 
@@ -79,68 +79,68 @@ def merged_quotas(quotas: Quotas, change: QuotasChange | UnsetType | None) -> Qu
         return Quotas()
     money = change.usd_per_month
     return Quotas(
-        given(change.images_per_day, quotas.images_per_day),
-        given(change.images_per_month, quotas.images_per_month),
-        given(usd_micros(money) if isinstance(money, str) else money, quotas.usd_micros_per_month),
+        value_or(change.images_per_day, quotas.images_per_day),
+        value_or(change.images_per_month, quotas.images_per_month),
+        value_or(usd_micros(money) if isinstance(money, str) else money, quotas.usd_micros_per_month),
     )
 
 
 _T = TypeVar("_T")
 
 
-def given(value: _T | UnsetType, otherwise: _T) -> _T:
-    """What was sent, or what there is."""
-    return otherwise if isinstance(value, UnsetType) else value
+def value_or(value: _T | UnsetType, default: _T) -> _T:
+    """Returns the value that was sent, or the default."""
+    return default if isinstance(value, UnsetType) else value
 
 
 async def read_document(request: Request, limits: BodyLimits, kind: type[_Body]) -> _Body:
-    """The body of a request; an empty one is an empty document.
+    """Decodes the body of a request. An empty body is an empty object.
 
-    Raises: GatewayError INVALID_VALUE naming the field, INVALID_JSON, and what `read_json_body` does.
+    Raises: GatewayError INVALID_VALUE with the field's name, INVALID_JSON, and those of `read_json_body`.
     """
     body = await read_json_body(request, limits)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise _validation_error(str(error)) from None
     except JSON_DECODE_ERRORS:
         raise GatewayError(ErrorCode.INVALID_JSON) from None
 
 
-def _refusal(message: str) -> GatewayError:
-    what, _, where = message.partition(" - at `$")
-    place = where.strip(".`")
-    if named := _FIELD.fullmatch(what):
+def _validation_error(message: str) -> GatewayError:
+    problem, _, path = message.partition(" - at `$")
+    place = path.strip(".`")
+    if named := _FIELD.fullmatch(problem):
         name = f"{place}.{named[1]}".lstrip(".")[:_SHOWN_MAX_CHARS]
         return GatewayError(
-            ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {what[: 2 * _SHOWN_MAX_CHARS]}.", param=name
+            ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {problem[: 2 * _SHOWN_MAX_CHARS]}.", param=name
         )
     param = place or None
-    words = _WORDS.get(str(param).rpartition(".")[2], "")
-    if words and ("regex" in what or "Expected `str" in what):
-        what = f"Expected {words}"
-    return GatewayError(ErrorCode.INVALID_VALUE, f"{param or 'The body'}: {what}.", param=param)
+    expected = _WORDS.get(str(param).rpartition(".")[2], "")
+    if expected and ("regex" in problem or "Expected `str" in problem):
+        problem = f"Expected {expected}"
+    return GatewayError(ErrorCode.INVALID_VALUE, f"{param or 'The body'}: {problem}.", param=param)
 
 
 class QueryFields:
-    """The query parameters of one request, each taken once."""
+    """The query parameters of one request, each read once."""
 
     def __init__(self, request: Request) -> None:
-        self._given = dict(request.query_params)
+        self._unread = dict(request.query_params)
 
     def text(self, name: str) -> str | None:
-        """None when absent or empty."""
-        return self._given.pop(name, "") or None
+        """Returns None if absent or empty."""
+        return self._unread.pop(name, "") or None
 
     def integer(self, name: str, lowest: int, highest: int, default: int) -> int:
         text = self.text(name)
         if text is None:
             return default
         if not (text.isascii() and text.isdecimal() and len(text) < 20 and lowest <= int(text) <= highest):
-            raise refused_value(name, f"an integer from {lowest} to {highest} is expected.")
+            raise refused_value(name, f"expected an integer from {lowest} to {highest}.")
         return int(text)
 
     def reject_unknown(self) -> None:
-        """Refuse parameters that nobody took: nothing is dropped silently."""
-        for name in sorted(self._given):
+        """Refuses parameters that were not read, so that none is dropped silently."""
+        for name in sorted(self._unread):
             raise unknown_parameter(name)

@@ -1,4 +1,4 @@
-"""`/admin/v1/tenants`: who may use the gateway, which models, and how much."""
+"""`/admin/v1/tenants`: tenants, with their models, limits and quotas."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,10 +14,10 @@ from gateway.api.admin.schemas import (
     QuotasChange,
     Schema,
     Weight,
-    given,
     merged_limits,
     merged_quotas,
     read_document,
+    value_or,
 )
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.fields import refused_value
@@ -39,7 +39,7 @@ class _NewTenant(Schema):
 
 
 class _TenantChange(Schema):
-    """RFC 7396: what is not given stays, null removes."""
+    """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
 
     limits: LimitsChange | UnsetType | None = UNSET
     quotas: QuotasChange | UnsetType | None = UNSET
@@ -49,7 +49,7 @@ class _TenantChange(Schema):
 
 
 class TenantSection:
-    """Tenants."""
+    """Routes of tenants."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class TenantSection:
         return json_response(describe_tenant(await self._tenants.create(tenant, actor)), 201)
 
     async def get(self, request: Request, _: Actor) -> Response:
-        """The tenant, and how much of everything it has used."""
+        """Returns the tenant with its current usage."""
         tenant = await self._tenants.get(request.path_params["name"])
         usage = await self._admission.usage(tenant.name)
         return json_response(describe_tenant(tenant) | ({"used": _used(usage)} if usage else {}))
@@ -104,37 +104,37 @@ class TenantSection:
                 models=tenant.models if models is ... else models,
                 limits=merged_limits(tenant.limits, change.limits),
                 quotas=merged_quotas(tenant.quotas, change.quotas),
-                weight=given(change.weight, tenant.weight),
+                weight=value_or(change.weight, tenant.weight),
             )
-            return after if isinstance(change.disabled, UnsetType) else _switched(after, change.disabled, actor)
+            return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
         return json_response(describe_tenant(await self._tenants.update(request.path_params["name"], changed, actor)))
 
     async def disable(self, request: Request, actor: Actor) -> Response:
         name = request.path_params["name"]
-        after = await self._tenants.update(name, lambda tenant: _switched(tenant, True, actor), actor)
+        after = await self._tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
         return json_response(describe_tenant(after))
 
     def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:
-        """Model ids as the configuration knows them; an alias stands for its model."""
+        """Resolves aliases to model IDs. Raises: GatewayError INVALID_VALUE for an unknown model."""
         if models is None:
             return None
-        found = {name: self._catalog.find(name) for name in models}
-        unknown = [name for name, model in found.items() if model is None]
+        models_by_name = {name: self._catalog.find(name) for name in models}
+        unknown = [name for name, model in models_by_name.items() if model is None]
         if unknown:
-            raise refused_value("models", f"there is no model '{unknown[0][:64]}' in the configuration.")
-        return frozenset(model.id for model in found.values() if model)
+            raise refused_value("models", f"model '{unknown[0][:64]}' is not configured.")
+        return frozenset(model.id for model in models_by_name.values() if model)
 
 
-def _switched(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  # noqa: FBT001 - the document's own field
-    """A tenant let in or not by a person, whose word counts for more than the configuration's."""
+def _with_disabled(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  # noqa: FBT001 - a schema field
+    """Enables or disables a tenant. An administrator's decision takes precedence over the configuration's."""
     if is_disabled and tenant.is_disabled and tenant.disabled_by != CONFIGURATION.name:
         return tenant
     return replace(tenant, is_disabled=is_disabled, disabled_by=actor.name if is_disabled else "")
 
 
 def _used(usage: Usage) -> dict[str, object]:
-    """Counters; images and money include what is reserved for requests that are under way."""
+    """Renders the counters. Images and money include the reservations of in-flight requests."""
     return {
         "requests_last_minute": usage.requests_last_minute,
         "images_last_minute": usage.images_last_minute,

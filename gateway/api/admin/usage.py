@@ -1,4 +1,4 @@
-"""`/admin/v1/usage`: what was used, the records of it, and the proof that both agree."""
+"""`/admin/v1/usage`: usage reports, records, and the comparison of both."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
@@ -26,11 +26,11 @@ from gateway.metering.verification import LedgerVerifier
 
 _ROWS_MAX = 1000
 _LAST_MS = 253_402_300_799_999
-"""The end of the year 9999, past which no date is written."""
+"""End of the year 9999, the last that ISO 8601 dates of four digits can express."""
 
 
 class UsageSection:
-    """Reports, records and verification of the ledger."""
+    """Routes of the ledger: reports, records and verification."""
 
     def __init__(self, ledger: Ledger, verifier: LedgerVerifier, clock: Callable[[], float]) -> None:
         self._ledger = ledger
@@ -54,10 +54,10 @@ class UsageSection:
         report = UsageReport(by, limit, cursor.after, UsageTotals(*cursor.total)) if cursor else UsageReport(by, limit)
         await self._ledger.fill(report, selection)
         rows = report.rows()
-        following = ReportCursor.behind(selection, by, rows[-1][0], report.total) if report.has_more else None
-        data = [dict(zip((one.value for one in by), group, strict=True)) | _amounts(sums) for group, sums in rows]
-        answer = _head(selection) | {"by": [one.value for one in by], "data": data, "total": _amounts(report.total)}
-        return json_response(answer | {"next_cursor": render_cursor(following)})
+        next_cursor = ReportCursor.following(selection, by, rows[-1][0], report.total) if report.has_more else None
+        data = [dict(zip((column.value for column in by), group, strict=True)) | _amounts(sums) for group, sums in rows]
+        body = _head(selection) | {"by": [group.value for group in by], "data": data, "total": _amounts(report.total)}
+        return json_response(body | {"next_cursor": render_cursor(next_cursor)})
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -67,9 +67,9 @@ class UsageSection:
         query.reject_unknown()
         total = cursor.total if cursor else await self._ledger.count(selection)
         page = await self._ledger.records(selection, cursor.place if cursor else None, limit)
-        following = RecordsCursor.behind(selection, page.end, total) if page.end else None
-        answer = _head(selection) | {"data": [_record(record) for record in page.records], "total": total}
-        return json_response(answer | {"next_cursor": render_cursor(following)})
+        next_cursor = RecordsCursor.following(selection, page.end, total) if page.end else None
+        body = _head(selection) | {"data": [_record(record) for record in page.records], "total": total}
+        return json_response(body | {"next_cursor": render_cursor(next_cursor)})
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -77,23 +77,23 @@ class UsageSection:
         selection = parse_selection(query, cursor, self._today())
         query.reject_unknown()
         after = TenantDay(cursor.day, cursor.holder) if cursor else None
-        found, last = await self._verifier.verify(selection, after)
+        progress, last = await self._verifier.verify(selection, after)
         counts = {
-            "days": found.days,
-            "records": found.records,
-            "expired_days": found.expired_days,
-            "busy_days": found.busy_days,
-            "differences": [_difference(difference) for difference in found.differences],
+            "days": progress.days,
+            "records": progress.records,
+            "expired_days": progress.expired_days,
+            "busy_days": progress.busy_days,
+            "differences": [_difference(difference) for difference in progress.differences],
         }
-        following = VerifyCursor.behind(selection, last) if last else None
-        return json_response(_head(selection) | counts | {"next_cursor": render_cursor(following)})
+        next_cursor = VerifyCursor.following(selection, last) if last else None
+        return json_response(_head(selection) | counts | {"next_cursor": render_cursor(next_cursor)})
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock(), UTC).date()
 
 
 def _head(selection: UsageFilter) -> dict[str, object]:
-    """Which days an answer is about, as they may not have been given."""
+    """Renders the days of the response, which may be defaults."""
     return {"from": selection.first, "to": selection.last}
 
 
@@ -150,7 +150,7 @@ def _calls(record: LedgerEntry) -> list[dict[str, object]]:
 
 
 def _moment(unix_ms: int) -> str:
-    """ISO 8601 in UTC, to the millisecond."""
+    """Renders ISO 8601 in UTC, with milliseconds."""
     seconds, ms = divmod(min(max(unix_ms, 0), _LAST_MS), 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
 

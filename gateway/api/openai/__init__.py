@@ -1,4 +1,4 @@
-"""The client's side: OpenAI's images API (reference/openai-images.md)."""
+"""Client API in OpenAI's images format (reference/openai-images.md)."""
 
 from gateway.api.openai.request import Generation, OpenAIOptions, is_dall_e, parse_generation
 from gateway.api.openai.response import (

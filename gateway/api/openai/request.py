@@ -1,4 +1,4 @@
-"""`POST /v1/images/generations`: the request (reference/openai-images.md section 1).
+"""Requests of `POST /v1/images/generations` (reference/openai-images.md section 1).
 
 Every field is mapped, refused, or reported back in `Generation.ignored`; none is dropped silently.
 """
@@ -31,8 +31,8 @@ _SIZE: Final = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})", re.ASCII)
 _SIDE_MIN: Final = 64
 _SIDE_MAX: Final = 4096
 _RATIO_MAX: Final = 4
-"""What is taken for a size at all, to be served by the closest: OpenAI's longest edge is 3840, and 4:1 is the widest
-that MiniMax makes (2048x512). Beyond that the nearest preset would be another picture."""
+"""Limits of a size that the closest supported size may replace. OpenAI's longest edge is 3840, and MiniMax's widest
+ratio is 4:1 (2048x512). Beyond that the closest size would show a different image."""
 
 _QUALITIES: Final = ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")
 _IGNORED_CHOICES: Final = (
@@ -46,37 +46,37 @@ _FORMATS: Final = ("png", "jpeg", "webp", "gif", "svg")
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A request that can be honoured."""
+    """A valid request in OpenAI's format."""
 
     job: ImageJob
     model: Model
     targets: tuple[PlannedTarget, ...]
-    """Those that can make the job, in order of preference."""
+    """Targets that can honour the job, in order of preference."""
     name: str
-    """The model's name as the caller wrote it."""
+    """The model's name as sent by the caller."""
     is_stream: bool
     ignored: tuple[str, ...]
-    """Fields that were accepted, change nothing and are reported back."""
+    """Accepted fields without effect, reported back to the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIOptions:
-    """The operator's choices about this wire."""
+    """Settings of the OpenAI endpoints."""
 
     size_policy: SizePolicy = SizePolicy.NEAREST
     refuses_response_format_on_gpt_image: bool = False
-    """As OpenAI does; several clients send it nevertheless (reference/openai-images.md section 7)."""
+    """OpenAI's behaviour. Off by default, as several clients send it (reference/openai-images.md section 7)."""
 
 
 def is_dall_e(name: str) -> bool:
-    """Whether a name is of the family that answers links by default and knows `content_policy_violation`."""
+    """Returns whether the model returns URLs by default and uses `content_policy_violation`."""
     return name.startswith("dall-e-")
 
 
-def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, manners: OpenAIOptions) -> Generation:
-    """Read the body of a generation.
+def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, options: OpenAIOptions) -> Generation:
+    """Parses the body of a generation request.
 
-    Raises: GatewayError with the caller's own fault and the parameter's name.
+    Raises: GatewayError for an invalid request, with the parameter's name.
     """
     fields = JsonFields(body)
     model, name = _read_model(fields, catalog, tenant)
@@ -87,7 +87,7 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     job = ImageJob(
         prompt=_read_prompt(fields, model),
         count=fields.integer("n", 1, IMAGES_MAX) or 1,
-        delivery=_read_delivery(fields, name, manners, is_stream=is_stream),
+        delivery=_read_delivery(fields, name, options, is_stream=is_stream),
         size=size,
         aspect_ratio=ratio,
         pixels=pixels,
@@ -99,7 +99,7 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
         inputs=read_inputs(fields),
     )
     fields.reject_unknown()
-    targets = plan_targets(job, model, manners.size_policy)
+    targets = plan_targets(job, model, options.size_policy)
     return Generation(job, model, targets, name, is_stream, tuple(ignored))
 
 
@@ -124,26 +124,26 @@ def _read_prompt(fields: JsonFields, model: Model) -> str:
     return prompt
 
 
-def _read_delivery(fields: JsonFields, name: str, manners: OpenAIOptions, *, is_stream: bool) -> ResponseFormat:
-    asked = fields.choice("response_format", ("url", "b64_json"))
+def _read_delivery(fields: JsonFields, name: str, options: OpenAIOptions, *, is_stream: bool) -> ResponseFormat:
+    requested = fields.choice("response_format", ("url", "b64_json"))
     is_gpt_image = name.startswith(("gpt-image-", "chatgpt-image-"))
-    if asked and is_gpt_image and manners.refuses_response_format_on_gpt_image:
+    if requested and is_gpt_image and options.refuses_response_format_on_gpt_image:
         raise unknown_parameter("response_format")
     if is_stream:
-        if asked == "url":
-            raise refused_value("response_format", "a stream delivers 'b64_json' only.")
+        if requested == "url":
+            raise refused_value("response_format", "a stream supports 'b64_json' only.")
         return ResponseFormat.BASE64
-    if asked is None:
+    if requested is None:
         return ResponseFormat.URL if is_dall_e(name) else ResponseFormat.BASE64
-    return ResponseFormat.URL if asked == "url" else ResponseFormat.BASE64
+    return ResponseFormat.URL if requested == "url" else ResponseFormat.BASE64
 
 
 def _read_shape(fields: JsonFields) -> tuple[Size | None, str | None, Size | None]:
-    """`size`, or one of MiniMax's own ways to say it."""
+    """Reads `size`, or MiniMax's `aspect_ratio` or `width` and `height`."""
     size, ratio, pixels = _read_size(fields), read_ratio(fields), read_pixels(fields)
     if size and (ratio or pixels):
-        own = "aspect_ratio" if ratio else "width"
-        raise refused_value(own, f"'{own}' cannot be combined with 'size'.")
+        field = "aspect_ratio" if ratio else "width"
+        raise refused_value(field, f"'{field}' cannot be combined with 'size'.")
     if ratio and pixels:
         raise refused_value("width", "'width' and 'height' cannot be combined with 'aspect_ratio'.")
     return size, ratio, pixels
@@ -173,7 +173,7 @@ def _wrong_size(text: str) -> GatewayError:
 
 
 def _read_ignored(fields: JsonFields, model: Model) -> list[str]:
-    """Fields that no upstream of the model knows and that do not change what the picture shows."""
+    """Reads fields that no upstream of the model supports and that do not change the content of the image."""
     ignored = [name for name, supported in _IGNORED_CHOICES if fields.choice(name, supported) is not None]
     if fields.string("quality") in model.choices("quality"):
         ignored.remove("quality")
@@ -193,7 +193,7 @@ def _style_is_object(fields: JsonFields, ignored: list[str]) -> bool:
 
 
 def _read_output(fields: JsonFields, model: Model) -> tuple[str | None, str | None]:
-    """File format and background, which would change the picture: refused if the model does not make them."""
+    """Reads file format and background, which change the image: refused if the model does not support them."""
     form = fields.choice("output_format", _FORMATS)
     if form is not None and form not in model.choices("output_format"):
         raise wrong_value("output_format", form, model.choices("output_format"))

@@ -1,6 +1,6 @@
-"""Answers in OpenAI's format: images, events, models, errors (reference/openai-images.md sections 2, 3, 5).
+"""Renders responses in OpenAI's format: images, events, models, errors (reference/openai-images.md sections 2, 3, 5).
 
-A body is a list of chunks: small rendered pieces, and the pictures as slices of the received bytes.
+A body is a list of chunks: small rendered pieces, and the images as slices of the received bytes.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from gateway.domain.images import Base64Image, Format, ImageResult, ImageUrl, Pi
 Chunks = list[bytes | memoryview]
 
 KEEP_ALIVE: Final = b": keep-alive\n\n"
-"""An SSE comment: the only keep-alive that no SDK chokes on (reference/openai-images.md 3.2)."""
+"""An SSE comment, the only keep-alive that every SDK accepts (reference/openai-images.md 3.2)."""
 
 _EVENT_USAGE: Final = {
     "total_tokens": 0,
@@ -34,11 +34,11 @@ _MODERATION_STAGES: Final = {
 }
 _OWNER: Final = "minimax"
 _CREATED: Final = 1_741_737_600
-"""2025-03-12, the date of 302.AI's page of image-01: clients need an integer, the same from every process."""
+"""2025-03-12, the date of 302.AI's page of image-01. Clients need a fixed integer."""
 
 
 def render_generation(result: ImageResult, created: int) -> Chunks:
-    """The plain answer, at most one small copy around the pictures."""
+    """Renders a response without streaming. The images are not copied."""
     tail = {
         "background": "opaque",
         "output_format": _format(result.pictures).value,
@@ -46,15 +46,15 @@ def render_generation(result: ImageResult, created: int) -> Chunks:
         "usage": _USAGE,
     }
     chunks: Chunks = [b'{"created":%d,"data":[' % created]
-    for index, picture in enumerate(result.pictures):
+    for index, image in enumerate(result.pictures):
         chunks.append(b"," if index else b"")
-        chunks += _item(picture)
+        chunks += _item(image)
     chunks.append(b"]," + msgspec.json.encode(tail)[1:])
     return chunks
 
 
 def render_events(result: ImageResult, created: int) -> Iterable[Chunks]:
-    """One `image_generation.completed` event a picture."""
+    """Renders one `image_generation.completed` event per image."""
     tail = {
         "created_at": created,
         "size": str(result.made),
@@ -65,24 +65,24 @@ def render_events(result: ImageResult, created: int) -> Iterable[Chunks]:
     }
     head = f'event: {_COMPLETED}\ndata: {{"type":"{_COMPLETED}",'.encode()
     end = b"," + msgspec.json.encode(tail)[1:] + b"\n\n"
-    for picture in result.pictures:
-        first, *middle, last = _item(picture)
+    for image in result.pictures:
+        first, *middle, last = _item(image)
         yield [head + bytes(first)[1:], *middle, bytes(last)[:-1] + end]
 
 
 def render_error(error: GatewayError, model_name: str = "") -> bytes:
-    """`{"error": {...}}` with all four keys."""
+    """Renders `{"error": {...}}` with all four fields."""
     return msgspec.json.encode({"error": _error(error, model_name)})
 
 
 def render_error_event(error: GatewayError, model_name: str) -> bytes:
-    """An error after the stream has begun: the SDKs raise only on a nested `error` (3.3)."""
+    """Renders an error after the stream has begun. SDKs raise only for a nested `error` (3.3)."""
     body = msgspec.json.encode({"type": "error", "error": _error(error, model_name)})
     return b"event: error\ndata: " + body + b"\n\n"
 
 
 def render_missing(count: int) -> bytes:
-    """An SSE comment, which SDKs skip and people see: some of the images asked for will not come."""
+    """Renders an SSE comment with the number of missing images. SDKs skip it."""
     return b": missing %d\n\n" % count
 
 
@@ -98,17 +98,17 @@ def _model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": _OWNER}
 
 
-def _item(picture: Picture) -> Chunks:
-    match picture:
+def _item(image: Picture) -> Chunks:
+    match image:
         case Base64Image(base64=data):
             return [b'{"b64_json":"', data, b'"}']
         case ImageUrl(url=url):
             return [b'{"url":', msgspec.json.encode(url), b"}"]
 
 
-def _format(pictures: Iterable[Picture]) -> Format:
-    """What the pictures are; MiniMax makes JPEG (reference/minimax.md 1.4) unless the bytes say otherwise."""
-    encoded = (sniff_base64(picture.base64) for picture in pictures if isinstance(picture, Base64Image))
+def _format(images: Iterable[Picture]) -> Format:
+    """Detects the file format. The default is MiniMax's JPEG (reference/minimax.md 1.4)."""
+    encoded = (sniff_base64(image.base64) for image in images if isinstance(image, Base64Image))
     return next((kind for kind in encoded if kind), Format.JPEG)
 
 

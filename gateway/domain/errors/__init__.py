@@ -1,7 +1,7 @@
-"""The one table of faults: everything that follows from a fault is read from its row.
+"""The error table: every consequence of an error code is read from its row.
 
-Retry, key state, response, metric label and log field all read `ERROR_SPECS`; nothing else in the program
-decides by status or code. The providers own the dictionaries *their code -> Fault*.
+Retry, cooldown, response, metric label and log field read `ERROR_SPECS`. No other code decides by status or code.
+Each provider maps its own codes to `ErrorCode`.
 """
 
 from gateway.domain.errors.codes import (

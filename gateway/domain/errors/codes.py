@@ -1,4 +1,4 @@
-"""Everything that can go wrong, and the words in which its consequences are written."""
+"""Error codes, and the values that describe their consequences."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -11,78 +11,78 @@ SERVER: Final = "server_error"
 
 
 class Outcome(Enum):
-    """What is known of the money when a call ends."""
+    """The known cost of a call that has ended."""
 
     NOT_SENT = "not_sent"
-    """Nothing left the gateway: free."""
+    """Nothing was sent upstream: free."""
     REFUSED = "refused"
-    """An explicit answer that it failed: free."""
+    """The upstream responded with an error: free."""
     DELIVERED = "delivered"
-    """Images were made and billed upstream."""
+    """Images were generated and billed upstream."""
     UNKNOWN = "unknown"
-    """Sent, and no answer that can be relied on: never bought again."""
+    """Sent, without a reliable response: never sent again."""
 
 
 class Retry(Enum):
-    """Whether the gateway itself may send the job again."""
+    """The gateway's retry policy of an error."""
 
     NEVER = "never"
     ONCE = "once"
-    """One more call: the upstream may be ill as a whole."""
+    """One more call: the whole upstream may be failing."""
     FREELY = "freely"
-    """As long as attempts and keys last: the fault is the key's or the account's."""
+    """While attempts and keys remain: the error concerns one key or account."""
 
 
 class Scope(Enum):
-    """What a further attempt of the same job must avoid, and what `Effect` takes out of the pool."""
+    """The object that the next attempt avoids and that a cooldown applies to."""
 
     NOTHING = "nothing"
     KEY = "key"
     MODEL = "model"
-    """The key for this upstream model only."""
+    """The key, for this upstream model only."""
     ACCOUNT = "account"
     UPSTREAM = "upstream"
 
 
 class CooldownKind(Enum):
-    """How long a key or account rests after a fault."""
+    """The rule for the length of a cooldown."""
 
     NONE = "none"
     SECONDS = "seconds"
-    """`Row.pause_s` seconds."""
+    """`ErrorSpec.pause_s` seconds."""
     DAY_END = "day_end"
     MONTH_END = "month_end"
 
 
 class CapacityHint(Enum):
-    """What a fault tells us to expect less of: somebody else uses the account too, or it allows less than was said."""
+    """Which capacity estimate an error lowers: the account has other users, or lower limits than configured."""
 
     NOTHING = ""
     RATE = "rate"
-    """Requests of a minute: to what came through."""
+    """Requests a minute: lowered to the number that succeeded."""
     GROWTH = "growth"
-    """Likewise: to half, as traffic rose too fast."""
+    """Requests a minute: halved, as traffic rose too fast."""
     CONCURRENCY = "lanes"
 
 
 class KeyState(Enum):
-    """The state in which a fault puts a key."""
+    """State of a key, account or upstream."""
 
     READY = "ready"
     COOLING = "cooling"
-    """Busy, spent or ill: comes back by itself at a known moment."""
+    """On cooldown after an error: tried again at a known time."""
     HALF_OPEN = "half_open"
-    """Its rest is over: one request tries it, and the others wait for what comes of that."""
+    """The cooldown has expired: one request tries it, and the others wait for the result."""
     QUARANTINED = "quarantined"
-    """Invalid, without balance or of another region: asked for free from time to time whether it works again."""
+    """Invalid, without balance or of another region: probed from time to time, for free."""
     DISABLED = "disabled"
-    """A person took it out."""
+    """Disabled by an operator."""
     DRAINING = "draining"
-    """A person takes it out: what is under way is finished, nothing more is sent."""
+    """Draining by an operator: in-flight calls finish, and no new ones are sent."""
 
 
 class ErrorCode(Enum):
-    """Everything that can go wrong, named once. The value is the metric label and the log field."""
+    """Error codes. The value is the metric label and the log field."""
 
     # The caller's request
     INVALID_JSON = "invalid_json"
@@ -121,7 +121,7 @@ class ErrorCode(Enum):
     RATE_LIMITED = "rate_limited"
     REQUEST_EXCEEDS_LIMIT = "request_exceeds_limit"
     QUOTA_EXHAUSTED = "quota_exhausted"
-    # Refused by the upstream for what the caller asked
+    # Refused by the upstream because of the caller's request
     CONTENT_INPUT = "content_input"
     CONTENT_OUTPUT = "content_output"
     CONTENT_MODERATED = "content_moderated"
@@ -130,7 +130,7 @@ class ErrorCode(Enum):
     UPSTREAM_REJECTED = "upstream_rejected"
     UPSTREAM_BODY_TOO_LARGE = "upstream_body_too_large"
     REQUEST_BLOCKED = "request_blocked"
-    # Refused without the provider's own error code: the request's fault, the key's, or neither's
+    # Refused without the provider's own error code: the cause may be the request, the key, or neither
     BARE_UNAUTHORIZED = "bare_unauthorized"
     BARE_PAYMENT_REQUIRED = "bare_payment_required"
     BARE_FORBIDDEN = "bare_forbidden"
@@ -182,62 +182,62 @@ class ErrorCode(Enum):
 
 
 class Origin(Enum):
-    """Who has to act on an error."""
+    """The party that has to act on an error."""
 
     CALLER = "caller"
-    """HTTP 4xx: the request is wrong, or asks for more than the tenant or the accounts may have."""
+    """HTTP 4xx: the request is invalid, or exceeds a limit of the tenant or the accounts."""
     GATEWAY = "gateway"
     PROVIDER = "provider"
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorSpec:
-    """What follows from one fault."""
+    """The consequences of one error code."""
 
     status: int
-    """HTTP status of the answer."""
+    """HTTP status of the response."""
     type: str
     code: str | None
     message: str
-    """Safe to show; for the caller's own faults the error's `detail` is shown instead."""
+    """Safe to show. If `shows_detail` is set, the error's `detail` is shown instead."""
     outcome: Outcome = Outcome.NOT_SENT
     retry: Retry = Retry.NEVER
     scope: Scope = Scope.NOTHING
-    """What a further attempt avoids and what is paused."""
+    """The object that the next attempt avoids and that the cooldown applies to."""
     pause: CooldownKind = CooldownKind.NONE
     pause_s: int = 0
     pause_max_s: int = 0
-    """The pause doubles up to this while the same fault comes again without a success between."""
+    """Limit to which the cooldown doubles while the same error repeats without a success."""
     state: KeyState = KeyState.READY
     param: str | None = None
     shows_detail: bool = False
-    """The error's `detail` was written by us for the caller."""
+    """The error's `detail` is written for the caller."""
     retry_after_s: int = 10
-    """Sent with 429 and 503 unless the error knows better, seconds."""
+    """Seconds; sent with 429 and 503 unless the error carries its own."""
     withholds_images: bool = False
-    """Images were made and kept back: they cost what the operator says."""
+    """Images were generated and withheld: the billing rule decides whether they are charged."""
     trips_breaker: bool = False
-    """It speaks of the upstream's health as a whole: so many in a row open its circuit breaker."""
+    """The error concerns the whole upstream: consecutive ones open its circuit breaker."""
     lowers: CapacityHint = CapacityHint.NOTHING
     is_bare: bool = False
-    """No error code of the provider backs it: nothing rests, and the same fault of a second key blames the request."""
+    """No provider error code confirms it: no cooldown, and the same error with a second key blames the request."""
     asks_page: bool = False
-    """The upstream's free page is asked whether the key is at fault."""
+    """The key is checked at the provider, for free."""
     delay_s: float = 0.0
-    """How long the request itself waits before its next call."""
+    """Seconds that the request waits before its next call."""
     is_permanent: bool = False
-    """Waiting does not help, whatever the status says."""
+    """Retrying later does not help, whatever the status is."""
 
     @property
     def origin(self) -> Origin:
-        """Failures of the provider are those that a call meets: they name what a further attempt avoids."""
+        """Provider errors are those with a scope that the next attempt avoids."""
         if self.status < 500:
             return Origin.CALLER
         return Origin.GATEWAY if self.scope is Scope.NOTHING else Origin.PROVIDER
 
     @property
     def may_client_retry(self) -> bool:
-        """Whether sending the same request again could help and cannot be billed twice."""
+        """True if sending the same request again may help and cannot be billed twice."""
         is_transient = not self.is_permanent and (self.status in {408, 429} or self.status >= 500)
         is_refused_for_now = self.outcome is Outcome.REFUSED and self.retry is not Retry.NEVER
         return is_transient and (self.outcome is Outcome.NOT_SENT or is_refused_for_now)

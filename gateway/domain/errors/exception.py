@@ -1,4 +1,4 @@
-"""The exception that carries a fault between rooms."""
+"""The exception that carries an error code between packages."""
 
 from typing import TypeVar
 
@@ -10,9 +10,9 @@ _E = TypeVar("_E", bound=BaseException)
 
 
 class GatewayError(Exception):
-    """The only exception that crosses a room.
+    """The only exception that crosses packages.
 
-    `detail` is for the log; it is shown to the caller only where the fault's row says `shows_detail`.
+    `detail` is for the log. It is shown to the caller only if the error's row sets `shows_detail`.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class GatewayError(Exception):
         self.param = param if param is not None else ERROR_SPECS[error_code].param
         self.retry_after_s = retry_after_s
         self.upstream_code = upstream_code
-        """The provider's own code, if it gave one."""
+        """The provider's own code, if there is one."""
         self.cooldown_s = cooldown_s
-        """The cooldown that the provider documents for its code; it replaces the table's."""
+        """The cooldown that the provider documents for its code. It replaces the table's."""
         self.rates = rates
-        """How the tenant's rate limits stand, where they were asked."""
+        """The status of the tenant's rate limits, if it was read."""
 
     @property
     def row(self) -> ErrorSpec:
@@ -44,18 +44,18 @@ class GatewayError(Exception):
 
     @property
     def message(self) -> str:
-        """What the caller is told: never upstream text, keys or URLs."""
+        """The message for the caller: never upstream text, keys or URLs."""
         return self.detail if self.row.shows_detail and self.detail else self.row.message
 
 
 def detach(error: _E) -> _E:
-    """Takes the tracebacks from an error that is kept or was answered, and from its causes.
+    """Removes the tracebacks of a stored or handled error and of its causes.
 
-    Their frames hold the request's bytes, and often the error itself: a cycle that only the garbage collector ends.
+    Their frames hold the request's bytes, and often the error itself: a cycle that only the garbage collector frees.
     """
     chain: list[BaseException] = [error]
     while chain:
-        one = chain.pop()
-        chain += [cause for cause in (one.__cause__, one.__context__) if cause]
-        one.__traceback__ = one.__cause__ = one.__context__ = None
+        part = chain.pop()
+        chain += [cause for cause in (part.__cause__, part.__context__) if cause]
+        part.__traceback__ = part.__cause__ = part.__context__ = None
     return error

@@ -1,4 +1,4 @@
-"""Rows of the faults that the gateway finds without an upstream (reference/openai-images.md section 5)."""
+"""Rows of the errors that the gateway detects without an upstream (reference/openai-images.md section 5)."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,15 +7,17 @@ from gateway.domain.errors.codes import RATE, REQUEST, SERVER, ErrorCode, ErrorS
 
 
 def _caller(status: int, code: str | None, message: str, *, param: str | None = None) -> ErrorSpec:
-    """A fault of the request that the gateway itself found: nothing was sent."""
+    """An error in the request, detected by the gateway: nothing was sent upstream."""
     return ErrorSpec(status, REQUEST, code, message, param=param, shows_detail=True)
 
 
 OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
     ErrorCode.INVALID_JSON: _caller(400, None, "We could not parse the JSON body of your request."),
-    ErrorCode.UNSUPPORTED_CONTENT_TYPE: _caller(400, "unsupported_content_type", "Send 'application/json'."),
+    ErrorCode.UNSUPPORTED_CONTENT_TYPE: _caller(
+        400, "unsupported_content_type", "Unsupported content type. Send 'application/json'."
+    ),
     ErrorCode.PREFLIGHT_REFUSED: _caller(400, "preflight_refused", "The browser's preflight request was refused."),
-    ErrorCode.MALFORMED_HTTP: _caller(400, None, "This is not a valid HTTP request."),
+    ErrorCode.MALFORMED_HTTP: _caller(400, None, "The request is not valid HTTP."),
     ErrorCode.HEADERS_TOO_LARGE: _caller(431, "headers_too_large", "The request's headers are too large."),
     ErrorCode.BODY_TOO_LARGE: _caller(413, "request_too_large", "The request body is too large."),
     ErrorCode.BODY_TIMEOUT: _caller(408, "request_timeout", "The request body did not arrive in time."),
@@ -35,54 +37,58 @@ OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
         429,
         RATE,
         "rate_limit_exceeded",
-        "Too many requests with wrong keys came from this address. Please try again later.",
+        "Too many failed authentication attempts from this address. Please try again later.",
     ),
     ErrorCode.REQUESTS_THROTTLED: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
-        "Too many requests with this key within a second.",
+        "Too many requests with this key. Please try again in 1 s.",
         shows_detail=True,
     ),
     ErrorCode.UNKNOWN_ROUTE: _caller(404, "unknown_url", "Invalid URL."),
     ErrorCode.HOST_NOT_ALLOWED: _caller(
         421,
         "host_not_allowed",
-        "This port does not answer to that Host header. Use its address or localhost, or add the name to "
+        "The Host header is not allowed on this port. Use its address or localhost, or add the name to "
         "allowed_hosts in [admin] or [metrics].",
     ),
     ErrorCode.METHOD_NOT_ALLOWED: _caller(405, "method_not_allowed", "This method is not allowed here."),
     ErrorCode.ADMIN_API_DISABLED: _caller(
-        403, "admin_api_disabled", "The admin API is closed: no admin key is configured ([admin] key)."
+        403, "admin_api_disabled", "The admin API is disabled: no admin key is configured. Set [admin] key."
     ),
     ErrorCode.ADMIN_UNAUTHORIZED: _caller(401, "invalid_admin_key", "A valid admin key is required."),
-    ErrorCode.ADMIN_READ_ONLY: _caller(403, "admin_read_only", "This admin key may read and not change anything."),
-    ErrorCode.NOT_FOUND: _caller(404, "not_found", "There is nothing of that name."),
-    ErrorCode.CONFLICT: _caller(409, "already_exists", "It exists already."),
+    ErrorCode.ADMIN_READ_ONLY: _caller(403, "admin_read_only", "This admin key is read-only."),
+    ErrorCode.NOT_FOUND: _caller(404, "not_found", "Not found."),
+    ErrorCode.CONFLICT: _caller(409, "already_exists", "Already exists."),
     ErrorCode.CHANGE_NOT_MADE: ErrorSpec(
         503,
         SERVER,
         "gateway_unavailable",
-        "Redis is not available. The change was not carried out; try again.",
+        "Redis is unavailable. The change was not made. Try again.",
         retry_after_s=5,
     ),
     ErrorCode.CHANGE_UNCONFIRMED: ErrorSpec(
         504,
         SERVER,
         "change_unconfirmed",
-        "Redis did not confirm the change, which may have been carried out. Before you repeat it, look for it with "
-        "`imagegate audit` or GET /admin/v1/audit: an entry has the x-request-id of its request. A secret that was "
+        "Redis did not confirm the change, which may have been made. Before you repeat it, search for it with "
+        "`imagegate audit` or GET /admin/v1/audit: each entry has the x-request-id of its request. A secret that was "
         "not shown is lost: rotate or revoke its key.",
         Outcome.UNKNOWN,
     ),
     ErrorCode.RATE_LIMITED: ErrorSpec(
-        429, RATE, "rate_limit_exceeded", "A rate limit of this tenant is reached.", shows_detail=True
+        429,
+        RATE,
+        "rate_limit_exceeded",
+        "A rate limit of this tenant is reached. Please try again later.",
+        shows_detail=True,
     ),
     ErrorCode.REQUEST_EXCEEDS_LIMIT: ErrorSpec(
         429,
         RATE,
         "rate_limit_exceeded",
-        "This request alone asks for more than a rate limit of this tenant allows.",
+        "This request alone exceeds a rate limit of this tenant. Request fewer images.",
         shows_detail=True,
         retry_after_s=60,
         is_permanent=True,
@@ -97,7 +103,7 @@ OF_REQUESTS: Final[Mapping[ErrorCode, ErrorSpec]] = {
         is_permanent=True,
     ),
 }
-"""What is wrong with a request, or stands against it."""
+"""Errors in a request, or limits that it exceeds."""
 
 OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
     ErrorCode.NO_CAPACITY: ErrorSpec(
@@ -111,30 +117,30 @@ OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
         503,
         SERVER,
         "no_upstream_available",
-        "No image service is available at the moment.",
+        "No image service is available. Please try again later.",
         retry_after_s=60,
     ),
     ErrorCode.DEADLINE: ErrorSpec(
         504, SERVER, "deadline_exceeded", "The request's deadline passed before it could be sent."
     ),
     ErrorCode.CLIENT_DISCONNECTED: _caller(
-        499, "client_closed_request", "The client left before its request was sent to the image service."
+        499, "client_closed_request", "The client disconnected before the request was sent upstream."
     ),
     ErrorCode.RESERVATION_EXPIRED: ErrorSpec(
         503,
         SERVER,
         "gateway_unavailable",
-        "The gateway was held up for so long that the request was given up before it was sent.",
+        "The reservation expired before the request was sent. It was not charged; retry it.",
         retry_after_s=1,
     ),
     ErrorCode.TENANT_MEMORY_FULL: ErrorSpec(
-        429, RATE, "rate_limit_exceeded", "This tenant's requests hold its share of memory.", retry_after_s=2
+        429, RATE, "rate_limit_exceeded", "This tenant's in-flight requests use its share of memory.", retry_after_s=2
     ),
     ErrorCode.MEMORY_FULL: ErrorSpec(
-        503, SERVER, "gateway_unavailable", "The gateway has no memory left for a request.", retry_after_s=2
+        503, SERVER, "gateway_unavailable", "The gateway has no memory left for this request.", retry_after_s=2
     ),
     ErrorCode.REDIS_UNAVAILABLE: ErrorSpec(
-        503, SERVER, "gateway_unavailable", "The gateway is not available at the moment.", retry_after_s=5
+        503, SERVER, "gateway_unavailable", "The gateway is temporarily unavailable.", retry_after_s=5
     ),
     ErrorCode.SHUTTING_DOWN: ErrorSpec(
         503, SERVER, "gateway_unavailable", "The gateway is shutting down.", retry_after_s=5
@@ -143,4 +149,4 @@ OF_GATEWAY: Final[Mapping[ErrorCode, ErrorSpec]] = {
         500, SERVER, "internal_error", "The gateway failed to process the request.", Outcome.UNKNOWN
     ),
 }
-"""What keeps the gateway from serving one."""
+"""Reasons for which the gateway cannot serve a request."""

@@ -1,4 +1,4 @@
-"""The table: one row a fault. Here are those of calls to upstreams (reference/minimax.md section 3)."""
+"""The error table, one row per code. This file holds the rows of upstream calls (reference/minimax.md section 3)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,12 +22,12 @@ from gateway.domain.errors.gateway_specs import OF_GATEWAY, OF_REQUESTS
 
 
 def _content(code: str, message: str, *, param: str | None = "prompt", status: int = 400) -> ErrorSpec:
-    """The upstream refused what the caller asked: no key is to blame, no other key would help."""
+    """The upstream refused the caller's request: no key is to blame, and another key would not help."""
     return ErrorSpec(status, REQUEST, code, message, Outcome.REFUSED, param=param)
 
 
 def _busy(pause_s: int, pause_max_s: int, lowers: CapacityHint = CapacityHint.NOTHING) -> ErrorSpec:
-    """The account is fine but busy: cool it and use another account."""
+    """The account is busy: put it on cooldown and use another one."""
     return ErrorSpec(
         429,
         RATE,
@@ -46,17 +46,17 @@ def _busy(pause_s: int, pause_max_s: int, lowers: CapacityHint = CapacityHint.NO
 
 
 def _spent(scope: Scope, pause: CooldownKind, pause_s: int = 0) -> ErrorSpec:
-    """A quota window is used up: cool until the window ends."""
+    """A quota window is used up: cooldown until the window ends."""
     return _unavailable(scope, pause, pause_s, KeyState.COOLING)
 
 
 def _unavailable(scope: Scope, pause: CooldownKind, pause_s: int, state: KeyState) -> ErrorSpec:
-    """The organisation's own credential is at fault: the caller sees another key's picture, or 503."""
+    """The operator's provider key does not work: the call is retried with another key, or the caller gets 503."""
     return ErrorSpec(
         503,
         SERVER,
         "upstream_unavailable",
-        "The image service is not available at the moment.",
+        "The image service is temporarily unavailable.",
         Outcome.REFUSED,
         Retry.FREELY,
         scope,
@@ -68,7 +68,7 @@ def _unavailable(scope: Scope, pause: CooldownKind, pause_s: int, state: KeyStat
 
 
 def _bare(status: int, code: str, scope: Scope, *, asks_page: bool = False, delay_s: float = 0.0) -> ErrorSpec:
-    """Refused without the provider's own error code: try another key, and blame none."""
+    """Refused without the provider's own error code: try another key, without a cooldown."""
     return ErrorSpec(
         status,
         RATE if status == 429 else SERVER,
@@ -88,11 +88,11 @@ def _upstream(status: int, code: str, message: str, outcome: Outcome, retry: Ret
 
 
 _DEAD_PAUSE_S: Final = 15 * 60
-"""A dead or broke key is tried again after this long: inside the 10 to 30 minutes of reference/minimax.md section 3."""
+"""Seconds after which a rejected key is tried again: within 10 to 30 minutes (reference/minimax.md section 3)."""
 _HOUR_S: Final = 60 * 60
 _RATE_LIMITED_DELAY_S: Final = 1.0
-"""A bare 429 slows down the request that met it, and no other."""
-_UNKNOWN_OUTCOME: Final = "It may have been processed, so it was not sent again."
+"""Seconds. A bare 429 delays only the request that received it."""
+_UNKNOWN_OUTCOME: Final = "It may have been processed, so it was not retried."
 
 ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
     {
@@ -111,7 +111,7 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
             withholds_images=True,
         ),
         ErrorCode.INVALID_PROMPT: _content(
-            "invalid_prompt", "The prompt holds too many invisible or unreadable characters."
+            "invalid_prompt", "The prompt contains too many invisible or unreadable characters. Remove them."
         ),
         ErrorCode.PROMPT_TOO_LONG: _content("string_above_max_length", "The prompt is too long for this model."),
         ErrorCode.UPSTREAM_REJECTED: _content(
@@ -122,8 +122,8 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
         ),
         ErrorCode.REQUEST_BLOCKED: _content(
             "request_blocked",
-            "The image service refuses this request with every key, without giving a reason. Its gateway or firewall "
-            "probably blocks the prompt or a parameter: change them.",
+            "The image service refuses this request with every key, without a reason. Its gateway or firewall "
+            "probably blocks the prompt or a parameter. Change them and retry.",
             param=None,
         ),
         ErrorCode.BARE_UNAUTHORIZED: _bare(503, "upstream_unavailable", Scope.KEY, asks_page=True),
@@ -157,13 +157,13 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
             502, "upstream_error", "The image service failed to process the request.", Outcome.REFUSED, Retry.ONCE
         ),
         ErrorCode.UNEXPECTED_RESPONSE: _upstream(
-            502, "upstream_error", "The image service gave an unexpected answer.", Outcome.REFUSED
+            502, "upstream_error", "The image service returned an unexpected response.", Outcome.REFUSED
         ),
         ErrorCode.MODEL_UNAVAILABLE: ErrorSpec(
             503,
             SERVER,
             "upstream_unavailable",
-            "The image service is not available at the moment.",
+            "The image service is temporarily unavailable.",
             Outcome.REFUSED,
             Retry.FREELY,
             Scope.UPSTREAM,
@@ -177,13 +177,13 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
             502,
             SERVER,
             "upstream_error",
-            "The image service does not offer this function.",
+            "The image service does not support this operation.",
             Outcome.REFUSED,
             Retry.FREELY,
             Scope.UPSTREAM,
         ),
         ErrorCode.EMPTY_RESPONSE: _upstream(
-            502, "upstream_error", "The image service answered without images.", Outcome.REFUSED, Retry.ONCE
+            502, "upstream_error", "The image service responded without images.", Outcome.REFUSED, Retry.ONCE
         ),
         ErrorCode.UPSTREAM_TIMEOUT: _upstream(
             504, "upstream_timeout", f"The image service timed out. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
@@ -192,33 +192,33 @@ ERROR_SPECS: Final[Mapping[ErrorCode, ErrorSpec]] = MappingProxyType(
             503,
             SERVER,
             "upstream_unavailable",
-            "The image service cannot be reached at the moment.",
+            "The image service is unreachable.",
             Outcome.NOT_SENT,
             Retry.ONCE,
             Scope.UPSTREAM,
             trips_breaker=True,
         ),
         ErrorCode.NOT_SENT: replace(
-            _upstream(502, "upstream_error", "The request could not be sent to the image service.", Outcome.NOT_SENT),
+            _upstream(502, "upstream_error", "The request could not be sent upstream.", Outcome.NOT_SENT),
             trips_breaker=False,
         ),
         ErrorCode.READ_TIMEOUT: _upstream(
-            504, "upstream_timeout", f"The image service did not answer in time. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+            504, "upstream_timeout", f"The image service did not respond in time. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
         ErrorCode.CONNECTION_LOST: _upstream(
             502, "upstream_error", f"The connection to the image service broke. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
         ErrorCode.INVALID_RESPONSE: _upstream(
-            502, "upstream_error", f"The image service's answer is unreadable. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+            502, "upstream_error", f"The image service's response is invalid. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
         ErrorCode.RESPONSE_TOO_LARGE: _upstream(
-            502, "upstream_error", f"The image service's answer is too large. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
+            502, "upstream_error", f"The image service's response is too large. {_UNKNOWN_OUTCOME}", Outcome.UNKNOWN
         ),
         ErrorCode.DOWNLOAD_FAILED: replace(
             _upstream(
                 502,
                 "upstream_error",
-                "The images were made but could not be fetched from their links.",
+                "The images were generated but could not be downloaded.",
                 Outcome.DELIVERED,
             ),
             trips_breaker=False,

@@ -28,7 +28,7 @@ def test_a_gateway_that_holds_ends_with_0(gateway: Gateway, simulator: Simulator
     ]
     assert f"{gateway.base_url}, image-01: " in done.stdout
     assert "Does not hold:" not in done.stdout
-    assert done.stdout.rstrip().endswith(f"Images in the answers: {simulator.images_billed()}.")
+    assert done.stdout.rstrip().endswith(f"Images received: {simulator.images_billed()}.")
     assert gateway.api_key not in done.stdout + done.stderr
 
 
@@ -79,7 +79,7 @@ def test_the_key_may_come_from_the_environment_and_the_report_as_json() -> None:
     [
         ((UNUSED_URL, "--key", KEY), f"imagegate: {UNUSED_URL}/v1 cannot be used: GET /models: "),
         (("127.0.0.1:9", "--key", KEY), "imagegate: URL must be as http://127.0.0.1:8080/v1"),
-        ((UNUSED_URL,), "imagegate: no key; give --key or set IMAGEGATE_CONFORMANCE_KEY"),
+        ((UNUSED_URL,), "imagegate: no key; use --key or set IMAGEGATE_CONFORMANCE_KEY"),
     ],
 )
 def test_a_run_that_cannot_begin_ends_with_2(arguments: tuple[str, ...], line: str) -> None:
