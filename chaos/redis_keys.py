@@ -15,7 +15,7 @@ import redis
 from chaos.observations import Counters
 
 _LASTING: Final = re.compile(
-    r"ig3:(pepper|tenants|declared|declaration|key:[^:]+)"
+    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|key:[^:]+)"
     r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
     r"|ig3:\{pool:[^}]+\}:(added|held|audit)"
 )

@@ -216,7 +216,7 @@ class Upstreams:
                 headers = context.trace.headers_of(attempt)
                 order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
                 is_lease_used = True
-                return await self._buy(run, lease, target, order, attempt)
+                return await self._call_and_record(run, lease, target, order, attempt)
         except GatewayError as error:
             return error
         finally:
@@ -225,7 +225,7 @@ class Upstreams:
             if entry.is_free:
                 await run.reservation.take_back(key.upstream, key.account, count)
 
-    async def _buy(
+    async def _call_and_record(
         self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt
     ) -> CallResult:
         """Sends a call and receives its pictures."""

@@ -19,7 +19,7 @@ from gateway.redis.leader import LeaderLock
 from gateway.scheduler.status import Health, KeyStatus, PoolStatus
 
 _LOG = structlog.get_logger("imagegate.prober")
-_ASK_AGAIN_S: Final = 60.0
+_RETRY_S: Final = 60.0
 """Limit of one question a key in this time: a tenant must not make the gateway flood the page."""
 _SPREAD_S: Final = 1.0
 """At most so long between two probes, so that a host is not asked about all its keys at once."""
@@ -36,10 +36,10 @@ _SEEN: Final = frozenset(error_code.value for error_code in ErrorCode if error_c
 class Pool(Protocol):
     """Who knows how everything stands."""
 
-    async def look(self) -> Sequence[PoolStatus]: ...
+    async def snapshot(self) -> Sequence[PoolStatus]: ...
 
 
-class Roster(Protocol):
+class Registry(Protocol):
     """Who has the secrets, and is told what was found."""
 
     def known(self, upstream: str) -> Mapping[str, ProviderKey]: ...
@@ -65,7 +65,7 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _CheckResult:
-    """As `Roster.release_rest` takes it."""
+    """As `Registry.release_rest` takes it."""
 
     works: bool
     error_code: ErrorCode
@@ -84,7 +84,7 @@ class Suspects:
     def note(self, key: ProviderKey) -> None:
         """Queues a key, unless it was queued within the last minute. Never waits."""
         now = self._monotonic()
-        self._noted_s = {other: at for other, at in self._noted_s.items() if now - at < _ASK_AGAIN_S}
+        self._noted_s = {other: at for other, at in self._noted_s.items() if now - at < _RETRY_S}
         if (key.upstream, key.id) not in self._noted_s:
             self._noted_s[key.upstream, key.id] = now
             self._waiting.put_nowait(key)
@@ -99,32 +99,32 @@ class KeyHealthMonitor:
     def __init__(
         self,
         pages: KeyChecker,
-        roster: Roster,
+        roster: Registry,
         pool: Pool,
         turn: LeaderLock,
-        draw: Callable[[], float],
+        random: Callable[[], float],
         suspects: Suspects,
         *,
         every_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`turn` is of the same `every_s`; `draw` gives numbers from 0 to 1, `clock` Unix seconds."""
-        self._pages = pages
-        self._roster = roster
+        """`turn` is of the same `every_s`; `random` gives numbers from 0 to 1, `clock` Unix seconds."""
+        self._checker = pages
+        self._registry = roster
         self._pool = pool
-        self._turn = turn
+        self._leader = turn
         self._suspects = suspects
         self._clock = clock
-        self._draw = draw
+        self._random = random
         self._every_s = every_s
 
     async def run(self) -> None:
         """A round every `every_s`, by whichever process has the turn; for ever."""
         was_well = True
         while True:
-            await asyncio.sleep(self._every_s / _TICKS * (1 + self._draw()) / 2)
+            await asyncio.sleep(self._every_s / _TICKS * (1 + self._random()) / 2)
             try:
-                if await self._turn.take():
+                if await self._leader.acquire():
                     await self.probe_resting()
                 was_well = True
             except GatewayError as error:
@@ -134,7 +134,7 @@ class KeyHealthMonitor:
 
     async def probe(self, key: ProviderKey) -> KeyCheck:
         """Likewise for one key, whenever somebody asks. Raises: GatewayError NOT_FOUND."""
-        return await self._pages.probe(key)
+        return await self._checker.probe(key)
 
     async def check_suspects(self) -> None:
         """Quarantines a suspected key if the page's own error code says that it cannot be used; for ever."""
@@ -144,20 +144,20 @@ class KeyHealthMonitor:
 
     async def probe_resting(self) -> None:
         """One round. Raises: GatewayError REDIS_UNAVAILABLE."""
-        cases = [case for status in await self._pool.look() for case in self._cases(status)]
-        for case in cases:
-            await asyncio.sleep(self._draw() * _SPREAD_S)
-            if not await self._turn.keep():
+        candidates = [candidate for status in await self._pool.snapshot() for candidate in self._candidates(status)]
+        for candidate in candidates:
+            await asyncio.sleep(self._random() * _SPREAD_S)
+            if not await self._leader.renew():
                 return
-            await self._settle(case.key, case)
+            await self._settle(candidate.key, candidate)
 
-    async def _settle(self, key: ProviderKey, case: _Candidate | None) -> None:
-        """Ask, and tell what is known now; one key that cannot be settled keeps no other. `case`: its rest."""
+    async def _settle(self, key: ProviderKey, candidate: _Candidate | None) -> None:
+        """Ask, and tell what is known now; one key that cannot be settled keeps no other. `candidate`: its rest."""
         try:
-            probe = await self._pages.probe(key)
-            decision = self._judge(case, probe) if case else self._condemn(probe)
+            probe = await self._checker.probe(key)
+            decision = self._judge(candidate, probe) if candidate else self._quarantine(probe)
             if decision:
-                await self._roster.apply_probe_result(
+                await self._registry.apply_probe_result(
                     key.upstream,
                     key.account,
                     key.name,
@@ -175,21 +175,21 @@ class KeyHealthMonitor:
                 upstream=key.upstream,
                 account=key.account,
                 key=key.secret.fingerprint,
-                cooldown_reason=case.error_code.value if case else None,
+                cooldown_reason=candidate.error_code.value if candidate else None,
                 error_code=probe.error_code.value if probe.error_code else None,
                 detail=probe.detail,
             )
 
-    def _judge(self, case: _Candidate, probe: KeyCheck) -> _CheckResult | None:
+    def _judge(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
         """What a page changes; None where it says nothing of what the rest is for. A rest outlives the next round."""
-        if case.window and (probe.error_code is None or probe.error_code in _WINDOWS):
-            return self._judge_window(case, probe)
+        if candidate.window and (probe.error_code is None or probe.error_code in _WINDOWS):
+            return self._judge_window(candidate, probe)
         if probe.error_code is None:
-            is_shown = case.error_code is not ErrorCode.INSUFFICIENT_BALANCE or probe.proves_balance
-            return _CheckResult(True, case.error_code) if is_shown else None
-        return self._condemn(probe)
+            is_shown = candidate.error_code is not ErrorCode.INSUFFICIENT_BALANCE or probe.proves_balance
+            return _CheckResult(True, candidate.error_code) if is_shown else None
+        return self._quarantine(probe)
 
-    def _condemn(self, probe: KeyCheck) -> _CheckResult | None:
+    def _quarantine(self, probe: KeyCheck) -> _CheckResult | None:
         """The rest that a page's own error code asks for, if any."""
         if probe.error_code is None:
             return None
@@ -199,36 +199,36 @@ class KeyHealthMonitor:
         rest_s = max(float(row.pause_s), 2 * self._every_s)
         return _CheckResult(False, probe.error_code, rest_s) if row.state is KeyState.QUARANTINED else None
 
-    def _judge_window(self, case: _Candidate, probe: KeyCheck) -> _CheckResult | None:
+    def _judge_window(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
         """Its true end. Where the page leaves doubt it may be of the next window already: the rest gets no longer."""
         if probe.window_s is not None:
-            return _CheckResult(False, case.error_code, probe.window_s)
+            return _CheckResult(False, candidate.error_code, probe.window_s)
         if probe.has_plan_left:
-            return _CheckResult(True, case.error_code)
+            return _CheckResult(True, candidate.error_code)
         ends_s = probe.window_if_spent_s
-        if ends_s is None or case.until_s is None or ends_s >= case.until_s - self._clock():
+        if ends_s is None or candidate.until_s is None or ends_s >= candidate.until_s - self._clock():
             return None
-        return _CheckResult(False, case.error_code, ends_s)
+        return _CheckResult(False, candidate.error_code, ends_s)
 
-    def _cases(self, status: PoolStatus) -> Iterator[_Candidate]:
+    def _candidates(self, status: PoolStatus) -> Iterator[_Candidate]:
         """What of an upstream is worth a question: one for all of it, one an account, or one a key."""
-        known = self._roster.known(status.upstream)
+        known = self._registry.known(status.upstream)
         accounts = [account for account in status.accounts if _is_free(account)]
         if status.state is KeyState.QUARANTINED:
-            yield from _case([key for account in accounts for key in account.keys], known, status)
+            yield from _candidate([key for account in accounts for key in account.keys], known, status)
             return
         for account in accounts:
             if account.state is KeyState.QUARANTINED:
-                yield from _case(account.keys, known, account)
+                yield from _candidate(account.keys, known, account)
                 continue
             if account.state is KeyState.COOLING and account.error_code in _WINDOW_NAMES:
-                yield from _case(account.keys, known, account)
+                yield from _candidate(account.keys, known, account)
             for key in account.keys:
                 if key.state is KeyState.QUARANTINED and key.model is None:
-                    yield from _case([key], known, key)
+                    yield from _candidate([key], known, key)
 
 
-def _case(keys: Sequence[KeyStatus], known: Mapping[str, ProviderKey], resting: Health) -> Iterator[_Candidate]:
+def _candidate(keys: Sequence[KeyStatus], known: Mapping[str, ProviderKey], resting: Health) -> Iterator[_Candidate]:
     """The question about a rest, by a key that is known here, best one that is well; none where no page shows it."""
     usable = [key for key in keys if _is_free(key) and f"{key.account}/{key.name}" in known]
     if usable and resting.error_code in _SEEN:

@@ -83,8 +83,8 @@ class RetryState:
     def repeat_at(self, upstream: str) -> RetryKind:
         """Whether the next call to an upstream repeats one that it failed."""
         if self.last is None or self.last_at != upstream:
-            return RetryKind.NO
-        return RetryKind.OF_ILL_UPSTREAM if self.last.row.trips_breaker else RetryKind.OF_BAD_KEY
+            return RetryKind.FIRST
+        return RetryKind.RETRY if self.last.row.trips_breaker else RetryKind.FAILOVER
 
     def may_go_elsewhere(self, error: GatewayError) -> bool:
         """Whether the next target may be asked because this whole upstream cannot serve."""

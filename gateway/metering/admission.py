@@ -31,7 +31,7 @@ from gateway.metering.reservations import (
 from gateway.metering.settlement import Settlements
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client, Value, load_script
-from gateway.redis.call_guard import NotAskedError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.journal import Journal
 
 _LOG = structlog.get_logger("imagegate.admission")
@@ -68,11 +68,11 @@ class Admission:
         self.settle_expired, self.replay = self._settling.settle_expired, self._settling.replay
         self._held: dict[str, Reservation] = {}
         """In progress in this process, which renews their leases."""
-        self._owed: dict[str, Reservation] = {}
+        self._unsettled: dict[str, Reservation] = {}
         """Ended, and not yet settled because Redis did not answer or the request was cancelled."""
         self._remembered: deque[Reservation] = deque()
         """Settled recently, the oldest first."""
-        self._was_away = False
+        self._was_unavailable = False
         self._admit = load_script(redis, "metering/admit")
         self._send = load_script(redis, "metering/mark_sent")
         self._extend = load_script(redis, "metering/renew")
@@ -91,8 +91,8 @@ class Admission:
             decision = await self._ask(caller.tenant.name, caller.key.id, reservation.id, purchase, transfer_id)
         except BaseException as error:
             # The script may have run, or may yet run when Redis wakes up, unless it was never sent.
-            if len(self._owed) < _DOUBTFUL_MAX and not isinstance(error.__cause__, NotAskedError):
-                self._owed[reservation.id] = reservation
+            if len(self._unsettled) < _DOUBTFUL_MAX and not isinstance(error.__cause__, CallNotStartedError):
+                self._unsettled[reservation.id] = reservation
             raise
         reservation.rates = rates_of(decision)
         if decision.decision != "admitted":
@@ -102,10 +102,10 @@ class Admission:
             yield reservation
         finally:
             reservation.end(self._clock())
-            self._owed[reservation.id] = self._held.pop(reservation.id)
+            self._unsettled[reservation.id] = self._held.pop(reservation.id)
             await self._settle_or_keep(reservation)
 
-    async def look(self, caller: Principal, *, is_refused: bool = False) -> Rates:
+    async def peek_rates(self, caller: Principal, *, is_refused: bool = False) -> Rates:
         """Reads the status of the rate limits; counts a request that was refused for its content.
 
         Raises: GatewayError REDIS_UNAVAILABLE; if the minute is full, what `admit` raises. Redis: one round trip.
@@ -126,13 +126,13 @@ class Admission:
             await asyncio.sleep(_TICK_S)
             are_paid = await self._settle_all()
             if not are_paid and not was_waiting:
-                _LOG.warning("settlements_delayed", unsettled=len(self._owed), in_flight=len(self._held))
+                _LOG.warning("settlements_delayed", unsettled=len(self._unsettled), in_flight=len(self._held))
             was_waiting = not are_paid
-            if self._was_away:  # Redis may come back without its last writes, and find this process gone
+            if self._was_unavailable:  # Redis may come back without its last writes, and find this process gone
                 await self._keep(self._remembered)
-            self._recall(is_back=self._was_away and are_paid)
+            self._recall(is_back=self._was_unavailable and are_paid)
             with suppress(GatewayError):
-                await self._settling.lost.tell()
+                await self._settling.lost.log()
 
     async def keep_alive(self) -> None:
         """Renews the leases of reservations in progress; runs until cancelled."""
@@ -149,28 +149,28 @@ class Admission:
         the same: the journal's directory may end with the machine or the pod.
         """
         began_s = self._monotonic()
-        while self._owed or self._held:  # a request that was cut off now leaves in this moment
+        while self._unsettled or self._held:  # a request that was cut off now leaves in this moment
             await self._settle_all()
             if self._monotonic() - began_s >= _FLUSH_S and not left_s():
                 break
             await asyncio.sleep(_TICK_S / 10)
-        await self._keep([*self._owed.values(), *(self._remembered if self._was_away else ())])
-        kept = [ticket_id for ticket_id in self._owed if self._journal.holds(settlement_key(ticket_id))]
+        await self._keep([*self._unsettled.values(), *(self._remembered if self._was_unavailable else ())])
+        kept = [ticket_id for ticket_id in self._unsettled if self._journal.holds(settlement_key(ticket_id))]
         if kept:
             _LOG.warning("settlements_journaled", reservations=len(kept))
-        if left := len(self._owed) + len(self._held) - len(kept):
+        if left := len(self._unsettled) + len(self._held) - len(kept):
             _LOG.error("settlements_abandoned", reservations=left, remedy="they are settled by their expiry")
         with suppress(GatewayError):
-            await self._settling.lost.tell()
+            await self._settling.lost.log()
 
     def mark_data_suspect(self) -> None:
         """Redis may have been restarted: what was settled lately is settled once more when it answers."""
-        self._was_away = True
+        self._was_unavailable = True
 
     @property
     def unsettled(self) -> int:
         """Requests of this process that have ended and are not settled."""
-        return len(self._owed)
+        return len(self._unsettled)
 
     async def _ask(
         self,
@@ -199,7 +199,7 @@ class Admission:
     async def _settle_all(self) -> bool:
         """Settles what is owed, by tenant: a failure delays that tenant only. Returns: whether all were settled."""
         by_tenant: dict[str, list[Reservation]] = {}
-        for reservation in self._owed.values():
+        for reservation in self._unsettled.values():
             by_tenant.setdefault(reservation.caller.tenant.name, []).append(reservation)
         return all(await asyncio.gather(*(self._settle_tenant(reservations) for reservations in by_tenant.values())))
 
@@ -219,7 +219,7 @@ class Admission:
         """Settles a reservation; idempotent. Raises: GatewayError REDIS_UNAVAILABLE."""
         outcome = ReservationOutcome.of(reservation, self._terms.rule)
         settled = await self._watched(self._settling.settle(outcome))
-        if self._owed.pop(reservation.id, None) is None:
+        if self._unsettled.pop(reservation.id, None) is None:
             return  # settled meanwhile by the other of the request and the companion
         self._journal.done(settlement_key(reservation.id))
         if settled.status == "gone" and outcome.was_sent and not reservation.is_lost:
@@ -236,7 +236,7 @@ class Admission:
         try:
             await self._settle(reservation)
         except BaseException as error:
-            if reservation.id in self._owed:
+            if reservation.id in self._unsettled:
                 await self._keep([reservation])
             if not isinstance(error, GatewayError):
                 raise
@@ -250,10 +250,10 @@ class Admission:
     def _recall(self, *, is_back: bool) -> None:
         """Drops what was settled long ago, but not during an outage; afterwards the rest is owed once more."""
         if is_back:
-            self._owed.update({reservation.id: reservation for reservation in self._remembered})
-            self._was_away = False
+            self._unsettled.update({reservation.id: reservation for reservation in self._remembered})
+            self._was_unavailable = False
         while (
-            not self._was_away
+            not self._was_unavailable
             and self._remembered
             and (self._remembered[0].settled_s or 0) < self._monotonic() - _REMEMBERED_S
         ):
@@ -267,14 +267,16 @@ class Admission:
         try:
             return await call
         except GatewayError as error:
-            if isinstance(error.__cause__, RedisConnectionError) and not isinstance(error.__cause__, NotAskedError):
+            if isinstance(error.__cause__, RedisConnectionError) and not isinstance(
+                error.__cause__, CallNotStartedError
+            ):
                 self.mark_data_suspect()
             raise
 
     async def _renew(self) -> bool:
         """Renews every lease, by tenant: a failure affects that tenant only. Returns: whether all were renewed."""
         by_tenant: dict[str, list[Value]] = {}
-        for reservation in (*self._held.values(), *self._owed.values()):
+        for reservation in (*self._held.values(), *self._unsettled.values()):
             by_tenant.setdefault(reservation.caller.tenant.name, []).extend((reservation.id, reservation.caller.key.id))
         return all(await asyncio.gather(*(self._renew_tenant(*entry) for entry in by_tenant.items())))
 

@@ -1,4 +1,4 @@
-"""A sheet of the ledger as Redis holds it: the names of its keys, the fields of its sums and records."""
+"""A tenant_day of the ledger as Redis holds it: the names of its keys, the fields of its sums and records."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,12 +22,12 @@ def ends_record(tenant: str) -> str:
     return f"{PREFIX}:{{{tenant}}}:records_end"
 
 
-def sums_record(sheet: TenantDay) -> str:
-    return f"{PREFIX}:{{{sheet.tenant}}}:sums:{day_number(sheet.day)}"
+def sums_record(tenant_day: TenantDay) -> str:
+    return f"{PREFIX}:{{{tenant_day.tenant}}}:sums:{day_number(tenant_day.day)}"
 
 
-def records_stream(sheet: TenantDay) -> str:
-    return f"{PREFIX}:{{{sheet.tenant}}}:ledger:{day_number(sheet.day)}"
+def records_stream(tenant_day: TenantDay) -> str:
+    return f"{PREFIX}:{{{tenant_day.tenant}}}:ledger:{day_number(tenant_day.day)}"
 
 
 def day_number(day: date) -> int:

@@ -24,7 +24,7 @@ class LostSettlements:
     def suspect(self, outcome: ReservationOutcome) -> None:
         self._suspects[outcome.reservation] = outcome
 
-    async def tell(self) -> None:
+    async def log(self) -> None:
         """Log those that are not in the ledger as they ended. Raises: GatewayError REDIS_UNAVAILABLE: they stay."""
         while self._suspects:
             tenant = next(iter(self._suspects.values())).tenant
@@ -33,29 +33,29 @@ class LostSettlements:
             for outcome in suspects:
                 self._suspects.pop(outcome.reservation, None)
                 if found.get(outcome.reservation) != outcome.calls:
-                    _tell(outcome)
+                    _log(outcome)
 
     async def _records(self, suspects: list[ReservationOutcome]) -> dict[str, str]:
         """The calls by ticket that the ledger has of one tenant's suspects, among its records since the first ended."""
         since_ms = round((min(outcome.ended_s for outcome in suspects) - _SKEW.total_seconds()) * 1000)
-        sheets = {sheet for outcome in suspects for sheet in _sheets(outcome)}
+        tenant_days = {tenant_day for outcome in suspects for tenant_day in _tenant_days(outcome)}
         wanted, found = {outcome.reservation for outcome in suspects}, dict[str, str]()
-        for sheet in sheets:
-            async for entries in self._ledger.stream(sheet, f"{since_ms}-0"):
+        for tenant_day in tenant_days:
+            async for entries in self._ledger.stream(tenant_day, f"{since_ms}-0"):
                 found |= {
                     fields["reservation"]: fields["calls"] for _, fields in entries if fields["reservation"] in wanted
                 }
         return found
 
 
-def _sheets(outcome: ReservationOutcome) -> Iterator[TenantDay]:
+def _tenant_days(outcome: ReservationOutcome) -> Iterator[TenantDay]:
     """Where its record may stand: the day is the admission's by the server's clock."""
     admitted = datetime.fromtimestamp(outcome.ended_s - outcome.total_ms / 1000, UTC)
     for moment in (admitted - _SKEW, admitted + _SKEW):
         yield TenantDay(moment.date(), outcome.tenant)
 
 
-def _tell(outcome: ReservationOutcome) -> None:
+def _log(outcome: ReservationOutcome) -> None:
     _LOG.error(
         "settlement_lost",
         tenant=outcome.tenant,

@@ -13,10 +13,10 @@ from gateway.redis import PREFIX, Client, execute
 
 _LOG = structlog.get_logger("imagegate.sweeper")
 _BATCH: Final = 100
-_LOCK: Final = f"{PREFIX}:sweeper"
-_TICKETS_A_PASS: Final = 100
+_LOCK: Final = f"{PREFIX}:recovery_leader"
+_RESERVATIONS_PER_PASS: Final = 100
 """Of one tenant; as many of each other tenant come before its next."""
-_TICKETS_A_ROUND: Final = 10_000
+_RESERVATIONS_PER_ROUND: Final = 10_000
 """After so many no further pass begins: other tenants are looked at again in the next round."""
 _NAMED: Final = 10
 """Tenants that a log line names."""
@@ -83,7 +83,7 @@ class ExpiredReservationReaper:
         """
         names = sorted(await execute(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
         this = _Round()
-        while names and this.asked < _TICKETS_A_ROUND:
+        while names and this.asked < _RESERVATIONS_PER_ROUND:
             names = await self._pass(names, this)
         if this.unreached - self._unreached:
             _LOG.warning("recovery_incomplete", tenants=sorted(this.unreached)[:_NAMED])
@@ -101,7 +101,7 @@ class ExpiredReservationReaper:
             for name, reservations in zip(batch, found, strict=True):
                 if name in self._unreached or reservations == this.last.get(name):
                     continue  # what comes again is not over by the server's clock
-                if await self._settle(name, reservations, this) and len(reservations) == _TICKETS_A_PASS:
+                if await self._settle(name, reservations, this) and len(reservations) == _RESERVATIONS_PER_PASS:
                     this.last[name] = reservations
                     more.append(name)
                     if not await self._is_leader():
@@ -141,7 +141,7 @@ class ExpiredReservationReaper:
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             key, start = f"{PREFIX}:{{{name}}}:open", this.left.get(name, 0)
-            pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_TICKETS_A_PASS)
+            pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_RESERVATIONS_PER_PASS)
         return await execute(self._redis, pipeline.execute(), list[list[str]])
 
     async def _is_leader(self) -> bool:

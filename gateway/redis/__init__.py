@@ -13,9 +13,9 @@ Every key; what stands in braces is its hash tag.
 | ig3:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
 | ig3:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
 | ig3:alive | string | a minute | inspection: written to see whether it can be |
-| ig3:inspection | channel |  | inspection: whether messages are passed on |
-| ig3:declared | set | none | declared: names that the configuration declares |
-| ig3:declaration | string | none | declared: digest of what was applied last |
+| ig3:preflight | channel |  | inspection: whether messages are passed on |
+| ig3:provisioned_tenants | set | none | declared: names that the configuration declares |
+| ig3:provisioning_digest | string | none | declared: digest of what was applied last |
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
 | ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5 minutes -> tickets settled in them |
 | ig3:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
@@ -28,9 +28,9 @@ Every key; what stands in braces is its hash tag.
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
 | ig3:{NAME}:days | sorted set | none | admission: days that have sums |
 | ig3:{NAME}:records_end | hash | none | admission: day -> Unix second until which its records are kept |
-| ig3:sweeper | string | 3 rounds | sweeper: which process sweeps |
+| ig3:recovery_leader | string | 3 rounds | sweeper: which process sweeps |
 | ig3:pool:PROCESS | channel |  | pool: ids of waiting requests that were given a lease |
-| ig3:prober | string | a round | pool: which process probes keys, see pool/turns.py |
+| ig3:key_check_leader | string | a round | pool: which process probes keys, see pool/turns.py |
 | ig3:{pool:UPSTREAM}:NAME |  | 40 days idle, most | pool: see pool/scripts.py |
 
 `2` is the version of this schema.
@@ -48,7 +48,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException, RedisError
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.redis.call_guard import NotAskedError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.client import Client, build
 from gateway.redis.connections import NotConnectedError
 from gateway.redis.pipelining import LoadedScript
@@ -73,7 +73,7 @@ __all__ = [
 PREFIX: Final = "ig3"
 _AWAY: Final = (RedisError, RedisClusterException, OSError)
 _NOT_RUN: Final = (
-    NotAskedError,
+    CallNotStartedError,
     NotConnectedError,
     MasterNotFoundError,
     AuthenticationError,

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Final
 
 _FAILURES_MAX: Final = 5
-_PAUSE_S: Final = 0.5
+_OPEN_S: Final = 0.5
 """Short, as a probe costs no more than one connection."""
 
 
@@ -39,11 +39,11 @@ class Breaker:
     """For one server, in one event loop."""
 
     def __init__(
-        self, monotonic: Callable[[], float], *, failures_max: int = _FAILURES_MAX, pause_s: float = _PAUSE_S
+        self, monotonic: Callable[[], float], *, failures_max: int = _FAILURES_MAX, open_s: float = _OPEN_S
     ) -> None:
         self._monotonic = monotonic
         self._failures_max = failures_max
-        self._pause_s = pause_s
+        self._open_s = open_s
         self._answers = 0
         self._failures = 0
         self._open_until: float | None = None
@@ -54,7 +54,7 @@ class Breaker:
         """Whether calls fail at once, but for a probe now and then."""
         return self._open_until is not None
 
-    def enter(self) -> Permit | None:
+    def acquire(self) -> Permit | None:
         """The leave to make a call; None: fail it at once."""
         if self._open_until is None:
             return Permit(self._answers)
@@ -63,18 +63,18 @@ class Breaker:
         self._is_probing = True
         return Permit(self._answers, is_probe=True)
 
-    def leave(self, entry: Permit, outcome: Outcome, failures: int = 1) -> None:
+    def record(self, permit: Permit, outcome: Outcome, failures: int = 1) -> None:
         """`failures`: for how many a failure counts."""
-        if entry.is_probe:
+        if permit.is_probe:
             self._is_probing = False
         if outcome is Outcome.ANSWERED:
             self._answers += 1
             self._failures = 0
             self._open_until = None
-        elif outcome is Outcome.FAILED and entry.answers == self._answers:
+        elif outcome is Outcome.FAILED and permit.answers == self._answers:
             self._failures += failures
-            if entry.is_probe or (self._failures >= self._failures_max and not self.is_open):
-                self._open_until = self._monotonic() + self._pause_s
+            if permit.is_probe or (self._failures >= self._failures_max and not self.is_open):
+                self._open_until = self._monotonic() + self._open_s
 
 
 class ConcurrencyLimiter:
@@ -84,36 +84,36 @@ class ConcurrencyLimiter:
         self._free = count
         self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
-    async def take(self) -> bool:
+    async def acquire(self) -> bool:
         """Waits for a slot. Returns: whether it got one, to be given back; False if it was rejected."""
         if self._free:
             self._free -= 1
             return True
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = None
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
         try:
-            await asyncio.wait({turn})
+            await asyncio.wait({waiter})
         except asyncio.CancelledError:
-            if self._leave(turn):
-                self.release_key()
+            if self._remove(waiter):
+                self.release()
             raise
-        return self._leave(turn)
+        return self._remove(waiter)
 
-    def release_key(self) -> None:
+    def release(self) -> None:
         """Hands the slot to the call that has waited longest."""
         if self._waiting:
-            turn, _ = self._waiting.popitem(last=False)
-            turn.set_result(True)
+            waiter, _ = self._waiting.popitem(last=False)
+            waiter.set_result(True)
         else:
             self._free += 1
 
     def reject_waiters(self) -> None:
         """Rejects all calls that wait."""
         while self._waiting:
-            turn, _ = self._waiting.popitem(last=False)
-            turn.set_result(False)
+            waiter, _ = self._waiting.popitem(last=False)
+            waiter.set_result(False)
 
-    def _leave(self, turn: "asyncio.Future[bool]") -> bool:
+    def _remove(self, waiter: "asyncio.Future[bool]") -> bool:
         """Returns: whether a slot was handed over."""
-        self._waiting.pop(turn, None)
-        return turn.done() and turn.result()
+        self._waiting.pop(waiter, None)
+        return waiter.done() and waiter.result()

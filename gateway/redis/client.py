@@ -13,11 +13,11 @@ from gateway.redis.pipelining import ScriptPipeline
 from gateway.redis.sentinel import SentinelConnection, SentinelPool, Sentinels
 from gateway.redis.url import Address, Credentials, Topology
 
-_PATIENCE: Final = 16
+_SOCKET_DEADLINES: Final = 16
 """A connection's own, in deadlines: it ends what no call waits for, and must not end before a call's deadline does."""
-_PATIENCE_OF_A_NODE: Final = 2
+_NODE_SOCKET_DEADLINES: Final = 2
 """In a cluster, where the map is learnt from one node after another."""
-_SENTINELS_SHARE: Final = 0.4
+_SENTINEL_TIMEOUT_SHARE: Final = 0.4
 """Of a deadline: a call may wait for them twice, and must then connect to the master and ask it."""
 
 
@@ -30,7 +30,7 @@ class Client(Redis):
     def __init__(self, pool: Pool, deadline_s: float) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
-        self.guard = CallGuard(deadline_s, pool.forget)
+        self.guard = CallGuard(deadline_s, pool.close_idle)
         self.scripts = ScriptPipeline(self, self.guard)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's
@@ -56,7 +56,7 @@ def build(address: Address, login: Credentials, timeout_s: float) -> Client | Cl
         case Topology.SENTINEL:
             pool = _sentinel_pool(address, tls, login, timeout_s, options)
         case Topology.CLUSTER:
-            options["socket_timeout"] = timeout_s * _PATIENCE_OF_A_NODE
+            options["socket_timeout"] = timeout_s * _NODE_SOCKET_DEADLINES
             return ClusterClient(address.hosts, tls, timeout_s, **options)
     return Client(pool, timeout_s)
 
@@ -68,7 +68,7 @@ def _options(address: Address, login: Credentials, timeout_s: float) -> dict[str
     options: dict[str, Any] = {
         "username": login.username or address.username,
         "password": login.secret.reveal() if login.secret else address.password,
-        "socket_timeout": timeout_s * _PATIENCE,
+        "socket_timeout": timeout_s * _SOCKET_DEADLINES,
         "decode_responses": True,
         "driver_info": None,  # a round trip for every connection
         "client_name": address.options.get("client_name"),
@@ -87,7 +87,7 @@ def _sentinel_pool(
 ) -> SentinelPool:
     secret = login.sentinel_secret
     own = {**options, "username": None, "password": secret.reveal() if secret else None}
-    own["socket_timeout"] = timeout_s * _SENTINELS_SHARE
+    own["socket_timeout"] = timeout_s * _SENTINEL_TIMEOUT_SHARE
     clients = [Redis.from_pool(_server_pool(host, tls, **own)) for host in address.hosts]
     return SentinelPool(
         service_name=address.master,

@@ -34,9 +34,9 @@ class ClusterClient(RedisCluster):
             **options,
         )
         self.commands_parser = _CommandsParser()
-        self._learning: asyncio.Future[None] | None = None
+        self._refresh: asyncio.Future[None] | None = None
         self._primaries: set[str] = set()
-        self.guard = CallGuard(deadline_s, self.forget)
+        self.guard = CallGuard(deadline_s, self.invalidate_slots)
         self.scripts = ScriptRunner(self, self.guard)
         # redis-py lets nobody choose the class of a cluster's connections. Later nodes are made from the same options.
         chosen = {"connection_class": TcpConnection, "tls": tls}
@@ -51,26 +51,26 @@ class ClusterClient(RedisCluster):
         Who knows an older map goes on with it while the next is learnt: a node that has lost a slot tells who has it
         now, and calls to the other nodes need not wait for one that is gone.
         """
-        learning = self._learn(*args, **options)
-        if learning and self.get_default_node() is None:
-            await _wait_for(learning)
+        refresh = self._start_refresh(*args, **options)
+        if refresh and self.get_default_node() is None:
+            await _wait_for(refresh)
         return self
 
-    async def learn(self) -> None:
+    async def refresh_slots(self) -> None:
         """Know the newest map."""
-        if learning := self._learn():
-            await _wait_for(learning)
+        if refresh := self._start_refresh():
+            await _wait_for(refresh)
 
-    def _learn(self, *args: Any, **options: Any) -> "asyncio.Future[None] | None":
+    def _start_refresh(self, *args: Any, **options: Any) -> "asyncio.Future[None] | None":
         """The one that learns for all, to the end though they may be given up; none where there is nothing to learn."""
         if not self._initialize:
             return None
-        if self._learning is None or self._learning.done():
-            self._learning = asyncio.ensure_future(self._refresh_slots(*args, **options))
-            self._learning.add_done_callback(_record_slots)
-        return self._learning
+        if self._refresh is None or self._refresh.done():
+            self._refresh = asyncio.ensure_future(self._load_slots(*args, **options))
+            self._refresh.add_done_callback(_discard_error)
+        return self._refresh
 
-    async def _refresh_slots(self, *args: Any, **options: Any) -> None:
+    async def _load_slots(self, *args: Any, **options: Any) -> None:
         """While the other nodes answer, the breaker does not open for one that hangs and is replaced."""
         await super().initialize(*args, **options)
         primaries = {node.name for node in self.get_primaries()}
@@ -89,13 +89,13 @@ class ClusterClient(RedisCluster):
             await super().aclose()
             return
         await self.guard.end()
-        if self._learning:
-            await asyncio.wait({self._learning})
+        if self._refresh:
+            await asyncio.wait({self._refresh})
         await super().aclose()
         for nodes in ("nodes_cache", "startup_nodes"):
             await self.nodes_manager.aclose(nodes)
 
-    async def forget(self) -> None:
+    async def invalidate_slots(self) -> None:
         """Learn the nodes anew with the next call: a time-out that the deadline cut short tells redis-py nothing."""
         self._initialize = True
 
@@ -114,7 +114,7 @@ class ClusterClient(RedisCluster):
         return _ClusterPubSub(self, *args, **options)
 
     async def infos(self, *sections: str) -> list[Mapping[str, object]]:
-        await self.learn()
+        await self.refresh_slots()
         return [await self.info(section, target_nodes=node) for node in self.get_primaries() for section in sections]
 
 
@@ -126,11 +126,11 @@ class _ClusterPubSub(ClusterPubSub):
         self._client = client
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        await self._client.learn()
+        await self._client.refresh_slots()
         try:
             return await super().execute_command(*args, **options)
         except (RedisConnectionError, RedisTimeoutError):
-            await self._client.forget()
+            await self._client.invalidate_slots()
             raise
 
 
@@ -144,13 +144,13 @@ class _CommandsParser(AsyncCommandsParser):
             await super().initialize()
 
 
-async def _wait_for(learning: "asyncio.Future[None]") -> None:
+async def _wait_for(refresh: "asyncio.Future[None]") -> None:
     """Without ending it, if its caller ends."""
-    await asyncio.wait({learning})
-    learning.result()
+    await asyncio.wait({refresh})
+    refresh.result()
 
 
-def _record_slots(learning: "asyncio.Future[None]") -> None:
+def _discard_error(refresh: "asyncio.Future[None]") -> None:
     """Everybody who waited may have gone: Python would complain that nobody took the error."""
-    if not learning.cancelled():
-        learning.exception()
+    if not refresh.cancelled():
+        refresh.exception()

@@ -128,7 +128,7 @@ class TcpConnection(ClosableConnection, Connection):
 class Pool(ConnectionPool):
     """redis-py's, which can forget."""
 
-    async def forget(self) -> None:
+    async def close_idle(self) -> None:
         """Close what is idle, so that the next call connects, and finds out where to, anew. Does not wait."""
         for connection in self._available_connections:
             await connection.disconnect(nowait=True)

@@ -17,7 +17,7 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import RedisError
 
-from gateway.redis.keeper import start_kept
+from gateway.redis.keeper import start_supervised
 
 _SOCKET_MAX_BYTES: Final = 100
 """A unix socket's path is at most 107 bytes on Linux, 103 on macOS."""
@@ -79,7 +79,7 @@ class EmbeddedRedis:
         if lock is None:
             return False
         try:
-            self._keeper = start_kept(self._directory / "redis.users", lock, self._command())
+            self._keeper = start_supervised(self._directory / "redis.users", lock, self._command())
         finally:
             os.close(lock)  # the server and its keeper hold it now: it is free when both are gone, and not before
         return True

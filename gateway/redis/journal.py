@@ -87,7 +87,7 @@ class Journal:
         """Those of every process of this Redis on this machine."""
         return files_of(self._directory, self._redis_id) if self._directory else []
 
-    def tell_others(self) -> None:
+    def log_other_journals(self) -> None:
         """A changed redis.url must not leave settlements behind in silence."""
         if self._directory is None:
             return
@@ -130,7 +130,7 @@ class Journal:
             await asyncio.wait({job}, timeout=_WRITE_TIMEOUT_S)
             if not job.done():
                 self._slow = job
-                self._tell(f"a write takes longer than {_WRITE_TIMEOUT_S:g} s")
+                self._log_problem(f"a write takes longer than {_WRITE_TIMEOUT_S:g} s")
 
     def _write(self) -> None:
         """In the writer's thread."""
@@ -145,9 +145,9 @@ class Journal:
                 self._file.write(lines)
         except OSError as error:
             self._waiting.extendleft(reversed(taken))
-            self._tell(str(error))
+            self._log_problem(str(error))
         else:
-            self._tell("")
+            self._log_problem("")
 
     def _create(self) -> JournalFile:
         """Raises: OSError."""
@@ -162,7 +162,7 @@ class Journal:
         elif self._file:
             self._file.remove()
 
-    def _tell(self, problem: str) -> None:
+    def _log_problem(self, problem: str) -> None:
         """Log a change, not every write."""
         if problem and not self._problem:
             _LOG.error("journal_failed", directory=str(self._directory), detail=problem, remedy=_REMEDY)

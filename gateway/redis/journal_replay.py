@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from gateway.domain.errors import GatewayError
-from gateway.redis.call_guard import NotAskedError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.journal import Journal
 from gateway.redis.journal_file import Entry, JournalFile
 
@@ -34,7 +34,7 @@ class JournalReplayer:
 
     async def run(self) -> None:
         """Never ends by itself."""
-        await asyncio.to_thread(self._journal.tell_others)
+        await asyncio.to_thread(self._journal.log_other_journals)
         try:
             while True:
                 await self.replay()
@@ -82,7 +82,7 @@ class JournalReplayer:
                 _LOG.error("journal_entry_unsupported", entry=key, detail=str(error))
             except GatewayError as error:
                 entries[key] = entries.pop(key)
-                if isinstance(error.__cause__, NotAskedError):
+                if isinstance(error.__cause__, CallNotStartedError):
                     break
                 continue
             done.append(key)

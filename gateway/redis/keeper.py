@@ -32,7 +32,7 @@ def end_with_parent(how: signal.Signals, parent: int) -> bool:
     return os.getppid() == parent
 
 
-def start_kept(users: Path, lock: int, command: list[str]) -> subprocess.Popen[bytes]:
+def start_supervised(users: Path, lock: int, command: list[str]) -> subprocess.Popen[bytes]:
     """Starts a server that stops when no process holds a shared lock on the file `users`.
 
     Returns: its keeper, which runs as long as the server. Both inherit the file descriptor `lock`.
@@ -52,7 +52,7 @@ def _keep(users: str, lock: str, *command: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _ignore)  # a service manager may signal every process of a gateway
     signal.signal(signal.SIGCHLD, _end_with_child)
-    server = subprocess.Popen(  # noqa: S603 - the command of `start_kept`
+    server = subprocess.Popen(  # noqa: S603 - the command of `start_supervised`
         command,
         pass_fds=(int(lock),),
         preexec_fn=partial(_end_child_with, os.getpid()),  # noqa: PLW1509 - this program has one thread

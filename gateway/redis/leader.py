@@ -4,7 +4,7 @@ from typing import Final
 
 from gateway.redis import PREFIX, Client, execute
 
-PROBING: Final = f"{PREFIX}:prober"
+KEY_CHECK_LEADER: Final = f"{PREFIX}:key_check_leader"
 """The turn to ask free pages about the keys that rest."""
 
 
@@ -15,15 +15,15 @@ class LeaderLock:
         self._redis = redis
         self._name = name
         self._own_id = own_id
-        self._kept_ms = max(1, round(every_s * 1000))
+        self._ttl_ms = max(1, round(every_s * 1000))
 
-    async def take(self) -> bool:
+    async def acquire(self) -> bool:
         """Whether it is this process's turn now. Raises: GatewayError REDIS_UNAVAILABLE."""
-        taken = self._redis.set(self._name, self._own_id, nx=True, px=self._kept_ms)
-        return bool(await execute(self._redis, taken, object))
+        acquired = self._redis.set(self._name, self._own_id, nx=True, px=self._ttl_ms)
+        return bool(await execute(self._redis, acquired, object))
 
-    async def keep(self) -> bool:
+    async def renew(self) -> bool:
         """Whether it still is; then for `every_s` from now on. Raises: GatewayError REDIS_UNAVAILABLE."""
         if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
             return False
-        return bool(await execute(self._redis, self._redis.pexpire(self._name, self._kept_ms), bool))
+        return bool(await execute(self._redis, self._redis.pexpire(self._name, self._ttl_ms), bool))

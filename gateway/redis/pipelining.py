@@ -4,7 +4,7 @@ Every request runs several scripts, and with many requests under way most of wha
 there and back (redis-py, two shared cores: 0.12 ms of CPU for one EVALSHA by itself, 0.03 for one of many). It is
 redis-py's connections that carry them, not its `Pipeline`, which packs arguments in Python and sets a time-out for each
 answer: twice the CPU.
-Nothing waits for company: a pipeline is sent as soon as the turn is over, while fewer than `_UNDER_WAY_MAX` are under
+Nothing waits for company: a pipeline is sent as soon as the turn is over, while fewer than `_PIPELINES_MAX` are under
 way. One that breaks breaks for all in it, as the connection of one call would; one deadline, one slot and one leave of
 the guard are for all of it.
 """
@@ -22,13 +22,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.domain.errors import detach
-from gateway.redis.call_guard import CallGuard, NotAskedError, judge
+from gateway.redis.call_guard import CallGuard, CallNotStartedError, judge
 from gateway.redis.circuit_breaker import Outcome
 from gateway.redis.connections import ClosableConnection
 
 _BATCH_MAX: Final = 64
 """Of a tenth of a millisecond each, most of them; the guard gives a long one a longer deadline."""
-_UNDER_WAY_MAX: Final = 2
+_PIPELINES_MAX: Final = 2
 """While one is at the server, the next is on its way; more would only be smaller."""
 
 _ENDED: Final = "this process closed the connection"
@@ -74,16 +74,16 @@ class ScriptPipeline:
         self._guard = guard
         self._waiting: deque[_Call] = deque()
         self._is_due = False
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
 
     async def end(self) -> None:
         """Whoever waits is told that nothing is sent any more; what is under way ends with the guard."""
         for call in self._waiting:
-            call.end(NotAskedError(_ENDED))
+            call.end(CallNotStartedError(_ENDED))
         self._waiting.clear()
         await self._guard.end()
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        if self._in_flight:
+            await asyncio.wait(self._in_flight)
 
     async def run(self, script: LoadedScript, keys: list[str], args: list[Part]) -> object:
         """A script's answer. Raises: TimeoutError, RedisError, OSError."""
@@ -106,16 +106,16 @@ class ScriptPipeline:
 
     def _send(self) -> None:
         self._is_due = False
-        while self._waiting and len(self._under_way) < _UNDER_WAY_MAX:
+        while self._waiting and len(self._in_flight) < _PIPELINES_MAX:
             taken = [self._waiting.popleft() for _ in range(min(_BATCH_MAX, len(self._waiting)))]
             batch = [call for call in taken if not call.answer.done()]  # some callers may have gone
             if batch:
                 task = asyncio.get_running_loop().create_task(self._ask(batch))
-                self._under_way.add(task)
+                self._in_flight.add(task)
                 task.add_done_callback(self._end)
 
     def _end(self, task: "asyncio.Task[None]") -> None:
-        self._under_way.discard(task)
+        self._in_flight.discard(task)
         self._send()
 
     async def _ask(self, batch: list[_Call]) -> None:

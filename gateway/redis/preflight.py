@@ -28,10 +28,10 @@ _WRONG_LOGIN: Final = (
     "Invalid Username or Password",
     "invalid password",
 )
-_PAUSE_AWAY_S: Final = 1.0
+_UNREACHABLE_INTERVAL_S: Final = 1.0
 _ALIVE_S: Final = 60
-_PAUSE_UNFIT_S: Final = 5.0
-_PAUSE_FIT_S: Final = 30.0
+_FAILED_INTERVAL_S: Final = 5.0
+_PASSED_INTERVAL_S: Final = 30.0
 """One that was good may come back from a restart with another configuration."""
 _LOG = structlog.get_logger("imagegate.redis")
 
@@ -41,21 +41,19 @@ async def inspect(redis: Client) -> list[str]:
 
     Raises: GatewayError REDIS_UNAVAILABLE for one that does not answer.
     """
-    if problem := await _closed(redis):
+    if problem := await _access_problem(redis):
         return [problem]
     key = f"{PREFIX}:tenants"
     found = [
         *await _refused(redis, redis.eval("return 1", 1, key), "runs no scripts", "allow EVAL and EVALSHA"),
         *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "runs no scripts", "allow EVALSHA"),
-        *await _refused(
-            redis, redis.publish(f"{PREFIX}:inspection", ""), "passes no messages on", "allow its channels"
-        ),
+        *await _refused(redis, redis.publish(f"{PREFIX}:preflight", ""), "passes no messages on", "allow its channels"),
         *await _unfit(redis),
     ]
     return list(dict.fromkeys(found))
 
 
-async def _closed(redis: Client) -> str | None:
+async def _access_problem(redis: Client) -> str | None:
     """Why it lets nobody in who comes like this: it refuses the first command, so it would refuse all."""
     try:
         await ping(redis)
@@ -71,11 +69,11 @@ async def _closed(redis: Client) -> str | None:
     return None
 
 
-def _login_problem(said: str) -> str | None:
+def _login_problem(message: str) -> str | None:
     """By the words: of a cluster, redis-py passes on nothing else."""
-    if any(words in said for words in _NO_LOGIN):
+    if any(words in message for words in _NO_LOGIN):
         return "redis asks for a password: set redis.password"
-    if any(words in said for words in _WRONG_LOGIN):
+    if any(words in message for words in _WRONG_LOGIN):
         return "redis refuses redis.username or redis.password, or the login in redis.url"
     return None
 
@@ -100,7 +98,7 @@ async def _refusal(redis: Client, call: object) -> ResponseError | None:
 
 
 def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
-    """Whether the server said it, and can serve others."""
+    """Whether the server message it, and can serve others."""
     return isinstance(error, ResponseError) and judge(error) is Outcome.ANSWERED
 
 
@@ -161,9 +159,9 @@ class PreflightMonitor:
         self,
         redis: Client,
         *,
-        pause_away_s: float = _PAUSE_AWAY_S,
-        pause_unfit_s: float = _PAUSE_UNFIT_S,
-        pause_fit_s: float = _PAUSE_FIT_S,
+        pause_away_s: float = _UNREACHABLE_INTERVAL_S,
+        pause_unfit_s: float = _FAILED_INTERVAL_S,
+        pause_fit_s: float = _PASSED_INTERVAL_S,
     ) -> None:
         self._redis = redis
         self._pause_away_s = pause_away_s
@@ -175,20 +173,20 @@ class PreflightMonitor:
 
     async def run(self) -> None:
         """Serving may begin before Redis does; whoever reads the log is told."""
-        is_told = False
+        is_logged = False
         while True:
             known = self.problems
             try:
                 self.problems = tuple(await inspect(self._redis))
                 self.memory = None if self.problems else await read_memory(self._redis)
             except GatewayError as error:
-                if not is_told:
+                if not is_logged:
                     remedy = "check redis.url; requests are answered 503"
                     _LOG.warning("redis_unreachable", detail=error.detail, remedy=remedy)
-                is_told = True
+                is_logged = True
                 await asyncio.sleep(self._pause_away_s)
                 continue
-            is_told = False
+            is_logged = False
             if self.problems and self.problems != known:
                 _LOG.error("redis_unsuitable", problems=self.problems)
             await asyncio.sleep(self._pause_unfit_s if self.problems else self._pause_fit_s)

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from gateway.redis.connections import Pool, TcpConnection
 
-_LOOK_S: Final = 1.0
+_CHECK_INTERVAL_S: Final = 1.0
 
 
 class SentinelConnection(SentinelManagedConnection, TcpConnection):
@@ -26,24 +26,24 @@ class SentinelPool(Pool, SentinelConnectionPool):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
-        self._look_at_s = 0.0
-        self._looking: asyncio.Task[None] | None = None
+        self._next_check_s = 0.0
+        self._check: asyncio.Task[None] | None = None
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:
         now_s = asyncio.get_running_loop().time()
-        if self.master_address and now_s >= self._look_at_s:
-            self._look_at_s = now_s + _LOOK_S
-            self._looking = asyncio.ensure_future(self._look())
-            await asyncio.wait({self._looking})
+        if self.master_address and now_s >= self._next_check_s:
+            self._next_check_s = now_s + _CHECK_INTERVAL_S
+            self._check = asyncio.ensure_future(self._watch_master())
+            await asyncio.wait({self._check})
         return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
 
     async def aclose(self) -> None:
-        if self._looking:
-            await asyncio.wait({self._looking})
+        if self._check:
+            await asyncio.wait({self._check})
         await super().aclose()
         await self.sentinel_manager.aclose()
 
-    async def _look(self) -> None:
+    async def _watch_master(self) -> None:
         """Leave a master that is none any more: this closes the idle connections, and the others after their use."""
         known = self.master_address
         with suppress(RedisError, OSError):

@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 _LOG = structlog.get_logger("imagegate.pool")
-_STRANGERS_S: Final = 5.0
+_UNKNOWN_KEY_WAIT_S: Final = 5.0
 """So long a process that is given keys whose secrets it does not have waits for the configuration of the others."""
-_STRANGERS_PAUSE_S: Final = 0.25
+_UNKNOWN_KEY_PAUSE_S: Final = 0.25
 _LATE_S: Final = 0.25
 """A call that was sent so much later than it was leased is counted from then on."""
 
@@ -69,22 +69,24 @@ class Scheduler:
         """
         asked_s = self._monotonic()
         ends_s = asked_s + lease_request.patience_s
-        strangers: tuple[str, ...] = ()
+        unknown_keys: tuple[str, ...] = ()
         while True:
-            found = await self._lease(replace(lease_request, avoided=lease_request.avoided + strangers), ends_s, left)
+            found = await self._lease(
+                replace(lease_request, avoided=lease_request.avoided + unknown_keys), ends_s, left
+            )
             lease_request = replace(lease_request, asked=found.asked)
             if isinstance(found, NoCapacity):
-                if not strangers or self._monotonic() > asked_s + _STRANGERS_S:
+                if not unknown_keys or self._monotonic() > asked_s + _UNKNOWN_KEY_WAIT_S:
                     return found
-                await asyncio.sleep(_STRANGERS_PAUSE_S)
-                strangers = ()
+                await asyncio.sleep(_UNKNOWN_KEY_PAUSE_S)
+                unknown_keys = ()
                 continue
             key = await self._key_of(lease_request.upstream, found)
             if key:
-                self._queue.hold(lease_request.upstream, found.id)
+                self._queue.track(lease_request.upstream, found.id)
                 return Lease(found.id, key, lease_request.model, lease_request.images, found.taken_s, found.asked)
             await self._leave(lease_request.upstream, found.id)
-            strangers = (*strangers, f"{found.answer.account}/{found.answer.key}")
+            unknown_keys = (*unknown_keys, f"{found.answer.account}/{found.answer.key}")
 
     async def release(self, lease: Lease, report: CallReport) -> None:
         """Give a lease back, whatever became of its call.
@@ -113,7 +115,7 @@ class Scheduler:
                 return True
         return False
 
-    async def look(self) -> list[PoolStatus]:
+    async def snapshot(self) -> list[PoolStatus]:
         """How every upstream, account and key stands.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
@@ -164,7 +166,7 @@ class Scheduler:
                 await self._roster.restore(lease_request.upstream)
                 answer = await self._scripts.run("lease", lease_request.upstream, args)
         except BaseException:  # cancelled, or no answer: the script may have run, or may yet
-            self._queue.abandon(lease_request.upstream, lease_id)
+            self._queue.cancel_later(lease_request.upstream, lease_id)
             raise
         return answer
 
@@ -175,11 +177,11 @@ class Scheduler:
 
         Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
-        leaving, place = asyncio.ensure_future(left()), self._queue.enter(upstream, lease_id)
+        leaving, place = asyncio.ensure_future(left()), self._queue.join(upstream, lease_id)
         try:
             while True:
                 wake = await self._queue.sleep(place, leaving, max(0.0, ends_s - self._monotonic()))
-                if wake is not WakeReason.GIVEN:
+                if wake is not WakeReason.ASSIGNED:
                     break
                 taken_s = self._monotonic()
                 answer = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
@@ -188,15 +190,15 @@ class Scheduler:
                 if answer.decision != "wait":
                     return None
         except BaseException:
-            self._queue.abandon(upstream, lease_id)
+            self._queue.cancel_later(upstream, lease_id)
             raise
         finally:
             leaving.cancel()
             self._queue.leave(place)
-        if wake is WakeReason.GONE:
+        if wake is WakeReason.FORGOTTEN:
             return None
         await self._leave(upstream, lease_id)
-        if wake is WakeReason.LEFT:
+        if wake is WakeReason.DISCONNECTED:
             raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
         return None
 
@@ -205,7 +207,7 @@ class Scheduler:
         try:
             await self._scripts.run("cancel", upstream, [lease_id])
         except BaseException as error:
-            self._queue.abandon(upstream, lease_id)
+            self._queue.cancel_later(upstream, lease_id)
             if not isinstance(error, GatewayError):
                 raise
 
@@ -218,7 +220,7 @@ class Scheduler:
             try:
                 await self._roster.refresh(upstream)
             except BaseException:
-                self._queue.abandon(upstream, taken.id)
+                self._queue.cancel_later(upstream, taken.id)
                 raise
             key = self._roster.find(*named)
         if key is None:

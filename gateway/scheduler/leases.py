@@ -11,10 +11,10 @@ from gateway.domain.errors import ErrorCode
 class RetryKind(Enum):
     """Whether a call repeats one that failed; the value is lua/pool/lease.lua's."""
 
-    NO = 0
-    OF_ILL_UPSTREAM = 1
+    FIRST = 0
+    RETRY = 1
     """It counts against the retry budget, and is refused beyond it."""
-    OF_BAD_KEY = 2
+    FAILOVER = 2
     """It counts, but is never refused: the bad key is out of rotation, so the retry worsens no outage."""
 
 
@@ -40,7 +40,7 @@ class LeaseRequest:
     """The longest wait; 0 does not wait."""
     asked: str = ""
     """`asked` of an earlier lease for the same call, whose place in the queue it keeps."""
-    repeat: RetryKind = RetryKind.NO
+    repeat: RetryKind = RetryKind.FIRST
     avoided: tuple[str, ...] = ()
     """Ids of keys, or "ACCOUNT/" for a whole account."""
     priority: Priority = Priority.INTERACTIVE

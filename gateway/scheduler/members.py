@@ -47,7 +47,7 @@ class AccountRegistry:
         self,
         redis: Client,
         scripts: Scripts,
-        vault: SecretBox | None,
+        secret_box: SecretBox | None,
         clock: Callable[[], float],
         *,
         process: str,
@@ -56,7 +56,7 @@ class AccountRegistry:
         self._redis = redis
         self._clock = clock
         self._scripts = scripts
-        self._vault = vault
+        self._secret_box = secret_box
         self._process = process
         self._audit_keep_s = audit_keep_s
         self._pools: dict[str, Pool] = {}
@@ -112,7 +112,7 @@ class AccountRegistry:
         }
         self._unapplied = set(self._pools)
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Let this process's configuration count, and apply what could not be applied; for ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
@@ -126,7 +126,7 @@ class AccountRegistry:
         """Let this process's configuration count no more, as the process ends."""
         for pool in self._pools.values():
             with suppress(GatewayError):
-                said = msgspec.json.encode(self._holding(pool)).decode()
+                said = msgspec.json.encode(self._heartbeat_fields(pool)).decode()
                 await self._scripts.run("members", pool.upstream, ["withdraw", said, ""])
 
     async def _renew(self, upstream: str) -> None:
@@ -135,7 +135,7 @@ class AccountRegistry:
         if pool is None:
             return
         if upstream not in self._unapplied:
-            said = msgspec.json.encode(self._holding(pool)).decode()
+            said = msgspec.json.encode(self._heartbeat_fields(pool)).decode()
             found = await self._scripts.run("members", upstream, ["renew", said, ""])
             if found.decision != "unknown":
                 return
@@ -147,11 +147,11 @@ class AccountRegistry:
         pool = self._pools.get(upstream)
         if pool is None:
             return
-        said = self._holding(pool) | describe(pool)
+        said = self._heartbeat_fields(pool) | describe(pool)
         await self._scripts.run("members", upstream, ["declare", msgspec.json.encode(said).decode(), ""])
         self._unapplied.discard(upstream)
 
-    def _holding(self, pool: Pool) -> dict[str, object]:
+    def _heartbeat_fields(self, pool: Pool) -> dict[str, object]:
         """Which configuration this process has: it counts as long as one that has it lives."""
         return {"process": self._process, "digest": digest_of(pool), "until_us": round(_HOLD_S * 1e6)}
 
@@ -171,14 +171,14 @@ class AccountRegistry:
     async def add(self, key: ProviderKey, limits: AccountLimits | None, actor: Actor) -> None:
         """Bring in another key, of an account that there is or a new one.
 
-        Raises: GatewayError CONFLICT (there is one of that name, or no vault), NOT_FOUND, REDIS_UNAVAILABLE.
+        Raises: GatewayError CONFLICT (there is one of that name, or no secret_box), NOT_FOUND, REDIS_UNAVAILABLE.
         """
-        if self._vault is None:
+        if self._secret_box is None:
             raise GatewayError(
                 ErrorCode.CONFLICT,
                 "Keys cannot be added: set [pool] encryption_keys, with which their secrets are kept encrypted.",
             )
-        sealed = self._vault.seal(key.secret.reveal(), f"{key.upstream}/{key.id}")
+        sealed = self._secret_box.seal(key.secret.reveal(), f"{key.upstream}/{key.id}")
         given = asdict(limits or AccountLimits())
         kept = _AddedKey(sealed, key.secret.fingerprint, given, int(self._clock()), actor.name)
         after = {"fingerprint": key.secret.fingerprint, **(given if limits else {})}
@@ -203,7 +203,7 @@ class AccountRegistry:
             )
         await self.refresh(upstream)
 
-    async def hold(self, upstream: str, account: str, key: str | None, state: KeyState, actor: Actor) -> None:
+    async def set_state(self, upstream: str, account: str, key: str | None, state: KeyState, actor: Actor) -> None:
         """READY lets it be used again, DISABLED and DRAINING do not; without a key, the whole account.
 
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
@@ -277,14 +277,14 @@ class AccountRegistry:
 
     def _unseal(self, sealed: str, name: str) -> str:
         """Raises: VaultError."""
-        if self._vault is None:
+        if self._secret_box is None:
             raise DecryptionError("no [pool] encryption_keys are set")
-        return self._vault.open(sealed, name)
+        return self._secret_box.open(sealed, name)
 
     async def _reseal(self, upstream: str, member: str, added: _AddedKey, secret: Secret) -> None:
         """Put what an old encryption key sealed under the present one."""
-        if self._vault is None or self._vault.is_current(added.sealed):
+        if self._secret_box is None or self._secret_box.is_current(added.sealed):
             return
-        sealed = self._vault.seal(secret.reveal(), f"{upstream}/{member}")
+        sealed = self._secret_box.seal(secret.reveal(), f"{upstream}/{member}")
         text = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed)).decode()
         await self._scripts.run("members", upstream, ["reseal", member, text])

@@ -62,7 +62,7 @@ SHARED: Final = (
 """What stands before each script, in this order."""
 ACTS: Final = ("lease", "claim", "cancel", "heartbeat", "release", "members", "snapshot", "has_capacity")
 _DAY_S: Final = 86_400
-_KEPT_MAX: Final = 64
+_CACHED_KEYS_MAX: Final = 64
 """Upstreams and days."""
 UPSTREAM: Final = "*"
 """The subject of what concerns an upstream as a whole."""
@@ -98,7 +98,7 @@ def record(upstream: str, name: str) -> str:
     return f"{PREFIX}:{{pool:{upstream}}}:{name}"
 
 
-@lru_cache(maxsize=_KEPT_MAX)
+@lru_cache(maxsize=_CACHED_KEYS_MAX)
 def _keys(upstream: str, day: int) -> list[str]:
     """What every script is given; `day` since the epoch."""
     today = time.strftime("%Y%m%d", time.gmtime(day * _DAY_S))
@@ -122,15 +122,15 @@ class Scripts:
         text = str(await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S)), args))
         if '"events"' in text:
             for event in msgspec.json.decode(text, type=_StateChanges).events:
-                self._tell(upstream, *event)
+                self._log_state_change(upstream, *event)
         return text
 
-    def _tell(self, upstream: str, subject: str, state: str, error_code: str) -> None:
+    def _log_state_change(self, upstream: str, subject: str, state: str, error_code: str) -> None:
         member, _, model = subject.partition("|")
         account, _, key = ("", "", "") if member == UPSTREAM else member.partition("/")
         self._metrics.pool_state_changes.labels(upstream, account, key, state, error_code or "none").inc()
         named = {"account": account, "key": key, "model": model}
-        told = {name: value for name, value in named.items() if value}
+        labels = {name: value for name, value in named.items() if value}
         if subject == UPSTREAM and error_code == ErrorCode.KEY_INVALID.value and state == "quarantined":
             _LOG.error(
                 "all_provider_keys_rejected",
@@ -138,4 +138,4 @@ class Scripts:
                 detail="every key is refused",
                 remedy="is base_url of the keys' region? are the secrets the right ones?",
             )
-        _LOG.warning("pool_state_changed", upstream=upstream, **told, state=state, error_code=error_code or None)
+        _LOG.warning("pool_state_changed", upstream=upstream, **labels, state=state, error_code=error_code or None)

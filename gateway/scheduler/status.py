@@ -1,4 +1,4 @@
-"""How the pool stands, as people and metrics are told: lua/pool/look.lua's answer, read."""
+"""How the pool stands, as people and metrics are told: lua/pool/snapshot.lua's answer, read."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -66,14 +66,14 @@ class PoolStatus(Health):
     accounts: tuple[AccountStatus, ...]
 
 
-class _Rest(msgspec.Struct, frozen=True):
+class _Cooldown(msgspec.Struct, frozen=True):
     state: str
     error_code: str
     since_us: float
     until_us: float
 
 
-class _Hold(msgspec.Struct, frozen=True):
+class _StateOverride(msgspec.Struct, frozen=True):
     state: str
     since_us: float
     by: str
@@ -83,8 +83,8 @@ class _Key(msgspec.Struct, frozen=True):
     name: str
     fingerprint: str
     is_added: bool = False
-    held: _Hold | None = None
-    rest: _Rest | None = None
+    held: _StateOverride | None = None
+    rest: _Cooldown | None = None
 
 
 class _Limits(msgspec.Struct, frozen=True):
@@ -105,50 +105,51 @@ class _Account(msgspec.Struct, frozen=True):
     keys: tuple[_Key, ...]
     images_today: int = 0
     usd_micros_today: int = 0
-    held: _Hold | None = None
-    rest: _Rest | None = None
+    held: _StateOverride | None = None
+    rest: _Cooldown | None = None
 
 
-class _ModelRest(msgspec.Struct, frozen=True):
+class _ModelCooldown(msgspec.Struct, frozen=True):
     member: str
     model: str
-    rest: _Rest
+    rest: _Cooldown
 
 
-class _Look(msgspec.Struct, frozen=True):
+class _Snapshot(msgspec.Struct, frozen=True):
     decision: str
     now_us: float = 0
     waiting: int = 0
     free: int = 0
     calls: float = 0
     retries: float = 0
-    rest: _Rest | None = None
+    rest: _Cooldown | None = None
     accounts: tuple[_Account, ...] = ()
-    models: tuple[_ModelRest, ...] = ()
+    models: tuple[_ModelCooldown, ...] = ()
 
 
 def read_status(upstream: str, text: str) -> PoolStatus:
     """An upstream that Redis does not know yet has no accounts."""
-    look = msgspec.json.decode(text, type=_Look, strict=False)
-    models = {entry.member: entry for entry in look.models}
+    snapshot = msgspec.json.decode(text, type=_Snapshot, strict=False)
+    models = {entry.member: entry for entry in snapshot.models}
     accounts = tuple(
-        _account(upstream, account, models, look.now_us) for account in sorted(look.accounts, key=lambda one: one.name)
+        _account(upstream, account, models, snapshot.now_us)
+        for account in sorted(snapshot.accounts, key=lambda one: one.name)
     )
     return PoolStatus(
-        **_standing(None, look.rest, look.now_us),
+        **_health(None, snapshot.rest, snapshot.now_us),
         upstream=upstream,
-        waiting=look.waiting,
-        free=look.free,
-        calls_last_minute=round(look.calls),
-        retries_last_minute=round(look.retries),
+        waiting=snapshot.waiting,
+        free=snapshot.free,
+        calls_last_minute=round(snapshot.calls),
+        retries_last_minute=round(snapshot.retries),
         accounts=accounts,
     )
 
 
-def _account(upstream: str, account: _Account, models: dict[str, _ModelRest], now_us: float) -> AccountStatus:
+def _account(upstream: str, account: _Account, models: dict[str, _ModelCooldown], now_us: float) -> AccountStatus:
     limits = account.limits
     return AccountStatus(
-        **_standing(account.held, account.rest, now_us),
+        **_health(account.held, account.rest, now_us),
         upstream=upstream,
         name=account.name,
         limits=AccountLimits(
@@ -165,13 +166,13 @@ def _account(upstream: str, account: _Account, models: dict[str, _ModelRest], no
     )
 
 
-def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelRest], now_us: float) -> KeyStatus:
-    standing, model = _standing(key.held, key.rest, now_us), None
+def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelCooldown], now_us: float) -> KeyStatus:
+    health, model = _health(key.held, key.rest, now_us), None
     concerned = models.get(f"{account}/{key.name}")
-    if standing["state"] is KeyState.READY and concerned:
-        standing, model = _standing(None, concerned.rest, now_us), concerned.model
+    if health["state"] is KeyState.READY and concerned:
+        health, model = _health(None, concerned.rest, now_us), concerned.model
     return KeyStatus(
-        **standing,
+        **health,
         upstream=upstream,
         account=account,
         name=key.name,
@@ -191,7 +192,7 @@ class _Fields(TypedDict):
     held_by: str | None
 
 
-def _standing(hold: _Hold | None, rest: _Rest | None, now_us: float) -> _Fields:
+def _health(hold: _StateOverride | None, rest: _Cooldown | None, now_us: float) -> _Fields:
     """A person's word comes first."""
     if hold:
         since_s = round(hold.since_us / 1e6)

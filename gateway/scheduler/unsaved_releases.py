@@ -26,7 +26,7 @@ class Releases:
         self._scripts = scripts
         self._journal = journal
 
-    async def keep(self, lease: Lease, report: CallReport) -> None:
+    async def journal(self, lease: Lease, report: CallReport) -> None:
         """Journals a success for the account's daily sums; its effect on health is out of date by the replay."""
         if not report.images:
             return

@@ -53,7 +53,7 @@ class ApiKeyStore:
         self._credentials = credentials
         self._changes = changes
         self._clock = clock
-        self._unlink = load_script(redis, "tenants/delete_lookup")
+        self._unindex = load_script(redis, "tenants/delete_lookup")
 
     async def create(
         self,
@@ -68,14 +68,14 @@ class ApiKeyStore:
         secret = generate_api_key()
         key = ApiKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
-        await self.link(key)
+        await self.index(key)
         await retrying(partial(self._create, key, keyed_hash, actor))
         return CreatedApiKey(key, secret)
 
     async def _create(self, key: ApiKey, keyed_hash: str, actor: Actor) -> None:
         created_at = await execute(self._redis, self._redis.hget(tenant_record(key.tenant), "created_at"), str)
         if not created_at:
-            await self.unlink(key.id, key.tenant)
+            await self.unindex(key.id, key.tenant)
             raise no_tenant(key.tenant)
         act = AuditEvent(actor, "key.create", key.tenant, key.id, after=describe_key(key))
         is_there = FieldUpdate(HashKind.TENANT, "created_at", created_at, created_at)
@@ -96,9 +96,9 @@ class ApiKeyStore:
         exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
-        kept = [self._kept(key_id, tenant, text) for key_id, text in texts.items()]
-        await self._delete_expired(tenant, [entry for entry in kept if self._is_over(entry.key)])
-        valid = [entry.key for entry in kept if not self._is_over(entry.key)]
+        stored = [self._kept(key_id, tenant, text) for key_id, text in texts.items()]
+        await self._delete_expired(tenant, [entry for entry in stored if self._is_over(entry.key)])
+        valid = [entry.key for entry in stored if not self._is_over(entry.key)]
         return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
 
     async def update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
@@ -106,16 +106,16 @@ class ApiKeyStore:
         return await retrying(partial(self._update, key_id, change, actor))
 
     async def _update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
-        kept = await self._read(key_id)
-        after = change(kept.key)
-        if after == kept.key:
+        stored = await self._read(key_id)
+        after = change(stored.key)
+        if after == stored.key:
             return after
-        longest = replace(after, expires_at=_later(kept.key.expires_at, after.expires_at))
-        await self.link(longest)
-        act = AuditEvent(actor, "key.update", after.tenant, key_id, describe_key(kept.key), describe_key(after))
-        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, kept.text, kept.with_key(after))])
+        longest = replace(after, expires_at=_later(stored.key.expires_at, after.expires_at))
+        await self.index(longest)
+        act = AuditEvent(actor, "key.update", after.tenant, key_id, describe_key(stored.key), describe_key(after))
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, stored.text, stored.with_key(after))])
         if after.expires_at != longest.expires_at:
-            await self.link(after)
+            await self.index(after)
         return after
 
     async def rotate(self, key_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
@@ -126,8 +126,8 @@ class ApiKeyStore:
         return await retrying(partial(self._rotate, key_id, grace_s, actor))
 
     async def _rotate(self, public_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
-        kept = await self._read(public_id)
-        if kept.key.is_declared:
+        stored = await self._read(public_id)
+        if stored.key.is_declared:
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,
                 f"The key '{public_id}' stands in the configuration: declare a second one there ([[tenants.keys]]), "
@@ -136,42 +136,42 @@ class ApiKeyStore:
         secret = generate_api_key(public_id)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
         until = int(self._clock()) + grace_s
-        text = write_key(kept.key, keyed_hash, kept.record.keyed_hash if grace_s else "", until if grace_s else 0)
-        described = describe_key(kept.key)
+        text = write_key(stored.key, keyed_hash, stored.record.keyed_hash if grace_s else "", until if grace_s else 0)
+        described = describe_key(stored.key)
         act = AuditEvent(
-            actor, "key.rotate", kept.key.tenant, public_id, described, described | {"old_secret_until": until}
+            actor, "key.rotate", stored.key.tenant, public_id, described, described | {"old_secret_until": until}
         )
-        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, public_id, kept.text, text)])
-        return CreatedApiKey(replace(kept.key, old_secret_until=until if grace_s else None), secret)
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, public_id, stored.text, text)])
+        return CreatedApiKey(replace(stored.key, old_secret_until=until if grace_s else None), secret)
 
     async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
         """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return await retrying(partial(self._revoke, key_id, actor))
 
     async def _revoke(self, key_id: str, actor: Actor) -> ApiKey:
-        kept = await self._read(key_id)
-        act = AuditEvent(actor, "key.revoke", kept.key.tenant, key_id, before=describe_key(kept.key))
-        gone = FieldUpdate(HashKind.KEYS, key_id, kept.text, None)
-        await self._changes.make(act, [gone], revoked_key=key_id if kept.key.is_declared else "")
-        await self.unlink(key_id, kept.key.tenant)
-        return kept.key
+        stored = await self._read(key_id)
+        act = AuditEvent(actor, "key.revoke", stored.key.tenant, key_id, before=describe_key(stored.key))
+        gone = FieldUpdate(HashKind.KEYS, key_id, stored.text, None)
+        await self._changes.make(act, [gone], revoked_key=key_id if stored.key.is_declared else "")
+        await self.unindex(key_id, stored.key.tenant)
+        return stored.key
 
-    async def link(self, key: ApiKey) -> str:
+    async def index(self, key: ApiKey) -> str:
         """Let a key be found by its public id, until it expires. Returns: whose it was before."""
         call = self._redis.set(lookup_record(key.id), key.tenant, exat=key.expires_at, get=True)
         return await execute(self._redis, call, str) or ""
 
-    async def unlink(self, key_id: str, tenant: str) -> None:
+    async def unindex(self, key_id: str, tenant: str) -> None:
         """Let a key be found no longer, unless it is another tenant's by now."""
-        await self._unlink([lookup_record(key_id)], [tenant])
+        await self._unindex([lookup_record(key_id)], [tenant])
 
     async def _read(self, key_id: str) -> _StoredKey:
         tenant = await execute(self._redis, self._redis.get(lookup_record(key_id)), str)
         text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
-        kept = self._kept(key_id, tenant, text) if text else None
-        if kept is None or self._is_over(kept.key):
+        stored = self._kept(key_id, tenant, text) if text else None
+        if stored is None or self._is_over(stored.key):
             raise _no_key(key_id)
-        return kept
+        return stored
 
     def _kept(self, key_id: str, tenant: str, text: str) -> _StoredKey:
         record = read_key(text)

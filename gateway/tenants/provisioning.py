@@ -32,9 +32,9 @@ from gateway.tenants.records import (
 from gateway.tenants.store import tenant_act, tenant_edits
 from gateway.tenants.transactions import FieldUpdate, HashKind, TenantTransactions, retrying
 
-DECLARED: Final = f"{PREFIX}:declared"
+PROVISIONED_TENANTS: Final = f"{PREFIX}:provisioned_tenants"
 """The set of names that stand in the configuration, or did when it was last applied."""
-MARKER: Final = f"{PREFIX}:declaration"
+PROVISIONING_DIGEST: Final = f"{PREFIX}:provisioning_digest"
 """A digest of what was applied last; without it Redis has lost its memory."""
 _LOOK_S: Final = 2.0
 _START_S: Final = 3.0
@@ -79,7 +79,7 @@ class TenantProvisioner:
         self._declared = tuple(declared)
         self._look_s = look_s
         self._is_applied = False
-        self._turn = asyncio.Lock()
+        self._leader = asyncio.Lock()
 
     async def start(self) -> None:
         """The first application. Without Redis serving begins all the same: `keep` applies it as soon as it can."""
@@ -89,7 +89,7 @@ class TenantProvisioner:
         except (GatewayError, TimeoutError) as error:
             _LOG.warning("tenant_provisioning_pending", detail=str(error), retry_in_s=self._look_s)
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Apply what could not be applied, and again when Redis has lost its memory; runs for ever."""
         while True:
             await asyncio.sleep(self._look_s)
@@ -106,25 +106,25 @@ class TenantProvisioner:
 
     async def apply(self) -> None:
         """Make Redis hold what is declared. Raises: GatewayError REDIS_UNAVAILABLE."""
-        async with self._turn:
+        async with self._leader:
             declared = self._declared
             if declared:
                 await self._apply(declared)
-            await execute(self._redis, self._redis.set(MARKER, _digest(declared)), object)
+            await execute(self._redis, self._redis.set(PROVISIONING_DIGEST, _digest(declared)), object)
             self._is_applied = declared is self._declared
 
     async def _apply(self, tenants: Sequence[ProvisionedTenant]) -> None:
         names = {declared.tenant.name for declared in tenants}
-        for known in (NAMES, DECLARED):
+        for known in (NAMES, PROVISIONED_TENANTS):
             await execute(self._redis, self._redis.sadd(known, *names), int)
         for declared in tenants:
             await self._apply_tenant(declared)
-        for name in sorted(await execute(self._redis, self._redis.smembers(DECLARED), set[str]) - names):
+        for name in sorted(await execute(self._redis, self._redis.smembers(PROVISIONED_TENANTS), set[str]) - names):
             await self._retire(name)
         _LOG.info("tenants_provisioned", tenants=len(names))
 
     async def _look(self) -> None:
-        if self._is_applied and await execute(self._redis, self._redis.exists(MARKER), bool):
+        if self._is_applied and await execute(self._redis, self._redis.exists(PROVISIONING_DIGEST), bool):
             return
         if self._is_applied:
             _LOG.error(
@@ -165,7 +165,7 @@ class TenantProvisioner:
         if is_revoked:
             _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
             return
-        owner = await self._keys.link(key)
+        owner = await self._keys.index(key)
         if owner and owner != key.tenant:
             await self._revoke(owner, key.id)
         if not text:
@@ -197,12 +197,12 @@ class TenantProvisioner:
             described = describe_key(read_key(text).key(key_id, tenant))
             act = AuditEvent(CONFIGURATION, "key.revoke", tenant, key_id, before=described)
             await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, text, None)])
-        await self._keys.unlink(key_id, tenant)
+        await self._keys.unindex(key_id, tenant)
 
     async def _retire(self, name: str) -> None:
         """Disable a tenant that stands in the configuration no longer; everything of it is kept."""
         await retrying(partial(self._disable, name))
-        await execute(self._redis, self._redis.srem(DECLARED, name), int)
+        await execute(self._redis, self._redis.srem(PROVISIONED_TENANTS, name), int)
 
     async def _disable(self, name: str) -> None:
         fields = await execute(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from gateway.domain.errors import ErrorCode, KeyState
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import PROBING, LeaderLock
+from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler.status import Health
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, serving
@@ -45,8 +45,8 @@ async def probing(
 ) -> AsyncIterator[KeyHealthMonitor]:
     """A prober that does not wait between its questions and has the turn."""
     async with connected(redis_url) as redis, AiohttpTransport() as transport:
-        turn = LeaderLock(redis, PROBING, "me", every_s)
-        await turn.take()
+        turn = LeaderLock(redis, KEY_CHECK_LEADER, "me", every_s)
+        await turn.acquire()
         yield KeyHealthMonitor(
             asking(transport, url, provider),
             found,
@@ -205,7 +205,7 @@ async def test_a_key_that_cannot_be_settled_keeps_no_other(redis_url: str, simul
 async def test_who_has_lost_the_turn_asks_no_more(redis_url: str, simulator: Simulator) -> None:
     found = books(account(key("good-1", ErrorCode.KEY_INVALID)))
     async with connected(redis_url) as redis, probing(redis_url, simulator.url, found) as prober:
-        await redis.set(PROBING, "you")
+        await redis.set(KEY_CHECK_LEADER, "you")
         await prober.probe_resting()
     assert [] == found.told
 
@@ -221,7 +221,7 @@ async def test_of_many_processes_one_asks_and_a_redis_that_fails_ends_none(redis
     found.failures = [ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_UNAVAILABLE]
     with serving(app) as url:
         async with AiohttpTransport() as transport, connected(redis_url) as redis:
-            turns = [LeaderLock(redis, PROBING, f"process-{number}", 1.0) for number in range(4)]
+            turns = [LeaderLock(redis, KEY_CHECK_LEADER, f"process-{number}", 1.0) for number in range(4)]
             pages = asking(transport, url)
             background_tasks = [
                 KeyHealthMonitor(pages, found, found, turn, lambda: 0.0, Suspects(lambda: 0.0), every_s=1.0)

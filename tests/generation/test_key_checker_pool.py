@@ -10,7 +10,7 @@ import pytest
 from gateway.domain.errors import ErrorCode, KeyState
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import PROBING, LeaderLock
+from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler import CallReport
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, simulating
@@ -39,8 +39,8 @@ async def pool_and_prober(
 ) -> AsyncIterator[tuple[Process, KeyHealthMonitor]]:
     """The real pool of one account, and a prober that has the turn."""
     async with connected(redis_url) as redis, AiohttpTransport() as transport:
-        turn = LeaderLock(redis, PROBING, "me", 60)
-        await turn.take()
+        turn = LeaderLock(redis, KEY_CHECK_LEADER, "me", 60)
+        await turn.acquire()
         async with pooling(redis, account("main", *keys)) as process:
             pages = asking(transport, provider.url)
             yield (
@@ -71,7 +71,7 @@ async def test_what_is_mended_at_the_provider_comes_back_by_itself(
         await prober.probe_resting()
         lease = await process.take()
         await process.pool.release(lease, CallReport(images=1))
-        [line] = await process.pool.look()
+        [line] = await process.pool.snapshot()
     assert (KeyState.READY, KeyState.READY) == (line.accounts[0].state, line.accounts[0].keys[0].state)
 
 
@@ -82,7 +82,7 @@ async def test_a_used_up_plan_rests_until_the_page_says_that_it_is_released(
         order(provider, "accounts/main", 2056, remains_ms=600_000)
         await fail_with(process, ErrorCode.QUOTA_EXHAUSTED_PLAN)
         await prober.probe_resting()
-        [line] = await process.pool.look()
+        [line] = await process.pool.snapshot()
     left_s = (line.accounts[0].until_s or 0) - time.time()
     assert KeyState.COOLING is line.accounts[0].state
     assert 500 < left_s < 602

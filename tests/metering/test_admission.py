@@ -258,7 +258,7 @@ async def test_a_settlement_runs_twice_and_moves_nothing_the_second_time(each_re
         reservation = await buy(admission, caller, 2)
         before = await everything(redis)
         for _ in range(3):
-            admission._owed[reservation.id] = reservation
+            admission._unsettled[reservation.id] = reservation
             await admission._settle_all()
         await admission.settle_expired("acme", reservation.id)
         assert before == await everything(redis)
@@ -462,7 +462,7 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
         )
         async with admitted(admission, caller, 4) as reservation:
             pass
-        looked = await admission.look(caller)
+        looked = await admission.peek_rates(caller)
         refused = await refusal(admission, caller, 10)
     assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == reservation.rates
     assert looked.images == Rate(9, 9, 0)  # the request came to nothing
@@ -557,9 +557,9 @@ async def test_what_redis_does_not_take_is_settled_when_it_is_back(redis_url: st
                 async with admitted(admission, caller, 2) as reservation:
                     (await reservation.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
                     other.client_pause(1200)
-                assert 1 == len(admission._owed)
+                assert 1 == len(admission._unsettled)
                 with anyio.fail_after(20):
-                    while admission._owed:  # noqa: ASYNC110 - the program has no event for its tests
+                    while admission._unsettled:  # noqa: ASYNC110 - the program has no event for its tests
                         await asyncio.sleep(0.05)
                 group.cancel_scope.cancel()
         usage = await admission.usage("acme")
@@ -767,10 +767,10 @@ async def test_an_outage_forgets_nothing_however_long_it_lasts(redis_url: str) -
         admission.mark_data_suspect()
         admission._recall(is_back=False)
         admission._recall(is_back=True)
-        assert {reservation.id} == set(admission._owed)
+        assert {reservation.id} == set(admission._unsettled)
         assert await admission._settle_all()
         admission._recall(is_back=False)
-        assert ([], {}) == (list(admission._remembered), admission._owed)
+        assert ([], {}) == (list(admission._remembered), admission._unsettled)
         assert 1 == len(await ledger(redis))
 
 
@@ -781,9 +781,9 @@ async def test_an_admission_that_was_never_sent_is_not_owed(redis_url: str) -> N
         await patient.client_pause(2000)
         while not redis.guard.breaker.is_open:
             await refusal(admission, caller)
-        doubtful = len(admission._owed)
+        doubtful = len(admission._unsettled)
         for _ in range(20):
             await refusal(admission, caller)
-        assert len(admission._owed) <= doubtful + 1  # a probe may have been among them
+        assert len(admission._unsettled) <= doubtful + 1  # a probe may have been among them
         await asyncio.sleep(2.5)
         await admission.flush()

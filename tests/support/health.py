@@ -13,7 +13,7 @@ PERSON = Actor("ann")
 
 
 async def look(process: Process) -> PoolStatus:
-    return (await process.pool.look())[0]
+    return (await process.pool.snapshot())[0]
 
 
 async def standings(process: Process) -> dict[str, Health]:

@@ -139,7 +139,7 @@ async def pooling(
     pool = Scheduler(scripts, roster, queue, clock, time.monotonic, lease_s)
     if not is_new:
         await roster.declare(pools)
-    background_tasks = [asyncio.ensure_future(run()) for run in (queue.run_heartbeat, queue.listen, roster.keep)]
+    background_tasks = [asyncio.ensure_future(run()) for run in (queue.run_heartbeat, queue.listen, roster.run)]
     try:
         yield Process(pool, roster, queue, metrics)
     finally:

@@ -22,7 +22,7 @@ class Books:
     failures: list[ErrorCode] = field(default_factory=list)
     """What the next tellings fail with."""
 
-    async def look(self) -> list[PoolStatus]:
+    async def snapshot(self) -> list[PoolStatus]:
         return self.lines
 
     def known(self, upstream: str) -> Mapping[str, ProviderKey]:
