@@ -1,9 +1,8 @@
-"""What every call to Redis passes through: one deadline, one breaker, and a bound on the calls under way.
+"""Deadline, circuit breaker and concurrency limit for every call to Redis.
 
-The deadline judges Redis and nothing else. It begins with the call's turn, counts only time in which the event loop
-turned (see patience.py), grows with the scripts that are in flight, and begins again whenever a call that was sent
-before is answered. The wait for a turn needs no bound: the calls before it are answered or fail, and it ends at once
-when the breaker opens.
+The deadline measures Redis only. It starts when the call gets a slot and counts only time in which the event loop
+ran (see deadlines.py). It grows with the number of scripts in flight, and restarts when an earlier call gets its
+reply. Waiting for a slot needs no deadline: earlier calls finish or fail, and an open breaker rejects all waiters.
 """
 
 import asyncio
@@ -26,10 +25,11 @@ from gateway.redis.circuit_breaker import Breaker, ConcurrencyLimiter, Outcome, 
 from gateway.redis.deadlines import DEADLINE, Countdown
 
 CALLS_MAX: Final = 32
-"""Calls under way, and so connections, of one process. More do not make one server faster, and each costs it memory."""
+"""Limit on concurrent calls, and so connections, of one process. More do not speed up one server, and each costs
+memory."""
 _SCRIPTS_PER_DEADLINE: Final = 16
-"""So many scripts in flight add one deadline: the server runs them one after another, and all of what has arrived, from
-any process, before it sends the first answer."""
+"""Scripts in flight that add one more deadline. The server runs all received scripts, of any process, before it
+replies."""
 _CANCEL_INTERVAL_S: Final = 1.0
 _BREAKER_OPEN: Final = "circuit breaker open after recent timeouts; retrying within 1 s"
 _LOG = structlog.get_logger("imagegate.redis")
@@ -37,51 +37,53 @@ _T = TypeVar("_T")
 
 
 class CallNotStartedError(RedisConnectionError):
-    """The call was never begun: the breaker was open."""
+    """The breaker was open; the call was not started."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _ReplyDeadline(Countdown):
-    """Of the server, as a call in flight knows it: since the last answer that shows that the server works."""
+    """Deadline of a call in flight, measured from the last reply that proves the server works."""
 
     scripts: int
     answers: Sized
-    """Those of its own, as they come."""
+    """The call's own replies, as they arrive."""
     seen: int = 0
 
     def extend_for(self, scripts: int) -> None:
-        """That so many are in flight; the most of them count, as the answers to all may come at once."""
+        """Extends the deadline for this many scripts in flight. The maximum counts: all replies may arrive together."""
         self.patience = max(self.patience, DEADLINE + DEADLINE * scripts // _SCRIPTS_PER_DEADLINE)
 
     def note_replies(self) -> None:
-        """Whether answers have come."""
+        """Restarts the deadline if new replies arrived."""
         if len(self.answers) > self.seen:
             self.seen = len(self.answers)
             self.restart()
 
 
 class CallGuard:
-    """For one client.
+    """Guards the calls of one client.
 
-    `reset` closes idle connections, without waiting: they may lead to a server that is gone or no longer the master.
+    `reset` closes idle connections without waiting: they may lead to a dead server or a former master.
     """
 
     def __init__(self, deadline_s: float, reset: Callable[[], Awaitable[None]]) -> None:
         self.breaker = Breaker(time.monotonic)
         self.on_opened: Callable[[], None] = lambda: None
-        """What is to be done when the breaker opens, or a cluster has another primary: it may know less."""
+        """Called when the breaker opens, or when a cluster has a new primary, which may lack the last writes."""
         self._deadline_s = deadline_s
         self._reset = reset
         self._slots = ConcurrencyLimiter(CALLS_MAX)
         self._in_flight: dict[asyncio.Task[object], _ReplyDeadline] = {}
-        """The first to begin first."""
+        """In start order."""
 
     async def run(self, call: Coroutine[object, object, _T], *, scripts: int = 0, answers: Sized = ()) -> _T:
-        """The result of a call. Connecting, sending and reading share one deadline, which begins with its turn.
+        """Returns the result of a call.
 
-        `scripts`: how many it runs; `answers`: where their answers are gathered.
-        Does not rely on cancellation: under load redis-py swallows some (of 200 calls to a frozen server up to 17 took
-        three deadlines). The call that is given up keeps its slot until it has ended.
+        Connecting, sending and reading share one deadline, which starts with its slot.
+        `scripts` is the number of scripts that it runs; `answers` collects their replies.
+        Does not rely on cancellation: redis-py swallows some under load. Of 200 calls to a frozen server, up to 17
+        took
+        three deadlines. A cancelled call holds its slot until it ends.
         Raises: TimeoutError, and what the call raises.
         """
         deadline = _ReplyDeadline(deadline_s=self._deadline_s, scripts=scripts, answers=answers)
@@ -99,7 +101,7 @@ class CallGuard:
         return result
 
     async def end(self) -> None:
-        """Wait for the calls that were given up: each may still open a connection, which nobody would close."""
+        """Waits for cancelled calls: each may still open a connection that nothing else would close."""
         cancelled = set(self._in_flight)
         for task in cancelled:
             self._cancel(task)
@@ -107,11 +109,11 @@ class CallGuard:
             await asyncio.wait(cancelled)
 
     def is_caller(self) -> bool:
-        """Whether this runs inside one of its calls."""
+        """Returns True inside one of its own calls."""
         return asyncio.current_task() in self._in_flight
 
     async def _acquire(self) -> Permit:
-        """The leave to make one call, and a slot for it, which is given back when the call has ended."""
+        """Returns a permit for one call and takes a slot, released when the call has ended."""
         permit = self._ask_permit()
         try:
             has_slot = await self._slots.acquire()
@@ -164,17 +166,17 @@ class CallGuard:
                 deadline.note_replies()
         finally:
             self._cancel(task)
-            del task  # it keeps its error, whose traceback keeps this frame
+            del task  # the task holds its error, whose traceback holds this frame
         raise TimeoutError(f"no answer in {self._deadline_s * deadline.patience / DEADLINE:g} s")
 
     def _cancel(self, task: "asyncio.Task[object]") -> None:
-        """Cancel it until it ends."""
+        """Cancels the task repeatedly until it ends."""
         if not task.done():
             task.cancel()
             asyncio.get_running_loop().call_later(_CANCEL_INTERVAL_S, self._cancel, task)
 
     def _discard_result(self, task: "asyncio.Task[object]") -> None:
-        """Hand its slot on. What was answered shows those who were sent later that the server works."""
+        """Releases the slot. A reply restarts the deadline of every call sent later."""
         error = None if task.cancelled() else task.exception()
         is_answered = not task.cancelled() and (error is None or judge(error) is Outcome.ANSWERED)
         is_later = False
@@ -187,7 +189,7 @@ class CallGuard:
 
 
 def judge(error: BaseException) -> Outcome:
-    """Whether a call failed because the server cannot serve; any other error that it answers is an answer."""
+    """Classifies an error: only one that shows that the server cannot serve counts as a failure."""
     match error:
         case RedisConnectionError() | RedisTimeoutError() | OSError() | RedisClusterException():
             return Outcome.FAILED
@@ -201,5 +203,5 @@ def judge(error: BaseException) -> Outcome:
 
 
 def _is_unable(message: str) -> bool:
-    """A script ran into a replica (Redis 6.2 wraps that error), or another script runs on and on."""
+    """Matches a script that ran on a replica (Redis 6.2 wraps that error), or a server busy with a long script."""
     return "READONLY" in message or "is busy running a script" in message

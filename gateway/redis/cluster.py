@@ -1,4 +1,4 @@
-"""The client of a cluster."""
+"""Redis Cluster client."""
 
 import asyncio
 import ssl
@@ -18,7 +18,7 @@ from gateway.redis.pipelining import ScriptRunner
 
 
 class ClusterClient(RedisCluster):
-    """What Client is for one server."""
+    """The cluster counterpart of Client."""
 
     guard: CallGuard
     scripts: ScriptRunner
@@ -30,7 +30,7 @@ class ClusterClient(RedisCluster):
             startup_nodes=[ClusterNode(host, port) for host, port in hosts],
             retry=no_retry(),
             maint_notifications_config=no_notifications(),
-            reinitialize_steps=0,  # else every fifth key that has moved closes all connections, in use or not
+            reinitialize_steps=0,  # otherwise every fifth MOVED reply closes all connections, in use or not
             **options,
         )
         self.commands_parser = _CommandsParser()
@@ -38,7 +38,7 @@ class ClusterClient(RedisCluster):
         self._primaries: set[str] = set()
         self.guard = CallGuard(deadline_s, self.invalidate_slots)
         self.scripts = ScriptRunner(self, self.guard)
-        # redis-py lets nobody choose the class of a cluster's connections. Later nodes are made from the same options.
+        # redis-py has no option for the connection class of a cluster. Later nodes are built from the same options.
         chosen = {"connection_class": TcpConnection, "tls": tls}
         self.connection_kwargs.update(chosen)
         for node in self.startup_nodes:
@@ -46,10 +46,11 @@ class ClusterClient(RedisCluster):
             node.connection_kwargs["tls"] = tls
 
     async def initialize(self, *args: Any, **options: Any) -> "ClusterClient":
-        """See to it that it is known which node has what.
+        """Loads the slot map if none is known.
 
-        Who knows an older map goes on with it while the next is learnt: a node that has lost a slot tells who has it
-        now, and calls to the other nodes need not wait for one that is gone.
+        An older map stays in use while the next one loads. A node that lost a slot redirects to its new owner, and
+        calls
+        to other nodes need not wait for a dead one.
         """
         refresh = self._start_refresh(*args, **options)
         if refresh and self.get_default_node() is None:
@@ -57,12 +58,12 @@ class ClusterClient(RedisCluster):
         return self
 
     async def refresh_slots(self) -> None:
-        """Know the newest map."""
+        """Waits for a current slot map."""
         if refresh := self._start_refresh():
             await _wait_for(refresh)
 
     def _start_refresh(self, *args: Any, **options: Any) -> "asyncio.Future[None] | None":
-        """The one that learns for all, to the end though they may be given up; none where there is nothing to learn."""
+        """Starts a refresh shared by all callers and not cancelled with them. Returns None if the map is current."""
         if not self._initialize:
             return None
         if self._refresh is None or self._refresh.done():
@@ -71,7 +72,7 @@ class ClusterClient(RedisCluster):
         return self._refresh
 
     async def _load_slots(self, *args: Any, **options: Any) -> None:
-        """While the other nodes answer, the breaker does not open for one that hangs and is replaced."""
+        """Loads the slot map. The breaker stays closed for one hanging node while the others reply."""
         await super().initialize(*args, **options)
         primaries = {node.name for node in self.get_primaries()}
         if self._primaries - primaries:
@@ -79,12 +80,14 @@ class ClusterClient(RedisCluster):
         self._primaries = primaries
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Know the nodes first: redis-py would try any, and be sent on."""
+        """Loads the slot map first; otherwise redis-py would ask a random node and be redirected."""
         await self.initialize()
         return await super().execute_command(*args, **options)
 
     async def aclose(self) -> None:
-        """Unlike redis-py's also where the nodes are to be learnt anew. It does so itself when a cluster is down."""
+        """Closes all connections, even when a slot map refresh is due. redis-py calls this itself when a cluster is
+        down.
+        """
         if self.guard.is_caller():
             await super().aclose()
             return
@@ -96,13 +99,13 @@ class ClusterClient(RedisCluster):
             await self.nodes_manager.aclose(nodes)
 
     async def invalidate_slots(self) -> None:
-        """Learn the nodes anew with the next call: a time-out that the deadline cut short tells redis-py nothing."""
+        """Refreshes the slot map at the next call: redis-py does not see calls that the deadline cancelled."""
         self._initialize = True
 
     def get_node(
         self, host: str | None = None, port: int | None = None, node_name: str | None = None
     ) -> ClusterNode | None:
-        """Also one that has no slot yet, though keys are moved to it: redis-py fails with an AttributeError there."""
+        """Also returns a node that owns no slot yet, e.g. during migration. redis-py raises AttributeError for it."""
         found = super().get_node(host, port, node_name)
         if found is None and node_name:
             host, _, number = node_name.rpartition(":")
@@ -119,7 +122,7 @@ class ClusterClient(RedisCluster):
 
 
 class _ClusterPubSub(ClusterPubSub):
-    """Knows its cluster before it subscribes, and learns it anew when a node is gone."""
+    """Loads the slot map before it subscribes, and refreshes it when a node is lost."""
 
     def __init__(self, client: ClusterClient, *args: Any, **options: Any) -> None:
         super().__init__(client, *args, **options)
@@ -135,7 +138,7 @@ class _ClusterPubSub(ClusterPubSub):
 
 
 class _CommandsParser(AsyncCommandsParser):
-    """Asks once where the keys of each command are: redis-py asks with every map, and forgets the map if that fails."""
+    """Reads COMMAND once. redis-py reads it with every slot map and drops the map if that fails."""
 
     async def initialize(self, node: ClusterNode | None = None) -> None:
         if node:
@@ -145,12 +148,12 @@ class _CommandsParser(AsyncCommandsParser):
 
 
 async def _wait_for(refresh: "asyncio.Future[None]") -> None:
-    """Without ending it, if its caller ends."""
+    """Waits without cancelling the refresh."""
     await asyncio.wait({refresh})
     refresh.result()
 
 
 def _discard_error(refresh: "asyncio.Future[None]") -> None:
-    """Everybody who waited may have gone: Python would complain that nobody took the error."""
+    """Retrieves the error: all waiters may be gone, and asyncio would log it as never retrieved."""
     if not refresh.cancelled():
         refresh.exception()

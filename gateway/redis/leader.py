@@ -1,15 +1,15 @@
-"""Who of several processes has the turn to do what one of them must do now and then."""
+"""Leader lock: one process at a time runs a periodic task."""
 
 from typing import Final
 
 from gateway.redis import PREFIX, Client, execute
 
 KEY_CHECK_LEADER: Final = f"{PREFIX}:key_check_leader"
-"""The turn to ask free pages about the keys that rest."""
+"""Lock for checking unhealthy provider keys."""
 
 
 class LeaderLock:
-    """One process at a time, and nobody again before `every_s` have passed; whoever dies loses it by then."""
+    """Elects one process per `every_s`. A dead leader loses the lock within `every_s`."""
 
     def __init__(self, redis: Client, name: str, own_id: str, every_s: float) -> None:
         self._redis = redis
@@ -18,12 +18,12 @@ class LeaderLock:
         self._ttl_ms = max(1, round(every_s * 1000))
 
     async def acquire(self) -> bool:
-        """Whether it is this process's turn now. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Returns True if this process became the leader. Raises: GatewayError REDIS_UNAVAILABLE."""
         acquired = self._redis.set(self._name, self._own_id, nx=True, px=self._ttl_ms)
         return bool(await execute(self._redis, acquired, object))
 
     async def renew(self) -> bool:
-        """Whether it still is; then for `every_s` from now on. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Extends the lock by `every_s`; False if this process lost it. Raises: GatewayError REDIS_UNAVAILABLE."""
         if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
             return False
         return bool(await execute(self._redis, self._redis.pexpire(self._name, self._ttl_ms), bool))

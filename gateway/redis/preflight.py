@@ -1,6 +1,6 @@
-"""Whether a Redis that answers can be trusted with limits and bills: scripts allowed, nothing evicted, new enough.
+"""Preflight checks of a Redis server: scripts allowed, no eviction, supported version.
 
-Without scripts no limit is exact, and a server that throws keys away when its memory is full throws bills away.
+Limits are exact only with scripts, and a server that evicts keys loses billing data.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from gateway.redis.circuit_breaker import Outcome
 
 _OLDEST: Final = (6, 2)
 _RIGHTS: Final = f"ACL SETUSER NAME ~{PREFIX}:* resetchannels &{PREFIX}:* +@all -@admin -@dangerous +info"
-"""All that the gateway needs; on a cluster `+cluster` besides."""
+"""All permissions that the gateway needs; a cluster also needs `+cluster`."""
 _UNKNOWN_DIGEST: Final = "0" * 40
 _NO_LOGIN: Final = ("NOAUTH", "HELLO must be called with the client already authenticated", "Authentication required")
 _WRONG_LOGIN: Final = (
@@ -32,14 +32,14 @@ _UNREACHABLE_INTERVAL_S: Final = 1.0
 _ALIVE_S: Final = 60
 _FAILED_INTERVAL_S: Final = 5.0
 _PASSED_INTERVAL_S: Final = 30.0
-"""One that was good may come back from a restart with another configuration."""
+"""A server that passed may restart with another configuration."""
 _LOG = structlog.get_logger("imagegate.redis")
 
 
 async def inspect(redis: Client) -> list[str]:
-    """What is wrong with it, each with the remedy; nothing for a Redis that can be used.
+    """Returns the problems of a server, each with a fix; empty if it is suitable.
 
-    Raises: GatewayError REDIS_UNAVAILABLE for one that does not answer.
+    Raises: GatewayError REDIS_UNAVAILABLE.
     """
     if problem := await _access_problem(redis):
         return [problem]
@@ -54,7 +54,7 @@ async def inspect(redis: Client) -> list[str]:
 
 
 async def _access_problem(redis: Client) -> str | None:
-    """Why it lets nobody in who comes like this: it refuses the first command, so it would refuse all."""
+    """Returns the problem if the server rejects the first command, and so would reject all."""
     try:
         await ping(redis)
     except GatewayError as failure:
@@ -70,7 +70,7 @@ async def _access_problem(redis: Client) -> str | None:
 
 
 def _login_problem(message: str) -> str | None:
-    """By the words: of a cluster, redis-py passes on nothing else."""
+    """Classifies an authentication error by its text: for a cluster, redis-py exposes nothing else."""
     if any(words in message for words in _NO_LOGIN):
         return "redis asks for a password: set redis.password"
     if any(words in message for words in _WRONG_LOGIN):
@@ -84,7 +84,7 @@ async def _refused(redis: Client, call: object, what: str, remedy: str) -> list[
 
 
 async def _refusal(redis: Client, call: object) -> ResponseError | None:
-    """The error that it answers instead of doing what it is asked."""
+    """Returns the error reply of a call, or None."""
     try:
         await execute(redis, call, object)
     except GatewayError as failure:
@@ -98,7 +98,7 @@ async def _refusal(redis: Client, call: object) -> ResponseError | None:
 
 
 def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
-    """Whether the server message it, and can serve others."""
+    """Returns True for an error reply of a server that can serve others."""
     return isinstance(error, ResponseError) and judge(error) is Outcome.ANSWERED
 
 
@@ -125,7 +125,7 @@ def _policy_problem(info: Mapping[str, object]) -> list[str]:
 
 
 async def write_refusal(redis: Client) -> str:
-    """Why it takes no writes although it answers, as with full memory or without its replicas; empty where it does.
+    """Returns why the server refuses writes, e.g. full memory or missing replicas; empty if it accepts them.
 
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
@@ -135,15 +135,15 @@ async def write_refusal(redis: Client) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RedisMemory:
-    """How full the memory of a server is."""
+    """Memory use of a server."""
 
     used_bytes: int
     max_bytes: int
-    """`maxmemory`, or all memory of its machine without one; 0 if it does not report that."""
+    """`maxmemory`, or the machine's memory if unset; 0 if not reported."""
 
 
 async def read_memory(redis: Client) -> RedisMemory:
-    """Of the fullest server that takes writes. Raises: GatewayError REDIS_UNAVAILABLE."""
+    """Returns the memory use of the fullest server that accepts writes. Raises: GatewayError REDIS_UNAVAILABLE."""
     infos = await execute(redis, redis.infos("memory"), list[Mapping[str, int]])
     found = [
         RedisMemory(info.get("used_memory", 0), info.get("maxmemory") or info.get("total_system_memory", 0))
@@ -153,7 +153,7 @@ async def read_memory(redis: Client) -> RedisMemory:
 
 
 class PreflightMonitor:
-    """The verdict on the Redis in use, sought again and again."""
+    """Repeats the preflight checks while the gateway runs."""
 
     def __init__(
         self,
@@ -168,11 +168,11 @@ class PreflightMonitor:
         self._pause_unfit_s = pause_unfit_s
         self._pause_fit_s = pause_fit_s
         self.problems: tuple[str, ...] = ()
-        """Why the gateway is not ready; nothing is known of a Redis that has not answered yet."""
+        """Why the gateway is not ready. Empty until Redis has replied once."""
         self.memory: RedisMemory | None = None
 
     async def run(self) -> None:
-        """Serving may begin before Redis does; whoever reads the log is told."""
+        """Checks until cancelled and logs changes. The gateway may start before Redis does."""
         is_logged = False
         while True:
             known = self.problems

@@ -1,7 +1,7 @@
-"""The pool: scarce upstream capacity, scheduled over all processes (see scripts.py for what Redis holds).
+"""The scheduler: leases scarce upstream capacity across all processes (see scripts.py for the Redis keys).
 
-Invariants: a call is sent only with a lease, and a lease is given only where its account has room in its minute, its
-concurrency and its health; whoever dies gives back what it holds by expiry; a rest's end only moves outward.
+Invariants: each call needs a lease. A lease is granted only within its account's rate limits, concurrency and
+health. Leases of a dead process expire. The end of a cooldown only moves later.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ __all__ = [
 
 _LOG = structlog.get_logger("imagegate.pool")
 _UNKNOWN_KEY_WAIT_S: Final = 5.0
-"""So long a process that is given keys whose secrets it does not have waits for the configuration of the others."""
+"""Time a process waits for a configuration that explains leased keys whose secrets it lacks."""
 _UNKNOWN_KEY_PAUSE_S: Final = 0.25
 _LATE_S: Final = 0.25
-"""A call that was sent so much later than it was leased is counted from then on."""
+"""A call sent this much later than it was leased counts against its account's minute from then on."""
 
 
 class Scheduler:
-    """The accounts of every upstream."""
+    """Leases the accounts of every upstream."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class Scheduler:
         self._lease_us = round(lease_s * 1e6)
 
     async def lease(self, lease_request: LeaseRequest, left: Callable[[], Awaitable[object]]) -> Lease | NoCapacity:
-        """A key for a call, at once or when it is its turn.
+        """Leases a key for a call, immediately or when its turn in the queue comes.
 
-        `left` returns when nobody waits for the call any more.
-        Raises: GatewayError CLIENT_DISCONNECTED while it waits, REDIS_UNAVAILABLE.
-        Redis: one round trip, lua/pool/lease.lua; a call that waits takes two more.
+        `left` returns when the client has disconnected.
+        Raises: GatewayError CLIENT_DISCONNECTED while waiting, REDIS_UNAVAILABLE.
+        Redis: one round trip, lua/lease.lua; a call that waits takes two more.
         """
         asked_s = self._monotonic()
         ends_s = asked_s + lease_request.patience_s
@@ -89,26 +89,26 @@ class Scheduler:
             unknown_keys = (*unknown_keys, f"{found.answer.account}/{found.answer.key}")
 
     async def release(self, lease: Lease, report: CallReport) -> None:
-        """Give a lease back, whatever became of its call.
+        """Releases a lease and reports its call, whatever the outcome.
 
-        Raises: GatewayError REDIS_UNAVAILABLE: the lease ends by its expiry then.
-        Redis: one round trip, lua/pool/release.lua.
+        Raises: GatewayError REDIS_UNAVAILABLE; the lease then expires.
+        Redis: one round trip, lua/release.lua.
         """
         self._queue.untrack(lease.key.upstream, lease.id)
         said = msgspec.json.encode(self._release_payload(lease, report)).decode()
         await self._scripts.run("release", lease.key.upstream, [lease.id, said])
 
     def note_sent(self, lease: Lease, sent_s: float) -> None:
-        """A call was sent; where that was late, its account's minute is counted from then on."""
+        """Records when a call was sent; a late one counts against its account's minute from then on."""
         later_us = _later_us(lease, sent_s)
         if later_us:
             self._queue.note_late(lease.key.upstream, lease.id, later_us)
 
     async def has_capacity(self) -> bool:
-        """Whether some upstream could be sent a request now; if not, `look` says why.
+        """Returns True if some upstream can be sent a request now; if not, `snapshot` has the reasons.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip an upstream until one has room, lua/pool/glance.lua: O(1).
+        Redis: one round trip per upstream until one has capacity, lua/has_capacity.lua: O(1).
         """
         for upstream in self._roster.upstreams:
             if (await self._scripts.run("has_capacity", upstream, [])).decision == "open":
@@ -116,10 +116,10 @@ class Scheduler:
         return False
 
     async def snapshot(self) -> list[PoolStatus]:
-        """How every upstream, account and key stands.
+        """Returns the status of every upstream, account and key.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip an upstream, lua/pool/look.lua: O(accounts).
+        Redis: one round trip per upstream, lua/snapshot.lua: O(accounts).
         """
         return [
             read_status(upstream, await self._scripts.raw("snapshot", upstream, []))
@@ -129,7 +129,7 @@ class Scheduler:
     async def _lease(
         self, lease_request: LeaseRequest, ends_s: float, left: Callable[[], Awaitable[object]]
     ) -> "_UnresolvedLease | NoCapacity":
-        """Ask; wait if need be; ask again where Redis forgot us meanwhile."""
+        """Requests a lease, waits if necessary, and retries if Redis lost the waiting request."""
         asked = lease_request.asked
         while True:
             lease_id, taken_s = self._queue.new_id(), self._monotonic()
@@ -165,7 +165,7 @@ class Scheduler:
             if answer.decision == "unknown":
                 await self._roster.restore(lease_request.upstream)
                 answer = await self._scripts.run("lease", lease_request.upstream, args)
-        except BaseException:  # cancelled, or no answer: the script may have run, or may yet
+        except BaseException:  # cancelled, or no reply: the script may have run, or may yet
             self._queue.cancel_later(lease_request.upstream, lease_id)
             raise
         return answer
@@ -173,7 +173,7 @@ class Scheduler:
     async def _wait(
         self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]], asked: str
     ) -> "_UnresolvedLease | None":
-        """Wait for one's turn; None where it did not come: the pool is to be asked once more.
+        """Waits for a lease; None if the scheduler must be asked again.
 
         Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
@@ -203,7 +203,7 @@ class Scheduler:
         return None
 
     async def _leave(self, upstream: str, lease_id: str) -> None:
-        """Give a place or a lease up, now or by the companion."""
+        """Cancels a wait or a lease, now or with the next heartbeat."""
         try:
             await self._scripts.run("cancel", upstream, [lease_id])
         except BaseException as error:
@@ -212,7 +212,7 @@ class Scheduler:
                 raise
 
     async def _key_of(self, upstream: str, taken: "_UnresolvedLease") -> ProviderKey | None:
-        """The key of a lease; one that was added lately is learnt now."""
+        """Returns the key of a lease; loads recently added keys."""
         answer = taken.answer
         named = (upstream, answer.account, answer.key, answer.fingerprint)
         key = self._roster.find(*named)
@@ -228,7 +228,7 @@ class Scheduler:
         return key
 
     def _release_payload(self, lease: Lease, report: CallReport) -> dict[str, object]:
-        """As lua/pool/release.lua reads it."""
+        """Builds the payload of lua/release.lua."""
         key = lease.key
         said: dict[str, object] = {
             "account": key.account,
@@ -261,7 +261,9 @@ class Scheduler:
             said["is_unsent"] = True
         if row.trips_breaker:
             said["breaker"] = "ill"
-        elif row.outcome is Outcome.REFUSED and not row.is_bare:  # an edge says nothing of what is behind it
+        elif (
+            row.outcome is Outcome.REFUSED and not row.is_bare
+        ):  # an edge error says nothing about the server behind it
             said["breaker"] = "well"
         if row.lowers is not CapacityHint.NOTHING:
             said["lowers"] = row.lowers.value
@@ -279,7 +281,7 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _UnresolvedLease:
-    """A lease whose key is still to be found."""
+    """A lease whose key is not resolved yet."""
 
     id: str
     answer: LeaseReply
@@ -288,11 +290,11 @@ class _UnresolvedLease:
 
 
 def _later_us(lease: Lease, sent_s: float | None) -> int:
-    """How much later than it was leased a call was sent; 0 where that is not worth telling."""
+    """Returns by how many microseconds a call was sent after its lease; 0 if negligible."""
     late_s = 0.0 if sent_s is None else sent_s - lease.taken_s
     return round(late_s * 1e6) if late_s > _LATE_S else 0
 
 
 def channel_of(process: str) -> str:
-    """Where a process hears of what its waiting requests are given."""
+    """Returns the channel on which a process is notified of leases for its waiting requests."""
     return f"{PREFIX}:pool:{process}"

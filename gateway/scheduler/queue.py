@@ -1,7 +1,7 @@
-"""One process's part of the queues: its waiting requests, how they are woken, the heartbeats that keep their places.
+"""The waiting requests of one process: wake-ups and the heartbeats that keep their places in the queue.
 
-A waiting request is woken by a message on the process's own channel. What a lost message would have said is asked once
-a second, with the heartbeat; one process a pool, its keeper, also asks at the moment when something gets free.
+A message on the process's own channel wakes a waiting request. The heartbeat, once a second, covers lost messages.
+One process per upstream, its keeper, also asks as soon as capacity becomes free.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ _HEARTBEAT_INTERVAL_S: Final = 1.0
 _HEARTBEAT_TIMEOUT_S: Final = 6.0
 """A process that misses its heartbeat for this long loses its places in the queue."""
 _SOON_S: Final = 0.002
-"""After the moment at which something is free: the server's clock must have passed it."""
+"""Delay after capacity becomes free: the server's clock must have passed that moment."""
 _IDLE_S: Final = 60.0
 _LISTEN_PAUSE_S: Final = 0.5
 _CANCELS_PER_SCRIPT: Final = 16
 _IDS_PER_SCRIPT: Final = 100
-"""Waiting requests, or leases, that one script looks after."""
+"""Limit on waiting requests, or leases, per script."""
 
 
 class WakeReason(Enum):
-    """Why a wait ended."""
+    """The reason why a wait ended."""
 
     ASSIGNED = "given"
-    """There is a lease to claim."""
+    """A lease is ready to claim."""
     FORGOTTEN = "gone"
-    """Redis does not know the place any more."""
+    """Redis does not know the waiting request."""
     UNAVAILABLE = "down"
     """The upstream cannot serve now."""
     TIMED_OUT = "late"
@@ -50,41 +50,41 @@ class WakeReason(Enum):
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One waiting request of this process."""
+    """A waiting request of this process."""
 
     upstream: str
     id: str
     woken: "asyncio.Future[WakeReason]"
 
     def wake(self, wake: WakeReason) -> None:
-        """What is said first counts."""
+        """Ends the wait; the first reason counts."""
         if not self.woken.done():
             self.woken.set_result(wake)
 
     def note_disconnect(self, _: object) -> None:
-        """The client is gone."""
+        """Ends the wait because the client disconnected."""
         self.wake(WakeReason.DISCONNECTED)
 
 
 @dataclass(slots=True)
 class _UpstreamQueue:
-    """What this process has in one upstream's pool."""
+    """Waiting requests and leases of this process on one upstream."""
 
     places: dict[str, Waiter] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
-    """By id: microseconds by which its call was sent later than it was leased, if that is still to be reported."""
+    """By ID: microseconds from lease to send, if still to be reported."""
     to_cancel: dict[str, None] = field(default_factory=dict)
-    """Ids to be given up as soon as Redis can be asked, in order."""
+    """IDs to cancel at the next heartbeat, in order."""
     due_s: float = math.inf
-    """Monotonic: when the next heartbeat is due."""
+    """Monotonic; time of the next heartbeat."""
     renewed_s: float = 0.0
-    """Monotonic: when all leases were renewed last."""
+    """Monotonic; time of the last renewal of all leases."""
     must_renew_all: bool = False
-    """A heartbeat failed: the leases are to be renewed with the next that succeeds."""
+    """A heartbeat failed: the next successful one renews all leases."""
 
 
 class Queue:
-    """Every waiting request and every lease of this process."""
+    """All waiting requests and leases of this process."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Queue:
         return f"{self._process}-{next(self._numbers)}"
 
     def track(self, upstream: str, lease_id: str) -> None:
-        """Renew a lease from now on."""
+        """Renews a lease from now on."""
         part = self._parts[upstream]
         if not part.leases:
             part.renewed_s = self._monotonic()
@@ -123,19 +123,19 @@ class Queue:
         self._parts[upstream].leases.pop(lease_id, None)
 
     def note_late(self, upstream: str, lease_id: str, later_us: int) -> None:
-        """Report it with the next heartbeat."""
+        """Reports a late send with the next heartbeat."""
         leases = self._parts[upstream].leases
         if lease_id in leases:
             leases[lease_id] = later_us
 
     def cancel_later(self, upstream: str, lease_id: str) -> None:
-        """Give up, as soon as Redis can be asked, what a request that was cut off may hold."""
+        """Cancels, at the next heartbeat, whatever an interrupted request may hold."""
         part = self._parts[upstream]
         part.to_cancel[lease_id] = None
         self._schedule(part, 0)
 
     def join(self, upstream: str, lease_id: str) -> Waiter:
-        """A request begins to wait, and is to be let out with `leave`."""
+        """Adds a waiting request; remove it with `leave`."""
         place = Waiter(upstream, lease_id, asyncio.get_running_loop().create_future())
         part = self._parts[upstream]
         if not part.places:
@@ -147,19 +147,19 @@ class Queue:
         del self._parts[place.upstream].places[place.id]
 
     async def sleep(self, place: Waiter, leaving: "asyncio.Future[object]", seconds: float) -> WakeReason:
-        """Waits until the place gets a message, the client has left, or the time is over."""
+        """Waits until a lease is assigned, the client disconnects, or the deadline passes."""
         loop = asyncio.get_running_loop()
         late = loop.call_later(seconds, place.wake, WakeReason.TIMED_OUT)
         leaving.add_done_callback(place.note_disconnect)
         try:
-            return await place.woken  # and not asyncio.wait, which keeps 1.5 KB for each that waits
+            return await place.woken  # asyncio.wait would hold 1.5 KB per waiting request
         finally:
             late.cancel()
             leaving.remove_done_callback(place.note_disconnect)
             place.woken = loop.create_future()
 
     async def listen(self) -> None:
-        """Wakes requests that are given something; runs until cancelled, through every loss of the connection."""
+        """Wakes requests when messages arrive; runs until cancelled and reconnects after failures."""
         is_reported = False
         while True:
             try:
@@ -178,7 +178,7 @@ class Queue:
             await asyncio.sleep(_LISTEN_PAUSE_S)
 
     async def run_heartbeat(self) -> None:
-        """Sends heartbeats, and asks how the waiting requests stand; runs until cancelled."""
+        """Sends heartbeats and reads the state of waiting requests; runs until cancelled."""
         while True:
             now_s = self._monotonic()
             next_s = min((part.due_s for part in self._parts.values()), default=math.inf)
@@ -191,13 +191,16 @@ class Queue:
             await asyncio.gather(*(self._send_heartbeat(upstream) for upstream in due))
 
     async def close(self) -> None:
-        """Gives up what is still held when the program ends; what Redis cannot take expires."""
+        """Cancels everything at shutdown; what Redis does not accept expires."""
         for upstream in list(self._parts):
             with suppress(GatewayError):
                 await self._cancel_pending(upstream)
 
     async def _messages(self) -> AsyncGenerator[str | None]:
-        """Ids, after None for the beginning; "" asks for a heartbeat. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Yields IDs, after None for each new subscription; "" requests a heartbeat.
+
+        Raises: GatewayError REDIS_UNAVAILABLE.
+        """
         async with self._redis.pubsub() as messages:
             with translate_redis_errors():
                 await messages.subscribe(self.channel)
@@ -207,7 +210,7 @@ class Queue:
                         yield str(message["data"]) if message["type"] == "message" else None
 
     async def _send_heartbeat(self, upstream: str) -> None:
-        """One heartbeat for an upstream. Whatever fails is done again in a second, also after an error of ours."""
+        """Sends one heartbeat for an upstream. Every failure, bugs included, is retried within a second."""
         part, next_s = self._parts[upstream], _HEARTBEAT_INTERVAL_S
         part.due_s, must_renew, part.must_renew_all = math.inf, part.must_renew_all, True
         try:
@@ -223,7 +226,7 @@ class Queue:
                 self._schedule(part, self._lease_s / 4)
 
     async def _ask(self, upstream: str, *, is_renewing: bool) -> float:
-        """A heartbeat. Returns: seconds until the next is due. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Sends a heartbeat. Returns: seconds until the next. Raises: GatewayError REDIS_UNAVAILABLE."""
         part, now_s, next_s = self._parts[upstream], self._monotonic(), _HEARTBEAT_INTERVAL_S
         is_renewing = is_renewing or now_s - part.renewed_s >= self._lease_s / 4 - _HEARTBEAT_INTERVAL_S
         held = part.leases if is_renewing else {}
@@ -259,7 +262,7 @@ class Queue:
                     part.places[lease_id].wake(wake)
 
     async def _cancel_pending(self, upstream: str) -> None:
-        """Cancels the to_cancel waits. Raises: GatewayError REDIS_UNAVAILABLE; the next heartbeat retries."""
+        """Cancels pending IDs. Raises: GatewayError REDIS_UNAVAILABLE; the next heartbeat retries."""
         to_cancel = self._parts[upstream].to_cancel
         for some in _slices(list(to_cancel), _CANCELS_PER_SCRIPT):
             await self._scripts.run("cancel", upstream, [*some])
@@ -272,13 +275,13 @@ class Queue:
                 part.places[lease_id].wake(WakeReason.ASSIGNED)
 
     def _heartbeat_all_now(self) -> None:
-        """More is free than one script gives out, at some upstream."""
+        """Schedules a heartbeat at an upstream that has more free capacity than one script grants."""
         for part in self._parts.values():
             if part.places:
                 self._schedule(part, 0)
 
     def _schedule_all(self) -> None:
-        """Redis is there again, or for the first time: places are asked for and leases renewed before they expire."""
+        """Schedules all heartbeats after Redis (re)connects, so that leases are renewed before they expire."""
         for part in self._parts.values():
             if part.places or part.leases:
                 part.must_renew_all = True

@@ -1,4 +1,4 @@
-"""How the pool stands, as people and metrics are told: lua/pool/snapshot.lua's answer, read."""
+"""Status of the pool for the admin API and metrics, parsed from lua/snapshot.lua's reply."""
 
 from dataclasses import dataclass
 from typing import TypedDict
@@ -11,7 +11,7 @@ from gateway.domain.errors import KeyState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether something may be used, and why not."""
+    """State of a key, account or upstream, with its reason."""
 
     state: KeyState = KeyState.READY
     error_code: str | None = None
@@ -19,25 +19,25 @@ class Health:
     """Unix seconds."""
     until_s: int | None = None
     held_by: str | None = None
-    """The person who took it out."""
+    """Name of the admin key that disabled it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyStatus(Health):
-    """One key."""
+    """Status of one key."""
 
     upstream: str
     account: str
     name: str
     fingerprint: str
     model: str | None
-    """The only model that its rest concerns."""
+    """Set if its cooldown concerns one model only."""
     is_declared: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountStatus(Health):
-    """One account: what it is allowed, what it seems to allow now, and what of that is used."""
+    """Status of one account: configured limits, current estimates and usage."""
 
     upstream: str
     name: str
@@ -45,7 +45,7 @@ class AccountStatus(Health):
     requests_per_minute_now: int
     max_concurrency_now: int
     requests_used: int
-    """Of the last minute."""
+    """In the last minute."""
     images_used: int
     in_flight: int
     images_today: int
@@ -55,7 +55,7 @@ class AccountStatus(Health):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatus(Health):
-    """One upstream."""
+    """Status of one upstream."""
 
     upstream: str
     waiting: int
@@ -128,7 +128,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
 
 
 def read_status(upstream: str, text: str) -> PoolStatus:
-    """An upstream that Redis does not know yet has no accounts."""
+    """Parses a snapshot. An upstream unknown to Redis has no accounts."""
     snapshot = msgspec.json.decode(text, type=_Snapshot, strict=False)
     models = {entry.member: entry for entry in snapshot.models}
     accounts = tuple(
@@ -183,7 +183,7 @@ def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelCooldow
 
 
 class _Fields(TypedDict):
-    """Those of Standing."""
+    """The fields of Health."""
 
     state: KeyState
     error_code: str | None
@@ -193,7 +193,7 @@ class _Fields(TypedDict):
 
 
 def _health(hold: _StateOverride | None, rest: _Cooldown | None, now_us: float) -> _Fields:
-    """A person's word comes first."""
+    """Returns the state; one set by an operator takes precedence."""
     if hold:
         since_s = round(hold.since_us / 1e6)
         return _Fields(state=_state(hold.state), error_code=None, since_s=since_s, until_s=None, held_by=hold.by)
@@ -205,5 +205,5 @@ def _health(hold: _StateOverride | None, rest: _Cooldown | None, now_us: float) 
 
 
 def _state(name: str) -> KeyState:
-    """A state that another version wrote is at least a rest."""
+    """Parses a state. An unknown one, written by another version, counts as a cooldown."""
     return KeyState(name) if name in {state.value for state in KeyState} else KeyState.COOLING
