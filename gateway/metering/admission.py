@@ -1,8 +1,8 @@
-"""Admission: every limit and quota of a tenant, taken in one script, all or nothing, and settled exactly once.
+"""Admission: reserves every limit and quota of a request atomically, and settles it exactly once.
 
-Invariant: whatever was reserved is settled. By the request's own process when it ends, also when it is cancelled; after
-an outage of Redis by the same process as soon as Redis is back; after the death of the process by its journal, which
-knows what was delivered, and by the sweeper.
+Invariant: every reservation is settled. Normally its own process settles it when the request ends, even if
+cancelled, or once Redis is back after an outage. If the process dies, its journal, which records the deliveries,
+or the recovery settles it.
 """
 
 import asyncio
@@ -40,14 +40,16 @@ _TICK_S: Final = 0.5
 """Delay after an outage of Redis before its unsettled requests are settled."""
 _FLUSH_S: Final = 5.0
 _REMEMBERED_S: Final = 30.0
-"""A Redis that comes back may have lost its last writes, with a snapshot or at a failover: what was settled so shortly
-before is settled again, which moves nothing where it was kept."""
+"""How long settled reservations are remembered. Redis may lose its last writes, by a snapshot restore or a failover.
+
+They are then settled again, which is idempotent.
+"""
 _DOUBTFUL_MAX: Final = 1000
 """Limit on admissions of unknown outcome that this process undoes itself. Beyond it, they expire."""
 
 
 class Admission:
-    """Admits purchases within every limit and quota, and settles them."""
+    """Admits requests within every limit and quota, and settles them."""
 
     def __init__(
         self,
@@ -67,11 +69,11 @@ class Admission:
         self._settling = Settlements(redis, terms, metrics)
         self.settle_expired, self.replay = self._settling.settle_expired, self._settling.replay
         self._held: dict[str, Reservation] = {}
-        """In progress in this process, which renews their leases."""
+        """In progress; this process renews their leases."""
         self._unsettled: dict[str, Reservation] = {}
-        """Ended, and not yet settled because Redis did not answer or the request was cancelled."""
+        """Ended but unsettled, because Redis did not reply or the request was cancelled."""
         self._remembered: deque[Reservation] = deque()
-        """Settled recently, the oldest first."""
+        """Settled recently, oldest first."""
         self._was_unavailable = False
         self._admit = load_script(redis, "metering/admit")
         self._send = load_script(redis, "metering/mark_sent")
@@ -81,16 +83,16 @@ class Admission:
     async def admit(
         self, caller: Principal, purchase: AdmissionRequest, durations: Callable[[], Timings], transfer_id: str = ""
     ) -> AsyncIterator[Reservation]:
-        """Reserves a purchase, ends its transfer, and settles it by its tally on exit, whatever the reason.
+        """Reserves a request's cost, ends its transfer, and settles its outcome on exit, whatever the reason.
 
         Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_UNAVAILABLE.
-        Redis: one round trip to enter (lua/admit.lua), one to leave (lua/settle.lua).
+        Redis: one round trip to enter (lua/admit.lua), one to exit (lua/settle.lua).
         """
         reservation = Reservation(self._new_id(), caller, purchase, durations, self._note_order)
         try:
             decision = await self._ask(caller.tenant.name, caller.key.id, reservation.id, purchase, transfer_id)
         except BaseException as error:
-            # The script may have run, or may yet run when Redis wakes up, unless it was never sent.
+            # The script may have run, or may run when Redis recovers, unless it was never sent.
             if len(self._unsettled) < _DOUBTFUL_MAX and not isinstance(error.__cause__, CallNotStartedError):
                 self._unsettled[reservation.id] = reservation
             raise
@@ -106,7 +108,7 @@ class Admission:
             await self._settle_or_keep(reservation)
 
     async def peek_rates(self, caller: Principal, *, is_refused: bool = False) -> Rates:
-        """Reads the status of the rate limits; counts a request that was refused for its content.
+        """Returns the status of the rate limits; counts a request that was refused for its content.
 
         Raises: GatewayError REDIS_UNAVAILABLE; if the minute is full, what `admit` raises. Redis: one round trip.
         """
@@ -116,11 +118,11 @@ class Admission:
         return rates_of(decision)
 
     async def usage(self, tenant: str) -> Usage | None:
-        """A tenant's counters; None if there is no such tenant. Redis: one round trip, lua/admit.lua."""
+        """Returns a tenant's counters; None for an unknown tenant. Redis: one round trip, lua/admit.lua."""
         return usage_of(await self._ask(tenant))
 
     async def run(self) -> None:
-        """Settles what is owed; runs until cancelled."""
+        """Settles unsettled reservations; runs until cancelled."""
         was_waiting = False
         while True:
             await asyncio.sleep(_TICK_S)
@@ -128,7 +130,9 @@ class Admission:
             if not are_paid and not was_waiting:
                 _LOG.warning("settlements_delayed", unsettled=len(self._unsettled), in_flight=len(self._held))
             was_waiting = not are_paid
-            if self._was_unavailable:  # Redis may come back without its last writes, and find this process gone
+            if (
+                self._was_unavailable
+            ):  # Redis may have lost its last writes, and this process may die before it replays them
                 await self._keep(self._remembered)
             self._recall(is_back=self._was_unavailable and are_paid)
             with suppress(GatewayError):
@@ -145,11 +149,11 @@ class Admission:
     async def flush(self, left_s: Callable[[], float] = lambda: 0.0) -> None:
         """Settles everything before shutdown, which has `left_s` seconds and takes a few in any case.
 
-        What Redis does not take by then is left to the journal, and without one to expiry, as unconfirmed. It waits all
-        the same: the journal's directory may end with the machine or the pod.
+        Reservations that Redis does not accept by then remain in the journal. Without a journal they expire as
+        unconfirmed. It waits even with a journal, because the directory may vanish with the machine or pod.
         """
         began_s = self._monotonic()
-        while self._unsettled or self._held:  # a request that was cut off now leaves in this moment
+        while self._unsettled or self._held:  # an aborted request exits now
             await self._settle_all()
             if self._monotonic() - began_s >= _FLUSH_S and not left_s():
                 break
@@ -164,12 +168,12 @@ class Admission:
             await self._settling.lost.log()
 
     def mark_data_suspect(self) -> None:
-        """Redis may have been restarted: what was settled lately is settled once more when it answers."""
+        """Settles recent reservations again at the next reply: Redis may have restarted without its last writes."""
         self._was_unavailable = True
 
     @property
     def unsettled(self) -> int:
-        """Requests of this process that have ended and are not settled."""
+        """Returns the number of ended but unsettled requests of this process."""
         return len(self._unsettled)
 
     async def _ask(
@@ -197,14 +201,14 @@ class Admission:
         return await self._watched(self._send([names.reservation, names.open, names.key_open], args)) == 1
 
     async def _settle_all(self) -> bool:
-        """Settles what is owed, by tenant: a failure delays that tenant only. Returns: whether all were settled."""
+        """Settles by tenant: a failure delays that tenant only. Returns: True if all were settled."""
         by_tenant: dict[str, list[Reservation]] = {}
         for reservation in self._unsettled.values():
             by_tenant.setdefault(reservation.caller.tenant.name, []).append(reservation)
         return all(await asyncio.gather(*(self._settle_tenant(reservations) for reservations in by_tenant.values())))
 
     async def _settle_tenant(self, reservations: list[Reservation]) -> bool:
-        """Returns: whether all were settled; after a Redis that does not answer the rest wait for the next time."""
+        """Returns: True if all were settled. After an unanswered call the others wait for the next round."""
         are_paid = True
         for reservation in reservations:
             try:
@@ -220,7 +224,7 @@ class Admission:
         outcome = ReservationOutcome.of(reservation, self._terms.rule)
         settled = await self._watched(self._settling.settle(outcome))
         if self._unsettled.pop(reservation.id, None) is None:
-            return  # settled meanwhile by the other of the request and the companion
+            return  # already settled, by the request or the background task
         self._journal.done(settlement_key(reservation.id))
         if settled.status == "gone" and outcome.was_sent and not reservation.is_lost:
             reservation.is_lost = True
@@ -232,7 +236,7 @@ class Admission:
             self._remembered.append(reservation)
 
     async def _settle_or_keep(self, reservation: Reservation) -> None:
-        """Settles a reservation before its response is sent. If that fails, journals it, and it stays owed."""
+        """Settles a reservation before its response is sent. On failure it is journaled and remains unsettled."""
         try:
             await self._settle(reservation)
         except BaseException as error:
@@ -242,13 +246,13 @@ class Admission:
                 raise
 
     async def _keep(self, reservations: Iterable[Reservation]) -> None:
-        """Journals the outcome of orders. Without an order, expiry has the same result: it is free."""
+        """Journals reservations that ordered images. Without an order, expiry has the same result: no charge."""
         ordered = (reservation for reservation in reservations if reservation.tally.shares)
         new = (reservation for reservation in ordered if self._journal.wants(settlement_key(reservation.id)))
         await self._journal.note(ReservationOutcome.of(reservation, self._terms.rule).entry() for reservation in new)
 
     def _recall(self, *, is_back: bool) -> None:
-        """Drops what was settled long ago, but not during an outage; afterwards the rest is owed once more."""
+        """Drops old settled reservations, except during an outage. After an outage, the others are settled again."""
         if is_back:
             self._unsettled.update({reservation.id: reservation for reservation in self._remembered})
             self._was_unavailable = False
@@ -260,7 +264,7 @@ class Admission:
             self._remembered.popleft()
 
     async def _watched(self, call: Awaitable[_T]) -> _T:
-        """The reply of a script. A broken connection may mean a restart of Redis; a late reply does not.
+        """Returns a script's reply. A broken connection may mean a restart of Redis; a late reply does not.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
@@ -274,7 +278,7 @@ class Admission:
             raise
 
     async def _renew(self) -> bool:
-        """Renews every lease, by tenant: a failure affects that tenant only. Returns: whether all were renewed."""
+        """Renews leases by tenant: a failure affects that tenant only. Returns: True if all were renewed."""
         by_tenant: dict[str, list[Value]] = {}
         for reservation in (*self._held.values(), *self._unsettled.values()):
             by_tenant.setdefault(reservation.caller.tenant.name, []).extend((reservation.id, reservation.caller.key.id))

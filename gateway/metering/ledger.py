@@ -1,10 +1,10 @@
-"""The ledger as it is read: sums for reports, records for exports. lua/settle.lua writes both, in one step.
+"""Reads the ledger: daily sums for reports, records for exports. lua/settle.lua writes both atomically.
 
-A report reads days, not requests. Invariant: no call asks for more than Redis and this process can handle well within
-the deadline of a call, whatever the number of tenants, days, keys and requests: sizes are asked for first.
+Reports read days, not requests. Invariant: no call requests more than Redis and this process can handle within a
+call's deadline, whatever the number of tenants, days, keys and requests. Sizes are read first.
 
-A record that is corrected moves to the end of its tenant_day and names the entries that it had before (settle.lua). Export
-pages give each request once: a place remembers how its tenant_day was read up to there.
+A corrected record moves to the end of its tenant day and names its former entries (settle.lua). Export pages
+return each request once: a Place records how its tenant day was read so far.
 """
 
 import re
@@ -34,59 +34,62 @@ from gateway.tenants.records import NAMES
 
 _KEYS_PER_CALL: Final = 100
 _FIELDS_PER_CALL: Final = 5_000
-"""Of sums, or days: read and decoded in some 10 ms."""
+"""Fields of sums or days per call: about 10 ms to read and decode."""
 _RECORDS_PER_CALL: Final = 250
-"""Of 17 fields each."""
+"""Records per call, of 17 fields each."""
 READINGS_MAX: Final = 32
-"""Readings of a tenant_day that a place remembers; those of a quiet tenant_day are one. Only a record that was read earlier, and
-moved before the first of them, is given twice: with pages of 250 or more, 8,000 records lie between."""
+"""Limit on the readings of a tenant day that a Place holds; an unchanged tenant day has one. With pages of 250 or
+more,
+
+32 readings span 8,000 records. Only a record read earlier and moved before the first reading repeats.
+"""
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 _T = TypeVar("_T")
 _A = TypeVar("_A")
 
 Entry = tuple[str, dict[str, str]]
-"""A record as it is kept: id and fields."""
+"""A stored record: ID and fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One read of a part of a tenant_day."""
+    """One read of a part of a tenant day."""
 
     end: str
-    """The entry up to which the records were given."""
+    """Last entry that was returned."""
     newest: str
-    """The newest entry of the tenant_day at that moment: what is newer was written later."""
+    """Newest entry of the tenant day at that time; later entries are newer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record stands, and how its tenant_day was read up to there, the oldest reading first."""
+    """Position of a record, with the readings of its tenant day so far, oldest first."""
 
     tenant_day: TenantDay
     id: str
-    """In the tenant_day's stream."""
+    """Entry ID in the stream of the tenant day."""
     readings: tuple[Reading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RecordPage:
-    """Some records in order, and behind which the next page begins; None at the end."""
+    """Records in order, and the Place after which the next page starts; None at the end."""
 
     records: tuple[LedgerEntry, ...]
     end: Place | None
 
 
 class Ledger:
-    """What was used, for reading."""
+    """Reads recorded usage."""
 
     def __init__(self, redis: Client) -> None:
         self._redis = redis
 
     async def fill(self, report: UsageReport, usage_filter: UsageFilter) -> None:
-        """Read into a report the sums that it needs.
+        """Fills a report with the sums that it needs.
 
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
-        Redis: one round trip, two for 100 tenants and two for 100 tenant_days; no record is read.
+        Redis: one round trip, two per 100 tenants and two per 100 tenant days; reads no records.
         """
         days = await self._days(usage_filter)
         tenant_days = _by_tenant(days) if report.is_by_tenant_first else _by_day(days)
@@ -95,7 +98,7 @@ class Ledger:
                 report.add(tenant_day, sums)
 
     async def records(self, usage_filter: UsageFilter, after: Place | None, limit: int) -> RecordPage:
-        """The oldest records behind `after`: by day, then tenant, then the moment of settlement.
+        """Returns the oldest records after `after`, by day, tenant and settlement time.
 
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
         """
@@ -116,7 +119,7 @@ class Ledger:
         return RecordPage(tuple(record for _, record in page), page[-1][0] if len(found) > limit else None)
 
     async def count(self, usage_filter: UsageFilter) -> int:
-        """How many records there are. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Returns the number of records. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         counted = 0
         for batch in _portions(_by_day(await self._days(usage_filter))):
             counted += sum(
@@ -125,7 +128,7 @@ class Ledger:
         return counted
 
     async def tenants(self, usage_filter: UsageFilter) -> list[str]:
-        """The tenants that are meant, by name. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Returns the selected tenants by name. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         name = usage_filter.tenant
         if name is None:
             return sorted(await execute(self._redis, self._redis.smembers(NAMES), set[str]))
@@ -134,7 +137,7 @@ class Ledger:
         return [name]
 
     async def sums(self, tenant_days: Sequence[TenantDay]) -> list[Sums]:
-        """Each tenant_day's sums, empty where there are none. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Returns the sums of each tenant day, empty if it has none. Raises: GatewayError REDIS_UNAVAILABLE."""
         sizes = await self._each(tenant_days, lambda pipe, tenant_day: pipe.hlen(sums_record(tenant_day)), list[int])
         found: list[Sums] = []
         for group in _groups(tenant_days, sizes, _FIELDS_PER_CALL):
@@ -142,7 +145,7 @@ class Ledger:
         return found
 
     async def have_records(self, tenant_days: Sequence[TenantDay]) -> list[bool]:
-        """Whether each tenant_day's records are there. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Returns for each tenant day if its records exist. Raises: GatewayError REDIS_UNAVAILABLE."""
         found: list[int] = []
         for batch in _portions(tenant_days):
             found += await self._each(
@@ -151,19 +154,19 @@ class Ledger:
         return [bool(count) for count in found]
 
     async def stream(self, tenant_day: TenantDay, after: str | None = None) -> AsyncGenerator[list[Entry], None]:
-        """A tenant_day's records behind `after`, piece by piece. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Yields a tenant day's records after `after` in batches. Raises: GatewayError REDIS_UNAVAILABLE."""
         async for entries, _ in self._pieces(tenant_day, after):
             yield entries
 
     async def records_end(self, tenant: str) -> dict[date, int]:
-        """Until when the records of each day are kept, Unix seconds: 3,650 days in ten years.
+        """Returns when the records of each day expire, in Unix seconds: 3,650 days in ten years.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
         return read_ends(await execute(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
 
     async def days_of(self, tenants: Sequence[str], usage_filter: UsageFilter) -> dict[str, list[date]]:
-        """The days on which the tenants have sums. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Returns the days on which the tenants have sums. Raises: GatewayError REDIS_UNAVAILABLE."""
         first, last = day_number(usage_filter.first), day_number(usage_filter.last)
         sizes = await self._each(tenants, lambda pipe, name: pipe.zcount(days_record(name), first, last), list[int])
         found: dict[str, list[date]] = {}
@@ -183,9 +186,9 @@ class Ledger:
     async def _entries(
         self, tenant_days: Iterable[TenantDay], after: Place | None
     ) -> AsyncGenerator[tuple[TenantDay, list[Entry], str], None]:
-        """The records of many tenant_days, each piece with the tenant_day's newest entry at that moment.
+        """Yields the records of many tenant days in batches, each with the tenant day's newest entry at that time.
 
-        Small tenant_days come together in one round trip, large ones piece by piece.
+        Small tenant days share a round trip; large ones are read in batches.
         """
         starts = {after.tenant_day: after.id} if after else {}
         for batch in _portions(tenant_days):
@@ -205,7 +208,7 @@ class Ledger:
             pipeline.xrange(records_stream(tenant_day), start, "+", count=_RECORDS_PER_CALL)
             pipeline.xrevrange(
                 records_stream(tenant_day), count=1
-            )  # last: what comes between is given twice, not never
+            )  # last: a record written in between is read twice rather than missed
             entries, newest = await execute(self._redis, pipeline.execute(), list[list[Entry]])
             if entries:
                 yield entries, newest[0][0] if newest else entries[-1][0]
@@ -221,7 +224,7 @@ class Ledger:
         return await self._each(tenant_days, put, list[list[Entry]])
 
     async def _hashes(self, tenant_days: Sequence[TenantDay]) -> list[dict[str, str]]:
-        """All sums of some tenant_days; those of one that is alone are read piece by piece, however many they are."""
+        """Returns all sums of some tenant days. A large single one is read in batches."""
         if len(tenant_days) > 1:
             return await self._each(
                 tenant_days, lambda pipe, tenant_day: pipe.hgetall(sums_record(tenant_day)), list[dict[str, str]]
@@ -236,7 +239,7 @@ class Ledger:
                 return [found]
 
     async def _each(self, items: Sequence[_T], put: Callable[[Pipeline, _T], object], kind: type[list[_A]]) -> list[_A]:
-        """The answers to one command an item, in one round trip."""
+        """Returns the replies to one command per item, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
         for item in items:
             put(pipeline, item)
@@ -244,13 +247,13 @@ class Ledger:
 
 
 def _with(readings: tuple[Reading, ...], reading: Reading) -> tuple[Reading, ...]:
-    """The readings with one more; while nothing is written, one stands for all."""
+    """Adds a reading; while nothing is written, one reading stands for all."""
     earlier = readings[:-1] if readings and readings[-1].newest == reading.newest else readings
     return (*earlier, reading)[-READINGS_MAX:]
 
 
 def _was_given(name: str, fields: Mapping[str, str], readings: Sequence[Reading]) -> bool:
-    """Whether a corrected record was met before it moved here: some reading passed an entry that was still there."""
+    """Returns True if a corrected record was returned before it moved here: a reading passed its former entry."""
     entries = (*filter(_ENTRY_ID.fullmatch, fields.get("corrects", "").split()), name)
     for earlier, later in pairwise(map(_moment, entries)):
         reading = next((one for one in readings if earlier <= _moment(one.end)), None)
@@ -276,14 +279,14 @@ def _by_day(days: Mapping[str, Sequence[date]]) -> Iterator[TenantDay]:
 
 
 def _portions(items: Iterable[_T]) -> Iterator[list[_T]]:
-    """As many as one call may name."""
+    """Splits items into the number of names that one call may have."""
     remaining = iter(items)
     while portion := list(islice(remaining, _KEYS_PER_CALL)):
         yield portion
 
 
 def _groups(items: Sequence[_T], weights: Sequence[int], most: int) -> Iterator[list[_T]]:
-    """Neighbours whose weights add up to no more than `most`, and one alone that weighs more."""
+    """Groups neighbours whose total weight is within the limit; a heavier item is alone."""
     group: list[_T] = []
     total = 0
     for item, weight in zip(items, weights, strict=True):

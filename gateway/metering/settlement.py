@@ -14,7 +14,7 @@ _LOG = structlog.get_logger("imagegate.admission")
 
 
 class Settlements:
-    """Settles reservations: from memory, from a journal, or from their own record after they expired."""
+    """Settles reservations: from memory, from a journal, or from their own record after expiry."""
 
     def __init__(self, redis: Client, terms: ReservationConfig, metrics: Metrics) -> None:
         self.lost = LostSettlements(Ledger(redis))
@@ -23,14 +23,14 @@ class Settlements:
         self._script = load_script(redis, "metering/settle")
 
     async def settle(self, outcome: ReservationOutcome) -> Settled:
-        """Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Settles an outcome. Raises: GatewayError REDIS_UNAVAILABLE."""
         return await self._run(outcome.tenant, outcome.reservation, outcome.arguments(self._terms.ledger_days))
 
     async def replay(self, body: msgspec.Raw) -> None:
-        """Settles by a journal's entry. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
+        """Settles a journal entry. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
         outcome = msgspec.json.decode(body, type=ReservationOutcome)
         settled = await self.settle(outcome)
-        if settled.status != "repeated":  # it is counted
+        if settled.status != "repeated":  # a repeated one is already counted
             self.count(settled, outcome.tenant)
         if settled.status == "gone" and outcome.was_sent:
             self.lost.suspect(outcome)
@@ -52,7 +52,7 @@ class Settlements:
                 self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)
 
     async def _run(self, tenant: str, ticket_id: str, args: list[Value]) -> Settled:
-        """Raises: GatewayError REDIS_UNAVAILABLE, INTERNAL for a malformed reply."""
+        """Runs settle.lua. Raises: GatewayError REDIS_UNAVAILABLE, INTERNAL for a malformed reply."""
         names = ReservationKeys.of(tenant, ticket_id=ticket_id)
         reply = await self._script([names.reservation, names.open], args)
         try:

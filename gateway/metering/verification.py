@@ -1,7 +1,7 @@
-"""The proof of the ledger: sums that are recomputed from the records.
+"""Ledger verification: sums recomputed from the records.
 
-Settlements go on meanwhile. Invariant: what is reported as a difference was found twice running, each time between two
-readings of the sums that were the same.
+Settlements continue meanwhile. Invariant: a reported discrepancy was found twice in a row, each time with the same
+sums before and after the records were read.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,27 +15,27 @@ from gateway.metering.ledger_keys import read_amounts
 
 _RECORDS_PER_CALL: Final = 5_000
 _TENANT_DAY_COST: Final = 20
-"""A tenant_day takes some round trips even when it is empty: they count as so many records."""
+"""Cost of a tenant day in records: even an empty one takes some round trips."""
 _TRIES: Final = 5
 _CLOCK_SKEW_S: Final = 3600
-"""Redis ends the records by its own clock: so long before that end they may be gone by ours."""
+"""Maximum clock skew. Redis expires records by its own clock, so they may be gone this long before their end."""
 
 
 @dataclass(slots=True)
 class _Reading:
-    """A tenant_day's sums, and what its records came to at that moment."""
+    """A tenant day's sums, and the totals of its records at that time."""
 
     sums: Sums
     counted: dict[tuple[str, str], UsageTotals]
     records: int = 0
     last: str | None = None
-    """The id of the last record."""
+    """ID of the last record."""
     was_still: bool = True
     """Nothing was settled meanwhile."""
 
 
 class LedgerVerifier:
-    """Compares sums and records."""
+    """Compares sums with records."""
 
     def __init__(self, ledger: Ledger, retention_days: int, clock: Callable[[], float]) -> None:
         """`retention_days` applies to days without a stored expiry of their records."""
@@ -46,9 +46,9 @@ class LedgerVerifier:
     async def verify(
         self, usage_filter: UsageFilter, after: TenantDay | None = None
     ) -> tuple[Reconciliation, TenantDay | None]:
-        """Compare the tenant_days behind `after`, by tenant and day, as many as one request may.
+        """Compares tenant days after `after`, by tenant and day, within the cost limit of one request.
 
-        Returns: what was found, and the last tenant_day if more may follow.
+        Returns: the result, and the last tenant day if more may follow.
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
         """
         found = Reconciliation()
@@ -70,7 +70,7 @@ class LedgerVerifier:
         return found, None
 
     async def _tenant_days(self, tenant: str, usage_filter: UsageFilter, ends: Iterable[date]) -> list[TenantDay]:
-        """Those that have sums and those that have or had records, as each may have lost the other."""
+        """Returns tenant days that have sums, and those that have or had records, as each may have lost the other."""
         days = await self._ledger.days_of([tenant], usage_filter)
         possible = [TenantDay(day, tenant) for day in self._days_kept(usage_filter)]
         have_records = await self._ledger.have_records(possible)
@@ -79,7 +79,7 @@ class LedgerVerifier:
         return sorted(recorded | noted | {TenantDay(day, tenant) for day in days[tenant]})
 
     def _days_kept(self, usage_filter: UsageFilter) -> Iterator[date]:
-        """The selected days whose records are kept, and one more on either side for clocks that differ."""
+        """Yields the selected days within retention, and one more on either side for clock skew."""
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         first = max(usage_filter.first, today - timedelta(days=self._keep_days + 1))
         last = min(usage_filter.last, today + timedelta(days=1))
@@ -104,7 +104,7 @@ class LedgerVerifier:
         found.differences += wrong
 
     async def _read(self, tenant_day: TenantDay) -> _Reading:
-        """Whoever is settled while the records are read stands behind them: it is read too, until nothing moves."""
+        """Reads until the sums are stable: settlements made meanwhile append records, which are read too."""
         [sums] = await self._ledger.sums([tenant_day])
         reading = _Reading(sums, {})
         for _ in range(_TRIES):
@@ -121,7 +121,7 @@ class LedgerVerifier:
         return reading
 
     async def _has_expired(self, tenant_day: TenantDay, records_end_s: float) -> bool:
-        """Whether its records are gone because their time was over."""
+        """Returns True if its records are gone because they expired."""
         is_over = self._clock() >= records_end_s - _CLOCK_SKEW_S
         return is_over and not (await self._ledger.have_records([tenant_day]))[0]
 

@@ -85,9 +85,7 @@ class ClusterClient(RedisCluster):
         return await super().execute_command(*args, **options)
 
     async def aclose(self) -> None:
-        """Closes all connections, even when a slot map refresh is due. redis-py calls this itself when a cluster is
-        down.
-        """
+        """Closes all connections, even if the slot map is outdated, as redis-py does for a cluster that is down."""
         if self.guard.is_caller():
             await super().aclose()
             return

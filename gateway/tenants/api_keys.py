@@ -1,7 +1,7 @@
-"""Tenants' keys: made, changed, rotated, revoked. Every change is told to the audit in the same step.
+"""API keys: create, update, rotate, revoke. Every change is audited atomically.
 
-Invariant: a key exists exactly if the tenant's record names it. The lookup by its public id, which a cluster may keep
-elsewhere, is written before the record and deleted after it, and opens nothing by itself.
+Invariant: a key exists exactly if its tenant's record has it. The lookup by key ID, which a cluster may store on
+another node, is written before the record and deleted after it. The lookup alone grants no access.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _NO_QUOTAS: Final = Quotas()
 
 @dataclass(frozen=True, slots=True)
 class CreatedApiKey:
-    """A key as it is shown, this once."""
+    """A new key with its secret, which is shown only once."""
 
     key: ApiKey
     secret: str
@@ -33,7 +33,7 @@ class CreatedApiKey:
 
 @dataclass(frozen=True, slots=True)
 class _StoredKey:
-    """A key's record, and the text of it that was read."""
+    """A key's record and its raw text."""
 
     key: ApiKey
     record: KeyRecord
@@ -44,7 +44,7 @@ class _StoredKey:
 
 
 class ApiKeyStore:
-    """Every tenant's keys."""
+    """The API keys of all tenants."""
 
     def __init__(
         self, redis: Client, credentials: Authenticator, changes: TenantTransactions, clock: Callable[[], float]
@@ -64,7 +64,7 @@ class ApiKeyStore:
         limits: Limits = _NO_LIMITS,
         quotas: Quotas = _NO_QUOTAS,
     ) -> CreatedApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Creates a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         secret = generate_api_key()
         key = ApiKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
@@ -82,11 +82,11 @@ class ApiKeyStore:
         await self._changes.make(act, [is_there, FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))])
 
     async def get(self, key_id: str) -> ApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Returns a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return (await self._read(key_id)).key
 
     async def list_keys(self, tenant: str) -> list[ApiKey]:
-        """The tenant's valid keys, the oldest first, those of one second by label.
+        """Returns the tenant's valid keys by creation second, then label.
 
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
@@ -102,7 +102,7 @@ class ApiKeyStore:
         return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
 
     async def update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
-        """Make a key what `change` makes of it. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Replaces a key by `change(key)`. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return await retrying(partial(self._update, key_id, change, actor))
 
     async def _update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
@@ -119,9 +119,9 @@ class ApiKeyStore:
         return after
 
     async def rotate(self, key_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
-        """Give a key a new secret; the old one opens for `grace_s` more, one from an earlier rotation no longer.
+        """Gives a key a new secret. The old one remains valid for `grace_s`; an even older one becomes invalid.
 
-        Raises: GatewayError NOT_FOUND, INVALID_VALUE for a declared key, REDIS_UNAVAILABLE.
+        Raises: GatewayError NOT_FOUND, INVALID_VALUE for a configured key, REDIS_UNAVAILABLE.
         """
         return await retrying(partial(self._rotate, key_id, grace_s, actor))
 
@@ -145,7 +145,7 @@ class ApiKeyStore:
         return CreatedApiKey(replace(stored.key, old_secret_until=until if grace_s else None), secret)
 
     async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Revokes a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return await retrying(partial(self._revoke, key_id, actor))
 
     async def _revoke(self, key_id: str, actor: Actor) -> ApiKey:
@@ -157,12 +157,12 @@ class ApiKeyStore:
         return stored.key
 
     async def index(self, key: ApiKey) -> str:
-        """Let a key be found by its public id, until it expires. Returns: whose it was before."""
+        """Adds the key to the lookup index until it expires. Returns: the previous owner of the ID."""
         call = self._redis.set(lookup_record(key.id), key.tenant, exat=key.expires_at, get=True)
         return await execute(self._redis, call, str) or ""
 
     async def unindex(self, key_id: str, tenant: str) -> None:
-        """Let a key be found no longer, unless it is another tenant's by now."""
+        """Removes the key from the lookup index, unless another tenant owns the ID now."""
         await self._unindex([lookup_record(key_id)], [tenant])
 
     async def _read(self, key_id: str) -> _StoredKey:
@@ -183,7 +183,7 @@ class ApiKeyStore:
         return key.expires_at is not None and key.expires_at <= self._clock()
 
     async def _delete_expired(self, tenant: str, expired: list[_StoredKey]) -> None:
-        """Remove the records of keys that have expired, unless one is changed at this moment."""
+        """Deletes expired keys, unless they are being changed."""
         edits = [FieldUpdate(HashKind.KEYS, entry.key.id, entry.text, None) for entry in expired]
         if edits:
             with suppress(ConflictError):
@@ -191,12 +191,12 @@ class ApiKeyStore:
 
 
 def _no_key(key_id: str) -> GatewayError:
-    """A whole key given for its id is not repeated."""
+    """Builds the not-found error; an API key passed in place of its ID is not repeated."""
     if key_id.startswith("sk-"):
         return GatewayError(ErrorCode.NOT_FOUND, "That is a key itself: give its id, the 10 characters behind sk-ig-.")
     return GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
 
 def _later(one: int | None, other: int | None) -> int | None:
-    """The later of two ends; None is never."""
+    """Returns the later expiry; None is never."""
     return None if one is None or other is None else max(one, other)

@@ -1,7 +1,7 @@
-"""Tenants that stand in the configuration: brought into Redis at start, at a reload, and when Redis lost its memory.
+"""Provisions configured tenants in Redis at startup, at a reload, and after Redis lost its data.
 
-Invariants: applying twice changes nothing and tells the audit nothing, from however many processes at once; counters
-are never touched; what a person disabled or revoked stays so; what others made by the admin API is left alone.
+Invariants: applying twice, even from many processes, changes nothing and writes no audit entries. Counters are
+never touched. Operator decisions to disable or revoke persist. Tenants and keys of the admin API are not changed.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ from gateway.tenants.store import tenant_act, tenant_edits
 from gateway.tenants.transactions import FieldUpdate, HashKind, TenantTransactions, retrying
 
 PROVISIONED_TENANTS: Final = f"{PREFIX}:provisioned_tenants"
-"""The set of names that stand in the configuration, or did when it was last applied."""
+"""The set of configured tenant names, of now or of the last applied configuration."""
 PROVISIONING_DIGEST: Final = f"{PREFIX}:provisioning_digest"
-"""A digest of what was applied last; without it Redis has lost its memory."""
+"""Digest of the last applied configuration; if it is missing, Redis has lost its data."""
 _LOOK_S: Final = 2.0
 _START_S: Final = 3.0
-"""How long serving waits for the first application: less than uvicorn gives a new worker to begin."""
+"""Limit on how long startup waits for the first application; below uvicorn's worker startup timeout."""
 _LOG = structlog.get_logger("imagegate.declaration")
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisionedKey:
-    """A key, and the SHA-256 of it in hexadecimal."""
+    """A key, as the hexadecimal SHA-256 of its secret text."""
 
     key: ApiKey
     hashed: str
@@ -52,14 +52,14 @@ class ProvisionedKey:
 
 @dataclass(frozen=True, slots=True)
 class ProvisionedTenant:
-    """A tenant with its keys, as the configuration has them."""
+    """A configured tenant with its keys."""
 
     tenant: Tenant
     keys: tuple[ProvisionedKey, ...] = ()
 
 
 class TenantProvisioner:
-    """The tenants of the configuration."""
+    """Applies the configured tenants."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class TenantProvisioner:
         self._leader = asyncio.Lock()
 
     async def start(self) -> None:
-        """The first application. Without Redis serving begins all the same: `keep` applies it as soon as it can."""
+        """Applies the configuration. Without Redis, startup continues and `run` retries."""
         try:
             async with asyncio.timeout(_START_S):
                 await self.apply()
@@ -90,7 +90,7 @@ class TenantProvisioner:
             _LOG.warning("tenant_provisioning_pending", detail=str(error), retry_in_s=self._look_s)
 
     async def run(self) -> None:
-        """Apply what could not be applied, and again when Redis has lost its memory; runs for ever."""
+        """Retries failed applications, and applies again after Redis lost its data; runs until cancelled."""
         while True:
             await asyncio.sleep(self._look_s)
             try:
@@ -99,13 +99,13 @@ class TenantProvisioner:
                 _LOG.debug("tenant_provisioning_check_failed", detail=error.detail)
 
     async def reload(self, declared: Sequence[ProvisionedTenant]) -> None:
-        """Apply another declaration in the place of this one."""
+        """Applies a new configuration in place of the present one."""
         self._declared = tuple(declared)
         self._is_applied = False
         await self.start()
 
     async def apply(self) -> None:
-        """Make Redis hold what is declared. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Makes Redis match the configuration. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._leader:
             declared = self._declared
             if declared:
@@ -156,7 +156,7 @@ class TenantProvisioner:
         await self._changes.make(act, list(tenant_edits(fields, tenant)))
 
     async def _apply_key(self, declared: ProvisionedKey) -> None:
-        """The lookup is written also where nothing changes: a cluster may have lost a part of its memory."""
+        """Applies a key. Always writes the lookup, because a cluster may lose data partially."""
         key, keyed_hash = declared.key, await self._credentials.keyed_hash(declared.hashed, asks_redis=True)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.sismember(revoked_record(key.tenant), key.id)
@@ -185,7 +185,7 @@ class TenantProvisioner:
             await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key.id, text, after)])
 
     async def _revoke_others(self, tenant: str, wanted: set[str]) -> None:
-        """Revoke the keys that stood in the configuration and do no longer."""
+        """Revokes keys that are no longer configured."""
         texts = await execute(self._redis, self._redis.hgetall(keys_record(tenant)), dict[str, str])
         for key_id, text in texts.items():
             if key_id not in wanted and read_key(text).declared:
@@ -200,7 +200,7 @@ class TenantProvisioner:
         await self._keys.unindex(key_id, tenant)
 
     async def _retire(self, name: str) -> None:
-        """Disable a tenant that stands in the configuration no longer; everything of it is kept."""
+        """Disables a tenant that is no longer configured; its data is preserved."""
         await retrying(partial(self._disable, name))
         await execute(self._redis, self._redis.srem(PROVISIONED_TENANTS, name), int)
 
@@ -214,7 +214,7 @@ class TenantProvisioner:
 
 
 def _wanted(declared: Tenant, before: Tenant | None = None) -> Tenant:
-    """What a tenant is to be: as declared, but never let in where a person disabled it."""
+    """Returns the tenant as configured, except that one disabled by an operator remains disabled."""
     by = CONFIGURATION.name if declared.is_disabled else ""
     wanted = replace(declared, is_declared=True, disabled_by=by)
     if before is None:
