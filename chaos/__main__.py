@@ -1,4 +1,4 @@
-"""`python -m chaos`: runs it, and tells what came of it."""
+"""`python -m chaos`: runs the chaos test and prints the report."""
 
 import resource
 import secrets
@@ -34,7 +34,9 @@ def main() -> None:
 
     try:
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(given.package, folder / "gateway", ignore=ignore)  # whoever works on it meanwhile does no harm
+        shutil.copytree(
+            given.package, folder / "gateway", ignore=ignore
+        )  # a copy, so that edits during the run have no effect
         outcome = uvloop.run(conduct(60 * given.minutes, seed, given.without, folder, tell))
     except BaseException:
         tell(f"the logs are in {folder}")
@@ -67,7 +69,7 @@ def _arguments() -> Namespace:
 
 
 def _allow_files() -> None:
-    """Thousands of connections, in every process that is started from here."""
+    """Raises the limit of open files: every process started here needs thousands of connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

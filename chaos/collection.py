@@ -1,4 +1,4 @@
-"""Reads every book from its own keeper, when the run is over."""
+"""Collects all records after the run."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from chaos.redis_keys import Keys
 
 _PAGE: Final = 1000
 _MISTAKES: Final = frozenset({"internal_error", "settlement_lost", "settlements_abandoned"})
-"""Events of the log that must not be there: a mistake of the gateway's, and what it lost."""
+"""Log events that must not occur: bugs of the gateway, and what it lost."""
 _VERIFY_S: Final = 120.0
 
 
@@ -31,7 +31,7 @@ class _Invoice(msgspec.Struct, frozen=True):
 async def collect(
     world: World, admin: Admin, tenants: Sequence[Tenant], asked: list[Asked], days: tuple[date, date]
 ) -> Evidence:
-    """Everything but how the recovery went. Raises: AdminError."""
+    """Collects everything but the recovery times. Raises: AdminError."""
     found = Evidence(asked=asked)
     found.calls = msgspec.json.decode(await world.provider.read("/calls"), type=list[Call])
     found.invoice = msgspec.json.decode(await world.provider.read("/invoice"), type=_Invoice).accounts
@@ -78,7 +78,7 @@ async def _sums(admin: Admin, query: str) -> dict[str, Sums]:
 
 
 async def _verify(world: World, days: tuple[date, date]) -> list[str]:
-    """What `imagegate usage verify` says, run as an operator does; nothing where it agrees."""
+    """Returns the output of `imagegate usage verify`, run as an operator does; empty if it agrees."""
     url = world.admin_urls()[0]
     command = [sys.executable, "-m", "gateway", "usage", "verify", "--from", str(days[0]), "--to", str(days[1])]
     environ = {"PATH": os.environ["PATH"], "IMAGEGATE_URL": url, "IMAGEGATE_ADMIN_KEY": ADMIN_KEY}
@@ -112,13 +112,13 @@ def _processes(world: World) -> Iterator[Process]:
 
 
 def _mistakes(world: World) -> Iterator[tuple[str, str]]:
-    """What stands in the gateways' logs and must not."""
+    """Yields forbidden events of the gateways' logs."""
     for gateway in world.fleet.everybody:
         yield from read_mistakes(read_log(gateway.log).splitlines())
 
 
 def read_mistakes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(request id, the line) of each that tells of a mistake; also of what is no line of a log at all."""
+    """Yields (request ID, line) of each forbidden event, and of lines that are not log lines."""
     for line in lines:
         try:
             told = json.loads(line)

@@ -1,4 +1,4 @@
-"""Throws what the schedule says, and notes what was thrown."""
+"""Injects the scheduled faults and records them."""
 
 import asyncio
 import signal
@@ -26,30 +26,30 @@ _EXCLUDED: Final = {
     "clock": ("gateways", "redis", "clock"),
     "load": ("gateways", "redis", "clock"),
 }
-"""Lanes that wait while a blow of this lane lasts.
+"""Lanes that pause during a fault of this lane.
 
-During an overload Redis is well and no gateway is killed. A lease that nothing ends while the clock is ahead lives as
-much longer: so neither a gateway nor Redis is hit meanwhile.
+During an overload Redis is healthy and no gateway is killed. A lease that no process ends while the clock is ahead
+lives longer by that much, so neither gateways nor Redis are affected meanwhile.
 """
 _LOCK_ORDER: Final = ("gateways", "redis", "clock", "provider")
 _LAG_S: Final = 1.5
-"""Until every gateway has seen a changed file."""
+"""Time until every gateway has read a changed file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thrown:
-    """A blow as it was."""
+    """An injected fault."""
 
     blow: Blow
     at_s: float
-    """Since the beginning of the load."""
+    """Since the start of the load."""
     ended_s: float
     note: str = ""
 
 
 @dataclass
 class Thrower:
-    """One run's."""
+    """Injects the faults of one run."""
 
     world: World
     admin: Admin
@@ -60,10 +60,10 @@ class Thrower:
     tell: Callable[[str], None]
     began_s: float
     until_s: float
-    """Since the beginning: the last moment at which a blow may begin."""
+    """Since the start: the last time at which a fault may begin."""
     thrown: list[Thrown] = field(default_factory=list)
     left_out: list[Blow] = field(default_factory=list)
-    """What could not begin in time, on a slow machine."""
+    """Faults that could not begin in time on a slow machine."""
     overloads: list[Overload] = field(default_factory=list)
     version: int = 0
 
@@ -72,7 +72,7 @@ class Thrower:
         self._locks = {lane: asyncio.Lock() for lane in _LOCK_ORDER}
 
     async def throw_all(self, blows: Sequence[Blow]) -> None:
-        """Lane by lane, side by side."""
+        """Runs the lanes concurrently."""
         lanes: dict[str, list[Blow]] = {}
         for blow in blows:
             lanes.setdefault(blow.lane, []).append(blow)
@@ -121,7 +121,7 @@ class Thrower:
                 return ", ".join([await self._replace(place) for place in range(PLACES)])
 
     async def _kill(self, place: int) -> str:
-        """A supervisor starts another one at once."""
+        """Kills a gateway; a supervisor starts another one."""
         gateway = self.world.fleet.at(place)
         if gateway is None:
             return "nobody there"
@@ -129,13 +129,13 @@ class Thrower:
         return f"{gateway.number} -> {await self._start(place)}"
 
     def _kill_worker(self, place: int) -> str:
-        """Its supervisor replaces it."""
+        """Kills a worker; its supervisor restarts it."""
         gateway = self.world.fleet.at(place)
         pid = self.world.fleet.kill_worker(gateway) if gateway else None
         return f"process {pid}" if pid else "no worker there"
 
     async def _replace(self, place: int) -> str:
-        """As a deploy does: the new one is ready before the old one goes."""
+        """Replaces a gateway as a deployment does: the new one is ready before the old one ends."""
         old = self.world.fleet.at(place)
         new = await self._start(place)
         if old:
@@ -184,7 +184,7 @@ class Thrower:
             case "limits changed":
                 chance = Random(f"{self.seed}/{blow.at_s}")  # noqa: S311 - it is to be repeatable
                 tenant = self.tenants[int(blow.target)]
-                if tenant is not self.tenants[0]:  # one stays without limits: it asks whether everything serves
+                if tenant is not self.tenants[0]:  # one tenant remains unlimited, to check that everything serves
                     await self.admin.limit(tenant, other_caps(chance))
                 return tenant.name
             case "wrong reload":
@@ -199,7 +199,7 @@ class Thrower:
         return None
 
     async def _reload_wrongly(self) -> None:
-        """A file that nobody can use for a moment: what was there stays in force."""
+        """Writes an invalid file for a moment; the former configuration stays in effect."""
         async with self.world.fleet.nobody_starts():
             good = self.world.configuration.read()
             self.world.configuration.write(good.replace('price_per_image_usd = "0.0047"', "price_per_image_usd = []"))
@@ -212,6 +212,6 @@ class Thrower:
 
 
 def _locks_of(blow: Blow) -> list[str]:
-    """In an order that cannot deadlock. Calls that are to last through an outage need a provider that is well."""
+    """Returns the locks in an order that cannot deadlock. Calls that must outlast an outage need a healthy provider."""
     wanted = {*_EXCLUDED.get(blow.lane, ()), *(("provider",) if blow.kind in FEATURES["outages"] else ())}
     return [lane for lane in _LOCK_ORDER if lane in wanted]

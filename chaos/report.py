@@ -1,4 +1,4 @@
-"""The report: for people at 80 columns, and as JSON."""
+"""The report: 80 columns of text, and JSON."""
 
 import textwrap
 from collections import Counter, defaultdict
@@ -19,7 +19,7 @@ from chaos.run import Outcome
 _WIDTH: Final = 80
 _WORST: Final = 5
 _SHOWN: Final = 50
-"""Discrepancies of one kind that people are shown; the JSON has all."""
+"""Discrepancies of one kind that the text shows; the JSON has all."""
 _IDS: Final = 6
 
 
@@ -156,7 +156,7 @@ def _render_books(books: Books) -> Iterator[str]:
 
 
 def _by_account(books: Books) -> Iterator[tuple[str, Row]]:
-    """By account, the crowd's in one row."""
+    """Yields rows by account; the overload's accounts are one row."""
     crowd = Row()
     for name, row in sorted(books.rows.items()):
         if name in CROWD.accounts:

@@ -1,4 +1,4 @@
-"""The audit: everything is computed again from the evidence alone, with nothing of the gateway's own arithmetic."""
+"""The reconciliation: recomputes everything from the observations, without the gateway's own arithmetic."""
 
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +25,7 @@ _CHECKS: Final[tuple[Callable[[Evidence], list[Discrepancy]], ...]] = (
 
 
 def audit(evidence: Evidence) -> tuple[Books, list[Discrepancy]]:
-    """The books side by side, and everything that does not hold."""
+    """Returns all records side by side, and every discrepancy."""
     books, found = compare_books(evidence)
     for check in _CHECKS:
         found += check(evidence)

@@ -1,9 +1,9 @@
-"""The three books: what the provider bills, what the ledger's records say, what the tenants' sums say.
+"""The three ledgers: the provider's invoice, the ledger records and the tenants' sums.
 
-One line stands between the first two, and cannot be left out: what was ordered, never heard of again and not billed.
-Who is killed between the note that an order leaves and its arrival cannot take the note back, and who gets garbage
-cannot know what it cost. The ledger must hold such images as unconfirmed. Each is traced to its cause here, request by
-request; one without a cause is a discrepancy, as is every image that the provider bills and the ledger does not hold.
+One difference between the first two is unavoidable: images that were ordered, of unknown outcome and not billed.
+A gateway killed between recording an order and sending it cannot revert the record, and garbage hides the cost.
+The ledger must hold such images as unconfirmed. Each is traced to its cause, request by request. One without a
+cause is a discrepancy, as is every billed image that the ledger lacks.
 """
 
 from collections import Counter, defaultdict
@@ -18,7 +18,7 @@ from chaos.observations import OWED_S, Call, Counters, Discrepancy, Ending, Evid
 
 @dataclass(slots=True)
 class Row:
-    """An account in both books."""
+    """One account in both ledgers."""
 
     billed: int = 0
     billed_usd_micros: int = 0
@@ -28,7 +28,7 @@ class Row:
     unconfirmed: int = 0
     ledger_usd_micros: int = 0
     unbilled: int = 0
-    """Unconfirmed images that are on no invoice, with a known cause."""
+    """Unconfirmed images that are not billed, with a known cause."""
     unbilled_usd_micros: int = 0
 
     @property
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(slots=True)
 class Books:
-    """Side by side."""
+    """The ledgers side by side."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     """By account."""
@@ -51,7 +51,7 @@ class Books:
     """Of the tenants' daily sums."""
     sums_usd_micros: int = 0
     causes: Counter[str] = field(default_factory=Counter)
-    """Why images are on no invoice -> how many."""
+    """Cause -> images that are not billed."""
 
 
 def micros_of(usd: str) -> int:
@@ -59,7 +59,7 @@ def micros_of(usd: str) -> int:
 
 
 def compare_books(evidence: Evidence) -> tuple[Books, list[Discrepancy]]:
-    """Every request at every account, every account, and the whole."""
+    """Compares every request at every account, every account, and the total."""
     books, found = Books(rows=defaultdict(Row)), list[Discrepancy]()
     found += _check_journal(evidence)
     calls, lines = _calls_by_request(evidence), _lines_by_request(evidence)
@@ -89,7 +89,7 @@ def _lines_by_request(evidence: Evidence) -> dict[str, list[Line]]:
 
 
 def _check_journal(evidence: Evidence) -> Iterator[Discrepancy]:
-    """The provider's journal is whole: it adds up to its own invoice."""
+    """Checks that the provider's call log adds up to its invoice."""
     journal = Counter[str]()
     for call in evidence.calls:
         journal[call.account] += call.billed
@@ -117,7 +117,7 @@ def _compare_request(
 def _compare_account(
     evidence: Evidence, books: Books, place: tuple[str, str], calls: list[Call], entries: tuple[list[Share], list[Line]]
 ) -> Iterator[Discrepancy]:
-    """One request at one account."""
+    """Compares one request at one account."""
     (request_id, account), (shares, lines) = place, entries
     row = Row(billed=sum(call.billed for call in calls))
     row.billed_usd_micros = sum(call.billed * PRICES[call.model] for call in calls if call.billed)
@@ -146,7 +146,7 @@ def _compare_account(
 
 
 def _cause(evidence: Evidence, request_id: str, calls: list[Call], lines: list[Line]) -> str:
-    """Why an image may be unconfirmed and on no invoice; "" where it may not."""
+    """Returns why an image may be unconfirmed and not billed; "" if it may not."""
     if any(call.is_unclear and not call.billed for call in calls):
         return "an answer that leaves the cost open, and cost nothing"
     asked = next((one for one in evidence.asked if one.id == request_id), None)
@@ -171,7 +171,7 @@ def _check_total(row: Row, where: str) -> Iterator[Discrepancy]:
 
 
 def _check_sums(evidence: Evidence, books: Books) -> Iterator[Discrepancy]:
-    """The tenants' sums and counters, against the records."""
+    """Compares the tenants' sums and counters with the records."""
     recorded = defaultdict[str, Sums](Sums)
     for line in evidence.lines:
         sums = recorded[line.tenant]
@@ -201,4 +201,4 @@ PRICES_BY_MODEL: Final = {
     "crowd-image": 3500,
     "steady-image": 3500,
 }
-"""Micro-dollars, by the gateway's id of the model."""
+"""Micro-dollars, by the gateway's model ID."""

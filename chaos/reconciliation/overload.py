@@ -1,4 +1,4 @@
-"""An overload is refused, and takes nothing down: Redis stays available, and the work of a script bounded."""
+"""Overloads are refused and harmless: Redis stays available, and the work per script bounded."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -7,7 +7,7 @@ from chaos.observations import Discrepancy, Evidence
 from chaos.phases import Overload
 
 COMMANDS_MAX: Final = 60.0
-"""Commands a script, on average. Unlike a duration, it does not depend on what else the machine does."""
+"""Average commands per script. Unlike a duration, it does not depend on the machine's load."""
 
 
 def check_overloads(evidence: Evidence) -> list[Discrepancy]:

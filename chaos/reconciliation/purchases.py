@@ -1,4 +1,4 @@
-"""What was bought, by the provider's own journal: nothing twice for one request, and nothing it does not understand."""
+"""Purchases, by the provider's call log: none twice for one request, and no invalid fields."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -41,10 +41,10 @@ def _check_request(
 
 
 def most_at_stake(calls: list[Call]) -> int:
-    """The most images that were ordered and not known to be free, at any moment.
+    """Returns the maximum number of images ordered and not known to be free, at any time.
 
-    A call that is clearly free takes itself off again when it ends; every other one stays. So a part of a request may
-    be repeated after a refusal, and never after silence.
+    A call that is clearly free no longer counts when it ends; every other one counts forever. So a part of a request
+    may be retried after a refusal, and never after a timeout.
     """
     moments = list[tuple[float, int, int]]()
     for call in calls:

@@ -1,8 +1,8 @@
-"""Limits and quotas, from the provider's journal and the clients' clocks.
+"""Limits and quotas, from the provider's call log and the clients' clocks.
 
-A limit counts by the moment of admission, which no outsider sees. It lies between the moment at which the client sent
-the request and the one at which its first call reached the provider. What is counted here is only what lies in a window
-with both ends: so whatever is told is over the limit for certain.
+A limit counts by the time of admission, which is not observable. It lies between the client's send and the arrival
+of the first call at the provider. Only requests with both ends in a window count, so every reported violation is
+certain.
 """
 
 import bisect
@@ -22,13 +22,13 @@ _EFFECT_S: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one request used, and between which moments it was admitted."""
+    """Usage of one request, and the bounds of its admission time."""
 
     id: str
     sent_s: float
     reached_s: float
     over_s: float
-    """Until then it was surely under way."""
+    """Until then it was certainly in progress."""
     images: int
     usd_micros: int
 
@@ -69,9 +69,9 @@ def _use(asked: Asked, calls: list[Call]) -> Use:
 def _check_quota(
     tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], quota: tuple[str, str, float | None]
 ) -> Iterator[Discrepancy]:
-    """A quota of a calendar window, as (limit, amount, when a new window began). A run meets two at the most.
+    """Checks a quota of a calendar window, as (limit, amount, start of a new window). A run has at most two windows.
 
-    One that is lowered below what is used lets nothing more through: so the most that it ever was is what counts.
+    A quota lowered below its usage admits nothing more, so the maximum over time counts.
     """
     name, amount, turn_s = quota
     allowed = most_allowed(reigns, name, 0.0, float("inf"))
@@ -90,9 +90,9 @@ def _check_minutes(
     limit: tuple[str, str | None],
     steps_s: Sequence[float],
 ) -> Iterator[Discrepancy]:
-    """The window that begins with each request, and what lies in it as a whole.
+    """Checks the window that begins with each request, counting requests fully inside it.
 
-    A minute is one of Redis's clock: a window ends where that is stepped.
+    Minutes are of Redis's clock: a window ends if that is stepped.
     """
     name, amount = limit
     starts = [use.sent_s for use in uses]
@@ -111,7 +111,10 @@ def _check_minutes(
 def _check_concurrency(
     tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], steps_s: Sequence[float]
 ) -> Iterator[Discrepancy]:
-    """A reservation may expire when Redis's clock is stepped, so a request surely counts until the next step."""
+    """Checks concurrency.
+
+    A reservation may expire when Redis's clock is stepped, so requests count until the next step.
+    """
     moments = list[tuple[float, int, str]]()
     for use in uses:
         step_s = end_of_window(use.sent_s, use.over_s - use.sent_s, steps_s)
@@ -132,7 +135,7 @@ def _check_concurrency(
 
 
 def most_allowed(reigns: Sequence[Reign], name: str, since_s: float, until_s: float) -> int | None:
-    """The most that a limit may have allowed in a span; None where it was without one for a moment."""
+    """Returns the maximum that a limit may have allowed in a span; None if it was unlimited at any time."""
     held = [reign.caps for reign in reigns if reign.since_s <= until_s and reign.until_s + _EFFECT_S >= since_s]
     limits = [getattr(caps, name) for caps in held or [Caps()]]
     return None if None in limits else max(limits)

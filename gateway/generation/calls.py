@@ -102,7 +102,7 @@ class UpstreamClient:
             with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
                 reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
                 if entry.sent_s is None:
-                    raise GatewayError(ErrorCode.CONNECTION_LOST, "the answer came before the request was sent")  # noqa: TRY301
+                    raise GatewayError(ErrorCode.CONNECTION_LOST, "the response arrived before the request was sent")  # noqa: TRY301
                 made = endpoint.provider.read_reply(reply, order.delivery).first(order.images)
                 outcome = redact_reply(made, lease.key.secret)
         except GatewayError as error:
@@ -147,12 +147,12 @@ class UpstreamClient:
     async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> UpstreamResponse:
         """Sends a request. Raises: GatewayError of the network."""
         if timeout_s <= 0:
-            raise GatewayError(ErrorCode.NOT_SENT, "no time was left")
+            raise GatewayError(ErrorCode.NOT_SENT, "no time left")
         try:
             async with asyncio.timeout(timeout_s):
                 return await read_reply(self._transport, request, self._limits.max_response_bytes, memory)
         except TimeoutError as error:
-            raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
+            raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete response within {timeout_s:.0f} s") from error
 
     async def _end(self, lease: Lease, report: CallReport, error: GatewayError | None) -> None:
         """Releases the lease and counts the call.

@@ -109,19 +109,19 @@ class ImageDownloader:
         try:
             request = self._build_request(url)
         except (httpx.InvalidURL, ValueError) as error:
-            raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, "no valid URL") from error
+            raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, "not a valid URL") from error
         transport = self._named if trust is LinkTrust.NAMED else self._public
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 reply = await read_reply(transport, request, self._limits.max_bytes, memory)
         except TimeoutError as error:
             raise GatewayError(
-                ErrorCode.READ_TIMEOUT, f"no complete picture in {self._limits.timeout_s:.0f} s"
+                ErrorCode.READ_TIMEOUT, f"no complete image within {self._limits.timeout_s:.0f} s"
             ) from error
         if reply.status != 200 or sniff(reply.body) is None:
             memory.note(-len(reply.body))
             raise GatewayError(
-                ErrorCode.UNEXPECTED_RESPONSE, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture"
+                ErrorCode.UNEXPECTED_RESPONSE, f"HTTP {reply.status}, {len(reply.body)} bytes, not an image"
             )
         return reply.body
 

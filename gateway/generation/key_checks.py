@@ -52,9 +52,9 @@ class KeyChecker:
                 reply = await read_reply(self._transport, self._build_request(endpoint, key), _MAX_BYTES)
             result = endpoint.provider.read_key_check(reply)
         except TimeoutError:
-            result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
+            result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete response within {_DEADLINE_S:.0f} s")
         except httpx.InvalidURL:
-            result = KeyCheck(ErrorCode.NOT_SENT, "base_url is no valid URL")
+            result = KeyCheck(ErrorCode.NOT_SENT, "base_url is not a valid URL")
         except GatewayError as error:
             result = KeyCheck(error.error_code, error.detail)
         detail = redact(result.detail, key.secret)

@@ -36,7 +36,7 @@ _ESCAPES: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+|\\u[0-9a-fA-F]{4}")
 _ROUNDS: Final = 3
 """Decoding rounds; text encoded more often is not recognised."""
 _REQUEST: Final = "<request>"
-_LEFT_OUT: Final = "text left out: the request is too long to be compared with it"
+_LEFT_OUT: Final = "text omitted: the request is too long to compare"
 
 _Mapped = list[tuple[str, int, int]]
 """Characters, each with the start and end of its source."""

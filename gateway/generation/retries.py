@@ -111,7 +111,7 @@ class RetryState:
             return self.last
         if not self.is_busy:
             return GatewayError(
-                ErrorCode.NO_HEALTHY_ACCOUNT, "no account can be used", retry_after_s=self.shortest_wait_s
+                ErrorCode.NO_HEALTHY_ACCOUNT, "no account is available", retry_after_s=self.shortest_wait_s
             )
         detail = "Every account that could make this image is busy; please try again shortly."
         if self.shortest_wait_s:

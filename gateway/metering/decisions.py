@@ -12,7 +12,7 @@ from gateway.domain.tenants import Principal, Rate, Rates
 _WORDS: Final = {
     "requests_per_minute": "requests per minute",
     "images_per_minute": "images per minute",
-    "concurrency": "requests at once",
+    "concurrency": "concurrent requests",
     "recent_requests": "open requests and those of the last 15 minutes",
     "records_per_day": "recorded requests per day",
     "images_per_day": "images per day",
@@ -98,7 +98,7 @@ def _wait_s(decision: AdmissionDecision) -> float:
 def _rate_text(decision: AdmissionDecision, caller: Principal) -> str:
     text = f"Rate limit reached for {_WORDS[decision.limit]} {_whose(decision, caller)}: {_standing(decision)}."
     if not decision.frees_at_s:
-        return f"{text} It frees when a request that is under way ends. Please try again in {_BUSY_RETRY_S:.0f} s."
+        return f"{text} It frees when a running request ends. Please try again in {_BUSY_RETRY_S:.0f} s."
     return f"{text} It frees at {_moment(decision.frees_at_s)}. Please try again in {_wait_s(decision):.0f} s."
 
 
@@ -106,8 +106,8 @@ def _too_large_text(decision: AdmissionDecision, caller: Principal) -> str:
     """Explains a refusal that waiting cannot fix: a request above a limit, or a limit of 0."""
     standing = f"{_WORDS[decision.limit]} {_whose(decision, caller)}: {_standing(decision)}"
     if not decision.allowed:
-        return f"Nothing is allowed for {standing}. Have the limit raised."
-    return f"Request too large for {standing}. Waiting does not help: ask for less, or have the limit raised."
+        return f"No usage is allowed for {standing}. Ask for a higher limit."
+    return f"Request too large for {standing}. Waiting does not help: request less, or ask for a higher limit."
 
 
 def _quota_text(decision: AdmissionDecision, caller: Principal) -> str:

@@ -91,7 +91,7 @@ class Reservation:
         Redis: one round trip, lua/mark_sent.lua.
         """
         if not await self.note_order(self, upstream, account, images):
-            raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"ticket {self.id} was settled by others")
+            raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"ticket {self.id} was already settled")
         return OpenCall(self.tally.open(upstream, account, images), images)
 
     async def take_back(self, upstream: str, account: str, images: int) -> None:

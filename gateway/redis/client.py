@@ -64,7 +64,7 @@ def build(address: Address, login: Credentials, timeout_s: float) -> Client | Cl
 def _options(address: Address, login: Credentials, timeout_s: float) -> dict[str, Any]:
     """Returns the options of every connection."""
     if address.password and login.secret:
-        raise ValueError("it holds a password, and so does redis.password; give one of them")
+        raise ValueError("it holds a password and redis.password is set; use only one")
     options: dict[str, Any] = {
         "username": login.username or address.username,
         "password": login.secret.reveal() if login.secret else address.password,

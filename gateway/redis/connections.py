@@ -91,7 +91,7 @@ class ClosableConnection(AbstractConnection):
             await self._send_packed_command([packed])
         except OSError as error:
             await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"the connection broke: {error}") from error
+            raise RedisConnectionError(f"connection lost: {error}") from error
         except BaseException:
             await self.disconnect(nowait=True)
             raise
@@ -99,7 +99,7 @@ class ClosableConnection(AbstractConnection):
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
         """Checks the connection again: redis-py checked it some event-loop iterations earlier."""
         if self._writer is None or self._writer.transport.is_closing():
-            raise NotConnectedError("it was closed before the command was sent")
+            raise NotConnectedError("connection closed before the command was sent")
         await super()._send_packed_command(command)
 
 
@@ -161,7 +161,7 @@ def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
         if "ssl_certfile" in options:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
     except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"its certificates cannot be used ({error})") from error
+        raise ValueError(f"its certificates are not usable ({error})") from error
     if options.get("ssl_check_hostname", "").lower() in {"no", "false", "0"}:
         context.check_hostname = False
     if options.get("ssl_cert_reqs") == "none":

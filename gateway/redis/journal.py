@@ -115,7 +115,7 @@ class Journal:
         line = entry.line()
         if self._bytes + len(line) > self._max_bytes:
             if not self._is_full:
-                _LOG.error("journal_full", directory=str(self._directory), remedy="what it has no room for expires")
+                _LOG.error("journal_full", directory=str(self._directory), remedy="settlements beyond its size expire")
             self._is_full = True
             return False
         self._open[entry.key] = entry

@@ -103,4 +103,4 @@ class JournalReplayer:
 
 
 async def _refuse(_: msgspec.Raw) -> None:
-    raise msgspec.ValidationError("its kind is unknown")
+    raise msgspec.ValidationError("unknown kind")

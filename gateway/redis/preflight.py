@@ -45,9 +45,11 @@ async def inspect(redis: Client) -> list[str]:
         return [problem]
     key = f"{PREFIX}:tenants"
     found = [
-        *await _refused(redis, redis.eval("return 1", 1, key), "runs no scripts", "allow EVAL and EVALSHA"),
-        *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "runs no scripts", "allow EVALSHA"),
-        *await _refused(redis, redis.publish(f"{PREFIX}:preflight", ""), "passes no messages on", "allow its channels"),
+        *await _refused(redis, redis.eval("return 1", 1, key), "does not run scripts", "allow EVAL and EVALSHA"),
+        *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "does not run scripts", "allow EVALSHA"),
+        *await _refused(
+            redis, redis.publish(f"{PREFIX}:preflight", ""), "does not deliver messages", "allow its channels"
+        ),
         *await _unfit(redis),
     ]
     return list(dict.fromkeys(found))
@@ -62,7 +64,7 @@ async def _access_problem(redis: Client) -> str | None:
         problem = _login_problem(str(error))
         if "DB index is out of range" in str(error):
             number = redis.get_connection_kwargs()["db"]  # type: ignore[no-untyped-call]
-            problem = f"there is no database {number}: change the number at the end of redis.url"
+            problem = f"redis has no database {number}: change the number at the end of redis.url"
         if problem is None and not _is_answer(error):
             raise
         return problem
@@ -72,9 +74,9 @@ async def _access_problem(redis: Client) -> str | None:
 def _login_problem(message: str) -> str | None:
     """Classifies an authentication error by its text: for a cluster, redis-py exposes nothing else."""
     if any(words in message for words in _NO_LOGIN):
-        return "redis asks for a password: set redis.password"
+        return "redis requires a password: set redis.password"
     if any(words in message for words in _WRONG_LOGIN):
-        return "redis refuses redis.username or redis.password, or the login in redis.url"
+        return "redis rejected the credentials: check redis.username and redis.password, or those in redis.url"
     return None
 
 
@@ -104,7 +106,7 @@ def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
 
 async def _unfit(redis: Client) -> list[str]:
     if error := await _refusal(redis, redis.info("memory")):
-        return [f"redis does not tell its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
+        return [f"redis does not report its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
     infos = await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]])
     return [problem for info in infos for problem in (*_version_problem(info), *_policy_problem(info))]
 
@@ -119,9 +121,9 @@ def _version_problem(info: Mapping[str, object]) -> list[str]:
 
 def _policy_problem(info: Mapping[str, object]) -> list[str]:
     policy = info.get("maxmemory_policy", "noeviction")
-    problem = f"redis throws counters and bills away when its memory is full (maxmemory-policy {policy})"
-    remedy = "set maxmemory-policy noeviction in its configuration, and with CONFIG SET at once"
-    return [] if policy == "noeviction" else [f"{problem}: {remedy}"]
+    problem = f"redis would evict counters and billing records: maxmemory-policy is {policy}"
+    remedy = "set it to noeviction in the configuration, and now with CONFIG SET"
+    return [] if policy == "noeviction" else [f"{problem}; {remedy}"]
 
 
 async def write_refusal(redis: Client) -> str:
@@ -130,7 +132,7 @@ async def write_refusal(redis: Client) -> str:
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
     error = await _refusal(redis, redis.set(f"{PREFIX}:alive", 1, ex=_ALIVE_S))
-    return f"redis takes no writes ({error})" if error else ""
+    return f"redis refuses writes ({error})" if error else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ class PreflightMonitor:
                 self.memory = None if self.problems else await read_memory(self._redis)
             except GatewayError as error:
                 if not is_logged:
-                    remedy = "check redis.url; requests are answered 503"
+                    remedy = "check redis.url; requests get 503 until then"
                     _LOG.warning("redis_unreachable", detail=error.detail, remedy=remedy)
                 is_logged = True
                 await asyncio.sleep(self._pause_away_s)

@@ -60,7 +60,7 @@ def parse_address(url: str) -> Address:
     kinds = {kind.value: kind for kind in Topology}
     kind = kinds.get(scheme.replace("rediss", "redis", 1)) if separator else None
     if kind is None:
-        raise ValueError("it begins with none of the known schemes")
+        raise ValueError("unknown scheme")
     parts = _split(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
@@ -102,7 +102,7 @@ def _parse_host(text: str, default_port: int) -> tuple[str, int]:
     host, _, port = text[1:].partition("]") if is_v6 else text.partition(":")
     port = port.removeprefix(":")
     if not host:
-        raise ValueError("it names no host")
+        raise ValueError("it has no host")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError("a port is not a number from 1 to 65535")
     return unquote(host), int(port or default_port)
@@ -127,7 +127,7 @@ def _parse_path(kind: Topology, path: str, db_option: str) -> tuple[str, int]:
 def _parse_options(query: str, *, is_encrypted: bool) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if not options.keys() <= _OPTIONS:
-        raise ValueError(f"after '?' it may have only {', '.join(sorted(_OPTIONS))}")
+        raise ValueError(f"the only options after '?' are {', '.join(sorted(_OPTIONS))}")
     if not is_encrypted and options.keys() & TLS_OPTIONS:
         raise ValueError("options for TLS need rediss:// (or rediss+sentinel://, rediss+cluster://)")
     if options.get("protocol", "3") not in {"2", "3"}:

@@ -54,7 +54,7 @@ class SecretBox:
 
         found = _SEALED.fullmatch(sealed)
         if found is None:
-            raise DecryptionError(f"the secret of {name} is not sealed in a form that is known here")
+            raise DecryptionError(f"the secret of {name} has an unknown format")
         cipher = self._ciphers.get(found[1])
         if cipher is None:
             raise DecryptionError(
@@ -64,7 +64,7 @@ class SecretBox:
             content = base64.b64decode(found[2], altchars=b"-_", validate=True)
             return cipher.decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], name.encode()).decode()
         except (binascii.Error, InvalidTag, ValueError) as error:
-            raise DecryptionError(f"the sealed secret of {name} was changed, or belongs to another name") from error
+            raise DecryptionError(f"the sealed secret of {name} was changed or moved from another name") from error
 
     def is_current(self, sealed: str) -> bool:
         """Returns True if the first key sealed it. Otherwise seal it again before its key is removed."""

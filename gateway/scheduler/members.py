@@ -176,7 +176,7 @@ class AccountRegistry:
         if self._secret_box is None:
             raise GatewayError(
                 ErrorCode.CONFLICT,
-                "Keys cannot be added: set [pool] encryption_keys, with which their secrets are kept encrypted.",
+                "Keys cannot be added: set [pool] encryption_keys, which encrypt their secrets.",
             )
         sealed = self._secret_box.seal(key.secret.reveal(), f"{key.upstream}/{key.id}")
         given = asdict(limits or AccountLimits())
@@ -185,7 +185,7 @@ class AccountRegistry:
         args: list[Value] = ["add", key.id, msgspec.json.encode(kept).decode()]
         found = await self._act(key.upstream, args, actor, "pool.add", key.id, after)
         if found.decision == "exists":
-            raise GatewayError(ErrorCode.CONFLICT, f"There is a key '{key.id}' at '{key.upstream}' already.")
+            raise GatewayError(ErrorCode.CONFLICT, f"There is already a key '{key.id}' at '{key.upstream}' already.")
         if found.decision == "twin":
             raise GatewayError(
                 ErrorCode.CONFLICT,
@@ -199,7 +199,7 @@ class AccountRegistry:
         found = await self._act(upstream, ["remove", member, ""], actor, "pool.remove", member, None)
         if found.decision == "declared":
             raise GatewayError(
-                ErrorCode.CONFLICT, f"'{member}' stands in the configuration: take it out there, or disable it here."
+                ErrorCode.CONFLICT, f"'{member}' is configured: remove it from the configuration, or disable it here."
             )
         await self.refresh(upstream)
 

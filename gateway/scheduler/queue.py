@@ -173,7 +173,7 @@ class Queue:
                         self._wake_anywhere(lease_id)
             except (GatewayError, UnicodeDecodeError) as error:
                 if not is_reported:
-                    _LOG.warning("queue_subscription_lost", detail=str(error), remedy="asked once a second instead")
+                    _LOG.warning("queue_subscription_lost", detail=str(error), remedy="polling once a second instead")
                 is_reported = True
             await asyncio.sleep(_LISTEN_PAUSE_S)
 

@@ -135,7 +135,7 @@ class Scripts:
             _LOG.error(
                 "all_provider_keys_rejected",
                 upstream=upstream,
-                detail="every key is refused",
-                remedy="is base_url of the keys' region? are the secrets the right ones?",
+                detail="the provider rejects every key",
+                remedy="check that base_url is of the keys' region, and that the secrets are correct",
             )
         _LOG.warning("pool_state_changed", upstream=upstream, **labels, state=state, error_code=error_code or None)

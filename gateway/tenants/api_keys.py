@@ -130,8 +130,8 @@ class ApiKeyStore:
         if stored.key.is_declared:
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,
-                f"The key '{public_id}' stands in the configuration: declare a second one there ([[tenants.keys]]), "
-                "and remove this one when nobody uses it any more.",
+                f"The key '{public_id}' is configured: add a second one to [[tenants.keys]], "
+                "and remove this one when it is no longer used.",
             )
         secret = generate_api_key(public_id)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
@@ -193,7 +193,9 @@ class ApiKeyStore:
 def _no_key(key_id: str) -> GatewayError:
     """Builds the not-found error; an API key passed in place of its ID is not repeated."""
     if key_id.startswith("sk-"):
-        return GatewayError(ErrorCode.NOT_FOUND, "That is a key itself: give its id, the 10 characters behind sk-ig-.")
+        return GatewayError(
+            ErrorCode.NOT_FOUND, "Expected a key ID, got an API key. The ID is the 10 characters after 'sk-ig-'."
+        )
     return GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
 

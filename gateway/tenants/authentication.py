@@ -117,7 +117,11 @@ class Authenticator:
                 self._forget_all()
                 self._on_break()
                 if not is_told:
-                    _LOG.warning("revocation_channel_lost", detail=str(error), remedy="tried again, until it is heard")
+                    _LOG.warning(
+                        "revocation_channel_lost",
+                        detail=str(error),
+                        remedy="reconnecting; until then revocations take effect when the cached key expires (0.8 s)",
+                    )
                 is_told = True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LISTEN_PAUSE_MAX_S)
@@ -172,7 +176,7 @@ class Authenticator:
             task.add_done_callback(partial(self._keep, public_id, load))
         await asyncio.wait({load.task})
         if load.task.cancelled():
-            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "the look-up of the key was ended")
+            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "the key lookup was cancelled")
         return load.task.result()
 
     def _keep(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:

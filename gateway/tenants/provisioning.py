@@ -129,7 +129,7 @@ class TenantProvisioner:
         if self._is_applied:
             _LOG.error(
                 "redis_data_loss_detected",
-                lost="tenants and keys made by the admin API, the audit, counters of limits and quotas, the ledger",
+                lost="tenants and keys of the admin API, the audit log, counters of limits and quotas, the ledger",
                 restored=f"{len(self._declared)} tenants of the configuration",
             )
         await self.apply()
@@ -163,7 +163,7 @@ class TenantProvisioner:
         pipeline.hget(keys_record(key.tenant), key.id)
         is_revoked, text = await execute(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
-            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
+            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="configure a new key")
             return
         owner = await self._keys.index(key)
         if owner and owner != key.tenant:

@@ -76,7 +76,7 @@ async def retrying(change: Callable[[], Awaitable[_T]]) -> _T:
             return await change()
         except ConflictError:
             continue
-    raise GatewayError(ErrorCode.CONFLICT, "The record is being changed by too many at once; try again.")
+    raise GatewayError(ErrorCode.CONFLICT, "Too many concurrent changes of this record; try again.")
 
 
 def _text(described: JsonObject | None) -> str:

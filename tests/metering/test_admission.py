@@ -450,7 +450,7 @@ async def test_a_place_tells_that_somebody_must_end(redis_url: str) -> None:
         admission, caller = admitting(redis), await put_tenant(redis, key_limits={"concurrency": 1})
         async with admitted(admission, caller):
             refused = await refusal(admission, caller)
-    assert f"requests at once of key '{KEY_ID}': limit 1, used 1" in refused.message
+    assert f"concurrent requests of key '{KEY_ID}': limit 1, used 1" in refused.message
     assert 2 == refused.retry_after_s
 
 
@@ -701,7 +701,7 @@ async def test_the_end_of_the_program_waits_for_requests_that_are_leaving(redis_
         (
             {"requests_per_minute": 0},
             1,
-            "Nothing is allowed for requests per minute of tenant 'acme': limit 0, used 0, ",
+            "No usage is allowed for requests per minute of tenant 'acme': limit 0, used 0, ",
         ),
         (
             {"images_per_day": 3},
@@ -711,7 +711,7 @@ async def test_the_end_of_the_program_waits_for_requests_that_are_leaving(redis_
         (
             {"usd_micros_per_month": 0},
             1,
-            "Nothing is allowed for US dollars per month of tenant 'acme': limit 0.00, used ",
+            "No usage is allowed for US dollars per month of tenant 'acme': limit 0.00, used ",
         ),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_database_that_is_not_there_is_refused_with_the_remedy(
 ) -> None:
     url = f"redis://127.0.0.1:{server.port}/99"
     done = run(*command, "--config", str(config), IMAGEGATE_REDIS__URL=url)
-    check_refused(done, "redis.url", "there is no database 99")
+    check_refused(done, "redis.url", "redis has no database 99")
     assert "ACL SETUSER" not in done.stderr
 
 

@@ -120,12 +120,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises: httpx.TransportError, never anything of aiohttp's."""
         if self._session is None:
-            raise RuntimeError("the transport is used outside of its context")
+            raise RuntimeError("the transport is not open")
         if self._public_only and not is_public_name(request.url.host):
             raise httpx.ConnectError("the address is not public")
         limits = request.extensions.get("timeout", {})
         if any(seconds is not None and seconds <= 0 for seconds in limits.values()):
-            raise httpx.ConnectTimeout("no time is left")  # aiohttp takes 0 for "no limit"
+            raise httpx.ConnectTimeout("no time left")  # aiohttp takes 0 for "no limit"
         try:
             response = await self._session.request(
                 request.method,
@@ -207,7 +207,7 @@ class _PublicResolver(AbstractResolver):
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         except UnicodeError as error:
-            raise OSError(f"{host[:80]} is no host name") from error
+            raise OSError(f"{host[:80]} is not a host name") from error
         public = [(kind, address) for kind, _, _, _, address in found if is_public_address(str(address[0]))]
         if not public:
             raise OSError(f"{host} has no public address")

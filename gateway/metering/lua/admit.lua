@@ -1,37 +1,37 @@
--- Admit a request: check every limit and quota of its tenant and of its key, and take from all of them or from none. A
--- request that is refused takes no image, no money and no place; it counts in requests_per_minute, unless that is full.
--- KEYS[1]  the tenant's record: hash, see stores/__init__.py; its name without "tenant" is the BASE of the names below
--- KEYS[2]  the tenant's keys: hash, key id -> JSON
--- KEYS[3]  the reservation: hash, made here
--- KEYS[4], KEYS[5]  open tickets of the tenant, of the key: sorted set, reservation id -> expiry (Unix ms)
+-- Admit a request: check every limit and quota of its tenant and API key, and reserve from all of them or from none. A
+-- refused request consumes no images, money or concurrency; it counts in requests_per_minute, unless that is full.
+-- KEYS[1]  the tenant's record: hash, see redis/__init__.py; its name without "tenant" is the BASE of the names below
+-- KEYS[2]  the tenant's API keys: hash, key ID -> JSON
+-- KEYS[3]  the reservation: hash, created here
+-- KEYS[4], KEYS[5]  open reservations of the tenant, of the key: sorted set, reservation ID -> expiry (Unix ms)
 -- KEYS[6], KEYS[7]  rate of the tenant, of the key: hash, Unix second -> "requests images" admitted in it
 --          Of the same hash tag, named by the clock: BASE .. "day:YYYYMMDD" and "month:YYYYMM", and of the key
---          BASE .. "key:ID:day:..." and "month:...": hashes of what is charged or reserved, images and usd_micros; BASE
+--          BASE .. "key:ID:day:..." and "month:...": hashes of charged or reserved images and usd_micros; BASE
 --          .. "recent", see settle.lua; BASE .. "ledger:YYYYMMDD"
--- ARGV[1]  reservation id, or "" to look and take nothing
--- ARGV[2]  key id, or "" for the tenant alone
--- ARGV[3]  request id
+-- ARGV[1]  reservation ID, or "" to read only
+-- ARGV[2]  key ID, or "" for the tenant alone
+-- ARGV[3]  request ID
 -- ARGV[4]  model
 -- ARGV[5]  images
--- ARGV[6]  costs of the request: "since:micro-dollars" joined by ",", since in Unix seconds; the latest begun one counts
+-- ARGV[6]  costs of the request: "since:micro-dollars" joined by ",", since in Unix seconds; the latest past one applies
 -- ARGV[7]  lease of the reservation, milliseconds
 -- ARGV[8]  1, with ARGV[1] "": count a request that was refused for its content; decision "rate" if its minute is full
--- ARGV[9]  most reservations that Redis holds of one tenant, ARGV[10] most records of one tenant's day; absent: no bound
--- ARGV[11] the request's transfer, which ends here; or "" or nothing. See transfer.lua
+-- ARGV[9]  limit on a tenant's reservations in Redis, ARGV[10] limit on the records of a tenant's day; absent: no limit
+-- ARGV[11] the request's transfer, which ends here; or "" or absent. See transfer.lua
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
 --          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
 --          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
---          nothing is used] of the tighter scope, where there is such a limit. With ARGV[1] "": used, the counters of the
+--          nothing is used] of the tighter scope, if there is such a limit. With ARGV[1] "": used, the counters of the
 --          narrowest scope
--- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: so long a dead process's reservation waits
---          for somebody who settles it
--- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun: one that lies
---          ahead is from before the clock was set back, and counts again when the clock reaches it.
--- Twice    with the same reservation id takes nothing more
+-- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
+--          waits for its recovery
+-- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
+--          was written before the clock was set back, and counts again when the clock reaches it.
+-- Repeats  with the same reservation ID reserve nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
 local RECENT_S, RECENT_SLICE_S = 900, 300
--- An expired reservation holds its place until somebody has settled it, 15 minutes at most: its process may only be cut off.
+-- An expired reservation counts until it is settled, at most 15 minutes: its process may only be disconnected.
 local UNSWEPT_MS = 900 * 1000
 
 local time = redis.call('TIME')
@@ -62,8 +62,8 @@ local day_name, month_name = string.format('%04d%02d%02d', year, month, day), st
 local day_ends_s, month_ends_s = (today + 1) * 86400, (today + 1) * 86400
 while select(2, civil(month_ends_s / 86400)) == month do month_ends_s = month_ends_s + 86400 end
 
--- The seconds that count, oldest first, and those that never will again. One ahead, within a minute, is neither: what a
--- reservation of it gives back must find it.
+-- The seconds that count, oldest first, and those that never will again. A future one, within a minute, is neither,
+-- because its reservations still refund to it.
 local function read_rate(name)
   local rate = {seconds = {}, stale = {}, requests = 0, images = 0}
   local fields = redis.call('HGETALL', name)
@@ -97,7 +97,7 @@ local function read_scope(name, prefix, open, rate, limits)
   }
 end
 
--- When so much of a rate has left the window that `asked` fits; index 2 for requests, 3 for images.
+-- When enough of a rate has left the window for `asked` to fit; index 2 for requests, 3 for images.
 local function frees_at(rate, index, allowed, used, asked)
   for _, second in ipairs(rate.seconds) do
     used = used - second[index]
@@ -106,12 +106,12 @@ local function frees_at(rate, index, allowed, used, asked)
   return 0
 end
 
--- A whole number as text: cjson keeps 14 digits.
+-- A whole number as text: cjson preserves 14 digits only.
 local function exact(number) return string.format('%.0f', number) end
 
 local refusal = nil
 
--- Keep the refusal that matters most: a quota before a rate, what is never allowed before what is, the longest wait.
+-- Selects the most relevant refusal: quota before rate, permanent before temporary, longest wait first.
 local function refuse(decision, scope, limit, allowed, used, asked, frees_at_s)
   local rank = (decision == 'quota' and 2 or 0) + (asked > allowed and 1 or 0)
   if refusal and (refusal.rank > rank or (refusal.rank == rank and refusal.frees_at_s >= frees_at_s)) then return end
@@ -150,7 +150,7 @@ local function check(scope, cost)
   end
 end
 
--- What Redis keeps of a tenant has an end: reservations, open ones and those settled in the last 15 minutes, and records.
+-- Limits a tenant's data in Redis: reservations (open, or settled in the last 15 minutes) and records.
 local function check_kept(scope, tickets_max, records_max)
   local reservations, frees_at_s = redis.call('ZCARD', scope.open), 0
   local slices = redis.call('HGETALL', base .. 'recent')
@@ -189,7 +189,7 @@ local function take(scope, cost)
   redis.call('EXPIRE', scope.open, TICKET_KEPT_S)
 end
 
--- How a rate stands in the scope that leaves the least: {allowed, used, seconds until nothing is used}.
+-- Rate status of the tightest scope: {allowed, used, seconds until nothing is used}.
 local function tighter(scopes, limit, index, taken)
   local found = nil
   for _, scope in ipairs(scopes) do

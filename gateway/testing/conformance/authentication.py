@@ -1,4 +1,4 @@
-"""Keys: who has none, or a wrong one, is told so as OpenAI tells it."""
+"""Authentication: missing and wrong API keys get OpenAI's errors."""
 
 from typing import TYPE_CHECKING, Final
 

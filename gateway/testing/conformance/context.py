@@ -1,4 +1,4 @@
-"""What every check is given."""
+"""Context of every check."""
 
 from dataclasses import dataclass
 

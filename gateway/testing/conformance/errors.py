@@ -1,4 +1,4 @@
-"""The error object, in every refusal that this run has met."""
+"""The error object of every refusal in this run."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ _TRACES: Final = (b"Traceback (most recent call last)", b'File "', b"\tat ", b"n
 
 
 def _refusals(trial: "CheckContext") -> list[Answer]:
-    """With a body: HEAD has none."""
+    """Returns refusals with a body: HEAD has none."""
     return [answer for answer in trial.server.answers if answer.status >= 400 and not answer.request.startswith("HEAD")]
 
 

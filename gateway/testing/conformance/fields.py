@@ -1,4 +1,4 @@
-"""Fields that cannot be honoured: each is sent once, and must be refused before anything is bought."""
+"""Invalid fields: each is sent once, and must be refused before anything is bought."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _TOO_LONG: Final = "a" * 40_000
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A body that is right but for one field; `codes` are OpenAI's for it, any where there are none."""
+    """A body with one invalid field; `codes` are OpenAI's for it, empty accepts any."""
 
     name: str
     body: Mapping[str, object]
@@ -39,7 +39,7 @@ class Wrong:
 
     @property
     def images(self) -> int:
-        """How many are made by a server that does not refuse it."""
+        """Images made by a server that accepts the body."""
         n = self.body.get("n")
         return n if isinstance(n, int) and n > 1 else 1
 
@@ -92,7 +92,7 @@ WRONGS: Final = (
 
 
 class Refusals:
-    """The answers to the wrong bodies."""
+    """Responses to the invalid bodies."""
 
     def __init__(self, server: Server, model: str) -> None:
         self._server = server
@@ -104,7 +104,7 @@ class Refusals:
         return self._send_once(wrong.name, {**right, **wrong.body})
 
     def _send_once(self, name: str, body: Mapping[str, object]) -> Answer:
-        """Raises: as `Server.send`, and the same again."""
+        """Sends a body once. Raises: as `Server.send`, and the same again when repeated."""
         if name not in self._met:
             try:
                 self._met[name] = self._server.generate(body)
@@ -116,7 +116,7 @@ class Refusals:
         return met
 
     def told(self) -> list[tuple[Wrong, Answer]]:
-        """Those that were refused with an error object."""
+        """Refusals with an error object."""
         found = []
         for wrong in WRONGS:
             try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 8
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|h|m|s))+", re.ASCII)
-"""As in 1s, 6m0s, 20ms (reference/openai-images.md 6.2)."""
+"""Such as 1s, 6m0s, 20ms (reference/openai-images.md 6.2)."""
 _STAINLESS: Final = {
     "OpenAI-Organization": "org-conformance",
     "OpenAI-Project": "proj_conformance",

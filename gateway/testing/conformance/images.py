@@ -1,4 +1,4 @@
-"""The answer with images."""
+"""The response with images."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.testing.conformance.responses import Answer
 
 _EPOCH_MIN: Final = 1_577_836_800
-"""2020-01-01: seconds since then, and no milliseconds."""
+"""2020-01-01 in seconds, so that milliseconds are detected."""
 _DAY_S: Final = 86_400
 _USAGE: Final = (
     ("total_tokens",),
@@ -28,7 +28,7 @@ _USAGE: Final = (
 
 
 def usage_faults(usage: object) -> list[str]:
-    """The keys that are no integers."""
+    """Returns the keys that are not integers."""
     return [".".join(path) for path in _USAGE if not is_integer(member(usage, *path))]
 
 

@@ -1,4 +1,4 @@
-"""The rate limit, where it may be provoked: with images that are bought for it."""
+"""The rate limit, if it may be provoked with bought images."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
@@ -24,7 +24,7 @@ _CODES: Final = (
 
 
 class RateLimitProvoker:
-    """Sends up to so many orders, a few at once, until one is refused for its rate."""
+    """Sends up to a number of purchases, a few concurrently, until one is rate limited."""
 
     def __init__(self, orders: Orders, images_at_most: int) -> None:
         self._orders = orders
@@ -32,7 +32,7 @@ class RateLimitProvoker:
         self._refused: Order | None = None
 
     def refused(self) -> Order:
-        """The first that was refused with 429. Raises: InapplicableError."""
+        """Returns the first purchase refused with 429. Raises: InapplicableError."""
         while self._refused is None and self._left > 0:
             size = min(_AT_ONCE, self._left)
             self._left -= size

@@ -1,4 +1,4 @@
-"""The list of models."""
+"""The model list."""
 
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -23,7 +23,7 @@ _RETRIEVED_MAX: Final = 10
 
 
 def list_models(server: "Server") -> list[object]:
-    """What the list holds. Raises: BrokenError where it is none, and as `Server.send`."""
+    """Returns the entries of the list. Raises: BrokenError if it is not a list, and as `Server.send`."""
     answer = server.get("/models")
     expect_status(answer, 200)
     data = member(answer.document, "data")

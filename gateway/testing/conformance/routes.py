@@ -1,4 +1,4 @@
-"""Addresses, methods and bodies that lead nowhere."""
+"""Unknown paths, methods and bodies."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ _NOWHERE: Final = "/conformance-nowhere"
 _BROKEN: Final = b'{"model": "dall-e-3", "prompt": '
 _JSON: Final = {"content-type": "application/json"}
 _LARGE_BYTES: Final = 8 * 2**20
-"""Larger than any prompt; a gateway without a limit below it answers that the prompt is too long."""
+"""Larger than any prompt; a gateway with a higher limit answers that the prompt is too long."""
 
 
 def _unknown(trial: "CheckContext") -> None:
@@ -64,7 +64,7 @@ def _variations(trial: "CheckContext") -> None:
 
 
 def _refuses_form(trial: "CheckContext", path: str, fields: dict[str, str]) -> None:
-    """A form as the SDKs send it, without the image and the prompt that are required."""
+    """Sends a form as the SDKs do, without the required image and prompt."""
     answer = trial.server.send("POST", path, data=fields, files={"conformance": b""})
     expect_refusal(answer, 400, 404, 405)
 

@@ -1,4 +1,4 @@
-"""What the official Python SDK makes of the server's answers."""
+"""How the official Python SDK reads the server's responses."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ _ORDER: Final = f"POST {GENERATIONS}"
 
 
 def _raised(trial: "CheckContext", request: str, call: Callable[[], object]) -> openai.APIStatusError | None:
-    """What the SDK makes of a refusal; None where there was none. Raises: UntriedError, BrokenError."""
+    """Returns the SDK's exception for a refusal; None without a refusal. Raises: UntriedError, BrokenError."""
     trial.server.expect_answer(request)
     try:
         call()
@@ -94,7 +94,7 @@ def _linked(trial: "CheckContext") -> None:
 
 
 def _first(order: Order, name: str) -> object:
-    """What the SDK, which checks no types, gives for the first image."""
+    """Returns the SDK's value for the first image; the SDK does not check types."""
     data: object = getattr(order.parsed, "data", None)
     return getattr(data[0], name, None) if isinstance(data, list) and data else None
 

@@ -1,4 +1,4 @@
-"""The answer as a stream of events."""
+"""The response as a stream of events."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TEXTS: Final = ("type", "b64_json", "size", "quality", "background", "output_fo
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The fields of one block of lines, as the server sent them."""
+    """The fields of one event, as sent."""
 
     name: str | None
     data: str | None
@@ -38,7 +38,7 @@ class Event:
 
 
 def read_events(content: bytes) -> list[Event]:
-    """The blocks that have fields; a block of comments is none."""
+    """Parses events with fields; comments are skipped."""
     text = content.decode(errors="replace").replace("\r\n", "\n")
     events = []
     for block in text.split("\n\n"):
@@ -50,7 +50,7 @@ def read_events(content: bytes) -> list[Event]:
 
 
 def _events(trial: "CheckContext") -> list[Event]:
-    """Raises: UntriedError where there is none."""
+    """Returns the events. Raises: UntriedError if there are none."""
     order = trial.orders.streamed()
     found = read_events(order.answer.content) if order.answer.media_type == "text/event-stream" else []
     if not found:

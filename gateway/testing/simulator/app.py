@@ -1,6 +1,6 @@
-"""The routes, and the order in which a request meets the rules.
+"""Routes, and the order in which a request is checked.
 
-A front that fails, the key and its state, the fields, the limits, an outage behind them, the prompt's words.
+Front-end errors, key and state, fields, limits, a back-end outage, the words of the prompt.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from gateway.testing.simulator.states import KeyStates, Outages
 
 HANG_S: Final = 600.0
 _TURNS: Final = 8
-"""Of the event loop, before a request counts: by then a call is over whose client closed its connection earlier."""
+"""Event-loop iterations before a request counts: by then, a call whose client disconnected earlier has ended."""
 KEPT_REQUESTS: Final = 100
 
 
@@ -52,10 +52,10 @@ def create_simulator(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Starlette:
-    """A simulator with accounts, images and captured requests of its own.
+    """Creates a simulator with its own accounts, images and captured requests.
 
-    The limits are each account's. `image_bytes` pads every image to that size; `calls_kept` is how long a
-    journal it keeps. `clock` and `sleep` are replaced by tests that do not wait.
+    Limits apply per account. `image_bytes` pads every image to that size; `calls_kept` is the size of the call log.
+    Tests replace `clock` and `sleep`.
     """
     limits = Limits(requests_per_minute, images_per_minute, max_concurrency, minute)
     accounts, gallery = Accounts(limits, clock=clock), Gallery(image_bytes=image_bytes)
@@ -84,7 +84,7 @@ def create_simulator(
 
 
 class Studio:
-    """Takes orders for images and answers them, well or as badly as the prompt asks for."""
+    """Accepts image requests, and responds normally or with the fault that the prompt names."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Studio:
     async def _pass_rules(
         self, request: Request, account: Account, body: object, trace_id: str, call: Call
     ) -> Response:
-        """Raises: RefusedError of the first rule that refuses."""
+        """Raises: RefusedError of the first check that fails."""
         if (status := self._outages.status() or self._edge.status(await request.body())) is not None:
             call.page = status
             await self._sleep(self._latency_s)
@@ -185,7 +185,7 @@ class Studio:
 
 
 async def _hang(request: Request) -> Response:
-    """Wait until the client leaves; after ten minutes answer as a proxy would that has lost patience."""
+    """Waits until the client disconnects; after ten minutes it responds like a proxy's timeout."""
     try:
         async with asyncio.timeout(HANG_S):
             while (await request.receive())["type"] != "http.disconnect":
@@ -196,7 +196,7 @@ async def _hang(request: Request) -> Response:
 
 
 def _spoil(script: Script, trace_id: str, order: Order) -> Response:
-    """The answers that hold no image: a code is the API's own error, an HTTP status alone is a proxy's page."""
+    """Returns a response without images: a code is the API's own error, an HTTP status alone is a proxy's page."""
     if script.code is not None:
         raise RefusedError(script.code, status=script.http)
     if script.http is not None:
@@ -208,5 +208,5 @@ def _spoil(script: Script, trace_id: str, order: Order) -> Response:
 
 
 async def _say_nothing(_: Request, __: Exception) -> Response:
-    """For a client that has left before its request was complete."""
+    """For a client that disconnected before its request was complete."""
     return Response(status_code=400)

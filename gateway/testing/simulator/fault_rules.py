@@ -1,4 +1,4 @@
-"""The switches under /simulator: they change how it answers from now on, until the next order or a restart."""
+"""Switches under /simulator: they change responses until the next change or a restart."""
 
 from typing import TypeVar
 
@@ -15,11 +15,11 @@ OrderT = TypeVar("OrderT", KeyOrder, OutageOrder, EdgeOrder)
 
 
 class UnclearOrderError(Exception):
-    """Says what is wrong with the body of an order."""
+    """States what is wrong with the body of a switch request."""
 
 
 class Controls:
-    """Take an order, answer it as it was understood; one that is not understood is a 400 and changes nothing."""
+    """Applies a switch and echoes it; an invalid one gets 400 and changes nothing."""
 
     def __init__(self, states: KeyStates, outages: Outages, edge: Edge) -> None:
         self._states = states
@@ -42,7 +42,7 @@ class Controls:
         return answer_json(order)
 
     async def end_outage(self, _: Request) -> Response:
-        """Ends the outage if one is on; what hangs already is not released."""
+        """Ends the outage, if any; hanging calls are not released."""
         self._outages.end()
         return Response(status_code=204)
 

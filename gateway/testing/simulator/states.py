@@ -1,6 +1,6 @@
-"""What was ordered while the simulator runs: how keys and accounts answer from now on, and an outage.
+"""Key and account states, and outages, set at run time.
 
-The last order counts: one for an account ends those for its keys, and any order ends the meaning of the key's word.
+The last change counts: one for an account overrides its keys, and any change overrides the key's own word.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from gateway.testing.simulator.fault_injection import KEY_WORDS, USED_UP, Refuse
 
 
 class KeyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Answer this code, for so long if it says how long; 0 works."""
+    """The code to respond with, for a time if given; 0 works."""
 
     answers: Annotated[int, Meta(ge=-(10**10), le=10**10)]
     remains_ms: Annotated[int, Meta(gt=0)] | None = None
 
 
 class OutageOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Let every image generation hang, be cut, be garbage, or meet that status of a proxy."""
+    """Makes every generation hang, be cut, return garbage, or get this status of a proxy."""
 
     kind: Annotated[str, Meta(pattern="^(hang|cut|garbage|5[0-9][0-9])$")]
     seconds: Annotated[float, Meta(gt=0)]
@@ -30,7 +30,7 @@ class OutageOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The code that a key answers now, 0 if it works, and for how long yet if that is known."""
+    """The current code of a key, 0 if it works, and the remaining time if known."""
 
     code: int
     remains_ms: int | None = None
@@ -40,7 +40,7 @@ WORKS: Final = Standing(0)
 
 
 class KeyStates:
-    """Which key answers what."""
+    """States of all keys."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -70,7 +70,7 @@ class KeyStates:
             raise RefusedError(code)
 
     def plan(self, key: str) -> Standing:
-        """The state of the key's plan: with images left, or used up.
+        """Returns the state of the key's plan: with images left, or used up.
 
         Raises: RefusedError if it is neither.
         """
@@ -81,10 +81,10 @@ class KeyStates:
 
 
 class Outages:
-    """The outage that is on, if one is.
+    """The current outage, if any.
 
-    A 5xx and garbage come from a front that reaches nothing behind it: no rule is applied and nothing is billed. What
-    hangs or is cut had been let in by all rules, and is billed.
+    A 5xx and garbage come from a front end without a back end: nothing is checked or billed. Calls that hang or are
+    cut have passed all checks, and are billed.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -99,14 +99,14 @@ class Outages:
         self._order = None
 
     def status(self) -> int | None:
-        """What the front answers to everything, if it is the front that fails."""
+        """Returns the front end's response status, if it is the front end that fails."""
         kind = self._kind()
         if kind is None or kind in {"hang", "cut"}:
             return None
         return 200 if kind == "garbage" else int(kind)
 
     def script(self) -> Script | None:
-        """What befalls accepted requests in place of their own words, if anything does."""
+        """Returns the fault of accepted requests in place of their own words, if any."""
         kind = self._kind()
         return Script(flags=frozenset({kind})) if kind in {"hang", "cut"} and kind is not None else None
 
