@@ -1,4 +1,4 @@
-"""What every measure is given: how thorough to be, where to put files, whom to tell of progress."""
+"""Context of every scenario: thoroughness, folder and progress output."""
 
 import statistics
 import tempfile
@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """Programs that run, each measured alone; the gateway has a Redis and an upstream of its own."""
+    """Running programs, each measured alone; the gateway has its own Redis and upstream."""
 
     gateway: Program
     upstream: Program
@@ -44,7 +44,7 @@ class Stage:
 
 @contextmanager
 def stage(run: Run, *floors: str, delay_s: float = 0.0, pool: Pool = Pool()) -> Iterator[Stage]:  # noqa: B008 - immutable
-    """Everything that a measure needs, started anew."""
+    """Starts everything that a scenario needs."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=run.folder)))
         redis_port = stack.enter_context(redis(folder))
@@ -56,7 +56,7 @@ def stage(run: Run, *floors: str, delay_s: float = 0.0, pool: Pool = Pool()) -> 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a load cost the program that served it."""
+    """Cost of a load to the program that served it."""
 
     outcome: Outcome
     cpu_s: float
@@ -67,7 +67,7 @@ class Spent:
 
 
 def press(program: Program, plan: Plan) -> Spent:
-    """Raises: RuntimeError when more than one in a hundred were not served: the others would seem to have cost more."""
+    """Raises: RuntimeError if more than 1% failed: the others would seem more expensive."""
     before_s = cpu_s(program.pid)
     outcome = send(plan)
     spent = Spent(outcome, cpu_s(program.pid) - before_s)
@@ -77,7 +77,7 @@ def press(program: Program, plan: Plan) -> Spent:
 
 
 def complaints(log: Path) -> str:
-    """The last lines of a log that are no requests served."""
+    """Returns the last log lines that are not served requests."""
     lines = [line[:_SHOWN_CHARACTERS] for line in log.read_text().splitlines() if '"status": 200' not in line]
     return "\n".join(lines[-2:])
 
@@ -85,7 +85,7 @@ def complaints(log: Path) -> str:
 def alternate(
     programs: Sequence[Program], plan: Callable[[Program], Plan], rounds: int, tell: Callable[[str], None]
 ) -> list[list[Spent]]:
-    """Each program in turn, several rounds, after one that is not counted. Returns: for each program, its rounds."""
+    """Measures each program in turn for several rounds, after a warm-up. Returns: the rounds of each program."""
     for program in programs:
         send(plan(program))
     found: list[list[Spent]] = [[] for _ in programs]
@@ -97,7 +97,7 @@ def alternate(
 
 
 def _press_undisturbed(program: Program, plan: Plan, tell: Callable[[str], None]) -> Spent:
-    """Tried again where a busy machine kept something from being served. Raises: RuntimeError after three times."""
+    """Repeats a disturbed measurement on a busy machine. Raises: RuntimeError after three attempts."""
     for _ in range(_DISTURBED_MAX):
         try:
             return press(program, plan)

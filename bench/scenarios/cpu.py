@@ -1,4 +1,4 @@
-"""CPU of the server process, user and system, for one request at concurrency 32."""
+"""CPU of the server process per request, user and system, at concurrency 32."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def measure(run: Run) -> list[Row]:
 
 
 def _check_served(programs: Stage, found: Sequence[Sequence[Spent]]) -> None:
-    """Raises: RuntimeError when something was answered that the upstream knows nothing of."""
+    """Raises: RuntimeError if something was served without the upstream."""
     answered = sum(spent.outcome.served for rounds in found for spent in rounds)
     served = read_served(programs.upstream.port)
     if served < answered:

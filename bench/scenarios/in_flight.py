@@ -1,4 +1,4 @@
-"""Two thousand calls in flight: an upstream that takes 5 s, and 400 requests a second."""
+"""Two thousand calls in flight: an upstream that takes 5 s, at 400 requests per second."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Answers with four images of 2 MB: CPU next to a relay of raw bytes, and memory."""
+"""Responses with four images of 2 MB: CPU compared to a byte relay, and memory."""
 
 import time
 
@@ -36,7 +36,7 @@ def _cpu(run: Run) -> list[Row]:
 
 
 def _memory(run: Run) -> list[Row]:
-    """Of one answer by itself, and of the first and the last hundred of many, one after the other."""
+    """Measures a single response, and the first and last hundred of a sequence."""
     with stage(run) as programs:
         gateway = programs.gateway
         press(gateway, gateway.plan(concurrency=1, seconds=30, count=50))

@@ -1,4 +1,4 @@
-"""How much later an answer comes than from the upstream itself, at concurrency 1 and 32."""
+"""Added latency compared to the upstream itself, at concurrency 1 and 32."""
 
 from bench.histograms import Histogram
 from bench.processes import Program, read_metrics

@@ -1,4 +1,4 @@
-"""Round trips to Redis of one request with nobody beside it, as Redis counts them: how often it read from somebody."""
+"""Redis round trips of a single request, counted by Redis' own reads."""
 
 import time
 
@@ -32,7 +32,7 @@ def measure(run: Run) -> list[Row]:
 
 
 def _count(client: "client_library.Redis") -> int:
-    """Reads from all connections but this one, whose every call is one read more, this one included."""
+    """Counts reads from all connections but this one, of which each call is one read, including this one."""
     found: int = client.info("stats")["total_reads_processed"]
     return found
 

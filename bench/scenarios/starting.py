@@ -1,4 +1,4 @@
-"""`imagegate serve`: how long until it is ready, and what it takes of memory before the first request."""
+"""`imagegate serve`: startup time, and memory before the first request."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""Requests a second with 256 at once, one process."""
+"""Requests per second at concurrency 256, one process."""
 
 import statistics
 
