@@ -40,15 +40,15 @@ def _measure(given: Namespace, folder: Path, began_s: float) -> tuple[list[Row],
     rows, failures = list[Row](), dict[str, str]()
     for name in given.only or MEASURES:
 
-        def tell(line: str, name: str = name) -> None:
+        def report(line: str, name: str = name) -> None:
             _tell(f"{time.monotonic() - began_s:4.0f} s  {name}: {line}")
 
-        tell("...")
+        report("...")
         try:
-            rows += MEASURES[name](Run(folder, given.quick, tell, given.profile))
+            rows += MEASURES[name](Run(folder, given.quick, report, given.profile))
         except RuntimeError as error:
             failures[name] = str(error)
-            tell(failures[name])
+            report(failures[name])
     return rows, failures
 
 

@@ -22,7 +22,7 @@ class Run:
 
     folder: Path
     is_quick: bool
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     profile: Path | None = None
 
     def pick(self, thorough: float, quick: float) -> float:
@@ -83,7 +83,7 @@ def complaints(log: Path) -> str:
 
 
 def alternate(
-    programs: Sequence[Program], plan: Callable[[Program], Plan], rounds: int, tell: Callable[[str], None]
+    programs: Sequence[Program], plan: Callable[[Program], Plan], rounds: int, report: Callable[[str], None]
 ) -> list[list[Spent]]:
     """Measures each program in turn for several rounds, after a warm-up. Returns: the rounds of each program."""
     for program in programs:
@@ -91,18 +91,18 @@ def alternate(
     found: list[list[Spent]] = [[] for _ in programs]
     for number in range(rounds):
         for index, program in enumerate(programs):
-            found[index].append(_press_undisturbed(program, plan(program), tell))
-        tell(f"round {number + 1} of {rounds}: {', '.join(f'{spent[-1].cpu_ms_each:.2f} ms' for spent in found)}")
+            found[index].append(_press_undisturbed(program, plan(program), report))
+        report(f"round {number + 1} of {rounds}: {', '.join(f'{spent[-1].cpu_ms_each:.2f} ms' for spent in found)}")
     return found
 
 
-def _press_undisturbed(program: Program, plan: Plan, tell: Callable[[str], None]) -> Spent:
+def _press_undisturbed(program: Program, plan: Plan, report: Callable[[str], None]) -> Spent:
     """Repeats a disturbed measurement on a busy machine. Raises: RuntimeError after three attempts."""
     for _ in range(_DISTURBED_MAX):
         try:
             return press(program, plan)
         except RuntimeError as error:
-            tell(f"once more, for {error}")
+            report(f"once more, for {error}")
     return press(program, plan)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 
 from chaos.configuration import ADMIN_KEY
-from chaos.observations import Caps, Reign
+from chaos.observations import Caps, LimitPeriod
 
 TENANTS: Final = 20
 _TRIES_S: Final = 120.0
@@ -34,7 +34,7 @@ class Tenant:
     models: tuple[str, ...] | None
     keys: list[tuple[str, str]] = field(default_factory=list)
     """(id, key)"""
-    reigns: list[Reign] = field(default_factory=list)
+    limit_periods: list[LimitPeriod] = field(default_factory=list)
 
 
 class Admin:
@@ -66,7 +66,7 @@ class Admin:
         if tenant.models:
             body["models"] = list(tenant.models)
         await self.call("POST", "/tenants", body, missing_is_done=True)
-        tenant.reigns = [Reign(tenant.caps, 0.0, _DISTANT_S)]
+        tenant.limit_periods = [LimitPeriod(tenant.caps, 0.0, _DISTANT_S)]
         await self.add_key(tenant)
 
     async def add_key(self, tenant: Tenant) -> None:
@@ -85,9 +85,9 @@ class Admin:
         """Sets limits, and records how long the former ones may have applied."""
         since_s = time.monotonic()
         await self.call("PATCH", f"/tenants/{tenant.name}", _document(caps))
-        last = tenant.reigns[-1]
-        tenant.reigns[-1] = Reign(last.caps, last.since_s, time.monotonic())
-        tenant.reigns.append(Reign(caps, since_s, _DISTANT_S))
+        last = tenant.limit_periods[-1]
+        tenant.limit_periods[-1] = LimitPeriod(last.caps, last.since_s, time.monotonic())
+        tenant.limit_periods.append(LimitPeriod(caps, since_s, _DISTANT_S))
         tenant.caps = caps
 
     async def _ask(self, method: str, url: str, body: object) -> tuple[int, Any]:

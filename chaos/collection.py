@@ -14,7 +14,7 @@ import msgspec
 from chaos.administration import Admin, Tenant
 from chaos.configuration import ADMIN_KEY
 from chaos.environment import World
-from chaos.observations import Asked, Bill, Call, Evidence, Line, Process, Sums
+from chaos.observations import Asked, Bill, Call, Line, Observations, Process, Sums
 from chaos.processes import read_log
 from chaos.redis_keys import Keys
 
@@ -30,16 +30,16 @@ class _Invoice(msgspec.Struct, frozen=True):
 
 async def collect(
     world: World, admin: Admin, tenants: Sequence[Tenant], asked: list[Asked], days: tuple[date, date]
-) -> Evidence:
+) -> Observations:
     """Collects everything but the recovery times. Raises: AdminError."""
-    found = Evidence(asked=asked)
+    found = Observations(asked=asked)
     found.calls = msgspec.json.decode(await world.provider.read("/calls"), type=list[Call])
     found.invoice = msgspec.json.decode(await world.provider.read("/invoice"), type=_Invoice).accounts
     query = f"from={days[0]}&to={days[1]}"
     found.lines = [line async for line in _lines(admin, query)]
     found.sums = await _sums(admin, query)
     found.verified = await _verify(world, days)
-    found.reigns = {tenant.name: tenant.reigns for tenant in tenants}
+    found.limit_periods = {tenant.name: tenant.limit_periods for tenant in tenants}
     found.revoked = admin.revoked
     with Keys(world.redis.socket) as keys:
         found.leftovers = keys.leftovers()
@@ -126,5 +126,5 @@ def read_mistakes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
             if line.strip():
                 yield "", line[:300]
             continue
-        if told.get("event") in _MISTAKES or told.get("fault") == "internal" or told.get("level") == "critical":
+        if told.get("event") in _MISTAKES or told.get("error_code") == "internal" or told.get("level") == "critical":
             yield str(told.get("request_id", "")), line[:600]

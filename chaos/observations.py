@@ -165,7 +165,7 @@ class Caps:
 
 
 @dataclass(frozen=True, slots=True)
-class Reign:
+class LimitPeriod:
     """The time during which limits may have applied: from their request to the confirmation of the next ones."""
 
     caps: Caps
@@ -229,7 +229,7 @@ class Recovery:
 
 
 @dataclass(slots=True)
-class Evidence:
+class Observations:
     """All observations."""
 
     asked: list[Asked] = field(default_factory=list)
@@ -241,7 +241,7 @@ class Evidence:
     months: dict[str, Counters] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)
     """Discrepancies found by `imagegate usage verify`, or its own failure."""
-    reigns: dict[str, list[Reign]] = field(default_factory=dict)
+    limit_periods: dict[str, list[LimitPeriod]] = field(default_factory=dict)
     revoked: dict[str, float] = field(default_factory=dict)
     """Key ID -> time of the confirmed revocation."""
     leftovers: list[str] = field(default_factory=list)

@@ -14,14 +14,14 @@ from chaos.clients import ANSWER_S, Clients
 from chaos.collection import collect
 from chaos.configuration import CALL_TIMEOUT_S, CROWD, FAR, LEASE_S, LIVE, STEADY
 from chaos.environment import World, running
-from chaos.fault_injection import Thrower, Thrown
-from chaos.observations import Evidence, Process, Recovery
+from chaos.fault_injection import FaultInjector, InjectedFault
+from chaos.observations import Observations, Process, Recovery
 from chaos.orders import NATIVE, OPENAI, Order
 from chaos.overload import Crowd, create_crowd, plan_crowd
 from chaos.processes import memory_bytes
 from chaos.reconciliation.leftovers import PICTURE_S, RECOVERY_S
 from chaos.redis_keys import Keys
-from chaos.schedule import Blow, plan
+from chaos.schedule import Fault, plan
 
 CLIENTS_A_TENANT: Final = 3
 LONGEST_S: Final = 135.0
@@ -48,11 +48,11 @@ class Outcome:
     """Result of a run."""
 
     seed: int
-    evidence: Evidence
+    observed: Observations
     without: tuple[str, ...] = ()
     """Features that were disabled, or that this machine lacks."""
-    thrown: list[Thrown] = field(default_factory=list)
-    left_out: list[Blow] = field(default_factory=list)
+    thrown: list[InjectedFault] = field(default_factory=list)
+    left_out: list[Fault] = field(default_factory=list)
     load_s: float = 0.0
     total_s: float = 0.0
 
@@ -75,26 +75,26 @@ async def conduct(
         crowd = plan_crowd() if "overload" not in without else []
         await create_crowd(admin, crowd)
         clients = Clients(world.session, world.url, seed, seed % 1000)
-        blows = plan(seed, seconds, without)
+        faults = plan(seed, seconds, without)
         party = Crowd(world, clients, crowd, seed)
-        thrower = Thrower(world, admin, clients, tenants, party, seed, tell, time.monotonic(), seconds + _LATE_S)
+        injector = FaultInjector(world, admin, clients, tenants, party, seed, tell, time.monotonic(), seconds + _LATE_S)
         memory: Memory = {}
         beside = asyncio.ensure_future(_watch(world, clients, memory, tell))
         try:
-            recovery = await _load(world, clients, thrower, blows, seconds)
-            load_s = time.monotonic() - thrower.began_s
+            recovery = await _load(world, clients, injector, faults, seconds)
+            load_s = time.monotonic() - injector.began_s
             tell("waiting until everything has expired")
             await _wait_until_over(world, clients, tenants[0])
         finally:
             beside.cancel()
         tell("reading the books")
-        evidence = await collect(world, admin, [*tenants, *crowd], clients.asked, (today, _today()))
-        evidence.recovery = recovery
-        evidence.overloads, evidence.outages = thrower.overloads, thrower.at_redis.outages
-        evidence.clock_steps_s = thrower.at_redis.clock_steps_s
-        _note_midnight(evidence, today)
-        evidence.processes += _others(world, memory)
-    outcome = Outcome(seed, evidence, tuple(without), thrower.thrown, thrower.left_out, load_s)
+        observed = await collect(world, admin, [*tenants, *crowd], clients.asked, (today, _today()))
+        observed.recovery = recovery
+        observed.overloads, observed.outages = injector.overloads, injector.redis_faults.outages
+        observed.clock_steps_s = injector.redis_faults.clock_steps_s
+        _note_midnight(observed, today)
+        observed.processes += _others(world, memory)
+    outcome = Outcome(seed, observed, tuple(without), injector.thrown, injector.left_out, load_s)
     outcome.total_s = time.monotonic() - began_s
     return outcome
 
@@ -108,18 +108,18 @@ def _without(world: World, without: Collection[str], tell: Callable[[str], None]
 
 
 async def _load(
-    world: World, clients: Clients, thrower: Thrower, blows: Sequence[Blow], seconds: float
+    world: World, clients: Clients, injector: FaultInjector, faults: Sequence[Fault], seconds: float
 ) -> list[Recovery]:
     """Applies load until the last fault has ended; then single requests must be served."""
     asking = [
         asyncio.ensure_future(clients.keep_asking(tenant, number))
-        for tenant in thrower.tenants
+        for tenant in injector.tenants
         for number in range(CLIENTS_A_TENANT)
     ]
     try:
-        await asyncio.gather(thrower.throw_all(blows), asyncio.sleep(seconds))
+        await asyncio.gather(injector.inject_all(faults), asyncio.sleep(seconds))
         clients.stop()
-        recovery = await _recover(world, clients, thrower.tenants[0])
+        recovery = await _recover(world, clients, injector.tenants[0])
         async with asyncio.timeout(ANSWER_S + 30):
             await asyncio.gather(*asking)
         await world.fleet.wait_for_the_ending()
@@ -195,13 +195,13 @@ def _others(world: World, memory: Memory) -> Iterator[Process]:
         yield Process(name, died=has_died, memory=tuple(looks))
 
 
-def _note_midnight(evidence: Evidence, began: date) -> None:
+def _note_midnight(observed: Observations, began: date) -> None:
     """Records a midnight during the run."""
     today = _today()
     if today != began:
         midnight = datetime.combine(today, datetime.min.time(), UTC).timestamp()
-        evidence.new_day_s = time.monotonic() - (time.time() - midnight)
-        evidence.new_month_s = evidence.new_day_s if today.month != began.month else None
+        observed.new_day_s = time.monotonic() - (time.time() - midnight)
+        observed.new_month_s = observed.new_day_s if today.month != began.month else None
 
 
 def _today() -> date:

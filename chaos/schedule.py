@@ -58,7 +58,7 @@ _POISONS: Final = (1002, 1039, 1041, 2045, 1008, 2049, 2056, 1028, 2061)
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
+class Fault:
     """One fault."""
 
     at_s: float
@@ -78,18 +78,18 @@ class Blow:
         return f"{self.kind} {self.target}".strip() + number + lasting
 
 
-def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Blow]:
+def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Fault]:
     """Returns every fault of a run of this length in order of time; disabled features do not change the others."""
-    blows: list[Blow] = []
+    faults: list[Fault] = []
     for lane, kinds in _LANES.items():
         chance = Random(f"{seed}/{lane}")  # noqa: S311 - it is to be repeatable
-        blows += _plan_lane(chance, lane, kinds, seconds)
+        faults += _plan_lane(chance, lane, kinds, seconds)
     dropped = frozenset[str]().union(*(FEATURES[name] for name in without))
-    kept = [blow for blow in blows if blow.kind not in dropped]
-    return sorted(kept, key=lambda blow: (blow.at_s, blow.lane))
+    kept = [fault for fault in faults if fault.kind not in dropped]
+    return sorted(kept, key=lambda fault: (fault.at_s, fault.lane))
 
 
-def _plan_lane(chance: Random, lane: str, kinds: tuple[str, ...], seconds: float) -> list[Blow]:
+def _plan_lane(chance: Random, lane: str, kinds: tuple[str, ...], seconds: float) -> list[Fault]:
     """Plays all kinds in random order before any repeats."""
     run_s = max(1.0, seconds - CALM_S - LAST_CALM_S)
     first, last = _SPAN.get(lane, (0.0, 1.0))
@@ -98,10 +98,10 @@ def _plan_lane(chance: Random, lane: str, kinds: tuple[str, ...], seconds: float
     while len(deck) < count:
         deck += chance.sample(kinds, len(kinds))
     moments = sorted(CALM_S + run_s * chance.uniform(first, last) for _ in range(count))
-    return [_blow(chance, at_s, lane, kind) for at_s, kind in zip(moments, deck, strict=False)]
+    return [_fault(chance, at_s, lane, kind) for at_s, kind in zip(moments, deck, strict=False)]
 
 
-def _blow(chance: Random, at_s: float, lane: str, kind: str) -> Blow:
+def _fault(chance: Random, at_s: float, lane: str, kind: str) -> Fault:
     """Draws the same count of random numbers for every kind."""
     short_s, long_s = round(chance.uniform(0.3, 3.0), 1), round(chance.uniform(1.0, 5.0), 1)
     place, number = chance.randrange(PLACES), chance.randrange(1_000_000)
@@ -120,7 +120,7 @@ def _blow(chance: Random, at_s: float, lane: str, kind: str) -> Blow:
     choices = {"poison": _POISONS[number % len(_POISONS)], "reload": 1 + number % 5}
     seconds = _seconds(lane, kind, short_s, long_s)
     offset_s = int(kind.split()[2]) if lane == "clock" else 0
-    return Blow(at_s, lane, kind, seconds, targets.get(kind, ""), choices.get(kind, offset_s))
+    return Fault(at_s, lane, kind, seconds, targets.get(kind, ""), choices.get(kind, offset_s))
 
 
 def _seconds(lane: str, kind: str, short_s: float, long_s: float) -> float:

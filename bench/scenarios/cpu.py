@@ -14,9 +14,9 @@ def measure(run: Run) -> list[Row]:
     def plan(program: Program) -> Plan:
         return program.plan(concurrency=32, seconds=seconds)
 
-    with stage(run, "relay", "hello") as programs:
+    with stage(run, "proxy", "hello") as programs:
         measured = (programs.gateway, *programs.floors.values())
-        found = alternate(measured, plan, 5, run.tell)
+        found = alternate(measured, plan, 5, run.report)
         _check_served(programs, found[:2])
     gateway, relay, hello = map(median_cpu_ms, found)
     return [

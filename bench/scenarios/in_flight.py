@@ -24,7 +24,7 @@ def measure(run: Run) -> list[Row]:
             outcome = traffic.outcome()
             lag = watch.lag()
         each_bytes = (peak_memory_bytes(gateway.pid) - idle_bytes) / (_DELAY_S * _RATE)
-    run.tell(
+    run.report(
         f"{outcome.sent} sent, {outcome.served} served, {outcome.failed or 'none failed'}; p50 {outcome.p50_s:.2f} s"
     )
     return [

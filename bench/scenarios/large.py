@@ -24,7 +24,7 @@ def _cpu(run: Run) -> list[Row]:
 
     with stage(run, "relay_bytes") as programs:
         measured = (programs.gateway, programs.floors["relay_bytes"])
-        gateway, relay = map(median_cpu_ms, alternate(measured, plan, run.count(5, 3), run.tell))
+        gateway, relay = map(median_cpu_ms, alternate(measured, plan, run.count(5, 3), run.report))
     return [
         Row(
             measure="8 MB bodies, CPU, ms: to relay-bytes",
@@ -49,7 +49,7 @@ def _memory(run: Run) -> list[Row]:
         first_bytes = _peak_bytes(gateway, part)
         _peak_bytes(gateway, many - 2 * part)
         last_bytes = _peak_bytes(gateway, part)
-    run.tell(
+    run.report(
         f"a body has {body_bytes / _MB:.1f} MB; idle {idle_bytes / _MB:.0f} MB, with one {one_bytes / _MB:.1f} MB more"
     )
     return [

@@ -10,7 +10,7 @@ _OVERHEAD = "imagegate_overhead_seconds"
 
 
 def measure(run: Run) -> list[Row]:
-    with stage(run, "relay") as programs:
+    with stage(run, "proxy") as programs:
         return [row for concurrency in (1, 32) for row in _at(run, programs, concurrency)]
 
 
@@ -21,11 +21,11 @@ def _at(run: Run, programs: Stage, concurrency: int) -> list[Row]:
         press(program, program.plan(concurrency=concurrency, seconds=0.3))
         return press(program, program.plan(concurrency=concurrency, seconds=seconds)).outcome
 
-    straight, relay = ask(programs.upstream), ask(programs.floors["relay"])
+    straight, relay = ask(programs.upstream), ask(programs.floors["proxy"])
     before = Histogram.read(read_metrics(programs.gateway.port), _OVERHEAD)
     gateway = ask(programs.gateway)
     overhead = Histogram.read(read_metrics(programs.gateway.port), _OVERHEAD) - before
-    run.tell(f"{concurrency} at once: {1000 * gateway.p50_s:.2f} ms, relay {1000 * relay.p50_s:.2f} ms")
+    run.report(f"{concurrency} at once: {1000 * gateway.p50_s:.2f} ms, relay {1000 * relay.p50_s:.2f} ms")
     return [
         Row(
             measure=f"added p50, {concurrency} at once, ms",

@@ -124,7 +124,7 @@ def _overload(run: Run, accounts: int, loops: int = 0) -> _Found:
             sum(used[field] for field in ("images", "withheld", "lost", "unconfirmed")),
             sum(sum(bill["refusals"].values()) for bill in invoice["accounts"].values()),
         )
-    run.tell(f"{accounts} accounts, {loops} loops: served {outcome.served}, {outcome.failed}; {found}")
+    run.report(f"{accounts} accounts, {loops} loops: served {outcome.served}, {outcome.failed}; {found}")
     return found
 
 

@@ -46,7 +46,7 @@ def _wait_for_queue(run: Run, gateway: Program, waiting: int, traffic: Traffic) 
     deadline_s = time.monotonic() + 15 + 3 * waiting / _RATE
     while (depth := _depth(gateway)) < waiting and time.monotonic() < deadline_s:
         time.sleep(1)
-    run.tell(f"{depth} wait" if depth >= waiting else f"only {depth} of {waiting} wait: {traffic.stop().failed}")
+    run.report(f"{depth} wait" if depth >= waiting else f"only {depth} of {waiting} wait: {traffic.stop().failed}")
     return depth
 
 

@@ -32,7 +32,7 @@ def measure(run: Run) -> list[Row]:
                 refused = traffic.stop()
             time.sleep(_SETTLED_S)
             medians = f"{1000 * alone[-1]:.2f} ms, {1000 * beside[-1]:.2f} ms"
-            run.tell(f"round {number + 1} of {rounds}: {medians}, {refused.failed} in {refused.seconds:.1f} s")
+            run.report(f"round {number + 1} of {rounds}: {medians}, {refused.failed} in {refused.seconds:.1f} s")
     return [
         Row(
             measure="p50 beside 700 refusals a second, ms",

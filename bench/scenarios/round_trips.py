@@ -24,7 +24,7 @@ def measure(run: Run) -> list[Row]:
         beside = quiet * (time.monotonic() - began_s) / _QUIET_S
         trips = (_count(client) - before - beside) / _COUNT
         client.close()
-    run.tell(f"{trips:.3f}; {quiet / _QUIET_S:.1f} a second beside them")
+    run.report(f"{trips:.3f}; {quiet / _QUIET_S:.1f} a second beside them")
     return [
         Row(measure="Redis round trips per request", gateway=round(trips, 1), goal=at_most(4)),
         Row(measure="scripts per request", gateway=round(scripts / _COUNT, 1)),

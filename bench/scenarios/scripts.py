@@ -71,7 +71,7 @@ def _costs_us(run: Run, accounts: int) -> dict[str, list[float]]:
             load.pool.close()
     costs = load.pool.costs_us
     p99 = ", ".join(f"{act} {percentile(sorted(found), 0.99):.0f}" for act, found in costs.items())
-    run.tell(f"{accounts:,} accounts, {len(load.waiting):,} wait: p99 {p99} us")
+    run.report(f"{accounts:,} accounts, {len(load.waiting):,} wait: p99 {p99} us")
     return costs
 
 

@@ -99,7 +99,7 @@ def _compare(run: Run, turns: int, prepare: Prepare, sizes: tuple[int, int], cal
         ports = [stack.enter_context(redis(folder)) for folder in folders]
         small, large = uvloop.run(_take_turns(ports, prepare, sizes, turns, calls))
     name = prepare.__name__.strip("_")
-    run.tell(f"{name}: {small.redis_us:.0f} us of Redis at {sizes[0]:,}, {large.redis_us:.0f} at {sizes[1]:,}")
+    run.report(f"{name}: {small.redis_us:.0f} us of Redis at {sizes[0]:,}, {large.redis_us:.0f} at {sizes[1]:,}")
     return small, large
 
 

@@ -12,8 +12,8 @@ _CONCURRENCY = 256
 
 def measure(run: Run) -> list[Row]:
     rounds = run.count(5, 3)
-    with stage(run, "relay") as programs:
-        measured = (programs.gateway, programs.floors["relay"])
+    with stage(run, "proxy") as programs:
+        measured = (programs.gateway, programs.floors["proxy"])
         for program in measured:
             _ask(program, 0.5)
         found: list[list[Outcome]] = [[], []]
@@ -21,7 +21,7 @@ def measure(run: Run) -> list[Row]:
             for index, program in enumerate(measured):
                 found[index].append(_ask(program, run.pick(4.0, 1.0)))
             told = ", ".join(f"{_rate(outcomes[-1]):.0f}/s" for outcomes in found)
-            run.tell(f"round {number + 1} of {rounds}: {told}")
+            run.report(f"round {number + 1} of {rounds}: {told}")
     gateway, relay = (statistics.median(map(_rate, outcomes)) for outcomes in found)
     refused, sent = (
         sum(figures) for figures in zip(*((one.sent - one.served, one.sent) for one in found[0]), strict=True)

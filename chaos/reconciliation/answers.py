@@ -4,20 +4,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chaos.observations import OWED_S, Asked, Discrepancy, Ending, Evidence, Line, Process
+from chaos.observations import OWED_S, Asked, Discrepancy, Ending, Line, Observations, Process
 
 _NOTICED_S: Final = 2.0
 """Time from a kill to the end of the client's connection."""
 
 
-def check_answers(evidence: Evidence) -> list[Discrepancy]:
+def check_answers(observed: Observations) -> list[Discrepancy]:
     billed = defaultdict[str, int](int)
-    for call in evidence.calls:
+    for call in observed.calls:
         billed[call.request_id] += call.images
-    lines = {line.request_id: line for line in evidence.lines}
-    processes = {one.number: one for one in evidence.processes if one.number is not None}
+    lines = {line.request_id: line for line in observed.lines}
+    processes = {one.number: one for one in observed.processes if one.number is not None}
     found = list[Discrepancy]()
-    for asked in evidence.asked:
+    for asked in observed.asked:
         found += _check_ending(asked, processes)
         if asked.ending is Ending.ANSWERED:
             process = processes.get(asked.gateway) if asked.gateway is not None else None

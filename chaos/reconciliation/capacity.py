@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from chaos.configuration import CROWD, RATE_MARGIN_S
-from chaos.observations import Call, Discrepancy, Evidence
+from chaos.observations import Call, Discrepancy, Observations
 from chaos.phases import Outage
 
 _CONCURRENCY: Final = 1041
@@ -20,13 +20,13 @@ _JITTER_S: Final = 2.0
 """Possible delay between a lease and its call on a slow machine, without delaying the next one."""
 
 
-def check_capacity(evidence: Evidence) -> list[Discrepancy]:
-    found = list(_check_refusals(evidence))
+def check_capacity(observed: Observations) -> list[Discrepancy]:
+    found = list(_check_refusals(observed))
     calls = defaultdict[str, list[Call]](list)
-    for call in sorted(evidence.calls, key=lambda call: call.at):
+    for call in sorted(observed.calls, key=lambda call: call.at):
         calls[call.account].append(call)
     for account in CROWD.accounts:
-        found += _check_minutes(account, calls[account], evidence.clock_steps_s)
+        found += _check_minutes(account, calls[account], observed.clock_steps_s)
     return found
 
 
@@ -42,20 +42,20 @@ def end_of_window(since_s: float, seconds: float, steps_s: Sequence[float]) -> f
     return min([since_s + seconds, *steps_s[index : index + 1]])
 
 
-def calls_through(evidence: Evidence, outage: Outage) -> int:
+def calls_through(observed: Observations, outage: Outage) -> int:
     """Returns the number of calls in flight from before an outage until after it."""
-    return sum(call.at < outage.since_s and (call.ended or 0.0) > outage.until_s for call in evidence.calls)
+    return sum(call.at < outage.since_s and (call.ended or 0.0) > outage.until_s for call in observed.calls)
 
 
-def _check_refusals(evidence: Evidence) -> Iterator[Discrepancy]:
+def _check_refusals(observed: Observations) -> Iterator[Discrepancy]:
     """Checks refusals, except those requested by a prompt."""
-    for call in evidence.calls:
+    for call in observed.calls:
         if call.rule != "limits":
             continue
         if call.code == _CONCURRENCY:
             detail = f"{call.account}: {call.code}"
             yield Discrepancy("an account over its concurrency", detail, (call.request_id,))
-        elif call.code in _RATES and not is_in_minute_of_a_step(call.at, evidence.clock_steps_s):
+        elif call.code in _RATES and not is_in_minute_of_a_step(call.at, observed.clock_steps_s):
             yield Discrepancy("an account over its rate", f"{call.account}: {call.code}", (call.request_id,))
 
 

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Final
 
 from chaos.configuration import RATE_MARGIN_S
-from chaos.observations import Discrepancy, Evidence, Process
+from chaos.observations import Discrepancy, Observations, Process
 
 RECOVERY_S: Final = 30.0
 PICTURE_S: Final = RECOVERY_S + 60.0 + RATE_MARGIN_S
@@ -20,13 +20,13 @@ KEEPERS_GROWTH_BYTES: Final = 256 * 1024 * 1024
 """Of Redis and the provider, which accumulate records, call log and images."""
 
 
-def check_remains(evidence: Evidence) -> list[Discrepancy]:
-    found = [Discrepancy("left in Redis", told) for told in evidence.leftovers]
-    for process in evidence.processes:
+def check_leftovers(observed: Observations) -> list[Discrepancy]:
+    found = [Discrepancy("left in Redis", told) for told in observed.leftovers]
+    for process in observed.processes:
         found += _check_process(process)
-    for request_id, told in evidence.mistakes:
+    for request_id, told in observed.mistakes:
         found.append(Discrepancy("a mistake in a log", told, (request_id,) if request_id else ()))
-    for one in evidence.recovery:
+    for one in observed.recovery:
         for what, seconds, most_s in (("an answer", one.served_s, RECOVERY_S), ("a picture", one.picture_s, PICTURE_S)):
             if seconds is None or seconds > most_s:
                 told = "never" if seconds is None else f"after {seconds:.1f} s"

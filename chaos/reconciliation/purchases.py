@@ -3,28 +3,28 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chaos.observations import Asked, Call, Discrepancy, Evidence
+from chaos.observations import Asked, Call, Discrepancy, Observations
 
 
-def check_purchases(evidence: Evidence) -> list[Discrepancy]:
-    asked = {one.id: one for one in evidence.asked}
+def check_purchases(observed: Observations) -> list[Discrepancy]:
+    asked = {one.id: one for one in observed.asked}
     calls = defaultdict[str, list[Call]](list)
-    for call in evidence.calls:
+    for call in observed.calls:
         calls[call.request_id].append(call)
-    found = list(_check_fields(evidence))
+    found = list(_check_fields(observed))
     for request_id, own in calls.items():
-        found += _check_request(asked.get(request_id), request_id, own, evidence)
+        found += _check_request(asked.get(request_id), request_id, own, observed)
     return found
 
 
-def _check_fields(evidence: Evidence) -> Iterator[Discrepancy]:
-    for call in evidence.calls:
+def _check_fields(observed: Observations) -> Iterator[Discrepancy]:
+    for call in observed.calls:
         if call.rule == "fields":
             yield Discrepancy("the provider did not understand a call", f"{call.code}: {call}", (call.request_id,))
 
 
 def _check_request(
-    asked: Asked | None, request_id: str, calls: list[Call], evidence: Evidence
+    asked: Asked | None, request_id: str, calls: list[Call], observed: Observations
 ) -> Iterator[Discrepancy]:
     if asked is None:
         yield Discrepancy("bought for nobody", f"{len(calls)} calls", (request_id,))
@@ -35,7 +35,7 @@ def _check_request(
     elif (most := most_at_stake(calls)) > asked.asked:
         detail = f"{most} images at stake at once, {asked.asked} asked for"
         yield Discrepancy("sent again though it may have been bought", detail, (request_id,))
-    revoked_s = evidence.revoked.get(asked.key_id)
+    revoked_s = observed.revoked.get(asked.key_id)
     if revoked_s is not None and asked.sent_s > revoked_s and billed:
         yield Discrepancy("bought with a revoked key", f"{asked.sent_s - revoked_s:.2f} s after", (request_id,))
 

@@ -36,7 +36,7 @@ def test_the_upstream_answers_as_minimax_does(source: Program, images: int, char
     assert [len(picture) for picture in answer["data"]["image_base64"]] == [characters] * images
 
 
-@pytest.mark.parametrize("name", ["relay", "relay_bytes"])
+@pytest.mark.parametrize("name", ["proxy", "relay_bytes"])
 def test_a_relay_passes_on_what_the_upstream_answers(source: Program, tmp_path: Path, name: str) -> None:
     with floor(name, tmp_path, source.port) as relay:
         assert ask(relay, 4).content == ask(source, 4).content

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 _TRACES: Final = (b"Traceback (most recent call last)", b'File "', b"\tat ", b"node_modules")
 
 
-def _refusals(trial: "CheckContext") -> list[Answer]:
+def _refusals(context: "CheckContext") -> list[Answer]:
     """Returns refusals with a body: HEAD has none."""
-    return [answer for answer in trial.server.answers if answer.status >= 400 and not answer.request.startswith("HEAD")]
+    return [
+        answer for answer in context.server.answers if answer.status >= 400 and not answer.request.startswith("HEAD")
+    ]
 
 
-def _envelope(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _envelope(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if not _has_envelope(answer)]
     require_none(wrong, found)
 
@@ -26,8 +28,8 @@ def _has_envelope(answer: Answer) -> bool:
     return all(isinstance(member(answer.error, name), str) for name in ("message", "type"))
 
 
-def _four_keys(trial: "CheckContext") -> None:
-    found = [answer for answer in _refusals(trial) if _has_envelope(answer)]
+def _four_keys(context: "CheckContext") -> None:
+    found = [answer for answer in _refusals(context) if _has_envelope(answer)]
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if not _has_all_keys(answer)]
     require_none(wrong, found)
 
@@ -37,22 +39,22 @@ def _has_all_keys(answer: Answer) -> bool:
     return all(isinstance(error.get(name, 0), str | None) for name in ("param", "code"))
 
 
-def _content_type(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _content_type(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if answer.media_type != "application/json"]
     require_none(wrong, found)
 
 
-def _traces(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _traces(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [
         f"{answer.request}: {answer.quote()}" for answer in found if any(trace in answer.content for trace in _TRACES)
     ]
     require_none(wrong, found)
 
 
-def _request_id(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _request_id(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [f"{answer.request}: HTTP {answer.status} without" for answer in found if not _id(answer)]
     require_none(wrong, found)
 
@@ -61,8 +63,8 @@ def _id(answer: Answer) -> str:
     return answer.headers.get("x-request-id", "")
 
 
-def _should_retry(trial: "CheckContext") -> None:
-    told = [answer for answer in trial.server.answers if "x-should-retry" in answer.headers]
+def _should_retry(context: "CheckContext") -> None:
+    told = [answer for answer in context.server.answers if "x-should-retry" in answer.headers]
     if not told:
         raise InapplicableError("no answer had one")
     wrong = [

@@ -140,19 +140,19 @@ def _check_wrong(wrong: Wrong) -> Check:
         wrong.level,
         f"{asked} is refused with 400 and a message.",
         wrong.breaks,
-        lambda trial: expect_refusal(trial.refusals.of(wrong), 400),
+        lambda context: expect_refusal(context.refusals.of(wrong), 400),
     )
 
 
-def _params(trial: "CheckContext") -> None:
-    told = trial.refusals.told()
+def _params(context: "CheckContext") -> None:
+    told = context.refusals.told()
     params = [(wrong, member(answer.error, "param")) for wrong, answer in told]
     wrong_ones = [f"{wrong.name}: param is {shown(param)}" for wrong, param in params if param != wrong.param]
     require_none(wrong_ones, told)
 
 
-def _codes(trial: "CheckContext") -> None:
-    told = [(wrong, member(answer.error, "code")) for wrong, answer in trial.refusals.told() if wrong.codes]
+def _codes(context: "CheckContext") -> None:
+    told = [(wrong, member(answer.error, "code")) for wrong, answer in context.refusals.told() if wrong.codes]
     wrong_ones = [
         f"{wrong.name}: code is {shown(code)}, not {' or '.join(sorted(wrong.codes))}"
         for wrong, code in told
@@ -161,12 +161,12 @@ def _codes(trial: "CheckContext") -> None:
     require_none(wrong_ones, told)
 
 
-def _unknown_model(trial: "CheckContext") -> None:
-    expect_refusal(trial.refusals.unknown_model(), 400, 404)
+def _unknown_model(context: "CheckContext") -> None:
+    expect_refusal(context.refusals.unknown_model(), 400, 404)
 
 
-def _model_named(trial: "CheckContext") -> None:
-    answer = trial.refusals.unknown_model()
+def _model_named(context: "CheckContext") -> None:
+    answer = context.refusals.unknown_model()
     expect_status(answer, 400, 404)
     if UNKNOWN_MODEL not in str(member(answer.error, "message")):
         raise BrokenError(answer.quote())

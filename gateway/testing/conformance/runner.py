@@ -21,7 +21,7 @@ from gateway.testing.conformance.context import CheckContext
 from gateway.testing.conformance.fields import Refusals
 from gateway.testing.conformance.limits import RateLimitProvoker
 from gateway.testing.conformance.models import list_models
-from gateway.testing.conformance.purchases import Orders
+from gateway.testing.conformance.purchases import Purchases
 from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
 from gateway.testing.conformance.responses import member
 from gateway.testing.conformance.server import GENERATIONS, Server
@@ -100,18 +100,18 @@ def conform(plan: Plan, tell: Callable[[int, int], None]) -> Report:
     with closing(Server(base_url, plan.key, plan.timeout_s)) as server:
         listed = _look(server)
         model = plan.model or _first_image_model(listed)
-        with closing(Orders(server, model, frozenset(listed))) as orders:
-            rush = RateLimitProvoker(orders, plan.provoked if plan.buys else 0)
-            findings = _try_all(plan, CheckContext(server, orders, Refusals(server, model), rush), tell)
+        with closing(Purchases(server, model, frozenset(listed))) as purchases:
+            provoker = RateLimitProvoker(purchases, plan.provoked if plan.buys else 0)
+            findings = _try_all(plan, CheckContext(server, purchases, Refusals(server, model), provoker), tell)
         return Report(base_url, model, findings, _count_images(server))
 
 
-def _try_all(plan: Plan, trial: CheckContext, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
+def _try_all(plan: Plan, context: CheckContext, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
     checks = [check for check in CHECKS if plan.buys or not check.buys]
     findings = []
     for done, check in enumerate(checks):
         tell(done, len(checks))
-        findings.append(_try(check, trial))
+        findings.append(_try(check, context))
     return tuple(findings)
 
 
@@ -135,15 +135,15 @@ def _first_image_model(listed: list[str]) -> str:
     return next((name for name in listed if any(word in name.lower() for word in _IMAGE_WORDS)), DEFAULT_MODEL)
 
 
-def _try(check: Check, trial: CheckContext) -> Finding:
+def _try(check: Check, context: CheckContext) -> Finding:
     try:
-        check.attempt(trial)
+        check.attempt(context)
     except BrokenError as error:
-        return Finding(check, Outcome.FAILS, trial.server.safe(str(error)))
+        return Finding(check, Outcome.FAILS, context.server.safe(str(error)))
     except InapplicableError as error:
-        return Finding(check, Outcome.INAPPLICABLE, trial.server.safe(str(error)))
+        return Finding(check, Outcome.INAPPLICABLE, context.server.safe(str(error)))
     except UntriedError as error:
-        return Finding(check, Outcome.UNTRIED, trial.server.safe(str(error)))
+        return Finding(check, Outcome.UNTRIED, context.server.safe(str(error)))
     return Finding(check, Outcome.HOLDS)
 
 

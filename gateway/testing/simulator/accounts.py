@@ -12,7 +12,7 @@ from typing import Final, TypedDict
 from gateway.testing.simulator.fault_injection import RefusedError
 from gateway.testing.simulator.limits import Gate, Limits
 
-ORDERS_REMEMBERED: Final = 10_000
+REQUESTS_REMEMBERED: Final = 10_000
 RECEIPTS_KEPT: Final = 200_000
 
 
@@ -66,7 +66,7 @@ class Account:
 
     def take(self, digest: str) -> int:
         """Returns how often the account has sent the same request: the response to a repeated one differs."""
-        if len(self.orders) >= ORDERS_REMEMBERED:
+        if len(self.orders) >= REQUESTS_REMEMBERED:
             self.orders.clear()
         self.orders[digest] += 1
         return self.orders[digest] - 1

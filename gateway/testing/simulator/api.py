@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.testing.simulator.accounts import Accounts
-from gateway.testing.simulator.call_log import Journal
+from gateway.testing.simulator.call_log import CallLog
 from gateway.testing.simulator.fault_injection import (
     AI302_DISABLED,
     AI302_NO_KEY,
@@ -20,7 +20,7 @@ from gateway.testing.simulator.fault_injection import (
 from gateway.testing.simulator.parsing import bearer, trace_id_of
 from gateway.testing.simulator.pictures import Gallery
 from gateway.testing.simulator.responses import answer, answer_json, answer_refusal
-from gateway.testing.simulator.states import KeyStates, Standing
+from gateway.testing.simulator.states import KeyStates, KeyStatus
 
 PLAN_IMAGES: Final = 100  # MiniMax's own fixture: images per interval
 UNTIL_RELEASED_MS: Final = 3_600_000  # by default, when no time is given
@@ -30,7 +30,7 @@ MODELS: Final = {
 }
 
 
-class Captured(msgspec.Struct, frozen=True):
+class CapturedRequest(msgspec.Struct, frozen=True):
     """A request as received, without its key."""
 
     path: str
@@ -38,17 +38,22 @@ class Captured(msgspec.Struct, frozen=True):
     body: object
 
 
-class Office:
+class ApiRoutes:
     """The endpoints. Provider pages show the state of the requesting key and are never billed."""
 
     def __init__(
-        self, accounts: Accounts, gallery: Gallery, captured: deque[Captured], states: KeyStates, journal: Journal
+        self,
+        accounts: Accounts,
+        gallery: Gallery,
+        captured: deque[CapturedRequest],
+        states: KeyStates,
+        call_log: CallLog,
     ) -> None:
         self._accounts = accounts
         self._gallery = gallery
         self._captured = captured
         self._states = states
-        self._journal = journal
+        self._call_log = call_log
 
     async def remains(self, request: Request) -> Response:
         """MiniMax's quota page: a used-up plan is a success here, any other state its code."""
@@ -79,7 +84,7 @@ class Office:
         """Resets invoice, windows, call log and captured requests; links and key states remain."""
         self._accounts.reset()
         self._captured.clear()
-        self._journal.clear()
+        self._call_log.clear()
         return answer_json(self._accounts.invoice())
 
     async def receipts(self, _: Request) -> Response:
@@ -87,7 +92,7 @@ class Office:
 
     async def calls(self, _: Request) -> Response:
         """Returns the call log; empty if it is disabled."""
-        return answer_json(self._journal.calls())
+        return answer_json(self._call_log.calls())
 
     async def requests(self, _: Request) -> Response:
         return answer_json(list(self._captured))
@@ -99,7 +104,7 @@ class Office:
         return Response(picture, media_type="image/jpeg")
 
 
-def _render_remains(standing: Standing) -> bytes:
+def _render_remains(standing: KeyStatus) -> bytes:
     """Renders the plan's images; MiniMax's usage count is the remaining number."""
     model = {
         "model_name": "image-01",

@@ -54,7 +54,7 @@ class Call(msgspec.Struct):
     """Time at which the response was ready or the client seen disconnected; None while in progress."""
 
 
-class Journal:
+class CallLog:
     """The latest calls up to a limit; a limit of 0 costs nothing."""
 
     def __init__(self, most: int, clock: Callable[[], float]) -> None:

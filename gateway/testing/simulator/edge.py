@@ -14,7 +14,7 @@ _ATTACK: Final = re.compile(
 """Texts that a web application firewall takes for an attack."""
 
 
-class EdgeOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EdgeSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sets the status for texts that look like attacks, and whether errors repeat refused references."""
 
     blocks: Annotated[int, Meta(ge=300, le=499)] | None = None
@@ -25,7 +25,7 @@ class Edge:
     """Behaviour of the edge, as set last; harmless by default."""
 
     def __init__(self) -> None:
-        self.order = EdgeOrder()
+        self.order = EdgeSwitch()
 
     def status(self, raw: bytes) -> int | None:
         """Returns the status of the block page for a body; nothing is checked or billed then."""

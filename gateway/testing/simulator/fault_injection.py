@@ -79,7 +79,7 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
+class FaultScript:
     """Faults requested by the prompt's words; none by default."""
 
     code: int | None = None
@@ -89,19 +89,19 @@ class Script:
     flags: frozenset[str] = frozenset()
 
     @property
-    def spoils_order(self) -> bool:
+    def prevents_images(self) -> bool:
         """True if no image is made."""
         return self.code is not None or self.http is not None or bool(self.flags & {"garbage", "empty"})
 
 
-def read_script(prompt: str) -> Script:
+def parse_script(prompt: str) -> FaultScript:
     """Parses the prompt's words; the last occurrence of a word counts."""
     found: dict[str, str] = {}
     flags: set[str] = set()
     for match in _WORD.finditer(prompt):
         found |= {name: value for name, value in match.groupdict().items() if value is not None}
         flags.add(match["flag"] or "")
-    return Script(
+    return FaultScript(
         code=int(found["code"]) if "code" in found else None,
         http=int(found["http"]) if "http" in found else None,
         delay_s=float(found["delay"]) if "delay" in found else None,

@@ -39,7 +39,7 @@ class Reference(msgspec.Struct, frozen=True):
     image_file: Annotated[str, Meta(min_length=1)]
 
 
-class Order(msgspec.Struct, frozen=True):
+class ImageRequest(msgspec.Struct, frozen=True):
     """The fields that MiniMax documents; unknown ones are ignored."""
 
     model: str
@@ -65,7 +65,7 @@ class Order(msgspec.Struct, frozen=True):
         return self.width, self.height
 
 
-def read_order(body: object, path: str) -> Order:
+def parse_request(body: object, path: str) -> ImageRequest:
     """Validates a parsed body by the rules of the route.
 
     Raises: RefusedError 2013, naming the first error.
@@ -73,7 +73,7 @@ def read_order(body: object, path: str) -> Order:
     if not isinstance(body, dict):
         raise _invalid("body must be a JSON object")
     try:
-        order = msgspec.convert(body, Order)
+        order = msgspec.convert(body, ImageRequest)
     except msgspec.ValidationError as error:
         raise _invalid(describe(error)) from error
     if order.model not in MODELS_BY_PATH[path]:
@@ -84,7 +84,7 @@ def read_order(body: object, path: str) -> Order:
     return order
 
 
-def _check_size(order: Order) -> None:
+def _check_size(order: ImageRequest) -> None:
     if order.aspect_ratio is not None:
         if order.aspect_ratio not in PIXELS or (order.aspect_ratio == "21:9" and order.model == "image-01-live"):
             raise _invalid("aspect_ratio is not supported")
