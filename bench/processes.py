@@ -122,7 +122,7 @@ def upstream(folder: Path, delay_s: float = 0.0) -> Iterator[Program]:
 
 
 @contextmanager
-def floor(module: str, folder: Path, upstream_port: int) -> Iterator[Program]:
+def baseline(module: str, folder: Path, upstream_port: int) -> Iterator[Program]:
     """Runs a baseline of bench/: hello, relay, relay_bytes."""
     with _program(f"bench.{module}", folder, ["--upstream", f"http://127.0.0.1:{upstream_port}"]) as program:
         yield program

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 _WIDTHS: Final = (36, 9, 9, 7, 8, 5)
-_HEAD: Final = ("measure", "gateway", "floor", "ratio", "goal", "holds")
+_HEAD: Final = ("measure", "gateway", "baseline", "ratio", "goal", "holds")
 
 
 class Of(Enum):
@@ -38,7 +38,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     measure: str
     """With its unit."""
     gateway: float
-    floor: float | None = None
+    baseline: float | None = None
     """The baseline."""
     goal: Goal | None = None
 
@@ -48,7 +48,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        return self.gateway / self.floor if self.floor else None
+        return self.gateway / self.baseline if self.baseline else None
 
     @property
     def holds(self) -> bool | None:
@@ -60,7 +60,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     def cells(self) -> tuple[str, ...]:
         decision = {None: "", True: "yes", False: "NO"}[self.holds]
-        figures = ("" if figure is None else render(figure) for figure in (self.gateway, self.floor, self.ratio))
+        figures = ("" if figure is None else render(figure) for figure in (self.gateway, self.baseline, self.ratio))
         return (self.measure, *figures, "" if self.goal is None else str(self.goal), decision)
 
 

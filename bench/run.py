@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.process_table import cpu_s
-from bench.processes import Pool, Program, floor, gateway, redis, upstream
+from bench.processes import Pool, Program, baseline, gateway, redis, upstream
 from bench.traffic import Outcome, Plan, send
 
 _DISTURBED_MAX: Final = 3
@@ -39,17 +39,17 @@ class Stage:
     gateway: Program
     upstream: Program
     redis_port: int
-    floors: dict[str, Program]
+    baselines: dict[str, Program]
 
 
 @contextmanager
-def stage(run: Run, *floors: str, delay_s: float = 0.0, pool: Pool = Pool()) -> Iterator[Stage]:  # noqa: B008 - immutable
+def stage(run: Run, *baselines: str, delay_s: float = 0.0, pool: Pool = Pool()) -> Iterator[Stage]:  # noqa: B008 - immutable
     """Starts everything that a scenario needs."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=run.folder)))
         redis_port = stack.enter_context(redis(folder))
         source = stack.enter_context(upstream(folder, delay_s))
-        others = {name: stack.enter_context(floor(name, folder, source.port)) for name in floors}
+        others = {name: stack.enter_context(baseline(name, folder, source.port)) for name in baselines}
         measured = stack.enter_context(gateway(folder, redis_port, source.port, pool, run.profile))
         yield Stage(measured, source, redis_port, others)
 

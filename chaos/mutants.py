@@ -47,8 +47,8 @@ MUTANTS: Final = (
     Mutant(
         "settlement skipped",
         "metering/admission.py",
-        "            await self._settle_or_keep(reservation)",
-        "            self._owed.pop(reservation.id)",
+        "            await self._settle_or_journal(reservation)",
+        "            self._unsettled.pop(reservation.id)",
     ),
     Mutant(
         "a lease of the pool without its expiry",
@@ -59,8 +59,8 @@ MUTANTS: Final = (
     Mutant(
         "a reservation without its expiry",
         "metering/lua/admit.lua",
-        "redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), ticket_id)",
-        "redis.call('ZADD', scope.open, '+inf', ticket_id)",
+        "redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), reservation_id)",
+        "redis.call('ZADD', scope.open, '+inf', reservation_id)",
     ),
     Mutant(
         "a retry on unknown outcomes",

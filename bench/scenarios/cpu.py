@@ -15,13 +15,13 @@ def measure(run: Run) -> list[Row]:
         return program.plan(concurrency=32, seconds=seconds)
 
     with stage(run, "proxy", "hello") as programs:
-        measured = (programs.gateway, *programs.floors.values())
+        measured = (programs.gateway, *programs.baselines.values())
         found = alternate(measured, plan, 5, run.report)
         _check_served(programs, found[:2])
     gateway, relay, hello = map(median_cpu_ms, found)
     return [
-        Row(measure="CPU per request, ms: to relay", gateway=gateway, floor=relay, goal=at_most(0.33, Of.RATIO)),
-        Row(measure="the same: to hello", gateway=gateway, floor=hello),
+        Row(measure="CPU per request, ms: to relay", gateway=gateway, baseline=relay, goal=at_most(0.33, Of.RATIO)),
+        Row(measure="the same: to hello", gateway=gateway, baseline=hello),
     ]
 
 

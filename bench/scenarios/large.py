@@ -23,13 +23,13 @@ def _cpu(run: Run) -> list[Row]:
         return program.plan(images=_IMAGES, concurrency=4, seconds=seconds)
 
     with stage(run, "relay_bytes") as programs:
-        measured = (programs.gateway, programs.floors["relay_bytes"])
+        measured = (programs.gateway, programs.baselines["relay_bytes"])
         gateway, relay = map(median_cpu_ms, alternate(measured, plan, run.count(5, 3), run.report))
     return [
         Row(
             measure="8 MB bodies, CPU, ms: to relay-bytes",
             gateway=gateway,
-            floor=relay,
+            baseline=relay,
             goal=at_most(0.8, Of.RATIO),
         )
     ]

@@ -21,7 +21,7 @@ def _at(run: Run, programs: Stage, concurrency: int) -> list[Row]:
         press(program, program.plan(concurrency=concurrency, seconds=0.3))
         return press(program, program.plan(concurrency=concurrency, seconds=seconds)).outcome
 
-    straight, relay = ask(programs.upstream), ask(programs.floors["proxy"])
+    straight, relay = ask(programs.upstream), ask(programs.baselines["proxy"])
     before = Histogram.read(read_metrics(programs.gateway.port), _OVERHEAD)
     gateway = ask(programs.gateway)
     overhead = Histogram.read(read_metrics(programs.gateway.port), _OVERHEAD) - before
@@ -30,13 +30,13 @@ def _at(run: Run, programs: Stage, concurrency: int) -> list[Row]:
         Row(
             measure=f"added p50, {concurrency} at once, ms",
             gateway=1000 * (gateway.p50_s - straight.p50_s),
-            floor=1000 * (relay.p50_s - straight.p50_s),
+            baseline=1000 * (relay.p50_s - straight.p50_s),
             goal=at_most(2, Of.RATIO),
         ),
         Row(
             measure=f"added p99, {concurrency} at once, ms",
             gateway=1000 * (gateway.p99_s - straight.p99_s),
-            floor=1000 * (relay.p99_s - straight.p99_s),
+            baseline=1000 * (relay.p99_s - straight.p99_s),
         ),
         Row(measure="overhead_seconds p50, ms", gateway=1000 * overhead.quantile(0.5)),
         Row(measure="overhead_seconds p99, ms", gateway=1000 * overhead.quantile(0.99)),

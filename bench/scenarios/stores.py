@@ -88,8 +88,8 @@ def measure(run: Run) -> list[Row]:
 def _rows(what: str, small: Cost, large: Cost, *, is_promised: bool = True) -> list[Row]:
     goal = at_most(1.2, Of.RATIO) if is_promised else None
     return [
-        Row(measure=f"{what}, us", gateway=large.redis_us, floor=small.redis_us, goal=goal),
-        Row(measure="  CPU of the gateway, us", gateway=large.cpu_us, floor=small.cpu_us, goal=goal),
+        Row(measure=f"{what}, us", gateway=large.redis_us, baseline=small.redis_us, goal=goal),
+        Row(measure="  CPU of the gateway, us", gateway=large.cpu_us, baseline=small.cpu_us, goal=goal),
     ]
 
 

@@ -13,7 +13,7 @@ _CONCURRENCY = 256
 def measure(run: Run) -> list[Row]:
     rounds = run.count(5, 3)
     with stage(run, "proxy") as programs:
-        measured = (programs.gateway, programs.floors["proxy"])
+        measured = (programs.gateway, programs.baselines["proxy"])
         for program in measured:
             _ask(program, 0.5)
         found: list[list[Outcome]] = [[], []]
@@ -30,7 +30,7 @@ def measure(run: Run) -> list[Row]:
         Row(
             measure=f"requests/s, {_CONCURRENCY} at once",
             gateway=gateway,
-            floor=relay,
+            baseline=relay,
             goal=at_least(3, Of.RATIO),
         ),
         Row(measure="of these not served, percent", gateway=100 * refused / sent),

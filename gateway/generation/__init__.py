@@ -221,9 +221,9 @@ class Upstreams:
             return error
         finally:
             if not is_lease_used:
-                await self._caller.release_key(lease)
+                await self._caller.release_unused(lease)
             if entry.is_free:
-                await run.reservation.take_back(key.upstream, key.account, count)
+                await run.reservation.revert_order(key.upstream, key.account, count)
 
     async def _call_and_record(
         self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt

@@ -65,11 +65,11 @@ class UpstreamClient:
         metrics: Metrics,
         user_agent: str,
         monotonic: Callable[[], float],
-        keep_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None,
+        journal_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None,
         suspect: Callable[[ProviderKey], None] = lambda _: None,
     ) -> None:
         self._transport = transport
-        self._keep_release = keep_release
+        self._journal_release = journal_release
         self._suspect = suspect
         self._monotonic = monotonic
         self._pool = pool
@@ -120,7 +120,7 @@ class UpstreamClient:
             await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 
-    async def release_key(self, lease: Lease) -> None:
+    async def release_unused(self, lease: Lease) -> None:
         """Releases a lease whose call was not sent; no error is recorded."""
         await asyncio.shield(self._release(lease, NOT_SENT))
 
@@ -190,8 +190,8 @@ class UpstreamClient:
             await self._pool.release(lease, report)
         except GatewayError as failure:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
-            if self._keep_release:
-                await self._keep_release(lease, report)
+            if self._journal_release:
+                await self._journal_release(lease, report)
 
 
 @lru_cache(maxsize=1024)

@@ -28,9 +28,11 @@ _TICKS: Final = 10
 _HELD: Final = frozenset({KeyState.DISABLED, KeyState.DRAINING})
 _WINDOWS: Final = frozenset({ErrorCode.QUOTA_EXHAUSTED_PLAN, ErrorCode.QUOTA_EXHAUSTED_DAILY})
 _WINDOW_NAMES: Final = frozenset(error_code.value for error_code in _WINDOWS)
-_UNSEEN: Final = frozenset({ErrorCode.KEY_LIMIT_REACHED, ErrorCode.ACCOUNT_UNVERIFIED, ErrorCode.KEY_MODEL_DENIED})
+_UNVERIFIABLE: Final = frozenset(
+    {ErrorCode.KEY_LIMIT_REACHED, ErrorCode.ACCOUNT_UNVERIFIED, ErrorCode.KEY_MODEL_DENIED}
+)
 """Errors that no free endpoint shows; their cooldown ends by time alone."""
-_SEEN: Final = frozenset(error_code.value for error_code in ErrorCode if error_code not in _UNSEEN)
+_VERIFIABLE: Final = frozenset(error_code.value for error_code in ErrorCode if error_code not in _UNVERIFIABLE)
 
 
 class Pool(Protocol):
@@ -98,21 +100,21 @@ class KeyHealthMonitor:
 
     def __init__(
         self,
-        pages: KeyChecker,
-        roster: Registry,
+        checker: KeyChecker,
+        registry: Registry,
         pool: Pool,
-        turn: LeaderLock,
+        leader: LeaderLock,
         random: Callable[[], float],
         suspects: Suspects,
         *,
         every_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`turn` has the same `every_s`; `draw` returns random numbers from 0 to 1, `clock` Unix seconds."""
-        self._checker = pages
-        self._registry = roster
+        """`leader` has the same `every_s`; `draw` returns random numbers from 0 to 1, `clock` Unix seconds."""
+        self._checker = checker
+        self._registry = registry
         self._pool = pool
-        self._leader = turn
+        self._leader = leader
         self._suspects = suspects
         self._clock = clock
         self._random = random
@@ -125,7 +127,7 @@ class KeyHealthMonitor:
             await asyncio.sleep(self._every_s / _TICKS * (1 + self._random()) / 2)
             try:
                 if await self._leader.acquire():
-                    await self.probe_resting()
+                    await self.check_unhealthy()
                 was_well = True
             except GatewayError as error:
                 if was_well:
@@ -142,7 +144,7 @@ class KeyHealthMonitor:
             key = await self._suspects.next()
             await self._settle(key, None)
 
-    async def probe_resting(self) -> None:
+    async def check_unhealthy(self) -> None:
         """Runs one round. Raises: GatewayError REDIS_UNAVAILABLE."""
         candidates = [candidate for status in await self._pool.snapshot() for candidate in self._candidates(status)]
         for candidate in candidates:
@@ -155,7 +157,7 @@ class KeyHealthMonitor:
         """Checks a key and applies the result. A failure affects this key only. `candidate`: its cooldown."""
         try:
             probe = await self._checker.probe(key)
-            decision = self._judge(candidate, probe) if candidate else self._quarantine(probe)
+            decision = self._evaluate(candidate, probe) if candidate else self._quarantine(probe)
             if decision:
                 await self._registry.apply_probe_result(
                     key.upstream,
@@ -180,13 +182,13 @@ class KeyHealthMonitor:
                 detail=probe.detail,
             )
 
-    def _judge(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
+    def _evaluate(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
         """Returns the change; None if the reply says nothing about the cooldown. A cooldown outlasts the next round."""
         if candidate.window and (probe.error_code is None or probe.error_code in _WINDOWS):
-            return self._judge_window(candidate, probe)
+            return self._evaluate_window(candidate, probe)
         if probe.error_code is None:
-            is_shown = candidate.error_code is not ErrorCode.INSUFFICIENT_BALANCE or probe.proves_balance
-            return _CheckResult(True, candidate.error_code) if is_shown else None
+            is_proven = candidate.error_code is not ErrorCode.INSUFFICIENT_BALANCE or probe.proves_balance
+            return _CheckResult(True, candidate.error_code) if is_proven else None
         return self._quarantine(probe)
 
     def _quarantine(self, probe: KeyCheck) -> _CheckResult | None:
@@ -199,7 +201,7 @@ class KeyHealthMonitor:
         rest_s = max(float(row.pause_s), 2 * self._every_s)
         return _CheckResult(False, probe.error_code, rest_s) if row.state is KeyState.QUARANTINED else None
 
-    def _judge_window(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
+    def _evaluate_window(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
         """Returns the true end of the window.
 
         A reply may already describe the next window, so it never extends a cooldown.
@@ -234,7 +236,7 @@ class KeyHealthMonitor:
 def _candidate(keys: Sequence[KeyStatus], known: Mapping[str, ProviderKey], resting: Health) -> Iterator[_Candidate]:
     """Yields a known key, preferably a healthy one, for a cooldown that the free endpoint can verify."""
     usable = [key for key in keys if _is_free(key) and f"{key.account}/{key.name}" in known]
-    if usable and resting.error_code in _SEEN:
+    if usable and resting.error_code in _VERIFIABLE:
         chosen = min(usable, key=lambda key: key.state is KeyState.QUARANTINED)
         yield _Candidate(known[f"{chosen.account}/{chosen.name}"], ErrorCode(resting.error_code), resting.until_s)
 

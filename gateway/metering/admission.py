@@ -39,12 +39,12 @@ _T = TypeVar("_T")
 _TICK_S: Final = 0.5
 """Delay after an outage of Redis before its unsettled requests are settled."""
 _FLUSH_S: Final = 5.0
-_REMEMBERED_S: Final = 30.0
+_RECENT_S: Final = 30.0
 """How long settled reservations are remembered. Redis may lose its last writes, by a snapshot restore or a failover.
 
 They are then settled again, which is idempotent.
 """
-_DOUBTFUL_MAX: Final = 1000
+_UNKNOWN_MAX: Final = 1000
 """Limit on admissions of unknown outcome that this process undoes itself. Beyond it, they expire."""
 
 
@@ -68,11 +68,11 @@ class Admission:
         self._clock = clock
         self._settling = Settlements(redis, terms, metrics)
         self.settle_expired, self.replay = self._settling.settle_expired, self._settling.replay
-        self._held: dict[str, Reservation] = {}
+        self._in_progress: dict[str, Reservation] = {}
         """In progress; this process renews their leases."""
         self._unsettled: dict[str, Reservation] = {}
         """Ended but unsettled, because Redis did not reply or the request was cancelled."""
-        self._remembered: deque[Reservation] = deque()
+        self._recent: deque[Reservation] = deque()
         """Settled recently, oldest first."""
         self._was_unavailable = False
         self._admit = load_script(redis, "metering/admit")
@@ -88,24 +88,24 @@ class Admission:
         Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_UNAVAILABLE.
         Redis: one round trip to enter (lua/admit.lua), one to exit (lua/settle.lua).
         """
-        reservation = Reservation(self._new_id(), caller, purchase, durations, self._note_order)
+        reservation = Reservation(self._new_id(), caller, purchase, durations, self._record_order)
         try:
             decision = await self._ask(caller.tenant.name, caller.key.id, reservation.id, purchase, transfer_id)
         except BaseException as error:
             # The script may have run, or may run when Redis recovers, unless it was never sent.
-            if len(self._unsettled) < _DOUBTFUL_MAX and not isinstance(error.__cause__, CallNotStartedError):
+            if len(self._unsettled) < _UNKNOWN_MAX and not isinstance(error.__cause__, CallNotStartedError):
                 self._unsettled[reservation.id] = reservation
             raise
         reservation.rates = rates_of(decision)
         if decision.decision != "admitted":
             raise gateway_error(decision, caller)
-        self._held[reservation.id] = reservation
+        self._in_progress[reservation.id] = reservation
         try:
             yield reservation
         finally:
             reservation.end(self._clock())
-            self._unsettled[reservation.id] = self._held.pop(reservation.id)
-            await self._settle_or_keep(reservation)
+            self._unsettled[reservation.id] = self._in_progress.pop(reservation.id)
+            await self._settle_or_journal(reservation)
 
     async def peek_rates(self, caller: Principal, *, is_refused: bool = False) -> Rates:
         """Returns the status of the rate limits; counts a request that was refused for its content.
@@ -128,13 +128,13 @@ class Admission:
             await asyncio.sleep(_TICK_S)
             are_paid = await self._settle_all()
             if not are_paid and not was_waiting:
-                _LOG.warning("settlements_delayed", unsettled=len(self._unsettled), in_flight=len(self._held))
+                _LOG.warning("settlements_delayed", unsettled=len(self._unsettled), in_flight=len(self._in_progress))
             was_waiting = not are_paid
             if (
                 self._was_unavailable
             ):  # Redis may have lost its last writes, and this process may die before it replays them
-                await self._keep(self._remembered)
-            self._recall(is_back=self._was_unavailable and are_paid)
+                await self._journal_orders(self._recent)
+            self._resettle_recent(is_back=self._was_unavailable and are_paid)
             with suppress(GatewayError):
                 await self._settling.lost.log()
 
@@ -153,16 +153,18 @@ class Admission:
         unconfirmed. It waits even with a journal, because the directory may vanish with the machine or pod.
         """
         began_s = self._monotonic()
-        while self._unsettled or self._held:  # an aborted request exits now
+        while self._unsettled or self._in_progress:  # an aborted request exits now
             await self._settle_all()
             if self._monotonic() - began_s >= _FLUSH_S and not left_s():
                 break
             await asyncio.sleep(_TICK_S / 10)
-        await self._keep([*self._unsettled.values(), *(self._remembered if self._was_unavailable else ())])
-        kept = [ticket_id for ticket_id in self._unsettled if self._journal.holds(settlement_key(ticket_id))]
+        await self._journal_orders([*self._unsettled.values(), *(self._recent if self._was_unavailable else ())])
+        kept = [
+            reservation_id for reservation_id in self._unsettled if self._journal.holds(settlement_key(reservation_id))
+        ]
         if kept:
             _LOG.warning("settlements_journaled", reservations=len(kept))
-        if left := len(self._unsettled) + len(self._held) - len(kept):
+        if left := len(self._unsettled) + len(self._in_progress) - len(kept):
             _LOG.error("settlements_abandoned", reservations=left, remedy="they settle when they expire")
         with suppress(GatewayError):
             await self._settling.lost.log()
@@ -195,7 +197,7 @@ class Admission:
         reply = await self._watched(self._admit([*ReservationKeys.of(tenant, key_id, reservation)], [*args, transfer]))
         return msgspec.json.decode(str(reply), type=AdmissionDecision, strict=False)
 
-    async def _note_order(self, reservation: Reservation, upstream: str, account: str, images: int) -> bool:
+    async def _record_order(self, reservation: Reservation, upstream: str, account: str, images: int) -> bool:
         args: list[Value] = [reservation.id, f"{upstream}/{account}", images, round(self._terms.lease_s * 1000)]
         names = ReservationKeys.of(reservation.caller.tenant.name, reservation.caller.key.id, reservation.id)
         return await self._watched(self._send([names.reservation, names.open, names.key_open], args)) == 1
@@ -233,35 +235,35 @@ class Admission:
             self._settling.count(settled, outcome.tenant)
             reservation.charged_usd_micros = settled.usd_micros
             reservation.settled_s = self._monotonic()
-            self._remembered.append(reservation)
+            self._recent.append(reservation)
 
-    async def _settle_or_keep(self, reservation: Reservation) -> None:
+    async def _settle_or_journal(self, reservation: Reservation) -> None:
         """Settles a reservation before its response is sent. On failure it is journaled and remains unsettled."""
         try:
             await self._settle(reservation)
         except BaseException as error:
             if reservation.id in self._unsettled:
-                await self._keep([reservation])
+                await self._journal_orders([reservation])
             if not isinstance(error, GatewayError):
                 raise
 
-    async def _keep(self, reservations: Iterable[Reservation]) -> None:
+    async def _journal_orders(self, reservations: Iterable[Reservation]) -> None:
         """Journals reservations that ordered images. Without an order, expiry has the same result: no charge."""
         ordered = (reservation for reservation in reservations if reservation.tally.shares)
         new = (reservation for reservation in ordered if self._journal.wants(settlement_key(reservation.id)))
         await self._journal.note(ReservationOutcome.of(reservation, self._terms.rule).entry() for reservation in new)
 
-    def _recall(self, *, is_back: bool) -> None:
+    def _resettle_recent(self, *, is_back: bool) -> None:
         """Drops old settled reservations, except during an outage. After an outage, the others are settled again."""
         if is_back:
-            self._unsettled.update({reservation.id: reservation for reservation in self._remembered})
+            self._unsettled.update({reservation.id: reservation for reservation in self._recent})
             self._was_unavailable = False
         while (
             not self._was_unavailable
-            and self._remembered
-            and (self._remembered[0].settled_s or 0) < self._monotonic() - _REMEMBERED_S
+            and self._recent
+            and (self._recent[0].settled_s or 0) < self._monotonic() - _RECENT_S
         ):
-            self._remembered.popleft()
+            self._recent.popleft()
 
     async def _watched(self, call: Awaitable[_T]) -> _T:
         """Returns a script's reply. A broken connection may mean a restart of Redis; a late reply does not.
@@ -280,7 +282,7 @@ class Admission:
     async def _renew(self) -> bool:
         """Renews leases by tenant: a failure affects that tenant only. Returns: True if all were renewed."""
         by_tenant: dict[str, list[Value]] = {}
-        for reservation in (*self._held.values(), *self._unsettled.values()):
+        for reservation in (*self._in_progress.values(), *self._unsettled.values()):
             by_tenant.setdefault(reservation.caller.tenant.name, []).extend((reservation.id, reservation.caller.key.id))
         return all(await asyncio.gather(*(self._renew_tenant(*entry) for entry in by_tenant.items())))
 

@@ -93,7 +93,7 @@ class Ledger:
         """
         days = await self._days(usage_filter)
         tenant_days = _by_tenant(days) if report.is_by_tenant_first else _by_day(days)
-        for batch in _portions(filter(report.wants, tenant_days)):
+        for batch in _batches(filter(report.wants, tenant_days)):
             for tenant_day, sums in zip(batch, await self.sums(batch), strict=True):
                 report.add(tenant_day, sums)
 
@@ -111,7 +111,7 @@ class Ledger:
                 readings = place.readings if place and place.tenant_day == tenant_day else ()
                 for name, fields in entries:
                     place = Place(tenant_day, name, _with(readings, Reading(name, newest)))
-                    if not _was_given(name, fields, readings):
+                    if not _was_returned(name, fields, readings):
                         found.append((place, read_record(tenant_day.tenant, fields)))
                 if len(found) > limit:
                     break
@@ -121,7 +121,7 @@ class Ledger:
     async def count(self, usage_filter: UsageFilter) -> int:
         """Returns the number of records. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         counted = 0
-        for batch in _portions(_by_day(await self._days(usage_filter))):
+        for batch in _batches(_by_day(await self._days(usage_filter))):
             counted += sum(
                 await self._each(batch, lambda pipe, tenant_day: pipe.xlen(records_stream(tenant_day)), list[int])
             )
@@ -147,7 +147,7 @@ class Ledger:
     async def have_records(self, tenant_days: Sequence[TenantDay]) -> list[bool]:
         """Returns for each tenant day if its records exist. Raises: GatewayError REDIS_UNAVAILABLE."""
         found: list[int] = []
-        for batch in _portions(tenant_days):
+        for batch in _batches(tenant_days):
             found += await self._each(
                 batch, lambda pipe, tenant_day: pipe.exists(records_stream(tenant_day)), list[int]
             )
@@ -179,7 +179,7 @@ class Ledger:
 
     async def _days(self, usage_filter: UsageFilter) -> dict[str, list[date]]:
         found: dict[str, list[date]] = {}
-        for batch in _portions(await self.tenants(usage_filter)):
+        for batch in _batches(await self.tenants(usage_filter)):
             found |= await self.days_of(batch, usage_filter)
         return found
 
@@ -191,7 +191,7 @@ class Ledger:
         Small tenant days share a round trip; large ones are read in batches.
         """
         starts = {after.tenant_day: after.id} if after else {}
-        for batch in _portions(tenant_days):
+        for batch in _batches(tenant_days):
             sizes = await self._each(batch, lambda pipe, tenant_day: pipe.xlen(records_stream(tenant_day)), list[int])
             for group in _groups(batch, sizes, _RECORDS_PER_CALL):
                 if len(group) == 1:
@@ -252,7 +252,7 @@ def _with(readings: tuple[Reading, ...], reading: Reading) -> tuple[Reading, ...
     return (*earlier, reading)[-READINGS_MAX:]
 
 
-def _was_given(name: str, fields: Mapping[str, str], readings: Sequence[Reading]) -> bool:
+def _was_returned(name: str, fields: Mapping[str, str], readings: Sequence[Reading]) -> bool:
     """Returns True if a corrected record was returned before it moved here: a reading passed its former entry."""
     entries = (*filter(_ENTRY_ID.fullmatch, fields.get("corrects", "").split()), name)
     for earlier, later in pairwise(map(_moment, entries)):
@@ -278,7 +278,7 @@ def _by_day(days: Mapping[str, Sequence[date]]) -> Iterator[TenantDay]:
     return (TenantDay(day, tenant) for day in sorted(tenants) for tenant in tenants[day])
 
 
-def _portions(items: Iterable[_T]) -> Iterator[list[_T]]:
+def _batches(items: Iterable[_T]) -> Iterator[list[_T]]:
     """Splits items into the number of names that one call may have."""
     remaining = iter(items)
     while portion := list(islice(remaining, _KEYS_PER_CALL)):

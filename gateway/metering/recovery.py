@@ -13,7 +13,7 @@ from gateway.redis import PREFIX, Client, execute
 
 _LOG = structlog.get_logger("imagegate.sweeper")
 _BATCH: Final = 100
-_LOCK: Final = f"{PREFIX}:recovery_leader"
+_LEADER_KEY: Final = f"{PREFIX}:recovery_leader"
 _RESERVATIONS_PER_PASS: Final = 100
 """Reservations of one tenant per pass, so that tenants take turns."""
 _RESERVATIONS_PER_ROUND: Final = 10_000
@@ -28,7 +28,7 @@ SettleExpired = Callable[[str, str], Awaitable[None]]
 class _Round:
     """Progress of one round."""
 
-    asked: int = 0
+    attempted: int = 0
     """Reservations settled or attempted."""
     left: dict[str, int] = field(default_factory=dict)
     """By tenant: reservations that cannot be settled and stay at the front."""
@@ -83,7 +83,7 @@ class ExpiredReservationReaper:
         """
         names = sorted(await execute(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
         this = _Round()
-        while names and this.asked < _RESERVATIONS_PER_ROUND:
+        while names and this.attempted < _RESERVATIONS_PER_ROUND:
             names = await self._pass(names, this)
         if this.unreached - self._unreached:
             _LOG.warning("recovery_incomplete", tenants=sorted(this.unreached)[:_NAMED])
@@ -113,7 +113,7 @@ class ExpiredReservationReaper:
     async def _settle(self, name: str, reservations: list[str], this: _Round) -> bool:
         """Returns: True if the tenant is reachable."""
         for reservation in reservations:
-            this.asked += 1
+            this.attempted += 1
             try:
                 await self._settle_expired(name, reservation)
             except GatewayError as error:
@@ -126,14 +126,14 @@ class ExpiredReservationReaper:
     async def _expired_one_by_one(self, names: list[str], this: _Round) -> list[list[str]]:
         """Reads each tenant separately, as some are unreachable."""
 
-        async def ask(name: str) -> list[str]:
+        async def read(name: str) -> list[str]:
             try:
                 return (await self._expired([name], this))[0]
             except GatewayError:
                 this.unreached.add(name)
                 return []
 
-        return await asyncio.gather(*(ask(name) for name in names))
+        return await asyncio.gather(*(read(name) for name in names))
 
     async def _expired(self, names: list[str], this: _Round) -> list[list[str]]:
         """Returns reservations by tenant that have expired by this process's clock.
@@ -149,11 +149,11 @@ class ExpiredReservationReaper:
 
     async def _is_leader(self) -> bool:
         """Acquires or extends the lock, which expires after three missed rounds."""
-        kept_ms = max(1000, round(3 * self._round_s * 1000))
-        if await execute(self._redis, self._redis.set(_LOCK, self._own_id, nx=True, px=kept_ms), bool):
+        ttl_ms = max(1000, round(3 * self._round_s * 1000))
+        if await execute(self._redis, self._redis.set(_LEADER_KEY, self._own_id, nx=True, px=ttl_ms), bool):
             return True
-        holder = await execute(self._redis, self._redis.get(_LOCK), object)
+        holder = await execute(self._redis, self._redis.get(_LEADER_KEY), object)
         if holder != self._own_id:
             return False
-        await execute(self._redis, self._redis.pexpire(_LOCK, kept_ms), bool)
+        await execute(self._redis, self._redis.pexpire(_LEADER_KEY, ttl_ms), bool)
         return True

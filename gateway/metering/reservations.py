@@ -29,10 +29,10 @@ class ReservationKeys(NamedTuple):
     key_rate: str
 
     @classmethod
-    def of(cls, tenant: str, key_id: str = "", ticket_id: str = "") -> Self:
+    def of(cls, tenant: str, key_id: str = "", reservation_id: str = "") -> Self:
         base = f"{PREFIX}:{{{tenant}}}:"
         key_base = f"{base}key:{key_id}:"
-        records = (f"{base}tenant", f"{base}keys", f"{base}reservation:{ticket_id}")
+        records = (f"{base}tenant", f"{base}keys", f"{base}reservation:{reservation_id}")
         return cls(*records, f"{base}open", f"{key_base}open", f"{base}rate", f"{key_base}rate")
 
 
@@ -68,7 +68,7 @@ class Reservation:
     caller: Principal
     purchase: AdmissionRequest
     durations: Callable[[], Timings]
-    note_order: Callable[["Reservation", str, str, int], Awaitable[bool]] = field(repr=False)
+    record_order: Callable[["Reservation", str, str, int], Awaitable[bool]] = field(repr=False)
     """Records ordered images of an account in Redis. Returns False if the reservation was already settled."""
     rates: Rates = field(default_factory=Rates)
     tally: ImageOutcomes = field(default_factory=ImageOutcomes)
@@ -90,14 +90,14 @@ class Reservation:
         Raises: GatewayError RESERVATION_EXPIRED, REDIS_UNAVAILABLE; the call must then not be sent.
         Redis: one round trip, lua/mark_sent.lua.
         """
-        if not await self.note_order(self, upstream, account, images):
-            raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"ticket {self.id} was already settled")
+        if not await self.record_order(self, upstream, account, images):
+            raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"reservation {self.id} was already settled")
         return OpenCall(self.tally.open(upstream, account, images), images)
 
-    async def take_back(self, upstream: str, account: str, images: int) -> None:
+    async def revert_order(self, upstream: str, account: str, images: int) -> None:
         """Reverts an order that is known to be free. Redis: one round trip, lua/mark_sent.lua."""
         with suppress(GatewayError):  # it matters only if this process dies before it settles
-            await self.note_order(self, upstream, account, -images)
+            await self.record_order(self, upstream, account, -images)
 
     def end(self, now_s: float) -> None:
         """Closes the outcomes at `now_s`, Unix time, and drops the reference to the request."""
@@ -168,6 +168,6 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
         return [*args, self.queue_ms, self.upstream_ms, self.total_ms, self.key_id]
 
 
-def settlement_key(ticket_id: str) -> str:
+def settlement_key(reservation_id: str) -> str:
     """Returns the journal key of a settlement."""
-    return f"{SETTLE} {ticket_id}"
+    return f"{SETTLE} {reservation_id}"

@@ -59,7 +59,7 @@ class _Call:
         if self.answer.done():
             return
         if isinstance(found, Exception):
-            self.answer.set_exception(_own(found))
+            self.answer.set_exception(_copy_error(found))
         else:
             self.answer.set_result(found)
 
@@ -151,7 +151,7 @@ async def _read(connection: ClosableConnection) -> object:
         return detach(error)
 
 
-def _own(error: Exception) -> Exception:
+def _copy_error(error: Exception) -> Exception:
     """Copies an error; falls back to the original for classes that cannot be copied."""
     try:
         return copy.copy(error)

@@ -122,7 +122,7 @@ def _version_problem(info: Mapping[str, object]) -> list[str]:
 def _policy_problem(info: Mapping[str, object]) -> list[str]:
     policy = info.get("maxmemory_policy", "noeviction")
     problem = f"redis would evict counters and billing records: maxmemory-policy is {policy}"
-    remedy = "set it to noeviction in the configuration, and now with CONFIG SET"
+    remedy = "set maxmemory-policy noeviction in its configuration, and now with CONFIG SET"
     return [] if policy == "noeviction" else [f"{problem}; {remedy}"]
 
 
@@ -161,14 +161,14 @@ class PreflightMonitor:
         self,
         redis: Client,
         *,
-        pause_away_s: float = _UNREACHABLE_INTERVAL_S,
-        pause_unfit_s: float = _FAILED_INTERVAL_S,
-        pause_fit_s: float = _PASSED_INTERVAL_S,
+        unreachable_interval_s: float = _UNREACHABLE_INTERVAL_S,
+        failed_interval_s: float = _FAILED_INTERVAL_S,
+        passed_interval_s: float = _PASSED_INTERVAL_S,
     ) -> None:
         self._redis = redis
-        self._pause_away_s = pause_away_s
-        self._pause_unfit_s = pause_unfit_s
-        self._pause_fit_s = pause_fit_s
+        self._unreachable_interval_s = unreachable_interval_s
+        self._failed_interval_s = failed_interval_s
+        self._passed_interval_s = passed_interval_s
         self.problems: tuple[str, ...] = ()
         """Why the gateway is not ready. Empty until Redis has replied once."""
         self.memory: RedisMemory | None = None
@@ -186,9 +186,9 @@ class PreflightMonitor:
                     remedy = "check redis.url; requests get 503 until then"
                     _LOG.warning("redis_unreachable", detail=error.detail, remedy=remedy)
                 is_logged = True
-                await asyncio.sleep(self._pause_away_s)
+                await asyncio.sleep(self._unreachable_interval_s)
                 continue
             is_logged = False
             if self.problems and self.problems != known:
                 _LOG.error("redis_unsuitable", problems=self.problems)
-            await asyncio.sleep(self._pause_unfit_s if self.problems else self._pause_fit_s)
+            await asyncio.sleep(self._failed_interval_s if self.problems else self._passed_interval_s)

@@ -81,11 +81,11 @@ class Scheduler:
                 await asyncio.sleep(_UNKNOWN_KEY_PAUSE_S)
                 unknown_keys = ()
                 continue
-            key = await self._key_of(lease_request.upstream, found)
+            key = await self._resolve_key(lease_request.upstream, found)
             if key:
                 self._queue.track(lease_request.upstream, found.id)
                 return Lease(found.id, key, lease_request.model, lease_request.images, found.taken_s, found.asked)
-            await self._leave(lease_request.upstream, found.id)
+            await self._cancel(lease_request.upstream, found.id)
             unknown_keys = (*unknown_keys, f"{found.answer.account}/{found.answer.key}")
 
     async def release(self, lease: Lease, report: CallReport) -> None:
@@ -177,10 +177,10 @@ class Scheduler:
 
         Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
-        leaving, place = asyncio.ensure_future(left()), self._queue.join(upstream, lease_id)
+        leaving, waiter = asyncio.ensure_future(left()), self._queue.join(upstream, lease_id)
         try:
             while True:
-                wake = await self._queue.sleep(place, leaving, max(0.0, ends_s - self._monotonic()))
+                wake = await self._queue.sleep(waiter, leaving, max(0.0, ends_s - self._monotonic()))
                 if wake is not WakeReason.ASSIGNED:
                     break
                 taken_s = self._monotonic()
@@ -194,15 +194,15 @@ class Scheduler:
             raise
         finally:
             leaving.cancel()
-            self._queue.leave(place)
+            self._queue.leave(waiter)
         if wake is WakeReason.FORGOTTEN:
             return None
-        await self._leave(upstream, lease_id)
+        await self._cancel(upstream, lease_id)
         if wake is WakeReason.DISCONNECTED:
             raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
         return None
 
-    async def _leave(self, upstream: str, lease_id: str) -> None:
+    async def _cancel(self, upstream: str, lease_id: str) -> None:
         """Cancels a wait or a lease, now or with the next heartbeat."""
         try:
             await self._scripts.run("cancel", upstream, [lease_id])
@@ -211,7 +211,7 @@ class Scheduler:
             if not isinstance(error, GatewayError):
                 raise
 
-    async def _key_of(self, upstream: str, taken: "_UnresolvedLease") -> ProviderKey | None:
+    async def _resolve_key(self, upstream: str, taken: "_UnresolvedLease") -> ProviderKey | None:
         """Returns the key of a lease; loads recently added keys."""
         answer = taken.answer
         named = (upstream, answer.account, answer.key, answer.fingerprint)

@@ -1,4 +1,4 @@
-"""The waiting requests of one process: wake-ups and the heartbeats that keep their places in the queue.
+"""The waiting requests of one process: wake-ups and the heartbeats that keep their waiters in the queue.
 
 A message on the process's own channel wakes a waiting request. The heartbeat, once a second, covers lost messages.
 One process per upstream, its keeper, also asks as soon as capacity becomes free.
@@ -25,7 +25,7 @@ _LOG = structlog.get_logger("imagegate.pool")
 _T = TypeVar("_T")
 _HEARTBEAT_INTERVAL_S: Final = 1.0
 _HEARTBEAT_TIMEOUT_S: Final = 6.0
-"""A process that misses its heartbeat for this long loses its places in the queue."""
+"""A process that misses its heartbeat for this long loses its waiters in the queue."""
 _SOON_S: Final = 0.002
 """Delay after capacity becomes free: the server's clock must have passed that moment."""
 _IDLE_S: Final = 60.0
@@ -70,7 +70,7 @@ class Waiter:
 class _UpstreamQueue:
     """Waiting requests and leases of this process on one upstream."""
 
-    places: dict[str, Waiter] = field(default_factory=dict)
+    waiters: dict[str, Waiter] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
     """By ID: microseconds from lease to send, if still to be reported."""
     to_cancel: dict[str, None] = field(default_factory=dict)
@@ -136,27 +136,27 @@ class Queue:
 
     def join(self, upstream: str, lease_id: str) -> Waiter:
         """Adds a waiting request; remove it with `leave`."""
-        place = Waiter(upstream, lease_id, asyncio.get_running_loop().create_future())
+        waiter = Waiter(upstream, lease_id, asyncio.get_running_loop().create_future())
         part = self._parts[upstream]
-        if not part.places:
+        if not part.waiters:
             self._schedule(part, 0)
-        part.places[lease_id] = place
-        return place
+        part.waiters[lease_id] = waiter
+        return waiter
 
-    def leave(self, place: Waiter) -> None:
-        del self._parts[place.upstream].places[place.id]
+    def leave(self, waiter: Waiter) -> None:
+        del self._parts[waiter.upstream].waiters[waiter.id]
 
-    async def sleep(self, place: Waiter, leaving: "asyncio.Future[object]", seconds: float) -> WakeReason:
+    async def sleep(self, waiter: Waiter, leaving: "asyncio.Future[object]", seconds: float) -> WakeReason:
         """Waits until a lease is assigned, the client disconnects, or the deadline passes."""
         loop = asyncio.get_running_loop()
-        late = loop.call_later(seconds, place.wake, WakeReason.TIMED_OUT)
-        leaving.add_done_callback(place.note_disconnect)
+        late = loop.call_later(seconds, waiter.wake, WakeReason.TIMED_OUT)
+        leaving.add_done_callback(waiter.note_disconnect)
         try:
-            return await place.woken  # asyncio.wait would hold 1.5 KB per waiting request
+            return await waiter.woken  # asyncio.wait would hold 1.5 KB per waiting request
         finally:
             late.cancel()
-            leaving.remove_done_callback(place.note_disconnect)
-            place.woken = loop.create_future()
+            leaving.remove_done_callback(waiter.note_disconnect)
+            waiter.woken = loop.create_future()
 
     async def listen(self) -> None:
         """Wakes requests when messages arrive; runs until cancelled and reconnects after failures."""
@@ -220,7 +220,7 @@ class Queue:
         except GatewayError as error:
             _LOG.debug("queue_heartbeat_failed", upstream=upstream, detail=error.detail)
         finally:
-            if part.places or part.to_cancel or part.must_renew_all:
+            if part.waiters or part.to_cancel or part.must_renew_all:
                 self._schedule(part, next_s)
             elif part.leases:
                 self._schedule(part, self._lease_s / 4)
@@ -233,14 +233,14 @@ class Queue:
         leases = [f"{lease_id}|{later_us}" if later_us else lease_id for lease_id, later_us in held.items()]
         for some in _slices(leases):
             await self._heartbeat(upstream, some, [])
-        for batch in _slices(list(part.places.values())) or ([] if leases else [[]]):
+        for batch in _slices(list(part.waiters.values())) or ([] if leases else [[]]):
             answer = await self._heartbeat(upstream, [], batch)
             if answer.decision == "unknown":
                 await self._roster.restore(upstream)
-                for place in batch:
-                    place.wake(WakeReason.FORGOTTEN)
+                for waiter in batch:
+                    waiter.wake(WakeReason.FORGOTTEN)
                 return _HEARTBEAT_INTERVAL_S
-            self._tell(part, answer)
+            self._wake_waiters(part, answer)
             if answer.is_keeper and answer.next_us >= 0:
                 next_s = min(next_s, answer.next_us / 1e6 + _SOON_S)
         if is_renewing:
@@ -249,17 +249,17 @@ class Queue:
 
     async def _heartbeat(self, upstream: str, leases: list[str], batch: list[Waiter]) -> LeaseReply:
         args: list[Value] = [self.channel, self.alive_us, round(self._lease_s * 1e6), len(leases), *leases]
-        return await self._scripts.run("heartbeat", upstream, [*args, *(place.id for place in batch)])
+        return await self._scripts.run("heartbeat", upstream, [*args, *(waiter.id for waiter in batch)])
 
-    def _tell(self, part: _UpstreamQueue, answer: LeaseReply) -> None:
+    def _wake_waiters(self, part: _UpstreamQueue, answer: LeaseReply) -> None:
         for wake, ids in (
             (WakeReason.ASSIGNED, answer.given),
             (WakeReason.FORGOTTEN, answer.gone),
             (WakeReason.UNAVAILABLE, answer.down),
         ):
             for lease_id in ids:
-                if lease_id in part.places:
-                    part.places[lease_id].wake(wake)
+                if lease_id in part.waiters:
+                    part.waiters[lease_id].wake(wake)
 
     async def _cancel_pending(self, upstream: str) -> None:
         """Cancels pending IDs. Raises: GatewayError REDIS_UNAVAILABLE; the next heartbeat retries."""
@@ -271,19 +271,19 @@ class Queue:
 
     def _wake_anywhere(self, lease_id: str) -> None:
         for part in self._parts.values():
-            if lease_id in part.places:
-                part.places[lease_id].wake(WakeReason.ASSIGNED)
+            if lease_id in part.waiters:
+                part.waiters[lease_id].wake(WakeReason.ASSIGNED)
 
     def _heartbeat_all_now(self) -> None:
         """Schedules a heartbeat at an upstream that has more free capacity than one script grants."""
         for part in self._parts.values():
-            if part.places:
+            if part.waiters:
                 self._schedule(part, 0)
 
     def _schedule_all(self) -> None:
         """Schedules all heartbeats after Redis (re)connects, so that leases are renewed before they expire."""
         for part in self._parts.values():
-            if part.places or part.leases:
+            if part.waiters or part.leases:
                 part.must_renew_all = True
                 self._schedule(part, 0)
 

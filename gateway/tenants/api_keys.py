@@ -96,7 +96,7 @@ class ApiKeyStore:
         exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
-        stored = [self._kept(key_id, tenant, text) for key_id, text in texts.items()]
+        stored = [self._parse_stored(key_id, tenant, text) for key_id, text in texts.items()]
         await self._delete_expired(tenant, [entry for entry in stored if self._is_over(entry.key)])
         valid = [entry.key for entry in stored if not self._is_over(entry.key)]
         return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
@@ -110,7 +110,7 @@ class ApiKeyStore:
         after = change(stored.key)
         if after == stored.key:
             return after
-        longest = replace(after, expires_at=_later(stored.key.expires_at, after.expires_at))
+        longest = replace(after, expires_at=_later_expiry(stored.key.expires_at, after.expires_at))
         await self.index(longest)
         act = AuditEvent(actor, "key.update", after.tenant, key_id, describe_key(stored.key), describe_key(after))
         await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, stored.text, stored.with_key(after))])
@@ -168,12 +168,12 @@ class ApiKeyStore:
     async def _read(self, key_id: str) -> _StoredKey:
         tenant = await execute(self._redis, self._redis.get(lookup_record(key_id)), str)
         text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
-        stored = self._kept(key_id, tenant, text) if text else None
+        stored = self._parse_stored(key_id, tenant, text) if text else None
         if stored is None or self._is_over(stored.key):
             raise _no_key(key_id)
         return stored
 
-    def _kept(self, key_id: str, tenant: str, text: str) -> _StoredKey:
+    def _parse_stored(self, key_id: str, tenant: str, text: str) -> _StoredKey:
         record = read_key(text)
         key = record.key(key_id, tenant)
         has_old = key.old_secret_until is not None and key.old_secret_until > self._clock()
@@ -199,6 +199,6 @@ def _no_key(key_id: str) -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
 
-def _later(one: int | None, other: int | None) -> int | None:
+def _later_expiry(one: int | None, other: int | None) -> int | None:
     """Returns the later expiry; None is never."""
     return None if one is None or other is None else max(one, other)

@@ -83,7 +83,7 @@ class Audit:
             ]
             newest = heapq.nlargest(limit + 1, newest + found, key=lambda entry: entry[0])
         shown = newest[:limit]
-        return Page([_shown(*entry) for entry in shown], shown[-1][0] if len(newest) > limit else None)
+        return Page([_render(*entry) for entry in shown], shown[-1][0] if len(newest) > limit else None)
 
 
 def _at(owner: str, entry_id: str, _: object) -> Cursor:
@@ -91,7 +91,7 @@ def _at(owner: str, entry_id: str, _: object) -> Cursor:
     return Cursor(int(ms), int(sequence), owner)
 
 
-def _shown(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
+def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
     """Renders an entry. Either `tenant` or `target` names what was changed; the other is None."""
     upstream = at.owner.removeprefix(_POOL) if at.owner.startswith(_POOL) else None
     return {

@@ -173,13 +173,13 @@ class Authenticator:
         if load is None or load.until <= now:
             task = asyncio.ensure_future(self._load(public_id, now + _CACHE_S))
             load = self._loads[public_id] = _Load(task, now + _CACHE_S)
-            task.add_done_callback(partial(self._keep, public_id, load))
+            task.add_done_callback(partial(self._cache_result, public_id, load))
         await asyncio.wait({load.task})
         if load.task.cancelled():
             raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "the key lookup was cancelled")
         return load.task.result()
 
-    def _keep(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:
+    def _cache_result(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:
         """Caches a lookup's result, unless `forget` removed it meanwhile."""
         is_failed = task.cancelled() or task.exception() is not None
         if self._loads.get(public_id) is not load:

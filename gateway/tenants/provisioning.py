@@ -36,7 +36,7 @@ PROVISIONED_TENANTS: Final = f"{PREFIX}:provisioned_tenants"
 """The set of configured tenant names, of now or of the last applied configuration."""
 PROVISIONING_DIGEST: Final = f"{PREFIX}:provisioning_digest"
 """Digest of the last applied configuration; if it is missing, Redis has lost its data."""
-_LOOK_S: Final = 2.0
+_CHECK_INTERVAL_S: Final = 2.0
 _START_S: Final = 3.0
 """Limit on how long startup waits for the first application; below uvicorn's worker startup timeout."""
 _LOG = structlog.get_logger("imagegate.declaration")
@@ -69,7 +69,7 @@ class TenantProvisioner:
         keys: ApiKeyStore,
         clock: Callable[[], float],
         declared: Sequence[ProvisionedTenant],
-        look_s: float = _LOOK_S,
+        check_interval_s: float = _CHECK_INTERVAL_S,
     ) -> None:
         self._redis = redis
         self._credentials = credentials
@@ -77,7 +77,7 @@ class TenantProvisioner:
         self._keys = keys
         self._clock = clock
         self._declared = tuple(declared)
-        self._look_s = look_s
+        self._check_interval_s = check_interval_s
         self._is_applied = False
         self._leader = asyncio.Lock()
 
@@ -87,14 +87,14 @@ class TenantProvisioner:
             async with asyncio.timeout(_START_S):
                 await self.apply()
         except (GatewayError, TimeoutError) as error:
-            _LOG.warning("tenant_provisioning_pending", detail=str(error), retry_in_s=self._look_s)
+            _LOG.warning("tenant_provisioning_pending", detail=str(error), retry_in_s=self._check_interval_s)
 
     async def run(self) -> None:
         """Retries failed applications, and applies again after Redis lost its data; runs until cancelled."""
         while True:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(self._check_interval_s)
             try:
-                await self._look()
+                await self._check()
             except GatewayError as error:
                 _LOG.debug("tenant_provisioning_check_failed", detail=error.detail)
 
@@ -123,7 +123,7 @@ class TenantProvisioner:
             await self._retire(name)
         _LOG.info("tenants_provisioned", tenants=len(names))
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         if self._is_applied and await execute(self._redis, self._redis.exists(PROVISIONING_DIGEST), bool):
             return
         if self._is_applied:
@@ -145,11 +145,11 @@ class TenantProvisioner:
     async def _apply_record(self, declared: Tenant) -> None:
         fields = await execute(self._redis, self._redis.hgetall(tenant_record(declared.name)), dict[str, str])
         if not fields:
-            tenant = replace(_wanted(declared), created_at=int(self._clock()))
+            tenant = replace(_desired(declared), created_at=int(self._clock()))
             act = AuditEvent(CONFIGURATION, "tenant.create", tenant.name, after=describe_tenant(tenant))
         else:
             before = read_tenant(declared.name, fields)
-            tenant = _wanted(declared, before)
+            tenant = _desired(declared, before)
             if tenant == before:
                 return
             act = tenant_act(CONFIGURATION, before, tenant)
@@ -184,11 +184,11 @@ class TenantProvisioner:
             act = AuditEvent(CONFIGURATION, action, key.tenant, key.id, describe_key(before), describe_key(key))
             await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key.id, text, after)])
 
-    async def _revoke_others(self, tenant: str, wanted: set[str]) -> None:
+    async def _revoke_others(self, tenant: str, desired: set[str]) -> None:
         """Revokes keys that are no longer configured."""
         texts = await execute(self._redis, self._redis.hgetall(keys_record(tenant)), dict[str, str])
         for key_id, text in texts.items():
-            if key_id not in wanted and read_key(text).declared:
+            if key_id not in desired and read_key(text).declared:
                 await self._revoke(tenant, key_id)
 
     async def _revoke(self, tenant: str, key_id: str) -> None:
@@ -213,16 +213,16 @@ class TenantProvisioner:
             await self._changes.make(tenant_act(CONFIGURATION, before, after), list(tenant_edits(fields, after)))
 
 
-def _wanted(declared: Tenant, before: Tenant | None = None) -> Tenant:
+def _desired(declared: Tenant, before: Tenant | None = None) -> Tenant:
     """Returns the tenant as configured, except that one disabled by an operator remains disabled."""
     by = CONFIGURATION.name if declared.is_disabled else ""
-    wanted = replace(declared, is_declared=True, disabled_by=by)
+    desired = replace(declared, is_declared=True, disabled_by=by)
     if before is None:
-        return wanted
-    wanted = replace(wanted, created_at=before.created_at)
+        return desired
+    desired = replace(desired, created_at=before.created_at)
     if before.is_disabled and before.disabled_by != CONFIGURATION.name:
-        return replace(wanted, is_disabled=True, disabled_by=before.disabled_by)
-    return wanted
+        return replace(desired, is_disabled=True, disabled_by=before.disabled_by)
+    return desired
 
 
 def _digest(declared: Sequence[ProvisionedTenant]) -> str:

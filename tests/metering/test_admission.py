@@ -300,7 +300,7 @@ async def test_an_order_that_was_free_is_a_request_of_its_minute_also_by_expiry(
         held = admitted(dead, caller, 3)
         reservation = await held.__aenter__()
         await reservation.mark_sent("sim", "main", 3)
-        await reservation.take_back("sim", "main", 3)
+        await reservation.revert_order("sim", "main", 3)
         await asyncio.sleep(0.2)
         await dead.settle_expired("acme", reservation.id)
         usage, [(_, line)] = await dead.usage("acme"), await ledger(redis)
@@ -689,7 +689,7 @@ async def test_the_end_of_the_program_waits_for_requests_that_are_leaving(redis_
 
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
-            while not admission._held:  # noqa: ASYNC110 - the program has no event for its tests
+            while not admission._in_progress:  # noqa: ASYNC110 - the program has no event for its tests
                 await asyncio.sleep(0.01)
             await admission.flush()
             assert 0 == await _open_requests(admission)
@@ -765,12 +765,12 @@ async def test_an_outage_forgets_nothing_however_long_it_lasts(redis_url: str) -
         reservation = await buy(admission, caller)
         reservation.settled_s = time.monotonic() - 3600
         admission.mark_data_suspect()
-        admission._recall(is_back=False)
-        admission._recall(is_back=True)
+        admission._resettle_recent(is_back=False)
+        admission._resettle_recent(is_back=True)
         assert {reservation.id} == set(admission._unsettled)
         assert await admission._settle_all()
-        admission._recall(is_back=False)
-        assert ([], {}) == (list(admission._remembered), admission._unsettled)
+        admission._resettle_recent(is_back=False)
+        assert ([], {}) == (list(admission._recent), admission._unsettled)
         assert 1 == len(await ledger(redis))
 
 

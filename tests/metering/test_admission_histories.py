@@ -15,7 +15,7 @@ MUTANTS: dict[str, Mutant] = {
     "a refusal that frees a second early": ("admit", "second[1] + WINDOW_S + 1 end", "second[1] + WINDOW_S end"),
     "seconds that have not begun": ("admit", "elseif second <= now_s then", "else"),
     "a day for a month": ("admit", "quota('images_per_month', scope.month", "quota('images_per_month', scope.day"),
-    "a second admission": ("admit", "ticket_id ~= '' and not is_known", "ticket_id ~= ''"),
+    "a second admission": ("admit", "reservation_id ~= '' and not is_known", "reservation_id ~= ''"),
     "an expired ticket's place is free": ("admit", "(now_ms - UNSWEPT_MS)", "now_ms"),
     "the first price": ("admit", "tonumber(since) > latest", "latest < 0"),
     "nothing is given back": ("settle", "ipairs(windows) do\n", "ipairs({}) do\n"),

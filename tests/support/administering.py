@@ -53,7 +53,7 @@ class Stores:
     def declaration(self, *declared: ProvisionedTenant) -> TenantProvisioner:
         """Returns a provisioner of these tenants."""
         return TenantProvisioner(
-            self.redis, self.credentials, self.changes, self.keys, self.clock, declared, look_s=0.01
+            self.redis, self.credentials, self.changes, self.keys, self.clock, declared, check_interval_s=0.01
         )
 
     async def audit(self, *tenants: str) -> list[dict[str, Any]]:

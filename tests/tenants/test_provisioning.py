@@ -246,7 +246,7 @@ async def test_another_processs_declaration_is_left_alone_until_this_one_is_appl
         first, second = old.declaration(declared(limits=Limits(1))), new.declaration(declared(limits=Limits(2)))
         await first.apply()
         await second.apply()
-        await first._look()
+        await first._check()
         assert Limits(2) == (await old.tenants.get("acme")).limits
 
 
@@ -256,5 +256,5 @@ async def test_a_reload_takes_the_place_of_the_declaration(each_redis: str) -> N
         await declaration.start()
         await declaration.reload([declared(limits=Limits(2))])
         await stores.redis.flushall()
-        await declaration._look()
+        await declaration._check()
         assert Limits(2) == (await stores.tenants.get("acme")).limits

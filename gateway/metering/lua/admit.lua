@@ -19,7 +19,7 @@
 -- ARGV[9]  limit on a tenant's reservations in Redis, ARGV[10] limit on the records of a tenant's day; absent: no limit
 -- ARGV[11] the request's transfer, which ends here; or "" or absent. See transfer.lua
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
---          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
+--          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks
 --          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
 --          nothing is used] of the tighter scope, if there is such a limit. With ARGV[1] "": used, the counters of the
 --          narrowest scope
@@ -38,7 +38,7 @@ local time = redis.call('TIME')
 local now_s = tonumber(time[1])
 local now_ms = now_s * 1000 + math.floor(tonumber(time[2]) / 1000)
 local base = string.sub(KEYS[1], 1, -7)
-local ticket_id, key_id, images = ARGV[1], ARGV[2], tonumber(ARGV[5])
+local reservation_id, key_id, images = ARGV[1], ARGV[2], tonumber(ARGV[5])
 if ARGV[11] and ARGV[11] ~= '' then
   redis.call('ZREM', base .. 'transfers', ARGV[11])
   redis.call('ZREM', base .. 'key:' .. key_id .. ':transfers', ARGV[11])
@@ -117,7 +117,7 @@ local function refuse(decision, scope, limit, allowed, used, asked, frees_at_s)
   if refusal and (refusal.rank > rank or (refusal.rank == rank and refusal.frees_at_s >= frees_at_s)) then return end
   refusal = {
     decision = decision, scope = scope.name, limit = limit, frees_at_s = frees_at_s, now_s = now_s, rank = rank,
-    allowed = exact(allowed), taken = exact(used), asked = exact(asked), is_final = asked > allowed,
+    allowed = exact(allowed), taken = exact(used), asked = exact(asked), is_permanent = asked > allowed,
   }
 end
 
@@ -151,7 +151,7 @@ local function check(scope, cost)
 end
 
 -- Limits a tenant's data in Redis: reservations (open, or settled in the last 15 minutes) and records.
-local function check_kept(scope, tickets_max, records_max)
+local function check_stored(scope, reservations_max, records_max)
   local reservations, frees_at_s = redis.call('ZCARD', scope.open), 0
   local slices = redis.call('HGETALL', base .. 'recent')
   for i = 1, #slices, 2 do
@@ -161,8 +161,8 @@ local function check_kept(scope, tickets_max, records_max)
       if frees_at_s == 0 or ends_s < frees_at_s then frees_at_s = ends_s end
     end
   end
-  if tickets_max and reservations + 1 > tickets_max then
-    refuse('rate', scope, 'recent_requests', tickets_max, reservations, 1, frees_at_s)
+  if reservations_max and reservations + 1 > reservations_max then
+    refuse('rate', scope, 'recent_requests', reservations_max, reservations, 1, frees_at_s)
   end
   local records = tonumber(redis.pcall('XLEN', base .. 'ledger:' .. day_name)) or 0
   if records_max and records + 1 > records_max then
@@ -185,7 +185,7 @@ local function take(scope, cost)
     redis.call('HINCRBY', name, 'usd_micros', cost)
     redis.call('EXPIRE', name, kept_s)
   end
-  redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), ticket_id)
+  redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), reservation_id)
   redis.call('EXPIRE', scope.open, TICKET_KEPT_S)
 end
 
@@ -221,7 +221,7 @@ local function limits_of(text)
 end
 
 local tenant = redis.call('HMGET', KEYS[1], 'disabled', 'limits', 'created_at')
-if not tenant[3] or (tenant[1] == '1' and ticket_id ~= '') then return cjson.encode({decision = 'unknown'}) end
+if not tenant[3] or (tenant[1] == '1' and reservation_id ~= '') then return cjson.encode({decision = 'unknown'}) end
 local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits_of(tenant[2]))}
 if key_id ~= '' then
   local record = redis.call('HGET', KEYS[2], key_id)
@@ -231,12 +231,12 @@ if key_id ~= '' then
 end
 
 local cost = cost_now()
-local is_known = ticket_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
-local is_taken = ticket_id ~= '' and not is_known
+local is_known = reservation_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
+local is_taken = reservation_id ~= '' and not is_known
 local is_counted = ARGV[8] == '1'
 if is_taken then
   for _, scope in ipairs(scopes) do check(scope, cost) end
-  check_kept(scopes[1], tonumber(ARGV[9] or ''), tonumber(ARGV[10] or ''))
+  check_stored(scopes[1], tonumber(ARGV[9] or ''), tonumber(ARGV[10] or ''))
   is_taken = refusal == nil
   is_counted = not is_taken and not is_minute_full
 elseif is_counted then
@@ -255,7 +255,7 @@ end
 local answer = refusal or {decision = 'admitted'}
 answer.requests = tighter(scopes, 'requests_per_minute', 2, (is_taken or is_counted) and 1 or 0)
 answer.images = tighter(scopes, 'images_per_minute', 3, is_taken and images or 0)
-if ticket_id == '' then
+if reservation_id == '' then
   local scope = scopes[#scopes]
   answer.used = {
     requests_last_minute = scope.rate.requests, images_last_minute = scope.rate.images, concurrency = scope.running,

@@ -27,7 +27,7 @@ local function refusal(name, limits, open, transfers)
   if not limits.concurrency or running < limits.concurrency or redis.call('ZSCORE', transfers, id) then return nil end
   return cjson.encode({
     decision = 'rate', scope = name, limit = 'concurrency', allowed = limits.concurrency, taken = running, asked = 1,
-    frees_at_s = 0, now_s = tonumber(time[1]), is_final = limits.concurrency < 1,
+    frees_at_s = 0, now_s = tonumber(time[1]), is_permanent = limits.concurrency < 1,
   })
 end
 
