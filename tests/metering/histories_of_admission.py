@@ -155,12 +155,12 @@ class History:
     def send(self, reservation: Ticket, account: str, images: int) -> Step:
         names = (f"reservation:{reservation.id}", "open", f"key:{reservation.key}:open")
         args = (reservation.id, account, images, reservation.process.lease_ms)
-        return self.step("send", names, args, self.world.send(reservation, account, images))
+        return self.step("mark_sent", names, args, self.world.send(reservation, account, images))
 
     def extend(self, process: Process) -> Step:
         mine = [reservation for reservation in self.world.reservations.values() if reservation.process is process]
         ids = [part for reservation in mine for part in (reservation.id, reservation.key)]
-        return self.step("extend", ("open",), (process.lease_ms, *ids), self.world.extend(mine, process.lease_ms))
+        return self.step("renew", ("open",), (process.lease_ms, *ids), self.world.extend(mine, process.lease_ms))
 
     def expire(self, reservation: Ticket) -> Step:
         retention_days = self.random.choice(self.world.processes).retention_days
@@ -200,7 +200,9 @@ class Replay:
 
     def __init__(self, client: "redis.Redis", mutant: Mutant | None = None) -> None:
         self._client = client
-        self._scripts = {name: clocked_script(client, name) for name in ("admit", "send", "extend", "settle")}
+        self._scripts = {
+            name: clocked_script(client, f"metering/{name}") for name in ("admit", "mark_sent", "renew", "settle")
+        }
         self._scripts |= {"declare": client.register_script(_DECLARE), "state": client.register_script(_STATE)}
         if mutant:
             name, before, after = mutant

@@ -20,7 +20,7 @@ MUTANTS: dict[str, Mutant] = {
     "the first price": ("admit", "tonumber(since) > latest", "latest < 0"),
     "nothing is given back": ("settle", "ipairs(windows) do\n", "ipairs({}) do\n"),
     "a correction charges again": ("settle", "taken = {images = number('settled:charged')", "taken = {images = 0"),
-    "a correction adds a record": ("settle", "redis.call('XDEL', ledger, ticket.entry)", ""),
+    "a correction adds a record": ("settle", "redis.call('XDEL', ledger, reservation.entry)", ""),
     "more than was reserved": ("settle", "number('images') - sent)", "number('images'))"),
     "what is alive is settled": ("settle", "tonumber(expiry_ms) > now_ms", "false"),
     "a key's place is not freed": (
@@ -28,9 +28,9 @@ MUTANTS: dict[str, Mutant] = {
         "redis.call('ZREM', scope .. 'open', id)",
         "redis.call('ZREM', KEYS[2], id)",
     ),
-    "an order after the settlement": ("send", "not redis.call('ZSCORE', KEYS[2], ARGV[1])", "false"),
-    "an order that was free is ordered": ("send", "ARGV[2], ARGV[3])", "ARGV[2], math.abs(ARGV[3]))"),
-    "an expiry of the old clock": ("extend", "KEYS[1], 'XX', expiry_ms", "KEYS[1], 'XX', 'GT', expiry_ms"),
+    "an order after the settlement": ("mark_sent", "not redis.call('ZSCORE', KEYS[2], ARGV[1])", "false"),
+    "an order that was free is ordered": ("mark_sent", "ARGV[2], ARGV[3])", "ARGV[2], math.abs(ARGV[3]))"),
+    "an expiry of the old clock": ("renew", "KEYS[1], 'XX', expiry_ms", "KEYS[1], 'XX', 'GT', expiry_ms"),
 }
 
 
@@ -60,7 +60,7 @@ def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str)
 @pytest.mark.parametrize("year", [1999, 2000, 2024, 2026, 2027, 2100])
 def test_days_and_months_are_those_of_the_calendar(server: "redis.Redis", year: int) -> None:
     """Leap years and the ends of months: a quota resets at the first moment of the next month, or day."""
-    admit = clocked_script(server, "admit")
+    admit = clocked_script(server, "metering/admit")
     server.hset("ig3:{acme}:tenant", mapping={"created_at": 1, "limits": '{"images_per_day":0,"images_per_month":1}'})
     names = [f"ig3:{{acme}}:{name}" for name in ("tenant", "keys", "reservation:t", "open", "x", "rate", "x")]
     for month in range(1, 13):

@@ -198,7 +198,7 @@ async def test_a_loss_of_the_channel_is_told_once_and_so_is_its_return(directory
 
 
 def told_of_revocations(logs: list[MutableMapping[str, Any]]) -> list[str]:
-    return [entry["event"] for entry in logs if entry["event"].startswith("revocations_")]
+    return [entry["event"] for entry in logs if entry["event"].startswith("revocation_")]
 
 
 async def test_first_requests_of_one_key_at_once_share_one_look_up(each_redis: str) -> None:
