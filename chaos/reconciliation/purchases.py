@@ -27,7 +27,7 @@ def _check_request(
     asked: Asked | None, request_id: str, calls: list[Call], observed: Observations
 ) -> Iterator[Discrepancy]:
     if asked is None:
-        yield Discrepancy("bought for nobody", f"{len(calls)} calls", (request_id,))
+        yield Discrepancy("bought without a request", f"{len(calls)} calls", (request_id,))
         return
     billed = sum(call.billed for call in calls)
     if billed > asked.asked:

@@ -155,7 +155,7 @@ def _copy_error(error: Exception) -> Exception:
     """Copies an error; falls back to the original for classes that cannot be copied."""
     try:
         return copy.copy(error)
-    except Exception:  # noqa: BLE001 - whatever its constructor wants: nobody may be left without an answer
+    except Exception:  # noqa: BLE001 - any constructor error: every caller must get a reply
         return RedisConnectionError(f"{type(error).__name__}: {error}")
 
 

@@ -50,7 +50,7 @@ class SecretBox:
 
         Raises: DecryptionError if the encryption key is missing, or the text was changed or moved.
         """
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - loaded only if keys are encrypted
 
         found = _SEALED.fullmatch(sealed)
         if found is None:
@@ -74,8 +74,8 @@ class SecretBox:
 
 def _derive(secret: Secret) -> tuple[str, bytes]:
     """Derives a key ID and an AES key."""
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - as above
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 - as above
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - loaded only if keys are encrypted
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 - loaded only if keys are encrypted
 
     derivation = HKDF(SHA256(), _ID_BYTES + _KEY_BYTES, salt=None, info=_INFO)
     derived = derivation.derive(secret.reveal().encode())

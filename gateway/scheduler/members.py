@@ -255,11 +255,11 @@ class AccountRegistry:
             known = ", ".join(sorted(self._pools))
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{upstream}'; there are: {known}.")
         text = msgspec.json.encode(after).decode() if after is not None else ""
-        told: list[Value] = [self._audit_keep_s, actor.name, action, member, text, actor.request_id]
-        found = await self._scripts.run("members", upstream, [*args, *told])
+        audit_args: list[Value] = [self._audit_keep_s, actor.name, action, member, text, actor.request_id]
+        found = await self._scripts.run("members", upstream, [*args, *audit_args])
         if found.decision == "unknown":
             await self.restore(upstream)
-            found = await self._scripts.run("members", upstream, [*args, *told])
+            found = await self._scripts.run("members", upstream, [*args, *audit_args])
         if found.decision == "missing":
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no '{member}' at '{upstream}'.")
         return found

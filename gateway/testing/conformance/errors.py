@@ -64,15 +64,15 @@ def _id(answer: Answer) -> str:
 
 
 def _should_retry(context: "CheckContext") -> None:
-    told = [answer for answer in context.server.answers if "x-should-retry" in answer.headers]
-    if not told:
+    stated = [answer for answer in context.server.answers if "x-should-retry" in answer.headers]
+    if not stated:
         raise InapplicableError("no answer had one")
     wrong = [
         f"{answer.request}: {answer.headers['x-should-retry']}"
-        for answer in told
+        for answer in stated
         if answer.headers["x-should-retry"] not in {"true", "false"}
     ]
-    require_none(wrong, told)
+    require_none(wrong, stated)
 
 
 CHECKS: Final = (
@@ -101,14 +101,14 @@ CHECKS: Final = (
         "errors.no_trace",
         Level.MUST,
         "No refusal holds a stack trace.",
-        "Whoever shows the error to strangers shows the server's insides.",
+        "Applications that show the error to users disclose the server's internals.",
         _traces,
     ),
     Check(
         "errors.request_id",
         Level.SHOULD,
         "Every refusal has x-request-id.",
-        "Python and Node SDK: e.request_id is how a user tells of his trouble.",
+        "Python and Node SDK: users report problems with e.request_id.",
         _request_id,
     ),
     Check(

@@ -54,7 +54,7 @@ _VALUE: Final = "invalid_value"
 _EITHER: Final = "invalid_value invalid_type"
 _UNKNOWN: Final = "invalid_value unknown_parameter"
 _SILENT: Final = "Every client: what was asked for is dropped, and its user pays for another picture."
-_TYPED: Final = "Every SDK sends wrong types unchecked: its user is told by the server, or by nobody."
+_TYPED: Final = "SDKs send wrong types unchecked: only the server can report them."
 _PROMPT: Final = "Every SDK: a mistake in the user's program buys a picture of nothing."
 _COUNT: Final = "Open WebUI, AI SDK: the user pays for another number of pictures than he asked for."
 _M, _S = Level.MUST, Level.SHOULD
@@ -115,7 +115,7 @@ class Refusals:
             raise met
         return met
 
-    def told(self) -> list[tuple[Wrong, Answer]]:
+    def stated(self) -> list[tuple[Wrong, Answer]]:
         """Refusals with an error object."""
         found = []
         for wrong in WRONGS:
@@ -145,20 +145,20 @@ def _check_wrong(wrong: Wrong) -> Check:
 
 
 def _params(context: "CheckContext") -> None:
-    told = context.refusals.told()
-    params = [(wrong, member(answer.error, "param")) for wrong, answer in told]
+    stated = context.refusals.stated()
+    params = [(wrong, member(answer.error, "param")) for wrong, answer in stated]
     wrong_ones = [f"{wrong.name}: param is {shown(param)}" for wrong, param in params if param != wrong.param]
-    require_none(wrong_ones, told)
+    require_none(wrong_ones, stated)
 
 
 def _codes(context: "CheckContext") -> None:
-    told = [(wrong, member(answer.error, "code")) for wrong, answer in context.refusals.told() if wrong.codes]
+    stated = [(wrong, member(answer.error, "code")) for wrong, answer in context.refusals.stated() if wrong.codes]
     wrong_ones = [
         f"{wrong.name}: code is {shown(code)}, not {' or '.join(sorted(wrong.codes))}"
-        for wrong, code in told
+        for wrong, code in stated
         if code not in wrong.codes
     ]
-    require_none(wrong_ones, told)
+    require_none(wrong_ones, stated)
 
 
 def _unknown_model(context: "CheckContext") -> None:

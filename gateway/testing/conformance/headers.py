@@ -56,8 +56,8 @@ def _request_id_unique(context: "CheckContext") -> None:
 
 def _processing(context: "CheckContext") -> None:
     found = _successes(context)
-    told = [(answer, answer.headers.get("openai-processing-ms", "absent")) for answer in found]
-    wrong = [f"{answer.request}: openai-processing-ms is {text}" for answer, text in told if not text.isdecimal()]
+    stated = [(answer, answer.headers.get("openai-processing-ms", "absent")) for answer in found]
+    wrong = [f"{answer.request}: openai-processing-ms is {text}" for answer, text in stated if not text.isdecimal()]
     wrong += [f"{answer.request}: no openai-version" for answer in found if "openai-version" not in answer.headers]
     require_none(wrong, found)
 
@@ -117,14 +117,14 @@ CHECKS: Final = (
         "headers.request_id",
         Level.SHOULD,
         "Every answer with 200 has x-request-id.",
-        "Python and Node SDK: _request_id is how a user tells of his trouble.",
+        "Python and Node SDK: users report problems with _request_id.",
         _request_id,
     ),
     Check(
         "headers.request_id_unique",
         Level.SHOULD,
         "No two answers have the same x-request-id.",
-        "Whoever looks for a request by its id.",
+        "Operators that search for a request by its ID.",
         _request_id_unique,
     ),
     Check(

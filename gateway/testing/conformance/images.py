@@ -55,20 +55,20 @@ def _not_both(context: "CheckContext") -> None:
 
 def _size(context: "CheckContext") -> None:
     purchase = context.purchases.encoded()
-    told = member(purchase.answer.document, "size")
-    if told is None:
-        raise InapplicableError("the answer tells no size")
+    stated = member(purchase.answer.document, "size")
+    if stated is None:
+        raise InapplicableError("the response has no size")
     made = decode(purchase.item().get("b64_json")).size
-    require(made is None or told == made, f"size is {shown(told)}, the picture has {made}")
+    require(made is None or stated == made, f"size is {shown(stated)}, the picture has {made}")
 
 
 def _format(context: "CheckContext") -> None:
     purchase = context.purchases.encoded()
-    told = member(purchase.answer.document, "output_format")
-    if told is None:
-        raise InapplicableError("the answer tells no output_format")
+    stated = member(purchase.answer.document, "output_format")
+    if stated is None:
+        raise InapplicableError("the response has no output_format")
     made = decode(purchase.item().get("b64_json")).kind
-    require(told == made, f"output_format is {shown(told)}, the picture is {made}")
+    require(stated == made, f"output_format is {shown(stated)}, the picture is {made}")
 
 
 def _usage(context: "CheckContext") -> None:
@@ -177,7 +177,7 @@ CHECKS: Final = (
         "output_format",
         _S,
         "output_format is what the bytes are.",
-        "Edits upload the picture as what it was told to be; a strict server refuses it.",
+        "Edits upload the image under the stated type; a strict server refuses it.",
         _format,
     ),
     _check("usage", _M, "usage, where it is, has all its integers.", "Dify adds up every one of them.", _usage),
@@ -225,7 +225,7 @@ CHECKS: Final = (
     _check(
         "gpt_usage",
         _M,
-        f"{GPT_NAME}, where it is listed, tells usage with all its integers.",
+        f"{GPT_NAME}, if listed, reports usage with all its integers.",
         "Dify fails without it.",
         _gpt_usage,
     ),

@@ -62,13 +62,13 @@ def _code(context: "CheckContext") -> None:
 
 def _retry_after(context: "CheckContext") -> None:
     headers = context.provoker.refused().answer.headers
-    told = headers.get("retry-after", "absent")
+    stated = headers.get("retry-after", "absent")
     try:
-        pause_s = float(told)
+        pause_s = float(stated)
     except ValueError:
         pause_s = -1.0
     quota = headers.get("x-should-retry") == "false"
-    require(quota or 0 < pause_s <= 60, f"retry-after is {told}")
+    require(quota or 0 < pause_s <= 60, f"retry-after is {stated}")
 
 
 CHECKS: Final = (
@@ -83,7 +83,7 @@ CHECKS: Final = (
     Check(
         "limits.code",
         Level.SHOULD,
-        "error.code of a 429 tells a rate (rate_limit_exceeded) from a quota (insufficient_quota).",
+        "error.code of a 429 distinguishes a rate (rate_limit_exceeded) from a quota (insufficient_quota).",
         "Programs that wait for the one and give up on the other.",
         _code,
         buys=True,

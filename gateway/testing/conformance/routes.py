@@ -116,7 +116,7 @@ CHECKS: Final = (
         "routes.unknown_named",
         Level.SHOULD,
         "The message names the unknown address.",
-        "Whoever has written /v1 twice, or not at all, sees it at once.",
+        "A base URL with /v1 twice, or without it, is noticed immediately.",
         _unknown_named,
     ),
     Check(

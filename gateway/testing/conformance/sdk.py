@@ -126,7 +126,7 @@ CHECKS: Final = (
         "bad_request",
         _M,
         "n=0 raises BadRequestError.",
-        "LangChain, and programs that tell their user what to mend.",
+        "LangChain, and programs that show users what to fix.",
         _bad_request,
     ),
     _check(
