@@ -72,7 +72,7 @@ def test_garbage_that_cost_nothing_is_explained() -> None:
         ({"months": {"acme": Counters(2, 3500)}}, "a tenant's counters are not its records"),
         ({"verified": ["a difference"]}, "imagegate usage verify"),
         ({"calls": [call(), call(at=102.0)]}, "bought twice"),
-        ({"calls": [call(), call("cb-1-nobody-9", images=0)]}, "bought for nobody"),
+        ({"calls": [call(), call("cb-1-nobody-9", images=0)]}, "bought without a request"),
         ({"calls": [call(), call(rule="limits", code=1002, images=0)]}, "an account over its rate"),
         ({"calls": [call(), call(rule="limits", code=1041, images=0)]}, "an account over its concurrency"),
         ({"calls": [call(), call(rule="fields", code=2013, images=0)]}, "the provider did not understand a call"),
