@@ -1,5 +1,5 @@
-"""The figures of the README, measured again: `make bench`, or `make bench-quick` in less time.
+"""Benchmarks of the README's figures: `make bench`, or the shorter `make bench-quick`.
 
-Everything is a process of its own: Redis, an upstream, the gateway, the programs that it is compared with, the load.
-Figures are ratios of what was measured in one run, side by side, because machines differ and are noisy.
+Every part is a separate process: Redis, upstream, gateway, baselines, load. Figures are ratios of measurements from
+one run, side by side, because machines differ and are noisy.
 """

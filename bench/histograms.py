@@ -1,4 +1,4 @@
-"""Prometheus' histograms, read from the text of /metrics."""
+"""Prometheus histograms, parsed from the text of /metrics."""
 
 import re
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many were at most so large."""
+    """Cumulative counts by upper bound."""
 
     bounds: tuple[float, ...]
     counts: tuple[float, ...]
-    """Cumulative, as they are told."""
+    """Cumulative, as exposed."""
 
     @classmethod
     def read(cls, text: str, name: str) -> Self:
-        """Of one without labels."""
+        """Parses a histogram without labels."""
         found = re.findall(rf'^{name}_bucket\{{le="([^"]+)"\}} (\S+)', text, re.MULTILINE)
         return cls(tuple(float(bound) for bound, _ in found), tuple(float(count) for _, count in found))
 
@@ -24,7 +24,7 @@ class Histogram:
         return Histogram(self.bounds, tuple(now - then for now, then in zip(self.counts, counts, strict=True)))
 
     def quantile(self, share: float) -> float:
-        """As PromQL's histogram_quantile: even inside a bucket; the last bound but one for what is beyond it."""
+        """Returns what PromQL's histogram_quantile does: linear in a bucket; the last finite bound beyond it."""
         if not self.counts or not self.counts[-1]:
             return 0.0
         rank, lower, below = share * self.counts[-1], 0.0, 0.0

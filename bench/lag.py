@@ -1,4 +1,4 @@
-"""How late an event loop is, from outside and by its own word."""
+"""Event-loop lag, measured from outside and by the process itself."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ _FOR_EVER_S = 3600.0
 
 @dataclass(frozen=True)
 class Lag:
-    """Of a while; seconds."""
+    """Lag over a period, in seconds."""
 
     p99_s: float
-    """Of the answers of /healthz, which waits for nothing else; the time that a busy machine keeps it is in it."""
+    """Of the responses of /healthz, which waits for nothing else; includes delays of a busy machine."""
     own_p99_s: float
-    """By imagegate_event_loop_lag_seconds, looked at once a second: of a short while its largest."""
+    """By imagegate_event_loop_lag_seconds, sampled once a second; the maximum for a short period."""
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """Asks for /healthz fifty times a second."""
+    """Requests /healthz fifty times a second."""
 
     def __init__(self, gateway: Program) -> None:
         self._gateway = gateway
@@ -43,7 +43,7 @@ class Watch(AbstractContextManager["Watch"]):
         self._traffic.__exit__(exc_type, exc_value, traceback)
 
     def lag(self) -> Lag:
-        """Until now, at the end of the watch."""
+        """Returns the lag until now, at the end of the measurement."""
         return Lag(self._traffic.stop().p99_s, (self._read() - self._before).quantile(0.99))
 
     def _read(self) -> Histogram:

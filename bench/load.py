@@ -1,7 +1,7 @@
-"""The load: clients that cost little, so that they take nothing from what is measured.
+"""Load generator: cheap clients that do not distort the measurement.
 
-Each is one keep-alive connection that sends a ready-made request and counts the bytes of the answer. `python -m
-bench.load PLAN` makes the load of a `Plan`, as JSON, and prints its `Outcome`.
+Each is one keep-alive connection that sends a prepared request and counts the bytes of the response. `python -m
+bench.load PLAN` runs a `Plan`, as JSON, and prints its `Outcome`.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ _STATUS_AND_LENGTH: Final = re.compile(
     rb"HTTP/1\.1 (\d{3}) .*?\r\ncontent-length: (\d+)\r\n", re.DOTALL | re.IGNORECASE
 )
 _SHARED: Final = bytearray(256 * 1024)
-"""Bytes of bodies are counted and forgotten: one buffer does for all connections."""
+"""Body bytes are counted and dropped: one buffer serves all connections."""
 
 
 def percentile(sorted_values: Sequence[float], share: float) -> float:
-    """The smallest of the values that at least such a share of them does not exceed; 0 of none."""
+    """Returns the smallest value that at least this share of the values does not exceed; 0 without values."""
     if not sorted_values:
         return 0.0
     return sorted_values[max(0, math.ceil(share * len(sorted_values)) - 1)]
 
 
 class _Client(asyncio.BufferedProtocol):
-    """One connection. Tells `done` of every answer: 0 for one that never came."""
+    """One connection. Calls `done` with the status of every response, 0 if there was none."""
 
     def __init__(self, requests: Iterator[bytes], done: Callable[["_Client", int, float], None]) -> None:
         self._requests = requests
@@ -93,7 +93,7 @@ class _Client(asyncio.BufferedProtocol):
 
 
 class _Load:
-    """A plan being carried out."""
+    """A plan in progress."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -108,7 +108,7 @@ class _Load:
         self._is_sending = True
 
     async def run(self) -> Outcome:
-        """SIGTERM ends it early: no more requests are sent."""
+        """Runs the plan. SIGTERM ends it early: no more requests are sent."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         if self._plan.rate is None:
             await self._keep_busy()
@@ -146,7 +146,7 @@ class _Load:
             await asyncio.sleep(0.02)
 
     async def _keep_pace(self, rate: float) -> None:
-        """Open connections as they are needed, each in a task of its own: who is slow to accept delays no other."""
+        """Opens connections on demand, each in its own task, so that a slow accept delays no other."""
         self._began_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             while self._may_ask():
@@ -212,7 +212,7 @@ class _Load:
 
 
 def render_requests(plan: Plan) -> list[bytes]:
-    """One for each key."""
+    """Returns one request per key."""
     bearers = [{"authorization": f"Bearer {key}"} for key in plan.keys]
     return [render_request(replace(plan, headers={**plan.headers, **bearer})) for bearer in bearers or [{}]]
 

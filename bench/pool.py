@@ -1,4 +1,4 @@
-"""The pool's scripts on a real Redis and a clock that a measure sets: a minute of load takes seconds."""
+"""The scheduler's scripts on a real Redis with a settable clock: a minute of load takes seconds."""
 
 import json
 import statistics
@@ -30,7 +30,7 @@ _TERMS: Final = {
 
 
 class ClockedPool:
-    """One pool with one process; with `watch`, what each script takes of Redis' main thread."""
+    """One upstream with one process; with `watch`, the CPU time of each script on Redis' main thread."""
 
     def __init__(self, port: int, accounts: int) -> None:
         self._redis = redis.Redis(port=port, decode_responses=True)
@@ -39,7 +39,7 @@ class ClockedPool:
         self._base_us: float | None = None
         self.clock = Clock(self._redis)
         self.costs_us: defaultdict[str, list[float]] = defaultdict(list)
-        """By script, once they are watched."""
+        """By script, once watched."""
         described = {
             f"a{number:04}": {**_ACCOUNT, "keys": [{"name": "k", "fingerprint": f"f{number}"}]}
             for number in range(accounts)
@@ -51,7 +51,7 @@ class ClockedPool:
         self._redis.close()
 
     def watch(self) -> None:
-        """What INFO itself takes is subtracted."""
+        """Starts the measurement; the cost of INFO itself is subtracted."""
         self._base_us = statistics.median(-(self._cpu_us() - self._cpu_us()) for _ in range(_READINGS))
 
     def lease(self, lease_id: str, tenant: str, images: int, model: str, patience_s: float) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class ClockedPool:
         return self._run("heartbeat", _CHANNEL, _ALIVE_US, _LEASE_US, 0, *waiting)
 
     def granted(self) -> list[str]:
-        """What the process would be woken for by its channel."""
+        """Returns the IDs that the process would be notified of."""
         found: Any = self._redis.hkeys(record(UPSTREAM, "grants"))
         return [*found]
 

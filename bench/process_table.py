@@ -1,4 +1,4 @@
-"""Processes: started, measured from outside, and ended. Linux: what is measured is read from /proc."""
+"""Starts, measures and ends processes. Linux: measurements are read from /proc."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ _TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 def allow_files() -> None:
-    """Thousands of connections need as many files, in every process that is started from here."""
+    """Raises the limit of open files: every process started here needs thousands of connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 def running(
     command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, its standard error in `log`. SIGKILL ends it: nothing of it is to be kept."""
+    """Runs a program with its standard error in `log`, and ends it with SIGKILL."""
     with log.open("ab") as written:
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=written)  # noqa: S603 - ours
     try:
@@ -42,7 +42,7 @@ def running(
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Raises: RuntimeError when the program ends, or does not listen within half a minute."""
+    """Raises: RuntimeError if the program exits, or does not listen within half a minute."""
     deadline_s = time.monotonic() + _READY_S
     while not _accepts(port):
         if process.poll() is not None or time.monotonic() > deadline_s:
@@ -56,18 +56,18 @@ def _accepts(port: int) -> bool:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used, user and system."""
+    """Returns the CPU seconds used by a process, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident memory now."""
+    """Returns the current resident memory."""
     return _status_bytes(pid, "VmRSS")
 
 
 def peak_memory_bytes(pid: int) -> int:
-    """The most that was resident since `reset_peak`."""
+    """Returns the peak of resident memory since `reset_peak`."""
     return _status_bytes(pid, "VmHWM")
 
 

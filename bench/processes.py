@@ -1,4 +1,4 @@
-"""Redis, the upstream, the programs that the gateway is compared with, and the gateway itself with everything on."""
+"""Processes of the benchmark: Redis, the upstream, the baselines, and the gateway with every feature on."""
 
 import os
 import sys
@@ -19,9 +19,9 @@ from bench.upstream import PATH
 
 ADMIN_KEY: Final = "admin-key-of-the-bench"
 UNLIMITED: Final = 1_000_000
-"""The largest rate that the settings allow an account."""
+"""The maximum rate that the settings accept."""
 _MANY: Final = 1_000_000_000
-"""Limits that are counted against, and never met."""
+"""Limits that are counted and never reached."""
 _RATES: Final = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
 _QUOTAS: Final = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_per_month": "999999999"}
 _SETTINGS: Final = """
@@ -67,7 +67,7 @@ _ACCOUNT: Final = """
 
 @dataclass(frozen=True)
 class Pool:
-    """The accounts of the upstream, without a limit on their rate that could be met."""
+    """Accounts of the upstream, with rate limits that are never reached."""
 
     accounts: int = 4
     concurrency: int = UNLIMITED
@@ -75,7 +75,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Program:
-    """A server that is measured."""
+    """A measured server."""
 
     port: int
     pid: int
@@ -83,10 +83,10 @@ class Program:
     path: str = PATH
     key: str = field(default="sk-of-nobody", repr=False)
     ready_after_s: float = 0.0
-    """From its start; the gateway's."""
+    """From the gateway's start."""
 
     def plan(self, images: int = 1, **changes: object) -> Plan:
-        """Requests to it, for so many images; `changes` as in Plan."""
+        """Returns a plan of requests for a number of images; `changes` as in Plan."""
         asked = {"model": "image-01", "prompt": "a lighthouse at dawn", "response_format": self._format, "n": images}
         if images == 1:
             del asked["n"]
@@ -105,7 +105,7 @@ class Program:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[int]:
-    """A server as the README asks for it, with its append-only file; yields its port."""
+    """Runs a server as the README recommends, with an append-only file; yields its port."""
     port = free_port()
     options = ["--port", f"{port}", "--bind", "127.0.0.1", "--dir", f"{folder}", "--save", "", "--appendonly", "yes"]
     log = folder / "redis.log"
@@ -122,8 +122,8 @@ def upstream(folder: Path, delay_s: float = 0.0) -> Iterator[Program]:
 
 
 @contextmanager
-def floor(module: str, folder: Path, upstream_port: int) -> Iterator[Program]:
-    """One of the programs of bench/: hello, relay, relay_bytes."""
+def baseline(module: str, folder: Path, upstream_port: int) -> Iterator[Program]:
+    """Runs a baseline of bench/: hello, relay, relay_bytes."""
     with _program(f"bench.{module}", folder, ["--upstream", f"http://127.0.0.1:{upstream_port}"]) as program:
         yield program
 
@@ -136,7 +136,7 @@ def gateway(
     pool: Pool = Pool(),
     profile: Path | None = None,
 ) -> Iterator[Program]:
-    """`imagegate serve`, one process, everything on: a tenant whose key has every limit too, and a log in a file."""
+    """Runs `imagegate serve`: one process, every feature on, tenant and key with every limit, and a log file."""
     accounts = (_ACCOUNT.format(number=number, concurrency=pool.concurrency) for number in range(pool.accounts))
     ports = {"redis_port": redis_port, "upstream_port": upstream_port}
     settings = _SETTINGS.format(port="{port}", accounts="".join(accounts), **ports)
@@ -146,7 +146,7 @@ def gateway(
 
 @contextmanager
 def gateway_of(settings: str, folder: Path, keys: int, profile: Path | None = None) -> Iterator[Program]:
-    """Likewise with any settings, {port} in the place of its port; the secrets are UPSTREAM_KEY_0 and so on."""
+    """Runs `imagegate serve` with any settings; {port} is its port, and the secrets are UPSTREAM_KEY_0 and so on."""
     port, path = free_port(), folder / "imagegate.toml"
     path.write_text(settings.replace("{port}", str(port)))
     environ = {"PATH": os.environ["PATH"], "ADMIN_KEY": ADMIN_KEY}
@@ -163,7 +163,7 @@ def gateway_of(settings: str, folder: Path, keys: int, profile: Path | None = No
 
 
 def wait_until_ready(port: int) -> None:
-    """Raises: RuntimeError when it is not ready in half a minute."""
+    """Raises: RuntimeError if it is not ready in half a minute."""
     deadline_s = time.monotonic() + 30
     while time.monotonic() < deadline_s:
         if _call(port, "GET", "/readyz")[0] == 200:
@@ -174,7 +174,7 @@ def wait_until_ready(port: int) -> None:
 
 @contextmanager
 def simulator(folder: Path, *options: str) -> Iterator[Program]:
-    """`imagegate simulator`: it draws pictures, keeps accounts to their limits and writes an invoice."""
+    """Runs `imagegate simulator`, which draws images, enforces account limits and writes an invoice."""
     port, log = free_port(), folder / "simulator.log"
     command = [sys.executable, "-m", "gateway", "simulator", "--port", f"{port}", *options]
     with running(command, log) as process:
@@ -183,7 +183,7 @@ def simulator(folder: Path, *options: str) -> Iterator[Program]:
 
 
 def new_key(port: int, tenant: str = "bench") -> str:
-    """A key of a tenant that is made for it, each with every limit and every quota."""
+    """Returns a key of a new tenant, each with every limit and quota."""
     limits = {"limits": _RATES, "quotas": _QUOTAS}
     _until(lambda: _call(port, "POST", "/admin/v1/tenants", {"name": tenant, **limits}))
     made = _until(lambda: _call(port, "POST", f"/admin/v1/tenants/{tenant}/keys", limits))
@@ -192,7 +192,7 @@ def new_key(port: int, tenant: str = "bench") -> str:
 
 
 def _until(make: Callable[[], tuple[int, bytes]]) -> bytes:
-    """What was made: a busy machine may keep the gateway from its Redis. Raises: RuntimeError after a while."""
+    """Retries, since a busy machine may delay the gateway's Redis calls. Raises: RuntimeError after a while."""
     for _ in range(20):
         status, told = make()
         if status in {201, 409}:
@@ -202,7 +202,7 @@ def _until(make: Callable[[], tuple[int, bytes]]) -> bytes:
 
 
 def read_served(port: int) -> int:
-    """How many requests the upstream has answered."""
+    """Returns the number of requests that the upstream has served."""
     return int(_call(port, "GET", "/served")[1])
 
 
@@ -211,7 +211,7 @@ def read_metrics(port: int) -> str:
 
 
 def read_json(port: int, path: str) -> dict[str, Any]:
-    """Raises: RuntimeError if the program refuses to say."""
+    """Raises: RuntimeError if the program responds with an error."""
     status, told = _call(port, "GET", path)
     if status != 200:
         raise RuntimeError(f"{path}: {status}: {told!r}")

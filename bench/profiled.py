@@ -1,7 +1,7 @@
-"""The gateway with a sampling profiler: `python -m bench.profiled FILE serve --config ...`.
+"""The gateway under a sampling profiler: `python -m bench.profiled FILE serve --config ...`.
 
-Every few milliseconds of CPU the stack is noted. Work in C counts for the function that called it. FILE gets a line for
-each stack and how often it was met, the form that flame graphs are drawn from; FILE.txt the functions that cost most.
+Records the stack every few milliseconds of CPU. Work in C counts for the calling function. FILE gets a line for
+each stack with its count, the input of flame graphs; FILE.txt gets the most expensive functions.
 """
 
 import signal
@@ -16,14 +16,14 @@ from typing import Final
 from gateway.cli import main
 
 _EVERY_S: Final = 0.001
-"""Or as often as the kernel has a tick."""
+"""Or at the kernel's tick rate."""
 _WRITE_EVERY: Final = 250
-"""Samples: the bench ends its gateways by SIGKILL, so nothing can be written at the end."""
+"""Samples; the benchmark ends gateways with SIGKILL, so nothing can be written at exit."""
 _SHOWN: Final = 60
 
 
 class Profile:
-    """Stacks that were met, and how often."""
+    """Sampled stacks with their counts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,21 +31,21 @@ class Profile:
         self._count = 0
 
     def note(self, _: int, frame: FrameType | None) -> None:
-        """What handles the signal."""
+        """Handles the signal."""
         self._stacks[tuple(_names(frame))[::-1]] += 1
         self._count += 1
         if self._count % _WRITE_EVERY == 0:
             threading.Thread(target=self._write, args=[self._stacks.copy()], daemon=True).start()
 
     def _write(self, stacks: Counter[tuple[str, ...]]) -> None:
-        """In a thread: the gateway's calls to Redis would meet their deadlines while it is written."""
+        """Writes in a thread: otherwise the gateway's Redis calls would time out meanwhile."""
         folded = (f"{';'.join(stack)} {count}" for stack, count in stacks.most_common())
         self._path.write_text("\n".join(folded) + "\n")
         self._path.with_name(self._path.name + ".txt").write_text(render_costs(stacks))
 
 
 def render_costs(stacks: Counter[tuple[str, ...]]) -> str:
-    """The functions in which most time was spent: in themselves, and with what they called."""
+    """Returns the most expensive functions, by own time and with callees."""
     own, whole = Counter[str](), Counter[str]()
     for stack, count in stacks.items():
         own[stack[-1]] += count
@@ -58,7 +58,7 @@ def render_costs(stacks: Counter[tuple[str, ...]]) -> str:
 
 
 def _names(frame: FrameType | None) -> Iterator[str]:
-    """From the innermost outwards."""
+    """Yields names from the innermost frame outwards."""
     while frame:
         code = frame.f_code
         yield f"{'/'.join(Path(code.co_filename).parts[-3:])}:{code.co_qualname}"

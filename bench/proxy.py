@@ -1,4 +1,4 @@
-"""A proxy without any feature: Starlette and a default `httpx.AsyncClient`, body in, body out."""
+"""A minimal proxy: Starlette and a default `httpx.AsyncClient`, body in, body out."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from bench.upstream import PATH
 
 
 class State(TypedDict):
-    """What the program has while it runs."""
+    """State of the running program."""
 
     client: httpx.AsyncClient
 

@@ -1,4 +1,4 @@
-"""The relay for large bodies: raw bytes as they come, both ways, nothing kept."""
+"""The baseline for large bodies: forwards raw bytes both ways without buffering."""
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask

@@ -1,4 +1,4 @@
-"""The table: a line for each measure, with its goal and whether it holds."""
+"""The result table: one line per scenario, with its goal and whether it is met."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -7,23 +7,23 @@ from typing import Final
 import msgspec
 
 _WIDTHS: Final = (36, 9, 9, 7, 8, 5)
-_HEAD: Final = ("measure", "gateway", "floor", "ratio", "goal", "holds")
+_HEAD: Final = ("measure", "gateway", "baseline", "ratio", "goal", "holds")
 
 
 class Of(Enum):
-    """What a goal is about."""
+    """The figure to which a goal applies."""
 
     RATIO = "ratio"
     GATEWAY = "gateway"
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """A bound that belongs to the measure's ratio, or to the gateway's own figure."""
+    """A bound on the ratio, or on the gateway's own figure."""
 
     bound: float
     of: Of
     is_least: bool = False
-    """The figure must be so much or more; else so much or less."""
+    """The bound is a minimum; else a maximum."""
 
     def holds(self, figure: float) -> bool:
         return figure >= self.bound if self.is_least else figure <= self.bound
@@ -33,13 +33,13 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One measure. Without a goal it is reported and nothing else."""
+    """One measurement. Without a goal it is only reported."""
 
     measure: str
     """With its unit."""
     gateway: float
-    floor: float | None = None
-    """What it is compared with."""
+    baseline: float | None = None
+    """The baseline."""
     goal: Goal | None = None
 
     def __post_init__(self) -> None:
@@ -48,11 +48,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        return self.gateway / self.floor if self.floor else None
+        return self.gateway / self.baseline if self.baseline else None
 
     @property
     def holds(self) -> bool | None:
-        """None without a goal; a ratio to nothing does not hold."""
+        """None without a goal; a ratio without a baseline does not hold."""
         if self.goal is None:
             return None
         figure = self.ratio if self.goal.of is Of.RATIO else self.gateway
@@ -60,7 +60,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     def cells(self) -> tuple[str, ...]:
         decision = {None: "", True: "yes", False: "NO"}[self.holds]
-        figures = ("" if figure is None else render(figure) for figure in (self.gateway, self.floor, self.ratio))
+        figures = ("" if figure is None else render(figure) for figure in (self.gateway, self.baseline, self.ratio))
         return (self.measure, *figures, "" if self.goal is None else str(self.goal), decision)
 
 
@@ -73,14 +73,14 @@ def at_least(bound: float, of: Of = Of.GATEWAY) -> Goal:
 
 
 def render(figure: float) -> str:
-    """Three significant digits, and all of an integer."""
+    """Renders three significant digits, and all of an integer."""
     if figure == round(figure) or abs(figure) >= 100:
         return f"{round(figure)}"
     return f"{figure:.{2 if abs(figure) >= 1 else 3}f}" if abs(figure) < 10 else f"{figure:.1f}"
 
 
 def render_table(rows: Sequence[Row]) -> str:
-    """At most 80 columns."""
+    """Renders at most 80 columns."""
     return "\n".join(_line(cells) for cells in (_HEAD, tuple("-" * width for width in _WIDTHS), *map(Row.cells, rows)))
 
 

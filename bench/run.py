@@ -1,4 +1,4 @@
-"""What every measure is given: how thorough to be, where to put files, whom to tell of progress."""
+"""Context of every scenario: thoroughness, folder and progress output."""
 
 import statistics
 import tempfile
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.process_table import cpu_s
-from bench.processes import Pool, Program, floor, gateway, redis, upstream
+from bench.processes import Pool, Program, baseline, gateway, redis, upstream
 from bench.traffic import Outcome, Plan, send
 
 _DISTURBED_MAX: Final = 3
@@ -22,7 +22,7 @@ class Run:
 
     folder: Path
     is_quick: bool
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     profile: Path | None = None
 
     def pick(self, thorough: float, quick: float) -> float:
@@ -34,29 +34,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """Programs that run, each measured alone; the gateway has a Redis and an upstream of its own."""
+    """Running programs, each measured alone; the gateway has its own Redis and upstream."""
 
     gateway: Program
     upstream: Program
     redis_port: int
-    floors: dict[str, Program]
+    baselines: dict[str, Program]
 
 
 @contextmanager
-def stage(run: Run, *floors: str, delay_s: float = 0.0, pool: Pool = Pool()) -> Iterator[Stage]:  # noqa: B008 - immutable
-    """Everything that a measure needs, started anew."""
+def stage(run: Run, *baselines: str, delay_s: float = 0.0, pool: Pool = Pool()) -> Iterator[Stage]:  # noqa: B008 - immutable
+    """Starts everything that a scenario needs."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=run.folder)))
         redis_port = stack.enter_context(redis(folder))
         source = stack.enter_context(upstream(folder, delay_s))
-        others = {name: stack.enter_context(floor(name, folder, source.port)) for name in floors}
+        others = {name: stack.enter_context(baseline(name, folder, source.port)) for name in baselines}
         measured = stack.enter_context(gateway(folder, redis_port, source.port, pool, run.profile))
         yield Stage(measured, source, redis_port, others)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a load cost the program that served it."""
+    """Cost of a load to the program that served it."""
 
     outcome: Outcome
     cpu_s: float
@@ -67,7 +67,7 @@ class Spent:
 
 
 def press(program: Program, plan: Plan) -> Spent:
-    """Raises: RuntimeError when more than one in a hundred were not served: the others would seem to have cost more."""
+    """Raises: RuntimeError if more than 1% failed: the others would seem more expensive."""
     before_s = cpu_s(program.pid)
     outcome = send(plan)
     spent = Spent(outcome, cpu_s(program.pid) - before_s)
@@ -77,32 +77,32 @@ def press(program: Program, plan: Plan) -> Spent:
 
 
 def complaints(log: Path) -> str:
-    """The last lines of a log that are no requests served."""
+    """Returns the last log lines that are not served requests."""
     lines = [line[:_SHOWN_CHARACTERS] for line in log.read_text().splitlines() if '"status": 200' not in line]
     return "\n".join(lines[-2:])
 
 
 def alternate(
-    programs: Sequence[Program], plan: Callable[[Program], Plan], rounds: int, tell: Callable[[str], None]
+    programs: Sequence[Program], plan: Callable[[Program], Plan], rounds: int, report: Callable[[str], None]
 ) -> list[list[Spent]]:
-    """Each program in turn, several rounds, after one that is not counted. Returns: for each program, its rounds."""
+    """Measures each program in turn for several rounds, after a warm-up. Returns: the rounds of each program."""
     for program in programs:
         send(plan(program))
     found: list[list[Spent]] = [[] for _ in programs]
     for number in range(rounds):
         for index, program in enumerate(programs):
-            found[index].append(_press_undisturbed(program, plan(program), tell))
-        tell(f"round {number + 1} of {rounds}: {', '.join(f'{spent[-1].cpu_ms_each:.2f} ms' for spent in found)}")
+            found[index].append(_press_undisturbed(program, plan(program), report))
+        report(f"round {number + 1} of {rounds}: {', '.join(f'{spent[-1].cpu_ms_each:.2f} ms' for spent in found)}")
     return found
 
 
-def _press_undisturbed(program: Program, plan: Plan, tell: Callable[[str], None]) -> Spent:
-    """Tried again where a busy machine kept something from being served. Raises: RuntimeError after three times."""
+def _press_undisturbed(program: Program, plan: Plan, report: Callable[[str], None]) -> Spent:
+    """Repeats a disturbed measurement on a busy machine. Raises: RuntimeError after three attempts."""
     for _ in range(_DISTURBED_MAX):
         try:
             return press(program, plan)
         except RuntimeError as error:
-            tell(f"once more, for {error}")
+            report(f"once more, for {error}")
     return press(program, plan)
 
 

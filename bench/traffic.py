@@ -1,4 +1,4 @@
-"""What load is asked for, what came of it, and the process that makes it."""
+"""A load plan, its outcome, and the process that runs it."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests to one program: `concurrency` at once, each followed by the next; with a `rate`, so many a second."""
+    """Requests to one program at a fixed `concurrency`, or at a `rate` per second."""
 
     port: int
     path: str
@@ -21,30 +21,30 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 1
     rate: float | None = None
     seconds: float
-    """No request begins later."""
+    """No request starts later."""
     count: int | None = None
-    """No more requests than these."""
+    """Maximum number of requests."""
     in_time_s: float = 5.5
-    """`Outcome.in_time` counts what was served within this."""
+    """`Outcome.in_time` counts requests served within this."""
     keys: Sequence[str] = ()
-    """Of the requests in turn, in the place of the one in `headers`."""
+    """API keys used in turn, in place of the one in `headers`."""
     patience_s: float = 30.0
-    """For which the last answers are waited for."""
+    """Maximum wait for the last responses."""
     pause_s: float = 0.0
-    """Between an answer and the next request on its connection."""
+    """Between a response and the next request on its connection."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. Latencies are of what was served."""
+    """The outcome. Latencies are of served requests."""
 
     served: int
     failed: dict[str, int]
-    """By HTTP status; "broken" for connections that were closed, "unanswered" for what was left at the end."""
+    """By HTTP status; "broken" for closed connections, "unanswered" for requests in flight at the end."""
     seconds: float
-    """From the first request to the last answer."""
+    """From the first request to the last response."""
     in_time: int
     body_bytes: int
-    """Of the last answer."""
+    """Of the last response."""
     p50_s: float
     p99_s: float
     max_s: float
@@ -55,7 +55,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traffic(AbstractContextManager["Traffic"]):
-    """Load under way, in a process of its own; ended with the block."""
+    """Load in a separate process; the block's end stops it."""
 
     def __init__(self, plan: Plan) -> None:
         command = [sys.executable, "-m", "bench.load", msgspec.json.encode(plan).decode()]
@@ -76,7 +76,7 @@ class Traffic(AbstractContextManager["Traffic"]):
             self._process.stdout.close()
 
     def stop(self) -> Outcome:
-        """What came of it until now."""
+        """Stops the load and returns the outcome so far."""
         self._process.terminate()
         return self.outcome()
 
@@ -89,7 +89,7 @@ class Traffic(AbstractContextManager["Traffic"]):
 
 
 def send(plan: Plan) -> Outcome:
-    """All of it. Raises: RuntimeError when nothing was served."""
+    """Runs a whole plan. Raises: RuntimeError if nothing was served."""
     with Traffic(plan) as traffic:
         outcome = traffic.outcome()
     if not outcome.served:

@@ -1,7 +1,7 @@
-"""MiniMax's `POST /v1/image_generation` as fast as it can be answered: never what limits a measurement.
+"""MiniMax's `POST /v1/image_generation`, as fast as possible, so that it never limits a measurement.
 
-The simulator draws and compresses each picture, which takes longer than anything that is measured here. These answers
-are made once; they have the format of MiniMax's, and base64 of what begins like a JPEG. `GET /served` tells how many.
+The simulator draws each image, which takes longer than anything measured here. These responses are prepared once,
+in MiniMax's format, with base64 that begins like a JPEG. `GET /served` returns the count.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import uvloop
 PATH: Final = "/v1/image_generation"
 SMALL_BYTES: Final = 1024
 LARGE_BYTES: Final = 2 * 1024 * 1024
-"""Base64 characters of a picture: of an ordinary answer, and of one with several pictures."""
+"""Base64 characters of an image: of an ordinary response, and of one with several images."""
 _HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _COUNT: Final = re.compile(rb'"n": ?(\d)')
@@ -41,7 +41,7 @@ async def _serve(port: int, delay_s: float) -> None:
 
 
 def render_reply(count: int) -> bytes:
-    """An answer with so many pictures, head included."""
+    """Renders a response with this number of images, head included."""
     characters = SMALL_BYTES if count == 1 else LARGE_BYTES
     picture = base64.b64encode(b"\xff\xd8\xff\xe0" + random.Random(count).randbytes(characters * 3 // 4 - 4)).decode()  # noqa: S311
     body = msgspec.json.encode(
@@ -57,7 +57,7 @@ def render_reply(count: int) -> bytes:
 
 @dataclass
 class _Source:
-    """What is answered, and how often it was."""
+    """The responses, and their count."""
 
     replies: dict[int, bytes]
     delay_s: float
@@ -65,7 +65,7 @@ class _Source:
 
 
 class _Connection(asyncio.Protocol):
-    """Requests one after the other, with a content-length, as all clients here send them."""
+    """Handles sequential requests with a content-length, as all clients here send them."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""`python -m chaos`: runs it, and tells what came of it."""
+"""`python -m chaos`: runs the chaos test and prints the report."""
 
 import resource
 import secrets
@@ -12,7 +12,7 @@ from pathlib import Path
 import uvloop
 
 from chaos import __doc__ as what_it_is
-from chaos.reconciliation import audit
+from chaos.reconciliation import reconcile
 from chaos.report import render, render_json
 from chaos.run import conduct
 from chaos.schedule import FEATURES
@@ -34,12 +34,14 @@ def main() -> None:
 
     try:
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(given.package, folder / "gateway", ignore=ignore)  # whoever works on it meanwhile does no harm
+        shutil.copytree(
+            given.package, folder / "gateway", ignore=ignore
+        )  # a copy, so that edits during the run have no effect
         outcome = uvloop.run(conduct(60 * given.minutes, seed, given.without, folder, tell))
     except BaseException:
         tell(f"the logs are in {folder}")
         raise
-    books, found = audit(outcome.evidence)
+    books, found = reconcile(outcome.observed)
     _print(render(outcome, books, found))
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_bytes(render_json(outcome, books, found))
@@ -56,7 +58,7 @@ def _arguments() -> Namespace:
     parser.add_argument("--minutes", type=float, default=3.0, help="of load; default 3")
     parser.add_argument("--seed", type=int, help="what is asked and thrown; default: another one each time")
     parser.add_argument(
-        "--without", action="append", default=[], choices=FEATURES, help="leave a kind of blow out; may be repeated"
+        "--without", action="append", default=[], choices=FEATURES, help="leave a kind of fault out; may be repeated"
     )
     parser.add_argument("--json", type=Path, default=Path(".cache/chaos.json"), help="where the result is written")
     parser.add_argument("--keep", action="store_true", help="keep the logs of a run without discrepancy, too")
@@ -67,7 +69,7 @@ def _arguments() -> Namespace:
 
 
 def _allow_files() -> None:
-    """Thousands of connections, in every process that is started from here."""
+    """Raises the limit of open files: every process started here needs thousands of connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

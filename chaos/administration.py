@@ -1,4 +1,4 @@
-"""The gateways' admin API, and what it was told: limits and keys with the moments at which they held."""
+"""Admin API client: tenants, limits and keys, with the times during which they applied."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 
 from chaos.configuration import ADMIN_KEY
-from chaos.observations import Caps, Reign
+from chaos.observations import Caps, LimitPeriod
 
 TENANTS: Final = 20
 _TRIES_S: Final = 120.0
@@ -21,12 +21,12 @@ _DISTANT_S: Final = 1e12
 
 
 class AdminError(Exception):
-    """It did not do what it was told, in a time that is enough."""
+    """The gateways did not apply a change in time."""
 
 
 @dataclass(eq=False)
 class Tenant:
-    """One tenant, with the keys that its clients use now."""
+    """One tenant, with the current keys of its clients."""
 
     name: str
     caps: Caps
@@ -34,11 +34,11 @@ class Tenant:
     models: tuple[str, ...] | None
     keys: list[tuple[str, str]] = field(default_factory=list)
     """(id, key)"""
-    reigns: list[Reign] = field(default_factory=list)
+    limit_periods: list[LimitPeriod] = field(default_factory=list)
 
 
 class Admin:
-    """Tells any gateway that answers, again and again until it is done: an outage keeps no change from being made."""
+    """Retries on any gateway that responds until a change is made, so that an outage prevents none."""
 
     def __init__(self, session: aiohttp.ClientSession, urls: Callable[[], list[str]]) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class Admin:
         self.revoked: dict[str, float] = {}
 
     async def call(self, method: str, path: str, body: object = None, *, missing_is_done: bool = False) -> Any:
-        """The answer's document. Raises: AdminError."""
+        """Returns the response's JSON. Raises: AdminError."""
         deadline_s, told = time.monotonic() + _TRIES_S, "nobody answers"
         while time.monotonic() < deadline_s:
             for url in self._urls():
@@ -66,7 +66,7 @@ class Admin:
         if tenant.models:
             body["models"] = list(tenant.models)
         await self.call("POST", "/tenants", body, missing_is_done=True)
-        tenant.reigns = [Reign(tenant.caps, 0.0, _DISTANT_S)]
+        tenant.limit_periods = [LimitPeriod(tenant.caps, 0.0, _DISTANT_S)]
         await self.add_key(tenant)
 
     async def add_key(self, tenant: Tenant) -> None:
@@ -74,7 +74,7 @@ class Admin:
         tenant.keys.append((made["id"], made["key"]))
 
     async def replace_key(self, tenant: Tenant) -> None:
-        """Revoke the key in use; its clients go on with it until a new one is there."""
+        """Revokes the current key; clients use it until a new one is created."""
         old, _ = tenant.keys[-1]
         await self.call("DELETE", f"/keys/{old}", missing_is_done=True)
         self.revoked[old] = time.monotonic()
@@ -82,12 +82,12 @@ class Admin:
         await self.add_key(tenant)
 
     async def limit(self, tenant: Tenant, caps: Caps) -> None:
-        """Other limits, with the time for which the old ones may have held."""
+        """Sets limits, and records how long the former ones may have applied."""
         since_s = time.monotonic()
         await self.call("PATCH", f"/tenants/{tenant.name}", _document(caps))
-        last = tenant.reigns[-1]
-        tenant.reigns[-1] = Reign(last.caps, last.since_s, time.monotonic())
-        tenant.reigns.append(Reign(caps, since_s, _DISTANT_S))
+        last = tenant.limit_periods[-1]
+        tenant.limit_periods[-1] = LimitPeriod(last.caps, last.since_s, time.monotonic())
+        tenant.limit_periods.append(LimitPeriod(caps, since_s, _DISTANT_S))
         tenant.caps = caps
 
     async def _ask(self, method: str, url: str, body: object) -> tuple[int, Any]:
@@ -98,7 +98,7 @@ class Admin:
 
 
 def plan_tenants(chance: Random) -> list[Tenant]:
-    """Twenty, from one without any limit to one that may do next to nothing."""
+    """Returns twenty tenants, from unlimited to nearly fully limited."""
     return [
         Tenant(f"tenant-{number:02}", _caps(chance, number), chance.choice((1, 1, 2, 5)), _models(number))
         for number in range(TENANTS)
@@ -106,7 +106,7 @@ def plan_tenants(chance: Random) -> list[Tenant]:
 
 
 def other_caps(chance: Random) -> Caps:
-    """For a tenant whose limits are changed."""
+    """Returns new limits for a tenant."""
     return _caps(chance, chance.randrange(TENANTS))
 
 

@@ -1,4 +1,4 @@
-"""The clients: each asks, waits or leaves, and notes what it got."""
+"""Clients: send requests, wait or disconnect, and record the results."""
 
 import asyncio
 import json
@@ -16,18 +16,18 @@ from chaos.observations import Asked, Ending
 from chaos.orders import NATIVE, HangUp, Order, draw
 
 ANSWER_S: Final = DEADLINE_S + 40.0
-"""The gateway's own deadline, and what a slow machine and an outage of Redis may add to it."""
+"""The gateway's deadline, plus the effects of a slow machine and a Redis outage."""
 _PAUSE_S: Final = 1.5
-"""Between two requests of a client, on average."""
+"""Average pause between two requests of a client."""
 _AFTER_REFUSAL_S: Final = 1.0
 _FREE_STATUSES: Final = frozenset({400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 503})
 _FREE_CODES: Final = frozenset({1002, 1004, 1008, 1026, 1033, 1042, 2013, 2049})
-"""Of the native wire: of every other one the documents say that it may have cost something."""
+"""Codes of the MiniMax API that are free; the documentation says that any other may have cost something."""
 _WITHHELD_CODES: Final = frozenset({"1027", "moderation_blocked", "content_policy_violation"})
 
 
 class Clients:
-    """Everybody who asks."""
+    """All clients."""
 
     def __init__(self, session: aiohttp.ClientSession, url: Callable[[], str], seed: int, run: int) -> None:
         self._session = session
@@ -39,11 +39,11 @@ class Clients:
         self.asked: list[Asked] = []
 
     def stop(self) -> None:
-        """Nobody asks anything more; what is under way is waited for."""
+        """Stops new requests; requests in flight complete."""
         self._is_over = True
 
     async def keep_asking(self, tenant: Tenant, number: int) -> None:
-        """One client of a tenant, until it is over."""
+        """Runs one client of a tenant until the end."""
         chance = Random(f"{self._seed}/{tenant.name}/{number}")  # noqa: S311 - it is to be repeatable
         await asyncio.sleep(chance.uniform(0, 2))
         while not self._is_over:
@@ -53,7 +53,7 @@ class Clients:
             await asyncio.sleep(min(5.0, pause_s + (0 if asked.is_success else _AFTER_REFUSAL_S)))
 
     async def ask(self, order: Order, tenant: Tenant, url: str | None = None) -> Asked:
-        """Send an order, and note what comes of it."""
+        """Sends a request and records its result."""
         self._numbers[tenant.name] = number = self._numbers.get(tenant.name, 0) + 1
         name = f"cb-{self._run}-{tenant.name.replace('-', '')}-{number}"
         key_id, key = tenant.keys[-1]
@@ -121,7 +121,7 @@ def _json(length: int | None = None) -> dict[str, str]:
 
 
 async def _half(text: bytes) -> AsyncIterator[bytes]:
-    """The first half of a body, and then nothing."""
+    """Yields the first half of a body, then stalls."""
     yield text[: len(text) // 2]
     await asyncio.sleep(3600)
 
@@ -137,7 +137,7 @@ def _note_openai(asked: Asked, document: dict[str, Any], retry: str | None) -> N
 
 
 def _note_events(asked: Asked, body: bytes, retry: str | None) -> None:
-    """A stream: pictures, or one error."""
+    """Records a stream: images, or one error."""
     documents = [json.loads(line[5:]) for line in body.split(b"\n") if line.startswith(b"data:")]
     asked.pictures = sum(one["type"] == "image_generation.completed" for one in documents)
     asked.is_success = asked.pictures > 0

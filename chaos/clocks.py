@@ -1,4 +1,4 @@
-"""A wall clock that can be stepped, for a server that is started under libfaketime."""
+"""A wall clock that can be stepped, for a server under libfaketime."""
 
 from pathlib import Path
 from typing import Final
@@ -7,7 +7,7 @@ _FOLDERS: Final = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 
 class SteppedClock:
-    """The wall clock of a process: the real one and an offset. The monotonic clock stays as it is."""
+    """Wall clock of a process: real time plus an offset. The monotonic clock is unchanged."""
 
     def __init__(self, folder: Path) -> None:
         self._library = _find_library()
@@ -16,12 +16,12 @@ class SteppedClock:
 
     @property
     def is_available(self) -> bool:
-        """If libfaketime is installed."""
+        """Returns True if libfaketime is installed."""
         return self._library is not None
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment for the process whose clock this is; empty without libfaketime."""
+        """Returns the environment for a process with this clock; empty without libfaketime."""
         if self._library is None:
             return {}
         return {
@@ -32,7 +32,7 @@ class SteppedClock:
         }
 
     def step(self, offset_s: int) -> None:
-        """Sets the offset from the real time. The process sees it with its next look at the clock."""
+        """Sets the offset from real time, effective when the process next reads its clock."""
         fresh = self._file.with_suffix(".new")
         fresh.write_text(f"{offset_s:+d}\n")
         fresh.replace(self._file)

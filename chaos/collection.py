@@ -1,4 +1,4 @@
-"""Reads every book from its own keeper, when the run is over."""
+"""Collects all records after the run."""
 
 import asyncio
 import json
@@ -14,13 +14,13 @@ import msgspec
 from chaos.administration import Admin, Tenant
 from chaos.configuration import ADMIN_KEY
 from chaos.environment import World
-from chaos.observations import Asked, Bill, Call, Evidence, Line, Process, Sums
+from chaos.observations import Asked, Bill, Call, Line, Observations, Process, Sums
 from chaos.processes import read_log
 from chaos.redis_keys import Keys
 
 _PAGE: Final = 1000
 _MISTAKES: Final = frozenset({"internal_error", "settlement_lost", "settlements_abandoned"})
-"""Events of the log that must not be there: a mistake of the gateway's, and what it lost."""
+"""Log events that must not occur: bugs of the gateway, and what it lost."""
 _VERIFY_S: Final = 120.0
 
 
@@ -30,16 +30,16 @@ class _Invoice(msgspec.Struct, frozen=True):
 
 async def collect(
     world: World, admin: Admin, tenants: Sequence[Tenant], asked: list[Asked], days: tuple[date, date]
-) -> Evidence:
-    """Everything but how the recovery went. Raises: AdminError."""
-    found = Evidence(asked=asked)
+) -> Observations:
+    """Collects everything but the recovery times. Raises: AdminError."""
+    found = Observations(asked=asked)
     found.calls = msgspec.json.decode(await world.provider.read("/calls"), type=list[Call])
     found.invoice = msgspec.json.decode(await world.provider.read("/invoice"), type=_Invoice).accounts
     query = f"from={days[0]}&to={days[1]}"
     found.lines = [line async for line in _lines(admin, query)]
     found.sums = await _sums(admin, query)
     found.verified = await _verify(world, days)
-    found.reigns = {tenant.name: tenant.reigns for tenant in tenants}
+    found.limit_periods = {tenant.name: tenant.limit_periods for tenant in tenants}
     found.revoked = admin.revoked
     with Keys(world.redis.socket) as keys:
         found.leftovers = keys.leftovers()
@@ -78,7 +78,7 @@ async def _sums(admin: Admin, query: str) -> dict[str, Sums]:
 
 
 async def _verify(world: World, days: tuple[date, date]) -> list[str]:
-    """What `imagegate usage verify` says, run as an operator does; nothing where it agrees."""
+    """Returns the output of `imagegate usage verify`, run as an operator does; empty if it agrees."""
     url = world.admin_urls()[0]
     command = [sys.executable, "-m", "gateway", "usage", "verify", "--from", str(days[0]), "--to", str(days[1])]
     environ = {"PATH": os.environ["PATH"], "IMAGEGATE_URL": url, "IMAGEGATE_ADMIN_KEY": ADMIN_KEY}
@@ -112,13 +112,13 @@ def _processes(world: World) -> Iterator[Process]:
 
 
 def _mistakes(world: World) -> Iterator[tuple[str, str]]:
-    """What stands in the gateways' logs and must not."""
+    """Yields forbidden events of the gateways' logs."""
     for gateway in world.fleet.everybody:
         yield from read_mistakes(read_log(gateway.log).splitlines())
 
 
 def read_mistakes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(request id, the line) of each that tells of a mistake; also of what is no line of a log at all."""
+    """Yields (request ID, line) of each forbidden event, and of lines that are not log lines."""
     for line in lines:
         try:
             told = json.loads(line)
@@ -126,5 +126,5 @@ def read_mistakes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
             if line.strip():
                 yield "", line[:300]
             continue
-        if told.get("event") in _MISTAKES or told.get("fault") == "internal" or told.get("level") == "critical":
+        if told.get("event") in _MISTAKES or told.get("error_code") == "internal" or told.get("level") == "critical":
             yield str(told.get("request_id", "")), line[:600]

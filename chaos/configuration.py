@@ -1,4 +1,4 @@
-"""The gateways' configuration: short deadlines, so that what expires does so in seconds, and two kinds of provider."""
+"""The gateways' configuration: short deadlines, so that expiry takes seconds, and two providers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,24 +9,24 @@ DEADLINE_S: Final = 75.0
 """Longer than an account's minute: requests of an overload wait in the queue until it is over."""
 CALL_TIMEOUT_S: Final = 5.0
 CALL_TIMEOUT_PER_IMAGE_S: Final = 1.8
-"""For each image but the first."""
+"""Per image after the first."""
 LEASE_S: Final = 6.0
-"""Shorter than a call of 9 images may take: it can be in flight through an outage that outlasts its lease."""
+"""Shorter than a call of 9 images may take, so a call can outlast an outage that outlasts its lease."""
 DRAIN_TIMEOUT_S: Final = DEADLINE_S
 ACCOUNT_RPM: Final = 240
-"""The provider's limit of each account, and the most that a gateway is told."""
+"""The provider's limit per account, and the maximum configured for a gateway."""
 ACCOUNT_IPM: Final = 600
 ACCOUNT_LANES: Final = 8
 RATE_MARGIN_S: Final = 3.0
-"""A slow machine delays one call and not the next."""
+"""A slow machine may delay one call and not the next."""
 ACCOUNTS: Final = {"minimax": ("north", "east", "south"), "302ai": ("west", "hill", "lake")}
 KEYS_AN_ACCOUNT: Final = 2
 PRICES: Final = {"image-01": 3500, "minimaxi-image-01": 3500, "image-01-live": 4700}
-"""Micro-dollars of one image, by the provider's name of the model."""
+"""Micro-dollars per image, by the provider's model name."""
 LIVE: Final = "image-01-live"
-"""The model that only MiniMax makes."""
+"""A model that only MiniMax has."""
 FAR: Final = "far-image"
-"""The model that only 302.AI makes."""
+"""A model that only 302.AI has."""
 
 _HEAD: Final = """
 [server]
@@ -116,7 +116,7 @@ price_per_image_usd = "0.0035"
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An upstream of its own for one kind of blow: other faults do not reach it. One key an account."""
+    """A separate upstream for one kind of fault; other faults do not affect it. One key per account."""
 
     name: str
     model: str
@@ -127,22 +127,22 @@ class Group:
 
 
 CROWD: Final = Group("crowd", "crowd-image", tuple(f"crowd{number:02}" for number in range(40)), 10, 60, 70)
-"""For overloads. Six calls of 9 images leave room for 6 images in a minute, which no further call of 9 fits into."""
+"""For overloads. Six calls of 9 images leave 6 images in a minute, too few for another call of 9."""
 STEADY: Final = Group("steady", "steady-image", ("steady0", "steady1"), ACCOUNT_RPM, ACCOUNT_IPM, 8)
-"""For outages that are longer than a lease."""
+"""For outages that outlast a lease."""
 GROUPS: Final = (CROWD, STEADY)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The file that all gateways read; `vary` changes what may be changed while they run."""
+    """The configuration file of all gateways; `vary` changes reloadable settings."""
 
     path: Path
     redis_port: int
     provider_url: str
 
     def vary(self, version: int) -> None:
-        """Other limits, weights and aliases, never above what the provider allows; written at once as a whole."""
+        """Writes other limits, weights and aliases atomically, never above the provider's limits."""
         share = (1.0, 0.7, 0.85)[version % 3]
         parts = [
             _HEAD.format(
@@ -192,7 +192,7 @@ def _account(name: str, rpm: int, ipm: int, weight: int) -> list[str]:
 
 
 def keys_of(account: str) -> list[str]:
-    """The provider's keys, each its own secret: the simulator takes what stands before the dash for the account."""
+    """Returns an account's provider keys; the simulator takes the part before the dash as the account."""
     count = 1 if any(account in group.accounts for group in GROUPS) else KEYS_AN_ACCOUNT
     return [f"{account}-{number + 1}" for number in range(count)]
 
@@ -202,7 +202,7 @@ def variable(key: str) -> str:
 
 
 def secrets() -> dict[str, str]:
-    """The gateways' environment."""
+    """Returns the gateways' environment."""
     named = [*ACCOUNTS.values(), *(group.accounts for group in GROUPS)]
     accounts = [account for accounts in named for account in accounts]
     keys = [key for account in accounts for key in keys_of(account)]

@@ -1,4 +1,4 @@
-"""The parts, started and ended: Redis with its file, the provider, the gateways, what stands between them."""
+"""The environment: Redis with its file, the provider, the gateways and the network between them."""
 
 import asyncio
 import os
@@ -25,10 +25,10 @@ _END_S: Final = 30.0
 
 
 class RedisServer:
-    """One server on a socket in its folder. Every write is on the disk before it is acknowledged.
+    """One server on a socket in its folder. Every write is synced before it is acknowledged.
 
-    docs/redis.md promises that such a one loses nothing when it dies; with `everysec` the claim would not be fair, as a
-    disk that falls behind may lose the last seconds of a killed process.
+    docs/redis.md promises that such a server loses nothing when it dies. With `everysec` a slow disk may lose the last
+    seconds of a killed process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class RedisServer:
         return self._process
 
     async def start(self) -> None:
-        """Raises: RuntimeError where it does not answer."""
+        """Raises: RuntimeError if it does not respond."""
         self.socket.unlink(missing_ok=True)
         self.starts += 1
         log = self._folder / f"redis-{self.starts}.log"
@@ -62,7 +62,7 @@ class RedisServer:
         self.process.send_signal(signal.SIGCONT)
 
     async def stop(self, *, is_killed: bool) -> None:
-        """SIGKILL, or SIGTERM as an operator would."""
+        """Stops it by SIGKILL, or by SIGTERM as an operator would."""
         if not is_killed:
             self.process.terminate()
             if await wait_for_end(self.process, _END_S) is not None:
@@ -71,7 +71,7 @@ class RedisServer:
         self.process.wait()
 
     def kill(self) -> None:
-        """At the end of the run."""
+        """Kills it at the end of the run."""
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGCONT)
@@ -80,7 +80,7 @@ class RedisServer:
 
 
 class Provider:
-    """The simulated one."""
+    """The simulated provider."""
 
     def __init__(self, session: aiohttp.ClientSession, process: subprocess.Popen[bytes], url: str) -> None:
         self._session = session
@@ -114,17 +114,17 @@ class World:
     balancer: Balancer
 
     def url(self) -> str:
-        """Where clients come."""
+        """The clients' URL."""
         return f"http://127.0.0.1:{self.balancer.port}"
 
     def admin_urls(self) -> list[str]:
-        """The gateways', the ready ones first."""
+        """The gateways' admin URLs, ready ones first."""
         return [one.url for one in sorted(self.fleet.serving(), key=lambda one: not one.is_ready) if one.is_alive]
 
 
 @asynccontextmanager
 async def running(folder: Path, *, has_workers: bool) -> AsyncIterator[World]:
-    """All of it, ended with SIGKILL: nothing is to be kept. The package `gateway` that is run lies in the folder."""
+    """Runs everything, and ends it with SIGKILL. The folder holds the package `gateway` to run."""
     async with AsyncExitStack() as stack:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         session = await stack.enter_async_context(

@@ -1,4 +1,4 @@
-"""The gateways: four places, in each of which one process after the other serves."""
+"""The gateways: four slots, in each of which one process after another serves."""
 
 import asyncio
 import os
@@ -19,16 +19,16 @@ from chaos.processes import children, memory_bytes, start, wait_for_end, wait_fo
 
 PLACES: Final = 4
 WORKERS_PLACE: Final = 3
-"""The gateway in this place runs `--workers 2`: a supervisor with two workers."""
+"""The gateway in this slot runs `--workers 2`: a supervisor with two workers."""
 _LISTENING: Final = r'(?m)^(?=.*"event": ?"listening").*"url": ?"http://[^"]*:(\d+)"'
 _PROBE_S: Final = 0.25
 _PROBE_TIMEOUT_S: Final = 2.0
 _READY_S: Final = 60.0
 _SETTLE_S: Final = 10.0
 _BREAKER_S: Final = 1.5
-"""A circuit breaker tries Redis again within a second."""
+"""A circuit breaker retries Redis within a second."""
 _END_S: Final = DRAIN_TIMEOUT_S + 30.0
-"""A drain, and what it may take longer on a slow machine."""
+"""The drain time, plus a margin for a slow machine."""
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class Gateway:
     """One process."""
 
     number: int
-    """Of all that were ever started, from 0."""
+    """Sequence number across all processes, from 0."""
     place: int
     process: subprocess.Popen[bytes]
     port: int
@@ -45,11 +45,11 @@ class Gateway:
     is_ready: bool = False
     killed_s: float | None = None
     worker_kills_s: list[float] = field(default_factory=list)
-    """When one of its workers was killed, and the supervisor was not."""
+    """When one of its workers was killed while the supervisor ran."""
     told_to_end_s: float | None = None
     exit_code: int | None = None
     memory: list[tuple[float, int]] = field(default_factory=list)
-    """(moment, resident bytes)."""
+    """(time, resident bytes)."""
 
     @property
     def url(self) -> str:
@@ -61,7 +61,7 @@ class Gateway:
 
 
 class Fleet:
-    """All of them, the ended ones too."""
+    """All gateways, including ended ones."""
 
     def __init__(self, configuration: Configuration, folder: Path, *, has_workers: bool) -> None:
         self._configuration = configuration
@@ -76,7 +76,7 @@ class Fleet:
 
     @asynccontextmanager
     async def nobody_starts(self) -> AsyncIterator[None]:
-        """While the file cannot be used: who runs keeps what it has, and who starts would end."""
+        """Blocks starts while the file is invalid: running gateways continue, but a new one would exit."""
         self._may_start.clear()
         try:
             while self._starting:  # noqa: ASYNC110 - counted, and rarely waited for
@@ -86,16 +86,16 @@ class Fleet:
             self._may_start.set()
 
     def serving(self) -> list[Gateway]:
-        """Those that have not been killed."""
+        """Gateways that have not been killed."""
         return [one for one in self.everybody if one.killed_s is None and one.exit_code is None]
 
     def at(self, place: int) -> Gateway | None:
-        """Who serves in a place, the latest."""
+        """Returns the latest gateway in a slot."""
         found = [one for one in self.serving() if one.place == place and one.told_to_end_s is None]
         return found[-1] if found else None
 
     async def start(self, place: int) -> Gateway:
-        """A new process, once it listens. Raises: RuntimeError where it does not."""
+        """Starts a process and waits until it listens. Raises: RuntimeError if it does not."""
         await self._may_start.wait()
         self._starting += 1
         try:
@@ -111,7 +111,7 @@ class Fleet:
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(self._configuration.path), "--port", "0"]
         if self._has_workers and place == WORKERS_PLACE:
             command += ["--workers", "2"]
-        process = start(command, log, environ, self._folder)  # where it is started, `-m` looks first
+        process = start(command, log, environ, self._folder)  # `-m` searches the working directory first
         try:
             port = int(await wait_for_line(process, log, _LISTENING))
         except BaseException:
@@ -122,7 +122,7 @@ class Fleet:
         return gateway
 
     async def wait_until_ready(self, gateway: Gateway) -> bool:
-        """Whether it is, within a time that is enough for every machine; Redis may be away meanwhile."""
+        """Returns True once it is ready; False after a generous timeout. Redis may be unavailable meanwhile."""
         deadline_s = time.monotonic() + _READY_S
         while gateway.is_alive and time.monotonic() < deadline_s:
             if gateway.is_ready:
@@ -131,20 +131,20 @@ class Fleet:
         return False
 
     async def settle(self) -> None:
-        """Until every gateway is ready, and its circuit breaker for Redis has closed, within a bounded time."""
+        """Waits, for a bounded time, until every gateway is ready and its Redis circuit breaker is closed."""
         deadline_s = time.monotonic() + _SETTLE_S
         await asyncio.sleep(_BREAKER_S)
         while not all(one.is_ready for one in self.serving()) and time.monotonic() < deadline_s:  # noqa: ASYNC110 - polled
             await asyncio.sleep(_PROBE_S)
 
     def kill(self, gateway: Gateway) -> None:
-        """SIGKILL: it can do nothing about it. A supervisor dies with its workers."""
+        """Sends SIGKILL. A supervisor dies with its workers."""
         gateway.killed_s = time.monotonic()
         gateway.is_ready = False
         kill_tree(gateway.process)
 
     def kill_worker(self, gateway: Gateway) -> int | None:
-        """SIGKILL to one worker. Returns its process id, or None if there is no worker at the moment."""
+        """Kills one worker. Returns its process ID, or None without a worker at the moment."""
         workers = children(gateway.process.pid)
         if not workers:
             return None
@@ -154,7 +154,7 @@ class Fleet:
         return workers[0]
 
     def end(self, gateway: Gateway) -> None:
-        """SIGTERM: it drains and ends by itself, and is looked after meanwhile."""
+        """Sends SIGTERM and monitors the drain."""
         gateway.told_to_end_s = time.monotonic()
         gateway.process.send_signal(signal.SIGTERM)
         task = asyncio.ensure_future(self._wait_for_end(gateway))
@@ -162,7 +162,7 @@ class Fleet:
         task.add_done_callback(self._ending.discard)
 
     async def wait_for_the_ending(self) -> None:
-        """Until everybody has ended who was told to."""
+        """Waits for every gateway that was told to end."""
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -170,7 +170,7 @@ class Fleet:
         gateway.exit_code = await wait_for_end(gateway.process, _END_S)
 
     async def probe(self) -> None:
-        """Ask every gateway whether it is ready, and look at its memory; for ever."""
+        """Polls readiness and memory of every gateway until cancelled."""
         timeout = aiohttp.ClientTimeout(_PROBE_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
@@ -193,7 +193,7 @@ class Fleet:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Stops the parent first, so that it cannot start another child meanwhile."""
+    """Stops the parent first, so that it cannot start another child."""
     if process.poll() is None:
         process.send_signal(signal.SIGSTOP)
         for child in children(process.pid):

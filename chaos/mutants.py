@@ -1,7 +1,7 @@
-"""`python -m chaos.mutants`: the run must turn red when the gateway is wrong.
+"""`python -m chaos.mutants`: the chaos test must fail for a broken gateway.
 
-Each mutant is a copy of the package with one text replaced. A text that is not found any more is an error: the mutant
-must be written anew, not left out.
+Each mutant is a copy of the package with one text replaced. A text that is no longer found is an error: rewrite
+the mutant.
 """
 
 import re
@@ -19,23 +19,23 @@ import msgspec
 
 PACKAGE: Final = Path(__file__).parents[1] / "gateway"
 _RUN_S: Final = 900
-"""A run of half a minute, and what it may take on a slow machine."""
+"""A run of half a minute, plus a margin for a slow machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One mistake."""
+    """One bug."""
 
     name: str
     file: str
-    """Inside the package."""
+    """Path in the package."""
     before: str
     after: str
     without: tuple[str, ...] = ("overload", "outages", "workers", "clock")
-    """Features that its run does without: what finds it is among the rest."""
+    """Features disabled in its run; the others find it."""
 
     def apply(self, package: Path) -> None:
-        """Raises: LookupError where the text is not there exactly once."""
+        """Raises: LookupError unless the text occurs exactly once."""
         path = package / self.file
         text = path.read_text("utf-8")
         if text.count(self.before) != 1:
@@ -47,8 +47,8 @@ MUTANTS: Final = (
     Mutant(
         "settlement skipped",
         "metering/admission.py",
-        "            await self._settle_or_keep(reservation)",
-        "            self._owed.pop(reservation.id)",
+        "            await self._settle_or_journal(reservation)",
+        "            self._unsettled.pop(reservation.id)",
     ),
     Mutant(
         "a lease of the pool without its expiry",
@@ -59,8 +59,8 @@ MUTANTS: Final = (
     Mutant(
         "a reservation without its expiry",
         "metering/lua/admit.lua",
-        "redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), ticket_id)",
-        "redis.call('ZADD', scope.open, '+inf', ticket_id)",
+        "redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), reservation_id)",
+        "redis.call('ZADD', scope.open, '+inf', reservation_id)",
     ),
     Mutant(
         "a retry on unknown outcomes",
@@ -118,7 +118,7 @@ def _is_caught(mutant: Mutant, given: Namespace) -> bool:
 
 
 def _remove_logs(told: str) -> None:
-    """The run keeps them where something does not hold, which is what was wanted."""
+    """Removes the logs that a failing run preserves; here failure is expected."""
     if kept := re.search(r"the logs are in (\S+)", told):
         shutil.rmtree(kept[1], ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What stands between the parts: the way to Redis, which can become a black hole, and the balancer."""
+"""The network: the connection to Redis, which can become a black hole, and the balancer."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ _NOBODY: Final = (
 
 
 class BlackHole:
-    """Passes bytes on to a server's socket, until it is told to swallow them."""
+    """Forwards bytes to a server's socket, until switched to swallow them."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -36,18 +36,18 @@ class BlackHole:
         return server
 
     def swallow(self) -> None:
-        """From now on nothing comes through, and nobody is told; connections are still taken."""
+        """Drops everything silently from now on; connections are still accepted."""
         self._is_open.clear()
 
     def open(self, *, is_cut: bool) -> None:
-        """Let everything through again, what was held back as well; or lose that, with the connections."""
+        """Forwards everything again, including delayed bytes; or drops those, with the connections."""
         if is_cut:
             for writer in list(self._writers):
                 writer.transport.abort()
         self._is_open.set()
 
     async def _pass(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """One connection; it is nobody's who could be told of a cancellation at the end of the run."""
+        """Runs one connection; nothing receives its cancellation at the end of the run."""
         with suppress(asyncio.CancelledError):
             await self._connect(reader, writer)
 
@@ -63,7 +63,7 @@ class BlackHole:
                 self._writers.discard(back)
                 back.transport.abort()
         except OSError:
-            pass  # Redis is down: the gateway finds its connection closed
+            pass  # Redis is down: the gateway's connection is closed
         finally:
             self._writers.discard(writer)
             writer.transport.abort()
@@ -77,9 +77,9 @@ class BlackHole:
 
 
 class Balancer:
-    """Gives each connection to a gateway that says it is ready, in turn; to the next where it is refused.
+    """Round-robin over ready gateways per connection; the next one if a connection is refused.
 
-    Where none is ready it asks whoever lives. It sends nothing twice.
+    If none is ready, it tries any live one. It never resends.
     """
 
     def __init__(self, gateways: Callable[[], Sequence[Gateway]]) -> None:
@@ -87,7 +87,7 @@ class Balancer:
         self._turn = 0
         self.port = 0
         self.served: dict[str, int] = {}
-        """Request id -> number of the gateway that it was given to."""
+        """Request ID -> number of its gateway."""
 
     async def start(self) -> asyncio.Server:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000)
@@ -130,7 +130,7 @@ class Balancer:
 
 
 async def _read_head(reader: StreamReader) -> bytes:
-    """The first bytes, with all headers unless the client leaves before."""
+    """Reads the first bytes, with all headers unless the client disconnects before."""
     head = b""
     while b"\r\n\r\n" not in head and len(head) < _HEAD_BYTES:
         piece = await reader.read(_PIECE_BYTES)
@@ -148,7 +148,7 @@ async def _pump(reader: StreamReader, writer: StreamWriter) -> None:
 
 
 async def _either(*pumps: Awaitable[None]) -> None:
-    """Until one of them ends."""
+    """Waits until one of them ends."""
     tasks = [asyncio.ensure_future(pump) for pump in pumps]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What is known when the run is over: each book as its own keeper wrote it. The audit compares, and asks nobody."""
+"""Observations after the run, as recorded by each party. The reconciliation uses nothing else."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,14 +10,16 @@ import msgspec
 from chaos.phases import Outage, Overload
 
 ID: Final = re.compile(r"cb-\d+-[a-z0-9]+-\d+")
-"""A request's own id: in its header, which the ledger keeps, and in its prompt, which the provider sees."""
+"""A request's own ID: in its header, which the ledger records, and in its prompt, which the provider records."""
 
 OWED_S: Final = 25.0
-"""Longer than Redis is ever away, and than a gateway then takes to settle what it owes: one that is killed so shortly
-after its answer may have owed the settlement."""
+"""Longer than any Redis outage plus the following settlements. A gateway killed this soon after its response may not
+
+have settled.
+"""
 
 _FOREIGN_TIMEOUT: Final = -1024
-"""302.AI's time-out; on MiniMax's path it is an HTTP 500 that is no error of MiniMax's."""
+"""302.AI's timeout; on MiniMax's path it is an HTTP 500 that is not a MiniMax error."""
 
 
 class Ending(StrEnum):
@@ -25,16 +27,16 @@ class Ending(StrEnum):
 
     ANSWERED = "answered"
     LEFT = "left"
-    """The client hung up."""
+    """The client disconnected."""
     BROKEN = "broken"
-    """The connection did."""
+    """The connection broke."""
     LATE = "late"
-    """Nothing came in the time that is enough."""
+    """No response within the timeout."""
 
 
 @dataclass(slots=True)
 class Asked:
-    """One request, as its client saw it."""
+    """One request, as seen by its client."""
 
     id: str
     tenant: str
@@ -42,27 +44,27 @@ class Asked:
     wire: str
     asked: int
     sent_s: float
-    """Monotonic, as every moment here: all processes of a machine have this clock."""
+    """Monotonic, like every time here: all processes of a machine share this clock."""
     ended_s: float = 0.0
     ending: Ending = Ending.LATE
     status: int = 0
     code: str = ""
     pictures: int = 0
     may_have_cost: bool = True
-    """What the answer says by the documents: whether something may have been bought."""
+    """If, by the documentation, the response means that something may have been bought."""
     is_success: bool = False
     gateway: int | None = None
-    """Number of the process that it was given to."""
+    """Number of the process that received it."""
     detail: str = ""
 
     @property
     def is_busy(self) -> bool:
-        """Whether it was refused because the accounts, or the tenant, may not do more in this minute."""
+        """True if it was refused by a limit of the accounts or the tenant for this minute."""
         return self.code in {"rate_limit_exceeded", "1002"}
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One line of the provider's journal."""
+    """One line of the provider's call log."""
 
     at: float
     account: str
@@ -90,14 +92,14 @@ class Call(msgspec.Struct, frozen=True):
 
     @property
     def is_unclear(self) -> bool:
-        """Whether who made the call cannot know that it was free, though it was."""
+        """True if its caller cannot know that it was free, though it was."""
         is_garbled = bool({"hang", "cut", "garbage"} & set(self.faults))
         is_late = self.code in {1001, _FOREIGN_TIMEOUT}
         return is_garbled or is_late or self.page != 0
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a record of the ledger says of one account."""
+    """One account in a ledger record."""
 
     upstream: str
     account: str
@@ -112,7 +114,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One record of the ledger."""
+    """One ledger record."""
 
     id: str
     time: str
@@ -147,7 +149,7 @@ class Bill(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What a tenant may; None is no limit."""
+    """Limits of a tenant; None is unlimited."""
 
     requests_per_minute: int | None = None
     images_per_minute: int | None = None
@@ -158,13 +160,13 @@ class Caps:
 
     @property
     def is_free(self) -> bool:
-        """Nothing is limited."""
+        """True if nothing is limited."""
         return self == Caps()
 
 
 @dataclass(frozen=True, slots=True)
-class Reign:
-    """For how long caps may have held: from when they were asked for, to when the next ones were confirmed."""
+class LimitPeriod:
+    """The time during which limits may have applied: from their request to the confirmation of the next ones."""
 
     caps: Caps
     since_s: float
@@ -173,7 +175,7 @@ class Reign:
 
 @dataclass(slots=True)
 class Sums:
-    """A tenant's sums of all days of the run, as the ledger keeps them beside its records."""
+    """A tenant's ledger sums of all days of the run."""
 
     delivered: int = 0
     withheld: int = 0
@@ -185,7 +187,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """A tenant's counters of a window, in Redis, against which its quotas are held."""
+    """A tenant's quota counters of a window, in Redis."""
 
     images: int
     usd_micros: int
@@ -193,7 +195,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What is known of one process."""
+    """Observations of one process."""
 
     name: str
     number: int | None = None
@@ -201,34 +203,34 @@ class Process:
     killed_s: float | None = None
     """When the run killed it."""
     worker_kills_s: tuple[float, ...] = ()
-    """When the run killed one of its workers. Which of them had served a request is not known."""
+    """When the run killed one of its workers. Which worker had served a request is unknown."""
     exit_code: int | None = None
-    """Of one that was told to end; None where it did not."""
+    """Of a process told to end; None if it did not."""
     was_told_to_end: bool = False
     died: bool = False
-    """By itself, and nobody had asked for it."""
+    """It exited without being told to."""
     memory: tuple[tuple[float, int], ...] = ()
-    """(moment, resident bytes), one look after the other."""
+    """(time, resident bytes), in order."""
 
     def was_killed(self, since_s: float, until_s: float) -> bool:
-        """If the run killed it, or one of its workers, between two moments."""
+        """Returns True if the run killed it, or one of its workers, between two times."""
         kills_s = (*self.worker_kills_s, *(() if self.killed_s is None else (self.killed_s,)))
         return any(since_s <= kill_s <= until_s for kill_s in kills_s)
 
 
 @dataclass(slots=True)
 class Recovery:
-    """Who was asked to serve after the last blow, and after how many seconds he did; None: never."""
+    """Seconds until a target served again after the last fault; None: never."""
 
     who: str
     served_s: float | None = None
-    """A picture, or the word that every account is busy: their minutes are no fault."""
+    """An image, or the response that every account is busy, which is not an error."""
     picture_s: float | None = None
 
 
 @dataclass(slots=True)
-class Evidence:
-    """Everything."""
+class Observations:
+    """All observations."""
 
     asked: list[Asked] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
@@ -238,27 +240,27 @@ class Evidence:
     days: dict[str, Counters] = field(default_factory=dict)
     months: dict[str, Counters] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)
-    """Differences that `imagegate usage verify` found, and its own failure."""
-    reigns: dict[str, list[Reign]] = field(default_factory=dict)
+    """Discrepancies found by `imagegate usage verify`, or its own failure."""
+    limit_periods: dict[str, list[LimitPeriod]] = field(default_factory=dict)
     revoked: dict[str, float] = field(default_factory=dict)
-    """Key id -> when its revocation was confirmed."""
+    """Key ID -> time of the confirmed revocation."""
     leftovers: list[str] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     mistakes: list[tuple[str, str]] = field(default_factory=list)
-    """(request id, what the gateway's log says) of what must never be there."""
+    """(request ID, log line) of forbidden log events."""
     recovery: list[Recovery] = field(default_factory=list)
     overloads: list[Overload] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     clock_steps_s: list[float] = field(default_factory=list)
     """When Redis's wall clock was stepped, in order."""
     new_day_s: float | None = None
-    """When a UTC day began during the run, if one did; the counters of quotas begin anew with it."""
+    """When a UTC day began during the run, which resets the daily quotas."""
     new_month_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """Something that does not hold."""
+    """A violated invariant."""
 
     what: str
     detail: str

@@ -1,4 +1,4 @@
-"""What clients ask for: drawn from a seed, over both wires, every option, and every word that makes a fault."""
+"""Requests of the clients, drawn from a seed: both APIs, every option, and every fault word."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -38,14 +38,14 @@ _WORDS: Final = (
     "[cut][fail=1]",
     "[delay=1][cut]",
 )
-"""They hurt the one request; those that put an account to rest are thrown one by one, see schedule.py."""
+"""They affect a single request; faults that cause cooldowns are scheduled, see schedule.py."""
 _WORD_SHARE: Final = 0.33
 _HANG_UP_SHARE: Final = 0.12
 _WRONG_SHARE: Final = 0.03
 
 
 class HangUp(StrEnum):
-    """When a client leaves."""
+    """When a client disconnects."""
 
     IN_THE_BODY = "in the body"
     AT_ONCE = "at once"
@@ -55,7 +55,7 @@ class HangUp(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One request, before it has an id."""
+    """One request, before it has an ID."""
 
     wire: str
     path: str
@@ -71,7 +71,7 @@ class Order:
 
 
 def draw(chance: Random, models: tuple[str, ...] | None) -> Order:
-    """The next one of a client's."""
+    """Draws a client's next request."""
     words = chance.choice(_WORDS) if chance.random() < _WORD_SHARE else "a lighthouse at dawn"
     is_native = chance.random() < 0.4
     body = _native_body(chance, models) if is_native else _openai_body(chance, models)
@@ -88,16 +88,16 @@ def draw(chance: Random, models: tuple[str, ...] | None) -> Order:
 
 
 def poison(code: int) -> Order:
-    """A prompt that makes the provider say what puts an account or a key to rest.
+    """Returns a prompt that makes the provider respond with an error that causes a cooldown.
 
-    Of the model that MiniMax alone makes: only its free pages say of everything when it is over.
+    Uses the model that only MiniMax has: only its free endpoints show the end of every such state.
     """
     body = {"model": LIVE, "n": 1, "response_format": "url"}
     return Order(OPENAI, "/v1/images/generations", body, f"[code={code}]", 1)
 
 
 def steady_call(count: int, words: str = "") -> Order:
-    """Of the model whose upstream no other fault reaches."""
+    """Returns a call of the model whose upstream no other fault affects."""
     body = {"model": STEADY.model, "n": count, "response_format": "url"}
     return Order(OPENAI, "/v1/images/generations", body, words, count)
 

@@ -1,4 +1,4 @@
-"""The overload: many tenants send requests of 9 images, far beyond what their upstream's accounts may make."""
+"""The overload: many tenants send requests of 9 images, far beyond the capacity of their accounts."""
 
 import asyncio
 import time
@@ -23,14 +23,14 @@ _CLIENTS_A_TENANT: Final = 4
 _CREATED_AT_ONCE: Final = 8
 _RAMP_S: Final = 3.0
 _PAUSE_S: Final = (2.0, 4.0)
-"""Between two requests of a client."""
+"""Pause between two requests of a client."""
 _SETTLE_S: Final = 2.0
-"""After the last request, what the clients gave up is cancelled: this is part of the phase."""
+"""Part of the phase: after the last request, abandoned ones are cancelled."""
 _BREAKER: Final = '"redis_breaker_opened"'
 
 
 def plan_crowd() -> list[Tenant]:
-    """Tenants that take part in the overload alone."""
+    """Returns tenants that take part in the overload only."""
     return [Tenant(f"crowd-{number:02}", Caps(), 1, None) for number in range(TENANTS)]
 
 
@@ -55,7 +55,7 @@ class Crowd:
     seed: int
 
     async def overload(self, seconds: float) -> Overload:
-        """Sends for so many seconds; requests that wait by then are given up by their clients."""
+        """Sends for this many seconds; clients then abandon their waiting requests."""
         await self.world.fleet.settle()
         logs = {one.log: one.log.stat().st_size for one in self.world.fleet.serving()}
         with _Meter(self.world.redis.socket) as meter:
@@ -98,7 +98,7 @@ class _Meter:
         self._redis.close()
 
     def read(self) -> Scripts:
-        """Scripts run, commands that they called, CPU seconds of the server, and seconds of the slowest script."""
+        """Returns scripts run, commands they called, CPU seconds of the server, and seconds of the slowest script."""
         stats = self._redis.info("commandstats")
         calls = {name.removeprefix("cmdstat_"): found["calls"] for name, found in stats.items()}
         scripts = calls.pop("evalsha", 0) + calls.pop("eval", 0)

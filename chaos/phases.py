@@ -1,4 +1,4 @@
-"""Phases of a run of which the audit claims more than of the rest, or less."""
+"""Phases of a run with stricter or looser assertions."""
 
 from dataclasses import dataclass
 
@@ -9,32 +9,32 @@ class Scripts:
 
     count: int
     commands: int
-    """What they called, and the few commands that came by themselves."""
+    """Commands called by scripts, and the few sent directly."""
     cpu_s: float
-    """Of Redis as a whole."""
+    """Of Redis in total."""
     slowest_s: float
-    """By the clock; 0 if none took 1 ms."""
+    """Wall time; 0 if none took 1 ms."""
 
     @property
     def commands_each(self) -> float:
-        """On average."""
+        """Average."""
         return self.commands / max(1, self.count)
 
     @property
     def cpu_ms_each(self) -> float:
-        """On average."""
+        """Average."""
         return 1000 * self.cpu_s / max(1, self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """A phase in which requests far beyond the capacity came, Redis was well, and no gateway was killed."""
+    """A phase with requests far beyond the capacity, a healthy Redis and no killed gateway."""
 
     since_s: float
     until_s: float
     scripts: Scripts
     breakers_opened: int
-    """How often a gateway's circuit breaker for Redis opened, from the logs."""
+    """Times a gateway's Redis circuit breaker opened, from the logs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Processes, started and looked at from outside. Linux: memory is read from /proc."""
+"""Starts and inspects processes. Linux: memory is read from /proc."""
 
 import asyncio
 import re
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 _READY_S: Final = 90.0
-"""Beside a load that takes a slow machine as a whole."""
+"""Generous, because the load may occupy a slow machine completely."""
 
 
 def start(
     command: Sequence[str], log: Path, environ: Mapping[str, str], folder: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """A program whose output goes to `log`, run in a folder of its own if one is given. Whoever starts it ends it."""
+    """Starts a program whose output goes to `log`, in `folder` if given. The caller ends it."""
     with log.open("ab") as written:
         return subprocess.Popen(  # noqa: S603 - our own
             command, env=dict(environ), stdout=written, stderr=written, cwd=folder
@@ -24,7 +24,7 @@ def start(
 
 
 async def wait_for_line(process: subprocess.Popen[bytes], log: Path, pattern: str) -> str:
-    """What the pattern's group finds in the log. Raises: RuntimeError when the program ends, or says nothing."""
+    """Returns the pattern's group in the log. Raises: RuntimeError if the program exits or times out."""
     deadline_s = time.monotonic() + _READY_S
     while True:
         if found := re.search(pattern, read_log(log)):
@@ -35,7 +35,7 @@ async def wait_for_line(process: subprocess.Popen[bytes], log: Path, pattern: st
 
 
 async def wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """Its exit code; None where it has not ended by then."""
+    """Returns its exit code; None if it has not exited by then."""
     deadline_s = time.monotonic() + seconds
     while (code := process.poll()) is None and time.monotonic() < deadline_s:  # noqa: ASYNC110 - it knows no event
         await asyncio.sleep(0.05)
@@ -43,12 +43,12 @@ async def wait_for_end(process: subprocess.Popen[bytes], seconds: float) -> int 
 
 
 def read_log(path: Path) -> str:
-    """As far as it is written."""
+    """Reads a log as far as it is written."""
     return path.read_text(errors="replace")
 
 
 def children(pid: int) -> list[int]:
-    """Child processes, without multiprocessing's resource tracker; none of a process that has ended."""
+    """Returns child processes, without multiprocessing's resource tracker; none for an exited process."""
     found = list[int]()
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -64,7 +64,7 @@ def _command_line(pid: int) -> str:
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident; 0 of a process that has ended."""
+    """Returns resident bytes; 0 for an exited process."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

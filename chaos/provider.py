@@ -1,4 +1,4 @@
-"""`python -m chaos.provider`: the simulated provider, with a journal of every call."""
+"""`python -m chaos.provider`: the simulated provider, with a log of every call."""
 
 import socket
 import sys

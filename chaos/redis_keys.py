@@ -1,4 +1,4 @@
-"""What is in Redis at the end, read beside the gateway: what is left over, and what the counters say.
+"""Redis keys after the run, read directly: leftovers and counters.
 
 The keys are those of the table in docs/upgrading.md.
 """
@@ -15,20 +15,20 @@ import redis
 from chaos.observations import Counters
 
 _LASTING: Final = re.compile(
-    r"ig3:(pepper|tenants|declared|declaration|key:[^:]+)"
+    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|key:[^:]+)"
     r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
     r"|ig3:\{pool:[^}]+\}:(added|held|audit)"
 )
-"""What is kept: for ever, or (the audit) cut off at its old end. Everything else must have an end of its own."""
+"""Persistent keys, or trimmed ones (the audit log). All others must have a TTL."""
 _NAME: Final = re.compile(r"ig3:\{(pool:)?([^}]+)\}:(.*)")
 _IN_FLIGHT: Final = re.compile(
     r"leases|leased|grants|line|places|active|waits|weights|queued|class(ids|es|:\d+)?|waiting:.+"
 )
-"""Of a pool: each is there only while a request waits, or a call is in flight."""
+"""Scheduler keys that exist only while a request waits or a call is in flight."""
 
 
 class Keys:
-    """A connection to the server itself."""
+    """A direct connection to the server."""
 
     def __init__(self, socket: Path) -> None:
         self._redis = redis.Redis(unix_socket_path=str(socket))
@@ -40,11 +40,11 @@ class Keys:
         self._redis.close()
 
     def leftovers(self) -> list[str]:
-        """Reservations, leases and places that nobody ends any more, and keys without an end; in words."""
+        """Returns orphaned reservations, leases and waiting requests, and keys without a TTL, as texts."""
         return [told for name in self._names() for told in self._look(name)]
 
     def counters(self, window: str) -> dict[str, Counters]:
-        """By tenant: what its windows of this kind hold, the keys' own aside; `window` is "day" or "month"."""
+        """Returns the window counters by tenant, without those of API keys; `window` is "day" or "month"."""
         images, micros = Counter[str](), Counter[str]()
         for name in self._names():
             found = re.fullmatch(rf"ig3:\{{([^}}:]+)\}}:{window}:\d+", name)

@@ -1,4 +1,4 @@
-"""One run, from the first process to the last book."""
+"""One run, from the first process to the last record."""
 
 import asyncio
 import time
@@ -14,42 +14,45 @@ from chaos.clients import ANSWER_S, Clients
 from chaos.collection import collect
 from chaos.configuration import CALL_TIMEOUT_S, CROWD, FAR, LEASE_S, LIVE, STEADY
 from chaos.environment import World, running
-from chaos.fault_injection import Thrower, Thrown
-from chaos.observations import Evidence, Process, Recovery
+from chaos.fault_injection import FaultInjector, InjectedFault
+from chaos.observations import Observations, Process, Recovery
 from chaos.orders import NATIVE, OPENAI, Order
 from chaos.overload import Crowd, create_crowd, plan_crowd
 from chaos.processes import memory_bytes
 from chaos.reconciliation.leftovers import PICTURE_S, RECOVERY_S
 from chaos.redis_keys import Keys
-from chaos.schedule import Blow, plan
+from chaos.schedule import Fault, plan
 
 CLIENTS_A_TENANT: Final = 3
 LONGEST_S: Final = 135.0
-"""What expires does so within this: leases and their settlement, what waits for it on a slow machine, and the 90 s for
-which the lease of a process that died lasts longer after Redis's clock was set back."""
+"""Everything expires within this: leases and their settlement, delays of a slow machine, and the 90 s by which the
+lease
+
+of a dead process lasts longer after Redis's clock was set back.
+"""
 _LATE_S: Final = 30.0
-"""How much later than planned a blow may begin: so a run takes about a minute longer than its load."""
+"""How much later than planned a fault may begin: a run takes about a minute longer than its load."""
 _PROGRESS_S: Final = 5.0
 _LOOK_S: Final = 1.0
 _EVERY_UPSTREAM: Final = (LIVE, FAR, CROWD.model, STEADY.model)
-"""A model of each."""
+"""One model of each."""
 _CANARY_PAUSE_S: Final = 0.5
 
 
 Memory = dict[str, list[tuple[float, int]]]
-"""Process -> (moment, resident bytes)."""
+"""Process -> (time, resident bytes)."""
 
 
 @dataclass
 class Outcome:
-    """What a run was like."""
+    """Result of a run."""
 
     seed: int
-    evidence: Evidence
+    observed: Observations
     without: tuple[str, ...] = ()
-    """Features that the run was started without, or that this machine does not have."""
-    thrown: list[Thrown] = field(default_factory=list)
-    left_out: list[Blow] = field(default_factory=list)
+    """Features that were disabled, or that this machine lacks."""
+    thrown: list[InjectedFault] = field(default_factory=list)
+    left_out: list[Fault] = field(default_factory=list)
     load_s: float = 0.0
     total_s: float = 0.0
 
@@ -57,9 +60,9 @@ class Outcome:
 async def conduct(
     seconds: float, seed: int, without: Collection[str], folder: Path, tell: Callable[[str], None]
 ) -> Outcome:
-    """Start everything, load it, throw what the seed says, wait until all has expired, and read the books.
+    """Starts everything, applies load and the seed's faults, waits for expiry, and collects the records.
 
-    Raises: RuntimeError where a part does not start, AdminError.
+    Raises: RuntimeError if a part does not start, AdminError.
     """
     began_s, today = time.monotonic(), _today()
     async with running(folder, has_workers="workers" not in without) as world:
@@ -72,32 +75,32 @@ async def conduct(
         crowd = plan_crowd() if "overload" not in without else []
         await create_crowd(admin, crowd)
         clients = Clients(world.session, world.url, seed, seed % 1000)
-        blows = plan(seed, seconds, without)
+        faults = plan(seed, seconds, without)
         party = Crowd(world, clients, crowd, seed)
-        thrower = Thrower(world, admin, clients, tenants, party, seed, tell, time.monotonic(), seconds + _LATE_S)
+        injector = FaultInjector(world, admin, clients, tenants, party, seed, tell, time.monotonic(), seconds + _LATE_S)
         memory: Memory = {}
         beside = asyncio.ensure_future(_watch(world, clients, memory, tell))
         try:
-            recovery = await _load(world, clients, thrower, blows, seconds)
-            load_s = time.monotonic() - thrower.began_s
+            recovery = await _load(world, clients, injector, faults, seconds)
+            load_s = time.monotonic() - injector.began_s
             tell("waiting until everything has expired")
             await _wait_until_over(world, clients, tenants[0])
         finally:
             beside.cancel()
         tell("reading the books")
-        evidence = await collect(world, admin, [*tenants, *crowd], clients.asked, (today, _today()))
-        evidence.recovery = recovery
-        evidence.overloads, evidence.outages = thrower.overloads, thrower.at_redis.outages
-        evidence.clock_steps_s = thrower.at_redis.clock_steps_s
-        _note_midnight(evidence, today)
-        evidence.processes += _others(world, memory)
-    outcome = Outcome(seed, evidence, tuple(without), thrower.thrown, thrower.left_out, load_s)
+        observed = await collect(world, admin, [*tenants, *crowd], clients.asked, (today, _today()))
+        observed.recovery = recovery
+        observed.overloads, observed.outages = injector.overloads, injector.redis_faults.outages
+        observed.clock_steps_s = injector.redis_faults.clock_steps_s
+        _note_midnight(observed, today)
+        observed.processes += _others(world, memory)
+    outcome = Outcome(seed, observed, tuple(without), injector.thrown, injector.left_out, load_s)
     outcome.total_s = time.monotonic() - began_s
     return outcome
 
 
 def _without(world: World, without: Collection[str], tell: Callable[[str], None]) -> Collection[str]:
-    """What the run goes on without on this machine."""
+    """Returns the features that this machine lacks, besides disabled ones."""
     if "clock" in without or world.redis.clock.is_available:
         return without
     tell("libfaketime is not installed: the run goes on without steps of the clock")
@@ -105,18 +108,18 @@ def _without(world: World, without: Collection[str], tell: Callable[[str], None]
 
 
 async def _load(
-    world: World, clients: Clients, thrower: Thrower, blows: Sequence[Blow], seconds: float
+    world: World, clients: Clients, injector: FaultInjector, faults: Sequence[Fault], seconds: float
 ) -> list[Recovery]:
-    """Everybody asks until the last blow has been thrown; then one request after the other must be served."""
+    """Applies load until the last fault has ended; then single requests must be served."""
     asking = [
         asyncio.ensure_future(clients.keep_asking(tenant, number))
-        for tenant in thrower.tenants
+        for tenant in injector.tenants
         for number in range(CLIENTS_A_TENANT)
     ]
     try:
-        await asyncio.gather(thrower.throw_all(blows), asyncio.sleep(seconds))
+        await asyncio.gather(injector.inject_all(faults), asyncio.sleep(seconds))
         clients.stop()
-        recovery = await _recover(world, clients, thrower.tenants[0])
+        recovery = await _recover(world, clients, injector.tenants[0])
         async with asyncio.timeout(ANSWER_S + 30):
             await asyncio.gather(*asking)
         await world.fleet.wait_for_the_ending()
@@ -127,7 +130,7 @@ async def _load(
 
 
 async def _recover(world: World, clients: Clients, tenant: Tenant) -> list[Recovery]:
-    """How long after the last blow each gateway serves each wire, and each provider's models."""
+    """Measures how long after the last fault each gateway serves each API, and each provider's models."""
     places = sorted({one.place for one in world.fleet.everybody})
     orders = {
         "OpenAI's wire": Order(OPENAI, "/v1/images/generations", {"model": "image-01"}, "", 1),
@@ -142,7 +145,7 @@ async def _recover(world: World, clients: Clients, tenant: Tenant) -> list[Recov
 async def _serve_again(
     world: World, clients: Clients, tenant: Tenant, place: int, entry: tuple[str, Order]
 ) -> Recovery:
-    """Ask until there is a picture, and note when there was the first answer that is no failure."""
+    """Retries until an image arrives, and records the first response that is not a failure."""
     began_s, (name, order) = time.monotonic(), entry
     found = Recovery(f"place {place}, {name}")
     while time.monotonic() < began_s + PICTURE_S + RECOVERY_S:
@@ -159,7 +162,7 @@ async def _serve_again(
 
 
 async def _wait_until_over(world: World, clients: Clients, tenant: Tenant) -> None:
-    """Until nothing is left in Redis, but at least as long as a lease and a call live, and no longer than LONGEST_S."""
+    """Waits until Redis has no leftovers, for at least the life of a lease and a call, and at most LONGEST_S."""
     began_s = time.monotonic()
     await asyncio.sleep(LEASE_S + CALL_TIMEOUT_S)
     while time.monotonic() < began_s + LONGEST_S:
@@ -172,7 +175,7 @@ async def _wait_until_over(world: World, clients: Clients, tenant: Tenant) -> No
 
 
 async def _watch(world: World, clients: Clients, memory: Memory, tell: Callable[[str], None]) -> None:
-    """Tell how it goes, and look at what Redis and the provider take; for ever."""
+    """Reports progress and samples memory of Redis and the provider until cancelled."""
     while True:
         for name, process in (("redis", world.redis.process), ("the provider", world.provider.process)):
             if resident := memory_bytes(process.pid):
@@ -185,20 +188,20 @@ async def _watch(world: World, clients: Clients, memory: Memory, tell: Callable[
 
 
 def _others(world: World, memory: Memory) -> Iterator[Process]:
-    """Redis, as often as it was started, and the provider, whose journal is no leak: some 1 KB a call."""
+    """Yields each Redis process, and the provider, whose call log is not a leak: about 1 KB per call."""
     ended = {one.pid for one in (world.redis.process, world.provider.process) if one.poll() is not None}
     for name, looks in memory.items():
         has_died = int(name.rpartition(" ")[2]) in ended
         yield Process(name, died=has_died, memory=tuple(looks))
 
 
-def _note_midnight(evidence: Evidence, began: date) -> None:
-    """Where the run went over one."""
+def _note_midnight(observed: Observations, began: date) -> None:
+    """Records a midnight during the run."""
     today = _today()
     if today != began:
         midnight = datetime.combine(today, datetime.min.time(), UTC).timestamp()
-        evidence.new_day_s = time.monotonic() - (time.time() - midnight)
-        evidence.new_month_s = evidence.new_day_s if today.month != began.month else None
+        observed.new_day_s = time.monotonic() - (time.time() - midnight)
+        observed.new_month_s = observed.new_day_s if today.month != began.month else None
 
 
 def _today() -> date:

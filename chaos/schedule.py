@@ -1,7 +1,7 @@
-"""What is thrown, and when: computed from the seed before anything starts.
+"""The schedule of faults, computed from the seed before anything starts.
 
-Lanes run side by side, and in each one blow ends before the next begins: what is thrown at Redis twice at once would
-show nothing more. Every kind comes at least once in every run.
+Lanes run concurrently, and in each one fault ends before the next begins: two concurrent faults of Redis would
+show nothing more. Every kind occurs at least once in every run.
 """
 
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from chaos.configuration import ACCOUNTS, KEYS_AN_ACCOUNT, LEASE_S, keys_of
 from chaos.gateways import PLACES, WORKERS_PLACE
 
 CALM_S: Final = 4.0
-"""At the beginning: everything serves before anything is thrown."""
+"""At the start: everything serves before the first fault."""
 LAST_CALM_S: Final = 3.0
 FEATURES: Final = {
     "overload": frozenset({"overload"}),
@@ -22,7 +22,7 @@ FEATURES: Final = {
     "workers": frozenset({"worker killed", "supervisor killed"}),
     "clock": frozenset(f"redis clock {offset_s:+d} s" for offset_s in (2, -2, 30, -30, 90, -90)),
 }
-"""What a run can be started without -> the kinds of blow that fall away."""
+"""Features that can be disabled -> their kinds of fault."""
 
 _LANES: Final = {
     "gateways": (
@@ -51,26 +51,26 @@ _LANES: Final = {
 }
 _MEAN_GAP_S: Final = {"gateways": 6.0, "redis": 9.0, "provider": 6.0, "operators": 6.0, "clock": 9.0, "load": 40.0}
 _SPAN: Final = {"clock": (2 / 3, 1.0), "load": (0.0, 0.3)}
-"""Which part of the run a lane has. Before the clock is stepped, whole minutes are audited; an overload comes first."""
+"""Part of the run for a lane. Whole minutes are checked before the clock is stepped; an overload comes first."""
 _LONG: Final = frozenset({"hang", "cut", "502", "garbage", "key dead", "account broke", "window used up"})
 _ACCOUNTS: Final = [account for group in ACCOUNTS.values() for account in group]
 _POISONS: Final = (1002, 1039, 1041, 2045, 1008, 2049, 2056, 1028, 2061)
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
-    """One of them."""
+class Fault:
+    """One fault."""
 
     at_s: float
-    """Since the beginning, at the earliest."""
+    """Since the start, at the earliest."""
     lane: str
     kind: str
     seconds: float = 0.0
-    """For how long, where it lasts."""
+    """Duration, if it lasts."""
     target: str = ""
-    """A key, an account, a tenant's number, a place."""
+    """A key, an account, a tenant's number, or a gateway slot."""
     number: int = 0
-    """A code, a choice, seconds of a clock's offset."""
+    """A code, a choice, or seconds of clock offset."""
 
     def __str__(self) -> str:
         lasting = f" for {self.seconds:.1f} s" if self.seconds else ""
@@ -78,19 +78,19 @@ class Blow:
         return f"{self.kind} {self.target}".strip() + number + lasting
 
 
-def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Blow]:
-    """Every blow of a run of this length, in order of its moment; what is left out changes nothing of the rest."""
-    blows: list[Blow] = []
+def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Fault]:
+    """Returns every fault of a run of this length in order of time; disabled features do not change the others."""
+    faults: list[Fault] = []
     for lane, kinds in _LANES.items():
         chance = Random(f"{seed}/{lane}")  # noqa: S311 - it is to be repeatable
-        blows += _plan_lane(chance, lane, kinds, seconds)
+        faults += _plan_lane(chance, lane, kinds, seconds)
     dropped = frozenset[str]().union(*(FEATURES[name] for name in without))
-    kept = [blow for blow in blows if blow.kind not in dropped]
-    return sorted(kept, key=lambda blow: (blow.at_s, blow.lane))
+    kept = [fault for fault in faults if fault.kind not in dropped]
+    return sorted(kept, key=lambda fault: (fault.at_s, fault.lane))
 
 
-def _plan_lane(chance: Random, lane: str, kinds: tuple[str, ...], seconds: float) -> list[Blow]:
-    """The deck is played as a whole before any kind comes again, in another order each time."""
+def _plan_lane(chance: Random, lane: str, kinds: tuple[str, ...], seconds: float) -> list[Fault]:
+    """Plays all kinds in random order before any repeats."""
     run_s = max(1.0, seconds - CALM_S - LAST_CALM_S)
     first, last = _SPAN.get(lane, (0.0, 1.0))
     count = max(len(kinds), int(run_s * (last - first) / _MEAN_GAP_S[lane]))
@@ -98,11 +98,11 @@ def _plan_lane(chance: Random, lane: str, kinds: tuple[str, ...], seconds: float
     while len(deck) < count:
         deck += chance.sample(kinds, len(kinds))
     moments = sorted(CALM_S + run_s * chance.uniform(first, last) for _ in range(count))
-    return [_blow(chance, at_s, lane, kind) for at_s, kind in zip(moments, deck, strict=False)]
+    return [_fault(chance, at_s, lane, kind) for at_s, kind in zip(moments, deck, strict=False)]
 
 
-def _blow(chance: Random, at_s: float, lane: str, kind: str) -> Blow:
-    """The same number of draws whatever the kind."""
+def _fault(chance: Random, at_s: float, lane: str, kind: str) -> Fault:
+    """Draws the same count of random numbers for every kind."""
     short_s, long_s = round(chance.uniform(0.3, 3.0), 1), round(chance.uniform(1.0, 5.0), 1)
     place, number = chance.randrange(PLACES), chance.randrange(1_000_000)
     account, minimax = _ACCOUNTS[number % len(_ACCOUNTS)], ACCOUNTS["minimax"]
@@ -120,7 +120,7 @@ def _blow(chance: Random, at_s: float, lane: str, kind: str) -> Blow:
     choices = {"poison": _POISONS[number % len(_POISONS)], "reload": 1 + number % 5}
     seconds = _seconds(lane, kind, short_s, long_s)
     offset_s = int(kind.split()[2]) if lane == "clock" else 0
-    return Blow(at_s, lane, kind, seconds, targets.get(kind, ""), choices.get(kind, offset_s))
+    return Fault(at_s, lane, kind, seconds, targets.get(kind, ""), choices.get(kind, offset_s))
 
 
 def _seconds(lane: str, kind: str, short_s: float, long_s: float) -> float:

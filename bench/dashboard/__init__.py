@@ -1,1 +1,1 @@
-"""The picture of the dashboard: `python -m bench.dashboard docs/dashboard.png`."""
+"""Image of the dashboard: `python -m bench.dashboard docs/dashboard.png`."""

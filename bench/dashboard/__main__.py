@@ -1,9 +1,9 @@
-"""Make the picture of the dashboard: `python -m bench.dashboard docs/dashboard.png`.
+"""Renders the dashboard: `python -m bench.dashboard docs/dashboard.png`.
 
-A gateway with two processes before the simulator, tenants that ask it for some minutes, a Prometheus that scrapes it
-with the rules of deploy/. Then each query of deploy/grafana/imagegate.json is asked, and what comes is drawn on a page
-that Chromium photographs: there is no Grafana in it. Needs `prometheus` and `chromium` in the path; Debian's packages
-have the same names. Ends all that it starts.
+Runs a gateway with two processes on the simulator, tenants that send requests for some minutes, and a Prometheus
+with the rules of deploy/. Each query of deploy/grafana/imagegate.json is then run, and Chromium renders the results
+on a page, without Grafana. Needs `prometheus` and `chromium` in the path; Debian's packages have the same names.
+Ends all processes that it starts.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
 
 @contextmanager
 def _running(folder: Path) -> Iterator[tuple[str, str, Prometheus]]:
-    """The gateway's address, the simulator's, and Prometheus."""
+    """Yields the URLs of the gateway and the simulator, and Prometheus."""
     binary = _find("prometheus")
     with ExitStack() as stack:
         simulator = stack.enter_context(simulating(latency_s=_LATENCY_S))
@@ -83,7 +83,7 @@ def _running(folder: Path) -> Iterator[tuple[str, str, Prometheus]]:
 
 
 async def _live_through(url: str, simulator_url: str, keys: dict[str, str], seconds: float) -> None:
-    """On the way a key becomes invalid, an account has no money for a while, and the provider is ill for another."""
+    """Runs the load, with an invalid key, an account without balance and an unhealthy provider for a while each."""
     async with asyncio.TaskGroup() as group, httpx.AsyncClient(base_url=f"{simulator_url}/simulator") as switches:
         group.create_task(drive(url, _HABITS, keys, seconds))
         await asyncio.sleep(seconds * 0.3)

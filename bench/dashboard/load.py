@@ -1,4 +1,4 @@
-"""Tenants that ask the simulator's gateway for images, each in its own way, for as long as somebody watches."""
+"""Tenants that request images, each with its own pattern, for a given time."""
 
 import asyncio
 import math
@@ -12,29 +12,29 @@ from typing import Final
 import aiohttp
 
 _WAVE_S: Final = 150.0
-"""The load comes and goes in this time, so that the queue fills and empties more than once in a picture."""
+"""Period of the load, so that the queue fills and empties more than once in an image."""
 _TICK_S: Final = 0.1
 
 Ask = Callable[[str, dict[str, object]], Coroutine[None, None, None]]
-"""Sends a body to a path, and waits for the answer."""
+"""Sends a body to a path and waits for the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """How a tenant asks."""
+    """Request pattern of a tenant."""
 
     tenant: str
     requests_per_minute: float
     path: str = "/v1/images/generations"
     images: int = 1
     limits: Mapping[str, object] = field(default_factory=dict)
-    """The tenant's own, as the admin API takes them."""
+    """The tenant's limits, in the admin API's format."""
     words: Mapping[str, float] = field(default_factory=dict)
-    """What its prompts make the simulator do, and the share of its prompts that do so."""
+    """Fault words of its prompts, and the share of prompts with each."""
 
 
 async def drive(url: str, habits: Sequence[Habit], keys: Mapping[str, str], seconds: float, seed: int = 1) -> int:
-    """Ask as the habits say, whatever the answers are; how many requests were sent. Each run asks nearly the same."""
+    """Sends requests by the patterns and returns their number. Runs with equal seeds are nearly equal."""
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(180)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         ask = partial(_ask, session, url)
@@ -73,4 +73,4 @@ async def _ask(session: aiohttp.ClientSession, url: str, key: str, path: str, bo
         async with session.post(f"{url}{path}", json=body, headers={"authorization": f"Bearer {key}"}) as answer:
             await answer.read()
     except (aiohttp.ClientError, TimeoutError):
-        return  # the gateway is away: that, too, is worth a picture
+        return  # the gateway is unavailable: the dashboard shows that too

@@ -1,4 +1,4 @@
-"""A dashboard as one page of HTML, laid out and coloured as Grafana does it."""
+"""A dashboard as one HTML page, in Grafana's layout and colours."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ _STYLE: Final = (Path(__file__).parent / "page.css").read_text("utf-8")
 
 
 def height_of(panels: Sequence[Panel]) -> int:
-    """Of the whole page, in pixels."""
+    """Returns the height of the page in pixels."""
     rows: int = max(panel.model["gridPos"]["y"] + panel.model["gridPos"]["h"] for panel in panels)
     return _HEAD + rows * _ROW + _FOOT
 
@@ -97,7 +97,7 @@ _INSIDES: Final = {"stat": _stat, "timeseries": _lines, "table": _table}
 
 
 def _colours(panel: Panel) -> list[str]:
-    """What the panel wants for a name, or else the palette in the order of the lines."""
+    """Returns the panel's colours by name, or the palette in the order of the lines."""
     wanted = [
         (override["matcher"], found["value"]["fixedColor"])
         for override in panel.model["fieldConfig"]["overrides"]

@@ -1,4 +1,4 @@
-"""What a dashboard of Grafana asks a Prometheus, and what it is told. Of Grafana's model: what our dashboard uses."""
+"""Queries and results of a Grafana dashboard, for the parts of Grafana's model that this dashboard uses."""
 
 import math
 import re
@@ -13,18 +13,18 @@ _LEGEND_FIELD = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time that is looked at: seconds since 1970, and between two points."""
+    """The time range: Unix seconds, and the step."""
 
     start: float
     end: float
     step_s: float
     rate_s: float
-    """What Grafana would put in the place of `$__rate_interval`."""
+    """The value of Grafana's `$__rate_interval`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line: its name in the legend, and a value for each moment that has one."""
+    """A line: its legend name, and its values by time."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -32,7 +32,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel of the dashboard with its data: lines, or the rows of a table."""
+    """A panel with its data: lines, or table rows."""
 
     model: Mapping[str, Any]
     series: Sequence[Series]
@@ -58,7 +58,7 @@ class Panel:
 
 
 def fill(query: str, window: Window, chosen: Mapping[str, str]) -> str:
-    """A query with what is chosen in the place of Grafana's variables."""
+    """Replaces Grafana's variables in a query."""
     filled = query.replace("$__rate_interval", f"{window.rate_s:.0f}s")
     filled = filled.replace("$__range", f"{window.end - window.start:.0f}s")
     for name, pattern in chosen.items():
@@ -67,7 +67,7 @@ def fill(query: str, window: Window, chosen: Mapping[str, str]) -> str:
 
 
 def choose_all(dashboard: Mapping[str, Any]) -> dict[str, str]:
-    """What stands for "All" in the queries, for each variable that offers it."""
+    """Returns the query text of "All" for each variable that offers it."""
     variables = dashboard["templating"]["list"]
     return {variable["name"]: variable["allValue"] for variable in variables if variable.get("includeAll")}
 
@@ -102,7 +102,7 @@ def _name(legend: str, labels: Mapping[str, str]) -> str:
 
 
 def _arrange(rows: list[dict[str, str]], model: Mapping[str, Any]) -> list[dict[str, str]]:
-    """As the panel's transformations say."""
+    """Applies the panel's transformations."""
     hidden: set[str] = set()
     for transformation in model.get("transformations", []):
         options = transformation["options"]

@@ -1,4 +1,4 @@
-"""Lines over time. The drawing stretches with its panel: positions are percent, and texts stand beside it as HTML."""
+"""Line charts. The drawing stretches with its panel: positions are percentages, and texts are HTML beside it."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from bench.dashboard.panels import Panel, Series, Window
 from bench.dashboard.units import marks, write
 
 _GAP_STEPS: Final = 2.5
-"""A line is broken where a series was away for longer."""
+"""A line breaks if a series is missing for longer."""
 _TICKS: Final = 6
 _ROUND_S: Final = (10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600)
 
@@ -17,7 +17,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def draw_plot(panel: Panel, window: Window, colours: Sequence[str]) -> str:
-    """The plot with its axes."""
+    """Draws the plot with its axes."""
     custom = panel.defaults.get("custom", {})
     layers = _stack(panel.series) if panel.is_stacked else [(series.points, None) for series in panel.series]
     highest = max((value for points, _ in layers for _, value in points), default=0.0)
@@ -35,14 +35,14 @@ def draw_plot(panel: Panel, window: Window, colours: Sequence[str]) -> str:
 
 
 def draw_spark(series: Series, window: Window, colour: str) -> str:
-    """The small line under a number."""
+    """Draws the small line under a number."""
     top = max(value for _, value in series.points) * 1.1 or 1.0
     drawn = _area(series.points, None, window, top, colour, 0.2) + _line(series.points, window, top, colour, 1)
     return f'<svg class="spark" viewBox="0 0 100 100" preserveAspectRatio="none">{drawn}</svg>'
 
 
 def _stack(lines: Sequence[Series]) -> list[tuple[Points, Points]]:
-    """Each line on top of those before it, with what it stands on; where one is away the next stands lower."""
+    """Stacks each line on those before it, with its base; a missing line lowers the next."""
     floor: dict[float, float] = {}
     layers: list[tuple[Points, Points]] = []
     for series in lines:
@@ -58,7 +58,7 @@ def _line(points: Points, window: Window, top: float, colour: str, width: float)
 
 
 def _area(points: Points, floor: Points | None, window: Window, top: float, colour: str, opacity: float) -> str:
-    """What is between a line and what it stands on."""
+    """Fills the area between a line and its base."""
     below = dict(floor or [])
     path = ""
     for part in _parts(points, window):
@@ -91,7 +91,7 @@ def _levels(levels: Sequence[float], top: float, unit: str) -> str:
 
 
 def _times(window: Window) -> str:
-    """Marks of the clock, at round times."""
+    """Labels round times."""
     span = window.end - window.start
     step = next((size for size in _ROUND_S if span / size <= _TICKS), _ROUND_S[-1])
     moments = range(math.ceil(window.start / step) * step, math.floor(window.end) + 1, step)

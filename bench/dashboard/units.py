@@ -1,4 +1,4 @@
-"""Numbers as Grafana writes them, and the round ones at which an axis is marked."""
+"""Numbers in Grafana's format, and round axis marks."""
 
 import math
 
@@ -6,7 +6,7 @@ _MARKS = 5
 
 
 def write(value: float, unit: str) -> str:
-    """A value with its unit, short."""
+    """Renders a value with its unit."""
     if unit == "percentunit":
         return f"{_short(value * 100)}%"
     if unit == "currencyUSD":
@@ -17,7 +17,7 @@ def write(value: float, unit: str) -> str:
 
 
 def marks(top: float) -> list[float]:
-    """Round numbers from 0 up to the first that is not below `top`."""
+    """Returns round numbers from 0 to the first that is not below `top`."""
     if top <= 0:
         return [0.0, 1.0]
     rough = top / _MARKS
@@ -33,7 +33,7 @@ def _write_seconds(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits that count."""
+    """Renders three significant digits."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"

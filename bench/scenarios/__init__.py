@@ -1,4 +1,4 @@
-"""Every measure, in the order of the table."""
+"""Every scenario, in the order of the table."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""CPU of the server process, user and system, for one request at concurrency 32."""
+"""CPU of the server process per request, user and system, at concurrency 32."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ def measure(run: Run) -> list[Row]:
     def plan(program: Program) -> Plan:
         return program.plan(concurrency=32, seconds=seconds)
 
-    with stage(run, "relay", "hello") as programs:
-        measured = (programs.gateway, *programs.floors.values())
-        found = alternate(measured, plan, 5, run.tell)
+    with stage(run, "proxy", "hello") as programs:
+        measured = (programs.gateway, *programs.baselines.values())
+        found = alternate(measured, plan, 5, run.report)
         _check_served(programs, found[:2])
     gateway, relay, hello = map(median_cpu_ms, found)
     return [
-        Row(measure="CPU per request, ms: to relay", gateway=gateway, floor=relay, goal=at_most(0.33, Of.RATIO)),
-        Row(measure="the same: to hello", gateway=gateway, floor=hello),
+        Row(measure="CPU per request, ms: to relay", gateway=gateway, baseline=relay, goal=at_most(0.33, Of.RATIO)),
+        Row(measure="the same: to hello", gateway=gateway, baseline=hello),
     ]
 
 
 def _check_served(programs: Stage, found: Sequence[Sequence[Spent]]) -> None:
-    """Raises: RuntimeError when something was answered that the upstream knows nothing of."""
+    """Raises: RuntimeError if something was served without the upstream."""
     answered = sum(spent.outcome.served for rounds in found for spent in rounds)
     served = read_served(programs.upstream.port)
     if served < answered:

@@ -1,4 +1,4 @@
-"""Two thousand calls in flight: an upstream that takes 5 s, and 400 requests a second."""
+"""Two thousand calls in flight: an upstream that takes 5 s, at 400 requests per second."""
 
 import time
 
@@ -24,7 +24,7 @@ def measure(run: Run) -> list[Row]:
             outcome = traffic.outcome()
             lag = watch.lag()
         each_bytes = (peak_memory_bytes(gateway.pid) - idle_bytes) / (_DELAY_S * _RATE)
-    run.tell(
+    run.report(
         f"{outcome.sent} sent, {outcome.served} served, {outcome.failed or 'none failed'}; p50 {outcome.p50_s:.2f} s"
     )
     return [

@@ -1,4 +1,4 @@
-"""Answers with four images of 2 MB: CPU next to a relay of raw bytes, and memory."""
+"""Responses with four images of 2 MB: CPU compared to a byte relay, and memory."""
 
 import time
 
@@ -23,20 +23,20 @@ def _cpu(run: Run) -> list[Row]:
         return program.plan(images=_IMAGES, concurrency=4, seconds=seconds)
 
     with stage(run, "relay_bytes") as programs:
-        measured = (programs.gateway, programs.floors["relay_bytes"])
-        gateway, relay = map(median_cpu_ms, alternate(measured, plan, run.count(5, 3), run.tell))
+        measured = (programs.gateway, programs.baselines["relay_bytes"])
+        gateway, relay = map(median_cpu_ms, alternate(measured, plan, run.count(5, 3), run.report))
     return [
         Row(
             measure="8 MB bodies, CPU, ms: to relay-bytes",
             gateway=gateway,
-            floor=relay,
+            baseline=relay,
             goal=at_most(0.8, Of.RATIO),
         )
     ]
 
 
 def _memory(run: Run) -> list[Row]:
-    """Of one answer by itself, and of the first and the last hundred of many, one after the other."""
+    """Measures a single response, and the first and last hundred of a sequence."""
     with stage(run) as programs:
         gateway = programs.gateway
         press(gateway, gateway.plan(concurrency=1, seconds=30, count=50))
@@ -49,7 +49,7 @@ def _memory(run: Run) -> list[Row]:
         first_bytes = _peak_bytes(gateway, part)
         _peak_bytes(gateway, many - 2 * part)
         last_bytes = _peak_bytes(gateway, part)
-    run.tell(
+    run.report(
         f"a body has {body_bytes / _MB:.1f} MB; idle {idle_bytes / _MB:.0f} MB, with one {one_bytes / _MB:.1f} MB more"
     )
     return [

@@ -1,7 +1,7 @@
-"""An ordinary overload: more than the accounts can serve, in a few seconds, from a hundred tenants; default settings.
+"""An ordinary overload: in a few seconds, more than the accounts can serve, from a hundred tenants; default settings.
 
-Clients disconnect a minute after the last request. What was ordered until then is in the provider's invoice and has to
-be in the ledger. Once more beside two loops that take the CPU: a machine made slow.
+Clients disconnect a minute after the last request. The provider's invoice has what was ordered until then, and the
+ledger must match. Runs again beside two busy loops: a slow machine.
 """
 
 import sys
@@ -66,7 +66,7 @@ _ACCOUNT: Final = """
 class _Found:
     outcome: Outcome
     openings: int
-    """Of the breaker of Redis."""
+    """Of the Redis circuit breaker."""
     slowest_ms: float
     billed: int
     recorded: int
@@ -124,7 +124,7 @@ def _overload(run: Run, accounts: int, loops: int = 0) -> _Found:
             sum(used[field] for field in ("images", "withheld", "lost", "unconfirmed")),
             sum(sum(bill["refusals"].values()) for bill in invoice["accounts"].values()),
         )
-    run.tell(f"{accounts} accounts, {loops} loops: served {outcome.served}, {outcome.failed}; {found}")
+    run.report(f"{accounts} accounts, {loops} loops: served {outcome.served}, {outcome.failed}; {found}")
     return found
 
 

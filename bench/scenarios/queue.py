@@ -1,4 +1,4 @@
-"""Thousands of requests that wait in the fair queue, while no account has room."""
+"""Thousands of requests in the fair queue while no account has capacity."""
 
 import re
 import time
@@ -13,9 +13,9 @@ from bench.traffic import Traffic
 _LANES = 32
 _RATE = 200.0
 _FIRST = 32
-"""Wait before memory is looked at: what is loaded and made once, by the first to wait, belongs to no request."""
+"""Waiting before memory is measured: one-time costs of the first to wait belong to no request."""
 _WATCHED_S = 3.0
-"""With all of them waiting, after their arrival."""
+"""After the arrival of all."""
 
 
 def measure(run: Run) -> list[Row]:
@@ -33,7 +33,7 @@ def measure(run: Run) -> list[Row]:
                 lag = watch.lag()
     found = [Row(measure=f"{waiting:,} waiting: so many did", gateway=reached, goal=at_least(waiting))]
     if reached < waiting:
-        return found  # what fewer take is no answer
+        return found  # a shorter queue would give no valid result
     return [
         *found,
         Row(measure=f"{waiting:,} waiting: memory each, KB", gateway=each_bytes / 1024, goal=at_most(24)),
@@ -42,11 +42,11 @@ def measure(run: Run) -> list[Row]:
 
 
 def _wait_for_queue(run: Run, gateway: Program, waiting: int, traffic: Traffic) -> int:
-    """How many wait when all do, or after three times the time that they need to arrive."""
+    """Returns the queue length once all wait, or after three times their arrival time."""
     deadline_s = time.monotonic() + 15 + 3 * waiting / _RATE
     while (depth := _depth(gateway)) < waiting and time.monotonic() < deadline_s:
         time.sleep(1)
-    run.tell(f"{depth} wait" if depth >= waiting else f"only {depth} of {waiting} wait: {traffic.stop().failed}")
+    run.report(f"{depth} wait" if depth >= waiting else f"only {depth} of {waiting} wait: {traffic.stop().failed}")
     return depth
 
 

@@ -1,4 +1,4 @@
-"""What the refused requests of one tenant cost another one: its median beside 700 a second, and without them."""
+"""Cost of one tenant's refused requests to another: its median with and without 700 refusals per second."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ _REFUSED = '{"model": "image-01", "prompt": "a lighthouse at dawn", "size": "non
 _CLIENTS = 4
 _PAUSE_S = 0.02
 _SETTLED_S = 1.0
-"""For the flood to reach its pace, and for what is left of it afterwards."""
+"""For the flood to start, and to finish."""
 
 
 def measure(run: Run) -> list[Row]:
@@ -32,12 +32,12 @@ def measure(run: Run) -> list[Row]:
                 refused = traffic.stop()
             time.sleep(_SETTLED_S)
             medians = f"{1000 * alone[-1]:.2f} ms, {1000 * beside[-1]:.2f} ms"
-            run.tell(f"round {number + 1} of {rounds}: {medians}, {refused.failed} in {refused.seconds:.1f} s")
+            run.report(f"round {number + 1} of {rounds}: {medians}, {refused.failed} in {refused.seconds:.1f} s")
     return [
         Row(
             measure="p50 beside 700 refusals a second, ms",
             gateway=1000 * statistics.median(beside),
-            floor=1000 * statistics.median(alone),
+            baseline=1000 * statistics.median(alone),
             goal=at_most(1.2, Of.RATIO),
         )
     ]

@@ -1,4 +1,4 @@
-"""Round trips to Redis of one request with nobody beside it, as Redis counts them: how often it read from somebody."""
+"""Redis round trips of a single request, counted by Redis' own reads."""
 
 import time
 
@@ -24,7 +24,7 @@ def measure(run: Run) -> list[Row]:
         beside = quiet * (time.monotonic() - began_s) / _QUIET_S
         trips = (_count(client) - before - beside) / _COUNT
         client.close()
-    run.tell(f"{trips:.3f}; {quiet / _QUIET_S:.1f} a second beside them")
+    run.report(f"{trips:.3f}; {quiet / _QUIET_S:.1f} a second beside them")
     return [
         Row(measure="Redis round trips per request", gateway=round(trips, 1), goal=at_most(4)),
         Row(measure="scripts per request", gateway=round(scripts / _COUNT, 1)),
@@ -32,7 +32,7 @@ def measure(run: Run) -> list[Row]:
 
 
 def _count(client: "client_library.Redis") -> int:
-    """Reads from all connections but this one, whose every call is one read more, this one included."""
+    """Counts reads from all connections but this one, of which each call is one read, including this one."""
     found: int = client.info("stats")["total_reads_processed"]
     return found
 

@@ -1,4 +1,4 @@
-"""`imagegate serve`: how long until it is ready, and what it takes of memory before the first request."""
+"""`imagegate serve`: startup time, and memory before the first request."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ def measure(run: Run) -> list[Row]:
             seconds.append(programs.gateway.ready_after_s)
             time.sleep(_SETTLED_S)
             memory.append(memory_bytes(programs.gateway.pid) / _MB)
-        run.tell(f"{seconds[-1]:.2f} s, {memory[-1]:.0f} MB")
+        run.report(f"{seconds[-1]:.2f} s, {memory[-1]:.0f} MB")
     return [
         Row(measure="start to ready, s", gateway=statistics.median(seconds), goal=at_most(1)),
         Row(measure="memory idle, MB", gateway=statistics.median(memory), goal=at_most(80)),

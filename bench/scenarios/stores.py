@@ -1,8 +1,8 @@
-"""What must not grow with the number of tenants, of accounts, or of who waits: the stores themselves, on a real Redis.
+"""Costs that must not grow with tenants, accounts or queue length: the stores themselves, on a real Redis.
 
-Two sizes are measured in turns, each with a Redis of its own. Redis' time is what it says that scripts took, CPU that
-of this process, in which the gateway's stores run. Figures are medians over the turns, of one call. In the table the
-larger size stands as the gateway's, the smaller one as the floor.
+Two sizes are measured in turn, each with its own Redis. Redis time is its own script statistics; CPU is that of
+this process, which runs the gateway's stores. Figures are medians per call. In the table the larger size is the
+gateway's figure, the smaller one the baseline.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _MANY = 1_000_000_000
 _LIMITS = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
 _QUOTAS = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_micros_per_month": _MANY}
 _ACTIVE_TENANTS = 1000
-"""Of all tenants so many, chosen at random, ask: each twice and more, for a first time costs more than the next."""
+"""Random subset of tenants that send requests, each at least twice: the first one costs more."""
 _COPY = """
 for number = ARGV[1], ARGV[2] do
   local name = string.format('tenant-%d', number)
@@ -50,17 +50,17 @@ end
 """
 _WAITING = record("sim", "line")
 _GRANTS = 10
-"""Of a turn: the line is a tenth shorter then, where a hundred wait, and filled up before the next turn."""
+"""Per turn: it shortens a queue of a hundred by a tenth, which is refilled before the next turn."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Something that can be done again and again."""
+    """A repeatable operation."""
 
     redis: Client
     act: Callable[[], Awaitable[object]]
     prepare: Callable[[], Awaitable[object]]
-    """Before each turn, and not measured."""
+    """Runs before each turn, unmeasured."""
 
 
 Prepare = Callable[[Client, int], AbstractAsyncContextManager[Case]]
@@ -68,7 +68,7 @@ Prepare = Callable[[Client, int], AbstractAsyncContextManager[Case]]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one act, in microseconds."""
+    """Per operation, in microseconds."""
 
     redis_us: float
     cpu_us: float
@@ -88,8 +88,8 @@ def measure(run: Run) -> list[Row]:
 def _rows(what: str, small: Cost, large: Cost, *, is_promised: bool = True) -> list[Row]:
     goal = at_most(1.2, Of.RATIO) if is_promised else None
     return [
-        Row(measure=f"{what}, us", gateway=large.redis_us, floor=small.redis_us, goal=goal),
-        Row(measure="  CPU of the gateway, us", gateway=large.cpu_us, floor=small.cpu_us, goal=goal),
+        Row(measure=f"{what}, us", gateway=large.redis_us, baseline=small.redis_us, goal=goal),
+        Row(measure="  CPU of the gateway, us", gateway=large.cpu_us, baseline=small.cpu_us, goal=goal),
     ]
 
 
@@ -99,7 +99,7 @@ def _compare(run: Run, turns: int, prepare: Prepare, sizes: tuple[int, int], cal
         ports = [stack.enter_context(redis(folder)) for folder in folders]
         small, large = uvloop.run(_take_turns(ports, prepare, sizes, turns, calls))
     name = prepare.__name__.strip("_")
-    run.tell(f"{name}: {small.redis_us:.0f} us of Redis at {sizes[0]:,}, {large.redis_us:.0f} at {sizes[1]:,}")
+    run.report(f"{name}: {small.redis_us:.0f} us of Redis at {sizes[0]:,}, {large.redis_us:.0f} at {sizes[1]:,}")
     return small, large
 
 
@@ -131,13 +131,13 @@ async def _take_turn(case: Case, calls: int) -> Cost:
 
 
 async def _scripts_us(client: Client) -> int:
-    """What Redis has spent with scripts."""
+    """Returns the time that Redis has spent in scripts."""
     told = await execute(client, client.info("commandstats"), dict[str, dict[str, int]])
     return sum(told.get(f"cmdstat_{name}", {}).get("usec", 0) for name in ("evalsha", "eval"))
 
 
 async def _nothing() -> None:
-    """To prepare."""
+    """Prepares nothing."""
 
 
 @asynccontextmanager
@@ -165,7 +165,7 @@ def _named(template: Principal, name: str) -> Principal:
 
 @asynccontextmanager
 async def _leasing(client: Client, accounts: int) -> AsyncIterator[Case]:
-    """A lease, and its end, unsent: what is kept of an account's minute would else be longer where there is but one."""
+    """A lease and its release, unsent: otherwise a single account's minute would be longer."""
     async with pooling(client, *(account(f"account-{number}") for number in range(accounts))) as process:
 
         async def act() -> None:
@@ -176,20 +176,20 @@ async def _leasing(client: Client, accounts: int) -> AsyncIterator[Case]:
 
 @asynccontextmanager
 async def _granting(client: Client, length: int) -> AsyncIterator[Case]:
-    """One that is served is done, and the next one's turn comes."""
+    """A served request ends, and the next in the queue is served."""
     async with _line(client, length) as line:
         yield Case(client, line.grant, line.fill)
 
 
 @asynccontextmanager
 async def _joining(client: Client, length: int) -> AsyncIterator[Case]:
-    """One more comes to wait."""
+    """A request joins the queue."""
     async with _line(client, length) as line:
         yield Case(client, line.join, line.make_room)
 
 
 class _Line:
-    """Requests of ten tenants that wait for one account, which serves one at a time."""
+    """Requests of ten tenants that wait for one account with a concurrency of 1."""
 
     def __init__(self, client: Client, process: Process, length: int) -> None:
         self._client = client
@@ -198,18 +198,18 @@ class _Line:
         self._numbers = itertools.count()
         self._waiting: set[asyncio.Task[Lease | NoCapacity]] = set()
         self._served: asyncio.Queue[asyncio.Task[Lease | NoCapacity]] = asyncio.Queue()
-        """`asyncio.wait` looks at all that wait, which would be counted as the gateway's."""
+        """`asyncio.wait` inspects all waiters, which would count as the gateway's cost."""
         self._lease: Lease | None = None
 
     async def fill(self) -> None:
-        """With the account taken, so that all of them wait."""
+        """Fills the queue while the account is occupied."""
         if self._lease is None:
             self._lease = await self._process.take()
         while len(self._waiting) < self._length:
             await self.join()
 
     async def make_room(self) -> None:
-        """So many fewer than a full line that joining makes it full."""
+        """Shortens a full queue so that joining fills it."""
         await self.fill()
         for _ in range(_GRANTS):
             await self.grant()

@@ -1,4 +1,4 @@
-"""Requests a second with 256 at once, one process."""
+"""Requests per second at concurrency 256, one process."""
 
 import statistics
 
@@ -12,8 +12,8 @@ _CONCURRENCY = 256
 
 def measure(run: Run) -> list[Row]:
     rounds = run.count(5, 3)
-    with stage(run, "relay") as programs:
-        measured = (programs.gateway, programs.floors["relay"])
+    with stage(run, "proxy") as programs:
+        measured = (programs.gateway, programs.baselines["proxy"])
         for program in measured:
             _ask(program, 0.5)
         found: list[list[Outcome]] = [[], []]
@@ -21,7 +21,7 @@ def measure(run: Run) -> list[Row]:
             for index, program in enumerate(measured):
                 found[index].append(_ask(program, run.pick(4.0, 1.0)))
             told = ", ".join(f"{_rate(outcomes[-1]):.0f}/s" for outcomes in found)
-            run.tell(f"round {number + 1} of {rounds}: {told}")
+            run.report(f"round {number + 1} of {rounds}: {told}")
     gateway, relay = (statistics.median(map(_rate, outcomes)) for outcomes in found)
     refused, sent = (
         sum(figures) for figures in zip(*((one.sent - one.served, one.sent) for one in found[0]), strict=True)
@@ -30,7 +30,7 @@ def measure(run: Run) -> list[Row]:
         Row(
             measure=f"requests/s, {_CONCURRENCY} at once",
             gateway=gateway,
-            floor=relay,
+            baseline=relay,
             goal=at_least(3, Of.RATIO),
         ),
         Row(measure="of these not served, percent", gateway=100 * refused / sent),

@@ -1,32 +1,32 @@
-"""The audit: everything is computed again from the evidence alone, with nothing of the gateway's own arithmetic."""
+"""The reconciliation: recomputes everything from the observations, without the gateway's own arithmetic."""
 
 from collections.abc import Callable
 from typing import Final
 
-from chaos.observations import Discrepancy, Evidence
+from chaos.observations import Discrepancy, Observations
 from chaos.reconciliation.answers import check_answers
 from chaos.reconciliation.capacity import check_capacity
 from chaos.reconciliation.ledgers import Books, compare_books
-from chaos.reconciliation.leftovers import check_remains
+from chaos.reconciliation.leftovers import check_leftovers
 from chaos.reconciliation.overload import check_overloads
 from chaos.reconciliation.purchases import check_purchases
 from chaos.reconciliation.windows import check_windows
 
-__all__ = ["Books", "audit"]
+__all__ = ["Books", "reconcile"]
 
-_CHECKS: Final[tuple[Callable[[Evidence], list[Discrepancy]], ...]] = (
+_CHECKS: Final[tuple[Callable[[Observations], list[Discrepancy]], ...]] = (
     check_purchases,
     check_capacity,
     check_overloads,
     check_windows,
     check_answers,
-    check_remains,
+    check_leftovers,
 )
 
 
-def audit(evidence: Evidence) -> tuple[Books, list[Discrepancy]]:
-    """The books side by side, and everything that does not hold."""
-    books, found = compare_books(evidence)
+def reconcile(observed: Observations) -> tuple[Books, list[Discrepancy]]:
+    """Returns all records side by side, and every discrepancy."""
+    books, found = compare_books(observed)
     for check in _CHECKS:
-        found += check(evidence)
+        found += check(observed)
     return books, found

@@ -1,23 +1,23 @@
-"""The clients' own book: everybody got an answer or had left, and what it says of the money is true."""
+"""The clients' records: each got a response or disconnected, and what it says about cost is true."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chaos.observations import OWED_S, Asked, Discrepancy, Ending, Evidence, Line, Process
+from chaos.observations import OWED_S, Asked, Discrepancy, Ending, Line, Observations, Process
 
 _NOTICED_S: Final = 2.0
-"""Between a kill and the end of the client's connection."""
+"""Time from a kill to the end of the client's connection."""
 
 
-def check_answers(evidence: Evidence) -> list[Discrepancy]:
+def check_answers(observed: Observations) -> list[Discrepancy]:
     billed = defaultdict[str, int](int)
-    for call in evidence.calls:
+    for call in observed.calls:
         billed[call.request_id] += call.images
-    lines = {line.request_id: line for line in evidence.lines}
-    processes = {one.number: one for one in evidence.processes if one.number is not None}
+    lines = {line.request_id: line for line in observed.lines}
+    processes = {one.number: one for one in observed.processes if one.number is not None}
     found = list[Discrepancy]()
-    for asked in evidence.asked:
+    for asked in observed.asked:
         found += _check_ending(asked, processes)
         if asked.ending is Ending.ANSWERED:
             process = processes.get(asked.gateway) if asked.gateway is not None else None
@@ -37,7 +37,7 @@ def _check_ending(asked: Asked, processes: Mapping[int, Process]) -> Iterator[Di
 
 
 def _check_answer(asked: Asked, line: Line | None, billed: int, process: Process | None) -> Iterator[Discrepancy]:
-    """`billed` are the images that were made for it, those that were withheld aside."""
+    """`billed` is the number of images made for it, without withheld ones."""
     if asked.status == 500 or asked.code in {"internal_error", "unreadable", "empty stream"}:
         yield Discrepancy("an answer that must not be", f"{asked.status} {asked.code} {asked.detail}", (asked.id,))
     delivered = line.delivered if line else 0
@@ -58,10 +58,10 @@ def _check_answer(asked: Asked, line: Line | None, billed: int, process: Process
 
 
 def _is_settled_by_others(asked: Asked, line: Line | None, process: Process | None) -> bool:
-    """Whether its images are in the ledger as unconfirmed, because its gateway died before it could say more.
+    """Returns True if its images are unconfirmed in the ledger, because its gateway died before it settled.
 
-    Redis was away when it answered, as the answer is worth more than the record; and it was killed before Redis was
-    back. One that is told to end waits for Redis.
+    Redis was unavailable when it responded, because responses do not wait for the record, and it was killed before
+    Redis recovered. A gateway told to end waits for Redis.
     """
     if line is None or process is None or line.delivered or line.unconfirmed < asked.pictures:
         return False

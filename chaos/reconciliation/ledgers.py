@@ -1,9 +1,9 @@
-"""The three books: what the provider bills, what the ledger's records say, what the tenants' sums say.
+"""The three ledgers: the provider's invoice, the ledger records and the tenants' sums.
 
-One line stands between the first two, and cannot be left out: what was ordered, never heard of again and not billed.
-Who is killed between the note that an order leaves and its arrival cannot take the note back, and who gets garbage
-cannot know what it cost. The ledger must hold such images as unconfirmed. Each is traced to its cause here, request by
-request; one without a cause is a discrepancy, as is every image that the provider bills and the ledger does not hold.
+One difference between the first two is unavoidable: images that were ordered, of unknown outcome and not billed.
+A gateway killed between recording an order and sending it cannot revert the record, and garbage hides the cost.
+The ledger must hold such images as unconfirmed. Each is traced to its cause, request by request. One without a
+cause is a discrepancy, as is every billed image that the ledger lacks.
 """
 
 from collections import Counter, defaultdict
@@ -13,12 +13,12 @@ from decimal import Decimal
 from typing import Final
 
 from chaos.configuration import PRICES
-from chaos.observations import OWED_S, Call, Counters, Discrepancy, Ending, Evidence, Line, Share, Sums
+from chaos.observations import OWED_S, Call, Counters, Discrepancy, Ending, Line, Observations, Share, Sums
 
 
 @dataclass(slots=True)
 class Row:
-    """An account in both books."""
+    """One account in both ledgers."""
 
     billed: int = 0
     billed_usd_micros: int = 0
@@ -28,7 +28,7 @@ class Row:
     unconfirmed: int = 0
     ledger_usd_micros: int = 0
     unbilled: int = 0
-    """Unconfirmed images that are on no invoice, with a known cause."""
+    """Unconfirmed images that are not billed, with a known cause."""
     unbilled_usd_micros: int = 0
 
     @property
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(slots=True)
 class Books:
-    """Side by side."""
+    """The ledgers side by side."""
 
     rows: dict[str, Row] = field(default_factory=dict)
     """By account."""
@@ -51,56 +51,56 @@ class Books:
     """Of the tenants' daily sums."""
     sums_usd_micros: int = 0
     causes: Counter[str] = field(default_factory=Counter)
-    """Why images are on no invoice -> how many."""
+    """Cause -> images that are not billed."""
 
 
 def micros_of(usd: str) -> int:
     return int(Decimal(usd) * 1_000_000)
 
 
-def compare_books(evidence: Evidence) -> tuple[Books, list[Discrepancy]]:
-    """Every request at every account, every account, and the whole."""
+def compare_books(observed: Observations) -> tuple[Books, list[Discrepancy]]:
+    """Compares every request at every account, every account, and the total."""
     books, found = Books(rows=defaultdict(Row)), list[Discrepancy]()
-    found += _check_journal(evidence)
-    calls, lines = _calls_by_request(evidence), _lines_by_request(evidence)
+    found += _check_journal(observed)
+    calls, lines = _calls_by_request(observed), _lines_by_request(observed)
     for request_id in sorted(calls.keys() | lines.keys()):
-        found += _compare_request(evidence, books, request_id, calls.get(request_id, []), lines.get(request_id, []))
+        found += _compare_request(observed, books, request_id, calls.get(request_id, []), lines.get(request_id, []))
     for row in books.rows.values():
         books.total.add(row)
     found += _check_total(books.total, "in total")
     for account, row in books.rows.items():
         found += _check_total(row, f"of account {account}")
-    found += _check_sums(evidence, books)
+    found += _check_sums(observed, books)
     return books, found
 
 
-def _calls_by_request(evidence: Evidence) -> dict[str, list[Call]]:
+def _calls_by_request(observed: Observations) -> dict[str, list[Call]]:
     found = defaultdict[str, list[Call]](list)
-    for call in evidence.calls:
+    for call in observed.calls:
         found[call.request_id].append(call)
     return found
 
 
-def _lines_by_request(evidence: Evidence) -> dict[str, list[Line]]:
+def _lines_by_request(observed: Observations) -> dict[str, list[Line]]:
     found = defaultdict[str, list[Line]](list)
-    for line in evidence.lines:
+    for line in observed.lines:
         found[line.request_id].append(line)
     return found
 
 
-def _check_journal(evidence: Evidence) -> Iterator[Discrepancy]:
-    """The provider's journal is whole: it adds up to its own invoice."""
+def _check_journal(observed: Observations) -> Iterator[Discrepancy]:
+    """Checks that the provider's call log adds up to its invoice."""
     journal = Counter[str]()
-    for call in evidence.calls:
+    for call in observed.calls:
         journal[call.account] += call.billed
-    for account, bill in evidence.invoice.items():
+    for account, bill in observed.invoice.items():
         if journal[account] != bill.images + bill.withheld:
             detail = f"{account}: journal {journal[account]}, invoice {bill.images + bill.withheld}"
             yield Discrepancy("the provider's journal is not its invoice", detail)
 
 
 def _compare_request(
-    evidence: Evidence, books: Books, request_id: str, calls: list[Call], lines: list[Line]
+    observed: Observations, books: Books, request_id: str, calls: list[Call], lines: list[Line]
 ) -> Iterator[Discrepancy]:
     if len(lines) > 1:
         yield Discrepancy("in the ledger twice", f"{len(lines)} records", (request_id,))
@@ -108,16 +108,20 @@ def _compare_request(
     for account in sorted(accounts):
         own = [call for call in calls if call.account == account]
         shares = [share for line in lines for share in line.calls if share.account == account]
-        yield from _compare_account(evidence, books, (request_id, account), own, (shares, lines))
+        yield from _compare_account(observed, books, (request_id, account), own, (shares, lines))
     for line in lines:
         if micros_of(line.usd) != (line.delivered + line.withheld + line.unconfirmed) * PRICES_BY_MODEL[line.model]:
             yield Discrepancy("a record's money is not its images' price", f"{line.usd} for {line}", (request_id,))
 
 
 def _compare_account(
-    evidence: Evidence, books: Books, place: tuple[str, str], calls: list[Call], entries: tuple[list[Share], list[Line]]
+    observed: Observations,
+    books: Books,
+    place: tuple[str, str],
+    calls: list[Call],
+    entries: tuple[list[Share], list[Line]],
 ) -> Iterator[Discrepancy]:
-    """One request at one account."""
+    """Compares one request at one account."""
     (request_id, account), (shares, lines) = place, entries
     row = Row(billed=sum(call.billed for call in calls))
     row.billed_usd_micros = sum(call.billed * PRICES[call.model] for call in calls if call.billed)
@@ -131,7 +135,7 @@ def _compare_account(
         detail = f"{account}: billed {row.billed}, in the ledger {row.ledger}"
         yield Discrepancy("billed by the provider and not in the ledger", detail, (request_id,))
     elif over > 0:
-        cause = _cause(evidence, request_id, calls, lines) if over <= row.unconfirmed else ""
+        cause = _cause(observed, request_id, calls, lines) if over <= row.unconfirmed else ""
         if cause:
             row.unbilled, row.unbilled_usd_micros = over, over * price
             books.causes[cause] += over
@@ -145,12 +149,12 @@ def _compare_account(
     books.rows[account].add(row)
 
 
-def _cause(evidence: Evidence, request_id: str, calls: list[Call], lines: list[Line]) -> str:
-    """Why an image may be unconfirmed and on no invoice; "" where it may not."""
+def _cause(observed: Observations, request_id: str, calls: list[Call], lines: list[Line]) -> str:
+    """Returns why an image may be unconfirmed and not billed; "" if it may not."""
     if any(call.is_unclear and not call.billed for call in calls):
         return "an answer that leaves the cost open, and cost nothing"
-    asked = next((one for one in evidence.asked if one.id == request_id), None)
-    process = next((one for one in evidence.processes if asked and one.number == asked.gateway), None)
+    asked = next((one for one in observed.asked if one.id == request_id), None)
+    process = next((one for one in observed.processes if asked and one.number == asked.gateway), None)
     if asked is None or process is None:
         return ""
     is_dead = all(line.delivered + line.withheld + line.lost == 0 for line in lines)
@@ -170,27 +174,27 @@ def _check_total(row: Row, where: str) -> Iterator[Discrepancy]:
         yield Discrepancy(f"micro-dollars differ {where}", detail)
 
 
-def _check_sums(evidence: Evidence, books: Books) -> Iterator[Discrepancy]:
-    """The tenants' sums and counters, against the records."""
+def _check_sums(observed: Observations, books: Books) -> Iterator[Discrepancy]:
+    """Compares the tenants' sums and counters with the records."""
     recorded = defaultdict[str, Sums](Sums)
-    for line in evidence.lines:
+    for line in observed.lines:
         sums = recorded[line.tenant]
         sums.delivered, sums.withheld = sums.delivered + line.delivered, sums.withheld + line.withheld
         sums.lost, sums.unconfirmed = sums.lost + line.lost, sums.unconfirmed + line.unconfirmed
         sums.usd_micros, sums.requests = sums.usd_micros + micros_of(line.usd), sums.requests + 1
-    for tenant in sorted(recorded.keys() | evidence.sums.keys()):
-        ours, theirs = recorded[tenant], evidence.sums.get(tenant, Sums())
+    for tenant in sorted(recorded.keys() | observed.sums.keys()):
+        ours, theirs = recorded[tenant], observed.sums.get(tenant, Sums())
         books.sums_images += theirs.delivered + theirs.withheld + theirs.lost + theirs.unconfirmed
         books.sums_usd_micros += theirs.usd_micros
         if ours != theirs:
             yield Discrepancy("a tenant's sums are not its records", f"{tenant}: records {ours}, sums {theirs}")
         charged = Counters(ours.delivered + ours.withheld + ours.unconfirmed, ours.usd_micros)
-        for name, windows in (("days", evidence.days), ("months", evidence.months)):
+        for name, windows in (("days", observed.days), ("months", observed.months)):
             counted = windows.get(tenant, Counters(0, 0))
             if counted != charged:
                 detail = f"{tenant}: records {charged}, {name} {counted}"
                 yield Discrepancy("a tenant's counters are not its records", detail)
-    for told in evidence.verified:
+    for told in observed.verified:
         yield Discrepancy("imagegate usage verify", told)
 
 
@@ -201,4 +205,4 @@ PRICES_BY_MODEL: Final = {
     "crowd-image": 3500,
     "steady-image": 3500,
 }
-"""Micro-dollars, by the gateway's id of the model."""
+"""Micro-dollars, by the gateway's model ID."""

@@ -1,32 +1,32 @@
-"""What is left when all is over: in Redis, in the processes' memory, in their logs; and whether everything serves."""
+"""Leftovers after the run: in Redis, in process memory, in logs; and recovery of every part."""
 
 from collections.abc import Iterator
 from statistics import median
 from typing import Final
 
 from chaos.configuration import RATE_MARGIN_S
-from chaos.observations import Discrepancy, Evidence, Process
+from chaos.observations import Discrepancy, Observations, Process
 
 RECOVERY_S: Final = 30.0
 PICTURE_S: Final = RECOVERY_S + 60.0 + RATE_MARGIN_S
-"""The accounts may have used up their minute with the last blow."""
+"""The last fault may have used up the accounts' minute."""
 _WARM_S: Final = 15.0
-"""After its start a process has loaded what it needs, and has served for a while."""
+"""Warm-up: by then a process has loaded its code and served for a while."""
 _LIFE_S: Final = 40.0
-"""A process that lived less has no memory to be judged by."""
+"""The memory of a process that lived less is not judged."""
 GROWTH_BYTES: Final = 64 * 1024 * 1024
-"""Generous: pictures under way come and go, and Python gives little back. A leak of every picture is far above."""
+"""Generous: images in flight vary, and Python returns little memory. Leaking every image is far above."""
 KEEPERS_GROWTH_BYTES: Final = 256 * 1024 * 1024
-"""Of Redis and the provider, which keep what happened: the one its records, the other its journal and pictures."""
+"""Of Redis and the provider, which accumulate records, call log and images."""
 
 
-def check_remains(evidence: Evidence) -> list[Discrepancy]:
-    found = [Discrepancy("left in Redis", told) for told in evidence.leftovers]
-    for process in evidence.processes:
+def check_leftovers(observed: Observations) -> list[Discrepancy]:
+    found = [Discrepancy("left in Redis", told) for told in observed.leftovers]
+    for process in observed.processes:
         found += _check_process(process)
-    for request_id, told in evidence.mistakes:
+    for request_id, told in observed.mistakes:
         found.append(Discrepancy("a mistake in a log", told, (request_id,) if request_id else ()))
-    for one in evidence.recovery:
+    for one in observed.recovery:
         for what, seconds, most_s in (("an answer", one.served_s, RECOVERY_S), ("a picture", one.picture_s, PICTURE_S)):
             if seconds is None or seconds > most_s:
                 told = "never" if seconds is None else f"after {seconds:.1f} s"
@@ -46,7 +46,7 @@ def _check_process(process: Process) -> Iterator[Discrepancy]:
 
 
 def growth_bytes(process: Process) -> int | None:
-    """From the process's warm beginning to its end, each the median of a few looks; None of a short life."""
+    """Returns growth from warm-up to end, each the median of a few samples; None for a short life."""
     if not process.memory or process.memory[-1][0] - process.memory[0][0] < _LIFE_S:
         return None
     warm = [resident for moment, resident in process.memory if moment >= process.memory[0][0] + _WARM_S]

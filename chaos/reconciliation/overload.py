@@ -1,23 +1,23 @@
-"""An overload is refused, and takes nothing down: Redis stays available, and the work of a script bounded."""
+"""Overloads are refused and harmless: Redis stays available, and the work per script bounded."""
 
 from collections.abc import Iterator
 from typing import Final
 
-from chaos.observations import Discrepancy, Evidence
+from chaos.observations import Discrepancy, Observations
 from chaos.phases import Overload
 
 COMMANDS_MAX: Final = 60.0
-"""Commands a script, on average. Unlike a duration, it does not depend on what else the machine does."""
+"""Average commands per script. Unlike a duration, it does not depend on the machine's load."""
 
 
-def check_overloads(evidence: Evidence) -> list[Discrepancy]:
-    return [one for overload in evidence.overloads for one in _check(evidence, overload)]
+def check_overloads(observed: Observations) -> list[Discrepancy]:
+    return [one for overload in observed.overloads for one in _check(observed, overload)]
 
 
-def _check(evidence: Evidence, overload: Overload) -> Iterator[Discrepancy]:
+def _check(observed: Observations, overload: Overload) -> Iterator[Discrepancy]:
     refused = tuple(
         asked.id
-        for asked in evidence.asked
+        for asked in observed.asked
         if asked.code == "gateway_unavailable"
         and overload.since_s <= asked.sent_s
         and asked.ended_s <= overload.until_s

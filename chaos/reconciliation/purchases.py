@@ -1,33 +1,33 @@
-"""What was bought, by the provider's own journal: nothing twice for one request, and nothing it does not understand."""
+"""Purchases, by the provider's call log: none twice for one request, and no invalid fields."""
 
 from collections import defaultdict
 from collections.abc import Iterator
 
-from chaos.observations import Asked, Call, Discrepancy, Evidence
+from chaos.observations import Asked, Call, Discrepancy, Observations
 
 
-def check_purchases(evidence: Evidence) -> list[Discrepancy]:
-    asked = {one.id: one for one in evidence.asked}
+def check_purchases(observed: Observations) -> list[Discrepancy]:
+    asked = {one.id: one for one in observed.asked}
     calls = defaultdict[str, list[Call]](list)
-    for call in evidence.calls:
+    for call in observed.calls:
         calls[call.request_id].append(call)
-    found = list(_check_fields(evidence))
+    found = list(_check_fields(observed))
     for request_id, own in calls.items():
-        found += _check_request(asked.get(request_id), request_id, own, evidence)
+        found += _check_request(asked.get(request_id), request_id, own, observed)
     return found
 
 
-def _check_fields(evidence: Evidence) -> Iterator[Discrepancy]:
-    for call in evidence.calls:
+def _check_fields(observed: Observations) -> Iterator[Discrepancy]:
+    for call in observed.calls:
         if call.rule == "fields":
             yield Discrepancy("the provider did not understand a call", f"{call.code}: {call}", (call.request_id,))
 
 
 def _check_request(
-    asked: Asked | None, request_id: str, calls: list[Call], evidence: Evidence
+    asked: Asked | None, request_id: str, calls: list[Call], observed: Observations
 ) -> Iterator[Discrepancy]:
     if asked is None:
-        yield Discrepancy("bought for nobody", f"{len(calls)} calls", (request_id,))
+        yield Discrepancy("bought without a request", f"{len(calls)} calls", (request_id,))
         return
     billed = sum(call.billed for call in calls)
     if billed > asked.asked:
@@ -35,16 +35,16 @@ def _check_request(
     elif (most := most_at_stake(calls)) > asked.asked:
         detail = f"{most} images at stake at once, {asked.asked} asked for"
         yield Discrepancy("sent again though it may have been bought", detail, (request_id,))
-    revoked_s = evidence.revoked.get(asked.key_id)
+    revoked_s = observed.revoked.get(asked.key_id)
     if revoked_s is not None and asked.sent_s > revoked_s and billed:
         yield Discrepancy("bought with a revoked key", f"{asked.sent_s - revoked_s:.2f} s after", (request_id,))
 
 
 def most_at_stake(calls: list[Call]) -> int:
-    """The most images that were ordered and not known to be free, at any moment.
+    """Returns the maximum number of images ordered and not known to be free, at any time.
 
-    A call that is clearly free takes itself off again when it ends; every other one stays. So a part of a request may
-    be repeated after a refusal, and never after silence.
+    A call that is clearly free no longer counts when it ends; every other one counts forever. So a part of a request
+    may be retried after a refusal, and never after a timeout.
     """
     moments = list[tuple[float, int, int]]()
     for call in calls:

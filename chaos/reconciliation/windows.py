@@ -1,8 +1,8 @@
-"""Limits and quotas, from the provider's journal and the clients' clocks.
+"""Limits and quotas, from the provider's call log and the clients' clocks.
 
-A limit counts by the moment of admission, which no outsider sees. It lies between the moment at which the client sent
-the request and the one at which its first call reached the provider. What is counted here is only what lies in a window
-with both ends: so whatever is told is over the limit for certain.
+A limit counts by the time of admission, which is not observable. It lies between the client's send and the arrival
+of the first call at the provider. Only requests with both ends in a window count, so every reported violation is
+certain.
 """
 
 import bisect
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.configuration import PRICES
-from chaos.observations import Asked, Call, Caps, Discrepancy, Evidence, Reign
+from chaos.observations import Asked, Call, Caps, Discrepancy, LimitPeriod, Observations
 from chaos.reconciliation.capacity import end_of_window
 
 _MINUTE_S: Final = 60.0
@@ -22,21 +22,21 @@ _EFFECT_S: Final = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one request used, and between which moments it was admitted."""
+    """Usage of one request, and the bounds of its admission time."""
 
     id: str
     sent_s: float
     reached_s: float
     over_s: float
-    """Until then it was surely under way."""
+    """Until then it was certainly in progress."""
     images: int
     usd_micros: int
 
 
-def check_windows(evidence: Evidence) -> list[Discrepancy]:
-    asked = {one.id: one for one in evidence.asked}
+def check_windows(observed: Observations) -> list[Discrepancy]:
+    asked = {one.id: one for one in observed.asked}
     calls = defaultdict[str, list[Call]](list)
-    for call in evidence.calls:
+    for call in observed.calls:
         if call.request_id in asked:
             calls[call.request_id].append(call)
     uses = defaultdict[str, list[Use]](list)
@@ -44,13 +44,15 @@ def check_windows(evidence: Evidence) -> list[Discrepancy]:
         uses[asked[request_id].tenant].append(_use(asked[request_id], own))
     found = list[Discrepancy]()
     for tenant, used in uses.items():
-        theirs, reigns = sorted(used, key=lambda use: use.sent_s), evidence.reigns[tenant]
+        theirs, limit_periods = sorted(used, key=lambda use: use.sent_s), observed.limit_periods[tenant]
         for name, amount in (("requests_per_minute", None), ("images_per_minute", "images")):
-            found += _check_minutes(tenant, theirs, reigns, (name, amount), evidence.clock_steps_s)
-        found += _check_concurrency(tenant, theirs, reigns, evidence.clock_steps_s)
-        found += _check_quota(tenant, theirs, reigns, ("images_per_day", "images", evidence.new_day_s))
-        found += _check_quota(tenant, theirs, reigns, ("images_per_month", "images", evidence.new_month_s))
-        found += _check_quota(tenant, theirs, reigns, ("usd_micros_per_month", "usd_micros", evidence.new_month_s))
+            found += _check_minutes(tenant, theirs, limit_periods, (name, amount), observed.clock_steps_s)
+        found += _check_concurrency(tenant, theirs, limit_periods, observed.clock_steps_s)
+        found += _check_quota(tenant, theirs, limit_periods, ("images_per_day", "images", observed.new_day_s))
+        found += _check_quota(tenant, theirs, limit_periods, ("images_per_month", "images", observed.new_month_s))
+        found += _check_quota(
+            tenant, theirs, limit_periods, ("usd_micros_per_month", "usd_micros", observed.new_month_s)
+        )
     return found
 
 
@@ -67,14 +69,14 @@ def _use(asked: Asked, calls: list[Call]) -> Use:
 
 
 def _check_quota(
-    tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], quota: tuple[str, str, float | None]
+    tenant: str, uses: Sequence[Use], limit_periods: Sequence[LimitPeriod], quota: tuple[str, str, float | None]
 ) -> Iterator[Discrepancy]:
-    """A quota of a calendar window, as (limit, amount, when a new window began). A run meets two at the most.
+    """Checks a quota of a calendar window, as (limit, amount, start of a new window). A run has at most two windows.
 
-    One that is lowered below what is used lets nothing more through: so the most that it ever was is what counts.
+    A quota lowered below its usage admits nothing more, so the maximum over time counts.
     """
     name, amount, turn_s = quota
-    allowed = most_allowed(reigns, name, 0.0, float("inf"))
+    allowed = most_allowed(limit_periods, name, 0.0, float("inf"))
     before = [use for use in uses if turn_s is None or use.reached_s < turn_s]
     after = [use for use in uses if turn_s is not None and use.sent_s >= turn_s]
     for window in (before, after):
@@ -86,13 +88,13 @@ def _check_quota(
 def _check_minutes(
     tenant: str,
     uses: Sequence[Use],
-    reigns: Sequence[Reign],
+    limit_periods: Sequence[LimitPeriod],
     limit: tuple[str, str | None],
     steps_s: Sequence[float],
 ) -> Iterator[Discrepancy]:
-    """The window that begins with each request, and what lies in it as a whole.
+    """Checks the window that begins with each request, counting requests fully inside it.
 
-    A minute is one of Redis's clock: a window ends where that is stepped.
+    Minutes are of Redis's clock: a window ends if that is stepped.
     """
     name, amount = limit
     starts = [use.sent_s for use in uses]
@@ -101,7 +103,7 @@ def _check_minutes(
         within = uses[index : bisect.bisect_left(starts, end_s)]
         inside = [use for use in within if use.reached_s < end_s]
         used = len(inside) if amount is None else sum(getattr(use, amount) for use in inside)
-        allowed = most_allowed(reigns, name, first.sent_s, end_s)
+        allowed = most_allowed(limit_periods, name, first.sent_s, end_s)
         if allowed is not None and used > allowed:
             ids = tuple(use.id for use in inside[-5:])
             yield Discrepancy("a tenant over its rate", f"{tenant}: {name} {allowed}, used {used}", ids)
@@ -109,9 +111,12 @@ def _check_minutes(
 
 
 def _check_concurrency(
-    tenant: str, uses: Sequence[Use], reigns: Sequence[Reign], steps_s: Sequence[float]
+    tenant: str, uses: Sequence[Use], limit_periods: Sequence[LimitPeriod], steps_s: Sequence[float]
 ) -> Iterator[Discrepancy]:
-    """A reservation may expire when Redis's clock is stepped, so a request surely counts until the next step."""
+    """Checks concurrency.
+
+    A reservation may expire when Redis's clock is stepped, so requests count until the next step.
+    """
     moments = list[tuple[float, int, str]]()
     for use in uses:
         step_s = end_of_window(use.sent_s, use.over_s - use.sent_s, steps_s)
@@ -124,15 +129,19 @@ def _check_concurrency(
             running.discard(request_id)
             continue
         running.add(request_id)
-        allowed = most_allowed(reigns, "concurrency", moment_s - longest, moment_s)
+        allowed = most_allowed(limit_periods, "concurrency", moment_s - longest, moment_s)
         if allowed is not None and len(running) > allowed:
             detail = f"{tenant}: concurrency {allowed}, {len(running)} at once"
             yield Discrepancy("a tenant over its limit", detail, tuple(sorted(running)))
             return
 
 
-def most_allowed(reigns: Sequence[Reign], name: str, since_s: float, until_s: float) -> int | None:
-    """The most that a limit may have allowed in a span; None where it was without one for a moment."""
-    held = [reign.caps for reign in reigns if reign.since_s <= until_s and reign.until_s + _EFFECT_S >= since_s]
+def most_allowed(limit_periods: Sequence[LimitPeriod], name: str, since_s: float, until_s: float) -> int | None:
+    """Returns the maximum that a limit may have allowed in a span; None if it was unlimited at any time."""
+    held = [
+        limit_period.caps
+        for limit_period in limit_periods
+        if limit_period.since_s <= until_s and limit_period.until_s + _EFFECT_S >= since_s
+    ]
     limits = [getattr(caps, name) for caps in held or [Caps()]]
     return None if None in limits else max(limits)

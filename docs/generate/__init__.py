@@ -1,4 +1,4 @@
-"""Reference pages whose tables come from the code: `make docs` writes them, tests/docs holds them against it."""
+"""Reference pages with tables generated from the code: `make docs` writes them, tests/docs checks them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,5 +25,5 @@ PAGES: Final[Mapping[str, Callable[[], dict[str, str]]]] = MappingProxyType(
 
 
 def render(name: str) -> str:
-    """A page as it should be: its prose as it is, its tables from the code. Raises: PageError."""
+    """Renders a page: its prose as written, its tables from the code. Raises: PageError."""
     return fill((DIRECTORY / name).read_text("utf-8"), PAGES[name]())

@@ -1,4 +1,4 @@
-"""`python -m docs.generate`: write the tables of every page anew."""
+"""`python -m docs.generate`: regenerates the tables of every page."""
 
 import sys
 

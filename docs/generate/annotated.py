@@ -1,7 +1,7 @@
-"""What config/imagegate.toml says of each setting: in the comment behind it, and in the lines above it.
+"""Setting descriptions from config/imagegate.toml: the comment after a setting, and the lines above it.
 
-A comment goes on in lines that begin far to the right. A setting that is commented out is explained all the same. An
-empty line ends what is said above.
+Continuation lines of a comment begin far to the right. Settings that are commented out count too. An empty line
+ends the description above.
 """
 
 import re
@@ -11,11 +11,11 @@ from typing import Final
 _SETTING: Final = re.compile(r"([a-z][a-z0-9_]*) = (.+)")
 _TABLE: Final = re.compile(r"\[\[?([a-z_.]+)\]\]?(?:\s+# (.+))?")
 _FAR: Final = 20
-"""Columns: what begins behind them belongs to the comment of the line before."""
+"""Columns; a line that begins beyond them continues the comment of the line before."""
 
 
 def read_meanings(text: str) -> dict[str, str]:
-    """By path, as "server.port": what is said of a setting or a table; empty where nothing is."""
+    """Returns the description of each setting or table by path, as "server.port"; empty if there is none."""
     reader = _Reader()
     for line in text.splitlines():
         reader.read(line)
@@ -44,14 +44,14 @@ class _Reader:
             self._above = []
 
     def _enter(self, path: str, comment: str) -> None:
-        """The first time that a setting stands in the file counts: a further upstream is only an example."""
+        """Records a setting at its first occurrence; later ones, e.g. a second upstream, are only examples."""
         parts = [*self._above, *([comment] if comment else [])]
         self._above, self._last = [], parts
         self.found.setdefault(path, parts)
 
 
 def _comment(text: str) -> str:
-    """What stands behind a value; the value may hold a `#` itself."""
+    """Returns the comment after a value; the value may contain a `#`."""
     for found in re.finditer(r"\s+# ", text):
         try:
             tomllib.loads(f"value = {text[: found.start()]}")
@@ -62,6 +62,6 @@ def _comment(text: str) -> str:
 
 
 def _as_line(text: str) -> str:
-    """A line above a setting, without the setting's name; what begins with a capital begins a line of the page."""
+    """Returns a line above a setting, without the setting's name. A capital letter begins a new line of the page."""
     what = re.sub(r"^[a-z_]+: ", "", text)
     return f"<br>{what}" if what[0].isupper() else what

@@ -18,7 +18,7 @@ _PLACEHOLDERS = {
 
 
 def blocks() -> dict[str, str]:
-    command: Any = typer.main.get_command(app)  # typer's own classes, which it keeps to itself
+    command: Any = typer.main.get_command(app)  # typer's own classes, which it does not export
     return {"commands": "\n\n".join(_render(command, command.context_class(command, info_name="imagegate")))}
 
 

@@ -1,4 +1,4 @@
-"""The tables of every setting: types and defaults from gateway/config, meanings from the annotated file."""
+"""Tables of all settings: types and defaults from gateway/config, descriptions from the annotated file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Section:
     path: tuple[str, ...]
     kind: type[Table]
     lists: tuple[str, ...] = ()
-    """Paths, its own or of tables around it, that may come several times."""
+    """Paths, its own or of outer tables, that may occur several times."""
     settings: list[msgspec.structs.FieldInfo] = field(default_factory=list)
 
     @property
@@ -40,13 +40,13 @@ class Section:
 
     @property
     def where(self) -> str:
-        """The path as gateway/config writes it, with the numbers of entries."""
+        """The path as gateway/config writes it, with entry numbers."""
         steps = (f"{step}[0]" if self._is_list(depth) else step for depth, step in enumerate(self.path))
         return ".".join(steps)
 
     @property
     def variable(self) -> str:
-        """How the environment names a setting of this table, up to the setting's own name."""
+        """The environment variable prefix of this table's settings."""
         steps = (f"{step}__0" if self._is_list(depth) else step for depth, step in enumerate(self.path))
         return ENV_PREFIX + "__".join(steps).upper() + "__"
 
@@ -65,7 +65,7 @@ def blocks(annotated: Path = ANNOTATED) -> dict[str, str]:
 
 
 def sections(kind: type[Table] = Settings, around: Section | None = None) -> Iterator[Section]:
-    """Every table, outer ones first. A kind of table that stands again further down is a setting there."""
+    """Yields every table, outer ones first. A table type that occurs again further down is a setting there."""
     own = around or Section((), kind)
     inner: list[Section] = []
     for setting in msgspec.structs.fields(kind):
@@ -84,7 +84,7 @@ def sections(kind: type[Table] = Settings, around: Section | None = None) -> Ite
 
 
 def _is_known(kind: type[Table], path: tuple[str, ...]) -> bool:
-    """Where a secret comes from is a value. A declared key's limits are written like its tenant's."""
+    """Returns True for value types. A secret's source is a value; a key's limits are documented with its tenant's."""
     return kind is SecretSource or path[:2] == ("tenants", "keys") and len(path) > 2  # noqa: RUF021 - reads as it is meant
 
 
@@ -108,7 +108,7 @@ def _row(section: Section, setting: msgspec.structs.FieldInfo, meaning: str) -> 
 
 
 def takes(path: str, kind: object) -> str:
-    """What a setting may be, in words."""
+    """Describes the values that a setting accepts."""
     plain = plain_type(kind)
     if get_origin(plain) is tuple:
         item = get_args(plain)[0]
@@ -128,7 +128,7 @@ def takes(path: str, kind: object) -> str:
 
 
 def _notes(kind: object) -> list[Meta]:
-    """The bounds of a type, or of what it is where it is not None; those of a list's entries are not the list's."""
+    """Returns the bounds of a type, ignoring None; those of a list's entries do not count."""
     members = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
     return [note for member in members for note in getattr(member, "__metadata__", ()) if isinstance(note, Meta)]
 

@@ -1,4 +1,4 @@
-"""The tables of faults, from gateway/domain/errors, and of the codes that the wire knows, from gateway/wire."""
+"""Tables of error codes from gateway/domain/errors, and of OpenAI and MiniMax codes from gateway/api."""
 
 from collections.abc import Iterable, Iterator, Mapping
 

@@ -33,7 +33,7 @@ def _routes(described: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _headers(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each header of any answer, once, where it stands first."""
+    """Yields each response header once, at its first occurrence."""
     told: dict[str, str] = {}
     for response in _responses(described):
         for name, header in response.get("headers", {}).items():
@@ -47,7 +47,7 @@ def _responses(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _resolve(described: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
-    """What a `$ref` leads to."""
+    """Resolves a `$ref`."""
     found: Any = described
     for step in item.get("$ref", "").split("/")[1:]:
         found = found[step]

@@ -1,4 +1,4 @@
-"""What is logged: events with their level and fields, found in the code; what they mean stands in logs.toml."""
+"""Log events with their level and fields, found in the code; logs.toml has their descriptions."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ _FIELD: Final = re.compile(r"[a-z][a-z_]*")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One call of a logger."""
+    """One logger call."""
 
     name: str
     level: str
@@ -56,7 +56,7 @@ def _rows(found: list[Event], meanings: dict[str, str]) -> Iterator[tuple[str, .
 
 
 def line_fields() -> set[str]:
-    """Every text of gateway/api/request_log.py that can be the name of a field."""
+    """Returns every text of gateway/api/request_log.py that can be a field name."""
     tree = ast.parse(_LINES.read_text("utf-8"))
     return {
         node.value
@@ -66,9 +66,9 @@ def line_fields() -> set[str]:
 
 
 def events(package: Path = GATEWAY) -> Iterator[Event]:
-    """Every event that the code logs.
+    """Yields every event that the code logs.
 
-    Raises: PageError for a call whose event is no text.
+    Raises: PageError for a call whose event is not a literal.
     """
     for path in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -77,7 +77,7 @@ def events(package: Path = GATEWAY) -> Iterator[Event]:
 
 
 def _is_log(function: ast.expr) -> bool:
-    """`_LOG.warning`, or one of the logger's methods under the name of `log`."""
+    """Matches `_LOG.warning`, or a logger method bound to the name `log`."""
     if isinstance(function, ast.Attribute):
         return isinstance(function.value, ast.Name) and function.value.id == _LOGGER
     return isinstance(function, ast.Name) and function.id == "log"
@@ -94,7 +94,7 @@ def _read(call: ast.Call, where: str) -> Iterator[Event]:
 
 
 def _texts(node: ast.expr) -> list[str]:
-    """A text, or either of two."""
+    """Returns a literal, or both branches of a conditional."""
     if isinstance(node, ast.IfExp):
         return [*_texts(node.body), *_texts(node.orelse)]
     return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []

@@ -1,4 +1,4 @@
-"""The tables of metrics, from gateway/observability/metrics.py and gateway/api/pool_gauges.py."""
+"""Tables of metrics from gateway/observability/metrics.py and gateway/api/pool_gauges.py."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

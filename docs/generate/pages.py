@@ -1,4 +1,4 @@
-"""Pages: prose written by hand, and blocks between markers that are generated."""
+"""Pages: prose written by hand, and generated blocks between markers."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +11,11 @@ _LINK: Final = re.compile(r"""(`[^`]*`)|\b[a-z+]+://[^\s;()"\]]*[^\s;()"\].,:`]"
 
 
 class PageError(Exception):
-    """A page cannot be generated; the message says what is missing and where to write it."""
+    """A page cannot be generated; the message names what is missing and where to add it."""
 
 
 def fill(page: str, blocks: Mapping[str, str]) -> str:
-    """The page with every block's text between its markers. Raises: PageError where one has no place, or no text."""
+    """Fills every block of a page. Raises: PageError if a block has no markers or no text."""
     places = {found["name"] for found in _BLOCK.finditer(page)}
     if places != blocks.keys():
         raise PageError(f"blocks of the page: {sorted(places)}, of the generator: {sorted(blocks)}")
@@ -23,7 +23,7 @@ def fill(page: str, blocks: Mapping[str, str]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; cells hold Markdown, and no line breaks."""
+    """Renders a Markdown table; cells hold Markdown without line breaks."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
@@ -37,11 +37,11 @@ def codes(texts: Iterable[object]) -> str:
 
 
 def prose(text: str) -> str:
-    """Text on one line; addresses in it are shown as they are written, and no links are made of them."""
+    """Renders text on one line; URLs remain plain text, not links."""
     return _LINK.sub(lambda found: found[1] or code(found[0]), " ".join(text.split()))
 
 
 def sentence(text: str) -> str:
-    """Likewise, with a capital and a full stop."""
+    """Renders text on one line, with a capital and a full stop."""
     made = prose(text)
     return made[0].upper() + made[1:].removesuffix(".") + "."

@@ -1,4 +1,4 @@
-"""The table of cooldown states, from gateway/domain/health.py."""
+"""Table of cooldown states, from gateway/domain/health.py."""
 
 from collections.abc import Mapping
 

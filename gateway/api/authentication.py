@@ -236,7 +236,7 @@ class TenantAuthenticator:
         if not caller.has_rates:
             return
         try:
-            context_of(request).rates = await self._admission.look(caller, is_refused=is_refused)
+            context_of(request).rates = await self._admission.peek_rates(caller, is_refused=is_refused)
         except GatewayError as error:
             if error.row.status == _TOO_MANY:
                 raise  # other errors only omit the headers

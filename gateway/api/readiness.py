@@ -58,7 +58,7 @@ class Readiness:
         try:
             if problem := await self._redis.write_refusal():
                 return [problem]
-            pool = [] if await self._pool.has_capacity() else unavailable_reasons(await self._pool.look())
+            pool = [] if await self._pool.has_capacity() else unavailable_reasons(await self._pool.snapshot())
             return [*self._redis.problems(), *pool]
         except GatewayError:
             return ["redis does not respond"]

@@ -101,7 +101,7 @@ class Scrape:
     async def _read(self) -> None:
         self._process.sample()
         try:
-            self._gauges.statuses = await self._pool.look()
+            self._gauges.statuses = await self._pool.snapshot()
         except GatewayError:
             self._gauges.statuses = None
         self._gauges.redis_memory = self._redis_memory()

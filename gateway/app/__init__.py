@@ -118,7 +118,7 @@ def _build_core(settings: Settings, environ: Mapping[str, str], metrics_director
     transports = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     suspects = Suspects(time.monotonic)
     upstreams = build_upstreams(
-        settings, supply, pooling.pool, metrics, *transports, pooling.releases.keep, suspects.note
+        settings, supply, pooling.pool, metrics, *transports, pooling.releases.journal, suspects.note
     )
     pages = KeyChecker(transports[0], lambda: upstreams.endpoints, USER_AGENT)
     prober = build_key_checker(settings, redis, pooling, pages, suspects)

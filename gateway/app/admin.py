@@ -57,7 +57,7 @@ class AdminParts:
     @property
     def background_tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """What runs beside the program."""
-        return self.credentials.listen, self.declaration.keep
+        return self.credentials.listen, self.declaration.run
 
 
 def build_admin(

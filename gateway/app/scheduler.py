@@ -15,7 +15,7 @@ from gateway.lifespan import AsyncCallback
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client
 from gateway.redis.journal import Journal
-from gateway.redis.leader import PROBING, LeaderLock
+from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler import Scheduler, channel_of
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
@@ -37,7 +37,7 @@ class SchedulerParts:
     @property
     def background_tasks(self) -> tuple[AsyncCallback, ...]:
         """What runs beside the program."""
-        return self.queue.listen, self.queue.run_heartbeat, self.roster.keep
+        return self.queue.listen, self.queue.run_heartbeat, self.roster.run
 
 
 def build_scheduler(
@@ -69,5 +69,5 @@ def build_key_checker(
     settings: Settings, redis: Client, pooling: SchedulerParts, pages: KeyChecker, suspects: Suspects
 ) -> KeyHealthMonitor:
     every_s = settings.pool.probe_interval_s
-    turn = LeaderLock(redis, PROBING, uuid.uuid4().hex, every_s)
+    turn = LeaderLock(redis, KEY_CHECK_LEADER, uuid.uuid4().hex, every_s)
     return KeyHealthMonitor(pages, pooling.roster, pooling.pool, turn, random.random, suspects, every_s=every_s)

@@ -1,6 +1,6 @@
 """Runs jobs: splits them into calls, leases a key for each, sends it, and retries what is known to be free.
 
-Invariant: no call is sent before the job's reservation notes it, and each ends in the reservation's tally.
+Invariant: the reservation records each call before it is sent, and its outcome afterwards.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from gateway.observability.metrics import Metrics
 from gateway.scheduler import Lease, LeaseRequest, NoCapacity, Scheduler
 
 _STALE_S: Final = 5.0
-"""A lease that is unused for this long is given back: its account's minute has moved on."""
+"""A lease unused for this long is released, because its account's minute has moved on."""
 
 __all__ = ["ImageDownloader", "JobPolicy", "UpstreamClient", "UpstreamEndpoint", "Upstreams"]
 
@@ -62,25 +62,25 @@ class Upstreams:
         self._monotonic = monotonic
 
     def configure(self, supply: UpstreamSet) -> None:
-        """Uses other upstreams from the next job on; jobs that name a former one still find it."""
+        """Replaces the upstreams for new jobs. Jobs that name a former upstream still find it."""
         self._supply, self._served = supply, supply.after(self._supply)
 
     @property
     def endpoints(self) -> Mapping[str, UpstreamEndpoint]:
-        """Those of the configuration in force."""
+        """Returns the upstreams of the current configuration."""
         return self._supply.endpoints
 
     async def flush(self) -> None:
-        """Waits until every call is reported to the pool."""
+        """Waits until every call is reported to the scheduler."""
         await self._caller.flush()
 
     async def generate(
         self, request: GenerationRequest, reservation: Reservation, context: RequestContext
     ) -> ImageResult:
-        """Makes a request's images, and notes in its reservation what became of each.
+        """Makes a request's images, and records the outcome of each in its reservation.
 
-        Returns: at least one picture; fewer than asked for if some were withheld or some calls failed.
-        Raises: GatewayError, the one that is most relevant to the caller.
+        Returns: at least one image; fewer than requested if some were withheld or some calls failed.
+        Raises: GatewayError, the most relevant one for the caller.
         """
         job, targets, now, supply = request.job, request.targets, self._monotonic(), self._served
         ends_at = now + self._policy.deadline_s if context.deadline_s is None else context.deadline_s
@@ -96,7 +96,7 @@ class Upstreams:
     async def _make(
         self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
     ) -> list[CallResult]:
-        """Makes `count` images at the first target that can, in as many calls as it needs."""
+        """Makes `count` images at the first available target, in as many calls as needed."""
         parts = split_count(count, targets[0].capability.max_images_per_call)
         if len(parts) == 1:
             return await self._make_part(run, count, targets, tries)
@@ -110,7 +110,7 @@ class Upstreams:
     async def _make_part(
         self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
     ) -> list[CallResult]:
-        """Makes the images of one call: with this key, with another one, or at the next target."""
+        """Makes the images of one call, retrying with another key or at the next target."""
         target, *others = targets
         while run.ends_at - self._monotonic() > (needed_s := self._needed_s(target, count, tries)):
             lease = await self._lease(run, target, count, tries, needed_s)
@@ -142,7 +142,7 @@ class Upstreams:
         return await self._wait_longer(run, count, tries)
 
     async def _wait_longer(self, run: JobContext, count: int, tries: RetryState) -> list[CallResult]:
-        """Once every target has been asked: waits at the one that has room first."""
+        """Waits at the target that has capacity first, once every target has been tried."""
         if tries.soonest is None or tries.is_patient:
             return [tries.decision()]
         tries.is_patient = True
@@ -151,7 +151,7 @@ class Upstreams:
     async def _lease(
         self, run: JobContext, target: PlannedTarget, count: int, tries: RetryState, needed_s: float
     ) -> Lease | NoCapacity | GatewayError:
-        """Leases a key. A failure is an outcome: other parts of the job may have been made already."""
+        """Leases a key. A failure is returned, because other parts of the job may already be done."""
         started, tenant = self._monotonic(), run.reservation.caller.tenant
         lease_request = LeaseRequest(
             target.upstream,
@@ -179,13 +179,13 @@ class Upstreams:
             self._metrics.account_wait_seconds.labels(target.upstream).observe(ended - started)
 
     def _needed_s(self, target: PlannedTarget, count: int, tries: RetryState) -> float:
-        """The time that must be left to send a call: a repetition that is cut off would be charged for nothing."""
+        """Returns the time that must remain to send a call: a retry that is cut off would be charged for nothing."""
         return self._durations.usual_s(target, count) if tries.last else 0.0
 
     def _patience_s(self, run: JobContext, target: PlannedTarget, tries: RetryState, needed_s: float) -> float:
-        """The longest wait for an account here: shorter while other targets have not been asked.
+        """Returns the maximum wait for an account, which is shorter while other targets are untried.
 
-        No wait takes the time that the call itself needs.
+        No wait uses the time that the call itself needs.
         """
         now, terms, max_wait_s = self._monotonic(), run.waits[target.upstream], run.context.max_wait_s
         until = run.started_s + (terms.max_wait_s if max_wait_s is None else max_wait_s)
@@ -195,7 +195,7 @@ class Upstreams:
     async def _send(
         self, run: JobContext, lease: Lease, target: PlannedTarget, count: int, needed_s: float
     ) -> CallResult | None:
-        """Makes one call, from its note in the reservation to its last picture; None if it is too late to send it."""
+        """Makes one call, from its record in the reservation to its last image; None if it is too late to send it."""
         asked = run.job.delivery if target.capability.supports_base64 else ResponseFormat.URL
         price, is_lease_used = price_at(run.model.prices, self._clock()), False
         entry, key, context = OpenCall(), lease.key, run.context
@@ -216,19 +216,19 @@ class Upstreams:
                 headers = context.trace.headers_of(attempt)
                 order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
                 is_lease_used = True
-                return await self._buy(run, lease, target, order, attempt)
+                return await self._call_and_record(run, lease, target, order, attempt)
         except GatewayError as error:
             return error
         finally:
             if not is_lease_used:
-                await self._caller.release_key(lease)
+                await self._caller.release_unused(lease)
             if entry.is_free:
-                await run.reservation.take_back(key.upstream, key.account, count)
+                await run.reservation.revert_order(key.upstream, key.account, count)
 
-    async def _buy(
+    async def _call_and_record(
         self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt
     ) -> CallResult:
-        """Sends a call and receives its pictures."""
+        """Sends a call and receives its images."""
         made: CallResult
         try:
             endpoint, remaining_s = run.endpoints[target.upstream], run.ends_at - attempt.started_s
@@ -248,7 +248,7 @@ class Upstreams:
     async def _receive(
         self, run: JobContext, target: PlannedTarget, order: UpstreamCall, reply: ImageReply
     ) -> CallResult:
-        """Turns a reply into pictures in the form that the caller wants."""
+        """Converts a reply to images in the requested format."""
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made, memory = reply.pictures, run.context.memory
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s, memory)

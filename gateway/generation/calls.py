@@ -1,4 +1,4 @@
-"""One upstream call: sent, read within bounds, judged, and its key given back."""
+"""One upstream call: sends it, reads the reply within limits, and releases its lease."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -26,32 +26,32 @@ _LOG = structlog.get_logger("imagegate.upstream")
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """Bounds of one call, in seconds and bytes."""
+    """Limits of one call, in seconds and bytes."""
 
     connect_timeout_s: float
     timeout_s: float
-    """From sending to the last byte, for one image."""
+    """From send to the last byte, for one image."""
     timeout_per_image_s: float
-    """More for each further image."""
+    """Added for each further image."""
     max_response_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamCall:
-    """What one call asks for."""
+    """The parameters of one call."""
 
     request: ProviderRequest
     delivery: ResponseFormat
     images: int
     price_usd_micros: int
-    """Of one image."""
+    """Per image."""
     job: ImageJob = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Besides those that every call has."""
+    """Added to the headers of every call."""
     entry: OpenCall = field(default_factory=OpenCall)
-    """Where it is noted that it was sent, and how it failed."""
+    """Records that the call was sent, and how it failed."""
     memory: ByteAccount = field(default_factory=ByteAccount)
-    """What the reply is counted to."""
+    """The byte account of the reply."""
 
 
 class UpstreamClient:
@@ -65,11 +65,11 @@ class UpstreamClient:
         metrics: Metrics,
         user_agent: str,
         monotonic: Callable[[], float],
-        keep_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None,
+        journal_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None,
         suspect: Callable[[ProviderKey], None] = lambda _: None,
     ) -> None:
         self._transport = transport
-        self._keep_release = keep_release
+        self._journal_release = journal_release
         self._suspect = suspect
         self._monotonic = monotonic
         self._pool = pool
@@ -81,10 +81,11 @@ class UpstreamClient:
     async def call(
         self, endpoint: UpstreamEndpoint, lease: Lease, order: UpstreamCall, *, remaining_s: float
     ) -> ImageReply | GatewayError:
-        """Send one call and give its lease back.
+        """Sends one call and releases its lease.
 
-        Returns: what came back, or what went wrong: a failed call is a normal outcome here. A call of which nothing was
-        sent is known to be free, whatever ended it.
+        Returns: the reply, or the error, since a failed call is a normal outcome here. A call that wrote no byte is
+        known
+        to be free, whatever ended it.
         """
         timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
         entry = order.entry
@@ -101,13 +102,13 @@ class UpstreamClient:
             with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
                 reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
                 if entry.sent_s is None:
-                    raise GatewayError(ErrorCode.CONNECTION_LOST, "the answer came before the request was sent")  # noqa: TRY301
+                    raise GatewayError(ErrorCode.CONNECTION_LOST, "the response arrived before the request was sent")  # noqa: TRY301
                 made = endpoint.provider.read_reply(reply, order.delivery).first(order.images)
                 outcome = redact_reply(made, lease.key.secret)
         except GatewayError as error:
-            own = detach(_unsent(error) if entry.sent_s is None else error)  # it is kept: by this very frame
+            own = detach(_unsent(error) if entry.sent_s is None else error)  # this frame holds the error
             outcome = redact_error(own, lease.key.secret, own_words(order.job))
-            entry.fail(outcome.row)  # before anything is awaited: a cancellation must not lose it
+            entry.fail(outcome.row)  # before any await: a cancellation must not lose it
             if outcome.row.asks_page:
                 self._suspect(lease.key)
         finally:
@@ -119,12 +120,12 @@ class UpstreamClient:
             await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
 
-    async def release_key(self, lease: Lease) -> None:
-        """Give a lease back under which nothing was sent, and for which nobody is to blame."""
+    async def release_unused(self, lease: Lease) -> None:
+        """Releases a lease whose call was not sent; no error is recorded."""
         await asyncio.shield(self._release(lease, NOT_SENT))
 
     def _build_request(self, endpoint: UpstreamEndpoint, order: UpstreamCall, timeout_s: float) -> httpx.Request:
-        """Every header is given: httpx would search them for what is missing."""
+        """Builds a request with every header set, because httpx would search for missing ones."""
         asked = order.request
         url = parse_url(endpoint.base_url + asked.path)
         return httpx.Request(
@@ -139,25 +140,26 @@ class UpstreamClient:
                 ("user-agent", self._user_agent),
                 *order.headers.items(),
             ],
-            # Connecting must end first: where both ended at once, nobody could say that nothing was sent.
+            # Connecting must time out first: if both timed out together, "not sent" could not be proved.
             extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}},
         )
 
     async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> UpstreamResponse:
-        """Raises: GatewayError of the network."""
+        """Sends a request. Raises: GatewayError of the network."""
         if timeout_s <= 0:
-            raise GatewayError(ErrorCode.NOT_SENT, "no time was left")
+            raise GatewayError(ErrorCode.NOT_SENT, "no time left")
         try:
             async with asyncio.timeout(timeout_s):
                 return await read_reply(self._transport, request, self._limits.max_response_bytes, memory)
         except TimeoutError as error:
-            raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete answer in {timeout_s:.0f} s") from error
+            raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete response within {timeout_s:.0f} s") from error
 
     async def _end(self, lease: Lease, report: CallReport, error: GatewayError | None) -> None:
-        """Give the lease back, and count.
+        """Releases the lease and counts the call.
 
-        A success is told beside what follows: the settlement, which goes to Redis in the same message. A fault must be
-        known before the call is made again.
+        A success is reported concurrently with the settlement, in the same Redis pipeline. An error must be known
+        before
+        the retry.
         """
         self._metrics.upstream_calls.labels(
             lease.key.upstream, report.error_code.value if report.error_code else "none"
@@ -178,28 +180,28 @@ class UpstreamClient:
             await asyncio.shield(releasing)
 
     async def flush(self) -> None:
-        """Wait for what is still to be told."""
+        """Waits for pending reports."""
         if self._releasing:
             await asyncio.wait(self._releasing)
 
     async def _release(self, lease: Lease, report: CallReport) -> None:
-        """Redis may be away: the pictures are worth more than the key's record."""
+        """Releases a lease. A Redis failure is only logged: the images matter more than the key's record."""
         try:
             await self._pool.release(lease, report)
         except GatewayError as failure:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
-            if self._keep_release:
-                await self._keep_release(lease, report)
+            if self._journal_release:
+                await self._journal_release(lease, report)
 
 
 @lru_cache(maxsize=1024)
 def parse_url(url: str) -> httpx.URL:
-    """Parsing costs more than the rest of a request, and there are as many URLs as upstreams and routes."""
+    """Parses and caches a URL. Parsing costs more than the rest of a request; there are few upstreams and routes."""
     return httpx.URL(url)
 
 
 class _Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A request's body that is not joined: one of its pieces may be megabytes."""
+    """A request body in pieces that are not joined: one may be megabytes."""
 
     def __init__(self, pieces: tuple[bytes, ...]) -> None:
         self._pieces = pieces
@@ -213,7 +215,7 @@ class _Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def _unsent(error: GatewayError) -> GatewayError:
-    """The error of a call that ended before its first byte was written."""
+    """Returns the error of a call that ended before its first byte was written."""
     if error.row.outcome is Outcome.NOT_SENT:
         return error
     return GatewayError(
@@ -223,7 +225,7 @@ def _unsent(error: GatewayError) -> GatewayError:
 
 
 def _report(outcome: ImageReply | GatewayError | None, order: UpstreamCall) -> CallReport:
-    """What the pool is told. A call that was cut off, by the end of the program, says nothing good or bad."""
+    """Builds the report for the scheduler. A call cancelled by shutdown is neither a success nor a failure."""
     if outcome is None:
         return NOT_SENT if order.entry.sent_s is None else CallReport(ErrorCode.INTERNAL)
     if isinstance(outcome, GatewayError):

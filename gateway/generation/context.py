@@ -1,6 +1,6 @@
-"""The context of one request: its limits of time, who waits for it, and what became of it.
+"""The context of one request: its deadlines, its client connection and its outcome.
 
-It needs no socket: an HTTP handler, a batch worker or a test can make one.
+It needs no socket: an HTTP handler, a batch worker or a test can create one.
 """
 
 import asyncio
@@ -32,35 +32,35 @@ class RequestContext:
     started_s: float
     """Monotonic."""
     memory: ByteAccount = field(default_factory=ByteAccount, repr=False)
-    """The bytes that it holds, and its response."""
+    """Bytes held by the request and its response."""
     disconnected: DisconnectEvent = field(default_factory=asyncio.Event, repr=False)
     deadline_s: float | None = None
-    """Monotonic; None gives it the operator's `deadline_s` from its admission on."""
+    """Monotonic; None applies the operator's `deadline_s` from admission on."""
     max_wait_s: float | None = None
-    """The longest wait for an account; None takes the upstreams' own."""
+    """Maximum wait for an account; None applies the upstreams' own."""
     tenant: str = ""
     key_id: str = ""
     admin: str = ""
-    """The name of the admin key that came with it."""
+    """Name of the admin key, if any."""
     model: str = ""
-    """The configured id, never the caller's spelling: it is a metric label."""
+    """The configured ID, never the caller's spelling: it is a metric label."""
     model_name: str = ""
-    """The model as the caller wrote it."""
+    """The model as written by the caller."""
     prompt: str = field(default="", repr=False)
     is_stream: bool = False
     ignored: tuple[str, ...] = ()
-    """Fields of the request that were accepted and change nothing."""
+    """Request fields that were accepted without effect."""
     asked: int = 0
-    """Images; 0 until the request was parsed."""
+    """Images; 0 until the request is parsed."""
     delivered: int = 0
     missing: int = 0
-    """Images that a result lacks."""
+    """Requested images that the result lacks."""
     error_code: ErrorCode | None = None
     param: str = ""
-    """The field of the request that is at fault."""
+    """The invalid request field."""
     detail: str = ""
     transfer: Transfer | None = None
-    """Counts for its tenant's concurrency while no reservation does."""
+    """Counts against its tenant's concurrency while there is no reservation."""
     reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None

@@ -1,4 +1,4 @@
-"""Replies that an upstream compresses although it was asked not to."""
+"""Decompresses replies of upstreams that ignore `accept-encoding: identity`."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -7,15 +7,15 @@ from typing import Final
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _PIECE_BYTES: Final = 256 * 1024
-"""Inflated at once: a compressed piece may hold a thousand times its size."""
+"""Output per step: a compressed piece may expand a thousandfold."""
 _COMPRESSED_PIECE_BYTES: Final = 16 * 1024
-"""Read at once: a compressed piece may hold a thousand blocks, each with tables to build, and no bytes."""
+"""Input per step: it may hold a thousand blocks, each with tables to build and no output."""
 _OVERHEAD_BYTES_MAX: Final = 64 * 1024
-"""Compressed bytes beyond 9/8 of what they inflate to; what cannot be compressed has 5 more bytes in 16 KiB."""
+"""Limit on compressed bytes beyond 9/8 of their output; incompressible data adds 5 bytes per 16 KiB."""
 
 
 def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
-    """A function that yields what received bytes inflate to in small pieces, None where nothing is compressed.
+    """Returns a function that yields the decompressed data in small pieces; None for uncompressed replies.
 
     A piece may be empty. Raises: GatewayError INVALID_RESPONSE, also from the function.
     """
@@ -24,7 +24,7 @@ def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
         return None
     if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
         raise GatewayError(ErrorCode.INVALID_RESPONSE, f"content encoding {encoding[:40]!r}")
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, whichever it is
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, detected automatically
     overhead = 0
 
     def inflate(received: bytes) -> Iterator[bytes]:
@@ -33,7 +33,9 @@ def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
             compressed = received[at : at + _COMPRESSED_PIECE_BYTES]
             overhead += len(compressed)
             while piece := _decompress(stream, compressed):
-                overhead = max(0, overhead - len(piece) * 9 // 8)  # zeros, which take no room, buy none
+                overhead = max(
+                    0, overhead - len(piece) * 9 // 8
+                )  # zero bytes compress to nothing and earn no allowance
                 yield piece
                 compressed = stream.unconsumed_tail
             if overhead > _OVERHEAD_BYTES_MAX:

@@ -1,7 +1,7 @@
-"""Pictures that came as links, for a caller who wants them in base64: fetched and encoded, within strict bounds.
+"""Downloads images that upstreams deliver as links, for callers that want base64.
 
-A link is outside data. It is followed only to allow-listed hosts and public addresses, without credentials, without
-redirects, up to a number of bytes.
+Links are untrusted. They are followed only to allow-listed hosts and public addresses, without credentials or
+redirects, up to a byte limit.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from gateway.providers.links import LinkPolicy, LinkTrust, host_of, secured
 
 _LOG = structlog.get_logger("imagegate.results")
 _TRIES: Final = 3
-"""The first and two more, as the vendors' own clients do (reference/minimax.md section 7)."""
+"""Attempts per download, as the vendors' own clients make (reference/minimax.md section 7)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadLimits:
-    """Bounds of one download."""
+    """Limits of one download."""
 
     connect_timeout_s: float
     timeout_s: float
@@ -33,7 +33,7 @@ class DownloadLimits:
 
 
 class ImageDownloader:
-    """Turns links into pictures, or into links that the caller can use."""
+    """Converts links to images, or to links that the client can use."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ImageDownloader:
         limits: DownloadLimits,
         user_agent: str,
     ) -> None:
-        """`public` connects to public addresses only; `named` is for origins that the operator configured."""
+        """`public` connects to public addresses only; `named` connects to origins that the operator configured."""
         self._public = public
         self._named = named
         self._limits = limits
@@ -56,9 +56,9 @@ class ImageDownloader:
         remaining_s: float,
         memory: ByteAccount | None = None,
     ) -> tuple[Picture, ...]:
-        """The pictures as the caller wants them; those that cannot be fetched in `remaining_s` are left out.
+        """Returns the images in the requested format; those not downloaded within `remaining_s` are left out.
 
-        What is fetched is counted to `memory`.
+        Downloads count against `memory`.
         """
         if delivery is ResponseFormat.URL:
             return tuple(_hand_on(picture, links) for picture in pictures)
@@ -89,7 +89,7 @@ class ImageDownloader:
             return None
         url = (
             picture.url if trust is LinkTrust.NAMED else secured(picture.url)
-        )  # plain http only where the operator named it
+        )  # plain HTTP only if the operator configured it
         for _ in range(_TRIES):
             try:
                 data = await self._fetch(url, trust, memory)
@@ -105,23 +105,23 @@ class ImageDownloader:
         return None
 
     async def _fetch(self, url: str, trust: LinkTrust, memory: ByteAccount) -> bytes | bytearray:
-        """Raises: GatewayError of the network, UNEXPECTED_RESPONSE for what is no picture."""
+        """Downloads an image. Raises: GatewayError of the network, UNEXPECTED_RESPONSE if it is not an image."""
         try:
             request = self._build_request(url)
         except (httpx.InvalidURL, ValueError) as error:
-            raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, "no valid URL") from error
+            raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, "not a valid URL") from error
         transport = self._named if trust is LinkTrust.NAMED else self._public
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 reply = await read_reply(transport, request, self._limits.max_bytes, memory)
         except TimeoutError as error:
             raise GatewayError(
-                ErrorCode.READ_TIMEOUT, f"no complete picture in {self._limits.timeout_s:.0f} s"
+                ErrorCode.READ_TIMEOUT, f"no complete image within {self._limits.timeout_s:.0f} s"
             ) from error
         if reply.status != 200 or sniff(reply.body) is None:
             memory.note(-len(reply.body))
             raise GatewayError(
-                ErrorCode.UNEXPECTED_RESPONSE, f"HTTP {reply.status}, {len(reply.body)} bytes, no picture"
+                ErrorCode.UNEXPECTED_RESPONSE, f"HTTP {reply.status}, {len(reply.body)} bytes, not an image"
             )
         return reply.body
 

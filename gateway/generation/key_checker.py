@@ -1,6 +1,6 @@
-"""Asks the upstreams' free pages: one process at a time about what rests, each process about keys that it suspects.
+"""Checks provider keys at the upstreams' free endpoints: unhealthy ones by a leader, suspects by each process.
 
-Invariant: a key, an account or an upstream that a person holds back is not asked about.
+Invariant: a key, account or upstream that an operator disabled is not checked.
 """
 
 import asyncio
@@ -19,28 +19,30 @@ from gateway.redis.leader import LeaderLock
 from gateway.scheduler.status import Health, KeyStatus, PoolStatus
 
 _LOG = structlog.get_logger("imagegate.prober")
-_ASK_AGAIN_S: Final = 60.0
-"""Limit of one question a key in this time: a tenant must not make the gateway flood the page."""
+_RETRY_S: Final = 60.0
+"""Minimum interval between suspect checks of a key: a tenant must not make the gateway flood the endpoint."""
 _SPREAD_S: Final = 1.0
-"""At most so long between two probes, so that a host is not asked about all its keys at once."""
+"""Limit on the random delay between two checks, to spread the load on a host."""
 _TICKS: Final = 10
-"""So often in `every_s` each process looks whether it is its turn."""
+"""Leader lock attempts per `every_s` and process."""
 _HELD: Final = frozenset({KeyState.DISABLED, KeyState.DRAINING})
 _WINDOWS: Final = frozenset({ErrorCode.QUOTA_EXHAUSTED_PLAN, ErrorCode.QUOTA_EXHAUSTED_DAILY})
 _WINDOW_NAMES: Final = frozenset(error_code.value for error_code in _WINDOWS)
-_UNSEEN: Final = frozenset({ErrorCode.KEY_LIMIT_REACHED, ErrorCode.ACCOUNT_UNVERIFIED, ErrorCode.KEY_MODEL_DENIED})
-"""Faults that no free page is known to show: their rest ends by its time alone."""
-_SEEN: Final = frozenset(error_code.value for error_code in ErrorCode if error_code not in _UNSEEN)
+_UNVERIFIABLE: Final = frozenset(
+    {ErrorCode.KEY_LIMIT_REACHED, ErrorCode.ACCOUNT_UNVERIFIED, ErrorCode.KEY_MODEL_DENIED}
+)
+"""Errors that no free endpoint shows; their cooldown ends by time alone."""
+_VERIFIABLE: Final = frozenset(error_code.value for error_code in ErrorCode if error_code not in _UNVERIFIABLE)
 
 
 class Pool(Protocol):
-    """Who knows how everything stands."""
+    """Status of the pool."""
 
-    async def look(self) -> Sequence[PoolStatus]: ...
+    async def snapshot(self) -> Sequence[PoolStatus]: ...
 
 
-class Roster(Protocol):
-    """Who has the secrets, and is told what was found."""
+class Registry(Protocol):
+    """Source of secrets, and sink of check results."""
 
     def known(self, upstream: str) -> Mapping[str, ProviderKey]: ...
     async def apply_probe_result(
@@ -50,7 +52,7 @@ class Roster(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A key's rest, or its account's or upstream's, and the key with which to ask about it."""
+    """A key to check, and the cooldown (its own, its account's or its upstream's) to verify."""
 
     key: ProviderKey
     error_code: ErrorCode
@@ -59,13 +61,13 @@ class _Candidate:
 
     @property
     def window(self) -> tuple[str, str] | None:
-        """The account whose window is used up, if that is what the rest is for."""
+        """The account whose quota window is used up, if that is the reason for the cooldown."""
         return (self.key.upstream, self.key.account) if self.error_code in _WINDOWS else None
 
 
 @dataclass(frozen=True, slots=True)
 class _CheckResult:
-    """As `Roster.release_rest` takes it."""
+    """Arguments of `Registry.apply_probe_result`."""
 
     works: bool
     error_code: ErrorCode
@@ -73,18 +75,18 @@ class _CheckResult:
 
 
 class Suspects:
-    """Keys that a bare fault accuses, until the upstream's free page was asked about them. Each key waits once."""
+    """Queue of keys accused by an error without a provider code. Each key is queued once."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._noted_s: dict[tuple[str, str], float] = {}
-        """When each key, (upstream, key id), was noted; monotonic."""
+        """Monotonic time at which each (upstream, key ID) was queued."""
         self._waiting: asyncio.Queue[ProviderKey] = asyncio.Queue()
 
     def note(self, key: ProviderKey) -> None:
         """Queues a key, unless it was queued within the last minute. Never waits."""
         now = self._monotonic()
-        self._noted_s = {other: at for other, at in self._noted_s.items() if now - at < _ASK_AGAIN_S}
+        self._noted_s = {other: at for other, at in self._noted_s.items() if now - at < _RETRY_S}
         if (key.upstream, key.id) not in self._noted_s:
             self._noted_s[key.upstream, key.id] = now
             self._waiting.put_nowait(key)
@@ -94,38 +96,38 @@ class Suspects:
 
 
 class KeyHealthMonitor:
-    """A companion that runs in every process."""
+    """A background task that checks keys, in every process."""
 
     def __init__(
         self,
-        pages: KeyChecker,
-        roster: Roster,
+        checker: KeyChecker,
+        registry: Registry,
         pool: Pool,
-        turn: LeaderLock,
-        draw: Callable[[], float],
+        leader: LeaderLock,
+        random: Callable[[], float],
         suspects: Suspects,
         *,
         every_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`turn` is of the same `every_s`; `draw` gives numbers from 0 to 1, `clock` Unix seconds."""
-        self._pages = pages
-        self._roster = roster
+        """`leader` has the same `every_s`; `draw` returns random numbers from 0 to 1, `clock` Unix seconds."""
+        self._checker = checker
+        self._registry = registry
         self._pool = pool
-        self._turn = turn
+        self._leader = leader
         self._suspects = suspects
         self._clock = clock
-        self._draw = draw
+        self._random = random
         self._every_s = every_s
 
     async def run(self) -> None:
-        """A round every `every_s`, by whichever process has the turn; for ever."""
+        """Runs a round every `every_s` on the leader; runs until cancelled."""
         was_well = True
         while True:
-            await asyncio.sleep(self._every_s / _TICKS * (1 + self._draw()) / 2)
+            await asyncio.sleep(self._every_s / _TICKS * (1 + self._random()) / 2)
             try:
-                if await self._turn.take():
-                    await self.probe_resting()
+                if await self._leader.acquire():
+                    await self.check_unhealthy()
                 was_well = True
             except GatewayError as error:
                 if was_well:
@@ -133,31 +135,31 @@ class KeyHealthMonitor:
                 was_well = False
 
     async def probe(self, key: ProviderKey) -> KeyCheck:
-        """Likewise for one key, whenever somebody asks. Raises: GatewayError NOT_FOUND."""
-        return await self._pages.probe(key)
+        """Checks one key on demand. Raises: GatewayError NOT_FOUND."""
+        return await self._checker.probe(key)
 
     async def check_suspects(self) -> None:
-        """Quarantines a suspected key if the page's own error code says that it cannot be used; for ever."""
+        """Quarantines a suspect if the endpoint's own error code rejects the key; runs until cancelled."""
         while True:
             key = await self._suspects.next()
             await self._settle(key, None)
 
-    async def probe_resting(self) -> None:
-        """One round. Raises: GatewayError REDIS_UNAVAILABLE."""
-        cases = [case for status in await self._pool.look() for case in self._cases(status)]
-        for case in cases:
-            await asyncio.sleep(self._draw() * _SPREAD_S)
-            if not await self._turn.keep():
+    async def check_unhealthy(self) -> None:
+        """Runs one round. Raises: GatewayError REDIS_UNAVAILABLE."""
+        candidates = [candidate for status in await self._pool.snapshot() for candidate in self._candidates(status)]
+        for candidate in candidates:
+            await asyncio.sleep(self._random() * _SPREAD_S)
+            if not await self._leader.renew():
                 return
-            await self._settle(case.key, case)
+            await self._settle(candidate.key, candidate)
 
-    async def _settle(self, key: ProviderKey, case: _Candidate | None) -> None:
-        """Ask, and tell what is known now; one key that cannot be settled keeps no other. `case`: its rest."""
+    async def _settle(self, key: ProviderKey, candidate: _Candidate | None) -> None:
+        """Checks a key and applies the result. A failure affects this key only. `candidate`: its cooldown."""
         try:
-            probe = await self._pages.probe(key)
-            decision = self._judge(case, probe) if case else self._condemn(probe)
+            probe = await self._checker.probe(key)
+            decision = self._evaluate(candidate, probe) if candidate else self._quarantine(probe)
             if decision:
-                await self._roster.apply_probe_result(
+                await self._registry.apply_probe_result(
                     key.upstream,
                     key.account,
                     key.name,
@@ -175,22 +177,22 @@ class KeyHealthMonitor:
                 upstream=key.upstream,
                 account=key.account,
                 key=key.secret.fingerprint,
-                cooldown_reason=case.error_code.value if case else None,
+                cooldown_reason=candidate.error_code.value if candidate else None,
                 error_code=probe.error_code.value if probe.error_code else None,
                 detail=probe.detail,
             )
 
-    def _judge(self, case: _Candidate, probe: KeyCheck) -> _CheckResult | None:
-        """What a page changes; None where it says nothing of what the rest is for. A rest outlives the next round."""
-        if case.window and (probe.error_code is None or probe.error_code in _WINDOWS):
-            return self._judge_window(case, probe)
+    def _evaluate(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
+        """Returns the change; None if the reply says nothing about the cooldown. A cooldown outlasts the next round."""
+        if candidate.window and (probe.error_code is None or probe.error_code in _WINDOWS):
+            return self._evaluate_window(candidate, probe)
         if probe.error_code is None:
-            is_shown = case.error_code is not ErrorCode.INSUFFICIENT_BALANCE or probe.proves_balance
-            return _CheckResult(True, case.error_code) if is_shown else None
-        return self._condemn(probe)
+            is_proven = candidate.error_code is not ErrorCode.INSUFFICIENT_BALANCE or probe.proves_balance
+            return _CheckResult(True, candidate.error_code) if is_proven else None
+        return self._quarantine(probe)
 
-    def _condemn(self, probe: KeyCheck) -> _CheckResult | None:
-        """The rest that a page's own error code asks for, if any."""
+    def _quarantine(self, probe: KeyCheck) -> _CheckResult | None:
+        """Returns the cooldown for the endpoint's own error code, if any."""
         if probe.error_code is None:
             return None
         if probe.window_s is not None:
@@ -199,43 +201,46 @@ class KeyHealthMonitor:
         rest_s = max(float(row.pause_s), 2 * self._every_s)
         return _CheckResult(False, probe.error_code, rest_s) if row.state is KeyState.QUARANTINED else None
 
-    def _judge_window(self, case: _Candidate, probe: KeyCheck) -> _CheckResult | None:
-        """Its true end. Where the page leaves doubt it may be of the next window already: the rest gets no longer."""
-        if probe.window_s is not None:
-            return _CheckResult(False, case.error_code, probe.window_s)
-        if probe.has_plan_left:
-            return _CheckResult(True, case.error_code)
-        ends_s = probe.window_if_spent_s
-        if ends_s is None or case.until_s is None or ends_s >= case.until_s - self._clock():
-            return None
-        return _CheckResult(False, case.error_code, ends_s)
+    def _evaluate_window(self, candidate: _Candidate, probe: KeyCheck) -> _CheckResult | None:
+        """Returns the true end of the window.
 
-    def _cases(self, status: PoolStatus) -> Iterator[_Candidate]:
-        """What of an upstream is worth a question: one for all of it, one an account, or one a key."""
-        known = self._roster.known(status.upstream)
+        A reply may already describe the next window, so it never extends a cooldown.
+        """
+        if probe.window_s is not None:
+            return _CheckResult(False, candidate.error_code, probe.window_s)
+        if probe.has_plan_left:
+            return _CheckResult(True, candidate.error_code)
+        ends_s = probe.window_if_spent_s
+        if ends_s is None or candidate.until_s is None or ends_s >= candidate.until_s - self._clock():
+            return None
+        return _CheckResult(False, candidate.error_code, ends_s)
+
+    def _candidates(self, status: PoolStatus) -> Iterator[_Candidate]:
+        """Yields what to check at an upstream: one key for the whole upstream, one per account, or single keys."""
+        known = self._registry.known(status.upstream)
         accounts = [account for account in status.accounts if _is_free(account)]
         if status.state is KeyState.QUARANTINED:
-            yield from _case([key for account in accounts for key in account.keys], known, status)
+            yield from _candidate([key for account in accounts for key in account.keys], known, status)
             return
         for account in accounts:
             if account.state is KeyState.QUARANTINED:
-                yield from _case(account.keys, known, account)
+                yield from _candidate(account.keys, known, account)
                 continue
             if account.state is KeyState.COOLING and account.error_code in _WINDOW_NAMES:
-                yield from _case(account.keys, known, account)
+                yield from _candidate(account.keys, known, account)
             for key in account.keys:
                 if key.state is KeyState.QUARANTINED and key.model is None:
-                    yield from _case([key], known, key)
+                    yield from _candidate([key], known, key)
 
 
-def _case(keys: Sequence[KeyStatus], known: Mapping[str, ProviderKey], resting: Health) -> Iterator[_Candidate]:
-    """The question about a rest, by a key that is known here, best one that is well; none where no page shows it."""
+def _candidate(keys: Sequence[KeyStatus], known: Mapping[str, ProviderKey], resting: Health) -> Iterator[_Candidate]:
+    """Yields a known key, preferably a healthy one, for a cooldown that the free endpoint can verify."""
     usable = [key for key in keys if _is_free(key) and f"{key.account}/{key.name}" in known]
-    if usable and resting.error_code in _SEEN:
+    if usable and resting.error_code in _VERIFIABLE:
         chosen = min(usable, key=lambda key: key.state is KeyState.QUARANTINED)
         yield _Candidate(known[f"{chosen.account}/{chosen.name}"], ErrorCode(resting.error_code), resting.until_s)
 
 
 def _is_free(status: Health) -> bool:
-    """Nobody holds it back."""
+    """Returns True unless an operator disabled it."""
     return status.held_by is None and status.state not in _HELD

@@ -1,4 +1,4 @@
-"""Asking an upstream's free page about a key: nothing is made, nothing is billed."""
+"""Key checks: calls to an upstream's free endpoint, which bills nothing."""
 
 import asyncio
 import time
@@ -17,13 +17,13 @@ from gateway.providers.protocol import KeyCheck
 
 _DEADLINE_S: Final = 10.0
 _CONNECT_S: Final = 5.0
-"""Less, so that a host that cannot be reached is told from one that does not answer."""
+"""Shorter than the deadline, to distinguish an unreachable host from a silent one."""
 _MAX_BYTES: Final = 1024 * 1024
-"""302.AI's page lists every model of every provider: hundreds, at some hundred bytes each."""
+"""302.AI lists every model of every provider: hundreds, at about 100 bytes each."""
 
 
 class KeyChecker:
-    """The free pages of all upstreams."""
+    """Checks keys at the free endpoints of all upstreams."""
 
     def __init__(
         self,
@@ -32,16 +32,16 @@ class KeyChecker:
         user_agent: str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`endpoints` gives those of the configuration in force, by name."""
+        """`endpoints` returns those of the current configuration by name."""
         self._transport = transport
         self._endpoints = endpoints
         self._user_agent = user_agent
         self._monotonic = monotonic
 
     async def probe(self, key: ProviderKey) -> KeyCheck:
-        """One GET, of at most ten seconds.
+        """Sends one GET with a deadline of 10 s.
 
-        Raises: GatewayError NOT_FOUND for an upstream that is configured no more; nothing else.
+        Raises: GatewayError NOT_FOUND if the upstream is no longer configured; nothing else.
         """
         endpoint = self._endpoints().get(key.upstream)
         if endpoint is None:
@@ -52,9 +52,9 @@ class KeyChecker:
                 reply = await read_reply(self._transport, self._build_request(endpoint, key), _MAX_BYTES)
             result = endpoint.provider.read_key_check(reply)
         except TimeoutError:
-            result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete answer in {_DEADLINE_S:.0f} s")
+            result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete response within {_DEADLINE_S:.0f} s")
         except httpx.InvalidURL:
-            result = KeyCheck(ErrorCode.NOT_SENT, "base_url is no valid URL")
+            result = KeyCheck(ErrorCode.NOT_SENT, "base_url is not a valid URL")
         except GatewayError as error:
             result = KeyCheck(error.error_code, error.detail)
         detail = redact(result.detail, key.secret)

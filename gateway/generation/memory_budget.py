@@ -1,15 +1,15 @@
-"""One budget of bytes for a process: request bodies, references of jobs, replies, and responses that are not read yet.
+"""The byte budget of a process: request bodies, job inputs, replies, and responses not yet read by clients.
 
-A tenant may take more while it then holds no more than is left free. Invariant: N tenants that take all they can, in
-any order, leave at least 1/2^N of the budget free (1/(N+1) once each has given back and taken again), and a tenant
-that holds nothing may take half of that: no number of tenants fills the budget.
+A tenant may take more while it then holds no more than remains free. Invariant: N tenants that take all they can,
+in any order, leave at least 1/2^N of the budget free (1/(N+1) after each has released and taken again). A tenant
+that holds nothing may take half of that, so no number of tenants fills the budget.
 
-A request is refused beyond that. A reply to a call that was sent is paid for and never refused: while there is no room
-it is left with the provider's connection. One request of each tenant goes on while an eighth is left, so that each
-tenant's get done; and one of the process whatever is left, which the others' room is counted without.
+Requests beyond that are refused. Replies are paid for and never refused: without room they wait in the provider's
+connection. One request per tenant proceeds while an eighth is free, so that each tenant makes progress. One
+request of the process always proceeds, and the others' room is counted without it.
 
-What is held is at most the budget and that one request. Invariant: whatever ends a request, its account is closed, and
-everything on it is given back.
+At most the budget and that one request are held. Invariant: however a request ends, its account is closed and its
+bytes are released.
 """
 
 import asyncio
@@ -21,26 +21,27 @@ from typing import Final
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _RESERVED_PART: Final = 8
-"""What is left to tenants that hold little by those that have one request beyond their share."""
+"""Reserved for tenants that hold little, against requests that exceed their tenant's share."""
 _PROCESS: Final = None
-"""The scope that everything counts for, beside that of a tenant."""
+"""Scope of the whole process."""
 
 
 _TRIM_PAUSE_S: Final = 5.0
 _TRIM_AFTER_BYTES: Final = 16 * 1024 * 1024
-"""Less is not worth the milliseconds: what is returned has to be mapped again for the next body."""
+"""Trimming less is not worth the milliseconds: the memory has to be mapped again for the next body."""
 
 
 class ByteBudget:
-    """What may be held at one time."""
+    """Limits the bytes held at one time."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self.freed_bytes = 0
-        """Given back since the start."""
+        """Released since the start."""
         self._held: Counter[str | None] = Counter()
         self._first: dict[str | None, ByteAccount] = {}
-        """The request that goes on beyond a tenant's share, and beyond all, so that always one gets done."""
+        """The request that may exceed a tenant's share, and the one that may exceed the budget, so that one always
+        proceeds."""
         self._freed = asyncio.Event()
 
     @property
@@ -52,14 +53,14 @@ class ByteBudget:
         if self._has_share(account, count):
             return
         tenant_bytes = self._held[account.tenant]
-        if tenant_bytes + count > self._max_bytes // 2:  # not even with all the rest free
+        if tenant_bytes + count > self._max_bytes // 2:  # not even with everything else free
             raise GatewayError(ErrorCode.TENANT_MEMORY_FULL, f"{tenant_bytes} bytes are held")
         raise GatewayError(
             ErrorCode.MEMORY_FULL, f"{self.held_bytes} bytes are held, {tenant_bytes} of them by the tenant"
         )
 
     async def wait(self, account: "ByteAccount", count: int) -> None:
-        """Waits until there is room, or this is the request that goes on without."""
+        """Waits until there is room, or this request may exceed the budget."""
         while not self._may_go_on(account, count):
             self._freed.clear()
             await self._freed.wait()
@@ -89,7 +90,10 @@ class ByteBudget:
         return self._held[account.tenant] + count <= self._free_bytes - count
 
     def _may_go_on(self, account: "ByteAccount", count: int) -> bool:
-        """The process's exception is given to a tenant's one request alone: it must not wait for anything else."""
+        """Returns True if the request may exceed the budget; only a tenant's exceptional request may.
+
+        It must not wait for anything else.
+        """
         if self._first.get(_PROCESS) is account or self._has_share(account, count):
             return True
         if self._first.setdefault(account.tenant, account) is not account:
@@ -103,18 +107,18 @@ class ByteBudget:
 
 
 class ByteAccount:
-    """What one request holds."""
+    """Bytes held by one request."""
 
     __slots__ = ("_budget", "held_bytes", "tenant")
 
     def __init__(self, budget: ByteBudget | None = None, tenant: str = "") -> None:
-        """Of a budget, or without bounds."""
+        """Without a budget there is no limit."""
         self._budget = budget or ByteBudget(sys.maxsize)
         self.tenant = tenant
         self.held_bytes = 0
 
     def take(self, count: int) -> None:
-        """Counts bytes that are about to be taken in. Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL."""
+        """Counts bytes before they are received. Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL."""
         self._budget.check(self, count)
         self.note(count)
 
@@ -124,21 +128,21 @@ class ByteAccount:
         self.note(count)
 
     def note(self, count: int) -> None:
-        """Counts bytes that are there; below zero: gives them back."""
+        """Counts held bytes; a negative count releases them."""
         self.held_bytes += count
         self._budget.note(self, count)
 
     def close(self) -> None:
-        """Gives everything back. To be called once, when nothing of the request is left."""
+        """Releases everything. Call once, when nothing of the request remains."""
         self._budget.close(self)
         self.held_bytes = 0
 
 
 async def return_freed_memory(budget: ByteBudget) -> None:
-    """Has glibc return freed memory to the system, soon after much was freed. Other allocators have no such function.
+    """Makes glibc return freed memory to the system after large releases. Other allocators lack the function.
 
-    By itself, glibc keeps up to twice the largest block that it ever freed, and all that lies below a small object at
-    the end of its heap. Bounds for single blocks (mallopt) would do too, but cost page faults in every large response.
+    By default, glibc retains up to twice the largest block that it ever freed, and all memory below a small object at
+    the end of its heap. Fixed mallopt thresholds would help too, but cost page faults in every large response.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     trimmed_bytes = 0

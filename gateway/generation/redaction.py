@@ -1,6 +1,6 @@
-"""Keeps an upstream's words from carrying a key or a request further: some repeat what they were sent.
+"""Removes keys and request texts from upstream text, which may repeat what it received.
 
-Texts are compared without regard to case, decoded, and once more without what is neither letter nor digit.
+Texts are compared case-insensitively, decoded, and again without non-alphanumeric characters.
 """
 
 import re
@@ -17,50 +17,50 @@ from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageJob, ImageReply, ImageUrl
 
 _PIECE: Final = 8
-"""So many characters in a row give a key or an address away: upstream text is cut, perhaps in the middle of one."""
+"""Characters in a row that disclose a key or an address. Upstream text may be truncated within one."""
 _SCRAP: Final = 4
-"""So many in a row count where others of the key follow: random ones are rarely there, and never half of a key's."""
+"""Characters in a row that count if others of the key follow. Random matches are rare, and never half of a key."""
 _SCATTERED_MIN_CHARS: Final = 16
-"""Of a key that is looked for in scraps: half of a shorter one is found by chance."""
+"""Minimum key length for scattered matches: half of a shorter key matches by chance."""
 _PROMPT_PIECE: Final = 12
-"""Fewer words of a prompt than that are no one's secret, and are found in every sentence."""
+"""Shorter pieces of a prompt are not secret, and occur in any sentence."""
 _WORDS_MAX_CHARS: Final = 32 * 1024
-"""Compared of all texts of a request. An honest one has a prompt and the URL of a picture."""
+"""Limit on compared characters of a request's texts. An honest request has a prompt and an image URL."""
 _DETAIL_MAX_CHARS: Final = 2048
-"""Kept of an error's text; a provider's message has 1,000 at the most."""
+"""Limit on an error's text; provider messages have at most 1,000 characters."""
 _PICTURE: Final = re.compile(r"data:image/[a-z+.-]{1,20};base64,([A-Za-z0-9+/=]*)")
 _PICTURE_MAX_CHARS: Final = 1024
-"""Compared of a picture's base64; what is repeated from behind there is known by its form."""
+"""Limit on compared characters of an image's base64; later parts are recognised by their form."""
 _DATA: Final = re.compile(r"[A-Za-z0-9+/=_%\\-]{40,}")
 _ESCAPES: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+|\\u[0-9a-fA-F]{4}")
 _ROUNDS: Final = 3
-"""Of decoding: what was encoded more often is not recognised."""
+"""Decoding rounds; text encoded more often is not recognised."""
 _REQUEST: Final = "<request>"
-_LEFT_OUT: Final = "text left out: the request is too long to be compared with it"
+_LEFT_OUT: Final = "text omitted: the request is too long to compare"
 
 _Mapped = list[tuple[str, int, int]]
-"""Characters, each with the start and end of what it was decoded from."""
+"""Characters, each with the start and end of its source."""
 _Pieces = dict[int, set[str]]
-"""Stretches to look for, by their length."""
+"""Texts to find, by length."""
 
 
 def own_words(job: ImageJob) -> tuple[str, ...]:
-    """The free texts of a request, which an upstream may repeat: the prompt, and URLs and data of its inputs.
+    """Returns a request's free texts, which an upstream may repeat: the prompt, and URLs and data of its inputs.
 
-    Options hold values of closed sets, which are the provider's words too. Reads up to 16 MiB of JSON: for errors only.
+    Options are closed sets of the provider's own words. Reads up to 16 MiB of JSON, so use it for errors only.
     """
     return (job.prompt, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
 
 
 def redact(text: str, secret: Secret) -> str:
-    """The text without the key, and without pieces of it."""
+    """Returns the text without the key and pieces of it."""
     return _replaced(text, _gives_away(text, secret.reveal()), repr(secret))
 
 
 def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ()) -> GatewayError:
-    """The same error, whose detail holds neither the key nor `words`, the free texts of the request.
+    """Returns the error with neither the key nor `words`, the request's free texts, in its detail.
 
-    What would take long to compare is not: then nothing of the detail is left.
+    If the comparison would take too long, the whole detail is dropped.
     """
     pictures, texts = _by_kind(words)
     if sum(map(len, (*pictures, *texts))) > _WORDS_MAX_CHARS:
@@ -78,7 +78,7 @@ def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ())
 
 
 def _by_kind(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The beginnings of pictures in base64, and all other words whole."""
+    """Returns the beginnings of base64 images, and all other words in full."""
     pictures, texts = [], []
     for word in words:
         if picture := _PICTURE.fullmatch(word):
@@ -89,9 +89,9 @@ def _by_kind(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
-    """The reply without its links that hold the key or a piece of it, which the tenant would be given.
+    """Drops links that contain the key or a piece of it, because the tenant would receive them.
 
-    Of a JWT the signature counts: others begin alike, and a picture that is paid for must not be lost.
+    Of a JWT only the signature counts: other JWTs have the same beginning, and paid images must not be lost.
     """
     key = secret.reveal()
     key = key.rpartition(".")[2] if key.startswith("eyJ") else key
@@ -102,13 +102,13 @@ def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
 
 
 def _forms(key: str) -> list[str]:
-    """The key as it may be written; its base64 depends on how many bytes precede it."""
+    """Returns the encodings of a key; its base64 depends on the number of preceding bytes."""
     raw = key.encode()
     return [key, raw.hex(), *(b64encode(bytes(ahead) + raw).decode() for ahead in range(3))]
 
 
 def _parts(url: str) -> list[str]:
-    """The host of an address, and the longer parts of its path and query: they may be repeated alone."""
+    """Returns the host of a URL, and the longer parts of its path and query, which may be repeated alone."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -117,7 +117,7 @@ def _parts(url: str) -> list[str]:
 
 
 def _without(text: str, private: Iterable[str], instead: str, length: int) -> str:
-    """Every stretch of `length` or more characters that one of `private` has too is replaced."""
+    """Replaces every stretch of `length` or more characters that occurs in `private`."""
     return _replaced(text, _found(_folded(text), len(text), private, length), instead)
 
 
@@ -131,7 +131,7 @@ def _replaced(text: str, hidden: list[bool], instead: str) -> str:
 
 
 def _gives_away(text: str, key: str) -> list[bool]:
-    """For each character of the text, whether it gives the key away."""
+    """Returns for each character if it discloses the key."""
     folded = _folded(text)
     hidden = _found(folded, len(text), _forms(key), _PIECE)
     plain = _stripped(folded)
@@ -142,7 +142,7 @@ def _gives_away(text: str, key: str) -> list[bool]:
 
 
 def _scattered(text: str, key: str) -> range | None:
-    """From where to where half of the key or more is in the text, in its order, in pieces that may be short."""
+    """Returns the range that contains at least half of the key in order, possibly in short pieces."""
     at = end = found_chars = 0
     start = len(text)
     while at + _SCRAP <= len(key):
@@ -158,7 +158,7 @@ def _scattered(text: str, key: str) -> range | None:
 
 
 def _found(folded: _Mapped, size: int, private: Iterable[str], length: int) -> list[bool]:
-    """For each of `size` characters, whether it belongs to such a stretch: one pass, however many are private."""
+    """Returns for each of `size` characters if it is part of such a stretch, in one pass for any number of texts."""
     whole: _Pieces = {}
     stripped: _Pieces = {}
     for known in private:

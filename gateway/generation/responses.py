@@ -1,4 +1,4 @@
-"""Reads a reply of an upstream within bounds, and tells what a broken one may have cost."""
+"""Reads an upstream's reply within limits, and classifies transport errors by what they may have cost."""
 
 import asyncio
 from typing import Final
@@ -18,7 +18,7 @@ TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
     httpx.ProxyError: ErrorCode.CONNECT_FAILED,
     httpx.UnsupportedProtocol: ErrorCode.NOT_SENT,
     httpx.LocalProtocolError: ErrorCode.NOT_SENT,
-    # It may have.
+    # The request may have reached it.
     httpx.ReadTimeout: ErrorCode.READ_TIMEOUT,
     httpx.WriteTimeout: ErrorCode.READ_TIMEOUT,
     httpx.TimeoutException: ErrorCode.READ_TIMEOUT,
@@ -30,13 +30,13 @@ TRANSPORT_FAULTS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
     httpx.ProtocolError: ErrorCode.CONNECTION_LOST,
     httpx.TransportError: ErrorCode.CONNECTION_LOST,
 }
-"""Every class of httpx.TransportError, most specific by the class's own order."""
+"""Every class of httpx.TransportError, most specific first."""
 
 
 async def read_reply(
     transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int, memory: ByteAccount | None = None
 ) -> UpstreamResponse:
-    """Send a request and read its whole answer, which `memory` counts: nothing is read while it has no room.
+    """Sends a request and reads its whole reply, counted against `memory`. Waits while `memory` has no room.
 
     Raises: GatewayError of the network, RESPONSE_TOO_LARGE, INVALID_RESPONSE.
     """
@@ -58,15 +58,15 @@ def transport_fault(error: httpx.TransportError) -> ErrorCode:
 
 
 async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccount) -> bytearray:
-    """The body, inflated where the upstream compresses although it was asked not to, never beyond the cap.
+    """Returns the body, decompressed if necessary, never beyond the limit.
 
-    Each piece is copied as it comes and let go: pieces that are joined in the end are a second body in memory.
+    Each piece is copied on arrival: joining them at the end would hold a second body in memory.
     """
     inflate = inflater(response.headers.get("content-encoding", "identity"))
     body = bytearray()
     assert isinstance(
         response.stream, httpx.AsyncByteStream
-    )  # every transport's is; httpx's own iterator costs as much
+    )  # true for every transport; httpx's own iterator costs as much
     try:
         async for received in response.stream:
             for piece in inflate(received) if inflate else (received,):
@@ -74,7 +74,7 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
                 await memory.wait_for(len(piece))
                 body += piece
                 if inflate:
-                    await asyncio.sleep(0)  # little is received of what takes long to inflate: others' turn
+                    await asyncio.sleep(0)  # few bytes may take long to decompress: yield to other tasks
     except BaseException:
         memory.note(-len(body))
         raise
@@ -88,7 +88,7 @@ def _check_size(size_bytes: int, max_bytes: int) -> None:
 
 
 def _retry_after_s(text: str | None) -> float | None:
-    """Seconds of a Retry-After header; its date form is not used by these upstreams."""
+    """Parses the seconds of a Retry-After header; these upstreams do not use its date form."""
     if text is None or not text.strip().isdecimal() or len(text) > 9:
         return None
     return float(text)

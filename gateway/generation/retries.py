@@ -1,4 +1,4 @@
-"""Results of calls, and the rules by which a part of a job is retried."""
+"""Results of calls, and the retry rules of a part of a job."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ _WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome
 
 @dataclass(frozen=True, slots=True)
 class CallSuccess:
-    """The pictures that one call delivered."""
+    """The images delivered by one call."""
 
     pictures: tuple[Picture, ...]
     shape: SizePlan
@@ -31,30 +31,30 @@ CallResult = CallSuccess | GatewayError
 
 @dataclass(slots=True)
 class RetryState:
-    """The retry state of one part of a job."""
+    """Retry state of one part of a job."""
 
     left: int
-    """Calls."""
+    """Remaining calls."""
     avoided: set[tuple[str, str]] = field(default_factory=set)
-    """(upstream, key id or "ACCOUNT/")."""
+    """(upstream, key ID or "ACCOUNT/")."""
     last: GatewayError | None = None
     last_at: str = ""
-    """The upstream of the last failure."""
+    """Upstream of the last failure."""
     repeated: ErrorCode | None = None
-    """Why the call is to be made again here, until it can be."""
+    """Error of a call that is to be repeated on the same upstream."""
     asked: str = ""
-    """When the part first asked for an account, as the pool says it: it keeps its place in the line."""
+    """Time of the part's first lease request, by the scheduler's clock: it keeps its place in the queue."""
     has_retried_once: bool = False
     shortest_wait_s: float | None = None
     is_busy: bool = False
     is_patient: bool = False
-    """Every target has been asked: it waits at the one that has room first, for as long as it may."""
+    """Every target has been tried: it waits for its full remaining time at the one that has capacity first."""
     soonest: PlannedTarget | None = None
-    """That one."""
+    """The target that has capacity first."""
     soonest_s: float = math.inf
 
     def copy(self) -> "RetryState":
-        """For one of several parts of the job."""
+        """Copies the state for one of several parts of the job."""
         return replace(self, avoided=set(self.avoided))
 
     def note_failure(self, error: GatewayError, key: ProviderKey) -> None:
@@ -81,18 +81,18 @@ class RetryState:
         return tuple(what for where, what in self.avoided if where == upstream)
 
     def repeat_at(self, upstream: str) -> RetryKind:
-        """Whether the next call to an upstream repeats one that it failed."""
+        """Returns if the next call to an upstream repeats one that failed there."""
         if self.last is None or self.last_at != upstream:
-            return RetryKind.NO
-        return RetryKind.OF_ILL_UPSTREAM if self.last.row.trips_breaker else RetryKind.OF_BAD_KEY
+            return RetryKind.FIRST
+        return RetryKind.RETRY if self.last.row.trips_breaker else RetryKind.FAILOVER
 
     def may_go_elsewhere(self, error: GatewayError) -> bool:
-        """Whether the next target may be asked because this whole upstream cannot serve."""
+        """Returns True if the next target may be tried because this whole upstream cannot serve."""
         row = error.row
         return self.left > 0 and row.outcome in _FREE and row.retry is not Retry.NEVER and row.scope is Scope.UPSTREAM
 
     def may_send_again(self, error: GatewayError) -> bool:
-        """The rule of the table: only outcomes known to be free, within what is left."""
+        """Returns True if the table allows a retry: the outcome is known to be free, and calls remain."""
         row = error.row
         if self.left <= 0 or row.retry is Retry.NEVER or row.outcome not in _FREE:
             return False
@@ -103,15 +103,15 @@ class RetryState:
         return True
 
     def decision(self) -> GatewayError:
-        """Why the part could not be made: the last fault, or a pool that cannot serve in time.
+        """Returns the final error of the part: the last error, or no capacity in time.
 
-        A fault of a key does not count where another one could have served, had it had room.
+        An error of a key does not count if another key could have served with more capacity.
         """
         if self.last is not None and not (self.is_busy and self.last.row.retry is Retry.FREELY):
             return self.last
         if not self.is_busy:
             return GatewayError(
-                ErrorCode.NO_HEALTHY_ACCOUNT, "no account can be used", retry_after_s=self.shortest_wait_s
+                ErrorCode.NO_HEALTHY_ACCOUNT, "no account is available", retry_after_s=self.shortest_wait_s
             )
         detail = "Every account that could make this image is busy; please try again shortly."
         if self.shortest_wait_s:
@@ -120,14 +120,14 @@ class RetryState:
 
 
 def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> bool:
-    """Whether a retry goes to the next upstream: this one cannot serve, or seems unhealthy."""
+    """Returns True if a retry goes to the next upstream: this one cannot serve or seems unhealthy."""
     if error.row.scope is Scope.UPSTREAM and error.row.retry is Retry.FREELY:
         return True
     return bool(others) and error.row.trips_breaker
 
 
 def read_part(part: list[CallResult] | BaseException) -> list[CallResult]:
-    """Turns a bug in one part into that part's failure. Raises: what ends the whole program."""
+    """Turns a bug in one part into that part's failure. Raises: exceptions that end the program."""
     if isinstance(part, Exception):
         _LOG.error("internal_error", exc_info=part)
         return [GatewayError(ErrorCode.INTERNAL, type(part).__name__)]
@@ -137,5 +137,5 @@ def read_part(part: list[CallResult] | BaseException) -> list[CallResult]:
 
 
 def most_relevant_error(errors: list[GatewayError]) -> GatewayError:
-    """The most relevant error: one that may have cost money first, then one that no retry can help."""
+    """Returns the most relevant error: one that may have cost money first, then a permanent one."""
     return min(errors, key=lambda error: (_WEIGHT[error.row.outcome], error.row.may_client_retry))

@@ -1,4 +1,4 @@
-"""One job in progress: its terms, what its calls have met, and how long calls usually take."""
+"""One job in progress: its limits, its errors so far, and the usual duration of calls."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.metering.reservations import Reservation
 
 _SAMPLES_MAX: Final = 50
-"""Latest calls kept of each upstream, model and number of images."""
+"""Latest calls remembered per upstream, model and image count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class JobPolicy:
     """The operator's limits on one request."""
 
     deadline_s: float
-    """For the whole request, over all attempts."""
+    """For the whole request, across all attempts."""
     reserve_s: float
-    """The part of it that is kept for the call when a request waits for an account."""
+    """Part of the deadline reserved for the call while a request waits for an account."""
     max_attempts: int
 
 
 class GenerationRequest(Protocol):
-    """A parsed request, of either client format."""
+    """A parsed request of either client format."""
 
     @property
     def job(self) -> ImageJob: ...
@@ -37,20 +37,20 @@ class GenerationRequest(Protocol):
     def model(self) -> Model: ...
     @property
     def targets(self) -> tuple[PlannedTarget, ...]:
-        """Those that can make the job, in order of preference; at least one."""
+        """Returns the targets that can serve the job, in order of preference; at least one."""
 
 
 @dataclass(slots=True)
 class BareErrors:
-    """Bare faults of one request, over all its parts: those of two keys alike blame the request."""
+    """Errors of one request without a provider code. The same one with two keys blames the request."""
 
     _accused: dict[ErrorCode, tuple[str, str]] = field(default_factory=dict)
-    """(upstream, key id) of the first call that ended so."""
+    """(upstream, key ID) of the first call with this error."""
     is_blocked: bool = False
-    """Two keys met the same fault: no further call is sent."""
+    """Two keys met the same error: no further call is sent."""
 
     def judge(self, error: GatewayError, key: ProviderKey) -> GatewayError:
-        """The error of a call, or REQUEST_BLOCKED in the place of a bare fault that another key had before."""
+        """Returns the call's error, or REQUEST_BLOCKED if another key met the same one."""
         accused = (key.upstream, key.id)
         if not error.row.is_bare or self._accused.setdefault(error.error_code, accused) == accused:
             return error
@@ -60,7 +60,7 @@ class BareErrors:
 
 @dataclass(slots=True)
 class JobContext:
-    """One job in progress, with the upstreams as they were when it began."""
+    """One job in progress, with the upstreams of its start."""
 
     job: ImageJob
     model: Model
@@ -77,19 +77,19 @@ class JobContext:
 
 
 class CallDurations:
-    """How long this process's latest successful calls took. A call is not repeated with less time left than that."""
+    """Durations of this process's latest successful calls. A call is not retried with less time left."""
 
     def __init__(self, default_s: float) -> None:
-        """`default_s` is for calls of a kind that has not succeeded yet."""
+        """`default_s` applies to calls of a kind that has not succeeded yet."""
         self._default_s = default_s
         self._seconds: dict[tuple[str, str, int], deque[float]] = {}
 
     def note(self, target: Target, images: int, seconds: float) -> None:
-        """Records a successful call, with the time that its pictures took."""
+        """Records the duration of a successful call, downloads included."""
         kind = (target.upstream, target.model, images)
         self._seconds.setdefault(kind, deque(maxlen=_SAMPLES_MAX)).append(seconds)
 
     def usual_s(self, target: Target, images: int) -> float:
-        """The time within which nine of ten calls succeeded."""
+        """Returns the time within which nine of ten calls succeeded."""
         samples = sorted(self._seconds.get((target.upstream, target.model, images), ()))
         return samples[-1 - len(samples) // 10] if samples else self._default_s

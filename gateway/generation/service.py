@@ -1,4 +1,4 @@
-"""The use case: a request for images is reserved, run and settled."""
+"""The use case: reserves, runs and settles a request for images."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,11 +16,11 @@ from gateway.generation.run import GenerationRequest
 from gateway.metering.admission import Admission
 
 _SENT_AT_ONCE_BYTES: Final = 64 * 1024
-"""The connection buffers this much: no client can make the request wait with less."""
+"""The connection buffers this much, so a slow client cannot delay a smaller response."""
 
 
 class GenerationService:
-    """Buys images for tenants."""
+    """Generates images for tenants."""
 
     def __init__(self, admission: Admission, upstreams: Upstreams, monotonic: Callable[[], float]) -> None:
         self._admission = admission
@@ -28,9 +28,9 @@ class GenerationService:
         self._monotonic = monotonic
 
     async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
-        """Reserves a request's cost, has its images made and settles what became of them.
+        """Reserves a request's cost, makes its images and settles the outcome.
 
-        Returns: at least one picture; fewer than asked for if some were withheld or some calls failed.
+        Returns: at least one image; fewer than requested if some were withheld or some calls failed.
         Raises: GatewayError.
         """
         model, job, trace = request.model, request.job, context.trace
@@ -51,7 +51,7 @@ class GenerationService:
             passage.ended_s = self._monotonic()
         context.delivered, context.missing = len(result.pictures), result.missing
         if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
-            with suppress(GatewayError):  # the response is sent all the same
+            with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
         return result
 

@@ -1,4 +1,4 @@
-"""The upstreams of one configuration: addresses, accounts, and how long requests wait for them."""
+"""The upstreams of one configuration: addresses, accounts and maximum waits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from gateway.providers.protocol import Provider
 
 @dataclass(frozen=True, slots=True)
 class UpstreamEndpoint:
-    """The address and the protocol of one upstream."""
+    """Address and protocol of one upstream."""
 
     name: str
     provider: Provider
@@ -20,7 +20,7 @@ class UpstreamEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSet:
-    """All upstreams of one configuration, by name; secrets included."""
+    """All upstreams of one configuration by name, with secrets."""
 
     endpoints: Mapping[str, UpstreamEndpoint]
     pools: tuple[Pool, ...]
@@ -31,11 +31,11 @@ class UpstreamSet:
         return tuple(key for pool in self.pools for account in pool.accounts for key in account.keys)
 
     def after(self, former: "UpstreamSet") -> "UpstreamSet":
-        """Adds the former upstreams: requests with former models still find theirs."""
+        """Adds former upstreams, for requests that still use former models."""
         return replace(self, endpoints={**former.endpoints, **self.endpoints}, waits={**former.waits, **self.waits})
 
     def shared_keys(self) -> list[tuple[ProviderKey, ...]]:
-        """Keys with the same secret in several accounts: the gateway would count the provider's limits twice."""
+        """Returns keys with the same secret in several accounts: the provider's limits would count twice."""
         by_secret: dict[str, list[ProviderKey]] = {}
         for key in self.keys:
             by_secret.setdefault(key.secret.reveal(), []).append(key)

@@ -1,1 +1,1 @@
-"""Limits, quotas, reservations and the ledger: who may buy how much, and what it cost."""
+"""Rate limits, quotas, reservations and the ledger."""

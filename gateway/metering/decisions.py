@@ -1,4 +1,4 @@
-"""What admit.lua answers, and what of it the caller is told."""
+"""Admission decisions: the reply of admit.lua, and the error or rates derived from it."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -12,7 +12,7 @@ from gateway.domain.tenants import Principal, Rate, Rates
 _WORDS: Final = {
     "requests_per_minute": "requests per minute",
     "images_per_minute": "images per minute",
-    "concurrency": "requests at once",
+    "concurrency": "concurrent requests",
     "recent_requests": "open requests and those of the last 15 minutes",
     "records_per_day": "recorded requests per day",
     "images_per_day": "images per day",
@@ -20,11 +20,11 @@ _WORDS: Final = {
     "usd_micros_per_month": "US dollars per month",
 }
 _BUSY_RETRY_S: Final = 2.0
-"""When one of the requests under way ends is not known; images take seconds."""
+"""Retry-After when concurrency is exhausted. The end of the running requests is unknown; images take seconds."""
 
 
 class ScopeUsage(msgspec.Struct, frozen=True):
-    """Counters of one scope."""
+    """Usage counters of one scope."""
 
     requests_last_minute: int
     images_last_minute: int
@@ -36,7 +36,7 @@ class ScopeUsage(msgspec.Struct, frozen=True):
 
 
 class AdmissionDecision(msgspec.Struct, frozen=True):
-    """admit.lua's answer; see there."""
+    """The reply of admit.lua; see its header."""
 
     decision: str
     scope: str = ""
@@ -72,7 +72,7 @@ def usage_of(decision: AdmissionDecision) -> Usage | None:
 
 
 def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayError:
-    """The refusal as the caller is told it: which limit, how it stands, when it frees."""
+    """Returns the error for a refusal: which limit, its usage and when capacity frees up."""
     if decision.decision == "unknown":
         return GatewayError(ErrorCode.INVALID_API_KEY)
     rates, wait_s = rates_of(decision), _wait_s(decision)
@@ -98,16 +98,16 @@ def _wait_s(decision: AdmissionDecision) -> float:
 def _rate_text(decision: AdmissionDecision, caller: Principal) -> str:
     text = f"Rate limit reached for {_WORDS[decision.limit]} {_whose(decision, caller)}: {_standing(decision)}."
     if not decision.frees_at_s:
-        return f"{text} It frees when a request that is under way ends. Please try again in {_BUSY_RETRY_S:.0f} s."
+        return f"{text} It frees when a running request ends. Please try again in {_BUSY_RETRY_S:.0f} s."
     return f"{text} It frees at {_moment(decision.frees_at_s)}. Please try again in {_wait_s(decision):.0f} s."
 
 
 def _too_large_text(decision: AdmissionDecision, caller: Principal) -> str:
-    """Of what no waiting mends: more than is ever allowed at once, or anything where nothing is allowed."""
+    """Explains a refusal that waiting cannot fix: a request above a limit, or a limit of 0."""
     standing = f"{_WORDS[decision.limit]} {_whose(decision, caller)}: {_standing(decision)}"
     if not decision.allowed:
-        return f"Nothing is allowed for {standing}. Have the limit raised."
-    return f"Request too large for {standing}. Waiting does not help: ask for less, or have the limit raised."
+        return f"No usage is allowed for {standing}. Ask for a higher limit."
+    return f"Request too large for {standing}. Waiting does not help: request less, or ask for a higher limit."
 
 
 def _quota_text(decision: AdmissionDecision, caller: Principal) -> str:

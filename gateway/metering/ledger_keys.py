@@ -1,4 +1,4 @@
-"""A sheet of the ledger as Redis holds it: the names of its keys, the fields of its sums and records."""
+"""Redis keys of a tenant day, and the fields of its sums and records."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,25 +13,25 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
 def days_record(tenant: str) -> str:
-    """The sorted set of the days that have sums; the score is the day's number."""
+    """Returns the sorted set of days that have sums; the score is the day's number."""
     return f"{PREFIX}:{{{tenant}}}:days"
 
 
 def ends_record(tenant: str) -> str:
-    """The hash of the days that have had records; the value is the Unix second until which they are kept."""
+    """Returns the hash of days that have had records; the value is the Unix second at which they expire."""
     return f"{PREFIX}:{{{tenant}}}:records_end"
 
 
-def sums_record(sheet: TenantDay) -> str:
-    return f"{PREFIX}:{{{sheet.tenant}}}:sums:{day_number(sheet.day)}"
+def sums_record(tenant_day: TenantDay) -> str:
+    return f"{PREFIX}:{{{tenant_day.tenant}}}:sums:{day_number(tenant_day.day)}"
 
 
-def records_stream(sheet: TenantDay) -> str:
-    return f"{PREFIX}:{{{sheet.tenant}}}:ledger:{day_number(sheet.day)}"
+def records_stream(tenant_day: TenantDay) -> str:
+    return f"{PREFIX}:{{{tenant_day.tenant}}}:ledger:{day_number(tenant_day.day)}"
 
 
 def day_number(day: date) -> int:
-    """YYYYMMDD."""
+    """Returns a day as the number YYYYMMDD."""
     return day.year * 10_000 + day.month * 100 + day.day
 
 
@@ -40,7 +40,7 @@ def read_ends(fields: Mapping[str, str]) -> dict[date, int]:
 
 
 def read_sums(fields: Mapping[str, str]) -> Sums:
-    """From fields "KEYID|MEASURE|MODEL": a model's name may hold anything. A later version's measures are left out."""
+    """Parses fields "KEYID|MEASURE|MODEL"; a model name may contain "|". Skips measures of later versions."""
     found: dict[tuple[str, str], UsageTotals] = {}
     for name, value in fields.items():
         key, _, rest = name.partition("|")
@@ -51,7 +51,7 @@ def read_sums(fields: Mapping[str, str]) -> Sums:
 
 
 def read_amounts(fields: Mapping[str, str]) -> UsageTotals:
-    """What one record adds to the sums."""
+    """Returns what one record adds to the sums."""
     return UsageTotals(1, *(_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
 
 
@@ -78,7 +78,7 @@ def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
 
 
 def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], AccountOutcome]]:
-    """From "UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED", joined by ";"."""
+    """Parses "UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED", joined by ";"."""
     for call in filter(None, text.split(";")):
         place, _, counts = call.rpartition(":")
         upstream, _, account = place.partition("/")
@@ -88,5 +88,5 @@ def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], AccountOutcome]]:
 
 
 def _integer(text: str | None) -> int:
-    """What is no number counts as 0, so that a damaged record shows as a difference."""
+    """Parses an integer. An invalid one counts as 0, so that a damaged record appears as a discrepancy."""
     return int(text) if text is not None and _INTEGER.fullmatch(text) else 0

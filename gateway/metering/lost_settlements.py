@@ -1,4 +1,4 @@
-"""Settlements whose reservation Redis does not know: in the ledger, or lost."""
+"""Settlements whose reservation Redis does not know: either in the ledger already, or lost."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,11 +11,11 @@ from gateway.metering.reservations import ReservationOutcome
 
 _LOG = structlog.get_logger("imagegate.admission")
 _SKEW = timedelta(hours=1)
-"""Between this machine's clock and the server's, at most."""
+"""Maximum skew between this machine's clock and the server's."""
 
 
 class LostSettlements:
-    """Looks in the ledger before it calls a settlement lost: Redis forgets a settled reservation after a while."""
+    """Checks the ledger before a settlement counts as lost, because Redis drops settled reservations after a while."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -24,8 +24,8 @@ class LostSettlements:
     def suspect(self, outcome: ReservationOutcome) -> None:
         self._suspects[outcome.reservation] = outcome
 
-    async def tell(self) -> None:
-        """Log those that are not in the ledger as they ended. Raises: GatewayError REDIS_UNAVAILABLE: they stay."""
+    async def log(self) -> None:
+        """Logs settlements that are not in the ledger. Raises: GatewayError REDIS_UNAVAILABLE; they remain suspects."""
         while self._suspects:
             tenant = next(iter(self._suspects.values())).tenant
             suspects = [outcome for outcome in self._suspects.values() if outcome.tenant == tenant]
@@ -33,34 +33,34 @@ class LostSettlements:
             for outcome in suspects:
                 self._suspects.pop(outcome.reservation, None)
                 if found.get(outcome.reservation) != outcome.calls:
-                    _tell(outcome)
+                    _log(outcome)
 
     async def _records(self, suspects: list[ReservationOutcome]) -> dict[str, str]:
-        """The calls by ticket that the ledger has of one tenant's suspects, among its records since the first ended."""
+        """Returns the ledger's calls by reservation ID, for one tenant's suspects, since the first of them ended."""
         since_ms = round((min(outcome.ended_s for outcome in suspects) - _SKEW.total_seconds()) * 1000)
-        sheets = {sheet for outcome in suspects for sheet in _sheets(outcome)}
+        tenant_days = {tenant_day for outcome in suspects for tenant_day in _tenant_days(outcome)}
         wanted, found = {outcome.reservation for outcome in suspects}, dict[str, str]()
-        for sheet in sheets:
-            async for entries in self._ledger.stream(sheet, f"{since_ms}-0"):
+        for tenant_day in tenant_days:
+            async for entries in self._ledger.stream(tenant_day, f"{since_ms}-0"):
                 found |= {
                     fields["reservation"]: fields["calls"] for _, fields in entries if fields["reservation"] in wanted
                 }
         return found
 
 
-def _sheets(outcome: ReservationOutcome) -> Iterator[TenantDay]:
-    """Where its record may stand: the day is the admission's by the server's clock."""
+def _tenant_days(outcome: ReservationOutcome) -> Iterator[TenantDay]:
+    """Yields the tenant days that may hold its record: the day is the admission's, by the server's clock."""
     admitted = datetime.fromtimestamp(outcome.ended_s - outcome.total_ms / 1000, UTC)
     for moment in (admitted - _SKEW, admitted + _SKEW):
         yield TenantDay(moment.date(), outcome.tenant)
 
 
-def _tell(outcome: ReservationOutcome) -> None:
+def _log(outcome: ReservationOutcome) -> None:
     _LOG.error(
         "settlement_lost",
         tenant=outcome.tenant,
         request_id=outcome.request_id,
         images=outcome.images,
         calls=outcome.calls,
-        remedy="Redis does not know its reservation: look in the ledger, which may have it, perhaps as unconfirmed",
+        remedy="Redis does not know its reservation: check the ledger, which may have it, perhaps as unconfirmed",
     )

@@ -1,4 +1,4 @@
-"""Settles what dead processes left behind, for all tenants, by one process at a time."""
+"""Settles expired reservations of dead processes, for all tenants, by one process at a time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,32 +13,32 @@ from gateway.redis import PREFIX, Client, execute
 
 _LOG = structlog.get_logger("imagegate.sweeper")
 _BATCH: Final = 100
-_LOCK: Final = f"{PREFIX}:sweeper"
-_TICKETS_A_PASS: Final = 100
-"""Of one tenant; as many of each other tenant come before its next."""
-_TICKETS_A_ROUND: Final = 10_000
-"""After so many no further pass begins: other tenants are looked at again in the next round."""
+_LEADER_KEY: Final = f"{PREFIX}:recovery_leader"
+_RESERVATIONS_PER_PASS: Final = 100
+"""Reservations of one tenant per pass, so that tenants take turns."""
+_RESERVATIONS_PER_ROUND: Final = 10_000
+"""No further pass starts beyond this number; other tenants continue in the next round."""
 _NAMED: Final = 10
-"""Tenants that a log line names."""
+"""Limit on tenants named in a log line."""
 
 SettleExpired = Callable[[str, str], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class _Round:
-    """What one round has come to so far."""
+    """Progress of one round."""
 
-    asked: int = 0
-    """Tickets that were settled, or tried."""
+    attempted: int = 0
+    """Reservations settled or attempted."""
     left: dict[str, int] = field(default_factory=dict)
-    """By tenant: tickets that cannot be settled, and stay in front of the others."""
+    """By tenant: reservations that cannot be settled and stay at the front."""
     last: dict[str, list[str]] = field(default_factory=dict)
-    """By tenant: what the pass before asked for."""
+    """By tenant: reservations of the previous pass."""
     unreached: set[str] = field(default_factory=set)
 
 
 class ExpiredReservationReaper:
-    """Looks through the open tickets of every tenant: O(tenants) a round, and beside the requests, never in them."""
+    """Settles the expired reservations of every tenant: O(tenants) a round, outside the request path."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class ExpiredReservationReaper:
         self._round_s = round_s
         self._own_id = own_id
         self._unreached: set[str] = set()
-        """Tenants that could not be asked in the last round: in this one their living processes renew first."""
+        """Tenants that failed in the last round. In this round, live processes renew their leases first."""
 
     async def run(self) -> None:
-        """A round every `round_s`, by whichever process holds the lock; for ever.
+        """Runs a round every `round_s` on the process that holds the lock; runs until cancelled.
 
-        After an outage, and at the start, one round is left out: the living renew their leases first.
+        Skips one round at startup and after an outage, so that live processes renew their leases first.
         """
         was_well = False
         while True:
@@ -76,21 +76,21 @@ class ExpiredReservationReaper:
                 was_well = False
 
     async def sweep(self) -> None:
-        """One round: passes over the tenants that have more; a tenant or ticket that cannot be settled keeps no other.
+        """Runs one round of passes. A tenant or reservation that cannot be settled does not block others.
 
-        Raises: GatewayError REDIS_UNAVAILABLE where not even the names can be read.
-        Redis: one pipelined round trip a hundred tenants, one a ticket that has expired.
+        Raises: GatewayError REDIS_UNAVAILABLE if the tenant names cannot be read.
+        Redis: one pipelined round trip per 100 tenants, one per expired reservation.
         """
         names = sorted(await execute(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
         this = _Round()
-        while names and this.asked < _TICKETS_A_ROUND:
+        while names and this.attempted < _RESERVATIONS_PER_ROUND:
             names = await self._pass(names, this)
         if this.unreached - self._unreached:
             _LOG.warning("recovery_incomplete", tenants=sorted(this.unreached)[:_NAMED])
         self._unreached = this.unreached
 
     async def _pass(self, names: list[str], this: _Round) -> list[str]:
-        """Returns: the tenants that may have more; none when another process has the lock."""
+        """Returns: tenants that may have more; none if another process has the lock."""
         more: list[str] = []
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
@@ -100,20 +100,20 @@ class ExpiredReservationReaper:
                 found = await self._expired_one_by_one(batch, this)
             for name, reservations in zip(batch, found, strict=True):
                 if name in self._unreached or reservations == this.last.get(name):
-                    continue  # what comes again is not over by the server's clock
-                if await self._settle(name, reservations, this) and len(reservations) == _TICKETS_A_PASS:
+                    continue  # repeated entries have not expired by the server's clock
+                if await self._settle(name, reservations, this) and len(reservations) == _RESERVATIONS_PER_PASS:
                     this.last[name] = reservations
                     more.append(name)
                     if not await self._is_leader():
-                        return []  # it took longer than the lock
+                        return []  # the pass outlasted the lock
             if not await self._is_leader():
                 return []
         return more
 
     async def _settle(self, name: str, reservations: list[str], this: _Round) -> bool:
-        """Returns: whether the tenant can be reached."""
+        """Returns: True if the tenant is reachable."""
         for reservation in reservations:
-            this.asked += 1
+            this.attempted += 1
             try:
                 await self._settle_expired(name, reservation)
             except GatewayError as error:
@@ -124,33 +124,36 @@ class ExpiredReservationReaper:
         return True
 
     async def _expired_one_by_one(self, names: list[str], this: _Round) -> list[list[str]]:
-        """Asks for each tenant by itself, as some cannot be reached."""
+        """Reads each tenant separately, as some are unreachable."""
 
-        async def ask(name: str) -> list[str]:
+        async def read(name: str) -> list[str]:
             try:
                 return (await self._expired([name], this))[0]
             except GatewayError:
                 this.unreached.add(name)
                 return []
 
-        return await asyncio.gather(*(ask(name) for name in names))
+        return await asyncio.gather(*(read(name) for name in names))
 
     async def _expired(self, names: list[str], this: _Round) -> list[list[str]]:
-        """By tenant, tickets whose time is over by this process's clock; settling looks at the server's."""
+        """Returns reservations by tenant that have expired by this process's clock.
+
+        Settling checks the server's clock.
+        """
         now_ms = round(self._clock() * 1000)
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             key, start = f"{PREFIX}:{{{name}}}:open", this.left.get(name, 0)
-            pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_TICKETS_A_PASS)
+            pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_RESERVATIONS_PER_PASS)
         return await execute(self._redis, pipeline.execute(), list[list[str]])
 
     async def _is_leader(self) -> bool:
-        """Take or keep the lock, which outlives three rounds of silence."""
-        kept_ms = max(1000, round(3 * self._round_s * 1000))
-        if await execute(self._redis, self._redis.set(_LOCK, self._own_id, nx=True, px=kept_ms), bool):
+        """Acquires or extends the lock, which expires after three missed rounds."""
+        ttl_ms = max(1000, round(3 * self._round_s * 1000))
+        if await execute(self._redis, self._redis.set(_LEADER_KEY, self._own_id, nx=True, px=ttl_ms), bool):
             return True
-        holder = await execute(self._redis, self._redis.get(_LOCK), object)
+        holder = await execute(self._redis, self._redis.get(_LEADER_KEY), object)
         if holder != self._own_id:
             return False
-        await execute(self._redis, self._redis.pexpire(_LOCK, kept_ms), bool)
+        await execute(self._redis, self._redis.pexpire(_LEADER_KEY, ttl_ms), bool)
         return True

@@ -1,4 +1,4 @@
-"""Reservations: what is kept of a request from its admission to its settlement, and its keys in Redis."""
+"""Reservations: the state of a request from admission to settlement, and its Redis keys."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,7 +14,7 @@ from gateway.redis import PREFIX, Value
 from gateway.redis.journal_file import Entry
 
 SETTLE: Final = "settle"
-"""The journal's kind of entry."""
+"""Journal kind."""
 
 
 class ReservationKeys(NamedTuple):
@@ -29,26 +29,26 @@ class ReservationKeys(NamedTuple):
     key_rate: str
 
     @classmethod
-    def of(cls, tenant: str, key_id: str = "", ticket_id: str = "") -> Self:
+    def of(cls, tenant: str, key_id: str = "", reservation_id: str = "") -> Self:
         base = f"{PREFIX}:{{{tenant}}}:"
         key_base = f"{base}key:{key_id}:"
-        records = (f"{base}tenant", f"{base}keys", f"{base}reservation:{ticket_id}")
+        records = (f"{base}tenant", f"{base}keys", f"{base}reservation:{reservation_id}")
         return cls(*records, f"{base}open", f"{key_base}open", f"{base}rate", f"{key_base}rate")
 
 
 @dataclass(frozen=True, slots=True)
 class ReservationConfig:
-    """The operator's choices about reservations and money."""
+    """Operator settings for reservations and billing."""
 
     rule: BillingRule
     lease_s: float
     """Without a heartbeat for this long, another process settles the reservation."""
     ledger_days: int
-    """For which detailed records are kept."""
+    """Retention of detailed records, in days."""
     recent_max: int = 100_000
-    """Reservations of one tenant that Redis holds at a time."""
+    """Limit on settled reservations that Redis remembers per tenant."""
     records_max: int = 1_000_000
-    """Records of one tenant's day."""
+    """Limit on the records of one tenant day."""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -62,14 +62,14 @@ class Settled(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Reservation:
-    """A reservation: the right to order images at a price, until it is settled."""
+    """The right to order images at a price, until it is settled."""
 
     id: str
     caller: Principal
     purchase: AdmissionRequest
     durations: Callable[[], Timings]
-    note_order: Callable[["Reservation", str, str, int], Awaitable[bool]] = field(repr=False)
-    """Notes images of an account in Redis; False if the reservation was settled already."""
+    record_order: Callable[["Reservation", str, str, int], Awaitable[bool]] = field(repr=False)
+    """Records ordered images of an account in Redis. Returns False if the reservation was already settled."""
     rates: Rates = field(default_factory=Rates)
     tally: ImageOutcomes = field(default_factory=ImageOutcomes)
     spent: Timings = field(default_factory=Timings)
@@ -81,26 +81,26 @@ class Reservation:
     settled_s: float | None = None
     """Monotonic; None until it is settled."""
     is_lost: bool = False
-    """Redis does not know its reservation."""
+    """Redis does not know the reservation."""
 
     async def mark_sent(self, upstream: str, account: str, images: int) -> OpenCall:
-        """Notes, before the first byte is sent, that images are ordered from an account.
+        """Records, before the first byte is sent, that images are ordered from an account.
 
-        Returns: the order, in which its outcome is to be noted.
-        Raises: GatewayError RESERVATION_EXPIRED, REDIS_UNAVAILABLE: then nothing may be sent.
-        Redis: one round trip, lua/send.lua.
+        Returns: the order, which records its outcome.
+        Raises: GatewayError RESERVATION_EXPIRED, REDIS_UNAVAILABLE; the call must then not be sent.
+        Redis: one round trip, lua/mark_sent.lua.
         """
-        if not await self.note_order(self, upstream, account, images):
-            raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"ticket {self.id} was settled by others")
+        if not await self.record_order(self, upstream, account, images):
+            raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"reservation {self.id} was already settled")
         return OpenCall(self.tally.open(upstream, account, images), images)
 
-    async def take_back(self, upstream: str, account: str, images: int) -> None:
-        """Takes back the note of an order that is known to be free. Redis: one round trip, lua/send.lua."""
+    async def revert_order(self, upstream: str, account: str, images: int) -> None:
+        """Reverts an order that is known to be free. Redis: one round trip, lua/mark_sent.lua."""
         with suppress(GatewayError):  # it matters only if this process dies before it settles
-            await self.note_order(self, upstream, account, -images)
+            await self.record_order(self, upstream, account, -images)
 
     def end(self, now_s: float) -> None:
-        """Closes the tally at `now_s`, Unix time, and drops its reference to the request."""
+        """Closes the outcomes at `now_s`, Unix time, and drops the reference to the request."""
         self.tally.close()
         self.spent, self.durations = self.durations(), Timings
         self.ended_s = now_s
@@ -129,7 +129,7 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, reservation: Reservation, rule: BillingRule) -> Self:
-        """Describes a reservation whose tally is closed."""
+        """Describes a reservation whose outcomes are closed."""
         spent, tally = reservation.spent, reservation.tally
         calls = ";".join(
             f"{upstream}/{account}:{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
@@ -152,7 +152,7 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
         )
 
     def entry(self) -> Entry:
-        """For the journal."""
+        """Returns its journal entry."""
         return Entry(SETTLE, self.reservation, msgspec.Raw(msgspec.json.encode(self)))
 
     def arguments(self, ledger_days: int) -> list[Value]:
@@ -168,6 +168,6 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
         return [*args, self.queue_ms, self.upstream_ms, self.total_ms, self.key_id]
 
 
-def settlement_key(ticket_id: str) -> str:
-    """The key of its entry in the journal."""
-    return f"{SETTLE} {ticket_id}"
+def settlement_key(reservation_id: str) -> str:
+    """Returns the journal key of a settlement."""
+    return f"{SETTLE} {reservation_id}"

@@ -14,7 +14,7 @@ _LOG = structlog.get_logger("imagegate.admission")
 
 
 class Settlements:
-    """Settles reservations: from memory, from a journal, or from their own record after they expired."""
+    """Settles reservations: from memory, from a journal, or from their own record after expiry."""
 
     def __init__(self, redis: Client, terms: ReservationConfig, metrics: Metrics) -> None:
         self.lost = LostSettlements(Ledger(redis))
@@ -23,26 +23,26 @@ class Settlements:
         self._script = load_script(redis, "metering/settle")
 
     async def settle(self, outcome: ReservationOutcome) -> Settled:
-        """Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Settles an outcome. Raises: GatewayError REDIS_UNAVAILABLE."""
         return await self._run(outcome.tenant, outcome.reservation, outcome.arguments(self._terms.ledger_days))
 
     async def replay(self, body: msgspec.Raw) -> None:
-        """Settles by a journal's entry. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
+        """Settles a journal entry. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
         outcome = msgspec.json.decode(body, type=ReservationOutcome)
         settled = await self.settle(outcome)
-        if settled.status != "repeated":  # it is counted
+        if settled.status != "repeated":  # a repeated one is already counted
             self.count(settled, outcome.tenant)
         if settled.status == "gone" and outcome.was_sent:
             self.lost.suspect(outcome)
 
-    async def settle_expired(self, tenant: str, ticket_id: str) -> None:
+    async def settle_expired(self, tenant: str, reservation_id: str) -> None:
         """Settles an expired reservation by its own record. Raises: GatewayError REDIS_UNAVAILABLE."""
         rule = self._terms.rule
-        args: list[Value] = [ticket_id, 1, int(rule.charges_withheld), int(rule.charges_unconfirmed)]
-        settled = await self._run(tenant, ticket_id, [*args, self._terms.ledger_days])
+        args: list[Value] = [reservation_id, 1, int(rule.charges_withheld), int(rule.charges_unconfirmed)]
+        settled = await self._run(tenant, reservation_id, [*args, self._terms.ledger_days])
         self.count(settled, tenant)
         if settled.status == "settled":
-            _LOG.warning("reservation_expired", tenant=tenant, reservation=ticket_id, outcome=settled.outcome)
+            _LOG.warning("reservation_expired", tenant=tenant, reservation=reservation_id, outcome=settled.outcome)
 
     def count(self, settled: Settled, tenant: str) -> None:
         if settled.status in {"settled", "corrected", "repeated"}:
@@ -51,9 +51,9 @@ class Settlements:
             if settled.usd_micros > 0:
                 self._metrics.spend_usd.labels(settled.model, tenant).inc(settled.usd_micros / 1e6)
 
-    async def _run(self, tenant: str, ticket_id: str, args: list[Value]) -> Settled:
-        """Raises: GatewayError REDIS_UNAVAILABLE, INTERNAL for a malformed reply."""
-        names = ReservationKeys.of(tenant, ticket_id=ticket_id)
+    async def _run(self, tenant: str, reservation_id: str, args: list[Value]) -> Settled:
+        """Runs settle.lua. Raises: GatewayError REDIS_UNAVAILABLE, INTERNAL for a malformed reply."""
+        names = ReservationKeys.of(tenant, reservation_id=reservation_id)
         reply = await self._script([names.reservation, names.open], args)
         try:
             return msgspec.json.decode(str(reply), type=Settled)

@@ -1,6 +1,6 @@
-"""Concurrency of requests without a reservation: their body arrives, or their response is sent.
+"""Concurrency of requests without a reservation: their body is received, or their response is sent.
 
-A transfer is renewed like a reservation. If its process dies, it expires: nothing is owed for it.
+Transfers are renewed like reservations. If the process dies, they expire without a charge.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Transfers:
         self._monotonic = monotonic
 
     async def run(self) -> None:
-        """Renews what is held; runs until cancelled."""
+        """Renews transfers in progress; runs until cancelled."""
         renewed_s = self._monotonic()
         while True:
             await asyncio.sleep(_TICK_S)
@@ -42,13 +42,13 @@ class Transfers:
                 await asyncio.gather(*(transfer.renew() for transfer in self.held))
 
     async def flush(self) -> None:
-        """Waits for the transfers that are ending."""
+        """Waits for ending transfers."""
         if self.ending:
             await asyncio.wait(self.ending)
 
 
 class Transfer:
-    """The transfer of one request: it begins and ends several times."""
+    """The transfer of one request; it may begin and end several times."""
 
     __slots__ = ("_caller", "_id", "_transfers")
 

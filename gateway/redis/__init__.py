@@ -1,37 +1,37 @@
-"""Redis, and nothing else touches Redis.
+"""The Redis client, script loading and error translation. No other module imports redis-py's client.
 
-Every key; what stands in braces is its hash tag.
+All Redis keys. Braces mark the hash tag.
 
 | key | type | TTL | owner: what |
 |---|---|---|---|
-| ig3:pepper | string | none | credentials: key of the keyed hashes, unless set |
-| ig3:tenants | set | none | tenants: names |
-| ig3:{NAME}:tenant | hash | none | tenants: models, disabled, limits, weight, ... |
-| ig3:{NAME}:keys | hash | none | tenant_keys: key id -> JSON: mac, label, limits, ... |
-| ig3:{NAME}:revoked_keys | set | none | tenant_keys: declared ones that a person revoked |
-| ig3:{NAME}:audit | stream | `[audit]` | changes: one entry an admin change |
-| ig3:key:ID | string | to its expiry | tenant_keys: whose key has this public id |
-| ig3:revoked | channel |  | changes: "@NAME" to forget what is cached of a tenant |
-| ig3:alive | string | a minute | inspection: written to see whether it can be |
-| ig3:inspection | channel |  | inspection: whether messages are passed on |
-| ig3:declared | set | none | declared: names that the configuration declares |
-| ig3:declaration | string | none | declared: digest of what was applied last |
+| ig3:pepper | string | none | authentication: key of the keyed hashes, unless configured |
+| ig3:tenants | set | none | store: tenant names |
+| ig3:{NAME}:tenant | hash | none | store: models, disabled, limits, weight, ... |
+| ig3:{NAME}:keys | hash | none | api_keys: key ID -> JSON: keyed hash, label, limits, ... |
+| ig3:{NAME}:revoked_keys | set | none | api_keys: configured keys that an operator revoked |
+| ig3:{NAME}:audit | stream | `[audit]` | transactions: one entry per admin change |
+| ig3:key:ID | string | until the key expires | api_keys: tenant that owns the key ID |
+| ig3:revoked | channel |  | transactions: cache invalidation; a key ID, or "@NAME" for a whole tenant |
+| ig3:alive | string | 1 minute | preflight: write check |
+| ig3:preflight | channel |  | preflight: pub/sub check |
+| ig3:provisioned_tenants | set | none | provisioning: names of the configured tenants |
+| ig3:provisioning_digest | string | none | provisioning: digest of the last applied configuration |
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
-| ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5 minutes -> tickets settled in them |
-| ig3:{NAME}:open | sorted set | 40 days idle | admission: tickets not settled, by expiry |
+| ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5-minute bucket -> reservations settled in it |
+| ig3:{NAME}:open | sorted set | 40 days idle | admission: unsettled reservations by expiry |
 | ig3:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
 | ig3:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
-| ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: what is charged or reserved |
-| ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: likewise |
-| ig3:{NAME}:key:ID:open, ... |  | likewise | admission: the last four, of a single key |
-| ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | admission: one entry a settled request that was sent |
-| ig3:{NAME}:sums:YYYYMMDD | hash | none | admission: "KEYID|MEASURE|MODEL" -> integer |
-| ig3:{NAME}:days | sorted set | none | admission: days that have sums |
-| ig3:{NAME}:records_end | hash | none | admission: day -> Unix second until which its records are kept |
-| ig3:sweeper | string | 3 rounds | sweeper: which process sweeps |
-| ig3:pool:PROCESS | channel |  | pool: ids of waiting requests that were given a lease |
-| ig3:prober | string | a round | pool: which process probes keys, see pool/turns.py |
-| ig3:{pool:UPSTREAM}:NAME |  | 40 days idle, most | pool: see pool/scripts.py |
+| ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: charged and reserved amounts |
+| ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: charged and reserved amounts |
+| ig3:{NAME}:key:ID:open, ... |  | as the tenant's | admission: the last four, of one API key |
+| ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | settlement: one entry per settled request that was sent |
+| ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
+| ig3:{NAME}:days | sorted set | none | settlement: days that have sums |
+| ig3:{NAME}:records_end | hash | none | settlement: day -> Unix second at which its records expire |
+| ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
+| ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
+| ig3:key_check_leader | string | 1 round | key_checker: process that checks provider keys |
+| ig3:{pool:UPSTREAM}:NAME |  | 40 days idle, most | scheduler: see scheduler/scripts.py |
 
 `2` is the version of this schema.
 """
@@ -48,7 +48,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException, RedisError
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.redis.call_guard import NotAskedError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.client import Client, build
 from gateway.redis.connections import NotConnectedError
 from gateway.redis.pipelining import LoadedScript
@@ -73,16 +73,16 @@ __all__ = [
 PREFIX: Final = "ig3"
 _AWAY: Final = (RedisError, RedisClusterException, OSError)
 _NOT_RUN: Final = (
-    NotAskedError,
+    CallNotStartedError,
     NotConnectedError,
     MasterNotFoundError,
     AuthenticationError,
     BusyLoadingError,
     RedisClusterException,
 )
-"""Errors of a command that no server ran. After any other it may have run."""
+"""Errors raised before a command reached a server. After any other error the command may have run."""
 _CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members"})
-"""The scripts in which an administrator's commands take effect, each command with one run of one."""
+"""Scripts that apply admin changes; each admin change runs exactly one of them."""
 _T = TypeVar("_T")
 
 
@@ -92,27 +92,27 @@ class _Change:
 
 
 _CHANGE: Final[ContextVar[_Change | None]] = ContextVar("change", default=None)
-"""The administrator's command that is being carried out."""
+"""The admin change in progress."""
 
 Value = str | bytes | int | float
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
 
 
 def connect(url: str, timeout_s: float, login: Credentials = Credentials()) -> Client:  # noqa: B008 - immutable
-    """A client for any of FORMS, whose every call through `answer` or a script has `timeout_s`, from its turn on.
+    """Returns a client for any of FORMS. Every call through `execute` or a script has the deadline `timeout_s`.
 
-    A cluster's client has the commands of a server's, and is said to be one here because redis-py has no name for that.
-    Raises: ValueError for a URL that is none, without repeating it.
+    A cluster client is typed as `Client`: it has the same commands, and redis-py has no common type.
+    Raises: ValueError if the URL is invalid. The message does not include the URL, which may hold a password.
     """
     return cast("Client", build(parse_address(url), login, timeout_s))
 
 
 def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: str = "") -> Script:
-    """`ROOM/lua/NAME.lua`, after `tables` and what it shares with others.
+    """Loads `ROOM/lua/NAME.lua`, preceded by `tables` and the `shared` scripts.
 
-    It is run by its hash, and sent in full to a server that lacks it.
+    Scripts run by EVALSHA; a server that lacks the script gets it in full.
 
-    All keys must be in one slot of a cluster: they share what stands in braces.
+    In a cluster all keys must be in one slot, so they share one hash tag.
     """
     text = script_text(name, shared, tables)
     script = LoadedScript(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
@@ -131,7 +131,7 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: st
 
 
 def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
-    """The source of `ROOM/lua/NAME.lua`, after tables that Python has too, and the scripts that it shares code with."""
+    """Returns the source of `ROOM/lua/NAME.lua`, preceded by `tables` and the `shared` scripts."""
     paths = (part.split("/") for part in (*shared, name))
     parts = [(files("gateway") / room / "lua" / f"{script}.lua").read_text("utf-8") for room, script in paths]
     return "\n".join([tables, *parts] if tables else parts)
@@ -139,7 +139,7 @@ def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """The one seam: whatever keeps Redis from answering is REDIS_UNAVAILABLE."""
+    """Translates every Redis failure into REDIS_UNAVAILABLE. The only place that does."""
     try:
         yield
     except _AWAY as error:
@@ -148,7 +148,7 @@ def translate_redis_errors() -> Iterator[None]:
 
 @contextmanager
 def translate_change_errors() -> Iterator[None]:
-    """Replaces REDIS_UNAVAILABLE in an admin command by an error that tells whether a change may have been made.
+    """Translates REDIS_UNAVAILABLE in an admin command into an error that states if a change may have been made.
 
     Raises: GatewayError CHANGE_UNCONFIRMED, CHANGE_NOT_MADE, and what the command raises.
     """
@@ -167,9 +167,9 @@ def translate_change_errors() -> Iterator[None]:
 
 
 async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
-    """The answer of one call, of the type that it has with `decode_responses`: redis-py's own types are wider.
+    """Returns the reply of one call as its `decode_responses` type; redis-py's own types are wider.
 
-    It comes within the client's deadline once it is its turn (see guard.py), at once while Redis is known to be away.
+    The call has the client's deadline (see call_guard.py). It fails immediately while the circuit breaker is open.
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
     del kind
@@ -178,5 +178,5 @@ async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
 
 
 async def ping(redis: Client) -> None:
-    """Raises: GatewayError REDIS_UNAVAILABLE."""
+    """Sends PING. Raises: GatewayError REDIS_UNAVAILABLE."""
     await execute(redis, redis.ping(), bool)

@@ -1,9 +1,8 @@
-"""What every call to Redis passes through: one deadline, one breaker, and a bound on the calls under way.
+"""Deadline, circuit breaker and concurrency limit for every call to Redis.
 
-The deadline judges Redis and nothing else. It begins with the call's turn, counts only time in which the event loop
-turned (see patience.py), grows with the scripts that are in flight, and begins again whenever a call that was sent
-before is answered. The wait for a turn needs no bound: the calls before it are answered or fail, and it ends at once
-when the breaker opens.
+The deadline measures Redis only. It starts when the call gets a slot and counts only time in which the event loop
+ran (see deadlines.py). It grows with the number of scripts in flight, and restarts when an earlier call gets its
+reply. Waiting for a slot needs no deadline: earlier calls finish or fail, and an open breaker rejects all waiters.
 """
 
 import asyncio
@@ -26,168 +25,171 @@ from gateway.redis.circuit_breaker import Breaker, ConcurrencyLimiter, Outcome, 
 from gateway.redis.deadlines import DEADLINE, Countdown
 
 CALLS_MAX: Final = 32
-"""Calls under way, and so connections, of one process. More do not make one server faster, and each costs it memory."""
-_SCRIPTS_A_DEADLINE: Final = 16
-"""So many scripts in flight add one deadline: the server runs them one after another, and all of what has arrived, from
-any process, before it sends the first answer."""
-_CANCEL_AGAIN_S: Final = 1.0
-_REFUSED: Final = "it did not answer lately; tried again in less than a second"
+"""Limit on concurrent calls, and so connections, of one process. More do not speed up one server, and each costs
+memory."""
+_SCRIPTS_PER_DEADLINE: Final = 16
+"""Scripts in flight that add one more deadline. The server runs all received scripts, of any process, before it
+replies."""
+_CANCEL_INTERVAL_S: Final = 1.0
+_BREAKER_OPEN: Final = "circuit breaker open after recent timeouts; retrying within 1 s"
 _LOG = structlog.get_logger("imagegate.redis")
 _T = TypeVar("_T")
 
 
-class NotAskedError(RedisConnectionError):
-    """The call was never begun: the breaker was open."""
+class CallNotStartedError(RedisConnectionError):
+    """The breaker was open; the call was not started."""
 
 
 @dataclass(slots=True, kw_only=True)
-class _Silence(Countdown):
-    """Of the server, as a call in flight knows it: since the last answer that shows that the server works."""
+class _ReplyDeadline(Countdown):
+    """Deadline of a call in flight, measured from the last reply that proves the server works."""
 
     scripts: int
     answers: Sized
-    """Those of its own, as they come."""
+    """The call's own replies, as they arrive."""
     seen: int = 0
 
-    def allow_for(self, scripts: int) -> None:
-        """That so many are in flight; the most of them count, as the answers to all may come at once."""
-        self.patience = max(self.patience, DEADLINE + DEADLINE * scripts // _SCRIPTS_A_DEADLINE)
+    def extend_for(self, scripts: int) -> None:
+        """Extends the deadline for this many scripts in flight. The maximum counts: all replies may arrive together."""
+        self.patience = max(self.patience, DEADLINE + DEADLINE * scripts // _SCRIPTS_PER_DEADLINE)
 
-    def look(self) -> None:
-        """Whether answers have come."""
+    def note_replies(self) -> None:
+        """Restarts the deadline if new replies arrived."""
         if len(self.answers) > self.seen:
             self.seen = len(self.answers)
             self.restart()
 
 
 class CallGuard:
-    """For one client.
+    """Guards the calls of one client.
 
-    `forget` closes idle connections, without waiting: they may lead to a server that is gone or no longer the master.
+    `reset` closes idle connections without waiting: they may lead to a dead server or a former master.
     """
 
-    def __init__(self, deadline_s: float, forget: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, deadline_s: float, reset: Callable[[], Awaitable[None]]) -> None:
         self.breaker = Breaker(time.monotonic)
         self.on_opened: Callable[[], None] = lambda: None
-        """What is to be done when the breaker opens, or a cluster has another primary: it may know less."""
+        """Called when the breaker opens, or when a cluster has a new primary, which may lack the last writes."""
         self._deadline_s = deadline_s
-        self._forget = forget
+        self._reset = reset
         self._slots = ConcurrencyLimiter(CALLS_MAX)
-        self._under_way: dict[asyncio.Task[object], _Silence] = {}
-        """The first to begin first."""
+        self._in_flight: dict[asyncio.Task[object], _ReplyDeadline] = {}
+        """In start order."""
 
     async def run(self, call: Coroutine[object, object, _T], *, scripts: int = 0, answers: Sized = ()) -> _T:
-        """The result of a call. Connecting, sending and reading share one deadline, which begins with its turn.
+        """Returns the result of a call.
 
-        `scripts`: how many it runs; `answers`: where their answers are gathered.
-        Does not rely on cancellation: under load redis-py swallows some (of 200 calls to a frozen server up to 17 took
-        three deadlines). The call that is given up keeps its slot until it has ended.
+        Connecting, sending and reading share one deadline, which starts with its slot.
+        `scripts` is the number of scripts that it runs; `answers` collects their replies.
+        Does not rely on cancellation: redis-py swallows some under load. Of 200 calls to a frozen server, up to 17
+        took
+        three deadlines. A cancelled call holds its slot until it ends.
         Raises: TimeoutError, and what the call raises.
         """
-        silence = _Silence(deadline_s=self._deadline_s, scripts=scripts, answers=answers)
+        deadline = _ReplyDeadline(deadline_s=self._deadline_s, scripts=scripts, answers=answers)
         try:
-            entry = await self._enter()
+            permit = await self._acquire()
         except BaseException:
             call.close()
             raise
         try:
-            result = await self._in_time(call, silence)
+            result = await self._run_before_deadline(call, deadline)
         except BaseException as error:
-            await self._note(entry, error, silence)
+            await self._record_failure(permit, error, deadline)
             raise
-        self._leave(entry, Outcome.ANSWERED)
+        self._release(permit, Outcome.ANSWERED)
         return result
 
     async def end(self) -> None:
-        """Wait for the calls that were given up: each may still open a connection, which nobody would close."""
-        given_up = set(self._under_way)
-        for task in given_up:
-            self._give_up(task)
-        if given_up:
-            await asyncio.wait(given_up)
+        """Waits for cancelled calls: each may still open a connection that nothing else would close."""
+        cancelled = set(self._in_flight)
+        for task in cancelled:
+            self._cancel(task)
+        if cancelled:
+            await asyncio.wait(cancelled)
 
     def is_caller(self) -> bool:
-        """Whether this runs inside one of its calls."""
-        return asyncio.current_task() in self._under_way
+        """Returns True inside one of its own calls."""
+        return asyncio.current_task() in self._in_flight
 
-    async def _enter(self) -> Permit:
-        """The leave to make one call, and a slot for it, which is given back when the call has ended."""
-        entry = self._ask_breaker()
+    async def _acquire(self) -> Permit:
+        """Returns a permit for one call and takes a slot, released when the call has ended."""
+        permit = self._ask_permit()
         try:
-            has_slot = await self._slots.take()
+            has_slot = await self._slots.acquire()
         except asyncio.CancelledError:
-            self._leave(entry, Outcome.UNKNOWN)
+            self._release(permit, Outcome.UNKNOWN)
             raise
         if not has_slot:
-            self._leave(entry, Outcome.UNKNOWN)
-            raise NotAskedError(_REFUSED)
-        if entry.is_probe:
-            return entry
+            self._release(permit, Outcome.UNKNOWN)
+            raise CallNotStartedError(_BREAKER_OPEN)
+        if permit.is_probe:
+            return permit
         try:
-            return self._ask_breaker()
-        except NotAskedError:
-            self._slots.release_key()
+            return self._ask_permit()
+        except CallNotStartedError:
+            self._slots.release()
             raise
 
-    def _ask_breaker(self) -> Permit:
-        entry = self.breaker.enter()
-        if entry is None:
-            raise NotAskedError(_REFUSED)
-        return entry
+    def _ask_permit(self) -> Permit:
+        permit = self.breaker.acquire()
+        if permit is None:
+            raise CallNotStartedError(_BREAKER_OPEN)
+        return permit
 
-    async def _note(self, entry: Permit, error: BaseException, silence: _Silence) -> None:
+    async def _record_failure(self, permit: Permit, error: BaseException, deadline: _ReplyDeadline) -> None:
         outcome = judge(error)
-        self._leave(entry, outcome, max(1, silence.passed // DEADLINE))
+        self._release(permit, outcome, max(1, deadline.passed // DEADLINE))
         if outcome is Outcome.FAILED:
-            await self._forget()
+            await self._reset()
 
-    def _leave(self, entry: Permit, outcome: Outcome, failures: int = 1) -> None:
+    def _release(self, permit: Permit, outcome: Outcome, failures: int = 1) -> None:
         was_open = self.breaker.is_open
-        self.breaker.leave(entry, outcome, failures)
+        self.breaker.record(permit, outcome, failures)
         if self.breaker.is_open is not was_open:
             _LOG.warning("redis_breaker_closed" if was_open else "redis_breaker_opened")
             if self.breaker.is_open:
                 self._slots.reject_waiters()
                 self.on_opened()
 
-    async def _in_time(self, call: Coroutine[object, object, _T], silence: _Silence) -> _T:
+    async def _run_before_deadline(self, call: Coroutine[object, object, _T], deadline: _ReplyDeadline) -> _T:
         task = asyncio.ensure_future(call)
-        self._under_way[task] = silence
+        self._in_flight[task] = deadline
         task.add_done_callback(self._discard_result)
         try:
-            while not silence.is_over:
-                silence.allow_for(sum(other.scripts for other in self._under_way.values()))
-                await asyncio.wait({task}, timeout=silence.begin_piece())
+            while not deadline.is_over:
+                deadline.extend_for(sum(other.scripts for other in self._in_flight.values()))
+                await asyncio.wait({task}, timeout=deadline.begin_piece())
                 if task.done():
                     return task.result()
-                silence.end_piece()
-                silence.look()
+                deadline.end_piece()
+                deadline.note_replies()
         finally:
-            self._give_up(task)
-            del task  # it keeps its error, whose traceback keeps this frame
-        raise TimeoutError(f"no answer in {self._deadline_s * silence.patience / DEADLINE:g} s")
+            self._cancel(task)
+            del task  # the task holds its error, whose traceback holds this frame
+        raise TimeoutError(f"no answer in {self._deadline_s * deadline.patience / DEADLINE:g} s")
 
-    def _give_up(self, task: "asyncio.Task[object]") -> None:
-        """Cancel it until it ends."""
+    def _cancel(self, task: "asyncio.Task[object]") -> None:
+        """Cancels the task repeatedly until it ends."""
         if not task.done():
             task.cancel()
-            asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._give_up, task)
+            asyncio.get_running_loop().call_later(_CANCEL_INTERVAL_S, self._cancel, task)
 
     def _discard_result(self, task: "asyncio.Task[object]") -> None:
-        """Hand its slot on. What was answered shows those who were sent later that the server works."""
+        """Releases the slot. A reply restarts the deadline of every call sent later."""
         error = None if task.cancelled() else task.exception()
         is_answered = not task.cancelled() and (error is None or judge(error) is Outcome.ANSWERED)
         is_later = False
-        for other, silence in self._under_way.items():
+        for other, deadline in self._in_flight.items():
             if is_later and is_answered:
-                silence.restart()
+                deadline.restart()
             is_later = is_later or other is task
-        del self._under_way[task]
-        self._slots.release_key()
+        del self._in_flight[task]
+        self._slots.release()
 
 
 def judge(error: BaseException) -> Outcome:
-    """Whether a call failed because the server cannot serve; any other error that it answers is an answer."""
+    """Classifies an error: only one that shows that the server cannot serve counts as a failure."""
     match error:
         case RedisConnectionError() | RedisTimeoutError() | OSError() | RedisClusterException():
             return Outcome.FAILED
@@ -201,5 +203,5 @@ def judge(error: BaseException) -> Outcome:
 
 
 def _is_unable(message: str) -> bool:
-    """A script ran into a replica (Redis 6.2 wraps that error), or another script runs on and on."""
+    """Matches a script that ran on a replica (Redis 6.2 wraps that error), or a server busy with a long script."""
     return "READONLY" in message or "is busy running a script" in message

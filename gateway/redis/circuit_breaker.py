@@ -1,8 +1,7 @@
 """A circuit breaker and a concurrency limiter for calls to Redis.
 
-Once Redis answers no call, calls fail at once, and one at a time probes it. A failure counts only if no call was
-answered since it began. So a burst that this process could not get
-through in time, while Redis answered others, opens nothing.
+An open breaker fails calls immediately and lets one call at a time probe the server. A failure counts only if no
+other call got a reply since it started. So a burst that exceeds this process's capacity does not open the breaker.
 """
 
 import asyncio
@@ -13,37 +12,37 @@ from enum import Enum, auto
 from typing import Final
 
 _FAILURES_MAX: Final = 5
-_PAUSE_S: Final = 0.5
-"""Short, as a probe costs no more than one connection."""
+_OPEN_S: Final = 0.5
+"""Time between probes. Short, because a probe costs only one connection."""
 
 
 class Outcome(Enum):
-    """How a call ended, as far as it tells about the server."""
+    """Result of a call, as evidence about the server."""
 
     ANSWERED = auto()
     FAILED = auto()
     UNKNOWN = auto()
-    """Its caller went away first."""
+    """The caller was cancelled first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The leave to make one call; hand it back with the outcome."""
+    """Permission for one call; pass it to `record` with the outcome."""
 
     answers: int
-    """How many calls had been answered when this one began."""
+    """Number of replies received when this call started."""
     is_probe: bool = False
 
 
 class Breaker:
-    """For one server, in one event loop."""
+    """Circuit breaker of one server, in one event loop."""
 
     def __init__(
-        self, monotonic: Callable[[], float], *, failures_max: int = _FAILURES_MAX, pause_s: float = _PAUSE_S
+        self, monotonic: Callable[[], float], *, failures_max: int = _FAILURES_MAX, open_s: float = _OPEN_S
     ) -> None:
         self._monotonic = monotonic
         self._failures_max = failures_max
-        self._pause_s = pause_s
+        self._open_s = open_s
         self._answers = 0
         self._failures = 0
         self._open_until: float | None = None
@@ -51,11 +50,11 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls fail at once, but for a probe now and then."""
+        """Returns True while calls fail immediately, except for probes."""
         return self._open_until is not None
 
-    def enter(self) -> Permit | None:
-        """The leave to make a call; None: fail it at once."""
+    def acquire(self) -> Permit | None:
+        """Returns a permit, or None if the call must fail immediately."""
         if self._open_until is None:
             return Permit(self._answers)
         if self._is_probing or self._monotonic() < self._open_until:
@@ -63,18 +62,18 @@ class Breaker:
         self._is_probing = True
         return Permit(self._answers, is_probe=True)
 
-    def leave(self, entry: Permit, outcome: Outcome, failures: int = 1) -> None:
-        """`failures`: for how many a failure counts."""
-        if entry.is_probe:
+    def record(self, permit: Permit, outcome: Outcome, failures: int = 1) -> None:
+        """Records the outcome of a call. `failures` is the weight of a failure."""
+        if permit.is_probe:
             self._is_probing = False
         if outcome is Outcome.ANSWERED:
             self._answers += 1
             self._failures = 0
             self._open_until = None
-        elif outcome is Outcome.FAILED and entry.answers == self._answers:
+        elif outcome is Outcome.FAILED and permit.answers == self._answers:
             self._failures += failures
-            if entry.is_probe or (self._failures >= self._failures_max and not self.is_open):
-                self._open_until = self._monotonic() + self._pause_s
+            if permit.is_probe or (self._failures >= self._failures_max and not self.is_open):
+                self._open_until = self._monotonic() + self._open_s
 
 
 class ConcurrencyLimiter:
@@ -84,36 +83,36 @@ class ConcurrencyLimiter:
         self._free = count
         self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
-    async def take(self) -> bool:
-        """Waits for a slot. Returns: whether it got one, to be given back; False if it was rejected."""
+    async def acquire(self) -> bool:
+        """Waits for a slot. Returns: True with a slot, which must be released; False if rejected."""
         if self._free:
             self._free -= 1
             return True
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = None
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
         try:
-            await asyncio.wait({turn})
+            await asyncio.wait({waiter})
         except asyncio.CancelledError:
-            if self._leave(turn):
-                self.release_key()
+            if self._remove(waiter):
+                self.release()
             raise
-        return self._leave(turn)
+        return self._remove(waiter)
 
-    def release_key(self) -> None:
-        """Hands the slot to the call that has waited longest."""
+    def release(self) -> None:
+        """Passes the slot to the call that has waited longest."""
         if self._waiting:
-            turn, _ = self._waiting.popitem(last=False)
-            turn.set_result(True)
+            waiter, _ = self._waiting.popitem(last=False)
+            waiter.set_result(True)
         else:
             self._free += 1
 
     def reject_waiters(self) -> None:
-        """Rejects all calls that wait."""
+        """Rejects all waiting calls."""
         while self._waiting:
-            turn, _ = self._waiting.popitem(last=False)
-            turn.set_result(False)
+            waiter, _ = self._waiting.popitem(last=False)
+            waiter.set_result(False)
 
-    def _leave(self, turn: "asyncio.Future[bool]") -> bool:
-        """Returns: whether a slot was handed over."""
-        self._waiting.pop(turn, None)
-        return turn.done() and turn.result()
+    def _remove(self, waiter: "asyncio.Future[bool]") -> bool:
+        """Removes a waiter. Returns: True if it already has a slot."""
+        self._waiting.pop(waiter, None)
+        return waiter.done() and waiter.result()

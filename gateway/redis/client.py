@@ -1,4 +1,4 @@
-"""The client for an address: of one server, of the master that sentinels name, or of a cluster."""
+"""Client factory: a single server, the master behind sentinels, or a cluster."""
 
 import ssl
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from gateway.redis.pipelining import ScriptPipeline
 from gateway.redis.sentinel import SentinelConnection, SentinelPool, Sentinels
 from gateway.redis.url import Address, Credentials, Topology
 
-_PATIENCE: Final = 16
-"""A connection's own, in deadlines: it ends what no call waits for, and must not end before a call's deadline does."""
-_PATIENCE_OF_A_NODE: Final = 2
-"""In a cluster, where the map is learnt from one node after another."""
-_SENTINELS_SHARE: Final = 0.4
-"""Of a deadline: a call may wait for them twice, and must then connect to the master and ask it."""
+_SOCKET_DEADLINES: Final = 16
+"""Socket timeout, in deadlines. It closes orphaned connections, and must exceed every call's deadline."""
+_NODE_SOCKET_DEADLINES: Final = 2
+"""Socket timeout in a cluster, in deadlines: the slot map is read from one node after another."""
+_SENTINEL_TIMEOUT_SHARE: Final = 0.4
+"""Sentinel timeout, as a share of the deadline. A call may query sentinels twice before it connects to the master."""
 
 
 class Client(Redis):
-    """redis-py's client, every call of which passes a guard."""
+    """A redis-py client whose calls pass a CallGuard."""
 
     guard: CallGuard
     scripts: ScriptPipeline
@@ -30,7 +30,7 @@ class Client(Redis):
     def __init__(self, pool: Pool, deadline_s: float) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
-        self.guard = CallGuard(deadline_s, pool.forget)
+        self.guard = CallGuard(deadline_s, pool.close_idle)
         self.scripts = ScriptPipeline(self, self.guard)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's
@@ -38,12 +38,12 @@ class Client(Redis):
         await super().aclose(close_connection_pool)
 
     async def infos(self, *sections: str) -> list[Mapping[str, object]]:
-        """These sections of INFO, of every server that takes writes."""
+        """Returns these sections of INFO from every server that accepts writes."""
         return [await self.info(section) for section in sections]
 
 
 def build(address: Address, login: Credentials, timeout_s: float) -> Client | ClusterClient:
-    """Raises: ValueError for what does not fit together."""
+    """Builds a client. Raises: ValueError for options that conflict."""
     options = _options(address, login, timeout_s)
     tls = tls_context(address.options) if address.is_encrypted else None
     if login.sentinel_secret and address.kind is not Topology.SENTINEL:
@@ -56,21 +56,21 @@ def build(address: Address, login: Credentials, timeout_s: float) -> Client | Cl
         case Topology.SENTINEL:
             pool = _sentinel_pool(address, tls, login, timeout_s, options)
         case Topology.CLUSTER:
-            options["socket_timeout"] = timeout_s * _PATIENCE_OF_A_NODE
+            options["socket_timeout"] = timeout_s * _NODE_SOCKET_DEADLINES
             return ClusterClient(address.hosts, tls, timeout_s, **options)
     return Client(pool, timeout_s)
 
 
 def _options(address: Address, login: Credentials, timeout_s: float) -> dict[str, Any]:
-    """What every connection is made with."""
+    """Returns the options of every connection."""
     if address.password and login.secret:
-        raise ValueError("it holds a password, and so does redis.password; give one of them")
+        raise ValueError("it holds a password and redis.password is set; use only one")
     options: dict[str, Any] = {
         "username": login.username or address.username,
         "password": login.secret.reveal() if login.secret else address.password,
-        "socket_timeout": timeout_s * _PATIENCE,
+        "socket_timeout": timeout_s * _SOCKET_DEADLINES,
         "decode_responses": True,
-        "driver_info": None,  # a round trip for every connection
+        "driver_info": None,  # costs a round trip per connection
         "client_name": address.options.get("client_name"),
     }
     if "protocol" in address.options:
@@ -87,7 +87,7 @@ def _sentinel_pool(
 ) -> SentinelPool:
     secret = login.sentinel_secret
     own = {**options, "username": None, "password": secret.reveal() if secret else None}
-    own["socket_timeout"] = timeout_s * _SENTINELS_SHARE
+    own["socket_timeout"] = timeout_s * _SENTINEL_TIMEOUT_SHARE
     clients = [Redis.from_pool(_server_pool(host, tls, **own)) for host in address.hosts]
     return SentinelPool(
         service_name=address.master,

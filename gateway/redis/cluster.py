@@ -1,4 +1,4 @@
-"""The client of a cluster."""
+"""Redis Cluster client."""
 
 import asyncio
 import ssl
@@ -18,7 +18,7 @@ from gateway.redis.pipelining import ScriptRunner
 
 
 class ClusterClient(RedisCluster):
-    """What Client is for one server."""
+    """The cluster counterpart of Client."""
 
     guard: CallGuard
     scripts: ScriptRunner
@@ -30,15 +30,15 @@ class ClusterClient(RedisCluster):
             startup_nodes=[ClusterNode(host, port) for host, port in hosts],
             retry=no_retry(),
             maint_notifications_config=no_notifications(),
-            reinitialize_steps=0,  # else every fifth key that has moved closes all connections, in use or not
+            reinitialize_steps=0,  # otherwise every fifth MOVED reply closes all connections, in use or not
             **options,
         )
         self.commands_parser = _CommandsParser()
-        self._learning: asyncio.Future[None] | None = None
+        self._refresh: asyncio.Future[None] | None = None
         self._primaries: set[str] = set()
-        self.guard = CallGuard(deadline_s, self.forget)
+        self.guard = CallGuard(deadline_s, self.invalidate_slots)
         self.scripts = ScriptRunner(self, self.guard)
-        # redis-py lets nobody choose the class of a cluster's connections. Later nodes are made from the same options.
+        # redis-py has no option for the connection class of a cluster. Later nodes are built from the same options.
         chosen = {"connection_class": TcpConnection, "tls": tls}
         self.connection_kwargs.update(chosen)
         for node in self.startup_nodes:
@@ -46,32 +46,33 @@ class ClusterClient(RedisCluster):
             node.connection_kwargs["tls"] = tls
 
     async def initialize(self, *args: Any, **options: Any) -> "ClusterClient":
-        """See to it that it is known which node has what.
+        """Loads the slot map if none is known.
 
-        Who knows an older map goes on with it while the next is learnt: a node that has lost a slot tells who has it
-        now, and calls to the other nodes need not wait for one that is gone.
+        An older map stays in use while the next one loads. A node that lost a slot redirects to its new owner, and
+        calls
+        to other nodes need not wait for a dead one.
         """
-        learning = self._learn(*args, **options)
-        if learning and self.get_default_node() is None:
-            await _wait_for(learning)
+        refresh = self._start_refresh(*args, **options)
+        if refresh and self.get_default_node() is None:
+            await _wait_for(refresh)
         return self
 
-    async def learn(self) -> None:
-        """Know the newest map."""
-        if learning := self._learn():
-            await _wait_for(learning)
+    async def refresh_slots(self) -> None:
+        """Waits for a current slot map."""
+        if refresh := self._start_refresh():
+            await _wait_for(refresh)
 
-    def _learn(self, *args: Any, **options: Any) -> "asyncio.Future[None] | None":
-        """The one that learns for all, to the end though they may be given up; none where there is nothing to learn."""
+    def _start_refresh(self, *args: Any, **options: Any) -> "asyncio.Future[None] | None":
+        """Starts a refresh shared by all callers and not cancelled with them. Returns None if the map is current."""
         if not self._initialize:
             return None
-        if self._learning is None or self._learning.done():
-            self._learning = asyncio.ensure_future(self._refresh_slots(*args, **options))
-            self._learning.add_done_callback(_record_slots)
-        return self._learning
+        if self._refresh is None or self._refresh.done():
+            self._refresh = asyncio.ensure_future(self._load_slots(*args, **options))
+            self._refresh.add_done_callback(_discard_error)
+        return self._refresh
 
-    async def _refresh_slots(self, *args: Any, **options: Any) -> None:
-        """While the other nodes answer, the breaker does not open for one that hangs and is replaced."""
+    async def _load_slots(self, *args: Any, **options: Any) -> None:
+        """Loads the slot map. The breaker stays closed for one hanging node while the others reply."""
         await super().initialize(*args, **options)
         primaries = {node.name for node in self.get_primaries()}
         if self._primaries - primaries:
@@ -79,30 +80,30 @@ class ClusterClient(RedisCluster):
         self._primaries = primaries
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Know the nodes first: redis-py would try any, and be sent on."""
+        """Loads the slot map first; otherwise redis-py would ask a random node and be redirected."""
         await self.initialize()
         return await super().execute_command(*args, **options)
 
     async def aclose(self) -> None:
-        """Unlike redis-py's also where the nodes are to be learnt anew. It does so itself when a cluster is down."""
+        """Closes all connections, even if the slot map is outdated, as redis-py does for a cluster that is down."""
         if self.guard.is_caller():
             await super().aclose()
             return
         await self.guard.end()
-        if self._learning:
-            await asyncio.wait({self._learning})
+        if self._refresh:
+            await asyncio.wait({self._refresh})
         await super().aclose()
         for nodes in ("nodes_cache", "startup_nodes"):
             await self.nodes_manager.aclose(nodes)
 
-    async def forget(self) -> None:
-        """Learn the nodes anew with the next call: a time-out that the deadline cut short tells redis-py nothing."""
+    async def invalidate_slots(self) -> None:
+        """Refreshes the slot map at the next call: redis-py does not see calls that the deadline cancelled."""
         self._initialize = True
 
     def get_node(
         self, host: str | None = None, port: int | None = None, node_name: str | None = None
     ) -> ClusterNode | None:
-        """Also one that has no slot yet, though keys are moved to it: redis-py fails with an AttributeError there."""
+        """Also returns a node that owns no slot yet, e.g. during migration. redis-py raises AttributeError for it."""
         found = super().get_node(host, port, node_name)
         if found is None and node_name:
             host, _, number = node_name.rpartition(":")
@@ -114,28 +115,28 @@ class ClusterClient(RedisCluster):
         return _ClusterPubSub(self, *args, **options)
 
     async def infos(self, *sections: str) -> list[Mapping[str, object]]:
-        await self.learn()
+        await self.refresh_slots()
         return [await self.info(section, target_nodes=node) for node in self.get_primaries() for section in sections]
 
 
 class _ClusterPubSub(ClusterPubSub):
-    """Knows its cluster before it subscribes, and learns it anew when a node is gone."""
+    """Loads the slot map before it subscribes, and refreshes it when a node is lost."""
 
     def __init__(self, client: ClusterClient, *args: Any, **options: Any) -> None:
         super().__init__(client, *args, **options)
         self._client = client
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        await self._client.learn()
+        await self._client.refresh_slots()
         try:
             return await super().execute_command(*args, **options)
         except (RedisConnectionError, RedisTimeoutError):
-            await self._client.forget()
+            await self._client.invalidate_slots()
             raise
 
 
 class _CommandsParser(AsyncCommandsParser):
-    """Asks once where the keys of each command are: redis-py asks with every map, and forgets the map if that fails."""
+    """Reads COMMAND once. redis-py reads it with every slot map and drops the map if that fails."""
 
     async def initialize(self, node: ClusterNode | None = None) -> None:
         if node:
@@ -144,13 +145,13 @@ class _CommandsParser(AsyncCommandsParser):
             await super().initialize()
 
 
-async def _wait_for(learning: "asyncio.Future[None]") -> None:
-    """Without ending it, if its caller ends."""
-    await asyncio.wait({learning})
-    learning.result()
+async def _wait_for(refresh: "asyncio.Future[None]") -> None:
+    """Waits without cancelling the refresh."""
+    await asyncio.wait({refresh})
+    refresh.result()
 
 
-def _record_slots(learning: "asyncio.Future[None]") -> None:
-    """Everybody who waited may have gone: Python would complain that nobody took the error."""
-    if not learning.cancelled():
-        learning.exception()
+def _discard_error(refresh: "asyncio.Future[None]") -> None:
+    """Retrieves the error: all waiters may be gone, and asyncio would log it as never retrieved."""
+    if not refresh.cancelled():
+        refresh.exception()

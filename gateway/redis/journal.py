@@ -1,8 +1,8 @@
-"""The journal: what Redis did not confirm in time, on this machine's disk before the answer leaves.
+"""The journal: operations that Redis did not confirm in time, on local disk before the response is sent.
 
-Each process appends to a file of its own. While Redis confirms in time nothing is written. Every entry can be repeated
-any number of times: the scripts move nothing twice. The journal costs no request: if it cannot be written, is full or
-is too slow, the process logs that once and goes on without it.
+Each process appends to its own file, and writes nothing while Redis confirms in time. Entries are idempotent,
+because the scripts are. The journal fails no request: if it is unwritable, full or slow, the process logs that
+once and continues without it.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from gateway.redis.journal_file import Entry, JournalFile, files_of
 
 _LOG = structlog.get_logger("imagegate.journal")
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Limit of one file: some 30,000 settlements. Redis refuses new requests meanwhile, so far fewer come together."""
+"""Limit of one file: about 30,000 settlements. Redis being down also stops new requests, so far fewer accumulate."""
 _WRITE_TIMEOUT_S: Final = 2.0
-"""A disk that takes longer than this holds up no further answer."""
+"""A response waits at most this long for the disk."""
 _REMEDY: Final = "free disk space, or set requests.journal_dir to a directory that this user can write"
 
 
 class Journal:
-    """The entries of this process; off without a directory, which is logged if there is a remedy."""
+    """The entries of one process. Off without a directory, which is logged if there is a hint."""
 
     def __init__(
         self, directory: Path | None = None, redis_id: str = "", max_bytes: int = MAX_BYTES, remedy: str = ""
@@ -40,15 +40,15 @@ class Journal:
         self._open: dict[str, Entry] = {}
         self._bytes = 0
         self._waiting: deque[bytes | None] = deque()
-        """Lines for the writer's thread; None: everything before it is done, and the file is emptied."""
+        """Lines for the writer thread. None: everything before it is confirmed, and the file is truncated."""
         self._writer = ThreadPoolExecutor(1, "journal")
         self._slow: asyncio.Future[None] | None = None
-        """A write that took too long and has not ended."""
+        """A write that timed out and is still running."""
         self._problem = ""
         self._is_full = False
 
     async def start(self) -> None:
-        """Open the file, so that a directory that cannot be used is logged; later, write what could not be written."""
+        """Opens the file, so that an unusable directory is logged early; later calls retry failed writes."""
         if self._directory:
             await self._in_writer(self._write)
         elif self._remedy:
@@ -56,7 +56,7 @@ class Journal:
             self._remedy = ""
 
     async def note(self, entries: Iterable[Entry]) -> None:
-        """Return when the entries are on disk, or cannot be. A caller that is cancelled does not stop the write."""
+        """Returns when the entries are on disk or the write failed. Cancelling the caller does not stop the write."""
         is_new = False
         for entry in entries:
             is_new = self._add(entry) or is_new
@@ -64,7 +64,7 @@ class Journal:
             await self._in_writer(self._write)
 
     def done(self, key: str) -> None:
-        """Redis has confirmed it after all."""
+        """Removes an entry that Redis has confirmed."""
         entry = self._open.pop(key, None)
         if entry is None:
             return
@@ -76,33 +76,33 @@ class Journal:
         self._writer.submit(self._write)
 
     def wants(self, key: str) -> bool:
-        """Whether a note of it would be new."""
+        """Returns True if the entry is not in the journal yet."""
         return self._directory is not None and key not in self._open and not self._is_full
 
     def holds(self, key: str) -> bool:
-        """Whether the next process that starts here will find it."""
+        """Returns True if the next process that starts here will replay the entry."""
         return key in self._open and not self._problem
 
     def files(self) -> list[Path]:
-        """Those of every process of this Redis on this machine."""
+        """Returns the files of all processes on this machine that use this Redis."""
         return files_of(self._directory, self._redis_id) if self._directory else []
 
-    def tell_others(self) -> None:
-        """A changed redis.url must not leave settlements behind in silence."""
+    def log_other_journals(self) -> None:
+        """Logs journals of other Redis servers: a changed redis.url must not orphan settlements silently."""
         if self._directory is None:
             return
         own = set(self.files())
-        with suppress(FileNotFoundError):  # its process ends now
+        with suppress(FileNotFoundError):  # its process is exiting
             others = [path for path in files_of(self._directory) if path not in own and path.stat().st_size]
             if others:
                 _LOG.warning("journal_of_other_redis", directory=str(self._directory), files=len(others))
 
     def entries(self, kind: str) -> list[Entry]:
-        """Those that are not done."""
+        """Returns the unconfirmed entries of a kind."""
         return [entry for entry in self._open.values() if entry.kind == kind]
 
     async def close(self) -> None:
-        """Leave the file to the next process, unless nothing is in it."""
+        """Closes the file, which remains for the next process unless it is empty."""
         if self._directory:
             await self._in_writer(partial(self._end, is_owing=bool(self._open)))
             self._directory = None
@@ -115,7 +115,7 @@ class Journal:
         line = entry.line()
         if self._bytes + len(line) > self._max_bytes:
             if not self._is_full:
-                _LOG.error("journal_full", directory=str(self._directory), remedy="what it has no room for expires")
+                _LOG.error("journal_full", directory=str(self._directory), remedy="settlements beyond its size expire")
             self._is_full = True
             return False
         self._open[entry.key] = entry
@@ -124,16 +124,16 @@ class Journal:
         return True
 
     async def _in_writer(self, act: Callable[[], None]) -> None:
-        """Run in the writer's thread, which writes all that waits at once: many callers share one fsync."""
+        """Runs in the writer thread, which batches writes: many callers share one fsync."""
         job = asyncio.wrap_future(self._writer.submit(act))
         if self._slow is None or self._slow.done():
             await asyncio.wait({job}, timeout=_WRITE_TIMEOUT_S)
             if not job.done():
                 self._slow = job
-                self._tell(f"a write takes longer than {_WRITE_TIMEOUT_S:g} s")
+                self._log_problem(f"a write takes longer than {_WRITE_TIMEOUT_S:g} s")
 
     def _write(self) -> None:
-        """In the writer's thread."""
+        """Runs in the writer thread."""
         taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
         start = len(taken) - taken[::-1].index(None) if None in taken else 0
         lines = b"".join(line for line in taken[start:] if line)
@@ -145,25 +145,25 @@ class Journal:
                 self._file.write(lines)
         except OSError as error:
             self._waiting.extendleft(reversed(taken))
-            self._tell(str(error))
+            self._log_problem(str(error))
         else:
-            self._tell("")
+            self._log_problem("")
 
     def _create(self) -> JournalFile:
         """Raises: OSError."""
-        assert self._directory is not None  # nothing is written when it is off
+        assert self._directory is not None  # nothing is written when the journal is off
         return JournalFile.create(self._directory, self._redis_id)
 
     def _end(self, *, is_owing: bool) -> None:
-        """In the writer's thread."""
+        """Runs in the writer thread."""
         self._write()
         if self._file and is_owing:
             self._file.close()
         elif self._file:
             self._file.remove()
 
-    def _tell(self, problem: str) -> None:
-        """Log a change, not every write."""
+    def _log_problem(self, problem: str) -> None:
+        """Logs changes only, not every write."""
         if problem and not self._problem:
             _LOG.error("journal_failed", directory=str(self._directory), detail=problem, remedy=_REMEDY)
         elif self._problem and not problem:

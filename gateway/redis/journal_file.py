@@ -1,6 +1,6 @@
-"""One file of the journal: records with a checksum each, locked by the process that holds it.
+"""One journal file: checksummed records, locked by the process that owns it.
 
-A process that dies frees the lock, and any other process of the machine may take the file over.
+When a process dies, the lock is freed and any other process of the machine may adopt the file.
 """
 
 import errno
@@ -21,12 +21,12 @@ _CHECKSUM_BYTES: Final = 8
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One act that Redis did not confirm."""
+    """One operation that Redis did not confirm."""
 
     kind: str
     id: str
     body: msgspec.Raw = msgspec.Raw(b"null")
-    """What its kind needs to be repeated, as JSON."""
+    """What its kind needs for a replay, as JSON."""
 
     @property
     def key(self) -> str:
@@ -37,12 +37,12 @@ class Entry(msgspec.Struct, frozen=True):
         return b"%08x %b\n" % (zlib.crc32(text), text)
 
     def done_line(self) -> bytes:
-        """The record that Redis has confirmed the act since."""
+        """Returns the record that marks the entry as confirmed."""
         return Entry(_DONE, self.key).line()
 
 
 class JournalFile:
-    """An open and locked file. Not safe for use by two threads at once."""
+    """An open and locked file. Not thread-safe."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -51,7 +51,7 @@ class JournalFile:
 
     @classmethod
     def create(cls, directory: Path, redis_id: str) -> Self:
-        """A new file. It has its lock before it has a name that others look for. Raises: OSError."""
+        """Creates a file. It is locked before it gets a name that other processes match. Raises: OSError."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = f"{redis_id}.{uuid.uuid4().hex}"
         made = directory / f"{name}.new"
@@ -68,10 +68,10 @@ class JournalFile:
 
     @classmethod
     def adopt(cls, path: Path) -> Self | None:
-        """The file of a process that has ended; None while it lives. Raises: OSError."""
+        """Opens the file of a dead process; None if the process is alive. Raises: OSError."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:  # another process was faster
+        except FileNotFoundError:  # another process adopted it first
             return None
         is_ours = os.fstat(descriptor).st_uid == os.geteuid()
         if is_ours and try_lock(descriptor) and os.fstat(descriptor).st_nlink:
@@ -82,7 +82,7 @@ class JournalFile:
         return None
 
     def read(self) -> tuple[dict[str, Entry], int]:
-        """The entries that are not done, by key, and how many lines are damaged. Raises: OSError."""
+        """Returns the unconfirmed entries by key, and the number of damaged lines. Raises: OSError."""
         found: dict[str, Entry] = {}
         damaged = 0
         for line in os.pread(self._descriptor, self._size, 0).split(b"\n"):
@@ -96,7 +96,7 @@ class JournalFile:
         return found, damaged
 
     def write(self, lines: bytes) -> None:
-        """Append whole lines and wait for the disk; what fails leaves no part of them. Raises: OSError."""
+        """Appends whole lines and syncs. A failed write leaves no partial line. Raises: OSError."""
         try:
             left = memoryview(lines)
             while left:
@@ -123,12 +123,12 @@ class JournalFile:
 
 
 def files_of(directory: Path, redis_id: str = "*") -> list[Path]:
-    """Every process's file, of one Redis or of all; empty where there is no directory."""
+    """Returns the files of one Redis, or of all; empty if the directory does not exist."""
     return sorted(directory.glob(f"{redis_id}.*{_SUFFIX}"))
 
 
 def _read_line(line: bytes) -> Entry | None:
-    """None for a line that is cut or changed."""
+    """Returns None for a truncated or changed line."""
     checksum, text = line[:_CHECKSUM_BYTES], line[_CHECKSUM_BYTES + 1 :]
     if checksum != b"%08x" % zlib.crc32(text):
         return None
@@ -139,7 +139,7 @@ def _read_line(line: bytes) -> Entry | None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """A new name is on the disk only then."""
+    """Makes a new file name durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

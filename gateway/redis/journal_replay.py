@@ -1,4 +1,4 @@
-"""Replays journals: those of dead processes of this machine, and of the own one what nothing else repeats."""
+"""Replays journals: those of dead processes on this machine, and own entries that nothing else retries."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from gateway.domain.errors import GatewayError
-from gateway.redis.call_guard import NotAskedError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.journal import Journal
 from gateway.redis.journal_file import Entry, JournalFile
 
@@ -18,23 +18,23 @@ _LOG = structlog.get_logger("imagegate.journal")
 _ROUND_S: Final = 2.0
 
 Act = Callable[[msgspec.Raw], Awaitable[None]]
-"""Repeats an entry by its body. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
+"""Replays an entry by its body. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
 
 
 class JournalReplayer:
-    """Adopts the files whose lock is free, and removes each when Redis has confirmed all of it."""
+    """Adopts files whose lock is free, and removes each when Redis has confirmed every entry."""
 
     def __init__(self, journal: Journal, acts: Mapping[str, Act], own_kinds: frozenset[str]) -> None:
         self._journal = journal
         self._acts = acts
         self._own_kinds = own_kinds
-        """Kinds that this process does not repeat by itself."""
+        """Kinds that this process does not retry elsewhere."""
         self._adopted: dict[JournalFile, dict[str, Entry]] = {}
         self._unreadable: set[Path] = set()
 
     async def run(self) -> None:
-        """Never ends by itself."""
-        await asyncio.to_thread(self._journal.tell_others)
+        """Runs until cancelled."""
+        await asyncio.to_thread(self._journal.log_other_journals)
         try:
             while True:
                 await self.replay()
@@ -45,7 +45,7 @@ class JournalReplayer:
             self._adopted.clear()
 
     async def replay(self) -> None:
-        """One round. What Redis does not take now is kept for the next."""
+        """Runs one round. Entries that Redis does not accept remain for the next."""
         await self._journal.start()
         for path in await asyncio.to_thread(self._journal.files):
             await asyncio.to_thread(self._adopt, path)
@@ -65,13 +65,13 @@ class JournalReplayer:
             del self._adopted[file]
             await asyncio.to_thread(file.remove)
         elif lines:
-            with suppress(OSError):  # they would only be repeated
+            with suppress(OSError):  # a failed write only causes a repeated replay
                 await asyncio.to_thread(file.write, lines)
 
     async def _repeat(self, entries: dict[str, Entry]) -> list[str]:
-        """Repeat each; what fails goes to the end, so that the next round begins with others.
+        """Replays each entry. Failures move to the end, so that the next round starts with others.
 
-        Returns: the keys of what need not be repeated any more.
+        Returns: the keys of entries that are finished.
         """
         done: list[str] = []
         for key, entry in list(entries.items()):
@@ -82,7 +82,7 @@ class JournalReplayer:
                 _LOG.error("journal_entry_unsupported", entry=key, detail=str(error))
             except GatewayError as error:
                 entries[key] = entries.pop(key)
-                if isinstance(error.__cause__, NotAskedError):
+                if isinstance(error.__cause__, CallNotStartedError):
                     break
                 continue
             done.append(key)
@@ -103,4 +103,4 @@ class JournalReplayer:
 
 
 async def _refuse(_: msgspec.Raw) -> None:
-    raise msgspec.ValidationError("its kind is unknown")
+    raise msgspec.ValidationError("unknown kind")

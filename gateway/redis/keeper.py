@@ -1,4 +1,4 @@
-"""Ends processes together with others. The kernel enforces it, after SIGKILL too.
+"""Ends processes together. The kernel enforces it, after SIGKILL too.
 
 Also a program: the keeper, which stops a server that has no users left. It imports only the standard library.
 """
@@ -16,23 +16,23 @@ from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _UMASK: Final = 0o077
-"""The server's files hold tenants' data, and backups copy file modes."""
+"""File mode mask of the server: its files hold tenant data, and backups copy modes."""
 _STOP_TIMEOUT_S: Final = 5.0
-"""Time for a server to write its data and exit, before it is killed."""
+"""Time for a server to save its data and exit before it is killed."""
 
 
 def end_with_parent(how: signal.Signals, parent: int) -> bool:
-    """Has the kernel send this process a signal when its parent ends. Linux only; elsewhere it does nothing.
+    """Makes the kernel signal this process when its parent exits. Linux only; elsewhere it does nothing.
 
     The kernel binds it to the parent's thread that started this process.
-    Returns: False if the parent has already ended.
+    Returns: False if the parent has already exited.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
     return os.getppid() == parent
 
 
-def start_kept(users: Path, lock: int, command: list[str]) -> subprocess.Popen[bytes]:
+def start_supervised(users: Path, lock: int, command: list[str]) -> subprocess.Popen[bytes]:
     """Starts a server that stops when no process holds a shared lock on the file `users`.
 
     Returns: its keeper, which runs as long as the server. Both inherit the file descriptor `lock`.
@@ -52,7 +52,7 @@ def _keep(users: str, lock: str, *command: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _ignore)  # a service manager may signal every process of a gateway
     signal.signal(signal.SIGCHLD, _end_with_child)
-    server = subprocess.Popen(  # noqa: S603 - the command of `start_kept`
+    server = subprocess.Popen(  # noqa: S603 - the command of `start_supervised`
         command,
         pass_fds=(int(lock),),
         preexec_fn=partial(_end_child_with, os.getpid()),  # noqa: PLW1509 - this program has one thread
@@ -66,11 +66,11 @@ def _keep(users: str, lock: str, *command: str) -> None:
 
 
 def _ignore(*_: object) -> None:
-    """Unlike SIG_IGN, a handler is not inherited by the server."""
+    """Ignores a signal. Unlike SIG_IGN, a handler is not inherited by the server."""
 
 
 def _end_with_child(*_: object) -> None:
-    if os.waitpid(-1, os.WNOHANG)[0]:  # it has ended; one that was stopped has not
+    if os.waitpid(-1, os.WNOHANG)[0]:  # exited, not merely stopped
         os._exit(0)
 
 

@@ -1,29 +1,29 @@
-"""Who of several processes has the turn to do what one of them must do now and then."""
+"""Leader lock: one process at a time runs a periodic task."""
 
 from typing import Final
 
 from gateway.redis import PREFIX, Client, execute
 
-PROBING: Final = f"{PREFIX}:prober"
-"""The turn to ask free pages about the keys that rest."""
+KEY_CHECK_LEADER: Final = f"{PREFIX}:key_check_leader"
+"""Lock for checking unhealthy provider keys."""
 
 
 class LeaderLock:
-    """One process at a time, and nobody again before `every_s` have passed; whoever dies loses it by then."""
+    """Elects one process per `every_s`. A dead leader loses the lock within `every_s`."""
 
     def __init__(self, redis: Client, name: str, own_id: str, every_s: float) -> None:
         self._redis = redis
         self._name = name
         self._own_id = own_id
-        self._kept_ms = max(1, round(every_s * 1000))
+        self._ttl_ms = max(1, round(every_s * 1000))
 
-    async def take(self) -> bool:
-        """Whether it is this process's turn now. Raises: GatewayError REDIS_UNAVAILABLE."""
-        taken = self._redis.set(self._name, self._own_id, nx=True, px=self._kept_ms)
-        return bool(await execute(self._redis, taken, object))
+    async def acquire(self) -> bool:
+        """Returns True if this process became the leader. Raises: GatewayError REDIS_UNAVAILABLE."""
+        acquired = self._redis.set(self._name, self._own_id, nx=True, px=self._ttl_ms)
+        return bool(await execute(self._redis, acquired, object))
 
-    async def keep(self) -> bool:
-        """Whether it still is; then for `every_s` from now on. Raises: GatewayError REDIS_UNAVAILABLE."""
+    async def renew(self) -> bool:
+        """Extends the lock by `every_s`; False if this process lost it. Raises: GatewayError REDIS_UNAVAILABLE."""
         if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
             return False
-        return bool(await execute(self._redis, self._redis.pexpire(self._name, self._kept_ms), bool))
+        return bool(await execute(self._redis, self._redis.pexpire(self._name, self._ttl_ms), bool))

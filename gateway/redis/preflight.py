@@ -1,6 +1,6 @@
-"""Whether a Redis that answers can be trusted with limits and bills: scripts allowed, nothing evicted, new enough.
+"""Preflight checks of a Redis server: scripts allowed, no eviction, supported version.
 
-Without scripts no limit is exact, and a server that throws keys away when its memory is full throws bills away.
+Limits are exact only with scripts, and a server that evicts keys loses billing data.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from gateway.redis.circuit_breaker import Outcome
 
 _OLDEST: Final = (6, 2)
 _RIGHTS: Final = f"ACL SETUSER NAME ~{PREFIX}:* resetchannels &{PREFIX}:* +@all -@admin -@dangerous +info"
-"""All that the gateway needs; on a cluster `+cluster` besides."""
+"""All permissions that the gateway needs; a cluster also needs `+cluster`."""
 _UNKNOWN_DIGEST: Final = "0" * 40
 _NO_LOGIN: Final = ("NOAUTH", "HELLO must be called with the client already authenticated", "Authentication required")
 _WRONG_LOGIN: Final = (
@@ -28,35 +28,35 @@ _WRONG_LOGIN: Final = (
     "Invalid Username or Password",
     "invalid password",
 )
-_PAUSE_AWAY_S: Final = 1.0
+_UNREACHABLE_INTERVAL_S: Final = 1.0
 _ALIVE_S: Final = 60
-_PAUSE_UNFIT_S: Final = 5.0
-_PAUSE_FIT_S: Final = 30.0
-"""One that was good may come back from a restart with another configuration."""
+_FAILED_INTERVAL_S: Final = 5.0
+_PASSED_INTERVAL_S: Final = 30.0
+"""A server that passed may restart with another configuration."""
 _LOG = structlog.get_logger("imagegate.redis")
 
 
 async def inspect(redis: Client) -> list[str]:
-    """What is wrong with it, each with the remedy; nothing for a Redis that can be used.
+    """Returns the problems of a server, each with a fix; empty if it is suitable.
 
-    Raises: GatewayError REDIS_UNAVAILABLE for one that does not answer.
+    Raises: GatewayError REDIS_UNAVAILABLE.
     """
-    if problem := await _closed(redis):
+    if problem := await _access_problem(redis):
         return [problem]
     key = f"{PREFIX}:tenants"
     found = [
-        *await _refused(redis, redis.eval("return 1", 1, key), "runs no scripts", "allow EVAL and EVALSHA"),
-        *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "runs no scripts", "allow EVALSHA"),
+        *await _refused(redis, redis.eval("return 1", 1, key), "does not run scripts", "allow EVAL and EVALSHA"),
+        *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "does not run scripts", "allow EVALSHA"),
         *await _refused(
-            redis, redis.publish(f"{PREFIX}:inspection", ""), "passes no messages on", "allow its channels"
+            redis, redis.publish(f"{PREFIX}:preflight", ""), "does not deliver messages", "allow its channels"
         ),
         *await _unfit(redis),
     ]
     return list(dict.fromkeys(found))
 
 
-async def _closed(redis: Client) -> str | None:
-    """Why it lets nobody in who comes like this: it refuses the first command, so it would refuse all."""
+async def _access_problem(redis: Client) -> str | None:
+    """Returns the problem if the server rejects the first command, and so would reject all."""
     try:
         await ping(redis)
     except GatewayError as failure:
@@ -64,19 +64,19 @@ async def _closed(redis: Client) -> str | None:
         problem = _login_problem(str(error))
         if "DB index is out of range" in str(error):
             number = redis.get_connection_kwargs()["db"]  # type: ignore[no-untyped-call]
-            problem = f"there is no database {number}: change the number at the end of redis.url"
+            problem = f"redis has no database {number}: change the number at the end of redis.url"
         if problem is None and not _is_answer(error):
             raise
         return problem
     return None
 
 
-def _login_problem(said: str) -> str | None:
-    """By the words: of a cluster, redis-py passes on nothing else."""
-    if any(words in said for words in _NO_LOGIN):
-        return "redis asks for a password: set redis.password"
-    if any(words in said for words in _WRONG_LOGIN):
-        return "redis refuses redis.username or redis.password, or the login in redis.url"
+def _login_problem(message: str) -> str | None:
+    """Classifies an authentication error by its text: for a cluster, redis-py exposes nothing else."""
+    if any(words in message for words in _NO_LOGIN):
+        return "redis requires a password: set redis.password"
+    if any(words in message for words in _WRONG_LOGIN):
+        return "redis rejected the credentials: check redis.username and redis.password, or those in redis.url"
     return None
 
 
@@ -86,7 +86,7 @@ async def _refused(redis: Client, call: object, what: str, remedy: str) -> list[
 
 
 async def _refusal(redis: Client, call: object) -> ResponseError | None:
-    """The error that it answers instead of doing what it is asked."""
+    """Returns the error reply of a call, or None."""
     try:
         await execute(redis, call, object)
     except GatewayError as failure:
@@ -100,13 +100,13 @@ async def _refusal(redis: Client, call: object) -> ResponseError | None:
 
 
 def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
-    """Whether the server said it, and can serve others."""
+    """Returns True for an error reply of a server that can serve others."""
     return isinstance(error, ResponseError) and judge(error) is Outcome.ANSWERED
 
 
 async def _unfit(redis: Client) -> list[str]:
     if error := await _refusal(redis, redis.info("memory")):
-        return [f"redis does not tell its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
+        return [f"redis does not report its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
     infos = await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]])
     return [problem for info in infos for problem in (*_version_problem(info), *_policy_problem(info))]
 
@@ -121,31 +121,31 @@ def _version_problem(info: Mapping[str, object]) -> list[str]:
 
 def _policy_problem(info: Mapping[str, object]) -> list[str]:
     policy = info.get("maxmemory_policy", "noeviction")
-    problem = f"redis throws counters and bills away when its memory is full (maxmemory-policy {policy})"
-    remedy = "set maxmemory-policy noeviction in its configuration, and with CONFIG SET at once"
-    return [] if policy == "noeviction" else [f"{problem}: {remedy}"]
+    problem = f"redis would evict counters and billing records: maxmemory-policy is {policy}"
+    remedy = "set maxmemory-policy noeviction in its configuration, and now with CONFIG SET"
+    return [] if policy == "noeviction" else [f"{problem}; {remedy}"]
 
 
 async def write_refusal(redis: Client) -> str:
-    """Why it takes no writes although it answers, as with full memory or without its replicas; empty where it does.
+    """Returns why the server refuses writes, e.g. full memory or missing replicas; empty if it accepts them.
 
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
     error = await _refusal(redis, redis.set(f"{PREFIX}:alive", 1, ex=_ALIVE_S))
-    return f"redis takes no writes ({error})" if error else ""
+    return f"redis refuses writes ({error})" if error else ""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisMemory:
-    """How full the memory of a server is."""
+    """Memory use of a server."""
 
     used_bytes: int
     max_bytes: int
-    """`maxmemory`, or all memory of its machine without one; 0 if it does not report that."""
+    """`maxmemory`, or the machine's memory if unset; 0 if not reported."""
 
 
 async def read_memory(redis: Client) -> RedisMemory:
-    """Of the fullest server that takes writes. Raises: GatewayError REDIS_UNAVAILABLE."""
+    """Returns the memory use of the fullest server that accepts writes. Raises: GatewayError REDIS_UNAVAILABLE."""
     infos = await execute(redis, redis.infos("memory"), list[Mapping[str, int]])
     found = [
         RedisMemory(info.get("used_memory", 0), info.get("maxmemory") or info.get("total_system_memory", 0))
@@ -155,40 +155,40 @@ async def read_memory(redis: Client) -> RedisMemory:
 
 
 class PreflightMonitor:
-    """The verdict on the Redis in use, sought again and again."""
+    """Repeats the preflight checks while the gateway runs."""
 
     def __init__(
         self,
         redis: Client,
         *,
-        pause_away_s: float = _PAUSE_AWAY_S,
-        pause_unfit_s: float = _PAUSE_UNFIT_S,
-        pause_fit_s: float = _PAUSE_FIT_S,
+        unreachable_interval_s: float = _UNREACHABLE_INTERVAL_S,
+        failed_interval_s: float = _FAILED_INTERVAL_S,
+        passed_interval_s: float = _PASSED_INTERVAL_S,
     ) -> None:
         self._redis = redis
-        self._pause_away_s = pause_away_s
-        self._pause_unfit_s = pause_unfit_s
-        self._pause_fit_s = pause_fit_s
+        self._unreachable_interval_s = unreachable_interval_s
+        self._failed_interval_s = failed_interval_s
+        self._passed_interval_s = passed_interval_s
         self.problems: tuple[str, ...] = ()
-        """Why the gateway is not ready; nothing is known of a Redis that has not answered yet."""
+        """Why the gateway is not ready. Empty until Redis has replied once."""
         self.memory: RedisMemory | None = None
 
     async def run(self) -> None:
-        """Serving may begin before Redis does; whoever reads the log is told."""
-        is_told = False
+        """Checks until cancelled and logs changes. The gateway may start before Redis does."""
+        is_logged = False
         while True:
             known = self.problems
             try:
                 self.problems = tuple(await inspect(self._redis))
                 self.memory = None if self.problems else await read_memory(self._redis)
             except GatewayError as error:
-                if not is_told:
-                    remedy = "check redis.url; requests are answered 503"
+                if not is_logged:
+                    remedy = "check redis.url; requests get 503 until then"
                     _LOG.warning("redis_unreachable", detail=error.detail, remedy=remedy)
-                is_told = True
-                await asyncio.sleep(self._pause_away_s)
+                is_logged = True
+                await asyncio.sleep(self._unreachable_interval_s)
                 continue
-            is_told = False
+            is_logged = False
             if self.problems and self.problems != known:
                 _LOG.error("redis_unsuitable", problems=self.problems)
-            await asyncio.sleep(self._pause_unfit_s if self.problems else self._pause_fit_s)
+            await asyncio.sleep(self._failed_interval_s if self.problems else self._passed_interval_s)

@@ -1,4 +1,4 @@
-"""Connections to the master that sentinels name."""
+"""Connections to the master that sentinels report."""
 
 import asyncio
 from contextlib import suppress
@@ -11,40 +11,40 @@ from redis.exceptions import RedisError
 
 from gateway.redis.connections import Pool, TcpConnection
 
-_LOOK_S: Final = 1.0
+_CHECK_INTERVAL_S: Final = 1.0
 
 
 class SentinelConnection(SentinelManagedConnection, TcpConnection):
-    """Asks where the master is whenever it connects."""
+    """Asks the sentinels for the master on every connect."""
 
 
 class SentinelPool(Pool, SentinelConnectionPool):
-    """Asks every second besides.
+    """Also asks the sentinels every second.
 
-    A master that is replaced while it lives takes writes for seconds more, until a sentinel tells it: they are lost.
+    A live master that is replaced accepts writes for seconds more, until a sentinel demotes it. Those writes are lost.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
-        self._look_at_s = 0.0
-        self._looking: asyncio.Task[None] | None = None
+        self._next_check_s = 0.0
+        self._check: asyncio.Task[None] | None = None
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:
         now_s = asyncio.get_running_loop().time()
-        if self.master_address and now_s >= self._look_at_s:
-            self._look_at_s = now_s + _LOOK_S
-            self._looking = asyncio.ensure_future(self._look())
-            await asyncio.wait({self._looking})
+        if self.master_address and now_s >= self._next_check_s:
+            self._next_check_s = now_s + _CHECK_INTERVAL_S
+            self._check = asyncio.ensure_future(self._watch_master())
+            await asyncio.wait({self._check})
         return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
 
     async def aclose(self) -> None:
-        if self._looking:
-            await asyncio.wait({self._looking})
+        if self._check:
+            await asyncio.wait({self._check})
         await super().aclose()
         await self.sentinel_manager.aclose()
 
-    async def _look(self) -> None:
-        """Leave a master that is none any more: this closes the idle connections, and the others after their use."""
+    async def _watch_master(self) -> None:
+        """Leaves a former master: closes its idle connections now, and the others after use."""
         known = self.master_address
         with suppress(RedisError, OSError):
             found = await self.get_master_address()  # type: ignore[no-untyped-call]
@@ -54,7 +54,7 @@ class SentinelPool(Pool, SentinelConnectionPool):
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Master:
-    """What a sentinel says; the later failover counts."""
+    """One sentinel's reply; the later failover wins."""
 
     epoch: int
     host: str
@@ -62,10 +62,10 @@ class _Master:
 
 
 class Sentinels:
-    """All are asked at once, for one that is gone would cost its time-out whenever its turn came.
+    """Queries all sentinels in parallel, because a dead one would cost its timeout.
 
-    The answer of more than half of them is enough. An older master than the last one known is never gone back to: a
-    sentinel that has not heard of the failover yet still names it.
+    A majority of replies is enough. It never returns to an older master than the last one known: a sentinel that
+    missed the failover still reports it.
     """
 
     def __init__(self, clients: list[Redis]) -> None:
@@ -74,14 +74,14 @@ class Sentinels:
         self._asking: asyncio.Task[_Master | None] | None = None
 
     async def discover_master(self, name: str) -> tuple[str, int]:
-        """Asked once for all connections that are made at a time. Raises: MasterNotFoundError."""
+        """Returns the master's address; one query serves all concurrent connects. Raises: MasterNotFoundError."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(self._ask(name))
-        asking = self._asking  # by the time that it has ended, somebody may have begun the next
+        asking = self._asking  # another caller may replace it before it ends
         await asyncio.wait({asking})
         master = asking.result()
         if master is None or master.epoch < self._epoch:
-            raise MasterNotFoundError(f"no sentinel that answers knows where the master '{name}' is")
+            raise MasterNotFoundError(f"no reachable sentinel knows the master '{name}' is")
         self._epoch = master.epoch
         return master.host, master.port
 

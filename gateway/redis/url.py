@@ -1,4 +1,4 @@
-"""What `redis.url` says. No error quotes it: a password may stand in any part of a URL that is not well-formed."""
+"""Parses `redis.url`. No error includes the URL, because a malformed URL may hold a password anywhere."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _SENTINEL_PORT: Final = 26379
 
 
 class Topology(Enum):
-    """How the servers stand to each other."""
+    """How the servers relate: one server, sentinels or a cluster."""
 
     SERVER = "redis"
     SOCKET = "unix"
@@ -31,7 +31,7 @@ class Topology(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who the gateway is to the servers, and to the sentinels."""
+    """Username and password for the servers and the sentinels."""
 
     username: str | None = None
     secret: Secret | None = None
@@ -40,7 +40,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL, taken apart."""
+    """A parsed Redis URL."""
 
     kind: Topology
     is_encrypted: bool
@@ -54,13 +54,13 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Raises: ValueError that says which part is wrong."""
+    """Parses a URL. Raises: ValueError naming the invalid part."""
     scheme, separator, _ = url.partition("://")
     is_encrypted = scheme.startswith("rediss")
     kinds = {kind.value: kind for kind in Topology}
     kind = kinds.get(scheme.replace("rediss", "redis", 1)) if separator else None
     if kind is None:
-        raise ValueError("it begins with none of the known schemes")
+        raise ValueError("unknown scheme")
     parts = _split(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
@@ -82,7 +82,7 @@ def parse_address(url: str) -> Address:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-    except ValueError:  # which quotes what it does not understand
+    except ValueError:  # its message quotes the input
         raise ValueError("it is not well-formed") from None
     if parts.fragment or (parts.scheme != Topology.SOCKET.value and "@" in parts.path + parts.query):
         raise ValueError("'#', '/', '?' and '@' in a password are written as %23, %2F, %3F and %40")
@@ -102,14 +102,14 @@ def _parse_host(text: str, default_port: int) -> tuple[str, int]:
     host, _, port = text[1:].partition("]") if is_v6 else text.partition(":")
     port = port.removeprefix(":")
     if not host:
-        raise ValueError("it names no host")
+        raise ValueError("it has no host")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError("a port is not a number from 1 to 65535")
     return unquote(host), int(port or default_port)
 
 
 def _parse_path(kind: Topology, path: str, db_option: str) -> tuple[str, int]:
-    """The master's name and the number of the database."""
+    """Returns the master's name and the database number."""
     steps = [unquote(step) for step in path.split("/") if step] if kind is not Topology.SOCKET else []
     master = steps.pop(0) if kind is Topology.SENTINEL and steps else ""
     if kind is Topology.SENTINEL and not master:
@@ -127,7 +127,7 @@ def _parse_path(kind: Topology, path: str, db_option: str) -> tuple[str, int]:
 def _parse_options(query: str, *, is_encrypted: bool) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if not options.keys() <= _OPTIONS:
-        raise ValueError(f"after '?' it may have only {', '.join(sorted(_OPTIONS))}")
+        raise ValueError(f"the only options after '?' are {', '.join(sorted(_OPTIONS))}")
     if not is_encrypted and options.keys() & TLS_OPTIONS:
         raise ValueError("options for TLS need rediss:// (or rediss+sentinel://, rediss+cluster://)")
     if options.get("protocol", "3") not in {"2", "3"}:

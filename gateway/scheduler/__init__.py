@@ -1,7 +1,7 @@
-"""The pool: scarce upstream capacity, scheduled over all processes (see scripts.py for what Redis holds).
+"""The scheduler: leases scarce upstream capacity across all processes (see scripts.py for the Redis keys).
 
-Invariants: a call is sent only with a lease, and a lease is given only where its account has room in its minute, its
-concurrency and its health; whoever dies gives back what it holds by expiry; a rest's end only moves outward.
+Invariants: each call needs a lease. A lease is granted only within its account's rate limits, concurrency and
+health. Leases of a dead process expire. The end of a cooldown only moves later.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ __all__ = [
 ]
 
 _LOG = structlog.get_logger("imagegate.pool")
-_STRANGERS_S: Final = 5.0
-"""So long a process that is given keys whose secrets it does not have waits for the configuration of the others."""
-_STRANGERS_PAUSE_S: Final = 0.25
+_UNKNOWN_KEY_WAIT_S: Final = 5.0
+"""Time a process waits for a configuration that explains leased keys whose secrets it lacks."""
+_UNKNOWN_KEY_PAUSE_S: Final = 0.25
 _LATE_S: Final = 0.25
-"""A call that was sent so much later than it was leased is counted from then on."""
+"""A call sent this much later than it was leased counts against its account's minute from then on."""
 
 
 class Scheduler:
-    """The accounts of every upstream."""
+    """Leases the accounts of every upstream."""
 
     def __init__(
         self,
@@ -61,63 +61,65 @@ class Scheduler:
         self._lease_us = round(lease_s * 1e6)
 
     async def lease(self, lease_request: LeaseRequest, left: Callable[[], Awaitable[object]]) -> Lease | NoCapacity:
-        """A key for a call, at once or when it is its turn.
+        """Leases a key for a call, immediately or when its turn in the queue comes.
 
-        `left` returns when nobody waits for the call any more.
-        Raises: GatewayError CLIENT_DISCONNECTED while it waits, REDIS_UNAVAILABLE.
-        Redis: one round trip, lua/pool/lease.lua; a call that waits takes two more.
+        `left` returns when the client has disconnected.
+        Raises: GatewayError CLIENT_DISCONNECTED while waiting, REDIS_UNAVAILABLE.
+        Redis: one round trip, lua/lease.lua; a call that waits takes two more.
         """
         asked_s = self._monotonic()
         ends_s = asked_s + lease_request.patience_s
-        strangers: tuple[str, ...] = ()
+        unknown_keys: tuple[str, ...] = ()
         while True:
-            found = await self._lease(replace(lease_request, avoided=lease_request.avoided + strangers), ends_s, left)
+            found = await self._lease(
+                replace(lease_request, avoided=lease_request.avoided + unknown_keys), ends_s, left
+            )
             lease_request = replace(lease_request, asked=found.asked)
             if isinstance(found, NoCapacity):
-                if not strangers or self._monotonic() > asked_s + _STRANGERS_S:
+                if not unknown_keys or self._monotonic() > asked_s + _UNKNOWN_KEY_WAIT_S:
                     return found
-                await asyncio.sleep(_STRANGERS_PAUSE_S)
-                strangers = ()
+                await asyncio.sleep(_UNKNOWN_KEY_PAUSE_S)
+                unknown_keys = ()
                 continue
-            key = await self._key_of(lease_request.upstream, found)
+            key = await self._resolve_key(lease_request.upstream, found)
             if key:
-                self._queue.hold(lease_request.upstream, found.id)
+                self._queue.track(lease_request.upstream, found.id)
                 return Lease(found.id, key, lease_request.model, lease_request.images, found.taken_s, found.asked)
-            await self._leave(lease_request.upstream, found.id)
-            strangers = (*strangers, f"{found.answer.account}/{found.answer.key}")
+            await self._cancel(lease_request.upstream, found.id)
+            unknown_keys = (*unknown_keys, f"{found.answer.account}/{found.answer.key}")
 
     async def release(self, lease: Lease, report: CallReport) -> None:
-        """Give a lease back, whatever became of its call.
+        """Releases a lease and reports its call, whatever the outcome.
 
-        Raises: GatewayError REDIS_UNAVAILABLE: the lease ends by its expiry then.
-        Redis: one round trip, lua/pool/release.lua.
+        Raises: GatewayError REDIS_UNAVAILABLE; the lease then expires.
+        Redis: one round trip, lua/release.lua.
         """
         self._queue.untrack(lease.key.upstream, lease.id)
         said = msgspec.json.encode(self._release_payload(lease, report)).decode()
         await self._scripts.run("release", lease.key.upstream, [lease.id, said])
 
     def note_sent(self, lease: Lease, sent_s: float) -> None:
-        """A call was sent; where that was late, its account's minute is counted from then on."""
+        """Records when a call was sent; a late one counts against its account's minute from then on."""
         later_us = _later_us(lease, sent_s)
         if later_us:
             self._queue.note_late(lease.key.upstream, lease.id, later_us)
 
     async def has_capacity(self) -> bool:
-        """Whether some upstream could be sent a request now; if not, `look` says why.
+        """Returns True if some upstream can be sent a request now; if not, `snapshot` has the reasons.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip an upstream until one has room, lua/pool/glance.lua: O(1).
+        Redis: one round trip per upstream until one has capacity, lua/has_capacity.lua: O(1).
         """
         for upstream in self._roster.upstreams:
             if (await self._scripts.run("has_capacity", upstream, [])).decision == "open":
                 return True
         return False
 
-    async def look(self) -> list[PoolStatus]:
-        """How every upstream, account and key stands.
+    async def snapshot(self) -> list[PoolStatus]:
+        """Returns the status of every upstream, account and key.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip an upstream, lua/pool/look.lua: O(accounts).
+        Redis: one round trip per upstream, lua/snapshot.lua: O(accounts).
         """
         return [
             read_status(upstream, await self._scripts.raw("snapshot", upstream, []))
@@ -127,7 +129,7 @@ class Scheduler:
     async def _lease(
         self, lease_request: LeaseRequest, ends_s: float, left: Callable[[], Awaitable[object]]
     ) -> "_UnresolvedLease | NoCapacity":
-        """Ask; wait if need be; ask again where Redis forgot us meanwhile."""
+        """Requests a lease, waits if necessary, and retries if Redis lost the waiting request."""
         asked = lease_request.asked
         while True:
             lease_id, taken_s = self._queue.new_id(), self._monotonic()
@@ -163,23 +165,23 @@ class Scheduler:
             if answer.decision == "unknown":
                 await self._roster.restore(lease_request.upstream)
                 answer = await self._scripts.run("lease", lease_request.upstream, args)
-        except BaseException:  # cancelled, or no answer: the script may have run, or may yet
-            self._queue.abandon(lease_request.upstream, lease_id)
+        except BaseException:  # cancelled, or no reply: the script may have run, or may yet
+            self._queue.cancel_later(lease_request.upstream, lease_id)
             raise
         return answer
 
     async def _wait(
         self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]], asked: str
     ) -> "_UnresolvedLease | None":
-        """Wait for one's turn; None where it did not come: the pool is to be asked once more.
+        """Waits for a lease; None if the scheduler must be asked again.
 
         Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
-        leaving, place = asyncio.ensure_future(left()), self._queue.enter(upstream, lease_id)
+        leaving, waiter = asyncio.ensure_future(left()), self._queue.join(upstream, lease_id)
         try:
             while True:
-                wake = await self._queue.sleep(place, leaving, max(0.0, ends_s - self._monotonic()))
-                if wake is not WakeReason.GIVEN:
+                wake = await self._queue.sleep(waiter, leaving, max(0.0, ends_s - self._monotonic()))
+                if wake is not WakeReason.ASSIGNED:
                     break
                 taken_s = self._monotonic()
                 answer = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
@@ -188,29 +190,29 @@ class Scheduler:
                 if answer.decision != "wait":
                     return None
         except BaseException:
-            self._queue.abandon(upstream, lease_id)
+            self._queue.cancel_later(upstream, lease_id)
             raise
         finally:
             leaving.cancel()
-            self._queue.leave(place)
-        if wake is WakeReason.GONE:
+            self._queue.leave(waiter)
+        if wake is WakeReason.FORGOTTEN:
             return None
-        await self._leave(upstream, lease_id)
-        if wake is WakeReason.LEFT:
+        await self._cancel(upstream, lease_id)
+        if wake is WakeReason.DISCONNECTED:
             raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
         return None
 
-    async def _leave(self, upstream: str, lease_id: str) -> None:
-        """Give a place or a lease up, now or by the companion."""
+    async def _cancel(self, upstream: str, lease_id: str) -> None:
+        """Cancels a wait or a lease, now or with the next heartbeat."""
         try:
             await self._scripts.run("cancel", upstream, [lease_id])
         except BaseException as error:
-            self._queue.abandon(upstream, lease_id)
+            self._queue.cancel_later(upstream, lease_id)
             if not isinstance(error, GatewayError):
                 raise
 
-    async def _key_of(self, upstream: str, taken: "_UnresolvedLease") -> ProviderKey | None:
-        """The key of a lease; one that was added lately is learnt now."""
+    async def _resolve_key(self, upstream: str, taken: "_UnresolvedLease") -> ProviderKey | None:
+        """Returns the key of a lease; loads recently added keys."""
         answer = taken.answer
         named = (upstream, answer.account, answer.key, answer.fingerprint)
         key = self._roster.find(*named)
@@ -218,7 +220,7 @@ class Scheduler:
             try:
                 await self._roster.refresh(upstream)
             except BaseException:
-                self._queue.abandon(upstream, taken.id)
+                self._queue.cancel_later(upstream, taken.id)
                 raise
             key = self._roster.find(*named)
         if key is None:
@@ -226,7 +228,7 @@ class Scheduler:
         return key
 
     def _release_payload(self, lease: Lease, report: CallReport) -> dict[str, object]:
-        """As lua/pool/release.lua reads it."""
+        """Builds the payload of lua/release.lua."""
         key = lease.key
         said: dict[str, object] = {
             "account": key.account,
@@ -259,7 +261,9 @@ class Scheduler:
             said["is_unsent"] = True
         if row.trips_breaker:
             said["breaker"] = "ill"
-        elif row.outcome is Outcome.REFUSED and not row.is_bare:  # an edge says nothing of what is behind it
+        elif (
+            row.outcome is Outcome.REFUSED and not row.is_bare
+        ):  # an edge error says nothing about the server behind it
             said["breaker"] = "well"
         if row.lowers is not CapacityHint.NOTHING:
             said["lowers"] = row.lowers.value
@@ -277,7 +281,7 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _UnresolvedLease:
-    """A lease whose key is still to be found."""
+    """A lease whose key is not resolved yet."""
 
     id: str
     answer: LeaseReply
@@ -286,11 +290,11 @@ class _UnresolvedLease:
 
 
 def _later_us(lease: Lease, sent_s: float | None) -> int:
-    """How much later than it was leased a call was sent; 0 where that is not worth telling."""
+    """Returns by how many microseconds a call was sent after its lease; 0 if negligible."""
     late_s = 0.0 if sent_s is None else sent_s - lease.taken_s
     return round(late_s * 1e6) if late_s > _LATE_S else 0
 
 
 def channel_of(process: str) -> str:
-    """Where a process hears of what its waiting requests are given."""
+    """Returns the channel on which a process is notified of leases for its waiting requests."""
     return f"{PREFIX}:pool:{process}"

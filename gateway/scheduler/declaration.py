@@ -1,4 +1,4 @@
-"""A configuration's accounts and terms as the scripts read them; no secrets, only their fingerprints."""
+"""The accounts and limits of a configuration, as the scripts read them. Secrets appear as fingerprints only."""
 
 import hashlib
 from dataclasses import asdict
@@ -9,16 +9,16 @@ import msgspec
 from gateway.domain.accounts import Pool, PoolConfig
 
 _RETRIES_MIN: Final = 3
-"""So many calls of a minute may repeat a failed one however few calls there are."""
+"""Retries that are always allowed per minute, however few calls there are."""
 
 
 def describe(pool: Pool) -> dict[str, object]:
-    """As lua/pool/roster.lua reads it."""
+    """Builds the payload of lua/members.lua."""
     return {"terms": _terms(pool.terms), "accounts": _accounts(pool)}
 
 
 def digest_of(pool: Pool) -> str:
-    """What differs when a configuration does."""
+    """Returns a digest that changes with the configuration."""
     return hashlib.sha256(msgspec.json.encode(describe(pool))).hexdigest()[:16]
 
 
@@ -33,7 +33,7 @@ def _accounts(pool: Pool) -> dict[str, object]:
 
 
 def _terms(terms: PoolConfig) -> dict[str, float]:
-    """As lua/pool/prelude.lua reads them from `meta`."""
+    """Builds the settings that lua/prelude.lua reads from `meta`."""
     return {
         "margin_us": round(terms.rate_window_margin_s * 1e6),
         "max_queue_length": terms.max_queue_length,

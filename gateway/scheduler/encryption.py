@@ -1,8 +1,8 @@
-"""Upstream secrets at rest: Redis keeps them sealed, and nobody who reads Redis alone can use them.
+"""Encryption of provider keys at rest: Redis holds only ciphertext, useless without the encryption key.
 
-A sealed text is `v1.KEYID.TEXT`: the version, which encryption key sealed it, and in base64url a nonce of 96 random
-bits and what AES-256-GCM makes of the secret (NIST SP 800-38D). The name that the secret belongs to is sealed with it,
-so that a text which somebody moves to another name does not open.
+A sealed text is `v1.KEYID.TEXT`: version, encryption key ID, and in base64url a random 96-bit nonce and the
+AES-256-GCM ciphertext (NIST SP 800-38D). The secret's name is authenticated data, so a text moved to another name
+does not decrypt.
 """
 
 import base64
@@ -16,23 +16,23 @@ from gateway.domain.accounts import Secret
 
 _VERSION: Final = "v1"
 _INFO: Final = b"imagegate pool vault v1"
-"""Keeps what is derived here apart from whatever else the same configured secret may be used for."""
+"""HKDF context: separates these keys from other uses of the same configured secret."""
 _KEY_BYTES: Final = 32
 _ID_BYTES: Final = 4
-"""Enough to tell a handful of keys apart; says nothing of the key, which other bytes of the derivation make."""
+"""Enough to distinguish a few keys. Reveals nothing, because the encryption key uses other bytes of the derivation."""
 _NONCE_BYTES: Final = 12
 _SEALED: Final = re.compile(rf"{_VERSION}\.([0-9a-f]{{{2 * _ID_BYTES}}})\.([A-Za-z0-9_-]+=*)", re.ASCII)
 
 
 class DecryptionError(Exception):
-    """A sealed secret does not open; the message says why, and holds nothing of it."""
+    """A sealed secret does not decrypt. The message states the reason and never includes the secret."""
 
 
 class SecretBox:
-    """Seals with the first of the configured encryption keys and opens with all of them."""
+    """Encrypts with the first configured encryption key, and decrypts with any of them."""
 
     def __init__(self, secrets: Sequence[Secret]) -> None:
-        """At least one. What they are must not be guessable: whoever composes this checks their length."""
+        """Needs at least one secret. The caller checks that they are long enough to resist guessing."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - 7 MB that few need
 
         derived = [_derive(secret) for secret in secrets]
@@ -40,18 +40,21 @@ class SecretBox:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in derived}
 
     def seal(self, secret: str, name: str) -> str:
-        """`name` is whose it is: "UPSTREAM/ACCOUNT/KEY"."""
+        """Encrypts a secret. `name` is its owner: "UPSTREAM/ACCOUNT/KEY"."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + self._ciphers[self._sealing_id].encrypt(nonce, secret.encode(), name.encode())
         return f"{_VERSION}.{self._sealing_id}.{base64.urlsafe_b64encode(sealed).decode()}"
 
     def open(self, sealed: str, name: str) -> str:
-        """Raises: VaultError naming the encryption key that is missing, or for what was changed or moved."""
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
+        """Decrypts a secret.
+
+        Raises: DecryptionError if the encryption key is missing, or the text was changed or moved.
+        """
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - loaded only if keys are encrypted
 
         found = _SEALED.fullmatch(sealed)
         if found is None:
-            raise DecryptionError(f"the secret of {name} is not sealed in a form that is known here")
+            raise DecryptionError(f"the secret of {name} has an unknown format")
         cipher = self._ciphers.get(found[1])
         if cipher is None:
             raise DecryptionError(
@@ -61,18 +64,18 @@ class SecretBox:
             content = base64.b64decode(found[2], altchars=b"-_", validate=True)
             return cipher.decrypt(content[:_NONCE_BYTES], content[_NONCE_BYTES:], name.encode()).decode()
         except (binascii.Error, InvalidTag, ValueError) as error:
-            raise DecryptionError(f"the sealed secret of {name} was changed, or belongs to another name") from error
+            raise DecryptionError(f"the sealed secret of {name} was changed or moved from another name") from error
 
     def is_current(self, sealed: str) -> bool:
-        """Whether the first key sealed it: otherwise it is to be opened and sealed anew before that key goes."""
+        """Returns True if the first key sealed it. Otherwise seal it again before its key is removed."""
         found = _SEALED.fullmatch(sealed)
         return found is not None and found[1] == self._sealing_id
 
 
 def _derive(secret: Secret) -> tuple[str, bytes]:
-    """An id to tell it by, and an AES key."""
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - as above
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 - as above
+    """Derives a key ID and an AES key."""
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - loaded only if keys are encrypted
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 - loaded only if keys are encrypted
 
     derivation = HKDF(SHA256(), _ID_BYTES + _KEY_BYTES, salt=None, info=_INFO)
     derived = derivation.derive(secret.reveal().encode())

@@ -9,21 +9,21 @@ from gateway.domain.errors import ErrorCode
 
 
 class RetryKind(Enum):
-    """Whether a call repeats one that failed; the value is lua/pool/lease.lua's."""
+    """Reason for repeating a call; the values are lua/lease.lua's."""
 
-    NO = 0
-    OF_ILL_UPSTREAM = 1
-    """It counts against the retry budget, and is refused beyond it."""
-    OF_BAD_KEY = 2
-    """It counts, but is never refused: the bad key is out of rotation, so the retry worsens no outage."""
+    FIRST = 0
+    RETRY = 1
+    """Counts against the retry budget, and is refused beyond it."""
+    FAILOVER = 2
+    """Counts, but is never refused: the bad key is out of rotation, so the retry worsens no outage."""
 
 
 class Priority(Enum):
-    """The class of a request; the value is lua/pool/lease.lua's."""
+    """Priority of a request; the values are lua/lease.lua's."""
 
     INTERACTIVE = "i"
     BATCH = "b"
-    """It gets only capacity that no interactive request waits for."""
+    """Gets only capacity that no interactive request waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ class LeaseRequest:
 
     upstream: str
     model: str
-    """The upstream's name of the model."""
+    """The upstream's name for the model."""
     images: int
     tenant: str
     weight: int
     patience_s: float
-    """The longest wait; 0 does not wait."""
+    """Maximum wait; 0 does not wait."""
     asked: str = ""
-    """`asked` of an earlier lease for the same call, whose place in the queue it keeps."""
-    repeat: RetryKind = RetryKind.NO
+    """`asked` of an earlier lease for the same call, to keep its place in the queue."""
+    repeat: RetryKind = RetryKind.FIRST
     avoided: tuple[str, ...] = ()
-    """Ids of keys, or "ACCOUNT/" for a whole account."""
+    """IDs of keys, or "ACCOUNT/" for a whole account."""
     priority: Priority = Priority.INTERACTIVE
 
 
@@ -55,18 +55,18 @@ class Lease:
     model: str
     images: int
     taken_s: float
-    """Monotonic; it was taken then or later."""
+    """Monotonic; the lease was granted then or later."""
     asked: str
 
 
 @dataclass(frozen=True, slots=True)
 class NoCapacity:
-    """No key of the upstream may be used in time."""
+    """No key of the upstream is available in time."""
 
     wait_s: float | None
-    """Until one could be; None if that is unknown, or if the call itself has used up every key."""
+    """Until a key is available; None if unknown, or if the call itself has used up every key."""
     is_busy: bool
-    """The accounts are healthy and will have room."""
+    """The accounts are healthy and will have capacity."""
     asked: str = ""
 
 
@@ -76,16 +76,16 @@ class CallReport:
 
     error_code: ErrorCode | None = None
     pause_s: float | None = None
-    """The cooldown that the upstream asked for."""
+    """The cooldown that the upstream requested."""
     cooldown_s: float | None = None
-    """The cooldown that the error carries, in place of the table's."""
+    """The error's own cooldown, which overrides the table's."""
     images: int = 0
     """Delivered."""
     usd_micros: int = 0
     sent_s: float | None = None
     """Monotonic; when the request was written."""
     is_cut_short: bool = False
-    """It had less time than a call usually gets: a time-out says nothing about the upstream."""
+    """It had less time than a call usually gets, so a timeout says nothing about the upstream."""
 
 
 NOT_SENT: Final = CallReport(ErrorCode.NOT_SENT)

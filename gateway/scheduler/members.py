@@ -1,7 +1,7 @@
-"""Which accounts and keys there are: declared by the configuration, added by people; and what people hold back.
+"""The accounts and keys of every upstream: configured, added at run time, and disabled or draining ones.
 
-All of it is in Redis and holds for every process at once. The secrets of the configuration are not: each process has
-its own, and gives a key back that it does not know.
+The registry is in Redis and shared by all processes. Configured secrets are not: each process has its own, and
+releases a leased key that it does not know.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from gateway.scheduler.scripts import LeaseReply, Scripts, record
 _LOG = structlog.get_logger("imagegate.pool")
 _LOOK_S: Final = 2.0
 _HOLD_S: Final = 15.0
-"""A configuration counts so long after the last sign of life of a process that has it."""
+"""A configuration stays in effect for this long after the last heartbeat of a process that has it."""
 _START_S: Final = 3.0
-"""How long serving waits for the first declaration."""
+"""Limit on how long startup waits for the first registration."""
 
 
 class _AddedKey(msgspec.Struct, frozen=True):
-    """A key that was added at run time, as Redis keeps it."""
+    """A key added at run time, as stored in Redis."""
 
     sealed: str
     fingerprint: str
@@ -41,13 +41,13 @@ class _AddedKey(msgspec.Struct, frozen=True):
 
 
 class AccountRegistry:
-    """The accounts and keys of every upstream."""
+    """Registers the accounts and keys of every upstream."""
 
     def __init__(
         self,
         redis: Client,
         scripts: Scripts,
-        vault: SecretBox | None,
+        secret_box: SecretBox | None,
         clock: Callable[[], float],
         *,
         process: str,
@@ -56,24 +56,24 @@ class AccountRegistry:
         self._redis = redis
         self._clock = clock
         self._scripts = scripts
-        self._vault = vault
+        self._secret_box = secret_box
         self._process = process
         self._audit_keep_s = audit_keep_s
         self._pools: dict[str, Pool] = {}
         self._declared: dict[str, dict[str, ProviderKey]] = {}
         self._former: dict[str, dict[str, ProviderKey]] = {}
-        """Those of the configuration before: Redis may still lease them while the new one is on its way."""
+        """Keys of the previous configuration: Redis may lease them until the new one is registered."""
         self._added: dict[str, dict[str, ProviderKey]] = {}
         self._unapplied: set[str] = set()
         self._sealed_with_others: set[str] = set()
-        """Keys that this process cannot open: told once."""
+        """Keys that this process cannot decrypt; each is logged once."""
 
     @property
     def upstreams(self) -> tuple[str, ...]:
         return tuple(self._pools)
 
     def known(self, upstream: str) -> Mapping[str, ProviderKey]:
-        """The keys whose secrets this process has, by "ACCOUNT/KEY"."""
+        """Returns the keys whose secrets this process has, by "ACCOUNT/KEY"."""
         return {**self._added.get(upstream, {}), **self._declared.get(upstream, {})}
 
     def find(self, upstream: str, account: str, key: str, fingerprint: str) -> ProviderKey | None:
@@ -85,10 +85,10 @@ class AccountRegistry:
         return None
 
     async def declare(self, pools: Sequence[Pool]) -> None:
-        """Make the configuration's accounts and keys those of Redis; what was added or held back stays.
+        """Registers the configured accounts and keys in Redis. Added keys and disabled states are preserved.
 
-        Raises: GatewayError REDIS_UNAVAILABLE: `keep` does it as soon as it can.
-        Redis: one round trip an upstream.
+        Raises: GatewayError REDIS_UNAVAILABLE; `run` retries.
+        Redis: one round trip per upstream.
         """
         self.configure(pools)
         for upstream in self._pools:
@@ -96,7 +96,7 @@ class AccountRegistry:
             await self.refresh(upstream)
 
     async def start(self) -> None:
-        """Declare what it was configured with; where Redis does not answer now, `keep` does it later."""
+        """Registers the configuration; if Redis is unavailable, `run` retries."""
         try:
             async with asyncio.timeout(_START_S):
                 await self.declare(tuple(self._pools.values()))
@@ -104,7 +104,7 @@ class AccountRegistry:
             _LOG.warning("pool_registration_pending", detail=str(error), retry_in_s=_LOOK_S)
 
     def configure(self, pools: Sequence[Pool]) -> None:
-        """Know the accounts and keys, and let `keep` declare them."""
+        """Replaces the accounts and keys; `run` registers them."""
         self._former = self._declared
         self._pools = {pool.upstream: pool for pool in pools}
         self._declared = {
@@ -112,8 +112,8 @@ class AccountRegistry:
         }
         self._unapplied = set(self._pools)
 
-    async def keep(self) -> None:
-        """Let this process's configuration count, and apply what could not be applied; for ever."""
+    async def run(self) -> None:
+        """Renews this process's configuration and retries failed registrations; runs until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for upstream in self.upstreams:
@@ -123,19 +123,19 @@ class AccountRegistry:
                     _LOG.debug("pool_registration_failed", upstream=upstream, detail=error.detail)
 
     async def withdraw(self) -> None:
-        """Let this process's configuration count no more, as the process ends."""
+        """Withdraws this process's configuration at shutdown."""
         for pool in self._pools.values():
             with suppress(GatewayError):
-                said = msgspec.json.encode(self._holding(pool)).decode()
+                said = msgspec.json.encode(self._heartbeat_fields(pool)).decode()
                 await self._scripts.run("members", pool.upstream, ["withdraw", said, ""])
 
     async def _renew(self, upstream: str) -> None:
-        """Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Renews an upstream's registration. Raises: GatewayError REDIS_UNAVAILABLE."""
         pool = self._pools.get(upstream)
         if pool is None:
             return
         if upstream not in self._unapplied:
-            said = msgspec.json.encode(self._holding(pool)).decode()
+            said = msgspec.json.encode(self._heartbeat_fields(pool)).decode()
             found = await self._scripts.run("members", upstream, ["renew", said, ""])
             if found.decision != "unknown":
                 return
@@ -143,20 +143,20 @@ class AccountRegistry:
         await self.refresh(upstream)
 
     async def restore(self, upstream: str) -> None:
-        """Declare one upstream: also when Redis has lost its memory. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Registers one upstream, also after Redis lost its data. Raises: GatewayError REDIS_UNAVAILABLE."""
         pool = self._pools.get(upstream)
         if pool is None:
             return
-        said = self._holding(pool) | describe(pool)
+        said = self._heartbeat_fields(pool) | describe(pool)
         await self._scripts.run("members", upstream, ["declare", msgspec.json.encode(said).decode(), ""])
         self._unapplied.discard(upstream)
 
-    def _holding(self, pool: Pool) -> dict[str, object]:
-        """Which configuration this process has: it counts as long as one that has it lives."""
+    def _heartbeat_fields(self, pool: Pool) -> dict[str, object]:
+        """Returns this process's configuration digest and heartbeat timeout."""
         return {"process": self._process, "digest": digest_of(pool), "until_us": round(_HOLD_S * 1e6)}
 
     async def refresh(self, upstream: str) -> None:
-        """Learn the keys that were added at run time. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
+        """Loads keys added at run time. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
         kept = await execute(self._redis, self._redis.hgetall(record(upstream, "added")), dict[str, str])
         found: dict[str, ProviderKey] = {}
         for member, text in kept.items():
@@ -169,23 +169,23 @@ class AccountRegistry:
         self._added[upstream] = found
 
     async def add(self, key: ProviderKey, limits: AccountLimits | None, actor: Actor) -> None:
-        """Bring in another key, of an account that there is or a new one.
+        """Adds a key to an existing or a new account.
 
-        Raises: GatewayError CONFLICT (there is one of that name, or no vault), NOT_FOUND, REDIS_UNAVAILABLE.
+        Raises: GatewayError CONFLICT (the name exists, or no encryption key), NOT_FOUND, REDIS_UNAVAILABLE.
         """
-        if self._vault is None:
+        if self._secret_box is None:
             raise GatewayError(
                 ErrorCode.CONFLICT,
-                "Keys cannot be added: set [pool] encryption_keys, with which their secrets are kept encrypted.",
+                "Keys cannot be added: set [pool] encryption_keys, which encrypt their secrets.",
             )
-        sealed = self._vault.seal(key.secret.reveal(), f"{key.upstream}/{key.id}")
+        sealed = self._secret_box.seal(key.secret.reveal(), f"{key.upstream}/{key.id}")
         given = asdict(limits or AccountLimits())
         kept = _AddedKey(sealed, key.secret.fingerprint, given, int(self._clock()), actor.name)
         after = {"fingerprint": key.secret.fingerprint, **(given if limits else {})}
         args: list[Value] = ["add", key.id, msgspec.json.encode(kept).decode()]
         found = await self._act(key.upstream, args, actor, "pool.add", key.id, after)
         if found.decision == "exists":
-            raise GatewayError(ErrorCode.CONFLICT, f"There is a key '{key.id}' at '{key.upstream}' already.")
+            raise GatewayError(ErrorCode.CONFLICT, f"There is already a key '{key.id}' at '{key.upstream}' already.")
         if found.decision == "twin":
             raise GatewayError(
                 ErrorCode.CONFLICT,
@@ -194,17 +194,17 @@ class AccountRegistry:
         await self.refresh(key.upstream)
 
     async def remove(self, upstream: str, account: str, key: str, actor: Actor) -> None:
-        """Raises: GatewayError NOT_FOUND, CONFLICT (it stands in the configuration), REDIS_UNAVAILABLE."""
+        """Removes an added key. Raises: GatewayError NOT_FOUND, CONFLICT (it is configured), REDIS_UNAVAILABLE."""
         member = f"{account}/{key}"
         found = await self._act(upstream, ["remove", member, ""], actor, "pool.remove", member, None)
         if found.decision == "declared":
             raise GatewayError(
-                ErrorCode.CONFLICT, f"'{member}' stands in the configuration: take it out there, or disable it here."
+                ErrorCode.CONFLICT, f"'{member}' is configured: remove it from the configuration, or disable it here."
             )
         await self.refresh(upstream)
 
-    async def hold(self, upstream: str, account: str, key: str | None, state: KeyState, actor: Actor) -> None:
-        """READY lets it be used again, DISABLED and DRAINING do not; without a key, the whole account.
+    async def set_state(self, upstream: str, account: str, key: str | None, state: KeyState, actor: Actor) -> None:
+        """Sets a state: READY enables, DISABLED and DRAINING take out of rotation. Without a key: the whole account.
 
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
@@ -217,9 +217,10 @@ class AccountRegistry:
     async def apply_probe_result(
         self, upstream: str, account: str, key: str, *, works: bool, error_code: ErrorCode | None, seconds: float | None
     ) -> None:
-        """Tell what a free page said of a key.
+        """Applies the result of a key check.
 
-        If the key works, a request may try it again. If not, its cooldown goes on, for `seconds` if known.
+        A key that works becomes half-open: a request may try it. Otherwise its cooldown continues, for `seconds` if
+        known.
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
         rest = cooldown_for(error_code, self._clock()) if error_code else None
@@ -236,7 +237,7 @@ class AccountRegistry:
         await self._scripts.run("members", upstream, ["probed", f"{account}/{key}", msgspec.json.encode(said).decode()])
 
     async def note_probe(self, key: ProviderKey, actor: Actor, after: Mapping[str, object]) -> None:
-        """Tell the audit that a person had a key probed. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Records a manual key check in the audit log. Raises: GatewayError REDIS_UNAVAILABLE."""
         args: list[Value] = ["note", key.id, ""]
         await self._act(key.upstream, args, actor, "pool.probe", key.id, after)
 
@@ -249,16 +250,16 @@ class AccountRegistry:
         member: str,
         after: Mapping[str, object] | None,
     ) -> LeaseReply:
-        """A person's act, with its entry in the audit. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Runs an admin change with its audit entry. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         if upstream not in self._pools:
             known = ", ".join(sorted(self._pools))
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{upstream}'; there are: {known}.")
         text = msgspec.json.encode(after).decode() if after is not None else ""
-        told: list[Value] = [self._audit_keep_s, actor.name, action, member, text, actor.request_id]
-        found = await self._scripts.run("members", upstream, [*args, *told])
+        audit_args: list[Value] = [self._audit_keep_s, actor.name, action, member, text, actor.request_id]
+        found = await self._scripts.run("members", upstream, [*args, *audit_args])
         if found.decision == "unknown":
             await self.restore(upstream)
-            found = await self._scripts.run("members", upstream, [*args, *told])
+            found = await self._scripts.run("members", upstream, [*args, *audit_args])
         if found.decision == "missing":
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no '{member}' at '{upstream}'.")
         return found
@@ -276,15 +277,15 @@ class AccountRegistry:
         return secret
 
     def _unseal(self, sealed: str, name: str) -> str:
-        """Raises: VaultError."""
-        if self._vault is None:
+        """Decrypts a secret. Raises: DecryptionError."""
+        if self._secret_box is None:
             raise DecryptionError("no [pool] encryption_keys are set")
-        return self._vault.open(sealed, name)
+        return self._secret_box.open(sealed, name)
 
     async def _reseal(self, upstream: str, member: str, added: _AddedKey, secret: Secret) -> None:
-        """Put what an old encryption key sealed under the present one."""
-        if self._vault is None or self._vault.is_current(added.sealed):
+        """Seals a secret again with the current encryption key."""
+        if self._secret_box is None or self._secret_box.is_current(added.sealed):
             return
-        sealed = self._vault.seal(secret.reveal(), f"{upstream}/{member}")
+        sealed = self._secret_box.seal(secret.reveal(), f"{upstream}/{member}")
         text = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed)).decode()
         await self._scripts.run("members", upstream, ["reseal", member, text])

@@ -1,7 +1,7 @@
-"""One process's part of the queues: its waiting requests, how they are woken, the heartbeats that keep their places.
+"""The waiting requests of one process: wake-ups and the heartbeats that keep their waiters in the queue.
 
-A waiting request is woken by a message on the process's own channel. What a lost message would have said is asked once
-a second, with the heartbeat; one process a pool, its keeper, also asks at the moment when something gets free.
+A message on the process's own channel wakes a waiting request. The heartbeat, once a second, covers lost messages.
+One process per upstream, its keeper, also asks as soon as capacity becomes free.
 """
 
 import asyncio
@@ -23,68 +23,68 @@ from gateway.scheduler.scripts import LeaseReply, Scripts
 
 _LOG = structlog.get_logger("imagegate.pool")
 _T = TypeVar("_T")
-_TURN_S: Final = 1.0
-_ALIVE_S: Final = 6.0
-"""A process that misses its heartbeat for this long loses its places in the queue."""
+_HEARTBEAT_INTERVAL_S: Final = 1.0
+_HEARTBEAT_TIMEOUT_S: Final = 6.0
+"""A process that misses its heartbeat for this long loses its waiters in the queue."""
 _SOON_S: Final = 0.002
-"""After the moment at which something is free: the server's clock must have passed it."""
+"""Delay after capacity becomes free: the server's clock must have passed that moment."""
 _IDLE_S: Final = 60.0
 _LISTEN_PAUSE_S: Final = 0.5
-_ABANDONED_A_SCRIPT: Final = 16
-_IDS_A_SCRIPT: Final = 100
-"""Waiting requests, or leases, that one script looks after."""
+_CANCELS_PER_SCRIPT: Final = 16
+_IDS_PER_SCRIPT: Final = 100
+"""Limit on waiting requests, or leases, per script."""
 
 
 class WakeReason(Enum):
-    """Why a wait ended."""
+    """The reason why a wait ended."""
 
-    GIVEN = "given"
-    """There is a lease to claim."""
-    GONE = "gone"
-    """Redis does not know the place any more."""
-    DOWN = "down"
+    ASSIGNED = "given"
+    """A lease is ready to claim."""
+    FORGOTTEN = "gone"
+    """Redis does not know the waiting request."""
+    UNAVAILABLE = "down"
     """The upstream cannot serve now."""
-    LATE = "late"
-    LEFT = "left"
+    TIMED_OUT = "late"
+    DISCONNECTED = "left"
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One waiting request of this process."""
+    """A waiting request of this process."""
 
     upstream: str
     id: str
     woken: "asyncio.Future[WakeReason]"
 
     def wake(self, wake: WakeReason) -> None:
-        """What is said first counts."""
+        """Ends the wait; the first reason counts."""
         if not self.woken.done():
             self.woken.set_result(wake)
 
-    def note_left(self, _: object) -> None:
-        """The client is gone."""
-        self.wake(WakeReason.LEFT)
+    def note_disconnect(self, _: object) -> None:
+        """Ends the wait because the client disconnected."""
+        self.wake(WakeReason.DISCONNECTED)
 
 
 @dataclass(slots=True)
 class _UpstreamQueue:
-    """What this process has in one upstream's pool."""
+    """Waiting requests and leases of this process on one upstream."""
 
-    places: dict[str, Waiter] = field(default_factory=dict)
+    waiters: dict[str, Waiter] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
-    """By id: microseconds by which its call was sent later than it was leased, if that is still to be reported."""
-    abandoned: dict[str, None] = field(default_factory=dict)
-    """Ids to be given up as soon as Redis can be asked, in order."""
+    """By ID: microseconds from lease to send, if still to be reported."""
+    to_cancel: dict[str, None] = field(default_factory=dict)
+    """IDs to cancel at the next heartbeat, in order."""
     due_s: float = math.inf
-    """Monotonic: when the next heartbeat is due."""
+    """Monotonic; time of the next heartbeat."""
     renewed_s: float = 0.0
-    """Monotonic: when all leases were renewed last."""
-    is_shaken: bool = False
-    """A heartbeat failed: the leases are to be renewed with the next that succeeds."""
+    """Monotonic; time of the last renewal of all leases."""
+    must_renew_all: bool = False
+    """A heartbeat failed: the next successful one renews all leases."""
 
 
 class Queue:
-    """Every waiting request and every lease of this process."""
+    """All waiting requests and leases of this process."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Queue:
         self._scripts = scripts
         self._roster = roster
         self.channel = channel
-        self.alive_us = round(_ALIVE_S * 1e6)
+        self.alive_us = round(_HEARTBEAT_TIMEOUT_S * 1e6)
         self._process = process
         self._monotonic = monotonic
         self._lease_s = lease_s
@@ -111,74 +111,74 @@ class Queue:
     def new_id(self) -> str:
         return f"{self._process}-{next(self._numbers)}"
 
-    def hold(self, upstream: str, lease_id: str) -> None:
-        """Renew a lease from now on."""
+    def track(self, upstream: str, lease_id: str) -> None:
+        """Renews a lease from now on."""
         part = self._parts[upstream]
         if not part.leases:
             part.renewed_s = self._monotonic()
-            self._look_after(part, self._lease_s / 4)
+            self._schedule(part, self._lease_s / 4)
         part.leases[lease_id] = 0
 
     def untrack(self, upstream: str, lease_id: str) -> None:
         self._parts[upstream].leases.pop(lease_id, None)
 
     def note_late(self, upstream: str, lease_id: str, later_us: int) -> None:
-        """Report it with the next heartbeat."""
+        """Reports a late send with the next heartbeat."""
         leases = self._parts[upstream].leases
         if lease_id in leases:
             leases[lease_id] = later_us
 
-    def abandon(self, upstream: str, lease_id: str) -> None:
-        """Give up, as soon as Redis can be asked, what a request that was cut off may hold."""
+    def cancel_later(self, upstream: str, lease_id: str) -> None:
+        """Cancels, at the next heartbeat, whatever an interrupted request may hold."""
         part = self._parts[upstream]
-        part.abandoned[lease_id] = None
-        self._look_after(part, 0)
+        part.to_cancel[lease_id] = None
+        self._schedule(part, 0)
 
-    def enter(self, upstream: str, lease_id: str) -> Waiter:
-        """A request begins to wait, and is to be let out with `leave`."""
-        place = Waiter(upstream, lease_id, asyncio.get_running_loop().create_future())
+    def join(self, upstream: str, lease_id: str) -> Waiter:
+        """Adds a waiting request; remove it with `leave`."""
+        waiter = Waiter(upstream, lease_id, asyncio.get_running_loop().create_future())
         part = self._parts[upstream]
-        if not part.places:
-            self._look_after(part, 0)
-        part.places[lease_id] = place
-        return place
+        if not part.waiters:
+            self._schedule(part, 0)
+        part.waiters[lease_id] = waiter
+        return waiter
 
-    def leave(self, place: Waiter) -> None:
-        del self._parts[place.upstream].places[place.id]
+    def leave(self, waiter: Waiter) -> None:
+        del self._parts[waiter.upstream].waiters[waiter.id]
 
-    async def sleep(self, place: Waiter, leaving: "asyncio.Future[object]", seconds: float) -> WakeReason:
-        """Waits until the place gets a message, the client has left, or the time is over."""
+    async def sleep(self, waiter: Waiter, leaving: "asyncio.Future[object]", seconds: float) -> WakeReason:
+        """Waits until a lease is assigned, the client disconnects, or the deadline passes."""
         loop = asyncio.get_running_loop()
-        late = loop.call_later(seconds, place.wake, WakeReason.LATE)
-        leaving.add_done_callback(place.note_left)
+        late = loop.call_later(seconds, waiter.wake, WakeReason.TIMED_OUT)
+        leaving.add_done_callback(waiter.note_disconnect)
         try:
-            return await place.woken  # and not asyncio.wait, which keeps 1.5 KB for each that waits
+            return await waiter.woken  # asyncio.wait would hold 1.5 KB per waiting request
         finally:
             late.cancel()
-            leaving.remove_done_callback(place.note_left)
-            place.woken = loop.create_future()
+            leaving.remove_done_callback(waiter.note_disconnect)
+            waiter.woken = loop.create_future()
 
     async def listen(self) -> None:
-        """Wakes requests that are given something; runs until cancelled, through every loss of the connection."""
+        """Wakes requests when messages arrive; runs until cancelled and reconnects after failures."""
         is_reported = False
         while True:
             try:
                 async for lease_id in self._messages():
                     is_reported = False
                     if lease_id is None:
-                        self._look_after_all()
+                        self._schedule_all()
                     elif not lease_id:
-                        self._ask_now()
+                        self._heartbeat_all_now()
                     else:
                         self._wake_anywhere(lease_id)
             except (GatewayError, UnicodeDecodeError) as error:
                 if not is_reported:
-                    _LOG.warning("queue_subscription_lost", detail=str(error), remedy="asked once a second instead")
+                    _LOG.warning("queue_subscription_lost", detail=str(error), remedy="polling once a second instead")
                 is_reported = True
             await asyncio.sleep(_LISTEN_PAUSE_S)
 
     async def run_heartbeat(self) -> None:
-        """Sends heartbeats, and asks how the waiting requests stand; runs until cancelled."""
+        """Sends heartbeats and reads the state of waiting requests; runs until cancelled."""
         while True:
             now_s = self._monotonic()
             next_s = min((part.due_s for part in self._parts.values()), default=math.inf)
@@ -188,16 +188,19 @@ class Queue:
             self._is_due.clear()
             now_s = self._monotonic()
             due = [upstream for upstream, part in self._parts.items() if part.due_s <= now_s]
-            await asyncio.gather(*(self._turn(upstream) for upstream in due))
+            await asyncio.gather(*(self._send_heartbeat(upstream) for upstream in due))
 
     async def close(self) -> None:
-        """Gives up what is still held when the program ends; what Redis cannot take expires."""
+        """Cancels everything at shutdown; what Redis does not accept expires."""
         for upstream in list(self._parts):
             with suppress(GatewayError):
-                await self._give_up_abandoned(upstream)
+                await self._cancel_pending(upstream)
 
     async def _messages(self) -> AsyncGenerator[str | None]:
-        """Ids, after None for the beginning; "" asks for a heartbeat. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Yields IDs, after None for each new subscription; "" requests a heartbeat.
+
+        Raises: GatewayError REDIS_UNAVAILABLE.
+        """
         async with self._redis.pubsub() as messages:
             with translate_redis_errors():
                 await messages.subscribe(self.channel)
@@ -206,38 +209,38 @@ class Queue:
                     if message:
                         yield str(message["data"]) if message["type"] == "message" else None
 
-    async def _turn(self, upstream: str) -> None:
-        """One heartbeat for an upstream. Whatever fails is done again in a second, also after an error of ours."""
-        part, next_s = self._parts[upstream], _TURN_S
-        part.due_s, was_shaken, part.is_shaken = math.inf, part.is_shaken, True
+    async def _send_heartbeat(self, upstream: str) -> None:
+        """Sends one heartbeat for an upstream. Every failure, bugs included, is retried within a second."""
+        part, next_s = self._parts[upstream], _HEARTBEAT_INTERVAL_S
+        part.due_s, must_renew, part.must_renew_all = math.inf, part.must_renew_all, True
         try:
-            await self._give_up_abandoned(upstream)
-            next_s = await self._ask(upstream, is_renewing=was_shaken)
-            part.is_shaken = False
+            await self._cancel_pending(upstream)
+            next_s = await self._ask(upstream, is_renewing=must_renew)
+            part.must_renew_all = False
         except GatewayError as error:
             _LOG.debug("queue_heartbeat_failed", upstream=upstream, detail=error.detail)
         finally:
-            if part.places or part.abandoned or part.is_shaken:
-                self._look_after(part, next_s)
+            if part.waiters or part.to_cancel or part.must_renew_all:
+                self._schedule(part, next_s)
             elif part.leases:
-                self._look_after(part, self._lease_s / 4)
+                self._schedule(part, self._lease_s / 4)
 
     async def _ask(self, upstream: str, *, is_renewing: bool) -> float:
-        """A heartbeat. Returns: seconds until the next is due. Raises: GatewayError REDIS_UNAVAILABLE."""
-        part, now_s, next_s = self._parts[upstream], self._monotonic(), _TURN_S
-        is_renewing = is_renewing or now_s - part.renewed_s >= self._lease_s / 4 - _TURN_S
+        """Sends a heartbeat. Returns: seconds until the next. Raises: GatewayError REDIS_UNAVAILABLE."""
+        part, now_s, next_s = self._parts[upstream], self._monotonic(), _HEARTBEAT_INTERVAL_S
+        is_renewing = is_renewing or now_s - part.renewed_s >= self._lease_s / 4 - _HEARTBEAT_INTERVAL_S
         held = part.leases if is_renewing else {}
         leases = [f"{lease_id}|{later_us}" if later_us else lease_id for lease_id, later_us in held.items()]
         for some in _slices(leases):
             await self._heartbeat(upstream, some, [])
-        for batch in _slices(list(part.places.values())) or ([] if leases else [[]]):
+        for batch in _slices(list(part.waiters.values())) or ([] if leases else [[]]):
             answer = await self._heartbeat(upstream, [], batch)
             if answer.decision == "unknown":
                 await self._roster.restore(upstream)
-                for place in batch:
-                    place.wake(WakeReason.GONE)
-                return _TURN_S
-            self._tell(part, answer)
+                for waiter in batch:
+                    waiter.wake(WakeReason.FORGOTTEN)
+                return _HEARTBEAT_INTERVAL_S
+            self._wake_waiters(part, answer)
             if answer.is_keeper and answer.next_us >= 0:
                 next_s = min(next_s, answer.next_us / 1e6 + _SOON_S)
         if is_renewing:
@@ -246,50 +249,50 @@ class Queue:
 
     async def _heartbeat(self, upstream: str, leases: list[str], batch: list[Waiter]) -> LeaseReply:
         args: list[Value] = [self.channel, self.alive_us, round(self._lease_s * 1e6), len(leases), *leases]
-        return await self._scripts.run("heartbeat", upstream, [*args, *(place.id for place in batch)])
+        return await self._scripts.run("heartbeat", upstream, [*args, *(waiter.id for waiter in batch)])
 
-    def _tell(self, part: _UpstreamQueue, answer: LeaseReply) -> None:
+    def _wake_waiters(self, part: _UpstreamQueue, answer: LeaseReply) -> None:
         for wake, ids in (
-            (WakeReason.GIVEN, answer.given),
-            (WakeReason.GONE, answer.gone),
-            (WakeReason.DOWN, answer.down),
+            (WakeReason.ASSIGNED, answer.given),
+            (WakeReason.FORGOTTEN, answer.gone),
+            (WakeReason.UNAVAILABLE, answer.down),
         ):
             for lease_id in ids:
-                if lease_id in part.places:
-                    part.places[lease_id].wake(wake)
+                if lease_id in part.waiters:
+                    part.waiters[lease_id].wake(wake)
 
-    async def _give_up_abandoned(self, upstream: str) -> None:
-        """Cancels the abandoned waits. Raises: GatewayError REDIS_UNAVAILABLE; the next heartbeat retries."""
-        abandoned = self._parts[upstream].abandoned
-        for some in _slices(list(abandoned), _ABANDONED_A_SCRIPT):
+    async def _cancel_pending(self, upstream: str) -> None:
+        """Cancels pending IDs. Raises: GatewayError REDIS_UNAVAILABLE; the next heartbeat retries."""
+        to_cancel = self._parts[upstream].to_cancel
+        for some in _slices(list(to_cancel), _CANCELS_PER_SCRIPT):
             await self._scripts.run("cancel", upstream, [*some])
             for lease_id in some:
-                abandoned.pop(lease_id, None)
+                to_cancel.pop(lease_id, None)
 
     def _wake_anywhere(self, lease_id: str) -> None:
         for part in self._parts.values():
-            if lease_id in part.places:
-                part.places[lease_id].wake(WakeReason.GIVEN)
+            if lease_id in part.waiters:
+                part.waiters[lease_id].wake(WakeReason.ASSIGNED)
 
-    def _ask_now(self) -> None:
-        """More is free than one script gives out, at some upstream."""
+    def _heartbeat_all_now(self) -> None:
+        """Schedules a heartbeat at an upstream that has more free capacity than one script grants."""
         for part in self._parts.values():
-            if part.places:
-                self._look_after(part, 0)
+            if part.waiters:
+                self._schedule(part, 0)
 
-    def _look_after_all(self) -> None:
-        """Redis is there again, or for the first time: places are asked for and leases renewed before they expire."""
+    def _schedule_all(self) -> None:
+        """Schedules all heartbeats after Redis (re)connects, so that leases are renewed before they expire."""
         for part in self._parts.values():
-            if part.places or part.leases:
-                part.is_shaken = True
-                self._look_after(part, 0)
+            if part.waiters or part.leases:
+                part.must_renew_all = True
+                self._schedule(part, 0)
 
-    def _look_after(self, part: _UpstreamQueue, in_s: float) -> None:
+    def _schedule(self, part: _UpstreamQueue, in_s: float) -> None:
         at_s = self._monotonic() + in_s
         if at_s < part.due_s:
             part.due_s = at_s
             self._is_due.set()
 
 
-def _slices(items: list[_T], size: int = _IDS_A_SCRIPT) -> list[list[_T]]:
+def _slices(items: list[_T], size: int = _IDS_PER_SCRIPT) -> list[list[_T]]:
     return [items[at : at + size] for at in range(0, len(items), size)]

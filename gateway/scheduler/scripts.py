@@ -1,34 +1,34 @@
-r"""The scripts of the pool (lua/pool), and what they answer.
+r"""The scheduler's scripts (scheduler/lua) and their replies.
 
-Every key of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
+All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 
 | name | type | TTL | what |
 |---|---|---|---|
-| declared | hash | 40 days idle | digest -> JSON: accounts, keys and terms of one configuration |
-| digests | sorted set | 40 days idle | digests, by the moment of their first declaration |
-| holders | sorted set | 40 days idle | "DIGEST\|PROCESS": which process has which configuration, by expiry |
-| added | hash | none | ACCOUNT/KEY -> JSON: sealed secret, limits, of keys added at run time |
-| held | hash | none | ACCOUNT or ACCOUNT/KEY -> JSON: a person's word: disabled, draining |
-| roster | hash | 40 days idle | ACCOUNT -> JSON: declared and added, as the scheduler uses it |
-| health | hash | 40 days idle | see lua/pool/health.lua: what rests, why, until when |
-| loads | hash | 40 days idle | ACCOUNT -> msgpack: what was sent in the last minute, what is in flight |
-| groups, ready:GROUP, full:GROUP, resting:GROUP, out:GROUP | | 40 days idle | the index: see lua/pool/serving.lua |
-| turns | sorted set | 40 days idle | accounts, by the moment at which something of them changes by itself |
-| leases | sorted set | 40 days idle | ids of leases, by expiry |
-| leased | hash | 40 days idle | id -> msgpack: account, key, images, moment |
-| lapsed | sorted set | 40 days idle | ids of leases that expired within a day |
-| line, places, classids, class, classes, class:NUMBER, queued | | 40 days idle | the queue: see lua/pool/line.lua |
-| active, idle | sorted sets | 40 days idle | flows, by their pass: those that wait, and those that do not |
-| waits, weights | hashes | 40 days idle | flow -> requests that wait, weight |
-| used, recent, flows | sorted sets, hash | 40 days idle | what flows used lately: see lua/pool/shares.lua |
-| waiting:PROCESS | set | 40 days idle | ids of what waits for a process |
-| processes | sorted set | 40 days idle | channels of processes that wait for something, by expiry |
-| grants | hash | 40 days idle | id -> channel: leases that their processes have not taken yet |
-| accused, blamed, blamed:MODEL | hash, sets | 40 days idle | faults of few tenants' calls: see lua/pool/health.lua |
-| served | sorted set | 40 days idle | tenants that were served, by moment; at most 1,000: see lua/pool/release.lua |
-| ailing | hash | 40 days idle | tenant -> failures in a row; at most 1,000: see lua/pool/health.lua |
-| meta | hash | 40 days idle | terms, virtual time, failures in a row, calls of the last minute |
-| audit | stream | `[audit]` | one entry a person's change |
+| declared | hash | 40 days idle | digest -> JSON: accounts, keys and settings of one configuration |
+| digests | sorted set | 40 days idle | digests by first registration |
+| holders | sorted set | 40 days idle | "DIGEST\|PROCESS" by expiry: the configuration of each process |
+| added | hash | none | ACCOUNT/KEY -> JSON: sealed secret and limits of keys added at run time |
+| held | hash | none | ACCOUNT or ACCOUNT/KEY -> JSON: state set by an operator: disabled, draining |
+| roster | hash | 40 days idle | ACCOUNT -> JSON: configured and added accounts |
+| health | hash | 40 days idle | cooldowns: reason and end; see lua/health.lua |
+| loads | hash | 40 days idle | ACCOUNT -> msgpack: calls of the last minute and in flight |
+| groups, ready:GROUP, full:GROUP, resting:GROUP, out:GROUP | | 40 days idle | the index: see lua/serving.lua |
+| turns | sorted set | 40 days idle | accounts by the time of their next change of state |
+| leases | sorted set | 40 days idle | lease IDs by expiry |
+| leased | hash | 40 days idle | lease ID -> msgpack: account, key, images, time |
+| lapsed | sorted set | 40 days idle | IDs of leases that expired within a day |
+| line, places, classids, class, classes, class:NUMBER, queued | | 40 days idle | the queue: see lua/queue.lua |
+| active, idle | sorted sets | 40 days idle | flows by their pass: waiting and not waiting |
+| waits, weights | hashes | 40 days idle | flow -> waiting requests, weight |
+| used, recent, flows | sorted sets, hash | 40 days idle | recent use by flow: see lua/shares.lua |
+| waiting:PROCESS | set | 40 days idle | IDs of a process's waiting requests |
+| processes | sorted set | 40 days idle | channels of waiting processes by expiry |
+| grants | hash | 40 days idle | lease ID -> channel: unclaimed leases |
+| accused, blamed, blamed:MODEL | hash, sets | 40 days idle | errors met by few tenants: see lua/health.lua |
+| served | sorted set | 40 days idle | tenants by last success; at most 1,000: see lua/release.lua |
+| ailing | hash | 40 days idle | tenant -> consecutive failures; at most 1,000: see lua/health.lua |
+| meta | hash | 40 days idle | settings, virtual time, consecutive failures, calls of the last minute |
+| audit | stream | `[audit]` | one entry per admin change |
 | day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered |
 """
 
@@ -58,14 +58,14 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """By script, the files that stand before it, in this order: the ones that it uses, as Redis runs them at every call."""
 _DAY_S: Final = 86_400
-_KEPT_MAX: Final = 64
-"""Upstreams and days."""
+_CACHED_KEYS_MAX: Final = 64
+"""One entry per upstream and day."""
 UPSTREAM: Final = "*"
-"""The subject of what concerns an upstream as a whole."""
+"""Subject of state changes of the whole upstream."""
 
 
 class LeaseReply(msgspec.Struct, frozen=True):
-    """What a script answers; lua/pool/*.lua say which fields come with which verdict."""
+    """A script's reply; lua/*.lua state which fields belong to which decision."""
 
     decision: str
     version: int = 0
@@ -83,26 +83,26 @@ class LeaseReply(msgspec.Struct, frozen=True):
 
 
 class _StateChanges(msgspec.Struct, frozen=True):
-    """What every script says beside."""
+    """State changes, part of every reply."""
 
     events: tuple[tuple[str, str, str], ...] = ()
-    """What changed its state meanwhile: subject, state, fault."""
+    """(subject, state, error code) of each change."""
 
 
 def record(upstream: str, name: str) -> str:
-    """The name of one of an upstream's keys in Redis."""
+    """Returns the name of a Redis key of an upstream."""
     return f"{PREFIX}:{{pool:{upstream}}}:{name}"
 
 
-@lru_cache(maxsize=_KEPT_MAX)
+@lru_cache(maxsize=_CACHED_KEYS_MAX)
 def _keys(upstream: str, day: int) -> list[str]:
-    """What every script is given; `day` since the epoch."""
+    """Returns the keys passed to every script. `day` counts from the Unix epoch."""
     today = time.strftime("%Y%m%d", time.gmtime(day * _DAY_S))
     return [record(upstream, name) for name in (*_NAMES, f"day:{today}")]
 
 
 class Scripts:
-    """Runs them, and tells of every change of state that they report."""
+    """Runs the scripts, and logs and counts the state changes that they report."""
 
     def __init__(self, redis: Client, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._scripts = {
@@ -112,28 +112,28 @@ class Scripts:
         self._clock = clock
 
     async def run(self, act: str, upstream: str, args: list[Value]) -> LeaseReply:
-        """Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
+        """Runs a script. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
         return msgspec.json.decode(await self.raw(act, upstream, args), type=LeaseReply, strict=False)
 
     async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
-        """The answer as JSON. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Runs a script and returns its JSON reply. Raises: GatewayError REDIS_UNAVAILABLE."""
         text = str(await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S)), args))
         if '"events"' in text:
             for event in msgspec.json.decode(text, type=_StateChanges).events:
-                self._tell(upstream, *event)
+                self._log_state_change(upstream, *event)
         return text
 
-    def _tell(self, upstream: str, subject: str, state: str, error_code: str) -> None:
+    def _log_state_change(self, upstream: str, subject: str, state: str, error_code: str) -> None:
         member, _, model = subject.partition("|")
         account, _, key = ("", "", "") if member == UPSTREAM else member.partition("/")
         self._metrics.pool_state_changes.labels(upstream, account, key, state, error_code or "none").inc()
         named = {"account": account, "key": key, "model": model}
-        told = {name: value for name, value in named.items() if value}
+        labels = {name: value for name, value in named.items() if value}
         if subject == UPSTREAM and error_code == ErrorCode.KEY_INVALID.value and state == "quarantined":
             _LOG.error(
                 "all_provider_keys_rejected",
                 upstream=upstream,
-                detail="every key is refused",
-                remedy="is base_url of the keys' region? are the secrets the right ones?",
+                detail="the provider rejects every key",
+                remedy="check that base_url is of the keys' region, and that the secrets are correct",
             )
-        _LOG.warning("pool_state_changed", upstream=upstream, **told, state=state, error_code=error_code or None)
+        _LOG.warning("pool_state_changed", upstream=upstream, **labels, state=state, error_code=error_code or None)

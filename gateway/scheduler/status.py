@@ -1,4 +1,4 @@
-"""How the pool stands, as people and metrics are told: lua/pool/look.lua's answer, read."""
+"""Status of the pool for the admin API and metrics, parsed from lua/snapshot.lua's reply."""
 
 from dataclasses import dataclass
 from typing import Final, TypedDict
@@ -14,7 +14,7 @@ _TENANTS_MANY: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Whether something may be used, and why not."""
+    """State of a key, account or upstream, with its reason."""
 
     state: KeyState = KeyState.READY
     error_code: str | None = None
@@ -22,27 +22,27 @@ class Health:
     """Unix seconds."""
     until_s: int | None = None
     held_by: str | None = None
-    """The person who took it out."""
+    """Name of the admin key that disabled it."""
     others_may_try: bool = False
-    """The calls of a few tenants alone are the reason: requests of others may use it."""
+    """Only the calls of a few tenants are the reason: requests of other tenants may use it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyStatus(Health):
-    """One key."""
+    """Status of one key."""
 
     upstream: str
     account: str
     name: str
     fingerprint: str
     model: str | None
-    """The only model that its rest concerns."""
+    """Set if its cooldown concerns one model only."""
     is_declared: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountStatus(Health):
-    """One account: what it is allowed, what it seems to allow now, and what of that is used."""
+    """Status of one account: configured limits, current estimates and usage."""
 
     upstream: str
     name: str
@@ -50,7 +50,7 @@ class AccountStatus(Health):
     requests_per_minute_now: int
     max_concurrency_now: int
     requests_used: int
-    """Of the last minute."""
+    """In the last minute."""
     images_used: int
     in_flight: int
     images_today: int
@@ -60,7 +60,7 @@ class AccountStatus(Health):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatus(Health):
-    """One upstream."""
+    """Status of one upstream."""
 
     upstream: str
     waiting: int
@@ -71,13 +71,13 @@ class PoolStatus(Health):
     accounts: tuple[AccountStatus, ...]
 
 
-class _Rest(msgspec.Struct, frozen=True):
+class _Cooldown(msgspec.Struct, frozen=True):
     state: str
     error_code: str
     since_us: float
     until_us: float
     by: tuple[str, ...] = ()
-    """Tenants, as lua/pool/health.lua says; so is `met`."""
+    """Tenants, as in lua/health.lua; `met` too."""
     ill: bool = False
     met: tuple[str, ...] = ()
 
@@ -88,7 +88,7 @@ class _Rest(msgspec.Struct, frozen=True):
         return bool(self.by) or is_provoked
 
 
-class _Hold(msgspec.Struct, frozen=True):
+class _StateOverride(msgspec.Struct, frozen=True):
     state: str
     since_us: float
     by: str
@@ -98,8 +98,8 @@ class _Key(msgspec.Struct, frozen=True):
     name: str
     fingerprint: str
     is_added: bool = False
-    held: _Hold | None = None
-    rest: _Rest | None = None
+    held: _StateOverride | None = None
+    rest: _Cooldown | None = None
 
 
 class _Limits(msgspec.Struct, frozen=True):
@@ -120,50 +120,51 @@ class _Account(msgspec.Struct, frozen=True):
     keys: tuple[_Key, ...]
     images_today: int = 0
     usd_micros_today: int = 0
-    held: _Hold | None = None
-    rest: _Rest | None = None
+    held: _StateOverride | None = None
+    rest: _Cooldown | None = None
 
 
-class _ModelRest(msgspec.Struct, frozen=True):
+class _ModelCooldown(msgspec.Struct, frozen=True):
     member: str
     model: str
-    rest: _Rest
+    rest: _Cooldown
 
 
-class _Look(msgspec.Struct, frozen=True):
+class _Snapshot(msgspec.Struct, frozen=True):
     decision: str
     now_us: float = 0
     waiting: int = 0
     free: int = 0
     calls: float = 0
     retries: float = 0
-    rest: _Rest | None = None
+    rest: _Cooldown | None = None
     accounts: tuple[_Account, ...] = ()
-    models: tuple[_ModelRest, ...] = ()
+    models: tuple[_ModelCooldown, ...] = ()
 
 
 def read_status(upstream: str, text: str) -> PoolStatus:
-    """An upstream that Redis does not know yet has no accounts."""
-    look = msgspec.json.decode(text, type=_Look, strict=False)
-    models = {entry.member: entry for entry in look.models}
+    """Parses a snapshot. An upstream unknown to Redis has no accounts."""
+    snapshot = msgspec.json.decode(text, type=_Snapshot, strict=False)
+    models = {entry.member: entry for entry in snapshot.models}
     accounts = tuple(
-        _account(upstream, account, models, look.now_us) for account in sorted(look.accounts, key=lambda one: one.name)
+        _account(upstream, account, models, snapshot.now_us)
+        for account in sorted(snapshot.accounts, key=lambda one: one.name)
     )
     return PoolStatus(
-        **_standing(None, look.rest, look.now_us),
+        **_health(None, snapshot.rest, snapshot.now_us),
         upstream=upstream,
-        waiting=look.waiting,
-        free=look.free,
-        calls_last_minute=round(look.calls),
-        retries_last_minute=round(look.retries),
+        waiting=snapshot.waiting,
+        free=snapshot.free,
+        calls_last_minute=round(snapshot.calls),
+        retries_last_minute=round(snapshot.retries),
         accounts=accounts,
     )
 
 
-def _account(upstream: str, account: _Account, models: dict[str, _ModelRest], now_us: float) -> AccountStatus:
+def _account(upstream: str, account: _Account, models: dict[str, _ModelCooldown], now_us: float) -> AccountStatus:
     limits = account.limits
     return AccountStatus(
-        **_standing(account.held, account.rest, now_us),
+        **_health(account.held, account.rest, now_us),
         upstream=upstream,
         name=account.name,
         limits=AccountLimits(
@@ -180,13 +181,13 @@ def _account(upstream: str, account: _Account, models: dict[str, _ModelRest], no
     )
 
 
-def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelRest], now_us: float) -> KeyStatus:
-    standing, model = _standing(key.held, key.rest, now_us), None
+def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelCooldown], now_us: float) -> KeyStatus:
+    health, model = _health(key.held, key.rest, now_us), None
     concerned = models.get(f"{account}/{key.name}")
-    if standing["state"] is KeyState.READY and concerned:
-        standing, model = _standing(None, concerned.rest, now_us), concerned.model
+    if health["state"] is KeyState.READY and concerned:
+        health, model = _health(None, concerned.rest, now_us), concerned.model
     return KeyStatus(
-        **standing,
+        **health,
         upstream=upstream,
         account=account,
         name=key.name,
@@ -197,7 +198,7 @@ def _key(upstream: str, account: str, key: _Key, models: dict[str, _ModelRest], 
 
 
 class _Fields(TypedDict):
-    """Those of Standing."""
+    """The fields of Health."""
 
     state: KeyState
     error_code: str | None
@@ -207,8 +208,8 @@ class _Fields(TypedDict):
     others_may_try: bool
 
 
-def _standing(hold: _Hold | None, rest: _Rest | None, now_us: float) -> _Fields:
-    """A person's word comes first."""
+def _health(hold: _StateOverride | None, rest: _Cooldown | None, now_us: float) -> _Fields:
+    """Returns the state; one set by an operator takes precedence."""
     if hold:
         since_s = round(hold.since_us / 1e6)
         return _Fields(
@@ -232,5 +233,5 @@ def _standing(hold: _Hold | None, rest: _Rest | None, now_us: float) -> _Fields:
 
 
 def _state(name: str) -> KeyState:
-    """A state that another version wrote is at least a rest."""
+    """Parses a state. An unknown one, written by another version, counts as a cooldown."""
     return KeyState(name) if name in {state.value for state in KeyState} else KeyState.COOLING

@@ -1,4 +1,4 @@
-"""Releases that Redis did not accept: they are journaled for their images and cost."""
+"""Releases that Redis did not accept, journaled for their image and cost totals."""
 
 import msgspec
 
@@ -8,11 +8,11 @@ from gateway.scheduler import CallReport, Lease
 from gateway.scheduler.scripts import Scripts
 
 RELEASE = "release"
-"""The journal's kind of entry."""
+"""Journal kind."""
 
 
 class _Release(msgspec.Struct, frozen=True):
-    """The arguments of lua/pool/release.lua."""
+    """Arguments of lua/release.lua."""
 
     upstream: str
     lease: str
@@ -26,8 +26,8 @@ class Releases:
         self._scripts = scripts
         self._journal = journal
 
-    async def keep(self, lease: Lease, report: CallReport) -> None:
-        """Journals a success for the account's daily sums; its effect on health is out of date by the replay."""
+    async def journal(self, lease: Lease, report: CallReport) -> None:
+        """Journals a success for the account's daily totals. A replay is too late to affect health."""
         if not report.images:
             return
         key = lease.key

@@ -1,7 +1,7 @@
-"""Tenants' keys: made, changed, rotated, revoked. Every change is told to the audit in the same step.
+"""API keys: create, update, rotate, revoke. Every change is audited atomically.
 
-Invariant: a key exists exactly if the tenant's record names it. The lookup by its public id, which a cluster may keep
-elsewhere, is written before the record and deleted after it, and opens nothing by itself.
+Invariant: a key exists exactly if its tenant's record has it. The lookup by key ID, which a cluster may store on
+another node, is written before the record and deleted after it. The lookup alone grants no access.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _NO_QUOTAS: Final = Quotas()
 
 @dataclass(frozen=True, slots=True)
 class CreatedApiKey:
-    """A key as it is shown, this once."""
+    """A new key with its secret, which is shown only once."""
 
     key: ApiKey
     secret: str
@@ -33,7 +33,7 @@ class CreatedApiKey:
 
 @dataclass(frozen=True, slots=True)
 class _StoredKey:
-    """A key's record, and the text of it that was read."""
+    """A key's record and its raw text."""
 
     key: ApiKey
     record: KeyRecord
@@ -44,7 +44,7 @@ class _StoredKey:
 
 
 class ApiKeyStore:
-    """Every tenant's keys."""
+    """The API keys of all tenants."""
 
     def __init__(
         self, redis: Client, credentials: Authenticator, changes: TenantTransactions, clock: Callable[[], float]
@@ -53,7 +53,7 @@ class ApiKeyStore:
         self._credentials = credentials
         self._changes = changes
         self._clock = clock
-        self._unlink = load_script(redis, "tenants/delete_lookup")
+        self._unindex = load_script(redis, "tenants/delete_lookup")
 
     async def create(
         self,
@@ -64,29 +64,29 @@ class ApiKeyStore:
         limits: Limits = _NO_LIMITS,
         quotas: Quotas = _NO_QUOTAS,
     ) -> CreatedApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Creates a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         secret = generate_api_key()
         key = ApiKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
-        await self.link(key)
+        await self.index(key)
         await retrying(partial(self._create, key, keyed_hash, actor))
         return CreatedApiKey(key, secret)
 
     async def _create(self, key: ApiKey, keyed_hash: str, actor: Actor) -> None:
         created_at = await execute(self._redis, self._redis.hget(tenant_record(key.tenant), "created_at"), str)
         if not created_at:
-            await self.unlink(key.id, key.tenant)
+            await self.unindex(key.id, key.tenant)
             raise no_tenant(key.tenant)
         act = AuditEvent(actor, "key.create", key.tenant, key.id, after=describe_key(key))
         is_there = FieldUpdate(HashKind.TENANT, "created_at", created_at, created_at)
         await self._changes.make(act, [is_there, FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))])
 
     async def get(self, key_id: str) -> ApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Returns a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return (await self._read(key_id)).key
 
     async def list_keys(self, tenant: str) -> list[ApiKey]:
-        """The tenant's valid keys, the oldest first, those of one second by label.
+        """Returns the tenant's valid keys by creation second, then label.
 
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
@@ -96,84 +96,84 @@ class ApiKeyStore:
         exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
-        kept = [self._kept(key_id, tenant, text) for key_id, text in texts.items()]
-        await self._delete_expired(tenant, [entry for entry in kept if self._is_over(entry.key)])
-        valid = [entry.key for entry in kept if not self._is_over(entry.key)]
+        stored = [self._parse_stored(key_id, tenant, text) for key_id, text in texts.items()]
+        await self._delete_expired(tenant, [entry for entry in stored if self._is_over(entry.key)])
+        valid = [entry.key for entry in stored if not self._is_over(entry.key)]
         return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
 
     async def update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
-        """Make a key what `change` makes of it. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Replaces a key by `change(key)`. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return await retrying(partial(self._update, key_id, change, actor))
 
     async def _update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
-        kept = await self._read(key_id)
-        after = change(kept.key)
-        if after == kept.key:
+        stored = await self._read(key_id)
+        after = change(stored.key)
+        if after == stored.key:
             return after
-        longest = replace(after, expires_at=_later(kept.key.expires_at, after.expires_at))
-        await self.link(longest)
-        act = AuditEvent(actor, "key.update", after.tenant, key_id, describe_key(kept.key), describe_key(after))
-        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, kept.text, kept.with_key(after))])
+        longest = replace(after, expires_at=_later_expiry(stored.key.expires_at, after.expires_at))
+        await self.index(longest)
+        act = AuditEvent(actor, "key.update", after.tenant, key_id, describe_key(stored.key), describe_key(after))
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, stored.text, stored.with_key(after))])
         if after.expires_at != longest.expires_at:
-            await self.link(after)
+            await self.index(after)
         return after
 
     async def rotate(self, key_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
-        """Give a key a new secret; the old one opens for `grace_s` more, one from an earlier rotation no longer.
+        """Gives a key a new secret. The old one remains valid for `grace_s`; an even older one becomes invalid.
 
-        Raises: GatewayError NOT_FOUND, INVALID_VALUE for a declared key, REDIS_UNAVAILABLE.
+        Raises: GatewayError NOT_FOUND, INVALID_VALUE for a configured key, REDIS_UNAVAILABLE.
         """
         return await retrying(partial(self._rotate, key_id, grace_s, actor))
 
     async def _rotate(self, public_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
-        kept = await self._read(public_id)
-        if kept.key.is_declared:
+        stored = await self._read(public_id)
+        if stored.key.is_declared:
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,
-                f"The key '{public_id}' stands in the configuration: declare a second one there ([[tenants.keys]]), "
-                "and remove this one when nobody uses it any more.",
+                f"The key '{public_id}' is configured: add a second one to [[tenants.keys]], "
+                "and remove this one when it is no longer used.",
             )
         secret = generate_api_key(public_id)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
         until = int(self._clock()) + grace_s
-        text = write_key(kept.key, keyed_hash, kept.record.keyed_hash if grace_s else "", until if grace_s else 0)
-        described = describe_key(kept.key)
+        text = write_key(stored.key, keyed_hash, stored.record.keyed_hash if grace_s else "", until if grace_s else 0)
+        described = describe_key(stored.key)
         act = AuditEvent(
-            actor, "key.rotate", kept.key.tenant, public_id, described, described | {"old_secret_until": until}
+            actor, "key.rotate", stored.key.tenant, public_id, described, described | {"old_secret_until": until}
         )
-        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, public_id, kept.text, text)])
-        return CreatedApiKey(replace(kept.key, old_secret_until=until if grace_s else None), secret)
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, public_id, stored.text, text)])
+        return CreatedApiKey(replace(stored.key, old_secret_until=until if grace_s else None), secret)
 
     async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Revokes a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return await retrying(partial(self._revoke, key_id, actor))
 
     async def _revoke(self, key_id: str, actor: Actor) -> ApiKey:
-        kept = await self._read(key_id)
-        act = AuditEvent(actor, "key.revoke", kept.key.tenant, key_id, before=describe_key(kept.key))
-        gone = FieldUpdate(HashKind.KEYS, key_id, kept.text, None)
-        await self._changes.make(act, [gone], revoked_key=key_id if kept.key.is_declared else "")
-        await self.unlink(key_id, kept.key.tenant)
-        return kept.key
+        stored = await self._read(key_id)
+        act = AuditEvent(actor, "key.revoke", stored.key.tenant, key_id, before=describe_key(stored.key))
+        gone = FieldUpdate(HashKind.KEYS, key_id, stored.text, None)
+        await self._changes.make(act, [gone], revoked_key=key_id if stored.key.is_declared else "")
+        await self.unindex(key_id, stored.key.tenant)
+        return stored.key
 
-    async def link(self, key: ApiKey) -> str:
-        """Let a key be found by its public id, until it expires. Returns: whose it was before."""
+    async def index(self, key: ApiKey) -> str:
+        """Adds the key to the lookup index until it expires. Returns: the previous owner of the ID."""
         call = self._redis.set(lookup_record(key.id), key.tenant, exat=key.expires_at, get=True)
         return await execute(self._redis, call, str) or ""
 
-    async def unlink(self, key_id: str, tenant: str) -> None:
-        """Let a key be found no longer, unless it is another tenant's by now."""
-        await self._unlink([lookup_record(key_id)], [tenant])
+    async def unindex(self, key_id: str, tenant: str) -> None:
+        """Removes the key from the lookup index, unless another tenant owns the ID now."""
+        await self._unindex([lookup_record(key_id)], [tenant])
 
     async def _read(self, key_id: str) -> _StoredKey:
         tenant = await execute(self._redis, self._redis.get(lookup_record(key_id)), str)
         text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
-        kept = self._kept(key_id, tenant, text) if text else None
-        if kept is None or self._is_over(kept.key):
+        stored = self._parse_stored(key_id, tenant, text) if text else None
+        if stored is None or self._is_over(stored.key):
             raise _no_key(key_id)
-        return kept
+        return stored
 
-    def _kept(self, key_id: str, tenant: str, text: str) -> _StoredKey:
+    def _parse_stored(self, key_id: str, tenant: str, text: str) -> _StoredKey:
         record = read_key(text)
         key = record.key(key_id, tenant)
         has_old = key.old_secret_until is not None and key.old_secret_until > self._clock()
@@ -183,7 +183,7 @@ class ApiKeyStore:
         return key.expires_at is not None and key.expires_at <= self._clock()
 
     async def _delete_expired(self, tenant: str, expired: list[_StoredKey]) -> None:
-        """Remove the records of keys that have expired, unless one is changed at this moment."""
+        """Deletes expired keys, unless they are being changed."""
         edits = [FieldUpdate(HashKind.KEYS, entry.key.id, entry.text, None) for entry in expired]
         if edits:
             with suppress(ConflictError):
@@ -191,12 +191,14 @@ class ApiKeyStore:
 
 
 def _no_key(key_id: str) -> GatewayError:
-    """A whole key given for its id is not repeated."""
+    """Builds the not-found error; an API key passed in place of its ID is not repeated."""
     if key_id.startswith("sk-"):
-        return GatewayError(ErrorCode.NOT_FOUND, "That is a key itself: give its id, the 10 characters behind sk-ig-.")
+        return GatewayError(
+            ErrorCode.NOT_FOUND, "Expected a key ID, got an API key. The ID is the 10 characters after 'sk-ig-'."
+        )
     return GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
 
-def _later(one: int | None, other: int | None) -> int | None:
-    """The later of two ends; None is never."""
+def _later_expiry(one: int | None, other: int | None) -> int | None:
+    """Returns the later expiry; None is never."""
     return None if one is None or other is None else max(one, other)

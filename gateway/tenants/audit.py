@@ -1,6 +1,6 @@
-"""Reading the audit: a stream a tenant and a stream an upstream, shown as one list, newest first.
+"""Reads the audit log: one stream per tenant and per upstream, merged newest first.
 
-An *owner* of a stream is a tenant's name or "pool:UPSTREAM", which no tenant can be called.
+The *owner* of a stream is a tenant's name or "pool:UPSTREAM", which is not a valid tenant name.
 """
 
 import heapq
@@ -19,13 +19,13 @@ _POOL: Final = "pool:"
 
 
 def pool_owner(upstream: str) -> str:
-    """Under which the acts on an upstream's accounts and keys are kept."""
+    """Returns the owner under which changes to an upstream's accounts and keys are stored."""
     return _POOL + upstream
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cursor:
-    """Where an entry stands among all: its moment, then its owner."""
+    """Position of an entry: its time, then its owner."""
 
     ms: int
     """Unix milliseconds."""
@@ -41,13 +41,13 @@ class Cursor:
         return f"{self.ms}-{self.sequence}@{self.owner}"
 
     def end_for(self, owner: str) -> str:
-        """The newest of an owner's entry ids that stand below."""
+        """Returns the exclusive upper bound of an owner's entry IDs below this position."""
         return f"{'' if owner < self.owner else '('}{self.ms}-{self.sequence}"
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Entries as the admin API shows them; `next` asks for those after them."""
+    """Entries as the admin API returns them; `next` continues after them."""
 
     entries: list[dict[str, object]]
     next: Cursor | None
@@ -57,16 +57,16 @@ _Found = tuple[Cursor, dict[str, str]]
 
 
 class Audit:
-    """What was changed, by whom."""
+    """The audit log."""
 
     def __init__(self, redis: Client) -> None:
         self._redis = redis
 
     async def page(self, owners: set[str], limit: int, before: Cursor | None) -> Page:
-        """The `limit` newest entries below `before`.
+        """Returns the `limit` newest entries below `before`.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip for a hundred owners; of each only what can be among the newest is read.
+        Redis: one round trip per hundred owners; reads only entries that can be among the newest.
         """
         newest: list[_Found] = []
         for batch in batched(sorted(owners)):
@@ -83,7 +83,7 @@ class Audit:
             ]
             newest = heapq.nlargest(limit + 1, newest + found, key=lambda entry: entry[0])
         shown = newest[:limit]
-        return Page([_shown(*entry) for entry in shown], shown[-1][0] if len(newest) > limit else None)
+        return Page([_render(*entry) for entry in shown], shown[-1][0] if len(newest) > limit else None)
 
 
 def _at(owner: str, entry_id: str, _: object) -> Cursor:
@@ -91,8 +91,8 @@ def _at(owner: str, entry_id: str, _: object) -> Cursor:
     return Cursor(int(ms), int(sequence), owner)
 
 
-def _shown(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
-    """Either `tenant` or `target` is what was changed; the other is None."""
+def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
+    """Renders an entry. Either `tenant` or `target` names what was changed; the other is None."""
     upstream = at.owner.removeprefix(_POOL) if at.owner.startswith(_POOL) else None
     return {
         "at": at.ms // 1000,

@@ -1,8 +1,8 @@
-"""Whose key is it? A key is kept only as a keyed hash, looked up by its public id.
+"""Authentication: resolves an API key to its tenant. Keys are stored as keyed hashes and looked up by key ID.
 
-Invariant: a revoked key, or a key of a disabled tenant, is refused everywhere within a second, and a change of limits
-is known everywhere within a second: at once by a message on the channel `ig3:revoked`, and without it when the cached
-entry ends, after less than a second.
+Invariant: a revoked key, or a key of a disabled tenant, is refused by every process within a second. Changed
+limits take effect within a second too. A message on `ig3:revoked` does it immediately; if it is lost, the cached
+entry expires in less than a second.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from gateway.tenants.records import KeyRecord, keys_record, lookup_record, read_
 
 CHANNEL: Final = f"{PREFIX}:revoked"
 _CACHE_S: Final = 0.8
-"""Below a second, so that a lost message cannot keep a revoked key alive longer."""
+"""Cache lifetime. Below 1 s, so that a lost message cannot extend a revoked key's life further."""
 _CACHE_MAX: Final = 10_000
 _LISTEN_PAUSE_S: Final = 0.5
 _LISTEN_PAUSE_MAX_S: Final = 5.0
-"""Nothing but time is lost while nobody listens: what is cached ends by itself."""
+"""Without the channel only latency suffers: cached entries expire."""
 _LOG = structlog.get_logger("imagegate.tenants")
 
 
 def generate_api_key(public_id: str = "") -> str:
-    """A key that nobody has had, with a new public id or a known one."""
+    """Generates a new API key, with a new key ID or a known one."""
     return KEY_PREFIX + (public_id or _random(ID_CHARS)) + _random(SECRET_CHARS)
 
 
@@ -50,15 +50,15 @@ class _Cached:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """A look-up under way, for all who ask for the same key."""
+    """A lookup in progress, shared by all requests with the same key."""
 
     task: "asyncio.Task[_Cached | None]"
     until: float
-    """Monotonic seconds; who comes later asks anew."""
+    """Monotonic seconds; later requests start a new lookup."""
 
 
 class Authenticator:
-    """Who may come in."""
+    """Authenticates API keys."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Authenticator:
         monotonic: Callable[[], float],
         on_break: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_break` is told when the channel is lost and when it is heard (again): Redis may have been restarted."""
+        """`on_break` is called when the channel is lost and when it is restored: Redis may have restarted."""
         self._redis = redis
         self._on_break = on_break
         self._configured = pepper
@@ -78,13 +78,13 @@ class Authenticator:
         self._monotonic = monotonic
         self._cache: dict[str, _Cached] = {}
         self._loads: dict[str, _Load] = {}
-        """Those whose result may be kept and shared: what is forgotten is taken out."""
+        """Lookups that may still be shared and cached; `forget` removes them."""
 
     async def identify(self, authorization: str | None) -> Principal:
-        """The caller of an `Authorization` header.
+        """Returns the principal of an `Authorization` header.
 
         Raises: GatewayError NO_CREDENTIALS, INVALID_API_KEY, REDIS_UNAVAILABLE.
-        Redis: none while cached, else two round trips, shared by all who ask for the same key meanwhile.
+        Redis: none if cached, else two round trips, shared by concurrent requests with the same key.
         """
         secret = _bearer(authorization)
         public_id = key_id(secret)
@@ -100,7 +100,7 @@ class Authenticator:
         return entry.caller
 
     async def listen(self) -> None:
-        """Forget what other processes change; runs for ever, through every loss of the connection."""
+        """Drops cached keys that other processes change; runs until cancelled and reconnects after failures."""
         is_told, pause_s = False, _LISTEN_PAUSE_S
         while True:
             try:
@@ -117,13 +117,17 @@ class Authenticator:
                 self._forget_all()
                 self._on_break()
                 if not is_told:
-                    _LOG.warning("revocation_channel_lost", detail=str(error), remedy="tried again, until it is heard")
+                    _LOG.warning(
+                        "revocation_channel_lost",
+                        detail=str(error),
+                        remedy="reconnecting; until then revocations take effect when the cached key expires (0.8 s)",
+                    )
                 is_told = True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LISTEN_PAUSE_MAX_S)
 
     async def _messages(self) -> AsyncGenerator[str | None]:
-        """What is said on the channel, after None for the beginning. Raises: GatewayError REDIS_UNAVAILABLE."""
+        """Yields messages, after None for each new subscription. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._redis.pubsub() as messages:
             with translate_redis_errors():
                 await messages.subscribe(CHANNEL)
@@ -133,10 +137,10 @@ class Authenticator:
                         yield str(message["data"]) if message["type"] == "message" else None
 
     def forget(self, what: str) -> None:
-        """Read a key, or every key of "@TENANT", again at its next use."""
+        """Drops a cached key, or every cached key of "@TENANT"."""
         if what.startswith("@"):
             self._cache = {key: entry for key, entry in self._cache.items() if entry.caller.tenant.name != what[1:]}
-            self._loads.clear()  # whose keys they look up is not known yet
+            self._loads.clear()  # the tenants of lookups in progress are unknown
         else:
             self._cache.pop(what, None)
             self._loads.pop(what, None)
@@ -146,10 +150,10 @@ class Authenticator:
         self._loads.clear()
 
     async def keyed_hash(self, hashed: str, *, asks_redis: bool = False) -> str:
-        """The keyed hash of a key's hash.
+        """Returns the keyed hash of a key's hash.
 
-        Without a configured pepper, with the one that the first process left in Redis: it guards against guessing,
-        not against somebody who can read Redis.
+        Without a configured pepper it uses the one that the first process stored in Redis. That one resists guessing,
+        but not an attacker who can read Redis.
         """
         pepper = self._pepper
         if pepper is None or (asks_redis and self._configured is None):
@@ -163,20 +167,20 @@ class Authenticator:
         return self._pepper
 
     async def _shared(self, public_id: str) -> _Cached | None:
-        """One look-up of a key at a time. None of those who wait for it can end it, as none of them owns it."""
+        """Runs one lookup per key. Cancelling a waiter does not cancel the lookup."""
         now = self._monotonic()
         load = self._loads.get(public_id)
         if load is None or load.until <= now:
             task = asyncio.ensure_future(self._load(public_id, now + _CACHE_S))
             load = self._loads[public_id] = _Load(task, now + _CACHE_S)
-            task.add_done_callback(partial(self._keep, public_id, load))
+            task.add_done_callback(partial(self._cache_result, public_id, load))
         await asyncio.wait({load.task})
         if load.task.cancelled():
-            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "the look-up of the key was ended")
+            raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "the key lookup was cancelled")
         return load.task.result()
 
-    def _keep(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:
-        """Cache what a look-up found, unless it was told to forget it meanwhile."""
+    def _cache_result(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:
+        """Caches a lookup's result, unless `forget` removed it meanwhile."""
         is_failed = task.cancelled() or task.exception() is not None
         if self._loads.get(public_id) is not load:
             return
@@ -206,14 +210,14 @@ class Authenticator:
         return _Cached(Principal(tenant, record.key(public_id, name)), record, until)
 
     async def _matches(self, record: KeyRecord, secret: str) -> bool:
-        """Whether a record is that of a key, also after Redis lost its pepper and another process made one."""
+        """Compares a secret with a record, also after Redis lost its pepper and another process created a new one."""
         hashed = digest(secret)
         if self._is_of(record, await self.keyed_hash(hashed)):
             return True
         return self._configured is None and self._is_of(record, await self.keyed_hash(hashed, asks_redis=True))
 
     def _is_of(self, record: KeyRecord, keyed_hash: str) -> bool:
-        """Both hashes are compared whatever the first one says, so that the time tells nothing."""
+        """Compares with both hashes in any case, to keep the timing constant."""
         is_current = hmac.compare_digest(record.keyed_hash, keyed_hash)
         is_old = hmac.compare_digest(record.old_mac, keyed_hash)
         return is_current or (is_old and self._clock() < record.old_until)

@@ -1,7 +1,7 @@
-"""Tenants that stand in the configuration: brought into Redis at start, at a reload, and when Redis lost its memory.
+"""Provisions configured tenants in Redis at startup, at a reload, and after Redis lost its data.
 
-Invariants: applying twice changes nothing and tells the audit nothing, from however many processes at once; counters
-are never touched; what a person disabled or revoked stays so; what others made by the admin API is left alone.
+Invariants: applying twice, even from many processes, changes nothing and writes no audit entries. Counters are
+never touched. Operator decisions to disable or revoke persist. Tenants and keys of the admin API are not changed.
 """
 
 import asyncio
@@ -32,19 +32,19 @@ from gateway.tenants.records import (
 from gateway.tenants.store import tenant_act, tenant_edits
 from gateway.tenants.transactions import FieldUpdate, HashKind, TenantTransactions, retrying
 
-DECLARED: Final = f"{PREFIX}:declared"
-"""The set of names that stand in the configuration, or did when it was last applied."""
-MARKER: Final = f"{PREFIX}:declaration"
-"""A digest of what was applied last; without it Redis has lost its memory."""
-_LOOK_S: Final = 2.0
+PROVISIONED_TENANTS: Final = f"{PREFIX}:provisioned_tenants"
+"""The set of configured tenant names, of now or of the last applied configuration."""
+PROVISIONING_DIGEST: Final = f"{PREFIX}:provisioning_digest"
+"""Digest of the last applied configuration; if it is missing, Redis has lost its data."""
+_CHECK_INTERVAL_S: Final = 2.0
 _START_S: Final = 3.0
-"""How long serving waits for the first application: less than uvicorn gives a new worker to begin."""
+"""Limit on how long startup waits for the first application; below uvicorn's worker startup timeout."""
 _LOG = structlog.get_logger("imagegate.declaration")
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisionedKey:
-    """A key, and the SHA-256 of it in hexadecimal."""
+    """A key, as the hexadecimal SHA-256 of its secret text."""
 
     key: ApiKey
     hashed: str
@@ -52,14 +52,14 @@ class ProvisionedKey:
 
 @dataclass(frozen=True, slots=True)
 class ProvisionedTenant:
-    """A tenant with its keys, as the configuration has them."""
+    """A configured tenant with its keys."""
 
     tenant: Tenant
     keys: tuple[ProvisionedKey, ...] = ()
 
 
 class TenantProvisioner:
-    """The tenants of the configuration."""
+    """Applies the configured tenants."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class TenantProvisioner:
         keys: ApiKeyStore,
         clock: Callable[[], float],
         declared: Sequence[ProvisionedTenant],
-        look_s: float = _LOOK_S,
+        check_interval_s: float = _CHECK_INTERVAL_S,
     ) -> None:
         self._redis = redis
         self._credentials = credentials
@@ -77,59 +77,59 @@ class TenantProvisioner:
         self._keys = keys
         self._clock = clock
         self._declared = tuple(declared)
-        self._look_s = look_s
+        self._check_interval_s = check_interval_s
         self._is_applied = False
-        self._turn = asyncio.Lock()
+        self._leader = asyncio.Lock()
 
     async def start(self) -> None:
-        """The first application. Without Redis serving begins all the same: `keep` applies it as soon as it can."""
+        """Applies the configuration. Without Redis, startup continues and `run` retries."""
         try:
             async with asyncio.timeout(_START_S):
                 await self.apply()
         except (GatewayError, TimeoutError) as error:
-            _LOG.warning("tenant_provisioning_pending", detail=str(error), retry_in_s=self._look_s)
+            _LOG.warning("tenant_provisioning_pending", detail=str(error), retry_in_s=self._check_interval_s)
 
-    async def keep(self) -> None:
-        """Apply what could not be applied, and again when Redis has lost its memory; runs for ever."""
+    async def run(self) -> None:
+        """Retries failed applications, and applies again after Redis lost its data; runs until cancelled."""
         while True:
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(self._check_interval_s)
             try:
-                await self._look()
+                await self._check()
             except GatewayError as error:
                 _LOG.debug("tenant_provisioning_check_failed", detail=error.detail)
 
     async def reload(self, declared: Sequence[ProvisionedTenant]) -> None:
-        """Apply another declaration in the place of this one."""
+        """Applies a new configuration in place of the present one."""
         self._declared = tuple(declared)
         self._is_applied = False
         await self.start()
 
     async def apply(self) -> None:
-        """Make Redis hold what is declared. Raises: GatewayError REDIS_UNAVAILABLE."""
-        async with self._turn:
+        """Makes Redis match the configuration. Raises: GatewayError REDIS_UNAVAILABLE."""
+        async with self._leader:
             declared = self._declared
             if declared:
                 await self._apply(declared)
-            await execute(self._redis, self._redis.set(MARKER, _digest(declared)), object)
+            await execute(self._redis, self._redis.set(PROVISIONING_DIGEST, _digest(declared)), object)
             self._is_applied = declared is self._declared
 
     async def _apply(self, tenants: Sequence[ProvisionedTenant]) -> None:
         names = {declared.tenant.name for declared in tenants}
-        for known in (NAMES, DECLARED):
+        for known in (NAMES, PROVISIONED_TENANTS):
             await execute(self._redis, self._redis.sadd(known, *names), int)
         for declared in tenants:
             await self._apply_tenant(declared)
-        for name in sorted(await execute(self._redis, self._redis.smembers(DECLARED), set[str]) - names):
+        for name in sorted(await execute(self._redis, self._redis.smembers(PROVISIONED_TENANTS), set[str]) - names):
             await self._retire(name)
         _LOG.info("tenants_provisioned", tenants=len(names))
 
-    async def _look(self) -> None:
-        if self._is_applied and await execute(self._redis, self._redis.exists(MARKER), bool):
+    async def _check(self) -> None:
+        if self._is_applied and await execute(self._redis, self._redis.exists(PROVISIONING_DIGEST), bool):
             return
         if self._is_applied:
             _LOG.error(
                 "redis_data_loss_detected",
-                lost="tenants and keys made by the admin API, the audit, counters of limits and quotas, the ledger",
+                lost="tenants and keys of the admin API, the audit log, counters of limits and quotas, the ledger",
                 restored=f"{len(self._declared)} tenants of the configuration",
             )
         await self.apply()
@@ -145,27 +145,27 @@ class TenantProvisioner:
     async def _apply_record(self, declared: Tenant) -> None:
         fields = await execute(self._redis, self._redis.hgetall(tenant_record(declared.name)), dict[str, str])
         if not fields:
-            tenant = replace(_wanted(declared), created_at=int(self._clock()))
+            tenant = replace(_desired(declared), created_at=int(self._clock()))
             act = AuditEvent(CONFIGURATION, "tenant.create", tenant.name, after=describe_tenant(tenant))
         else:
             before = read_tenant(declared.name, fields)
-            tenant = _wanted(declared, before)
+            tenant = _desired(declared, before)
             if tenant == before:
                 return
             act = tenant_act(CONFIGURATION, before, tenant)
         await self._changes.make(act, list(tenant_edits(fields, tenant)))
 
     async def _apply_key(self, declared: ProvisionedKey) -> None:
-        """The lookup is written also where nothing changes: a cluster may have lost a part of its memory."""
+        """Applies a key. Always writes the lookup, because a cluster may lose data partially."""
         key, keyed_hash = declared.key, await self._credentials.keyed_hash(declared.hashed, asks_redis=True)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.sismember(revoked_record(key.tenant), key.id)
         pipeline.hget(keys_record(key.tenant), key.id)
         is_revoked, text = await execute(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
-            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="declare a new key")
+            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="configure a new key")
             return
-        owner = await self._keys.link(key)
+        owner = await self._keys.index(key)
         if owner and owner != key.tenant:
             await self._revoke(owner, key.id)
         if not text:
@@ -184,11 +184,11 @@ class TenantProvisioner:
             act = AuditEvent(CONFIGURATION, action, key.tenant, key.id, describe_key(before), describe_key(key))
             await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key.id, text, after)])
 
-    async def _revoke_others(self, tenant: str, wanted: set[str]) -> None:
-        """Revoke the keys that stood in the configuration and do no longer."""
+    async def _revoke_others(self, tenant: str, desired: set[str]) -> None:
+        """Revokes keys that are no longer configured."""
         texts = await execute(self._redis, self._redis.hgetall(keys_record(tenant)), dict[str, str])
         for key_id, text in texts.items():
-            if key_id not in wanted and read_key(text).declared:
+            if key_id not in desired and read_key(text).declared:
                 await self._revoke(tenant, key_id)
 
     async def _revoke(self, tenant: str, key_id: str) -> None:
@@ -197,12 +197,12 @@ class TenantProvisioner:
             described = describe_key(read_key(text).key(key_id, tenant))
             act = AuditEvent(CONFIGURATION, "key.revoke", tenant, key_id, before=described)
             await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, text, None)])
-        await self._keys.unlink(key_id, tenant)
+        await self._keys.unindex(key_id, tenant)
 
     async def _retire(self, name: str) -> None:
-        """Disable a tenant that stands in the configuration no longer; everything of it is kept."""
+        """Disables a tenant that is no longer configured; its data is preserved."""
         await retrying(partial(self._disable, name))
-        await execute(self._redis, self._redis.srem(DECLARED, name), int)
+        await execute(self._redis, self._redis.srem(PROVISIONED_TENANTS, name), int)
 
     async def _disable(self, name: str) -> None:
         fields = await execute(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
@@ -213,16 +213,16 @@ class TenantProvisioner:
             await self._changes.make(tenant_act(CONFIGURATION, before, after), list(tenant_edits(fields, after)))
 
 
-def _wanted(declared: Tenant, before: Tenant | None = None) -> Tenant:
-    """What a tenant is to be: as declared, but never let in where a person disabled it."""
+def _desired(declared: Tenant, before: Tenant | None = None) -> Tenant:
+    """Returns the tenant as configured, except that one disabled by an operator remains disabled."""
     by = CONFIGURATION.name if declared.is_disabled else ""
-    wanted = replace(declared, is_declared=True, disabled_by=by)
+    desired = replace(declared, is_declared=True, disabled_by=by)
     if before is None:
-        return wanted
-    wanted = replace(wanted, created_at=before.created_at)
+        return desired
+    desired = replace(desired, created_at=before.created_at)
     if before.is_disabled and before.disabled_by != CONFIGURATION.name:
-        return replace(wanted, is_disabled=True, disabled_by=before.disabled_by)
-    return wanted
+        return replace(desired, is_disabled=True, disabled_by=before.disabled_by)
+    return desired
 
 
 def _digest(declared: Sequence[ProvisionedTenant]) -> str:

@@ -1,4 +1,4 @@
-"""Tenants and keys as Redis holds them: the names of their keys, the fields of their records."""
+"""Redis keys and record fields of tenants and API keys."""
 
 from dataclasses import asdict
 from typing import Final
@@ -9,7 +9,7 @@ from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, ApiKey, Limits, Quo
 from gateway.redis import PREFIX
 
 NAMES: Final = f"{PREFIX}:tenants"
-"""The set of every tenant's name."""
+"""The set of all tenant names."""
 
 
 def tenant_record(name: str) -> str:
@@ -21,7 +21,7 @@ def keys_record(name: str) -> str:
 
 
 def revoked_record(name: str) -> str:
-    """The set of declared keys that a person revoked."""
+    """Returns the set of configured keys that an operator revoked."""
     return f"{PREFIX}:{{{name}}}:revoked_keys"
 
 
@@ -30,17 +30,17 @@ def audit_stream(name: str) -> str:
 
 
 def lookup_record(key_id: str) -> str:
-    """Whose a key is: a tenant's name. It opens nothing without the tenant's own record of the key."""
+    """Returns the lookup of a key ID's tenant. It grants no access without the tenant's own record of the key."""
     return f"{PREFIX}:key:{key_id}"
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A value of the hash `ig3:{NAME}:keys`: what is kept of a key, as JSON."""
+    """A value of the hash `ig3:{NAME}:keys`: a key's record, as JSON."""
 
     keyed_hash: str
     """The keyed hash of the secret."""
     old_mac: str = ""
-    """That of the one before, valid until `old_until`, Unix seconds."""
+    """Keyed hash of the previous secret, valid until `old_until`, Unix seconds."""
     old_until: int = 0
     label: str = ""
     created_at: int
@@ -83,7 +83,7 @@ def read_key(text: str) -> KeyRecord:
 
 
 def write_tenant(tenant: Tenant) -> dict[str, str]:
-    """The fields of a tenant's record."""
+    """Renders the fields of a tenant's record."""
     return {
         "models": "" if tenant.models is None else _json(sorted(tenant.models)),
         "disabled": str(int(tenant.is_disabled)),
@@ -115,7 +115,7 @@ def _json(value: object) -> str:
 
 
 def _flat(limits: Limits, quotas: Quotas) -> dict[str, int]:
-    """Both in one object, as the script that admits reads them; absent is none."""
+    """Merges limits and quotas into one object, as admit.lua reads it; an absent field is no limit."""
     return {name: value for name, value in (asdict(limits) | asdict(quotas)).items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Tenants: created, changed, listed. Every change is told to the audit in the same step."""
+"""Tenants: create, update, list. Every change is audited atomically."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,18 +12,18 @@ from gateway.tenants.records import NAMES, read_tenant, tenant_record, write_ten
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
 BATCH: Final = 100
-"""Tenants read in one round trip, so that ten thousand do not meet one call's deadline."""
+"""Tenants per round trip, so that ten thousand do not share one call's deadline."""
 
 
 class TenantStore:
-    """Every tenant."""
+    """The tenants of this gateway."""
 
     def __init__(self, redis: Client, changes: TenantTransactions) -> None:
         self._redis = redis
         self._changes = changes
 
     async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
-        """Raises: GatewayError CONFLICT, REDIS_UNAVAILABLE."""
+        """Creates a tenant. Raises: GatewayError CONFLICT, REDIS_UNAVAILABLE."""
         await execute(self._redis, self._redis.sadd(NAMES, tenant.name), int)
         act = AuditEvent(actor, "tenant.create", tenant.name, after=describe_tenant(tenant))
         try:
@@ -33,11 +33,11 @@ class TenantStore:
         return tenant
 
     async def get(self, name: str) -> Tenant:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Returns a tenant. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         return read_tenant(name, await self._fields(name))
 
     async def list_tenants(self) -> list[Tenant]:
-        """Every tenant, by name."""
+        """Returns all tenants by name."""
         found: list[Tenant] = []
         for batch in batched(sorted(await self.names())):
             pipeline = self._redis.pipeline(transaction=False)
@@ -51,7 +51,7 @@ class TenantStore:
         return await execute(self._redis, self._redis.smembers(NAMES), set[str])
 
     async def update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
-        """Make a tenant what `change` makes of it; what is changed elsewhere meanwhile stays.
+        """Replaces a tenant by `change(tenant)`, preserving concurrent changes of other fields.
 
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
@@ -78,9 +78,9 @@ def no_tenant(name: str) -> GatewayError:
 
 
 def tenant_edits(fields: dict[str, str], tenant: Tenant) -> Iterator[FieldUpdate]:
-    """What turns a record as it was read into that of a tenant.
+    """Yields the updates from a record to a tenant.
 
-    Every field is among it, so that what the audit tells of those that stay is true as well.
+    Every field is included, so that the audit entry is also true for unchanged ones.
     """
     for field, value in write_tenant(tenant).items():
         yield FieldUpdate(HashKind.TENANT, field, fields.get(field), value)

@@ -1,4 +1,4 @@
-"""Changing a tenant or its keys: read, decide, and write with the audit entry, unless somebody else was faster."""
+"""Optimistic transactions on a tenant or its keys: read, decide, and write with the audit entry."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from gateway.tenants.authentication import CHANNEL
 from gateway.tenants.records import audit_stream, keys_record, revoked_record, tenant_record
 
 _ATTEMPTS_MAX: Final = 200
-"""Of as many that change one record at once, one succeeds in every round."""
+"""When this many changes of one record compete, one succeeds in every round."""
 _T = TypeVar("_T")
 
 
 class HashKind(Enum):
-    """Which of a tenant's hashes; the value is its place among the script's keys."""
+    """Hash of a tenant; the value is its index among the script's keys."""
 
     TENANT = 1
     KEYS = 2
@@ -27,7 +27,7 @@ class HashKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FieldUpdate:
-    """One field as it was read and as it is to be; None where there is none."""
+    """One field, before and after; None is absent."""
 
     part: HashKind
     field: str
@@ -36,11 +36,11 @@ class FieldUpdate:
 
 
 class ConflictError(Exception):
-    """Somebody else changed the record since it was read."""
+    """The record has changed since it was read."""
 
 
 class TenantTransactions:
-    """The one way in which tenants and their keys change."""
+    """Changes tenants and their keys. Nothing else does."""
 
     def __init__(self, redis: Client, forget: Callable[[str], None], audit_keep_s: int) -> None:
         self._forget = forget
@@ -50,12 +50,12 @@ class TenantTransactions:
     async def make(
         self, act: AuditEvent, edits: Sequence[FieldUpdate], *, revoked_key: str = "", unless_revoked: str = ""
     ) -> None:
-        """Make all edits and tell the audit and every process, or do nothing.
+        """Applies all updates, writes the audit entry and notifies every process, or does nothing.
 
-        `revoked_key` cannot be declared again: nothing happens then where it is `unless_revoked`. An act without an
-        action is not told to the audit.
-        Raises: StaleError; GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip, lua/change.lua.
+        `revoked_key` cannot be provisioned again; nothing happens if the key `unless_revoked` is among those. An event
+        without an action is not audited.
+        Raises: ConflictError; GatewayError REDIS_UNAVAILABLE.
+        Redis: one round trip, lua/compare_and_set.lua.
         """
         message = f"@{act.tenant}"
         args: list[Value] = [CHANNEL, message, self._audit_keep_s, act.action, act.actor.name, act.actor.request_id]
@@ -70,13 +70,13 @@ class TenantTransactions:
 
 
 async def retrying(change: Callable[[], Awaitable[_T]]) -> _T:
-    """Run a change that reads first, again whenever somebody else was faster."""
+    """Runs a read-and-write change, and repeats it after conflicts."""
     for _ in range(_ATTEMPTS_MAX):
         try:
             return await change()
         except ConflictError:
             continue
-    raise GatewayError(ErrorCode.CONFLICT, "The record is being changed by too many at once; try again.")
+    raise GatewayError(ErrorCode.CONFLICT, "Too many concurrent changes of this record; try again.")
 
 
 def _text(described: JsonObject | None) -> str:

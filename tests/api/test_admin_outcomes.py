@@ -19,7 +19,7 @@ from gateway.app import create_app
 from gateway.config import from_document
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
-from gateway.redis.call_guard import NotAskedError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.connections import NotConnectedError
 from tests.support.administering import Stores, storing
 from tests.support.harness import (
@@ -135,11 +135,11 @@ def test_a_change_that_was_not_sent_was_not_carried_out(gateway: Gateway, server
 @pytest.mark.parametrize(
     ("is_made", "cause", "expected"),
     [
-        (False, NotAskedError("breaker"), ErrorCode.CHANGE_NOT_MADE),
+        (False, CallNotStartedError("breaker"), ErrorCode.CHANGE_NOT_MADE),
         (False, NotConnectedError("refused"), ErrorCode.CHANGE_NOT_MADE),
         (False, RedisConnectionError("broke"), ErrorCode.CHANGE_UNCONFIRMED),
         (False, TimeoutError("late"), ErrorCode.CHANGE_UNCONFIRMED),
-        (True, NotAskedError("breaker"), ErrorCode.CHANGE_UNCONFIRMED),
+        (True, CallNotStartedError("breaker"), ErrorCode.CHANGE_UNCONFIRMED),
         (True, NotConnectedError("refused"), ErrorCode.CHANGE_UNCONFIRMED),
     ],
 )

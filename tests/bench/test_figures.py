@@ -48,10 +48,10 @@ def test_a_histogram_that_was_not_there_before_counts_from_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gateway", "floor", "holds"), [(1.0, 3.0, True), (1.0, 4.0, True), (1.0, 2.9, False), (1.0, None, False)]
+    ("gateway", "baseline", "holds"), [(1.0, 3.0, True), (1.0, 4.0, True), (1.0, 2.9, False), (1.0, None, False)]
 )
-def test_a_goal_of_a_ratio(gateway: float, floor: float | None, *, holds: bool) -> None:
-    row = Row(measure="CPU", gateway=gateway, floor=floor, goal=at_most(1 / 3, Of.RATIO))
+def test_a_goal_of_a_ratio(gateway: float, baseline: float | None, *, holds: bool) -> None:
+    row = Row(measure="CPU", gateway=gateway, baseline=baseline, goal=at_most(1 / 3, Of.RATIO))
     assert row.holds is holds
 
 
@@ -61,12 +61,12 @@ def test_a_goal_that_is_to_be_reached(served: float, *, holds: bool) -> None:
 
 
 def test_what_has_no_goal_is_only_told() -> None:
-    assert Row(measure="told", gateway=1.0, floor=2.0).holds is None
+    assert Row(measure="told", gateway=1.0, baseline=2.0).holds is None
 
 
 def test_a_table_of_eighty_columns() -> None:
     rows = [
-        Row(measure="m" * 36, gateway=1234.5, floor=0.0123, goal=at_most(0.33, Of.RATIO)),
+        Row(measure="m" * 36, gateway=1234.5, baseline=0.0123, goal=at_most(0.33, Of.RATIO)),
         Row(measure="short", gateway=12.34, goal=at_least(3)),
         Row(measure="told", gateway=3.0),
     ]

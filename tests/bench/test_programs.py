@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bench.process_table import cpu_s, memory_bytes, peak_memory_bytes
-from bench.processes import Program, floor, read_served, upstream
+from bench.processes import Program, baseline, read_served, upstream
 from bench.traffic import Plan, Traffic, send
 from bench.upstream import LARGE_BYTES, PATH, SMALL_BYTES
 from tests.support.harness import wait_until
@@ -36,15 +36,15 @@ def test_the_upstream_answers_as_minimax_does(source: Program, images: int, char
     assert [len(picture) for picture in answer["data"]["image_base64"]] == [characters] * images
 
 
-@pytest.mark.parametrize("name", ["relay", "relay_bytes"])
+@pytest.mark.parametrize("name", ["proxy", "relay_bytes"])
 def test_a_relay_passes_on_what_the_upstream_answers(source: Program, tmp_path: Path, name: str) -> None:
-    with floor(name, tmp_path, source.port) as relay:
+    with baseline(name, tmp_path, source.port) as relay:
         assert ask(relay, 4).content == ask(source, 4).content
         assert read_served(source.port) == 2
 
 
 def test_hello_asks_no_upstream(source: Program, tmp_path: Path) -> None:
-    with floor("hello", tmp_path, source.port) as hello:
+    with baseline("hello", tmp_path, source.port) as hello:
         assert ask(hello, 1).json() == {"hello": "world"}
     assert read_served(source.port) == 0
 
@@ -78,7 +78,7 @@ def test_a_load_that_is_stopped_tells_what_came_of_it(source: Program) -> None:
 def test_what_is_not_served_is_told_by_its_status(source: Program, tmp_path: Path) -> None:
     plan = Plan(port=source.port, path=PATH, body="{}", seconds=60, count=3)
     with (
-        floor("hello", tmp_path, source.port) as hello,
+        baseline("hello", tmp_path, source.port) as hello,
         Traffic(Plan(port=hello.port, path="/elsewhere", body="{}", seconds=60, count=3)) as traffic,
     ):
         assert traffic.outcome().failed == {"404": 3}

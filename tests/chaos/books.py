@@ -12,15 +12,15 @@ from chaos.observations import (
     Caps,
     Counters,
     Ending,
-    Evidence,
+    LimitPeriod,
     Line,
+    Observations,
     Process,
     Recovery,
-    Reign,
     Share,
     Sums,
 )
-from chaos.reconciliation import audit
+from chaos.reconciliation import reconcile
 
 ID = "cb-1-acme-1"
 OTHER = "cb-1-acme-2"
@@ -56,9 +56,9 @@ def process(**given: Any) -> Process:
     return replace(Process("gateway 0", 0, memory=tuple((second, 80_000_000) for second in range(60))), **given)
 
 
-def evidence(**given: Any) -> Evidence:
+def observed(**given: Any) -> Observations:
     """One request of two images, in every book."""
-    found = Evidence(
+    found = Observations(
         asked=[asked()],
         calls=[call()],
         invoice={"north": Bill(1, 2, 0, {}, 1, 1)},
@@ -66,7 +66,7 @@ def evidence(**given: Any) -> Evidence:
         sums={"acme": Sums(delivered=2, usd_micros=7000, requests=1)},
         days={"acme": Counters(2, 7000)},
         months={"acme": Counters(2, 7000)},
-        reigns={"acme": [Reign(Caps(), 0.0, 1e12)]},
+        limit_periods={"acme": [LimitPeriod(Caps(), 0.0, 1e12)]},
         processes=[process()],
         recovery=[Recovery("place 0", 3.0, 3.0)],
     )
@@ -74,8 +74,8 @@ def evidence(**given: Any) -> Evidence:
 
 
 def found(**given: Any) -> set[str]:
-    """What the audit says of books that differ from the good ones in what is given."""
-    return {one.what for one in audit(evidence(**given))[1]}
+    """Returns the discrepancies of records that differ from the good ones in the given fields."""
+    return {one.what for one in reconcile(observed(**given))[1]}
 
 
 def unconfirmed(**given: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from chaos.observations import Bill, Caps, Counters, Ending, Recovery, Reign, Sums
-from chaos.reconciliation import audit
+from chaos.observations import Bill, Caps, Counters, Ending, LimitPeriod, Recovery, Sums
+from chaos.reconciliation import reconcile
 from chaos.reconciliation.leftovers import GROWTH_BYTES
 from chaos.reconciliation.purchases import most_at_stake
 from tests.chaos.books import (
@@ -13,9 +13,9 @@ from tests.chaos.books import (
     asked,
     broken,
     call,
-    evidence,
     found,
     line,
+    observed,
     process,
     share,
     two,
@@ -24,7 +24,7 @@ from tests.chaos.books import (
 
 
 def test_books_that_agree_are_green_and_are_told_to_the_micro_dollar() -> None:
-    books, discrepancies = audit(evidence())
+    books, discrepancies = reconcile(observed())
     row = books.rows["north"]
     assert [] == discrepancies
     assert (2, 2, 0) == (row.billed, row.ledger, row.unbilled)
@@ -32,7 +32,7 @@ def test_books_that_agree_are_green_and_are_told_to_the_micro_dollar() -> None:
 
 
 def test_an_order_that_never_arrived_is_explained_by_a_kill_and_by_nothing_else() -> None:
-    killed, alive = audit(evidence(**broken(killed_s=100.5))), audit(evidence(**broken(killed_s=None)))
+    killed, alive = reconcile(observed(**broken(killed_s=100.5))), reconcile(observed(**broken(killed_s=None)))
     assert (2, []) == (killed[0].total.unbilled, killed[1])
     assert {
         "in the ledger and not billed, without a cause",
@@ -72,7 +72,7 @@ def test_garbage_that_cost_nothing_is_explained() -> None:
         ({"months": {"acme": Counters(2, 3500)}}, "a tenant's counters are not its records"),
         ({"verified": ["a difference"]}, "imagegate usage verify"),
         ({"calls": [call(), call(at=102.0)]}, "bought twice"),
-        ({"calls": [call(), call("cb-1-nobody-9", images=0)]}, "bought for nobody"),
+        ({"calls": [call(), call("cb-1-nobody-9", images=0)]}, "bought without a request"),
         ({"calls": [call(), call(rule="limits", code=1002, images=0)]}, "an account over its rate"),
         ({"calls": [call(), call(rule="limits", code=1041, images=0)]}, "an account over its concurrency"),
         ({"calls": [call(), call(rule="fields", code=2013, images=0)]}, "the provider did not understand a call"),
@@ -166,18 +166,21 @@ def test_a_time_out_of_302ai_leaves_the_cost_open_on_either_path(path: str) -> N
     ],
 )
 def test_a_limit_is_held_in_every_window(caps: Caps, gap_s: float, what: set[str]) -> None:
-    reigns = {"acme": [Reign(caps, 0.0, 1e12)]}
-    assert what == found(**two(100.0, 100.0 + gap_s), reigns=reigns)
+    limit_periods = {"acme": [LimitPeriod(caps, 0.0, 1e12)]}
+    assert what == found(**two(100.0, 100.0 + gap_s), limit_periods=limit_periods)
 
 
 @pytest.mark.parametrize(("until_s", "what"), [(98.0, {"a tenant over its rate"}), (99.0, set())])
 def test_a_limit_may_hold_a_moment_longer_than_its_change(until_s: float, what: set[str]) -> None:
     """Two requests from 100 s on, with a limit of two that was lowered to one before: it takes a second to be so."""
-    high, low = Reign(Caps(requests_per_minute=2), 0.0, until_s), Reign(Caps(requests_per_minute=1), 97.0, 1e12)
-    assert what == found(**two(100.0, 102.0), reigns={"acme": [high, low]})
+    high, low = (
+        LimitPeriod(Caps(requests_per_minute=2), 0.0, until_s),
+        LimitPeriod(Caps(requests_per_minute=1), 97.0, 1e12),
+    )
+    assert what == found(**two(100.0, 102.0), limit_periods={"acme": [high, low]})
 
 
 @pytest.mark.parametrize(("new_day_s", "what"), [(None, {"a tenant over its quota"}), (102.5, set())])
 def test_a_quota_begins_anew_with_its_day(new_day_s: float | None, what: set[str]) -> None:
-    reigns = {"acme": [Reign(Caps(images_per_day=2), 0.0, 1e12)]}
-    assert what == found(**two(100.0, 105.0), reigns=reigns, new_day_s=new_day_s)
+    limit_periods = {"acme": [LimitPeriod(Caps(images_per_day=2), 0.0, 1e12)]}
+    assert what == found(**two(100.0, 105.0), limit_periods=limit_periods, new_day_s=new_day_s)

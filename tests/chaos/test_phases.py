@@ -1,11 +1,11 @@
-"""Of what the audit claims more in some phases, or less: overloads, outages, steps of the clock, kills of workers."""
+"""Phases with stricter or looser assertions: overloads, outages, clock steps, worker kills."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from chaos.observations import Caps, Reign
+from chaos.observations import Caps, LimitPeriod
 from chaos.phases import Overload, Scripts
 from tests.chaos.books import asked, broken, call, found, process, two
 
@@ -14,8 +14,8 @@ from tests.chaos.books import asked, broken, call, found, process, two
     ("step_s", "what"), [(99.0, {"a tenant over its rate"}), (103.0, set()), (110.0, {"a tenant over its rate"})]
 )
 def test_a_minute_of_a_tenant_ends_where_the_clock_is_stepped(step_s: float, what: set[str]) -> None:
-    reigns = {"acme": [Reign(Caps(requests_per_minute=1), 0.0, 1e12)]}
-    assert what == found(**two(100.0, 105.0), reigns=reigns, clock_steps_s=[step_s])
+    limit_periods = {"acme": [LimitPeriod(Caps(requests_per_minute=1), 0.0, 1e12)]}
+    assert what == found(**two(100.0, 105.0), limit_periods=limit_periods, clock_steps_s=[step_s])
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def test_a_minute_of_a_tenant_ends_where_the_clock_is_stepped(step_s: float, wha
 )
 def test_a_request_is_surely_counted_until_the_clock_is_stepped(step_s: float, what: set[str]) -> None:
     """Two at once from 100.6 s on."""
-    reigns = {"acme": [Reign(Caps(concurrency=1), 0.0, 1e12)]}
-    assert what == found(**two(100.0, 100.5), reigns=reigns, clock_steps_s=[step_s])
+    limit_periods = {"acme": [LimitPeriod(Caps(concurrency=1), 0.0, 1e12)]}
+    assert what == found(**two(100.0, 100.5), limit_periods=limit_periods, clock_steps_s=[step_s])
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
 @pytest.mark.parametrize(
     ("leave", "told"),
     [
-        (lambda client: client.set("ig3:sweeper", "x"), "ig3:sweeper has no end"),
+        (lambda client: client.set("ig3:recovery_leader", "x"), "ig3:recovery_leader has no end"),
         (lambda client: client.zadd("ig3:{acme}:open", {"1": 1}), "ig3:{acme}:open: 1 reservations left"),
         (lambda client: client.zadd("ig3:{acme}:key:k:open", {"1": 1}), "ig3:{acme}:key:k:open: 1 reservations left"),
         (lambda client: client.hset("ig3:{acme}:reservation:1", "model", "m"), "ig3:{acme}:reservation:1: not settled"),

@@ -5,23 +5,23 @@ from typing import Any
 import msgspec
 
 from chaos.collection import read_mistakes
-from chaos.fault_injection import Thrown
+from chaos.fault_injection import InjectedFault
 from chaos.phases import Outage, Overload, Scripts
-from chaos.reconciliation import audit
+from chaos.reconciliation import reconcile
 from chaos.report import render, render_json
 from chaos.run import Outcome
 from chaos.schedule import plan
-from tests.chaos.books import evidence
+from tests.chaos.books import observed
 
 
 def outcome(**given: Any) -> Outcome:
-    thrown = [Thrown(blow, blow.at_s, blow.at_s + blow.seconds) for blow in plan(7, 600)]
-    return Outcome(7, evidence(**given), ("clock",), thrown, load_s=180.0, total_s=210.0)
+    thrown = [InjectedFault(fault, fault.at_s, fault.at_s + fault.seconds) for fault in plan(7, 600)]
+    return Outcome(7, observed(**given), ("clock",), thrown, load_s=180.0, total_s=210.0)
 
 
 def test_people_are_told_what_does_not_hold_with_its_requests_at_80_columns() -> None:
     bad = outcome(lines=[], sums={})
-    text = render(bad, *audit(bad.evidence))
+    text = render(bad, *reconcile(bad.observed))
     assert 80 >= max(len(line) for line in text.splitlines())
     assert "billed by the provider and not in the ledger: north: billed 2, in the ledger\n    0 [cb-1-acme-1]" in text
     assert "rolling restart" in text
@@ -30,7 +30,7 @@ def test_people_are_told_what_does_not_hold_with_its_requests_at_80_columns() ->
 def test_overloads_and_outages_are_told_at_80_columns() -> None:
     overload = Overload(90.0, 110.0, Scripts(7624, 1_639_160, 12.4, 1.234), 14)
     seen = outcome(overloads=[overload], outages=[Outage(100.5, 100.7)], clock_steps_s=[120.0, 121.0])
-    text = render(seen, *audit(seen.evidence))
+    text = render(seen, *reconcile(seen.observed))
     assert 80 >= max(len(line) for line in text.splitlines())
     assert "7624 scripts, 215 commands and 1.63 ms of CPU each, the slowest 1234 ms" in text
     assert "outage of 0.2 s: 1 calls in flight from before it until after it" in text
@@ -39,14 +39,14 @@ def test_overloads_and_outages_are_told_at_80_columns() -> None:
 
 def test_people_are_told_that_all_agrees() -> None:
     good = outcome()
-    text = render(good, *audit(good.evidence))
+    text = render(good, *reconcile(good.observed))
     assert "No discrepancy." in text
     assert "  north          2 +        0 =         2         0            0     0" in text
 
 
 def test_programs_are_told_the_same() -> None:
     bad = outcome(lines=[], sums={})
-    told = msgspec.json.decode(render_json(bad, *audit(bad.evidence)))
+    told = msgspec.json.decode(render_json(bad, *reconcile(bad.observed)))
     assert 7 == told["seed"]
     assert 2 == told["books"]["accounts"]["north"]["billed"]
     assert {
@@ -58,9 +58,9 @@ def test_programs_are_told_the_same() -> None:
 
 def test_what_must_not_stand_in_a_log_is_found_in_it() -> None:
     lines = [
-        '{"event": "request", "fault": null, "request_id": "cb-1"}',
+        '{"event": "request", "error_code": null, "request_id": "cb-1"}',
         '{"event": "internal_error", "request_id": "cb-2"}',
-        '{"event": "request", "fault": "internal", "request_id": "cb-3"}',
+        '{"event": "request", "error_code": "internal", "request_id": "cb-3"}',
         "Traceback (most recent call last):",
         "",
     ]

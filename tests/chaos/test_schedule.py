@@ -53,21 +53,21 @@ def test_every_kind_comes_in_every_run(seed: int, seconds: float) -> None:
         "wrong reload",
         "reload by signal",
     }
-    assert expected == {blow.kind for blow in plan(seed, seconds)}
+    assert expected == {fault.kind for fault in plan(seed, seconds)}
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_what_a_run_does_without_changes_nothing_of_the_rest(feature: str) -> None:
-    rest = [blow for blow in plan(7, 180) if blow.kind not in FEATURES[feature]]
+    rest = [fault for fault in plan(7, 180) if fault.kind not in FEATURES[feature]]
     assert rest == plan(7, 180, [feature])
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_long_outage_outlasts_a_lease_and_the_clock_is_stepped_last(seed: int) -> None:
-    blows = plan(seed, 60)
-    assert all(blow.seconds > LEASE_S + 1 for blow in blows if blow.kind in FEATURES["outages"])
-    assert {2, -2, 30, -30, 90, -90} == {blow.number for blow in blows if blow.lane == "clock"}
-    assert min(blow.at_s for blow in blows if blow.lane == "clock") >= 39
+    faults = plan(seed, 60)
+    assert all(fault.seconds > LEASE_S + 1 for fault in faults if fault.kind in FEATURES["outages"])
+    assert {2, -2, 30, -30, 90, -90} == {fault.number for fault in faults if fault.lane == "clock"}
+    assert min(fault.at_s for fault in faults if fault.lane == "clock") >= 39
 
 
 def test_what_is_asked_for_has_both_wires_streams_every_count_and_hang_ups_at_every_stage() -> None:

@@ -36,7 +36,7 @@ def concurrency(gateway: Gateway) -> int:
 
 def refused(gateway: Gateway) -> tuple[int, bool]:
     answer = gateway.generate(prompt="x")
-    return answer.status_code, "requests at once" in answer.text
+    return answer.status_code, "concurrent requests" in answer.text
 
 
 def test_bodies_that_stall_count(gateway: Gateway, redis_url: str) -> None:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from gateway.domain.errors import ErrorCode, KeyState
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import PROBING, LeaderLock
+from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler.status import Health
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, serving
@@ -45,8 +45,8 @@ async def probing(
 ) -> AsyncIterator[KeyHealthMonitor]:
     """A prober that does not wait between its questions and has the turn."""
     async with connected(redis_url) as redis, AiohttpTransport() as transport:
-        turn = LeaderLock(redis, PROBING, "me", every_s)
-        await turn.take()
+        turn = LeaderLock(redis, KEY_CHECK_LEADER, "me", every_s)
+        await turn.acquire()
         yield KeyHealthMonitor(
             asking(transport, url, provider),
             found,
@@ -61,7 +61,7 @@ async def probing(
 
 async def told_after_a_round(redis_url: str, url: str, found: Books) -> list[Told]:
     async with probing(redis_url, url, found) as prober:
-        await prober.probe_resting()
+        await prober.check_unhealthy()
     return found.told
 
 
@@ -84,7 +84,7 @@ async def test_a_rest_goes_on_beyond_the_next_round(redis_url: str, simulator: S
     """Otherwise somebody's request would be spent on a key that is known to be dead."""
     found = books(account(key("dead-1", ErrorCode.KEY_INVALID)))
     async with probing(redis_url, simulator.url, found, every_s=3600) as prober:
-        await prober.probe_resting()
+        await prober.check_unhealthy()
     assert [("main/dead-1", False, ErrorCode.KEY_INVALID, 7200.0)] == found.told
 
 
@@ -154,7 +154,7 @@ async def test_a_list_of_models_brings_back_a_key_and_not_its_balance(redis_url:
     found = books(account(key("good-1", ErrorCode.KEY_INVALID)), account(key("good-2", account="b"), standing=broke))
     with serving(Starlette(routes=[Route("/v1/models", models)])) as url:
         async with probing(redis_url, url, found, provider="302ai") as prober:
-            await prober.probe_resting()
+            await prober.check_unhealthy()
     assert [("main/good-1", True, ErrorCode.KEY_INVALID, None)] == found.told
 
 
@@ -174,9 +174,9 @@ async def test_the_end_of_a_used_up_window_is_asked_for_at_every_round(redis_url
     found = books(account(key("good-1"), standing=cooling(ErrorCode.QUOTA_EXHAUSTED_PLAN)))
     with serving(app) as url:
         async with probing(redis_url, url, found) as prober:
-            await prober.probe_resting()
+            await prober.check_unhealthy()
             row |= {"current_interval_usage_count": 40, "current_interval_remaining_percent": 60}
-            await prober.probe_resting()
+            await prober.check_unhealthy()
     rested, lifted = (False, ErrorCode.QUOTA_EXHAUSTED_PLAN, 7200.0), (True, ErrorCode.QUOTA_EXHAUSTED_PLAN, None)
     assert [("main/good-1", *rested), ("main/good-1", *lifted)] == found.told
 
@@ -205,8 +205,8 @@ async def test_a_key_that_cannot_be_settled_keeps_no_other(redis_url: str, simul
 async def test_who_has_lost_the_turn_asks_no_more(redis_url: str, simulator: Simulator) -> None:
     found = books(account(key("good-1", ErrorCode.KEY_INVALID)))
     async with connected(redis_url) as redis, probing(redis_url, simulator.url, found) as prober:
-        await redis.set(PROBING, "you")
-        await prober.probe_resting()
+        await redis.set(KEY_CHECK_LEADER, "you")
+        await prober.check_unhealthy()
     assert [] == found.told
 
 
@@ -221,7 +221,7 @@ async def test_of_many_processes_one_asks_and_a_redis_that_fails_ends_none(redis
     found.failures = [ErrorCode.REDIS_UNAVAILABLE, ErrorCode.REDIS_UNAVAILABLE]
     with serving(app) as url:
         async with AiohttpTransport() as transport, connected(redis_url) as redis:
-            turns = [LeaderLock(redis, PROBING, f"process-{number}", 1.0) for number in range(4)]
+            turns = [LeaderLock(redis, KEY_CHECK_LEADER, f"process-{number}", 1.0) for number in range(4)]
             pages = asking(transport, url)
             background_tasks = [
                 KeyHealthMonitor(pages, found, found, turn, lambda: 0.0, Suspects(lambda: 0.0), every_s=1.0)

@@ -10,7 +10,7 @@ import pytest
 from gateway.domain.errors import ErrorCode, KeyState
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import PROBING, LeaderLock
+from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler import CallReport
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, simulating
@@ -39,8 +39,8 @@ async def pool_and_prober(
 ) -> AsyncIterator[tuple[Process, KeyHealthMonitor]]:
     """The real pool of one account, and a prober that has the turn."""
     async with connected(redis_url) as redis, AiohttpTransport() as transport:
-        turn = LeaderLock(redis, PROBING, "me", 60)
-        await turn.take()
+        turn = LeaderLock(redis, KEY_CHECK_LEADER, "me", 60)
+        await turn.acquire()
         async with pooling(redis, account("main", *keys)) as process:
             pages = asking(transport, provider.url)
             yield (
@@ -65,13 +65,13 @@ async def test_what_is_mended_at_the_provider_comes_back_by_itself(
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, path, code)
         await fail_with(process, error_code)
-        await prober.probe_resting()
+        await prober.check_unhealthy()
         await process.refuse()
         order(provider, path, 0)
-        await prober.probe_resting()
+        await prober.check_unhealthy()
         lease = await process.take()
         await process.pool.release(lease, CallReport(images=1))
-        [line] = await process.pool.look()
+        [line] = await process.pool.snapshot()
     assert (KeyState.READY, KeyState.READY) == (line.accounts[0].state, line.accounts[0].keys[0].state)
 
 
@@ -81,8 +81,8 @@ async def test_a_used_up_plan_rests_until_the_page_says_that_it_is_released(
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, "accounts/main", 2056, remains_ms=600_000)
         await fail_with(process, ErrorCode.QUOTA_EXHAUSTED_PLAN)
-        await prober.probe_resting()
-        [line] = await process.pool.look()
+        await prober.check_unhealthy()
+        [line] = await process.pool.snapshot()
     left_s = (line.accounts[0].until_s or 0) - time.time()
     assert KeyState.COOLING is line.accounts[0].state
     assert 500 < left_s < 602
@@ -92,9 +92,9 @@ async def test_a_plan_that_is_released_early_is_used_at_the_next_round(redis_url
     async with pool_and_prober(redis_url, provider, "main-1") as (process, prober):
         order(provider, "accounts/main", 2056, remains_ms=600_000)
         await fail_with(process, ErrorCode.QUOTA_EXHAUSTED_PLAN)
-        await prober.probe_resting()
+        await prober.check_unhealthy()
         order(provider, "accounts/main", 0)
-        await prober.probe_resting()
+        await prober.check_unhealthy()
         assert {"main": KeyState.HALF_OPEN} == await ill(process)
         await process.pool.release(await process.take(), CallReport(images=1))
         assert {} == await ill(process)
@@ -108,14 +108,14 @@ async def test_an_alarm_ends_though_one_of_the_keys_stays_dead(redis_url: str, p
         leases = [await process.take() for _ in names]
         for lease in leases:
             await process.pool.release(lease, CallReport(ErrorCode.KEY_INVALID))
-        await prober.probe_resting()
+        await prober.check_unhealthy()
         assert {"": KeyState.QUARANTINED, "main/main-1": KeyState.QUARANTINED} == await ill(process)
         order(provider, "accounts/main", 0)
         order(provider, "keys/main-1", 2049)
-        await prober.probe_resting()
+        await prober.check_unhealthy()
         assert {"": KeyState.HALF_OPEN, "main/main-1": KeyState.QUARANTINED} == await ill(process)
         await process.pool.release(await process.take(), CallReport(images=1))
         assert {"main/main-1": KeyState.QUARANTINED} == await ill(process)
         order(provider, "keys/main-1", 0)
-        await prober.probe_resting()
+        await prober.check_unhealthy()
         assert {"main/main-1": KeyState.HALF_OPEN} == await ill(process)

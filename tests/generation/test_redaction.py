@@ -170,7 +170,7 @@ def test_however_a_request_s_words_are_cut_they_take_about_as_long(addresses: li
 @pytest.mark.parametrize("words", [["a" * 16_000_000], [f"http://a.example/{at:09}" for at in range(5000)]])
 def test_of_a_request_that_is_too_long_to_be_compared_no_text_is_left(words: list[str]) -> None:
     detail = redact_error(GatewayError(ErrorCode.INTERNAL, "a" * 1000), SECRET, [PROMPT, *words]).detail
-    assert "text left out: the request is too long to be compared with it" == detail
+    assert "text omitted: the request is too long to compare" == detail
 
 
 def test_of_a_picture_of_megabytes_the_text_about_it_is_left() -> None:
@@ -178,7 +178,7 @@ def test_of_a_picture_of_megabytes_the_text_about_it_is_left() -> None:
     error = redact_error(GatewayError(ErrorCode.INTERNAL, f"too large: {picture[-50:]}"), SECRET, [PROMPT, picture])
     assert "too large: <request>" == error.detail
     disguised = redact_error(GatewayError(ErrorCode.INTERNAL, "too large"), SECRET, [f"{picture} Alice Miller"])
-    assert disguised.detail.startswith("text left out")
+    assert disguised.detail.startswith("text omitted")
 
 
 def test_a_text_is_cut_before_it_is_compared() -> None:

@@ -70,14 +70,14 @@ def test_the_next_target_is_for_what_concerns_the_whole_upstream(error_code: Err
 
 
 def test_a_first_call_repeats_nothing() -> None:
-    assert RetryKind.NO is RetryState(3).repeat_at("sim")
+    assert RetryKind.FIRST is RetryState(3).repeat_at("sim")
 
 
 @pytest.mark.parametrize("error_code", ErrorCode)
 def test_a_repeated_call_counts_against_the_budget_where_the_upstream_is_ill(error_code: ErrorCode) -> None:
-    expected = RetryKind.OF_ILL_UPSTREAM if ERROR_SPECS[error_code].trips_breaker else RetryKind.OF_BAD_KEY
+    expected = RetryKind.RETRY if ERROR_SPECS[error_code].trips_breaker else RetryKind.FAILOVER
     assert expected is failed(error_code).repeat_at("sim")
-    assert RetryKind.NO is failed(error_code).repeat_at("other")
+    assert RetryKind.FIRST is failed(error_code).repeat_at("other")
 
 
 def test_busy_is_told_where_one_upstream_is_and_the_shortest_wait() -> None:

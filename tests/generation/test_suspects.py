@@ -9,7 +9,7 @@ from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import PROBING, LeaderLock
+from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from tests.support.admissions import connected
 from tests.support.harness import serving
 from tests.support.pages import asking, serving_page, upstream_key
@@ -28,7 +28,7 @@ async def told_after(redis_url: str, answer: object, status: int, *names: str) -
         suspects.note(upstream_key(name))
     with serving(app) as url:
         async with AiohttpTransport() as transport, connected(redis_url) as redis, asyncio.timeout(30):
-            turn = LeaderLock(redis, PROBING, "me", 60.0)
+            turn = LeaderLock(redis, KEY_CHECK_LEADER, "me", 60.0)
             prober = KeyHealthMonitor(asking(transport, url), found, found, turn, lambda: 0.0, suspects, every_s=60.0)
             checking = asyncio.create_task(prober.check_suspects())
             while LAST not in seen:  # noqa: ASYNC110 - the page tells no event

@@ -451,7 +451,7 @@ async def test_nothing_is_sent_for_a_client_that_has_left(redis_url: str, script
 
 
 async def test_nothing_is_sent_that_the_ticket_does_not_know(redis_url: str, script: Script) -> None:
-    """The ticket was settled by others while its process stood still."""
+    """The ticket was already settled while its process stood still."""
     upstream = script()
     with sync_redis.Redis.from_url(redis_url) as redis:
         lose_the_ticket = partial(redis.delete, "ig3:{acme}:open")

@@ -97,11 +97,11 @@ class History:
     def draw(self) -> Iterator[Step]:
         world, chance = self.world, self.random.random()
         if chance < 0.4 or not world.reservations:
-            ticket_id = f"t{len(world.reservations)}-{world.now_ms}"
+            reservation_id = f"t{len(world.reservations)}-{world.now_ms}"
             args = self.random.choice(world.processes), self.random.choice(KEYS), self.random.choice(MODELS)
             images = self.random.choice((1, 1, 2, 4, 9))
             for _ in range(1 + (self.random.random() < 0.1)):  # its reply was lost: it is asked again
-                yield self.admit(ticket_id, *args, images)
+                yield self.admit(reservation_id, *args, images)
             return
         reservation = self.pick()
         if chance < 0.42 and not reservation.is_gone:
@@ -138,11 +138,19 @@ class History:
         keys = [json.dumps({"mac": "", "created_at": 1, "limits": limits[key]}) for key in KEYS]
         return self.step("declare", ("tenant", "keys"), (json.dumps(limits[""]), *keys), {})
 
-    def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> Step:
-        names = ("tenant", "keys", f"reservation:{ticket_id}", "open", f"key:{key}:open", "rate", f"key:{key}:rate")
+    def admit(self, reservation_id: str, process: Process, key: str, model: str, images: int) -> Step:
+        names = (
+            "tenant",
+            "keys",
+            f"reservation:{reservation_id}",
+            "open",
+            f"key:{key}:open",
+            "rate",
+            f"key:{key}:rate",
+        )
         costs = ",".join(f"{since}:{images * micros}" for since, micros in process.prices)
-        replies = self.world.admit(ticket_id, process, key, model, images)
-        return self.step("admit", names, (ticket_id, key, "rq", model, images, costs, process.lease_ms), *replies)
+        replies = self.world.admit(reservation_id, process, key, model, images)
+        return self.step("admit", names, (reservation_id, key, "rq", model, images, costs, process.lease_ms), *replies)
 
     def send(self, reservation: Ticket, account: str, images: int) -> Step:
         names = (f"reservation:{reservation.id}", "open", f"key:{reservation.key}:open")

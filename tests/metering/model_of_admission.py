@@ -166,14 +166,14 @@ class World:
 
     # What the scripts are to do, from docs/metering.md.
 
-    def admit(self, ticket_id: str, process: Process, key: str, model: str, images: int) -> list[dict[str, Any]]:
+    def admit(self, reservation_id: str, process: Process, key: str, model: str, images: int) -> list[dict[str, Any]]:
         """Takes from all limits or from none. Returns: the replies that are right."""
-        if ticket_id in self.reservations:
+        if reservation_id in self.reservations:
             return [{"decision": "admitted"}]
         price = max((since, micros) for since, micros in process.prices if since * 1000 <= self.now_ms)[1]
         refusals = self.refusals(key, images, price)
         expires_ms = self.now_ms + process.lease_ms
-        new = Ticket(ticket_id, process, key, model, images, price, self.now_ms, expires_ms, images)
+        new = Ticket(reservation_id, process, key, model, images, price, self.now_ms, expires_ms, images)
         if not any(reply["limit"] == "requests_per_minute" for _, reply in refusals):
             for reservation in self.counted(""):
                 if abs(reservation.at_ms // 1000 - self.now_ms // 1000) > 60:
@@ -183,7 +183,7 @@ class World:
         if refusals:
             top = max(refusals, key=lambda found: found[0])[0]
             return [reply for rank, reply in refusals if rank == top]
-        self.reservations[ticket_id] = new
+        self.reservations[reservation_id] = new
         return [{"decision": "admitted"}]
 
     def refusals(self, key: str, images: int, price: int) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
@@ -200,7 +200,7 @@ class World:
                 is_quota, is_permanent = name in {*RANGES} - {*list(RANGES)[:3]}, asked[name] > allowed
                 reply = {"decision": "quota" if is_quota else "rate", "scope": "key" if scope else "tenant"}
                 reply |= {"limit": name, "allowed": f"{allowed}", "taken": f"{used[name]}", "asked": f"{asked[name]}"}
-                stands = {"frees_at_s": frees_at_s, "is_final": is_permanent, "now_s": self.now_ms // 1000}
+                stands = {"frees_at_s": frees_at_s, "is_permanent": is_permanent, "now_s": self.now_ms // 1000}
                 found.append(((int(is_quota), int(is_permanent), frees_at_s), reply | stands))
         return found
 

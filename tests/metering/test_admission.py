@@ -258,7 +258,7 @@ async def test_a_settlement_runs_twice_and_moves_nothing_the_second_time(each_re
         reservation = await buy(admission, caller, 2)
         before = await everything(redis)
         for _ in range(3):
-            admission._owed[reservation.id] = reservation
+            admission._unsettled[reservation.id] = reservation
             await admission._settle_all()
         await admission.settle_expired("acme", reservation.id)
         assert before == await everything(redis)
@@ -300,7 +300,7 @@ async def test_an_order_that_was_free_is_a_request_of_its_minute_also_by_expiry(
         held = admitted(dead, caller, 3)
         reservation = await held.__aenter__()
         await reservation.mark_sent("sim", "main", 3)
-        await reservation.take_back("sim", "main", 3)
+        await reservation.revert_order("sim", "main", 3)
         await asyncio.sleep(0.2)
         await dead.settle_expired("acme", reservation.id)
         usage, [(_, line)] = await dead.usage("acme"), await ledger(redis)
@@ -450,7 +450,7 @@ async def test_a_place_tells_that_somebody_must_end(redis_url: str) -> None:
         admission, caller = admitting(redis), await put_tenant(redis, key_limits={"concurrency": 1})
         async with admitted(admission, caller):
             refused = await refusal(admission, caller)
-    assert f"requests at once of key '{KEY_ID}': limit 1, used 1" in refused.message
+    assert f"concurrent requests of key '{KEY_ID}': limit 1, used 1" in refused.message
     assert 2 == refused.retry_after_s
 
 
@@ -462,7 +462,7 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
         )
         async with admitted(admission, caller, 4) as reservation:
             pass
-        looked = await admission.look(caller)
+        looked = await admission.peek_rates(caller)
         refused = await refusal(admission, caller, 10)
     assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == reservation.rates
     assert looked.images == Rate(9, 9, 0)  # the request came to nothing
@@ -557,9 +557,9 @@ async def test_what_redis_does_not_take_is_settled_when_it_is_back(redis_url: st
                 async with admitted(admission, caller, 2) as reservation:
                     (await reservation.mark_sent("sim", "main", 2)).share.deliver(2, 2, 0)
                     other.client_pause(1200)
-                assert 1 == len(admission._owed)
+                assert 1 == len(admission._unsettled)
                 with anyio.fail_after(20):
-                    while admission._owed:  # noqa: ASYNC110 - the program has no event for its tests
+                    while admission._unsettled:  # noqa: ASYNC110 - the program has no event for its tests
                         await asyncio.sleep(0.05)
                 group.cancel_scope.cancel()
         usage = await admission.usage("acme")
@@ -689,7 +689,7 @@ async def test_the_end_of_the_program_waits_for_requests_that_are_leaving(redis_
 
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
-            while not admission._held:  # noqa: ASYNC110 - the program has no event for its tests
+            while not admission._in_progress:  # noqa: ASYNC110 - the program has no event for its tests
                 await asyncio.sleep(0.01)
             await admission.flush()
             assert 0 == await _open_requests(admission)
@@ -701,7 +701,7 @@ async def test_the_end_of_the_program_waits_for_requests_that_are_leaving(redis_
         (
             {"requests_per_minute": 0},
             1,
-            "Nothing is allowed for requests per minute of tenant 'acme': limit 0, used 0, ",
+            "No usage is allowed for requests per minute of tenant 'acme': limit 0, used 0, ",
         ),
         (
             {"images_per_day": 3},
@@ -711,7 +711,7 @@ async def test_the_end_of_the_program_waits_for_requests_that_are_leaving(redis_
         (
             {"usd_micros_per_month": 0},
             1,
-            "Nothing is allowed for US dollars per month of tenant 'acme': limit 0.00, used ",
+            "No usage is allowed for US dollars per month of tenant 'acme': limit 0.00, used ",
         ),
     ],
 )
@@ -765,12 +765,12 @@ async def test_an_outage_forgets_nothing_however_long_it_lasts(redis_url: str) -
         reservation = await buy(admission, caller)
         reservation.settled_s = time.monotonic() - 3600
         admission.mark_data_suspect()
-        admission._recall(is_back=False)
-        admission._recall(is_back=True)
-        assert {reservation.id} == set(admission._owed)
+        admission._resettle_recent(is_back=False)
+        admission._resettle_recent(is_back=True)
+        assert {reservation.id} == set(admission._unsettled)
         assert await admission._settle_all()
-        admission._recall(is_back=False)
-        assert ([], {}) == (list(admission._remembered), admission._owed)
+        admission._resettle_recent(is_back=False)
+        assert ([], {}) == (list(admission._recent), admission._unsettled)
         assert 1 == len(await ledger(redis))
 
 
@@ -781,9 +781,9 @@ async def test_an_admission_that_was_never_sent_is_not_owed(redis_url: str) -> N
         await patient.client_pause(2000)
         while not redis.guard.breaker.is_open:
             await refusal(admission, caller)
-        doubtful = len(admission._owed)
+        doubtful = len(admission._unsettled)
         for _ in range(20):
             await refusal(admission, caller)
-        assert len(admission._owed) <= doubtful + 1  # a probe may have been among them
+        assert len(admission._unsettled) <= doubtful + 1  # a probe may have been among them
         await asyncio.sleep(2.5)
         await admission.flush()

@@ -108,7 +108,7 @@ async def test_a_sweeper_that_has_lost_its_lock_begins_no_further_pass(redis_url
         async def settle_slowly(tenant: str, reservation: str) -> None:
             await settle(tenant, reservation)
             if len(asked) == 50:
-                await redis.set("ig3:sweeper", "another")
+                await redis.set("ig3:recovery_leader", "another")
 
         await ExpiredReservationReaper(redis, settle_slowly, time.time, round_s=1, own_id="me").sweep()
     assert 100 == len(asked)

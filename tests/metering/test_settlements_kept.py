@@ -43,7 +43,7 @@ async def settled_again(admission: Admission) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(admission.run)
         with anyio.fail_after(20):
-            while admission._was_away or admission._owed or admission._settling.lost._suspects:  # noqa: ASYNC110 - none
+            while admission._was_unavailable or admission._unsettled or admission._settling.lost._suspects:  # noqa: ASYNC110 - none
                 await asyncio.sleep(0.05)
         group.cancel_scope.cancel()
 
@@ -61,7 +61,7 @@ async def test_a_settlement_whose_ticket_has_run_out_is_not_called_lost(redis_ur
             await forget_ticket(redis, await buy(admission, caller, 2))
         await settled_again(admission)
         assert (3, []) == (len(await ledger(redis)), lost(log))
-        assert {} == admission._owed
+        assert {} == admission._unsettled
 
 
 async def test_a_settlement_that_redis_lost_with_its_admission_is_called_lost_once(redis_url: str, log: Log) -> None:
@@ -164,7 +164,7 @@ async def test_what_was_settled_shortly_before_an_outage_is_journaled_while_it_l
         async with anyio.create_task_group() as group:
             group.start_soon(admission.run)
             admission.mark_data_suspect()
-            admission._owed[reservation.id] = reservation  # something is owed, so it sees that Redis is away
+            admission._unsettled[reservation.id] = reservation  # something is owed, so it sees that Redis is away
             with anyio.fail_after(20):
                 while not journal.entries(SETTLE):  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.05)

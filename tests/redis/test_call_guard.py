@@ -36,7 +36,7 @@ class Server:
         self.most_under_way = 0
         self.is_released = asyncio.Event()
 
-    async def forget(self) -> None:
+    async def reset(self) -> None:
         self.forgotten += 1
 
     async def call(self, error: Exception | None = None) -> str:
@@ -64,7 +64,7 @@ def server() -> Server:
 
 
 def guard_of(server: Server, deadline_s: float = 5.0) -> CallGuard:
-    return CallGuard(deadline_s, server.forget)
+    return CallGuard(deadline_s, server.reset)
 
 
 async def ended(guard: CallGuard, call: Coroutine[object, object, str]) -> str:
@@ -97,7 +97,7 @@ async def test_a_call_that_is_never_begun_is_no_warning(server: Server) -> None:
     """Warnings are errors here: a coroutine that nobody awaits would be one."""
     guard = await opened(server)
     assert guard.breaker.is_open
-    assert "NotAskedError" == await ended(guard, server.call())
+    assert "CallNotStartedError" == await ended(guard, server.call())
 
 
 async def test_a_caller_who_goes_away_at_once_leaves_no_warning(server: Server) -> None:
@@ -218,7 +218,7 @@ async def test_all_who_wait_fail_at_once_when_the_breaker_opens(server: Server) 
     guard = guard_of(server, 0.1)
     with anyio.fail_after(5):
         found = await asyncio.gather(*(ended(guard, server.hang()) for _ in range(400)))
-    assert {"TimeoutError", "NotAskedError"} == set(found)
+    assert {"TimeoutError", "CallNotStartedError"} == set(found)
     assert found.count("TimeoutError") < 2 * CALLS_MAX  # the first to fail hand their turns on before it opens
     await asyncio.sleep(0)
     assert 0 == server.in_flight

@@ -48,7 +48,7 @@ async def test_the_password_comes_from_the_url_or_beside_it(kind: str, directory
 
 
 def test_two_passwords_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of them"):
+    with pytest.raises(ValueError, match="use only one"):
         connect("redis://:hunter2@localhost", 1.0, Credentials(None, make_secret("hunter3")))
 
 

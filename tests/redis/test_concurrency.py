@@ -9,7 +9,7 @@ pytestmark = pytest.mark.anyio
 
 
 def taking(slots: ConcurrencyLimiter, count: int = 1) -> list["asyncio.Task[bool]"]:
-    return [asyncio.ensure_future(slots.take()) for _ in range(count)]
+    return [asyncio.ensure_future(slots.acquire()) for _ in range(count)]
 
 
 async def ended(*tasks: "asyncio.Task[bool]") -> list[bool]:
@@ -22,10 +22,10 @@ async def test_who_comes_first_is_served_first() -> None:
     tasks = taking(slots, 4)
     await asyncio.sleep(0.01)
     assert [True, True, False, False] == [task.done() for task in tasks]
-    slots.release_key()
+    slots.release()
     await asyncio.sleep(0.01)
     assert [True, True, True, False] == [task.done() for task in tasks]
-    slots.release_key()
+    slots.release()
     assert [True] * 4 == await ended(*tasks)
 
 
@@ -36,7 +36,7 @@ async def test_all_who_wait_can_be_sent_away_and_those_who_come_later_wait_again
     slots.reject_waiters()
     later = taking(slots)
     assert [False] * 3 == await ended(*tasks)
-    slots.release_key()
+    slots.release()
     assert [True] == await ended(*later)
 
 
@@ -46,11 +46,11 @@ async def test_a_slot_is_not_lost_with_one_who_goes_away(*, is_given: bool) -> N
     going, staying = taking(slots, 2)
     await asyncio.sleep(0.01)
     if is_given:
-        slots.release_key()
+        slots.release()
     going.cancel()
     await asyncio.wait({going})
     if not is_given:
-        slots.release_key()
+        slots.release()
     assert [True] == await ended(staying)
 
 
@@ -61,7 +61,7 @@ async def test_one_who_goes_away_while_sent_away_leaves_nothing_behind() -> None
     slots.reject_waiters()
     going.cancel()
     await asyncio.wait({going})
-    slots.release_key()
+    slots.release()
     assert [True] == await ended(*taking(slots))
     later = taking(slots)
     await asyncio.sleep(0.01)

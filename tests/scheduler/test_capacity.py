@@ -153,9 +153,9 @@ async def test_a_late_call_of_a_busy_account_counts_from_when_it_was_sent(redis_
         await pass_time(redis, 40)
         for lease in leases[:100]:
             await process.pool.release(lease, CallReport(sent_s=lease.taken_s + 10))
-        assert [300] == [one.requests_used for one in (await process.pool.look())[0].accounts]
+        assert [300] == [one.requests_used for one in (await process.pool.snapshot())[0].accounts]
         await pass_time(redis, 22)
-        assert [100] == [one.requests_used for one in (await process.pool.look())[0].accounts]
+        assert [100] == [one.requests_used for one in (await process.pool.snapshot())[0].accounts]
 
 
 async def test_what_was_not_sent_for_over_a_minute_takes_no_other_call_out_of_the_count(redis_url: str) -> None:
@@ -196,7 +196,7 @@ async def test_a_lease_that_nobody_renews_ends_and_its_call_counts_on(any_redis:
             await process.refuse()
             await pass_time(redis, 30)
             await process.take()
-            assert [2] == [one.requests_used for one in (await process.pool.look())[0].accounts]
+            assert [2] == [one.requests_used for one in (await process.pool.snapshot())[0].accounts]
 
 
 @pytest.mark.parametrize(("lease_s", "others_wait"), [(2, False), (9, True)])
@@ -221,7 +221,7 @@ async def test_nothing_is_left_of_leases_that_were_given_back(any_redis: str) ->
         assert 40 == len(leases)
         await asyncio.gather(*(process.pool.release(lease, CallReport(images=1)) for lease in leases))
         assert [] == await left_over(redis)
-        assert [0, 0] == [one.in_flight for one in (await process.pool.look())[0].accounts]
+        assert [0, 0] == [one.in_flight for one in (await process.pool.snapshot())[0].accounts]
 
 
 async def test_a_lease_that_redis_forgot_is_given_back_without_harm(any_redis: str) -> None:

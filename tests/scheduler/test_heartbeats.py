@@ -178,7 +178,7 @@ async def test_a_process_that_ends_gives_up_all_that_it_holds(redis_url: str) ->
         await asyncio.gather(*waiting, return_exceptions=True)
         for lease in leases:
             process.queue.untrack("sim", lease.id)
-            process.queue.abandon("sim", lease.id)
+            process.queue.cancel_later("sim", lease.id)
         await process.queue.close()
         assert [] == await left_over(redis)
 
@@ -190,6 +190,6 @@ async def test_a_process_that_ends_without_redis_ends(redis_url: str) -> None:
         pooling(redis, lanes("a"), terms=terms, is_new=True) as process,
     ):
         for number in range(300):
-            process.queue.abandon("sim", f"lease-{number}")
+            process.queue.cancel_later("sim", f"lease-{number}")
         async with asyncio.timeout(20):
             await process.queue.close()

@@ -43,10 +43,10 @@ async def test_what_a_person_said_survives_a_new_configuration(any_redis: str) -
     async with connected(any_redis) as redis:
         async with pooling(redis, account("a"), account("b"), vault=vault()) as process:
             await process.roster.add(ADDED, UNLIMITED, PERSON)
-            await process.roster.hold("sim", "a", None, KeyState.DISABLED, PERSON)
+            await process.roster.set_state("sim", "a", None, KeyState.DISABLED, PERSON)
         async with pooling(redis, account("a"), vault=vault()) as process:
             assert {"new-1"} == {(await process.take()).key.name for _ in range(3)}
-            (status,) = await process.pool.look()
+            (status,) = await process.pool.snapshot()
     assert {"a": KeyState.DISABLED, "new": KeyState.READY} == {one.name: one.state for one in status.accounts}
 
 
@@ -83,7 +83,7 @@ async def test_a_key_of_another_processs_configuration_is_given_back(any_redis: 
     ):
         assert {"a-1"} == {(await old.take()).key.name for _ in range(6)}
         assert {"a-1", "b-1"} == {(await new.take()).key.name for _ in range(20)}
-        assert 26 == sum(one.in_flight for one in (await new.pool.look())[0].accounts)
+        assert 26 == sum(one.in_flight for one in (await new.pool.snapshot())[0].accounts)
 
 
 async def test_the_first_requests_of_all_all_find_a_key(any_redis: str) -> None:
@@ -160,11 +160,11 @@ async def test_what_a_person_enables_may_be_tried_at_once(any_redis: str) -> Non
             await fail(process, error_code, *avoided)
         resting = {"a": KeyState.QUARANTINED, "a/a-1": KeyState.QUARANTINED, "b/b-1": KeyState.QUARANTINED}
         assert resting == await ill(process)
-        await process.roster.hold("sim", "a", None, KeyState.READY, PERSON)
+        await process.roster.set_state("sim", "a", None, KeyState.READY, PERSON)
         assert resting | {"a": KeyState.HALF_OPEN, "a/a-1": KeyState.HALF_OPEN} == await ill(process)
         await succeed(process, "a/a-2")
         assert {"b/b-1": KeyState.QUARANTINED} == await ill(process)
-        await process.roster.hold("sim", "b", "b-1", KeyState.READY, PERSON)
+        await process.roster.set_state("sim", "b", "b-1", KeyState.READY, PERSON)
         await succeed(process, "a/")
         assert {} == await ill(process)
 
@@ -172,6 +172,6 @@ async def test_what_a_person_enables_may_be_tried_at_once(any_redis: str) -> Non
 async def test_a_key_that_is_enabled_and_does_not_work_rests_again(redis_url: str) -> None:
     async with connected(redis_url) as redis, pooling(redis, A, B) as process:
         await fail(process, ErrorCode.KEY_INVALID, "a/")
-        await process.roster.hold("sim", "b", "b-1", KeyState.READY, PERSON)
+        await process.roster.set_state("sim", "b", "b-1", KeyState.READY, PERSON)
         await fail(process, ErrorCode.KEY_INVALID, "a/")
         assert {"b/b-1": KeyState.QUARANTINED} == await ill(process)

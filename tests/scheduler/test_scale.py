@@ -90,5 +90,5 @@ async def test_an_account_with_a_high_limit_keeps_a_short_record(redis_url: str)
     async with connected(redis_url, timeout_s=10) as redis, pooling(redis, account("a", limits=limits)) as process:
         for _ in range(1000):
             await process.pool.release(await process.take(), CallReport(images=1))
-        assert [1000] == [one.requests_used for one in (await process.pool.look())[0].accounts]
+        assert [1000] == [one.requests_used for one in (await process.pool.snapshot())[0].accounts]
         assert (await redis.memory_usage("ig3:{pool:sim}:loads") or 0) < 5000

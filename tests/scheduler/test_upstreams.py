@@ -157,15 +157,15 @@ async def test_a_probe_that_is_refused_for_what_it_asks_closes_the_breaker(redis
 async def test_what_a_person_took_out_is_not_used_and_what_it_does_goes_on(any_redis: str, state: KeyState) -> None:
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
         in_flight = await process.take(avoided=("b/", "a/a-2"))
-        await process.roster.hold("sim", "a", "a-1", state, PERSON)
+        await process.roster.set_state("sim", "a", "a-1", state, PERSON)
         assert {"a/a-1": state} == await ill(process)
         assert "ann" == (await standings(process))["a/a-1"].held_by
         assert {"a-2", "b-1"} == {(await process.take()).key.name for _ in range(8)}
-        await process.roster.hold("sim", "b", None, state, PERSON)
+        await process.roster.set_state("sim", "b", None, state, PERSON)
         assert {"a-2"} == {(await process.take()).key.name for _ in range(3)}
         await process.pool.release(in_flight, CallReport(images=1))
-        await process.roster.hold("sim", "a", "a-1", KeyState.READY, PERSON)
-        await process.roster.hold("sim", "b", None, KeyState.READY, PERSON)
+        await process.roster.set_state("sim", "a", "a-1", KeyState.READY, PERSON)
+        await process.roster.set_state("sim", "b", None, KeyState.READY, PERSON)
         assert {"a-1", "a-2", "b-1"} == {(await process.take()).key.name for _ in range(9)}
 
 
@@ -173,7 +173,7 @@ async def test_retries_are_a_fifth_of_the_calls_of_a_minute(any_redis: str) -> N
     async with connected(any_redis) as redis, pooling(redis, A, B) as process:
         for _ in range(50):
             await succeed(process)
-        again = [await process.ask(repeat=RetryKind.OF_ILL_UPSTREAM) for _ in range(40)]
+        again = [await process.ask(repeat=RetryKind.RETRY) for _ in range(40)]
     granted = sum(isinstance(one, Lease) for one in again)
     assert 10 == pytest.approx(granted, abs=1)
     assert not any(one.is_busy for one in again if isinstance(one, NoCapacity))
@@ -181,11 +181,11 @@ async def test_retries_are_a_fifth_of_the_calls_of_a_minute(any_redis: str) -> N
 
 async def test_three_retries_a_minute_are_allowed_however_few_calls_there_are(redis_url: str) -> None:
     async with connected(redis_url) as redis, pooling(redis, A) as process:
-        again = [await process.ask(repeat=RetryKind.OF_ILL_UPSTREAM) for _ in range(6)]
+        again = [await process.ask(repeat=RetryKind.RETRY) for _ in range(6)]
         assert 3 == sum(isinstance(one, Lease) for one in again)
-        await process.take(repeat=RetryKind.OF_BAD_KEY)
+        await process.take(repeat=RetryKind.FAILOVER)
         await pass_time(redis, 120)
-        await process.take(repeat=RetryKind.OF_ILL_UPSTREAM)
+        await process.take(repeat=RetryKind.RETRY)
 
 
 async def test_every_change_of_a_state_is_counted_once(any_redis: str) -> None:
@@ -197,7 +197,7 @@ async def test_every_change_of_a_state_is_counted_once(any_redis: str) -> None:
         await process.refuse()
         await pass_time(redis, 60)
         for _ in range(2):
-            await process.pool.look()
+            await process.pool.snapshot()
         await succeed(process)
         await succeed(process)
         told = transitions(process)
@@ -236,7 +236,7 @@ async def test_no_secret_is_in_redis_and_all_that_is_transient_ends(any_redis: s
     secret = make_secret("a-very-secret-value")
     mine = Account("sim", "a", A.limits, (ProviderKey("sim", "a", "a-1", secret),))
     async with connected(any_redis) as redis, pooling(redis, mine, B) as process:
-        await process.roster.hold("sim", "b", None, KeyState.DRAINING, PERSON)
+        await process.roster.set_state("sim", "b", None, KeyState.DRAINING, PERSON)
         await fail(process, ErrorCode.KEY_INVALID)
         await process.refuse()
         names = [str(name) async for name in redis.scan_iter("ig3:*pool*")]

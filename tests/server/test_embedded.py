@@ -59,7 +59,7 @@ def test_a_redis_that_runs_no_scripts_for_us_is_refused_with_the_remedy(
 def test_check_logs_in_with_the_configured_password(server: Server, config: Path, tmp_path: Path) -> None:
     server.ask("CONFIG", "SET", "requirepass", "hunter2")
     wrong = run("check", "--config", str(config))
-    check_refused(wrong, "redis.url", "asks for a password", "set redis.password")
+    check_refused(wrong, "redis.url", "requires a password", "set redis.password")
     (tmp_path / "secret").write_text("hunter2\n")
     done = run("check", "--config", written(config, f'password = {{ file = "{tmp_path}/secret" }}'))
     assert (0, "") == (done.returncode, done.stderr)
@@ -72,7 +72,7 @@ def test_a_database_that_is_not_there_is_refused_with_the_remedy(
 ) -> None:
     url = f"redis://127.0.0.1:{server.port}/99"
     done = run(*command, "--config", str(config), IMAGEGATE_REDIS__URL=url)
-    check_refused(done, "redis.url", "there is no database 99")
+    check_refused(done, "redis.url", "redis has no database 99")
     assert "ACL SETUSER" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Accounts of the pool, as the admin API takes and shows them."""
+"""Pool accounts in the admin API's format."""
 
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ NEW: Final = {"upstream": "sim", "account": "main", "key": "main-2", "secret": C
 
 
 def pool(gateway: Gateway) -> dict[str, Any]:
-    """The one upstream."""
+    """Returns the only upstream."""
     [found] = gateway.admin("GET", "/pool").json()["data"]
     return dict(found)
 

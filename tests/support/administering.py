@@ -1,4 +1,4 @@
-"""Tenants, their keys and the audit on a real Redis, without a gateway around them."""
+"""Tenants, API keys and the audit log on a real Redis, without a gateway."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +24,7 @@ OPS = Actor("ops", "req_1")
 
 @dataclass(frozen=True)
 class Stores:
-    """What one gateway process has of administration."""
+    """The administration stores of one gateway process."""
 
     redis: Client
     credentials: Authenticator
@@ -40,7 +40,7 @@ class Stores:
         return await self.keys.create(tenant, OPS, label, expires_at)
 
     async def fault_of(self, secret: str) -> ErrorCode | None:
-        """Why a key is refused, or None."""
+        """Returns the error code with which a key is refused, or None."""
         return await self.fault_of_header(f"Bearer {secret}")
 
     async def fault_of_header(self, authorization: str | None) -> ErrorCode | None:
@@ -51,13 +51,13 @@ class Stores:
         return None
 
     def declaration(self, *declared: ProvisionedTenant) -> TenantProvisioner:
-        """One that looks after Redis all the time."""
+        """Returns a provisioner of these tenants."""
         return TenantProvisioner(
-            self.redis, self.credentials, self.changes, self.keys, self.clock, declared, look_s=0.01
+            self.redis, self.credentials, self.changes, self.keys, self.clock, declared, check_interval_s=0.01
         )
 
     async def audit(self, *tenants: str) -> list[dict[str, Any]]:
-        """Every entry, the oldest first, decoded."""
+        """Returns every entry decoded, oldest first."""
         names = set(tenants) or await self.tenants.names()
         page = await Audit(self.redis).page(names, 1000, None)
         entries: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(page.entries))

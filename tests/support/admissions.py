@@ -1,4 +1,4 @@
-"""Requests admitted and settled, and the ledger lines that they leave."""
+"""Admitted and settled requests, and their ledger records."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ async def ledger(redis: Client, tenant: str = "acme") -> list[tuple[str, dict[st
 
 
 async def not_sent(redis: Client, tenant: str = "acme") -> int:
-    """Requests of all days that were never sent: a count in the sums."""
+    """Returns the number of requests that were never sent, of all days: a count in the sums."""
     days = await execute(redis, redis.zrange(f"ig3:{{{tenant}}}:days", 0, -1), list[str])
     sums = [await execute(redis, redis.hgetall(f"ig3:{{{tenant}}}:sums:{day}"), dict[str, str]) for day in days]
     return sum(int(value) for day in sums for name, value in day.items() if "|not_sent|" in name)
@@ -48,7 +48,7 @@ def admitted(admission: Admission, caller: Principal, images: int = 1) -> Any:
 
 
 async def buy(admission: Admission, caller: Principal, images: int = 1, **became: int) -> Reservation:
-    """A request from its admission to its settlement; by default all its images are delivered."""
+    """Runs a request from admission to settlement; by default all its images are delivered."""
     async with admitted(admission, caller, images) as reservation:
         share = (await reservation.mark_sent("sim", "main", images)).share
         delivered = became.get("delivered", 0 if became else images)

@@ -36,7 +36,7 @@ async def put_tenant(
     key_limits: dict[str, int] | None = None,
     key_id: str = KEY_ID,
 ) -> Principal:
-    """A tenant and its key as the stores keep them, with `limits` in the names of the scripts."""
+    """Writes a tenant and its key as the stores do, with `limits` in the scripts' names."""
     record = {"models": "", "disabled": "0", "created_at": "1", "limits": json.dumps(limits or {})}
     key = {"label": "", "created_at": 1, "declared": False, "limits": key_limits or {}}
     await execute(redis, redis.sadd("ig3:tenants", name), int)
@@ -51,7 +51,7 @@ async def put_tenant(
 
 
 async def stays() -> bool:
-    """The client is still there."""
+    """Returns False: the client is still connected."""
     return False
 
 

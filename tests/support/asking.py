@@ -1,4 +1,4 @@
-"""Asking a client all that the stores ask, and what becomes of it."""
+"""Runs every kind of Redis call that the stores use."""
 
 import asyncio
 import json
@@ -13,10 +13,10 @@ from gateway.scheduler.scripts import PARTS
 
 EMPTY_POOL = {"decision": "unknown", "version": 0}
 _POOL_KEYS = 21
-"""Of one upstream: prelude.lua's names."""
+"""Of one upstream: the names in prelude.lua."""
 NOBODY = Credentials()
 WRITTEN = f"{PREFIX}:{{a}}:test"
-"""What `written` writes."""
+"""The key that `written` writes."""
 
 
 @asynccontextmanager
@@ -29,7 +29,7 @@ async def connected(url: str, login: Credentials = NOBODY, timeout_s: float = 2.
 
 
 async def failure(redis: Client) -> str:
-    """Why it does not answer; empty where it does."""
+    """Returns why Redis does not reply; empty if it does."""
     with anyio.fail_after(20):
         try:
             await ping(redis)
@@ -39,7 +39,7 @@ async def failure(redis: Client) -> str:
 
 
 async def written(redis: Client, value: str, within_s: float = 60) -> bool:
-    """Whether it can be written to before long, by itself."""
+    """Returns True once a write succeeds without intervention, within a limit."""
     with anyio.move_on_after(within_s):
         while True:
             try:
@@ -52,13 +52,13 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
 
 
 async def lease(redis: Client, pool: str) -> object:
-    """Ask one script, of a pool that nobody has declared."""
+    """Runs one script on an upstream without accounts."""
     keys = [f"{PREFIX}:{{pool:{pool}}}:{number}" for number in range(_POOL_KEYS)]
     return json.loads(str(await load_script(redis, "scheduler/snapshot", PARTS["snapshot"])(keys, [])))
 
 
 async def check_everything(redis: Client) -> None:
-    """Scripts, plain calls, pipelines over many tenants and messages: all that the stores use."""
+    """Runs scripts, plain calls, pipelines over many tenants and pub/sub: everything that the stores use."""
     assert [EMPTY_POOL] * 8 == [await lease(redis, pool) for pool in "abcdefgh"]
     assert 2 == await execute(redis, redis.sadd(f"{PREFIX}:tenants", "a", "b"), int)
     assert {"a", "b"} == await execute(redis, redis.smembers(f"{PREFIX}:tenants"), set[str])

@@ -1,4 +1,4 @@
-"""A real HAProxy with the file of deploy/, before gateways that the test started."""
+"""A real HAProxy with the file of deploy/, in front of the test's gateways."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ import pytest
 
 FILE = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
-"""Debian keeps it where users do not look."""
+"""Debian installs it outside of a user's path."""
 
 needs_haproxy = pytest.mark.skipif(
     HAPROXY is None or sys.platform != "linux", reason="haproxy is not on this machine, or this machine is not Linux"
@@ -26,26 +26,26 @@ NAMES = ("one", "two", "three")
 
 @dataclass(frozen=True)
 class HAProxy:
-    """A running one."""
+    """A running HAProxy."""
 
     url: str
     _control: tuple[str, int]
 
     def tell(self, command: str) -> str:
-        """A command on its control socket; what it answers."""
+        """Sends a command to its control socket and returns the reply."""
         with socket.create_connection(self._control) as connection:
             connection.sendall(f"{command}\n".encode())
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
     def is_up(self, name: str) -> bool:
-        """Whether it sends requests to this gateway."""
+        """Returns True if it routes requests to this gateway."""
         rows = csv.DictReader(self.tell("show stat").removeprefix("# ").splitlines())
         return "UP" in [row["status"] for row in rows if (row["pxname"], row["svname"]) == ("gateways", name)]
 
 
 @contextmanager
 def haproxy(folder: Path, gateways: list[str]) -> Iterator[HAProxy]:
-    """Before one gateway or three. Its listeners are made here, so that no port has to be guessed."""
+    """Runs in front of one gateway or three. Its listeners are created here, so that no port is guessed."""
     with ExitStack() as stack:
         clients, control = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
         path = folder / "haproxy.cfg"
@@ -62,7 +62,7 @@ def haproxy(folder: Path, gateways: list[str]) -> Iterator[HAProxy]:
 
 
 def _configuration(gateways: list[str], clients: int, control: int) -> str:
-    """The file with its addresses replaced."""
+    """Returns the file with replaced addresses."""
     text = FILE.read_text("utf-8")
     for pattern, given in (
         (r"bind :8080", f"bind fd@{clients}"),

@@ -13,7 +13,7 @@ TODAY = date(2026, 7, 28)
 
 @dataclass(frozen=True)
 class Settled:
-    """One request that ended."""
+    """One settled request."""
 
     tenant: str = "acme"
     day: date = TODAY
@@ -60,7 +60,7 @@ class Settled:
 
 
 def numbered(settled: Settled, count: int, first: int = 0) -> list[Settled]:
-    """So many of one kind, told apart by their request ids."""
+    """Returns a number of equal requests with different request IDs."""
     numbers = range(first, first + count)
     return [replace(settled, reservation=f"t{number}", request_id=f"req_{number}") for number in numbers]
 
@@ -70,7 +70,7 @@ def know(client: "redis.Redis", *tenants: str) -> None:
 
 
 def settle(client: "redis.Redis | redis.RedisCluster", requests: Iterable[Settled], *, with_sums: bool = True) -> None:
-    """Write the records, and their sums with them."""
+    """Writes the records, and their sums."""
     pipeline = client.pipeline(transaction=False)
     for request in requests:
         base = f"ig3:{{{request.tenant}}}"

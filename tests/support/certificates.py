@@ -1,4 +1,4 @@
-"""Certificates for tests: real ones, of nobody, for this machine's loopback."""
+"""Certificates for tests, for this machine's loopback."""
 
 import datetime as dt
 import ipaddress
@@ -21,7 +21,7 @@ class Files:
 
     @property
     def trusted(self) -> ssl.SSLContext:
-        """A client that trusts the certificate as it is now, and no other."""
+        """Returns a client context that trusts only the present certificate."""
         return ssl.create_default_context(cadata=self.certificate.read_text())
 
     @property
@@ -30,7 +30,7 @@ class Files:
 
 
 def certify(folder: Path, *, days: float = 90, passphrase: bytes | None = None) -> Files:
-    """A new certificate and key in a folder, in the place of earlier ones."""
+    """Writes a new certificate and key into a folder, replacing earlier ones."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "imagegate test")])
     now = dt.datetime.now(dt.UTC)

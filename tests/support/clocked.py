@@ -1,7 +1,7 @@
-"""The project's own Lua scripts on a real server, with a clock that the test sets.
+"""The project's Lua scripts on a real server with a settable clock.
 
-Each script reads the server's time by `redis.call('TIME')`. Here that call reads a key instead; nothing else of the
-text is changed, so a test of hours runs in milliseconds and its clock may jump both ways.
+Each script reads the server's time by `redis.call('TIME')`. Here that call reads a key instead, and nothing else
+changes. A test of hours runs in milliseconds, and its clock may jump both ways.
 """
 
 from typing import Any, Final
@@ -15,7 +15,7 @@ _READ: Final = "redis.call('HMGET', 'test:clock', 's', 'us')"
 
 
 class Clock:
-    """The time that the scripts of one server see, in Unix seconds."""
+    """The time of one server's scripts, in Unix seconds."""
 
     def __init__(self, client: "redis.Redis", now_s: float = 1_785_000_000.0) -> None:
         self._client = client
@@ -28,12 +28,12 @@ class Clock:
         self._client.hset("test:clock", mapping={"s": seconds, "us": us})
 
     def advance(self, seconds: float) -> None:
-        """Also backwards."""
+        """Advances the clock; negative values set it back."""
         self.set(self.now_s + seconds)
 
 
 def clocked_script(client: "redis.Redis", name: str, shared: tuple[str, ...] = (), tables: str = "") -> Any:
-    """A callable of (keys, args), as `gateway.redis.load_script` builds it, but on the clock of the test."""
+    """Returns a callable of (keys, args), as `gateway.redis.load_script` does, on the test's clock."""
     text = script_text(name, shared, tables)
     assert _TIME in text
     return client.register_script(text.replace(_TIME, _READ))

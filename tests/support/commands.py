@@ -1,4 +1,4 @@
-"""Runs commands as a user types them: in this process, or in one of their own if they start a server."""
+"""Runs commands as a user types them: in this process, or in their own if they start a server."""
 
 import os
 import socket
@@ -42,7 +42,7 @@ upstream = "sim"
 model = "image-01"
 """
 SERVING: Final = frozenset({"serve", "demo", "simulator"})
-"""Commands that change the process in which they run: signals, log, memory dumps."""
+"""Commands that change their process: signals, log, memory dumps."""
 Ask = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -63,7 +63,7 @@ def run(*arguments: str, stdin: str = "", **variables: str) -> subprocess.Comple
 
 @contextmanager
 def without_server_logs() -> Iterator[None]:
-    """Keeps the logs of servers in this process out of the output of a command."""
+    """Excludes logs of servers in this process from a command's output."""
     before = structlog.get_config()
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     try:
@@ -85,7 +85,7 @@ def fits(text: str) -> bool:
 
 
 def check_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 1, nothing on stdout, one clear line on stderr."""
+    """Checks for exit code 1, an empty stdout and one clear line on stderr."""
     assert (1, "") == (done.returncode, done.stdout), done.stderr
     [line] = done.stderr.splitlines()
     assert line.startswith("imagegate: ")

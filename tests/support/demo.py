@@ -1,4 +1,4 @@
-"""`imagegate demo` as a process of its own."""
+"""Runs `imagegate demo` as a process."""
 
 import json
 import os

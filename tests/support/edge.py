@@ -1,4 +1,4 @@
-"""Requests to a gateway whose provider misbehaves, and the state of its keys."""
+"""Requests to a gateway with a misbehaving provider, and the state of its keys."""
 
 import httpx
 
@@ -17,7 +17,7 @@ def keys_called(provider: Simulator) -> list[str]:
 
 
 def resting(gateway: Gateway) -> dict[str, str]:
-    """Everything of the pool that is not ready, with its fault."""
+    """Returns every part of the pool that is not ready, with its error code."""
     [pool] = gateway.admin("GET", "/pool").json()["data"]
     accounts = pool["accounts"]
     parts = [("", pool), *((one["account"], one) for one in accounts)]

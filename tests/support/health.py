@@ -1,4 +1,4 @@
-"""Making calls fail, and seeing what rests for it."""
+"""Makes calls fail, and reads the resulting cooldowns."""
 
 from gateway.domain.accounts import AccountLimits
 from gateway.domain.audit import Actor
@@ -16,11 +16,11 @@ PERSON = Actor("ann")
 
 
 async def look(process: Process) -> PoolStatus:
-    return (await process.pool.look())[0]
+    return (await process.pool.snapshot())[0]
 
 
 async def standings(process: Process) -> dict[str, Health]:
-    """By "" (the upstream), account and ACCOUNT/KEY."""
+    """Returns the health by "" (the upstream), account and ACCOUNT/KEY."""
     pool = await look(process)
     found: dict[str, Health] = {"": pool}
     for one in pool.accounts:
@@ -38,7 +38,7 @@ async def only(process: Process) -> AccountStatus:
 
 
 async def fail(process: Process, error_code: ErrorCode, *avoided: str, pause_s: float | None = None) -> None:
-    """A call with a key that is not avoided fails."""
+    """Fails a call with a key that is not avoided."""
     await process.pool.release(await process.take(avoided=avoided), CallReport(error_code, pause_s))
 
 
@@ -47,7 +47,7 @@ async def succeed(process: Process, *avoided: str) -> None:
 
 
 def transitions(process: Process) -> dict[tuple[str, str, str], float]:
-    """How often, by account/key, state and fault."""
+    """Counts state changes by account/key, state and error code."""
     (family,) = (one for one in process.metrics.registry.collect() if one.name == "imagegate_pool_state_changes")
     return {
         (f"{of['account']}/{of['key']}".strip("/"), of["state"], of["code"]): count

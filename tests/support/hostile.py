@@ -1,4 +1,4 @@
-"""A server that does with its connections whatever a plan says, and notes what reached it."""
+"""A server that handles its connections by a plan, and records the received requests."""
 
 import socket
 import struct
@@ -13,22 +13,22 @@ Step = bytes | float | str
 """Bytes to send, seconds to wait, or: "close", "reset", "hang", "drip", "flood"."""
 
 PATIENCE_S: Final = 20.0
-"""After which the server gives a connection up; longer than every call waits."""
+"""Time after which the server closes a connection; longer than any call waits."""
 DRIP_S: Final = 0.02
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one request is answered."""
+    """Response plan of a request."""
 
     steps: tuple[Step, ...]
     reads: str = "all"
-    """Before it acts: "all" of the request, its "head", or "nothing"."""
+    """What it reads first: "all" of the request, its "head", or "nothing"."""
     drop: bytes = b" "
-    """What drips and floods."""
+    """Data of drips and floods."""
 
     def __repr__(self) -> str:
-        """Floods are large, and all alike."""
+        """Shortens floods, which are large and alike."""
         shown = [step[:2000] if isinstance(step, bytes) else step for step in self.steps]
         return f"Plan({shown!r}, reads={self.reads!r}, drop={self.drop[:40]!r})"
 
@@ -38,7 +38,7 @@ HONEST_END: Final = ("close",)
 
 @dataclass
 class Hostile:
-    """The running server. One thread a connection; one plan at a time."""
+    """The running server: one thread per connection, one plan at a time."""
 
     port: int
     plan: Plan = Plan(HONEST_END)
@@ -46,7 +46,7 @@ class Hostile:
     requests: int = 0
     connections: int = 0
     pages: dict[bytes, Plan] = field(default_factory=dict)
-    """Plans for certain paths."""
+    """Plans by path."""
 
     @property
     def url(self) -> str:
@@ -63,7 +63,7 @@ class Hostile:
                 pass
 
     def _answer(self, client: socket.socket) -> bool:
-        """One request; whether the connection lives on."""
+        """Handles one request. Returns: True if the connection stays open."""
         plan, path = self.plan, b""
         if plan.reads != "nothing":
             path = self._read(client, whole=plan.reads == "all")
@@ -73,7 +73,7 @@ class Hostile:
         return all(self._act(client, plan, step) for step in plan.steps)
 
     def _read(self, client: socket.socket, *, whole: bool) -> bytes:
-        """The path of what was asked; empty where nothing was."""
+        """Returns the request's path; empty without a request."""
         seen = b""
         while b"\r\n\r\n" not in seen:
             if not (piece := client.recv(65536)):
@@ -91,7 +91,7 @@ class Hostile:
         return head.split(b" ")[1]
 
     def _act(self, client: socket.socket, plan: Plan, step: Step) -> bool:
-        """Whether there is more to do."""
+        """Returns True if the plan continues."""
         if isinstance(step, bytes):
             client.sendall(step)
         elif isinstance(step, float):
@@ -110,7 +110,7 @@ class Hostile:
 
 
 def _send_on(client: socket.socket, piece: bytes, pause_s: float) -> None:
-    """Until the other side has had enough, or long after it should have."""
+    """Sends until the peer closes, or long after it should have."""
     ends_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends_s:
         client.sendall(piece)

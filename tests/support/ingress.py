@@ -1,4 +1,4 @@
-"""Real proxies that keep their connections to the server: nginx with the lines of ingress-nginx, and HAProxy."""
+"""Real proxies with keep-alive connections: nginx with the lines of ingress-nginx, and HAProxy."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ from tests.support.balancing import HAPROXY
 from tests.support.harness import wait_until
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-"""Debian keeps it where users do not look."""
+"""Debian installs it outside of a user's path."""
 
 needs_nginx = pytest.mark.skipif(
     NGINX is None or sys.platform != "linux", reason="nginx is not on this machine, or this machine is not Linux"
@@ -73,7 +73,7 @@ _HOSTS: Final = itertools.count(1)
 
 
 def _own_address() -> str:
-    """A loopback address on which no other process listens."""
+    """Returns a loopback address on which no other process listens."""
     return f"127.{1 + (os.getpid() >> 8) % 250}.{os.getpid() % 256}.{next(_HOSTS)}:8080"
 
 
@@ -107,7 +107,7 @@ def nginx(folder: Path, server_url: str, *, buffering: bool = True) -> Iterator[
 
 @contextmanager
 def keeping_haproxy(folder: Path, server_url: str) -> Iterator[str]:
-    """Yields its address. The file of deploy/ keeps no connections."""
+    """Yields its address. The file of deploy/ does not reuse connections."""
     path, address = folder / "keeping.cfg", _own_address()
     path.write_text(_HAPROXY.format(address=address, server=server_url.removeprefix("http://")))
     with _proxy([str(HAPROXY), "-db", "-f", str(path)], address, folder / "haproxy.txt") as url:

@@ -1,4 +1,4 @@
-"""Clients that load gateways, and the three books that must agree afterwards: theirs, the ledger, the invoice."""
+"""Load clients, and the three records that must agree afterwards: clients, ledger and invoice."""
 
 import asyncio
 import threading
@@ -20,11 +20,11 @@ _ANSWER_S = 300.0
 
 Body = dict[str, object]
 Send = Callable[[aiohttp.ClientSession, Body, str], Awaitable[Answer]]
-"""How a client sends its body, under a request id."""
+"""Sends a client's body under a request ID."""
 
 
 def send_to(urls: list[str], key: str) -> Send:
-    """To each in turn. The list may be changed meanwhile."""
+    """Sends to each URL in turn. The list may change meanwhile."""
     turns = iter(range(10**9))
 
     async def send(session: aiohttp.ClientSession, body: Body, request_id: str) -> Answer:
@@ -35,17 +35,16 @@ def send_to(urls: list[str], key: str) -> Send:
 
 @dataclass(frozen=True)
 class Failure:
-    """What a client got instead of pictures."""
+    """A client's error in place of images."""
 
     prompt: str
     answer: Answer | str
 
 
 class Load:
-    """So many clients that send one request after the other, each with a prompt of its own, until told to end.
+    """Clients that send one request after another, each with its own prompt, until stopped.
 
-    They begin one after the other within `spread_s`, so that they do not all wait for the same moment. `beside` runs
-    with them, on their session.
+    They start staggered within `spread_s`, so that they do not synchronise. `beside` runs with them, on their session.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Load:
         self._send, self.clients, self._spread_s, self._beside = send, clients, spread_s, beside
         self.sent = self.in_flight = 0
         self.images: dict[str, int] = {}
-        """By prompt: those in the answers."""
+        """By prompt: images in the responses."""
         self.failures: list[Failure] = []
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -68,12 +67,12 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Every request that was sent is answered."""
+        """Waits until every request has a response."""
         self._is_over.set()
         self._thread.join(_ANSWER_S)
 
     def wait_until_all_are_at_it(self) -> None:
-        """Each has a request under way, but for the few that are just between two."""
+        """Waits until nearly every client has a request in flight."""
         wait_until(lambda: self.in_flight >= self.clients - 5, "the clients are at it", _ANSWER_S)
 
     async def _run(self) -> None:
@@ -109,7 +108,7 @@ class Load:
 
 
 def receipts(simulator: Simulator) -> dict[str, int]:
-    """Images billed, by prompt: every request has its own."""
+    """Returns the billed images by prompt; each request has its own."""
     found = Counter[str]()
     for receipt in httpx.get(f"{simulator.url}/simulator/receipts", verify=False).json():
         found[receipt["prompt"]] += receipt["images"]
@@ -117,7 +116,7 @@ def receipts(simulator: Simulator) -> dict[str, int]:
 
 
 def records(url: str, tenant: str) -> list[dict[str, Any]]:
-    """The ledger's detailed records, page by page, by the admin API."""
+    """Returns the ledger's records, page by page, from the admin API."""
     found: list[dict[str, Any]] = []
     cursor = ""
     while True:
@@ -130,7 +129,7 @@ def records(url: str, tenant: str) -> list[dict[str, Any]]:
 
 
 def prompt_of(record: dict[str, Any]) -> str:
-    """A client's, whose request id says it."""
+    """Returns the prompt that belongs to a record's request ID."""
     return str(record["request_id"]).replace("-", " ")
 
 
@@ -139,7 +138,7 @@ def wait_until_settled(url: str, tenant: str = "acme") -> None:
 
 
 def check_books(load: Load, url: str, simulator: Simulator) -> None:
-    """Request by request, where every client was served: nothing is lost, and nothing is bought or charged twice."""
+    """Compares all records by request after a run without errors: no loss, no double purchase or charge."""
     wait_until_settled(url)
     lines, total = records(url, "acme"), admin(url, "GET", "/usage?tenant=acme").json()["total"]
     billed, invoice = receipts(simulator), simulator.images_billed()

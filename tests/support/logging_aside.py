@@ -1,4 +1,4 @@
-"""Reading what is logged, in the process of the test."""
+"""Reads log output in the process of the test."""
 
 import io
 import json
@@ -25,7 +25,7 @@ class Log:
         return self.stream.getvalue()
 
     def request(self, request_id: str) -> dict[str, Any]:
-        """The line of a request, which is written when its answer has left."""
+        """Returns the log line of a request, which is written after its response."""
         wait_until(lambda: bool(self._of(request_id)), "the line of the request is written")
         (line,) = self._of(request_id)
         return line

@@ -21,7 +21,7 @@ VARIABLES: list[dict[str, Any]] = DASHBOARD["templating"]["list"]
 
 
 def queries() -> Iterator[str]:
-    """Every query of the panels, with something in the place of Grafana's variables."""
+    """Yields every query of the panels, with Grafana's variables replaced."""
     for panel in PANELS:
         for target in panel["targets"]:
             query = target["expr"].replace("$__rate_interval", "5m").replace("$__range", "3h")

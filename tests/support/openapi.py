@@ -1,4 +1,4 @@
-"""Checks answers against the schemas of openapi.json."""
+"""Checks responses against the schemas of openapi.json."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def enum(schema: str, field: str) -> set[str]:
 
 
 def conform(value: object, schema: Mapping[str, Any], where: str) -> None:
-    """Every required key is there, and every key that is there is described."""
+    """Checks that every required key is present, and every present key is described."""
     schema = resolve(schema)
     parts = [schema, *schema.get("allOf", [])]
     properties: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What every reader of a provider's reply must hold to."""
+"""Invariants of every reader of provider replies."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from gateway.providers.ai302 import CODE_WORDS
 from gateway.providers.replies import UpstreamResponse
 
 DETAIL_MAX_CHARS: Final = 2200
-"""Two fields of a reply at the most, of a thousand characters each."""
+"""At most two fields of a reply, of a thousand characters each."""
 
 
 def parsed(body: bytes) -> Mapping[str, Any] | None:
-    """The object as another JSON parser sees it; ours does not look into texts that nobody reads."""
+    """Parses the object with another JSON parser; the gateway's skips unused texts."""
     try:
         found = json.loads(body.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -26,7 +26,7 @@ def parsed(body: bytes) -> Mapping[str, Any] | None:
 
 
 def says_no(reply: UpstreamResponse, document: Mapping[str, Any]) -> bool:
-    """Whether a reply says in any way that it failed, or shows that nothing was made."""
+    """Returns True if a reply reports a failure in any way, or shows that nothing was made."""
     data = document.get("data")
     inner = data if isinstance(data, dict) else {}
     stated = document.get("base_resp")
@@ -42,12 +42,12 @@ def says_no(reply: UpstreamResponse, document: Mapping[str, Any]) -> bool:
 
 
 def _withheld(metadata: object) -> bool:
-    """All were made and kept back: a refusal that the operator may charge."""
+    """All images were made and withheld: a refusal that the operator may charge."""
     return isinstance(metadata, dict) and str(metadata.get("success_count")).strip() in {"0", "-0"}
 
 
 def holds_words(value: object) -> bool:
-    """Whether anything stands in it that could be a picture."""
+    """Returns True if it contains anything that could be an image."""
     match value:
         case str():
             return bool(value.strip())
@@ -60,7 +60,7 @@ def holds_words(value: object) -> bool:
 
 
 def check_outcome(reply: UpstreamResponse, outcome: ImageReply | GatewayError) -> None:
-    """Only who says no is believed that nothing was bought."""
+    """Checks that only an explicit failure counts as not billed."""
     if isinstance(outcome, ImageReply):
         assert 200 <= reply.status < 300
         return
@@ -74,7 +74,7 @@ def check_outcome(reply: UpstreamResponse, outcome: ImageReply | GatewayError) -
 
 
 def shown(outcome: ImageReply | GatewayError) -> bytes:
-    """All that a tenant can get of it, on both wires."""
+    """Returns everything that a tenant can receive of it, in both client formats."""
     if isinstance(outcome, GatewayError):
         return b"".join((render_error(outcome), render_error(outcome, "dall-e-3"), render_native_error(outcome)))
     result = ImageResult(outcome.pictures, Size(1024, 1024), len(outcome.pictures), outcome.id)

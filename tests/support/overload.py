@@ -1,4 +1,4 @@
-"""Several gateways in front of scarce accounts, as processes of their own, and more clients than these can serve."""
+"""Several gateways as processes in front of scarce accounts, and more clients than these can serve."""
 
 import asyncio
 import time
@@ -39,7 +39,7 @@ POOL_KEY = "a key for tests that seals what is added at run time"
 
 @dataclass
 class Upstream:
-    """One simulator as a gateway has it: accounts with their keys, each key its own secret, and their limits."""
+    """One simulator as an upstream: accounts with keys and limits; each key is its own secret."""
 
     name: str
     url: str
@@ -69,7 +69,7 @@ def accounts(count: int, keys: int = 2) -> dict[str, list[str]]:
 
 
 def write(folder: Path, redis_url: str, *upstreams: Upstream, **given: float) -> Path:
-    """The configuration of a gateway whose model is made at the upstreams in turn; `given` as in HEAD."""
+    """Writes a configuration whose model is made at the upstreams in turn; `given` as in HEAD."""
     path = folder / "imagegate.toml"
     head = HEAD.format(redis_url=redis_url, **({"lease_s": 60, "probe_interval_s": 300, "call_timeout_s": 60} | given))
     targets = [f'[[models.targets]]\nupstream = "{one.name}"\nmodel = "image-01"' for one in upstreams]
@@ -89,7 +89,7 @@ class Fleet:
         self.processes[index].wait()
 
     def pool(self, upstream: str = "sim") -> dict[str, Any]:
-        """How an upstream stands, by the admin API."""
+        """Returns an upstream's status from the admin API."""
         found: list[dict[str, Any]] = admin(self.urls[0], "GET", "/pool").json()["data"]
         return next(one for one in found if one["name"] == upstream)
 
@@ -112,11 +112,11 @@ def _end(process: Popen[bytes]) -> None:
 
 @dataclass
 class Served:
-    """One request that ended."""
+    """One finished request."""
 
     tenant: str
     at_s: float
-    """Since the beginning."""
+    """Since the start."""
     status: int
     queue_ms: int
 
@@ -124,7 +124,7 @@ class Served:
 async def keep_asking(
     urls: Sequence[str], keys: Mapping[str, str], clients: Mapping[str, int], seconds: float, max_wait_s: float = 300
 ) -> list[Served]:
-    """So many clients of each tenant, each asking again as soon as it is answered; what was answered in the time."""
+    """Runs this many clients per tenant, each repeating as soon as it has a response; returns the responses in time."""
     ended: list[Served] = []
     started = time.monotonic()
 
@@ -154,7 +154,7 @@ async def keep_asking(
 
 
 def refusals(invoice: dict[str, Any]) -> Counter[str]:
-    """How often the simulator refused, by code, over all accounts."""
+    """Counts the simulator's refusals by code, over all accounts."""
     found = Counter[str]()
     for bill in invoice["accounts"].values():
         found.update(bill["refusals"])

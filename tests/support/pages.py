@@ -1,4 +1,4 @@
-"""A provider's page that key checks ask."""
+"""A provider's endpoint for key checks."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from gateway.providers.links import LinkPolicy
 
 
 def serving_page(answer: object, status: int = 200, delay_s: float = 0.0) -> tuple[Starlette, list[str]]:
-    """A host with a quota page, and the keys that have asked for it."""
+    """Returns a host with a quota endpoint, and the keys that called it."""
     seen: list[str] = []
 
     async def page(request: Request) -> Response:

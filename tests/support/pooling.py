@@ -1,4 +1,4 @@
-"""A pool of a process, with what runs beside it, for tests without a gateway."""
+"""A process's scheduler with its background tasks, for tests without a gateway."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ from gateway.scheduler.scripts import Scripts, record
 _PROCESSES = itertools.count()
 UNLIMITED = AccountLimits(100_000, 1_000_000, 10_000)
 MINUTE_S = 61.0
-"""For which a request counts, with the usual margin."""
+"""The rate window with the usual margin."""
 TAKEN_BACK = (
     "leases",
     "leased",
@@ -34,7 +34,7 @@ TAKEN_BACK = (
     "active",
     "weights",
 )
-"""What is empty when nobody has or waits for anything."""
+"""Redis keys that are empty when no request has or awaits a lease."""
 _PASS_TIME = """
 local us, base = tonumber(ARGV[1]), string.match(KEYS[1], '^(.*:)[^:]*$')
 local function sooner(record, names)
@@ -66,23 +66,23 @@ return 1
 
 
 async def pass_time(redis: Client, seconds: float, upstream: str = "sim") -> None:
-    """Make everything in a pool so much older; who is alive stays so."""
+    """Ages everything of an upstream; live processes stay alive."""
     await execute(redis, redis.eval(_PASS_TIME, 1, record(upstream, "meta"), round(seconds * 1e6)), int)
 
 
 async def left_over(redis: Client, upstream: str = "sim") -> list[str]:
-    """Which of TAKEN_BACK are there."""
+    """Returns the existing keys of TAKEN_BACK."""
     return [name for name in TAKEN_BACK if await execute(redis, redis.exists(record(upstream, name)), int)]
 
 
 async def stays() -> None:
-    """A client that never leaves."""
+    """A client that never disconnects."""
     await asyncio.Event().wait()
 
 
 @dataclass
 class Process:
-    """One gateway process's part in a pool."""
+    """One gateway process's part of the scheduler."""
 
     pool: Scheduler
     roster: AccountRegistry
@@ -90,7 +90,7 @@ class Process:
     metrics: Metrics
 
     async def ask(self, **changes: Any) -> Lease | NoCapacity:
-        """What a call gets: an image for tenant `acme` at `sim`, that does not wait, unless said otherwise."""
+        """Requests a lease: by default one image for tenant `acme` at `sim`, without waiting."""
         return await self.pool.lease(replace(DEMAND, **changes), stays)
 
     async def take(self, **changes: Any) -> Lease:
@@ -105,12 +105,12 @@ class Process:
 
 
 UNPACED = PoolConfig(paced_percent=0)
-"""Whatever is free is given at once."""
+"""Free capacity is granted immediately."""
 DEMAND = LeaseRequest("sim", "image-01", 1, "acme", 1, 0.0)
 
 
 def account(name: str, *keys: str, upstream: str = "sim", limits: AccountLimits = UNLIMITED) -> Account:
-    """An account with keys, each of which is its own secret; by default one, `NAME-1`."""
+    """Returns an account with keys that are their own secrets; by default one, `NAME-1`."""
     named = keys or (f"{name}-1",)
     return Account(upstream, name, limits, tuple(ProviderKey(upstream, name, key, make_secret(key)) for key in named))
 
@@ -125,7 +125,7 @@ async def pooling(
     clock: Callable[[], float] = time.time,
     is_new: bool = False,
 ) -> AsyncIterator[Process]:
-    """A process whose configuration has these accounts; Redis has been told, unless the gateway `is_new`."""
+    """Runs a process with these accounts, registered in Redis unless the gateway `is_new`."""
     metrics = Metrics()
     scripts = Scripts(redis, metrics, clock)
     process = f"test{next(_PROCESSES)}"
@@ -139,12 +139,12 @@ async def pooling(
     pool = Scheduler(scripts, roster, queue, clock, time.monotonic, lease_s)
     if not is_new:
         await roster.declare(pools)
-    background_tasks = [asyncio.ensure_future(run()) for run in (queue.run_heartbeat, queue.listen, roster.keep)]
+    background_tasks = [asyncio.ensure_future(run()) for run in (queue.run_heartbeat, queue.listen, roster.run)]
     try:
         yield Process(pool, roster, queue, metrics)
     finally:
         living = set(background_tasks)
-        while living:  # redis-py swallows a cancellation now and then
+        while living:  # redis-py sometimes swallows a cancellation
             for companion in living:
                 companion.cancel()
             _, living = await asyncio.wait(living, timeout=1)

@@ -1,4 +1,4 @@
-"""Key states as the prober reads and reports them."""
+"""Key states as the key checker reads and reports them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,20 +9,20 @@ from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatu
 from tests.support.pages import upstream_key
 
 Told = tuple[str, bool, ErrorCode | None, float | None]
-"""ACCOUNT/KEY, whether it works, what it rested for or what was found, seconds."""
+"""ACCOUNT/KEY, works, cooldown reason or finding, seconds."""
 
 
 @dataclass
 class Books:
-    """What pool and roster know, and what they were told."""
+    """Fakes of scheduler and registry that record reports."""
 
     lines: list[PoolStatus]
     keys: dict[str, ProviderKey] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
     failures: list[ErrorCode] = field(default_factory=list)
-    """What the next tellings fail with."""
+    """Errors of the next reports."""
 
-    async def look(self) -> list[PoolStatus]:
+    async def snapshot(self) -> list[PoolStatus]:
         return self.lines
 
     def known(self, upstream: str) -> Mapping[str, ProviderKey]:
@@ -46,7 +46,7 @@ def quarantined(error_code: ErrorCode, held_by: str | None = None) -> Health:
 
 
 def key(name: str, error_code: ErrorCode | None = None, account: str = "main", *, standing: Health = WELL) -> KeyStatus:
-    """One that is well, or quarantined for a fault, or stands otherwise."""
+    """Returns a healthy key, or one quarantined for an error, or with another state."""
     stands = quarantined(error_code) if error_code else standing
     return KeyStatus(
         **asdict(stands),
@@ -77,7 +77,7 @@ def account(*keys: KeyStatus, standing: Health = WELL) -> AccountStatus:
 
 
 def books(*accounts: AccountStatus, standing: Health = WELL) -> Books:
-    """One upstream, whose keys' secrets are their names."""
+    """Returns one upstream, whose keys' secrets are their names."""
     keys = [upstream_key(one.name, one.account) for owner in accounts for one in owner.keys]
     line = PoolStatus(
         **asdict(standing),

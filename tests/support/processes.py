@@ -1,4 +1,4 @@
-"""Gateways as processes of their own, as an operator starts them, and clients that send many requests at once."""
+"""Gateways as processes, as an operator starts them, and clients that send many requests concurrently."""
 
 import asyncio
 import json
@@ -54,9 +54,9 @@ EACH_OPTIONS = pytest.mark.parametrize(
     "options",
     [pytest.param((), id="one process"), pytest.param(("--workers", "2"), id="workers", marks=pytest.mark.slow)],
 )
-"""Runs a test on a gateway of one process, and with `make test-all` on one of two workers as well."""
+"""Runs a test on a gateway of one process, and with `make test-all` also on one with two workers."""
 START_S = 90.0
-"""Beside a load that takes the whole machine."""
+"""Generous: other tests may use the whole machine."""
 
 
 def write_configuration(folder: Path, redis_url: str, upstream_url: str, lease_s: float = 60, more: str = "") -> Path:
@@ -68,12 +68,13 @@ def write_configuration(folder: Path, redis_url: str, upstream_url: str, lease_s
 def start_gateway(
     configuration: Path, *options: str, secrets: Mapping[str, str] | None = None, launcher: Sequence[str] = ()
 ) -> tuple[subprocess.Popen[bytes], str]:
-    """`imagegate serve` and its address. Whoever starts it kills it. Its log is beside the configuration."""
+    """Starts `imagegate serve`; returns the process and its address.
+
+    The caller kills it. Logs beside the configuration.
+    """
     command = [*launcher, sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
     environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
-    environ |= {
-        "IMAGEGATE_SERVER__AUTH_FAILURES_PER_MINUTE": "0"
-    }  # tests ask again and again whether a key is known yet
+    environ |= {"IMAGEGATE_SERVER__AUTH_FAILURES_PER_MINUTE": "0"}  # tests poll until a key is known
     environ |= {"IMAGEGATE_ADMIN__PORT": "0", "IMAGEGATE_METRICS__PORT": "0"}  # several run at a time
     environ |= secrets or {}
     log = configuration.parent / f"{uuid.uuid4().hex}.log"
@@ -96,7 +97,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def gateways(configuration: Path, count: int = 2) -> Iterator[list[str]]:
-    """Several of them; yields their addresses."""
+    """Runs several gateways; yields their addresses."""
     started = [start_gateway(configuration) for _ in range(count)]
     try:
         yield [url for _, url in started]
@@ -119,7 +120,7 @@ class Answer:
 
 
 def ask_at_once(urls: list[str], key: str, bodies: Iterable[dict[str, object]]) -> list[Answer]:
-    """Every body as a generation, all at the same time, over the gateways in turn."""
+    """Sends every body as a generation, all concurrently, over the gateways in turn."""
 
     async def ask_all() -> list[Answer]:
         connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(120)
@@ -140,14 +141,14 @@ async def ask(
 
 
 def used(url: str, tenant: str) -> dict[str, int]:
-    """The tenant's counters, by the admin API."""
+    """Returns the tenant's counters from the admin API."""
     found: dict[str, int] = admin(url, "GET", f"/tenants/{tenant}").json()["used"]
     return found
 
 
 @contextmanager
 def running(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway with settings from the environment."""
+    """Runs a gateway with settings from the environment."""
     secrets = {f"IMAGEGATE_{name}": value for name, value in settings.items()}
     process, url = start_gateway(configuration, *options, secrets=secrets)
     try:
@@ -167,7 +168,7 @@ def workers_of(process: subprocess.Popen[bytes]) -> set[int]:
 
 
 def command_of(pid: str) -> bytes:
-    """Nothing for a process that has just ended."""
+    """Returns nothing for a process that has just exited."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -184,7 +185,7 @@ def scrape(url: str) -> str:
 
 @contextmanager
 def started(configuration: Path, *options: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A gateway with settings from the environment."""
+    """Runs a gateway with settings from the environment."""
     process, url = start_gateway(configuration, *options, secrets={f"IMAGEGATE_{k}": v for k, v in settings.items()})
     try:
         yield process, url
@@ -202,7 +203,7 @@ def tls(files: Files) -> dict[str, str]:
 
 
 class Generating(threading.Thread):
-    """One request in the background, on a connection of its own that the client would keep."""
+    """One background request on a keep-alive connection."""
 
     def __init__(self, url: str, key: str, path: str = "/v1/images/generations") -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""How many examples a property or a random history gets. A run of the suite always draws the same ones."""
+"""Number of examples of properties and random histories. A run of the suite always draws the same ones."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ IS_NEW: Final = FACTOR > 1
 
 
 def fuzzing(examples: int) -> Callable[[Any], Any]:
-    """Marks one property as `fuzz` and sets its number of examples at FUZZ=1."""
+    """Marks a property as `fuzz` and sets its number of examples at FUZZ=1."""
     chosen = settings(
         max_examples=max(1, round(examples * FACTOR)),
         derandomize=not IS_NEW,

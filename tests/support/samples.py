@@ -1,4 +1,4 @@
-"""Reads samples from the text that Prometheus gets."""
+"""Parses samples of the Prometheus text format."""
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,4 +1,4 @@
-"""Upstreams with little room, and clients in the background that take it or wait for it."""
+"""Upstreams with little capacity, and background clients that use it or wait for it."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def scarce(
     limits: dict[str, int] | None = None,
     **terms: float,
 ) -> dict[str, Any]:
-    """An upstream whose accounts take one call at once each, or have these limits; `terms` are the upstream's own."""
+    """Returns an upstream whose accounts have a concurrency of 1, or these limits; `terms` are the upstream's own."""
     site = upstream(name, provider, url, *accounts)
     given = UNLIMITED | (ONE_AT_ONCE if limits is None else limits)
     described = [account | given for account in _list(site["accounts"])]
@@ -33,7 +33,7 @@ def _list(accounts: object) -> list[dict[str, Any]]:
 
 
 def pool(gateway: Gateway, name: str = "sim") -> dict[str, Any]:
-    """One upstream as administrators see it."""
+    """Returns one upstream from the admin API."""
     found: list[dict[str, Any]] = gateway.admin("GET", "/pool").json()["data"]
     return next(one for one in found if one["name"] == name)
 
@@ -43,7 +43,7 @@ def in_flight(gateway: Gateway, name: str = "sim") -> int:
 
 
 class Asking(threading.Thread):
-    """One request in the background."""
+    """One background request."""
 
     def __init__(self, gateway: Gateway, path: str = "/v1/images/generations", **sent: Any) -> None:
         super().__init__(daemon=True)
@@ -70,7 +70,7 @@ def ask(gateway: Gateway, path: str = "/v1/images/generations", **sent: Any) -> 
 
 @contextmanager
 def occupied(gateway: Gateway, seconds: float, name: str = "sim", calls: int = 1) -> Iterator[None]:
-    """So many calls are under way at the upstream for so long."""
+    """Occupies an upstream with calls for a time."""
     slow = [ask(gateway, prompt=f"slow [delay={seconds}]") for _ in range(calls)]
     wait_until(lambda: in_flight(gateway, name) == calls, "the slow calls are under way")
     yield

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from tests.support.profile import FACTOR, IS_NEW
 
 SEED = os.environ.get("SEED")
-"""Runs this history alone."""
+"""Runs only this history."""
 
 
 def seeds(histories: int) -> Iterator[int]:
-    """`histories`: at FUZZ=1."""
+    """`histories` is the number at FUZZ=1."""
     if SEED:
         yield int(SEED)
         return

@@ -26,7 +26,7 @@ _FAILOVER_TIMEOUT_S: Final = 60
 
 
 def free_port() -> int:
-    """A port of which the one 10,000 above is free too: the nodes of a cluster talk there."""
+    """Returns a free port whose cluster bus port, 10,000 above, is free too."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
@@ -55,12 +55,12 @@ class Server:
         return redis.Redis(port=self.port, password=self.password, decode_responses=True)
 
     def ask(self, *command: object) -> Any:
-        """One command, and its answer as it comes."""
+        """Runs one command and returns its raw reply."""
         with self.client() as client:
             return client.execute_command(*command)
 
     def owns(self, key: str) -> bool:
-        """Whether a key is in one of this node's slots."""
+        """Returns True if a key is in one of this node's slots."""
         slot, own = key_slot(key.encode()), self.ask("CLUSTER", "MYID")
         ranges = [(first, last) for first, last, primary, *_ in self.ask("CLUSTER", "SLOTS") if primary[2] == own]
         return any(first <= slot <= last for first, last in ranges)
@@ -70,9 +70,9 @@ class Server:
 def tcp_server(
     binary: str, directory: Path, *options: str, password: str | None = None, port: int = 0
 ) -> Iterator[Server]:
-    """A server on a port of 127.0.0.1, by default a free one; `options` as on its command line.
+    """Runs a server on a port of 127.0.0.1, by default a free one; `options` are command line options.
 
-    With the options of Certificates also on `tls_port`.
+    With the options of Certificates it also listens on `tls_port`.
     """
     port, tls_port = port or free_port(), free_port()
     folder = directory / str(port)
@@ -92,7 +92,7 @@ def _accepts(port: int) -> bool:
 
 @contextmanager
 def paused(pid: int) -> Iterator[None]:
-    """A process stands still, as under a long fork or on a stopped machine: the kernel accepts, nobody answers."""
+    """Stops a process, like a long fork or a stopped machine: the kernel accepts connections, and nothing replies."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -102,7 +102,7 @@ def paused(pid: int) -> Iterator[None]:
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """A port that does not even take connections, as behind a firewall that drops: its queue is full."""
+    """Yields a port that accepts no connections, like a dropping firewall: its backlog is full."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
         port: int = listener.getsockname()[1]
         for _ in range(8):
@@ -115,7 +115,7 @@ def black_hole() -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Certificates:
-    """Paths of an authority of the tests' own, and of a certificate for `localhost` that it signed."""
+    """Paths of a test CA, and of a certificate for `localhost` that it signed."""
 
     authority: str
     certificate: str
@@ -141,7 +141,7 @@ def make_certificates(folder: Path) -> Certificates:
 
 
 def find_tls_binary() -> str | None:
-    """A server that knows TLS; the packaged ones are built without it."""
+    """Returns a server with TLS; the packaged ones lack it."""
     return next((path for path in REDIS_BINARIES.values() if b"SSL_accept" in Path(path).read_bytes()), None)
 
 
@@ -155,12 +155,12 @@ class Sentinels:
     watchers: tuple[Server, ...]
 
     def master_ports(self) -> set[int]:
-        """Who is the master, as each of the sentinels sees it."""
+        """Returns the master's ports, as seen by each sentinel."""
         answers = (watcher.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER) for watcher in self.watchers)
         return {int(port) for _, port in answers}
 
     def fail_over(self) -> None:
-        """Make the replica the master while both live."""
+        """Promotes the replica while both are alive."""
         wait_until(self._asks_for_failover, "the sentinels agree to fail over", _FAILOVER_TIMEOUT_S)
         wait_until(self._has_failed_over, "the replica is the master, and everybody knows", _FAILOVER_TIMEOUT_S)
 
@@ -170,7 +170,7 @@ class Sentinels:
     def _asks_for_failover(self) -> bool:
         try:
             self.watchers[0].ask("SENTINEL", "FAILOVER", MASTER)
-        except redis.ResponseError:  # no good replica to promote, so far
+        except redis.ResponseError:  # no replica is ready for promotion yet
             return False
         return True
 
@@ -179,7 +179,7 @@ class Sentinels:
 def sentinel_servers(
     binary: str, directory: Path, password: str | None = None, sentinel_password: str | None = None
 ) -> Iterator[Sentinels]:
-    """A master, a replica and three sentinels that hold them for dead after 0.3 s."""
+    """Runs a master, a replica and three sentinels with a down-after time of 0.3 s."""
     with ExitStack() as stack:
         start = partial(tcp_server, binary, directory, password=password)
         master = stack.enter_context(start("--repl-diskless-sync-delay", "0"))
@@ -204,7 +204,7 @@ def sentinel_server(
     password: str | None = None,
     master_password: str | None = None,
 ) -> Iterator[Server]:
-    """One sentinel; `epoch`: of the failover that it knows as the last one."""
+    """Runs one sentinel; `epoch` is that of the last failover it knows."""
     port = free_port()
     folder = directory / f"s{port}"
     folder.mkdir()
@@ -239,7 +239,7 @@ def _knows_all(watcher: Server) -> bool:
 def cluster_servers(
     binary: str, directory: Path, *options: str, replicas: int = 0, password: str | None = None
 ) -> Iterator[tuple[str, tuple[Server, ...]]]:
-    """Three primaries that share the slots, each with so many replicas; the URL and the primaries."""
+    """Runs three primaries that share the slots, each with replicas; yields the URL and the primaries."""
     with ExitStack() as stack:
         start = partial(_cluster_node, binary, directory, *options, password=password)
         nodes = tuple(stack.enter_context(start()) for _ in range(_PRIMARIES * (1 + replicas)))
@@ -265,7 +265,7 @@ def _cluster_node(binary: str, directory: Path, *options: str, password: str | N
 
 
 def _follows(replica: Server, primary: Server) -> bool:
-    """Make a node a replica, as soon as it has heard of its primary."""
+    """Makes a node a replica, once it knows its primary."""
     try:
         replica.ask("CLUSTER", "REPLICATE", primary.ask("CLUSTER", "MYID"))
     except redis.ResponseError:

@@ -1,4 +1,4 @@
-"""Raw connections of strangers, and what they are answered."""
+"""Raw client connections and their responses."""
 
 import json
 import re
@@ -19,12 +19,12 @@ FIXED_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
 }
-"""What every answer has."""
+"""Headers of every response."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer, as it came."""
+    """One raw response."""
 
     status: int
     headers: dict[str, str]
@@ -41,7 +41,7 @@ class Reply:
 
 @contextmanager
 def connected(url: str, receive_bytes: int = 0) -> Iterator[socket.socket]:
-    """A connection, on request with so small a receive buffer."""
+    """Opens a connection, optionally with a small receive buffer."""
     host, _, port = url.partition("://")[2].partition(":")
     with socket.socket() as client:
         client.settimeout(20)
@@ -52,7 +52,7 @@ def connected(url: str, receive_bytes: int = 0) -> Iterator[socket.socket]:
 
 
 def talk(url: str, *pieces: bytes, pause_s: float = 0.0) -> bytes:
-    """All that comes until the server closes. Who is cut off while he still sends has nothing to say any more."""
+    """Returns everything received until the server closes. A reset while sending ends it too."""
     with connected(url) as client:
         with suppress(OSError):
             for piece in pieces:
@@ -63,7 +63,7 @@ def talk(url: str, *pieces: bytes, pause_s: float = 0.0) -> bytes:
 
 
 def received(client: socket.socket) -> bytes:
-    """What comes until the server closes, or cuts the connection."""
+    """Returns everything received until the server closes or resets the connection."""
     found = b""
     with suppress(ConnectionResetError):
         while chunk := client.recv(65536):
@@ -72,7 +72,7 @@ def received(client: socket.socket) -> bytes:
 
 
 def replies(raw: bytes) -> list[Reply]:
-    """Answers that follow each other, each with a length."""
+    """Splits pipelined responses, each with a length."""
     found = []
     while raw:
         head, _, raw = raw.partition(b"\r\n\r\n")
@@ -87,32 +87,32 @@ def replies(raw: bytes) -> list[Reply]:
 
 
 def ask(url: str, request: bytes) -> Reply:
-    """The one answer to a request, which the server or the request ends the connection with."""
+    """Returns the only response to a request on a connection that ends with it."""
     (reply,) = replies(talk(url, request))
     return reply
 
 
 def head(line: bytes, *headers: bytes, key: str = "") -> bytes:
-    """A request that ends its connection."""
+    """Renders a request that closes its connection."""
     lines = [line + b" HTTP/1.1", b"host: x", b"connection: close", *headers]
     lines += [b"authorization: Bearer " + key.encode()] if key else []
     return b"\r\n".join([*lines, b"", b""])
 
 
 def serves(gateway: Gateway) -> bool:
-    """Whether it still makes images, tells the models and lets administrators in."""
+    """Returns True if it still makes images, lists models and serves the admin API."""
     made = gateway.generate(prompt="a cat", response_format="url")
     admitted = ask(gateway.url, head(b"GET /admin/v1/tenants", key=ADMIN_KEY))
     return (200, 200, 200) == (made.status_code, gateway.get("/v1/models").status_code, admitted.status)
 
 
 def resident_mb(pid: int) -> int:
-    """The most memory that a process has had."""
+    """Returns the peak memory of a process."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) // 1024
 
 
 def private_bytes(pid: int) -> int:
-    """Memory that the process alone has written to, in RAM or swapped out: not code, and no shared libraries."""
+    """Returns private dirty memory, in RAM or swapped out: no code or shared libraries."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * sum(int(size) for size in re.findall(r"(?m)^(?:RssAnon|VmSwap):\s*(\d+) kB$", status))

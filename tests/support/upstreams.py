@@ -39,10 +39,10 @@ from tests.support.pooling import UNLIMITED, account, pooling
 
 @dataclass
 class Waiter:
-    """Who waits for the images: here for ever, unless said otherwise."""
+    """The client of a request; by default it never disconnects."""
 
     seems_gone: Callable[[], Awaitable[bool]] | None = None
-    """Asked before each call is sent."""
+    """Called before each call is sent."""
     goes: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def is_disconnected(self) -> bool:
@@ -56,7 +56,7 @@ ONE_AT_ONCE: Final = AccountLimits(100_000, 1_000_000, 1)
 
 
 NEVER_LEFT_ALONE = PoolConfig(breaker_failures=1000)
-"""No circuit breaker: what one call does is what is looked at."""
+"""Without a circuit breaker, so that single calls can be observed."""
 
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(200)
@@ -121,10 +121,10 @@ async def running(
 ) -> AsyncIterator[Callable[..., Any]]:
     """`make(count=1, prompt=..., delivery=..., context=...)` makes one request at the sites.
 
-    In the place of a context, some of its fields: trace, disconnected, max_wait_s, deadline_s.
+    Instead of a context it accepts some fields: trace, disconnected, max_wait_s, deadline_s.
 
-    Redis knows the pool already, and no key was used yet, unless the gateway `is_new`. `is_flushed`: at the end every
-    job is settled, also one that was cancelled meanwhile.
+    The accounts are registered in Redis and unused, unless the gateway `is_new`. `is_flushed`: at the end every job is
+    settled, including cancelled ones.
     """
     accounts = [
         account(name, *keys, upstream=site.name, limits=site.limits) for site in sites for name, keys in site.accounts()
@@ -178,12 +178,14 @@ async def fault_of(make: Callable[..., Any], **job: object) -> ErrorCode:
 
 Answer = int | str | float
 """A MiniMax code, "ok", "cut", "hang", "html" or "empty"; with a status: "http", "json" and "cloudflare" for a proxy's
-answers, "own" for the provider's error."""
+
+responses, "own" for the provider's error.
+"""
 
 
 @dataclass
 class Scripted:
-    """An upstream that answers each key by its script; the last line of a script is repeated."""
+    """An upstream that responds to each key by its script; the last line of a script repeats."""
 
     scripts: dict[str, list[Answer]]
     default: list[Answer] = field(default_factory=lambda: ["ok"])

@@ -168,7 +168,7 @@ async def test_a_declared_key_is_not_rotated_but_in_the_configuration(each_redis
     secret = generate_api_key()
     async with storing(each_redis) as stores:
         await stores.declaration(declared(secrets=[secret])).apply()
-        with pytest.raises(GatewayError, match="configuration") as caught:
+        with pytest.raises(GatewayError, match="is configured") as caught:
             await stores.keys.rotate(secret[6:16], 0, OPS)
         assert ErrorCode.INVALID_VALUE is caught.value.error_code
         assert None is await stores.fault_of(secret)

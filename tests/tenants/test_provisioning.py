@@ -211,10 +211,10 @@ async def test_declared_tenants_come_back_when_redis_lost_its_memory(
         await declaration.start()
         assert None is await other.fault_of(secret)
         async with anyio.create_task_group() as group:
-            group.start_soon(declaration.keep)
+            group.start_soon(declaration.run)
             await stores.redis.flushall()
             with anyio.fail_after(10):
-                while not await other.redis.exists("ig3:declaration"):  # noqa: ASYNC110 - seen from outside only
+                while not await other.redis.exists("ig3:provisioning_digest"):  # noqa: ASYNC110 - seen from outside only
                     await anyio.sleep(0.005)
             assert None is await other.fault_of(secret)
             group.cancel_scope.cancel()
@@ -229,11 +229,11 @@ async def test_what_could_not_be_applied_at_the_start_is_applied_later(each_redi
         await stores.redis.config_set("maxmemory", 1)
         try:
             await declaration.start()
-            assert not await stores.redis.exists("ig3:declaration")
+            assert not await stores.redis.exists("ig3:provisioning_digest")
         finally:
             await stores.redis.config_set("maxmemory", 0)
         async with anyio.create_task_group() as group:
-            group.start_soon(declaration.keep)
+            group.start_soon(declaration.run)
             with anyio.fail_after(10):
                 while await stores.fault_of(secret) is not None:  # noqa: ASYNC110 - seen from outside only
                     await anyio.sleep(0.005)
@@ -246,7 +246,7 @@ async def test_another_processs_declaration_is_left_alone_until_this_one_is_appl
         first, second = old.declaration(declared(limits=Limits(1))), new.declaration(declared(limits=Limits(2)))
         await first.apply()
         await second.apply()
-        await first._look()
+        await first._check()
         assert Limits(2) == (await old.tenants.get("acme")).limits
 
 
@@ -256,5 +256,5 @@ async def test_a_reload_takes_the_place_of_the_declaration(each_redis: str) -> N
         await declaration.start()
         await declaration.reload([declared(limits=Limits(2))])
         await stores.redis.flushall()
-        await declaration._look()
+        await declaration._check()
         assert Limits(2) == (await stores.tenants.get("acme")).limits

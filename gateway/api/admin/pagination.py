@@ -60,7 +60,7 @@ class RecordsCursor(Cursor, frozen=True, tag="records"):
 
     @classmethod
     def following(cls, selection: UsageFilter, place: Place, total: int) -> Self:
-        sheet, readings = place.sheet, tuple((reading.end, reading.newest) for reading in place.readings)
+        sheet, readings = place.tenant_day, tuple((reading.end, reading.newest) for reading in place.readings)
         return cls(
             selection.first, selection.last, selection.tenant, sheet.day, sheet.tenant, place.id, total, readings
         )

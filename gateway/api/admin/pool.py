@@ -49,7 +49,7 @@ class PoolSection:
         }
 
     async def list_pool(self, _: Request, __: Actor) -> Response:
-        return json_response({"data": [describe_pool(pool) for pool in await self._pool.look()]})
+        return json_response({"data": [describe_pool(pool) for pool in await self._pool.snapshot()]})
 
     async def add(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self._limits, NewProviderKey)
@@ -70,7 +70,7 @@ class PoolSection:
     async def hold_account(self, request: Request, actor: Actor) -> Response:
         change = await read_document(request, self._limits, StateUpdate)
         upstream, account = _account_path(request)
-        await self._roster.hold(upstream, account, None, KeyState(change.state), actor)
+        await self._roster.set_state(upstream, account, None, KeyState(change.state), actor)
         return json_response(describe_account(await self._account(upstream, account)))
 
     async def get_key(self, request: Request, _: Actor) -> Response:
@@ -79,7 +79,7 @@ class PoolSection:
     async def hold_key(self, request: Request, actor: Actor) -> Response:
         change = await read_document(request, self._limits, StateUpdate)
         path = _key_path(request)
-        await self._roster.hold(*path, KeyState(change.state), actor)
+        await self._roster.set_state(*path, KeyState(change.state), actor)
         return json_response(describe_key(await self._key(*path)))
 
     async def remove(self, request: Request, actor: Actor) -> Response:
@@ -130,7 +130,7 @@ class PoolSection:
         return key
 
     async def _pool_status(self, upstream: str) -> PoolStatus:
-        pools = {pool.upstream: pool for pool in await self._pool.look()}
+        pools = {pool.upstream: pool for pool in await self._pool.snapshot()}
         if upstream not in pools:
             raise _not_found(f"Upstream '{upstream}' not found. Configured: {', '.join(pools)}.")
         return pools[upstream]

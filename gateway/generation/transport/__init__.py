@@ -1,12 +1,12 @@
 """httpx's transport interface over aiohttp, with an exact error map.
 
 Why not httpx's own pool: it costs six times the CPU and collapses with hundreds of slow calls in flight (of 400
-requests a second with 2,000 in flight it answered 15). A call costs 0.11 ms of CPU this way, of which aiohttp itself
-takes 0.07 and httpx's types the rest (two cores of an EPYC, 32 calls at once); they are kept for their exceptions, and
-so that any other transport of httpx fits here.
+requests a second with 2,000 in flight it answered 15). A call costs 0.11 ms of CPU here, of which aiohttp takes
+0.07 and httpx's types the rest (two cores of an EPYC, 32 concurrent calls). httpx's types stay for their
+exceptions, and so that any other httpx transport fits here.
 
-Why not the package httpx-aiohttp: it reports refused, unresolvable and closed-without-answer alike as `ConnectTimeout`,
-which would make the gateway buy an image twice.
+Why not the package httpx-aiohttp: it reports refused, unresolvable and closed-without-answer alike as
+`ConnectTimeout`, which would make the gateway buy an image twice.
 """
 
 import asyncio
@@ -31,14 +31,16 @@ from gateway.generation.transport.framing import BoundedHandler
 
 _CHUNK_BYTES: Final = 256 * 1024
 _SENT_BYTES: Final = 64 * 1024
-"""Of a body at once: TLS copies what it is given."""
+"""Body bytes per write: TLS copies its input."""
 _KEEP_ALIVE_S: Final = 15.0
-"""Well below the 60 s and more that servers keep an idle connection: a call sent into a closing one is lost, and a lost
-call is never sent again."""
+"""Idle time of a connection. Servers close theirs after 60 s or more: a call sent into a closing connection is lost,
+
+and is never resent.
+"""
 _AUTOMATIC_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...]] = (
-    # Most specific first. The first block: nothing was sent.
+    # Most specific first. First block: nothing was sent.
     (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
     (aiohttp.ClientConnectorError, httpx.ConnectError),
     (aiohttp.ClientConnectorCertificateError, httpx.ConnectError),
@@ -46,7 +48,7 @@ _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...
     (aiohttp.ClientProxyConnectionError, httpx.ProxyError),
     (aiohttp.NonHttpUrlClientError, httpx.UnsupportedProtocol),
     (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
-    # The second: something may have been.
+    # Second block: something may have been sent.
     (aiohttp.SocketTimeoutError, httpx.ReadTimeout),
     (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
     (aiohttp.ServerDisconnectedError, httpx.RemoteProtocolError),
@@ -55,28 +57,28 @@ _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...
     (aiohttp.ClientConnectionError, httpx.ReadError),
     (aiohttp.ClientError, httpx.ReadError),
     (TimeoutError, httpx.ReadTimeout),
-    (ValueError, httpx.UnsupportedProtocol),  # a host name that is none
+    (ValueError, httpx.UnsupportedProtocol),  # an invalid host name
     (OSError, httpx.ReadError),
 )
-"""aiohttp's exceptions as httpx's."""
+"""Map from aiohttp's exceptions to httpx's."""
 
 
 def map_error(error: BaseException) -> httpx.TransportError:
-    """The httpx exception that says the same as aiohttp's."""
+    """Returns the httpx exception equivalent to aiohttp's."""
     kind = next(to for kind, to in _ERRORS if isinstance(error, kind))
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-        return kind(type(error).__name__)  # their text holds the URL, which may be signed
+        return kind(type(error).__name__)  # the text holds the URL, which may be signed
     return kind(f"{type(error).__name__}: {error}")
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """One `aiohttp.ClientSession`: no cookies, no redirects, no environment, no limit on connections of its own.
+    """One `aiohttp.ClientSession`: no cookies, redirects, environment or connection limit.
 
-    `public_only` refuses every address that is not public, after name resolution, for links that came from outside.
-    Time-outs are httpx's: `request.extensions["timeout"]`, seconds, keys connect and read; 0 is no time at all.
+    `public_only` refuses non-public addresses after name resolution, for untrusted links.
+    Timeouts are httpx's: `request.extensions["timeout"]`, seconds, keys connect and read; 0 expires immediately.
 
     `request.extensions["on_sent"]`, a function without arguments that never fails, is called once, immediately before
-    the first byte is written to an open connection: until then nothing was sent. Not for requests without a body.
+    the first byte is written to an open connection. Until then nothing was sent. Not for requests without a body.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None, *, public_only: bool = False) -> None:
@@ -118,12 +120,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises: httpx.TransportError, never anything of aiohttp's."""
         if self._session is None:
-            raise RuntimeError("the transport is used outside of its context")
+            raise RuntimeError("the transport is not open")
         if self._public_only and not is_public_name(request.url.host):
             raise httpx.ConnectError("the address is not public")
         limits = request.extensions.get("timeout", {})
         if any(seconds is not None and seconds <= 0 for seconds in limits.values()):
-            raise httpx.ConnectTimeout("no time is left")  # aiohttp takes 0 for "no limit"
+            raise httpx.ConnectTimeout("no time left")  # aiohttp takes 0 for "no limit"
         try:
             response = await self._session.request(
                 request.method,
@@ -141,15 +143,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 def _open_body(request: httpx.Request) -> "_Content | None":
-    assert isinstance(request.stream, httpx.SyncByteStream)  # whole, and not joined as by `request.read`
+    assert isinstance(request.stream, httpx.SyncByteStream)  # in full, and not joined as by `request.read`
     pieces = tuple(piece for piece in request.stream if piece)
     return _Content(pieces, request.extensions.get("on_sent")) if pieces else None
 
 
 class _Content(Payload):
-    """A body in pieces that are not copied, and that reports when it is written: the head is kept back until then."""
+    """A body in uncopied pieces that reports when it is written; the request head is buffered until then."""
 
-    _autoclose = True  # there is nothing to close
+    _autoclose = True  # nothing to close
 
     def __init__(self, pieces: tuple[bytes, ...], on_sent: Callable[[], None] | None) -> None:
         super().__init__(pieces)
@@ -180,14 +182,14 @@ class _Content(Payload):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The bytes of an answer as they come; the connection goes back or is closed in `aclose`."""
+    """The bytes of a response as they arrive; `aclose` returns or closes the connection."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._response.content.iter_any():  # what has come, as it came
+            async for chunk in self._response.content.iter_any():  # received data, unmodified
                 yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise map_error(error) from error
@@ -197,7 +199,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 class _PublicResolver(AbstractResolver):
-    """Name resolution that yields public addresses only, so that a name cannot be pointed inside later."""
+    """Name resolution that yields public addresses only, so that a name cannot be redirected to internal ones later."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -205,7 +207,7 @@ class _PublicResolver(AbstractResolver):
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
         except UnicodeError as error:
-            raise OSError(f"{host[:80]} is no host name") from error
+            raise OSError(f"{host[:80]} is not a host name") from error
         public = [(kind, address) for kind, _, _, _, address in found if is_public_address(str(address[0]))]
         if not public:
             raise OSError(f"{host} has no public address")
@@ -222,4 +224,4 @@ class _PublicResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""

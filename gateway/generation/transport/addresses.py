@@ -1,8 +1,9 @@
-"""Which addresses are public, by a table of this file: Python's `ipaddress` changes from version to version.
+"""Public addresses, by a table of this file: Python's `ipaddress` changes from version to version.
 
-Sources: IANA's special-purpose registries of IPv4 and IPv6 (https://www.iana.org/assignments/iana-ipv4-special-registry,
-https://www.iana.org/assignments/iana-ipv6-special-registry), read in 2025. All their ranges are refused, those too that
-are reachable from everywhere: none holds a web server.
+Sources: IANA's special-purpose registries of IPv4 and IPv6
+(https://www.iana.org/assignments/iana-ipv4-special-registry,
+https://www.iana.org/assignments/iana-ipv6-special-registry), read in 2025. All their ranges are refused, including
+globally reachable ones: none holds a web server.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -35,8 +36,10 @@ _IPV4_REFUSED: Final = tuple(
     )
 )
 _IPV6_GLOBAL: Final = IPv6Network("2000::/3")
-"""All that IANA gives out as global unicast. Outside: loopback, local, multicast, 64:ff9b:1::/48, 5f00::/16, and the
-forms ::a.b.c.d and ::ffff:0:a.b.c.d of IPv4 addresses."""
+"""All that IANA allocates as global unicast. Outside: loopback, local, multicast, 64:ff9b:1::/48, 5f00::/16, and the
+
+forms ::a.b.c.d and ::ffff:0:a.b.c.d of IPv4 addresses.
+"""
 _IPV6_REFUSED: Final = tuple(
     map(
         IPv6Network,
@@ -54,7 +57,7 @@ _EMBEDDING: Final = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 
 
 def is_public_name(host: str) -> bool:
-    """Names are judged when they resolve; literal addresses here, since no resolver sees them."""
+    """Returns False for literal addresses that are not public. Names are checked when they resolve."""
     try:
         ip_address(host)
     except ValueError:
@@ -63,7 +66,7 @@ def is_public_name(host: str) -> bool:
 
 
 def is_public_address(address: str) -> bool:
-    """Raises: ValueError for what is no address."""
+    """Raises: ValueError for an invalid address."""
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         if not any(ip in network for network in _EMBEDDING):

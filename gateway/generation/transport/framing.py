@@ -1,7 +1,7 @@
-"""aiohttp's client protocol with bounds on what an upstream may send outside of a response's body.
+"""aiohttp's client protocol with limits on what an upstream may send outside of a response body.
 
-aiohttp parses interim responses (1xx) without end, and a whole read of them, 256 KiB, in one turn of the event loop. It
-also keeps a response that arrives on an idle connection, and would give it to the next request.
+aiohttp parses unlimited interim responses (1xx), a whole read of 256 KiB in one event-loop iteration. It also
+stores a response that arrives on an idle connection, and would return it for the next request.
 """
 
 import asyncio
@@ -17,16 +17,19 @@ from aiohttp.streams import StreamReader
 _INTERIM_MAX: Final = 10
 """Servers send one or two (100, 103)."""
 _HEAD_BYTES_MAX: Final = 64 * 1024
-"""Interim responses and the final head together; a head of a provider or an object store has 2 KiB at most."""
+"""Interim responses and the final head together; heads of providers and object stores have at most 2 KiB."""
 _FRAMING_BYTES_MAX: Final = _HEAD_BYTES_MAX + 64 * 1024
-"""Received beyond the body, besides a part of it: 8,000 chunks of any size."""
+"""Limit on bytes outside the body, besides a share of it: 8,000 chunks of any size."""
 _FRAMING_PART: Final = 64
-"""Of a body, this part may be framing: chunks of 450 bytes. Providers and proxies send kilobytes. A chunk costs 2 us of
-CPU however small it is, so that a body of 60-byte chunks costs 50 times what it costs in one piece."""
+"""Share of a body that may be framing: chunks of 450 bytes. Providers and proxies send kilobytes. A chunk costs 2 us
+of
+
+CPU whatever its size, so a body of 60-byte chunks costs 50 times as much as in one piece.
+"""
 _PIECE_BYTES: Final = 1024
-"""Of a read, at least this much is parsed at once, and then up to the next blank line, which every response has."""
+"""Minimum part of a read that is parsed in one step, then up to the next blank line, which every response has."""
 _CHUNKED_PIECE_BYTES: Final = 64 * 1024
-"""Of a read that may hold chunks, at most this much is parsed before the framing is checked."""
+"""Maximum part of a chunked read that is parsed before the framing is checked."""
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 
@@ -49,10 +52,10 @@ class BoundedHandler(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self._body = None  # it refers back to this object: a cycle that only the garbage collector ends
+        self._body = None  # a reference cycle that only the garbage collector would break
 
     def data_received(self, data: bytes) -> None:
-        if not data:  # reading goes on: aiohttp first parses what it holds back itself
+        if not data:  # reading resumes: aiohttp first parses its own buffer
             super().data_received(data)
             self._check_framing()
         data, self._held_back = self._held_back + data, b""
@@ -76,7 +79,7 @@ class BoundedHandler(ResponseHandler):
             if not message.chunked:
                 self._piece_max_bytes = sys.maxsize
             super().feed_data(data, size)
-        else:  # behind the response of the request
+        else:  # after the response of the request
             self._close()
 
     def _is_expecting(self) -> bool:
@@ -86,7 +89,7 @@ class BoundedHandler(ResponseHandler):
         return self.transport is not None and not self.transport.is_closing()
 
     def _check_framing(self) -> None:
-        if self._reading_paused:  # a part of what was received is not parsed yet
+        if self._reading_paused:  # a part of the received data is not parsed yet
             return
         if self._body is None:
             is_excessive = self._interim > _INTERIM_MAX or self._received_bytes > _HEAD_BYTES_MAX
@@ -108,7 +111,7 @@ class BoundedHandler(ResponseHandler):
 
 
 def _end_of_piece(data: bytes, start: int) -> int:
-    """A body has no blank line as a rule, and is parsed as it was read; of short responses, some 64 are."""
+    """A body rarely has a blank line and is parsed as read. Of short responses, about 64 are parsed in one step."""
     start += _PIECE_BYTES
     if data.find(b"\n", start) < 0:  # 30 times as fast as the pattern
         return len(data)

@@ -1,44 +1,44 @@
--- Admit a request: check every limit and quota of its tenant and of its key, and take from all of them or from none. A
--- request that is refused takes no image, no money and no place; it counts in requests_per_minute, unless that is full.
--- KEYS[1]  the tenant's record: hash, see stores/__init__.py; its name without "tenant" is the BASE of the names below
--- KEYS[2]  the tenant's keys: hash, key id -> JSON
--- KEYS[3]  the reservation: hash, made here
--- KEYS[4], KEYS[5]  open tickets of the tenant, of the key: sorted set, reservation id -> expiry (Unix ms)
+-- Admit a request: check every limit and quota of its tenant and API key, and reserve from all of them or from none. A
+-- refused request consumes no images, money or concurrency; it counts in requests_per_minute, unless that is full.
+-- KEYS[1]  the tenant's record: hash, see redis/__init__.py; its name without "tenant" is the BASE of the names below
+-- KEYS[2]  the tenant's API keys: hash, key ID -> JSON
+-- KEYS[3]  the reservation: hash, created here
+-- KEYS[4], KEYS[5]  open reservations of the tenant, of the key: sorted set, reservation ID -> expiry (Unix ms)
 -- KEYS[6], KEYS[7]  rate of the tenant, of the key: hash, Unix second -> "requests images" admitted in it
 --          Of the same hash tag, named by the clock: BASE .. "day:YYYYMMDD" and "month:YYYYMM", and of the key
---          BASE .. "key:ID:day:..." and "month:...": hashes of what is charged or reserved, images and usd_micros; BASE
+--          BASE .. "key:ID:day:..." and "month:...": hashes of charged or reserved images and usd_micros; BASE
 --          .. "recent", see settle.lua; BASE .. "ledger:YYYYMMDD"
--- ARGV[1]  reservation id, or "" to look and take nothing
--- ARGV[2]  key id, or "" for the tenant alone
--- ARGV[3]  request id
+-- ARGV[1]  reservation ID, or "" to read only
+-- ARGV[2]  key ID, or "" for the tenant alone
+-- ARGV[3]  request ID
 -- ARGV[4]  model
 -- ARGV[5]  images
--- ARGV[6]  costs of the request: "since:micro-dollars" joined by ",", since in Unix seconds; the latest begun one counts
+-- ARGV[6]  costs of the request: "since:micro-dollars" joined by ",", since in Unix seconds; the latest past one applies
 -- ARGV[7]  lease of the reservation, milliseconds
 -- ARGV[8]  1, with ARGV[1] "": count a request that was refused for its content; decision "rate" if its minute is full
--- ARGV[9]  most reservations that Redis holds of one tenant, ARGV[10] most records of one tenant's day; absent: no bound
--- ARGV[11] the request's transfer, which ends here; or "" or nothing. See transfer.lua
+-- ARGV[9]  limit on a tenant's reservations in Redis, ARGV[10] limit on the records of a tenant's day; absent: no limit
+-- ARGV[11] the request's transfer, which ends here; or "" or absent. See transfer.lua
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
---          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_final (asks
+--          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks
 --          for more than is ever allowed). With all but "unknown": requests and images, each [allowed, used, seconds until
---          nothing is used] of the tighter scope, where there is such a limit. With ARGV[1] "": used, the counters of the
+--          nothing is used] of the tighter scope, if there is such a limit. With ARGV[1] "": used, the counters of the
 --          narrowest scope
--- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: so long a dead process's reservation waits
---          for somebody who settles it
--- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun: one that lies
---          ahead is from before the clock was set back, and counts again when the clock reaches it.
--- Twice    with the same reservation id takes nothing more
+-- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
+--          waits for its recovery
+-- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
+--          was written before the clock was set back, and counts again when the clock reaches it.
+-- Repeats  with the same reservation ID reserve nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, TICKET_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
 local RECENT_S, RECENT_SLICE_S = 900, 300
--- An expired reservation holds its place until somebody has settled it, 15 minutes at most: its process may only be cut off.
+-- An expired reservation counts until it is settled, at most 15 minutes: its process may only be disconnected.
 local UNSWEPT_MS = 900 * 1000
 
 local time = redis.call('TIME')
 local now_s = tonumber(time[1])
 local now_ms = now_s * 1000 + math.floor(tonumber(time[2]) / 1000)
 local base = string.sub(KEYS[1], 1, -7)
-local ticket_id, key_id, images = ARGV[1], ARGV[2], tonumber(ARGV[5])
+local reservation_id, key_id, images = ARGV[1], ARGV[2], tonumber(ARGV[5])
 if ARGV[11] and ARGV[11] ~= '' then
   redis.call('ZREM', base .. 'transfers', ARGV[11])
   redis.call('ZREM', base .. 'key:' .. key_id .. ':transfers', ARGV[11])
@@ -62,8 +62,8 @@ local day_name, month_name = string.format('%04d%02d%02d', year, month, day), st
 local day_ends_s, month_ends_s = (today + 1) * 86400, (today + 1) * 86400
 while select(2, civil(month_ends_s / 86400)) == month do month_ends_s = month_ends_s + 86400 end
 
--- The seconds that count, oldest first, and those that never will again. One ahead, within a minute, is neither: what a
--- reservation of it gives back must find it.
+-- The seconds that count, oldest first, and those that never will again. A future one, within a minute, is neither,
+-- because its reservations still refund to it.
 local function read_rate(name)
   local rate = {seconds = {}, stale = {}, requests = 0, images = 0}
   local fields = redis.call('HGETALL', name)
@@ -97,7 +97,7 @@ local function read_scope(name, prefix, open, rate, limits)
   }
 end
 
--- When so much of a rate has left the window that `asked` fits; index 2 for requests, 3 for images.
+-- When enough of a rate has left the window for `asked` to fit; index 2 for requests, 3 for images.
 local function frees_at(rate, index, allowed, used, asked)
   for _, second in ipairs(rate.seconds) do
     used = used - second[index]
@@ -106,18 +106,18 @@ local function frees_at(rate, index, allowed, used, asked)
   return 0
 end
 
--- A whole number as text: cjson keeps 14 digits.
+-- A whole number as text: cjson preserves 14 digits only.
 local function exact(number) return string.format('%.0f', number) end
 
 local refusal = nil
 
--- Keep the refusal that matters most: a quota before a rate, what is never allowed before what is, the longest wait.
+-- Selects the most relevant refusal: quota before rate, permanent before temporary, longest wait first.
 local function refuse(decision, scope, limit, allowed, used, asked, frees_at_s)
   local rank = (decision == 'quota' and 2 or 0) + (asked > allowed and 1 or 0)
   if refusal and (refusal.rank > rank or (refusal.rank == rank and refusal.frees_at_s >= frees_at_s)) then return end
   refusal = {
     decision = decision, scope = scope.name, limit = limit, frees_at_s = frees_at_s, now_s = now_s, rank = rank,
-    allowed = exact(allowed), taken = exact(used), asked = exact(asked), is_final = asked > allowed,
+    allowed = exact(allowed), taken = exact(used), asked = exact(asked), is_permanent = asked > allowed,
   }
 end
 
@@ -150,8 +150,8 @@ local function check(scope, cost)
   end
 end
 
--- What Redis keeps of a tenant has an end: reservations, open ones and those settled in the last 15 minutes, and records.
-local function check_kept(scope, tickets_max, records_max)
+-- Limits a tenant's data in Redis: reservations (open, or settled in the last 15 minutes) and records.
+local function check_stored(scope, reservations_max, records_max)
   local reservations, frees_at_s = redis.call('ZCARD', scope.open), 0
   local slices = redis.call('HGETALL', base .. 'recent')
   for i = 1, #slices, 2 do
@@ -161,8 +161,8 @@ local function check_kept(scope, tickets_max, records_max)
       if frees_at_s == 0 or ends_s < frees_at_s then frees_at_s = ends_s end
     end
   end
-  if tickets_max and reservations + 1 > tickets_max then
-    refuse('rate', scope, 'recent_requests', tickets_max, reservations, 1, frees_at_s)
+  if reservations_max and reservations + 1 > reservations_max then
+    refuse('rate', scope, 'recent_requests', reservations_max, reservations, 1, frees_at_s)
   end
   local records = tonumber(redis.pcall('XLEN', base .. 'ledger:' .. day_name)) or 0
   if records_max and records + 1 > records_max then
@@ -185,11 +185,11 @@ local function take(scope, cost)
     redis.call('HINCRBY', name, 'usd_micros', cost)
     redis.call('EXPIRE', name, kept_s)
   end
-  redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), ticket_id)
+  redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), reservation_id)
   redis.call('EXPIRE', scope.open, TICKET_KEPT_S)
 end
 
--- How a rate stands in the scope that leaves the least: {allowed, used, seconds until nothing is used}.
+-- Rate status of the tightest scope: {allowed, used, seconds until nothing is used}.
 local function tighter(scopes, limit, index, taken)
   local found = nil
   for _, scope in ipairs(scopes) do
@@ -221,7 +221,7 @@ local function limits_of(text)
 end
 
 local tenant = redis.call('HMGET', KEYS[1], 'disabled', 'limits', 'created_at')
-if not tenant[3] or (tenant[1] == '1' and ticket_id ~= '') then return cjson.encode({decision = 'unknown'}) end
+if not tenant[3] or (tenant[1] == '1' and reservation_id ~= '') then return cjson.encode({decision = 'unknown'}) end
 local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits_of(tenant[2]))}
 if key_id ~= '' then
   local record = redis.call('HGET', KEYS[2], key_id)
@@ -231,12 +231,12 @@ if key_id ~= '' then
 end
 
 local cost = cost_now()
-local is_known = ticket_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
-local is_taken = ticket_id ~= '' and not is_known
+local is_known = reservation_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
+local is_taken = reservation_id ~= '' and not is_known
 local is_counted = ARGV[8] == '1'
 if is_taken then
   for _, scope in ipairs(scopes) do check(scope, cost) end
-  check_kept(scopes[1], tonumber(ARGV[9] or ''), tonumber(ARGV[10] or ''))
+  check_stored(scopes[1], tonumber(ARGV[9] or ''), tonumber(ARGV[10] or ''))
   is_taken = refusal == nil
   is_counted = not is_taken and not is_minute_full
 elseif is_counted then
@@ -255,7 +255,7 @@ end
 local answer = refusal or {decision = 'admitted'}
 answer.requests = tighter(scopes, 'requests_per_minute', 2, (is_taken or is_counted) and 1 or 0)
 answer.images = tighter(scopes, 'images_per_minute', 3, is_taken and images or 0)
-if ticket_id == '' then
+if reservation_id == '' then
   local scope = scopes[#scopes]
   answer.used = {
     requests_last_minute = scope.rate.requests, images_last_minute = scope.rate.images, concurrency = scope.running,

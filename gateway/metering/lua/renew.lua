@@ -1,9 +1,9 @@
--- Sign of life of a process: its open reservations of one tenant expire later.
--- KEYS[1]  open tickets of the tenant: see admit.lua; of a key: BASE .. "key:ID:open", of the same hash tag
+-- Heartbeat of a process: extends its open reservations of one tenant.
+-- KEYS[1]  open reservations of the tenant: see admit.lua; of a key: BASE .. "key:ID:open", of the same hash tag
 -- ARGV[1]  lease, milliseconds
--- ARGV[2..] reservation id, key id, ...
--- Returns  how many of them are still open
--- TTL      none changed
+-- ARGV[2..] reservation ID, key ID, ...
+-- Returns  the number of them that are still open
+-- TTL      unchanged
 -- Clock    the server's; after it was set back a renewal makes the expiry earlier
 local time = redis.call('TIME')
 local expiry_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[1])

@@ -1,25 +1,25 @@
--- Settle a reservation: charge what became of its images, give the rest back, write the ledger. The only place that does so,
--- for a request that ended as for one whose process died. The request itself is not given back: it counts in its
--- minute whatever became of it. What was never sent gets no record, only a count in the sums of its day.
--- KEYS[1]  the reservation, KEYS[2] open tickets of the tenant: see admit.lua
---          Of the same hash tag, named by what the reservation holds (BASE is KEYS[2] without "open"): the counters that
---          admit.lua took from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "days", "records_end" and "recent": see
---          stores/__init__.py
--- ARGV[1]  reservation id
--- ARGV[2]  1: only if it has expired, and by what the reservation itself says: what was sent is unconfirmed
+-- Settle a reservation: charge its outcome, refund the difference, write the ledger. The only script that does so, for a
+-- request that ended and for one whose process died. The request itself is not refunded: it counts in its minute
+-- whatever its outcome. A request that was never sent gets no record, only a count in the sums of its day.
+-- KEYS[1]  the reservation, KEYS[2] open reservations of the tenant: see admit.lua
+--          Of the same hash tag, named by the reservation's fields (BASE is KEYS[2] without "open"): the counters that
+--          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "days", "records_end" and "recent": see
+--          redis/__init__.py
+-- ARGV[1]  reservation ID
+-- ARGV[2]  1: only if it has expired, by the reservation's own fields: sent images are unconfirmed
 -- ARGV[3]  1: withheld images are charged
 -- ARGV[4]  1: unconfirmed images are charged
--- ARGV[5]  days for which the ledger's records are kept
--- ARGV[6]  outcome, ARGV[7] 1: something reached an upstream; both for ARGV[2] = 0 only, as are the rest
+-- ARGV[5]  retention of the ledger's records, days
+-- ARGV[6]  outcome, ARGV[7] 1: something reached an upstream; for ARGV[2] = 0 only, as are the following
 -- ARGV[8]  calls: "UPSTREAM/ACCOUNT:delivered,withheld,lost,unconfirmed" joined by ";"
--- ARGV[9], ARGV[10], ARGV[11]  milliseconds waited, upstream, in all; ARGV[12] key id
+-- ARGV[9], ARGV[10], ARGV[11]  milliseconds queued, upstream, total; ARGV[12] key ID
 -- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
---          the same call, whose answer was lost), "same" (settled before, by others), "alive" (ARGV[2] = 1 and not
---          expired) or "gone" (no such reservation); and with the first three outcome, model and usd_micros (the charge, or
---          the difference)
--- TTL      the settled reservation 15 minutes, for corrections, and 7 days if it was settled by expiry, for journals that are
---          replayed; that of a request that was never sent is deleted, unless it was settled by expiry; a day's records all until the same moment, which is written beside them: ARGV[5] days after their
---          day, later where a later settlement says so, never later once it passed
+--          the same call, whose reply was lost), "same" (settled before, by another process), "alive" (ARGV[2] = 1 and not
+--          expired) or "gone" (no such reservation); with the first three also outcome, model and usd_micros (the charge,
+--          or the difference)
+-- TTL      the settled reservation 15 minutes, for corrections; 7 days if settled by expiry, for journal replays. That of a
+--          request that was never sent is deleted, unless it was settled by expiry. All records of a day expire together,
+--          at the stored time: ARGV[5] days after their day, later if a later settlement says so, never after it passed
 -- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
 local SETTLED_KEPT_S, EXPIRED_KEPT_S = 900, 7 * 86400
 local RECENT_S, RECENT_SLICE_S = SETTLED_KEPT_S, 300
@@ -44,13 +44,12 @@ if not reservation.model then
   return cjson.encode({status = 'gone'})
 end
 local function number(name) return tonumber(reservation[name] or 0) end
--- The part of the reserved cost that falls to some of its images.
+-- The share of the reserved cost for some of its images.
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 local key_base = base .. 'key:' .. reservation.key_id .. ':'
 
--- What the reservation itself knows, where nobody is left to ask: never more than was reserved, also where an order that was
--- free could not be taken back in time. An order that was taken back may have reached its account: a request of its
--- minute.
+-- The outcome by the reservation's own fields, after its process died: never more than was reserved, even if a free order
+-- could not be reverted in time. A reverted order may have reached its account, as a request of its minute.
 local function of_the_dead()
   local accounts, calls, sent = {}, {}, 0
   for name in pairs(reservation) do table.insert(accounts, string.match(name, '^sent:(.+)$')) end
@@ -68,8 +67,8 @@ end
 
 local sums, ledger = base .. 'sums:' .. reservation.day, base .. 'ledger:' .. reservation.day
 
--- Look at every key before the first is written: an error (a key of another type, a slot that a cluster is moving) takes
--- nothing back of what was done before it, and the settlement comes again.
+-- Reads every key before the first write: an error (wrong key type, a migrating slot) would not roll back earlier writes,
+-- and the settlement is repeated.
 local windows, rates = {}, {}
 for _, scope in ipairs({base, key_base}) do
   for _, window in ipairs({scope .. 'day:' .. reservation.day, scope .. 'month:' .. reservation.month}) do
@@ -91,7 +90,7 @@ if by_expiry then
   queue_ms, upstream_ms, total_ms = '', '', tostring(now_ms - number('admitted_ms'))
 end
 
--- One that has a record keeps it: an export may have given it out.
+-- An existing record remains: an export may have returned it.
 local is_recorded = was_sent == '1' or reservation.entry
 local new = {requests = 1, asked = number('images'), delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, not_sent = 0}
 if not is_recorded then new.requests, new.asked, new.not_sent = 0, 0, 1 end
@@ -117,7 +116,7 @@ if reservation.settled then
   taken = {images = number('settled:charged'), usd_micros = before.usd_micros}
 end
 
--- The difference between what was taken and what is charged, in every window that is still there.
+-- The difference between reserved and charged amounts, in every window that still exists.
 local images, usd_micros = charged - taken.images, new.usd_micros - taken.usd_micros
 for _, window in ipairs(windows) do
   redis.call('HINCRBY', window, 'images', images)
@@ -126,7 +125,7 @@ end
 for name, rate in pairs(rates) do
   if rate then
     local admitted, made = string.match(rate, '(%-?%d+) (%-?%d+)')
-    -- Never below zero: after the clock was set back the second may be another one of the same number.
+    -- Never below zero: after the clock was set back the second may be a repeated one.
     redis.call('HSET', name, reservation.second, admitted .. ' ' .. math.max(0, made + images))
   end
 end
@@ -162,7 +161,7 @@ local function write_record()
   redis.call('EXPIREAT', ledger, records_end_s)
 end
 
--- Count it among the tenant's settled tickets of the last 15 minutes, which admit.lua bounds: by slices of 5 minutes.
+-- Counts it among the tenant's settled reservations of the last 15 minutes, which admit.lua limits, in 5-minute buckets.
 local function count_recent()
   local slice, stale = math.floor(now_ms / 1000 / RECENT_SLICE_S), {}
   for _, name in ipairs(recent) do

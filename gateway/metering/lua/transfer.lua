@@ -1,13 +1,13 @@
--- Count a request for its tenant's and its key's concurrency while no reservation does: as its body arrives, and while
+-- Count a request against its tenant's and key's concurrency while it has no reservation: as its body arrives, and while
 -- its response is sent.
--- KEYS[1]  the tenant's record, KEYS[2] the tenant's keys, KEYS[3], KEYS[4] open tickets of the tenant, of the key: see
+-- KEYS[1]  the tenant's record, KEYS[2] the tenant's keys, KEYS[3], KEYS[4] open reservations of the tenant, of the key: see
 --          admit.lua
--- KEYS[5], KEYS[6]  transfers of the tenant, of the key: sorted set, id -> expiry (Unix ms)
--- ARGV[1]  id
--- ARGV[2]  key id
+-- KEYS[5], KEYS[6]  transfers of the tenant, of the key: sorted set, ID -> expiry (Unix ms)
+-- ARGV[1]  ID
+-- ARGV[2]  key ID
 -- ARGV[3]  lease, milliseconds; 0 ends the transfer
 -- ARGV[4]  1: only if the limits allow one more
--- Returns  JSON: decision "admitted", "unknown" (no such tenant or key) or "rate" with what admit.lua says of it
+-- Returns  JSON: decision "admitted", "unknown" (no such tenant or key) or "rate" with the fields of admit.lua
 -- TTL      two leases
 -- Clock    the server's
 local time = redis.call('TIME')
@@ -27,7 +27,7 @@ local function refusal(name, limits, open, transfers)
   if not limits.concurrency or running < limits.concurrency or redis.call('ZSCORE', transfers, id) then return nil end
   return cjson.encode({
     decision = 'rate', scope = name, limit = 'concurrency', allowed = limits.concurrency, taken = running, asked = 1,
-    frees_at_s = 0, now_s = tonumber(time[1]), is_final = limits.concurrency < 1,
+    frees_at_s = 0, now_s = tonumber(time[1]), is_permanent = limits.concurrency < 1,
   })
 end
 

@@ -46,7 +46,7 @@ local function account(name)
   return accounts[name]
 end
 
--- What a lowered estimate has grown to: a tenth of the limit a minute, at least one.
+-- A lowered estimate, with its recovery: a tenth of the limit per minute, at least one.
 local function grown(limit, kept, since)
   if not kept then return limit end
   local steps = math.max(0, math.floor((now - since) / MINUTE))
@@ -61,7 +61,7 @@ local function has_room(a, images)
   return a.requests < rate_of(a) and a.load.flying < lanes_of(a) and a.images + images <= a.record.images_per_minute
 end
 
--- When it has room for a call of so many images, as long as calls last; and when it has by its minute alone.
+-- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone.
 local function room_at(a, images)
   local log, free, missing = a.load.log, rate_of(a) - a.requests, a.images + images - a.record.images_per_minute
   local at, span = now, window()
@@ -75,7 +75,7 @@ local function room_at(a, images)
   return math.max(minute_at, now + setting('call_us') / math.max(1, a.load.flying)), minute_at
 end
 
--- Whether a call now would put off the moment at which there is room for another of so many images.
+-- Returns true if a call now would delay the capacity for another one of n images.
 local function puts_off(a, images, others)
   local function ask()
     local _, minute_at = room_at(a, others)
@@ -111,14 +111,14 @@ local function pace_of(a)
   return due, span
 end
 
--- How full it is, next to what it may take and its weight, 0 to 10,000.
+-- Utilisation relative to its limits and weight, 0 to 10,000.
 local function fullness(a)
   local limit = a.record
   local share = math.max(a.requests / rate_of(a), a.images / limit.images_per_minute, a.load.flying / lanes_of(a))
   return math.floor(share * 10000 / limit.weight)
 end
 
--- Count a request as sent now. Returns the number of its entry.
+-- Counts a request as sent now. Returns the number of its entry.
 local function write_down(a, images)
   local load, log, size = a.load, a.load.log, #a.load.log
   a.requests, a.images = a.requests + 1, a.images + images
@@ -131,7 +131,7 @@ local function write_down(a, images)
   return load.made
 end
 
--- Likewise as sent at an earlier moment; in a long log it is counted with the next one.
+-- Counts a request as sent at an earlier time; in a long log it counts with the next entry.
 local function write_in(a, t, images)
   local log = a.load.log
   local at = #log + 1
@@ -146,7 +146,7 @@ local function write_in(a, t, images)
   return a.load.made
 end
 
--- Count no more a request that was not sent, by the number of its entry; what has left the log is not in it.
+-- Removes the entry of an unsent request by its number, unless it has left the log.
 local function cross_out(a, number, images)
   local log = a.load.log
   for i = 1, #log, 4 do

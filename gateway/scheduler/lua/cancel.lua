@@ -1,6 +1,6 @@
--- Leave the queue, or give up a lease under which nothing was sent: the client, its patience or its process is gone. What
--- it was given goes to the next.
--- ARGV[1..] ids
+-- Cancel waiting requests or unsent leases: the client disconnected, its wait ended, or its process is shutting down. An
+-- assigned lease goes to the next waiting request.
+-- ARGV[1..] IDs
 -- Returns  JSON: decision "left"
 if not meta.version then return reply({decision = 'unknown'}) end
 for _, id in ipairs(ARGV) do
@@ -12,7 +12,7 @@ for _, id in ipairs(ARGV) do
   end
   local flow = place and place.f or lease and lease.q and lease.q .. ':' .. lease.o
   if flow then retract(flow) end
-  is_freed = is_freed or place ~= nil  -- it may have reserved an account
+  is_freed = is_freed or place ~= nil  -- its place may have reserved an account
 end
 dispatch_freed()
 return reply({decision = 'left'})

@@ -1,6 +1,6 @@
--- Take what a waiting request was given: its call begins now.
--- ARGV[1]  id, ARGV[2] how long the lease lives without being renewed
--- Returns  JSON: decision "leased" (see lease.lua), "wait": it still waits, or "gone": it waits no longer
+-- Claim the lease assigned to a waiting request: its call starts now.
+-- ARGV[1]  ID, ARGV[2] lifetime of the lease without renewal
+-- Returns  JSON: decision "leased" (see lease.lua), "wait": not assigned yet, or "gone": no such request or lease
 if not meta.version then return reply({decision = 'unknown'}) end
 local id = ARGV[1]
 local lease = lease_of(id)

@@ -1,7 +1,7 @@
--- Keys: which key of an account a need can use, and if none, from when on one can. Shared, after accounts.lua.
+-- Keys: the key of an account that a need can use, and if none, when one can. Shared, after accounts.lua.
 --
--- A need is {n = images of one call, m = model or nil for any, x = set of what to avoid: "ACCOUNT/" or "ACCOUNT/KEY"}.
-local TRIAL = 5 * 1000000     -- a trial of what has rested is taken to last for this
+-- A need is {n = images of one call, m = model or nil for any, x = set to avoid: "ACCOUNT/" or "ACCOUNT/KEY"}.
+local TRIAL = 5 * 1000000     -- assumed duration of a half-open trial
 
 local helds = {}  -- what people hold back, of what was read
 
@@ -57,9 +57,9 @@ local function read_keys(names, model)
   read_rests(fields)
 end
 
--- The key of an account to use for a need, with the rests that its lease would try: {field, rest}. Without one: nil and why:
--- {at, waits, state, busy, is_avoided, next_us: when the first rest ends}. From `at` on one may be used (nil: none can; 0: a
--- trial decides); it waits if nothing but cooldowns and trials keep it.
+-- Returns the key for a need, with the cooldowns that its lease would probe: {field, rest}. Without one: nil and why:
+-- {at, waits, state, busy, is_avoided, next_us: end of the first cooldown}. From `at` on one may be used (nil: none; 0: a
+-- trial decides); it waits if only cooldowns and trials prevent it.
 local function key_of(a, need)
   local standing, why = standing_of(a), {}
   if standing.held then return nil, why end

@@ -1,24 +1,23 @@
--- Change which accounts and keys there are, or what people hold back of them.
--- ARGV[1]  "declare": ARGV[2] JSON of what stands in the configuration of a process: process, digest, until_us (how long
---                     that counts without being renewed), terms: {field of meta: number}, accounts: {NAME:
---                     {requests_per_minute, images_per_minute, max_concurrency, weight, keys: [{name, fingerprint}]}}
+-- Change the registered accounts and keys, or their states set by operators.
+-- ARGV[1]  "declare": ARGV[2] JSON of a process's configuration: process, digest, until_us (its expiry without renewal),
+--                     terms: {field of meta: number}, accounts: {NAME: {requests_per_minute, images_per_minute,
+--                     max_concurrency, weight, keys: [{name, fingerprint}]}}
 --          "renew", "withdraw": ARGV[2] JSON: process, digest, until_us
 --          "add":     ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: fingerprint, sealed, limits (for an account that is not declared)
---          "reseal":  the same, for one that is there
+--          "reseal":  as "add", for an existing key
 --          "remove":  ARGV[2] "ACCOUNT/KEY"
 --          "hold":    ARGV[2] "ACCOUNT" or "ACCOUNT/KEY", ARGV[3] JSON: event (disable, drain, enable), since_us, by
---          "note":    ARGV[2] "ACCOUNT/KEY": for the audit only
---          "probed":  ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: what a free page said: works, error_code (if it works, for what it
---                     rested), scope, state, seconds to rest on
--- ARGV[4..] for the audit: seconds for which it is kept, actor, action, key_id, after, request_id; none for what
---          no person did
--- Returns  JSON: decision "done", "exists", "twin" (account, key: who has the same secret), "missing", "declared" (the configuration's own cannot be removed),
---          "kept" (a renewal that changed nothing) or "unknown"
-local DIGESTS_MAX = 1000  -- configurations whose first declaration is remembered
+--          "note":    ARGV[2] "ACCOUNT/KEY": for the audit log only
+--          "probed":  ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON, result of a key check: works, error_code (if it works: the reason
+--                     of the cooldown), scope, state, further seconds of cooldown
+-- ARGV[4..] audit: retention in seconds, actor, action, key_id, after, request_id; absent for changes without an operator
+-- Returns  JSON: decision "done", "exists", "twin" (account, key: the one with the same secret), "missing", "declared" (a
+--          configured key cannot be removed), "kept" (a renewal without changes) or "unknown"
+local DIGESTS_MAX = 1000  -- configurations whose first registration is remembered
 local act, subject, text = ARGV[1], ARGV[2], ARGV[3]
 
--- The configurations of all living processes, the newest first: {accounts, terms, at}. A configuration is as old as its
--- first declaration: a process that is started again with an old one does not make it the newest.
+-- The configurations of all live processes, newest first: {accounts, terms, at}. Age counts from the first registration,
+-- so a process that restarts with an old configuration does not make it the newest.
 local function declarations()
   local living, found = {}, {}
   local holders = redis.call('ZRANGE', K.holders, 0, -1, 'WITHSCORES')
@@ -40,7 +39,7 @@ local function declarations()
   return found
 end
 
--- An account as all of them together have it: its limits by the newest, its keys by any.
+-- The merged account: limits of the newest configuration, keys of all.
 local function merged(name, declared)
   local record, taken = nil, {}
   local function add(key, is_added)
@@ -72,7 +71,7 @@ local function merged(name, declared)
   return record
 end
 
--- A key with another secret starts with a clean record.
+-- A key with a new secret starts without cooldowns.
 local function forget_rests(name, before, after)
   local fingerprints = {}
   for _, key in ipairs(after and after.keys or {}) do fingerprints[key.name] = key.fingerprint end
@@ -90,7 +89,7 @@ local function forget_rests(name, before, after)
   end
 end
 
--- `phase`, from 0 to 1, keeps the even paces of accounts apart.
+-- `phase`, from 0 to 1, offsets the even paces of accounts.
 local function rebuild(name, declared, phase)
   local kept, after = redis.call('HGET', K.roster, name), merged(name, declared)
   local before = kept and cjson.decode(kept)
@@ -108,7 +107,7 @@ local function rebuild(name, declared, phase)
   end
 end
 
--- How many slots an image and a lane's microsecond are, from the accounts' limits; a call is one slot at least.
+-- Slots per image and per microsecond of concurrency, from the accounts' limits; a call is at least one slot.
 local function weigh()
   local requests, images, lanes = 0, 0, 0
   local all = redis.call('HGETALL', K.roster)
@@ -120,10 +119,10 @@ local function weigh()
   set_meta('slots_per_us', lanes > 0 and math.min(requests / (lanes * MINUTE), 1 / SLOT_MIN) or 0)
 end
 
--- Multiples of the golden ratio: any number of them lie apart.
+-- Multiples of the golden ratio: any number of them are spread out.
 local function phase_of(number) return (number - 1) * 0.6180339887 % 1 end
 
--- Every account that there is, was, or is to be.
+-- All present, former and new accounts.
 local function rebuild_all(declared)
   local names = {}
   for _, set in ipairs({K.roster, K.loads}) do
@@ -140,7 +139,7 @@ local function rebuild_all(declared)
   for i, name in ipairs(sorted) do rebuild(name, declared, phase_of(i)) end
 end
 
--- A process holds one configuration at a time.
+-- A process has one configuration at a time.
 local function hold_on(said)
   for _, holder in ipairs(redis.call('ZRANGE', K.holders, 0, -1)) do
     local digest, process = string.match(holder, '^([^|]*)|(.*)$')
@@ -154,14 +153,14 @@ local function declare()
   hold_on(said)
   redis.call('HSET', touch('declared'), said.digest, cjson.encode({accounts = said.accounts, terms = said.terms}))
   local newest = redis.call('ZRANGE', K.digests, -1, -1, 'WITHSCORES')[2]
-  local at = math.max(now, tonumber(newest or 0) + 1)  -- also if the clock was set back since
+  local at = math.max(now, tonumber(newest or 0) + 1)  -- even if the clock was set back
   redis.call('ZADD', touch('digests'), 'NX', at, said.digest)
   redis.call('ZREMRANGEBYRANK', K.digests, 0, -DIGESTS_MAX - 1)
   rebuild_all(declarations())
   return 'done'
 end
 
--- Returns  "kept" where nothing changed: "done" where others' configurations have ended.
+-- Returns  "kept" without changes; "done" if other configurations have expired.
 local function renew()
   local said = cjson.decode(subject)
   if redis.call('HEXISTS', K.declared, said.digest) == 0 then return 'unknown' end
@@ -183,7 +182,7 @@ local function is_there(member)
   return false
 end
 
--- A process ends. What only it had goes at the next declaration: it may be back in a moment.
+-- A process shuts down. Accounts only it had are removed at the next registration, because it may restart soon.
 local function withdraw()
   local said = cjson.decode(subject)
   redis.call('ZREM', K.holders, said.digest .. '|' .. said.process)
@@ -191,9 +190,9 @@ local function withdraw()
 end
 
 local ACTS = {declare = declare, renew = renew, withdraw = withdraw}
-local before = ''  -- for the audit
+local before = ''  -- for the audit log
 
--- A key of the same secret: its account would be used twice.
+-- A key with the same secret: its account's limits would count twice.
 local function twin_of(fingerprint)
   local all = redis.call('HGETALL', K.roster)
   for i = 1, #all, 2 do
@@ -229,7 +228,7 @@ function ACTS.remove()
   return 'done'
 end
 
--- Let what rests be tried now: a person knows that it is mended.
+-- Ends cooldowns now: the operator knows that the cause is fixed.
 local function lift_all(member)
   for _, field in ipairs(redis.call('HKEYS', K.health)) do
     local owner = string.match(field, '^[^|]*')
@@ -256,8 +255,9 @@ end
 
 function ACTS.note() return is_there(subject) and 'done' or 'missing' end
 
--- What a free page said: what rests for its error_code may be tried, or rests on for so many seconds from now and for all tenants; a
--- error_code that is new rests by its scope. What one key shows speaks for the upstream if that works, and not if it does not.
+-- Applies a key check: cooldowns for its error_code become half-open, or continue for the given seconds from now and for
+-- all tenants. A new error_code starts a cooldown of its scope. One key that works speaks for the upstream; one that does
+-- not, does not.
 function ACTS.probed()
   local said, name = cjson.decode(text), owner_of(subject)
   local by_scope = {key = subject, account = name, upstream = '*'}

@@ -1,7 +1,7 @@
--- How a pool stands, for people and metrics. O(accounts).
--- Returns  JSON: rest: of the upstream; waiting, oldest_us: requests in the queue and how long the first one waits; calls, retries: of the last minute;
---          free: requests that could be sent now; accounts: a list of records with name, rate, lanes, used, images, flying,
---          held, rest, today and keys with held and rests
+-- Status of an upstream, for the admin API and metrics. O(accounts).
+-- Returns  JSON: rest: cooldown of the upstream; waiting, oldest_us: waiting requests and age of the first; calls, retries: of
+--          the last minute; free: requests that could be sent now; accounts: a list with name, rate, lanes, used, images,
+--          flying, held, rest, today and keys with held and rests
 local found = {decision = 'open', waiting = redis.call('HLEN', K.places), accounts = {}, free = 0, now_us = moment(now)}
 if not meta.version then return reply({decision = 'unknown'}) end
 for _ = 1, 100 do
@@ -33,7 +33,7 @@ for _, name in ipairs(redis.call('HKEYS', K.roster)) do
   end
   found.accounts[#found.accounts + 1] = one
 end
--- A rest of one model only, at the key that has it.
+-- A cooldown of one model only, at its key.
 found.models = {}
 for field, rest in pairs(all_rests()) do
   local member, model = string.match(field, '^([^|]*)|(.+)$')

@@ -1,7 +1,7 @@
--- Forget whose a key is, unless it is another tenant's by now.
--- KEYS[1]  the lookup of the key's public id: string
--- ARGV[1]  the tenant whose it was
--- Returns  1 when forgotten, else 0
+-- Delete the lookup of a key ID, unless another tenant owns it now.
+-- KEYS[1]  the lookup of the key ID: string
+-- ARGV[1]  the former owner
+-- Returns  1 if deleted, else 0
 -- TTL      none
 -- Clock    not used
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end

@@ -1,6 +1,7 @@
-"""OpenAI's images contract as a list of checks against any base URL, ours or another gateway's.
+"""Conformance checks of OpenAI's images API against any base URL, this gateway's or another's.
 
-Knows nothing of this gateway: what it expects stands in reference/openai-images.md. Needs the extra `conformance`.
+It imports nothing else of this gateway: reference/openai-images.md states the expectations. Needs the extra
+`conformance`.
 """
 
 from gateway.testing.conformance.checks import Check, Finding, Level, Outcome

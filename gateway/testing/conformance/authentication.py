@@ -1,4 +1,4 @@
-"""Keys: who has none, or a wrong one, is told so as OpenAI tells it."""
+"""Authentication: missing and wrong API keys get OpenAI's errors."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -11,31 +11,31 @@ if TYPE_CHECKING:
     from gateway.testing.conformance.context import CheckContext
 
 
-def _ask(trial: "CheckContext", authorization: str | None) -> Answer:
-    body = {"model": trial.orders.model, "prompt": PROMPT}
-    return trial.server.send("POST", GENERATIONS, authorization=authorization, json=body)
+def _ask(context: "CheckContext", authorization: str | None) -> Answer:
+    body = {"model": context.purchases.model, "prompt": PROMPT}
+    return context.server.send("POST", GENERATIONS, authorization=authorization, json=body)
 
 
-def _no_key(trial: "CheckContext") -> None:
-    expect_refusal(_ask(trial, None), 401)
+def _no_key(context: "CheckContext") -> None:
+    expect_refusal(_ask(context, None), 401)
 
 
-def _wrong_key(trial: "CheckContext") -> None:
-    expect_refusal(_ask(trial, f"Bearer {WRONG_KEY}"), 401)
+def _wrong_key(context: "CheckContext") -> None:
+    expect_refusal(_ask(context, f"Bearer {WRONG_KEY}"), 401)
 
 
-def _other_scheme(trial: "CheckContext") -> None:
-    expect_refusal(_ask(trial, "Basic Y29uZm9ybWFuY2U6MA=="), 401)
+def _other_scheme(context: "CheckContext") -> None:
+    expect_refusal(_ask(context, "Basic Y29uZm9ybWFuY2U6MA=="), 401)
 
 
-def _code(trial: "CheckContext") -> None:
-    answer = _ask(trial, f"Bearer {WRONG_KEY}")
+def _code(context: "CheckContext") -> None:
+    answer = _ask(context, f"Bearer {WRONG_KEY}")
     expect_status(answer, 401)
     require(member(answer.error, "code") == "invalid_api_key", answer.quote())
 
 
-def _masked(trial: "CheckContext") -> None:
-    answer = _ask(trial, f"Bearer {WRONG_KEY}")
+def _masked(context: "CheckContext") -> None:
+    answer = _ask(context, f"Bearer {WRONG_KEY}")
     expect_status(answer, 401)
     require(WRONG_KEY.encode() not in answer.content, f"the key in full: {answer.quote()}")
 

@@ -1,6 +1,6 @@
-"""What a check is, and how it says what it found.
+"""Checks and their findings.
 
-A check returns where its statement holds. Otherwise it raises one of the three exceptions below, with what was seen.
+A check returns if its statement holds. Otherwise it raises one of the three exceptions below, with the observation.
 """
 
 from collections.abc import Callable, Collection
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Level(Enum):
-    """How much a check weighs."""
+    """Severity of a check."""
 
     MUST = "must"
-    """A client that is used today breaks."""
+    """A client in use today breaks."""
     SHOULD = "should"
-    """OpenAI does so; a client tells its user less, or does something needless."""
+    """OpenAI does so; a client shows less to its user, or does something needless."""
 
 
 class Outcome(Enum):
-    """What came of a check."""
+    """Outcome of a check."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -32,15 +32,15 @@ class Outcome(Enum):
 
 
 class BrokenError(Exception):
-    """The statement does not hold; the text says what was seen."""
+    """The statement does not hold; the text is the observation."""
 
 
 class InapplicableError(Exception):
-    """The statement is about something that this server does not do."""
+    """The statement concerns a feature that this server lacks."""
 
 
 class UntriedError(Exception):
-    """Nothing can be said: the server was busy, or out of reach, or had nothing to be judged by."""
+    """No result: the server was busy or unreachable, or there was nothing to check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,17 @@ class Check:
     name: str
     level: Level
     holds: str
-    """What must hold."""
+    """The statement."""
     breaks: str
-    """Which client breaks, and how, if it does not."""
+    """The clients that break otherwise, and how."""
     attempt: "Callable[[CheckContext], None]"
     buys: bool = False
-    """Whether it judges an image, which has to be made first."""
+    """The check needs an image, which is bought first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one check; `seen` is empty where it holds."""
+    """Result of one check; `seen` is empty if it holds."""
 
     check: Check
     outcome: Outcome
@@ -74,7 +74,7 @@ def require(statement: object, seen: str) -> None:
 
 
 def expect_status(answer: "Answer", *expected: int) -> None:
-    """Raises: BrokenError; UntriedError where the server was busy."""
+    """Raises: BrokenError; UntriedError if the server was busy."""
     if answer.status in expected:
         return
     if answer.status == 429:
@@ -83,7 +83,7 @@ def expect_status(answer: "Answer", *expected: int) -> None:
 
 
 def expect_refusal(answer: "Answer", *expected: int) -> None:
-    """A status and a message; the rest of the error object has checks of its own. Raises: as `expect_status`."""
+    """Checks status and message; other checks cover the rest of the error object. Raises: as `expect_status`."""
     expect_status(answer, *expected)
     message = (answer.error or {}).get("message")
     if not isinstance(message, str) or not message:
@@ -91,7 +91,7 @@ def expect_refusal(answer: "Answer", *expected: int) -> None:
 
 
 def require_none(wrong: Collection[str], tried: object) -> None:
-    """For checks that judge many answers. Raises: BrokenError with the first of `wrong`; UntriedError without any."""
+    """For checks of many responses. Raises: BrokenError with the first of `wrong`; UntriedError without any."""
     if not tried:
         raise UntriedError("there was no answer to judge by")
     if wrong:

@@ -1,10 +1,10 @@
-"""What every check is given."""
+"""Context of every check."""
 
 from dataclasses import dataclass
 
 from gateway.testing.conformance.fields import Refusals
 from gateway.testing.conformance.limits import RateLimitProvoker
-from gateway.testing.conformance.purchases import Orders
+from gateway.testing.conformance.purchases import Purchases
 from gateway.testing.conformance.server import Server
 
 
@@ -13,6 +13,6 @@ class CheckContext:
     """One run against one server."""
 
     server: Server
-    orders: Orders
+    purchases: Purchases
     refusals: Refusals
-    rush: RateLimitProvoker
+    provoker: RateLimitProvoker

@@ -1,4 +1,4 @@
-"""The error object, in every refusal that this run has met."""
+"""The error object of every refusal in this run."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 _TRACES: Final = (b"Traceback (most recent call last)", b'File "', b"\tat ", b"node_modules")
 
 
-def _refusals(trial: "CheckContext") -> list[Answer]:
-    """With a body: HEAD has none."""
-    return [answer for answer in trial.server.answers if answer.status >= 400 and not answer.request.startswith("HEAD")]
+def _refusals(context: "CheckContext") -> list[Answer]:
+    """Returns refusals with a body: HEAD has none."""
+    return [
+        answer for answer in context.server.answers if answer.status >= 400 and not answer.request.startswith("HEAD")
+    ]
 
 
-def _envelope(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _envelope(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if not _has_envelope(answer)]
     require_none(wrong, found)
 
@@ -26,8 +28,8 @@ def _has_envelope(answer: Answer) -> bool:
     return all(isinstance(member(answer.error, name), str) for name in ("message", "type"))
 
 
-def _four_keys(trial: "CheckContext") -> None:
-    found = [answer for answer in _refusals(trial) if _has_envelope(answer)]
+def _four_keys(context: "CheckContext") -> None:
+    found = [answer for answer in _refusals(context) if _has_envelope(answer)]
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if not _has_all_keys(answer)]
     require_none(wrong, found)
 
@@ -37,22 +39,22 @@ def _has_all_keys(answer: Answer) -> bool:
     return all(isinstance(error.get(name, 0), str | None) for name in ("param", "code"))
 
 
-def _content_type(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _content_type(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [f"{answer.request}: {answer.quote()}" for answer in found if answer.media_type != "application/json"]
     require_none(wrong, found)
 
 
-def _traces(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _traces(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [
         f"{answer.request}: {answer.quote()}" for answer in found if any(trace in answer.content for trace in _TRACES)
     ]
     require_none(wrong, found)
 
 
-def _request_id(trial: "CheckContext") -> None:
-    found = _refusals(trial)
+def _request_id(context: "CheckContext") -> None:
+    found = _refusals(context)
     wrong = [f"{answer.request}: HTTP {answer.status} without" for answer in found if not _id(answer)]
     require_none(wrong, found)
 
@@ -61,16 +63,16 @@ def _id(answer: Answer) -> str:
     return answer.headers.get("x-request-id", "")
 
 
-def _should_retry(trial: "CheckContext") -> None:
-    told = [answer for answer in trial.server.answers if "x-should-retry" in answer.headers]
-    if not told:
+def _should_retry(context: "CheckContext") -> None:
+    stated = [answer for answer in context.server.answers if "x-should-retry" in answer.headers]
+    if not stated:
         raise InapplicableError("no answer had one")
     wrong = [
         f"{answer.request}: {answer.headers['x-should-retry']}"
-        for answer in told
+        for answer in stated
         if answer.headers["x-should-retry"] not in {"true", "false"}
     ]
-    require_none(wrong, told)
+    require_none(wrong, stated)
 
 
 CHECKS: Final = (
@@ -99,14 +101,14 @@ CHECKS: Final = (
         "errors.no_trace",
         Level.MUST,
         "No refusal holds a stack trace.",
-        "Whoever shows the error to strangers shows the server's insides.",
+        "Applications that show the error to users disclose the server's internals.",
         _traces,
     ),
     Check(
         "errors.request_id",
         Level.SHOULD,
         "Every refusal has x-request-id.",
-        "Python and Node SDK: e.request_id is how a user tells of his trouble.",
+        "Python and Node SDK: users report problems with e.request_id.",
         _request_id,
     ),
     Check(

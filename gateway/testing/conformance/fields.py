@@ -1,4 +1,4 @@
-"""Fields that cannot be honoured: each is sent once, and must be refused before anything is bought."""
+"""Invalid fields: each is sent once, and must be refused before anything is bought."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _TOO_LONG: Final = "a" * 40_000
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """A body that is right but for one field; `codes` are OpenAI's for it, any where there are none."""
+    """A body with one invalid field; `codes` are OpenAI's for it, empty accepts any."""
 
     name: str
     body: Mapping[str, object]
@@ -39,7 +39,7 @@ class Wrong:
 
     @property
     def images(self) -> int:
-        """How many are made by a server that does not refuse it."""
+        """Images made by a server that accepts the body."""
         n = self.body.get("n")
         return n if isinstance(n, int) and n > 1 else 1
 
@@ -54,7 +54,7 @@ _VALUE: Final = "invalid_value"
 _EITHER: Final = "invalid_value invalid_type"
 _UNKNOWN: Final = "invalid_value unknown_parameter"
 _SILENT: Final = "Every client: what was asked for is dropped, and its user pays for another picture."
-_TYPED: Final = "Every SDK sends wrong types unchecked: its user is told by the server, or by nobody."
+_TYPED: Final = "SDKs send wrong types unchecked: only the server can report them."
 _PROMPT: Final = "Every SDK: a mistake in the user's program buys a picture of nothing."
 _COUNT: Final = "Open WebUI, AI SDK: the user pays for another number of pictures than he asked for."
 _M, _S = Level.MUST, Level.SHOULD
@@ -92,7 +92,7 @@ WRONGS: Final = (
 
 
 class Refusals:
-    """The answers to the wrong bodies."""
+    """Responses to the invalid bodies."""
 
     def __init__(self, server: Server, model: str) -> None:
         self._server = server
@@ -104,7 +104,7 @@ class Refusals:
         return self._send_once(wrong.name, {**right, **wrong.body})
 
     def _send_once(self, name: str, body: Mapping[str, object]) -> Answer:
-        """Raises: as `Server.send`, and the same again."""
+        """Sends a body once. Raises: as `Server.send`, and the same again when repeated."""
         if name not in self._met:
             try:
                 self._met[name] = self._server.generate(body)
@@ -115,8 +115,8 @@ class Refusals:
             raise met
         return met
 
-    def told(self) -> list[tuple[Wrong, Answer]]:
-        """Those that were refused with an error object."""
+    def stated(self) -> list[tuple[Wrong, Answer]]:
+        """Refusals with an error object."""
         found = []
         for wrong in WRONGS:
             try:
@@ -140,33 +140,33 @@ def _check_wrong(wrong: Wrong) -> Check:
         wrong.level,
         f"{asked} is refused with 400 and a message.",
         wrong.breaks,
-        lambda trial: expect_refusal(trial.refusals.of(wrong), 400),
+        lambda context: expect_refusal(context.refusals.of(wrong), 400),
     )
 
 
-def _params(trial: "CheckContext") -> None:
-    told = trial.refusals.told()
-    params = [(wrong, member(answer.error, "param")) for wrong, answer in told]
+def _params(context: "CheckContext") -> None:
+    stated = context.refusals.stated()
+    params = [(wrong, member(answer.error, "param")) for wrong, answer in stated]
     wrong_ones = [f"{wrong.name}: param is {shown(param)}" for wrong, param in params if param != wrong.param]
-    require_none(wrong_ones, told)
+    require_none(wrong_ones, stated)
 
 
-def _codes(trial: "CheckContext") -> None:
-    told = [(wrong, member(answer.error, "code")) for wrong, answer in trial.refusals.told() if wrong.codes]
+def _codes(context: "CheckContext") -> None:
+    stated = [(wrong, member(answer.error, "code")) for wrong, answer in context.refusals.stated() if wrong.codes]
     wrong_ones = [
         f"{wrong.name}: code is {shown(code)}, not {' or '.join(sorted(wrong.codes))}"
-        for wrong, code in told
+        for wrong, code in stated
         if code not in wrong.codes
     ]
-    require_none(wrong_ones, told)
+    require_none(wrong_ones, stated)
 
 
-def _unknown_model(trial: "CheckContext") -> None:
-    expect_refusal(trial.refusals.unknown_model(), 400, 404)
+def _unknown_model(context: "CheckContext") -> None:
+    expect_refusal(context.refusals.unknown_model(), 400, 404)
 
 
-def _model_named(trial: "CheckContext") -> None:
-    answer = trial.refusals.unknown_model()
+def _model_named(context: "CheckContext") -> None:
+    answer = context.refusals.unknown_model()
     expect_status(answer, 400, 404)
     if UNKNOWN_MODEL not in str(member(answer.error, "message")):
         raise BrokenError(answer.quote())

@@ -10,9 +10,9 @@ from gateway.testing.conformance.responses import Answer
 if TYPE_CHECKING:
     from gateway.testing.conformance.context import CheckContext
 
-_AT_ONCE: Final = 8
+_CONCURRENCY: Final = 8
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:ms|h|m|s))+", re.ASCII)
-"""As in 1s, 6m0s, 20ms (reference/openai-images.md 6.2)."""
+"""Such as 1s, 6m0s, 20ms (reference/openai-images.md 6.2)."""
 _STAINLESS: Final = {
     "OpenAI-Organization": "org-conformance",
     "OpenAI-Project": "proj_conformance",
@@ -28,12 +28,12 @@ _STAINLESS: Final = {
 }
 
 
-def _successes(trial: "CheckContext") -> list[Answer]:
-    return [answer for answer in trial.server.answers if answer.status == 200 and answer.content]
+def _successes(context: "CheckContext") -> list[Answer]:
+    return [answer for answer in context.server.answers if answer.status == 200 and answer.content]
 
 
-def _content_type(trial: "CheckContext") -> None:
-    found = [answer for answer in _successes(trial) if answer.media_type != "text/event-stream"]
+def _content_type(context: "CheckContext") -> None:
+    found = [answer for answer in _successes(context) if answer.media_type != "text/event-stream"]
     wrong = [f"{answer.request}: {answer.media_type or 'none'}" for answer in found if not _is_json(answer)]
     require_none(wrong, found)
 
@@ -42,30 +42,30 @@ def _is_json(answer: Answer) -> bool:
     return answer.media_type == "application/json" or answer.media_type.endswith("+json")
 
 
-def _request_id(trial: "CheckContext") -> None:
-    found = _successes(trial)
+def _request_id(context: "CheckContext") -> None:
+    found = _successes(context)
     require_none([f"{answer.request}: none" for answer in found if not answer.headers.get("x-request-id")], found)
 
 
-def _request_id_unique(trial: "CheckContext") -> None:
-    ids = [answer.headers["x-request-id"] for answer in trial.server.answers if "x-request-id" in answer.headers]
+def _request_id_unique(context: "CheckContext") -> None:
+    ids = [answer.headers["x-request-id"] for answer in context.server.answers if "x-request-id" in answer.headers]
     if not ids:
         raise InapplicableError("no answer has one")
     require(len(ids) == len(set(ids)), f"{len(ids)} answers with {len(set(ids))} different ids")
 
 
-def _processing(trial: "CheckContext") -> None:
-    found = _successes(trial)
-    told = [(answer, answer.headers.get("openai-processing-ms", "absent")) for answer in found]
-    wrong = [f"{answer.request}: openai-processing-ms is {text}" for answer, text in told if not text.isdecimal()]
+def _processing(context: "CheckContext") -> None:
+    found = _successes(context)
+    stated = [(answer, answer.headers.get("openai-processing-ms", "absent")) for answer in found]
+    wrong = [f"{answer.request}: openai-processing-ms is {text}" for answer, text in stated if not text.isdecimal()]
     wrong += [f"{answer.request}: no openai-version" for answer in found if "openai-version" not in answer.headers]
     require_none(wrong, found)
 
 
-def _rate_limits(trial: "CheckContext") -> None:
+def _rate_limits(context: "CheckContext") -> None:
     found = {
         (name, text)
-        for answer in trial.server.answers
+        for answer in context.server.answers
         for name, text in answer.headers.items()
         if name.startswith("x-ratelimit-")
     }
@@ -80,27 +80,27 @@ def _is_well_formed(name: str, text: str) -> bool:
     return text.isdecimal() if name.startswith(("x-ratelimit-limit", "x-ratelimit-remaining")) else True
 
 
-def _encoding(trial: "CheckContext") -> None:
-    plain = trial.server.get("/models", accept_encoding="identity")
+def _encoding(context: "CheckContext") -> None:
+    plain = context.server.get("/models", accept_encoding="identity")
     expect_status(plain, 200)
-    packed = trial.server.get("/models", accept_encoding="gzip, deflate")
+    packed = context.server.get("/models", accept_encoding="gzip, deflate")
     require(packed.status == 200 and packed.document == plain.document, packed.quote())
 
 
-def _strange_headers(trial: "CheckContext") -> None:
-    expect_status(trial.server.send("GET", "/models", headers=_STAINLESS), 200)
+def _strange_headers(context: "CheckContext") -> None:
+    expect_status(context.server.send("GET", "/models", headers=_STAINLESS), 200)
 
 
-def _keep_alive(trial: "CheckContext") -> None:
-    ports = [trial.server.get("/models").port for _ in range(3)]
+def _keep_alive(context: "CheckContext") -> None:
+    ports = [context.server.get("/models").port for _ in range(3)]
     if None in ports:
         raise InapplicableError("the connection does not tell its port")
     require(len(set(ports)) < len(ports), "a new connection for each request")
 
 
-def _at_once(trial: "CheckContext") -> None:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = list(pool.map(lambda _: trial.server.get("/models"), range(_AT_ONCE)))
+def _at_once(context: "CheckContext") -> None:
+    with ThreadPoolExecutor(_CONCURRENCY) as pool:
+        answers = list(pool.map(lambda _: context.server.get("/models"), range(_CONCURRENCY)))
     for answer in answers:
         expect_status(answer, 200)
 
@@ -117,14 +117,14 @@ CHECKS: Final = (
         "headers.request_id",
         Level.SHOULD,
         "Every answer with 200 has x-request-id.",
-        "Python and Node SDK: _request_id is how a user tells of his trouble.",
+        "Python and Node SDK: users report problems with _request_id.",
         _request_id,
     ),
     Check(
         "headers.request_id_unique",
         Level.SHOULD,
         "No two answers have the same x-request-id.",
-        "Whoever looks for a request by its id.",
+        "Operators that search for a request by its ID.",
         _request_id_unique,
     ),
     Check(
@@ -165,7 +165,7 @@ CHECKS: Final = (
     Check(
         "connections.at_once",
         Level.MUST,
-        f"{_AT_ONCE} lists of models at once are all answered with 200.",
+        f"{_CONCURRENCY} lists of models at once are all answered with 200.",
         "Open WebUI and LibreChat ask for several things as a page opens.",
         _at_once,
     ),

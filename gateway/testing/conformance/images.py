@@ -1,4 +1,4 @@
-"""The answer with images."""
+"""The response with images."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.testing.conformance.responses import Answer
 
 _EPOCH_MIN: Final = 1_577_836_800
-"""2020-01-01: seconds since then, and no milliseconds."""
+"""2020-01-01 in seconds, so that milliseconds are detected."""
 _DAY_S: Final = 86_400
 _USAGE: Final = (
     ("total_tokens",),
@@ -28,58 +28,58 @@ _USAGE: Final = (
 
 
 def usage_faults(usage: object) -> list[str]:
-    """The keys that are no integers."""
+    """Returns the keys that are not integers."""
     return [".".join(path) for path in _USAGE if not is_integer(member(usage, *path))]
 
 
-def _created(trial: "CheckContext") -> None:
-    created = member(trial.orders.encoded().answer.document, "created")
+def _created(context: "CheckContext") -> None:
+    created = member(context.purchases.encoded().answer.document, "created")
     is_time = isinstance(created, int) and is_integer(created) and _EPOCH_MIN < created < time.time() + _DAY_S
     require(is_time, f"created is {shown(created)}")
 
 
-def _one(trial: "CheckContext") -> None:
-    answer = trial.orders.encoded().answer
+def _one(context: "CheckContext") -> None:
+    answer = context.purchases.encoded().answer
     data = member(answer.document, "data")
     require(isinstance(data, list) and len(data) == 1 and isinstance(data[0], dict), answer.quote())
 
 
-def _encoded(trial: "CheckContext") -> None:
-    decode(trial.orders.encoded().item().get("b64_json"))
+def _encoded(context: "CheckContext") -> None:
+    decode(context.purchases.encoded().item().get("b64_json"))
 
 
-def _not_both(trial: "CheckContext") -> None:
-    url = trial.orders.encoded().item().get("url")
+def _not_both(context: "CheckContext") -> None:
+    url = context.purchases.encoded().item().get("url")
     require(url is None, "the item has a url too")
 
 
-def _size(trial: "CheckContext") -> None:
-    order = trial.orders.encoded()
-    told = member(order.answer.document, "size")
-    if told is None:
-        raise InapplicableError("the answer tells no size")
-    made = decode(order.item().get("b64_json")).size
-    require(made is None or told == made, f"size is {shown(told)}, the picture has {made}")
+def _size(context: "CheckContext") -> None:
+    purchase = context.purchases.encoded()
+    stated = member(purchase.answer.document, "size")
+    if stated is None:
+        raise InapplicableError("the response has no size")
+    made = decode(purchase.item().get("b64_json")).size
+    require(made is None or stated == made, f"size is {shown(stated)}, the picture has {made}")
 
 
-def _format(trial: "CheckContext") -> None:
-    order = trial.orders.encoded()
-    told = member(order.answer.document, "output_format")
-    if told is None:
-        raise InapplicableError("the answer tells no output_format")
-    made = decode(order.item().get("b64_json")).kind
-    require(told == made, f"output_format is {shown(told)}, the picture is {made}")
+def _format(context: "CheckContext") -> None:
+    purchase = context.purchases.encoded()
+    stated = member(purchase.answer.document, "output_format")
+    if stated is None:
+        raise InapplicableError("the response has no output_format")
+    made = decode(purchase.item().get("b64_json")).kind
+    require(stated == made, f"output_format is {shown(stated)}, the picture is {made}")
 
 
-def _usage(trial: "CheckContext") -> None:
-    usage = member(trial.orders.encoded().answer.document, "usage")
-    if usage is None and not trial.orders.is_gpt:
+def _usage(context: "CheckContext") -> None:
+    usage = member(context.purchases.encoded().answer.document, "usage")
+    if usage is None and not context.purchases.is_gpt:
         raise InapplicableError("the answer has no usage, which only gpt-image names need")
     require(not usage_faults(usage), f"no integers in usage: {', '.join(usage_faults(usage))}")
 
 
-def _link(trial: "CheckContext") -> None:
-    item = trial.orders.linked().item()
+def _link(context: "CheckContext") -> None:
+    item = context.purchases.linked().item()
     parts = urlsplit(str(item.get("url") or ""))
     require(parts.scheme in {"http", "https"} and parts.netloc, f"the item is {shown(_without_bytes(item))}")
     require(item.get("b64_json") is None, "the item has b64_json too")
@@ -89,58 +89,58 @@ def _without_bytes(item: Mapping[str, object]) -> dict[str, object]:
     return {name: "..." if name == "b64_json" else value for name, value in item.items()}
 
 
-def _fetched(trial: "CheckContext") -> "Answer":
-    url = trial.orders.linked().item().get("url")
+def _fetched(context: "CheckContext") -> "Answer":
+    url = context.purchases.linked().item().get("url")
     if not isinstance(url, str) or not url:
         raise UntriedError("the answer has no link")
-    return trial.server.fetch(url)
+    return context.server.fetch(url)
 
 
-def _link_opens(trial: "CheckContext") -> None:
-    fetched = _fetched(trial)
+def _link_opens(context: "CheckContext") -> None:
+    fetched = _fetched(context)
     expect_status(fetched, 200)
     measure(fetched.content)
 
 
-def _link_type(trial: "CheckContext") -> None:
-    fetched = _fetched(trial)
+def _link_type(context: "CheckContext") -> None:
+    fetched = _fetched(context)
     require(fetched.media_type.startswith("image/"), f"{fetched.request}: {fetched.media_type or 'no content type'}")
 
 
-def _link_name(trial: "CheckContext") -> None:
-    path = urlsplit(str(trial.orders.linked().item().get("url") or "")).path
+def _link_name(context: "CheckContext") -> None:
+    path = urlsplit(str(context.purchases.linked().item().get("url") or "")).path
     suffix = PurePosixPath(path).suffix.lower()
     require(suffix in {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}, f"the link ends in {shown(path[-24:])}")
 
 
-def _pair(trial: "CheckContext") -> None:
-    data = member(trial.orders.pair().answer.document, "data")
+def _pair(context: "CheckContext") -> None:
+    data = member(context.purchases.pair().answer.document, "data")
     count = len(data) if isinstance(data, list) else 0
     require(count == 2, f"{count} for n=2")
 
 
-def _nulls(trial: "CheckContext") -> None:
-    trial.orders.nulls().item()
+def _nulls(context: "CheckContext") -> None:
+    context.purchases.nulls().item()
 
 
-def _default_form(trial: "CheckContext") -> None:
-    item = trial.orders.nulls().item()
-    wanted, other = ("url", "b64_json") if trial.orders.model.startswith("dall-e") else ("b64_json", "url")
+def _default_form(context: "CheckContext") -> None:
+    item = context.purchases.nulls().item()
+    wanted, other = ("url", "b64_json") if context.purchases.model.startswith("dall-e") else ("b64_json", "url")
     require(item.get(wanted) and item.get(other) is None, f"{other if item.get(other) else 'neither'} instead")
 
 
-def _bare(trial: "CheckContext") -> None:
-    trial.orders.bare().item()
+def _bare(context: "CheckContext") -> None:
+    context.purchases.bare().item()
 
 
-def _gpt(trial: "CheckContext") -> None:
-    order = trial.orders.gpt()
-    decode(order.item().get("b64_json"))
-    require(order.item().get("url") is None, "the item has a url too")
+def _gpt(context: "CheckContext") -> None:
+    purchase = context.purchases.gpt()
+    decode(purchase.item().get("b64_json"))
+    require(purchase.item().get("url") is None, "the item has a url too")
 
 
-def _gpt_usage(trial: "CheckContext") -> None:
-    faults = usage_faults(member(trial.orders.gpt().answer.document, "usage"))
+def _gpt_usage(context: "CheckContext") -> None:
+    faults = usage_faults(member(context.purchases.gpt().answer.document, "usage"))
     require(not faults, f"no integers in usage: {', '.join(faults)}")
 
 
@@ -153,7 +153,7 @@ CHECKS: Final = (
     _check(
         "one",
         _M,
-        "An order of one image is answered with 200 and one item in data.",
+        "A purchase of one image is answered with 200 and one item in data.",
         "Every client reads data[0].",
         _one,
     ),
@@ -177,7 +177,7 @@ CHECKS: Final = (
         "output_format",
         _S,
         "output_format is what the bytes are.",
-        "Edits upload the picture as what it was told to be; a strict server refuses it.",
+        "Edits upload the image under the stated type; a strict server refuses it.",
         _format,
     ),
     _check("usage", _M, "usage, where it is, has all its integers.", "Dify adds up every one of them.", _usage),
@@ -211,7 +211,7 @@ CHECKS: Final = (
     _check(
         "bare",
         _M,
-        "An order without a model, with words of any script and a user, is made.",
+        "A purchase without a model, with words of any script and a user, is made.",
         "Programs that name no model; every user who does not write English.",
         _bare,
     ),
@@ -225,7 +225,7 @@ CHECKS: Final = (
     _check(
         "gpt_usage",
         _M,
-        f"{GPT_NAME}, where it is listed, tells usage with all its integers.",
+        f"{GPT_NAME}, if listed, reports usage with all its integers.",
         "Dify fails without it.",
         _gpt_usage,
     ),

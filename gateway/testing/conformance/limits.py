@@ -1,16 +1,16 @@
-"""The rate limit, where it may be provoked: with images that are bought for it."""
+"""The rate limit, if it may be provoked with bought images."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from gateway.testing.conformance.checks import Check, InapplicableError, Level, UntriedError, expect_refusal, require
-from gateway.testing.conformance.purchases import Order, Orders
+from gateway.testing.conformance.purchases import Purchase, Purchases
 from gateway.testing.conformance.responses import member
 
 if TYPE_CHECKING:
     from gateway.testing.conformance.context import CheckContext
 
-_AT_ONCE: Final = 8
+_CONCURRENCY: Final = 8
 _CODES: Final = (
     "rate_limit_exceeded",
     "slow_down",
@@ -24,51 +24,51 @@ _CODES: Final = (
 
 
 class RateLimitProvoker:
-    """Sends up to so many orders, a few at once, until one is refused for its rate."""
+    """Sends up to a number of purchases, a few concurrently, until one is rate limited."""
 
-    def __init__(self, orders: Orders, images_at_most: int) -> None:
-        self._orders = orders
+    def __init__(self, purchases: Purchases, images_at_most: int) -> None:
+        self._purchases = purchases
         self._left = images_at_most
-        self._refused: Order | None = None
+        self._refused: Purchase | None = None
 
-    def refused(self) -> Order:
-        """The first that was refused with 429. Raises: InapplicableError."""
+    def refused(self) -> Purchase:
+        """Returns the first purchase refused with 429. Raises: InapplicableError."""
         while self._refused is None and self._left > 0:
-            size = min(_AT_ONCE, self._left)
+            size = min(_CONCURRENCY, self._left)
             self._left -= size
             with ThreadPoolExecutor(size) as pool:
                 made = list(pool.map(lambda _: self._order(), range(size)))
-            self._refused = next((order for order in made if order and order.answer.status == 429), None)
+            self._refused = next((purchase for purchase in made if purchase and purchase.answer.status == 429), None)
         if self._refused is None:
             raise InapplicableError("no request was refused for its rate (--provoke-429 N sends N more)")
         return self._refused
 
-    def _order(self) -> Order | None:
+    def _order(self) -> Purchase | None:
         try:
-            return self._orders.buy(model=self._orders.model)
+            return self._purchases.buy(model=self._purchases.model)
         except UntriedError:
             return None
 
 
-def _shape(trial: "CheckContext") -> None:
-    expect_refusal(trial.rush.refused().answer, 429)
+def _shape(context: "CheckContext") -> None:
+    expect_refusal(context.provoker.refused().answer, 429)
 
 
-def _code(trial: "CheckContext") -> None:
-    answer = trial.rush.refused().answer
+def _code(context: "CheckContext") -> None:
+    answer = context.provoker.refused().answer
     code = member(answer.error, "code")
     require(code in _CODES, answer.quote())
 
 
-def _retry_after(trial: "CheckContext") -> None:
-    headers = trial.rush.refused().answer.headers
-    told = headers.get("retry-after", "absent")
+def _retry_after(context: "CheckContext") -> None:
+    headers = context.provoker.refused().answer.headers
+    stated = headers.get("retry-after", "absent")
     try:
-        pause_s = float(told)
+        pause_s = float(stated)
     except ValueError:
         pause_s = -1.0
     quota = headers.get("x-should-retry") == "false"
-    require(quota or 0 < pause_s <= 60, f"retry-after is {told}")
+    require(quota or 0 < pause_s <= 60, f"retry-after is {stated}")
 
 
 CHECKS: Final = (
@@ -83,7 +83,7 @@ CHECKS: Final = (
     Check(
         "limits.code",
         Level.SHOULD,
-        "error.code of a 429 tells a rate (rate_limit_exceeded) from a quota (insufficient_quota).",
+        "error.code of a 429 distinguishes a rate (rate_limit_exceeded) from a quota (insufficient_quota).",
         "Programs that wait for the one and give up on the other.",
         _code,
         buys=True,

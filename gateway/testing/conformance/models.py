@@ -1,4 +1,4 @@
-"""The list of models."""
+"""The model list."""
 
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -23,7 +23,7 @@ _RETRIEVED_MAX: Final = 10
 
 
 def list_models(server: "Server") -> list[object]:
-    """What the list holds. Raises: BrokenError where it is none, and as `Server.send`."""
+    """Returns the entries of the list. Raises: BrokenError if it is not a list, and as `Server.send`."""
     answer = server.get("/models")
     expect_status(answer, 200)
     data = member(answer.document, "data")
@@ -31,49 +31,49 @@ def list_models(server: "Server") -> list[object]:
     return data if isinstance(data, list) else []
 
 
-def _named(trial: "CheckContext") -> list[str]:
-    found = [member(entry, "id") for entry in list_models(trial.server)]
+def _named(context: "CheckContext") -> list[str]:
+    found = [member(entry, "id") for entry in list_models(context.server)]
     named = [name for name in found if isinstance(name, str)]
     if not named:
         raise UntriedError("no model is listed")
     return named
 
 
-def _list(trial: "CheckContext") -> None:
-    for entry in list_models(trial.server):
+def _list(context: "CheckContext") -> None:
+    for entry in list_models(context.server):
         require(isinstance(member(entry, "id"), str), shown(entry))
 
 
-def _entries(trial: "CheckContext") -> None:
-    for entry in list_models(trial.server):
+def _entries(context: "CheckContext") -> None:
+    for entry in list_models(context.server):
         is_model = member(entry, "object") == "model" and isinstance(member(entry, "owned_by"), str)
         require(is_model and is_integer(member(entry, "created")), shown(entry))
 
 
-def _listed(trial: "CheckContext") -> None:
-    model = trial.orders.model
-    require(model in _named(trial), f"{model} is not listed")
+def _listed(context: "CheckContext") -> None:
+    model = context.purchases.model
+    require(model in _named(context), f"{model} is not listed")
 
 
-def _retrieve(trial: "CheckContext") -> None:
-    listed = {member(entry, "id"): entry for entry in list_models(trial.server)}
-    for name in _named(trial)[:_RETRIEVED_MAX]:
-        answer = trial.server.get(f"/models/{quote(name, safe='')}")
+def _retrieve(context: "CheckContext") -> None:
+    listed = {member(entry, "id"): entry for entry in list_models(context.server)}
+    for name in _named(context)[:_RETRIEVED_MAX]:
+        answer = context.server.get(f"/models/{quote(name, safe='')}")
         expect_status(answer, 200)
         require(answer.document == listed[name], f"{shown(listed[name])} in the list, alone {answer.quote()}")
 
 
-def _slash(trial: "CheckContext") -> None:
-    with_slash = next((name for name in _named(trial) if "/" in name), None)
+def _slash(context: "CheckContext") -> None:
+    with_slash = next((name for name in _named(context) if "/" in name), None)
     if with_slash is None:
         raise InapplicableError("no model's name has a slash")
-    answer = trial.server.get(f"/models/{quote(with_slash)}")
+    answer = context.server.get(f"/models/{quote(with_slash)}")
     expect_status(answer, 200)
     require(member(answer.document, "id") == with_slash, answer.quote())
 
 
-def _unknown(trial: "CheckContext") -> None:
-    expect_refusal(trial.server.get(f"/models/{UNKNOWN_MODEL}"), 404)
+def _unknown(context: "CheckContext") -> None:
+    expect_refusal(context.server.get(f"/models/{UNKNOWN_MODEL}"), 404)
 
 
 CHECKS: Final = (

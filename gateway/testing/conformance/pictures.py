@@ -1,4 +1,4 @@
-"""Whether bytes are a picture, and which."""
+"""Detects image formats and sizes."""
 
 import base64
 import binascii
@@ -13,14 +13,14 @@ from gateway.testing.conformance.responses import shown
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What the bytes are, whatever was said of them; an SVG has no size."""
+    """Detected format and size, whatever the response claims; an SVG has no size."""
 
     kind: str
     size: str | None
 
 
 def decode(encoded: object) -> Picture:
-    """A picture in an answer's `b64_json`. Raises: BrokenError."""
+    """Decodes `b64_json` of a response. Raises: BrokenError."""
     if not isinstance(encoded, str) or not encoded:
         raise BrokenError(f"b64_json is {shown(encoded)}")
     if encoded.startswith("data:"):
@@ -33,7 +33,7 @@ def decode(encoded: object) -> Picture:
 
 
 def measure(content: bytes) -> Picture:
-    """Raises: BrokenError."""
+    """Measures an image. Raises: BrokenError."""
     if content.lstrip()[:5] in {b"<svg ", b"<?xml"}:
         return Picture("svg", None)
     try:

@@ -1,4 +1,4 @@
-"""The images that are bought, each by the official SDK, and each once however many checks judge it."""
+"""Purchases: images bought by the official SDK, each once for all checks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
 PROMPT: Final = "A red square on white"
 UNICODE_PROMPT: Final = "Ein rotes Quadrat auf Weiß\n赤い四角 🟥"
 UNREAD: Final = (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError)
-"""What the SDK raises of an answer in another shape than it takes for granted."""
+"""Exceptions of the SDK for responses of an unexpected shape."""
 GPT_NAME: Final = "gpt-image-1"
 SIZE: Final = "1024x1024"
 PARTIAL_IMAGES: Final = 2
 _REQUEST: Final = f"POST {GENERATIONS}"
 _BUSY: Final = (402, 403, 429, 502, 503, 504)
-"""The server cannot make an image now, which says nothing about its wire."""
+"""The server cannot make an image now, which says nothing about its API."""
 _NULLS: Final = ("n", "size", "quality", "style", "response_format", "output_format", "background", "stream")
 
 IMAGES: Final[Mapping[str, int]] = MappingProxyType(
     {"encoded": 1, "linked": 1, "pair": 2, "nulls": 1, "bare": 1, "streamed": 1, "gpt": 1}
 )
-"""Every order, and how many images it is for."""
+"""Every purchase, with its number of images."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What came of an order: the bytes, and what the SDK made of them."""
+class Purchase:
+    """Result of a purchase: the bytes, and the SDK's reading of them."""
 
     answer: Answer
     parsed: ImagesResponse | None = None
     events: tuple[object, ...] = ()
     request_id: str | None = None
-    """As the SDK tells it."""
+    """From the SDK."""
     raised: BaseException | None = None
     """By the SDK."""
 
     def item(self) -> Mapping[str, object]:
-        """The first image. Raises: UntriedError."""
+        """Returns the first image. Raises: UntriedError."""
         found = member(self.answer.document, "data", 0)
         if not isinstance(found, dict):
             raise UntriedError("the answer has no image to judge")
         return found
 
 
-class Orders:
-    """Buys what checks ask for, and remembers it."""
+class Purchases:
+    """Buys images for checks and remembers the results."""
 
     def __init__(self, server: Server, model: str, listed: frozenset[str]) -> None:
         self.model = model
@@ -69,53 +69,53 @@ class Orders:
             timeout=server.timeout_s,
             http_client=transport,
         )
-        self._made: dict[str, Order | UntriedError] = {}
+        self._made: dict[str, Purchase | UntriedError] = {}
 
     @property
     def is_gpt(self) -> bool:
-        """Whether the model's name is one that OpenAI answers in base64 only."""
+        """True for model names that OpenAI answers in base64 only."""
         return self.model.startswith(("gpt-image", "chatgpt-image"))
 
-    def encoded(self) -> Order:
+    def encoded(self) -> Purchase:
         """One image in base64, in a size of every family."""
         form = {} if self.is_gpt else {"response_format": "b64_json"}
         return self._made_once("encoded", lambda: self.buy(model=self.model, n=1, size=SIZE, **form))
 
-    def linked(self) -> Order:
-        order = self._made_once("linked", lambda: self.buy(model=self.model, response_format="url"), strict=False)
-        if order.answer.status == 400 and self.is_gpt:
+    def linked(self) -> Purchase:
+        purchase = self._made_once("linked", lambda: self.buy(model=self.model, response_format="url"), strict=False)
+        if purchase.answer.status == 400 and self.is_gpt:
             raise InapplicableError("the model gives no links, as OpenAI's of this name")
-        return _delivered(order)
+        return _delivered(purchase)
 
-    def pair(self) -> Order:
-        order = self._made_once("pair", lambda: self.buy(model=self.model, n=2), strict=False)
-        if order.answer.status == 400 and member(order.answer.error, "param") == "n":
+    def pair(self) -> Purchase:
+        purchase = self._made_once("pair", lambda: self.buy(model=self.model, n=2), strict=False)
+        if purchase.answer.status == 400 and member(purchase.answer.error, "param") == "n":
             raise InapplicableError("the model makes one image at a time, and says so")
-        return _delivered(order)
+        return _delivered(purchase)
 
-    def nulls(self) -> Order:
-        """Every optional field is there, as null."""
+    def nulls(self) -> Purchase:
+        """Every optional field present, as null."""
         absent: dict[str, object] = dict.fromkeys(_NULLS)
         return self._made_once("nulls", lambda: self.buy(PROMPT, model=self.model, **absent))
 
-    def bare(self) -> Order:
-        """No model, words beyond ASCII, and who asks."""
+    def bare(self) -> Purchase:
+        """No model, a non-ASCII prompt, and a user."""
         return self._made_once("bare", lambda: self.buy(UNICODE_PROMPT, user="conformance-user"))
 
-    def gpt(self) -> Order:
+    def gpt(self) -> Purchase:
         if GPT_NAME not in self._listed:
             raise InapplicableError(f"the server does not list {GPT_NAME}")
         return self._made_once("gpt", lambda: self.buy(model=GPT_NAME))
 
-    def streamed(self) -> Order:
-        """As events. Raises: InapplicableError where the server refuses streams as it should."""
-        order = self._made_once("streamed", self._stream, strict=False)
-        if order.answer.status in {400, 404} and order.answer.error:
-            raise InapplicableError(f"the server does not stream: {order.answer.quote()}")
-        return _delivered(order)
+    def streamed(self) -> Purchase:
+        """A stream of events. Raises: InapplicableError if the server correctly refuses streams."""
+        purchase = self._made_once("streamed", self._stream, strict=False)
+        if purchase.answer.status in {400, 404} and purchase.answer.error:
+            raise InapplicableError(f"the server does not stream: {purchase.answer.quote()}")
+        return _delivered(purchase)
 
-    def _made_once(self, name: str, make: Callable[[], Order], *, strict: bool = True) -> Order:
-        """What came of an order; one without an answer is not sent again, for it may have been made and billed."""
+    def _made_once(self, name: str, make: Callable[[], Purchase], *, strict: bool = True) -> Purchase:
+        """Buys once. A purchase without a response is not repeated, because it may have been made and billed."""
         if name not in self._made:
             try:
                 self._made[name] = self._patiently(make)
@@ -126,8 +126,8 @@ class Orders:
             raise made
         return _delivered(made) if strict else made
 
-    def _patiently(self, make: Callable[[], Order]) -> Order:
-        made: list[Order] = []
+    def _patiently(self, make: Callable[[], Purchase]) -> Purchase:
+        made: list[Purchase] = []
 
         def ask() -> Answer:
             made.append(make())
@@ -136,13 +136,13 @@ class Orders:
         self._server.patiently(ask)
         return made[-1]
 
-    def buy(self, prompt: str = PROMPT, /, **fields: object) -> Order:
-        """One generation. Raises: UntriedError without an answer."""
+    def buy(self, prompt: str = PROMPT, /, **fields: object) -> Purchase:
+        """Buys one generation. Raises: UntriedError without a response."""
         self._server.expect_answer(_REQUEST)
         try:
             raw = self.sdk.images.with_raw_response.generate(prompt=prompt, extra_body=fields)
         except openai.APIStatusError as error:
-            return Order(self._keep(error.response), raised=error)
+            return Purchase(self._keep(error.response), raised=error)
         except openai.APITimeoutError as error:
             raise self._server.note_silence(_REQUEST) from error
         except openai.APIConnectionError as error:
@@ -151,12 +151,12 @@ class Orders:
         try:
             parsed = raw.parse()
         except UNREAD as error:
-            return Order(answer, raised=error)
+            return Purchase(answer, raised=error)
         is_read = isinstance(parsed, ImagesResponse)
-        return Order(answer, parsed if is_read else None, request_id=parsed._request_id if is_read else None)  # noqa: SLF001 - the SDK's documented name
+        return Purchase(answer, parsed if is_read else None, request_id=parsed._request_id if is_read else None)  # noqa: SLF001 - the SDK's documented name
 
-    def _stream(self) -> Order:
-        """The events twice: the bytes as they came, and what the SDK reads out of the same bytes."""
+    def _stream(self) -> Purchase:
+        """Returns the events twice: the raw bytes, and the SDK's reading of the same bytes."""
         self._server.expect_answer(_REQUEST)
         asked = self.sdk.images.with_streaming_response.generate(
             prompt=PROMPT, model=self.model, stream=True, partial_images=PARTIAL_IMAGES
@@ -166,11 +166,11 @@ class Orders:
                 response.read()
                 answer = self._keep(response.http_response)
                 try:
-                    return Order(answer, events=tuple(response.parse()))
+                    return Purchase(answer, events=tuple(response.parse()))
                 except UNREAD as error:
-                    return Order(answer, raised=error)
+                    return Purchase(answer, raised=error)
         except openai.APIStatusError as error:
-            return Order(self._keep(error.response), raised=error)
+            return Purchase(self._keep(error.response), raised=error)
         except openai.APITimeoutError as error:
             raise self._server.note_silence(_REQUEST) from error
         except openai.APIConnectionError as error:
@@ -184,10 +184,10 @@ class Orders:
         self.sdk.close()
 
 
-def _delivered(order: Order) -> Order:
-    """Raises: UntriedError where no image was made; that this is wrong is told by the checks that ordered it."""
-    if order.answer.status == 200:
-        return order
-    if order.answer.status in _BUSY:
-        raise UntriedError(f"no image could be made: {order.answer.quote()}")
-    raise BrokenError(f"{order.answer.request}: {order.answer.quote()}; expected 200")
+def _delivered(purchase: Purchase) -> Purchase:
+    """Raises: UntriedError if no image was made; the checks that ordered it report that."""
+    if purchase.answer.status == 200:
+        return purchase
+    if purchase.answer.status in _BUSY:
+        raise UntriedError(f"no image could be made: {purchase.answer.quote()}")
+    raise BrokenError(f"{purchase.answer.request}: {purchase.answer.quote()}; expected 200")

@@ -1,4 +1,4 @@
-"""Every check, in the order in which they are tried: those that judge all answers come last."""
+"""Every check, in order of execution: those that check all responses come last."""
 
 from typing import Final
 
@@ -32,7 +32,7 @@ CHECKS: Final[tuple[Check, ...]] = (
 )
 
 IMAGES_MAX: Final = sum(IMAGES.values())
-"""Bought of a server that refuses what it must."""
+"""Images bought from a server that refuses every invalid request."""
 
 MISTAKEN_MAX: Final = sum(wrong.images for wrong in WRONGS) + 16
-"""Made besides by a server that refuses nothing: one for every request that it should refuse."""
+"""Additional images made by a server that refuses nothing: one per invalid request."""

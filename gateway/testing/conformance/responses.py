@@ -1,4 +1,4 @@
-"""What the server under test answered, and how it is quoted."""
+"""Responses of the server under test, and how reports quote them."""
 
 import json
 import re
@@ -8,30 +8,30 @@ from functools import cached_property
 from typing import Final
 
 _QUOTED_CHARACTERS: Final = 160
-"""Of a body: enough for an error's message, and two lines of a terminal."""
+"""Of a body: enough for an error message, and two lines of a terminal."""
 _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|rk)-[\w-]{6,}|(?i:\bbearer\s+)[^\s\"',}]{6,}")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer. Header names are in lower case."""
+    """One HTTP response. Header names are lower case."""
 
     request: str
-    """Method and path, as in `GET /models`."""
+    """Method and path, such as `GET /models`."""
     status: int
     headers: Mapping[str, str]
     content: bytes
     port: object = None
-    """Of this end of the connection; None where it is not known."""
+    """Local port of the connection; None if unknown."""
 
     @cached_property
     def document(self) -> object:
-        """The body as JSON; None where it is none."""
+        """The body as JSON; None if invalid."""
         return read_json(self.content)
 
     @property
     def error(self) -> Mapping[str, object] | None:
-        """The object that OpenAI's clients read of a refusal."""
+        """The error object that OpenAI's clients read."""
         found = member(self.document, "error")
         return found if isinstance(found, dict) else None
 
@@ -40,14 +40,14 @@ class Answer:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     def quote(self) -> str:
-        """The answer in a line for a report."""
+        """Renders the response in one line for a report."""
         body = " ".join(self.content[: 4 * _QUOTED_CHARACTERS].decode(errors="replace").split())
         kind = self.media_type or "no content type"
         return f"HTTP {self.status}, {kind}: {shortened(body) or 'an empty body'}"
 
 
 def read_json(content: bytes | str) -> object:
-    """A document; None where the text is no JSON."""
+    """Parses JSON; None if the text is invalid."""
     try:
         found: object = json.loads(content)
     except (ValueError, RecursionError):
@@ -56,7 +56,7 @@ def read_json(content: bytes | str) -> object:
 
 
 def member(document: object, *path: str | int) -> object:
-    """What is at a path of names and positions; None where nothing is."""
+    """Returns the value at a path of names and positions; None if absent."""
     for step in path:
         if isinstance(step, str):
             document = document.get(step) if isinstance(document, dict) else None
@@ -66,7 +66,7 @@ def member(document: object, *path: str | int) -> object:
 
 
 def is_integer(value: object) -> bool:
-    """A number without a fraction; JSON's true is none."""
+    """Returns True for a number without a fraction; JSON's true is not one."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -75,12 +75,12 @@ def shortened(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of an answer, as JSON."""
+    """Renders a value of a response as JSON."""
     return shortened(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def without_secrets(text: str, *secrets: str) -> str:
-    """Text for a report: the keys that were sent, and whatever looks like one, are gone."""
+    """Removes the sent keys, and texts that look like keys, from a report."""
     for secret in sorted((secret for secret in secrets if secret), key=len, reverse=True):
         text = text.replace(secret, "***")
     return _KEY_LIKE.sub("***", text)

@@ -1,4 +1,4 @@
-"""Addresses, methods and bodies that lead nowhere."""
+"""Unknown paths, methods and bodies."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -22,25 +22,25 @@ _NOWHERE: Final = "/conformance-nowhere"
 _BROKEN: Final = b'{"model": "dall-e-3", "prompt": '
 _JSON: Final = {"content-type": "application/json"}
 _LARGE_BYTES: Final = 8 * 2**20
-"""Larger than any prompt; a gateway without a limit below it answers that the prompt is too long."""
+"""Larger than any prompt; a gateway with a higher limit answers that the prompt is too long."""
 
 
-def _unknown(trial: "CheckContext") -> None:
-    expect_refusal(trial.server.send("POST", _NOWHERE, json={}), 404)
+def _unknown(context: "CheckContext") -> None:
+    expect_refusal(context.server.send("POST", _NOWHERE, json={}), 404)
 
 
-def _unknown_named(trial: "CheckContext") -> None:
-    answer = trial.server.send("POST", _NOWHERE, json={})
+def _unknown_named(context: "CheckContext") -> None:
+    answer = context.server.send("POST", _NOWHERE, json={})
     expect_status(answer, 404)
     require(_NOWHERE in str(member(answer.error, "message")), answer.quote())
 
 
-def _method(trial: "CheckContext") -> None:
-    expect_refusal(trial.server.get(GENERATIONS), 404, 405)
+def _method(context: "CheckContext") -> None:
+    expect_refusal(context.server.get(GENERATIONS), 404, 405)
 
 
-def _allow(trial: "CheckContext") -> None:
-    answer = trial.server.get(GENERATIONS)
+def _allow(context: "CheckContext") -> None:
+    answer = context.server.get(GENERATIONS)
     if answer.status == 404:
         raise InapplicableError("the server answers 404 there, as it may")
     expect_status(answer, 405)
@@ -48,54 +48,54 @@ def _allow(trial: "CheckContext") -> None:
     require("POST" in allowed.replace(",", " ").split(), f"allow is {shown(allowed)}")
 
 
-def _head_options(trial: "CheckContext") -> None:
+def _head_options(context: "CheckContext") -> None:
     for method in ("HEAD", "OPTIONS"):
         for path in ("/models", GENERATIONS):
-            answer = trial.server.send(method, path)
+            answer = context.server.send(method, path)
             require(answer.status < 500, f"{answer.request}: {answer.quote()}")
 
 
-def _edits(trial: "CheckContext") -> None:
-    _refuses_form(trial, "/images/edits", {"model": trial.orders.model, "n": "1"})
+def _edits(context: "CheckContext") -> None:
+    _refuses_form(context, "/images/edits", {"model": context.purchases.model, "n": "1"})
 
 
-def _variations(trial: "CheckContext") -> None:
-    _refuses_form(trial, "/images/variations", {"n": "1"})
+def _variations(context: "CheckContext") -> None:
+    _refuses_form(context, "/images/variations", {"n": "1"})
 
 
-def _refuses_form(trial: "CheckContext", path: str, fields: dict[str, str]) -> None:
-    """A form as the SDKs send it, without the image and the prompt that are required."""
-    answer = trial.server.send("POST", path, data=fields, files={"conformance": b""})
+def _refuses_form(context: "CheckContext", path: str, fields: dict[str, str]) -> None:
+    """Sends a form as the SDKs do, without the required image and prompt."""
+    answer = context.server.send("POST", path, data=fields, files={"conformance": b""})
     expect_refusal(answer, 400, 404, 405)
 
 
-def _broken_json(trial: "CheckContext") -> None:
-    expect_refusal(trial.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON), 400)
+def _broken_json(context: "CheckContext") -> None:
+    expect_refusal(context.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON), 400)
 
 
-def _broken_json_nulls(trial: "CheckContext") -> None:
-    answer = trial.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON)
+def _broken_json_nulls(context: "CheckContext") -> None:
+    answer = context.server.send("POST", GENERATIONS, content=_BROKEN, headers=_JSON)
     expect_status(answer, 400)
     found = {name: member(answer.error, name) for name in ("type", "param", "code")}
     require(found == {"type": "invalid_request_error", "param": None, "code": None}, shown(found))
 
 
-def _empty(trial: "CheckContext") -> None:
-    expect_refusal(trial.server.send("POST", GENERATIONS, content=b"", headers=_JSON), 400)
+def _empty(context: "CheckContext") -> None:
+    expect_refusal(context.server.send("POST", GENERATIONS, content=b"", headers=_JSON), 400)
 
 
-def _array(trial: "CheckContext") -> None:
-    expect_refusal(trial.server.send("POST", GENERATIONS, json=[]), 400)
+def _array(context: "CheckContext") -> None:
+    expect_refusal(context.server.send("POST", GENERATIONS, json=[]), 400)
 
 
-def _form(trial: "CheckContext") -> None:
-    body = {"model": trial.orders.model, "prompt": PROMPT}
-    expect_refusal(trial.server.send("POST", GENERATIONS, data=body), 400, 415)
+def _form(context: "CheckContext") -> None:
+    body = {"model": context.purchases.model, "prompt": PROMPT}
+    expect_refusal(context.server.send("POST", GENERATIONS, data=body), 400, 415)
 
 
-def _too_large(trial: "CheckContext") -> None:
-    body = {"model": trial.orders.model, "prompt": "a" * _LARGE_BYTES}
-    answer = trial.server.generate(body)
+def _too_large(context: "CheckContext") -> None:
+    body = {"model": context.purchases.model, "prompt": "a" * _LARGE_BYTES}
+    answer = context.server.generate(body)
     if answer.status == 400 and answer.error:
         raise InapplicableError(f"no limit within {_LARGE_BYTES // 2**20} MiB: the prompt is refused instead")
     try:
@@ -116,7 +116,7 @@ CHECKS: Final = (
         "routes.unknown_named",
         Level.SHOULD,
         "The message names the unknown address.",
-        "Whoever has written /v1 twice, or not at all, sees it at once.",
+        "A base URL with /v1 twice, or without it, is noticed immediately.",
         _unknown_named,
     ),
     Check(

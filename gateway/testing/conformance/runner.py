@@ -1,4 +1,4 @@
-"""Tries the checks one after another against one server."""
+"""Runs the checks sequentially against one server."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -21,23 +21,23 @@ from gateway.testing.conformance.context import CheckContext
 from gateway.testing.conformance.fields import Refusals
 from gateway.testing.conformance.limits import RateLimitProvoker
 from gateway.testing.conformance.models import list_models
-from gateway.testing.conformance.purchases import Orders
+from gateway.testing.conformance.purchases import Purchases
 from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
 from gateway.testing.conformance.responses import member
 from gateway.testing.conformance.server import GENERATIONS, Server
 
 DEFAULT_MODEL: Final = "dall-e-3"
-"""The name that most clients have written down (reference/openai-images.md 1.1)."""
+"""The model name that most clients use (reference/openai-images.md 1.1)."""
 _IMAGE_WORDS: Final = ("image", "dall-e", "flux", "diffusion", "sdxl", "recraft", "ideogram", "seedream", "midjourney")
 
 
 class UnusableError(Exception):
-    """The run cannot begin; the text says why, and what to do."""
+    """The run cannot start; the text states the reason and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for."""
+    """Parameters of a run."""
 
     base_url: str
     key: str
@@ -45,7 +45,7 @@ class Plan:
     timeout_s: float = 120.0
     buys: bool = True
     provoked: int = 0
-    """Images that may be bought besides, to meet the rate limit."""
+    """Additional images that may be bought to reach the rate limit."""
 
     @property
     def images_max(self) -> int:
@@ -53,19 +53,19 @@ class Plan:
 
     @property
     def mistaken_max(self) -> int:
-        """What a server makes besides that refuses nothing."""
+        """Additional images made by a server that refuses nothing."""
         return MISTAKEN_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found."""
+    """Result of a run."""
 
     base_url: str
     model: str
     findings: tuple[Finding, ...]
     images_seen: int
-    """In the answers."""
+    """In the responses."""
 
     def count(self, outcome: Outcome, level: Level | None = None) -> int:
         return sum(
@@ -74,12 +74,12 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether every must holds; one that could not be tried does not."""
+        """True if every MUST check holds; an untried one does not."""
         return not any(self.count(outcome, Level.MUST) for outcome in (Outcome.FAILS, Outcome.UNTRIED))
 
 
 def base_url_of(url: str) -> str:
-    """As the SDKs take it: a bare address gets /v1. Raises: UnusableError."""
+    """Returns the base URL in the SDK's form: a bare address gets /v1. Raises: UnusableError."""
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query
@@ -92,31 +92,31 @@ def base_url_of(url: str) -> str:
 
 
 def conform(plan: Plan, tell: Callable[[int, int], None]) -> Report:
-    """Try everything; `tell` hears how many checks are done, and of how many.
+    """Runs all checks; `tell` receives the number of finished checks and the total.
 
-    Raises: UnusableError where the server cannot be reached or refuses the key.
+    Raises: UnusableError if the server is unreachable or refuses the key.
     """
     base_url = base_url_of(plan.base_url)
     with closing(Server(base_url, plan.key, plan.timeout_s)) as server:
         listed = _look(server)
         model = plan.model or _first_image_model(listed)
-        with closing(Orders(server, model, frozenset(listed))) as orders:
-            rush = RateLimitProvoker(orders, plan.provoked if plan.buys else 0)
-            findings = _try_all(plan, CheckContext(server, orders, Refusals(server, model), rush), tell)
+        with closing(Purchases(server, model, frozenset(listed))) as purchases:
+            provoker = RateLimitProvoker(purchases, plan.provoked if plan.buys else 0)
+            findings = _try_all(plan, CheckContext(server, purchases, Refusals(server, model), provoker), tell)
         return Report(base_url, model, findings, _count_images(server))
 
 
-def _try_all(plan: Plan, trial: CheckContext, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
+def _try_all(plan: Plan, context: CheckContext, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
     checks = [check for check in CHECKS if plan.buys or not check.buys]
     findings = []
     for done, check in enumerate(checks):
         tell(done, len(checks))
-        findings.append(_try(check, trial))
+        findings.append(_try(check, context))
     return tuple(findings)
 
 
 def _look(server: Server) -> list[str]:
-    """The listed names; none where the list is not as it must be, which a check tells. Raises: UnusableError."""
+    """Returns the listed models; empty if the list is invalid, which a check reports. Raises: UnusableError."""
     try:
         answer = server.get("/models")
         if answer.status in {401, 403}:
@@ -135,20 +135,20 @@ def _first_image_model(listed: list[str]) -> str:
     return next((name for name in listed if any(word in name.lower() for word in _IMAGE_WORDS)), DEFAULT_MODEL)
 
 
-def _try(check: Check, trial: CheckContext) -> Finding:
+def _try(check: Check, context: CheckContext) -> Finding:
     try:
-        check.attempt(trial)
+        check.attempt(context)
     except BrokenError as error:
-        return Finding(check, Outcome.FAILS, trial.server.safe(str(error)))
+        return Finding(check, Outcome.FAILS, context.server.safe(str(error)))
     except InapplicableError as error:
-        return Finding(check, Outcome.INAPPLICABLE, trial.server.safe(str(error)))
+        return Finding(check, Outcome.INAPPLICABLE, context.server.safe(str(error)))
     except UntriedError as error:
-        return Finding(check, Outcome.UNTRIED, trial.server.safe(str(error)))
+        return Finding(check, Outcome.UNTRIED, context.server.safe(str(error)))
     return Finding(check, Outcome.HOLDS)
 
 
 def _count_images(server: Server) -> int:
-    """In the answers to generations; a stream holds one."""
+    """Counts images in responses to generations; a stream has one."""
     made = [answer for answer in server.answers if answer.request.endswith(GENERATIONS) and answer.status == 200]
     found = [member(answer.document, "data") for answer in made]
     streams = sum(answer.media_type == "text/event-stream" for answer in made)

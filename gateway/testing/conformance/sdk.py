@@ -1,4 +1,4 @@
-"""What the official Python SDK makes of the server's answers."""
+"""How the official Python SDK reads the server's responses."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,18 +8,18 @@ import openai
 
 from gateway.testing.conformance.checks import BrokenError, Check, Level, UntriedError, require
 from gateway.testing.conformance.fields import UNKNOWN_MODEL
-from gateway.testing.conformance.purchases import PROMPT, UNREAD, Order
+from gateway.testing.conformance.purchases import PROMPT, UNREAD, Purchase
 from gateway.testing.conformance.server import GENERATIONS, WRONG_KEY
 
 if TYPE_CHECKING:
     from gateway.testing.conformance.context import CheckContext
 
-_ORDER: Final = f"POST {GENERATIONS}"
+_PURCHASE: Final = f"POST {GENERATIONS}"
 
 
-def _raised(trial: "CheckContext", request: str, call: Callable[[], object]) -> openai.APIStatusError | None:
-    """What the SDK makes of a refusal; None where there was none. Raises: UntriedError, BrokenError."""
-    trial.server.expect_answer(request)
+def _raised(context: "CheckContext", request: str, call: Callable[[], object]) -> openai.APIStatusError | None:
+    """Returns the SDK's exception for a refusal; None without a refusal. Raises: UntriedError, BrokenError."""
+    context.server.expect_answer(request)
     try:
         call()
     except openai.RateLimitError as error:
@@ -27,7 +27,7 @@ def _raised(trial: "CheckContext", request: str, call: Callable[[], object]) -> 
     except openai.APIStatusError as error:
         return error
     except openai.APITimeoutError as error:
-        raise trial.server.note_silence(request) from error
+        raise context.server.note_silence(request) from error
     except openai.APIConnectionError as error:
         raise UntriedError(f"{request}: {error}") from error
     except UNREAD as error:
@@ -39,44 +39,46 @@ def _is(error: openai.APIStatusError | None, kind: type[openai.APIStatusError]) 
     require(isinstance(error, kind), f"the SDK raised {type(error).__name__ if error else 'nothing'}")
 
 
-def _wrong_key(trial: "CheckContext") -> None:
-    stranger = trial.orders.sdk.with_options(api_key=WRONG_KEY)
+def _wrong_key(context: "CheckContext") -> None:
+    stranger = context.purchases.sdk.with_options(api_key=WRONG_KEY)
     _is(
-        _raised(trial, _ORDER, lambda: stranger.images.generate(model=trial.orders.model, prompt=PROMPT)),
+        _raised(context, _PURCHASE, lambda: stranger.images.generate(model=context.purchases.model, prompt=PROMPT)),
         openai.AuthenticationError,
     )
 
 
-def _bad(trial: "CheckContext") -> openai.APIStatusError | None:
+def _bad(context: "CheckContext") -> openai.APIStatusError | None:
     return _raised(
-        trial, _ORDER, lambda: trial.orders.sdk.images.generate(model=trial.orders.model, prompt=PROMPT, n=0)
+        context,
+        _PURCHASE,
+        lambda: context.purchases.sdk.images.generate(model=context.purchases.model, prompt=PROMPT, n=0),
     )
 
 
-def _bad_request(trial: "CheckContext") -> None:
-    _is(_bad(trial), openai.BadRequestError)
+def _bad_request(context: "CheckContext") -> None:
+    _is(_bad(context), openai.BadRequestError)
 
 
-def _attributes(trial: "CheckContext") -> None:
-    error = _bad(trial)
+def _attributes(context: "CheckContext") -> None:
+    error = _bad(context)
     if error is None:
         raise UntriedError("the SDK raised nothing")
     wrong = [name for name in ("code", "param", "type", "request_id") if not isinstance(getattr(error, name), str)]
     require(not wrong, f"{type(error).__name__} has no {', '.join(wrong)}")
 
 
-def _not_found(trial: "CheckContext") -> None:
+def _not_found(context: "CheckContext") -> None:
     _is(
-        _raised(trial, f"GET /models/{UNKNOWN_MODEL}", lambda: trial.orders.sdk.models.retrieve(UNKNOWN_MODEL)),
+        _raised(context, f"GET /models/{UNKNOWN_MODEL}", lambda: context.purchases.sdk.models.retrieve(UNKNOWN_MODEL)),
         openai.NotFoundError,
     )
 
 
-def _models(trial: "CheckContext") -> None:
-    for base_url in (trial.server.base_url, f"{trial.server.base_url}/"):
+def _models(context: "CheckContext") -> None:
+    for base_url in (context.server.base_url, f"{context.server.base_url}/"):
         found: list[object] = []
-        client = trial.orders.sdk.with_options(base_url=base_url)
-        error = _raised(trial, "GET /models", partial(_collect, client, found))
+        client = context.purchases.sdk.with_options(base_url=base_url)
+        error = _raised(context, "GET /models", partial(_collect, client, found))
         require(error is None, f"the SDK raised {type(error).__name__} for models.list()")
         require(found and all(isinstance(name, str) for name in found), f"models.list() gives {found[:3]}")
 
@@ -85,24 +87,24 @@ def _collect(client: openai.OpenAI, found: list[object]) -> None:
     found.extend(entry.id for entry in client.models.list())
 
 
-def _encoded(trial: "CheckContext") -> None:
-    require(isinstance(_first(trial.orders.encoded(), "b64_json"), str), "data[0].b64_json is no text")
+def _encoded(context: "CheckContext") -> None:
+    require(isinstance(_first(context.purchases.encoded(), "b64_json"), str), "data[0].b64_json is no text")
 
 
-def _linked(trial: "CheckContext") -> None:
-    require(isinstance(_first(trial.orders.linked(), "url"), str), "data[0].url is no text")
+def _linked(context: "CheckContext") -> None:
+    require(isinstance(_first(context.purchases.linked(), "url"), str), "data[0].url is no text")
 
 
-def _first(order: Order, name: str) -> object:
-    """What the SDK, which checks no types, gives for the first image."""
-    data: object = getattr(order.parsed, "data", None)
+def _first(purchase: Purchase, name: str) -> object:
+    """Returns the SDK's value for the first image; the SDK does not check types."""
+    data: object = getattr(purchase.parsed, "data", None)
     return getattr(data[0], name, None) if isinstance(data, list) and data else None
 
 
-def _request_id(trial: "CheckContext") -> None:
-    order = trial.orders.encoded()
-    sent = order.answer.headers.get("x-request-id")
-    require(sent and order.request_id == sent, f"_request_id is {order.request_id}, x-request-id {sent}")
+def _request_id(context: "CheckContext") -> None:
+    purchase = context.purchases.encoded()
+    sent = purchase.answer.headers.get("x-request-id")
+    require(sent and purchase.request_id == sent, f"_request_id is {purchase.request_id}, x-request-id {sent}")
 
 
 def _check(
@@ -124,7 +126,7 @@ CHECKS: Final = (
         "bad_request",
         _M,
         "n=0 raises BadRequestError.",
-        "LangChain, and programs that tell their user what to mend.",
+        "LangChain, and programs that show users what to fix.",
         _bad_request,
     ),
     _check(

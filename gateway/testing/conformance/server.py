@@ -1,4 +1,4 @@
-"""The server under test, over plain HTTP. Keeps every answer, for the checks that judge them all."""
+"""The server under test, over plain HTTP. Records every response for the checks of all responses."""
 
 import threading
 import time
@@ -15,16 +15,16 @@ from gateway.testing.conformance.responses import Answer, without_secrets
 GENERATIONS: Final = "/images/generations"
 WRONG_KEY: Final = "sk-conformance-0123456789abcdef-wrong"
 _PATIENCE: Final = 2
-"""How often a request that is refused for its rate is sent again, after the pause that the server asks for."""
+"""Retries of a rate-limited request, each after the requested pause."""
 _PAUSE_MAX_S: Final = 60.0
 """OpenAI's SDKs wait no longer (reference/openai-images.md 6.3)."""
 _SILENCES_MAX: Final = 2
-"""Requests to one address that got no answer in time, after which it is not asked again: a run must end."""
+"""Timeouts of one address after which it is skipped, so that a run ends."""
 _LINK_BYTES_MAX: Final = 64 * 2**20
 
 
 class Server:
-    """Requests to one base URL, and the answers to them."""
+    """Sends requests to one base URL and records the responses."""
 
     def __init__(self, base_url: str, key: str, timeout_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
         self.base_url = base_url
@@ -32,7 +32,7 @@ class Server:
         self.timeout_s = timeout_s
         self._sleep = sleep
         self.trusted = httpx.create_ssl_context(trust_env=False)
-        self.trusted.load_default_certs()  # and this machine's: an organisation's own authority, SSL_CERT_FILE
+        self.trusted.load_default_certs()  # and the machine's: an organisation's own CA, SSL_CERT_FILE
         self._client = httpx.Client(timeout=timeout_s, trust_env=self.trusts_environment, verify=self.trusted)
         self._answers: list[Answer] = []
         self._silences: Counter[str] = Counter()
@@ -40,12 +40,12 @@ class Server:
 
     @property
     def trusts_environment(self) -> bool:
-        """Whether a proxy of the environment may see the requests, and the key in them."""
+        """True if a proxy of the environment may see the requests and their API key."""
         return urlsplit(self.base_url).hostname not in {"localhost", "127.0.0.1", "::1"}
 
     @property
     def answers(self) -> tuple[Answer, ...]:
-        """All so far."""
+        """All responses so far."""
         with self._lock:
             return tuple(self._answers)
 
@@ -72,9 +72,9 @@ class Server:
         headers: Mapping[str, str] | None = None,
         **body: object,
     ) -> Answer:
-        """One request, with the key unless another `authorization`, or None, is given; `body` as httpx takes it.
+        """Sends one request, with the API key unless `authorization` is set or None; `body` as httpx takes it.
 
-        Raises: UntriedError without an answer, BrokenError where the server hung up instead of answering.
+        Raises: UntriedError without a response, BrokenError if the server closed the connection.
         """
         sent = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
         if authorization is not None:
@@ -82,7 +82,7 @@ class Server:
         return self.patiently(lambda: self.keep(self._send_once(method, path, sent, body)))
 
     def patiently(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask again after the pause that a busy server wants, a few times."""
+        """Repeats a request a few times after the pause that a busy server requests."""
         answer = ask()
         for _ in range(_PATIENCE):
             pause_s = _pause_s(answer)
@@ -93,12 +93,12 @@ class Server:
         return answer
 
     def expect_answer(self, request: str) -> None:
-        """Raises: UntriedError where the address has been silent before."""
+        """Raises: UntriedError if the address has timed out before."""
         if self._silences[request] >= _SILENCES_MAX:
             raise UntriedError(f"{request}: no answer {_SILENCES_MAX} times; it is not asked again")
 
     def note_silence(self, request: str) -> UntriedError:
-        """What to raise of a request that got no answer in time."""
+        """Returns the exception for a request that timed out."""
         self._silences[request] += 1
         return UntriedError(f"{request}: no answer within {self.timeout_s:g} s")
 
@@ -108,7 +108,7 @@ class Server:
         try:
             built = self._client.build_request(method, self.base_url + path, headers=headers, **body)  # type: ignore[arg-type] # what httpx takes
             response = self._client.send(built, stream=True)
-            # Before the body is read: after it the connection may be closed, and tells no port.
+            # Before the body is read: afterwards the connection may be closed and have no port.
             port = _port(response)
             response.read()
             response.close()
@@ -123,7 +123,7 @@ class Server:
         return Answer(request, response.status_code, dict(response.headers), response.content, port)
 
     def fetch(self, url: str) -> Answer:
-        """A link of an answer, without the key. Raises: BrokenError."""
+        """Fetches a link of a response, without the key. Raises: BrokenError."""
         request = f"GET of the link at {urlsplit(url).netloc}"
         content = bytearray()
         try:
@@ -137,7 +137,7 @@ class Server:
         return Answer(request, response.status_code, dict(response.headers), bytes(content))
 
     def safe(self, text: str) -> str:
-        """Text of a report without the keys that were sent."""
+        """Removes the sent keys from a report's text."""
         return without_secrets(text, self.key, WRONG_KEY)
 
 
@@ -147,7 +147,7 @@ def _port(response: httpx.Response) -> object:
 
 
 def _pause_s(answer: Answer) -> float | None:
-    """How long a busy server asks to wait; None where it is not busy, or does not say."""
+    """Returns the pause that a busy server requests; None if it is not busy or names none."""
     if answer.status != 429 or answer.headers.get("x-should-retry") == "false":
         return None
     try:

@@ -1,4 +1,4 @@
-"""The answer as a stream of events."""
+"""The response as a stream of events."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _TEXTS: Final = ("type", "b64_json", "size", "quality", "background", "output_fo
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The fields of one block of lines, as the server sent them."""
+    """The fields of one event, as sent."""
 
     name: str | None
     data: str | None
@@ -38,7 +38,7 @@ class Event:
 
 
 def read_events(content: bytes) -> list[Event]:
-    """The blocks that have fields; a block of comments is none."""
+    """Parses events with fields; comments are skipped."""
     text = content.decode(errors="replace").replace("\r\n", "\n")
     events = []
     for block in text.split("\n\n"):
@@ -49,51 +49,51 @@ def read_events(content: bytes) -> list[Event]:
     return events
 
 
-def _events(trial: "CheckContext") -> list[Event]:
-    """Raises: UntriedError where there is none."""
-    order = trial.orders.streamed()
-    found = read_events(order.answer.content) if order.answer.media_type == "text/event-stream" else []
+def _events(context: "CheckContext") -> list[Event]:
+    """Returns the events. Raises: UntriedError if there are none."""
+    purchase = context.purchases.streamed()
+    found = read_events(purchase.answer.content) if purchase.answer.media_type == "text/event-stream" else []
     if not found:
         raise UntriedError("the answer has no events to judge")
     return found
 
 
-def _completed(trial: "CheckContext") -> Mapping[str, object]:
-    found = [event.document for event in _events(trial) if event.kind == _COMPLETED]
+def _completed(context: "CheckContext") -> Mapping[str, object]:
+    found = [event.document for event in _events(context) if event.kind == _COMPLETED]
     if not found or not isinstance(found[0], dict):
         raise UntriedError("there is no completed event to judge")
     return found[0]
 
 
-def _answered(trial: "CheckContext") -> None:
-    answer = trial.orders.streamed().answer
+def _answered(context: "CheckContext") -> None:
+    answer = context.purchases.streamed().answer
     require(answer.media_type == "text/event-stream", answer.quote())
 
 
-def _one_end(trial: "CheckContext") -> None:
-    kinds = [event.kind for event in _events(trial)]
+def _one_end(context: "CheckContext") -> None:
+    kinds = [event.kind for event in _events(context)]
     ends = [at for at, kind in enumerate(kinds) if kind == _COMPLETED]
     require(ends == [len(kinds) - 1], f"the events are {', '.join(map(str, kinds))}")
 
 
-def _keys(trial: "CheckContext") -> None:
-    end = _completed(trial)
+def _keys(context: "CheckContext") -> None:
+    end = _completed(context)
     wrong = [name for name in _TEXTS if not isinstance(end.get(name), str)]
     wrong += [] if is_integer(end.get("created_at")) else ["created_at"]
     require(not wrong, f"missing or of another type: {', '.join(wrong)}")
 
 
-def _usage(trial: "CheckContext") -> None:
-    faults = usage_faults(_completed(trial).get("usage"))
+def _usage(context: "CheckContext") -> None:
+    faults = usage_faults(_completed(context).get("usage"))
     require(not faults, f"no integers in usage: {', '.join(faults)}")
 
 
-def _picture(trial: "CheckContext") -> None:
-    decode(_completed(trial).get("b64_json"))
+def _picture(context: "CheckContext") -> None:
+    decode(_completed(context).get("b64_json"))
 
 
-def _partials(trial: "CheckContext") -> None:
-    found = [event.document for event in _events(trial) if event.kind == _PARTIAL]
+def _partials(context: "CheckContext") -> None:
+    found = [event.document for event in _events(context) if event.kind == _PARTIAL]
     if not found:
         raise InapplicableError("no partial image was sent, as is allowed")
     indexes = [member(event, "partial_image_index") for event in found]
@@ -101,28 +101,28 @@ def _partials(trial: "CheckContext") -> None:
     require(in_order, f"of {PARTIAL_IMAGES} asked for, the indexes are {shown(indexes)}")
 
 
-def _names(trial: "CheckContext") -> None:
-    for event in _events(trial):
+def _names(context: "CheckContext") -> None:
+    for event in _events(context):
         require(event.data is None or event.name == event.kind, f"event: {event.name}, type {shown(event.kind)}")
 
 
-def _lines(trial: "CheckContext") -> None:
-    for event in _events(trial):
+def _lines(context: "CheckContext") -> None:
+    for event in _events(context):
         require(event.data is not None, f"event: {event.name} without data")
         require(not event.has_id, f"an id: line on event {event.name}")
 
 
-def _sdk(trial: "CheckContext") -> None:
-    order = trial.orders.streamed()
-    require(order.raised is None, f"{type(order.raised).__name__}: {order.raised}")
-    kinds = [type(event).__name__ for event in order.events]
-    is_completed = order.events and isinstance(order.events[-1], ImageGenCompletedEvent)
+def _sdk(context: "CheckContext") -> None:
+    purchase = context.purchases.streamed()
+    require(purchase.raised is None, f"{type(purchase.raised).__name__}: {purchase.raised}")
+    kinds = [type(event).__name__ for event in purchase.events]
+    is_completed = purchase.events and isinstance(purchase.events[-1], ImageGenCompletedEvent)
     require(is_completed, f"the SDK gives {', '.join(kinds) or 'an empty stream'}")
 
 
-def _error_first(trial: "CheckContext") -> None:
-    body = {"model": trial.orders.model, "prompt": PROMPT, "n": 0, "stream": True}
-    expect_refusal(trial.server.generate(body), 400)
+def _error_first(context: "CheckContext") -> None:
+    body = {"model": context.purchases.model, "prompt": PROMPT, "n": 0, "stream": True}
+    expect_refusal(context.server.generate(body), 400)
 
 
 def _check(name: str, level: Level, holds: str, breaks: str, attempt: "Callable[[CheckContext], None]") -> Check:

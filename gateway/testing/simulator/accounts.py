@@ -1,6 +1,6 @@
-"""The accounts: who may ask how often, and what each one owes.
+"""Accounts: limits, usage and the invoice.
 
-An image is billed once, when its request is accepted; whatever happens to the answer does not change the bill.
+An image is billed once, when its request is accepted; a lost response does not change the invoice.
 """
 
 from collections import Counter, deque
@@ -12,7 +12,7 @@ from typing import Final, TypedDict
 from gateway.testing.simulator.fault_injection import RefusedError
 from gateway.testing.simulator.limits import Gate, Limits
 
-ORDERS_REMEMBERED: Final = 10_000
+REQUESTS_REMEMBERED: Final = 10_000
 RECEIPTS_KEPT: Final = 200_000
 
 
@@ -25,22 +25,22 @@ class Bill(TypedDict):
     refusals: dict[str, int]
     peak_concurrency: int
     peak_per_minute: int
-    """The most requests accepted in any 60 seconds."""
+    """Most requests accepted in any 60 seconds."""
 
 
 class Receipt(TypedDict):
-    """One accepted order, as it was billed."""
+    """One accepted request, as billed."""
 
     account: str
     prompt: str
     images: int
     withheld: int
     at: float
-    """Seconds of the simulator's own clock."""
+    """Seconds of the simulator's clock."""
 
 
 class Invoice(TypedDict):
-    """All accounts, and the sums of requests and images."""
+    """All accounts, with totals of requests and images."""
 
     accounts: dict[str, Bill]
     total: dict[str, int]
@@ -48,7 +48,7 @@ class Invoice(TypedDict):
 
 @dataclass(slots=True)
 class Account:
-    """The counters of one account."""
+    """Counters of one account."""
 
     name: str
     gate: Gate
@@ -65,15 +65,15 @@ class Account:
         self.withheld += withheld
 
     def take(self, digest: str) -> int:
-        """How often this account has ordered the very same before: the answer to a repeated order differs."""
-        if len(self.orders) >= ORDERS_REMEMBERED:
+        """Returns how often the account has sent the same request: the response to a repeated one differs."""
+        if len(self.orders) >= REQUESTS_REMEMBERED:
             self.orders.clear()
         self.orders[digest] += 1
         return self.orders[digest] - 1
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Count a request for as long as it lasts, and its refusal if that is how it ends."""
+        """Counts a request while it runs, and its refusal if it ends so."""
         self.requests += 1
         self.in_flight += 1
         self.peak_concurrency = max(self.peak_concurrency, self.in_flight)
@@ -97,27 +97,27 @@ class Account:
 
 
 class Accounts:
-    """All accounts seen since the last reset."""
+    """All accounts since the last reset."""
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self.receipts: deque[Receipt] = deque(maxlen=RECEIPTS_KEPT)
-        """What was billed, order by order, for whoever wants to compare it with a ledger."""
+        """Billed requests, for comparison with a ledger."""
 
     def open(self, name: str) -> Account:
         return self._accounts.setdefault(name, Account(name, Gate(self._limits)))
 
     def charge(self, account: Account, prompt: str, made: int, withheld: int) -> None:
-        """Put an accepted order on the account's bill."""
+        """Bills an accepted request to the account."""
         account.charge(made, withheld)
         self.receipts.append(
             Receipt(account=account.name, prompt=prompt, images=made, withheld=withheld, at=self._clock())
         )
 
     def admit(self, account: Account, images: int) -> None:
-        """Let a request under way in, as the account's limits allow.
+        """Admits a running request within the account's limits.
 
         Raises: RefusedError 1041, 1002.
         """
@@ -132,11 +132,11 @@ class Accounts:
         return Invoice(accounts=bills, total=total)
 
     def reset(self) -> None:
-        """Forget every account; a request still in flight ends in the account that it began in."""
+        """Drops every account; a request in flight ends in its former account."""
         self._accounts.clear()
         self.receipts.clear()
 
 
 def account_of(key: str) -> str:
-    """The part before the last dash, so that design-1 and design-2 are keys of one account."""
+    """Returns the part before the last dash, so that design-1 and design-2 are keys of one account."""
     return key.rpartition("-")[0] or key

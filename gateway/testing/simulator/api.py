@@ -1,4 +1,4 @@
-"""Everything beside the images' making: the pages that cost nothing, the bill, captured requests, images' files."""
+"""Endpoints other than generation: free pages, invoice, captured requests and image files."""
 
 from collections import deque
 from typing import Final
@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.testing.simulator.accounts import Accounts
-from gateway.testing.simulator.call_log import Journal
+from gateway.testing.simulator.call_log import CallLog
 from gateway.testing.simulator.fault_injection import (
     AI302_DISABLED,
     AI302_NO_KEY,
@@ -20,35 +20,40 @@ from gateway.testing.simulator.fault_injection import (
 from gateway.testing.simulator.parsing import bearer, trace_id_of
 from gateway.testing.simulator.pictures import Gallery
 from gateway.testing.simulator.responses import answer, answer_json, answer_refusal
-from gateway.testing.simulator.states import KeyStates, Standing
+from gateway.testing.simulator.states import KeyStates, KeyStatus
 
-PLAN_IMAGES: Final = 100  # MiniMax's own fixture: so many an interval
-UNTIL_RELEASED_MS: Final = 3_600_000  # when nobody ordered another time
+PLAN_IMAGES: Final = 100  # MiniMax's own fixture: images per interval
+UNTIL_RELEASED_MS: Final = 3_600_000  # by default, when no time is given
 MODELS: Final = {
     "object": "list",
     "data": [{"id": "minimaxi-image-01", "object": "model", "created": 1_735_689_600, "owned_by": "minimax"}],
 }
 
 
-class Captured(msgspec.Struct, frozen=True):
-    """A request as it arrived, less its key."""
+class CapturedRequest(msgspec.Struct, frozen=True):
+    """A request as received, without its key."""
 
     path: str
     headers: dict[str, str]
     body: object
 
 
-class Office:
-    """The pages; those of the providers' show the state of the asking key, and no bill shows them."""
+class ApiRoutes:
+    """The endpoints. Provider pages show the state of the requesting key and are never billed."""
 
     def __init__(
-        self, accounts: Accounts, gallery: Gallery, captured: deque[Captured], states: KeyStates, journal: Journal
+        self,
+        accounts: Accounts,
+        gallery: Gallery,
+        captured: deque[CapturedRequest],
+        states: KeyStates,
+        call_log: CallLog,
     ) -> None:
         self._accounts = accounts
         self._gallery = gallery
         self._captured = captured
         self._states = states
-        self._journal = journal
+        self._call_log = call_log
 
     async def remains(self, request: Request) -> Response:
         """MiniMax's quota page: a used-up plan is a success here, any other state its code."""
@@ -60,7 +65,7 @@ class Office:
         return answer(_render_remains(standing), trace_id)
 
     async def models(self, request: Request) -> Response:
-        """302.AI's list of models: needs a key that exists, and tells nothing of its balance."""
+        """302.AI's model list: needs an existing key, and says nothing about its balance."""
         trace_id = trace_id_of(request.url.path.encode(), None)
         key = bearer(request)
         if key is None:
@@ -76,18 +81,18 @@ class Office:
         return answer_json(self._accounts.invoice())
 
     async def reset(self, _: Request) -> Response:
-        """Forget bill, windows, journal and captured requests; links and ordered states stay alive."""
+        """Resets invoice, windows, call log and captured requests; links and key states remain."""
         self._accounts.reset()
         self._captured.clear()
-        self._journal.clear()
+        self._call_log.clear()
         return answer_json(self._accounts.invoice())
 
     async def receipts(self, _: Request) -> Response:
         return answer_json(list(self._accounts.receipts))
 
     async def calls(self, _: Request) -> Response:
-        """The journal; empty where none was asked for."""
-        return answer_json(self._journal.calls())
+        """Returns the call log; empty if it is disabled."""
+        return answer_json(self._call_log.calls())
 
     async def requests(self, _: Request) -> Response:
         return answer_json(list(self._captured))
@@ -99,8 +104,8 @@ class Office:
         return Response(picture, media_type="image/jpeg")
 
 
-def _render_remains(standing: Standing) -> bytes:
-    """The plan's images; what MiniMax calls the usage count is what remains."""
+def _render_remains(standing: KeyStatus) -> bytes:
+    """Renders the plan's images; MiniMax's usage count is the remaining number."""
     model = {
         "model_name": "image-01",
         "current_interval_total_count": PLAN_IMAGES,

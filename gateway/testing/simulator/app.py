@@ -1,6 +1,6 @@
-"""The routes, and the order in which a request meets the rules.
+"""Routes, and the order in which a request is checked.
 
-A front that fails, the key and its state, the fields, the limits, an outage behind them, the prompt's words.
+Front-end errors, key and state, fields, limits, a back-end outage, the words of the prompt.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.testing.simulator.accounts import Account, Accounts, account_of
-from gateway.testing.simulator.api import Captured, Office
-from gateway.testing.simulator.call_log import Call, Journal, Rule
+from gateway.testing.simulator.api import ApiRoutes, CapturedRequest
+from gateway.testing.simulator.call_log import Call, CallLog, Rule
 from gateway.testing.simulator.edge import Edge
-from gateway.testing.simulator.fault_injection import RefusedError, Script, read_script, require_key
-from gateway.testing.simulator.fault_rules import Controls, UnclearOrderError, say_what_is_unclear
+from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
+from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchError, render_invalid_switch
 from gateway.testing.simulator.limits import Limits, Minute
 from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
 from gateway.testing.simulator.pictures import Gallery, Sketch
-from gateway.testing.simulator.requests import MODELS_BY_PATH, Order, read_order
+from gateway.testing.simulator.requests import MODELS_BY_PATH, ImageRequest, parse_request
 from gateway.testing.simulator.responses import (
     answer,
     answer_cut,
@@ -36,7 +36,7 @@ from gateway.testing.simulator.states import KeyStates, Outages
 
 HANG_S: Final = 600.0
 _TURNS: Final = 8
-"""Of the event loop, before a request counts: by then a call is over whose client closed its connection earlier."""
+"""Event-loop iterations before a request counts: by then, a call whose client disconnected earlier has ended."""
 KEPT_REQUESTS: Final = 100
 
 
@@ -52,16 +52,19 @@ def create_simulator(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Starlette:
-    """A simulator with accounts, images and captured requests of its own.
+    """Creates a simulator with its own accounts, images and captured requests.
 
-    The limits are each account's. `image_bytes` pads every image to that size; `calls_kept` is how long a
-    journal it keeps. `clock` and `sleep` are replaced by tests that do not wait.
+    Limits apply per account. `image_bytes` pads every image to that size; `calls_kept` is the size of the call log.
+    Tests replace `clock` and `sleep`.
     """
     limits = Limits(requests_per_minute, images_per_minute, max_concurrency, minute)
     accounts, gallery = Accounts(limits, clock=clock), Gallery(image_bytes=image_bytes)
-    states, outages, journal, edge = KeyStates(clock), Outages(clock), Journal(calls_kept, clock), Edge()
-    studio = Studio(accounts, gallery, states, outages, edge, journal, latency_s=latency_s, sleep=sleep)
-    office, controls = Office(accounts, gallery, studio.captured, states, journal), Controls(states, outages, edge)
+    states, outages, call_log, edge = KeyStates(clock), Outages(clock), CallLog(calls_kept, clock), Edge()
+    studio = GenerationEndpoint(accounts, gallery, states, outages, edge, call_log, latency_s=latency_s, sleep=sleep)
+    office, controls = (
+        ApiRoutes(accounts, gallery, studio.captured, states, call_log),
+        FaultSwitches(states, outages, edge),
+    )
     return Starlette(
         routes=[
             *(Route(path, studio.generate, methods=["POST"]) for path in MODELS_BY_PATH),
@@ -79,12 +82,12 @@ def create_simulator(
             Route("/simulator/outage", controls.end_outage, methods=["DELETE"]),
             Route("/simulator/edge", controls.edge, methods=["PUT"]),
         ],
-        exception_handlers={ClientDisconnect: _say_nothing, UnclearOrderError: say_what_is_unclear},
+        exception_handlers={ClientDisconnect: _ignore_disconnect, InvalidSwitchError: render_invalid_switch},
     )
 
 
-class Studio:
-    """Takes orders for images and answers them, well or as badly as the prompt asks for."""
+class GenerationEndpoint:
+    """Accepts image requests, and responds normally or with the fault that the prompt names."""
 
     def __init__(
         self,
@@ -93,18 +96,18 @@ class Studio:
         states: KeyStates,
         outages: Outages,
         edge: Edge,
-        journal: Journal,
+        call_log: CallLog,
         *,
         latency_s: float,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        self.captured: deque[Captured] = deque(maxlen=KEPT_REQUESTS)
+        self.captured: deque[CapturedRequest] = deque(maxlen=KEPT_REQUESTS)
         self._accounts = accounts
         self._gallery = gallery
         self._states = states
         self._outages = outages
         self._edge = edge
-        self._journal = journal
+        self._call_log = call_log
         self._latency_s = latency_s
         self._sleep = sleep
 
@@ -119,15 +122,13 @@ class Studio:
         try:
             known_key = require_key(key)
             account = self._accounts.open(account_of(known_key))
-            with account.request(), self._journal.call(request.url.path, known_key, body) as call:
-                return await self._pass_rules(request, account, body, trace_id, call)
+            with account.request(), self._call_log.call(request.url.path, known_key, body) as call:
+                return await self._check(request, account, body, trace_id, call)
         except RefusedError as refusal:
             return answer_refusal(refusal, trace_id)
 
-    async def _pass_rules(
-        self, request: Request, account: Account, body: object, trace_id: str, call: Call
-    ) -> Response:
-        """Raises: RefusedError of the first rule that refuses."""
+    async def _check(self, request: Request, account: Account, body: object, trace_id: str, call: Call) -> Response:
+        """Raises: RefusedError of the first check that fails."""
         if (status := self._outages.status() or self._edge.status(await request.body())) is not None:
             call.page = status
             await self._sleep(self._latency_s)
@@ -135,7 +136,7 @@ class Studio:
         call.rule = Rule.KEY
         self._states.check(call.key)
         call.rule = Rule.FIELDS
-        order = read_order(body, request.url.path)
+        order = parse_request(body, request.url.path)
         self._edge.check_references(body)
         call.asked = order.n
         call.rule = Rule.LIMITS
@@ -143,25 +144,29 @@ class Studio:
         call.rule = Rule.WORDS
         return await self._serve(request, account, order, trace_id, call)
 
-    async def _serve(self, request: Request, account: Account, order: Order, trace_id: str, call: Call) -> Response:
+    async def _serve(
+        self, request: Request, account: Account, order: ImageRequest, trace_id: str, call: Call
+    ) -> Response:
         repeated = account.take(trace_id)
         trace_id = repeated_trace_id(trace_id, repeated)
-        script = self._outages.script() or read_script(order.prompt)
+        script = self._outages.script() or parse_script(order.prompt)
         withheld = min(script.withheld, order.n)
         call.faults = tuple(sorted(script.flags))
-        if not script.spoils_order:
+        if not script.prevents_images:
             call.images, call.withheld = order.n - withheld, withheld
             self._accounts.charge(account, order.prompt, order.n - withheld, withheld)
         if "hang" in script.flags:
             return await _hang(request)
         await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
-        if script.spoils_order:
+        if script.prevents_images:
             call.page = 0 if script.code is not None else script.http or 0
-            return _spoil(script, trace_id, order)
+            return _render_fault(script, trace_id, order)
         body = await self._deliver(request, order, trace_id, withheld, repeated)
         return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)
 
-    async def _deliver(self, request: Request, order: Order, trace_id: str, withheld: int, repeated: int) -> bytes:
+    async def _deliver(
+        self, request: Request, order: ImageRequest, trace_id: str, withheld: int, repeated: int
+    ) -> bytes:
         width, height = order.pixels
         seed = repeated or None if order.seed is None else order.seed
         sketches = {
@@ -181,11 +186,11 @@ class Studio:
         headers = dict(request.headers)
         if "authorization" in headers:
             headers["authorization"] = "" if key is None else account_of(key)
-        self.captured.append(Captured(request.url.path, headers, body))
+        self.captured.append(CapturedRequest(request.url.path, headers, body))
 
 
 async def _hang(request: Request) -> Response:
-    """Wait until the client leaves; after ten minutes answer as a proxy would that has lost patience."""
+    """Waits until the client disconnects; after ten minutes it responds like a proxy's timeout."""
     try:
         async with asyncio.timeout(HANG_S):
             while (await request.receive())["type"] != "http.disconnect":
@@ -195,8 +200,8 @@ async def _hang(request: Request) -> Response:
     return answer_page(504)
 
 
-def _spoil(script: Script, trace_id: str, order: Order) -> Response:
-    """The answers that hold no image: a code is the API's own error, an HTTP status alone is a proxy's page."""
+def _render_fault(script: FaultScript, trace_id: str, order: ImageRequest) -> Response:
+    """Returns a response without images: a code is the API's own error, an HTTP status alone is a proxy's page."""
     if script.code is not None:
         raise RefusedError(script.code, status=script.http)
     if script.http is not None:
@@ -207,6 +212,6 @@ def _spoil(script: Script, trace_id: str, order: Order) -> Response:
     return answer(render_success(trace_id, [], spelling=spelling, failed=0), trace_id)
 
 
-async def _say_nothing(_: Request, __: Exception) -> Response:
-    """For a client that has left before its request was complete."""
+async def _ignore_disconnect(_: Request, __: Exception) -> Response:
+    """For a client that disconnected before its request was complete."""
     return Response(status_code=400)

@@ -1,4 +1,4 @@
-"""The journal: every call as it came and as it ended, for whoever compares a whole run with other books."""
+"""The call log: every call and its outcome, for comparison with other records of a run."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,25 +12,25 @@ from gateway.testing.simulator.accounts import account_of
 from gateway.testing.simulator.fault_injection import RefusedError
 
 _TEXT_CHARS: Final = 200
-"""Kept of a prompt: who wants to find a call again writes a name of his own first."""
+"""Stored prompt length; tests that search for a call put an ID first."""
 
 
 class Rule(StrEnum):
-    """What decided how a call ends."""
+    """The check that decided a call's outcome."""
 
     FRONT = "front"
     KEY = "key"
     FIELDS = "fields"
     LIMITS = "limits"
     WORDS = "words"
-    """The prompt's, an outage behind the limits, or none."""
+    """The prompt's words, a back-end outage, or none."""
 
 
 class Call(msgspec.Struct):
-    """One call; what it never came to is left as it is here."""
+    """One call; unset fields have these defaults."""
 
     at: float
-    """Seconds of the simulator's clock, when the call was there as a whole."""
+    """Seconds of the simulator's clock at which the whole call was received."""
     account: str
     key: str
     path: str
@@ -39,23 +39,23 @@ class Call(msgspec.Struct):
     """Its beginning."""
     rule: Rule = Rule.FRONT
     asked: int = 0
-    """Images, where the fields were looked at."""
+    """Images, if the fields were checked."""
     images: int = 0
     """Billed."""
     withheld: int = 0
-    """Billed likewise, and not delivered."""
+    """Billed too, but not delivered."""
     code: int = 0
-    """The refusal's."""
+    """Of the refusal."""
     page: int = 0
-    """The status of an answer that is no API's; 200 is garbage."""
+    """Status of a response that is not the API's; 200 is garbage."""
     faults: tuple[str, ...] = ()
     """hang, cut, garbage, empty."""
     ended: float | None = None
-    """When the answer was ready, or the client was seen to have left; None while it is under way."""
+    """Time at which the response was ready or the client seen disconnected; None while in progress."""
 
 
-class Journal:
-    """The latest calls, at most so many; with none to keep it costs nothing."""
+class CallLog:
+    """The latest calls up to a limit; a limit of 0 costs nothing."""
 
     def __init__(self, most: int, clock: Callable[[], float]) -> None:
         self._calls: deque[Call] = deque(maxlen=most)
@@ -63,7 +63,7 @@ class Journal:
 
     @contextmanager
     def call(self, path: str, key: str, body: object) -> Iterator[Call]:
-        """A call from here to its end."""
+        """Records a call from start to end."""
         call = Call(self._clock(), account_of(key), key, path, _text(body, "model"), _text(body, "prompt"))
         self._calls.append(call)
         try:
@@ -75,15 +75,15 @@ class Journal:
             call.ended = self._clock()
 
     def calls(self) -> list[Call]:
-        """The oldest first."""
+        """Oldest first."""
         return list(self._calls)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drops all calls."""
         self._calls.clear()
 
 
 def _text(body: object, field: str) -> str:
-    """Its beginning, also of an order that no rule has looked at."""
+    """Returns its beginning, also for a request that no check has parsed."""
     value = body.get(field) if isinstance(body, dict) else None
     return value[:_TEXT_CHARS] if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""How an image looks."""
+"""Draws the images."""
 
 import hashlib
 import io
@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gateway.testing.simulator.pictures import Sketch
 
-QUALITY: Final = 88  # with the grain below, 1024x1024 comes to some 150 KB, the size of a plain photograph
+QUALITY: Final = 88  # with the grain below, 1024x1024 comes to about 150 KB, the size of a plain photograph
 FONT_SIZES: Final = (72, 60, 48, 40, 32, 26, 22, 18, 15, 12)
 
 
 def draw(sketch: Sketch, *, image_bytes: int | None = None) -> bytes:
-    """A JPEG of the sketch, padded to `image_bytes` with zeros after its end marker, which decoders skip."""
+    """Draws a JPEG, padded to `image_bytes` with zeros after its end marker, which decoders skip."""
     image = _background(sketch)
     _write(image, sketch.prompt)
     file = io.BytesIO()
@@ -23,7 +23,7 @@ def draw(sketch: Sketch, *, image_bytes: int | None = None) -> bytes:
 
 
 def _background(sketch: Sketch) -> Image.Image:
-    """Six muted colours blended into each other, under a fine grain."""
+    """Blends six muted colours under a fine grain."""
     size = (sketch.width, sketch.height)
     material = hashlib.shake_256(f"{sketch.prompt}/{sketch.index}/{sketch.seed}".encode("utf-8", "surrogatepass"))
     colours = bytes(40 + byte * 5 // 8 for byte in material.digest(18))
@@ -34,7 +34,7 @@ def _background(sketch: Sketch) -> Image.Image:
 
 
 def _write(image: Image.Image, prompt: str) -> None:
-    """Set the prompt in the middle, as large as it fits; signs that the font lacks become boxes."""
+    """Centres the prompt as large as it fits; characters missing in the font become boxes."""
     for font_size in FONT_SIZES:
         font = ImageFont.load_default(size=font_size)
         char_px = font.getlength(prompt) / len(prompt) or font_size / 2

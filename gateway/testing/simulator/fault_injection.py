@@ -1,4 +1,4 @@
-"""What can go wrong, and what makes it go wrong: the codes' texts, the keys' and the prompt's magic words."""
+"""Faults and their triggers: error texts, and the magic words of keys and prompts."""
 
 import re
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ MINIMAX_TEXTS: Final = {
 
 UNAUTHORISED: Final = frozenset({NOT_AUTHORISED, INVALID_KEY})
 USED_UP: Final = frozenset({1028, 1030, 2056, 2067})
-"""The plan's images are spent until its window ends."""
+"""The plan's images are used up until its window ends."""
 
 AI302_NO_KEY: Final = -10001
 AI302_DISABLED: Final = -10002
@@ -68,7 +68,7 @@ _WORD: Final = re.compile(
 
 
 class RefusedError(Exception):
-    """The request is answered with a code and bills nothing."""
+    """The request is refused with a code and not billed."""
 
     def __init__(self, code: int, text: str | None = None, status: int | None = None) -> None:
         """`status` is the HTTP status, by default the API's usual one."""
@@ -79,8 +79,8 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What the prompt's words ask the simulator to do; without words, nothing."""
+class FaultScript:
+    """Faults requested by the prompt's words; none by default."""
 
     code: int | None = None
     http: int | None = None
@@ -89,19 +89,19 @@ class Script:
     flags: frozenset[str] = frozenset()
 
     @property
-    def spoils_order(self) -> bool:
-        """Whether no image is made at all."""
+    def prevents_images(self) -> bool:
+        """True if no image is made."""
         return self.code is not None or self.http is not None or bool(self.flags & {"garbage", "empty"})
 
 
-def read_script(prompt: str) -> Script:
-    """Find the words in the prompt; of a word given twice the last one counts."""
+def parse_script(prompt: str) -> FaultScript:
+    """Parses the prompt's words; the last occurrence of a word counts."""
     found: dict[str, str] = {}
     flags: set[str] = set()
     for match in _WORD.finditer(prompt):
         found |= {name: value for name, value in match.groupdict().items() if value is not None}
         flags.add(match["flag"] or "")
-    return Script(
+    return FaultScript(
         code=int(found["code"]) if "code" in found else None,
         http=int(found["http"]) if "http" in found else None,
         delay_s=float(found["delay"]) if "delay" in found else None,

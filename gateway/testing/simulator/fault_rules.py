@@ -1,4 +1,4 @@
-"""The switches under /simulator: they change how it answers from now on, until the next order or a restart."""
+"""Switches under /simulator: they change responses until the next change or a restart."""
 
 from typing import TypeVar
 
@@ -6,20 +6,20 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.testing.simulator.edge import Edge, EdgeOrder
+from gateway.testing.simulator.edge import Edge, EdgeSwitch
 from gateway.testing.simulator.parsing import describe
 from gateway.testing.simulator.responses import answer_json
-from gateway.testing.simulator.states import KeyOrder, KeyStates, OutageOrder, Outages
+from gateway.testing.simulator.states import KeyStates, KeySwitch, Outages, OutageSwitch
 
-OrderT = TypeVar("OrderT", KeyOrder, OutageOrder, EdgeOrder)
-
-
-class UnclearOrderError(Exception):
-    """Says what is wrong with the body of an order."""
+SwitchT = TypeVar("SwitchT", KeySwitch, OutageSwitch, EdgeSwitch)
 
 
-class Controls:
-    """Take an order, answer it as it was understood; one that is not understood is a 400 and changes nothing."""
+class InvalidSwitchError(Exception):
+    """States what is wrong with the body of a switch request."""
+
+
+class FaultSwitches:
+    """Applies a switch and echoes it; an invalid one gets 400 and changes nothing."""
 
     def __init__(self, states: KeyStates, outages: Outages, edge: Edge) -> None:
         self._states = states
@@ -27,46 +27,46 @@ class Controls:
         self._edge = edge
 
     async def key(self, request: Request) -> Response:
-        order = await _read_key_order(request)
+        order = await _parse_key_switch(request)
         self._states.set_key(request.path_params["key"], order)
         return answer_json(order)
 
     async def account(self, request: Request) -> Response:
-        order = await _read_key_order(request)
+        order = await _parse_key_switch(request)
         self._states.set_account(request.path_params["account"], order)
         return answer_json(order)
 
     async def begin_outage(self, request: Request) -> Response:
-        order = await _read(request, OutageOrder)
+        order = await _read(request, OutageSwitch)
         self._outages.begin(order)
         return answer_json(order)
 
     async def end_outage(self, _: Request) -> Response:
-        """Ends the outage if one is on; what hangs already is not released."""
+        """Ends the outage, if any; hanging calls are not released."""
         self._outages.end()
         return Response(status_code=204)
 
     async def edge(self, request: Request) -> Response:
-        order = await _read(request, EdgeOrder)
+        order = await _read(request, EdgeSwitch)
         self._edge.order = order
         return answer_json(order)
 
 
-async def say_what_is_unclear(_: Request, error: Exception) -> Response:
+async def render_invalid_switch(_: Request, error: Exception) -> Response:
     return answer_json({"detail": str(error)}, status=400)
 
 
-async def _read_key_order(request: Request) -> KeyOrder:
-    order = await _read(request, KeyOrder)
+async def _parse_key_switch(request: Request) -> KeySwitch:
+    order = await _read(request, KeySwitch)
     if order.answers == 0 and order.remains_ms is not None:
-        raise UnclearOrderError("remains_ms: goes with a code other than 0")
+        raise InvalidSwitchError("remains_ms: goes with a code other than 0")
     return order
 
 
-async def _read(request: Request, shape: type[OrderT]) -> OrderT:
+async def _read(request: Request, shape: type[SwitchT]) -> SwitchT:
     try:
         return msgspec.json.decode(await request.body(), type=shape)
     except msgspec.ValidationError as error:
-        raise UnclearOrderError(describe(error)) from error
+        raise InvalidSwitchError(describe(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnclearOrderError("The body is not JSON.") from error
+        raise InvalidSwitchError("The body is not JSON.") from error

@@ -1,4 +1,4 @@
-"""What an account may do at once and in a minute; a refused request takes no place anywhere."""
+"""Concurrency and rate limits of an account; a refused request uses no capacity."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ MINUTE_S: Final = 60.0
 
 
 class Minute(StrEnum):
-    """Which minute a provider counts in: the last 60 seconds, or the one that the clock shows."""
+    """The rate window of a provider: the last 60 seconds, or the clock minute."""
 
     SLIDING = "sliding"
     FIXED = "fixed"
 
     def end_of(self, moment: float) -> float:
-        """When something that happened at the moment is no longer counted."""
+        """Returns when something that happened at a moment leaves the window."""
         if self is Minute.SLIDING:
             return moment + MINUTE_S
         return (moment // MINUTE_S + 1) * MINUTE_S
@@ -34,20 +34,20 @@ class Limits:
 
 
 class Window:
-    """The requests accepted in the minute that counts, and their images."""
+    """Requests accepted in the current minute, with their images."""
 
     def __init__(self, minute: Minute) -> None:
         self.images = 0
         self._minute = minute
         self._entries: deque[tuple[float, int]] = deque()
-        """When each leaves the minute, and its images; first in, first out."""
+        """(end of window, images) of each request; first in, first out."""
 
     @property
     def requests(self) -> int:
         return len(self._entries)
 
     def advance(self, now: float) -> None:
-        """Forget what has left the minute."""
+        """Drops requests that have left the window."""
         while self._entries and self._entries[0][0] <= now:
             self.images -= self._entries.popleft()[1]
 
@@ -57,19 +57,19 @@ class Window:
 
 
 class Gate:
-    """Lets the requests of one account in."""
+    """Admits the requests of one account."""
 
     def __init__(self, limits: Limits) -> None:
         self.peak_per_minute = 0
-        """The most requests let in during any 60 seconds, whichever minute the limits mean."""
+        """Most requests admitted in any 60 seconds, whatever the window."""
         self._limits = limits
         self._counted = Window(limits.minute)
         self._latest = Window(Minute.SLIDING)
 
     def admit(self, now: float, *, images: int, in_flight: int) -> None:
-        """Let a request in; `in_flight` are the account's requests under way, itself among them.
+        """Admits a request; `in_flight` counts the account's running requests, including this one.
 
-        Raises: RefusedError 1041 when too many are under way, 1002 when too much came in this minute.
+        Raises: RefusedError 1041 for too much concurrency, 1002 for too many requests in this minute.
         """
         self._counted.advance(now)
         self._latest.advance(now)

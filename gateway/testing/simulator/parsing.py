@@ -1,4 +1,4 @@
-"""What requests carry: a key, JSON, and the id that follows from their content."""
+"""Parses requests: key, JSON, and the ID derived from the content."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ def bearer(request: Request) -> str | None:
 
 
 def parse(raw: bytes) -> object:
-    """The body's JSON, or None for what is none (or null, which is no order either)."""
+    """Parses the body's JSON; None if it is invalid or null."""
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -20,19 +20,19 @@ def parse(raw: bytes) -> object:
 
 
 def trace_id_of(raw: bytes, body: object) -> str:
-    """32 hex digits, the same for the same content, whatever the order of its keys."""
+    """Returns 32 hex digits, equal for equal content whatever the key order."""
     canonical = raw if body is None else msgspec.json.encode(body, order="sorted")
     return hashlib.blake2b(canonical, digest_size=16).hexdigest()
 
 
 def repeated_trace_id(trace_id: str, repeated: int) -> str:
-    """The id of an order that came before: another one each time, and always the same ones."""
+    """Returns the ID of a repeated request: different each time, and deterministic."""
     if not repeated:
         return trace_id
     return hashlib.blake2b(f"{trace_id} {repeated}".encode(), digest_size=16).hexdigest()
 
 
 def describe(error: msgspec.ValidationError) -> str:
-    """Put the field first, as in "n: Expected `int` <= 9"."""
+    """Renders an error with the field first, as in "n: Expected `int` <= 9"."""
     reason, _, field = str(error).partition(" - at `$.")
     return f"{field.rstrip('`')}: {reason}" if field else reason

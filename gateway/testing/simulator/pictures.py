@@ -1,4 +1,4 @@
-"""The images: drawn from their description alone, so that the same request gives the same bytes."""
+"""Images, drawn from their description alone, so that equal requests give equal bytes."""
 
 import asyncio
 import os
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 KNOWN_SKETCHES: Final = 20_000  # small: names of images that can be fetched
-KEPT_PICTURES: Final = 64  # large: at most some 300 MB even when padded to 5 MB each
+KEPT_PICTURES: Final = 64  # large: at most about 300 MB even when padded to 5 MB each
 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """All that decides how an image looks."""
+    """Everything that determines an image."""
 
     prompt: str
     width: int
@@ -22,7 +22,7 @@ class Sketch:
 
 
 class Gallery:
-    """Draws images when they are first looked at, in threads, and keeps the latest ones."""
+    """Draws images on first access, in threads, and caches the latest."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Gallery:
         self._brushes = asyncio.Semaphore(brushes or os.cpu_count() or 1)
 
     def hang(self, name: str, sketch: Sketch) -> None:
-        """Make the sketch known under the name; the oldest names are forgotten."""
+        """Registers a sketch under a name; the oldest names are dropped."""
         self._sketches[name] = sketch
         while len(self._sketches) > self._known_sketches:
             self._sketches.popitem(last=False)
@@ -50,7 +50,7 @@ class Gallery:
         return None if sketch is None else await self.picture(sketch)
 
     async def picture(self, sketch: Sketch) -> bytes:
-        """The JPEG; one drawn by another request while this one waited is used."""
+        """Returns the JPEG, reusing one drawn by a concurrent request."""
         if (kept := self._kept(sketch)) is not None:
             return kept
         async with self._brushes:
@@ -69,7 +69,7 @@ class Gallery:
 
 
 def _draw(sketch: Sketch, image_bytes: int | None) -> bytes:
-    """In a thread."""
+    """Runs in a thread."""
     from gateway.testing.simulator.drawing import draw  # noqa: PLC0415 - 4 MB, in every process that could be a simulator
 
     return draw(sketch, image_bytes=image_bytes)

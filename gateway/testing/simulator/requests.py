@@ -1,4 +1,4 @@
-"""The request: MiniMax's rules for every field, and the pixels that come out of them."""
+"""Requests: MiniMax's rules for every field, and the resulting pixels."""
 
 from typing import Annotated, Final, Literal
 
@@ -26,20 +26,20 @@ PIXELS: Final = {
 
 
 class Style(msgspec.Struct, frozen=True):
-    """The look of image-01-live: comic, lively, medieval or watercolour."""
+    """Style of image-01-live: comic, lively, medieval or watercolour."""
 
     style_type: Literal["漫画", "元气", "中世纪", "水彩"]
     style_weight: Annotated[float, Meta(gt=0, le=1)] = 0.8
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A portrait whose person the image shall show."""
+    """A portrait of the person to show."""
 
     type: Literal["character"]
     image_file: Annotated[str, Meta(min_length=1)]
 
 
-class Order(msgspec.Struct, frozen=True):
+class ImageRequest(msgspec.Struct, frozen=True):
     """The fields that MiniMax documents; unknown ones are ignored."""
 
     model: str
@@ -57,7 +57,7 @@ class Order(msgspec.Struct, frozen=True):
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Width and height; an aspect ratio wins over the pixels, which only image-01 heeds."""
+        """Width and height; an aspect ratio overrides pixels, which only image-01 accepts."""
         if self.aspect_ratio is not None:
             return PIXELS[self.aspect_ratio]
         if self.width is None or self.height is None or self.model == "image-01-live":
@@ -65,15 +65,15 @@ class Order(msgspec.Struct, frozen=True):
         return self.width, self.height
 
 
-def read_order(body: object, path: str) -> Order:
-    """Check a parsed body against the rules of the route.
+def parse_request(body: object, path: str) -> ImageRequest:
+    """Validates a parsed body by the rules of the route.
 
-    Raises: RefusedError 2013, naming the first thing wrong.
+    Raises: RefusedError 2013, naming the first error.
     """
     if not isinstance(body, dict):
         raise _invalid("body must be a JSON object")
     try:
-        order = msgspec.convert(body, Order)
+        order = msgspec.convert(body, ImageRequest)
     except msgspec.ValidationError as error:
         raise _invalid(describe(error)) from error
     if order.model not in MODELS_BY_PATH[path]:
@@ -84,7 +84,7 @@ def read_order(body: object, path: str) -> Order:
     return order
 
 
-def _check_size(order: Order) -> None:
+def _check_size(order: ImageRequest) -> None:
     if order.aspect_ratio is not None:
         if order.aspect_ratio not in PIXELS or (order.aspect_ratio == "21:9" and order.model == "image-01-live"):
             raise _invalid("aspect_ratio is not supported")

@@ -1,4 +1,4 @@
-"""The answers: MiniMax's and 302.AI's shapes, and the broken ones."""
+"""Responses in MiniMax's and 302.AI's formats, and broken ones."""
 
 import base64
 from http import HTTPStatus
@@ -18,7 +18,7 @@ _NGINX_PAGE: Final = (
 
 
 class CutResponse(Response):
-    """Promises the whole body and delivers half of it.
+    """Announces the whole body and sends half of it.
 
     An ASGI server closes the connection of an application that returns before its body is complete.
     """
@@ -30,7 +30,7 @@ class CutResponse(Response):
 
 
 def render_success(trace_id: str, images: list[str], *, spelling: str, failed: int) -> bytes:
-    """MiniMax's success; the counters are strings on the wire, whatever its specification says."""
+    """Renders MiniMax's success; its counters are strings, despite the specification."""
     return msgspec.json.encode(
         {
             "id": trace_id,
@@ -42,7 +42,7 @@ def render_success(trace_id: str, images: list[str], *, spelling: str, failed: i
 
 
 def render_base64(trace_id: str, pictures: list[bytes], *, failed: int) -> bytes:
-    """Likewise with the images inside; slow enough for a thread."""
+    """Renders a success with base64 images; slow enough for a thread."""
     images = [base64.b64encode(picture).decode("ascii") for picture in pictures]
     return render_success(trace_id, images, spelling="image_base64", failed=failed)
 
@@ -52,7 +52,7 @@ def answer(body: bytes, trace_id: str, *, status: int = 200) -> Response:
 
 
 def answer_json(content: object, *, status: int = 200) -> Response:
-    """For the simulator's own pages, which carry no trace."""
+    """Renders JSON for the simulator's own endpoints, without a trace ID."""
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
@@ -61,7 +61,7 @@ def answer_cut(body: bytes, trace_id: str) -> Response:
 
 
 def answer_refusal(refusal: RefusedError, trace_id: str) -> Response:
-    """MiniMax's form, usually at HTTP 200; a negative code is 302.AI's and comes with an HTTP status of its own."""
+    """Renders MiniMax's error, usually with HTTP 200; a negative code is 302.AI's, with its own HTTP status."""
     if refusal.code >= 0:
         base_resp = {"status_code": refusal.code, "status_msg": refusal.text}
         return answer(msgspec.json.encode({"base_resp": base_resp}), trace_id, status=refusal.status or 200)
@@ -71,7 +71,7 @@ def answer_refusal(refusal: RefusedError, trace_id: str) -> Response:
 
 
 def answer_page(status: int) -> Response:
-    """The page of a proxy in front of the API: Cloudflare's, if the status is one of its own."""
+    """Renders the page of a proxy in front of the API; Cloudflare's for its own statuses."""
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Unknown"
     headers = {"server": "cloudflare", "cf-ray": "8f0c1d2e3a4b5c6d-FRA"} if status in _CLOUDFLARE else None
     return HTMLResponse(_NGINX_PAGE.format(title=f"{status} {phrase}"), status, headers)

@@ -1,6 +1,6 @@
-"""What was ordered while the simulator runs: how keys and accounts answer from now on, and an outage.
+"""Key and account states, and outages, set at run time.
 
-The last order counts: one for an account ends those for its keys, and any order ends the meaning of the key's word.
+The last change counts: one for an account overrides its keys, and any change overrides the key's own word.
 """
 
 from collections.abc import Callable
@@ -11,66 +11,66 @@ import msgspec
 from msgspec import Meta
 
 from gateway.testing.simulator.accounts import account_of
-from gateway.testing.simulator.fault_injection import KEY_WORDS, USED_UP, RefusedError, Script
+from gateway.testing.simulator.fault_injection import KEY_WORDS, USED_UP, FaultScript, RefusedError
 
 
-class KeyOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Answer this code, for so long if it says how long; 0 works."""
+class KeySwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The code to respond with, for a time if given; 0 works."""
 
     answers: Annotated[int, Meta(ge=-(10**10), le=10**10)]
     remains_ms: Annotated[int, Meta(gt=0)] | None = None
 
 
-class OutageOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Let every image generation hang, be cut, be garbage, or meet that status of a proxy."""
+class OutageSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Makes every generation hang, be cut, return garbage, or get this status of a proxy."""
 
     kind: Annotated[str, Meta(pattern="^(hang|cut|garbage|5[0-9][0-9])$")]
     seconds: Annotated[float, Meta(gt=0)]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The code that a key answers now, 0 if it works, and for how long yet if that is known."""
+class KeyStatus:
+    """The current code of a key, 0 if it works, and the remaining time if known."""
 
     code: int
     remains_ms: int | None = None
 
 
-WORKS: Final = Standing(0)
+WORKS: Final = KeyStatus(0)
 
 
 class KeyStates:
-    """Which key answers what."""
+    """States of all keys."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._keys: dict[str, tuple[KeyOrder, float]] = {}
-        self._accounts: dict[str, tuple[KeyOrder, float]] = {}
+        self._keys: dict[str, tuple[KeySwitch, float]] = {}
+        self._accounts: dict[str, tuple[KeySwitch, float]] = {}
 
-    def set_key(self, key: str, order: KeyOrder) -> None:
+    def set_key(self, key: str, order: KeySwitch) -> None:
         self._keys[key] = (order, self._clock())
 
-    def set_account(self, account: str, order: KeyOrder) -> None:
+    def set_account(self, account: str, order: KeySwitch) -> None:
         self._keys = {key: kept for key, kept in self._keys.items() if account_of(key) != account}
         self._accounts[account] = (order, self._clock())
 
-    def standing(self, key: str) -> Standing:
+    def standing(self, key: str) -> KeyStatus:
         ordered = self._keys.get(key) or self._accounts.get(account_of(key))
         if ordered is None:
             return _by_word(key)
         order, since = ordered
         if order.remains_ms is None:
-            return Standing(order.answers)
+            return KeyStatus(order.answers)
         remains_ms = order.remains_ms - round((self._clock() - since) * 1000)
-        return Standing(order.answers, remains_ms) if remains_ms > 0 else WORKS
+        return KeyStatus(order.answers, remains_ms) if remains_ms > 0 else WORKS
 
     def check(self, key: str) -> None:
         """Raises: RefusedError if the key does not work now."""
         if code := self.standing(key).code:
             raise RefusedError(code)
 
-    def plan(self, key: str) -> Standing:
-        """The state of the key's plan: with images left, or used up.
+    def plan(self, key: str) -> KeyStatus:
+        """Returns the state of the key's plan: with images left, or used up.
 
         Raises: RefusedError if it is neither.
         """
@@ -81,34 +81,34 @@ class KeyStates:
 
 
 class Outages:
-    """The outage that is on, if one is.
+    """The current outage, if any.
 
-    A 5xx and garbage come from a front that reaches nothing behind it: no rule is applied and nothing is billed. What
-    hangs or is cut had been let in by all rules, and is billed.
+    A 5xx and garbage come from a front end without a back end: nothing is checked or billed. Calls that hang or are
+    cut have passed all checks, and are billed.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._order: OutageOrder | None = None
+        self._order: OutageSwitch | None = None
         self._until = 0.0
 
-    def begin(self, order: OutageOrder) -> None:
+    def begin(self, order: OutageSwitch) -> None:
         self._order, self._until = order, self._clock() + order.seconds
 
     def end(self) -> None:
         self._order = None
 
     def status(self) -> int | None:
-        """What the front answers to everything, if it is the front that fails."""
+        """Returns the front end's response status, if it is the front end that fails."""
         kind = self._kind()
         if kind is None or kind in {"hang", "cut"}:
             return None
         return 200 if kind == "garbage" else int(kind)
 
-    def script(self) -> Script | None:
-        """What befalls accepted requests in place of their own words, if anything does."""
+    def script(self) -> FaultScript | None:
+        """Returns the fault of accepted requests in place of their own words, if any."""
         kind = self._kind()
-        return Script(flags=frozenset({kind})) if kind in {"hang", "cut"} and kind is not None else None
+        return FaultScript(flags=frozenset({kind})) if kind in {"hang", "cut"} and kind is not None else None
 
     def _kind(self) -> str | None:
         if self._order is None or self._clock() >= self._until:
@@ -116,5 +116,5 @@ class Outages:
         return self._order.kind
 
 
-def _by_word(key: str) -> Standing:
-    return next((Standing(code) for word, code in KEY_WORDS.items() if key.startswith(word)), WORKS)
+def _by_word(key: str) -> KeyStatus:
+    return next((KeyStatus(code) for word, code in KEY_WORDS.items() if key.startswith(word)), WORKS)

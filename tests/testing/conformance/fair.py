@@ -134,20 +134,22 @@ class Fair:
             return refusal(415, "The body must be JSON.")
         if not isinstance(call.body, dict):
             return refusal(400, "We could not parse the JSON body of your request.")
-        order = {name: value for name, value in call.body.items() if value is not None}
-        refused = None if "*" in self.accepts else _refuse(order, self.accepts)
+        purchase = {name: value for name, value in call.body.items() if value is not None}
+        refused = None if "*" in self.accepts else _refuse(purchase, self.accepts)
         if refused:
             return refused
-        return self._make(order, origin)
+        return self._make(purchase, origin)
 
-    def _make(self, order: dict[str, Any], origin: str) -> Reply:
-        count = order.get("n", 1) if isinstance(order.get("n", 1), int) else 1
+    def _make(self, purchase: dict[str, Any], origin: str) -> Reply:
+        count = purchase.get("n", 1) if isinstance(purchase.get("n", 1), int) else 1
         self.images_made += max(count, 0)
-        if order.get("stream") is True:
-            asked = order.get("partial_images", 0)
+        if purchase.get("stream") is True:
+            asked = purchase.get("partial_images", 0)
             return Reply(200, events=[*(_event(f"partial_image {at}") for at in range(asked)), _event("completed")])
-        wants_url = order.get("model", "").startswith("dall-e") if isinstance(order.get("model", ""), str) else False
-        form = order.get("response_format", "url" if wants_url else "b64_json")
+        wants_url = (
+            purchase.get("model", "").startswith("dall-e") if isinstance(purchase.get("model", ""), str) else False
+        )
+        form = purchase.get("response_format", "url" if wants_url else "b64_json")
         item = {"url": f"{origin}pictures/one.png"} if form == "url" else {"b64_json": ENCODED}
         return Reply(
             200,
@@ -195,11 +197,11 @@ def _answer_models(call: Call) -> Reply:
     return Reply(200, entries[wanted])
 
 
-def _refuse(order: dict[str, Any], accepts: frozenset[str]) -> Reply | None:
-    """What is wrong with an order; the fields in the order in which they are given."""
-    if "prompt" not in order and "prompt" not in accepts:
+def _refuse(purchase: dict[str, Any], accepts: frozenset[str]) -> Reply | None:
+    """What is wrong with a purchase; the fields in the order in which they are given."""
+    if "prompt" not in purchase and "prompt" not in accepts:
         return refusal(400, "Missing required parameter: 'prompt'.", "prompt", "missing_required_parameter")
-    for name, value in order.items():
+    for name, value in purchase.items():
         code = None if name in accepts else _fault_of(name, value)
         if code:
             return refusal(400, f"Invalid '{name}': {str(value)[:40]}", name, code)

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.testing.conformance import Level, Outcome, Plan, Report, UnusableError, conform
 from gateway.testing.conformance.checks import UntriedError
-from gateway.testing.conformance.purchases import Orders
+from gateway.testing.conformance.purchases import Purchases
 from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
 from gateway.testing.conformance.server import WRONG_KEY, Server
 from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, serving
@@ -127,7 +127,7 @@ def test_a_server_without_streams_that_says_so_is_not_called_wrong() -> None:
     }
 
 
-@pytest.mark.parametrize("condition", [at("/conformance-nowhere"), ordered], ids=["a request", "an order"])
+@pytest.mark.parametrize("condition", [at("/conformance-nowhere"), ordered], ids=["a request", "a purchase"])
 def test_a_busy_server_is_asked_again_after_the_pause_it_wants(condition: Condition) -> None:
     refused: list[str] = []
 
@@ -155,7 +155,7 @@ def test_an_address_that_is_silent_twice_is_not_asked_again() -> None:
 
 def test_an_order_without_an_answer_is_not_sent_again() -> None:
     """It may have been made and billed."""
-    bought = Orders(Server("http://127.0.0.1:9/v1", KEY, 2.0), "image-01", frozenset())
+    bought = Purchases(Server("http://127.0.0.1:9/v1", KEY, 2.0), "image-01", frozenset())
     with pytest.raises(UntriedError) as first:
         bought.encoded()
     with pytest.raises(UntriedError) as second:

@@ -62,7 +62,7 @@ def ordered_by(is_meant: Callable[[dict[str, Any]], object]) -> Condition:
 
 
 def rushed(call: Call, reply: Reply) -> bool:
-    """Whether it is one of the orders that provoke the rate limit."""
+    """Whether it is one of the purchases that provoke the rate limit."""
     return ordered(call, reply) and set(call.body) == {"model", "prompt"} and call.body["model"] != "gpt-image-1"
 
 
@@ -71,7 +71,7 @@ def streamed(call: Call, reply: Reply) -> bool:
 
 
 def refused(call: Call, reply: Reply) -> bool:
-    """Whether a field of an order is refused."""
+    """Whether a field of a purchase is refused."""
     return call.path == GENERATIONS and reply.status == 400 and isinstance(call.body, dict)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.testing.simulator.fault_injection import RefusedError
-from gateway.testing.simulator.requests import read_order
+from gateway.testing.simulator.requests import parse_request
 
 MINIMAX = "/v1/image_generation"
 AI302 = "/minimaxi/v1/image_generation"
@@ -43,15 +43,15 @@ def body(**fields: object) -> dict[str, object]:
 )
 def test_invalid_field_is_named(fields: dict[str, object], what: str) -> None:
     with pytest.raises(RefusedError) as refused:
-        read_order(body(**fields), MINIMAX)
+        parse_request(body(**fields), MINIMAX)
     assert (refused.value.code, refused.value.text) == (2013, f"invalid params, {what}")
 
 
 @pytest.mark.parametrize("model", ["image-01", "image-01-live", "dall-e-3"])
 def test_302_knows_only_its_own_model(model: str) -> None:
-    assert read_order(body(model="minimaxi-image-01"), AI302).model == "minimaxi-image-01"
+    assert parse_request(body(model="minimaxi-image-01"), AI302).model == "minimaxi-image-01"
     with pytest.raises(RefusedError, match="2013"):
-        read_order(body(model=model), AI302)
+        parse_request(body(model=model), AI302)
 
 
 def test_longest_prompt_and_every_documented_field_are_accepted() -> None:
@@ -64,9 +64,9 @@ def test_longest_prompt_and_every_documented_field_are_accepted() -> None:
         "subject_reference": [{"type": "character", "image_file": "https://example.org/face.jpg"}],
         "unknown": "ignored",
     }
-    order = read_order(body(model="image-01-live", **fields | {"prompt": "漫" * 1499}), MINIMAX)
+    order = parse_request(body(model="image-01-live", **fields | {"prompt": "漫" * 1499}), MINIMAX)
     assert (order.n, len(order.prompt)) == (9, 1499)
 
 
 def test_aspect_ratio_wins_over_pixels_that_would_be_refused() -> None:
-    assert read_order(body(aspect_ratio="3:2", width=1), MINIMAX).pixels == (1248, 832)
+    assert parse_request(body(aspect_ratio="3:2", width=1), MINIMAX).pixels == (1248, 832)
