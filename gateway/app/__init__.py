@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,11 +37,12 @@ from gateway.app.admin import AdminParts, build_admin
 from gateway.app.metering import MeteringParts, build_journal, build_metering, build_replayer
 from gateway.app.redis import connect_redis
 from gateway.app.reload import ReloadTargets
-from gateway.app.scheduler import SchedulerParts, build_key_checker, build_scheduler
+from gateway.app.scheduler import USER_AGENT, SchedulerParts, build_key_checker, build_scheduler, build_upstreams
 from gateway.app.telemetry import Telemetry, build_observing, build_ops
 from gateway.config import Settings
-from gateway.config.upstream_set import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
+from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
+from gateway.domain.sizes import SizePolicy
 from gateway.generation import Upstreams
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.key_checks import KeyChecker
@@ -74,24 +75,24 @@ class _Core:
 
 
 def create_app(
-    settings: Settings,
-    environ: Mapping[str, str],
+    config: Config,
     reload: Callable[[ReloadTargets], Awaitable[None]] | None = None,
     metrics_directory: Path | None = None,
 ) -> Starlette:
-    """Builds the program as an ASGI application. Secrets are read from `environ` and files now.
+    """Builds the gateway as an ASGI application.
 
-    `reload` is a background task of the caller, which may put other configurations in force.
-    Several processes of one gateway count in one `metrics_directory`.
-    Raises: SettingsError for a missing secret, an invalid Redis URL, or tracing without its extra.
+    `reload` is a background task of the caller, which may apply other configurations.
+    The processes of one gateway share one `metrics_directory`.
+    Raises: SettingsError for an invalid Redis URL, or tracing without its extra.
     """
+    settings = config.settings
     observing = build_observing(settings)
-    core = _build_core(settings, environ, metrics_directory)
+    core = _build_core(config, metrics_directory)
     pooling, books, catalog = core.pooling, core.books, core.catalog
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     sections = (PoolSection(pooling.pool, pooling.roster, core.prober, limits), books.usage)
     administration = build_admin(
-        settings, environ, core.redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
+        config, core.redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
     )
     own_ports = _own_ports(settings)
     ops = build_ops(core.redis, core.metrics, books.admission, pooling.pool, core.drain, core.budget, own_ports)
@@ -106,22 +107,20 @@ def create_app(
     return _assemble(routes, core, observing, life, own_ports)
 
 
-def _build_core(settings: Settings, environ: Mapping[str, str], metrics_directory: Path | None) -> _Core:
-    redis = connect_redis(settings, environ)
+def _build_core(config: Config, metrics_directory: Path | None) -> _Core:
+    settings, redis = config.settings, connect_redis(config)
     metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
-    catalog = build_catalog(settings)
-    supply = build_supply(settings, environ)
-    journal = build_journal(settings, environ)
-    pooling = build_scheduler(settings, environ, redis, metrics, supply.pools, journal)
-    books = build_metering(settings, redis, metrics, journal)
+    catalog = Catalog([])
+    catalog.take_over(config.catalog)  # a reload changes it
+    journal = build_journal(config)
+    pooling = build_scheduler(config, redis, metrics, journal)
+    books = build_metering(config, redis, metrics, journal)
     certificates = ssl.create_default_context()
     transports = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     suspects = Suspects(time.monotonic)
-    upstreams = build_upstreams(
-        settings, supply, pooling.pool, metrics, *transports, pooling.releases.keep, suspects.note
-    )
+    upstreams = build_upstreams(config, pooling, metrics, *transports, suspects)
     pages = KeyChecker(transports[0], lambda: upstreams.endpoints, USER_AGENT)
-    prober = build_key_checker(settings, redis, pooling, pages, suspects)
+    prober = build_key_checker(config, redis, pooling, pages, suspects)
     drain, budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
     return _Core(
         *(settings, metrics, drain, budget, redis, catalog, journal, pooling, books, transports, upstreams, prober)
@@ -197,7 +196,7 @@ def _build_images(core: _Core, administration: AdminParts, limits: BodyLimits) -
         books.transfers,
     )
     options = ImageOptions(
-        OpenAIOptions(size_policy(settings), settings.images.gpt_image_response_format == "refuse"),
+        OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
         limits,
         replace(limits, max_bytes=settings.server.max_minimax_body_bytes),
         settings.server.sse_keepalive_s,

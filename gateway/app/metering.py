@@ -3,14 +3,11 @@
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from gateway.api.admin.usage import UsageSection
-from gateway.config import Settings, SettingsError
-from gateway.domain.billing import BillingRule
+from gateway.config.resolve import Config
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.ledger import Ledger
@@ -39,16 +36,15 @@ class MeteringParts:
 
 
 def build_metering(
-    settings: Settings,
+    config: Config,
     redis: Client,
     metrics: Metrics,
     journal: Journal = Journal(),  # noqa: B008 - off, so it holds nothing
 ) -> MeteringParts:
     """Settles by itself what is owed and what died, while its companions run."""
-    rule = BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes)
-    ledger_terms = settings.ledger
+    settings, ledger_terms = config.settings, config.settings.ledger
     terms = ReservationConfig(
-        rule,
+        config.billing,
         settings.requests.reservation_lease_s,
         ledger_terms.retention_days,
         ledger_terms.max_recent_requests,
@@ -67,28 +63,9 @@ def build_metering(
     return MeteringParts(admission, transfers, usage, background_tasks)
 
 
-def journal_directory(settings: Settings, environ: Mapping[str, str]) -> Path | None:
-    """Where this user's journals are; None where they are switched off.
-
-    Raises: SettingsError where the environment names no directory of the user's.
-    """
-    given = settings.requests.journal_dir
-    if given is not None:
-        return Path(given).expanduser().absolute() if given else None
-    state, home = (Path(environ.get(name, "")) for name in ("XDG_STATE_HOME", "HOME"))
-    if state.is_absolute():
-        return state / "imagegate" / "journal"
-    if home.is_absolute():
-        return home / ".local" / "state" / "imagegate" / "journal"
-    raise SettingsError('requests.journal_dir: there is no HOME to put it in; set it, "" for none')
-
-
-def build_journal(settings: Settings, environ: Mapping[str, str]) -> Journal:
+def build_journal(config: Config) -> Journal:
     """Files of several gateways may be in one directory: each replays those of its own Redis."""
-    try:
-        return Journal(journal_directory(settings, environ), redis_id(settings))
-    except SettingsError as error:
-        return Journal(remedy=str(error))
+    return Journal(config.journal_dir, redis_id(config), remedy=config.journal_problem)
 
 
 def build_replayer(journal: Journal, admission: Admission, releases: Releases) -> JournalReplayer:
@@ -96,9 +73,9 @@ def build_replayer(journal: Journal, admission: Admission, releases: Releases) -
     return JournalReplayer(journal, acts, own_kinds=frozenset({RELEASE}))
 
 
-def redis_id(settings: Settings) -> str:
+def redis_id(config: Config) -> str:
     """Of a Redis by its address, without its password."""
-    return hashlib.sha256(settings.redis.url.rpartition("@")[2].encode()).hexdigest()[:12]
+    return hashlib.sha256(config.settings.redis.url.rpartition("@")[2].encode()).hexdigest()[:12]
 
 
 def _new_id() -> str:

