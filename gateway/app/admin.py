@@ -27,17 +27,16 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """What the rest of the program needs of it."""
+    """Authentication, the admin API and the provisioner of `[[tenants]]`."""
 
-    credentials: Authenticator
-    guesses: FailedAuthThrottle
-    admin: AdminApi
-    declaration: TenantProvisioner
+    authenticator: Authenticator
+    throttle: FailedAuthThrottle
+    api: AdminApi
+    provisioner: TenantProvisioner
 
     @property
     def background_tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
-        """What runs beside the program."""
-        return self.credentials.listen, self.declaration.keep
+        return self.authenticator.listen, self.provisioner.keep
 
 
 def build_admin(
@@ -51,12 +50,12 @@ def build_admin(
 ) -> AdminParts:
     """`upstreams` returns their names; `more` are further sections of the admin API."""
     settings = config.settings
-    credentials = Authenticator(
+    authenticator = Authenticator(
         redis, pepper=config.pepper, clock=clock, monotonic=time.monotonic, on_break=admission.mark_data_suspect
     )
-    changes = TenantTransactions(redis, credentials.forget, settings.audit.retention_days * _DAY_S)
-    tenants = TenantStore(redis, changes)
-    keys = ApiKeyStore(redis, credentials, changes, clock)
+    transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
+    tenants = TenantStore(redis, transactions)
+    keys = ApiKeyStore(redis, authenticator, transactions, clock)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     sections: tuple[AdminRouter, ...] = (
         TenantSection(tenants, admission, catalog, limits, clock),
@@ -64,8 +63,8 @@ def build_admin(
         AuditSection(Audit(redis), tenants, upstreams),
         *more,
     )
-    guesses = FailedAuthThrottle(settings.server.auth_failures_per_minute, time.monotonic)
-    access = AdminAuthenticator(config.admin_keys)
-    admin = AdminApi(access, guesses, sections, settings.admin.requests_per_second, time.monotonic)
-    declaration = TenantProvisioner(redis, credentials, changes, keys, clock, config.tenants)
-    return AdminParts(credentials, guesses, admin, declaration)
+    throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, time.monotonic)
+    admin_authenticator = AdminAuthenticator(config.admin_keys)
+    api = AdminApi(admin_authenticator, throttle, sections, settings.admin.requests_per_second, time.monotonic)
+    provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
+    return AdminParts(authenticator, throttle, api, provisioner)

@@ -7,9 +7,8 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway import __version__
-from gateway.app.metering import redis_id
-from gateway.app.redis import find_problems
-from gateway.app.telemetry import build_observing
+from gateway.app.backends import find_problems, redis_id
+from gateway.app.telemetry import build_telemetry
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.resolve import Config, resolve
@@ -70,7 +69,7 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
     path = config_path(config, os.environ)
     try:
         resolved = resolve(settings, os.environ)
-        build_observing(settings)
+        build_telemetry(settings)
         certificate = _check_certificate(settings)
         redis = _check_redis(resolved)
     except SettingsError as error:

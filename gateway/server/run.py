@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 
 from gateway import __version__
 from gateway.app import create_app
-from gateway.app.redis import refuse_unfit
+from gateway.app.backends import refuse_unfit
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.resolve import Config, resolve
 from gateway.observability.logging import configure_logging
