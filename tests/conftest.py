@@ -11,6 +11,7 @@ import redis
 
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from tests.support.certificates import certify
 from tests.support.harness import (
     EACH_REDIS,
@@ -150,7 +151,7 @@ def two_gateways(redis_url: str, simulator: Simulator, stack: ExitStack) -> tupl
     configured = document(redis_url, upstream("sim", "minimax", simulator.url))
     environ = environment(configured)
     urls = [
-        stack.enter_context(serving(create_app(from_document(dict(configured), environ, "test"), environ)))
+        stack.enter_context(serving(create_app(resolve(from_document(dict(configured), environ, "test"), environ))))
         for _ in range(2)
     ]
     return urls[0], urls[1]

@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,14 +34,24 @@ from gateway.api.openai import OpenAIOptions
 from gateway.api.rejection_limits import RejectionLimits
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.app.admin import AdminParts, build_admin
-from gateway.app.metering import MeteringParts, build_journal, build_metering, build_replayer
-from gateway.app.redis import connect_redis
+from gateway.app.backends import (
+    USER_AGENT,
+    MeteringParts,
+    SchedulerParts,
+    build_journal,
+    build_key_checker,
+    build_metering,
+    build_replayer,
+    build_scheduler,
+    build_upstreams,
+    connect_redis,
+)
 from gateway.app.reload import ReloadTargets
-from gateway.app.scheduler import SchedulerParts, build_key_checker, build_scheduler
-from gateway.app.telemetry import Telemetry, build_ops, build_telemetry
+from gateway.app.telemetry import Telemetry, build_operations, build_telemetry
 from gateway.config import Settings
-from gateway.config.upstream_set import USER_AGENT, build_catalog, build_supply, build_upstreams, size_policy
+from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
+from gateway.domain.sizes import SizePolicy
 from gateway.generation import Upstreams
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.key_checks import KeyChecker
@@ -56,7 +66,7 @@ from gateway.redis.journal import Journal
 
 @dataclass(frozen=True, slots=True)
 class _Core:
-    """What serves every request, whichever route it came by."""
+    """The parts that every request uses."""
 
     settings: Settings
     metrics: Metrics
@@ -65,88 +75,90 @@ class _Core:
     redis: Client
     catalog: Catalog
     journal: Journal
-    pooling: SchedulerParts
-    books: MeteringParts
+    scheduling: SchedulerParts
+    metering: MeteringParts
     transports: tuple[AiohttpTransport, AiohttpTransport]
     """To configured addresses, and to public ones only."""
     upstreams: Upstreams
-    prober: KeyHealthMonitor
+    key_monitor: KeyHealthMonitor
 
 
 def create_app(
-    settings: Settings,
-    environ: Mapping[str, str],
+    config: Config,
     reload: Callable[[ReloadTargets], Awaitable[None]] | None = None,
     metrics_directory: Path | None = None,
 ) -> Starlette:
-    """Builds the program as an ASGI application. Secrets are read from `environ` and files now.
+    """Builds the gateway as an ASGI application.
 
-    `reload` is a background task of the caller, which may put other configurations in force.
-    Several processes of one gateway count in one `metrics_directory`.
-    Raises: SettingsError for a missing secret, an invalid Redis URL, or tracing without its extra.
+    `reload` is a background task of the caller, which may apply other configurations.
+    The processes of one gateway share one `metrics_directory`.
+    Raises: SettingsError for an invalid Redis URL, or tracing without its extra.
     """
+    settings = config.settings
     telemetry = build_telemetry(settings)
-    core = _build_core(settings, environ, metrics_directory)
-    pooling, books, catalog = core.pooling, core.books, core.catalog
+    core = _build_core(config, metrics_directory)
+    scheduling, metering, catalog = core.scheduling, core.metering, core.catalog
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    sections = (PoolSection(pooling.pool, pooling.roster, core.prober, limits), books.usage)
-    administration = build_admin(
-        settings, environ, core.redis, books.admission, lambda: pooling.roster.upstreams, catalog, sections
+    sections = (PoolSection(scheduling.scheduler, scheduling.members, core.key_monitor, limits), metering.usage)
+    admin = build_admin(config, core.redis, metering.admission, lambda: scheduling.members.upstreams, catalog, sections)
+    ports = _dedicated_ports(settings)
+    ops = build_operations(
+        core.redis, core.metrics, metering.admission, scheduling.scheduler, core.drain, core.budget, ports
     )
-    own_ports = _own_ports(settings)
-    ops = build_ops(core.redis, core.metrics, books.admission, pooling.pool, core.drain, core.budget, own_ports)
-    running = ReloadTargets(
-        catalog, pooling.roster.declare, core.upstreams.configure, administration.declaration.reload
-    )
-    reloading = (partial(reload, running),) if reload else ()
-    tasks = (*ops.background_tasks, *administration.background_tasks, *reloading)
-    starts = (administration.declaration.start, *telemetry.starts)
-    life = _build_life(core, starts, tasks, telemetry.closes)
-    routes = [*_public_routes(_build_images(core, administration, limits), ops.routes), *administration.admin.routes()]
-    return _assemble(routes, core, telemetry, life, own_ports)
+    targets = ReloadTargets(catalog, scheduling.members.declare, core.upstreams.configure, admin.provisioner.reload)
+    reloading = (partial(reload, targets),) if reload else ()
+    tasks = (*ops.background_tasks, *admin.background_tasks, *reloading)
+    starts = (admin.provisioner.start, *telemetry.starts)
+    lifespan = _build_lifespan(core, starts, tasks, telemetry.closes)
+    routes = [*_public_routes(_build_images(core, admin, limits), ops.routes), *admin.api.routes()]
+    return _assemble(routes, core, telemetry, lifespan, ports)
 
 
-def _build_core(settings: Settings, environ: Mapping[str, str], metrics_directory: Path | None) -> _Core:
-    redis = connect_redis(settings, environ)
+def _build_core(config: Config, metrics_directory: Path | None) -> _Core:
+    settings, redis = config.settings, connect_redis(config)
     metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
-    catalog = build_catalog(settings)
-    supply = build_supply(settings, environ)
-    journal = build_journal(settings, environ)
-    pooling = build_scheduler(settings, environ, redis, metrics, supply.pools, journal)
-    books = build_metering(settings, redis, metrics, journal)
+    catalog = Catalog([])
+    catalog.take_over(config.catalog)  # a reload changes it
+    journal = build_journal(config)
+    scheduling = build_scheduler(config, redis, metrics, journal)
+    metering = build_metering(config, redis, metrics, journal)
     certificates = ssl.create_default_context()
     transports = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     suspects = Suspects(time.monotonic)
-    upstreams = build_upstreams(
-        settings, supply, pooling.pool, metrics, *transports, pooling.releases.journal, suspects.note
-    )
-    pages = KeyChecker(transports[0], lambda: upstreams.endpoints, USER_AGENT)
-    prober = build_key_checker(settings, redis, pooling, pages, suspects)
-    drain, budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
-    return _Core(
-        *(settings, metrics, drain, budget, redis, catalog, journal, pooling, books, transports, upstreams, prober)
-    )
+    upstreams = build_upstreams(config, scheduling, metrics, *transports, suspects)
+    checker = KeyChecker(transports[0], lambda: upstreams.endpoints, USER_AGENT)
+    key_monitor = build_key_checker(config, redis, scheduling, checker, suspects)
+    budget = ByteBudget(settings.server.max_memory_bytes)
+    parts = (journal, scheduling, metering, transports, upstreams, key_monitor)
+    return _Core(settings, metrics, ShutdownState(), budget, redis, catalog, *parts)
 
 
-def _build_life(
+def _build_lifespan(
     core: _Core, starts: Sequence[AsyncCallback], tasks: Sequence[AsyncCallback], closes: Sequence[AsyncCallback]
 ) -> Lifespan:
     """Startup steps, background tasks and shutdown steps, in that order."""
-    journal, pooling, books, metrics = core.journal, core.pooling, core.books, core.metrics
-    replayer = build_replayer(journal, books.admission, pooling.releases)
-    prober = core.prober
+    journal, scheduling, metering, metrics = core.journal, core.scheduling, core.metering, core.metrics
+    replayer = build_replayer(journal, metering.admission, scheduling.releases)
+    monitor = core.key_monitor
     return Lifespan(
         core.redis,
         core.transports,
-        (journal.start, pooling.roster.start, *starts),
-        (*books.background_tasks, replayer.run, *pooling.background_tasks, prober.run, prober.check_suspects, *tasks),
+        (journal.start, scheduling.members.start, *starts),
         (
-            partial(books.admission.flush, core.drain.left_s),
+            *metering.background_tasks,
+            replayer.run,
+            *scheduling.background_tasks,
+            monitor.run,
+            monitor.check_suspects,
+            *tasks,
+        ),
+        (
+            partial(metering.admission.flush, core.drain.left_s),
             core.upstreams.flush,
-            books.transfers.flush,
+            metering.transfers.flush,
             journal.close,
-            pooling.queue.close,
-            pooling.roster.withdraw,
+            scheduling.queue.close,
+            scheduling.members.withdraw,
             *closes,
         ),
         {
@@ -161,8 +173,8 @@ def _assemble(
     routes: Sequence[Route],
     core: _Core,
     telemetry: Telemetry,
-    life: Lifespan,
-    own_ports: Sequence[DedicatedPort],
+    lifespan: Lifespan,
+    ports: Sequence[DedicatedPort],
 ) -> Starlette:
     app = App(
         routes=routes,
@@ -170,15 +182,15 @@ def _assemble(
             Middleware(RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget),
             Middleware(PublicCors, core.settings.server.cors_origins),
             Middleware(ErrorMiddleware),
-            Middleware(DedicatedPortMiddleware, own_ports),
+            Middleware(DedicatedPortMiddleware, ports),
         ],
-        lifespan=life.lifespan,
+        lifespan=lifespan.lifespan,
     )
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
     return app
 
 
-def _own_ports(settings: Settings) -> list[DedicatedPort]:
+def _dedicated_ports(settings: Settings) -> list[DedicatedPort]:
     return [
         DedicatedPort(table.port, owns, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
         for table, owns in ((settings.admin, is_admin), (settings.metrics, is_metrics))
@@ -186,23 +198,23 @@ def _own_ports(settings: Settings) -> list[DedicatedPort]:
     ]
 
 
-def _build_images(core: _Core, administration: AdminParts, limits: BodyLimits) -> ImageRoutes:
-    settings, books = core.settings, core.books
+def _build_images(core: _Core, admin: AdminParts, limits: BodyLimits) -> ImageRoutes:
+    settings, metering = core.settings, core.metering
     authenticator = TenantAuthenticator(
         core.drain,
-        administration.credentials,
-        administration.guesses,
+        admin.authenticator,
+        admin.throttle,
         RejectionLimits(settings.server.rejections_per_second, time.monotonic),
-        books.admission,
-        books.transfers,
+        metering.admission,
+        metering.transfers,
     )
     options = ImageOptions(
-        OpenAIOptions(size_policy(settings), settings.images.gpt_image_response_format == "refuse"),
+        OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
         limits,
         replace(limits, max_bytes=settings.server.max_minimax_body_bytes),
         settings.server.sse_keepalive_s,
     )
-    service = GenerationService(books.admission, core.upstreams, time.monotonic)
+    service = GenerationService(metering.admission, core.upstreams, time.monotonic)
     return ImageRoutes(authenticator, service, core.catalog, options, time.time)
 
 

@@ -28,7 +28,7 @@ from gateway.scheduler import Scheduler
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """For the middleware, and what must be started before the first request and closed after the last."""
+    """What the middleware logs and traces with, and its startup and shutdown steps."""
 
     ids: Ids
     log_options: RequestLogOptions
@@ -38,14 +38,14 @@ class Telemetry:
 
 
 def build_telemetry(settings: Settings) -> Telemetry:
-    """Raises: SettingsError where spans are wanted and the extra is not installed."""
+    """Raises: SettingsError if tracing is configured and its extra is not installed."""
     ids = Ids(lambda: f"req_{uuid.uuid4().hex}", lambda: uuid.uuid4().hex, lambda: secrets.token_hex(8))
     log_options = RequestLogOptions(settings.logs.prompts, settings.logs.client_address)
     endpoint = settings.tracing.otlp_endpoint
     if endpoint is None:
         return Telemetry(ids, log_options)
     try:
-        from gateway.observability.tracing import SpanSender  # noqa: PLC0415 - an extra, and hundreds of modules nobody else needs
+        from gateway.observability.tracing import SpanSender  # noqa: PLC0415 - an extra of hundreds of modules
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"tracing.otlp_endpoint: needs the package {error.name}, which is not installed: "
@@ -63,26 +63,26 @@ class Operations:
     background_tasks: tuple[AsyncCallback, ...]
 
 
-def build_ops(
+def build_operations(
     redis: Client,
     metrics: Metrics,
     admission: Admission,
-    pool: Scheduler,
+    scheduler: Scheduler,
     drain: ShutdownState,
     budget: ByteBudget,
-    own_ports: Sequence[DedicatedPort],
+    ports: Sequence[DedicatedPort],
 ) -> Operations:
     """Builds the health of this process, the metrics of all workers, and the background tasks that sample both."""
-    inspection = PreflightMonitor(redis)
+    preflight = PreflightMonitor(redis)
     sampled = {
         metrics.pending_settlements: lambda: admission.unsettled,
         metrics.held_bytes: lambda: budget.held_bytes,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    health = RedisHealth(partial(write_refusal, redis), lambda: inspection.problems)
-    readiness = Readiness(drain, health, pool, time.monotonic)
-    scrape = Scrape(metrics.registry, process, pool, lambda: inspection.memory, __version__)
+    health = RedisHealth(partial(write_refusal, redis), lambda: preflight.problems)
+    readiness = Readiness(drain, health, scheduler, time.monotonic)
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, __version__)
     return Operations(
-        HealthRoutes(readiness, scrape, own_ports), (inspection.run, process.run, partial(return_freed_memory, budget))
+        HealthRoutes(readiness, scrape, ports), (preflight.run, process.run, partial(return_freed_memory, budget))
     )

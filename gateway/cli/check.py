@@ -7,19 +7,17 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway import __version__
-from gateway.api.admin.auth import AdminKey
-from gateway.app.admin import read_admin_keys, read_declared, read_pepper, read_vault
-from gateway.app.metering import journal_directory, redis_id
-from gateway.app.redis import find_problems
+from gateway.app.backends import find_problems, redis_id
 from gateway.app.telemetry import build_telemetry
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load
-from gateway.config.upstream_set import build_catalog, build_supply, unfetchable
+from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.key_checks import KeyChecker
 from gateway.generation.transport import AiohttpTransport
 from gateway.generation.upstreams import UpstreamSet
+from gateway.providers.links import LinkTrust
 from gateway.providers.protocol import KeyCheck
 from gateway.redis.embedded import EmbeddedError
 from gateway.redis.journal_file import JournalFile
@@ -73,30 +71,27 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
     settings = load(config, os.environ)
     path = config_path(config, os.environ)
     try:
-        supply = build_supply(settings, os.environ)
-        admin_keys = read_admin_keys(settings, os.environ)
-        read_pepper(settings, os.environ)
-        read_vault(settings, os.environ)
-        read_declared(settings, os.environ, build_catalog(settings))
+        resolved = resolve(settings, os.environ)
         build_telemetry(settings)
         certificate = _check_certificate(settings)
-        redis = _check_redis(settings)
+        redis = _check_redis(resolved)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
+    supply = resolved.upstreams
     accounts = sum(len(pool.accounts) for pool in supply.pools)
     print(path)
     print(f"valid: upstream keys {len(supply.keys)}, accounts {accounts}, models {len(settings.models)}")
     if settings.tenants:
         keys_declared = sum(len(tenant.keys) for tenant in settings.tenants)
         print(f"declared: tenants {len(settings.tenants)}, keys {keys_declared}")
-    print(f"admin API: {_openness(admin_keys)}")
+    print(f"admin API: {_openness(resolved)}")
     print(f"redis: {redis}")
-    print(_check_journal(settings))
+    print(_check_journal(resolved))
     if certificate:
         print(certificate)
-    for exposure in find_exposures(settings, path, has_admin_key=bool(admin_keys)):
+    for exposure in find_exposures(settings, path, has_admin_key=bool(resolved.admin_keys)):
         print_text(f"warning: {exposure.where}: {exposure.what}; {exposure.remedy}")
-    for upstream in unfetchable(settings):
+    for upstream in _upstreams_with_refused_links(supply):
         print(f"warning: upstream {upstream}:")
         print("  result_hosts does not include its own address, which its URLs may have")
     for same in supply.shared_keys():
@@ -105,6 +100,12 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
         print("  each account is assumed to have its own limits; the provider's are exceeded")
     if asks_upstreams:
         _check_upstreams(settings, supply)
+
+
+def _upstreams_with_refused_links(supply: UpstreamSet) -> list[str]:
+    """Upstreams at a plain-HTTP address whose result links the gateway would refuse to follow."""
+    endpoints = (endpoint for endpoint in supply.endpoints.values() if endpoint.base_url.startswith("http://"))
+    return [entry.name for entry in endpoints if entry.links.trust(entry.base_url) is LinkTrust.NONE]
 
 
 def _check_certificate(settings: Settings) -> str:
@@ -117,29 +118,27 @@ def _check_certificate(settings: Settings) -> str:
     return f"certificate: until {certificate.expires_at().isoformat(timespec='minutes')}"
 
 
-def _check_journal(settings: Settings) -> str:
+def _check_journal(config: Config) -> str:
+    if config.journal_dir is None:
+        return f"warning: no journal:\n  {config.journal_problem}" if config.journal_problem else "journal: off"
     try:
-        directory = journal_directory(settings, os.environ)
-        if directory is None:
-            return "journal: off"
-        JournalFile.create(directory, redis_id(settings)).remove()
-    except SettingsError as error:
-        return f"warning: no journal:\n  {error}"
+        JournalFile.create(config.journal_dir, redis_id(config)).remove()
     except OSError as error:
         return f"warning: no journal, requests.journal_dir is not writable:\n  {error}"
     return "journal: writable"
 
 
-def _openness(keys: list[AdminKey]) -> str:
-    return f"enabled for {', '.join(key.name for key in keys)}" if keys else "disabled, no [admin] key is set"
+def _openness(config: Config) -> str:
+    names = ", ".join(key.name for key in config.admin_keys)
+    return f"enabled for {names}" if names else "disabled, no [admin] key is set"
 
 
-def _check_redis(settings: Settings) -> str:
+def _check_redis(config: Config) -> str:
     """Returns a line of the report. Raises: SettingsError."""
-    embedded = embedded_of(settings)
+    embedded = embedded_of(config.settings)
     if embedded is None:
         try:
-            problems = asyncio.run(find_problems(settings, os.environ))
+            problems = asyncio.run(find_problems(config))
         except GatewayError as error:
             remedy = "check that it is running, and whether it needs TLS (rediss://)"
             raise SettingsError(f"redis.url: redis does not respond ({error.detail}); {remedy}") from error

@@ -19,6 +19,7 @@ import msgspec
 
 from gateway.app import create_app
 from gateway.config import Settings, from_document
+from gateway.config.resolve import resolve
 from gateway.observability.logging import LogFormat, configure_logging
 from gateway.redis.embedded import EmbeddedRedis
 from gateway.redis.keeper import end_with_parent
@@ -97,7 +98,7 @@ async def _run(
     environ = {**os.environ, "IMAGEGATE_ADMIN_KEY": admin_key, "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
     document = _document(embedded.url, simulator_url, environ) | {"requests": {"journal_dir": str(journal)}}
     settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
-    app = create_app(settings, environ)
+    app = create_app(resolve(settings, environ))
     options = gateway_config(app, settings)
     options.shutdown_delay_s = 0
     if simulator_url:

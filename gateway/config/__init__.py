@@ -1,14 +1,12 @@
-"""One TOML file and the environment, read into frozen values; the only place that reads either.
+"""Reads one TOML file and the environment into frozen settings; no other room reads either.
 
 Every error names the file or variable, the path inside it, and what to do.
 """
 
 from gateway.config.loading import config_path, from_document, load
 from gateway.config.schema import Admin, Metrics, Settings, Tls
-from gateway.config.secrets import read_secret
 from gateway.config.types import SecretSource, SettingsError, Table
 from gateway.config.upstreams import Account, ConfiguredKey, ConfiguredTenant, Limits, Model, Quotas, Upstream
-from gateway.domain.accounts import make_secret
 
 __all__ = [
     "Account",
@@ -28,6 +26,4 @@ __all__ = [
     "config_path",
     "from_document",
     "load",
-    "make_secret",
-    "read_secret",
 ]

@@ -7,8 +7,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.app.reload import RELOADED, Configuration, ReloadTargets, read_configuration
+from gateway.app.reload import RELOADED, ReloadTargets
 from gateway.config import Settings, SettingsError, config_path, load
+from gateway.config.resolve import Config, resolve
 from gateway.domain.errors import GatewayError
 from gateway.generation.upstreams import UpstreamSet
 from gateway.server.file_watcher import FileWatcher
@@ -39,7 +40,7 @@ class ConfigReloader:
         """Lets the next poll read the configuration even if the file is unchanged: the secrets may have changed."""
         self._is_requested = True
 
-    def poll(self) -> Configuration | None:
+    def poll(self) -> Config | None:
         """Returns: a valid configuration to put in force. Reads files."""
         has_changed = self._watcher.has_changed() if self._watcher else False
         if not has_changed and not self._is_requested:
@@ -49,7 +50,7 @@ class ConfigReloader:
             self._watcher.mark_read()
         path = config_path(self._config, self._environ)
         try:
-            return read_configuration(load(self._config, self._environ), self._environ)
+            return resolve(load(self._config, self._environ), self._environ)
         except SettingsError as error:
             text = str(error) if str(error).startswith(path) else f"{path}: {error}"
             remedy = "correct it; it is read again when it changes, and at SIGHUP"
@@ -58,7 +59,7 @@ class ConfigReloader:
 
     async def run(self, running: ReloadTargets) -> None:
         """Puts every valid configuration in force; runs until it is cancelled."""
-        pending: Configuration | None = None
+        pending: Config | None = None
         while True:
             await asyncio.sleep(_POLL_S if self._watcher else _WORKER_POLL_S)
             is_logged = pending is not None
@@ -67,7 +68,7 @@ class ConfigReloader:
             if pending is None:
                 continue
             try:
-                await running.take_over(pending)
+                await running.apply(pending)
             except GatewayError as error:
                 if not is_logged:
                     _LOG.warning("config_reload_pending", detail=error.detail, retry_in_s=_POLL_S)
@@ -75,27 +76,27 @@ class ConfigReloader:
                 self.publish(pending)
                 pending = None
 
-    def publish(self, configuration: Configuration, **details: int) -> None:
+    def publish(self, configuration: Config, **details: int) -> None:
         """Logs the settings now in force, and those that require a restart."""
         if self._watcher is None:
             return
-        warn_of_shared_keys(configuration.supply)
+        warn_of_shared_keys(configuration.upstreams)
         names = (name for name in Settings.__struct_fields__ if name not in RELOADED)
         changed = [name for name in names if getattr(configuration.settings, name) != getattr(self._settings, name)]
         if changed:
             _LOG.warning("settings_require_restart", settings=changed)
-        pools = configuration.supply.pools
+        pools = configuration.upstreams.pools
         _LOG.info(
             "config_reloaded",
             upstreams=len(pools),
             accounts=sum(len(pool.accounts) for pool in pools),
-            keys=len(configuration.supply.keys),
+            keys=len(configuration.upstreams.keys),
             models=len(configuration.settings.models),
             tenants=len(configuration.tenants),
             **details,
         )
 
-    def current(self, configuration: Configuration) -> Settings:
+    def current(self, configuration: Config) -> Settings:
         """The settings of a process that starts beside those that reloaded the configuration."""
         reloaded = {name: getattr(configuration.settings, name) for name in RELOADED}
         return msgspec.structs.replace(self._settings, **reloaded)

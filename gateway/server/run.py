@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,10 +20,9 @@ from starlette.applications import Starlette
 
 from gateway import __version__
 from gateway.app import create_app
-from gateway.app.admin import read_admin_keys
-from gateway.app.redis import refuse_unfit
+from gateway.app.backends import refuse_unfit
 from gateway.config import Settings, SettingsError, config_path, load
-from gateway.config.upstream_set import build_supply
+from gateway.config.resolve import Config, resolve
 from gateway.observability.logging import configure_logging
 from gateway.observability.multiprocess import shared_directory
 from gateway.redis.embedded import EmbeddedRedis
@@ -58,17 +58,18 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
         if embedded:
             stack.enter_context(running(embedded))
         try:
-            app = _create(settings, reloader, embedded)
+            resolved = resolve(settings, os.environ)
+            app = _create(resolved, reloader, embedded)
             options = gateway_config(app, settings)
-            warn_of_shared_keys(build_supply(settings, os.environ))
+            warn_of_shared_keys(resolved.upstreams)
             if embedded is None:
-                asyncio.run(refuse_unfit(settings, os.environ))
+                asyncio.run(refuse_unfit(resolved))
         except SettingsError as error:
             raise SettingsError(f"{path}: {error}") from error
         host = host or settings.server.host
         listener = bind(host, settings.server.port if port is None else port)
         listeners = [listener, *bind_own_ports(settings, listener.getsockname()[1])]
-        _warn_of_exposed_ports(settings, host)
+        _warn_of_exposed_ports(resolved, host)
         _log_listening(settings, url_of(host, listener.getsockname()[1], _scheme(settings)), workers)
         _log_connections(settings, options.bounds.in_all)
         if workers == 1:
@@ -100,21 +101,22 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
     reloader = ConfigReloader(config, os.environ, settings)
     signal.signal(signal.SIGHUP, reloader.request_reload)
     try:
-        return _create(settings, reloader, embedded_of(settings), metrics_directory)
+        return _create(resolve(settings, os.environ), reloader, embedded_of(settings), metrics_directory)
     except SettingsError as error:
         _LOG.error("worker_start_failed", detail=str(error))
         raise SystemExit(1) from error
 
 
 def _create(
-    settings: Settings,
+    config: Config,
     reloader: ConfigReloader,
     embedded: EmbeddedRedis | None,
     metrics_directory: Path | None = None,
 ) -> Starlette:
     if embedded:
-        settings = msgspec.structs.replace(settings, redis=msgspec.structs.replace(settings.redis, url=embedded.url))
-    return create_app(settings, os.environ, reload=reloader.run, metrics_directory=metrics_directory)
+        redis = msgspec.structs.replace(config.settings.redis, url=embedded.url)
+        config = replace(config, settings=msgspec.structs.replace(config.settings, redis=redis))
+    return create_app(config, reload=reloader.run, metrics_directory=metrics_directory)
 
 
 def _run_single(options: ServerConfig, listeners: list[socket.socket], reloader: ConfigReloader) -> None:
@@ -123,9 +125,10 @@ def _run_single(options: ServerConfig, listeners: list[socket.socket], reloader:
     run_until_stopped(server, listeners, {signal.SIGINT: server.stop, signal.SIGTERM: server.stop})
 
 
-def _warn_of_exposed_ports(settings: Settings, host: str) -> None:
-    listening = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, host=host))
-    for exposure in exposed_ports(listening, has_admin_key=bool(read_admin_keys(settings, os.environ))):
+def _warn_of_exposed_ports(config: Config, host: str) -> None:
+    server = msgspec.structs.replace(config.settings.server, host=host)
+    listening = msgspec.structs.replace(config.settings, server=server)
+    for exposure in exposed_ports(listening, has_admin_key=bool(config.admin_keys)):
         _LOG.warning("operator_port_exposed", where=exposure.where, detail=exposure.what, remedy=exposure.remedy)
 
 

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from tests.support.admin_routes import ROUTES
 from tests.support.harness import (
     ADMIN_KEY,
@@ -45,7 +46,7 @@ def models_status(url: str, key: str) -> int:
 def test_every_route_is_in_the_table_of_this_file(redis_url: str) -> None:
     configured = document(redis_url, upstream("sim", "minimax", "http://127.0.0.1:1"))
     environ = environment(configured)
-    app = create_app(from_document(configured, environ, "test"), environ)
+    app = create_app(resolve(from_document(configured, environ, "test"), environ))
     found = [
         (route.path, method)
         for route in app.routes
@@ -64,7 +65,7 @@ def test_every_route_is_in_the_table_of_this_file(redis_url: str) -> None:
 def test_without_a_configured_key_it_is_closed(redis_url: str, method: str, path: str, given: str) -> None:
     configured = document(redis_url, upstream("sim", "minimax", "http://127.0.0.1:1"), admin={})
     environ = environment(configured)
-    with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
+    with serving(create_app(resolve(from_document(configured, environ, "test"), environ))) as url:
         headers = {"authorization": given} if given else {}
         refused = error(httpx.request(method, f"{url}/admin/v1{path}", headers=headers), 403)
         assert "admin_api_disabled" == refused["code"]

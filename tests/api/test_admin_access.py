@@ -9,6 +9,7 @@ import pytest
 from gateway.api.admin.auth import AdminAuthenticator, AdminKey, Role
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from gateway.domain.accounts import Secret
 from gateway.domain.errors import ErrorCode, GatewayError
 from tests.support.admin_routes import ROUTES
@@ -63,7 +64,7 @@ def url(redis_url: str, request: pytest.FixtureRequest) -> Any:
         admin={"key": {"env": "ADMIN_KEY"}, "keys": keys},
     )
     environ = environment(configured) | {"ALICE": ALICE, "BOARD": READER}
-    with serving(create_app(from_document(configured, environ, "test"), environ)) as address:
+    with serving(create_app(resolve(from_document(configured, environ, "test"), environ))) as address:
         yield f"{address}/admin/v1"
 
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
 from gateway.redis.call_guard import CallNotStartedError
@@ -98,7 +99,7 @@ def is_ready(gateway: Gateway) -> bool:
 def test_every_route_that_changes_anything_is_among_these(server: Server, tmp_path: Path) -> None:
     configured = described(server, tmp_path)
     environ = environment(configured)
-    app = create_app(from_document(configured, environ, "test"), environ)
+    app = create_app(resolve(from_document(configured, environ, "test"), environ))
     routes = [route for route in app.routes if isinstance(route, Route) and route.path.startswith("/admin/v1")]
     found = {
         (method, route.path.removeprefix("/admin/v1"))

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from tests.support.harness import Gateway, MakeGateway, Simulator, document, environment, serving, upstream
 from tests.support.scarce import scarce
 
@@ -386,7 +387,7 @@ def serving_with(redis_url: str, path: str, endpoint: Callable[[Request], Any]) 
     """The whole program with one more route."""
     configured = document(redis_url, upstream("sim", "minimax", "http://127.0.0.1:1"))
     environ = environment(configured)
-    app = create_app(from_document(configured, environ, "test"), environ)
+    app = create_app(resolve(from_document(configured, environ, "test"), environ))
     app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
     with serving(app) as url:
         yield url

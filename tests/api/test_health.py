@@ -14,6 +14,7 @@ import redis
 from gateway import __version__
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from gateway.domain.errors import KeyState
 from tests.support.harness import Gateway, MakeGateway, Simulator, document, environment, serving, upstream, wait_until
 from tests.support.samples import labels, samples
@@ -27,7 +28,7 @@ def without_redis() -> Iterator[str]:
         missing = f"unix://{Path(directory) / 'none.sock'}"
         configured = document(missing, upstream("sim", "minimax", "http://127.0.0.1:1"))
         environ = environment(configured)
-        with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
+        with serving(create_app(resolve(from_document(configured, environ, "test"), environ))) as url:
             yield url
 
 

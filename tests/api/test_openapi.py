@@ -18,7 +18,7 @@ from gateway.api.middleware import EXPOSED_HEADERS
 from gateway.api.openai import OpenAIOptions, parse_generation, request
 from gateway.app import create_app
 from gateway.config import from_document
-from gateway.config.upstream_set import build_catalog
+from gateway.config.resolve import resolve as resolve_config
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.domain.tenants import LIMIT_MAX, LIMIT_NAMES, QUOTA_NAMES, Tenant
 from gateway.providers.minimax import PRESETS
@@ -60,7 +60,7 @@ REQUEST_FIELDS: Final = frozenset(
 
 def parse(**fields: object) -> None:
     environ = environment(CONFIGURED)
-    catalog = build_catalog(from_document(dict(CONFIGURED), environ, "test"))
+    catalog = resolve_config(from_document(dict(CONFIGURED), environ, "test"), environ).catalog
     parse_generation(json.dumps({"prompt": "x", **fields}).encode(), catalog, Tenant("acme"), OpenAIOptions())
 
 
@@ -74,7 +74,7 @@ def operations() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 def routes() -> set[tuple[str, str]]:
     """The app's own table; HEAD comes with every GET and is described once in the document's head."""
     environ = environment(CONFIGURED)
-    app = create_app(from_document(dict(CONFIGURED), environ, "test"), environ)
+    app = create_app(resolve_config(from_document(dict(CONFIGURED), environ, "test"), environ))
     return {
         (re.sub(r":\w+}", "}", route.path), method)
         for route in app.routes

@@ -15,6 +15,7 @@ import redis
 from gateway.api.readiness import unavailable_reasons
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from gateway.domain.accounts import AccountLimits
 from gateway.domain.errors import KeyState
 from gateway.scheduler.status import AccountStatus, KeyStatus, PoolStatus
@@ -163,7 +164,7 @@ def beside(server: Server, simulator: Simulator) -> Iterator[tuple[str, str]]:
     configured = document(server.url, upstream("sim", "minimax", simulator.url), metrics={"port": port})
     environ = environment(configured)
     settings = from_document(configured, environ, "test")
-    with serving(create_app(settings, environ), settings) as url:
+    with serving(create_app(resolve(settings, environ)), settings) as url:
         yield url, f"http://127.0.0.1:{port}"
 
 

@@ -12,6 +12,7 @@ import redis
 
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from tests.support.harness import Gateway, MakeGateway, Simulator, document, environment, new_key, serving, wait_until
 from tests.support.scarce import ask, occupied, pool, scarce, wait_for_queue
 
@@ -247,7 +248,7 @@ def test_who_waits_when_the_gateway_is_stopped_gets_an_answer_and_leaves_nothing
 ) -> None:
     configured = document(redis_url, scarce(simulator.url))
     environ = environment(configured)
-    with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
+    with serving(create_app(resolve(from_document(configured, environ, "test"), environ))) as url:
         gateway = Gateway(url, new_key(url))
         slow = ask(gateway, prompt="slow [delay=20]")
         wait_until(lambda: pool(gateway)["accounts"][0]["concurrency"]["used"] == 1, "the slow call is under way")

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.app.reload import Configuration, ReloadTargets, read_configuration
+from gateway.app.reload import ReloadTargets
 from gateway.config import SettingsError, from_document
+from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import Pool
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.upstreams import UpstreamSet
@@ -15,7 +16,7 @@ from tests.support.harness import document, environment, upstream
 pytestmark = pytest.mark.anyio
 
 
-def configuration(*names: str, tenants: Sequence[str] = (), **environ: str) -> Configuration:
+def configuration(*names: str, tenants: Sequence[str] = (), **environ: str) -> Config:
     """Upstreams and tenants of these names."""
     declared = [{"name": name, "models": ["dall-e-3"]} for name in tenants]
     described = document(
@@ -23,13 +24,13 @@ def configuration(*names: str, tenants: Sequence[str] = (), **environ: str) -> C
         *(upstream(name, "minimax", f"http://127.0.0.1:1/{name}", f"{name}:{name}") for name in names),
     ) | {"tenants": declared}
     secrets = environment(described) | environ
-    return read_configuration(from_document(described, secrets, "gate.toml"), secrets)
+    return resolve(from_document(described, secrets, "gate.toml"), secrets)
 
 
 class Recorder:
     """The parts of a program, which write down what is done to them, and where models point at that moment."""
 
-    def __init__(self, configured: Configuration, *, is_redis_away: bool = False) -> None:
+    def __init__(self, configured: Config, *, is_redis_away: bool = False) -> None:
         self.catalog = configured.catalog
         self.told: list[tuple[str, list[str], list[str]]] = []
         self._is_redis_away = is_redis_away
@@ -54,7 +55,7 @@ class Recorder:
 
 async def test_upstreams_are_known_before_models_point_to_them_and_models_before_tenants_use_them() -> None:
     parts = Recorder(configuration("old"))
-    await parts.running().take_over(configuration("new", "other", tenants=["acme"]))
+    await parts.running().apply(configuration("new", "other", tenants=["acme"]))
     assert [
         ("upstreams", ["new", "other"], ["old"]),
         ("accounts", ["new", "other"], ["old"]),
@@ -65,7 +66,7 @@ async def test_upstreams_are_known_before_models_point_to_them_and_models_before
 async def test_without_redis_models_and_tenants_are_as_they_were() -> None:
     parts = Recorder(configuration("old"), is_redis_away=True)
     with pytest.raises(GatewayError):
-        await parts.running().take_over(configuration("new"))
+        await parts.running().apply(configuration("new"))
     assert (["old"], [("upstreams", ["new"], ["old"])]) == (parts.targets(), parts.told)
 
 

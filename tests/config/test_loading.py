@@ -10,9 +10,9 @@ from gateway.config import (
     SettingsError,
     from_document,
     load,
-    make_secret,
-    read_secret,
 )
+from gateway.config.secrets import read_secret
+from gateway.domain.accounts import make_secret
 
 FILE = """
 [server]

@@ -10,9 +10,8 @@ from typing import Any
 
 import yaml
 
-from gateway.app.admin import read_admin_keys, read_declared, read_pepper, read_vault
-from gateway.config import Settings, load, read_secret
-from gateway.config.upstream_set import build_catalog, build_supply
+from gateway.config import Settings, load
+from gateway.config.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -30,16 +29,8 @@ def run_tool(name: str, *arguments: str | Path) -> tuple[int, str]:
 
 
 def read_whole(path: Path, environ: Mapping[str, str]) -> Settings:
-    """A configuration with all that it refers to, as the start reads it. Raises: SettingsError."""
-    settings = load(str(path), environ)
-    build_supply(settings, environ)
-    read_admin_keys(settings, environ)
-    read_pepper(settings, environ)
-    read_vault(settings, environ)
-    read_declared(settings, environ, build_catalog(settings))
-    if settings.redis.password:
-        read_secret(settings.redis.password, environ, "redis.password")
-    return settings
+    """Reads a configuration and its secrets as the gateway does. Raises: SettingsError."""
+    return resolve(load(str(path), environ), environ).settings
 
 
 def secrets_named(path: Path) -> set[str]:

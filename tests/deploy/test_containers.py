@@ -7,8 +7,8 @@ import pytest
 
 from gateway import __version__
 from gateway.app import create_app
-from gateway.app.metering import journal_directory
 from gateway.config import load
+from gateway.config.resolve import resolve
 from tests.deploy.files import DEPLOY, ROOT, read_whole, read_yaml, run_tool, seconds, secrets_named
 from tests.support.harness import Simulator, serving
 
@@ -47,7 +47,8 @@ def test_the_journals_are_where_the_volumes_are() -> None:
     unit = (DEPLOY / "systemd/imagegate.service").read_text("utf-8")
     pods = (DEPLOY / "kubernetes/deployment.yaml").read_text("utf-8")
     assert [state_home] == re.findall(r"\bXDG_STATE_HOME=(\S+)", unit)
-    directory = journal_directory(load(str(ROOT / "config/imagegate.toml"), {}), {"XDG_STATE_HOME": state_home})
+    environ = {"XDG_STATE_HOME": state_home, "AI302_API_KEY": "a-key"}
+    directory = resolve(load(str(ROOT / "config/imagegate.toml"), {}), environ).journal_dir
     assert directory is not None
     assert str(directory.parent) == JOURNAL.partition(":")[2]
     assert f"mountPath: {directory.parent}\n" in pods
@@ -123,7 +124,7 @@ def test_the_request_of_the_readme_gets_a_picture_from_the_demo(redis_url: str, 
     }
     told = (DEPLOY / "README.md").read_text("utf-8")
     key, body = re.findall(r"Bearer (\S+)'", told)[0], re.findall(r"--data '(.+)'", told)[0]
-    app = create_app(load(str(DEMO), environ), environ)
+    app = create_app(resolve(load(str(DEMO), environ), environ))
     with serving(app) as url:
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         answer = httpx.post(f"{url}/v1/images/generations", content=body, headers=headers, verify=False)

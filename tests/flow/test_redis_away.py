@@ -11,6 +11,7 @@ import redis
 
 from gateway.app import create_app
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from gateway.redis import PREFIX
 from tests.support.harness import (
     ADMIN_KEY,
@@ -133,7 +134,7 @@ def test_a_black_hole_closes_the_gateway_from_the_start(simulator: Simulator) ->
     with black_hole() as port:
         configured = described(simulator, url=f"redis://127.0.0.1:{port}/0")
         environ = environment(configured)
-        with serving(create_app(from_document(configured, environ, "test"), environ)) as url:
+        with serving(create_app(resolve(from_document(configured, environ, "test"), environ))) as url:
             check_closed(Gateway(url, f"sk-ig-{'a' * 42}"))
 
 

@@ -185,7 +185,8 @@ BUILD = """
 import os, sys
 from gateway.app import create_app
 from gateway.config import load
-create_app(load(None, os.environ), os.environ)
+from gateway.config.resolve import resolve
+create_app(resolve(load(None, os.environ), os.environ))
 tracing = ("gateway.observability.tracing", "opentelemetry.sdk.trace", "opentelemetry.exporter")
 ours = (*tracing, "google.protobuf", "requests")
 print([name for name in ours if name in sys.modules])

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from gateway.config import make_secret
+from gateway.domain.accounts import make_secret
 from gateway.domain.errors import GatewayError
 from gateway.redis import PREFIX, Credentials, connect, execute, ping
 from gateway.redis.call_guard import CALLS_MAX

@@ -11,7 +11,7 @@ import redis as sync_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, ResponseError
 
-from gateway.config import make_secret
+from gateway.domain.accounts import make_secret
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import Client, Credentials, connect, execute, ping, translate_redis_errors
 from gateway.redis.call_guard import CALLS_MAX

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import make_secret
+from gateway.domain.accounts import make_secret
 from gateway.redis import Credentials, ping
 from tests.support.asking import WRITTEN, check_everything, check_messages, connected, failure, written
 from tests.support.harness import EACH_REDIS, REDIS_BINARIES

@@ -17,8 +17,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.app.reload import Configuration, ReloadTargets
+from gateway.app.reload import ReloadTargets
 from gateway.config import load
+from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.server.file_watcher import FileWatcher
@@ -101,7 +102,7 @@ def reload_of(file: Path, *, watches: bool = True, **environ: str) -> ConfigRelo
     return ConfigReloader(str(file), secrets, load(str(file), secrets), FileWatcher(str(file)) if watches else None)
 
 
-def found_in(reload: ConfigReloader, count: int = 3) -> list[Configuration]:
+def found_in(reload: ConfigReloader, count: int = 3) -> list[Config]:
     """What so many looks give."""
     return [found for _ in range(count) if (found := reload.poll())]
 

