@@ -155,7 +155,7 @@ def test_an_expiry_is_a_moment_of_any_zone() -> None:
 @pytest.mark.parametrize(
     ("tenants", "words"),
     [
-        ([{"name": "acme"}, {"name": "acme"}], ("tenants", "'acme'", "twice")),
+        ([{"name": "acme"}, {"name": "acme"}], ("tenants", "'acme'", "duplicate name")),
         ([{"name": "Acme"}], ("tenants", "name", "a-z")),
         ([{}], ("tenants", "name")),
         ([{"name": "acme", "colour": 1}], ("tenants", "colour")),
@@ -176,7 +176,7 @@ def test_an_expiry_is_a_moment_of_any_zone() -> None:
         ([with_keys({"secret": {"env": "NO_KEY"}})], ("'acme'", "keys[0]: secret", "sk-ig-", "imagegate key hash")),
         ([with_keys({"secret": KEY})], ("keys", "secret", "never write the secret itself")),
         ([with_keys({"hash": HASH, "expires_at": "soon"})], ("keys", "expires_at", "2027-01-01T00:00:00Z")),
-        ([with_keys({"hash": HASH, "expires_at": "2027-01-01T00:00:00"})], ("expires_at", "with its zone")),
+        ([with_keys({"hash": HASH, "expires_at": "2027-01-01T00:00:00"})], ("expires_at", "with time zone")),
     ],
 )
 def test_a_wrong_declaration_names_its_place_and_the_remedy(
@@ -204,8 +204,8 @@ def test_admin_keys_are_read_with_their_roles() -> None:
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ([{"name": "alice", "secret": {"env": "A"}}] * 2, ("admin.keys", "'alice'", "twice")),
-        ([{"name": "admin", "secret": {"env": "A"}}], ("admin.keys", "'admin'", "twice")),
+        ([{"name": "alice", "secret": {"env": "A"}}] * 2, ("admin.keys", "'alice'", "duplicate name")),
+        ([{"name": "admin", "secret": {"env": "A"}}], ("admin.keys", "'admin'", "duplicate name")),
         ([{"name": "configuration", "secret": {"env": "A"}}], ("admin.keys", "'configuration'", "another")),
         ([{"name": "alice", "secret": {"env": "NOWHERE"}}], ("admin.keys 'alice': secret", "NOWHERE")),
         ([{"name": "alice", "secret": {"env": "FIRST"}}], ("admin.keys 'alice'", "'admin'", "use a new key")),
