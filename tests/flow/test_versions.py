@@ -51,7 +51,7 @@ def test_two_versions_share_one_redis_and_its_accounts(redis_url: str, tmp_path:
     assert [200] * REQUESTS == [answer.status for answer in answers]
     assert [2 * REQUESTS] * 2 == totals
     assert 2 * REQUESTS == invoice
-    settles = [digest(root / "stores/lua/settle.lua") for root in (Path(gateway.__file__).parent, other / "gateway")]
+    settles = [digest(root / "metering/lua/settle.lua") for root in (Path(gateway.__file__).parent, other / "gateway")]
     assert settles[0] != settles[1]
     with redis.Redis.from_url(redis_url) as client:
         assert [True, True] == client.script_exists(*settles)

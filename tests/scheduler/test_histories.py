@@ -14,8 +14,8 @@ MUTANTS: dict[str, Mutant] = {
     "a window of 59 seconds": ("return MINUTE + setting('margin_us') end", "return MINUTE - 1000000 end"),
     "no grace after an outage": ("return until_us > now and until_us <= now + grace_us()", "return false"),
     "no dispatch at a release": (
-        "dispatch_freed()\nreturn reply({verdict = 'released'})",
-        "return reply({verdict = 'released'})",
+        "dispatch_freed()\nreturn reply({decision = 'released'})",
+        "return reply({decision = 'released'})",
     ),
     "no dispatch at a heartbeat": ("has_more = dispatch() or has_more", ""),
     "nothing gets free": ("if math.floor(score / SHELF) < before then is_freed = true end", ""),
