@@ -31,7 +31,7 @@ from gateway.api.health import HealthRoutes
 from gateway.api.images import ImageOptions, ImageRoutes
 from gateway.api.middleware import PublicCors, RequestContextMiddleware
 from gateway.api.openai import OpenAIOptions
-from gateway.api.rejection_limits import RejectionLimits
+from gateway.api.rejected_requests import RejectionLimits
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.app.admin import AdminParts, build_admin
 from gateway.app.backends import (

@@ -9,7 +9,7 @@ from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.auth import AdminAuthenticator
 from gateway.api.admin.keys import KeySection
 from gateway.api.admin.tenants import TenantSection
-from gateway.api.authentication import FailedAuthThrottle
+from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.bodies import BodyLimits
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog

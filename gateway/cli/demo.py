@@ -21,8 +21,8 @@ from gateway.app import create_app
 from gateway.config import Settings, from_document
 from gateway.config.resolve import resolve
 from gateway.observability.logging import LogFormat, configure_logging
+from gateway.redis.child_process import end_with_parent
 from gateway.redis.embedded import EmbeddedRedis
-from gateway.redis.keeper import end_with_parent
 from gateway.server.config import gateway_config, server_config
 from gateway.server.embedded import data_directory, running
 from gateway.server.errors import StartError

@@ -12,7 +12,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, Capability, ImageJob, ImageReply, ResponseFormat
 from gateway.domain.sizes import AspectRatios, Size, SizeBounds
 from gateway.providers.error_texts import refusal, word_error
-from gateway.providers.minimax_quota import read_quota
+from gateway.providers.minimax_key_check import read_quota
 from gateway.providers.protocol import KeyCheck, ProviderRequest, bearer
 from gateway.providers.replies import (
     STATUS_ERRORS,

@@ -17,7 +17,7 @@ from typing import Final
 from redis import Redis
 from redis.exceptions import RedisError
 
-from gateway.redis.keeper import start_supervised
+from gateway.redis.child_process import start_supervised
 
 _SOCKET_MAX_BYTES: Final = 100
 """Limit on the socket path: 107 bytes on Linux, 103 on macOS."""

@@ -19,7 +19,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, Protocol
 
-from gateway.api.authentication import network_of
+from gateway.api.auth_throttle import network_of
 
 _SMALL_BYTES: Final = 1024
 """Smaller heads are not counted: every connection costs more, and common requests never leave more unfinished."""

@@ -25,8 +25,8 @@ from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.resolve import Config, resolve
 from gateway.observability.logging import configure_logging
 from gateway.observability.multiprocess import shared_directory
+from gateway.redis.child_process import end_with_parent
 from gateway.redis.embedded import EmbeddedRedis
-from gateway.redis.keeper import end_with_parent
 from gateway.server.config import ServerConfig, gateway_config
 from gateway.server.embedded import embedded_of, running
 from gateway.server.exposure import exposed_ports

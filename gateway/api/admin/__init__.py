@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.admin.auth import AdminAuthenticator
-from gateway.api.authentication import FailedAuthThrottle, address_of, network_of
-from gateway.api.rejection_limits import Buckets
+from gateway.api.auth_throttle import FailedAuthThrottle, address_of, network_of
+from gateway.api.rejected_requests import Buckets
 from gateway.api.request_context import context_of
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from gateway.api.authentication import FailedAuthThrottle, network_of
+from gateway.api.auth_throttle import FailedAuthThrottle, network_of
 from gateway.domain.errors import ErrorCode, GatewayError
 
 pytestmark = pytest.mark.anyio
