@@ -4,6 +4,7 @@ The provider refuses calls beyond its limits. The gateways' limits of the overlo
 here. Minutes are of Redis's clock, so a minute in which that clock was stepped is not checked.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -53,10 +54,20 @@ def _check_refusals(observed: Observations) -> Iterator[Discrepancy]:
         if call.rule != "limits":
             continue
         if call.code == _CONCURRENCY:
-            detail = f"{call.account}: {call.code}"
+            beside = ", ".join(_in_flight(call, observed.calls))
+            detail = f"{call.account}: {call.code}" + (f" beside {beside}" if beside else "")
             yield Discrepancy("an account over its concurrency", detail, (call.request_id,))
         elif call.code in _RATES and not is_in_minute_of_a_step(call.at, observed.clock_steps_s):
             yield Discrepancy("an account over its rate", f"{call.account}: {call.code}", (call.request_id,))
+
+
+def _in_flight(refused: Call, calls: Sequence[Call]) -> Iterator[str]:
+    """Describes the account's other calls at the moment of a refused one; times are seconds from that moment."""
+    for call in calls:
+        until_s = math.inf if call.ended is None else call.ended - refused.at
+        since_s = call.at - refused.at
+        if call is not refused and call.account == refused.account and since_s <= 0 <= until_s:
+            yield " ".join((call.request_id, f"{since_s:+.2f}", f"{until_s:+.2f}", *call.faults))
 
 
 def _check_minutes(account: str, calls: Sequence[Call], steps_s: Sequence[float]) -> Iterator[Discrepancy]:

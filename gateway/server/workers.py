@@ -128,7 +128,9 @@ class WorkerSupervisor(Multiprocess):
     def run(self) -> None:
         """Runs until it is stopped. Raises: StartError if a worker cannot start."""
         super().run()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the interpreter restores the default at exit, which would kill it
+        signal.signal(
+            signal.SIGHUP, signal.SIG_IGN
+        )  # the interpreter restores the default at exit, which would kill it
         if self._problem:
             raise StartError(self._problem)
 
