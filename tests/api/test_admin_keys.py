@@ -74,7 +74,7 @@ def test_a_refusal_names_the_field(gateway: Gateway, path: str, body: object, pa
 def test_a_key_given_for_its_id_is_not_repeated(gateway: Gateway) -> None:
     refused = gateway.admin("GET", f"/keys/{gateway.api_key}")
     assert (404, False) == (refused.status_code, gateway.api_key in refused.text)
-    assert "the 10 characters behind sk-ig-" in refused.text
+    assert "the 10 characters after 'sk-ig-'" in refused.text
 
 
 def test_without_grace_the_old_key_ends_at_the_other_gateway_within_a_second(two_gateways: tuple[str, str]) -> None:

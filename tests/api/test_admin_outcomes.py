@@ -80,14 +80,14 @@ def asked(gateway: Gateway, method: str, path: str, body: object) -> httpx.Respo
 def check_not_made(answer: httpx.Response) -> None:
     error = answer.json()["error"]
     assert (503, "gateway_unavailable", "5") == (answer.status_code, error["code"], answer.headers["retry-after"])
-    assert "The change was not carried out" in error["message"]
+    assert "The change was not made" in error["message"]
     assert "x-should-retry" not in answer.headers
 
 
 def check_unconfirmed(answer: httpx.Response) -> None:
     error = answer.json()["error"]
     assert (504, "change_unconfirmed") == (answer.status_code, error["code"])
-    assert "may have been carried out" in error["message"]
+    assert "may have been made" in error["message"]
     assert "imagegate audit" in error["message"]
     assert "false" == answer.headers["x-should-retry"]
 
@@ -178,11 +178,11 @@ def command(url: str, *arguments: str) -> str:
 
 def test_the_command_line_prints_what_became_of_a_change(gateway: Gateway, server: Server) -> None:
     with paused(server.pid):
-        assert "may have been carried out" in command(gateway.url, "tenant", "create", "other")
+        assert "may have been made" in command(gateway.url, "tenant", "create", "other")
     server.process.kill()
     server.process.wait()
     wait_until(lambda: asked(gateway, *CHANGES[0]).status_code == 503, "the paused server's connections are gone")
-    assert "The change was not carried out" in command(gateway.url, "tenant", "create", "other")
+    assert "The change was not made" in command(gateway.url, "tenant", "create", "other")
 
 
 @contextmanager
@@ -208,6 +208,6 @@ def closing() -> Iterator[str]:
 
 def test_the_command_line_knows_whether_the_gateway_may_have_got_the_change() -> None:
     with closing() as url:
-        assert "may have been carried out" in command(url, "tenant", "create", "other")
+        assert "may have been made" in command(url, "tenant", "create", "other")
         assert "carried out" not in command(url, "tenant", "show", "acme")
     assert "carried out" not in command(url, "tenant", "create", "other")

@@ -391,7 +391,7 @@ def broken(text: str, old: str, new: str) -> str:
         (
             "[[upstreams]]",
             '[[admin.keys]]\nname = "alice"\nsecret = { env = "ADMIN_KEY" }\n[[upstreams]]',
-            ("imagegate.toml", "alice", "its own"),
+            ("imagegate.toml", "alice", "use a new key"),
         ),
     ],
 )
