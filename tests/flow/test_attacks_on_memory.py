@@ -113,7 +113,7 @@ def test_a_body_of_millions_of_parts_is_refused_before_it_is_taken_apart(running
     before_mb = running.peak_mb
     answer = running.gateway.post("/v1/image_generation", PARTS[kind])
     assert 2013 == answer.json()["base_resp"]["status_code"]
-    assert "it has too many parts" in answer.json()["base_resp"]["status_msg"]
+    assert "it has too many values" in answer.json()["base_resp"]["status_msg"]
     assert running.peak_mb - before_mb < 2 * 16 + GROWTH_MAX_MB
 
 
