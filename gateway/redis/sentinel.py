@@ -81,7 +81,7 @@ class Sentinels:
         await asyncio.wait({asking})
         master = asking.result()
         if master is None or master.epoch < self._epoch:
-            raise MasterNotFoundError(f"no reachable sentinel knows the master '{name}' is")
+            raise MasterNotFoundError(f"no reachable sentinel knows the master '{name}'")
         self._epoch = master.epoch
         return master.host, master.port
 

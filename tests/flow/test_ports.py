@@ -190,7 +190,7 @@ def test_a_certificate_that_is_missing_is_named(configuration: Path) -> None:
 def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Path) -> None:
     files = certify(configuration.parent, passphrase=PASSPHRASE)
     said = refused(configuration, **tls(files))
-    assert said.startswith(f"imagegate: FILE: server.tls: {files.certificate} and {files.key} cannot be used (")
+    assert said.startswith(f"imagegate: FILE: server.tls: cannot load {files.certificate} and {files.key} (")
     assert said.endswith("use PEM files of a certificate and its key, without a passphrase\n")
 
 
