@@ -33,12 +33,12 @@ def measure(run: Run) -> list[Row]:
             time.sleep(_SETTLED_S)
             tails = f"{1000 * alone[-1]:.1f} ms, {1000 * beside[-1]:.1f} ms"
             pages = f"{scraped.served} pages in {scraped.seconds:.1f} s, {scraped.body_bytes // 1024} KiB each"
-            run.tell(f"round {number + 1} of {rounds}: {tails}, {pages}")
+            run.report(f"round {number + 1} of {rounds}: {tails}, {pages}")
     return [
         Row(
             measure="p99 beside 60 scrapers, ms",
             gateway=1000 * statistics.median(beside),
-            floor=1000 * statistics.median(alone),
+            baseline=1000 * statistics.median(alone),
             goal=at_most(1.2, Of.RATIO),
         )
     ]
