@@ -84,8 +84,7 @@ class UpstreamClient:
         """Sends one call and releases its lease.
 
         Returns: the reply, or the error, since a failed call is a normal outcome here. A call that wrote no byte is
-        known
-        to be free, whatever ended it.
+        free, whatever ended it.
         """
         timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
         entry = order.entry

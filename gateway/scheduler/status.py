@@ -9,7 +9,7 @@ from gateway.domain.accounts import AccountLimits
 from gateway.domain.errors import ErrorCode, KeyState
 
 _TENANTS_MANY: Final = 8
-"""Tenants whose calls meet a fault before it is no prompt's: ACCUSERS_MAX of lua/pool/release.lua."""
+"""Number of tenants whose calls must meet an error before no prompt can be its cause: ACCUSERS_MAX in Lua."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

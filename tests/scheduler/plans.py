@@ -41,7 +41,7 @@ class Configuration:
         return f"d{self.number}"
 
     def describe(self, process: str) -> dict[str, Any]:
-        """As lua/pool/roster.lua reads it."""
+        """As lua/members.lua reads it."""
         described = {
             name: asdict(limits)
             | {"keys": [{"name": key, "fingerprint": print_} for key, print_ in self.keys[name].items()]}

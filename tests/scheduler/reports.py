@@ -1,4 +1,4 @@
-"""What a call tells of its key, its account and its upstream, as lua/pool/release.lua reads it."""
+"""Reports of a call on its key, account and upstream, in the form that lua/release.lua reads."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ from tests.scheduler.clocked_pool import ClockedPool
 from tests.support.pooling import Process, account
 
 ACCUSERS_MAX = 8
-"""From that many tenants on, what their calls met is taken for what all would meet: lua/pool/health.lua."""
+"""Errors that the calls of this many tenants meet count for all tenants: lua/health.lua."""
 
 A, B = account("a", "a-1", "a-2"), account("b")
 PERSON = Actor("ann")

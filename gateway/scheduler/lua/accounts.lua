@@ -94,7 +94,7 @@ local function pace_of(a)
   local load, log = a.load, a.load.log
   if setting('paced') <= 0 or #log == 0 then return now, 0 end
   local LAST = 2          -- requests that an account has left, which are kept for tenants below their share
-  local LAST_SPAN = 1.15  -- until more gets free within so many of its even spans for each of them
+  local LAST_SPAN = 1.15  -- until more becomes free within this many even spans for each of them
   local minute = window()
   local is_paced = load.paced_at and load.paced_at > now - minute
   local from, span = is_paced and load.paced_at or log[#log - 3], 0

@@ -3,7 +3,7 @@
 -- ARGV[4]  how many leases follow, to be renewed, each as "ID" or, if its call was sent later than it was leased,
 --          "ID|MICROSECONDS"; then the ids of waiting requests
 -- Returns  JSON: decision "open"; given: ids to claim; gone: ids that wait no longer; down: ids for which nothing can serve in
---          time; next_us: until something may be free, -1 unknown; is_keeper: this process asks again then, the others are told
+--          time; next_us: until something may be free, -1 unknown; is_keeper: this process asks again then and notifies the others
 local process, lease_us, leases = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- One process a pool asks at the moment when something gets free; the others, once a second, see that one does.

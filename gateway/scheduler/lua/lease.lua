@@ -80,7 +80,7 @@ do
     return {lanes - a.load.flying, lanes, moments, slots, passed = 0}
   end
 
-  -- Whether these accounts have so many slots by a moment: their minutes have room and, as long as calls have lately lasted,
+  -- Whether these accounts have the slots by a time: their minutes have capacity and, as long as calls lasted recently,
   -- calls in flight have ended. If not, only later moments are asked for.
   local function have_slots(number, us, found, call_us)
     local sum = 0
@@ -165,7 +165,7 @@ do
     return found, math.max(all, #found), #found > 0 and span / #found or 0
   end
 
-  -- Microseconds until an account has given out so many slots: for a minute one in each span, as its room is spread, then at
+  -- Microseconds until an account has granted these slots: for a minute one in each span, as its capacity is spread, then at
   -- the rate at which slots get free.
   local function paced_us(slots, span, found)
     local paced = slots * span

@@ -1,7 +1,7 @@
 -- Give a lease back, with what its call tells of the key, the account and the upstream.
 -- ARGV[1]  id of the lease
 -- ARGV[2]  JSON, the decision on the call; all optional but account, key, fingerprint and model:
---          is_unsent: nothing was sent; later_us: it was sent so much later than it was leased
+--          is_unsent: nothing was sent; later_us: time from the lease to the sending
 --          is_success; or error_code with, where something rests: scope (key, model, account, upstream), state, seconds,
 --          seconds_max (the same error_code again, with no success between, doubles up to this), busy
 --          is_unauthorized: if every key has this error_code, it is the configuration's
@@ -212,7 +212,7 @@ end
 
 local function take_back()
   local a
-  local is_counted = lease or redis.call('ZREM', K.lapsed, id) == 1  -- once, also if it is told twice
+  local is_counted = lease or redis.call('ZREM', K.lapsed, id) == 1  -- once, also if it is reported twice
   if lease then
     a = give_back(id, lease, said.is_unsent or lease.g)
     if said.is_unsent and lease.q then retract(lease.q .. ':' .. lease.o) end
