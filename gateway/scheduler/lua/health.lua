@@ -67,7 +67,7 @@ local function announce(field, rest)
   end
 end
 
--- Until when a rest lasts for all tenants, once a error_code ends at until_us: `by` few tenants' calls do not lengthen that.
+-- Until when a rest lasts for all tenants, once an error code ends at until_us: `by` few tenants' calls do not lengthen that.
 local function firm_end(rest, until_us, by)
   local before = is_out(rest) and (not rest.by and rest.until_us or rest.firm_us) or 0
   return by and before or math.max(before, until_us)

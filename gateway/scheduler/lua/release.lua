@@ -13,7 +13,7 @@ local lease = lease_of(id)
 local member = said.account .. '/' .. said.key
 local FIELD = {key = member, model = member .. '|' .. said.model, account = said.account, upstream = '*'}
 read_rests({FIELD.key, FIELD.model, FIELD.account, FIELD.upstream})
-local ACCUSERS_MAX = 8      -- tenants that meet a error_code before it is no prompt's for all others too
+local ACCUSERS_MAX = 8      -- tenants that meet an error code before it is no prompt's for all others too
 local ACCUSATIONS = 3       -- error_codes that one tenant's calls must meet while others are here
 
 local function list_of(set)
@@ -120,7 +120,7 @@ local function is_in_alarm()
   return lease and star and star.error_code == said.error_code and lease.t <= star.since_us
 end
 
--- Note that a tenant's call met a error_code there. Returns what `accused` has of it.
+-- Note that a tenant's call met an error code there. Returns what `accused` has of it.
 local function accuse(field, tenant)
   local kept = redis.call('HGET', K.accused, field)
   local found = kept and cmsgpack.unpack(kept) or {n = 0, by = {}}
@@ -130,7 +130,7 @@ local function accuse(field, tenant)
   return found
 end
 
--- A request can provoke a error_code that seems to be a key's. While other tenants are here, two tenants must meet it, or one
+-- A request can provoke an error code that seems to be a key's. While other tenants are here, two tenants must meet it, or one
 -- several times, with no success between, before anything rests. Another tenant may then try it (see lease.lua), until so
 -- many have met the error_code that it is no prompt's. An account that is busy rests for all.
 local function note_fault()
