@@ -1,13 +1,7 @@
-"""Error codes, and the values that describe their consequences."""
+"""The values that describe the consequences of an error code."""
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
-
-REQUEST: Final = "invalid_request_error"
-RATE: Final = "rate_limit_error"
-SERVER: Final = "server_error"
-"""OpenAI's types of errors (reference/openai-images.md section 5)."""
 
 
 class Outcome(Enum):
@@ -76,109 +70,8 @@ class KeyState(Enum):
     QUARANTINED = "quarantined"
     """Invalid, without balance or of another region: probed from time to time, for free."""
     DISABLED = "disabled"
-    """Disabled by an operator."""
     DRAINING = "draining"
-    """Draining by an operator: in-flight calls finish, and no new ones are sent."""
-
-
-class ErrorCode(Enum):
-    """Error codes. The value is the metric label and the log field."""
-
-    # The caller's request
-    INVALID_JSON = "invalid_json"
-    UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
-    PREFLIGHT_REFUSED = "preflight_refused"
-    MALFORMED_HTTP = "malformed_http"
-    HEADERS_TOO_LARGE = "headers_too_large"
-    BODY_TOO_LARGE = "body_too_large"
-    BODY_TIMEOUT = "body_timeout"
-    MISSING_PARAMETER = "missing_required_parameter"
-    UNKNOWN_PARAMETER = "unknown_parameter"
-    INVALID_TYPE = "invalid_type"
-    INVALID_VALUE = "invalid_value"
-    INTEGER_BELOW_MIN = "integer_below_min_value"
-    INTEGER_ABOVE_MAX = "integer_above_max_value"
-    STRING_TOO_LONG = "string_above_max_length"
-    EMPTY_STRING = "empty_string"
-    MODEL_UNKNOWN = "model_unknown"
-    MODEL_NOT_FOUND = "model_not_found"
-    NO_CREDENTIALS = "no_credentials"
-    INVALID_API_KEY = "invalid_api_key"
-    AUTHENTICATION_THROTTLED = "authentication_throttled"
-    REQUESTS_THROTTLED = "requests_throttled"
-    UNKNOWN_ROUTE = "unknown_route"
-    HOST_NOT_ALLOWED = "host_not_allowed"
-    METHOD_NOT_ALLOWED = "method_not_allowed"
-    # The admin API
-    ADMIN_API_DISABLED = "admin_api_disabled"
-    ADMIN_UNAUTHORIZED = "admin_unauthorized"
-    ADMIN_READ_ONLY = "admin_read_only"
-    NOT_FOUND = "not_found"
-    CONFLICT = "conflict"
-    CHANGE_NOT_MADE = "change_not_made"
-    CHANGE_UNCONFIRMED = "change_unconfirmed"
-    # The tenant's limits
-    RATE_LIMITED = "rate_limited"
-    REQUEST_EXCEEDS_LIMIT = "request_exceeds_limit"
-    QUOTA_EXHAUSTED = "quota_exhausted"
-    # Refused by the upstream because of the caller's request
-    CONTENT_INPUT = "content_input"
-    CONTENT_OUTPUT = "content_output"
-    CONTENT_MODERATED = "content_moderated"
-    INVALID_PROMPT = "invalid_prompt"
-    PROMPT_TOO_LONG = "prompt_too_long"
-    UPSTREAM_REJECTED = "upstream_rejected"
-    UPSTREAM_BODY_TOO_LARGE = "upstream_body_too_large"
-    REQUEST_BLOCKED = "request_blocked"
-    # Refused without the provider's own error code: the cause may be the request, the key, or neither
-    BARE_UNAUTHORIZED = "bare_unauthorized"
-    BARE_PAYMENT_REQUIRED = "bare_payment_required"
-    BARE_FORBIDDEN = "bare_forbidden"
-    BARE_RATE_LIMITED = "bare_rate_limited"
-    BARE_REFUSAL = "bare_refusal"
-    MODEL_DENIED_IN_TEXT = "model_denied_in_text"
-    # A key's or an account's
-    KEY_INVALID = "key_invalid"
-    ACCOUNT_UNVERIFIED = "account_unverified"
-    KEY_MODEL_DENIED = "key_model_denied"
-    IP_DENIED = "ip_denied"
-    INSUFFICIENT_BALANCE = "insufficient_balance"
-    KEY_LIMIT_REACHED = "key_limit_reached"
-    ACCOUNT_RATE_LIMITED = "account_rate_limited"
-    ACCOUNT_TOKEN_LIMITED = "account_token_limited"  # noqa: S105 - no secret
-    ACCOUNT_CONNECTION_LIMITED = "account_connection_limited"
-    ACCOUNT_GROWTH_LIMITED = "account_growth_limited"
-    QUOTA_EXHAUSTED_PLAN = "quota_exhausted_plan"
-    QUOTA_EXHAUSTED_DAILY = "quota_exhausted_daily"
-    QUOTA_EXHAUSTED_KEY_HOUR = "quota_exhausted_key_hour"
-    QUOTA_EXHAUSTED_KEY_DAY = "quota_exhausted_key_day"
-    QUOTA_EXHAUSTED_KEY_MONTH = "quota_exhausted_key_month"
-    # The upstream's
-    UPSTREAM_ERROR = "upstream_error"
-    UNEXPECTED_RESPONSE = "unexpected_response"
-    MODEL_UNAVAILABLE = "model_unavailable"
-    UPSTREAM_UNSUPPORTED = "upstream_unsupported"
-    EMPTY_RESPONSE = "empty_response"
-    UPSTREAM_TIMEOUT = "upstream_timeout"
-    # The network's
-    CONNECT_FAILED = "connect_failed"
-    NOT_SENT = "not_sent"
-    READ_TIMEOUT = "read_timeout"
-    CONNECTION_LOST = "connection_lost"
-    INVALID_RESPONSE = "invalid_response"
-    RESPONSE_TOO_LARGE = "response_too_large"
-    DOWNLOAD_FAILED = "download_failed"
-    # The gateway's own
-    NO_CAPACITY = "no_capacity"
-    NO_HEALTHY_ACCOUNT = "no_healthy_account"
-    DEADLINE = "deadline"
-    CLIENT_DISCONNECTED = "client_disconnected"
-    RESERVATION_EXPIRED = "reservation_expired"
-    TENANT_MEMORY_FULL = "tenant_memory_full"
-    MEMORY_FULL = "memory_full"
-    REDIS_UNAVAILABLE = "redis_unavailable"
-    SHUTTING_DOWN = "shutting_down"
-    INTERNAL = "internal"
+    """By an operator: in-flight calls finish, and no new ones are sent."""
 
 
 class Origin(Enum):
@@ -203,7 +96,6 @@ class ErrorSpec:
     outcome: Outcome = Outcome.NOT_SENT
     retry: Retry = Retry.NEVER
     scope: Scope = Scope.NOTHING
-    """The object that the next attempt avoids and that the cooldown applies to."""
     pause: CooldownKind = CooldownKind.NONE
     pause_s: int = 0
     pause_max_s: int = 0
