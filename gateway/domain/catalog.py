@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from gateway.domain.billing import Price
 from gateway.domain.images import Capability, ImageJob, plan_shape
-from gateway.domain.pricing import Price
 from gateway.domain.sizes import SizePlan, SizePolicy
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.pricing import (
+from gateway.domain.billing import (
     MadeImages,
     PerImage,
     PerMegapixel,
