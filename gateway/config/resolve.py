@@ -18,8 +18,7 @@ from gateway.config.secrets import read_admin_key, read_secret, read_strong_secr
 from gateway.config.types import SettingsError
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, WaitConfig
 from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
-from gateway.domain.catalog import Catalog, Model, Target
-from gateway.domain.images import Capability
+from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.domain.errors import ErrorCode, ErrorSpec, Outcome
-from gateway.domain.sizes import Size
+from gateway.domain.images import Size
 
 _MILLION = 1_000_000
 

@@ -1,12 +1,11 @@
-"""Image jobs, upstream capabilities, and the resulting images."""
+"""Image jobs, the sizes that they ask for, and the resulting images."""
 
+import math
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final
-
-from gateway.domain.sizes import AspectRatios, Size, SizePlan, SizePolicy, SizeRule, exact_size, plan_size
+from typing import Final, NamedTuple
 
 URL_MAX_CHARS: Final = 8192
 """Limit on the URL of an image, from a provider or a client. Signed URLs have a few hundred characters."""
@@ -14,7 +13,28 @@ URL_MAX_CHARS: Final = 8192
 _SEEDS: Final = 2**31
 """An incremented seed stays in the smallest range that a provider publishes."""
 
-_SQUARE: Final = Size(1024, 1024)
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def log_ratio(self) -> float:
+        return math.log(self.width / self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class SizePlan:
+    """The size parameters sent upstream, and the resulting size."""
+
+    made: Size
+    aspect_ratio: str | None = None
+    pixels: Size | None = None
 
 
 class ResponseFormat(Enum):
@@ -45,23 +65,6 @@ class Format(Enum):
     PNG = "png"
     WEBP = "webp"
     GIF = "gif"
-
-
-@dataclass(frozen=True, slots=True)
-class Capability:
-    """Features and limits of one call of one model at one upstream."""
-
-    sizes: tuple[SizeRule, ...]
-    """In order of preference."""
-    default_size: Size = _SQUARE
-    """Used if the request sets no size."""
-    max_images_per_call: int = 1
-    prompt_max_chars: int = 1000
-    operations: frozenset[Operation] = frozenset({Operation.GENERATE})
-    supports_base64: bool = True
-    """If false, the gateway downloads and encodes the images itself."""
-    fields: frozenset[str] = frozenset()
-    """Supported optional fields: see `ImageJob.fields`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +126,6 @@ class CallPlan:
     """URL if the upstream has no base64: the gateway then downloads and encodes the images."""
 
 
-def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
-    """Plans the size of a job. Returns None if the upstream cannot honour every field of the job."""
-    is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
-    if not is_possible or not job.fields <= capability.fields:
-        return None
-    if job.aspect_ratio is not None:
-        ratios = (rule for rule in capability.sizes if isinstance(rule, AspectRatios))
-        return next((shape for rule in ratios if (shape := rule.named(job.aspect_ratio))), None)
-    if job.pixels is not None:
-        return exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
-    if job.size is None:
-        return SizePlan(capability.default_size)
-    return plan_size(job.size, capability.sizes, policy)
-
-
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
     """An image at a URL of a result host."""
@@ -164,14 +152,6 @@ class ImageReply:
     failed: int | None = None
     """Number of images withheld by the safety check; None if not reported."""
 
-    def first(self, requested: int) -> "ImageReply":
-        """Drops images beyond the `requested` number."""
-        return replace(self, pictures=self.pictures[:requested])
-
-    def withheld(self, requested: int) -> int:
-        """Returns how many of the `requested` images were withheld: at most as many as are missing."""
-        return max(0, min(requested - len(self.pictures), self.failed or 0))
-
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:
@@ -183,10 +163,6 @@ class ImageResult:
     """Number of images requested."""
     id: str = ""
     """The upstream's ID of the first call, or empty."""
-
-    @property
-    def held_bytes(self) -> int:
-        return sum(len(picture.base64) for picture in self.pictures if isinstance(picture, Base64Image))
 
     @property
     def missing(self) -> int:
@@ -221,14 +197,8 @@ def sniff(data: bytes | bytearray) -> Format | None:
 
 
 def sniff_base64(data: memoryview) -> Format | None:
-    """Detects the format of a base64 image from its first characters."""
-    return sniff(_decode_head(bytes(data[:16])))
-
-
-def _decode_head(head: bytes) -> bytes:
-    """Decodes the whole groups of four characters at the start of valid base64."""
-    whole = head[: len(head) // 4 * 4]
+    """Detects the format of a base64 image from its first characters, in whole groups of four."""
     try:
-        return b64decode(whole)
+        return sniff(b64decode(data[: min(16, len(data) // 4 * 4)]))
     except ValueError:
-        return b""
+        return None

@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageResult
+from gateway.domain.images import Base64Image, ImageResult
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation import Upstreams
@@ -50,7 +50,8 @@ class GenerationService:
         finally:
             passage.ended_s = self._monotonic()
         context.delivered, context.missing = len(result.pictures), result.missing
-        if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
+        held_bytes = sum(len(picture.base64) for picture in result.pictures if isinstance(picture, Base64Image))
+        if context.transfer and held_bytes > _SENT_AT_ONCE_BYTES:
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
         return result
