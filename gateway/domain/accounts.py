@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from gateway.domain.errors import ERROR_SPECS, CooldownKind, ErrorCode, KeyState, Scope
+from gateway.domain.errors import CooldownKind, ErrorCode, KeyState, Scope
 
 _LONGEST_ASKED_S: Final = 24 * 60 * 60
 """Limit on a Retry-After from an upstream."""
@@ -122,24 +122,16 @@ def cooldown_for(
     `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account.
     `cooldown_s`: the error's own cooldown, which replaces the table's seconds.
     """
-    row = ERROR_SPECS[error_code]
+    row = error_code.spec
     if row.pause is CooldownKind.NONE:
         return None
-    seconds = _seconds(row.pause, row.pause_s, now_s) if cooldown_s is None else math.ceil(cooldown_s)
+    seconds = row.pause_s if cooldown_s is None else math.ceil(cooldown_s)
+    if cooldown_s is None and row.pause is not CooldownKind.SECONDS:  # in UTC: no provider documents its time zone
+        now = datetime.fromtimestamp(now_s, UTC)
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        is_day = row.pause is CooldownKind.DAY_END
+        end = today + timedelta(days=1) if is_day else (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        seconds = math.ceil((end - now).total_seconds())
     if asked_s is not None and row.pause is CooldownKind.SECONDS:
         seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
     return Cooldown(row.scope, row.state, seconds, row.pause_max_s)
-
-
-def _seconds(pause: CooldownKind, pause_s: int, now_s: float) -> int:
-    """Assumes that days and months end in UTC: no provider documents its time zone."""
-    now = datetime.fromtimestamp(now_s, UTC)
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    match pause:
-        case CooldownKind.DAY_END:
-            end = today + timedelta(days=1)
-        case CooldownKind.MONTH_END:
-            end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
-        case _:
-            return pause_s
-    return math.ceil((end - now).total_seconds())

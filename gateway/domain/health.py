@@ -40,44 +40,25 @@ class Event(Enum):
 _Table = Mapping[KeyState, Mapping[Event, KeyState]]
 
 
-def _out(state: KeyState) -> Mapping[Event, KeyState]:
+_ALWAYS: Final = {
+    Event.COOL: KeyState.COOLING,
+    Event.QUARANTINE: KeyState.QUARANTINED,
+    Event.REPLACE: KeyState.READY,
+}
+_BY_TRIAL: Final = dict.fromkeys((Event.ELAPSE, Event.CHECK_PASSED, Event.ENABLE), KeyState.HALF_OPEN)
+
+
+def _unchanged(state: KeyState) -> Mapping[Event, KeyState]:
     """Transitions of a temporary state. The success of a call that was sent earlier does not end it."""
-    return {
-        Event.COOL: KeyState.COOLING,
-        Event.QUARANTINE: KeyState.QUARANTINED,
-        Event.ELAPSE: KeyState.HALF_OPEN,
-        Event.SUCCEED: state,
-        Event.INCONCLUSIVE: state,
-        Event.CHECK_PASSED: KeyState.HALF_OPEN,
-        Event.ENABLE: KeyState.HALF_OPEN,
-        Event.REPLACE: KeyState.READY,
-    }
+    return _ALWAYS | _BY_TRIAL | dict.fromkeys((Event.SUCCEED, Event.INCONCLUSIVE), state)
 
 
 TRANSITIONS: Final[_Table] = MappingProxyType(
     {
-        KeyState.READY: {
-            Event.COOL: KeyState.COOLING,
-            Event.QUARANTINE: KeyState.QUARANTINED,
-            Event.ELAPSE: KeyState.READY,
-            Event.SUCCEED: KeyState.READY,
-            Event.INCONCLUSIVE: KeyState.READY,
-            Event.CHECK_PASSED: KeyState.READY,
-            Event.ENABLE: KeyState.READY,
-            Event.REPLACE: KeyState.READY,
-        },
-        KeyState.COOLING: _out(KeyState.COOLING),
-        KeyState.QUARANTINED: _out(KeyState.QUARANTINED),
-        KeyState.HALF_OPEN: {
-            Event.COOL: KeyState.COOLING,
-            Event.QUARANTINE: KeyState.QUARANTINED,
-            Event.ELAPSE: KeyState.HALF_OPEN,
-            Event.SUCCEED: KeyState.READY,
-            Event.INCONCLUSIVE: KeyState.HALF_OPEN,
-            Event.CHECK_PASSED: KeyState.HALF_OPEN,
-            Event.ENABLE: KeyState.HALF_OPEN,
-            Event.REPLACE: KeyState.READY,
-        },
+        KeyState.READY: _ALWAYS | dict.fromkeys((*_BY_TRIAL, Event.SUCCEED, Event.INCONCLUSIVE), KeyState.READY),
+        KeyState.COOLING: _unchanged(KeyState.COOLING),
+        KeyState.QUARANTINED: _unchanged(KeyState.QUARANTINED),
+        KeyState.HALF_OPEN: _unchanged(KeyState.HALF_OPEN) | {Event.SUCCEED: KeyState.READY},
     }
 )
 """Health transitions. COOL and QUARANTINE replace a temporary state only if the new one ends later."""
@@ -91,14 +72,11 @@ HOLDS: Final[_Table] = MappingProxyType(
 
 def lua_tables() -> str:
     """Renders both tables as Lua source."""
-    return "\n".join(
-        f"local {name} = {_lua(table)}" for name, table in (("TRANSITIONS", TRANSITIONS), ("HOLDS", HOLDS))
-    )
-
-
-def _lua(table: _Table) -> str:
-    rows = (
-        f"{state.value} = {{{', '.join(f'{event.value} = {after.value!r}' for event, after in row.items())}}}"
-        for state, row in table.items()
-    )
-    return f"{{{', '.join(rows)}}}"
+    lines = []
+    for name, table in (("TRANSITIONS", TRANSITIONS), ("HOLDS", HOLDS)):
+        rows = (
+            f"{state.value} = {{{', '.join(f'{event.value} = {after.value!r}' for event, after in row.items())}}}"
+            for state, row in table.items()
+        )
+        lines.append(f"local {name} = {{{', '.join(rows)}}}")
+    return "\n".join(lines)

@@ -4,8 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Final, Self
+from typing import Final, Literal
 
 from gateway.domain.errors import ErrorCode
 
@@ -72,11 +71,8 @@ class Interval:
     """An interval in monotonic seconds."""
 
     started_s: float
-    ended_s: float
-
-    @classmethod
-    def begin(cls, now_s: float) -> Self:
-        return cls(now_s, now_s)
+    ended_s: float = 0.0
+    """Set when it ends."""
 
     @property
     def seconds(self) -> float:
@@ -99,9 +95,6 @@ class Trace:
     """Every call, oldest first, including calls that could not be sent."""
     admit: Interval | None = None
     settle: Interval | None = None
-    _measured: tuple[float, float] = (0.0, 0.0)
-    _measured_extent: tuple[int, int] = (0, 0)
-    """Number of waits and ended calls in the cached measurement."""
 
     def begin(self, upstream: str, account: str, key: str, images: int, now_s: float) -> Attempt:
         """Records a call that is about to be sent."""
@@ -115,10 +108,6 @@ class Trace:
         return self.context.headers(attempt.span_id) if self.context else {}
 
     @property
-    def calls(self) -> list[tuple[float, float]]:
-        return [(attempt.started_s, attempt.ended_s) for attempt in self.tried if attempt.ended_s is not None]
-
-    @property
     def attempts(self) -> int:
         """Calls sent upstream."""
         return sum(attempt.was_sent for attempt in self.tried)
@@ -126,22 +115,15 @@ class Trace:
     @property
     def upstream_s(self) -> float:
         """Seconds in which at least one call was in flight."""
-        return self._measure()[0]
+        return covered(self._calls())
 
     @property
     def queue_s(self) -> float:
         """Seconds in which the job only waited for an account."""
-        return self._measure()[1]
+        return covered([*self.waits, *self._calls()]) - self.upstream_s
 
-    def _measure(self) -> tuple[float, float]:
-        """Computes `upstream_s` and `queue_s`; cached, as header, ledger, log and metrics all read them."""
-        calls = self.calls
-        extent = len(self.waits), len(calls)
-        if extent != self._measured_extent:
-            upstream_s = covered(calls)
-            self._measured = upstream_s, covered([*self.waits, *calls]) - upstream_s
-            self._measured_extent = extent
-        return self._measured
+    def _calls(self) -> list[tuple[float, float]]:
+        return [(attempt.started_s, attempt.ended_s) for attempt in self.tried if attempt.ended_s is not None]
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
@@ -155,20 +137,13 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-class SpanKind(Enum):
-    """The side of a call that a span describes."""
-
-    SERVER = "server"
-    INTERNAL = "internal"
-    CLIENT = "client"
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """One span of a request; times in monotonic seconds."""
 
     name: str
-    kind: SpanKind
+    kind: Literal["SERVER", "INTERNAL", "CLIENT"]
+    """As OpenTelemetry names it."""
     span_id: str
     parent_id: str
     """Empty for the root span."""

@@ -37,7 +37,7 @@ class GenerationService:
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
         purchase = AdmissionRequest(context.id, model.id, job.count, model.prices)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
-        passage = trace.admit = Interval.begin(self._monotonic())
+        passage = trace.admit = Interval(self._monotonic())
         try:
             admitted = self._admission.admit(principal, purchase, partial(self._durations, context), transfer_id)
             async with admitted as reservation:
@@ -46,7 +46,7 @@ class GenerationService:
                 try:
                     result = await self._upstreams.generate(request, reservation, context)
                 finally:
-                    passage = trace.settle = Interval.begin(self._monotonic())
+                    passage = trace.settle = Interval(self._monotonic())
         finally:
             passage.ended_s = self._monotonic()
         context.delivered, context.missing = len(result.pictures), result.missing
