@@ -12,7 +12,7 @@ from msgspec import NODEFAULT, Meta
 from docs.generate.annotated import read_meanings
 from docs.generate.pages import PageError, code, prose, sentence, table
 from gateway.config import SecretSource, Settings, Table
-from gateway.config.environment import ENV_PREFIX
+from gateway.config.loading import ENV_PREFIX
 from gateway.config.messages import expected_in_words, plain_type, type_in_words
 
 ANNOTATED: Final = Path(__file__).parents[2] / "config" / "imagegate.toml"

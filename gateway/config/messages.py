@@ -10,12 +10,11 @@ import msgspec
 from msgspec import Meta
 
 from gateway.config.schema import Settings
-from gateway.config.types import SecretSource, SettingsError, Table
-from gateway.config.upstreams import Limits, Quotas
+from gateway.config.upstreams import Limits, Quotas, SecretSource, SettingsError, Table
 
 _SOURCE: Final = '{ env = "VARIABLE" } or { file = "/path" }'
-
-
+_EXPECTED: Final = re.compile(r"Expected (`[^`]+`)(.*?)(?:, got (`[^`]+`))?")
+"""msgspec's message: type, bound, and the actual type."""
 _KINDS: Final = {
     "bool": "true or false",
     "int": "a whole number",
@@ -28,36 +27,23 @@ _KINDS: Final = {
 
 def explain(message: str) -> str:
     """Rewrites msgspec's message: the path first, then what is expected, in words."""
-    problem, _, path = message.partition(" - at `$")
+    problem, _, path = message.replace("Object missing", "missing").partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
-    problem = problem.replace("Object missing", "missing")
-    wanted, _, got = problem.partition(", got ")
-    expected = expected_in_words(path)
+    expected, match = expected_in_words(path), _EXPECTED.fullmatch(problem)
+    kind, bound, got = match.groups() if match else ("", "", None)
+    ending = ""
+    if got:
+        ending = ", got a decimal number" if got == "`float`" else f", got {type_in_words(got)}"
     if "unknown field" in problem:
         problem = _unknown_setting(problem.split("`")[1], path)
-    elif expected == _SOURCE and wanted.startswith("Expected `object") and got == "`str`":
+    elif expected == _SOURCE and kind.startswith("`object") and got == "`str`":
         problem = f"never write the secret itself here; use {_SOURCE}"
     elif expected and ("regex" in problem or got):
-        problem = f"expected {expected}{_got(got)}"
-    elif expected:
-        problem = f"{_in_words(problem, path)}; expected {expected}"
+        problem = f"expected {expected}{ending}"
     else:
-        problem = _in_words(problem, path)
+        problem = f"expected {type_in_words(kind, path)}{bound}{ending}" if match else problem
+        problem += f"; expected {expected}" if expected else ""
     return f"{path}: {problem}" if path else problem
-
-
-def _in_words(problem: str, path: str) -> str:
-    match = re.fullmatch(r"Expected (`[^`]+`)(.*?)(?:, got (`[^`]+`))?", problem)
-    if not match:
-        return problem
-    return f"expected {type_in_words(match[1], path)}{match[2]}{_got(match[3])}"
-
-
-def _got(got: str | None) -> str:
-    """Renders the actual type, as the end of a message."""
-    if not got:
-        return ""
-    return ", got a decimal number" if got == "`float`" else f", got {type_in_words(got)}"
 
 
 def type_in_words(name: str, path: str = "") -> str:
@@ -74,10 +60,10 @@ def _unknown_setting(name: str, path: str) -> str:
         if name in kind.__struct_fields__ and table in {Limits, Quotas} and table is not kind:
             return f"unknown setting `{name}`; it belongs to {other}"
     known = table.__struct_fields__ if isinstance(table, type) and issubclass(table, Table) else ()
-    return f"unknown setting `{name}`{nearest(name, known)}"
+    return f"unknown setting `{name}`{_nearest(name, known)}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     """Suggests a similar known name, as the end of a message."""
     matches = get_close_matches(name, list(known), 1)
     return f"; did you mean `{matches[0]}`?" if matches else ""
@@ -113,7 +99,7 @@ def step_type(kind: object, step: str, variable: str) -> object:
         types = {field.name: field.type for field in msgspec.structs.fields(kind)}
         if step in types:
             return types[step]
-        known = nearest(step, types)
+        known = _nearest(step, types)
     elif get_origin(kind) is tuple and step.isdecimal():
         return get_args(kind)[0]
     raise SettingsError(f"{variable}: unknown setting `{step}`{known}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.config.types import SecretSource, SettingsError
+from gateway.config.upstreams import SecretSource, SettingsError
 from gateway.domain.accounts import Secret, make_secret
 
 _ADMIN_KEY_MIN_CHARS: Final = 16
@@ -87,15 +87,11 @@ def _count_unguessable(text: str) -> int:
     text = _REPETITION.sub(r"\1\2", _WORDS.sub("", text[:_READ_MAX_CHARS].lower()))
     at = count = 0
     while at < len(text):
-        run = _run_at(text, at)
-        count += not run
-        at += run or 1
+        end = at + _RUN_MIN_CHARS
+        while end <= len(text) and text[at:end] in _RUNS:
+            end += 1
+        run_chars = end - 1 - at
+        is_run = run_chars >= _RUN_MIN_CHARS
+        count += not is_run
+        at += run_chars if is_run else 1
     return count
-
-
-def _run_at(text: str, at: int) -> int:
-    """Returns: the length of the run that begins there, 0 if there is none."""
-    end = at + _RUN_MIN_CHARS
-    while end <= len(text) and text[at:end] in _RUNS:
-        end += 1
-    return end - 1 - at if end > at + _RUN_MIN_CHARS else 0
