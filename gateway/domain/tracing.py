@@ -74,10 +74,6 @@ class Interval:
     ended_s: float = 0.0
     """Set when it ends."""
 
-    @property
-    def seconds(self) -> float:
-        return self.ended_s - self.started_s
-
 
 @dataclass(slots=True)
 class Trace:
@@ -115,15 +111,13 @@ class Trace:
     @property
     def upstream_s(self) -> float:
         """Seconds in which at least one call was in flight."""
-        return covered(self._calls())
+        return covered([(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None])
 
     @property
     def queue_s(self) -> float:
         """Seconds in which the job only waited for an account."""
-        return covered([*self.waits, *self._calls()]) - self.upstream_s
-
-    def _calls(self) -> list[tuple[float, float]]:
-        return [(attempt.started_s, attempt.ended_s) for attempt in self.tried if attempt.ended_s is not None]
+        calls = [(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None]
+        return covered([*self.waits, *calls]) - covered(calls)
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

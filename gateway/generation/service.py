@@ -49,7 +49,7 @@ class GenerationService:
                     passage = trace.settle = Interval(self._monotonic())
         finally:
             passage.ended_s = self._monotonic()
-        context.delivered, context.missing = len(result.pictures), result.missing
+        context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
         held_bytes = sum(len(picture.base64) for picture in result.pictures if isinstance(picture, Base64Image))
         if context.transfer and held_bytes > _SENT_AT_ONCE_BYTES:
             with suppress(GatewayError):  # the response is sent anyway
