@@ -78,7 +78,7 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
         _upstreams(settings, environ),
         _tenants(settings, environ, catalog),
         _admin_keys(settings, environ),
-        read_strong_secret(pepper, environ, "api_keys.hash_pepper", "a pepper", _PEPPER_MIN_CHARS).reveal()
+        read_strong_secret(pepper, environ, "api_keys.hash_pepper", "a pepper", _PEPPER_MIN_CHARS).plaintext
         if pepper
         else None,
         SecretBox(encryption_keys) if encryption_keys else None,
@@ -182,7 +182,7 @@ def _api_key(tenant: str, key: tables.ConfiguredKey, environ: Mapping[str, str],
         )
     public_id, _, hashed = (key.hash or "").partition(".")
     if key.secret is not None:
-        secret = read_secret(key.secret, environ, f"{where}: secret").reveal()
+        secret = read_secret(key.secret, environ, f"{where}: secret").plaintext
         public_id, hashed = key_id(secret) or "", digest(secret)
     if not public_id:
         raise SettingsError(
@@ -208,7 +208,7 @@ def _admin_keys(settings: Settings, environ: Mapping[str, str]) -> tuple[AdminKe
     for entry in settings.admin.keys:
         secret = read_admin_key(entry.secret, environ, f"admin.keys '{entry.name}': secret")
         for other in found:
-            if other.secret.reveal() == secret.reveal():
+            if other.secret.plaintext == secret.plaintext:
                 raise SettingsError(f"admin.keys '{entry.name}': the same key as '{other.name}'; use a new key")
         found.append(AdminKey(entry.name, secret, Role(entry.role)))
     return tuple(found)

@@ -49,7 +49,7 @@ def read_strong_secret(
 ) -> Secret:
     """Reads a secret that cannot be guessed; `what` names its kind. Raises: SettingsError naming `where`."""
     secret = read_secret(source, environ, where)
-    text, problem = secret.reveal(), ""
+    text, problem = secret.plaintext, ""
     if len(text) < min_chars:
         problem = f"{what} has at least {min_chars} characters"
     elif len(set(text)) < _DISTINCT_MIN:
@@ -64,7 +64,7 @@ def read_strong_secret(
 def read_admin_key(source: SecretSource, environ: Mapping[str, str], where: str) -> Secret:
     """Reads an admin key, which people may have chosen. Raises: SettingsError naming `where`."""
     secret = read_strong_secret(source, environ, where, "an admin key", _ADMIN_KEY_MIN_CHARS)
-    if _count_unguessable(secret.reveal()) < _UNGUESSABLE_MIN:
+    if _count_unguessable(secret.plaintext) < _UNGUESSABLE_MIN:
         raise SettingsError(
             f"{where}: an admin key has at least {_UNGUESSABLE_MIN} characters besides common words, repetitions and "
             "sequences; `openssl rand -hex 16` makes one"

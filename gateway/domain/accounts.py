@@ -15,21 +15,18 @@ _LONGEST_ASKED_S: Final = 24 * 60 * 60
 class Secret:
     """A secret whose text form is its fingerprint, so that no log can print it."""
 
-    __slots__ = ("_value", "fingerprint")
+    __slots__ = ("fingerprint", "plaintext")
 
-    def __init__(self, value: str, fingerprint: str) -> None:
-        self._value = value
+    def __init__(self, plaintext: str, fingerprint: str) -> None:
+        self.plaintext = plaintext
         self.fingerprint = fingerprint
-
-    def reveal(self) -> str:
-        return self._value
 
     def __repr__(self) -> str:
         return f"<secret {self.fingerprint}>"
 
 
-def make_secret(value: str) -> Secret:
-    return Secret(value, f"fp-{hashlib.sha256(value.encode()).hexdigest()[:8]}")
+def make_secret(plaintext: str) -> Secret:
+    return Secret(plaintext, f"fp-{hashlib.sha256(plaintext.encode()).hexdigest()[:8]}")
 
 
 @dataclass(frozen=True, slots=True)

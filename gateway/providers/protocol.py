@@ -71,4 +71,4 @@ class Provider(Protocol):
 
 
 def bearer(secret: Secret) -> tuple[str, str]:
-    return ("authorization", f"Bearer {secret.reveal()}")
+    return ("authorization", f"Bearer {secret.plaintext}")
