@@ -43,8 +43,7 @@ class Config:
     catalog: Catalog
     upstreams: UpstreamSet
     tenants: tuple[ProvisionedTenant, ...]
-    admin_keys: tuple[AdminKey, ...]
-    """Without any the admin API is closed."""
+    admin_keys: tuple[AdminKey, ...]  # without any, the admin API is closed
     pepper: str | None
     """The key of the API keys' hashes; None: one that Redis holds."""
     secret_box: SecretBox | None
@@ -52,8 +51,7 @@ class Config:
     redis_credentials: Credentials
     billing: BillingRule
     journal_dir: Path | None
-    journal_problem: str
-    """Why there is no journal although it is not switched off."""
+    journal_problem: str  # why there is no journal although it is not switched off
 
 
 def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:

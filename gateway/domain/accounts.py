@@ -68,15 +68,11 @@ class Account:
 class PoolConfig:
     """Scheduling settings of one upstream's accounts; times in seconds."""
 
-    rate_window_margin_s: float = 1.0
-    """Safety margin added to the 60 s rate window, to absorb network jitter."""
+    rate_window_margin_s: float = 1.0  # safety margin added to the 60 s rate window, to absorb network jitter
     max_queue_length: int = 1000
-    """Limit on queued requests."""
-    breaker_failures: int = 5
-    """Consecutive failures that open the circuit breaker."""
+    breaker_failures: int = 5  # consecutive failures that open the circuit breaker
     breaker_open_s: float = 10.0
-    retry_budget_percent: int = 20
-    """Retry budget: retries in a minute, in percent of first calls."""
+    retry_budget_percent: int = 20  # retry budget: retries in a minute, in percent of first calls
     paced_percent: int = 50
     """Percent of the accounts' rate limits granted at an even rate to tenants over their share; 0 disables pacing."""
 
@@ -86,9 +82,7 @@ class WaitConfig:
     """Queue wait limits of one upstream; seconds."""
 
     max_wait_s: float = 120.0
-    """Default limit on the wait of one request."""
-    fallback_after_s: float = 5.0
-    """Wait before fallback to the model's next target."""
+    fallback_after_s: float = 5.0  # wait before fallback to the model's next target
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +101,7 @@ class Cooldown:
     scope: Scope
     state: KeyState
     seconds: int
-    seconds_max: int = 0
-    """Limit of the doubling while the same error repeats; 0 if it does not double."""
+    seconds_max: int = 0  # limit of the doubling while the same error repeats; 0 if it does not double
 
 
 def cooldown_for(

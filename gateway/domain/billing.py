@@ -81,8 +81,7 @@ class PerToken:
     input_usd_micros: int
     output_usd_micros: int
     input_tokens_max: int
-    output_tokens_max: int
-    """Limit for one image."""
+    output_tokens_max: int  # limit for one image
 
     def cost(self, made: MadeImages) -> int:
         read = self.input_tokens_max if made.input_tokens is None else made.input_tokens
@@ -94,8 +93,7 @@ class PerToken:
 class Stated:
     """The provider states the cost in its response."""
 
-    usd_micros_max: int
-    """Limit for one image."""
+    usd_micros_max: int  # limit for one image
 
     def cost(self, made: MadeImages) -> int:
         stated = made.stated_usd_micros
@@ -109,8 +107,7 @@ Rate = PerImage | PerVariant | PerMegapixel | PerToken | Stated
 class Price:
     """A price of a model, valid from a time on."""
 
-    since_s: int
-    """Unix seconds; 0 for the first price."""
+    since_s: int  # Unix seconds; 0 for the first price
     rate: Rate
 
 
@@ -127,8 +124,7 @@ class AdmissionRequest:
     request_id: str
     model: str
     images: int
-    prices: tuple[Price, ...]
-    """Past, current and scheduled prices of the model."""
+    prices: tuple[Price, ...]  # past, current and scheduled prices of the model
 
     def costs(self) -> str:
         """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""
@@ -139,24 +135,19 @@ class AdmissionRequest:
 class BillingRule:
     """Images that tenants are charged for besides delivered ones."""
 
-    charges_withheld: bool = False
-    """Images that the provider's safety check withheld."""
-    charges_unconfirmed: bool = True
-    """Images of unknown outcome: the provider may have billed them."""
+    charges_withheld: bool = False  # images that the provider's safety check withheld
+    charges_unconfirmed: bool = True  # images of unknown outcome: the provider may have billed them
 
 
 class RequestOutcome(Enum):
     """The outcome of a request, as the ledger and the metrics name it."""
 
-    DELIVERED = "delivered"
-    """At least one image was delivered."""
-    UNCONFIRMED = "unconfirmed"
-    """No image was delivered, and whether any was generated is unknown."""
+    DELIVERED = "delivered"  # at least one image was delivered
+    UNCONFIRMED = "unconfirmed"  # no image was delivered, and whether any was generated is unknown
     LOST = "lost"
     """Generated but not retrievable, e.g. the result URL returned 404. Never charged to the tenant."""
     WITHHELD = "withheld"
-    REFUSED = "refused"
-    """The provider responded with an error: free."""
+    REFUSED = "refused"  # the provider responded with an error: free
     NOT_SENT = "not_sent"
 
 
@@ -168,10 +159,8 @@ class AccountOutcome:
     withheld: int = 0
     lost: int = 0
     unconfirmed: int = 0
-    open: int = 0
-    """Requested, without an outcome yet."""
-    was_reached: bool = False
-    """The account responded, or may have received a call."""
+    open: int = 0  # requested, without an outcome yet
+    was_reached: bool = False  # the account responded, or may have received a call
 
     def deliver(self, requested: int, delivered: int, withheld: int) -> None:
         """Records the response to a call for `requested` images. Those neither delivered nor withheld are lost."""
@@ -203,8 +192,7 @@ class OpenCall(AbstractContextManager["OpenCall"]):
     images: int = 0
     sent_s: float | None = None
     """Monotonic time of the first byte written. Until then it can only fail as not sent."""
-    is_free: bool = False
-    """Known to have cost nothing."""
+    is_free: bool = False  # known to have cost nothing
 
     def fail(self, row: ErrorSpec) -> None:
         self.is_free = self.share.fail(self.images, row)
@@ -221,8 +209,7 @@ class ImageOutcomes:
     shares: dict[tuple[str, str], AccountOutcome] = field(default_factory=dict)
     settlement: RequestOutcome = RequestOutcome.NOT_SENT
     """The most significant outcome among the request's images; set by `close`."""
-    reached_upstream: bool = False
-    """Set by `close`."""
+    reached_upstream: bool = False  # set by `close`
 
     def open(self, upstream: str, account: str, images: int) -> AccountOutcome:
         """Records that images are requested from an account."""
@@ -264,8 +251,7 @@ class Usage:
     images_today: int
     images_this_month: int
     usd_micros_this_month: int
-    open_requests: int
-    """Admitted and not settled, including requests of dead processes."""
+    open_requests: int  # admitted and not settled, including requests of dead processes
 
 
 def usd(micros: int) -> str:

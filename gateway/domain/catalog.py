@@ -113,17 +113,13 @@ def _exact_size(size: Size, rules: Iterable[SizeRule]) -> SizePlan | None:
 class Capability:
     """Features and limits of one call of one model at one upstream."""
 
-    sizes: tuple[SizeRule, ...]
-    """In order of preference."""
-    default_size: Size = _SQUARE
-    """Used if the request sets no size."""
+    sizes: tuple[SizeRule, ...]  # in order of preference
+    default_size: Size = _SQUARE  # used if the request sets no size
     max_images_per_call: int = 1
     prompt_max_chars: int = 1000
     operations: frozenset[Operation] = frozenset({Operation.GENERATE})
-    supports_base64: bool = True
-    """If false, the gateway downloads and encodes the images itself."""
-    fields: frozenset[str] = frozenset()
-    """Supported optional fields: see `ImageJob.fields`."""
+    supports_base64: bool = True  # if false, the gateway downloads and encodes the images itself
+    fields: frozenset[str] = frozenset()  # supported optional fields: see `ImageJob.fields`
 
 
 def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:

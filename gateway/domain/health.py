@@ -16,25 +16,15 @@ class Event(Enum):
     """Events that may change the state of a key, account or upstream."""
 
     COOL = "cool"
-    """An error with a cooldown."""
     QUARANTINE = "quarantine"
-    """An error with a quarantine."""
-    ELAPSE = "elapse"
-    """The cooldown expired: one call at a time may try it."""
+    ELAPSE = "elapse"  # the cooldown expired: one call at a time may try it
     SUCCEED = "succeed"
-    """A call succeeded."""
-    INCONCLUSIVE = "inconclusive"
-    """The trial call ended without a clear result."""
-    CHECK_PASSED = "check_passed"
-    """A free key check succeeded."""
+    INCONCLUSIVE = "inconclusive"  # the trial call ended without a clear result
+    CHECK_PASSED = "check_passed"  # a free key check succeeded
     ENABLE = "enable"
-    """An operator enabled it."""
-    REPLACE = "replace"
-    """Its secret was replaced."""
+    REPLACE = "replace"  # its secret was replaced
     DISABLE = "disable"
-    """An operator disabled it."""
-    DRAIN = "drain"
-    """An operator drained it: in-flight calls finish, and no new ones start."""
+    DRAIN = "drain"  # an operator drained it: in-flight calls finish, and no new ones start
 
 
 _Table = Mapping[KeyState, Mapping[Event, KeyState]]

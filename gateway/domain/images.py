@@ -54,8 +54,7 @@ class Operation(Enum):
 class Role(Enum):
     """The role of an input image."""
 
-    CHARACTER = "character"
-    """The person or figure to show."""
+    CHARACTER = "character"  # the person or figure to show
 
 
 class Format(Enum):
@@ -84,12 +83,9 @@ class ImageJob:
     count: int = 1
     delivery: ResponseFormat = ResponseFormat.BASE64
     operation: Operation = Operation.GENERATE
-    size: Size | None = None
-    """The size policy chooses the closest size."""
-    pixels: Size | None = None
-    """Exactly this size."""
-    aspect_ratio: str | None = None
-    """Exactly this ratio."""
+    size: Size | None = None  # the size policy chooses the closest size
+    pixels: Size | None = None  # exactly this size
+    aspect_ratio: str | None = None  # exactly this ratio
     quality: str | None = None
     output_format: str | None = None
     background: str | None = None
@@ -118,12 +114,10 @@ class ImageJob:
 class CallPlan:
     """Parameters of one upstream call of a job."""
 
-    model: str
-    """The model's name at the upstream."""
+    model: str  # the model's name at the upstream
     images: int
     shape: SizePlan
-    delivery: ResponseFormat
-    """URL if the upstream has no base64: the gateway then downloads and encodes the images."""
+    delivery: ResponseFormat  # URL if the upstream has no base64: the gateway then downloads and encodes the images
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +153,8 @@ class ImageResult:
 
     pictures: tuple[Picture, ...]
     made: Size
-    count: int
-    """Number of images requested."""
-    id: str = ""
-    """The upstream's ID of the first call, or empty."""
+    count: int  # number of images requested
+    id: str = ""  # the upstream's ID of the first call, or empty
 
     @property
     def missing(self) -> int:

@@ -19,12 +19,9 @@ SECRET_CHARS: Final = 32
 class Limits:
     """Rate and concurrency limits of a tenant or an API key; None is unlimited, 0 refuses everything."""
 
-    requests_per_minute: int | None = None
-    """In any 60 seconds."""
-    images_per_minute: int | None = None
-    """In any 60 seconds."""
+    requests_per_minute: int | None = None  # in any 60 seconds
+    images_per_minute: int | None = None  # in any 60 seconds
     concurrency: int | None = None
-    """Concurrent requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,7 @@ class Rate:
 
     limit: int
     remaining: int
-    reset_s: int
-    """Seconds until the full limit is available."""
+    reset_s: int  # seconds until the full limit is available
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +63,12 @@ class Tenant:
     name: str
     models: frozenset[str] | None = None
     is_disabled: bool = False
-    created_at: int = 0
-    """Unix seconds."""
+    created_at: int = 0  # Unix seconds
     limits: Limits = Limits()
     quotas: Quotas = Quotas()
-    weight: int = 1
-    """Share of scarce capacity, relative to other tenants."""
-    is_declared: bool = False
-    """Declared in the configuration, which is applied again at every start."""
-    disabled_by: str = ""
-    """Name of the admin key that disabled it, or "configuration"."""
+    weight: int = 1  # share of scarce capacity, relative to other tenants
+    is_declared: bool = False  # declared in the configuration, which is applied again at every start
+    disabled_by: str = ""  # name of the admin key that disabled it, or "configuration"
 
     def may_use(self, model_id: str) -> bool:
         return self.models is None or model_id in self.models
@@ -89,12 +81,10 @@ class ApiKey:
     id: str
     tenant: str
     label: str
-    created_at: int
-    """Unix seconds."""
+    created_at: int  # Unix seconds
     expires_at: int | None = None
     """Unix seconds; None means never."""
-    limits: Limits = Limits()
-    """Apply in addition to the tenant's."""
+    limits: Limits = Limits()  # apply in addition to the tenant's
     quotas: Quotas = Quotas()
     is_declared: bool = False
     old_secret_until: int | None = None

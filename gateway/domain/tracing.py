@@ -21,8 +21,7 @@ class TraceContext:
 
     trace_id: str
     span_id: str
-    parent_id: str = ""
-    """Empty if the trace begins here."""
+    parent_id: str = ""  # empty if the trace begins here
     flags: str = "01"
     state: str = ""
 
@@ -55,15 +54,13 @@ class Attempt:
 
     upstream: str
     account: str
-    key: str
-    """The provider key's fingerprint."""
+    key: str  # the provider key's fingerprint
     images: int
     span_id: str
     started_s: float
     ended_s: float | None = None
     error_code: ErrorCode | None = None
-    was_sent: bool = True
-    """The call may have reached the upstream."""
+    was_sent: bool = True  # the call may have reached the upstream
 
 
 @dataclass(slots=True)
@@ -72,7 +69,6 @@ class Interval:
 
     started_s: float
     ended_s: float = 0.0
-    """Set when it ends."""
 
 
 @dataclass(slots=True)
@@ -82,10 +78,8 @@ class Trace:
     Calls of one job may overlap, so waits and calls are stored as (start, end) in monotonic seconds.
     """
 
-    context: TraceContext | None = None
-    """None if the request has no trace and none is started."""
-    new_span_id: Callable[[], str] = str
-    """16 hexadecimal digits."""
+    context: TraceContext | None = None  # None if the request has no trace and none is started
+    new_span_id: Callable[[], str] = str  # 16 hexadecimal digits
     waits: list[tuple[float, float]] = field(default_factory=list)
     tried: list[Attempt] = field(default_factory=list)
     """Every call, oldest first, including calls that could not be sent."""
@@ -136,11 +130,9 @@ class Span:
     """One span of a request; times in monotonic seconds."""
 
     name: str
-    kind: Literal["SERVER", "INTERNAL", "CLIENT"]
-    """As OpenTelemetry names it."""
+    kind: Literal["SERVER", "INTERNAL", "CLIENT"]  # as OpenTelemetry names it
     span_id: str
-    parent_id: str
-    """Empty for the root span."""
+    parent_id: str  # empty for the root span
     started_s: float
     ended_s: float
     attributes: Mapping[str, str | int | float]

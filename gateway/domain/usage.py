@@ -52,10 +52,8 @@ class UsageFilter:
     """Selects sheets by day and tenant."""
 
     first: date
-    last: date
-    """Inclusive."""
-    tenant: str | None = None
-    """None for all, including disabled ones."""
+    last: date  # inclusive
+    tenant: str | None = None  # None for all, including disabled ones
 
 
 class GroupBy(Enum):
@@ -134,19 +132,15 @@ class LedgerEntry:
     """One settled request, without prompt and images."""
 
     reservation: str
-    admitted_ms: int
-    """Unix milliseconds."""
+    admitted_ms: int  # Unix milliseconds
     request_id: str
     tenant: str
     key_id: str
     model: str
     amounts: UsageTotals
-    price_usd_micros: int
-    """Micro-dollars of one image."""
-    outcome: str
-    """A RequestOutcome's value."""
-    calls: Mapping[tuple[str, str], AccountOutcome]
-    """By upstream and account."""
+    price_usd_micros: int  # micro-dollars of one image
+    outcome: str  # a RequestOutcome's value
+    calls: Mapping[tuple[str, str], AccountOutcome]  # by upstream and account
     durations: Timings
 
 
@@ -166,13 +160,10 @@ class Discrepancy:
 class Reconciliation:
     """The progress of a comparison of sums and records."""
 
-    days: int = 0
-    """Sheets that were compared."""
+    days: int = 0  # sheets that were compared
     records: int = 0
-    expired_days: int = 0
-    """Sheets whose records have expired."""
-    busy_days: int = 0
-    """Sheets that requests were settled into during the comparison."""
+    expired_days: int = 0  # sheets whose records have expired
+    busy_days: int = 0  # sheets that requests were settled into during the comparison
     differences: list[Discrepancy] = field(default_factory=list)
 
 

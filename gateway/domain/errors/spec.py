@@ -7,24 +7,18 @@ from enum import Enum
 class Outcome(Enum):
     """The known cost of a call that has ended."""
 
-    NOT_SENT = "not_sent"
-    """Nothing was sent upstream: free."""
-    REFUSED = "refused"
-    """The upstream responded with an error: free."""
-    DELIVERED = "delivered"
-    """Images were generated and billed upstream."""
-    UNKNOWN = "unknown"
-    """Sent, without a reliable response: never sent again."""
+    NOT_SENT = "not_sent"  # nothing was sent upstream: free
+    REFUSED = "refused"  # the upstream responded with an error: free
+    DELIVERED = "delivered"  # images were generated and billed upstream
+    UNKNOWN = "unknown"  # sent, without a reliable response: never sent again
 
 
 class Retry(Enum):
     """The gateway's retry policy of an error."""
 
     NEVER = "never"
-    ONCE = "once"
-    """One more call: the whole upstream may be failing."""
-    FREELY = "freely"
-    """While attempts and keys remain: the error concerns one key or account."""
+    ONCE = "once"  # one more call: the whole upstream may be failing
+    FREELY = "freely"  # while attempts and keys remain: the error concerns one key or account
 
 
 class Scope(Enum):
@@ -32,8 +26,7 @@ class Scope(Enum):
 
     NOTHING = "nothing"
     KEY = "key"
-    MODEL = "model"
-    """The key, for this upstream model only."""
+    MODEL = "model"  # the key, for this upstream model only
     ACCOUNT = "account"
     UPSTREAM = "upstream"
 
@@ -43,7 +36,6 @@ class CooldownKind(Enum):
 
     NONE = "none"
     SECONDS = "seconds"
-    """`ErrorSpec.pause_s` seconds."""
     DAY_END = "day_end"
     MONTH_END = "month_end"
 
@@ -52,10 +44,8 @@ class CapacityHint(Enum):
     """Which capacity estimate an error lowers: the account has other users, or lower limits than configured."""
 
     NOTHING = ""
-    RATE = "rate"
-    """Requests a minute: lowered to the number that succeeded."""
-    GROWTH = "growth"
-    """Requests a minute: halved, as traffic rose too fast."""
+    RATE = "rate"  # requests a minute: lowered to the number that succeeded
+    GROWTH = "growth"  # requests a minute: halved, as traffic rose too fast
     CONCURRENCY = "lanes"
 
 
@@ -63,22 +53,17 @@ class KeyState(Enum):
     """State of a key, account or upstream."""
 
     READY = "ready"
-    COOLING = "cooling"
-    """On cooldown after an error: tried again at a known time."""
-    HALF_OPEN = "half_open"
-    """The cooldown has expired: one request tries it, and the others wait for the result."""
-    QUARANTINED = "quarantined"
-    """Invalid, without balance or of another region: probed from time to time, for free."""
+    COOLING = "cooling"  # on cooldown after an error: tried again at a known time
+    HALF_OPEN = "half_open"  # the cooldown has expired: one request tries it, and the others wait for the result
+    QUARANTINED = "quarantined"  # invalid, without balance or of another region: probed from time to time, for free
     DISABLED = "disabled"
-    DRAINING = "draining"
-    """By an operator: in-flight calls finish, and no new ones are sent."""
+    DRAINING = "draining"  # by an operator: in-flight calls finish, and no new ones are sent
 
 
 class Origin(Enum):
     """The party that has to act on an error."""
 
-    CALLER = "caller"
-    """HTTP 4xx: the request is invalid, or exceeds a limit of the tenant or the accounts."""
+    CALLER = "caller"  # HTTP 4xx: the request is invalid, or exceeds a limit of the tenant or the accounts
     GATEWAY = "gateway"
     PROVIDER = "provider"
 
@@ -88,7 +73,6 @@ class ErrorSpec:
     """The consequences of one error code."""
 
     status: int
-    """HTTP status of the response."""
     type: str
     code: str | None
     message: str
@@ -98,27 +82,20 @@ class ErrorSpec:
     scope: Scope = Scope.NOTHING
     pause: CooldownKind = CooldownKind.NONE
     pause_s: int = 0
-    pause_max_s: int = 0
-    """Limit to which the cooldown doubles while the same error repeats without a success."""
+    pause_max_s: int = 0  # limit to which the cooldown doubles while the same error repeats without a success
     state: KeyState = KeyState.READY
     param: str | None = None
-    shows_detail: bool = False
-    """The error's `detail` is written for the caller."""
-    retry_after_s: int = 10
-    """Seconds; sent with 429 and 503 unless the error carries its own."""
+    shows_detail: bool = False  # the error's `detail` is written for the caller
+    retry_after_s: int = 10  # seconds; sent with 429 and 503 unless the error carries its own
     withholds_images: bool = False
     """Images were generated and withheld: the billing rule decides whether they are charged."""
-    trips_breaker: bool = False
-    """The error concerns the whole upstream: consecutive ones open its circuit breaker."""
+    trips_breaker: bool = False  # the error concerns the whole upstream: consecutive ones open its circuit breaker
     lowers: CapacityHint = CapacityHint.NOTHING
     is_bare: bool = False
     """No provider error code confirms it: no cooldown, and the same error with a second key blames the request."""
-    asks_page: bool = False
-    """The key is checked at the provider, for free."""
-    delay_s: float = 0.0
-    """Seconds that the request waits before its next call."""
-    is_permanent: bool = False
-    """Retrying later does not help, whatever the status is."""
+    asks_page: bool = False  # the key is checked at the provider, for free
+    delay_s: float = 0.0  # seconds that the request waits before its next call
+    is_permanent: bool = False  # retrying later does not help, whatever the status is
 
     @property
     def origin(self) -> Origin:
