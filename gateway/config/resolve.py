@@ -44,10 +44,8 @@ class Config:
     upstreams: UpstreamSet
     tenants: tuple[ProvisionedTenant, ...]
     admin_keys: tuple[AdminKey, ...]  # without any, the admin API is closed
-    pepper: str | None
-    """The key of the API keys' hashes; None: one that Redis holds."""
-    secret_box: SecretBox | None
-    """Encrypts provider keys that are added at run time; None: they cannot be added."""
+    pepper: str | None  # the key of the API keys' hashes; None: one that Redis holds
+    secret_box: SecretBox | None  # encrypts provider keys that are added at run time; None: they cannot be added
     redis_credentials: Credentials
     billing: BillingRule
     journal_dir: Path | None

@@ -127,11 +127,11 @@ def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> Siz
     is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
     if not is_possible or not job.fields <= capability.fields:
         return None
-    ratios = [rule for rule in capability.sizes if isinstance(rule, AspectRatios)]
     if (ratio := job.aspect_ratio) is not None:
-        return next((SizePlan(rule.sizes[ratio], ratio) for rule in ratios if ratio in rule.sizes), None)
+        known = (rule.sizes for rule in capability.sizes if isinstance(rule, AspectRatios))
+        return next((SizePlan(sizes[ratio], ratio) for sizes in known if ratio in sizes), None)
     if job.pixels is not None:
-        return _exact_size(job.pixels, (rule for rule in capability.sizes if rule not in ratios))
+        return _exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
     if job.size is None:
         return SizePlan(capability.default_size)
     return plan_size(job.size, capability.sizes, policy)

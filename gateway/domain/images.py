@@ -143,8 +143,7 @@ class ImageReply:
 
     pictures: tuple[Picture, ...]
     id: str = ""
-    failed: int | None = None
-    """Number of images withheld by the safety check; None if not reported."""
+    failed: int | None = None  # number of images withheld by the safety check; None if not reported
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ hash of a key can be published.
 """
 
 import hashlib
+import re
 import string
 from dataclasses import dataclass, fields
 from typing import Final
@@ -13,6 +14,7 @@ KEY_PREFIX: Final = "sk-ig-"
 KEY_ALPHABET: Final = string.ascii_letters + string.digits
 ID_CHARS: Final = 10
 SECRET_CHARS: Final = 32
+_KEY: Final = re.compile(rf"{KEY_PREFIX}([A-Za-z0-9]{{{ID_CHARS}}})[A-Za-z0-9]{{{SECRET_CHARS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,7 @@ class ApiKey:
     tenant: str
     label: str
     created_at: int  # Unix seconds
-    expires_at: int | None = None
-    """Unix seconds; None means never."""
+    expires_at: int | None = None  # Unix seconds; None means never
     limits: Limits = Limits()  # apply in addition to the tenant's
     quotas: Quotas = Quotas()
     is_declared: bool = False
@@ -107,9 +108,8 @@ class Principal:
 
 def key_id(secret: str) -> str | None:
     """Returns the public ID of a well-formed API key, else None."""
-    body = secret.removeprefix(KEY_PREFIX)
-    is_key = secret.startswith(KEY_PREFIX) and len(body) == ID_CHARS + SECRET_CHARS
-    return body[:ID_CHARS] if is_key and body.isascii() and body.isalnum() else None
+    match = _KEY.fullmatch(secret)
+    return match[1] if match else None
 
 
 def digest(secret: str) -> str:

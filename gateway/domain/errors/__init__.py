@@ -50,12 +50,9 @@ class GatewayError(Exception):
         self.detail = detail
         self.param = self.row.param if param is None else param
         self.retry_after_s = retry_after_s
-        self.upstream_code = upstream_code
-        """The provider's own code, if there is one."""
-        self.cooldown_s = cooldown_s
-        """The cooldown that the provider documents for its code. It replaces the table's."""
-        self.rates = rates
-        """The status of the tenant's rate limits, if it was read."""
+        self.upstream_code = upstream_code  # the provider's own code, if there is one
+        self.cooldown_s = cooldown_s  # documented by the provider for its code; replaces the table's
+        self.rates = rates  # the status of the tenant's rate limits, if it was read
 
     @property
     def message(self) -> str:
