@@ -5,28 +5,34 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Final, get_origin
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
+from msgspec import Meta
 
-from gateway.config.messages import expected_in_words, explain, plain_type, step_type, type_in_words
 from gateway.config.schema import Settings
-from gateway.config.upstreams import SettingsError, Table
+from gateway.config.upstreams import Limits, Quotas, SecretSource, SettingsError, Table
 
-DEFAULT_FILE: Final = "config/imagegate.toml"
-ENV_PREFIX: Final = "IMAGEGATE_"
+_ENV_PREFIX: Final = "IMAGEGATE_"
 _USER: Final = re.compile(r"//[^/?#\s]*@")
 """A user and password in a URL."""
+_SOURCE: Final = '{ env = "VARIABLE" } or { file = "/path" }'
+_KINDS: Final = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a string in quotes",
+    "array": "a list",
+    "object": "a table",
+}
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Settings:
-    """Loads the settings of a file and the environment.
-
-    `path` None means `IMAGEGATE_CONFIG`, else `config/imagegate.toml`.
-    Raises: SettingsError.
-    """
+    """Loads the settings of a file and the environment. Raises: SettingsError."""
     path = config_path(path, environ)
     try:
         document = tomllib.loads(Path(path).read_text("utf-8"))
@@ -40,20 +46,21 @@ def load(path: str | None, environ: Mapping[str, str]) -> Settings:
 
 
 def config_path(path: str | None, environ: Mapping[str, str]) -> str:
-    return path or environ.get(f"{ENV_PREFIX}CONFIG") or DEFAULT_FILE
+    """Returns the file to read: `path`, else `IMAGEGATE_CONFIG`, else config/imagegate.toml."""
+    return path or environ.get(f"{_ENV_PREFIX}CONFIG") or "config/imagegate.toml"
 
 
 def from_document(document: dict[str, object], environ: Mapping[str, str], source: str) -> Settings:
     """Validates a parsed document. Raises: SettingsError that names `source`."""
     document = copy.deepcopy(document)
     for variable in sorted(environ):
-        path = variable.removeprefix(ENV_PREFIX).lower().split("__")
-        if variable.startswith(ENV_PREFIX) and (len(path) > 1 or path[0] in Settings.__struct_fields__):
+        path = variable.removeprefix(_ENV_PREFIX).lower().split("__")
+        if variable.startswith(_ENV_PREFIX) and (len(path) > 1 or path[0] in Settings.__struct_fields__):
             _override(document, path, environ[variable], variable)
     try:
         settings = msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {explain(str(error))}") from error
+        raise SettingsError(f"{source}: {_explain(str(error))}") from error
     for problem in _problems(settings):
         raise SettingsError(f"{source}: {problem}")
     return settings
@@ -64,7 +71,7 @@ def _override(document: dict[str, object], path: list[str], text: str, variable:
     kind: object = Settings
     holder: Any = document
     for depth, step in enumerate(path, 1):
-        kind = step_type(kind, step, variable)
+        kind = _step_type(kind, step, variable)
         name: str | int = step
         if isinstance(holder, list) and step.isdecimal() and int(step) < len(holder):
             name = int(step)
@@ -73,13 +80,13 @@ def _override(document: dict[str, object], path: list[str], text: str, variable:
         else:
             raise SettingsError(f"{variable}: the configuration file has no entry '{step}' to override")
         if depth == len(path):
-            holder[name] = _parse(kind, text, variable, ".".join(path))
+            holder[name] = _parse(kind, text, variable)
         holder = holder[name]
 
 
-def _parse(kind: object, text: str, variable: str, setting: str) -> object:
+def _parse(kind: object, text: str, variable: str) -> object:
     """Converts a variable's text to the setting's type. Tables and lists are TOML."""
-    plain = plain_type(kind)
+    plain = _plain_type(kind)
     try:
         if get_origin(plain) is tuple or (isinstance(plain, type) and issubclass(plain, Table)):
             return tomllib.loads(f"value = {text}")["value"]
@@ -87,8 +94,7 @@ def _parse(kind: object, text: str, variable: str, setting: str) -> object:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{variable}: expected a TOML list or table: {error}") from error
     except msgspec.ValidationError as error:
-        kind_name = str(error).partition(", got")[0].partition("Expected ")[2]
-        expected = expected_in_words(setting) or type_in_words(kind_name, setting)
+        expected = _expected_in_words(kind) or _type_in_words(str(error).partition(", got")[0], variable.lower())
         shown = _USER.sub("//...@", text)
         raise SettingsError(f"{variable}: invalid value {shown!r}; expected {expected}") from error
 
@@ -140,3 +146,84 @@ def _twice(where: str, names: Iterable[str], what: str = "name") -> Iterable[str
     for name, count in Counter(names).items():
         if count > 1:
             yield f"{where}: duplicate {what} '{name}'; each {what} must be unique"
+
+
+def _explain(message: str) -> str:
+    """Rewrites msgspec's message: the path first, then what is expected, in words."""
+    problem, _, path = message.replace("Object missing", "missing").partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    kind: object = Settings
+    for step in re.findall(r"\w+", path.replace("[...]", "[0]")):
+        kind = _step_type(kind, step, path)
+    expected = _expected_in_words(kind)
+    wanted, _, got = problem.partition(", got ")
+    got = got.strip("`")
+    ending = f", got {'a decimal number' if got == 'float' else _KINDS.get(got, got)}" if got else ""
+    if "unknown field" in problem:
+        problem = _unknown_setting(problem.split("`")[1], _plain_type(kind))
+    elif expected == _SOURCE and wanted.startswith("Expected `object") and got == "str":
+        problem = f"never write the secret itself here; use {_SOURCE}"
+    elif expected and ("regex" in problem or got):
+        problem = f"expected {expected}{ending}"
+    else:
+        problem = f"expected {_type_in_words(wanted, path)}{ending}" if wanted.startswith("Expected") else problem
+        problem += f"; expected {expected}" if expected else ""
+    return f"{path}: {problem}" if path else problem
+
+
+def _type_in_words(problem: str, path: str) -> str:
+    """Describes the type and the bound in msgspec's "Expected `int` >= 1" for the setting at `path`."""
+    match = re.fullmatch(r"Expected `(\w+)[^`]*`(.*)", problem)
+    if not match:
+        return problem
+    is_time = match[1] == "float" and path.endswith("_s")
+    return ("a number of seconds" if is_time else _KINDS.get(match[1], match[1])) + match[2]
+
+
+def _unknown_setting(name: str, table: object) -> str:
+    for other, kind in (("limits", Limits), ("quotas", Quotas)):
+        if name in kind.__struct_fields__ and table in {Limits, Quotas} and table is not kind:
+            return f"unknown setting `{name}`; it belongs to {other}"
+    known = table.__struct_fields__ if isinstance(table, type) and issubclass(table, Table) else ()
+    return f"unknown setting `{name}`{_nearest(name, known)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Suggests a similar known name, as the end of a message."""
+    matches = get_close_matches(name, list(known), 1)
+    return f"; did you mean `{matches[0]}`?" if matches else ""
+
+
+def _expected_in_words(kind: object) -> str:
+    """Describes the valid values of a setting of this type; empty if the type is enough."""
+    plain = _plain_type(kind)
+    if plain is SecretSource:
+        return _SOURCE
+    if get_origin(plain) is Literal:
+        return f"one of {', '.join(get_args(plain))}"
+    members = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    notes = [note for member in members for note in getattr(member, "__metadata__", ())]
+    return next((note.description for note in notes if isinstance(note, Meta) and note.description), "")
+
+
+def _step_type(kind: object, step: str, place: str) -> object:
+    """Returns the type of a setting inside another one. Raises: SettingsError for an unknown name, naming `place`."""
+    kind, known = _plain_type(kind), ""
+    if isinstance(kind, type) and issubclass(kind, Table):
+        types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        if step in types:
+            return types[step]
+        known = _nearest(step, types)
+    elif get_origin(kind) is tuple and step.isdecimal():
+        return get_args(kind)[0]
+    raise SettingsError(f"{place}: unknown setting `{step}`{known}")
+
+
+def _plain_type(kind: object) -> object:
+    """Strips Annotated and `| None` from a type."""
+    if get_origin(kind) is Annotated:
+        return _plain_type(get_args(kind)[0])
+    members = [member for member in get_args(kind) if member is not type(None)]
+    if get_origin(kind) is not tuple and get_origin(kind) is not Literal and len(members) == 1:
+        return _plain_type(members[0])
+    return kind
