@@ -33,15 +33,20 @@ def read_secret(source: SecretSource, environ: Mapping[str, str], where: str) ->
     if (source.env is None) == (source.file is None):
         raise SettingsError(f'{where}: give either {{ env = "VARIABLE" }} or {{ file = "/path" }}')
     if source.env is not None:
-        value = environ.get(source.env, "")
+        text = environ.get(source.env, "")
         remedy = f"the environment variable {source.env} is not set; set it, or remove this entry"
     else:
-        value, remedy = _read_file(str(source.file)), f"the file {source.file} is missing, unreadable or empty"
-    if not value.strip():
+        remedy = f"the file {source.file} is missing, unreadable or empty"
+        try:
+            text = Path(str(source.file)).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = ""
+    secret = text.strip()
+    if not secret:
         raise SettingsError(f"{where}: {remedy}")
-    if not value.strip().isascii() or not value.strip().isprintable():
+    if not secret.isascii() or not secret.isprintable():
         raise SettingsError(f"{where}: the secret holds characters that no HTTP header can carry; check its source")
-    return make_secret(value.strip())
+    return make_secret(secret)
 
 
 def read_strong_secret(
@@ -70,13 +75,6 @@ def read_admin_key(source: SecretSource, environ: Mapping[str, str], where: str)
             "sequences; `openssl rand -hex 16` makes one"
         )
     return secret
-
-
-def _read_file(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _count_unguessable(text: str) -> int:

@@ -9,12 +9,7 @@ from gateway.domain.errors.spec import CapacityHint, CooldownKind, ErrorSpec, Ke
 
 _REQUEST, _RATE, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
 """OpenAI's types of errors."""
-_CODES: Final = {
-    429: "rate_limit_exceeded",
-    502: "upstream_error",
-    503: "upstream_unavailable",
-    504: "upstream_timeout",
-}
+_CODES = {429: "rate_limit_exceeded", 502: "upstream_error", 503: "upstream_unavailable", 504: "upstream_timeout"}
 """The `code` of an upstream's error, by status."""
 _BUSY: Final = "The image service is at its rate limit. Please try again shortly."
 _QUARANTINE_S: Final = 15 * 60
@@ -76,11 +71,8 @@ def _cooled(
     label: str, scope: Scope, pause: CooldownKind, pause_s: int = 0, pause_max_s: int = 0, *, retry_after_s: int = 60
 ) -> _Row:
     """The operator's provider key cannot be used for a time: another one is tried, or the caller gets 503."""
-    spec = replace(
-        _refused(503, "The image service is temporarily unavailable.", scope),
-        state=KeyState.COOLING,
-        retry_after_s=retry_after_s,
-    )
+    spec = _refused(503, "The image service is temporarily unavailable.", scope)
+    spec = replace(spec, state=KeyState.COOLING, retry_after_s=retry_after_s)
     return label, replace(spec, pause=pause, pause_s=pause_s, pause_max_s=pause_max_s)
 
 
