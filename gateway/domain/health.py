@@ -28,8 +28,6 @@ class Event(Enum):
 
 
 _Table = Mapping[KeyState, Mapping[Event, KeyState]]
-
-
 _ALWAYS: Final = {
     Event.COOL: KeyState.COOLING,
     Event.QUARANTINE: KeyState.QUARANTINED,
@@ -38,7 +36,7 @@ _ALWAYS: Final = {
 _BY_TRIAL: Final = dict.fromkeys((Event.ELAPSE, Event.CHECK_PASSED, Event.ENABLE), KeyState.HALF_OPEN)
 
 
-def _unchanged(state: KeyState) -> Mapping[Event, KeyState]:
+def _unchanged(state: KeyState) -> dict[Event, KeyState]:
     """Transitions of a temporary state. The success of a call that was sent earlier does not end it."""
     return _ALWAYS | _BY_TRIAL | dict.fromkeys((Event.SUCCEED, Event.INCONCLUSIVE), state)
 

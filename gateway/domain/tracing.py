@@ -98,6 +98,10 @@ class Trace:
         return self.context.headers(attempt.span_id) if self.context else {}
 
     @property
+    def calls(self) -> list[tuple[float, float]]:
+        return [(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None]
+
+    @property
     def attempts(self) -> int:
         """Calls sent upstream."""
         return sum(attempt.was_sent for attempt in self.tried)
@@ -105,12 +109,12 @@ class Trace:
     @property
     def upstream_s(self) -> float:
         """Seconds in which at least one call was in flight."""
-        return covered([(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None])
+        return covered(self.calls)
 
     @property
     def queue_s(self) -> float:
         """Seconds in which the job only waited for an account."""
-        calls = [(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None]
+        calls = self.calls
         return covered([*self.waits, *calls]) - covered(calls)
 
 

@@ -108,9 +108,9 @@ class ErrorCode(Enum):
     value: str
     spec: ErrorSpec
 
-    def __new__(cls, label: str, spec: ErrorSpec) -> Self:
+    def __new__(cls, label: str, *spec: ErrorSpec) -> Self:  # a lookup, as ErrorCode("internal"), has the label only
         code = object.__new__(cls)
-        code._value_, code.spec = label, spec
+        code._value_, (code.spec,) = label, spec
         return code
 
     # The caller's request
