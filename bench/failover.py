@@ -32,8 +32,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from gateway.domain.billing import AdmissionRequest, Timings
-from gateway.domain.pricing import PerImage, Price
+from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger_keys import records_stream
 from tests.support.admitting import admitting, put_tenant

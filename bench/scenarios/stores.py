@@ -23,8 +23,7 @@ from bench.processes import redis
 from bench.results import Of, Row, at_most
 from bench.run import Run
 from gateway.domain.accounts import AccountLimits, PoolConfig
-from gateway.domain.billing import AdmissionRequest, Timings
-from gateway.domain.pricing import PerImage, Price
+from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
 from gateway.domain.tenants import Principal
 from gateway.redis import Client, execute
 from gateway.scheduler import NOT_SENT, Lease, NoCapacity

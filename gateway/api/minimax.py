@@ -10,10 +10,9 @@ import msgspec
 from gateway.api.fields import JsonFields, empty, missing, unknown_model
 from gateway.api.openai.response import Chunks
 from gateway.api.provider_fields import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
-from gateway.domain.catalog import Catalog, Model, PlannedTarget
+from gateway.domain.catalog import Catalog, Model, PlannedTarget, SizePolicy
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageJob, ImageResult, ImageUrl, ResponseFormat
-from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers.minimax import CODES
 

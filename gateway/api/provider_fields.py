@@ -5,9 +5,8 @@ from typing import Final
 import msgspec
 
 from gateway.api.fields import JsonFields, missing, refused_value, unknown_parameter, wrong_type
-from gateway.domain.catalog import Model, PlannedTarget
-from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role
-from gateway.domain.sizes import Size, SizePolicy
+from gateway.domain.catalog import Model, PlannedTarget, SizePolicy
+from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role, Size
 from gateway.providers.minimax import FIELDS, PIXELS, PRESETS
 from gateway.providers.replies import JSON_DECODE_ERRORS
 

@@ -67,10 +67,10 @@ def _job(context: RequestContext, response: ResponseInfo) -> dict[str, object]:
     return job | {
         "attempts": trace.attempts,
         "calls": [_call(attempt) for attempt in trace.tried],
-        "admit_ms": milliseconds(trace.admit.seconds if trace.admit else 0.0),
+        "admit_ms": milliseconds(trace.admit.ended_s - trace.admit.started_s) if trace.admit else 0,
         "queue_ms": milliseconds(trace.queue_s),
         "upstream_ms": milliseconds(trace.upstream_s),
-        "settle_ms": milliseconds(trace.settle.seconds if trace.settle else 0.0),
+        "settle_ms": milliseconds(trace.settle.ended_s - trace.settle.started_s) if trace.settle else 0,
         "overhead_ms": milliseconds(response.overhead_s(trace)),
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from gateway.api.request_log import ResponseInfo
 from gateway.domain.billing import usd
-from gateway.domain.tracing import Attempt, Interval, Span, SpanKind, Trace, TraceContext
+from gateway.domain.tracing import Attempt, Interval, Span, Trace, TraceContext
 from gateway.generation.context import RequestContext
 
 Attributes = Mapping[str, str | int | float]
@@ -15,7 +15,7 @@ def spans_of(request: RequestContext, context: TraceContext, response: ResponseI
     ended_s = request.started_s + response.total_s
     yield Span(
         f"{response.method} {response.route}",
-        SpanKind.SERVER,
+        "SERVER",
         context.span_id,
         context.parent_id,
         request.started_s,
@@ -25,7 +25,7 @@ def spans_of(request: RequestContext, context: TraceContext, response: ResponseI
     )
     for name, passage in _passages(request.trace):
         span_id, parent_id = request.trace.new_span_id(), context.span_id
-        yield Span(name, SpanKind.INTERNAL, span_id, parent_id, passage.started_s, passage.ended_s, {})
+        yield Span(name, "INTERNAL", span_id, parent_id, passage.started_s, passage.ended_s, {})
     for attempt in request.trace.tried:
         yield _attempt(attempt, context, ended_s)
 
@@ -42,7 +42,7 @@ def _passages(trace: Trace) -> Iterator[tuple[str, Interval]]:
 def _attempt(attempt: Attempt, context: TraceContext, ended_s: float) -> Span:
     return Span(
         "attempt",
-        SpanKind.CLIENT,
+        "CLIENT",
         attempt.span_id,
         context.span_id,
         attempt.started_s,

@@ -50,8 +50,7 @@ from gateway.app.reload import ReloadTargets
 from gateway.app.telemetry import Telemetry, build_operations, build_telemetry
 from gateway.config import Settings
 from gateway.config.resolve import Config
-from gateway.domain.catalog import Catalog
-from gateway.domain.sizes import SizePolicy
+from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.generation import Upstreams
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.key_checks import KeyChecker

@@ -6,21 +6,20 @@ The server, `imagegate check` and reloads call `resolve`, so a configuration tha
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
+from msgspec import convert
 from msgspec.structs import asdict
 
-from gateway import config
 from gateway.api.admin.auth import AdminKey, Role
+from gateway.config import upstreams as tables
 from gateway.config.schema import Settings
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
-from gateway.config.types import SettingsError
+from gateway.config.upstreams import SettingsError, Table
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, WaitConfig
-from gateway.domain.billing import BillingRule, usd_micros
-from gateway.domain.catalog import Catalog, Model, Target
-from gateway.domain.images import Capability
-from gateway.domain.pricing import PerImage, Price
+from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
+from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS
@@ -33,6 +32,7 @@ _PEPPER_MIN_CHARS: Final = 16
 """As many hexadecimal digits are 64 random bits, more than can be tried offline against a leaked hash."""
 _ENCRYPTION_KEY_MIN_CHARS: Final = 32
 """As many hexadecimal digits are 128 random bits."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,13 @@ class Config:
     catalog: Catalog
     upstreams: UpstreamSet
     tenants: tuple[ProvisionedTenant, ...]
-    admin_keys: tuple[AdminKey, ...]
-    """Without any the admin API is closed."""
-    pepper: str | None
-    """The key of the API keys' hashes; None: one that Redis holds."""
-    secret_box: SecretBox | None
-    """Encrypts provider keys that are added at run time; None: they cannot be added."""
+    admin_keys: tuple[AdminKey, ...]  # without any, the admin API is closed
+    pepper: str | None  # the key of the API keys' hashes; None: one that Redis holds
+    secret_box: SecretBox | None  # encrypts provider keys that are added at run time; None: they cannot be added
     redis_credentials: Credentials
     billing: BillingRule
     journal_dir: Path | None
-    journal_problem: str
-    """Why there is no journal although it is not switched off."""
+    journal_problem: str  # why there is no journal although it is not switched off
 
 
 def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
@@ -61,47 +57,49 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
 
     Raises: SettingsError naming the setting and the fix.
     """
-    catalog = _catalog(settings)
-    journal_dir, journal_problem = _journal(settings, environ)
+    catalog, redis, pepper = _catalog(settings), settings.redis, settings.api_keys.hash_pepper
+    encryption_keys = [
+        read_strong_secret(
+            source, environ, f"pool.encryption_keys[{number}]", "an encryption key", _ENCRYPTION_KEY_MIN_CHARS
+        )
+        for number, source in enumerate(settings.pool.encryption_keys)
+    ]
+    passwords = (
+        read_secret(source, environ, f"redis.{name}") if source else None
+        for name, source in (("password", redis.password), ("sentinel_password", redis.sentinel_password))
+    )
     return Config(
         settings,
         catalog,
         _upstreams(settings, environ),
         _tenants(settings, environ, catalog),
         _admin_keys(settings, environ),
-        _pepper(settings, environ),
-        _secret_box(settings, environ),
-        _redis_credentials(settings, environ),
+        read_strong_secret(pepper, environ, "api_keys.hash_pepper", "a pepper", _PEPPER_MIN_CHARS).plaintext
+        if pepper
+        else None,
+        SecretBox(encryption_keys) if encryption_keys else None,
+        Credentials(redis.username, *passwords),
         BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes),
-        journal_dir,
-        journal_problem,
+        *_journal(settings, environ),
     )
 
 
 def _catalog(settings: Settings) -> Catalog:
-    upstreams = {upstream.name: upstream for upstream in settings.upstreams}
-    return Catalog(
-        Model(
-            model.id,
-            model.aliases,
-            _prices(model),
-            tuple(
-                Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model))
-                for target in model.targets
-            ),
+    """Prices are per image: others cannot be settled yet."""
+    upstreams, models = {upstream.name: upstream for upstream in settings.upstreams}, []
+    for model in settings.models:
+        changes = ((int(change.since.timestamp()), change.price_per_image_usd) for change in model.price_changes)
+        dated = ((0, model.price_per_image_usd), *changes)
+        prices = tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
+        targets = tuple(
+            Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model))
+            for target in model.targets
         )
-        for model in settings.models
-    )
+        models.append(Model(model.id, model.aliases, prices, targets))
+    return Catalog(models)
 
 
-def _prices(model: config.Model) -> tuple[Price, ...]:
-    """The configuration has prices per image only: other prices cannot be settled yet."""
-    changes = ((int(change.since.timestamp()), change.price_per_image_usd) for change in model.price_changes)
-    dated = ((0, model.price_per_image_usd), *changes)
-    return tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
-
-
-def _capability(upstream: config.Upstream, model: str) -> Capability:
+def _capability(upstream: tables.Upstream, model: str) -> Capability:
     """The provider's capability, overridden by the declared one.
 
     No call is larger than every account's images per minute: it would never be sent.
@@ -113,92 +111,66 @@ def _capability(upstream: config.Upstream, model: str) -> Capability:
 
 
 def _upstreams(settings: Settings, environ: Mapping[str, str]) -> UpstreamSet:
-    return UpstreamSet(
-        {upstream.name: _endpoint(upstream) for upstream in settings.upstreams},
-        tuple(_pool(upstream, environ) for upstream in settings.upstreams),
-        {upstream.name: WaitConfig(upstream.max_wait_s, upstream.fallback_after_s) for upstream in settings.upstreams},
-    )
+    endpoints, pools, waits = {}, [], {}
+    for upstream in settings.upstreams:
+        name, provider, base_url = upstream.name, PROVIDERS[upstream.provider], upstream.base_url.rstrip("/")
+        try:
+            httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            problem = f"'{upstream.base_url}' is no address ({error})"
+            raise SettingsError(f"upstreams '{name}': base_url: {problem}") from error
+        hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
+        endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts))
+        accounts = tuple(_account(name, account, environ) for account in upstream.accounts)
+        pools.append(Pool(name, accounts, _fields_of(upstream, PoolConfig)))
+        waits[name] = _fields_of(upstream, WaitConfig)
+    return UpstreamSet(endpoints, tuple(pools), waits)
 
 
-def _endpoint(upstream: config.Upstream) -> UpstreamEndpoint:
-    provider = PROVIDERS[upstream.provider]
-    hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
-    base_url = upstream.base_url.rstrip("/")
-    try:
-        httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise SettingsError(
-            f"upstreams '{upstream.name}': base_url: '{upstream.base_url}' is no address ({error})"
-        ) from error
-    return UpstreamEndpoint(upstream.name, provider, base_url, LinkPolicy(hosts))
+def _fields_of(table: Table, kind: type[_T]) -> _T:
+    """Copies the settings of a table to a domain value with fields of the same names."""
+    return convert(table, kind, from_attributes=True)
 
 
-def _pool(upstream: config.Upstream, environ: Mapping[str, str]) -> Pool:
-    terms = PoolConfig(
-        upstream.rate_window_margin_s,
-        upstream.max_queue_length,
-        upstream.breaker_failures,
-        upstream.breaker_open_s,
-        upstream.retry_budget_percent,
-        upstream.paced_percent,
-    )
-    return Pool(upstream.name, tuple(_account(upstream, account, environ) for account in upstream.accounts), terms)
-
-
-def _account(upstream: config.Upstream, account: config.Account, environ: Mapping[str, str]) -> Account:
-    limits = AccountLimits(
-        account.requests_per_minute, account.images_per_minute, account.max_concurrency, account.weight
-    )
+def _account(upstream: str, account: tables.Account, environ: Mapping[str, str]) -> Account:
     keys = []
     for key in account.keys:
-        secret = read_secret(key.secret, environ, f"upstreams '{upstream.name}': key '{key.name}': secret")
-        keys.append(ProviderKey(upstream.name, account.name, key.name, secret))
-    return Account(upstream.name, account.name, limits, tuple(keys))
+        secret = read_secret(key.secret, environ, f"upstreams '{upstream}': key '{key.name}': secret")
+        keys.append(ProviderKey(upstream, account.name, key.name, secret))
+    return Account(upstream, account.name, _fields_of(account, AccountLimits), tuple(keys))
 
 
 def _tenants(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -> tuple[ProvisionedTenant, ...]:
     """`[[tenants]]` with their keys, of which only the hashes are stored."""
-    found = tuple(_tenant(entry, environ, catalog) for entry in settings.tenants)
-    owners: dict[str, str] = {}
-    for key in (key.key for tenant in found for key in tenant.keys):
-        if key.id in owners:
-            raise SettingsError(
-                f"tenants '{key.tenant}': keys: key {key.id} is already used by tenant '{owners[key.id]}'. "
-                "Each key may be used only once; `imagegate key hash` makes one"
-            )
-        owners[key.id] = key.tenant
-    return found
+    found, owners = [], dict[str, str]()
+    for entry in settings.tenants:
+        keys, models = [], None
+        if entry.models is not None:
+            models = frozenset(_model_id(name, catalog, entry.name) for name in entry.models)
+        for number, declared in enumerate(entry.keys):
+            key = _api_key(entry.name, declared, environ, f"tenants '{entry.name}': keys[{number}]")
+            if key.key.id in owners:
+                raise SettingsError(
+                    f"tenants '{entry.name}': keys: key {key.key.id} is already used by tenant "
+                    f"'{owners[key.key.id]}'. Each key may be used only once; `imagegate key hash` makes one"
+                )
+            owners[key.key.id] = entry.name
+            keys.append(key)
+        limits, quotas = _fields_of(entry.limits, Limits), _quotas(entry.quotas)
+        tenant = Tenant(entry.name, models, entry.disabled, 0, limits, quotas, entry.weight, is_declared=True)
+        found.append(ProvisionedTenant(tenant, tuple(keys)))
+    return tuple(found)
 
 
-def _tenant(entry: config.ConfiguredTenant, environ: Mapping[str, str], catalog: Catalog) -> ProvisionedTenant:
-    tenant = Tenant(
-        entry.name,
-        _tenant_models(entry, catalog),
-        entry.disabled,
-        limits=_limits(entry.limits),
-        quotas=_quotas(entry.quotas),
-        weight=entry.weight,
-        is_declared=True,
-    )
-    keys = (
-        _api_key(entry.name, key, environ, f"tenants '{entry.name}': keys[{number}]")
-        for number, key in enumerate(entry.keys)
-    )
-    return ProvisionedTenant(tenant, tuple(keys))
+def _model_id(name: str, catalog: Catalog, tenant: str) -> str:
+    model = catalog.find(name)
+    if model is None:
+        known = ", ".join(known for known, _ in catalog.names())
+        raise SettingsError(f"tenants '{tenant}': models: there is no model '{name}'; known are {known}")
+    return model.id
 
 
-def _tenant_models(entry: config.ConfiguredTenant, catalog: Catalog) -> frozenset[str] | None:
-    if entry.models is None:
-        return None
-    models = {name: catalog.find(name) for name in entry.models}
-    for name, model in models.items():
-        if model is None:
-            known = ", ".join(known for known, _ in catalog.names())
-            raise SettingsError(f"tenants '{entry.name}': models: there is no model '{name}'; known are {known}")
-    return frozenset(model.id for model in models.values() if model)
-
-
-def _api_key(tenant: str, key: config.ConfiguredKey, environ: Mapping[str, str], where: str) -> ProvisionedKey:
+def _api_key(tenant: str, key: tables.ConfiguredKey, environ: Mapping[str, str], where: str) -> ProvisionedKey:
     if (key.hash is None) == (key.secret is None):
         raise SettingsError(
             f"{where}: give either hash, as `imagegate key hash` prints it, or secret = "
@@ -206,7 +178,7 @@ def _api_key(tenant: str, key: config.ConfiguredKey, environ: Mapping[str, str],
         )
     public_id, _, hashed = (key.hash or "").partition(".")
     if key.secret is not None:
-        secret = read_secret(key.secret, environ, f"{where}: secret").reveal()
+        secret = read_secret(key.secret, environ, f"{where}: secret").plaintext
         public_id, hashed = key_id(secret) or "", digest(secret)
     if not public_id:
         raise SettingsError(
@@ -214,17 +186,13 @@ def _api_key(tenant: str, key: config.ConfiguredKey, environ: Mapping[str, str],
             "`imagegate key hash` makes one"
         )
     expires_at = int(key.expires_at.timestamp()) if key.expires_at else None
-    limits, quotas = _limits(key.limits), _quotas(key.quotas)
+    limits, quotas = _fields_of(key.limits, Limits), _quotas(key.quotas)
     return ProvisionedKey(ApiKey(public_id, tenant, key.label, 0, expires_at, limits, quotas, True), hashed)
 
 
-def _limits(configured: config.Limits) -> Limits:
-    return Limits(configured.requests_per_minute, configured.images_per_minute, configured.concurrency)
-
-
-def _quotas(configured: config.Quotas) -> Quotas:
-    micros = None if configured.usd_per_month is None else usd_micros(configured.usd_per_month)
-    return Quotas(configured.images_per_day, configured.images_per_month, micros)
+def _quotas(table: tables.Quotas) -> Quotas:
+    micros = None if table.usd_per_month is None else usd_micros(table.usd_per_month)
+    return Quotas(table.images_per_day, table.images_per_month, micros)
 
 
 def _admin_keys(settings: Settings, environ: Mapping[str, str]) -> tuple[AdminKey, ...]:
@@ -236,36 +204,10 @@ def _admin_keys(settings: Settings, environ: Mapping[str, str]) -> tuple[AdminKe
     for entry in settings.admin.keys:
         secret = read_admin_key(entry.secret, environ, f"admin.keys '{entry.name}': secret")
         for other in found:
-            if other.secret.reveal() == secret.reveal():
+            if other.secret.plaintext == secret.plaintext:
                 raise SettingsError(f"admin.keys '{entry.name}': the same key as '{other.name}'; use a new key")
         found.append(AdminKey(entry.name, secret, Role(entry.role)))
     return tuple(found)
-
-
-def _pepper(settings: Settings, environ: Mapping[str, str]) -> str | None:
-    source = settings.api_keys.hash_pepper
-    if source is None:
-        return None
-    return read_strong_secret(source, environ, "api_keys.hash_pepper", "a pepper", _PEPPER_MIN_CHARS).reveal()
-
-
-def _secret_box(settings: Settings, environ: Mapping[str, str]) -> SecretBox | None:
-    secrets = [
-        read_strong_secret(
-            source, environ, f"pool.encryption_keys[{number}]", "an encryption key", _ENCRYPTION_KEY_MIN_CHARS
-        )
-        for number, source in enumerate(settings.pool.encryption_keys)
-    ]
-    return SecretBox(secrets) if secrets else None
-
-
-def _redis_credentials(settings: Settings, environ: Mapping[str, str]) -> Credentials:
-    redis = settings.redis
-    return Credentials(
-        redis.username,
-        read_secret(redis.password, environ, "redis.password") if redis.password else None,
-        read_secret(redis.sentinel_password, environ, "redis.sentinel_password") if redis.sentinel_password else None,
-    )
 
 
 def _journal(settings: Settings, environ: Mapping[str, str]) -> tuple[Path | None, str]:

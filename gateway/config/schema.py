@@ -4,8 +4,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.config.types import Count, HttpUrl, Name, Port, Seconds, SecretSource, Table
-from gateway.config.upstreams import ConfiguredTenant, Model, Upstream
+from gateway.config.upstreams import ConfiguredTenant, HttpUrl, Model, Name, SecretSource, Table, Upstream
+
+Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+Count = Annotated[int, Meta(ge=1)]
 
 
 class Tls(Table, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.config.types import SecretSource, SettingsError
+from gateway.config.upstreams import SecretSource, SettingsError
 from gateway.domain.accounts import Secret, make_secret
 
 _ADMIN_KEY_MIN_CHARS: Final = 16
@@ -33,15 +33,20 @@ def read_secret(source: SecretSource, environ: Mapping[str, str], where: str) ->
     if (source.env is None) == (source.file is None):
         raise SettingsError(f'{where}: give either {{ env = "VARIABLE" }} or {{ file = "/path" }}')
     if source.env is not None:
-        value = environ.get(source.env, "")
+        text = environ.get(source.env, "")
         remedy = f"the environment variable {source.env} is not set; set it, or remove this entry"
     else:
-        value, remedy = _read_file(str(source.file)), f"the file {source.file} is missing, unreadable or empty"
-    if not value.strip():
+        remedy = f"the file {source.file} is missing, unreadable or empty"
+        try:
+            text = Path(str(source.file)).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = ""
+    secret = text.strip()
+    if not secret:
         raise SettingsError(f"{where}: {remedy}")
-    if not value.strip().isascii() or not value.strip().isprintable():
+    if not secret.isascii() or not secret.isprintable():
         raise SettingsError(f"{where}: the secret holds characters that no HTTP header can carry; check its source")
-    return make_secret(value.strip())
+    return make_secret(secret)
 
 
 def read_strong_secret(
@@ -49,7 +54,7 @@ def read_strong_secret(
 ) -> Secret:
     """Reads a secret that cannot be guessed; `what` names its kind. Raises: SettingsError naming `where`."""
     secret = read_secret(source, environ, where)
-    text, problem = secret.reveal(), ""
+    text, problem = secret.plaintext, ""
     if len(text) < min_chars:
         problem = f"{what} has at least {min_chars} characters"
     elif len(set(text)) < _DISTINCT_MIN:
@@ -64,19 +69,12 @@ def read_strong_secret(
 def read_admin_key(source: SecretSource, environ: Mapping[str, str], where: str) -> Secret:
     """Reads an admin key, which people may have chosen. Raises: SettingsError naming `where`."""
     secret = read_strong_secret(source, environ, where, "an admin key", _ADMIN_KEY_MIN_CHARS)
-    if _count_unguessable(secret.reveal()) < _UNGUESSABLE_MIN:
+    if _count_unguessable(secret.plaintext) < _UNGUESSABLE_MIN:
         raise SettingsError(
             f"{where}: an admin key has at least {_UNGUESSABLE_MIN} characters besides common words, repetitions and "
             "sequences; `openssl rand -hex 16` makes one"
         )
     return secret
-
-
-def _read_file(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _count_unguessable(text: str) -> int:
@@ -87,15 +85,11 @@ def _count_unguessable(text: str) -> int:
     text = _REPETITION.sub(r"\1\2", _WORDS.sub("", text[:_READ_MAX_CHARS].lower()))
     at = count = 0
     while at < len(text):
-        run = _run_at(text, at)
-        count += not run
-        at += run or 1
+        end = at + _RUN_MIN_CHARS
+        while end <= len(text) and text[at:end] in _RUNS:
+            end += 1
+        run_chars = end - 1 - at
+        is_run = run_chars >= _RUN_MIN_CHARS
+        count += not is_run
+        at += run_chars if is_run else 1
     return count
-
-
-def _run_at(text: str, at: int) -> int:
-    """Returns: the length of the run that begins there, 0 if there is none."""
-    end = at + _RUN_MIN_CHARS
-    while end <= len(text) and text[at:end] in _RUNS:
-        end += 1
-    return end - 1 - at if end > at + _RUN_MIN_CHARS else 0

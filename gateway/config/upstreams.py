@@ -1,22 +1,56 @@
-"""The tables `[[upstreams]]`, `[[models]]` and `[[tenants]]`."""
+"""Types of settings, each with a description of its valid values, and the tables of upstreams, models and tenants."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
-from gateway.config.types import (
-    HttpUrl,
-    KeyHash,
-    Limit,
-    ModelName,
-    Moment,
-    Name,
-    Price,
-    Rate,
-    SecretSource,
-    Table,
-    Usd,
-)
+
+def _decimal(digits_max: int, example: str) -> Meta:
+    description = f'a non-negative decimal in quotes with at most 6 decimals, as "{example}"'
+    return Meta(pattern=rf"^[0-9]{{1,{digits_max}}}(\.[0-9]{{1,6}})?\Z", description=description)
+
+
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z",
+        description="1 to 63 characters of a-z, 0-9, '.', '_' and '-', starting with a letter or digit",
+    ),
+]
+ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
+Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
+HttpUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^/?#\s@]+(/[^?#\s]*)?\Z",
+        description="http:// or https:// and a host, without query, user or password (secrets come from env or file)",
+    ),
+]
+Price = Annotated[str, _decimal(6, "0.0035")]
+Usd = Annotated[str, _decimal(9, "50.00")]
+Limit = Annotated[int, Meta(ge=0, le=1_000_000_000, description="an integer from 0 to 1000000000")]
+KeyHash = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9]{10}\.[0-9a-f]{64}\Z", description="a hash as `imagegate key hash` prints it"),
+]
+Moment = Annotated[datetime, Meta(tz=True, description="a date and time with time zone, as 2027-01-01T00:00:00Z")]
+
+
+class SettingsError(Exception):
+    """The configuration is invalid. The message names the setting and the fix."""
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table. Unknown keys are errors."""
+
+
+class SecretSource(Table, frozen=True, kw_only=True):
+    """The source of a secret: an environment variable or a file, never the configuration itself."""
+
+    env: str | None = None
+    file: str | None = None
 
 
 class AccountKey(Table, frozen=True, kw_only=True):

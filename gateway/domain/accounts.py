@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from gateway.domain.errors import ERROR_SPECS, CooldownKind, ErrorCode, KeyState, Scope
+from gateway.domain.errors import CooldownKind, ErrorCode, KeyState, Scope
 
 _LONGEST_ASKED_S: Final = 24 * 60 * 60
 """Limit on a Retry-After from an upstream."""
@@ -15,21 +15,18 @@ _LONGEST_ASKED_S: Final = 24 * 60 * 60
 class Secret:
     """A secret whose text form is its fingerprint, so that no log can print it."""
 
-    __slots__ = ("_value", "fingerprint")
+    __slots__ = ("fingerprint", "plaintext")
 
-    def __init__(self, value: str, fingerprint: str) -> None:
-        self._value = value
+    def __init__(self, plaintext: str, fingerprint: str) -> None:
+        self.plaintext = plaintext
         self.fingerprint = fingerprint
-
-    def reveal(self) -> str:
-        return self._value
 
     def __repr__(self) -> str:
         return f"<secret {self.fingerprint}>"
 
 
-def make_secret(value: str) -> Secret:
-    return Secret(value, f"fp-{hashlib.sha256(value.encode()).hexdigest()[:8]}")
+def make_secret(plaintext: str) -> Secret:
+    return Secret(plaintext, f"fp-{hashlib.sha256(plaintext.encode()).hexdigest()[:8]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +68,11 @@ class Account:
 class PoolConfig:
     """Scheduling settings of one upstream's accounts; times in seconds."""
 
-    rate_window_margin_s: float = 1.0
-    """Safety margin added to the 60 s rate window, to absorb network jitter."""
+    rate_window_margin_s: float = 1.0  # safety margin added to the 60 s rate window, to absorb network jitter
     max_queue_length: int = 1000
-    """Limit on queued requests."""
-    breaker_failures: int = 5
-    """Consecutive failures that open the circuit breaker."""
+    breaker_failures: int = 5  # consecutive failures that open the circuit breaker
     breaker_open_s: float = 10.0
-    retry_budget_percent: int = 20
-    """Retry budget: retries in a minute, in percent of first calls."""
+    retry_budget_percent: int = 20  # retry budget: retries in a minute, in percent of first calls
     paced_percent: int = 50
     """Percent of the accounts' rate limits granted at an even rate to tenants over their share; 0 disables pacing."""
 
@@ -89,9 +82,7 @@ class WaitConfig:
     """Queue wait limits of one upstream; seconds."""
 
     max_wait_s: float = 120.0
-    """Default limit on the wait of one request."""
-    fallback_after_s: float = 5.0
-    """Wait before fallback to the model's next target."""
+    fallback_after_s: float = 5.0  # wait before fallback to the model's next target
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +101,7 @@ class Cooldown:
     scope: Scope
     state: KeyState
     seconds: int
-    seconds_max: int = 0
-    """Limit of the doubling while the same error repeats; 0 if it does not double."""
+    seconds_max: int = 0  # limit of the doubling while the same error repeats; 0 if it does not double
 
 
 def cooldown_for(
@@ -122,24 +112,16 @@ def cooldown_for(
     `asked_s`: the upstream's Retry-After; it can only lengthen the cooldown of a busy account.
     `cooldown_s`: the error's own cooldown, which replaces the table's seconds.
     """
-    row = ERROR_SPECS[error_code]
+    row = error_code.spec
     if row.pause is CooldownKind.NONE:
         return None
-    seconds = _seconds(row.pause, row.pause_s, now_s) if cooldown_s is None else math.ceil(cooldown_s)
+    seconds = row.pause_s if cooldown_s is None else math.ceil(cooldown_s)
+    if cooldown_s is None and row.pause is not CooldownKind.SECONDS:  # in UTC: no provider documents its time zone
+        now = datetime.fromtimestamp(now_s, UTC)
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        is_day = row.pause is CooldownKind.DAY_END
+        end = today + timedelta(days=1) if is_day else (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        seconds = math.ceil((end - now).total_seconds())
     if asked_s is not None and row.pause is CooldownKind.SECONDS:
         seconds = max(seconds, min(int(asked_s) + 1, _LONGEST_ASKED_S))
     return Cooldown(row.scope, row.state, seconds, row.pause_max_s)
-
-
-def _seconds(pause: CooldownKind, pause_s: int, now_s: float) -> int:
-    """Assumes that days and months end in UTC: no provider documents its time zone."""
-    now = datetime.fromtimestamp(now_s, UTC)
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    match pause:
-        case CooldownKind.DAY_END:
-            end = today + timedelta(days=1)
-        case CooldownKind.MONTH_END:
-            end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
-        case _:
-            return pause_s
-    return math.ceil((end - now).total_seconds())

@@ -1,38 +1,153 @@
-"""The cost of a request: reserved at admission, settled by the outcome of each image.
+"""Prices, and the cost of a request: reserved at admission, settled by the outcome of each image.
 
-Every image ends as delivered, withheld, lost, unconfirmed or not generated. Money is integer micro-dollars.
+Every image ends as delivered, withheld, lost, unconfirmed or not generated. Money is integer micro-dollars. A request
+reserves the highest possible cost and settles the actual one.
 """
 
+import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Self
 
-from gateway.domain.errors import ERROR_SPECS, ErrorCode, ErrorSpec, Outcome
-from gateway.domain.pricing import MadeImages, Price
+from gateway.domain.errors import ErrorCode, ErrorSpec, Outcome
+from gateway.domain.images import Size
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class MadeImages:
+    """The images to be priced. An attribute that is None is not known yet: its highest price counts."""
+
+    images: int
+    quality: str | None = None
+    size: Size | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    stated_usd_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerImage:
+    """One price for every image."""
+
+    usd_micros: int
+
+    def cost(self, made: MadeImages) -> int:
+        return made.images * self.usd_micros
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The price of an image at one quality and size; None matches all."""
+
+    usd_micros: int
+    quality: str | None = None
+    size: Size | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerVariant:
+    """A price by quality or size. An image of no listed variant costs as much as the most expensive one."""
+
+    variants: tuple[Variant, ...]
+
+    def cost(self, made: MadeImages) -> int:
+        matching = (
+            variant.usd_micros
+            for variant in self.variants
+            if (made.quality is None or variant.quality in {None, made.quality})
+            and (made.size is None or variant.size in {None, made.size})
+        )
+        return made.images * max(matching, default=max(variant.usd_micros for variant in self.variants))
+
+
+@dataclass(frozen=True, slots=True)
+class PerMegapixel:
+    """A price per million pixels, rounded up for each image."""
+
+    usd_micros: int
+    largest: Size
+
+    def cost(self, made: MadeImages) -> int:
+        size = made.size or self.largest
+        return made.images * math.ceil(size.width * size.height * self.usd_micros / _MILLION)
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """Prices per million tokens, with the token limits of a call and of an image."""
+
+    input_usd_micros: int
+    output_usd_micros: int
+    input_tokens_max: int
+    output_tokens_max: int  # limit for one image
+
+    def cost(self, made: MadeImages) -> int:
+        read = self.input_tokens_max if made.input_tokens is None else made.input_tokens
+        written = made.images * self.output_tokens_max if made.output_tokens is None else made.output_tokens
+        return math.ceil((read * self.input_usd_micros + written * self.output_usd_micros) / _MILLION)
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The provider states the cost in its response."""
+
+    usd_micros_max: int  # limit for one image
+
+    def cost(self, made: MadeImages) -> int:
+        stated = made.stated_usd_micros
+        return made.images * self.usd_micros_max if stated is None else stated
+
+
+Rate = PerImage | PerVariant | PerMegapixel | PerToken | Stated
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A price of a model, valid from a time on."""
+
+    since_s: int  # Unix seconds; 0 for the first price
+    rate: Rate
+
+
+def price_at(prices: tuple[Price, ...], now_s: float) -> int:
+    """Returns the highest cost of one image in micro-dollars at `now_s` (Unix seconds)."""
+    price = max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s)
+    return price.rate.cost(MadeImages(1))
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRequest:
+    """The reservation that a request needs."""
+
+    request_id: str
+    model: str
+    images: int
+    prices: tuple[Price, ...]  # past, current and scheduled prices of the model
+
+    def costs(self) -> str:
+        """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""
+        return ",".join(f"{price.since_s}:{price.rate.cost(MadeImages(self.images))}" for price in self.prices)
 
 
 @dataclass(frozen=True, slots=True)
 class BillingRule:
     """Images that tenants are charged for besides delivered ones."""
 
-    charges_withheld: bool = False
-    """Images that the provider's safety check withheld."""
-    charges_unconfirmed: bool = True
-    """Images of unknown outcome: the provider may have billed them."""
+    charges_withheld: bool = False  # images that the provider's safety check withheld
+    charges_unconfirmed: bool = True  # images of unknown outcome: the provider may have billed them
 
 
 class RequestOutcome(Enum):
     """The outcome of a request, as the ledger and the metrics name it."""
 
-    DELIVERED = "delivered"
-    """At least one image was delivered."""
-    UNCONFIRMED = "unconfirmed"
-    """No image was delivered, and whether any was generated is unknown."""
+    DELIVERED = "delivered"  # at least one image was delivered
+    UNCONFIRMED = "unconfirmed"  # no image was delivered, and whether any was generated is unknown
     LOST = "lost"
     """Generated but not retrievable, e.g. the result URL returned 404. Never charged to the tenant."""
     WITHHELD = "withheld"
-    REFUSED = "refused"
-    """The provider responded with an error: free."""
+    REFUSED = "refused"  # the provider responded with an error: free
     NOT_SENT = "not_sent"
 
 
@@ -44,10 +159,8 @@ class AccountOutcome:
     withheld: int = 0
     lost: int = 0
     unconfirmed: int = 0
-    open: int = 0
-    """Requested, without an outcome yet."""
-    was_reached: bool = False
-    """The account responded, or may have received a call."""
+    open: int = 0  # requested, without an outcome yet
+    was_reached: bool = False  # the account responded, or may have received a call
 
     def deliver(self, requested: int, delivered: int, withheld: int) -> None:
         """Records the response to a call for `requested` images. Those neither delivered nor withheld are lost."""
@@ -69,41 +182,34 @@ class AccountOutcome:
 
 
 @dataclass(slots=True)
-class OpenCall:
+class OpenCall(AbstractContextManager["OpenCall"]):
     """One upstream call, from its record in the reservation to its outcome.
 
-    On exit without an outcome, a call that was not sent is free; one that was sent stays open.
+    On exit, a call that was not sent is free; one that was sent and has no outcome stays open.
     """
 
     share: AccountOutcome = field(default_factory=AccountOutcome)
     images: int = 0
     sent_s: float | None = None
-    """Monotonic time of the first byte written."""
-    is_free: bool = False
-    """Known to have cost nothing."""
-    has_ended: bool = False
-
-    def deliver(self, delivered: int, withheld: int) -> None:
-        self.has_ended = True
-        self.share.deliver(self.images, delivered, withheld)
+    """Monotonic time of the first byte written. Until then it can only fail as not sent."""
+    is_free: bool = False  # known to have cost nothing
 
     def fail(self, row: ErrorSpec) -> None:
-        self.has_ended = True
         self.is_free = self.share.fail(self.images, row)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
-        if self.sent_s is None and not self.has_ended:
-            self.fail(ERROR_SPECS[ErrorCode.NOT_SENT])
+        if self.sent_s is None and not self.is_free:
+            self.fail(ErrorCode.NOT_SENT.spec)
 
 
 @dataclass(slots=True)
 class ImageOutcomes:
-    """Image outcomes of a running request, by (upstream, account)."""
+    """Image outcomes of a request, by (upstream, account)."""
 
     shares: dict[tuple[str, str], AccountOutcome] = field(default_factory=dict)
+    settlement: RequestOutcome = RequestOutcome.NOT_SENT
+    """The most significant outcome among the request's images; set by `close`."""
+    reached_upstream: bool = False  # set by `close`
 
     def open(self, upstream: str, account: str, images: int) -> AccountOutcome:
         """Records that images are requested from an account."""
@@ -117,35 +223,13 @@ class ImageOutcomes:
             share.was_reached = share.was_reached or share.open > 0
             share.unconfirmed += share.open
             share.open = 0
+        self.reached_upstream = any(share.was_reached for share in self.shares.values())
+        by_weight = (RequestOutcome.DELIVERED, RequestOutcome.UNCONFIRMED, RequestOutcome.LOST, RequestOutcome.WITHHELD)
+        without_images = RequestOutcome.REFUSED if self.reached_upstream else RequestOutcome.NOT_SENT
+        self.settlement = next((outcome for outcome in by_weight if self.total(outcome.value)), without_images)
 
     def total(self, name: str) -> int:
         return sum(int(getattr(share, name)) for share in self.shares.values())
-
-    @property
-    def reached_upstream(self) -> bool:
-        return any(share.was_reached for share in self.shares.values())
-
-    @property
-    def settlement(self) -> RequestOutcome:
-        """The most significant outcome among the request's images."""
-        by_weight = (RequestOutcome.DELIVERED, RequestOutcome.UNCONFIRMED, RequestOutcome.LOST, RequestOutcome.WITHHELD)
-        outcome = next((outcome for outcome in by_weight if self.total(outcome.value)), None)
-        return outcome or (RequestOutcome.REFUSED if self.reached_upstream else RequestOutcome.NOT_SENT)
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionRequest:
-    """The reservation that a request needs, and the tenant and key that it counts against."""
-
-    request_id: str
-    model: str
-    images: int
-    prices: tuple[Price, ...]
-    """Past, current and scheduled prices of the model."""
-
-    def costs(self) -> str:
-        """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""
-        return ",".join(f"{price.since_s}:{price.rate.cost(MadeImages(self.images))}" for price in self.prices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +251,12 @@ class Usage:
     images_today: int
     images_this_month: int
     usd_micros_this_month: int
-    open_requests: int
-    """Admitted and not settled, including requests of dead processes."""
+    open_requests: int  # admitted and not settled, including requests of dead processes
 
 
 def usd(micros: int) -> str:
     """Renders micro-dollars as an exact decimal: two decimals, or more if needed."""
-    sign, whole, fraction = "-" * (micros < 0), *divmod(abs(micros), 1_000_000)
+    sign, whole, fraction = "-" * (micros < 0), *divmod(abs(micros), _MILLION)
     digits = f"{fraction:06}".rstrip("0")
     return f"{sign}{whole}.{digits:0<2}"
 
@@ -181,4 +264,4 @@ def usd(micros: int) -> str:
 def usd_micros(text: str) -> int:
     """Parses dollars with up to six decimals into micro-dollars, exactly."""
     whole, _, fraction = text.partition(".")
-    return int(whole) * 1_000_000 + int(f"{fraction:0<6}")
+    return int(whole) * _MILLION + int(f"{fraction:0<6}")

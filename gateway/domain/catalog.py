@@ -1,11 +1,140 @@
-"""The model catalog: names, prices, and the targets of each model."""
+"""The model catalog: names, prices, and the targets of each model with their capabilities, as data."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Final
 
-from gateway.domain.images import Capability, ImageJob, plan_shape
-from gateway.domain.pricing import Price
-from gateway.domain.sizes import SizePlan, SizePolicy
+from gateway.domain.billing import Price
+from gateway.domain.images import ImageJob, Operation, Size, SizePlan
+
+_SQUARE: Final = Size(1024, 1024)
+
+
+class SizePolicy(Enum):
+    """The treatment of an unsupported size: use the closest one, or refuse."""
+
+    NEAREST = "nearest"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True, slots=True)
+class AspectRatios:
+    """Sizes that are requested by aspect ratio."""
+
+    sizes: Mapping[str, Size]
+
+    def exact(self, size: Size) -> SizePlan | None:
+        return next((SizePlan(made, ratio) for ratio, made in self.sizes.items() if made == size), None)
+
+    def nearest(self, size: Size) -> SizePlan:
+        ratio = min(sorted(self.sizes), key=lambda ratio: abs(self.sizes[ratio].log_ratio - size.log_ratio))
+        return SizePlan(self.sizes[ratio], ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class SizeBounds:
+    """Any width and height between two bounds, in multiples of a step; pixels."""
+
+    side_min: int
+    side_max: int
+    step: int
+
+    def exact(self, size: Size) -> SizePlan | None:
+        is_inside = all(self.side_min <= side <= self.side_max and side % self.step == 0 for side in size)
+        return SizePlan(size, pixels=size) if is_inside else None
+
+    def nearest(self, size: Size) -> SizePlan:
+        """Scales the size into the bounds; a ratio beyond them is clipped."""
+        scale = min(max(1.0, self.side_min / min(size)), self.side_max / max(size))
+        made = Size(self._fit(size.width * scale), self._fit(size.height * scale))
+        return SizePlan(made, pixels=made)
+
+    def _fit(self, side: float) -> int:
+        lowest, highest = math.ceil(self.side_min / self.step), self.side_max // self.step
+        return max(lowest, min(highest, round(side / self.step))) * self.step
+
+
+@dataclass(frozen=True, slots=True)
+class SizeList:
+    """A closed set of sizes, requested by size."""
+
+    sizes: tuple[Size, ...]
+
+    def exact(self, size: Size) -> SizePlan | None:
+        return SizePlan(size, pixels=size) if size in self.sizes else None
+
+    def nearest(self, size: Size) -> SizePlan:
+        """Returns the size with the closest ratio; among equal ratios, the closest area."""
+
+        def distance(other: Size) -> tuple[float, int]:
+            return abs(other.log_ratio - size.log_ratio), abs(other.width * other.height - size.width * size.height)
+
+        made = min(self.sizes, key=distance)
+        return SizePlan(made, pixels=made)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSize:
+    """The only size of a model, which is not sent upstream."""
+
+    size: Size
+
+    def exact(self, size: Size) -> SizePlan | None:
+        return self.nearest(size) if size == self.size else None
+
+    def nearest(self, size: Size) -> SizePlan:  # noqa: ARG002 - part of the rule protocol
+        return SizePlan(self.size)
+
+
+SizeRule = AspectRatios | SizeBounds | SizeList | FixedSize
+
+
+def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> SizePlan | None:
+    """Applies the first rule that supports the size exactly, else the nearest size of the first rule.
+
+    `STRICT` accepts another size only at the same ratio, and only if the model does not support exact pixels.
+    """
+    if (exact := _exact_size(size, rules)) or not rules:
+        return exact
+    nearest = rules[0].nearest(size)
+    takes_pixels = any(isinstance(rule, SizeBounds | SizeList) for rule in rules)
+    is_same_ratio = math.isclose(nearest.made.log_ratio, size.log_ratio) and not takes_pixels
+    return nearest if policy is SizePolicy.NEAREST or is_same_ratio else None
+
+
+def _exact_size(size: Size, rules: Iterable[SizeRule]) -> SizePlan | None:
+    return next((shape for rule in rules if (shape := rule.exact(size))), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Features and limits of one call of one model at one upstream."""
+
+    sizes: tuple[SizeRule, ...]  # in order of preference
+    default_size: Size = _SQUARE  # used if the request sets no size
+    max_images_per_call: int = 1
+    prompt_max_chars: int = 1000
+    operations: frozenset[Operation] = frozenset({Operation.GENERATE})
+    supports_base64: bool = True  # if false, the gateway downloads and encodes the images itself
+    fields: frozenset[str] = frozenset()  # supported optional fields: see `ImageJob.fields`
+
+
+def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
+    """Plans the size of a job. Returns None if the upstream cannot honour every field of the job."""
+    is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
+    if not is_possible or not job.fields <= capability.fields:
+        return None
+    if (ratio := job.aspect_ratio) is not None:
+        known = (rule.sizes for rule in capability.sizes if isinstance(rule, AspectRatios))
+        return next((SizePlan(sizes[ratio], ratio) for sizes in known if ratio in sizes), None)
+    if job.pixels is not None:
+        return _exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
+    if job.size is None:
+        return SizePlan(capability.default_size)
+    return plan_size(job.size, capability.sizes, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +148,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTarget(Target):
-    """A target that can honour every field of a job."""
+    """A target that can honour every field of a job, and the size that it generates."""
 
     shape: SizePlan
-    """The size that it generates."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """A model that tenants can request. `targets` are in order of preference."""
 
@@ -36,18 +164,17 @@ class Model:
 
     def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
         """Chooses the targets that can honour every field of a job."""
-        plans = list[PlannedTarget]()
-        for target in self.targets:
-            shape = plan_shape(job, target.capability, policy)
-            if shape:
-                plans.append(PlannedTarget(target.upstream, target.model, target.capability, shape))
-        return tuple(plans)
+        return tuple(
+            PlannedTarget(target.upstream, target.model, target.capability, shape)
+            for target in self.targets
+            if (shape := plan_shape(job, target.capability, policy))
+        )
 
-    @property
+    @cached_property
     def prompt_max_chars(self) -> int:
         return max(target.capability.prompt_max_chars for target in self.targets)
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[str]:
         """Optional fields that at least one target accepts."""
         return frozenset().union(*(target.capability.fields for target in self.targets))
@@ -64,40 +191,28 @@ class Catalog:
     """
 
     def __init__(self, models: Iterable[Model]) -> None:
-        self._index = _index(tuple(models))
+        self._models = tuple(models)
+        self._by_name = {name: model for model in self._models for name in (model.id, *model.aliases)}
+        self._by_native = {
+            target.model: model for model in reversed(self._models) for target in reversed(model.targets)
+        }
 
     def take_over(self, other: "Catalog") -> None:
         """Replaces all models with those of another catalog."""
-        self._index = other._index  # noqa: SLF001 - of its own kind
+        vars(self).update(vars(other))
 
     @property
     def default(self) -> Model:
-        return self._index.models[0]
+        return self._models[0]
 
     def find(self, name: str) -> Model | None:
         """Finds a model by ID or alias."""
-        return self._index.by_name.get(name)
+        return self._by_name.get(name)
 
     def find_native(self, name: str) -> Model | None:
         """Finds a model by ID, alias or an upstream's own name."""
-        index = self._index
-        return index.by_name.get(name) or index.by_native.get(name)
+        return self._by_name.get(name) or self._by_native.get(name)
 
     def names(self) -> Iterator[tuple[str, Model]]:
         """Yields every ID and alias with its model, in the order of the configuration."""
-        yield from self._index.by_name.items()
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    models: tuple[Model, ...]
-    by_name: Mapping[str, Model]
-    by_native: Mapping[str, Model]
-
-
-def _index(models: tuple[Model, ...]) -> _Index:
-    return _Index(
-        models,
-        {name: model for model in models for name in (model.id, *model.aliases)},
-        {target.model: model for model in reversed(models) for target in reversed(model.targets)},
-    )
+        yield from self._by_name.items()

@@ -16,68 +16,39 @@ class Event(Enum):
     """Events that may change the state of a key, account or upstream."""
 
     COOL = "cool"
-    """An error with a cooldown."""
     QUARANTINE = "quarantine"
-    """An error with a quarantine."""
-    ELAPSE = "elapse"
-    """The cooldown expired: one call at a time may try it."""
+    ELAPSE = "elapse"  # the cooldown expired: one call at a time may try it
     SUCCEED = "succeed"
-    """A call succeeded."""
-    INCONCLUSIVE = "inconclusive"
-    """The trial call ended without a clear result."""
-    CHECK_PASSED = "check_passed"
-    """A free key check succeeded."""
+    INCONCLUSIVE = "inconclusive"  # the trial call ended without a clear result
+    CHECK_PASSED = "check_passed"  # a free key check succeeded
     ENABLE = "enable"
-    """An operator enabled it."""
-    REPLACE = "replace"
-    """Its secret was replaced."""
+    REPLACE = "replace"  # its secret was replaced
     DISABLE = "disable"
-    """An operator disabled it."""
-    DRAIN = "drain"
-    """An operator drained it: in-flight calls finish, and no new ones start."""
+    DRAIN = "drain"  # an operator drained it: in-flight calls finish, and no new ones start
 
 
 _Table = Mapping[KeyState, Mapping[Event, KeyState]]
 
 
-def _out(state: KeyState) -> Mapping[Event, KeyState]:
+_ALWAYS: Final = {
+    Event.COOL: KeyState.COOLING,
+    Event.QUARANTINE: KeyState.QUARANTINED,
+    Event.REPLACE: KeyState.READY,
+}
+_BY_TRIAL: Final = dict.fromkeys((Event.ELAPSE, Event.CHECK_PASSED, Event.ENABLE), KeyState.HALF_OPEN)
+
+
+def _unchanged(state: KeyState) -> Mapping[Event, KeyState]:
     """Transitions of a temporary state. The success of a call that was sent earlier does not end it."""
-    return {
-        Event.COOL: KeyState.COOLING,
-        Event.QUARANTINE: KeyState.QUARANTINED,
-        Event.ELAPSE: KeyState.HALF_OPEN,
-        Event.SUCCEED: state,
-        Event.INCONCLUSIVE: state,
-        Event.CHECK_PASSED: KeyState.HALF_OPEN,
-        Event.ENABLE: KeyState.HALF_OPEN,
-        Event.REPLACE: KeyState.READY,
-    }
+    return _ALWAYS | _BY_TRIAL | dict.fromkeys((Event.SUCCEED, Event.INCONCLUSIVE), state)
 
 
 TRANSITIONS: Final[_Table] = MappingProxyType(
     {
-        KeyState.READY: {
-            Event.COOL: KeyState.COOLING,
-            Event.QUARANTINE: KeyState.QUARANTINED,
-            Event.ELAPSE: KeyState.READY,
-            Event.SUCCEED: KeyState.READY,
-            Event.INCONCLUSIVE: KeyState.READY,
-            Event.CHECK_PASSED: KeyState.READY,
-            Event.ENABLE: KeyState.READY,
-            Event.REPLACE: KeyState.READY,
-        },
-        KeyState.COOLING: _out(KeyState.COOLING),
-        KeyState.QUARANTINED: _out(KeyState.QUARANTINED),
-        KeyState.HALF_OPEN: {
-            Event.COOL: KeyState.COOLING,
-            Event.QUARANTINE: KeyState.QUARANTINED,
-            Event.ELAPSE: KeyState.HALF_OPEN,
-            Event.SUCCEED: KeyState.READY,
-            Event.INCONCLUSIVE: KeyState.HALF_OPEN,
-            Event.CHECK_PASSED: KeyState.HALF_OPEN,
-            Event.ENABLE: KeyState.HALF_OPEN,
-            Event.REPLACE: KeyState.READY,
-        },
+        KeyState.READY: _ALWAYS | dict.fromkeys((*_BY_TRIAL, Event.SUCCEED, Event.INCONCLUSIVE), KeyState.READY),
+        KeyState.COOLING: _unchanged(KeyState.COOLING),
+        KeyState.QUARANTINED: _unchanged(KeyState.QUARANTINED),
+        KeyState.HALF_OPEN: _unchanged(KeyState.HALF_OPEN) | {Event.SUCCEED: KeyState.READY},
     }
 )
 """Health transitions. COOL and QUARANTINE replace a temporary state only if the new one ends later."""
@@ -91,14 +62,11 @@ HOLDS: Final[_Table] = MappingProxyType(
 
 def lua_tables() -> str:
     """Renders both tables as Lua source."""
-    return "\n".join(
-        f"local {name} = {_lua(table)}" for name, table in (("TRANSITIONS", TRANSITIONS), ("HOLDS", HOLDS))
-    )
-
-
-def _lua(table: _Table) -> str:
-    rows = (
-        f"{state.value} = {{{', '.join(f'{event.value} = {after.value!r}' for event, after in row.items())}}}"
-        for state, row in table.items()
-    )
-    return f"{{{', '.join(rows)}}}"
+    lines = []
+    for name, table in (("TRANSITIONS", TRANSITIONS), ("HOLDS", HOLDS)):
+        rows = (
+            f"{state.value} = {{{', '.join(f'{event.value} = {after.value!r}' for event, after in row.items())}}}"
+            for state, row in table.items()
+        )
+        lines.append(f"local {name} = {{{', '.join(rows)}}}")
+    return "\n".join(lines)

@@ -1,12 +1,11 @@
-"""Image jobs, upstream capabilities, and the resulting images."""
+"""Image jobs, the sizes that they ask for, and the resulting images."""
 
+import math
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final
-
-from gateway.domain.sizes import AspectRatios, Size, SizePlan, SizePolicy, SizeRule, exact_size, plan_size
+from typing import Final, NamedTuple
 
 URL_MAX_CHARS: Final = 8192
 """Limit on the URL of an image, from a provider or a client. Signed URLs have a few hundred characters."""
@@ -14,7 +13,28 @@ URL_MAX_CHARS: Final = 8192
 _SEEDS: Final = 2**31
 """An incremented seed stays in the smallest range that a provider publishes."""
 
-_SQUARE: Final = Size(1024, 1024)
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @property
+    def log_ratio(self) -> float:
+        return math.log(self.width / self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class SizePlan:
+    """The size parameters sent upstream, and the resulting size."""
+
+    made: Size
+    aspect_ratio: str | None = None
+    pixels: Size | None = None
 
 
 class ResponseFormat(Enum):
@@ -34,8 +54,7 @@ class Operation(Enum):
 class Role(Enum):
     """The role of an input image."""
 
-    CHARACTER = "character"
-    """The person or figure to show."""
+    CHARACTER = "character"  # the person or figure to show
 
 
 class Format(Enum):
@@ -45,23 +64,6 @@ class Format(Enum):
     PNG = "png"
     WEBP = "webp"
     GIF = "gif"
-
-
-@dataclass(frozen=True, slots=True)
-class Capability:
-    """Features and limits of one call of one model at one upstream."""
-
-    sizes: tuple[SizeRule, ...]
-    """In order of preference."""
-    default_size: Size = _SQUARE
-    """Used if the request sets no size."""
-    max_images_per_call: int = 1
-    prompt_max_chars: int = 1000
-    operations: frozenset[Operation] = frozenset({Operation.GENERATE})
-    supports_base64: bool = True
-    """If false, the gateway downloads and encodes the images itself."""
-    fields: frozenset[str] = frozenset()
-    """Supported optional fields: see `ImageJob.fields`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,9 @@ class ImageJob:
     count: int = 1
     delivery: ResponseFormat = ResponseFormat.BASE64
     operation: Operation = Operation.GENERATE
-    size: Size | None = None
-    """The size policy chooses the closest size."""
-    pixels: Size | None = None
-    """Exactly this size."""
-    aspect_ratio: str | None = None
-    """Exactly this ratio."""
+    size: Size | None = None  # the size policy chooses the closest size
+    pixels: Size | None = None  # exactly this size
+    aspect_ratio: str | None = None  # exactly this ratio
     quality: str | None = None
     output_format: str | None = None
     background: str | None = None
@@ -115,27 +114,10 @@ class ImageJob:
 class CallPlan:
     """Parameters of one upstream call of a job."""
 
-    model: str
-    """The model's name at the upstream."""
+    model: str  # the model's name at the upstream
     images: int
     shape: SizePlan
-    delivery: ResponseFormat
-    """URL if the upstream has no base64: the gateway then downloads and encodes the images."""
-
-
-def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
-    """Plans the size of a job. Returns None if the upstream cannot honour every field of the job."""
-    is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
-    if not is_possible or not job.fields <= capability.fields:
-        return None
-    if job.aspect_ratio is not None:
-        ratios = (rule for rule in capability.sizes if isinstance(rule, AspectRatios))
-        return next((shape for rule in ratios if (shape := rule.named(job.aspect_ratio))), None)
-    if job.pixels is not None:
-        return exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
-    if job.size is None:
-        return SizePlan(capability.default_size)
-    return plan_size(job.size, capability.sizes, policy)
+    delivery: ResponseFormat  # URL if the upstream has no base64: the gateway then downloads and encodes the images
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +143,7 @@ class ImageReply:
 
     pictures: tuple[Picture, ...]
     id: str = ""
-    failed: int | None = None
-    """Number of images withheld by the safety check; None if not reported."""
-
-    def first(self, requested: int) -> "ImageReply":
-        """Drops images beyond the `requested` number."""
-        return replace(self, pictures=self.pictures[:requested])
-
-    def withheld(self, requested: int) -> int:
-        """Returns how many of the `requested` images were withheld: at most as many as are missing."""
-        return max(0, min(requested - len(self.pictures), self.failed or 0))
+    failed: int | None = None  # number of images withheld by the safety check; None if not reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +152,8 @@ class ImageResult:
 
     pictures: tuple[Picture, ...]
     made: Size
-    count: int
-    """Number of images requested."""
-    id: str = ""
-    """The upstream's ID of the first call, or empty."""
-
-    @property
-    def held_bytes(self) -> int:
-        return sum(len(picture.base64) for picture in self.pictures if isinstance(picture, Base64Image))
+    count: int  # number of images requested
+    id: str = ""  # the upstream's ID of the first call, or empty
 
     @property
     def missing(self) -> int:
@@ -221,14 +188,8 @@ def sniff(data: bytes | bytearray) -> Format | None:
 
 
 def sniff_base64(data: memoryview) -> Format | None:
-    """Detects the format of a base64 image from its first characters."""
-    return sniff(_decode_head(bytes(data[:16])))
-
-
-def _decode_head(head: bytes) -> bytes:
-    """Decodes the whole groups of four characters at the start of valid base64."""
-    whole = head[: len(head) // 4 * 4]
+    """Detects the format of a base64 image from its first characters, in whole groups of four."""
     try:
-        return b64decode(whole)
+        return sniff(b64decode(data[: min(16, len(data) // 4 * 4)]))
     except ValueError:
-        return b""
+        return None

@@ -5,6 +5,7 @@ hash of a key can be published.
 """
 
 import hashlib
+import re
 import string
 from dataclasses import dataclass, fields
 from typing import Final
@@ -13,18 +14,16 @@ KEY_PREFIX: Final = "sk-ig-"
 KEY_ALPHABET: Final = string.ascii_letters + string.digits
 ID_CHARS: Final = 10
 SECRET_CHARS: Final = 32
+_KEY: Final = re.compile(rf"{KEY_PREFIX}([A-Za-z0-9]{{{ID_CHARS}}})[A-Za-z0-9]{{{SECRET_CHARS}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Rate and concurrency limits of a tenant or an API key; None is unlimited, 0 refuses everything."""
 
-    requests_per_minute: int | None = None
-    """In any 60 seconds."""
-    images_per_minute: int | None = None
-    """In any 60 seconds."""
+    requests_per_minute: int | None = None  # in any 60 seconds
+    images_per_minute: int | None = None  # in any 60 seconds
     concurrency: int | None = None
-    """Concurrent requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +47,7 @@ class Rate:
 
     limit: int
     remaining: int
-    reset_s: int
-    """Seconds until the full limit is available."""
+    reset_s: int  # seconds until the full limit is available
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +65,12 @@ class Tenant:
     name: str
     models: frozenset[str] | None = None
     is_disabled: bool = False
-    created_at: int = 0
-    """Unix seconds."""
+    created_at: int = 0  # Unix seconds
     limits: Limits = Limits()
     quotas: Quotas = Quotas()
-    weight: int = 1
-    """Share of scarce capacity, relative to other tenants."""
-    is_declared: bool = False
-    """Declared in the configuration, which is applied again at every start."""
-    disabled_by: str = ""
-    """Name of the admin key that disabled it, or "configuration"."""
+    weight: int = 1  # share of scarce capacity, relative to other tenants
+    is_declared: bool = False  # declared in the configuration, which is applied again at every start
+    disabled_by: str = ""  # name of the admin key that disabled it, or "configuration"
 
     def may_use(self, model_id: str) -> bool:
         return self.models is None or model_id in self.models
@@ -89,12 +83,9 @@ class ApiKey:
     id: str
     tenant: str
     label: str
-    created_at: int
-    """Unix seconds."""
-    expires_at: int | None = None
-    """Unix seconds; None means never."""
-    limits: Limits = Limits()
-    """Apply in addition to the tenant's."""
+    created_at: int  # Unix seconds
+    expires_at: int | None = None  # Unix seconds; None means never
+    limits: Limits = Limits()  # apply in addition to the tenant's
     quotas: Quotas = Quotas()
     is_declared: bool = False
     old_secret_until: int | None = None
@@ -117,9 +108,8 @@ class Principal:
 
 def key_id(secret: str) -> str | None:
     """Returns the public ID of a well-formed API key, else None."""
-    body = secret.removeprefix(KEY_PREFIX)
-    is_key = secret.startswith(KEY_PREFIX) and len(body) == ID_CHARS + SECRET_CHARS
-    return body[:ID_CHARS] if is_key and body.isascii() and body.isalnum() else None
+    match = _KEY.fullmatch(secret)
+    return match[1] if match else None
 
 
 def digest(secret: str) -> str:

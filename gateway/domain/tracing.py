@@ -4,8 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Final, Self
+from typing import Final, Literal
 
 from gateway.domain.errors import ErrorCode
 
@@ -22,8 +21,7 @@ class TraceContext:
 
     trace_id: str
     span_id: str
-    parent_id: str = ""
-    """Empty if the trace begins here."""
+    parent_id: str = ""  # empty if the trace begins here
     flags: str = "01"
     state: str = ""
 
@@ -56,15 +54,13 @@ class Attempt:
 
     upstream: str
     account: str
-    key: str
-    """The provider key's fingerprint."""
+    key: str  # the provider key's fingerprint
     images: int
     span_id: str
     started_s: float
     ended_s: float | None = None
     error_code: ErrorCode | None = None
-    was_sent: bool = True
-    """The call may have reached the upstream."""
+    was_sent: bool = True  # the call may have reached the upstream
 
 
 @dataclass(slots=True)
@@ -72,15 +68,7 @@ class Interval:
     """An interval in monotonic seconds."""
 
     started_s: float
-    ended_s: float
-
-    @classmethod
-    def begin(cls, now_s: float) -> Self:
-        return cls(now_s, now_s)
-
-    @property
-    def seconds(self) -> float:
-        return self.ended_s - self.started_s
+    ended_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -90,18 +78,13 @@ class Trace:
     Calls of one job may overlap, so waits and calls are stored as (start, end) in monotonic seconds.
     """
 
-    context: TraceContext | None = None
-    """None if the request has no trace and none is started."""
-    new_span_id: Callable[[], str] = str
-    """16 hexadecimal digits."""
+    context: TraceContext | None = None  # None if the request has no trace and none is started
+    new_span_id: Callable[[], str] = str  # 16 hexadecimal digits
     waits: list[tuple[float, float]] = field(default_factory=list)
     tried: list[Attempt] = field(default_factory=list)
     """Every call, oldest first, including calls that could not be sent."""
     admit: Interval | None = None
     settle: Interval | None = None
-    _measured: tuple[float, float] = (0.0, 0.0)
-    _measured_extent: tuple[int, int] = (0, 0)
-    """Number of waits and ended calls in the cached measurement."""
 
     def begin(self, upstream: str, account: str, key: str, images: int, now_s: float) -> Attempt:
         """Records a call that is about to be sent."""
@@ -115,10 +98,6 @@ class Trace:
         return self.context.headers(attempt.span_id) if self.context else {}
 
     @property
-    def calls(self) -> list[tuple[float, float]]:
-        return [(attempt.started_s, attempt.ended_s) for attempt in self.tried if attempt.ended_s is not None]
-
-    @property
     def attempts(self) -> int:
         """Calls sent upstream."""
         return sum(attempt.was_sent for attempt in self.tried)
@@ -126,22 +105,13 @@ class Trace:
     @property
     def upstream_s(self) -> float:
         """Seconds in which at least one call was in flight."""
-        return self._measure()[0]
+        return covered([(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None])
 
     @property
     def queue_s(self) -> float:
         """Seconds in which the job only waited for an account."""
-        return self._measure()[1]
-
-    def _measure(self) -> tuple[float, float]:
-        """Computes `upstream_s` and `queue_s`; cached, as header, ledger, log and metrics all read them."""
-        calls = self.calls
-        extent = len(self.waits), len(calls)
-        if extent != self._measured_extent:
-            upstream_s = covered(calls)
-            self._measured = upstream_s, covered([*self.waits, *calls]) - upstream_s
-            self._measured_extent = extent
-        return self._measured
+        calls = [(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None]
+        return covered([*self.waits, *calls]) - covered(calls)
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
@@ -155,23 +125,14 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-class SpanKind(Enum):
-    """The side of a call that a span describes."""
-
-    SERVER = "server"
-    INTERNAL = "internal"
-    CLIENT = "client"
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """One span of a request; times in monotonic seconds."""
 
     name: str
-    kind: SpanKind
+    kind: Literal["SERVER", "INTERNAL", "CLIENT"]  # as OpenTelemetry names it
     span_id: str
-    parent_id: str
-    """Empty for the root span."""
+    parent_id: str  # empty for the root span
     started_s: float
     ended_s: float
     attributes: Mapping[str, str | int | float]

@@ -25,13 +25,8 @@ class UsageTotals:
     usd_micros: int = 0
 
     def add(self, other: "UsageTotals") -> None:
-        self.requests += other.requests
-        self.asked += other.asked
-        self.delivered += other.delivered
-        self.withheld += other.withheld
-        self.lost += other.lost
-        self.unconfirmed += other.unconfirmed
-        self.usd_micros += other.usd_micros
+        for measure in MEASURES:
+            setattr(self, measure, self.of(measure) + other.of(measure))
 
     def of(self, measure: str) -> int:
         return int(getattr(self, measure))
@@ -57,10 +52,8 @@ class UsageFilter:
     """Selects sheets by day and tenant."""
 
     first: date
-    last: date
-    """Inclusive."""
-    tenant: str | None = None
-    """None for all, including disabled ones."""
+    last: date  # inclusive
+    tenant: str | None = None  # None for all, including disabled ones
 
 
 class GroupBy(Enum):
@@ -86,7 +79,8 @@ class UsageReport:
     def __init__(
         self, by: tuple[GroupBy, ...], limit: int, after: Group | None = None, known_total: UsageTotals | None = None
     ) -> None:
-        self.total: UsageTotals = known_total or UsageTotals()
+        self.total = known_total or UsageTotals()
+        self.is_by_tenant_first = by[0] is GroupBy.TENANT
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
@@ -94,21 +88,19 @@ class UsageReport:
         self._rows: dict[Group, UsageTotals] = {}
         self._lead: str | None = None
 
-    @property
-    def is_by_tenant_first(self) -> bool:
-        return self._by[0] is GroupBy.TENANT
-
     def wants(self, sheet: TenantDay) -> bool:
         """Returns whether this sheet or any later one can change the page or the total."""
-        return not self._has_total or self._shows(self._lead_of(sheet))
+        return not self._has_total or self._shows(_columns(sheet).get(self._by[0]))
 
     def add(self, sheet: TenantDay, sums: Sums) -> None:
-        lead = self._lead_of(sheet)
+        columns = _columns(sheet)
+        lead = columns.get(self._by[0])
         is_shown = self._shows(lead)
         for (key, model), amounts in sums.items():
             if not self._has_total:
                 self.total.add(amounts)
-            group = self._group(sheet, key, model)
+            values = columns | {GroupBy.MODEL: model, GroupBy.KEY: key}
+            group = tuple(values[by] for by in self._by)
             if is_shown and (self._after is None or group > self._after):
                 self._rows.setdefault(group, UsageTotals()).add(amounts)
         if is_shown:
@@ -122,32 +114,17 @@ class UsageReport:
     def has_more(self) -> bool:
         return len(self._rows) > self._limit
 
-    def _lead_of(self, sheet: TenantDay) -> str | None:
-        """The first column of the sheet's rows; None if it is neither day nor tenant."""
-        match self._by[0]:
-            case GroupBy.DAY:
-                return sheet.day.isoformat()
-            case GroupBy.TENANT:
-                return sheet.tenant
-            case _:
-                return None
-
     def _shows(self, lead: str | None) -> bool:
-        """Returns whether rows that begin with `lead` may belong to the page."""
+        """Returns whether rows that begin with `lead` may belong to the page. None is neither a day nor a tenant."""
         if lead is None:
             return True
         is_before = self._after is not None and lead < self._after[0]
         is_behind = self.has_more and lead != self._lead
         return not is_before and not is_behind
 
-    def _group(self, sheet: TenantDay, key: str, model: str) -> Group:
-        values = {
-            GroupBy.DAY: sheet.day.isoformat(),
-            GroupBy.TENANT: sheet.tenant,
-            GroupBy.MODEL: model,
-            GroupBy.KEY: key,
-        }
-        return tuple(values[by] for by in self._by)
+
+def _columns(sheet: TenantDay) -> dict[GroupBy, str]:
+    return {GroupBy.DAY: sheet.day.isoformat(), GroupBy.TENANT: sheet.tenant}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +132,15 @@ class LedgerEntry:
     """One settled request, without prompt and images."""
 
     reservation: str
-    admitted_ms: int
-    """Unix milliseconds."""
+    admitted_ms: int  # Unix milliseconds
     request_id: str
     tenant: str
     key_id: str
     model: str
     amounts: UsageTotals
-    price_usd_micros: int
-    """Micro-dollars of one image."""
-    outcome: str
-    """A RequestOutcome's value."""
-    calls: Mapping[tuple[str, str], AccountOutcome]
-    """By upstream and account."""
+    price_usd_micros: int  # micro-dollars of one image
+    outcome: str  # a RequestOutcome's value
+    calls: Mapping[tuple[str, str], AccountOutcome]  # by upstream and account
     durations: Timings
 
 
@@ -187,13 +160,10 @@ class Discrepancy:
 class Reconciliation:
     """The progress of a comparison of sums and records."""
 
-    days: int = 0
-    """Sheets that were compared."""
+    days: int = 0  # sheets that were compared
     records: int = 0
-    expired_days: int = 0
-    """Sheets whose records have expired."""
-    busy_days: int = 0
-    """Sheets that requests were settled into during the comparison."""
+    expired_days: int = 0  # sheets whose records have expired
+    busy_days: int = 0  # sheets that requests were settled into during the comparison
     differences: list[Discrepancy] = field(default_factory=list)
 
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from gateway.domain.billing import OpenCall
+from gateway.domain.billing import OpenCall, price_at
 from gateway.domain.catalog import PlannedTarget
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageReply, ImageResult, ResponseFormat, split_count, with_seed_of
-from gateway.domain.pricing import price_at
 from gateway.domain.tracing import Attempt
 from gateway.generation.calls import UpstreamCall, UpstreamClient
 from gateway.generation.context import RequestContext
@@ -97,9 +96,10 @@ class Upstreams:
         self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
     ) -> list[CallResult]:
         """Makes `count` images at the first available target, in as many calls as needed."""
-        parts = split_count(count, targets[0].capability.max_images_per_call)
-        if len(parts) == 1:
+        at_most = targets[0].capability.max_images_per_call
+        if count <= at_most:
             return await self._make_part(run, count, targets, tries)
+        parts = split_count(count, at_most)
         runs = [replace(run, job=with_seed_of(run.job, sum(parts[:index]))) for index in range(len(parts))]
         made = await asyncio.gather(
             *(self._make_part(own, part, targets, tries.copy()) for own, part in zip(runs, parts, strict=True)),
@@ -252,7 +252,8 @@ class Upstreams:
         endpoint, remaining_s = run.endpoints[target.upstream], max(0.0, run.ends_at - self._monotonic())
         made, memory = reply.pictures, run.context.memory
         pictures = await self._fetcher.deliver(made, run.job.delivery, endpoint.links, remaining_s, memory)
-        order.entry.deliver(len(pictures), reply.withheld(order.images))
+        withheld = max(0, min(order.images - len(made), reply.failed or 0))  # at most as many as are missing
+        order.entry.share.deliver(order.images, len(pictures), withheld)
         if not pictures:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(made)} result links could not be fetched")
         tenant = run.reservation.caller.tenant.name

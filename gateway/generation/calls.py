@@ -102,7 +102,8 @@ class UpstreamClient:
                 reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
                 if entry.sent_s is None:
                     raise GatewayError(ErrorCode.CONNECTION_LOST, "the response arrived before the request was sent")  # noqa: TRY301
-                made = endpoint.provider.read_reply(reply, order.delivery).first(order.images)
+                made = endpoint.provider.read_reply(reply, order.delivery)
+                made = replace(made, pictures=made.pictures[: order.images])  # those that were ordered
                 outcome = redact_reply(made, lease.key.secret)
         except GatewayError as error:
             own = detach(_unsent(error) if entry.sent_s is None else error)  # this frame holds the error

@@ -54,7 +54,7 @@ def own_words(job: ImageJob) -> tuple[str, ...]:
 
 def redact(text: str, secret: Secret) -> str:
     """Returns the text without the key and pieces of it."""
-    return _replaced(text, _gives_away(text, secret.reveal()), repr(secret))
+    return _replaced(text, _gives_away(text, secret.plaintext), repr(secret))
 
 
 def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ()) -> GatewayError:
@@ -93,7 +93,7 @@ def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
 
     Of a JWT only the signature counts: other JWTs have the same beginning, and paid images must not be lost.
     """
-    key = secret.reveal()
+    key = secret.plaintext
     key = key.rpartition(".")[2] if key.startswith("eyJ") else key
     pictures = tuple(
         one for one in reply.pictures if not (isinstance(one, ImageUrl) and any(_gives_away(one.url, key)))

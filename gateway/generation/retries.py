@@ -8,8 +8,7 @@ import structlog
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.catalog import PlannedTarget
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome, Retry, Scope
-from gateway.domain.images import Picture
-from gateway.domain.sizes import SizePlan
+from gateway.domain.images import Picture, SizePlan
 from gateway.scheduler import NoCapacity, RetryKind
 
 _LOG = structlog.get_logger("imagegate.upstream")

@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageResult
+from gateway.domain.images import Base64Image, ImageResult
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation import Upstreams
@@ -37,7 +37,7 @@ class GenerationService:
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
         purchase = AdmissionRequest(context.id, model.id, job.count, model.prices)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
-        passage = trace.admit = Interval.begin(self._monotonic())
+        passage = trace.admit = Interval(self._monotonic())
         try:
             admitted = self._admission.admit(principal, purchase, partial(self._durations, context), transfer_id)
             async with admitted as reservation:
@@ -46,11 +46,12 @@ class GenerationService:
                 try:
                     result = await self._upstreams.generate(request, reservation, context)
                 finally:
-                    passage = trace.settle = Interval.begin(self._monotonic())
+                    passage = trace.settle = Interval(self._monotonic())
         finally:
             passage.ended_s = self._monotonic()
-        context.delivered, context.missing = len(result.pictures), result.missing
-        if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
+        context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
+        held_bytes = sum(len(picture.base64) for picture in result.pictures if isinstance(picture, Base64Image))
+        if context.transfer and held_bytes > _SENT_AT_ONCE_BYTES:
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
         return result

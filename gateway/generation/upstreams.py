@@ -38,5 +38,5 @@ class UpstreamSet:
         """Returns keys with the same secret in several accounts: the provider's limits would count twice."""
         by_secret: dict[str, list[ProviderKey]] = {}
         for key in self.keys:
-            by_secret.setdefault(key.secret.reveal(), []).append(key)
+            by_secret.setdefault(key.secret.plaintext, []).append(key)
         return [tuple(same) for same in by_secret.values() if len({(key.upstream, key.account) for key in same}) > 1]

@@ -5,9 +5,9 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway.domain.accounts import Secret
+from gateway.domain.catalog import AspectRatios, Capability
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import CallPlan, Capability, ImageJob, ImageReply, ResponseFormat
-from gateway.domain.sizes import AspectRatios
+from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax import (
     OUTPUT,

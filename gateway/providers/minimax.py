@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 
 from gateway.domain.accounts import Secret
+from gateway.domain.catalog import AspectRatios, Capability, SizeBounds
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import CallPlan, Capability, ImageJob, ImageReply, ResponseFormat
-from gateway.domain.sizes import AspectRatios, Size, SizeBounds
+from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat, Size
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_key_check import read_quota
 from gateway.providers.protocol import KeyCheck, ProviderRequest, bearer

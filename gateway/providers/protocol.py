@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.domain.accounts import Secret
+from gateway.domain.catalog import Capability
 from gateway.domain.errors import ErrorCode
-from gateway.domain.images import CallPlan, Capability, ImageJob, ImageReply, ResponseFormat
+from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat
 from gateway.providers.replies import UpstreamResponse
 
 
@@ -70,4 +71,4 @@ class Provider(Protocol):
 
 
 def bearer(secret: Secret) -> tuple[str, str]:
-    return ("authorization", f"Bearer {secret.reveal()}")
+    return ("authorization", f"Bearer {secret.plaintext}")

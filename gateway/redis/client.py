@@ -67,7 +67,7 @@ def _options(address: Address, login: Credentials, timeout_s: float) -> dict[str
         raise ValueError("it holds a password and redis.password is set; use only one")
     options: dict[str, Any] = {
         "username": login.username or address.username,
-        "password": login.secret.reveal() if login.secret else address.password,
+        "password": login.secret.plaintext if login.secret else address.password,
         "socket_timeout": timeout_s * _SOCKET_DEADLINES,
         "decode_responses": True,
         "driver_info": None,  # costs a round trip per connection
@@ -86,7 +86,7 @@ def _sentinel_pool(
     address: Address, tls: ssl.SSLContext | None, login: Credentials, timeout_s: float, options: Mapping[str, Any]
 ) -> SentinelPool:
     secret = login.sentinel_secret
-    own = {**options, "username": None, "password": secret.reveal() if secret else None}
+    own = {**options, "username": None, "password": secret.plaintext if secret else None}
     own["socket_timeout"] = timeout_s * _SENTINEL_TIMEOUT_SHARE
     clients = [Redis.from_pool(_server_pool(host, tls, **own)) for host in address.hosts]
     return SentinelPool(

@@ -78,5 +78,5 @@ def _derive(secret: Secret) -> tuple[str, bytes]:
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 - loaded only if keys are encrypted
 
     derivation = HKDF(SHA256(), _ID_BYTES + _KEY_BYTES, salt=None, info=_INFO)
-    derived = derivation.derive(secret.reveal().encode())
+    derived = derivation.derive(secret.plaintext.encode())
     return derived[:_ID_BYTES].hex(), derived[_ID_BYTES:]

@@ -178,7 +178,7 @@ class AccountRegistry:
                 ErrorCode.CONFLICT,
                 "Keys cannot be added: set [pool] encryption_keys, which encrypt their secrets.",
             )
-        sealed = self._secret_box.seal(key.secret.reveal(), f"{key.upstream}/{key.id}")
+        sealed = self._secret_box.seal(key.secret.plaintext, f"{key.upstream}/{key.id}")
         given = asdict(limits or AccountLimits())
         kept = _AddedKey(sealed, key.secret.fingerprint, given, int(self._clock()), actor.name)
         after = {"fingerprint": key.secret.fingerprint, **(given if limits else {})}
@@ -286,6 +286,6 @@ class AccountRegistry:
         """Seals a secret again with the current encryption key."""
         if self._secret_box is None or self._secret_box.is_current(added.sealed):
             return
-        sealed = self._secret_box.seal(secret.reveal(), f"{upstream}/{member}")
+        sealed = self._secret_box.seal(secret.plaintext, f"{upstream}/{member}")
         text = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed)).decode()
         await self._scripts.run("members", upstream, ["reseal", member, text])

@@ -17,11 +17,10 @@ from gateway.api.provider_fields import (
     read_seed,
 )
 from gateway.domain.accounts import make_secret
-from gateway.domain.catalog import Model, Target
+from gateway.domain.billing import PerImage, Price
+from gateway.domain.catalog import AspectRatios, Capability, Model, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import CallPlan, Capability, ImageJob, InputImage, ResponseFormat, Role
-from gateway.domain.pricing import PerImage, Price
-from gateway.domain.sizes import AspectRatios, Size, SizePlan, SizePolicy
+from gateway.domain.images import CallPlan, ImageJob, InputImage, ResponseFormat, Role, Size, SizePlan
 from gateway.generation.redaction import own_words
 from gateway.providers.minimax import PIXELS, PRESETS, MiniMax
 

@@ -297,8 +297,8 @@ def test_variables_that_are_no_settings_are_left_alone(variable: str) -> None:
 
 def test_a_secret_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("  sk-hunter2\n")
-    assert "sk-hunter2" == read_secret(SecretSource(env="KEY"), {"KEY": " sk-hunter2 "}, "x").reveal()
-    assert "sk-hunter2" == read_secret(SecretSource(file=str(tmp_path / "secret")), {}, "x").reveal()
+    assert "sk-hunter2" == read_secret(SecretSource(env="KEY"), {"KEY": " sk-hunter2 "}, "x").plaintext
+    assert "sk-hunter2" == read_secret(SecretSource(file=str(tmp_path / "secret")), {}, "x").plaintext
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_every_key_is_read_with_its_secret() -> None:
     assert [("a", "one/k1"), ("a", "one/k2"), ("a", "two/k3"), ("b", "one/k4")] == [
         (key.upstream, key.id) for key in found.keys
     ]
-    assert ["k1", "k2", "k3", "k4"] == [key.secret.reveal() for key in found.keys]
+    assert ["k1", "k2", "k3", "k4"] == [key.secret.plaintext for key in found.keys]
     with pytest.raises(SettingsError, match=r"upstreams 'b': key 'k4': secret: .* SECRET_K4 is not set"):
         configured(A, B, SECRET_K4="")
 
@@ -195,7 +195,7 @@ def test_admin_keys_are_read_with_their_roles() -> None:
     one, two, three = "key-of-the-first", "key-of-alice-two", "key-of-bot-three"
     keys = resolved({"FIRST": one, "ALICE": two, "BOT": three}, admin=admin).admin_keys
     assert [("admin", one, Role.ADMIN), ("alice", two, Role.ADMIN), ("bot", three, Role.READ)] == [
-        (key.name, key.secret.reveal(), key.role) for key in keys
+        (key.name, key.secret.plaintext, key.role) for key in keys
     ]
     assert ["alice", "bot"] == [key.name for key in resolved({"ALICE": two, "BOT": three}, admin=admin).admin_keys]
     assert () == resolved(admin={"key": {"env": "FIRST"}}).admin_keys

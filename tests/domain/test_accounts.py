@@ -17,7 +17,7 @@ def test_secret_shows_its_fingerprint_only() -> None:
     key = ProviderKey("302ai", "design", "design-1", secret)
     assert "sk-planted" not in f"{secret} {secret!r} {key} {key!r}"
     assert "fp-12345678" in repr(key)
-    assert secret.reveal() == "sk-planted"
+    assert secret.plaintext == "sk-planted"
     assert key.id == "design/design-1"
 
 

@@ -2,10 +2,9 @@
 
 import pytest
 
-from gateway.domain.catalog import Catalog, Model, Target
-from gateway.domain.images import Capability, ImageJob
-from gateway.domain.pricing import PerImage, Price
-from gateway.domain.sizes import AspectRatios, Size, SizeBounds, SizePolicy
+from gateway.domain.billing import PerImage, Price
+from gateway.domain.catalog import AspectRatios, Capability, Catalog, Model, SizeBounds, SizePolicy, Target
+from gateway.domain.images import ImageJob, Size
 
 RATIOS, PIXELS = AspectRatios({"1:1": Size(1024, 1024), "21:9": Size(1344, 576)}), SizeBounds(512, 2048, 8)
 DIRECT = Target(

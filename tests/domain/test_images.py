@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.domain.catalog import Capability, FixedSize, SizePolicy, plan_shape
 from gateway.domain.images import (
     Base64Image,
-    Capability,
     Format,
     ImageJob,
     ImageResult,
@@ -18,12 +18,11 @@ from gateway.domain.images import (
     InputImage,
     Operation,
     Role,
-    plan_shape,
+    Size,
     sniff,
     sniff_base64,
     split_count,
 )
-from gateway.domain.sizes import FixedSize, Size, SizePolicy
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.pricing import (
+from gateway.domain.billing import (
     MadeImages,
     PerImage,
     PerMegapixel,
@@ -16,7 +16,7 @@ from gateway.domain.pricing import (
     Variant,
     price_at,
 )
-from gateway.domain.sizes import Size
+from gateway.domain.images import Size
 
 SQUARE, WIDE = Size(1024, 1024), Size(1536, 1024)
 BY_QUALITY = PerVariant((Variant(11_000, "low"), Variant(42_000, "medium"), Variant(167_000, "high")))

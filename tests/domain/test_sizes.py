@@ -4,18 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.images import Capability, ImageJob, plan_shape
-from gateway.domain.sizes import (
+from gateway.domain.catalog import (
     AspectRatios,
+    Capability,
     FixedSize,
-    Size,
     SizeBounds,
     SizeList,
-    SizePlan,
     SizePolicy,
     SizeRule,
+    plan_shape,
     plan_size,
 )
+from gateway.domain.images import ImageJob, Size, SizePlan
 
 DOCUMENTED = {
     "1:1": (1024, 1024),

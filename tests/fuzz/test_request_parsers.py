@@ -10,11 +10,10 @@ from hypothesis import given
 from gateway.api.minimax import TEXTS, parse_native, render_native_error
 from gateway.api.openai import OpenAIOptions, parse_generation, render_error
 from gateway.domain.accounts import make_secret
-from gateway.domain.catalog import Catalog, Model, Target
+from gateway.domain.billing import PerImage, Price
+from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob
-from gateway.domain.pricing import PerImage, Price
-from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 from tests.fuzz.bodies import NATIVE, OPENAI, bodies

@@ -3,10 +3,9 @@
 import pytest
 
 from gateway.domain.accounts import ProviderKey, make_secret
-from gateway.domain.catalog import PlannedTarget
+from gateway.domain.catalog import Capability, PlannedTarget
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, Outcome, Retry, Scope
-from gateway.domain.images import Capability
-from gateway.domain.sizes import Size, SizePlan
+from gateway.domain.images import Size, SizePlan
 from gateway.generation.retries import RetryState
 from gateway.scheduler import NoCapacity, RetryKind
 

@@ -1,7 +1,6 @@
 import pytest
 
-from gateway.domain.catalog import Target
-from gateway.domain.images import Capability
+from gateway.domain.catalog import Capability, Target
 from gateway.generation.run import CallDurations
 
 SIM, OTHER = (Target(name, "image-01", Capability(())) for name in ("sim", "other"))

@@ -9,9 +9,8 @@ import pytest
 import redis as sync_redis
 from prometheus_client import generate_latest
 
-from gateway.domain.billing import AdmissionRequest, BillingRule, Timings
+from gateway.domain.billing import AdmissionRequest, BillingRule, PerImage, PerToken, Price, Timings
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
-from gateway.domain.pricing import PerImage, PerToken, Price
 from gateway.domain.tenants import Principal, Rate, Rates
 from gateway.metering.admission import Admission
 from gateway.metering.reservations import Reservation

@@ -8,9 +8,8 @@ import anyio
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import AdmissionRequest, Timings
+from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.pricing import PerImage, Price
 from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
 from gateway.metering.recovery import ExpiredReservationReaper

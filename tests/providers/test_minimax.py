@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.accounts import make_secret
+from gateway.domain.catalog import AspectRatios
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, KeyState, Outcome, Retry, Scope
 from gateway.domain.images import (
     Base64Image,
@@ -21,8 +22,9 @@ from gateway.domain.images import (
     InputImage,
     ResponseFormat,
     Role,
+    Size,
+    SizePlan,
 )
-from gateway.domain.sizes import AspectRatios, Size, SizePlan
 from gateway.providers.minimax import CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
 from gateway.providers.replies import UpstreamResponse
 

@@ -32,7 +32,7 @@ async def test_a_key_that_is_added_is_used_by_all_processes_at_once_and_stops_at
     ):
         await one.roster.add(ADDED, UNLIMITED, PERSON)
         lease = await other.take(avoided=("a/",))
-        assert ("new-1", "sk-added") == (lease.key.name, lease.key.secret.reveal())
+        assert ("new-1", "sk-added") == (lease.key.name, lease.key.secret.plaintext)
         await one.roster.remove("sim", "new", "new-1", PERSON)
         await other.refuse(avoided=("a/",))
         await other.pool.release(lease, CallReport(images=1))
@@ -69,7 +69,7 @@ async def test_a_mended_secret_starts_with_a_clean_record(any_redis: str) -> Non
         await process.pool.release(await process.take(), CallReport(ErrorCode.KEY_INVALID))
         await process.refuse()
         await process.roster.declare([Pool("sim", (mended,))])
-        assert "another" == (await process.take()).key.secret.reveal()
+        assert "another" == (await process.take()).key.secret.plaintext
         await process.pool.release(old, CallReport(ErrorCode.KEY_INVALID))
         await process.take()
 

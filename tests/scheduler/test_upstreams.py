@@ -242,7 +242,7 @@ async def test_no_secret_is_in_redis_and_all_that_is_transient_ends(any_redis: s
         names = [str(name) async for name in redis.scan_iter("ig3:*pool*")]
         assert 8 < len(names)
         staying = {name.rpartition(":")[2] for name in names if await redis.ttl(name) < 0}
-        found = [await redis.eval(_HOLDS, 1, name, secret.reveal()) for name in names]
+        found = [await redis.eval(_HOLDS, 1, name, secret.plaintext) for name in names]
         assert [] == await left_over(redis)
     assert {"held", "audit"} == staying
     assert [0] * len(names) == found

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.domain.billing import AdmissionRequest, Timings
-from gateway.domain.pricing import PerImage, Price
+from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
 from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
 from gateway.metering.reservations import Reservation

@@ -17,11 +17,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
-from gateway.domain.catalog import Model, PlannedTarget, Target
+from gateway.domain.billing import PerImage, Price
+from gateway.domain.catalog import Model, PlannedTarget, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageJob, ImageResult, ResponseFormat
-from gateway.domain.pricing import PerImage, Price
-from gateway.domain.sizes import SizePolicy
 from gateway.domain.tracing import Trace
 from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, UpstreamEndpoint, Upstreams
 from gateway.generation.calls import CallLimits

@@ -41,7 +41,7 @@ class AdminAuthenticator:
             raise GatewayError(ErrorCode.ADMIN_API_DISABLED)
         scheme, _, credential = authorization.partition(" ")
         sent = credential.strip().encode()
-        matching = [key for key in self._keys if hmac.compare_digest(sent, key.secret.reveal().encode())]
+        matching = [key for key in self._keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
         if scheme.lower() != "bearer" or not matching:
             raise GatewayError(
                 ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."

@@ -18,10 +18,9 @@ from gateway.api.fields import (
     wrong_value,
 )
 from gateway.api.provider_fields import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
-from gateway.domain.catalog import Catalog, Model, PlannedTarget
+from gateway.domain.catalog import Catalog, Model, PlannedTarget, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import ImageJob, ResponseFormat
-from gateway.domain.sizes import Size, SizePolicy
+from gateway.domain.images import ImageJob, ResponseFormat, Size
 from gateway.domain.tenants import Tenant
 
 IMAGES_MAX: Final = 10

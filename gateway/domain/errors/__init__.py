@@ -1,22 +1,14 @@
-"""The error table: every consequence of an error code is read from its row.
+"""Error codes, and the exception that carries one between packages.
 
-Retry, cooldown, response, metric label and log field read `ERROR_SPECS`. No other code decides by status or code.
-Each provider maps its own codes to `ErrorCode`.
+Retry, cooldown, response, metric label and log field read a code's row in `table.py`. No other code decides by status
+or code. Each provider maps its own codes to `ErrorCode`.
 """
 
-from gateway.domain.errors.codes import (
-    CapacityHint,
-    CooldownKind,
-    ErrorCode,
-    ErrorSpec,
-    KeyState,
-    Origin,
-    Outcome,
-    Retry,
-    Scope,
-)
-from gateway.domain.errors.exception import GatewayError, detach
-from gateway.domain.errors.table import ERROR_SPECS
+from typing import TypeVar
+
+from gateway.domain.errors.spec import CapacityHint, CooldownKind, ErrorSpec, KeyState, Origin, Outcome, Retry, Scope
+from gateway.domain.errors.table import ERROR_SPECS, ErrorCode
+from gateway.domain.tenants import Rates
 
 __all__ = [
     "ERROR_SPECS",
@@ -32,3 +24,50 @@ __all__ = [
     "Scope",
     "detach",
 ]
+_E = TypeVar("_E", bound=BaseException)
+
+
+class GatewayError(Exception):
+    """The only exception that crosses packages.
+
+    `detail` is for the log. It is shown to the caller only if the error's row sets `shows_detail`.
+    """
+
+    def __init__(
+        self,
+        error_code: ErrorCode,
+        detail: str = "",
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        upstream_code: int | None = None,
+        cooldown_s: float | None = None,
+        rates: Rates | None = None,
+    ) -> None:
+        super().__init__(f"{error_code.value}: {detail}" if detail else error_code.value)
+        self.error_code = error_code
+        self.row = error_code.spec
+        self.detail = detail
+        self.param = self.row.param if param is None else param
+        self.retry_after_s = retry_after_s
+        self.upstream_code = upstream_code  # the provider's own code, if there is one
+        self.cooldown_s = cooldown_s  # documented by the provider for its code; replaces the table's
+        self.rates = rates  # the status of the tenant's rate limits, if it was read
+
+    @property
+    def message(self) -> str:
+        """The message for the caller: never upstream text, keys or URLs."""
+        return self.detail if self.row.shows_detail and self.detail else self.row.message
+
+
+def detach(error: _E) -> _E:
+    """Removes the tracebacks of a stored or handled error and of its causes.
+
+    Their frames hold the request's bytes, and often the error itself: a cycle that only the garbage collector frees.
+    """
+    chain: list[BaseException] = [error]
+    while chain:
+        part = chain.pop()
+        chain += [cause for cause in (part.__cause__, part.__context__) if cause]
+        part.__traceback__ = part.__cause__ = part.__context__ = None
+    return error

@@ -11,11 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.api.openai import Generation, OpenAIOptions, is_dall_e, parse_generation, render_error
-from gateway.domain.catalog import Catalog, Model, Target
+from gateway.domain.billing import PerImage, Price
+from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import ResponseFormat
-from gateway.domain.pricing import PerImage, Price
-from gateway.domain.sizes import Size, SizePolicy
+from gateway.domain.images import ResponseFormat, Size
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 

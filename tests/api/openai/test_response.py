@@ -18,8 +18,7 @@ from gateway.api.openai import (
     render_models,
 )
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
-from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture
-from gateway.domain.sizes import Size
+from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, Size
 
 JPEG = Base64Image(memoryview(b"/9j/4AAQSkZJRg=="))
 PNG = Base64Image(memoryview(b"iVBORw0KGgo="))
