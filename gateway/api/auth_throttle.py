@@ -21,10 +21,9 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Final, TypeVar
-
-from starlette.requests import HTTPConnection
 
 from gateway.domain.errors import ErrorCode, GatewayError
 
@@ -69,24 +68,33 @@ class FailedAuthThrottle:
         self._buckets: dict[str, _Bucket] = {}
         self._known: dict[bytes, None] = {}
         """Digests of valid keys, most recently used last."""
-        self._hash_key = secrets.token_bytes(_DIGEST_BYTES)
+        self._hash = partial(hashlib.blake2b, digest_size=_DIGEST_BYTES, key=secrets.token_bytes(_DIGEST_BYTES))
+        """Has a random key of this process: collisions cannot be forged, and memory reveals no key."""
 
     async def check_tenant(self, address: str, authorization: str, check: Callable[[], Awaitable[_T]]) -> _T:
         """Runs `check` for an API key. Raises: GatewayError AUTHENTICATION_THROTTLED, and those of `check`."""
         secret = _secret_of(authorization)
         if not self._per_minute or not secret:
             return await check()
-        digest = self._digest(secret)
-        if digest in self._known:
-            return await self._decide(address, digest, check)
-        bucket = await self._acquire(address, digest)
-        bucket.in_doubt += 1
+        digest = self._hash(secret.encode()).digest()
+        bucket = None if digest in self._known else await self._acquire(address, digest)
         try:
-            return await self._decide(address, digest, check)
+            result = await check()
+        except GatewayError as error:
+            if error.error_code in _WRONG:
+                self._known.pop(digest, None)
+                self._count(self._bucket(address), digest)
+            raise
         finally:
-            bucket.in_doubt -= 1
-            bucket.settled.set()
-            bucket.settled = asyncio.Event()
+            if bucket:
+                bucket.in_doubt -= 1
+                bucket.settled.set()
+                bucket.settled = asyncio.Event()
+        self._known.pop(digest, None)  # the most recently used is the last
+        self._known[digest] = None
+        if len(self._known) > _KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+        return result
 
     def check_admin(self, address: str, authorization: str, check: Callable[[], _T]) -> _T:
         """Runs `check` for an admin key. It comes first, so that an empty bucket refuses wrong keys only."""
@@ -95,28 +103,18 @@ class FailedAuthThrottle:
         except GatewayError as error:
             secret = _secret_of(authorization)
             if self._per_minute and secret and error.error_code in _WRONG:
-                digest = self._digest(secret)
+                digest = self._hash(secret.encode()).digest()
                 bucket = self._bucket(address)
                 self._require_token(bucket, digest)
                 self._count(bucket, digest)
             raise
 
-    async def _decide(self, address: str, digest: bytes, check: Callable[[], Awaitable[_T]]) -> _T:
-        try:
-            result = await check()
-        except GatewayError as error:
-            if error.error_code in _WRONG:
-                self._known.pop(digest, None)
-                self._count(self._bucket(address), digest)
-            raise
-        self._remember(digest)
-        return result
-
     async def _acquire(self, address: str, digest: bytes) -> _Bucket:
-        """Waits until the bucket has a token for this key even if all unverified ones are wrong."""
+        """Waits for a token for this key even if all keys in doubt are wrong; then it is in doubt too."""
         while True:
             bucket = self._bucket(address)
             if self._require_token(bucket, digest) >= bucket.in_doubt:
+                bucket.in_doubt += 1
                 return bucket
             await bucket.settled.wait()
 
@@ -162,16 +160,6 @@ class FailedAuthThrottle:
         for name in idle[: self._buckets_max // 4 + 1]:
             del self._buckets[name]
 
-    def _remember(self, digest: bytes) -> None:
-        self._known.pop(digest, None)
-        self._known[digest] = None
-        if len(self._known) > _KNOWN_MAX:
-            del self._known[next(iter(self._known))]
-
-    def _digest(self, text: str) -> bytes:
-        """Hashes a key with a random key of this process: collisions cannot be forged, and memory reveals no key."""
-        return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
-
 
 def _secret_of(authorization: str) -> str:
     """Returns the bearer key; empty if there is none."""
@@ -190,8 +178,3 @@ def network_of(address: str) -> str:
     if parsed.ipv4_mapped:
         return str(parsed.ipv4_mapped)
     return f"{int(parsed) >> (128 - _IPV6_NETWORK_BITS):016x}/{_IPV6_NETWORK_BITS}"
-
-
-def address_of(request: HTTPConnection) -> str:
-    """Returns the client's address; empty if the transport has none."""
-    return request.client.host if request.client else ""

@@ -1,16 +1,27 @@
-"""Builds what runs on Redis and on the upstreams: the client, metering, the scheduler and the upstream calls."""
+"""Builds what runs on Redis and on the upstreams: metering, scheduler, tenants with the admin API, and calls."""
 
 import hashlib
 import random
 import time
 import uuid
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from starlette.routing import Route
+
 from gateway import __version__
+from gateway.api.admin import AdminApi, AdminAuthenticator
+from gateway.api.admin.audit import AuditSection
+from gateway.api.admin.pool import PoolSection
+from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
+from gateway.api.auth_throttle import FailedAuthThrottle
+from gateway.api.authentication import Buckets
+from gateway.api.bodies import BodyLimits
 from gateway.config import SettingsError
 from gateway.config.resolve import Config
+from gateway.domain.catalog import Catalog
 from gateway.domain.errors import GatewayError
 from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, Upstreams
 from gateway.generation.calls import CallLimits
@@ -22,20 +33,25 @@ from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.ledger import Ledger
 from gateway.metering.recovery import ExpiredReservationReaper
-from gateway.metering.reservations import SETTLE, ReservationConfig
+from gateway.metering.reservations import ReservationConfig
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
 from gateway.redis import FORMS, Client, connect
 from gateway.redis.journal import Journal
-from gateway.redis.journal_replay import JournalReplayer
 from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.scheduler.unsaved_releases import RELEASE, Releases
+from gateway.scheduler.unsaved_releases import Releases
+from gateway.tenants.api_keys import ApiKeyStore
+from gateway.tenants.audit import Audit
+from gateway.tenants.authentication import Authenticator
+from gateway.tenants.provisioning import TenantProvisioner
+from gateway.tenants.store import TenantStore
+from gateway.tenants.transactions import TenantTransactions
 
 USER_AGENT: Final = f"imagegate/{__version__}"
 _DAY_S: Final = 86_400
@@ -78,53 +94,35 @@ async def refuse_unfit(config: Config) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MeteringParts:
-    """Admission and settlement of requests, and the usage that they add up to."""
+    """Admission and settlement of requests."""
 
     admission: Admission
     transfers: Transfers
-    usage: UsageSection
     background_tasks: tuple[AsyncCallback, ...]
 
 
-def build_metering(
-    config: Config,
-    redis: Client,
-    metrics: Metrics,
-    journal: Journal,
-) -> MeteringParts:
+def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> MeteringParts:
     """Its background tasks settle what is unsettled, and the reservations of dead processes."""
-    lease_s, kept = config.settings.requests.reservation_lease_s, config.settings.ledger
+    lease_s, kept, new_id = (
+        config.settings.requests.reservation_lease_s,
+        config.settings.ledger,
+        lambda: uuid.uuid4().hex,
+    )
     terms = ReservationConfig(
         config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day
     )
-    admission = Admission(redis, terms, metrics, time.monotonic, _new_id, journal, time.time)
+    admission = Admission(redis, terms, metrics, time.monotonic, new_id, journal, time.time)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
     round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
-    reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
-    ledger = Ledger(redis)
-    usage = UsageSection(ledger, LedgerVerifier(ledger, kept.retention_days, time.time), time.time)
-    transfers = Transfers(redis, lease_s, time.monotonic, _new_id)
+    reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=new_id())
+    transfers = Transfers(redis, lease_s, time.monotonic, new_id)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
-    return MeteringParts(admission, transfers, usage, background_tasks)
-
-
-def build_journal(config: Config) -> Journal:
-    """Several gateways may share one directory: each replays the files of its own Redis."""
-    return Journal(config.journal_dir, redis_id(config), remedy=config.journal_problem)
-
-
-def build_replayer(journal: Journal, admission: Admission, releases: Releases) -> JournalReplayer:
-    acts = {SETTLE: admission.replay, RELEASE: releases.replay}
-    return JournalReplayer(journal, acts, own_kinds=frozenset({RELEASE}))
+    return MeteringParts(admission, transfers, background_tasks)
 
 
 def redis_id(config: Config) -> str:
     """Identifies a Redis by its address, without its password."""
     return hashlib.sha256(config.settings.redis.url.rpartition("@")[2].encode()).hexdigest()[:12]
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +133,6 @@ class SchedulerParts:
     members: AccountRegistry
     queue: Queue
     releases: Releases
-
-    @property
-    def background_tasks(self) -> tuple[AsyncCallback, ...]:
-        return self.queue.listen, self.queue.run_heartbeat, self.members.run
 
 
 def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> SchedulerParts:
@@ -183,16 +177,8 @@ def build_upstreams(
         connect_s, requests.call_timeout_s, requests.call_timeout_per_image_s, requests.max_response_bytes
     )
     client = UpstreamClient(
-        *(
-            direct,
-            scheduling.scheduler,
-            limits,
-            metrics,
-            USER_AGENT,
-            time.monotonic,
-            scheduling.releases.journal,
-            suspects.note,
-        )
+        *(direct, scheduling.scheduler, limits, metrics, USER_AGENT, time.monotonic),
+        *(scheduling.releases.journal, suspects.note),
     )
     download_limits = DownloadLimits(connect_s, requests.download_timeout_s, requests.max_download_bytes)
     downloader = ImageDownloader(public, direct, download_limits, USER_AGENT)
@@ -201,3 +187,45 @@ def build_upstreams(
     return Upstreams(
         *(scheduling.scheduler, client, downloader, metrics, config.upstreams, policy, time.time, time.monotonic)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AdminParts:
+    """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
+
+    authenticator: Authenticator
+    throttle: FailedAuthThrottle
+    routes: list[Route]
+    provisioner: TenantProvisioner
+
+
+def build_admin(
+    config: Config,
+    redis: Client,
+    admission: Admission,
+    upstreams: Callable[[], Collection[str]],
+    catalog: Catalog,
+    limits: BodyLimits,
+    pool: PoolSection,
+) -> AdminParts:
+    """`upstreams` returns the names of the configured upstreams."""
+    settings, clock, monotonic = config.settings, time.time, time.monotonic
+    authenticator = Authenticator(
+        redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
+    )
+    transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
+    tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
+    keys = ApiKeyStore(redis, authenticator, transactions, clock)
+    sections = (
+        TenantSection(tenants, admission, catalog, limits, clock),
+        KeySection(keys, limits, clock),
+        AuditSection(Audit(redis), tenants, upstreams),
+        UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),
+        pool,
+    )
+    throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
+    buckets = Buckets(settings.admin.requests_per_second, monotonic)
+    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets)
+    provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
+    routes = [route for section in sections for route in api.routes(section.handlers())]
+    return AdminParts(authenticator, throttle, routes, provisioner)

@@ -12,7 +12,7 @@ import httpx
 from msgspec import convert
 from msgspec.structs import asdict
 
-from gateway.api.admin.auth import AdminKey, Role
+from gateway.api.admin import AdminKey, Role
 from gateway.config import upstreams as tables
 from gateway.config.schema import Settings
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret

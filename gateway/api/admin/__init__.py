@@ -1,84 +1,107 @@
 """The admin API: JSON; disabled unless an admin key is configured.
 
-Each router maps paths below `/admin/v1` and methods to handlers. `AdminApi` authenticates every request before it
-reaches a router.
+Each section maps paths below `/admin/v1` and methods to handlers. `AdminApi` authenticates every request before it
+reaches a handler.
 """
 
+import hmac
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
+from enum import Enum
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.admin.auth import AdminAuthenticator
-from gateway.api.auth_throttle import FailedAuthThrottle, address_of, network_of
-from gateway.api.rejected_requests import Buckets
-from gateway.api.request_context import context_of
+from gateway.api.auth_throttle import FailedAuthThrottle, network_of
+from gateway.api.authentication import Buckets
+from gateway.api.bodies import context_of
+from gateway.domain.accounts import Secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
 
 PREFIX: Final = "/admin/v1"
 Handler = Callable[[Request, Actor], Awaitable[Response]]
+Handlers = Mapping[str, Mapping[str, Handler]]
+"""By path below `/admin/v1` and by method."""
 
 
-class AdminRouter(Protocol):
-    """A group of admin routes."""
+class Role(Enum):
+    """Permission of an admin key."""
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
-        """Returns the handlers by path below `/admin/v1` and by method."""
+    ADMIN = "admin"
+    READ = "read"
+    """Read-only."""
 
 
+@dataclass(frozen=True, slots=True)
+class AdminKey:
+    """A named admin key. The audit records the name."""
+
+    name: str
+    secret: Secret
+    role: Role = Role.ADMIN
+
+
+class AdminAuthenticator:
+    """Authenticates admin keys. Without any key the API is disabled."""
+
+    def __init__(self, keys: Iterable[AdminKey]) -> None:
+        self._keys = tuple(keys)
+
+    def check(self, authorization: str, method: str) -> str:
+        """Returns the name of the key that was sent. Compares against every key to keep the timing constant.
+
+        Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
+        """
+        if not self._keys:
+            raise GatewayError(ErrorCode.ADMIN_API_DISABLED)
+        scheme, _, credential = authorization.partition(" ")
+        sent = credential.strip().encode()
+        matching = [key for key in self._keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
+        if scheme.lower() != "bearer" or not matching:
+            raise GatewayError(
+                ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
+            )
+        if matching[0].role is Role.READ and method != "GET":
+            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"Admin key '{matching[0].name}' is read-only.")
+        return matching[0].name
+
+
+@dataclass(frozen=True, slots=True)
 class AdminApi:
     """All admin routes, with authentication and rate limits."""
 
-    def __init__(
-        self,
-        access: AdminAuthenticator,
-        guesses: FailedAuthThrottle,
-        sections: Iterable[AdminRouter],
-        requests_per_second: int,
-        monotonic: Callable[[], float],
-    ) -> None:
-        """`requests_per_second` limits each admin key at each address; 0 disables the limit."""
-        self._access = access
-        self._guesses = guesses
-        self._sections = tuple(sections)
-        self._requests_per_second = requests_per_second
-        self._buckets = Buckets(requests_per_second, monotonic)
+    access: AdminAuthenticator
+    throttle: FailedAuthThrottle
+    buckets: Buckets
+    """Requests of each admin key at each address; a limit of 0 is none."""
 
-    def routes(self) -> list[Route]:
+    def routes(self, handlers: Handlers) -> list[Route]:
         return [
-            self._route(path, handlers) for section in self._sections for path, handlers in section.handlers().items()
+            Route(PREFIX + path, partial(self._serve, by_method), methods=list(by_method))
+            for path, by_method in handlers.items()
         ]
 
-    def _route(self, path: str, handlers: Mapping[str, Handler]) -> Route:
-        async def guarded(request: Request) -> Response:
-            method = "GET" if request.method == "HEAD" else request.method
-            authorization = request.headers.get("authorization", "")
-
-            check = partial(self._access.check, authorization, method)
-            name = self._guesses.check_admin(address_of(request), authorization, check)
-            context = context_of(request)
-            context.admin = name
-            self._throttle(name, network_of(address_of(request)))
-            with translate_change_errors() if method != "GET" else nullcontext():
-                return await handlers[method](request, Actor(name, context.id))
-
-        return Route(PREFIX + path, guarded, methods=list(handlers))
-
-    def _throttle(self, name: str, network: str) -> None:
-        """Raises: GatewayError REQUESTS_THROTTLED."""
-        allowed, bucket = self._requests_per_second, f"{name} {network}"
-        if wait_s := self._buckets.blocked_s(bucket):
+    async def _serve(self, handlers: Mapping[str, Handler], request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        authorization, address = request.headers.get("authorization", ""), request.client.host if request.client else ""
+        check = partial(self.access.check, authorization, method)
+        name = self.throttle.check_admin(address, authorization, check)
+        context, bucket = context_of(request), f"{name} {network_of(address)}"
+        context.admin = name
+        if wait_s := self.buckets.blocked_s(bucket):
             raise GatewayError(
                 ErrorCode.REQUESTS_THROTTLED,
-                f"Too many requests with admin key '{name}' from this address: limit {allowed} per second. "
-                "The request was not executed. Please try again in 1 s.",
+                f"Too many requests with admin key '{name}' from this address: limit {self.buckets.per_second} per "
+                "second. The request was not executed. Please try again in 1 s.",
                 retry_after_s=wait_s,
             )
-        if allowed:
-            self._buckets.take(bucket)
+        if self.buckets.per_second:
+            self.buckets.take(bucket)
+        with translate_change_errors() if method != "GET" else nullcontext():
+            return await handlers[method](request, Actor(name, context.id))

@@ -1,11 +1,12 @@
 """`/admin/v1/audit`: the log of administrative changes."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.admin import Handler
+from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.fields import refused_value
@@ -15,25 +16,28 @@ from gateway.tenants.audit import Audit, Cursor, pool_owner
 from gateway.tenants.store import TenantStore
 
 
+@dataclass(frozen=True, slots=True)
 class AuditSection:
     """Audit entries of tenants and configured upstreams, newest first."""
 
-    def __init__(self, audit: Audit, tenants: TenantStore, upstreams: Callable[[], Collection[str]]) -> None:
-        """`upstreams` returns the names of the currently configured upstreams."""
-        self._audit = audit
-        self._tenants = tenants
-        self._upstreams = upstreams
+    audit: Audit
+    tenants: TenantStore
+    upstreams: Callable[[], Collection[str]]
+    """Returns the names of the currently configured upstreams."""
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+    def handlers(self) -> Handlers:
         return {"/audit": {"GET": self.list_entries}}
 
     async def list_entries(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
         tenant, upstream = query.text("tenant"), query.text("upstream")
         limit = query.integer("limit", 1, 1000, 100)
-        before = _cursor(query.text("before"))
+        text = query.text("before")
+        before = Cursor.parse(text) if text else None
+        if text and before is None:
+            raise refused_value("before", "expected the 'next' of an earlier response.")
         query.reject_unknown()
-        page = await self._audit.page(await self._owners(tenant, upstream), limit, before)
+        page = await self.audit.page(await self._owners(tenant, upstream), limit, before)
         return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
 
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:
@@ -41,16 +45,9 @@ class AuditSection:
         if tenant is not None and upstream is not None:
             raise refused_value("upstream", "'tenant' and 'upstream' cannot be used together.")
         if tenant is not None:
-            return {(await self._tenants.get(tenant)).name}
-        names = self._upstreams()
+            return {(await self.tenants.get(tenant)).name}
+        names = self.upstreams()
         if upstream is not None and upstream not in names:
             raise GatewayError(ErrorCode.NOT_FOUND, f"Upstream not found. Configured: {', '.join(names)}.")
         pools = {pool_owner(name) for name in names if upstream in (None, name)}
-        return pools if upstream else pools | await self._tenants.names()
-
-
-def _cursor(text: str | None) -> Cursor | None:
-    cursor = Cursor.parse(text) if text else None
-    if text and cursor is None:
-        raise refused_value("before", "expected the 'next' of an earlier response.")
-    return cursor
+        return pools if upstream else pools | await self.tenants.names()

@@ -1,32 +1,31 @@
-"""`/admin/v1/tenants`: tenants, with their models, limits and quotas."""
+"""`/admin/v1/tenants` and `/admin/v1/keys`: tenants, with their models, limits and quotas, and their API keys."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Final
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.admin import Handler
-from gateway.api.admin.schemas import (
-    LimitsChange,
-    Name,
-    QuotasChange,
-    Schema,
-    Weight,
-    merged_limits,
-    merged_quotas,
-    read_document,
-    value_or,
-)
+from gateway.api.admin import Handlers
+from gateway.api.admin.schemas import LimitsChange, Name, QuotasChange, Schema, Weight, merged, read_document, value_or
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.fields import refused_value
-from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant
-from gateway.domain.billing import Usage, usd
+from gateway.domain.audit import CONFIGURATION, Actor, describe_key, describe_tenant
+from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog
-from gateway.domain.tenants import Limits, Quotas, Tenant
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
 from gateway.metering.admission import Admission
+from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
 from gateway.tenants.store import TenantStore
+
+GRACE_S: Final = 86_400
+GRACE_MAX_S: Final = 30 * 86_400
+_Label = Annotated[str, Meta(max_length=100)]
+_Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
+"""Unix seconds, up to the year 9999."""
 
 
 class _NewTenant(Schema):
@@ -48,82 +47,87 @@ class _TenantChange(Schema):
     disabled: bool | UnsetType = UNSET
 
 
+@dataclass(frozen=True, slots=True)
 class TenantSection:
     """Routes of tenants."""
 
-    def __init__(
-        self,
-        tenants: TenantStore,
-        admission: Admission,
-        catalog: Catalog,
-        limits: BodyLimits,
-        clock: Callable[[], float],
-    ) -> None:
-        self._tenants = tenants
-        self._admission = admission
-        self._catalog = catalog
-        self._limits = limits
-        self._clock = clock
+    tenants: TenantStore
+    admission: Admission
+    catalog: Catalog
+    limits: BodyLimits
+    clock: Callable[[], float]
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+    def handlers(self) -> Handlers:
         return {
             "/tenants": {"GET": self.list_tenants, "POST": self.create},
             "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.disable},
         }
 
     async def list_tenants(self, _: Request, __: Actor) -> Response:
-        return json_response({"data": [describe_tenant(tenant) for tenant in await self._tenants.list_tenants()]})
+        return json_response({"data": [describe_tenant(tenant) for tenant in await self.tenants.list_tenants()]})
 
     async def create(self, request: Request, actor: Actor) -> Response:
-        new = await read_document(request, self._limits, _NewTenant)
+        new = await read_document(request, self.limits, _NewTenant)
         tenant = Tenant(
             new.name,
             self._checked_models(new.models),
             new.disabled,
-            int(self._clock()),
-            merged_limits(Limits(), new.limits),
-            merged_quotas(Quotas(), new.quotas),
+            int(self.clock()),
+            merged(Limits(), new.limits),
+            merged(Quotas(), new.quotas),
             new.weight,
             disabled_by=actor.name if new.disabled else "",
         )
-        return json_response(describe_tenant(await self._tenants.create(tenant, actor)), 201)
+        return json_response(describe_tenant(await self.tenants.create(tenant, actor)), 201)
 
     async def get(self, request: Request, _: Actor) -> Response:
-        """Returns the tenant with its current usage."""
-        tenant = await self._tenants.get(request.path_params["name"])
-        usage = await self._admission.usage(tenant.name)
-        return json_response(describe_tenant(tenant) | ({"used": _used(usage)} if usage else {}))
+        """Returns the tenant with its current usage, which includes the reservations of in-flight requests."""
+        tenant = await self.tenants.get(request.path_params["name"])
+        body = describe_tenant(tenant)
+        if usage := await self.admission.usage(tenant.name):
+            body["used"] = {
+                "requests_last_minute": usage.requests_last_minute,
+                "images_last_minute": usage.images_last_minute,
+                "concurrency": usage.concurrency,
+                "images_today": usage.images_today,
+                "images_this_month": usage.images_this_month,
+                "usd_this_month": usd(usage.usd_micros_this_month),
+                "open_requests": usage.open_requests,
+            }
+        return json_response(body)
 
     async def change(self, request: Request, actor: Actor) -> Response:
-        change = await read_document(request, self._limits, _TenantChange)
-        models = ... if isinstance(change.models, UnsetType) else self._checked_models(change.models)
+        change = await read_document(request, self.limits, _TenantChange)
+        models = UNSET if isinstance(change.models, UnsetType) else self._checked_models(change.models)
 
         def changed(tenant: Tenant) -> Tenant:
             after = replace(
                 tenant,
-                models=tenant.models if models is ... else models,
-                limits=merged_limits(tenant.limits, change.limits),
-                quotas=merged_quotas(tenant.quotas, change.quotas),
+                models=value_or(models, tenant.models),
+                limits=merged(tenant.limits, change.limits),
+                quotas=merged(tenant.quotas, change.quotas),
                 weight=value_or(change.weight, tenant.weight),
             )
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
-        return json_response(describe_tenant(await self._tenants.update(request.path_params["name"], changed, actor)))
+        return json_response(describe_tenant(await self.tenants.update(request.path_params["name"], changed, actor)))
 
     async def disable(self, request: Request, actor: Actor) -> Response:
         name = request.path_params["name"]
-        after = await self._tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
+        after = await self.tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
         return json_response(describe_tenant(after))
 
     def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:
         """Resolves aliases to model IDs. Raises: GatewayError INVALID_VALUE for an unknown model."""
         if models is None:
             return None
-        models_by_name = {name: self._catalog.find(name) for name in models}
-        unknown = [name for name, model in models_by_name.items() if model is None]
-        if unknown:
-            raise refused_value("models", f"model '{unknown[0][:64]}' is not configured.")
-        return frozenset(model.id for model in models_by_name.values() if model)
+        ids = set()
+        for name in models:
+            model = self.catalog.find(name)
+            if model is None:
+                raise refused_value("models", f"model '{name[:64]}' is not configured.")
+            ids.add(model.id)
+        return frozenset(ids)
 
 
 def _with_disabled(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  # noqa: FBT001 - a schema field
@@ -133,14 +137,83 @@ def _with_disabled(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  
     return replace(tenant, is_disabled=is_disabled, disabled_by=actor.name if is_disabled else "")
 
 
-def _used(usage: Usage) -> dict[str, object]:
-    """Renders the counters. Images and money include the reservations of in-flight requests."""
-    return {
-        "requests_last_minute": usage.requests_last_minute,
-        "images_last_minute": usage.images_last_minute,
-        "concurrency": usage.concurrency,
-        "images_today": usage.images_today,
-        "images_this_month": usage.images_this_month,
-        "usd_this_month": usd(usage.usd_micros_this_month),
-        "open_requests": usage.open_requests,
-    }
+class _NewKey(Schema):
+    label: _Label = ""
+    expires_at: _Moment | None = None
+    limits: LimitsChange | None = None
+    quotas: QuotasChange | None = None
+
+
+class _KeyChange(Schema):
+    """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
+
+    label: _Label | UnsetType = UNSET
+    expires_at: _Moment | UnsetType | None = UNSET
+    limits: LimitsChange | UnsetType | None = UNSET
+    quotas: QuotasChange | UnsetType | None = UNSET
+
+
+class _Rotation(Schema):
+    grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
+
+
+@dataclass(frozen=True, slots=True)
+class KeySection:
+    """Routes of tenants' API keys. A key is shown only once."""
+
+    keys: ApiKeyStore
+    limits: BodyLimits
+    clock: Callable[[], float]
+
+    def handlers(self) -> Handlers:
+        return {
+            "/tenants/{name}/keys": {"GET": self.list_keys, "POST": self.create},
+            "/keys/{id}": {"GET": self.get, "PATCH": self.change, "DELETE": self.revoke},
+            "/keys/{id}/rotate": {"POST": self.rotate},
+        }
+
+    async def list_keys(self, request: Request, _: Actor) -> Response:
+        keys = await self.keys.list_keys(request.path_params["name"])
+        return json_response({"data": [describe_key(key) for key in keys]})
+
+    async def create(self, request: Request, actor: Actor) -> Response:
+        new = await read_document(request, self.limits, _NewKey)
+        self._check_moment(new.expires_at)
+        limits, quotas = merged(Limits(), new.limits), merged(Quotas(), new.quotas)
+        name = request.path_params["name"]
+        return _shown_once(await self.keys.create(name, actor, new.label, new.expires_at, limits, quotas))
+
+    async def get(self, request: Request, _: Actor) -> Response:
+        return json_response(describe_key(await self.keys.get(request.path_params["id"])))
+
+    async def change(self, request: Request, actor: Actor) -> Response:
+        change = await read_document(request, self.limits, _KeyChange)
+        self._check_moment(change.expires_at)
+
+        def changed(key: ApiKey) -> ApiKey:
+            return replace(
+                key,
+                label=value_or(change.label, key.label),
+                expires_at=value_or(change.expires_at, key.expires_at),
+                limits=merged(key.limits, change.limits),
+                quotas=merged(key.quotas, change.quotas),
+            )
+
+        return json_response(describe_key(await self.keys.update(request.path_params["id"], changed, actor)))
+
+    async def rotate(self, request: Request, actor: Actor) -> Response:
+        rotation = await read_document(request, self.limits, _Rotation)
+        return _shown_once(await self.keys.rotate(request.path_params["id"], rotation.grace_s, actor))
+
+    async def revoke(self, request: Request, actor: Actor) -> Response:
+        key = await self.keys.revoke(request.path_params["id"], actor)
+        return json_response(describe_key(key) | {"revoked": True})
+
+    def _check_moment(self, moment: int | UnsetType | None) -> None:
+        if isinstance(moment, int) and moment <= self.clock():
+            message = "'expires_at' must be a future time in Unix seconds."
+            raise GatewayError(ErrorCode.INVALID_VALUE, message, param="expires_at")
+
+
+def _shown_once(made: CreatedApiKey) -> Response:
+    return json_response({"id": made.key.id, "key": made.secret} | describe_key(made.key), 201)
