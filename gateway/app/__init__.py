@@ -29,8 +29,7 @@ from gateway.app.reload import ReloadTargets
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
-from gateway.generation import Upstreams
-from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checker import Suspects
 from gateway.generation.key_checks import KeyChecker
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
 from gateway.generation.service import GenerationService
