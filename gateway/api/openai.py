@@ -109,7 +109,7 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     if model is None or not tenant.may_use(model.id):
         raise unknown_model(name)
     style = fields.style if isinstance(fields.style, Style) else None
-    quality = fields.quality if fields.quality in model.choices("quality") else None
+    quality = fields.quality if f"quality.{fields.quality}" in model.fields else None
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
     ignored = [name for name in _WITHOUT_EFFECT if getattr(fields, name) is not None and not honoured.get(name)]
     form, background = fields.output_format, None if fields.background == "auto" else fields.background
