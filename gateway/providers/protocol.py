@@ -67,7 +67,3 @@ class Provider(Protocol):
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the response of a key check. Raises: GatewayError with the provider's error."""
-
-
-def bearer(secret: Secret) -> tuple[str, str]:
-    return ("authorization", f"Bearer {secret.reveal()}")
