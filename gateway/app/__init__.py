@@ -52,10 +52,9 @@ from gateway.config import Settings
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.sizes import SizePolicy
-from gateway.generation import Upstreams
-from gateway.generation.key_checker import KeyHealthMonitor, Suspects
-from gateway.generation.key_checks import KeyChecker
+from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
 from gateway.generation.memory_budget import ByteBudget
+from gateway.generation.runner import Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
@@ -126,7 +125,7 @@ def _build_core(config: Config, metrics_directory: Path | None) -> _Core:
     transports = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
     suspects = Suspects(time.monotonic)
     upstreams = build_upstreams(config, scheduling, metrics, *transports, suspects)
-    checker = KeyChecker(transports[0], lambda: upstreams.endpoints, USER_AGENT)
+    checker = KeyChecker(transports[0], lambda: upstreams.supply.endpoints, USER_AGENT)
     key_monitor = build_key_checker(config, redis, scheduling, checker, suspects)
     budget = ByteBudget(settings.server.max_memory_bytes)
     parts = (journal, scheduling, metering, transports, upstreams, key_monitor)

@@ -32,21 +32,16 @@ def inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
         for at in range(0, len(received), _COMPRESSED_PIECE_BYTES):
             compressed = received[at : at + _COMPRESSED_PIECE_BYTES]
             overhead += len(compressed)
-            while piece := _decompress(stream, compressed):
-                overhead = max(
-                    0, overhead - len(piece) * 9 // 8
-                )  # zero bytes compress to nothing and earn no allowance
-                yield piece
-                compressed = stream.unconsumed_tail
+            try:
+                while piece := stream.decompress(compressed, _PIECE_BYTES):
+                    # Zero bytes compress to nothing and earn no allowance.
+                    overhead = max(0, overhead - len(piece) * 9 // 8)
+                    yield piece
+                    compressed = stream.unconsumed_tail
+            except zlib.error as error:
+                raise GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {error}") from error
             if overhead > _OVERHEAD_BYTES_MAX:
                 raise GatewayError(ErrorCode.INVALID_RESPONSE, "the content encoding is mostly overhead")
             yield b""
 
     return inflate
-
-
-def _decompress(stream: "zlib._Decompress", compressed: bytes) -> bytes:
-    try:
-        return stream.decompress(compressed, _PIECE_BYTES)
-    except zlib.error as error:
-        raise GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {error}") from error

@@ -2,7 +2,7 @@ import pytest
 
 from gateway.domain.catalog import Target
 from gateway.domain.images import Capability
-from gateway.generation.run import CallDurations
+from gateway.generation.retries import CallDurations
 
 SIM, OTHER = (Target(name, "image-01", Capability(())) for name in ("sim", "other"))
 

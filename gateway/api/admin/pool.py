@@ -21,7 +21,7 @@ from gateway.api.bodies import BodyLimits, json_response
 from gateway.domain.accounts import ProviderKey, make_secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
-from gateway.generation.key_checker import KeyHealthMonitor
+from gateway.generation.key_checks import KeyHealthMonitor
 from gateway.providers.protocol import KeyCheck
 from gateway.scheduler import Scheduler
 from gateway.scheduler.members import AccountRegistry
