@@ -6,16 +6,8 @@ from typing import Final
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Capability
 from gateway.domain.sizes import AspectRatios
-from gateway.providers.error_texts import refusal, word_error
-from gateway.providers.minimax import (
-    OUTPUT,
-    PRESETS,
-    PROMPT_MAX_CHARS,
-    MiniMax,
-    overridden,
-    raise_refusal,
-    raise_v2_error,
-)
+from gateway.providers.error_texts import refusal
+from gateway.providers.minimax import OUTPUT, PRESETS, PROMPT_MAX_CHARS, MiniMax, overridden
 from gateway.providers.protocol import KeyCheck
 from gateway.providers.replies import UntrustedObject, UpstreamResponse, parse_object
 
@@ -68,6 +60,7 @@ class Ai302(MiniMax):
     required_fields: Mapping[str, object] = {"prompt_optimizer": False}
     key_check_path = "/v1/models"
     """The list of models. The balance page needs a key with management rights (5.2, 5.4)."""
+    code_words = CODE_WORDS
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:  # noqa: ARG002 - every model is alike
         """Declares documented fields only. Others, such as `n`, `seed` and references, may not pass through."""
@@ -88,13 +81,8 @@ class Ai302(MiniMax):
         return KeyCheck()
 
     def raise_error(self, reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
-        """Raises its own two formats too. A word is skipped if there is a code of MiniMax's, which is more precise."""
         for holder in (envelope.inner("error"), envelope.inner("data").inner("error")):
             if err_code := holder.integer("err_code"):
                 error_code, text = ERR_CODES.get(err_code, ErrorCode.UPSTREAM_ERROR), holder.text("message")
                 raise refusal(error_code, f"{err_code} {text}", text, reply)
-        raise_v2_error(reply, envelope)
-        word, text = envelope.text("code"), envelope.text("message")
-        if word in CODE_WORDS and not envelope.inner("base_resp").integer("status_code"):
-            raise word_error(CODE_WORDS[word], f"{word} {text}", text, reply)
-        return raise_refusal(reply, envelope)
+        return super().raise_error(reply, envelope)

@@ -97,6 +97,7 @@ _COPIED_MAX_BYTES: Final = 16 * 1024
 """Pieces up to this size are joined, which costs less than another write."""
 _PLAN_WINDOW_S: Final = 5 * 60 * 60
 """Length of the plan window that 2056 reports as used up (reference/minimax.md section 3)."""
+_ACCEPT: Final = ("accept", "application/json")
 _LIVE: Final = "image-01-live"
 
 
@@ -115,6 +116,8 @@ class MiniMax:
     required_fields: Mapping[str, object] = {}
     key_check_path = "/v1/token_plan/remains"
     """The quota page (reference/minimax.md 4.3)."""
+    code_words: Mapping[str, ErrorCode] = {}
+    """Error code by the word in `code`, where there is no code of MiniMax's, which is more precise."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of a model (reference/minimax.md 1.2)."""
@@ -151,7 +154,7 @@ class MiniMax:
                 joined += [piece, b""]
             else:
                 joined[-1] += piece
-        headers = (*_headers(secret), ("content-type", "application/json"))
+        headers = ("authorization", f"Bearer {secret.reveal()}"), ("content-type", "application/json"), _ACCEPT
         return ProviderRequest("POST", self.path, headers, tuple(filter(None, joined)))
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
@@ -175,7 +178,8 @@ class MiniMax:
         raise GatewayError(ErrorCode.EMPTY_RESPONSE)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
-        return ProviderRequest("GET", self.key_check_path, _headers(secret))
+        headers = ("authorization", f"Bearer {secret.reveal()}"), _ACCEPT
+        return ProviderRequest("GET", self.key_check_path, headers)
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the quota page. It covers the account: it proves a balance, and may show when a window ends."""
@@ -184,9 +188,20 @@ class MiniMax:
         return read_quota(envelope)
 
     def raise_error(self, reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
-        """Raises the error of a code or an HTTP status. Returns: 0 or None."""
+        """Raises the error of a code or an HTTP status; an unknown code never affects a key. Returns: 0 or None."""
         raise_v2_error(reply, envelope)
-        return raise_refusal(reply, envelope)
+        base_resp = envelope.inner("base_resp")
+        code, text = base_resp.integer("status_code"), base_resp.text("status_msg")
+        if code:
+            error_code = CODES.get(code, ErrorCode.UPSTREAM_ERROR)
+            cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.QUOTA_EXHAUSTED_PLAN else None
+            raise refusal(error_code, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)
+        if self.code_words and (word := envelope.text("code")) in self.code_words:
+            own_text = envelope.text("message")
+            raise word_error(self.code_words[word], f"{word} {own_text}", own_text, reply)
+        if not 200 <= reply.status < 300:
+            raise http_error(reply, text)
+        return code
 
 
 def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
@@ -204,10 +219,6 @@ def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
         supports_base64=bool(overrides.get("base64_response", base.supports_base64)),
         fields=(base.fields | taken) - refused,
     )
-
-
-def _headers(secret: Secret) -> tuple[tuple[str, str], ...]:
-    return ("authorization", f"Bearer {secret.reveal()}"), ("accept", "application/json")
 
 
 def _encode_field(job: ImageJob, field: str) -> list[bytes]:
@@ -243,16 +254,3 @@ def raise_v2_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
         status = stated if 200 <= reply.status < 300 else reply.status
         reply = UpstreamResponse(status, reply.body, reply.retry_after_s, sent=reply.sent)
     raise word_error(named, detail, text, reply)
-
-
-def raise_refusal(reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
-    """Raises the error of `base_resp` or the HTTP status; an unknown code never affects a key. Returns: 0 or None."""
-    base_resp = envelope.inner("base_resp")
-    code, text = base_resp.integer("status_code"), base_resp.text("status_msg")
-    if code:
-        error_code = CODES.get(code, ErrorCode.UPSTREAM_ERROR)
-        cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.QUOTA_EXHAUSTED_PLAN else None
-        raise refusal(error_code, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)
-    if not 200 <= reply.status < 300:
-        raise http_error(reply, text)
-    return code
