@@ -1,7 +1,8 @@
 """Upstream calls: sends a request, reads its response within limits, and releases its lease."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
@@ -13,7 +14,6 @@ from gateway.domain.accounts import ProviderKey
 from gateway.domain.billing import OpenCall
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
 from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
-from gateway.generation.decompression import inflater
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
 from gateway.generation.upstreams import UpstreamEndpoint
@@ -26,6 +26,13 @@ _LOG = structlog.get_logger("imagegate.upstream")
 
 _parse_url = lru_cache(maxsize=1024)(httpx.URL)
 """Parsing costs more than the rest of a request; there are few upstreams and routes."""
+
+_INFLATED_BYTES: Final = 256 * 1024
+"""Output per step: a compressed piece may expand a thousandfold."""
+_DEFLATED_BYTES: Final = 16 * 1024
+"""Input per step: it may hold a thousand blocks, each with tables to build and no output."""
+_OVERHEAD_BYTES_MAX: Final = 64 * 1024
+"""Limit on compressed bytes beyond 9/8 of their output; incompressible data adds 5 bytes per 16 KiB."""
 
 _TRANSPORT_ERRORS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
     # Nothing reached the upstream.
@@ -229,9 +236,11 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
     Each piece is copied on arrival: joining them at the end would hold a second body in memory.
     """
     encoding = response.headers.get("content-encoding")
-    inflate = inflater(encoding) if encoding else None
+    inflate = _inflater(encoding) if encoding else None
     body = bytearray()
-    assert isinstance(response.stream, httpx.AsyncByteStream)  # httpx's own iterator costs as much as all the rest
+    assert isinstance(
+        response.stream, httpx.AsyncByteStream
+    )  # true of every transport; httpx's own iterator costs as much again
     try:
         async for received in response.stream:
             for piece in inflate(received) if inflate else (received,):
@@ -245,3 +254,37 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
         memory.note(-len(body))
         raise
     return body
+
+
+def _inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
+    """Returns a function that yields the decompressed data in small pieces; None for uncompressed responses.
+
+    Some upstreams ignore `accept-encoding: identity`. A piece may be empty. Raises: GatewayError INVALID_RESPONSE, also
+    from the function.
+    """
+    codings = [name for part in encoding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, f"content encoding {encoding[:40]!r}")
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, detected automatically
+    overhead = 0
+
+    def inflate(received: bytes) -> Iterator[bytes]:
+        nonlocal overhead
+        for at in range(0, len(received), _DEFLATED_BYTES):
+            compressed = received[at : at + _DEFLATED_BYTES]
+            overhead += len(compressed)
+            try:
+                while piece := stream.decompress(compressed, _INFLATED_BYTES):
+                    # Zero bytes compress to nothing and earn no allowance.
+                    overhead = max(0, overhead - len(piece) * 9 // 8)
+                    yield piece
+                    compressed = stream.unconsumed_tail
+            except zlib.error as error:
+                raise GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {error}") from error
+            if overhead > _OVERHEAD_BYTES_MAX:
+                raise GatewayError(ErrorCode.INVALID_RESPONSE, "the content encoding is mostly overhead")
+            yield b""
+
+    return inflate

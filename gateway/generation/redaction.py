@@ -104,7 +104,8 @@ def _parts(url: str) -> list[str]:
 def _without(text: str, private: list[str], length: int) -> str:
     """Replaces every stretch of `length` or more characters that occurs in `private`."""
     folded, known = _fold(text), [_decode(one).casefold() for one in private]
-    plain, stripped = _alphanumeric(folded), [_NOT_ALPHANUMERIC.sub("", one) for one in known]
+    plain = [one for one in folded if one[0].isalnum()]
+    stripped = [_NOT_ALPHANUMERIC.sub("", one) for one in known]
     hidden = [False] * len(text)
     for size, pieces in pieces_of(known, length).items():
         _mark(hidden, folded, size, pieces)
@@ -115,11 +116,11 @@ def _without(text: str, private: list[str], length: int) -> str:
 
 def _find_key(text: str, key: str) -> list[bool]:
     """Returns for each character if it discloses the key."""
-    raw, decoded = key.encode(), _decode(key).casefold()
+    raw, decoded = key.encode(), (_decode(key) if _ESCAPES.search(key) else key).casefold()
     # Its base64 depends on the number of preceding bytes.
     encoded = [raw.hex(), *(b64encode(bytes(ahead) + raw).decode().casefold() for ahead in range(3))]
-    folded, hidden = _fold(text), [False] * len(text)
-    plain, forms = _alphanumeric(folded), [decoded, *encoded]
+    folded, hidden, forms = _fold(text), [False] * len(text), [decoded, *encoded]
+    plain = [one for one in folded if one[0].isalnum()]
     _mark(hidden, folded, min(_PIECE, len(decoded)), decoded)
     _mark(hidden, folded, _PIECE, "\n".join(forms))
     _mark(hidden, plain, _PIECE, "\n".join(_NOT_ALPHANUMERIC.sub("", form) for form in forms))
@@ -152,10 +153,6 @@ def _mark(hidden: list[bool], mapped: _Mapped, size: int, known: Container[str])
         if text[at : at + size] in known:
             start, end = mapped[at][1], mapped[at + size - 1][2]
             hidden[start:end] = [True] * (end - start)
-
-
-def _alphanumeric(mapped: _Mapped) -> _Mapped:
-    return [one for one in mapped if one[0].isalnum()]
 
 
 def _decode(text: str) -> str:
