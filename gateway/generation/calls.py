@@ -178,9 +178,14 @@ class UpstreamClient:
         key, sent_s = lease.key, order.entry.sent_s
         if isinstance(outcome, GatewayError):
             report = CallReport(outcome.error_code, outcome.retry_after_s, outcome.cooldown_s)
-            names = {"upstream": key.upstream, "account": key.account, "key": key.secret.fingerprint}
-            code = outcome.error_code.value
-            _LOG.warning("upstream_call_failed", **names, error_code=code, detail=outcome.detail)
+            _LOG.warning(
+                "upstream_call_failed",
+                upstream=key.upstream,
+                account=key.account,
+                key=key.secret.fingerprint,
+                error_code=outcome.error_code.value,
+                detail=outcome.detail,
+            )
         elif outcome is None:
             report = NOT_SENT if sent_s is None else CallReport(ErrorCode.INTERNAL)
         else:

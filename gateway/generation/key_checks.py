@@ -179,7 +179,7 @@ class KeyHealthMonitor:
     async def _settle(self, candidate: _Candidate) -> None:
         """Checks a key and applies the result. A failure affects this key only."""
         key, reason = candidate.key, candidate.error_code
-        names = {"upstream": key.upstream, "account": key.account, "key": key.secret.fingerprint}
+        fingerprint = key.secret.fingerprint
         try:
             check = await self._checker.probe(key)
             if decision := self._evaluate(candidate, check):
@@ -188,10 +188,17 @@ class KeyHealthMonitor:
                     key.upstream, key.account, key.name, works=works, error_code=error_code, seconds=seconds
                 )
         except GatewayError as error:
-            _LOG.warning("probe_result_not_saved", **names, detail=error.detail)
+            _LOG.warning("probe_result_not_saved", upstream=key.upstream, key=fingerprint, detail=error.detail)
             return
-        codes = {"cooldown_reason": reason and reason.value, "error_code": check.error_code and check.error_code.value}
-        _LOG.info("key_probed", **names, **codes, detail=check.detail)
+        _LOG.info(
+            "key_probed",
+            upstream=key.upstream,
+            account=key.account,
+            key=fingerprint,
+            cooldown_reason=reason and reason.value,
+            error_code=check.error_code and check.error_code.value,
+            detail=check.detail,
+        )
 
     def _evaluate(self, candidate: _Candidate, check: KeyCheck) -> _Decision | None:
         """Returns the change; None if the response says nothing about the cooldown."""

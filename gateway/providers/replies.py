@@ -92,7 +92,7 @@ class _FastReply(msgspec.Struct):
 _NAMES: Final = frozenset(_FastReply.__struct_fields__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class UntrustedObject:
     """A JSON object whose every field may be missing, null or of the wrong type."""
 
@@ -130,7 +130,7 @@ class UntrustedObject:
         assert self.names is None or name in self.names
         field = self.fields.get(name)
         if isinstance(field, msgspec.Raw):
-            return _decode(field, kind)
+            return None if field is _NULL else _decode(field, kind)
         return field if isinstance(field, get_origin(kind) or kind) else None
 
 
