@@ -206,10 +206,7 @@ class MiniMax:
 
 def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
     """Applies the operator's `capabilities`: limits by name, features as true or false."""
-    declared = {domain_name: overrides[name] for name, domain_name in FIELDS.items() if name in overrides}
-    taken, refused = (
-        {domain_name for domain_name, flag in declared.items() if flag is wanted} for wanted in (True, False)
-    )
+    taken, refused = ({FIELDS[name] for name in FIELDS if overrides.get(name) is flag} for flag in (True, False))
     ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
     has_pixels = overrides.get("exact_sizes", PIXELS in base.sizes)
     return replace(

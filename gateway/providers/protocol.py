@@ -57,10 +57,7 @@ class Provider(Protocol):
         """Builds one call of the job."""
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
-        """Reads the images of a response.
-
-        Raises: GatewayError for every other response.
-        """
+        """Reads the images of a response. Raises: GatewayError for every other response."""
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
         """Builds a free request that shows the health of a key."""
