@@ -29,9 +29,9 @@ from gateway.app.reload import ReloadTargets
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
-from gateway.generation.key_checker import Suspects
-from gateway.generation.key_checks import KeyChecker
+from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
+from gateway.generation.runner import Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
@@ -69,7 +69,7 @@ class _Core:
         self.transports = (direct, public)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
-        checker = KeyChecker(direct, lambda: self.upstreams.endpoints, backends.USER_AGENT)
+        checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
 

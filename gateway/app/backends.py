@@ -23,11 +23,10 @@ from gateway.config import SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import GatewayError
-from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, Upstreams
-from gateway.generation.calls import CallLimits
-from gateway.generation.downloads import DownloadLimits
-from gateway.generation.key_checker import KeyHealthMonitor, Suspects
-from gateway.generation.key_checks import KeyChecker
+from gateway.generation.calls import CallLimits, UpstreamClient
+from gateway.generation.downloads import DownloadLimits, ImageDownloader
+from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
+from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission

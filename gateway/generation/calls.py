@@ -1,9 +1,11 @@
-"""One upstream call: sends it, reads the reply within limits, and releases its lease."""
+"""Upstream calls: sends a request, reads its response within limits, and releases its lease."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Final
 
 import httpx
 import structlog
@@ -14,7 +16,6 @@ from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
 from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
-from gateway.generation.responses import read_reply
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.observability.metrics import Metrics
 from gateway.providers.protocol import ProviderRequest
@@ -22,6 +23,30 @@ from gateway.providers.replies import UpstreamResponse
 from gateway.scheduler import NOT_SENT, CallReport, Lease, Scheduler
 
 _LOG = structlog.get_logger("imagegate.upstream")
+
+_parse_url = lru_cache(maxsize=1024)(httpx.URL)
+"""Parsing costs more than the rest of a request; there are few upstreams and routes."""
+
+_INFLATED_BYTES: Final = 256 * 1024
+"""Output per step: a compressed piece may expand a thousandfold."""
+_DEFLATED_BYTES: Final = 16 * 1024
+"""Input per step: it may hold a thousand blocks, each with tables to build and no output."""
+_OVERHEAD_BYTES_MAX: Final = 64 * 1024
+"""Limit on compressed bytes beyond 9/8 of their output; incompressible data adds 5 bytes per 16 KiB."""
+
+_TRANSPORT_ERRORS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
+    # Nothing reached the upstream.
+    httpx.ConnectError: ErrorCode.CONNECT_FAILED,
+    httpx.ConnectTimeout: ErrorCode.CONNECT_FAILED,
+    httpx.PoolTimeout: ErrorCode.CONNECT_FAILED,
+    httpx.ProxyError: ErrorCode.CONNECT_FAILED,
+    httpx.UnsupportedProtocol: ErrorCode.NOT_SENT,
+    httpx.LocalProtocolError: ErrorCode.NOT_SENT,
+    # The request may have reached it.
+    httpx.TimeoutException: ErrorCode.READ_TIMEOUT,
+    httpx.TransportError: ErrorCode.CONNECTION_LOST,
+}
+"""By the most specific class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +79,19 @@ class UpstreamCall:
     """The byte account of the reply."""
 
 
+@dataclass(slots=True, eq=False)
 class UpstreamClient:
     """Sends single calls."""
 
-    def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport,
-        pool: Scheduler,
-        limits: CallLimits,
-        metrics: Metrics,
-        user_agent: str,
-        monotonic: Callable[[], float],
-        journal_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None,
-        suspect: Callable[[ProviderKey], None] = lambda _: None,
-    ) -> None:
-        self._transport = transport
-        self._journal_release = journal_release
-        self._suspect = suspect
-        self._monotonic = monotonic
-        self._pool = pool
-        self._limits = limits
-        self._metrics = metrics
-        self._user_agent = user_agent
-        self._releasing: set[asyncio.Task[None]] = set()
+    _transport: httpx.AsyncBaseTransport
+    _pool: Scheduler
+    _limits: CallLimits
+    _metrics: Metrics
+    _user_agent: str
+    _monotonic: Callable[[], float]
+    _journal_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None
+    _suspect: Callable[[ProviderKey], None] = lambda _: None
+    _releasing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def call(
         self, endpoint: UpstreamEndpoint, lease: Lease, order: UpstreamCall, *, remaining_s: float
@@ -87,102 +102,104 @@ class UpstreamClient:
         free, whatever ended it.
         """
         timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
-        entry = order.entry
-
-        def note_sent() -> None:
-            entry.sent_s = self._monotonic()
-            self._pool.note_sent(lease, entry.sent_s)
-
-        request = self._build_request(endpoint, order, timeout_s)
-        request.extensions["on_sent"] = note_sent
+        entry, secret, started_s = order.entry, lease.key.secret, self._monotonic()
         outcome: ImageReply | GatewayError | None = None
-        started_s = self._monotonic()
         try:
             with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
-                reply = replace(await self._exchange(request, timeout_s, order.memory), sent=order.request.body)
-                if entry.sent_s is None:
-                    raise GatewayError(ErrorCode.CONNECTION_LOST, "the response arrived before the request was sent")  # noqa: TRY301
+                reply = await self._exchange(endpoint, lease, order, timeout_s)
                 made = endpoint.provider.read_reply(reply, order.delivery)
                 made = replace(made, pictures=made.pictures[: order.images])  # those that were ordered
-                outcome = redact_reply(made, lease.key.secret)
+                outcome = redact_reply(made, secret)
         except GatewayError as error:
-            own = detach(_unsent(error) if entry.sent_s is None else error)  # this frame holds the error
-            outcome = redact_error(own, lease.key.secret, own_words(order.job))
+            outcome = detach(error)  # this frame holds the error
+            if entry.sent_s is None and error.row.outcome is not Outcome.NOT_SENT:
+                is_timeout = error.error_code is ErrorCode.READ_TIMEOUT
+                outcome = GatewayError(ErrorCode.NOT_SENT if is_timeout else ErrorCode.CONNECT_FAILED, error.detail)
+            outcome = redact_error(outcome, secret, own_words(order.job))
             entry.fail(outcome.row)  # before any await: a cancellation must not lose it
             if outcome.row.asks_page:
                 self._suspect(lease.key)
         finally:
             duration_s = self._monotonic() - started_s
             self._metrics.upstream_call_duration_seconds.labels(endpoint.name).observe(duration_s)
-            report = replace(
-                _report(outcome, order), sent_s=entry.sent_s, is_cut_short=timeout_s < self._limits.timeout_s
-            )
-            await self._end(lease, report, outcome if isinstance(outcome, GatewayError) else None)
+            await self._end(lease, order, outcome, is_cut_short=timeout_s < self._limits.timeout_s)
         return outcome
 
     async def release_unused(self, lease: Lease) -> None:
         """Releases a lease whose call was not sent; no error is recorded."""
         await asyncio.shield(self._release(lease, NOT_SENT))
 
-    def _build_request(self, endpoint: UpstreamEndpoint, order: UpstreamCall, timeout_s: float) -> httpx.Request:
-        """Builds a request with every header set, because httpx would search for missing ones."""
-        asked = order.request
-        url = parse_url(endpoint.base_url + asked.path)
-        return httpx.Request(
-            asked.method,
-            url,
-            stream=_Pieces(asked.body),
-            headers=[
-                ("host", url.netloc.decode("ascii")),
-                *asked.headers,
-                ("content-length", str(sum(len(piece) for piece in asked.body))),
-                ("accept-encoding", "identity"),
-                ("user-agent", self._user_agent),
-                *order.headers.items(),
-            ],
-            # Connecting must time out first: if both timed out together, "not sent" could not be proved.
-            extensions={"timeout": {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}},
-        )
+    async def flush(self) -> None:
+        """Waits for pending reports."""
+        if self._releasing:
+            await asyncio.wait(self._releasing)
 
-    async def _exchange(self, request: httpx.Request, timeout_s: float, memory: ByteAccount) -> UpstreamResponse:
-        """Sends a request. Raises: GatewayError of the network."""
+    async def _exchange(
+        self, endpoint: UpstreamEndpoint, lease: Lease, order: UpstreamCall, timeout_s: float
+    ) -> UpstreamResponse:
+        """Sends a request and reads its response. Raises: GatewayError of the network."""
         if timeout_s <= 0:
             raise GatewayError(ErrorCode.NOT_SENT, "no time left")
+        asked, entry = order.request, order.entry
+
+        def note_sent() -> None:
+            entry.sent_s = self._monotonic()
+            self._pool.note_sent(lease, entry.sent_s)
+
+        url = _parse_url(endpoint.base_url + asked.path)
+        headers = [
+            ("host", url.netloc.decode("ascii")),
+            *asked.headers,
+            ("content-length", str(sum(map(len, asked.body)))),
+            ("accept-encoding", "identity"),
+            ("user-agent", self._user_agent),
+            *order.headers.items(),
+        ]
+        # Connecting must time out first: if both timed out together, "not sent" could not be proved.
+        timeout = {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}
+        extensions = {"timeout": timeout, "on_sent": note_sent}
+        request = httpx.Request(asked.method, url, headers=headers, content=asked.body, extensions=extensions)
         try:
             async with asyncio.timeout(timeout_s):
-                return await read_reply(self._transport, request, self._limits.max_response_bytes, memory)
+                reply = await read_reply(self._transport, request, self._limits.max_response_bytes, order.memory)
         except TimeoutError as error:
             raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete response within {timeout_s:.0f} s") from error
+        if entry.sent_s is None:
+            raise GatewayError(ErrorCode.CONNECTION_LOST, "the response arrived before the request was sent")
+        return replace(reply, sent=asked.body)
 
-    async def _end(self, lease: Lease, report: CallReport, error: GatewayError | None) -> None:
-        """Releases the lease and counts the call.
+    async def _end(
+        self, lease: Lease, order: UpstreamCall, outcome: ImageReply | GatewayError | None, *, is_cut_short: bool
+    ) -> None:
+        """Counts and reports the call, and releases the lease.
 
         A success is reported concurrently with the settlement, in the same Redis pipeline. An error must be known
-        before
-        the retry.
+        before the retry. A call cancelled by shutdown is neither a success nor a failure.
         """
-        self._metrics.upstream_calls.labels(
-            lease.key.upstream, report.error_code.value if report.error_code else "none"
-        ).inc()
-        if error:
+        key, sent_s = lease.key, order.entry.sent_s
+        if isinstance(outcome, GatewayError):
+            report = CallReport(outcome.error_code, outcome.retry_after_s, outcome.cooldown_s)
             _LOG.warning(
                 "upstream_call_failed",
-                upstream=lease.key.upstream,
-                account=lease.key.account,
-                key=lease.key.secret.fingerprint,
-                error_code=error.error_code.value,
-                detail=error.detail,
+                upstream=key.upstream,
+                account=key.account,
+                key=key.secret.fingerprint,
+                error_code=outcome.error_code.value,
+                detail=outcome.detail,
             )
+        elif outcome is None:
+            report = NOT_SENT if sent_s is None else CallReport(ErrorCode.INTERNAL)
+        else:
+            images = len(outcome.pictures)
+            report = CallReport(images=images, usd_micros=images * order.price_usd_micros)
+        report = replace(report, sent_s=sent_s, is_cut_short=is_cut_short)
+        label = report.error_code.value if report.error_code else "none"
+        self._metrics.upstream_calls.labels(key.upstream, label).inc()
         releasing = asyncio.get_running_loop().create_task(self._release(lease, report))
         self._releasing.add(releasing)
         releasing.add_done_callback(self._releasing.discard)
         if report.error_code is not None:
             await asyncio.shield(releasing)
-
-    async def flush(self) -> None:
-        """Waits for pending reports."""
-        if self._releasing:
-            await asyncio.wait(self._releasing)
 
     async def _release(self, lease: Lease, report: CallReport) -> None:
         """Releases a lease. A Redis failure is only logged: the images matter more than the key's record."""
@@ -194,41 +211,86 @@ class UpstreamClient:
                 await self._journal_release(lease, report)
 
 
-@lru_cache(maxsize=1024)
-def parse_url(url: str) -> httpx.URL:
-    """Parses and caches a URL. Parsing costs more than the rest of a request; there are few upstreams and routes."""
-    return httpx.URL(url)
+async def read_reply(
+    transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int, memory: ByteAccount | None = None
+) -> UpstreamResponse:
+    """Sends a request and reads its whole response, counted against `memory`. Waits while `memory` has no room.
+
+    Raises: GatewayError of the network, RESPONSE_TOO_LARGE, INVALID_RESPONSE.
+    """
+    try:
+        response = await transport.handle_async_request(request)
+        try:
+            body = await _read_body(response, max_bytes, memory or ByteAccount())
+        finally:
+            await response.aclose()
+    except httpx.TransportError as error:
+        raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
+    # These upstreams do not use the date form of Retry-After.
+    after = response.headers.get("retry-after", "").strip()
+    retry_after_s = float(after) if after.isdecimal() and len(after) <= 9 else None
+    return UpstreamResponse(response.status_code, body, retry_after_s, response.headers)
 
 
-class _Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A request body in pieces that are not joined: one may be megabytes."""
-
-    def __init__(self, pieces: tuple[bytes, ...]) -> None:
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._pieces)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            yield piece
+def transport_fault(error: httpx.TransportError) -> ErrorCode:
+    return next(_TRANSPORT_ERRORS[kind] for kind in type(error).__mro__ if kind in _TRANSPORT_ERRORS)
 
 
-def _unsent(error: GatewayError) -> GatewayError:
-    """Returns the error of a call that ended before its first byte was written."""
-    if error.row.outcome is Outcome.NOT_SENT:
-        return error
-    return GatewayError(
-        ErrorCode.NOT_SENT if error.error_code is ErrorCode.READ_TIMEOUT else ErrorCode.CONNECT_FAILED,
-        error.detail,
-    )
+async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccount) -> bytearray:
+    """Returns the body, decompressed if necessary, never beyond the limit.
+
+    Each piece is copied on arrival: joining them at the end would hold a second body in memory.
+    """
+    encoding = response.headers.get("content-encoding")
+    inflate = _inflater(encoding) if encoding else None
+    body = bytearray()
+    assert isinstance(
+        response.stream, httpx.AsyncByteStream
+    )  # true of every transport; httpx's own iterator costs as much again
+    try:
+        async for received in response.stream:
+            for piece in inflate(received) if inflate else (received,):
+                if len(body) + len(piece) > max_bytes:
+                    raise GatewayError(ErrorCode.RESPONSE_TOO_LARGE, f"more than {max_bytes} bytes")  # noqa: TRY301
+                await memory.wait_for(len(piece))
+                body += piece
+                if inflate:
+                    await asyncio.sleep(0)  # few bytes may take long to decompress: yield to other tasks
+    except BaseException:
+        memory.note(-len(body))
+        raise
+    return body
 
 
-def _report(outcome: ImageReply | GatewayError | None, order: UpstreamCall) -> CallReport:
-    """Builds the report for the scheduler. A call cancelled by shutdown is neither a success nor a failure."""
-    if outcome is None:
-        return NOT_SENT if order.entry.sent_s is None else CallReport(ErrorCode.INTERNAL)
-    if isinstance(outcome, GatewayError):
-        return CallReport(outcome.error_code, outcome.retry_after_s, outcome.cooldown_s)
-    images = len(outcome.pictures)
-    return CallReport(images=images, usd_micros=images * order.price_usd_micros)
+def _inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
+    """Returns a function that yields the decompressed data in small pieces; None for uncompressed responses.
+
+    Some upstreams ignore `accept-encoding: identity`. A piece may be empty. Raises: GatewayError INVALID_RESPONSE, also
+    from the function.
+    """
+    codings = [name for part in encoding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
+        raise GatewayError(ErrorCode.INVALID_RESPONSE, f"content encoding {encoding[:40]!r}")
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, detected automatically
+    overhead = 0
+
+    def inflate(received: bytes) -> Iterator[bytes]:
+        nonlocal overhead
+        for at in range(0, len(received), _DEFLATED_BYTES):
+            compressed = received[at : at + _DEFLATED_BYTES]
+            overhead += len(compressed)
+            try:
+                while piece := stream.decompress(compressed, _INFLATED_BYTES):
+                    # Zero bytes compress to nothing and earn no allowance.
+                    overhead = max(0, overhead - len(piece) * 9 // 8)
+                    yield piece
+                    compressed = stream.unconsumed_tail
+            except zlib.error as error:
+                raise GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {error}") from error
+            if overhead > _OVERHEAD_BYTES_MAX:
+                raise GatewayError(ErrorCode.INVALID_RESPONSE, "the content encoding is mostly overhead")
+            yield b""
+
+    return inflate

@@ -7,7 +7,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
+from gateway.domain.images import ImageJob
 from gateway.domain.tenants import Rates
 from gateway.domain.tracing import Trace
 from gateway.generation.memory_budget import ByteAccount
@@ -22,6 +24,18 @@ class DisconnectEvent(Protocol):
 
     async def wait(self) -> object:
         """Returns when it is set."""
+
+
+class GenerationRequest(Protocol):
+    """A parsed request of either client format."""
+
+    @property
+    def job(self) -> ImageJob: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def targets(self) -> tuple[PlannedTarget, ...]:
+        """Returns the targets that can serve the job, in order of preference; at least one."""
 
 
 @dataclass(slots=True)

@@ -14,8 +14,8 @@ import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, ImageUrl, Picture, ResponseFormat, sniff
+from gateway.generation.calls import read_reply
 from gateway.generation.memory_budget import ByteAccount
-from gateway.generation.responses import read_reply
 from gateway.providers.links import LinkPolicy, LinkTrust, host_of, secured
 
 _LOG = structlog.get_logger("imagegate.results")
@@ -32,21 +32,16 @@ class DownloadLimits:
     max_bytes: int
 
 
+@dataclass(slots=True, eq=False)
 class ImageDownloader:
     """Converts links to images, or to links that the client can use."""
 
-    def __init__(
-        self,
-        public: httpx.AsyncBaseTransport,
-        named: httpx.AsyncBaseTransport,
-        limits: DownloadLimits,
-        user_agent: str,
-    ) -> None:
-        """`public` connects to public addresses only; `named` connects to origins that the operator configured."""
-        self._public = public
-        self._named = named
-        self._limits = limits
-        self._user_agent = user_agent
+    _public: httpx.AsyncBaseTransport
+    """Connects to public addresses only."""
+    _named: httpx.AsyncBaseTransport
+    """Connects to origins that the operator configured."""
+    _limits: DownloadLimits
+    _user_agent: str
 
     async def deliver(
         self,
@@ -61,44 +56,37 @@ class ImageDownloader:
         Downloads count against `memory`.
         """
         if delivery is ResponseFormat.URL:
-            return tuple(_hand_on(picture, links) for picture in pictures)
-        if all(isinstance(picture, Base64Image) for picture in pictures):
-            return pictures
+            return tuple(ImageUrl(links.client_url(one.url)) if isinstance(one, ImageUrl) else one for one in pictures)
         account = memory or ByteAccount()
-        fetched = await asyncio.gather(*(self._encode_within(remaining_s, one, links, account) for one in pictures))
+
+        async def encode(picture: Picture) -> Base64Image | None:
+            if isinstance(picture, Base64Image):
+                return picture
+            try:
+                async with asyncio.timeout(remaining_s):
+                    return await self._encode(picture.url, links, account)
+            except TimeoutError:
+                _LOG.warning("download_attempt_failed", detail="the request's deadline passed")
+                return None
+
+        fetched = await asyncio.gather(*map(encode, pictures))
         return tuple(encoded for encoded in fetched if encoded)
 
-    async def _encode_within(
-        self, remaining_s: float, picture: Picture, links: LinkPolicy, memory: ByteAccount
-    ) -> Base64Image | None:
-        try:
-            async with asyncio.timeout(remaining_s):
-                return await self._encode(picture, links, memory)
-        except TimeoutError:
-            _LOG.warning("download_attempt_failed", detail="the request's deadline passed")
-            return None
-
-    async def _encode(self, picture: Picture, links: LinkPolicy, memory: ByteAccount) -> Base64Image | None:
-        if isinstance(picture, Base64Image):
-            return picture
-        trust = links.trust(picture.url)
+    async def _encode(self, url: str, links: LinkPolicy, memory: ByteAccount) -> Base64Image | None:
+        trust = links.trust(url)
         if trust is LinkTrust.NONE:
-            _LOG.error(
-                "download_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
-            )
+            _LOG.error("download_host_not_allowed", host=host_of(url), remedy="add it to the upstream's result_hosts")
             return None
-        url = (
-            picture.url if trust is LinkTrust.NAMED else secured(picture.url)
-        )  # plain HTTP only if the operator configured it
+        if trust is LinkTrust.PUBLIC:  # plain HTTP only if the operator configured it
+            url = secured(url)
         for _ in range(_TRIES):
             try:
                 data = await self._fetch(url, trust, memory)
             except GatewayError as error:
-                _LOG.warning(
-                    "download_attempt_failed", host=host_of(url), error_code=error.error_code.value, detail=error.detail
-                )
+                code = error.error_code.value
+                _LOG.warning("download_attempt_failed", host=host_of(url), error_code=code, detail=error.detail)
             else:
-                await memory.wait_for(_base64_bytes(len(data)))
+                await memory.wait_for((len(data) + 2) // 3 * 4)
                 encoded = memoryview(binascii.b2a_base64(data, newline=False))
                 memory.note(-len(data))
                 return Base64Image(encoded)
@@ -106,37 +94,22 @@ class ImageDownloader:
 
     async def _fetch(self, url: str, trust: LinkTrust, memory: ByteAccount) -> bytes | bytearray:
         """Downloads an image. Raises: GatewayError of the network, UNEXPECTED_RESPONSE if it is not an image."""
+        limits = self._limits
+        headers = {"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent}
+        timeout = {"connect": limits.connect_timeout_s, "read": limits.timeout_s}
         try:
-            request = self._build_request(url)
+            request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
         except (httpx.InvalidURL, ValueError) as error:
             raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, "not a valid URL") from error
         transport = self._named if trust is LinkTrust.NAMED else self._public
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                reply = await read_reply(transport, request, self._limits.max_bytes, memory)
+            async with asyncio.timeout(limits.timeout_s):
+                reply = await read_reply(transport, request, limits.max_bytes, memory)
         except TimeoutError as error:
-            raise GatewayError(
-                ErrorCode.READ_TIMEOUT, f"no complete image within {self._limits.timeout_s:.0f} s"
-            ) from error
+            detail = f"no complete image within {limits.timeout_s:.0f} s"
+            raise GatewayError(ErrorCode.READ_TIMEOUT, detail) from error
         if reply.status != 200 or sniff(reply.body) is None:
             memory.note(-len(reply.body))
-            raise GatewayError(
-                ErrorCode.UNEXPECTED_RESPONSE, f"HTTP {reply.status}, {len(reply.body)} bytes, not an image"
-            )
+            detail = f"HTTP {reply.status}, {len(reply.body)} bytes, not an image"
+            raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, detail)
         return reply.body
-
-    def _build_request(self, url: str) -> httpx.Request:
-        return httpx.Request(
-            "GET",
-            url,
-            headers={"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent},
-            extensions={"timeout": {"connect": self._limits.connect_timeout_s, "read": self._limits.timeout_s}},
-        )
-
-
-def _base64_bytes(count: int) -> int:
-    return (count + 2) // 3 * 4
-
-
-def _hand_on(picture: Picture, links: LinkPolicy) -> Picture:
-    return ImageUrl(links.client_url(picture.url)) if isinstance(picture, ImageUrl) else picture

@@ -16,126 +16,98 @@ import asyncio
 import ctypes
 import sys
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _RESERVED_PART: Final = 8
 """Reserved for tenants that hold little, against requests that exceed their tenant's share."""
-_PROCESS: Final = None
-"""Scope of the whole process."""
-
-
 _TRIM_PAUSE_S: Final = 5.0
 _TRIM_AFTER_BYTES: Final = 16 * 1024 * 1024
 """Trimming less is not worth the milliseconds: the memory has to be mapped again for the next body."""
 
 
+@dataclass(slots=True, eq=False)
 class ByteBudget:
-    """Limits the bytes held at one time."""
+    """The bytes held at one time, and their limit."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.freed_bytes = 0
-        """Released since the start."""
-        self._held: Counter[str | None] = Counter()
-        self._first: dict[str | None, ByteAccount] = {}
-        """The request that may exceed a tenant's share, and the one that may exceed the budget, so that one always
-        proceeds."""
-        self._freed = asyncio.Event()
-
-    @property
-    def held_bytes(self) -> int:
-        return self._held[_PROCESS]
-
-    def check(self, account: "ByteAccount", count: int) -> None:
-        """Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL."""
-        if self._has_share(account, count):
-            return
-        tenant_bytes = self._held[account.tenant]
-        if tenant_bytes + count > self._max_bytes // 2:  # not even with everything else free
-            raise GatewayError(ErrorCode.TENANT_MEMORY_FULL, f"{tenant_bytes} bytes are held")
-        raise GatewayError(
-            ErrorCode.MEMORY_FULL, f"{self.held_bytes} bytes are held, {tenant_bytes} of them by the tenant"
-        )
-
-    async def wait(self, account: "ByteAccount", count: int) -> None:
-        """Waits until there is room, or this request may exceed the budget."""
-        while not self._may_go_on(account, count):
-            self._freed.clear()
-            await self._freed.wait()
-
-    def note(self, account: "ByteAccount", count: int) -> None:
-        for scope in (_PROCESS, account.tenant):
-            self._held[scope] += count
-            if not self._held[scope]:
-                del self._held[scope]
-        if count < 0:
-            self.freed_bytes -= count
-            self._freed.set()
-
-    def close(self, account: "ByteAccount") -> None:
-        for scope in (_PROCESS, account.tenant):
-            if self._first.get(scope) is account:
-                del self._first[scope]
-        self.note(account, -account.held_bytes)
-        self._freed.set()
-
-    @property
-    def _free_bytes(self) -> int:
-        beyond = self._first.get(_PROCESS)
-        return self._max_bytes - self.held_bytes + (beyond.held_bytes if beyond else 0)
-
-    def _has_share(self, account: "ByteAccount", count: int) -> bool:
-        return self._held[account.tenant] + count <= self._free_bytes - count
-
-    def _may_go_on(self, account: "ByteAccount", count: int) -> bool:
-        """Returns True if the request may exceed the budget; only a tenant's exceptional request may.
-
-        It must not wait for anything else.
-        """
-        if self._first.get(_PROCESS) is account or self._has_share(account, count):
-            return True
-        if self._first.setdefault(account.tenant, account) is not account:
-            return False
-        if self._free_bytes - count >= self._max_bytes // _RESERVED_PART:
-            return True
-        if self._first.setdefault(_PROCESS, account) is not account:
-            return False
-        self._freed.set()  # the others' room is counted without it from now on
-        return True
+    max_bytes: int
+    held_bytes: int = 0
+    freed_bytes: int = 0
+    """Released since the start."""
+    by_tenant: Counter[str] = field(default_factory=Counter)
+    """Bytes held."""
+    over_share: dict[str, "ByteAccount"] = field(default_factory=dict)
+    """The one request of each tenant that may exceed its share."""
+    over_budget: "ByteAccount | None" = None
+    """The one request that may exceed the budget."""
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass(slots=True, eq=False)
 class ByteAccount:
     """Bytes held by one request."""
 
-    __slots__ = ("_budget", "held_bytes", "tenant")
-
-    def __init__(self, budget: ByteBudget | None = None, tenant: str = "") -> None:
-        """Without a budget there is no limit."""
-        self._budget = budget or ByteBudget(sys.maxsize)
-        self.tenant = tenant
-        self.held_bytes = 0
+    budget: ByteBudget = field(default_factory=lambda: ByteBudget(sys.maxsize))
+    """By default there is no limit."""
+    tenant: str = ""
+    held_bytes: int = 0
 
     def take(self, count: int) -> None:
         """Counts bytes before they are received. Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL."""
-        self._budget.check(self, count)
+        if not self._has_room(count):
+            total_bytes, tenant_bytes = self.budget.held_bytes, self.budget.by_tenant[self.tenant]
+            if tenant_bytes + count > self.budget.max_bytes // 2:  # not even with everything else free
+                raise GatewayError(ErrorCode.TENANT_MEMORY_FULL, f"{tenant_bytes} bytes are held")
+            detail = f"{total_bytes} bytes are held, {tenant_bytes} of them by the tenant"
+            raise GatewayError(ErrorCode.MEMORY_FULL, detail)
         self.note(count)
 
     async def wait_for(self, count: int) -> None:
-        """Counts bytes of a reply as soon as there is room."""
-        await self._budget.wait(self, count)
+        """Counts bytes of a reply as soon as there is room, or this request may exceed the budget."""
+        while not self._has_room(count, is_reply=True):
+            self.budget.freed.clear()
+            await self.budget.freed.wait()
         self.note(count)
 
     def note(self, count: int) -> None:
         """Counts held bytes; a negative count releases them."""
+        budget = self.budget
         self.held_bytes += count
-        self._budget.note(self, count)
+        budget.held_bytes += count
+        budget.by_tenant[self.tenant] += count
+        if not budget.by_tenant[self.tenant]:
+            del budget.by_tenant[self.tenant]
+        if count < 0:
+            budget.freed_bytes -= count
+            budget.freed.set()
 
     def close(self) -> None:
         """Releases everything. Call once, when nothing of the request remains."""
-        self._budget.close(self)
-        self.held_bytes = 0
+        budget = self.budget
+        if budget.over_share.get(self.tenant) is self:
+            del budget.over_share[self.tenant]
+        if budget.over_budget is self:
+            budget.over_budget = None
+        self.note(-self.held_bytes)
+        budget.freed.set()
+
+    def _has_room(self, count: int, *, is_reply: bool = False) -> bool:
+        """Returns True if the tenant has a share left, or a reply may exceed it. A reply over budget never waits."""
+        budget, beyond = self.budget, self.budget.over_budget
+        left_bytes = budget.max_bytes - budget.held_bytes + (beyond.held_bytes if beyond else 0) - count
+        if budget.by_tenant[self.tenant] + count <= left_bytes or (is_reply and beyond is self):
+            return True
+        if not is_reply or budget.over_share.setdefault(self.tenant, self) is not self:
+            return False
+        if left_bytes >= budget.max_bytes // _RESERVED_PART:
+            return True
+        if beyond:
+            return False
+        budget.over_budget = self
+        budget.freed.set()  # the others' room is counted without it from now on
+        return True
 
 
 async def return_freed_memory(budget: ByteBudget) -> None:

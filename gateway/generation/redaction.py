@@ -5,7 +5,7 @@ Texts are compared case-insensitively, decoded, and again without non-alphanumer
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ import msgspec
 from gateway.domain.accounts import Secret
 from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageJob, ImageReply, ImageUrl
+from gateway.providers.error_texts import pieces_of, replace_hidden
 
 _PIECE: Final = 8
 """Characters in a row that disclose a key or an address. Upstream text may be truncated within one."""
@@ -33,6 +34,7 @@ _PICTURE_MAX_CHARS: Final = 1024
 """Limit on compared characters of an image's base64; later parts are recognised by their form."""
 _DATA: Final = re.compile(r"[A-Za-z0-9+/=_%\\-]{40,}")
 _ESCAPES: Final = re.compile(r"(?:%[0-9a-fA-F]{2})+|\\u[0-9a-fA-F]{4}")
+_NOT_ALPHANUMERIC: Final = re.compile(r"[\W_]+")
 _ROUNDS: Final = 3
 """Decoding rounds; text encoded more often is not recognised."""
 _REQUEST: Final = "<request>"
@@ -40,8 +42,6 @@ _LEFT_OUT: Final = "text omitted: the request is too long to compare"
 
 _Mapped = list[tuple[str, int, int]]
 """Characters, each with the start and end of its source."""
-_Pieces = dict[int, set[str]]
-"""Texts to find, by length."""
 
 
 def own_words(job: ImageJob) -> tuple[str, ...]:
@@ -54,7 +54,8 @@ def own_words(job: ImageJob) -> tuple[str, ...]:
 
 def redact(text: str, secret: Secret) -> str:
     """Returns the text without the key and pieces of it."""
-    return _replaced(text, _gives_away(text, secret.plaintext), repr(secret))
+    hidden = _find_key(text, secret.plaintext)
+    return replace_hidden(text, hidden, repr(secret)) if any(hidden) else text
 
 
 def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ()) -> GatewayError:
@@ -62,30 +63,22 @@ def redact_error(error: GatewayError, secret: Secret, words: Iterable[str] = ())
 
     If the comparison would take too long, the whole detail is dropped.
     """
-    pictures, texts = _by_kind(words)
-    if sum(map(len, (*pictures, *texts))) > _WORDS_MAX_CHARS:
-        error.detail = _LEFT_OUT
-        return error
-    detail = redact(error.detail[:_DETAIL_MAX_CHARS], secret)
-    detail = _without(
-        detail, [one for one in (*pictures, *texts) if len(one) >= _PROMPT_PIECE], _REQUEST, _PROMPT_PIECE
-    )
-    if pictures:
-        detail = _DATA.sub(_REQUEST, detail)
-    urls = (one for one in texts if one.lower().startswith(("http://", "https://")))
-    error.detail = _without(detail, [part for url in urls for part in _parts(url)], _REQUEST, _PIECE)
-    return error
-
-
-def _by_kind(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Returns the beginnings of base64 images, and all other words in full."""
-    pictures, texts = [], []
+    texts, pictures = list[str](), list[str]()
     for word in words:
         if picture := _PICTURE.fullmatch(word):
             pictures.append(word[picture.start(1) :][:_PICTURE_MAX_CHARS])
         else:
             texts.append(word)
-    return pictures, texts
+    if sum(map(len, (*pictures, *texts))) > _WORDS_MAX_CHARS:
+        error.detail = _LEFT_OUT
+        return error
+    detail = redact(error.detail[:_DETAIL_MAX_CHARS], secret)
+    detail = _without(detail, [one for one in (*pictures, *texts) if len(one) >= _PROMPT_PIECE], _PROMPT_PIECE)
+    if pictures:
+        detail = _DATA.sub(_REQUEST, detail)
+    urls = (one for one in texts if one.lower().startswith(("http://", "https://")))
+    error.detail = _without(detail, [part for url in urls for part in _parts(url)], _PIECE)
+    return error
 
 
 def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
@@ -95,16 +88,8 @@ def redact_reply(reply: ImageReply, secret: Secret) -> ImageReply:
     """
     key = secret.plaintext
     key = key.rpartition(".")[2] if key.startswith("eyJ") else key
-    pictures = tuple(
-        one for one in reply.pictures if not (isinstance(one, ImageUrl) and any(_gives_away(one.url, key)))
-    )
+    pictures = tuple(one for one in reply.pictures if not (isinstance(one, ImageUrl) and any(_find_key(one.url, key))))
     return replace(reply, pictures=pictures, id=redact(reply.id, secret))
-
-
-def _forms(key: str) -> list[str]:
-    """Returns the encodings of a key; its base64 depends on the number of preceding bytes."""
-    raw = key.encode()
-    return [key, raw.hex(), *(b64encode(bytes(ahead) + raw).decode() for ahead in range(3))]
 
 
 def _parts(url: str) -> list[str]:
@@ -116,26 +101,30 @@ def _parts(url: str) -> list[str]:
     return [part for part in (host, *re.split(r"[/?#&=:@]+", url)) if part and (part == host or len(part) >= _PIECE)]
 
 
-def _without(text: str, private: Iterable[str], instead: str, length: int) -> str:
+def _without(text: str, private: list[str], length: int) -> str:
     """Replaces every stretch of `length` or more characters that occurs in `private`."""
-    return _replaced(text, _found(_folded(text), len(text), private, length), instead)
+    folded, known = _fold(text), [_decode(one).casefold() for one in private]
+    plain = [one for one in folded if one[0].isalnum()]
+    stripped = [_NOT_ALPHANUMERIC.sub("", one) for one in known]
+    hidden = [False] * len(text)
+    for size, pieces in pieces_of(known, length).items():
+        _mark(hidden, folded, size, pieces)
+    for size, pieces in pieces_of((one for one in stripped if len(one) >= length), length).items():
+        _mark(hidden, plain, size, pieces)
+    return replace_hidden(text, hidden, _REQUEST)
 
 
-def _replaced(text: str, hidden: list[bool], instead: str) -> str:
-    if not any(hidden):
-        return text
-    return "".join(
-        instead if is_hidden and not (at and hidden[at - 1]) else "" if is_hidden else character
-        for at, (character, is_hidden) in enumerate(zip(text, hidden, strict=True))
-    )
-
-
-def _gives_away(text: str, key: str) -> list[bool]:
+def _find_key(text: str, key: str) -> list[bool]:
     """Returns for each character if it discloses the key."""
-    folded = _folded(text)
-    hidden = _found(folded, len(text), _forms(key), _PIECE)
-    plain = _stripped(folded)
-    if stretch := _scattered("".join(one for one, _, _ in plain), "".join(filter(str.isalnum, key.casefold()))):
+    raw, decoded = key.encode(), (_decode(key) if _ESCAPES.search(key) else key).casefold()
+    # Its base64 depends on the number of preceding bytes.
+    encoded = [raw.hex(), *(b64encode(bytes(ahead) + raw).decode().casefold() for ahead in range(3))]
+    folded, hidden, forms = _fold(text), [False] * len(text), [decoded, *encoded]
+    plain = [one for one in folded if one[0].isalnum()]
+    _mark(hidden, folded, min(_PIECE, len(decoded)), decoded)
+    _mark(hidden, folded, _PIECE, "\n".join(forms))
+    _mark(hidden, plain, _PIECE, "\n".join(_NOT_ALPHANUMERIC.sub("", form) for form in forms))
+    if stretch := _scattered("".join(one for one, _, _ in plain), _NOT_ALPHANUMERIC.sub("", key.casefold())):
         start, end = plain[stretch.start][1], plain[stretch.stop - 1][2]
         hidden[start:end] = [True] * (end - start)
     return hidden
@@ -157,43 +146,23 @@ def _scattered(text: str, key: str) -> range | None:
     return range(start, end) if 2 * found_chars >= len(key) >= _SCATTERED_MIN_CHARS else None
 
 
-def _found(folded: _Mapped, size: int, private: Iterable[str], length: int) -> list[bool]:
-    """Returns for each of `size` characters if it is part of such a stretch, in one pass for any number of texts."""
-    whole: _Pieces = {}
-    stripped: _Pieces = {}
-    for known in private:
-        plain = _decode(known).casefold()
-        _cut(whole, plain, min(length, len(plain)))
-        _cut(stripped, "".join(filter(str.isalnum, plain)), length)
-    hidden = [False] * size
-    _mark(hidden, folded, whole)
-    _mark(hidden, _stripped(folded), stripped)
-    return hidden
-
-
-def _cut(pieces: _Pieces, known: str, length: int) -> None:
-    if length:
-        pieces.setdefault(length, set()).update(known[at : at + length] for at in range(len(known) - length + 1))
-
-
-def _mark(hidden: list[bool], mapped: _Mapped, pieces: _Pieces) -> None:
+def _mark(hidden: list[bool], mapped: _Mapped, size: int, known: Container[str]) -> None:
+    """Marks every stretch of `size` characters that is in `known`: a set, or a text for few of them."""
     text = "".join(one for one, _, _ in mapped)
-    for length, found in pieces.items():
-        for at in range(len(text) - length + 1):
-            if text[at : at + length] in found:
-                start, end = mapped[at][1], mapped[at + length - 1][2]
-                hidden[start:end] = [True] * (end - start)
+    for at in range(len(text) - size + 1 if size else 0):
+        if text[at : at + size] in known:
+            start, end = mapped[at][1], mapped[at + size - 1][2]
+            hidden[start:end] = [True] * (end - start)
 
 
-def _folded(text: str) -> _Mapped:
-    return [(one, start, end) for raw, start, end in _decoded(text) for one in raw.casefold()]
+def _decode(text: str) -> str:
+    for _ in range(_ROUNDS):
+        text = _ESCAPES.sub(_unescape, text)
+    return text
 
 
-def _stripped(mapped: _Mapped) -> _Mapped:
-    return [one for one in mapped if one[0].isalnum()]
-
-
-def _decoded(text: str) -> _Mapped:
+def _fold(text: str) -> _Mapped:
+    """Decodes and case-folds a text."""
     mapped = [(character, at, at + 1) for at, character in enumerate(text)]
     for _ in range(_ROUNDS):
         found, at = [], 0
@@ -202,13 +171,7 @@ def _decoded(text: str) -> _Mapped:
             found += [*mapped[at : escape.start()], *((one, start, end) for one in _unescape(escape))]
             at = escape.end()
         mapped = found + mapped[at:]
-    return mapped
-
-
-def _decode(text: str) -> str:
-    for _ in range(_ROUNDS):
-        text = _ESCAPES.sub(_unescape, text)
-    return text
+    return [(one, start, end) for raw, start, end in mapped for one in raw.casefold()]
 
 
 def _unescape(escape: re.Match[str]) -> str:

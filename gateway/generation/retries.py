@@ -1,31 +1,25 @@
-"""Results of calls, and the retry rules of a part of a job."""
+"""The retry rules of one part of a job, the results of its calls, and their usual durations."""
 
 import math
+from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import structlog
 
 from gateway.domain.accounts import ProviderKey
-from gateway.domain.catalog import PlannedTarget
-from gateway.domain.errors import ErrorCode, GatewayError, Outcome, Retry, Scope
-from gateway.domain.images import Picture, SizePlan
+from gateway.domain.catalog import PlannedTarget, Target
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome, Retry, Scope, detach
+from gateway.domain.images import ImageResult
 from gateway.scheduler import NoCapacity, RetryKind
 
 _LOG = structlog.get_logger("imagegate.upstream")
 _FREE = frozenset({Outcome.NOT_SENT, Outcome.REFUSED})
+_SAMPLES_MAX: Final = 50
+"""Latest calls remembered per upstream, model and image count."""
 _WEIGHT = {Outcome.UNKNOWN: 0, Outcome.DELIVERED: 1, Outcome.REFUSED: 2, Outcome.NOT_SENT: 3}
 
-
-@dataclass(frozen=True, slots=True)
-class CallSuccess:
-    """The images delivered by one call."""
-
-    pictures: tuple[Picture, ...]
-    shape: SizePlan
-    id: str
-
-
-CallResult = CallSuccess | GatewayError
+CallResult = ImageResult | GatewayError
 
 
 @dataclass(slots=True)
@@ -60,13 +54,10 @@ class RetryState:
         self.last, self.last_at = error, key.upstream
         if error.row.outcome is not Outcome.NOT_SENT:
             self.left -= 1
-        match error.row.scope:
-            case Scope.KEY | Scope.MODEL:
-                self.avoided.add((key.upstream, key.id))
-            case Scope.ACCOUNT:
-                self.avoided.add((key.upstream, f"{key.account}/"))
-            case _:
-                pass
+        if error.row.scope in {Scope.KEY, Scope.MODEL}:
+            self.avoided.add((key.upstream, key.id))
+        elif error.row.scope is Scope.ACCOUNT:
+            self.avoided.add((key.upstream, f"{key.account}/"))
 
     def note_no_key(self, target: PlannedTarget, nothing: NoCapacity) -> None:
         self.asked = self.asked or nothing.asked
@@ -106,16 +97,14 @@ class RetryState:
 
         An error of a key does not count if another key could have served with more capacity.
         """
+        wait_s = self.shortest_wait_s
         if self.last is not None and not (self.is_busy and self.last.row.retry is Retry.FREELY):
             return self.last
         if not self.is_busy:
-            return GatewayError(
-                ErrorCode.NO_HEALTHY_ACCOUNT, "no account is available", retry_after_s=self.shortest_wait_s
-            )
-        detail = "Every account that could make this image is busy; please try again shortly."
-        if self.shortest_wait_s:
-            detail = f"Every account that could make this image is busy for about {math.ceil(self.shortest_wait_s)} s."
-        return GatewayError(ErrorCode.NO_CAPACITY, detail, retry_after_s=self.shortest_wait_s)
+            return GatewayError(ErrorCode.NO_HEALTHY_ACCOUNT, "no account is available", retry_after_s=wait_s)
+        time = f" for about {math.ceil(wait_s)} s." if wait_s else "; please try again shortly."
+        detail = f"Every account that could make this image is busy{time}"
+        return GatewayError(ErrorCode.NO_CAPACITY, detail, retry_after_s=wait_s)
 
 
 def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> bool:
@@ -126,7 +115,9 @@ def is_for_another_target(error: GatewayError, others: list[PlannedTarget]) -> b
 
 
 def read_part(part: list[CallResult] | BaseException) -> list[CallResult]:
-    """Turns a bug in one part into that part's failure. Raises: exceptions that end the program."""
+    """Turns an error or a bug in one part into that part's failure. Raises: exceptions that end the program."""
+    if isinstance(part, GatewayError):
+        return [detach(part)]
     if isinstance(part, Exception):
         _LOG.error("internal_error", exc_info=part)
         return [GatewayError(ErrorCode.INTERNAL, type(part).__name__)]
@@ -138,3 +129,22 @@ def read_part(part: list[CallResult] | BaseException) -> list[CallResult]:
 def most_relevant_error(errors: list[GatewayError]) -> GatewayError:
     """Returns the most relevant error: one that may have cost money first, then a permanent one."""
     return min(errors, key=lambda error: (_WEIGHT[error.row.outcome], error.row.may_client_retry))
+
+
+@dataclass(slots=True)
+class CallDurations:
+    """Durations of this process's latest successful calls. A call is not retried with less time left."""
+
+    _default_s: float
+    """For calls of a kind that has not succeeded yet."""
+    _seconds: dict[tuple[str, str, int], deque[float]] = field(default_factory=dict)
+
+    def note(self, target: Target, images: int, seconds: float) -> None:
+        """Records the duration of a successful call, downloads included."""
+        kind = (target.upstream, target.model, images)
+        self._seconds.setdefault(kind, deque(maxlen=_SAMPLES_MAX)).append(seconds)
+
+    def usual_s(self, target: Target, images: int) -> float:
+        """Returns the time within which nine of ten calls succeeded."""
+        samples = sorted(self._seconds.get((target.upstream, target.model, images), ()))
+        return samples[-1 - len(samples) // 10] if samples else self._default_s

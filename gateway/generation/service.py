@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -10,22 +11,21 @@ from gateway.domain.errors import GatewayError
 from gateway.domain.images import Base64Image, ImageResult
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
-from gateway.generation import Upstreams
-from gateway.generation.context import RequestContext
-from gateway.generation.run import GenerationRequest
+from gateway.generation.context import GenerationRequest, RequestContext
+from gateway.generation.runner import Upstreams
 from gateway.metering.admission import Admission
 
 _SENT_AT_ONCE_BYTES: Final = 64 * 1024
 """The connection buffers this much, so a slow client cannot delay a smaller response."""
 
 
+@dataclass(slots=True, eq=False)
 class GenerationService:
     """Generates images for tenants."""
 
-    def __init__(self, admission: Admission, upstreams: Upstreams, monotonic: Callable[[], float]) -> None:
-        self._admission = admission
-        self._upstreams = upstreams
-        self._monotonic = monotonic
+    _admission: Admission
+    _upstreams: Upstreams
+    _monotonic: Callable[[], float]
 
     async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
         """Reserves a request's cost, makes its images and settles the outcome.

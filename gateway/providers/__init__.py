@@ -4,11 +4,10 @@ A new provider is one file with a class that implements protocol.py, and one lin
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
 from gateway.providers.minimax import MiniMax
 from gateway.providers.protocol import Provider
 
-PROVIDERS: Final[Mapping[str, Provider]] = MappingProxyType({"302ai": Ai302(), "minimax": MiniMax()})
+PROVIDERS: Final[Mapping[str, Provider]] = {"302ai": Ai302(), "minimax": MiniMax()}

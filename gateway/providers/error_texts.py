@@ -4,7 +4,7 @@ Invariant: a text never causes a cooldown, since it may repeat words of the requ
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -95,17 +95,27 @@ def without_own_words(text: str, sent: bytes) -> str:
     """Returns the text in lower case, with each substring of the request replaced by an ellipsis."""
     lower = text.lower()
     hidden = [False] * len(lower)
-    pieces: dict[int, set[str]] = {}
-    for string in _own_strings(sent):
-        length = min(len(string), _PIECE_CHARS)
-        pieces.setdefault(length, set()).update(string[at : at + length] for at in range(len(string) - length + 1))
-    for length, known in pieces.items():
+    for length, known in pieces_of(_own_strings(sent), _PIECE_CHARS).items():
         for at in range(len(lower) - length + 1):
             if lower[at : at + length] in known:
                 hidden[at : at + length] = [True] * length
+    return replace_hidden(lower, hidden, _CUT)
+
+
+def pieces_of(texts: Iterable[str], length: int) -> dict[int, set[str]]:
+    """Returns the substrings of `length` characters by their length; a shorter text is a piece as a whole."""
+    pieces: dict[int, set[str]] = {}
+    for text in filter(None, texts):
+        size = min(length, len(text))
+        pieces.setdefault(size, set()).update(text[at : at + size] for at in range(len(text) - size + 1))
+    return pieces
+
+
+def replace_hidden(text: str, hidden: list[bool], instead: str) -> str:
+    """Replaces each stretch of hidden characters."""
     return "".join(
-        _CUT if is_hidden and not (at and hidden[at - 1]) else "" if is_hidden else character
-        for at, (character, is_hidden) in enumerate(zip(lower, hidden, strict=True))
+        instead if is_hidden and not (at and hidden[at - 1]) else "" if is_hidden else character
+        for at, (character, is_hidden) in enumerate(zip(text, hidden, strict=True))
     )
 
 

@@ -30,7 +30,8 @@ class LinkPolicy:
     def __init__(self, hosts: Iterable[str]) -> None:
         hosts = tuple(hosts)
         self._origins = frozenset(host.lower().rstrip("/") for host in hosts if _ORIGIN.match(host))
-        self._names = tuple(_pattern(host) for host in hosts if not _ORIGIN.match(host))
+        patterns = (re.escape(host.lower()).replace(r"\*", "[a-z0-9.-]*") for host in hosts if not _ORIGIN.match(host))
+        self._names = tuple(re.compile(pattern, re.ASCII) for pattern in patterns)
 
     def trust(self, url: str) -> LinkTrust:
         parts = _split(url)
@@ -66,16 +67,7 @@ def _split(url: str) -> tuple[str, str, bool] | None:
         port, host = parts.port, (parts.hostname or "").rstrip(".")
     except ValueError:
         return None
-    if (
-        parts.scheme not in {"http", "https"}
-        or not host
-        or parts.username is not None
-        or parts.password is not None
-        or "\\" in url
-    ):
+    has_login = parts.username is not None or parts.password is not None
+    if parts.scheme not in {"http", "https"} or not host or has_login or "\\" in url:
         return None
     return f"{parts.scheme}://{parts.netloc}".lower(), host, port in {None, 80, 443}
-
-
-def _pattern(host: str) -> re.Pattern[str]:
-    return re.compile("[a-z0-9.-]*".join(re.escape(piece) for piece in host.lower().split("*")), re.ASCII)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -13,7 +12,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat, Size
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_key_check import read_quota
-from gateway.providers.protocol import KeyCheck, ProviderRequest, bearer
+from gateway.providers.protocol import KeyCheck, ProviderRequest
 from gateway.providers.replies import (
     STATUS_ERRORS,
     UntrustedObject,
@@ -24,18 +23,16 @@ from gateway.providers.replies import (
     read_images,
 )
 
-PRESETS: Final[Mapping[str, Size]] = MappingProxyType(
-    {
-        "1:1": Size(1024, 1024),
-        "16:9": Size(1280, 720),
-        "4:3": Size(1152, 864),
-        "3:2": Size(1248, 832),
-        "2:3": Size(832, 1248),
-        "3:4": Size(864, 1152),
-        "9:16": Size(720, 1280),
-        "21:9": Size(1344, 576),
-    }
-)
+PRESETS: Final[Mapping[str, Size]] = {
+    "1:1": Size(1024, 1024),
+    "16:9": Size(1280, 720),
+    "4:3": Size(1152, 864),
+    "3:2": Size(1248, 832),
+    "2:3": Size(832, 1248),
+    "3:4": Size(864, 1152),
+    "9:16": Size(720, 1280),
+    "21:9": Size(1344, 576),
+}
 """Size of each `aspect_ratio` (reference/minimax.md 1.3)."""
 
 PIXELS: Final = SizeBounds(512, 2048, 8)
@@ -46,75 +43,51 @@ PROMPT_MAX_CHARS: Final = 1499
 OUTPUT: Final = frozenset({"output_format.jpeg", "background.opaque"})
 """The only supported output (reference/minimax.md 1.4)."""
 
-FIELDS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "aigc_watermark": "minimax.aigc_watermark",
-        "prompt_optimizer": "minimax.prompt_optimizer",
-        "seed": "seed",
-        "style": "minimax.style",
-        "subject_reference": "input.character",
-    }
-)
+FIELDS: Final[Mapping[str, str]] = {
+    "aigc_watermark": "minimax.aigc_watermark",
+    "prompt_optimizer": "minimax.prompt_optimizer",
+    "seed": "seed",
+    "style": "minimax.style",
+    "subject_reference": "input.character",
+}
 """Optional body fields and their domain names, in the order in which they are sent."""
 
-CODES: Final[Mapping[int, ErrorCode]] = MappingProxyType(
-    {
-        # The error page of the API documentation, English and Chinese.
-        1000: ErrorCode.UPSTREAM_ERROR,
-        1001: ErrorCode.UPSTREAM_TIMEOUT,
-        1002: ErrorCode.ACCOUNT_RATE_LIMITED,
-        1004: ErrorCode.KEY_INVALID,
-        1008: ErrorCode.INSUFFICIENT_BALANCE,
-        1024: ErrorCode.UPSTREAM_ERROR,
-        1026: ErrorCode.CONTENT_INPUT,
-        1027: ErrorCode.CONTENT_OUTPUT,
-        1033: ErrorCode.UPSTREAM_ERROR,
-        1039: ErrorCode.ACCOUNT_TOKEN_LIMITED,
-        1041: ErrorCode.ACCOUNT_CONNECTION_LIMITED,
-        1042: ErrorCode.INVALID_PROMPT,
-        1043: ErrorCode.UNEXPECTED_RESPONSE,
-        1044: ErrorCode.UNEXPECTED_RESPONSE,
-        2013: ErrorCode.UPSTREAM_REJECTED,  # four cases; error_texts.py distinguishes them
-        20132: ErrorCode.UNEXPECTED_RESPONSE,
-        2037: ErrorCode.UNEXPECTED_RESPONSE,
-        2039: ErrorCode.UNEXPECTED_RESPONSE,
-        2042: ErrorCode.UNEXPECTED_RESPONSE,
-        2045: ErrorCode.ACCOUNT_GROWTH_LIMITED,
-        2048: ErrorCode.UNEXPECTED_RESPONSE,
-        2049: ErrorCode.KEY_INVALID,
-        2056: ErrorCode.QUOTA_EXHAUSTED_PLAN,
-        # The file and video pages only.
-        1013: ErrorCode.UPSTREAM_ERROR,
-        # MiniMax's own clients: its CLI (1028, 1030, 2061) and its MCP server (2038).
-        1028: ErrorCode.QUOTA_EXHAUSTED_DAILY,
-        1030: ErrorCode.QUOTA_EXHAUSTED_DAILY,
-        2038: ErrorCode.ACCOUNT_UNVERIFIED,
-        2061: ErrorCode.KEY_MODEL_DENIED,
-        # Third-party classifiers.
-        2046: ErrorCode.ACCOUNT_RATE_LIMITED,
-        2047: ErrorCode.ACCOUNT_RATE_LIMITED,
-        2067: ErrorCode.QUOTA_EXHAUSTED_PLAN,
-        1_400_010_161: ErrorCode.INSUFFICIENT_BALANCE,
-        # In no table found.
-        2054: ErrorCode.UNEXPECTED_RESPONSE,
-    }
-)
-"""`base_resp.status_code` to error code (reference/minimax.md section 3 has the source of each line)."""
+_CODES: Final = {
+    ErrorCode.UPSTREAM_ERROR: (1000, 1024, 1033, 1013),  # 1013: the file and video pages only
+    ErrorCode.UPSTREAM_TIMEOUT: (1001,),
+    ErrorCode.ACCOUNT_RATE_LIMITED: (1002, 2046, 2047),  # 2046, 2047: third-party classifiers
+    ErrorCode.KEY_INVALID: (1004, 2049),
+    ErrorCode.INSUFFICIENT_BALANCE: (1008, 1_400_010_161),  # 1400010161: third-party classifiers
+    ErrorCode.CONTENT_INPUT: (1026,),
+    ErrorCode.CONTENT_OUTPUT: (1027,),
+    ErrorCode.ACCOUNT_TOKEN_LIMITED: (1039,),
+    ErrorCode.ACCOUNT_CONNECTION_LIMITED: (1041,),
+    ErrorCode.INVALID_PROMPT: (1042,),
+    ErrorCode.UNEXPECTED_RESPONSE: (1043, 1044, 20132, 2037, 2039, 2042, 2048, 2054),  # 2054: in no table found
+    ErrorCode.UPSTREAM_REJECTED: (2013,),  # four cases; error_texts.py distinguishes them
+    ErrorCode.ACCOUNT_GROWTH_LIMITED: (2045,),
+    ErrorCode.QUOTA_EXHAUSTED_PLAN: (2056, 2067),  # 2067: third-party classifiers
+    ErrorCode.QUOTA_EXHAUSTED_DAILY: (1028, 1030),  # MiniMax's CLI
+    ErrorCode.ACCOUNT_UNVERIFIED: (2038,),  # MiniMax's MCP server
+    ErrorCode.KEY_MODEL_DENIED: (2061,),  # MiniMax's CLI
+}
+"""Without a comment: the error page of the API documentation, English or Chinese."""
 
-NEWER_TYPES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
-    {
-        "authentication_error": ErrorCode.KEY_INVALID,
-        "authorized_error": ErrorCode.KEY_INVALID,
-        "permission_error": ErrorCode.KEY_INVALID,
-        "invalid_request_error": ErrorCode.UPSTREAM_REJECTED,
-        "bad_request_error": ErrorCode.UPSTREAM_REJECTED,
-        "rate_limit_error": ErrorCode.ACCOUNT_RATE_LIMITED,
-        "insufficient_balance_error": ErrorCode.INSUFFICIENT_BALANCE,
-        "overloaded_error": ErrorCode.UPSTREAM_ERROR,
-        "api_error": ErrorCode.UPSTREAM_ERROR,
-        "server_error": ErrorCode.UPSTREAM_ERROR,
-    }
-)
+CODES: Final[Mapping[int, ErrorCode]] = {code: error_code for error_code, codes in _CODES.items() for code in codes}
+"""`base_resp.status_code` to error code (reference/minimax.md section 3 has the source of each)."""
+
+NEWER_TYPES: Final[Mapping[str, ErrorCode]] = {
+    "authentication_error": ErrorCode.KEY_INVALID,
+    "authorized_error": ErrorCode.KEY_INVALID,
+    "permission_error": ErrorCode.KEY_INVALID,
+    "invalid_request_error": ErrorCode.UPSTREAM_REJECTED,
+    "bad_request_error": ErrorCode.UPSTREAM_REJECTED,
+    "rate_limit_error": ErrorCode.ACCOUNT_RATE_LIMITED,
+    "insufficient_balance_error": ErrorCode.INSUFFICIENT_BALANCE,
+    "overloaded_error": ErrorCode.UPSTREAM_ERROR,
+    "api_error": ErrorCode.UPSTREAM_ERROR,
+    "server_error": ErrorCode.UPSTREAM_ERROR,
+}
 """`error.type` of the newer API, which sends no base_resp (reference/minimax.md 1.5)."""
 
 _FAILED: Final = frozenset({500, 502, 503})
@@ -124,20 +97,27 @@ _COPIED_MAX_BYTES: Final = 16 * 1024
 """Pieces up to this size are joined, which costs less than another write."""
 _PLAN_WINDOW_S: Final = 5 * 60 * 60
 """Length of the plan window that 2056 reports as used up (reference/minimax.md section 3)."""
-_LIVE: Final = "image-01-live"
 _ACCEPT: Final = ("accept", "application/json")
+_LIVE: Final = "image-01-live"
 
 
 class MiniMax:
     """The `minimax` provider."""
 
-    result_hosts: Final = (
+    result_hosts: tuple[str, ...] = (
         "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # full names: others may own similar buckets
         "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",
         "*.bj.bcebos.com",
         "cdn.hailuoai.com",
     )
     """Hosts seen in its result links (reference/minimax.md 1.4)."""
+    path = "/v1/image_generation"
+    default_ratio = ""
+    required_fields: Mapping[str, object] = {}
+    key_check_path = "/v1/token_plan/remains"
+    """The quota page (reference/minimax.md 4.3)."""
+    code_words: Mapping[str, ErrorCode] = {}
+    """Error code by the word in `code`, where there is no code of MiniMax's, which is more precise."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of a model (reference/minimax.md 1.2)."""
@@ -152,42 +132,81 @@ class MiniMax:
         return overridden(base, overrides)
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
-        """Builds the documented body. Fields that the job does not set are omitted."""
+        """Builds the documented body. Optional fields that the job does not set are omitted.
+
+        Large values are not copied: all calls of a job share the job's object.
+        """
         body: dict[str, object] = {"model": plan.model, "prompt": job.prompt}
-        if plan.shape.pixels:
+        if plan.shape.pixels:  # `aspect_ratio` would take precedence
             body |= {"width": plan.shape.pixels.width, "height": plan.shape.pixels.height}
-        elif plan.shape.aspect_ratio:
-            body["aspect_ratio"] = plan.shape.aspect_ratio
-        body["response_format"] = plan.delivery.value
-        return build_post("/v1/image_generation", body, job, plan, secret)
+        elif aspect_ratio := plan.shape.aspect_ratio or self.default_ratio:
+            body["aspect_ratio"] = aspect_ratio
+        body |= {"response_format": plan.delivery.value, **self.required_fields}
+        if plan.images > 1:
+            body["n"] = plan.images
+        pieces, set_fields = [msgspec.json.encode(body)[:-1]], job.fields
+        for name, field in FIELDS.items() if set_fields else ():
+            if field in set_fields:
+                pieces += [b',"%b":' % name.encode(), *_encode_field(job, field)]
+        joined = [b""]
+        for piece in (*pieces, b"}"):
+            if len(piece) > _COPIED_MAX_BYTES:
+                joined += [piece, b""]
+            else:
+                joined[-1] += piece
+        headers = ("authorization", f"Bearer {secret.plaintext}"), ("content-type", "application/json"), _ACCEPT
+        return ProviderRequest("POST", self.path, headers, tuple(filter(None, joined)))
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
-        """Reads the images of a response. Raises: GatewayError with the response's error code."""
-        return read_base_resp(reply, _open(reply), delivery)
+        """Reads the images of a response, in the order of reference/minimax.md section 8.
+
+        Raises: GatewayError with the response's error code.
+        """
+        envelope = parse_object(reply)
+        code = self.raise_error(reply, envelope)
+        images, metadata = read_images(envelope.inner("data"), delivery), envelope.inner("metadata")
+        failed = metadata.integer("failed_count")
+        if images:
+            return ImageReply(images, envelope.text("id"), failed)
+        succeeded = metadata.integer("success_count")
+        if succeeded == 0 and (failed or 0) > 0:
+            raise GatewayError(ErrorCode.CONTENT_MODERATED)
+        if code is None:
+            raise GatewayError(ErrorCode.INVALID_RESPONSE, "neither base_resp nor images")
+        if (succeeded or 0) > 0 or has_images(envelope):
+            raise GatewayError(ErrorCode.INVALID_RESPONSE, "images in an unknown format")
+        raise GatewayError(ErrorCode.EMPTY_RESPONSE)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
-        """Requests the quota page (reference/minimax.md 4.3)."""
-        return ProviderRequest("GET", "/v1/token_plan/remains", (bearer(secret), _ACCEPT))
+        headers = ("authorization", f"Bearer {secret.plaintext}"), _ACCEPT
+        return ProviderRequest("GET", self.key_check_path, headers)
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the quota page. It covers the account: it proves a balance, and may show when a window ends."""
-        envelope = _open(reply)
-        raise_refusal(reply, envelope)
+        envelope = parse_object(reply)
+        self.raise_error(reply, envelope)
         return read_quota(envelope)
 
-
-def _open(reply: UpstreamResponse) -> UntrustedObject:
-    envelope = parse_object(reply)
-    raise_v2_error(reply, envelope)
-    return envelope
+    def raise_error(self, reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
+        """Raises the error of a code or an HTTP status; an unknown code never affects a key. Returns: 0 or None."""
+        raise_v2_error(reply, envelope)
+        base_resp = envelope.inner("base_resp")
+        code, text = base_resp.integer("status_code"), base_resp.text("status_msg")
+        if code:
+            error_code = CODES.get(code, ErrorCode.UPSTREAM_ERROR)
+            cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.QUOTA_EXHAUSTED_PLAN else None
+            raise refusal(error_code, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)
+        if self.code_words and (word := envelope.text("code")) in self.code_words:
+            own_text = envelope.text("message")
+            raise word_error(self.code_words[word], f"{word} {own_text}", own_text, reply)
+        if not 200 <= reply.status < 300:
+            raise http_error(reply, text)
+        return code
 
 
 def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
     """Applies the operator's `capabilities`: limits by name, features as true or false."""
-    declared = {domain_name: overrides[name] for name, domain_name in FIELDS.items() if name in overrides}
-    taken, refused = (
-        {domain_name for domain_name, flag in declared.items() if flag is wanted} for wanted in (True, False)
-    )
+    taken, refused = ({FIELDS[name] for name in FIELDS if overrides.get(name) is flag} for flag in (True, False))
     ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
     has_pixels = overrides.get("exact_sizes", PIXELS in base.sizes)
     return replace(
@@ -199,22 +218,6 @@ def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
     )
 
 
-def build_post(path: str, body: dict[str, object], job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
-    """Builds a call with the optional fields that the job sets.
-
-    Large values are not copied: all calls of a job share the job's object.
-    """
-    if plan.images > 1:
-        body["n"] = plan.images
-    pieces, set_fields = [msgspec.json.encode(body)[:-1]], job.fields
-    for name, field in FIELDS.items() if set_fields else ():
-        if field in set_fields:
-            pieces += [b',"%b":' % name.encode(), *_encode_field(job, field)]
-    pieces.append(b"}")
-    headers = (bearer(secret), ("content-type", "application/json"), _ACCEPT)
-    return ProviderRequest("POST", path, headers, _joined(pieces))
-
-
 def _encode_field(job: ImageJob, field: str) -> list[bytes]:
     if field == "seed":
         return [msgspec.json.encode(job.seed)]
@@ -224,17 +227,6 @@ def _encode_field(job: ImageJob, field: str) -> list[bytes]:
     for image in job.inputs:
         pieces += [b',{"type":"%b","image_file":' % image.role.value.encode(), image.link, b"}"]
     return [b"[" + pieces[0][1:], *pieces[1:], b"]"]
-
-
-def _joined(pieces: list[bytes]) -> tuple[bytes, ...]:
-    """Joins small pieces."""
-    joined = [b""]
-    for piece in pieces:
-        if len(piece) > _COPIED_MAX_BYTES:
-            joined += [piece, b""]
-        else:
-            joined[-1] += piece
-    return tuple(piece for piece in joined if piece)
 
 
 def raise_v2_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
@@ -259,36 +251,3 @@ def raise_v2_error(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
         status = stated if 200 <= reply.status < 300 else reply.status
         reply = UpstreamResponse(status, reply.body, reply.retry_after_s, sent=reply.sent)
     raise word_error(named, detail, text, reply)
-
-
-def raise_refusal(reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
-    """Steps 4 and 5 of the order of checks: raises the error of a code or HTTP status. Returns: the code, 0 or None."""
-    base_resp = envelope.inner("base_resp")
-    code = base_resp.integer("status_code")
-    if code:
-        raise code_error(code, base_resp.text("status_msg"), reply)
-    if not 200 <= reply.status < 300:
-        raise http_error(reply, base_resp.text("status_msg"))
-    return code
-
-
-def read_base_resp(reply: UpstreamResponse, envelope: UntrustedObject, delivery: ResponseFormat) -> ImageReply:
-    """Reads the images: steps 4 to 8 of the order of checks (reference/minimax.md section 8)."""
-    code = raise_refusal(reply, envelope)
-    images, metadata = read_images(envelope.inner("data"), delivery), envelope.inner("metadata")
-    if images:
-        return ImageReply(images, envelope.text("id"), metadata.integer("failed_count"))
-    if metadata.integer("success_count") == 0 and (metadata.integer("failed_count") or 0) > 0:
-        raise GatewayError(ErrorCode.CONTENT_MODERATED)
-    if code is None:
-        raise GatewayError(ErrorCode.INVALID_RESPONSE, "neither base_resp nor images")
-    if (metadata.integer("success_count") or 0) > 0 or has_images(envelope):
-        raise GatewayError(ErrorCode.INVALID_RESPONSE, "images in an unknown format")
-    raise GatewayError(ErrorCode.EMPTY_RESPONSE)
-
-
-def code_error(code: int, text: str, reply: UpstreamResponse) -> GatewayError:
-    """Builds the error of a provider code. An unknown code is UPSTREAM_ERROR and never affects a key."""
-    error_code = CODES.get(code, ErrorCode.UPSTREAM_ERROR)
-    cooldown_s = _PLAN_WINDOW_S if error_code is ErrorCode.QUOTA_EXHAUSTED_PLAN else None
-    return refusal(error_code, f"{code} {text}".strip(), text, reply, code, cooldown_s=cooldown_s)

@@ -58,17 +58,10 @@ class Provider(Protocol):
         """Builds one call of the job."""
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
-        """Reads the images of a response.
-
-        Raises: GatewayError for every other response.
-        """
+        """Reads the images of a response. Raises: GatewayError for every other response."""
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
         """Builds a free request that shows the health of a key."""
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the response of a key check. Raises: GatewayError with the provider's error."""
-
-
-def bearer(secret: Secret) -> tuple[str, str]:
-    return ("authorization", f"Bearer {secret.plaintext}")

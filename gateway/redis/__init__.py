@@ -30,7 +30,7 @@ All Redis keys. Braces mark the hash tag.
 | ig3:{NAME}:records_end | hash | none | settlement: day -> Unix second at which its records expire |
 | ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
 | ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
-| ig3:key_check_leader | string | 1 round | key_checker: process that checks provider keys |
+| ig3:key_check_leader | string | 1 round | key_checks: process that checks provider keys |
 | ig3:{pool:UPSTREAM}:NAME |  | 40 days idle, most | scheduler: see scheduler/scripts.py |
 
 `2` is the version of this schema.

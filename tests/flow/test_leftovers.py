@@ -21,7 +21,7 @@ from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageJob, ImageReply
 from gateway.generation.calls import UpstreamCall
 from gateway.generation.context import RequestContext
-from gateway.generation.run import JobContext
+from gateway.generation.runner import JobContext
 from gateway.metering.reservations import Reservation
 from gateway.providers.replies import UpstreamResponse
 from tests.support.harness import (

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
+from gateway.generation.calls import read_reply, transport_fault
 from gateway.generation.memory_budget import ByteAccount
-from gateway.generation.responses import read_reply, transport_fault
 from gateway.generation.transport import AiohttpTransport
 from gateway.providers.replies import UpstreamResponse
 from tests.support.harness import serving

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.errors import ErrorCode, KeyState
-from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checks import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
 from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler.status import Health

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from gateway.domain.errors import ErrorCode, KeyState
-from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checks import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
 from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler import CallReport

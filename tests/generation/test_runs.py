@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.domain.catalog import Capability, Target
-from gateway.generation.run import CallDurations
+from gateway.generation.retries import CallDurations
 
 SIM, OTHER = (Target(name, "image-01", Capability(())) for name in ("sim", "other"))
 

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode
-from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checks import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
 from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from tests.support.admissions import connected

@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.accounts import ProviderKey, Secret
-from gateway.generation import UpstreamEndpoint
 from gateway.generation.key_checks import KeyChecker
 from gateway.generation.transport import AiohttpTransport
+from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 

@@ -22,13 +22,13 @@ from gateway.domain.catalog import Model, PlannedTarget, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageJob, ImageResult, ResponseFormat
 from gateway.domain.tracing import Trace
-from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, UpstreamEndpoint, Upstreams
-from gateway.generation.calls import CallLimits
+from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.context import RequestContext
-from gateway.generation.downloads import DownloadLimits
+from gateway.generation.downloads import DownloadLimits, ImageDownloader
+from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
-from gateway.generation.upstreams import UpstreamSet
+from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.redis import connect

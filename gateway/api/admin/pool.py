@@ -17,7 +17,7 @@ from gateway.domain.accounts import AccountLimits, ProviderKey, make_secret
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
-from gateway.generation.key_checker import KeyHealthMonitor
+from gateway.generation.key_checks import KeyHealthMonitor
 from gateway.providers.protocol import KeyCheck
 from gateway.scheduler import Scheduler
 from gateway.scheduler.members import AccountRegistry

@@ -10,51 +10,60 @@ Why not the package httpx-aiohttp: it reports refused, unresolvable and closed-w
 """
 
 import asyncio
-import socket
+import re
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import partial
-from sys import intern
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 import httpx
-from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import StreamWriter
+from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.payload import Payload
+from aiohttp.streams import StreamReader
 from yarl import URL
 
-from gateway.generation.transport.addresses import is_public_address, is_public_name
-from gateway.generation.transport.framing import BoundedHandler
+from gateway.generation.transport.addresses import PublicResolver, is_public_name
 
 _CHUNK_BYTES: Final = 256 * 1024
 _SENT_BYTES: Final = 64 * 1024
 """Body bytes per write: TLS copies its input."""
 _KEEP_ALIVE_S: Final = 15.0
-"""Idle time of a connection. Servers close theirs after 60 s or more: a call sent into a closing connection is lost,
-
-and is never resent.
-"""
+"""Idle time of a connection. Servers close theirs after 60 s or more, and a call sent into a closing one is lost."""
 _AUTOMATIC_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+_INTERIM_MAX: Final = 10
+"""Servers send one or two (100, 103)."""
+_HEAD_BYTES_MAX: Final = 64 * 1024
+"""Interim responses and the final head together; heads of providers and object stores have at most 2 KiB."""
+_FRAMING_BYTES_MAX: Final = _HEAD_BYTES_MAX + 64 * 1024
+"""Limit on bytes outside the body, besides a share of it: 8,000 chunks of any size."""
+_FRAMING_PART: Final = 64
+"""Share of a body that may be framing: chunks of 450 bytes. Providers and proxies send kilobytes. A chunk costs 2 us of
+CPU whatever its size, so a body of 60-byte chunks costs 50 times as much as in one piece.
+"""
+_PIECE_BYTES: Final = 1024
+"""Minimum part of a read that is parsed in one step, then up to the next blank line, which every response has."""
+_CHUNKED_PIECE_BYTES: Final = 64 * 1024
+"""Maximum part of a chunked read that is parsed before the framing is checked."""
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...]] = (
     # Most specific first. First block: nothing was sent.
     (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
     (aiohttp.ClientConnectorError, httpx.ConnectError),
-    (aiohttp.ClientConnectorCertificateError, httpx.ConnectError),
     (aiohttp.ServerFingerprintMismatch, httpx.ConnectError),
-    (aiohttp.ClientProxyConnectionError, httpx.ProxyError),
     (aiohttp.NonHttpUrlClientError, httpx.UnsupportedProtocol),
     (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
     # Second block: something may have been sent.
-    (aiohttp.SocketTimeoutError, httpx.ReadTimeout),
     (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
     (aiohttp.ServerDisconnectedError, httpx.RemoteProtocolError),
     (aiohttp.ClientPayloadError, httpx.RemoteProtocolError),
     (aiohttp.ClientResponseError, httpx.RemoteProtocolError),
-    (aiohttp.ClientConnectionError, httpx.ReadError),
     (aiohttp.ClientError, httpx.ReadError),
     (TimeoutError, httpx.ReadTimeout),
     (ValueError, httpx.UnsupportedProtocol),  # an invalid host name
@@ -92,7 +101,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             limit=0,
             ssl=self._context,
             keepalive_timeout=_KEEP_ALIVE_S,
-            resolver=_PublicResolver() if self._public_only else None,
+            resolver=PublicResolver() if self._public_only else None,
         )
         handler: type[ResponseHandler] = BoundedHandler  # for mypy: partial is invariant
         connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - there is no public way
@@ -104,14 +113,6 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             read_bufsize=_CHUNK_BYTES,
         )
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -126,26 +127,22 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         limits = request.extensions.get("timeout", {})
         if any(seconds is not None and seconds <= 0 for seconds in limits.values()):
             raise httpx.ConnectTimeout("no time left")  # aiohttp takes 0 for "no limit"
+        assert isinstance(request.stream, httpx.SyncByteStream)  # in full, and not joined as by `request.read`
+        pieces = tuple(piece for piece in request.stream if piece)
         try:
             response = await self._session.request(
                 request.method,
                 URL(str(request.url), encoded=True),
                 headers=[
-                    (intern(name.decode("ascii")), value.decode("latin-1")) for name, value in request.headers.raw
+                    (sys.intern(name.decode("ascii")), value.decode("latin-1")) for name, value in request.headers.raw
                 ],
-                data=_open_body(request),
+                data=_Content(pieces, request.extensions.get("on_sent")) if pieces else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, connect=limits.get("connect"), sock_read=limits.get("read")),
             )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise map_error(error) from error
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
-
-
-def _open_body(request: httpx.Request) -> "_Content | None":
-    assert isinstance(request.stream, httpx.SyncByteStream)  # in full, and not joined as by `request.read`
-    pieces = tuple(piece for piece in request.stream if piece)
-    return _Content(pieces, request.extensions.get("on_sent")) if pieces else None
 
 
 class _Content(Payload):
@@ -163,13 +160,6 @@ class _Content(Payload):
         return b"".join(self._pieces).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        await self.write_with_length(writer, self._size)
-
-    async def write_with_length(
-        self,
-        writer: AbstractStreamWriter,
-        content_length: int | None,  # noqa: ARG002 - it is the size
-    ) -> None:
         assert isinstance(writer, StreamWriter)
         if writer.transport is None or writer.transport.is_closing():  # aiohttp would write nothing
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was sent")
@@ -181,47 +171,97 @@ class _Content(Payload):
                 await asyncio.sleep(0)
 
 
+@dataclass(eq=False, slots=True)
 class _Body(httpx.AsyncByteStream):
     """The bytes of a response as they arrive; `aclose` returns or closes the connection."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    response: aiohttp.ClientResponse
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._response.content.iter_any():  # received data, unmodified
+            async for chunk in self.response.content.iter_any():  # received data, unmodified
                 yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise map_error(error) from error
 
     async def aclose(self) -> None:
-        self._response.close()
+        self.response.close()
 
 
-class _PublicResolver(AbstractResolver):
-    """Name resolution that yields public addresses only, so that a name cannot be redirected to internal ones later."""
+class BoundedHandler(ResponseHandler):
+    """Closes the connection on responses that are mostly framing, and on bytes that belong to no request.
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        except UnicodeError as error:
-            raise OSError(f"{host[:80]} is not a host name") from error
-        public = [(kind, address) for kind, _, _, _, address in found if is_public_address(str(address[0]))]
-        if not public:
-            raise OSError(f"{host} has no public address")
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address[0]),
-                port=port,
-                family=kind,
-                proto=0,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for kind, address in public
-        ]
+    aiohttp parses unlimited interim responses (1xx), a whole read of 256 KiB in one event-loop iteration. It also
+    stores a response that arrives on an idle connection, and would return it for the next request.
+    """
 
-    async def close(self) -> None:
-        """Nothing to close."""
+    _interim = _received_bytes = 0
+    _body: StreamReader | None = None
+    _piece_max_bytes = _CHUNKED_PIECE_BYTES
+    _held_back = b""
+
+    def set_response_params(self, **params: Any) -> None:
+        self._interim = self._received_bytes = 0
+        self._body = None
+        self._piece_max_bytes = _CHUNKED_PIECE_BYTES
+        self._held_back = b""
+        super().set_response_params(**params)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._body = None  # a reference cycle that only the garbage collector would break
+
+    def data_received(self, data: bytes) -> None:
+        if not data:  # reading resumes: aiohttp first parses its own buffer
+            super().data_received(data)
+            self._check_framing()
+        data, self._held_back = self._held_back + data, b""
+        at = 0
+        while at < len(data):
+            if self._body is not None and self._body.is_eof():  # the bytes belong to no request
+                self._close()
+            if self.transport is None or self.transport.is_closing():
+                return
+            if self._reading_paused:
+                self._held_back = data[at:]
+                return
+            # A body rarely has a blank line and is parsed as read. Of short responses, about 64 are parsed in one step.
+            start, end = at + _PIECE_BYTES, len(data)
+            has_lines = data.find(b"\n", start) >= 0  # 30 times as fast as the pattern
+            if has_lines and (blank := _BLANK_LINE.search(data, start)):
+                end = blank.end()
+            end = min(end, at + self._piece_max_bytes)
+            self._received_bytes += end - at
+            super().data_received(data[at:end])
+            self._check_framing()
+            at = end
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        message, body = data
+        if 100 <= message.code < 200 and message.code != 101:
+            self._interim += 1
+        elif self._body is None and self._interim <= _INTERIM_MAX:
+            self._body = body
+            if not message.chunked:
+                self._piece_max_bytes = sys.maxsize
+            super().feed_data(data, size)
+        else:  # after the response of the request
+            self._close()
+
+    def _check_framing(self) -> None:
+        if self._reading_paused:  # a part of the received data is not parsed yet
+            return
+        if self._body is None:
+            is_excessive = self._interim > _INTERIM_MAX or self._received_bytes > _HEAD_BYTES_MAX
+        else:
+            body_bytes = self._body.total_bytes
+            is_excessive = self._received_bytes - body_bytes > _FRAMING_BYTES_MAX + body_bytes // _FRAMING_PART
+        if is_excessive:
+            reader: BoundedHandler | StreamReader = self if self._body is None else self._body
+            reader.set_exception(aiohttp.ClientPayloadError("the response is mostly framing"))
+            self._close()
+
+    def _close(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.close()

@@ -6,8 +6,12 @@ https://www.iana.org/assignments/iana-ipv6-special-registry), read in 2025. All 
 globally reachable ones: none holds a web server.
 """
 
+import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
+
+from aiohttp import ThreadedResolver
+from aiohttp.abc import ResolveResult
 
 _IPV4_REFUSED: Final = tuple(
     map(
@@ -36,10 +40,7 @@ _IPV4_REFUSED: Final = tuple(
     )
 )
 _IPV6_GLOBAL: Final = IPv6Network("2000::/3")
-"""All that IANA allocates as global unicast. Outside: loopback, local, multicast, 64:ff9b:1::/48, 5f00::/16, and the
-
-forms ::a.b.c.d and ::ffff:0:a.b.c.d of IPv4 addresses.
-"""
+"""Global unicast. Outside: loopback, local, multicast, 64:ff9b:1::/48, 5f00::/16, ::a.b.c.d, ::ffff:0:a.b.c.d."""
 _IPV6_REFUSED: Final = tuple(
     map(
         IPv6Network,
@@ -73,3 +74,19 @@ def is_public_address(address: str) -> bool:
             return ip in _IPV6_GLOBAL and not any(ip in network for network in _IPV6_REFUSED)
         ip = IPv4Address(int(ip) & 0xFFFFFFFF)
     return not any(ip in network for network in _IPV4_REFUSED)
+
+
+class PublicResolver(ThreadedResolver):
+    """Resolves names to public addresses only, at the time of each connection."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        try:
+            found = await super().resolve(host, port, family)
+        except UnicodeError as error:
+            raise OSError(f"{host[:80]} is not a host name") from error
+        public = [result for result in found if is_public_address(result["host"])]
+        if not public:
+            raise OSError(f"{host} has no public address")
+        return public
