@@ -49,7 +49,7 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
     """Creates a client, which connects at its first call. Raises: SettingsError if the URL is invalid."""
     redis = config.settings.redis
     try:
-        return connect(redis.url, timeout_s or redis.timeout_ms / 1000, config.redis_credentials)
+        return connect(redis.url, timeout_s or redis.timeout_ms / 1000, config.redis_credentials, redis.key_prefix)
     except ValueError as error:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
 
@@ -119,8 +119,9 @@ def build_replayer(journal: Journal, admission: Admission, releases: Releases) -
 
 
 def redis_id(config: Config) -> str:
-    """Identifies a Redis by its address, without its password."""
-    return hashlib.sha256(config.settings.redis.url.rpartition("@")[2].encode()).hexdigest()[:12]
+    """Identifies a gateway's data by its key prefix and the address of its Redis, without the password."""
+    redis = config.settings.redis
+    return hashlib.sha256(f"{redis.key_prefix}@{redis.url.rpartition('@')[2]}".encode()).hexdigest()[:12]
 
 
 def _new_id() -> str:
@@ -153,7 +154,7 @@ def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Jo
         audit_keep_s=config.settings.audit.retention_days * _DAY_S,
     )
     members.configure(config.upstreams.pools)
-    queue = Queue(redis, scripts, members, channel_of(process), process, time.monotonic, lease_s)
+    queue = Queue(redis, scripts, members, channel_of(process, redis.prefix), process, time.monotonic, lease_s)
     scheduler = Scheduler(scripts, members, queue, time.time, time.monotonic, lease_s)
     return SchedulerParts(scheduler, members, queue, Releases(scripts, journal))
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.config.types import Count, HttpUrl, Name, Port, Seconds, SecretSource, Table
+from gateway.config.types import Count, HttpUrl, KeyPrefix, Name, Port, Seconds, SecretSource, Table
 from gateway.config.upstreams import ConfiguredTenant, Model, Upstream
 
 
@@ -47,6 +47,7 @@ class Redis(Table, frozen=True, kw_only=True):
     password: SecretSource | None = None
     sentinel_password: SecretSource | None = None
     timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 1000
+    key_prefix: KeyPrefix = "ig3"
     embedded_dir: str | None = None
 
 

@@ -14,6 +14,10 @@ Name = Annotated[
         description="1 to 63 characters of a-z, 0-9, '.', '_' and '-', starting with a letter or digit",
     ),
 ]
+KeyPrefix = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._-]{1,32}\Z", description="1 to 32 characters of A-Z, a-z, 0-9, '.', '_' and '-'")
+]
+"""Without ':', which ends the prefix: no key of one prefix can begin with another."""
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]

@@ -1,6 +1,6 @@
 """The Redis client, script loading and error translation. No other module imports redis-py's client.
 
-All Redis keys. Braces mark the hash tag.
+All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 
 | key | type | TTL | owner: what |
 |---|---|---|---|
@@ -71,6 +71,7 @@ __all__ = [
 ]
 
 PREFIX: Final = "ig3"
+"""Default of `[redis] key_prefix`."""
 _AWAY: Final = (RedisError, RedisClusterException, OSError)
 _NOT_RUN: Final = (
     CallNotStartedError,
@@ -98,13 +99,14 @@ Value = str | bytes | int | float
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
 
 
-def connect(url: str, timeout_s: float, login: Credentials = Credentials()) -> Client:  # noqa: B008 - immutable
+def connect(url: str, timeout_s: float, login: Credentials = Credentials(), prefix: str = PREFIX) -> Client:  # noqa: B008 - immutable
     """Returns a client for any of FORMS. Every call through `execute` or a script has the deadline `timeout_s`.
 
+    `prefix` and a colon begin the name of every key and channel.
     A cluster client is typed as `Client`: it has the same commands, and redis-py has no common type.
     Raises: ValueError if the URL is invalid. The message does not include the URL, which may hold a password.
     """
-    return cast("Client", build(parse_address(url), login, timeout_s))
+    return cast("Client", build(parse_address(url), login, timeout_s, prefix))
 
 
 def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: str = "") -> Script:

@@ -26,10 +26,13 @@ class Client(Redis):
 
     guard: CallGuard
     scripts: ScriptPipeline
+    prefix: str
+    """First part of every key and channel, before a colon."""
 
-    def __init__(self, pool: Pool, deadline_s: float) -> None:
+    def __init__(self, pool: Pool, deadline_s: float, prefix: str) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True
+        self.prefix = prefix
         self.guard = CallGuard(deadline_s, pool.close_idle)
         self.scripts = ScriptPipeline(self, self.guard)
 
@@ -42,7 +45,7 @@ class Client(Redis):
         return [await self.info(section) for section in sections]
 
 
-def build(address: Address, login: Credentials, timeout_s: float) -> Client | ClusterClient:
+def build(address: Address, login: Credentials, timeout_s: float, prefix: str) -> Client | ClusterClient:
     """Builds a client. Raises: ValueError for options that conflict."""
     options = _options(address, login, timeout_s)
     tls = tls_context(address.options) if address.is_encrypted else None
@@ -57,8 +60,8 @@ def build(address: Address, login: Credentials, timeout_s: float) -> Client | Cl
             pool = _sentinel_pool(address, tls, login, timeout_s, options)
         case Topology.CLUSTER:
             options["socket_timeout"] = timeout_s * _NODE_SOCKET_DEADLINES
-            return ClusterClient(address.hosts, tls, timeout_s, **options)
-    return Client(pool, timeout_s)
+            return ClusterClient(address.hosts, tls, timeout_s, prefix, **options)
+    return Client(pool, timeout_s, prefix)
 
 
 def _options(address: Address, login: Credentials, timeout_s: float) -> dict[str, Any]:

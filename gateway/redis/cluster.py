@@ -22,9 +22,15 @@ class ClusterClient(RedisCluster):
 
     guard: CallGuard
     scripts: ScriptRunner
+    prefix: str
 
     def __init__(
-        self, hosts: Iterable[tuple[str, int]], tls: ssl.SSLContext | None, deadline_s: float, **options: Any
+        self,
+        hosts: Iterable[tuple[str, int]],
+        tls: ssl.SSLContext | None,
+        deadline_s: float,
+        prefix: str,
+        **options: Any,
     ) -> None:
         super().__init__(
             startup_nodes=[ClusterNode(host, port) for host, port in hosts],
@@ -33,6 +39,7 @@ class ClusterClient(RedisCluster):
             reinitialize_steps=0,  # otherwise every fifth MOVED reply closes all connections, in use or not
             **options,
         )
+        self.prefix = prefix
         self.commands_parser = _CommandsParser()
         self._refresh: asyncio.Future[None] | None = None
         self._primaries: set[str] = set()

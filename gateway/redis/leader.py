@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from gateway.redis import PREFIX, Client, execute
+from gateway.redis import Client, execute
 
-KEY_CHECK_LEADER: Final = f"{PREFIX}:key_check_leader"
+KEY_CHECK_LEADER: Final = "key_check_leader"
 """Lock for checking unhealthy provider keys."""
 
 
@@ -13,7 +13,7 @@ class LeaderLock:
 
     def __init__(self, redis: Client, name: str, own_id: str, every_s: float) -> None:
         self._redis = redis
-        self._name = name
+        self._name = f"{redis.prefix}:{name}"
         self._own_id = own_id
         self._ttl_ms = max(1, round(every_s * 1000))
 

@@ -13,13 +13,11 @@ import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Client, execute, ping
+from gateway.redis import Client, execute, ping
 from gateway.redis.call_guard import judge
 from gateway.redis.circuit_breaker import Outcome
 
 _OLDEST: Final = (6, 2)
-_RIGHTS: Final = f"ACL SETUSER NAME ~{PREFIX}:* resetchannels &{PREFIX}:* +@all -@admin -@dangerous +info"
-"""All permissions that the gateway needs; a cluster also needs `+cluster`."""
 _UNKNOWN_DIGEST: Final = "0" * 40
 _NO_LOGIN: Final = ("NOAUTH", "HELLO must be called with the client already authenticated", "Authentication required")
 _WRONG_LOGIN: Final = (
@@ -43,12 +41,12 @@ async def inspect(redis: Client) -> list[str]:
     """
     if problem := await _access_problem(redis):
         return [problem]
-    key = f"{PREFIX}:tenants"
+    key = f"{redis.prefix}:tenants"
     found = [
         *await _refused(redis, redis.eval("return 1", 1, key), "does not run scripts", "allow EVAL and EVALSHA"),
         *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "does not run scripts", "allow EVALSHA"),
         *await _refused(
-            redis, redis.publish(f"{PREFIX}:preflight", ""), "does not deliver messages", "allow its channels"
+            redis, redis.publish(f"{redis.prefix}:preflight", ""), "does not deliver messages", "allow its channels"
         ),
         *await _unfit(redis),
     ]
@@ -82,7 +80,12 @@ def _login_problem(message: str) -> str | None:
 
 async def _refused(redis: Client, call: object, what: str, remedy: str) -> list[str]:
     error = await _refusal(redis, call)
-    return [f"redis {what} for the gateway ({error}): {remedy}, as with {_RIGHTS}"] if error else []
+    return [f"redis {what} for the gateway ({error}): {remedy}, as with {_rights(redis)}"] if error else []
+
+
+def _rights(redis: Client) -> str:
+    """Returns all permissions that the gateway needs; a cluster also needs `+cluster`."""
+    return f"ACL SETUSER NAME ~{redis.prefix}:* resetchannels &{redis.prefix}:* +@all -@admin -@dangerous +info"
 
 
 async def _refusal(redis: Client, call: object) -> ResponseError | None:
@@ -106,7 +109,7 @@ def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
 
 async def _unfit(redis: Client) -> list[str]:
     if error := await _refusal(redis, redis.info("memory")):
-        return [f"redis does not report its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
+        return [f"redis does not report its eviction policy ({error}): allow INFO, as with {_rights(redis)}"]
     infos = await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]])
     return [problem for info in infos for problem in (*_version_problem(info), *_policy_problem(info))]
 
@@ -131,7 +134,7 @@ async def write_refusal(redis: Client) -> str:
 
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
-    error = await _refusal(redis, redis.set(f"{PREFIX}:alive", 1, ex=_ALIVE_S))
+    error = await _refusal(redis, redis.set(f"{redis.prefix}:alive", 1, ex=_ALIVE_S))
     return f"redis refuses writes ({error})" if error else ""
 
 

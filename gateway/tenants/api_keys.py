@@ -73,7 +73,9 @@ class ApiKeyStore:
         return CreatedApiKey(key, secret)
 
     async def _create(self, key: ApiKey, keyed_hash: str, actor: Actor) -> None:
-        created_at = await execute(self._redis, self._redis.hget(tenant_record(key.tenant), "created_at"), str)
+        created_at = await execute(
+            self._redis, self._redis.hget(tenant_record(self._redis.prefix, key.tenant), "created_at"), str
+        )
         if not created_at:
             await self.unindex(key.id, key.tenant)
             raise no_tenant(key.tenant)
@@ -91,8 +93,8 @@ class ApiKeyStore:
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.exists(tenant_record(tenant))
-        pipeline.hgetall(keys_record(tenant))
+        pipeline.exists(tenant_record(self._redis.prefix, tenant))
+        pipeline.hgetall(keys_record(self._redis.prefix, tenant))
         exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
@@ -158,16 +160,20 @@ class ApiKeyStore:
 
     async def index(self, key: ApiKey) -> str:
         """Adds the key to the lookup index until it expires. Returns: the previous owner of the ID."""
-        call = self._redis.set(lookup_record(key.id), key.tenant, exat=key.expires_at, get=True)
+        call = self._redis.set(lookup_record(self._redis.prefix, key.id), key.tenant, exat=key.expires_at, get=True)
         return await execute(self._redis, call, str) or ""
 
     async def unindex(self, key_id: str, tenant: str) -> None:
         """Removes the key from the lookup index, unless another tenant owns the ID now."""
-        await self._unindex([lookup_record(key_id)], [tenant])
+        await self._unindex([lookup_record(self._redis.prefix, key_id)], [tenant])
 
     async def _read(self, key_id: str) -> _StoredKey:
-        tenant = await execute(self._redis, self._redis.get(lookup_record(key_id)), str)
-        text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
+        tenant = await execute(self._redis, self._redis.get(lookup_record(self._redis.prefix, key_id)), str)
+        text = (
+            await execute(self._redis, self._redis.hget(keys_record(self._redis.prefix, tenant), key_id), str)
+            if tenant
+            else None
+        )
         stored = self._parse_stored(key_id, tenant, text) if text else None
         if stored is None or self._is_over(stored.key):
             raise _no_key(key_id)

@@ -74,7 +74,7 @@ class Audit:
             pipeline = self._redis.pipeline(transaction=False)
             for owner in batch:
                 end = before.end_for(owner) if before else "+"
-                pipeline.xrevrange(audit_stream(owner), end, oldest, count=limit + 1)
+                pipeline.xrevrange(audit_stream(self._redis.prefix, owner), end, oldest, count=limit + 1)
             answers = await execute(self._redis, pipeline.execute(), list[list[tuple[str, dict[str, str]]]])
             found = [
                 (_at(owner, *entry), entry[1])

@@ -18,10 +18,9 @@ import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, Principal, digest, key_id
-from gateway.redis import PREFIX, Client, execute, translate_redis_errors
+from gateway.redis import Client, execute, translate_redis_errors
 from gateway.tenants.records import KeyRecord, keys_record, lookup_record, read_key, read_tenant, tenant_record
 
-CHANNEL: Final = f"{PREFIX}:revoked"
 _CACHE_S: Final = 0.8
 """Cache lifetime. Below 1 s, so that a lost message cannot extend a revoked key's life further."""
 _CACHE_MAX: Final = 10_000
@@ -29,6 +28,10 @@ _LISTEN_PAUSE_S: Final = 0.5
 _LISTEN_PAUSE_MAX_S: Final = 5.0
 """Without the channel only latency suffers: cached entries expire."""
 _LOG = structlog.get_logger("imagegate.tenants")
+
+
+def revocation_channel(prefix: str) -> str:
+    return f"{prefix}:revoked"
 
 
 def generate_api_key(public_id: str = "") -> str:
@@ -130,7 +133,7 @@ class Authenticator:
         """Yields messages, after None for each new subscription. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._redis.pubsub() as messages:
             with translate_redis_errors():
-                await messages.subscribe(CHANNEL)
+                await messages.subscribe(revocation_channel(self._redis.prefix))
                 while True:
                     message = await messages.get_message(timeout=30.0)
                     if message:
@@ -161,7 +164,7 @@ class Authenticator:
         return hmac.new(pepper.encode(), hashed.encode(), hashlib.sha256).hexdigest()
 
     async def _ask_pepper(self) -> str:
-        name = f"{PREFIX}:pepper"
+        name = f"{self._redis.prefix}:pepper"
         await execute(self._redis, self._redis.set(name, secrets.token_hex(32), nx=True), object)
         self._pepper = await execute(self._redis, self._redis.get(name), str)
         return self._pepper
@@ -195,12 +198,12 @@ class Authenticator:
     async def _load(self, public_id: str, until: float) -> _Cached | None:
         if self._pepper is None:
             await self._ask_pepper()
-        name = await execute(self._redis, self._redis.get(lookup_record(public_id)), str)
+        name = await execute(self._redis, self._redis.get(lookup_record(self._redis.prefix, public_id)), str)
         if not name:
             return None
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hgetall(tenant_record(name))
-        pipeline.hget(keys_record(name), public_id)
+        pipeline.hgetall(tenant_record(self._redis.prefix, name))
+        pipeline.hget(keys_record(self._redis.prefix, name), public_id)
         fields, text = await execute(self._redis, pipeline.execute(), tuple[dict[str, str], str])
         if not fields or not text:
             return None

@@ -17,12 +17,12 @@ import structlog
 from gateway.domain.audit import CONFIGURATION, AuditEvent, describe_key, describe_tenant
 from gateway.domain.errors import GatewayError
 from gateway.domain.tenants import ApiKey, Tenant
-from gateway.redis import PREFIX, Client, execute
+from gateway.redis import Client, execute
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.authentication import Authenticator
 from gateway.tenants.records import (
-    NAMES,
     keys_record,
+    names_record,
     read_key,
     read_tenant,
     revoked_record,
@@ -32,10 +32,6 @@ from gateway.tenants.records import (
 from gateway.tenants.store import tenant_act, tenant_edits
 from gateway.tenants.transactions import FieldUpdate, HashKind, TenantTransactions, retrying
 
-PROVISIONED_TENANTS: Final = f"{PREFIX}:provisioned_tenants"
-"""The set of configured tenant names, of now or of the last applied configuration."""
-PROVISIONING_DIGEST: Final = f"{PREFIX}:provisioning_digest"
-"""Digest of the last applied configuration; if it is missing, Redis has lost its data."""
 _CHECK_INTERVAL_S: Final = 2.0
 _START_S: Final = 3.0
 """Limit on how long startup waits for the first application; below uvicorn's worker startup timeout."""
@@ -72,6 +68,10 @@ class TenantProvisioner:
         check_interval_s: float = _CHECK_INTERVAL_S,
     ) -> None:
         self._redis = redis
+        self._provisioned_record = f"{redis.prefix}:provisioned_tenants"
+        """The set of configured tenant names, of now or of the last applied configuration."""
+        self._digest_record = f"{redis.prefix}:provisioning_digest"
+        """Digest of the last applied configuration; if it is missing, Redis has lost its data."""
         self._credentials = credentials
         self._changes = changes
         self._keys = keys
@@ -110,21 +110,23 @@ class TenantProvisioner:
             declared = self._declared
             if declared:
                 await self._apply(declared)
-            await execute(self._redis, self._redis.set(PROVISIONING_DIGEST, _digest(declared)), object)
+            await execute(self._redis, self._redis.set(self._digest_record, _digest(declared)), object)
             self._is_applied = declared is self._declared
 
     async def _apply(self, tenants: Sequence[ProvisionedTenant]) -> None:
         names = {declared.tenant.name for declared in tenants}
-        for known in (NAMES, PROVISIONED_TENANTS):
+        for known in (names_record(self._redis.prefix), self._provisioned_record):
             await execute(self._redis, self._redis.sadd(known, *names), int)
         for declared in tenants:
             await self._apply_tenant(declared)
-        for name in sorted(await execute(self._redis, self._redis.smembers(PROVISIONED_TENANTS), set[str]) - names):
+        for name in sorted(
+            await execute(self._redis, self._redis.smembers(self._provisioned_record), set[str]) - names
+        ):
             await self._retire(name)
         _LOG.info("tenants_provisioned", tenants=len(names))
 
     async def _check(self) -> None:
-        if self._is_applied and await execute(self._redis, self._redis.exists(PROVISIONING_DIGEST), bool):
+        if self._is_applied and await execute(self._redis, self._redis.exists(self._digest_record), bool):
             return
         if self._is_applied:
             _LOG.error(
@@ -143,7 +145,9 @@ class TenantProvisioner:
         await retrying(partial(self._revoke_others, name, {entry.key.id for entry in declared.keys}))
 
     async def _apply_record(self, declared: Tenant) -> None:
-        fields = await execute(self._redis, self._redis.hgetall(tenant_record(declared.name)), dict[str, str])
+        fields = await execute(
+            self._redis, self._redis.hgetall(tenant_record(self._redis.prefix, declared.name)), dict[str, str]
+        )
         if not fields:
             tenant = replace(_desired(declared), created_at=int(self._clock()))
             act = AuditEvent(CONFIGURATION, "tenant.create", tenant.name, after=describe_tenant(tenant))
@@ -159,8 +163,8 @@ class TenantProvisioner:
         """Applies a key. Always writes the lookup, because a cluster may lose data partially."""
         key, keyed_hash = declared.key, await self._credentials.keyed_hash(declared.hashed, asks_redis=True)
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.sismember(revoked_record(key.tenant), key.id)
-        pipeline.hget(keys_record(key.tenant), key.id)
+        pipeline.sismember(revoked_record(self._redis.prefix, key.tenant), key.id)
+        pipeline.hget(keys_record(self._redis.prefix, key.tenant), key.id)
         is_revoked, text = await execute(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
             _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="configure a new key")
@@ -186,13 +190,13 @@ class TenantProvisioner:
 
     async def _revoke_others(self, tenant: str, desired: set[str]) -> None:
         """Revokes keys that are no longer configured."""
-        texts = await execute(self._redis, self._redis.hgetall(keys_record(tenant)), dict[str, str])
+        texts = await execute(self._redis, self._redis.hgetall(keys_record(self._redis.prefix, tenant)), dict[str, str])
         for key_id, text in texts.items():
             if key_id not in desired and read_key(text).declared:
                 await self._revoke(tenant, key_id)
 
     async def _revoke(self, tenant: str, key_id: str) -> None:
-        text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str)
+        text = await execute(self._redis, self._redis.hget(keys_record(self._redis.prefix, tenant), key_id), str)
         if text:
             described = describe_key(read_key(text).key(key_id, tenant))
             act = AuditEvent(CONFIGURATION, "key.revoke", tenant, key_id, before=described)
@@ -202,10 +206,12 @@ class TenantProvisioner:
     async def _retire(self, name: str) -> None:
         """Disables a tenant that is no longer configured; its data is preserved."""
         await retrying(partial(self._disable, name))
-        await execute(self._redis, self._redis.srem(PROVISIONED_TENANTS, name), int)
+        await execute(self._redis, self._redis.srem(self._provisioned_record, name), int)
 
     async def _disable(self, name: str) -> None:
-        fields = await execute(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
+        fields = await execute(
+            self._redis, self._redis.hgetall(tenant_record(self._redis.prefix, name)), dict[str, str]
+        )
         before = read_tenant(name, fields) if fields else None
         if before and before.is_declared:
             by = before.disabled_by if before.is_disabled else CONFIGURATION.name

@@ -1,37 +1,37 @@
 """Redis keys and record fields of tenants and API keys."""
 
 from dataclasses import asdict
-from typing import Final
 
 import msgspec
 
 from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, ApiKey, Limits, Quotas, Tenant
-from gateway.redis import PREFIX
-
-NAMES: Final = f"{PREFIX}:tenants"
-"""The set of all tenant names."""
 
 
-def tenant_record(name: str) -> str:
-    return f"{PREFIX}:{{{name}}}:tenant"
+def names_record(prefix: str) -> str:
+    """Returns the set of all tenant names."""
+    return f"{prefix}:tenants"
 
 
-def keys_record(name: str) -> str:
-    return f"{PREFIX}:{{{name}}}:keys"
+def tenant_record(prefix: str, name: str) -> str:
+    return f"{prefix}:{{{name}}}:tenant"
 
 
-def revoked_record(name: str) -> str:
+def keys_record(prefix: str, name: str) -> str:
+    return f"{prefix}:{{{name}}}:keys"
+
+
+def revoked_record(prefix: str, name: str) -> str:
     """Returns the set of configured keys that an operator revoked."""
-    return f"{PREFIX}:{{{name}}}:revoked_keys"
+    return f"{prefix}:{{{name}}}:revoked_keys"
 
 
-def audit_stream(name: str) -> str:
-    return f"{PREFIX}:{{{name}}}:audit"
+def audit_stream(prefix: str, name: str) -> str:
+    return f"{prefix}:{{{name}}}:audit"
 
 
-def lookup_record(key_id: str) -> str:
+def lookup_record(prefix: str, key_id: str) -> str:
     """Returns the lookup of a key ID's tenant. It grants no access without the tenant's own record of the key."""
-    return f"{PREFIX}:key:{key_id}"
+    return f"{prefix}:key:{key_id}"
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

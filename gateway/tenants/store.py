@@ -8,7 +8,7 @@ from gateway.domain.audit import Actor, AuditEvent, describe_tenant
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Tenant
 from gateway.redis import Client, execute
-from gateway.tenants.records import NAMES, read_tenant, tenant_record, write_tenant
+from gateway.tenants.records import names_record, read_tenant, tenant_record, write_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
 BATCH: Final = 100
@@ -24,7 +24,7 @@ class TenantStore:
 
     async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
         """Creates a tenant. Raises: GatewayError CONFLICT, REDIS_UNAVAILABLE."""
-        await execute(self._redis, self._redis.sadd(NAMES, tenant.name), int)
+        await execute(self._redis, self._redis.sadd(names_record(self._redis.prefix), tenant.name), int)
         act = AuditEvent(actor, "tenant.create", tenant.name, after=describe_tenant(tenant))
         try:
             await self._changes.make(act, list(tenant_edits({}, tenant)))
@@ -42,13 +42,13 @@ class TenantStore:
         for batch in batched(sorted(await self.names())):
             pipeline = self._redis.pipeline(transaction=False)
             for name in batch:
-                pipeline.hgetall(tenant_record(name))
+                pipeline.hgetall(tenant_record(self._redis.prefix, name))
             records = await execute(self._redis, pipeline.execute(), list[dict[str, str]])
             found += [read_tenant(name, fields) for name, fields in zip(batch, records, strict=True) if fields]
         return found
 
     async def names(self) -> set[str]:
-        return await execute(self._redis, self._redis.smembers(NAMES), set[str])
+        return await execute(self._redis, self._redis.smembers(names_record(self._redis.prefix)), set[str])
 
     async def update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
         """Replaces a tenant by `change(tenant)`, preserving concurrent changes of other fields.
@@ -67,7 +67,9 @@ class TenantStore:
         return after
 
     async def _fields(self, name: str) -> dict[str, str]:
-        fields = await execute(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
+        fields = await execute(
+            self._redis, self._redis.hgetall(tenant_record(self._redis.prefix, name)), dict[str, str]
+        )
         if not fields:
             raise no_tenant(name)
         return fields

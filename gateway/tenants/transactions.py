@@ -10,7 +10,7 @@ import msgspec
 from gateway.domain.audit import AuditEvent, JsonObject
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import Client, Value, load_script
-from gateway.tenants.authentication import CHANNEL
+from gateway.tenants.authentication import revocation_channel
 from gateway.tenants.records import audit_stream, keys_record, revoked_record, tenant_record
 
 _ATTEMPTS_MAX: Final = 200
@@ -43,6 +43,7 @@ class TenantTransactions:
     """Changes tenants and their keys. Nothing else does."""
 
     def __init__(self, redis: Client, forget: Callable[[str], None], audit_keep_s: int) -> None:
+        self._prefix = redis.prefix
         self._forget = forget
         self._audit_keep_s = audit_keep_s
         self._change = load_script(redis, "tenants/compare_and_set")
@@ -58,12 +59,13 @@ class TenantTransactions:
         Redis: one round trip, lua/compare_and_set.lua.
         """
         message = f"@{act.tenant}"
-        args: list[Value] = [CHANNEL, message, self._audit_keep_s, act.action, act.actor.name, act.actor.request_id]
+        args: list[Value] = [revocation_channel(self._prefix), message, self._audit_keep_s]
+        args += [act.action, act.actor.name, act.actor.request_id]
         args += [act.key_id, _text(act.before), _text(act.after), revoked_key, unless_revoked]
         for edit in edits:
             args += [edit.part.value, edit.field, _marked(edit.before), _marked(edit.after)]
-        name = act.tenant
-        keys = [tenant_record(name), keys_record(name), revoked_record(name), audit_stream(name)]
+        records = (tenant_record, keys_record, revoked_record, audit_stream)
+        keys = [record(self._prefix, act.tenant) for record in records]
         if not await self._change(keys, args):
             raise ConflictError
         self._forget(message)
