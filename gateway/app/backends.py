@@ -26,10 +26,8 @@ from gateway.metering.reservations import SETTLE, ReservationConfig
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
-from gateway.redis import FORMS, Client, connect
-from gateway.redis.journal import Journal
-from gateway.redis.journal_replay import JournalReplayer
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis import FORMS, KEY_CHECK_LEADER, Client, LeaderLock, connect
+from gateway.redis.journal import Journal, JournalReplayer
 from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
 from gateway.scheduler.members import AccountRegistry

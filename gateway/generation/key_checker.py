@@ -15,7 +15,7 @@ from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.generation.key_checks import KeyChecker
 from gateway.providers.protocol import KeyCheck
-from gateway.redis.leader import LeaderLock
+from gateway.redis import LeaderLock
 from gateway.scheduler.status import Health, KeyStatus, PoolStatus
 
 _LOG = structlog.get_logger("imagegate.prober")

@@ -17,8 +17,7 @@ from starlette.routing import Route
 from gateway.domain.errors import ErrorCode, KeyState
 from gateway.generation.key_checker import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis import PREFIX
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis import KEY_CHECK_LEADER, PREFIX, LeaderLock
 from gateway.scheduler.status import Health
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, serving

@@ -2,8 +2,7 @@ import asyncio
 
 import pytest
 
-from gateway.redis import PREFIX, Client, connect
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis import KEY_CHECK_LEADER, PREFIX, Client, LeaderLock, connect
 from tests.support.admissions import connected
 
 pytestmark = pytest.mark.anyio
