@@ -39,10 +39,6 @@ class ScriptRunner:
 class ClusterClient(RedisCluster):
     """The cluster counterpart of Client."""
 
-    guard: CallGuard
-    scripts: ScriptRunner
-    prefix: str
-
     def __init__(
         self,
         hosts: Iterable[tuple[str, int]],
@@ -140,16 +136,14 @@ class ClusterClient(RedisCluster):
 class _ClusterPubSub(ClusterPubSub):
     """Loads the slot map before it subscribes, and refreshes it when a node is lost."""
 
-    def __init__(self, client: ClusterClient, *args: Any, **options: Any) -> None:
-        super().__init__(client, *args, **options)
-        self._client = client
+    cluster: ClusterClient
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        await self._client.refresh_slots()
+        await self.cluster.refresh_slots()
         try:
             return await super().execute_command(*args, **options)
         except (RedisConnectionError, RedisTimeoutError):
-            await self._client.invalidate_slots()
+            await self.cluster.invalidate_slots()
             raise
 
 
