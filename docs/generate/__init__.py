@@ -5,7 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from docs.generate import commands, configuration, errors, http, logs, metrics, states
+from docs.generate import commands, errors, http, logs, metrics, states
 from docs.generate.pages import PageError, fill
 
 __all__ = ["PAGES", "PageError", "render"]
@@ -14,7 +14,6 @@ DIRECTORY: Final = Path(__file__).parents[1]
 PAGES: Final[Mapping[str, Callable[[], dict[str, str]]]] = MappingProxyType(
     {
         "commands.md": commands.blocks,
-        "configuration.md": configuration.blocks,
         "errors.md": errors.blocks,
         "http.md": http.blocks,
         "logs.md": logs.blocks,

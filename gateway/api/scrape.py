@@ -3,15 +3,19 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
-from gateway.api.pool_gauges import PoolGauges
+from gateway.api.pool_gauges import PoolGauges, with_pauses
 from gateway.domain.errors import GatewayError
 from gateway.observability.process import ProcessCollector
 from gateway.redis.preflight import RedisMemory
@@ -21,12 +25,12 @@ _INTERVAL_S: Final = 1.0
 """Minimum interval between renderings. Each reads every account and key of the pool from Redis."""
 _INTERVAL_MAX_S: Final = 5.0
 """Half of the shipped scrape timeout."""
-_PAUSES_PER_RENDERING: Final = 20
-"""Multiple of a rendering's CPU time: requests wait for its interpreter lock at most 5 % of the time."""
-_BETWEEN_RESPONSES_S: Final = 0.01
-"""Responses of the same rendering, half a megabyte each, are spread: a burst of them delays other requests."""
-_SPREAD_S: Final = 1.0
-"""Limit on that delay, whatever the number of scrapers."""
+_PAUSES_PER_RENDERING: Final = 100
+"""Multiple of the time that a rendering needs of Redis and of the interpreter, so that few requests meet one."""
+_BETWEEN_RESPONSES_S: Final = 0.05
+"""Minimum interval between responses: a pool of 300 accounts has half a megabyte of metrics."""
+_SPREAD_S: Final = 3.0
+"""Limit on the delay that this costs a scraper, whatever their number."""
 
 
 class Exposition(Enum):
@@ -41,7 +45,7 @@ class Exposition(Enum):
         return cls.OPENMETRICS if "application/openmetrics-text" in accept else cls.TEXT
 
 
-_ENCODERS: Final[Mapping[Exposition, Callable[[CollectorRegistry], bytes]]] = MappingProxyType(
+_ENCODERS: Final[Mapping[Exposition, Callable[[Collector], bytes]]] = MappingProxyType(
     {Exposition.TEXT: generate_latest, Exposition.OPENMETRICS: openmetrics.generate_latest}
 )
 
@@ -67,10 +71,9 @@ class Scrape:
         self._next: asyncio.Task[dict[Exposition, bytes]] | None = None
         """The rendering that has not started yet."""
         self._wanted: set[Exposition] = set()
-        self._waiting = 0
-        """Scrapers that share it."""
         self._next_s = -math.inf
         """When it may start, by the event loop's clock."""
+        self._next_response_s = -math.inf
 
     async def render(self, exposition: Exposition) -> bytes:
         """Waits for a rendering that starts after the call. Safe to cancel.
@@ -78,13 +81,14 @@ class Scrape:
         Redis: one round trip an upstream, at most once a second.
         """
         if self._next is None:
-            self._wanted, self._waiting = set(), 0
+            self._wanted = set()
             self._next = asyncio.create_task(self._render(self._wanted))
         self._wanted.add(exposition)
-        delay_s = self._waiting * _BETWEEN_RESPONSES_S % _SPREAD_S
-        self._waiting += 1
         rendered = await asyncio.shield(self._next)  # other scrapers share it
-        await asyncio.sleep(delay_s)
+        now_s = asyncio.get_running_loop().time()
+        turn_s = min(max(self._next_response_s, now_s), now_s + _SPREAD_S)
+        self._next_response_s = turn_s + _BETWEEN_RESPONSES_S
+        await asyncio.sleep(turn_s - now_s)
         return rendered[exposition]
 
     async def _render(self, wanted: set[Exposition]) -> dict[Exposition, bytes]:
@@ -94,8 +98,10 @@ class Scrape:
             self._next = None
             started_s = now()
             await self._read()
+            read_s = now() - started_s
             rendered, cpu_s = await asyncio.to_thread(_encode, self._registry, wanted)
-            self._next_s = started_s + min(max(_INTERVAL_S, _PAUSES_PER_RENDERING * cpu_s), _INTERVAL_MAX_S)
+            pause_s = _PAUSES_PER_RENDERING * (read_s + cpu_s)
+            self._next_s = started_s + min(max(_INTERVAL_S, pause_s), _INTERVAL_MAX_S)
         return rendered
 
     async def _read(self) -> None:
@@ -107,8 +113,21 @@ class Scrape:
         self._gauges.redis_memory = self._redis_memory()
 
 
+@dataclass(frozen=True)
+class _Paced(Collector):
+    """The metrics of a registry, with pauses while they are encoded."""
+
+    registry: CollectorRegistry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.registry.collect():
+            paced = copy(family)
+            paced.samples = with_pauses(family.samples)  # type: ignore[assignment] # the encoders iterate over it once
+            yield paced
+
+
 def _encode(registry: CollectorRegistry, wanted: set[Exposition]) -> tuple[dict[Exposition, bytes], float]:
     """Returns the texts, and the CPU seconds that they took."""
     started_s = time.thread_time()
-    rendered = {exposition: _ENCODERS[exposition](registry) for exposition in wanted}
+    rendered = {exposition: _ENCODERS[exposition](_Paced(registry)) for exposition in wanted}
     return rendered, time.thread_time() - started_s

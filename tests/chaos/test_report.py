@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import pytest
 
 from chaos.collection import read_mistakes
 from chaos.fault_injection import InjectedFault
@@ -65,3 +66,13 @@ def test_what_must_not_stand_in_a_log_is_found_in_it() -> None:
         "",
     ]
     assert [("cb-2", lines[1]), ("cb-3", lines[2]), ("", lines[3])] == list(read_mistakes(lines))
+
+
+@pytest.mark.parametrize(("kills", "found"), [(0, 2), (1, 1), (2, 0)])
+def test_a_sigkill_may_cut_one_line_of_a_log(kills: int, found: int) -> None:
+    lines = ['{"event": "request", "error_co', '{"event": "request"}', '{"method": "POST", "ro{"event": "request"}']
+    assert found == len(list(read_mistakes(lines, kills)))
+
+
+def test_no_sigkill_excuses_what_is_no_log_line() -> None:
+    assert 1 == len(list(read_mistakes(["Traceback (most recent call last):"], 1)))

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,17 @@ def test_every_setting_stands_in_the_annotated_file() -> None:
     tables = set(re.findall(r"^[# ]*\[+(?:\w+\.)*(\w+)\]+", text, re.MULTILINE))
 
     assert set() == known - written - tables
+
+
+def test_every_setting_of_the_annotated_file_is_explained() -> None:
+    """By a comment behind it, or by the lines above it."""
+    lines = (CONFIG / "imagegate.toml").read_text("utf-8").splitlines()
+    silent = [
+        line
+        for above, line in pairwise(lines)
+        if re.match(r"(# )?[a-z0-9_]+ = ", line) and not re.search(r" # ", line[2:]) and not above.startswith("# ")
+    ]
+    assert [] == silent
 
 
 def test_the_annotated_file_tells_the_defaults() -> None:

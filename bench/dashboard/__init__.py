@@ -1,1 +1,0 @@
-"""Image of the dashboard: `python -m bench.dashboard docs/dashboard.png`."""
