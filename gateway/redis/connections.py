@@ -26,14 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.domain.errors import detach
-from gateway.redis.call_guard import (
-    CallGuard,
-    CallNotStartedError,
-    Outcome,
-    judge,
-    translate_redis_errors,
-    unavailable,
-)
+from gateway.redis.call_guard import CallGuard, CallNotStartedError, Outcome, judge, translate_redis_errors, unavailable
 from gateway.redis.deadlines import in_time
 
 Value = str | bytes | int | float
