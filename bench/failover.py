@@ -35,6 +35,7 @@ from redis.sentinel import Sentinel
 from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger_keys import records_stream
+from gateway.redis import PREFIX
 from tests.support.admitting import admitting, put_tenant
 from tests.support.asking import connected
 from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
@@ -174,7 +175,7 @@ def _records(books: Any) -> Records:
     found: Records = {}
     days = {datetime.fromtimestamp(time.time() - ago_s, UTC).date() for ago_s in (0, 600)}
     for sheet in (TenantDay(day, tenant) for day in days for tenant in TENANTS):
-        for written, fields in books.xrange(records_stream(sheet)):
+        for written, fields in books.xrange(records_stream(PREFIX, sheet)):
             images = sum(int(fields[name]) for name in ("delivered", "withheld", "unconfirmed"))
             written_s, prompt = int(written.split("-")[0]) / 1000, fields["request_id"].replace("-", " ")
             found.setdefault(prompt, []).append((written_s, images))

@@ -29,17 +29,15 @@ from gateway.app.reload import ReloadTargets
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
-from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
+from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
-from gateway.generation.runner import Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observability.process import ProcessCollector
-from gateway.redis.journal import Journal
-from gateway.redis.journal_replay import JournalReplayer
+from gateway.redis.journal import Journal, JournalReplayer
 from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler.unsaved_releases import RELEASE
 

@@ -36,9 +36,8 @@ from gateway.metering.reservations import ReservationConfig
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
-from gateway.redis import FORMS, Client, connect
+from gateway.redis import FORMS, KEY_CHECK_LEADER, Client, LeaderLock, connect
 from gateway.redis.journal import Journal
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
 from gateway.scheduler.members import AccountRegistry
@@ -64,7 +63,7 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
     """Creates a client, which connects at its first call. Raises: SettingsError if the URL is invalid."""
     redis = config.settings.redis
     try:
-        return connect(redis.url, timeout_s or redis.timeout_ms / 1000, config.redis_credentials)
+        return connect(redis.url, timeout_s or redis.timeout_ms / 1000, config.redis_credentials, redis.key_prefix)
     except ValueError as error:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
 
@@ -117,8 +116,9 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
 
 
 def redis_id(config: Config) -> str:
-    """Identifies a Redis by its address, without its password."""
-    return hashlib.sha256(config.settings.redis.url.rpartition("@")[2].encode()).hexdigest()[:12]
+    """Identifies a gateway's data by its key prefix and the address of its Redis, without the password."""
+    redis = config.settings.redis
+    return hashlib.sha256(f"{redis.key_prefix}@{redis.url.rpartition('@')[2]}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Jo
         audit_keep_s=config.settings.audit.retention_days * _DAY_S,
     )
     members.configure(config.upstreams.pools)
-    queue = Queue(redis, scripts, members, channel_of(process), process, time.monotonic, lease_s)
+    queue = Queue(redis, scripts, members, channel_of(process, redis.prefix), process, time.monotonic, lease_s)
     scheduler = Scheduler(scripts, members, queue, time.time, time.monotonic, lease_s)
     return SchedulerParts(scheduler, members, queue, Releases(scripts, journal))
 

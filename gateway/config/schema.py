@@ -9,6 +9,10 @@ from gateway.config.upstreams import ConfiguredTenant, HttpUrl, Model, Name, Sec
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
+KeyPrefix = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._-]{1,32}\Z", description="1 to 32 characters of A-Z, a-z, 0-9, '.', '_' and '-'")
+]
+"""Without ':', which ends the prefix: no key of one prefix can begin with another."""
 
 
 class Tls(Table, frozen=True, kw_only=True):
@@ -50,6 +54,7 @@ class Redis(Table, frozen=True, kw_only=True):
     password: SecretSource | None = None
     sentinel_password: SecretSource | None = None
     timeout_ms: Annotated[int, Meta(ge=10, le=60_000)] = 1000
+    key_prefix: KeyPrefix = "ig3"
     embedded_dir: str | None = None
 
 

@@ -18,7 +18,7 @@ from gateway.generation.calls import read_reply
 from gateway.generation.redaction import redact
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.providers.protocol import KeyCheck
-from gateway.redis.leader import LeaderLock
+from gateway.redis import LeaderLock
 from gateway.scheduler.status import Health, KeyStatus, PoolStatus
 
 _LOG = structlog.get_logger("imagegate.prober")

@@ -61,6 +61,7 @@ class Admission:
         journal: Journal = Journal(),  # noqa: B008 - off, so it holds nothing
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._prefix = redis.prefix
         self._terms = terms
         self._monotonic = monotonic
         self._new_id = new_id
@@ -194,12 +195,16 @@ class Admission:
         else:
             args += ["", "", 0, ""]
         args += [round(self._terms.lease_s * 1000), int(is_refused), self._terms.recent_max, self._terms.records_max]
-        reply = await self._watched(self._admit([*ReservationKeys.of(tenant, key_id, reservation)], [*args, transfer]))
+        reply = await self._watched(
+            self._admit([*ReservationKeys.of(self._prefix, tenant, key_id, reservation)], [*args, transfer])
+        )
         return msgspec.json.decode(str(reply), type=AdmissionDecision, strict=False)
 
     async def _record_order(self, reservation: Reservation, upstream: str, account: str, images: int) -> bool:
         args: list[Value] = [reservation.id, f"{upstream}/{account}", images, round(self._terms.lease_s * 1000)]
-        names = ReservationKeys.of(reservation.caller.tenant.name, reservation.caller.key.id, reservation.id)
+        names = ReservationKeys.of(
+            self._prefix, reservation.caller.tenant.name, reservation.caller.key.id, reservation.id
+        )
         return await self._watched(self._send([names.reservation, names.open, names.key_open], args)) == 1
 
     async def _settle_all(self) -> bool:
@@ -289,7 +294,9 @@ class Admission:
     async def _renew_tenant(self, tenant: str, reservations: list[Value]) -> bool:
         try:
             await self._watched(
-                self._extend([ReservationKeys.of(tenant).open], [round(self._terms.lease_s * 1000), *reservations])
+                self._extend(
+                    [ReservationKeys.of(self._prefix, tenant).open], [round(self._terms.lease_s * 1000), *reservations]
+                )
             )
         except GatewayError:
             return False

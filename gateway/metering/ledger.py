@@ -30,7 +30,7 @@ from gateway.metering.ledger_keys import (
     sums_record,
 )
 from gateway.redis import Client, execute
-from gateway.tenants.records import NAMES
+from gateway.tenants.records import names_record
 
 _KEYS_PER_CALL: Final = 100
 _FIELDS_PER_CALL: Final = 5_000
@@ -84,6 +84,7 @@ class Ledger:
 
     def __init__(self, redis: Client) -> None:
         self._redis = redis
+        self._prefix = redis.prefix
 
     async def fill(self, report: UsageReport, usage_filter: UsageFilter) -> None:
         """Fills a report with the sums that it needs.
@@ -123,7 +124,9 @@ class Ledger:
         counted = 0
         for batch in _batches(_by_day(await self._days(usage_filter))):
             counted += sum(
-                await self._each(batch, lambda pipe, tenant_day: pipe.xlen(records_stream(tenant_day)), list[int])
+                await self._each(
+                    batch, lambda pipe, tenant_day: pipe.xlen(records_stream(self._prefix, tenant_day)), list[int]
+                )
             )
         return counted
 
@@ -131,14 +134,16 @@ class Ledger:
         """Returns the selected tenants by name. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         name = usage_filter.tenant
         if name is None:
-            return sorted(await execute(self._redis, self._redis.smembers(NAMES), set[str]))
-        if not await execute(self._redis, self._redis.sismember(NAMES, name), int):
+            return sorted(await execute(self._redis, self._redis.smembers(names_record(self._prefix)), set[str]))
+        if not await execute(self._redis, self._redis.sismember(names_record(self._prefix), name), int):
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.", param="tenant")
         return [name]
 
     async def sums(self, tenant_days: Sequence[TenantDay]) -> list[Sums]:
         """Returns the sums of each tenant day, empty if it has none. Raises: GatewayError REDIS_UNAVAILABLE."""
-        sizes = await self._each(tenant_days, lambda pipe, tenant_day: pipe.hlen(sums_record(tenant_day)), list[int])
+        sizes = await self._each(
+            tenant_days, lambda pipe, tenant_day: pipe.hlen(sums_record(self._prefix, tenant_day)), list[int]
+        )
         found: list[Sums] = []
         for group in _groups(tenant_days, sizes, _FIELDS_PER_CALL):
             found += [read_sums(fields) for fields in await self._hashes(group)]
@@ -149,7 +154,7 @@ class Ledger:
         found: list[int] = []
         for batch in _batches(tenant_days):
             found += await self._each(
-                batch, lambda pipe, tenant_day: pipe.exists(records_stream(tenant_day)), list[int]
+                batch, lambda pipe, tenant_day: pipe.exists(records_stream(self._prefix, tenant_day)), list[int]
             )
         return [bool(count) for count in found]
 
@@ -163,16 +168,22 @@ class Ledger:
 
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
-        return read_ends(await execute(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
+        return read_ends(
+            await execute(self._redis, self._redis.hgetall(ends_record(self._prefix, tenant)), dict[str, str])
+        )
 
     async def days_of(self, tenants: Sequence[str], usage_filter: UsageFilter) -> dict[str, list[date]]:
         """Returns the days on which the tenants have sums. Raises: GatewayError REDIS_UNAVAILABLE."""
         first, last = day_number(usage_filter.first), day_number(usage_filter.last)
-        sizes = await self._each(tenants, lambda pipe, name: pipe.zcount(days_record(name), first, last), list[int])
+        sizes = await self._each(
+            tenants, lambda pipe, name: pipe.zcount(days_record(self._prefix, name), first, last), list[int]
+        )
         found: dict[str, list[date]] = {}
         for group in _groups(tenants, sizes, _FIELDS_PER_CALL):
             days = await self._each(
-                group, lambda pipe, name: pipe.zrangebyscore(days_record(name), first, last), list[list[str]]
+                group,
+                lambda pipe, name: pipe.zrangebyscore(days_record(self._prefix, name), first, last),
+                list[list[str]],
             )
             found |= {name: [date.fromisoformat(day) for day in days] for name, days in zip(group, days, strict=True)}
         return found
@@ -192,7 +203,9 @@ class Ledger:
         """
         starts = {after.tenant_day: after.id} if after else {}
         for batch in _batches(tenant_days):
-            sizes = await self._each(batch, lambda pipe, tenant_day: pipe.xlen(records_stream(tenant_day)), list[int])
+            sizes = await self._each(
+                batch, lambda pipe, tenant_day: pipe.xlen(records_stream(self._prefix, tenant_day)), list[int]
+            )
             for group in _groups(batch, sizes, _RECORDS_PER_CALL):
                 if len(group) == 1:
                     async for entries, newest in self._pieces(group[0], starts.get(group[0])):
@@ -205,9 +218,9 @@ class Ledger:
         while True:
             start = "-" if after is None else f"({after}"
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.xrange(records_stream(tenant_day), start, "+", count=_RECORDS_PER_CALL)
+            pipeline.xrange(records_stream(self._prefix, tenant_day), start, "+", count=_RECORDS_PER_CALL)
             pipeline.xrevrange(
-                records_stream(tenant_day), count=1
+                records_stream(self._prefix, tenant_day), count=1
             )  # last: a record written in between is read twice rather than missed
             entries, newest = await execute(self._redis, pipeline.execute(), list[list[Entry]])
             if entries:
@@ -219,7 +232,7 @@ class Ledger:
     async def _whole(self, tenant_days: Sequence[TenantDay], starts: Mapping[TenantDay, str]) -> list[list[Entry]]:
         def put(pipe: Pipeline, tenant_day: TenantDay) -> object:
             start = f"({starts[tenant_day]}" if tenant_day in starts else "-"
-            return pipe.xrange(records_stream(tenant_day), start, "+")
+            return pipe.xrange(records_stream(self._prefix, tenant_day), start, "+")
 
         return await self._each(tenant_days, put, list[list[Entry]])
 
@@ -227,12 +240,14 @@ class Ledger:
         """Returns all sums of some tenant days. A large single one is read in batches."""
         if len(tenant_days) > 1:
             return await self._each(
-                tenant_days, lambda pipe, tenant_day: pipe.hgetall(sums_record(tenant_day)), list[dict[str, str]]
+                tenant_days,
+                lambda pipe, tenant_day: pipe.hgetall(sums_record(self._prefix, tenant_day)),
+                list[dict[str, str]],
             )
         found: dict[str, str] = {}
         cursor = 0
         while True:
-            call = self._redis.hscan(sums_record(tenant_days[0]), cursor, count=_FIELDS_PER_CALL)
+            call = self._redis.hscan(sums_record(self._prefix, tenant_days[0]), cursor, count=_FIELDS_PER_CALL)
             cursor, fields = await execute(self._redis, call, tuple[int, dict[str, str]])
             found |= fields
             if not cursor:

@@ -7,27 +7,26 @@ from typing import Final
 
 from gateway.domain.billing import AccountOutcome, Timings
 from gateway.domain.usage import MEASURES, LedgerEntry, Sums, TenantDay, UsageTotals
-from gateway.redis import PREFIX
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
-def days_record(tenant: str) -> str:
+def days_record(prefix: str, tenant: str) -> str:
     """Returns the sorted set of days that have sums; the score is the day's number."""
-    return f"{PREFIX}:{{{tenant}}}:days"
+    return f"{prefix}:{{{tenant}}}:days"
 
 
-def ends_record(tenant: str) -> str:
+def ends_record(prefix: str, tenant: str) -> str:
     """Returns the hash of days that have had records; the value is the Unix second at which they expire."""
-    return f"{PREFIX}:{{{tenant}}}:records_end"
+    return f"{prefix}:{{{tenant}}}:records_end"
 
 
-def sums_record(tenant_day: TenantDay) -> str:
-    return f"{PREFIX}:{{{tenant_day.tenant}}}:sums:{day_number(tenant_day.day)}"
+def sums_record(prefix: str, tenant_day: TenantDay) -> str:
+    return f"{prefix}:{{{tenant_day.tenant}}}:sums:{day_number(tenant_day.day)}"
 
 
-def records_stream(tenant_day: TenantDay) -> str:
-    return f"{PREFIX}:{{{tenant_day.tenant}}}:ledger:{day_number(tenant_day.day)}"
+def records_stream(prefix: str, tenant_day: TenantDay) -> str:
+    return f"{prefix}:{{{tenant_day.tenant}}}:ledger:{day_number(tenant_day.day)}"
 
 
 def day_number(day: date) -> int:

@@ -9,11 +9,10 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Client, execute
+from gateway.redis import Client, execute
 
 _LOG = structlog.get_logger("imagegate.sweeper")
 _BATCH: Final = 100
-_LEADER_KEY: Final = f"{PREFIX}:recovery_leader"
 _RESERVATIONS_PER_PASS: Final = 100
 """Reservations of one tenant per pass, so that tenants take turns."""
 _RESERVATIONS_PER_ROUND: Final = 10_000
@@ -54,6 +53,7 @@ class ExpiredReservationReaper:
         self._clock = clock
         self._round_s = round_s
         self._own_id = own_id
+        self._leader_key = f"{redis.prefix}:recovery_leader"
         self._unreached: set[str] = set()
         """Tenants that failed in the last round. In this round, live processes renew their leases first."""
 
@@ -81,7 +81,7 @@ class ExpiredReservationReaper:
         Raises: GatewayError REDIS_UNAVAILABLE if the tenant names cannot be read.
         Redis: one pipelined round trip per 100 tenants, one per expired reservation.
         """
-        names = sorted(await execute(self._redis, self._redis.smembers(f"{PREFIX}:tenants"), set[str]))
+        names = sorted(await execute(self._redis, self._redis.smembers(f"{self._redis.prefix}:tenants"), set[str]))
         this = _Round()
         while names and this.attempted < _RESERVATIONS_PER_ROUND:
             names = await self._pass(names, this)
@@ -143,17 +143,17 @@ class ExpiredReservationReaper:
         now_ms = round(self._clock() * 1000)
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
-            key, start = f"{PREFIX}:{{{name}}}:open", this.left.get(name, 0)
+            key, start = f"{self._redis.prefix}:{{{name}}}:open", this.left.get(name, 0)
             pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_RESERVATIONS_PER_PASS)
         return await execute(self._redis, pipeline.execute(), list[list[str]])
 
     async def _is_leader(self) -> bool:
         """Acquires or extends the lock, which expires after three missed rounds."""
         ttl_ms = max(1000, round(3 * self._round_s * 1000))
-        if await execute(self._redis, self._redis.set(_LEADER_KEY, self._own_id, nx=True, px=ttl_ms), bool):
+        if await execute(self._redis, self._redis.set(self._leader_key, self._own_id, nx=True, px=ttl_ms), bool):
             return True
-        holder = await execute(self._redis, self._redis.get(_LEADER_KEY), object)
+        holder = await execute(self._redis, self._redis.get(self._leader_key), object)
         if holder != self._own_id:
             return False
-        await execute(self._redis, self._redis.pexpire(_LEADER_KEY, ttl_ms), bool)
+        await execute(self._redis, self._redis.pexpire(self._leader_key, ttl_ms), bool)
         return True

@@ -10,7 +10,7 @@ import msgspec
 from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
-from gateway.redis import PREFIX, Value
+from gateway.redis import Value
 from gateway.redis.journal_file import Entry
 
 SETTLE: Final = "settle"
@@ -29,8 +29,8 @@ class ReservationKeys(NamedTuple):
     key_rate: str
 
     @classmethod
-    def of(cls, tenant: str, key_id: str = "", reservation_id: str = "") -> Self:
-        base = f"{PREFIX}:{{{tenant}}}:"
+    def of(cls, prefix: str, tenant: str, key_id: str = "", reservation_id: str = "") -> Self:
+        base = f"{prefix}:{{{tenant}}}:"
         key_base = f"{base}key:{key_id}:"
         records = (f"{base}tenant", f"{base}keys", f"{base}reservation:{reservation_id}")
         return cls(*records, f"{base}open", f"{key_base}open", f"{base}rate", f"{key_base}rate")

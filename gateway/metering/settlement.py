@@ -18,6 +18,7 @@ class Settlements:
 
     def __init__(self, redis: Client, terms: ReservationConfig, metrics: Metrics) -> None:
         self.lost = LostSettlements(Ledger(redis))
+        self._prefix = redis.prefix
         self._terms = terms
         self._metrics = metrics
         self._script = load_script(redis, "metering/settle")
@@ -53,7 +54,7 @@ class Settlements:
 
     async def _run(self, tenant: str, reservation_id: str, args: list[Value]) -> Settled:
         """Runs settle.lua. Raises: GatewayError REDIS_UNAVAILABLE, INTERNAL for a malformed reply."""
-        names = ReservationKeys.of(tenant, reservation_id=reservation_id)
+        names = ReservationKeys.of(self._prefix, tenant, reservation_id=reservation_id)
         reply = await self._script([names.reservation, names.open], args)
         try:
             return msgspec.json.decode(str(reply), type=Settled)

@@ -27,6 +27,7 @@ class Transfers:
     ) -> None:
         self.lease_ms = round(lease_s * 1000)
         self.new_id = new_id
+        self.prefix = redis.prefix
         self.script = load_script(redis, "metering/transfer")
         self.held: set[Transfer] = set()
         self.ending: set[asyncio.Task[None]] = set()
@@ -95,7 +96,7 @@ class Transfer:
 
     async def _run(self, lease_ms: int, *, is_checked: bool) -> AdmissionDecision:
         tenant, key_id = self._caller.tenant.name, self._caller.key.id
-        names = ReservationKeys.of(tenant, key_id)
+        names = ReservationKeys.of(self._transfers.prefix, tenant, key_id)
         keys = [names.tenant, names.keys, names.open, names.key_open]
         keys += [name.removesuffix("open") + "transfers" for name in (names.open, names.key_open)]
         reply = await self._transfers.script(keys, [self._id, key_id, lease_ms, int(is_checked)])

@@ -1,6 +1,6 @@
 """The Redis client, script loading and error translation. No other module imports redis-py's client.
 
-All Redis keys. Braces mark the hash tag.
+All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 
 | key | type | TTL | owner: what |
 |---|---|---|---|
@@ -40,25 +40,25 @@ import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from typing import Final, TypeVar, cast
 
 from redis.asyncio.sentinel import MasterNotFoundError
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.redis.call_guard import CallNotStartedError
-from gateway.redis.client import Client, build
-from gateway.redis.connections import NotConnectedError
-from gateway.redis.pipelining import LoadedScript
-from gateway.redis.url import FORMS, Credentials, parse_address
+from gateway.redis.call_guard import CallNotStartedError, translate_redis_errors
+from gateway.redis.client import FORMS, PREFIX, Client, Credentials, connect
+from gateway.redis.connections import LoadedScript, NotConnectedError, Value
 
 __all__ = [
     "FORMS",
+    "KEY_CHECK_LEADER",
     "PREFIX",
     "Client",
     "Credentials",
+    "LeaderLock",
     "Script",
     "Value",
     "connect",
@@ -70,8 +70,8 @@ __all__ = [
     "translate_redis_errors",
 ]
 
-PREFIX: Final = "ig3"
-_AWAY: Final = (RedisError, RedisClusterException, OSError)
+KEY_CHECK_LEADER: Final = "key_check_leader"
+"""Lock for checking unhealthy provider keys."""
 _NOT_RUN: Final = (
     CallNotStartedError,
     NotConnectedError,
@@ -83,49 +83,27 @@ _NOT_RUN: Final = (
 """Errors raised before a command reached a server. After any other error the command may have run."""
 _CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members"})
 """Scripts that apply admin changes; each admin change runs exactly one of them."""
+_MADE: Final[ContextVar[set[str] | None]] = ContextVar("made", default=None)
+"""Those that ran in the admin change in progress."""
 _T = TypeVar("_T")
 
-
-@dataclass(slots=True)
-class _Change:
-    may_be_made: bool = False
-
-
-_CHANGE: Final[ContextVar[_Change | None]] = ContextVar("change", default=None)
-"""The admin change in progress."""
-
-Value = str | bytes | int | float
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
-
-
-def connect(url: str, timeout_s: float, login: Credentials = Credentials()) -> Client:  # noqa: B008 - immutable
-    """Returns a client for any of FORMS. Every call through `execute` or a script has the deadline `timeout_s`.
-
-    A cluster client is typed as `Client`: it has the same commands, and redis-py has no common type.
-    Raises: ValueError if the URL is invalid. The message does not include the URL, which may hold a password.
-    """
-    return cast("Client", build(parse_address(url), login, timeout_s))
 
 
 def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: str = "") -> Script:
     """Loads `ROOM/lua/NAME.lua`, preceded by `tables` and the `shared` scripts.
 
-    Scripts run by EVALSHA; a server that lacks the script gets it in full.
-
     In a cluster all keys must be in one slot, so they share one hash tag.
     """
     text = script_text(name, shared, tables)
-    script = LoadedScript(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
-
-    async def run(keys: list[str], args: list[Value]) -> object:
-        with translate_redis_errors():
-            return await redis.scripts.run(script, keys, args)
+    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    run: Script = partial(redis.scripts.run, LoadedScript(digest, text))
 
     async def run_change(keys: list[str], args: list[Value]) -> object:
-        found = await run(keys, args)
-        if change := _CHANGE.get():
-            change.may_be_made = True
-        return found
+        reply = await run(keys, args)
+        if (made := _MADE.get()) is not None:
+            made.add(name)
+        return reply
 
     return run_change if name in _CHANGES else run
 
@@ -138,32 +116,23 @@ def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:
 
 
 @contextmanager
-def translate_redis_errors() -> Iterator[None]:
-    """Translates every Redis failure into REDIS_UNAVAILABLE. The only place that does."""
-    try:
-        yield
-    except _AWAY as error:
-        raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
 def translate_change_errors() -> Iterator[None]:
     """Translates REDIS_UNAVAILABLE in an admin command into an error that states if a change may have been made.
 
     Raises: GatewayError CHANGE_UNCONFIRMED, CHANGE_NOT_MADE, and what the command raises.
     """
-    change = _Change()
-    token = _CHANGE.set(change)
+    made: set[str] = set()
+    token = _MADE.set(made)
     try:
         yield
     except GatewayError as error:
         if error.error_code is not ErrorCode.REDIS_UNAVAILABLE:
             raise
-        may_be_made = change.may_be_made or not isinstance(error.__cause__, _NOT_RUN)
+        may_be_made = made or not isinstance(error.__cause__, _NOT_RUN)
         error_code = ErrorCode.CHANGE_UNCONFIRMED if may_be_made else ErrorCode.CHANGE_NOT_MADE
         raise GatewayError(error_code, error.detail) from error
     finally:
-        _CHANGE.reset(token)
+        _MADE.reset(token)
 
 
 async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
@@ -180,3 +149,24 @@ async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
 async def ping(redis: Client) -> None:
     """Sends PING. Raises: GatewayError REDIS_UNAVAILABLE."""
     await execute(redis, redis.ping(), bool)
+
+
+class LeaderLock:
+    """Elects one process per `every_s`. A dead leader loses the lock within `every_s`."""
+
+    def __init__(self, redis: Client, name: str, own_id: str, every_s: float) -> None:
+        self._redis = redis
+        self._name = f"{redis.prefix}:{name}"
+        self._own_id = own_id
+        self._ttl_ms = max(1, round(every_s * 1000))
+
+    async def acquire(self) -> bool:
+        """Returns True if this process became the leader. Raises: GatewayError REDIS_UNAVAILABLE."""
+        acquired = self._redis.set(self._name, self._own_id, nx=True, px=self._ttl_ms)
+        return bool(await execute(self._redis, acquired, object))
+
+    async def renew(self) -> bool:
+        """Extends the lock by `every_s`; False if this process lost it. Raises: GatewayError REDIS_UNAVAILABLE."""
+        if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
+            return False
+        return bool(await execute(self._redis, self._redis.pexpire(self._name, self._ttl_ms), bool))

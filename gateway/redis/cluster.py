@@ -10,37 +10,57 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, ClusterPubSub
 from redis.cluster import PRIMARY
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.redis.call_guard import CallGuard
-from gateway.redis.connections import TcpConnection, no_notifications, no_retry
-from gateway.redis.pipelining import ScriptRunner
+from gateway.redis.call_guard import CallGuard, translate_redis_errors
+from gateway.redis.connections import LoadedScript, TcpConnection, Value, unassisted
+
+
+class ScriptRunner:
+    """Runs the scripts of a cluster one by one, because they go to different servers."""
+
+    def __init__(self, redis: RedisCluster, guard: CallGuard) -> None:
+        self._redis = redis
+        self._guard = guard
+
+    async def run(self, script: LoadedScript, keys: list[str], args: list[Value]) -> object:
+        """Same interface as ScriptPipeline.run."""
+        with translate_redis_errors():
+            return await self._guard.run(self._call(script, keys, args), scripts=1)
+
+    async def _call(self, script: LoadedScript, keys: list[str], args: list[Value]) -> object:
+        try:
+            return await self._redis.evalsha(script.digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._redis.eval(script.text, len(keys), *keys, *args)
 
 
 class ClusterClient(RedisCluster):
     """The cluster counterpart of Client."""
 
-    guard: CallGuard
-    scripts: ScriptRunner
-
     def __init__(
-        self, hosts: Iterable[tuple[str, int]], tls: ssl.SSLContext | None, deadline_s: float, **options: Any
+        self,
+        hosts: Iterable[tuple[str, int]],
+        tls: ssl.SSLContext | None,
+        deadline_s: float,
+        prefix: str,
+        **options: Any,
     ) -> None:
         super().__init__(
             startup_nodes=[ClusterNode(host, port) for host, port in hosts],
-            retry=no_retry(),
-            maint_notifications_config=no_notifications(),
             reinitialize_steps=0,  # otherwise every fifth MOVED reply closes all connections, in use or not
+            **unassisted(),
             **options,
         )
+        self.prefix = prefix
         self.commands_parser = _CommandsParser()
         self._refresh: asyncio.Future[None] | None = None
         self._primaries: set[str] = set()
         self.guard = CallGuard(deadline_s, self.invalidate_slots)
         self.scripts = ScriptRunner(self, self.guard)
         # redis-py has no option for the connection class of a cluster. Later nodes are built from the same options.
-        chosen = {"connection_class": TcpConnection, "tls": tls}
-        self.connection_kwargs.update(chosen)
+        self.connection_kwargs.update({"connection_class": TcpConnection, "tls": tls})
         for node in self.startup_nodes:
             node.connection_class = TcpConnection
             node.connection_kwargs["tls"] = tls
@@ -49,27 +69,21 @@ class ClusterClient(RedisCluster):
         """Loads the slot map if none is known.
 
         An older map stays in use while the next one loads. A node that lost a slot redirects to its new owner, and
-        calls
-        to other nodes need not wait for a dead one.
+        calls to other nodes need not wait for a dead one.
         """
-        refresh = self._start_refresh(*args, **options)
-        if refresh and self.get_default_node() is None:
-            await _wait_for(refresh)
+        await self.refresh_slots(*args, is_awaited=self.get_default_node() is None, **options)
         return self
 
-    async def refresh_slots(self) -> None:
-        """Waits for a current slot map."""
-        if refresh := self._start_refresh():
-            await _wait_for(refresh)
-
-    def _start_refresh(self, *args: Any, **options: Any) -> "asyncio.Future[None] | None":
-        """Starts a refresh shared by all callers and not cancelled with them. Returns None if the map is current."""
+    async def refresh_slots(self, *args: Any, is_awaited: bool = True, **options: Any) -> None:
+        """Refreshes the slot map unless it is current. All callers share one refresh, not cancelled with them."""
         if not self._initialize:
-            return None
+            return
         if self._refresh is None or self._refresh.done():
             self._refresh = asyncio.ensure_future(self._load_slots(*args, **options))
-            self._refresh.add_done_callback(_discard_error)
-        return self._refresh
+            # all waiters may be gone, and asyncio would log its error as never retrieved
+            self._refresh.add_done_callback(lambda refresh: refresh.cancelled() or refresh.exception())
+        if is_awaited:
+            await asyncio.shield(self._refresh)
 
     async def _load_slots(self, *args: Any, **options: Any) -> None:
         """Loads the slot map. The breaker stays closed for one hanging node while the others reply."""
@@ -122,16 +136,14 @@ class ClusterClient(RedisCluster):
 class _ClusterPubSub(ClusterPubSub):
     """Loads the slot map before it subscribes, and refreshes it when a node is lost."""
 
-    def __init__(self, client: ClusterClient, *args: Any, **options: Any) -> None:
-        super().__init__(client, *args, **options)
-        self._client = client
+    cluster: ClusterClient
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        await self._client.refresh_slots()
+        await self.cluster.refresh_slots()
         try:
             return await super().execute_command(*args, **options)
         except (RedisConnectionError, RedisTimeoutError):
-            await self._client.invalidate_slots()
+            await self.cluster.invalidate_slots()
             raise
 
 
@@ -143,15 +155,3 @@ class _CommandsParser(AsyncCommandsParser):
             self.node = node
         if not self.commands:
             await super().initialize()
-
-
-async def _wait_for(refresh: "asyncio.Future[None]") -> None:
-    """Waits without cancelling the refresh."""
-    await asyncio.wait({refresh})
-    refresh.result()
-
-
-def _discard_error(refresh: "asyncio.Future[None]") -> None:
-    """Retrieves the error: all waiters may be gone, and asyncio would log it as never retrieved."""
-    if not refresh.cancelled():
-        refresh.exception()

@@ -1,25 +1,42 @@
-"""Connections to one server, for all topologies."""
+"""Connections to one server, and the pipelining of scripts: all that are requested in one event-loop iteration.
+
+Each request runs several scripts, and their main cost to this process is the round trip. One EVALSHA takes
+0.12 ms of CPU alone and 0.03 ms in a pipeline (redis-py, two shared cores). redis-py's `Pipeline` packs arguments in
+Python and sets a timeout per reply, at twice the CPU.
+A pipeline is sent at the end of the iteration, while fewer than `_PIPELINES_MAX` are in flight. If it fails, all
+its calls fail. It uses one deadline, one slot and one permit of the guard.
+"""
 
 import asyncio
 import math
 import ssl
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
-from redis.asyncio import Connection, ConnectionPool, UnixDomainSocketConnection
+import hiredis
+from redis.asyncio import Connection, ConnectionPool, Redis, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from gateway.domain.errors import detach
+from gateway.redis.call_guard import CallGuard, CallNotStartedError, Outcome, judge, translate_redis_errors, unavailable
 from gateway.redis.deadlines import in_time
 
+Value = str | bytes | int | float
+
+_BATCH_MAX: Final = 64
+"""Scripts in a pipeline. Most take 0.1 ms; the guard extends the deadline of a long pipeline."""
+_PIPELINES_MAX: Final = 2
+"""Pipelines in flight: one runs on the server while the next is sent. More would only be smaller."""
+_ENDED: Final = "this process closed the connection"
 _POOL_MAX: Final = 10_000
-"""Effectively unlimited: CallGuard limits calls and queues the others; the pool would raise."""
 _NEVER_S: Final = 3600.0
 """redis-py's timeouts also count time in which this process did not run, and some of its code requires one."""
 
@@ -54,21 +71,13 @@ class ClosableConnection(AbstractConnection):
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise NotConnectedError(str(error)) from error
 
-    async def read_response(
-        self,
-        disable_decoding: bool = False,  # noqa: FBT001, FBT002 - redis-py's
-        timeout: float | None = None,  # noqa: ASYNC109 - redis-py's
-        *,
-        disconnect_on_error: bool = True,
-        push_request: bool | None = False,
-    ) -> Any:
+    async def read_response(self, *args: Any, **options: Any) -> Any:
         """Raises: RedisConnectionError, RedisTimeoutError, ResponseError."""
-        options: dict[str, Any] = {"disconnect_on_error": disconnect_on_error, "push_request": push_request}
-        if timeout is not None:
-            return await super().read_response(disable_decoding, timeout, **options)
+        if options.get("timeout") is not None:
+            return await super().read_response(*args, **options)
         try:
             async with in_time(self._patience_s):
-                return await super().read_response(disable_decoding, math.inf, **options)
+                return await super().read_response(*args, **options | {"timeout": math.inf})
         except TimeoutError as error:
             raise RedisTimeoutError(f"no reply in {self._patience_s:g} s") from error
 
@@ -81,17 +90,15 @@ class ClosableConnection(AbstractConnection):
                 async with asyncio.timeout(self._patience_s):
                     await writer.wait_closed()
 
-    async def send_all(self, packed: bytes) -> None:
-        """Writes packed commands within the caller's deadline; closes the connection on failure.
+    async def exchange(self, packed: bytes, count: int, replies: list[object]) -> None:
+        """Sends packed commands and appends the `count` replies, error replies as values. Closes itself on failure.
 
-        redis-py's own method creates a task for each timeout.
-        Raises: RedisConnectionError.
+        Has no timeout of its own: redis-py's methods create a task for each write and a timer for each read.
         """
         try:
             await self._send_packed_command([packed])
-        except OSError as error:
-            await self.disconnect(nowait=True)
-            raise RedisConnectionError(f"connection lost: {error}") from error
+            while len(replies) < count:
+                replies.append(await self._read_response_from_parser())
         except BaseException:
             await self.disconnect(nowait=True)
             raise
@@ -127,7 +134,10 @@ class TcpConnection(ClosableConnection, Connection):
 
 
 class Pool(ConnectionPool):
-    """redis-py's pool, with `close_idle`."""
+    """redis-py's pool, effectively unlimited: CallGuard limits calls and queues the others; the pool would raise."""
+
+    def __init__(self, connection_class: type[ClosableConnection], **options: Any) -> None:
+        super().__init__(connection_class=connection_class, max_connections=_POOL_MAX, **unassisted(), **options)
 
     async def close_idle(self) -> None:
         """Closes idle connections, so that the next call reconnects. Does not wait."""
@@ -135,35 +145,103 @@ class Pool(ConnectionPool):
             await connection.disconnect(nowait=True)
 
 
-def pool_options() -> dict[str, Any]:
-    """Returns the options of every pool."""
-    return {
-        "max_connections": _POOL_MAX,
-        "maint_notifications_config": no_notifications(),
-        "retry": no_retry(),
-    }
+def unassisted() -> dict[str, Any]:
+    """Returns options against what redis-py would do by itself.
+
+    It retries, but a call may have run before its connection broke: only the caller may resend it. Maintenance
+    notifications cost a round trip per connection and change its timeouts.
+    """
+    return {"retry": Retry(NoBackoff(), 0), "maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 
 
-def no_retry() -> Retry:
-    """Disables redis-py's retries: a call may have run before its connection broke. Only the caller may resend it."""
-    return Retry(NoBackoff(), 0)
+class LoadedScript(NamedTuple):
+    """A script with its SHA-1 digest."""
+
+    digest: str
+    text: str
 
 
-def no_notifications() -> MaintNotificationsConfig:
-    """Disables maintenance notifications: they cost a round trip per connection and change its timeouts."""
-    return MaintNotificationsConfig(enabled=False)
+_Call = tuple[bytes, "asyncio.Future[object]"]
+"""A packed command and its reply. An error is a value too: raising one that several calls share would add to its
+traceback."""
 
 
-def tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
-    """Builds a TLS context for the configured CA, else the system's. Raises: ValueError."""
-    try:
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
-        if "ssl_certfile" in options:
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"its certificates are not usable ({error})") from error
-    if options.get("ssl_check_hostname", "").lower() in {"no", "false", "0"}:
-        context.check_hostname = False
-    if options.get("ssl_cert_reqs") == "none":
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
+class ScriptPipeline:
+    """Pipelines the scripts of one server, in one event loop."""
+
+    def __init__(self, redis: Redis, guard: CallGuard) -> None:
+        self._redis = redis
+        self._guard = guard
+        self._waiting: deque[_Call] = deque()
+        self._is_due = False
+        self._in_flight: set[asyncio.Task[None]] = set()
+
+    async def end(self) -> None:
+        """Fails all unsent calls, and waits for pipelines in flight, which the guard ends."""
+        for _, reply in self._waiting:
+            if not reply.done():
+                reply.set_result(CallNotStartedError(_ENDED))
+        self._waiting.clear()
+        await self._guard.end()
+        if self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    async def run(self, script: LoadedScript, keys: list[str], args: list[Value]) -> object:
+        """Returns a script's reply. A server that lacks the script gets it in full.
+
+        Raises: GatewayError REDIS_UNAVAILABLE.
+        """
+        loop = asyncio.get_running_loop()
+        command: Any = ("EVALSHA", script.digest, len(keys), *keys, *args)
+        awaited = loop.create_future()
+        self._waiting.append((hiredis.pack_command(command), awaited))
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._send)
+        reply = await awaited
+        if isinstance(reply, NoScriptError):
+            with translate_redis_errors():
+                whole = self._redis.eval(script.text, len(keys), *keys, *args)
+                return await self._guard.run(cast("Coroutine[object, object, object]", whole), scripts=1)
+        if isinstance(reply, Exception):
+            raise unavailable(reply) from reply
+        return reply
+
+    def _send(self) -> None:
+        self._is_due = False
+        while self._waiting and len(self._in_flight) < _PIPELINES_MAX:
+            taken = [self._waiting.popleft() for _ in range(min(_BATCH_MAX, len(self._waiting)))]
+            batch = [call for call in taken if not call[1].done()]  # some callers may be cancelled
+            if batch:
+                task = asyncio.get_running_loop().create_task(self._ask(batch))
+                self._in_flight.add(task)
+                task.add_done_callback(self._end)
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        self._in_flight.discard(task)
+        self._send()
+
+    async def _ask(self, batch: list[_Call]) -> None:
+        """Sends a batch. Every call gets a reply or an error."""
+        replies: list[object] = []
+        error: Exception = RedisConnectionError(_ENDED)
+        try:
+            await self._guard.run(self._exchange(batch, replies), scripts=len(batch), replies=replies)
+        except (RedisError, OSError) as failure:  # a timeout is an OSError
+            error = detach(failure)  # otherwise the error and this frame reference each other
+        finally:
+            for index, (_, awaited) in enumerate(batch):
+                if not awaited.done():
+                    awaited.set_result(replies[index] if index < len(replies) else error)
+
+    async def _exchange(self, batch: list[_Call], replies: list[object]) -> None:
+        """Raises, for the guard, an error that shows that the server cannot serve, even if only one reply has it."""
+        pool = self._redis.connection_pool
+        connection: ClosableConnection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py's
+        try:
+            await connection.exchange(b"".join(packed for packed, _ in batch), len(batch), replies)
+        finally:
+            await pool.release(connection)
+        for reply in replies:
+            if isinstance(reply, Exception) and judge(reply) is Outcome.FAILED:
+                raise reply

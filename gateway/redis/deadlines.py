@@ -8,9 +8,9 @@ busy for this process, it may be too busy for Redis.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sized
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 DEADLINE: Final = 80
@@ -18,8 +18,12 @@ DEADLINE: Final = 80
 _ON_TIME: Final = 4
 _LATE: Final = 1
 """Units of a late piece."""
+PIECES: Final = DEADLINE // _ON_TIME
 _TURNS: Final = 10
 """Event-loop iterations that a reply needs from the socket to its caller."""
+_SCRIPTS_PER_DEADLINE: Final = 16
+"""Scripts in flight that add one more deadline. The server runs all received scripts, of any process, before it
+replies."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,34 +31,38 @@ class Countdown:
     """Counts down one deadline, or `patience` units."""
 
     deadline_s: float
+    scripts: int = 0
+    replies: Sized = ()
+    """The call's own replies, as they arrive; each restarts the deadline."""
     patience: int = DEADLINE
     passed: int = 0
+    _seen: int = 0
     _turns: int = 0
-    _began_s: float = 0.0
+    _began_s: float = field(default_factory=time.monotonic)
 
-    @property
-    def is_over(self) -> bool:
-        return self._turns >= _TURNS
+    def end_piece(self, scripts: int = 0) -> float | None:
+        """Counts the piece that ended, and extends the deadline for this many scripts in flight.
 
-    def begin_piece(self) -> float:
-        """Returns: seconds until the piece ends; 0, one event-loop iteration, once the countdown is used up."""
-        self._began_s = time.monotonic()
-        return self._piece_s if self.passed < self.patience else 0.0
-
-    def end_piece(self) -> None:
+        The maximum counts: all replies may arrive together.
+        Returns: seconds of the next piece, 0 for one event-loop iteration; None once the deadline has passed.
+        """
+        piece_s = self.deadline_s / PIECES
+        began_s, self._began_s = self._began_s, time.monotonic()
         if self.passed >= self.patience:
             self._turns += 1
         else:
-            is_late = time.monotonic() - self._began_s > 2 * self._piece_s
-            self.passed += _LATE if is_late else _ON_TIME
+            self.passed += _LATE if self._began_s - began_s > 2 * piece_s else _ON_TIME
+        if len(self.replies) > self._seen:
+            self._seen = len(self.replies)
+            self.restart()
+        self.patience = max(self.patience, DEADLINE + DEADLINE * scripts // _SCRIPTS_PER_DEADLINE)
+        if self.passed < self.patience:
+            return piece_s
+        return 0.0 if self._turns < _TURNS else None
 
     def restart(self) -> None:
         self.passed = self._turns = 0
         self.patience = DEADLINE
-
-    @property
-    def _piece_s(self) -> float:
-        return self.deadline_s * _ON_TIME / DEADLINE
 
 
 @asynccontextmanager
@@ -63,14 +71,14 @@ async def in_time(deadline_s: float) -> AsyncIterator[None]:
     loop, countdown = asyncio.get_running_loop(), Countdown(deadline_s=deadline_s)
 
     def go_on() -> None:
-        countdown.end_piece()
-        if countdown.is_over:
+        next_s = countdown.end_piece()
+        if next_s is None:
             timeout.reschedule(loop.time())
         else:
-            timers[0] = loop.call_later(countdown.begin_piece(), go_on)
+            timers[0] = loop.call_later(next_s, go_on)
 
     async with asyncio.timeout(None) as timeout:
-        timers = [loop.call_later(countdown.begin_piece(), go_on)]
+        timers = [loop.call_later(deadline_s / PIECES, go_on)]
         try:
             yield
         finally:

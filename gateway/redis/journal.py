@@ -7,15 +7,18 @@ once and continues without it.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
+from gateway.domain.errors import GatewayError
+from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.journal_file import Entry, JournalFile, files_of
 
 _LOG = structlog.get_logger("imagegate.journal")
@@ -23,7 +26,11 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """Limit of one file: about 30,000 settlements. Redis being down also stops new requests, so far fewer accumulate."""
 _WRITE_TIMEOUT_S: Final = 2.0
 """A response waits at most this long for the disk."""
+_REPLAY_INTERVAL_S: Final = 2.0
 _REMEDY: Final = "free disk space, or set requests.journal_dir to a directory that this user can write"
+
+Act = Callable[[msgspec.Raw], Awaitable[None]]
+"""Replays an entry by its body. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
 
 
 class Journal:
@@ -59,7 +66,17 @@ class Journal:
         """Returns when the entries are on disk or the write failed. Cancelling the caller does not stop the write."""
         is_new = False
         for entry in entries:
-            is_new = self._add(entry) or is_new
+            if self._directory is None or entry.key in self._open:
+                continue
+            line = entry.line()
+            if self._bytes + len(line) <= self._max_bytes:
+                self._open[entry.key] = entry
+                self._bytes += len(line)
+                self._waiting.append(line)
+                is_new = True
+            elif not self._is_full:
+                _LOG.error("journal_full", directory=str(self._directory), remedy="settlements beyond its size expire")
+                self._is_full = True
         if is_new:
             await self._in_writer(self._write)
 
@@ -109,20 +126,6 @@ class Journal:
             self._open.clear()
             self._writer.shutdown(wait=False)
 
-    def _add(self, entry: Entry) -> bool:
-        if self._directory is None or entry.key in self._open:
-            return False
-        line = entry.line()
-        if self._bytes + len(line) > self._max_bytes:
-            if not self._is_full:
-                _LOG.error("journal_full", directory=str(self._directory), remedy="settlements beyond its size expire")
-            self._is_full = True
-            return False
-        self._open[entry.key] = entry
-        self._bytes += len(line)
-        self._waiting.append(line)
-        return True
-
     async def _in_writer(self, act: Callable[[], None]) -> None:
         """Runs in the writer thread, which batches writes: many callers share one fsync."""
         job = asyncio.wrap_future(self._writer.submit(act))
@@ -138,7 +141,8 @@ class Journal:
         start = len(taken) - taken[::-1].index(None) if None in taken else 0
         lines = b"".join(line for line in taken[start:] if line)
         try:
-            self._file = self._file or self._create()
+            assert self._directory is not None  # nothing is written when the journal is off
+            self._file = self._file or JournalFile.create(self._directory, self._redis_id)
             if start:
                 self._file.clear()
             if lines:
@@ -148,11 +152,6 @@ class Journal:
             self._log_problem(str(error))
         else:
             self._log_problem("")
-
-    def _create(self) -> JournalFile:
-        """Raises: OSError."""
-        assert self._directory is not None  # nothing is written when the journal is off
-        return JournalFile.create(self._directory, self._redis_id)
 
     def _end(self, *, is_owing: bool) -> None:
         """Runs in the writer thread."""
@@ -169,3 +168,88 @@ class Journal:
         elif self._problem and not problem:
             _LOG.warning("journal_restored", directory=str(self._directory))
         self._problem = problem
+
+
+class JournalReplayer:
+    """Replays journals of dead processes on this machine, and own entries that nothing else retries.
+
+    Adopts files whose lock is free, and removes each when Redis has confirmed every entry.
+    """
+
+    def __init__(self, journal: Journal, acts: Mapping[str, Act], own_kinds: frozenset[str]) -> None:
+        self._journal = journal
+        self._acts = acts
+        self._own_kinds = own_kinds
+        """Kinds that this process does not retry elsewhere."""
+        self._adopted: dict[JournalFile, dict[str, Entry]] = {}
+        self._unreadable: set[Path] = set()
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        await asyncio.to_thread(self._journal.log_other_journals)
+        try:
+            while True:
+                await self.replay()
+                await asyncio.sleep(_REPLAY_INTERVAL_S)
+        finally:
+            for file in self._adopted:
+                file.close()
+            self._adopted.clear()
+
+    async def replay(self) -> None:
+        """Runs one round. Entries that Redis does not accept remain for the next."""
+        await self._journal.start()
+        for path in await asyncio.to_thread(self._journal.files):
+            await asyncio.to_thread(self._adopt, path)
+        for kind in self._own_kinds:
+            for key in await self._repeat({entry.key: entry for entry in self._journal.entries(kind)}):
+                self._journal.done(key)
+        for file in list(self._adopted):
+            await self._settle(file)
+
+    async def _settle(self, file: JournalFile) -> None:
+        entries = self._adopted[file]
+        done = await self._repeat(entries)
+        lines = b"".join(entries.pop(key).done_line() for key in done)
+        if done:
+            _LOG.warning("journal_replayed", file=file.path.name, entries=len(done), left=len(entries))
+        if not entries:
+            del self._adopted[file]
+            await asyncio.to_thread(file.remove)
+        elif lines:
+            with suppress(OSError):  # a failed write only causes a repeated replay
+                await asyncio.to_thread(file.write, lines)
+
+    async def _repeat(self, entries: dict[str, Entry]) -> list[str]:
+        """Replays each entry. Failures move to the end, so that the next round starts with others.
+
+        Returns: the keys of entries that are finished.
+        """
+        done: list[str] = []
+        for key, entry in list(entries.items()):
+            try:
+                if entry.kind not in self._acts:
+                    raise msgspec.ValidationError("unknown kind")  # noqa: TRY301 - as a body that the act rejects
+                await self._acts[entry.kind](entry.body)
+            except msgspec.ValidationError as error:
+                _LOG.error("journal_entry_unsupported", entry=key, detail=str(error))
+            except GatewayError as error:
+                entries[key] = entries.pop(key)
+                if isinstance(error.__cause__, CallNotStartedError):
+                    break
+                continue
+            done.append(key)
+        return done
+
+    def _adopt(self, path: Path) -> None:
+        try:
+            file = JournalFile.adopt(path)
+        except OSError as error:
+            if path not in self._unreadable:
+                _LOG.error("journal_unreadable", file=str(path), detail=str(error))
+            self._unreadable.add(path)
+            return
+        if file:
+            self._adopted[file], damaged = file.read()
+            if damaged:
+                _LOG.warning("journal_damaged", file=path.name, lines=damaged)

@@ -53,13 +53,16 @@ class JournalFile:
     def create(cls, directory: Path, redis_id: str) -> Self:
         """Creates a file. It is locked before it gets a name that other processes match. Raises: OSError."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"{redis_id}.{uuid.uuid4().hex}"
-        made = directory / f"{name}.new"
+        made = directory / f"{redis_id}.{uuid.uuid4().hex}.new"
         descriptor = os.open(made, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             try_lock(descriptor)
-            path = made.rename(directory / f"{name}{_SUFFIX}")
-            _sync_directory(directory)
+            path = made.rename(made.with_suffix(_SUFFIX))
+            folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)  # makes the new name durable
+            finally:
+                os.close(folder)
         except OSError:
             os.close(descriptor)
             made.unlink(missing_ok=True)
@@ -136,12 +139,3 @@ def _read_line(line: bytes) -> Entry | None:
         return msgspec.json.decode(text, type=Entry)
     except msgspec.MsgspecError:
         return None
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes a new file name durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,19 +7,17 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeGuard
 
 import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import PREFIX, Client, execute, ping
-from gateway.redis.call_guard import judge
-from gateway.redis.circuit_breaker import Outcome
+from gateway.redis import Client, execute, ping
+from gateway.redis.call_guard import Outcome, judge
 
 _OLDEST: Final = (6, 2)
-_RIGHTS: Final = f"ACL SETUSER NAME ~{PREFIX}:* resetchannels &{PREFIX}:* +@all -@admin -@dangerous +info"
-"""All permissions that the gateway needs; a cluster also needs `+cluster`."""
 _UNKNOWN_DIGEST: Final = "0" * 40
 _NO_LOGIN: Final = ("NOAUTH", "HELLO must be called with the client already authenticated", "Authentication required")
 _WRONG_LOGIN: Final = (
@@ -43,16 +41,30 @@ async def inspect(redis: Client) -> list[str]:
     """
     if problem := await _access_problem(redis):
         return [problem]
-    key = f"{PREFIX}:tenants"
-    found = [
-        *await _refused(redis, redis.eval("return 1", 1, key), "does not run scripts", "allow EVAL and EVALSHA"),
-        *await _refused(redis, redis.evalsha(_UNKNOWN_DIGEST, 1, key), "does not run scripts", "allow EVALSHA"),
-        *await _refused(
-            redis, redis.publish(f"{PREFIX}:preflight", ""), "does not deliver messages", "allow its channels"
-        ),
-        *await _unfit(redis),
-    ]
-    return list(dict.fromkeys(found))
+    key = f"{redis.prefix}:tenants"
+    checks = (
+        (partial(redis.eval, "return 1", 1, key), "run scripts for the gateway", "EVAL and EVALSHA"),
+        (partial(redis.evalsha, _UNKNOWN_DIGEST, 1, key), "run scripts for the gateway", "EVALSHA"),
+        (partial(redis.publish, f"{redis.prefix}:preflight", ""), "deliver messages for the gateway", "its channels"),
+        (partial(redis.info, "memory"), "report its eviction policy", "INFO"),
+    )
+    rights = f"ACL SETUSER NAME ~{redis.prefix}:* resetchannels &{redis.prefix}:* +@all -@admin -@dangerous +info"
+    problems, error = [], None
+    for call, what, right in checks:
+        if error := await _refusal(redis, call()):
+            problems.append(f"redis does not {what} ({error}): allow {right}, as with {rights}")
+    if error is None:  # INFO is allowed
+        for info in await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]]):
+            version, policy = str(info.get("redis_version", "")), info.get("maxmemory_policy", "noeviction")
+            numbers = re.match(r"(\d+)\.(\d+)", version)
+            if numbers and (int(numbers[1]), int(numbers[2])) < _OLDEST:
+                problems.append(f"redis {version} is too old: use 6.2 or newer, or Valkey")
+            if policy != "noeviction":
+                problems.append(
+                    f"redis would evict counters and billing records: maxmemory-policy is {policy}; "
+                    "set maxmemory-policy noeviction in its configuration, and now with CONFIG SET"
+                )
+    return list(dict.fromkeys(problems))
 
 
 async def _access_problem(redis: Client) -> str | None:
@@ -61,28 +73,17 @@ async def _access_problem(redis: Client) -> str | None:
         await ping(redis)
     except GatewayError as failure:
         error = failure.__cause__
-        problem = _login_problem(str(error))
+        # for a cluster, redis-py exposes nothing but the text of an authentication error
+        if any(words in str(error) for words in _NO_LOGIN):
+            return "redis requires a password: set redis.password"
+        if any(words in str(error) for words in _WRONG_LOGIN):
+            return "redis rejected the credentials: check redis.username and redis.password, or those in redis.url"
         if "DB index is out of range" in str(error):
             number = redis.get_connection_kwargs()["db"]  # type: ignore[no-untyped-call]
-            problem = f"redis has no database {number}: change the number at the end of redis.url"
-        if problem is None and not _is_answer(error):
+            return f"redis has no database {number}: change the number at the end of redis.url"
+        if not _is_answer(error):
             raise
-        return problem
     return None
-
-
-def _login_problem(message: str) -> str | None:
-    """Classifies an authentication error by its text: for a cluster, redis-py exposes nothing else."""
-    if any(words in message for words in _NO_LOGIN):
-        return "redis requires a password: set redis.password"
-    if any(words in message for words in _WRONG_LOGIN):
-        return "redis rejected the credentials: check redis.username and redis.password, or those in redis.url"
-    return None
-
-
-async def _refused(redis: Client, call: object, what: str, remedy: str) -> list[str]:
-    error = await _refusal(redis, call)
-    return [f"redis {what} for the gateway ({error}): {remedy}, as with {_RIGHTS}"] if error else []
 
 
 async def _refusal(redis: Client, call: object) -> ResponseError | None:
@@ -104,34 +105,12 @@ def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
     return isinstance(error, ResponseError) and judge(error) is Outcome.ANSWERED
 
 
-async def _unfit(redis: Client) -> list[str]:
-    if error := await _refusal(redis, redis.info("memory")):
-        return [f"redis does not report its eviction policy ({error}): allow INFO, as with {_RIGHTS}"]
-    infos = await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]])
-    return [problem for info in infos for problem in (*_version_problem(info), *_policy_problem(info))]
-
-
-def _version_problem(info: Mapping[str, object]) -> list[str]:
-    version = str(info.get("redis_version", ""))
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None or (int(numbers[1]), int(numbers[2])) >= _OLDEST:
-        return []
-    return [f"redis {version} is too old: use 6.2 or newer, or Valkey"]
-
-
-def _policy_problem(info: Mapping[str, object]) -> list[str]:
-    policy = info.get("maxmemory_policy", "noeviction")
-    problem = f"redis would evict counters and billing records: maxmemory-policy is {policy}"
-    remedy = "set maxmemory-policy noeviction in its configuration, and now with CONFIG SET"
-    return [] if policy == "noeviction" else [f"{problem}; {remedy}"]
-
-
 async def write_refusal(redis: Client) -> str:
     """Returns why the server refuses writes, e.g. full memory or missing replicas; empty if it accepts them.
 
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
-    error = await _refusal(redis, redis.set(f"{PREFIX}:alive", 1, ex=_ALIVE_S))
+    error = await _refusal(redis, redis.set(f"{redis.prefix}:alive", 1, ex=_ALIVE_S))
     return f"redis refuses writes ({error})" if error else ""
 
 

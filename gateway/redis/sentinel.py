@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -12,6 +11,8 @@ from redis.exceptions import RedisError
 from gateway.redis.connections import Pool, TcpConnection
 
 _CHECK_INTERVAL_S: Final = 1.0
+_Master = tuple[int, str, int]
+"""One sentinel's reply: the epoch of its configuration, host and port. The later failover wins."""
 
 
 class SentinelConnection(SentinelManagedConnection, TcpConnection):
@@ -25,7 +26,7 @@ class SentinelPool(Pool, SentinelConnectionPool):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)  # type: ignore[no-untyped-call]
+        super().__init__(**options)
         self._next_check_s = 0.0
         self._check: asyncio.Task[None] | None = None
 
@@ -52,15 +53,6 @@ class SentinelPool(Pool, SentinelConnectionPool):
                 await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _Master:
-    """One sentinel's reply; the later failover wins."""
-
-    epoch: int
-    host: str
-    port: int
-
-
 class Sentinels:
     """Queries all sentinels in parallel, because a dead one would cost its timeout.
 
@@ -80,10 +72,10 @@ class Sentinels:
         asking = self._asking  # another caller may replace it before it ends
         await asyncio.wait({asking})
         master = asking.result()
-        if master is None or master.epoch < self._epoch:
+        if master is None or master[0] < self._epoch:
             raise MasterNotFoundError(f"no reachable sentinel knows the master '{name}'")
-        self._epoch = master.epoch
-        return master.host, master.port
+        self._epoch, host, port = master
+        return host, port
 
     async def aclose(self) -> None:
         if self._asking:
@@ -107,5 +99,5 @@ async def _ask_one(sentinel: Redis, name: str) -> list[_Master]:
     with suppress(RedisError, OSError):
         state = await sentinel.sentinel_master(name)
         if isinstance(state, dict) and state["is_master"] and not (state["is_sdown"] or state["is_odown"]):
-            return [_Master(int(state["config-epoch"]), state["ip"], int(state["port"]))]
+            return [(int(state["config-epoch"]), state["ip"], int(state["port"]))]
     return []

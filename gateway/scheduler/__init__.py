@@ -295,6 +295,6 @@ def _later_us(lease: Lease, sent_s: float | None) -> int:
     return round(late_s * 1e6) if late_s > _LATE_S else 0
 
 
-def channel_of(process: str) -> str:
+def channel_of(process: str, prefix: str = PREFIX) -> str:
     """Returns the channel on which a process is notified of leases for its waiting requests."""
-    return f"{PREFIX}:pool:{process}"
+    return f"{prefix}:pool:{process}"

@@ -157,7 +157,9 @@ class AccountRegistry:
 
     async def refresh(self, upstream: str) -> None:
         """Loads keys added at run time. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
-        kept = await execute(self._redis, self._redis.hgetall(record(upstream, "added")), dict[str, str])
+        kept = await execute(
+            self._redis, self._redis.hgetall(record(upstream, "added", self._redis.prefix)), dict[str, str]
+        )
         found: dict[str, ProviderKey] = {}
         for member, text in kept.items():
             added = msgspec.json.decode(text, type=_AddedKey)

@@ -89,16 +89,16 @@ class _StateChanges(msgspec.Struct, frozen=True):
     """(subject, state, error code) of each change."""
 
 
-def record(upstream: str, name: str) -> str:
+def record(upstream: str, name: str, prefix: str = PREFIX) -> str:
     """Returns the name of a Redis key of an upstream."""
-    return f"{PREFIX}:{{pool:{upstream}}}:{name}"
+    return f"{prefix}:{{pool:{upstream}}}:{name}"
 
 
 @lru_cache(maxsize=_CACHED_KEYS_MAX)
-def _keys(upstream: str, day: int) -> list[str]:
+def _keys(prefix: str, upstream: str, day: int) -> list[str]:
     """Returns the keys passed to every script. `day` counts from the Unix epoch."""
     today = time.strftime("%Y%m%d", time.gmtime(day * _DAY_S))
-    return [record(upstream, name) for name in (*_NAMES, f"day:{today}")]
+    return [record(upstream, name, prefix) for name in (*_NAMES, f"day:{today}")]
 
 
 class Scripts:
@@ -108,6 +108,7 @@ class Scripts:
         self._scripts = {
             act: load_script(redis, f"scheduler/{act}", parts, lua_tables()) for act, parts in PARTS.items()
         }
+        self._prefix = redis.prefix
         self._metrics = metrics
         self._clock = clock
 
@@ -117,7 +118,7 @@ class Scripts:
 
     async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
         """Runs a script and returns its JSON reply. Raises: GatewayError REDIS_UNAVAILABLE."""
-        text = str(await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S)), args))
+        text = str(await self._scripts[act](_keys(self._prefix, upstream, int(self._clock() // _DAY_S)), args))
         if '"events"' in text:
             for event in msgspec.json.decode(text, type=_StateChanges).events:
                 self._log_state_change(upstream, *event)

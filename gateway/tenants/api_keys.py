@@ -7,7 +7,6 @@ another node, is written before the record and deleted after it. The lookup alon
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
 from gateway.domain.audit import Actor, AuditEvent, describe_key
@@ -15,7 +14,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, Limits, Quotas, digest, key_id
 from gateway.redis import Client, execute, load_script
 from gateway.tenants.authentication import Authenticator, generate_api_key
-from gateway.tenants.records import KeyRecord, keys_record, lookup_record, read_key, tenant_record, write_key
+from gateway.tenants.records import KeyRecord, lookup_record, read_key, record, write_key
 from gateway.tenants.store import no_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
@@ -39,9 +38,6 @@ class _StoredKey:
     record: KeyRecord
     text: str
 
-    def with_key(self, key: ApiKey) -> str:
-        return write_key(key, self.record.keyed_hash, self.record.old_mac, self.record.old_until)
-
 
 class ApiKeyStore:
     """The API keys of all tenants."""
@@ -55,6 +51,7 @@ class ApiKeyStore:
         self._clock = clock
         self._unindex = load_script(redis, "tenants/delete_lookup")
 
+    @retrying
     async def create(
         self,
         tenant: str,
@@ -69,17 +66,15 @@ class ApiKeyStore:
         key = ApiKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
         await self.index(key)
-        await retrying(partial(self._create, key, keyed_hash, actor))
-        return CreatedApiKey(key, secret)
-
-    async def _create(self, key: ApiKey, keyed_hash: str, actor: Actor) -> None:
-        created_at = await execute(self._redis, self._redis.hget(tenant_record(key.tenant), "created_at"), str)
+        call = self._redis.hget(record(self._redis, tenant, "tenant"), "created_at")
+        created_at = await execute(self._redis, call, str)
         if not created_at:
-            await self.unindex(key.id, key.tenant)
-            raise no_tenant(key.tenant)
-        act = AuditEvent(actor, "key.create", key.tenant, key.id, after=describe_key(key))
+            await self.unindex(key.id, tenant)
+            raise no_tenant(tenant)
+        act = AuditEvent(actor, "key.create", tenant, key.id, after=describe_key(key))
         is_there = FieldUpdate(HashKind.TENANT, "created_at", created_at, created_at)
         await self._changes.make(act, [is_there, FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))])
+        return CreatedApiKey(key, secret)
 
     async def get(self, key_id: str) -> ApiKey:
         """Returns a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
@@ -91,64 +86,62 @@ class ApiKeyStore:
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.exists(tenant_record(tenant))
-        pipeline.hgetall(keys_record(tenant))
+        pipeline.exists(record(self._redis, tenant, "tenant"))
+        pipeline.hgetall(record(self._redis, tenant, "keys"))
         exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
         stored = [self._parse_stored(key_id, tenant, text) for key_id, text in texts.items()]
-        await self._delete_expired(tenant, [entry for entry in stored if self._is_over(entry.key)])
+        expired = [entry for entry in stored if self._is_over(entry.key)]
+        if expired:
+            edits = [FieldUpdate(HashKind.KEYS, entry.key.id, entry.text, None) for entry in expired]
+            with suppress(ConflictError):  # they are being changed
+                await self._changes.make(AuditEvent(Actor(""), "", tenant), edits)
         valid = [entry.key for entry in stored if not self._is_over(entry.key)]
         return sorted(valid, key=lambda key: (key.created_at, key.label, key.id))
 
+    @retrying
     async def update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
         """Replaces a key by `change(key)`. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
-        return await retrying(partial(self._update, key_id, change, actor))
-
-    async def _update(self, key_id: str, change: Callable[[ApiKey], ApiKey], actor: Actor) -> ApiKey:
         stored = await self._read(key_id)
         after = change(stored.key)
         if after == stored.key:
             return after
-        longest = replace(after, expires_at=_later_expiry(stored.key.expires_at, after.expires_at))
+        had, has = stored.key.expires_at, after.expires_at
+        longest = replace(after, expires_at=None if had is None or has is None else max(had, has))
         await self.index(longest)
         act = AuditEvent(actor, "key.update", after.tenant, key_id, describe_key(stored.key), describe_key(after))
-        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, stored.text, stored.with_key(after))])
+        text = write_key(after, stored.record.keyed_hash, stored.record.old_mac, stored.record.old_until)
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, stored.text, text)])
         if after.expires_at != longest.expires_at:
             await self.index(after)
         return after
 
+    @retrying
     async def rotate(self, key_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
         """Gives a key a new secret. The old one remains valid for `grace_s`; an even older one becomes invalid.
 
         Raises: GatewayError NOT_FOUND, INVALID_VALUE for a configured key, REDIS_UNAVAILABLE.
         """
-        return await retrying(partial(self._rotate, key_id, grace_s, actor))
-
-    async def _rotate(self, public_id: str, grace_s: int, actor: Actor) -> CreatedApiKey:
-        stored = await self._read(public_id)
+        stored = await self._read(key_id)
         if stored.key.is_declared:
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,
-                f"The key '{public_id}' is configured: add a second one to [[tenants.keys]], "
+                f"The key '{key_id}' is configured: add a second one to [[tenants.keys]], "
                 "and remove this one when it is no longer used.",
             )
-        secret = generate_api_key(public_id)
+        secret = generate_api_key(key_id)
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
         until = int(self._clock()) + grace_s
         text = write_key(stored.key, keyed_hash, stored.record.keyed_hash if grace_s else "", until if grace_s else 0)
-        described = describe_key(stored.key)
-        act = AuditEvent(
-            actor, "key.rotate", stored.key.tenant, public_id, described, described | {"old_secret_until": until}
-        )
-        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, public_id, stored.text, text)])
+        before = describe_key(stored.key)
+        act = AuditEvent(actor, "key.rotate", stored.key.tenant, key_id, before, before | {"old_secret_until": until})
+        await self._changes.make(act, [FieldUpdate(HashKind.KEYS, key_id, stored.text, text)])
         return CreatedApiKey(replace(stored.key, old_secret_until=until if grace_s else None), secret)
 
+    @retrying
     async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
         """Revokes a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
-        return await retrying(partial(self._revoke, key_id, actor))
-
-    async def _revoke(self, key_id: str, actor: Actor) -> ApiKey:
         stored = await self._read(key_id)
         act = AuditEvent(actor, "key.revoke", stored.key.tenant, key_id, before=describe_key(stored.key))
         gone = FieldUpdate(HashKind.KEYS, key_id, stored.text, None)
@@ -158,20 +151,25 @@ class ApiKeyStore:
 
     async def index(self, key: ApiKey) -> str:
         """Adds the key to the lookup index until it expires. Returns: the previous owner of the ID."""
-        call = self._redis.set(lookup_record(key.id), key.tenant, exat=key.expires_at, get=True)
+        call = self._redis.set(lookup_record(self._redis, key.id), key.tenant, exat=key.expires_at, get=True)
         return await execute(self._redis, call, str) or ""
 
     async def unindex(self, key_id: str, tenant: str) -> None:
         """Removes the key from the lookup index, unless another tenant owns the ID now."""
-        await self._unindex([lookup_record(key_id)], [tenant])
+        await self._unindex([lookup_record(self._redis, key_id)], [tenant])
 
     async def _read(self, key_id: str) -> _StoredKey:
-        tenant = await execute(self._redis, self._redis.get(lookup_record(key_id)), str)
-        text = await execute(self._redis, self._redis.hget(keys_record(tenant), key_id), str) if tenant else None
-        stored = self._parse_stored(key_id, tenant, text) if text else None
-        if stored is None or self._is_over(stored.key):
-            raise _no_key(key_id)
-        return stored
+        tenant = await execute(self._redis, self._redis.get(lookup_record(self._redis, key_id)), str)
+        if tenant:
+            text = await execute(self._redis, self._redis.hget(record(self._redis, tenant, "keys"), key_id), str)
+            stored = self._parse_stored(key_id, tenant, text) if text else None
+            if stored and not self._is_over(stored.key):
+                return stored
+        if key_id.startswith("sk-"):  # a secret is not repeated
+            raise GatewayError(
+                ErrorCode.NOT_FOUND, "Expected a key ID, got an API key. The ID is the 10 characters after 'sk-ig-'."
+            )
+        raise GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
     def _parse_stored(self, key_id: str, tenant: str, text: str) -> _StoredKey:
         record = read_key(text)
@@ -181,24 +179,3 @@ class ApiKeyStore:
 
     def _is_over(self, key: ApiKey) -> bool:
         return key.expires_at is not None and key.expires_at <= self._clock()
-
-    async def _delete_expired(self, tenant: str, expired: list[_StoredKey]) -> None:
-        """Deletes expired keys, unless they are being changed."""
-        edits = [FieldUpdate(HashKind.KEYS, entry.key.id, entry.text, None) for entry in expired]
-        if edits:
-            with suppress(ConflictError):
-                await self._changes.make(AuditEvent(Actor(""), "", tenant), edits)
-
-
-def _no_key(key_id: str) -> GatewayError:
-    """Builds the not-found error; an API key passed in place of its ID is not repeated."""
-    if key_id.startswith("sk-"):
-        return GatewayError(
-            ErrorCode.NOT_FOUND, "Expected a key ID, got an API key. The ID is the 10 characters after 'sk-ig-'."
-        )
-    return GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
-
-
-def _later_expiry(one: int | None, other: int | None) -> int | None:
-    """Returns the later expiry; None is never."""
-    return None if one is None or other is None else max(one, other)

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from gateway.redis import Client, execute
-from gateway.tenants.records import audit_stream
+from gateway.tenants.records import record
 from gateway.tenants.store import batched
 
 _CURSOR: Final = re.compile(r"(?!0+-0+@)(\d{1,19})-(\d{1,19})@((?:pool:)?[a-z0-9][a-z0-9._-]{0,62})", re.ASCII)
@@ -53,9 +53,6 @@ class Page:
     next: Cursor | None
 
 
-_Found = tuple[Cursor, dict[str, str]]
-
-
 class Audit:
     """The audit log."""
 
@@ -68,27 +65,21 @@ class Audit:
         Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip per hundred owners; reads only entries that can be among the newest.
         """
-        newest: list[_Found] = []
+        newest: list[tuple[Cursor, dict[str, str]]] = []
         for batch in batched(sorted(owners)):
             oldest = newest[-1][0].ms if len(newest) > limit else 0
             pipeline = self._redis.pipeline(transaction=False)
             for owner in batch:
                 end = before.end_for(owner) if before else "+"
-                pipeline.xrevrange(audit_stream(owner), end, oldest, count=limit + 1)
+                pipeline.xrevrange(record(self._redis, owner, "audit"), end, oldest, count=limit + 1)
             answers = await execute(self._redis, pipeline.execute(), list[list[tuple[str, dict[str, str]]]])
-            found = [
-                (_at(owner, *entry), entry[1])
-                for owner, entries in zip(batch, answers, strict=True)
-                for entry in entries
-            ]
-            newest = heapq.nlargest(limit + 1, newest + found, key=lambda entry: entry[0])
+            for owner, entries in zip(batch, answers, strict=True):
+                for entry_id, fields in entries:
+                    ms, sequence = map(int, entry_id.split("-"))
+                    newest.append((Cursor(ms, sequence, owner), fields))
+            newest = heapq.nlargest(limit + 1, newest, key=lambda entry: entry[0])
         shown = newest[:limit]
         return Page([_render(*entry) for entry in shown], shown[-1][0] if len(newest) > limit else None)
-
-
-def _at(owner: str, entry_id: str, _: object) -> Cursor:
-    ms, _, sequence = entry_id.partition("-")
-    return Cursor(int(ms), int(sequence), owner)
 
 
 def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
@@ -101,11 +92,7 @@ def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
         "tenant": None if upstream else at.owner,
         "key_id": None if upstream else fields["key_id"] or None,
         "target": f"{upstream}/{fields['key_id']}" if upstream else None,
-        "before": _described(fields["before"]),
-        "after": _described(fields["after"]),
+        "before": msgspec.Raw(fields["before"].encode()) if fields["before"] else None,
+        "after": msgspec.Raw(fields["after"].encode()) if fields["after"] else None,
         "request_id": fields["request_id"] or None,
     }
-
-
-def _described(text: str) -> msgspec.Raw | None:
-    return msgspec.Raw(text.encode()) if text else None

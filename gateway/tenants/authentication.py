@@ -18,10 +18,9 @@ import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, Principal, digest, key_id
-from gateway.redis import PREFIX, Client, execute, translate_redis_errors
-from gateway.tenants.records import KeyRecord, keys_record, lookup_record, read_key, read_tenant, tenant_record
+from gateway.redis import Client, execute, translate_redis_errors
+from gateway.tenants.records import KeyRecord, lookup_record, read_key, read_tenant, record
 
-CHANNEL: Final = f"{PREFIX}:revoked"
 _CACHE_S: Final = 0.8
 """Cache lifetime. Below 1 s, so that a lost message cannot extend a revoked key's life further."""
 _CACHE_MAX: Final = 10_000
@@ -31,30 +30,28 @@ _LISTEN_PAUSE_MAX_S: Final = 5.0
 _LOG = structlog.get_logger("imagegate.tenants")
 
 
+def revocation_channel(redis: Client) -> str:
+    return f"{redis.prefix}:revoked"
+
+
 def generate_api_key(public_id: str = "") -> str:
     """Generates a new API key, with a new key ID or a known one."""
-    return KEY_PREFIX + (public_id or _random(ID_CHARS)) + _random(SECRET_CHARS)
+    length = SECRET_CHARS if public_id else ID_CHARS + SECRET_CHARS
+    return KEY_PREFIX + public_id + "".join(secrets.choice(KEY_ALPHABET) for _ in range(length))
 
 
-def _random(length: int) -> str:
-    return "".join(secrets.choice(KEY_ALPHABET) for _ in range(length))
+_Found = tuple[Principal, KeyRecord]
 
 
-@dataclass(frozen=True, slots=True)
-class _Cached:
-    caller: Principal
-    record: KeyRecord
+@dataclass(slots=True)
+class _Lookup:
+    """The lookup of a key, shared by all requests with it that begin before `until`."""
+
+    task: "asyncio.Task[_Found | None]"
     until: float
     """Monotonic seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """A lookup in progress, shared by all requests with the same key."""
-
-    task: "asyncio.Task[_Cached | None]"
-    until: float
-    """Monotonic seconds; later requests start a new lookup."""
+    found: _Found | None = None
+    """Set once the lookup has ended."""
 
 
 class Authenticator:
@@ -76,9 +73,8 @@ class Authenticator:
         self._pepper = pepper
         self._clock = clock
         self._monotonic = monotonic
-        self._cache: dict[str, _Cached] = {}
-        self._loads: dict[str, _Load] = {}
-        """Lookups that may still be shared and cached; `forget` removes them."""
+        self._lookups: dict[str, _Lookup] = {}
+        """By key ID: in progress, or cached. `forget` removes them."""
 
     async def identify(self, authorization: str | None) -> Principal:
         """Returns the principal of an `Authorization` header.
@@ -87,17 +83,19 @@ class Authenticator:
         Redis: none if cached, else two round trips, shared by concurrent requests with the same key.
         """
         secret = _bearer(authorization)
-        public_id = key_id(secret)
-        if public_id is None:
+        found = None
+        if public_id := key_id(secret):
+            lookup = self._lookups.get(public_id)
+            if lookup is None or lookup.found is None or lookup.until <= self._monotonic():
+                found = await self._look_up(public_id)
+            else:
+                found = lookup.found
+        if found is None or not await self._matches(found[1], secret):
             raise _invalid(secret)
-        entry = self._cache.get(public_id)
-        if entry is None or entry.until <= self._monotonic():
-            entry = await self._shared(public_id)
-        if entry is None or not await self._matches(entry.record, secret):
+        principal, record = found
+        if record.expires_at is not None and record.expires_at <= self._clock():
             raise _invalid(secret)
-        if entry.record.expires_at is not None and entry.record.expires_at <= self._clock():
-            raise _invalid(secret)
-        return entry.caller
+        return principal
 
     async def listen(self) -> None:
         """Drops cached keys that other processes change; runs until cancelled and reconnects after failures."""
@@ -109,13 +107,11 @@ class Authenticator:
                         self.forget(message)
                         continue
                     self._forget_all()
-                    self._on_break()
                     if is_told:
                         _LOG.info("revocation_channel_restored")
                     is_told, pause_s = False, _LISTEN_PAUSE_S
             except (GatewayError, UnicodeDecodeError) as error:
                 self._forget_all()
-                self._on_break()
                 if not is_told:
                     _LOG.warning(
                         "revocation_channel_lost",
@@ -130,7 +126,7 @@ class Authenticator:
         """Yields messages, after None for each new subscription. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._redis.pubsub() as messages:
             with translate_redis_errors():
-                await messages.subscribe(CHANNEL)
+                await messages.subscribe(revocation_channel(self._redis))
                 while True:
                     message = await messages.get_message(timeout=30.0)
                     if message:
@@ -138,16 +134,18 @@ class Authenticator:
 
     def forget(self, what: str) -> None:
         """Drops a cached key, or every cached key of "@TENANT"."""
-        if what.startswith("@"):
-            self._cache = {key: entry for key, entry in self._cache.items() if entry.caller.tenant.name != what[1:]}
-            self._loads.clear()  # the tenants of lookups in progress are unknown
+        if what.startswith("@"):  # the tenants of lookups in progress are unknown
+            self._lookups = {
+                key: lookup
+                for key, lookup in self._lookups.items()
+                if lookup.found and lookup.found[0].tenant.name != what[1:]
+            }
         else:
-            self._cache.pop(what, None)
-            self._loads.pop(what, None)
+            self._lookups.pop(what, None)
 
     def _forget_all(self) -> None:
-        self._cache.clear()
-        self._loads.clear()
+        self._lookups.clear()
+        self._on_break()
 
     async def keyed_hash(self, hashed: str, *, asks_redis: bool = False) -> str:
         """Returns the keyed hash of a key's hash.
@@ -161,66 +159,61 @@ class Authenticator:
         return hmac.new(pepper.encode(), hashed.encode(), hashlib.sha256).hexdigest()
 
     async def _ask_pepper(self) -> str:
-        name = f"{PREFIX}:pepper"
+        name = f"{self._redis.prefix}:pepper"
         await execute(self._redis, self._redis.set(name, secrets.token_hex(32), nx=True), object)
         self._pepper = await execute(self._redis, self._redis.get(name), str)
         return self._pepper
 
-    async def _shared(self, public_id: str) -> _Cached | None:
+    async def _look_up(self, public_id: str) -> _Found | None:
         """Runs one lookup per key. Cancelling a waiter does not cancel the lookup."""
         now = self._monotonic()
-        load = self._loads.get(public_id)
-        if load is None or load.until <= now:
-            task = asyncio.ensure_future(self._load(public_id, now + _CACHE_S))
-            load = self._loads[public_id] = _Load(task, now + _CACHE_S)
-            task.add_done_callback(partial(self._cache_result, public_id, load))
-        await asyncio.wait({load.task})
-        if load.task.cancelled():
+        lookup = self._lookups.get(public_id)
+        if lookup is None or lookup.until <= now:
+            if len(self._lookups) >= _CACHE_MAX:
+                self._lookups.clear()
+            lookup = self._lookups[public_id] = _Lookup(asyncio.ensure_future(self._load(public_id)), now + _CACHE_S)
+            lookup.task.add_done_callback(partial(self._end_lookup, public_id, lookup))
+        await asyncio.wait({lookup.task})
+        if lookup.task.cancelled():
             raise GatewayError(ErrorCode.REDIS_UNAVAILABLE, "the key lookup was cancelled")
-        return load.task.result()
+        return lookup.task.result()
 
-    def _cache_result(self, public_id: str, load: _Load, task: "asyncio.Task[_Cached | None]") -> None:
-        """Caches a lookup's result, unless `forget` removed it meanwhile."""
-        is_failed = task.cancelled() or task.exception() is not None
-        if self._loads.get(public_id) is not load:
-            return
-        del self._loads[public_id]
-        entry = None if is_failed else task.result()
-        if entry is None:
-            return
-        if len(self._cache) >= _CACHE_MAX:
-            self._cache.clear()
-        self._cache[public_id] = entry
+    def _end_lookup(self, public_id: str, lookup: _Lookup, task: "asyncio.Task[_Found | None]") -> None:
+        """Caches only what was found."""
+        lookup.found = None if task.cancelled() or task.exception() else task.result()
+        if lookup.found is None and self._lookups.get(public_id) is lookup:
+            del self._lookups[public_id]
 
-    async def _load(self, public_id: str, until: float) -> _Cached | None:
+    async def _load(self, public_id: str) -> _Found | None:
         if self._pepper is None:
             await self._ask_pepper()
-        name = await execute(self._redis, self._redis.get(lookup_record(public_id)), str)
+        name = await execute(self._redis, self._redis.get(lookup_record(self._redis, public_id)), str)
         if not name:
             return None
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hgetall(tenant_record(name))
-        pipeline.hget(keys_record(name), public_id)
+        pipeline.hgetall(record(self._redis, name, "tenant"))
+        pipeline.hget(record(self._redis, name, "keys"), public_id)
         fields, text = await execute(self._redis, pipeline.execute(), tuple[dict[str, str], str])
         if not fields or not text:
             return None
-        tenant, record = read_tenant(name, fields), read_key(text)
+        tenant, key = read_tenant(name, fields), read_key(text)
         if tenant.is_disabled:
             return None
-        return _Cached(Principal(tenant, record.key(public_id, name)), record, until)
+        return Principal(tenant, key.key(public_id, name)), key
 
     async def _matches(self, record: KeyRecord, secret: str) -> bool:
-        """Compares a secret with a record, also after Redis lost its pepper and another process created a new one."""
-        hashed = digest(secret)
-        if self._is_of(record, await self.keyed_hash(hashed)):
-            return True
-        return self._configured is None and self._is_of(record, await self.keyed_hash(hashed, asks_redis=True))
+        """Compares a secret with a record, also after Redis lost its pepper and another process created a new one.
 
-    def _is_of(self, record: KeyRecord, keyed_hash: str) -> bool:
-        """Compares with both hashes in any case, to keep the timing constant."""
-        is_current = hmac.compare_digest(record.keyed_hash, keyed_hash)
-        is_old = hmac.compare_digest(record.old_mac, keyed_hash)
-        return is_current or (is_old and self._clock() < record.old_until)
+        Compares with both hashes in any case, to keep the timing constant.
+        """
+        hashed = digest(secret)
+        for asks_redis in (False,) if self._configured is not None else (False, True):
+            keyed_hash = await self.keyed_hash(hashed, asks_redis=asks_redis)
+            is_current = hmac.compare_digest(record.keyed_hash, keyed_hash)
+            is_old = hmac.compare_digest(record.old_mac, keyed_hash)
+            if is_current or (is_old and self._clock() < record.old_until):
+                return True
+        return False
 
 
 def _bearer(authorization: str | None) -> str:

@@ -1,37 +1,26 @@
 """Redis keys and record fields of tenants and API keys."""
 
 from dataclasses import asdict
-from typing import Final
 
 import msgspec
 
-from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, ApiKey, Limits, Quotas, Tenant
-from gateway.redis import PREFIX
-
-NAMES: Final = f"{PREFIX}:tenants"
-"""The set of all tenant names."""
+from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
+from gateway.redis import Client
 
 
-def tenant_record(name: str) -> str:
-    return f"{PREFIX}:{{{name}}}:tenant"
+def names_record(prefix: str) -> str:
+    """Returns the set of all tenant names."""
+    return f"{prefix}:tenants"
 
 
-def keys_record(name: str) -> str:
-    return f"{PREFIX}:{{{name}}}:keys"
+def record(redis: Client, tenant: str, kind: str) -> str:
+    """Returns a Redis key of a tenant: its `tenant`, `keys`, `revoked_keys` (by an operator) or `audit`."""
+    return f"{redis.prefix}:{{{tenant}}}:{kind}"
 
 
-def revoked_record(name: str) -> str:
-    """Returns the set of configured keys that an operator revoked."""
-    return f"{PREFIX}:{{{name}}}:revoked_keys"
-
-
-def audit_stream(name: str) -> str:
-    return f"{PREFIX}:{{{name}}}:audit"
-
-
-def lookup_record(key_id: str) -> str:
+def lookup_record(redis: Client, key_id: str) -> str:
     """Returns the lookup of a key ID's tenant. It grants no access without the tenant's own record of the key."""
-    return f"{PREFIX}:key:{key_id}"
+    return f"{redis.prefix}:key:{key_id}"
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -55,31 +44,45 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             self.label,
             self.created_at,
             self.expires_at,
-            _limits(self.limits),
-            _quotas(self.limits),
+            msgspec.convert(self.limits, Limits),
+            msgspec.convert(self.limits, Quotas),
             self.declared,
             self.old_until if self.old_mac else None,
         )
 
-    def text(self) -> str:
-        return msgspec.json.encode(self).decode()
-
-
-def write_key(key: ApiKey, keyed_hash: str, old_mac: str = "", old_until: int = 0) -> str:
-    return KeyRecord(
-        keyed_hash=keyed_hash,
-        old_mac=old_mac,
-        old_until=old_until,
-        label=key.label,
-        created_at=key.created_at,
-        expires_at=key.expires_at,
-        declared=key.is_declared,
-        limits=_flat(key.limits, key.quotas),
-    ).text()
-
 
 def read_key(text: str) -> KeyRecord:
     return msgspec.json.decode(text, type=KeyRecord)
+
+
+def write_key(key: ApiKey, keyed_hash: str, old_mac: str = "", old_until: int = 0) -> str:
+    return _json(
+        KeyRecord(
+            keyed_hash=keyed_hash,
+            old_mac=old_mac,
+            old_until=old_until,
+            label=key.label,
+            created_at=key.created_at,
+            expires_at=key.expires_at,
+            declared=key.is_declared,
+            limits=_flat(key.limits, key.quotas),
+        )
+    )
+
+
+def read_tenant(name: str, fields: dict[str, str]) -> Tenant:
+    limits = fields.get("limits") or "{}"
+    return Tenant(
+        name,
+        frozenset(msgspec.json.decode(fields["models"], type=list[str])) if fields.get("models") else None,
+        fields.get("disabled") == "1",
+        int(fields.get("created_at", 0)),
+        msgspec.json.decode(limits, type=Limits),
+        msgspec.json.decode(limits, type=Quotas),
+        int(fields.get("weight", 1)),
+        fields.get("declared") == "1",
+        fields.get("disabled_by", ""),
+    )
 
 
 def write_tenant(tenant: Tenant) -> dict[str, str]:
@@ -95,21 +98,6 @@ def write_tenant(tenant: Tenant) -> dict[str, str]:
     }
 
 
-def read_tenant(name: str, fields: dict[str, str]) -> Tenant:
-    limits = msgspec.json.decode(fields.get("limits") or "{}", type=dict[str, int])
-    return Tenant(
-        name,
-        frozenset(msgspec.json.decode(fields["models"], type=list[str])) if fields.get("models") else None,
-        fields.get("disabled") == "1",
-        int(fields.get("created_at", 0)),
-        _limits(limits),
-        _quotas(limits),
-        int(fields.get("weight", 1)),
-        fields.get("declared") == "1",
-        fields.get("disabled_by", ""),
-    )
-
-
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
@@ -117,11 +105,3 @@ def _json(value: object) -> str:
 def _flat(limits: Limits, quotas: Quotas) -> dict[str, int]:
     """Merges limits and quotas into one object, as admit.lua reads it; an absent field is no limit."""
     return {name: value for name, value in (asdict(limits) | asdict(quotas)).items() if value is not None}
-
-
-def _limits(flat: dict[str, int]) -> Limits:
-    return Limits(**{name: flat.get(name) for name in LIMIT_NAMES})
-
-
-def _quotas(flat: dict[str, int]) -> Quotas:
-    return Quotas(**{name: flat.get(name) for name in QUOTA_NAMES})

@@ -1,17 +1,16 @@
 """Tenants: create, update, list. Every change is audited atomically."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Final
 
 from gateway.domain.audit import Actor, AuditEvent, describe_tenant
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Tenant
 from gateway.redis import Client, execute
-from gateway.tenants.records import NAMES, read_tenant, tenant_record, write_tenant
+from gateway.tenants.records import names_record, read_tenant, record, write_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
-BATCH: Final = 100
+_BATCH: Final = 100
 """Tenants per round trip, so that ten thousand do not share one call's deadline."""
 
 
@@ -24,17 +23,18 @@ class TenantStore:
 
     async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
         """Creates a tenant. Raises: GatewayError CONFLICT, REDIS_UNAVAILABLE."""
-        await execute(self._redis, self._redis.sadd(NAMES, tenant.name), int)
-        act = AuditEvent(actor, "tenant.create", tenant.name, after=describe_tenant(tenant))
+        await execute(self._redis, self._redis.sadd(names_record(self._redis.prefix), tenant.name), int)
         try:
-            await self._changes.make(act, list(tenant_edits({}, tenant)))
+            await self._changes.make(tenant_act(actor, None, tenant), tenant_edits({}, tenant))
         except ConflictError:
             raise GatewayError(ErrorCode.CONFLICT, f"A tenant named '{tenant.name}' exists already.") from None
         return tenant
 
     async def get(self, name: str) -> Tenant:
         """Returns a tenant. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
-        return read_tenant(name, await self._fields(name))
+        if fields := await read_fields(self._redis, name):
+            return read_tenant(name, fields)
+        raise no_tenant(name)
 
     async def list_tenants(self) -> list[Tenant]:
         """Returns all tenants by name."""
@@ -42,56 +42,53 @@ class TenantStore:
         for batch in batched(sorted(await self.names())):
             pipeline = self._redis.pipeline(transaction=False)
             for name in batch:
-                pipeline.hgetall(tenant_record(name))
+                pipeline.hgetall(record(self._redis, name, "tenant"))
             records = await execute(self._redis, pipeline.execute(), list[dict[str, str]])
             found += [read_tenant(name, fields) for name, fields in zip(batch, records, strict=True) if fields]
         return found
 
     async def names(self) -> set[str]:
-        return await execute(self._redis, self._redis.smembers(NAMES), set[str])
+        return await execute(self._redis, self._redis.smembers(names_record(self._redis.prefix)), set[str])
 
+    @retrying
     async def update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
         """Replaces a tenant by `change(tenant)`, preserving concurrent changes of other fields.
 
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
-        return await retrying(partial(self._update, name, change, actor))
-
-    async def _update(self, name: str, change: Callable[[Tenant], Tenant], actor: Actor) -> Tenant:
-        fields = await self._fields(name)
+        fields = await read_fields(self._redis, name)
+        if not fields:
+            raise no_tenant(name)
         before = read_tenant(name, fields)
         after = change(before)
         if after != before:
-            edits = list(tenant_edits(fields, after))
-            await self._changes.make(tenant_act(actor, before, after), edits)
+            await self._changes.make(tenant_act(actor, before, after), tenant_edits(fields, after))
         return after
 
-    async def _fields(self, name: str) -> dict[str, str]:
-        fields = await execute(self._redis, self._redis.hgetall(tenant_record(name)), dict[str, str])
-        if not fields:
-            raise no_tenant(name)
-        return fields
+
+async def read_fields(redis: Client, name: str) -> dict[str, str]:
+    """Returns a tenant's record; empty if there is none. Raises: GatewayError REDIS_UNAVAILABLE."""
+    return await execute(redis, redis.hgetall(record(redis, name, "tenant")), dict[str, str])
 
 
 def no_tenant(name: str) -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.")
 
 
-def tenant_edits(fields: dict[str, str], tenant: Tenant) -> Iterator[FieldUpdate]:
-    """Yields the updates from a record to a tenant.
-
-    Every field is included, so that the audit entry is also true for unchanged ones.
-    """
-    for field, value in write_tenant(tenant).items():
-        yield FieldUpdate(HashKind.TENANT, field, fields.get(field), value)
+def tenant_edits(fields: dict[str, str], tenant: Tenant) -> list[FieldUpdate]:
+    """Returns the updates from a record to a tenant: of every field, so that the audit entry is true for all."""
+    written = write_tenant(tenant)
+    return [FieldUpdate(HashKind.TENANT, field, fields.get(field), value) for field, value in written.items()]
 
 
-def tenant_act(actor: Actor, before: Tenant, after: Tenant) -> AuditEvent:
+def tenant_act(actor: Actor, before: Tenant | None, after: Tenant) -> AuditEvent:
+    if before is None:
+        return AuditEvent(actor, "tenant.create", after.name, after=describe_tenant(after))
     actions = {(False, True): "tenant.disable", (True, False): "tenant.enable"}
     action = actions.get((before.is_disabled, after.is_disabled), "tenant.update")
     return AuditEvent(actor, action, after.name, before=describe_tenant(before), after=describe_tenant(after))
 
 
 def batched(names: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(names), BATCH):
-        yield names[start : start + BATCH]
+    for start in range(0, len(names), _BATCH):
+        yield names[start : start + _BATCH]

@@ -1,20 +1,22 @@
 """Optimistic transactions on a tenant or its keys: read, decide, and write with the audit entry."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
-from gateway.domain.audit import AuditEvent, JsonObject
+from gateway.domain.audit import AuditEvent
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import Client, Value, load_script
-from gateway.tenants.authentication import CHANNEL
-from gateway.tenants.records import audit_stream, keys_record, revoked_record, tenant_record
+from gateway.tenants.authentication import revocation_channel
+from gateway.tenants.records import record
 
 _ATTEMPTS_MAX: Final = 200
 """When this many changes of one record compete, one succeeds in every round."""
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -43,6 +45,7 @@ class TenantTransactions:
     """Changes tenants and their keys. Nothing else does."""
 
     def __init__(self, redis: Client, forget: Callable[[str], None], audit_keep_s: int) -> None:
+        self._redis = redis
         self._forget = forget
         self._audit_keep_s = audit_keep_s
         self._change = load_script(redis, "tenants/compare_and_set")
@@ -58,30 +61,29 @@ class TenantTransactions:
         Redis: one round trip, lua/compare_and_set.lua.
         """
         message = f"@{act.tenant}"
-        args: list[Value] = [CHANNEL, message, self._audit_keep_s, act.action, act.actor.name, act.actor.request_id]
-        args += [act.key_id, _text(act.before), _text(act.after), revoked_key, unless_revoked]
+        args: list[Value] = [revocation_channel(self._redis), message, self._audit_keep_s]
+        args += [act.action, act.actor.name, act.actor.request_id, act.key_id]
+        args += ["" if state is None else msgspec.json.encode(state).decode() for state in (act.before, act.after)]
+        args += [revoked_key, unless_revoked]
         for edit in edits:
-            args += [edit.part.value, edit.field, _marked(edit.before), _marked(edit.after)]
-        name = act.tenant
-        keys = [tenant_record(name), keys_record(name), revoked_record(name), audit_stream(name)]
+            args += [edit.part.value, edit.field]
+            args += ["" if value is None else f"={value}" for value in (edit.before, edit.after)]
+        keys = [record(self._redis, act.tenant, kind) for kind in ("tenant", "keys", "revoked_keys", "audit")]
         if not await self._change(keys, args):
             raise ConflictError
         self._forget(message)
 
 
-async def retrying(change: Callable[[], Awaitable[_T]]) -> _T:
-    """Runs a read-and-write change, and repeats it after conflicts."""
-    for _ in range(_ATTEMPTS_MAX):
-        try:
-            return await change()
-        except ConflictError:
-            continue
-    raise GatewayError(ErrorCode.CONFLICT, "Too many concurrent changes of this record; try again.")
+def retrying(change: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[object, object, _T]]:
+    """Makes a read-and-write change repeat itself after conflicts. Raises: GatewayError CONFLICT."""
 
+    @wraps(change)
+    async def repeat(*args: _P.args, **options: _P.kwargs) -> _T:
+        for _ in range(_ATTEMPTS_MAX):
+            try:
+                return await change(*args, **options)
+            except ConflictError:
+                continue
+        raise GatewayError(ErrorCode.CONFLICT, "Too many concurrent changes of this record; try again.")
 
-def _text(described: JsonObject | None) -> str:
-    return "" if described is None else msgspec.json.encode(described).decode()
-
-
-def _marked(value: str | None) -> str:
-    return "" if value is None else f"={value}"
+    return repeat

@@ -121,6 +121,10 @@ def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
         ("server.port", True, "server.port", "got true or false"),
         ("server.max_body_bytes", 0, "server.max_body_bytes", ">= 1"),
         ("redis.timeout_ms", 9, "redis.timeout_ms", ">= 10"),
+        *(
+            ("redis.key_prefix", prefix, "redis.key_prefix", "expected 1 to 32 characters of A-Z, a-z, 0-9")
+            for prefix in ("", "a" * 33, "a b", "{a}", "a*", "a:b", "ig3\n", "ü")
+        ),
         ("requests.deadline_s", 0, "requests.deadline_s", "> 0"),
         ("requests.deadline_s", float("nan"), "requests.deadline_s", ""),
         ("requests.deadline_s", float("inf"), "requests.deadline_s", "<= 3600"),

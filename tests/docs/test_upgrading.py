@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway import redis
+from gateway.config.schema import Redis
 from gateway.redis import PREFIX
 from gateway.scheduler import scripts
 
@@ -33,6 +34,10 @@ def test_every_version_of_the_schema_has_a_section_that_says_something(version: 
 
 def test_the_section_of_the_schema_in_force_says_what_comes_of_the_one_before() -> None:
     assert f"From `ig{VERSION - 1}`" in _section(VERSION)
+
+
+def test_a_gateway_uses_the_schema_in_force_by_default() -> None:
+    assert PREFIX == Redis().key_prefix
 
 
 def test_every_key_of_the_schema_is_named_in_its_section() -> None:

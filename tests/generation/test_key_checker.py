@@ -17,7 +17,7 @@ from starlette.routing import Route
 from gateway.domain.errors import ErrorCode, KeyState
 from gateway.generation.key_checks import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis import KEY_CHECK_LEADER, PREFIX, LeaderLock
 from gateway.scheduler.status import Health
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, serving
@@ -205,7 +205,7 @@ async def test_a_key_that_cannot_be_settled_keeps_no_other(redis_url: str, simul
 async def test_who_has_lost_the_turn_asks_no_more(redis_url: str, simulator: Simulator) -> None:
     found = books(account(key("good-1", ErrorCode.KEY_INVALID)))
     async with connected(redis_url) as redis, probing(redis_url, simulator.url, found) as prober:
-        await redis.set(KEY_CHECK_LEADER, "you")
+        await redis.set(f"{PREFIX}:{KEY_CHECK_LEADER}", "you")
         await prober.check_unhealthy()
     assert [] == found.told
 

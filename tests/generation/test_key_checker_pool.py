@@ -10,7 +10,7 @@ import pytest
 from gateway.domain.errors import ErrorCode, KeyState
 from gateway.generation.key_checks import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis import KEY_CHECK_LEADER, LeaderLock
 from gateway.scheduler import CallReport
 from tests.support.admissions import connected
 from tests.support.harness import Simulator, simulating

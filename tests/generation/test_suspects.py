@@ -9,7 +9,7 @@ from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode
 from gateway.generation.key_checks import KeyHealthMonitor, Suspects
 from gateway.generation.transport import AiohttpTransport
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis import KEY_CHECK_LEADER, LeaderLock
 from tests.support.admissions import connected
 from tests.support.harness import serving
 from tests.support.pages import asking, serving_page, upstream_key

@@ -18,8 +18,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.redis.call_guard import CALLS_MAX, CallGuard, judge
-from gateway.redis.circuit_breaker import Outcome
+from gateway.redis.call_guard import CALLS_MAX, CallGuard, Outcome, judge
 
 pytestmark = pytest.mark.anyio
 
@@ -185,7 +184,7 @@ async def test_a_deadline_begins_again_with_each_answer_of_its_pipeline(server: 
             answers.append(await server.call_slowly(0.1))
         return "answer"
 
-    assert "answer" == await guard.run(trickle(), scripts=1, answers=answers)
+    assert "answer" == await guard.run(trickle(), scripts=1, replies=answers)
 
 
 async def test_a_deadline_begins_again_when_what_was_sent_before_is_answered(server: Server) -> None:

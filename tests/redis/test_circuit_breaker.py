@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.redis.circuit_breaker import Breaker, Outcome, Permit
+from gateway.redis.call_guard import Breaker, Outcome, Permit
 
 FAILURES_MAX = 5
 PAUSE_S = 0.5

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.domain.errors import GatewayError
 from gateway.redis import Client, execute, ping, translate_redis_errors
+from gateway.redis.connections import LoadedScript
 from gateway.redis.deadlines import in_time
-from gateway.redis.pipelining import LoadedScript
 from gateway.redis.preflight import PreflightMonitor
 from tests.support.asking import connected
 from tests.support.harness import REDIS_BINARIES

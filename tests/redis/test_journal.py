@@ -12,9 +12,8 @@ from redis.exceptions import ResponseError
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis.call_guard import CallNotStartedError
-from gateway.redis.journal import MAX_BYTES, Journal
+from gateway.redis.journal import MAX_BYTES, Journal, JournalReplayer
 from gateway.redis.journal_file import Entry, JournalFile, files_of
-from gateway.redis.journal_replay import JournalReplayer
 from tests.support.logging_aside import Log, logging_aside
 
 pytestmark = pytest.mark.anyio

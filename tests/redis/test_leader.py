@@ -2,8 +2,7 @@ import asyncio
 
 import pytest
 
-from gateway.redis import Client
-from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
+from gateway.redis import KEY_CHECK_LEADER, PREFIX, Client, LeaderLock, connect
 from tests.support.admissions import connected
 
 pytestmark = pytest.mark.anyio
@@ -41,4 +40,14 @@ async def test_who_keeps_it_has_it_for_longer(each_redis: str) -> None:
     async with connected(each_redis) as redis:
         assert await turn(redis, "me", 60).acquire()
         assert await turn(redis, "me", 3600).renew()
-        assert 60_000 < await redis.pttl(KEY_CHECK_LEADER)
+        assert 60_000 < await redis.pttl(f"{PREFIX}:{KEY_CHECK_LEADER}")
+
+
+async def test_gateways_with_different_key_prefixes_have_a_leader_each(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
+        other = connect(each_redis, 5.0, prefix="team-b")
+        try:
+            assert [True, True] == [await turn(redis, "me").acquire(), await turn(other, "you").acquire()]
+            assert [True, True] == [await turn(redis, "me").renew(), await turn(other, "you").renew()]
+        finally:
+            await other.aclose()

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import Client, load_script, translate_redis_errors
-from gateway.redis.pipelining import LoadedScript
+from gateway.redis.connections import LoadedScript
 from tests.support.asking import connected
 from tests.support.harness import REDIS_BINARIES
 from tests.support.servers import paused, tcp_server

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.redis.url import Address, Topology, parse_address
+from gateway.redis.client import Address, Topology, parse_address
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,13 @@
 -- Change a tenant or one of its keys, unless it changed since it was read, with its audit entry and the message that
 -- invalidates the caches of every process.
--- KEYS[1]  the tenant's record: hash
--- KEYS[2]  the tenant's keys: hash
--- KEYS[3]  IDs of configured keys that an operator revoked: set
--- KEYS[4]  the tenant's audit log: stream
--- ARGV[1]  channel, ARGV[2] message
--- ARGV[3]  retention of the audit log, seconds
--- ARGV[4]  action, "" for a change that is not audited
--- ARGV[5]  actor, ARGV[6] request ID, ARGV[7] key ID, ARGV[8] before, ARGV[9] after: JSON or ""
--- ARGV[10] ID to add to KEYS[3], or ""; ARGV[11] ID that must not be in it, or ""
--- ARGV[12..] quadruples: 1 or 2 for the hash, field, value as read, new value; a value is "=" and its text, or "" if absent
--- Returns  1, or 0 if a value has changed since it was read: nothing is written
--- TTL      none; the audit log drops entries older than ARGV[3]
--- Clock    the server's, for the audit log
+-- KEYS[1], [2]   the tenant's record and its keys: hashes
+-- KEYS[3], [4]   IDs of configured keys that an operator revoked: set; the tenant's audit log: stream
+-- ARGV[1..3]     channel, message, retention of the audit log in seconds
+-- ARGV[4..9]     action ("" is not audited), actor, request ID, key ID, before and after: JSON or ""
+-- ARGV[10], [11] ID to add to KEYS[3], ID that must not be in it; each may be ""
+-- ARGV[12..]     quadruples: 1 or 2 for the hash, field, value as read, new value; "=" and its text, or "" if absent
+-- Returns        1, or 0 if a value has changed since it was read: nothing is written
+-- TTL            none; the audit log drops entries older than ARGV[3]. Clock: the server's
 if ARGV[11] ~= '' and redis.call('SISMEMBER', KEYS[3], ARGV[11]) == 1 then return 0 end
 for i = 12, #ARGV, 4 do
   local value = redis.call('HGET', KEYS[tonumber(ARGV[i])], ARGV[i + 1])
