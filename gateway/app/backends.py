@@ -32,10 +32,10 @@ from gateway.redis.journal_replay import JournalReplayer
 from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
+from gateway.scheduler.leases import RELEASE, Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.scheduler.unsaved_releases import RELEASE, Releases
 
 USER_AGENT: Final = f"imagegate/{__version__}"
 _DAY_S: Final = 86_400

@@ -28,7 +28,7 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
         client.expire("ig3:{acme}:day:20261124", 60)
         client.hset("ig3:{acme}:reservation:1", mapping={"model": "image-01", "settled": "by itself"})
         client.expire("ig3:{acme}:reservation:1", 60)
-        client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"log": [], "flying": 0}))
+        client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"log": [], "in_flight": 0}))
         client.expire("ig3:{pool:sim}:loads", 60)
         client.zadd("ig3:{pool:sim}:ready:1", {"main": 16_000_000})
         client.expire("ig3:{pool:sim}:ready:1", 60)
@@ -56,8 +56,8 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
         (lambda client: client.zadd("ig3:{pool:sim}:class:7", {"i:acme": 1}), "ig3:{pool:sim}:class:7: 1 left"),
         (lambda client: client.sadd("ig3:{pool:sim}:waiting:p", "1", "2"), "ig3:{pool:sim}:waiting:p: 2 left"),
         (
-            lambda client: client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"flying": 2})),
-            "ig3:{pool:sim}:loads: main has 2 calls under way",
+            lambda client: client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"in_flight": 2})),
+            "ig3:{pool:sim}:loads: main has 2 calls in flight",
         ),
     ],
 )

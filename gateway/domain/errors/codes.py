@@ -62,7 +62,7 @@ class CapacityHint(Enum):
     """Requests a minute: lowered to the number that succeeded."""
     GROWTH = "growth"
     """Requests a minute: halved, as traffic rose too fast."""
-    CONCURRENCY = "lanes"
+    CONCURRENCY = "concurrency"
 
 
 class KeyState(Enum):
