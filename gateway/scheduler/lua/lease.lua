@@ -185,45 +185,39 @@ local function lease_at_once()
   return leased(id, take(found, who, now + lease_us, is_paced), requested_us)
 end
 
--- Joins the queue, and takes what it is given if it is its turn for something that is free.
-local function join_queue()
-  redis.call('ZADD', touch('processes'), now + tonumber(ARGV[11]), process)
-  join({id = id, k = need.name, f = flow, w = weight, at = requested_us, d = now + patience, p = process, c = cost,
-    r = repeats})
-  dispatch()
-  local lease = lease_of(id)
-  return lease and lease.g and claim(id, lease, now + lease_us, requested_us)
+if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
+for _ = 1, 4 do  -- batches of what time has brought, before a request is refused
+  if not apply_time() or is_freed then break end
 end
+if repeats == 1 then
+  local calls, retries = calls_lately()
+  local budget = math.max(setting('retries_min'), (calls - retries) * setting('retry_budget_percent') / 100)
+  if retries + 1 > budget then return reply({decision = 'spent'}) end
+end
+local leased_now = lease_at_once() or (lift_breaker() or lift_blamed()) and lease_at_once()
+if leased_now then return reply(leased_now) end
 
--- A full queue takes in a tenant that has less than its share of it, up to twice its length.
-local function is_queue_full()
+-- It joins the queue, and takes what it is given if it is its turn for something that is free.
+redis.call('ZADD', touch('processes'), now + tonumber(ARGV[11]), process)
+join({id = id, k = need.name, f = flow, w = weight, at = requested_us, d = now + patience, p = process, c = cost,
+  r = repeats})
+dispatch()
+local lease = lease_of(id)
+if lease and lease.g then return reply(claim(id, lease, now + lease_us, requested_us)) end
+
+-- It waits if it is foreseen to be served in time. A full queue takes in a tenant that has less than its share of it, up
+-- to twice its length.
+local SOONEST = 1000000  -- a shorter wait is one for what others are given first
+local wait, reason, back = forecast()
+if wait and wait <= patience and patience > 0 then
   local others, most = setting('waiting_' .. priority) - 1, setting('max_queue_length')
-  if others < most then return false end
   local own = tonumber(redis.call('HGET', K.waits, flow) or 1) - 1
-  return others >= 2 * most or own >= math.max(1, most * weight / math.max(weight, setting('weight')))
+  local share = math.max(1, most * weight / math.max(weight, setting('weight')))
+  if others < most or (others < 2 * most and own < share) then
+    return reply({decision = 'wait', wait_us = wait, requested_us = moment(requested_us)})
+  end
+  reason = 'busy'
 end
-
-local function decide()
-  local SOONEST = 1000000  -- a shorter wait is one for what others are given first
-  if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
-  for _ = 1, 4 do  -- batches of what time has brought, before a request is refused
-    if not apply_time() or is_freed then break end
-  end
-  if repeats == 1 then
-    local calls, retries = calls_lately()
-    local budget = math.max(setting('retries_min'), (calls - retries) * setting('retry_budget_percent') / 100)
-    if retries + 1 > budget then return {decision = 'spent'} end
-  end
-  local lease = lease_at_once() or (lift_breaker() or lift_blamed()) and lease_at_once() or join_queue()
-  if lease then return lease end
-  local wait, reason, back = forecast()
-  if wait and wait <= patience and patience > 0 then
-    if not is_queue_full() then return {decision = 'wait', wait_us = wait, requested_us = moment(requested_us)} end
-    reason = 'busy'
-  end
-  leave(waiter_of(id))
-  wait = wait or back or 0
-  return {decision = reason, wait_us = reason == 'busy' and math.max(wait, SOONEST) or wait}
-end
-
-return reply(decide())
+leave(waiter_of(id))
+wait = wait or back or 0
+return reply({decision = reason, wait_us = reason == 'busy' and math.max(wait, SOONEST) or wait})
