@@ -58,7 +58,8 @@ def request_line(context: RequestContext, response: ResponseInfo, options: Reque
 def _job(context: RequestContext, response: ResponseInfo) -> dict[str, object]:
     """Renders the job and the outcome of its reservation. The charge is unknown while Redis is unavailable."""
     trace, reservation = context.trace, context.reservation
-    job: dict[str, object] = {"stream": context.is_stream, "asked": context.asked, "delivered": context.delivered}
+    job: dict[str, object] = {"stream": context.is_stream, "images_requested": context.asked}
+    job["delivered"] = context.delivered
     if reservation:
         job |= {name: reservation.tally.total(name) for name in ("withheld", "lost", "unconfirmed")}
         job["settlement"] = reservation.tally.settlement.value

@@ -84,7 +84,7 @@ class ImageDownloader:
         trust = links.trust(picture.url)
         if trust is LinkTrust.NONE:
             _LOG.error(
-                "download_host_not_allowed", host=host_of(picture.url), remedy="add it to the upstream's result_hosts"
+                "download_host_not_allowed", host=host_of(picture.url), hint="add it to the upstream's result_hosts"
             )
             return None
         url = (

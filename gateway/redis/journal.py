@@ -52,7 +52,7 @@ class Journal:
         if self._directory:
             await self._in_writer(self._write)
         elif self._remedy:
-            _LOG.warning("journal_disabled", remedy=self._remedy)
+            _LOG.warning("journal_disabled", hint=self._remedy)
             self._remedy = ""
 
     async def note(self, entries: Iterable[Entry]) -> None:
@@ -115,7 +115,7 @@ class Journal:
         line = entry.line()
         if self._bytes + len(line) > self._max_bytes:
             if not self._is_full:
-                _LOG.error("journal_full", directory=str(self._directory), remedy="settlements beyond its size expire")
+                _LOG.error("journal_full", directory=str(self._directory), hint="settlements beyond its size expire")
             self._is_full = True
             return False
         self._open[entry.key] = entry
@@ -165,7 +165,7 @@ class Journal:
     def _log_problem(self, problem: str) -> None:
         """Logs changes only, not every write."""
         if problem and not self._problem:
-            _LOG.error("journal_failed", directory=str(self._directory), detail=problem, remedy=_REMEDY)
+            _LOG.error("journal_failed", directory=str(self._directory), detail=problem, hint=_REMEDY)
         elif self._problem and not problem:
             _LOG.warning("journal_restored", directory=str(self._directory))
         self._problem = problem

@@ -163,7 +163,7 @@ class TenantProvisioner:
         pipeline.hget(keys_record(key.tenant), key.id)
         is_revoked, text = await execute(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
-            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="configure a new key")
+            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, hint="configure a new key")
             return
         owner = await self._keys.index(key)
         if owner and owner != key.tenant:
