@@ -16,7 +16,7 @@ _CHANNEL: Final = "ig3:pool:bench"
 _LEASE_US: Final = 60_000_000
 _ALIVE_US: Final = 6_000_000
 _READINGS: Final = 200
-_KEYS: Final = [record(UPSTREAM, name) for name in ("meta", "roster", "day:20260725")]
+_KEYS: Final = [record(UPSTREAM, name) for name in ("meta", "members", "day:20260725")]
 _ACCOUNT: Final = {"requests_per_minute": 10, "images_per_minute": 60, "max_concurrency": 10, "weight": 1}
 _TERMS: Final = {
     "margin_us": 1_000_000,

@@ -80,7 +80,7 @@ MUTANTS: Final = (
         "scripts whose work grows with the queue",
         "scheduler/lua/prelude.lua",
         "local clock = redis.call('TIME')",
-        "for _ = 1, 20 * redis.call('ZCARD', K.line) do redis.call('ZCARD', K.line) end\n"
+        "for _ = 1, 20 * redis.call('ZCARD', K.queue) do redis.call('ZCARD', K.queue) end\n"
         "local clock = redis.call('TIME', unpack({}))",
         without=("outages", "workers", "clock"),
     ),

@@ -22,7 +22,7 @@ _LASTING: Final = re.compile(
 """Persistent keys, or trimmed ones (the audit log). All others must have a TTL."""
 _NAME: Final = re.compile(r"ig3:\{(pool:)?([^}]+)\}:(.*)")
 _IN_FLIGHT: Final = re.compile(
-    r"leases|leased|grants|line|places|active|waits|weights|queued|class(ids|es|:\d+)?|waiting:.+"
+    r"leases|leased|grants|queue|waiters|active|waits|weights|queued|classes|class:.+|waiting:.+"
 )
 """Scheduler keys that exist only while a request waits or a call is in flight."""
 
@@ -78,9 +78,9 @@ class Keys:
     def _look_at_loads(self, name: str) -> Iterator[str]:
         loads: Any = self._redis.hgetall(name)
         for account, packed in loads.items():
-            flying = msgspec.msgpack.decode(packed)["flying"]
-            if flying:
-                yield f"{name}: {account.decode()} has {flying} calls under way"
+            in_flight = msgspec.msgpack.decode(packed)["in_flight"]
+            if in_flight:
+                yield f"{name}: {account.decode()} has {in_flight} calls in flight"
 
     def _size(self, name: str) -> int:
         kind: Any = self._redis.type(name)

@@ -47,7 +47,7 @@ for number = ARGV[1], ARGV[2] do
   end
 end
 """
-_WAITING = record("sim", "line")
+_WAITING = record("sim", "queue")
 _GRANTS = 10
 """Per turn: it shortens a queue of a hundred by a tenth, which is refilled before the next turn."""
 

@@ -93,7 +93,8 @@ def _line(context: RequestContext, client: str, telemetry: Telemetry) -> dict[st
 def _job(context: RequestContext) -> dict[str, object]:
     """Renders the job and the outcome of its reservation. The charge is unknown while Redis is unavailable."""
     trace, reservation = context.trace, context.reservation
-    job: dict[str, object] = {"stream": context.is_stream, "asked": context.asked, "delivered": context.delivered}
+    job: dict[str, object] = {"stream": context.is_stream, "images_requested": context.asked}
+    job["delivered"] = context.delivered
     if reservation:
         tally = reservation.tally
         job |= {"withheld": tally.total("withheld"), "lost": tally.total("lost")}

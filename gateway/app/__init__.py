@@ -39,7 +39,7 @@ from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, M
 from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
 from gateway.redis.preflight import PreflightMonitor, write_refusal
-from gateway.scheduler.unsaved_releases import RELEASE
+from gateway.scheduler.leases import RELEASE
 
 
 class _Core:

@@ -40,10 +40,10 @@ from gateway.redis import FORMS, KEY_CHECK_LEADER, Client, LeaderLock, connect
 from gateway.redis.journal import Journal
 from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
+from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.scheduler.unsaved_releases import Releases
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator

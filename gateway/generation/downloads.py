@@ -75,7 +75,7 @@ class ImageDownloader:
     async def _encode(self, url: str, links: LinkPolicy, memory: ByteAccount) -> Base64Image | None:
         trust = links.trust(url)
         if trust is LinkTrust.NONE:
-            _LOG.error("download_host_not_allowed", host=host_of(url), remedy="add it to the upstream's result_hosts")
+            _LOG.error("download_host_not_allowed", host=host_of(url), hint="add it to the upstream's result_hosts")
             return None
         if trust is LinkTrust.PUBLIC:  # plain HTTP only if the operator configured it
             url = secured(url)

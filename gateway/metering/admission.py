@@ -166,7 +166,7 @@ class Admission:
         if kept:
             _LOG.warning("settlements_journaled", reservations=len(kept))
         if left := len(self._unsettled) + len(self._in_progress) - len(kept):
-            _LOG.error("settlements_abandoned", reservations=left, remedy="they settle when they expire")
+            _LOG.error("settlements_abandoned", reservations=left, hint="they settle when they expire")
         with suppress(GatewayError):
             await self._settling.lost.log()
 

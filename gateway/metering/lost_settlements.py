@@ -62,5 +62,5 @@ def _log(outcome: ReservationOutcome) -> None:
         request_id=outcome.request_id,
         images=outcome.images,
         calls=outcome.calls,
-        remedy="Redis does not know its reservation: check the ledger, which may have it, perhaps as unconfirmed",
+        hint="Redis does not know its reservation: check the ledger, which may have it, perhaps as unconfirmed",
     )

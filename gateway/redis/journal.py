@@ -59,7 +59,7 @@ class Journal:
         if self._directory:
             await self._in_writer(self._write)
         elif self._remedy:
-            _LOG.warning("journal_disabled", remedy=self._remedy)
+            _LOG.warning("journal_disabled", hint=self._remedy)
             self._remedy = ""
 
     async def note(self, entries: Iterable[Entry]) -> None:
@@ -75,7 +75,7 @@ class Journal:
                 self._waiting.append(line)
                 is_new = True
             elif not self._is_full:
-                _LOG.error("journal_full", directory=str(self._directory), remedy="settlements beyond its size expire")
+                _LOG.error("journal_full", directory=str(self._directory), hint="settlements beyond its size expire")
                 self._is_full = True
         if is_new:
             await self._in_writer(self._write)
@@ -164,7 +164,7 @@ class Journal:
     def _log_problem(self, problem: str) -> None:
         """Logs changes only, not every write."""
         if problem and not self._problem:
-            _LOG.error("journal_failed", directory=str(self._directory), detail=problem, remedy=_REMEDY)
+            _LOG.error("journal_failed", directory=str(self._directory), detail=problem, hint=_REMEDY)
         elif self._problem and not problem:
             _LOG.warning("journal_restored", directory=str(self._directory))
         self._problem = problem

@@ -163,7 +163,7 @@ class PreflightMonitor:
             except GatewayError as error:
                 if not is_logged:
                     remedy = "check redis.url; requests get 503 until then"
-                    _LOG.warning("redis_unreachable", detail=error.detail, remedy=remedy)
+                    _LOG.warning("redis_unreachable", detail=error.detail, hint=remedy)
                 is_logged = True
                 await asyncio.sleep(self._unreachable_interval_s)
                 continue

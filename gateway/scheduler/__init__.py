@@ -5,8 +5,8 @@ health. Leases of a dead process expire. The end of a cooldown only moves later.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -18,8 +18,8 @@ from gateway.redis import PREFIX, Value
 from gateway.scheduler.leases import NOT_SENT, CallReport, Lease, LeaseRequest, NoCapacity, Priority, RetryKind
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue, WakeReason
-from gateway.scheduler.scripts import LeaseReply, Scripts
-from gateway.scheduler.status import PoolStatus, read_status
+from gateway.scheduler.scripts import Reply, Scripts
+from gateway.scheduler.status import PoolStatus
 
 __all__ = [
     "NOT_SENT",
@@ -59,34 +59,41 @@ class Scheduler:
         self._clock = clock
         self._monotonic = monotonic
         self._lease_us = round(lease_s * 1e6)
+        self._numbers = itertools.count()
 
-    async def lease(self, lease_request: LeaseRequest, left: Callable[[], Awaitable[object]]) -> Lease | NoCapacity:
+    async def lease(self, request: LeaseRequest, left: Callable[[], Awaitable[object]]) -> Lease | NoCapacity:
         """Leases a key for a call, immediately or when its turn in the queue comes.
 
         `left` returns when the client has disconnected.
         Raises: GatewayError CLIENT_DISCONNECTED while waiting, REDIS_UNAVAILABLE.
         Redis: one round trip, lua/lease.lua; a call that waits takes two more.
         """
-        asked_s = self._monotonic()
-        ends_s = asked_s + lease_request.patience_s
+        upstream, asked, asked_s = request.upstream, request.asked, self._monotonic()
+        ends_s = asked_s + request.patience_s
         unknown_keys: tuple[str, ...] = ()
         while True:
-            found = await self._lease(
-                replace(lease_request, avoided=lease_request.avoided + unknown_keys), ends_s, left
-            )
-            lease_request = replace(lease_request, asked=found.asked)
-            if isinstance(found, NoCapacity):
+            lease_id, taken_s = f"{self._queue.process}-{next(self._numbers)}", self._monotonic()
+            patience_us = round(max(0.0, ends_s - taken_s) * 1e6)
+            reply = await self._ask(request, lease_id, patience_us, asked, unknown_keys)
+            asked = reply.requested_us or asked
+            if reply.decision == "wait":
+                taken_s, claimed = await self._wait(upstream, lease_id, ends_s, left)
+                if claimed is None:
+                    continue
+                reply = claimed
+            if reply.decision != "leased":
                 if not unknown_keys or self._monotonic() > asked_s + _UNKNOWN_KEY_WAIT_S:
-                    return found
+                    return NoCapacity(reply.wait_us / 1e6 or None, is_busy=reply.decision == "busy", asked=asked)
                 await asyncio.sleep(_UNKNOWN_KEY_PAUSE_S)
                 unknown_keys = ()
                 continue
-            key = await self._resolve_key(lease_request.upstream, found)
+            named = (upstream, reply.account, reply.key, reply.fingerprint)
+            key = self._roster.keys.get(named) or await self._load_key(named, lease_id)
             if key:
-                self._queue.track(lease_request.upstream, found.id)
-                return Lease(found.id, key, lease_request.model, lease_request.images, found.taken_s, found.asked)
-            await self._cancel(lease_request.upstream, found.id)
-            unknown_keys = (*unknown_keys, f"{found.answer.account}/{found.answer.key}")
+                self._queue.parts[upstream].leases[lease_id] = 0
+                return Lease(lease_id, key, request.model, request.images, taken_s, asked)
+            await self._cancel(upstream, lease_id)
+            unknown_keys = (*unknown_keys, f"{reply.account}/{reply.key}")
 
     async def release(self, lease: Lease, report: CallReport) -> None:
         """Releases a lease and reports its call, whatever the outcome.
@@ -94,15 +101,25 @@ class Scheduler:
         Raises: GatewayError REDIS_UNAVAILABLE; the lease then expires.
         Redis: one round trip, lua/release.lua.
         """
-        self._queue.untrack(lease.key.upstream, lease.id)
-        said = msgspec.json.encode(self._release_payload(lease, report)).decode()
-        await self._scripts.run("release", lease.key.upstream, [lease.id, said])
+        key = lease.key
+        self._queue.parts[key.upstream].leases.pop(lease.id, None)
+        payload: dict[str, object] = {"account": key.account, "key": key.name, "model": lease.model}
+        payload["fingerprint"] = key.secret.fingerprint
+        late_s = 0.0 if report.sent_s is None else report.sent_s - lease.taken_s
+        if late_s > _LATE_S:
+            payload["later_us"] = round(late_s * 1e6)
+        if report.error_code is None:
+            delivered = {"images": report.images, "usd_micros": report.usd_micros}
+            payload |= {"is_success": True, "breaker": "well", **delivered}
+        else:
+            payload |= self._error_report(report.error_code, report)
+        await self._scripts.run("release", key.upstream, [lease.id, msgspec.json.encode(payload)])
 
     def note_sent(self, lease: Lease, sent_s: float) -> None:
-        """Records when a call was sent; a late one counts against its account's minute from then on."""
-        later_us = _later_us(lease, sent_s)
-        if later_us:
-            self._queue.note_late(lease.key.upstream, lease.id, later_us)
+        """Records when a call was sent. The next heartbeat reports a late one."""
+        leases, late_s = self._queue.parts[lease.key.upstream].leases, sent_s - lease.taken_s
+        if late_s > _LATE_S and lease.id in leases:
+            leases[lease.id] = round(late_s * 1e6)
 
     async def has_capacity(self) -> bool:
         """Returns True if some upstream can be sent a request now; if not, `snapshot` has the reasons.
@@ -121,86 +138,54 @@ class Scheduler:
         Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip per upstream, lua/snapshot.lua: O(accounts).
         """
-        return [
-            read_status(upstream, await self._scripts.raw("snapshot", upstream, []))
-            for upstream in self._roster.upstreams
-        ]
+        found = {upstream: await self._scripts.run("snapshot", upstream, []) for upstream in self._roster.upstreams}
+        return [reply.pool or PoolStatus(upstream=upstream) for upstream, reply in found.items()]
 
-    async def _lease(
-        self, lease_request: LeaseRequest, ends_s: float, left: Callable[[], Awaitable[object]]
-    ) -> "_UnresolvedLease | NoCapacity":
-        """Requests a lease, waits if necessary, and retries if Redis lost the waiting request."""
-        asked = lease_request.asked
-        while True:
-            lease_id, taken_s = self._queue.new_id(), self._monotonic()
-            answer = await self._ask(lease_request, lease_id, max(0.0, ends_s - taken_s), asked)
-            match answer.decision:
-                case "leased":
-                    return _UnresolvedLease(lease_id, answer, taken_s, answer.asked_us)
-                case "wait":
-                    asked = answer.asked_us
-                    taken = await self._wait(lease_request.upstream, lease_id, ends_s, left, asked)
-                    if taken is not None:
-                        return taken
-                case "busy":
-                    return NoCapacity(answer.wait_us / 1e6, is_busy=True, asked=asked)
-                case "down":
-                    return NoCapacity(answer.wait_us / 1e6 or None, is_busy=False, asked=asked)
-                case _:
-                    return NoCapacity(None, is_busy=False, asked=asked)
-
-    async def _ask(self, lease_request: LeaseRequest, lease_id: str, patience_s: float, asked: str) -> LeaseReply:
-        args: list[Value] = [
-            lease_id,
-            self._queue.channel,
-            lease_request.tenant,
-            lease_request.weight,
-            lease_request.images,
-            lease_request.model,
-        ]
-        args += [round(patience_s * 1e6), asked, lease_request.repeat.value, self._lease_us, self._queue.alive_us]
-        args += [lease_request.priority.value, *lease_request.avoided]
+    async def _ask(
+        self, request: LeaseRequest, lease_id: str, patience_us: int, asked: str, unknown_keys: tuple[str, ...]
+    ) -> Reply:
+        args: list[Value] = [lease_id, self._queue.channel, request.tenant, request.weight, request.images]
+        args += [request.model, patience_us, asked, request.repeat.value, self._lease_us, self._queue.alive_us]
+        args += [request.priority.value, *request.avoided, *unknown_keys]
         try:
-            answer = await self._scripts.run("lease", lease_request.upstream, args)
-            if answer.decision == "unknown":
-                await self._roster.restore(lease_request.upstream)
-                answer = await self._scripts.run("lease", lease_request.upstream, args)
+            reply = await self._scripts.run("lease", request.upstream, args)
+            if reply.decision == "unknown":
+                await self._roster.restore(request.upstream)
+                reply = await self._scripts.run("lease", request.upstream, args)
         except BaseException:  # cancelled, or no reply: the script may have run, or may yet
-            self._queue.cancel_later(lease_request.upstream, lease_id)
+            self._queue.cancel_later(request.upstream, lease_id)
             raise
-        return answer
+        return reply
 
     async def _wait(
-        self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]], asked: str
-    ) -> "_UnresolvedLease | None":
-        """Waits for a lease; None if the scheduler must be asked again.
+        self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]]
+    ) -> tuple[float, Reply | None]:
+        """Waits for a lease. Returns: when it was claimed, and its reply; None if the scheduler must be asked again.
 
         Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
-        leaving, waiter = asyncio.ensure_future(left()), self._queue.join(upstream, lease_id)
+        leaving = asyncio.ensure_future(left())
+        self._queue.join(upstream, lease_id)
         try:
             while True:
-                wake = await self._queue.sleep(waiter, leaving, max(0.0, ends_s - self._monotonic()))
+                wake = await self._queue.sleep(upstream, lease_id, leaving, max(0.0, ends_s - self._monotonic()))
+                taken_s = self._monotonic()
                 if wake is not WakeReason.ASSIGNED:
                     break
-                taken_s = self._monotonic()
-                answer = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
-                if answer.decision == "leased":
-                    return _UnresolvedLease(lease_id, answer, taken_s, asked)
-                if answer.decision != "wait":
-                    return None
+                reply = await self._scripts.run("claim", upstream, [lease_id, self._lease_us])
+                if reply.decision != "wait":
+                    return taken_s, reply if reply.decision == "leased" else None
         except BaseException:
             self._queue.cancel_later(upstream, lease_id)
             raise
         finally:
             leaving.cancel()
-            self._queue.leave(waiter)
-        if wake is WakeReason.FORGOTTEN:
-            return None
-        await self._cancel(upstream, lease_id)
+            del self._queue.parts[upstream].waiters[lease_id]
+        if wake is not WakeReason.FORGOTTEN:
+            await self._cancel(upstream, lease_id)
         if wake is WakeReason.DISCONNECTED:
             raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
-        return None
+        return taken_s, None
 
     async def _cancel(self, upstream: str, lease_id: str) -> None:
         """Cancels a wait or a lease, now or with the next heartbeat."""
@@ -211,88 +196,42 @@ class Scheduler:
             if not isinstance(error, GatewayError):
                 raise
 
-    async def _resolve_key(self, upstream: str, taken: "_UnresolvedLease") -> ProviderKey | None:
-        """Returns the key of a lease; loads recently added keys."""
-        answer = taken.answer
-        named = (upstream, answer.account, answer.key, answer.fingerprint)
-        key = self._roster.find(*named)
+    async def _load_key(self, named: tuple[str, str, str, str], lease_id: str) -> ProviderKey | None:
+        """Loads recently added keys. `named`: upstream, account, key and fingerprint."""
+        upstream, account, name, _ = named
+        try:
+            await self._roster.refresh(upstream)
+        except BaseException:
+            self._queue.cancel_later(upstream, lease_id)
+            raise
+        key = self._roster.keys.get(named)
         if key is None:
-            try:
-                await self._roster.refresh(upstream)
-            except BaseException:
-                self._queue.cancel_later(upstream, taken.id)
-                raise
-            key = self._roster.find(*named)
-        if key is None:
-            _LOG.warning("pool_key_missing", upstream=upstream, account=answer.account, key=answer.key)
+            _LOG.warning("pool_key_missing", upstream=upstream, account=account, key=name)
         return key
 
-    def _release_payload(self, lease: Lease, report: CallReport) -> dict[str, object]:
-        """Builds the payload of lua/release.lua."""
-        key = lease.key
-        said: dict[str, object] = {
-            "account": key.account,
-            "key": key.name,
-            "fingerprint": key.secret.fingerprint,
-            "model": lease.model,
-        }
-        later_us = _later_us(lease, report.sent_s)
-        if later_us:
-            said["later_us"] = later_us
-        if report.error_code is None:
-            return said | {
-                "is_success": True,
-                "breaker": "well",
-                "images": report.images,
-                "usd_micros": report.usd_micros,
-            }
-        blamed = self._error_report(report.error_code, report)
-        if report.is_cut_short:
-            blamed.pop("breaker", None)
-        return said | blamed
-
     def _error_report(self, error_code: ErrorCode, report: CallReport) -> dict[str, object]:
-        row = ERROR_SPECS[error_code]
-        said: dict[str, object] = {
+        """Builds the part of lua/release.lua's report that an error adds."""
+        spec = ERROR_SPECS[error_code]
+        fields: dict[str, object] = {
             "error_code": error_code.value,
             "is_unauthorized": error_code is ErrorCode.KEY_INVALID,
+            "is_unsent": spec.outcome is Outcome.NOT_SENT,
         }
-        if row.outcome is Outcome.NOT_SENT:
-            said["is_unsent"] = True
-        if row.trips_breaker:
-            said["breaker"] = "ill"
-        elif (
-            row.outcome is Outcome.REFUSED and not row.is_bare
-        ):  # an edge error says nothing about the server behind it
-            said["breaker"] = "well"
-        if row.lowers is not CapacityHint.NOTHING:
-            said["lowers"] = row.lowers.value
-        rest = cooldown_for(error_code, self._clock(), asked_s=report.pause_s, cooldown_s=report.cooldown_s)
-        if rest:
-            said |= {
-                "scope": rest.scope.value,
-                "state": rest.state.value,
-                "seconds": rest.seconds,
-                "seconds_max": rest.seconds_max,
-                "busy": row.status == 429,
+        is_well = spec.outcome is Outcome.REFUSED and not spec.is_bare  # which says nothing about the server behind it
+        if not report.is_cut_short and (spec.trips_breaker or is_well):
+            fields["breaker"] = "ill" if spec.trips_breaker else "well"
+        if spec.lowers is not CapacityHint.NOTHING:
+            fields["lowers"] = spec.lowers.value
+        cooldown = cooldown_for(error_code, self._clock(), asked_s=report.pause_s, cooldown_s=report.cooldown_s)
+        if cooldown:
+            fields |= {
+                "scope": cooldown.scope.value,
+                "state": cooldown.state.value,
+                "seconds": cooldown.seconds,
+                "seconds_max": cooldown.seconds_max,
+                "busy": spec.status == 429,
             }
-        return said
-
-
-@dataclass(frozen=True, slots=True)
-class _UnresolvedLease:
-    """A lease whose key is not resolved yet."""
-
-    id: str
-    answer: LeaseReply
-    taken_s: float
-    asked: str
-
-
-def _later_us(lease: Lease, sent_s: float | None) -> int:
-    """Returns by how many microseconds a call was sent after its lease; 0 if negligible."""
-    late_s = 0.0 if sent_s is None else sent_s - lease.taken_s
-    return round(late_s * 1e6) if late_s > _LATE_S else 0
+        return fields
 
 
 def channel_of(process: str, prefix: str = PREFIX) -> str:

@@ -1,11 +1,19 @@
-"""Requests for leases, leases, and reports of calls."""
+"""Requests for leases, leases, reports of calls, and the journal of those that Redis did not accept."""
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+import msgspec
+
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode
+from gateway.redis.journal import Journal
+from gateway.redis.journal_file import Entry
+from gateway.scheduler.scripts import Scripts
+
+RELEASE = "release"
+"""Journal kind."""
 
 
 class RetryKind(Enum):
@@ -90,3 +98,40 @@ class CallReport:
 
 NOT_SENT: Final = CallReport(ErrorCode.NOT_SENT)
 """No call was sent, and no key is to blame."""
+
+
+class _Release(msgspec.Struct, frozen=True):
+    """Arguments of lua/release.lua."""
+
+    upstream: str
+    lease: str
+    report: str
+
+
+class Releases:
+    """Journals releases until Redis accepts them, for the image and cost totals. The lease itself expires."""
+
+    def __init__(self, scripts: Scripts, journal: Journal) -> None:
+        self._scripts = scripts
+        self._journal = journal
+
+    async def journal(self, lease: Lease, report: CallReport) -> None:
+        """Journals a success for the account's daily totals. A replay is too late to affect health."""
+        if not report.images:
+            return
+        key = lease.key
+        payload = {
+            "account": key.account,
+            "key": key.name,
+            "fingerprint": key.secret.fingerprint,
+            "model": lease.model,
+            "images": report.images,
+            "usd_micros": report.usd_micros,
+        }
+        release = _Release(key.upstream, lease.id, msgspec.json.encode(payload).decode())
+        await self._journal.note([Entry(RELEASE, lease.id, msgspec.Raw(msgspec.json.encode(release)))])
+
+    async def replay(self, body: msgspec.Raw) -> None:
+        """Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
+        release = msgspec.json.decode(body, type=_Release)
+        await self._scripts.run("release", release.upstream, [release.lease, release.report])

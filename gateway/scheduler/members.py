@@ -5,6 +5,7 @@ releases a leased key that it does not know.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,16 +19,20 @@ from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError, KeyState
 from gateway.domain.health import Event
 from gateway.redis import Client, Value, execute
-from gateway.scheduler.declaration import describe, digest_of
 from gateway.scheduler.encryption import DecryptionError, SecretBox
-from gateway.scheduler.scripts import LeaseReply, Scripts, record
+from gateway.scheduler.scripts import Reply, Scripts, record
 
 _LOG = structlog.get_logger("imagegate.pool")
-_LOOK_S: Final = 2.0
+_RENEWAL_S: Final = 2.0
 _HOLD_S: Final = 15.0
-"""A configuration stays in effect for this long after the last heartbeat of a process that has it."""
+"""A configuration stays in effect for this long after the last renewal by a process that has it."""
 _START_S: Final = 3.0
 """Limit on how long startup waits for the first registration."""
+_RETRIES_MIN: Final = 3
+"""Retries that are always allowed per minute, however few calls there are."""
+_EVENTS: Final = {KeyState.READY: Event.ENABLE, KeyState.DISABLED: Event.DISABLE, KeyState.DRAINING: Event.DRAIN}
+_Change = tuple[str, str, bytes]
+"""The first arguments of lua/members.lua."""
 
 
 class _AddedKey(msgspec.Struct, frozen=True):
@@ -64,6 +69,8 @@ class AccountRegistry:
         self._former: dict[str, dict[str, ProviderKey]] = {}
         """Keys of the previous configuration: Redis may lease them until the new one is registered."""
         self._added: dict[str, dict[str, ProviderKey]] = {}
+        self.keys: dict[tuple[str, str, str, str], ProviderKey] = {}
+        """All of these by (upstream, account, key, fingerprint)."""
         self._unapplied: set[str] = set()
         self._sealed_with_others: set[str] = set()
         """Keys that this process cannot decrypt; each is logged once."""
@@ -76,24 +83,15 @@ class AccountRegistry:
         """Returns the keys whose secrets this process has, by "ACCOUNT/KEY"."""
         return {**self._added.get(upstream, {}), **self._declared.get(upstream, {})}
 
-    def find(self, upstream: str, account: str, key: str, fingerprint: str) -> ProviderKey | None:
-        member = f"{account}/{key}"
-        for kept in (self._declared, self._added, self._former):
-            found = kept.get(upstream, {}).get(member)
-            if found and found.secret.fingerprint == fingerprint:
-                return found
-        return None
-
     async def declare(self, pools: Sequence[Pool]) -> None:
         """Registers the configured accounts and keys in Redis. Added keys and disabled states are preserved.
 
         Raises: GatewayError REDIS_UNAVAILABLE; `run` retries.
-        Redis: one round trip per upstream.
+        Redis: two round trips per upstream.
         """
         self.configure(pools)
         for upstream in self._pools:
             await self.restore(upstream)
-            await self.refresh(upstream)
 
     async def start(self) -> None:
         """Registers the configuration; if Redis is unavailable, `run` retries."""
@@ -101,7 +99,7 @@ class AccountRegistry:
             async with asyncio.timeout(_START_S):
                 await self.declare(tuple(self._pools.values()))
         except (GatewayError, TimeoutError) as error:
-            _LOG.warning("pool_registration_pending", detail=str(error), retry_in_s=_LOOK_S)
+            _LOG.warning("pool_registration_pending", detail=str(error), retry_in_s=_RENEWAL_S)
 
     def configure(self, pools: Sequence[Pool]) -> None:
         """Replaces the accounts and keys; `run` registers them."""
@@ -111,14 +109,19 @@ class AccountRegistry:
             pool.upstream: {key.id: key for account in pool.accounts for key in account.keys} for pool in pools
         }
         self._unapplied = set(self._pools)
+        self._index_keys()
 
     async def run(self) -> None:
         """Renews this process's configuration and retries failed registrations; runs until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_RENEWAL_S)
             for upstream in self.upstreams:
+                pool = self._pools.get(upstream)  # a reload may have replaced it
                 try:
-                    await self._renew(upstream)
+                    is_new = upstream in self._unapplied
+                    reply = await self._register("renew", pool) if pool and not is_new else None
+                    if reply is None or reply.decision == "unknown":
+                        await self.restore(upstream)
                 except GatewayError as error:
                     _LOG.debug("pool_registration_failed", upstream=upstream, detail=error.detail)
 
@@ -126,37 +129,29 @@ class AccountRegistry:
         """Withdraws this process's configuration at shutdown."""
         for pool in self._pools.values():
             with suppress(GatewayError):
-                said = msgspec.json.encode(self._heartbeat_fields(pool)).decode()
-                await self._scripts.run("members", pool.upstream, ["withdraw", said, ""])
-
-    async def _renew(self, upstream: str) -> None:
-        """Renews an upstream's registration. Raises: GatewayError REDIS_UNAVAILABLE."""
-        pool = self._pools.get(upstream)
-        if pool is None:
-            return
-        if upstream not in self._unapplied:
-            said = msgspec.json.encode(self._heartbeat_fields(pool)).decode()
-            found = await self._scripts.run("members", upstream, ["renew", said, ""])
-            if found.decision != "unknown":
-                return
-        await self.restore(upstream)
-        await self.refresh(upstream)
+                await self._register("withdraw", pool)
 
     async def restore(self, upstream: str) -> None:
         """Registers one upstream, also after Redis lost its data. Raises: GatewayError REDIS_UNAVAILABLE."""
-        pool = self._pools.get(upstream)
-        if pool is None:
-            return
-        said = self._heartbeat_fields(pool) | describe(pool)
-        await self._scripts.run("members", upstream, ["declare", msgspec.json.encode(said).decode(), ""])
-        self._unapplied.discard(upstream)
+        if pool := self._pools.get(upstream):
+            await self._register("declare", pool)
+            self._unapplied.discard(upstream)
+            await self.refresh(upstream)
 
-    def _heartbeat_fields(self, pool: Pool) -> dict[str, object]:
-        """Returns this process's configuration digest and heartbeat timeout."""
-        return {"process": self._process, "digest": digest_of(pool), "until_us": round(_HOLD_S * 1e6)}
+    async def _register(self, act: str, pool: Pool) -> Reply:
+        """Registers, renews or withdraws this process's configuration of an upstream."""
+        described = _describe(pool)
+        digest = hashlib.sha256(msgspec.json.encode(described)).hexdigest()[:16]
+        payload = {"process": self._process, "digest": digest, "until_us": round(_HOLD_S * 1e6)}
+        text = msgspec.json.encode(payload | described if act == "declare" else payload)
+        return await self._scripts.run("members", pool.upstream, [act, text, ""])
 
     async def refresh(self, upstream: str) -> None:
-        """Loads keys added at run time. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
+        """Loads keys added at run time, and seals them with the current encryption key.
+
+        Raises: GatewayError REDIS_UNAVAILABLE.
+        Redis: one round trip, and one for each key that is sealed again.
+        """
         kept = await execute(
             self._redis, self._redis.hgetall(record(upstream, "added", self._redis.prefix)), dict[str, str]
         )
@@ -164,11 +159,24 @@ class AccountRegistry:
         for member, text in kept.items():
             added = msgspec.json.decode(text, type=_AddedKey)
             secret = self._open(upstream, member, added)
-            if secret:
-                account, _, name = member.partition("/")
-                found[member] = ProviderKey(upstream, account, name, secret)
-                await self._reseal(upstream, member, added, secret)
+            if secret is None:
+                continue
+            account, _, name = member.partition("/")
+            found[member] = ProviderKey(upstream, account, name, secret)
+            if self._secret_box and not self._secret_box.is_current(added.sealed):
+                sealed = self._secret_box.seal(secret.plaintext, f"{upstream}/{member}")
+                renewed = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed))
+                await self._scripts.run("members", upstream, ["reseal", member, renewed])
         self._added[upstream] = found
+        self._index_keys()
+
+    def _index_keys(self) -> None:
+        self.keys = {
+            (upstream, key.account, key.name, key.secret.fingerprint): key
+            for kept in (self._former, self._added, self._declared)
+            for upstream, keys in kept.items()
+            for key in keys.values()
+        }
 
     async def add(self, key: ProviderKey, limits: AccountLimits | None, actor: Actor) -> None:
         """Adds a key to an existing or a new account.
@@ -177,28 +185,27 @@ class AccountRegistry:
         """
         if self._secret_box is None:
             raise GatewayError(
-                ErrorCode.CONFLICT,
-                "Keys cannot be added: set [pool] encryption_keys, which encrypt their secrets.",
+                ErrorCode.CONFLICT, "Keys cannot be added: set [pool] encryption_keys, which encrypt their secrets."
             )
         sealed = self._secret_box.seal(key.secret.plaintext, f"{key.upstream}/{key.id}")
         given = asdict(limits or AccountLimits())
         kept = _AddedKey(sealed, key.secret.fingerprint, given, int(self._clock()), actor.name)
         after = {"fingerprint": key.secret.fingerprint, **(given if limits else {})}
-        args: list[Value] = ["add", key.id, msgspec.json.encode(kept).decode()]
-        found = await self._act(key.upstream, args, actor, "pool.add", key.id, after)
+        change = ("add", key.id, msgspec.json.encode(kept))
+        found = await self._act(key.upstream, change, actor, "pool.add", after)
         if found.decision == "exists":
             raise GatewayError(ErrorCode.CONFLICT, f"There is already a key '{key.id}' at '{key.upstream}' already.")
         if found.decision == "twin":
+            twin = f"{found.account}/{found.key}"
             raise GatewayError(
-                ErrorCode.CONFLICT,
-                f"'{found.account}/{found.key}' has the same secret: its account would be used beyond its limits.",
+                ErrorCode.CONFLICT, f"'{twin}' has the same secret: its account would be used beyond its limits."
             )
         await self.refresh(key.upstream)
 
     async def remove(self, upstream: str, account: str, key: str, actor: Actor) -> None:
         """Removes an added key. Raises: GatewayError NOT_FOUND, CONFLICT (it is configured), REDIS_UNAVAILABLE."""
         member = f"{account}/{key}"
-        found = await self._act(upstream, ["remove", member, ""], actor, "pool.remove", member, None)
+        found = await self._act(upstream, ("remove", member, b""), actor, "pool.remove", None)
         if found.decision == "declared":
             raise GatewayError(
                 ErrorCode.CONFLICT, f"'{member}' is configured: remove it from the configuration, or disable it here."
@@ -210,11 +217,10 @@ class AccountRegistry:
 
         Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
         """
-        member = f"{account}/{key}" if key else account
-        event = {KeyState.READY: Event.ENABLE, KeyState.DISABLED: Event.DISABLE, KeyState.DRAINING: Event.DRAIN}[state]
-        said = {"event": event.value, "since_us": round(self._clock() * 1e6), "by": actor.name}
-        args: list[Value] = ["hold", member, msgspec.json.encode(said).decode()]
-        await self._act(upstream, args, actor, f"pool.{event.value}", member, {"state": state.value})
+        member, event = f"{account}/{key}" if key else account, _EVENTS[state].value
+        payload = {"event": event, "since_us": round(self._clock() * 1e6), "by": actor.name}
+        change = ("hold", member, msgspec.json.encode(payload))
+        await self._act(upstream, change, actor, f"pool.{event}", {"state": state.value})
 
     async def apply_probe_result(
         self, upstream: str, account: str, key: str, *, works: bool, error_code: ErrorCode | None, seconds: float | None
@@ -225,69 +231,72 @@ class AccountRegistry:
         known.
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
-        rest = cooldown_for(error_code, self._clock()) if error_code else None
-        if rest is None or error_code is None:
+        if error_code is None or (cooldown := cooldown_for(error_code, self._clock())) is None:
             return
-        rest_s = 0.0 if works else rest.seconds if seconds is None else seconds
-        said = {
+        payload = {
             "works": works,
             "error_code": error_code.value,
-            "scope": rest.scope.value,
-            "state": rest.state.value,
-            "seconds": rest_s,
+            "scope": cooldown.scope.value,
+            "state": cooldown.state.value,
+            "seconds": cooldown.seconds if seconds is None else seconds,
         }
-        await self._scripts.run("members", upstream, ["probed", f"{account}/{key}", msgspec.json.encode(said).decode()])
+        await self._scripts.run("members", upstream, ["probed", f"{account}/{key}", msgspec.json.encode(payload)])
 
     async def note_probe(self, key: ProviderKey, actor: Actor, after: Mapping[str, object]) -> None:
         """Records a manual key check in the audit log. Raises: GatewayError REDIS_UNAVAILABLE."""
-        args: list[Value] = ["note", key.id, ""]
-        await self._act(key.upstream, args, actor, "pool.probe", key.id, after)
+        await self._act(key.upstream, ("note", key.id, b""), actor, "pool.probe", after)
 
     async def _act(
-        self,
-        upstream: str,
-        args: list[Value],
-        actor: Actor,
-        action: str,
-        member: str,
-        after: Mapping[str, object] | None,
-    ) -> LeaseReply:
+        self, upstream: str, change: _Change, actor: Actor, action: str, after: Mapping[str, object] | None
+    ) -> Reply:
         """Runs an admin change with its audit entry. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         if upstream not in self._pools:
             known = ", ".join(sorted(self._pools))
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{upstream}'; there are: {known}.")
-        text = msgspec.json.encode(after).decode() if after is not None else ""
-        audit_args: list[Value] = [self._audit_keep_s, actor.name, action, member, text, actor.request_id]
-        found = await self._scripts.run("members", upstream, [*args, *audit_args])
+        member, text = change[1], msgspec.json.encode(after) if after is not None else ""
+        args: list[Value] = [*change, self._audit_keep_s, actor.name, action, member, text, actor.request_id]
+        found = await self._scripts.run("members", upstream, args)
         if found.decision == "unknown":
             await self.restore(upstream)
-            found = await self._scripts.run("members", upstream, [*args, *audit_args])
+            found = await self._scripts.run("members", upstream, args)
         if found.decision == "missing":
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no '{member}' at '{upstream}'.")
         return found
 
     def _open(self, upstream: str, member: str, added: _AddedKey) -> Secret | None:
+        """Decrypts a secret; None if this process cannot."""
         name = f"{upstream}/{member}"
         try:
-            secret = Secret(self._unseal(added.sealed, name), added.fingerprint)
+            if self._secret_box is None:
+                raise DecryptionError("no [pool] encryption_keys are set")  # noqa: TRY301
+            secret = Secret(self._secret_box.open(added.sealed, name), added.fingerprint)
+            self._sealed_with_others.discard(name)
         except DecryptionError as error:
             if name not in self._sealed_with_others:
                 self._sealed_with_others.add(name)
                 _LOG.error("pool_key_decryption_failed", upstream=upstream, key=member, detail=str(error))
             return None
-        self._sealed_with_others.discard(name)
         return secret
 
-    def _unseal(self, sealed: str, name: str) -> str:
-        """Decrypts a secret. Raises: DecryptionError."""
-        if self._secret_box is None:
-            raise DecryptionError("no [pool] encryption_keys are set")
-        return self._secret_box.open(sealed, name)
 
-    async def _reseal(self, upstream: str, member: str, added: _AddedKey, secret: Secret) -> None:
-        """Seals a secret again with the current encryption key."""
-        if self._secret_box is None or self._secret_box.is_current(added.sealed):
-            return
-        sealed = self._secret_box.seal(secret.plaintext, f"{upstream}/{member}")
-        text = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed)).decode()
-        await self._scripts.run("members", upstream, ["reseal", member, text])
+def _describe(pool: Pool) -> dict[str, object]:
+    """Returns what lua/members.lua registers, and the digest covers. Secrets appear as fingerprints only."""
+    terms = pool.terms
+    return {
+        "terms": {
+            "margin_us": round(terms.rate_window_margin_s * 1e6),
+            "max_queue_length": terms.max_queue_length,
+            "breaker_failures": terms.breaker_failures,
+            "breaker_open_us": round(terms.breaker_open_s * 1e6),
+            "retry_budget_percent": terms.retry_budget_percent,
+            "retries_min": _RETRIES_MIN,
+            "paced": terms.paced_percent,
+        },
+        "accounts": {
+            account.name: {
+                **asdict(account.limits),
+                "keys": [{"name": key.name, "fingerprint": key.secret.fingerprint} for key in account.keys],
+            }
+            for account in pool.accounts
+        },
+    }

@@ -9,15 +9,15 @@ All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | holders | sorted set | 40 days idle | "DIGEST\|PROCESS" by expiry: the configuration of each process |
 | added | hash | none | ACCOUNT/KEY -> JSON: sealed secret and limits of keys added at run time |
 | held | hash | none | ACCOUNT or ACCOUNT/KEY -> JSON: state set by an operator: disabled, draining |
-| roster | hash | 40 days idle | ACCOUNT -> JSON: configured and added accounts |
+| members | hash | 40 days idle | ACCOUNT -> JSON: configured and added accounts |
 | health | hash | 40 days idle | cooldowns: reason and end; see lua/health.lua |
 | loads | hash | 40 days idle | ACCOUNT -> msgpack: calls of the last minute and in flight |
 | groups, ready:GROUP, full:GROUP, resting:GROUP, out:GROUP | | 40 days idle | the index: see lua/serving.lua |
-| turns | sorted set | 40 days idle | accounts by the time of their next change of state |
+| timers | sorted set | 40 days idle | accounts by the time of their next change of state |
 | leases | sorted set | 40 days idle | lease IDs by expiry |
 | leased | hash | 40 days idle | lease ID -> msgpack: account, key, images, time |
 | lapsed | sorted set | 40 days idle | IDs of leases that expired within a day |
-| line, places, classids, class, classes, class:NUMBER, queued | | 40 days idle | the queue: see lua/queue.lua |
+| queue, waiters, classes, class:CLASS, queued | | 40 days idle | the queue: see lua/queue.lua |
 | active, idle | sorted sets | 40 days idle | flows by their pass: waiting and not waiting |
 | waits, weights | hashes | 40 days idle | flow -> waiting requests, weight |
 | used, recent, flows | sorted sets, hash | 40 days idle | recent use by flow: see lua/shares.lua |
@@ -45,12 +45,13 @@ from gateway.domain.errors import ErrorCode
 from gateway.domain.health import lua_tables
 from gateway.observability.metrics import Metrics
 from gateway.redis import PREFIX, Client, Value, load_script
+from gateway.scheduler.status import PoolStatus
 
 _LOG = structlog.get_logger("imagegate.pool")
-_NAMES: Final = ("meta", "roster", "loads", "health", "leases", "line")
+_NAMES: Final = ("meta", "members", "loads", "health", "leases", "queue")
 """Some of them: the scripts name the others themselves, in the same slot."""
-_INDEX: Final = ("scheduler/prelude", "scheduler/health", "scheduler/accounts", "scheduler/keys", "scheduler/serving")
-_LEASES: Final = (*_INDEX, "scheduler/shares", "scheduler/time", "scheduler/leases")
+_INDEX: Final = ("scheduler/prelude", "scheduler/health", "scheduler/accounts", "scheduler/serving")
+_LEASES: Final = (*_INDEX, "scheduler/shares", "scheduler/leases")
 _QUEUE: Final = (*_LEASES, "scheduler/queue", "scheduler/dispatch")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     dict.fromkeys(("lease", "cancel", "heartbeat", "release", "members"), _QUEUE)
@@ -60,33 +61,27 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 _DAY_S: Final = 86_400
 _CACHED_KEYS_MAX: Final = 64
 """One entry per upstream and day."""
-UPSTREAM: Final = "*"
+_UPSTREAM: Final = "*"
 """Subject of state changes of the whole upstream."""
 
 
-class LeaseReply(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """A script's reply; lua/*.lua state which fields belong to which decision."""
 
     decision: str
-    version: int = 0
+    events: tuple[tuple[str, str, str], ...] = ()
+    """(subject, state, error code) of each state change."""
     account: str = ""
     key: str = ""
     fingerprint: str = ""
-    at_us: str = ""
-    asked_us: str = ""
+    requested_us: str = ""
     wait_us: float = 0
     next_us: float = -1
     is_keeper: bool = False
-    given: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
+    assigned: tuple[str, ...] = ()
+    forgotten: tuple[str, ...] = ()
     down: tuple[str, ...] = ()
-
-
-class _StateChanges(msgspec.Struct, frozen=True):
-    """State changes, part of every reply."""
-
-    events: tuple[tuple[str, str, str], ...] = ()
-    """(subject, state, error code) of each change."""
+    pool: PoolStatus | None = None
 
 
 def record(upstream: str, name: str, prefix: str = PREFIX) -> str:
@@ -112,29 +107,25 @@ class Scripts:
         self._metrics = metrics
         self._clock = clock
 
-    async def run(self, act: str, upstream: str, args: list[Value]) -> LeaseReply:
+    async def run(self, act: str, upstream: str, args: list[Value]) -> Reply:
         """Runs a script. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
-        return msgspec.json.decode(await self.raw(act, upstream, args), type=LeaseReply, strict=False)
-
-    async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
-        """Runs a script and returns its JSON reply. Raises: GatewayError REDIS_UNAVAILABLE."""
-        text = str(await self._scripts[act](_keys(self._prefix, upstream, int(self._clock() // _DAY_S)), args))
-        if '"events"' in text:
-            for event in msgspec.json.decode(text, type=_StateChanges).events:
-                self._log_state_change(upstream, *event)
-        return text
+        text = await self._scripts[act](_keys(self._prefix, upstream, int(self._clock() // _DAY_S)), args)
+        reply = msgspec.json.decode(str(text), type=Reply, strict=False)
+        for event in reply.events:
+            self._log_state_change(upstream, *event)
+        return reply
 
     def _log_state_change(self, upstream: str, subject: str, state: str, error_code: str) -> None:
         member, _, model = subject.partition("|")
-        account, _, key = ("", "", "") if member == UPSTREAM else member.partition("/")
+        account, _, key = ("", "", "") if member == _UPSTREAM else member.partition("/")
         self._metrics.pool_state_changes.labels(upstream, account, key, state, error_code or "none").inc()
         named = {"account": account, "key": key, "model": model}
         labels = {name: value for name, value in named.items() if value}
-        if subject == UPSTREAM and error_code == ErrorCode.KEY_INVALID.value and state == "quarantined":
+        if subject == _UPSTREAM and error_code == ErrorCode.KEY_INVALID.value and state == "quarantined":
             _LOG.error(
                 "all_provider_keys_rejected",
                 upstream=upstream,
                 detail="the provider rejects every key",
-                remedy="check that base_url is of the keys' region, and that the secrets are correct",
+                hint="check that base_url is of the keys' region, and that the secrets are correct",
             )
         _LOG.warning("pool_state_changed", upstream=upstream, **labels, state=state, error_code=error_code or None)

@@ -54,7 +54,7 @@ def _watch(embedded: EmbeddedRedis, is_over: threading.Event) -> None:
         try:
             if embedded.own() and not is_down:
                 _LOG.warning(
-                    "embedded_redis_exited", remedy="it is restarted automatically; if that fails, see its redis.log"
+                    "embedded_redis_exited", hint="it is restarted automatically; if that fails, see its redis.log"
                 )
                 is_down = True
         except (OSError, subprocess.SubprocessError) as error:

@@ -54,7 +54,7 @@ class ConfigReloader:
         except SettingsError as error:
             text = str(error) if str(error).startswith(path) else f"{path}: {error}"
             remedy = "correct it; it is read again when it changes, and at SIGHUP"
-            _LOG.error("config_reload_rejected", detail=text, remedy=remedy)
+            _LOG.error("config_reload_rejected", detail=text, hint=remedy)
             return None
 
     async def run(self, running: ReloadTargets) -> None:
@@ -109,5 +109,5 @@ def warn_of_shared_keys(supply: UpstreamSet) -> None:
             "provider_key_in_several_accounts",
             fingerprint=same[0].secret.fingerprint,
             keys=[f"{key.upstream}/{key.id}" for key in same],
-            remedy="use it once: each account is assumed to have limits of its own",
+            hint="use it once: each account is assumed to have limits of its own",
         )

@@ -129,7 +129,7 @@ def _warn_of_exposed_ports(config: Config, host: str) -> None:
     server = msgspec.structs.replace(config.settings.server, host=host)
     listening = msgspec.structs.replace(config.settings, server=server)
     for exposure in exposed_ports(listening, has_admin_key=bool(config.admin_keys)):
-        _LOG.warning("operator_port_exposed", where=exposure.where, detail=exposure.what, remedy=exposure.remedy)
+        _LOG.warning("operator_port_exposed", where=exposure.where, detail=exposure.what, hint=exposure.remedy)
 
 
 def _scheme(settings: Settings) -> str:
@@ -154,5 +154,5 @@ def _log_connections(settings: Settings, in_force: int) -> None:
         max_connections=in_force,
         configured=configured,
         open_files_max=room.files,
-        remedy=f"allow {room.wanted_files} open files (ulimit -Hn, LimitNOFILE), or lower server.max_connections",
+        hint=f"allow {room.wanted_files} open files (ulimit -Hn, LimitNOFILE), or lower server.max_connections",
     )

@@ -38,7 +38,7 @@ class Certificate:
         try:
             self.context = self.read()
         except SettingsError as error:
-            _LOG.error("certificate_reload_rejected", detail=str(error), remedy=_REMEDY)
+            _LOG.error("certificate_reload_rejected", detail=str(error), hint=_REMEDY)
             self.context = _context_of(*self._valid)
 
     def read(self) -> ssl.SSLContext:
@@ -63,9 +63,7 @@ class Certificate:
     def log_expiry(self) -> None:
         """Logs a warning if the certificate expires soon. Raises: SettingsError."""
         if warning := self.expiry_warning():
-            _LOG.warning(
-                "certificate_expiring", detail=warning, remedy="renew it; changed files are read automatically"
-            )
+            _LOG.warning("certificate_expiring", detail=warning, hint="renew it; changed files are read automatically")
 
     async def poll_async(self) -> None:
         """Runs `poll` in a thread. Call it about once a second."""
@@ -81,7 +79,7 @@ class Certificate:
         try:
             self.context = self.read()
         except SettingsError as error:
-            _LOG.error("certificate_reload_rejected", detail=str(error), remedy=_REMEDY)
+            _LOG.error("certificate_reload_rejected", detail=str(error), hint=_REMEDY)
         else:
             _LOG.info("certificate_reloaded", ends=self.expires_at().isoformat())
 

@@ -89,7 +89,7 @@ class _Worker(Process):
         self._silent_rounds, self._silent_limit = 0, _HANG_ROUNDS
 
     def kill_hanging(self) -> None:
-        _LOG.error("worker_unresponsive", pid=self.pid, remedy="it is killed")
+        _LOG.error("worker_unresponsive", pid=self.pid, hint="it is killed")
         self.process.kill()
 
     def send_signal(self, number: signal.Signals) -> None:

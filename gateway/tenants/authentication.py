@@ -116,7 +116,7 @@ class Authenticator:
                     _LOG.warning(
                         "revocation_channel_lost",
                         detail=str(error),
-                        remedy="reconnecting; until then revocations take effect when the cached key expires (0.8 s)",
+                        hint="reconnecting; until then revocations take effect when the cached key expires (0.8 s)",
                     )
                 is_told = True
             await asyncio.sleep(pause_s)

@@ -151,7 +151,7 @@ class TenantProvisioner:
         pipeline.hget(record(self._redis, key.tenant, "keys"), key.id)
         is_revoked, text = await execute(self._redis, pipeline.execute(), tuple[int, str])
         if is_revoked:
-            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, remedy="configure a new key")
+            _LOG.warning("configured_key_revoked", tenant=key.tenant, key=key.id, hint="configure a new key")
             return
         owner = await self._keys.index(key)
         if owner and owner != key.tenant:

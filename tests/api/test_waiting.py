@@ -258,8 +258,8 @@ def test_who_waits_when_the_gateway_is_stopped_gets_an_answer_and_leaves_nothing
     assert [503] * 3 == [one.status_code for one in answers[1:]]
     assert {"gateway_unavailable"} == {one.json()["error"]["code"] for one in answers[1:]}
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        left = {name: client.zcard(f"ig3:{{pool:sim}}:{name}") for name in ("line", "leases", "active")}
+        left = {name: client.zcard(f"ig3:{{pool:sim}}:{name}") for name in ("queue", "leases", "active")}
         reservations = client.zcard("ig3:{acme}:open")
-    assert {"line": 0, "leases": 0, "active": 0} == left
+    assert {"queue": 0, "leases": 0, "active": 0} == left
     assert 0 == reservations
     assert 1 == len(simulator.requests())

@@ -28,7 +28,7 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
         client.expire("ig3:{acme}:day:20261124", 60)
         client.hset("ig3:{acme}:reservation:1", mapping={"model": "image-01", "settled": "by itself"})
         client.expire("ig3:{acme}:reservation:1", 60)
-        client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"log": [], "flying": 0}))
+        client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"log": [], "in_flight": 0}))
         client.expire("ig3:{pool:sim}:loads", 60)
         client.zadd("ig3:{pool:sim}:ready:1", {"main": 16_000_000})
         client.expire("ig3:{pool:sim}:ready:1", 60)
@@ -46,18 +46,17 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
         (lambda client: client.zadd("ig3:{acme}:key:k:open", {"1": 1}), "ig3:{acme}:key:k:open: 1 reservations left"),
         (lambda client: client.hset("ig3:{acme}:reservation:1", "model", "m"), "ig3:{acme}:reservation:1: not settled"),
         (lambda client: client.zadd("ig3:{pool:sim}:leases", {"1": 1}), "ig3:{pool:sim}:leases: 1 left"),
-        (lambda client: client.hset("ig3:{pool:sim}:places", "1", "x"), "ig3:{pool:sim}:places: 1 left"),
+        (lambda client: client.hset("ig3:{pool:sim}:waiters", "1", "x"), "ig3:{pool:sim}:waiters: 1 left"),
         (lambda client: client.zadd("ig3:{pool:sim}:ready:1", {"a": 1}), "ig3:{pool:sim}:ready:1 has no end"),
         (lambda client: client.hset("ig3:{pool:sim}:waits", "i:acme", 2), "ig3:{pool:sim}:waits: 1 left"),
         (lambda client: client.hset("ig3:{pool:sim}:queued", "7", 1.5), "ig3:{pool:sim}:queued: 1 left"),
-        (lambda client: client.hset("ig3:{pool:sim}:class", "7", "x"), "ig3:{pool:sim}:class: 1 left"),
-        (lambda client: client.hset("ig3:{pool:sim}:classids", "[]", 7), "ig3:{pool:sim}:classids: 1 left"),
+        (lambda client: client.zadd("ig3:{pool:sim}:queue", {"x": 0}), "ig3:{pool:sim}:queue: 1 left"),
         (lambda client: client.zadd("ig3:{pool:sim}:classes", {"7": 1}), "ig3:{pool:sim}:classes: 1 left"),
         (lambda client: client.zadd("ig3:{pool:sim}:class:7", {"i:acme": 1}), "ig3:{pool:sim}:class:7: 1 left"),
         (lambda client: client.sadd("ig3:{pool:sim}:waiting:p", "1", "2"), "ig3:{pool:sim}:waiting:p: 2 left"),
         (
-            lambda client: client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"flying": 2})),
-            "ig3:{pool:sim}:loads: main has 2 calls under way",
+            lambda client: client.hset("ig3:{pool:sim}:loads", "main", msgspec.msgpack.encode({"in_flight": 2})),
+            "ig3:{pool:sim}:loads: main has 2 calls in flight",
         ),
     ],
 )

@@ -59,8 +59,8 @@ async def ask_all(urls: Sequence[str], key: str, prompts: Sequence[str], max_wai
 def leftovers(redis_url: str) -> dict[str, int]:
     """What the pool of `sim` holds for requests that are gone."""
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        counted = {name: client.zcard(f"ig3:{{pool:sim}}:{name}") for name in ("leases", "line", "active")}
-        counted |= {name: client.hlen(f"ig3:{{pool:sim}}:{name}") for name in ("leased", "places", "grants")}
+        counted = {name: client.zcard(f"ig3:{{pool:sim}}:{name}") for name in ("leases", "queue", "active")}
+        counted |= {name: client.hlen(f"ig3:{{pool:sim}}:{name}") for name in ("leased", "waiters", "grants")}
     return {name: int(count) for name, count in counted.items() if count}
 
 

@@ -35,7 +35,7 @@ def test_the_line_of_a_job_says_what_was_bought_for_whom_and_where_the_time_went
         "tenant": "acme",
         "model": "image-01",
         "stream": False,
-        "asked": 10,
+        "images_requested": 10,
         "delivered": 10,
         "withheld": 0,
         "lost": 0,
@@ -73,7 +73,7 @@ def test_each_call_tells_where_it_went_and_why_it_failed(
 def test_what_was_withheld_is_said_and_not_charged(log: Log, gateway: Gateway) -> None:
     answer = gateway.generate(prompt=f"{PROMPT} [fail=1]", n=3)
     line = log.request(answer.headers["x-request-id"])
-    assert (3, 2, 1, "0.007") == (line["asked"], line["delivered"], line["withheld"], line["usd"])
+    assert (3, 2, 1, "0.007") == (line["images_requested"], line["delivered"], line["withheld"], line["usd"])
 
 
 def test_an_order_without_an_answer_is_unconfirmed_and_charged(log: Log, gateway: Gateway) -> None:
@@ -121,7 +121,7 @@ def test_a_stream_and_a_request_without_a_job_are_told_apart(log: Log, gateway: 
     streamed = gateway.generate(prompt=PROMPT, model="gpt-image-1", stream=True)
     assert log.request(streamed.headers["x-request-id"])["stream"] is True
     listed = log.request(gateway.get("/v1/models").headers["x-request-id"])
-    assert {"stream", "asked", "calls", "client", "prompt", "trace_id"}.isdisjoint(listed)
+    assert {"stream", "images_requested", "calls", "client", "prompt", "trace_id"}.isdisjoint(listed)
 
 
 def test_prompts_and_addresses_are_told_only_where_a_setting_says_so(log: Log, make_gateway: MakeGateway) -> None:

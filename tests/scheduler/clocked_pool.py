@@ -134,7 +134,7 @@ class ClockedPool:
         found: list[str] = []
         for _ in range(100):
             answer = self.turn(*waiting)
-            found = answer.get("given", [])
+            found = answer.get("assigned", [])
             if answer["next_us"] != 0:
                 return found
         raise AssertionError("a heartbeat is never done")
@@ -156,7 +156,7 @@ class ClockedPool:
             self.clock.advance(0.001)
 
     def look(self) -> _Found:
-        return self.run("snapshot")
+        return dict(self.run("snapshot")["pool"])
 
     def account(self, name: str = "a") -> _Found:
         return next(dict(one) for one in self.look()["accounts"] if one["name"] == name)

@@ -29,7 +29,7 @@ def check_end(history: "History") -> None:
         last.run("heartbeat", channel_of("last"), ALIVE_US, history.lease_us, 0)
     left, counts, state = (
         history.pool.left_over(ENDS),
-        history.pool.meta("weight", "waiting_i", "waiting_b", "lane_weight", "lane_unmet"),
+        history.pool.meta("weight", "waiting_i", "waiting_b", "share_weight", "share_unmet"),
         history.pool.state(),
     )
     check_counts(state, history.provider, history.now_s, history.server_s)

@@ -230,7 +230,7 @@ class History:
             self.rests = {field: rest for field, rest in self.rests.items() if "/" not in field or "|" in field}
         elif "scope" in said and self.watch.keys.get(call.account, {}).get(call.key) == call.fingerprint:
             field, until_s = fields[said["scope"]], self.server_s + said["seconds"]
-            kept = self.pool.rest(field)
+            kept = self.pool.cooldown(field)
             is_kept = (
                 kept and not kept.get("by") and kept["until_us"] / 1e6 > until_s - 0.01
             )  # not one tenant's word alone
@@ -281,7 +281,7 @@ class History:
         state = self.pool.state()
         self.provider.reconcile(state.leased)
         check_counts(state, self.provider, self.now_s, self.server_s)
-        check_lanes(state, *self.pool.meta("lane_weight", "lane_unmet"))
+        check_lanes(state, *self.pool.meta("share_weight", "share_unmet"))
         for process in self.living:
             for lease_id in process.leases.keys() - state.leased.keys():
                 raise WrongError(f"{lease_id} is forgotten while its process lives")

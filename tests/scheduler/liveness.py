@@ -98,10 +98,12 @@ class Watch:
 
     def lanes(self, account: str, state: State, server_s: float) -> int:
         """Calls that may be added to those in flight."""
-        return self._lanes_of(account, state, server_s) - int(state.loads.get(account, {}).get("flying", 0))
+        return self._lanes_of(account, state, server_s) - int(state.loads.get(account, {}).get("in_flight", 0))
 
     def _lanes_of(self, account: str, state: State, server_s: float) -> int:
-        return grown(self._provider.accounts[account].max_concurrency, state.loads.get(account, {}), "lanes", server_s)
+        return grown(
+            self._provider.accounts[account].max_concurrency, state.loads.get(account, {}), "concurrency", server_s
+        )
 
     def _has_key(self, account: str, need: Need, state: State, server_s: float) -> bool:
         if account in state.held or f"{account}/" in need.avoided:
@@ -131,9 +133,9 @@ def check_counts(state: State, provider: Provider, now_s: float, server_s: float
     leases: defaultdict[str, int] = defaultdict(int)
     for lease in state.leased.values():
         leases[lease["a"]] += 1
-    flying = {account: load["flying"] for account, load in state.loads.items() if load["flying"]}
-    if flying != leases:
-        raise WrongError(f"in flight are {flying}, leased {dict(leases)}")
+    in_flight = {account: load["in_flight"] for account, load in state.loads.items() if load["in_flight"]}
+    if in_flight != leases:
+        raise WrongError(f"in flight are {in_flight}, leased {dict(leases)}")
 
 
 def _is_out(rest: dict[str, Any] | None, state: State, server_s: float) -> bool:

@@ -43,7 +43,7 @@ def _is_due(history: "History", need: Need, account: str) -> bool:
     if not history.pool.is_waiting(need.id):
         return False
     state, limits = history.pool.state(), history.provider.accounts[account]
-    lanes = grown(limits.max_concurrency, state.loads[account], "lanes", history.server_s)
+    lanes = grown(limits.max_concurrency, state.loads[account], "concurrency", history.server_s)
     return not may_be_kept(need, lanes, state, history.plan.paced)
 
 

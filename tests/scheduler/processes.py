@@ -89,7 +89,7 @@ class Process:
         except AwayError:
             self.give_up(lease_id)
             return
-        request.asked = answer.get("asked_us", request.asked)
+        request.asked = answer.get("requested_us", request.asked)
         if answer["decision"] == "leased":
             del self.places[lease_id]
             call = history.leased(need, answer)
@@ -137,7 +137,7 @@ class Process:
         if answer["decision"] == "leased":
             del self.places[lease_id]
             self.begin(self.history.leased(request.need, answer), request, taken_s)
-        elif answer["decision"] == "gone":
+        elif answer["decision"] == "forgotten":
             del self.places[lease_id]
             self.ask(request)
 
@@ -255,9 +255,9 @@ class Process:
         answer = self.run("heartbeat", channel_of(self.name), ALIVE_US, history.lease_us, 0, *waiting)
         if answer.get("is_keeper") and answer["next_us"] >= 0:
             next_s = min(next_s, answer["next_us"] / 1e6 + SOON_S)
-        for lease_id in answer.get("given", ()):
+        for lease_id in answer.get("assigned", ()):
             self.hear(lease_id)
-        for lease_id in (*answer.get("gone", ()), *answer.get("down", ())):
+        for lease_id in (*answer.get("forgotten", ()), *answer.get("down", ())):
             request = self.places.get(lease_id)
             if request:
                 self.give_up(lease_id)

@@ -73,9 +73,9 @@ class ClockedPool:
         return [_unpack(one) for one in kept]
 
     def is_waiting(self, lease_id: str) -> bool:
-        return bool(self._client.hexists(record(UPSTREAM, "places"), lease_id))
+        return bool(self._client.hexists(record(UPSTREAM, "waiters"), lease_id))
 
-    def rest(self, field: str) -> dict[str, Any] | None:
+    def cooldown(self, field: str) -> dict[str, Any] | None:
         kept: Any = self._client.hget(record(UPSTREAM, "health"), field)
         return _unpack(kept) if kept else None
 

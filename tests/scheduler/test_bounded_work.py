@@ -57,7 +57,7 @@ class Counted:
                 self.pool.release(lease_id)
         with self.counting("heartbeat"):
             found = self.pool.turn(*list(self.waiting)[:100])
-        for lease_id in found.get("given", []):
+        for lease_id in found.get("assigned", []):
             self.waiting.pop(lease_id)
             with self.counting("claim"):
                 self.pool.claim(lease_id)
@@ -129,7 +129,7 @@ def test_a_script_reads_few_stale_entries_of_classes_and_later_ones_read_the_oth
     clocked.clock.advance(WINDOW_S)
     counts: list[int] = []
     found: dict[str, Any] = {"next_us": 0}
-    while "given" not in found:
+    while "assigned" not in found:
         assert 0 == found["next_us"]
         before = commands_of(clocked)
         found = clocked.turn(*waiting)

@@ -25,14 +25,14 @@ def test_grants_of_one_moment_are_claimed_in_any_order_and_none_frees_anothers_i
     for lease_id, images in given.items():
         clocked.wait(lease_id, f"tenant-{lease_id}", images)
     clocked.clock.advance(WINDOW_S)
-    assert set(given) == set(clocked.turn(*given)["given"])
+    assert set(given) == set(clocked.turn(*given)["assigned"])
     clocked.wait("r4", "big", 9)
     clocked.wait("r5", "small", 1)
     for at in order:
         clocked.clock.advance(0.5)
         assert "leased" == clocked.claim(list(given)[at])["decision"]
-        assert "given" not in clocked.turn("r4", "r5")
-        assert 20 == clocked.account()["images"]
+        assert "assigned" not in clocked.turn("r4", "r5")
+        assert 20 == clocked.account()["images_used"]
 
 
 @pytest.mark.parametrize("late_s", [0.0, 0.3, 4.9, 9.0])
@@ -50,7 +50,7 @@ def test_what_was_not_sent_gives_back_its_own_images(clocked: ClockedPool, unsen
         clocked.clock.advance(late_s / 3)
         clocked.claim(f"r{number}")
     clocked.release(unsent, error_code="not_sent", is_unsent=True)
-    assert 18 - {"r0": 9, "r1": 2, "r2": 7}[unsent] == clocked.account()["images"]
+    assert 18 - {"r0": 9, "r1": 2, "r2": 7}[unsent] == clocked.account()["images_used"]
 
 
 def test_a_lease_outlives_an_outage_of_redis_that_is_longer_than_it_lives(clocked: ClockedPool) -> None:
@@ -75,7 +75,7 @@ def test_a_lease_of_a_dead_process_ends_soon_after_an_outage(clocked: ClockedPoo
     clocked.clock.advance(90)
     clocked.wait("other", process="p2", lease_s=RENEWED_S)
     waited_s = 0
-    while not clocked.turn("other", process="p2", lease_s=RENEWED_S).get("given"):
+    while not clocked.turn("other", process="p2", lease_s=RENEWED_S).get("assigned"):
         clocked.clock.advance(1)
         waited_s += 1
     assert waited_s <= RENEWED_S
@@ -101,7 +101,7 @@ def test_a_clock_that_is_set_back_makes_room_wait_a_minute_at_most(clocked: Cloc
     assert WINDOW_S * 1e6 >= found.get("wait_us", 0)
     if found["decision"] == "wait":
         clocked.clock.advance(WINDOW_S + 1)  # a second is no jump
-        assert ["r"] == clocked.turn("r").get("given")
+        assert ["r"] == clocked.turn("r").get("assigned")
 
 
 @pytest.mark.parametrize("back_s", [0.5, 1.0, 5.0, 60.0])
@@ -125,7 +125,7 @@ def test_an_account_is_never_believed_to_allow_less_than_one(clocked: ClockedPoo
     for number in range(allowed):
         clocked.release(f"f{number}", **LIMITED)
     clocked.clock.advance(-back_s)
-    assert clocked.account()["rate"] >= 1
+    assert clocked.account()["requests_per_minute_now"] >= 1
     for number in range(3):
         found = clocked.lease(f"r{number}", patience_s=120)
         assert found["decision"] in {"wait", "busy", "leased"}
@@ -144,7 +144,7 @@ def test_a_call_that_is_released_twice_counts_once(clocked: ClockedPool, between
         clocked.release_again(lease, "one", **said)
         clocked.clock.advance(between_s)
     assert (2, 70) == (clocked.account()["images_today"], clocked.account()["usd_micros_today"])
-    assert clocked.account()["flying"] <= 1
+    assert clocked.account()["in_flight"] <= 1
 
 
 def test_a_call_whose_lease_expired_before_its_release_counts_once(clocked: ClockedPool) -> None:
@@ -154,12 +154,12 @@ def test_a_call_whose_lease_expired_before_its_release_counts_once(clocked: Cloc
     for _ in range(70):
         clocked.clock.advance(1)
         clocked.turn()
-    assert 0 == clocked.account()["flying"]
+    assert 0 == clocked.account()["in_flight"]
     lease, said = clocked.leases["late"], {"is_success": True, "breaker": "well", "images": 2, "usd_micros": 70}
     for _ in range(3):
         clocked.release_again(lease, "late", **said)
     assert (2, 70) == (clocked.account()["images_today"], clocked.account()["usd_micros_today"])
-    assert 0 == clocked.account()["flying"]
+    assert 0 == clocked.account()["in_flight"]
 
 
 def test_a_call_that_is_reported_as_late_after_a_minute_takes_no_room(clocked: ClockedPool) -> None:

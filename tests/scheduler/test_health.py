@@ -168,7 +168,7 @@ async def test_a_probe_that_was_not_sent_or_is_never_heard_of_lets_the_next_try(
         await pass_time(redis, ERROR_SPECS[error_code].pause_s)
         await process.pool.release(await process.take(), NOT_SENT)
         lost = await process.take()
-        process.queue.untrack("sim", lost.id)
+        process.queue.parts["sim"].leases.pop(lost.id)
         await pass_time(redis, MINUTE_S)
         await succeed(process)
         assert {} == await ill(process)

@@ -177,7 +177,7 @@ async def test_a_process_that_ends_gives_up_all_that_it_holds(redis_url: str) ->
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         for lease in leases:
-            process.queue.untrack("sim", lease.id)
+            process.queue.parts["sim"].leases.pop(lease.id)
             process.queue.cancel_later("sim", lease.id)
         await process.queue.close()
         assert [] == await left_over(redis)

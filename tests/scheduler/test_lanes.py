@@ -148,7 +148,7 @@ def test_what_a_tenant_gave_back_unused_keeps_no_lanes_from_another(clocked: Clo
         for lease_id in clocked.leases.keys() & {*ids} if is_released else ():
             clocked.release(lease_id, is_unsent=True)
         clocked.leave(*ids)
-    assert ["0"] == clocked.client.hmget("ig3:{pool:sim}:meta", "lane_unmet")
+    assert ["0"] == clocked.client.hmget("ig3:{pool:sim}:meta", "share_unmet")
 
 
 def test_what_is_kept_of_flows_is_forgotten_a_minute_later(clocked: ClockedPool) -> None:
@@ -164,18 +164,18 @@ def test_what_is_kept_of_flows_is_forgotten_a_minute_later(clocked: ClockedPool)
         clocked.turn()
         clocked.clock.advance(2)
     assert 0 == clocked.client.exists(*names)
-    kept = clocked.client.hmget("ig3:{pool:sim}:meta", "lane_weight", "lane_unmet")
+    kept = clocked.client.hmget("ig3:{pool:sim}:meta", "share_weight", "share_unmet")
     assert ["0", "0"] == kept
 
 
 MUTANTS: dict[str, Mutant] = {
     "time costs nothing": ("  if used <= paid then return end\n", "  do return end\n"),
     "a tenant has no share of the lanes": (
-        "if math.min(f.h, flying) < base then return true end",
+        "if math.min(f.h, in_flight) < share then return true end",
         "do return true end",
     ),
     "nothing is kept for others": ("return due <= now\n", "return true\n"),
-    "what others ask for is not kept": ("lanes - flying > unmet and", "lanes > flying and"),
+    "what others ask for is not kept": ("concurrency - in_flight > unmet and", "concurrency > in_flight and"),
     "lanes are not given back": ("f.h = math.max(0, f.h + more)", "f.h = f.h + math.max(0, more)"),
 }
 

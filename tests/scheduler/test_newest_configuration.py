@@ -19,7 +19,7 @@ def declare(clocked: ClockedPool, process: str, configuration: _Configuration) -
 
 def in_force(clocked: ClockedPool) -> _Configuration:
     requests, max_queue_length = (
-        clocked.account()["rate"],
+        clocked.account()["requests_per_minute_now"],
         int(clocked.client.hget("ig3:{pool:sim}:meta", "max_queue_length") or 0),
     )
     return next(one for one in (OLD, NEW) if (requests, max_queue_length) == one[1:])

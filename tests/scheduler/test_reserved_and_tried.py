@@ -66,4 +66,4 @@ def test_a_small_request_waits_where_it_would_delay_a_large_one_beyond_all_that_
     clocked.wait("large", "acme", 5, patience_s=10_000.0)
     clocked.wait("small", "anna", 2, patience_s=10_000.0)
     clocked.clock.advance(WINDOW_S - 5)
-    assert "large" in clocked.turn("large", "small")["given"]
+    assert "large" in clocked.turn("large", "small")["assigned"]

@@ -4,6 +4,7 @@ import json
 import random
 from typing import Final
 
+import msgspec
 import pytest
 import redis
 
@@ -12,7 +13,7 @@ from gateway.domain.errors import KeyState
 from gateway.domain.health import HOLDS, TRANSITIONS, Event, lua_tables
 from gateway.redis import script_text
 from gateway.scheduler.scripts import PARTS
-from gateway.scheduler.status import Health, read_status
+from gateway.scheduler.status import Health, PoolStatus
 from tests.scheduler.clocked_pool import ClockedPool, Mutant, described
 from tests.scheduler.model_of_states import BREAKER_FAILURES, OUT, UPSTREAM, Fault, Model
 
@@ -39,18 +40,18 @@ LIMITS: Final = AccountLimits(10_000, 100_000, 10_000)
 LONG_S: Final = 1e8
 TENANTS: Final = ("t", "u", "v", "w")
 MUTANTS: Final[dict[str, Mutant]] = {
-    "the breaker opens beside tenants that are served": ("and not are_others_served(lease.o) then", "then"),
+    "the breaker opens beside tenants that are served": ("and not are_others_served() then", "then"),
     "a tenant that fails counts as served": ("redis.call('ZREM', K.served, tenant)", ""),
     "a tenant is served no more for one failure": ("tenant, 1) > 1 then", "tenant, 1) > 0 then"),
     "a failed trial before its time lengthens the rest": (
-        "if star.resumes and star.resumes > now then",
+        "if breaker.resumes and breaker.resumes > now then",
         "if false then",
     ),
     "a tenant that failed before may not try a rest that got longer": (
         "  redis.call('DEL', K.ailing)\n  open",
         "  open",
     ),
-    "who opened the breaker may try it": ("if lease.o then redis.call('HSET', touch('ailing'), lease.o, 2) end", ""),
+    "who opened the breaker may try it": ("redis.call('HSET', touch('ailing'), tenant, 2)", ""),
     "who was served once keeps the breaker closed": (
         "  redis.call('ZREMRANGEBYSCORE', K.served, '-inf', now - MINUTE)\n",
         "",
@@ -61,14 +62,17 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "what one tenant meets again and again never rests": ("found.n < ACCUSATIONS and", ""),
     "another tenant never tries what one tenant put to rest": (
-        "    said.by = #found.by < ACCUSERS_MAX and found.by or nil\n",
+        "    report.by = #found.by < ACCUSERS_MAX and found.by or nil\n",
         "",
     ),
     "what works again stays accused": (
         "  redis.call('HDEL', K.accused, FIELD.key, FIELD.model, FIELD.account, FIELD.upstream)\n",
         "",
     ),
-    "a refusal is a success": ("lease.o and said.is_success then", "lease.o then"),
+    "a refusal is a success": (
+        "if lease and report.is_success then\n      redis.call('ZADD'",
+        "if lease then\n      redis.call('ZADD'",
+    ),
 }
 
 
@@ -167,7 +171,7 @@ def said(error_code: Fault) -> dict[str, object]:
 
 def seen(clocked: ClockedPool) -> dict[str, tuple[KeyState, str | None, int | None]]:
     """What `look` shows of the upstream, accounts and keys: state, fault, end."""
-    pool = read_status("sim", json.dumps(clocked.look()))
+    pool = msgspec.convert(clocked.look(), PoolStatus, strict=False)
     found: dict[str, Health] = {UPSTREAM: pool}
     for account in pool.accounts:
         found |= {account.name: account} | {f"{key.account}/{key.name}": key for key in account.keys}

@@ -11,4 +11,4 @@ def test_a_step_forward_and_back_expires_no_lease_that_was_renewed_before_both(c
         clocked.clock.advance(step_s + 0.2)
         assert "busy" == clocked.lease("other", process="p2", lease_s=6)["decision"]
     clocked.turn(leases=["held"], lease_s=6)
-    assert 1 == clocked.account()["flying"]
+    assert 1 == clocked.account()["in_flight"]

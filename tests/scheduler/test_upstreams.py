@@ -218,7 +218,7 @@ async def test_the_record_outlives_a_rest_of_a_month(any_redis: str) -> None:
 
 async def test_a_pool_that_is_used_does_not_forget_its_accounts(any_redis: str) -> None:
     """What expires when it is idle lives on with every minute in which it is used."""
-    names = [record("sim", name) for name in ("roster", "declared", "meta", "loads")]
+    names = [record("sim", name) for name in ("members", "declared", "meta", "loads")]
     async with connected(any_redis) as redis, pooling(redis, B) as process:
         await succeed(process)
         for name in names:

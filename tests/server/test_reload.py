@@ -154,7 +154,7 @@ def test_a_wrong_file_is_refused_whole_and_told_once(file: Path, old: str, new: 
     [refused] = logged
     assert ("config_reload_rejected", "error") == (refused["event"], refused["log_level"])
     assert [] == [word for word in (str(file), *words) if word not in refused["detail"]], refused["detail"]
-    assert "SIGHUP" in refused["remedy"]
+    assert "SIGHUP" in refused["hint"]
 
 
 def test_a_file_that_is_gone_is_told_once_and_read_when_it_is_back(file: Path) -> None:

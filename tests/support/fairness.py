@@ -23,7 +23,7 @@ async def in_line(redis: Client, count: int) -> None:
         waiting = -1
         while waiting != count:
             await asyncio.sleep(0.005)
-            waiting = await execute(redis, redis.zcard(record("sim", "line")), int)
+            waiting = await execute(redis, redis.zcard(record("sim", "queue")), int)
 
 
 class Order:

@@ -25,10 +25,8 @@ TAKEN_BACK = (
     "leases",
     "leased",
     "grants",
-    "line",
-    "places",
-    "classids",
-    "class",
+    "queue",
+    "waiters",
     "classes",
     "waits",
     "active",
@@ -44,20 +42,20 @@ for _, name in ipairs({'loads', 'leased', 'health', 'flows'}) do
   local kept = redis.call('HGETALL', base .. name)
   for i = 1, #kept, 2 do
     local record = cmsgpack.unpack(kept[i + 1])
-    sooner(record, {'t', 'rate_at', 'lanes_at', 'used_at', 'paced_at', 'since_us', 'until_us', 'vt'})
+    sooner(record, {'t', 'rate_at', 'concurrency_at', 'used_at', 'paced_at', 'since_us', 'until_us', 'vt'})
     if name == 'flows' then sooner(record, {'s'}) end
     for j = 1, record.log and #record.log or 0, 4 do record.log[j] = record.log[j] - us end
     redis.call('HSET', base .. name, kept[i], cmsgpack.pack(record))
   end
 end
-for _, name in ipairs({'turns', 'leases', 'used', 'recent', 'served'}) do
+for _, name in ipairs({'timers', 'leases', 'used', 'recent', 'served'}) do
   for _, member in ipairs(redis.call('ZRANGE', base .. name, 0, -1)) do
     redis.call('ZINCRBY', base .. name, -us, member)
   end
 end
 local meta = base .. 'meta'
 redis.call('HSET', meta, 'minute', tonumber(redis.call('HGET', meta, 'minute') or 0) - math.floor(us / 60000000))
-for _, name in ipairs({'well_since', 'lane_due'}) do
+for _, name in ipairs({'well_since', 'over_share_due'}) do
   local at = tonumber(redis.call('HGET', meta, name) or 0)
   redis.call('HSET', meta, name, string.format('%.0f', math.max(0, at - us)))
 end

@@ -46,7 +46,7 @@ class CapacityHint(Enum):
     NOTHING = ""
     RATE = "rate"  # requests a minute: lowered to the number that succeeded
     GROWTH = "growth"  # requests a minute: halved, as traffic rose too fast
-    CONCURRENCY = "lanes"
+    CONCURRENCY = "concurrency"
 
 
 class KeyState(Enum):

@@ -1,10 +1,13 @@
--- Accounts: what each has sent in the last minute and has in flight, and what it may still take.
--- Shared, after health.lua.
+-- Accounts: what each has sent in the last minute and has in flight, and what it may still take; and which of its keys
+-- a need can use. Shared, after health.lua.
+--
+-- A need is {n = images of one call, m = model or nil for any, x = set to avoid: "ACCOUNT/" or "ACCOUNT/KEY", avoided =
+-- their number}.
 local EXACT_MAX = 64        -- entries of a log that are kept one by one; more are merged
 local GRAIN = MINUTE / 256  -- into spans of this length
 
 -- Entries from a clock that was ahead: of more than a window ahead nothing is known, and they are dropped; others count
--- from now on, so that no minute is given out twice.
+-- from now on, so that no minute is granted twice.
 local function drop_old(a)
   local load, log, size, span = a.load, a.load.log, #a.load.log, window()
   if size > 0 and (log[1] <= now - span or log[size - 3] > now) then
@@ -19,32 +22,22 @@ local function drop_old(a)
     load.log = kept
   end
   a.requests, a.images = 0, 0
-  for i = 1, #load.log, 4 do
-    a.requests, a.images = a.requests + load.log[i + 1], a.images + load.log[i + 2]
-  end
-  for _, name in ipairs({'paced_at', 'rate_at', 'lanes_at'}) do
+  for i = 1, #load.log, 4 do a.requests, a.images = a.requests + load.log[i + 1], a.images + load.log[i + 2] end
+  for _, name in ipairs({'paced_at', 'rate_at', 'concurrency_at'}) do
     if load[name] and load[name] > now then load[name] = now end
   end
 end
 
-local records, loads = {}, {}  -- that were read
-
-local function read_accounts(names)
-  read_fields(records, 'roster', names, cjson.decode)
-  read_fields(loads, 'loads', names, cmsgpack.unpack)
-  for _, name in ipairs(names) do
-    if accounts[name] == nil then
-      local a = {name = name, record = records[name] or nil, load = loads[name] or {log = {}, flying = 0, last = {}, made = 0}}
-      drop_old(a)
-      accounts[name] = (records[name] or loads[name]) and a
-    end
-  end
-end
-
-local function account(name)
-  if accounts[name] == nil then read_accounts({name}) end
-  return accounts[name]
-end
+local records, read_records = cached('members', cjson.decode)
+local loads, read_loads = cached('loads', cmsgpack.unpack)
+local accounts = setmetatable({}, {__index = function(all, name)
+  local record, load = records[name], loads[name]
+  local a = (record or load) and {name = name, record = record or nil, is_read = {},
+    load = load or {log = {}, in_flight = 0, last = {}, made = 0}}
+  if a then drop_old(a) end
+  all[name] = a
+  return a
+end})
 
 -- A lowered estimate, with its recovery: a tenth of the limit per minute, at least one.
 local function grown(limit, kept, since)
@@ -55,11 +48,7 @@ end
 
 local function rate_of(a) return grown(a.record.requests_per_minute, a.load.rate, a.load.rate_at) end
 
-local function lanes_of(a) return grown(a.record.max_concurrency, a.load.lanes, a.load.lanes_at) end
-
-local function has_room(a, images)
-  return a.requests < rate_of(a) and a.load.flying < lanes_of(a) and a.images + images <= a.record.images_per_minute
-end
+local function concurrency_of(a) return grown(a.record.max_concurrency, a.load.concurrency, a.load.concurrency_at) end
 
 -- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone.
 local function room_at(a, images)
@@ -71,25 +60,21 @@ local function room_at(a, images)
   end
   if free < 1 or missing > 0 then at = now + span end  -- a call that is only supposed counts, and is not in the log
   local minute_at = math.max(now, at)
-  if a.load.flying < lanes_of(a) then return minute_at, minute_at end
-  return math.max(minute_at, now + setting('call_us') / math.max(1, a.load.flying)), minute_at
+  if a.load.in_flight < concurrency_of(a) then return minute_at, minute_at end
+  return math.max(minute_at, now + setting('call_us') / math.max(1, a.load.in_flight)), minute_at
 end
 
 -- Returns true if a call now would delay the capacity for another one of n images.
-local function puts_off(a, images, others)
-  local function ask()
-    local _, minute_at = room_at(a, others)
-    return a.load.flying < lanes_of(a), minute_at
-  end
-  local had_lane, before = ask()
-  a.requests, a.images, a.load.flying = a.requests + 1, a.images + images, a.load.flying + 1
-  local has_lane, after = ask()
-  a.requests, a.images, a.load.flying = a.requests - 1, a.images - images, a.load.flying - 1
-  return after > before or (had_lane and not has_lane)
+local function delays(a, images, others)
+  local _, before = room_at(a, others)
+  a.requests, a.images = a.requests + 1, a.images + images
+  local _, after = room_at(a, others)
+  a.requests, a.images = a.requests - 1, a.images - images
+  return after > before or a.load.in_flight + 1 == concurrency_of(a)
 end
 
--- The even pace: from when on a request over its tenant's share may be sent, and the span between two of them. The room
--- that is left is spread until more gets free, so that a tenant below its share finds some at any moment.
+-- The even pace: from when on a request over its tenant's share may be sent, and the span between two of them. The
+-- remaining capacity is spread until more gets free, so that a tenant below its share finds some at any moment.
 local function pace_of(a)
   local load, log = a.load, a.load.log
   if setting('paced') <= 0 or #log == 0 then return now, 0 end
@@ -111,52 +96,100 @@ local function pace_of(a)
   return due, span
 end
 
--- Utilisation relative to its limits and weight, 0 to 10,000.
-local function fullness(a)
-  local limit = a.record
-  local share = math.max(a.requests / rate_of(a), a.images / limit.images_per_minute, a.load.flying / lanes_of(a))
-  return math.floor(share * 10000 / limit.weight)
-end
-
--- Counts a request as sent now. Returns the number of its entry.
-local function write_down(a, images)
-  local load, log, size = a.load, a.load.log, #a.load.log
-  a.requests, a.images = a.requests + 1, a.images + images
-  if size >= 4 * EXACT_MAX and math.floor(log[size - 3] / GRAIN) == math.floor(now / GRAIN) then
-    log[size - 3], log[size - 2], log[size - 1] = now, log[size - 2] + 1, log[size - 1] + images
-    return log[size]
-  end
-  load.made = load.made + 1
-  log[size + 1], log[size + 2], log[size + 3], log[size + 4] = now, 1, images, load.made
-  return load.made
-end
-
--- Counts a request as sent at an earlier time; in a long log it counts with the next entry.
-local function write_in(a, t, images)
-  local log = a.load.log
+-- Counts a request as sent at t. Returns the number of its entry: in a long log that of the next one, or of the last
+-- one if that is of the same moment.
+local function add_entry(a, t, images)
+  local load, log = a.load, a.load.log
   local at = #log + 1
   while at > 4 and log[at - 4] > t do at = at - 4 end
   a.requests, a.images = a.requests + 1, a.images + images
-  if #log >= 4 * EXACT_MAX and log[at] then
-    log[at + 1], log[at + 2] = log[at + 1] + 1, log[at + 2] + images
-    return log[at + 3]
+  local like = log[at] and at or at - 4
+  if #log >= 4 * EXACT_MAX and (like == at or math.floor(log[like] / GRAIN) == math.floor(t / GRAIN)) then
+    log[like], log[like + 1], log[like + 2] = math.max(log[like], t), log[like + 1] + 1, log[like + 2] + images
+    return log[like + 3]
   end
-  a.load.made = a.load.made + 1
-  for i, value in ipairs({t, 1, images, a.load.made}) do table.insert(log, at + i - 1, value) end
-  return a.load.made
+  load.made = load.made + 1
+  for i, value in ipairs({t, 1, images, load.made}) do table.insert(log, at + i - 1, value) end
+  return load.made
 end
 
--- Removes the entry of an unsent request by its number, unless it has left the log.
-local function cross_out(a, number, images)
+-- Removes an unsent request from its entry, unless that has left the log.
+local function remove_entry(a, number, images)
   local log = a.load.log
   for i = 1, #log, 4 do
     if log[i + 3] == number then
       log[i + 1], log[i + 2] = log[i + 1] - 1, log[i + 2] - images
       a.requests, a.images = a.requests - 1, a.images - images
-      if log[i + 1] <= 0 then
-        for _ = 1, 4 do table.remove(log, i) end
-      end
+      for _ = 1, log[i + 1] <= 0 and 4 or 0 do table.remove(log, i) end
       return
     end
   end
+end
+
+-- Keys ----------------------------------------------------------------------------------------------------------------
+
+local holds, read_holds = cached('held', cjson.decode)
+
+-- Reads at once what key_of needs of these accounts, and announces the cooldowns that are over.
+local function read_keys(names, model)
+  local members, fields = {}, {}
+  read_records(names)
+  read_loads(names)
+  for _, name in ipairs(names) do
+    local a = accounts[name]
+    if a and a.record and not a.is_read[model or ''] then
+      a.is_read[model or ''] = true
+      members[#members + 1] = name
+      for _, key in ipairs(a.record.keys) do
+        key.member = name .. '/' .. key.name
+        members[#members + 1] = key.member
+        if model then fields[#fields + 1] = key.member .. '|' .. model end
+      end
+    end
+  end
+  read_holds(members)
+  for _, member in ipairs(members) do fields[#fields + 1] = member end
+  read_cooldowns(fields)
+  for _, field in ipairs(fields) do announce(field) end
+end
+
+-- The cooldown that keeps a key out longest, of the fields that concern it, and its end (0: a trial decides); and
+-- whether a request waits for it: there is no quarantine.
+local function obstacle_of(fields)
+  local found, at, waits = nil, 0, true
+  for _, field in ipairs(fields) do
+    local cooldown = cooldowns[field]
+    local is_open, back = opens(cooldown)
+    if not is_open then
+      waits = waits and state_of(cooldown) ~= 'quarantined'
+      if not found or back > at then found, at = cooldown, back end
+    end
+  end
+  return found, at, waits
+end
+
+-- Returns the key for a need, with the fields of the cooldowns that its lease would try. Without one: nil and why:
+-- {at, waits, state, busy, is_avoided, next_us: end of the first cooldown}. From `at` on one may be used (nil: none; 0:
+-- a trial decides); it waits if only cooldowns and trials prevent it.
+local function key_of(a, need)
+  if not a.is_read[need.m or ''] then read_keys({a.name}, need.m) end
+  local why, best, best_fields, oldest = {}, nil, nil, math.huge
+  for _, key in ipairs(holds[a.name] and {} or a.record.keys) do
+    local fields = {a.name, key.member, need.m and key.member .. '|' .. need.m}
+    local obstacle, at, waits = obstacle_of(fields)
+    local used = a.load.last[key.name] or 0
+    local is_avoided = need.x and (need.x[key.member] or need.x[a.name .. '/'])
+    if not holds[key.member] then
+      why.is_avoided = why.is_avoided or is_avoided
+      if not is_avoided and obstacle then
+        if at > now and at < (why.next_us or math.huge) then why.next_us = at end
+        if not why.at or (waits and not why.waits) or (waits == why.waits and at < why.at) then
+          why.at, why.waits, why.state, why.busy = at, waits, state_of(obstacle), obstacle.busy
+        end
+      elseif not is_avoided and used < oldest then
+        best, best_fields, oldest = key, fields, used
+      end
+    end
+  end
+  return best, best and best_fields or why
 end

@@ -1,27 +1,56 @@
--- Leases: taken, given back, ended by time. Shared, after time.lua.
+-- Leases, and what time brings: outages of Redis, steps of its clock, expiry. Shared, after shares.lua.
+--
+-- A lease is {a = account, k = key, f = its fingerprint, o = tenant, n = images, t = moment, s = number of its entry in
+-- the log, r = repeats, q = priority, g = granted, l = shifted}: granted is one that was given to a waiting request and
+-- that its process has not taken yet; shifted one whose moment is already that of its sending.
 
--- A lease is {a = account, k = key, f = its fingerprint, o = tenant, n = images, t = moment, s = number of its entry in the
--- log, r = repeats, q = priority, g = granted, l = shifted}: granted is one that was given to a waiting request and that its
--- process has not taken yet; shifted one whose moment is already that of its sending.
-
--- `found`: see choose. `who`: {id, t = tenant, q = priority, w = weight, c = cost, n = images, r = repeats, g = granted}. `is_over`: it takes a step of the pace.
-local function take(found, who, until_us, is_over)
-  local a, key, trials = found[1], found[2], found[3]
-  if is_over then
-    local due = pace_of(a)
-    a.load.paced_at, a.load.paced_n = math.min(now, math.max(due, now - 2 * SKEW)), who.n
+-- After the clock was set back, what was begun later than now begins now: nothing lasts longer than it was to last.
+-- Leases that were last renewed before a step forward and back again may look expired.
+local function set_back()
+  set_meta('grace_until', now + grace_us())
+  for _, name in ipairs(redis.call('ZRANGE', K.timers, 0, -1)) do redis.call('ZADD', K.timers, now, name) end
+  local longest = {leases = setting('lease_us'), processes = 2 * SILENCE, holders = MINUTE, used = 2 * window(),
+    recent = 0, served = 0}
+  for name, us in pairs(longest) do
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', K[name], '(' .. moment(now + us), '+inf')) do
+      redis.call('ZADD', K[name], now + us, member)
+    end
   end
-  local number = write_down(a, who.n)
-  a.load.flying = a.load.flying + 1
+  for _, name in ipairs({'well_since', 'keeper_until'}) do
+    if setting(name) > now then set_meta(name, now) end
+  end
+  for _, field in ipairs(redis.call('HKEYS', K.health)) do
+    local cooldown = cooldowns[field]
+    if cooldown.since_us > now then
+      cooldown.until_us, cooldown.since_us = math.max(now, cooldown.until_us - cooldown.since_us + now), now
+      cooldown.firm_us = cooldown.firm_us and math.min(cooldown.firm_us, cooldown.until_us)
+      save_cooldown(field, cooldown)
+    end
+  end
+end
+
+-- `found`: see choose. `who`: {id, t = tenant, q = priority, w = weight, c = cost, n = images, r = repeats, g =
+-- granted}. `is_paced`: it takes a step of the pace.
+local function take(found, who, until_us, is_paced)
+  local a, key, fields = unpack(found)
+  if is_paced then
+    a.load.paced_at, a.load.paced_n = math.min(now, math.max((pace_of(a)), now - 2 * SKEW)), who.n
+  end
+  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = add_entry(a, now, who.n),
+    r = who.r, g = who.g, o = who.t, q = who.q}
+  a.load.in_flight = a.load.in_flight + 1
   a.load.last[key.name], a.load.used_at = now, now
-  for _, trial in ipairs(trials) do try_rest(trial[1], trial[2], who.id) end
-  local star = rest_at('*')
-  if star then try_rest('*', star, who.id) end
-  local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = number, r = who.r, g = who.g, o = who.t,
-    q = who.q}
+  fields[#fields + 1] = '*'
+  for _, field in ipairs(fields) do
+    local cooldown = cooldowns[field]
+    if cooldown then
+      cooldown.probe, cooldown.probe_us = who.id, now
+      save_cooldown(field, cooldown)
+    end
+  end
   redis.call('HSET', touch('leased'), who.id, cmsgpack.pack(lease))
   redis.call('ZADD', touch('leases'), until_us, who.id)
-  hold_lane(who.q .. ':' .. who.t, who.w, who.c)
+  begin_call(who.q .. ':' .. who.t, who.w, who.c)
   put_back(a)
   return lease
 end
@@ -31,28 +60,28 @@ local function lease_of(id)
   return kept and cmsgpack.unpack(kept)
 end
 
--- End a lease; is_unsent gives the account its room back. Returns the account.
+-- Ends a lease; is_unsent gives the account its capacity back. Returns the account, for put_back.
 local function give_back(id, lease, is_unsent)
   redis.call('HDEL', K.leased, id)
   redis.call('HDEL', K.grants, id)
   redis.call('ZREM', K.leases, id)
-  if lease.q then free_lane(lease.q .. ':' .. lease.o) end
-  local a = account(lease.a)
+  if lease.q then note_flow(lease.q .. ':' .. lease.o, nil, -1, 0) end
+  local a = accounts[lease.a]
   if not a then return nil end
-  a.load.flying = math.max(0, a.load.flying - 1)
-  if is_unsent then cross_out(a, lease.s, lease.n) end
+  a.load.in_flight = math.max(0, a.load.in_flight - 1)
+  if is_unsent then remove_entry(a, lease.s, lease.n) end
   return a
 end
 
-local function leased(decision, id, lease)
-  return {decision = decision, account = lease.a, key = lease.k, fingerprint = lease.f, at_us = moment(lease.t)}
+local function leased(id, lease, requested_us)
+  return {decision = 'leased', account = lease.a, key = lease.k, fingerprint = lease.f,
+    requested_us = requested_us and moment(requested_us)}
 end
 
--- Count a request as sent at t and not when it was leased; not at all if its minute is over.
+-- Counts a request as sent at t and not when it was leased; not at all if its minute is over.
 local function count_at(a, lease, t)
-  cross_out(a, lease.s, lease.n)
-  lease.t = t
-  lease.s = t >= now and write_down(a, lease.n) or t > now - window() and write_in(a, t, lease.n) or 0
+  remove_entry(a, lease.s, lease.n)
+  lease.t, lease.s = t, t > now - window() and add_entry(a, t, lease.n) or 0
 end
 
 -- Calls of the last minute, repeated ones apart: those of this minute of the clock, and of the one before in part.
@@ -60,14 +89,11 @@ local function calls_lately()
   local minute = math.floor(now / MINUTE)
   local age = minute - setting('minute')
   if age ~= 0 then
-    touch('roster')  -- what is read and not written lives on with every minute in which the pool is used
-    touch('declared')
-    touch('digests')
-    local was_next = age == 1
-    set_meta('calls_before', was_next and setting('calls') or 0)
-    set_meta('retries_before', was_next and setting('retries') or 0)
-    set_meta('calls', 0)
-    set_meta('retries', 0)
+    for _, name in ipairs({'members', 'declared', 'digests'}) do touch(name) end  -- read only, yet in use
+    for _, name in ipairs({'calls', 'retries'}) do
+      set_meta(name .. '_before', age == 1 and setting(name) or 0)
+      set_meta(name, 0)
+    end
     set_meta('minute', minute)
   end
   local rest = 1 - (now % MINUTE) / MINUTE
@@ -80,9 +106,9 @@ local function count_call(is_retry)
   if is_retry then add_meta('retries', 1) end
 end
 
--- Begin the call of a granted lease: the account's minute is counted from here.
-local function claim(id, lease, until_us)
-  local a = account(lease.a)
+-- Begins the call of a granted lease: the account's minute is counted from here.
+local function claim(id, lease, until_us, requested_us)
+  local a = accounts[lease.a]
   count_at(a, lease, now)
   lease.g = nil
   redis.call('HDEL', K.grants, id)
@@ -90,36 +116,36 @@ local function claim(id, lease, until_us)
   redis.call('ZADD', touch('leases'), until_us, id)
   count_call(lease.r > 0)
   put_back(a)
-  return leased('leased', id, lease)
+  return leased(id, lease, requested_us)
 end
 
--- A lease that expired may yet be released, by a process that was cut off: its call counts then, once.
-local function note_lapsed(id)
+-- Expires leases that were not renewed, and gives accounts their capacity back; after an outage, or a step of the clock
+-- forward, their processes renew them first. Returns whether there is more to do.
+local function apply_time()
   local LAPSED_KEPT, LAPSED_MAX = 24 * 60 * MINUTE, 10000
-  redis.call('ZADD', touch('lapsed'), now, id)
-  redis.call('ZREMRANGEBYSCORE', K.lapsed, '-inf', now - LAPSED_KEPT)
-  redis.call('ZREMRANGEBYRANK', K.lapsed, 0, -LAPSED_MAX - 1)
-end
-
--- What time brings: leases that were not renewed expire, accounts get their room back. Returns whether there is more to do.
-local function look_after()
-  note_time()
+  local seen, lease_us = setting('seen_at'), setting('lease_us')
+  if seen > now + SKEW then
+    set_back()
+  elseif seen > 0 and lease_us > 0 and now - seen > lease_us / 4 + SILENCE then
+    set_meta('grace_until', now + grace_us())
+  end
+  if seen == 0 or math.abs(now - seen) > SKEW then set_meta('seen_at', now) end
   forget_flows()
   local ended = in_grace() and {} or redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, BATCH)
   for _, id in ipairs(ended) do
     local lease = lease_of(id)
-    if lease then
-      if not lease.g then note_lapsed(id) end
-      local a = give_back(id, lease, lease.g)
-      if a then put_back(a) end
-    else
-      redis.call('ZREM', K.leases, id)
+    if lease and not lease.g then  -- it may yet be released, by a process that was cut off: its call counts then, once
+      redis.call('ZADD', touch('lapsed'), now, id)
+      redis.call('ZREMRANGEBYSCORE', K.lapsed, '-inf', now - LAPSED_KEPT)
+      redis.call('ZREMRANGEBYRANK', K.lapsed, 0, -LAPSED_MAX - 1)
     end
+    local a = lease and give_back(id, lease, lease.g)
+    if a then put_back(a) end
+    if not lease then redis.call('ZREM', K.leases, id) end
   end
-  local due = redis.call('ZRANGEBYSCORE', K.turns, '-inf', now, 'LIMIT', 0, BATCH)
+  local due = redis.call('ZRANGEBYSCORE', K.timers, '-inf', now, 'LIMIT', 0, BATCH)
   for _, name in ipairs(due) do
-    local a = account(name)
-    if a then put_back(a) else redis.call('ZREM', K.turns, name) end
+    if accounts[name] then put_back(accounts[name]) else redis.call('ZREM', K.timers, name) end
   end
   return #ended == BATCH or #due == BATCH
 end

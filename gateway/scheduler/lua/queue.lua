@@ -1,150 +1,131 @@
 -- The queue: weighted fair queueing over tenants, in classes of what can be served alike. Shared, after leases.lua.
 --
--- Waiting requests that need the same (images, model, what they avoid) and are of one priority form a class. A script looks at
--- classes and at the first tenants of each, never at all that wait.
--- Each flow, a tenant in one priority, has a pass (see shares.lua). Serving a request moves it on by cost / weight, as does
--- the time for which its calls hold concurrency; a flow that comes (back) starts at the pool's own virtual time, which is the
--- pass of what was served last. `active` has the passes of flows that wait, `idle` those of flows that do not, as long as they are ahead.
--- Nothing is paid by a request that leaves. Batch flows get only what no interactive class can use.
+-- Waiting requests of one priority that need the same (images, model, what they avoid) form a class, whose name says
+-- this. A script looks at classes and at the first tenants of each, never at all waiting requests. A flow (see
+-- shares.lua) that comes back starts at the pool's virtual time, the pass of what was served last. `active` has the
+-- passes of flows that wait, `idle` those of flows that do not, as long as they are ahead. A request that leaves pays
+-- nothing. Batch flows get only what no interactive class can use.
 --
---   classids  hash: description -> number        classes   sorted set: number -> lowest pass in it, or less; see BATCH_AFTER
---   class     hash: number -> msgpack of a list: q, n, m, x, text        class:NUMBER   sorted set: flow -> its pass, or less
---   line      sorted set: "CLASS|FLOW|MOMENT|ID", lexical      places    hash: id -> msgpack of a waiting request
---   waiting:PROCESS   set: ids of what waits for a process
+--   classes   sorted set: class -> lowest pass in it, or less; see rank_of
+--   class:CLASS   sorted set: flow -> its pass, or less
+--   queue     sorted set: "CLASS|FLOW|MOMENT|ID", lexical      waiters    hash: id -> msgpack of a waiting request
+--   waiting:PROCESS   set: ids of the waiting requests of a process
 --   waits     hash: flow -> how many wait        queued    hash: class -> their cost in slots
-local BATCH_AFTER = 1e12    -- added to a batch class's pass in `classes`
 local CLASSES_MAX = 64      -- that one script looks at first, and as many further ones in turn
 
-local function spot(place)
-  return place.k .. '|' .. place.f .. '|' .. string.format('%016.0f', place.at) .. '|' .. place.id
+-- A class by its name: "q|n|x|m" of q (i: interactive, b: batch), n = images, x = what it avoids, m = model with its
+-- length, so that no name begins another.
+local classes = setmetatable({}, {__index = function(all, name)
+  local q, n, x, m = string.match(name, '^(.)|(%d+)|([^|]*)|%d+:(.*)$')
+  local avoided, count = {}, 0
+  for member in string.gmatch(x, '%S+') do avoided[member], count = true, count + 1 end
+  all[name] = {name = name, q = q, n = tonumber(n), m = m, x = count > 0 and avoided or nil, avoided = count}
+  return all[name]
+end})
+
+local function class_of(q, n, avoided, m)
+  table.sort(avoided)
+  return table.concat({q, n, table.concat(avoided, ' '), #m .. ':' .. m}, '|')
 end
 
+-- The place of a class in `classes`. Of equal passes the one for more images is first, as it finds capacity less often;
+-- batch classes come after all others.
+local function rank_of(class, pass) return pass - class.n * 1e-9 + (class.q == 'b' and 1e12 or 0) end
+
+-- The names of a range with scores.
+local function names_of(page)
+  local names = {}
+  for i = 1, #page, 2 do names[#names + 1] = page[i] end
+  return names
+end
+
+local function line_of(waiter)
+  return table.concat({waiter.k, waiter.f, string.format('%016.0f', waiter.at), waiter.id}, '|')
+end
+
+-- The ID of the first request of a flow in a class.
 local function first_of(class, flow)
-  local found = redis.call('ZRANGEBYLEX', K.line, '[' .. class .. '|' .. flow .. '|', '(' .. class .. '|' .. flow .. '}', 'LIMIT', 0, 1)
+  local from = class .. '|' .. flow
+  local found = redis.call('ZRANGEBYLEX', K.queue, '[' .. from .. '|', '(' .. from .. '}', 'LIMIT', 0, 1)
   return found[1] and string.match(found[1], '[^|]*$')
 end
 
-local function place_of(id)
-  local kept = redis.call('HGET', K.places, id)
-  local place = kept and cmsgpack.unpack(kept)
-  if place then place.id = id end
-  return place
+local function waiter_of(id)
+  local kept = redis.call('HGET', K.waiters, id)
+  local waiter = kept and cmsgpack.unpack(kept)
+  if waiter then waiter.id = id end
+  return waiter
 end
 
-local function set_of(list)
-  local found = {}
-  for _, name in ipairs(list) do found[name] = true end
-  return found
+local function note_waiting(waiter, more)
+  local name = 'waiting_' .. string.sub(waiter.f, 1, 1)
+  set_meta(name, math.max(0, setting(name) + more))
+  redis.call('HINCRBYFLOAT', touch('queued'), waiter.k, more * waiter.c)
 end
 
-local function class_for(need)
-  table.sort(need.x)
-  local text = cjson.encode({need.q, need.n, need.m, table.concat(need.x, ' ')})
-  local number = redis.call('HGET', K.classids, text)
-  if number then return number end
-  add_meta('classes_made', 1)
-  number = string.format('%.0f', setting('classes_made'))
-  redis.call('HSET', touch('classids'), text, number)
-  redis.call('HSET', touch('class'), number, cmsgpack.pack({need.q, need.n, need.m, need.x, text}))
-  return number
-end
-
-local classes = {}  -- those that were read
-
-local function read_classes(numbers)
-  read_fields(classes, 'class', numbers, function(kept)
-    local q, n, m, x, text = unpack(cmsgpack.unpack(kept))
-    return {q = q, n = n, m = m, x = #x > 0 and set_of(x) or nil, text = text, number = false, pass = false, rank = false,
-      able = false, able_at = false, fits_at = false}  -- a table of its final size
-  end)
-end
-
-local function waiting(q) return setting('waiting_' .. q) end
-
-local function note_waiting(place, more)
-  local q = string.sub(place.f, 1, 1)
-  set_meta('waiting_' .. q, math.max(0, waiting(q) + more))
-  redis.call('HINCRBYFLOAT', touch('queued'), place.k, more * place.c)
-end
-
--- `need`: q (i: interactive, b: batch), n = images, m = model, x = what it avoids. `place`: id, f = q .. ":" .. tenant, w = weight,
--- at = when it first asked, d = until when it waits, p = channel of its process, c = cost, r = repeats; k = class.
-local function join(need, place)
-  place.k = class_for(need)
-  redis.call('ZADD', touch('line'), 0, spot(place))
-  redis.call('HSET', touch('places'), place.id, cmsgpack.pack(place))
-  redis.call('SADD', touch('waiting:' .. place.p), place.id)
-  local pass = tonumber(redis.call('ZSCORE', K.active, place.f) or start_of(place.f))
-  local waits = redis.call('HINCRBY', touch('waits'), place.f, 1)
+-- `waiter`: id, k = its class, f = q .. ":" .. tenant, w = weight, at = when it first asked, d = until when it waits, p
+-- = channel of its process, c = cost, r = repeats.
+local function join(waiter)
+  local flow = waiter.f
+  redis.call('ZADD', touch('queue'), 0, line_of(waiter))
+  redis.call('HSET', touch('waiters'), waiter.id, cmsgpack.pack(waiter))
+  redis.call('SADD', touch('waiting:' .. waiter.p), waiter.id)
+  local pass, waits = pass_of(flow), redis.call('HINCRBY', touch('waits'), flow, 1)
   if waits == 1 then
-    redis.call('ZADD', touch('active'), pass, place.f)
-    redis.call('ZREM', K.idle, place.f)
-    if need.q == 'i' then
-      redis.call('HSET', touch('weights'), place.f, place.w)
-      add_meta('weight', place.w)
+    redis.call('ZADD', touch('active'), pass, flow)
+    redis.call('ZREM', K.idle, flow)
+    if not is_batch(flow) then
+      redis.call('HSET', touch('weights'), flow, waiter.w)
+      add_meta('weight', waiter.w)
     end
   end
-  note_flow(place.f, place.w, 0, waits)
-  redis.call('ZADD', touch('class:' .. place.k), pass, place.f)
-  local first = tonumber(redis.call('ZSCORE', K.classes, place.k) or math.huge)
-  redis.call('ZADD', touch('classes'), math.min(first, pass + (need.q == 'b' and BATCH_AFTER or 0)), place.k)
-  note_waiting(place, 1)
+  note_flow(flow, waiter.w, 0, waits)
+  redis.call('ZADD', touch('class:' .. waiter.k), pass, flow)
+  local first = tonumber(redis.call('ZSCORE', K.classes, waiter.k) or math.huge)
+  redis.call('ZADD', touch('classes'), math.min(first, rank_of(classes[waiter.k], pass)), waiter.k)
+  note_waiting(waiter, 1)
 end
 
-local function drop_class(number)
-  read_classes({number})
-  if classes[number] then redis.call('HDEL', K.classids, classes[number].text) end
-  redis.call('HDEL', K.class, number)
-  redis.call('HDEL', K.queued, number)
-  redis.call('ZREM', K.classes, number)
-end
-
--- The flow has nothing in the queue any more; it keeps its pass as long as that is ahead.
-local function leave_flow(place, pass)
-  redis.call('HDEL', K.waits, place.f)
-  pass = pass or tonumber(redis.call('ZSCORE', K.active, place.f) or 0)
-  redis.call('ZREM', K.active, place.f)
-  if pass > setting('virtual') then redis.call('ZADD', touch('idle'), pass, place.f) end
-  local weight = tonumber(redis.call('HGET', K.weights, place.f) or 0)
-  redis.call('HDEL', K.weights, place.f)
+-- Leaves the queue; `pass` is the flow's new pass, if it has another. A flow without waiting requests keeps its pass as
+-- long as that is ahead.
+local function leave(waiter, pass)
+  local flow, class = waiter.f, K['class:' .. waiter.k]
+  redis.call('ZREM', K.queue, line_of(waiter))
+  redis.call('HDEL', K.waiters, waiter.id)
+  redis.call('SREM', K['waiting:' .. waiter.p], waiter.id)
+  note_waiting(waiter, -1)
+  if not first_of(waiter.k, flow) then redis.call('ZREM', class, flow) end
+  if redis.call('EXISTS', class) == 0 then
+    redis.call('HDEL', K.queued, waiter.k)
+    redis.call('ZREM', K.classes, waiter.k)
+  end
+  if redis.call('HINCRBY', K.waits, flow, -1) > 0 then
+    if pass then redis.call('ZADD', K.active, pass, flow) end
+    return
+  end
+  redis.call('HDEL', K.waits, flow)
+  pass = pass or pass_of(flow)
+  redis.call('ZREM', K.active, flow)
+  if pass > setting('virtual') then redis.call('ZADD', touch('idle'), pass, flow) end
+  local weight = tonumber(redis.call('HGET', K.weights, flow) or 0)
+  redis.call('HDEL', K.weights, flow)
   set_meta('weight', redis.call('HLEN', K.weights) == 0 and 0 or setting('weight') - weight)
 end
 
--- Leave the queue; `pass` is the flow's new pass, if it has another.
-local function leave(place, pass)
-  redis.call('ZREM', K.line, spot(place))
-  redis.call('HDEL', K.places, place.id)
-  redis.call('SREM', K['waiting:' .. place.p], place.id)
-  note_waiting(place, -1)
-  if not first_of(place.k, place.f) then redis.call('ZREM', K['class:' .. place.k], place.f) end
-  if redis.call('EXISTS', K['class:' .. place.k]) == 0 then drop_class(place.k) end
-  if redis.call('HINCRBY', K.waits, place.f, -1) <= 0 then
-    leave_flow(place, pass)
-  elseif pass then
-    redis.call('ZADD', K.active, pass, place.f)
-  end
-end
-
--- Processes without a heartbeat lose their places, some in each script, and what they were given and have not taken.
+-- Processes without a heartbeat lose their waiting requests, some in each script, and the leases that they have not
+-- claimed.
 local function drop_dead()
-  if in_grace() then return end
-  local dead = redis.call('ZRANGEBYSCORE', K.processes, '-inf', now, 'LIMIT', 0, 1)[1]
+  local dead = not in_grace() and redis.call('ZRANGEBYSCORE', K.processes, '-inf', now, 'LIMIT', 0, 1)[1]
   if not dead then return end
   local set = K['waiting:' .. dead]
   for _, id in ipairs(redis.call('SRANDMEMBER', set, BATCH)) do
-    local place = place_of(id)
-    if place then leave(place) else redis.call('SREM', set, id) end
+    local waiter = waiter_of(id)
+    if waiter then leave(waiter) else redis.call('SREM', set, id) end
   end
-  local grants = redis.call('HGETALL', K.grants)
-  for i = 1, #grants, 2 do
-    local lease = grants[i + 1] == dead and lease_of(grants[i])
-    local a = lease and give_back(grants[i], lease, true)
+  each_field(K.grants, function(id, process)
+    local lease = process == dead and lease_of(id)
+    local a = lease and give_back(id, lease, true)
     if a then put_back(a) end
-  end
+  end)
   if redis.call('EXISTS', set) == 0 then redis.call('ZREM', K.processes, dead) end
-end
-
-local function is_alive(process)
-  local until_us = redis.call('ZSCORE', K.processes, process)
-  return in_grace() or (until_us and tonumber(until_us) > now)
 end

@@ -1,21 +1,23 @@
 -- The one rule: which account can serve a need, and when. Lease, dispatch, forecast, wake-up and readiness ask it.
--- Shared, after keys.lua.
+-- Shared, after accounts.lua.
 --
 -- An account is of one kind, by which it stands in the index, so that no script looks at all accounts:
---   ready    it has room for one image and a usable key. Score: kept by its pace or not, the images it lacks, how full, when used
+--   ready    it has room for one image and a usable key. Score: held back by its pace or not, the images it lacks, how
+--            full, when used
 --   full     it has a usable key, and room later. Score: when
 --   resting  its keys cool down, or a trial decides. Score: when they may be used
 --   out      its keys are quarantined. Score: when they may be tried
---   none     a person took it out, or it has no key
--- The index has a sorted set a kind and group, KIND:GROUP; accounts of one group can serve the same needs. `groups` has their
--- numbers by signature: the images that a minute allows (to SHELVES), and the models that all their keys deny.
-local SHELVES = 16            -- rooms for images that the index tells apart
+--   none     an operator took it out, or it has no key
+-- The index has a sorted set a kind and group, KIND:GROUP; accounts of one group can serve the same needs. `groups` has
+-- their numbers by signature: the images that a minute allows (to SHELVES), and the models that all their keys deny.
+local TRIAL = 5 * 1000000     -- assumed duration of a half-open trial
+local SHELVES = 16            -- numbers of free images that the index tells apart
 local SHELF = 1000000
 local FRONT = 32              -- accounts of one kind and group that a script looks at
 local ROWS = SHELVES + 1      -- of the index: the images that an account lacks to SHELVES
 
--- When an account can serve a need: a moment, `now` with key and trials; or nil, with what keeps it (see key_of).
--- `is_over`: the tenant has had its share, and takes only what the even pace lets through.
+-- When an account can serve a need: a moment, `now` with key and the fields of its cooldowns; or nil, with what keeps
+-- it (see key_of). `is_over`: the tenant has had its share, and takes only what the even pace lets through.
 local function serve_at(a, need, is_over)
   if not a.record or need.n > a.record.images_per_minute then return nil, {} end
   local key, more = key_of(a, need)
@@ -33,12 +35,12 @@ local groups, fronts, moves = nil, {}, 0  -- moves: how often an account's place
 -- The first accounts of a kind and group, each with its score: `due` those that their pace lets go, `early` the others.
 local function front(kind, group)
   local name = kind .. ':' .. group
-  if fronts[name] then return fronts[name] end
-  local set, from, to = K[name], '-inf', '+inf'
-  if kind == 'due' or kind == 'early' then
-    set, from, to = K['ready:' .. group], kind == 'due' and 0 or ROWS * SHELF, kind == 'due' and '(' .. ROWS * SHELF or '+inf'
+  if not fronts[name] then
+    local set, from, to = K[name], '-inf', '+inf'
+    if kind == 'due' then set, from, to = K['ready:' .. group], 0, '(' .. ROWS * SHELF end
+    if kind == 'early' then set, from = K['ready:' .. group], ROWS * SHELF end
+    fronts[name] = redis.call('ZRANGEBYSCORE', set, from, to, 'WITHSCORES', 'LIMIT', 0, FRONT)
   end
-  fronts[name] = redis.call('ZRANGEBYSCORE', set, from, to, 'WITHSCORES', 'LIMIT', 0, FRONT)
   return fronts[name]
 end
 
@@ -49,39 +51,37 @@ local function forget_fronts(kind, group)
 end
 
 local function all_groups()
-  if not groups then
-    groups = {}
-    local kept = redis.call('HGETALL', K.groups)
-    for i = 1, #kept, 2 do
-      local signature = cjson.decode(kept[i])
-      groups[#groups + 1] = {number = kept[i + 1], text = kept[i], images = signature[1], denied = signature[2]}
-    end
-    if meta.mixed then groups[#groups + 1] = {number = '0', images = SHELVES, denied = {}} end
-  end
+  if groups then return groups end
+  groups = {}
+  each_field(K.groups, function(text, number)
+    local signature = cjson.decode(text)
+    groups[#groups + 1] = {number = number, text = text, images = signature[1], denied = set_of(signature[2])}
+  end)
+  if meta.mixed then groups[#groups + 1] = {number = '0', images = SHELVES, denied = {}} end
   return groups
 end
 
 local function group_of(a)
   local GROUPS_MAX = 64  -- signatures; accounts of further ones share group 0, and each is looked at itself
-  local denied = {}
-  local key, why = key_of(a, {n = 1})
+  local denied, key, why = {}, key_of(a, {n = 1})
   for _, model in ipairs(denied_models()) do
     local one, reason = key_of(a, {n = 1, m = model})
     if not one and (key or (why.waits and not reason.waits)) then denied[#denied + 1] = model end
   end
   table.sort(denied)
-  local text = '[' .. math.min(SHELVES, a.record.images_per_minute) .. ',' .. (#denied > 0 and cjson.encode(denied) or '[]') .. ']'
+  local models = #denied > 0 and cjson.encode(denied) or '[]'
+  local text = '[' .. math.min(SHELVES, a.record.images_per_minute) .. ',' .. models .. ']'
   for _, group in ipairs(all_groups()) do
     if group.text == text then return group.number end
   end
-  local number = redis.call('HLEN', K.groups) + 1
+  local number = tostring(redis.call('HLEN', K.groups) + 1)
   groups = nil
-  if number > GROUPS_MAX then
+  if tonumber(number) > GROUPS_MAX then
     set_meta('mixed', 1)
     return '0'
   end
   redis.call('HSET', touch('groups'), text, number)
-  return group_of(a)
+  return number
 end
 
 -- The groups whose accounts can serve a need at all.
@@ -89,9 +89,9 @@ local function able_groups(need)
   if need.able and need.able_at == groups then return need.able end
   local found = {}
   for _, group in ipairs(all_groups()) do
-    local is_able = group.images >= math.min(SHELVES, need.n)
-    for _, model in ipairs(group.denied) do is_able = is_able and model ~= need.m end
-    if is_able then found[#found + 1] = group.number end
+    if group.images >= math.min(SHELVES, need.n) and not group.denied[need.m or ''] then
+      found[#found + 1] = group.number
+    end
   end
   need.able, need.able_at = found, groups
   return found
@@ -105,43 +105,34 @@ local function kind_of(a)
     if not why.waits then return 'out', why.at, why.next_us end
     return 'resting', math.max(now, why.at), math.min(why.next_us or math.huge, why.at > now and why.at or now + TRIAL)
   end
-  if not has_room(a, 1) then
-    local at, minute_at = room_at(a, 1)
-    return 'full', at, minute_at
-  end
+  local load, limits, concurrency = a.load, a.record, concurrency_of(a)
+  local at, minute_at = room_at(a, 1)
+  if minute_at > now or load.in_flight >= concurrency then return 'full', at, minute_at end
   local due, span = pace_of(a)
-  if a.load.kind == 'full' and due < now - span / 2 then  -- it was full for a while: accounts that were, begin apart
-    a.load.paced_at = now
+  if load.kind == 'full' and due < now - span / 2 then  -- it was full for a while: accounts that were, begin apart
+    load.paced_at = now
     span = select(2, pace_of(a))
-    a.load.paced_at = now - span * (1 - (a.record.phase or 0))
+    load.paced_at = now - span * (1 - (limits.phase or 0))
     due = pace_of(a)
   end
-  local shelf = math.max(0, math.min(SHELVES, a.record.images_per_minute - a.images))
+  local shelf = math.max(0, math.min(SHELVES, limits.images_per_minute - a.images))
   local row = (due <= now and 0 or ROWS) + SHELVES - shelf
-  return 'ready', row * SHELF + fullness(a) + ((a.load.used_at or 0) % 1e10) / 1e10, due > now and due or nil
+  local usage = math.max(a.requests / rate_of(a), a.images / limits.images_per_minute, load.in_flight / concurrency)
+  local fullness = math.floor(usage * 10000 / limits.weight)
+  return 'ready', row * SHELF + fullness + ((load.used_at or 0) % 1e10) / 1e10, due > now and due or nil
 end
 
--- The account's lanes and calls in flight, in the sums of its group and of all.
-local function note_lanes(a, group)
-  local before, after = a.load.lanes_of, nil
-  if group then after = {group, lanes_of(a), a.load.flying} end
-  a.load.lanes_of = after
-  if before and after and before[1] == after[1] and before[2] == after[2] then
-    if before[3] ~= after[3] then add_meta('flying:' .. group, after[3] - before[3]) end
-    return
-  end
-  for sign, one in pairs({[-1] = before or false, [1] = after or false}) do
-    if one then
-      add_meta('lanes:' .. one[1], sign * one[2])
-      add_meta('flying:' .. one[1], sign * one[3])
-      add_meta('lanes', sign * one[2])
-    end
-  end
+-- Adds an account's part to the sums of usable accounts: {group, requests of a minute, concurrency, calls in flight}.
+local function add_sums(sums, sign)
+  if not sums then return end
+  add_meta('capacity', sign * sums[2])
+  add_meta('concurrency', sign * sums[3])
+  add_meta('concurrency:' .. sums[1], sign * sums[3])
+  add_meta('in_flight:' .. sums[1], sign * sums[4])
 end
 
-local function place(a, kind, score)
-  local load = a.load
-  local group = kind and group_of(a)
+local function index(a, kind, score)
+  local load, group = a.load, kind and group_of(a)
   if load.kind then
     forget_fronts(load.kind, load.group)
     if load.kind ~= kind or load.group ~= group then redis.call('ZREM', K[load.kind .. ':' .. load.group], a.name) end
@@ -155,56 +146,53 @@ local function place(a, kind, score)
     forget_fronts(kind, group)
   end
   load.kind, load.group, load.score = kind, group, score
+  add_sums(load.sums, -1)
   local is_usable = kind == 'ready' or kind == 'full'
-  local before, capacity = load.capacity or 0, is_usable and rate_of(a) or 0
-  if capacity ~= before then add_meta('capacity', capacity - before) end
-  load.capacity = capacity
-  note_lanes(a, is_usable and group or nil)
+  load.sums = is_usable and {group, rate_of(a), concurrency_of(a), load.in_flight} or nil
+  add_sums(load.sums, 1)
 end
 
--- Write an account back: its place in the index, and when it is to be looked at again.
+-- Writes an account back: its place in the index, and when it is to be looked at again.
 local function put_back(a)
   local load, next_us = a.load, math.huge
   local function at(us) if us and us > now and us < next_us then next_us = us end end
   if load.log[1] then at(load.log[1] + window()) end
   if not a.record then
-    place(a, nil)
-    if not load.log[1] and load.flying == 0 then
-      redis.call('ZREM', K.turns, a.name)
+    index(a, nil)
+    if not load.log[1] and load.in_flight == 0 then
+      redis.call('ZREM', K.timers, a.name)
       redis.call('HDEL', K.loads, a.name)
       return
     end
   else
     if load.rate and rate_of(a) >= a.record.requests_per_minute then load.rate, load.rate_at = nil, nil end
-    if load.lanes and lanes_of(a) >= a.record.max_concurrency then load.lanes, load.lanes_at = nil, nil end
-    if load.rate then at(load.rate_at + (math.floor((now - load.rate_at) / MINUTE) + 1) * MINUTE) end
-    if load.lanes then at(load.lanes_at + (math.floor((now - load.lanes_at) / MINUTE) + 1) * MINUTE) end
-    if load.flying > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
+    if load.concurrency and concurrency_of(a) >= a.record.max_concurrency then
+      load.concurrency, load.concurrency_at = nil, nil
+    end
+    for _, since in pairs({load.rate_at, load.concurrency_at}) do
+      at(since + (math.floor((now - since) / MINUTE) + 1) * MINUTE)
+    end
+    if load.in_flight > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
     local kind, score, change_us = kind_of(a)
     at(change_us)
     for _, model in ipairs(denied_models()) do
-      local _, why = key_of(a, {n = 1, m = model})
-      at(why.next_us)
+      local key, why = key_of(a, {n = 1, m = model})
+      if not key then at(why.next_us) end
     end
-    place(a, kind, score)
+    index(a, kind, score)
   end
   if next_us < math.huge then
-    redis.call('ZADD', touch('turns'), next_us, a.name)
+    redis.call('ZADD', touch('timers'), next_us, a.name)
   else
-    redis.call('ZREM', K.turns, a.name)
+    redis.call('ZREM', K.timers, a.name)
   end
   redis.call('HSET', touch('loads'), a.name, cmsgpack.pack(load))
 end
 
-local function count_of(set)
-  local count = 0
-  for _ in pairs(set) do count = count + 1 end
-  return count
-end
-
 local function shelf_at(score) return SHELVES - math.floor(score / SHELF) % ROWS end
 
--- Whether an account of a kind may have room for a need now; `choose` finds out.
+-- Whether an account may have room for a need now, of those that their pace lets go (`due`) or of any; `choose` finds
+-- out.
 local function may_fit(need, kind)
   if need.fits_at ~= moves then need.fits_at, need.due, need.early = moves, nil, nil end
   if need[kind] == nil then
@@ -219,21 +207,21 @@ end
 
 local function may_fit_any(need) return may_fit(need, 'due') or may_fit(need, 'early') end
 
--- The account that serves a need now: {account, key, trials}; or nil. `reserved`: by account the images of the call that it is
--- kept for, and that must not be put off.
+-- The account that serves a need now: {account, key, fields of its cooldowns}; or nil. `reserved`: by account the
+-- images of the call that it is kept for, and that must not be delayed.
 local function choose(need, is_over, reserved)
   local best, lowest = nil, math.huge
   for _, kind in ipairs(is_over and {'due'} or {'due', 'early'}) do
     for _, group in ipairs(able_groups(need)) do
-      local tries = 1 + (need.x and count_of(need.x) or 0) + (group == '0' and FRONT or 0)
+      local tries = 1 + (need.avoided or 0) + (group == '0' and FRONT or 0)
       local entries = front(kind, group)
       for i = 1, #entries, 2 do
         local name, score = entries[i], tonumber(entries[i + 1])
         if tries == 0 or score >= lowest or shelf_at(score) < math.min(SHELVES, need.n) then break end
-        local a, others = account(name), reserved[name]
-        if a and not (others and puts_off(a, need.n, others)) then
-          local at, key, trials = serve_at(a, need, is_over)
-          if at and at <= now and key then best, lowest = {a, key, trials}, score end
+        local a, others = accounts[name], reserved[name]
+        if a and not (others and delays(a, need.n, others)) then
+          local at, key, fields = serve_at(a, need, is_over)
+          if at and at <= now and key then best, lowest = {a, key, fields}, score end
           tries = tries - 1
         end
       end
@@ -242,54 +230,35 @@ local function choose(need, is_over, reserved)
   return best
 end
 
--- The account that has the most room for a need for several images, which waits only for room.
-local function roomiest(need, reserved)
-  for _, kind in ipairs({'due', 'early'}) do
-    for _, group in ipairs(need.n > 1 and able_groups(need) or {}) do
-      local entries = front(kind, group)
-      for i = 1, #entries, 2 do
-        local a = not reserved[entries[i]] and account(entries[i])
-        if a and need.n <= a.record.images_per_minute and key_of(a, need) then return a.name end
-      end
-    end
-  end
-  return nil
-end
-
--- The soonest moment at which some account can serve a need, and the account; or nil and why: "down" with the moment at
--- which one that is out may be back (0 unknown), or "nothing": all that could serve are to be avoided.
--- Looks at the first account of each kind and group, and at one more for each that is to be avoided. An upstream whose breaker
--- is open is waited for only by what waits already (`waits`), for a minute at most.
+-- The soonest moment at which some account can serve a need, and "busy" or "down", the reason to wait; or nil and why:
+-- "down" with the moment at which one that is out may be back (0 unknown), or "nothing": all that could serve are
+-- avoided. Looks at the first account of each kind and group, and at one more for each that is to be avoided. An
+-- upstream whose breaker is open is waited for only by what waits already (`waits`), for a minute at most.
 local function outlook(need, is_over, waits)
-  local left, rest = gate()
-  if left == 0 and is_out(rest) then
-    local worth_us = waits and rest.state == 'cooling' and MINUTE or 0
-    if rest.until_us > now + worth_us then return nil, 'down', rest.until_us end
+  local left, breaker = gate()
+  if left == 0 and is_out(breaker) then
+    local worth_us = waits and breaker.state == 'cooling' and MINUTE or 0
+    if breaker.until_us > now + worth_us then return nil, 'down', breaker.until_us end
   end
-  local soonest, found, back, is_avoided = math.huge, nil, math.huge, false
-  local most = need.x and count_of(need.x) or 0
+  local soonest, reason, back, is_avoided = math.huge, nil, math.huge, false
   for _, group in ipairs(all_groups()) do
     for _, kind in ipairs({'due', 'early', 'full', 'resting', 'out'}) do
       local entries = front(kind, group.number)
-      for i = 1, math.min(#entries, 2 + 2 * most), 2 do
-        if soonest <= now then break end
-        local a = account(entries[i])
-        if a then
-          local at, more, why = serve_at(a, need, is_over)
-          if at and at < soonest then
-            soonest, found = at, {a, why and why.state == 'cooling' and not why.busy and 'down' or 'busy'}
-          elseif not at then
-            is_avoided = is_avoided or more.is_avoided
-            if more.at and more.at > now and more.at < back then back = more.at end
-          end
+      for i = 1, math.min(#entries, 2 + 2 * (need.avoided or 0)), 2 do
+        local a = soonest > now and accounts[entries[i]]
+        local at, more, why
+        if a then at, more, why = serve_at(a, need, is_over) end
+        if at and at < soonest then
+          soonest, reason = at, why.state == 'cooling' and not why.busy and 'down' or 'busy'
+        elseif a and not at then
+          is_avoided = is_avoided or more.is_avoided
+          if more.at and more.at > now and more.at < back then back = more.at end
         end
       end
     end
   end
-  if not found then return nil, is_avoided and 'nothing' or 'down', back < math.huge and back or 0 end
-  if left == 0 then
-    local opens_us = is_out(rest) and rest.until_us or now + TRIAL
-    if opens_us > soonest then soonest, found[2] = opens_us, 'down' end
-  end
-  return soonest, found[2], found[1]
+  if not reason then return nil, is_avoided and 'nothing' or 'down', back < math.huge and back or 0 end
+  local opens_us = left == 0 and (is_out(breaker) and breaker.until_us or now + TRIAL) or 0
+  if opens_us > soonest then return opens_us, 'down' end
+  return soonest, reason
 end
