@@ -95,7 +95,7 @@ def record(upstream: str, name: str, prefix: str = PREFIX) -> str:
 
 
 @lru_cache(maxsize=_CACHED_KEYS_MAX)
-def _keys(prefix: str, upstream: str, day: int) -> list[str]:
+def _keys(upstream: str, day: int, prefix: str = PREFIX) -> list[str]:
     """Returns the keys passed to every script. `day` counts from the Unix epoch."""
     today = time.strftime("%Y%m%d", time.gmtime(day * _DAY_S))
     return [record(upstream, name, prefix) for name in (*_NAMES, f"day:{today}")]
@@ -118,7 +118,7 @@ class Scripts:
 
     async def raw(self, act: str, upstream: str, args: list[Value]) -> str:
         """Runs a script and returns its JSON reply. Raises: GatewayError REDIS_UNAVAILABLE."""
-        text = str(await self._scripts[act](_keys(self._prefix, upstream, int(self._clock() // _DAY_S)), args))
+        text = str(await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S), self._prefix), args))
         if '"events"' in text:
             for event in msgspec.json.decode(text, type=_StateChanges).events:
                 self._log_state_change(upstream, *event)
