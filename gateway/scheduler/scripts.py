@@ -90,7 +90,7 @@ def record(upstream: str, name: str, prefix: str = PREFIX) -> str:
 
 
 @lru_cache(maxsize=_CACHED_KEYS_MAX)
-def _keys(prefix: str, upstream: str, day: int) -> list[str]:
+def _keys(upstream: str, day: int, prefix: str = PREFIX) -> list[str]:
     """Returns the keys passed to every script. `day` counts from the Unix epoch."""
     today = time.strftime("%Y%m%d", time.gmtime(day * _DAY_S))
     return [record(upstream, name, prefix) for name in (*_NAMES, f"day:{today}")]
@@ -109,7 +109,7 @@ class Scripts:
 
     async def run(self, act: str, upstream: str, args: list[Value]) -> Reply:
         """Runs a script. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
-        text = await self._scripts[act](_keys(self._prefix, upstream, int(self._clock() // _DAY_S)), args)
+        text = await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S), self._prefix), args)
         reply = msgspec.json.decode(str(text), type=Reply, strict=False)
         for event in reply.events:
             self._log_state_change(upstream, *event)
