@@ -68,7 +68,6 @@ class RequestContext:
     """Images; 0 until the request is parsed."""
     delivered: int = 0
     missing: int = 0
-    """Requested images that the result lacks."""
     error_code: ErrorCode | None = None
     param: str = ""
     """The invalid request field."""
@@ -78,4 +77,3 @@ class RequestContext:
     reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None
-    """The status of the tenant's rate limits."""

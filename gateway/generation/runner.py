@@ -103,7 +103,6 @@ class Upstreams:
         self.supply, self._served = supply, supply.after(self.supply)
 
     async def flush(self) -> None:
-        """Waits until every call is reported to the scheduler."""
         await self._caller.flush()
 
     async def generate(
@@ -241,7 +240,6 @@ class Upstreams:
     async def _call(
         self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt
     ) -> CallResult:
-        """Sends a call and receives its images."""
         endpoint = run.supply.endpoints[target.upstream]
         made: CallResult
         try:
@@ -262,15 +260,13 @@ class Upstreams:
     async def _receive(
         self, run: JobContext, target: PlannedTarget, order: UpstreamCall, reply: ImageReply
     ) -> CallResult:
-        """Converts a reply to images in the requested format."""
         pictures, links = reply.pictures, run.supply.endpoints[target.upstream].links
         if any(isinstance(picture, ImageUrl) for picture in pictures):
             remaining_s, memory = max(0.0, run.ends_at - self._monotonic()), run.context.memory
             pictures = await self._fetcher.deliver(pictures, run.job.delivery, links, remaining_s, memory)
         order.entry.deliver(len(pictures), reply.withheld(order.images))
         if not pictures:
-            detail = f"{len(reply.pictures)} result links could not be fetched"
-            return GatewayError(ErrorCode.DOWNLOAD_FAILED, detail)
+            return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
         return ImageResult(pictures, target.shape.made, order.images, reply.id)
