@@ -72,11 +72,8 @@ class UpstreamCall:
     """Per image."""
     job: ImageJob = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Added to the headers of every call."""
     entry: OpenCall = field(default_factory=OpenCall)
-    """Records that the call was sent, and how it failed."""
     memory: ByteAccount = field(default_factory=ByteAccount)
-    """The byte account of the reply."""
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +127,6 @@ class UpstreamClient:
         await asyncio.shield(self._release(lease, NOT_SENT))
 
     async def flush(self) -> None:
-        """Waits for pending reports."""
         if self._releasing:
             await asyncio.wait(self._releasing)
 

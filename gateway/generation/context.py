@@ -70,7 +70,6 @@ class RequestContext:
     status: int = 0
     """HTTP status; 0 until the response begins."""
     missing: int = 0
-    """Requested images that the result lacks."""
     error_code: ErrorCode | None = None
     param: str = ""
     """The invalid request field."""
@@ -80,4 +79,3 @@ class RequestContext:
     reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None
-    """The status of the tenant's rate limits."""

@@ -36,8 +36,7 @@ class ByteBudget:
     held_bytes: int = 0
     freed_bytes: int = 0
     """Released since the start."""
-    by_tenant: Counter[str] = field(default_factory=Counter)
-    """Bytes held."""
+    held_by_tenant: Counter[str] = field(default_factory=Counter)
     over_share: dict[str, "ByteAccount"] = field(default_factory=dict)
     """The one request of each tenant that may exceed its share."""
     over_budget: "ByteAccount | None" = None
@@ -57,7 +56,7 @@ class ByteAccount:
     def take(self, count: int) -> None:
         """Counts bytes before they are received. Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL."""
         if not self._has_room(count):
-            total_bytes, tenant_bytes = self.budget.held_bytes, self.budget.by_tenant[self.tenant]
+            total_bytes, tenant_bytes = self.budget.held_bytes, self.budget.held_by_tenant[self.tenant]
             if tenant_bytes + count > self.budget.max_bytes // 2:  # not even with everything else free
                 raise GatewayError(ErrorCode.TENANT_MEMORY_FULL, f"{tenant_bytes} bytes are held")
             detail = f"{total_bytes} bytes are held, {tenant_bytes} of them by the tenant"
@@ -76,9 +75,9 @@ class ByteAccount:
         budget = self.budget
         self.held_bytes += count
         budget.held_bytes += count
-        budget.by_tenant[self.tenant] += count
-        if not budget.by_tenant[self.tenant]:
-            del budget.by_tenant[self.tenant]
+        budget.held_by_tenant[self.tenant] += count
+        if not budget.held_by_tenant[self.tenant]:
+            del budget.held_by_tenant[self.tenant]
         if count < 0:
             budget.freed_bytes -= count
             budget.freed.set()
@@ -97,7 +96,7 @@ class ByteAccount:
         """Returns True if the tenant has a share left, or a reply may exceed it. A reply over budget never waits."""
         budget, beyond = self.budget, self.budget.over_budget
         left_bytes = budget.max_bytes - budget.held_bytes + (beyond.held_bytes if beyond else 0) - count
-        if budget.by_tenant[self.tenant] + count <= left_bytes or (is_reply and beyond is self):
+        if budget.held_by_tenant[self.tenant] + count <= left_bytes or (is_reply and beyond is self):
             return True
         if not is_reply or budget.over_share.setdefault(self.tenant, self) is not self:
             return False

@@ -47,7 +47,6 @@ class RetryState:
     soonest_s: float = math.inf
 
     def copy(self) -> "RetryState":
-        """Copies the state for one of several parts of the job."""
         return replace(self, avoided=set(self.avoided))
 
     def note_failure(self, error: GatewayError, key: ProviderKey) -> None:

@@ -102,7 +102,6 @@ class Upstreams:
         self.supply, self._served = supply, supply.after(self.supply)
 
     async def flush(self) -> None:
-        """Waits until every call is reported to the scheduler."""
         await self._caller.flush()
 
     async def generate(
@@ -240,7 +239,6 @@ class Upstreams:
     async def _call(
         self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt
     ) -> CallResult:
-        """Sends a call and receives its images."""
         endpoint = run.supply.endpoints[target.upstream]
         made: CallResult
         try:
@@ -261,7 +259,6 @@ class Upstreams:
     async def _receive(
         self, run: JobContext, target: PlannedTarget, order: UpstreamCall, reply: ImageReply
     ) -> CallResult:
-        """Converts a reply to images in the requested format."""
         pictures, links = reply.pictures, run.supply.endpoints[target.upstream].links
         if any(isinstance(picture, ImageUrl) for picture in pictures):
             remaining_s, memory = max(0.0, run.ends_at - self._monotonic()), run.context.memory
@@ -269,8 +266,7 @@ class Upstreams:
         withheld = max(0, min(order.images - len(reply.pictures), reply.failed or 0))  # at most as many as are missing
         order.entry.share.deliver(order.images, len(pictures), withheld)
         if not pictures:
-            detail = f"{len(reply.pictures)} result links could not be fetched"
-            return GatewayError(ErrorCode.DOWNLOAD_FAILED, detail)
+            return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
         return ImageResult(pictures, target.shape.made, order.images, reply.id)

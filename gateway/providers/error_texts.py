@@ -112,7 +112,6 @@ def pieces_of(texts: Iterable[str], length: int) -> dict[int, set[str]]:
 
 
 def replace_hidden(text: str, hidden: list[bool], instead: str) -> str:
-    """Replaces each stretch of hidden characters."""
     return "".join(
         instead if is_hidden and not (at and hidden[at - 1]) else "" if is_hidden else character
         for at, (character, is_hidden) in enumerate(zip(text, hidden, strict=True))

@@ -41,7 +41,6 @@ class KeyCheck:
     has_plan_left: bool = False
     """The plan certainly has quota left."""
     seconds: float = 0.0
-    """Duration of the check."""
 
 
 class Provider(Protocol):

@@ -193,7 +193,6 @@ def has_unique_members(body: bytes | bytearray) -> bool:
 
 
 def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
-    """Raises: ValueError for a duplicate name."""
     unique = dict(members)
     if len(unique) != len(members):
         raise ValueError

@@ -73,7 +73,6 @@ _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...
 
 
 def map_error(error: BaseException) -> httpx.TransportError:
-    """Returns the httpx exception equivalent to aiohttp's."""
     kind = next(to for kind, to in _ERRORS if isinstance(error, kind))
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
         return kind(type(error).__name__)  # the text holds the URL, which may be signed
