@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gateway.api import minimax, openai
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, ChunksResponse, read_json_body
+from gateway.api.fields import Generation
 from gateway.api.request_context import context_of, read_max_wait
 from gateway.api.sse import EventStream
 from gateway.domain.catalog import Catalog
@@ -19,8 +20,6 @@ from gateway.domain.images import ImageResult
 from gateway.domain.tenants import Principal
 from gateway.generation.service import GenerationService
 
-Generation = openai.Generation | minimax.NativeGeneration
-_G = TypeVar("_G", openai.Generation, minimax.NativeGeneration)
 _SERVER_ERROR: Final = 500
 
 
@@ -104,7 +103,7 @@ class ImageRoutes:
             raise
 
 
-async def _read(request: Request, limits: BodyLimits, parse: Callable[[bytes | bytearray], _G]) -> _G:
+async def _read(request: Request, limits: BodyLimits, parse: Callable[[bytes | bytearray], Generation]) -> Generation:
     """Reads and parses a body. Only the parsed job stays in memory and counts, because the wait may take minutes.
 
     Raises: those of `read_json_body`, `parse` and `read_max_wait`.

@@ -1,16 +1,15 @@
 """Client API in MiniMax's and 302.AI's format. Errors are `base_resp` with HTTP 200."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
-from gateway.api.fields import JsonFields, empty, missing, unknown_model
-from gateway.api.openai.response import Chunks
-from gateway.api.provider_fields import plan_targets, read_inputs, read_options, read_pixels, read_ratio, read_seed
-from gateway.domain.catalog import Catalog, Model, PlannedTarget
+from gateway.api.fields import Generation, ProviderFields, Style, missing, parse_fields, plan_targets, unknown_model
+from gateway.api.openai import Chunks
+from gateway.domain.catalog import Catalog
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageJob, ImageResult, ImageUrl, ResponseFormat
 from gateway.domain.sizes import SizePolicy
@@ -66,57 +65,43 @@ _INVALID_PARAMS: Final = 2013
 _SYSTEM_ERROR: Final = 1033
 
 
-@dataclass(frozen=True, slots=True)
-class NativeGeneration:
-    """A valid request in MiniMax's format."""
+class NativeFields(ProviderFields):
+    """The body of a request in MiniMax's format."""
 
-    job: ImageJob
-    model: Model
-    targets: tuple[PlannedTarget, ...]
-    name: str
+    n: Annotated[int, Meta(ge=1, le=IMAGES_MAX)] | None = None
+    response_format: Literal["url", "base64"] | None = None
+    style: Style | None = None
 
 
-def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, policy: SizePolicy) -> NativeGeneration:
+def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, policy: SizePolicy) -> Generation:
     """Parses a request body in MiniMax's format. Model names may have MiniMax's or 302.AI's form.
 
     Raises: GatewayError for an invalid request, with the parameter's name.
     """
-    fields = JsonFields(body)
-    name = fields.string("model")
+    fields = parse_fields(body, NativeFields, overridden=("width", "height"))  # reference/minimax.md 1.2
+    name = fields.model
     if name is None:
         raise missing("model")
-    model = _find(name, catalog)
-    if model is None or not tenant.may_use(model.id):
-        raise unknown_model(name)
-    prompt = fields.string("prompt")
-    if prompt is None:
-        raise missing("prompt")
-    if not prompt.strip():
-        raise empty("prompt")
-    if len(prompt) > model.prompt_max_chars:
-        raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
-    ratio = read_ratio(fields)
-    if ratio:  # it takes precedence over any pixels (reference/minimax.md 1.2)
-        fields.ignore("width", "height")
-    job = ImageJob(
-        prompt=prompt,
-        count=fields.integer("n", 1, IMAGES_MAX) or 1,
-        delivery=ResponseFormat(fields.choice("response_format", ("url", "base64")) or "url"),
-        aspect_ratio=ratio,
-        pixels=None if ratio else read_pixels(fields),
-        seed=read_seed(fields),
-        options=read_options(fields),
-        inputs=read_inputs(fields),
-    )
-    fields.reject_unknown()
-    return NativeGeneration(job, model, plan_targets(job, model, policy), name)
-
-
-def _find(name: str, catalog: Catalog) -> Model | None:
-    """Finds a model by MiniMax's or 302.AI's name, whichever the configuration uses."""
     plain = name.removeprefix(_SPELLING_302)
     candidates = (catalog.find_native(spelling) for spelling in (name, plain, _SPELLING_302 + plain))
-    return next((model for model in candidates if model), None)
+    model = next((model for model in candidates if model), None)
+    if model is None or not tenant.may_use(model.id):
+        raise unknown_model(name)
+    prompt = fields.read_prompt()
+    if len(prompt) > model.prompt_max_chars:
+        raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
+    ratio, pixels = fields.read_shape()
+    job = ImageJob(
+        prompt=prompt,
+        count=fields.n or 1,
+        delivery=ResponseFormat(fields.response_format or "url"),
+        aspect_ratio=ratio,
+        pixels=None if ratio else pixels,
+        seed=fields.seed,
+        options=fields.read_options(fields.style),
+        inputs=fields.read_inputs(),
+    )
+    return Generation(job, model, plan_targets(job, model, policy), name)
 
 
 def render_native(result: ImageResult) -> Chunks:
@@ -142,7 +127,8 @@ def render_native_error(error: GatewayError) -> bytes:
     code = native_code(error)
     text = TEXTS[code]
     if code == _INVALID_PARAMS:
-        text = f"{text}, {_reason_text(error)}"
+        is_too_long = error.error_code is ErrorCode.PROMPT_TOO_LONG
+        text += f", {'prompt length must be less than 1500' if is_too_long else error.message}"
     return msgspec.json.encode({"base_resp": {"status_code": code, "status_msg": text}})
 
 
@@ -159,7 +145,3 @@ def native_code(error: GatewayError) -> int:
     if row.status == 429:
         return _RATE_LIMITED
     return _INVALID_PARAMS if row.status < 500 else _SYSTEM_ERROR
-
-
-def _reason_text(error: GatewayError) -> str:
-    return "prompt length must be less than 1500" if error.error_code is ErrorCode.PROMPT_TOO_LONG else error.message

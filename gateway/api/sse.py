@@ -49,8 +49,8 @@ class EventStream(Response):
         else:
             for event in openai.render_events(outcome, int(self._clock())):
                 await self._send(send, event)
-            if outcome.missing:  # the header may have been sent before
-                await self._send(send, [openai.render_missing(outcome.missing)])
+            if outcome.missing:  # the header may have been sent before; SDKs skip a comment
+                await self._send(send, [b": missing %d\n\n" % outcome.missing])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _wait(self, send: Send) -> ImageResult | GatewayError:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.minimax import PATHS, TEXTS, NativeGeneration, parse_native, render_native, render_native_error
+from gateway.api.fields import Generation
+from gateway.api.minimax import PATHS, TEXTS, parse_native, render_native, render_native_error
 from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, ResponseFormat
@@ -39,7 +40,7 @@ JPEG = b"/9j/4AAQSkZJRg=="
 ALL = pytest.mark.parametrize("error_code", list(ErrorCode), ids=lambda error_code: error_code.value)
 
 
-def parse(body: bytes | None = None, *, tenant: Tenant = ANYONE, **fields: object) -> NativeGeneration:
+def parse(body: bytes | None = None, *, tenant: Tenant = ANYONE, **fields: object) -> Generation:
     given = body if body is not None else msgspec.json.encode({"model": "image-01", "prompt": "a fox"} | fields)
     return parse_native(given, CATALOG, tenant, SizePolicy.NEAREST)
 
@@ -209,7 +210,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.tex
 def test_any_fields_are_a_job_or_a_refusal(fields: dict[str, Any]) -> None:
     body = msgspec.json.encode({"model": "live", "prompt": "a fox"} | fields)
     outcome = attempt(lambda: parse(body))
-    if isinstance(outcome, NativeGeneration):
+    if isinstance(outcome, Generation):
         assert 1 <= outcome.job.count <= 9
     else:
         assert isinstance(outcome, GatewayError)

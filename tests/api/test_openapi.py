@@ -3,19 +3,19 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from inspect import getsource
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 import httpx
 import pytest
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from gateway.api import minimax, provider_fields
+from gateway.api import minimax, openai
 from gateway.api.admin.keys import GRACE_MAX_S, GRACE_S
+from gateway.api.fields import STYLES
 from gateway.api.images import ImageRoutes
 from gateway.api.middleware import EXPOSED_HEADERS
-from gateway.api.openai import OpenAIOptions, parse_generation, request
+from gateway.api.openai import OpenAIOptions, RequestFields, parse_generation
 from gateway.app import create_app
 from gateway.config import from_document
 from gateway.config.resolve import resolve as resolve_config
@@ -119,10 +119,8 @@ def test_every_field_of_the_reference_is_in_the_request_schema() -> None:
 
 
 def test_every_field_that_the_code_reads_is_in_the_request_schema() -> None:
-    source = getsource(request) + getsource(provider_fields)
-    read = set(re.findall(r'fields\.(?:string|integer|boolean|choice|value|raw)\(\s*"(\w+)"', source))
-    read |= {name for name, _ in request._IGNORED_CHOICES} | set(request._IGNORED_STRINGS)
-    assert set(SCHEMAS["GenerationRequest"]["properties"]) == read
+    assert set(SCHEMAS["GenerationRequest"]["properties"]) == set(RequestFields.__struct_fields__)
+    assert set(SCHEMAS["NativeRequest"]["properties"]) == set(minimax.NativeFields.__struct_fields__)
 
 
 @pytest.mark.parametrize("field", sorted(REQUEST_FIELDS - {"prompt"}))
@@ -172,9 +170,11 @@ def test_choices_that_are_not_described_are_refused(field: str, value: str) -> N
 
 def test_documented_enums_equal_those_of_the_code() -> None:
     style = resolve(SCHEMAS["MinimaxStyle"]["properties"]["style_type"])["enum"]
-    assert set(request._QUALITIES) == enum("GenerationRequest", "quality")
+    for field in ("quality", "moderation", "complexity", "response_format"):
+        choices = [choice for kind in get_args(get_type_hints(RequestFields)[field]) for choice in get_args(kind)]
+        assert set(choices) == enum("GenerationRequest", field)
     assert set(PRESETS) == enum("GenerationRequest", "aspect_ratio") == enum("NativeRequest", "aspect_ratio")
-    assert list(provider_fields._STYLES) == style
+    assert list(STYLES) == style
     assert {state.value for state in KeyState} == enum("PoolKey", "state")
     assert {row.type for row in ERROR_SPECS.values()} | {"image_generation_user_error"} == enum("ErrorObject", "type")
     assert {row.code for row in ERROR_SPECS.values() if row.code} | {"moderation_blocked"} == enum(
@@ -194,7 +194,7 @@ def test_the_documented_native_codes_are_those_that_a_client_can_see() -> None:
 
 
 def test_the_bounds_of_n_are_those_of_the_code() -> None:
-    assert request.IMAGES_MAX == SCHEMAS["GenerationRequest"]["properties"]["n"]["maximum"] == 10
+    assert openai.IMAGES_MAX == SCHEMAS["GenerationRequest"]["properties"]["n"]["maximum"] == 10
     assert minimax.IMAGES_MAX == SCHEMAS["NativeRequest"]["properties"]["n"]["maximum"] == 9
 
 

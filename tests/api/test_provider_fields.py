@@ -7,15 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.fields import JsonFields
-from gateway.api.provider_fields import (
-    plan_targets,
-    read_inputs,
-    read_options,
-    read_pixels,
-    read_ratio,
-    read_seed,
-)
+from gateway.api.fields import ProviderFields, Style, parse_fields, plan_targets
 from gateway.domain.accounts import make_secret
 from gateway.domain.catalog import Model, Target
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -38,8 +30,14 @@ MODEL = Model(
 )
 
 
-def fields(**values: object) -> JsonFields:
-    return JsonFields(msgspec.json.encode(values))
+class Fields(ProviderFields):
+    """MiniMax's fields, with the type of `style` that only its own format has."""
+
+    style: Style | None = None
+
+
+def fields(**values: object) -> Fields:
+    return parse_fields(msgspec.json.encode(values), Fields)
 
 
 def attempt(act: Callable[[], object]) -> object:
@@ -50,45 +48,43 @@ def attempt(act: Callable[[], object]) -> object:
         return error
 
 
-def read_all(read: JsonFields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:
+def read_all(read: Fields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:
     """Seed, options and inputs."""
-    return read_seed(read), read_options(read), read_inputs(read)
+    return read.seed, read.read_options(read.style), read.read_inputs()
 
 
 NOTHING: tuple[None, dict[str, bytes], tuple[()]] = (None, {}, ())
 
 
 def refusal_of(**values: object) -> tuple[ErrorCode, str | None]:
-    read = fields(**values)
     with pytest.raises(GatewayError) as refused:
-        _ = (read_ratio(read), read_pixels(read), read_all(read))
+        _ = [(read.read_shape(), read_all(read)) for read in [fields(**values)]]
     return refused.value.error_code, refused.value.param
 
 
 def test_nothing_given_is_nothing_read() -> None:
     empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
-    assert (NOTHING, None, None) == (read_all(empty), read_ratio(empty), read_pixels(empty))
-    empty.reject_unknown()
+    assert (NOTHING, (None, None)) == (read_all(empty), empty.read_shape())
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_documented_ratios_are_taken(ratio: str) -> None:
-    assert ratio == read_ratio(fields(aspect_ratio=ratio))
+    assert (ratio, None) == fields(aspect_ratio=ratio).read_shape()
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 2048), (2048, 512), (1024, 1032)])
 def test_pixels_in_the_rule_are_taken(width: int, height: int) -> None:
-    assert Size(width, height) == read_pixels(fields(width=width, height=height))
+    assert (None, Size(width, height)) == fields(width=width, height=height).read_shape()
 
 
 @pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
 def test_seed_is_any_int64(value: int) -> None:
-    assert value == read_seed(fields(seed=value))
+    assert value == fields(seed=value).seed
 
 
 @pytest.mark.parametrize("value", [True, False])
 def test_false_is_a_value(value: bool) -> None:
-    read = read_options(fields(prompt_optimizer=value, aigc_watermark=value))
+    read = fields(prompt_optimizer=value, aigc_watermark=value).read_options(None)
     encoded = msgspec.json.encode(value)
     assert {"minimax.prompt_optimizer": encoded, "minimax.aigc_watermark": encoded} == read
 
@@ -97,7 +93,7 @@ def test_false_is_a_value(value: bool) -> None:
 @pytest.mark.parametrize("weight", [None, 0.01, 0.8, 1])
 def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None) -> None:
     style = {"style_type": kind} | ({"style_weight": weight} if weight else {})
-    assert {"minimax.style": msgspec.json.encode(style)} == read_options(fields(style=style))
+    assert {"minimax.style": msgspec.json.encode(style)} == read_all(fields(style=style))[1]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +110,7 @@ def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None
 def test_references_are_kept_as_they_came(link: str, count: int) -> None:
     reference = [{"type": "character", "image_file": link}] * count
     kept = InputImage(Role.CHARACTER, msgspec.json.encode(link))
-    assert (kept,) * count == read_inputs(fields(subject_reference=reference))
+    assert (kept,) * count == fields(subject_reference=reference).read_inputs()
 
 
 REPEATED_NAMES = [
@@ -128,7 +124,7 @@ REPEATED_NAMES = [
 
 @pytest.mark.parametrize(("name", "value"), REPEATED_NAMES)
 def test_what_was_validated_is_what_is_sent(name: str, value: bytes) -> None:
-    _, options, inputs = read_all(JsonFields(b'{"%s":%s}' % (name.encode(), value)))
+    _, options, inputs = read_all(parse_fields(b'{"%s":%s}' % (name.encode(), value), Fields))
     job = ImageJob("p", options=options, inputs=inputs)
     plan = CallPlan("m", 1, SizePlan(Size(8, 8)), ResponseFormat.URL)
     body = b"".join(MiniMax().build_call(job, plan, make_secret("s-1")).body)
@@ -140,7 +136,7 @@ def test_what_was_validated_is_what_is_sent(name: str, value: bytes) -> None:
 
 
 def test_of_two_equal_names_in_a_body_the_last_is_read_and_sent() -> None:
-    read = JsonFields(b'{"seed":"x","seed":1,"subject_reference":[],"subject_reference":null}')
+    read = parse_fields(b'{"seed":"x","seed":1,"subject_reference":[],"subject_reference":null}', Fields)
     assert (1, {}, ()) == read_all(read)
 
 
@@ -211,10 +207,6 @@ def test_value_outside_the_documentation_is_refused(
     assert (error_code, param) == refusal_of(**values)
 
 
-def test_openais_own_style_is_left_alone() -> None:
-    assert {} == read_options(fields(style="vivid"), style_is_mapped=False)
-
-
 @pytest.mark.parametrize("name", ["style", "subject_reference"])
 @pytest.mark.parametrize(
     "value",
@@ -230,14 +222,14 @@ def test_openais_own_style_is_left_alone() -> None:
 )
 def test_hostile_json_in_an_object_is_refused(name: str, value: bytes) -> None:
     with pytest.raises(GatewayError) as refused:
-        read_all(JsonFields(b'{"%s":%s}' % (name.encode(), value)))
+        read_all(parse_fields(b'{"%s":%s}' % (name.encode(), value), Fields))
     assert refused.value.row.status == 400
 
 
 @given(st.sampled_from(["style", "subject_reference", "seed", "prompt_optimizer"]), st.binary(max_size=60))
 @example("style", b'{"style_type":"\xff"}')
 def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> None:
-    outcome = attempt(lambda: read_all(JsonFields(b'{"%s":%s}' % (name.encode(), value))))
+    outcome = attempt(lambda: read_all(parse_fields(b'{"%s":%s}' % (name.encode(), value), Fields)))
     assert not isinstance(outcome, GatewayError) or outcome.row.status == 400
 
 

@@ -16,7 +16,7 @@ import pytest
 from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.api.fields import JsonFields
+from gateway.api.fields import ProviderFields
 from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageJob, ImageReply
 from gateway.generation.calls import UpstreamCall
@@ -41,7 +41,7 @@ from tests.support.strangers import connected
 
 KINDS: Final = (
     *(Request, RequestResponseCycle, RequestContext, JobContext, UpstreamCall, ImageJob, ImageReply, UpstreamResponse),
-    *(JsonFields, GatewayError, Reservation, type(sys._getframe()), BaseException),
+    *(ProviderFields, GatewayError, Reservation, type(sys._getframe()), BaseException),
 )
 """All that holds a request's bytes, or the frames that do."""
 TIMES: Final = 500

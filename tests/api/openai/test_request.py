@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.openai import Generation, OpenAIOptions, is_dall_e, parse_generation, render_error
+from gateway.api.fields import Generation
+from gateway.api.openai import OpenAIOptions, is_dall_e, parse_generation, render_error
 from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ResponseFormat
