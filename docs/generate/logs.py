@@ -56,13 +56,12 @@ def _rows(found: list[Event], meanings: dict[str, str]) -> Iterator[tuple[str, .
 
 
 def line_fields() -> set[str]:
-    """Returns every text of gateway/api/request_log.py that can be a field name."""
-    tree = ast.parse(_LINES.read_text("utf-8"))
-    return {
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _FIELD.fullmatch(node.value)
-    }
+    """Returns the fields of the line: every key of gateway/api/request_log.py."""
+    tree = list(ast.walk(ast.parse(_LINES.read_text("utf-8"))))
+    keys = [key for node in tree if isinstance(node, ast.Dict) for key in node.keys]
+    keys += [node.slice for node in tree if isinstance(node, ast.Subscript)]
+    names = (key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+    return {name for name in names if _FIELD.fullmatch(name)}
 
 
 def events(package: Path = GATEWAY) -> Iterator[Event]:

@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from typing import Final, TypeVar
 
-from starlette.requests import HTTPConnection
-
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _MINUTE_S: Final = 60.0
@@ -77,16 +75,24 @@ class FailedAuthThrottle:
         if not self._per_minute or not secret:
             return await check()
         digest = self._digest(secret)
-        if digest in self._known:
-            return await self._decide(address, digest, check)
-        bucket = await self._acquire(address, digest)
-        bucket.in_doubt += 1
+        bucket = None if digest in self._known else await self._acquire(address, digest)
         try:
-            return await self._decide(address, digest, check)
+            result = await check()
+        except GatewayError as error:
+            if error.error_code in _WRONG:
+                self._known.pop(digest, None)
+                self._count(self._bucket(address), digest)
+            raise
         finally:
-            bucket.in_doubt -= 1
-            bucket.settled.set()
-            bucket.settled = asyncio.Event()
+            if bucket:
+                bucket.in_doubt -= 1
+                bucket.settled.set()
+                bucket.settled = asyncio.Event()
+        self._known.pop(digest, None)  # the most recently used is the last
+        self._known[digest] = None
+        if len(self._known) > _KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+        return result
 
     def check_admin(self, address: str, authorization: str, check: Callable[[], _T]) -> _T:
         """Runs `check` for an admin key. It comes first, so that an empty bucket refuses wrong keys only."""
@@ -101,22 +107,12 @@ class FailedAuthThrottle:
                 self._count(bucket, digest)
             raise
 
-    async def _decide(self, address: str, digest: bytes, check: Callable[[], Awaitable[_T]]) -> _T:
-        try:
-            result = await check()
-        except GatewayError as error:
-            if error.error_code in _WRONG:
-                self._known.pop(digest, None)
-                self._count(self._bucket(address), digest)
-            raise
-        self._remember(digest)
-        return result
-
     async def _acquire(self, address: str, digest: bytes) -> _Bucket:
-        """Waits until the bucket has a token for this key even if all unverified ones are wrong."""
+        """Waits for a token for this key even if all keys in doubt are wrong; then it is in doubt too."""
         while True:
             bucket = self._bucket(address)
             if self._require_token(bucket, digest) >= bucket.in_doubt:
+                bucket.in_doubt += 1
                 return bucket
             await bucket.settled.wait()
 
@@ -162,12 +158,6 @@ class FailedAuthThrottle:
         for name in idle[: self._buckets_max // 4 + 1]:
             del self._buckets[name]
 
-    def _remember(self, digest: bytes) -> None:
-        self._known.pop(digest, None)
-        self._known[digest] = None
-        if len(self._known) > _KNOWN_MAX:
-            del self._known[next(iter(self._known))]
-
     def _digest(self, text: str) -> bytes:
         """Hashes a key with a random key of this process: collisions cannot be forged, and memory reveals no key."""
         return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
@@ -190,8 +180,3 @@ def network_of(address: str) -> str:
     if parsed.ipv4_mapped:
         return str(parsed.ipv4_mapped)
     return f"{int(parsed) >> (128 - _IPV6_NETWORK_BITS):016x}/{_IPV6_NETWORK_BITS}"
-
-
-def address_of(request: HTTPConnection) -> str:
-    """Returns the client's address; empty if the transport has none."""
-    return request.client.host if request.client else ""

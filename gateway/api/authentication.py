@@ -1,71 +1,132 @@
-"""Authenticates the requests of tenants: throttles wrong keys, finds the principal, and counts refused requests."""
+"""Authenticates the requests of tenants, and limits the cost of refused ones.
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+A refused request costs its parsing, a call to Redis and a log line. A key may have `per_second` of them and its tenant
+four times as many, with bursts of ten seconds' worth. Beyond that, this process refuses all its requests for 1 s:
+before the body is read, without Redis and without a log line at `info`. Some of these responses are delayed to the end
+of that second, which slows down clients that wait for them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from starlette.requests import ClientDisconnect, Request
+import structlog
+from starlette.requests import Request
 
-from gateway.api.auth_throttle import FailedAuthThrottle, address_of
-from gateway.api.rejected_requests import RejectionLimits
-from gateway.api.request_context import context_of
-from gateway.api.shutdown import ShutdownState
-from gateway.domain.errors import GatewayError
+from gateway.api.auth_throttle import FailedAuthThrottle
+from gateway.api.bodies import context_of
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
 from gateway.metering.transfers import Transfer, Transfers
 from gateway.tenants.authentication import Authenticator
 
 _TOO_MANY: Final = 429
+_KEYS_A_TENANT: Final = 4
+_DELAYED_MAX: Final = 256
+"""Limit on delayed responses in this process: each holds a connection."""
+_BURST_S: Final = 10.0
+"""Seconds' worth of tokens in a full bucket, which allow a burst."""
+_BLOCKED_S: Final = 1.0
+"""Seconds for which an empty bucket refuses, so that `retry-after` is exact."""
+_BUCKETS_MAX: Final = 4096
+_LOG = structlog.get_logger("imagegate.refusals")
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    since_s: float
+    """Monotonic time of the last refill."""
+    blocked_until_s: float = 0.0
+
+
+class Buckets:
+    """Token buckets of this process. Each name may take `per_second` tokens a second, with bursts of 10 s."""
+
+    def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._monotonic = monotonic
+        self._buckets: dict[str, _Bucket] = {}
+
+    def blocked_s(self, name: str) -> float:
+        """Returns the seconds until this name may take a token; 0 if it may now."""
+        bucket = self._buckets.get(name)
+        return max(0.0, bucket.blocked_until_s - self._monotonic()) if bucket else 0.0
+
+    def take(self, name: str) -> bool:
+        """Takes a token. Returns: whether it was the last one."""
+        now_s, full = self._monotonic(), self._per_second * _BURST_S
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            if len(self._buckets) >= _BUCKETS_MAX:  # buckets that are full again equal new ones
+                recent = (item for item in self._buckets.items() if now_s - item[1].since_s < _BURST_S)
+                self._buckets = dict(recent)
+            bucket = self._buckets[name] = _Bucket(full, now_s)
+        grown = bucket.tokens + (now_s - bucket.since_s) * self._per_second
+        bucket.tokens, bucket.since_s = max(min(grown, full) - 1, 0.0), now_s
+        if bucket.tokens >= 1 or now_s < bucket.blocked_until_s:
+            return False
+        bucket.blocked_until_s = now_s + _BLOCKED_S
+        return True
 
 
 class TenantAuthenticator:
-    """Authenticates requests, and limits the cost of refused ones."""
+    """Authenticates requests, and refuses those of tenants with too many refused ones."""
 
     def __init__(
         self,
-        drain: ShutdownState,
         authenticator: Authenticator,
         throttle: FailedAuthThrottle,
-        limits: RejectionLimits,
+        rejections_per_second: int,
         admission: Admission,
         transfers: Transfers,
+        monotonic: Callable[[], float],
     ) -> None:
-        self._drain = drain
+        """`rejections_per_second` limits the refused requests of each key; 0 disables the limit."""
         self._authenticator = authenticator
         self._throttle = throttle
         self._admission = admission
         self._transfers = transfers
-        self._limits = limits
-        self.count_refusal = limits.count
-
-    async def begin(self, request: Request) -> Principal:
-        """Authenticates a request for images. Raises: GatewayError SHUTTING_DOWN, and those of `authenticate`."""
-        self._drain.refuse()
-        return await self.authenticate(request)
+        self._per_second = rejections_per_second
+        self._keys = Buckets(rejections_per_second, monotonic)
+        self._tenants = Buckets(rejections_per_second * _KEYS_A_TENANT, monotonic)
+        self._delayed = 0
 
     async def authenticate(self, request: Request) -> Principal:
         """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_UNAVAILABLE."""
         authorization = request.headers.get("authorization", "")
         check = partial(self._authenticator.identify, authorization)
-        caller = await self._throttle.check_tenant(address_of(request), authorization, check)
-        context = context_of(request)
-        context.tenant, context.key_id = caller.tenant.name, caller.key.id
-        context.memory.tenant = context.tenant
+        address = request.client.host if request.client else ""
+        caller = await self._throttle.check_tenant(address, authorization, check)
+        tenant, key, context = caller.tenant.name, caller.key.id, context_of(request)
+        context.tenant, context.key_id, context.memory.tenant = tenant, key, tenant
         context.transfer = Transfer(self._transfers, caller)
-        await self._limits.check(caller)
+        if wait_s := max(self._keys.blocked_s(f"{tenant} {key}"), self._tenants.blocked_s(tenant)):
+            if self._delayed < _DELAYED_MAX:
+                self._delayed += 1
+                try:
+                    await asyncio.sleep(wait_s)
+                finally:
+                    self._delayed -= 1
+            raise GatewayError(
+                ErrorCode.REQUESTS_THROTTLED,
+                f"Too many requests of key '{key}' or of its tenant were refused (limit {self._per_second} per "
+                "second and key). Please try again in 1 s.",
+                retry_after_s=wait_s,
+            )
         return caller
 
-    @asynccontextmanager
-    async def counting_refusals(self, request: Request, caller: Principal) -> AsyncIterator[None]:
-        """Counts a request that fails before its admission. Raises: GatewayError RATE_LIMITED."""
-        try:
-            yield
-        except (GatewayError, ClientDisconnect):
-            self.count_refusal(caller)
-            await self.load_rates(request, caller, is_refused=True)
-            raise
+    def count_refusal(self, caller: Principal) -> None:
+        """Counts a refused request."""
+        if not self._per_second:
+            return
+        tenant, key = caller.tenant.name, caller.key.id
+        are_spent = self._keys.take(f"{tenant} {key}"), self._tenants.take(tenant)
+        if any(are_spent):
+            _LOG.warning("requests_throttled", tenant=tenant, key_id=key)
 
     async def load_rates(self, request: Request, caller: Principal, *, is_refused: bool = False) -> None:
         """Loads the status of the rate limits for the response headers. Raises: GatewayError RATE_LIMITED."""

@@ -1,21 +1,21 @@
-"""Reads request bodies within limits, and sends response bodies without copying."""
+"""Reads the messages of a request within limits, and sends response bodies without copying."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.api.request_context import context_of, poll_message
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.generation.context import RequestContext
 
 _SOON_S: Final = 0.05
-"""Seconds. Clients often send a head and its small body as two packets."""
+"""Clients often send a head and its small body as two packets: such a body needs no transfer slot."""
 _SENT_BYTES: Final = 256 * 1024
 """Size of a write. The next one follows when the connection has capacity."""
 _JOINED_MAX_BYTES: Final = 16 * 1024
@@ -30,63 +30,86 @@ class BodyLimits:
     timeout_s: float
 
 
+def context_of(connection: HTTPConnection) -> RequestContext:
+    context = connection.scope["state"]["context"]
+    assert isinstance(context, RequestContext)
+    return context
+
+
+@dataclass(slots=True, eq=False)
+class ClientConnection:
+    """The connection of one request, as a DisconnectEvent. Use it after the request's body has been read."""
+
+    receive: Receive
+    _is_closed: bool = False
+
+    def is_set(self) -> bool:
+        if not self._is_closed:
+            message = poll_message(self.receive)
+            self._is_closed = message is not None and message["type"] == "http.disconnect"
+        return self._is_closed
+
+    async def wait(self) -> None:
+        """Waits until the client disconnects. Several callers may wait."""
+        while not self._is_closed:
+            message = await self.receive()
+            self._is_closed = message["type"] == "http.disconnect"
+
+
+def poll_message(receive: Receive) -> Message | None:
+    """Returns the next message of a request, if it has arrived.
+
+    Starlette polls through the event loop, which costs a twentieth of a request's CPU.
+    """
+    receiving = receive().__await__()
+    try:
+        next(receiving)
+    except StopIteration as message:
+        received: Message = message.value
+        return received
+    receiving.close()
+    return None
+
+
 async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytearray:
-    """Reads the whole body of a JSON request.
+    """Reads the whole body of a JSON request. Bytes are counted as they arrive.
 
     Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT, TENANT_MEMORY_FULL, MEMORY_FULL;
     ClientDisconnect.
     """
-    _check_content_type(request)
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limits.max_bytes:
-        raise _too_large(limits)
-    message = poll_message(request.receive) or await _take_soon(request)
-    if message and message["type"] == "http.request" and not message.get("more_body"):
-        whole: bytes = message.get("body", b"")
-        if len(whole) > limits.max_bytes:
-            raise _too_large(limits)
-        context_of(request).memory.take(len(whole))
-        return whole
-    if transfer := context_of(request).transfer:
-        await transfer.begin()
+    _check_head(request, limits)
+    context, body = context_of(request), bytearray()
+    message = poll_message(request.receive)
+    if message is None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SOON_S):
+                message = await request.receive()
+    is_whole = message is not None and not message.get("more_body")
+    if context.transfer and not is_whole:
+        await context.transfer.begin()
     try:
-        async with asyncio.timeout(limits.timeout_s):
-            return await _read_rest(request, message, limits)
+        async with asyncio.timeout(None if is_whole else limits.timeout_s):
+            while True:
+                message = message or await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                piece: bytes = message.get("body", b"")
+                if len(body) + len(piece) > limits.max_bytes:
+                    raise _too_large(limits)
+                context.memory.take(len(piece))
+                if is_whole:
+                    return piece
+                body += piece
+                if not message.get("more_body"):
+                    return body
+                message = None
     except TimeoutError as error:
         raise GatewayError(
             ErrorCode.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
         ) from error
 
 
-async def _take_soon(request: Request) -> Message | None:
-    """Returns the next message if it arrives within 50 ms: such a body needs no transfer slot."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_SOON_S):
-            return await request.receive()
-    return None
-
-
-async def _read_rest(request: Request, message: Message | None, limits: BodyLimits) -> bytearray:
-    """Reads the body, which begins with `message` if there is one. Bytes are counted as they arrive.
-
-    Raises: GatewayError, ClientDisconnect.
-    """
-    body, memory = bytearray(), context_of(request).memory
-    while True:
-        message = message or await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        piece = message.get("body", b"")
-        if len(body) + len(piece) > limits.max_bytes:
-            raise _too_large(limits)
-        memory.take(len(piece))
-        body += piece
-        if not message.get("more_body"):
-            return body
-        message = None
-
-
-def _check_content_type(request: Request) -> None:
+def _check_head(request: Request, limits: BodyLimits) -> None:
     content_type = request.headers.get("content-type", "application/json")
     kind = content_type.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
@@ -100,6 +123,9 @@ def _check_content_type(request: Request) -> None:
             ErrorCode.UNSUPPORTED_CONTENT_TYPE,
             f"Unsupported content encoding: '{encoding[:100]}'. Send the body without compression.",
         )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.max_bytes:
+        raise _too_large(limits)
 
 
 def _too_large(limits: BodyLimits) -> GatewayError:
@@ -113,16 +139,15 @@ def json_response(body: dict[str, object], status: int = 200) -> Response:
 class ChunksResponse(Response):
     """A JSON response that is sent in pieces without copying; small ones are joined."""
 
-    def __init__(self, chunks: list[bytes | memoryview], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(None, 200, headers, "application/json")
-        self._chunks = chunks
-        self._bytes = sum(len(chunk) for chunk in chunks)
-        self.headers["content-length"] = str(self._bytes)
+    def __init__(self, chunks: list[bytes | memoryview]) -> None:
+        super().__init__(None, 200, None, "application/json")
+        size = sum(len(chunk) for chunk in chunks)
+        self._chunks = chunks if size > _JOINED_MAX_BYTES else [b"".join(chunks)]
+        self.headers["content-length"] = str(size)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        chunks = self._chunks if self._bytes > _JOINED_MAX_BYTES else [b"".join(self._chunks)]
-        *others, last = (part for chunk in chunks for part in split_chunk(chunk))
+        *others, last = (part for chunk in self._chunks for part in split_chunk(chunk))
         for part in others:
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": last, "more_body": False})

@@ -1,28 +1,58 @@
-"""Liveness, readiness and metrics endpoints."""
+"""Liveness, readiness and metrics endpoints, and the API's description."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from importlib.resources import files
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.bodies import json_response
-from gateway.api.dedicated_ports import DedicatedPort, port_of
-from gateway.api.openapi import DOCUMENT
-from gateway.api.readiness import Readiness
-from gateway.api.request_context import context_of
+from gateway.api.bodies import context_of, json_response
+from gateway.api.middleware import DedicatedPort
 from gateway.api.scrape import Exposition, Scrape
-from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.api.shutdown import ShutdownState
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
+from gateway.scheduler import Scheduler
+from gateway.scheduler.status import AccountStatus, Health, PoolStatus
+
+DOCUMENT: Final = files(__package__) / "openapi.json"
+_CACHE_S: Final = 1.0
+"""Lifetime of a cached result: reading the pool costs more with each account."""
+_BUSY: Final = frozenset(error_code.value for error_code in ErrorCode if ERROR_SPECS[error_code].status == 429)
 
 
 class HealthRoutes:
-    """Routes for operators, without authentication."""
+    """Routes for operators, without authentication.
 
-    def __init__(self, readiness: Readiness, scrape: Scrape, own_ports: Sequence[DedicatedPort]) -> None:
-        self._readiness = readiness
+    A process is ready if it accepts requests and can serve one now, or after a wait if all accounts are busy.
+    """
+
+    def __init__(
+        self,
+        scrape: Scrape,
+        own_ports: Sequence[DedicatedPort],
+        drain: ShutdownState,
+        pool: Scheduler,
+        write_refusal: Callable[[], Awaitable[str]],
+        redis_problems: Callable[[], Sequence[str]],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`write_refusal` returns why Redis refuses writes, or empty, and raises GatewayError if it does not respond.
+
+        `redis_problems` returns the reasons why a Redis that responds must not be used.
+        """
         self._scrape = scrape
         self._own_ports = {port.number for port in own_ports}
+        self._drain = drain
+        self._pool = pool
+        self._write_refusal = write_refusal
+        self._redis_problems = redis_problems
+        self._monotonic = monotonic
         self._document = DOCUMENT.read_bytes()
+        self._lock = asyncio.Lock()
+        self._last: list[str] | None = None
+        self._until_s = 0.0
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - signature of a route
         """Liveness probe. Never calls Redis."""
@@ -30,10 +60,11 @@ class HealthRoutes:
 
     async def readyz(self, request: Request) -> Response:
         """Readiness probe. The reasons name upstreams and errors, so only operators' ports show them."""
-        reasons = await self._readiness.reasons()
+        reasons = await self._reasons()
         if not reasons:
             return json_response({"status": "ok"})
-        details = {"reasons": reasons} if port_of(request.scope) in self._own_ports else {}
+        _, port = request.scope.get("server") or ("", None)
+        details = {"reasons": reasons} if port in self._own_ports else {}
         return json_response({"status": "unavailable", **details}, 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -55,3 +86,59 @@ class HealthRoutes:
 
     async def openapi(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._document, media_type="application/json")
+
+    async def _reasons(self) -> list[str]:
+        """Returns why the process is not ready. A probe during another one's check gets the previous result.
+
+        Redis: at most once a second, one round trip, and one per upstream; none while draining.
+        """
+        if self._drain.is_on:
+            return ["draining: the process is shutting down"]
+        if self._last is not None and (self._lock.locked() or self._monotonic() < self._until_s):
+            return self._last
+        async with self._lock:
+            if self._last is None or self._monotonic() >= self._until_s:
+                self._last = await self._check()
+                self._until_s = self._monotonic() + _CACHE_S
+            return self._last
+
+    async def _check(self) -> list[str]:
+        try:
+            if problem := await self._write_refusal():
+                return [problem]
+            pool = [] if await self._pool.has_capacity() else unavailable_reasons(await self._pool.snapshot())
+            return [*self._redis_problems(), *pool]
+        except GatewayError:
+            return ["redis does not respond"]
+
+
+def unavailable_reasons(pools: Iterable[PoolStatus]) -> list[str]:
+    """Returns one reason per upstream; empty if one of them can serve any model."""
+    reasons = []
+    for pool in pools:
+        if not _is_usable(pool):
+            reasons.append(f"upstream '{pool.upstream}': circuit breaker open ({pool.error_code})")
+        elif any(_can_serve(account) for account in pool.accounts):
+            return []
+        else:
+            parts = [part for account in pool.accounts for part in (account, *account.keys) if not _is_usable(part)]
+            errors = sorted({part.error_code or part.state.value for part in parts})
+            reason = f": {', '.join(errors)}" if errors else ""
+            reasons.append(f"upstream '{pool.upstream}': no usable account{reason}")
+    return reasons or ["no upstream is configured"]
+
+
+def _can_serve(account: AccountStatus) -> bool:
+    return _is_usable(account) and any(_is_usable(key) or key.model is not None for key in account.keys)
+
+
+def _is_usable(health: Health) -> bool:
+    """Includes half-open ones, those on cooldown after a rate limit, and those that other tenants' requests may try.
+
+    A tenant must not make a balancer remove the gateway for all.
+    """
+    if health.others_may_try:
+        return True
+    return health.state in {KeyState.READY, KeyState.HALF_OPEN} or (
+        health.state is KeyState.COOLING and health.error_code in _BUSY
+    )

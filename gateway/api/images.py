@@ -1,26 +1,30 @@
 """Image generation endpoints in OpenAI and MiniMax format, and the list of models."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.api import minimax, openai
 from gateway.api.authentication import TenantAuthenticator
-from gateway.api.bodies import BodyLimits, ChunksResponse, read_json_body
+from gateway.api.bodies import BodyLimits, ChunksResponse, context_of, read_json_body
 from gateway.api.fields import Generation
-from gateway.api.request_context import context_of, read_max_wait
+from gateway.api.shutdown import ShutdownState
 from gateway.api.sse import EventStream
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageResult
-from gateway.domain.tenants import Principal
+from gateway.domain.tenants import Principal, Tenant
 from gateway.generation.service import GenerationService
 
 _SERVER_ERROR: Final = 500
+_MAX_WAIT_HEADER: Final = "x-imagegate-max-wait"
+_SECONDS: Final = re.compile(r"\s*\d{1,6}(\.\d{1,6})?\s*", re.ASCII)
+_Parse = Callable[[bytes | bytearray, Catalog, Tenant], Generation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +49,21 @@ class ImageRoutes:
         service: GenerationService,
         catalog: Catalog,
         options: ImageOptions,
+        drain: ShutdownState,
         clock: Callable[[], float],
     ) -> None:
         self._authenticator = authenticator
         self._service = service
         self._catalog = catalog
         self._options = options
+        self._drain = drain
         self._clock = clock
 
     async def generate(self, request: Request) -> Response:
         """Serves OpenAI's format."""
-        caller, options = await self._authenticator.begin(request), self._options
-        async with self._authenticator.counting_refusals(request, caller):
-            parse = partial(
-                openai.parse_generation, catalog=self._catalog, tenant=caller.tenant, options=options.openai_options
-            )
-            generation = await _read(request, options.limits, parse)
-        context = context_of(request)
-        context.is_stream, context.ignored = generation.is_stream, generation.ignored
+        options = self._options
+        parse = partial(openai.parse_generation, options=options.openai_options)
+        caller, generation = await self._read(request, options.limits, parse)
         generate = partial(self._generate, request, caller, generation)
         if generation.is_stream:
             return EventStream(request, generate, generation.name, options.keep_alive_s, self._clock)
@@ -70,11 +71,9 @@ class ImageRoutes:
 
     async def generate_native(self, request: Request) -> Response:
         """Serves MiniMax's and 302.AI's format."""
-        caller, options = await self._authenticator.begin(request), self._options
-        async with self._authenticator.counting_refusals(request, caller):
-            policy = options.openai_options.size_policy
-            parse = partial(minimax.parse_native, catalog=self._catalog, tenant=caller.tenant, policy=policy)
-            generation = await _read(request, options.native_limits, parse)
+        options = self._options
+        parse = partial(minimax.parse_native, policy=options.openai_options.size_policy)
+        caller, generation = await self._read(request, options.native_limits, parse)
         return ChunksResponse(minimax.render_native(await self._generate(request, caller, generation)))
 
     async def list_models(self, request: Request) -> Response:
@@ -93,6 +92,29 @@ class ImageRoutes:
             raise GatewayError(ErrorCode.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
         return Response(openai.render_model(name), media_type="application/json")
 
+    async def _read(self, request: Request, limits: BodyLimits, parse: _Parse) -> tuple[Principal, Generation]:
+        """Authenticates a request, then reads and parses its body. A request that fails before its admission counts.
+
+        Only the parsed job stays in memory and counts, because the wait may take minutes.
+        Raises: GatewayError SHUTTING_DOWN, and those of `authenticate`, `read_json_body` and `parse`.
+        """
+        if self._drain.is_on:
+            raise GatewayError(ErrorCode.SHUTTING_DOWN, "received during shutdown")
+        caller, context = await self._authenticator.authenticate(request), context_of(request)
+        try:
+            body = await read_json_body(request, limits)
+            generation = parse(body, self._catalog, caller.tenant)
+            context.memory.note(generation.job.held_bytes - len(body))
+            max_wait = request.headers.get(_MAX_WAIT_HEADER)
+            context.max_wait_s = None if max_wait is None else _parse_seconds(max_wait)
+        except (GatewayError, ClientDisconnect):
+            self._authenticator.count_refusal(caller)
+            await self._authenticator.load_rates(request, caller, is_refused=True)
+            raise
+        context.model_name, context.is_stream = generation.name, generation.is_stream
+        context.ignored = generation.ignored
+        return caller, generation
+
     async def _generate(self, request: Request, caller: Principal, generation: Generation) -> ImageResult:
         context = context_of(request)
         try:
@@ -103,13 +125,11 @@ class ImageRoutes:
             raise
 
 
-async def _read(request: Request, limits: BodyLimits, parse: Callable[[bytes | bytearray], Generation]) -> Generation:
-    """Reads and parses a body. Only the parsed job stays in memory and counts, because the wait may take minutes.
-
-    Raises: those of `read_json_body`, `parse` and `read_max_wait`.
-    """
-    context, body = context_of(request), await read_json_body(request, limits)
-    generation = parse(body)
-    context.memory.note(generation.job.held_bytes - len(body))
-    context.max_wait_s, context.model_name = read_max_wait(request), generation.name
-    return generation
+def _parse_seconds(text: str) -> float:
+    if not _SECONDS.fullmatch(text):
+        raise GatewayError(
+            ErrorCode.INVALID_VALUE,
+            f"Invalid {_MAX_WAIT_HEADER}: expected a number of seconds, as 30 or 2.5, or 0 to not wait.",
+            param=_MAX_WAIT_HEADER,
+        )
+    return float(text)

@@ -1,89 +1,76 @@
-"""Middleware of every request: context, response headers, log line, metrics and spans."""
+"""Middleware of every request: context, response headers, CORS, errors, and the operators' own ports."""
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from ipaddress import ip_address
+from typing import Final
 
 import structlog
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.bodies import ClientConnection, context_of
+from gateway.api.errors import render_failure
 from gateway.api.openai import render_error
-from gateway.api.request_context import ClientConnection
-from gateway.api.request_log import RequestLogOptions, ResponseInfo, milliseconds, request_line
-from gateway.api.request_spans import spans_of
+from gateway.api.request_log import Telemetry, report_request
 from gateway.api.shutdown import ShutdownState
-from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError, detach
 from gateway.domain.tenants import Rates
-from gateway.domain.tracing import Span, Trace, TraceContext, parse_trace_context
+from gateway.domain.tracing import Trace, TraceContext, parse_trace_context
 from gateway.generation.context import RequestContext
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.observability.metrics import Metrics
 
+HEALTHZ: Final = "/healthz"
+READYZ: Final = "/readyz"
+METRICS: Final = "/metrics"
+OPENAPI: Final = "/openapi.json"
+ADMIN: Final = "/admin/"
 OPENAI_VERSION: Final = "2020-10-01"
 """The only version that OpenAI has ever sent (reference/openai-images.md 6.2)."""
 EXPOSED_HEADERS: Final = (
-    "x-request-id",
-    "openai-processing-ms",
-    "openai-version",
-    "retry-after",
-    "x-should-retry",
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-reset-requests",
-    "x-ratelimit-limit-images",
-    "x-ratelimit-remaining-images",
-    "x-ratelimit-reset-images",
-    "x-imagegate-queue-ms",
-    "x-imagegate-attempts",
-    "x-imagegate-ignored",
-    "x-imagegate-missing",
+    *("x-request-id", "openai-processing-ms", "openai-version", "retry-after", "x-should-retry"),
+    *("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    *("x-ratelimit-limit-images", "x-ratelimit-remaining-images", "x-ratelimit-reset-images"),
+    *("x-imagegate-queue-ms", "x-imagegate-attempts", "x-imagegate-ignored", "x-imagegate-missing"),
 )
-
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_LOG = structlog.get_logger("imagegate.request")
-_CLIENT_CLOSED_REQUEST: Final = 499
-"""nginx's status for a client that disconnects before its response."""
-_ADDRESS_MAX_CHARS: Final = 64
-"""A trusted proxy may send any text."""
-_UNKNOWN_ROUTE: Final = "_unknown"
+_ON_EVERY_PORT: Final = frozenset({HEALTHZ, READYZ})
+_OPERATORS: Final = frozenset({HEALTHZ, READYZ, METRICS, OPENAPI, "/admin"})
 _TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
-_REFUSED_KEYS: Final = frozenset(
-    {ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED, ErrorCode.AUTHENTICATION_THROTTLED}
-)
-_QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_OTHER_SPELLING: Final = re.compile(rb"(?i)%(2[def]|3[0-9]|4[1-9a-f]|5[0-9acf]|6[1-9a-f]|7[0-9ae])")
+"""Encoded unreserved characters (RFC 3986 section 2.3), slashes and backslashes."""
 
 
-_Header = tuple[bytes, bytes]
-SendSpans = Callable[[TraceContext, Iterable[Span]], None]
+class App(Starlette):
+    """An application with only the middleware passed to it.
+
+    Starlette's own two layers would see every message of a request, and render errors as plain text.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = self.router
+        for kind, args, kwargs in reversed(self.user_middleware):
+            app = kind(app, *args, **kwargs)
+        return app
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
-    """Generators of IDs."""
+class AsgiEndpoint:
+    """Runs a route's handler as an ASGI application. Starlette would wrap a function in two more layers."""
 
-    request: Callable[[], str]
-    trace: Callable[[], str]
-    """32 hexadecimal digits."""
-    span: Callable[[], str]
-    """16 hexadecimal digits."""
+    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
+        self._handle = handle
 
-
-class TelemetryOptions(Protocol):
-    """Settings of request IDs, logs and spans."""
-
-    @property
-    def ids(self) -> Ids: ...
-
-    @property
-    def log_options(self) -> RequestLogOptions: ...
-
-    @property
-    def send_spans(self) -> SendSpans | None:
-        """None if no spans are collected."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handle(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 class RequestContextMiddleware:
@@ -94,16 +81,14 @@ class RequestContextMiddleware:
         app: ASGIApp,
         metrics: Metrics,
         monotonic: Callable[[], float],
-        telemetry: TelemetryOptions,
+        telemetry: Telemetry,
         drain: ShutdownState,
         budget: ByteBudget,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._monotonic = monotonic
-        self._ids = telemetry.ids
-        self._log_options = telemetry.log_options
-        self._send_spans = telemetry.send_spans
+        self._telemetry = telemetry
         self._drain = drain
         self._budget = budget
 
@@ -113,12 +98,10 @@ class RequestContextMiddleware:
             return
         context = self._begin(Headers(scope=scope), receive)
         scope.setdefault("state", {})["context"] = context
-        status = 0
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                context.status = message["status"]
                 message["headers"] = self._headers_of(context, message["headers"])
             await send(message)
 
@@ -129,37 +112,34 @@ class RequestContextMiddleware:
             if context.transfer:
                 context.transfer.end()
             context.memory.close()  # only the connection's buffer may still hold bytes
-            self._report(scope, context, status)
+            total_s = self._monotonic() - context.started_s
+            report_request(scope, context, total_s, self._metrics, self._telemetry)
             del scope["state"]["context"]  # breaks a reference cycle with the connection and this scope
 
     def _begin(self, headers: Headers, receive: Receive) -> RequestContext:
-        """Creates the context of a request, and binds its IDs to all log lines written meanwhile."""
+        """Creates the context of a request, and binds its IDs to all log lines written meanwhile.
+
+        A trace starts here if the request has none and spans are collected.
+        """
+        ids, position, bound = self._telemetry, None, structlog.contextvars.bind_contextvars
         client_id = headers.get("x-request-id", "")
-        request_id = client_id if _REQUEST_ID.fullmatch(client_id) else self._ids.request()
-        trace_context = self._trace_context(headers)
+        request_id = client_id if _REQUEST_ID.fullmatch(client_id) else ids.new_request_id()
+        if traceparent := headers.get("traceparent"):
+            states = ",".join(headers.getlist("tracestate"))
+            position = parse_trace_context(traceparent, states, ids.new_span_id())
+        if position is None and ids.send_spans:
+            position = TraceContext(ids.new_trace_id(), ids.new_span_id())
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        if trace_context:
-            structlog.contextvars.bind_contextvars(trace_id=trace_context.trace_id)
-        trace = Trace(trace_context, self._ids.span)
-        memory = ByteAccount(self._budget)
+        bound(request_id=request_id, **({"trace_id": position.trace_id} if position else {}))
+        trace, memory = Trace(position, ids.new_span_id), ByteAccount(self._budget)
         return RequestContext(request_id, self._monotonic(), memory, ClientConnection(receive), trace=trace)
 
-    def _trace_context(self, headers: Headers) -> TraceContext | None:
-        """Returns the trace of the request. Starts a new one if there is none and spans are collected."""
-        traceparent = headers.get("traceparent")
-        if traceparent is not None:
-            states = ",".join(headers.getlist("tracestate"))
-            if parsed := parse_trace_context(traceparent, states, self._ids.span()):
-                return parsed
-        return TraceContext(self._ids.trace(), self._ids.span()) if self._send_spans else None
-
-    def _headers_of(self, context: RequestContext, headers: Iterable[_Header]) -> list[_Header]:
+    def _headers_of(self, context: RequestContext, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Renders the response headers of a context. They replace others of the same name."""
         values = {
             "x-request-id": context.id,
             "openai-version": OPENAI_VERSION,
-            "openai-processing-ms": str(milliseconds(self._monotonic() - context.started_s)),
+            "openai-processing-ms": str(round(1000 * (self._monotonic() - context.started_s))),
         }
         if context.rates:
             values.update(rate_headers(context.rates))
@@ -168,40 +148,13 @@ class RequestContextMiddleware:
         if context.missing:
             values["x-imagegate-missing"] = str(context.missing)
         if context.asked:
-            values["x-imagegate-queue-ms"] = str(milliseconds(context.trace.queue_s))
+            values["x-imagegate-queue-ms"] = str(round(1000 * context.trace.queue_s))
             values["x-imagegate-attempts"] = str(context.trace.attempts)
         if self._drain.is_on:
             values["connection"] = "close"  # the next request goes elsewhere
         added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in values.items()]
         replaced = {name for name, _ in added}
         return [header for header in headers if header[0] not in replaced] + added
-
-    def _report(self, scope: Scope, context: RequestContext, status: int) -> None:
-        """Logs the request, updates the metrics and sends the spans."""
-        route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
-        client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
-        total_s = self._monotonic() - context.started_s
-        response = ResponseInfo(scope["method"], route, status or _CLIENT_CLOSED_REQUEST, total_s, client)
-        metrics, error_code, trace = self._metrics, context.error_code, context.trace
-        metrics.requests.labels(route, context.model, context.tenant, str(response.status)).inc()
-        metrics.request_duration_seconds.labels(route).observe(total_s)
-        if error_code:
-            metrics.request_errors.labels(error_code.value, ERROR_SPECS[error_code].origin.value, context.tenant).inc()
-        if context.asked:
-            metrics.queue_wait_seconds.observe(trace.queue_s)
-            metrics.overhead_seconds.observe(response.overhead_s(trace))
-        is_quiet, log = route in _QUIET_ROUTES, _LOG.info
-        if response.status >= 500:
-            log = _LOG.warning
-        elif error_code is ErrorCode.REQUESTS_THROTTLED or (
-            is_quiet and (response.status < 400 or error_code is ErrorCode.CLIENT_DISCONNECTED)
-        ):
-            log = _LOG.debug
-        log("request", **request_line(context, response, self._log_options))
-        if error_code in _REFUSED_KEYS:  # for fail2ban: the native routes return HTTP 200 for a wrong key
-            _LOG.warning("authentication_failed", client=client, route=route, error_code=error_code.value)
-        if self._send_spans and trace.context and not is_quiet:
-            self._send_spans(trace.context, spans_of(context, trace.context, response))
 
 
 def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
@@ -214,10 +167,22 @@ def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
             yield f"x-ratelimit-reset-{unit}", f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
-class _Cors(CORSMiddleware):
-    """Starlette's middleware, with a refused preflight rendered as an API error."""
+class PublicCors(CORSMiddleware):
+    """Enables CORS on the tenant API only. The admin API never allows cross-origin requests."""
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+        methods = ("GET", "POST")
+        super().__init__(app, tuple(origins), methods, ("*",), expose_headers=EXPOSED_HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_public = scope["type"] == "http" and scope["path"].startswith(_TENANTS_PATHS)
+        if is_public and any(name == b"origin" for name, _ in scope["headers"]):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
+        """Renders a refused preflight as an API error."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
@@ -228,23 +193,83 @@ class _Cors(CORSMiddleware):
         return Response(render_error(error), error.row.status, headers, "application/json")
 
 
-class PublicCors:
-    """Enables CORS on the tenant API only. The admin API never allows cross-origin requests."""
+class ErrorMiddleware:
+    """Converts exceptions of a route into a response. A response that has begun is aborted."""
 
-    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._cors = _Cors(
-            app,
-            allow_origins=tuple(origins),
-            allow_methods=("GET", "POST"),
-            allow_headers=("*",),
-            expose_headers=EXPOSED_HEADERS,
-        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_a_page_s = (
-            scope["type"] == "http"
-            and scope["path"].startswith(_TENANTS_PATHS)
-            and any(name == b"origin" for name, _ in scope["headers"])
-        )
-        await (self._cors if is_a_page_s else self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            context_of(request).detail = "the client disconnected before its request was complete"
+        except asyncio.CancelledError:
+            context = context_of(request)
+            if not context.status:  # a retry is safe if no call was sent upstream
+                error_code = ErrorCode.INTERNAL if context.trace.attempts else ErrorCode.SHUTTING_DOWN
+                response = render_failure(request, GatewayError(error_code, "aborted by the shutdown"))
+                await response(scope, receive, send)
+            raise
+        except Exception as failure:
+            response = render_failure(request, failure)
+            detach(failure)  # its traceback would keep the request's objects alive
+            if context_of(request).status:
+                raise
+            await response(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class DedicatedPort:
+    """A port for operators: the path prefix that only it serves, and its host names."""
+
+    number: int
+    prefix: str
+    hosts: frozenset[str]
+
+
+class DedicatedPortMiddleware:
+    """Serves operators' routes only on their ports and in their unencoded form, and checks the Host header there.
+
+    A proxy that denies `/admin/` may compare undecoded paths. So an operators' path with an encoded slash, or with an
+    encoded character that needs no encoding, gets 404.
+    """
+
+    def __init__(self, app: ASGIApp, own: Sequence[DedicatedPort]) -> None:
+        self._app = app
+        self._own = own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises: HTTPException 404, GatewayError HOST_NOT_ALLOWED."""
+        if scope["type"] == "http":
+            path, (_, port) = scope["path"], scope.get("server") or ("", None)  # None on a unix socket
+            if (path in _OPERATORS or path.startswith(ADMIN)) and _OTHER_SPELLING.search(scope["raw_path"]):
+                raise HTTPException(404)
+            dedicated = next((candidate for candidate in self._own if candidate.number == port), None)
+            if dedicated is None:
+                if any(path.startswith(candidate.prefix) for candidate in self._own):
+                    raise HTTPException(404)
+            elif not _is_allowed_host(dedicated, scope):
+                raise GatewayError(ErrorCode.HOST_NOT_ALLOWED)
+            elif not path.startswith(dedicated.prefix) and path not in _ON_EVERY_PORT:
+                raise HTTPException(404)
+        await self._app(scope, receive, send)
+
+
+def _is_allowed_host(port: DedicatedPort, scope: Scope) -> bool:
+    """Returns whether the Host header rules out DNS rebinding, which needs a name that an attacker controls.
+
+    On loopback, only loopback addresses are accepted.
+    """
+    host_header = Headers(scope=scope).get("host", "localhost")
+    host = host_header[1:].partition("]")[0] if host_header.startswith("[") else host_header.partition(":")[0]
+    if host.lower() in port.hosts | {"localhost"}:
+        return True
+    try:
+        return ip_address(host).is_loopback or not ip_address(scope["server"][0]).is_loopback
+    except ValueError:
+        return False

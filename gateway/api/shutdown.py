@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gateway.domain.errors import ErrorCode, GatewayError
-
 DRAIN: Final = "imagegate.drain"
 """The key of the ShutdownState in the state that the application shares with its server."""
 
@@ -32,8 +30,3 @@ class ShutdownState:
     def left_s(self) -> float:
         """Returns the remaining seconds."""
         return max(0.0, self._ends_s - self._monotonic())
-
-    def refuse(self) -> None:
-        """Raises: GatewayError SHUTTING_DOWN during shutdown."""
-        if self.is_on:
-            raise GatewayError(ErrorCode.SHUTTING_DOWN, "received during shutdown")

@@ -13,25 +13,26 @@ from starlette.routing import Route
 
 from gateway.api import minimax
 from gateway.api.admin.pool import PoolSection
-from gateway.api.asgi import App, AsgiEndpoint
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits
-from gateway.api.dedicated_ports import (
+from gateway.api.health import HealthRoutes
+from gateway.api.images import ImageOptions, ImageRoutes
+from gateway.api.middleware import (
+    ADMIN,
     HEALTHZ,
     METRICS,
     OPENAPI,
     READYZ,
+    App,
+    AsgiEndpoint,
     DedicatedPort,
     DedicatedPortMiddleware,
-    is_admin,
-    is_metrics,
+    ErrorMiddleware,
+    PublicCors,
+    RequestContextMiddleware,
 )
-from gateway.api.errors import ErrorMiddleware
-from gateway.api.health import HealthRoutes
-from gateway.api.images import ImageOptions, ImageRoutes
-from gateway.api.middleware import PublicCors, RequestContextMiddleware
 from gateway.api.openai import OpenAIOptions
-from gateway.api.rejected_requests import RejectionLimits
+from gateway.api.request_log import Telemetry
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.app.admin import AdminParts, build_admin
 from gateway.app.backends import (
@@ -47,7 +48,7 @@ from gateway.app.backends import (
     connect_redis,
 )
 from gateway.app.reload import ReloadTargets
-from gateway.app.telemetry import Telemetry, build_operations, build_telemetry
+from gateway.app.telemetry import build_operations, build_telemetry
 from gateway.config import Settings
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
@@ -95,22 +96,21 @@ def create_app(
     Raises: SettingsError for an invalid Redis URL, or tracing without its extra.
     """
     settings = config.settings
-    telemetry = build_telemetry(settings)
+    telemetry, starts, closes = build_telemetry(settings)
     core = _build_core(config, metrics_directory)
     scheduling, metering, catalog = core.scheduling, core.metering, core.catalog
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    sections = (PoolSection(scheduling.scheduler, scheduling.members, core.key_monitor, limits), metering.usage)
-    admin = build_admin(config, core.redis, metering.admission, lambda: scheduling.members.upstreams, catalog, sections)
+    pool = PoolSection(scheduling.scheduler, scheduling.members, core.key_monitor, limits)
+    admin = build_admin(config, core.redis, metering.admission, lambda: scheduling.members.upstreams, catalog, pool)
     ports = _dedicated_ports(settings)
-    ops = build_operations(
+    health, samplers = build_operations(
         core.redis, core.metrics, metering.admission, scheduling.scheduler, core.drain, core.budget, ports
     )
     targets = ReloadTargets(catalog, scheduling.members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
-    tasks = (*ops.background_tasks, *admin.background_tasks, *reloading)
-    starts = (admin.provisioner.start, *telemetry.starts)
-    lifespan = _build_lifespan(core, starts, tasks, telemetry.closes)
-    routes = [*_public_routes(_build_images(core, admin, limits), ops.routes), *admin.api.routes()]
+    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading)
+    lifespan = _build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes)
+    routes = [*_public_routes(_build_images(core, admin, limits), health), *admin.routes]
     return _assemble(routes, core, telemetry, lifespan, ports)
 
 
@@ -192,8 +192,8 @@ def _assemble(
 
 def _dedicated_ports(settings: Settings) -> list[DedicatedPort]:
     return [
-        DedicatedPort(table.port, owns, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
-        for table, owns in ((settings.admin, is_admin), (settings.metrics, is_metrics))
+        DedicatedPort(table.port, prefix, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
+        for table, prefix in ((settings.admin, ADMIN), (settings.metrics, METRICS))
         if table.port
     ]
 
@@ -201,12 +201,12 @@ def _dedicated_ports(settings: Settings) -> list[DedicatedPort]:
 def _build_images(core: _Core, admin: AdminParts, limits: BodyLimits) -> ImageRoutes:
     settings, metering = core.settings, core.metering
     authenticator = TenantAuthenticator(
-        core.drain,
         admin.authenticator,
         admin.throttle,
-        RejectionLimits(settings.server.rejections_per_second, time.monotonic),
+        settings.server.rejections_per_second,
         metering.admission,
         metering.transfers,
+        time.monotonic,
     )
     options = ImageOptions(
         OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
@@ -215,7 +215,7 @@ def _build_images(core: _Core, admin: AdminParts, limits: BodyLimits) -> ImageRo
         settings.server.sse_keepalive_s,
     )
     service = GenerationService(metering.admission, core.upstreams, time.monotonic)
-    return ImageRoutes(authenticator, service, core.catalog, options, time.time)
+    return ImageRoutes(authenticator, service, core.catalog, options, core.drain, time.time)
 
 
 def _public_routes(images: ImageRoutes, ops: HealthRoutes) -> list[Route]:

@@ -1,19 +1,25 @@
 """Builds authentication, the admin API and the provisioning of `[[tenants]]`."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from gateway.api.admin import AdminApi, AdminRouter
+from starlette.routing import Route
+
+from gateway.api.admin import AdminApi
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.auth import AdminAuthenticator
 from gateway.api.admin.keys import KeySection
+from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import TenantSection
+from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.bodies import BodyLimits
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.metering.admission import Admission
+from gateway.metering.ledger import Ledger
+from gateway.metering.verification import LedgerVerifier
 from gateway.redis import Client
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
@@ -27,16 +33,12 @@ _DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """Authentication, the admin API and the provisioner of `[[tenants]]`."""
+    """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
 
     authenticator: Authenticator
     throttle: FailedAuthThrottle
-    api: AdminApi
+    routes: list[Route]
     provisioner: TenantProvisioner
-
-    @property
-    def background_tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
-        return self.authenticator.listen, self.provisioner.run
 
 
 def build_admin(
@@ -45,26 +47,26 @@ def build_admin(
     admission: Admission,
     upstreams: Callable[[], Collection[str]],
     catalog: Catalog,
-    more: Iterable[AdminRouter] = (),
-    clock: Callable[[], float] = time.time,
+    pool: PoolSection,
 ) -> AdminParts:
-    """`upstreams` returns their names; `more` are further sections of the admin API."""
-    settings = config.settings
+    """`upstreams` returns the names of the configured upstreams."""
+    settings, clock, monotonic = config.settings, time.time, time.monotonic
     authenticator = Authenticator(
-        redis, pepper=config.pepper, clock=clock, monotonic=time.monotonic, on_break=admission.mark_data_suspect
+        redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
     )
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
-    tenants = TenantStore(redis, transactions)
+    tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    sections: tuple[AdminRouter, ...] = (
+    sections = (
         TenantSection(tenants, admission, catalog, limits, clock),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
-        *more,
+        UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),
+        pool,
     )
-    throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, time.monotonic)
-    admin_authenticator = AdminAuthenticator(config.admin_keys)
-    api = AdminApi(admin_authenticator, throttle, sections, settings.admin.requests_per_second, time.monotonic)
+    throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
+    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, settings.admin.requests_per_second, monotonic)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
-    return AdminParts(authenticator, throttle, api, provisioner)
+    routes = [route for section in sections for route in api.routes(section.handlers())]
+    return AdminParts(authenticator, throttle, routes, provisioner)

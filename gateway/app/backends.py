@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway import __version__
-from gateway.api.admin.usage import UsageSection
 from gateway.config import SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.errors import GatewayError
@@ -20,11 +19,9 @@ from gateway.generation.key_checks import KeyChecker
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
-from gateway.metering.ledger import Ledger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import SETTLE, ReservationConfig
 from gateway.metering.transfers import Transfers
-from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
 from gateway.redis import FORMS, Client, connect
 from gateway.redis.journal import Journal
@@ -78,11 +75,10 @@ async def refuse_unfit(config: Config) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MeteringParts:
-    """Admission and settlement of requests, and the usage that they add up to."""
+    """Admission and settlement of requests."""
 
     admission: Admission
     transfers: Transfers
-    usage: UsageSection
     background_tasks: tuple[AsyncCallback, ...]
 
 
@@ -101,11 +97,9 @@ def build_metering(
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
     round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
-    ledger = Ledger(redis)
-    usage = UsageSection(ledger, LedgerVerifier(ledger, kept.retention_days, time.time), time.time)
     transfers = Transfers(redis, lease_s, time.monotonic, _new_id)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
-    return MeteringParts(admission, transfers, usage, background_tasks)
+    return MeteringParts(admission, transfers, background_tasks)
 
 
 def build_journal(config: Config) -> Journal:

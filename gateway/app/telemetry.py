@@ -4,15 +4,12 @@ import secrets
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from gateway import __version__
-from gateway.api.dedicated_ports import DedicatedPort
 from gateway.api.health import HealthRoutes
-from gateway.api.middleware import Ids, SendSpans
-from gateway.api.readiness import Readiness, RedisHealth
-from gateway.api.request_log import RequestLogOptions
+from gateway.api.middleware import DedicatedPort
+from gateway.api.request_log import Telemetry
 from gateway.api.scrape import Scrape
 from gateway.api.shutdown import ShutdownState
 from gateway.config import Settings, SettingsError
@@ -26,24 +23,22 @@ from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler import Scheduler
 
 
-@dataclass(frozen=True, slots=True)
-class Telemetry:
-    """What the middleware logs and traces with, and its startup and shutdown steps."""
+def build_telemetry(settings: Settings) -> tuple[Telemetry, tuple[AsyncCallback, ...], tuple[AsyncCallback, ...]]:
+    """Returns what the middleware logs and traces with, and its startup and shutdown steps.
 
-    ids: Ids
-    log_options: RequestLogOptions
-    send_spans: SendSpans | None = None
-    starts: tuple[AsyncCallback, ...] = ()
-    closes: tuple[AsyncCallback, ...] = ()
-
-
-def build_telemetry(settings: Settings) -> Telemetry:
-    """Raises: SettingsError if tracing is configured and its extra is not installed."""
-    ids = Ids(lambda: f"req_{uuid.uuid4().hex}", lambda: uuid.uuid4().hex, lambda: secrets.token_hex(8))
-    log_options = RequestLogOptions(settings.logs.prompts, settings.logs.client_address)
+    Raises: SettingsError if tracing is configured and its extra is not installed.
+    """
+    build = partial(
+        Telemetry,
+        lambda: f"req_{uuid.uuid4().hex}",
+        lambda: uuid.uuid4().hex,
+        lambda: secrets.token_hex(8),
+        settings.logs.prompts,
+        settings.logs.client_address,
+    )
     endpoint = settings.tracing.otlp_endpoint
     if endpoint is None:
-        return Telemetry(ids, log_options)
+        return build(), (), ()
     try:
         from gateway.observability.tracing import SpanSender  # noqa: PLC0415 - an extra of hundreds of modules
     except ModuleNotFoundError as error:
@@ -52,15 +47,7 @@ def build_telemetry(settings: Settings) -> Telemetry:
             'pip install "imagegate[otel]", or take the setting out'
         ) from error
     sender = SpanSender(endpoint, settings.tracing.service_name, __version__, time.time_ns, time.monotonic)
-    return Telemetry(ids, log_options, sender.send, (sender.start,), (sender.close,))
-
-
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """The routes of operators, and their background tasks."""
-
-    routes: HealthRoutes
-    background_tasks: tuple[AsyncCallback, ...]
+    return build(sender.send), (sender.start,), (sender.close,)
 
 
 def build_operations(
@@ -71,8 +58,8 @@ def build_operations(
     drain: ShutdownState,
     budget: ByteBudget,
     ports: Sequence[DedicatedPort],
-) -> Operations:
-    """Builds the health of this process, the metrics of all workers, and the background tasks that sample both."""
+) -> tuple[HealthRoutes, tuple[AsyncCallback, ...]]:
+    """Returns the routes of operators, and the background tasks that sample what they report."""
     preflight = PreflightMonitor(redis)
     sampled = {
         metrics.pending_settlements: lambda: admission.unsettled,
@@ -80,9 +67,7 @@ def build_operations(
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    health = RedisHealth(partial(write_refusal, redis), lambda: preflight.problems)
-    readiness = Readiness(drain, health, scheduler, time.monotonic)
     scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, __version__)
-    return Operations(
-        HealthRoutes(readiness, scrape, ports), (preflight.run, process.run, partial(return_freed_memory, budget))
-    )
+    refusal = partial(write_refusal, redis)
+    routes = HealthRoutes(scrape, ports, drain, scheduler, refusal, lambda: preflight.problems, time.monotonic)
+    return routes, (preflight.run, process.run, partial(return_freed_memory, budget))

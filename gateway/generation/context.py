@@ -53,6 +53,8 @@ class RequestContext:
     asked: int = 0
     """Images; 0 until the request is parsed."""
     delivered: int = 0
+    status: int = 0
+    """HTTP status; 0 until the response begins."""
     missing: int = 0
     """Requested images that the result lacks."""
     error_code: ErrorCode | None = None

@@ -4,7 +4,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.api.dedicated_ports import DedicatedPort, DedicatedPortMiddleware, is_metrics
+from gateway.api.middleware import METRICS, DedicatedPort, DedicatedPortMiddleware
 from gateway.domain.errors import ErrorCode, GatewayError
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ async def is_there(path: str, server: tuple[str, int] | None, number: int = 9464
     async def send(message: Message) -> None:
         pass
 
-    own = [DedicatedPort(number, is_metrics, frozenset({"127.0.0.1", "prom.example"}))] if number else []
+    own = [DedicatedPort(number, METRICS, frozenset({"127.0.0.1", "prom.example"}))] if number else []
     scope = {
         "type": "http",
         "path": path,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from gateway.api.readiness import unavailable_reasons
+from gateway.api.health import unavailable_reasons
 from gateway.app import create_app
 from gateway.config import from_document
 from gateway.config.resolve import resolve

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from gateway.api.openapi import DOCUMENT
+from gateway.api.health import DOCUMENT
 from tests.fuzz.values import JsonValue
 
 Schema = Mapping[str, Any]

@@ -18,10 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.middleware import Ids, RequestContextMiddleware
-from gateway.api.request_log import RequestLogOptions
+from gateway.api.middleware import RequestContextMiddleware
+from gateway.api.request_log import Telemetry
 from gateway.api.shutdown import ShutdownState
-from gateway.app.telemetry import Telemetry
 from gateway.generation.memory_budget import ByteBudget
 from gateway.observability.metrics import Metrics
 from tests.support.harness import ADMIN_KEY, Gateway, Simulator, document, gatewaying, serving, upstream
@@ -214,7 +213,7 @@ async def test_no_request_makes_an_id_or_a_span_while_it_is_off() -> None:
         made.append("id")
         return "0" * 16
 
-    observing = Telemetry(Ids(lambda: "req_1", make, make), RequestLogOptions())
+    observing = Telemetry(lambda: "req_1", make, make)
     scope_of = RequestContextMiddleware(
         Response("ok"), Metrics(), time.monotonic, observing, ShutdownState(), ByteBudget(1000)
     )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.api.openapi import DOCUMENT
+from gateway.api.health import DOCUMENT
 
 DESCRIBED: Final[Mapping[str, Any]] = json.loads(DOCUMENT.read_text("utf-8"))
 

@@ -1,35 +1,30 @@
 """The admin API: JSON; disabled unless an admin key is configured.
 
-Each router maps paths below `/admin/v1` and methods to handlers. `AdminApi` authenticates every request before it
-reaches a router.
+Each section maps paths below `/admin/v1` and methods to handlers. `AdminApi` authenticates every request before it
+reaches a handler.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.admin.auth import AdminAuthenticator
-from gateway.api.auth_throttle import FailedAuthThrottle, address_of, network_of
-from gateway.api.rejected_requests import Buckets
-from gateway.api.request_context import context_of
+from gateway.api.auth_throttle import FailedAuthThrottle, network_of
+from gateway.api.authentication import Buckets
+from gateway.api.bodies import context_of
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
 
 PREFIX: Final = "/admin/v1"
 Handler = Callable[[Request, Actor], Awaitable[Response]]
-
-
-class AdminRouter(Protocol):
-    """A group of admin routes."""
-
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
-        """Returns the handlers by path below `/admin/v1` and by method."""
+Handlers = Mapping[str, Mapping[str, Handler]]
+"""By path below `/admin/v1` and by method."""
 
 
 class AdminApi:
@@ -39,46 +34,36 @@ class AdminApi:
         self,
         access: AdminAuthenticator,
         guesses: FailedAuthThrottle,
-        sections: Iterable[AdminRouter],
         requests_per_second: int,
         monotonic: Callable[[], float],
     ) -> None:
         """`requests_per_second` limits each admin key at each address; 0 disables the limit."""
         self._access = access
         self._guesses = guesses
-        self._sections = tuple(sections)
         self._requests_per_second = requests_per_second
         self._buckets = Buckets(requests_per_second, monotonic)
 
-    def routes(self) -> list[Route]:
+    def routes(self, handlers: Handlers) -> list[Route]:
         return [
-            self._route(path, handlers) for section in self._sections for path, handlers in section.handlers().items()
+            Route(PREFIX + path, partial(self._serve, by_method), methods=list(by_method))
+            for path, by_method in handlers.items()
         ]
 
-    def _route(self, path: str, handlers: Mapping[str, Handler]) -> Route:
-        async def guarded(request: Request) -> Response:
-            method = "GET" if request.method == "HEAD" else request.method
-            authorization = request.headers.get("authorization", "")
-
-            check = partial(self._access.check, authorization, method)
-            name = self._guesses.check_admin(address_of(request), authorization, check)
-            context = context_of(request)
-            context.admin = name
-            self._throttle(name, network_of(address_of(request)))
-            with translate_change_errors() if method != "GET" else nullcontext():
-                return await handlers[method](request, Actor(name, context.id))
-
-        return Route(PREFIX + path, guarded, methods=list(handlers))
-
-    def _throttle(self, name: str, network: str) -> None:
-        """Raises: GatewayError REQUESTS_THROTTLED."""
-        allowed, bucket = self._requests_per_second, f"{name} {network}"
+    async def _serve(self, handlers: Mapping[str, Handler], request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        authorization, address = request.headers.get("authorization", ""), request.client.host if request.client else ""
+        check = partial(self._access.check, authorization, method)
+        name = self._guesses.check_admin(address, authorization, check)
+        context, bucket = context_of(request), f"{name} {network_of(address)}"
+        context.admin = name
         if wait_s := self._buckets.blocked_s(bucket):
             raise GatewayError(
                 ErrorCode.REQUESTS_THROTTLED,
-                f"Too many requests with admin key '{name}' from this address: limit {allowed} per second. "
-                "The request was not executed. Please try again in 1 s.",
+                f"Too many requests with admin key '{name}' from this address: limit {self._requests_per_second} per "
+                "second. The request was not executed. Please try again in 1 s.",
                 retry_after_s=wait_s,
             )
-        if allowed:
+        if self._requests_per_second:
             self._buckets.take(bucket)
+        with translate_change_errors() if method != "GET" else nullcontext():
+            return await handlers[method](request, Actor(name, context.id))

@@ -1,11 +1,11 @@
 """`/admin/v1/audit`: the log of administrative changes."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.admin import Handler
+from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.fields import refused_value
@@ -24,7 +24,7 @@ class AuditSection:
         self._tenants = tenants
         self._upstreams = upstreams
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+    def handlers(self) -> Handlers:
         return {"/audit": {"GET": self.list_entries}}
 
     async def list_entries(self, request: Request, _: Actor) -> Response:

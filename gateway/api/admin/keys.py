@@ -1,6 +1,6 @@
 """`/admin/v1/tenants/{name}/keys` and `/admin/v1/keys/{id}`: tenants' API keys. A key is shown only once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Final
 
@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.admin import Handler
+from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import (
     Label,
     LimitsChange,
@@ -58,7 +58,7 @@ class KeySection:
         self._limits = limits
         self._clock = clock
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+    def handlers(self) -> Handlers:
         return {
             "/tenants/{name}/keys": {"GET": self.list_keys, "POST": self.create},
             "/keys/{id}": {"GET": self.get, "PATCH": self.change, "DELETE": self.revoke},

@@ -1,13 +1,12 @@
 """`/admin/v1/pool`: upstream accounts and provider keys, read and changed at run time."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.admin import Handler
+from gateway.api.admin import Handlers
 from gateway.api.admin.pool_schemas import (
     NewProviderKey,
     StateUpdate,
@@ -40,7 +39,7 @@ class PoolSection:
         self._prober = prober
         self._limits = limits
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+    def handlers(self) -> Handlers:
         return {
             "/pool": {"GET": self.list_pool, "POST": self.add},
             _ACCOUNT: {"GET": self.get_account, "PATCH": self.hold_account},

@@ -1,13 +1,13 @@
 """`/admin/v1/tenants`: tenants, with their models, limits and quotas."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.admin import Handler
+from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import (
     LimitsChange,
     Name,
@@ -65,7 +65,7 @@ class TenantSection:
         self._limits = limits
         self._clock = clock
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+    def handlers(self) -> Handlers:
         return {
             "/tenants": {"GET": self.list_tenants, "POST": self.create},
             "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.disable},

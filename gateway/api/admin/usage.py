@@ -1,12 +1,12 @@
 """`/admin/v1/usage`: usage reports, records, and the comparison of both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.admin import Handler
+from gateway.api.admin import Handlers
 from gateway.api.admin.pagination import (
     RecordsCursor,
     ReportCursor,
@@ -37,7 +37,7 @@ class UsageSection:
         self._verifier = verifier
         self._clock = clock
 
-    def handlers(self) -> Mapping[str, Mapping[str, Handler]]:
+    def handlers(self) -> Handlers:
         return {
             "/usage": {"GET": self.report},
             "/usage/records": {"GET": self.list_records},
