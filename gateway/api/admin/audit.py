@@ -31,7 +31,10 @@ class AuditSection:
         query = QueryFields(request)
         tenant, upstream = query.text("tenant"), query.text("upstream")
         limit = query.integer("limit", 1, 1000, 100)
-        before = _cursor(query.text("before"))
+        text = query.text("before")
+        before = Cursor.parse(text) if text else None
+        if text and before is None:
+            raise refused_value("before", "expected the 'next' of an earlier response.")
         query.reject_unknown()
         page = await self._audit.page(await self._owners(tenant, upstream), limit, before)
         return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
@@ -47,10 +50,3 @@ class AuditSection:
             raise GatewayError(ErrorCode.NOT_FOUND, f"Upstream not found. Configured: {', '.join(names)}.")
         pools = {pool_owner(name) for name in names if upstream in (None, name)}
         return pools if upstream else pools | await self._tenants.names()
-
-
-def _cursor(text: str | None) -> Cursor | None:
-    cursor = Cursor.parse(text) if text else None
-    if text and cursor is None:
-        raise refused_value("before", "expected the 'next' of an earlier response.")
-    return cursor

@@ -9,17 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.schemas import (
-    Label,
-    LimitsChange,
-    Moment,
-    QuotasChange,
-    Schema,
-    merged_limits,
-    merged_quotas,
-    read_document,
-    value_or,
-)
+from gateway.api.admin.schemas import LimitsChange, QuotasChange, Schema, merged, read_document, value_or
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.domain.audit import Actor, describe_key
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -28,11 +18,14 @@ from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
 
 GRACE_S: Final = 86_400
 GRACE_MAX_S: Final = 30 * 86_400
+_Label = Annotated[str, Meta(max_length=100)]
+_Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
+"""Unix seconds, up to the year 9999."""
 
 
 class _NewKey(Schema):
-    label: Label = ""
-    expires_at: Moment | None = None
+    label: _Label = ""
+    expires_at: _Moment | None = None
     limits: LimitsChange | None = None
     quotas: QuotasChange | None = None
 
@@ -40,8 +33,8 @@ class _NewKey(Schema):
 class _KeyChange(Schema):
     """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
 
-    label: Label | UnsetType = UNSET
-    expires_at: Moment | UnsetType | None = UNSET
+    label: _Label | UnsetType = UNSET
+    expires_at: _Moment | UnsetType | None = UNSET
     limits: LimitsChange | UnsetType | None = UNSET
     quotas: QuotasChange | UnsetType | None = UNSET
 
@@ -72,31 +65,24 @@ class KeySection:
     async def create(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self._limits, _NewKey)
         self._check_moment(new.expires_at)
-        made = await self._keys.create(
-            request.path_params["name"],
-            actor,
-            new.label,
-            new.expires_at,
-            merged_limits(Limits(), new.limits),
-            merged_quotas(Quotas(), new.quotas),
-        )
-        return _shown_once(made)
+        limits, quotas = merged(Limits(), new.limits), merged(Quotas(), new.quotas)
+        name = request.path_params["name"]
+        return _shown_once(await self._keys.create(name, actor, new.label, new.expires_at, limits, quotas))
 
     async def get(self, request: Request, _: Actor) -> Response:
         return json_response(describe_key(await self._keys.get(request.path_params["id"])))
 
     async def change(self, request: Request, actor: Actor) -> Response:
         change = await read_document(request, self._limits, _KeyChange)
-        if not isinstance(change.expires_at, UnsetType):
-            self._check_moment(change.expires_at)
+        self._check_moment(change.expires_at)
 
         def changed(key: ApiKey) -> ApiKey:
             return replace(
                 key,
                 label=value_or(change.label, key.label),
                 expires_at=value_or(change.expires_at, key.expires_at),
-                limits=merged_limits(key.limits, change.limits),
-                quotas=merged_quotas(key.quotas, change.quotas),
+                limits=merged(key.limits, change.limits),
+                quotas=merged(key.quotas, change.quotas),
             )
 
         return json_response(describe_key(await self._keys.update(request.path_params["id"], changed, actor)))
@@ -109,13 +95,10 @@ class KeySection:
         key = await self._keys.revoke(request.path_params["id"], actor)
         return json_response(describe_key(key) | {"revoked": True})
 
-    def _check_moment(self, moment: int | None) -> None:
-        if moment is not None and moment <= self._clock():
-            raise GatewayError(
-                ErrorCode.INVALID_VALUE,
-                "'expires_at' must be a future time in Unix seconds.",
-                param="expires_at",
-            )
+    def _check_moment(self, moment: int | UnsetType | None) -> None:
+        if isinstance(moment, int) and moment <= self._clock():
+            message = "'expires_at' must be a future time in Unix seconds."
+            raise GatewayError(ErrorCode.INVALID_VALUE, message, param="expires_at")
 
 
 def _shown_once(made: CreatedApiKey) -> Response:

@@ -1,24 +1,20 @@
 """`/admin/v1/pool`: upstream accounts and provider keys, read and changed at run time."""
 
+import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Annotated, Final, Literal
 
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.pool_schemas import (
-    NewProviderKey,
-    StateUpdate,
-    describe_account,
-    describe_key,
-    describe_pool,
-    describe_probe,
-)
-from gateway.api.admin.schemas import read_document
+from gateway.api.admin.schemas import Name, Schema, Weight, read_document
 from gateway.api.bodies import BodyLimits, json_response
-from gateway.domain.accounts import ProviderKey, make_secret
+from gateway.domain.accounts import AccountLimits, ProviderKey, make_secret
 from gateway.domain.audit import Actor
+from gateway.domain.billing import usd
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.generation.key_checker import KeyHealthMonitor
 from gateway.providers.protocol import KeyCheck
@@ -28,6 +24,27 @@ from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatu
 
 _ACCOUNT: Final = "/pool/{upstream}/{account}"
 _KEY: Final = "/pool/{upstream}/{account}/{key}"
+_LIMITS: Final = ("requests_per_minute", "images_per_minute", "max_concurrency", "weight")
+_Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class _NewKey(Schema):
+    """A key, with the limits of its account if the account is new."""
+
+    upstream: Name
+    account: Name
+    key: Name
+    secret: Annotated[str, Meta(pattern=r"^[!-~]{1,500}\Z")]
+    requests_per_minute: _Rate | None = None
+    images_per_minute: _Rate | None = None
+    max_concurrency: _Rate | None = None
+    weight: Weight | None = None
+
+
+class _StateUpdate(Schema):
+    """The operator's hold on a key or account."""
+
+    state: Literal["ready", "disabled", "draining"]
 
 
 class PoolSection:
@@ -42,60 +59,54 @@ class PoolSection:
     def handlers(self) -> Handlers:
         return {
             "/pool": {"GET": self.list_pool, "POST": self.add},
-            _ACCOUNT: {"GET": self.get_account, "PATCH": self.hold_account},
-            _KEY: {"GET": self.get_key, "PATCH": self.hold_key, "DELETE": self.remove},
+            _ACCOUNT: {"GET": self.get, "PATCH": self.hold},
+            _KEY: {"GET": self.get, "PATCH": self.hold, "DELETE": self.remove},
             f"{_KEY}/probe": {"POST": self.probe},
         }
 
     async def list_pool(self, _: Request, __: Actor) -> Response:
-        return json_response({"data": [describe_pool(pool) for pool in await self._pool.snapshot()]})
+        return json_response({"data": [_describe_pool(pool) for pool in await self._pool.snapshot()]})
 
     async def add(self, request: Request, actor: Actor) -> Response:
-        new = await read_document(request, self._limits, NewProviderKey)
-        limits = new.limits()
+        """Only a new account takes limits from the request."""
+        new = await read_document(request, self._limits, _NewKey)
+        limits = {name: value for name in _LIMITS if (value := getattr(new, name)) is not None}
         pool = await self._pool_status(new.upstream)
-        if limits:
-            _reject_limits_of_existing(pool, new.account)
+        if limits and any(known.name == new.account for known in pool.accounts):
+            raise GatewayError(
+                ErrorCode.CONFLICT,
+                f"Account '{pool.upstream}/{new.account}' already has limits. Omit them, or change them in the "
+                "configuration.",
+            )
         key = ProviderKey(new.upstream, new.account, new.key, make_secret(new.secret))
         check = await self._prober.probe(key)
-        await self._roster.add(key, limits, actor)
+        await self._roster.add(key, AccountLimits(**limits) if limits else None, actor)
         await self._settle(key, check)
-        described = describe_key(await self._key(key.upstream, key.account, key.name))
-        return json_response(described | {"probe": describe_probe(check)}, 201)
+        described = _describe(await self._key(key.upstream, key.account, key.name))
+        return json_response(described | {"probe": _describe_probe(check)}, 201)
 
-    async def get_account(self, request: Request, _: Actor) -> Response:
-        return json_response(describe_account(await self._account(*_account_path(request))))
+    async def get(self, request: Request, _: Actor) -> Response:
+        return json_response(_describe(await self._member(**request.path_params)))
 
-    async def hold_account(self, request: Request, actor: Actor) -> Response:
-        change = await read_document(request, self._limits, StateUpdate)
-        upstream, account = _account_path(request)
-        await self._roster.set_state(upstream, account, None, KeyState(change.state), actor)
-        return json_response(describe_account(await self._account(upstream, account)))
-
-    async def get_key(self, request: Request, _: Actor) -> Response:
-        return json_response(describe_key(await self._key(*_key_path(request))))
-
-    async def hold_key(self, request: Request, actor: Actor) -> Response:
-        change = await read_document(request, self._limits, StateUpdate)
-        path = _key_path(request)
-        await self._roster.set_state(*path, KeyState(change.state), actor)
-        return json_response(describe_key(await self._key(*path)))
+    async def hold(self, request: Request, actor: Actor) -> Response:
+        change, path = await read_document(request, self._limits, _StateUpdate), request.path_params
+        state = KeyState(change.state)
+        await self._roster.set_state(path["upstream"], path["account"], path.get("key"), state, actor)
+        return json_response(_describe(await self._member(**path)))
 
     async def remove(self, request: Request, actor: Actor) -> Response:
-        path = _key_path(request)
-        key = await self._key(*path)
-        await self._roster.remove(*path, actor)
-        return json_response(describe_key(key) | {"removed": True})
+        key = await self._key(**request.path_params)
+        await self._roster.remove(key.upstream, key.account, key.name, actor)
+        return json_response(_describe(key) | {"removed": True})
 
     async def probe(self, request: Request, actor: Actor) -> Response:
         """Checks a key at the provider, and ends a working key's quarantine. The audit records the result."""
-        path = _key_path(request)
-        key = await self._secret_of(await self._key(*path))
+        key = await self._secret_of(await self._key(**request.path_params))
         check = await self._prober.probe(key)
-        error_code = check.error_code.value if check.error_code else None
-        await self._roster.note_probe(key, actor, {"works": check.error_code is None, "error_code": error_code})
+        described = _describe_probe(check)
+        await self._roster.note_probe(key, actor, {name: described[name] for name in ("works", "error_code")})
         await self._settle(key, check)
-        return json_response(describe_probe(check) | {"key": describe_key(await self._key(*path))})
+        return json_response(described | {"key": _describe(await self._key(**request.path_params))})
 
     async def _settle(self, key: ProviderKey, check: KeyCheck) -> None:
         """Ends the quarantines that a working key disproves, or quarantines a broken key."""
@@ -106,8 +117,9 @@ class PoolSection:
             return
         pool = await self._pool_status(key.upstream)
         account = _account_in(pool, key.account)
+        codes = {error_code.value: error_code for error_code in ErrorCode}
         for health in (pool, account, _key_in(account, key.name)):
-            error_code = _error_code_of(health)
+            error_code = codes.get(health.error_code or "")  # None also if this version does not know the code
             if health.state is KeyState.QUARANTINED and (
                 check.proves_balance or error_code is not ErrorCode.INSUFFICIENT_BALANCE
             ):
@@ -116,10 +128,9 @@ class PoolSection:
     async def _secret_of(self, status: KeyStatus) -> ProviderKey:
         """Raises: GatewayError CONFLICT if this process cannot read the secret."""
         member = f"{status.account}/{status.name}"
-        key = self._roster.known(status.upstream).get(member)
-        if key is None:
+        if member not in self._roster.known(status.upstream):
             await self._roster.refresh(status.upstream)
-            key = self._roster.known(status.upstream).get(member)
+        key = self._roster.known(status.upstream).get(member)
         if key is None:
             raise GatewayError(
                 ErrorCode.CONFLICT,
@@ -129,27 +140,18 @@ class PoolSection:
         return key
 
     async def _pool_status(self, upstream: str) -> PoolStatus:
+        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE; so do the next two."""
         pools = {pool.upstream: pool for pool in await self._pool.snapshot()}
         if upstream not in pools:
             raise _not_found(f"Upstream '{upstream}' not found. Configured: {', '.join(pools)}.")
         return pools[upstream]
 
-    async def _account(self, upstream: str, account: str) -> AccountStatus:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
-        return _account_in(await self._pool_status(upstream), account)
-
     async def _key(self, upstream: str, account: str, key: str) -> KeyStatus:
-        """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
-        return _key_in(await self._account(upstream, account), key)
+        return _key_in(_account_in(await self._pool_status(upstream), account), key)
 
-
-def _reject_limits_of_existing(pool: PoolStatus, account: str) -> None:
-    """Raises: GatewayError CONFLICT if the account exists: only a new account takes limits from this request."""
-    if any(known.name == account for known in pool.accounts):
-        raise GatewayError(
-            ErrorCode.CONFLICT,
-            f"Account '{pool.upstream}/{account}' already has limits. Omit them, or change them in the configuration.",
-        )
+    async def _member(self, upstream: str, account: str, key: str | None = None) -> AccountStatus | KeyStatus:
+        found = _account_in(await self._pool_status(upstream), account)
+        return found if key is None else _key_in(found, key)
 
 
 def _account_in(pool: PoolStatus, name: str) -> AccountStatus:
@@ -166,18 +168,76 @@ def _key_in(account: AccountStatus, name: str) -> KeyStatus:
     raise _not_found(f"Account '{account.upstream}/{account.name}' has no key '{name}'.")
 
 
-def _error_code_of(health: Health) -> ErrorCode | None:
-    """Returns None also if this version does not know the code."""
-    return next((error_code for error_code in ErrorCode if error_code.value == health.error_code), None)
-
-
 def _not_found(message: str) -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"{message} See GET /admin/v1/pool.")
 
 
-def _account_path(request: Request) -> tuple[str, str]:
-    return request.path_params["upstream"], request.path_params["account"]
+def _describe_pool(pool: PoolStatus) -> dict[str, object]:
+    return {
+        "name": pool.upstream,
+        **_describe_health(_effective_health(pool, pool.accounts)),
+        "waiting": pool.waiting,
+        "calls_last_minute": pool.calls_last_minute,
+        "retries_last_minute": pool.retries_last_minute,
+        "accounts": [_describe(account) for account in pool.accounts],
+    }
 
 
-def _key_path(request: Request) -> tuple[str, str, str]:
-    return *_account_path(request), request.path_params["key"]
+def _describe(member: AccountStatus | KeyStatus) -> dict[str, object]:
+    if isinstance(member, KeyStatus):
+        return {
+            "upstream": member.upstream,
+            "account": member.account,
+            "key": member.name,
+            "fingerprint": member.fingerprint,
+            **_describe_health(member),
+            "model": member.model,
+            "held_by": member.held_by,
+            "declared": member.is_declared,
+        }
+    limits, health = member.limits, _effective_health(member, member.keys)
+    return {
+        "upstream": member.upstream,
+        "account": member.name,
+        **_describe_health(health),
+        "held_by": health.held_by,
+        "weight": limits.weight,
+        "requests_per_minute": _room(limits.requests_per_minute, member.requests_used, member.requests_per_minute_now),
+        "images_per_minute": _room(limits.images_per_minute, member.images_used),
+        "concurrency": _room(limits.max_concurrency, member.in_flight, member.max_concurrency_now),
+        "images_today": member.images_today,
+        "spend_today_usd": usd(member.usd_micros_today),
+        "keys": [_describe(key) for key in member.keys],
+    }
+
+
+def _describe_probe(probe: KeyCheck) -> dict[str, object]:
+    return {
+        "works": probe.error_code is None,
+        "error_code": probe.error_code.value if probe.error_code else None,
+        "detail": probe.detail,
+        "seconds": round(probe.seconds, 3),
+    }
+
+
+def _effective_health(own: Health, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Health:
+    """Returns its own health. If no part is usable, the health of the part whose cooldown ends first."""
+    healths = [_effective_health(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
+    if own.state is not KeyState.READY or any(item.state in {KeyState.READY, KeyState.HALF_OPEN} for item in healths):
+        return own
+    return min(healths, key=lambda item: item.until_s or math.inf, default=own)
+
+
+def _describe_health(health: Health) -> dict[str, object]:
+    return {
+        "state": health.state.value,
+        "error_code": health.error_code,
+        "since": health.since_s,
+        "until": health.until_s,
+    }
+
+
+def _room(limit: int, used: int, now: int | None = None) -> dict[str, object]:
+    """`now`: the estimated current limit, if there is one."""
+    estimate: dict[str, object] = {} if now is None else {"now": now}
+    return {"limit": limit, **estimate, "used": used, "free": max(0, (limit if now is None else now) - used)}

@@ -1,6 +1,7 @@
 """Request bodies and query parameters of the admin API. Errors name the field."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -15,24 +16,16 @@ from gateway.domain.tenants import LIMIT_MAX, Limits, Quotas
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
-Label = Annotated[str, Meta(max_length=100)]
-Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
-"""Unix seconds, up to the year 9999."""
 Weight = Annotated[int, Meta(ge=1, le=1000)]
-Limit = Annotated[int, Meta(ge=0, le=LIMIT_MAX)]
-Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z")]
+_Limit = Annotated[int, Meta(ge=0, le=LIMIT_MAX)]
+_Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z")]
 _NAME: Final = "1 to 63 characters of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 _WORDS: Final = {
-    "name": _NAME,
-    "upstream": _NAME,
-    "account": _NAME,
-    "key": _NAME,
+    **dict.fromkeys(("name", "upstream", "account", "key"), _NAME),
     "secret": "1 to 500 printable ASCII characters without spaces",
     "state": "'ready', 'disabled' or 'draining'",
     "usd_per_month": 'a decimal string up to 999999999 with up to 6 decimals, as "50.00"',
 }
-
-
 _FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
 _SHOWN_MAX_CHARS: Final = 64
 
@@ -41,51 +34,38 @@ class Schema(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A request body. Unknown fields are errors."""
 
 
-_Body = TypeVar("_Body", bound=Schema)
-
-
 class LimitsChange(Schema):
     """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes a limit."""
 
-    requests_per_minute: Limit | UnsetType | None = UNSET
-    images_per_minute: Limit | UnsetType | None = UNSET
-    concurrency: Limit | UnsetType | None = UNSET
+    requests_per_minute: _Limit | UnsetType | None = UNSET
+    images_per_minute: _Limit | UnsetType | None = UNSET
+    concurrency: _Limit | UnsetType | None = UNSET
 
 
 class QuotasChange(Schema):
     """A JSON merge patch of quotas."""
 
-    images_per_day: Limit | UnsetType | None = UNSET
-    images_per_month: Limit | UnsetType | None = UNSET
-    usd_per_month: Usd | UnsetType | None = UNSET
+    images_per_day: _Limit | UnsetType | None = UNSET
+    images_per_month: _Limit | UnsetType | None = UNSET
+    usd_per_month: _Usd | UnsetType | None = UNSET
 
 
-def merged_limits(limits: Limits, change: LimitsChange | UnsetType | None) -> Limits:
-    if isinstance(change, UnsetType):
-        return limits
-    if change is None:
-        return Limits()
-    return Limits(
-        value_or(change.requests_per_minute, limits.requests_per_minute),
-        value_or(change.images_per_minute, limits.images_per_minute),
-        value_or(change.concurrency, limits.concurrency),
-    )
-
-
-def merged_quotas(quotas: Quotas, change: QuotasChange | UnsetType | None) -> Quotas:
-    if isinstance(change, UnsetType):
-        return quotas
-    if change is None:
-        return Quotas()
-    money = change.usd_per_month
-    return Quotas(
-        value_or(change.images_per_day, quotas.images_per_day),
-        value_or(change.images_per_month, quotas.images_per_month),
-        value_or(usd_micros(money) if isinstance(money, str) else money, quotas.usd_micros_per_month),
-    )
-
-
+_Body = TypeVar("_Body", bound=Schema)
+_Bounds = TypeVar("_Bounds", Limits, Quotas)
 _T = TypeVar("_T")
+
+
+def merged(bounds: _Bounds, change: LimitsChange | QuotasChange | UnsetType | None) -> _Bounds:
+    """Applies a merge patch; null removes all."""
+    if isinstance(change, UnsetType):
+        return bounds
+    if change is None:
+        return type(bounds)()
+    values = {name: value for name in change.__struct_fields__ if (value := getattr(change, name)) is not UNSET}
+    if "usd_per_month" in values:
+        money = values.pop("usd_per_month")
+        values["usd_micros_per_month"] = None if money is None else usd_micros(money)
+    return replace(bounds, **values)
 
 
 def value_or(value: _T | UnsetType, default: _T) -> _T:
@@ -110,16 +90,13 @@ async def read_document(request: Request, limits: BodyLimits, kind: type[_Body])
 def _validation_error(message: str) -> GatewayError:
     problem, _, path = message.partition(" - at `$")
     place = path.strip(".`")
-    if named := _FIELD.fullmatch(problem):
-        name = f"{place}.{named[1]}".lstrip(".")[:_SHOWN_MAX_CHARS]
-        return GatewayError(
-            ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {problem[: 2 * _SHOWN_MAX_CHARS]}.", param=name
-        )
     param = place or None
-    expected = _WORDS.get(str(param).rpartition(".")[2], "")
-    if expected and ("regex" in problem or "Expected `str" in problem):
-        problem = f"Expected {expected}"
-    return GatewayError(ErrorCode.INVALID_VALUE, f"{param or 'The body'}: {problem}.", param=param)
+    if named := _FIELD.fullmatch(problem):
+        param, problem = f"{place}.{named[1]}".lstrip(".")[:_SHOWN_MAX_CHARS], problem[: 2 * _SHOWN_MAX_CHARS]
+    elif "regex" in problem or "Expected `str" in problem:
+        expected = _WORDS.get(place.rpartition(".")[2])
+        problem = f"Expected {expected}" if expected else problem
+    return GatewayError(ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {problem}.", param=param)
 
 
 class QueryFields:

@@ -8,21 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.schemas import (
-    LimitsChange,
-    Name,
-    QuotasChange,
-    Schema,
-    Weight,
-    merged_limits,
-    merged_quotas,
-    read_document,
-    value_or,
-)
+from gateway.api.admin.schemas import LimitsChange, Name, QuotasChange, Schema, Weight, merged, read_document, value_or
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.fields import refused_value
 from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant
-from gateway.domain.billing import Usage, usd
+from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog
 from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.metering.admission import Admission
@@ -81,29 +71,39 @@ class TenantSection:
             self._checked_models(new.models),
             new.disabled,
             int(self._clock()),
-            merged_limits(Limits(), new.limits),
-            merged_quotas(Quotas(), new.quotas),
+            merged(Limits(), new.limits),
+            merged(Quotas(), new.quotas),
             new.weight,
             disabled_by=actor.name if new.disabled else "",
         )
         return json_response(describe_tenant(await self._tenants.create(tenant, actor)), 201)
 
     async def get(self, request: Request, _: Actor) -> Response:
-        """Returns the tenant with its current usage."""
+        """Returns the tenant with its current usage, which includes the reservations of in-flight requests."""
         tenant = await self._tenants.get(request.path_params["name"])
-        usage = await self._admission.usage(tenant.name)
-        return json_response(describe_tenant(tenant) | ({"used": _used(usage)} if usage else {}))
+        body = describe_tenant(tenant)
+        if usage := await self._admission.usage(tenant.name):
+            body["used"] = {
+                "requests_last_minute": usage.requests_last_minute,
+                "images_last_minute": usage.images_last_minute,
+                "concurrency": usage.concurrency,
+                "images_today": usage.images_today,
+                "images_this_month": usage.images_this_month,
+                "usd_this_month": usd(usage.usd_micros_this_month),
+                "open_requests": usage.open_requests,
+            }
+        return json_response(body)
 
     async def change(self, request: Request, actor: Actor) -> Response:
         change = await read_document(request, self._limits, _TenantChange)
-        models = ... if isinstance(change.models, UnsetType) else self._checked_models(change.models)
+        models = UNSET if isinstance(change.models, UnsetType) else self._checked_models(change.models)
 
         def changed(tenant: Tenant) -> Tenant:
             after = replace(
                 tenant,
-                models=tenant.models if models is ... else models,
-                limits=merged_limits(tenant.limits, change.limits),
-                quotas=merged_quotas(tenant.quotas, change.quotas),
+                models=value_or(models, tenant.models),
+                limits=merged(tenant.limits, change.limits),
+                quotas=merged(tenant.quotas, change.quotas),
                 weight=value_or(change.weight, tenant.weight),
             )
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
@@ -119,11 +119,13 @@ class TenantSection:
         """Resolves aliases to model IDs. Raises: GatewayError INVALID_VALUE for an unknown model."""
         if models is None:
             return None
-        models_by_name = {name: self._catalog.find(name) for name in models}
-        unknown = [name for name, model in models_by_name.items() if model is None]
-        if unknown:
-            raise refused_value("models", f"model '{unknown[0][:64]}' is not configured.")
-        return frozenset(model.id for model in models_by_name.values() if model)
+        ids = set()
+        for name in models:
+            model = self._catalog.find(name)
+            if model is None:
+                raise refused_value("models", f"model '{name[:64]}' is not configured.")
+            ids.add(model.id)
+        return frozenset(ids)
 
 
 def _with_disabled(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  # noqa: FBT001 - a schema field
@@ -131,16 +133,3 @@ def _with_disabled(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  
     if is_disabled and tenant.is_disabled and tenant.disabled_by != CONFIGURATION.name:
         return tenant
     return replace(tenant, is_disabled=is_disabled, disabled_by=actor.name if is_disabled else "")
-
-
-def _used(usage: Usage) -> dict[str, object]:
-    """Renders the counters. Images and money include the reservations of in-flight requests."""
-    return {
-        "requests_last_minute": usage.requests_last_minute,
-        "images_last_minute": usage.images_last_minute,
-        "concurrency": usage.concurrency,
-        "images_today": usage.images_today,
-        "images_this_month": usage.images_this_month,
-        "usd_this_month": usd(usage.usd_micros_this_month),
-        "open_requests": usage.open_requests,
-    }

@@ -1,32 +1,86 @@
-"""`/admin/v1/usage`: usage reports, records, and the comparison of both."""
+"""`/admin/v1/usage`: usage reports, records, and the comparison of both.
 
+Cursors are opaque and encode the filter of the first page, so that paging is stable across midnight.
+"""
+
+import base64
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import astuple
 from datetime import UTC, date, datetime
+from typing import Annotated, Final, TypeVar
 
+import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.pagination import (
-    RecordsCursor,
-    ReportCursor,
-    VerifyCursor,
-    parse_by,
-    parse_cursor,
-    parse_selection,
-    render_cursor,
-)
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
+from gateway.api.fields import refused_value, wrong_value
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
-from gateway.domain.usage import Discrepancy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
-from gateway.metering.ledger import Ledger
+from gateway.domain.usage import (
+    MEASURES,
+    Group,
+    GroupBy,
+    LedgerEntry,
+    TenantDay,
+    UsageFilter,
+    UsageReport,
+    UsageTotals,
+)
+from gateway.metering.ledger import READINGS_MAX, Ledger, Place, Reading
 from gateway.metering.verification import LedgerVerifier
+from gateway.providers.replies import JSON_DECODE_ERRORS
 
-_ROWS_MAX = 1000
-_LAST_MS = 253_402_300_799_999
+_ROWS_MAX: Final = 1000
+_LAST_MS: Final = 253_402_300_799_999
 """End of the year 9999, the last that ISO 8601 dates of four digits can express."""
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_UNCHARGED: Final = ("withheld", "lost", "unconfirmed")
+_EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
+"""Below 2**64, the limit of Redis."""
+_Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
+
+
+class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The filter that the next page continues."""
+
+    first: date
+    last: date
+    tenant: str | None
+
+
+class _ReportCursor(_Cursor, frozen=True, tag="report"):
+    """Continues a report after a row, with the total from its first page."""
+
+    by: str
+    after: Group
+    total: _Total
+
+
+class _RecordsCursor(_Cursor, frozen=True, tag="records"):
+    """Continues records after one of them, with the count from the first page."""
+
+    day: date
+    holder: str
+    """The tenant of the record."""
+    id: _EntryId
+    total: int
+    readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
+
+
+class _VerifyCursor(_Cursor, frozen=True, tag="verify"):
+    """Continues a verification after one tenant's day."""
+
+    day: date
+    holder: str
+
+
+_C = TypeVar("_C", bound=_Cursor)
 
 
 class UsageSection:
@@ -46,55 +100,120 @@ class UsageSection:
 
     async def report(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
-        cursor = parse_cursor(query, ReportCursor)
-        selection = parse_selection(query, cursor, self._today())
-        by = parse_by(query, cursor)
+        cursor, selection = self._parse(query, _ReportCursor)
+        by = _parse_by(query.text("by"), cursor)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
         report = UsageReport(by, limit, cursor.after, UsageTotals(*cursor.total)) if cursor else UsageReport(by, limit)
         await self._ledger.fill(report, selection)
-        rows = report.rows()
-        next_cursor = ReportCursor.following(selection, by, rows[-1][0], report.total) if report.has_more else None
-        data = [dict(zip((column.value for column in by), group, strict=True)) | _amounts(sums) for group, sums in rows]
-        body = _head(selection) | {"by": [group.value for group in by], "data": data, "total": _amounts(report.total)}
-        return json_response(body | {"next_cursor": render_cursor(next_cursor)})
+        rows, columns = report.rows(), [column.value for column in by]
+        data = [dict(zip(columns, group, strict=True)) | _amounts(sums) for group, sums in rows]
+        following = None
+        if report.has_more:
+            total = tuple(report.total.of(measure) for measure in MEASURES)
+            following = _ReportCursor(*astuple(selection), ",".join(columns), rows[-1][0], total)
+        return _page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
-        cursor = parse_cursor(query, RecordsCursor)
-        selection = parse_selection(query, cursor, self._today())
+        cursor, selection = self._parse(query, _RecordsCursor)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
-        total = cursor.total if cursor else await self._ledger.count(selection)
-        page = await self._ledger.records(selection, cursor.place if cursor else None, limit)
-        next_cursor = RecordsCursor.following(selection, page.end, total) if page.end else None
-        body = _head(selection) | {"data": [_record(record) for record in page.records], "total": total}
-        return json_response(body | {"next_cursor": render_cursor(next_cursor)})
+        place, total = None, cursor.total if cursor else await self._ledger.count(selection)
+        if cursor:
+            readings = tuple(Reading(*ids) for ids in cursor.readings)
+            place = Place(TenantDay(cursor.day, cursor.holder), cursor.id, readings)
+        page, following = await self._ledger.records(selection, place, limit), None
+        if end := page.end:
+            ids = tuple((reading.end, reading.newest) for reading in end.readings)
+            day, holder = end.tenant_day.day, end.tenant_day.tenant
+            following = _RecordsCursor(*astuple(selection), day, holder, end.id, total, ids)
+        return _page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
-        cursor = parse_cursor(query, VerifyCursor)
-        selection = parse_selection(query, cursor, self._today())
+        cursor, selection = self._parse(query, _VerifyCursor)
         query.reject_unknown()
         after = TenantDay(cursor.day, cursor.holder) if cursor else None
         progress, last = await self._verifier.verify(selection, after)
-        counts = {
-            "days": progress.days,
-            "records": progress.records,
-            "expired_days": progress.expired_days,
-            "busy_days": progress.busy_days,
-            "differences": [_difference(difference) for difference in progress.differences],
-        }
-        next_cursor = VerifyCursor.following(selection, last) if last else None
-        return json_response(_head(selection) | counts | {"next_cursor": render_cursor(next_cursor)})
+        differences = [
+            {
+                "tenant": difference.sheet.tenant,
+                "day": difference.sheet.day,
+                "key": difference.key_id,
+                "model": difference.model,
+                "measure": difference.measure,
+                "sums": difference.in_sums,
+                "records": difference.in_records,
+            }
+            for difference in progress.differences
+        ]
+        counts = {name: getattr(progress, name) for name in ("days", "records", "expired_days", "busy_days")}
+        following = _VerifyCursor(*astuple(selection), last.day, last.tenant) if last else None
+        return _page(selection, counts | {"differences": differences}, following)
 
-    def _today(self) -> date:
-        return datetime.fromtimestamp(self._clock(), UTC).date()
+    def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
+        """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
+
+        Raises: GatewayError INVALID_VALUE, also for a cursor that no response of this kind contained.
+        """
+        text, tenant, first, last = query.text("cursor"), query.text("tenant"), _day(query, "from"), _day(query, "to")
+        if text is None:
+            last = last or datetime.fromtimestamp(self._clock(), UTC).date()
+            first = first or last.replace(day=1)
+            if first > last:
+                raise refused_value("from", f"it is after 'to' ({last}).")
+            return None, UsageFilter(first, last, tenant)
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
+        except (*JSON_DECODE_ERRORS, ValueError):
+            raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
+        for name, value, own in (
+            ("tenant", tenant, cursor.tenant),
+            ("from", first, cursor.first),
+            ("to", last, cursor.last),
+        ):
+            if value is not None and value != own:
+                raise refused_value("cursor", f"it belongs to a request with another '{name}'.")
+        return cursor, UsageFilter(cursor.first, cursor.last, cursor.tenant)
 
 
-def _head(selection: UsageFilter) -> dict[str, object]:
-    """Renders the days of the response, which may be defaults."""
-    return {"from": selection.first, "to": selection.last}
+def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, ...]:
+    """Parses the grouping columns, in order. Raises: GatewayError INVALID_VALUE."""
+    known = {group.value: group for group in GroupBy}
+
+    def parse(text: str) -> tuple[GroupBy, ...]:
+        names = [name.strip() for name in text.split(",")]
+        for name in names:
+            if name not in known:
+                raise wrong_value("by", name, list(known))
+        return tuple(dict.fromkeys(known[name] for name in names))
+
+    if cursor is None:
+        return parse(text or GroupBy.DAY.value)
+    by = parse(cursor.by)
+    if text and parse(text) != by:
+        raise refused_value("cursor", "it belongs to a request with another 'by'.")
+    if len(cursor.after) != len(by):
+        raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.")
+    return by
+
+
+def _day(query: QueryFields, name: str) -> date | None:
+    text = query.text(name)
+    if text is None:
+        return None
+    with suppress(ValueError):
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    raise refused_value(name, "expected a day, as 2026-01-31.")
+
+
+def _page(selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
+    """Renders a page with its days, which may be defaults, and the cursor of the next page."""
+    cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
+    return json_response({"from": selection.first, "to": selection.last} | body | {"next_cursor": cursor})
 
 
 def _amounts(amounts: UsageTotals) -> dict[str, object]:
@@ -102,18 +221,17 @@ def _amounts(amounts: UsageTotals) -> dict[str, object]:
         "requests": amounts.requests,
         "asked": amounts.asked,
         "images": amounts.delivered,
-        "withheld": amounts.withheld,
-        "lost": amounts.lost,
-        "unconfirmed": amounts.unconfirmed,
+        **{name: amounts.of(name) for name in _UNCHARGED},
         "usd": usd(amounts.usd_micros),
     }
 
 
 def _record(record: LedgerEntry) -> dict[str, object]:
     amounts = record.amounts
+    seconds, ms = divmod(min(max(record.admitted_ms, 0), _LAST_MS), 1000)
     return {
         "id": record.reservation,
-        "time": _moment(record.admitted_ms),
+        "time": f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z",
         "request_id": record.request_id,
         "tenant": record.tenant,
         "key_id": record.key_id,
@@ -122,46 +240,16 @@ def _record(record: LedgerEntry) -> dict[str, object]:
         "account": ",".join(dict.fromkeys(account for _, account in record.calls)),
         "asked": amounts.asked,
         "delivered": amounts.delivered,
-        "withheld": amounts.withheld,
-        "lost": amounts.lost,
-        "unconfirmed": amounts.unconfirmed,
+        **{name: amounts.of(name) for name in _UNCHARGED},
         "usd": usd(amounts.usd_micros),
         "price_per_image_usd": usd(record.price_usd_micros),
         "outcome": record.outcome,
-        "calls": _calls(record),
+        "calls": [
+            {"upstream": upstream, "account": account, "delivered": share.delivered}
+            | {name: getattr(share, name) for name in _UNCHARGED}
+            for (upstream, account), share in record.calls.items()
+        ],
         "queue_ms": record.durations.queue_ms,
         "upstream_ms": record.durations.upstream_ms,
         "total_ms": record.durations.total_ms,
-    }
-
-
-def _calls(record: LedgerEntry) -> list[dict[str, object]]:
-    return [
-        {
-            "upstream": upstream,
-            "account": account,
-            "delivered": share.delivered,
-            "withheld": share.withheld,
-            "lost": share.lost,
-            "unconfirmed": share.unconfirmed,
-        }
-        for (upstream, account), share in record.calls.items()
-    ]
-
-
-def _moment(unix_ms: int) -> str:
-    """Renders ISO 8601 in UTC, with milliseconds."""
-    seconds, ms = divmod(min(max(unix_ms, 0), _LAST_MS), 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z"
-
-
-def _difference(difference: Discrepancy) -> dict[str, object]:
-    return {
-        "tenant": difference.sheet.tenant,
-        "day": difference.sheet.day,
-        "key": difference.key_id,
-        "model": difference.model,
-        "measure": difference.measure,
-        "sums": difference.in_sums,
-        "records": difference.in_records,
     }
