@@ -66,7 +66,7 @@ class ImageRoutes:
         caller, generation = await self._read(request, options.limits, parse)
         generate = partial(self._generate, request, caller, generation)
         if generation.is_stream:
-            return EventStream(request, generate, generation.name, options.keep_alive_s, self._clock)
+            return EventStream(request, generate, options.keep_alive_s, self._clock)
         return ChunksResponse(openai.render_generation(await generate(), int(self._clock())))
 
     async def generate_native(self, request: Request) -> Response:

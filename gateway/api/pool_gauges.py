@@ -23,54 +23,41 @@ _MILDEST_FIRST: Final = (
 )
 
 
-def _gauge(name: str, text: str, *labels: str) -> MetricSpec:
-    return MetricSpec(f"imagegate_{name}", "gauge", text, labels)
-
-
-_POOL_CAPACITY: Final = _gauge("pool_capacity_remaining", "Requests that could be sent to an upstream now.", "upstream")
-_QUEUE_DEPTH: Final = _gauge("queue_depth", "Requests that wait for an account.", "upstream")
-_ACCOUNT_CAPACITY: Final = _gauge(
-    "account_capacity",
-    "Limits of an account, and what of them is used.",
-    *("upstream", "account", "resource", "bound"),
+SCRAPED: Final = tuple(
+    MetricSpec(f"imagegate_{name}", "gauge", text, labels)
+    for name, labels, text in (
+        ("pool_capacity_remaining", ("upstream",), "Requests that could be sent to an upstream now."),
+        ("queue_depth", ("upstream",), "Requests that wait for an account."),
+        (
+            "account_capacity",
+            ("upstream", "account", "resource", "bound"),
+            "Limits of an account, and what of them is used.",
+        ),
+        ("upstream_state", ("upstream", "state"), "State of each upstream: 1 for its current state."),
+        (
+            "key_state",
+            ("upstream", "account", "key", "state"),
+            "State of each upstream key, or its account's or upstream's if that is worse: 1 for the current state.",
+        ),
+        (
+            "key_cooldown_end_timestamp_seconds",
+            ("upstream", "account", "key", "code"),
+            "Unix time at which the cooldown of a key, its account or its upstream ends, and the error that began it.",
+        ),
+        ("redis_up", (), "Whether Redis responds: 1 or 0."),
+        ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
+        (
+            "redis_memory_max_bytes",
+            (),
+            "Memory that Redis may use: its `maxmemory`, or all of its machine's if that is 0.",
+        ),
+        ("build_info", ("version",), "Always 1; the version that serves."),
+    )
 )
-_UPSTREAM_STATE: Final = _gauge(
-    "upstream_state", "State of each upstream: 1 for its current state.", "upstream", "state"
-)
-_KEY_STATE: Final = _gauge(
-    "key_state",
-    "State of each upstream key, or its account's or upstream's if that is worse: 1 for the current state.",
-    *("upstream", "account", "key", "state"),
-)
-_KEY_COOLDOWN_END: Final = _gauge(
-    "key_cooldown_end_timestamp_seconds",
-    "Unix time at which the cooldown of a key, its account or its upstream ends, and the error that began it.",
-    *("upstream", "account", "key", "code"),
-)
-_REDIS_UP: Final = _gauge("redis_up", "Whether Redis responds: 1 or 0.")
-_REDIS_USED_BYTES: Final = _gauge(
-    "redis_memory_used_bytes", "Memory that Redis uses; of a cluster, its fullest server."
-)
-_REDIS_MAX_BYTES: Final = _gauge(
-    "redis_memory_max_bytes", "Memory that Redis may use: its `maxmemory`, or all of its machine's if that is 0."
-)
-_BUILD_INFO: Final = _gauge("build_info", "Always 1; the version that serves.", "version")
-SCRAPED: Final = (
-    _POOL_CAPACITY,
-    _QUEUE_DEPTH,
-    _ACCOUNT_CAPACITY,
-    _UPSTREAM_STATE,
-    _KEY_STATE,
-    _KEY_COOLDOWN_END,
-    _REDIS_UP,
-    _REDIS_USED_BYTES,
-    _REDIS_MAX_BYTES,
-    _BUILD_INFO,
-)
-
 _SAMPLES_PER_SLICE: Final = 50
 _PAUSE_S: Final = 0.002
-_Sample = tuple[MetricSpec, tuple[str, ...], float]
+_Sample = tuple[str, tuple[str, ...], float]
+"""Name, label values and value."""
 _T = TypeVar("_T")
 
 
@@ -92,29 +79,29 @@ class PoolGauges(Collector):
     redis_memory: RedisMemory | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        families = {spec: GaugeMetricFamily(spec.name, spec.help, labels=spec.labels) for spec in SCRAPED}
-        for spec, labels, value in with_pauses(self._samples()):
-            families[spec].add_metric(labels, value)
+        families = {spec.name: GaugeMetricFamily(spec.name, spec.help, labels=spec.labels) for spec in SCRAPED}
+        for name, labels, value in with_pauses(self._samples()):
+            families[f"imagegate_{name}"].add_metric(labels, value)
         return families.values()
 
     def _samples(self) -> Iterator[_Sample]:
-        yield _BUILD_INFO, (self.version,), 1
-        yield _REDIS_UP, (), self.statuses is not None
+        yield "build_info", (self.version,), 1
+        yield "redis_up", (), self.statuses is not None
         if self.statuses is None:
             return
         yield from _pool(self.statuses)
         if self.redis_memory:
-            yield _REDIS_USED_BYTES, (), self.redis_memory.used_bytes
-            yield _REDIS_MAX_BYTES, (), self.redis_memory.max_bytes
+            yield "redis_memory_used_bytes", (), self.redis_memory.used_bytes
+            yield "redis_memory_max_bytes", (), self.redis_memory.max_bytes
 
 
 def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
     """Renders the worst state of each key, its account and its upstream. A removed key has no state."""
     for status in statuses:
-        yield _POOL_CAPACITY, (status.upstream,), status.free
-        yield _QUEUE_DEPTH, (status.upstream,), status.waiting
+        yield "pool_capacity_remaining", (status.upstream,), status.free
+        yield "queue_depth", (status.upstream,), status.waiting
         for state in KeyState:
-            yield _UPSTREAM_STATE, (status.upstream, state.value), state is status.state
+            yield "upstream_state", (status.upstream, state.value), state is status.state
         for account in status.accounts:
             yield from _account(account)
             for key in account.keys:
@@ -130,12 +117,12 @@ def _account(account: AccountStatus) -> Iterator[_Sample]:
     }
     for resource, values in resources.items():
         for bound, value in zip(("limit", "allowed", "used"), values, strict=True):
-            yield _ACCOUNT_CAPACITY, (account.upstream, account.name, resource, bound), value
+            yield "account_capacity", (account.upstream, account.name, resource, bound), value
 
 
 def _key(key: KeyStatus, worst: Health) -> Iterator[_Sample]:
     labels = (key.upstream, key.account, key.name)
     for state in KeyState:
-        yield _KEY_STATE, (*labels, state.value), state is worst.state
+        yield "key_state", (*labels, state.value), state is worst.state
     if worst.error_code and worst.until_s:
-        yield _KEY_COOLDOWN_END, (*labels, worst.error_code), worst.until_s
+        yield "key_cooldown_end_timestamp_seconds", (*labels, worst.error_code), worst.until_s

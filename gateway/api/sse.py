@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.api import openai
-from gateway.api.bodies import split_chunk
+from gateway.api.bodies import context_of, split_chunk
 from gateway.api.errors import record_error
 from gateway.domain.errors import GatewayError, detach
 from gateway.domain.images import ImageResult
@@ -25,44 +25,40 @@ class EventStream(Response):
         self,
         request: Request,
         make: Callable[[], Awaitable[ImageResult]],
-        model_name: str,
         keep_alive_s: float,
         clock: Callable[[], float],
     ) -> None:
         super().__init__(None, 200, {"x-accel-buffering": "no"}, "text/event-stream")
         del self.headers["content-length"]
         self._request = request
+        self._context = context_of(request)
         self._make = make
-        self._model_name = model_name
         self._keep_alive_s = keep_alive_s
         self._clock = clock
-        self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Raises: GatewayError while nothing has been sent."""
-        outcome = await self._wait(send)
-        if isinstance(outcome, GatewayError):
-            if not self._has_started:
-                raise outcome
-            record_error(self._request, outcome)
-            await self._send(send, [openai.render_error_event(outcome, self._model_name)])
-        else:
-            for event in openai.render_events(outcome, int(self._clock())):
-                await self._send(send, event)
-            if outcome.missing:  # the header may have been sent before; SDKs skip a comment
-                await self._send(send, [b": missing %d\n\n" % outcome.missing])
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _wait(self, send: Send) -> ImageResult | GatewayError:
+        outcome: ImageResult | GatewayError
         is_made = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_alive(send, is_made))
             try:
-                return await self._make()
+                outcome = await self._make()
             except GatewayError as error:
-                return detach(error)
+                outcome = detach(error)
             finally:
                 is_made.set()
+        if isinstance(outcome, ImageResult):
+            for event in openai.render_events(outcome, int(self._clock())):
+                await self._send(send, event)
+            if outcome.missing:  # the header may have been sent before; SDKs skip a comment
+                await self._send(send, [b": missing %d\n\n" % outcome.missing])
+        elif self._context.status:
+            record_error(self._request, outcome)
+            await self._send(send, [openai.render_error_event(outcome, self._context.model_name)])
+        else:
+            raise outcome
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _keep_alive(self, send: Send, is_made: asyncio.Event) -> None:
         """Runs until the images are made. It ignores a disconnect, which must not stop the job."""
@@ -75,8 +71,7 @@ class EventStream(Response):
                     await self._send(send, [openai.KEEP_ALIVE])
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:
-        if not self._has_started:
+        if not self._context.status:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            self._has_started = True
         for part in (part for chunk in chunks for part in split_chunk(chunk)):
             await send({"type": "http.response.body", "body": part, "more_body": True})
