@@ -3,7 +3,7 @@
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,56 +32,57 @@ from gateway.api.middleware import (
     RequestContextMiddleware,
 )
 from gateway.api.openai import OpenAIOptions
-from gateway.api.request_log import Telemetry
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.app.admin import AdminParts, build_admin
 from gateway.app.backends import (
     USER_AGENT,
-    MeteringParts,
-    SchedulerParts,
-    build_journal,
     build_key_checker,
     build_metering,
-    build_replayer,
     build_scheduler,
     build_upstreams,
     connect_redis,
+    redis_id,
 )
 from gateway.app.reload import ReloadTargets
 from gateway.app.telemetry import build_operations, build_telemetry
-from gateway.config import Settings
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.sizes import SizePolicy
-from gateway.generation import Upstreams
-from gateway.generation.key_checker import KeyHealthMonitor, Suspects
+from gateway.generation.key_checker import Suspects
 from gateway.generation.key_checks import KeyChecker
 from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
+from gateway.metering.reservations import SETTLE
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
-from gateway.redis import Client
 from gateway.redis.journal import Journal
+from gateway.redis.journal_replay import JournalReplayer
+from gateway.scheduler.unsaved_releases import RELEASE
 
 
-@dataclass(frozen=True, slots=True)
 class _Core:
     """The parts that every request uses."""
 
-    settings: Settings
-    metrics: Metrics
-    drain: ShutdownState
-    budget: ByteBudget
-    redis: Client
-    catalog: Catalog
-    journal: Journal
-    scheduling: SchedulerParts
-    metering: MeteringParts
-    transports: tuple[AiohttpTransport, AiohttpTransport]
-    """To configured addresses, and to public ones only."""
-    upstreams: Upstreams
-    key_monitor: KeyHealthMonitor
+    def __init__(self, config: Config, metrics_directory: Path | None) -> None:
+        settings, redis = config.settings, connect_redis(config)
+        metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
+        self.settings, self.redis, self.metrics = settings, redis, metrics
+        self.drain, self.budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
+        self.body_limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
+        self.catalog = Catalog([])
+        self.catalog.take_over(config.catalog)  # a reload changes it
+        # Several gateways may share one directory: each replays the files of its own Redis.
+        self.journal = Journal(config.journal_dir, redis_id(config), remedy=config.journal_problem)
+        self.scheduling = build_scheduler(config, redis, metrics, self.journal)
+        self.metering = build_metering(config, redis, metrics, self.journal)
+        certificates = ssl.create_default_context()
+        direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
+        self.transports = (direct, public)
+        suspects = Suspects(time.monotonic)
+        self.upstreams = build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
+        checker = KeyChecker(direct, lambda: self.upstreams.endpoints, USER_AGENT)
+        self.key_monitor = build_key_checker(config, redis, self.scheduling, checker, suspects)
 
 
 def create_app(
@@ -97,108 +98,62 @@ def create_app(
     """
     settings = config.settings
     telemetry, starts, closes = build_telemetry(settings)
-    core = _build_core(config, metrics_directory)
-    scheduling, metering, catalog = core.scheduling, core.metering, core.catalog
-    limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
-    pool = PoolSection(scheduling.scheduler, scheduling.members, core.key_monitor, limits)
-    admin = build_admin(config, core.redis, metering.admission, lambda: scheduling.members.upstreams, catalog, pool)
-    ports = _dedicated_ports(settings)
+    core = _Core(config, metrics_directory)
+    members, admission = core.scheduling.members, core.metering.admission
+    pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, core.body_limits)
+    admin = build_admin(config, core.redis, admission, lambda: members.upstreams, core.catalog, core.body_limits, pool)
+    ports = [
+        DedicatedPort(table.port, prefix, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
+        for table, prefix in ((settings.admin, ADMIN), (settings.metrics, METRICS))
+        if table.port
+    ]
     health, samplers = build_operations(
-        core.redis, core.metrics, metering.admission, scheduling.scheduler, core.drain, core.budget, ports
+        core.redis, core.metrics, admission, core.scheduling.scheduler, core.drain, core.budget, ports
     )
-    targets = ReloadTargets(catalog, scheduling.members.declare, core.upstreams.configure, admin.provisioner.reload)
+    targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading)
-    lifespan = _build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes)
-    routes = [*_public_routes(_build_images(core, admin, limits), health), *admin.routes]
-    return _assemble(routes, core, telemetry, lifespan, ports)
-
-
-def _build_core(config: Config, metrics_directory: Path | None) -> _Core:
-    settings, redis = config.settings, connect_redis(config)
-    metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
-    catalog = Catalog([])
-    catalog.take_over(config.catalog)  # a reload changes it
-    journal = build_journal(config)
-    scheduling = build_scheduler(config, redis, metrics, journal)
-    metering = build_metering(config, redis, metrics, journal)
-    certificates = ssl.create_default_context()
-    transports = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
-    suspects = Suspects(time.monotonic)
-    upstreams = build_upstreams(config, scheduling, metrics, *transports, suspects)
-    checker = KeyChecker(transports[0], lambda: upstreams.endpoints, USER_AGENT)
-    key_monitor = build_key_checker(config, redis, scheduling, checker, suspects)
-    budget = ByteBudget(settings.server.max_memory_bytes)
-    parts = (journal, scheduling, metering, transports, upstreams, key_monitor)
-    return _Core(settings, metrics, ShutdownState(), budget, redis, catalog, *parts)
-
-
-def _build_lifespan(
-    core: _Core, starts: Sequence[AsyncCallback], tasks: Sequence[AsyncCallback], closes: Sequence[AsyncCallback]
-) -> Lifespan:
-    """Startup steps, background tasks and shutdown steps, in that order."""
-    journal, scheduling, metering, metrics = core.journal, core.scheduling, core.metering, core.metrics
-    replayer = build_replayer(journal, metering.admission, scheduling.releases)
-    monitor = core.key_monitor
-    return Lifespan(
-        core.redis,
-        core.transports,
-        (journal.start, scheduling.members.start, *starts),
-        (
-            *metering.background_tasks,
-            replayer.run,
-            *scheduling.background_tasks,
-            monitor.run,
-            monitor.check_suspects,
-            *tasks,
-        ),
-        (
-            partial(metering.admission.flush, core.drain.left_s),
-            core.upstreams.flush,
-            metering.transfers.flush,
-            journal.close,
-            scheduling.queue.close,
-            scheduling.members.withdraw,
-            *closes,
-        ),
-        {
-            CONNECTIONS: metrics.connections,
-            CONNECTIONS_OVER_BOUND: metrics.connections_over_bound,
-            DRAIN: core.drain,
-        },
-    )
-
-
-def _assemble(
-    routes: Sequence[Route],
-    core: _Core,
-    telemetry: Telemetry,
-    lifespan: Lifespan,
-    ports: Sequence[DedicatedPort],
-) -> Starlette:
     app = App(
-        routes=routes,
+        routes=[*_public_routes(_build_images(core, admin), health), *admin.routes],
         middleware=[
             Middleware(RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget),
-            Middleware(PublicCors, core.settings.server.cors_origins),
+            Middleware(PublicCors, settings.server.cors_origins),
             Middleware(ErrorMiddleware),
             Middleware(DedicatedPortMiddleware, ports),
         ],
-        lifespan=lifespan.lifespan,
+        lifespan=_build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes).lifespan,
     )
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
     return app
 
 
-def _dedicated_ports(settings: Settings) -> list[DedicatedPort]:
-    return [
-        DedicatedPort(table.port, prefix, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
-        for table, prefix in ((settings.admin, ADMIN), (settings.metrics, METRICS))
-        if table.port
-    ]
+def _build_lifespan(
+    core: _Core, starts: Sequence[AsyncCallback], tasks: Sequence[AsyncCallback], closes: Sequence[AsyncCallback]
+) -> Lifespan:
+    journal, scheduling, metering, monitor = core.journal, core.scheduling, core.metering, core.key_monitor
+    replays = {SETTLE: metering.admission.replay, RELEASE: scheduling.releases.replay}
+    replayer = JournalReplayer(journal, replays, own_kinds=frozenset({RELEASE}))
+    return Lifespan(
+        core.redis,
+        core.transports,
+        (journal.start, scheduling.members.start, *starts),
+        (
+            *(*metering.background_tasks, replayer.run, scheduling.queue.listen, scheduling.queue.run_heartbeat),
+            *(scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
+        ),
+        (
+            *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
+            *(journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
+        ),
+        {
+            CONNECTIONS: core.metrics.connections,
+            CONNECTIONS_OVER_BOUND: core.metrics.connections_over_bound,
+            DRAIN: core.drain,
+        },
+    )
 
 
-def _build_images(core: _Core, admin: AdminParts, limits: BodyLimits) -> ImageRoutes:
+def _build_images(core: _Core, admin: AdminParts) -> ImageRoutes:
     settings, metering = core.settings, core.metering
     authenticator = TenantAuthenticator(
         admin.authenticator,
@@ -210,8 +165,8 @@ def _build_images(core: _Core, admin: AdminParts, limits: BodyLimits) -> ImageRo
     )
     options = ImageOptions(
         OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
-        limits,
-        replace(limits, max_bytes=settings.server.max_minimax_body_bytes),
+        core.body_limits,
+        replace(core.body_limits, max_bytes=settings.server.max_minimax_body_bytes),
         settings.server.sse_keepalive_s,
     )
     service = GenerationService(metering.admission, core.upstreams, time.monotonic)

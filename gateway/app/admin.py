@@ -47,6 +47,7 @@ def build_admin(
     admission: Admission,
     upstreams: Callable[[], Collection[str]],
     catalog: Catalog,
+    limits: BodyLimits,
     pool: PoolSection,
 ) -> AdminParts:
     """`upstreams` returns the names of the configured upstreams."""
@@ -57,7 +58,6 @@ def build_admin(
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
-    limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock),
         KeySection(keys, limits, clock),

@@ -20,19 +20,18 @@ from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.recovery import ExpiredReservationReaper
-from gateway.metering.reservations import SETTLE, ReservationConfig
+from gateway.metering.reservations import ReservationConfig
 from gateway.metering.transfers import Transfers
 from gateway.observability.metrics import Metrics
 from gateway.redis import FORMS, Client, connect
 from gateway.redis.journal import Journal
-from gateway.redis.journal_replay import JournalReplayer
 from gateway.redis.leader import KEY_CHECK_LEADER, LeaderLock
 from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.scheduler.unsaved_releases import RELEASE, Releases
+from gateway.scheduler.unsaved_releases import Releases
 
 USER_AGENT: Final = f"imagegate/{__version__}"
 _DAY_S: Final = 86_400
@@ -82,43 +81,28 @@ class MeteringParts:
     background_tasks: tuple[AsyncCallback, ...]
 
 
-def build_metering(
-    config: Config,
-    redis: Client,
-    metrics: Metrics,
-    journal: Journal,
-) -> MeteringParts:
+def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> MeteringParts:
     """Its background tasks settle what is unsettled, and the reservations of dead processes."""
-    lease_s, kept = config.settings.requests.reservation_lease_s, config.settings.ledger
+    lease_s, kept, new_id = (
+        config.settings.requests.reservation_lease_s,
+        config.settings.ledger,
+        lambda: uuid.uuid4().hex,
+    )
     terms = ReservationConfig(
         config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day
     )
-    admission = Admission(redis, terms, metrics, time.monotonic, _new_id, journal, time.time)
+    admission = Admission(redis, terms, metrics, time.monotonic, new_id, journal, time.time)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
     round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
-    reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
-    transfers = Transfers(redis, lease_s, time.monotonic, _new_id)
+    reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=new_id())
+    transfers = Transfers(redis, lease_s, time.monotonic, new_id)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
     return MeteringParts(admission, transfers, background_tasks)
-
-
-def build_journal(config: Config) -> Journal:
-    """Several gateways may share one directory: each replays the files of its own Redis."""
-    return Journal(config.journal_dir, redis_id(config), remedy=config.journal_problem)
-
-
-def build_replayer(journal: Journal, admission: Admission, releases: Releases) -> JournalReplayer:
-    acts = {SETTLE: admission.replay, RELEASE: releases.replay}
-    return JournalReplayer(journal, acts, own_kinds=frozenset({RELEASE}))
 
 
 def redis_id(config: Config) -> str:
     """Identifies a Redis by its address, without its password."""
     return hashlib.sha256(config.settings.redis.url.rpartition("@")[2].encode()).hexdigest()[:12]
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +113,6 @@ class SchedulerParts:
     members: AccountRegistry
     queue: Queue
     releases: Releases
-
-    @property
-    def background_tasks(self) -> tuple[AsyncCallback, ...]:
-        return self.queue.listen, self.queue.run_heartbeat, self.members.run
 
 
 def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> SchedulerParts:
@@ -177,16 +157,8 @@ def build_upstreams(
         connect_s, requests.call_timeout_s, requests.call_timeout_per_image_s, requests.max_response_bytes
     )
     client = UpstreamClient(
-        *(
-            direct,
-            scheduling.scheduler,
-            limits,
-            metrics,
-            USER_AGENT,
-            time.monotonic,
-            scheduling.releases.journal,
-            suspects.note,
-        )
+        *(direct, scheduling.scheduler, limits, metrics, USER_AGENT, time.monotonic),
+        *(scheduling.releases.journal, suspects.note),
     )
     download_limits = DownloadLimits(connect_s, requests.download_timeout_s, requests.max_download_bytes)
     downloader = ImageDownloader(public, direct, download_limits, USER_AGENT)
