@@ -22,16 +22,7 @@ from gateway.api.bodies import json_response
 from gateway.api.fields import refused_value, wrong_value
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
-from gateway.domain.usage import (
-    MEASURES,
-    Group,
-    GroupBy,
-    LedgerEntry,
-    TenantDay,
-    UsageFilter,
-    UsageReport,
-    UsageTotals,
-)
+from gateway.domain.usage import MEASURES, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import READINGS_MAX, Ledger, Place, Reading
 from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
