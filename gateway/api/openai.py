@@ -43,12 +43,8 @@ _WITHOUT_EFFECT: Final = (
     *("output_compression", "partial_images"),
 )
 """Fields that do not change the content of the image."""
-_EVENT_USAGE: Final = {
-    "total_tokens": 0,
-    "input_tokens": 0,
-    "output_tokens": 0,
-    "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
-}
+_DETAILS: Final = {"text_tokens": 0, "image_tokens": 0}
+_EVENT_USAGE: Final = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": _DETAILS}
 _USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
 """MiniMax counts images, not tokens; clients fail without these keys (reference/openai-images.md section 7)."""
 _COMPLETED: Final = "image_generation.completed"
@@ -177,12 +173,8 @@ def _read_delivery(fields: RequestFields, name: str, options: OpenAIOptions) -> 
 
 def render_generation(result: ImageResult, created: int) -> Chunks:
     """Renders a response without streaming. The images are not copied."""
-    tail = {
-        "background": "opaque",
-        "output_format": _format(result.pictures),
-        "size": str(result.made),
-        "usage": _USAGE,
-    }
+    kind, size = _format(result.pictures), str(result.made)
+    tail = {"background": "opaque", "output_format": kind, "size": size, "usage": _USAGE}
     chunks: Chunks = [b'{"created":%d,"data":[' % created]
     for index, image in enumerate(result.pictures):
         chunks.append(b"," if index else b"")
@@ -235,8 +227,8 @@ def _item(image: Picture) -> Chunks:
 
 def _format(images: Iterable[Picture]) -> Format:
     """Detects the file format. The default is MiniMax's JPEG (reference/minimax.md 1.4)."""
-    encoded = (sniff_base64(image.base64) for image in images if isinstance(image, Base64Image))
-    return next((kind for kind in encoded if kind), Format.JPEG)
+    kinds = (sniff_base64(image.base64) for image in images if isinstance(image, Base64Image))
+    return next((kind for kind in kinds if kind), Format.JPEG)
 
 
 def _error(error: GatewayError, model_name: str) -> dict[str, object]:

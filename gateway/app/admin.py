@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from starlette.routing import Route
 
-from gateway.api.admin import AdminApi
+from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
-from gateway.api.admin.auth import AdminAuthenticator
-from gateway.api.admin.keys import KeySection
 from gateway.api.admin.pool import PoolSection
-from gateway.api.admin.tenants import TenantSection
+from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.bodies import BodyLimits

@@ -12,7 +12,7 @@ import httpx
 from msgspec.structs import asdict
 
 from gateway import config
-from gateway.api.admin.auth import AdminKey, Role
+from gateway.api.admin import AdminKey, Role
 from gateway.config.schema import Settings
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
 from gateway.config.types import SettingsError

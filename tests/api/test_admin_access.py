@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.api.admin.auth import AdminAuthenticator, AdminKey, Role
+from gateway.api.admin import AdminAuthenticator, AdminKey, Role
 from gateway.app import create_app
 from gateway.config import from_document
 from gateway.config.resolve import resolve

@@ -11,7 +11,7 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 
 from gateway.api import minimax, openai
-from gateway.api.admin.keys import GRACE_MAX_S, GRACE_S
+from gateway.api.admin.tenants import GRACE_MAX_S, GRACE_S
 from gateway.api.fields import STYLES
 from gateway.api.images import ImageRoutes
 from gateway.api.middleware import EXPOSED_HEADERS

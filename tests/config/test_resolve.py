@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from gateway.api.admin.auth import Role
+from gateway.api.admin import Role
 from gateway.config import Settings, SettingsError, from_document
 from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig

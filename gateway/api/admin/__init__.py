@@ -4,8 +4,11 @@ Each section maps paths below `/admin/v1` and methods to handlers. `AdminApi` au
 reaches a handler.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import hmac
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import Final
 
@@ -13,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.api.admin.auth import AdminAuthenticator
 from gateway.api.auth_throttle import FailedAuthThrottle, network_of
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import context_of
+from gateway.domain.accounts import Secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
@@ -25,6 +28,48 @@ PREFIX: Final = "/admin/v1"
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
 """By path below `/admin/v1` and by method."""
+
+
+class Role(Enum):
+    """Permission of an admin key."""
+
+    ADMIN = "admin"
+    READ = "read"
+    """Read-only."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminKey:
+    """A named admin key. The audit records the name."""
+
+    name: str
+    secret: Secret
+    role: Role = Role.ADMIN
+
+
+class AdminAuthenticator:
+    """Authenticates admin keys. Without any key the API is disabled."""
+
+    def __init__(self, keys: Iterable[AdminKey]) -> None:
+        self._keys = tuple(keys)
+
+    def check(self, authorization: str, method: str) -> str:
+        """Returns the name of the key that was sent. Compares against every key to keep the timing constant.
+
+        Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
+        """
+        if not self._keys:
+            raise GatewayError(ErrorCode.ADMIN_API_DISABLED)
+        scheme, _, credential = authorization.partition(" ")
+        sent = credential.strip().encode()
+        matching = [key for key in self._keys if hmac.compare_digest(sent, key.secret.reveal().encode())]
+        if scheme.lower() != "bearer" or not matching:
+            raise GatewayError(
+                ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
+            )
+        if matching[0].role is Role.READ and method != "GET":
+            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"Admin key '{matching[0].name}' is read-only.")
+        return matching[0].name
 
 
 class AdminApi:
