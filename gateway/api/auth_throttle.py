@@ -21,6 +21,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Final, TypeVar
 
@@ -67,14 +68,15 @@ class FailedAuthThrottle:
         self._buckets: dict[str, _Bucket] = {}
         self._known: dict[bytes, None] = {}
         """Digests of valid keys, most recently used last."""
-        self._hash_key = secrets.token_bytes(_DIGEST_BYTES)
+        self._hash = partial(hashlib.blake2b, digest_size=_DIGEST_BYTES, key=secrets.token_bytes(_DIGEST_BYTES))
+        """Has a random key of this process: collisions cannot be forged, and memory reveals no key."""
 
     async def check_tenant(self, address: str, authorization: str, check: Callable[[], Awaitable[_T]]) -> _T:
         """Runs `check` for an API key. Raises: GatewayError AUTHENTICATION_THROTTLED, and those of `check`."""
         secret = _secret_of(authorization)
         if not self._per_minute or not secret:
             return await check()
-        digest = self._digest(secret)
+        digest = self._hash(secret.encode()).digest()
         bucket = None if digest in self._known else await self._acquire(address, digest)
         try:
             result = await check()
@@ -101,7 +103,7 @@ class FailedAuthThrottle:
         except GatewayError as error:
             secret = _secret_of(authorization)
             if self._per_minute and secret and error.error_code in _WRONG:
-                digest = self._digest(secret)
+                digest = self._hash(secret.encode()).digest()
                 bucket = self._bucket(address)
                 self._require_token(bucket, digest)
                 self._count(bucket, digest)
@@ -157,10 +159,6 @@ class FailedAuthThrottle:
         idle.sort(key=lambda name: self._tokens(self._buckets[name], now_s), reverse=True)
         for name in idle[: self._buckets_max // 4 + 1]:
             del self._buckets[name]
-
-    def _digest(self, text: str) -> bytes:
-        """Hashes a key with a random key of this process: collisions cannot be forged, and memory reveals no key."""
-        return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
 
 
 def _secret_of(authorization: str) -> str:

@@ -92,16 +92,17 @@ class ProviderFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     aigc_watermark: bool | None = None
     subject_reference: list[_SubjectReference] | None = None
 
-    def read_prompt(self) -> str:
+    def read_prompt(self, max_chars: int) -> str:
         if self.prompt is None:
             raise missing("prompt")
+        message = "Invalid 'prompt': {}. Expected a string with {}, but got {} instead."
         if not self.prompt.strip():
-            raise GatewayError(
-                ErrorCode.EMPTY_STRING,
-                "Invalid 'prompt': empty string. Expected a string with minimum length 1, but got an empty string "
-                "instead.",
-                param="prompt",
-            )
+            text = message.format("empty string", "minimum length 1", "an empty string")
+            raise GatewayError(ErrorCode.EMPTY_STRING, text, param="prompt")
+        if len(self.prompt) > max_chars:
+            got = f"a string with length {len(self.prompt)}"
+            text = message.format("string too long", f"maximum length {max_chars}", got)
+            raise GatewayError(ErrorCode.STRING_TOO_LONG, text, param="prompt")
         return self.prompt
 
     def read_shape(self) -> tuple[str | None, Size | None]:

@@ -87,12 +87,11 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
     model = next((model for model in candidates if model), None)
     if model is None or not tenant.may_use(model.id):
         raise unknown_model(name)
-    prompt = fields.read_prompt()
-    if len(prompt) > model.prompt_max_chars:
+    if len(fields.prompt or "") > model.prompt_max_chars:
         raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
     ratio, pixels = fields.read_shape()
     job = ImageJob(
-        prompt=prompt,
+        prompt=fields.read_prompt(model.prompt_max_chars),
         count=fields.n or 1,
         delivery=ResponseFormat(fields.response_format or "url"),
         aspect_ratio=ratio,

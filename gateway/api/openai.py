@@ -19,7 +19,7 @@ from gateway.api.fields import (
     unknown_parameter,
     wrong_value,
 )
-from gateway.domain.catalog import Catalog, Model
+from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, Format, ImageJob, ImageResult, Picture, ResponseFormat, sniff_base64
 from gateway.domain.sizes import Size, SizePolicy
@@ -116,7 +116,7 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     if ratio and pixels:
         raise refused_value("width", "'width' and 'height' cannot be combined with 'aspect_ratio'.")
     job = ImageJob(
-        prompt=_read_prompt(fields, model),
+        prompt=fields.read_prompt(model.prompt_max_chars),
         count=fields.n or 1,
         delivery=_read_delivery(fields, name, options),
         size=size,
@@ -146,18 +146,6 @@ def _read_size(text: str | None) -> Size | None:
         f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1.",
         param="size",
     )
-
-
-def _read_prompt(fields: RequestFields, model: Model) -> str:
-    prompt, most = fields.read_prompt(), model.prompt_max_chars
-    if len(prompt) > most:
-        raise GatewayError(
-            ErrorCode.STRING_TOO_LONG,
-            f"Invalid 'prompt': string too long. Expected a string with maximum length {most}, but got a string with "
-            f"length {len(prompt)} instead.",
-            param="prompt",
-        )
-    return prompt
 
 
 def _read_delivery(fields: RequestFields, name: str, options: OpenAIOptions) -> ResponseFormat:
