@@ -1,7 +1,9 @@
 """The composition root: the only place that constructs collaborators."""
 
+import secrets
 import ssl
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,53 +13,35 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from gateway.api import minimax
+from gateway import __version__
+from gateway.api import middleware, minimax
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits
 from gateway.api.health import HealthRoutes
 from gateway.api.images import ImageOptions, ImageRoutes
-from gateway.api.middleware import (
-    ADMIN,
-    HEALTHZ,
-    METRICS,
-    OPENAPI,
-    READYZ,
-    App,
-    AsgiEndpoint,
-    DedicatedPort,
-    DedicatedPortMiddleware,
-    ErrorMiddleware,
-    PublicCors,
-    RequestContextMiddleware,
-)
 from gateway.api.openai import OpenAIOptions
+from gateway.api.request_log import Telemetry
+from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
-from gateway.app.admin import AdminParts, build_admin
-from gateway.app.backends import (
-    USER_AGENT,
-    build_key_checker,
-    build_metering,
-    build_scheduler,
-    build_upstreams,
-    connect_redis,
-    redis_id,
-)
+from gateway.app import backends
 from gateway.app.reload import ReloadTargets
-from gateway.app.telemetry import build_operations, build_telemetry
+from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.sizes import SizePolicy
 from gateway.generation.key_checker import Suspects
 from gateway.generation.key_checks import KeyChecker
-from gateway.generation.memory_budget import ByteBudget
+from gateway.generation.memory_budget import ByteBudget, return_freed_memory
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
+from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal
 from gateway.redis.journal_replay import JournalReplayer
+from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler.unsaved_releases import RELEASE
 
 
@@ -65,24 +49,29 @@ class _Core:
     """The parts that every request uses."""
 
     def __init__(self, config: Config, metrics_directory: Path | None) -> None:
-        settings, redis = config.settings, connect_redis(config)
+        settings, redis = config.settings, backends.connect_redis(config)
         metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
         self.settings, self.redis, self.metrics = settings, redis, metrics
         self.drain, self.budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
         self.body_limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
+        self.ports = [
+            middleware.DedicatedPort(port.port, prefix, frozenset(map(str.lower, (port.host, *port.allowed_hosts))))
+            for port, prefix in ((settings.admin, middleware.ADMIN), (settings.metrics, middleware.METRICS))
+            if port.port
+        ]
         self.catalog = Catalog([])
         self.catalog.take_over(config.catalog)  # a reload changes it
         # Several gateways may share one directory: each replays the files of its own Redis.
-        self.journal = Journal(config.journal_dir, redis_id(config), remedy=config.journal_problem)
-        self.scheduling = build_scheduler(config, redis, metrics, self.journal)
-        self.metering = build_metering(config, redis, metrics, self.journal)
+        self.journal = Journal(config.journal_dir, backends.redis_id(config), remedy=config.journal_problem)
+        self.scheduling = backends.build_scheduler(config, redis, metrics, self.journal)
+        self.metering = backends.build_metering(config, redis, metrics, self.journal)
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)
         suspects = Suspects(time.monotonic)
-        self.upstreams = build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
-        checker = KeyChecker(direct, lambda: self.upstreams.endpoints, USER_AGENT)
-        self.key_monitor = build_key_checker(config, redis, self.scheduling, checker, suspects)
+        self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
+        checker = KeyChecker(direct, lambda: self.upstreams.endpoints, backends.USER_AGENT)
+        self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
 
 def create_app(
@@ -99,27 +88,23 @@ def create_app(
     settings = config.settings
     telemetry, starts, closes = build_telemetry(settings)
     core = _Core(config, metrics_directory)
-    members, admission = core.scheduling.members, core.metering.admission
-    pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, core.body_limits)
-    admin = build_admin(config, core.redis, admission, lambda: members.upstreams, core.catalog, core.body_limits, pool)
-    ports = [
-        DedicatedPort(table.port, prefix, frozenset(name.lower() for name in (table.host, *table.allowed_hosts)))
-        for table, prefix in ((settings.admin, ADMIN), (settings.metrics, METRICS))
-        if table.port
-    ]
-    health, samplers = build_operations(
-        core.redis, core.metrics, admission, core.scheduling.scheduler, core.drain, core.budget, ports
-    )
+    members, limits = core.scheduling.members, core.body_limits
+    pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
+    admission, upstreams = core.metering.admission, lambda: members.upstreams
+    admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool)
+    health, samplers = _build_operations(core)
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading)
-    app = App(
+    app = middleware.App(
         routes=[*_public_routes(_build_images(core, admin), health), *admin.routes],
         middleware=[
-            Middleware(RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget),
-            Middleware(PublicCors, settings.server.cors_origins),
-            Middleware(ErrorMiddleware),
-            Middleware(DedicatedPortMiddleware, ports),
+            Middleware(
+                middleware.RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget
+            ),
+            Middleware(middleware.PublicCors, settings.server.cors_origins),
+            Middleware(middleware.ErrorMiddleware),
+            Middleware(middleware.DedicatedPortMiddleware, core.ports),
         ],
         lifespan=_build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes).lifespan,
     )
@@ -153,7 +138,7 @@ def _build_lifespan(
     )
 
 
-def _build_images(core: _Core, admin: AdminParts) -> ImageRoutes:
+def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
     settings, metering = core.settings, core.metering
     authenticator = TenantAuthenticator(
         admin.authenticator,
@@ -175,12 +160,58 @@ def _build_images(core: _Core, admin: AdminParts) -> ImageRoutes:
 
 def _public_routes(images: ImageRoutes, ops: HealthRoutes) -> list[Route]:
     return [
-        Route("/v1/images/generations", AsgiEndpoint(images.generate), methods=["POST"]),
-        *(Route(path, AsgiEndpoint(images.generate_native), methods=["POST"]) for path in sorted(minimax.PATHS)),
+        Route("/v1/images/generations", middleware.AsgiEndpoint(images.generate), methods=["POST"]),
+        *(
+            Route(path, middleware.AsgiEndpoint(images.generate_native), methods=["POST"])
+            for path in sorted(minimax.PATHS)
+        ),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
-        Route(HEALTHZ, ops.healthz),
-        Route(READYZ, ops.readyz),
-        Route(METRICS, ops.metrics),
-        Route(OPENAPI, ops.openapi),
+        Route(middleware.HEALTHZ, ops.healthz),
+        Route(middleware.READYZ, ops.readyz),
+        Route(middleware.METRICS, ops.metrics),
+        Route(middleware.OPENAPI, ops.openapi),
     ]
+
+
+def build_telemetry(settings: Settings) -> tuple[Telemetry, tuple[AsyncCallback, ...], tuple[AsyncCallback, ...]]:
+    """Returns what the middleware logs and traces with, and its startup and shutdown steps.
+
+    Raises: SettingsError if tracing is configured and its extra is not installed.
+    """
+    build = partial(
+        Telemetry,
+        lambda: f"req_{uuid.uuid4().hex}",
+        lambda: uuid.uuid4().hex,
+        lambda: secrets.token_hex(8),
+        settings.logs.prompts,
+        settings.logs.client_address,
+    )
+    endpoint = settings.tracing.otlp_endpoint
+    if endpoint is None:
+        return build(), (), ()
+    try:
+        from gateway.observability.tracing import SpanSender  # noqa: PLC0415 - an extra of hundreds of modules
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"tracing.otlp_endpoint: needs the package {error.name}, which is not installed: "
+            'pip install "imagegate[otel]", or take the setting out'
+        ) from error
+    sender = SpanSender(endpoint, settings.tracing.service_name, __version__, time.time_ns, time.monotonic)
+    return build(sender.send), (sender.start,), (sender.close,)
+
+
+def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, ...]]:
+    """Returns the routes of operators, and the background tasks that sample what they report."""
+    metrics, redis, scheduler = core.metrics, core.redis, core.scheduling.scheduler
+    preflight = PreflightMonitor(redis)
+    sampled = {
+        metrics.pending_settlements: lambda: core.metering.admission.unsettled,
+        metrics.held_bytes: lambda: core.budget.held_bytes,
+        metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
+    }
+    process = ProcessCollector(metrics, sampled, time.monotonic)
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, __version__)
+    redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
+    routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
+    return routes, (preflight.run, process.run, partial(return_freed_memory, core.budget))

@@ -1,15 +1,26 @@
-"""Builds what runs on Redis and on the upstreams: the client, metering, the scheduler and the upstream calls."""
+"""Builds what runs on Redis and on the upstreams: metering, scheduler, tenants with the admin API, and calls."""
 
 import hashlib
 import random
 import time
 import uuid
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+from starlette.routing import Route
+
 from gateway import __version__
+from gateway.api.admin import AdminApi, AdminAuthenticator
+from gateway.api.admin.audit import AuditSection
+from gateway.api.admin.pool import PoolSection
+from gateway.api.admin.tenants import KeySection, TenantSection
+from gateway.api.admin.usage import UsageSection
+from gateway.api.auth_throttle import FailedAuthThrottle
+from gateway.api.bodies import BodyLimits
 from gateway.config import SettingsError
 from gateway.config.resolve import Config
+from gateway.domain.catalog import Catalog
 from gateway.domain.errors import GatewayError
 from gateway.generation import ImageDownloader, JobPolicy, UpstreamClient, Upstreams
 from gateway.generation.calls import CallLimits
@@ -19,9 +30,11 @@ from gateway.generation.key_checks import KeyChecker
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
+from gateway.metering.ledger import Ledger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import ReservationConfig
 from gateway.metering.transfers import Transfers
+from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
 from gateway.redis import FORMS, Client, connect
 from gateway.redis.journal import Journal
@@ -32,6 +45,12 @@ from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
 from gateway.scheduler.unsaved_releases import Releases
+from gateway.tenants.api_keys import ApiKeyStore
+from gateway.tenants.audit import Audit
+from gateway.tenants.authentication import Authenticator
+from gateway.tenants.provisioning import TenantProvisioner
+from gateway.tenants.store import TenantStore
+from gateway.tenants.transactions import TenantTransactions
 
 USER_AGENT: Final = f"imagegate/{__version__}"
 _DAY_S: Final = 86_400
@@ -167,3 +186,44 @@ def build_upstreams(
     return Upstreams(
         *(scheduling.scheduler, client, downloader, metrics, config.upstreams, policy, time.time, time.monotonic)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AdminParts:
+    """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
+
+    authenticator: Authenticator
+    throttle: FailedAuthThrottle
+    routes: list[Route]
+    provisioner: TenantProvisioner
+
+
+def build_admin(
+    config: Config,
+    redis: Client,
+    admission: Admission,
+    upstreams: Callable[[], Collection[str]],
+    catalog: Catalog,
+    limits: BodyLimits,
+    pool: PoolSection,
+) -> AdminParts:
+    """`upstreams` returns the names of the configured upstreams."""
+    settings, clock, monotonic = config.settings, time.time, time.monotonic
+    authenticator = Authenticator(
+        redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
+    )
+    transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
+    tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
+    keys = ApiKeyStore(redis, authenticator, transactions, clock)
+    sections = (
+        TenantSection(tenants, admission, catalog, limits, clock),
+        KeySection(keys, limits, clock),
+        AuditSection(Audit(redis), tenants, upstreams),
+        UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),
+        pool,
+    )
+    throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
+    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, settings.admin.requests_per_second, monotonic)
+    provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
+    routes = [route for section in sections for route in api.routes(section.handlers())]
+    return AdminParts(authenticator, throttle, routes, provisioner)

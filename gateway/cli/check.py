@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Final
 
 from gateway import __version__
+from gateway.app import build_telemetry
 from gateway.app.backends import find_problems, redis_id
-from gateway.app.telemetry import build_telemetry
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.resolve import Config, resolve
