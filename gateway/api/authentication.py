@@ -8,7 +8,7 @@ of that second, which slows down clients that wait for them.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -43,29 +43,29 @@ class _Bucket:
     blocked_until_s: float = 0.0
 
 
+@dataclass(slots=True)
 class Buckets:
     """Token buckets of this process. Each name may take `per_second` tokens a second, with bursts of 10 s."""
 
-    def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
-        self._per_second = per_second
-        self._monotonic = monotonic
-        self._buckets: dict[str, _Bucket] = {}
+    per_second: float
+    monotonic: Callable[[], float]
+    _buckets: dict[str, _Bucket] = field(default_factory=dict)
 
     def blocked_s(self, name: str) -> float:
         """Returns the seconds until this name may take a token; 0 if it may now."""
         bucket = self._buckets.get(name)
-        return max(0.0, bucket.blocked_until_s - self._monotonic()) if bucket else 0.0
+        return max(0.0, bucket.blocked_until_s - self.monotonic()) if bucket else 0.0
 
     def take(self, name: str) -> bool:
         """Takes a token. Returns: whether it was the last one."""
-        now_s, full = self._monotonic(), self._per_second * _BURST_S
+        now_s, full = self.monotonic(), self.per_second * _BURST_S
         bucket = self._buckets.get(name)
         if bucket is None:
             if len(self._buckets) >= _BUCKETS_MAX:  # buckets that are full again equal new ones
                 recent = (item for item in self._buckets.items() if now_s - item[1].since_s < _BURST_S)
                 self._buckets = dict(recent)
             bucket = self._buckets[name] = _Bucket(full, now_s)
-        grown = bucket.tokens + (now_s - bucket.since_s) * self._per_second
+        grown = bucket.tokens + (now_s - bucket.since_s) * self.per_second
         bucket.tokens, bucket.since_s = max(min(grown, full) - 1, 0.0), now_s
         if bucket.tokens >= 1 or now_s < bucket.blocked_until_s:
             return False

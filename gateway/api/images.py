@@ -40,55 +40,47 @@ class ImageOptions:
     """Seconds between two comments of a stream."""
 
 
+@dataclass(frozen=True, slots=True)
 class ImageRoutes:
     """Request handlers. Each authenticates, reads and parses the body, generates, and renders the result."""
 
-    def __init__(
-        self,
-        authenticator: TenantAuthenticator,
-        service: GenerationService,
-        catalog: Catalog,
-        options: ImageOptions,
-        drain: ShutdownState,
-        clock: Callable[[], float],
-    ) -> None:
-        self._authenticator = authenticator
-        self._service = service
-        self._catalog = catalog
-        self._options = options
-        self._drain = drain
-        self._clock = clock
+    authenticator: TenantAuthenticator
+    service: GenerationService
+    catalog: Catalog
+    options: ImageOptions
+    drain: ShutdownState
+    clock: Callable[[], float]
 
     async def generate(self, request: Request) -> Response:
         """Serves OpenAI's format."""
-        options = self._options
+        options = self.options
         parse = partial(openai.parse_generation, options=options.openai_options)
         caller, generation = await self._read(request, options.limits, parse)
         generate = partial(self._generate, request, caller, generation)
         if generation.is_stream:
-            return EventStream(request, generate, options.keep_alive_s, self._clock)
-        return ChunksResponse(openai.render_generation(await generate(), int(self._clock())))
+            return EventStream(request, generate, options.keep_alive_s, self.clock)
+        return ChunksResponse(openai.render_generation(await generate(), int(self.clock())))
 
     async def generate_native(self, request: Request) -> Response:
         """Serves MiniMax's and 302.AI's format."""
-        options = self._options
+        options = self.options
         parse = partial(minimax.parse_native, policy=options.openai_options.size_policy)
         caller, generation = await self._read(request, options.native_limits, parse)
         return ChunksResponse(minimax.render_native(await self._generate(request, caller, generation)))
 
     async def list_models(self, request: Request) -> Response:
-        caller = await self._authenticator.authenticate(request)
-        await self._authenticator.load_rates(request, caller)
-        names = [name for name, model in self._catalog.names() if caller.tenant.may_use(model.id)]
+        caller = await self.authenticator.authenticate(request)
+        await self.authenticator.load_rates(request, caller)
+        names = [name for name, model in self.catalog.names() if caller.tenant.may_use(model.id)]
         return Response(openai.render_models(names), media_type="application/json")
 
     async def get_model(self, request: Request) -> Response:
-        caller = await self._authenticator.authenticate(request)
-        await self._authenticator.load_rates(request, caller)
+        caller = await self.authenticator.authenticate(request)
+        await self.authenticator.load_rates(request, caller)
         name = request.path_params["name"]
-        model = self._catalog.find(name)
+        model = self.catalog.find(name)
         if model is None or not caller.tenant.may_use(model.id):
-            self._authenticator.count_refusal(caller)
+            self.authenticator.count_refusal(caller)
             raise GatewayError(ErrorCode.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
         return Response(openai.render_model(name), media_type="application/json")
 
@@ -98,18 +90,18 @@ class ImageRoutes:
         Only the parsed job stays in memory and counts, because the wait may take minutes.
         Raises: GatewayError SHUTTING_DOWN, and those of `authenticate`, `read_json_body` and `parse`.
         """
-        if self._drain.is_on:
+        if self.drain.is_on:
             raise GatewayError(ErrorCode.SHUTTING_DOWN, "received during shutdown")
-        caller, context = await self._authenticator.authenticate(request), context_of(request)
+        caller, context = await self.authenticator.authenticate(request), context_of(request)
         try:
             body = await read_json_body(request, limits)
-            generation = parse(body, self._catalog, caller.tenant)
+            generation = parse(body, self.catalog, caller.tenant)
             context.memory.note(generation.job.held_bytes - len(body))
             max_wait = request.headers.get(_MAX_WAIT_HEADER)
             context.max_wait_s = None if max_wait is None else _parse_seconds(max_wait)
         except (GatewayError, ClientDisconnect):
-            self._authenticator.count_refusal(caller)
-            await self._authenticator.load_rates(request, caller, is_refused=True)
+            self.authenticator.count_refusal(caller)
+            await self.authenticator.load_rates(request, caller, is_refused=True)
             raise
         context.model_name, context.is_stream = generation.name, generation.is_stream
         context.ignored = generation.ignored
@@ -118,10 +110,10 @@ class ImageRoutes:
     async def _generate(self, request: Request, caller: Principal, generation: Generation) -> ImageResult:
         context = context_of(request)
         try:
-            return await self._service.generate(caller, generation, context)
+            return await self.service.generate(caller, generation, context)
         except GatewayError as error:
             if error.row.status < _SERVER_ERROR and not context.trace.attempts:
-                self._authenticator.count_refusal(caller)
+                self.authenticator.count_refusal(caller)
             raise
 
 

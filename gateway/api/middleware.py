@@ -62,39 +62,31 @@ class App(Starlette):
         return app
 
 
+@dataclass(frozen=True, slots=True)
 class AsgiEndpoint:
     """Runs a route's handler as an ASGI application. Starlette would wrap a function in two more layers."""
 
-    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
-        self._handle = handle
+    handle: Callable[[Request], Awaitable[Response]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handle(Request(scope, receive, send))
+        response = await self.handle(Request(scope, receive, send))
         await response(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
 class RequestContextMiddleware:
     """Creates the context of each request, and reports the request once its response is sent."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        monotonic: Callable[[], float],
-        telemetry: Telemetry,
-        drain: ShutdownState,
-        budget: ByteBudget,
-    ) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._monotonic = monotonic
-        self._telemetry = telemetry
-        self._drain = drain
-        self._budget = budget
+    app: ASGIApp
+    metrics: Metrics
+    monotonic: Callable[[], float]
+    telemetry: Telemetry
+    drain: ShutdownState
+    budget: ByteBudget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         context = self._begin(Headers(scope=scope), receive)
         scope.setdefault("state", {})["context"] = context
@@ -106,14 +98,14 @@ class RequestContextMiddleware:
             await send(message)
 
         try:
-            with self._metrics.requests_in_progress.track_inprogress():
-                await self._app(scope, receive, send_with_headers)
+            with self.metrics.requests_in_progress.track_inprogress():
+                await self.app(scope, receive, send_with_headers)
         finally:
             if context.transfer:
                 context.transfer.end()
             context.memory.close()  # only the connection's buffer may still hold bytes
-            total_s = self._monotonic() - context.started_s
-            report_request(scope, context, total_s, self._metrics, self._telemetry)
+            total_s = self.monotonic() - context.started_s
+            report_request(scope, context, total_s, self.metrics, self.telemetry)
             del scope["state"]["context"]  # breaks a reference cycle with the connection and this scope
 
     def _begin(self, headers: Headers, receive: Receive) -> RequestContext:
@@ -121,7 +113,7 @@ class RequestContextMiddleware:
 
         A trace starts here if the request has none and spans are collected.
         """
-        ids, position, bound = self._telemetry, None, structlog.contextvars.bind_contextvars
+        ids, position, bound = self.telemetry, None, structlog.contextvars.bind_contextvars
         client_id = headers.get("x-request-id", "")
         request_id = client_id if _REQUEST_ID.fullmatch(client_id) else ids.new_request_id()
         if traceparent := headers.get("traceparent"):
@@ -131,15 +123,15 @@ class RequestContextMiddleware:
             position = TraceContext(ids.new_trace_id(), ids.new_span_id())
         structlog.contextvars.clear_contextvars()
         bound(request_id=request_id, **({"trace_id": position.trace_id} if position else {}))
-        trace, memory = Trace(position, ids.new_span_id), ByteAccount(self._budget)
-        return RequestContext(request_id, self._monotonic(), memory, ClientConnection(receive), trace=trace)
+        trace, memory = Trace(position, ids.new_span_id), ByteAccount(self.budget)
+        return RequestContext(request_id, self.monotonic(), memory, ClientConnection(receive), trace=trace)
 
     def _headers_of(self, context: RequestContext, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Renders the response headers of a context. They replace others of the same name."""
         values = {
             "x-request-id": context.id,
             "openai-version": OPENAI_VERSION,
-            "openai-processing-ms": str(round(1000 * (self._monotonic() - context.started_s))),
+            "openai-processing-ms": str(round(1000 * (self.monotonic() - context.started_s))),
         }
         if context.rates:
             values.update(rate_headers(context.rates))
@@ -150,7 +142,7 @@ class RequestContextMiddleware:
         if context.asked:
             values["x-imagegate-queue-ms"] = str(round(1000 * context.trace.queue_s))
             values["x-imagegate-attempts"] = str(context.trace.attempts)
-        if self._drain.is_on:
+        if self.drain.is_on:
             values["connection"] = "close"  # the next request goes elsewhere
         added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in values.items()]
         replaced = {name for name, _ in added}
@@ -193,19 +185,19 @@ class PublicCors(CORSMiddleware):
         return Response(render_error(error), error.row.status, headers, "application/json")
 
 
+@dataclass(frozen=True, slots=True)
 class ErrorMiddleware:
     """Converts exceptions of a route into a response. A response that has begun is aborted."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         request = Request(scope)
         try:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         except ClientDisconnect:
             context_of(request).detail = "the client disconnected before its request was complete"
         except asyncio.CancelledError:
@@ -232,6 +224,7 @@ class DedicatedPort:
     hosts: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
 class DedicatedPortMiddleware:
     """Serves operators' routes only on their ports and in their unencoded form, and checks the Host header there.
 
@@ -239,9 +232,8 @@ class DedicatedPortMiddleware:
     encoded character that needs no encoding, gets 404.
     """
 
-    def __init__(self, app: ASGIApp, own: Sequence[DedicatedPort]) -> None:
-        self._app = app
-        self._own = own
+    app: ASGIApp
+    own: Sequence[DedicatedPort]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: HTTPException 404, GatewayError HOST_NOT_ALLOWED."""
@@ -249,15 +241,15 @@ class DedicatedPortMiddleware:
             path, (_, port) = scope["path"], scope.get("server") or ("", None)  # None on a unix socket
             if (path in _OPERATORS or path.startswith(ADMIN)) and _OTHER_SPELLING.search(scope["raw_path"]):
                 raise HTTPException(404)
-            dedicated = next((candidate for candidate in self._own if candidate.number == port), None)
+            dedicated = next((candidate for candidate in self.own if candidate.number == port), None)
             if dedicated is None:
-                if any(path.startswith(candidate.prefix) for candidate in self._own):
+                if any(path.startswith(candidate.prefix) for candidate in self.own):
                     raise HTTPException(404)
             elif not _is_allowed_host(dedicated, scope):
                 raise GatewayError(ErrorCode.HOST_NOT_ALLOWED)
             elif not path.startswith(dedicated.prefix) and path not in _ON_EVERY_PORT:
                 raise HTTPException(404)
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 def _is_allowed_host(port: DedicatedPort, scope: Scope) -> bool:

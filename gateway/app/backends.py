@@ -17,6 +17,7 @@ from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
+from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
 from gateway.config import SettingsError
 from gateway.config.resolve import Config
@@ -223,7 +224,8 @@ def build_admin(
         pool,
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
-    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, settings.admin.requests_per_second, monotonic)
+    buckets = Buckets(settings.admin.requests_per_second, monotonic)
+    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
     return AdminParts(authenticator, throttle, routes, provisioner)

@@ -72,21 +72,14 @@ class AdminAuthenticator:
         return matching[0].name
 
 
+@dataclass(frozen=True, slots=True)
 class AdminApi:
     """All admin routes, with authentication and rate limits."""
 
-    def __init__(
-        self,
-        access: AdminAuthenticator,
-        guesses: FailedAuthThrottle,
-        requests_per_second: int,
-        monotonic: Callable[[], float],
-    ) -> None:
-        """`requests_per_second` limits each admin key at each address; 0 disables the limit."""
-        self._access = access
-        self._guesses = guesses
-        self._requests_per_second = requests_per_second
-        self._buckets = Buckets(requests_per_second, monotonic)
+    access: AdminAuthenticator
+    throttle: FailedAuthThrottle
+    buckets: Buckets
+    """Requests of each admin key at each address; a limit of 0 is none."""
 
     def routes(self, handlers: Handlers) -> list[Route]:
         return [
@@ -97,18 +90,18 @@ class AdminApi:
     async def _serve(self, handlers: Mapping[str, Handler], request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
         authorization, address = request.headers.get("authorization", ""), request.client.host if request.client else ""
-        check = partial(self._access.check, authorization, method)
-        name = self._guesses.check_admin(address, authorization, check)
+        check = partial(self.access.check, authorization, method)
+        name = self.throttle.check_admin(address, authorization, check)
         context, bucket = context_of(request), f"{name} {network_of(address)}"
         context.admin = name
-        if wait_s := self._buckets.blocked_s(bucket):
+        if wait_s := self.buckets.blocked_s(bucket):
             raise GatewayError(
                 ErrorCode.REQUESTS_THROTTLED,
-                f"Too many requests with admin key '{name}' from this address: limit {self._requests_per_second} per "
+                f"Too many requests with admin key '{name}' from this address: limit {self.buckets.per_second} per "
                 "second. The request was not executed. Please try again in 1 s.",
                 retry_after_s=wait_s,
             )
-        if self._requests_per_second:
-            self._buckets.take(bucket)
+        if self.buckets.per_second:
+            self.buckets.take(bucket)
         with translate_change_errors() if method != "GET" else nullcontext():
             return await handlers[method](request, Actor(name, context.id))

@@ -1,6 +1,7 @@
 """`/admin/v1/audit`: the log of administrative changes."""
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,14 +16,14 @@ from gateway.tenants.audit import Audit, Cursor, pool_owner
 from gateway.tenants.store import TenantStore
 
 
+@dataclass(frozen=True, slots=True)
 class AuditSection:
     """Audit entries of tenants and configured upstreams, newest first."""
 
-    def __init__(self, audit: Audit, tenants: TenantStore, upstreams: Callable[[], Collection[str]]) -> None:
-        """`upstreams` returns the names of the currently configured upstreams."""
-        self._audit = audit
-        self._tenants = tenants
-        self._upstreams = upstreams
+    audit: Audit
+    tenants: TenantStore
+    upstreams: Callable[[], Collection[str]]
+    """Returns the names of the currently configured upstreams."""
 
     def handlers(self) -> Handlers:
         return {"/audit": {"GET": self.list_entries}}
@@ -36,7 +37,7 @@ class AuditSection:
         if text and before is None:
             raise refused_value("before", "expected the 'next' of an earlier response.")
         query.reject_unknown()
-        page = await self._audit.page(await self._owners(tenant, upstream), limit, before)
+        page = await self.audit.page(await self._owners(tenant, upstream), limit, before)
         return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
 
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:
@@ -44,9 +45,9 @@ class AuditSection:
         if tenant is not None and upstream is not None:
             raise refused_value("upstream", "'tenant' and 'upstream' cannot be used together.")
         if tenant is not None:
-            return {(await self._tenants.get(tenant)).name}
-        names = self._upstreams()
+            return {(await self.tenants.get(tenant)).name}
+        names = self.upstreams()
         if upstream is not None and upstream not in names:
             raise GatewayError(ErrorCode.NOT_FOUND, f"Upstream not found. Configured: {', '.join(names)}.")
         pools = {pool_owner(name) for name in names if upstream in (None, name)}
-        return pools if upstream else pools | await self._tenants.names()
+        return pools if upstream else pools | await self.tenants.names()

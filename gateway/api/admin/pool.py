@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Final, Literal
 
@@ -47,14 +48,14 @@ class _StateUpdate(Schema):
     state: Literal["ready", "disabled", "draining"]
 
 
+@dataclass(frozen=True, slots=True)
 class PoolSection:
     """Routes that report capacity and state of upstreams, accounts and keys, and that add, remove and hold keys."""
 
-    def __init__(self, pool: Scheduler, roster: AccountRegistry, prober: KeyHealthMonitor, limits: BodyLimits) -> None:
-        self._pool = pool
-        self._roster = roster
-        self._prober = prober
-        self._limits = limits
+    pool: Scheduler
+    roster: AccountRegistry
+    prober: KeyHealthMonitor
+    limits: BodyLimits
 
     def handlers(self) -> Handlers:
         return {
@@ -65,11 +66,11 @@ class PoolSection:
         }
 
     async def list_pool(self, _: Request, __: Actor) -> Response:
-        return json_response({"data": [_describe_pool(pool) for pool in await self._pool.snapshot()]})
+        return json_response({"data": [_describe_pool(pool) for pool in await self.pool.snapshot()]})
 
     async def add(self, request: Request, actor: Actor) -> Response:
         """Only a new account takes limits from the request."""
-        new = await read_document(request, self._limits, _NewKey)
+        new = await read_document(request, self.limits, _NewKey)
         limits = {name: value for name in _LIMITS if (value := getattr(new, name)) is not None}
         pool = await self._pool_status(new.upstream)
         if limits and any(known.name == new.account for known in pool.accounts):
@@ -79,8 +80,8 @@ class PoolSection:
                 "configuration.",
             )
         key = ProviderKey(new.upstream, new.account, new.key, make_secret(new.secret))
-        check = await self._prober.probe(key)
-        await self._roster.add(key, AccountLimits(**limits) if limits else None, actor)
+        check = await self.prober.probe(key)
+        await self.roster.add(key, AccountLimits(**limits) if limits else None, actor)
         await self._settle(key, check)
         described = _describe(await self._key(key.upstream, key.account, key.name))
         return json_response(described | {"probe": _describe_probe(check)}, 201)
@@ -89,28 +90,28 @@ class PoolSection:
         return json_response(_describe(await self._member(**request.path_params)))
 
     async def hold(self, request: Request, actor: Actor) -> Response:
-        change, path = await read_document(request, self._limits, _StateUpdate), request.path_params
+        change, path = await read_document(request, self.limits, _StateUpdate), request.path_params
         state = KeyState(change.state)
-        await self._roster.set_state(path["upstream"], path["account"], path.get("key"), state, actor)
+        await self.roster.set_state(path["upstream"], path["account"], path.get("key"), state, actor)
         return json_response(_describe(await self._member(**path)))
 
     async def remove(self, request: Request, actor: Actor) -> Response:
         key = await self._key(**request.path_params)
-        await self._roster.remove(key.upstream, key.account, key.name, actor)
+        await self.roster.remove(key.upstream, key.account, key.name, actor)
         return json_response(_describe(key) | {"removed": True})
 
     async def probe(self, request: Request, actor: Actor) -> Response:
         """Checks a key at the provider, and ends a working key's quarantine. The audit records the result."""
         key = await self._secret_of(await self._key(**request.path_params))
-        check = await self._prober.probe(key)
+        check = await self.prober.probe(key)
         described = _describe_probe(check)
-        await self._roster.note_probe(key, actor, {name: described[name] for name in ("works", "error_code")})
+        await self.roster.note_probe(key, actor, {name: described[name] for name in ("works", "error_code")})
         await self._settle(key, check)
         return json_response(described | {"key": _describe(await self._key(**request.path_params))})
 
     async def _settle(self, key: ProviderKey, check: KeyCheck) -> None:
         """Ends the quarantines that a working key disproves, or quarantines a broken key."""
-        release = partial(self._roster.apply_probe_result, key.upstream, key.account, key.name, seconds=check.window_s)
+        release = partial(self.roster.apply_probe_result, key.upstream, key.account, key.name, seconds=check.window_s)
         if check.error_code is not None:
             if ERROR_SPECS[check.error_code].state is KeyState.QUARANTINED:
                 await release(works=False, error_code=check.error_code)
@@ -128,9 +129,9 @@ class PoolSection:
     async def _secret_of(self, status: KeyStatus) -> ProviderKey:
         """Raises: GatewayError CONFLICT if this process cannot read the secret."""
         member = f"{status.account}/{status.name}"
-        if member not in self._roster.known(status.upstream):
-            await self._roster.refresh(status.upstream)
-        key = self._roster.known(status.upstream).get(member)
+        if member not in self.roster.known(status.upstream):
+            await self.roster.refresh(status.upstream)
+        key = self.roster.known(status.upstream).get(member)
         if key is None:
             raise GatewayError(
                 ErrorCode.CONFLICT,
@@ -141,7 +142,7 @@ class PoolSection:
 
     async def _pool_status(self, upstream: str) -> PoolStatus:
         """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE; so do the next two."""
-        pools = {pool.upstream: pool for pool in await self._pool.snapshot()}
+        pools = {pool.upstream: pool for pool in await self.pool.snapshot()}
         if upstream not in pools:
             raise _not_found(f"Upstream '{upstream}' not found. Configured: {', '.join(pools)}.")
         return pools[upstream]

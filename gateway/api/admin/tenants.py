@@ -1,7 +1,7 @@
 """`/admin/v1/tenants` and `/admin/v1/keys`: tenants, with their models, limits and quotas, and their API keys."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, UnsetType
@@ -47,22 +47,15 @@ class _TenantChange(Schema):
     disabled: bool | UnsetType = UNSET
 
 
+@dataclass(frozen=True, slots=True)
 class TenantSection:
     """Routes of tenants."""
 
-    def __init__(
-        self,
-        tenants: TenantStore,
-        admission: Admission,
-        catalog: Catalog,
-        limits: BodyLimits,
-        clock: Callable[[], float],
-    ) -> None:
-        self._tenants = tenants
-        self._admission = admission
-        self._catalog = catalog
-        self._limits = limits
-        self._clock = clock
+    tenants: TenantStore
+    admission: Admission
+    catalog: Catalog
+    limits: BodyLimits
+    clock: Callable[[], float]
 
     def handlers(self) -> Handlers:
         return {
@@ -71,27 +64,27 @@ class TenantSection:
         }
 
     async def list_tenants(self, _: Request, __: Actor) -> Response:
-        return json_response({"data": [describe_tenant(tenant) for tenant in await self._tenants.list_tenants()]})
+        return json_response({"data": [describe_tenant(tenant) for tenant in await self.tenants.list_tenants()]})
 
     async def create(self, request: Request, actor: Actor) -> Response:
-        new = await read_document(request, self._limits, _NewTenant)
+        new = await read_document(request, self.limits, _NewTenant)
         tenant = Tenant(
             new.name,
             self._checked_models(new.models),
             new.disabled,
-            int(self._clock()),
+            int(self.clock()),
             merged(Limits(), new.limits),
             merged(Quotas(), new.quotas),
             new.weight,
             disabled_by=actor.name if new.disabled else "",
         )
-        return json_response(describe_tenant(await self._tenants.create(tenant, actor)), 201)
+        return json_response(describe_tenant(await self.tenants.create(tenant, actor)), 201)
 
     async def get(self, request: Request, _: Actor) -> Response:
         """Returns the tenant with its current usage, which includes the reservations of in-flight requests."""
-        tenant = await self._tenants.get(request.path_params["name"])
+        tenant = await self.tenants.get(request.path_params["name"])
         body = describe_tenant(tenant)
-        if usage := await self._admission.usage(tenant.name):
+        if usage := await self.admission.usage(tenant.name):
             body["used"] = {
                 "requests_last_minute": usage.requests_last_minute,
                 "images_last_minute": usage.images_last_minute,
@@ -104,7 +97,7 @@ class TenantSection:
         return json_response(body)
 
     async def change(self, request: Request, actor: Actor) -> Response:
-        change = await read_document(request, self._limits, _TenantChange)
+        change = await read_document(request, self.limits, _TenantChange)
         models = UNSET if isinstance(change.models, UnsetType) else self._checked_models(change.models)
 
         def changed(tenant: Tenant) -> Tenant:
@@ -117,11 +110,11 @@ class TenantSection:
             )
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
-        return json_response(describe_tenant(await self._tenants.update(request.path_params["name"], changed, actor)))
+        return json_response(describe_tenant(await self.tenants.update(request.path_params["name"], changed, actor)))
 
     async def disable(self, request: Request, actor: Actor) -> Response:
         name = request.path_params["name"]
-        after = await self._tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
+        after = await self.tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
         return json_response(describe_tenant(after))
 
     def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:
@@ -130,7 +123,7 @@ class TenantSection:
             return None
         ids = set()
         for name in models:
-            model = self._catalog.find(name)
+            model = self.catalog.find(name)
             if model is None:
                 raise refused_value("models", f"model '{name[:64]}' is not configured.")
             ids.add(model.id)
@@ -164,13 +157,13 @@ class _Rotation(Schema):
     grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
 
 
+@dataclass(frozen=True, slots=True)
 class KeySection:
     """Routes of tenants' API keys. A key is shown only once."""
 
-    def __init__(self, keys: ApiKeyStore, limits: BodyLimits, clock: Callable[[], float]) -> None:
-        self._keys = keys
-        self._limits = limits
-        self._clock = clock
+    keys: ApiKeyStore
+    limits: BodyLimits
+    clock: Callable[[], float]
 
     def handlers(self) -> Handlers:
         return {
@@ -180,21 +173,21 @@ class KeySection:
         }
 
     async def list_keys(self, request: Request, _: Actor) -> Response:
-        keys = await self._keys.list_keys(request.path_params["name"])
+        keys = await self.keys.list_keys(request.path_params["name"])
         return json_response({"data": [describe_key(key) for key in keys]})
 
     async def create(self, request: Request, actor: Actor) -> Response:
-        new = await read_document(request, self._limits, _NewKey)
+        new = await read_document(request, self.limits, _NewKey)
         self._check_moment(new.expires_at)
         limits, quotas = merged(Limits(), new.limits), merged(Quotas(), new.quotas)
         name = request.path_params["name"]
-        return _shown_once(await self._keys.create(name, actor, new.label, new.expires_at, limits, quotas))
+        return _shown_once(await self.keys.create(name, actor, new.label, new.expires_at, limits, quotas))
 
     async def get(self, request: Request, _: Actor) -> Response:
-        return json_response(describe_key(await self._keys.get(request.path_params["id"])))
+        return json_response(describe_key(await self.keys.get(request.path_params["id"])))
 
     async def change(self, request: Request, actor: Actor) -> Response:
-        change = await read_document(request, self._limits, _KeyChange)
+        change = await read_document(request, self.limits, _KeyChange)
         self._check_moment(change.expires_at)
 
         def changed(key: ApiKey) -> ApiKey:
@@ -206,18 +199,18 @@ class KeySection:
                 quotas=merged(key.quotas, change.quotas),
             )
 
-        return json_response(describe_key(await self._keys.update(request.path_params["id"], changed, actor)))
+        return json_response(describe_key(await self.keys.update(request.path_params["id"], changed, actor)))
 
     async def rotate(self, request: Request, actor: Actor) -> Response:
-        rotation = await read_document(request, self._limits, _Rotation)
-        return _shown_once(await self._keys.rotate(request.path_params["id"], rotation.grace_s, actor))
+        rotation = await read_document(request, self.limits, _Rotation)
+        return _shown_once(await self.keys.rotate(request.path_params["id"], rotation.grace_s, actor))
 
     async def revoke(self, request: Request, actor: Actor) -> Response:
-        key = await self._keys.revoke(request.path_params["id"], actor)
+        key = await self.keys.revoke(request.path_params["id"], actor)
         return json_response(describe_key(key) | {"revoked": True})
 
     def _check_moment(self, moment: int | UnsetType | None) -> None:
-        if isinstance(moment, int) and moment <= self._clock():
+        if isinstance(moment, int) and moment <= self.clock():
             message = "'expires_at' must be a future time in Unix seconds."
             raise GatewayError(ErrorCode.INVALID_VALUE, message, param="expires_at")
 

@@ -7,7 +7,7 @@ import base64
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Final, TypeVar
 
@@ -74,13 +74,13 @@ class _VerifyCursor(_Cursor, frozen=True, tag="verify"):
 _C = TypeVar("_C", bound=_Cursor)
 
 
+@dataclass(frozen=True, slots=True)
 class UsageSection:
     """Routes of the ledger: reports, records and verification."""
 
-    def __init__(self, ledger: Ledger, verifier: LedgerVerifier, clock: Callable[[], float]) -> None:
-        self._ledger = ledger
-        self._verifier = verifier
-        self._clock = clock
+    ledger: Ledger
+    verifier: LedgerVerifier
+    clock: Callable[[], float]
 
     def handlers(self) -> Handlers:
         return {
@@ -96,7 +96,7 @@ class UsageSection:
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
         report = UsageReport(by, limit, cursor.after, UsageTotals(*cursor.total)) if cursor else UsageReport(by, limit)
-        await self._ledger.fill(report, selection)
+        await self.ledger.fill(report, selection)
         rows, columns = report.rows(), [column.value for column in by]
         data = [dict(zip(columns, group, strict=True)) | _amounts(sums) for group, sums in rows]
         following = None
@@ -110,11 +110,11 @@ class UsageSection:
         cursor, selection = self._parse(query, _RecordsCursor)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
-        place, total = None, cursor.total if cursor else await self._ledger.count(selection)
+        place, total = None, cursor.total if cursor else await self.ledger.count(selection)
         if cursor:
             readings = tuple(Reading(*ids) for ids in cursor.readings)
             place = Place(TenantDay(cursor.day, cursor.holder), cursor.id, readings)
-        page, following = await self._ledger.records(selection, place, limit), None
+        page, following = await self.ledger.records(selection, place, limit), None
         if end := page.end:
             ids = tuple((reading.end, reading.newest) for reading in end.readings)
             day, holder = end.tenant_day.day, end.tenant_day.tenant
@@ -126,7 +126,7 @@ class UsageSection:
         cursor, selection = self._parse(query, _VerifyCursor)
         query.reject_unknown()
         after = TenantDay(cursor.day, cursor.holder) if cursor else None
-        progress, last = await self._verifier.verify(selection, after)
+        progress, last = await self.verifier.verify(selection, after)
         differences = [
             {
                 "tenant": difference.sheet.tenant,
@@ -150,7 +150,7 @@ class UsageSection:
         """
         text, tenant, first, last = query.text("cursor"), query.text("tenant"), _day(query, "from"), _day(query, "to")
         if text is None:
-            last = last or datetime.fromtimestamp(self._clock(), UTC).date()
+            last = last or datetime.fromtimestamp(self.clock(), UTC).date()
             first = first or last.replace(day=1)
             if first > last:
                 raise refused_value("from", f"it is after 'to' ({last}).")
