@@ -58,11 +58,7 @@ _CODES_BY_ERROR: Final[Mapping[ErrorCode, int]] = MappingProxyType(
 )
 _SPELLING_302: Final = "minimaxi-"
 """302.AI's prefix of MiniMax's model names (reference/minimax.md 5.1)."""
-_TIMED_OUT: Final = 1001
-"""The only MiniMax code that leaves open whether images were generated and billed."""
-_RATE_LIMITED: Final = 1002
 _INVALID_PARAMS: Final = 2013
-_SYSTEM_ERROR: Final = 1033
 
 
 class NativeFields(ProviderFields):
@@ -140,7 +136,7 @@ def native_code(error: GatewayError) -> int:
     if error.error_code in _CODES_BY_ERROR:
         return _CODES_BY_ERROR[error.error_code]
     if row.outcome in {Outcome.UNKNOWN, Outcome.DELIVERED} or row.status == 504:
-        return _TIMED_OUT
+        return 1001  # the only code that leaves open whether images were generated and billed
     if row.status == 429:
-        return _RATE_LIMITED
-    return _INVALID_PARAMS if row.status < 500 else _SYSTEM_ERROR
+        return 1002
+    return _INVALID_PARAMS if row.status < 500 else 1033

@@ -163,6 +163,7 @@ def _spans(context: RequestContext, position: TraceContext, method: str, route: 
 
 def _attributes(context: RequestContext, method: str, route: str, error_code: str) -> Mapping[str, str | int | float]:
     """Uses OpenTelemetry's names if there are any (semantic conventions for HTTP servers)."""
+    charged = context.reservation.charged_usd_micros if context.reservation else None
     attributes: dict[str, str | int | float] = {
         "http.request.method": method,
         "http.route": route,
@@ -172,9 +173,8 @@ def _attributes(context: RequestContext, method: str, route: str, error_code: st
         "imagegate.key_id": context.key_id,
         "imagegate.model": context.model,
         "imagegate.fault": error_code,
+        "imagegate.images_asked": context.asked or "",
+        "imagegate.images_delivered": context.delivered if context.asked else "",
+        "imagegate.usd": "" if charged is None else usd(charged),
     }
-    if context.asked:
-        attributes |= {"imagegate.images_asked": context.asked, "imagegate.images_delivered": context.delivered}
-    if context.reservation and context.reservation.charged_usd_micros is not None:
-        attributes["imagegate.usd"] = usd(context.reservation.charged_usd_micros)
     return {name: value for name, value in attributes.items() if value != ""}

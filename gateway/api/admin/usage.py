@@ -53,22 +53,20 @@ class _ReportCursor(_Cursor, frozen=True, tag="report"):
     total: _Total
 
 
-class _RecordsCursor(_Cursor, frozen=True, tag="records"):
-    """Continues records after one of them, with the count from the first page."""
-
-    day: date
-    holder: str
-    """The tenant of the record."""
-    id: _EntryId
-    total: int
-    readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
-
-
 class _VerifyCursor(_Cursor, frozen=True, tag="verify"):
     """Continues a verification after one tenant's day."""
 
     day: date
     holder: str
+    """The tenant."""
+
+
+class _RecordsCursor(_VerifyCursor, frozen=True, tag="records"):
+    """Continues records after one of them, with the count from the first page."""
+
+    id: _EntryId
+    total: int
+    readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
 
 
 _C = TypeVar("_C", bound=_Cursor)
