@@ -23,8 +23,8 @@ from gateway.metering.admission import Admission
 from gateway.metering.transfers import Transfer, Transfers
 from gateway.tenants.authentication import Authenticator
 
+KEYS_A_TENANT: Final = 4
 _TOO_MANY: Final = 429
-_KEYS_A_TENANT: Final = 4
 _DELAYED_MAX: Final = 256
 """Limit on delayed responses in this process: each holds a connection."""
 _BURST_S: Final = 10.0
@@ -73,38 +73,29 @@ class Buckets:
         return True
 
 
+@dataclass(slots=True, eq=False)
 class TenantAuthenticator:
     """Authenticates requests, and refuses those of tenants with too many refused ones."""
 
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        throttle: FailedAuthThrottle,
-        rejections_per_second: int,
-        admission: Admission,
-        transfers: Transfers,
-        monotonic: Callable[[], float],
-    ) -> None:
-        """`rejections_per_second` limits the refused requests of each key; 0 disables the limit."""
-        self._authenticator = authenticator
-        self._throttle = throttle
-        self._admission = admission
-        self._transfers = transfers
-        self._per_second = rejections_per_second
-        self._keys = Buckets(rejections_per_second, monotonic)
-        self._tenants = Buckets(rejections_per_second * _KEYS_A_TENANT, monotonic)
-        self._delayed = 0
+    authenticator: Authenticator
+    throttle: FailedAuthThrottle
+    admission: Admission
+    transfers: Transfers
+    by_key: Buckets
+    """Refused requests of each key; a limit of 0 is none."""
+    by_tenant: Buckets
+    _delayed: int = 0
 
     async def authenticate(self, request: Request) -> Principal:
         """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_UNAVAILABLE."""
         authorization = request.headers.get("authorization", "")
-        check = partial(self._authenticator.identify, authorization)
+        check = partial(self.authenticator.identify, authorization)
         address = request.client.host if request.client else ""
-        caller = await self._throttle.check_tenant(address, authorization, check)
+        caller = await self.throttle.check_tenant(address, authorization, check)
         tenant, key, context = caller.tenant.name, caller.key.id, context_of(request)
         context.tenant, context.key_id, context.memory.tenant = tenant, key, tenant
-        context.transfer = Transfer(self._transfers, caller)
-        if wait_s := max(self._keys.blocked_s(f"{tenant} {key}"), self._tenants.blocked_s(tenant)):
+        context.transfer = Transfer(self.transfers, caller)
+        if wait_s := max(self.by_key.blocked_s(f"{tenant} {key}"), self.by_tenant.blocked_s(tenant)):
             if self._delayed < _DELAYED_MAX:
                 self._delayed += 1
                 try:
@@ -113,18 +104,17 @@ class TenantAuthenticator:
                     self._delayed -= 1
             raise GatewayError(
                 ErrorCode.REQUESTS_THROTTLED,
-                f"Too many requests of key '{key}' or of its tenant were refused (limit {self._per_second} per "
+                f"Too many requests of key '{key}' or of its tenant were refused (limit {self.by_key.per_second} per "
                 "second and key). Please try again in 1 s.",
                 retry_after_s=wait_s,
             )
         return caller
 
     def count_refusal(self, caller: Principal) -> None:
-        """Counts a refused request."""
-        if not self._per_second:
+        if not self.by_key.per_second:
             return
         tenant, key = caller.tenant.name, caller.key.id
-        are_spent = self._keys.take(f"{tenant} {key}"), self._tenants.take(tenant)
+        are_spent = self.by_key.take(f"{tenant} {key}"), self.by_tenant.take(tenant)
         if any(are_spent):
             _LOG.warning("requests_throttled", tenant=tenant, key_id=key)
 
@@ -133,7 +123,7 @@ class TenantAuthenticator:
         if not caller.has_rates:
             return
         try:
-            context_of(request).rates = await self._admission.peek_rates(caller, is_refused=is_refused)
+            context_of(request).rates = await self.admission.peek_rates(caller, is_refused=is_refused)
         except GatewayError as error:
             if error.row.status == _TOO_MANY:
                 raise  # other errors only omit the headers

@@ -105,12 +105,15 @@ class ProviderFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise GatewayError(ErrorCode.STRING_TOO_LONG, text, param="prompt")
         return self.prompt
 
-    def read_shape(self) -> tuple[str | None, Size | None]:
-        """Returns `aspect_ratio`, and `width` and `height`, which must be set together."""
+    def read_shape(self, *, prefers_ratio: bool = False) -> tuple[str | None, Size | None]:
+        """Returns `aspect_ratio`, and `width` and `height`, which must be set together.
+
+        `prefers_ratio` ignores the latter two if there is a ratio.
+        """
         ratio, width, height = self.aspect_ratio, self.width, self.height
         if ratio is not None and ratio not in PRESETS:
             raise wrong_value("aspect_ratio", ratio, tuple(PRESETS))
-        if width is None and height is None:
+        if (ratio and prefers_ratio) or (width is None and height is None):
             return ratio, None
         if width is None or height is None:
             raise missing("width" if width is None else "height")
@@ -248,7 +251,6 @@ def unknown_model(name: str) -> GatewayError:
 
 
 def _shown(text: str) -> str:
-    """Shortens the caller's text for a message."""
     return text if len(text) <= _SHOWN_MAX_CHARS else f"{text[:_SHOWN_MAX_CHARS]}..."
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
 
@@ -22,37 +23,26 @@ _CACHE_S: Final = 1.0
 _BUSY: Final = frozenset(error_code.value for error_code in ErrorCode if ERROR_SPECS[error_code].status == 429)
 
 
+@dataclass(slots=True, eq=False)
 class HealthRoutes:
     """Routes for operators, without authentication.
 
     A process is ready if it accepts requests and can serve one now, or after a wait if all accounts are busy.
     """
 
-    def __init__(
-        self,
-        scrape: Scrape,
-        own_ports: Sequence[DedicatedPort],
-        drain: ShutdownState,
-        pool: Scheduler,
-        write_refusal: Callable[[], Awaitable[str]],
-        redis_problems: Callable[[], Sequence[str]],
-        monotonic: Callable[[], float],
-    ) -> None:
-        """`write_refusal` returns why Redis refuses writes, or empty, and raises GatewayError if it does not respond.
-
-        `redis_problems` returns the reasons why a Redis that responds must not be used.
-        """
-        self._scrape = scrape
-        self._own_ports = {port.number for port in own_ports}
-        self._drain = drain
-        self._pool = pool
-        self._write_refusal = write_refusal
-        self._redis_problems = redis_problems
-        self._monotonic = monotonic
-        self._document = DOCUMENT.read_bytes()
-        self._lock = asyncio.Lock()
-        self._last: list[str] | None = None
-        self._until_s = 0.0
+    scrape: Scrape
+    own_ports: Sequence[DedicatedPort]
+    drain: ShutdownState
+    pool: Scheduler
+    write_refusal: Callable[[], Awaitable[str]]
+    """Returns why Redis refuses writes, or empty. Raises: GatewayError if it does not respond."""
+    redis_problems: Callable[[], Sequence[str]]
+    """Returns why a Redis that responds must not be used."""
+    monotonic: Callable[[], float]
+    _document: bytes = field(default_factory=DOCUMENT.read_bytes)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _last: list[str] | None = None
+    _until_s: float = 0.0
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - signature of a route
         """Liveness probe. Never calls Redis."""
@@ -64,7 +54,8 @@ class HealthRoutes:
         if not reasons:
             return json_response({"status": "ok"})
         _, port = request.scope.get("server") or ("", None)
-        details = {"reasons": reasons} if port in self._own_ports else {}
+        is_own = any(port == own.number for own in self.own_ports)
+        details = {"reasons": reasons} if is_own else {}
         return json_response({"status": "unavailable", **details}, 503)
 
     async def metrics(self, request: Request) -> Response:
@@ -73,7 +64,7 @@ class HealthRoutes:
         Raises: GatewayError CLIENT_DISCONNECTED when the client disconnects, so that aborted scrapes do not accumulate.
         """
         exposition = Exposition.accepted(request.headers.get("accept", ""))
-        rendering = asyncio.create_task(self._scrape.render(exposition))
+        rendering = asyncio.create_task(self.scrape.render(exposition))
         disconnected = asyncio.ensure_future(context_of(request).disconnected.wait())
         try:
             await asyncio.wait((rendering, disconnected), return_when=asyncio.FIRST_COMPLETED)
@@ -92,22 +83,22 @@ class HealthRoutes:
 
         Redis: at most once a second, one round trip, and one per upstream; none while draining.
         """
-        if self._drain.is_on:
+        if self.drain.is_on:
             return ["draining: the process is shutting down"]
-        if self._last is not None and (self._lock.locked() or self._monotonic() < self._until_s):
+        if self._last is not None and (self._lock.locked() or self.monotonic() < self._until_s):
             return self._last
         async with self._lock:
-            if self._last is None or self._monotonic() >= self._until_s:
+            if self._last is None or self.monotonic() >= self._until_s:
                 self._last = await self._check()
-                self._until_s = self._monotonic() + _CACHE_S
+                self._until_s = self.monotonic() + _CACHE_S
             return self._last
 
     async def _check(self) -> list[str]:
         try:
-            if problem := await self._write_refusal():
+            if problem := await self.write_refusal():
                 return [problem]
-            pool = [] if await self._pool.has_capacity() else unavailable_reasons(await self._pool.snapshot())
-            return [*self._redis_problems(), *pool]
+            pool = [] if await self.pool.has_capacity() else unavailable_reasons(await self.pool.snapshot())
+            return [*self.redis_problems(), *pool]
         except GatewayError:
             return ["redis does not respond"]
 

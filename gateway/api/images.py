@@ -52,7 +52,6 @@ class ImageRoutes:
     clock: Callable[[], float]
 
     async def generate(self, request: Request) -> Response:
-        """Serves OpenAI's format."""
         options = self.options
         parse = partial(openai.parse_generation, options=options.openai_options)
         caller, generation = await self._read(request, options.limits, parse)

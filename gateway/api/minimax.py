@@ -85,13 +85,13 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
         raise unknown_model(name)
     if len(fields.prompt or "") > model.prompt_max_chars:
         raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
-    ratio, pixels = fields.read_shape()
+    ratio, pixels = fields.read_shape(prefers_ratio=True)
     job = ImageJob(
         prompt=fields.read_prompt(model.prompt_max_chars),
         count=fields.n or 1,
         delivery=ResponseFormat(fields.response_format or "url"),
         aspect_ratio=ratio,
-        pixels=None if ratio else pixels,
+        pixels=pixels,
         seed=fields.seed,
         options=fields.read_options(fields.style),
         inputs=fields.read_inputs(),

@@ -221,7 +221,12 @@ def _format(images: Iterable[Picture]) -> Format:
 
 def _error(error: GatewayError, model_name: str) -> dict[str, object]:
     stage = _MODERATION_STAGES.get(error.error_code)
-    body = {"message": error.message, "type": error.row.type, "param": error.param, "code": error.row.code}
+    body: dict[str, object] = {
+        "message": error.message,
+        "type": error.row.type,
+        "param": error.param,
+        "code": error.row.code,
+    }
     if stage is None or is_dall_e(model_name):
         return body
     details = {"moderation_stage": stage, "categories": []}

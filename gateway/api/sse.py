@@ -35,6 +35,7 @@ class EventStream(Response):
         self._make = make
         self._keep_alive_s = keep_alive_s
         self._clock = clock
+        self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Raises: GatewayError while nothing has been sent."""
@@ -53,7 +54,7 @@ class EventStream(Response):
                 await self._send(send, event)
             if outcome.missing:  # the header may have been sent before; SDKs skip a comment
                 await self._send(send, [b": missing %d\n\n" % outcome.missing])
-        elif self._context.status:
+        elif self._has_started:
             record_error(self._request, outcome)
             await self._send(send, [openai.render_error_event(outcome, self._context.model_name)])
         else:
@@ -71,7 +72,8 @@ class EventStream(Response):
                     await self._send(send, [openai.KEEP_ALIVE])
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:
-        if not self._context.status:
+        if not self._has_started:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            self._has_started = True
         for part in (part for chunk in chunks for part in split_chunk(chunk)):
             await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from gateway import __version__
 from gateway.api import middleware, minimax
 from gateway.api.admin.pool import PoolSection
-from gateway.api.authentication import TenantAuthenticator
+from gateway.api.authentication import KEYS_A_TENANT, Buckets, TenantAuthenticator
 from gateway.api.bodies import BodyLimits
 from gateway.api.health import HealthRoutes
 from gateway.api.images import ImageOptions, ImageRoutes
@@ -140,13 +140,10 @@ def _build_lifespan(
 
 def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
     settings, metering = core.settings, core.metering
+    per_second = settings.server.rejections_per_second
     authenticator = TenantAuthenticator(
-        admin.authenticator,
-        admin.throttle,
-        settings.server.rejections_per_second,
-        metering.admission,
-        metering.transfers,
-        time.monotonic,
+        *(admin.authenticator, admin.throttle, metering.admission, metering.transfers),
+        *(Buckets(per_second, time.monotonic), Buckets(per_second * KEYS_A_TENANT, time.monotonic)),
     )
     options = ImageOptions(
         OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),

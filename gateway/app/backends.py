@@ -103,19 +103,16 @@ class MeteringParts:
 
 def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> MeteringParts:
     """Its background tasks settle what is unsettled, and the reservations of dead processes."""
-    lease_s, kept, new_id = (
-        config.settings.requests.reservation_lease_s,
-        config.settings.ledger,
-        lambda: uuid.uuid4().hex,
-    )
+    lease_s, kept = config.settings.requests.reservation_lease_s, config.settings.ledger
     terms = ReservationConfig(
         config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day
     )
-    admission = Admission(redis, terms, metrics, time.monotonic, new_id, journal, time.time)
+    admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
     round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
-    reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=new_id())
-    transfers = Transfers(redis, lease_s, time.monotonic, new_id)
+    own_id = uuid.uuid4().hex
+    reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
+    transfers = Transfers(redis, lease_s, time.monotonic, lambda: uuid.uuid4().hex)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
     return MeteringParts(admission, transfers, background_tasks)
 

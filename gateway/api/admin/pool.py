@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from msgspec import Meta
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatu
 _ACCOUNT: Final = "/pool/{upstream}/{account}"
 _KEY: Final = "/pool/{upstream}/{account}/{key}"
 _LIMITS: Final = ("requests_per_minute", "images_per_minute", "max_concurrency", "weight")
+_M = TypeVar("_M", AccountStatus, KeyStatus)
 _Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -144,7 +145,8 @@ class PoolSection:
         """Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE; so do the next two."""
         pools = {pool.upstream: pool for pool in await self.pool.snapshot()}
         if upstream not in pools:
-            raise _not_found(f"Upstream '{upstream}' not found. Configured: {', '.join(pools)}.")
+            problem = f"Upstream '{upstream}' not found. Configured: {', '.join(pools)}."
+            raise GatewayError(ErrorCode.NOT_FOUND, f"{problem} See GET /admin/v1/pool.")
         return pools[upstream]
 
     async def _key(self, upstream: str, account: str, key: str) -> KeyStatus:
@@ -156,21 +158,18 @@ class PoolSection:
 
 
 def _account_in(pool: PoolStatus, name: str) -> AccountStatus:
-    for account in pool.accounts:
-        if account.name == name:
-            return account
-    raise _not_found(f"Upstream '{pool.upstream}' has no account '{name}'.")
+    return _named(name, pool.accounts, f"Upstream '{pool.upstream}' has no account")
 
 
 def _key_in(account: AccountStatus, name: str) -> KeyStatus:
-    for key in account.keys:
-        if key.name == name:
-            return key
-    raise _not_found(f"Account '{account.upstream}/{account.name}' has no key '{name}'.")
+    return _named(name, account.keys, f"Account '{account.upstream}/{account.name}' has no key")
 
 
-def _not_found(message: str) -> GatewayError:
-    return GatewayError(ErrorCode.NOT_FOUND, f"{message} See GET /admin/v1/pool.")
+def _named(name: str, members: Sequence[_M], problem: str) -> _M:
+    for member in members:
+        if member.name == name:
+            return member
+    raise GatewayError(ErrorCode.NOT_FOUND, f"{problem} '{name}'. See GET /admin/v1/pool.")
 
 
 def _describe_pool(pool: PoolStatus) -> dict[str, object]:

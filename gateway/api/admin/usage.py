@@ -7,7 +7,7 @@ import base64
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Final, TypeVar
 
@@ -100,7 +100,9 @@ class UsageSection:
         following = None
         if report.has_more:
             total = tuple(report.total.of(measure) for measure in MEASURES)
-            following = _ReportCursor(*astuple(selection), ",".join(columns), rows[-1][0], total)
+            following = _ReportCursor(
+                selection.first, selection.last, selection.tenant, ",".join(columns), rows[-1][0], total
+            )
         return _page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
 
     async def list_records(self, request: Request, _: Actor) -> Response:
@@ -116,7 +118,9 @@ class UsageSection:
         if end := page.end:
             ids = tuple((reading.end, reading.newest) for reading in end.readings)
             day, holder = end.tenant_day.day, end.tenant_day.tenant
-            following = _RecordsCursor(*astuple(selection), day, holder, end.id, total, ids)
+            following = _RecordsCursor(
+                selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
+            )
         return _page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
@@ -138,7 +142,9 @@ class UsageSection:
             for difference in progress.differences
         ]
         counts = {name: getattr(progress, name) for name in ("days", "records", "expired_days", "busy_days")}
-        following = _VerifyCursor(*astuple(selection), last.day, last.tenant) if last else None
+        following = (
+            _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
+        )
         return _page(selection, counts | {"differences": differences}, following)
 
     def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
