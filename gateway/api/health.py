@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway.api.bodies import context_of, json_response
 from gateway.api.middleware import DedicatedPort
-from gateway.api.scrape import Exposition, Scrape
+from gateway.api.scrape import OPENMETRICS, TEXT, Scrape
 from gateway.api.shutdown import ShutdownState
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.scheduler import Scheduler
@@ -63,14 +63,15 @@ class HealthRoutes:
 
         Raises: GatewayError CLIENT_DISCONNECTED when the client disconnects, so that aborted scrapes do not accumulate.
         """
-        exposition = Exposition.accepted(request.headers.get("accept", ""))
-        rendering = asyncio.create_task(self.scrape.render(exposition))
+        accept = request.headers.get("accept", "")
+        content_type = OPENMETRICS if "application/openmetrics-text" in accept else TEXT  # as prometheus_client chooses
+        rendering = asyncio.create_task(self.scrape.render(content_type))
         disconnected = asyncio.ensure_future(context_of(request).disconnected.wait())
         try:
             await asyncio.wait((rendering, disconnected), return_when=asyncio.FIRST_COMPLETED)
             if not rendering.done():
                 raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
-            return Response(rendering.result(), headers={"content-type": exposition.value})
+            return Response(rendering.result(), headers={"content-type": content_type})
         finally:
             rendering.cancel()
             disconnected.cancel()

@@ -117,12 +117,7 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
         raise wrong_value("output_format", form, model.choices("output_format"))
     if background and background not in model.choices("background"):
         raise wrong_value("background", background, (*model.choices("background"), "auto"))
-    size, (ratio, pixels) = _read_size(fields.size), fields.read_shape()
-    if size and (ratio or pixels):
-        field = "aspect_ratio" if ratio else "width"
-        raise refused_value(field, f"'{field}' cannot be combined with 'size'.")
-    if ratio and pixels:
-        raise refused_value("width", "'width' and 'height' cannot be combined with 'aspect_ratio'.")
+    size, ratio, pixels = _read_shape(fields)
     job = ImageJob(
         prompt=fields.read_prompt(model.prompt_max_chars),
         count=fields.n or 1,
@@ -141,19 +136,27 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored))
 
 
-def _read_size(text: str | None) -> Size | None:
-    if text is None or text == "auto":
-        return None
-    if match := _SIZE.fullmatch(text):
-        shortest, longest = sorted(map(int, match.groups()))
-        if shortest >= _SIDE_MIN and longest <= _SIDE_MAX and longest <= _RATIO_MAX * shortest:
-            return Size(int(match[1]), int(match[2]))
-    raise GatewayError(
-        ErrorCode.INVALID_VALUE,
-        f"Invalid value: '{text[:64]}'. Supported values are: 'auto' and 'WIDTHxHEIGHT', as '1024x1024': "
-        f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1.",
-        param="size",
-    )
+def _read_shape(fields: RequestFields) -> tuple[Size | None, str | None, Size | None]:
+    """Reads `size`, or MiniMax's `aspect_ratio` or `width` and `height`."""
+    text, size = fields.size, None
+    if text is not None and text != "auto":
+        match = _SIZE.fullmatch(text)
+        shortest, longest = sorted(map(int, match.groups())) if match else (0, 0)
+        if match is None or shortest < _SIDE_MIN or longest > min(_SIDE_MAX, _RATIO_MAX * shortest):
+            raise GatewayError(
+                ErrorCode.INVALID_VALUE,
+                f"Invalid value: '{text[:64]}'. Supported values are: 'auto' and 'WIDTHxHEIGHT', as '1024x1024': "
+                f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1.",
+                param="size",
+            )
+        size = Size(int(match[1]), int(match[2]))
+    ratio, pixels = fields.read_shape()
+    if size and (ratio or pixels):
+        field = "aspect_ratio" if ratio else "width"
+        raise refused_value(field, f"'{field}' cannot be combined with 'size'.")
+    if ratio and pixels:
+        raise refused_value("width", "'width' and 'height' cannot be combined with 'aspect_ratio'.")
+    return size, ratio, pixels
 
 
 def _read_delivery(fields: RequestFields, name: str, options: OpenAIOptions) -> ResponseFormat:

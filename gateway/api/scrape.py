@@ -5,8 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -33,49 +32,33 @@ _SPREAD_S: Final = 3.0
 """Limit on the delay that this costs a scraper, whatever their number."""
 
 
-class Exposition(Enum):
-    """A text format of Prometheus, by its content type."""
-
-    TEXT = CONTENT_TYPE_PLAIN_0_0_4
-    OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
-
-    @classmethod
-    def accepted(cls, accept: str) -> "Exposition":
-        """OpenMetrics for scrapers that know it, as prometheus_client chooses."""
-        return cls.OPENMETRICS if "application/openmetrics-text" in accept else cls.TEXT
-
-
-_ENCODERS: Final[Mapping[Exposition, Callable[[Collector], bytes]]] = MappingProxyType(
-    {Exposition.TEXT: generate_latest, Exposition.OPENMETRICS: openmetrics.generate_latest}
+TEXT: Final = CONTENT_TYPE_PLAIN_0_0_4
+OPENMETRICS: Final = openmetrics.CONTENT_TYPE_LATEST
+_ENCODERS: Final[Mapping[str, Callable[[Collector], bytes]]] = MappingProxyType(
+    {TEXT: generate_latest, OPENMETRICS: openmetrics.generate_latest}
 )
+"""By content type."""
 
 
+@dataclass(slots=True, eq=False)
 class Scrape:
     """Renders metrics. All scrapers that wait share the next rendering, which starts after their request."""
 
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        process: ProcessCollector,
-        pool: Scheduler,
-        redis_memory: Callable[[], RedisMemory | None],
-        version: str,
-    ) -> None:
-        self._registry = registry
-        self._process = process
-        self._pool = pool
-        self._redis_memory = redis_memory
-        self._gauges = PoolGauges(version)
-        registry.register(self._gauges)
-        self._is_rendering = asyncio.Lock()
-        self._next: asyncio.Task[dict[Exposition, bytes]] | None = None
-        """The rendering that has not started yet."""
-        self._wanted: set[Exposition] = set()
-        self._next_s = -math.inf
-        """When it may start, by the event loop's clock."""
-        self._next_response_s = -math.inf
+    registry: CollectorRegistry
+    process: ProcessCollector
+    pool: Scheduler
+    redis_memory: Callable[[], RedisMemory | None]
+    gauges: PoolGauges
+    """In the registry."""
+    _is_rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _next: asyncio.Task[dict[str, bytes]] | None = None
+    """The rendering that has not started yet."""
+    _wanted: set[str] = field(default_factory=set)
+    _next_s: float = -math.inf
+    """When it may start, by the event loop's clock."""
+    _next_response_s: float = -math.inf
 
-    async def render(self, exposition: Exposition) -> bytes:
+    async def render(self, content_type: str) -> bytes:
         """Waits for a rendering that starts after the call. Safe to cancel.
 
         Redis: one round trip an upstream, at most once a second.
@@ -83,34 +66,31 @@ class Scrape:
         if self._next is None:
             self._wanted = set()
             self._next = asyncio.create_task(self._render(self._wanted))
-        self._wanted.add(exposition)
+        self._wanted.add(content_type)
         rendered = await asyncio.shield(self._next)  # other scrapers share it
         now_s = asyncio.get_running_loop().time()
         turn_s = min(max(self._next_response_s, now_s), now_s + _SPREAD_S)
         self._next_response_s = turn_s + _BETWEEN_RESPONSES_S
         await asyncio.sleep(turn_s - now_s)
-        return rendered[exposition]
+        return rendered[content_type]
 
-    async def _render(self, wanted: set[Exposition]) -> dict[Exposition, bytes]:
+    async def _render(self, wanted: set[str]) -> dict[str, bytes]:
         now = asyncio.get_running_loop().time
         async with self._is_rendering:
             await asyncio.sleep(self._next_s - now())
             self._next = None
             started_s = now()
-            await self._read()
+            self.process.sample()
+            try:
+                self.gauges.statuses = await self.pool.snapshot()
+            except GatewayError:
+                self.gauges.statuses = None
+            self.gauges.redis_memory = self.redis_memory()
             read_s = now() - started_s
-            rendered, cpu_s = await asyncio.to_thread(_encode, self._registry, wanted)
+            rendered, cpu_s = await asyncio.to_thread(_encode, self.registry, wanted)
             pause_s = _PAUSES_PER_RENDERING * (read_s + cpu_s)
             self._next_s = started_s + min(max(_INTERVAL_S, pause_s), _INTERVAL_MAX_S)
         return rendered
-
-    async def _read(self) -> None:
-        self._process.sample()
-        try:
-            self._gauges.statuses = await self._pool.snapshot()
-        except GatewayError:
-            self._gauges.statuses = None
-        self._gauges.redis_memory = self._redis_memory()
 
 
 @dataclass(frozen=True)
@@ -126,8 +106,8 @@ class _Paced(Collector):
             yield paced
 
 
-def _encode(registry: CollectorRegistry, wanted: set[Exposition]) -> tuple[dict[Exposition, bytes], float]:
+def _encode(registry: CollectorRegistry, wanted: set[str]) -> tuple[dict[str, bytes], float]:
     """Returns the texts, and the CPU seconds that they took."""
     started_s = time.thread_time()
-    rendered = {exposition: _ENCODERS[exposition](_Paced(registry)) for exposition in wanted}
+    rendered = {content_type: _ENCODERS[content_type](_Paced(registry)) for content_type in wanted}
     return rendered, time.thread_time() - started_s

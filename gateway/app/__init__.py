@@ -21,6 +21,7 @@ from gateway.api.bodies import BodyLimits
 from gateway.api.health import HealthRoutes
 from gateway.api.images import ImageOptions, ImageRoutes
 from gateway.api.openai import OpenAIOptions
+from gateway.api.pool_gauges import PoolGauges
 from gateway.api.request_log import Telemetry
 from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
@@ -205,7 +206,9 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, __version__)
+    gauges = PoolGauges(__version__)
+    metrics.registry.register(gauges)
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, gauges)
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
     routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
     return routes, (preflight.run, process.run, partial(return_freed_memory, core.budget))

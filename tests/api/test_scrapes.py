@@ -13,7 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from gateway.api.scrape import Exposition, Scrape
+from gateway.api.pool_gauges import PoolGauges
+from gateway.api.scrape import TEXT, Scrape
 from gateway.observability.process import ProcessCollector
 from tests.support import strangers
 from tests.support.asking import connected
@@ -108,8 +109,9 @@ async def test_the_event_loop_runs_while_a_scrape_is_rendered(redis_url: str) ->
         registry = process.metrics.registry
         watch = LoopWatch(asyncio.get_running_loop())
         registry.register(watch)
-        scrape = Scrape(
-            registry, ProcessCollector(process.metrics, {}, time.monotonic), process.pool, lambda: None, "1"
-        )
-        assert b"imagegate_build_info" in await scrape.render(Exposition.TEXT)
+        gauges = PoolGauges("1")
+        registry.register(gauges)
+        collector = ProcessCollector(process.metrics, {}, time.monotonic)
+        scrape = Scrape(registry, collector, process.pool, lambda: None, gauges)
+        assert b"imagegate_build_info" in await scrape.render(TEXT)
     assert watch.has_run

@@ -5,7 +5,7 @@ reaches a handler.
 """
 
 import hmac
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -47,22 +47,22 @@ class AdminKey:
     role: Role = Role.ADMIN
 
 
+@dataclass(frozen=True, slots=True)
 class AdminAuthenticator:
     """Authenticates admin keys. Without any key the API is disabled."""
 
-    def __init__(self, keys: Iterable[AdminKey]) -> None:
-        self._keys = tuple(keys)
+    keys: Sequence[AdminKey]
 
     def check(self, authorization: str, method: str) -> str:
         """Returns the name of the key that was sent. Compares against every key to keep the timing constant.
 
         Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
         """
-        if not self._keys:
+        if not self.keys:
             raise GatewayError(ErrorCode.ADMIN_API_DISABLED)
         scheme, _, credential = authorization.partition(" ")
         sent = credential.strip().encode()
-        matching = [key for key in self._keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
+        matching = [key for key in self.keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
         if scheme.lower() != "bearer" or not matching:
             raise GatewayError(
                 ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
