@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway.api.pool_gauges import PoolGauges
 from gateway.domain.errors import GatewayError
-from gateway.observability.process import ProcessCollector
+from gateway.observability.metrics import ProcessCollector
 from gateway.redis.preflight import RedisMemory
 from gateway.scheduler import Scheduler
 

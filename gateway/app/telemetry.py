@@ -19,8 +19,7 @@ from gateway.config import Settings, SettingsError
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
-from gateway.observability.metrics import Metrics
-from gateway.observability.process import ProcessCollector
+from gateway.observability.metrics import Metrics, ProcessCollector
 from gateway.redis import Client
 from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler import Scheduler

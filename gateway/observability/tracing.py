@@ -16,11 +16,6 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from gateway.domain import tracing
 
-_KINDS: Final = {
-    tracing.SpanKind.SERVER: SpanKind.SERVER,
-    tracing.SpanKind.INTERNAL: SpanKind.INTERNAL,
-    tracing.SpanKind.CLIENT: SpanKind.CLIENT,
-}
 _PATH: Final = "/v1/traces"
 _TIMEOUT_S: Final = 5.0
 """For one batch, with its retries. A shutdown allows this for the remaining spans and again for the batch in flight."""
@@ -72,7 +67,7 @@ class SpanSender:
             _span_context(context, span.parent_id, is_remote=is_remote) if span.parent_id else None,
             self._resource,
             {**span.attributes, **({"error.type": span.error_code} if span.error_code else {})},
-            kind=_KINDS[span.kind],
+            kind=SpanKind[span.kind.name],
             status=Status(StatusCode.ERROR, span.error_code) if span.error_code else Status(),
             start_time=round(span.started_s * _NANO) + shift_ns,
             end_time=round(span.ended_s * _NANO) + shift_ns,

@@ -16,8 +16,7 @@ from prometheus_client import Gauge
 from uvicorn.config import STARTUP_FAILURE
 
 from gateway.api.shutdown import DRAIN, ShutdownState
-from gateway.observability.labels import LabeledMetric
-from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND
+from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, LabeledMetric
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Action, Bound, Connections
 from gateway.server.listener import Listener

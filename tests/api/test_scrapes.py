@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from gateway.api.scrape import Exposition, Scrape
-from gateway.observability.process import ProcessCollector
+from gateway.observability.metrics import ProcessCollector
 from tests.support import strangers
 from tests.support.asking import connected
 from tests.support.harness import Gateway, wait_until
