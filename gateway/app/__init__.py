@@ -36,8 +36,7 @@ from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
-from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
-from gateway.observability.process import ProcessCollector
+from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics, ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
 from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler.leases import RELEASE

@@ -21,8 +21,8 @@ from gateway.providers.links import LinkTrust
 from gateway.providers.protocol import KeyCheck
 from gateway.redis.embedded import EmbeddedError
 from gateway.redis.journal_file import JournalFile
+from gateway.server import StartError
 from gateway.server.embedded import embedded_of
-from gateway.server.errors import StartError
 from gateway.server.exposure import find_exposures
 from gateway.server.tls import Certificate
 

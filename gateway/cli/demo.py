@@ -23,9 +23,9 @@ from gateway.config.resolve import resolve
 from gateway.observability.logging import LogFormat, configure_logging
 from gateway.redis.child_process import end_with_parent
 from gateway.redis.embedded import EmbeddedRedis
+from gateway.server import StartError
 from gateway.server.config import gateway_config, server_config
 from gateway.server.embedded import data_directory, running
-from gateway.server.errors import StartError
 from gateway.server.shutdown import Server, add_signal_handlers
 from gateway.server.sockets import bind, listen, own_ports, url_of
 from gateway.testing.simulator import create_simulator

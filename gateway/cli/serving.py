@@ -108,7 +108,7 @@ def _failing_in_one_line() -> Iterator[None]:
     """Turns an error that the user can correct into one line on standard error and exit code 1."""
     from gateway.config import SettingsError
     from gateway.redis.embedded import EmbeddedError
-    from gateway.server.errors import StartError
+    from gateway.server import StartError
 
     try:
         yield

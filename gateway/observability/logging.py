@@ -60,17 +60,8 @@ def _readable(_: object, __: str, event: structlog.typing.EventDict) -> structlo
 
 def _calls(calls: list[dict[str, object]]) -> str:
     """Renders calls as "sim/main fp-1a2b3c4d 230ms", with the error code behind it; the newest last."""
-    return ", ".join(
-        " ".join(
-            (
-                f"{call['upstream']}/{call['account']}",
-                str(call["key"]),
-                f"{call['ms']}ms",
-                str(call.get("error_code", "")),
-            )
-        ).rstrip()
-        for call in calls
-    )
+    texts = (f"{c['upstream']}/{c['account']} {c['key']} {c['ms']}ms {c.get('error_code', '')}" for c in calls)
+    return ", ".join(text.rstrip() for text in texts)
 
 
 def _printable(value: object) -> object:

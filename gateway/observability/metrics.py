@@ -1,26 +1,39 @@
-"""Every metric that processes count. Those read at scrape time are in api/pool_gauges.py.
+"""Every metric that processes count, and caps on their label sets. Those read at scrape time are in api/pool_gauges.py.
 
 Invariant: every worker exposes the sum over all workers of its gateway.
 """
 
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from gateway.observability.labels import TENANT, LabeledMetric, SeriesCap, TenantLabelCap
-from gateway.observability.multiprocess import WorkersCollector, join
+from gateway.observability.multiprocess import WorkersCollector, has_capacity, join
 
 CONNECTIONS: Final = "connections"
 """The key of the connections gauge in the lifespan state, where the server finds it."""
 CONNECTIONS_OVER_BOUND: Final = "connections_over_bound"
 """The key of the counter of connections that the server refuses or closes at a bound."""
+TENANT: Final = "tenant"
+OTHER: Final = "_other"
+"""The label value of everything beyond a cap. No tenant can have this name."""
 _TENANTS_MAX: Final = 200
+_SERIES_MAX: Final = 20_000
+"""Label sets of one process: twice what 1,000 tenants need. prometheus_client renders them in 0.4 s."""
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 """Images take seconds to minutes."""
 _SHORT_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """The gateway itself takes milliseconds."""
+_SAMPLED_EVERY_S: Final = 1.0
+_PROC: Final = Path("/proc/self")
+"""Linux only; elsewhere memory and open files are reported as 0."""
+
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +47,83 @@ class MetricSpec:
     buckets: tuple[float, ...] = ()
     """Upper bounds in seconds."""
 
-    @property
-    def samples(self) -> tuple[str, ...]:
-        """The names of its samples."""
-        if self.type == "histogram":
-            return tuple(f"{self.name}_{suffix}" for suffix in ("bucket", "sum", "count"))
-        return (self.name,)
+
+class TenantLabelCap:
+    """Gives the first `limit` tenants a label value of their own. Workers agree on them by the order in a file."""
+
+    def __init__(self, limit: int, file: Path | None = None) -> None:
+        self._limit = limit
+        self._file = file
+        self._names: set[str] = set()
+
+    def label(self, tenant: str) -> str:
+        """Returns the tenant's name or `_other`. Reads and writes the file when this process first sees a tenant."""
+        if not tenant or tenant in self._names:
+            return tenant
+        if len(self._names) < self._limit:
+            with suppress(OSError):
+                self._add(tenant)
+        return tenant if tenant in self._names else OTHER
+
+    def _add(self, tenant: str) -> None:
+        if self._file is None:
+            self._names.add(tenant)
+            return
+        with self._file.open("a") as file:
+            self._names = self._read(self._file)
+            if tenant not in self._names and len(self._names) < self._limit:
+                file.write(f"{tenant}\n")
+                file.flush()
+                self._names = self._read(self._file)
+
+    def _read(self, file: Path) -> set[str]:
+        """If two workers append at once, both lines exist and the upper one wins."""
+        return set(list(dict.fromkeys(file.read_text().split("\n")[:-1]))[: self._limit])
+
+
+@dataclass(slots=True)
+class SeriesCap:
+    """Bounds the label sets of one process, and leaves room on the disk that the workers share."""
+
+    dropped: Counter
+    directory: Path | None
+    used: int = 0
+
+    def take(self) -> bool:
+        """Returns whether one more label set may be created. Counts each refusal."""
+        if self.used >= _SERIES_MAX or (self.directory and not has_capacity(self.directory)):
+            self.dropped.inc()
+            return False
+        self.used += 1
+        return True
+
+
+class LabeledMetric(Generic[Metric]):
+    """A metric with labels. Finds a child without the lock that prometheus_client takes."""
+
+    def __init__(self, metric: Metric, labels: tuple[str, ...], tenants: TenantLabelCap, series: SeriesCap) -> None:
+        self._metric: Metric = metric
+        self._labels = labels
+        self._tenants = tenants
+        self._series = series
+        self._children: dict[tuple[str, ...], Metric] = {}
+
+    def labels(self, *values: str) -> Metric:
+        """Returns the child with these values, in the order of the metric's labels."""
+        return self._children.get(values) or self._find(values)
+
+    def _find(self, values: tuple[str, ...]) -> Metric:
+        """Label sets beyond a cap are not remembered; they share one child."""
+        values = tuple(
+            self._tenants.label(value) if label == TENANT else value
+            for label, value in zip(self._labels, values, strict=True)
+        )
+        child = self._children.get(values)
+        if child is None:
+            if not self._series.take():
+                return self._metric.labels(*[OTHER] * len(values))
+            child = self._children[values] = self._metric.labels(*values)
+        return child
 
 
 class Metrics:
@@ -60,118 +144,131 @@ class Metrics:
             self._own_registry = None
         self._tenants = TenantLabelCap(max_tenant_series, directory / "tenants" if directory else None)
         dropped = self._counter(
-            "imagegate_metric_series_dropped_total",
+            "metric_series_dropped_total",
             'Updates of label sets for which there is no room; they count under "_other".',
         )
         self._series = SeriesCap(dropped, directory)
-        self._define_http()
-        self._define_billing()
+        self._define_requests()
         self._define_upstream()
         self._define_process()
 
-    def _define_http(self) -> None:
+    def _define_requests(self) -> None:
         self.requests = self._counters(
-            "imagegate_requests_total", "Requests with a response.", "route", "model", TENANT, "status"
+            "requests_total", "Requests with a response.", "route", "model", TENANT, "status"
         )
-        self.request_duration_seconds = self._histograms(
-            "imagegate_request_duration_seconds", "Duration of a request.", "route"
-        )
-        self.requests_in_progress = self._gauge(
-            "imagegate_requests_in_progress", "Requests without a complete response."
-        )
+        self.request_duration_seconds = self._histograms("request_duration_seconds", "Duration of a request.", "route")
+        self.requests_in_progress = self._gauge("requests_in_progress", "Requests without a complete response.")
         self.request_errors = self._counters(
-            "imagegate_request_errors_total", "Requests with an error response.", "code", "origin", TENANT
+            "request_errors_total", "Requests with an error response.", "code", "origin", TENANT
         )
-        self.connections = self._gauge(
-            "imagegate_connections", "Open connections of clients, including TLS handshakes."
-        )
+        self.connections = self._gauge("connections", "Open connections of clients, including TLS handshakes.")
         self.connections_over_bound = self._counters(
-            "imagegate_connections_over_bound_total",
+            "connections_over_bound_total",
             "Connections refused, or closed while they wait for their client, at a bound.",
             *("bound", "action"),
         )
-
-    def _define_billing(self) -> None:
-        self.images = self._counters("imagegate_images_total", "Images delivered.", "model", TENANT, "upstream")
-        self.spend_usd = self._counters(
-            "imagegate_spend_usd_total", "US dollars charged; the ledger is exact.", "model", TENANT
-        )
-        self.settlements = self._counters("imagegate_settlements_total", "Requests settled, by outcome.", "outcome")
+        self.images = self._counters("images_total", "Images delivered.", "model", TENANT, "upstream")
+        self.spend_usd = self._counters("spend_usd_total", "US dollars charged; the ledger is exact.", "model", TENANT)
+        self.settlements = self._counters("settlements_total", "Requests settled, by outcome.", "outcome")
         self.pending_settlements = self._gauge(
-            "imagegate_pending_settlements", "Ended requests that are not settled in Redis yet."
+            "pending_settlements", "Ended requests that are not settled in Redis yet."
         )
 
     def _define_upstream(self) -> None:
         self.overhead_seconds = self._histogram(
-            "imagegate_overhead_seconds",
-            "Duration of an image request minus upstream and queue time.",
-            buckets=_SHORT_SECONDS,
+            "overhead_seconds", "Duration of an image request minus upstream and queue time.", buckets=_SHORT_SECONDS
         )
         self.queue_wait_seconds = self._histogram(
-            "imagegate_queue_wait_seconds", "Time in which an image request only waited for an account."
+            "queue_wait_seconds", "Time in which an image request only waited for an account."
         )
         self.account_wait_seconds = self._histograms(
-            "imagegate_account_wait_seconds", "Wait of one call for an account of an upstream.", "upstream"
+            "account_wait_seconds", "Wait of one call for an account of an upstream.", "upstream"
         )
         self.upstream_call_duration_seconds = self._histograms(
-            "imagegate_upstream_call_duration_seconds", "Duration of an upstream call.", "upstream"
+            "upstream_call_duration_seconds", "Duration of an upstream call.", "upstream"
         )
         self.upstream_calls = self._counters(
-            "imagegate_upstream_calls_total", "Upstream calls, by error code.", "upstream", "code"
+            "upstream_calls_total", "Upstream calls, by error code.", "upstream", "code"
         )
-        self.upstream_calls_in_flight = self._gauges(
-            "imagegate_upstream_calls_in_flight", "Upstream calls in flight.", "upstream"
+        self.upstream_calls_in_flight = LabeledMetric(
+            self._gauge("upstream_calls_in_flight", "Upstream calls in flight.", "upstream"),
+            ("upstream",),
+            self._tenants,
+            self._series,
         )
         self.retries = self._counters(
-            "imagegate_retries_total", "Failed calls that were retried at the same upstream.", "upstream", "code"
+            "retries_total", "Failed calls that were retried at the same upstream.", "upstream", "code"
         )
         self.fallbacks = self._counters(
-            "imagegate_fallbacks_total",
-            "Calls that failed over to the model's next target.",
-            "upstream",
+            "fallbacks_total", "Calls that failed over to the model's next target.", "upstream"
         )
         self.pool_state_changes = self._counters(
-            "imagegate_pool_state_changes_total",
+            "pool_state_changes_total",
             "State changes of an upstream, an account ('account' set) or a key ('key' too), by their new state.",
             *("upstream", "account", "key", "state", "code"),
         )
 
     def _define_process(self) -> None:
         self.redis_breaker_open = self._gauge(
-            "imagegate_redis_breaker_open", "Workers that refuse immediately because Redis did not respond recently."
+            "redis_breaker_open", "Workers that refuse immediately because Redis did not respond recently."
         )
-        self.workers = self._gauge("imagegate_workers", "Worker processes.")
+        self.workers = self._gauge("workers", "Worker processes.")
         self.event_loop_lag_seconds = self._histogram(
-            "imagegate_event_loop_lag_seconds",
-            "Delay of the event loop, sampled every second.",
-            buckets=_SHORT_SECONDS,
+            "event_loop_lag_seconds", "Delay of the event loop, sampled every second.", buckets=_SHORT_SECONDS
         )
         self.held_bytes = self._gauge(
-            "imagegate_held_bytes",
-            "Request bodies, replies and unread responses, of `[server] max_memory_bytes` a worker.",
+            "held_bytes", "Request bodies, replies and unread responses, of `[server] max_memory_bytes` a worker."
         )
         self.process_resident_memory_bytes = self._gauge(
-            "process_resident_memory_bytes", "Resident memory of all workers."
+            "resident_memory_bytes", "Resident memory of all workers.", prefix="process"
         )
-        self.process_open_fds = self._gauge("process_open_fds", "Open files of all workers, including connections.")
+        self.process_open_fds = self._gauge(
+            "open_fds", "Open files of all workers, including connections.", prefix="process"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        self.specs.append(MetricSpec(name, "counter", text, labels))
-        return Counter(name, text, labels, registry=self._own_registry)
+        self.specs.append(MetricSpec(f"imagegate_{name}", "counter", text, labels))
+        return Counter(f"imagegate_{name}", text, labels, registry=self._own_registry)
+
+    def _gauge(self, name: str, text: str, *labels: str, prefix: str = "imagegate") -> Gauge:
+        self.specs.append(MetricSpec(f"{prefix}_{name}", "gauge", text, labels))
+        return Gauge(f"{prefix}_{name}", text, labels, registry=self._own_registry, multiprocess_mode="livesum")
+
+    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        self.specs.append(MetricSpec(f"imagegate_{name}", "histogram", text, labels, buckets))
+        return Histogram(f"imagegate_{name}", text, labels, registry=self._own_registry, buckets=buckets)
 
     def _counters(self, name: str, text: str, *labels: str) -> LabeledMetric[Counter]:
         return LabeledMetric(self._counter(name, text, *labels), labels, self._tenants, self._series)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        self.specs.append(MetricSpec(name, "gauge", text, labels))
-        return Gauge(name, text, labels, registry=self._own_registry, multiprocess_mode="livesum")
-
-    def _gauges(self, name: str, text: str, *labels: str) -> LabeledMetric[Gauge]:
-        return LabeledMetric(self._gauge(name, text, *labels), labels, self._tenants, self._series)
-
-    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-        self.specs.append(MetricSpec(name, "histogram", text, labels, buckets))
-        return Histogram(name, text, labels, registry=self._own_registry, buckets=buckets)
-
     def _histograms(self, name: str, text: str, *labels: str) -> LabeledMetric[Histogram]:
         return LabeledMetric(self._histogram(name, text, *labels), labels, self._tenants, self._series)
+
+
+class ProcessCollector:
+    """Samples the event loop's lag, memory, open files, and gauges that other parts compute."""
+
+    def __init__(
+        self, metrics: Metrics, sampled: Mapping[Gauge, Callable[[], float]], monotonic: Callable[[], float]
+    ) -> None:
+        self._metrics = metrics
+        self._sampled = sampled
+        self._monotonic = monotonic
+
+    async def run(self) -> None:
+        """Never returns."""
+        self._metrics.workers.set(1)
+        while True:
+            self.sample()
+            due_s = self._monotonic() + _SAMPLED_EVERY_S
+            await asyncio.sleep(_SAMPLED_EVERY_S)
+            self._metrics.event_loop_lag_seconds.observe(max(0.0, self._monotonic() - due_s))
+
+    def sample(self) -> None:
+        """Called also before each scrape."""
+        for gauge, read in self._sampled.items():
+            gauge.set(read())
+        with suppress(OSError, ValueError, IndexError):
+            resident_pages = int((_PROC / "statm").read_text().split()[1])
+            self._metrics.process_resident_memory_bytes.set(resident_pages * os.sysconf("SC_PAGE_SIZE"))
+            self._metrics.process_open_fds.set(sum(1 for _ in (_PROC / "fd").iterdir()))

@@ -33,9 +33,11 @@ values; a larger file grows only while the disk has as much room again."""
 def shared_directory() -> Iterator[Path]:
     """Creates a private directory, in memory if possible, and removes it at the end."""
     parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(gettempdir())
-    for path in parent.glob(f"{_PREFIX}*"):
+    for path in parent.glob(f"{_PREFIX}*"):  # what a killed gateway left, once its last worker has ended
         with suppress(OSError):
-            _remove_abandoned(path)
+            is_ours = path.lstat().st_uid == os.getuid()
+            if is_ours and (path / _SUPERVISOR).exists() and not any(map(_is_locked, path.glob("*.lock"))):
+                shutil.rmtree(path, ignore_errors=True)
     with TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
         directory = Path(name)
         created = directory / f"{_SUPERVISOR}.new"
@@ -48,10 +50,17 @@ def shared_directory() -> Iterator[Path]:
 def join(directory: Path) -> None:
     """Takes a slot, whose files store the values of all metrics created afterwards. Raises OSError."""
     with _mutex(directory):
-        slot = next(number for number in itertools.count() if _take(directory / f"{number}.lock"))
+        for slot in itertools.count():
+            lock = os.open(directory / f"{slot}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if try_lock(lock):  # until this process ends, as the descriptor is never closed
+                break
+            os.close(lock)
         mark_process_dead(slot, str(directory))  # type: ignore[no-untyped-call]
         for name in _FILES:
-            _reserve(directory / f"{name}_{slot}.db")
+            descriptor = os.open(directory / f"{name}_{slot}.db", os.O_RDWR | os.O_CREAT, 0o600)
+            size = os.fstat(descriptor).st_size
+            os.pwrite(descriptor, bytes(max(0, _RESERVED_BYTES - size)), size)
+            os.close(descriptor)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
@@ -97,31 +106,6 @@ def _mutex(directory: Path) -> Iterator[None]:
         yield
 
 
-def _take(path: Path) -> bool:
-    """Locks a slot for the lifetime of this process, so the descriptor is never closed."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    if try_lock(descriptor):
-        return True
-    os.close(descriptor)
-    return False
-
-
-def _reserve(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        size = os.fstat(descriptor).st_size
-        os.pwrite(descriptor, bytes(max(0, _RESERVED_BYTES - size)), size)
-    finally:
-        os.close(descriptor)
-
-
 def _is_locked(path: Path) -> bool:
     with path.open("rb") as file:
         return not try_lock(file.fileno())
-
-
-def _remove_abandoned(directory: Path) -> None:
-    """Removes what a killed gateway left, once its last worker has ended. Raises OSError."""
-    is_ours = directory.lstat().st_uid == os.getuid()
-    if is_ours and (directory / _SUPERVISOR).exists() and not any(map(_is_locked, directory.glob("*.lock"))):
-        shutil.rmtree(directory, ignore_errors=True)

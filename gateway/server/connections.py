@@ -1,5 +1,6 @@
-"""Limits on open connections: in total, per client address, and the bytes of unfinished heads and pipelined requests.
+"""Accepts connections within their bounds, and gives a TLS handshake a deadline.
 
+The event loop's own server knows no address before a TLS handshake is complete, and cannot reject a connection.
 A connection counts from its TCP accept to its close, TLS handshake included. It is idle while no request is in flight:
 during the handshake, before its first head is complete, and between requests. At a bound the connection that has been
 idle longest is closed. If none is idle, a connection is closed whose client reads its response too slowly, and if there
@@ -7,6 +8,7 @@ is none either, the new connection is refused. Invariant: no connection is close
 on its request, or while its client reads the response.
 """
 
+import asyncio
 import fcntl
 import socket
 import sys
@@ -14,98 +16,60 @@ import termios
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Final, Protocol
+from ipaddress import ip_address
+from typing import Final, Literal
+
+from prometheus_client import Gauge
 
 from gateway.api.auth_throttle import network_of
+from gateway.server.config import Bounds, ServerConfig
 
 _SMALL_BYTES: Final = 1024
 """Smaller heads are not counted: every connection costs more, and common requests never leave more unfinished."""
-_FIELD_BYTES: Final = 128
-"""Memory of one header field beside its characters."""
 _EXAMINED_MAX: Final = 16
 """Idle connections, and as many others with an unread response, that are examined for one new connection."""
 _UNREAD_S: Final = 5.0
 """A response counts as unread if its client read it too slowly for this long."""
 _READ_MIN_BYTES_PER_S: Final = 2048
 """The slowest mobile networks carry more (GPRS: about 4 KiB/s)."""
+_ACCEPTS_MAX: Final = 16
+"""Per event-loop iteration; other processes that share the socket accept the rest."""
+_RETRY_S: Final = 0.1
+"""Delay before accepting again when the process has no file descriptor or memory left."""
 
 
-class Bound(StrEnum):
-    """The bound at which a connection was rejected or closed; a metric label."""
-
-    PROCESS = "process"
-    ADDRESS = "address"
-    HEADS = "heads"
-
-
-class Action(StrEnum):
-    """The action at a bound; a metric label."""
-
-    REFUSED = "refused"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Bounds of one listener in one process."""
-
-    in_all: int = sys.maxsize
-    per_address: int = sys.maxsize
-    """IPv6 addresses count by /64."""
-    head_bytes: int = sys.maxsize
-    """Of all unfinished heads and pipelined requests together."""
-    exempt: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks of proxies, which carry many clients: not bounded by address."""
-
-
-class Level(Protocol):
-    """A gauge of the open connections."""
-
-    def inc(self) -> None: ...
-    def dec(self) -> None: ...
-
-
-class Transport(Protocol):
-    """The part of a transport that shows whether a response is unsent."""
-
-    def get_write_buffer_size(self) -> int: ...
+Bound = Literal["process", "address", "heads"]
+"""The bound at which a connection was rejected or closed; a metric label."""
+Action = Literal["refused", "closed"]
+"""The action at a bound; a metric label."""
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """Connections that wait for their clients, the one that waits longest first."""
+class _Group:
+    """The connections of a listener, or those of one address. Those that wait longest for their client come first."""
 
+    count: int = 0
     idle: "OrderedDict[Connection, None]" = field(default_factory=OrderedDict)
     unread: "OrderedDict[Connection, None]" = field(default_factory=OrderedDict)
     """Those whose write buffer is full, idle or not."""
 
 
-@dataclass(slots=True)
-class _Address:
-    count: int = 0
-    waiting: _Waiting = field(default_factory=_Waiting)
-
-
 class Connections:
-    """The open connections of one listener, oldest idle first."""
+    """The open connections of one listener."""
 
     def __init__(
         self,
         bounds: Bounds,
         note: Callable[[Bound, Action], None] = lambda _bound, _action: None,
-        level: Level | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        level: Gauge | None = None,
     ) -> None:
         self._bounds = bounds
         self._note = note
-        self._level = level
-        self._monotonic = monotonic
-        self._count = 0
-        self._addresses: dict[str, _Address] = {}
-        self._waiting = _Waiting()
+        self.level = level
+        self.everything = _Group()
+        self.addresses: dict[str, _Group] = {}
         self._heads: OrderedDict[Connection, None] = OrderedDict()
         """Connections with an unfinished head or pipelined requests, the one that has them longest first."""
         self._head_bytes = 0
@@ -113,44 +77,27 @@ class Connections:
     def admit(self, client: socket.socket, address: str) -> "Connection | None":
         """Counts an accepted connection, or closes it and returns None."""
         network = network_of(address)
-        place = self._addresses.get(network)
-        if place and place.count >= self._bounds.per_address and not self._is_exempt(address):
-            full = None if self._close_one(place.waiting, Bound.ADDRESS) else Bound.ADDRESS
-        else:
-            has_capacity = self._count < self._bounds.in_all or self._close_one(self._waiting, Bound.PROCESS)
-            full = None if has_capacity else Bound.PROCESS
+        own = self.addresses.get(network) or _Group()
+        full: Bound | None = None
+        if own.count >= self._bounds.per_address and not self._is_exempt(address):
+            full = None if self._close_one(own, "address") else "address"
+        elif self.everything.count >= self._bounds.in_all:
+            full = None if self._close_one(self.everything, "process") else "process"
         if full:
             client.close()
-            self._note(full, Action.REFUSED)
+            self._note(full, "refused")
             return None
-        connection = Connection(self, network, client)
-        self._addresses.setdefault(network, _Address()).count += 1
-        self._count += 1
-        if self._level:
-            self._level.inc()
-        self.note_idle(connection)
+        self.addresses[network] = own
+        connection = Connection(self, client, network, (self.everything, own), _measured_s=time.monotonic())
+        for group in connection.groups:
+            group.count += 1
+            group.idle[connection] = None
+        if self.level:
+            self.level.inc()
         return connection
 
-    def note_idle(self, connection: "Connection") -> None:
-        connection.begin_unread(self._monotonic())
-        for waiting in self._waiting_of(connection):
-            waiting.idle[connection] = None
-
-    def note_in_flight(self, connection: "Connection") -> None:
-        for waiting in self._waiting_of(connection):
-            waiting.idle.pop(connection, None)
-
-    def note_unread(self, connection: "Connection") -> None:
-        connection.begin_unread(self._monotonic())
-        for waiting in self._waiting_of(connection):
-            waiting.unread[connection] = None
-
-    def note_read(self, connection: "Connection") -> None:
-        for waiting in self._waiting_of(connection):
-            waiting.unread.pop(connection, None)
-
-    def note_head(self, connection: "Connection", head_bytes: int) -> None:
-        """Counts what the connection holds for its client; beyond the bound the oldest such are closed."""
+    def hold(self, connection: "Connection", head_bytes: int) -> None:
+        """Counts what a connection holds for its client; beyond the bound the oldest such are closed."""
         self._head_bytes += head_bytes - connection.head_bytes
         connection.head_bytes = head_bytes
         if head_bytes:
@@ -159,41 +106,20 @@ class Connections:
             self._heads.pop(connection, None)
         while self._head_bytes > self._bounds.head_bytes:
             next(iter(self._heads)).cut()
-            self._note(Bound.HEADS, Action.CLOSED)
+            self._note("heads", "closed")
 
-    def forget(self, connection: "Connection") -> None:
-        self.note_head(connection, 0)
-        self.note_in_flight(connection)
-        self.note_read(connection)
-        self._count -= 1
-        place = self._addresses[connection.network]
-        place.count -= 1
-        if not place.count:
-            del self._addresses[connection.network]
-        if self._level:
-            self._level.dec()
-
-    def _waiting_of(self, connection: "Connection") -> tuple[_Waiting, _Waiting]:
-        return self._waiting, self._addresses[connection.network].waiting
-
-    def _close_one(self, waiting: _Waiting, bound: Bound) -> bool:
+    def _close_one(self, group: _Group, bound: Bound) -> bool:
         """Makes room, if any connection waits for its client."""
-        connection = self._find_closable(waiting.idle, is_idle=True) or self._find_closable(
-            waiting.unread, is_idle=False
-        )
-        if connection:
-            connection.cut()
-            self._note(bound, Action.CLOSED)
-        return connection is not None
-
-    def _find_closable(self, waiting: "OrderedDict[Connection, None]", *, is_idle: bool) -> "Connection | None":
-        now_s = self._monotonic()
-        for _ in range(min(_EXAMINED_MAX, len(waiting))):
-            oldest = next(iter(waiting))
-            if (is_idle and not oldest.unsent_bytes) or oldest.is_unread(now_s):
-                return oldest
-            waiting.move_to_end(oldest)
-        return None
+        now_s = time.monotonic()
+        for waiting in (group.idle, group.unread):
+            for _ in range(min(_EXAMINED_MAX, len(waiting))):
+                oldest = next(iter(waiting))
+                if (waiting is group.idle and not oldest.count_unread()) or oldest.is_unread(now_s):
+                    oldest.cut()
+                    self._note(bound, "closed")
+                    return True
+                waiting.move_to_end(oldest)
+        return False
 
     def _is_exempt(self, address: str) -> bool:
         parsed = ip_address(address)
@@ -201,92 +127,144 @@ class Connections:
         return any(parsed in network for network in self._bounds.exempt)
 
 
+@dataclass(slots=True, eq=False)
 class Connection:
     """One accepted connection, updated by its protocol."""
 
-    __slots__ = (
-        "_connections",
-        "_is_open",
-        "_measured_bytes",
-        "_measured_s",
-        "_socket",
-        "head_bytes",
-        "network",
-        "transport",
-    )
+    _connections: Connections
+    _socket: socket.socket
+    _network: str
+    groups: tuple[_Group, _Group]
+    transport: asyncio.Transport | None = None
+    """None during the TLS handshake."""
+    head_bytes: int = 0
+    _is_open: bool = True
+    _measured_s: float = 0.0
+    """When the bytes that the client has still to receive were counted last, monotonic, and their number."""
+    _measured_bytes: int = 0
 
-    def __init__(self, connections: Connections, network: str, client: socket.socket) -> None:
-        self._connections = connections
-        self._socket = client
-        self._is_open = True
-        self._measured_s, self._measured_bytes = 0.0, 0
-        """When the bytes that the client has still to receive were counted last, monotonic, and their number."""
-        self.network = network
-        self.head_bytes = 0
-        self.transport: Transport | None = None
-        """None during the TLS handshake."""
+    def update(self, *, is_idle: bool, is_unread: bool, held_bytes: int = 0) -> None:
+        """Notes if the connection waits for its client.
 
-    def begin_request(self) -> None:
-        if self._is_open:
-            self._connections.note_in_flight(self)
-
-    def end_request(self) -> None:
-        if self._is_open:
-            self._connections.note_idle(self)
-
-    def note_unread(self, *, is_unread: bool) -> None:
-        """The write buffer has become full, or has room again."""
-        if self._is_open:
-            (self._connections.note_unread if is_unread else self._connections.note_read)(self)
-
-    def hold(self, held_bytes: int, fields: int = 0) -> None:
-        """Counts the memory of requests that wait for the client: unfinished heads, and requests that it pipelined.
-
-        `fields`: how many header fields they have.
+        `is_unread`: its write buffer is full. `held_bytes`: the memory of requests that wait for the client: unfinished
+        heads, and requests that it pipelined.
         """
-        memory_bytes = held_bytes + fields * _FIELD_BYTES
-        counted = memory_bytes if memory_bytes >= _SMALL_BYTES else 0
-        if self._is_open and counted != self.head_bytes:
-            self._connections.note_head(self, counted)
+        if not self._is_open:
+            return
+        everything = self.groups[0]
+        if (is_idle and self not in everything.idle) or (is_unread and self not in everything.unread):
+            self._measured_s, self._measured_bytes = time.monotonic(), self.count_unread()
+        for group in self.groups:
+            for waiting, is_waiting in ((group.idle, is_idle), (group.unread, is_unread)):
+                if is_waiting:
+                    waiting.setdefault(self)
+                else:
+                    waiting.pop(self, None)
+        counted_bytes = held_bytes if held_bytes >= _SMALL_BYTES else 0
+        if counted_bytes != self.head_bytes:
+            self._connections.hold(self, counted_bytes)
 
     def close(self) -> None:
         """Stops counting the connection. Idempotent."""
-        if self._is_open:
-            self._is_open = False
-            self._connections.forget(self)
+        if not self._is_open:
+            return
+        self.update(is_idle=False, is_unread=False)
+        self._is_open = False
+        for group in self.groups:
+            group.count -= 1
+        if not self.groups[1].count:
+            del self._connections.addresses[self._network]
+        if self._connections.level:
+            self._connections.level.dec()
 
     def cut(self) -> None:
         """Ends the TCP connection, during a handshake too; its transport then closes without waiting for the client."""
         self.close()
-        try:
+        with suppress(OSError):  # the client closed it
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # the client closed it
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self.transport.get_write_buffer_size() if self.transport else 0
-
-    def begin_unread(self, now_s: float) -> None:
-        self._measured_s, self._measured_bytes = now_s, self._measure() if self.unsent_bytes else 0
 
     def is_unread(self, now_s: float) -> bool:
         """Returns whether the client has read too slowly since the last measurement. If not, measures anew."""
-        passed_s = now_s - self._measured_s
-        if not self.unsent_bytes or passed_s < _UNREAD_S:
+        unread_bytes, passed_s = self.count_unread(), now_s - self._measured_s
+        if not unread_bytes or passed_s < _UNREAD_S:
             return False
-        if self._measured_bytes - self._measure() < _READ_MIN_BYTES_PER_S * passed_s:
+        if self._measured_bytes - unread_bytes < _READ_MIN_BYTES_PER_S * passed_s:
             return True
-        self.begin_unread(now_s)
+        self._measured_s, self._measured_bytes = now_s, unread_bytes
         return False
 
-    def _measure(self) -> int:
-        """Counts the bytes that the client has still to receive.
+    def count_unread(self) -> int:
+        """Counts the bytes that the client has still to receive; 0 if none of them are in this process.
 
         The kernel asks for more only after a third of its megabytes was received, so its buffer counts too (Linux).
         """
+        unsent_bytes = self.transport.get_write_buffer_size() if self.transport else 0
+        if unsent_bytes:
+            with suppress(OSError):
+                queued = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ of tcp(7)
+                unsent_bytes += int.from_bytes(queued, sys.byteorder)
+        return unsent_bytes
+
+
+class Listener:
+    """One listening socket and its connections that are being opened."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        connections: Connections,
+        make_protocol: Callable[[Connection], asyncio.Protocol],
+        config: ServerConfig,
+    ) -> None:
+        self._socket = listening
+        self._connections = connections
+        self._make_protocol = make_protocol
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self.port: int = listening.getsockname()[1]
+
+    def start(self) -> None:
+        self._socket.setblocking(False)
+        self._socket.listen(self._config.backlog)
+        self._loop.add_reader(self._socket, self._accept)
+
+    def close(self) -> None:
+        if self._retry:
+            self._retry.cancel()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_MAX):
+            try:
+                client, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # the socket stays ready, so retrying immediately would spin
+                self._loop.remove_reader(self._socket)
+                self._retry = self._loop.call_later(_RETRY_S, self._loop.add_reader, self._socket, self._accept)
+                return
+            if connection := self._connections.admit(client, address[0]):
+                opening = self._loop.create_task(self._open(client, connection))
+                self._opening.add(opening)
+                opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, client: socket.socket, connection: Connection) -> None:
+        certificate, limits = self._config.certificate, self._config.connection_limits
+        client.setblocking(False)
         try:
-            queued = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))  # SIOCOUTQ of tcp(7)
-        except OSError:
-            return self.unsent_bytes
-        return self.unsent_bytes + int.from_bytes(queued, sys.byteorder)
+            await self._loop.connect_accepted_socket(
+                lambda: self._make_protocol(connection),
+                client,
+                ssl=certificate.context if certificate else None,
+                ssl_handshake_timeout=limits.header_timeout_s if certificate else None,
+                ssl_shutdown_timeout=limits.write_timeout_s if certificate else None,
+            )
+        except OSError:  # no TLS, a failed or slow handshake, a disconnected client
+            connection.close()
+            client.close()
+        except BaseException:
+            connection.close()
+            raise

@@ -3,16 +3,15 @@
 import stat
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway.config import SecretSource, Settings, Table
-from gateway.server.limits import find_room
+from gateway.server.config import find_room
 
 _READ_OR_WRITTEN_BY_OTHERS: Final = stat.S_IRWXO | stat.S_IWGRP
 _WRITTEN_BY_OTHERS: Final = stat.S_IWOTH | stat.S_IWGRP
@@ -28,8 +27,7 @@ _IPV4_INSIDE: Final = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96")
 _Network = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(NamedTuple):
     """One unsafe setting or file. No text holds a secret."""
 
     where: str
@@ -43,8 +41,7 @@ def find_exposures(settings: Settings, path: str, *, has_admin_key: bool) -> lis
         *exposed_ports(settings, has_admin_key=has_admin_key),
         *_unfit_connections(settings),
         *_clear_listener(settings),
-        *_clear_connections(settings),
-        *_open_result_hosts(settings),
+        *_open_connections(settings),
         *_passwords(path),
         *_loose_files(settings, path),
     ]
@@ -88,7 +85,7 @@ def _unfit_connections(settings: Settings) -> Iterator[Exposure]:
 def _clear_listener(settings: Settings) -> Iterator[Exposure]:
     """A proxy with TLS is assumed on another machine: with one on this machine the listener would be on loopback."""
     server = settings.server
-    proxies = list(_read_networks(server.trusted_proxies))
+    proxies = _read_networks(server.trusted_proxies)
     wide = [proxy for proxy in proxies if _is_wide(proxy)]
     for proxy in wide:
         what = f"{proxy}: clients in it can forge their address and have no bound on connections"
@@ -101,18 +98,18 @@ def _clear_listener(settings: Settings) -> Iterator[Exposure]:
         )
 
 
-def _read_networks(texts: Iterable[str]) -> Iterator[_Network]:
+def _read_networks(texts: Iterable[str]) -> list[_Network]:
     """Merges adjacent networks, so that two halves of the internet are all of it. IPv4 inside IPv6 is IPv4."""
-    networks = [_as_ipv4(ip_network(text)) for text in texts]
-    yield from collapse_addresses(one for one in networks if isinstance(one, IPv4Network))
-    yield from collapse_addresses(one for one in networks if isinstance(one, IPv6Network))
-
-
-def _as_ipv4(network: _Network) -> _Network:
-    if isinstance(network, IPv6Network) and any(network.subnet_of(candidate) for candidate in _IPV4_INSIDE):
-        address = int(network.network_address) & 0xFFFF_FFFF
-        return IPv4Network((address, network.prefixlen - 96))
-    return network
+    ipv4: list[IPv4Network] = []
+    ipv6: list[IPv6Network] = []
+    for network in map(ip_network, texts):
+        if isinstance(network, IPv4Network):
+            ipv4.append(network)
+        elif any(network.subnet_of(one) for one in _IPV4_INSIDE):
+            ipv4.append(IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96)))
+        else:
+            ipv6.append(network)
+    return [*collapse_addresses(ipv4), *collapse_addresses(ipv6)]
 
 
 def _is_wide(network: _Network) -> bool:
@@ -122,28 +119,23 @@ def _is_wide(network: _Network) -> bool:
     return network.prefixlen < _IPV6_BITS_MIN and not network.subnet_of(_OWN_IPV6)
 
 
-def _clear_connections(settings: Settings) -> Iterator[Exposure]:
-    """Unencrypted connections to public hosts."""
+def _open_connections(settings: Settings) -> Iterator[Exposure]:
+    """Unencrypted connections to public hosts, and patterns that match hosts of any owner."""
     urls = [("redis.url", settings.redis.url), ("tracing.otlp_endpoint", settings.tracing.otlp_endpoint or "")]
     for upstream in settings.upstreams:
         urls.append((f"upstreams '{upstream.name}': base_url", upstream.base_url))
-        urls += [(f"upstreams '{upstream.name}': result_hosts", origin) for origin in upstream.result_hosts or ()]
+        for pattern in upstream.result_hosts or ():
+            where = f"upstreams '{upstream.name}': result_hosts"
+            urls.append((where, pattern))
+            _, star, fixed = pattern.rpartition("*")
+            if star and "." not in fixed.rstrip(".").partition(".")[2]:  # fewer than two whole labels follow
+                what = f"{pattern}: the upstream chooses which internet hosts the gateway calls"
+                yield Exposure(where, what, "name the provider's hosts, or a domain of its own as '*.example.com'")
     for where, url in urls:
         parts = urlsplit(url)
         if parts.scheme in _IN_THE_CLEAR and _is_public(parts.hostname or ""):
             what = f"{parts.scheme}:// to {parts.hostname}: keys and data cross the internet in the clear"
             yield Exposure(where, what, f"use {parts.scheme}s://")
-
-
-def _open_result_hosts(settings: Settings) -> Iterator[Exposure]:
-    """Patterns that match hosts of any owner: fewer than two whole labels follow the last `*`."""
-    for upstream in settings.upstreams:
-        for pattern in upstream.result_hosts or ():
-            _, star, fixed = pattern.rpartition("*")
-            if star and "." not in fixed.rstrip(".").partition(".")[2]:
-                what = f"{pattern}: the upstream chooses which internet hosts the gateway calls"
-                remedy = "name the provider's hosts, or a domain of its own as '*.example.com'"
-                yield Exposure(f"upstreams '{upstream.name}': result_hosts", what, remedy)
 
 
 def _passwords(path: str) -> Iterator[Exposure]:
@@ -167,32 +159,28 @@ def _is_public(host: str) -> bool:
 
 
 def _loose_files(settings: Settings, path: str) -> Iterator[Exposure]:
-    yield from _loose_file("the configuration", path, _WRITTEN_BY_OTHERS)
-    if settings.server.tls:
-        yield from _loose_file("server.tls.key", settings.server.tls.key, _READ_OR_WRITTEN_BY_OTHERS)
-        yield from _loose_file("server.tls.certificate", settings.server.tls.certificate, _WRITTEN_BY_OTHERS)
-    for where, file in _secret_files(settings):
-        yield from _loose_file(where, file, _READ_OR_WRITTEN_BY_OTHERS)
-
-
-def _loose_file(where: str, file: str, forbidden: int) -> Iterator[Exposure]:
-    """Checks the file's mode, and those of all parent directories, in which other users could replace it."""
-    path = Path(file).absolute()
-    try:
-        mode, folders = path.stat().st_mode, dict.fromkeys((*path.parents, *path.resolve().parents))
-        loose = [folder for folder in folders if _can_be_replaced_in(folder.stat().st_mode)]
-    except OSError:
-        return
-    if mode & forbidden:
-        verb = "read" if mode & forbidden & stat.S_IROTH else "write"
-        allowed = "0640" if forbidden & stat.S_IROTH else "0644"
-        yield Exposure(where, f"other users may {verb} {file} (mode {mode & 0o7777:04o})", f"chmod {allowed} {file}")
-    for folder in loose:
-        yield Exposure(where, f"other users may replace {file}, as they may write {folder}", f"chmod o-w {folder}")
-
-
-def _can_be_replaced_in(mode: int) -> bool:
-    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
+    """Checks the modes of files, and those of all parent directories, in which other users could replace them."""
+    files = [("the configuration", path, _WRITTEN_BY_OTHERS)]
+    if tls := settings.server.tls:
+        files.append(("server.tls.key", tls.key, _READ_OR_WRITTEN_BY_OTHERS))
+        files.append(("server.tls.certificate", tls.certificate, _WRITTEN_BY_OTHERS))
+    files += [(where, file, _READ_OR_WRITTEN_BY_OTHERS) for where, file in _secret_files(settings)]
+    for where, file, forbidden in files:
+        found = Path(file).absolute()
+        try:
+            mode = found.stat().st_mode
+            folders = {folder: folder.stat().st_mode for folder in (*found.parents, *found.resolve().parents)}
+        except OSError:
+            continue
+        if mode & forbidden:
+            verb = "read" if mode & forbidden & stat.S_IROTH else "write"
+            allowed = "0640" if forbidden & stat.S_IROTH else "0644"
+            what = f"other users may {verb} {file} (mode {mode & 0o7777:04o})"
+            yield Exposure(where, what, f"chmod {allowed} {file}")
+        for folder, folder_mode in folders.items():
+            if folder_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+                what = f"other users may replace {file}, as they may write {folder}"
+                yield Exposure(where, what, f"chmod o-w {folder}")
 
 
 def _secret_files(value: object, where: str = "") -> Iterator[tuple[str, str]]:

@@ -42,7 +42,7 @@ class ConfigReloader:
 
     def poll(self) -> Config | None:
         """Returns: a valid configuration to put in force. Reads files."""
-        has_changed = self._watcher.has_changed() if self._watcher else False
+        has_changed = self._watcher is not None and self._watcher.has_changed()
         if not has_changed and not self._is_requested:
             return None
         self._is_requested = False

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,12 +25,10 @@ from gateway.config.resolve import Config, resolve
 from gateway.observability.logging import configure_logging
 from gateway.observability.multiprocess import shared_directory
 from gateway.redis.child_process import end_with_parent
-from gateway.redis.embedded import EmbeddedRedis
-from gateway.server.config import ServerConfig, gateway_config
+from gateway.server.config import allow_files, find_room, gateway_config
 from gateway.server.embedded import embedded_of, running
 from gateway.server.exposure import exposed_ports
 from gateway.server.file_watcher import FileWatcher
-from gateway.server.limits import allow_files, find_room
 from gateway.server.reload import ConfigReloader, warn_of_shared_keys
 from gateway.server.shutdown import Server, run_until_stopped
 from gateway.server.sockets import bind, bind_own_ports, own_ports, url_of
@@ -48,7 +45,7 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
     """
     deny_memory_dumps()  # before secrets are read
     path = config_path(config, os.environ)
-    watcher = FileWatcher(path)
+    watcher = FileWatcher(path)  # before the file is read
     settings = load(config, os.environ)
     configure_logging(settings.logs.format, settings.logs.level)
     allow_files(find_room(settings))
@@ -59,7 +56,7 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
             stack.enter_context(running(embedded))
         try:
             resolved = resolve(settings, os.environ)
-            app = _create(resolved, reloader, embedded)
+            app = _create(resolved, reloader)
             options = gateway_config(app, settings)
             warn_of_shared_keys(resolved.upstreams)
             if embedded is None:
@@ -69,14 +66,13 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
         host = host or settings.server.host
         listener = bind(host, settings.server.port if port is None else port)
         listeners = [listener, *bind_own_ports(settings, listener.getsockname()[1])]
-        _warn_of_exposed_ports(resolved, host)
-        _log_listening(settings, url_of(host, listener.getsockname()[1], _scheme(settings)), workers)
-        _log_connections(settings, options.bounds.in_all)
+        _log_start(resolved, host, listener.getsockname()[1], workers)
         if workers == 1:
-            _run_single(options, listeners, reloader)
+            signal.signal(signal.SIGHUP, reloader.request_reload)
+            server = Server(options)
+            run_until_stopped(server, listeners, {signal.SIGINT: server.stop, signal.SIGTERM: server.stop})
             return
-        directory = stack.enter_context(shared_directory())
-        create = partial(create_worker, config, directory)
+        create = partial(create_worker, config, stack.enter_context(shared_directory()))
         options.app, options.workers, options.factory = partial(create, settings), workers, True
         WorkerSupervisor(options, listeners, reloader, lambda current: partial(create, current)).run()
 
@@ -101,58 +97,36 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
     reloader = ConfigReloader(config, os.environ, settings)
     signal.signal(signal.SIGHUP, reloader.request_reload)
     try:
-        return _create(resolve(settings, os.environ), reloader, embedded_of(settings), metrics_directory)
+        return _create(resolve(settings, os.environ), reloader, metrics_directory)
     except SettingsError as error:
         _LOG.error("worker_start_failed", detail=str(error))
         raise SystemExit(1) from error
 
 
-def _create(
-    config: Config,
-    reloader: ConfigReloader,
-    embedded: EmbeddedRedis | None,
-    metrics_directory: Path | None = None,
-) -> Starlette:
-    if embedded:
+def _create(config: Config, reloader: ConfigReloader, metrics_directory: Path | None = None) -> Starlette:
+    if embedded := embedded_of(config.settings):
         redis = msgspec.structs.replace(config.settings.redis, url=embedded.url)
         config = replace(config, settings=msgspec.structs.replace(config.settings, redis=redis))
     return create_app(config, reload=reloader.run, metrics_directory=metrics_directory)
 
 
-def _run_single(options: ServerConfig, listeners: list[socket.socket], reloader: ConfigReloader) -> None:
-    signal.signal(signal.SIGHUP, reloader.request_reload)
-    server = Server(options)
-    run_until_stopped(server, listeners, {signal.SIGINT: server.stop, signal.SIGTERM: server.stop})
-
-
-def _warn_of_exposed_ports(config: Config, host: str) -> None:
+def _log_start(config: Config, host: str, port: int, workers: int) -> None:
+    """Logs the addresses and the limit on each process's connections, and warns of both."""
     server = msgspec.structs.replace(config.settings.server, host=host)
-    listening = msgspec.structs.replace(config.settings, server=server)
-    for exposure in exposed_ports(listening, has_admin_key=bool(config.admin_keys)):
+    settings = msgspec.structs.replace(config.settings, server=server)
+    for exposure in exposed_ports(settings, has_admin_key=bool(config.admin_keys)):
         _LOG.warning("operator_port_exposed", where=exposure.where, detail=exposure.what, hint=exposure.remedy)
-
-
-def _scheme(settings: Settings) -> str:
-    return "https" if settings.server.tls else "http"
-
-
-def _log_listening(settings: Settings, url: str, workers: int) -> None:
-    dedicated = {
-        f"{name}_url": url_of(table.host, table.port, _scheme(settings)) for name, table in own_ports(settings).items()
-    }
-    _LOG.info("listening", url=url, **dedicated, workers=workers, version=__version__)
-
-
-def _log_connections(settings: Settings, in_force: int) -> None:
-    """Logs the limit on each process's connections, with a warning if it is below the configured one."""
-    configured, room = settings.server.max_connections, find_room(settings)
-    if in_force == configured:
-        _LOG.info("connections_bounded", max_connections=in_force, open_files_max=room.files)
+    scheme = "https" if server.tls else "http"
+    dedicated = {f"{name}_url": url_of(table.host, table.port, scheme) for name, table in own_ports(settings).items()}
+    _LOG.info("listening", url=url_of(host, port, scheme), **dedicated, workers=workers, version=__version__)
+    room = find_room(settings)
+    if room.connections == server.max_connections:
+        _LOG.info("connections_bounded", max_connections=room.connections, open_files_max=room.files)
         return
     _LOG.warning(
         "connections_bounded",
-        max_connections=in_force,
-        configured=configured,
+        max_connections=room.connections,
+        configured=server.max_connections,
         open_files_max=room.files,
         hint=f"allow {room.wanted_files} open files (ulimit -Hn, LimitNOFILE), or lower server.max_connections",
     )

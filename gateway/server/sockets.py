@@ -4,7 +4,7 @@ import socket
 from typing import Final
 
 from gateway.config import Admin, Metrics, Settings
-from gateway.server.errors import StartError
+from gateway.server import StartError
 
 _KERNEL_UNSENT_BYTES: Final = 256 * 1024
 """Limit on response bytes that the kernel buffers beyond those in flight: enough to send at any speed."""

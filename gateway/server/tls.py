@@ -1,8 +1,6 @@
 """The gateway's own TLS certificate: read at startup, and renewed without a restart when its files change."""
 
-import asyncio
 import ssl
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,38 +37,32 @@ class Certificate:
             self.context = self.read()
         except SettingsError as error:
             _LOG.error("certificate_reload_rejected", detail=str(error), hint=_REMEDY)
-            self.context = _context_of(*self._valid)
+            with TemporaryDirectory() as folder:  # only this user can read it; Python loads certificates from files
+                paths = [f"{folder}/tls.crt", f"{folder}/tls.key"]
+                for path, content in zip(paths, self._valid, strict=True):
+                    Path(path).write_bytes(content)
+                self.context = _build_context(*paths)
 
     def read(self) -> ssl.SSLContext:
         """A context of the files' present content. Raises: SettingsError."""
         content = self._read_file("certificate", self._tls.certificate), self._read_file("key", self._tls.key)
-        context = _make_context()
         try:
-            context.load_cert_chain(self._tls.certificate, self._tls.key, _refuse_passphrase)
-        except (ssl.SSLError, OSError) as error:
+            context = _build_context(self._tls.certificate, self._tls.key)
+        except OSError as error:
+            reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or "unreadable"
             raise SettingsError(
-                f"server.tls: cannot load {self._tls.certificate} and {self._tls.key} ({_reason(error)}); "
+                f"server.tls: cannot load {self._tls.certificate} and {self._tls.key} "
+                f"({reason.lower().replace('_', ' ')}); "
                 "use PEM files of a certificate and its key, without a passphrase"
             ) from error
         self._valid = content
         return context
 
-    def refresh(self) -> None:
-        """Lets the next process begin with the present files if they are valid."""
-        with suppress(SettingsError):
-            self.read()
-
-    def log_expiry(self) -> None:
-        """Logs a warning if the certificate expires soon. Raises: SettingsError."""
-        if warning := self.expiry_warning():
-            _LOG.warning("certificate_expiring", detail=warning, hint="renew it; changed files are read automatically")
-
-    async def poll_async(self) -> None:
-        """Runs `poll` in a thread. Call it about once a second."""
-        await asyncio.to_thread(self.poll)
-
     def poll(self) -> None:
-        """Loads changed files for new connections. Invalid ones are logged once, and the old stay in force."""
+        """Loads changed files for new connections. Call it about once a second.
+
+        Invalid ones are logged once, and the old stay in force.
+        """
         changed = [watcher.has_changed() for watcher in self._watchers]  # every watcher counts its own polls
         if not any(changed):
             return
@@ -106,30 +98,14 @@ class Certificate:
             raise SettingsError(f"server.tls.{name}: {path} cannot be read ({error.strerror})") from error
 
 
-def _make_context() -> ssl.SSLContext:
-    """TLS 1.2 or newer with authenticated ciphers (AEAD) only, as all of TLS 1.3 are. No renegotiation."""
+def _build_context(certificate: str, key: str) -> ssl.SSLContext:
+    """TLS 1.2 or newer with authenticated ciphers (AEAD) only, as all of TLS 1.3 are. No renegotiation.
+
+    Raises: OSError. Without the empty passphrase, OpenSSL would ask for one at the terminal and wait.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.options |= ssl.OP_NO_RENEGOTIATION
+    context.load_cert_chain(certificate, key, lambda: "")
     return context
-
-
-def _context_of(certificate: bytes, key: bytes) -> ssl.SSLContext:
-    """Builds a context through files, as Python loads certificates from nothing else."""
-    context = _make_context()
-    with TemporaryDirectory() as folder:  # only this user can read it
-        for name, content in (("tls.crt", certificate), ("tls.key", key)):
-            (Path(folder) / name).write_bytes(content)
-        context.load_cert_chain(f"{folder}/tls.crt", f"{folder}/tls.key", _refuse_passphrase)
-    return context
-
-
-def _refuse_passphrase() -> str:
-    """Without it, OpenSSL would ask at the terminal and wait."""
-    return ""
-
-
-def _reason(error: OSError) -> str:
-    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return (reason or "unreadable").lower().replace("_", " ")

@@ -11,17 +11,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
 from starlette.applications import Starlette
 from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 
-from gateway.config import Settings
+from gateway.config import Settings, SettingsError
+from gateway.server import StartError
 from gateway.server.config import ServerConfig
-from gateway.server.errors import StartError
 from gateway.server.reload import ConfigReloader
-from gateway.server.shutdown import Server, run_until_stopped
+from gateway.server.shutdown import Server, ignore_hangups, run_until_stopped
 
 _LOG = structlog.get_logger("imagegate.workers")
 _ROUND_S: Final = 0.5
@@ -38,8 +39,6 @@ _MAX_KILLED: Final = 5
 _STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS: Final = frozenset({*_STOP_SIGNALS, signal.SIGHUP})
 
-CreateApp = Callable[[], Starlette]
-
 
 class _Worker(Process):
     """One process. It drains at each SIGTERM: terminals and service managers signal every process of a group.
@@ -47,24 +46,20 @@ class _Worker(Process):
     Only its supervisor aborts its requests, with SIGUSR1.
     """
 
-    def __init__(self, options: ServerConfig, sockets: list[socket.socket]) -> None:
-        self._options = options
+    config: ServerConfig
+
+    def __init__(self, config: ServerConfig, sockets: list[socket.socket]) -> None:
         self.has_served = False
         self._is_pinged = False
-        self._silent_rounds = 0
-        self._silent_limit = _START_ROUNDS
-        super().__init__(options, sockets)
+        self._silent_rounds, self._silent_limit = 0, _START_ROUNDS
+        super().__init__(config, sockets)
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
-        """Runs in the new process."""
+        """Runs in the new process. Its event loop responds to pings: a thread would respond even if the loop hangs."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._server = server = Server(self._options)
-        server.on_started = self._respond_to_pings
+        self._server = server = Server(self.config)
+        server.on_started = lambda: asyncio.get_running_loop().add_reader(self.child_conn.fileno(), self.pong)
         run_until_stopped(server, sockets or [], {signal.SIGTERM: server.drain, signal.SIGUSR1: server.force})
-
-    def _respond_to_pings(self) -> None:
-        """Responds in the event loop, as a thread would respond even if the event loop hangs."""
-        asyncio.get_running_loop().add_reader(self.child_conn.fileno(), self.pong)
 
     def has_ended(self) -> bool:
         """Returns whether the process has ended, or was killed because it hangs. Call it once a round."""
@@ -107,17 +102,18 @@ class _Worker(Process):
 class WorkerSupervisor(Multiprocess):
     """Replaces workers that die, stops all of them together, and reloads a validated configuration in each."""
 
+    config: ServerConfig
+
     def __init__(
         self,
-        options: ServerConfig,
+        config: ServerConfig,
         sockets: list[socket.socket],
         reloader: ConfigReloader,
-        create_app: Callable[[Settings], CreateApp],
+        create_app: Callable[[Settings], Callable[[], Starlette]],
     ) -> None:
-        super().__init__(options, sockets)
+        super().__init__(config, sockets)
         for number in SIGNALS.keys() - _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        self._options = options
         self._reloader = reloader
         self._create_app = create_app
         self._workers: list[_Worker] = []
@@ -128,9 +124,7 @@ class WorkerSupervisor(Multiprocess):
     def run(self) -> None:
         """Runs until it is stopped. Raises: StartError if a worker cannot start."""
         super().run()
-        signal.signal(
-            signal.SIGHUP, signal.SIG_IGN
-        )  # the interpreter restores the default at exit, which would kill it
+        ignore_hangups()
         if self._problem:
             raise StartError(self._problem)
 
@@ -141,7 +135,11 @@ class WorkerSupervisor(Multiprocess):
         self._reloader.request_reload()
 
     def keep_subprocess_alive(self) -> None:
-        self._reload_workers()
+        if configuration := self._reloader.poll():
+            self.config.app = self._create_app(self._reloader.current(configuration))
+            self._to_reload = list(self._workers)
+            self._reloader.publish(configuration, workers=len(self._workers))
+        self._to_reload = [worker for worker in self._to_reload if not worker.reload()]
         for index, worker in enumerate(self._workers):
             if not self.should_exit.is_set() and worker.has_ended():
                 self._replace(index, worker)
@@ -154,7 +152,7 @@ class WorkerSupervisor(Multiprocess):
 
     def join_all(self) -> None:
         """Waits for the workers. Another signal aborts their requests. Hanging or late ones are killed."""
-        ends_s = time.monotonic() + self._options.shutdown_timeout_s + _EXIT_MARGIN_S
+        ends_s = time.monotonic() + self.config.shutdown_timeout_s + _EXIT_MARGIN_S
         while left := [worker for worker in self._workers if not worker.has_ended()]:
             if _STOP_SIGNALS & set(self.signal_queue):
                 self.signal_queue.clear()
@@ -163,12 +161,15 @@ class WorkerSupervisor(Multiprocess):
             if time.monotonic() > ends_s:
                 for worker in left:
                     worker.kill_hanging()
-            _wait_for_end(left)
+            round_ends_s = time.monotonic() + _ROUND_S
+            while any(worker.process.is_alive() for worker in left) and time.monotonic() < round_ends_s:
+                time.sleep(_POLL_S)
 
     def _start(self) -> _Worker:
-        if self._options.certificate:
-            self._options.certificate.refresh()
-        worker = _Worker(self._options, self.sockets)
+        if self.config.certificate:
+            with suppress(SettingsError):  # it then begins with the last valid files
+                self.config.certificate.read()
+        worker = _Worker(self.config, self.sockets)
         worker.start()
         return worker
 
@@ -182,17 +183,3 @@ class WorkerSupervisor(Multiprocess):
             self.should_exit.set()
             return
         self._workers[index] = self._start()
-
-    def _reload_workers(self) -> None:
-        if configuration := self._reloader.poll():
-            self._options.app = self._create_app(self._reloader.current(configuration))
-            self._to_reload = list(self._workers)
-            self._reloader.publish(configuration, workers=len(self._workers))
-        self._to_reload = [worker for worker in self._to_reload if not worker.reload()]
-
-
-def _wait_for_end(workers: list[_Worker]) -> None:
-    """Waits for one round, or until every worker has ended."""
-    ends_s = time.monotonic() + _ROUND_S
-    while any(worker.process.is_alive() for worker in workers) and time.monotonic() < ends_s:
-        time.sleep(_POLL_S)

@@ -8,7 +8,7 @@ from typing import Final
 
 import httpx
 
-from gateway.server.limits import ConnectionLimits
+from gateway.server.config import ConnectionLimits
 from tests.support.harness import Gateway, MakeGateway, new_key
 from tests.support.samples import labels, samples
 

@@ -13,8 +13,11 @@ from gateway.domain.errors import ErrorCode, KeyState, Origin
 
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that every series gets when it is scraped."""
+SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
 LABELS_OF: Mapping[str, set[str]] = {
-    name: {*spec.labels, *(["le"] if name.endswith("_bucket") else [])} for spec in SPECS for name in spec.samples
+    f"{spec.name}{suffix}": {*spec.labels, *(["le"] if suffix == "_bucket" else [])}
+    for spec in SPECS
+    for suffix in SUFFIXES.get(spec.type, ("",))
 } | {"up": set()}
 SCRAPED_NAMES = {spec.name for spec in SCRAPED}
 VALUES_OF: Mapping[str, set[str]] = {

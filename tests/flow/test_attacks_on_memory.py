@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import pytest
 from starlette.responses import PlainTextResponse
 
-from gateway.server.config import server_config
-from gateway.server.connections import Bounds
-from gateway.server.limits import ConnectionLimits
+from gateway.server.config import Bounds, ConnectionLimits, server_config
 from gateway.server.shutdown import Server
 from gateway.server.sockets import bind
 from tests.support.attack_vectors import FLOODS, PARTS

@@ -14,11 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from docs.generate.metrics import LABELS, SPECS
 from gateway.api.pool_gauges import PoolGauges
-from gateway.observability import labels
-from gateway.observability.labels import OTHER, TenantLabelCap
-from gateway.observability.metrics import Metrics, MetricSpec
+from gateway.observability import metrics as module
+from gateway.observability.metrics import OTHER, Metrics, MetricSpec, ProcessCollector, TenantLabelCap
 from gateway.observability.multiprocess import shared_directory
-from gateway.observability.process import ProcessCollector
 from tests.observability.workers import SPAWN, Worker, call, count, observe, samples, share_and_wait
 
 
@@ -241,11 +239,11 @@ def test_two_workers_that_see_the_last_tenant_at_once_agree(tmp_path: Path) -> N
 def test_label_sets_beyond_the_cap_share_a_series_and_are_counted() -> None:
     metrics = Metrics()
     surplus = 5
-    for number in range(labels._SERIES_MAX + surplus):
+    for number in range(module._SERIES_MAX + surplus):
         metrics.fallbacks.labels(f"u{number}").inc()
     found = samples(metrics)
     counted = {series: value for series, value in found.items() if series.startswith("imagegate_fallbacks_total{")}
-    assert labels._SERIES_MAX + 1 == len(counted)
+    assert module._SERIES_MAX + 1 == len(counted)
     assert surplus == counted[f'imagegate_fallbacks_total{{upstream="{OTHER}"}}']
     assert surplus == found["imagegate_metric_series_dropped_total"]
 

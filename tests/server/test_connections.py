@@ -7,7 +7,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from gateway.server.connections import Action, Bound, Bounds, Connection, Connections
+from gateway.server.config import Bounds
+from gateway.server.connections import Action, Bound, Connection, Connections
 
 
 @pytest.fixture
@@ -51,18 +52,18 @@ def test_a_place_is_given_back_once(sockets: ExitStack) -> None:
     connections = Connections(Bounds(in_all=1), lambda bound, action: noted.append((bound, action)))
     first, _ = accept(sockets, connections, "192.0.2.1")
     assert first
-    first.begin_request()
+    first.update(is_idle=False, is_unread=False)
     refused, client = accept(sockets, connections, "192.0.2.2")
     assert (None, False) == (refused, is_open(client))
     first.close()
     first.close()
     second, _ = accept(sockets, connections, "192.0.2.2")
     assert second
-    second.begin_request()
-    first.end_request()
-    first.hold(5000)
+    second.update(is_idle=False, is_unread=False)
+    first.update(is_idle=True, is_unread=False)
+    first.update(is_idle=True, is_unread=False, held_bytes=5000)
     assert None is accept(sockets, connections, "192.0.2.1")[0]
-    assert [(Bound.PROCESS, Action.REFUSED)] * 2 == noted
+    assert [("process", "refused")] * 2 == noted
 
 
 def test_of_unfinished_heads_the_oldest_are_closed_and_small_ones_not_counted(sockets: ExitStack) -> None:
@@ -70,5 +71,6 @@ def test_of_unfinished_heads_the_oldest_are_closed_and_small_ones_not_counted(so
     opened = [accept(sockets, connections, f"192.0.2.{number}") for number in range(4)]
     for connection, _ in opened:
         assert connection
-        connection.hold(1000 if connection is opened[0][0] else 4000)
+        held_bytes = 1000 if connection is opened[0][0] else 4000
+        connection.update(is_idle=True, is_unread=False, held_bytes=held_bytes)
     assert [True, False, True, True] == [is_open(client) for _, client in opened]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.server.limits import ConnectionLimits
+from gateway.server.config import ConnectionLimits
 from tests.support.harness import Gateway, MakeGateway, wait_until
 
 MAX_HEADER_BYTES = ConnectionLimits().max_header_bytes

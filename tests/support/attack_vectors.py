@@ -2,7 +2,7 @@
 
 import gzip
 
-from gateway.server.limits import ConnectionLimits
+from gateway.server.config import ConnectionLimits
 from tests.support.strangers import HEALTH, head
 
 LIMITS = ConnectionLimits()
