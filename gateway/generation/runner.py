@@ -127,9 +127,10 @@ class Upstreams:
         self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
     ) -> list[CallResult]:
         """Makes `count` images at the first available target, in as many calls as needed."""
-        parts = split_count(count, targets[0].capability.max_images_per_call)
-        if len(parts) == 1:
+        at_most = targets[0].capability.max_images_per_call
+        if count <= at_most:
             return await self._make_part(run, count, targets, tries)
+        parts = split_count(count, at_most)
         runs = [replace(run, job=with_seed_of(run.job, sum(parts[:index]))) for index in range(len(parts))]
         made = await asyncio.gather(
             *(self._make_part(own, part, targets, tries.copy()) for own, part in zip(runs, parts, strict=True)),
