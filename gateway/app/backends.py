@@ -103,7 +103,7 @@ def build_metering(
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=_new_id())
     ledger = Ledger(redis)
     usage = UsageSection(ledger, LedgerVerifier(ledger, kept.retention_days, time.time), time.time)
-    transfers = Transfers(redis, lease_s, time.monotonic, _new_id)
+    transfers = Transfers(redis, lease_s, _new_id)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
     return MeteringParts(admission, transfers, usage, background_tasks)
 
