@@ -56,24 +56,16 @@ def read_amounts(fields: Mapping[str, str]) -> UsageTotals:
 
 
 def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
-    def number(name: str) -> int:
-        return _integer(fields.get(name))
-
-    def text(name: str) -> str:
-        return fields.get(name, "")
-
+    request_id, key_id, model = (fields.get(name, "") for name in ("request_id", "key_id", "model"))
     return LedgerEntry(
-        text("reservation"),
-        number("admitted_ms"),
-        text("request_id"),
-        tenant,
-        text("key_id"),
-        text("model"),
+        fields.get("reservation", ""),
+        _integer(fields.get("admitted_ms")),
+        *(request_id, tenant, key_id, model),
         read_amounts(fields),
-        number("price_usd_micros"),
-        text("outcome"),
-        dict(_read_calls(text("calls"))),
-        Timings(number("queue_ms"), number("upstream_ms"), number("total_ms")),
+        _integer(fields.get("price_usd_micros")),
+        fields.get("outcome", ""),
+        dict(_read_calls(fields.get("calls", ""))),
+        Timings(*(_integer(fields.get(name)) for name in ("queue_ms", "upstream_ms", "total_ms"))),
     )
 
 

@@ -10,10 +10,10 @@ from redis.exceptions import ResponseError
 
 from gateway.domain.errors import GatewayError
 from gateway.redis import PREFIX, Client, execute
+from gateway.redis.leader import LeaderLock
 
 _LOG = structlog.get_logger("imagegate.sweeper")
 _BATCH: Final = 100
-_LEADER_KEY: Final = f"{PREFIX}:recovery_leader"
 _RESERVATIONS_PER_PASS: Final = 100
 """Reservations of one tenant per pass, so that tenants take turns."""
 _RESERVATIONS_PER_ROUND: Final = 10_000
@@ -41,19 +41,13 @@ class ExpiredReservationReaper:
     """Settles the expired reservations of every tenant: O(tenants) a round, outside the request path."""
 
     def __init__(
-        self,
-        redis: Client,
-        settle_expired: SettleExpired,
-        clock: Callable[[], float],
-        *,
-        round_s: float,
-        own_id: str,
+        self, redis: Client, settle_expired: SettleExpired, clock: Callable[[], float], *, round_s: float, own_id: str
     ) -> None:
         self._redis = redis
         self._settle_expired = settle_expired
         self._clock = clock
         self._round_s = round_s
-        self._own_id = own_id
+        self._lock = LeaderLock(redis, f"{PREFIX}:recovery_leader", own_id, max(1.0, 3 * round_s))
         self._unreached: set[str] = set()
         """Tenants that failed in the last round. In this round, live processes renew their leases first."""
 
@@ -97,7 +91,7 @@ class ExpiredReservationReaper:
             try:
                 found = await self._expired(batch, this)
             except GatewayError:
-                found = await self._expired_one_by_one(batch, this)
+                found = await asyncio.gather(*(self._expired_of_one(name, this) for name in batch))
             for name, reservations in zip(batch, found, strict=True):
                 if name in self._unreached or reservations == this.last.get(name):
                     continue  # repeated entries have not expired by the server's clock
@@ -123,23 +117,15 @@ class ExpiredReservationReaper:
                 this.left[name] = this.left.get(name, 0) + 1
         return True
 
-    async def _expired_one_by_one(self, names: list[str], this: _Round) -> list[list[str]]:
-        """Reads each tenant separately, as some are unreachable."""
-
-        async def read(name: str) -> list[str]:
-            try:
-                return (await self._expired([name], this))[0]
-            except GatewayError:
-                this.unreached.add(name)
-                return []
-
-        return await asyncio.gather(*(read(name) for name in names))
+    async def _expired_of_one(self, name: str, this: _Round) -> list[str]:
+        try:
+            return (await self._expired([name], this))[0]
+        except GatewayError:
+            this.unreached.add(name)
+            return []
 
     async def _expired(self, names: list[str], this: _Round) -> list[list[str]]:
-        """Returns reservations by tenant that have expired by this process's clock.
-
-        Settling checks the server's clock.
-        """
+        """Returns reservations by tenant that have expired by this process's clock. Settling checks the server's."""
         now_ms = round(self._clock() * 1000)
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
@@ -149,11 +135,4 @@ class ExpiredReservationReaper:
 
     async def _is_leader(self) -> bool:
         """Acquires or extends the lock, which expires after three missed rounds."""
-        ttl_ms = max(1000, round(3 * self._round_s * 1000))
-        if await execute(self._redis, self._redis.set(_LEADER_KEY, self._own_id, nx=True, px=ttl_ms), bool):
-            return True
-        holder = await execute(self._redis, self._redis.get(_LEADER_KEY), object)
-        if holder != self._own_id:
-            return False
-        await execute(self._redis, self._redis.pexpire(_LEADER_KEY, ttl_ms), bool)
-        return True
+        return await self._lock.acquire() or await self._lock.renew()
