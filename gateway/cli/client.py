@@ -1,8 +1,9 @@
 """Client of the admin API."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, urlencode
 
 from gateway.cli.output import fail, print_json, printable
 
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
-
 _TIMEOUT_S: Final = 30.0
+_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Hosts called without the proxies of the environment, which would see the admin key."""
 
 Document = dict[str, object]
 
@@ -26,21 +28,27 @@ class AdminApi:
     admin_key: str
     json: bool
 
-    def ask(self, method: str, path: str, body: Document | None = None) -> Document:
+    def ask(
+        self, method: str, *path: str, body: Document | None = None, query: Mapping[str, object] | None = None
+    ) -> Document:
         """Sends one request. An error ends the command with one line on standard error."""
         import httpx
 
         if not self.admin_key:
             fail("no admin key; use --admin-key or set IMAGEGATE_ADMIN_KEY")
+        target = "".join("/" + quote(part, safe="") for part in path) + (f"?{urlencode(query)}" if query else "")
         try:
+            url = httpx.URL(
+                f"{self.url.rstrip('/').removesuffix('/v1')}/admin/v1{target}"
+            )  # a URL for OpenAI clients ends in /v1
             response = httpx.request(
                 method,
-                f"{self.url.rstrip('/').removesuffix('/v1')}/admin/v1{path}",  # a URL for OpenAI clients ends in /v1
+                url,
                 json=body,
                 headers={"authorization": f"Bearer {self.admin_key}"},
                 timeout=_TIMEOUT_S,
-                trust_env=not _is_local(self.url),
-                verify=_trusted() if self.url.startswith("https:") else True,
+                trust_env=url.host not in _LOCAL,
+                verify=_trusted() if url.scheme == "https" else True,
             )
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
@@ -86,14 +94,15 @@ def _trusted() -> "ssl.SSLContext":
     return context
 
 
-def _is_local(url: str) -> bool:
-    """Returns whether the call must bypass proxies of the environment, which would see the admin key."""
-    import httpx
-
-    return httpx.URL(url).host in {"localhost", "127.0.0.1", "::1"}
-
-
 def rows(answer: Document, name: str = "data") -> list[Document]:
     """Returns the objects of a list in a response."""
     data = answer.get(name)
     return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+
+
+def number(answer: Document, *path: str) -> int:
+    """Returns an integer of a response; 0 if there is none."""
+    value: object = answer
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, int) else 0

@@ -62,22 +62,25 @@ def admin_command(app: typer.Typer, name: str, short_help: str | None = None) ->
     return register
 
 
-def limit_fields(document: Document) -> list[tuple[str, str]]:
+def limit_fields(document: Document) -> list[tuple[str, object]]:
     """Returns names and values of limits and quotas, then their current usage."""
-    lines = [(_words(name), str(value)) for part in ("limits", "quotas") for name, value in _items(document, part)]
-    used = [(f"used: {_words(name)}", str(value)) for name, value in _items(document, "used")]
-    return (lines or [("limits", "none")]) + used
+    lines: dict[str, list[tuple[str, object]]] = {}
+    for part in ("limits", "quotas", "used"):
+        values = document.get(part)
+        prefix = "used: " if part == "used" else ""
+        named = values.items() if isinstance(values, dict) else ()
+        lines[part] = [
+            (prefix + name.replace("_", " ").replace("usd", "US dollars"), str(value)) for name, value in named
+        ]
+    return (lines["limits"] + lines["quotas"] or [("limits", "none")]) + lines["used"]
 
 
 def _limits_document(limits: Mapping[str, object]) -> Document:
     """Builds the admin API's fields of the limits that were set."""
-    document: Document = {}
-    for name, text in limits.items():
-        if isinstance(text, str):
-            part = document.setdefault("quotas" if name in _QUOTAS else "limits", {})
-            assert isinstance(part, dict)
-            part[name] = _read_limit(name, text)
-    return document
+    given = {name: _read_limit(name, text) for name, text in limits.items() if isinstance(text, str)}
+    quotas = {name: value for name, value in given.items() if name in _QUOTAS}
+    parts: Document = {"quotas": quotas, "limits": {name: given[name] for name in given if name not in _QUOTAS}}
+    return {name: part for name, part in parts.items() if part}
 
 
 def _read_limit(name: str, text: str) -> int | str | None:
@@ -103,28 +106,14 @@ def _parameter(name: str, default: object, annotation: object) -> inspect.Parame
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _limit_parameter(name: str, what: str) -> inspect.Parameter:
-    option = typer.Option(
-        metavar="USD" if name == "usd_per_month" else "N",
-        callback=_check_limit,
-        help=f"{what}; 'none' for no limit.",
-        show_default=False,
-    )
-    return _parameter(name, None, Annotated[str | None, option])
+def _limit_option(name: str, what: str) -> object:
+    metavar, text = "USD" if name == "usd_per_month" else "N", f"{what}; 'none' for no limit."
+    return Annotated[str | None, typer.Option(metavar=metavar, callback=_check_limit, help=text, show_default=False)]
 
 
-_LIMIT_PARAMETERS: Final = tuple(_limit_parameter(name, what) for name, what in _LIMITS.items())
+_LIMIT_PARAMETERS: Final = tuple(_parameter(name, None, _limit_option(name, what)) for name, what in _LIMITS.items())
 _API_PARAMETERS: Final = (
     _parameter("url", DEFAULT_URL, UrlOption),
     _parameter("admin_key", "", AdminKeyOption),
     _parameter("json", False, _JsonOption),
 )
-
-
-def _items(document: Document, part: str) -> list[tuple[str, object]]:
-    values = document.get(part)
-    return [(str(name), value) for name, value in values.items()] if isinstance(values, dict) else []
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("usd", "US dollars")

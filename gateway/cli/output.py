@@ -80,11 +80,12 @@ def print_table(
     console.print(table)
 
 
-def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Prints names and values, one per line, wrapped at the terminal's width."""
-    label = max(len(name) for name, _ in fields) + 2
+def print_fields(*fields: tuple[str, object]) -> None:
+    """Prints names and values that are not None, one per line, wrapped at the terminal's width."""
+    shown = [(name, str(value)) for name, value in fields if value is not None]
+    label = max(len(name) for name, _ in shown) + 2
     width = max(20, terminal_width() - label)
-    for name, value in fields:
+    for name, value in shown:
         first, *others = textwrap.wrap(printable(value), width) or [""]
         print(f"{name:<{label}}{first}".rstrip())
         for line in others:
@@ -112,15 +113,9 @@ def progressing(act: str, things: str, *, prints: bool = False) -> Iterator[Repo
 
     No bar if the command `prints` to the same terminal meanwhile.
     """
-    if sys.stderr.isatty() and not (prints and sys.stdout.isatty()):
-        with _progress_bar(act) as report:
-            yield report
-    else:
+    if not sys.stderr.isatty() or (prints and sys.stdout.isatty()):
         yield _progress_lines(act, things)
-
-
-@contextmanager
-def _progress_bar(act: str) -> Iterator[ReportProgress]:
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
