@@ -21,8 +21,7 @@ def audit(
 ) -> None:
     """Show changes of tenants, keys and provider keys with actor and time, newest first."""
     query = {"limit": limit, "tenant": tenant, "upstream": upstream, "before": before}
-    wanted = {name: value for name, value in query.items() if value is not None}
-    api.show(api.ask("GET", "audit", query=wanted), _print_list)
+    api.show(api.ask("GET", "audit", query=query), _print_list)
 
 
 def _print_list(response: Document) -> None:

@@ -31,12 +31,8 @@ _TENANT: Final = "demo"
 _KEY_LIFE_S: Final = 30 * 86_400
 """The demo revokes its key when it stops; if it is killed, the key expires."""
 _SIMULATOR_LATENCY_S: Final = 0.3
-_SIMULATOR_RPM: Final = 600
-_SIMULATOR_LIMITS: Final = {
-    "requests_per_minute": _SIMULATOR_RPM,
-    "images_per_minute": 9 * _SIMULATOR_RPM,
-    "max_concurrency": 100,
-}
+_RPM: Final = 600
+_SIMULATOR_LIMITS: Final = {"requests_per_minute": _RPM, "images_per_minute": 9 * _RPM, "max_concurrency": 100}
 _REDIS_TIMEOUT_MS: Final = 2000
 """A machine that runs everything itself may be busy."""
 _DRAIN_S: Final = 5.0
@@ -90,7 +86,7 @@ async def _run(
     programs = [(Server(options), listeners)]
     if simulator_listener:
         options.shutdown_timeout_s = _DRAIN_S
-        simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_SIMULATOR_RPM)
+        simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_RPM)
         programs.append((Server(server_config(simulator, _DRAIN_S)), [simulator_listener]))
     stopped = asyncio.Event()
 

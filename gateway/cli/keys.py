@@ -8,8 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, rows
-from gateway.cli.options import admin_command, limit_fields
+from gateway.cli.client import AdminApi, Document, admin_command, limit_fields, rows
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 
 app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)
@@ -50,13 +49,11 @@ def list_(api: AdminApi, tenant: TenantName) -> None:
 def _print_list(tenant: str, response: Document) -> None:
     has_old = any(key.get("old_secret_until") for key in rows(response))
     columns = ("ID", "LABEL", "CREATED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
-    listed = [
-        (
-            *(str(key.get("id")), str(key.get("label")), day(key.get("created_at")), day(key.get("expires_at"))),
-            minute(key["old_secret_until"]) if key.get("old_secret_until") else "",
-        )[: len(columns)]
-        for key in rows(response)
-    ]
+    listed = []
+    for key in rows(response):
+        until = minute(key["old_secret_until"]) if key.get("old_secret_until") else ""
+        row = (key.get("id"), key.get("label"), day(key.get("created_at")), day(key.get("expires_at")), until)
+        listed.append(row[: len(columns)])
     print_table(columns, listed, empty=f"{tenant} has no keys.")
 
 

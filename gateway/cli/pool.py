@@ -12,8 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, rows
-from gateway.cli.options import admin_command
+from gateway.cli.client import AdminApi, Document, admin_command, rows
 from gateway.cli.output import fail, print_text, terminal_width
 from gateway.cli.pool_table import render_pool, why
 
@@ -51,8 +50,7 @@ _Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", he
 
 @admin_command(app, "list", short_help="Show accounts, their free capacity, and keys on cooldown.")
 def list_(
-    api: AdminApi,
-    keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False,
+    api: AdminApi, keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False
 ) -> None:
     """Show every upstream and account, the used capacity, and keys on cooldown with their cause.
 
@@ -61,13 +59,9 @@ def list_(
     """
 
     def render(response: Document) -> None:
-        width = max(_WIDTH_MIN, terminal_width())
-        lines = (
-            render_pool(rows(response), int(time.time()), width, every_key=keys)
-            if rows(response)
-            else ["No upstreams."]
-        )
-        print(*lines, sep="\n")
+        upstreams, width = rows(response), max(_WIDTH_MIN, terminal_width())
+        for line in render_pool(upstreams, int(time.time()), width, every_key=keys) if upstreams else ["No upstreams."]:
+            print(line)
 
     api.show(api.ask("GET", "pool"), render)
 

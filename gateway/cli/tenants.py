@@ -4,16 +4,14 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, rows
-from gateway.cli.options import admin_command, limit_fields
+from gateway.cli.client import AdminApi, Document, admin_command, limit_fields, rows
 from gateway.cli.output import day, print_fields, print_table
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", help="A model that the tenant may use; repeatable. Default: every model."),
+    list[str] | None, typer.Option("--model", help="A model that the tenant may use; repeatable. Default: every model.")
 ]
 ChangedModels = Annotated[
     list[str] | None,
@@ -38,15 +36,10 @@ def list_(api: AdminApi) -> None:
 
 
 def _print_list(response: Document) -> None:
-    listed = [
-        (
-            str(tenant.get("name")),
-            _state(tenant) + (", declared" if tenant.get("declared") else ""),
-            _models(tenant),
-            day(tenant.get("created_at")),
-        )
-        for tenant in rows(response)
-    ]
+    listed = []
+    for tenant in rows(response):
+        state = _state(tenant) + (", declared" if tenant.get("declared") else "")
+        listed.append((tenant.get("name"), state, _models(tenant), day(tenant.get("created_at"))))
     print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="No tenants.")
 
 

@@ -12,8 +12,7 @@ from typing import Annotated, Final, Literal, TextIO
 
 import typer
 
-from gateway.cli.client import DEFAULT_URL, AdminApi, Document, number, rows
-from gateway.cli.options import AdminKeyOption, UrlOption, admin_command
+from gateway.cli.client import DEFAULT_URL, AdminApi, AdminKeyOption, Document, UrlOption, admin_command, number, rows
 from gateway.cli.output import fail, print_json, print_table, printable, progressing
 
 app = typer.Typer(help="Report usage, export records and verify totals.", invoke_without_command=True)
@@ -124,13 +123,11 @@ def verify(api: AdminApi, tenant: TenantOption = None, first: FromOption = None,
         fail(f"totals and records differ: {_counted(len(differences), 'difference')}")
 
 
-def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, str]:
-    days = {"from": first, "to": last}
-    values = {name: f"{day.date()}" for name, day in days.items() if day is not None}
-    return values if tenant is None else values | {"tenant": tenant}
+def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, object]:
+    return {"tenant": tenant, "from": first and first.date(), "to": last and last.date()}
 
 
-def _pages(api: AdminApi, query: dict[str, str], *path: str) -> Iterator[Document]:
+def _pages(api: AdminApi, query: dict[str, object], *path: str) -> Iterator[Document]:
     """Yields every page. The cursor encodes the query."""
     while True:
         response = api.ask("GET", "usage", *path, query=query)

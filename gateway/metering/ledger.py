@@ -20,14 +20,13 @@ from gateway.domain.usage import LedgerEntry, Sums, TenantDay, UsageFilter, Usag
 from gateway.metering.ledger_keys import (
     day_number,
     days_record,
-    ends_record,
-    read_ends,
+    read_integer,
     read_record,
     read_sums,
     records_stream,
     sums_record,
 )
-from gateway.redis import Client, execute
+from gateway.redis import PREFIX, Client, execute
 from gateway.tenants.records import NAMES
 
 _KEYS_PER_CALL: Final = 100
@@ -159,7 +158,9 @@ class Ledger:
 
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
-        return read_ends(await execute(self._redis, self._redis.hgetall(ends_record(tenant)), dict[str, str]))
+        call = self._redis.hgetall(f"{PREFIX}:{{{tenant}}}:records_end")
+        ends = await execute(self._redis, call, dict[str, str])
+        return {date.fromisoformat(day): read_integer(end_s) for day, end_s in ends.items()}
 
     async def days_of(self, tenants: Sequence[str], usage_filter: UsageFilter) -> dict[str, list[date]]:
         """Returns the days on which the tenants have sums. Raises: GatewayError REDIS_UNAVAILABLE."""

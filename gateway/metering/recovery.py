@@ -88,11 +88,7 @@ class ExpiredReservationReaper:
         more: list[str] = []
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
-            try:
-                found = await self._expired(batch, this)
-            except GatewayError:
-                found = await asyncio.gather(*(self._expired_of_one(name, this) for name in batch))
-            for name, reservations in zip(batch, found, strict=True):
+            for name, reservations in zip(batch, await self._expired(batch, this), strict=True):
                 if name in self._unreached or reservations == this.last.get(name):
                     continue  # repeated entries have not expired by the server's clock
                 if await self._settle(name, reservations, this) and len(reservations) == _RESERVATIONS_PER_PASS:
@@ -117,21 +113,23 @@ class ExpiredReservationReaper:
                 this.left[name] = this.left.get(name, 0) + 1
         return True
 
-    async def _expired_of_one(self, name: str, this: _Round) -> list[str]:
-        try:
-            return (await self._expired([name], this))[0]
-        except GatewayError:
-            this.unreached.add(name)
-            return []
-
     async def _expired(self, names: list[str], this: _Round) -> list[list[str]]:
-        """Returns reservations by tenant that have expired by this process's clock. Settling checks the server's."""
+        """Returns reservations by tenant that have expired by this process's clock. Settling checks the server's.
+
+        After a failure it reads each tenant separately, as some are unreachable.
+        """
         now_ms = round(self._clock() * 1000)
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             key, start = f"{PREFIX}:{{{name}}}:open", this.left.get(name, 0)
             pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_RESERVATIONS_PER_PASS)
-        return await execute(self._redis, pipeline.execute(), list[list[str]])
+        try:
+            return await execute(self._redis, pipeline.execute(), list[list[str]])
+        except GatewayError:
+            if len(names) == 1:
+                this.unreached.update(names)
+                return [[]]
+        return [found for [found] in await asyncio.gather(*(self._expired([name], this) for name in names))]
 
     async def _is_leader(self) -> bool:
         """Acquires or extends the lock, which expires after three missed rounds."""
