@@ -47,8 +47,8 @@ MUTANTS: Final = (
     Mutant(
         "settlement skipped",
         "metering/admission.py",
-        "            await self._settle_or_journal(reservation)",
-        "            self._unsettled.pop(reservation.id)",
+        "                await self._settle(reservation)\n            except BaseException",
+        "                self._unsettled.pop(reservation.id)\n            except BaseException",
     ),
     Mutant(
         "a lease of the pool without its expiry",

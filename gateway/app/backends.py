@@ -110,7 +110,7 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
     own_id = uuid.uuid4().hex
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
-    transfers = Transfers(redis, lease_s, time.monotonic, lambda: uuid.uuid4().hex)
+    transfers = Transfers(redis, lease_s, lambda: uuid.uuid4().hex)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
     return MeteringParts(admission, transfers, background_tasks)
 

@@ -9,7 +9,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli import audit, conformance, keys, pool, serving, tenants, usage
-from gateway.cli.options import admin_command
+from gateway.cli.client import admin_command
 
 app = typer.Typer(
     name="imagegate",

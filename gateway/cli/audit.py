@@ -1,7 +1,6 @@
 """`imagegate audit`."""
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 import typer
 
@@ -22,8 +21,7 @@ def audit(
 ) -> None:
     """Show changes of tenants, keys and provider keys with actor and time, newest first."""
     query = {"limit": limit, "tenant": tenant, "upstream": upstream, "before": before}
-    wanted = urlencode({name: value for name, value in query.items() if value is not None})
-    api.show(api.ask("GET", f"/audit?{wanted}"), _print_list)
+    api.show(api.ask("GET", "audit", query=query), _print_list)
 
 
 def _print_list(response: Document) -> None:

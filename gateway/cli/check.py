@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Final
 
 from gateway import __version__
@@ -27,42 +25,39 @@ from gateway.server.exposure import find_exposures
 from gateway.server.tls import Certificate
 
 _AT_ONCE: Final = 8
-_REGIONS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "minimax": "https://api.minimax.io worldwide, https://api.minimaxi.com in mainland China",
-        "302ai": "https://api.302.ai worldwide, https://api.302ai.cn in mainland China",
-    }
-)
+"""Limit on concurrent key checks."""
+_REGIONS: Final = {
+    "minimax": "https://api.minimax.io worldwide, https://api.minimaxi.com in mainland China",
+    "302ai": "https://api.302.ai worldwide, https://api.302ai.cn in mainland China",
+}
 """Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
-_BARE: Final = "the host refuses without the provider's error code: check the secret and base_url"
-_FINDINGS: Final[Mapping[ErrorCode, tuple[str, str]]] = MappingProxyType(
-    {
-        ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key belongs to another region"),
-        ErrorCode.ACCOUNT_UNVERIFIED: ("not verified", "verify the account's owner at the provider"),
-        ErrorCode.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
-        ErrorCode.IP_DENIED: ("address refused", "allow this machine's address at the provider"),
-        ErrorCode.INSUFFICIENT_BALANCE: ("no balance", "top up the account at the provider"),
-        ErrorCode.QUOTA_EXHAUSTED_PLAN: ("plan used up", "wait until the window ends, or upgrade the plan"),
-        ErrorCode.QUOTA_EXHAUSTED_DAILY: ("plan used up", "wait until the window ends, or upgrade the plan"),
-        ErrorCode.ACCOUNT_RATE_LIMITED: ("busy", "retry in a minute"),
-        ErrorCode.BARE_UNAUTHORIZED: ("refused", _BARE),
-        ErrorCode.BARE_PAYMENT_REQUIRED: ("refused", _BARE),
-        ErrorCode.BARE_FORBIDDEN: ("refused", _BARE),
-        ErrorCode.BARE_RATE_LIMITED: ("busy", "retry in a minute"),
-        ErrorCode.BARE_REFUSAL: ("wrong host", "base_url is not this provider's API"),
-        ErrorCode.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
-        ErrorCode.NOT_SENT: ("unreachable", "check base_url"),
-        ErrorCode.READ_TIMEOUT: ("no response", "the host accepts the connection but does not respond; retry later"),
-        ErrorCode.CONNECTION_LOST: (
-            "no response",
-            "the host closes the connection; check whether base_url needs https",
-        ),
-        ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url has no such endpoint"),
-        ErrorCode.INVALID_RESPONSE: ("wrong host", "base_url is not this provider's API"),
-        ErrorCode.RESPONSE_TOO_LARGE: ("wrong host", "base_url is not this provider's API"),
-        ErrorCode.UNEXPECTED_RESPONSE: ("wrong host", "base_url is not this provider's API"),
-    }
-)
+_REFUSED: Final = ("refused", "the host refuses without the provider's error code: check the secret and base_url")
+_USED_UP: Final = ("plan used up", "wait until the window ends, or upgrade the plan")
+_BUSY: Final = ("busy", "retry in a minute")
+_WRONG_HOST: Final = ("wrong host", "base_url is not this provider's API")
+_FINDINGS: Final = {
+    ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key belongs to another region"),
+    ErrorCode.ACCOUNT_UNVERIFIED: ("not verified", "verify the account's owner at the provider"),
+    ErrorCode.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
+    ErrorCode.IP_DENIED: ("address refused", "allow this machine's address at the provider"),
+    ErrorCode.INSUFFICIENT_BALANCE: ("no balance", "top up the account at the provider"),
+    ErrorCode.QUOTA_EXHAUSTED_PLAN: _USED_UP,
+    ErrorCode.QUOTA_EXHAUSTED_DAILY: _USED_UP,
+    ErrorCode.ACCOUNT_RATE_LIMITED: _BUSY,
+    ErrorCode.BARE_UNAUTHORIZED: _REFUSED,
+    ErrorCode.BARE_PAYMENT_REQUIRED: _REFUSED,
+    ErrorCode.BARE_FORBIDDEN: _REFUSED,
+    ErrorCode.BARE_RATE_LIMITED: _BUSY,
+    ErrorCode.BARE_REFUSAL: _WRONG_HOST,
+    ErrorCode.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
+    ErrorCode.NOT_SENT: ("unreachable", "check base_url"),
+    ErrorCode.READ_TIMEOUT: ("no response", "the host accepts the connection but does not respond; retry later"),
+    ErrorCode.CONNECTION_LOST: ("no response", "the host closes the connection; check whether base_url needs https"),
+    ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url has no such endpoint"),
+    ErrorCode.INVALID_RESPONSE: _WRONG_HOST,
+    ErrorCode.RESPONSE_TOO_LARGE: _WRONG_HOST,
+    ErrorCode.UNEXPECTED_RESPONSE: _WRONG_HOST,
+}
 """Result and fix by error code."""
 
 
@@ -78,34 +73,30 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
     supply = resolved.upstreams
+    admins = ", ".join(key.name for key in resolved.admin_keys)
     accounts = sum(len(pool.accounts) for pool in supply.pools)
     print(path)
     print(f"valid: upstream keys {len(supply.keys)}, accounts {accounts}, models {len(settings.models)}")
     if settings.tenants:
         keys_declared = sum(len(tenant.keys) for tenant in settings.tenants)
         print(f"declared: tenants {len(settings.tenants)}, keys {keys_declared}")
-    print(f"admin API: {_openness(resolved)}")
+    print(f"admin API: {f'enabled for {admins}' if admins else 'disabled, no [admin] key is set'}")
     print(f"redis: {redis}")
     print(_check_journal(resolved))
     if certificate:
         print(certificate)
     for exposure in find_exposures(settings, path, has_admin_key=bool(resolved.admin_keys)):
         print_text(f"warning: {exposure.where}: {exposure.what}; {exposure.remedy}")
-    for upstream in _upstreams_with_refused_links(supply):
-        print(f"warning: upstream {upstream}:")
-        print("  result_hosts does not include its own address, which its URLs may have")
+    for upstream in supply.endpoints.values():
+        if upstream.base_url.startswith("http://") and upstream.links.trust(upstream.base_url) is LinkTrust.NONE:
+            print(f"warning: upstream {upstream.name}:")
+            print("  result_hosts does not include its own address, which its URLs may have")
     for same in supply.shared_keys():
         print(f"warning: several accounts have the same secret ({same[0].secret.fingerprint}):")
         print("  " + ", ".join(f"{key.upstream}/{key.id}" for key in same))
         print("  each account is assumed to have its own limits; the provider's are exceeded")
     if asks_upstreams:
         _check_upstreams(settings, supply)
-
-
-def _upstreams_with_refused_links(supply: UpstreamSet) -> list[str]:
-    """Upstreams at a plain-HTTP address whose result links the gateway would refuse to follow."""
-    endpoints = (endpoint for endpoint in supply.endpoints.values() if endpoint.base_url.startswith("http://"))
-    return [entry.name for entry in endpoints if entry.links.trust(entry.base_url) is LinkTrust.NONE]
 
 
 def _check_certificate(settings: Settings) -> str:
@@ -126,11 +117,6 @@ def _check_journal(config: Config) -> str:
     except OSError as error:
         return f"warning: no journal, requests.journal_dir is not writable:\n  {error}"
     return "journal: writable"
-
-
-def _openness(config: Config) -> str:
-    names = ", ".join(key.name for key in config.admin_keys)
-    return f"enabled for {names}" if names else "disabled, no [admin] key is set"
 
 
 def _check_redis(config: Config) -> str:
@@ -156,34 +142,41 @@ def _check_upstreams(settings: Settings, supply: UpstreamSet) -> None:
     """Prints a line per key and per remedy. Raises: StartError if a key cannot be used."""
     with progressing("checking", "keys") as report:
         probes = asyncio.run(_probe(supply, report))
-    results = list(zip(supply.keys, probes, strict=True))
+    findings = [_finding(probe) for probe in probes]
     print_table(
         ("UPSTREAM", "ACCOUNT", "KEY", "FINGERPRINT", "RESULT"),
-        [(key.upstream, key.account, key.name, key.secret.fingerprint, _finding(probe)) for key, probe in results],
+        [
+            (key.upstream, key.account, key.name, key.secret.fingerprint, result)
+            for key, (result, _) in zip(supply.keys, findings, strict=True)
+        ],
         empty="No keys.",
     )
-    for remedy in dict.fromkeys(_remedy(probe) for probe in probes if probe.error_code):
-        print_text(remedy)
-    for line in _wrong_regions(settings, results):
-        print_text(line)
-    failed = sum(probe.error_code is not None for probe in probes)
-    if failed:
+    for result, remedy in dict.fromkeys(findings):
+        if remedy:
+            print_text(f"{result}: {remedy}")
+    for upstream in settings.upstreams:
+        pairs = zip(supply.keys, probes, strict=True)
+        error_codes = [probe.error_code for key, probe in pairs if key.upstream == upstream.name]
+        # A wrong URL is likelier than several wrong keys.
+        if len(error_codes) > 1 and set(error_codes) == {ErrorCode.KEY_INVALID}:
+            print_text(
+                f"{upstream.name}: {upstream.base_url} rejects all of its keys. base_url probably belongs to another "
+                f"region. Known regions: {_REGIONS[upstream.provider]}."
+            )
+    if failed := sum(probe.error_code is not None for probe in probes):
         raise StartError(f"{failed} of {len(probes)} upstream keys do not work")
 
 
 async def _probe(supply: UpstreamSet, report: ReportProgress) -> list[KeyCheck]:
     """Returns results in the order of the keys."""
     async with AiohttpTransport() as transport:
-        pages, turns = (
-            KeyChecker(transport, lambda: supply.endpoints, f"imagegate/{__version__}"),
-            asyncio.Semaphore(_AT_ONCE),
-        )
-        done = 0
+        checker = KeyChecker(transport, lambda: supply.endpoints, f"imagegate/{__version__}")
+        free, done = asyncio.Semaphore(_AT_ONCE), 0
 
         async def probe(key: ProviderKey) -> KeyCheck:
             nonlocal done
-            async with turns:
-                result = await pages.probe(key)
+            async with free:
+                result = await checker.probe(key)
             done += 1
             report(done, len(supply.keys))
             return result
@@ -191,27 +184,9 @@ async def _probe(supply: UpstreamSet, report: ReportProgress) -> list[KeyCheck]:
         return await asyncio.gather(*(probe(key) for key in supply.keys))
 
 
-def _finding(probe: KeyCheck) -> str:
+def _finding(probe: KeyCheck) -> tuple[str, str]:
+    """Returns the result and its fix, which is empty if the key works."""
     if probe.error_code is None:
-        return "ok" if probe.proves_balance else "ok, balance unknown"
-    name = probe.error_code.value.replace("_", " ")
-    return _FINDINGS.get(probe.error_code, (name, ""))[0]
-
-
-def _remedy(probe: KeyCheck) -> str:
-    assert probe.error_code is not None  # only failures have a remedy
-    remedy = _FINDINGS.get(probe.error_code, ("", f"the upstream says: {probe.detail}"))[1]
-    return f"{_finding(probe)}: {remedy}"
-
-
-def _wrong_regions(settings: Settings, results: Sequence[tuple[ProviderKey, KeyCheck]]) -> list[str]:
-    """Reports hosts that reject all of several keys: a wrong URL is likelier than several wrong keys."""
-    lines: list[str] = []
-    for upstream in settings.upstreams:
-        error_codes = [probe.error_code for key, probe in results if key.upstream == upstream.name]
-        if len(error_codes) > 1 and set(error_codes) == {ErrorCode.KEY_INVALID}:
-            lines.append(
-                f"{upstream.name}: {upstream.base_url} rejects all of its keys. base_url probably belongs to another "
-                f"region. Known regions: {_REGIONS[upstream.provider]}."
-            )
-    return lines
+        return "ok" if probe.proves_balance else "ok, balance unknown", ""
+    unknown = (probe.error_code.value.replace("_", " "), f"the upstream says: {probe.detail}")
+    return _FINDINGS.get(probe.error_code, unknown)

@@ -1,14 +1,17 @@
 """`imagegate conformance`."""
 
 import importlib.util
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
 from gateway.cli.output import print_error, print_json, print_table, print_text, progressing
 
 if TYPE_CHECKING:
-    from gateway.testing.conformance import Finding, Plan, Report
+    from gateway.testing.conformance import Plan, Report
+
+_MODEL_HELP: Final = "The image model to test. Default: the first listed model, else dall-e-3."
+_PROVOKE_HELP: Final = "Buy up to N more images to reach the rate limit."
 
 
 def conformance(
@@ -16,17 +19,9 @@ def conformance(
     key: Annotated[
         str, typer.Option(envvar="IMAGEGATE_CONFORMANCE_KEY", help="An API key of the server.", show_default=False)
     ] = "",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The image model to test. Default: the first listed model, else dall-e-3.", show_default=False
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=_MODEL_HELP, show_default=False)] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Run only the checks that buy nothing.")] = False,
-    provoke_429: Annotated[
-        int,
-        typer.Option("--provoke-429", metavar="N", min=0, help="Buy up to N more images to reach the rate limit."),
-    ] = 0,
+    provoke_429: Annotated[int, typer.Option("--provoke-429", metavar="N", min=0, help=_PROVOKE_HELP)] = 0,
     timeout: Annotated[float, typer.Option(min=1.0, help="Maximum seconds for a response.")] = 120.0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -42,8 +37,10 @@ def conformance(
     from gateway.testing.conformance import Plan, UnusableError, conform
 
     plan = Plan(url, key, model, timeout, not no_images, provoke_429)
+    images = f"at most {plan.images_max} images" if plan.images_max else "no images"
+    mistaken = f"a server that accepts what it should refuse\ngenerates up to {plan.mistaken_max} more."
     try:
-        _announce(plan)
+        typer.echo(f"Buys {images}; {mistaken}", err=True)
         with progressing("checking", "checks") as progress:
             report = conform(plan, progress)
     except UnusableError as error:
@@ -61,14 +58,6 @@ def _stop(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def _announce(plan: "Plan") -> None:
-    images = f"at most {plan.images_max} images" if plan.images_max else "no images"
-    typer.echo(
-        f"Buys {images}; a server that accepts what it should refuse\ngenerates up to {plan.mistaken_max} more.",
-        err=True,
-    )
-
-
 def _print(report: "Report") -> None:
     from gateway.testing.conformance import Level, Outcome
 
@@ -79,7 +68,13 @@ def _print(report: "Report") -> None:
         if findings:
             print(f"\n{outcome.value.capitalize()}:")
         for finding in findings:
-            _explain(finding, is_short=outcome is Outcome.INAPPLICABLE)
+            check = finding.check
+            if outcome is Outcome.INAPPLICABLE:
+                print_text(f"{check.name}: {finding.seen}", indent=2)
+                continue
+            print(f"\n  {check.name} ({check.level.value})")
+            for text in (check.holds, f"Seen: {finding.seen}", f"Breaks: {check.breaks}"):
+                print_text(text, indent=4)
     failed = [report.count(Outcome.FAILS, level) for level in Level]
     print(
         f"\n{report.base_url}, {report.model}: {report.count(Outcome.HOLDS)} hold, "
@@ -89,36 +84,15 @@ def _print(report: "Report") -> None:
     )
 
 
-def _explain(finding: "Finding", *, is_short: bool) -> None:
-    check = finding.check
-    if is_short:
-        print_text(f"{check.name}: {finding.seen}", indent=2)
-        return
-    print(f"\n  {check.name} ({check.level.value})")
-    print_text(check.holds, indent=4)
-    print_text(f"Seen: {finding.seen}", indent=4)
-    print_text(f"Breaks: {check.breaks}", indent=4)
-
-
 def _document(plan: "Plan", report: "Report") -> dict[str, object]:
     from gateway.testing.conformance import Outcome
 
-    return {
-        "base_url": report.base_url,
-        "model": report.model,
-        "musts_hold": report.holds,
-        "images_at_most": plan.images_max,
-        "images_seen": report.images_seen,
-        "counts": {outcome.value: report.count(outcome) for outcome in Outcome},
-        "checks": [
-            {
-                "name": found.check.name,
-                "level": found.check.level.value,
-                "outcome": found.outcome.value,
-                "holds": found.check.holds,
-                "seen": found.seen,
-                "breaks": found.check.breaks,
-            }
-            for found in report.findings
-        ],
-    }
+    counts = {outcome.value: report.count(outcome) for outcome in Outcome}
+    checks = [
+        {"name": found.check.name, "level": found.check.level.value, "outcome": found.outcome.value}
+        | {"holds": found.check.holds, "seen": found.seen, "breaks": found.check.breaks}
+        for found in report.findings
+    ]
+    images = {"images_at_most": plan.images_max, "images_seen": report.images_seen}
+    about = {"base_url": report.base_url, "model": report.model, "musts_hold": report.holds}
+    return {**about, **images, "counts": counts, "checks": checks}

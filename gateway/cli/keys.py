@@ -5,12 +5,10 @@ import sys
 import time
 from functools import partial
 from typing import Annotated, Final
-from urllib.parse import quote
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, rows
-from gateway.cli.options import admin_command, limit_fields
+from gateway.cli.client import AdminApi, Document, admin_command, limit_fields, rows
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 
 app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)
@@ -39,19 +37,24 @@ def create(
 ) -> None:
     """Create a key and show it once. Its own limits apply in addition to the tenant's."""
     body: Document = {"label": label, "expires_at": _in_days(days)} | limits
-    api.show(api.ask("POST", f"/tenants/{quote(tenant, safe='')}/keys", body), partial(_print_secret, tenant))
+    api.show(api.ask("POST", "tenants", tenant, "keys", body=body), partial(_print_secret, tenant))
 
 
 @admin_command(app, "list")
 def list_(api: AdminApi, tenant: TenantName) -> None:
     """List a tenant's valid keys, without their secrets."""
-    api.show(api.ask("GET", f"/tenants/{quote(tenant, safe='')}/keys"), partial(_print_list, tenant))
+    api.show(api.ask("GET", "tenants", tenant, "keys"), partial(_print_list, tenant))
 
 
 def _print_list(tenant: str, response: Document) -> None:
     has_old = any(key.get("old_secret_until") for key in rows(response))
     columns = ("ID", "LABEL", "CREATED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
-    print_table(columns, [_row(key)[: len(columns)] for key in rows(response)], empty=f"{tenant} has no keys.")
+    listed = []
+    for key in rows(response):
+        until = minute(key["old_secret_until"]) if key.get("old_secret_until") else ""
+        row = (key.get("id"), key.get("label"), day(key.get("created_at")), day(key.get("expires_at")), until)
+        listed.append(row[: len(columns)])
+    print_table(columns, listed, empty=f"{tenant} has no keys.")
 
 
 @admin_command(app, "show")
@@ -78,7 +81,7 @@ def update(
     if not change:
         raise typer.BadParameter("nothing to change; set a limit, --label, --days or --never-expires")
     _find(api, tenant, key_id)
-    response = api.ask("PATCH", f"/keys/{quote(key_id, safe='')}", change)
+    response = api.ask("PATCH", "keys", key_id, body=change)
     api.show(response, _print)
     if response.get("declared"):
         typer.echo(
@@ -99,7 +102,7 @@ def rotate(
     """Replace the secret of a key and show it once. ID, label and limits stay unchanged."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
-    response = api.ask("POST", f"/keys/{quote(key_id, safe='')}/rotate", {"grace_s": grace_s})
+    response = api.ask("POST", "keys", key_id, "rotate", body={"grace_s": grace_s})
     api.show(response, partial(_print_secret, tenant))
     if api.json:
         return
@@ -113,7 +116,7 @@ def rotate(
 def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId) -> None:
     """Revoke a key: every process refuses it within a second."""
     _find(api, tenant, key_id)
-    response = api.ask("DELETE", f"/keys/{quote(key_id, safe='')}")
+    response = api.ask("DELETE", "keys", key_id)
     api.show(response, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
     if response.get("declared"):
         typer.echo("The configuration still declares it. It stays revoked: declare a new key.", err=True)
@@ -144,37 +147,26 @@ def hash_(
 
 def _find(api: AdminApi, tenant: str, key_id: str) -> Document:
     """Returns the key. Fails for a key of another tenant."""
-    key = api.ask("GET", f"/keys/{quote(key_id, safe='')}")
+    key = api.ask("GET", "keys", key_id)
     if key.get("tenant") != tenant:
         fail(f"{tenant} has no key '{key_id}'; see imagegate key list {tenant}")
     return key
 
 
 def _print_secret(tenant: str, response: Document) -> None:
-    print(printable(str(response.get("key"))))
-    key_id = printable(str(response.get("id")))
-    typer.echo(f"Key {key_id} of {tenant}. It is shown only once. Store it safely.", err=True)
+    print(printable(f"{response.get('key')}"))
+    typer.echo(printable(f"Key {response.get('id')} of {tenant}. It is shown only once. Store it safely."), err=True)
 
 
 def _print(key: Document) -> None:
     print_fields(
-        [
-            ("id", str(key.get("id"))),
-            ("tenant", str(key.get("tenant"))),
-            ("label", str(key.get("label"))),
-            ("created", day(key.get("created_at"))),
-            ("expires", day(key.get("expires_at"))),
-            *([("old key until", minute(key["old_secret_until"]))] if key.get("old_secret_until") else []),
-            *([("declared", "in the configuration")] if key.get("declared") else []),
-            *limit_fields(key),
-        ]
+        *((name, str(key.get(name))) for name in ("id", "tenant", "label")),
+        ("created", day(key.get("created_at"))),
+        ("expires", day(key.get("expires_at"))),
+        ("old key until", minute(key["old_secret_until"]) if key.get("old_secret_until") else None),
+        ("declared", "in the configuration" if key.get("declared") else None),
+        *limit_fields(key),
     )
-
-
-def _row(key: Document) -> tuple[str, ...]:
-    until = key.get("old_secret_until")
-    days = day(key.get("created_at")), day(key.get("expires_at"))
-    return str(key.get("id")), str(key.get("label")), *days, minute(until) if until else ""
 
 
 def _in_days(days: int | None) -> int | None:

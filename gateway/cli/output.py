@@ -45,12 +45,7 @@ def print_json(answer: object, file: TextIO | None = None, separators: tuple[str
 
 
 def print_table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    empty: str,
-    numbers: int = 0,
-    total: Sequence[str] = (),
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, numbers: int = 0, total: Sequence[str] = ()
 ) -> None:
     """Prints a table. The last `numbers` columns are numeric; `total` is the last row.
 
@@ -64,7 +59,7 @@ def print_table(
     if not rows:
         print(empty)
         return
-    lines = [[printable(cell) for cell in row] for row in (*rows, *((total,) if total else ()))]
+    lines = [[printable(str(cell)) for cell in row] for row in (*rows, *((total,) if total else ()))]
     longest = [max(map(cell_len, column)) for column in zip(columns, *lines, strict=True)]
     first_number = len(columns) - numbers
     least = [width if at >= first_number or width <= _SOLID else _NARROW for at, width in enumerate(longest)]
@@ -80,15 +75,14 @@ def print_table(
     console.print(table)
 
 
-def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Prints names and values, one per line, wrapped at the terminal's width."""
-    label = max(len(name) for name, _ in fields) + 2
-    width = max(20, terminal_width() - label)
-    for name, value in fields:
-        first, *others = textwrap.wrap(printable(value), width) or [""]
-        print(f"{name:<{label}}{first}".rstrip())
-        for line in others:
-            print(" " * label + line)
+def print_fields(*fields: tuple[str, object]) -> None:
+    """Prints names and values that are not None, one per line, wrapped at the terminal's width."""
+    shown = [(name, str(value)) for name, value in fields if value is not None]
+    label = max(len(name) for name, _ in shown) + 2
+    width = max(label + 20, terminal_width())
+    for name, value in shown:
+        text = textwrap.fill(printable(value), width, initial_indent=f"{name:<{label}}", subsequent_indent=" " * label)
+        print(text or name)
 
 
 def print_text(text: str, *, indent: int = 0) -> None:
@@ -112,15 +106,9 @@ def progressing(act: str, things: str, *, prints: bool = False) -> Iterator[Repo
 
     No bar if the command `prints` to the same terminal meanwhile.
     """
-    if sys.stderr.isatty() and not (prints and sys.stdout.isatty()):
-        with _progress_bar(act) as report:
-            yield report
-    else:
+    if not sys.stderr.isatty() or (prints and sys.stdout.isatty()):
         yield _progress_lines(act, things)
-
-
-@contextmanager
-def _progress_bar(act: str) -> Iterator[ReportProgress]:
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -149,17 +137,13 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def day(moment: object) -> str:
-    """Formats Unix seconds as a UTC day."""
-    return _formatted(moment, "%Y-%m-%d")
-
-
 def minute(moment: object) -> str:
     """Formats Unix seconds as a UTC minute."""
-    return _formatted(moment, "%Y-%m-%d %H:%M UTC")
+    return day(moment, "%Y-%m-%d %H:%M UTC")
 
 
-def _formatted(moment: object, form: str) -> str:
+def day(moment: object, form: str = "%Y-%m-%d") -> str:
+    """Formats Unix seconds as a UTC day."""
     if not isinstance(moment, int):
         return "never"
     try:

@@ -5,15 +5,14 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import quote
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, rows
-from gateway.cli.options import admin_command
+from gateway.cli.client import AdminApi, Document, admin_command, rows
 from gateway.cli.output import fail, print_text, terminal_width
 from gateway.cli.pool_table import render_pool, why
 
@@ -51,23 +50,20 @@ _Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", he
 
 @admin_command(app, "list", short_help="Show accounts, their free capacity, and keys on cooldown.")
 def list_(
-    api: AdminApi,
-    keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False,
+    api: AdminApi, keys: Annotated[bool, typer.Option("--keys", help="Show all keys, not only unhealthy ones.")] = False
 ) -> None:
     """Show every upstream and account, the used capacity, and keys on cooldown with their cause.
 
     REQ/MIN and IMG/MIN: requests and images of the last minute, of the account's limit. IN FLIGHT: in-flight calls.
     Images and dollars a day are today's (UTC).
     """
-    api.show(api.ask("GET", "/pool"), partial(_print_pool, keys))
 
+    def render(response: Document) -> None:
+        upstreams, width = rows(response), max(_WIDTH_MIN, terminal_width())
+        for line in render_pool(upstreams, int(time.time()), width, every_key=keys) if upstreams else ["No upstreams."]:
+            print(line)
 
-def _print_pool(every_key: bool, response: Document) -> None:
-    if not rows(response):
-        print("No upstreams.")
-        return
-    for line in render_pool(rows(response), int(time.time()), max(_WIDTH_MIN, terminal_width()), every_key=every_key):
-        print(line)
+    api.show(api.ask("GET", "pool"), render)
 
 
 @admin_command(app, "add")
@@ -94,15 +90,11 @@ def add(
         raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
     upstream, account, key = target.split("/")
     body: Document = {"upstream": upstream, "account": account, "key": key}
-    limits = {
-        "requests_per_minute": requests_per_minute,
-        "images_per_minute": images_per_minute,
-        "max_concurrency": max_concurrency,
-        "weight": weight,
-    }
+    limits = {"requests_per_minute": requests_per_minute, "images_per_minute": images_per_minute}
+    limits |= {"max_concurrency": max_concurrency, "weight": weight}
     body |= {name: value for name, value in limits.items() if value is not None}
     body["secret"] = _read_secret(secret_env, secret_file, target)
-    api.show(api.ask("POST", "/pool", body), partial(_print_added, target))
+    api.show(api.ask("POST", "pool", body=body), partial(_print_added, target))
 
 
 @admin_command(app, "remove")
@@ -111,7 +103,7 @@ def remove(api: AdminApi, target: KeyTarget) -> None:
 
     Its in-flight calls finish.
     """
-    response = api.ask("DELETE", _path(target))
+    response = api.ask("DELETE", "pool", *target.split("/"))
     api.show(response, lambda _: print_text(f"{target} ({response.get('fingerprint')}) removed."))
 
 
@@ -139,7 +131,7 @@ def drain(api: AdminApi, target: AnyTarget) -> None:
 @admin_command(app, "probe")
 def probe(api: AdminApi, target: KeyTarget) -> None:
     """Check a key at the provider, for free. The exit code is 1 if it does not work."""
-    response = api.ask("POST", f"{_path(target)}/probe")
+    response = api.ask("POST", "pool", *target.split("/"), "probe")
     api.show(response, partial(_print_probe, target))
     if not response.get("works"):
         raise typer.Exit(1)
@@ -164,13 +156,12 @@ def _print_probe(target: str, response: Document) -> None:
 
 
 def _hold(api: AdminApi, target: str, state: str) -> None:
-    api.show(api.ask("PATCH", _path(target), {"state": state}), partial(_print_held, target, state))
+    def render(response: Document) -> None:
+        print_text(f"{target}: {'enabled' if state == 'ready' else state}.")
+        if response.get("state") != state:
+            _print_state(response)
 
-
-def _print_held(target: str, state: str, response: Document) -> None:
-    print_text(f"{target}: {'enabled' if state == 'ready' else state}.")
-    if response.get("state") != state:
-        _print_state(response)
+    api.show(api.ask("PATCH", "pool", *target.split("/"), body={"state": state}), render)
 
 
 def _print_state(thing: object) -> None:
@@ -179,16 +170,15 @@ def _print_state(thing: object) -> None:
         print_text(f"State: {thing.get('state')}{f', {reasons}' if reasons else ''}.")
 
 
-def _path(target: str) -> str:
-    return "/pool/" + "/".join(quote(part, safe="") for part in target.split("/"))
-
-
 def _read_secret(variable: str | None, file: str | None, target: str) -> str:
     """Reads the secret. Not from the command line, which every process of the machine may see."""
+    secret = ""
     if variable:
         secret, source = os.environ.get(variable, ""), f"the environment variable {variable} is not set or empty"
     elif file:
-        secret, source = _read_file(file), f"the file {file} is missing, unreadable or empty"
+        source = f"the file {file} is missing, unreadable or empty"
+        with suppress(OSError, UnicodeDecodeError):
+            secret = Path(file).read_text("utf-8")[:_SECRET_MAX_CHARS]
     elif sys.stdin.isatty():
         secret, source = getpass.getpass(f"Secret of {target}: "), "no secret was entered"
     else:
@@ -196,10 +186,3 @@ def _read_secret(variable: str | None, file: str | None, target: str) -> str:
     if not secret.strip():
         fail(f"{source}; pass the secret by --secret-env, --secret-file or standard input")
     return secret.strip()
-
-
-def _read_file(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")[:_SECRET_MAX_CHARS]
-    except (OSError, UnicodeDecodeError):
-        return ""

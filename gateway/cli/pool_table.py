@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from gateway.cli.client import Document, rows
+from gateway.cli.client import Document, number, rows
 from gateway.cli.output import printable
 
 _HEADINGS: Final = ("REQ/MIN", "IMG/MIN", "IN FLIGHT", "IMG/DAY", "USD/DAY")
@@ -31,7 +31,7 @@ class _Line:
 
 def render_pool(upstreams: Sequence[Document], now_s: int, width: int, *, every_key: bool) -> list[str]:
     """Renders the tree within `width` columns, at least 80. Long names are shortened in the middle."""
-    lines = [line for upstream in upstreams for line in _upstream(upstream, now_s, every_key=every_key)]
+    lines = [line for upstream in upstreams for line in _lines_of(upstream, now_s, every_key=every_key)]
     columns = [
         max(map(len, column)) for column in zip(_HEADINGS, *filter(None, (line.amounts for line in lines)), strict=True)
     ]
@@ -64,49 +64,37 @@ def cut(name: str, width: int) -> str:
     return f"{name[:front]}…{name[len(name) - (width - front - 1) :]}"
 
 
-def _upstream(upstream: Document, now_s: int, *, every_key: bool) -> Iterator[_Line]:
-    calls, retries = _number(upstream, "calls_last_minute"), _number(upstream, "retries_last_minute")
-    notes = [*why(upstream, now_s), f"{_number(upstream, 'waiting')} waiting"]
-    notes += (
-        [f"{calls} calls in the last minute" + (f", {retries} of them retries" if retries else "")] if calls else []
-    )
+def _lines_of(upstream: Document, now_s: int, *, every_key: bool) -> Iterator[_Line]:
+    calls, retries = number(upstream, "calls_last_minute"), number(upstream, "retries_last_minute")
+    notes = [*why(upstream, now_s), f"{number(upstream, 'waiting')} waiting"]
+    if calls:
+        notes.append(f"{calls} calls in the last minute" + (f", {retries} of them retries" if retries else ""))
     yield _Line(0, _text(upstream, "name"), _text(upstream, "state"), note=", ".join(notes))
     for account in rows(upstream, "accounts"):
-        yield from _account(account, now_s)
+        yield from _account_lines(account, now_s)
         for key in rows(account, "keys"):
             if every_key or key.get("state") != "ready" or key.get("error_code"):
-                yield _key(key, now_s, with_fingerprint=every_key)
+                notes = [*why(key, now_s)]
+                if every_key:
+                    notes += [_text(key, "fingerprint"), *([] if key.get("declared") else ["added at run time"])]
+                yield _Line(2, _text(key, "key"), _text(key, "state"), note=", ".join(notes))
 
 
-def _account(account: Document, now_s: int) -> Iterator[_Line]:
-    yield _Line(
-        1,
-        _text(account, "account"),
-        _text(account, "state"),
-        (
-            *(_used(account, name) for name in ("requests_per_minute", "images_per_minute", "concurrency")),
-            short(_number(account, "images_today")),
-            _dollars(_text(account, "spend_today_usd")),
-        ),
-    )
-    notes = [*why(account, now_s), *_estimates(account)]
+def _account_lines(account: Document, now_s: int) -> Iterator[_Line]:
+    names = ("requests_per_minute", "images_per_minute", "concurrency")
+    used = (f"{short(number(account, name, 'used'))}/{short(number(account, name, 'limit'))}" for name in names)
+    dollars = _text(account, "spend_today_usd")
+    if len(dollars) > len("12.345678"):
+        dollars = f"{Decimal(dollars):.2f}"
+    amounts = (*used, short(number(account, "images_today")), dollars)
+    yield _Line(1, _text(account, "account"), _text(account, "state"), amounts)
+    notes = [*why(account, now_s)]
+    # Estimated limits may be below the configured ones, as the account may have other users.
+    for name, what in (("requests_per_minute", "requests a minute"), ("concurrency", "concurrent calls")):
+        if number(account, name, "now") < number(account, name, "limit"):
+            notes.append(f"estimated limit: {number(account, name, 'now')} {what}")
     if notes:
         yield _Line(1, "", "", note=", ".join(notes))
-
-
-def _estimates(account: Document) -> Iterator[str]:
-    """Yields estimated limits below the configured ones, as the account may have other users."""
-    for name, what in (("requests_per_minute", "requests a minute"), ("concurrency", "concurrent calls")):
-        rate = _part(account, name)
-        if _number(rate, "now") < _number(rate, "limit"):
-            yield f"estimated limit: {_number(rate, 'now')} {what}"
-
-
-def _key(key: Document, now_s: int, *, with_fingerprint: bool) -> _Line:
-    notes = list(why(key, now_s))
-    if with_fingerprint:
-        notes += [_text(key, "fingerprint"), *([] if key.get("declared") else ["added at run time"])]
-    return _Line(2, _text(key, "key"), _text(key, "state"), note=", ".join(notes))
 
 
 def why(thing: Document, now_s: int) -> Iterator[str]:
@@ -130,31 +118,12 @@ def span(seconds: int) -> str:
     return f"{max(0, seconds) // size} {unit}"
 
 
-def short(number: int) -> str:
+def short(amount: int) -> str:
     """Formats a number up to a billion in at most four characters."""
     for size, letter in ((1_000_000, "M"), (1000, "k")):
-        if number >= 10 * size or (number >= size and number % size == 0):
-            return f"{number // size}{letter}"
-    return str(number)
-
-
-def _used(account: Document, name: str) -> str:
-    part = _part(account, name)
-    return f"{short(_number(part, 'used'))}/{short(_number(part, 'limit'))}"
-
-
-def _dollars(text: str) -> str:
-    return text if len(text) <= len("12.345678") else f"{Decimal(text):.2f}"
-
-
-def _part(thing: Document, name: str) -> Document:
-    value = thing.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _number(thing: Document, name: str) -> int:
-    value = thing.get(name)
-    return value if isinstance(value, int) else 0
+        if amount >= 10 * size or (amount >= size and amount % size == 0):
+            return f"{amount // size}{letter}"
+    return str(amount)
 
 
 def _text(thing: Document, name: str) -> str:

@@ -1,20 +1,21 @@
 """`imagegate tenant`."""
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, rows
-from gateway.cli.options import admin_command, limit_fields
+from gateway.cli.client import AdminApi, Document, admin_command, limit_fields, rows
 from gateway.cli.output import day, print_fields, print_table
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Models = Annotated[
+    list[str] | None, typer.Option("--model", help="A model that the tenant may use; repeatable. Default: every model.")
+]
+ChangedModels = Annotated[
     list[str] | None,
-    typer.Option("--model", help="A model that the tenant may use; repeatable. Default: every model."),
+    typer.Option("--model", help="The models that the tenant may use; repeatable. Default: unchanged."),
 ]
 Weight = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Share of scarce capacity, relative to other tenants; 1 by default.")
@@ -25,27 +26,27 @@ Weight = Annotated[
 def create(api: AdminApi, name: Name, limits: Document, model: Models = None, weight: Weight = None) -> None:
     """Create a tenant. Omitted limits are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
-    api.show(api.ask("POST", "/tenants", body | limits), _print)
+    api.show(api.ask("POST", "tenants", body=body | limits), _print)
 
 
 @admin_command(app, "list")
 def list_(api: AdminApi) -> None:
     """List tenants."""
-    api.show(api.ask("GET", "/tenants"), _print_list)
+    api.show(api.ask("GET", "tenants"), _print_list)
 
 
 def _print_list(response: Document) -> None:
-    listed = [
-        (str(tenant.get("name")), _whole_state(tenant), _models(tenant), day(tenant.get("created_at")))
-        for tenant in rows(response)
-    ]
+    listed = []
+    for tenant in rows(response):
+        state = _state(tenant) + (", declared" if tenant.get("declared") else "")
+        listed.append((tenant.get("name"), state, _models(tenant), day(tenant.get("created_at"))))
     print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="No tenants.")
 
 
 @admin_command(app, "show")
 def show(api: AdminApi, name: Name) -> None:
     """Show one tenant with its limits and quotas."""
-    api.show(api.ask("GET", f"/tenants/{quote(name, safe='')}"), _print)
+    api.show(api.ask("GET", "tenants", name), _print)
 
 
 @admin_command(app, "update")
@@ -53,21 +54,22 @@ def update(
     api: AdminApi,
     name: Name,
     limits: Document,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="The models that the tenant may use; repeatable. Default: unchanged."),
-    ] = None,
+    model: ChangedModels = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Allow every model.")] = False,
     weight: Weight = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the tenant.")] = None,
 ) -> None:
     """Change a tenant. Omitted options stay unchanged."""
-    change = _change(model, all_models, weight, enable) | limits
+    if model and all_models:
+        raise typer.BadParameter("--model and --all-models cannot be used together")
+    change: Document = {"models": model or None} if model or all_models else {}
+    change |= ({} if weight is None else {"weight": weight}) | ({} if enable is None else {"disabled": not enable})
+    change |= limits
     if not change:
         raise typer.BadParameter(
             "nothing to change; set a limit, --model, --all-models, --weight, --enable or --disable"
         )
-    response = api.ask("PATCH", f"/tenants/{quote(name, safe='')}", change)
+    response = api.ask("PATCH", "tenants", name, body=change)
     api.show(response, _print)
     if response.get("declared"):
         _hint(name, change)
@@ -76,7 +78,7 @@ def update(
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
     """Disable a tenant: refuse its keys and retain its records."""
-    answer = api.ask("DELETE", f"/tenants/{quote(name, safe='')}")
+    answer = api.ask("DELETE", "tenants", name)
     api.show(answer, _print)
     if answer.get("declared"):
         _hint(name, {"disabled": True})
@@ -98,38 +100,21 @@ def _hint(name: str, change: Document) -> None:
         typer.echo("If the configuration disables it, the next start or reload does so again.", err=True)
 
 
-def _change(model: list[str] | None, all_models: bool, weight: int | None, enable: bool | None) -> Document:
-    if model and all_models:
-        raise typer.BadParameter("--model and --all-models cannot be used together")
-    change: Document = {"models": model or None} if model or all_models else {}
-    if weight is not None:
-        change["weight"] = weight
-    if enable is not None:
-        change["disabled"] = not enable
-    return change
-
-
 def _print(tenant: Document) -> None:
     print_fields(
-        [
-            ("name", str(tenant.get("name"))),
-            ("state", _state(tenant)),
-            ("models", _models(tenant)),
-            ("weight", str(tenant.get("weight"))),
-            ("created", day(tenant.get("created_at"))),
-            *([("declared", "in the configuration")] if tenant.get("declared") else []),
-            *limit_fields(tenant),
-        ]
+        ("name", tenant.get("name")),
+        ("state", _state(tenant)),
+        ("models", _models(tenant)),
+        ("weight", tenant.get("weight")),
+        ("created", day(tenant.get("created_at"))),
+        ("declared", "in the configuration" if tenant.get("declared") else None),
+        *limit_fields(tenant),
     )
 
 
 def _state(tenant: Document) -> str:
     by = f" by {tenant['disabled_by']}" if tenant.get("disabled_by") else ""
     return f"disabled{by}" if tenant.get("disabled") else "enabled"
-
-
-def _whole_state(tenant: Document) -> str:
-    return f"{_state(tenant)}, declared" if tenant.get("declared") else _state(tenant)
 
 
 def _models(tenant: Document) -> str:

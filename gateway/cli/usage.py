@@ -6,15 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, TextIO
-from urllib.parse import urlencode
+from typing import Annotated, Final, Literal, TextIO
 
 import typer
 
-from gateway.cli.client import DEFAULT_URL, AdminApi, Document, rows
-from gateway.cli.options import AdminKeyOption, UrlOption, admin_command
+from gateway.cli.client import DEFAULT_URL, AdminApi, AdminKeyOption, Document, UrlOption, admin_command, number, rows
 from gateway.cli.output import fail, print_json, print_table, printable, progressing
 
 app = typer.Typer(help="Report usage, export records and verify totals.", invoke_without_command=True)
@@ -27,14 +25,6 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "�
 """Characters at which a spreadsheet evaluates a cell."""
 
 
-class Format(Enum):
-    """Output format of a report."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-
-
 def _parse_by(text: str) -> str:
     unknown = [name for name in text.split(",") if name not in _GROUPS]
     if unknown:
@@ -42,16 +32,12 @@ def _parse_by(text: str) -> str:
     return text
 
 
+_DAY: Final = ["%Y-%m-%d"]
+_FIRST: Final = "The first day, UTC. Default: the first of the month."
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Default: all.")]
-FromOption = Annotated[
-    datetime | None,
-    typer.Option(
-        "--from", formats=["%Y-%m-%d"], metavar="DAY", help="The first day, UTC. Default: the first of the month."
-    ),
-]
+FromOption = Annotated[datetime | None, typer.Option("--from", formats=_DAY, metavar="DAY", help=_FIRST)]
 ToOption = Annotated[
-    datetime | None,
-    typer.Option("--to", formats=["%Y-%m-%d"], metavar="DAY", help="The last day, UTC. Default: today."),
+    datetime | None, typer.Option("--to", formats=_DAY, metavar="DAY", help="The last day, UTC. Default: today.")
 ]
 ByOption = Annotated[
     str,
@@ -59,7 +45,7 @@ ByOption = Annotated[
         "--by", callback=_parse_by, metavar="GROUP", help="Group by day, tenant, model or key, or several: day,model."
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
+FormatOption = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Output format.")]
 OutputOption = Annotated[
     Path | None,
     typer.Option("--output", help="Write to this file, completely or not at all. Default: standard output."),
@@ -73,26 +59,29 @@ def report(
     first: FromOption = None,
     last: ToOption = None,
     by: ByOption = "day",
-    format_: FormatOption = Format.TABLE,
+    format_: FormatOption = "table",
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
     json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
 ) -> None:
     """Report usage by day, tenant, model or key."""
     if context.invoked_subcommand is not None:
-        _refuse_options(context)
+        for name in context.params:
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                # Before the subcommand it would be ignored: `imagegate usage --tenant a export` exports every tenant.
+                raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
         return
     query = _query(tenant, first, last) | {"by": by}
-    pages = list(_pages(AdminApi(url, admin_key, json), "/usage", query))
+    pages = list(_pages(AdminApi(url, admin_key, json), query))
     response = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
     groups = list(dict.fromkeys(by.split(",")))
-    match Format.JSON if json else format_:
-        case Format.JSON:
-            print_json(response)
-        case Format.CSV:
-            _write_csv(groups, rows(response))
-        case Format.TABLE:
-            _print_report(groups, response)
+    if json or format_ == "json":
+        print_json(response)
+    elif format_ == "csv":
+        _write_csv(groups, rows(response))
+    else:
+        _print_report(groups, response)
 
 
 @app.command("export")
@@ -107,30 +96,26 @@ def export(
     """Export every request's record as JSON Lines, oldest day first."""
     api, done = AdminApi(url, admin_key, json=True), 0
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as progress:
-        for response in _pages(api, "/usage/records", _query(tenant, first, last)):
+        for response in _pages(api, _query(tenant, first, last), "records"):
             for record in rows(response):
                 print_json(record, file, (",", ":"))
                 done += 1
-            progress(done, _number(response, "total"))
+            progress(done, number(response, "total"))
     print(f"{done} records{f' in {output}' if output else ''}", file=sys.stderr)
 
 
 @admin_command(app, "verify")
-def verify(
-    api: AdminApi,
-    tenant: TenantOption = None,
-    first: FromOption = None,
-    last: ToOption = None,
-) -> None:
+def verify(api: AdminApi, tenant: TenantOption = None, first: FromOption = None, last: ToOption = None) -> None:
     """Recompute the totals from the records and print every difference."""
     query = _query(tenant, first, last)
     pages: list[Document] = []
     with progressing("comparing", "records") as progress:
-        total = _number(api.ask("GET", f"/usage/records?{urlencode(query | {'limit': '1'})}"), "total")
-        for response in _pages(api, "/usage/verify", query):
+        total = number(api.ask("GET", "usage", "records", query=query | {"limit": "1"}), "total")
+        for response in _pages(api, query, "verify"):
             pages.append(response)
-            progress(sum(_number(each, "records") for each in pages), total)
-    counts = {name: sum(_number(each, name) for each in pages) for name in _COUNTS}
+            progress(sum(number(each, "records") for each in pages), total)
+    counted = ("days", "records", "expired_days", "busy_days")
+    counts = {name: sum(number(each, name) for each in pages) for name in counted}
     differences = [difference for each in pages for difference in rows(each, "differences")]
     response = pages[0] | counts | {"differences": differences, "next_cursor": None}
     api.show(response, lambda _: _print_verification(counts, differences))
@@ -138,37 +123,19 @@ def verify(
         fail(f"totals and records differ: {_counted(len(differences), 'difference')}")
 
 
-_COUNTS: Final = ("days", "records", "expired_days", "busy_days")
+def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, object]:
+    return {"tenant": tenant, "from": first and first.date(), "to": last and last.date()}
 
 
-def _refuse_options(context: typer.Context) -> None:
-    """Rejects options before the subcommand: `imagegate usage --tenant a export` would export every tenant."""
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
-
-
-def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, str]:
-    days = {"from": first, "to": last}
-    values = {name: f"{day.date()}" for name, day in days.items() if day is not None}
-    return values if tenant is None else values | {"tenant": tenant}
-
-
-def _pages(api: AdminApi, path: str, query: dict[str, str]) -> Iterator[Document]:
+def _pages(api: AdminApi, query: dict[str, object], *path: str) -> Iterator[Document]:
     """Yields every page. The cursor encodes the query."""
     while True:
-        response = api.ask("GET", f"{path}?{urlencode(query)}")
+        response = api.ask("GET", "usage", *path, query=query)
         yield response
         cursor = response.get("next_cursor")
         if not isinstance(cursor, str):
             return
         query = {"cursor": cursor}
-
-
-def _number(response: Document, name: str) -> int:
-    value = response.get(name)
-    return value if isinstance(value, int) else 0
 
 
 def _write_csv(groups: Sequence[str], report: Sequence[Document]) -> None:
@@ -218,10 +185,10 @@ def _print_verification(counts: dict[str, int], differences: Sequence[Document])
         print(printable(f"{where}: {told}"))
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")
-    if counts["expired_days"]:
-        print(f"Not compared: {_counted(counts['expired_days'], 'day')} with expired records.")
-    if counts["busy_days"]:
-        print(f"Not compared: {_counted(counts['busy_days'], 'day')} with requests meanwhile; try again later.")
+    missed = {"expired_days": "with expired records.", "busy_days": "with requests meanwhile; try again later."}
+    for name, why in missed.items():
+        if counts[name]:
+            print(f"Not compared: {_counted(counts[name], 'day')} {why}")
 
 
 def _counted(count: int, thing: str) -> str:
@@ -237,7 +204,7 @@ def _writing(output: Path | None) -> Iterator[TextIO]:
     part = output.with_name(f"{output.name}.part")
     try:
         part.unlink(missing_ok=True)  # a leftover may have another mode
-        with open(part, "x", encoding="utf-8", opener=_open_private) as file:
+        with open(part, "x", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -246,7 +213,3 @@ def _writing(output: Path | None) -> Iterator[TextIO]:
         fail(f"cannot write {output} ({error.strerror}); check --output")
     finally:
         part.unlink(missing_ok=True)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -8,22 +8,20 @@ return each request once: a Place records how its tenant day was read so far.
 """
 
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from itertools import islice, pairwise
 from typing import Final, TypeVar
-
-from redis.asyncio.client import Pipeline
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import LedgerEntry, Sums, TenantDay, UsageFilter, UsageReport
 from gateway.metering.ledger_keys import (
     day_number,
     days_record,
-    ends_record,
-    read_ends,
+    read_integer,
     read_record,
     read_sums,
     records_stream,
@@ -38,10 +36,9 @@ _FIELDS_PER_CALL: Final = 5_000
 _RECORDS_PER_CALL: Final = 250
 """Records per call, of 17 fields each."""
 READINGS_MAX: Final = 32
-"""Limit on the readings of a tenant day that a Place holds; an unchanged tenant day has one. With pages of 250 or
-more,
+"""Limit on the readings of a tenant day that a Place holds; an unchanged tenant day has one.
 
-32 readings span 8,000 records. Only a record read earlier and moved before the first reading repeats.
+With pages of 250 or more, they span 8,000 records. Only a record read earlier and moved before the first one repeats.
 """
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 _T = TypeVar("_T")
@@ -84,7 +81,8 @@ class Ledger:
 
     def __init__(self, redis: Client) -> None:
         self._redis = redis
-        self._prefix = redis.prefix
+        self._records_stream = partial(records_stream, redis.prefix)
+        self._days_record = partial(days_record, redis.prefix)
 
     async def fill(self, report: UsageReport, usage_filter: UsageFilter) -> None:
         """Fills a report with the sums that it needs.
@@ -104,10 +102,9 @@ class Ledger:
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
         """
         tenant_days = _by_day(await self._days(usage_filter))
-        ahead = (tenant_day for tenant_day in tenant_days if after is None or tenant_day >= after.tenant_day)
         found: list[tuple[Place, LedgerEntry]] = []
         place = after
-        async with aclosing(self._entries(ahead, after)) as pieces:
+        async with aclosing(self._entries(tenant_days, after)) as pieces:
             async for tenant_day, entries, newest in pieces:
                 readings = place.readings if place and place.tenant_day == tenant_day else ()
                 for name, fields in entries:
@@ -122,40 +119,36 @@ class Ledger:
     async def count(self, usage_filter: UsageFilter) -> int:
         """Returns the number of records. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         counted = 0
-        for batch in _batches(_by_day(await self._days(usage_filter))):
-            counted += sum(
-                await self._each(
-                    batch, lambda pipe, tenant_day: pipe.xlen(records_stream(self._prefix, tenant_day)), list[int]
-                )
-            )
+        for batch in _batches(map(self._records_stream, _by_day(await self._days(usage_filter)))):
+            counted += sum(await self._each(list[int], "XLEN", batch))
         return counted
 
     async def tenants(self, usage_filter: UsageFilter) -> list[str]:
         """Returns the selected tenants by name. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         name = usage_filter.tenant
         if name is None:
-            return sorted(await execute(self._redis, self._redis.smembers(names_record(self._prefix)), set[str]))
-        if not await execute(self._redis, self._redis.sismember(names_record(self._prefix), name), int):
+            return sorted(await execute(self._redis, self._redis.smembers(names_record(self._redis.prefix)), set[str]))
+        if not await execute(self._redis, self._redis.sismember(names_record(self._redis.prefix), name), int):
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.", param="tenant")
         return [name]
 
     async def sums(self, tenant_days: Sequence[TenantDay]) -> list[Sums]:
         """Returns the sums of each tenant day, empty if it has none. Raises: GatewayError REDIS_UNAVAILABLE."""
-        sizes = await self._each(
-            tenant_days, lambda pipe, tenant_day: pipe.hlen(sums_record(self._prefix, tenant_day)), list[int]
-        )
-        found: list[Sums] = []
-        for group in _groups(tenant_days, sizes, _FIELDS_PER_CALL):
-            found += [read_sums(fields) for fields in await self._hashes(group)]
-        return found
+        keys = [sums_record(self._redis.prefix, tenant_day) for tenant_day in tenant_days]
+        sizes = await self._each(list[int], "HLEN", keys)
+        found: list[dict[str, str]] = []
+        for group in _groups(keys, sizes, _FIELDS_PER_CALL):
+            if len(group) > 1:
+                found += await self._each(list[dict[str, str]], "HGETALL", group)
+            else:
+                found.append(await self._scan(group[0]))
+        return [read_sums(fields) for fields in found]
 
     async def have_records(self, tenant_days: Sequence[TenantDay]) -> list[bool]:
         """Returns for each tenant day if its records exist. Raises: GatewayError REDIS_UNAVAILABLE."""
         found: list[int] = []
-        for batch in _batches(tenant_days):
-            found += await self._each(
-                batch, lambda pipe, tenant_day: pipe.exists(records_stream(self._prefix, tenant_day)), list[int]
-            )
+        for batch in _batches(map(self._records_stream, tenant_days)):
+            found += await self._each(list[int], "EXISTS", batch)
         return [bool(count) for count in found]
 
     async def stream(self, tenant_day: TenantDay, after: str | None = None) -> AsyncGenerator[list[Entry], None]:
@@ -168,60 +161,51 @@ class Ledger:
 
         Raises: GatewayError REDIS_UNAVAILABLE.
         """
-        return read_ends(
-            await execute(self._redis, self._redis.hgetall(ends_record(self._prefix, tenant)), dict[str, str])
-        )
+        call = self._redis.hgetall(f"{self._redis.prefix}:{{{tenant}}}:records_end")
+        ends = await execute(self._redis, call, dict[str, str])
+        return {date.fromisoformat(day): read_integer(end_s) for day, end_s in ends.items()}
 
     async def days_of(self, tenants: Sequence[str], usage_filter: UsageFilter) -> dict[str, list[date]]:
         """Returns the days on which the tenants have sums. Raises: GatewayError REDIS_UNAVAILABLE."""
         first, last = day_number(usage_filter.first), day_number(usage_filter.last)
-        sizes = await self._each(
-            tenants, lambda pipe, name: pipe.zcount(days_record(self._prefix, name), first, last), list[int]
-        )
-        found: dict[str, list[date]] = {}
-        for group in _groups(tenants, sizes, _FIELDS_PER_CALL):
-            days = await self._each(
-                group,
-                lambda pipe, name: pipe.zrangebyscore(days_record(self._prefix, name), first, last),
-                list[list[str]],
-            )
-            found |= {name: [date.fromisoformat(day) for day in days] for name, days in zip(group, days, strict=True)}
-        return found
+        found: list[list[str]] = []
+        for keys in _batches(map(self._days_record, tenants)):
+            sizes = await self._each(list[int], "ZCOUNT", keys, first, last)
+            for group in _groups(keys, sizes, _FIELDS_PER_CALL):
+                found += await self._each(list[list[str]], "ZRANGEBYSCORE", group, first, last)
+        return {name: [*map(date.fromisoformat, days)] for name, days in zip(tenants, found, strict=True)}
 
     async def _days(self, usage_filter: UsageFilter) -> dict[str, list[date]]:
-        found: dict[str, list[date]] = {}
-        for batch in _batches(await self.tenants(usage_filter)):
-            found |= await self.days_of(batch, usage_filter)
-        return found
+        return await self.days_of(await self.tenants(usage_filter), usage_filter)
 
     async def _entries(
         self, tenant_days: Iterable[TenantDay], after: Place | None
     ) -> AsyncGenerator[tuple[TenantDay, list[Entry], str], None]:
         """Yields the records of many tenant days in batches, each with the tenant day's newest entry at that time.
 
-        Small tenant days share a round trip; large ones are read in batches.
+        Small tenant days share a round trip; large ones, and that of `after`, are read in batches.
         """
-        starts = {after.tenant_day: after.id} if after else {}
-        for batch in _batches(tenant_days):
-            sizes = await self._each(
-                batch, lambda pipe, tenant_day: pipe.xlen(records_stream(self._prefix, tenant_day)), list[int]
-            )
+        if after is not None:
+            async for entries, newest in self._pieces(after.tenant_day, after.id):
+                yield after.tenant_day, entries, newest
+        for batch in _batches(day for day in tenant_days if after is None or day > after.tenant_day):
+            sizes = await self._each(list[int], "XLEN", map(self._records_stream, batch))
             for group in _groups(batch, sizes, _RECORDS_PER_CALL):
                 if len(group) == 1:
-                    async for entries, newest in self._pieces(group[0], starts.get(group[0])):
+                    async for entries, newest in self._pieces(group[0], None):
                         yield group[0], entries, newest
                 else:
-                    for tenant_day, entries in zip(group, await self._whole(group, starts), strict=True):
+                    whole = await self._each(list[list[Entry]], "XRANGE", map(self._records_stream, group), "-", "+")
+                    for tenant_day, entries in zip(group, whole, strict=True):
                         yield tenant_day, entries, entries[-1][0] if entries else ""
 
     async def _pieces(self, tenant_day: TenantDay, after: str | None) -> AsyncGenerator[tuple[list[Entry], str], None]:
         while True:
             start = "-" if after is None else f"({after}"
             pipeline = self._redis.pipeline(transaction=False)
-            pipeline.xrange(records_stream(self._prefix, tenant_day), start, "+", count=_RECORDS_PER_CALL)
-            pipeline.xrevrange(
-                records_stream(self._prefix, tenant_day), count=1
-            )  # last: a record written in between is read twice rather than missed
+            pipeline.xrange(self._records_stream(tenant_day), start, "+", count=_RECORDS_PER_CALL)
+            # Last, so that a record written in between is read twice rather than missed.
+            pipeline.xrevrange(self._records_stream(tenant_day), count=1)
             entries, newest = await execute(self._redis, pipeline.execute(), list[list[Entry]])
             if entries:
                 yield entries, newest[0][0] if newest else entries[-1][0]
@@ -229,35 +213,22 @@ class Ledger:
             if len(entries) < _RECORDS_PER_CALL:
                 return
 
-    async def _whole(self, tenant_days: Sequence[TenantDay], starts: Mapping[TenantDay, str]) -> list[list[Entry]]:
-        def put(pipe: Pipeline, tenant_day: TenantDay) -> object:
-            start = f"({starts[tenant_day]}" if tenant_day in starts else "-"
-            return pipe.xrange(records_stream(self._prefix, tenant_day), start, "+")
-
-        return await self._each(tenant_days, put, list[list[Entry]])
-
-    async def _hashes(self, tenant_days: Sequence[TenantDay]) -> list[dict[str, str]]:
-        """Returns all sums of some tenant days. A large single one is read in batches."""
-        if len(tenant_days) > 1:
-            return await self._each(
-                tenant_days,
-                lambda pipe, tenant_day: pipe.hgetall(sums_record(self._prefix, tenant_day)),
-                list[dict[str, str]],
-            )
+    async def _scan(self, key: str) -> dict[str, str]:
+        """Reads a large hash in batches."""
         found: dict[str, str] = {}
         cursor = 0
         while True:
-            call = self._redis.hscan(sums_record(self._prefix, tenant_days[0]), cursor, count=_FIELDS_PER_CALL)
+            call = self._redis.hscan(key, cursor, count=_FIELDS_PER_CALL)
             cursor, fields = await execute(self._redis, call, tuple[int, dict[str, str]])
             found |= fields
             if not cursor:
-                return [found]
+                return found
 
-    async def _each(self, items: Sequence[_T], put: Callable[[Pipeline, _T], object], kind: type[list[_A]]) -> list[_A]:
-        """Returns the replies to one command per item, in one round trip."""
+    async def _each(self, kind: type[list[_A]], command: str, keys: Iterable[str], *args: str | int) -> list[_A]:
+        """Returns the replies to one command per key, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
-        for item in items:
-            put(pipeline, item)
+        for key in keys:
+            pipeline.execute_command(command, key, *args)
         return await execute(self._redis, pipeline.execute(), kind)
 
 

@@ -16,11 +16,6 @@ def days_record(prefix: str, tenant: str) -> str:
     return f"{prefix}:{{{tenant}}}:days"
 
 
-def ends_record(prefix: str, tenant: str) -> str:
-    """Returns the hash of days that have had records; the value is the Unix second at which they expire."""
-    return f"{prefix}:{{{tenant}}}:records_end"
-
-
 def sums_record(prefix: str, tenant_day: TenantDay) -> str:
     return f"{prefix}:{{{tenant_day.tenant}}}:sums:{day_number(tenant_day.day)}"
 
@@ -34,10 +29,6 @@ def day_number(day: date) -> int:
     return day.year * 10_000 + day.month * 100 + day.day
 
 
-def read_ends(fields: Mapping[str, str]) -> dict[date, int]:
-    return {date.fromisoformat(day): _integer(end_s) for day, end_s in fields.items()}
-
-
 def read_sums(fields: Mapping[str, str]) -> Sums:
     """Parses fields "KEYID|MEASURE|MODEL"; a model name may contain "|". Skips measures of later versions."""
     found: dict[tuple[str, str], UsageTotals] = {}
@@ -45,34 +36,26 @@ def read_sums(fields: Mapping[str, str]) -> Sums:
         key, _, rest = name.partition("|")
         measure, _, model = rest.partition("|")
         if measure in MEASURES:
-            setattr(found.setdefault((key, model), UsageTotals()), measure, _integer(value))
+            setattr(found.setdefault((key, model), UsageTotals()), measure, read_integer(value))
     return found
 
 
 def read_amounts(fields: Mapping[str, str]) -> UsageTotals:
     """Returns what one record adds to the sums."""
-    return UsageTotals(1, *(_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
+    return UsageTotals(1, *(read_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
 
 
 def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
-    def number(name: str) -> int:
-        return _integer(fields.get(name))
-
-    def text(name: str) -> str:
-        return fields.get(name, "")
-
+    request_id, key_id, model = (fields.get(name, "") for name in ("request_id", "key_id", "model"))
     return LedgerEntry(
-        text("reservation"),
-        number("admitted_ms"),
-        text("request_id"),
-        tenant,
-        text("key_id"),
-        text("model"),
+        fields.get("reservation", ""),
+        read_integer(fields.get("admitted_ms")),
+        *(request_id, tenant, key_id, model),
         read_amounts(fields),
-        number("price_usd_micros"),
-        text("outcome"),
-        dict(_read_calls(text("calls"))),
-        Timings(number("queue_ms"), number("upstream_ms"), number("total_ms")),
+        read_integer(fields.get("price_usd_micros")),
+        fields.get("outcome", ""),
+        dict(_read_calls(fields.get("calls", ""))),
+        Timings(*(read_integer(fields.get(name)) for name in ("queue_ms", "upstream_ms", "total_ms"))),
     )
 
 
@@ -81,11 +64,11 @@ def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], AccountOutcome]]:
     for call in filter(None, text.split(";")):
         place, _, counts = call.rpartition(":")
         upstream, _, account = place.partition("/")
-        delivered, withheld, lost, unconfirmed, *_ = *map(_integer, counts.split(",")), 0, 0, 0, 0
+        delivered, withheld, lost, unconfirmed, *_ = *map(read_integer, counts.split(",")), 0, 0, 0, 0
         share = AccountOutcome(delivered=delivered, withheld=withheld, lost=lost, unconfirmed=unconfirmed)
         yield (upstream, account), share
 
 
-def _integer(text: str | None) -> int:
+def read_integer(text: str | None) -> int:
     """Parses an integer. An invalid one counts as 0, so that a damaged record appears as a discrepancy."""
     return int(text) if text is not None and _INTEGER.fullmatch(text) else 0

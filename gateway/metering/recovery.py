@@ -9,7 +9,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import Client, execute
+from gateway.redis import Client, LeaderLock, execute
 
 _LOG = structlog.get_logger("imagegate.sweeper")
 _BATCH: Final = 100
@@ -40,20 +40,13 @@ class ExpiredReservationReaper:
     """Settles the expired reservations of every tenant: O(tenants) a round, outside the request path."""
 
     def __init__(
-        self,
-        redis: Client,
-        settle_expired: SettleExpired,
-        clock: Callable[[], float],
-        *,
-        round_s: float,
-        own_id: str,
+        self, redis: Client, settle_expired: SettleExpired, clock: Callable[[], float], *, round_s: float, own_id: str
     ) -> None:
         self._redis = redis
         self._settle_expired = settle_expired
         self._clock = clock
         self._round_s = round_s
-        self._own_id = own_id
-        self._leader_key = f"{redis.prefix}:recovery_leader"
+        self._lock = LeaderLock(redis, "recovery_leader", own_id, max(1.0, 3 * round_s))
         self._unreached: set[str] = set()
         """Tenants that failed in the last round. In this round, live processes renew their leases first."""
 
@@ -94,11 +87,7 @@ class ExpiredReservationReaper:
         more: list[str] = []
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
-            try:
-                found = await self._expired(batch, this)
-            except GatewayError:
-                found = await self._expired_one_by_one(batch, this)
-            for name, reservations in zip(batch, found, strict=True):
+            for name, reservations in zip(batch, await self._expired(batch, this), strict=True):
                 if name in self._unreached or reservations == this.last.get(name):
                     continue  # repeated entries have not expired by the server's clock
                 if await self._settle(name, reservations, this) and len(reservations) == _RESERVATIONS_PER_PASS:
@@ -123,37 +112,24 @@ class ExpiredReservationReaper:
                 this.left[name] = this.left.get(name, 0) + 1
         return True
 
-    async def _expired_one_by_one(self, names: list[str], this: _Round) -> list[list[str]]:
-        """Reads each tenant separately, as some are unreachable."""
-
-        async def read(name: str) -> list[str]:
-            try:
-                return (await self._expired([name], this))[0]
-            except GatewayError:
-                this.unreached.add(name)
-                return []
-
-        return await asyncio.gather(*(read(name) for name in names))
-
     async def _expired(self, names: list[str], this: _Round) -> list[list[str]]:
-        """Returns reservations by tenant that have expired by this process's clock.
+        """Returns reservations by tenant that have expired by this process's clock. Settling checks the server's.
 
-        Settling checks the server's clock.
+        After a failure it reads each tenant separately, as some are unreachable.
         """
         now_ms = round(self._clock() * 1000)
         pipeline = self._redis.pipeline(transaction=False)
         for name in names:
             key, start = f"{self._redis.prefix}:{{{name}}}:open", this.left.get(name, 0)
             pipeline.zrangebyscore(key, "-inf", now_ms, start=start, num=_RESERVATIONS_PER_PASS)
-        return await execute(self._redis, pipeline.execute(), list[list[str]])
+        try:
+            return await execute(self._redis, pipeline.execute(), list[list[str]])
+        except GatewayError:
+            if len(names) == 1:
+                this.unreached.update(names)
+                return [[]]
+        return [found for [found] in await asyncio.gather(*(self._expired([name], this) for name in names))]
 
     async def _is_leader(self) -> bool:
         """Acquires or extends the lock, which expires after three missed rounds."""
-        ttl_ms = max(1000, round(3 * self._round_s * 1000))
-        if await execute(self._redis, self._redis.set(self._leader_key, self._own_id, nx=True, px=ttl_ms), bool):
-            return True
-        holder = await execute(self._redis, self._redis.get(self._leader_key), object)
-        if holder != self._own_id:
-            return False
-        await execute(self._redis, self._redis.pexpire(self._leader_key, ttl_ms), bool)
-        return True
+        return await self._lock.acquire() or await self._lock.renew()

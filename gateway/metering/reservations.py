@@ -1,39 +1,35 @@
-"""Reservations: the state of a request from admission to settlement, and its Redis keys."""
+"""Reservations: the state of a request from admission to settlement."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self
+from datetime import UTC, datetime, timedelta
+from typing import Final, Self
 
 import msgspec
+import structlog
 
 from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
-from gateway.redis import Value
+from gateway.domain.usage import TenantDay
+from gateway.metering.ledger import Ledger
+from gateway.observability.metrics import Metrics
+from gateway.redis import Script
 from gateway.redis.journal_file import Entry
 
+_LOG = structlog.get_logger("imagegate.admission")
+_SKEW: Final = timedelta(hours=1)
+"""Maximum skew between this machine's clock and the server's."""
 SETTLE: Final = "settle"
 """Journal kind."""
+journal_key = f"{SETTLE} {{}}".format
+"""Returns the journal key of a reservation ID."""
 
 
-class ReservationKeys(NamedTuple):
-    """The Redis keys of one reservation, in the order of admit.lua."""
-
-    tenant: str
-    keys: str
-    reservation: str
-    open: str
-    key_open: str
-    rate: str
-    key_rate: str
-
-    @classmethod
-    def of(cls, prefix: str, tenant: str, key_id: str = "", reservation_id: str = "") -> Self:
-        base = f"{prefix}:{{{tenant}}}:"
-        key_base = f"{base}key:{key_id}:"
-        records = (f"{base}tenant", f"{base}keys", f"{base}reservation:{reservation_id}")
-        return cls(*records, f"{base}open", f"{key_base}open", f"{base}rate", f"{key_base}rate")
+def redis_keys(prefix: str, tenant: str, *names: str) -> list[str]:
+    """Returns Redis keys of a tenant."""
+    return [f"{prefix}:{{{tenant}}}:{name}" for name in names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +47,6 @@ class ReservationConfig:
     """Limit on the records of one tenant day."""
 
 
-class Settled(msgspec.Struct, frozen=True):
-    """The reply of settle.lua."""
-
-    status: str
-    outcome: str = ""
-    model: str = ""
-    usd_micros: int = 0
-
-
 @dataclass(slots=True)
 class Reservation:
     """The right to order images at a price, until it is settled."""
@@ -68,14 +55,17 @@ class Reservation:
     caller: Principal
     purchase: AdmissionRequest
     durations: Callable[[], Timings]
-    record_order: Callable[["Reservation", str, str, int], Awaitable[bool]] = field(repr=False)
-    """Records ordered images of an account in Redis. Returns False if the reservation was already settled."""
+    record_order: Script = field(repr=False)
+    """lua/mark_sent.lua."""
+    lease_ms: int
+    prefix: str
+    """Of Redis keys."""
     rates: Rates = field(default_factory=Rates)
     tally: ImageOutcomes = field(default_factory=ImageOutcomes)
     spent: Timings = field(default_factory=Timings)
-    """Set by `end`."""
+    """Set when it ends."""
     ended_s: float = 0.0
-    """Unix seconds; set by `end`."""
+    """Unix seconds; set when it ends."""
     charged_usd_micros: int | None = None
     """None until it is settled."""
     settled_s: float | None = None
@@ -90,24 +80,22 @@ class Reservation:
         Raises: GatewayError RESERVATION_EXPIRED, REDIS_UNAVAILABLE; the call must then not be sent.
         Redis: one round trip, lua/mark_sent.lua.
         """
-        if not await self.record_order(self, upstream, account, images):
+        names = (f"reservation:{self.id}", "open", f"key:{self.caller.key.id}:open")
+        keys = redis_keys(self.prefix, self.caller.tenant.name, *names)
+        if not await self.record_order(keys, [self.id, f"{upstream}/{account}", images, self.lease_ms]):
             raise GatewayError(ErrorCode.RESERVATION_EXPIRED, f"reservation {self.id} was already settled")
         return OpenCall(self.tally.open(upstream, account, images), images)
 
     async def revert_order(self, upstream: str, account: str, images: int) -> None:
         """Reverts an order that is known to be free. Redis: one round trip, lua/mark_sent.lua."""
+        names = (f"reservation:{self.id}", "open", f"key:{self.caller.key.id}:open")
+        keys = redis_keys(self.prefix, self.caller.tenant.name, *names)
         with suppress(GatewayError):  # it matters only if this process dies before it settles
-            await self.record_order(self, upstream, account, -images)
-
-    def end(self, now_s: float) -> None:
-        """Closes the outcomes at `now_s`, Unix time, and drops the reference to the request."""
-        self.tally.close()
-        self.spent, self.durations = self.durations(), Timings
-        self.ended_s = now_s
+            await self.record_order(keys, [self.id, f"{upstream}/{account}", -images, self.lease_ms])
 
 
 class ReservationOutcome(msgspec.Struct, frozen=True):
-    """How a request ended: the arguments of settle.lua, from memory or from a journal."""
+    """How a request ended, from memory or from a journal: JSON for settle.lua."""
 
     reservation: str
     tenant: str
@@ -130,44 +118,78 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, reservation: Reservation, rule: BillingRule) -> Self:
         """Describes a reservation whose outcomes are closed."""
-        spent, tally = reservation.spent, reservation.tally
+        caller, purchase, spent, tally = reservation.caller, reservation.purchase, reservation.spent, reservation.tally
         calls = ";".join(
             f"{upstream}/{account}:{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
             for (upstream, account), share in sorted(tally.shares.items())
             if share.was_reached
         )
         return cls(
-            reservation.id,
-            reservation.caller.tenant.name,
-            reservation.caller.key.id,
-            reservation.purchase.request_id,
-            reservation.purchase.images,
-            tally.settlement.value,
-            tally.reached_upstream,
-            calls,
+            *(reservation.id, caller.tenant.name, caller.key.id, purchase.request_id, purchase.images),
+            *(tally.settlement.value, tally.reached_upstream, calls),
             *(spent.queue_ms, spent.upstream_ms, spent.total_ms),
             reservation.ended_s,
-            rule.charges_withheld,
-            rule.charges_unconfirmed,
+            *(rule.charges_withheld, rule.charges_unconfirmed),
         )
 
     def entry(self) -> Entry:
-        """Returns its journal entry."""
         return Entry(SETTLE, self.reservation, msgspec.Raw(msgspec.json.encode(self)))
 
-    def arguments(self, ledger_days: int) -> list[Value]:
-        """Renders the arguments of settle.lua."""
-        args: list[Value] = [
-            self.reservation,
-            0,
-            int(self.charges_withheld),
-            int(self.charges_unconfirmed),
-            ledger_days,
-        ]
-        args += [self.settlement, int(self.was_sent), self.calls]
-        return [*args, self.queue_ms, self.upstream_ms, self.total_ms, self.key_id]
+
+class Settled(msgspec.Struct, frozen=True):
+    """The reply of settle.lua."""
+
+    status: str
+    outcome: str = ""
+    model: str = ""
+    usd_micros: int = 0
+
+    def count(self, tenant: str, metrics: Metrics) -> None:
+        """Counts what the settlement moved."""
+        if self.status in {"settled", "corrected", "repeated"}:
+            metrics.settlements.labels(self.status if self.status == "corrected" else self.outcome).inc()
+            if self.usd_micros > 0:
+                metrics.spend_usd.labels(self.model, tenant).inc(self.usd_micros / 1e6)
 
 
-def settlement_key(reservation_id: str) -> str:
-    """Returns the journal key of a settlement."""
-    return f"{SETTLE} {reservation_id}"
+class LostSettlements:
+    """Checks the ledger before a settlement counts as lost, because Redis drops settled reservations after a while."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._suspects: dict[str, ReservationOutcome] = {}
+
+    def suspect(self, outcome: ReservationOutcome) -> None:
+        self._suspects[outcome.reservation] = outcome
+
+    async def log(self) -> None:
+        """Logs settlements that are not in the ledger. Raises: GatewayError REDIS_UNAVAILABLE; they remain suspects."""
+        while self._suspects:
+            tenant = next(iter(self._suspects.values())).tenant
+            suspects = [outcome for outcome in self._suspects.values() if outcome.tenant == tenant]
+            found = await self._recorded_calls(tenant, suspects)
+            for outcome in suspects:
+                self._suspects.pop(outcome.reservation, None)
+                if found.get(outcome.reservation) != outcome.calls:
+                    _LOG.error(
+                        "settlement_lost",
+                        tenant=tenant,
+                        request_id=outcome.request_id,
+                        images=outcome.images,
+                        calls=outcome.calls,
+                        remedy="Redis does not know its reservation: check the ledger, which may have it, perhaps as "
+                        "unconfirmed",
+                    )
+
+    async def _recorded_calls(self, tenant: str, suspects: list[ReservationOutcome]) -> dict[str, str]:
+        """Returns the ledger's calls by reservation ID, since the first of one tenant's suspects ended."""
+        since_ms = round((min(outcome.ended_s for outcome in suspects) - _SKEW.total_seconds()) * 1000)
+        admitted = [datetime.fromtimestamp(outcome.ended_s - outcome.total_ms / 1000, UTC) for outcome in suspects]
+        # A record's day is the admission's, by the server's clock.
+        days = {(moment + skew).date() for moment in admitted for skew in (-_SKEW, _SKEW)}
+        wanted, found = {outcome.reservation for outcome in suspects}, dict[str, str]()
+        for day in days:
+            async for entries in self._ledger.stream(TenantDay(day, tenant), f"{since_ms}-0"):
+                records = (fields for _, fields in entries if fields["reservation"] in wanted)
+                found |= {fields["reservation"]: fields["calls"] for fields in records}
+        return found

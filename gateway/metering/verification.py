@@ -4,9 +4,10 @@ Settlements continue meanwhile. Invariant: a reported discrepancy was found twic
 sums before and after the records were read.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
 from gateway.domain.usage import Discrepancy, Reconciliation, Sums, TenantDay, UsageFilter, UsageTotals, differences
@@ -58,34 +59,30 @@ class LedgerVerifier:
                 continue
             spent += _TENANT_DAY_COST
             ends = await self._ledger.records_end(tenant)
-            for tenant_day in await self._tenant_days(tenant, usage_filter, ends):
-                if after is not None and tenant == after.tenant and tenant_day.day <= after.day:
-                    continue
-                await self._compare(tenant_day, ends.get(tenant_day.day, self._usual_end_s(tenant_day.day)), found)
-                spent += _TENANT_DAY_COST
-                if spent + found.records >= _RECORDS_PER_CALL:
-                    return found, tenant_day
+            done = after.day if after is not None and tenant == after.tenant else date.min
+            for day in await self._days(tenant, usage_filter, ends):
+                if day > done:
+                    await self._compare(TenantDay(day, tenant), ends.get(day), found)
+                    spent += _TENANT_DAY_COST
+                    if spent + found.records >= _RECORDS_PER_CALL:
+                        return found, TenantDay(day, tenant)
             if spent + found.records >= _RECORDS_PER_CALL:
                 return found, TenantDay(usage_filter.last, tenant)
         return found, None
 
-    async def _tenant_days(self, tenant: str, usage_filter: UsageFilter, ends: Iterable[date]) -> list[TenantDay]:
-        """Returns tenant days that have sums, and those that have or had records, as each may have lost the other."""
-        days = await self._ledger.days_of([tenant], usage_filter)
-        possible = [TenantDay(day, tenant) for day in self._days_kept(usage_filter)]
-        have_records = await self._ledger.have_records(possible)
-        recorded = {tenant_day for tenant_day, is_there in zip(possible, have_records, strict=True) if is_there}
-        noted = {TenantDay(day, tenant) for day in ends if usage_filter.first <= day <= usage_filter.last}
-        return sorted(recorded | noted | {TenantDay(day, tenant) for day in days[tenant]})
-
-    def _days_kept(self, usage_filter: UsageFilter) -> Iterator[date]:
-        """Yields the selected days within retention, and one more on either side for clock skew."""
+    async def _days(self, tenant: str, usage_filter: UsageFilter, ends: Iterable[date]) -> list[date]:
+        """Returns days that have sums, and those that have or had records, as each may have lost the other."""
+        summed = (await self._ledger.days_of([tenant], usage_filter))[tenant]
+        # The days within retention, and one more on either side for clock skew.
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         first = max(usage_filter.first, today - timedelta(days=self._keep_days + 1))
         last = min(usage_filter.last, today + timedelta(days=1))
-        return (first + timedelta(days=number) for number in range((last - first).days + 1))
+        possible = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+        have_records = await self._ledger.have_records([TenantDay(day, tenant) for day in possible])
+        recorded = itertools.compress(possible, have_records)
+        return sorted({*summed, *recorded, *(day for day in ends if usage_filter.first <= day <= usage_filter.last)})
 
-    async def _compare(self, tenant_day: TenantDay, records_end_s: float, found: Reconciliation) -> None:
+    async def _compare(self, tenant_day: TenantDay, records_end_s: int | None, found: Reconciliation) -> None:
         before: list[Discrepancy] | None = None
         for _ in range(_TRIES):
             reading = await self._read(tenant_day)
@@ -96,7 +93,11 @@ class LedgerVerifier:
         else:
             found.busy_days += 1
             return
-        if wrong and await self._has_expired(tenant_day, records_end_s):
+        if records_end_s is None:
+            midnight_s = datetime.combine(tenant_day.day, time.min, UTC).timestamp()
+            records_end_s = round(midnight_s) + (1 + self._keep_days) * 86_400
+        is_over = self._clock() >= records_end_s - _CLOCK_SKEW_S
+        if wrong and is_over and not (await self._ledger.have_records([tenant_day]))[0]:
             found.expired_days += 1
             return
         found.days += 1
@@ -119,11 +120,3 @@ class LedgerVerifier:
                 break
             reading.sums, reading.was_still = sums, False
         return reading
-
-    async def _has_expired(self, tenant_day: TenantDay, records_end_s: float) -> bool:
-        """Returns True if its records are gone because they expired."""
-        is_over = self._clock() >= records_end_s - _CLOCK_SKEW_S
-        return is_over and not (await self._ledger.have_records([tenant_day]))[0]
-
-    def _usual_end_s(self, day: date) -> float:
-        return datetime.combine(day, datetime.min.time(), UTC).timestamp() + (1 + self._keep_days) * 86_400

@@ -194,7 +194,7 @@ class AccountRegistry:
         change = ("add", key.id, msgspec.json.encode(kept))
         found = await self._act(key.upstream, change, actor, "pool.add", after)
         if found.decision == "exists":
-            raise GatewayError(ErrorCode.CONFLICT, f"There is already a key '{key.id}' at '{key.upstream}' already.")
+            raise GatewayError(ErrorCode.CONFLICT, f"There is already a key '{key.id}' at '{key.upstream}'.")
         if found.decision == "twin":
             twin = f"{found.account}/{found.key}"
             raise GatewayError(

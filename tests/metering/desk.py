@@ -39,16 +39,21 @@ class Desk:
         assert 1 == self._run("renew", ["open"], [60_000, reservation, "k1"])
 
     def settle(self, reservation: str, calls: str = "", retention_days: int = 3660) -> None:
-        told = ["delivered" if calls else "not_sent", int(bool(calls)), calls, 1, 2, 3, "k1"]
-        self._run("settle", [self._name(reservation), "open"], [reservation, 0, 0, 1, retention_days, *told])
+        outcome = "delivered" if calls else "not_sent"
+        told: dict[str, Any] = {"settlement": outcome, "was_sent": bool(calls), "calls": calls}
+        told |= {"queue_ms": 1, "upstream_ms": 2, "total_ms": 3, "key_id": "k1"}
+        self._settle(reservation, retention_days, told)
 
     def expire(self, reservation: str, retention_days: int = 3660) -> str:
-        found = self._run("settle", [self._name(reservation), "open"], [reservation, 1, 0, 1, retention_days])
-        return str(found["status"])
+        return str(self._settle(reservation, retention_days, {})["status"])
 
     def used(self) -> dict[str, Any]:
         found = self._run("admit", ["tenant", "keys", "x", *self._open(), "rate", "x"], ["", "", "", "", 0, "", 0])
         return dict(found["used"])
+
+    def _settle(self, reservation: str, retention_days: int, told: dict[str, Any]) -> dict[str, Any]:
+        outcome = {"reservation": reservation, "charges_withheld": False, "charges_unconfirmed": True} | told
+        return dict(self._run("settle", [self._name(reservation), "open"], [json.dumps(outcome), retention_days]))
 
     def _run(self, script: str, names: list[str], args: list[Any]) -> Any:
         reply = self._scripts[script](keys=[BASE + name for name in names], args=args)

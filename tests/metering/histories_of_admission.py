@@ -165,8 +165,7 @@ class History:
     def expire(self, reservation: Ticket) -> Step:
         retention_days = self.random.choice(self.world.processes).retention_days
         reply = self.world.settle_expired(reservation, retention_days)
-        names = (f"reservation:{reservation.id}", "open")
-        return self.step("settle", names, (reservation.id, 1, *self.world.charges, retention_days), reply)
+        return self.settled(reservation, retention_days, {}, reply)
 
     def settle(self, reservation: Ticket) -> Step:
         """By itself: for the first time, again, or again with another tally: an answer that came late."""
@@ -179,20 +178,15 @@ class History:
         if not reservation.is_open and self.random.random() < 0.3:
             outcome, calls = reservation.outcome, reservation.calls
         reply = self.world.settle(reservation, outcome, calls, retention_days, was_sent=bool(calls))
-        args = (
-            reservation.id,
-            0,
-            *self.world.charges,
-            retention_days,
-            outcome,
-            int(bool(calls)),
-            calls,
-            1,
-            2,
-            3,
-            reservation.key,
-        )
-        return self.step("settle", (f"reservation:{reservation.id}", "open"), args, reply)
+        told = {"settlement": outcome, "was_sent": bool(calls), "calls": calls, "key_id": reservation.key}
+        told |= {"queue_ms": 1, "upstream_ms": 2, "total_ms": 3}
+        return self.settled(reservation, retention_days, told, reply)
+
+    def settled(self, reservation: Ticket, retention_days: int, told: dict[str, Any], reply: dict[str, Any]) -> Step:
+        withheld, unconfirmed = map(bool, self.world.charges)
+        outcome = {"reservation": reservation.id, "charges_withheld": withheld, "charges_unconfirmed": unconfirmed}
+        names = (f"reservation:{reservation.id}", "open")
+        return self.step("settle", names, (json.dumps(outcome | told), retention_days), reply)
 
 
 class Replay:

@@ -29,7 +29,8 @@ def test_seconds_that_the_clock_has_not_reached_yet_do_not_count(server: "redis.
     assert 0 == desk.used()["requests_last_minute"]
     for number in range(3):
         reply = desk.admit(f"after{number}")
-        assert ("admitted", [3, number + 1, 61]) == (reply["decision"], reply["requests"])
+        requests = {"limit": 3, "remaining": 2 - number, "reset_s": 61}
+        assert ("admitted", requests) == (reply["decision"], reply["rates"]["requests"])
     refused = desk.admit("fourth")
     assert ("rate", NOON_S - back_s + 61) == (refused["decision"], refused["frees_at_s"])
 
@@ -45,7 +46,7 @@ def test_a_refusal_never_tells_to_wait_for_longer_than_a_minute(server: "redis.R
         reply = desk.admit(f"after{number}", 5)
     assert "rate" == reply["decision"]
     assert 0 < reply["frees_at_s"] - reply["now_s"] <= 61
-    assert 61 >= max(reply["requests"][2], reply["images"][2])
+    assert 61 >= max(reply["rates"][measure]["reset_s"] for measure in ("requests", "images"))
 
 
 def test_what_a_small_step_back_leaves_out_counts_again_when_the_clock_is_there(server: "redis.Redis") -> None:
@@ -86,7 +87,7 @@ def test_after_a_step_back_a_renewal_counts_from_the_new_time(server: "redis.Red
     assert "alive" == desk.expire("t")
     desk.clock.advance(2)
     assert "settled" == desk.expire("t")
-    assert (0, 0) == (desk.used()["open"], desk.used()["concurrency"])
+    assert (0, 0) == (desk.used()["open_requests"], desk.used()["concurrency"])
 
 
 def test_a_step_forward_settles_what_is_under_way_and_its_own_answer_corrects_it(server: "redis.Redis") -> None:
@@ -97,7 +98,7 @@ def test_a_step_forward_settles_what_is_under_way_and_its_own_answer_corrects_it
     assert "settled" == desk.expire("t")
     assert 3 == desk.used()["images_today"]
     desk.settle("t", "u/a:1,0,2,0")
-    assert (1, 0) == (desk.used()["images_today"], desk.used()["open"])
+    assert (1, 0) == (desk.used()["images_today"], desk.used()["open_requests"])
 
 
 @pytest.mark.parametrize("jump_s", [-10, 10])

@@ -12,9 +12,9 @@ from tests.support.seeds import seeds
 HISTORIES = 200
 MUTANTS: dict[str, Mutant] = {
     "a window of 59 seconds": ("admit", "WINDOW_S = 60", "WINDOW_S = 59"),
-    "a refusal that frees a second early": ("admit", "second[1] + WINDOW_S + 1 end", "second[1] + WINDOW_S end"),
-    "seconds that have not begun": ("admit", "elseif second <= now_s then", "else"),
-    "a day for a month": ("admit", "quota('images_per_month', scope.month", "quota('images_per_month', scope.day"),
+    "a refusal that frees a second early": ("admit", "second.at + WINDOW_S + 1", "second.at + WINDOW_S"),
+    "seconds that have not begun": ("admit", "elseif at <= now_s then", "else"),
+    "a day for a month": ("admit", "'images_per_month', scope.month.images", "'images_per_month', scope.day.images"),
     "a second admission": ("admit", "reservation_id ~= '' and not is_known", "reservation_id ~= ''"),
     "an expired ticket's place is free": ("admit", "(now_ms - UNSWEPT_MS)", "now_ms"),
     "the first price": ("admit", "tonumber(since) > latest", "latest < 0"),

@@ -43,7 +43,7 @@ async def settled_again(admission: Admission) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(admission.run)
         with anyio.fail_after(20):
-            while admission._was_unavailable or admission._unsettled or admission._settling.lost._suspects:  # noqa: ASYNC110 - none
+            while admission._was_unavailable or admission._unsettled or admission._lost._suspects:  # noqa: ASYNC110 - none
                 await asyncio.sleep(0.05)
         group.cancel_scope.cancel()
 
