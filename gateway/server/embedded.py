@@ -53,9 +53,8 @@ def _watch(embedded: EmbeddedRedis, is_over: threading.Event) -> None:
     while not is_over.wait(_POLL_S):
         try:
             if embedded.own() and not is_down:
-                _LOG.warning(
-                    "embedded_redis_exited", remedy="it is restarted automatically; if that fails, see its redis.log"
-                )
+                remedy = "it is restarted automatically; if that fails, see its redis.log"
+                _LOG.warning("embedded_redis_exited", remedy=remedy)
                 is_down = True
         except (OSError, subprocess.SubprocessError) as error:
             if not is_logged:
