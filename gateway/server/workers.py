@@ -51,7 +51,8 @@ class _Worker(Process):
     def __init__(self, config: ServerConfig, sockets: list[socket.socket]) -> None:
         self.has_served = False
         self._is_pinged = False
-        self._silent_rounds, self._silent_limit = 0, _START_ROUNDS
+        self._rounds_left = _START_ROUNDS
+        """Rounds that the worker may still be silent."""
         super().__init__(config, sockets)
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
@@ -65,15 +66,14 @@ class _Worker(Process):
         """Returns whether the process has ended, or was killed because it hangs. Call it once a round."""
         if not self.process.is_alive():
             return True
-        self._silent_rounds += 1
+        self._rounds_left -= 1
         if self.parent_conn.poll(0):
             self.parent_conn.recv()
-            self.has_served, self._is_pinged = True, False
-            self._silent_rounds, self._silent_limit = 0, _HANG_ROUNDS
+            self.has_served, self._is_pinged, self._rounds_left = True, False, _HANG_ROUNDS
         if not self._is_pinged:
             self.parent_conn.send(b"ping")
             self._is_pinged = True
-        if self._silent_rounds <= self._silent_limit:
+        if self._rounds_left >= 0:
             return False
         self.kill_hanging()
         return True
@@ -81,7 +81,7 @@ class _Worker(Process):
     def drain(self) -> None:
         """A worker that is still starting gets the same time as one that serves."""
         self.send_signal(signal.SIGTERM)
-        self._silent_rounds, self._silent_limit = 0, _HANG_ROUNDS
+        self._rounds_left = _HANG_ROUNDS
 
     def kill_hanging(self) -> None:
         _LOG.error("worker_unresponsive", pid=self.pid, hint="it is killed")
