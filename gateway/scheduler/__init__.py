@@ -47,14 +47,14 @@ class Scheduler:
     def __init__(
         self,
         scripts: Scripts,
-        roster: AccountRegistry,
+        members: AccountRegistry,
         queue: Queue,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         lease_s: float,
     ) -> None:
         self._scripts = scripts
-        self._roster = roster
+        self._members = members
         self._queue = queue
         self._clock = clock
         self._monotonic = monotonic
@@ -88,7 +88,7 @@ class Scheduler:
                 unknown_keys = ()
                 continue
             named = (upstream, reply.account, reply.key, reply.fingerprint)
-            key = self._roster.keys.get(named) or await self._load_key(named, lease_id)
+            key = self._members.keys.get(named) or await self._load_key(named, lease_id)
             if key:
                 self._queue.parts[upstream].leases[lease_id] = 0
                 return Lease(lease_id, key, request.model, request.images, taken_s, asked)
@@ -125,9 +125,9 @@ class Scheduler:
         """Returns True if some upstream can be sent a request now; if not, `snapshot` has the reasons.
 
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip per upstream until one has capacity, lua/has_capacity.lua: O(1).
+        Redis: one round trip per upstream until one has capacity, lua/has_capacity.lua: O(groups of accounts).
         """
-        for upstream in self._roster.upstreams:
+        for upstream in self._members.upstreams:
             if (await self._scripts.run("has_capacity", upstream, [])).decision == "open":
                 return True
         return False
@@ -138,7 +138,7 @@ class Scheduler:
         Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip per upstream, lua/snapshot.lua: O(accounts).
         """
-        found = {upstream: await self._scripts.run("snapshot", upstream, []) for upstream in self._roster.upstreams}
+        found = {upstream: await self._scripts.run("snapshot", upstream, []) for upstream in self._members.upstreams}
         return [reply.pool or PoolStatus(upstream=upstream) for upstream, reply in found.items()]
 
     async def _ask(
@@ -150,7 +150,7 @@ class Scheduler:
         try:
             reply = await self._scripts.run("lease", request.upstream, args)
             if reply.decision == "unknown":
-                await self._roster.restore(request.upstream)
+                await self._members.restore(request.upstream)
                 reply = await self._scripts.run("lease", request.upstream, args)
         except BaseException:  # cancelled, or no reply: the script may have run, or may yet
             self._queue.cancel_later(request.upstream, lease_id)
@@ -200,11 +200,11 @@ class Scheduler:
         """Loads recently added keys. `named`: upstream, account, key and fingerprint."""
         upstream, account, name, _ = named
         try:
-            await self._roster.refresh(upstream)
+            await self._members.refresh(upstream)
         except BaseException:
             self._queue.cancel_later(upstream, lease_id)
             raise
-        key = self._roster.keys.get(named)
+        key = self._members.keys.get(named)
         if key is None:
             _LOG.warning("pool_key_missing", upstream=upstream, account=account, key=name)
         return key

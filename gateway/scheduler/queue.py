@@ -74,7 +74,7 @@ class Queue:
         self,
         redis: Client,
         scripts: Scripts,
-        roster: AccountRegistry,
+        members: AccountRegistry,
         channel: str,
         process: str,
         monotonic: Callable[[], float],
@@ -82,7 +82,7 @@ class Queue:
     ) -> None:
         self._redis = redis
         self._scripts = scripts
-        self._roster = roster
+        self._members = members
         self.channel = channel
         self.process = process
         self.alive_us = round(_HEARTBEAT_TIMEOUT_S * 1e6)
@@ -199,7 +199,7 @@ class Queue:
         for batch in _slices(list(part.waiters)):
             reply = await self._heartbeat(upstream, [], batch)
             if reply.decision == "unknown":
-                await self._roster.restore(upstream)
+                await self._members.restore(upstream)
                 reply = Reply(decision="unknown", forgotten=tuple(batch))
             for reason, ids in (
                 (WakeReason.ASSIGNED, reply.assigned),

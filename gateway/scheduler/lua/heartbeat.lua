@@ -35,7 +35,24 @@ for i = 5, 4 + leases do
   end
 end
 if #ids > 0 then redis.call('ZADD', touch('processes'), now + alive_us, process) end
-drop_dead()
+
+-- Processes without a heartbeat lose their waiting requests, some in each script, and leases that they have not
+-- claimed.
+local dead = not in_grace() and redis.call('ZRANGEBYSCORE', K.processes, '-inf', now, 'LIMIT', 0, 1)[1]
+if dead then
+  local set = K['waiting:' .. dead]
+  for _, id in ipairs(redis.call('SRANDMEMBER', set, BATCH)) do
+    local waiter = waiter_of(id)
+    if waiter then leave(waiter) else redis.call('SREM', set, id) end
+  end
+  each_field(K.grants, function(id, owner)
+    local lease = owner == dead and lease_of(id)
+    local a = lease and give_back(id, lease, true)
+    if a then put_back(a) end
+  end)
+  if redis.call('EXISTS', set) == 0 then redis.call('ZREM', K.processes, dead) end
+end
+
 local has_more = apply_time()
 if redis.call('EXISTS', K.classes) == 1 then
   has_more = dispatch() or has_more

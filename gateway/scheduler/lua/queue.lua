@@ -111,21 +111,3 @@ local function leave(waiter, pass)
   redis.call('HDEL', K.weights, flow)
   set_meta('weight', redis.call('HLEN', K.weights) == 0 and 0 or setting('weight') - weight)
 end
-
--- Processes without a heartbeat lose their waiting requests, some in each script, and the leases that they have not
--- claimed.
-local function drop_dead()
-  local dead = not in_grace() and redis.call('ZRANGEBYSCORE', K.processes, '-inf', now, 'LIMIT', 0, 1)[1]
-  if not dead then return end
-  local set = K['waiting:' .. dead]
-  for _, id in ipairs(redis.call('SRANDMEMBER', set, BATCH)) do
-    local waiter = waiter_of(id)
-    if waiter then leave(waiter) else redis.call('SREM', set, id) end
-  end
-  each_field(K.grants, function(id, process)
-    local lease = process == dead and lease_of(id)
-    local a = lease and give_back(id, lease, true)
-    if a then put_back(a) end
-  end)
-  if redis.call('EXISTS', set) == 0 then redis.call('ZREM', K.processes, dead) end
-end

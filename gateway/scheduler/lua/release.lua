@@ -137,35 +137,6 @@ local function update_breaker()
   end
 end
 
--- What the call says of everything that it used: a success ends cooldowns, another end only the trial.
-local function update_cooldowns(is_counted)
-  for _, field in pairs(FIELD) do
-    local cooldown = cooldowns[field]
-    if cooldown and report.is_success then
-      move(field, 'succeed')
-    elseif cooldown and cooldown.probe == id then
-      move(field, 'inconclusive')
-    end
-  end
-  if report.is_success then
-    redis.call('HDEL', K.accused, FIELD.key, FIELD.model, FIELD.account, FIELD.upstream)
-  end
-  if report.scope and is_counted then blame() end
-end
-
--- Another client uses the account too, or it allows less than was thought: less than what was sent in the last minute,
--- but no error takes away more than half.
-local function lower(a)
-  local load, concurrency, rate = a.load, concurrency_of(a), rate_of(a)
-  if report.lowers == 'concurrency' then
-    local less = math.max(math.floor(concurrency / 2), math.min(concurrency - 1, load.in_flight))
-    load.concurrency, load.concurrency_at = math.max(1, less), now
-    return
-  end
-  local sent = report.lowers == 'growth' and 0 or math.min(rate, a.requests) - 1
-  load.rate, load.rate_at = math.max(1, math.floor(rate / 2), sent), now
-end
-
 local is_counted = lease or redis.call('ZREM', K.lapsed, id) == 1  -- once, also if it is reported twice
 local a, is_ours = lease and give_back(id, lease, report.is_unsent or lease.g) or accounts[report.account], false
 if lease and report.is_unsent then
@@ -181,9 +152,29 @@ if report.breaker then update_breaker() end
 for _, key in ipairs(a and a.record and a.record.keys or {}) do
   is_ours = is_ours or key.name == report.key and key.fingerprint == report.fingerprint
 end
-if is_ours then
-  update_cooldowns(is_counted)
-  if report.lowers then lower(a) end
+for _, field in pairs(is_ours and FIELD or {}) do  -- a success ends cooldowns, another end only the trial
+  local cooldown = cooldowns[field]
+  if cooldown and report.is_success then
+    move(field, 'succeed')
+  elseif cooldown and cooldown.probe == id then
+    move(field, 'inconclusive')
+  end
+end
+if is_ours and report.is_success then
+  redis.call('HDEL', K.accused, FIELD.key, FIELD.model, FIELD.account, FIELD.upstream)
+end
+if is_ours and report.scope and is_counted then blame() end
+
+-- Another client uses the account too, or it allows less than was thought: less than what was sent in the last minute,
+-- but no error takes away more than half.
+if is_ours and report.lowers == 'concurrency' then
+  local load, concurrency = a.load, concurrency_of(a)
+  local less = math.max(math.floor(concurrency / 2), math.min(concurrency - 1, load.in_flight))
+  load.concurrency, load.concurrency_at = math.max(1, less), now
+elseif is_ours and report.lowers then
+  local rate = rate_of(a)
+  local sent = report.lowers == 'growth' and 0 or math.min(rate, a.requests) - 1
+  a.load.rate, a.load.rate_at = math.max(1, math.floor(rate / 2), sent), now
 end
 if report.images and is_counted then
   redis.call('HINCRBY', touch('day'), report.account .. '|images', report.images)
