@@ -32,7 +32,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
+from gateway.domain.billing import AdmissionRequest, PerImage, Price
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger_keys import records_stream
 from gateway.redis import PREFIX
@@ -126,7 +126,7 @@ async def _admissions_a_second(url: str) -> int:
         purchase = AdmissionRequest("bench", "image-01", 1, (Price(0, PerImage(3500)),))
 
         async def admit() -> None:
-            async with admission.admit(caller, purchase, Timings):
+            async with admission.admit(caller, purchase):
                 pass
 
         began_s = time.monotonic()

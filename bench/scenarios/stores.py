@@ -23,7 +23,7 @@ from bench.processes import redis
 from bench.results import Of, Row, at_most
 from bench.run import Run
 from gateway.domain.accounts import AccountLimits, PoolConfig
-from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
+from gateway.domain.billing import AdmissionRequest, PerImage, Price
 from gateway.domain.tenants import Principal
 from gateway.redis import Client, execute
 from gateway.scheduler import NOT_SENT, Lease, NoCapacity
@@ -150,7 +150,7 @@ async def _admitting(client: Client, tenants: int) -> AsyncIterator[Case]:
     turn = itertools.cycle(callers)
 
     async def act() -> None:
-        async with admission.admit(next(turn), _PURCHASE, Timings):
+        async with admission.admit(next(turn), _PURCHASE):
             pass
 
     for _ in callers:

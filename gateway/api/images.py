@@ -70,15 +70,16 @@ class ImageRoutes:
     async def list_models(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate(request)
         await self.authenticator.load_rates(request, caller)
-        names = [name for name, model in self.catalog.names() if caller.tenant.may_use(model.id)]
+        models = caller.tenant.models
+        names = [name for name, model in self.catalog.names() if models is None or model.id in models]
         return Response(openai.render_models(names), media_type="application/json")
 
     async def get_model(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate(request)
         await self.authenticator.load_rates(request, caller)
-        name = request.path_params["name"]
+        name, models = request.path_params["name"], caller.tenant.models
         model = self.catalog.find(name)
-        if model is None or not caller.tenant.may_use(model.id):
+        if model is None or (models is not None and model.id not in models):
             self.authenticator.count_refusal(caller)
             raise GatewayError(ErrorCode.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
         return Response(openai.render_model(name), media_type="application/json")

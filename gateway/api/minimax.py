@@ -88,7 +88,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
     plain = name.removeprefix(_SPELLING_302)
     candidates = (catalog.find_native(spelling) for spelling in (name, plain, _SPELLING_302 + plain))
     model = next((model for model in candidates if model), None)
-    if model is None or not tenant.may_use(model.id):
+    if model is None or (tenant.models is not None and model.id not in tenant.models):
         raise unknown_model(name)
     if len(fields.prompt or "") > model.prompt_max_chars:
         raise GatewayError(ErrorCode.PROMPT_TOO_LONG)

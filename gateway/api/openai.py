@@ -106,7 +106,7 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     fields = parse_fields(body, RequestFields)
     name = catalog.default.id if fields.model is None else fields.model
     model = catalog.find(name)
-    if model is None or not tenant.may_use(model.id):
+    if model is None or (tenant.models is not None and model.id not in tenant.models):
         raise unknown_model(name)
     style = fields.style if isinstance(fields.style, Style) else None
     quality = fields.quality if f"quality.{fields.quality}" in model.fields else None

@@ -72,9 +72,6 @@ class Tenant:
     is_declared: bool = False  # declared in the configuration, which is applied again at every start
     disabled_by: str = ""  # name of the admin key that disabled it, or "configuration"
 
-    def may_use(self, model_id: str) -> bool:
-        return self.models is None or model_id in self.models
-
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:

@@ -93,10 +93,6 @@ class Trace:
         self.tried.append(attempt)
         return attempt
 
-    def headers_of(self, attempt: Attempt) -> Mapping[str, str]:
-        """Renders the trace headers for an upstream; empty without a trace."""
-        return self.context.headers(attempt.span_id) if self.context else {}
-
     @property
     def calls(self) -> list[tuple[float, float]]:
         return [(call.started_s, call.ended_s) for call in self.tried if call.ended_s is not None]

@@ -225,7 +225,8 @@ class Upstreams:
                 if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
                     return None
                 attempt = context.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
-                price, headers = price_at(run.model.prices, self._clock()), context.trace.headers_of(attempt)
+                price, position = price_at(run.model.prices, self._clock()), context.trace.context
+                headers = position.headers(attempt.span_id) if position else {}
                 order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
                 is_lease_used = True
                 return await self._call(run, lease, target, order, attempt)

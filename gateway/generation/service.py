@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
@@ -39,14 +38,16 @@ class GenerationService:
         transfer_id = context.transfer.hand_over() if context.transfer else ""
         passage = trace.admit = Interval(self._monotonic())
         try:
-            admitted = self._admission.admit(principal, purchase, partial(self._durations, context), transfer_id)
-            async with admitted as reservation:
+            async with self._admission.admit(principal, purchase, transfer_id) as reservation:
                 passage.ended_s = self._monotonic()
                 context.reservation, context.rates = reservation, reservation.rates
                 try:
                     result = await self._upstreams.generate(request, reservation, context)
                 finally:
-                    passage = trace.settle = Interval(self._monotonic())
+                    now_s = self._monotonic()
+                    passage = trace.settle = Interval(now_s)
+                    spent_s = (trace.queue_s, trace.upstream_s, now_s - context.started_s)
+                    reservation.spent = Timings(*(round(1000 * seconds) for seconds in spent_s))
         finally:
             passage.ended_s = self._monotonic()
         context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
@@ -55,7 +56,3 @@ class GenerationService:
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
         return result
-
-    def _durations(self, context: RequestContext) -> Timings:
-        seconds = (context.trace.queue_s, context.trace.upstream_s, self._monotonic() - context.started_s)
-        return Timings(*(round(1000 * spent_s) for spent_s in seconds))

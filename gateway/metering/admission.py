@@ -18,7 +18,7 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import AdmissionRequest, Timings, Usage
+from gateway.domain.billing import AdmissionRequest, Usage
 from gateway.domain.errors import GatewayError
 from gateway.domain.tenants import Principal, Rates
 from gateway.metering.decisions import AdmissionDecision, gateway_error
@@ -73,7 +73,7 @@ class Admission:
         self._in_progress: dict[str, Reservation] = {}
         """In progress; this process renews their leases."""
         self._unsettled: dict[str, Reservation] = {}
-        """Ended but unsettled, because Redis did not reply or the request was cancelled."""
+        """Ended but unsettled: Redis did not reply, or the request was cancelled."""
         self._recent: deque[Reservation] = deque()
         """Settled recently, oldest first."""
         self._was_unavailable = False
@@ -83,20 +83,17 @@ class Admission:
 
     @asynccontextmanager
     async def admit(
-        self, caller: Principal, purchase: AdmissionRequest, durations: Callable[[], Timings], transfer_id: str = ""
+        self, caller: Principal, purchase: AdmissionRequest, transfer_id: str = ""
     ) -> AsyncIterator[Reservation]:
         """Reserves a request's cost, ends its transfer, and settles its outcome on exit, whatever the reason.
 
         Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_UNAVAILABLE.
         Redis: one round trip to enter (lua/admit.lua), one to exit (lua/settle.lua).
         """
-        reservation = Reservation(
-            self._new_id(), caller, purchase, durations, self._mark_sent, self._lease_ms, self._prefix
-        )
+        reservation = Reservation(self._new_id(), caller, purchase, self._mark_sent, self._lease_ms, self._prefix)
         try:
             decision = await self._ask(caller.tenant.name, caller.key.id, reservation.id, purchase, transfer_id)
-        except BaseException as error:
-            # The script may have run, or may run when Redis recovers, unless it was never sent.
+        except BaseException as error:  # the script may have run, or run later, unless it was never sent
             if len(self._unsettled) < _UNKNOWN_MAX and not isinstance(error.__cause__, CallNotStartedError):
                 self._unsettled[reservation.id] = reservation
             raise
@@ -108,7 +105,6 @@ class Admission:
             yield reservation
         finally:
             reservation.tally.close()
-            reservation.spent, reservation.durations = reservation.durations(), Timings  # they hold the request
             reservation.ended_s = self._clock()
             self._unsettled[reservation.id] = self._in_progress.pop(reservation.id)
             try:
@@ -247,7 +243,8 @@ class Admission:
         settled = msgspec.json.decode(str(reply), type=Settled)
         if self._unsettled.pop(reservation.id, None) is None:
             return  # already settled, by the request or the background task
-        self._journal.done(journal_key(reservation.id))
+        if self._journal.unconfirmed:
+            self._journal.done(journal_key(reservation.id))
         if settled.status == "gone" and outcome.was_sent and not reservation.is_lost:
             reservation.is_lost = True
             self._lost.suspect(outcome)

@@ -1,6 +1,5 @@
 """Reservations: the state of a request from admission to settlement."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -54,7 +53,6 @@ class Reservation:
     id: str
     caller: Principal
     purchase: AdmissionRequest
-    durations: Callable[[], Timings]
     record_order: Script = field(repr=False)
     """lua/mark_sent.lua."""
     lease_ms: int
@@ -63,7 +61,7 @@ class Reservation:
     rates: Rates = field(default_factory=Rates)
     tally: ImageOutcomes = field(default_factory=ImageOutcomes)
     spent: Timings = field(default_factory=Timings)
-    """Set when it ends."""
+    """Set by its user before it ends."""
     ended_s: float = 0.0
     """Unix seconds; set when it ends."""
     charged_usd_micros: int | None = None

@@ -44,7 +44,8 @@ class Journal:
         self._max_bytes = max_bytes
         self._remedy = remedy
         self._file: JournalFile | None = None
-        self._open: dict[str, Entry] = {}
+        self.unconfirmed: dict[str, Entry] = {}
+        """Entries that Redis has not confirmed, by key."""
         self._bytes = 0
         self._waiting: deque[bytes | None] = deque()
         """Lines for the writer thread. None: everything before it is confirmed, and the file is truncated."""
@@ -66,11 +67,11 @@ class Journal:
         """Returns when the entries are on disk or the write failed. Cancelling the caller does not stop the write."""
         is_new = False
         for entry in entries:
-            if self._directory is None or entry.key in self._open:
+            if self._directory is None or entry.key in self.unconfirmed:
                 continue
             line = entry.line()
             if self._bytes + len(line) <= self._max_bytes:
-                self._open[entry.key] = entry
+                self.unconfirmed[entry.key] = entry
                 self._bytes += len(line)
                 self._waiting.append(line)
                 is_new = True
@@ -82,10 +83,10 @@ class Journal:
 
     def done(self, key: str) -> None:
         """Removes an entry that Redis has confirmed."""
-        entry = self._open.pop(key, None)
+        entry = self.unconfirmed.pop(key, None)
         if entry is None:
             return
-        if self._open:
+        if self.unconfirmed:
             self._waiting.append(entry.done_line())
         else:
             self._waiting.append(None)
@@ -94,11 +95,11 @@ class Journal:
 
     def wants(self, key: str) -> bool:
         """Returns True if the entry is not in the journal yet."""
-        return self._directory is not None and key not in self._open and not self._is_full
+        return self._directory is not None and key not in self.unconfirmed and not self._is_full
 
     def holds(self, key: str) -> bool:
         """Returns True if the next process that starts here will replay the entry."""
-        return key in self._open and not self._problem
+        return key in self.unconfirmed and not self._problem
 
     def files(self) -> list[Path]:
         """Returns the files of all processes on this machine that use this Redis."""
@@ -116,14 +117,14 @@ class Journal:
 
     def entries(self, kind: str) -> list[Entry]:
         """Returns the unconfirmed entries of a kind."""
-        return [entry for entry in self._open.values() if entry.kind == kind]
+        return [entry for entry in self.unconfirmed.values() if entry.kind == kind]
 
     async def close(self) -> None:
         """Closes the file, which remains for the next process unless it is empty."""
         if self._directory:
-            await self._in_writer(partial(self._end, is_owing=bool(self._open)))
+            await self._in_writer(partial(self._end, is_owing=bool(self.unconfirmed)))
             self._directory = None
-            self._open.clear()
+            self.unconfirmed.clear()
             self._writer.shutdown(wait=False)
 
     async def _in_writer(self, act: Callable[[], None]) -> None:

@@ -293,10 +293,8 @@ def _describe(pool: Pool) -> dict[str, object]:
             "paced": terms.paced_percent,
         },
         "accounts": {
-            account.name: {
-                **asdict(account.limits),
-                "keys": [{"name": key.name, "fingerprint": key.secret.fingerprint} for key in account.keys],
-            }
+            account.name: asdict(account.limits)
+            | {"keys": [{"name": key.name, "fingerprint": key.secret.fingerprint} for key in account.keys]}
             for account in pool.accounts
         },
     }

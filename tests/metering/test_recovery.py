@@ -8,7 +8,7 @@ import anyio
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
+from gateway.domain.billing import AdmissionRequest, PerImage, Price
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
@@ -33,7 +33,7 @@ async def left_behind(admission: Admission, *callers: Principal, count: int = 1)
     purchase = AdmissionRequest("req_1", "image-01", 2, (Price(0, PerImage(3500)),))
     async with AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(admission.admit(caller, purchase, Timings))
+            await stack.enter_async_context(admission.admit(caller, purchase))
             for caller in callers
             for _ in range(count)
         ]

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.domain.billing import AdmissionRequest, PerImage, Price, Timings
+from gateway.domain.billing import AdmissionRequest, PerImage, Price
 from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
 from gateway.metering.reservations import Reservation
@@ -43,7 +43,7 @@ def purchase(images: int = 1, request_id: str = "req_1") -> AdmissionRequest:
 
 
 def admitted(admission: Admission, caller: Principal, images: int = 1) -> Any:
-    return admission.admit(caller, purchase(images), Timings)
+    return admission.admit(caller, purchase(images))
 
 
 async def buy(admission: Admission, caller: Principal, images: int = 1, **became: int) -> Reservation:
