@@ -43,7 +43,7 @@ class _Bucket:
     blocked_until_s: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Buckets:
     """Token buckets of this process. Each name may take `per_second` tokens a second, with bursts of 10 s."""
 
@@ -73,7 +73,7 @@ class Buckets:
         return True
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class TenantAuthenticator:
     """Authenticates requests, and refuses those of tenants with too many refused ones."""
 

@@ -36,7 +36,7 @@ def context_of(connection: HTTPConnection) -> RequestContext:
     return context
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ClientConnection:
     """The connection of one request, as a DisconnectEvent. Use it after the request's body has been read."""
 

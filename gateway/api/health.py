@@ -23,7 +23,7 @@ _CACHE_S: Final = 1.0
 _BUSY: Final = frozenset(error_code.value for error_code in ErrorCode if ERROR_SPECS[error_code].status == 429)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class HealthRoutes:
     """Routes for operators, without authentication.
 

@@ -40,7 +40,7 @@ class ImageOptions:
     """Seconds between two comments of a stream."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ImageRoutes:
     """Request handlers. Each authenticates, reads and parses the body, generates, and renders the result."""
 

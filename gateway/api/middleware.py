@@ -62,7 +62,7 @@ class App(Starlette):
         return app
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AsgiEndpoint:
     """Runs a route's handler as an ASGI application. Starlette would wrap a function in two more layers."""
 
@@ -73,7 +73,7 @@ class AsgiEndpoint:
         await response(scope, receive, send)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RequestContextMiddleware:
     """Creates the context of each request, and reports the request once its response is sent."""
 
@@ -185,7 +185,7 @@ class PublicCors(CORSMiddleware):
         return Response(render_error(error), error.row.status, headers, "application/json")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ErrorMiddleware:
     """Converts exceptions of a route into a response. A response that has begun is aborted."""
 
@@ -224,7 +224,7 @@ class DedicatedPort:
     hosts: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DedicatedPortMiddleware:
     """Serves operators' routes only on their ports and in their unencoded form, and checks the Host header there.
 

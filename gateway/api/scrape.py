@@ -40,7 +40,7 @@ _ENCODERS: Final[Mapping[str, Callable[[Collector], bytes]]] = MappingProxyType(
 """By content type."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Scrape:
     """Renders metrics. All scrapers that wait share the next rendering, which starts after their request."""
 

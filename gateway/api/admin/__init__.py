@@ -47,7 +47,7 @@ class AdminKey:
     role: Role = Role.ADMIN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AdminAuthenticator:
     """Authenticates admin keys. Without any key the API is disabled."""
 
@@ -72,7 +72,7 @@ class AdminAuthenticator:
         return matching[0].name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AdminApi:
     """All admin routes, with authentication and rate limits."""
 

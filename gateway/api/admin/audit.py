@@ -16,7 +16,7 @@ from gateway.tenants.audit import Audit, Cursor, pool_owner
 from gateway.tenants.store import TenantStore
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AuditSection:
     """Audit entries of tenants and configured upstreams, newest first."""
 

@@ -49,7 +49,7 @@ class _StateUpdate(Schema):
     state: Literal["ready", "disabled", "draining"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PoolSection:
     """Routes that report capacity and state of upstreams, accounts and keys, and that add, remove and hold keys."""
 

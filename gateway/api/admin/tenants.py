@@ -47,7 +47,7 @@ class _TenantChange(Schema):
     disabled: bool | UnsetType = UNSET
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TenantSection:
     """Routes of tenants."""
 
@@ -157,7 +157,7 @@ class _Rotation(Schema):
     grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class KeySection:
     """Routes of tenants' API keys. A key is shown only once."""
 

@@ -72,7 +72,7 @@ class _RecordsCursor(_VerifyCursor, frozen=True, tag="records"):
 _C = TypeVar("_C", bound=_Cursor)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class UsageSection:
     """Routes of the ledger: reports, records and verification."""
 
