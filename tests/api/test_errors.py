@@ -461,7 +461,7 @@ def test_a_store_that_fails_is_503_however_many_images_were_asked_for(
     gateway = make_gateway()
     assert 200 == gateway.generate(prompt="x").status_code
     with redis.Redis.from_url(redis_url) as client:
-        for key in client.keys("*:turns"):
+        for key in client.keys("*:timers"):
             client.set(key, "no sorted set")
     response = gateway.generate(prompt="x", n=count)
     check_error(response, 503, "gateway_unavailable")

@@ -165,7 +165,7 @@ def test_when_the_client_hangs_up_the_image_is_billed_and_logged_once(
     assert 2 == simulator.images_billed()
     assert 1 == len(simulator.requests())
     [line] = lines
-    assert ("acme", 2, 2, 1) == (line["tenant"], line["asked"], line["delivered"], line["attempts"])
+    assert ("acme", 2, 2, 1) == (line["tenant"], line["images_requested"], line["delivered"], line["attempts"])
     assert 200 == gateway.generate(prompt="y").status_code
 
 
