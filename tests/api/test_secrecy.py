@@ -17,6 +17,8 @@ from tests.api.echoing import ECHOES, echoing
 from tests.support.harness import Gateway, Simulator, admin, new_key, serving, wait_until
 from tests.support.servers import free_port
 
+pytestmark = pytest.mark.slow
+
 ADMIN_CANARY: Final = "admin-secret-for-tests"
 CANARIES: Final = {
     "SECRET_A": "canaryupstreamalpha-1",
@@ -202,7 +204,6 @@ def ask_everywhere(url: str, redis_url: str, secrets: list[str]) -> str:
     return "\n".join(f"{dict(answer.headers)} {answer.text}" for answer in answers)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("provider", ["minimax", "302ai"])
 def test_an_upstream_that_repeats_what_it_is_sent_gets_it_no_further(
     tmp_path: Path, redis_url: str, provider: str

@@ -15,6 +15,8 @@ from bench.traffic import Plan, Traffic, send
 from bench.upstream import LARGE_BYTES, PATH, SMALL_BYTES
 from tests.support.harness import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[Program]:

@@ -20,6 +20,8 @@ from tests.support.harness import Gateway, Simulator, new_key, wait_until
 from tests.support.processes import start_gateway, write_configuration
 from tests.support.strangers import HEALTH, connected, received, replies, resident_mb, talk
 
+pytestmark = pytest.mark.slow
+
 LIMITS = ConnectionLimits()
 GROWTH_MAX_MB = 40
 """What requests of a mebibyte need, and far below what the floods below made of one connection."""

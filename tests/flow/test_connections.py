@@ -17,6 +17,8 @@ from tests.support.processes import log_of, tls, write_configuration
 from tests.support.servers import free_port
 from tests.support.strangers import HEALTH, received, resident_mb
 
+pytestmark = pytest.mark.slow
+
 HALF_A_HEAD = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-half: "
 
 
@@ -72,14 +74,12 @@ def test_one_address_has_half_of_all_connections_and_the_tenant_is_served(config
         assert {("address", "closed"): 80.0} == over_bound(url)
 
 
-@pytest.mark.slow
 def test_the_bound_by_address_is_a_setting(configuration: Path) -> None:
     with started(configuration, max_connections=40, max_connections_per_address=30) as (_, url), ExitStack() as stack:
         idle = [stack.enter_context(connect(url)) for _ in range(45)]
         wait_until(lambda: open_count(idle) == 30, "the address has what it may")
 
 
-@pytest.mark.slow
 def test_a_trusted_proxy_may_have_all_connections(configuration: Path) -> None:
     with ExitStack() as stack:
         proxies = '["127.0.0.2/32"]'
@@ -141,7 +141,6 @@ def test_the_ports_of_operators_are_bounded_apart(configuration: Path) -> None:
         assert over_bound(f"http://127.0.0.1:{metrics}")["process", "closed"] >= 112
 
 
-@pytest.mark.slow
 def test_every_worker_has_bounds_of_its_own(configuration: Path) -> None:
     with started(configuration, "--workers", "2", max_connections=20) as (_, url), ExitStack() as stack:
         gateway = Gateway(url, new_key(url))
@@ -150,7 +149,6 @@ def test_every_worker_has_bounds_of_its_own(configuration: Path) -> None:
         assert serves(gateway)
 
 
-@pytest.mark.slow
 def test_a_soft_limit_of_open_files_is_raised_as_far_as_it_must(configuration: Path) -> None:
     with started(configuration, files="-S 256", max_connections=300) as (process, url), ExitStack() as stack:
         clients = [stack.enter_context(begun(url, HEALTH, MANY[number % 3])) for number in range(300)]

@@ -14,6 +14,8 @@ from gateway.tenants.authentication import generate_api_key
 from tests.support.harness import Simulator, admin, wait_until
 from tests.support.processes import EACH_OPTIONS, started, write_configuration
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = generate_api_key(), generate_api_key()
 
 
@@ -95,7 +97,6 @@ def wait_for(configuration: Path, event: str, count: int) -> dict[str, Any]:
     return told(configuration, event)[-1]
 
 
-@pytest.mark.slow
 @EACH_OPTIONS
 def test_the_log_says_which_settings_need_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     with started(configuration, *options) as (process, _):
@@ -106,7 +107,6 @@ def test_the_log_says_which_settings_need_a_restart(configuration: Path, options
         assert ["server", "logs"] == wait_for(configuration, "settings_require_restart", 1)["settings"]
 
 
-@pytest.mark.slow
 def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Path, redis_url: str) -> None:
     with started(configuration) as (_, here), started(configuration) as (_, there):
         made = admin(here, "POST", "/tenants/acme/keys", {}).json()["key"]
@@ -122,7 +122,6 @@ def test_declared_tenants_come_back_when_redis_lost_its_memory(configuration: Pa
     assert [] == [word for word in ("admin API", "counters", "ledger") if word not in lost["lost"]]
 
 
-@pytest.mark.slow
 def test_a_gateway_that_started_without_redis_declares_its_tenants_later(
     tmp_path: Path, simulator: Simulator, redis_url: str
 ) -> None:

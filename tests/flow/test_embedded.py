@@ -10,6 +10,8 @@ from tests.support.harness import new_key, simulating, wait_until
 from tests.support.loading import Load, check_books, send_to
 from tests.support.processes import start_gateway, write_configuration
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 10
 LATENCY_S = 0.1
 REQUESTS = 100

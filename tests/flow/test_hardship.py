@@ -22,6 +22,8 @@ from starlette.routing import Route
 from tests.support.demo import demo_command, process, ready_line
 from tests.support.harness import Gateway, MakeGateway, Simulator, serving, upstream, wait_until
 
+pytestmark = pytest.mark.slow
+
 PICTURE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBD"
 
 
@@ -132,7 +134,6 @@ def gateway_process(configuration: Path, *options: str) -> Iterator[tuple[subpro
             started.kill()
 
 
-@pytest.mark.slow
 def test_workers_end_with_their_supervisor(simulator: Simulator, redis_url: str, tmp_path: Path) -> None:
     configuration = write_configuration(tmp_path, redis_url, simulator.url)
     with gateway_process(configuration, "--workers", "2") as (supervisor, url):
@@ -164,7 +165,6 @@ def embedded_pid(folder: Path) -> int | None:
         return None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_redis_that_crashed_is_started_again_for_as_long_as_the_gateway_lives(
     simulator: Simulator, tmp_path_factory: pytest.TempPathFactory, workers: int
@@ -213,7 +213,6 @@ def is_ready(url: str) -> bool:
         return False
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("host", ["::1", "0.0.0.0", "127.0.0.1"])
 def test_the_demo_runs_on_every_kind_of_address_and_past_every_proxy(
     tmp_path_factory: pytest.TempPathFactory, host: str

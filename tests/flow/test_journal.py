@@ -20,6 +20,8 @@ from tests.support.loading import PRICE_MICROS, records, wait_until_settled
 from tests.support.processes import EACH_OPTIONS, start_gateway, used, workers_of, write_configuration
 from tests.support.servers import Server, free_port, paused, tcp_server
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = 9
 IMAGES = 2
 BODY = {"prompt": "a cat", "n": IMAGES, "model": "image-01"}
@@ -151,7 +153,6 @@ def test_what_was_delivered_while_redis_was_away_is_in_the_bill_after_a_kill(
     assert 0 == lab.logged("settlement_lost")
 
 
-@pytest.mark.slow
 def test_what_was_settled_by_expiry_meanwhile_is_corrected_once(lab: Lab) -> None:
     """A gateway elsewhere has settled it as unconfirmed, by its lease."""
     lab.lease_s = 2
@@ -164,7 +165,6 @@ def test_what_was_settled_by_expiry_meanwhile_is_corrected_once(lab: Lab) -> Non
         check_delivered(started[0][1])
 
 
-@pytest.mark.slow
 def test_what_a_redis_that_hung_runs_late_is_settled_once(lab: Lab) -> None:
     """It finds the settlements that timed out in its sockets when it wakes up, and the journal has them too."""
     lab.simulator.reset()
@@ -181,7 +181,6 @@ def test_what_a_redis_that_hung_runs_late_is_settled_once(lab: Lab) -> None:
         wait_until(lambda: len(lab.journals) == 1, "the dead one's file is gone")
 
 
-@pytest.mark.slow
 def test_of_gateways_that_start_at_once_one_settles(lab: Lab) -> None:
     lab.lose()
     with lab.redis() as server, ThreadPoolExecutor(3) as pool:
@@ -191,7 +190,6 @@ def test_of_gateways_that_start_at_once_one_settles(lab: Lab) -> None:
         assert "18" == account_images(server)["main|images"]
 
 
-@pytest.mark.slow
 def test_a_gateway_that_lives_settles_what_another_left(lab: Lab) -> None:
     """Neither is restarted, and Redis comes back after the death."""
     with lab.redis():
@@ -234,7 +232,6 @@ def test_a_redis_that_confirms_costs_no_write(lab: Lab) -> None:
     assert (0, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
 
 
-@pytest.mark.slow
 def test_a_gateway_that_ends_in_haste_while_redis_is_away_leaves_it_to_the_journal(lab: Lab) -> None:
     with lab.serving() as process:
         process.send_signal(signal.SIGTERM)

@@ -39,6 +39,8 @@ from tests.support.scarce import occupied, scarce, wait_for_queue
 from tests.support.servers import paused, tcp_server
 from tests.support.strangers import connected
 
+pytestmark = pytest.mark.slow
+
 KINDS: Final = (
     *(Request, RequestResponseCycle, RequestContext, JobContext, UpstreamCall, ImageJob, ImageReply, UpstreamResponse),
     *(ProviderFields, GatewayError, Reservation, type(sys._getframe()), BaseException),

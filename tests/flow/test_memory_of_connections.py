@@ -16,6 +16,8 @@ from tests.support.harness import Gateway, Simulator, new_key, wait_until
 from tests.support.processes import write_configuration
 from tests.support.strangers import HEALTH, private_bytes
 
+pytestmark = pytest.mark.slow
+
 POST = (
     b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 )

@@ -17,6 +17,8 @@ from gateway.testing.simulator import create_simulator
 from tests.support.harness import Simulator, new_key, serving, wait_until
 from tests.support.overload import Fleet, Upstream, accounts, fleet, keep_asking, refusals, write
 
+pytestmark = pytest.mark.slow
+
 HOLD = "hold [delay=5]"
 """What is sent first, so that all that comes after it waits."""
 ROOMY = {"requests_per_minute": 100_000, "images_per_minute": 1_000_000, "max_concurrency": 100}
@@ -64,7 +66,6 @@ def leftovers(redis_url: str) -> dict[str, int]:
     return {name: int(count) for name, count in counted.items() if count}
 
 
-@pytest.mark.slow
 def test_an_overload_uses_every_account_to_its_limit_and_none_beyond(tmp_path: Path, redis_url: str) -> None:
     """Two minutes' worth of six accounts are had in little more than one: no request is refused by the provider."""
     with provider(0.3, requests_per_minute=10) as simulator:
@@ -100,7 +101,6 @@ def test_a_flood_of_one_tenant_does_not_delay_the_first_request_of_another(tmp_p
     assert place <= before + 10, "those that were served while it was on its way, and the one under way"
 
 
-@pytest.mark.slow
 def test_who_waits_is_served_by_weight(tmp_path: Path, redis_url: str) -> None:
     """Two tenants of weight 3 and 1 wait with more than they can be served: of 200 slots they get 150 and 50."""
     with provider(0.02) as simulator:
@@ -125,7 +125,6 @@ def test_who_waits_is_served_by_weight(tmp_path: Path, redis_url: str) -> None:
     assert abs(served["big"] - 150) <= 7, served
 
 
-@pytest.mark.slow
 def test_a_killed_gateway_takes_its_requests_along_and_nobody_elses(tmp_path: Path, redis_url: str) -> None:
     """Of 60 that wait at three gateways the 40 of the living are served in order, each once, and no lease is left."""
     with provider(0.1) as simulator:
@@ -156,7 +155,6 @@ def test_a_killed_gateway_takes_its_requests_along_and_nobody_elses(tmp_path: Pa
     assert all(abs(place - number * 2 / 3) <= 6 for place, number in enumerate(served)), served
 
 
-@pytest.mark.slow
 def test_bad_keys_are_not_noticed_and_come_back_when_they_are_mended(tmp_path: Path, redis_url: str) -> None:
     with provider() as simulator:
         named = {"good": ["good-1", "good-2"], "dead": ["dead-1"], "broke": ["broke-1"], "window": ["window-1"]}

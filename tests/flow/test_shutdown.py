@@ -17,6 +17,8 @@ from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, sim
 from tests.support.processes import EACH_OPTIONS, Generating, start_gateway, workers_of, write_configuration
 from tests.support.servers import paused, tcp_server
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 60.0
 """No test waits for it: a drain that is not cut short would be noticed."""
 
@@ -114,7 +116,6 @@ def test_after_the_grace_connections_are_refused_while_requests_still_run(
         assert 0 == process.wait(10)
 
 
-@pytest.mark.slow
 def test_a_redis_that_is_away_at_the_end_is_waited_for(slow_simulator: Simulator, tmp_path: Path) -> None:
     """Only this process knows that the pictures were delivered: by expiry they would be unconfirmed."""
     slow_simulator.reset()
@@ -134,7 +135,6 @@ def test_a_redis_that_is_away_at_the_end_is_waited_for(slow_simulator: Simulator
     assert ([], [("2", "delivered")]) == (opened, [(line["delivered"], line["outcome"]) for line in records])
 
 
-@pytest.mark.slow
 def test_a_redis_that_is_away_at_the_end_is_not_waited_for_by_who_is_in_haste(
     slow_simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -210,7 +210,6 @@ def test_requests_that_wait_for_their_turn_are_served_too(redis_url: str, tmp_pa
     assert [] == books(redis_url)[0]
 
 
-@pytest.mark.slow
 def test_every_signal_of_a_group_ends_workers_no_faster(
     redis_url: str, slow_simulator: Simulator, tmp_path: Path
 ) -> None:

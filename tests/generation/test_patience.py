@@ -12,7 +12,7 @@ from gateway.domain.errors import ErrorCode
 from tests.support.harness import Simulator
 from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 ONE_A_MINUTE: Final = AccountLimits(1, 1_000_000, 10_000)
 

@@ -17,7 +17,7 @@ from tests.support.admissions import connected, ledger
 from tests.support.harness import serving, wait_until
 from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 DEADLINE_S = 3.0
 LATE_S = 2.5

@@ -16,6 +16,8 @@ from redis.exceptions import RedisError
 from gateway.redis.embedded import EmbeddedError, EmbeddedRedis, default_directory
 from tests.support.harness import wait_until
 
+pytestmark = pytest.mark.slow
+
 OWNER = """
 import sys
 from pathlib import Path

@@ -14,6 +14,8 @@ from gateway.scheduler.scripts import PARTS
 from tests.scheduler.clocked_pool import DENIED, WINDOW_S, ClockedPool, Mutant
 from tests.scheduler.traffic import Tenant, Traffic
 
+pytestmark = pytest.mark.slow
+
 LIMITS = AccountLimits(requests_per_minute=10_000, images_per_minute=10_000, max_concurrency=4)
 ACCOUNTS = 3
 LANES = 12

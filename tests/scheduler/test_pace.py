@@ -6,6 +6,8 @@ from gateway.domain.accounts import AccountLimits
 from tests.scheduler.clocked_pool import ClockedPool
 from tests.scheduler.traffic import Sent, Tenant, Traffic, most_in_a_minute, percentile
 
+pytestmark = pytest.mark.slow
+
 LIMITS = AccountLimits(requests_per_minute=10, images_per_minute=60, max_concurrency=10)
 TEN_MINUTES_S = 600.0
 FLOOD, SECOND, BATCH = Tenant("flood"), Tenant("second"), Tenant("batch", priority="b")

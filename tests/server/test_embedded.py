@@ -13,6 +13,8 @@ from tests.support.commands import CONFIG, check_refused, environment, is_answer
 from tests.support.harness import REDIS_BINARIES, wait_until
 from tests.support.servers import Server, free_port, tcp_server
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = [("serve", "--port", "0"), ("serve", "--port", "0", "--workers", "2"), ("check",)]
 each_command = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 

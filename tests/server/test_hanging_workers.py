@@ -17,7 +17,10 @@ from tests.support.workers import configuration, log_of, wait_until_all_serve, w
 
 __all__ = ["configuration"]
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc"),
+]
 
 HELD_UP = """
 import signal, time
@@ -63,7 +66,6 @@ def test_a_worker_that_hangs_is_replaced(configuration: Path, how: int) -> None:
         assert 1 == log_of(configuration).count("worker_unresponsive")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [SPIN, signal.SIGSTOP], ids=["it spins", "it is stopped"])
 def test_a_worker_that_hangs_does_not_keep_the_gateway_from_ending(configuration: Path, how: int) -> None:
     with supervised(configuration) as (process, url):
@@ -75,7 +77,6 @@ def test_a_worker_that_hangs_does_not_keep_the_gateway_from_ending(configuration
         assert 1 == log_of(configuration).count("worker_unresponsive")
 
 
-@pytest.mark.slow
 def test_a_worker_that_hangs_while_it_starts_does_not_either(configuration: Path) -> None:
     with supervised(configuration) as (process, url):
         starting = successor_of(min(wait_until_each_serves(process, url)), process)
@@ -94,7 +95,6 @@ def successor_of(worker: int, process: subprocess.Popen[bytes]) -> int:
     return starting
 
 
-@pytest.mark.slow
 def test_a_machine_that_was_suspended_loses_no_worker(configuration: Path) -> None:
     """The supervisor comes back first, and sees that it waited longer than a worker may be silent."""
     with supervised(configuration) as (process, url):
@@ -110,7 +110,6 @@ def test_a_machine_that_was_suspended_loses_no_worker(configuration: Path) -> No
         assert "worker_" not in log_of(configuration)
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_busy_for_a_moment_is_left_alone(configuration: Path) -> None:
     with supervised(configuration) as (process, url):
         workers = wait_until_each_serves(process, url)
@@ -121,7 +120,6 @@ def test_a_worker_that_is_busy_for_a_moment_is_left_alone(configuration: Path) -
         assert "worker_" not in log_of(configuration)
 
 
-@pytest.mark.slow
 def test_a_worker_may_hang_while_it_starts_for_longer_than_while_it_serves(configuration: Path) -> None:
     with supervised(configuration) as (process, url):
         before = wait_until_each_serves(process, url)
