@@ -37,6 +37,7 @@ from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
 from gateway.redis import FORMS, KEY_CHECK_LEADER, Client, LeaderLock, connect
+from gateway.redis.client import PREFIX
 from gateway.redis.journal import Journal
 from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
@@ -118,7 +119,9 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
 def redis_id(config: Config) -> str:
     """Identifies a gateway's data by its key prefix and the address of its Redis, without the password."""
     redis = config.settings.redis
-    return hashlib.sha256(f"{redis.key_prefix}@{redis.url.rpartition('@')[2]}".encode()).hexdigest()[:12]
+    address = redis.url.rpartition("@")[2]
+    name = address if redis.key_prefix == PREFIX else f"{redis.key_prefix}@{address}"
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

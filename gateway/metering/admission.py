@@ -239,8 +239,7 @@ class Admission:
         """Settles a reservation; idempotent. Raises: GatewayError REDIS_UNAVAILABLE."""
         outcome = ReservationOutcome.of(reservation, self._terms.rule)
         keys = redis_keys(self._prefix, outcome.tenant, f"reservation:{reservation.id}", "open")
-        reply = await self._charge(keys, [msgspec.json.encode(outcome), self._terms.ledger_days])
-        settled = msgspec.json.decode(str(reply), type=Settled)
+        settled = Settled.read(await self._charge(keys, [msgspec.json.encode(outcome), self._terms.ledger_days]))
         if self._unsettled.pop(reservation.id, None) is None:
             return  # already settled, by the request or the background task
         if self._journal.unconfirmed:
@@ -257,8 +256,7 @@ class Admission:
     async def _settle_other(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
         """Settles a reservation of another process, which may be dead. Raises: GatewayError REDIS_UNAVAILABLE."""
         keys = redis_keys(self._prefix, tenant, f"reservation:{reservation_id}", "open")
-        reply = await self._charge(keys, [outcome, self._terms.ledger_days])
-        settled = msgspec.json.decode(str(reply), type=Settled)
+        settled = Settled.read(await self._charge(keys, [outcome, self._terms.ledger_days]))
         if settled.status != "repeated":  # a repeated one is already counted
             settled.count(tenant, self._metrics)
         return settled

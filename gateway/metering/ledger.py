@@ -185,7 +185,8 @@ class Ledger:
 
         Small tenant days share a round trip; large ones, and that of `after`, are read in batches.
         """
-        if after is not None:
+        tenant_days = list(tenant_days)
+        if after is not None and after.tenant_day in tenant_days:
             async for entries, newest in self._pieces(after.tenant_day, after.id):
                 yield after.tenant_day, entries, newest
         for batch in _batches(day for day in tenant_days if after is None or day > after.tenant_day):

@@ -142,6 +142,14 @@ class Settled(msgspec.Struct, frozen=True):
     model: str = ""
     usd_micros: int = 0
 
+    @classmethod
+    def read(cls, reply: object) -> Self:
+        """Parses a reply. Raises: GatewayError INTERNAL."""
+        try:
+            return msgspec.json.decode(str(reply), type=cls, strict=False)  # Lua writes large amounts as 1e+14
+        except msgspec.MsgspecError as error:
+            raise GatewayError(ErrorCode.INTERNAL, f"settle.lua: {error}") from error
+
     def count(self, tenant: str, metrics: Metrics) -> None:
         """Counts what the settlement moved."""
         if self.status in {"settled", "corrected", "repeated"}:
@@ -175,7 +183,7 @@ class LostSettlements:
                         request_id=outcome.request_id,
                         images=outcome.images,
                         calls=outcome.calls,
-                        remedy="Redis does not know its reservation: check the ledger, which may have it, perhaps as "
+                        hint="Redis does not know its reservation: check the ledger, which may have it, perhaps as "
                         "unconfirmed",
                     )
 

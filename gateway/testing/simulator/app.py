@@ -6,7 +6,7 @@ Front-end errors, key and state, fields, limits, a back-end outage, the words of
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from starlette.applications import Starlette
@@ -35,6 +35,7 @@ from gateway.testing.simulator.responses import (
 from gateway.testing.simulator.states import KeyStates, Outages
 
 HANG_S: Final = 600.0
+"""A call that hangs ends then, like at a proxy with a time-out."""
 _TURNS: Final = 8
 """Event-loop iterations before a request counts: by then, a call whose client disconnected earlier has ended."""
 KEPT_REQUESTS: Final = 100
@@ -155,14 +156,19 @@ class GenerationEndpoint:
         if not script.prevents_images:
             call.images, call.withheld = order.n - withheld, withheld
             self._accounts.charge(account, order.prompt, order.n - withheld, withheld)
-        if "hang" in script.flags:
-            return await _hang(request)
-        await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
-        if script.prevents_images:
-            call.page = 0 if script.code is not None else script.http or 0
-            return _render_fault(script, trace_id, order)
-        body = await self._deliver(request, order, trace_id, withheld, repeated)
-        return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)
+
+        async def respond() -> Response:
+            if "hang" in script.flags:
+                await asyncio.sleep(HANG_S)
+                return answer_page(504)
+            await self._sleep(self._latency_s if script.delay_s is None else script.delay_s)
+            if script.prevents_images:
+                call.page = 0 if script.code is not None else script.http or 0
+                return _render_fault(script, trace_id, order)
+            body = await self._deliver(request, order, trace_id, withheld, repeated)
+            return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)
+
+        return await _while_connected(request, respond())
 
     async def _deliver(
         self, request: Request, order: ImageRequest, trace_id: str, withheld: int, repeated: int
@@ -189,15 +195,20 @@ class GenerationEndpoint:
         self.captured.append(CapturedRequest(request.url.path, headers, body))
 
 
-async def _hang(request: Request) -> Response:
-    """Waits until the client disconnects; after ten minutes it responds like a proxy's timeout."""
+async def _while_connected(request: Request, answering: Coroutine[object, object, Response]) -> Response:
+    """Ends a call whose client disconnects: the limit of an account is one of connections, code 1041."""
+    answer, left = asyncio.ensure_future(answering), asyncio.ensure_future(_disconnected(request))
     try:
-        async with asyncio.timeout(HANG_S):
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-    except TimeoutError:
+        await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else Response(status_code=400)
+    finally:
+        answer.cancel()
+        left.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
         pass
-    return answer_page(504)
 
 
 def _render_fault(script: FaultScript, trace_id: str, order: ImageRequest) -> Response:

@@ -53,7 +53,8 @@ def order(prompt: str) -> bytes:
     return f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def test_a_call_whose_client_has_gone_is_over_before_the_next_request_counts() -> None:
+@pytest.mark.parametrize("words", ["[hang]", "[delay=60]"])
+def test_a_call_whose_client_has_gone_is_over_before_the_next_request_counts(words: str) -> None:
     """Both are read in the same turn of a busy event loop."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
@@ -68,7 +69,7 @@ def test_a_call_whose_client_has_gone_is_over_before_the_next_request_counts() -
                 socket.create_connection(listener.getsockname()) as hanging,
                 socket.create_connection(listener.getsockname()) as client,
             ):
-                hanging.sendall(order("[hang]"))
+                hanging.sendall(order(words))
                 wait_until(lambda: b'"status_code":1041' in exchange(client, "a fox"), "the call hangs")
                 running.servers[0].get_loop().call_soon_threadsafe(time.sleep, 0.2)
                 time.sleep(0.05)
