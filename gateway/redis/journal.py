@@ -142,8 +142,9 @@ class Journal:
         start = len(taken) - taken[::-1].index(None) if None in taken else 0
         lines = b"".join(line for line in taken[start:] if line)
         try:
-            assert self._directory is not None  # nothing is written when the journal is off
-            self._file = self._file or JournalFile.create(self._directory, self._redis_id)
+            if self._file is None:
+                assert self._directory is not None  # nothing is written when the journal is off
+                self._file = JournalFile.create(self._directory, self._redis_id)
             if start:
                 self._file.clear()
             if lines:

@@ -83,7 +83,8 @@ class Scheduler:
                 reply = claimed
             if reply.decision != "leased":
                 if not unknown_keys or self._monotonic() > asked_s + _UNKNOWN_KEY_WAIT_S:
-                    return NoCapacity(reply.wait_us / 1e6 or None, is_busy=reply.decision == "busy", asked=asked)
+                    wait_s = reply.wait_us / 1e6 or None if reply.decision in {"busy", "down"} else None
+                    return NoCapacity(wait_s, is_busy=reply.decision == "busy", asked=asked)
                 await asyncio.sleep(_UNKNOWN_KEY_PAUSE_S)
                 unknown_keys = ()
                 continue

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import resource
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -118,6 +119,18 @@ async def test_a_note_that_is_cancelled_is_written_all_the_same(tmp_path: Path) 
         await asyncio.wait({task})
         await journal.start()
         assert ["settle ticket-1"] == kept(tmp_path)
+
+
+async def test_what_is_noted_before_the_end_is_written_when_the_disk_was_slow(tmp_path: Path) -> None:
+    """The end does not wait for it."""
+    journal = Journal(tmp_path, REDIS)
+    await journal.note([entry(1)])
+    slow = journal._writer.submit(time.sleep, 3)
+    await journal.note([entry(2)])
+    assert not slow.done()
+    await journal.close()
+    await asyncio.to_thread(journal._writer.shutdown)
+    assert ["settle ticket-1", "settle ticket-2"] == kept(tmp_path)
 
 
 async def test_a_directory_that_cannot_be_made_is_logged_once_and_used_when_it_can(tmp_path: Path, log: Log) -> None:

@@ -43,14 +43,14 @@ local function first_classes()
   end
   for i, name in ipairs(names_of(page)) do
     local class = classes[name]
-    class.pass, class.is_blocked, class.seen, class.rank = tonumber(page[2 * i]), nil, nil, i
+    class.pass, class.is_blocked, class.seen, class.at = tonumber(page[2 * i]), nil, nil, nil
     found[i] = class
   end
   return found
 end
 
 local function set_head(class, flow, pass)
-  class.flow, class.is_blocked = flow, not flow
+  class.flow, class.is_blocked, class.at = flow, not flow, nil
   class.pass = pass and rank_of(class, pass)
 end
 
@@ -121,14 +121,20 @@ local function roomiest(class, reserved)
   return nil
 end
 
--- The class with the lowest pass that is not blocked, of classes in the order of their passes, the first of which may
--- have moved on; nil if no account has capacity for any of them.
+-- When the first request of a class came; before all others if it is not known yet.
+local function arrival_of(class)
+  class.at = class.at or class.flow and select(2, first_of(class.name, class.flow)) or ''
+  return class.at
+end
+
+-- The class with the lowest pass that is not blocked, of equal ones the one that has waited longest. The classes are in
+-- the order of their passes, and the first may have moved on. Nil if no account has capacity for any of them.
 local function lowest_of(those)
   while those[1] and those[1].is_blocked do table.remove(those, 1) end
   local first, at = those[1], 1
   while those[at + 1] do
     local other = those[at + 1]
-    if first.pass < other.pass or (first.pass == other.pass and first.rank < other.rank) then break end
+    if first.pass < other.pass or (first.pass == other.pass and arrival_of(first) <= arrival_of(other)) then break end
     those[at], those[at + 1], at = other, first, at + 1
   end
   local fitting = those.fitting

@@ -28,9 +28,8 @@ local function class_of(q, n, avoided, m)
   return table.concat({q, n, table.concat(avoided, ' '), #m .. ':' .. m}, '|')
 end
 
--- The place of a class in `classes`. Of equal passes the one for more images is first, as it finds capacity less often;
--- batch classes come after all others.
-local function rank_of(class, pass) return pass - class.n * 1e-9 + (class.q == 'b' and 1e12 or 0) end
+-- The place of a class in `classes`: batch classes come after all others.
+local function rank_of(class, pass) return pass + (class.q == 'b' and 1e12 or 0) end
 
 -- The names of a range with scores.
 local function names_of(page)
@@ -43,11 +42,13 @@ local function line_of(waiter)
   return table.concat({waiter.k, waiter.f, string.format('%016.0f', waiter.at), waiter.id}, '|')
 end
 
--- The ID of the first request of a flow in a class.
+-- The ID of the first request of a flow in a class, and when it came.
 local function first_of(class, flow)
   local from = class .. '|' .. flow
   local found = redis.call('ZRANGEBYLEX', K.queue, '[' .. from .. '|', '(' .. from .. '}', 'LIMIT', 0, 1)
-  return found[1] and string.match(found[1], '[^|]*$')
+  if not found[1] then return nil end
+  local at, id = string.match(found[1], '([^|]*)|([^|]*)$')
+  return id, at
 end
 
 local function waiter_of(id)
