@@ -19,8 +19,6 @@ JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, Recursion
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _PADDINGS: Final = (b"", b"=", b"==")
-_NON_BASE64_MARKS: Final = (b"\\", b" ", b"=", b"-", b"_")
-"""Escaped line breaks, spaces in place of "+", misplaced padding, the URL-safe alphabet."""
 _MARKS: Final = (b",", b'"', b"[")
 _MARKS_MAX: Final = 50_000
 """Limit on each mark in a response. A response with images has tens of them, a list of hundreds of models ten thousand.
@@ -247,16 +245,14 @@ def _link(raw: msgspec.Raw) -> ImageUrl | None:
 def _encoded(raw: msgspec.Raw) -> Base64Image | None:
     """Returns a slice of the received bytes, or a normalised copy if it is not plain base64.
 
-    Checks the end of the data for valid base64, and the remainder for marks of other formats. Checking every character
-    costs four times as much (2 MB: 0.8 instead of 0.2 ms) and detects no further known format.
+    Checks every character, as clients with a strict decoder do: 0.26 ms/MB. The JSON parser takes 0.16 ms/MB, and
+    decoding would take 1.5 ms/MB.
     """
     data = memoryview(raw)[1:-1]
-    body_bytes = max(0, len(data) - _PIECE_BYTES)
-    end = bytes(data[body_bytes:])
-    padding = end.translate(None, _ALPHABET)
-    if sniff_base64(data) and len(data) % 4 == 0 and padding in _PADDINGS and end.endswith(padding):
-        pieces = (bytes(data[at : min(at + _PIECE_BYTES, body_bytes)]) for at in range(0, body_bytes, _PIECE_BYTES))
-        if all(piece.isascii() and not any(mark in piece for mark in _NON_BASE64_MARKS) for piece in pieces):
+    if sniff_base64(data) and len(data) % 4 == 0:
+        starts = range(0, len(data), _PIECE_BYTES)
+        padding = b"".join(bytes(data[at : at + _PIECE_BYTES]).translate(None, _ALPHABET) for at in starts)
+        if padding in _PADDINGS and data[len(data) - len(padding) :] == padding:
             return Base64Image(data)
     data = memoryview(_clean(raw))
     return Base64Image(data) if sniff_base64(data) else None

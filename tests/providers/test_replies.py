@@ -1,6 +1,7 @@
 """An answer is taken apart without trusting any of it, and without copying the pictures."""
 
 import base64
+import binascii
 import tracemalloc
 
 import msgspec
@@ -244,11 +245,20 @@ LARGE = base64.b64encode(b"\xff\xd8\xff" + b"picture" * 30_000).decode()
         (LARGE[:90_000] + "ä" + LARGE[90_001:], None),
         (LARGE[:90_000] + "-" + LARGE[90_001:], None),
         (LARGE[:90_000] + "_" + LARGE[90_001:], None),
+        (LARGE[:90_000] + "<script>" + LARGE[90_008:], None),
+        (LARGE[:90_000] + "%%%%" + LARGE[90_004:], None),
+        (LARGE[:90_000] + "\x7f" * 4 + LARGE[90_004:], None),
         (LARGE[:-1] + "!", None),
     ],
 )
 def test_a_large_picture_in_another_form_is_cleaned_or_left_out(item: str, expected: str | None) -> None:
     assert ([expected.encode()] if expected else []) == pictures(msgspec.json.encode({"image_base64": [item]}))
+
+
+@given(st.integers(0, len(LARGE) - 1), st.characters(max_codepoint=0x2FF, exclude_categories=["Cs"]))
+def test_one_character_anywhere_gives_a_picture_that_every_client_can_decode_or_none(at: int, character: str) -> None:
+    for found in pictures(msgspec.json.encode({"image_base64": [LARGE[:at] + character + LARGE[at + 1 :]]})):
+        binascii.a2b_base64(found, strict_mode=True)
 
 
 USUAL = st.dictionaries(st.sampled_from(["image_base64", "image_urls", "x"]), st.none() | st.lists(st.text()))
