@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.domain.accounts import Secret
 from gateway.domain.catalog import AspectRatios, Capability, SizeBounds
-from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat, Size
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_key_check import read_quota
@@ -18,6 +18,7 @@ from gateway.providers.replies import (
     UntrustedObject,
     UpstreamResponse,
     has_images,
+    has_images_beside_refusal,
     http_error,
     parse_object,
     read_images,
@@ -160,9 +161,18 @@ class MiniMax:
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
         """Reads the images of a response, in the order of reference/minimax.md section 8.
 
-        Raises: GatewayError with the response's error code.
+        Raises: GatewayError with the response's error code, or INVALID_RESPONSE if images contradict it: they may have
+        been billed.
         """
         envelope = parse_object(reply)
+        try:
+            return self._read_images(reply, envelope, delivery)
+        except GatewayError as error:
+            if error.row.outcome is Outcome.UNKNOWN or not has_images_beside_refusal(reply, envelope):
+                raise
+            raise GatewayError(ErrorCode.INVALID_RESPONSE, f"images beside a refusal: {error.detail}") from error
+
+    def _read_images(self, reply: UpstreamResponse, envelope: UntrustedObject, delivery: ResponseFormat) -> ImageReply:
         code = self.raise_error(reply, envelope)
         images, metadata = read_images(envelope.inner("data"), delivery), envelope.inner("metadata")
         failed = metadata.integer("failed_count")

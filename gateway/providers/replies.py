@@ -4,7 +4,7 @@ import binascii
 import json
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, get_origin
 
@@ -19,8 +19,6 @@ JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, Recursion
 _DETAIL_MAX_CHARS: Final = 1000
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _PADDINGS: Final = (b"", b"=", b"==")
-_NON_BASE64_MARKS: Final = (b"\\", b" ", b"=", b"-", b"_")
-"""Escaped line breaks, spaces in place of "+", misplaced padding, the URL-safe alphabet."""
 _MARKS: Final = (b",", b'"', b"[")
 _MARKS_MAX: Final = 50_000
 """Limit on each mark in a response. A response with images has tens of them, a list of hundreds of models ten thousand.
@@ -30,6 +28,9 @@ _ITEMS_MAX: Final = 32
 """Limit on list items read: more than one call can return, including blanks."""
 _BLANKS: Final = b" \t\n\r\v\f"
 _PIECE_BYTES: Final = 64 * 1024
+_IMAGE_LISTS: Final = ("image_urls", "image_base64")
+_IMAGE: Final = re.compile(r"\s*(https?://|data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD)", re.IGNORECASE)
+"""The start of a link, or of a JPEG, PNG, WebP or GIF in base64."""
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _NULL: Final = msgspec.Raw(b"null")
 _Object = dict[str, msgspec.Raw]
@@ -87,6 +88,8 @@ class _FastReply(msgspec.Struct):
     message: msgspec.Raw = _NULL
     request_id: msgspec.Raw = _NULL
     model_remains: msgspec.Raw = _NULL
+    image_urls: msgspec.Raw = _NULL
+    image_base64: msgspec.Raw = _NULL
 
 
 _NAMES: Final = frozenset(_FastReply.__struct_fields__)
@@ -124,7 +127,27 @@ class UntrustedObject:
         return int(text) if _INTEGER.fullmatch(text) else None
 
     def value(self, name: str) -> object:
-        return _whole(self._read(name, object))
+        """Decodes a field. Lists in `data` may hold msgspec.Raw."""
+        return self._read(name, object)
+
+    def leaves(self, *names: str) -> Iterator[tuple[str, object]]:
+        """Yields each value that is no object or list, with the name of the field that holds it or its list.
+
+        A value that cannot be decoded is a msgspec.Raw.
+        """
+        stack: list[tuple[str, object]] = [(name, self.fields.get(name)) for name in names]
+        while stack:
+            name, value = stack.pop()
+            if isinstance(value, msgspec.Raw):  # one image at a time
+                decoded = _decode(value, object)
+                value = decoded if decoded is not None or value == _NULL else value
+            match value:
+                case dict():
+                    stack += value.items()
+                case list():
+                    stack += [(name, item) for item in value]
+                case _:
+                    yield name, value
 
     def _read(self, name: str, kind: type[_T]) -> _T | None:
         assert self.names is None or name in self.names
@@ -141,18 +164,6 @@ def _decode(raw: msgspec.Raw, kind: type[_T]) -> _T | None:
         return None
 
 
-def _whole(value: object) -> object:
-    """Decodes what is left to decode in a value."""
-    match value:
-        case dict():
-            return {name: _whole(item) for name, item in value.items()}
-        case list():
-            return [_whole(item) for item in value]
-        case msgspec.Raw():
-            return _decode(value, object)
-    return value
-
-
 def parse_object(reply: UpstreamResponse) -> UntrustedObject:
     """Parses the JSON object of a response.
 
@@ -166,7 +177,7 @@ def parse_object(reply: UpstreamResponse) -> UntrustedObject:
             if at < 0:
                 break
         else:
-            raise http_error(reply, "too many parts")
+            raise _unparsed(reply, "too many parts")
     try:
         return UntrustedObject(msgspec.structs.asdict(msgspec.json.decode(reply.body, type=_FastReply)), _NAMES)
     except JSON_DECODE_ERRORS:
@@ -175,7 +186,17 @@ def parse_object(reply: UpstreamResponse) -> UntrustedObject:
         return UntrustedObject(msgspec.json.decode(reply.body, type=_Object), _NAMES)
     except JSON_DECODE_ERRORS as error:
         head = reply.body[:80].decode("ascii", "replace")
-        raise http_error(reply, f"no JSON object: {head!r}") from error
+        raise _unparsed(reply, f"no JSON object: {head!r}") from error
+
+
+def _unparsed(reply: UpstreamResponse, detail: str) -> GatewayError:
+    return GatewayError(ErrorCode.INVALID_RESPONSE, detail) if _names_images(reply) else http_error(reply, detail)
+
+
+def _names_images(reply: UpstreamResponse) -> bool:
+    """Returns whether the body has a member for images that it did not copy from the request."""
+    names = [name.encode() for name in _IMAGE_LISTS]
+    return any(b'"%b"' % name in reply.body and not any(name in piece for piece in reply.sent) for name in names)
 
 
 def has_unique_members(body: bytes | bytearray) -> bool:
@@ -223,19 +244,22 @@ def read_images(data: UntrustedObject, delivery: ResponseFormat) -> tuple[Pictur
 
 def has_images(envelope: UntrustedObject) -> bool:
     """Returns whether `data` holds any non-blank value, in any format: it may have been billed."""
-    return not _is_blank(envelope.value("data"))
+    leaves = envelope.leaves("data")
+    return any(value.strip() if isinstance(value, str) else value is not None for _, value in leaves)
 
 
-def _is_blank(value: object) -> bool:
-    match value:
-        case dict():
-            return all(_is_blank(item) for item in value.values())
-        case list():
-            return all(_is_blank(item) for item in value)
-        case str():
-            return not value.strip()
-        case _:
-            return value is None
+def has_images_beside_refusal(reply: UpstreamResponse, envelope: UntrustedObject) -> bool:
+    """Returns whether a list of images holds any text, or `data` an image elsewhere. Errors have other texts there.
+
+    Of a duplicate member, the envelope has only the last one.
+    """
+    is_named = _names_images(reply)
+    return (is_named and not has_unique_members(reply.body)) or any(
+        (value.strip() if name in _IMAGE_LISTS else _IMAGE.match(value))
+        if isinstance(value, str)
+        else is_named and isinstance(value, msgspec.Raw)
+        for name, value in envelope.leaves("data", *_IMAGE_LISTS)
+    )
 
 
 def _link(raw: msgspec.Raw) -> ImageUrl | None:
@@ -247,16 +271,14 @@ def _link(raw: msgspec.Raw) -> ImageUrl | None:
 def _encoded(raw: msgspec.Raw) -> Base64Image | None:
     """Returns a slice of the received bytes, or a normalised copy if it is not plain base64.
 
-    Checks the end of the data for valid base64, and the remainder for marks of other formats. Checking every character
-    costs four times as much (2 MB: 0.8 instead of 0.2 ms) and detects no further known format.
+    Checks every character, as clients with a strict decoder do: 0.26 ms/MB. The JSON parser takes 0.16 ms/MB, and
+    decoding would take 1.5 ms/MB.
     """
     data = memoryview(raw)[1:-1]
-    body_bytes = max(0, len(data) - _PIECE_BYTES)
-    end = bytes(data[body_bytes:])
-    padding = end.translate(None, _ALPHABET)
-    if sniff_base64(data) and len(data) % 4 == 0 and padding in _PADDINGS and end.endswith(padding):
-        pieces = (bytes(data[at : min(at + _PIECE_BYTES, body_bytes)]) for at in range(0, body_bytes, _PIECE_BYTES))
-        if all(piece.isascii() and not any(mark in piece for mark in _NON_BASE64_MARKS) for piece in pieces):
+    if sniff_base64(data) and len(data) % 4 == 0:
+        starts = range(0, len(data), _PIECE_BYTES)
+        padding = b"".join(bytes(data[at : at + _PIECE_BYTES]).translate(None, _ALPHABET) for at in starts)
+        if padding in _PADDINGS and data[len(data) - len(padding) :] == padding:
             return Base64Image(data)
     data = memoryview(_clean(raw))
     return Base64Image(data) if sniff_base64(data) else None

@@ -1,25 +1,40 @@
 """Both providers' readers under replies that nobody promised: what they say of the money, and what they let through."""
 
 import binascii
+from collections.abc import Mapping
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.domain.errors import GatewayError
+from gateway.domain.errors import GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageReply, ImageUrl, ResponseFormat, sniff
 from gateway.generation.redaction import redact_error, redact_reply
 from gateway.providers import PROVIDERS
 from gateway.providers.replies import UpstreamResponse
-from tests.fuzz.answers import KEY, SECRET, reply_bodies, statuses
+from tests.fuzz.answers import JPEG, KEY, LINK, SECRET, documents, reply_bodies, statuses
 from tests.fuzz.steps import count_steps
-from tests.support.outcomes import DETAIL_MAX_CHARS, check_outcome, shown
+from tests.fuzz.values import JsonValue, render
+from tests.support.outcomes import DETAIL_MAX_CHARS, check_outcome, shown, strictly_parsed
 from tests.support.profile import fuzzing
 
 BOTH: Final = pytest.mark.parametrize("provider", list(PROVIDERS))
 
 replies = st.builds(UpstreamResponse, statuses, reply_bodies(), st.one_of(st.none(), st.floats(0, 1e9)))
+items = st.sampled_from((JPEG, LINK, f" {LINK}", "iVBORw0KGgo=", "data:image/png;base64,AAAA"))
+"""Images in any spelling."""
+lists = st.lists(st.one_of(st.none(), st.just(""), items), max_size=2).flatmap(
+    lambda head: items.map(lambda item: [*head, item])
+)
+shown_images = st.one_of(
+    st.fixed_dictionaries(
+        {"data": st.dictionaries(st.sampled_from(("image_urls", "image_base64")), lists, min_size=1)}
+    ),
+    st.fixed_dictionaries({"data": st.fixed_dictionaries({"images": lists, "error": st.none()})}),
+    st.fixed_dictionaries({"data": st.lists(st.fixed_dictionaries({"url": items}), min_size=1, max_size=3)}),
+    st.fixed_dictionaries({"image_urls": lists}),
+)
 deliveries = st.sampled_from(ResponseFormat)
 
 
@@ -55,6 +70,23 @@ def test_a_reply_gives_pictures_or_a_fault_that_is_right_about_the_money(
         assert isinstance(outcome, ImageReply)
         check_pictures(outcome)
     check_outcome(reply, outcome)
+
+
+@BOTH
+@given(documents(), shown_images, statuses, st.sampled_from(({}, {"cf-ray": "1"})), deliveries)
+@fuzzing(700)
+def test_images_are_read_or_may_have_been_billed_whatever_is_beside_them(
+    provider: str,
+    document: Mapping[str, JsonValue],
+    images: Mapping[str, JsonValue],
+    status: int,
+    headers: Mapping[str, str],
+    delivery: ResponseFormat,
+) -> None:
+    body = render({**document, **images})
+    assume(b'"image_' in body or isinstance(strictly_parsed(body), dict))  # of a broken body only the names are known
+    outcome = read(provider, UpstreamResponse(status, body, None, headers), delivery)
+    assert isinstance(outcome, ImageReply) or outcome.row.outcome is Outcome.UNKNOWN
 
 
 @BOTH

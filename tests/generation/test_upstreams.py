@@ -514,6 +514,22 @@ async def test_the_ledger_says_what_became_of_the_images(redis_url: str, script:
     assert (outcome, calls, micros) == (line["outcome"], line["calls"], line["usd_micros"])
 
 
+@pytest.mark.parametrize("provider", ["minimax", "302ai"])
+@pytest.mark.parametrize(
+    "answer", ["made 200 1000", "made 200 1002", "made 200 1004", "made 200 2013", "made 302", "made 403", "made 429"]
+)
+async def test_images_beside_a_refusal_are_bought_once_and_may_have_been_billed(
+    redis_url: str, script: Script, provider: str, answer: str
+) -> None:
+    upstream = script(k_1=[answer], k_2=[answer])
+    site = Site("up", upstream.url, ("k/k-1", "l/k-2"), provider=provider)
+    async with running(redis_url, site) as make, connected(redis_url) as redis:
+        assert ErrorCode.INVALID_RESPONSE is await fault_of(make, count=2)
+        [(_, line)] = await ledger(redis)
+    assert (1, 2) == (upstream.calls.total(), upstream.images)
+    assert ("unconfirmed", "7000") == (line["outcome"], line["usd_micros"])
+
+
 async def test_what_was_never_sent_leaves_no_record(redis_url: str, script: Script) -> None:
     upstream = script(k_1=["cloudflare 522"], k_2=["cloudflare 522"])
     async with running(redis_url, Site("up", upstream.url, ("k/k-1", "k/k-2"))) as make, connected(redis_url) as redis:

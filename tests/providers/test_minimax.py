@@ -278,6 +278,39 @@ def test_all_withheld_is_a_content_refusal(success: object, failed: object, base
     assert caller("content_policy_violation") == meaning_of(error)
 
 
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ({"data": {"image_urls": [URL]}} | refused(1002), 200),
+        ({"data": {"image_urls": ["//cdn.example.org/a.jpg"]}} | refused(1004), 200),
+        ({"data": [{"url": URL}]} | refused(1000), 200),
+        ({"data": {"image_base64": [JPEG]}, "base_resp": OK}, 403),
+        ({"data": {"image_base64": [JPEG]}, "base_resp": OK, "error": {"type": "rate_limit_error"}}, 200),
+        (
+            {"data": {"image_urls": ["//cdn.example.org/a.jpg"]}, "metadata": {"success_count": 0, "failed_count": 1}},
+            200,
+        ),
+        ({"image_urls": [URL], "base_resp": OK}, 200),
+        (b'{"data":{"image_urls":["%b"]},"data":null}' % URL.encode(), 403),
+        (b'{"data":{"image_urls":["https://x.org/\xff"]},"base_resp":{"status_code":1002}}', 200),
+    ],
+)
+def test_images_beside_a_refusal_may_have_been_billed_and_blame_no_key(answer: object, status: int) -> None:
+    assert ErrorCode.INVALID_RESPONSE is error_of(answer, status=status).error_code
+
+
+@pytest.mark.parametrize(
+    "data", ["limit", "", 7, {"image_urls": [None, " "]}, {"error": "limit"}, {"status": "failed"}]
+)
+def test_a_refusal_whose_data_has_words_is_free(data: object) -> None:
+    assert ErrorCode.ACCOUNT_RATE_LIMITED is error_of({"data": data} | refused(1002)).error_code
+
+
+def test_a_refusal_whose_data_is_not_utf8_is_free() -> None:
+    body = b'{"data":{"error":"\xb4\xed"},"base_resp":{"status_code":1002}}'
+    assert ErrorCode.ACCOUNT_RATE_LIMITED is error_of(body).error_code
+
+
 def test_answer_that_says_nothing_may_have_cost_money() -> None:
     assert Outcome.UNKNOWN is error_of({}).row.outcome
     assert Outcome.UNKNOWN is error_of(refused("junk")).row.outcome

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from gateway.api.minimax import render_native, render_native_error
 from gateway.api.openai import render_error, render_events, render_generation
 from gateway.domain.errors import ERROR_SPECS, GatewayError, Outcome
@@ -11,6 +13,8 @@ from gateway.domain.images import ImageReply, ImageResult, Size
 from gateway.providers.ai302 import CODE_WORDS
 from gateway.providers.replies import UpstreamResponse
 
+_IMAGE_LISTS: Final = ("image_urls", "image_base64")
+_IMAGE_STARTS: Final = ("http://", "https://", "data:image/", "/9j/")
 DETAIL_MAX_CHARS: Final = 2200
 """At most two fields of a reply, of a thousand characters each."""
 
@@ -58,14 +62,43 @@ def holds_words(value: object) -> bool:
             return False
 
 
+def shows_images(body: bytes) -> bool:
+    """Returns True if it is a JSON object, strictly, with an image where a reply has images.
+
+    That is any text in a list of images, or an image or a link anywhere in `data`.
+    """
+    document = strictly_parsed(body)
+    stack = [(name, document.get(name)) for name in ("data", *_IMAGE_LISTS)] if isinstance(document, dict) else []
+    while stack:
+        name, value = stack.pop()
+        match value:
+            case str() if value.strip() and (name in _IMAGE_LISTS or value.strip().lower().startswith(_IMAGE_STARTS)):
+                return True
+            case list():
+                stack += [(name, item) for item in value]
+            case dict():
+                stack += value.items()
+    return False
+
+
+def strictly_parsed(body: bytes) -> object:
+    """Returns the decoded JSON, or None."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def check_outcome(reply: UpstreamResponse, outcome: ImageReply | GatewayError) -> None:
-    """Checks that only an explicit failure counts as not billed."""
+    """Checks that only an explicit failure without images counts as not billed."""
     if isinstance(outcome, ImageReply):
         assert 200 <= reply.status < 300
         return
     assert outcome.error_code in ERROR_SPECS
     assert outcome.row.outcome in {Outcome.REFUSED, Outcome.UNKNOWN}
     assert len(outcome.detail) <= DETAIL_MAX_CHARS
+    if shows_images(bytes(reply.body)):
+        assert outcome.row.outcome is Outcome.UNKNOWN
     document = parsed(bytes(reply.body))
     if outcome.row.outcome is Outcome.REFUSED and 200 <= reply.status < 300:
         assert document is not None

@@ -177,8 +177,7 @@ async def fault_of(make: Callable[..., Any], **job: object) -> ErrorCode:
 
 Answer = int | str | float
 """A MiniMax code, "ok", "cut", "hang", "html" or "empty"; with a status: "http", "json" and "cloudflare" for a proxy's
-
-responses, "own" for the provider's error.
+responses, "own" for the provider's error, "made" for images; "made 200 1004" is images beside a code.
 """
 
 
@@ -193,7 +192,8 @@ class Scripted:
     url: str = ""
 
     def app(self) -> Starlette:
-        return Starlette(routes=[Route("/v1/image_generation", self._answer, methods=["POST"])])
+        paths = ("/v1/image_generation", "/minimaxi/v1/image_generation")
+        return Starlette(routes=[Route(path, self._answer, methods=["POST"]) for path in paths])
 
     async def _answer(self, request: Request) -> Response:
         body = msgspec.json.decode(await request.body())
@@ -220,8 +220,10 @@ class Scripted:
         count = 0 if answer == "empty" else body.get("n", 1)
         self.images += count
         images = [base64.b64encode(JPEG).decode()] * count
-        return _json({"data": {"image_base64": images}, "base_resp": {"status_code": 0, "status_msg": "success"}})
+        made_status, _, code = status.partition(" ")
+        base_resp = {"status_code": int(code or 0), "status_msg": "scripted"}
+        return _json({"data": {"image_base64": images}, "base_resp": base_resp}, int(made_status or 200))
 
 
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
+def _json(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
