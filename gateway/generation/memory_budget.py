@@ -23,7 +23,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 
 _RESERVED_PART: Final = 8
 """Reserved for tenants that hold little, against requests that exceed their tenant's share."""
-_TRIM_PAUSE_S: Final = 5.0
+_TRIM_PAUSE_S: Final = 2.0
 _TRIM_AFTER_BYTES: Final = 16 * 1024 * 1024
 """Trimming less is not worth the milliseconds: the memory has to be mapped again for the next body."""
 
@@ -34,8 +34,6 @@ class ByteBudget:
 
     max_bytes: int
     held_bytes: int = 0
-    freed_bytes: int = 0
-    """Released since the start."""
     held_by_tenant: Counter[str] = field(default_factory=Counter)
     over_share: dict[str, "ByteAccount"] = field(default_factory=dict)
     """The one request of each tenant that may exceed its share."""
@@ -79,7 +77,6 @@ class ByteAccount:
         if not budget.held_by_tenant[self.tenant]:
             del budget.held_by_tenant[self.tenant]
         if count < 0:
-            budget.freed_bytes -= count
             budget.freed.set()
 
     def close(self) -> None:
@@ -109,16 +106,28 @@ class ByteAccount:
         return True
 
 
-async def return_freed_memory(budget: ByteBudget) -> None:
-    """Makes glibc return freed memory to the system after large releases. Other allocators lack the function.
+class _HeapStatistics(ctypes.Structure):
+    """struct mallinfo2, in bytes (mallinfo(3))."""
+
+    _fields_ = (("before", ctypes.c_size_t * 8), ("free", ctypes.c_size_t), ("keepcost", ctypes.c_size_t))
+
+
+async def return_freed_memory() -> None:
+    """Makes glibc 2.33 or newer return freed memory to the system after large releases, of any kind.
 
     By default, glibc retains up to twice the largest block that it ever freed, and all memory below a small object at
     the end of its heap. Fixed mallopt thresholds would help too, but cost page faults in every large response.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    trimmed_bytes = 0
-    while trim:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        return
+    library.mallinfo2.restype = _HeapStatistics
+    least_bytes = library.mallinfo2().free
+    while True:
         await asyncio.sleep(_TRIM_PAUSE_S)
-        if budget.freed_bytes - trimmed_bytes >= _TRIM_AFTER_BYTES:
-            trimmed_bytes = budget.freed_bytes
-            trim(0)
+        found = await asyncio.to_thread(library.mallinfo2)  # 1 ms for each 1000 free blocks
+        free_bytes = found.free  # those returned to the system too, until they are in use again
+        least_bytes = min(least_bytes, free_bytes)
+        if free_bytes - least_bytes >= _TRIM_AFTER_BYTES:
+            least_bytes = free_bytes
+            await asyncio.to_thread(library.malloc_trim, 0)  # up to half a second after an attack
