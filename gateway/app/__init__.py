@@ -210,4 +210,4 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
     scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, gauges)
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
     routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
-    return routes, (preflight.run, process.run, partial(return_freed_memory, core.budget))
+    return routes, (preflight.run, process.run, return_freed_memory)

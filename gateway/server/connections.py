@@ -1,4 +1,4 @@
-"""Accepts connections within their bounds, and gives a TLS handshake a deadline.
+"""Accepts connections within their bounds.
 
 The event loop's own server knows no address before a TLS handshake is complete, and cannot reject a connection.
 A connection counts from its TCP accept to its close, TLS handshake included. It is idle while no request is in flight:
@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import Final, Literal
 
@@ -169,7 +170,7 @@ class Connection:
         if not self._is_open:
             return
         self.update(is_idle=False, is_unread=False)
-        self._is_open = False
+        self._is_open, self.transport = False, None  # without the transport, nothing is in a cycle
         for group in self.groups:
             group.count -= 1
         if not self.groups[1].count:
@@ -213,7 +214,7 @@ class Listener:
         self,
         listening: socket.socket,
         connections: Connections,
-        make_protocol: Callable[[Connection], asyncio.Protocol],
+        make_protocol: Callable[[Connection], asyncio.BaseProtocol],
         config: ServerConfig,
     ) -> None:
         self._socket = listening
@@ -252,17 +253,10 @@ class Listener:
                 opening.add_done_callback(self._opening.discard)
 
     async def _open(self, client: socket.socket, connection: Connection) -> None:
-        certificate, limits = self._config.certificate, self._config.connection_limits
         client.setblocking(False)
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: self._make_protocol(connection),
-                client,
-                ssl=certificate.context if certificate else None,
-                ssl_handshake_timeout=limits.header_timeout_s if certificate else None,
-                ssl_shutdown_timeout=limits.write_timeout_s if certificate else None,
-            )
-        except OSError:  # no TLS, a failed or slow handshake, a disconnected client
+            await self._loop.connect_accepted_socket(partial(self._make_protocol, connection), client)
+        except OSError:  # a disconnected client
             connection.close()
             client.close()
         except BaseException:

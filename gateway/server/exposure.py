@@ -73,11 +73,10 @@ def is_loopback(host: str) -> bool:
 
 def _unfit_connections(settings: Settings) -> Iterator[Exposure]:
     """More connections than fit within the limit on open files, which may differ for a service."""
-    room, limit = find_room(settings), settings.server.max_connections
-    if room.connections < limit:
-        what = (
-            f"{limit} do not fit below the {room.files} open files allowed here; the gateway takes {room.connections}"
-        )
+    room = find_room(settings)
+    if room.connections < room.wanted:
+        fitting = f"the gateway takes {room.connections}"
+        what = f"{room.wanted} do not fit below the {room.files} open files allowed here; {fitting}"
         remedy = f"allow the service {room.wanted_files} (ulimit -Hn, LimitNOFILE), or lower the setting"
         yield Exposure("server.max_connections", what, remedy)
 

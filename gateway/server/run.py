@@ -120,13 +120,12 @@ def _log_start(config: Config, host: str, port: int, workers: int) -> None:
     dedicated = {f"{name}_url": url_of(table.host, table.port, scheme) for name, table in own_ports(settings).items()}
     _LOG.info("listening", url=url_of(host, port, scheme), **dedicated, workers=workers, version=__version__)
     room = find_room(settings)
-    if room.connections == server.max_connections:
-        _LOG.info("connections_bounded", max_connections=room.connections, open_files_max=room.files)
+    bounds = {"max_connections": room.connections, "configured": server.max_connections, "open_files_max": room.files}
+    if room.connections == room.wanted:
+        _LOG.info("connections_bounded", **bounds)
         return
     _LOG.warning(
         "connections_bounded",
-        max_connections=room.connections,
-        configured=server.max_connections,
-        open_files_max=room.files,
+        **bounds,
         hint=f"allow {room.wanted_files} open files (ulimit -Hn, LimitNOFILE), or lower server.max_connections",
     )

@@ -18,8 +18,9 @@ from uvicorn.config import STARTUP_FAILURE
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, LabeledMetric
 from gateway.server.config import ServerConfig
-from gateway.server.connections import Action, Bound, Connections, Listener
+from gateway.server.connections import Action, Bound, Connection, Connections, Listener
 from gateway.server.protocol import LimitedHttpProtocol
+from gateway.server.tls_protocol import TlsProtocol
 
 _LOG = structlog.get_logger("imagegate.serve")
 _COLLECT_AFTER: Final = 10_000
@@ -98,13 +99,18 @@ class Server(uvicorn.Server):
             if action == "refused":
                 config.rejections.add(f"too many connections: {bound}")
 
+        def make_protocol(connection: Connection) -> asyncio.BaseProtocol:
+            protocol, limits = (
+                LimitedHttpProtocol(config, self.server_state, state, connection),
+                config.connection_limits,
+            )
+            if not config.certificate:
+                return protocol
+            timeouts_s = limits.header_timeout_s, limits.write_timeout_s
+            return TlsProtocol(connection, protocol, config.certificate.context, *timeouts_s)
+
         bounds = config.own_bounds.get(listening.getsockname()[1], config.bounds)
-        return Listener(
-            listening,
-            Connections(bounds, count, level),
-            lambda connection: LimitedHttpProtocol(config, self.server_state, state, connection),
-            config,
-        )
+        return Listener(listening, Connections(bounds, count, level), make_protocol, config)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's
         """Replaces uvicorn's, which closes the listeners first and does not wait for aborted requests.
