@@ -121,6 +121,14 @@ async def reset_inside_the_body(reader: asyncio.StreamReader, writer: asyncio.St
     _abort(writer)
 
 
+async def break_a_later_chunk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_head(reader)
+    writer.write(HALF_CHUNKED)
+    await asyncio.sleep(0.05)  # so that it is a read of its own
+    writer.write(b"zz\r\n")
+    await reader.read()
+
+
 def _abort(writer: asyncio.StreamWriter) -> None:
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -166,6 +174,7 @@ HALF_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\
             httpx.RemoteProtocolError,
             id="broken chunk",
         ),
+        pytest.param(break_a_later_chunk, httpx.RemoteProtocolError, id="broken later chunk"),
     ],
 )
 async def test_a_broken_answer_is_an_error_that_says_that_something_was_sent(
@@ -716,7 +725,13 @@ async def test_a_body_of_any_bytes_arrives_whole(body: bytes, chunk_bytes: int) 
 
 @pytest.mark.parametrize(
     ("unasked", "pause_s"),
-    [(FINAL, 0), (FINAL, 0.05), (b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n", 0.05), (b"x", 0.05)],
+    [
+        (FINAL, 0),
+        (b"x" * 5000, 0),
+        (FINAL, 0.05),
+        (b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n", 0.05),
+        (b"x", 0.05),
+    ],
 )
 async def test_a_response_that_no_request_asked_for_is_never_given_to_the_next(unasked: bytes, pause_s: float) -> None:
     """Neither one that is sent with another nor one that arrives on an idle connection, as a server's time-out does."""
@@ -737,6 +752,29 @@ async def test_a_response_that_no_request_asked_for_is_never_given_to_the_next(u
         for number in (1, 2, 3):
             assert b"%d" % number == (await send_with(transport, f"http://{address}/", method="GET"))[1]
             await asyncio.sleep(4 * pause_s)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("interim", [b"", b"\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_complete_response_is_read_whatever_follows_it_wherever_its_reads_end(interim: bytes) -> None:
+    """The bytes behind its length are no part of it, and its connection is not used again."""
+    whole = interim + FINAL
+    connections: list[int] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        at = len(connections)
+        connections.append(at)
+        if at:
+            writer.write(whole[:at])
+            await asyncio.sleep(0.01)
+        writer.write(whole[at:] + b"x" * 5000)
+        await reader.read()
+
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        for _ in whole:
+            assert b"ok" == (await send_with(transport, f"http://{address}/", method="GET"))[1]
+    assert len(whole) == len(connections)
 
 
 @pytest.mark.parametrize("limits", [{"connect": 0.0}, {"connect": -1.0}, {"connect": 5.0, "read": 0.0}])

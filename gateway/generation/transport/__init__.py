@@ -47,10 +47,11 @@ _FRAMING_PART: Final = 64
 CPU whatever its size, so a body of 60-byte chunks costs 50 times as much as in one piece.
 """
 _PIECE_BYTES: Final = 1024
-"""Minimum part of a read that is parsed in one step, then up to the next blank line, which every response has."""
+"""Minimum part of a body that is parsed in one step, then up to the next blank line, which every response has."""
 _CHUNKED_PIECE_BYTES: Final = 64 * 1024
 """Maximum part of a chunked read that is parsed before the framing is checked."""
-_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n[\r\n]*")
+_LINE_ENDS: Final = re.compile(rb"[\r\n]+")
 
 _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...]] = (
     # Most specific first. First block: nothing was sent.
@@ -224,10 +225,13 @@ class BoundedHandler(ResponseHandler):
             if self._reading_paused:
                 self._held_back = data[at:]
                 return
-            # A body rarely has a blank line and is parsed as read. Of short responses, about 64 are parsed in one step.
-            start, end = at + _PIECE_BYTES, len(data)
-            has_lines = data.find(b"\n", start) >= 0  # 30 times as fast as the pattern
-            if has_lines and (blank := _BLANK_LINE.search(data, start)):
+            # A head is parsed alone: an error behind its body would discard both. A read may begin at any of its bytes.
+            # A body rarely has a blank line and is parsed as read.
+            start, end = at if self._body is None else at + _PIECE_BYTES, len(data)
+            blank = _LINE_ENDS.match(data, at) if self._body is None else None
+            if blank is None and data.find(b"\n", start) >= 0:  # 30 times as fast as the pattern
+                blank = _BLANK_LINE.search(data, start)
+            if blank:
                 end = blank.end()
             end = min(end, at + self._piece_max_bytes)
             self._received_bytes += end - at
@@ -248,6 +252,8 @@ class BoundedHandler(ResponseHandler):
             self._close()
 
     def _check_framing(self) -> None:
+        if self.exception() and self._body is not None and not self._body.is_eof():  # aiohttp would let its reader wait
+            self._body.set_exception(aiohttp.ClientPayloadError("the response is no HTTP"))
         if self._reading_paused:  # a part of the received data is not parsed yet
             return
         if self._body is None:
