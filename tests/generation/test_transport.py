@@ -262,6 +262,19 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_connect_error(tmp_path
             await send(f"https://{address.replace('127.0.0.1', 'localhost')}/")
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+async def test_a_large_response_over_tls_arrives_whole(tmp_path: Path) -> None:
+    (tmp_path / "self-signed.pem").write_text(SELF_SIGNED)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "self-signed.pem")
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "self-signed.pem"))
+    body = bytes(range(250)) * 20_000
+    raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    async with misbehaving(answering(raw), context) as address, AiohttpTransport(trusted) as transport:
+        url = f"https://{address.replace('127.0.0.1', 'localhost')}/"
+        assert body == (await send_with(transport, url, timeout_s=60))[1]
+
+
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "gopher://127.0.0.1/", "/no/host"])
 async def test_what_is_no_http_url_is_an_unsupported_protocol(url: str) -> None:
     with pytest.raises(httpx.UnsupportedProtocol):
@@ -680,7 +693,9 @@ async def test_interim_responses_that_are_cut_off_are_not_parsed() -> None:
     server = await loop.create_server(lambda: Flooding(b"HTTP/1.1 100\r\n\r\n" * 100_000), "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        _, handler = await loop.create_connection(lambda: Counting(loop), "127.0.0.1", port)
+        _, handler = await loop.create_connection(
+            lambda: Counting(loop, memoryview(bytearray(65536))), "127.0.0.1", port
+        )
         handler.set_response_params()
         with pytest.raises(aiohttp.ClientPayloadError):
             await handler.read()

@@ -15,7 +15,6 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Self
 
 import aiohttp
@@ -29,7 +28,14 @@ from yarl import URL
 
 from gateway.generation.transport.addresses import PublicResolver, is_public_name
 
-_CHUNK_BYTES: Final = 256 * 1024
+_BUFFER_BYTES: Final = 8 * 1024
+"""aiohttp stops reading while it buffers more than twice as much."""
+_READ_BYTES: Final = 32 * 1024
+"""Size of a read until the response's reader waits for one, which then may be as large as a piece."""
+PIECE_BYTES: Final = 128 * 1024
+"""Maximum of one piece of a response."""
+READ_AHEAD_BYTES: Final = 2 * _BUFFER_BYTES + _READ_BYTES
+"""Maximum of a response that is received before its reader asks for the next piece."""
 _SENT_BYTES: Final = 64 * 1024
 """Body bytes per write: TLS copies its input."""
 _KEEP_ALIVE_S: Final = 15.0
@@ -103,14 +109,18 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=PublicResolver() if self._public_only else None,
         )
-        handler: type[ResponseHandler] = BoundedHandler  # for mypy: partial is invariant
-        connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - there is no public way
+        received = memoryview(bytearray(PIECE_BYTES - 2 * _BUFFER_BYTES))
+
+        def make_handler() -> ResponseHandler:
+            return BoundedHandler(asyncio.get_running_loop(), received)
+
+        connector._factory = make_handler  # type: ignore[assignment] # noqa: SLF001 - there is no public way
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC_HEADERS,
-            read_bufsize=_CHUNK_BYTES,
+            read_bufsize=_BUFFER_BYTES,
         )
         return self
 
@@ -142,7 +152,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise map_error(error) from error
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+        connection = response.connection
+        handler = connection.protocol if connection else None  # none once the whole body has arrived
+        assert isinstance(handler, BoundedHandler | None)
+        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response, handler))
 
 
 class _Content(Payload):
@@ -176,16 +189,43 @@ class _Body(httpx.AsyncByteStream):
     """The bytes of a response as they arrive; `aclose` returns or closes the connection."""
 
     response: aiohttp.ClientResponse
+    handler: "BoundedHandler | None"
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self.response.content.iter_any():  # received data, unmodified
+            while chunk := await self._next():
                 yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise map_error(error) from error
 
+    async def _next(self) -> bytes:
+        """Returns received data, unmodified; empty at the end."""
+        if self.handler is None:
+            return await self.response.content.readany()
+        self.handler.reads_pieces = True
+        try:
+            return await self.response.content.readany()
+        finally:
+            self.handler.reads_pieces = False
+
     async def aclose(self) -> None:
         self.response.close()
+
+
+class _BoundedReads(asyncio.BufferedProtocol):
+    """Passes on what a connection receives, in reads of bounded size. Event loops read 256 KiB into other protocols."""
+
+    def __init__(self, handler: "BoundedHandler", received: memoryview) -> None:
+        """`received` may be shared: it is copied before the event loop reads again."""
+        self._handler, self._received = handler, received
+        self.connection_lost, self.eof_received = handler.connection_lost, handler.eof_received  # type: ignore[method-assign]
+        self.pause_writing, self.resume_writing = handler.pause_writing, handler.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio
+        return self._received if self._handler.reads_pieces else self._received[:_READ_BYTES]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._handler.data_received(bytes(self._received[:nbytes]))
 
 
 class BoundedHandler(ResponseHandler):
@@ -199,6 +239,17 @@ class BoundedHandler(ResponseHandler):
     _body: StreamReader | None = None
     _piece_max_bytes = _CHUNKED_PIECE_BYTES
     _held_back = b""
+    reads_pieces = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, received: memoryview) -> None:
+        super().__init__(loop)
+        self._received = received
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        transport.set_protocol(_BoundedReads(self, self._received))
+        if limit := getattr(transport, "set_read_buffer_limits", None):
+            limit(_READ_BYTES)  # of TLS
 
     def set_response_params(self, **params: Any) -> None:
         self._interim = self._received_bytes = 0
