@@ -16,7 +16,7 @@ from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
 from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
-from gateway.generation.transport import PIECE_BYTES, READ_AHEAD_BYTES
+from gateway.generation.transport.connections import PIECE_BYTES, READ_AHEAD_BYTES
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.observability.metrics import Metrics
 from gateway.providers.protocol import ProviderRequest

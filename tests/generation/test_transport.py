@@ -15,7 +15,8 @@ import pytest
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from gateway.generation.transport import AiohttpTransport, BoundedHandler, map_error
+from gateway.generation.transport import AiohttpTransport, map_error
+from gateway.generation.transport.connections import BoundedHandler
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
