@@ -4,10 +4,15 @@ A refused request costs its parsing, a call to Redis and a log line. A key may h
 four times as many, with bursts of ten seconds' worth. Beyond that, this process refuses all its requests for 1 s:
 before the body is read, without Redis and without a log line at `info`. Some of these responses are delayed to the end
 of that second, which slows down clients that wait for them.
+
+Any request in flight may still be refused, as clients disconnect. While less than half of a bucket is left, at most as
+many requests as it has tokens are in flight; others are refused likewise.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -49,12 +54,19 @@ class Buckets:
 
     per_second: float
     monotonic: Callable[[], float]
+    in_flight: Counter[str] = field(default_factory=Counter)
+    """Requests that may take a token when they end."""
     _buckets: dict[str, _Bucket] = field(default_factory=dict)
 
     def blocked_s(self, name: str) -> float:
         """Returns the seconds until this name may take a token; 0 if it may now."""
-        bucket = self._buckets.get(name)
-        return max(0.0, bucket.blocked_until_s - self.monotonic()) if bucket else 0.0
+        bucket, now_s = self._buckets.get(name), self.monotonic()
+        if bucket is None:
+            return 0.0
+        tokens = bucket.tokens + (now_s - bucket.since_s) * self.per_second
+        if 0 < self.in_flight[name] >= tokens and tokens < self.per_second * _BURST_S / 2:
+            return _BLOCKED_S
+        return max(0.0, bucket.blocked_until_s - now_s)
 
     def take(self, name: str) -> bool:
         """Takes a token. Returns: whether it was the last one."""
@@ -95,35 +107,60 @@ class TenantAuthenticator:
         tenant, key, context = caller.tenant.name, caller.key.id, context_of(request)
         context.tenant, context.key_id, context.memory.tenant = tenant, key, tenant
         context.transfer = Transfer(self.transfers, caller)
-        if wait_s := max(self.by_key.blocked_s(f"{tenant} {key}"), self.by_tenant.blocked_s(tenant)):
+        if wait_s := self._blocked_s(caller):
             if self._delayed < _DELAYED_MAX:
                 self._delayed += 1
                 try:
                     await asyncio.sleep(wait_s)
                 finally:
                     self._delayed -= 1
-            raise GatewayError(
-                ErrorCode.REQUESTS_THROTTLED,
-                f"Too many requests of key '{key}' or of its tenant were refused (limit {self.by_key.per_second} per "
-                "second and key). Please try again in 1 s.",
-                retry_after_s=wait_s,
-            )
+            raise self._throttled(caller, wait_s)
         return caller
+
+    @contextmanager
+    def in_flight(self, caller: Principal) -> Iterator[None]:
+        """Counts a request that may be refused until this ends. Raises: GatewayError REQUESTS_THROTTLED."""
+        if wait_s := self._blocked_s(caller):
+            raise self._throttled(caller, wait_s)
+        counts = [(buckets.in_flight, name) for buckets, name in self._buckets_of(caller)]
+        for count, name in counts:
+            count[name] += 1
+        try:
+            yield
+        finally:
+            for count, name in counts:
+                count[name] -= 1
+                if not count[name]:
+                    del count[name]
 
     def count_refusal(self, caller: Principal) -> None:
         if not self.by_key.per_second:
             return
-        tenant, key = caller.tenant.name, caller.key.id
-        are_spent = self.by_key.take(f"{tenant} {key}"), self.by_tenant.take(tenant)
+        are_spent = [buckets.take(name) for buckets, name in self._buckets_of(caller)]
         if any(are_spent):
-            _LOG.warning("requests_throttled", tenant=tenant, key_id=key)
+            _LOG.warning("requests_throttled", tenant=caller.tenant.name, key_id=caller.key.id)
 
     async def load_rates(self, request: Request, caller: Principal, *, is_refused: bool = False) -> None:
         """Loads the status of the rate limits for the response headers. Raises: GatewayError RATE_LIMITED."""
-        if not caller.has_rates:
+        if not caller.has_rates or (is_refused and self._blocked_s(caller)):
             return
         try:
             context_of(request).rates = await self.admission.peek_rates(caller, is_refused=is_refused)
         except GatewayError as error:
             if error.row.status == _TOO_MANY:
                 raise  # other errors only omit the headers
+
+    def _buckets_of(self, caller: Principal) -> tuple[tuple[Buckets, str], ...]:
+        tenant = caller.tenant.name
+        return (self.by_key, f"{tenant} {caller.key.id}"), (self.by_tenant, tenant)
+
+    def _blocked_s(self, caller: Principal) -> float:
+        return max(buckets.blocked_s(name) for buckets, name in self._buckets_of(caller))
+
+    def _throttled(self, caller: Principal, wait_s: float) -> GatewayError:
+        return GatewayError(
+            ErrorCode.REQUESTS_THROTTLED,
+            f"Too many requests of key '{caller.key.id}' or of its tenant were refused (limit {self.by_key.per_second} "
+            "per second and key). Please try again in 1 s.",
+            retry_after_s=wait_s,
+        )

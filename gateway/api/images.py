@@ -109,12 +109,15 @@ class ImageRoutes:
 
     async def _generate(self, request: Request, caller: Principal, generation: Generation) -> ImageResult:
         context = context_of(request)
-        try:
-            return await self.service.generate(caller, generation, context)
-        except GatewayError as error:
-            if error.row.status < _SERVER_ERROR and not context.trace.attempts:
-                self.authenticator.count_refusal(caller)
-            raise
+        with self.authenticator.in_flight(caller):
+            try:
+                if context.disconnected.is_set():
+                    raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)  # noqa: TRY301 - counted like the others
+                return await self.service.generate(caller, generation, context)
+            except GatewayError as error:
+                if error.row.status < _SERVER_ERROR and not context.trace.attempts:
+                    self.authenticator.count_refusal(caller)
+                raise
 
 
 def _parse_seconds(text: str) -> float:

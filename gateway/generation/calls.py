@@ -16,6 +16,7 @@ from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
 from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
+from gateway.generation.transport.connections import PIECE_BYTES, READ_AHEAD_BYTES
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.observability.metrics import Metrics
 from gateway.providers.protocol import ProviderRequest
@@ -210,18 +211,22 @@ class UpstreamClient:
 async def read_reply(
     transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int, memory: ByteAccount | None = None
 ) -> UpstreamResponse:
-    """Sends a request and reads its whole response, counted against `memory`. Waits while `memory` has no room.
+    """Sends a request and reads its whole response. Waits while `memory` has no room, also before it sends.
 
     Raises: GatewayError of the network, RESPONSE_TOO_LARGE, INVALID_RESPONSE.
     """
+    memory = memory or ByteAccount()
+    await memory.wait_for(READ_AHEAD_BYTES)
     try:
         response = await transport.handle_async_request(request)
         try:
-            body = await _read_body(response, max_bytes, memory or ByteAccount())
+            body = await _read_body(response, max_bytes, memory)
         finally:
             await response.aclose()
     except httpx.TransportError as error:
         raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
+    finally:
+        memory.note(-READ_AHEAD_BYTES)
     # These upstreams do not use the date form of Retry-After.
     after = response.headers.get("retry-after", "").strip()
     retry_after_s = float(after) if after.isdecimal() and len(after) <= 9 else None
@@ -233,7 +238,7 @@ def transport_fault(error: httpx.TransportError) -> ErrorCode:
 
 
 async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccount) -> bytearray:
-    """Returns the body, decompressed if necessary, never beyond the limit.
+    """Returns the body, decompressed if necessary, never beyond the limit. A piece is read once there is room for it.
 
     Each piece is copied on arrival: joining them at the end would hold a second body in memory.
     """
@@ -243,6 +248,7 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
     assert isinstance(
         response.stream, httpx.AsyncByteStream
     )  # true of every transport; httpx's own iterator costs as much again
+    await memory.wait_for(PIECE_BYTES)
     try:
         async for received in response.stream:
             for piece in inflate(received) if inflate else (received,):
@@ -255,6 +261,8 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
     except BaseException:
         memory.note(-len(body))
         raise
+    finally:
+        memory.note(-PIECE_BYTES)
     return body
 
 

@@ -5,8 +5,9 @@ in any order, leave at least 1/2^N of the budget free (1/(N+1) after each has re
 that holds nothing may take half of that, so no number of tenants fills the budget.
 
 Requests beyond that are refused. Replies are paid for and never refused: without room they wait in the provider's
-connection. One request per tenant proceeds while an eighth is free, so that each tenant makes progress. One
-request of the process always proceeds, and the others' room is counted without it.
+connection. What is received ahead of that is counted before the call is sent. One request per tenant proceeds while an
+eighth is free, so that each tenant makes progress. One request of the process always proceeds, and the others' room is
+counted without it.
 
 At most the budget and that one request are held. Invariant: however a request ends, its account is closed and its
 bytes are released.

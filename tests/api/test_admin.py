@@ -290,3 +290,18 @@ def test_a_tenant_uses_its_own_models_only(make_gateway: MakeGateway, simulator:
     assert [] == gateway.get("/v1/models").json()["data"]
     assert 400 == gateway.generate(prompt="x", model="two").status_code
     assert 2 == simulator.images_billed()
+
+
+@pytest.mark.parametrize("path", ["/tenants", "/tenants/acme", "/pool"])
+def test_a_query_that_a_route_does_not_take_is_refused(gateway: Gateway, path: str) -> None:
+    refused = gateway.admin("GET", f"{path}?limit=-1")
+    assert (400, "unknown_parameter") == (refused.status_code, refused.json()["error"]["code"])
+    assert "limit" == refused.json()["error"]["param"]
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "1001", "x", "1e2"])
+@pytest.mark.parametrize("path", ["/audit", "/usage", "/usage/records"])
+def test_a_limit_out_of_its_range_is_refused_with_the_range(gateway: Gateway, path: str, limit: str) -> None:
+    refused = gateway.admin("GET", f"{path}?limit={limit}")
+    assert (400, "limit") == (refused.status_code, refused.json()["error"]["param"])
+    assert "an integer from 1 to 1000" in refused.text

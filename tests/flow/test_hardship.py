@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from tests.support.demo import demo_command, process, ready_line
 from tests.support.harness import Gateway, MakeGateway, Simulator, serving, upstream, wait_until
+from tests.support.hostile import Plan, hostile
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,23 @@ def test_a_message_that_is_no_text_does_not_stop_the_gateway(gateway: Gateway, r
     statuses = [gateway.generate(prompt="a cat").status_code for _ in range(3)]
 
     assert [200, 200, 200] == statuses
+
+
+@pytest.mark.parametrize("kind", ["minimax", "302ai"])
+def test_a_complete_reply_is_delivered_whatever_its_provider_sends_behind_it(
+    make_gateway: MakeGateway, kind: str
+) -> None:
+    """Its images are paid for. The connection is not used again, as what follows would answer another request."""
+    body = b'{"data":{"image_urls":["https://file.302ai.cn/x.jpg"]},"base_resp":{"status_code":0}}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with hostile() as provider:
+        provider.begin(Plan((head + body + b"x" * 5000, "hang")))
+        gateway = make_gateway(upstream("sim", kind, provider.url))
+        answers = [gateway.generate(prompt="a cat", response_format="url") for _ in range(3)]
+        assert [200] * 3 == [answer.status_code for answer in answers]
+        assert (3, 3) == (provider.requests, provider.connections)
+    [sums] = gateway.admin("GET", "/usage").json()["data"]
+    assert 3 == sums["images"]
 
 
 BAD_LINKS = [

@@ -1,13 +1,20 @@
 """What a refused request counts, what is kept of it, and what it may cost the others."""
 
+import select
+import socket
+import time
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 import redis
 
-from tests.support.harness import Gateway, MakeGateway, Simulator
-from tests.support.scarce import occupied, scarce
+from tests.support.harness import Gateway, MakeGateway, Simulator, wait_until
+from tests.support.memory import begin
+from tests.support.scarce import occupied, pool, scarce
+from tests.support.strangers import connected
 
 GENERATIONS = "/v1/images/generations"
 NATIVE = "/v1/image_generation"
@@ -69,6 +76,41 @@ def test_a_key_whose_requests_are_refused_soon_costs_redis_nothing(
         asked = commands(client) - before
     assert (429, "1", True) in texts
     assert asked < 200  # what runs beside, and two refusals a second
+
+
+def send(gateway: Gateway, stack: ExitStack, count: int) -> list[socket.socket]:
+    body = b'{"prompt":"x"}'
+    clients = [stack.enter_context(connected(gateway.url)) for _ in range(count)]
+    for client in clients:
+        client.sendall(begin(gateway, len(body), GENERATIONS, body))
+    return clients
+
+
+def admitted(gateway: Gateway) -> int:
+    """Requests of the last minute; each took a call to Redis."""
+    used: int = gateway.admin("GET", "/tenants/acme").json()["used"]["requests_last_minute"]
+    return used
+
+
+def test_hang_ups_beyond_the_burst_are_refused_before_redis_is_asked_however_many_are_in_flight(
+    make_gateway: MakeGateway, simulator: Simulator
+) -> None:
+    """A burst of 20 and 2 a second: 60 wait at once in the first wave, and few in a later one."""
+    site = scarce(simulator.url, limits={"requests_per_minute": 1}, max_wait_s=60)
+    gateway = make_gateway(site, server={"rejections_per_second": 2})
+    assert 200 == gateway.generate(prompt="the only one of its minute").status_code
+    counts = []
+    for _ in range(4):
+        before = admitted(gateway)
+        with ExitStack() as stack:
+            clients = send(gateway, stack, 60)
+            refused = partial(select.select, clients, [], [], 0)
+            wait_until(lambda: len(refused()[0]) + pool(gateway)["waiting"] == 60, "each is refused or waits")  # noqa: B023
+        wait_until(lambda: pool(gateway)["waiting"] == 0, "all have left")
+        counts.append(admitted(gateway) - before)
+        time.sleep(1.1)  # a key that is refused is let in again
+    assert 60 == counts[0]
+    assert min(counts[1:]) <= 12, f"after 5 s without a refusal, a wave is let in whole: {counts}"
 
 
 def test_an_admin_key_has_a_limit_of_its_own_at_each_address(make_gateway: MakeGateway) -> None:

@@ -1,11 +1,18 @@
 import asyncio
+import tracemalloc
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.generation.calls import read_reply
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
+from gateway.generation.transport import AiohttpTransport
+from tests.support.harness import wait_until
+from tests.support.hostile import Plan, hostile
+from tests.support.memory import MB, picture_reply
 
 
 def refusal(account: ByteAccount, count: int) -> ErrorCode | None:
@@ -99,3 +106,37 @@ async def test_a_tenant_beyond_its_half_does_not_make_another_wait() -> None:
     assert not stuck.done()
     greedy.close()
     await asyncio.wait_for(stuck, 1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+async def test_replies_that_wait_for_room_hold_the_budget_and_one_reply_and_all_arrive() -> None:
+    """100 replies of 1.4 MB within 4 MB. The replies that arrived are held until the others have waited."""
+    budget, is_read, raw = ByteBudget(4 * MB), asyncio.Event(), picture_reply(1_400_000)
+
+    async def call(transport: AiohttpTransport, url: str) -> int:
+        account = ByteAccount(budget, "acme")
+        try:
+            reply = await read_reply(transport, httpx.Request("POST", url, content=b"{}"), 2 * MB, account)
+            await is_read.wait()
+            return len(reply.body)
+        finally:
+            account.close()
+
+    with hostile() as provider:
+        provider.begin(Plan((raw, "close")))
+        async with AiohttpTransport() as transport:
+            tracemalloc.start()
+            try:
+                calls = [asyncio.create_task(call(transport, provider.url)) for _ in range(100)]
+                await asyncio.to_thread(wait_until, lambda: provider.requests >= 20, "many are called")
+                for _ in range(200):  # whatever can be received is
+                    await asyncio.sleep(0.01)
+                _, peak_bytes = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            is_read.set()
+            sizes = await asyncio.gather(*calls)
+    assert {len(raw.partition(b"\r\n\r\n")[2])} == set(sizes)
+    assert peak_bytes < 4 * MB + len(raw) + 100 * 40_000, "what a call holds besides is its own objects"
+    assert 0 == budget.held_bytes

@@ -15,7 +15,8 @@ import pytest
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from gateway.generation.transport import AiohttpTransport, BoundedHandler, map_error
+from gateway.generation.transport import AiohttpTransport, map_error
+from gateway.generation.transport.connections import BoundedHandler
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -121,6 +122,14 @@ async def reset_inside_the_body(reader: asyncio.StreamReader, writer: asyncio.St
     _abort(writer)
 
 
+async def break_a_later_chunk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_head(reader)
+    writer.write(HALF_CHUNKED)
+    await asyncio.sleep(0.05)  # so that it is a read of its own
+    writer.write(b"zz\r\n")
+    await reader.read()
+
+
 def _abort(writer: asyncio.StreamWriter) -> None:
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -166,6 +175,7 @@ HALF_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\
             httpx.RemoteProtocolError,
             id="broken chunk",
         ),
+        pytest.param(break_a_later_chunk, httpx.RemoteProtocolError, id="broken later chunk"),
     ],
 )
 async def test_a_broken_answer_is_an_error_that_says_that_something_was_sent(
@@ -251,6 +261,19 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_connect_error(tmp_path
     async with misbehaving(answering(b"HTTP/1.1 204 No Content\r\n\r\n"), context) as address:
         with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
             await send(f"https://{address.replace('127.0.0.1', 'localhost')}/")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+async def test_a_large_response_over_tls_arrives_whole(tmp_path: Path) -> None:
+    (tmp_path / "self-signed.pem").write_text(SELF_SIGNED)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "self-signed.pem")
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "self-signed.pem"))
+    body = bytes(range(250)) * 20_000
+    raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    async with misbehaving(answering(raw), context) as address, AiohttpTransport(trusted) as transport:
+        url = f"https://{address.replace('127.0.0.1', 'localhost')}/"
+        assert body == (await send_with(transport, url, timeout_s=60))[1]
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "gopher://127.0.0.1/", "/no/host"])
@@ -671,7 +694,9 @@ async def test_interim_responses_that_are_cut_off_are_not_parsed() -> None:
     server = await loop.create_server(lambda: Flooding(b"HTTP/1.1 100\r\n\r\n" * 100_000), "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        _, handler = await loop.create_connection(lambda: Counting(loop), "127.0.0.1", port)
+        _, handler = await loop.create_connection(
+            lambda: Counting(loop, memoryview(bytearray(65536))), "127.0.0.1", port
+        )
         handler.set_response_params()
         with pytest.raises(aiohttp.ClientPayloadError):
             await handler.read()
@@ -716,7 +741,13 @@ async def test_a_body_of_any_bytes_arrives_whole(body: bytes, chunk_bytes: int) 
 
 @pytest.mark.parametrize(
     ("unasked", "pause_s"),
-    [(FINAL, 0), (FINAL, 0.05), (b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n", 0.05), (b"x", 0.05)],
+    [
+        (FINAL, 0),
+        (b"x" * 5000, 0),
+        (FINAL, 0.05),
+        (b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n", 0.05),
+        (b"x", 0.05),
+    ],
 )
 async def test_a_response_that_no_request_asked_for_is_never_given_to_the_next(unasked: bytes, pause_s: float) -> None:
     """Neither one that is sent with another nor one that arrives on an idle connection, as a server's time-out does."""
@@ -737,6 +768,29 @@ async def test_a_response_that_no_request_asked_for_is_never_given_to_the_next(u
         for number in (1, 2, 3):
             assert b"%d" % number == (await send_with(transport, f"http://{address}/", method="GET"))[1]
             await asyncio.sleep(4 * pause_s)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
+@pytest.mark.parametrize("interim", [b"", b"\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_complete_response_is_read_whatever_follows_it_wherever_its_reads_end(interim: bytes) -> None:
+    """The bytes behind its length are no part of it, and its connection is not used again."""
+    whole = interim + FINAL
+    connections: list[int] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        at = len(connections)
+        connections.append(at)
+        if at:
+            writer.write(whole[:at])
+            await asyncio.sleep(0.01)
+        writer.write(whole[at:] + b"x" * 5000)
+        await reader.read()
+
+    async with misbehaving(behave) as address, AiohttpTransport() as transport:
+        for _ in whole:
+            assert b"ok" == (await send_with(transport, f"http://{address}/", method="GET"))[1]
+    assert len(whole) == len(connections)
 
 
 @pytest.mark.parametrize("limits", [{"connect": 0.0}, {"connect": -1.0}, {"connect": 5.0, "read": 0.0}])

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api.admin.schemas import QueryFields
 from gateway.api.auth_throttle import FailedAuthThrottle, network_of
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import context_of
@@ -25,6 +26,8 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
 
 PREFIX: Final = "/admin/v1"
+_WITH_QUERY: Final = (f"{PREFIX}/audit", f"{PREFIX}/usage")
+"""These routes read their query themselves; the others have none."""
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
 """By path below `/admin/v1` and by method."""
@@ -103,5 +106,7 @@ class AdminApi:
             )
         if self.buckets.per_second:
             self.buckets.take(bucket)
+        if not request.url.path.startswith(_WITH_QUERY):
+            QueryFields(request).reject_unknown()
         with translate_change_errors() if method != "GET" else nullcontext():
             return await handlers[method](request, Actor(name, context.id))

@@ -10,47 +10,28 @@ Why not the package httpx-aiohttp: it reports refused, unresolvable and closed-w
 """
 
 import asyncio
-import re
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import aiohttp
 import httpx
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import RawResponseMessage, StreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.payload import Payload
-from aiohttp.streams import StreamReader
 from yarl import URL
 
 from gateway.generation.transport.addresses import PublicResolver, is_public_name
+from gateway.generation.transport.connections import BUFFER_BYTES, PIECE_BYTES, BoundedHandler
 
-_CHUNK_BYTES: Final = 256 * 1024
 _SENT_BYTES: Final = 64 * 1024
 """Body bytes per write: TLS copies its input."""
 _KEEP_ALIVE_S: Final = 15.0
 """Idle time of a connection. Servers close theirs after 60 s or more, and a call sent into a closing one is lost."""
 _AUTOMATIC_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-
-_INTERIM_MAX: Final = 10
-"""Servers send one or two (100, 103)."""
-_HEAD_BYTES_MAX: Final = 64 * 1024
-"""Interim responses and the final head together; heads of providers and object stores have at most 2 KiB."""
-_FRAMING_BYTES_MAX: Final = _HEAD_BYTES_MAX + 64 * 1024
-"""Limit on bytes outside the body, besides a share of it: 8,000 chunks of any size."""
-_FRAMING_PART: Final = 64
-"""Share of a body that may be framing: chunks of 450 bytes. Providers and proxies send kilobytes. A chunk costs 2 us of
-CPU whatever its size, so a body of 60-byte chunks costs 50 times as much as in one piece.
-"""
-_PIECE_BYTES: Final = 1024
-"""Minimum part of a read that is parsed in one step, then up to the next blank line, which every response has."""
-_CHUNKED_PIECE_BYTES: Final = 64 * 1024
-"""Maximum part of a chunked read that is parsed before the framing is checked."""
-_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...]] = (
     # Most specific first. First block: nothing was sent.
@@ -102,14 +83,18 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             keepalive_timeout=_KEEP_ALIVE_S,
             resolver=PublicResolver() if self._public_only else None,
         )
-        handler: type[ResponseHandler] = BoundedHandler  # for mypy: partial is invariant
-        connector._factory = partial(handler, loop=asyncio.get_running_loop())  # noqa: SLF001 - there is no public way
+        received = memoryview(bytearray(PIECE_BYTES - 2 * BUFFER_BYTES))
+
+        def make_handler() -> ResponseHandler:
+            return BoundedHandler(asyncio.get_running_loop(), received)
+
+        connector._factory = make_handler  # type: ignore[assignment] # noqa: SLF001 - there is no public way
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_AUTOMATIC_HEADERS,
-            read_bufsize=_CHUNK_BYTES,
+            read_bufsize=BUFFER_BYTES,
         )
         return self
 
@@ -141,7 +126,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise map_error(error) from error
-        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response))
+        connection = response.connection
+        handler = connection.protocol if connection else None  # none once the whole body has arrived
+        assert isinstance(handler, BoundedHandler | None)
+        return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response, handler))
 
 
 class _Content(Payload):
@@ -175,92 +163,24 @@ class _Body(httpx.AsyncByteStream):
     """The bytes of a response as they arrive; `aclose` returns or closes the connection."""
 
     response: aiohttp.ClientResponse
+    handler: BoundedHandler | None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self.response.content.iter_any():  # received data, unmodified
+            while chunk := await self._next():
                 yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise map_error(error) from error
 
+    async def _next(self) -> bytes:
+        """Returns received data, unmodified; empty at the end."""
+        if self.handler is None:
+            return await self.response.content.readany()
+        self.handler.reads_pieces = True
+        try:
+            return await self.response.content.readany()
+        finally:
+            self.handler.reads_pieces = False
+
     async def aclose(self) -> None:
         self.response.close()
-
-
-class BoundedHandler(ResponseHandler):
-    """Closes the connection on responses that are mostly framing, and on bytes that belong to no request.
-
-    aiohttp parses unlimited interim responses (1xx), a whole read of 256 KiB in one event-loop iteration. It also
-    stores a response that arrives on an idle connection, and would return it for the next request.
-    """
-
-    _interim = _received_bytes = 0
-    _body: StreamReader | None = None
-    _piece_max_bytes = _CHUNKED_PIECE_BYTES
-    _held_back = b""
-
-    def set_response_params(self, **params: Any) -> None:
-        self._interim = self._received_bytes = 0
-        self._body = None
-        self._piece_max_bytes = _CHUNKED_PIECE_BYTES
-        self._held_back = b""
-        super().set_response_params(**params)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        self._body = None  # a reference cycle that only the garbage collector would break
-
-    def data_received(self, data: bytes) -> None:
-        if not data:  # reading resumes: aiohttp first parses its own buffer
-            super().data_received(data)
-            self._check_framing()
-        data, self._held_back = self._held_back + data, b""
-        at = 0
-        while at < len(data):
-            if self._body is not None and self._body.is_eof():  # the bytes belong to no request
-                self._close()
-            if self.transport is None or self.transport.is_closing():
-                return
-            if self._reading_paused:
-                self._held_back = data[at:]
-                return
-            # A body rarely has a blank line and is parsed as read. Of short responses, about 64 are parsed in one step.
-            start, end = at + _PIECE_BYTES, len(data)
-            has_lines = data.find(b"\n", start) >= 0  # 30 times as fast as the pattern
-            if has_lines and (blank := _BLANK_LINE.search(data, start)):
-                end = blank.end()
-            end = min(end, at + self._piece_max_bytes)
-            self._received_bytes += end - at
-            super().data_received(data[at:end])
-            self._check_framing()
-            at = end
-
-    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        message, body = data
-        if 100 <= message.code < 200 and message.code != 101:
-            self._interim += 1
-        elif self._body is None and self._interim <= _INTERIM_MAX:
-            self._body = body
-            if not message.chunked:
-                self._piece_max_bytes = sys.maxsize
-            super().feed_data(data, size)
-        else:  # after the response of the request
-            self._close()
-
-    def _check_framing(self) -> None:
-        if self._reading_paused:  # a part of the received data is not parsed yet
-            return
-        if self._body is None:
-            is_excessive = self._interim > _INTERIM_MAX or self._received_bytes > _HEAD_BYTES_MAX
-        else:
-            body_bytes = self._body.total_bytes
-            is_excessive = self._received_bytes - body_bytes > _FRAMING_BYTES_MAX + body_bytes // _FRAMING_PART
-        if is_excessive:
-            reader: BoundedHandler | StreamReader = self if self._body is None else self._body
-            reader.set_exception(aiohttp.ClientPayloadError("the response is mostly framing"))
-            self._close()
-
-    def _close(self) -> None:
-        self.force_close()
-        if self.transport is not None:
-            self.transport.close()

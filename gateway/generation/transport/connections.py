@@ -1,0 +1,147 @@
+"""Connections to upstreams, which receive and parse no more than is bounded."""
+
+import asyncio
+import re
+import sys
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
+
+BUFFER_BYTES: Final = 8 * 1024
+"""aiohttp stops reading while it buffers more than twice as much."""
+_READ_BYTES: Final = 32 * 1024
+"""Size of a read until the response's reader waits for one, which then may be as large as a piece."""
+PIECE_BYTES: Final = 128 * 1024
+"""Maximum of one piece of a response."""
+READ_AHEAD_BYTES: Final = 2 * BUFFER_BYTES + _READ_BYTES
+"""Maximum of a response that is received before its reader asks for the next piece."""
+_INTERIM_MAX: Final = 10
+"""Servers send one or two (100, 103)."""
+_HEAD_BYTES_MAX: Final = 64 * 1024
+"""Interim responses and the final head together; heads of providers and object stores have at most 2 KiB."""
+_FRAMING_BYTES_MAX: Final = _HEAD_BYTES_MAX + 64 * 1024
+"""Limit on bytes outside the body, besides a share of it: 8,000 chunks of any size."""
+_FRAMING_PART: Final = 64
+"""Share of a body that may be framing: chunks of 450 bytes. Providers and proxies send kilobytes. A chunk costs 2 us of
+CPU whatever its size, so a body of 60-byte chunks costs 50 times as much as in one piece.
+"""
+_PIECE_BYTES: Final = 1024
+"""Minimum part of a body that is parsed in one step, then up to the next blank line, which every response has."""
+_CHUNKED_PIECE_BYTES: Final = 64 * 1024
+"""Maximum part of a chunked read that is parsed before the framing is checked."""
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n[\r\n]*")
+_LINE_ENDS: Final = re.compile(rb"[\r\n]+")
+
+
+class _BoundedReads(asyncio.BufferedProtocol):
+    """Passes on what a connection receives, in reads of bounded size. Event loops read 256 KiB into other protocols."""
+
+    def __init__(self, handler: "BoundedHandler", received: memoryview) -> None:
+        """`received` may be shared: it is copied before the event loop reads again."""
+        self._handler, self._received = handler, received
+        self.connection_lost, self.eof_received = handler.connection_lost, handler.eof_received  # type: ignore[method-assign]
+        self.pause_writing, self.resume_writing = handler.pause_writing, handler.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio
+        return self._received if self._handler.reads_pieces else self._received[:_READ_BYTES]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._handler.data_received(bytes(self._received[:nbytes]))
+
+
+class BoundedHandler(ResponseHandler):
+    """Closes the connection on responses that are mostly framing, and on bytes that belong to no request.
+
+    aiohttp parses unlimited interim responses (1xx), a whole read of 256 KiB in one event-loop iteration. It also
+    stores a response that arrives on an idle connection, and would return it for the next request.
+    """
+
+    _interim = _received_bytes = 0
+    _body: StreamReader | None = None
+    _piece_max_bytes = _CHUNKED_PIECE_BYTES
+    _held_back = b""
+    reads_pieces = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, received: memoryview) -> None:
+        super().__init__(loop)
+        self._received = received
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        transport.set_protocol(_BoundedReads(self, self._received))
+        if limit := getattr(transport, "set_read_buffer_limits", None):
+            limit(_READ_BYTES)  # of TLS
+
+    def set_response_params(self, **params: Any) -> None:
+        self._interim = self._received_bytes = 0
+        self._body = None
+        self._piece_max_bytes = _CHUNKED_PIECE_BYTES
+        self._held_back = b""
+        super().set_response_params(**params)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._body = None  # a reference cycle that only the garbage collector would break
+
+    def data_received(self, data: bytes) -> None:
+        if not data:  # reading resumes: aiohttp first parses its own buffer
+            super().data_received(data)
+            self._check_framing()
+        data, self._held_back = self._held_back + data, b""
+        at = 0
+        while at < len(data):
+            if self._body is not None and self._body.is_eof():  # the bytes belong to no request
+                self._close()
+            if self.transport is None or self.transport.is_closing():
+                return
+            if self._reading_paused:
+                self._held_back = data[at:]
+                return
+            # A head is parsed alone: an error behind its body would discard both. A read may begin at any of its bytes.
+            # A body rarely has a blank line and is parsed as read.
+            start, end = at if self._body is None else at + _PIECE_BYTES, len(data)
+            blank = _LINE_ENDS.match(data, at) if self._body is None else None
+            if blank is None and data.find(b"\n", start) >= 0:  # 30 times as fast as the pattern
+                blank = _BLANK_LINE.search(data, start)
+            if blank:
+                end = blank.end()
+            end = min(end, at + self._piece_max_bytes)
+            self._received_bytes += end - at
+            super().data_received(data[at:end])
+            self._check_framing()
+            at = end
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        message, body = data
+        if 100 <= message.code < 200 and message.code != 101:
+            self._interim += 1
+        elif self._body is None and self._interim <= _INTERIM_MAX:
+            self._body = body
+            if not message.chunked:
+                self._piece_max_bytes = sys.maxsize
+            super().feed_data(data, size)
+        else:  # after the response of the request
+            self._close()
+
+    def _check_framing(self) -> None:
+        if self.exception() and self._body is not None and not self._body.is_eof():  # aiohttp would let its reader wait
+            self._body.set_exception(aiohttp.ClientPayloadError("the response is no HTTP"))
+        if self._reading_paused:  # a part of the received data is not parsed yet
+            return
+        if self._body is None:
+            is_excessive = self._interim > _INTERIM_MAX or self._received_bytes > _HEAD_BYTES_MAX
+        else:
+            body_bytes = self._body.total_bytes
+            is_excessive = self._received_bytes - body_bytes > _FRAMING_BYTES_MAX + body_bytes // _FRAMING_PART
+        if is_excessive:
+            reader: BoundedHandler | StreamReader = self if self._body is None else self._body
+            reader.set_exception(aiohttp.ClientPayloadError("the response is mostly framing"))
+            self._close()
+
+    def _close(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.close()
