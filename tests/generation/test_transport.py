@@ -51,7 +51,7 @@ async def misbehaving(behave: Behaviour, tls: ssl.SSLContext | None = None) -> A
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await behave(reader, writer)
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError):  # the client has left
             pass
         finally:
             writer.close()
