@@ -248,6 +248,7 @@ def wait_until_told(configuration: Path, event: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("options", WORKERS)
+@pytest.mark.slow
 def test_an_edited_file_is_in_force_in_every_process_by_itself(
     tmp_path: Path, redis_url: str, simulator: Simulator, options: tuple[str, ...]
 ) -> None:
