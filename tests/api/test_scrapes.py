@@ -22,6 +22,8 @@ from tests.support.harness import Gateway, wait_until
 from tests.support.pooling import account, pooling
 from tests.support.processes import total
 
+pytestmark = pytest.mark.slow
+
 SCRAPE = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 PROMETHEUS_S = 10
 """Its scrape timeout, as the shipped configuration has it."""

@@ -22,6 +22,8 @@ from tests.support.bookkeeping import TODAY, Settled, numbered, settle
 from tests.support.commands import Ask, check_refused, environment, fits, run
 from tests.support.harness import ADMIN_KEY, Gateway
 
+pytestmark = pytest.mark.slow
+
 JULY: Final = ("--from", "2026-07-01", "--to", "2026-07-31")
 COMMANDS: Final = (("usage",), ("usage", "export"), ("usage", "verify"))
 

@@ -12,6 +12,8 @@ from tests.support.harness import Simulator
 from tests.support.processes import log_of, started, write_configuration
 from tests.support.servers import free_port
 
+pytestmark = pytest.mark.slow
+
 STRONG = "9f2c61d07ab8e35410c7d6b2f98e3a45"
 
 
