@@ -32,6 +32,7 @@ local records, read_records = cached('members', cjson.decode)
 local loads, read_loads = cached('loads', cmsgpack.unpack)
 local accounts = setmetatable({}, {__index = function(all, name)
   local record, load = records[name], loads[name]
+  if load and not load.in_flight then load = nil end  -- of a build before the first release
   local a = (record or load) and {name = name, record = record or nil, is_read = {},
     load = load or {log = {}, in_flight = 0, last = {}, made = 0}}
   if a then drop_old(a) end
