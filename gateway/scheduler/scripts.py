@@ -82,6 +82,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     forgotten: tuple[str, ...] = ()
     down: tuple[str, ...] = ()
     pool: PoolStatus | None = None
+    cursor: str = "0"
 
 
 def record(upstream: str, name: str, prefix: str = PREFIX) -> str:

@@ -156,7 +156,13 @@ class ClockedPool:
             self.clock.advance(0.001)
 
     def look(self) -> _Found:
-        return dict(self.run("snapshot")["pool"])
+        found = self.run("snapshot", 0)
+        pool = dict(found["pool"])
+        while found["cursor"] != "0":
+            found = self.run("snapshot", found["cursor"])
+            pool["accounts"] = pool.get("accounts", []) + found["pool"].get("accounts", [])
+            pool["free"] += found["pool"]["free"]
+        return pool
 
     def account(self, name: str = "a") -> _Found:
         return next(dict(one) for one in self.look()["accounts"] if one["name"] == name)

@@ -257,7 +257,7 @@ class History:
             self.at(self.now_s + 1.0, self._look_each_second)
         is_tenth = round(self.now_s) % 10 == 0
         if is_tenth and all(self.now_s >= process.back_s for process in self.living):
-            self.run("snapshot")
+            self.run("snapshot", "0")
             self.run("has_capacity")
         if not self._is_calm:
             self.watch.reset()

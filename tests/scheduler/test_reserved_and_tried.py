@@ -64,6 +64,7 @@ def test_a_small_request_waits_where_it_would_delay_a_large_one_beyond_all_that_
     clocked.spend(1, images=3)
     clocked.clock.advance(5)
     clocked.wait("large", "acme", 5, patience_s=10_000.0)
+    clocked.clock.advance(0.001)
     clocked.wait("small", "anna", 2, patience_s=10_000.0)
     clocked.clock.advance(WINDOW_S - 5)
     assert "large" in clocked.turn("large", "small")["assigned"]

@@ -54,7 +54,7 @@ async def written(redis: Client, value: str, within_s: float = 60) -> bool:
 async def lease(redis: Client, pool: str) -> object:
     """Runs one script on an upstream without accounts."""
     keys = [f"{PREFIX}:{{pool:{pool}}}:{number}" for number in range(_POOL_KEYS)]
-    return json.loads(str(await load_script(redis, "scheduler/snapshot", PARTS["snapshot"])(keys, [])))
+    return json.loads(str(await load_script(redis, "scheduler/snapshot", PARTS["snapshot"])(keys, ["0"])))
 
 
 async def check_everything(redis: Client) -> None:

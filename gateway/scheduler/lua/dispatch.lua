@@ -1,6 +1,4 @@
 -- Dispatch: what is free is given to what waits, the flow with the lowest pass first. Shared, after queue.lua.
-local TENANTS_MAX = 16      -- of one class that are looked at for one below its share
-
 local flows_left = 1024     -- entries of classes that one script reads to find their lowest passes
 local is_cut = false        -- whether a class has stale entries that it did not read
 
@@ -8,24 +6,27 @@ local is_cut = false        -- whether a class has stale entries that it did not
 -- entries are corrected until the first of all is right. If too many are stale, later scripts find it.
 local function head_of(class)
   local set = K['class:' .. class]
-  for _, size in ipairs({1, 8, 64, 64, 64}) do
+  for _, size in ipairs({8, 64, 64, 64}) do
     if flows_left <= 0 then break end
-    local page = redis.call('ZRANGE', set, 0, math.min(size, flows_left) - 1, 'WITHSCORES')
+    size = math.min(size, flows_left)
+    local page = redis.call('ZRANGE', set, 0, size - 1, 'WITHSCORES')
     if not page[1] then return nil end
-    local names, late, gone = names_of(page), {}, {}
+    local names, late, gone, first, lowest = names_of(page), {}, {}, nil, math.huge
     flows_left = flows_left - #names
     local passes = redis.call('ZMSCORE', K.active, unpack(names))
-    if passes[1] and tonumber(passes[1]) <= tonumber(page[2]) then return names[1], tonumber(passes[1]) end
     for i, flow in ipairs(names) do
-      if not passes[i] then
+      local pass = passes[i] and tonumber(passes[i])
+      if not pass then
         gone[#gone + 1] = flow
       elseif passes[i] ~= page[2 * i] then
         late[#late + 1] = passes[i]
         late[#late + 1] = flow
       end
+      if pass and (pass < lowest or (pass == lowest and flow < first)) then first, lowest = flow, pass end
     end
     if #late > 0 then redis.call('ZADD', set, unpack(late)) end
     if #gone > 0 then redis.call('ZREM', set, unpack(gone)) end
+    if first and (#names < size or lowest <= tonumber(page[#page])) then return first, lowest end
   end
   is_cut = true
   return nil
@@ -43,14 +44,14 @@ local function first_classes()
   end
   for i, name in ipairs(names_of(page)) do
     local class = classes[name]
-    class.pass, class.is_blocked, class.seen, class.at = tonumber(page[2 * i]), nil, nil, nil
+    class.pass, class.is_blocked, class.is_read, class.at = tonumber(page[2 * i]), nil, nil, nil
     found[i] = class
   end
   return found
 end
 
 local function set_head(class, flow, pass)
-  class.flow, class.is_blocked, class.at = flow, not flow, nil
+  class.flow, class.is_blocked, class.is_read, class.at = flow, not flow, true, nil
   class.pass = pass and rank_of(class, pass)
 end
 
@@ -60,8 +61,42 @@ local function refresh(class)
   if class.flow and class.pass ~= before then redis.call('ZADD', K.classes, class.pass, class.name) end
 end
 
+-- When the first request of a class came; before all others if it is not known yet.
+local function arrival_of(class)
+  class.at = class.at or class.is_read and select(2, first_of(class.name, class.flow)) or ''
+  return class.at
+end
+
+-- Reads the first flows of these classes at once, and sorts them. One that has moved on is not read yet: see refresh.
+local function read_heads(those)
+  local firsts, names, changed = {}, {}, {}
+  for i, class in ipairs(those) do
+    firsts[i] = redis.call('ZRANGE', K['class:' .. class.name], 0, 0, 'WITHSCORES')
+    names[i] = firsts[i][1] or ''
+  end
+  flows_left = flows_left - #names
+  read_flows(names)
+  read_over(names)
+  local passes = redis.call('ZMSCORE', K.active, unpack(names))
+  for i, class in ipairs(those) do
+    local pass, before = tonumber(passes[i] or math.huge), class.pass
+    if pass <= tonumber(firsts[i][2] or 0) then
+      set_head(class, names[i], pass)
+      if class.pass ~= before then
+        changed[#changed + 1] = class.pass
+        changed[#changed + 1] = class.name
+      end
+    end
+  end
+  if #changed > 0 then redis.call('ZADD', K.classes, unpack(changed)) end
+  table.sort(those, function(a, b)
+    return a.pass < b.pass or (a.pass == b.pass and arrival_of(a) < arrival_of(b))
+  end)
+end
+
 -- The first flow of a class has its share in flight: the next one that may begin a call is first, if there is any.
 local function step_aside(class)
+  local TENANTS_MAX = 16
   local page = redis.call('ZRANGE', K['class:' .. class.name], 1, TENANTS_MAX, 'WITHSCORES')
   local first, lowest, names = nil, math.huge, names_of(page)
   read_flows(names)
@@ -79,11 +114,12 @@ local function servable(class, reserved)
   local first_is_over = is_over(class.flow)
   local found = choose(class, first_is_over, reserved)
   if found or not first_is_over or class.q == 'b' then return class.flow, found, first_is_over end
-  if not may_fit(class, 'early') then return nil end
-  local names = redis.call('ZRANGE', K['class:' .. class.name], 1, TENANTS_MAX)
-  read_over(names)
-  for _, flow in ipairs(names) do
-    if not over[flow] and may_begin(flow, class) then return flow, choose(class, false, reserved), false end
+  local others = may_fit(class, 'early') and flows_below() or {}
+  local passes = others[1] and redis.call('ZMSCORE', K['class:' .. class.name], unpack(others))
+  for i, flow in ipairs(others) do
+    if passes[i] and not is_over(flow) and may_begin(flow, class) then
+      return flow, choose(class, false, reserved), false
+    end
   end
   return nil
 end
@@ -121,14 +157,14 @@ local function roomiest(class, reserved)
   return nil
 end
 
--- When the first request of a class came; before all others if it is not known yet.
-local function arrival_of(class)
-  class.at = class.at or class.flow and select(2, first_of(class.name, class.flow)) or ''
-  return class.at
+-- Whether an account may have room for a class that some flow may take: those over their shares wait for their pace.
+local function may_serve(class)
+  if may_fit(class, 'due') then return true end
+  return may_fit(class, 'early') and (flows_below()[1] ~= nil or not flows_below().is_complete)
 end
 
 -- The class with the lowest pass that is not blocked, of equal ones the one that has waited longest. The classes are in
--- the order of their passes, and the first may have moved on. Nil if no account has capacity for any of them.
+-- the order of their passes, and the first may have moved on. Nil if none can be served.
 local function lowest_of(those)
   while those[1] and those[1].is_blocked do table.remove(those, 1) end
   local first, at = those[1], 1
@@ -138,9 +174,9 @@ local function lowest_of(those)
     those[at], those[at + 1], at = other, first, at + 1
   end
   local fitting = those.fitting
-  if fitting and not fitting.is_blocked and may_fit_any(fitting) then return those[1] end
+  if fitting and not fitting.is_blocked and may_serve(fitting) then return those[1] end
   for _, class in ipairs(those) do
-    if not class.is_blocked and may_fit_any(class) then
+    if not class.is_blocked and may_serve(class) then
       those.fitting = class
       return those[1]
     end
@@ -151,16 +187,18 @@ end
 -- Gives what is free to what waits, the lowest pass first. A class whose first request waits for capacity for its many
 -- images reserves the account that has most of it. Returns whether there may be more to give.
 local function dispatch()
-  local GRANTS_MAX = 4  -- in one script
+  local GRANTS_MAX = 2  -- in one script
   is_freed = false
   local left, granted, reserved = gate(), 0, {}
   local those = left > 0 and first_classes() or {}
   for _ = 1, 4 * CLASSES_MAX do
     local class = left > 0 and lowest_of(those)
     if not class then return is_cut end
-    if class.seen ~= granted then
-      class.seen = granted
-      refresh(class)  -- it may not be the first any more
+    if not those.are_read then
+      those.are_read = true
+      read_heads(those)
+    elseif not class.is_read then
+      refresh(class)
     else
       local flow, found, is_paced
       local fits = may_fit_any(class)
@@ -169,8 +207,9 @@ local function dispatch()
         step_aside(class)
       elseif found then
         if grant(class, flow, found, is_paced) then granted, left = granted + 1, left - 1 end
-        refresh(class)
-        class.seen = granted
+        for _, other in ipairs(those) do
+          if other.flow == flow then other.is_read, other.at = false, nil end
+        end
       else
         class.is_blocked = true
         local roomy = not fits and roomiest(class, reserved)

@@ -19,9 +19,20 @@ local function shift(id, later_us)
   put_back(a)
 end
 
+-- Whether some account can certainly serve a class, now or later.
+local function is_served(class)
+  if class.x or gate() == 0 then return false end
+  for _, group in ipairs(able_groups(class)) do
+    local is_usable = front('full', group)[1] or front('due', group)[1] or front('early', group)[1]
+    if is_usable and group ~= '0' and class.n <= SHELVES then return true end
+  end
+  return false
+end
+
 -- Until when nothing can serve a class, though it is not for want of capacity.
 local down_until = setmetatable({}, {__index = function(all, class)
-  local soonest, reason = outlook(classes[class], false, true)
+  local soonest, reason = 0, nil
+  if not is_served(classes[class]) then soonest, reason = outlook(classes[class], false, true) end
   all[class] = not soonest and math.huge or reason == 'down' and soonest or 0
   return all[class]
 end})

@@ -61,7 +61,7 @@ local function lift_breaker()
   return true
 end
 
-local SAMPLE = 8  -- accounts of a kind that a forecast looks at; of more it takes these for a sample
+local SAMPLE = 4  -- accounts of a kind that a forecast looks at; of more it takes these for a sample
 
 -- What becomes free at an account from a moment on: calls that it may begin now, its concurrency, moments, and the
 -- slots that its minute has by each of them.

@@ -30,24 +30,30 @@ local function serve_at(a, need, is_over)
   return at, key, more
 end
 
-local groups, fronts, moves = nil, {}, 0  -- moves: how often an account's place in the index has changed
+local groups, moves = nil, 0  -- moves: how often an account's place in the index has changed
+local fronts = {due = {}, early = {}, full = {}, resting = {}, out = {}}
+
+local function shelf_at(score) return SHELVES - math.floor(score / SHELF) % ROWS end
 
 -- The first accounts of a kind and group, each with its score: `due` those that their pace lets go, `early` the others.
+-- `shelf` is that of the first one, which has most room.
 local function front(kind, group)
-  local name = kind .. ':' .. group
-  if not fronts[name] then
-    local set, from, to = K[name], '-inf', '+inf'
-    if kind == 'due' then set, from, to = K['ready:' .. group], 0, '(' .. ROWS * SHELF end
-    if kind == 'early' then set, from = K['ready:' .. group], ROWS * SHELF end
-    fronts[name] = redis.call('ZRANGEBYSCORE', set, from, to, 'WITHSCORES', 'LIMIT', 0, FRONT)
+  local found = fronts[kind][group]
+  if not found then
+    local is_ready = kind == 'due' or kind == 'early'
+    local from, to = kind == 'early' and ROWS * SHELF or '-inf', kind == 'due' and '(' .. ROWS * SHELF or '+inf'
+    local set = K[(is_ready and 'ready' or kind) .. ':' .. group]
+    found = redis.call('ZRANGEBYSCORE', set, from, to, 'WITHSCORES', 'LIMIT', 0, FRONT)
+    found.shelf = found[2] and shelf_at(found[2]) or -1
+    fronts[kind][group] = found
   end
-  return fronts[name]
+  return found
 end
 
 -- An account's place in the index has changed.
 local function forget_fronts(kind, group)
   moves = moves + 1
-  for _, name in ipairs(kind == 'ready' and {'due', 'early'} or {kind}) do fronts[name .. ':' .. group] = nil end
+  for _, name in ipairs(kind == 'ready' and {'due', 'early'} or {kind}) do fronts[name][group] = nil end
 end
 
 local function all_groups()
@@ -189,8 +195,6 @@ local function put_back(a)
   redis.call('HSET', touch('loads'), a.name, cmsgpack.pack(load))
 end
 
-local function shelf_at(score) return SHELVES - math.floor(score / SHELF) % ROWS end
-
 -- Whether an account may have room for a need now, of those that their pace lets go (`due`) or of any; `choose` finds
 -- out.
 local function may_fit(need, kind)
@@ -198,8 +202,7 @@ local function may_fit(need, kind)
   if need[kind] == nil then
     need[kind] = false
     for _, group in ipairs(able_groups(need)) do
-      local first = front(kind, group)[2]
-      if first and shelf_at(first) >= math.min(SHELVES, need.n) then need[kind] = true end
+      need[kind] = need[kind] or front(kind, group).shelf >= math.min(SHELVES, need.n)
     end
   end
   return need[kind]

@@ -53,6 +53,20 @@ local function is_over(flow)
   return over[flow]
 end
 
+-- Flows that wait and were below their shares when this was asked first, the lowest pass first; not all of very many.
+local below = nil
+local function flows_below()
+  local READ_MAX, FLOWS_MAX = 256, 64
+  if below then return below end
+  local names = redis.call('ZRANGE', K.active, 0, READ_MAX - 1)
+  below = {is_complete = #names < READ_MAX}
+  read_over(names)
+  for _, flow in ipairs(names) do
+    if not over[flow] and #below < FLOWS_MAX then below[#below + 1] = flow end
+  end
+  return below
+end
+
 -- A flow pays for a call: for its share of images, and for its turn. Returns its new pass.
 local function pay(flow, cost, weight)
   local pass = pass_of(flow)

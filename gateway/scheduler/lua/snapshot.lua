@@ -1,5 +1,8 @@
--- Status of an upstream, for the admin API and metrics. O(accounts).
--- Returns  JSON: pool: the fields of PoolStatus (scheduler/status.py)
+-- Status of an upstream, for the admin API and metrics, some accounts at a time.
+-- ARGV[1]  cursor: "0" at first, then that of the reply before, until it is "0" again
+-- Returns  JSON: pool: the fields of PoolStatus (scheduler/status.py), its accounts and `free` those of this page;
+--          cursor. An account may be on two pages
+local ACCOUNTS = 25  -- of a page, about
 local UPSTREAM = string.match(base, '{pool:(.*)}:$')
 
 local function rounded(number) return tonumber(string.format('%.0f', number)) end
@@ -17,33 +20,40 @@ local function with_health(found, held, cooldown)
   return found
 end
 
-for _ = 1, 100 do
+for _ = 1, ARGV[1] == '0' and 100 or 0 do
   if not apply_time() then break end
 end
-local names, fields = redis.call('HKEYS', K.members), redis.call('HKEYS', K.health)
-read_keys(names)
-read_cooldowns(fields)
-local today, models, accounts_found, free = {}, {}, {}, 0
-each_field(K.day, function(field, value) today[field] = tonumber(value) end)
-for _, field in ipairs(fields) do
-  local member, model = string.match(field, '^([^|]*)|(.+)$')
-  if member then models[member] = model end
+local cursor, page = unpack(redis.call('HSCAN', K.members, ARGV[1], 'COUNT', ACCOUNTS))
+local names, usage, fields, accounts_found, free = {}, {}, {'*'}, {}, 0
+for i = 1, #page, 2 do
+  local name = page[i]
+  names[#names + 1], records[name] = name, cjson.decode(page[i + 1])
+  usage[#usage + 1], usage[#usage + 2] = name .. '|images', name .. '|usd_micros'
 end
-table.sort(names)
+read_keys(names)
+for _, name in ipairs(names) do
+  for _, key in ipairs(accounts[name].record.keys) do
+    for _, model in ipairs(denied_models()) do fields[#fields + 1] = key.member .. '|' .. model end
+  end
+end
+read_cooldowns(fields)
+local today = #usage > 0 and redis.call('HMGET', K.day, unpack(usage))
 for i, name in ipairs(names) do
   local a, keys = accounts[name], {}
   local limits, load = a.record, a.load
   for j, key in ipairs(limits.keys) do
-    local is_out_for_all = holds[key.member] or cooldowns[key.member]
-    local model = not is_out_for_all and models[key.member] or nil
-    local cooldown = cooldowns[model and key.member .. '|' .. model or key.member]
+    local cooldown, model = cooldowns[key.member], nil
+    for _, denied in ipairs(not (holds[key.member] or cooldown) and denied_models() or {}) do
+      local of_model = cooldowns[key.member .. '|' .. denied]
+      if of_model then cooldown, model = of_model, denied end
+    end
     keys[j] = with_health({upstream = UPSTREAM, account = name, name = key.name, fingerprint = key.fingerprint,
       model = model, is_declared = not key.is_added}, holds[key.member], cooldown)
   end
   local rate, concurrency = rate_of(a), concurrency_of(a)
   accounts_found[i] = with_health({upstream = UPSTREAM, name = name, limits = limits, requests_per_minute_now = rate,
     max_concurrency_now = concurrency, requests_used = a.requests, images_used = a.images, in_flight = load.in_flight,
-    images_today = today[name .. '|images'], usd_micros_today = today[name .. '|usd_micros'],
+    images_today = tonumber(today[2 * i - 1]), usd_micros_today = tonumber(today[2 * i]),
     keys = #keys > 0 and keys or nil}, holds[name], cooldowns[name])
   if key_of(a, {n = 1}) and gate() > 0 then
     local images = limits.images_per_minute - a.images
@@ -54,4 +64,4 @@ local calls, retries = calls_lately()
 local pool = with_health({upstream = UPSTREAM, waiting = redis.call('HLEN', K.waiters), free = free,
   calls_last_minute = rounded(calls), retries_last_minute = rounded(retries)}, nil, cooldowns['*'])
 if #accounts_found > 0 then pool.accounts = accounts_found end  -- cjson encodes an empty list as an object
-return reply({decision = 'open', pool = pool})
+return reply({decision = 'open', pool = pool, cursor = cursor})
