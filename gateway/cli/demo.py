@@ -7,8 +7,10 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import httpx
@@ -22,7 +24,7 @@ from gateway.redis.child_process import end_with_parent
 from gateway.redis.embedded import EmbeddedRedis
 from gateway.server import StartError
 from gateway.server.config import gateway_config, server_config
-from gateway.server.embedded import data_directory, running
+from gateway.server.embedded import running
 from gateway.server.shutdown import Server, add_signal_handlers
 from gateway.server.sockets import bind, listen, own_ports, url_of
 from gateway.testing.simulator import create_simulator
@@ -44,33 +46,49 @@ _PROVIDERS: Final = (
 )
 
 
-def run_demo(host: str, port: int, simulator_port: int, *, prints_json: bool, exits_with_parent: bool) -> None:
-    """Runs everything until a signal stops it. Raises: EmbeddedError, SettingsError, StartError."""
+def run_demo(
+    host: str, port: int, simulator_port: int, keep: Path | None, *, prints_json: bool, exits_with_parent: bool
+) -> None:
+    """Runs everything until a signal stops it, with the data of `keep`, or without data of a former run.
+
+    Raises: EmbeddedError, SettingsError, StartError.
+    """
     if exits_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
         raise StartError("the parent process has ended")
     log_format: LogFormat = "json" if prints_json else "console"
     configure_logging(log_format, "warning")  # its own admin calls are noise
     listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exits_with_parent else "")
+    listener.listen()  # of two demos that start at once, the second fails here
     uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
-    directory = data_directory() / "demo"
-    embedded = EmbeddedRedis(directory)
-    environ = {"IMAGEGATE_REQUESTS__JOURNAL_DIR": str(directory / "journal"), **os.environ}
-    environ |= {"IMAGEGATE_ADMIN_KEY": secrets.token_urlsafe(24), "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
-    document = _document(embedded.url, simulator_url, environ)
-    settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
-    url = url_of(host, listener.getsockname()[1])
-    info = {
-        "base_url": f"{url}/v1",
-        "api_key": "",
-        "admin_url": url_of(settings.admin.host, settings.admin.port) if settings.admin.port else url,
-        "admin_key": environ["IMAGEGATE_ADMIN_KEY"],
-        "simulator_url": simulator_url,
-        "redis_url": embedded.url,
-    }
-    with running(embedded):
-        asyncio.run(_run(settings, environ, [listener, *own_listeners], simulator_listener, info, log_format))
+    with _data_directory(keep) as directory:
+        embedded = EmbeddedRedis(directory)
+        environ = {"IMAGEGATE_REQUESTS__JOURNAL_DIR": str(directory / "journal"), **os.environ}
+        environ |= {"IMAGEGATE_ADMIN_KEY": secrets.token_urlsafe(24), "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
+        document = _document(embedded.url, simulator_url, environ)
+        settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
+        url = url_of(host, listener.getsockname()[1])
+        info = {
+            "base_url": f"{url}/v1",
+            "api_key": "",
+            "admin_url": url_of(settings.admin.host, settings.admin.port) if settings.admin.port else url,
+            "admin_key": environ["IMAGEGATE_ADMIN_KEY"],
+            "simulator_url": simulator_url,
+            "redis_url": embedded.url,
+        }
+        with running(embedded):
+            asyncio.run(_run(settings, environ, [listener, *own_listeners], simulator_listener, info, log_format))
+
+
+@contextmanager
+def _data_directory(keep: Path | None) -> Iterator[Path]:
+    """Yields the directory of Redis and the journal. One that is not to be kept is deleted at the end."""
+    if keep:
+        yield keep.expanduser().resolve()
+    else:
+        with TemporaryDirectory(prefix="imagegate-demo-", ignore_cleanup_errors=True) as directory:
+            yield Path(directory)
 
 
 async def _run(
@@ -195,9 +213,11 @@ imagegate is ready.
   admin key   {info["admin_key"]}
   metrics     {metrics}/metrics
   upstream    {upstreams}
+  data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
 {cost}
-Both keys are valid until the demo stops.
+Both keys are valid until the demo stops. Its data is then deleted, unless it was
+started with --keep DIR (make run ARGS="--keep DIR").
 
 Try it in another terminal. The response contains the image's URL:
 

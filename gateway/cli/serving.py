@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -44,6 +45,10 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = 8080,
     simulator_port: Annotated[int, typer.Option(min=0, max=65535, help="The simulator's port.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the data, which is kept. By default a run begins and ends without."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for programs.")] = False,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
 ) -> None:
@@ -51,7 +56,7 @@ def demo(
     from gateway.cli.demo import run_demo
 
     with _failing_in_one_line():
-        run_demo(host, port, simulator_port, prints_json=json, exits_with_parent=exit_with_parent)
+        run_demo(host, port, simulator_port, keep, prints_json=json, exits_with_parent=exit_with_parent)
     if not json:
         print("Stopped.")
 

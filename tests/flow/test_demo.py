@@ -75,6 +75,24 @@ def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how:
         wait_until(lambda: not processes_of(home), f"every process ends: {processes_of(home)}")
 
 
+def test_it_begins_clean_and_keeps_what_it_is_told_to(home: Path) -> None:
+    images = []
+    for options in ([], [], ["--keep", str(home / "kept")], ["--keep", str(home / "kept")]):
+        with process(demo_command("--json", *options), home) as started:
+            ready = ready_line(started)
+            with OpenAI(base_url=ready["base_url"], api_key=ready["api_key"]) as client:
+                client.images.generate(prompt="a lighthouse")
+            headers = {"authorization": f"Bearer {ready['admin_key']}"}
+            usage = httpx.get(f"{ready['admin_url']}/admin/v1/usage", headers=headers).json()
+            images.append(usage["total"]["images"])
+            data = Path(ready["redis_url"].removeprefix("unix://")).parent
+            started.send_signal(signal.SIGINT)
+            started.communicate(timeout=20)
+        assert data.exists() == bool(options)
+
+    assert [1, 1, 1, 2] == images
+
+
 @pytest.mark.slow
 @needs_proc
 def test_it_ends_with_the_make_that_started_it(home: Path) -> None:
