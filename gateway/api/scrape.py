@@ -3,18 +3,16 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from copy import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
-from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from gateway.api.pool_gauges import PoolGauges, with_pauses
+from gateway.api.pool_gauges import PoolGauges
 from gateway.domain.errors import GatewayError
 from gateway.observability.metrics import ProcessCollector
 from gateway.redis.preflight import RedisMemory
@@ -38,6 +36,8 @@ _ENCODERS: Final[Mapping[str, Callable[[Collector], bytes]]] = MappingProxyType(
     {TEXT: generate_latest, OPENMETRICS: openmetrics.generate_latest}
 )
 """By content type."""
+_EOF: Final = b"# EOF\n"
+"""The end of a page of OpenMetrics."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -49,7 +49,6 @@ class Scrape:
     pool: Scheduler
     redis_memory: Callable[[], RedisMemory | None]
     gauges: PoolGauges
-    """In the registry."""
     _is_rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _next: asyncio.Task[dict[str, bytes]] | None = None
     """The rendering that has not started yet."""
@@ -87,27 +86,17 @@ class Scrape:
                 self.gauges.statuses = None
             self.gauges.redis_memory = self.redis_memory()
             read_s = now() - started_s
-            rendered, cpu_s = await asyncio.to_thread(_encode, self.registry, wanted)
+            rendered, cpu_s = await asyncio.to_thread(_encode, self.registry, self.gauges, wanted)
             pause_s = _PAUSES_PER_RENDERING * (read_s + cpu_s)
             self._next_s = started_s + min(max(_INTERVAL_S, pause_s), _INTERVAL_MAX_S)
         return rendered
 
 
-@dataclass(frozen=True)
-class _Paced(Collector):
-    """The metrics of a registry, with pauses while they are encoded."""
-
-    registry: CollectorRegistry
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self.registry.collect():
-            paced = copy(family)
-            paced.samples = with_pauses(family.samples)  # type: ignore[assignment] # the encoders iterate over it once
-            yield paced
-
-
-def _encode(registry: CollectorRegistry, wanted: set[str]) -> tuple[dict[str, bytes], float]:
+def _encode(registry: CollectorRegistry, gauges: PoolGauges, wanted: set[str]) -> tuple[dict[str, bytes], float]:
     """Returns the texts, and the CPU seconds that they took."""
     started_s = time.thread_time()
-    rendered = {content_type: _ENCODERS[content_type](_Paced(registry)) for content_type in wanted}
+    rendered, pool = {}, gauges.render()
+    for content_type in wanted:
+        text = _ENCODERS[content_type](registry)
+        rendered[content_type] = text.removesuffix(_EOF) + pool + (_EOF if content_type == OPENMETRICS else b"")
     return rendered, time.thread_time() - started_s

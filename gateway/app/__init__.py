@@ -205,9 +205,7 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    gauges = PoolGauges(__version__)
-    metrics.registry.register(gauges)
-    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, gauges)
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, PoolGauges(__version__))
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
     routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
     return routes, (preflight.run, process.run, return_freed_memory)
