@@ -1,6 +1,5 @@
 """Renders every failed request, in the format of its route."""
 
-import math
 import re
 from typing import Final
 
@@ -14,8 +13,6 @@ from gateway.api.bodies import context_of
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _LOG = structlog.get_logger("imagegate.errors")
-_RETRY_AFTER_MAX_S: Final = 60
-"""SDKs ignore or misread larger values (reference/openai-images.md 6.3)."""
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _OTHER_PARAM: Final = "?"
 """Logged instead of a field name of another form, which may be a URL or private text."""
@@ -48,9 +45,8 @@ def render_failure(request: Request, failure: Exception) -> Response:
         _LOG.exception("internal_error", exc_info=failure)
         error = GatewayError(ErrorCode.INTERNAL, type(failure).__name__)
     record_error(request, error)
-    if error.row.sends_retry_after:  # a wait helps
-        wait_s = error.row.retry_after_s if error.retry_after_s is None else error.retry_after_s
-        headers["retry-after"] = str(min(max(math.ceil(wait_s), 1), _RETRY_AFTER_MAX_S))
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
     if not error.row.may_client_retry:  # a retry cannot help, or could bill again
         headers["x-should-retry"] = "false"
     if request.method == "POST" and request.url.path in minimax.PATHS:
