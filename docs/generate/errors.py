@@ -53,8 +53,8 @@ def blocks() -> dict[str, str]:
 def _answer(error_code: ErrorCode) -> tuple[str, ...]:
     row = ERROR_SPECS[error_code]
     again = "yes" if row.may_client_retry else "no"
-    if row.sends_retry_after:
-        again += f", `retry-after` {row.retry_after_s} s"
+    if (wait_s := GatewayError(error_code).retry_after) is not None:
+        again += f", `retry-after` {wait_s} s"
     shown = row.message + (" …" if row.shows_detail else "")
     return code(error_code.value), str(row.status), code(row.type), code(row.code) if row.code else "null", shown, again
 

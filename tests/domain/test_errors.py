@@ -100,13 +100,34 @@ def test_the_callers_own_fault_is_a_4xx_and_never_sent_again(error_code: ErrorCo
 
 
 @ALL
-def test_retry_after_lies_between_1_and_60_seconds(error_code: ErrorCode) -> None:
-    assert 1 <= ERROR_SPECS[error_code].retry_after_s <= 60
+def test_waiting_is_asked_for_with_429_and_503_and_where_it_helps(error_code: ErrorCode) -> None:
+    row, told_s = ERROR_SPECS[error_code], GatewayError(error_code).retry_after
+    assert (row.status in {429, 503} and row.may_client_retry) == (told_s is not None)
+    assert told_s is None or 1 <= told_s <= 61
 
 
-@ALL
-def test_waiting_is_asked_for_with_429_and_503_only(error_code: ErrorCode) -> None:
-    assert (ERROR_SPECS[error_code].status in {429, 503}) == ERROR_SPECS[error_code].sends_retry_after
+@pytest.mark.parametrize(
+    ("wait_s", "told_s"),
+    [
+        (0, 1),
+        (0.2, 1),
+        (1.2, 2),
+        (59, 59),
+        (59.1, 61),
+        (60, 61),
+        (61, 61),
+        (61.5, 62),
+        (120, 120),
+        (121, 120),
+        (9e9, 120),
+    ],
+)
+def test_the_wait_is_the_true_one_but_for_the_bounds_of_sdks(wait_s: float, told_s: int) -> None:
+    assert told_s == GatewayError(ErrorCode.RATE_LIMITED, retry_after_s=wait_s).retry_after
+
+
+def test_no_wait_is_told_where_it_is_useless() -> None:
+    assert GatewayError(ErrorCode.QUOTA_EXHAUSTED, retry_after_s=30).retry_after is None
 
 
 @ALL

@@ -4,7 +4,8 @@ Retry, cooldown, response, metric label and log field read a code's row in `tabl
 or code. Each provider maps its own codes to `ErrorCode`.
 """
 
-from typing import TypeVar
+import math
+from typing import Final, TypeVar
 
 from gateway.domain.errors.spec import CapacityHint, CooldownKind, ErrorSpec, KeyState, Origin, Outcome, Retry, Scope
 from gateway.domain.errors.table import ERROR_SPECS, ErrorCode
@@ -25,6 +26,10 @@ __all__ = [
     "detach",
 ]
 _E = TypeVar("_E", bound=BaseException)
+_RETRY_AFTER_MAX_S: Final = 120
+"""openai-python gives up at a longer wait (reference/openai-images.md 6.3)."""
+_RETRY_AFTER_BOUND_S: Final = 60
+"""AI SDK and openai-node before 6 ignore a wait of exactly this length, which others obey: never sent."""
 
 
 class GatewayError(Exception):
@@ -58,6 +63,15 @@ class GatewayError(Exception):
     def message(self) -> str:
         """The message for the caller: never upstream text, keys or URLs."""
         return self.detail if self.row.shows_detail and self.detail else self.row.message
+
+    @property
+    def retry_after(self) -> int | None:
+        """The value of the header Retry-After, in whole seconds from 1 to 120; None if waiting cannot help."""
+        if not self.row.sends_retry_after:
+            return None
+        wait_s = math.ceil(self.row.retry_after_s if self.retry_after_s is None else self.retry_after_s)
+        wait_s = min(max(wait_s, 1), _RETRY_AFTER_MAX_S)
+        return wait_s + 1 if wait_s == _RETRY_AFTER_BOUND_S else wait_s
 
 
 def detach(error: _E) -> _E:

@@ -86,7 +86,7 @@ class ErrorSpec:
     state: KeyState = KeyState.READY
     param: str | None = None
     shows_detail: bool = False  # the error's `detail` is written for the caller
-    retry_after_s: int = 10  # seconds; sent with 429 and 503 unless the error carries its own
+    retry_after_s: int = 10  # seconds; sent with 429 and 503 if a retry may help, unless the error carries its own
     withholds_images: bool = False
     """Images were generated and withheld: the billing rule decides whether they are charged."""
     trips_breaker: bool = False  # the error concerns the whole upstream: consecutive ones open its circuit breaker
@@ -113,4 +113,4 @@ class ErrorSpec:
 
     @property
     def sends_retry_after(self) -> bool:
-        return self.status in {429, 503}
+        return self.status in {429, 503} and self.may_client_retry

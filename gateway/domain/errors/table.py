@@ -28,7 +28,7 @@ def _limit(label: str, message: str, retry_after_s: int = 10, *, shows_detail: b
 
 
 def _permanent_limit(label: str, kind: str, code: str, message: str) -> _Row:
-    return label, ErrorSpec(429, kind, code, message, shows_detail=True, retry_after_s=60, is_permanent=True)
+    return label, ErrorSpec(429, kind, code, message, shows_detail=True, is_permanent=True)
 
 
 def _gateway(
@@ -68,7 +68,7 @@ def _bare(label: str, status: int, scope: Scope, *, asks_page: bool = False, del
 
 
 def _cooled(
-    label: str, scope: Scope, pause: CooldownKind, pause_s: int = 0, pause_max_s: int = 0, *, retry_after_s: int = 60
+    label: str, scope: Scope, pause: CooldownKind, pause_s: int = 0, pause_max_s: int = 0, *, retry_after_s: int = 59
 ) -> _Row:
     """The operator's provider key cannot be used for a time: another one is tried, or the caller gets 503."""
     spec = _refused(503, "The image service is temporarily unavailable.", scope)
@@ -264,7 +264,7 @@ class ErrorCode(Enum):
         "No image service is available. Please try again later.",
         503,
         "no_upstream_available",
-        retry_after_s=60,
+        retry_after_s=59,  # the longest wait that every SDK obeys
     )
     DEADLINE = _gateway("deadline", "The request's deadline passed before it could be sent.", 504, "deadline_exceeded")
     CLIENT_DISCONNECTED = _caller(
