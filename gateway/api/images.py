@@ -13,13 +13,14 @@ from gateway.api import minimax, openai
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, ChunksResponse, context_of, read_json_body
 from gateway.api.fields import Generation
+from gateway.api.identity import identify
 from gateway.api.shutdown import ShutdownState
 from gateway.api.sse import EventStream
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageResult
 from gateway.domain.tenants import Principal, Tenant
-from gateway.generation.service import GenerationService
+from gateway.jobs.replays import Replays
 
 _SERVER_ERROR: Final = 500
 _MAX_WAIT_HEADER: Final = "x-imagegate-max-wait"
@@ -45,11 +46,10 @@ class ImageRoutes:
     """Request handlers. Each authenticates, reads and parses the body, generates, and renders the result."""
 
     authenticator: TenantAuthenticator
-    service: GenerationService
+    service: Replays
     catalog: Catalog
     options: ImageOptions
     drain: ShutdownState
-    clock: Callable[[], float]
 
     async def generate(self, request: Request) -> Response:
         options = self.options
@@ -57,8 +57,9 @@ class ImageRoutes:
         caller, generation = await self._read(request, options.limits, parse)
         generate = partial(self._generate, request, caller, generation)
         if generation.is_stream:
-            return EventStream(request, generate, options.keep_alive_s, self.clock)
-        return ChunksResponse(openai.render_generation(await generate(), int(self.clock())))
+            return EventStream(request, generate, options.keep_alive_s)
+        result = await generate()
+        return ChunksResponse(openai.render_generation(result, result.created_s))
 
     async def generate_native(self, request: Request) -> Response:
         """Serves MiniMax's and 302.AI's format."""
@@ -99,6 +100,7 @@ class ImageRoutes:
             context.memory.note(generation.job.held_bytes - len(body))
             max_wait = request.headers.get(_MAX_WAIT_HEADER)
             context.max_wait_s = None if max_wait is None else _parse_seconds(max_wait)
+            context.identity = await identify(request, caller, generation, self.authenticator.authenticator.keyed_hash)
         except (GatewayError, ClientDisconnect):
             self.authenticator.count_refusal(caller)
             await self.authenticator.load_rates(request, caller, is_refused=True)

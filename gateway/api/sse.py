@@ -26,7 +26,6 @@ class EventStream(Response):
         request: Request,
         make: Callable[[], Awaitable[ImageResult]],
         keep_alive_s: float,
-        clock: Callable[[], float],
     ) -> None:
         super().__init__(None, 200, {"x-accel-buffering": "no"}, "text/event-stream")
         del self.headers["content-length"]
@@ -34,7 +33,6 @@ class EventStream(Response):
         self._context = context_of(request)
         self._make = make
         self._keep_alive_s = keep_alive_s
-        self._clock = clock
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
@@ -50,7 +48,7 @@ class EventStream(Response):
             finally:
                 is_made.set()
         if isinstance(outcome, ImageResult):
-            for event in openai.render_events(outcome, int(self._clock())):
+            for event in openai.render_events(outcome, outcome.created_s):
                 await self._send(send, event)
             if outcome.missing:  # the header may have been sent before; SDKs skip a comment
                 await self._send(send, [b": missing %d\n\n" % outcome.missing])

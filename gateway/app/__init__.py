@@ -32,7 +32,6 @@ from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
-from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
@@ -67,6 +66,7 @@ class _Core:
         self.transports = (direct, public)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
+        self.replays = backends.build_replays(config, redis, self.metering, self.upstreams, self.budget, metrics)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -121,7 +121,7 @@ def _build_lifespan(
         (journal.start, scheduling.members.start, *starts),
         (
             *(*metering.background_tasks, replayer.run, scheduling.queue.listen, scheduling.queue.run_heartbeat),
-            *(scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
+            *(core.replays.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
         ),
         (
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
@@ -148,8 +148,7 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         replace(core.body_limits, max_bytes=settings.server.max_minimax_body_bytes),
         settings.server.sse_keepalive_s,
     )
-    service = GenerationService(metering.admission, core.upstreams, time.monotonic)
-    return ImageRoutes(authenticator, service, core.catalog, options, core.drain, time.time)
+    return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain)
 
 
 def _public_routes(images: ImageRoutes, ops: HealthRoutes) -> list[Route]:
