@@ -89,8 +89,9 @@ class Outcomes:
         return msgspec.json.decode(str(await self._poll(keys, [order_id, round(read_kept_s * 1000)])), type=OrderStatus)
 
     async def load(self, tenant: str, order_id: str, text: str, memory: ByteAccount) -> ImageResult | GatewayError:
-        """Returns a polled outcome; RESULT_NOT_KEPT if its images are not stored. Counts them in `memory`.
+        """Returns a polled outcome; RESULT_NOT_KEPT if its images are not stored.
 
+        Raises: GatewayError REDIS_UNAVAILABLE, TENANT_MEMORY_FULL, MEMORY_FULL.
         Redis: one round trip if there are images in base64.
         """
         outcome, data = msgspec.json.decode(text, type=_Outcome), memoryview(b"")
@@ -99,7 +100,7 @@ class Outcomes:
             return GatewayError(code, error.detail, param=error.param, upstream_code=error.upstream_code)
         if size := sum(image.size_bytes for image in outcome.images):
             [name] = redis_keys(self._redis.prefix, tenant, f"result:{order_id}")
-            await memory.wait_for(size)
+            memory.take(size)
             call = self._redis.execute_command("GET", name, NEVER_DECODE=True)  # type: ignore[no-untyped-call] # redis-py's
             value = await execute(self._redis, call, bytes)
             if not value:

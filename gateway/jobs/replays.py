@@ -175,7 +175,7 @@ class Replays:
         self._metrics.replays.labels(reason).inc()
         if isinstance(outcome, GatewayError) and is_remembered:
             outcome.note = (
-                f"This request is identical to it and was not sent. Identical requests get this response for "
-                f"{-(-order.left_ms // 1000)} s; to buy images nevertheless, send a new Idempotency-Key."
+                "An identical request had this outcome, and this one was not sent. Identical ones get this response "
+                f"for {-(-order.left_ms // 1000)} s. To buy images nevertheless, send a new Idempotency-Key."
             )
         return outcome

@@ -46,11 +46,14 @@ def charged(url: str) -> int:
     return images
 
 
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}], ids=str)
 def test_an_sdk_whose_timeout_is_shorter_than_the_image_gets_it_and_pays_once(
-    gateway: Gateway, simulator: Simulator
+    gateway: Gateway, simulator: Simulator, headers: dict[str, str]
 ) -> None:
     with OpenAI(base_url=gateway.base_url, api_key=gateway.api_key, timeout=2, max_retries=3) as client:
-        answer = client.images.with_raw_response.generate(prompt="[delay=4] a cat", model="image-01")
+        answer = client.images.with_raw_response.generate(
+            prompt="[delay=4] a cat", model="image-01", extra_headers=headers
+        )
     assert 1 == len(answer.parse().data or [])
     assert "true" == answer.headers["x-imagegate-replayed"]
     assert (1, 1) == (simulator.images_billed(), charged(gateway.url))

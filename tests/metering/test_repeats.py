@@ -170,9 +170,14 @@ def test_the_keys_of_a_tenant_are_limited_until_the_oldest_leave(desk: Desk) -> 
     assert "admitted" == desk.admit("r5", identity=identity("keyed", "n5"))["decision"]
 
 
-def test_retries_join_the_order_that_fewest_have_joined(desk: Desk) -> None:
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_retries_join_the_order_that_fewest_have_joined(desk: Desk, client: "redis.Redis", is_ended: bool) -> None:
     for order in ("r1", "r2"):
         desk.admit(order, identity=identity("first"))
+        if is_ended:
+            desk.send(order)
+            desk.settle(order, "u/a:1,0,0,0")
+            client.set(f"{BASE}outcome:{order}", "{}")
     joined = [desk.admit(f"j{index}", identity=identity("retry"))["order"]["id"] for index in range(4)]
     assert ["r1", "r1", "r2", "r2"] == sorted(joined)
     assert joined[0] != joined[1]
@@ -186,6 +191,17 @@ def test_a_refused_attempt_is_repeated_and_joins_nothing(client: "redis.Redis") 
     desk.settle("r1", "u/a:1,0,0,0")
     assert "admitted" == desk.admit("r2", identity=identity("retry"))["decision"]
     assert "repeated" == desk.admit("r3", identity=identity("retry"))["decision"]
+
+
+def test_an_attempt_that_was_given_up_lets_no_later_retry_buy(desk: Desk) -> None:
+    desk.admit("r0", identity=identity("first"))
+    desk.settle("r0")
+    desk.clock.advance(60)
+    desk.admit("r1", identity=identity("first"))
+    assert ("repeated", "r1") == (
+        (reply := desk.admit("r2", identity=identity("retry")))["decision"],
+        reply["order"]["id"],
+    )
 
 
 def test_a_refused_request_leaves_no_trace_of_its_own(client: "redis.Redis") -> None:

@@ -206,7 +206,7 @@ if is_reserved then
     'cost', cost, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
   redis.call('EXPIRE', KEYS[3], OPEN_KEPT_S)
   if identity then remember_order(base, identity, reservation_id, now_ms) end
-elseif order and order.state == 'running' and not refusal then
+elseif order and order.joined and not refusal then
   redis.call('HINCRBY', base .. 'reservation:' .. order.id, 'joined', 1)
 elseif refusal and identity and not order then
   remember_refusal(base, identity, reservation_id, now_ms)

@@ -32,11 +32,14 @@ local function order_state(base, id, now_ms)
   return is_unknown and 'unknown' or 'gone'
 end
 
--- Returns the order that a request repeats: id, state, joined (requests that have joined it), and left_ms, for which an
--- unknown outcome is still remembered. Returns nil if the request is an order itself. State "reused": the key belongs to
--- another request.
+-- Returns the order that a request repeats: id, state, joined (requests that have joined it; absent without its
+-- reservation), and left_ms, for which an unknown outcome is still remembered. Returns nil if the request is an order
+-- itself. State "reused": the key belongs to another request.
 local function find_order(base, identity, now_ms)
-  local function joined(id) return tonumber(redis.call('HGET', base .. 'reservation:' .. id, 'joined') or 0) end
+  local function joined(id)
+    local found = redis.call('HMGET', base .. 'reservation:' .. id, 'model', 'joined')
+    return found[1] and tonumber(found[2] or 0) or nil
+  end
   if identity.kind == 'keyed' then
     local record = redis.call('HMGET', base .. 'idempotency:' .. identity.name, 'fingerprint', 'order')
     local state = record[1] and order_state(base, record[2], now_ms) or 'free'
@@ -46,18 +49,20 @@ local function find_order(base, identity, now_ms)
   end
   local unknown = base .. 'unknown:' .. identity.name
   local id = redis.call('GET', unknown)
-  if id then return {id = id, state = 'unknown', left_ms = redis.call('PTTL', unknown), joined = 0} end
+  if id then return {id = id, state = 'unknown', left_ms = redis.call('PTTL', unknown)} end
   if identity.kind ~= 'retry' then return nil end
   local found = nil
   for _, one in ipairs(redis.call('ZRANGE', base .. 'orders:' .. identity.name, 0, -1)) do
     local state = order_state(base, one, now_ms)
-    if state == 'free' then  -- the attempt that this request retries cost nothing
+    -- An attempt beside the orders cost nothing: this request retries it. An attempt before them was given up.
+    if state == 'free' and found then
       redis.call('ZREM', base .. 'orders:' .. identity.name, one)
       return nil
     end
     if state == 'running' or state == 'ended' then
       local order = {id = one, state = state, joined = joined(one)}
-      if not found or order.joined < found.joined then found = order end  -- so that two retries do not share one order
+      -- The one that fewest have joined, so that two retries do not share one.
+      if not found or (order.joined or 0) < (found.joined or 0) then found = order end
     end
   end
   return found
