@@ -14,6 +14,7 @@ from gateway.api.addresses import DEPLOYMENT
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, ChunksResponse, context_of, read_json_body
 from gateway.api.fields import Generation
+from gateway.api.identity import identify
 from gateway.api.keep_alive import BlanksResponse
 from gateway.api.shutdown import ShutdownState
 from gateway.api.sse import EventStream
@@ -21,7 +22,7 @@ from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageResult
 from gateway.domain.tenants import Principal, Tenant
-from gateway.generation.service import GenerationService
+from gateway.jobs.replays import Replays
 
 _SERVER_ERROR: Final = 500
 _MAX_WAIT_HEADER: Final = "x-imagegate-max-wait"
@@ -49,11 +50,10 @@ class ImageRoutes:
     """Request handlers. Each authenticates, reads and parses the body, generates, and renders the result."""
 
     authenticator: TenantAuthenticator
-    service: GenerationService
+    service: Replays
     catalog: Catalog
     options: ImageOptions
     drain: ShutdownState
-    clock: Callable[[], float]
 
     async def generate(self, request: Request) -> Response:
         options = self.options
@@ -62,10 +62,10 @@ class ImageRoutes:
         caller, generation = await self._read(request, options.limits, parse)
         generate = partial(self._generate, request, caller, generation)
         if generation.is_stream:
-            return EventStream(request, generate, options.keep_alive_s, self.clock)
+            return EventStream(request, generate, options.keep_alive_s)
         if options.blanks_s:
-            return BlanksResponse(request, generate, self._render, options.blanks_s)
-        return ChunksResponse(self._render(await generate()))
+            return BlanksResponse(request, generate, _render, options.blanks_s)
+        return ChunksResponse(_render(await generate()))
 
     async def generate_native(self, request: Request) -> Response:
         """Serves MiniMax's and 302.AI's format."""
@@ -109,6 +109,7 @@ class ImageRoutes:
             context.memory.note(generation.job.held_bytes - len(body))
             max_wait = request.headers.get(_MAX_WAIT_HEADER)
             context.max_wait_s = None if max_wait is None else _parse_seconds(max_wait)
+            context.identity = await identify(request, caller, generation, self.authenticator.authenticator.keyed_hash)
         except (GatewayError, ClientDisconnect):
             self.authenticator.count_refusal(caller)
             await self.authenticator.load_rates(request, caller, is_refused=True)
@@ -116,9 +117,6 @@ class ImageRoutes:
         context.model_name, context.is_stream = generation.name, generation.is_stream
         context.ignored = generation.ignored
         return caller, generation
-
-    def _render(self, result: ImageResult) -> openai.Chunks:
-        return openai.render_generation(result, int(self.clock()))
 
     async def _generate(self, request: Request, caller: Principal, generation: Generation) -> ImageResult:
         context = context_of(request)
@@ -131,6 +129,10 @@ class ImageRoutes:
                 if error.row.status < _SERVER_ERROR and not context.trace.attempts:
                     self.authenticator.count_refusal(caller)
                 raise
+
+
+def _render(result: ImageResult) -> openai.Chunks:
+    return openai.render_generation(result, result.created_s)
 
 
 def _parse_seconds(text: str) -> float:

@@ -134,6 +134,8 @@ class RequestContextMiddleware:
             values.update(rate_headers(context.rates))
         if context.ignored:
             values["x-imagegate-ignored"] = ", ".join(context.ignored)
+        if context.replayed:
+            values["x-imagegate-replayed"] = "true"
         if context.missing:
             values["x-imagegate-missing"] = str(context.missing)
         if context.asked:

@@ -55,7 +55,7 @@ def report_request(
     if error_code:
         metrics.request_errors.labels(error_code.value, ERROR_SPECS[error_code].origin.value, context.tenant).inc()
     overhead_s = max(0.0, total_s - trace.upstream_s - trace.queue_s)
-    if context.asked:
+    if context.asked and not context.replayed:  # a replay waits for another request, not for the gateway
         metrics.queue_wait_seconds.observe(trace.queue_s)
         metrics.overhead_seconds.observe(overhead_s)
     is_quiet, log = route in _QUIET_ROUTES, _LOG.info
@@ -83,6 +83,7 @@ def _line(context: RequestContext, client: str, telemetry: Telemetry) -> dict[st
         "model": context.model,
         "error_code": context.error_code.value if context.error_code else "",
         "param": context.param,
+        "replayed": context.replayed,
         "detail": context.detail,
         "client": client if telemetry.logs_client_address else "",
         "prompt": context.prompt[:_PROMPT_MAX_CHARS] if telemetry.logs_prompts else "",

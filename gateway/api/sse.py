@@ -23,7 +23,6 @@ class EventStream(Response):
         request: Request,
         make: Callable[[], Awaitable[ImageResult]],
         keep_alive_s: float,
-        clock: Callable[[], float],
     ) -> None:
         super().__init__(None, 200, {"x-accel-buffering": "no"}, "text/event-stream")
         del self.headers["content-length"]
@@ -31,7 +30,6 @@ class EventStream(Response):
         self._context = context_of(request)
         self._make = make
         self._keep_alive_s = keep_alive_s
-        self._clock = clock
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
@@ -45,7 +43,7 @@ class EventStream(Response):
             record_error(self._request, error)
             await self._send(send, [openai.render_error_event(error, self._context.model_name)])
         else:
-            for event in openai.render_events(result, int(self._clock())):
+            for event in openai.render_events(result, result.created_s):
                 await self._send(send, event)
             if result.missing:  # the header may have been sent before; SDKs skip a comment
                 await self._send(send, [b": missing %d\n\n" % result.missing])

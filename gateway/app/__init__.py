@@ -33,7 +33,6 @@ from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
-from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
@@ -68,6 +67,7 @@ class _Core:
         self.transports = (direct, public)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
+        self.replays = backends.build_replays(config, redis, self.metering, self.upstreams, self.budget, metrics)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -126,7 +126,7 @@ def _build_lifespan(
         (journal.start, scheduling.members.start, *starts),
         (
             *(*metering.background_tasks, replayer.run, scheduling.queue.listen, scheduling.queue.run_heartbeat),
-            *(scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
+            *(core.replays.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
         ),
         (
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
@@ -154,8 +154,7 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         settings.server.sse_keepalive_s,
         settings.server.keep_alive_blanks_s,
     )
-    service = GenerationService(metering.admission, core.upstreams, time.monotonic)
-    return ImageRoutes(authenticator, service, core.catalog, options, core.drain, time.time)
+    return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain)
 
 
 def _tenant_routes(images: ImageRoutes) -> list[Route]:

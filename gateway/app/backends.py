@@ -26,13 +26,17 @@ from gateway.domain.errors import GatewayError
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
+from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.runner import JobPolicy, Upstreams
+from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
+from gateway.jobs.outcomes import Outcomes, StorageLimits
+from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.ledger import Ledger
 from gateway.metering.recovery import ExpiredReservationReaper
-from gateway.metering.reservations import ReservationConfig
+from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
@@ -98,13 +102,20 @@ class MeteringParts:
     admission: Admission
     transfers: Transfers
     background_tasks: tuple[AsyncCallback, ...]
+    repeats: RepeatPolicy
 
 
 def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> MeteringParts:
     """Its background tasks settle what is unsettled, and the reservations of dead processes."""
-    lease_s, kept = config.settings.requests.reservation_lease_s, config.settings.ledger
+    lease_s, kept, replays = (
+        config.settings.requests.reservation_lease_s,
+        config.settings.ledger,
+        config.settings.replays,
+    )
+    channel, keyed_s = f"{redis.prefix}:jobs:{uuid.uuid4().hex[:12]}", 3600.0 * replays.key_retention_hours
+    repeats = RepeatPolicy(channel, replays.unknown_outcome_s, keyed_s, replays.max_keys_per_tenant)
     terms = ReservationConfig(
-        config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day
+        config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats
     )
     admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
@@ -113,7 +124,19 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
     transfers = Transfers(redis, lease_s, lambda: uuid.uuid4().hex)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
-    return MeteringParts(admission, transfers, background_tasks)
+    return MeteringParts(admission, transfers, background_tasks, repeats)
+
+
+def build_replays(
+    config: Config, redis: Client, metering: MeteringParts, upstreams: Upstreams, budget: ByteBudget, metrics: Metrics
+) -> Replays:
+    stored = config.settings.replays
+    limits = StorageLimits(
+        stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
+    )
+    terms = ReplayTerms(config.settings.requests.deadline_s, metering.repeats, stored.result_retention_s)
+    service = GenerationService(metering.admission, upstreams, time.monotonic)
+    return Replays(service, Outcomes(redis, limits), redis, terms, budget, metrics, time.monotonic)
 
 
 def redis_id(config: Config) -> str:

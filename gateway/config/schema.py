@@ -159,6 +159,18 @@ class Requests(Table, frozen=True, kw_only=True):
     journal_dir: str | None = None
 
 
+class Replays(Table, frozen=True, kw_only=True):
+    """Outcomes that requests get which repeat an order, and limits on the images stored for them in Redis."""
+
+    unknown_outcome_s: Annotated[float, Meta(ge=0, le=3600)] = 30
+    key_retention_hours: Annotated[int, Meta(ge=1, le=720)] = 24
+    max_keys_per_tenant: Count = 10_000
+    result_retention_s: Annotated[int, Meta(ge=60, le=86_400)] = 600
+    max_result_bytes: Annotated[int, Meta(ge=0)] = 8 * 1024 * 1024
+    max_tenant_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024 * 1024
+    max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
+
+
 class Settings(Table, frozen=True, kw_only=True):
     """The whole configuration; config/imagegate.toml describes every setting."""
 
@@ -172,6 +184,7 @@ class Settings(Table, frozen=True, kw_only=True):
     metrics: Metrics = Metrics()
     images: Images = Images()
     requests: Requests = Requests()
+    replays: Replays = Replays()
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()

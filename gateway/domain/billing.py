@@ -117,6 +117,24 @@ def price_at(prices: tuple[Price, ...], now_s: float) -> int:
     return price.rate.cost(MadeImages(1))
 
 
+class Repetition(Enum):
+    """What a request says of itself as a repetition. An order of KEYED, FIRST and RETRY can be joined."""
+
+    KEYED = "keyed"  # it has an Idempotency-Key: the same as every request with that key
+    FIRST = "first"  # an SDK's first attempt, which its retries may join
+    RETRY = "retry"  # an SDK's further attempt
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderIdentity:
+    """How a repeated request is recognised, so that it joins its order and buys nothing."""
+
+    kind: Repetition
+    name: str  # of the idempotency key, or of the API key and the request: a keyed hash
+    fingerprint: str  # of the request: a keyed hash
+
+
 @dataclass(frozen=True, slots=True)
 class AdmissionRequest:
     """The reservation that a request needs."""
@@ -125,6 +143,7 @@ class AdmissionRequest:
     model: str
     images: int
     prices: tuple[Price, ...]  # past, current and scheduled prices of the model
+    identity: OrderIdentity | None = None
 
     def costs(self) -> str:
         """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""

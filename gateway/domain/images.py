@@ -154,10 +154,16 @@ class ImageResult:
     made: Size
     count: int  # number of images requested
     id: str = ""  # the upstream's ID of the first call, or empty
+    created_s: int = 0  # Unix seconds
 
     @property
     def missing(self) -> int:
         return self.count - len(self.pictures)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the images."""
+        return sum(len(picture.base64) for picture in self.pictures if isinstance(picture, Base64Image))
 
 
 def split_count(count: int, max_per_call: int) -> list[int]:

@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.domain.billing import OrderIdentity
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
 from gateway.domain.images import ImageJob
@@ -50,6 +51,10 @@ class RequestContext:
     disconnected: DisconnectEvent = field(default_factory=asyncio.Event, repr=False)
     deadline_s: float | None = None
     """Monotonic; None applies the operator's `deadline_s` from admission on."""
+    identity: OrderIdentity | None = None
+    """None: the request repeats no order, and none repeats it."""
+    replayed: str = ""
+    """The reason, if the outcome is that of an order which this request repeats."""
     max_wait_s: float | None = None
     """Maximum wait for an account; None applies the upstreams' own."""
     tenant: str = ""

@@ -121,7 +121,7 @@ class Upstreams:
         if not results:
             raise most_relevant_error([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
         pictures = tuple(picture for result in results for picture in result.pictures)
-        return replace(results[0], pictures=pictures, count=job.count)
+        return replace(results[0], pictures=pictures, count=job.count, created_s=int(self._clock()))
 
     async def _make(
         self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState

@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import Base64Image, ImageResult
+from gateway.domain.images import ImageResult
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation.context import GenerationRequest, RequestContext
@@ -34,7 +34,7 @@ class GenerationService:
         """
         model, job, trace = request.model, request.job, context.trace
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
-        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices)
+        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, context.identity)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
         passage = trace.admit = Interval(self._monotonic())
         try:
@@ -50,9 +50,12 @@ class GenerationService:
                     reservation.spent = Timings(*(round(1000 * seconds) for seconds in spent_s))
         finally:
             passage.ended_s = self._monotonic()
-        context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
-        held_bytes = sum(len(picture.base64) for picture in result.pictures if isinstance(picture, Base64Image))
-        if context.transfer and held_bytes > _SENT_AT_ONCE_BYTES:
+        await self.present(result, context)
+        return result
+
+    async def present(self, result: ImageResult, context: RequestContext) -> None:
+        """Records what the response delivers. A large one counts as a transfer while it is sent."""
+        context.delivered, context.missing = len(result.pictures), result.missing
+        if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
-        return result

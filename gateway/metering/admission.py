@@ -24,6 +24,7 @@ from gateway.domain.tenants import Principal, Rates
 from gateway.metering.decisions import AdmissionDecision, gateway_error
 from gateway.metering.ledger import Ledger
 from gateway.metering.reservations import (
+    PARTS,
     LostSettlements,
     Reservation,
     ReservationConfig,
@@ -64,9 +65,7 @@ class Admission:
         self._prefix = redis.prefix
         self._terms = terms
         self._lease_ms = round(terms.lease_s * 1000)
-        self._metrics = metrics
-        self._monotonic = monotonic
-        self._new_id = new_id
+        self._metrics, self._monotonic, self._new_id = metrics, monotonic, new_id
         self._journal = journal
         self._clock = clock
         self._lost = LostSettlements(Ledger(redis))
@@ -78,7 +77,8 @@ class Admission:
         """Settled recently, oldest first."""
         self._was_unavailable = False
         self._admit, self._mark_sent, self._extend, self._charge = (
-            self._watched(load_script(redis, f"metering/{name}")) for name in ("admit", "mark_sent", "renew", "settle")
+            self._watched(load_script(redis, f"metering/{name}", PARTS.get(name, ())))
+            for name in ("admit", "mark_sent", "renew", "settle")
         )
 
     @asynccontextmanager
@@ -87,7 +87,8 @@ class Admission:
     ) -> AsyncIterator[Reservation]:
         """Reserves a request's cost, ends its transfer, and settles its outcome on exit, whatever the reason.
 
-        Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_UNAVAILABLE.
+        Raises: GatewayError RATE_LIMITED, REQUEST_EXCEEDS_LIMIT, QUOTA_EXHAUSTED, INVALID_API_KEY, REDIS_UNAVAILABLE,
+        IDEMPOTENCY_KEY_REUSED, RepeatedRequestError.
         Redis: one round trip to enter (lua/admit.lua), one to exit (lua/settle.lua).
         """
         reservation = Reservation(self._new_id(), caller, purchase, self._mark_sent, self._lease_ms, self._prefix)
@@ -213,7 +214,8 @@ class Admission:
         keys += redis_keys(self._prefix, tenant, "open", f"{own}open", "rate", f"{own}rate")
         asked = (purchase.request_id, purchase.model, purchase.images, purchase.costs())
         bounds = (self._lease_ms, int(is_refused), terms.recent_max, terms.records_max)
-        reply = await self._admit(keys, [reservation_id, key_id, *asked, *bounds, transfer_id])
+        identity = terms.repeats.describe(purchase.identity)
+        reply = await self._admit(keys, [reservation_id, key_id, *asked, *bounds, transfer_id, identity])
         return msgspec.json.decode(str(reply), type=AdmissionDecision, strict=False)
 
     async def _settle_all(self) -> bool:

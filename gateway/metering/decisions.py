@@ -1,4 +1,4 @@
-"""Admission decisions: the reply of admit.lua and transfer.lua, and the error for a refusal."""
+"""Admission decisions: the reply of admit.lua and transfer.lua, and the error for what is not admitted."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -15,12 +15,30 @@ _WORDS: Final = {
     "concurrency": "concurrent requests",
     "recent_requests": "open requests and those of the last 15 minutes",
     "records_per_day": "recorded requests per day",
+    "joined_requests": "requests that wait for the same images",
+    "idempotency_keys": "new idempotency keys",
     "images_per_day": "images per day",
     "images_per_month": "images per month",
     "usd_micros_per_month": "US dollars per month",
 }
 _BUSY_RETRY_S: Final = 2.0
 """Retry-After when concurrency is exhausted. The end of the running requests is unknown; images take seconds."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The order that a request repeats; see repeats.lua."""
+
+    state: str
+    id: str = ""
+    left_ms: int = 0
+
+
+class RepeatedRequestError(GatewayError):
+    """The request repeats an order, and was not admitted. `order` is the one to join."""
+
+    def __init__(self, order: Order, rates: Rates) -> None:
+        super().__init__(ErrorCode.ORDER_IN_PROGRESS, rates=rates)
+        self.order = order
 
 
 class AdmissionDecision(msgspec.Struct, frozen=True):
@@ -37,12 +55,17 @@ class AdmissionDecision(msgspec.Struct, frozen=True):
     is_permanent: bool = False
     rates: Rates = Rates()
     used: Usage | None = None
+    order: Order | None = None
 
 
 def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayError:
-    """Returns the error for a refusal: which limit, its usage and when capacity frees up."""
+    """Returns the error for a request that is not admitted: which limit, its usage and when capacity frees up."""
     if decision.decision == "unknown":
         return GatewayError(ErrorCode.INVALID_API_KEY)
+    if decision.order and decision.decision == "repeated":
+        is_reused = decision.order.state == "reused"
+        error = GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED, rates=decision.rates)
+        return error if is_reused else RepeatedRequestError(decision.order, decision.rates)
     owner = f"key '{caller.key.id}'" if decision.scope == "key" else f"tenant '{caller.tenant.name}'"
     written = usd if decision.limit == "usd_micros_per_month" else str
     allowed, used, asked = map(written, (decision.allowed, decision.taken, decision.asked))

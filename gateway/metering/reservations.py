@@ -1,14 +1,16 @@
 """Reservations: the state of a request from admission to settlement."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Final, Self
 
 import msgspec
 import structlog
 
-from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, Timings
+from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, OrderIdentity, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
 from gateway.domain.usage import TenantDay
@@ -20,6 +22,8 @@ from gateway.redis.journal_file import Entry
 _LOG = structlog.get_logger("imagegate.admission")
 _SKEW: Final = timedelta(hours=1)
 """Maximum skew between this machine's clock and the server's."""
+PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"admit": ("metering/repeats",)})
+"""By script, the files that stand before it."""
 SETTLE: Final = "settle"
 """Journal kind."""
 journal_key = f"{SETTLE} {{}}".format
@@ -29,6 +33,28 @@ journal_key = f"{SETTLE} {{}}".format
 def redis_keys(prefix: str, tenant: str, *names: str) -> list[str]:
     """Returns Redis keys of a tenant."""
     return [f"{prefix}:{{{tenant}}}:{name}" for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatPolicy:
+    """How long orders are remembered for repeated requests."""
+
+    channel: str = ""
+    """On which this process is asked to store the outcome of an order."""
+    unknown_s: float = 0.0
+    """For identical requests after an unknown outcome; 0 does not remember it."""
+    keyed_s: float = 86_400.0
+    """For requests with the same Idempotency-Key."""
+    keys_max: int = 10_000
+    """Limit on the new idempotency keys of a tenant in `keyed_s`."""
+
+    def describe(self, identity: OrderIdentity | None) -> bytes:
+        """Renders an identity as JSON for admit.lua."""
+        if identity is None:
+            return b""
+        terms = {"unknown_ms": round(self.unknown_s * 1000), "keyed_ms": round(self.keyed_s * 1000)}
+        own = {"kind": identity.kind, "name": identity.name, "fingerprint": identity.fingerprint}
+        return msgspec.json.encode(own | terms | {"channel": self.channel, "keys_max": self.keys_max})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +70,7 @@ class ReservationConfig:
     """Limit on settled reservations that Redis remembers per tenant."""
     records_max: int = 1_000_000
     """Limit on the records of one tenant day."""
+    repeats: RepeatPolicy = RepeatPolicy()
 
 
 @dataclass(slots=True)

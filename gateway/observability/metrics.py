@@ -161,6 +161,11 @@ class Metrics:
         self.request_errors = self._counters(
             "request_errors_total", "Requests with an error response.", "code", "origin", TENANT
         )
+        self.replays = self._counters(
+            "replays_total",
+            "Requests that got the outcome of an order which they repeat, and bought nothing.",
+            "reason",
+        )
         self.connections = self._gauge("connections", "Open connections of clients, including TLS handshakes.")
         self.connections_over_bound = self._counters(
             "connections_over_bound_total",

@@ -28,6 +28,13 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
 | ig3:{NAME}:days | sorted set | none | settlement: days that have sums |
 | ig3:{NAME}:records_end | hash | none | settlement: day -> Unix second at which its records expire |
+| ig3:{NAME}:idempotency:HASH | hash | `[replays]` | admission: see lua/repeats.lua |
+| ig3:{NAME}:idempotency_keys | hash | `[replays]` twice | admission: new keys by 1/24 of their retention |
+| ig3:{NAME}:orders:REQUEST | sorted set | 15 minutes idle | admission: orders that a retry may join |
+| ig3:{NAME}:unknown:REQUEST | string | `[replays]` | settlement: order of a request whose outcome is unknown |
+| ig3:{NAME}:outcome:ID, result:ID | strings | `[replays]` | jobs: what a repeated request gets, and its images |
+| ig3:{NAME}:results | hash | `[replays]` twice | jobs: bytes of stored images; also ig3:results, of all tenants |
+| ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |
 | ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
 | ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
 | ig3:key_check_leader | string | 1 round | key_checks: process that checks provider keys |
@@ -37,7 +44,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -66,6 +73,7 @@ __all__ = [
     "load_script",
     "ping",
     "script_text",
+    "subscribe",
     "translate_change_errors",
     "translate_redis_errors",
 ]
@@ -144,6 +152,20 @@ async def execute(redis: Client, call: object, kind: type[_T]) -> _T:
     del kind
     with translate_redis_errors():
         return await redis.guard.run(cast("Coroutine[object, object, _T]", call))
+
+
+async def subscribe(redis: Client, channel: str) -> AsyncGenerator[str | None]:
+    """Yields the messages of a channel, after None for the subscription: earlier messages are lost.
+
+    Raises: GatewayError REDIS_UNAVAILABLE, UnicodeDecodeError for a message of another program.
+    """
+    async with redis.pubsub() as messages:
+        with translate_redis_errors():
+            await messages.subscribe(channel)
+            while True:
+                message = await messages.get_message(timeout=30.0)
+                if message:
+                    yield str(message["data"]) if message["type"] == "message" else None
 
 
 async def ping(redis: Client) -> None:

@@ -7,7 +7,7 @@ One process per upstream, its keeper, also asks as soon as capacity becomes free
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import Client, Value, translate_redis_errors
+from gateway.redis import Client, Value, subscribe
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.scripts import Reply, Scripts
 
@@ -123,11 +123,15 @@ class Queue:
             waiters[lease_id] = loop.create_future()
 
     async def listen(self) -> None:
-        """Wakes requests when messages arrive; runs until cancelled and reconnects after failures."""
+        """Wakes requests when messages arrive; runs until cancelled and reconnects after failures.
+
+        A message is a lease ID. None stands for a new subscription: leases are renewed before they expire. "" asks for
+        a heartbeat at an upstream that has more free capacity than one script grants.
+        """
         is_reported = False
         while True:
             try:
-                async for lease_id in self._messages():
+                async for lease_id in subscribe(self._redis, self.channel):
                     is_reported = False
                     for part in self.parts.values():
                         if lease_id:
@@ -158,21 +162,6 @@ class Queue:
         for upstream in list(self.parts):
             with suppress(GatewayError):
                 await self._cancel_pending(upstream)
-
-    async def _messages(self) -> AsyncGenerator[str | None]:
-        """Yields lease IDs.
-
-        None stands for a new subscription: leases are renewed before they expire. "" asks for a heartbeat at an
-        upstream that has more free capacity than one script grants.
-        Raises: GatewayError REDIS_UNAVAILABLE.
-        """
-        async with self._redis.pubsub() as messages:
-            with translate_redis_errors():
-                await messages.subscribe(self.channel)
-                while True:
-                    message = await messages.get_message(timeout=30.0)
-                    if message:
-                        yield str(message["data"]) if message["type"] == "message" else None
 
     async def _send_heartbeat(self, upstream: str) -> None:
         """Sends one heartbeat for an upstream. Every failure, bugs included, is retried within a second."""

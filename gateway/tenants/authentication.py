@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,7 +18,7 @@ import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, Principal, digest, key_id
-from gateway.redis import Client, execute, translate_redis_errors
+from gateway.redis import Client, execute, subscribe
 from gateway.tenants.records import KeyRecord, lookup_record, read_key, read_tenant, record
 
 _CACHE_S: Final = 0.8
@@ -102,7 +102,7 @@ class Authenticator:
         is_told, pause_s = False, _LISTEN_PAUSE_S
         while True:
             try:
-                async for message in self._messages():
+                async for message in subscribe(self._redis, revocation_channel(self._redis)):
                     if message is not None:
                         self.forget(message)
                         continue
@@ -121,16 +121,6 @@ class Authenticator:
                 is_told = True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LISTEN_PAUSE_MAX_S)
-
-    async def _messages(self) -> AsyncGenerator[str | None]:
-        """Yields messages, after None for each new subscription. Raises: GatewayError REDIS_UNAVAILABLE."""
-        async with self._redis.pubsub() as messages:
-            with translate_redis_errors():
-                await messages.subscribe(revocation_channel(self._redis))
-                while True:
-                    message = await messages.get_message(timeout=30.0)
-                    if message:
-                        yield str(message["data"]) if message["type"] == "message" else None
 
     def forget(self, what: str) -> None:
         """Drops a cached key, or every cached key of "@TENANT"."""

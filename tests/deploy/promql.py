@@ -26,6 +26,7 @@ VALUES_OF: Mapping[str, set[str]] = {
     "outcome": {settlement.value for settlement in RequestOutcome} | {"corrected"},
     "origin": {origin.value for origin in Origin},
     "bound": {"limit", "allowed", "used", "process", "address", "heads"},
+    "reason": {"retry", "idempotency_key", "unknown_outcome"},
     "resource": {"requests", "images", "concurrency"},
 }
 _WORDS = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")

@@ -25,7 +25,8 @@ def provider() -> Iterator[Simulator]:
 @pytest.fixture
 def gateway(redis_url: str, provider: Simulator) -> Iterator[Gateway]:
     site = upstream("sim", "minimax", provider.url, "a:a-1", "b:b-1") | {"breaker_open_s": OPEN_S}
-    with gatewaying(document(redis_url, site, requests={"max_attempts": 1})) as started:
+    sent_again: dict[str, dict[str, object]] = {"requests": {"max_attempts": 1}, "replays": {"unknown_outcome_s": 0}}
+    with gatewaying(document(redis_url, site, **sent_again)) as started:
         yield started
 
 

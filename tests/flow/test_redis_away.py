@@ -99,6 +99,22 @@ def test_a_redis_that_stands_still_closes_the_gateway_until_it_goes_on(server: S
         check_served(gateway)
 
 
+def test_a_repeated_request_buys_nothing_while_redis_stands_still_and_is_recognised_afterwards(
+    server: Server, simulator: Simulator
+) -> None:
+    """Closed rather than open: what cannot be looked up is not bought."""
+    with in_front_of(simulator, url=server.url) as gateway:
+        wait_until(lambda: is_served(gateway), "the gateway serves")
+        body, headers = {"prompt": "a dog"}, {"idempotency_key": "k", "x_stainless_retry_count": "1"}
+        first = gateway.post("/v1/images/generations", body, **headers)
+        with paused(server.pid):
+            assert 503 == gateway.post("/v1/images/generations", body, **headers).status_code
+        wait_until(lambda: is_served(gateway), "the gateway serves")
+        billed = simulator.images_billed()
+        assert first.text == gateway.post("/v1/images/generations", body, **headers).text
+        assert billed == simulator.images_billed()
+
+
 def test_many_requests_at_once_are_all_refused_soon(server: Server, simulator: Simulator) -> None:
     with in_front_of(simulator, url=server.url) as gateway:
         check_served(gateway)

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import redis
 
+from gateway.metering.reservations import PARTS
 from tests.support.clocked import Clock, clocked_script
 
 BASE: Final = "ig3:{acme}:"
@@ -17,13 +18,16 @@ class Desk:
         self.client = client
         self.clock = Clock(client, now_s)
         self._scripts = {
-            name: clocked_script(client, f"metering/{name}") for name in ("admit", "mark_sent", "renew", "settle")
+            name: clocked_script(client, f"metering/{name}", PARTS.get(name, ()))
+            for name in ("admit", "mark_sent", "renew", "settle")
         }
         client.hset(f"{BASE}tenant", mapping={"created_at": 1, "limits": json.dumps(limits)})
         client.hset(f"{BASE}keys", "k1", json.dumps({"limits": {}}))
 
-    def admit(self, reservation: str, images: int = 1) -> dict[str, Any]:
+    def admit(self, reservation: str, images: int = 1, identity: dict[str, Any] | None = None) -> dict[str, Any]:
         args = [reservation, "k1", "rq", "m", images, "0:3500", 60_000]
+        if identity is not None:
+            args += ["0", "1000", "1000", "", json.dumps(identity)]
         found = self._run(
             "admit", ["tenant", "keys", self._name(reservation), *self._open(), "rate", "key:k1:rate"], args
         )
@@ -43,6 +47,16 @@ class Desk:
         told: dict[str, Any] = {"settlement": outcome, "was_sent": bool(calls), "calls": calls}
         told |= {"queue_ms": 1, "upstream_ms": 2, "total_ms": 3, "key_id": "k1"}
         self._settle(reservation, retention_days, told)
+
+    def fail(self, reservation: str, outcome: str) -> None:
+        """Settles a request that was sent and delivered nothing."""
+        told: dict[str, Any] = {
+            "settlement": outcome,
+            "was_sent": True,
+            "calls": "u/a:0,0,0,1" * (outcome == "unconfirmed"),
+        }
+        told |= {"queue_ms": 1, "upstream_ms": 2, "total_ms": 3, "key_id": "k1"}
+        self._settle(reservation, 3660, told)
 
     def expire(self, reservation: str, retention_days: int = 3660) -> str:
         return str(self._settle(reservation, retention_days, {})["status"])

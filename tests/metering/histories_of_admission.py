@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import redis
 
+from gateway.metering.reservations import PARTS
 from tests.metering.model_of_admission import KEYS, LENGTH_S, MODELS, Process, Ticket, World
 from tests.support.clocked import Clock, clocked_script
 
@@ -195,7 +196,7 @@ class Replay:
     def __init__(self, client: "redis.Redis", mutant: Mutant | None = None) -> None:
         self._client = client
         names = ("admit", "mark_sent", "renew", "settle")
-        self._scripts = {name: clocked_script(client, f"metering/{name}") for name in names}
+        self._scripts = {name: clocked_script(client, f"metering/{name}", PARTS.get(name, ())) for name in names}
         self._scripts |= {"declare": client.register_script(_DECLARE), "state": client.register_script(_STATE)}
         if mutant:
             name, before, after = mutant

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import redis
 
+from gateway.metering.reservations import PARTS
 from tests.metering.histories_of_admission import Mutant, Replay
 from tests.support.clocked import Clock, clocked_script
 from tests.support.seeds import seeds
@@ -60,7 +61,7 @@ def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str)
 @pytest.mark.parametrize("year", [1999, 2000, 2024, 2026, 2027, 2100])
 def test_days_and_months_are_those_of_the_calendar(server: "redis.Redis", year: int) -> None:
     """Leap years and the ends of months: a quota resets at the first moment of the next month, or day."""
-    admit = clocked_script(server, "metering/admit")
+    admit = clocked_script(server, "metering/admit", PARTS["admit"])
     server.hset("ig3:{acme}:tenant", mapping={"created_at": 1, "limits": '{"images_per_day":0,"images_per_month":1}'})
     names = [f"ig3:{{acme}}:{name}" for name in ("tenant", "keys", "reservation:t", "open", "x", "rate", "x")]
     for month in range(1, 13):

@@ -48,6 +48,7 @@ class GatewayError(Exception):
         upstream_code: int | None = None,
         cooldown_s: float | None = None,
         rates: Rates | None = None,
+        note: str = "",
     ) -> None:
         super().__init__(f"{error_code.value}: {detail}" if detail else error_code.value)
         self.error_code = error_code
@@ -58,11 +59,13 @@ class GatewayError(Exception):
         self.upstream_code = upstream_code  # the provider's own code, if there is one
         self.cooldown_s = cooldown_s  # documented by the provider for its code; replaces the table's
         self.rates = rates  # the status of the tenant's rate limits, if it was read
+        self.note = note  # for the caller, after the message
 
     @property
     def message(self) -> str:
         """The message for the caller: never upstream text, keys or URLs."""
-        return self.detail if self.row.shows_detail and self.detail else self.row.message
+        text = self.detail if self.row.shows_detail and self.detail else self.row.message
+        return f"{text} {self.note}" if self.note else text
 
     @property
     def retry_after(self) -> int | None:

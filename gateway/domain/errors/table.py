@@ -169,6 +169,13 @@ class ErrorCode(Enum):
         "change_unconfirmed",
         Outcome.UNKNOWN,
     )
+    # Repeated requests
+    IDEMPOTENCY_KEY_REUSED = _caller(
+        *("idempotency_key_reused", 422, "This Idempotency-Key belongs to another request. Use a new one."),
+        param="idempotency-key",
+    )
+    ORDER_IN_PROGRESS = _caller("order_in_progress", 409, "The same request is still in progress. Repeat it later.")
+    RESULT_NOT_KEPT = _caller("result_not_kept", 409, "No longer stored. To buy new images, use a new Idempotency-Key.")
     # The tenant's limits
     RATE_LIMITED = _limit("rate_limited", "A rate limit of this tenant is reached. Please try again later.")
     REQUEST_EXCEEDS_LIMIT = _permanent_limit(

@@ -1,5 +1,6 @@
 -- Admit a request: check every limit and quota of its tenant and API key, and reserve from all of them or from none. A
--- refused request consumes no images, money or concurrency; it counts in requests_per_minute, unless that is full.
+-- refused request consumes no images, money or concurrency; it counts in requests_per_minute, unless that is full. So
+-- does a request that repeats an order: a full minute refuses it, and no other limit or quota concerns it.
 -- KEYS[1]  the tenant's record: hash, see redis/__init__.py; its name without "tenant" is the BASE of the names below
 -- KEYS[2]  the tenant's API keys: hash, key ID -> JSON
 -- KEYS[3]  the reservation: hash, created here
@@ -16,9 +17,12 @@
 -- ARGV[8]  1, with ARGV[1] "": count a request that was refused for its content; decision "rate" if its minute is full
 -- ARGV[9]  limit on a tenant's reservations in Redis, ARGV[10] limit on the records of a tenant's day; absent: no limit
 -- ARGV[11] the request's transfer, which ends here; or "" or absent
--- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate" or "quota".
---          With the last two: scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks
---          for more than is ever allowed). With all but "unknown": rates, whose requests and images have limit, remaining
+-- ARGV[12] JSON: the request's identity, see repeats.lua: kind "keyed" (by Idempotency-Key), "retry", "first" or
+--          "plain", name, fingerprint, channel (of its process), unknown_ms and keyed_ms (retentions), keys_max; or ""
+-- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate", "quota" or
+--          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
+--          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
+--          more than is ever allowed). With all but "unknown": rates, whose requests and images have limit, remaining
 --          and reset_s (seconds until nothing is used) of the tighter scope, if there is such a limit. With ARGV[1] "": used,
 --          the counters of the narrowest scope
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
@@ -29,6 +33,8 @@
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, OPEN_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
 local WINDOW_S = 60
 local RECENT_S, RECENT_SLICE_S = 900, 300
+-- Limit on the requests that join a running order: each holds a connection.
+local JOINED_MAX = 32
 -- An expired reservation counts until it is settled, at most 15 minutes: its process may only be disconnected.
 local UNSWEPT_MS = 900 * 1000
 
@@ -132,6 +138,8 @@ local tenant = redis.call('HMGET', KEYS[1], 'disabled', 'limits', 'created_at')
 if not tenant[3] or (tenant[1] == '1' and reservation_id ~= '') then return cjson.encode({decision = 'unknown'}) end
 local limits = tenant[2] and tenant[2] ~= '' and cjson.decode(tenant[2]) or {}
 limits.recent_requests, limits.records_per_day = tonumber(ARGV[9] or ''), tonumber(ARGV[10] or '')
+local identity = ARGV[12] and ARGV[12] ~= '' and cjson.decode(ARGV[12]) or nil
+if identity then limits.joined_requests, limits.idempotency_keys = JOINED_MAX, identity.keys_max end
 local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits)}
 if key_id ~= '' then
   local record = redis.call('HGET', KEYS[2], key_id)
@@ -148,10 +156,12 @@ end
 local is_known = reservation_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
 local is_new = reservation_id ~= '' and not is_known
 local is_minute_full = false
+local order = is_new and identity and find_order(base, identity, now_ms) or nil
 if is_new or ARGV[8] == '1' then
   for _, scope in ipairs(scopes) do is_minute_full = check_rate(scope, 'requests', 1) or is_minute_full end
 end
-if is_new then
+if order and order.state == 'running' then check(scopes[1], 'rate', 'joined_requests', order.joined, 1, 0) end
+if is_new and not order then
   for _, scope in ipairs(scopes) do
     check(scope, 'quota', 'images_per_day', scope.day.images, images, day_ends_s)
     check(scope, 'quota', 'images_per_month', scope.month.images, images, month_ends_s)
@@ -160,20 +170,18 @@ if is_new then
     check(scope, 'rate', 'concurrency', scope.running, 1, 0)
   end
   -- The tenant's reservations in Redis, open or settled in the last 15 minutes, and when the next of them is dropped.
-  local reservations, frees_at_s = redis.call('ZCARD', KEYS[4]), math.huge
-  local slices = redis.call('HGETALL', base .. 'recent')
-  for i = 1, #slices, 2 do
-    local ends_s = (tonumber(slices[i]) + 1) * RECENT_SLICE_S + RECENT_S
-    if ends_s > now_s then
-      reservations, frees_at_s = reservations + slices[i + 1], math.min(ends_s, frees_at_s)
-    end
+  local recent, frees_at_s = sum_slices(base .. 'recent', RECENT_SLICE_S, RECENT_S, now_s)
+  check(scopes[1], 'rate', 'recent_requests', redis.call('ZCARD', KEYS[4]) + recent, 1, frees_at_s)
+  if identity and identity.kind == 'keyed' then
+    local kept_s = identity.keyed_ms / 1000
+    local keys, key_frees_at_s = sum_slices(base .. 'idempotency_keys', kept_s / 24, kept_s, now_s)
+    check(scopes[1], 'rate', 'idempotency_keys', keys, 1, math.ceil(key_frees_at_s))
   end
-  check(scopes[1], 'rate', 'recent_requests', reservations, 1, frees_at_s < math.huge and frees_at_s or 0)
   local records = tonumber(redis.pcall('XLEN', base .. 'ledger:' .. day_name)) or 0
   check(scopes[1], 'quota', 'records_per_day', records, 1, day_ends_s)
 end
 
-local is_reserved = is_new and not refusal
+local is_reserved = is_new and not refusal and not order
 local is_counted = is_reserved or (not is_minute_full and (is_new or ARGV[8] == '1'))
 if is_counted then
   for _, scope in ipairs(scopes) do
@@ -197,6 +205,11 @@ if is_reserved then
   redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
     'cost', cost, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
   redis.call('EXPIRE', KEYS[3], OPEN_KEPT_S)
+  if identity then remember_order(base, identity, reservation_id, now_ms) end
+elseif order and order.joined and not refusal then
+  redis.call('HINCRBY', base .. 'reservation:' .. order.id, 'joined', 1)
+elseif refusal and identity and not order then
+  remember_refusal(base, identity, reservation_id, now_ms)
 end
 
 -- The status of a rate limit in its tightest scope, `taken` by this request included.
@@ -219,7 +232,7 @@ local function status(measure, taken)
   return found
 end
 
-local answer = refusal or {decision = 'admitted'}
+local answer = refusal or {decision = order and 'repeated' or 'admitted', order = order}
 answer.rates = {
   requests = status('requests', is_counted and 1 or 0), images = status('images', is_reserved and images or 0) }
 if reservation_id == '' then

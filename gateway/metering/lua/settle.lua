@@ -9,13 +9,15 @@
 --          a request that ended settlement, was_sent, calls, queue_ms, upstream_ms, total_ms and key_id. Without settlement
 --          it is settled only if it has expired, by its own fields: sent images are unconfirmed
 -- ARGV[2]  retention of the ledger's records, days
+-- Writes   BASE .. "unknown:NAME" also, see repeats.lua, if the outcome is unknown and the reservation names its request
 -- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
 --          the same call, whose reply was lost), "same" (settled before, by another process), "alive" (it has not expired) or
 --          "gone" (no such reservation); with the first three also outcome, model and usd_micros (the charge, or the
 --          difference)
--- TTL      the settled reservation 15 minutes, for corrections; 7 days if settled by expiry, for journal replays. That of a
---          request that was never sent is deleted, unless it was settled by expiry. All records of a day expire together,
---          at the stored time: ARGV[2] days after their day, later if a later settlement says so, never after it passed
+-- TTL      the settled reservation 15 minutes, for corrections, or as long as its idempotency key (kept_s); 7 days if
+--          settled by expiry, for journal replays. That of a request that was never sent is deleted, unless it was settled
+--          by expiry. All records of a day expire together, at the stored time: ARGV[2] days after their day, later if a
+--          later settlement says so, never after it passed
 -- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
 local SETTLED_KEPT_S, EXPIRED_KEPT_S = 900, 7 * 86400
 local RECENT_S, RECENT_SLICE_S = SETTLED_KEPT_S, 300
@@ -119,7 +121,11 @@ end
 for _, scope in ipairs(scopes) do redis.call('ZREM', scope .. 'open', id) end
 
 local how = by_expiry and 'by expiry' or 'by itself'
-local settled = {'settled', how, 'outcome', ended.settlement, 'calls', ended.calls, 'settled:charged', charged}
+if ended.settlement == 'unconfirmed' and reservation.identity then
+  redis.call('SET', base .. 'unknown:' .. reservation.identity, id, 'PX', reservation.unknown_ms)
+end
+local settled = {
+  'settled', how, 'settled_ms', now_ms, 'outcome', ended.settlement, 'calls', ended.calls, 'settled:charged', charged}
 for name, value in pairs(new) do
   local difference = value - number('settled:' .. name)
   if difference ~= 0 then
@@ -167,6 +173,6 @@ else
     redis.call('EXPIRE', base .. 'recent', RECENT_S + RECENT_SLICE_S)
   end
   redis.call('HSET', KEYS[1], unpack(settled))
-  redis.call('EXPIRE', KEYS[1], by_expiry and EXPIRED_KEPT_S or SETTLED_KEPT_S)
+  redis.call('EXPIRE', KEYS[1], math.max(by_expiry and EXPIRED_KEPT_S or SETTLED_KEPT_S, number('kept_s')))
 end
 return reply(reservation.settled and 'corrected' or 'settled', new.usd_micros - number('settled:usd_micros'))

@@ -1,0 +1,1 @@
+"""What outlives a connection: outcomes of orders, for requests that repeat them."""
