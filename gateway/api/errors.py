@@ -21,6 +21,20 @@ _OTHER_PARAM: Final = "?"
 """Logged instead of a field name of another form, which may be a URL or private text."""
 _TOO_MANY: Final = 429
 """The detail of a 429 names the limit, and holds no text of the caller."""
+_IMAGES_ONLY: Final = (
+    "This server makes images and has no chat models: use POST /v1/images/generations or POST /v1/images/edits. "
+    "GET /v1/models lists its models."
+)
+NOT_OFFERED: Final = {
+    "/v1/images/variations": (
+        ErrorCode.UNKNOWN_ROUTE,
+        "This server makes no variations: use POST /v1/images/edits or POST /v1/images/generations.",
+    ),
+    # 400, because LangChain reads every 404 as an unknown model, and LiteLLM pauses the deployment after one.
+    "/v1/chat/completions": (ErrorCode.INVALID_VALUE, _IMAGES_ONLY),
+    "/v1/responses": (ErrorCode.INVALID_VALUE, _IMAGES_ONLY),
+}
+"""OpenAI's other ways to an image, with the error of each."""
 _STATUS_ERRORS: Final = {404: ErrorCode.UNKNOWN_ROUTE, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
@@ -32,6 +46,11 @@ def record_error(request: Request, error: GatewayError) -> None:
     holds_caller_text = error.row.shows_detail and error.row.status != _TOO_MANY
     context.detail = "" if holds_caller_text else error.detail
     context.rates = error.rates or context.rates
+
+
+async def refuse_operation(request: Request) -> Response:
+    """Serves a route of `NOT_OFFERED`, whatever the key and the body are. Raises: GatewayError."""
+    raise GatewayError(*NOT_OFFERED[request.url.path])
 
 
 def render_failure(request: Request, failure: Exception) -> Response:

@@ -15,7 +15,7 @@ from gateway.api import openai
 from gateway.api.bodies import context_of, split_chunk
 from gateway.api.errors import record_error
 from gateway.domain.errors import GatewayError, detach
-from gateway.domain.images import ImageResult
+from gateway.domain.images import ImageResult, Operation
 
 
 class EventStream(Response):
@@ -27,6 +27,7 @@ class EventStream(Response):
         make: Callable[[], Awaitable[ImageResult]],
         keep_alive_s: float,
         clock: Callable[[], float],
+        operation: Operation = Operation.GENERATE,
     ) -> None:
         super().__init__(None, 200, {"x-accel-buffering": "no"}, "text/event-stream")
         del self.headers["content-length"]
@@ -35,6 +36,7 @@ class EventStream(Response):
         self._make = make
         self._keep_alive_s = keep_alive_s
         self._clock = clock
+        self._operation = operation
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
@@ -50,7 +52,7 @@ class EventStream(Response):
             finally:
                 is_made.set()
         if isinstance(outcome, ImageResult):
-            for event in openai.render_events(outcome, int(self._clock())):
+            for event in openai.render_events(outcome, int(self._clock()), self._operation):
                 await self._send(send, event)
             if outcome.missing:  # the header may have been sent before; SDKs skip a comment
                 await self._send(send, [b": missing %d\n\n" % outcome.missing])
