@@ -28,6 +28,7 @@ class BodyLimits:
 
     max_bytes: int
     timeout_s: float
+    content_types: str = "'application/json'"
 
 
 def context_of(connection: HTTPConnection) -> RequestContext:
@@ -77,7 +78,7 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
     Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT, TENANT_MEMORY_FULL, MEMORY_FULL;
     ClientDisconnect.
     """
-    _check_head(request, limits)
+    check_head(request, limits)
     context, body = context_of(request), bytearray()
     message = poll_message(request.receive)
     if message is None:
@@ -95,7 +96,7 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
                     raise ClientDisconnect
                 piece: bytes = message.get("body", b"")
                 if len(body) + len(piece) > limits.max_bytes:
-                    raise _too_large(limits)
+                    raise too_large(limits)
                 context.memory.take(len(piece))
                 if is_whole:
                     return piece
@@ -104,18 +105,17 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
                     return body
                 message = None
     except TimeoutError as error:
-        raise GatewayError(
-            ErrorCode.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
-        ) from error
+        raise body_timeout(limits) from error
 
 
-def _check_head(request: Request, limits: BodyLimits) -> None:
+def check_head(request: Request, limits: BodyLimits, *, is_form: bool = False) -> None:
+    """Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE."""
     content_type = request.headers.get("content-type", "application/json")
     kind = content_type.partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    if not is_form and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise GatewayError(
             ErrorCode.UNSUPPORTED_CONTENT_TYPE,
-            f"Unsupported content type: '{content_type[:100]}'. This API method only accepts 'application/json'.",
+            f"Unsupported content type: '{content_type[:100]}'. This API method only accepts {limits.content_types}.",
         )
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
@@ -125,11 +125,17 @@ def _check_head(request: Request, limits: BodyLimits) -> None:
         )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
-        raise _too_large(limits)
+        raise too_large(limits)
 
 
-def _too_large(limits: BodyLimits) -> GatewayError:
+def too_large(limits: BodyLimits) -> GatewayError:
     return GatewayError(ErrorCode.BODY_TOO_LARGE, f"The request body is larger than {limits.max_bytes} bytes.")
+
+
+def body_timeout(limits: BodyLimits) -> GatewayError:
+    return GatewayError(
+        ErrorCode.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
+    )
 
 
 def json_response(body: dict[str, object], status: int = 200) -> Response:

@@ -20,6 +20,20 @@ _OTHER_PARAM: Final = "?"
 """Logged instead of a field name of another form, which may be a URL or private text."""
 _TOO_MANY: Final = 429
 """The detail of a 429 names the limit, and holds no text of the caller."""
+_IMAGES_ONLY: Final = (
+    "This server makes images and has no chat models: use POST /v1/images/generations or POST /v1/images/edits. "
+    "GET /v1/models lists its models."
+)
+NOT_OFFERED: Final = {
+    "/v1/images/variations": (
+        ErrorCode.UNKNOWN_ROUTE,
+        "This server makes no variations: use POST /v1/images/edits or POST /v1/images/generations.",
+    ),
+    # 400, because LangChain reads every 404 as an unknown model, and LiteLLM pauses the deployment after one.
+    "/v1/chat/completions": (ErrorCode.INVALID_VALUE, _IMAGES_ONLY),
+    "/v1/responses": (ErrorCode.INVALID_VALUE, _IMAGES_ONLY),
+}
+"""OpenAI's other ways to an image, with the error of each."""
 
 
 def record_error(request: Request, error: GatewayError) -> None:
@@ -38,6 +52,11 @@ def unknown_route(scope: Scope, suggestion: str = "") -> GatewayError:
 
 def _target(scope: Scope) -> str:
     return f"({scope['method']} {scope['path'][:_PATH_MAX_CHARS]})"
+
+
+async def refuse_operation(request: Request) -> Response:
+    """Serves a route of `NOT_OFFERED`, whatever the key and the body are. Raises: GatewayError."""
+    raise GatewayError(*NOT_OFFERED[request.url.path])
 
 
 def render_failure(request: Request, failure: Exception) -> Response:

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from gateway.domain.catalog import Model, PlannedTarget, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role, Size
+from gateway.domain.images import URL_MAX_CHARS, Format, ImageJob, InputImage, Operation, Role, Size
 from gateway.providers.minimax import FIELDS, PIXELS, PRESETS
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
@@ -140,8 +140,7 @@ class ProviderFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise refused_value("subject_reference", f"expected {_REFERENCES_MAX} references at most.")
         for reference in references:
             link = reference.image_file
-            is_url = link.startswith(("http://", "https://")) and len(link) <= URL_MAX_CHARS
-            is_image_file = (is_url or link.startswith("data:image/")) and link.isprintable()
+            is_image_file = is_url(link) or (link.startswith("data:image/") and link.isprintable())
             if reference.type != _ROLE.value or not is_image_file:
                 raise refused_value(
                     "subject_reference",
@@ -151,14 +150,40 @@ class ProviderFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return tuple(InputImage(_ROLE, msgspec.json.encode(reference.image_file)) for reference in references)
 
 
+def is_url(link: str) -> bool:
+    return link.startswith(("http://", "https://")) and len(link) <= URL_MAX_CHARS and link.isprintable()
+
+
 def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
     """Chooses the targets that can honour a job. Raises: GatewayError with the field that none supports."""
     if targets := model.plan(job, policy):
         return targets
+    if job.operation is Operation.EDIT:
+        _check_edit(job.inputs, model)
     for name in sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
         raise unknown_parameter(name, f" No upstream of model '{model.id}' supports it.")
     name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
     raise refused_value(name, f"no upstream of model '{model.id}' supports this combination of parameters.")
+
+
+def _check_edit(inputs: tuple[InputImage, ...], model: Model) -> None:
+    """Raises: GatewayError with the input that no target takes."""
+    rules, who, images = model.edits, f"model '{model.id}'", [image for image in inputs if image.role is Role.IMAGE]
+    if not rules:
+        raise refused_value("model", f"{who} does not edit images. POST /v1/images/generations makes new ones.")
+    if len(images) < len(inputs) and not any(rule.supports_mask for rule in rules):
+        raise refused_value("mask", f"{who} does not support masks.")
+    if len(images) > (most := max(rule.images_max for rule in rules)):
+        raise refused_value("image", f"{who} takes {most} image{'s' * (most > 1)} per edit, but got {len(images)}.")
+    formats = sorted(kind.value for kind in frozenset[Format]().union(*(rule.formats for rule in rules)))
+    max_bytes = max(rule.image_max_bytes for rule in rules)
+    for image in inputs:
+        if image.format and image.format.value not in formats:
+            listed = " and ".join(f"'{kind}'" for kind in formats)
+            raise refused_value(image.role.value, f"{who} takes images as {listed}, but got '{image.format.value}'.")
+        if image.size_bytes > max_bytes:
+            got = f"but got {image.size_bytes}"
+            raise refused_value(image.role.value, f"{who} takes images of at most {max_bytes} bytes, {got}.")
 
 
 def parse_fields(body: bytes | bytearray, kind: type[_T], overridden: Collection[str] = ()) -> _T:

@@ -26,6 +26,8 @@ from gateway.domain.images import (
     Format,
     ImageJob,
     ImageResult,
+    InputImage,
+    Operation,
     Picture,
     ResponseFormat,
     Size,
@@ -46,6 +48,7 @@ _SIDE_MAX: Final = 4096
 _RATIO_MAX: Final = 4
 """Limits of a size that the closest supported size may replace. OpenAI's longest edge is 3840, and MiniMax's widest
 ratio is 4:1 (2048x512). Beyond that the closest size would show a different image."""
+_NULL: Final = msgspec.Raw(b"null")
 _WITHOUT_EFFECT: Final = (
     *("quality", "moderation", "complexity", "user", "safety_identifier", "style"),
     *("output_compression", "partial_images"),
@@ -55,7 +58,10 @@ _DETAILS: Final = {"text_tokens": 0, "image_tokens": 0}
 _EVENT_USAGE: Final = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": _DETAILS}
 _USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
 """MiniMax counts images, not tokens; clients fail without these keys (reference/openai-images.md section 7)."""
-_COMPLETED: Final = "image_generation.completed"
+_COMPLETED: Final = {
+    Operation.GENERATE: "image_generation.completed",
+    Operation.EDIT: "image_edit.completed",
+}
 _MODERATION_STAGES: Final = {
     ErrorCode.CONTENT_INPUT: "input",
     ErrorCode.CONTENT_OUTPUT: "output",
@@ -66,7 +72,7 @@ _CREATED: Final = 1_741_737_600
 
 
 class RequestFields(ProviderFields):
-    """The body of `POST /v1/images/generations`."""
+    """The fields that generations and edits share."""
 
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
     moderation: Literal["low", "auto"] | None = None
@@ -82,6 +88,14 @@ class RequestFields(ProviderFields):
     size: str | None = None
     n: Annotated[int, Meta(ge=1, le=IMAGES_MAX)] | None = None
     response_format: Literal["url", "b64_json"] | None = None
+
+
+class GenerationFields(RequestFields):
+    """The body of `POST /v1/images/generations`."""
+
+    image: msgspec.Raw = _NULL
+    images: msgspec.Raw = _NULL
+    mask: msgspec.Raw = _NULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +117,32 @@ def parse_generation(
 ) -> Generation:
     """Parses the body of a generation request. Every field is mapped, refused, or reported back as ignored.
 
-    A `deployment` is the model that Azure's path names. It decides, and another `model` in the body is ignored.
     Raises: GatewayError for an invalid request, with the parameter's name.
     """
-    fields = parse_fields(body, RequestFields)
+    fields = parse_fields(body, GenerationFields)
+    for name in ("image", "images", "mask"):  # never bought without them, even if unknown parameters are ignored
+        if getattr(fields, name) != _NULL:
+            raise unknown_parameter(
+                name,
+                " Images are edited at POST /v1/images/edits. Here, 'subject_reference' takes the image of a person or "
+                "figure to show.",
+            )
+    return build_generation(fields, catalog, tenant, options, deployment)
+
+
+def build_generation(
+    fields: RequestFields,
+    catalog: Catalog,
+    tenant: Tenant,
+    options: OpenAIOptions,
+    deployment: str | None,
+    edited: tuple[InputImage, ...] = (),
+) -> Generation:
+    """Builds the job of parsed fields, an edit if there are images to edit, and plans its targets.
+
+    A `deployment` is the model that Azure's path names. It decides, and another `model` in the body is ignored.
+    Raises: GatewayError with the parameter that is invalid, or that no target supports.
+    """
     name = deployment or (catalog.default.id if fields.model is None else fields.model)
     model = catalog.find(name)
     if model is None or (tenant.models is not None and model.id not in tenant.models):
@@ -135,7 +171,8 @@ def parse_generation(
         background=background,
         seed=fields.seed,
         options=fields.read_options(style),
-        inputs=fields.read_inputs(),
+        operation=Operation.EDIT if edited else Operation.GENERATE,
+        inputs=edited or fields.read_inputs(),
     )
     targets = plan_targets(job, model, options.size_policy)
     return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored))
@@ -187,8 +224,9 @@ def render_generation(result: ImageResult, created: int) -> Chunks:
     return chunks
 
 
-def render_events(result: ImageResult, created: int) -> Iterable[Chunks]:
-    """Renders one `image_generation.completed` event per image."""
+def render_events(result: ImageResult, created: int, operation: Operation = Operation.GENERATE) -> Iterable[Chunks]:
+    """Renders one `image_generation.completed` or `image_edit.completed` event per image."""
+    kind = _COMPLETED[operation]
     tail = {
         "created_at": created,
         "size": str(result.made),
@@ -197,7 +235,7 @@ def render_events(result: ImageResult, created: int) -> Iterable[Chunks]:
         "output_format": _format(result.pictures),
         "usage": _EVENT_USAGE,
     }
-    head = f'event: {_COMPLETED}\ndata: {{"type":"{_COMPLETED}",'.encode()
+    head = f'event: {kind}\ndata: {{"type":"{kind}",'.encode()
     end = b"," + msgspec.json.encode(tail)[1:] + b"\n\n"
     for image in result.pictures:
         first, *middle, last = _item(image)

@@ -12,7 +12,7 @@ from gateway.api.bodies import context_of, split_chunk
 from gateway.api.errors import record_error
 from gateway.api.keep_alive import keep_alive_until
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageResult
+from gateway.domain.images import ImageResult, Operation
 
 
 class EventStream(Response):
@@ -23,6 +23,7 @@ class EventStream(Response):
         request: Request,
         make: Callable[[], Awaitable[ImageResult]],
         keep_alive_s: float,
+        operation: Operation = Operation.GENERATE,
     ) -> None:
         super().__init__(None, 200, {"x-accel-buffering": "no"}, "text/event-stream")
         del self.headers["content-length"]
@@ -30,6 +31,7 @@ class EventStream(Response):
         self._context = context_of(request)
         self._make = make
         self._keep_alive_s = keep_alive_s
+        self._operation = operation
         self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
@@ -43,7 +45,7 @@ class EventStream(Response):
             record_error(self._request, error)
             await self._send(send, [openai.render_error_event(error, self._context.model_name)])
         else:
-            for event in openai.render_events(result, result.created_s):
+            for event in openai.render_events(result, result.created_s, self._operation):
                 await self._send(send, event)
             if result.missing:  # the header may have been sent before; SDKs skip a comment
                 await self._send(send, [b": missing %d\n\n" % result.missing])

@@ -19,8 +19,10 @@ from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, Buckets, TenantAuthenticator
 from gateway.api.bodies import BodyLimits
+from gateway.api.errors import NOT_OFFERED, refuse_operation
 from gateway.api.health import HealthRoutes
 from gateway.api.images import ImageOptions, ImageRoutes
+from gateway.api.multipart import FormLimits
 from gateway.api.openai import OpenAIOptions
 from gateway.api.pool_gauges import PoolGauges
 from gateway.api.request_log import Telemetry
@@ -147,19 +149,26 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         *(admin.authenticator, admin.throttle, metering.admission, metering.transfers),
         *(Buckets(per_second, time.monotonic), Buckets(per_second * KEYS_A_TENANT, time.monotonic)),
     )
+    limits, server = core.body_limits, settings.server
+    native_limits = replace(limits, max_bytes=server.max_minimax_body_bytes)
     options = ImageOptions(
         OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
-        core.body_limits,
-        replace(core.body_limits, max_bytes=settings.server.max_minimax_body_bytes),
-        settings.server.sse_keepalive_s,
-        settings.server.keep_alive_blanks_s,
+        limits,
+        native_limits,
+        replace(native_limits, content_types="'application/json' and 'multipart/form-data'"),
+        FormLimits(replace(limits, max_bytes=server.max_form_bytes), limits.max_bytes),
+        server.sse_keepalive_s,
+        server.keep_alive_blanks_s,
     )
-    return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain)
+    spooled = ByteBudget(server.max_spooled_bytes)
+    return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain, spooled)
 
 
 def _tenant_routes(images: ImageRoutes) -> list[Route]:
     return [
         Route("/v1/images/generations", middleware.AsgiEndpoint(images.generate), methods=["POST"]),
+        Route("/v1/images/edits", middleware.AsgiEndpoint(images.edit), methods=["POST"]),
+        *(Route(path, middleware.AsgiEndpoint(refuse_operation), methods=["POST"]) for path in NOT_OFFERED),
         *(
             Route(path, middleware.AsgiEndpoint(images.generate_native), methods=["POST"])
             for path in sorted(minimax.PATHS)

@@ -92,22 +92,23 @@ def _catalog(settings: Settings) -> Catalog:
         dated = ((0, model.price_per_image_usd), *changes)
         prices = tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
         targets = tuple(
-            Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model))
+            Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model, model))
             for target in model.targets
         )
         models.append(Model(model.id, model.aliases, prices, targets))
     return Catalog(models)
 
 
-def _capability(upstream: tables.Upstream, model: str) -> Capability:
+def _capability(upstream: tables.Upstream, name: str, model: tables.Model) -> Capability:
     """The provider's capability, overridden by the declared one.
 
     No call is larger than every account's images per minute: it would never be sent.
     """
     declared = {name: value for name, value in asdict(upstream.capabilities).items() if value is not None}
-    capability = PROVIDERS[upstream.provider].capability(model, declared)
+    capability = PROVIDERS[upstream.provider].capability(name, declared)
     smallest = min(account.images_per_minute for account in upstream.accounts)
-    return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest))
+    edits = capability.edits if model.edits else None
+    return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest), edits=edits)
 
 
 def _upstreams(settings: Settings, environ: Mapping[str, str]) -> UpstreamSet:

@@ -29,7 +29,9 @@ class Server(Table, frozen=True, kw_only=True):
     port: Port = 8080
     max_body_bytes: Count = 1024 * 1024
     max_minimax_body_bytes: Count = 16 * 1024 * 1024
+    max_form_bytes: Count = 128 * 1024 * 1024
     max_memory_bytes: Count = 512 * 1024 * 1024
+    max_spooled_bytes: Count = 256 * 1024 * 1024
     max_connections: Count = 8192
     max_connections_per_address: Count | None = None
     max_header_bytes: Count = 64 * 1024

@@ -124,6 +124,7 @@ class Model(Table, frozen=True, kw_only=True):
     aliases: tuple[ModelName, ...] = ()
     price_per_image_usd: Price
     price_changes: tuple[PriceChange, ...] = ()
+    edits: bool = True
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Final
 
 from gateway.domain.billing import Price
-from gateway.domain.images import ImageJob, Operation, Size, SizePlan
+from gateway.domain.images import Format, ImageJob, InputImage, Operation, Role, Size, SizePlan
 
 _SQUARE: Final = Size(1024, 1024)
 
@@ -110,6 +110,26 @@ def _exact_size(size: Size, rules: Iterable[SizeRule]) -> SizePlan | None:
 
 
 @dataclass(frozen=True, slots=True)
+class EditRule:
+    """The images that an edit may have. The limits apply to each image; a URL, which is not fetched, meets them."""
+
+    formats: frozenset[Format]
+    image_max_bytes: int
+    images_max: int = 1
+    supports_mask: bool = False
+    is_character_only: bool = False  # emulated: the model takes only the person or figure from the image
+
+    def accepts(self, inputs: tuple[InputImage, ...]) -> bool:
+        images = [image for image in inputs if image.role is Role.IMAGE]
+        return (
+            len(images) <= self.images_max
+            and (self.supports_mask or len(images) == len(inputs))
+            and all(image.format in {None, *self.formats} for image in inputs)
+            and all(image.size_bytes <= self.image_max_bytes for image in inputs)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Capability:
     """Features and limits of one call of one model at one upstream."""
 
@@ -117,15 +137,16 @@ class Capability:
     default_size: Size = _SQUARE  # used if the request sets no size
     max_images_per_call: int = 1
     prompt_max_chars: int = 1000
-    operations: frozenset[Operation] = frozenset({Operation.GENERATE})
+    edits: EditRule | None = None  # None if the model cannot edit images, or must not
     supports_base64: bool = True  # if false, the gateway downloads and encodes the images itself
     fields: frozenset[str] = frozenset()  # supported optional fields: see `ImageJob.fields`
 
 
 def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
     """Plans the size of a job. Returns None if the upstream cannot honour every field of the job."""
-    is_possible = job.operation in capability.operations and len(job.prompt) <= capability.prompt_max_chars
-    if not is_possible or not job.fields <= capability.fields:
+    if len(job.prompt) > capability.prompt_max_chars or not job.fields <= capability.fields:
+        return None
+    if job.operation is Operation.EDIT and not (capability.edits and capability.edits.accepts(job.inputs)):
         return None
     if (ratio := job.aspect_ratio) is not None:
         known = (rule.sizes for rule in capability.sizes if isinstance(rule, AspectRatios))
@@ -173,6 +194,11 @@ class Model:
     @cached_property
     def prompt_max_chars(self) -> int:
         return max(target.capability.prompt_max_chars for target in self.targets)
+
+    @cached_property
+    def edits(self) -> tuple[EditRule, ...]:
+        """The rules of the targets that can edit images."""
+        return tuple(target.capability.edits for target in self.targets if target.capability.edits)
 
     @cached_property
     def fields(self) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """Image jobs, the sizes that they ask for, and the resulting images."""
 
 import math
+import string
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,8 @@ class Role(Enum):
     """The role of an input image."""
 
     CHARACTER = "character"  # the person or figure to show
+    IMAGE = "image"  # an image to edit
+    MASK = "mask"  # the area of the first image to edit
 
 
 class Format(Enum):
@@ -73,6 +76,8 @@ class InputImage:
     role: Role
     link: bytes = field(repr=False)
     """A URL or a data URL, as a JSON string. It may be megabytes: all calls of a job share this object."""
+    format: Format | None = None  # None for a URL, which is not fetched
+    size_bytes: int = 0  # of the decoded file; 0 for a URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,9 @@ class ImageJob:
     @property
     def fields(self) -> frozenset[str]:
         """Fields set besides prompt and size: "seed", "KIND.VALUE" of choices and inputs, names of options."""
-        names = [*self.options, *[f"input.{image.role.value}" for image in self.inputs]]
+        names = [*self.options]
+        if self.operation is Operation.GENERATE:  # the images of an edit are planned by the rule for edits
+            names += [f"input.{image.role.value}" for image in self.inputs]
         if self.seed is not None:
             names.append("seed")
         choices = (("quality", self.quality), ("output_format", self.output_format), ("background", self.background))
@@ -199,3 +206,17 @@ def sniff_base64(data: memoryview) -> Format | None:
         return sniff(b64decode(data[: min(16, len(data) // 4 * 4)]))
     except ValueError:
         return None
+
+
+_ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
+_PADDINGS: Final = (b"", b"=", b"==")
+_PIECE_BYTES: Final = 64 * 1024
+
+
+def is_base64(data: memoryview) -> bool:
+    """Returns whether the data is base64 with its padding and without line breaks. Copies 64 KiB at a time."""
+    if len(data) % 4:
+        return False
+    starts = range(0, len(data), _PIECE_BYTES)
+    padding = b"".join(bytes(data[at : at + _PIECE_BYTES]).translate(None, _ALPHABET) for at in starts)
+    return padding in _PADDINGS and data[len(data) - len(padding) :] == padding

@@ -48,7 +48,8 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each malformed request, without its id
+    for warned in ("uvicorn.error", "python_multipart"):  # of each malformed request, without its ID
+        logging.getLogger(warned).setLevel(logging.ERROR)
     for talkative in ("httpx", "asyncio", "urllib3"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 

@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 
 from gateway.domain.accounts import Secret
-from gateway.domain.catalog import AspectRatios, Capability, SizeBounds
+from gateway.domain.catalog import AspectRatios, Capability, EditRule, SizeBounds
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
-from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat, Size
+from gateway.domain.images import CallPlan, Format, ImageJob, ImageReply, ResponseFormat, Size
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_key_check import read_quota
 from gateway.providers.protocol import KeyCheck, ProviderRequest
@@ -52,6 +52,14 @@ FIELDS: Final[Mapping[str, str]] = {
     "subject_reference": "input.character",
 }
 """Optional body fields and their domain names, in the order in which they are sent."""
+
+CHARACTER_EDIT: Final = EditRule(
+    frozenset({Format.JPEG, Format.PNG}), image_max_bytes=10 * 1024 * 1024 - 1, is_character_only=True
+)
+"""An edit by `subject_reference`: one image of less than 10 MB, of which the model takes the person or figure.
+
+The array has no documented limit, but the guide says one reference (reference/minimax.md 1.2).
+"""
 
 _CODES: Final = {
     ErrorCode.UPSTREAM_ERROR: (1000, 1024, 1033, 1013),  # 1013: the file and video pages only
@@ -100,6 +108,7 @@ _PLAN_WINDOW_S: Final = 5 * 60 * 60
 """Length of the plan window that 2056 reports as used up (reference/minimax.md section 3)."""
 _ACCEPT: Final = ("accept", "application/json")
 _LIVE: Final = "image-01-live"
+_REFERENCE: Final = FIELDS["subject_reference"]
 
 
 class MiniMax:
@@ -145,7 +154,8 @@ class MiniMax:
         body |= {"response_format": plan.delivery.value, **self.required_fields}
         if plan.images > 1:
             body["n"] = plan.images
-        pieces, set_fields = [msgspec.json.encode(body)[:-1]], job.fields
+        pieces = [msgspec.json.encode(body)[:-1]]
+        set_fields = job.fields | ({_REFERENCE} if job.inputs else frozenset())  # the image of an edit is one, too
         for name, field in FIELDS.items() if set_fields else ():
             if field in set_fields:
                 pieces += [b',"%b":' % name.encode(), *_encode_field(job, field)]
@@ -219,12 +229,14 @@ def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
     taken, refused = ({FIELDS[name] for name in FIELDS if overrides.get(name) is flag} for flag in (True, False))
     ratios = tuple(rule for rule in base.sizes if isinstance(rule, AspectRatios))
     has_pixels = overrides.get("exact_sizes", PIXELS in base.sizes)
+    fields = (base.fields | taken) - refused
     return replace(
         base,
         sizes=(*ratios, PIXELS) if has_pixels else ratios,
         max_images_per_call=overrides.get("max_images_per_call", base.max_images_per_call),
         supports_base64=bool(overrides.get("base64_response", base.supports_base64)),
-        fields=(base.fields | taken) - refused,
+        fields=fields,
+        edits=CHARACTER_EDIT if _REFERENCE in fields else None,
     )
 
 
@@ -235,7 +247,7 @@ def _encode_field(job: ImageJob, field: str) -> list[bytes]:
         return [job.options[field]]
     pieces = []
     for image in job.inputs:
-        pieces += [b',{"type":"%b","image_file":' % image.role.value.encode(), image.link, b"}"]
+        pieces += [b',{"type":"character","image_file":', image.link, b"}"]
     return [b"[" + pieces[0][1:], *pieces[1:], b"]"]
 
 

@@ -3,7 +3,6 @@
 import binascii
 import json
 import re
-import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, get_origin
@@ -11,14 +10,20 @@ from typing import Final, TypeVar, get_origin
 import msgspec
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import URL_MAX_CHARS, Base64Image, ImageUrl, Picture, ResponseFormat, sniff_base64
+from gateway.domain.images import (
+    URL_MAX_CHARS,
+    Base64Image,
+    ImageUrl,
+    Picture,
+    ResponseFormat,
+    is_base64,
+    sniff_base64,
+)
 
 JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Decoding errors of untrusted JSON: invalid, not UTF-8, or nested too deeply."""
 
 _DETAIL_MAX_CHARS: Final = 1000
-_ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
-_PADDINGS: Final = (b"", b"=", b"==")
 _MARKS: Final = (b",", b'"', b"[")
 _MARKS_MAX: Final = 50_000
 """Limit on each mark in a response. A response with images has tens of them, a list of hundreds of models ten thousand.
@@ -275,11 +280,8 @@ def _encoded(raw: msgspec.Raw) -> Base64Image | None:
     decoding would take 1.5 ms/MB.
     """
     data = memoryview(raw)[1:-1]
-    if sniff_base64(data) and len(data) % 4 == 0:
-        starts = range(0, len(data), _PIECE_BYTES)
-        padding = b"".join(bytes(data[at : at + _PIECE_BYTES]).translate(None, _ALPHABET) for at in starts)
-        if padding in _PADDINGS and data[len(data) - len(padding) :] == padding:
-            return Base64Image(data)
+    if sniff_base64(data) and is_base64(data):
+        return Base64Image(data)
     data = memoryview(_clean(raw))
     return Base64Image(data) if sniff_base64(data) else None
 

@@ -11,8 +11,9 @@ import pytest
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from gateway.api import minimax, openai
+from gateway.api import minimax, openai, openai_edits
 from gateway.api.admin.tenants import GRACE_MAX_S, GRACE_S
+from gateway.api.errors import NOT_OFFERED
 from gateway.api.fields import STYLES
 from gateway.api.images import ImageRoutes
 from gateway.api.openai import OpenAIOptions, RequestFields, parse_generation
@@ -121,6 +122,9 @@ def test_every_field_of_the_reference_is_in_the_request_schema() -> None:
 def test_every_field_that_the_code_reads_is_in_the_request_schema() -> None:
     assert set(SCHEMAS["GenerationRequest"]["properties"]) == set(RequestFields.__struct_fields__)
     assert set(SCHEMAS["NativeRequest"]["properties"]) == set(minimax.NativeFields.__struct_fields__)
+    edited = set(openai_edits.EditFields.__struct_fields__) - {"subject_reference"}  # refused beside an image
+    assert edited == set(SCHEMAS["EditRequest"]["properties"])
+    assert edited - {"images"} | {"image[]"} == set(SCHEMAS["EditForm"]["properties"])
 
 
 @pytest.mark.parametrize("field", sorted(REQUEST_FIELDS - {"prompt"}))
@@ -219,7 +223,9 @@ def test_every_status_of_the_table_of_faults_is_described() -> None:
 @pytest.mark.parametrize(("path", "method", "operation"), list(operations()), ids=lambda value: str(value)[:40])
 def test_every_operation_says_which_key_it_needs(path: str, method: str, operation: Mapping[str, Any]) -> None:
     scheme = {"/admin": "adminKey", "/v1": "tenantKey", "/minim": "tenantKey"}
-    expected: list[dict[str, list[str]]] = [{name: []} for prefix, name in scheme.items() if path.startswith(prefix)]
+    expected: list[dict[str, list[str]]] = [
+        {name: []} for prefix, name in scheme.items() if path.startswith(prefix) and path not in NOT_OFFERED
+    ]
     assert expected == operation["security"]
     assert (bool(expected) and path not in minimax.PATHS) == ("401" in operation["responses"])
 
@@ -263,4 +269,4 @@ def test_the_documented_answer_is_the_answer(make_gateway: MakeGateway) -> None:
 def test_the_images_routes_are_all_there() -> None:
     """The class has no public handler that no route of the document leads to."""
     handlers = {name for name, value in vars(ImageRoutes).items() if isfunction(value) and not name.startswith("_")}
-    assert {"generate", "generate_native", "list_models", "get_model"} == handlers
+    assert {"generate", "edit", "generate_native", "list_models", "get_model"} == handlers

@@ -246,6 +246,15 @@ def test_without_encryption_keys_there_is_no_secret_box() -> None:
     assert None is resolved().secret_box
 
 
+def test_edits_can_be_switched_off_for_each_model() -> None:
+    table = document("redis://localhost:1", A)["models"]
+    assert isinstance(table, list)
+    models = [table[0], table[0] | {"id": "no-edits", "aliases": [], "edits": False}]
+    settings = from_document(document("redis://localhost:1", A) | {"models": models}, {}, "gate.toml")
+    catalog = resolve(settings, SECRETS).catalog
+    assert [True, False] == [bool(model.edits) for name in ("image-01", "no-edits") if (model := catalog.find(name))]
+
+
 @pytest.mark.parametrize("secret", ["old-keys" * 3, "o" * 32, ""])
 def test_an_encryption_key_that_is_missing_or_can_be_guessed_is_refused_with_its_place(secret: str) -> None:
     pool = {"encryption_keys": [{"env": "NEW"}, {"env": "OLD"}]}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.catalog import Capability, FixedSize, SizePolicy, plan_shape
+from gateway.domain.catalog import Capability, EditRule, FixedSize, SizePolicy, plan_shape
 from gateway.domain.images import (
     Base64Image,
     Format,
@@ -55,12 +55,38 @@ def test_fields_are_those_that_are_set_even_when_falsy() -> None:
 
 
 SQUARES = Capability((FixedSize(Size(1024, 1024)),))
+IMAGE = InputImage(Role.IMAGE, b"", Format.PNG, 9)
+EDIT = ImageJob("p", operation=Operation.EDIT, inputs=(IMAGE,))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        EditRule(frozenset({Format.PNG}), 8),
+        EditRule(frozenset({Format.JPEG}), 9),
+        EditRule(frozenset({Format.PNG}), 9, images_max=0),
+    ],
+)
+def test_an_edit_beyond_a_rule_is_not_planned(rule: EditRule) -> None:
+    assert None is plan_shape(EDIT, replace(SQUARES, edits=rule), SizePolicy.STRICT)
 
 
 @pytest.mark.parametrize(
     ("job", "capability"),
     [
-        (ImageJob("p", operation=Operation.EDIT), replace(SQUARES, operations=frozenset({Operation.EDIT}))),
+        (EDIT, replace(SQUARES, edits=EditRule(frozenset({Format.PNG}), 9))),
+        (
+            replace(EDIT, inputs=(IMAGE, IMAGE)),
+            replace(SQUARES, edits=EditRule(frozenset({Format.PNG}), 9, images_max=2)),
+        ),
+        (
+            replace(EDIT, inputs=(IMAGE, InputImage(Role.MASK, b"", Format.PNG, 1))),
+            replace(SQUARES, edits=EditRule(frozenset({Format.PNG}), 9, supports_mask=True)),
+        ),
+        (
+            replace(EDIT, inputs=(InputImage(Role.IMAGE, b'"https://x"'),)),
+            replace(SQUARES, edits=EditRule(frozenset(), 0)),
+        ),
         (ImageJob("p", quality="high"), replace(SQUARES, fields=frozenset({"quality.low", "quality.high"}))),
         (ImageJob("p", output_format="png"), replace(SQUARES, fields=frozenset({"output_format.png"}))),
         (ImageJob("p", background="transparent"), replace(SQUARES, fields=frozenset({"background.transparent"}))),

@@ -16,16 +16,19 @@ from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, KeyStat
 from gateway.domain.images import (
     Base64Image,
     CallPlan,
+    Format,
     ImageJob,
     ImageReply,
     ImageUrl,
     InputImage,
+    Operation,
     ResponseFormat,
     Role,
     Size,
     SizePlan,
 )
-from gateway.providers.minimax import CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
+from gateway.providers import PROVIDERS
+from gateway.providers.minimax import CHARACTER_EDIT, CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
 from gateway.providers.replies import UpstreamResponse
 
 MINIMAX = MiniMax()
@@ -684,6 +687,19 @@ def test_an_input_of_megabytes_is_sent_and_not_copied() -> None:
     )
     request = MINIMAX.build_call(job, plan, make_secret("s-1"))
     assert any(piece is link for piece in request.body)
+
+
+def test_an_edit_is_made_from_the_image_as_a_character_reference() -> None:
+    edit = ImageJob("a fox", operation=Operation.EDIT, inputs=(InputImage(Role.IMAGE, b'"https://x"', Format.PNG, 9),))
+    assert BARE | {"subject_reference": [{"type": "character", "image_file": "https://x"}]} == built(edit)
+
+
+@pytest.mark.parametrize("provider", list(PROVIDERS))
+def test_a_provider_edits_exactly_if_it_takes_references(provider: str) -> None:
+    for flag in (True, False):
+        rule = PROVIDERS[provider].capability("image-01", {"subject_reference": flag}).edits
+        assert rule == (CHARACTER_EDIT if flag else None)
+    assert [CHARACTER_EDIT, None] == [PROVIDERS[name].capability("x", {}).edits for name in ("minimax", "302ai")]
 
 
 @pytest.mark.parametrize("prompt", ['"quotes" \\ and\nlines', "狐狸 🦊", "\u0000\u2028", "e\u0301" * 700])

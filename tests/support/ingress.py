@@ -35,7 +35,7 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    client_max_body_size 16m;
+    client_max_body_size 128m;
     map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
     upstream gateway {{ server {server}; keepalive 320; }}
     proxy_http_version 1.1;

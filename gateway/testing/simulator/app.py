@@ -175,8 +175,10 @@ class GenerationEndpoint:
     ) -> bytes:
         width, height = order.pixels
         seed = repeated or None if order.seed is None else order.seed
+        references = order.subject_reference or ()
+        colours = await self._gallery.reduce_reference(references[0].image_file) if references else b""
         sketches = {
-            f"{trace_id}-{index}.jpg": Sketch(order.prompt, width, height, index, seed)
+            f"{trace_id}-{index}.jpg": Sketch(order.prompt, width, height, index, seed, colours)
             for index in range(order.n - withheld)
         }
         if order.response_format == "base64":

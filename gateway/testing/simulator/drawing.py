@@ -3,6 +3,7 @@
 import hashlib
 import io
 import textwrap
+from base64 import b64decode
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
@@ -11,6 +12,7 @@ from gateway.testing.simulator.pictures import Sketch
 
 QUALITY: Final = 88  # with the grain below, 1024x1024 comes to about 150 KB, the size of a plain photograph
 FONT_SIZES: Final = (72, 60, 48, 40, 32, 26, 22, 18, 15, 12)
+REFERENCE_MAX_PIXELS: Final = 50_000_000  # larger references are not decoded
 
 
 def draw(sketch: Sketch, *, image_bytes: int | None = None) -> bytes:
@@ -22,11 +24,22 @@ def draw(sketch: Sketch, *, image_bytes: int | None = None) -> bytes:
     return file.getvalue().ljust(image_bytes or 0, b"\0")
 
 
+def reduce_reference(link: str) -> bytes:
+    """Returns six colours of a reference image, 3 bytes each. They are derived from its text if it cannot be opened."""
+    try:
+        with Image.open(io.BytesIO(b64decode(link.partition(",")[2]))) as image:
+            if image.width * image.height <= REFERENCE_MAX_PIXELS:
+                return image.convert("RGB").resize((3, 2), Image.Resampling.BOX).tobytes()
+    except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        pass
+    return hashlib.shake_256(link.encode("utf-8", "surrogatepass")).digest(18)
+
+
 def _background(sketch: Sketch) -> Image.Image:
-    """Blends six muted colours under a fine grain."""
+    """Blends six muted colours, those of the reference if there is one, under a fine grain."""
     size = (sketch.width, sketch.height)
     material = hashlib.shake_256(f"{sketch.prompt}/{sketch.index}/{sketch.seed}".encode("utf-8", "surrogatepass"))
-    colours = bytes(40 + byte * 5 // 8 for byte in material.digest(18))
+    colours = sketch.reference or bytes(40 + byte * 5 // 8 for byte in material.digest(18))
     gradient = Image.frombytes("RGB", (3, 2), colours).resize(size, Image.Resampling.BICUBIC)
     half = (sketch.width // 2, sketch.height // 2)
     grain = Image.frombytes("L", half, material.digest(half[0] * half[1])).resize(size).convert("RGB")

@@ -19,6 +19,8 @@ class Sketch:
     height: int
     index: int
     seed: int | None
+    reference: bytes = b""
+    """Six colours of the reference image, 3 bytes each; empty without one."""
 
 
 class Gallery:
@@ -62,10 +64,22 @@ class Gallery:
             self._pictures.popitem(last=False)
         return drawn
 
+    async def reduce_reference(self, link: str) -> bytes:
+        """Returns the six colours of a reference image that an image shows."""
+        async with self._brushes:
+            return await asyncio.to_thread(_reduce_reference, link)
+
     def _kept(self, sketch: Sketch) -> bytes | None:
         if sketch in self._pictures:
             self._pictures.move_to_end(sketch)
         return self._pictures.get(sketch)
+
+
+def _reduce_reference(link: str) -> bytes:
+    """Runs in a thread."""
+    from gateway.testing.simulator.drawing import reduce_reference  # noqa: PLC0415 - as for drawing
+
+    return reduce_reference(link)
 
 
 def _draw(sketch: Sketch, image_bytes: int | None) -> bytes:

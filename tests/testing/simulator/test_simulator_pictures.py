@@ -1,10 +1,12 @@
 import asyncio
 import io
+from base64 import b64encode
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from gateway.testing.simulator.drawing import draw
+from gateway.testing.simulator.drawing import draw, reduce_reference
 from gateway.testing.simulator.pictures import Gallery, Sketch
 
 pytestmark = pytest.mark.anyio
@@ -32,6 +34,22 @@ def test_same_sketch_gives_the_same_bytes_and_any_difference_others() -> None:
     assert draw(sketch("a fox")) == draw(sketch("a fox"))
     others = [sketch("a cat"), sketch("a fox", index=1), sketch("a fox", seed=1), sketch("a fox", width=520)]
     assert len({draw(other) for other in [sketch("a fox"), *others]}) == 5
+
+
+def test_a_reference_gives_its_colours() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(file, "PNG")
+    colours = reduce_reference(f"data:image/png;base64,{b64encode(file.getvalue()).decode()}")
+    assert bytes([255, 0, 0]) * 6 == colours
+    assert draw(sketch("a fox")) != draw(replace(sketch("a fox"), reference=colours))
+
+
+def test_a_reference_that_is_not_opened_gives_its_own_colours() -> None:
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (2**16).to_bytes(4) * 2 + b"\x08\2\0\0\0\0\0\0\0"
+    bombed = f"data:image/png;base64,{b64encode(bomb).decode()}"
+    links = ("https://example.org/a.png", "https://example.org/b.png", "data:image/png;base64,AAAA", bombed, "")
+    assert {18} == {len(reduce_reference(link)) for link in links}
+    assert len(links) == len({reduce_reference(link) for link in links})
 
 
 def test_prompt_is_written_on_the_image() -> None:
