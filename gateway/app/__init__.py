@@ -30,6 +30,8 @@ from gateway.app.reload import ReloadTargets
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
+from gateway.domain.images import Format
+from gateway.generation.conversion import ImageConverter
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
 from gateway.generation.service import GenerationService
@@ -65,6 +67,7 @@ class _Core:
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)
+        self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
@@ -125,7 +128,7 @@ def _build_lifespan(
         ),
         (
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
-            *(journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
+            *(core.converter.close, journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
         ),
         {
             CONNECTIONS: core.metrics.connections,
@@ -142,13 +145,15 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         *(admin.authenticator, admin.throttle, metering.admission, metering.transfers),
         *(Buckets(per_second, time.monotonic), Buckets(per_second * KEYS_A_TENANT, time.monotonic)),
     )
+    images = settings.images
+    form = None if images.default_output_format == "as_made" else Format(images.default_output_format)
     options = ImageOptions(
-        OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
+        OpenAIOptions(SizePolicy(images.size_policy), images.gpt_image_response_format == "refuse", form),
         core.body_limits,
         replace(core.body_limits, max_bytes=settings.server.max_minimax_body_bytes),
         settings.server.sse_keepalive_s,
     )
-    service = GenerationService(metering.admission, core.upstreams, time.monotonic)
+    service = GenerationService(metering.admission, core.upstreams, core.converter, time.monotonic)
     return ImageRoutes(authenticator, service, core.catalog, options, core.drain, time.time)
 
 

@@ -27,6 +27,8 @@ VALUES_OF: Mapping[str, set[str]] = {
     "origin": {origin.value for origin in Origin},
     "bound": {"limit", "allowed", "used", "process", "address", "heads"},
     "resource": {"requests", "images", "concurrency"},
+    "format": {"jpeg", "png", "webp"},
+    "result": {"converted", "unreadable", "too_large", "queue_full", "timeout"},
 }
 _WORDS = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
 
