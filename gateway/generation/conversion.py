@@ -5,6 +5,12 @@ an ICC profile that fits the pixels, and the EXIF orientation, applied to the pi
 shows transparent parts on white, and of an animation every format has the first frame.
 
 An image has been paid for before it is converted, so every failure leaves the images as they are.
+
+Threads suffice, because Pillow decodes and encodes without the interpreter lock. Measured on two busy cores, with one
+PNG of 1024x1024 after another: a task of the event loop that wakes every 2 ms is late by 2.0 ms (p99 25 ms) beside a
+thread, by 1.5 ms (p99 22 ms) beside a process, and by 0.3 ms (p99 15 ms) beside neither. A process would hold 30 MB and
+copy every image twice. A PNG takes 55 ms of CPU at compression level 1; level 3 takes 20 ms more for 10 % fewer bytes,
+and level 6 three times as much. A WebP of quality 100 takes 105 ms.
 """
 
 import asyncio
@@ -23,7 +29,8 @@ from gateway.observability.metrics import Metrics
 if TYPE_CHECKING:
     from PIL import Image
 
-_THREADS: Final = max(1, min(4, (os.cpu_count() or 1) - 1))
+_THREADS: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
+"""One leaves a core to the event loop; two convert 2,000 PNG of 1024x1024 a minute, more than most pools make."""
 _TIMEOUT_S: Final = 30.0
 """Deadline of one image, from the queue to its last byte."""
 _ROOM_TIMEOUT_S: Final = 2.0
@@ -130,7 +137,7 @@ def _held_bytes(picture: Picture | None) -> int:
 
 def _open(encoded: memoryview) -> "Image.Image":
     """Reads the header of an image. Raises: any exception of Pillow, for data that is not an image too."""
-    from PIL import Image, WebPImagePlugin  # noqa: F401, PLC0415 - Pillow takes 30 ms, and would load 40 other formats
+    from PIL import Image, WebPImagePlugin  # noqa: F401, PLC0415 - Pillow takes 45 ms, and would load 40 other formats
 
     data = binascii.a2b_base64(encoded)
     if sniff(data) is Format.JPEG and data.count(_START_OF_SCAN) > _SCANS_MAX:
