@@ -1,7 +1,8 @@
 """MiniMax's `POST /v1/image_generation`, as fast as possible, so that it never limits a measurement.
 
 The simulator draws each image, which takes longer than anything measured here. These responses are prepared once,
-in MiniMax's format, with base64 that begins like a JPEG. `GET /served` returns the count.
+in MiniMax's format, with base64 that begins like a JPEG; a request with `PICTURE_PROMPT` gets a real one. `GET /served`
+returns the count.
 """
 
 import asyncio
@@ -10,15 +11,20 @@ import random
 import re
 from argparse import ArgumentParser
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import msgspec
 import uvloop
 
+from gateway.testing.simulator.drawing import draw
+from gateway.testing.simulator.pictures import Sketch
+
 PATH: Final = "/v1/image_generation"
 SMALL_BYTES: Final = 1024
 LARGE_BYTES: Final = 2 * 1024 * 1024
 """Base64 characters of an image: of an ordinary response, and of one with several images."""
+PICTURE_PROMPT: Final = "a picture that can be opened"
 _HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _COUNT: Final = re.compile(rb'"n": ?(\d)')
@@ -43,7 +49,11 @@ async def _serve(port: int, delay_s: float) -> None:
 def render_reply(count: int) -> bytes:
     """Renders a response with this number of images, head included."""
     characters = SMALL_BYTES if count == 1 else LARGE_BYTES
-    picture = base64.b64encode(b"\xff\xd8\xff\xe0" + random.Random(count).randbytes(characters * 3 // 4 - 4)).decode()  # noqa: S311
+    return _render(b"\xff\xd8\xff\xe0" + random.Random(count).randbytes(characters * 3 // 4 - 4), count)  # noqa: S311
+
+
+def _render(image: bytes, count: int = 1) -> bytes:
+    picture = base64.b64encode(image).decode()
     body = msgspec.json.encode(
         {
             "id": "03ff3cd0820949eb8a410056b5f21d38",
@@ -62,6 +72,11 @@ class _Source:
     replies: dict[int, bytes]
     delay_s: float
     served: int = 0
+
+    @cached_property
+    def picture(self) -> bytes:
+        """A response with a JPEG of 1024x1024."""
+        return _render(draw(Sketch(PICTURE_PROMPT, 1024, 1024, 0, None)))
 
 
 class _Connection(asyncio.Protocol):
@@ -88,7 +103,8 @@ class _Connection(asyncio.Protocol):
             return
         self._source.served += 1
         count = _COUNT.search(body)
-        reply = self._source.replies[int(count[1]) if count else 1]
+        is_picture = PICTURE_PROMPT.encode() in body
+        reply = self._source.picture if is_picture else self._source.replies[int(count[1]) if count else 1]
         if self._source.delay_s:
             self._loop.call_later(self._source.delay_s, self._transport.write, reply)
         else:

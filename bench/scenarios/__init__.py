@@ -7,6 +7,7 @@ from typing import Final
 from bench.results import Row
 from bench.run import Run
 from bench.scenarios import (
+    conversion,
     cpu,
     in_flight,
     large,
@@ -28,6 +29,7 @@ MEASURES: Final[Mapping[str, Callable[[Run], list[Row]]]] = MappingProxyType(
         "latency": latency.measure,
         "throughput": throughput.measure,
         "large": large.measure,
+        "conversion": conversion.measure,
         "flight": in_flight.measure,
         "queue": queue.measure,
         "stores": stores.measure,

@@ -22,6 +22,11 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "origin": "caller (every HTTP 4xx: a wrong request, or one beyond a limit), gateway, provider",
         "outcome": 'as in the ledger; "corrected": settled by expiry, then by a late response',
         "reason": "retry (an SDK's), idempotency_key, unknown_outcome (an identical request after an unknown outcome)",
+        "format": "jpeg, png, webp",
+        "result": (
+            "converted; delivered as made: unreadable, too_large (more than 33 megapixels), queue_full, timeout "
+            "(30 s, or 2 s without memory)"
+        ),
         "state": "a state of the pool: ready, cooling, half_open, quarantined, disabled, draining",
         "resource": "requests (of the last minute), images (of the last minute), concurrency (now)",
         "bound": (

@@ -6,7 +6,7 @@
 import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -14,7 +14,16 @@ from msgspec import Meta
 
 from gateway.domain.catalog import Model, PlannedTarget, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import URL_MAX_CHARS, Format, ImageJob, InputImage, Operation, Role, Size
+from gateway.domain.images import (
+    URL_MAX_CHARS,
+    Format,
+    ImageJob,
+    InputImage,
+    Operation,
+    ResponseFormat,
+    Role,
+    Size,
+)
 from gateway.providers.minimax import FIELDS, PIXELS, PRESETS
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
@@ -162,6 +171,12 @@ def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[Plann
         _check_edit(job.inputs, model)
     for name in sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
         raise unknown_parameter(name, f" No upstream of model '{model.id}' supports it.")
+    if job.output_format and model.plan(replace(job, delivery=ResponseFormat.BASE64), policy):
+        raise refused_value(
+            "response_format",
+            f"a link leads to the image as the upstream makes it, which is not '{job.output_format.value}'. Set "
+            "'response_format' to 'b64_json', or omit 'output_format'.",
+        )
     name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
     raise refused_value(name, f"no upstream of model '{model.id}' supports this combination of parameters.")
 

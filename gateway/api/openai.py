@@ -19,7 +19,7 @@ from gateway.api.fields import (
     unknown_parameter,
     wrong_value,
 )
-from gateway.domain.catalog import Catalog, SizePolicy
+from gateway.domain.catalog import Catalog, Model, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import (
     Base64Image,
@@ -54,6 +54,10 @@ _WITHOUT_EFFECT: Final = (
     *("output_compression", "partial_images"),
 )
 """Fields that do not change the content of the image."""
+_FORMAT_NAMES: Final = {"jpg": "jpeg"}
+"""Common names of formats that are not OpenAI's."""
+_COMPRESSED: Final = (Format.JPEG, Format.WEBP)
+"""Formats with a quality, which `output_compression` sets (reference/openai-images.md 1.2)."""
 _DETAILS: Final = {"text_tokens": 0, "image_tokens": 0}
 _EVENT_USAGE: Final = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": _DETAILS}
 _USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
@@ -83,8 +87,8 @@ class RequestFields(ProviderFields):
     output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
     partial_images: Annotated[int, Meta(ge=0, le=3)] | None = None
     stream: bool | None = None
-    output_format: Literal["png", "jpeg", "webp", "gif", "svg"] | None = None
-    background: Literal["transparent", "opaque", "auto"] | None = None
+    output_format: str | None = None
+    background: str | None = None
     size: str | None = None
     n: Annotated[int, Meta(ge=1, le=IMAGES_MAX)] | None = None
     response_format: Literal["url", "b64_json"] | None = None
@@ -105,6 +109,8 @@ class OpenAIOptions:
     size_policy: SizePolicy = SizePolicy.NEAREST
     refuses_response_format_on_gpt_image: bool = False
     """OpenAI's behaviour. Off by default, as several clients send it (reference/openai-images.md section 7)."""
+    default_output_format: Format | None = None
+    """Of images in base64; None leaves them as the upstream makes them."""
 
 
 def is_dall_e(name: str) -> bool:
@@ -149,26 +155,25 @@ def build_generation(
         raise unknown_model(name)
     style = fields.style if isinstance(fields.style, Style) else None
     quality = fields.quality if f"quality.{fields.quality}" in model.fields else None
+    delivery, form = _read_output(fields, model, name, options)
+    compression = fields.output_compression if form in _COMPRESSED else None
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
+    honoured["output_compression"] = compression is not None
     ignored = [name for name in _WITHOUT_EFFECT if getattr(fields, name) is not None and not honoured.get(name)]
     if fields.model not in {None, name}:
         ignored.append("model")
-    form, background = fields.output_format, None if fields.background == "auto" else fields.background
-    if form and form not in model.choices("output_format"):
-        raise wrong_value("output_format", form, model.choices("output_format"))
-    if background and background not in model.choices("background"):
-        raise wrong_value("background", background, (*model.choices("background"), "auto"))
     size, ratio, pixels = _read_shape(fields)
     job = ImageJob(
         prompt=fields.read_prompt(model.prompt_max_chars),
         count=fields.n or 1,
-        delivery=_read_delivery(fields, name, options),
+        delivery=delivery,
         size=size,
         aspect_ratio=ratio,
         pixels=pixels,
         quality=quality,
         output_format=form,
-        background=background,
+        output_compression=compression,
+        background=_read_background(fields, model, form),
         seed=fields.seed,
         options=fields.read_options(style),
         operation=Operation.EDIT if edited else Operation.GENERATE,
@@ -210,6 +215,36 @@ def _read_delivery(fields: RequestFields, name: str, options: OpenAIOptions) -> 
         raise refused_value("response_format", "a stream supports 'b64_json' only.")
     is_url = requested == "url" or (requested is None and is_dall_e(name) and not fields.stream)
     return ResponseFormat.URL if is_url else ResponseFormat.BASE64
+
+
+def _read_output(
+    fields: RequestFields, model: Model, name: str, options: OpenAIOptions
+) -> tuple[ResponseFormat, Format | None]:
+    """Reads the delivery and the file format.
+
+    A link leads to the image as made. So a format that the upstream does not make turns links into base64, unless the
+    request asks for them; and the default format, which the request does not name, leaves links as they are.
+    """
+    delivery, asked = _read_delivery(fields, name, options), fields.output_format
+    if asked is None:
+        return delivery, options.default_output_format if delivery is ResponseFormat.BASE64 else None
+    form = _FORMAT_NAMES.get(asked, asked)
+    if form not in model.choices("output_format"):
+        raise wrong_value("output_format", asked, model.choices("output_format"))
+    if fields.response_format is None and not model.makes(f"output_format.{form}"):
+        delivery = ResponseFormat.BASE64
+    return delivery, Format(form)
+
+
+def _read_background(fields: RequestFields, model: Model, form: Format | None) -> str | None:
+    background = fields.background
+    if background is None or background == "auto":
+        return None
+    if background not in model.choices("background"):
+        raise wrong_value("background", background, (*model.choices("background"), "auto"))
+    if background == "transparent" and form is Format.JPEG:
+        raise refused_value("background", "JPEG has no transparency. Set 'output_format' to 'png' or 'webp'.")
+    return background
 
 
 def render_generation(result: ImageResult, created: int) -> Chunks:

@@ -33,8 +33,11 @@ from gateway.app.reload import ReloadTargets
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
+from gateway.domain.images import Format
+from gateway.generation.conversion import ImageConverter
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
+from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
@@ -67,9 +70,11 @@ class _Core:
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)
+        self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
-        self.replays = backends.build_replays(config, redis, self.metering, self.upstreams, self.budget, metrics)
+        service = GenerationService(self.metering.admission, self.upstreams, self.converter, time.monotonic)
+        self.replays = backends.build_replays(config, redis, self.metering, service, self.budget, metrics)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -132,7 +137,7 @@ def _build_lifespan(
         ),
         (
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
-            *(journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
+            *(core.converter.close, journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
         ),
         {
             CONNECTIONS: core.metrics.connections,
@@ -149,10 +154,11 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         *(admin.authenticator, admin.throttle, metering.admission, metering.transfers),
         *(Buckets(per_second, time.monotonic), Buckets(per_second * KEYS_A_TENANT, time.monotonic)),
     )
-    limits, server = core.body_limits, settings.server
+    limits, server, images = core.body_limits, settings.server, settings.images
     native_limits = replace(limits, max_bytes=server.max_minimax_body_bytes)
+    form = None if images.default_output_format == "as_made" else Format(images.default_output_format)
     options = ImageOptions(
-        OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
+        OpenAIOptions(SizePolicy(images.size_policy), images.gpt_image_response_format == "refuse", form),
         limits,
         native_limits,
         replace(native_limits, content_types="'application/json' and 'multipart/form-data'"),

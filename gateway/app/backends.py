@@ -128,14 +128,18 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
 
 
 def build_replays(
-    config: Config, redis: Client, metering: MeteringParts, upstreams: Upstreams, budget: ByteBudget, metrics: Metrics
+    config: Config,
+    redis: Client,
+    metering: MeteringParts,
+    service: GenerationService,
+    budget: ByteBudget,
+    metrics: Metrics,
 ) -> Replays:
     stored = config.settings.replays
     limits = StorageLimits(
         stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
     )
     terms = ReplayTerms(config.settings.requests.deadline_s, metering.repeats, stored.result_retention_s)
-    service = GenerationService(metering.admission, upstreams, time.monotonic)
     return Replays(service, Outcomes(redis, limits), redis, terms, budget, metrics, time.monotonic)
 
 

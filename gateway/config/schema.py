@@ -122,6 +122,7 @@ class Images(Table, frozen=True, kw_only=True):
 
     size_policy: Literal["nearest", "strict"] = "nearest"
     gpt_image_response_format: Literal["accept", "refuse"] = "accept"
+    default_output_format: Literal["as_made", "png", "jpeg", "webp"] = "as_made"
 
 
 class Pool(Table, frozen=True, kw_only=True):

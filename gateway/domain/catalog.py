@@ -2,15 +2,26 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import Final
 
 from gateway.domain.billing import Price
-from gateway.domain.images import Format, ImageJob, InputImage, Operation, Role, Size, SizePlan
+from gateway.domain.images import (
+    Format,
+    ImageJob,
+    InputImage,
+    Operation,
+    ResponseFormat,
+    Role,
+    Size,
+    SizePlan,
+)
 
 _SQUARE: Final = Size(1024, 1024)
+_EMULATED: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
+"""Fields that the gateway itself applies to the images if the upstream does not: it converts them."""
 
 
 class SizePolicy(Enum):
@@ -142,9 +153,14 @@ class Capability:
     fields: frozenset[str] = frozenset()  # supported optional fields: see `ImageJob.fields`
 
 
+def _emulated_fields(job: ImageJob) -> frozenset[str]:
+    """Returns the fields that the gateway can apply to a job's images. It has no copy of those behind a link."""
+    return _EMULATED if job.delivery is ResponseFormat.BASE64 else frozenset()
+
+
 def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
-    """Plans the size of a job. Returns None if the upstream cannot honour every field of the job."""
-    if len(job.prompt) > capability.prompt_max_chars or not job.fields <= capability.fields:
+    """Plans the size of a job. Returns None if a field of the job can be neither honoured nor emulated."""
+    if len(job.prompt) > capability.prompt_max_chars or not job.fields <= capability.fields | _emulated_fields(job):
         return None
     if job.operation is Operation.EDIT and not (capability.edits and capability.edits.accepts(job.inputs)):
         return None
@@ -169,9 +185,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTarget(Target):
-    """A target that can honour every field of a job, and the size that it generates."""
+    """A target that can serve a job, the size that it generates, and the fields that the gateway emulates."""
 
     shape: SizePlan
+    emulated: frozenset[str] = frozenset()
+
+    def reduce(self, job: ImageJob) -> ImageJob:
+        """Returns the job as the upstream gets it: without the emulated fields."""
+        return replace(job, output_format=None, output_compression=None) if self.emulated else job
 
 
 @dataclass(frozen=True)
@@ -184,9 +205,10 @@ class Model:
     targets: tuple[Target, ...]
 
     def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
-        """Chooses the targets that can honour every field of a job."""
+        """Chooses the targets that can serve a job: each of its fields is honoured or emulated."""
+        fields = job.fields
         return tuple(
-            PlannedTarget(target.upstream, target.model, target.capability, shape)
+            PlannedTarget(target.upstream, target.model, target.capability, shape, fields - target.capability.fields)
             for target in self.targets
             if (shape := plan_shape(job, target.capability, policy))
         )
@@ -202,8 +224,12 @@ class Model:
 
     @cached_property
     def fields(self) -> frozenset[str]:
-        """Optional fields that at least one target accepts."""
-        return frozenset().union(*(target.capability.fields for target in self.targets))
+        """Optional fields that at least one target accepts, or the gateway emulates."""
+        return _EMULATED.union(*(target.capability.fields for target in self.targets))
+
+    def makes(self, field: str) -> bool:
+        """Returns whether at least one target honours a field itself."""
+        return any(field in target.capability.fields for target in self.targets)
 
     def choices(self, kind: str) -> list[str]:
         """Returns the values that at least one target accepts, such as every "quality"."""

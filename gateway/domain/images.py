@@ -92,7 +92,8 @@ class ImageJob:
     pixels: Size | None = None  # exactly this size
     aspect_ratio: str | None = None  # exactly this ratio
     quality: str | None = None
-    output_format: str | None = None
+    output_format: Format | None = None  # None: as the upstream makes it
+    output_compression: int | None = None  # quality of a conversion to JPEG or WebP, 0 to 100
     background: str | None = None
     seed: int | None = None
     inputs: tuple[InputImage, ...] = field(default=(), repr=False)
@@ -112,7 +113,8 @@ class ImageJob:
             names += [f"input.{image.role.value}" for image in self.inputs]
         if self.seed is not None:
             names.append("seed")
-        choices = (("quality", self.quality), ("output_format", self.output_format), ("background", self.background))
+        form = self.output_format and self.output_format.value
+        choices = (("quality", self.quality), ("output_format", form), ("background", self.background))
         names += [f"{kind}.{value}" for kind, value in choices if value]
         return frozenset(names)
 

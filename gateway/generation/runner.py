@@ -216,7 +216,8 @@ class Upstreams:
             if any(len(keys) > 1 for keys in run.accused.values()):
                 return GatewayError(ErrorCode.REQUEST_BLOCKED)
             plan = CallPlan(target.model, count, target.shape, asked)
-            request = run.supply.endpoints[target.upstream].provider.build_call(run.job, plan, key.secret)
+            provider = run.supply.endpoints[target.upstream].provider
+            request = provider.build_call(target.reduce(run.job), plan, key.secret)
             if context.disconnected.is_set():
                 return GatewayError(ErrorCode.CLIENT_DISCONNECTED)
             entry = await run.reservation.mark_sent(key.upstream, key.account, count)

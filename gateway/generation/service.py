@@ -1,16 +1,17 @@
-"""The use case: reserves, runs and settles a request for images."""
+"""The use case: reserves, runs and settles a request for images, and converts them."""
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageResult
+from gateway.domain.images import ImageJob, ImageResult
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation.context import GenerationRequest, RequestContext
+from gateway.generation.conversion import ImageConverter
 from gateway.generation.runner import Upstreams
 from gateway.metering.admission import Admission
 
@@ -24,10 +25,11 @@ class GenerationService:
 
     _admission: Admission
     _upstreams: Upstreams
+    _converter: ImageConverter
     _monotonic: Callable[[], float]
 
     async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
-        """Reserves a request's cost, makes its images and settles the outcome.
+        """Reserves a request's cost, makes its images, settles the outcome, and converts the images if necessary.
 
         Returns: at least one image; fewer than requested if some were withheld or some calls failed.
         Raises: GatewayError.
@@ -50,12 +52,24 @@ class GenerationService:
                     reservation.spent = Timings(*(round(1000 * seconds) for seconds in spent_s))
         finally:
             passage.ended_s = self._monotonic()
-        await self.present(result, context)
-        return result
+        await self.present(result, context, is_held=job.output_format is not None)
+        return await self._convert(result, job, context)
 
-    async def present(self, result: ImageResult, context: RequestContext) -> None:
-        """Records what the response delivers. A large one counts as a transfer while it is sent."""
+    async def present(self, result: ImageResult, context: RequestContext, *, is_held: bool = False) -> None:
+        """Records what the response delivers. A large one counts as a transfer while it is sent, as do `is_held`."""
         context.delivered, context.missing = len(result.pictures), result.missing
-        if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
+        if context.transfer and (is_held or result.held_bytes > _SENT_AT_ONCE_BYTES):
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
+
+    async def _convert(self, result: ImageResult, job: ImageJob, context: RequestContext) -> ImageResult:
+        """Returns the images in the job's format, or as the upstream made them if that is impossible."""
+        if job.output_format is None:
+            return result
+        pictures = await self._converter.convert(
+            result.pictures, job.output_format, job.output_compression, context.memory
+        )
+        if pictures is None:
+            context.ignored = (*context.ignored, "output_format")
+            return result
+        return replace(result, pictures=pictures)

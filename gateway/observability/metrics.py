@@ -173,6 +173,12 @@ class Metrics:
             *("bound", "action"),
         )
         self.images = self._counters("images_total", "Images delivered.", "model", TENANT, "upstream")
+        self.conversions = self._counters(
+            "conversions_total",
+            "Images converted to the requested file format, or delivered as made.",
+            "format",
+            "result",
+        )
         self.spend_usd = self._counters("spend_usd_total", "US dollars charged; the ledger is exact.", "model", TENANT)
         self.settlements = self._counters("settlements_total", "Requests settled, by outcome.", "outcome")
         self.pending_settlements = self._gauge(

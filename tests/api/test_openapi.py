@@ -151,8 +151,8 @@ def test_every_described_choice_is_accepted(field: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("output_format", "png"),
-        ("output_format", "webp"),
+        ("output_format", "PNG"),
+        ("output_format", "avif"),
         ("output_format", "gif"),
         ("output_format", "svg"),
         ("background", "transparent"),

@@ -28,6 +28,8 @@ VALUES_OF: Mapping[str, set[str]] = {
     "bound": {"limit", "allowed", "used", "process", "address", "heads"},
     "reason": {"retry", "idempotency_key", "unknown_outcome"},
     "resource": {"requests", "images", "concurrency"},
+    "format": {"jpeg", "png", "webp"},
+    "result": {"converted", "unreadable", "too_large", "queue_full", "timeout"},
 }
 _WORDS = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
 

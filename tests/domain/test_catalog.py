@@ -92,4 +92,10 @@ def test_job_goes_only_where_all_of_it_can_be_honoured(job: ImageJob, expected: 
 
 def test_model_takes_what_its_most_able_target_takes() -> None:
     assert MODEL.prompt_max_chars == 1499
-    assert MODEL.fields == {"seed", "minimax.prompt_optimizer"}
+    assert {"seed", "minimax.prompt_optimizer"} <= MODEL.fields
+
+
+def test_model_offers_the_formats_that_the_gateway_converts_to() -> None:
+    assert ["jpeg", "png", "webp"] == MODEL.choices("output_format")
+    assert not MODEL.makes("output_format.png")
+    assert MODEL.makes("seed")

@@ -17,6 +17,7 @@ from gateway.domain.images import (
     ImageUrl,
     InputImage,
     Operation,
+    ResponseFormat,
     Role,
     Size,
     sniff,
@@ -88,7 +89,11 @@ def test_an_edit_beyond_a_rule_is_not_planned(rule: EditRule) -> None:
             replace(SQUARES, edits=EditRule(frozenset(), 0)),
         ),
         (ImageJob("p", quality="high"), replace(SQUARES, fields=frozenset({"quality.low", "quality.high"}))),
-        (ImageJob("p", output_format="png"), replace(SQUARES, fields=frozenset({"output_format.png"}))),
+        (
+            ImageJob("p", output_format=Format.PNG, delivery=ResponseFormat.URL),
+            replace(SQUARES, fields=frozenset({"output_format.png"})),
+        ),
+        (ImageJob("p", output_format=Format.GIF), replace(SQUARES, fields=frozenset({"output_format.gif"}))),
         (ImageJob("p", background="transparent"), replace(SQUARES, fields=frozenset({"background.transparent"}))),
         (ImageJob("p", seed=1), replace(SQUARES, fields=frozenset({"seed"}))),
         (ImageJob("p" * 1001), replace(SQUARES, prompt_max_chars=1001)),
@@ -101,6 +106,13 @@ def test_a_job_is_made_only_if_every_field_is_honoured(job: ImageJob, capability
     assert plan_shape(job, capability, policy)
     assert not plan_shape(job, SQUARES, policy) or job.size == Size(512, 512)
     assert plan_shape(ImageJob("p"), SQUARES, policy)
+
+
+@pytest.mark.parametrize("form", [Format.JPEG, Format.PNG, Format.WEBP])
+def test_the_gateway_makes_the_format_of_what_it_delivers_itself(form: Format) -> None:
+    job = ImageJob("p", output_format=form)
+    assert plan_shape(job, SQUARES, SizePolicy.STRICT)
+    assert not plan_shape(replace(job, delivery=ResponseFormat.URL), SQUARES, SizePolicy.STRICT)
 
 
 def test_prompt_and_pictures_stay_out_of_logs() -> None:

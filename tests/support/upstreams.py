@@ -24,6 +24,7 @@ from gateway.domain.images import ImageJob, ImageResult, ResponseFormat
 from gateway.domain.tracing import Trace
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.context import RequestContext
+from gateway.generation.conversion import ImageConverter
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.service import GenerationService
@@ -148,7 +149,7 @@ async def running(
         fetcher = ImageDownloader(public, direct, DownloadLimits(2, download_timeout_s, 2**25), "test")
         policy = JobPolicy(deadline_s, reserve_s, max_attempts)
         upstreams = Upstreams(process.pool, caller, fetcher, process.metrics, supply, policy, time.time, monotonic)
-        service = GenerationService(admission, upstreams, monotonic)
+        service = GenerationService(admission, upstreams, ImageConverter(process.metrics), monotonic)
 
         async def make(
             count: int = 1,

@@ -15,7 +15,7 @@ from gateway.api.openai import OpenAIOptions, is_dall_e, parse_generation, rende
 from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import ResponseFormat, Size
+from gateway.domain.images import Format, ResponseFormat, Size
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 
@@ -215,7 +215,9 @@ def test_what_changes_nothing_is_accepted_and_reported_back(fields: dict[str, An
     ("fields", "carried"),
     [
         ({"partial_images": 0}, {}),
-        ({"output_format": "jpeg"}, {"output_format": "jpeg"}),
+        ({"output_format": "jpeg"}, {"output_format": Format.JPEG}),
+        ({"output_format": "jpg"}, {"output_format": Format.JPEG}),
+        ({"output_format": "jpeg", "output_compression": 0}, {"output_format": Format.JPEG, "output_compression": 0}),
         ({"background": "opaque"}, {"background": "opaque"}),
         ({"background": "auto"}, {}),
     ],
@@ -233,10 +235,76 @@ def test_a_model_that_makes_more_is_asked_for_more() -> None:
     fields = {"prompt": "p", "quality": "high", "output_format": "webp", "background": "transparent"}
     generation = parse_generation(msgspec.json.encode(fields), Catalog([able]), ANYONE, OpenAIOptions())
     job = generation.job
-    assert ("high", "webp", "transparent") == (job.quality, job.output_format, job.background)
+    assert ("high", Format.WEBP, "transparent") == (job.quality, job.output_format, job.background)
     assert () == generation.ignored
-    with pytest.raises(GatewayError, match="'jpeg' and 'webp'"):
-        parse_generation(b'{"prompt":"p","output_format":"png"}', Catalog([able]), ANYONE, OpenAIOptions())
+    [target] = generation.targets
+    assert (frozenset(), job) == (target.emulated, target.reduce(job))
+
+
+def test_a_format_that_the_upstream_does_not_make_is_emulated() -> None:
+    generation = parse(output_format="webp", output_compression=80)
+    [target] = generation.targets
+    assert (Format.WEBP, 80) == (generation.job.output_format, generation.job.output_compression)
+    assert {"output_format.webp"} == target.emulated
+    assert parse().job == target.reduce(generation.job)
+
+
+@pytest.mark.parametrize(
+    ("fields", "delivery"),
+    [
+        ({}, ResponseFormat.URL),
+        ({"output_format": "jpeg"}, ResponseFormat.URL),
+        ({"output_format": "png"}, ResponseFormat.BASE64),
+        ({"output_format": "png", "response_format": "b64_json"}, ResponseFormat.BASE64),
+    ],
+)
+def test_what_must_be_converted_comes_in_base64(fields: dict[str, Any], delivery: ResponseFormat) -> None:
+    assert delivery is parse(model="dall-e-3", **fields).job.delivery
+
+
+def test_a_link_to_what_must_be_converted_is_refused_with_the_remedy() -> None:
+    error = refusal(msgspec.json.encode({"prompt": "p", "output_format": "png", "response_format": "url"}))
+    assert (ErrorCode.INVALID_VALUE, "response_format") == (error.error_code, error.param)
+    assert "Set 'response_format' to 'b64_json'" in error.message
+
+
+def test_a_link_is_given_if_the_upstream_makes_the_format() -> None:
+    plain = DIRECT.capability("image-01", {})
+    capability = replace(plain, fields=plain.fields | {"output_format.png"})
+    targets = (MODEL.targets[0], Target("able", "image-01", capability))
+    both = Catalog([Model("both", ("dall-e-3",), MODEL.prices, targets)])
+    for fields in ({"model": "dall-e-3"}, {"response_format": "url"}):
+        body = msgspec.json.encode({"prompt": "p", "output_format": "png"} | fields)
+        generation = parse_generation(body, both, ANYONE, OpenAIOptions())
+        assert ResponseFormat.URL is generation.job.delivery
+        assert ["able"] == [target.upstream for target in generation.targets]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, Format.PNG),
+        ({"output_format": "webp"}, Format.WEBP),
+        ({"model": "dall-e-3"}, None),
+        ({"model": "dall-e-3", "stream": True}, Format.PNG),
+        ({"response_format": "url"}, None),
+    ],
+)
+def test_the_default_format_is_that_of_base64(fields: dict[str, Any], expected: Format | None) -> None:
+    options = OpenAIOptions(default_output_format=Format.PNG)
+    generation = parse_generation(msgspec.json.encode({"prompt": "p"} | fields), CATALOG, ANYONE, options)
+    assert expected is generation.job.output_format
+
+
+def test_jpeg_is_not_transparent() -> None:
+    plain = DIRECT.capability("image-01", {})
+    capability = replace(plain, fields=plain.fields | {"background.transparent"})
+    able = Catalog([Model("able", (), MODEL.prices, (Target("minimax", "image-01", capability),))])
+    body = {"prompt": "p", "background": "transparent"}
+    with pytest.raises(GatewayError, match="'png' or 'webp'"):
+        parse_generation(msgspec.json.encode(body | {"output_format": "jpeg"}), able, ANYONE, OpenAIOptions())
+    job = parse_generation(msgspec.json.encode(body | {"output_format": "png"}), able, ANYONE, OpenAIOptions()).job
+    assert ("transparent", Format.PNG) == (job.background, job.output_format)
 
 
 def test_all_that_is_ignored_is_named() -> None:
@@ -322,8 +390,8 @@ def test_wrong_type_is_refused_by_name(name: str, value: object) -> None:
             )
         ),
         ("response_format", "base64"),
-        ("output_format", "png"),
-        ("output_format", "webp"),
+        ("output_format", "PNG"),
+        ("output_format", "avif"),
         ("output_format", "gif"),
         ("output_format", "svg"),
         ("background", "transparent"),
