@@ -24,6 +24,7 @@ async function outcomeOf(name, act) {
     return typeof error.code === "string" ? `${kind} ${error.code}` : kind;
   }
   const pictures = Array.isArray(found) ? found : [found];
+  if (pictures.length === 0) return "nothing";
   const paths = [];
   for (const [at, picture] of pictures.entries()) {
     if (!picture) return "nothing";

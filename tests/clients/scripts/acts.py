@@ -34,12 +34,12 @@ def outcome_of(name: str, act: Callable[[], object]) -> str | list[str]:
         return told(error)
     if isinstance(found, str) and len(found) < TEXT_LENGTH and not found.startswith("http"):
         return found or "nothing"
-    paths = []
-    for at, picture in enumerate(found if isinstance(found, list) else [found]):
-        if not picture:
-            return "nothing"
-        (FOLDER / f"{name}-{at}").write_bytes(content_of(picture))
-        paths.append(f"{name}-{at}")
+    pictures = found if isinstance(found, list) else [found]
+    if not all(pictures):
+        return "nothing"
+    paths = [f"{name}-{at}" for at, _ in enumerate(pictures)]
+    for path, picture in zip(paths, pictures, strict=True):
+        (FOLDER / path).write_bytes(content_of(picture))
     return paths
 
 

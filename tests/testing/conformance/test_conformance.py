@@ -8,7 +8,7 @@ import pytest
 from gateway.testing.conformance import Level, Outcome, Plan, Report, UnusableError, conform
 from gateway.testing.conformance.checks import UntriedError
 from gateway.testing.conformance.purchases import Purchases
-from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
+from gateway.testing.conformance.registry import CHECKS, CONTRACT_IMAGES, IMAGES_MAX, MISTAKEN_MAX
 from gateway.testing.conformance.server import WRONG_KEY, Server
 from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, serving
 from tests.testing.conformance.fair import KEY, Fair, Reply, refusal
@@ -223,8 +223,10 @@ def test_the_gateway_keeps_the_contract(gateway: Gateway, simulator: Simulator, 
 
 def test_the_gateway_s_rate_limit_is_told_as_openai_tells_it(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
-    limits = {"limits": {"images_per_minute": IMAGES_MAX + 2}}
-    plan = Plan(gateway.base_url, new_key(gateway.url, "narrow", **limits), "image-01", 60.0, provoked=8)
+    limits = {"limits": {"images_per_minute": CONTRACT_IMAGES + 2}}
+    plan = Plan(
+        gateway.base_url, new_key(gateway.url, "narrow", **limits), "image-01", 60.0, programs=False, provoked=8
+    )
     report = conform(plan, tell)
 
     assert set() == names(report, Outcome.FAILS) | names(report, Outcome.UNTRIED)
