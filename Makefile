@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test test-slow test-all check audit sbom digests docs bench bench-quick chaos chaos-mutants lock clean
+.PHONY: run test test-slow test-clients test-all check audit sbom digests docs bench bench-quick chaos chaos-mutants lock clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-dev
 # Runs what test omits: other Redis servers, real-time waits, soak tests, and all examples of the fuzz tests.
 test-slow: $(VENV)/.installed-dev
 	@FUZZ=$${FUZZ:-1} $(BIN)/python -m pytest -m "slow or fuzz" $(ARGS)
+
+# Runs the packages of client programs, from PyPI and npm, against the gateway. They are installed into .cache/clients.
+test-clients: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest tests/clients $(ARGS)
 
 test-all: test test-slow
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gateway.testing.conformance import Plan, Report
 
 _MODEL_HELP: Final = "The image model to test. Default: the first listed model, else dall-e-3."
+_PROGRAMS_HELP: Final = "Do not send the requests of client programs."
 _PROVOKE_HELP: Final = "Buy up to N more images to reach the rate limit."
 
 
@@ -21,6 +22,7 @@ def conformance(
     ] = "",
     model: Annotated[str | None, typer.Option(help=_MODEL_HELP, show_default=False)] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Run only the checks that buy nothing.")] = False,
+    no_programs: Annotated[bool, typer.Option("--no-programs", help=_PROGRAMS_HELP)] = False,
     provoke_429: Annotated[int, typer.Option("--provoke-429", metavar="N", min=0, help=_PROVOKE_HELP)] = 0,
     timeout: Annotated[float, typer.Option(min=1.0, help="Maximum seconds for a response.")] = 120.0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -36,7 +38,7 @@ def conformance(
         _stop("no key; use --key or set IMAGEGATE_CONFORMANCE_KEY")
     from gateway.testing.conformance import Plan, UnusableError, conform
 
-    plan = Plan(url, key, model, timeout, not no_images, provoke_429)
+    plan = Plan(url, key, model, timeout, not no_images, not no_programs, provoke_429)
     images = f"at most {plan.images_max} images" if plan.images_max else "no images"
     mistaken = f"a server that accepts what it should refuse\ngenerates up to {plan.mistaken_max} more."
     try:
@@ -61,8 +63,14 @@ def _stop(message: str) -> NoReturn:
 def _print(report: "Report") -> None:
     from gateway.testing.conformance import Level, Outcome
 
-    rows = [(finding.check.name, finding.check.level.value, finding.outcome.value) for finding in report.findings]
+    contract = [found for found in report.findings if not found.check.program]
+    programs = [found for found in report.findings if found.check.program]
+    rows = [(found.check.name, found.check.level.value, found.outcome.value) for found in contract]
     print_table(("CHECK", "LEVEL", "RESULT"), rows, empty="No checks.")
+    if programs:
+        print()
+        rows = [(found.check.program, found.check.name, found.outcome.value) for found in programs]
+        print_table(("PROGRAM", "CHECK", "RESULT"), rows, empty="")
     for outcome in (Outcome.FAILS, Outcome.UNTRIED, Outcome.INAPPLICABLE):
         findings = [finding for finding in report.findings if finding.outcome is outcome]
         if findings:
@@ -89,7 +97,8 @@ def _document(plan: "Plan", report: "Report") -> dict[str, object]:
 
     counts = {outcome.value: report.count(outcome) for outcome in Outcome}
     checks = [
-        {"name": found.check.name, "level": found.check.level.value, "outcome": found.outcome.value}
+        {"name": found.check.name, "program": found.check.program or None}
+        | {"level": found.check.level.value, "outcome": found.outcome.value}
         | {"holds": found.check.holds, "seen": found.seen, "breaks": found.check.breaks}
         for found in report.findings
     ]

@@ -2,10 +2,7 @@
 
 import base64
 import io
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import openai
@@ -14,9 +11,7 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from openai.types.images_response import ImagesResponse
 from PIL import Image
 
-from tests.support.harness import STARTED_WITH, Gateway, MakeGateway, Simulator, upstream
-
-CACHE = Path(__file__).parents[2] / ".cache"
+from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
 
 
 @pytest.fixture
@@ -291,63 +286,6 @@ def test_a_rate_limit_is_retried_by_the_client_as_told(make_gateway: MakeGateway
     assert "15" == first.value.response.headers["retry-after"]
     assert 1 <= int(second.value.response.headers["retry-after"]) <= 15
     assert 1 == len(simulator.requests())
-
-
-OLD_SDK_SCRIPT = """
-import sys, openai
-assert openai.__version__.startswith("1."), openai.__version__
-client = openai.OpenAI(base_url=sys.argv[1], api_key=sys.argv[2], max_retries=0)
-answer = client.images.generate(model="dall-e-3", prompt="a cat", response_format="b64_json", n=2)
-assert len(answer.data) == 2 and answer.data[0].b64_json.startswith("/9j/")
-assert client.images.generate(model="dall-e-3", prompt="a cat").data[0].url.startswith("http")
-assert len(client.images.generate(model="dall-e-3", prompt="cats", n=10).data) == 10
-events = client.images.generate(model="gpt-image-1", prompt="a cat", stream=True)
-assert [event.type for event in events] == ["image_generation.completed"]
-for call, kind in ((lambda: client.models.retrieve("nothing"), openai.NotFoundError),
-                   (lambda: client.with_options(api_key="x").models.list(), openai.AuthenticationError)):
-    try:
-        call()
-    except kind:
-        pass
-    else:
-        raise AssertionError(kind)
-for prompt, kind, code in (("[code=1026]", openai.BadRequestError, "content_policy_violation"),
-                           ("[code=1024]", openai.InternalServerError, "upstream_error"),
-                           ("[code=1002]", openai.RateLimitError, "rate_limit_exceeded")):
-    try:
-        client.images.generate(model="dall-e-3", prompt=prompt)
-    except kind as error:
-        assert error.code == code, error.code
-    else:
-        raise AssertionError(prompt)
-print("old sdk ok")
-"""
-
-
-@pytest.fixture(scope="session")
-def old_sdk() -> Path:
-    """The newest 1.x of the SDK, in a folder of its own."""
-    folder = CACHE / "openai-1"
-    if not (folder / "openai").is_dir():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run(
-            [*command, "--target", str(folder), "openai>=1.109,<2"], env=STARTED_WITH, check=True, timeout=300
-        )
-    return folder
-
-
-@pytest.mark.slow
-def test_the_older_sdk_works_too(old_sdk: Path, gateway: Gateway) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", OLD_SDK_SCRIPT, gateway.base_url, gateway.api_key],
-        env={"PYTHONPATH": str(old_sdk)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert "old sdk ok\n" == done.stdout, done.stderr
 
 
 def _body(error: openai.APIError) -> dict[str, object]:

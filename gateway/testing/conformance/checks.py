@@ -56,6 +56,8 @@ class Check:
     attempt: "Callable[[CheckContext], None]"
     buys: bool = False
     """The check needs an image, which is bought first."""
+    program: str = ""
+    """The client program whose request is sent; empty for a statement of the contract."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,23 +97,13 @@ class Refusals:
     def __init__(self, server: Server, model: str) -> None:
         self._server = server
         self._model = model
-        self._met: dict[str, Answer | BrokenError | UntriedError] = {}
 
     def of(self, wrong: Wrong) -> Answer:
         right = {"model": self._model} if wrong.omits_prompt else {"model": self._model, "prompt": PROMPT}
         return self._send_once(wrong.name, {**right, **wrong.body})
 
     def _send_once(self, name: str, body: Mapping[str, object]) -> Answer:
-        """Sends a body once. Raises: as `Server.send`, and the same again when repeated."""
-        if name not in self._met:
-            try:
-                self._met[name] = self._server.generate(body)
-            except (BrokenError, UntriedError) as error:
-                self._met[name] = error
-        met = self._met[name]
-        if isinstance(met, Exception):
-            raise met
-        return met
+        return self._server.remember(name, lambda: self._server.generate(body))
 
     def stated(self) -> list[tuple[Wrong, Answer]]:
         """Refusals with an error object."""

@@ -9,7 +9,7 @@ import openai
 from openai import OpenAI
 from openai.types import ImagesResponse
 
-from gateway.testing.conformance.checks import BrokenError, InapplicableError, UntriedError
+from gateway.testing.conformance.checks import InapplicableError, UntriedError, require
 from gateway.testing.conformance.responses import Answer, member
 from gateway.testing.conformance.server import GENERATIONS, Server
 
@@ -59,7 +59,7 @@ class Purchases:
 
     def __init__(self, server: Server, model: str, listed: frozenset[str]) -> None:
         self.model = model
-        self._listed = listed
+        self.listed = listed
         self._server = server
         transport = openai.DefaultHttpxClient(trust_env=server.trusts_environment, verify=server.trusted)
         self.sdk = OpenAI(
@@ -103,7 +103,7 @@ class Purchases:
         return self._made_once("bare", lambda: self.buy(UNICODE_PROMPT, user="conformance-user"))
 
     def gpt(self) -> Purchase:
-        if GPT_NAME not in self._listed:
+        if GPT_NAME not in self.listed:
             raise InapplicableError(f"the server does not list {GPT_NAME}")
         return self._made_once("gpt", lambda: self.buy(model=GPT_NAME))
 
@@ -185,9 +185,13 @@ class Purchases:
 
 
 def _delivered(purchase: Purchase) -> Purchase:
-    """Raises: UntriedError if no image was made; the checks that ordered it report that."""
-    if purchase.answer.status == 200:
-        return purchase
-    if purchase.answer.status in _BUSY:
-        raise UntriedError(f"no image could be made: {purchase.answer.quote()}")
-    raise BrokenError(f"{purchase.answer.request}: {purchase.answer.quote()}; expected 200")
+    """Raises: as `expect_delivery`; the checks that ordered the image report that."""
+    expect_delivery(purchase.answer)
+    return purchase
+
+
+def expect_delivery(answer: Answer) -> None:
+    """Raises: UntriedError if the server could make no image now, BrokenError if it refused."""
+    if answer.status in _BUSY:
+        raise UntriedError(f"no image could be made: {answer.quote()}")
+    require(answer.status == 200, f"{answer.request}: {answer.quote()}; expected 200")

@@ -22,9 +22,9 @@ from gateway.testing.conformance.fields import Refusals
 from gateway.testing.conformance.limits import RateLimitProvoker
 from gateway.testing.conformance.models import list_models
 from gateway.testing.conformance.purchases import Purchases
-from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
+from gateway.testing.conformance.registry import CHECKS, CONTRACT_IMAGES, IMAGES_MAX, MISTAKEN_MAX
 from gateway.testing.conformance.responses import member
-from gateway.testing.conformance.server import GENERATIONS, Server
+from gateway.testing.conformance.server import EDITS, GENERATIONS, Server
 
 DEFAULT_MODEL: Final = "dall-e-3"
 """The model name that most clients use (reference/openai-images.md 1.1)."""
@@ -44,12 +44,18 @@ class Plan:
     model: str | None = None
     timeout_s: float = 120.0
     buys: bool = True
+    programs: bool = True
+    """Sends the requests of client programs too."""
     provoked: int = 0
     """Additional images that may be bought to reach the rate limit."""
 
     @property
     def images_max(self) -> int:
-        return IMAGES_MAX + self.provoked if self.buys else 0
+        images = IMAGES_MAX if self.programs else CONTRACT_IMAGES
+        return images + self.provoked if self.buys else 0
+
+    def wants(self, check: Check) -> bool:
+        return (self.buys or not check.buys) and (self.programs or not check.program)
 
     @property
     def mistaken_max(self) -> int:
@@ -107,7 +113,7 @@ def conform(plan: Plan, tell: Callable[[int, int], None]) -> Report:
 
 
 def _try_all(plan: Plan, context: CheckContext, tell: Callable[[int, int], None]) -> tuple[Finding, ...]:
-    checks = [check for check in CHECKS if plan.buys or not check.buys]
+    checks = [check for check in CHECKS if plan.wants(check)]
     findings = []
     for done, check in enumerate(checks):
         tell(done, len(checks))
@@ -148,8 +154,13 @@ def _try(check: Check, context: CheckContext) -> Finding:
 
 
 def _count_images(server: Server) -> int:
-    """Counts images in responses to generations; a stream has one."""
-    made = [answer for answer in server.answers if answer.request.endswith(GENERATIONS) and answer.status == 200]
+    """Counts images in responses to generations and edits; a stream has one."""
+    made = [answer for answer in server.answers if answer.status == 200 and _is_purchase(answer.request)]
     found = [member(answer.document, "data") for answer in made]
     streams = sum(answer.media_type == "text/event-stream" for answer in made)
     return streams + sum(len(data) for data in found if isinstance(data, list))
+
+
+def _is_purchase(request: str) -> bool:
+    path = request.partition("?")[0]
+    return request.startswith("POST ") and path.endswith((GENERATIONS, EDITS))

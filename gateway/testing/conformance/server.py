@@ -13,6 +13,7 @@ from gateway.testing.conformance.checks import BrokenError, UntriedError
 from gateway.testing.conformance.responses import Answer, without_secrets
 
 GENERATIONS: Final = "/images/generations"
+EDITS: Final = "/images/edits"
 WRONG_KEY: Final = "sk-conformance-0123456789abcdef-wrong"
 _PATIENCE: Final = 2
 """Retries of a rate-limited request, each after the requested pause."""
@@ -36,6 +37,7 @@ class Server:
         self._client = httpx.Client(timeout=timeout_s, trust_env=self.trusts_environment, verify=self.trusted)
         self._answers: list[Answer] = []
         self._silences: Counter[str] = Counter()
+        self._remembered: dict[str, Answer | BrokenError | UntriedError] = {}
         self._lock = threading.Lock()
 
     @property
@@ -80,6 +82,18 @@ class Server:
         if authorization is not None:
             sent["authorization"] = authorization or f"Bearer {self.key}"
         return self.patiently(lambda: self.keep(self._send_once(method, path, sent, body)))
+
+    def remember(self, name: str, ask: Callable[[], Answer]) -> Answer:
+        """Asks once for each name. Raises: as `send`, and the same again when repeated."""
+        if name not in self._remembered:
+            try:
+                self._remembered[name] = ask()
+            except (BrokenError, UntriedError) as error:
+                self._remembered[name] = error
+        met = self._remembered[name]
+        if isinstance(met, Exception):
+            raise met
+        return met
 
     def patiently(self, ask: Callable[[], Answer]) -> Answer:
         """Repeats a request a few times after the pause that a busy server requests."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import email
 import io
 import json
 import time
@@ -17,31 +18,34 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 KEY: Final = "sk-test-0123456789abcdef"
-MODELS: Final = ("image-01", "dall-e-3", "gpt-image-1", "acme/painter")
+MODELS: Final = ("image-01", "dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-2", "acme/painter")
 BODY_MAX: Final = 1_048_576
 METHODS: Final = ["GET", "HEAD", "POST", "OPTIONS"]
 _CHOICES: Final = {
     "response_format": ("url", "b64_json"),
     "output_format": ("png", "jpeg", "webp"),
-    "quality": ("auto", "high"),
+    "quality": ("auto", "high", "hd", "standard"),
     "style": ("vivid", "natural"),
     "background": ("auto", "opaque"),
     "moderation": ("auto", "low"),
-    "size": ("auto", "1024x1024"),
+    "size": ("auto", "256x256", "512x512", "1024x1024", "1792x1024"),
     "model": MODELS,
+    "input_fidelity": ("high", "low"),
+    "aspectRatio": ("1:1",),
 }
 _TYPES: Final = {"prompt": str, "model": str, "user": str, "size": str, "stream": bool, "n": int}
+_PURCHASES: Final = ("/images/generations", "/images/edits", "/deployments/gpt-image-1/images/generations")
 _BOUNDS: Final = {"n": (1, 10), "partial_images": (0, 3), "output_compression": (0, 100)}
 
 
-def _draw() -> bytes:
+def _draw(kind: str) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (1024, 1024), "red").save(file, "PNG")
+    Image.new("RGB", (1024, 1024), "red").save(file, kind)
     return file.getvalue()
 
 
-PICTURE: Final = _draw()
-ENCODED: Final = base64.b64encode(PICTURE).decode()
+PICTURES: Final = {kind: _draw(kind) for kind in ("png", "jpeg", "webp")}
+ENCODED: Final = base64.b64encode(PICTURES["png"]).decode()
 USAGE: Final = {
     "total_tokens": 2,
     "input_tokens": 1,
@@ -60,7 +64,7 @@ class Call:
     headers: Mapping[str, str]
     content: bytes
     body: Any = None
-    """What JSON made of it; None where it is none."""
+    """Of JSON, or of a form with its files as None; None where it is neither."""
     at_once: int = 1
 
 
@@ -97,7 +101,8 @@ class Fair:
     async def _serve(self, request: Request) -> Response:
         content, raw_path = await request.body(), request.scope["raw_path"].decode()
         path = request.url.path.removeprefix("/v1")
-        call = Call(request.method, path, raw_path, request.headers, content, _parse(content))
+        body = _parse(content, request.headers.get("content-type", ""))
+        call = Call(request.method, path, raw_path, request.headers, content, body)
         self.requests.append(call)
         self._running += 1
         try:
@@ -111,15 +116,16 @@ class Fair:
 
     def _answer(self, call: Call, origin: str) -> Reply:
         if call.path.startswith("/pictures/"):
-            return Reply(200, headers={"content-type": "image/png"}, raw=PICTURE)
-        if "key" not in self.accepts and call.headers.get("authorization") != f"Bearer {KEY}":
+            kind = call.path.rpartition(".")[2]
+            return Reply(200, headers={"content-type": f"image/{kind}"}, raw=PICTURES[kind])
+        if "key" not in self.accepts and not _has_key(call):
             code = "invalid_api_key" if call.headers.get("authorization", "").startswith("Bearer ") else None
             return refusal(401, "Incorrect API key provided: sk-***.", code=code)
         if call.method in {"HEAD", "OPTIONS"}:
             return Reply(204, raw=b"")
         if call.path.startswith("/models"):
             return _answer_models(call)
-        if call.path != "/images/generations":
+        if call.path not in _PURCHASES:
             return refusal(404, f"Invalid URL ({call.method} {call.path})", code="unknown_url")
         return self._generate(call, origin)
 
@@ -130,15 +136,17 @@ class Fair:
             return reply
         if len(call.content) > BODY_MAX:
             return refusal(413, "The body is too large.", code="request_too_large")
-        if call.headers.get("content-type") != "application/json":
-            return refusal(415, "The body must be JSON.")
+        is_edit = call.path.endswith("/edits")
+        if not call.headers.get("content-type", "").startswith("multipart/" if is_edit else "application/json"):
+            return refusal(415, "The body must be JSON, or a form for edits.")
         if not isinstance(call.body, dict):
             return refusal(400, "We could not parse the JSON body of your request.")
         purchase = {name: value for name, value in call.body.items() if value is not None}
+        pictures = [name for name, value in call.body.items() if value is None and is_edit]
+        if is_edit and not {"image", "image[]"} & set(pictures):
+            return refusal(400, "Missing required parameter: 'image'.", "image", "missing_required_parameter")
         refused = None if "*" in self.accepts else _refuse(purchase, self.accepts)
-        if refused:
-            return refused
-        return self._make(purchase, origin)
+        return refused or self._make(purchase, origin)
 
     def _make(self, purchase: dict[str, Any], origin: str) -> Reply:
         count = purchase.get("n", 1) if isinstance(purchase.get("n", 1), int) else 1
@@ -146,28 +154,45 @@ class Fair:
         if purchase.get("stream") is True:
             asked = purchase.get("partial_images", 0)
             return Reply(200, events=[*(_event(f"partial_image {at}") for at in range(asked)), _event("completed")])
-        wants_url = (
-            purchase.get("model", "").startswith("dall-e") if isinstance(purchase.get("model", ""), str) else False
-        )
-        form = purchase.get("response_format", "url" if wants_url else "b64_json")
-        item = {"url": f"{origin}pictures/one.png"} if form == "url" else {"b64_json": ENCODED}
+        kind = purchase.get("output_format")
+        kind = kind if kind in PICTURES else "png"
+        item = {"url": f"{origin}pictures/one.{kind}", "b64_json": base64.b64encode(PICTURES[kind]).decode()}
+        default = "b64_json" if str(purchase.get("model")).startswith("gpt-image") else None
+        wanted = purchase.get("response_format", default)
         return Reply(
             200,
             {
                 "created": int(time.time()),
-                "data": [dict(item) for _ in range(count)],
+                "data": [{wanted: item[wanted]} if wanted in item else dict(item) for _ in range(count)],
                 "size": "1024x1024",
-                "output_format": "png",
+                "output_format": kind,
                 "usage": json.loads(json.dumps(USAGE)),
             },
         )
 
 
-def _parse(content: bytes) -> Any:
+def _has_key(call: Call) -> bool:
+    return call.headers.get("authorization") == f"Bearer {KEY}" or call.headers.get("api-key") == KEY
+
+
+def _parse(content: bytes, content_type: str) -> Any:
+    if content_type.startswith("multipart/"):
+        return _parse_form(content, content_type)
     try:
         return json.loads(content)
     except ValueError:
         return None
+
+
+def _parse_form(content: bytes, content_type: str) -> dict[str, object]:
+    message = email.message_from_bytes(b"content-type: " + content_type.encode() + b"\r\n\r\n" + content)
+    found: dict[str, object] = {}
+    for part in message.walk():
+        name = part.get_param("name", header="content-disposition")
+        if isinstance(name, str):
+            text = str(part.get_payload())
+            found[name] = None if part.get_filename() else int(text) if name == "n" else text
+    return found
 
 
 def _usual_headers() -> dict[str, str]:

@@ -1,31 +1,36 @@
 """`imagegate conformance` as a person types it."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Final
 
 import pytest
 
-from gateway.testing.conformance.registry import CHECKS
+from gateway.testing.conformance.registry import CHECKS, CONTRACT_IMAGES, IMAGES_MAX
 from tests.support.commands import environment, fits, run
 from tests.support.harness import Gateway, Simulator, serving
 from tests.testing.conformance.fair import KEY, Fair
-from tests.testing.conformance.twists import at, heading, ordered, setting, when
+from tests.testing.conformance.twists import answering, at, heading, ordered, ordered_by, setting, when
 
 UNUSED_URL: Final = "http://127.0.0.1:9"
+
+
+def rows(table: str) -> list[str]:
+    return table.splitlines()[1:]
 
 
 def test_a_gateway_that_holds_ends_with_0(gateway: Gateway, simulator: Simulator) -> None:
     done = run("conformance", gateway.base_url, "--key", gateway.api_key)
 
     assert 0 == done.returncode, done.stdout
-    assert "Buys at most 8 images" in done.stderr
+    assert f"Buys at most {IMAGES_MAX} images" in done.stderr
     assert fits(done.stdout)
     assert fits(done.stderr)
-    assert [check.name for check in CHECKS] == [
-        line.split()[0] for line in done.stdout.splitlines()[1 : len(CHECKS) + 1]
-    ]
+    contract, programs, *_ = done.stdout.split("\n\n")
+    assert [check.name for check in CHECKS if not check.program] == [line.split()[0] for line in rows(contract)]
+    assert [check.name for check in CHECKS if check.program] == re.findall(r" (programs\.\S+)", programs)
     assert f"{gateway.base_url}, image-01: " in done.stdout
     assert "Does not hold:" not in done.stdout
     assert done.stdout.rstrip().endswith(f"Images received: {simulator.images_billed()}.")
@@ -59,19 +64,33 @@ def test_a_should_that_does_not_hold_ends_with_0() -> None:
 
 def test_the_key_may_come_from_the_environment_and_the_report_as_json() -> None:
     with serving(Fair().app()) as url:
-        done = run("conformance", url, "--json", "--model", "dall-e-3", IMAGEGATE_CONFORMANCE_KEY=KEY)
+        done = run("conformance", url, "--json", "--model", "dall-e-3", "--no-programs", IMAGEGATE_CONFORMANCE_KEY=KEY)
         report = json.loads(done.stdout)
 
     assert 0 == done.returncode
-    assert (f"{url}/v1", "dall-e-3", True, 8, 8) == (
+    assert (f"{url}/v1", "dall-e-3", True, CONTRACT_IMAGES, CONTRACT_IMAGES) == (
         report["base_url"],
         report["model"],
         report["musts_hold"],
         report["images_at_most"],
         report["images_seen"],
     )
-    assert {"name", "level", "outcome", "holds", "seen", "breaks"} == set(report["checks"][0])
-    assert len(CHECKS) == sum(report["counts"].values()) == len(report["checks"])
+    assert {"name", "program", "level", "outcome", "holds", "seen", "breaks"} == set(report["checks"][0])
+    assert len(report["checks"]) == sum(report["counts"].values()) == len([one for one in CHECKS if not one.program])
+
+
+def test_a_program_that_breaks_is_named_and_ends_with_1() -> None:
+    refuse = when(ordered_by(lambda body: body.get("output_format") == "webp"), answering(400))
+    with serving(Fair(refuse).app()) as url:
+        done = run("conformance", url, "--key", KEY)
+        report = json.loads(run("conformance", url, "--key", KEY, "--json").stdout)
+
+    assert 1 == done.returncode
+    assert fits(done.stdout)
+    assert {("Dify", "programs.dify_webp"), ("big-AGI", "programs.big_agi_webp")} == {
+        (check["program"], check["name"]) for check in report["checks"] if check["outcome"] == "does not hold"
+    }
+    assert "Breaks: big-AGI shows an error, or nothing" in done.stdout
 
 
 @pytest.mark.parametrize(

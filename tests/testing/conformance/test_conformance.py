@@ -8,7 +8,7 @@ import pytest
 from gateway.testing.conformance import Level, Outcome, Plan, Report, UnusableError, conform
 from gateway.testing.conformance.checks import UntriedError
 from gateway.testing.conformance.purchases import Purchases
-from gateway.testing.conformance.registry import CHECKS, IMAGES_MAX, MISTAKEN_MAX
+from gateway.testing.conformance.registry import CHECKS, CONTRACT_IMAGES, IMAGES_MAX, MISTAKEN_MAX
 from gateway.testing.conformance.server import WRONG_KEY, Server
 from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, serving
 from tests.testing.conformance.fair import KEY, Fair, Reply, refusal
@@ -27,6 +27,7 @@ from tests.testing.conformance.twists import (
 from tests.testing.conformance.wrongs import WRONG_SERVERS
 
 PLAN: Final = Plan("", KEY, timeout_s=30.0)
+PURCHASES: Final = ("/generations", "/edits")
 
 
 def tell(done: int, total: int) -> None:
@@ -56,7 +57,7 @@ def test_a_server_that_keeps_the_contract_fails_no_check() -> None:
 @pytest.mark.parametrize("wrong", WRONG_SERVERS, ids=lambda wrong: wrong.name)
 def test_what_is_wrong_is_seen_by_its_checks_and_by_no_other(wrong: Wrong) -> None:
     server = Fair(wrong.twist, frozenset(wrong.accepts.split()), wrong.pauses)
-    report = run(server, replace(PLAN, model=wrong.model, provoked=wrong.provoked))
+    report = run(server, replace(PLAN, model=wrong.model, provoked=wrong.provoked, programs=False))
 
     assert set(wrong.fails.split()) == names(report, Outcome.FAILS)
     broken_musts = {check.name for check in CHECKS if check.level is Level.MUST} & set(wrong.fails.split())
@@ -64,7 +65,8 @@ def test_what_is_wrong_is_seen_by_its_checks_and_by_no_other(wrong: Wrong) -> No
 
 
 def test_every_check_is_seen_to_fail() -> None:
-    assert {check.name for check in CHECKS} == {name for wrong in WRONG_SERVERS for name in wrong.fails.split()}
+    contract = {check.name for check in CHECKS if not check.program}
+    assert contract == {name for wrong in WRONG_SERVERS for name in wrong.fails.split()}
     assert len(CHECKS) == len({check.name for check in CHECKS})
 
 
@@ -107,9 +109,7 @@ def _refuse_above(server: Fair, images_max: int, reply: Reply) -> Reply | None:
 def test_a_server_that_can_make_none_now_is_not_called_wrong(status: int) -> None:
     """Whatever judges images could not be tried; a must that was not tried does not hold."""
     server = Fair(
-        lambda call, reply: (
-            refusal(status, "Later.") if call.path.endswith("/generations") and reply.status == 200 else None
-        )
+        lambda call, reply: refusal(status, "Later.") if call.path.endswith(PURCHASES) and reply.status == 200 else None
     )
     report = run(server)
 
@@ -144,12 +144,11 @@ def test_a_busy_server_is_asked_again_after_the_pause_it_wants(condition: Condit
 def test_an_address_that_is_silent_twice_is_not_asked_again() -> None:
     """Or a run would take hours, and buy what it cannot see."""
     server = Fair(pauses={GENERATIONS: 4.0})
-    report = run(server, replace(PLAN, timeout_s=2.0))
+    report = run(server, replace(PLAN, timeout_s=2.0, programs=False))
 
     assert 2 == len([call for call in server.requests if (call.method, call.path) == ("POST", GENERATIONS)])
-    assert {check.name for check in CHECKS if check.buys and not check.name.startswith("limits.")} <= names(
-        report, Outcome.UNTRIED
-    )
+    untried = {check.name for check in CHECKS if check.buys and not check.program}
+    assert {name for name in untried if not name.startswith("limits.")} <= names(report, Outcome.UNTRIED)
     assert not report.holds
 
 
@@ -213,7 +212,7 @@ def test_a_key_that_is_refused_ends_the_run() -> None:
 
 @pytest.mark.parametrize("model", ["image-01", "dall-e-3", "gpt-image-1"])
 def test_the_gateway_keeps_the_contract(gateway: Gateway, simulator: Simulator, model: str) -> None:
-    plan = Plan(gateway.base_url, gateway.api_key, model, 60.0)
+    plan = Plan(gateway.base_url, gateway.api_key, model, 60.0, programs=False)
     report = conform(plan, tell)
 
     assert [] == [(found.check.name, found.seen) for found in report.findings if found.outcome is Outcome.FAILS]
@@ -224,8 +223,10 @@ def test_the_gateway_keeps_the_contract(gateway: Gateway, simulator: Simulator, 
 
 def test_the_gateway_s_rate_limit_is_told_as_openai_tells_it(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
-    limits = {"limits": {"images_per_minute": IMAGES_MAX + 2}}
-    plan = Plan(gateway.base_url, new_key(gateway.url, "narrow", **limits), "image-01", 60.0, provoked=8)
+    limits = {"limits": {"images_per_minute": CONTRACT_IMAGES + 2}}
+    plan = Plan(
+        gateway.base_url, new_key(gateway.url, "narrow", **limits), "image-01", 60.0, programs=False, provoked=8
+    )
     report = conform(plan, tell)
 
     assert set() == names(report, Outcome.FAILS) | names(report, Outcome.UNTRIED)

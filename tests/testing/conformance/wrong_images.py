@@ -77,7 +77,7 @@ IMAGES: Final = (
     ),
     Wrong(
         "base64 and a link",
-        "images.not_both images.default_form images.gpt_form",
+        "images.not_both images.gpt_form",
         when(ordered, each(_add_link)),
     ),
     Wrong("another size", "images.size", when(ordered, setting("size", to="512x512"))),
