@@ -54,7 +54,7 @@ class Provider(Protocol):
         """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting."""
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
-        """Builds one call of the job."""
+        """Builds one call of the job, which has only fields that the capability honours."""
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
         """Reads the images of a response. Raises: GatewayError for every other response."""

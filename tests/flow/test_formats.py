@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import httpx
@@ -255,6 +256,7 @@ def test_images_of_one_answer_have_the_one_format_that_it_states(broken: Gateway
         item["b64_json"] for item in answer.json()["data"]
     ]
     assert ("jpeg", "output_format") == (answer.json()["output_format"], answer.headers["x-imagegate-ignored"])
+    assert 2 == broken.admin("GET", "/usage").json()["total"]["images"]
 
 
 @pytest.mark.parametrize("form", ["png", "webp", "gif"])
@@ -290,6 +292,20 @@ def test_a_picture_beyond_the_budget_is_delivered(make_gateway: MakeGateway, pro
     answer = gateway.generate(prompt="a cat", output_format="png")
     assert 200 == answer.status_code
     assert answer.json()["output_format"] in {"png", "jpeg"}
+    wait_until(lambda: held(gateway) == 0, "all is given back")
+
+
+def test_many_conversions_within_a_small_budget_lose_no_image(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    gateway = make_gateway(upstream("sim", "minimax", simulator.url), server={"max_memory_bytes": 16 * 1024 * 1024})
+
+    def ask(_: int) -> tuple[list[str | None], str]:
+        answer = gateway.generate(prompt="a cat", n=2, output_format="png", size="512x512")
+        return formats(answer), answer.json()["output_format"]
+
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(ask, range(24)))
+    assert all([FORMATS[stated]] * 2 == made for made, stated in answers)
+    assert 48 == simulator.images_billed()
     wait_until(lambda: held(gateway) == 0, "all is given back")
 
 
