@@ -2,10 +2,12 @@
 
 import shutil
 import subprocess
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
 
+from tests.support.forms import PNG
 from tests.support.harness import Gateway
 
 pytestmark = pytest.mark.slow
@@ -13,8 +15,8 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parents[2] / ".cache" / "node"
 
 SCRIPT = """
-import OpenAI from "openai";
-const [baseURL, apiKey] = process.argv.slice(2);
+import OpenAI, { toFile } from "openai";
+const [baseURL, apiKey, picture] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
 const check = (what, ok) => { if (!ok) throw new Error(what); };
 
@@ -30,6 +32,14 @@ const types = [];
 for await (const event of await client.images.generate({ model: "gpt-image-1", prompt: "a cat", n: 2, stream: true }))
   types.push(event.type);
 check("events", types.join() === "image_generation.completed,image_generation.completed");
+
+const file = () => toFile(Buffer.from(picture, "base64"), "face.png", { type: "image/png" });
+const edit = { model: "gpt-image-1", image: await file(), prompt: "a cat", n: 2, stream: false };
+check("two edits", (await client.images.edit(edit)).data.length === 2);
+const edits = [];
+for await (const event of await client.images.edit({ ...edit, image: [await file()], n: 1, stream: true }))
+  edits.push(event.type);
+check("events of an edit", edits.join() === "image_edit.completed");
 
 try {
   await client.images.generate({ model: "gpt-image-1", prompt: "[code=1026]" });
@@ -56,9 +66,9 @@ def node_sdk() -> Path:
     return FOLDER
 
 
-def test_node_generates_streams_and_fails_as_its_users_expect(node_sdk: Path, gateway: Gateway) -> None:
+def test_node_generates_edits_streams_and_fails_as_its_users_expect(node_sdk: Path, gateway: Gateway) -> None:
     done = subprocess.run(
-        ["node", "check.mjs", gateway.base_url, gateway.api_key],
+        ["node", "check.mjs", gateway.base_url, gateway.api_key, b64encode(PNG).decode()],
         cwd=node_sdk,
         capture_output=True,
         text=True,
