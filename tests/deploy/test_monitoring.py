@@ -83,7 +83,7 @@ def test_the_error_budget_counts_every_error_that_is_a_5xx_and_no_other() -> Non
 def test_the_error_budget_is_of_the_routes_that_make_images() -> None:
     (selector,) = selectors_of(promql_parser.parse(RECORDED["imagegate:image_requests:rate2m"]))
     routes = {matcher.name: matcher.value for matcher in selector.matchers.matchers}["route"]
-    assert {"/v1/images/generations", *minimax.PATHS} == set(routes.split("|"))
+    assert {"/v1/images/generations", "/v1/images/edits", *minimax.PATHS} == set(routes.split("|"))
     assert all(routes in query for query in queries() if "route=~" in query)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from base64 import b64decode, b64encode
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from tests.support.forms import (
     form,
     image,
     large,
+    part,
     picture,
     send,
     temporary_files,
@@ -116,6 +118,16 @@ def test_every_call_of_a_large_edit_has_the_image(gateway: Gateway, simulator: S
     answer = edit(gateway, [("image", PNG)], prompt="x", n="10")
     assert (10, 10) == (len(answer.json()["data"]), simulator.images_billed())
     assert [1, 1] == [len(call["body"]["subject_reference"]) for call in simulator.requests()]
+
+
+def test_a_waiting_edit_holds_its_image_once(gateway: Gateway, simulator: Simulator) -> None:
+    sent = form(part("prompt", b"[delay=2] x"), image(large(9 * MB)))
+    with ThreadPoolExecutor(1) as threads:
+        answering = threads.submit(send, gateway, sent)
+        wait_until(lambda: len(simulator.requests()) == 1, "it is sent")
+        assert 12 * MB < held(gateway) < 13 * MB
+        assert not temporary_files()
+        assert 200 == answering.result().status_code
 
 
 def test_an_edit_is_charged_like_a_generation(gateway: Gateway) -> None:

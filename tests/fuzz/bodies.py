@@ -25,6 +25,12 @@ OPENAI: Final[tuple[Body, ...]] = (
         "complexity": "low",
     },
 )
+EDITS: Final[tuple[Body, ...]] = (
+    {"prompt": "a fox", "images": [{"image_url": "https://example.org/a.jpg"}], "input_fidelity": "high"},
+    {"prompt": "a fox", "image": "data:image/jpeg;base64,/9j/4AAQ", "n": 2, "size": "1024x1536"},
+    {"prompt": "a fox", "images": [{"file_id": "file-1"}], "mask": {"image_url": "data:image/png;base64,iVBORw0KGgoA"}},
+    {"prompt": "a fox", "image": ["data:image/png;base64,iVBORw0KGgoA"], "stream": True, "quality": "high"},
+)
 NATIVE: Final[tuple[Body, ...]] = (
     {"model": "image-01", "prompt": "a fox"},
     {"model": "image-01", "prompt": "a fox", "aspect_ratio": "16:9", "response_format": "url", "n": 3},

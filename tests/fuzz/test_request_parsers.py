@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.api.minimax import TEXTS, parse_native, render_native_error
 from gateway.api.openai import OpenAIOptions, parse_generation, render_error
+from gateway.api.openai_edits import EditFields, FileHead, parse_edit, render_texts
 from gateway.domain.accounts import make_secret
 from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
@@ -16,7 +19,7 @@ from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
-from tests.fuzz.bodies import NATIVE, OPENAI, bodies
+from tests.fuzz.bodies import EDITS, NATIVE, OPENAI, bodies
 from tests.fuzz.steps import count_steps
 from tests.support.profile import fuzzing
 
@@ -48,12 +51,20 @@ OWN_FAULTS: Final = frozenset(
     }
 )
 """What a body alone can be guilty of."""
+PICTURE: Final = FileHead("image", 100, b"\xff\xd8\xff\xe0" + b"\0" * 12)
+TEXT_FIELDS: Final = [*EditFields.__struct_fields__, "svg[model]", "image[]"]
+TEXTS_OF_FIELDS: Final = ["", "null", "true", "False", "2", "-1", "1e3", "[]", "{}", '"x"', "auto", "high", "1024x1024"]
 SHOWN_MAX_CHARS: Final = 600
 """Far more than any message says, far less than a body holds."""
 
 
 def parse_openai(body: bytes) -> tuple[ImageJob, Model]:
     found = parse_generation(body, CATALOG, ANYONE, OpenAIOptions())
+    return found.job, found.model
+
+
+def parse_openai_edit(body: bytes) -> tuple[ImageJob, Model]:
+    found = parse_edit(body, CATALOG, ANYONE, OpenAIOptions())
     return found.job, found.model
 
 
@@ -119,6 +130,22 @@ def check_steps(parse: Callable[[bytes], tuple[ImageJob, Model]], body: bytes) -
 @fuzzing(1200)
 def test_openai_bodies_make_a_job_or_a_fault_of_the_caller(body: bytes) -> None:
     check(parse_openai, check_openai_error, body)
+
+
+@given(bodies(EDITS))
+@fuzzing(1200)
+def test_bodies_of_edits_make_a_job_or_a_fault_of_the_caller(body: bytes) -> None:
+    check(parse_openai_edit, check_openai_error, body)
+
+
+@given(st.dictionaries(st.sampled_from(TEXT_FIELDS), st.sampled_from(TEXTS_OF_FIELDS) | st.text(max_size=40)))
+@fuzzing(1200)
+def test_texts_of_a_form_make_a_job_or_a_fault_of_the_caller(texts: dict[str, str]) -> None:
+    def parse(body: bytes) -> tuple[ImageJob, Model]:
+        found = parse_edit(body, CATALOG, ANYONE, OpenAIOptions(), files=(PICTURE,))
+        return replace(found.job, inputs=()), found.model  # a file has no content yet
+
+    check(parse, check_openai_error, render_texts(texts))
 
 
 @given(bodies(NATIVE))
