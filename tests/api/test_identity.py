@@ -32,9 +32,9 @@ def parsed(body: bytes) -> Generation:
     return parse_generation(body, catalog, Tenant("acme"), OpenAIOptions())
 
 
-async def identity(body: bytes, path: str = PATH, caller: Principal = CALLER, **headers: str) -> OrderIdentity:
+async def identity(body: bytes, caller: Principal = CALLER, **headers: str) -> OrderIdentity:
     sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": path, "headers": sent, "query_string": b""}
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": PATH, "headers": sent, "query_string": b""}
     return await identify(Request(scope | {"server": ("x", 80), "scheme": "http"}), caller, parsed(body), keyed_hash)
 
 
@@ -100,7 +100,7 @@ async def test_large_inputs_are_hashed_too() -> None:
     ],
 )
 async def test_the_headers_say_what_a_request_repeats(headers: dict[str, str], kind: Repetition) -> None:
-    assert kind is (await identity(b'{"prompt":"a"}', **headers)).kind
+    assert kind is (await identity(b'{"prompt":"a"}', CALLER, **headers)).kind
 
 
 async def test_a_request_belongs_to_its_api_key_and_an_idempotency_key_to_its_tenant() -> None:
