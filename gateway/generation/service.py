@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageResult
+from gateway.domain.images import ImageJob, ImageResult
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation.context import GenerationRequest, RequestContext
@@ -50,12 +50,12 @@ class GenerationService:
                     reservation.spent = Timings(*(round(1000 * seconds) for seconds in spent_s))
         finally:
             passage.ended_s = self._monotonic()
-        await self.present(result, context)
+        await self.present(result, job, context)
         return result
 
-    async def present(self, result: ImageResult, context: RequestContext) -> None:
+    async def present(self, result: ImageResult, job: ImageJob, context: RequestContext) -> None:
         """Records what the response delivers. A large one counts as a transfer while it is sent."""
-        context.delivered, context.missing = len(result.pictures), result.missing
+        context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
         if context.transfer and result.held_bytes > _SENT_AT_ONCE_BYTES:
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)

@@ -81,7 +81,7 @@ class Replays:
                 order, context.rates = repeated.order, repeated.rates or context.rates
             outcome = await self._join(principal.tenant.name, order, context)
             if isinstance(outcome, ImageResult):
-                await self._service.present(outcome, context)
+                await self._service.present(outcome, request.job, context)
                 return outcome
             if outcome:
                 raise outcome
