@@ -52,13 +52,13 @@ class GenerationService:
                     reservation.spent = Timings(*(round(1000 * seconds) for seconds in spent_s))
         finally:
             passage.ended_s = self._monotonic()
-        await self.present(result, context, is_held=job.output_format is not None)
+        await self.present(result, job, context)
         return await self._convert(result, job, context)
 
-    async def present(self, result: ImageResult, context: RequestContext, *, is_held: bool = False) -> None:
-        """Records what the response delivers. A large one counts as a transfer while it is sent, as do `is_held`."""
-        context.delivered, context.missing = len(result.pictures), result.missing
-        if context.transfer and (is_held or result.held_bytes > _SENT_AT_ONCE_BYTES):
+    async def present(self, result: ImageResult, job: ImageJob, context: RequestContext) -> None:
+        """Records what the response delivers. A large one counts as a transfer while it is converted and sent."""
+        context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
+        if context.transfer and (job.output_format or result.held_bytes > _SENT_AT_ONCE_BYTES):
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
 

@@ -4,7 +4,7 @@ An outcome is JSON, and its base64 images are one binary value beside it. The JS
 it is known that they were bought, and nothing is bought again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final, get_type_hints
 
 import msgspec
@@ -31,9 +31,10 @@ class StorageLimits:
 
 
 class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
-    url: str = ""
-    size_bytes: int = 0
-    """Of its base64 in the binary value."""
+    fields: dict[str, str]
+    """All but the base64."""
+    size_bytes: int | None = None
+    """Of the base64 in the binary value; None for a link alone."""
 
 
 class _Error(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,7 +99,7 @@ class Outcomes:
         if error := outcome.error:
             code = ErrorCode(error.error_code)
             return GatewayError(code, error.detail, param=error.param, upstream_code=error.upstream_code)
-        if size := sum(image.size_bytes for image in outcome.images):
+        if size := sum(image.size_bytes or 0 for image in outcome.images):
             [name] = redis_keys(self._redis.prefix, tenant, f"result:{order_id}")
             memory.take(size)
             call = self._redis.execute_command("GET", name, NEVER_DECODE=True)  # type: ignore[no-untyped-call] # redis-py's
@@ -106,8 +107,8 @@ class Outcomes:
             if not value:
                 return GatewayError(ErrorCode.RESULT_NOT_KEPT)
             data = memoryview(value)
-        fields = {name: msgspec.convert(value, _FIELDS[name]) for name, value in (outcome.result or {}).items()}
-        return ImageResult(pictures=tuple(_slices(outcome.images, data)), **fields)
+        rest = {name: msgspec.convert(value, _FIELDS[name]) for name, value in (outcome.result or {}).items()}
+        return ImageResult(pictures=tuple(_slices(outcome.images, data)), **rest)
 
     async def _has_room(self, tenant: str, size: int) -> bool:
         """Takes room for a result, from the tenant's and from the gateway's."""
@@ -127,17 +128,23 @@ def _describe(outcome: ImageResult | GatewayError) -> _Outcome:
         detail = outcome.detail if outcome.row.shows_detail else ""
         error = _Error(outcome.error_code.value, detail, outcome.param, outcome.upstream_code)
         return _Outcome(error=error)
-    images = (
-        _Image(size_bytes=len(image.base64)) if isinstance(image, Base64Image) else _Image(image.url)
-        for image in outcome.pictures
-    )
-    return _Outcome({name: getattr(outcome, name) for name in _FIELDS}, tuple(images))
+    images = tuple(_describe_image(image) for image in outcome.pictures)
+    return _Outcome({name: getattr(outcome, name) for name in _FIELDS}, images)
+
+
+def _describe_image(image: Picture) -> _Image:
+    names = [field.name for field in fields(image) if field.name != "base64"]
+    size_bytes = len(image.base64) if isinstance(image, Base64Image) else None
+    return _Image({name: getattr(image, name) for name in names}, size_bytes)
 
 
 def _slices(images: tuple[_Image, ...], data: memoryview) -> list[Picture]:
     """Returns the images, whose base64 are consecutive slices of `data`."""
     pictures: list[Picture] = []
     for image in images:
-        pictures.append(Base64Image(data[: image.size_bytes]) if image.size_bytes else ImageUrl(image.url))
-        data = data[image.size_bytes :]
+        if image.size_bytes is None:
+            pictures.append(ImageUrl(**image.fields))
+        else:
+            pictures.append(Base64Image(data[: image.size_bytes], **image.fields))
+            data = data[image.size_bytes :]
     return pictures

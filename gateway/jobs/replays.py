@@ -81,7 +81,7 @@ class Replays:
                 order, context.rates = repeated.order, repeated.rates or context.rates
             outcome = await self._join(principal.tenant.name, order, context)
             if isinstance(outcome, ImageResult):
-                await self._service.present(outcome, context)
+                await self._service.present(outcome, request.job, context)
                 return outcome
             if outcome:
                 raise outcome
@@ -122,10 +122,7 @@ class Replays:
             await self._outcomes.store(reservation.caller.tenant.name, reservation.id, error, kept_s)
 
     async def _keep_result(self, reservation: Reservation, context: RequestContext, result: ImageResult) -> None:
-        tenant, is_keyed = (
-            reservation.caller.tenant.name,
-            context.identity and context.identity.kind is Repetition.KEYED,
-        )
+        tenant, is_keyed = reservation.caller.tenant.name, _is_keyed(context)
         if is_keyed or context.disconnected.is_set():
             with suppress(GatewayError):  # a repeated request gets RESULT_NOT_KEPT
                 kept_s = self._terms.repeats.keyed_s if is_keyed else self._terms.result_s
@@ -148,8 +145,7 @@ class Replays:
 
         Raises: GatewayError CLIENT_DISCONNECTED, ORDER_IN_PROGRESS.
         """
-        is_keyed = context.identity is not None and context.identity.kind is Repetition.KEYED
-        is_remembered = order.left_ms > 0
+        is_keyed, is_remembered = _is_keyed(context), order.left_ms > 0
         read_kept_s = 0.0 if is_keyed or is_remembered else _HELD_S
         ends_s, outcome = context.started_s + self._terms.deadline_s, None
         while outcome is None:
@@ -170,12 +166,15 @@ class Replays:
                 raise GatewayError(ErrorCode.ORDER_IN_PROGRESS)
             else:
                 await asyncio.sleep(_POLL_S)
-        reason = "idempotency_key" if is_keyed else "unknown_outcome" if is_remembered else "retry"
-        context.replayed = reason
-        self._metrics.replays.labels(reason).inc()
+        context.replayed = "idempotency_key" if is_keyed else "unknown_outcome" if is_remembered else "retry"
+        self._metrics.replays.labels(context.replayed).inc()
         if isinstance(outcome, GatewayError) and is_remembered:
             outcome.note = (
                 "An identical request had this outcome, and this one was not sent. Identical ones get this response "
                 f"for {-(-order.left_ms // 1000)} s. To buy images nevertheless, send a new Idempotency-Key."
             )
         return outcome
+
+
+def _is_keyed(context: RequestContext) -> bool:
+    return context.identity is not None and context.identity.kind is Repetition.KEYED
