@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
@@ -71,6 +71,7 @@ def _send(request: ProgramRequest, context: "CheckContext") -> Answer:
     return send(files=[*texts, *pictures])
 
 
+@cache
 def _drawing(part: str) -> bytes:
     """Returns a PNG: a square to change, or a mask that is transparent where it is to change."""
     file = io.BytesIO()
