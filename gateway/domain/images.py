@@ -38,7 +38,7 @@ class SizePlan:
 
 
 class ResponseFormat(Enum):
-    """The form in which the client receives the images."""
+    """The form in which the client receives the images, or the upstream is asked for them (not for both)."""
 
     URL = "url"
     BASE64 = "base64"
@@ -53,6 +53,7 @@ class Operation(Enum):
 
 class Role(Enum):
     """The role of an input image."""
+    BOTH = "both"  # base64 and the link to the same image; the link alone if the gateway cannot download it
 
     CHARACTER = "character"  # the person or figure to show
 
@@ -143,6 +144,8 @@ class ImageReply:
 
     pictures: tuple[Picture, ...]
     id: str = ""
+    url: str = ""
+    """A link to the same image for the client, if it receives both."""
     failed: int | None = None  # number of images withheld by the safety check; None if not reported
 
 
