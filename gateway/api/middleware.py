@@ -40,6 +40,7 @@ EXPOSED_HEADERS: Final = (
     *("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
     *("x-ratelimit-limit-images", "x-ratelimit-remaining-images", "x-ratelimit-reset-images"),
     *("x-imagegate-queue-ms", "x-imagegate-attempts", "x-imagegate-ignored", "x-imagegate-missing"),
+    *("x-imagegate-size", "x-imagegate-prompt"),
 )
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ON_EVERY_PORT: Final = frozenset({HEALTHZ, READYZ})
@@ -137,6 +138,10 @@ class RequestContextMiddleware:
             values.update(rate_headers(context.rates))
         if context.ignored:
             values["x-imagegate-ignored"] = ", ".join(context.ignored)
+        if context.cut_prompt:
+            values["x-imagegate-prompt"] = "{} of {} characters".format(*context.cut_prompt)
+        if context.size_change:
+            values["x-imagegate-size"] = str(context.size_change)
         if context.missing:
             values["x-imagegate-missing"] = str(context.missing)
         if context.asked:

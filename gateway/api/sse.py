@@ -52,8 +52,11 @@ class EventStream(Response):
         if isinstance(outcome, ImageResult):
             for event in openai.render_events(outcome, int(self._clock())):
                 await self._send(send, event)
-            if outcome.missing:  # the header may have been sent before; SDKs skip a comment
+            # The headers of these may have been sent before; SDKs skip comments.
+            if outcome.missing:
                 await self._send(send, [b": missing %d\n\n" % outcome.missing])
+            if change := self._context.size_change:
+                await self._send(send, [f": size {change}\n\n".encode()])
         elif self._has_started:
             record_error(self._request, outcome)
             await self._send(send, [openai.render_error_event(outcome, self._context.model_name)])

@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import Base64Image, ImageResult
+from gateway.domain.images import Base64Image, ImageResult, SizeChange
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation.context import GenerationRequest, RequestContext
@@ -51,6 +51,8 @@ class GenerationService:
         finally:
             passage.ended_s = self._monotonic()
         context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
+        if job.size and job.size != result.made:
+            context.size_change = SizeChange(job.size, result.made)
         held_bytes = sum(len(picture.base64) for picture in result.pictures if isinstance(picture, Base64Image))
         if context.transfer and held_bytes > _SENT_AT_ONCE_BYTES:
             with suppress(GatewayError):  # the response is sent anyway
