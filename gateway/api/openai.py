@@ -1,25 +1,23 @@
 """Client API in OpenAI's images format (reference/openai-images.md)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from gateway.api.fields import (
-    Generation,
-    ProviderFields,
-    Style,
-    parse_fields,
-    plan_targets,
+from gateway.api.fields import Generation, ProviderFields, Style, plan_targets, split_fields, without_unsupported
+from gateway.api.refusals import (
+    header_names,
     refused_value,
     unknown_model,
     unknown_parameter,
+    unknown_parameters,
     wrong_value,
 )
-from gateway.domain.catalog import Catalog, SizePolicy
+from gateway.domain.catalog import Catalog, Model, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import (
     Base64Image,
@@ -43,9 +41,14 @@ IMAGES_MAX: Final = 10
 _SIZE: Final = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})", re.ASCII)
 _SIDE_MIN: Final = 64
 _SIDE_MAX: Final = 4096
+"""Limits of a size that the closest supported size may replace. OpenAI's longest edge is 3840."""
 _RATIO_MAX: Final = 4
-"""Limits of a size that the closest supported size may replace. OpenAI's longest edge is 3840, and MiniMax's widest
-ratio is 4:1 (2048x512). Beyond that the closest size would show a different image."""
+"""MiniMax's widest ratio is 4:1 (2048x512). Beyond that the closest size would show a different image."""
+_NEAREST: Final = (
+    f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1. The closest size of another shape "
+    "would show a different image"
+)
+_RESPONSE_FORMATS: Final = {"url": ResponseFormat.URL, "b64_json": ResponseFormat.BASE64}
 _WITHOUT_EFFECT: Final = (
     *("quality", "moderation", "complexity", "user", "safety_identifier", "style"),
     *("output_compression", "partial_images"),
@@ -78,10 +81,10 @@ class RequestFields(ProviderFields):
     partial_images: Annotated[int, Meta(ge=0, le=3)] | None = None
     stream: bool | None = None
     output_format: Literal["png", "jpeg", "webp", "gif", "svg"] | None = None
-    background: Literal["transparent", "opaque", "auto"] | None = None
+    background: str | None = None
     size: str | None = None
     n: Annotated[int, Meta(ge=1, le=IMAGES_MAX)] | None = None
-    response_format: Literal["url", "b64_json"] | None = None
+    response_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,10 @@ class OpenAIOptions:
     size_policy: SizePolicy = SizePolicy.NEAREST
     refuses_response_format_on_gpt_image: bool = False
     """OpenAI's behaviour. Off by default, as several clients send it (reference/openai-images.md section 7)."""
+    delivers_both: bool = True
+    """Link and base64 without `response_format`, for all names but gpt-image ones: clients read either."""
+    shortens_prompts: bool = False
+    ignores_unknown_parameters: bool = False
 
 
 def is_dall_e(name: str) -> bool:
@@ -103,7 +110,19 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
 
     Raises: GatewayError for an invalid request, with the parameter's name.
     """
-    fields = parse_fields(body, RequestFields)
+    fields, unknown = split_fields(body, RequestFields)
+    return build_generation(fields, catalog, tenant, options, unknown=unknown)
+
+
+def build_generation(
+    fields: RequestFields, catalog: Catalog, tenant: Tenant, options: OpenAIOptions, *, unknown: Sequence[str] = ()
+) -> Generation:
+    """Builds the job of parsed fields, and plans its targets. `unknown` are the names of other fields.
+
+    Raises: GatewayError with the parameter that is unknown, invalid, or supported by no target.
+    """
+    if unknown and not options.ignores_unknown_parameters:
+        raise unknown_parameters(unknown)
     name = catalog.default.id if fields.model is None else fields.model
     model = catalog.find(name)
     if model is None or (tenant.models is not None and model.id not in tenant.models):
@@ -115,13 +134,13 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     form, background = fields.output_format, None if fields.background == "auto" else fields.background
     if form and form not in model.choices("output_format"):
         raise wrong_value("output_format", form, model.choices("output_format"))
-    if background and background not in model.choices("background"):
+    if background is not None and background not in model.choices("background"):
         raise wrong_value("background", background, (*model.choices("background"), "auto"))
-    size, ratio, pixels = _read_shape(fields)
+    size, ratio, pixels = _read_shape(fields, model, options.size_policy)
     job = ImageJob(
-        prompt=fields.read_prompt(model.prompt_max_chars),
+        prompt=fields.read_prompt(model.prompt_max_chars, shortens=options.shortens_prompts),
         count=fields.n or 1,
-        delivery=_read_delivery(fields, name, options),
+        delivery=_read_delivery(fields, options),
         size=size,
         aspect_ratio=ratio,
         pixels=pixels,
@@ -132,11 +151,15 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
         options=fields.read_options(style),
         inputs=fields.read_inputs(),
     )
-    targets = plan_targets(job, model, options.size_policy)
-    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored))
+    if options.ignores_unknown_parameters:
+        job, unsupported = without_unsupported(job, model)
+        ignored += [*unsupported, *header_names(unknown)]
+    targets, prompt = plan_targets(job, model, options.size_policy), fields.prompt or ""
+    cut = (len(job.prompt), len(prompt)) if job.prompt != prompt else None
+    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored), cut)
 
 
-def _read_shape(fields: RequestFields) -> tuple[Size | None, str | None, Size | None]:
+def _read_shape(fields: RequestFields, model: Model, policy: SizePolicy) -> tuple[Size | None, str | None, Size | None]:
     """Reads `size`, or MiniMax's `aspect_ratio` or `width` and `height`."""
     text, size = fields.size, None
     if text is not None and text != "auto":
@@ -146,11 +169,11 @@ def _read_shape(fields: RequestFields) -> tuple[Size | None, str | None, Size | 
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,
                 f"Invalid value: '{text[:64]}'. Supported values are: 'auto' and 'WIDTHxHEIGHT', as '1024x1024': "
-                f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1.",
+                f"{_NEAREST if policy is SizePolicy.NEAREST else model.sizes}.",
                 param="size",
             )
         size = Size(int(match[1]), int(match[2]))
-    ratio, pixels = fields.read_shape()
+    ratio, pixels = fields.read_shape(model)
     if size and (ratio or pixels):
         field = "aspect_ratio" if ratio else "width"
         raise refused_value(field, f"'{field}' cannot be combined with 'size'.")
@@ -159,15 +182,26 @@ def _read_shape(fields: RequestFields) -> tuple[Size | None, str | None, Size | 
     return size, ratio, pixels
 
 
-def _read_delivery(fields: RequestFields, name: str, options: OpenAIOptions) -> ResponseFormat:
-    requested = fields.response_format
-    is_gpt_image = name.startswith(("gpt-image-", "chatgpt-image-"))
-    if requested and is_gpt_image and options.refuses_response_format_on_gpt_image:
-        raise unknown_parameter("response_format")
-    if fields.stream and requested == "url":
-        raise refused_value("response_format", "a stream supports 'b64_json' only.")
-    is_url = requested == "url" or (requested is None and is_dall_e(name) and not fields.stream)
-    return ResponseFormat.URL if is_url else ResponseFormat.BASE64
+def _read_delivery(fields: RequestFields, options: OpenAIOptions) -> ResponseFormat:
+    """Reads `response_format`, or chooses what clients of such a request read.
+
+    `output_format` is a field of gpt-image models, whose clients read base64. A stream has base64 alone.
+    """
+    requested, name = fields.response_format, fields.model
+    is_gpt_image = name is not None and name.startswith(("gpt-image-", "chatgpt-image-"))
+    if requested is not None:
+        if is_gpt_image and options.refuses_response_format_on_gpt_image:
+            raise unknown_parameter("response_format")
+        if fields.stream and requested != "b64_json":
+            raise refused_value("response_format", "a stream supports 'b64_json' only.")
+        if requested not in _RESPONSE_FORMATS:
+            raise wrong_value("response_format", requested, tuple(_RESPONSE_FORMATS))
+        return _RESPONSE_FORMATS[requested]
+    if fields.stream or is_gpt_image or fields.output_format:
+        return ResponseFormat.BASE64
+    if options.delivers_both:
+        return ResponseFormat.BOTH
+    return ResponseFormat.URL if name is None or is_dall_e(name) else ResponseFormat.BASE64
 
 
 def render_generation(result: ImageResult, created: int) -> Chunks:
@@ -219,9 +253,10 @@ def render_models(names: Iterable[str]) -> bytes:
 
 
 def _item(image: Picture) -> Chunks:
+    link = b'"url":' + msgspec.json.encode(image.url) if image.url else b""
     if isinstance(image, Base64Image):
-        return [b'{"b64_json":"', image.base64, b'"}']
-    return [b'{"url":', msgspec.json.encode(image.url), b"}"]
+        return [b"{" + link + (b"," if link else b"") + b'"b64_json":"', image.base64, b'"}']
+    return [b"{" + link, b"}"]
 
 
 def _format(images: Iterable[Picture]) -> Format:

@@ -136,14 +136,20 @@ def _build_lifespan(
 
 
 def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
-    settings, metering = core.settings, core.metering
+    settings, images, metering = core.settings, core.settings.images, core.metering
     per_second = settings.server.rejections_per_second
     authenticator = TenantAuthenticator(
         *(admin.authenticator, admin.throttle, metering.admission, metering.transfers),
         *(Buckets(per_second, time.monotonic), Buckets(per_second * KEYS_A_TENANT, time.monotonic)),
     )
     options = ImageOptions(
-        OpenAIOptions(SizePolicy(settings.images.size_policy), settings.images.gpt_image_response_format == "refuse"),
+        OpenAIOptions(
+            SizePolicy(images.size_policy),
+            refuses_response_format_on_gpt_image=images.gpt_image_response_format == "refuse",
+            delivers_both=images.default_response_format == "both",
+            shortens_prompts=images.long_prompt == "truncate",
+            ignores_unknown_parameters=images.unknown_parameters == "ignore",
+        ),
         core.body_limits,
         replace(core.body_limits, max_bytes=settings.server.max_minimax_body_bytes),
         settings.server.sse_keepalive_s,
