@@ -89,7 +89,8 @@ def normalize_json(body: bytes | bytearray) -> bytes | bytearray:
 
     A program that cuts a text inside an emoji leaves one half of it.
     """
-    body = body.removeprefix(_BOM)
+    if body.startswith(_BOM):  # otherwise a bytearray would be copied
+        body = body.removeprefix(_BOM)
 
     def replace_lone(match: re.Match[bytes]) -> bytes:
         escapes, at = match[0], match.start()

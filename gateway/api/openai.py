@@ -54,6 +54,14 @@ _WITHOUT_EFFECT: Final = (
     *("output_compression", "partial_images"),
 )
 """Fields that do not change the content of the image."""
+_IMAGES: Final = frozenset(
+    (
+        *("image", "images", "image[]", "mask", "image_url", "image_urls", "input_image", "input_images"),
+        *("init_image", "init_images", "mask_image", "control_image", "image_prompt"),
+        *("reference_image", "reference_images"),
+    )
+)
+"""Fields for images, OpenAI's and other servers': they are never ignored, because another image would be bought."""
 _DETAILS: Final = {"text_tokens": 0, "image_tokens": 0}
 _EVENT_USAGE: Final = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": _DETAILS}
 _USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
@@ -121,8 +129,8 @@ def build_generation(
 
     Raises: GatewayError with the parameter that is unknown, invalid, or supported by no target.
     """
-    if unknown and not options.ignores_unknown_parameters:
-        raise unknown_parameters(unknown)
+    if refused := [name for name in unknown if name in _IMAGES or not options.ignores_unknown_parameters]:
+        raise unknown_parameters(refused)
     name = catalog.default.id if fields.model is None else fields.model
     model = catalog.find(name)
     if model is None or (tenant.models is not None and model.id not in tenant.models):

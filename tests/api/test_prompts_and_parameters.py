@@ -65,6 +65,15 @@ def test_an_operator_may_ignore_them(make_gateway: MakeGateway, simulator: Simul
     assert set() == set(FOREIGN) & set(sent["body"])
 
 
+@pytest.mark.parametrize("field", ["image", "images", "mask", "image_url", "init_image", "reference_images"])
+def test_images_are_never_ignored(make_gateway: MakeGateway, simulator: Simulator, field: str) -> None:
+    gateway = make_gateway(images={"unknown_parameters": "ignore"})
+    error = error_of(gateway, steps=20, **{field: "data:image/png;base64,iVBORw0KGgo="})
+    assert ("unknown_parameter", field) == (error["code"], error["param"])
+    assert "steps" not in error["message"]
+    assert [] == simulator.requests()
+
+
 def test_what_is_ignored_becomes_no_other_header(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(images={"unknown_parameters": "ignore"})
     answer = gateway.generate(prompt="x", **{"a\r\nx-injected: 1": 1, "b, c": 1, "größe": 1, "狐": 1, "": 1, "ok": 1})

@@ -95,6 +95,11 @@ def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None
     assert {"minimax.style": msgspec.json.encode(style)} == read_all(fields(style=style))[1]
 
 
+def test_a_weight_that_is_null_is_absent() -> None:
+    style = {"style_type": "水彩", "style_weight": None}
+    assert {"minimax.style": msgspec.json.encode({"style_type": "水彩"})} == read_all(fields(style=style))[1]
+
+
 @pytest.mark.parametrize(
     "link",
     [
