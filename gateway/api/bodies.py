@@ -1,7 +1,7 @@
 """Reads the messages of a request within limits, and sends response bodies without copying."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.api.decoding import BodyDecoder
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.context import RequestContext
 
@@ -73,13 +74,14 @@ def poll_message(receive: Receive) -> Message | None:
 
 
 async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytearray:
-    """Reads the whole body of a JSON request. Bytes are counted as they arrive.
+    """Reads the whole body of a JSON request, decompressed. Bytes are counted as they arrive.
 
-    Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT, TENANT_MEMORY_FULL, MEMORY_FULL;
-    ClientDisconnect.
+    Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT, TENANT_MEMORY_FULL, MEMORY_FULL, and
+    INVALID_JSON for broken compression; ClientDisconnect.
     """
-    check_head(request, limits)
-    context, body = context_of(request), bytearray()
+    decoder = check_head(request, limits)
+    context = context_of(request)
+    body: bytes | bytearray = bytearray()
     message = poll_message(request.receive)
     if message is None:
         with suppress(TimeoutError):
@@ -90,26 +92,39 @@ async def read_json_body(request: Request, limits: BodyLimits) -> bytes | bytear
         await context.transfer.begin()
     try:
         async with asyncio.timeout(None if is_whole else limits.timeout_s):
-            while True:
-                message = message or await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                piece: bytes = message.get("body", b"")
+            async for piece in _receive(request, message, decoder):
                 if len(body) + len(piece) > limits.max_bytes:
                     raise too_large(limits)
                 context.memory.take(len(piece))
-                if is_whole:
-                    return piece
-                body += piece
-                if not message.get("more_body"):
-                    return body
-                message = None
+                if is_whole and not decoder:
+                    body = piece
+                else:
+                    body += piece
     except TimeoutError as error:
         raise body_timeout(limits) from error
+    return body
 
 
-def check_head(request: Request, limits: BodyLimits, *, is_form: bool = False) -> None:
-    """Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE."""
+async def _receive(request: Request, message: Message | None, decoder: BodyDecoder | None) -> AsyncIterator[bytes]:
+    """Yields the pieces of a body, the first from `message` if it has arrived. Raises: ClientDisconnect."""
+    while True:
+        message = message or await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        received: bytes = message.get("body", b"")
+        for piece in decoder.feed(received) if decoder else (received,):
+            yield piece
+            if decoder:
+                await asyncio.sleep(0)
+        if not message.get("more_body"):
+            break
+        message = None
+    if decoder:
+        decoder.finish()
+
+
+def check_head(request: Request, limits: BodyLimits, *, is_form: bool = False) -> BodyDecoder | None:
+    """Returns the decoder of a compressed body. Raises: GatewayError UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE."""
     content_type = request.headers.get("content-type", "application/json")
     kind = content_type.partition(";")[0].strip().lower()
     if not is_form and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
@@ -117,15 +132,11 @@ def check_head(request: Request, limits: BodyLimits, *, is_form: bool = False) -
             ErrorCode.UNSUPPORTED_CONTENT_TYPE,
             f"Unsupported content type: '{content_type[:100]}'. This API method only accepts {limits.content_types}.",
         )
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise GatewayError(
-            ErrorCode.UNSUPPORTED_CONTENT_TYPE,
-            f"Unsupported content encoding: '{encoding[:100]}'. Send the body without compression.",
-        )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
         raise too_large(limits)
+    encoding = request.headers.get("content-encoding")
+    return None if encoding is None else BodyDecoder(encoding)
 
 
 def too_large(limits: BodyLimits) -> GatewayError:

@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from gateway.api import minimax, openai
 from gateway.api.bodies import context_of
+from gateway.api.decoding import CODINGS
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _LOG = structlog.get_logger("imagegate.errors")
@@ -77,6 +78,8 @@ def render_failure(request: Request, failure: Exception) -> Response:
         headers["retry-after"] = str(error.retry_after)
     if not error.row.may_client_retry:  # a retry cannot help, or could bill again
         headers["x-should-retry"] = "false"
+    if error.error_code is ErrorCode.UNSUPPORTED_CONTENT_TYPE:
+        headers["accept-encoding"] = ", ".join(CODINGS)  # RFC 9110 section 12.5.3
     if request.method == "POST" and request.url.path in minimax.PATHS:
         return Response(minimax.render_native_error(error), 200, headers, "application/json")
     if error.row.status == 401:

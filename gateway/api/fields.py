@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, TypeVar, get_args, get_type_hints
@@ -12,6 +12,15 @@ from typing import Annotated, Final, TypeVar, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from gateway.api.decoding import explain_unreadable, normalize_json
+from gateway.api.refusals import (
+    excerpt,
+    missing,
+    refused_value,
+    unknown_parameter,
+    unknown_parameters,
+    wrong_value,
+)
 from gateway.domain.catalog import Model, PlannedTarget, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import (
@@ -23,8 +32,9 @@ from gateway.domain.images import (
     ResponseFormat,
     Role,
     Size,
+    shorten,
 )
-from gateway.providers.minimax import FIELDS, PIXELS, PRESETS
+from gateway.providers.minimax import FIELDS, PIXELS
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
 STYLES: Final = ("漫画", "元气", "中世纪", "水彩")
@@ -34,12 +44,14 @@ _NAMES: Final = {own: name for name, own in FIELDS.items()}
 _REFERENCES_MAX: Final = 16
 """MiniMax documents 1 reference for these models, and 16 for edits (reference/minimax.md 1.2 and 1.5)."""
 _NULL: Final = msgspec.Raw(b"null")
-_SHOWN_MAX_CHARS: Final = 64
+_OTHER_SPELLINGS: Final = {"aspectRatio": "aspect_ratio"}
+"""Names under which clients send a field, and its own: LobeChat knows image-01 by MiniMax's fields in camel case."""
 _STRUCTURE: Final = (b'"', b",")
 _STRUCTURE_MAX: Final = 20_000
 """Limit on commas and quotes in a body, including those in strings. A common body has tens, its prompt up to 1499.
 16 MiB of them would parse into objects that take seconds and hundreds of megabytes.
 """
+_TRUNCATED: Final = "Input data was truncated"
 _OUT_OF_BOUNDS: Final = re.compile(r"Expected `int` ((>|<)= -?\d+)")
 _BOUNDS: Final = {
     ">": (ErrorCode.INTEGER_BELOW_MIN, "below minimum"),
@@ -73,13 +85,15 @@ class Generation:
     is_stream: bool = False
     ignored: tuple[str, ...] = ()
     """Accepted fields without effect, reported back to the caller."""
+    cut_prompt: tuple[int, int] | None = None
+    """Characters used and sent, if the prompt was shortened."""
 
 
-class Style(msgspec.Struct, forbid_unknown_fields=True):
+class Style(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """MiniMax's style of image-01-live."""
 
     style_type: str
-    style_weight: int | float | msgspec.UnsetType = msgspec.UNSET
+    style_weight: int | float | None = None
 
 
 class _SubjectReference(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,27 +114,32 @@ class ProviderFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     aigc_watermark: bool | None = None
     subject_reference: list[_SubjectReference] | None = None
 
-    def read_prompt(self, max_chars: int) -> str:
+    def read_prompt(self, max_chars: int, *, shortens: bool = False) -> str:
+        """Returns the prompt, shortened to `max_chars` code points or refused if it is longer."""
         if self.prompt is None:
             raise missing("prompt")
         message = "Invalid 'prompt': {}. Expected a string with {}, but got {} instead."
         if not self.prompt.strip():
             text = message.format("empty string", "minimum length 1", "an empty string")
             raise GatewayError(ErrorCode.EMPTY_STRING, text, param="prompt")
+        if shortens:
+            return shorten(self.prompt, max_chars)
         if len(self.prompt) > max_chars:
             got = f"a string with length {len(self.prompt)}"
             text = message.format("string too long", f"maximum length {max_chars}", got)
             raise GatewayError(ErrorCode.STRING_TOO_LONG, text, param="prompt")
         return self.prompt
 
-    def read_shape(self, *, prefers_ratio: bool = False) -> tuple[str | None, Size | None]:
+    def read_shape(self, model: Model, *, prefers_ratio: bool = False) -> tuple[str | None, Size | None]:
         """Returns `aspect_ratio`, and `width` and `height`, which must be set together.
 
         `prefers_ratio` ignores the latter two if there is a ratio.
         """
         ratio, width, height = self.aspect_ratio, self.width, self.height
-        if ratio is not None and ratio not in PRESETS:
-            raise wrong_value("aspect_ratio", ratio, tuple(PRESETS))
+        if ratio is not None and ratio not in model.aspect_ratios:
+            if not model.aspect_ratios:
+                raise unknown_parameter("aspect_ratio", f" No upstream of model '{model.id}' supports it.")
+            raise wrong_value("aspect_ratio", ratio, model.aspect_ratios)
         if (ratio and prefers_ratio) or (width is None and height is None):
             return ratio, None
         if width is None or height is None:
@@ -131,7 +150,7 @@ class ProviderFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         """Returns the MiniMax options that are set, encoded again: parsers differ on duplicate names."""
         values = {"prompt_optimizer": self.prompt_optimizer, "aigc_watermark": self.aigc_watermark, "style": style}
         if style:
-            is_weight_valid = style.style_weight is msgspec.UNSET or 0 < style.style_weight <= 1
+            is_weight_valid = style.style_weight is None or 0 < style.style_weight <= 1
             if style.style_type not in STYLES or not is_weight_valid:
                 raise refused_value(
                     "style", f"'style_type' must be one of {', '.join(STYLES)} and 'style_weight' in (0, 1]."
@@ -169,13 +188,19 @@ def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[Plann
         return targets
     if job.operation is Operation.EDIT:
         _check_edit(job.inputs, model)
-    for name in sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
-        raise unknown_parameter(name, f" No upstream of model '{model.id}' supports it.")
+    if names := sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
+        raise unknown_parameters(names, f" No upstream of model '{model.id}' supports {'them' if names[1:] else 'it'}.")
     if job.output_format and model.plan(replace(job, delivery=ResponseFormat.BASE64), policy):
         raise refused_value(
             "response_format",
             f"a link leads to the image as the upstream makes it, which is not '{job.output_format.value}'. Set "
             "'response_format' to 'b64_json', or omit 'output_format'.",
+        )
+    if job.size and model.plan(replace(job, size=None), policy):
+        raise GatewayError(
+            ErrorCode.INVALID_VALUE,
+            f"Invalid value: '{job.size}'. Model '{model.id}' supports these sizes only: {model.sizes}.",
+            param="size",
         )
     name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
     raise refused_value(name, f"no upstream of model '{model.id}' supports this combination of parameters.")
@@ -201,25 +226,50 @@ def _check_edit(inputs: tuple[InputImage, ...], model: Model) -> None:
             raise refused_value(image.role.value, f"{who} takes images of at most {max_bytes} bytes, {got}.")
 
 
+def without_unsupported(job: ImageJob, model: Model) -> tuple[ImageJob, tuple[str, ...]]:
+    """Drops the provider's own settings that no upstream of the model supports, and returns their names.
+
+    Input images are not dropped, because images without them would be bought in vain.
+    """
+    unsupported = job.fields - model.fields
+    options = {name: value for name, value in job.options.items() if name not in unsupported}
+    kept = replace(job, options=options, seed=None if "seed" in unsupported else job.seed)
+    return kept, tuple(sorted(_NAMES[field] for field in job.fields - kept.fields))
+
+
 def parse_fields(body: bytes | bytearray, kind: type[_T], overridden: Collection[str] = ()) -> _T:
     """Parses a body. `overridden` are fields without effect beside `aspect_ratio`, whatever their value.
 
-    Raises: GatewayError for the first field that is invalid, else for the first unknown one; INVALID_JSON.
+    Raises: GatewayError for the first field that is invalid, else for all unknown ones; INVALID_JSON.
+    """
+    fields, unknown = split_fields(body, kind, overridden)
+    if unknown:
+        raise unknown_parameters(unknown)
+    return fields
+
+
+def split_fields(
+    body: bytes | bytearray, kind: type[_T], overridden: Collection[str] = ()
+) -> tuple[_T, tuple[str, ...]]:
+    """Parses a body, and returns the names of its unknown fields.
+
+    Raises: GatewayError for the first field that is invalid; INVALID_JSON.
     """
     if sum(body.count(mark) for mark in _STRUCTURE) > _STRUCTURE_MAX:
         raise GatewayError(
             ErrorCode.INVALID_JSON, "We could not parse the JSON body of your request: it has too many values."
         )
     with suppress(*JSON_DECODE_ERRORS):
-        return msgspec.json.decode(body, type=kind)
-    fields = {name: raw for name, raw in _parse_object(body).items() if raw != _NULL}
+        return msgspec.json.decode(body, type=kind), ()
+    fields = {name: raw for name, raw in _parse_object(normalize_json(body)).items() if raw != _NULL}
+    for other, name in _OTHER_SPELLINGS.items():
+        if other in fields and fields.setdefault(name, fields[other]) != fields.pop(other):
+            raise refused_value(other, f"it differs from '{name}'.")
     if "aspect_ratio" in fields:
         fields = {name: raw for name, raw in fields.items() if name not in overridden}
     types = get_type_hints(kind, include_extras=True)
     values = {name: _parse_field(name, fields[name], types[name]) for name in types if name in fields}
-    if unknown := sorted(fields.keys() - types.keys()):
-        raise unknown_parameter(unknown[0])
-    return kind(**values)
+    return kind(**values), tuple(sorted(fields.keys() - types.keys()))
 
 
 def _parse_object(body: bytes | bytearray) -> dict[str, msgspec.Raw]:
@@ -228,7 +278,7 @@ def _parse_object(body: bytes | bytearray) -> dict[str, msgspec.Raw]:
     except msgspec.ValidationError:
         reason = "it must be an object"
     except JSON_DECODE_ERRORS as error:
-        reason = _reason(error)
+        reason = explain_unreadable(body) or _reason(error)
     raise GatewayError(ErrorCode.INVALID_JSON, f"We could not parse the JSON body of your request: {reason}.")
 
 
@@ -242,7 +292,7 @@ def _parse_field(name: str, raw: msgspec.Raw, annotation: type) -> object:
         raise refused_value(name, "expected an array of objects with 'type' and 'image_file'.")
     if bound := _OUT_OF_BOUNDS.fullmatch(reason):
         error_code, side = _BOUNDS[bound[2]]
-        expected = f"Expected a value {bound[1]}, but got {_shown(bytes(raw).decode())} instead."
+        expected = f"Expected a value {bound[1]}, but got {excerpt(bytes(raw).decode())} instead."
         raise GatewayError(error_code, f"Invalid '{name}': integer {side} value. {expected}", param=name)
     if step := _NOT_MULTIPLE.fullmatch(reason):
         raise refused_value(name, f"it must be {step[1]}.")
@@ -265,37 +315,10 @@ def _parse_field(name: str, raw: msgspec.Raw, annotation: type) -> object:
     )
 
 
-def wrong_value(name: str, value: str, supported: Sequence[str]) -> GatewayError:
-    names = [f"'{item}'" for item in supported]
-    comma = "," if len(names) > 2 else ""
-    listed = f"values are: {', '.join(names[:-1])}{comma} and {names[-1]}" if names[1:] else f"value is: {names[0]}"
-    return GatewayError(ErrorCode.INVALID_VALUE, f"Invalid value: '{_shown(value)}'. Supported {listed}.", param=name)
-
-
-def refused_value(name: str, why: str) -> GatewayError:
-    return GatewayError(ErrorCode.INVALID_VALUE, f"Invalid value for '{name}': {why}", param=name)
-
-
-def missing(name: str) -> GatewayError:
-    return GatewayError(ErrorCode.MISSING_PARAMETER, f"Missing required parameter: '{name}'.", param=name)
-
-
-def unknown_parameter(name: str, why: str = "") -> GatewayError:
-    shown = _shown(name)
-    return GatewayError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{shown}'.{why}", param=shown)
-
-
-def unknown_model(name: str) -> GatewayError:
-    return GatewayError(ErrorCode.MODEL_UNKNOWN, f"The model '{_shown(name)}' does not exist. See GET /v1/models.")
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= _SHOWN_MAX_CHARS else f"{text[:_SHOWN_MAX_CHARS]}..."
-
-
 def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
-    return str(error).removeprefix("JSON is malformed: ").rstrip(".")
+    reason = str(error).removeprefix("JSON is malformed: ").rstrip(".")
+    return "it ends too early" if reason == _TRUNCATED else reason

@@ -136,7 +136,7 @@ class ImageRoutes:
             await self.authenticator.load_rates(request, caller, is_refused=True)
             raise
         context.model_name, context.is_stream = generation.name, generation.is_stream
-        context.ignored = generation.ignored
+        context.ignored, context.cut_prompt = generation.ignored, generation.cut_prompt
         return caller, generation
 
     async def _read_form(self, request: Request, tenant: Tenant, parse: _ParseEdit) -> Generation:

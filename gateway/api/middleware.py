@@ -136,6 +136,10 @@ class RequestContextMiddleware:
             values["x-imagegate-ignored"] = ", ".join(context.ignored)
         if context.replayed:
             values["x-imagegate-replayed"] = "true"
+        if context.cut_prompt:
+            values["x-imagegate-prompt"] = "{} of {} characters".format(*context.cut_prompt)
+        if context.size_change:
+            values["x-imagegate-size"] = str(context.size_change)
         if context.missing:
             values["x-imagegate-missing"] = str(context.missing)
         if context.asked:

@@ -7,16 +7,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.fields import (
-    Generation,
-    ProviderFields,
-    Style,
-    missing,
-    parse_fields,
-    plan_targets,
-    unknown_model,
-)
+from gateway.api.fields import Generation, ProviderFields, Style, parse_fields, plan_targets
 from gateway.api.openai import Chunks
+from gateway.api.refusals import missing, unknown_model
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageJob, ImageResult, ImageUrl, ResponseFormat
@@ -92,7 +85,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
         raise unknown_model(name)
     if len(fields.prompt or "") > model.prompt_max_chars:
         raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
-    ratio, pixels = fields.read_shape(prefers_ratio=True)
+    ratio, pixels = fields.read_shape(model, prefers_ratio=True)
     job = ImageJob(
         prompt=fields.read_prompt(model.prompt_max_chars),
         count=fields.n or 1,

@@ -1,22 +1,20 @@
 """Client API in OpenAI's images format (reference/openai-images.md)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from gateway.api.fields import (
-    Generation,
-    ProviderFields,
-    Style,
-    parse_fields,
-    plan_targets,
+from gateway.api.fields import Generation, ProviderFields, Style, plan_targets, split_fields, without_unsupported
+from gateway.api.refusals import (
+    header_names,
     refused_value,
     unknown_model,
     unknown_parameter,
+    unknown_parameters,
     wrong_value,
 )
 from gateway.domain.catalog import Catalog, Model, SizePolicy
@@ -45,10 +43,14 @@ IMAGES_MAX: Final = 10
 _SIZE: Final = re.compile(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})", re.ASCII)
 _SIDE_MIN: Final = 64
 _SIDE_MAX: Final = 4096
+"""Limits of a size that the closest supported size may replace. OpenAI's longest edge is 3840."""
 _RATIO_MAX: Final = 4
-"""Limits of a size that the closest supported size may replace. OpenAI's longest edge is 3840, and MiniMax's widest
-ratio is 4:1 (2048x512). Beyond that the closest size would show a different image."""
-_NULL: Final = msgspec.Raw(b"null")
+"""MiniMax's widest ratio is 4:1 (2048x512). Beyond that the closest size would show a different image."""
+_NEAREST: Final = (
+    f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1. The closest size of another shape "
+    "would show a different image"
+)
+_RESPONSE_FORMATS: Final = {"url": ResponseFormat.URL, "b64_json": ResponseFormat.BASE64}
 _WITHOUT_EFFECT: Final = (
     *("quality", "moderation", "complexity", "user", "safety_identifier", "style"),
     *("output_compression", "partial_images"),
@@ -58,6 +60,18 @@ _FORMAT_NAMES: Final = {"jpg": "jpeg"}
 """Common names of formats that are not OpenAI's."""
 _COMPRESSED: Final = (Format.JPEG, Format.WEBP)
 """Formats with a quality, which `output_compression` sets (reference/openai-images.md 1.2)."""
+_IMAGES: Final = frozenset(
+    (
+        *("image", "images", "image[]", "mask", "image_url", "image_urls", "input_image", "input_images"),
+        *("init_image", "init_images", "mask_image", "control_image", "image_prompt"),
+        *("reference_image", "reference_images"),
+    )
+)
+"""Fields for images, OpenAI's and other servers': they are never ignored, because another image would be bought."""
+_EDITS: Final = (
+    " Images are edited at POST /v1/images/edits. Here, 'subject_reference' takes the image of a person or figure to "
+    "show."
+)
 _DETAILS: Final = {"text_tokens": 0, "image_tokens": 0}
 _EVENT_USAGE: Final = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": _DETAILS}
 _USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
@@ -91,15 +105,7 @@ class RequestFields(ProviderFields):
     background: str | None = None
     size: str | None = None
     n: Annotated[int, Meta(ge=1, le=IMAGES_MAX)] | None = None
-    response_format: Literal["url", "b64_json"] | None = None
-
-
-class GenerationFields(RequestFields):
-    """The body of `POST /v1/images/generations`."""
-
-    image: msgspec.Raw = _NULL
-    images: msgspec.Raw = _NULL
-    mask: msgspec.Raw = _NULL
+    response_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,10 @@ class OpenAIOptions:
     """OpenAI's behaviour. Off by default, as several clients send it (reference/openai-images.md section 7)."""
     default_output_format: Format | None = None
     """Of images in base64; None leaves them as the upstream makes them."""
+    delivers_both: bool = True
+    """Link and base64 without `response_format`, for all names but gpt-image ones: clients read either."""
+    shortens_prompts: bool = False
+    ignores_unknown_parameters: bool = False
 
 
 def is_dall_e(name: str) -> bool:
@@ -125,19 +135,13 @@ def parse_generation(
 
     Raises: GatewayError for an invalid request, with the parameter's name.
     """
-    fields = parse_fields(body, GenerationFields)
-    for name in ("image", "images", "mask"):  # never bought without them, even if unknown parameters are ignored
-        if getattr(fields, name) != _NULL:
-            raise unknown_parameter(
-                name,
-                " Images are edited at POST /v1/images/edits. Here, 'subject_reference' takes the image of a person or "
-                "figure to show.",
-            )
-    return build_generation(fields, catalog, tenant, options, deployment)
+    fields, unknown = split_fields(body, RequestFields)
+    return build_generation(fields, unknown, catalog, tenant, options, deployment)
 
 
 def build_generation(
     fields: RequestFields,
+    unknown: Sequence[str],
     catalog: Catalog,
     tenant: Tenant,
     options: OpenAIOptions,
@@ -146,25 +150,29 @@ def build_generation(
 ) -> Generation:
     """Builds the job of parsed fields, an edit if there are images to edit, and plans its targets.
 
-    A `deployment` is the model that Azure's path names. It decides, and another `model` in the body is ignored.
-    Raises: GatewayError with the parameter that is invalid, or that no target supports.
+    `unknown` are the names of other fields. A `deployment` is the model that Azure's path names. It decides, and
+    another `model` in the body is ignored.
+    Raises: GatewayError with the parameter that is unknown, invalid, or supported by no target.
     """
-    name = deployment or (catalog.default.id if fields.model is None else fields.model)
+    if refused := [name for name in unknown if name in _IMAGES or not options.ignores_unknown_parameters]:
+        raise unknown_parameters(refused, "" if edited or _IMAGES.isdisjoint(refused) else _EDITS)
+    named = deployment or fields.model
+    name = catalog.default.id if named is None else named
     model = catalog.find(name)
     if model is None or (tenant.models is not None and model.id not in tenant.models):
         raise unknown_model(name)
     style = fields.style if isinstance(fields.style, Style) else None
     quality = fields.quality if f"quality.{fields.quality}" in model.fields else None
-    delivery, form = _read_output(fields, model, name, options)
+    delivery, form = _read_output(fields, named, model, options)
     compression = fields.output_compression if form in _COMPRESSED else None
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
     honoured["output_compression"] = compression is not None
     ignored = [name for name in _WITHOUT_EFFECT if getattr(fields, name) is not None and not honoured.get(name)]
     if fields.model not in {None, name}:
         ignored.append("model")
-    size, ratio, pixels = _read_shape(fields)
+    size, ratio, pixels = _read_shape(fields, model, options.size_policy)
     job = ImageJob(
-        prompt=fields.read_prompt(model.prompt_max_chars),
+        prompt=fields.read_prompt(model.prompt_max_chars, shortens=options.shortens_prompts),
         count=fields.n or 1,
         delivery=delivery,
         size=size,
@@ -179,11 +187,15 @@ def build_generation(
         operation=Operation.EDIT if edited else Operation.GENERATE,
         inputs=edited or fields.read_inputs(),
     )
-    targets = plan_targets(job, model, options.size_policy)
-    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored))
+    if options.ignores_unknown_parameters:
+        job, unsupported = without_unsupported(job, model)
+        ignored += [*unsupported, *header_names(unknown)]
+    targets, prompt = plan_targets(job, model, options.size_policy), fields.prompt or ""
+    cut = (len(job.prompt), len(prompt)) if job.prompt != prompt else None
+    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored), cut)
 
 
-def _read_shape(fields: RequestFields) -> tuple[Size | None, str | None, Size | None]:
+def _read_shape(fields: RequestFields, model: Model, policy: SizePolicy) -> tuple[Size | None, str | None, Size | None]:
     """Reads `size`, or MiniMax's `aspect_ratio` or `width` and `height`."""
     text, size = fields.size, None
     if text is not None and text != "auto":
@@ -193,11 +205,11 @@ def _read_shape(fields: RequestFields) -> tuple[Size | None, str | None, Size | 
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,
                 f"Invalid value: '{text[:64]}'. Supported values are: 'auto' and 'WIDTHxHEIGHT', as '1024x1024': "
-                f"each side {_SIDE_MIN} to {_SIDE_MAX} pixels, at most {_RATIO_MAX} to 1.",
+                f"{_NEAREST if policy is SizePolicy.NEAREST else model.sizes}.",
                 param="size",
             )
         size = Size(int(match[1]), int(match[2]))
-    ratio, pixels = fields.read_shape()
+    ratio, pixels = fields.read_shape(model)
     if size and (ratio or pixels):
         field = "aspect_ratio" if ratio else "width"
         raise refused_value(field, f"'{field}' cannot be combined with 'size'.")
@@ -206,33 +218,38 @@ def _read_shape(fields: RequestFields) -> tuple[Size | None, str | None, Size | 
     return size, ratio, pixels
 
 
-def _read_delivery(fields: RequestFields, name: str, options: OpenAIOptions) -> ResponseFormat:
+def _read_delivery(fields: RequestFields, name: str | None, options: OpenAIOptions) -> ResponseFormat:
+    """Reads `response_format`, or chooses what clients of such a request read.
+
+    `output_format` is a field of gpt-image models, whose clients read base64. A stream has base64 alone.
+    """
     requested = fields.response_format
-    is_gpt_image = name.startswith(("gpt-image-", "chatgpt-image-"))
-    if requested and is_gpt_image and options.refuses_response_format_on_gpt_image:
-        raise unknown_parameter("response_format")
-    if fields.stream and requested == "url":
-        raise refused_value("response_format", "a stream supports 'b64_json' only.")
-    is_url = requested == "url" or (requested is None and is_dall_e(name) and not fields.stream)
-    return ResponseFormat.URL if is_url else ResponseFormat.BASE64
+    is_gpt_image = name is not None and name.startswith(("gpt-image-", "chatgpt-image-"))
+    if requested is not None:
+        if is_gpt_image and options.refuses_response_format_on_gpt_image:
+            raise unknown_parameter("response_format")
+        if fields.stream and requested != "b64_json":
+            raise refused_value("response_format", "a stream supports 'b64_json' only.")
+        if requested not in _RESPONSE_FORMATS:
+            raise wrong_value("response_format", requested, tuple(_RESPONSE_FORMATS))
+        return _RESPONSE_FORMATS[requested]
+    if fields.stream or is_gpt_image or fields.output_format:
+        return ResponseFormat.BASE64
+    if options.delivers_both:
+        return ResponseFormat.BOTH
+    return ResponseFormat.URL if name is None or is_dall_e(name) else ResponseFormat.BASE64
 
 
 def _read_output(
-    fields: RequestFields, model: Model, name: str, options: OpenAIOptions
+    fields: RequestFields, name: str | None, model: Model, options: OpenAIOptions
 ) -> tuple[ResponseFormat, Format | None]:
-    """Reads the delivery and the file format.
-
-    A link leads to the image as made. So a format that the upstream does not make turns links into base64, unless the
-    request asks for them; and the default format, which the request does not name, leaves links as they are.
-    """
+    """Reads the delivery and the file format. Links lead to the images as made, so the default format is not theirs."""
     delivery, asked = _read_delivery(fields, name, options), fields.output_format
     if asked is None:
-        return delivery, options.default_output_format if delivery is ResponseFormat.BASE64 else None
+        return delivery, None if delivery is ResponseFormat.URL else options.default_output_format
     form = _FORMAT_NAMES.get(asked, asked)
     if form not in model.choices("output_format"):
         raise wrong_value("output_format", asked, model.choices("output_format"))
-    if fields.response_format is None and not model.makes(f"output_format.{form}"):
-        delivery = ResponseFormat.BASE64
     return delivery, Format(form)
 
 
@@ -297,9 +314,10 @@ def render_models(names: Iterable[str]) -> bytes:
 
 
 def _item(image: Picture) -> Chunks:
+    link = b'"url":' + msgspec.json.encode(image.url) if image.url else b""
     if isinstance(image, Base64Image):
-        return [b'{"b64_json":"', image.base64, b'"}']
-    return [b'{"url":', msgspec.json.encode(image.url), b"}"]
+        return [b"{" + link + (b"," if link else b"") + b'"b64_json":"', image.base64, b'"}']
+    return [b"{" + link, b"}"]
 
 
 def _format(images: Iterable[Picture]) -> Format:

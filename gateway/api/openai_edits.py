@@ -7,8 +7,9 @@ from typing import Final, Literal, get_type_hints
 
 import msgspec
 
-from gateway.api.fields import Generation, is_url, missing, parse_fields, refused_value, unknown_parameter
+from gateway.api.fields import Generation, is_url, split_fields
 from gateway.api.openai import OpenAIOptions, RequestFields, build_generation
+from gateway.api.refusals import missing, refused_value, unknown_parameter
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, InputImage, Role, is_base64, sniff, sniff_base64
@@ -69,7 +70,7 @@ def parse_edit(
     Returns: the first inputs of its job are `files`, in their order, still without their content.
     Raises: GatewayError for an invalid request, with the parameter's name.
     """
-    fields = parse_fields(body, EditFields)
+    fields, unknown = split_fields(body, EditFields)
     if fields.subject_reference is not None:
         raise refused_value("subject_reference", "it cannot be combined with 'image'.")
     inputs = (*map(_read_file, files), *_read_links(fields))
@@ -80,7 +81,7 @@ def parse_edit(
         raise refused_value("image", f"expected at most {IMAGES_MAX} images, but got {images}.")
     if len(inputs) > images + 1:
         raise refused_value("mask", f"expected one mask, but got {len(inputs) - images}.")
-    generation = build_generation(fields, catalog, tenant, options, deployment, inputs)
+    generation = build_generation(fields, unknown, catalog, tenant, options, deployment, inputs)
     ignored = [*generation.ignored, *(["input_fidelity"] if fields.input_fidelity else [])]
     if any(rule and rule.is_character_only for rule in (target.capability.edits for target in generation.targets)):
         ignored.append(CHARACTER_ONLY)

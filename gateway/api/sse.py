@@ -47,8 +47,11 @@ class EventStream(Response):
         else:
             for event in openai.render_events(result, result.created_s, self._operation):
                 await self._send(send, event)
-            if result.missing:  # the header may have been sent before; SDKs skip a comment
+            # The headers of these may have been sent before; SDKs skip comments.
+            if result.missing:
                 await self._send(send, [b": missing %d\n\n" % result.missing])
+            if change := self._context.size_change:
+                await self._send(send, [f": size {change}\n\n".encode()])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:

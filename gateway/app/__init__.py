@@ -148,7 +148,7 @@ def _build_lifespan(
 
 
 def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
-    settings, metering = core.settings, core.metering
+    settings, images, metering = core.settings, core.settings.images, core.metering
     per_second = settings.server.rejections_per_second
     authenticator = TenantAuthenticator(
         *(admin.authenticator, admin.throttle, metering.admission, metering.transfers),
@@ -158,7 +158,14 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
     native_limits = replace(limits, max_bytes=server.max_minimax_body_bytes)
     form = None if images.default_output_format == "as_made" else Format(images.default_output_format)
     options = ImageOptions(
-        OpenAIOptions(SizePolicy(images.size_policy), images.gpt_image_response_format == "refuse", form),
+        OpenAIOptions(
+            SizePolicy(images.size_policy),
+            refuses_response_format_on_gpt_image=images.gpt_image_response_format == "refuse",
+            delivers_both=images.default_response_format == "both",
+            shortens_prompts=images.long_prompt == "truncate",
+            ignores_unknown_parameters=images.unknown_parameters == "ignore",
+            default_output_format=form,
+        ),
         limits,
         native_limits,
         replace(native_limits, content_types="'application/json' and 'multipart/form-data'"),

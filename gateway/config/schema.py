@@ -123,6 +123,9 @@ class Images(Table, frozen=True, kw_only=True):
     size_policy: Literal["nearest", "strict"] = "nearest"
     gpt_image_response_format: Literal["accept", "refuse"] = "accept"
     default_output_format: Literal["as_made", "png", "jpeg", "webp"] = "as_made"
+    default_response_format: Literal["both", "openai"] = "both"
+    long_prompt: Literal["refuse", "truncate"] = "refuse"
+    unknown_parameters: Literal["refuse", "ignore"] = "refuse"
 
 
 class Pool(Table, frozen=True, kw_only=True):

@@ -37,6 +37,9 @@ class AspectRatios:
 
     sizes: Mapping[str, Size]
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.sizes.values()))
+
     def exact(self, size: Size) -> SizePlan | None:
         return next((SizePlan(made, ratio) for ratio, made in self.sizes.items() if made == size), None)
 
@@ -52,6 +55,9 @@ class SizeBounds:
     side_min: int
     side_max: int
     step: int
+
+    def __str__(self) -> str:
+        return f"any with sides from {self.side_min} to {self.side_max} in steps of {self.step}"
 
     def exact(self, size: Size) -> SizePlan | None:
         is_inside = all(self.side_min <= side <= self.side_max and side % self.step == 0 for side in size)
@@ -74,6 +80,9 @@ class SizeList:
 
     sizes: tuple[Size, ...]
 
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.sizes))
+
     def exact(self, size: Size) -> SizePlan | None:
         return SizePlan(size, pixels=size) if size in self.sizes else None
 
@@ -93,6 +102,9 @@ class FixedSize:
 
     size: Size
 
+    def __str__(self) -> str:
+        return str(self.size)
+
     def exact(self, size: Size) -> SizePlan | None:
         return self.nearest(size) if size == self.size else None
 
@@ -104,16 +116,19 @@ SizeRule = AspectRatios | SizeBounds | SizeList | FixedSize
 
 
 def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> SizePlan | None:
-    """Applies the first rule that supports the size exactly, else the nearest size of the first rule.
+    """Applies the first rule that supports the size exactly, else the nearest size.
 
+    A rule of exact pixels keeps the shape, so the nearest size is its own, if there is such a rule.
     `STRICT` accepts another size only at the same ratio, and only if the model does not support exact pixels.
     """
     if (exact := _exact_size(size, rules)) or not rules:
         return exact
-    nearest = rules[0].nearest(size)
-    takes_pixels = any(isinstance(rule, SizeBounds | SizeList) for rule in rules)
-    is_same_ratio = math.isclose(nearest.made.log_ratio, size.log_ratio) and not takes_pixels
-    return nearest if policy is SizePolicy.NEAREST or is_same_ratio else None
+    of_pixels = next((rule for rule in rules if isinstance(rule, SizeBounds | SizeList)), None)
+    nearest = (of_pixels or rules[0]).nearest(size)
+    is_same_ratio = math.isclose(nearest.made.log_ratio, size.log_ratio) and not of_pixels
+    if policy is SizePolicy.STRICT and not is_same_ratio:
+        return None
+    return _exact_size(nearest.made, rules)  # in the preferred parameters, as if that size had been requested
 
 
 def _exact_size(size: Size, rules: Iterable[SizeRule]) -> SizePlan | None:
@@ -155,7 +170,7 @@ class Capability:
 
 def _emulated_fields(job: ImageJob) -> frozenset[str]:
     """Returns the fields that the gateway can apply to a job's images. It has no copy of those behind a link."""
-    return _EMULATED if job.delivery is ResponseFormat.BASE64 else frozenset()
+    return frozenset() if job.delivery is ResponseFormat.URL else _EMULATED
 
 
 def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
@@ -227,9 +242,16 @@ class Model:
         """Optional fields that at least one target accepts, or the gateway emulates."""
         return _EMULATED.union(*(target.capability.fields for target in self.targets))
 
-    def makes(self, field: str) -> bool:
-        """Returns whether at least one target honours a field itself."""
-        return any(field in target.capability.fields for target in self.targets)
+    @cached_property
+    def sizes(self) -> str:
+        """Describes the sizes that at least one target makes."""
+        return ", ".join(dict.fromkeys(str(rule) for target in self.targets for rule in target.capability.sizes))
+
+    @cached_property
+    def aspect_ratios(self) -> tuple[str, ...]:
+        """Aspect ratios that at least one target makes."""
+        rules = [rule for target in self.targets for rule in target.capability.sizes if isinstance(rule, AspectRatios)]
+        return tuple(dict.fromkeys(ratio for rule in rules for ratio in rule.sizes))
 
     def choices(self, kind: str) -> list[str]:
         """Returns the values that at least one target accepts, such as every "quality"."""

@@ -2,6 +2,7 @@
 
 import math
 import string
+import unicodedata
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,16 @@ class Size(NamedTuple):
         return math.log(self.width / self.height)
 
 
+class SizeChange(NamedTuple):
+    """The size that the client asked for, and another one that was made."""
+
+    asked: Size
+    made: Size
+
+    def __str__(self) -> str:
+        return f"asked {self.asked}, made {self.made}"
+
+
 @dataclass(frozen=True, slots=True)
 class SizePlan:
     """The size parameters sent upstream, and the resulting size."""
@@ -39,10 +50,11 @@ class SizePlan:
 
 
 class ResponseFormat(Enum):
-    """The form in which the client receives the images."""
+    """The form in which the client receives the images, or the upstream is asked for them (not for both)."""
 
     URL = "url"
     BASE64 = "base64"
+    BOTH = "both"  # base64 and the link to the same image; the link alone if the gateway cannot download it
 
 
 class Operation(Enum):
@@ -141,6 +153,8 @@ class Base64Image:
     """An image in base64: a slice of the received bytes, ASCII without line breaks, safe in a JSON string."""
 
     base64: memoryview = field(repr=False)
+    url: str = ""
+    """A link to the same image for the client, if it receives both."""
 
 
 Picture = ImageUrl | Base64Image
@@ -186,6 +200,30 @@ def with_seed_of(job: ImageJob, index: int) -> ImageJob:
     if job.seed is None or index == 0:
         return job
     return replace(job, seed=(job.seed + index) % _SEEDS)
+
+
+_WORD_MAX_CHARS: Final = 100
+"""A longer run without blanks is no word: Chinese and Japanese have none."""
+_JOINED: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Sk"})
+"""Unicode categories of characters that belong to the one before: accents, joiners, variants and skin tones."""
+_JOINED_MAX: Final = 32
+_JOINER: Final = "\u200d"
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Cuts a text to at most `max_chars` code points, at a word, or between two characters as people see them."""
+    if len(text) <= max_chars or len(text := text.strip()) <= max_chars:
+        return text
+    end = max_chars
+    if not (text[end].isspace() or text[end - 1].isspace()):
+        words = text[:end].rsplit(None, 1)
+        if len(words) == 2 and len(words[1]) < _WORD_MAX_CHARS:
+            return words[0]
+        while end > max(1, max_chars - _JOINED_MAX) and (
+            unicodedata.category(text[end]) in _JOINED or text[end - 1] == _JOINER
+        ):
+            end -= 1
+    return text[:end].rstrip()
 
 
 _MAGIC: Final = (

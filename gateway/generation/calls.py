@@ -1,7 +1,6 @@
 """Upstream calls: sends a request, reads its response within limits, and releases its lease."""
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,6 +13,7 @@ from gateway.domain.accounts import ProviderKey
 from gateway.domain.billing import OpenCall
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
 from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
+from gateway.generation.inflation import Inflater
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
 from gateway.generation.transport.connections import PIECE_BYTES, READ_AHEAD_BYTES
@@ -27,13 +27,6 @@ _LOG = structlog.get_logger("imagegate.upstream")
 
 _parse_url = lru_cache(maxsize=1024)(httpx.URL)
 """Parsing costs more than the rest of a request; there are few upstreams and routes."""
-
-_INFLATED_BYTES: Final = 256 * 1024
-"""Output per step: a compressed piece may expand a thousandfold."""
-_DEFLATED_BYTES: Final = 16 * 1024
-"""Input per step: it may hold a thousand blocks, each with tables to build and no output."""
-_OVERHEAD_BYTES_MAX: Final = 64 * 1024
-"""Limit on compressed bytes beyond 9/8 of their output; incompressible data adds 5 bytes per 16 KiB."""
 
 _TRANSPORT_ERRORS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
     # Nothing reached the upstream.
@@ -267,34 +260,13 @@ async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccou
 
 
 def _inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
-    """Returns a function that yields the decompressed data in small pieces; None for uncompressed responses.
+    """Returns a function that decompresses the body in small pieces; None for uncompressed responses.
 
-    Some upstreams ignore `accept-encoding: identity`. A piece may be empty. Raises: GatewayError INVALID_RESPONSE, also
-    from the function.
+    Some upstreams ignore `accept-encoding: identity`. Raises: GatewayError INVALID_RESPONSE, also from the function.
     """
     codings = [name for part in encoding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
     if not codings:
         return None
     if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
         raise GatewayError(ErrorCode.INVALID_RESPONSE, f"content encoding {encoding[:40]!r}")
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, detected automatically
-    overhead = 0
-
-    def inflate(received: bytes) -> Iterator[bytes]:
-        nonlocal overhead
-        for at in range(0, len(received), _DEFLATED_BYTES):
-            compressed = received[at : at + _DEFLATED_BYTES]
-            overhead += len(compressed)
-            try:
-                while piece := stream.decompress(compressed, _INFLATED_BYTES):
-                    # Zero bytes compress to nothing and earn no allowance.
-                    overhead = max(0, overhead - len(piece) * 9 // 8)
-                    yield piece
-                    compressed = stream.unconsumed_tail
-            except zlib.error as error:
-                raise GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {error}") from error
-            if overhead > _OVERHEAD_BYTES_MAX:
-                raise GatewayError(ErrorCode.INVALID_RESPONSE, "the content encoding is mostly overhead")
-            yield b""
-
-    return inflate
+    return Inflater(lambda why: GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {why}")).feed

@@ -10,7 +10,7 @@ from typing import Protocol
 from gateway.domain.billing import OrderIdentity
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
-from gateway.domain.images import ImageJob
+from gateway.domain.images import ImageJob, SizeChange
 from gateway.domain.tenants import Rates
 from gateway.domain.tracing import Trace
 from gateway.generation.memory_budget import ByteAccount
@@ -71,6 +71,10 @@ class RequestContext:
     """The response has begun, with blanks only: an error can still be its body."""
     ignored: tuple[str, ...] = ()
     """Request fields that were accepted without effect."""
+    cut_prompt: tuple[int, int] | None = None
+    """Characters used and sent, if the prompt was shortened."""
+    size_change: SizeChange | None = None
+    """Set with the result, if another size than requested was made."""
     asked: int = 0
     """Images; 0 until the request is parsed."""
     delivered: int = 0

@@ -18,7 +18,7 @@ import binascii
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -108,7 +108,7 @@ class ImageConverter:
         if encoded and has_format and len(encoded) >= len(picture.base64):
             memory.note(-len(encoded))
             return picture
-        return Base64Image(memoryview(encoded)) if encoded else None
+        return replace(picture, base64=memoryview(encoded)) if encoded else None
 
     async def _encode(
         self, picture: Base64Image, form: Format, quality: int | None, memory: ByteAccount

@@ -1,4 +1,4 @@
-"""Downloads images that upstreams deliver as links, for callers that want base64.
+"""Downloads images that upstreams deliver as links, for callers that want base64, alone or beside the link.
 
 Links are untrusted. They are followed only to allow-listed hosts and public addresses, without credentials or
 redirects, up to a byte limit.
@@ -6,7 +6,7 @@ redirects, up to a byte limit.
 
 import asyncio
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import httpx
@@ -53,24 +53,30 @@ class ImageDownloader:
     ) -> tuple[Picture, ...]:
         """Returns the images in the requested format; those not downloaded within `remaining_s` are left out.
 
+        With `BOTH` they stay as links, which are paid for, and all attempts together last at most as long as one.
         Downloads count against `memory`.
         """
-        if delivery is ResponseFormat.URL:
+        if delivery is ResponseFormat.URL:  # at once: the release and the settlement then share a message to Redis
             return tuple(ImageUrl(links.client_url(one.url)) if isinstance(one, ImageUrl) else one for one in pictures)
-        account = memory or ByteAccount()
+        account, is_both = memory or ByteAccount(), delivery is ResponseFormat.BOTH
+        limit_s = min(remaining_s, self._limits.timeout_s) if is_both else remaining_s
 
-        async def encode(picture: Picture) -> Base64Image | None:
+        async def receive(picture: Picture) -> Picture | None:
             if isinstance(picture, Base64Image):
                 return picture
             try:
-                async with asyncio.timeout(remaining_s):
-                    return await self._encode(picture.url, links, account)
+                async with asyncio.timeout(limit_s):
+                    encoded = await self._encode(picture.url, links, account)
             except TimeoutError:
-                _LOG.warning("download_attempt_failed", detail="the request's deadline passed")
-                return None
+                _LOG.warning("download_attempt_failed", detail=f"not complete within {limit_s:.0f} s")
+                encoded = None
+            if not is_both:
+                return encoded
+            link = links.client_url(picture.url)
+            return replace(encoded, url=link) if encoded else ImageUrl(link)
 
-        fetched = await asyncio.gather(*map(encode, pictures))
-        return tuple(encoded for encoded in fetched if encoded)
+        received = await asyncio.gather(*map(receive, pictures))
+        return tuple(picture for picture in received if picture)
 
     async def _encode(self, url: str, links: LinkPolicy, memory: ByteAccount) -> Base64Image | None:
         trust = links.trust(url)

@@ -211,7 +211,8 @@ class Upstreams:
     ) -> CallResult | None:
         """Makes one call, from its record in the reservation to its last image; None if it is too late to send it."""
         entry, key, context, is_lease_used = OpenCall(), lease.key, run.context, False
-        asked = run.job.delivery if target.capability.supports_base64 else ResponseFormat.URL
+        is_base64 = run.job.delivery is ResponseFormat.BASE64 and target.capability.supports_base64
+        asked = ResponseFormat.BASE64 if is_base64 else ResponseFormat.URL
         try:
             if any(len(keys) > 1 for keys in run.accused.values()):
                 return GatewayError(ErrorCode.REQUEST_BLOCKED)

@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageJob, ImageResult
+from gateway.domain.images import ImageJob, ImageResult, SizeChange
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation.context import GenerationRequest, RequestContext
@@ -58,6 +58,8 @@ class GenerationService:
     async def present(self, result: ImageResult, job: ImageJob, context: RequestContext) -> None:
         """Records what the response delivers. A large one counts as a transfer while it is converted and sent."""
         context.delivered, context.missing = len(result.pictures), job.count - len(result.pictures)
+        if job.size and job.size != result.made:
+            context.size_change = SizeChange(job.size, result.made)
         if context.transfer and (job.output_format or result.held_bytes > _SENT_AT_ONCE_BYTES):
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)

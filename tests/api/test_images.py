@@ -160,11 +160,3 @@ def test_usage_has_all_its_keys(gateway: Gateway) -> None:
         "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
         "output_tokens_details": {"image_tokens": 0, "text_tokens": 0},
     } == usage
-
-
-@pytest.mark.parametrize(
-    ("model", "expected"), [("dall-e-2", "url"), ("dall-e-3", "url"), ("gpt-image-1", "b64_json"), (None, "b64_json")]
-)
-def test_the_default_format_follows_the_name(gateway: Gateway, model: str | None, expected: str) -> None:
-    [item] = gateway.generate(prompt="x", model=model).json()["data"]
-    assert {expected} == set(item)

@@ -57,23 +57,23 @@ NOTHING: tuple[None, dict[str, bytes], tuple[()]] = (None, {}, ())
 
 def refusal_of(**values: object) -> tuple[ErrorCode, str | None]:
     with pytest.raises(GatewayError) as refused:
-        _ = [(read.read_shape(), read_all(read)) for read in [fields(**values)]]
+        _ = [(read.read_shape(MODEL), read_all(read)) for read in [fields(**values)]]
     return refused.value.error_code, refused.value.param
 
 
 def test_nothing_given_is_nothing_read() -> None:
     empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
-    assert (NOTHING, (None, None)) == (read_all(empty), empty.read_shape())
+    assert (NOTHING, (None, None)) == (read_all(empty), empty.read_shape(MODEL))
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_documented_ratios_are_taken(ratio: str) -> None:
-    assert (ratio, None) == fields(aspect_ratio=ratio).read_shape()
+    assert (ratio, None) == fields(aspect_ratio=ratio).read_shape(MODEL)
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 2048), (2048, 512), (1024, 1032)])
 def test_pixels_in_the_rule_are_taken(width: int, height: int) -> None:
-    assert (None, Size(width, height)) == fields(width=width, height=height).read_shape()
+    assert (None, Size(width, height)) == fields(width=width, height=height).read_shape(MODEL)
 
 
 @pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
@@ -93,6 +93,11 @@ def test_false_is_a_value(value: bool) -> None:
 def test_documented_styles_are_kept_as_they_came(kind: str, weight: float | None) -> None:
     style = {"style_type": kind} | ({"style_weight": weight} if weight else {})
     assert {"minimax.style": msgspec.json.encode(style)} == read_all(fields(style=style))[1]
+
+
+def test_a_weight_that_is_null_is_absent() -> None:
+    style = {"style_type": "水彩", "style_weight": None}
+    assert {"minimax.style": msgspec.json.encode({"style_type": "水彩"})} == read_all(fields(style=style))[1]
 
 
 @pytest.mark.parametrize(

@@ -97,5 +97,3 @@ def test_model_takes_what_its_most_able_target_takes() -> None:
 
 def test_model_offers_the_formats_that_the_gateway_converts_to() -> None:
     assert ["jpeg", "png", "webp"] == MODEL.choices("output_format")
-    assert not MODEL.makes("output_format.png")
-    assert MODEL.makes("seed")

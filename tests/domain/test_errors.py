@@ -49,6 +49,7 @@ def test_status_is_an_error_that_the_sdks_know(error_code: ErrorCode) -> None:
         408,
         409,
         413,
+        415,
         429,
         431,
         499,

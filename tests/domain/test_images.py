@@ -20,6 +20,7 @@ from gateway.domain.images import (
     ResponseFormat,
     Role,
     Size,
+    shorten,
     sniff,
     sniff_base64,
     split_count,
@@ -118,6 +119,39 @@ def test_the_gateway_makes_the_format_of_what_it_delivers_itself(form: Format) -
 def test_prompt_and_pictures_stay_out_of_logs() -> None:
     assert "fox" not in repr(ImageJob("a fox"))
     assert "9j" not in repr(Base64Image(memoryview(b"/9j/")))
+
+
+@pytest.mark.parametrize(
+    ("text", "at_most", "expected"),
+    [
+        ("a red fox", 9, "a red fox"),
+        ("a red fox", 8, "a red"),
+        ("a red fox", 5, "a red"),
+        ("a red fox", 6, "a red"),
+        ("a red  \n fox", 6, "a red"),
+        ("a red fox", 1, "a"),
+        ("  a fox  ", 5, "a fox"),
+        ("  a fox  ", 9, "  a fox  "),
+        ("x" * 200, 150, "x" * 150),
+        ("a " + "x" * 200, 150, "a " + "x" * 148),
+        ("a " + "x" * 200, 90, "a"),
+        ("狐狸" * 10, 7, "狐狸狐狸狐狸狐"),
+        ("x e\u0301", 3, "x"),
+        ("狐" * 5 + "e\u0301", 6, "狐" * 5),
+        ("狐" * 5 + "👩\u200d🚀", 7, "狐" * 5),
+        ("狐" * 5 + "👍🏽", 6, "狐" * 5),
+        ("\u0301" * 50, 40, "\u0301" * 8),
+    ],
+)
+def test_a_text_is_cut_at_a_word_or_between_characters(text: str, at_most: int, expected: str) -> None:
+    assert expected == shorten(text, at_most)
+
+
+@given(st.text(min_size=1).filter(str.strip), st.integers(1, 50))
+def test_a_cut_text_is_a_beginning_that_fits_and_is_not_empty(text: str, at_most: int) -> None:
+    cut = shorten(text, at_most)
+    assert 0 < len(cut) <= at_most
+    assert cut == text or text.strip().startswith(cut)
 
 
 @pytest.mark.parametrize(

@@ -74,11 +74,13 @@ def test_exact_pixels_of_a_preset_become_its_ratio(ratio: str, capability: Capab
         ("512x512", exact(512, 512), exact(512, 512)),
         ("2048x2048", exact(2048, 2048), exact(2048, 2048)),
         ("2048x512", exact(2048, 512), exact(2048, 512)),
-        ("256x256", preset("1:1"), None),
-        ("504x504", preset("1:1"), None),
-        ("513x512", preset("1:1"), None),
-        ("2056x2056", preset("1:1"), None),
-        ("3840x2160", preset("16:9"), None),
+        ("256x256", exact(512, 512), None),
+        ("504x504", exact(512, 512), None),
+        ("513x512", exact(512, 512), None),
+        ("2056x2056", exact(2048, 2048), None),
+        ("3840x2160", exact(2048, 1152), None),
+        ("1200x630", exact(1200, 632), None),
+        ("1281x721", preset("16:9"), None),
         ("1920x1080", exact(1920, 1080), exact(1920, 1080)),
     ],
 )
@@ -136,6 +138,16 @@ def test_nearest_always_makes_something_and_strict_never_another_ratio(
     strict = plan_shape(asked, capability, STRICT)
     if strict is not None:
         assert strict.made.width * height == strict.made.height * width
+
+
+@given(st.integers(64, 4096), st.integers(64, 4096))
+def test_pixels_keep_every_shape_up_to_4_to_1(width: int, height: int) -> None:
+    plan = plan_shape(job(f"{width}x{height}"), DIRECT, NEAREST)
+    assert plan
+    if max(width, height) <= 4 * min(width, height):
+        wanted = max(plan.made) / max(width, height)
+        assert max(abs(plan.made.width - width * wanted), abs(plan.made.height - height * wanted)) <= 8
+        assert plan.made == Size(width, height) or BOUNDS.exact(Size(width, height)) is None
 
 
 @given(st.integers(1, 4096), st.integers(1, 4096))

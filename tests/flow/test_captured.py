@@ -24,7 +24,10 @@ from tests.support.harness import Gateway, document, gatewaying, serving, upstre
 
 FOLDER = Path(__file__).parent / "captured"
 PASSED_ON = ("exact_sizes", "base64_response", "seed", "aigc_watermark", "style", "subject_reference")
-HEADERS = ("content-type", "x-should-retry", "x-imagegate-attempts", "x-imagegate-ignored", "x-imagegate-missing")
+HEADERS = (
+    *("content-type", "x-should-retry", "x-imagegate-attempts", "x-imagegate-ignored", "x-imagegate-missing"),
+    *("x-imagegate-size", "x-imagegate-prompt"),
+)
 Entry = dict[str, Any]
 COMMON_HEADERS = {
     "accept": "application/json",

@@ -25,20 +25,20 @@ def picture(encoded: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))
 
 
-def test_a_native_name_gives_base64_that_opens(client: OpenAI) -> None:
-    answer = client.images.generate(model="image-01", prompt="a lighthouse")
+@pytest.mark.parametrize("model", ["image-01", "gpt-image-1"])
+def test_base64_opens(client: OpenAI, model: str) -> None:
+    answer = client.images.generate(model=model, prompt="a lighthouse")
 
     assert answer.data is not None
     assert ("JPEG", (1024, 1024)) == (picture(answer.data[0].b64_json).format, picture(answer.data[0].b64_json).size)
     assert ("1024x1024", "jpeg") == (answer.size, answer.output_format)
-    assert answer.data[0].url is None
+    assert (model == "gpt-image-1") == (answer.data[0].url is None)
 
 
 def test_a_dall_e_name_gives_a_link_that_opens(client: OpenAI) -> None:
     answer = client.images.generate(model="dall-e-3", prompt="a lighthouse", size="1792x1024")
 
     assert answer.data is not None
-    assert answer.data[0].b64_json is None
     fetched = httpx.get(str(answer.data[0].url))
     assert "image/jpeg" == fetched.headers["content-type"]
     assert (1792, 1024) == Image.open(io.BytesIO(fetched.content)).size
@@ -71,7 +71,7 @@ def test_usage_has_all_its_keys(client: OpenAI) -> None:
 
 @pytest.mark.parametrize(
     ("size", "made"),
-    [("auto", (1024, 1024)), ("512x512", (512, 512)), ("1536x1024", (1536, 1024)), ("256x256", (1024, 1024))],
+    [("auto", (1024, 1024)), ("512x512", (512, 512)), ("1536x1024", (1536, 1024)), ("256x256", (512, 512))],
 )
 def test_the_answer_tells_the_size_really_made(client: OpenAI, size: str, made: tuple[int, int]) -> None:
     answer = client.images.generate(prompt="a cat", extra_body={"size": size})

@@ -271,3 +271,22 @@ async def test_what_is_logged_of_a_failed_download_is_no_credential(capsys: pyte
     told = capsys.readouterr()
     assert HOST in told.out + told.err
     assert "hunter2" not in told.out + told.err
+
+
+@pytest.mark.parametrize(("failures", "arrives"), [(0, True), (2, True), (3, False)])
+async def test_both_is_the_image_with_its_link_or_the_link_alone(failures: int, *, arrives: bool) -> None:
+    """The link is the client's, by https."""
+    link = f"http://{HOST}/a.jpg?Signature=x"
+    async with world(failures=failures) as here:
+        [found] = await here.fetcher.deliver((ImageUrl(link),), ResponseFormat.BOTH, LinkPolicy([HOST]), REMAINING_S)
+    expected = f"https://{HOST}/a.jpg?Signature=x"
+    assert ([JPEG] if arrives else []) == encoded((found,))
+    assert expected == found.url
+    assert {expected} == set(here.internet.asked)
+
+
+async def test_both_without_time_is_the_link() -> None:
+    async with world() as here:
+        links = (ImageUrl(f"https://{HOST}/a.jpg"), ImageUrl(f"https://{HOST}/b.jpg"))
+        assert links == await here.fetcher.deliver(links, ResponseFormat.BOTH, LinkPolicy([HOST]), 0.0)
+        assert () == await here.fetcher.deliver(links, ResponseFormat.BASE64, LinkPolicy([HOST]), 0.0)

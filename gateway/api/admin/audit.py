@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
-from gateway.api.fields import refused_value
+from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.tenants.audit import Audit, Cursor, pool_owner

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
 from gateway.api.bodies import BodyLimits, read_json_body
-from gateway.api.fields import refused_value, unknown_parameter
+from gateway.api.refusals import refused_value, unknown_parameter
 from gateway.domain.billing import usd_micros
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import LIMIT_MAX, Limits, Quotas

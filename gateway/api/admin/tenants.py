@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import LimitsChange, Name, QuotasChange, Schema, Weight, merged, read_document, value_or
 from gateway.api.bodies import BodyLimits, json_response
-from gateway.api.fields import refused_value
+from gateway.api.refusals import refused_value
 from gateway.domain.audit import CONFIGURATION, Actor, describe_key, describe_tenant
 from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
-from gateway.api.fields import refused_value, wrong_value
+from gateway.api.refusals import refused_value, wrong_value
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
 from gateway.domain.usage import MEASURES, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals

@@ -50,7 +50,8 @@ def _content(label: str, message: str, code: str = "", *, param: str | None = "p
 
 
 def _unsafe(label: str, reason: str, *, withholds_images: bool = False) -> _Row:
-    message = f"Your request was rejected: {reason} by the safety system."
+    # LiteLLM recognises a refusal by the words before the colon.
+    message = f"Your request was rejected as a result of the safety system: {reason}."
     _, spec = _content(label, message, "content_policy_violation")
     return label, replace(spec, withholds_images=withholds_images)
 
@@ -116,7 +117,7 @@ class ErrorCode(Enum):
     # The caller's request
     INVALID_JSON = _caller("invalid_json", 400, "We could not parse the JSON body of your request.", None)
     UNSUPPORTED_CONTENT_TYPE = _caller(
-        "unsupported_content_type", 400, "Unsupported content type. Send 'application/json'."
+        "unsupported_content_type", 415, "Unsupported content type. Send 'application/json'."
     )
     PREFLIGHT_REFUSED = _caller("preflight_refused", 400, "The browser's preflight request was refused.")
     MALFORMED_HTTP = _caller("malformed_http", 400, "The request is not valid HTTP.", None)

@@ -98,7 +98,7 @@ def test_prompt_alone_is_enough() -> None:
         generation.ignored,
     )
     job = generation.job
-    assert ("a fox", 1, ResponseFormat.BASE64, None, None, None, None, {}, ()) == (
+    assert ("a fox", 1, ResponseFormat.BOTH, None, None, None, None, {}, ()) == (
         job.prompt,
         job.count,
         job.delivery,
@@ -153,12 +153,12 @@ def test_parameter_reaches_the_job(fields: dict[str, Any], name: str, expected: 
 @pytest.mark.parametrize(
     ("model", "asked", "expected"),
     [
-        ("dall-e-2", None, ResponseFormat.URL),
-        ("dall-e-3", None, ResponseFormat.URL),
+        ("dall-e-2", None, ResponseFormat.BOTH),
+        ("dall-e-3", None, ResponseFormat.BOTH),
         ("gpt-image-1", None, ResponseFormat.BASE64),
         ("chatgpt-image-latest", None, ResponseFormat.BASE64),
-        ("image-01", None, ResponseFormat.BASE64),
-        (None, None, ResponseFormat.BASE64),
+        ("image-01", None, ResponseFormat.BOTH),
+        (None, None, ResponseFormat.BOTH),
         ("dall-e-3", "b64_json", ResponseFormat.BASE64),
         ("dall-e-3", "url", ResponseFormat.URL),
         ("gpt-image-1", "url", ResponseFormat.URL),
@@ -215,9 +215,12 @@ def test_what_changes_nothing_is_accepted_and_reported_back(fields: dict[str, An
     ("fields", "carried"),
     [
         ({"partial_images": 0}, {}),
-        ({"output_format": "jpeg"}, {"output_format": Format.JPEG}),
-        ({"output_format": "jpg"}, {"output_format": Format.JPEG}),
-        ({"output_format": "jpeg", "output_compression": 0}, {"output_format": Format.JPEG, "output_compression": 0}),
+        ({"output_format": "jpeg"}, {"output_format": Format.JPEG, "delivery": ResponseFormat.BASE64}),
+        ({"output_format": "jpg"}, {"output_format": Format.JPEG, "delivery": ResponseFormat.BASE64}),
+        (
+            {"output_format": "jpeg", "output_compression": 0},
+            {"output_format": Format.JPEG, "output_compression": 0, "delivery": ResponseFormat.BASE64},
+        ),
         ({"background": "opaque"}, {"background": "opaque"}),
         ({"background": "auto"}, {}),
     ],
