@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gateway.api import minimax, openai
+from gateway.api import minimax, openai_responses
 from gateway.api.bodies import context_of
 from gateway.api.decoding import CODINGS
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -84,5 +84,5 @@ def render_failure(request: Request, failure: Exception) -> Response:
         return Response(minimax.render_native_error(error), 200, headers, "application/json")
     if error.row.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = openai.render_error(error, context_of(request).model_name)
+    body = openai_responses.render_error(error, context_of(request).model_name)
     return Response(body, error.row.status, headers, "application/json")

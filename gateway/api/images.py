@@ -9,7 +9,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.api import minimax, openai, openai_edits
+from gateway.api import minimax, openai, openai_edits, openai_responses
 from gateway.api.addresses import DEPLOYMENT
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, ChunksResponse, context_of, read_json_body
@@ -98,7 +98,7 @@ class ImageRoutes:
         await self.authenticator.load_rates(request, caller)
         models = caller.tenant.models
         names = [name for name, model in self.catalog.names() if models is None or model.id in models]
-        return Response(openai.render_models(names), media_type="application/json")
+        return Response(openai_responses.render_models(names), media_type="application/json")
 
     async def get_model(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate(request)
@@ -108,7 +108,7 @@ class ImageRoutes:
         if model is None or (models is not None and model.id not in models):
             self.authenticator.count_refusal(caller)
             raise GatewayError(ErrorCode.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
-        return Response(openai.render_model(name), media_type="application/json")
+        return Response(openai_responses.render_model(name), media_type="application/json")
 
     async def _read(
         self, request: Request, limits: BodyLimits, parse: _Parse, edit: _ParseEdit | None = None
@@ -165,8 +165,8 @@ class ImageRoutes:
                 raise
 
 
-def _render(result: ImageResult) -> openai.Chunks:
-    return openai.render_generation(result, result.created_s)
+def _render(result: ImageResult) -> openai_responses.Chunks:
+    return openai_responses.render_generation(result, result.created_s)
 
 
 def _parse_seconds(text: str) -> float:

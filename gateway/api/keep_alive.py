@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.bodies import ChunksResponse, context_of
-from gateway.api.openai import Chunks
+from gateway.api.openai_responses import Chunks
 from gateway.domain.errors import GatewayError, detach
 from gateway.domain.images import ImageResult
 

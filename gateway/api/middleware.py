@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.bodies import ClientConnection, context_of
 from gateway.api.errors import render_failure
-from gateway.api.openai import render_error
+from gateway.api.openai_responses import render_error
 from gateway.api.request_log import Telemetry, report_request
 from gateway.api.shutdown import ShutdownState
 from gateway.domain.errors import ErrorCode, GatewayError, detach

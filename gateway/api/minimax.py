@@ -7,9 +7,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.api.fields import Generation, ProviderFields, Style, parse_fields, plan_targets
-from gateway.api.openai import Chunks
+from gateway.api.fields import Generation, ProviderFields, Style, parse_fields
+from gateway.api.openai_responses import Chunks
 from gateway.api.refusals import missing, unknown_model
+from gateway.api.targets import plan_targets
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageJob, ImageResult, ImageUrl, ResponseFormat

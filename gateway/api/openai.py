@@ -1,14 +1,14 @@
-"""Client API in OpenAI's images format (reference/openai-images.md)."""
+"""Requests in OpenAI's images format (reference/openai-images.md)."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta
 
-from gateway.api.fields import Generation, ProviderFields, Style, plan_targets, split_fields, without_unsupported
+from gateway.api.fields import Generation, ProviderFields, Style, split_fields
+from gateway.api.openai_responses import is_dall_e
 from gateway.api.refusals import (
     header_names,
     refused_value,
@@ -17,26 +17,19 @@ from gateway.api.refusals import (
     unknown_parameters,
     wrong_value,
 )
+from gateway.api.targets import plan_targets, without_unsupported
 from gateway.domain.catalog import Catalog, Model, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import (
-    Base64Image,
     Format,
     ImageJob,
-    ImageResult,
     InputImage,
     Operation,
-    Picture,
     ResponseFormat,
     Size,
-    sniff_base64,
 )
 from gateway.domain.tenants import Tenant
 
-Chunks = list[bytes | memoryview]
-"""A body: small rendered pieces, and the images as slices of the received bytes."""
-KEEP_ALIVE: Final = b": keep-alive\n\n"
-"""An SSE comment, the only keep-alive that every SDK accepts (reference/openai-images.md 3.2)."""
 IMAGES_MAX: Final = 10
 """OpenAI's largest `n`."""
 
@@ -72,21 +65,6 @@ _EDITS: Final = (
     " Images are edited at POST /v1/images/edits. Here, 'subject_reference' takes the image of a person or figure to "
     "show."
 )
-_DETAILS: Final = {"text_tokens": 0, "image_tokens": 0}
-_EVENT_USAGE: Final = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": _DETAILS}
-_USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
-"""MiniMax counts images, not tokens; clients fail without these keys (reference/openai-images.md section 7)."""
-_COMPLETED: Final = {
-    Operation.GENERATE: "image_generation.completed",
-    Operation.EDIT: "image_edit.completed",
-}
-_MODERATION_STAGES: Final = {
-    ErrorCode.CONTENT_INPUT: "input",
-    ErrorCode.CONTENT_OUTPUT: "output",
-    ErrorCode.CONTENT_MODERATED: "output",
-}
-_CREATED: Final = 1_741_737_600
-"""2025-03-12, the date of 302.AI's page of image-01. Clients need a fixed integer."""
 
 
 class RequestFields(ProviderFields):
@@ -123,11 +101,6 @@ class OpenAIOptions:
     ignores_unknown_parameters: bool = False
 
 
-def is_dall_e(name: str) -> bool:
-    """Returns whether the model returns URLs by default and uses `content_policy_violation`."""
-    return name.startswith("dall-e-")
-
-
 def parse_generation(
     body: bytes | bytearray, catalog: Catalog, tenant: Tenant, options: OpenAIOptions, deployment: str | None = None
 ) -> Generation:
@@ -161,15 +134,28 @@ def build_generation(
     model = catalog.find(name)
     if model is None or (tenant.models is not None and model.id not in tenant.models):
         raise unknown_model(name)
+    job, ignored = _read_job(fields, named, model, options, edited)
+    if fields.model not in {None, name}:
+        ignored.append("model")
+    if options.ignores_unknown_parameters:
+        job, unsupported = without_unsupported(job, model)
+        ignored += [*unsupported, *header_names(unknown)]
+    targets, prompt = plan_targets(job, model, options.size_policy), fields.prompt or ""
+    cut = (len(job.prompt), len(prompt)) if job.prompt != prompt else None
+    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored), cut)
+
+
+def _read_job(
+    fields: RequestFields, name: str | None, model: Model, options: OpenAIOptions, edited: tuple[InputImage, ...]
+) -> tuple[ImageJob, list[str]]:
+    """Returns the job, and the names of the fields without effect. `name` is the model as the client wrote it."""
     style = fields.style if isinstance(fields.style, Style) else None
     quality = fields.quality if f"quality.{fields.quality}" in model.fields else None
-    delivery, form = _read_output(fields, named, model, options)
+    delivery, form = _read_output(fields, name, model, options)
     compression = fields.output_compression if form in _COMPRESSED else None
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
     honoured["output_compression"] = compression is not None
-    ignored = [name for name in _WITHOUT_EFFECT if getattr(fields, name) is not None and not honoured.get(name)]
-    if fields.model not in {None, name}:
-        ignored.append("model")
+    ignored = [field for field in _WITHOUT_EFFECT if getattr(fields, field) is not None and not honoured.get(field)]
     size, ratio, pixels = _read_shape(fields, model, options.size_policy)
     job = ImageJob(
         prompt=fields.read_prompt(model.prompt_max_chars, shortens=options.shortens_prompts),
@@ -187,12 +173,7 @@ def build_generation(
         operation=Operation.EDIT if edited else Operation.GENERATE,
         inputs=edited or fields.read_inputs(),
     )
-    if options.ignores_unknown_parameters:
-        job, unsupported = without_unsupported(job, model)
-        ignored += [*unsupported, *header_names(unknown)]
-    targets, prompt = plan_targets(job, model, options.size_policy), fields.prompt or ""
-    cut = (len(job.prompt), len(prompt)) if job.prompt != prompt else None
-    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored), cut)
+    return job, ignored
 
 
 def _read_shape(fields: RequestFields, model: Model, policy: SizePolicy) -> tuple[Size | None, str | None, Size | None]:
@@ -262,80 +243,3 @@ def _read_background(fields: RequestFields, model: Model, form: Format | None) -
     if background == "transparent" and form is Format.JPEG:
         raise refused_value("background", "JPEG has no transparency. Set 'output_format' to 'png' or 'webp'.")
     return background
-
-
-def render_generation(result: ImageResult, created: int) -> Chunks:
-    """Renders a response without streaming. The images are not copied."""
-    kind, size = _format(result.pictures), str(result.made)
-    tail = {"background": "opaque", "output_format": kind, "size": size, "usage": _USAGE}
-    chunks: Chunks = [b'{"created":%d,"data":[' % created]
-    for index, image in enumerate(result.pictures):
-        chunks.append(b"," if index else b"")
-        chunks += _item(image)
-    chunks.append(b"]," + msgspec.json.encode(tail)[1:])
-    return chunks
-
-
-def render_events(result: ImageResult, created: int, operation: Operation = Operation.GENERATE) -> Iterable[Chunks]:
-    """Renders one `image_generation.completed` or `image_edit.completed` event per image."""
-    kind = _COMPLETED[operation]
-    tail = {
-        "created_at": created,
-        "size": str(result.made),
-        "quality": "auto",
-        "background": "opaque",
-        "output_format": _format(result.pictures),
-        "usage": _EVENT_USAGE,
-    }
-    head = f'event: {kind}\ndata: {{"type":"{kind}",'.encode()
-    end = b"," + msgspec.json.encode(tail)[1:] + b"\n\n"
-    for image in result.pictures:
-        first, *middle, last = _item(image)
-        yield [head + bytes(first)[1:], *middle, bytes(last)[:-1] + end]
-
-
-def render_error(error: GatewayError, model_name: str = "") -> bytes:
-    """Renders `{"error": {...}}` with all four fields."""
-    return msgspec.json.encode({"error": _error(error, model_name)})
-
-
-def render_error_event(error: GatewayError, model_name: str) -> bytes:
-    """Renders an error after the stream has begun. SDKs raise only for a nested `error` (3.3)."""
-    body = msgspec.json.encode({"type": "error", "error": _error(error, model_name)})
-    return b"event: error\ndata: " + body + b"\n\n"
-
-
-def render_model(name: str) -> bytes:
-    return msgspec.json.encode({"id": name, "object": "model", "created": _CREATED, "owned_by": "minimax"})
-
-
-def render_models(names: Iterable[str]) -> bytes:
-    return b'{"object":"list","data":[' + b",".join(map(render_model, names)) + b"]}"
-
-
-def _item(image: Picture) -> Chunks:
-    link = b'"url":' + msgspec.json.encode(image.url) if image.url else b""
-    if isinstance(image, Base64Image):
-        return [b"{" + link + (b"," if link else b"") + b'"b64_json":"', image.base64, b'"}']
-    return [b"{" + link, b"}"]
-
-
-def _format(images: Iterable[Picture]) -> Format:
-    """Detects the file format. The default is MiniMax's JPEG (reference/minimax.md 1.4)."""
-    kinds = (sniff_base64(image.base64) for image in images if isinstance(image, Base64Image))
-    return next((kind for kind in kinds if kind), Format.JPEG)
-
-
-def _error(error: GatewayError, model_name: str) -> dict[str, object]:
-    stage = _MODERATION_STAGES.get(error.error_code)
-    body: dict[str, object] = {
-        "message": error.message,
-        "type": error.row.type,
-        "param": error.param,
-        "code": error.row.code,
-    }
-    if stage is None or is_dall_e(model_name):
-        return body
-    details = {"moderation_stage": stage, "categories": []}
-    kind, code = "image_generation_user_error", "moderation_blocked"
-    return body | {"type": kind, "code": code, "moderation_details": details}

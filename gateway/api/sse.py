@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.api import openai
+from gateway.api import openai_responses
 from gateway.api.bodies import context_of, split_chunk
 from gateway.api.errors import record_error
 from gateway.api.keep_alive import keep_alive_until
@@ -36,16 +36,16 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Raises: GatewayError while nothing has been sent."""
-        send_comment = partial(self._send, send, [openai.KEEP_ALIVE])
+        send_comment = partial(self._send, send, [openai_responses.KEEP_ALIVE])
         try:
             result = await keep_alive_until(self._make, self._keep_alive_s, send_comment)
         except GatewayError as error:
             if not self._has_started:
                 raise
             record_error(self._request, error)
-            await self._send(send, [openai.render_error_event(error, self._context.model_name)])
+            await self._send(send, [openai_responses.render_error_event(error, self._context.model_name)])
         else:
-            for event in openai.render_events(result, result.created_s, self._operation):
+            for event in openai_responses.render_events(result, result.created_s, self._operation):
                 await self._send(send, event)
             # The headers of these may have been sent before; SDKs skip comments.
             if result.missing:

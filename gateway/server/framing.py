@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.api.openai import render_error
+from gateway.api.openai_responses import render_error
 from gateway.api.security_headers import Headers
 from gateway.domain.errors import GatewayError
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.api.fields import ProviderFields, Style, parse_fields, plan_targets
+from gateway.api.fields import ProviderFields, Style, parse_fields
+from gateway.api.targets import plan_targets
 from gateway.domain.accounts import make_secret
 from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import AspectRatios, Capability, Model, SizePolicy, Target

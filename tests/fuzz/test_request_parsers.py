@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.minimax import TEXTS, parse_native, render_native_error
-from gateway.api.openai import OpenAIOptions, parse_generation, render_error
+from gateway.api.openai import OpenAIOptions, parse_generation
 from gateway.api.openai_edits import EditFields, FileHead, parse_edit, render_texts
+from gateway.api.openai_responses import render_error
 from gateway.domain.accounts import make_secret
 from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import Catalog, Model, SizePolicy, Target

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.api.minimax import render_native, render_native_error
-from gateway.api.openai import render_error, render_events, render_generation
+from gateway.api.openai_responses import render_error, render_events, render_generation
 from gateway.domain.errors import ERROR_SPECS, GatewayError, Outcome
 from gateway.domain.images import ImageReply, ImageResult, Size
 from gateway.providers.ai302 import CODE_WORDS

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.api.fields import Generation
-from gateway.api.openai import OpenAIOptions, is_dall_e, parse_generation, render_error
+from gateway.api.openai import OpenAIOptions, parse_generation
+from gateway.api.openai_responses import is_dall_e, render_error
 from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError

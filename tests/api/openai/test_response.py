@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai.types import ImageGenCompletedEvent, ImagesResponse
 
-from gateway.api.openai import (
+from gateway.api.openai_responses import (
     KEEP_ALIVE,
     render_error,
     render_error_event,
