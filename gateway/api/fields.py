@@ -63,6 +63,14 @@ _KINDS: Final = {
     "object": "an object",
 }
 """JSON's types by msgspec's names."""
+_IMAGES: Final = "a URL, an object with 'image_url', or an array of these"
+_EXPECTED: Final = {
+    "subject_reference": "an array of objects with 'type' and 'image_file'",
+    "image": _IMAGES,
+    "images": _IMAGES,
+    "mask": "a URL or an object with 'image_url'",
+}
+"""Forms of the fields whose parts may be wrong."""
 _Side = Annotated[int, Meta(ge=PIXELS.side_min, le=PIXELS.side_max, multiple_of=PIXELS.step)]
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -228,8 +236,8 @@ def _parse_field(name: str, raw: msgspec.Raw, annotation: type) -> object:
         return msgspec.json.decode(raw, type=annotation)
     except JSON_DECODE_ERRORS as error:
         reason = _reason(error)
-    if name == "subject_reference":
-        raise refused_value(name, "expected an array of objects with 'type' and 'image_file'.")
+    if name in _EXPECTED:
+        raise refused_value(name, f"expected {_EXPECTED[name]}.")
     if bound := _OUT_OF_BOUNDS.fullmatch(reason):
         error_code, side = _BOUNDS[bound[2]]
         expected = f"Expected a value {bound[1]}, but got {excerpt(bytes(raw).decode())} instead."

@@ -122,6 +122,11 @@ def test_an_edit_without_an_image_is_refused(value: dict[str, Any], param: str) 
     [
         ({"images": [{"file_id": "file-1"}]}, "images"),
         ({"image": "portrait.png"}, "image"),
+        ({"image": 7}, "image"),
+        ({"image": {"x" * 1000: 1}}, "image"),
+        ({"images": [[URL]]}, "images"),
+        ({"images": {"image_url": {"url": URL}}}, "images"),
+        ({"image": URL, "mask": [URL]}, "mask"),
         ({"image": b64encode(PNG).decode()}, "image"),
         ({"image": "ftp://example.org/a.png"}, "image"),
         ({"image": "file:///etc/passwd"}, "image"),
