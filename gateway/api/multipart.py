@@ -18,6 +18,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.bodies import BodyLimits, body_timeout, check_head, context_of, too_large
+from gateway.api.decoding import BodyDecoder
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
@@ -121,20 +122,20 @@ async def read_form(request: Request, limits: FormLimits, spooled: ByteBudget) -
     Raises: GatewayError INVALID_JSON, INVALID_VALUE, UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT,
     TENANT_MEMORY_FULL, MEMORY_FULL; ClientDisconnect.
     """
-    check_head(request, limits.body, is_form=True)
+    decoder = check_head(request, limits.body, is_form=True)
     context = context_of(request)
     _, parameters = parse_options_header(request.headers["content-type"])
     reader = _FormReader(parameters.get(b"boundary", b""), limits, context.memory, ByteAccount(spooled, context.tenant))
     try:
         if context.transfer:
             await context.transfer.begin()
-        await _receive(request, limits.body, reader)
+        await _receive(request, limits.body, decoder, reader)
         yield reader.form
     finally:
         reader.close()
 
 
-async def _receive(request: Request, limits: BodyLimits, reader: "_FormReader") -> None:
+async def _receive(request: Request, limits: BodyLimits, decoder: BodyDecoder | None, reader: "_FormReader") -> None:
     ends_at, received_bytes, has_more = asyncio.get_running_loop().time() + limits.timeout_s, 0, True
     while has_more:
         try:
@@ -144,11 +145,14 @@ async def _receive(request: Request, limits: BodyLimits, reader: "_FormReader") 
             raise body_timeout(limits) from error
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        piece, has_more = message.get("body", b""), message.get("more_body", False)
-        received_bytes += len(piece)
-        if received_bytes > limits.max_bytes:
-            raise too_large(limits)
-        await reader.feed(piece)
+        received, has_more = message.get("body", b""), message.get("more_body", False)
+        for piece in decoder.feed(received) if decoder else (received,):
+            received_bytes += len(piece)
+            if received_bytes > limits.max_bytes:
+                raise too_large(limits)
+            await reader.feed(piece)
+    if decoder:
+        decoder.finish()
     reader.finish()
 
 

@@ -1,5 +1,6 @@
 """Edits through the front door: as SDKs and programs send them, as JSON, as streams, and as attacks."""
 
+import gzip
 import io
 import json
 from base64 import b64decode, b64encode
@@ -100,6 +101,15 @@ def test_a_form_reaches_the_upstream_whole(gateway: Gateway, simulator: Simulato
     assert answer.json().keys() == gateway.generate(prompt="x").json().keys()
     assert not temporary_files()
     wait_until(lambda: held(gateway) == 0, "all is given back")
+
+
+def test_a_compressed_form_reaches_the_upstream(gateway: Gateway, simulator: Simulator) -> None:
+    sent = form(part("prompt", b"x"), image())
+    assert 200 == send(gateway, gzip.compress(sent), content_encoding="gzip").status_code
+    assert ("data:image/png", PNG) == reference(simulator)
+    answer = send(gateway, gzip.compress(sent)[:-9], content_encoding="gzip")
+    assert (400, 1) == (answer.status_code, simulator.images_billed())
+    assert not temporary_files()
 
 
 @pytest.mark.parametrize("field", ["image", "images"])
