@@ -73,7 +73,7 @@ class FailedAuthThrottle:
 
     async def check_tenant(self, address: str, authorization: str, check: Callable[[], Awaitable[_T]]) -> _T:
         """Runs `check` for an API key. Raises: GatewayError AUTHENTICATION_THROTTLED, and those of `check`."""
-        secret = _secret_of(authorization)
+        secret = secret_of(authorization)
         if not self._per_minute or not secret:
             return await check()
         digest = self._hash(secret.encode()).digest()
@@ -101,7 +101,7 @@ class FailedAuthThrottle:
         try:
             return check()
         except GatewayError as error:
-            secret = _secret_of(authorization)
+            secret = secret_of(authorization)
             if self._per_minute and secret and error.error_code in _WRONG:
                 digest = self._hash(secret.encode()).digest()
                 bucket = self._bucket(address)
@@ -161,7 +161,7 @@ class FailedAuthThrottle:
             del self._buckets[name]
 
 
-def _secret_of(authorization: str) -> str:
+def secret_of(authorization: str) -> str:
     """Returns the bearer key; empty if there is none."""
     scheme, _, secret = authorization.partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else ""

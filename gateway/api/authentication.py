@@ -18,9 +18,10 @@ from functools import partial
 from typing import Final
 
 import structlog
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from gateway.api.auth_throttle import FailedAuthThrottle
+from gateway.api.auth_throttle import FailedAuthThrottle, secret_of
 from gateway.api.bodies import context_of
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal
@@ -38,6 +39,24 @@ _BLOCKED_S: Final = 1.0
 """Seconds for which an empty bucket refuses, so that `retry-after` is exact."""
 _BUCKETS_MAX: Final = 4096
 _LOG = structlog.get_logger("imagegate.refusals")
+
+
+def read_authorization(headers: Headers) -> str:
+    """Returns the Authorization header; a key in another header is returned as its bearer key.
+
+    Azure's clients send the key in `api-key`. Some programs send it in `x-api-key`, which proxies also use for keys of
+    their own: it counts if there is no other.
+    Raises: GatewayError NO_CREDENTIALS if Authorization and `api-key` have different keys.
+    """
+    authorization, azure = headers.get("authorization", ""), headers.get("api-key", "").strip()
+    bearer = secret_of(authorization)
+    if azure and bearer and azure != bearer:
+        raise GatewayError(
+            ErrorCode.NO_CREDENTIALS, "The headers Authorization and api-key have different keys. Send only one."
+        )
+    if not bearer and (key := azure or headers.get("x-api-key", "").strip()):
+        return f"Bearer {key}"
+    return authorization
 
 
 @dataclass(slots=True)
@@ -100,7 +119,7 @@ class TenantAuthenticator:
 
     async def authenticate(self, request: Request) -> Principal:
         """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_UNAVAILABLE."""
-        authorization = request.headers.get("authorization", "")
+        authorization = read_authorization(request.headers)
         check = partial(self.authenticator.identify, authorization)
         address = request.client.host if request.client else ""
         caller = await self.throttle.check_tenant(address, authorization, check)

@@ -7,18 +7,19 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from gateway.api import minimax, openai
 from gateway.api.bodies import context_of
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _LOG = structlog.get_logger("imagegate.errors")
+_PATH_MAX_CHARS: Final = 200
 _PARAM: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _OTHER_PARAM: Final = "?"
 """Logged instead of a field name of another form, which may be a URL or private text."""
 _TOO_MANY: Final = 429
 """The detail of a 429 names the limit, and holds no text of the caller."""
-_STATUS_ERRORS: Final = {404: ErrorCode.UNKNOWN_ROUTE, 405: ErrorCode.METHOD_NOT_ALLOWED}
 
 
 def record_error(request: Request, error: GatewayError) -> None:
@@ -31,16 +32,24 @@ def record_error(request: Request, error: GatewayError) -> None:
     context.rates = error.rates or context.rates
 
 
+def unknown_route(scope: Scope, suggestion: str = "") -> GatewayError:
+    return GatewayError(ErrorCode.UNKNOWN_ROUTE, f"Invalid URL {_target(scope)}.{suggestion}")
+
+
+def _target(scope: Scope) -> str:
+    return f"({scope['method']} {scope['path'][:_PATH_MAX_CHARS]})"
+
+
 def render_failure(request: Request, failure: Exception) -> Response:
     """Renders the response to a failed request, and records the error in its context."""
     headers: dict[str, str] = {}
     if isinstance(failure, GatewayError):
         error = failure
-    elif isinstance(failure, HTTPException) and failure.status_code in _STATUS_ERRORS:
-        headers.update(failure.headers or {})  # the router's `Allow` of a 405
-        text = "Invalid URL" if failure.status_code == 404 else "Not allowed method for this URL"
-        target = f"({request.method} {request.url.path[:200]})"
-        error = GatewayError(_STATUS_ERRORS[failure.status_code], f"{text} {target}.")
+    elif isinstance(failure, HTTPException) and failure.status_code == 404:
+        error = unknown_route(request.scope)
+    elif isinstance(failure, HTTPException) and failure.status_code == 405:
+        headers.update(failure.headers or {})  # the router's `Allow`
+        error = GatewayError(ErrorCode.METHOD_NOT_ALLOWED, f"Not allowed method for this URL {_target(request.scope)}.")
     else:
         _LOG.exception("internal_error", exc_info=failure)
         error = GatewayError(ErrorCode.INTERNAL, type(failure).__name__)

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.api import minimax, openai
+from gateway.api.addresses import DEPLOYMENT
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, ChunksResponse, context_of, read_json_body
 from gateway.api.fields import Generation
@@ -53,19 +54,21 @@ class ImageRoutes:
 
     async def generate(self, request: Request) -> Response:
         options = self.options
-        parse = partial(openai.parse_generation, options=options.openai_options)
+        deployment = request.path_params.get(DEPLOYMENT)
+        parse = partial(openai.parse_generation, options=options.openai_options, deployment=deployment)
         caller, generation = await self._read(request, options.limits, parse)
         generate = partial(self._generate, request, caller, generation)
         if generation.is_stream:
             return EventStream(request, generate, options.keep_alive_s, self.clock)
-        return ChunksResponse(openai.render_generation(await generate(), int(self.clock())))
+        return ChunksResponse(self._render(await generate()))
 
     async def generate_native(self, request: Request) -> Response:
         """Serves MiniMax's and 302.AI's format."""
         options = self.options
         parse = partial(minimax.parse_native, policy=options.openai_options.size_policy)
         caller, generation = await self._read(request, options.native_limits, parse)
-        return ChunksResponse(minimax.render_native(await self._generate(request, caller, generation)))
+        generate = partial(self._generate, request, caller, generation)
+        return ChunksResponse(minimax.render_native(await generate()))
 
     async def list_models(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate(request)
@@ -78,7 +81,7 @@ class ImageRoutes:
         caller = await self.authenticator.authenticate(request)
         await self.authenticator.load_rates(request, caller)
         name, models = request.path_params["name"], caller.tenant.models
-        model = self.catalog.find(name)
+        model = self.catalog.find(name) or self.catalog.find(name := name.strip("/"))  # an ID may end with a slash
         if model is None or (models is not None and model.id not in models):
             self.authenticator.count_refusal(caller)
             raise GatewayError(ErrorCode.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
@@ -106,6 +109,9 @@ class ImageRoutes:
         context.model_name, context.is_stream = generation.name, generation.is_stream
         context.ignored = generation.ignored
         return caller, generation
+
+    def _render(self, result: ImageResult) -> openai.Chunks:
+        return openai.render_generation(result, int(self.clock()))
 
     async def _generate(self, request: Request, caller: Principal, generation: Generation) -> ImageResult:
         context = context_of(request)

@@ -35,18 +35,15 @@ OPENAPI: Final = "/openapi.json"
 ADMIN: Final = "/admin/"
 OPENAI_VERSION: Final = "2020-10-01"
 """The only version that OpenAI has ever sent (reference/openai-images.md 6.2)."""
-EXPOSED_HEADERS: Final = (
-    *("x-request-id", "openai-processing-ms", "openai-version", "retry-after", "x-should-retry"),
-    *("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
-    *("x-ratelimit-limit-images", "x-ratelimit-remaining-images", "x-ratelimit-reset-images"),
-    *("x-imagegate-queue-ms", "x-imagegate-attempts", "x-imagegate-ignored", "x-imagegate-missing"),
-)
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ON_EVERY_PORT: Final = frozenset({HEALTHZ, READYZ})
 _OPERATORS: Final = frozenset({HEALTHZ, READYZ, METRICS, OPENAPI, "/admin"})
-_TENANTS_PATHS: Final = ("/v1/", "/minimaxi/")
 _OTHER_SPELLING: Final = re.compile(rb"(?i)%(2[def]|3[0-9]|4[1-9a-f]|5[0-9acf]|6[1-9a-f]|7[0-9ae])")
 """Encoded unreserved characters (RFC 3986 section 2.3), slashes and backslashes."""
+
+
+def is_operators(path: str) -> bool:
+    return path in _OPERATORS or path.startswith(ADMIN)
 
 
 class App(Starlette):
@@ -160,14 +157,21 @@ def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
 
 
 class PublicCors(CORSMiddleware):
-    """Enables CORS on the tenant API only. The admin API never allows cross-origin requests."""
+    """Enables CORS on every response but those of operators' paths and ports, also on errors and unknown paths.
 
-    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
-        methods = ("GET", "POST")
-        super().__init__(app, tuple(origins), methods, ("*",), expose_headers=EXPOSED_HEADERS)
+    Pages may read all response headers: none holds a secret, and credentials are never allowed.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str], own_ports: Iterable[int]) -> None:
+        super().__init__(
+            app, tuple(origins), ("GET", "POST"), ("*",), allow_private_network=True, expose_headers=("*",)
+        )
+        self._own_ports = frozenset(own_ports)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_public = scope["type"] == "http" and scope["path"].startswith(_TENANTS_PATHS)
+        is_public = scope["type"] == "http" and not (
+            is_operators(scope["path"]) or (scope.get("server") or ("", None))[1] in self._own_ports
+        )
         if is_public and any(name == b"origin" for name, _ in scope["headers"]):
             await super().__call__(scope, receive, send)
         else:
@@ -181,7 +185,8 @@ class PublicCors(CORSMiddleware):
         error = GatewayError(
             ErrorCode.PREFLIGHT_REFUSED, f"The preflight was refused: {bytes(response.body).decode()}."
         )
-        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        refused = ("content-", "access-control-allow-private-")
+        headers = {name: value for name, value in response.headers.items() if not name.startswith(refused)}
         return Response(render_error(error), error.row.status, headers, "application/json")
 
 
@@ -239,7 +244,7 @@ class DedicatedPortMiddleware:
         """Raises: HTTPException 404, GatewayError HOST_NOT_ALLOWED."""
         if scope["type"] == "http":
             path, (_, port) = scope["path"], scope.get("server") or ("", None)  # None on a unix socket
-            if (path in _OPERATORS or path.startswith(ADMIN)) and _OTHER_SPELLING.search(scope["raw_path"]):
+            if is_operators(path) and _OTHER_SPELLING.search(scope["raw_path"]):
                 raise HTTPException(404)
             dedicated = next((candidate for candidate in self.own if candidate.number == port), None)
             if dedicated is None:

@@ -98,13 +98,16 @@ def is_dall_e(name: str) -> bool:
     return name.startswith("dall-e-")
 
 
-def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, options: OpenAIOptions) -> Generation:
+def parse_generation(
+    body: bytes | bytearray, catalog: Catalog, tenant: Tenant, options: OpenAIOptions, deployment: str | None = None
+) -> Generation:
     """Parses the body of a generation request. Every field is mapped, refused, or reported back as ignored.
 
+    A `deployment` is the model that Azure's path names. It decides, and another `model` in the body is ignored.
     Raises: GatewayError for an invalid request, with the parameter's name.
     """
     fields = parse_fields(body, RequestFields)
-    name = catalog.default.id if fields.model is None else fields.model
+    name = deployment or (catalog.default.id if fields.model is None else fields.model)
     model = catalog.find(name)
     if model is None or (tenant.models is not None and model.id not in tenant.models):
         raise unknown_model(name)
@@ -112,6 +115,8 @@ def parse_generation(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, 
     quality = fields.quality if f"quality.{fields.quality}" in model.fields else None
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
     ignored = [name for name in _WITHOUT_EFFECT if getattr(fields, name) is not None and not honoured.get(name)]
+    if fields.model not in {None, name}:
+        ignored.append("model")
     form, background = fields.output_format, None if fields.background == "auto" else fields.background
     if form and form not in model.choices("output_format"):
         raise wrong_value("output_format", form, model.choices("output_format"))

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from gateway import __version__
 from gateway.api import middleware, minimax
+from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, Buckets, TenantAuthenticator
 from gateway.api.bodies import BodyLimits
@@ -93,18 +94,22 @@ def create_app(
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading)
+    tenant_routes = _tenant_routes(_build_images(core, admin))
+    addresses = Addresses(tenant_routes)
     app = middleware.App(
-        routes=[*_public_routes(_build_images(core, admin), health), *admin.routes],
+        routes=[*tenant_routes, *_operators_routes(health), *admin.routes],
         middleware=[
             Middleware(
                 middleware.RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget
             ),
-            Middleware(middleware.PublicCors, settings.server.cors_origins),
+            Middleware(middleware.PublicCors, settings.server.cors_origins, [port.number for port in core.ports]),
             Middleware(middleware.ErrorMiddleware),
             Middleware(middleware.DedicatedPortMiddleware, core.ports),
+            Middleware(AddressMiddleware, addresses),
         ],
         lifespan=_build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes).lifespan,
     )
+    app.router.default = addresses.refuse
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
     return app
 
@@ -152,7 +157,7 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
     return ImageRoutes(authenticator, service, core.catalog, options, core.drain, time.time)
 
 
-def _public_routes(images: ImageRoutes, ops: HealthRoutes) -> list[Route]:
+def _tenant_routes(images: ImageRoutes) -> list[Route]:
     return [
         Route("/v1/images/generations", middleware.AsgiEndpoint(images.generate), methods=["POST"]),
         *(
@@ -161,6 +166,11 @@ def _public_routes(images: ImageRoutes, ops: HealthRoutes) -> list[Route]:
         ),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
+    ]
+
+
+def _operators_routes(ops: HealthRoutes) -> list[Route]:
+    return [
         Route(middleware.HEALTHZ, ops.healthz),
         Route(middleware.READYZ, ops.readyz),
         Route(middleware.METRICS, ops.metrics),

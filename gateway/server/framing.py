@@ -19,7 +19,7 @@ _HEADS_PER_SECTION: Final = 2
 """Heads' sizes allowed after a chunk: trailers are as large as a head, and count with the end of their chunk."""
 _HOST: Final = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 """Stricter than RFC 3986 section 3.2.2, as a comma joins two hosts."""
-_SINGLE: Final = frozenset({b"host", b"authorization", b"content-type", b"content-encoding"})
+_SINGLE: Final = frozenset({b"host", b"authorization", b"api-key", b"x-api-key", b"content-type", b"content-encoding"})
 _OURS: Final = b"x-imagegate-"
 _REASONS: Final = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 

@@ -68,7 +68,7 @@ def send_raw(gateway: Gateway, head: str, *bodies: bytes) -> httpx.Response:
         "/v1/images/edits",
         "/v1/images/variations",
         "/v1/chat/completions",
-        "/v1//models",
+        "/v1//nope",
         "/v2/images/generations",
         "/admin/v1/nope",
         "/admin",
@@ -90,11 +90,20 @@ def test_unknown_routes_are_404_and_name_method_and_path(gateway: Gateway, metho
 
 @pytest.mark.parametrize(
     "path",
-    [GENERATIONS + "/", "/healthz/", "/metrics/", "/v1/image_generation/", "/admin/v1/tenants/", "/admin/v1/pool/"],
+    [
+        "/healthz/",
+        "/metrics/",
+        "/openapi.json/",
+        "//healthz",
+        "/admin/v1/tenants/",
+        "/admin/v1/pool/",
+        "/admin//v1/pool",
+    ],
 )
-def test_a_slash_too_many_is_no_redirect(gateway: Gateway, path: str) -> None:
-    """Not every client follows a redirect of a POST, and its body is lost (reference/openai-images.md 6.1)."""
-    check_error(gateway.post(path, {"prompt": "x"}), 404, "unknown_url")
+def test_a_slash_too_many_is_404_on_operators_routes(gateway: Gateway, path: str) -> None:
+    """A proxy that denies a path may compare it literally."""
+    error = check_error(gateway.post(path, {"prompt": "x"}), 404, "unknown_url")
+    assert f"Invalid URL (POST {path})." == error["message"]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +448,7 @@ def test_a_failing_answer_is_cut_and_not_mended(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("retryable", [429, 503])
-def test_waiting_is_bounded_between_one_second_and_a_minute(
+def test_the_wait_is_at_most_two_minutes_and_never_60(
     make_gateway: MakeGateway, simulator: Simulator, retryable: int
 ) -> None:
     gateway = make_gateway(scarce(simulator.url, max_wait_s=0))
@@ -447,7 +456,8 @@ def test_waiting_is_bounded_between_one_second_and_a_minute(
     for _ in range(2):
         response = gateway.generate(prompt=f"x [code={code}]")
         assert retryable == response.status_code
-        assert 1 <= int(response.headers["retry-after"]) <= 60
+        assert 1 <= int(response.headers["retry-after"]) <= 120
+        assert "60" != response.headers["retry-after"]
         assert "x-should-retry" not in response.headers
 
 

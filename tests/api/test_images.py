@@ -137,7 +137,7 @@ def test_ids_with_slashes_and_odd_signs_are_found(make_gateway: MakeGateway, nam
     assert 200 == gateway.generate(prompt="x", model=name).status_code
 
 
-@pytest.mark.parametrize("name", ["nope", "", "image-01/", "IMAGE-01", "a%00b", "x" * 3000, "minimaxi-image-01"])
+@pytest.mark.parametrize("name", ["nope", "nope/", "IMAGE-01", "a%00b", "x" * 3000, "minimaxi-image-01"])
 def test_an_unknown_model_is_404_and_names_itself(gateway: Gateway, name: str) -> None:
     response = gateway.get(f"/v1/models/{name}")
     error = response.json()["error"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, AzureOpenAI, OpenAI
 from openai.types.images_response import ImagesResponse
 from PIL import Image
 
@@ -353,3 +353,37 @@ def test_the_older_sdk_works_too(old_sdk: Path, gateway: Gateway) -> None:
 def _body(error: openai.APIError) -> dict[str, object]:
     assert isinstance(error.body, dict)
     return error.body
+
+
+@pytest.mark.parametrize("model", ["image-01", "dall-e-3"])
+def test_the_azure_client_makes_an_image_by_its_endpoint(gateway: Gateway, model: str) -> None:
+    with AzureOpenAI(azure_endpoint=gateway.url, api_key=gateway.api_key, api_version="2025-04-01-preview") as client:
+        made = client.images.generate(model=model, prompt="a lighthouse", response_format="b64_json")
+        named = [found.id for found in client.models.list()]
+    assert made.data
+    assert "JPEG" == picture(made.data[0].b64_json).format
+    assert model in named
+
+
+@pytest.mark.parametrize("path", ["/v1", "/openai/v1", "/openai", "/v1/"])
+def test_the_azure_client_makes_an_image_by_a_base_url(gateway: Gateway, path: str) -> None:
+    base_url, key = gateway.url + path, gateway.api_key
+    with AzureOpenAI(base_url=base_url, api_key=key, api_version="2024-10-21") as client:
+        made = client.images.generate(model="dall-e-3", prompt="a lighthouse")
+    assert made.data
+    assert made.data[0].url
+
+
+def test_the_azure_client_makes_an_image_by_its_deployment(gateway: Gateway) -> None:
+    with AzureOpenAI(
+        azure_endpoint=gateway.url, azure_deployment="dall-e-3", api_key=gateway.api_key, api_version="2024-10-21"
+    ) as client:
+        made = client.images.with_raw_response.generate(prompt="a lighthouse", model="ignored")
+    assert "model" == made.headers["x-imagegate-ignored"]
+    assert made.parse().data
+
+
+def test_the_azure_client_reads_a_wrong_key_as_one(gateway: Gateway) -> None:
+    client = AzureOpenAI(azure_endpoint=gateway.url, api_key="sk-wrong", api_version="2024-10-21")
+    with client, pytest.raises(openai.AuthenticationError):
+        client.images.generate(model="dall-e-3", prompt="a lighthouse")

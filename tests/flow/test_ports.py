@@ -210,7 +210,12 @@ def test_the_admin_api_is_on_its_own_port_alone(configuration: Path) -> None:
     own = f"http://127.0.0.1:{port}"
     with started(configuration, ADMIN__PORT=str(port)) as (_, url):
         paths = ("/admin/v1/tenants", "/v1/models", "/metrics", "/readyz", "/openapi.json", "/healthz")
-        found = {path: (status(url, path), status(own, path)) for path in paths}
+        repaired = ("/models", "//v1/models", "//admin/v1/tenants", "/admin/v1/tenants/", "/v1/admin/v1/tenants")
+        found = {path: (status(url, path), status(own, path)) for path in (*paths, *repaired)}
+        asked = {"origin": "https://app.example", "access-control-request-method": "GET"}
+        answers = [httpx.request(method, f"{own}/admin/v1/x", headers=asked) for method in ("GET", "OPTIONS")]
+        answers.append(httpx.options(f"{own}/v1/models", headers=asked))
+    assert [] == [name for answer in answers for name in answer.headers if name.startswith("access-control-")]
     assert {
         "/admin/v1/tenants": (404, 200),
         "/v1/models": (401, 404),
@@ -218,6 +223,11 @@ def test_the_admin_api_is_on_its_own_port_alone(configuration: Path) -> None:
         "/readyz": (200, 200),
         "/openapi.json": (200, 404),
         "/healthz": (200, 200),
+        "/models": (401, 404),
+        "//v1/models": (401, 404),
+        "//admin/v1/tenants": (404, 404),
+        "/admin/v1/tenants/": (404, 404),
+        "/v1/admin/v1/tenants": (404, 404),
     } == found
 
 

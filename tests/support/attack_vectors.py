@@ -57,6 +57,7 @@ AMBIGUOUS: dict[str, tuple[list[bytes], bytes]] = {
     ),
     "two encodings": ([b"content-encoding: identity", b"content-encoding: gzip", b"content-length: 45"], BODY),
     "two keys": ([b"authorization: Bearer another", b"content-length: 45"], BODY),
+    "two keys of Azure's": ([b"api-key: one", b"Api-Key: another", b"content-length: 45"], BODY),
     "a negative chunk": ([b"transfer-encoding: chunked"], b"-5\r\nabc"),
     "a chunk of 17 digits": ([b"transfer-encoding: chunked"], b"f" * 17 + b"\r\nabc"),
     "chunks that end in line feeds": ([b"transfer-encoding: chunked"], IN_CHUNKS.replace(b"\r\n", b"\n")),
@@ -77,9 +78,9 @@ HEADS_WITHOUT_A_HOST = {
 
 
 NO_PATHS_OF_OURS = {
-    b"//v1/models": 404,
-    b"/v1//models": 404,
-    b"/v1/models/": 404,
+    b"/v1/%2fmodels": 404,
+    b"//v1%2fmodels": 404,
+    b"/v1/./models": 404,
     b"/V1/models": 404,
     b"/v1/models%00": 404,
     b"/v1/models;a=b": 404,

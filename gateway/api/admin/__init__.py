@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.auth_throttle import FailedAuthThrottle, network_of
-from gateway.api.authentication import Buckets
+from gateway.api.authentication import Buckets, read_authorization
 from gateway.api.bodies import context_of
 from gateway.domain.accounts import Secret
 from gateway.domain.audit import Actor
@@ -92,7 +92,7 @@ class AdminApi:
 
     async def _serve(self, handlers: Mapping[str, Handler], request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
-        authorization, address = request.headers.get("authorization", ""), request.client.host if request.client else ""
+        authorization, address = read_authorization(request.headers), request.client.host if request.client else ""
         check = partial(self.access.check, authorization, method)
         name = self.throttle.check_admin(address, authorization, check)
         context, bucket = context_of(request), f"{name} {network_of(address)}"
