@@ -147,6 +147,9 @@ class ChunksResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await self.send_body(send)
+
+    async def send_body(self, send: Send) -> None:
         *others, last = (part for chunk in self._chunks for part in split_chunk(chunk))
         for part in others:
             await send({"type": "http.response.body", "body": part, "more_body": True})

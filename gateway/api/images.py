@@ -14,6 +14,7 @@ from gateway.api.addresses import DEPLOYMENT
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, ChunksResponse, context_of, read_json_body
 from gateway.api.fields import Generation
+from gateway.api.keep_alive import BlanksResponse
 from gateway.api.shutdown import ShutdownState
 from gateway.api.sse import EventStream
 from gateway.domain.catalog import Catalog
@@ -39,6 +40,8 @@ class ImageOptions:
     """Request bodies in MiniMax's format."""
     keep_alive_s: float
     """Seconds between two comments of a stream."""
+    blanks_s: float
+    """Seconds between two blanks before the JSON of another response; 0 sends none."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -60,6 +63,8 @@ class ImageRoutes:
         generate = partial(self._generate, request, caller, generation)
         if generation.is_stream:
             return EventStream(request, generate, options.keep_alive_s, self.clock)
+        if options.blanks_s:
+            return BlanksResponse(request, generate, self._render, options.blanks_s)
         return ChunksResponse(self._render(await generate()))
 
     async def generate_native(self, request: Request) -> Response:
@@ -68,6 +73,8 @@ class ImageRoutes:
         parse = partial(minimax.parse_native, policy=options.openai_options.size_policy)
         caller, generation = await self._read(request, options.native_limits, parse)
         generate = partial(self._generate, request, caller, generation)
+        if options.blanks_s:
+            return BlanksResponse(request, generate, minimax.render_native, options.blanks_s)
         return ChunksResponse(minimax.render_native(await generate()))
 
     async def list_models(self, request: Request) -> Response:

@@ -192,7 +192,10 @@ class PublicCors(CORSMiddleware):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ErrorMiddleware:
-    """Converts exceptions of a route into a response. A response that has begun is aborted."""
+    """Converts exceptions of a route into a response, or into the body of one that has sent only blanks.
+
+    Any other response that has begun is aborted.
+    """
 
     app: ASGIApp
 
@@ -207,17 +210,26 @@ class ErrorMiddleware:
             context_of(request).detail = "the client disconnected before its request was complete"
         except asyncio.CancelledError:
             context = context_of(request)
-            if not context.status:  # a retry is safe if no call was sent upstream
+            if not context.status or context.is_padded:  # a retry is safe if no call was sent upstream
                 error_code = ErrorCode.INTERNAL if context.trace.attempts else ErrorCode.SHUTTING_DOWN
                 response = render_failure(request, GatewayError(error_code, "aborted by the shutdown"))
-                await response(scope, receive, send)
+                await _respond(response, scope, receive, send)
             raise
         except Exception as failure:
             response = render_failure(request, failure)
             detach(failure)  # its traceback would keep the request's objects alive
-            if context_of(request).status:
+            context = context_of(request)
+            if context.status and not context.is_padded:
                 raise
-            await response(scope, receive, send)
+            await _respond(response, scope, receive, send)
+
+
+async def _respond(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends a response, or only its body if blanks have been sent."""
+    if context_of(Request(scope)).is_padded:
+        await send({"type": "http.response.body", "body": bytes(response.body), "more_body": False})
+    else:
+        await response(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,7 @@
-"""Server-sent events for `stream: true`, with keep-alive comments while the images are generated.
+"""Server-sent events for `stream: true`, with keep-alive comments while the images are generated."""
 
-The job runs to completion even if the client disconnects, so that its images are settled and logged.
-"""
-
-import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +10,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.api import openai
 from gateway.api.bodies import context_of, split_chunk
 from gateway.api.errors import record_error
-from gateway.domain.errors import GatewayError, detach
+from gateway.api.keep_alive import keep_alive_until
+from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageResult
 
 
@@ -39,37 +36,20 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Raises: GatewayError while nothing has been sent."""
-        outcome: ImageResult | GatewayError
-        is_made = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_alive(send, is_made))
-            try:
-                outcome = await self._make()
-            except GatewayError as error:
-                outcome = detach(error)
-            finally:
-                is_made.set()
-        if isinstance(outcome, ImageResult):
-            for event in openai.render_events(outcome, int(self._clock())):
-                await self._send(send, event)
-            if outcome.missing:  # the header may have been sent before; SDKs skip a comment
-                await self._send(send, [b": missing %d\n\n" % outcome.missing])
-        elif self._has_started:
-            record_error(self._request, outcome)
-            await self._send(send, [openai.render_error_event(outcome, self._context.model_name)])
+        send_comment = partial(self._send, send, [openai.KEEP_ALIVE])
+        try:
+            result = await keep_alive_until(self._make, self._keep_alive_s, send_comment)
+        except GatewayError as error:
+            if not self._has_started:
+                raise
+            record_error(self._request, error)
+            await self._send(send, [openai.render_error_event(error, self._context.model_name)])
         else:
-            raise outcome
+            for event in openai.render_events(result, int(self._clock())):
+                await self._send(send, event)
+            if result.missing:  # the header may have been sent before; SDKs skip a comment
+                await self._send(send, [b": missing %d\n\n" % result.missing])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _keep_alive(self, send: Send, is_made: asyncio.Event) -> None:
-        """Runs until the images are made. It ignores a disconnect, which must not stop the job."""
-        while not is_made.is_set():
-            try:
-                async with asyncio.timeout(self._keep_alive_s):
-                    await is_made.wait()
-            except TimeoutError:
-                with suppress(OSError, RuntimeError):  # uvicorn's error after a disconnect, and uvloop's
-                    await self._send(send, [openai.KEEP_ALIVE])
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:
         if not self._has_started:

@@ -152,6 +152,7 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         core.body_limits,
         replace(core.body_limits, max_bytes=settings.server.max_minimax_body_bytes),
         settings.server.sse_keepalive_s,
+        settings.server.keep_alive_blanks_s,
     )
     service = GenerationService(metering.admission, core.upstreams, time.monotonic)
     return ImageRoutes(authenticator, service, core.catalog, options, core.drain, time.time)

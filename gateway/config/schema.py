@@ -37,6 +37,7 @@ class Server(Table, frozen=True, kw_only=True):
     body_timeout_s: Seconds = 30
     cors_origins: tuple[str, ...] = ("*",)
     sse_keepalive_s: Seconds = 10
+    keep_alive_blanks_s: Annotated[float, Meta(ge=0, le=3600)] = 0
     write_timeout_s: Seconds = 60
     shutdown_timeout_s: Seconds = 330
     shutdown_delay_s: Annotated[float, Meta(ge=0, le=300)] = 2

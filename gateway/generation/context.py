@@ -62,6 +62,8 @@ class RequestContext:
     """The model as written by the caller."""
     prompt: str = field(default="", repr=False)
     is_stream: bool = False
+    is_padded: bool = False
+    """The response has begun, with blanks only: an error can still be its body."""
     ignored: tuple[str, ...] = ()
     """Request fields that were accepted without effect."""
     asked: int = 0
