@@ -116,7 +116,8 @@ class Fair:
 
     def _answer(self, call: Call, origin: str) -> Reply:
         if call.path.startswith("/pictures/"):
-            kind = call.path.rpartition(".")[2]
+            ending = call.path.rpartition(".")[2]
+            kind = ending if ending in PICTURES else "png"
             return Reply(200, headers={"content-type": f"image/{kind}"}, raw=PICTURES[kind])
         if "key" not in self.accepts and not _has_key(call):
             code = "invalid_api_key" if call.headers.get("authorization", "").startswith("Bearer ") else None
