@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.errors import unknown_route
+from gateway.api.errors import NOT_OFFERED, unknown_route
 from gateway.api.middleware import is_operators
 
 DEPLOYMENT: Final = "deployment"
@@ -42,7 +42,8 @@ class Addresses:
         fixed = [route for route in routes if not route.param_convertors]
         self._paths = {route.path for route in fixed}
         self._routes = [route for route in routes if route.path.startswith(_ROOT)]
-        self._by_name = {route.path.removeprefix(_ROOT): route for route in fixed if route in self._routes}
+        offered = [route for route in fixed if route in self._routes and route.path not in NOT_OFFERED]
+        self._by_name = {route.path.removeprefix(_ROOT): route for route in offered}
 
     def repair(self, scope: Scope) -> None:
         """Changes the path of a request to that of the route it means; other paths remain as they are."""
