@@ -38,7 +38,7 @@ def _ai_sdk(major: int) -> Program:
     }
     edits = {"edit": JPEG, "compatible edit": JPEG} if major > 5 else {}
     return Program(
-        f"ai-sdk-{major}", packages, "ai_sdk.mjs", outcomes | edits, images=7 + len(edits), arguments=(str(major),)
+        f"ai-sdk-{major}", packages, "ai_sdk.mjs", outcomes | edits, images=8 + len(edits), arguments=(str(major),)
     )
 
 
