@@ -44,7 +44,7 @@ async def identity(body: bytes, caller: Principal = CALLER, **headers: str) -> O
         b'{"n": 1, "prompt": "a"}',
         b'{"prompt":"a","n":null,"size":"auto"}',
         b'{"prompt":"\\u0061","user":"u-1","quality":"high"}',
-        b'{"prompt":"a","model":"image-01","response_format":"b64_json","stream":false}',
+        b'{"prompt":"a","model":"image-01","stream":false}',
     ],
 )
 async def test_another_spelling_is_the_same_request(other: bytes) -> None:

@@ -87,7 +87,7 @@ def test_a_browser_may_read_the_answer_and_our_headers(gateway: Gateway) -> None
         ("/v1/models", {}, 405),
         ("/images", {}, 404),
         ("/V1/images/generations", {}, 404),
-        ("/openai/deployments/m/chat/completions", {}, 404),
+        ("/openai/deployments/m/chat/completions", {}, 400),
         ("/", {}, 404),
     ],
 )

@@ -101,4 +101,4 @@ def test_a_stream_reports_the_size_in_a_header_or_a_comment(gateway: Gateway, ma
 def test_a_browser_may_read_the_headers(gateway: Gateway) -> None:
     answer = gateway.post("/v1/images/generations", {"prompt": "x", "size": "256x256"}, origin="https://app.example")
     exposed = answer.headers["access-control-expose-headers"]
-    assert {HEADER, "x-imagegate-prompt"} <= set(exposed.split(", "))
+    assert "*" == exposed
