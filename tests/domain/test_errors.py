@@ -50,6 +50,7 @@ def test_status_is_an_error_that_the_sdks_know(error_code: ErrorCode) -> None:
         409,
         413,
         415,
+        422,
         429,
         431,
         499,

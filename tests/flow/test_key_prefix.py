@@ -30,7 +30,7 @@ def test_gateways_with_different_prefixes_do_not_see_each_other(
         channels = [str(name).split(":", 1) for name in client.pubsub_channels()]
     assert set(PREFIXES) == {prefix for prefix, _ in names} == {prefix for prefix, _ in channels}
     kinds = [{name.split(":")[0] for prefix, name in channels if prefix == each} for each in PREFIXES]
-    assert [{"revoked", "pool"}] * 2 == kinds
+    assert [{"revoked", "pool", "jobs"}] * 2 == kinds
 
 
 def test_the_journal_of_one_prefix_is_not_replayed_into_another(simulator: Simulator) -> None:

@@ -65,12 +65,24 @@ def edit(gateway: Gateway, files: Iterable[tuple[str, bytes]], **texts: str) -> 
     return httpx.post(gateway.url + EDITS, files=sent, data=texts, headers=headers, timeout=30, verify=False)
 
 
-def temporary_files() -> list[str]:
+def temporary_files() -> list[Path]:
     """Temporary files that this process has open, as the gateway does; pytest's are its output."""
-    open_files = Path("/proc/self/fd")
-    links, own = [], {str((open_files / output).readlink()) for output in ("1", "2")}
-    for link in open_files.iterdir():
-        with suppress(OSError):  # closed meanwhile
-            links.append(str(link.readlink()))
-    folder = tempfile.gettempdir()
-    return [link for link in links if link.startswith(folder) and link.endswith("(deleted)") and link not in own]
+    own, found = {_target(Path(f"/proc/self/fd/{output}")) for output in (1, 2)}, []
+    for opened in Path("/proc/self/fd").iterdir():
+        target = _target(opened)
+        if target.startswith(tempfile.gettempdir()) and target.endswith("(deleted)") and target not in own:
+            found.append(opened)
+    return found
+
+
+def spooled_bytes() -> int:
+    """Size of the temporary files."""
+    with suppress(OSError):  # closed meanwhile
+        return sum(opened.stat().st_size for opened in temporary_files())
+    return 0
+
+
+def _target(opened: Path) -> str:
+    with suppress(OSError):
+        return str(opened.readlink())
+    return ""
