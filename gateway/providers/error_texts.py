@@ -45,7 +45,7 @@ _PIECE_CHARS: Final = 8
 """A substring of this length that also occurs in the request is assumed to come from it."""
 _SHORTEST_CHARS: Final = 4
 """Shorter strings of the request are ignored: they occur in every sentence."""
-_LONGEST_CHARS: Final = 4096
+LONGEST_CHARS: Final = 4096
 """Compared prefix of a string. Longer strings are images, and error texts are shorter."""
 _COMPARED_MAX_CHARS: Final = 32_768
 """Limit on the total length of the compared strings, to bound the work."""
@@ -95,7 +95,7 @@ def without_own_words(text: str, sent: bytes) -> str:
     """Returns the text in lower case, with each substring of the request replaced by an ellipsis."""
     lower = text.lower()
     hidden = [False] * len(lower)
-    for length, known in pieces_of(_own_strings(sent), _PIECE_CHARS).items():
+    for length, known in pieces_of(own_strings(sent), _PIECE_CHARS).items():
         for at in range(len(lower) - length + 1):
             if lower[at : at + length] in known:
                 hidden[at : at + length] = [True] * length
@@ -118,7 +118,7 @@ def replace_hidden(text: str, hidden: list[bool], instead: str) -> str:
     )
 
 
-def _own_strings(sent: bytes) -> Iterator[str]:
+def own_strings(sent: bytes) -> Iterator[str]:
     """Yields every string of a request's body that is long enough to be recognised."""
     try:
         stack = [msgspec.json.decode(sent)]
@@ -132,6 +132,6 @@ def _own_strings(sent: bytes) -> Iterator[str]:
             case list() as items:
                 stack += reversed(items)
             case str() as text if len(text) >= _SHORTEST_CHARS:
-                text = text[: min(remaining, _LONGEST_CHARS)].lower()
+                text = text[: min(remaining, LONGEST_CHARS)].lower()
                 remaining -= len(text)
                 yield text

@@ -17,12 +17,11 @@ from gateway.providers.replies import (
     STATUS_ERRORS,
     UntrustedObject,
     UpstreamResponse,
-    has_images,
-    has_images_beside_refusal,
     http_error,
     parse_object,
     read_images,
 )
+from gateway.providers.stray_images import has_images, has_stray_images
 
 PRESETS: Final[Mapping[str, Size]] = {
     "1:1": Size(1024, 1024),
@@ -171,16 +170,18 @@ class MiniMax:
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
         """Reads the images of a response, in the order of reference/minimax.md section 8.
 
-        Raises: GatewayError with the response's error code, or INVALID_RESPONSE if images contradict it: they may have
-        been billed.
+        Raises: GatewayError with the response's error code, or INVALID_RESPONSE if images contradict it, or are in
+        another place: they may have been billed.
         """
-        envelope = parse_object(reply)
+        envelope = UntrustedObject({})
         try:
+            envelope = parse_object(reply)
             return self._read_images(reply, envelope, delivery)
         except GatewayError as error:
-            if error.row.outcome is Outcome.UNKNOWN or not has_images_beside_refusal(reply, envelope):
+            is_success = error.error_code is ErrorCode.EMPTY_RESPONSE
+            if error.row.outcome is Outcome.UNKNOWN or not has_stray_images(reply, envelope, is_success=is_success):
                 raise
-            raise GatewayError(ErrorCode.INVALID_RESPONSE, f"images beside a refusal: {error.detail}") from error
+            raise GatewayError(ErrorCode.INVALID_RESPONSE, f"images where none belong: {error.detail}") from error
 
     def _read_images(self, reply: UpstreamResponse, envelope: UntrustedObject, delivery: ResponseFormat) -> ImageReply:
         code = self.raise_error(reply, envelope)

@@ -33,9 +33,6 @@ _ITEMS_MAX: Final = 32
 """Limit on list items read: more than one call can return, including blanks."""
 _BLANKS: Final = b" \t\n\r\v\f"
 _PIECE_BYTES: Final = 64 * 1024
-_IMAGE_LISTS: Final = ("image_urls", "image_base64")
-_IMAGE: Final = re.compile(r"\s*(https?://|data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD)", re.IGNORECASE)
-"""The start of a link, or of a JPEG, PNG, WebP or GIF in base64."""
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _NULL: Final = msgspec.Raw(b"null")
 _Object = dict[str, msgspec.Raw]
@@ -182,7 +179,7 @@ def parse_object(reply: UpstreamResponse) -> UntrustedObject:
             if at < 0:
                 break
         else:
-            raise _unparsed(reply, "too many parts")
+            raise http_error(reply, "too many parts")
     try:
         return UntrustedObject(msgspec.structs.asdict(msgspec.json.decode(reply.body, type=_FastReply)), _NAMES)
     except JSON_DECODE_ERRORS:
@@ -191,17 +188,7 @@ def parse_object(reply: UpstreamResponse) -> UntrustedObject:
         return UntrustedObject(msgspec.json.decode(reply.body, type=_Object), _NAMES)
     except JSON_DECODE_ERRORS as error:
         head = reply.body[:80].decode("ascii", "replace")
-        raise _unparsed(reply, f"no JSON object: {head!r}") from error
-
-
-def _unparsed(reply: UpstreamResponse, detail: str) -> GatewayError:
-    return GatewayError(ErrorCode.INVALID_RESPONSE, detail) if _names_images(reply) else http_error(reply, detail)
-
-
-def _names_images(reply: UpstreamResponse) -> bool:
-    """Returns whether the body has a member for images that it did not copy from the request."""
-    names = [name.encode() for name in _IMAGE_LISTS]
-    return any(b'"%b"' % name in reply.body and not any(name in piece for piece in reply.sent) for name in names)
+        raise http_error(reply, f"no JSON object: {head!r}") from error
 
 
 def has_unique_members(body: bytes | bytearray) -> bool:
@@ -245,26 +232,6 @@ def read_images(data: UntrustedObject, delivery: ResponseFormat) -> tuple[Pictur
     if delivery is ResponseFormat.BASE64:
         return encoded or links
     return links or encoded
-
-
-def has_images(envelope: UntrustedObject) -> bool:
-    """Returns whether `data` holds any non-blank value, in any format: it may have been billed."""
-    leaves = envelope.leaves("data")
-    return any(value.strip() if isinstance(value, str) else value is not None for _, value in leaves)
-
-
-def has_images_beside_refusal(reply: UpstreamResponse, envelope: UntrustedObject) -> bool:
-    """Returns whether a list of images holds any text, or `data` an image elsewhere. Errors have other texts there.
-
-    Of a duplicate member, the envelope has only the last one.
-    """
-    is_named = _names_images(reply)
-    return (is_named and not has_unique_members(reply.body)) or any(
-        (value.strip() if name in _IMAGE_LISTS else _IMAGE.match(value))
-        if isinstance(value, str)
-        else is_named and isinstance(value, msgspec.Raw)
-        for name, value in envelope.leaves("data", *_IMAGE_LISTS)
-    )
 
 
 def _link(raw: msgspec.Raw) -> ImageUrl | None:

@@ -34,6 +34,9 @@ shown_images = st.one_of(
     st.fixed_dictionaries({"data": st.fixed_dictionaries({"images": lists, "error": st.none()})}),
     st.fixed_dictionaries({"data": st.lists(st.fixed_dictionaries({"url": items}), min_size=1, max_size=3)}),
     st.fixed_dictionaries({"image_urls": lists}),
+    st.fixed_dictionaries({"images": lists}),
+    st.fixed_dictionaries({"DATA": st.fixed_dictionaries({"IMAGE_URLS": lists})}),
+    st.fixed_dictionaries({"output": st.lists(st.fixed_dictionaries({"url": items}), min_size=1, max_size=3)}),
 )
 deliveries = st.sampled_from(ResponseFormat)
 

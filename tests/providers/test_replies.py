@@ -178,7 +178,7 @@ MANY = {
 @pytest.mark.parametrize("body", MANY.values(), ids=MANY)
 def test_an_answer_of_many_parts_is_not_taken_apart(body: bytes, status: int) -> None:
     with pytest.raises(GatewayError, match="too many parts") as refused:
-        parse_object(UpstreamResponse(status, body))
+        PROVIDERS["minimax"].read_reply(UpstreamResponse(status, body), ResponseFormat.URL)
     is_free = status == 400 and b"image_" not in body
     assert (ErrorCode.UPSTREAM_REJECTED if is_free else ErrorCode.INVALID_RESPONSE) is refused.value.error_code
 
@@ -187,15 +187,17 @@ def test_an_answer_of_many_parts_is_not_taken_apart(body: bytes, status: int) ->
     ("sent", "error_code"),
     [
         (b'{"prompt":"a fox"}', ErrorCode.INVALID_RESPONSE),
-        (b'{"prompt":"\\"image_urls\\":"}', ErrorCode.BARE_FORBIDDEN),
+        (b'{"prompt":"\\"image_urls\\":"}', ErrorCode.INVALID_RESPONSE),
+        (b'{"prompt":"\\"image_urls\\":[\\"https://x.org/1\\"]"}', ErrorCode.BARE_FORBIDDEN),
     ],
 )
 def test_images_in_a_body_that_is_no_json_may_have_been_billed_unless_it_repeats_the_request(
     sent: bytes, error_code: ErrorCode
 ) -> None:
     """No tenant opens the circuit breaker with words that an upstream repeats unescaped."""
+    reply = UpstreamResponse(403, b'{"error":"\\ud800","image_urls":["https://x.org/1"]}', sent=(sent,))
     with pytest.raises(GatewayError) as refused:
-        parse_object(UpstreamResponse(403, b'{"error":"\\ud800","image_urls":["https://x.org/1"]}', sent=(sent,)))
+        PROVIDERS["minimax"].read_reply(reply, ResponseFormat.URL)
     assert error_code is refused.value.error_code
 
 

@@ -1,6 +1,7 @@
 """Invariants of every reader of provider replies."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from gateway.providers.replies import UpstreamResponse
 
 _IMAGE_LISTS: Final = ("image_urls", "image_base64")
 _IMAGE_STARTS: Final = ("http://", "https://", "data:image/", "/9j/")
+_IN_BASE64: Final = re.compile(rb'(?<!\\)" *(?:/9j/|iVBORw0KGgo|data:image/)')
 DETAIL_MAX_CHARS: Final = 2200
 """At most two fields of a reply, of a thousand characters each."""
 
@@ -65,10 +67,14 @@ def holds_words(value: object) -> bool:
 def shows_images(body: bytes) -> bool:
     """Returns True if it is a JSON object, strictly, with an image where a reply has images.
 
-    That is any text in a list of images, or an image or a link anywhere in `data`.
+    That is an image in base64 anywhere, any text in a list of images, or a link anywhere in `data`.
     """
     document = strictly_parsed(body)
-    stack = [(name, document.get(name)) for name in ("data", *_IMAGE_LISTS)] if isinstance(document, dict) else []
+    if not isinstance(document, dict):
+        return False
+    if _IN_BASE64.search(body):
+        return True
+    stack = [(name, document.get(name)) for name in ("data", *_IMAGE_LISTS)]
     while stack:
         name, value = stack.pop()
         match value:
