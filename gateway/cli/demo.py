@@ -47,7 +47,7 @@ _PROVIDERS: Final = (
 
 
 def run_demo(
-    host: str, port: int, simulator_port: int, keep: Path | None, *, prints_json: bool, exits_with_parent: bool
+    host: str, port: int, simulator_port: int, keep: str | None, *, prints_json: bool, exits_with_parent: bool
 ) -> None:
     """Runs everything until a signal stops it, with the data of `keep`, or without data of a former run.
 
@@ -55,6 +55,8 @@ def run_demo(
     """
     if exits_with_parent and not end_with_parent(signal.SIGTERM, os.getppid()):
         raise StartError("the parent process has ended")
+    if keep == "":  # as a variable of the shell that is not set
+        raise StartError("--keep: expected a directory, as in: --keep imagegate-data")
     log_format: LogFormat = "json" if prints_json else "console"
     configure_logging(log_format, "warning")  # its own admin calls are noise
     listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exits_with_parent else "")
@@ -63,7 +65,7 @@ def run_demo(
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
     with _data_directory(keep) as directory:
-        embedded = EmbeddedRedis(directory)
+        embedded = EmbeddedRedis(directory, "TMPDIR" if keep is None else "--keep")
         environ = {"IMAGEGATE_REQUESTS__JOURNAL_DIR": str(directory / "journal"), **os.environ}
         environ |= {"IMAGEGATE_ADMIN_KEY": secrets.token_urlsafe(24), "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
         document = _document(embedded.url, simulator_url, environ)
@@ -82,10 +84,10 @@ def run_demo(
 
 
 @contextmanager
-def _data_directory(keep: Path | None) -> Iterator[Path]:
+def _data_directory(keep: str | None) -> Iterator[Path]:
     """Yields the directory of Redis and the journal. One that is not to be kept is deleted at the end."""
-    if keep:
-        yield keep.expanduser().resolve()
+    if keep is not None:
+        yield Path(keep).expanduser().resolve()
     else:
         with TemporaryDirectory(prefix="imagegate-demo-", ignore_cleanup_errors=True) as directory:
             yield Path(directory)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -46,8 +45,12 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = 8080,
     simulator_port: Annotated[int, typer.Option(min=0, max=65535, help="The simulator's port.")] = 0,
     keep: Annotated[
-        Path | None,
-        typer.Option(help="Directory of the data, which is kept. By default a run begins and ends without."),
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory of the data, which is kept: a new or empty one, or an earlier run's. "
+            "By default a run begins and ends without.",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for programs.")] = False,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,

@@ -8,6 +8,7 @@ several workers, only the supervisor holds `redis.users`, because workers restar
 
 import fcntl
 import os
+import stat
 import subprocess
 import time
 from contextlib import suppress
@@ -25,6 +26,11 @@ _START_TIMEOUT_S: Final = 10.0
 _STOP_TIMEOUT_S: Final = 6.0
 """Time for the server to stop; the keeper kills it after 5 s."""
 _POLL_S: Final = 0.01
+_MARK: Final = "redis.users"
+"""The first file that a gateway makes in its directory."""
+_OWN: Final = frozenset({"appendonlydir", "journal", "redis.lock", "redis.log", "redis.sock", _MARK})
+_NO_FILES: Final = frozenset({"lost+found"})
+"""What a new file system has."""
 
 
 class EmbeddedError(Exception):
@@ -32,10 +38,11 @@ class EmbeddedError(Exception):
 
 
 class EmbeddedRedis:
-    """The server of one data directory."""
+    """The server of one data directory. `option` is what sets the directory, for errors."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, option: str = "redis.embedded_dir") -> None:
         self._directory = directory
+        self._option = option
         self._socket = directory / "redis.sock"
         self._keeper: subprocess.Popen[bytes] | None = None
         self._use: int | None = None
@@ -55,7 +62,7 @@ class EmbeddedRedis:
         while True:
             try:
                 if self._use is None:
-                    self._use = self._lock("redis.users", fcntl.LOCK_SH)  # waits while the keeper stops a former server
+                    self._use = self._lock(_MARK, fcntl.LOCK_SH)  # waits while the keeper stops a former server
                 if self._use is not None:
                     self.own()
                     if self.answers():
@@ -76,7 +83,7 @@ class EmbeddedRedis:
         if lock is None:
             return False
         try:
-            self._keeper = start_supervised(self._directory / "redis.users", lock, self._command())
+            self._keeper = start_supervised(self._directory / _MARK, lock, self._command())
         finally:
             os.close(lock)  # the server and its keeper now hold the lock, and free it when both have exited
         return True
@@ -98,30 +105,49 @@ class EmbeddedRedis:
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         # without users, its keeper is about to stop the server
         while time.monotonic() < deadline and self._is_held("redis.lock", fcntl.LOCK_EX):
-            if self._is_held("redis.users", fcntl.LOCK_EX) and not self._is_held("redis.users", fcntl.LOCK_SH):
+            if self._is_held(_MARK, fcntl.LOCK_EX) and not self._is_held(_MARK, fcntl.LOCK_SH):
                 break
             time.sleep(_POLL_S)
         if self._keeper is not None and not self._is_held("redis.lock", fcntl.LOCK_EX):
             self._keeper.wait()
 
     def prepare(self) -> None:
-        """Creates the directory. Raises: EmbeddedError if it cannot be used."""
+        """Creates the directory. Raises: EmbeddedError if it cannot be used; it is then left as it is."""
         if len(os.fsencode(self._socket)) > _SOCKET_MAX_BYTES:
             raise EmbeddedError(
-                f"the path {self._socket} is too long for a socket; set redis.embedded_dir "
-                "or XDG_DATA_HOME to a shorter one"
+                f"the path {self._socket} is too long for a socket; choose a shorter directory with {self._option}"
             )
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if problem := self._find_problem():
+                raise EmbeddedError(
+                    f"the directory {self._directory} {problem}; choose a new or empty one with {self._option}"
+                )
             self._directory.chmod(0o700)
-            for path in self._directory.rglob("*"):  # a server without this umask wrote files that others could read
+            self._make_private()
+        except OSError as error:
+            raise EmbeddedError(
+                f"the directory {self._directory} cannot be used ({error.strerror}); "
+                f"choose another one with {self._option}"
+            ) from error
+
+    def _find_problem(self) -> str:
+        """Returns why the directory is not the gateway's own; empty if it is, or is new. Raises: OSError."""
+        status = self._directory.stat()
+        if status.st_uid != os.geteuid():
+            return "belongs to another user"
+        if status.st_mode & stat.S_ISVTX:  # as /tmp
+            return "is shared by users"
+        found = {path.name for path in self._directory.iterdir()}
+        return "" if _MARK in found or found <= _OWN | _NO_FILES else "has other files"
+
+    def _make_private(self) -> None:
+        """Takes rights from other users: a server without this umask wrote files that they could read."""
+        for own in [self._directory / name for name in (*_OWN, "dump.rdb")]:
+            for path in (own, *own.rglob("*")):
                 if not path.is_symlink() and (path.is_dir() or path.is_file()):
                     with suppress(FileNotFoundError):  # a running server replaces files
                         path.chmod(0o700 if path.is_dir() else 0o600)
-        except OSError as error:
-            raise EmbeddedError(
-                f"the data directory {self._directory} cannot be used ({error.strerror}); set redis.embedded_dir"
-            ) from error
 
     def _lock(self, name: str, how: int) -> int | None:
         """Returns a file descriptor that holds the lock; None if another process holds it."""

@@ -143,15 +143,14 @@ class Scheduler:
         return [await self._snapshot(upstream) for upstream in self._members.upstreams]
 
     async def _snapshot(self, upstream: str) -> PoolStatus:
-        found, free, cursor = PoolStatus(upstream=upstream), 0, "0"
+        found, cursor = PoolStatus(upstream=upstream), "0"
         accounts = dict[str, AccountStatus]()
         while True:
             reply = await self._scripts.run("snapshot", upstream, [cursor])
             found, cursor = reply.pool or found, reply.cursor
             accounts |= {account.name: account for account in found.accounts}
-            free += found.free
             if cursor == "0":
-                return replace(found, free=free, accounts=tuple(accounts[name] for name in sorted(accounts)))
+                return replace(found, accounts=tuple(accounts[name] for name in sorted(accounts)))
 
     async def _ask(
         self, request: LeaseRequest, lease_id: str, patience_us: int, asked: str, unknown_keys: tuple[str, ...]

@@ -47,6 +47,8 @@ class AccountStatus(Health):
     """In the last minute."""
     images_used: int
     in_flight: int
+    free: int = 0
+    """Requests that could be sent now."""
     images_today: int = 0
     usd_micros_today: int = 0
     keys: tuple[KeyStatus, ...] = ()
@@ -58,8 +60,11 @@ class PoolStatus(Health):
 
     upstream: str
     waiting: int = 0
-    free: int = 0
-    """Requests that could be sent now."""
     calls_last_minute: int = 0
     retries_last_minute: int = 0
     accounts: tuple[AccountStatus, ...] = ()
+
+    @property
+    def free(self) -> int:
+        """Requests that could be sent now."""
+        return sum(account.free for account in self.accounts)

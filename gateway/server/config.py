@@ -25,8 +25,9 @@ _CERTIFICATE_POLL_S: Final = 1
 _HEADS_PART: Final = 8
 """Unfinished heads may hold this part of `max_memory_bytes`, in addition."""
 _HEADS_MIN: Final = 16
-TLS_BYTES: Final = 128 * 1024
-"""Limit on the memory of an idle connection with TLS (server/tls_protocol.py): measured are at most 110 KiB."""
+TLS_BYTES: Final = 256 * 1024
+"""Limit on the memory of an idle connection with TLS (server/tls_protocol.py): measured are at most 110 KiB, and 220
+after a large client hello."""
 _FILES: Final = 128
 """File descriptors for Redis (32 for calls, some for channels), listeners, the log, the journal and libraries."""
 _FILES_PER_CALL: Final = 2
@@ -72,7 +73,7 @@ class Room:
     files: int
     """The hard limit, to which `allow_files` raises the soft one."""
     wanted: int
-    """`max_connections`; with TLS at most as many as fit into half of `max_memory_bytes`."""
+    """`max_connections`; with TLS at most one for each 256 KiB of `max_memory_bytes`."""
     connections: int
     own_port_connections: int
     wanted_files: int
@@ -177,7 +178,7 @@ def find_room(settings: Settings) -> Room:
     reserve = min(wanted, files // 2)
     limit = settings.server.max_connections
     if settings.server.tls:
-        limit = max(min(limit, settings.server.max_memory_bytes // 2 // TLS_BYTES), 1)
+        limit = max(min(limit, settings.server.max_memory_bytes // TLS_BYTES), 1)
     return Room(
         files,
         limit,

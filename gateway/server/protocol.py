@@ -81,6 +81,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 cycle.message_event.set()
         self.pipeline.clear()  # they never begin
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn keeps it after a reset, and with it all of the connection
         for timer in (self._head_timer, self._write_timer, self.transport.end_timer):
             if timer is not None:
                 timer.cancel()

@@ -79,7 +79,6 @@ def a_pool(
     return PoolStatus(
         upstream="sim",
         waiting=1000,
-        free=0,
         calls_last_minute=10,
         retries_last_minute=0,
         accounts=accounts,

@@ -94,7 +94,7 @@ def test_a_report_has_rows_and_a_total(gateway: Gateway, books: "redis.Redis") -
 @pytest.mark.parametrize(
     ("by", "expected"),
     [
-        ("", [{"day": "2026-07-01"}, {"day": "2026-07-28"}]),
+        ("day", [{"day": "2026-07-01"}, {"day": "2026-07-28"}]),
         ("tenant", [{"tenant": "acme"}, {"tenant": "b"}]),
         ("model", [{"model": "a|b"}, {"model": "image-01"}]),
         ("key", [{"key": "k2"}, {"key": "key1"}]),
@@ -208,6 +208,14 @@ def test_a_disabled_tenant_is_reported(gateway: Gateway, books: "redis.Redis") -
         ("to=0000-01-01", "to"),
         ("from=2026-07-02&to=2026-07-01", "from"),
         ("from=9999-01-01", "from"),
+        ("from=", "from"),
+        ("to=", "to"),
+        ("tenant=", "tenant"),
+        ("cursor=", "cursor"),
+        ("from=2026-07-01&from=2026-07-02", "from"),
+        ("to=2026-07-02&to=2026-07-02", "to"),
+        ("tenant=acme&tenant=b", "tenant"),
+        ("cursor=x&cursor=x", "cursor"),
         ("cursor=x", "cursor"),
         ("cursor=é", "cursor"),
         ("cursor=bnVsbA", "cursor"),
@@ -236,8 +244,14 @@ def test_an_unknown_group_is_refused_with_the_known_ones(gateway: Gateway, by: s
     assert "'day', 'tenant', 'model', and 'key'" in found["message"]
 
 
+@pytest.mark.parametrize("query", ["by=", "by", "by=day&by=tenant"])
+def test_groups_are_given_once_or_not_at_all(gateway: Gateway, query: str) -> None:
+    found = refused(gateway, "/usage", query)
+    assert ("invalid_value", "by") == (found["code"], found["param"])
+
+
 @pytest.mark.parametrize("path", PATHS[:2])
-@pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "1.5", "9" * 100])
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "1.5", "", "1&limit=1", "9" * 100])
 def test_a_limit_out_of_bounds_is_refused(gateway: Gateway, path: str, limit: str) -> None:
     assert "limit" == refused(gateway, path, f"limit={limit}")["param"]
 

@@ -149,6 +149,30 @@ def test_a_provider_key_in_the_environment_replaces_the_simulator(home: Path) ->
     assert (503, "upstream_unavailable") == (answer.status_code, answer.json()["error"]["code"])
 
 
+@pytest.mark.parametrize(
+    ("keep", "told"),
+    [
+        ("notes", "the directory {home}/notes has other files; choose a new or empty one with --keep"),
+        (".", "the directory {home} has other files; choose a new or empty one with --keep"),
+        ("", "--keep: expected a directory, as in: --keep imagegate-data"),
+        ("notes/notes.txt", "the directory {home}/notes/notes.txt cannot be used (File exists); choose another"),
+        ("x" * 100, "the path {home}/" + "x" * 100 + "/redis.sock is too long for a socket; choose a shorter"),
+    ],
+)
+def test_a_directory_that_it_may_not_keep_data_in_is_told_in_one_line(home: Path, keep: str, told: str) -> None:
+    (home / "notes").mkdir(mode=0o755)
+    (home / "notes" / "notes.txt").write_text("mine")
+    before = [path.stat().st_mode for path in (home, home / "notes")]
+    command, environ = demo_command("--json", "--keep", keep), {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ, cwd=home)
+    assert (1, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))
+    assert done.stderr.startswith(f"imagegate: {told.format(home=home)}")
+    assert "--keep" in done.stderr
+    assert "embedded_dir" not in done.stderr
+    assert before == [path.stat().st_mode for path in (home, home / "notes")]
+    assert ["notes.txt"] == [path.name for path in (home / "notes").iterdir()]
+
+
 @pytest.mark.slow
 def test_a_taken_port_is_told_in_one_line(home: Path) -> None:
     with process(demo_command("--json"), home) as started:

@@ -273,6 +273,64 @@ def test_a_directory_that_cannot_be_used_names_the_setting(directory: Path) -> N
         EmbeddedRedis(directory).start()
 
 
+FOREIGN = {
+    "other files": ["notes.txt", ".profile"],
+    "another server's files": ["appendonlydir/appendonly.aof.manifest", "dump.rdb"],
+}
+
+
+@pytest.mark.parametrize("kind", list(FOREIGN))
+@pytest.mark.parametrize("option", ["redis.embedded_dir", "--keep"])
+def test_a_directory_with_files_of_others_is_left_as_it_is(directory: Path, kind: str, option: str) -> None:
+    for name in FOREIGN[kind]:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).touch(mode=0o644)
+    directory.chmod(0o755)
+    before = modes_of(directory)
+    with pytest.raises(EmbeddedError) as refused:
+        EmbeddedRedis(directory, option).start()
+    assert f"the directory {directory} has other files; choose a new or empty one with {option}" == str(refused.value)
+    assert before == modes_of(directory)
+
+
+def modes_of(directory: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mode for path in (directory, *directory.rglob("*"))}
+
+
+def test_a_directory_that_users_share_is_left_as_it_is(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o1777)
+    with pytest.raises(EmbeddedError, match=r"is shared by users; .*redis\.embedded_dir"):
+        EmbeddedRedis(directory).start()
+    assert 0o1777 == stat.S_IMODE(directory.stat().st_mode)
+
+
+def test_a_directory_of_another_user_is_left_as_it_is(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory.mkdir(mode=0o755)
+    before = modes_of(directory)
+    monkeypatch.setattr(os, "geteuid", lambda: directory.stat().st_uid + 1)
+    with pytest.raises(EmbeddedError, match=r"belongs to another user; .*redis\.embedded_dir"):
+        EmbeddedRedis(directory).start()
+    assert before == modes_of(directory)
+
+
+@pytest.mark.parametrize("name", ["journal", "lost+found", "appendonlydir", "redis.log"])
+def test_what_the_gateway_or_a_file_system_has_made_is_no_obstacle(directory: Path, name: str) -> None:
+    (directory / name).mkdir(mode=0o755, parents=True)
+    EmbeddedRedis(directory).prepare()
+    assert 0o700 == stat.S_IMODE(directory.stat().st_mode)
+    assert (0o755 if name == "lost+found" else 0o700) == stat.S_IMODE((directory / name).stat().st_mode)
+
+
+def test_a_directory_in_use_may_have_other_files_which_stay_as_they_are(directory: Path) -> None:
+    EmbeddedRedis(directory).prepare()
+    for name in ("redis.users", "notes.txt"):
+        (directory / name).touch()
+        (directory / name).chmod(0o644)
+    EmbeddedRedis(directory).prepare()
+    assert [0o600, 0o644] == [stat.S_IMODE((directory / name).stat().st_mode) for name in ("redis.users", "notes.txt")]
+
+
 def test_a_damaged_file_says_where_to_look(directory: Path) -> None:
     (directory / "appendonlydir").mkdir(parents=True)
     (directory / "appendonlydir" / "appendonly.aof.manifest").write_text("junk")

@@ -161,7 +161,6 @@ class ClockedPool:
         while found["cursor"] != "0":
             found = self.run("snapshot", found["cursor"])
             pool["accounts"] = pool.get("accounts", []) + found["pool"].get("accounts", [])
-            pool["free"] += found["pool"]["free"]
         return pool
 
     def account(self, name: str = "a") -> _Found:

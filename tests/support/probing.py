@@ -83,7 +83,6 @@ def books(*accounts: AccountStatus, standing: Health = WELL) -> Books:
         **asdict(standing),
         upstream="sim",
         waiting=0,
-        free=0,
         calls_last_minute=0,
         retries_last_minute=0,
         accounts=accounts,

@@ -103,11 +103,18 @@ class QueryFields:
     """The query parameters of one request, each read once."""
 
     def __init__(self, request: Request) -> None:
-        self._unread = dict(request.query_params)
+        self._unread = {name: request.query_params.getlist(name) for name in request.query_params}
 
     def text(self, name: str) -> str | None:
-        """Returns None if absent or empty."""
-        return self._unread.pop(name, "") or None
+        """Returns None if absent. Raises: GatewayError INVALID_VALUE if empty or repeated: its meaning is unclear."""
+        values = self._unread.pop(name, None)
+        if values is None:
+            return None
+        if values[1:]:
+            raise refused_value(name, "expected it once.")
+        if not values[0]:
+            raise refused_value(name, "it is empty; leave it out for its default.")
+        return values[0]
 
     def integer(self, name: str, lowest: int, highest: int, default: int) -> int:
         text = self.text(name)

@@ -1,7 +1,7 @@
 -- Status of an upstream, for the admin API and metrics, some accounts at a time.
 -- ARGV[1]  cursor: "0" at first, then that of the reply before, until it is "0" again
--- Returns  JSON: pool: the fields of PoolStatus (scheduler/status.py), its accounts and `free` those of this page;
---          cursor. An account may be on two pages
+-- Returns  JSON: pool: the fields of PoolStatus (scheduler/status.py), its accounts those of this page; cursor.
+--          An account may be on two pages
 local ACCOUNTS = 25  -- of a page, about
 local UPSTREAM = string.match(base, '{pool:(.*)}:$')
 
@@ -24,7 +24,7 @@ for _ = 1, ARGV[1] == '0' and 100 or 0 do
   if not apply_time() then break end
 end
 local cursor, page = unpack(redis.call('HSCAN', K.members, ARGV[1], 'COUNT', ACCOUNTS))
-local names, usage, fields, accounts_found, free = {}, {}, {'*'}, {}, 0
+local names, usage, fields, accounts_found = {}, {}, {'*'}, {}
 for i = 1, #page, 2 do
   local name = page[i]
   names[#names + 1], records[name] = name, cjson.decode(page[i + 1])
@@ -50,18 +50,18 @@ for i, name in ipairs(names) do
     keys[j] = with_health({upstream = UPSTREAM, account = name, name = key.name, fingerprint = key.fingerprint,
       model = model, is_declared = not key.is_added}, holds[key.member], cooldown)
   end
-  local rate, concurrency = rate_of(a), concurrency_of(a)
-  accounts_found[i] = with_health({upstream = UPSTREAM, name = name, limits = limits, requests_per_minute_now = rate,
-    max_concurrency_now = concurrency, requests_used = a.requests, images_used = a.images, in_flight = load.in_flight,
-    images_today = tonumber(today[2 * i - 1]), usd_micros_today = tonumber(today[2 * i]),
-    keys = #keys > 0 and keys or nil}, holds[name], cooldowns[name])
+  local rate, concurrency, free = rate_of(a), concurrency_of(a), 0
   if key_of(a, {n = 1}) and gate() > 0 then
     local images = limits.images_per_minute - a.images
-    free = free + math.max(0, math.min(rate - a.requests, concurrency - load.in_flight, images))
+    free = math.max(0, math.min(rate - a.requests, concurrency - load.in_flight, images))
   end
+  accounts_found[i] = with_health({upstream = UPSTREAM, name = name, limits = limits, requests_per_minute_now = rate,
+    max_concurrency_now = concurrency, requests_used = a.requests, images_used = a.images, in_flight = load.in_flight,
+    free = free, images_today = tonumber(today[2 * i - 1]), usd_micros_today = tonumber(today[2 * i]),
+    keys = #keys > 0 and keys or nil}, holds[name], cooldowns[name])
 end
 local calls, retries = calls_lately()
-local pool = with_health({upstream = UPSTREAM, waiting = redis.call('HLEN', K.waiters), free = free,
+local pool = with_health({upstream = UPSTREAM, waiting = redis.call('HLEN', K.waiters),
   calls_last_minute = rounded(calls), retries_last_minute = rounded(retries)}, nil, cooldowns['*'])
 if #accounts_found > 0 then pool.accounts = accounts_found end  -- cjson encodes an empty list as an object
 return reply({decision = 'open', pool = pool, cursor = cursor})
