@@ -23,6 +23,8 @@ from tests.support.harness import Gateway, MakeGateway, Simulator, new_key, wait
 from tests.support.memory import MB, held
 from tests.support.strangers import connected, replies
 
+pytestmark = pytest.mark.slow
+
 
 def begin(gateway: Gateway, length: int, body: bytes = b"") -> bytes:
     head = f"POST {EDITS} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\n"

@@ -14,6 +14,8 @@ import redis
 from tests.support.harness import Gateway, MakeGateway, Simulator, admin, new_key, wait_until
 from tests.support.processes import gateways, write_configuration
 
+pytestmark = pytest.mark.slow
+
 BODIES: list[dict[str, Any]] = [
     {"prompt": "a cat"},
     {"prompt": "a cat", "response_format": "url", "n": 3},

@@ -15,6 +15,8 @@ from openai import OpenAI
 from tests.support.harness import Gateway, MakeGateway, Simulator, admin, new_key, simulating, upstream, wait_until
 from tests.support.processes import gateways, scrape, start_gateway, total, write_configuration
 
+pytestmark = pytest.mark.slow
+
 CUT = "[cut] a cat"
 PATHS = ("/v1/images/generations", "/v1/image_generation")
 
