@@ -132,9 +132,11 @@ def _with_own_ports(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     listeners, changes = [], {}
     for name, table in own_ports(settings).items():
         try:
-            listeners.append(listen(table.host, table.port))
+            listener = listen(table.host, table.port)
+            listener.listen()  # two demos that start at once can both bind a port
         except (OSError, OverflowError):
-            listeners.append(bind(table.host, 0, option=f"`host` in [{name}]"))
+            listener = bind(table.host, 0, option=f"`host` in [{name}]")
+        listeners.append(listener)
         changes[name] = msgspec.structs.replace(table, port=listeners[-1].getsockname()[1])
     return msgspec.structs.replace(settings, **changes), listeners
 

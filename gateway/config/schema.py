@@ -172,8 +172,8 @@ class Replays(Table, frozen=True, kw_only=True):
     key_retention_hours: Annotated[int, Meta(ge=1, le=720)] = 24
     max_keys_per_tenant: Count = 10_000
     result_retention_s: Annotated[int, Meta(ge=60, le=86_400)] = 600
-    max_result_bytes: Annotated[int, Meta(ge=0)] = 8 * 1024 * 1024
-    max_tenant_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024 * 1024
+    max_result_bytes: Annotated[int, Meta(ge=0)] = 32 * 1024 * 1024
+    max_tenant_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
 
 

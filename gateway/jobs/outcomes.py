@@ -55,6 +55,8 @@ class OrderStatus(msgspec.Struct, frozen=True):
 
     state: str
     outcome: str = ""
+    is_read_first: bool = False
+    """The outcome is now about to expire, and its room is given back."""
 
 
 class Outcomes:
@@ -89,13 +91,15 @@ class Outcomes:
         keys = redis_keys(self._redis.prefix, tenant, "open")
         return msgspec.json.decode(str(await self._poll(keys, [order_id, round(read_kept_s * 1000)])), type=OrderStatus)
 
-    async def load(self, tenant: str, order_id: str, text: str, memory: ByteAccount) -> ImageResult | GatewayError:
+    async def load(
+        self, tenant: str, order_id: str, status: OrderStatus, memory: ByteAccount
+    ) -> ImageResult | GatewayError:
         """Returns a polled outcome; RESULT_NOT_KEPT if its images are not stored.
 
         Raises: GatewayError REDIS_UNAVAILABLE, TENANT_MEMORY_FULL, MEMORY_FULL.
-        Redis: one round trip if there are images in base64.
+        Redis: one round trip if there are images in base64, and two more if they are read first.
         """
-        outcome, data = msgspec.json.decode(text, type=_Outcome), memoryview(b"")
+        outcome, data = msgspec.json.decode(status.outcome, type=_Outcome), memoryview(b"")
         if error := outcome.error:
             code = ErrorCode(error.error_code)
             return GatewayError(code, error.detail, param=error.param, upstream_code=error.upstream_code)
@@ -107,19 +111,26 @@ class Outcomes:
             if not value:
                 return GatewayError(ErrorCode.RESULT_NOT_KEPT)
             data = memoryview(value)
+            if status.is_read_first:
+                for keys in self._rooms(tenant):
+                    await self._take_room(keys, [-size, 0, self._limits.retention_s])
         rest = {name: msgspec.convert(value, _FIELDS[name]) for name, value in (outcome.result or {}).items()}
         return ImageResult(pictures=tuple(_slices(outcome.images, data)), **rest)
 
     async def _has_room(self, tenant: str, size: int) -> bool:
         """Takes room for a result, from the tenant's and from the gateway's."""
-        limits, prefix = self._limits, self._redis.prefix
+        limits = self._limits
         if size > limits.max_result_bytes:
             return False
-        of_tenant, of_all = redis_keys(prefix, tenant, "results"), [f"{prefix}:results"]
-        for keys, max_bytes in ((of_tenant, limits.max_tenant_bytes), (of_all, limits.max_total_bytes)):
+        for keys, max_bytes in zip(self._rooms(tenant), (limits.max_tenant_bytes, limits.max_total_bytes), strict=True):
             if not await self._take_room(keys, [size, max_bytes, limits.retention_s]):
                 return False
         return True
+
+    def _rooms(self, tenant: str) -> tuple[list[str], list[str]]:
+        """Returns the keys that count the bytes of a tenant, and of all."""
+        prefix = self._redis.prefix
+        return redis_keys(prefix, tenant, "results"), [f"{prefix}:results"]
 
 
 def _describe(outcome: ImageResult | GatewayError) -> _Outcome:

@@ -5,7 +5,10 @@ The process of the order stores its outcome
 
 - always, if the request has an Idempotency-Key;
 - if the client has disconnected and may retry, or the outcome is unknown;
-- otherwise, for an SDK's request, within 10 s if another process asks for it. Until then it is held in memory.
+- otherwise, for an SDK's request, within 10 s if another process asks for it.
+
+It holds the results of SDKs' requests in memory for 10 s. So a retry at the same process gets its images, whatever
+their size, and needs no storage.
 
 A failure that is known to be free is not stored: a request that waited for it becomes an order itself.
 """
@@ -127,12 +130,13 @@ class Replays:
             with suppress(GatewayError):  # a repeated request gets RESULT_NOT_KEPT
                 kept_s = self._terms.repeats.keyed_s if is_keyed else self._terms.result_s
                 await self._outcomes.store(tenant, reservation.id, result, kept_s)
+        if is_keyed:
             return
         account, max_bytes = ByteAccount(self._budget, tenant), self._budget.max_bytes // _HELD_PART
         account.note(result.held_bytes)
         self._held[reservation.id], self._held_bytes = (tenant, result, account), self._held_bytes + account.held_bytes
         asyncio.get_running_loop().call_later(_HELD_S, self._drop, reservation.id)
-        while self._held_bytes > max_bytes or len(self._held) > _HELD_MAX:
+        while len(self._held) > 1 and (self._held_bytes > max_bytes or len(self._held) > _HELD_MAX):
             self._drop(next(iter(self._held)))
 
     def _drop(self, order_id: str) -> None:
@@ -147,15 +151,20 @@ class Replays:
         """
         is_keyed, is_remembered = _is_keyed(context), order.left_ms > 0
         read_kept_s = 0.0 if is_keyed or is_remembered else _HELD_S
-        ends_s, outcome = context.started_s + self._terms.deadline_s, None
+        ends_s = context.started_s + self._terms.deadline_s
+        outcome: ImageResult | GatewayError | None = None
         while outcome is None:
             if context.disconnected.is_set():
                 raise GatewayError(ErrorCode.CLIENT_DISCONNECTED)
             status = OrderStatus("running")
             with suppress(GatewayError):  # while Redis is unavailable, nothing can be bought either
                 status = await self._outcomes.poll(tenant, order.id, read_kept_s)
+            held = self._held.get(order.id)
             if status.state == "ended":
-                outcome = await self._outcomes.load(tenant, order.id, status.outcome, context.memory)
+                outcome = await self._outcomes.load(tenant, order.id, status, context.memory)
+                outcome = held[1] if held and isinstance(outcome, GatewayError) else outcome
+            elif held:
+                outcome = held[1]
             elif status.state == "unknown":
                 outcome = GatewayError(ErrorCode.CONNECTION_LOST, "the order that it repeats has no stored outcome")
             elif status.state == "gone":

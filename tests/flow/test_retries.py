@@ -61,6 +61,17 @@ def test_an_sdk_whose_timeout_is_shorter_than_the_image_gets_it_and_pays_once(
     assert (1, 1) == (simulator.images_billed(), charged(gateway.url))
 
 
+@pytest.mark.parametrize("setting", ["max_result_bytes", "max_tenant_bytes", "max_total_bytes"])
+def test_a_retry_at_the_same_process_needs_no_storage(
+    make_gateway: MakeGateway, simulator: Simulator, setting: str
+) -> None:
+    gateway = make_gateway(replays={setting: 0})
+    with OpenAI(base_url=gateway.base_url, api_key=gateway.api_key, timeout=2, max_retries=3) as client:
+        answer = client.images.generate(prompt="[delay=4] a cat", model="gpt-image-1", n=9, size="2048x2048")
+    assert 9 == len(answer.data or [])
+    assert (9, 9) == (simulator.images_billed(), charged(gateway.url))
+
+
 def test_a_retry_at_another_process_joins_the_request_of_a_client_that_left(
     pair: list[str], simulator: Simulator
 ) -> None:

@@ -39,7 +39,7 @@ async def test_a_result_is_loaded_as_it_was_stored(redis_url: str, outcome: Imag
         await outcomes.store("acme", "r1", outcome, 60)
         status = await outcomes.poll("acme", "r1", 0)
         assert "ended" == status.state
-        assert outcome == await outcomes.load("acme", "r1", status.outcome, memory)
+        assert outcome == await outcomes.load("acme", "r1", status, memory)
         assert outcome.held_bytes == memory.held_bytes
 
 
@@ -50,7 +50,7 @@ async def test_an_error_is_loaded_as_its_caller_saw_it(redis_url: str, code: Err
         outcomes = Outcomes(client, LIMITS)
         await outcomes.store("acme", "r1", error, 60)
         status = await outcomes.poll("acme", "r1", 0)
-        loaded = await outcomes.load("acme", "r1", status.outcome, ByteAccount())
+        loaded = await outcomes.load("acme", "r1", status, ByteAccount())
     assert isinstance(loaded, GatewayError)
     assert (error.row, error.message, error.param, 1026) == (
         loaded.row,
@@ -65,7 +65,7 @@ async def test_an_outcome_without_its_images_says_so(redis_url: str) -> None:
     async with connected(redis_url) as client:
         outcomes = Outcomes(client, LIMITS)
         await outcomes.store("acme", "r1", result(encoded(1001)), 60)
-        loaded = await outcomes.load("acme", "r1", (await outcomes.poll("acme", "r1", 0)).outcome, ByteAccount())
+        loaded = await outcomes.load("acme", "r1", await outcomes.poll("acme", "r1", 0), ByteAccount())
     assert isinstance(loaded, GatewayError)
     assert ErrorCode.RESULT_NOT_KEPT is loaded.error_code
 
@@ -76,7 +76,7 @@ async def test_images_are_loaded_within_the_memory_budget(redis_url: str) -> Non
         await outcomes.store("acme", "r1", result(encoded(900)), 60)
         status = await outcomes.poll("acme", "r1", 0)
         with pytest.raises(GatewayError) as refused:
-            await outcomes.load("acme", "r1", status.outcome, ByteAccount(ByteBudget(1000), "acme"))
+            await outcomes.load("acme", "r1", status, ByteAccount(ByteBudget(1000), "acme"))
     assert ErrorCode.TENANT_MEMORY_FULL is refused.value.error_code
 
 
@@ -91,6 +91,19 @@ async def test_an_outcome_for_one_request_expires_soon_after_it_was_read(redis_u
             assert 10 >= max(reader.ttl("ig3:{acme}:outcome:r1"), reader.ttl("ig3:{acme}:result:r1"))
 
 
+async def test_the_room_of_what_was_read_is_given_back_once(redis_url: str) -> None:
+    async with connected(redis_url) as client:
+        outcomes = Outcomes(client, LIMITS)
+        await outcomes.store("acme", "r1", result(encoded(900)), 60)
+        await outcomes.store("acme", "r2", result(encoded(800)), 60)
+        for _ in range(2):
+            status = await outcomes.poll("acme", "r1", 10)
+            assert result(encoded(900)) == await outcomes.load("acme", "r1", status, ByteAccount())
+        with redis.Redis.from_url(redis_url) as reader:
+            for name in ("ig3:{acme}:results", "ig3:results"):
+                assert 800 == sum(map(int, reader.hvals(name)))
+
+
 def test_room_is_limited_by_what_was_stored_in_the_retention_time(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         clock, take = Clock(client, 1_785_000_000.0), clocked_script(client, "jobs/take_room")
@@ -100,4 +113,6 @@ def test_room_is_limited_by_what_was_stored_in_the_retention_time(redis_url: str
         clock.advance(600)
         assert [1, 1, 0] == [take(keys=["room"], args=[40, 100, 600]) for _ in range(3)]
         assert 2 >= client.hlen("room")
+        assert 1 == take(keys=["room"], args=[-500, 0, 600])
+        assert {0} == set(map(int, client.hvals("room")))
         assert 0 < client.ttl("room") <= 1200
