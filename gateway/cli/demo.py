@@ -37,6 +37,8 @@ _RPM: Final = 600
 _SIMULATOR_LIMITS: Final = {"requests_per_minute": _RPM, "images_per_minute": 9 * _RPM, "max_concurrency": 100}
 _REDIS_TIMEOUT_MS: Final = 2000
 """A machine that runs everything itself may be busy."""
+_START_S: Final = 60.0
+"""Limit on the start of the gateway, whose ports accept connections before."""
 _DRAIN_S: Final = 5.0
 """Seconds, for the simulator's images. Paid images of a real provider get the configured time."""
 _ALIASES: Final = ["dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2"]
@@ -148,7 +150,9 @@ async def _use(info: dict[str, str | None], settings: Settings, log_format: LogF
     """
     headers = {"authorization": f"Bearer {info['admin_key']}"}
     # Without proxies of the environment: this process itself responds.
-    async with httpx.AsyncClient(base_url=f"{info['admin_url']}/admin/v1", headers=headers, trust_env=False) as admin:
+    async with httpx.AsyncClient(
+        base_url=f"{info['admin_url']}/admin/v1", headers=headers, trust_env=False, timeout=_START_S
+    ) as admin:
         try:
             response = await _create_key(admin)
         except httpx.HTTPError as error:
@@ -220,8 +224,8 @@ imagegate is ready.
   data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
 {cost}
-Both keys are valid until the demo stops. Its data is then deleted, unless it was
-started with --keep DIR (make run ARGS="--keep DIR").
+Both keys are valid until the demo stops. Its data is then deleted;
+make run ARGS="--keep DIR" keeps it in DIR.
 
 Try it in another terminal. The response contains the image's URL:
 
