@@ -35,9 +35,12 @@ async def keep_alive_until(
             outcome = detach(error)
         finally:
             is_made.set()
-    if isinstance(outcome, GatewayError):
-        raise outcome
-    return outcome
+    try:
+        if isinstance(outcome, GatewayError):
+            raise outcome
+        return outcome
+    finally:
+        del outcome  # its traceback has this frame: without a cycle it ends with the request
 
 
 async def _repeat(is_over: asyncio.Event, interval_s: float, send: Callable[[], Awaitable[None]]) -> None:

@@ -76,7 +76,7 @@ def test_a_broken_link_costs_no_more_than_its_own_picture(make_gateway: MakeGate
     with serving(Starlette(routes=[Route("/v1/image_generation", generate, methods=["POST"])])) as url:
         hosts = ("*.bj.bcebos.com",)
         gateway = make_gateway(upstream("sim", "minimax", url, "a:a-1", "b:b-1", hosts=hosts, max_images_per_call=1))
-        answer = gateway.generate(prompt="a cat", n=2)
+        answer = gateway.generate(prompt="a cat", n=2, response_format="b64_json")
 
     assert (200, [{"b64_json": PICTURE}]) == (answer.status_code, answer.json()["data"])
     assert "1" == answer.headers["x-imagegate-missing"]
@@ -96,7 +96,8 @@ def test_a_signed_link_that_fails_is_not_written_to_the_log(
 
     routes = [Route("/v1/image_generation", generate, methods=["POST"]), Route("/broken", broken)]
     with serving(Starlette(routes=routes)) as url:
-        answer = make_gateway(upstream("sim", "minimax", url)).generate(prompt="a cat")
+        gateway = make_gateway(upstream("sim", "minimax", url))
+        answer = gateway.generate(prompt="a cat", response_format="b64_json")
 
     assert (502, "false") == (answer.status_code, answer.headers["x-should-retry"])
     written = capfd.readouterr()
@@ -128,7 +129,7 @@ def test_a_request_cut_by_the_shutdown_must_not_be_sent_again(
 def write_configuration(folder: Path, redis_url: str, upstream_url: str) -> Path:
     path = folder / "imagegate.toml"
     path.write_text(
-        f'[redis]\nurl = "{redis_url}"\nembedded_dir = "{folder}"\n'
+        f'[redis]\nurl = "{redis_url}"\nembedded_dir = "{folder}/r"\n'
         f'[[upstreams]]\nname = "sim"\nprovider = "minimax"\nbase_url = "{upstream_url}"\n'
         '[[upstreams.accounts]]\nname = "main"\n'
         '[[upstreams.accounts.keys]]\nname = "main-1"\nsecret = { env = "KEY" }\n'
@@ -171,13 +172,13 @@ def test_serve_stops_its_redis_in_order_and_ends_well(
         code = started.wait(20)
 
     assert 0 == code
-    assert "bye bye" in (folder / "redis.log").read_text()
+    assert "bye bye" in (folder / "r" / "redis.log").read_text()
 
 
 def embedded_pid(folder: Path) -> int | None:
     """The process of the embedded server; None while it does not answer."""
     try:
-        with redis.Redis(unix_socket_path=str(folder / "redis.sock"), socket_timeout=5) as client:
+        with redis.Redis(unix_socket_path=str(folder / "r" / "redis.sock"), socket_timeout=5) as client:
             return int(client.info("server")["process_id"])
     except redis.RedisError:
         return None
@@ -208,7 +209,7 @@ def test_a_redis_that_crashed_is_started_again_for_as_long_as_the_gateway_lives(
         started.send_signal(signal.SIGTERM)
         assert 0 == started.wait(30)
     assert 1 == "".join(lines).count("embedded_redis_exited")
-    assert "bye bye" in (folder / "redis.log").read_text()
+    assert "bye bye" in (folder / "r" / "redis.log").read_text()
 
 
 def told(started: subprocess.Popen[str]) -> list[str]:

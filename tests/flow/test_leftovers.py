@@ -169,7 +169,9 @@ def test_of_replies_that_cannot_be_used_nothing_is_left(
 ) -> None:
     terms = {"breaker_failures": 1000}
     gateway = make_gateway(
-        upstream("sim", "minimax", provider.url) | terms, requests={"max_response_bytes": 300_000, "max_attempts": 1}
+        upstream("sim", "minimax", provider.url) | terms,
+        requests={"max_response_bytes": 300_000, "max_attempts": 1},
+        replays={"unknown_outcome_s": 0},  # each is sent
     )
     provider.begin(Plan((REPLIES[kind], "close")))
     assert 200 != gateway.generate(prompt="x").status_code
@@ -189,7 +191,9 @@ def test_of_requests_without_redis_nothing_is_left(simulator: Simulator, tmp_pat
 
 def test_of_streams_that_fail_nothing_is_left(make_gateway: MakeGateway, provider: Hostile) -> None:
     gateway = make_gateway(
-        upstream("sim", "minimax", provider.url) | {"breaker_failures": 1000}, server={"sse_keepalive_s": 0.01}
+        upstream("sim", "minimax", provider.url) | {"breaker_failures": 1000},
+        server={"sse_keepalive_s": 0.01},
+        replays={"unknown_outcome_s": 0},
     )
     provider.begin(Plan((0.03, REPLIES["no JSON"], "close")))
     gateway.generate(prompt="x", stream=True)
