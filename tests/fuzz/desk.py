@@ -28,6 +28,9 @@ TIMEOUT_S: Final = 5.0
 ORDER_BYTES: Final = 2000
 _T = TypeVar("_T")
 
+IMAGES: Final = 2
+"""Of each order. More in a reply are not delivered."""
+
 
 class Desk:
     """Calls one after the other; the lease is the same for all of them."""
@@ -43,7 +46,7 @@ class Desk:
         """One call within so many seconds."""
         endpoint = UpstreamEndpoint("sim", PROVIDERS[provider], self._upstream.url, LinkPolicy([]))
         request = ProviderRequest("POST", "/v1/image_generation", (), (b"{" + b" " * ORDER_BYTES + b"}",))
-        order = UpstreamCall(request, delivery, 2, 3500, ImageJob("a cat"))
+        order = UpstreamCall(request, delivery, IMAGES, 3500, ImageJob("a cat"))
         return self.run(self.callers[timeout_s].call(endpoint, self._lease, order, remaining_s=1000))
 
     def deliver(self, pictures: tuple[Picture, ...], policy: LinkPolicy) -> tuple[Picture, ...]:

@@ -187,7 +187,7 @@ end
 -- Gives what is free to what waits, the lowest pass first. A class whose first request waits for capacity for its many
 -- images reserves the account that has most of it. Returns whether there may be more to give.
 local function dispatch()
-  local GRANTS_MAX = 2  -- in one script
+  local GRANTS_MAX = 4  -- in one script
   is_freed = false
   local left, granted, reserved = gate(), 0, {}
   local those = left > 0 and first_classes() or {}
