@@ -74,6 +74,9 @@ def check_honest(
     """What was framed rightly is read as it stands."""
     if case.body is None or is_unsent(upstream, outcome):
         return
+    if isinstance(outcome, GatewayError) and "mostly framing" in outcome.detail:  # cut off by its own bound
+        assert outcome.row.outcome is Outcome.UNKNOWN
+        return
     reply = UpstreamResponse(case.status, case.body)
     expected = read_honestly(provider, reply, delivery)
     if isinstance(expected, GatewayError):
