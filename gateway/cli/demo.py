@@ -210,8 +210,7 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
 def _render_instructions(info: Mapping[str, str | None], settings: Settings) -> str:
     metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else info["admin_url"]
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
-    is_free = info["simulator_url"]
-    cost = "Its images are drawn locally and cost nothing." if is_free else "Every image is billed to your key."
+    free, billed = "Its images are drawn locally and cost nothing.", "Every image is billed to your key."
     return f"""
 imagegate is ready.
 
@@ -223,9 +222,9 @@ imagegate is ready.
   upstream    {upstreams}
   data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
-{cost}
-Both keys are valid until the demo stops. Its data is then deleted;
-make run ARGS="--keep DIR" keeps it in DIR.
+{free if info["simulator_url"] else billed}
+Both keys are valid until the demo stops. Its data is then deleted, unless it
+was started with --keep DIR.
 
 Try it in another terminal. The response contains the image's URL:
 

@@ -176,9 +176,7 @@ class ErrorCode(Enum):
         param="idempotency-key",
     )
     ORDER_IN_PROGRESS = _caller("order_in_progress", 409, "The same request is still in progress. Repeat it later.")
-    RESULT_NOT_KEPT = _caller(
-        "result_not_kept", 409, "Paid for, but not stored. A new Idempotency-Key buys new images."
-    )
+    RESULT_NOT_KEPT = _caller("result_not_kept", 409, "Paid for, but not stored. A new Idempotency-Key buys others.")
     # The tenant's limits
     RATE_LIMITED = _limit("rate_limited", "A rate limit of this tenant is reached. Please try again later.")
     REQUEST_EXCEEDS_LIMIT = _permanent_limit(
