@@ -5,9 +5,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
+
+SERIAL: Final = "{serial}"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +19,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     body: str = ""
     headers: Mapping[str, str] = {}
+    """`SERIAL` in them stands for a number that no other request of the plan has."""
     method: str = "POST"
     concurrency: int = 1
     rate: float | None = None
