@@ -136,6 +136,14 @@ class OrderIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLine:
+    """The line of a batch that a request is made for."""
+
+    batch_id: str
+    custom_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionRequest:
     """The reservation that a request needs."""
 
