@@ -124,6 +124,7 @@ class Repetition(Enum):
     FIRST = "first"  # an SDK's first attempt, which its retries may join
     RETRY = "retry"  # an SDK's further attempt
     PLAIN = "plain"
+    LINE = "line"  # a line of a batch, which is bought once, whichever processes run it
 
 
 @dataclass(frozen=True, slots=True)

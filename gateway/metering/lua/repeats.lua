@@ -1,6 +1,7 @@
 -- Repeated requests: which order a request repeats, so that it joins it and buys nothing. Stands before admit.lua and
 -- jobs/lua/poll.lua; BASE is the tenant's "PREFIX:{NAME}:".
---   BASE .. "idempotency:NAME"   hash of an Idempotency-Key: fingerprint, and order, the reservation ID of its order
+--   BASE .. "idempotency:NAME"   hash of an Idempotency-Key or of a batch's line: fingerprint, and order, the reservation ID
+--                                of its order
 --   BASE .. "idempotency_keys"   hash: a twenty-fourth of the retention -> keys first used in it
 --   BASE .. "orders:NAME"        sorted set of one request of an API key: reservation ID -> admission (Unix ms). A refused
 --                                attempt is a member without a reservation, if the set exists
@@ -40,7 +41,7 @@ local function find_order(base, identity, now_ms)
     local found = redis.call('HMGET', base .. 'reservation:' .. id, 'model', 'joined')
     return found[1] and tonumber(found[2] or 0) or nil
   end
-  if identity.kind == 'keyed' then
+  if identity.kind == 'keyed' or identity.kind == 'line' then
     local record = redis.call('HMGET', base .. 'idempotency:' .. identity.name, 'fingerprint', 'order')
     local state = record[1] and order_state(base, record[2], now_ms) or 'free'
     if state == 'free' then return nil end
@@ -80,11 +81,12 @@ end
 
 -- Records the order of an admitted request.
 local function remember_order(base, identity, id, now_ms)
-  if identity.kind == 'keyed' then
+  if identity.kind == 'keyed' or identity.kind == 'line' then
     local name = base .. 'idempotency:' .. identity.name
     redis.call('HSET', name, 'fingerprint', identity.fingerprint, 'order', id)
     redis.call('PEXPIRE', name, identity.keyed_ms)
     redis.call('HSET', base .. 'reservation:' .. id, 'kept_s', math.ceil(identity.keyed_ms / 1000))
+    if identity.kind == 'line' then return end
     local keys, slice = base .. 'idempotency_keys', math.floor(now_ms / (identity.keyed_ms / 24))
     for _, old in ipairs(redis.call('HKEYS', keys)) do
       if math.abs(tonumber(old) - slice) > 25 then redis.call('HDEL', keys, old) end
