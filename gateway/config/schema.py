@@ -177,6 +177,12 @@ class Replays(Table, frozen=True, kw_only=True):
     max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
 
 
+class Batches(Table, frozen=True, kw_only=True):
+    """Limits on the batches of one tenant."""
+
+    max_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
+
+
 class Settings(Table, frozen=True, kw_only=True):
     """The whole configuration; config/imagegate.toml describes every setting."""
 
@@ -191,6 +197,7 @@ class Settings(Table, frozen=True, kw_only=True):
     images: Images = Images()
     requests: Requests = Requests()
     replays: Replays = Replays()
+    batches: Batches = Batches()
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()
