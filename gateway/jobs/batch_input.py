@@ -9,10 +9,9 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from gateway.domain.billing import CUSTOM_ID_CHARS
 from gateway.jobs.batches import LineError
 
-CUSTOM_ID_MAX_CHARS: Final = 512
-"""OpenAI documents no limit. The ledger's records hold the ID."""
 ERRORS_MAX: Final = 100
 """Limit on the errors that are reported of one file."""
 _ENTRY: Final = struct.Struct("<II")
@@ -35,10 +34,11 @@ class BatchRequest(msgspec.Struct, frozen=True):
 class _Body(msgspec.Struct, frozen=True):
     model: str | None = None
     stream: bool | None = None
+    n: int | None = None
 
 
 class _Line(msgspec.Struct, frozen=True):
-    custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=CUSTOM_ID_MAX_CHARS)]
+    custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=CUSTOM_ID_CHARS)]
     method: Literal["POST"]
     url: str
     body: _Body
@@ -69,6 +69,8 @@ class Validation:
     """What the validation of an input file found."""
 
     model: str | None = None
+    images: int = 0
+    """Requested by all lines; what a line's `n` is refused for is its own fault."""
     errors: list[LineError] = field(default_factory=list)
     index: bytearray = field(default_factory=bytearray)
     custom_ids: set[bytes] = field(default_factory=set, repr=False)
@@ -142,6 +144,7 @@ def _check_line(found: Validation, number: int, content: bytes | bytearray | Non
         text = f"The custom_id '{line.custom_id[:64]}' is used by another line of this file."
         found.refuse("duplicate_custom_id", text, number, "custom_id")
     found.custom_ids.add(digest)
+    found.images += max(1, line.body.n or 1)
     model, name = rules.find_model(line.body.model), line.body.model
     if model is None:
         found.refuse("model_not_found", f"The model '{(name or '')[:64]}' does not exist.", number, "body.model")
@@ -173,8 +176,8 @@ def _explain(content: bytes | bytearray, number: int) -> list[LineError]:
         return errors
     if line["method"] != "POST":
         return [LineError("invalid_request", "'method' must be 'POST'.", number, "method")]
-    if not 0 < len(line["custom_id"]) <= CUSTOM_ID_MAX_CHARS:
-        text = f"'custom_id' must have 1 to {CUSTOM_ID_MAX_CHARS} characters."
+    if not 0 < len(line["custom_id"]) <= CUSTOM_ID_CHARS:
+        text = f"'custom_id' must have 1 to {CUSTOM_ID_CHARS} characters."
         return [LineError("invalid_request", text, number, "custom_id")]
     return [LineError("invalid_request", "'body' has a field of the wrong type.", number, "body")]
 

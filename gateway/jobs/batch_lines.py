@@ -172,7 +172,7 @@ class LineRunner:
                 continue
             form = sniff_base64(image.base64) or Format.JPEG
             for pause_s in (*_SAVE_AGAIN_S, 0.0):
-                if saved := await self._pictures.save(batch.tenant, image.base64, form, keep_s):
+                if saved := await self._pictures.save(batch.tenant, image, form, keep_s):
                     stored.append(saved)
                     break
                 await asyncio.sleep(pause_s)

@@ -14,8 +14,12 @@ import msgspec
 
 from gateway.domain.images import Format
 from gateway.jobs.batch_input import read_lines
-from gateway.storage.pictures import PictureStore, StoredPicture
+from gateway.jobs.files import FileRecord, no_file
+from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
+from gateway.storage.pictures import PictureStore, StoredPicture, object_name, tag_of
 
+OUTPUT: Final = "batch"
+"""The kind of files that are rendered here."""
 _MARK: Final = b"\x01"
 _LINE_MAX_BYTES: Final = 1024 * 1024
 """A manifest's line has at most ten references and links."""
@@ -45,18 +49,33 @@ def _read(reference: bytes) -> StoredPicture:
     return StoredPicture(name, Format(form), int(size), int(expires))
 
 
+def manifest_name(tenant: str, digest: str, stored_until: int) -> str:
+    """Returns the name of the object that holds a manifest; `digest` is the file's ID without its prefix."""
+    return object_name("files", stored_until, tag_of(tenant) + digest, ".manifest")
+
+
 @dataclass(frozen=True, slots=True)
 class OutputRenderer:
-    """Renders manifests."""
+    """Renders manifests, as a ContentRenderer of the kind OUTPUT. The source of a file is when its manifest expires."""
 
+    objects: ObjectStorage
     pictures: PictureStore
 
-    async def render(self, manifest: AsyncIterator[bytes], start: int, end: int) -> AsyncIterator[bytes]:
-        """Yields the bytes of the rendered file from `start` up to `end`. Memory: one line and one chunk of a picture.
+    async def __call__(self, record: FileRecord, start: int, end: int, /) -> AsyncIterator[bytes]:
+        """Yields bytes of the rendered file. Memory: one line and one chunk of a picture.
 
         A picture outside the range is not read.
-        Raises: GatewayError STORAGE_UNAVAILABLE, ObjectNotFoundError.
+        Raises: GatewayError STORAGE_UNAVAILABLE, NOT_FOUND.
         """
+        name = manifest_name(record.tenant, record.id.removeprefix("file-"), int(record.source.partition(":")[2]))
+        try:
+            manifest = aiter(await self.objects.get(name))
+            async for piece in self._render(manifest, start, end):
+                yield piece
+        except ObjectNotFoundError:
+            raise no_file(record.id) from None
+
+    async def _render(self, manifest: AsyncIterator[bytes], start: int, end: int) -> AsyncIterator[bytes]:
         at = 0
         async for _, _, content in read_lines(manifest, _LINE_MAX_BYTES):
             assert content is not None

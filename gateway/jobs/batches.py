@@ -89,6 +89,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     status: BatchStatus = BatchStatus.VALIDATING
     model: str | None = None
     total: int = 0
+    images: int = 0
+    """Requested by all lines."""
     completed: int = 0
     failed: int = 0
     next: int = 0

@@ -194,3 +194,8 @@ class LeaderLock:
         if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
             return False
         return bool(await execute(self._redis, self._redis.pexpire(self._name, self._ttl_ms), bool))
+
+    async def release(self) -> None:
+        """Gives the lock up; without effect if this process lost it. Raises: GatewayError REDIS_UNAVAILABLE."""
+        if await execute(self._redis, self._redis.get(self._name), object) == self._own_id:
+            await execute(self._redis, self._redis.delete(self._name), object)
