@@ -17,7 +17,7 @@ from gateway.api.admin.schemas import QueryFields
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, json_response, read_json_body
 from gateway.api.fields import Generation, parse_fields
-from gateway.api.identity import read_key
+from gateway.api.identity import read_idempotency_key
 from gateway.api.refusals import missing, refused_value, wrong_value
 from gateway.api.shutdown import ShutdownState
 from gateway.domain.catalog import Catalog
@@ -74,7 +74,7 @@ class BatchRoutes:
         try:
             body = await read_json_body(request, self.limits)
             new = _parse(body)
-            key, tenant = read_key(request.headers.getlist("idempotency-key")), caller.tenant.name
+            key, tenant = read_idempotency_key(request.headers), caller.tenant.name
             record = await self.files.get(tenant, str(new.input_file_id))
             if record.purpose != _INPUT_PURPOSE:
                 text = f"Invalid file '{record.id}': expected the purpose 'batch', but got '{record.purpose}'."

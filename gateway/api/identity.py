@@ -35,7 +35,7 @@ async def identify(
 
     Raises: GatewayError INVALID_VALUE for a malformed key, REDIS_UNAVAILABLE.
     """
-    key = read_key(request.headers.getlist(_KEY_HEADER))
+    key = _read_key(request.headers.getlist(_KEY_HEADER))
     form = "native" if request.url.path in minimax.PATHS else "openai"
     head = msgspec.msgpack.encode(
         (form, generation.name, generation.is_stream, replace(generation.job, inputs=(), options={}))
@@ -54,7 +54,7 @@ async def identify(
     return OrderIdentity(kind, f"{caller.key.id}:{fingerprint}", fingerprint)
 
 
-def read_key(values: list[str]) -> str | None:
+def _read_key(values: list[str]) -> str | None:
     """Returns the key, without the quotes of a structured field (draft-ietf-httpapi-idempotency-key-header)."""
     if not values:
         return None

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.config.upstreams import ConfiguredTenant, HttpUrl, Model, Name, SecretSource, Table, Upstream
+from gateway.config.upstreams import (
+    ConfiguredTenant,
+    HttpUrl,
+    KeepHours,
+    Model,
+    Name,
+    SecretSource,
+    StorageBytes,
+    Table,
+    Upstream,
+)
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -183,6 +193,19 @@ class Batches(Table, frozen=True, kw_only=True):
     max_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
 
 
+class Storage(Table, frozen=True, kw_only=True):
+    """Where pictures and files are stored, and for how long; without `url` nothing is."""
+
+    url: Annotated[str, Meta(min_length=1)] | None = None
+    keep_hours: KeepHours = 24
+    tenant_bytes: StorageBytes = 10 * 1024**3
+    timeout_s: Annotated[float, Meta(gt=0, le=300)] = 5
+    endpoint: HttpUrl | None = None
+    region: str | None = None
+    access_key_id: SecretSource | None = None
+    secret_access_key: SecretSource | None = None
+
+
 class Settings(Table, frozen=True, kw_only=True):
     """The whole configuration; config/imagegate.toml describes every setting."""
 
@@ -198,6 +221,7 @@ class Settings(Table, frozen=True, kw_only=True):
     requests: Requests = Requests()
     replays: Replays = Replays()
     batches: Batches = Batches()
+    storage: Storage = Storage()
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()
