@@ -143,6 +143,9 @@ class ErrorCode(Enum):
     )
     REQUESTS_THROTTLED = _limit("requests_throttled", "Too many requests with this key. Please try again in 1 s.")
     UNKNOWN_ROUTE = _caller("unknown_route", 404, "Invalid URL.", "unknown_url")
+    LINK_INVALID = _caller("link_invalid", 403, "This link is not valid. Use it as it was given, without any change.")
+    LINK_EXPIRED = _caller("link_expired", 403, "This link has expired, and its image is deleted.")
+    RANGE_NOT_SATISFIABLE = _caller("range_not_satisfiable", 416, "The Range header begins after the end of the file.")
     HOST_NOT_ALLOWED = _caller(
         "host_not_allowed",
         421,
