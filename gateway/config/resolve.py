@@ -4,7 +4,7 @@ The server, `imagegate check` and reloads call `resolve`, so a configuration tha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,6 +26,7 @@ from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.redis import Credentials
 from gateway.scheduler.encryption import SecretBox
+from gateway.jobs.webhooks import parse_secret
 from gateway.storage.location import StorageKind, StorageLocation, parse_location
 from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant
 
@@ -59,6 +60,7 @@ class Config:
     journal_dir: Path | None
     journal_problem: str  # why there is no journal although it is not switched off
     storage: StorageLocation | None = None
+    webhook_secret: str = field(default="", repr=False)
 
 
 def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
@@ -91,7 +93,19 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
         BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes),
         *_journal(settings, environ),
         _storage(settings.storage, environ),
+        _webhook_secret(settings, environ),
     )
+
+
+def _webhook_secret(settings: Settings, environ: Mapping[str, str]) -> str:
+    if (webhook := settings.batches.webhook) is None:
+        return ""
+    secret = read_secret(webhook.secret, environ, "batches.webhook.secret").plaintext
+    try:
+        parse_secret(secret)
+    except ValueError as error:
+        raise SettingsError(f"batches.webhook.secret: {error}") from error
+    return secret
 
 
 def _storage(storage: Storage, environ: Mapping[str, str]) -> StorageLocation | None:

@@ -18,6 +18,7 @@ from gateway.domain.errors import GatewayError
 from gateway.jobs.batch_lines import LineEnd, LineRunner
 from gateway.jobs.batch_stages import BatchStages
 from gateway.jobs.batches import Batch, BatchStatus, BatchStore
+from gateway.jobs.webhooks import Webhooks
 from gateway.metering.reservations import PARTS
 from gateway.observability.metrics import Metrics
 from gateway.redis import execute, load_script
@@ -66,10 +67,10 @@ class BatchWorker:
         metrics: Metrics,
         is_draining: Callable[[], bool],
         tenant_lines_max: int,
-        on_end: Callable[[Batch], "asyncio.Future[None] | None"] = lambda _: None,
+        webhooks: Webhooks | None,
     ) -> None:
         self._store, self._lines, self._stages, self._metrics = store, lines, stages, metrics
-        self._is_draining, self._tenant_lines_max, self._on_end = is_draining, tenant_lines_max, on_end
+        self._is_draining, self._tenant_lines_max, self._webhooks = is_draining, tenant_lines_max, webhooks
         self._claim = load_script(store.redis, "jobs/claim_lines", PARTS["admit"])
         self._end = load_script(store.redis, "jobs/end_line")
         self._running: dict[tuple[str, int], _Running] = {}
@@ -146,7 +147,7 @@ class BatchWorker:
             return
         status = BatchStatus(claimed.status)
         if status.is_final:
-            await self._store.drop(tenant, batch_id)
+            await self._conclude(tenant, batch_id)
             return
         is_ending = status in {BatchStatus.FINALIZING, BatchStatus.CANCELLING}
         if is_ending:
@@ -165,6 +166,14 @@ class BatchWorker:
                 self.wake.set()
             elif may_finalize or status is BatchStatus.VALIDATING:
                 self._take_step(batch)
+
+    async def _conclude(self, tenant: str, batch_id: str) -> None:
+        """Queues the event of a batch that has ended, and drops the batch from the list."""
+        batch = await self._store.find(tenant, batch_id)
+        if batch and self._webhooks:
+            await self._webhooks.queue(batch)
+        self._metrics.batches_ended.labels(batch.status.value if batch else "").inc()
+        await self._store.drop(tenant, batch_id)
 
     async def _miss(self, tenant: str, batch_id: str) -> None:
         """Drops a listed batch without a record, unless it is about to be created."""

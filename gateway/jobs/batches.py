@@ -208,17 +208,11 @@ class BatchStore:
         return [_read(fields) for fields in records if fields], len(ids) > limit
 
     async def advance(self, batch: Batch, to: BatchStatus, now_s: float, **fields: object) -> bool:
-        """Gives a batch a new status; False if it has another one than `TRANSITIONS` allows.
-
-        Redis: one round trip, and one more for a final status.
-        """
+        """Gives a batch a new status; False if it has another one than `TRANSITIONS` allows. Redis: one round trip."""
         before = [status.value for status, following in TRANSITIONS.items() if to in following]
         keys = self.keys(batch.tenant, f"batch:{batch.id}", "batches_open")
         written = _write({"status": to, f"{to.value}_at": int(now_s)} | fields)
-        done = await self._advance(keys, [batch.id, msgspec.json.encode(before), int(to.is_final), written])
-        if done and to.is_final:
-            await self.drop(batch.tenant, batch.id)
-        return bool(done)
+        return bool(await self._advance(keys, [batch.id, msgspec.json.encode(before), int(to.is_final), written]))
 
     async def pause(self, batch: Batch, until_s: float, reason: str) -> None:
         """Lets no line of a batch begin until then."""
@@ -227,12 +221,12 @@ class BatchStore:
         await execute(self.redis, self.redis.hset(key, mapping=fields), object)
 
     async def open_batches(self) -> list[tuple[str, str]]:
-        """Returns tenant and ID of the open batches of all tenants, the oldest first. Redis: one round trip."""
+        """Returns tenant and ID of the batches of all tenants, the oldest first, until `drop`. Redis: one round trip."""
         members = await execute(self.redis, self.redis.zrange(self._all, 0, _OPEN_MAX - 1), list[str])
         return [(tenant, batch_id) for tenant, _, batch_id in (member.partition(" ") for member in members)]
 
     async def drop(self, tenant: str, batch_id: str) -> None:
-        """Removes a batch from the open ones of all tenants."""
+        """Removes a batch that has ended from the open ones of all tenants."""
         await execute(self.redis, self.redis.zrem(self._all, f"{tenant} {batch_id}"), object)
 
     @property

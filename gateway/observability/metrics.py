@@ -161,6 +161,9 @@ class Metrics:
             "Requests that got the outcome of an order which they repeat, and bought nothing.",
             "reason",
         )
+        self.batch_lines = self._counters("batch_lines_total", "Lines of batches that ended.", "result")
+        self.batches_ended = self._counters("batches_ended_total", "Batches that ended.", "status")
+        self.webhooks = self._counters("webhook_attempts_total", "Attempts to deliver an event.", "result")
         self.connections = self._gauge("connections", "Open connections of clients, including TLS handshakes.")
         self.connections_over_bound = self._counters(
             "connections_over_bound_total",
