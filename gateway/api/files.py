@@ -15,13 +15,14 @@ from starlette.routing import Route
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import context_of, json_response
-from gateway.api.contents import serve_content
 from gateway.api.errors import unknown_route
 from gateway.api.identity import read_idempotency_key
 from gateway.api.middleware import AsgiEndpoint
 from gateway.api.multipart import FormLimits, is_form, receive_form
 from gateway.api.refusals import missing, refused_value, unknown_parameter, unknown_parameters, wrong_value
 from gateway.api.shutdown import ShutdownState
+from gateway.api.stored_content import respond_with
+from gateway.api.stored_files import NO_STORAGE
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal
 from gateway.jobs.files import FileRecord, Files
@@ -42,7 +43,8 @@ _API_VERSION: Final = "api-version"
 """Azure's clients send it with every request."""
 
 
-_NO_STORAGE: Final = " This server has no storage. Its operator sets [storage] url to serve files and batches."
+_CONTENT_TYPE: Final = "application/octet-stream"
+"""As OpenAI's. A browser saves it, whatever it holds."""
 Handler = Callable[[Request, Files], Awaitable[Response]]
 
 
@@ -117,8 +119,8 @@ class FileRoutes:
         record = await self._find(request, files)
         name = quote(record.filename, safe="")
         quoted = f'filename="{name}"' if name == record.filename else f"filename*=utf-8''{name}"
-        headers = {"content-type": "application/octet-stream", "content-disposition": f"attachment; {quoted}"}
-        return await serve_content(request, record.bytes, record.etag, headers, partial(files.open, record))
+        headers = {"content-disposition": f"attachment; {quoted}"}
+        return await respond_with(request, record.etag, _CONTENT_TYPE, headers, partial(files.open, record))
 
     async def delete(self, request: Request, files: Files) -> Response:
         record = await self._find(request, files)
@@ -128,7 +130,7 @@ class FileRoutes:
     async def _serve(self, handlers: Mapping[str, Handler], request: Request) -> Response:
         """Raises: GatewayError UNKNOWN_ROUTE without a storage."""
         if self.files is None:
-            raise unknown_route(request.scope, _NO_STORAGE)
+            raise unknown_route(request.scope, NO_STORAGE)
         return await handlers["GET" if request.method == "HEAD" else request.method](request, self.files)
 
     async def _find(self, request: Request, files: Files) -> FileRecord:

@@ -30,7 +30,7 @@ from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.app import backends
 from gateway.app.reload import ReloadTargets
-from gateway.app.storage import build_storage
+from gateway.app.storage import build_file_routes, build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
@@ -101,14 +101,16 @@ def create_app(
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
     storage = core.storage
-    erase = storage.reaper.erase if storage else None
+    erase = storage.erase if storage else None
     admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool, erase)
     health, samplers = _build_operations(core)
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading, *reaping)
-    tenant_routes = _tenant_routes(_build_images(core, admin))
+    images = _build_images(core, admin)
+    files = build_file_routes(settings, storage, images.authenticator, core.drain)
+    tenant_routes = [*_tenant_routes(images), *files.routes()]
     addresses = Addresses(tenant_routes)
     app = middleware.App(
         routes=[*tenant_routes, *_operators_routes(health), *admin.routes],

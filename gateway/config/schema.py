@@ -200,6 +200,13 @@ class Storage(Table, frozen=True, kw_only=True):
     secret_access_key: SecretSource | None = None
 
 
+class Files(Table, frozen=True, kw_only=True):
+    """Uploaded files of batches."""
+
+    max_file_bytes: Annotated[int, Meta(ge=1, le=512 * 1024**2)] = 200 * 1024**2
+    max_files: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
 class Settings(Table, frozen=True, kw_only=True):
     """The whole configuration; config/imagegate.toml describes every setting."""
 
@@ -215,6 +222,7 @@ class Settings(Table, frozen=True, kw_only=True):
     requests: Requests = Requests()
     replays: Replays = Replays()
     storage: Storage = Storage()
+    files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()

@@ -11,7 +11,7 @@ from gateway.generation.memory_budget import ByteAccount
 from gateway.jobs.uploads import PART_BYTES, Upload, part_name
 from gateway.metering.reservations import redis_keys
 from gateway.redis import Client, execute, load_script
-from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject
+from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject, UnsatisfiableRangeError
 from gateway.storage.quota import StorageQuota
 
 _RECORDS: Final = ("files", "file_expiries", "file_keys")
@@ -79,7 +79,8 @@ class Files:
         new_id: Callable[[], str],
     ) -> None:
         """`max_files` limits the uploaded files of a tenant. `new_id` returns 32 random hexadecimal digits."""
-        self._objects = objects
+        self.objects = objects
+        """Where contents, and what is rendered, are stored."""
         self._quota = quota
         self.renderers: dict[str, ContentRenderer] = {}
         """By kind."""
@@ -92,7 +93,7 @@ class Files:
 
     def begin_upload(self, tenant: str, memory: ByteAccount, *, is_hashed: bool = False) -> Upload:
         return Upload(
-            self._objects, self._quota, tenant, self._new_id(), memory, hashlib.sha256() if is_hashed else None
+            self.objects, self._quota, tenant, self._new_id(), memory, hashlib.sha256() if is_hashed else None
         )
 
     async def add_upload(
@@ -173,19 +174,26 @@ class Files:
 
     async def delete(self, record: FileRecord) -> None:
         """Deletes a file with its content. Raises: GatewayError STORAGE_UNAVAILABLE, and the file remains."""
-        await self._objects.delete(_parts(record))
+        await self.objects.delete(_parts(record))
         names = (*_RECORDS, f"deleted_file:{record.id}")
         keys = redis_keys(self._redis.prefix, record.tenant, *names)
         is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S])
         if is_removed and record.stored_until:
             await self._quota.give_back(record.tenant, record.bytes, record.stored_until)
 
-    async def open(self, record: FileRecord, start: int = 0, end: int | None = None) -> StoredObject:
-        """Opens the content of a file, or the bytes from `start` to before `end`.
+    async def forget(self, tenant: str) -> None:
+        """Removes all records of a tenant. The reaper deletes what is stored."""
+        await execute(self._redis, self._redis.delete(*redis_keys(self._redis.prefix, tenant, *_RECORDS)), int)
 
-        Raises: GatewayError NOT_FOUND, STORAGE_UNAVAILABLE; the latter also while it is read.
+    async def open(self, record: FileRecord, start: int = 0, end: int | None = None) -> StoredObject:
+        """Opens a content, or its bytes from `start` up to `end` (exclusive); a negative `start` reads the last ones.
+
+        Raises: UnsatisfiableRangeError; GatewayError NOT_FOUND, STORAGE_UNAVAILABLE; the latter also while it is read.
         """
-        end = record.bytes if end is None else end
+        size = record.bytes
+        start, end = max(size + start, 0) if start < 0 else start, size if end is None else min(end, size)
+        if start >= end and size + start:
+            raise UnsatisfiableRangeError(size)
         if record.source:
             chunks = self.renderers[record.source.partition(":")[0]](record, start, end)
         else:
@@ -198,14 +206,14 @@ class Files:
             async for chunk in chunks:
                 yield chunk
 
-        return StoredObject(record.bytes, record.etag, start, end, read_on())
+        return StoredObject(size, record.etag, start, end, read_on())
 
     async def _read(self, record: FileRecord, start: int, end: int) -> AsyncIterator[bytes]:
         names = _parts(record)
         for index in range(start // PART_BYTES, -(-end // PART_BYTES)):
             offset = index * PART_BYTES
             try:
-                part = await self._objects.get(names[index], max(start - offset, 0), min(end - offset, PART_BYTES))
+                part = await self.objects.get(names[index], max(start - offset, 0), min(end - offset, PART_BYTES))
             except ObjectNotFoundError:
                 raise no_file(record.id) from None
             async for chunk in part:

@@ -147,6 +147,11 @@ class ObjectStorage:
             meta = await self._store.head_async(name)
         return ObjectInfo(name, meta["size"], _etag(meta["e_tag"]), meta["last_modified"])
 
+    async def move(self, name: str, to: str) -> None:
+        """Renames an object. A bucket copies it. Raises: ObjectNotFoundError, GatewayError STORAGE_UNAVAILABLE."""
+        async with self._calls.attempt(Operation.MOVE):
+            await self._store.rename_async(name, to)
+
     async def delete(self, names: Iterable[str]) -> None:
         """Deletes objects; absent ones are no error. Raises: GatewayError STORAGE_UNAVAILABLE."""
         left = [*names]
