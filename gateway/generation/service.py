@@ -27,9 +27,9 @@ class GenerationService:
     _admission: Admission
     _upstreams: Upstreams
     _converter: ImageConverter
-    _monotonic: Callable[[], float]
-    _links: ResultLinks | None = None
+    _links: ResultLinks | None
     """None without a storage."""
+    _monotonic: Callable[[], float]
 
     async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
         """Reserves a request's cost, makes its images, settles it, and converts and stores the images if needed.
