@@ -30,6 +30,8 @@ class BodyLimits:
     max_bytes: int
     timeout_s: float
     content_types: str = "'application/json'"
+    progress_bytes: int = 0
+    """If set, `timeout_s` is the time in which so many bytes of a form must arrive, instead of all of it."""
 
 
 def context_of(connection: HTTPConnection) -> RequestContext:

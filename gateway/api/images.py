@@ -136,7 +136,7 @@ class ImageRoutes:
             context.identity = await identify(request, caller, generation, self.authenticator.authenticator.keyed_hash)
         except (GatewayError, ClientDisconnect):
             self.authenticator.count_refusal(caller)
-            await self.authenticator.load_rates(request, caller, is_refused=True)
+            await self.authenticator.load_rates(request, caller, is_counted=True)
             raise
         context.base_url = base_url(request, self.options.public_url)
         context.model_name, context.is_stream = generation.name, generation.is_stream

@@ -5,9 +5,15 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.config import SettingsError
+from gateway.api.authentication import TenantAuthenticator
+from gateway.api.bodies import BodyLimits
+from gateway.api.files import FileRoutes
+from gateway.api.multipart import FormLimits
+from gateway.api.shutdown import ShutdownState
+from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.generation.memory_budget import ByteBudget
+from gateway.jobs.files import Files
 from gateway.observability.metrics import Metrics
 from gateway.redis import STORAGE_LEADER, Client, LeaderLock
 from gateway.storage.calls import StorageCalls
@@ -17,6 +23,12 @@ from gateway.storage.quota import StorageQuota, StorageTerms
 from gateway.storage.reaper import StorageReaper
 
 _REAP_EVERY_S: Final = 60.0
+_TEXTS_MAX_BYTES: Final = 16 * 1024
+"""Fields of an upload."""
+_FRAMING_BYTES: Final = 64 * 1024
+"""What a form may have besides its file: fields, boundaries and headers of parts."""
+_PROGRESS_BYTES: Final = 1024 * 1024
+"""What must arrive in each `body_timeout_s`. At 30 s, 200 MiB take at most 100 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,13 @@ class StorageParts:
     objects: ObjectStorage
     quota: StorageQuota
     pictures: PictureStore
+    files: Files
     reaper: StorageReaper
+
+    async def erase(self, tenant: str) -> None:
+        """Deletes what a tenant has stored. Raises: GatewayError REDIS_UNAVAILABLE."""
+        await self.files.forget(tenant)
+        await self.reaper.erase(tenant)
 
 
 def open_objects(config: Config, metrics: Metrics) -> ObjectStorage | None:
@@ -50,5 +68,21 @@ def build_storage(config: Config, redis: Client, metrics: Metrics, budget: ByteB
         return None
     quota = StorageQuota(redis, StorageTerms(settings.keep_hours, settings.tenant_bytes))
     pictures = PictureStore(objects, quota, budget, metrics, settings.timeout_s)
+    files = Files(redis, objects, quota, config.settings.files.max_files, time.time, lambda: uuid.uuid4().hex)
     lock = LeaderLock(redis, STORAGE_LEADER, uuid.uuid4().hex, _REAP_EVERY_S)
-    return StorageParts(objects, quota, pictures, StorageReaper(objects, redis, lock, time.time, every_s=_REAP_EVERY_S))
+    reaper = StorageReaper(objects, redis, lock, time.time, every_s=_REAP_EVERY_S)
+    return StorageParts(objects, quota, pictures, files, reaper)
+
+
+def build_file_routes(
+    settings: Settings, storage: StorageParts | None, authenticator: TenantAuthenticator, drain: ShutdownState
+) -> FileRoutes:
+    max_bytes = settings.files.max_file_bytes
+    body = BodyLimits(
+        max_bytes + _FRAMING_BYTES,
+        settings.server.body_timeout_s,
+        content_types="'multipart/form-data'",
+        progress_bytes=_PROGRESS_BYTES,
+    )
+    limits = FormLimits(body, _TEXTS_MAX_BYTES, file_max_bytes=max_bytes, files_max=1, texts_max=16)
+    return FileRoutes(authenticator, storage.files if storage else None, limits, drain)

@@ -77,6 +77,8 @@ class RequestContext:
     is_stream: bool = False
     is_padded: bool = False
     """The response has begun, with blanks only: an error can still be its body."""
+    file_id: str = ""
+    """The file that was created, read or deleted."""
     ignored: tuple[str, ...] = ()
     """Request fields that were accepted without effect."""
     cut_prompt: tuple[int, int] | None = None

@@ -15,7 +15,6 @@ from gateway.generation.conversion import ImageConverter
 from gateway.generation.result_links import ResultLinks
 from gateway.generation.runner import Upstreams
 from gateway.metering.admission import Admission
-from gateway.storage.pictures import PictureStore
 
 _SENT_AT_ONCE_BYTES: Final = 64 * 1024
 """The connection buffers this much, so a slow client cannot delay a smaller response."""
@@ -28,11 +27,9 @@ class GenerationService:
     _admission: Admission
     _upstreams: Upstreams
     _converter: ImageConverter
-    _pictures: PictureStore | None
-    """None without storage."""
-    _monotonic: Callable[[], float]
-    _links: ResultLinks | None = None
+    _links: ResultLinks | None
     """None without a storage."""
+    _monotonic: Callable[[], float]
 
     async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
         """Reserves a request's cost, makes its images, settles it, and converts and stores the images if needed.

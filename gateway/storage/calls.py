@@ -38,9 +38,11 @@ class Operation(Enum):
 
     PUT = "put"
     GET = "get"
+    SIGN = "sign"
     HEAD = "head"
     LIST = "list"
     DELETE = "delete"
+    MOVE = "move"
 
 
 @dataclass(slots=True, eq=False)
@@ -131,4 +133,4 @@ class StorageCalls:
         return GatewayError(ErrorCode.STORAGE_UNAVAILABLE, f"{operation.value}: {detail}")
 
     def _breaker(self, operation: Operation) -> StorageBreaker:
-        return self.writes if operation is Operation.PUT else self.reads
+        return self.writes if operation in {Operation.PUT, Operation.MOVE} else self.reads
