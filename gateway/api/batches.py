@@ -1,8 +1,8 @@
 """`/v1/batches`: batches of image requests, in OpenAI's format (reference/batch-files.md)."""
 
-import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Final, Literal
@@ -11,19 +11,24 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from gateway.api import openai, openai_edits, openai_responses
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, json_response, read_json_body
+from gateway.api.errors import unknown_route
 from gateway.api.fields import Generation, parse_fields
 from gateway.api.identity import read_idempotency_key
+from gateway.api.middleware import AsgiEndpoint
+from gateway.api.public_url import base_url
 from gateway.api.refusals import missing, refused_value, wrong_value
 from gateway.api.shutdown import ShutdownState
+from gateway.api.stored_files import NO_STORAGE
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageResult, ResponseFormat
-from gateway.domain.tenants import Tenant
+from gateway.domain.tenants import Principal, Tenant
 from gateway.jobs.batch_forecast import BatchForecast
 from gateway.jobs.batches import WINDOW_S, Batch, BatchStatus, BatchStore, new_batch_id
 from gateway.jobs.files import Files
@@ -36,7 +41,10 @@ _OUTPUT_KEPT_S: Final = 30 * 86_400
 """OpenAI's default life of output files, and the longest."""
 _METADATA_MAX: Final = 16
 _PAGE_MAX, _PAGE_DEFAULT = 100, 20
-ETA_HEADER: Final = "x-imagegate-batch-eta-s"
+_ETA_HEADER: Final = "x-imagegate-batch-eta-s"
+_API_VERSION: Final = "api-version"
+"""Azure's clients send it with every request."""
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class _Expiry(msgspec.Struct, forbid_unknown_fields=True):
@@ -62,8 +70,9 @@ class BatchRoutes:
     forecast: BatchForecast
     limits: BodyLimits
     drain: ShutdownState
-    wake: asyncio.Event
-    """Set when there is a new batch."""
+    wake: Callable[[], None]
+    """Called when there is something to do for a worker."""
+    public_url: str = ""
     clock: Callable[[], float] = time.time
 
     async def create(self, request: Request) -> Response:
@@ -71,65 +80,102 @@ class BatchRoutes:
         if self.drain.is_on:
             raise GatewayError(ErrorCode.SHUTTING_DOWN, "received during shutdown")
         caller = await self.authenticator.authenticate(request)
-        try:
-            body = await read_json_body(request, self.limits)
-            new = _parse(body)
-            key, tenant = read_idempotency_key(request.headers), caller.tenant.name
-            record = await self.files.get(tenant, str(new.input_file_id))
+        await self.authenticator.load_rates(request, caller, is_counted=True)
+        with self._counting_refusals(caller):
+            new, key = _parse(await read_json_body(request, self.limits)), read_idempotency_key(request.headers)
+            record = await self.files.get(caller.tenant.name, str(new.input_file_id))
             if record.purpose != _INPUT_PURPOSE:
                 text = f"Invalid file '{record.id}': expected the purpose 'batch', but got '{record.purpose}'."
-                raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")  # noqa: TRY301
-        except GatewayError:
-            self.authenticator.count_refusal(caller)
-            raise
-        now_s = int(self.clock())
-        batch = Batch(
-            id=new_batch_id(),
-            tenant=tenant,
-            key_id=caller.key.id,
-            endpoint=str(new.endpoint),
-            input_file_id=record.id,
-            created_at=now_s,
-            expires_at=now_s + WINDOW_S,
-            output_kept_s=new.output_expires_after.seconds if new.output_expires_after else _OUTPUT_KEPT_S,
-            base_url=str(request.base_url).rstrip("/"),
-            metadata=new.metadata,
-        )
-        idempotency = None
-        if key is not None:
-            keyed_hash = self.authenticator.authenticator.keyed_hash
-            idempotency = await keyed_hash(f"batch {key}"), await keyed_hash(msgspec.json.encode(new).decode())
-        batch = await self.store.create(batch, idempotency)
-        self.wake.set()
+                raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
+            now_s = int(self.clock())
+            batch = Batch(
+                id=new_batch_id(),
+                tenant=caller.tenant.name,
+                key_id=caller.key.id,
+                endpoint=str(new.endpoint),
+                input_file_id=record.id,
+                created_at=now_s,
+                expires_at=now_s + WINDOW_S,
+                output_kept_s=new.output_expires_after.seconds if new.output_expires_after else _OUTPUT_KEPT_S,
+                base_url=base_url(request, self.public_url),
+                metadata=new.metadata,
+            )
+            identity, keyed_hash = None, self.authenticator.authenticator.keyed_hash
+            if key is not None:
+                identity = await keyed_hash(f"batch {key}"), await keyed_hash(msgspec.json.encode(new).decode())
+            batch = await self.store.create(batch, identity)
+        self.wake()
         return await self._respond(batch)
 
     async def get(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate(request)
-        return await self._respond(await self.store.get(caller.tenant.name, request.path_params["id"]))
+        with self._counting_refusals(caller):
+            batch = await self.store.get(caller.tenant.name, request.path_params["id"])
+        return await self._respond(batch)
 
     async def list_batches(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate(request)
-        query = QueryFields(request)
-        limit, after = query.integer("limit", 1, _PAGE_MAX, _PAGE_DEFAULT), query.text("after")
-        query.reject_unknown()
-        found, has_more = await self.store.list_page(caller.tenant.name, limit, after)
-        data = [describe_batch(batch) for batch in found]
-        ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
-        return json_response({"object": "list", "data": data, **ends, "has_more": has_more})
+        with self._counting_refusals(caller):
+            return await list_page(request, self.store, caller.tenant.name)
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a batch; lines that were sent are finished. A cancelled batch is returned as it is."""
         caller = await self.authenticator.authenticate(request)
-        batch = await cancel_batch(self.store, caller.tenant.name, request.path_params["id"], self.clock())
-        self.wake.set()
+        with self._counting_refusals(caller):
+            name = caller.tenant.name
+            batch = await cancel_batch(self.store, name, request.path_params["id"], self.clock())
+        self.wake()
         return await self._respond(batch)
 
     async def _respond(self, batch: Batch) -> Response:
         response = json_response(describe_batch(batch))
         eta_s = await self.forecast.eta_s(batch)
         if eta_s is not None:
-            response.headers[ETA_HEADER] = str(eta_s)
+            response.headers[_ETA_HEADER] = str(eta_s)
         return response
+
+    @contextmanager
+    def _counting_refusals(self, caller: Principal) -> Iterator[None]:
+        """Counts a refused request, which may be one of many."""
+        try:
+            yield
+        except GatewayError:
+            self.authenticator.count_refusal(caller)
+            raise
+
+
+def batch_routes(batches: BatchRoutes | None) -> list[Route]:
+    """Returns the routes, which refuse every request without a storage."""
+
+    async def refuse(request: Request) -> Response:
+        raise unknown_route(request.scope, NO_STORAGE)
+
+    handlers = (
+        ("/v1/batches", {"POST": batches.create, "GET": batches.list_batches} if batches else {}),
+        ("/v1/batches/{id}", {"GET": batches.get} if batches else {}),
+        ("/v1/batches/{id}/cancel", {"POST": batches.cancel} if batches else {}),
+    )
+    if batches is None:
+        return [Route(path, refuse, methods=["GET", "POST"]) for path, _ in handlers]
+    return [
+        Route(path, AsgiEndpoint(partial(_serve, by_method)), methods=list(by_method)) for path, by_method in handlers
+    ]
+
+
+async def _serve(handlers: Mapping[str, Handler], request: Request) -> Response:
+    return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+
+async def list_page(request: Request, store: BatchStore, tenant: str) -> Response:
+    """Renders the page of a tenant's batches that a query asks for."""
+    query = QueryFields(request)
+    limit, after = query.integer("limit", 1, _PAGE_MAX, _PAGE_DEFAULT), query.text("after")
+    query.text(_API_VERSION)
+    query.reject_unknown()
+    found, has_more = await store.list_page(tenant, limit, after)
+    data = [describe_batch(batch) for batch in found]
+    ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
+    return json_response({"object": "list", "data": data, **ends, "has_more": has_more})
 
 
 async def cancel_batch(store: BatchStore, tenant: str, batch_id: str, now_s: float) -> Batch:
@@ -210,5 +256,3 @@ class LineParser:
         """Returns the ID of a model that the tenant may use."""
         model = self.catalog.default if name is None else self.catalog.find(name)
         return model.id if model and (tenant.models is None or model.id in tenant.models) else None
-
-

@@ -18,6 +18,7 @@ from gateway.api import middleware, minimax, stored_files
 from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, Buckets, TenantAuthenticator
+from gateway.api.batches import batch_routes
 from gateway.api.bodies import BodyLimits
 from gateway.api.errors import NOT_OFFERED, refuse_operation
 from gateway.api.health import HealthRoutes
@@ -30,6 +31,7 @@ from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.api.stored_files import StoredFileRoutes
 from gateway.app import backends
+from gateway.app.batches import BatchParts, build_batches
 from gateway.app.reload import ReloadTargets
 from gateway.app.storage import build_file_routes, build_storage
 from gateway.config import Settings, SettingsError
@@ -81,8 +83,8 @@ class _Core:
         self.storage = build_storage(config, redis, metrics, self.budget)
         self.links = Links(SigningKeys(redis, config.signing_keys, time.time, time.monotonic), time.time)
         links = ResultLinks(self.storage.pictures, self.links, metrics) if self.storage else None
-        service = GenerationService(self.metering.admission, self.upstreams, self.converter, links, time.monotonic)
-        self.replays = backends.build_replays(config, redis, self.metering, service, self.budget, metrics)
+        self.service = GenerationService(self.metering.admission, self.upstreams, self.converter, links, time.monotonic)
+        self.replays = backends.build_replays(config, redis, self.metering, self.service, self.budget, metrics)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -116,7 +118,13 @@ def create_app(
     pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
     links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)
     files = build_file_routes(settings, storage, images.authenticator, core.drain)
-    tenant_routes = [*_tenant_routes(images, links), *files.routes()]
+    batches = _build_batches(config, core, images)
+    tasks = (*tasks, *(batches.background_tasks if batches else ()))
+    tenant_routes = [
+        *_tenant_routes(images, links),
+        *files.routes(),
+        *batch_routes(batches.routes if batches else None),
+    ]
     addresses = Addresses(tenant_routes)
     app = middleware.App(
         routes=[*tenant_routes, *_operators_routes(health), *admin.routes],
@@ -129,7 +137,7 @@ def create_app(
             Middleware(middleware.DedicatedPortMiddleware, core.ports),
             Middleware(AddressMiddleware, addresses),
         ],
-        lifespan=_build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes).lifespan,
+        lifespan=_build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes, batches).lifespan,
     )
     app.router.default = addresses.refuse
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
@@ -137,7 +145,11 @@ def create_app(
 
 
 def _build_lifespan(
-    core: _Core, starts: Sequence[AsyncCallback], tasks: Sequence[AsyncCallback], closes: Sequence[AsyncCallback]
+    core: _Core,
+    starts: Sequence[AsyncCallback],
+    tasks: Sequence[AsyncCallback],
+    closes: Sequence[AsyncCallback],
+    batches: BatchParts | None,
 ) -> Lifespan:
     journal, scheduling, metering, monitor = core.journal, core.scheduling, core.metering, core.key_monitor
     replays = {SETTLE: metering.admission.replay, RELEASE: scheduling.releases.replay}
@@ -151,6 +163,7 @@ def _build_lifespan(
             *(core.replays.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
         ),
         (
+            *((partial(batches.worker.close, core.drain.left_s),) if batches else ()),
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
             *(core.converter.close, journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
         ),
@@ -159,6 +172,15 @@ def _build_lifespan(
             CONNECTIONS_OVER_BOUND: core.metrics.connections_over_bound,
             DRAIN: core.drain,
         },
+    )
+
+
+def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchParts | None:
+    if core.storage is None:
+        return None
+    return build_batches(
+        *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.links),
+        *(core.transports[0], core.budget, core.metrics),
     )
 
 

@@ -23,11 +23,11 @@ from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import LinkSource
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
+from gateway.jobs.webhooks import parse_secret
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.redis import Credentials
 from gateway.scheduler.encryption import SecretBox
-from gateway.jobs.webhooks import parse_secret
 from gateway.storage.location import StorageKind, StorageLocation, parse_location
 from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant
 

@@ -169,7 +169,9 @@ def _explain(content: bytes | bytearray, number: int) -> list[LineError]:
     for name, kind in _FIELDS.items():
         value = line.get(name)
         if value is None:
-            errors.append(LineError("missing_required_parameter", f"Missing required parameter: '{name}'.", number, name))
+            errors.append(
+                LineError("missing_required_parameter", f"Missing required parameter: '{name}'.", number, name)
+            )
         elif not isinstance(value, kind):
             errors.append(LineError("invalid_request", f"'{name}' must be {_KINDS[kind]}.", number, name))
     if errors:

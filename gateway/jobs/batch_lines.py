@@ -38,7 +38,8 @@ _FAILURES_MAX: Final = 3
 """Limit on the attempts of a line that the image service failed to process, for free."""
 _QUOTA_PAUSE_MAX_S: Final = 300.0
 """An operator may raise a quota at any time."""
-_KEY_PAUSE_S: Final = 60.0
+_PAUSE_S: Final = 60.0
+"""Pause of a batch whose key cannot be used, or whose images cannot be stored."""
 
 Chunks = list[bytes | memoryview]
 
@@ -118,7 +119,7 @@ class LineRunner:
     async def _generate(self, batch: Batch, number: int, line: BatchRequest, context: RequestContext) -> LineEnd:
         principal = await self._find_principal(batch.key_id)
         if principal is None:
-            return LineEnd("waiting", pause_s=_KEY_PAUSE_S, pause_reason="api_key")
+            return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
         name = f"{batch.id}:{number}"
         context.identity = OrderIdentity(Repetition.LINE, name, name)
         context.batch = BatchLine(batch.id, line.custom_id)
@@ -133,10 +134,8 @@ class LineRunner:
         stored = await self._save(batch, result)
         if stored is None:
             text = "The images were made and charged, but could not be stored."
-            error = GatewayError(ErrorCode.RESULT_NOT_KEPT, text)
-            return replace(
-                self._failed(batch, number, line, context, error), pause_s=_KEY_PAUSE_S, pause_reason="storage"
-            )
+            lost = self._failed(batch, number, line, context, GatewayError(ErrorCode.RESULT_NOT_KEPT, text))
+            return replace(lost, pause_s=_PAUSE_S, pause_reason="storage")
         body = await self._render(batch, result, stored, asked)
         return LineEnd("completed", render_line(batch.id, number, line.custom_id, (200, context.id, body)))
 
@@ -148,7 +147,7 @@ class LineRunner:
         if code is ErrorCode.QUOTA_EXHAUSTED and error.retry_after_s is not None:
             return LineEnd("waiting", pause_s=min(error.retry_after_s, _QUOTA_PAUSE_MAX_S), pause_reason="quota")
         if code is ErrorCode.INVALID_API_KEY:
-            return LineEnd("waiting", pause_s=_KEY_PAUSE_S, pause_reason="api_key")
+            return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
         if code is ErrorCode.CLIENT_DISCONNECTED:
             return LineEnd("waiting")
         if not error.row.may_client_retry:
@@ -164,7 +163,7 @@ class LineRunner:
         return LineEnd("failed", render_line(batch.id, number, line.custom_id, response))
 
     async def _save(self, batch: Batch, result: ImageResult) -> list[StoredPicture] | None:
-        """Stores the pictures until the output file expires; None if the storage does not take them for half a minute."""
+        """Stores the pictures until the output file expires; None if the storage refuses them for half a minute."""
         keep_s = max(0, batch.expires_at - int(time.time())) + batch.output_kept_s
         stored: list[StoredPicture] = []
         for image in result.pictures:

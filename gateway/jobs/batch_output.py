@@ -6,7 +6,7 @@ reference is enclosed in U+0001, which JSON never holds unescaped.
 """
 
 import base64
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -111,14 +111,14 @@ class OutputRenderer:
             yield base64.b64encode(rest)[skipped:][:left]
 
 
-def render_line(batch_id: str, number: int, custom_id: str, response: tuple[int, str, Iterable[bytes | memoryview]]) -> bytes:
+def render_line(
+    batch_id: str, number: int, custom_id: str, response: tuple[int, str, Iterable[bytes | memoryview]]
+) -> bytes:
     """Renders a line with an HTTP response: status, request ID and the parts of the body."""
     status, request_id, body = response
     head = {"id": _line_id(batch_id, number), "custom_id": custom_id}
     inner = {"status_code": status, "request_id": request_id}
-    return b"".join(
-        (_opened(head), b',"response":', _opened(inner), b',"body":', *body, b'},"error":null}\n')
-    )
+    return b"".join((_opened(head), b',"response":', _opened(inner), b',"body":', *body, b'},"error":null}\n'))
 
 
 def render_unsent(batch_id: str, number: int, custom_id: str, code: str, message: str) -> bytes:
@@ -128,7 +128,7 @@ def render_unsent(batch_id: str, number: int, custom_id: str, code: str, message
     return msgspec.json.encode(line) + b"\n"
 
 
-def _opened(value: dict[str, object]) -> bytes:
+def _opened(value: Mapping[str, object]) -> bytes:
     """Renders an object without its closing brace."""
     return msgspec.json.encode(value)[:-1]
 

@@ -138,7 +138,7 @@ class BatchStages:
 
     async def _content(self, batch: Batch) -> AsyncIterator[bytes]:
         record = await self._files.get(batch.tenant, batch.input_file_id)
-        return aiter(await self._files.open(record))
+        return aiter(await self._files.open(record, 0, None))
 
     async def _page(self, kind: str, batch: Batch) -> AsyncIterator[bytes]:
         """Yields the lines of a file that ended lines left in Redis."""
@@ -172,8 +172,8 @@ class BatchStages:
         """Returns the bitmap of the lines that ended."""
         [key], redis = self._store.keys(batch.tenant, f"batch:{batch.id}:ended"), self._store.redis
         call = redis.execute_command("GET", key, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
-        found: bytes | None = await execute(redis, call, object)  # type: ignore[assignment]
-        return (found or b"").ljust(batch.total // 8 + 1, b"\0")
+        found = await execute(redis, call, bytes) or b""
+        return found.ljust(batch.total // 8 + 1, b"\0")
 
     async def _write(self, batch: Batch, kind: str, lines: AsyncIterator[bytes]) -> str:
         """Stores a file, and returns its ID: always the same, so that a repeated step makes no second one."""

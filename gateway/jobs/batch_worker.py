@@ -21,7 +21,7 @@ from gateway.jobs.batches import Batch, BatchStatus, BatchStore
 from gateway.jobs.webhooks import Webhooks
 from gateway.metering.reservations import PARTS
 from gateway.observability.metrics import Metrics
-from gateway.redis import execute, load_script
+from gateway.redis import Value, execute, load_script
 
 _LOG = structlog.get_logger("imagegate.batches")
 _CLAIM_S: Final = 30.0
@@ -36,7 +36,7 @@ _MISSING_S: Final = 10.0
 _CLOSE_S: Final = 5.0
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class _Claimed(msgspec.Struct, frozen=True):
     """The reply of claim_lines.lua."""
 
     status: str
@@ -137,11 +137,7 @@ class BatchWorker:
 
     async def _tend(self, tenant: str, batch_id: str) -> None:
         """Claims lines of a batch, or takes its next step."""
-        names = (f"batch:{batch_id}", "batch_lines", f"batch:{batch_id}:waiting")
-        wanted = min(self._tenant_lines_max, _LINES_MAX - len(self._running))
-        args = [batch_id, round(_CLAIM_S * 1000), wanted, self._tenant_lines_max]
-        reply = await self._claim(self._store.keys(tenant, *names), args)
-        claimed = msgspec.json.decode(str(reply), type=Claimed)
+        claimed = await self._claim_lines(tenant, batch_id)
         if not claimed.status:
             await self._miss(tenant, batch_id)
             return
@@ -151,21 +147,29 @@ class BatchWorker:
             return
         is_ending = status in {BatchStatus.FINALIZING, BatchStatus.CANCELLING}
         if is_ending:
-            for running in self._running.values():
-                if running.batch.id == batch_id:
-                    running.left.set()
-        may_finalize = is_ending and not claimed.in_flight
+            self._leave(batch_id)
         is_due = status is BatchStatus.IN_PROGRESS and (claimed.is_done or claimed.is_over)
-        if claimed.lines or may_finalize or is_due or status is BatchStatus.VALIDATING:
-            batch = await self._store.find(tenant, batch_id)
-            if batch is None:
-                return
+        has_step = status is BatchStatus.VALIDATING or (is_ending and not claimed.in_flight)
+        if (claimed.lines or is_due or has_step) and (batch := await self._store.find(tenant, batch_id)):
             for number, state in claimed.lines:
                 self._start(batch, number, state)
             if is_due and await self._store.advance(batch, BatchStatus.FINALIZING, time.time()):
                 self.wake.set()
-            elif may_finalize or status is BatchStatus.VALIDATING:
+            if has_step:
                 self._take_step(batch)
+
+    async def _claim_lines(self, tenant: str, batch_id: str) -> _Claimed:
+        """Redis: one round trip, lua/claim_lines.lua."""
+        names = (f"batch:{batch_id}", "batch_lines", f"batch:{batch_id}:waiting")
+        wanted = min(self._tenant_lines_max, _LINES_MAX - len(self._running))
+        args: list[Value] = [batch_id, round(_CLAIM_S * 1000), wanted, self._tenant_lines_max]
+        return msgspec.json.decode(str(await self._claim(self._store.keys(tenant, *names), args)), type=_Claimed)
+
+    def _leave(self, batch_id: str) -> None:
+        """Ends the lines of a batch that were not sent."""
+        for running in self._running.values():
+            if running.batch.id == batch_id:
+                running.left.set()
 
     async def _conclude(self, tenant: str, batch_id: str) -> None:
         """Queues the event of a batch that has ended, and drops the batch from the list."""
@@ -201,7 +205,7 @@ class BatchWorker:
                     _LOG.info("batch_ended", tenant=ended.tenant, batch=ended.id, status=ended.status.value)
         except GatewayError as error:
             _LOG.warning("batch_step_failed", tenant=batch.tenant, batch=batch.id, detail=str(error))
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug in one batch must not end the others' worker
             _LOG.exception("batch_step_failed", tenant=batch.tenant, batch=batch.id)
         self.wake.set()
 
@@ -216,10 +220,10 @@ class BatchWorker:
         try:
             try:
                 end = await self._lines.run(batch, number, state, running.left)
-            except Exception:  # the order decides whether it runs again
+            except Exception:  # noqa: BLE001 - a bug must not lose the line: its order decides whether it runs again
                 _LOG.exception("batch_line_failed", tenant=batch.tenant, batch=batch.id, line=number)
                 end = LineEnd("doubtful", delay_s=_CLAIM_S)
-            while not await self._record(batch, number, end):
+            while not await self._record(batch, number, end):  # noqa: ASYNC110 - Redis has no event
                 await asyncio.sleep(_TICK_S)
         finally:
             del self._running[batch.id, number]
@@ -228,7 +232,11 @@ class BatchWorker:
     async def _record(self, batch: Batch, number: int, end: LineEnd) -> bool:
         """Records what became of a line; False if Redis did not confirm it."""
         kind = "output" if end.result == "completed" else "errors"
-        names = (f"batch:{batch.id}", "batch_lines", *(f"batch:{batch.id}:{name}" for name in ("waiting", "ended", kind, "tries")))
+        names = (
+            f"batch:{batch.id}",
+            "batch_lines",
+            *(f"batch:{batch.id}:{name}" for name in ("waiting", "ended", kind, "tries")),
+        )
         keys = self._store.keys(batch.tenant, *names)
         try:
             if end.pause_s:

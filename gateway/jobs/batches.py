@@ -1,8 +1,8 @@
 """Batches: their records in Redis, and the states that they go through.
 
 Redis keys of a batch have its tenant's hash tag: `batch:ID` (hash: the fields of `Batch`), `batch:ID:waiting`,
-`:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py), and
-of the tenant `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open batches of all tenants.
+`:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py).
+Those of the tenant are `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open ones of all tenants.
 """
 
 import uuid
@@ -174,7 +174,7 @@ class BatchStore:
         if reply in {"open", "kept"}:
             what = "open batches" if reply == "open" else "batches"
             limit = limits[reply == "kept"]
-            text = f"Rate limit reached for {what} of tenant '{batch.tenant}': limit {limit}. Try again when one has ended."
+            text = f"Rate limit reached for {what} of tenant '{batch.tenant}': limit {limit}. Try again later."
             raise GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=30)
         return await self.get(batch.tenant, reply)
 
@@ -217,11 +217,11 @@ class BatchStore:
     async def pause(self, batch: Batch, until_s: float, reason: str) -> None:
         """Lets no line of a batch begin until then."""
         [key] = self.keys(batch.tenant, f"batch:{batch.id}")
-        fields = {"paused_until_ms": str(round(until_s * 1000)), "pause_reason": reason}
-        await execute(self.redis, self.redis.hset(key, mapping=fields), object)
+        call = self.redis.hset(key, items=["paused_until_ms", round(until_s * 1000), "pause_reason", reason])
+        await execute(self.redis, call, object)
 
     async def open_batches(self) -> list[tuple[str, str]]:
-        """Returns tenant and ID of the batches of all tenants, the oldest first, until `drop`. Redis: one round trip."""
+        """Returns tenant and ID of all batches until `drop`, the oldest first. Redis: one round trip."""
         members = await execute(self.redis, self.redis.zrange(self._all, 0, _OPEN_MAX - 1), list[str])
         return [(tenant, batch_id) for tenant, _, batch_id in (member.partition(" ") for member in members)]
 

@@ -22,7 +22,7 @@ from gateway.observability.metrics import Metrics
 from gateway.redis import Client, LeaderLock, execute
 
 _LOG = structlog.get_logger("imagegate.webhooks")
-SECRET_PREFIX: Final = "whsec_"
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - public, of Standard Webhooks
 _QUEUED_MAX: Final = 10_000
 """Limit on the events that wait; the latest due are dropped."""
 _PAGE: Final = 20
