@@ -1,5 +1,5 @@
 -- Create a batch, or find the one that the same Idempotency-Key created.
--- KEYS[1]  batches of the tenant: sorted set, batch ID -> creation (Unix ms); its name without "batches" is the BASE
+-- KEYS[1]  batches of the tenant: sorted set, batch ID -> creation (Unix ms, later than that of the one before)
 -- KEYS[2]  batches of the tenant that have not ended: set
 -- KEYS[3]  the batch: hash, see jobs/batches.py
 -- KEYS[4]  record of the Idempotency-Key: hash of fingerprint and batch; unused without ARGV[5]
@@ -11,7 +11,8 @@
 -- Returns  batch ID: the new one or the existing one; "open" or "kept" if that limit is reached; "reused" if the key
 --          belongs to another request
 -- Clock    the server's
-local now_ms = redis.call('TIME')[1] * 1000
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[5] ~= '' then
   local found = redis.call('HMGET', KEYS[4], 'fingerprint', 'batch')
   if found[1] then return found[1] == ARGV[5] and found[2] or 'reused' end
@@ -21,7 +22,8 @@ if redis.call('SCARD', KEYS[2]) >= tonumber(ARGV[2]) then return 'open' end
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 'kept' end
 redis.call('HSET', KEYS[3], unpack(cjson.decode(ARGV[7])))
 redis.call('EXPIRE', KEYS[3], ARGV[4])
-redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
+local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+redis.call('ZADD', KEYS[1], math.max(now_ms, (last or 0) + 1), ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 redis.call('SADD', KEYS[2], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[4])
