@@ -98,6 +98,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         )
         yield Place(stack.enter_context(gatewaying(configured)), simulator, redis_url, hooks)
     hooks.server.shutdown()
+    hooks.server.server_close()
 
 
 def test_each_line_ends_in_one_of_two_files(place: Place) -> None:
