@@ -30,6 +30,7 @@ class Settled:
     reservation: str = "t1"
     request_id: str = "req_1"
     admitted_ms: int | None = None
+    batch: str = ""
 
     @property
     def amounts(self) -> UsageTotals:
@@ -56,7 +57,7 @@ class Settled:
             "queue_ms": 1,
             "upstream_ms": 20,
             "total_ms": 22,
-        }
+        } | ({"batch_id": self.batch, "custom_id": self.request_id} if self.batch else {})
 
 
 def numbered(settled: Settled, count: int, first: int = 0) -> list[Settled]:
@@ -82,4 +83,6 @@ def settle(client: "redis.Redis | redis.RedisCluster", requests: Iterable[Settle
                 if amount := request.amounts.of(name):
                     field = f"{request.key}|{name}|{request.model}"
                     pipeline.hincrby(f"{base}:sums:{request.day_name}", field, amount)
+                    if request.batch:
+                        pipeline.hincrby(f"{base}:batch_sums:{request.day_name}", f"{request.batch}|{field}", amount)
     pipeline.execute()
