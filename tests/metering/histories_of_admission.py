@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from gateway.metering.reservations import PARTS
-from tests.metering.model_of_admission import BATCHES, KEYS, LENGTH_S, LINES_MAX, MODELS, Process, Ticket, World
+from tests.metering.model_of_admission import BATCHES, KEYS, LENGTH_S, MODELS, Process, Ticket, World
 from tests.support.clocked import Clock, clocked_script
 
 _STATE: Final = """
@@ -154,9 +154,9 @@ class History:
         )
         costs = ",".join(f"{since}:{images * micros}" for since, micros in process.prices)
         replies = self.world.admit(reservation_id, process, key, model, images, batch)
-        line = {"batch_id": batch, "custom_id": reservation_id, "lines_max": LINES_MAX}
+        line = {"batch_id": batch, "custom_id": reservation_id}
         args = (reservation_id, key, "rq", model, images, costs, process.lease_ms, 0, "", "", "", "")
-        return self.step("admit", names, (*args, json.dumps(line) if batch else ""), *replies)
+        return self.step("admit", names, (*args, json.dumps(line if batch else None)), *replies)
 
     def send(self, reservation: Ticket, account: str, images: int) -> Step:
         names = (f"reservation:{reservation.id}", "open", f"key:{reservation.key}:open")

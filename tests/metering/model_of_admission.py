@@ -12,8 +12,6 @@ MODELS: Final = ("image-01", "m|x")
 MIDNIGHTS_S: Final = (1_785_542_400, 1_785_628_800)
 """2026-08-01, a new day and a new month, and 2026-08-02, a new day of the same month."""
 BATCHES: Final = ("batch_1", "batch_2")
-LINES_MAX: Final = 3
-"""Lines of batches that the tenant may run at once."""
 LENGTH_S: Final = 300
 UNSWEPT_MS: Final = 900_000
 MEASURES: Final = ("requests", "asked", "delivered", "withheld", "lost", "unconfirmed", "usd_micros")
@@ -135,7 +133,7 @@ class World:
             if reservation.is_recent(scope, now_s):
                 found["images_per_minute"] += reservation.images
             is_running = reservation.is_open and reservation.expires_ms > self.now_ms - UNSWEPT_MS
-            found["batch_lines" if reservation.batch else "concurrency"] += is_running
+            found["concurrency"] += is_running and not reservation.batch
             found["images_per_day"] += reservation.images * (reservation.day == today)
             found["images_per_month"] += reservation.images * (reservation.day[:6] == today[:6])
             found["usd_micros_per_month"] += reservation.images * reservation.price * (reservation.day[:6] == today[:6])
@@ -214,14 +212,13 @@ class World:
     ) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
         """Every limit that is reached: how much it matters, and the reply that names it."""
         asked = dict.fromkeys(RANGES, images) | {"requests_per_minute": 1, "concurrency": 1}
-        asked |= {"usd_micros_per_month": images * price, "batch_lines": 1}
+        asked["usd_micros_per_month"] = images * price
         found = []
         for scope in ("", key):
             used = self.used(scope)
             limits = self.limits[scope]
             if is_line:
                 limits = {name: allowed for name, allowed in limits.items() if name in QUOTAS}
-                limits |= {} if scope else {"batch_lines": LINES_MAX}
             for name, allowed in limits.items():
                 if used[name] + asked[name] <= allowed:
                     continue
@@ -241,7 +238,7 @@ class World:
         if name.endswith("per_month"):
             now = datetime.fromtimestamp(now_s, UTC)
             return int(datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC).timestamp())
-        if name in {"concurrency", "batch_lines"}:
+        if name == "concurrency":
             return 0
         counts: Counter[int] = Counter()
         for reservation in self.counted(scope):

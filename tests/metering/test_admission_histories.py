@@ -32,7 +32,7 @@ MUTANTS: dict[str, Mutant] = {
     "a line fills the minute": ("admit", "is_counted = not line and", "is_counted ="),
     "a line needs room in the minute": ("admit", "    if not line then\n", "    if true then\n"),
     "a line has no quota": ("admit", "if is_new and not order then", "if is_new and not order and not line then"),
-    "a line takes a place of others": ("admit", "now_ms - UNSWEPT_MS) - lines", "now_ms - UNSWEPT_MS)"),
+    "a line takes a place of others": ("admit", " - count('batch_open', now_ms - UNSWEPT_MS)", ""),
     "a line's place is not freed": (
         "settle",
         "for _, name in ipairs({'open', 'batch_open'}) do redis.call('ZREM', scope .. name, id) end\nend\n\nlocal how",
