@@ -44,7 +44,8 @@ class Settled:
     def fields(self) -> dict[str, str | int]:
         noon_ms = int(datetime.combine(self.day, datetime.min.time(), UTC).timestamp() + 43_200) * 1000
         counts = {name: self.amounts.of(name) for name in MEASURES if name != "requests"}
-        return {
+        line: dict[str, str | int] = {"batch_id": self.batch, "custom_id": self.request_id} if self.batch else {}
+        return line | {
             "reservation": self.reservation,
             "admitted_ms": noon_ms if self.admitted_ms is None else self.admitted_ms,
             "request_id": self.request_id,
@@ -57,7 +58,7 @@ class Settled:
             "queue_ms": 1,
             "upstream_ms": 20,
             "total_ms": 22,
-        } | ({"batch_id": self.batch, "custom_id": self.request_id} if self.batch else {})
+        }
 
 
 def numbered(settled: Settled, count: int, first: int = 0) -> list[Settled]:
