@@ -115,8 +115,7 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     channel, keyed_s = f"{redis.prefix}:jobs:{uuid.uuid4().hex[:12]}", 3600.0 * replays.key_retention_hours
     repeats = RepeatPolicy(channel, replays.unknown_outcome_s, keyed_s, replays.max_keys_per_tenant)
     terms = ReservationConfig(
-        *(config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats),
-        config.settings.batches.max_concurrency,
+        config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats
     )
     admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection

@@ -85,6 +85,7 @@ class UsageReport:
     ) -> None:
         self.total = known_total or UsageTotals()
         self.is_by_tenant_first = by[0] is GroupBy.TENANT
+        self.is_by_batch = GroupBy.BATCH in by
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
@@ -146,7 +147,7 @@ class LedgerEntry:
     outcome: str  # a RequestOutcome's value
     calls: Mapping[tuple[str, str], AccountOutcome]  # by upstream and account
     durations: Timings
-    line: BatchLine | None  # None for a request of no batch
+    line: BatchLine | None = None  # None for a request of no batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,10 @@ class Discrepancy:
     sheet: TenantDay
     key_id: str
     model: str
-    batch_id: str  # "" for requests of no batch
     measure: str
     in_sums: int
     in_records: int
+    batch_id: str = ""  # empty for requests of no batch
 
 
 @dataclass(slots=True)
@@ -175,8 +176,8 @@ class Reconciliation:
 
 def differences(sheet: TenantDay, sums: Sums, counted: Sums) -> Iterator[Discrepancy]:
     """Yields every measure in which the sums and the records of a sheet differ."""
-    for group in sorted({*sums, *counted}):
-        summed, recorded = (totals.get(group, UsageTotals()) for totals in (sums, counted))
+    for key, model, batch in sorted({*sums, *counted}):
+        summed, recorded = (totals.get((key, model, batch), UsageTotals()) for totals in (sums, counted))
         for measure in MEASURES:
             if summed.of(measure) != recorded.of(measure):
-                yield Discrepancy(sheet, *group, measure, summed.of(measure), recorded.of(measure))
+                yield Discrepancy(sheet, key, model, measure, summed.of(measure), recorded.of(measure), batch)

@@ -15,7 +15,6 @@ _WORDS: Final = {
     "concurrency": "concurrent requests",
     "recent_requests": "open requests and those of the last 15 minutes",
     "records_per_day": "recorded requests per day",
-    "batch_lines": "batch lines at once",
     "joined_requests": "requests that wait for the same images",
     "idempotency_keys": "new idempotency keys",
     "images_per_day": "images per day",

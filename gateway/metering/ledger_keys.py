@@ -39,6 +39,7 @@ def read_sums(fields: Mapping[str, str], batch_fields: Mapping[str, str]) -> Sum
     A model name may contain "|". Skips measures of later versions.
     """
     found: dict[tuple[str, str, str], UsageTotals] = {}
+    batched = set[tuple[str, str, str]]()
     named = [("", name, value) for name, value in fields.items()]
     named += [(*name.partition("|")[::2], value) for name, value in batch_fields.items()]
     for batch, name, value in named:
@@ -50,7 +51,8 @@ def read_sums(fields: Mapping[str, str], batch_fields: Mapping[str, str]) -> Sum
         found.setdefault((key, model, batch), UsageTotals()).increase(measure, amount)
         if batch:
             found.setdefault((key, model, ""), UsageTotals()).increase(measure, -amount)
-    return {group: amounts for group, amounts in found.items() if group[2] or amounts != UsageTotals()}
+            batched.add((key, model, ""))
+    return {group: amounts for group, amounts in found.items() if group not in batched or amounts != UsageTotals()}
 
 
 def read_amounts(fields: Mapping[str, str]) -> UsageTotals:

@@ -10,16 +10,7 @@ from typing import Final, Self
 import msgspec
 import structlog
 
-from gateway.domain.billing import (
-    CUSTOM_ID_CHARS,
-    AdmissionRequest,
-    BatchLine,
-    BillingRule,
-    ImageOutcomes,
-    OpenCall,
-    OrderIdentity,
-    Timings,
-)
+from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, OrderIdentity, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
 from gateway.domain.usage import TenantDay
@@ -80,15 +71,6 @@ class ReservationConfig:
     records_max: int = 1_000_000
     """Limit on the records of one tenant day."""
     repeats: RepeatPolicy = RepeatPolicy()
-    batch_lines_max: int = 8
-    """Limit on the lines of batches that one tenant runs at once."""
-
-    def describe(self, line: BatchLine | None) -> bytes:
-        """Renders a batch line as JSON for admit.lua."""
-        if line is None:
-            return b""
-        own = {"batch_id": line.batch_id, "custom_id": line.custom_id[:CUSTOM_ID_CHARS]}
-        return msgspec.json.encode(own | {"lines_max": self.batch_lines_max})
 
 
 @dataclass(slots=True)

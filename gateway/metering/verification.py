@@ -106,7 +106,7 @@ class LedgerVerifier:
 
     async def _read(self, tenant_day: TenantDay) -> _Reading:
         """Reads until the sums are stable: settlements made meanwhile append records, which are read too."""
-        [sums] = await self._ledger.sums([tenant_day])
+        [sums] = await self._ledger.sums([tenant_day], by_batch=True)
         reading = _Reading(sums, {})
         for _ in range(_TRIES):
             async for entries in self._ledger.stream(tenant_day, reading.last):
@@ -114,7 +114,7 @@ class LedgerVerifier:
                     reading.counted.setdefault(read_group(fields), UsageTotals()).add(read_amounts(fields))
                 reading.last = entries[-1][0]
                 reading.records += len(entries)
-            [sums] = await self._ledger.sums([tenant_day])
+            [sums] = await self._ledger.sums([tenant_day], by_batch=True)
             if sums == reading.sums:
                 break
             reading.sums, reading.was_still = sums, False

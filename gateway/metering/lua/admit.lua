@@ -1,7 +1,7 @@
 -- Admit a request: check every limit and quota of its tenant and API key, and reserve from all of them or from none. A
 -- refused request consumes no images, money or concurrency; it counts in requests_per_minute, unless that is full. So
 -- does a request that repeats an order: a full minute refuses it, and no other limit or quota concerns it. The line of a
--- batch counts in no minute and not in the tenant's concurrency, but in its own: ARGV[13].
+-- batch counts in no minute and not in the concurrency: only the quotas concern it.
 -- KEYS[1]  the tenant's record: hash, see redis/__init__.py; its name without "tenant" is the BASE of the names below
 -- KEYS[2]  the tenant's API keys: hash, key ID -> JSON
 -- KEYS[3]  the reservation: hash, created here
@@ -21,14 +21,13 @@
 -- ARGV[11] the request's transfer, which ends here; or "" or absent
 -- ARGV[12] JSON: the request's identity, see repeats.lua: kind "keyed" (by Idempotency-Key), "retry", "first" or
 --          "plain", name, fingerprint, channel (of its process), unknown_ms and keyed_ms (retentions), keys_max; or ""
--- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id, lines_max (limit on the open
---          reservations of the tenant for lines); or "" or absent
+-- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id; or null or absent
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
 --          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
---          more than is ever allowed). With all but "unknown": rates, empty for a line, whose requests and images have limit, remaining
---          and reset_s (seconds until nothing is used) of the tighter scope, if there is such a limit. With ARGV[1] "": used,
---          the counters of the narrowest scope
+--          more than is ever allowed). With all but "unknown": rates, whose requests and images have limit, remaining
+--          and reset_s (seconds until nothing is used) of the tighter scope, if there is such a limit; not for a line.
+--          With ARGV[1] "": used, the counters of the narrowest scope
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
 --          waits for its recovery
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
@@ -95,13 +94,12 @@ end
 
 local function read_scope(name, prefix, open, rate, limits)
   local function count(set, after_ms) return redis.call('ZCOUNT', prefix .. set, '(' .. after_ms, '+inf') end
-  local lines = count('batch_open', now_ms - UNSWEPT_MS)
+  local interactive = count('open', now_ms - UNSWEPT_MS) - count('batch_open', now_ms - UNSWEPT_MS)
   return {
-    name = name, limits = limits, open = open, batch_open = prefix .. 'batch_open', lines = lines,
-    rate = read_rate(rate),
+    name = name, limits = limits, open = open, batch_open = prefix .. 'batch_open', rate = read_rate(rate),
     day = read_window(prefix .. 'day:' .. day_name, DAY_KEPT_S),
     month = read_window(prefix .. 'month:' .. month_name, MONTH_KEPT_S),
-    running = count('open', now_ms - UNSWEPT_MS) - lines + count('transfers', now_ms),
+    running = interactive + count('transfers', now_ms),
   }
 end
 
@@ -145,8 +143,7 @@ if not tenant[3] or (tenant[1] == '1' and reservation_id ~= '') then return cjso
 local limits = tenant[2] and tenant[2] ~= '' and cjson.decode(tenant[2]) or {}
 limits.recent_requests, limits.records_per_day = tonumber(ARGV[9] or ''), tonumber(ARGV[10] or '')
 local identity = ARGV[12] and ARGV[12] ~= '' and cjson.decode(ARGV[12]) or nil
-local line = ARGV[13] and ARGV[13] ~= '' and cjson.decode(ARGV[13]) or nil
-if line then limits.batch_lines = line.lines_max end
+local line = ARGV[13] and ARGV[13] ~= 'null' and cjson.decode(ARGV[13]) or nil
 if identity then limits.joined_requests, limits.idempotency_keys = JOINED_MAX, identity.keys_max end
 local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits)}
 if key_id ~= '' then
@@ -179,7 +176,6 @@ if is_new and not order then
       check(scope, 'rate', 'concurrency', scope.running, 1, 0)
     end
   end
-  check(scopes[1], 'rate', 'batch_lines', scopes[1].lines, 1, 0)
   -- The tenant's reservations in Redis, open or settled in the last 15 minutes, and when the next of them is dropped.
   local recent, frees_at_s = sum_slices(base .. 'recent', RECENT_SLICE_S, RECENT_S, now_s)
   check(scopes[1], 'rate', 'recent_requests', redis.call('ZCARD', KEYS[4]) + recent, 1, frees_at_s)

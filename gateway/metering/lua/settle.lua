@@ -3,8 +3,8 @@
 -- whatever its outcome. A request that was never sent gets no record, only a count in the sums of its day.
 -- KEYS[1]  the reservation, KEYS[2] open reservations of the tenant: see admit.lua
 --          Of the same hash tag, named by the reservation's fields (BASE is KEYS[2] without "open"): the counters that
---          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "batch_sums:YYYYMMDD", "days", "records_end" and "recent": see
---          redis/__init__.py
+--          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "batch_sums:YYYYMMDD", "days",
+--          "records_end" and "recent": see redis/__init__.py
 -- ARGV[1]  JSON of the outcome, see ReservationOutcome: reservation (its ID), charges_withheld, charges_unconfirmed, and of
 --          a request that ended settlement, was_sent, calls, queue_ms, upstream_ms, total_ms and key_id. Without settlement
 --          it is settled only if it has expired, by its own fields: sent images are unconfirmed
@@ -47,7 +47,7 @@ local function number(name) return tonumber(reservation[name] or 0) end
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 local scopes = {base, base .. 'key:' .. reservation.key_id .. ':'}
 local sums, ledger = base .. 'sums:' .. reservation.day, base .. 'ledger:' .. reservation.day
-local batch_sums = reservation.batch_id and base .. 'batch_sums:' .. reservation.day
+local batch_sums = base .. 'batch_sums:' .. reservation.day
 
 -- Reads every key before the first write: an error (wrong key type, a migrating slot) would not roll back earlier writes,
 -- and the settlement is repeated.
@@ -56,7 +56,7 @@ for _, scope in ipairs(scopes) do
   for _, window in ipairs({scope .. 'day:' .. reservation.day, scope .. 'month:' .. reservation.month}) do
     if redis.call('HLEN', window) > 0 then table.insert(windows, window) end
   end
-  if not batch_sums then rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', reservation.second) end
+  if not reservation.batch_id then rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', reservation.second) end
   redis.call('ZCARD', scope .. 'open')
 end
 for _, name in ipairs({sums, batch_sums}) do redis.call('HLEN', name) end
@@ -135,7 +135,7 @@ for name, value in pairs(new) do
   if difference ~= 0 then
     local field = reservation.key_id .. '|' .. name .. '|' .. reservation.model
     redis.call('HINCRBY', sums, field, difference)
-    if batch_sums and is_recorded then
+    if reservation.batch_id and is_recorded and name ~= 'not_sent' then
       redis.call('HINCRBY', batch_sums, reservation.batch_id .. '|' .. field, difference)
     end
   end
@@ -150,7 +150,7 @@ if is_recorded then
     'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
     'price_usd_micros', cost_of(1), 'usd_micros', new.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
     'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms}
-  for _, name in ipairs(batch_sums and {'batch_id', 'custom_id'} or {}) do
+  for _, name in ipairs(reservation.batch_id and {'batch_id', 'custom_id'} or {}) do
     table.insert(record, name)
     table.insert(record, reservation[name])
   end

@@ -62,8 +62,8 @@ local function kept_of(a)
   return requests, math.min(requests * setting('interactive_n'), math.floor(a.record.images_per_minute / 2))
 end
 
--- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone. A batch call
--- leaves what is kept.
+-- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone. A call for a
+-- batch leaves what is kept.
 local function room_at(a, images, for_batch)
   local kept, kept_images = 0, 0
   if for_batch then kept, kept_images = kept_of(a) end

@@ -16,7 +16,7 @@ local function set_back()
       redis.call('ZADD', K[name], now + us, member)
     end
   end
-  for _, name in ipairs({'well_since', 'keeper_until'}) do
+  for _, name in ipairs({'well_since', 'keeper_until', 'interactive_at', 'interactive_n_at'}) do
     if setting(name) > now then set_meta(name, now) end
   end
   for _, field in ipairs(redis.call('HKEYS', K.health)) do

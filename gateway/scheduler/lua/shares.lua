@@ -14,9 +14,9 @@
 --   recent  sorted set: flow -> when it last requested, got or gave back something
 --   used    sorted set: flow -> moment at which its recent use is paid off: beyond a window it is over its share
 -- meta: share_weight = weight of all recent interactive flows, share_unmet = sum of their u, over_share_due = when a
--- call over the shares may begin next, interactive_at = when an interactive call was last asked for, interactive_n = the
--- most images of one lately, interactive_n_at = when, concurrency:GROUP and in_flight:GROUP = sums of a group's usable
--- accounts.
+-- call over the shares may begin next, concurrency:GROUP and in_flight:GROUP = sums of a group's usable accounts,
+-- interactive_at = when an interactive call was last requested, interactive_n = images of the largest one of a minute,
+-- interactive_n_at = when
 local LATELY = MINUTE         -- a flow that was active within this counts for the shares of the others
 local SLOT_MIN = 1000000      -- time in flight of a slot, at least: few calls for an image are shorter
 local NOTED = 1000000         -- by which `recent` may be late, and how often it is looked at
@@ -159,7 +159,7 @@ local function begin_call(flow, weight, cost)
   steps[flow] = nil
 end
 
--- An interactive request asks for a call of n images.
+-- An interactive call of n images is requested: see kept_of.
 local function note_interactive(n)
   if math.abs(now - setting('interactive_at')) > NOTED then set_meta('interactive_at', now) end
   if n >= setting('interactive_n') or math.abs(now - setting('interactive_n_at')) > LATELY then
